@@ -1,0 +1,252 @@
+"""What all registries share: registration, names and aliases, the nearest match, and the signature as schema.
+
+A registered function stays the function it was; the registry only remembers it. Its keyword-only parameters are its
+hyperparameters: their names become flags, their annotations are checked, its docstring is the help.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+import math
+import re
+import sys
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+__version__ = "0.1.0"
+
+Facts = TypeVar("Facts")
+Function = Callable[..., Any]
+Decorated = TypeVar("Decorated", bound=Function)
+
+
+def did_you_mean(kind: str, name: str, known: Iterable[str], plural: str = "") -> str:
+    """One line for an unknown name: the nearest match, then everything there is."""
+    known = sorted(known, key=str.casefold)
+    folded = {candidate.casefold(): candidate for candidate in known}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
+    return f"unknown {kind} {name!r}.{hint} {(plural or kind + 's').capitalize()}: {', '.join(known) or 'none'}"
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One keyword-only parameter of a registered function: a flag on the command line."""
+
+    name: str
+    annotation: Any
+    default: Any
+    help: str
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    def parse(self, text: str) -> Any:
+        """The value that `text` spells. Raises ValueError that names the flag, what was expected and what came."""
+        try:
+            return self.check(_parse(self.annotation, text))
+        except ValueError:
+            raise ValueError(f"--{self.name}: expected {_described(self.annotation)}, got {text!r}") from None
+
+    def check(self, value: Any) -> Any:
+        """`value` as the annotation has it (an int where a float is meant becomes one), or ValueError."""
+        try:
+            return _checked(self.annotation, value)
+        except ValueError:
+            raise ValueError(f"{self.name}: expected {_described(self.annotation)}, got {value!r}") from None
+
+
+@dataclass(frozen=True)
+class Entry(Generic[Facts]):
+    """A registered function with the names it answers to and what its registration declares."""
+
+    name: str
+    function: Function
+    aliases: tuple[str, ...]
+    facts: Facts
+
+    def __call__(self, *args: Any, **settings: Any) -> Any:
+        return self.function(*args, **settings)
+
+    @property
+    def hyperparameters(self) -> dict[str, Hyperparameter]:
+        return hyperparameters_of(self.function)
+
+    @property
+    def summary(self) -> str:
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Every hyperparameter with its value: the given one, checked, else the default.
+
+        Raises ValueError for a name that the function does not have, a value of another type, or a missing one.
+        """
+        known = self.hyperparameters
+        for name in given:
+            if name not in known:
+                raise ValueError(did_you_mean(f"flag of {self.name}", f"--{name}", [f"--{k}" for k in known], f"flags of {self.name}"))
+        missing = [name for name, parameter in known.items() if parameter.required and name not in given]
+        if missing:
+            raise ValueError(f"{self.name} needs --{' and --'.join(missing)}. Give a value for each")
+        return {name: p.check(given[name]) if name in given else p.default for name, p in known.items()}
+
+
+class Registry(Generic[Facts]):
+    """Names to functions, for one kind of thing ("method", "dataset", ...).
+
+    Names and aliases are case-insensitive. Registering a name a second time raises ValueError.
+    """
+
+    def __init__(self, kind: str, facts: type[Facts]) -> None:
+        self.kind = kind
+        self._facts = facts
+        self._entries: dict[str, Entry[Facts]] = {}
+        self._names: dict[str, str] = {}
+
+    def register(self, name: str, *aliases: str, **facts: Any) -> Callable[[Decorated], Decorated]:
+        """Decorator: remember a function under `name` and `aliases`, with the facts this kind declares; returns it unchanged."""
+
+        def remember(function: Decorated) -> Decorated:
+            taken = [n for n in (name, *aliases) if n.casefold() in self._names]
+            if taken:
+                raise ValueError(f"{self.kind} {taken[0]!r} is registered already. Choose another name")
+            self._entries[name] = Entry(name, function, aliases, self._facts(**facts))
+            self._names |= {n.casefold(): name for n in (name, *aliases)}
+            return function
+
+        return remember
+
+    def __getitem__(self, name: str) -> Entry[Facts]:
+        """The entry of a name or alias, or of `path/to/file.py:function`. ValueError names the nearest match and the list."""
+        if name.casefold() in self._names:
+            return self._entries[self._names[name.casefold()]]
+        if ".py:" in name:
+            return self._from_file(name)
+        raise ValueError(did_you_mean(self.kind, name, self._entries))
+
+    def __iter__(self) -> Iterator[Entry[Facts]]:
+        return iter(self._entries.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name.casefold() in self._names
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self._entries, key=str.casefold)
+
+    def _from_file(self, spec: str) -> Entry[Facts]:
+        function = function_from_file(spec)
+        for entry in self._entries.values():
+            if entry.function is function:
+                return entry
+        return Entry(function.__name__, function, (), self._facts())
+
+
+def function_from_file(spec: str) -> Function:
+    """The function that `path/to/file.py:function` names. The file is run as the user's own code, once."""
+    path, _, name = spec.rpartition(":")
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"expected path/to/file.py:function, got {spec!r}, and there is no file {path}")
+    module_name = f"lethe_user_{file.stem}_{abs(hash(file.resolve()))}"
+    module = sys.modules.get(module_name)
+    if module is None:
+        found = importlib.util.spec_from_file_location(module_name, file)
+        if found is None or found.loader is None:
+            raise ValueError(f"{path} can't be imported as Python")
+        module = importlib.util.module_from_spec(found)
+        sys.modules[module_name] = module
+        try:
+            found.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[module_name]
+            raise
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(did_you_mean(f"function of {path}", name, [n for n, v in vars(module).items() if inspect.isfunction(v)]))
+    return function  # type: ignore[no-any-return]
+
+
+def hyperparameters_of(function: Function) -> dict[str, Hyperparameter]:
+    """The keyword-only parameters of `function`, by name.
+
+    The help of each is its line in the docstring, written `    name: what it is` under `Flags:`.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    helps = dict(re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", inspect.getdoc(function) or "", flags=re.MULTILINE))
+    return {
+        name: Hyperparameter(name, hints.get(name, str), p.default, re.sub(r"\s+", " ", helps.get(name, "")))
+        for name, p in inspect.signature(function).parameters.items()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _parse(annotation: Any, text: str) -> Any:
+    for kind in _members(annotation):
+        try:
+            return _parse_one(kind, text)
+        except ValueError:
+            continue
+    raise ValueError(text)
+
+
+def _parse_one(kind: Any, text: str) -> Any:
+    if kind is type(None):
+        if text.casefold() == "none":
+            return None
+        raise ValueError(text)
+    if kind is bool:
+        answers = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if text.casefold() not in answers:
+            raise ValueError(text)
+        return answers[text.casefold()]
+    if get_origin(kind) is Literal:
+        matches = [choice for choice in get_args(kind) if str(choice).casefold() == text.casefold()]
+        if not matches:
+            raise ValueError(text)
+        return matches[0]
+    if get_origin(kind) is tuple:
+        return tuple(_parse(get_args(kind)[0], part) for part in text.split(","))
+    return kind(text)
+
+
+def _checked(annotation: Any, value: Any) -> Any:
+    for kind in _members(annotation):
+        if kind is type(None) and value is None:
+            return None
+        if get_origin(kind) is Literal and value in get_args(kind):
+            return value
+        if get_origin(kind) is tuple and isinstance(value, (tuple, list)):
+            return tuple(_checked(get_args(kind)[0], part) for part in value)
+        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+        if kind in (int, str, bool) and type(value) is kind:
+            return value
+    raise ValueError(value)
+
+
+def _described(annotation: Any) -> str:
+    if get_origin(annotation) is Annotated:
+        return str(get_args(annotation)[1])
+    words = {int: "an integer", float: "a finite number", str: "text", bool: "true or false", type(None): "none"}
+
+    def one(kind: Any) -> str:
+        if get_origin(kind) is Literal:
+            return "one of " + ", ".join(map(str, get_args(kind)))
+        if get_origin(kind) is tuple:
+            return f"{one(get_args(kind)[0])}, or several separated by commas"
+        return words.get(kind, getattr(kind, "__name__", str(kind)))
+
+    return " or ".join(one(kind) for kind in _members(annotation))

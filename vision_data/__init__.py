@@ -1,0 +1,1 @@
+"""Images: datasets, forget and retain splits, batches."""
