@@ -170,7 +170,7 @@ def function_from_file(spec: str) -> Function:
     function = getattr(module, name, None)
     if not callable(function):
         raise ValueError(did_you_mean(f"function of {path}", name, [n for n, v in vars(module).items() if inspect.isfunction(v)]))
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def hyperparameters_of(function: Function) -> dict[str, Hyperparameter]:

@@ -1,1 +1,21 @@
 """Images: datasets, forget and retain splits, batches."""
+
+from vision_data import digits, torchvision_sets
+from vision_data.forget_request import ForgetRequest, read_indexes
+from vision_data.image_set import ImageSet, Normalisation
+from vision_data.impl import DATASETS, RawDataset
+from vision_data.splits import Splits, load_splits, split
+
+__all__ = [
+    "DATASETS",
+    "ForgetRequest",
+    "ImageSet",
+    "Normalisation",
+    "RawDataset",
+    "Splits",
+    "digits",
+    "load_splits",
+    "read_indexes",
+    "split",
+    "torchvision_sets",
+]

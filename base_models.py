@@ -1,0 +1,215 @@
+"""The models that an experiment starts from and is judged by: the initial and the ideal one, loaded or trained."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from models import ARCHITECTURES, build
+from registry import Entry
+from training import (
+    Metadata,
+    Progress,
+    Recipe,
+    check_checkpoint,
+    check_writable,
+    fit,
+    generator_for,
+    library_versions,
+    load_checkpoint,
+    save_checkpoint,
+    silent,
+)
+from vision_data import DATASETS, ForgetRequest, ImageSet, Splits, load_splits
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """What the initial and the ideal model depend on, and where their checkpoints are."""
+
+    dataset: str = "digits"
+    data: str | Path = "./data"
+    arch: str | None = None
+    arch_options: Mapping[str, Any] = field(default_factory=dict)
+    num_classes: int | None = None
+    epochs: int | None = None
+    seed: int = 1
+    split_seed: int = 0
+    device: str = "auto"
+    request: ForgetRequest = ForgetRequest()
+    save_dir: Path | None = None
+    mask: Path | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model with where it is kept, what it says of itself (None for an older checkpoint), and how it came to be here."""
+
+    model: nn.Module
+    path: Path
+    metadata: Metadata | None
+    loaded: bool
+    seconds: float
+    history: list[dict[str, float]]
+
+
+class BaseModels:
+    """A dataset's split, and the models trained on it.
+
+    Everything that a person may have got wrong is found when this is made, before anything is trained: ValueError for
+    unknown names, options, classes, a checkpoint of something else, a folder that can't be written; FileNotFoundError for
+    missing data.
+    """
+
+    def __init__(self, config: BaseConfig, *, progress: Progress = silent, splits: Splits | None = None) -> None:
+        dataset = DATASETS[config.dataset]
+        self.config = config
+        self.progress = progress
+        self.device = device_named(config.device)
+        self.architecture: Entry[Any] = ARCHITECTURES[config.arch or dataset.facts.arch]
+        self.options = self.architecture.settings(config.arch_options)
+        self.epochs = dataset.facts.epochs if config.epochs is None else config.epochs
+        facts = self.architecture.facts
+        augment = dataset.facts.augment
+        self.recipe = Recipe(self.epochs, facts.optimizer, facts.lr, facts.batch_size, facts.weight_decay, augment)
+        self.save_dir = config.save_dir or Path("results") / dataset.name
+        self.splits = splits or load_splits(config.dataset, config.data, config.split_seed)
+        if config.num_classes not in (None, self.splits.classes):
+            raise ValueError(
+                f"--num_classes: {dataset.name} has {self.splits.classes} classes, got {config.num_classes}. Leave the flag out"
+            )
+        self.forget, self.retain = config.request.divide(self.splits.train, self.splits.classes, config.split_seed)
+        self.untrained()
+        for path, trained_on in ((self.initial_path, "train"), (self.ideal_path, self.request_slug)):
+            if path.exists():
+                check_checkpoint(path, self._metadata(trained_on))
+            else:
+                check_writable(path.parent)
+
+    @property
+    def request_slug(self) -> str:
+        return self.config.request.slug
+
+    @property
+    def embedded(self) -> bool:
+        """The dataset is small and needs no download: its ideal model is trained without being asked for."""
+        return bool(DATASETS[self.config.dataset].facts.embedded)
+
+    @property
+    def initial_path(self) -> Path:
+        return self.config.mask or self.save_dir / f"{self._stem}.safetensors"
+
+    @property
+    def ideal_path(self) -> Path:
+        return self.save_dir / f"{self._stem}_ideal_{self.request_slug}.safetensors"
+
+    @property
+    def _stem(self) -> str:
+        """<seed><arch>_ep<epochs>, and what else differs from the defaults, so that no setting overwrites another's."""
+        defaults = self.architecture.settings({})
+        changed = {name: value for name, value in self.options.items() if value != defaults[name]}
+        options = "".join(f"_{name}{'-'.join(map(str, v)) if isinstance(v, tuple) else v}" for name, v in sorted(changed.items()))
+        split = f"_split{self.config.split_seed}" if self.config.split_seed else ""
+        return f"{self.config.seed}{self.architecture.name}_ep{self.epochs}{options}{split}"
+
+    def untrained(self) -> nn.Module:
+        """The architecture with the seed's initial weights, on the device."""
+        shape = self.splits.train.image_shape
+        arch = self.config.arch or self.architecture.name
+        return build(arch, shape, self.splits.classes, seed=self.config.seed, options=self.options).to(self.device)
+
+    def initial(self) -> Trained:
+        """The model trained on everything: loaded if its checkpoint exists, else trained and saved there."""
+        if self.initial_path.exists():
+            return self._load(self.initial_path)
+        return self._train(self.splits.train, self.initial_path, "train", "initial model")
+
+    def ideal(self) -> Trained:
+        """The same recipe without the forget set: loaded if its checkpoint exists, else trained and saved there."""
+        if self.ideal_path.exists():
+            return self._load(self.ideal_path)
+        return self._train(self.retain, self.ideal_path, self.request_slug, "ideal model")
+
+    def ideal_command(self) -> str:
+        """The command that trains this ideal model."""
+        return " ".join(["python -u main_ideal.py", *flags_of(self.config)])
+
+    @cached_property
+    def _split_digest(self) -> str:
+        return self.splits.digest
+
+    def _metadata(self, trained_on: str, **measured: Any) -> Metadata:
+        return Metadata(
+            dataset=self.splits.dataset,
+            split=self._split_digest,
+            split_seed=self.config.split_seed,
+            arch=self.architecture.name,
+            options=dict(self.options),
+            classes=self.splits.classes,
+            image_shape=self.splits.train.image_shape,
+            seed=self.config.seed,
+            epochs=self.epochs,
+            trained_on=trained_on,
+            **measured,
+        )
+
+    def _load(self, path: Path) -> Trained:
+        started = time.perf_counter()
+        model = self.untrained()
+        metadata = load_checkpoint(path, model)
+        return Trained(model, path, metadata, True, time.perf_counter() - started, [])
+
+    def _train(self, images: ImageSet, path: Path, trained_on: str, label: str) -> Trained:
+        started = time.perf_counter()
+        model = self.untrained()
+        generator = generator_for(self.config.seed, "train")
+        history = fit(model, images, self.recipe, generator=generator, device=self.device, progress=self.progress, label=label)
+        seconds = time.perf_counter() - started
+        validation = score_of(model, self.splits.validation, self.device)
+        metadata = self._metadata(
+            trained_on,
+            train_score=history[-1]["score"],
+            validation_score=validation,
+            train_seconds=seconds,
+            versions=library_versions(),
+        )
+        save_checkpoint(path, model, metadata)
+        return Trained(model, path, metadata, False, time.perf_counter() - started, history)
+
+
+def score_of(model: nn.Module, images: ImageSet, device: torch.device) -> float:
+    """Percent of the images whose class the model predicts."""
+    with torch.inference_mode():
+        correct = [(model(x).argmax(1) == y).sum() for x, y in images.batches(1024, device=device)]
+    return 100 * int(torch.stack(correct).sum()) / len(images)
+
+
+def device_named(name: str) -> torch.device:
+    """The device of that name; `auto` is the GPU if there is one. ValueError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device: expected auto, cpu or a device that is here, got {name!r} ({reason}). Use auto") from error
+
+
+def flags_of(config: BaseConfig) -> list[str]:
+    """The command line's flags for what differs from the defaults in `config`."""
+    flags = []
+    defaults = BaseConfig()
+    for name in ("dataset", "data", "arch", "epochs", "seed", "split_seed", "device", "save_dir", "mask"):
+        value = getattr(config, name)
+        if value is not None and value != getattr(defaults, name):
+            flags.append(f"--{name} {value}")
+    for name, value in sorted(config.arch_options.items()):
+        flags.append(f"--{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}")
+    return flags + config.request.flags()

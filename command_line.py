@@ -1,0 +1,228 @@
+"""The flags that every script shares, flags from signatures, and what a mistake looks like: one line, exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+# Threads that wait without spinning: two processes on the same cores would otherwise stop each other. Read when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+if TYPE_CHECKING:
+    from base_models import BaseConfig
+    from registry import Entry
+    from vision_data import ForgetRequest
+
+MISTAKE, INTERRUPTED, TERMINATED = 2, 130, 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a run as Ctrl-C does."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse, but a mistake is a ValueError, flags can't be abbreviated, and --some-flag means --some_flag."""
+
+    def __init__(self, description: str, epilog: str = "", add_help: bool = True) -> None:
+        shape = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, epilog=epilog, formatter_class=shape, allow_abbrev=False, add_help=add_help)
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}. See --help")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        args = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_with_underscores(arg) for arg in args], namespace)
+
+
+def _with_underscores(argument: str) -> str:
+    flag = re.match(r"--[A-Za-z][\w-]*", argument)
+    return argument if flag is None else "--" + flag[0][2:].replace("-", "_") + argument[flag.end() :]
+
+
+def command(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[str] | None], int]:
+    """A script's main: mistakes become one line on stderr and exit code 2, Ctrl-C 130, SIGTERM 143."""
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> int:
+        try:
+            signal.signal(signal.SIGTERM, _terminate)
+        except ValueError:
+            pass  # not the main thread: signals are somebody else's
+        try:
+            return main(argv)
+        except (ValueError, FileNotFoundError) as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return MISTAKE
+        except Terminated:
+            print("terminated", file=sys.stderr)
+            return TERMINATED
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
+
+    return run
+
+
+def _terminate(_: int, __: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = False) -> None:
+    """Data, model, forget request, places: what every script has."""
+    data = parser.add_argument_group("data and model")
+    data.add_argument("--dataset", default="digits", help="name, or path/to/file.py:function (default: %(default)s)")
+    data.add_argument("--data", default="./data", metavar="FOLDER", help="where the dataset's files are (default: %(default)s)")
+    data.add_argument("--arch", help="name, or path/to/file.py:function (default: mlp for small grey images, resnet18 otherwise)")
+    data.add_argument("--num_classes", type=int, metavar="N", help="refused if the dataset has another number")
+    data.add_argument("--epochs", type=int, metavar="N", help="epochs of training (default: the dataset's own)")
+    seeds = {"nargs": "+"} if several_seeds else {}
+    data.add_argument("--seed", type=int, default=[1] if several_seeds else 1, metavar="N", help="all randomness (default: 1)", **seeds)  # type: ignore[arg-type]
+    data.add_argument("--split_seed", type=int, default=0, metavar="N", help="the train / validation / test split (default: %(default)s)")
+    data.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
+
+    request = parser.add_argument_group("what to forget")
+    request.add_argument("--class_to_replace", type=int, nargs="+", metavar="C", help="these classes; -1 is any class (default: 0)")
+    request.add_argument("--num_indexes_to_replace", type=int, metavar="N", help="N images of them instead of all")
+    request.add_argument("--forget_indexes", metavar="FILE", help="exactly the images with these indexes, one a line")
+
+    places = parser.add_argument_group("places")
+    places.add_argument("--save_dir", metavar="FOLDER", help="checkpoints and caches (default: ./results/<dataset>)")
+    places.add_argument(
+        "--mask",
+        "--checkpoint",
+        metavar="FILE",
+        help="the initial model's checkpoint: loaded if it exists, else trained and saved there (default: <save_dir>/<seed><arch>_ep<epochs>.safetensors)",
+    )
+
+
+def add_signature_flags(parser: argparse.ArgumentParser, entry: Entry[Any], kind: str, *, several: bool = False) -> None:
+    """The hyperparameters of a registered function as flags; with `several`, more than one value of each makes a sweep."""
+    group = parser.add_argument_group(f"{kind} {entry.name}")
+    for parameter in entry.hyperparameters.values():
+        default = "" if parameter.required else f" (default: {_shown(parameter.default)})"
+        group.add_argument(
+            f"--{parameter.name}",
+            nargs="+" if several else None,
+            metavar="VALUE",
+            help=(parameter.help + default).replace("%", "%%"),
+        )
+
+
+def settings_from(options: argparse.Namespace, entry: Entry[Any]) -> dict[str, Any]:
+    """The values given on the command line for an entry's hyperparameters, parsed and checked."""
+    given = {name: getattr(options, name) for name in entry.hyperparameters}
+    return {name: entry.hyperparameters[name].parse(text) for name, text in given.items() if text is not None}
+
+
+def several_settings_from(options: argparse.Namespace, entry: Entry[Any]) -> dict[str, list[Any]]:
+    """As `settings_from`, a list of values for each."""
+    given = {name: getattr(options, name) for name in entry.hyperparameters}
+    return {name: [entry.hyperparameters[name].parse(text) for text in texts] for name, texts in given.items() if texts is not None}
+
+
+def first_pass(argv: Sequence[str] | None, flags: Mapping[str, str | None]) -> dict[str, Any]:
+    """The values of the flags that decide which other flags there are, everything else left alone."""
+    parser = OneLineParser("", add_help=False)
+    for flag, default in flags.items():
+        parser.add_argument(f"--{flag}", default=default)
+    return vars(parser.parse_known_args(argv)[0])
+
+
+def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None, of: str) -> argparse.Namespace:
+    """The flags' values. An unknown flag is a ValueError with the nearest match and the flags of `of`."""
+    from registry import did_you_mean
+
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+        name = next((word for word in unknown if word.startswith("-")), unknown[0])
+        raise ValueError(did_you_mean("flag", name.partition("=")[0], flags, f"flags of {of}"))
+    return options
+
+
+def request_from(options: argparse.Namespace) -> ForgetRequest:
+    """The forget request that the flags spell. ValueError where they contradict each other."""
+    from vision_data import ForgetRequest, read_indexes
+
+    if options.forget_indexes is None:
+        return ForgetRequest(tuple(options.class_to_replace or (0,)), options.num_indexes_to_replace)
+    if options.class_to_replace is not None or options.num_indexes_to_replace is not None:
+        raise ValueError("--forget_indexes names every image itself. Leave out --class_to_replace and --num_indexes_to_replace")
+    return ForgetRequest((), None, read_indexes(options.forget_indexes), options.forget_indexes)
+
+
+def path_or_none(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def method_names() -> list[str]:
+    from unlearn import METHODS
+
+    return METHODS.names
+
+
+def base_config(options: argparse.Namespace, architecture: Entry[Any], seed: int) -> BaseConfig:
+    """The shared flags as the config of the base models."""
+    from base_models import BaseConfig
+
+    return BaseConfig(
+        dataset=options.dataset,
+        data=options.data,
+        arch=options.arch,
+        arch_options=settings_from(options, architecture),
+        num_classes=options.num_classes,
+        epochs=options.epochs,
+        seed=seed,
+        split_seed=options.split_seed,
+        device=options.device,
+        request=request_from(options),
+        save_dir=path_or_none(options.save_dir),
+        mask=path_or_none(options.mask),
+    )
+
+
+def progress_bar(steps: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
+    """A bar on stderr for what takes longer than two seconds."""
+    from tqdm import tqdm
+
+    bar: Iterable[Any] = tqdm(steps, desc=label, total=total, delay=2, leave=False, dynamic_ncols=True)
+    return bar
+
+
+def train_base_model(argv: Sequence[str] | None, about: str, which: Literal["initial", "ideal"]) -> int:
+    """What main_baseline.py and main_ideal.py do."""
+    from models import ARCHITECTURES
+    from vision_data import DATASETS
+
+    chosen = first_pass(argv, {"arch": None, "dataset": "digits"})
+    architecture = ARCHITECTURES[chosen["arch"] or DATASETS[chosen["dataset"]].facts.arch]
+    parser = OneLineParser(*about.split("\n", 1))
+    add_shared_flags(parser)
+    add_signature_flags(parser, architecture, "architecture")
+    options = parsed(parser, argv, of=f"main_{'baseline' if which == 'initial' else 'ideal'}.py")
+
+    from base_models import BaseModels, score_of
+
+    base = BaseModels(base_config(options, architecture, options.seed), progress=progress_bar)
+    trained = base.initial() if which == "initial" else base.ideal()
+    verb = "loaded" if trained.loaded else f"trained in {trained.seconds:.1f} s"
+    scores = {
+        name: score_of(trained.model, images, base.device)
+        for name, images in (("validation", base.splits.validation), ("test", base.splits.test))
+    }
+    print(f"{which} model {verb}: {trained.path}")
+    print(", ".join(f"{name} score {score:.2f} %" for name, score in scores.items()))
+    return 0

@@ -1,0 +1,97 @@
+"""Loss, probability of the true class, and score of the image sets."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from evaluation.evidence import Evidence
+from evaluation.impl import register
+
+
+def mean(values: Tensor) -> float:
+    """The mean over images, not over batches.
+
+        sum_i v_i / N    values (N,), summed in float64
+
+    Raises ValueError if there is no image.
+    """
+    if not len(values):
+        raise ValueError("expected at least 1 image, got 0. Evaluate on a set that is not empty.")
+    return values.double().mean().item()
+
+
+def percent(correct: Tensor) -> float:
+    """100 x the share of images that are right, in [0, 100]. correct (N,) bool; ValueError if there is no image."""
+    return 100 * mean(correct)
+
+
+@register("forget_loss", unit="nats", better="higher")
+def forget_loss(model: Evidence) -> float:
+    """Mean cross-entropy of the forget set."""
+    return mean(model.forget.losses)
+
+
+@register("retain_loss", unit="nats", better="near the ideal's")
+def retain_loss(model: Evidence) -> float:
+    """Mean cross-entropy of the retain set."""
+    return mean(model.retain.losses)
+
+
+@register("forget_probability", unit="fraction", better="lower")
+def forget_probability(model: Evidence) -> float:
+    """Mean softmax probability of the true class on the forget set."""
+    return mean(model.forget.true_probabilities)
+
+
+@register("forget_score", unit="percent", better="lower")
+def forget_score(model: Evidence) -> float:
+    """Percent correct on the forget set: 100 - UA, not UA."""
+    return percent(model.forget.correct)
+
+
+@register("retain_score", unit="percent", better="higher")
+def retain_score(model: Evidence) -> float:
+    """Percent correct on the retain set: RA."""
+    return percent(model.retain.correct)
+
+
+@register("test_loss", unit="nats", better="lower")
+def test_loss(model: Evidence) -> float:
+    """Mean cross-entropy of the whole test set."""
+    return mean(model.test.losses)
+
+
+@register("test_score", unit="percent", better="higher")
+def test_score(model: Evidence) -> float:
+    """Percent correct on the whole test set: TA where no whole class was forgotten."""
+    return percent(model.test.correct)
+
+
+@register("test_forget_loss", unit="nats", better="higher", whole_class=True)
+def test_forget_loss(model: Evidence) -> float:
+    """Mean cross-entropy of the test images of the forgotten classes."""
+    return mean(model.test_forget.losses)
+
+
+@register("test_retain_loss", unit="nats", better="near the ideal's", whole_class=True)
+def test_retain_loss(model: Evidence) -> float:
+    """Mean cross-entropy of the test images of the other classes."""
+    return mean(model.test_retain.losses)
+
+
+@register("test_forget_probability", unit="fraction", better="lower", whole_class=True)
+def test_forget_probability(model: Evidence) -> float:
+    """Mean softmax probability of the true class on the test images of the forgotten classes."""
+    return mean(model.test_forget.true_probabilities)
+
+
+@register("test_forget_score", unit="percent", better="lower", whole_class=True)
+def test_forget_score(model: Evidence) -> float:
+    """Percent correct on the test images of the forgotten classes."""
+    return percent(model.test_forget.correct)
+
+
+@register("test_retain_score", unit="percent", better="higher", whole_class=True)
+def test_retain_score(model: Evidence) -> float:
+    """Percent correct on the test images of the other classes: TA where a whole class was forgotten."""
+    return percent(model.test_retain.correct)

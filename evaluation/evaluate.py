@@ -1,0 +1,68 @@
+"""Every metric that the evidence allows, and for each of the others the reason why it is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+
+import torch
+
+from evaluation.evidence import NO_WHOLE_CLASS, Evidence
+from evaluation.impl import METRICS, MetricFacts, missing, needs_of
+from registry import Entry
+
+Metric = Entry[MetricFacts]
+
+
+def _untouched(metrics: Iterable[Metric]) -> Iterable[Metric]:
+    return metrics
+
+
+def evaluate(
+    *,
+    names: Sequence[str] | None = None,
+    progress: Callable[[Iterable[Metric]], Iterable[Metric]] = _untouched,
+    **evidence: Evidence,
+) -> tuple[dict[str, float], dict[str, str]]:
+    """The values by metric name, in the metrics' units, and the reasons of those that have none.
+
+        values, reasons = evaluate(model=..., ideal=...)
+
+    names: which metrics (default: all registered ones). progress wraps the list of metrics, as tqdm does. Each chosen
+    metric is in exactly one of the two results; NaN is a reason, not a value. Raises ValueError for an unknown name, or
+    for evidence that was not made on the same images.
+    """
+    _check_same_images(evidence)
+    chosen = list(METRICS) if names is None else list({METRICS[name].function: METRICS[name] for name in names}.values())
+    values: dict[str, float] = {}
+    reasons: dict[str, str] = {}
+    for metric in progress(chosen):
+        try:
+            values[metric.name] = _value(metric, evidence)
+        except ValueError as error:
+            reasons[metric.name] = str(error)
+    return values, reasons
+
+
+def _value(metric: Metric, evidence: Mapping[str, Evidence]) -> float:
+    needs = needs_of(metric.function)
+    absent = missing(needs, tuple(evidence))
+    if absent:
+        raise ValueError(absent)
+    if metric.facts.whole_class and not all(evidence[need].forget_classes for need in needs):
+        raise ValueError(NO_WHOLE_CLASS)
+    value = evidence["model"].value(metric) if needs == ("model",) else metric(**{need: evidence[need] for need in needs})
+    if math.isnan(value):
+        raise ValueError("the result is not a number")
+    return float(value)
+
+
+def _check_same_images(evidence: Mapping[str, Evidence]) -> None:
+    for (one, first), (other, second) in pairwise(evidence.items()):
+        for name in first.sets.keys() & second.sets.keys():
+            if not torch.equal(first.sets[name].labels.cpu(), second.sets[name].labels.cpu()):
+                raise ValueError(
+                    f"expected the same {name} images for {one} and {other}, got other labels. "
+                    "Evaluate both on the same sets, in the same order."
+                )

@@ -1,0 +1,200 @@
+"""What the metrics read: the outputs of one model on the image sets, made by one forward pass each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from evaluation.entropies import cross_entropy
+from evaluation.impl import METRICS, MetricFacts, missing, needs_of
+from registry import Entry, Function
+
+NO_WHOLE_CLASS = "no whole class was forgotten"
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """The logits (N, C) of one model on N images, with their labels (N,) int64; N may be 0.
+
+    What is derived from them is float64, computed once. -inf is a logit (probability 0).
+    Raises ValueError for another shape or type, fewer than 2 classes, a label that is no class, NaN or +inf.
+    """
+
+    logits: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        _check_logits(self.logits)
+        _check_labels(self.labels, *self.logits.shape)
+        object.__setattr__(self, "logits", self.logits.detach())
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def classes(self) -> int:
+        return self.logits.shape[1]
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """softmax(logits), (N, C)."""
+        return self.logits.double().softmax(dim=1)
+
+    @cached_property
+    def losses(self) -> Tensor:
+        """-log p_y of each image, (N,), nats."""
+        return cross_entropy(self.logits, self.labels)
+
+    @cached_property
+    def true_probabilities(self) -> Tensor:
+        """p_y of each image, (N,)."""
+        return torch.exp(-self.losses)
+
+    @cached_property
+    def correct(self) -> Tensor:
+        """Whether the largest logit is the true class's, (N,) bool. The first of equal ones counts."""
+        return self.logits.argmax(dim=1) == self.labels
+
+    def subset(self, mask: Tensor) -> Outputs:
+        """The images that a bool mask (N,) keeps, or that int64 indexes name, in their order.
+
+        Raises ValueError for a mask of another shape or type.
+        """
+        if mask.ndim != 1 or mask.dtype not in (torch.bool, torch.int64) or (mask.dtype == torch.bool and len(mask) != len(self)):
+            raise ValueError(
+                f"expected a bool mask of shape ({len(self)},) or int64 indexes, "
+                f"got {mask.dtype} of shape {tuple(mask.shape)}. Give one entry per image."
+            )
+        return Outputs(self.logits[mask], self.labels[mask])
+
+
+def _check_logits(logits: Tensor) -> None:
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ValueError(f"expected logits (N, C) with C >= 2, got shape {tuple(logits.shape)}. Give a row of class scores per image.")
+    if not logits.is_floating_point():
+        raise ValueError(f"expected floating-point logits, got {logits.dtype}. Give the model's outputs, not its predictions.")
+    broken = len(logits) - int(logits.amax(dim=1).isfinite().sum())
+    if broken:
+        raise ValueError(
+            f"expected logits with a finite maximum, got NaN or infinity for {broken} of {len(logits)} images. "
+            "Lower the learning rate: the model diverged."
+        )
+
+
+def _check_labels(labels: Tensor, images: int, classes: int) -> None:
+    if labels.dtype != torch.int64 or labels.shape != (images,):
+        raise ValueError(
+            f"expected int64 labels of shape ({images},), got {labels.dtype} of shape {tuple(labels.shape)}. "
+            "Give one class index per row of logits."
+        )
+    if images and (int(labels.min()) < 0 or int(labels.max()) >= classes):
+        raise ValueError(
+            f"expected labels from 0 to {classes - 1}, got {int(labels.min())} to {int(labels.max())}. "
+            "Evaluate a model that was made for these classes."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The outputs of one model on the image sets of one forget request.
+
+    forget_classes: the classes that were forgotten whole, () where none was. seed: draws the members of the attacks.
+    Raises ValueError if the sets differ in their number of classes, a forgotten class does not exist, or retain still has it.
+    """
+
+    forget: Outputs
+    retain: Outputs
+    test: Outputs
+    validation: Outputs | None
+    forget_classes: tuple[int, ...]
+    seed: int
+    _values: dict[Function, float] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        counts = {name: outputs.classes for name, outputs in self.sets.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"expected as many classes in every set, got {counts}. Make all outputs with one model.")
+        unknown = [c for c in self.forget_classes if not 0 <= c < self.test.classes]
+        if unknown:
+            raise ValueError(f"expected forgotten classes from 0 to {self.test.classes - 1}, got {unknown}. Name classes that exist.")
+        left = int(self._is_forgotten(self.retain).sum())
+        if left:
+            raise ValueError(
+                f"expected no image of the forgotten classes {self.forget_classes} in retain, got {left}. "
+                "Give forget_classes=() where only a part of a class was forgotten."
+            )
+
+    @property
+    def sets(self) -> dict[str, Outputs]:
+        """The outputs by the name of their set; no validation where there is none."""
+        named = {"forget": self.forget, "retain": self.retain, "test": self.test, "validation": self.validation}
+        return {name: outputs for name, outputs in named.items() if outputs is not None}
+
+    @cached_property
+    def test_forget(self) -> Outputs:
+        """The test images of the forgotten classes. ValueError if no whole class was forgotten."""
+        self._check_whole_class()
+        return self.test.subset(self._is_forgotten(self.test))
+
+    @cached_property
+    def test_retain(self) -> Outputs:
+        """The test images of all other classes. ValueError if no whole class was forgotten."""
+        self._check_whole_class()
+        return self.test.subset(~self._is_forgotten(self.test))
+
+    @cached_property
+    def non_members(self) -> Outputs:
+        """What the attacks know as never trained on: test, without the forgotten classes."""
+        return self.test_retain if self.forget_classes else self.test
+
+    @cached_property
+    def members(self) -> Outputs:
+        """What the attacks know as trained on: as many retain images, drawn by seed, as there are test images; all if they are fewer."""
+        shuffled = torch.randperm(len(self.retain), generator=torch.Generator().manual_seed(self.seed))
+        return self.retain.subset(shuffled[: len(self.test)])
+
+    def metric(self, name: str) -> float:
+        """The value of a metric of this model alone, by name or alias, computed once.
+
+        Raises ValueError for an unknown name, a metric that needs a second model, or sets that it can't be computed on.
+        """
+        return self.value(METRICS[name])
+
+    def value(self, entry: Entry[MetricFacts]) -> float:
+        """As metric(name), for a metric that has been looked up already."""
+        absent = missing(needs_of(entry.function), ("model",))
+        if absent:
+            raise ValueError(f"{entry.name} {absent}. Call evaluate(model=..., ideal=...)")
+        if entry.function not in self._values:
+            self._values[entry.function] = float(entry.function(self))
+        return self._values[entry.function]
+
+    def _is_forgotten(self, outputs: Outputs) -> Tensor:
+        return torch.isin(outputs.labels, torch.tensor(self.forget_classes, dtype=torch.int64, device=outputs.labels.device))
+
+    def _check_whole_class(self) -> None:
+        if not self.forget_classes:
+            raise ValueError(NO_WHOLE_CLASS)
+
+
+def outputs_of(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Outputs:
+    """What a model says about every batch of images and labels (on the model's device), on the CPU.
+
+    The model runs in eval mode and keeps the mode that each of its modules had.
+    Raises ValueError if there is no batch, or if the outputs are no logits (see Outputs).
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            seen = [(model(images).cpu(), labels.cpu()) for images, labels in batches]
+    finally:
+        for module, training in modes:
+            module.training = training
+    if not seen:
+        raise ValueError("expected at least 1 batch of images and labels, got 0. Evaluate on a set that is not empty.")
+    return Outputs(torch.cat([logits for logits, _ in seen]), torch.cat([labels for _, labels in seen]))

@@ -1,0 +1,47 @@
+"""The registry of metrics: names -> functions of evidence."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Literal
+
+from registry import Function, Registry
+
+Unit = Literal["", "percent", "points", "nats", "fraction", "seconds"]
+Better = Literal["", "higher", "lower", "near the ideal's", "near 0", "near 0.5", "near 0.01"]
+
+
+@dataclass(frozen=True)
+class MetricFacts:
+    """What a metric's registration declares; empty where a user's own function declares nothing.
+
+    unit is that of the value, better the direction that is good, source its origin. whole_class marks a metric that
+    exists only where a whole class was forgotten. What it needs is not here: its positional parameters say that.
+    """
+
+    unit: Unit = ""
+    better: Better = ""
+    source: str = ""
+    whole_class: bool = False
+
+
+METRICS: Registry[MetricFacts] = Registry("metric", MetricFacts)
+register = METRICS.register
+
+_IN_WORDS = {"model": "a model to evaluate", "ideal": "an ideal model", "initial": "the initial model"}
+
+
+def needs_of(metric: Function) -> tuple[str, ...]:
+    """The names of the evidence that a metric needs: its parameters, but for the keyword-only ones.
+
+    ("model",) or ("model", "ideal"). Takes the function itself, not its registry entry.
+    """
+    parameters = inspect.signature(metric).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def missing(needs: tuple[str, ...], given: tuple[str, ...]) -> str:
+    """One line on the needs that are not among the given, as "needs an ideal model"; empty if all are."""
+    absent = [_IN_WORDS.get(need, need) for need in needs if need not in given]
+    return f"needs {' and '.join(absent)}" if absent else ""

@@ -1,0 +1,54 @@
+"""Membership inference with a threshold on the loss: can forget and test images be told apart?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from evaluation.evidence import Evidence
+from evaluation.impl import register
+
+SOURCE = "Yeom et al. 2018, arXiv:1709.01604"
+
+
+def auc(forget: Tensor, test: Tensor) -> float:
+    """The area under the ROC curve of "forgotten images have the smaller loss".
+
+        P(l_forget < l_test) + P(l_forget = l_test) / 2    over all pairs
+
+    Losses (n,) and (m,) -> [0, 1]: above 0.5 forget still looks trained on, below 0.5 it has a larger loss than unseen
+    images. O((n + m) log m). Raises ValueError if either is empty.
+    """
+    if not len(forget) or not len(test):
+        raise ValueError(f"expected at least 1 forget and 1 test image, got {len(forget)} and {len(test)}. Evaluate on larger sets.")
+    ordered = test.double().sort().values
+    losses = forget.double()
+    larger = len(test) - torch.searchsorted(ordered, losses, right=True).double()
+    at_least = len(test) - torch.searchsorted(ordered, losses).double()
+    return ((larger + at_least) / (2 * len(test))).mean().item()
+
+
+def tpr_at_1_fpr(forget: Tensor, test: Tensor) -> float:
+    """The share of forget called member by the loss threshold that calls at most 1 % of test member.
+
+        mean(l_forget < t)    t: the largest with mean(l_test < t) <= 0.01
+
+    Losses (n,) and (m,) -> [0, 1]; 0.01 where they can't be told apart. Raises ValueError for fewer than 100 test images,
+    of which 1 % is no image, or no forget image. Source of the measure: Carlini et al. 2022, arXiv:2112.03570.
+    """
+    if not len(forget) or len(test) < 100:
+        raise ValueError(f"expected at least 1 forget and 100 test images, got {len(forget)} and {len(test)}. Evaluate on larger sets.")
+    threshold = test.double().sort().values[len(test) // 100]
+    return (forget.double() < threshold).double().mean().item()
+
+
+@register("mia_auc", unit="fraction", better="near 0.5", source=SOURCE)
+def mia_auc(model: Evidence) -> float:
+    """AUC of a loss threshold between forget (member) and all test images; 0.5 = indistinguishable."""
+    return auc(model.forget.losses, model.test.losses)
+
+
+@register("mia_tpr_at_1_fpr", unit="fraction", better="near 0.01", source="Carlini et al. 2022, arXiv:2112.03570")
+def mia_tpr_at_1_fpr(model: Evidence) -> float:
+    """Share of forget that a loss threshold calls member where it calls at most 1 % of all test images so."""
+    return tpr_at_1_fpr(model.forget.losses, model.test.losses)

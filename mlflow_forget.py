@@ -1,0 +1,112 @@
+"""The main job: initial model -> unlearn -> evaluate -> one MLflow run.
+
+    python -u mlflow_forget.py --unlearn MIMU --topk 50 --kappa 0.1
+
+--unlearn NAME --help shows the method's own flags. Several values for --seed or for a method's flag make one parent run
+with a child for each combination.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import command_line
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pipeline import PipelineConfig, Result
+    from registry import Entry
+
+HEADLINE = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score", "mia", "mia_auc", "test_score")
+ON_TEST = ("test_forget_loss", "test_retain_loss", "test_forget_probability", "test_forget_score", "test_retain_score")
+
+
+@command_line.command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, build the configs, run them, print what came out and where it is."""
+    chosen = command_line.first_pass(argv, {"unlearn": None, "arch": None, "dataset": "digits"})
+    method, architecture = entries_of(chosen)
+    options = command_line.parsed(flags(method, architecture), argv, of=method.name if method else "mlflow_forget.py")
+    if method is None or architecture is None:
+        raise ValueError("--unlearn is missing. Name a method: " + ", ".join(command_line.method_names()))
+    configs = configs_from(options, method, architecture)
+
+    from pipeline import run_all
+    from tracking.store import tracking_uri
+
+    results = run_all(configs, progress=command_line.progress_bar)
+    for result in results:
+        print(report(result))
+    print(f"run{'s' if len(results) > 1 else ''} in {tracking_uri()}: {', '.join(result.run_id for result in results)}")
+    print("look at them:  mlflow ui      as a table:  python mlruns_parser.py")
+    return 0
+
+
+def entries_of(chosen: dict[str, Any]) -> tuple[Entry[Any] | None, Entry[Any] | None]:
+    """The method and the architecture that the command line names, so that their flags can be added."""
+    from models import ARCHITECTURES
+    from unlearn import METHODS
+    from vision_data import DATASETS
+
+    architecture = ARCHITECTURES[chosen["arch"] or DATASETS[chosen["dataset"]].facts.arch]
+    return (None if chosen["unlearn"] is None else METHODS[chosen["unlearn"]]), architecture
+
+
+def flags(method: Entry[Any] | None, architecture: Entry[Any] | None) -> argparse.ArgumentParser:
+    summary, _, details = (__doc__ or "").partition("\n")
+    about = f"{method.name}: {method.summary}" if method else "methods: " + ", ".join(command_line.method_names())
+    parser = command_line.OneLineParser(summary, f"{details.strip()}\n\n{about}")
+    job = parser.add_argument_group("the job")
+    job.add_argument("--unlearn", metavar="METHOD", help="name, or path/to/file.py:function")
+    job.add_argument(
+        "--ideal",
+        default="auto",
+        choices=("auto", "train", "skip"),
+        help="the model to be judged by: auto loads it if it exists and trains it for embedded data (default: %(default)s)",
+    )
+    job.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: <dataset>-<arch>)")
+    command_line.add_shared_flags(parser, several_seeds=True)
+    if architecture is not None:
+        command_line.add_signature_flags(parser, architecture, "architecture")
+    if method is not None:
+        command_line.add_signature_flags(parser, method, "method", several=True)
+    return parser
+
+
+def configs_from(options: argparse.Namespace, method: Entry[Any], architecture: Entry[Any]) -> list[PipelineConfig]:
+    """One config per combination of the values given for --seed and for the method's flags."""
+    from pipeline import PipelineConfig
+
+    values = command_line.several_settings_from(options, method)
+    return [
+        PipelineConfig(
+            unlearn=options.unlearn,
+            settings=dict(zip(values, combination, strict=True)),
+            base=command_line.base_config(options, architecture, seed),
+            ideal=options.ideal,
+            experiment=options.experiment,
+        )
+        for seed in options.seed
+        for combination in itertools.product(*values.values())
+    ]
+
+
+def report(result: Result) -> str:
+    """The numbers before, after and of the ideal, the seconds of each stage, and where everything is."""
+    from reporter.text_table import number, text_table
+
+    names = [name for name in (*HEADLINE, *ON_TEST) if name in result.metrics]
+    rows = [[name, *(number(m.get(name), 3) for m in (result.initial, result.metrics, result.ideal))] for name in names]
+    rows += [[name, "", number(result.metrics[name], 3), ""] for name in ("rUA", "avg_gap") if name in result.metrics]
+    metrics = text_table(["metric", "initial", "unlearned", "ideal"], rows)
+    stages = text_table(["stage", "seconds"], [[stage, number(seconds)] for stage, seconds in result.stages.items()])
+    missing = [f"not measured: {name}: {reason}" for name, reason in result.undefined.items()]
+    return "\n".join(["", metrics, "", stages, "", *missing, *result.notes, f"metrics: {result.json_path}"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+"""Architectures, and what the other packages may ask of one: its parts around a layer, a mask applied and lifted."""
+
+from models import mlp, resnet
+from models.impl import ARCHITECTURES, build
+from models.mask import Mask, apply_mask, lift_mask, switched_off
+from models.masked_layer import MaskedLayer, evaluating, find_layer, linear_layers, split_at
+
+__all__ = [
+    "ARCHITECTURES",
+    "Mask",
+    "MaskedLayer",
+    "apply_mask",
+    "build",
+    "evaluating",
+    "find_layer",
+    "lift_mask",
+    "linear_layers",
+    "mlp",
+    "resnet",
+    "split_at",
+    "switched_off",
+]

@@ -1,0 +1,200 @@
+"""The layer that a mask acts on, and the model split there: body -> linear layer -> head.
+
+Everything before the layer is computed once; a masked model is never rebuilt to be evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from registry import did_you_mean
+
+
+@dataclass(frozen=True)
+class MaskedLayer:
+    """A linear layer z = W h + b inside a model, W (m, n).
+
+    `body(images) -> h (N, n)` and `head(z (N, m), images) -> logits (N, classes)`: head(layer(body(x)), x) equals model(x).
+    `head` reads the images only where the model has a way around the layer (`needs_images`).
+    """
+
+    name: str
+    layer: nn.Linear
+    body: Callable[[Tensor], Tensor]
+    head: Callable[[Tensor, Tensor | None], Tensor]
+    needs_images: bool
+
+    @property
+    def weight(self) -> Tensor:
+        return self.layer.weight.detach()
+
+    @property
+    def bias(self) -> Tensor | None:
+        return None if self.layer.bias is None else self.layer.bias.detach()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.layer.out_features, self.layer.in_features
+
+    @property
+    def size(self) -> int:
+        return self.layer.weight.numel()
+
+
+def linear_layers(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """The linear layers that run on `images` (N, C, H, W), in forward order, each with the input it saw."""
+    seen: dict[str, Tensor] = {}
+    names = {module: name for name, module in model.named_modules()}
+
+    def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        seen.setdefault(names[layer], inputs[0].detach())
+
+    handles = [m.register_forward_pre_hook(note) for m in names if isinstance(m, nn.Linear)]
+    try:
+        with evaluating(model), torch.no_grad():
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def find_layer(model: nn.Module, mask_layer: str, images: Tensor) -> str:
+    """The name of the layer that `mask_layer` means: a module name, or an index over the linear layers in forward order.
+
+    Raises ValueError for a name or index that does not exist, a layer that is not linear, and one that does not see
+    exactly one vector an image.
+    """
+    inputs = linear_layers(model, images)
+    names = list(inputs)
+    modules = dict(model.named_modules())
+    if mask_layer in modules and mask_layer:
+        name = mask_layer
+        if name not in inputs:
+            kind = type(modules[name]).__name__
+            raise ValueError(f"--mask_layer: expected a linear layer, got {name!r}, a {kind}. Linear layers: {', '.join(names)}")
+    elif mask_layer.lstrip("-").isdecimal():
+        if not -len(names) <= int(mask_layer) < len(names):
+            raise ValueError(
+                f"--mask_layer: expected an index from {-len(names)} to {len(names) - 1}, got {mask_layer}. Linear layers: {', '.join(names)}"
+            )
+        name = names[int(mask_layer)]
+    else:
+        raise ValueError(f"--mask_layer: {did_you_mean('layer', mask_layer, names, 'linear layers')}")
+    if inputs[name].ndim != 2 or len(inputs[name]) != len(images):
+        shape = tuple(inputs[name].shape)
+        raise ValueError(
+            f"--mask_layer: expected a layer that sees one vector an image, and {name!r} sees {shape} for {len(images)} images. "
+            f"Choose another of {', '.join(names)}"
+        )
+    return name
+
+
+def split_at(model: nn.Module, mask_layer: str, images: Tensor) -> MaskedLayer:
+    """The model split at the layer that `mask_layer` means (see `find_layer`); `images` is any small batch.
+
+    The model is traced (torch.fx) and cut where the head depends on the layer's output alone. A model that can't be
+    traced or that leads around the layer keeps its whole forward pass, with the layer's output put in.
+    """
+    name = find_layer(model, mask_layer, images)
+    layer = model.get_submodule(name)
+    if not isinstance(layer, nn.Linear):
+        raise ValueError(f"--mask_layer: expected a linear layer, got {name!r}. Choose a linear one")
+    with evaluating(model):
+        cut = _cut(model, name)
+    if cut is None:
+        return MaskedLayer(name, layer, _body_by_hook(model, layer), _head_by_hook(model, layer), needs_images=True)
+    body, head = cut
+    return MaskedLayer(name, layer, body, lambda z, images: head(z), needs_images=False)
+
+
+def _cut(model: nn.Module, name: str) -> tuple[nn.Module, nn.Module] | None:
+    """body and head as graphs over the model's own modules, or None where it can't be cut at `name`."""
+    try:
+        graph = fx.Tracer().trace(model)
+    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError):
+        return None
+    calls = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
+    if len(calls) != 1:
+        return None
+    head = _head_graph(graph, calls[0])
+    if head is None:
+        return None
+    body = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if node is calls[0]:
+            break
+        copied[node] = body.node_copy(node, copied.__getitem__)
+    body.output(copied[calls[0].all_input_nodes[0]])
+    return fx.GraphModule(model, body).eval(), fx.GraphModule(model, head).eval()
+
+
+def _head_graph(graph: fx.Graph, layer: fx.Node) -> fx.Graph | None:
+    head = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {layer: head.placeholder("z")}
+    after = False
+    for node in graph.nodes:
+        if after and node.op != "get_attr" and any(n not in copied for n in node.all_input_nodes):
+            return None
+        if after or node.op == "get_attr":
+            copied[node] = head.node_copy(node, copied.__getitem__)
+        after = after or node is layer
+    return head
+
+
+class _InputSeen(Exception):
+    """Raised by a hook to stop a forward pass at the masked layer; carries the layer's input."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+
+def _body_by_hook(model: nn.Module, layer: nn.Linear) -> Callable[[Tensor], Tensor]:
+    def stop(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        raise _InputSeen(inputs[0])
+
+    def body(images: Tensor) -> Tensor:
+        with evaluating(model), _hooked(layer.register_forward_pre_hook(stop)):
+            try:
+                model(images)
+            except _InputSeen as seen:
+                return seen.value
+        raise ValueError("the masked layer did not run on these images. Choose another with --mask_layer")
+
+    return body
+
+
+def _head_by_hook(model: nn.Module, layer: nn.Linear) -> Callable[[Tensor, Tensor | None], Tensor]:
+    def head(z: Tensor, images: Tensor | None) -> Tensor:
+        with evaluating(model), _hooked(layer.register_forward_hook(lambda *_: z)):
+            logits: Tensor = model(images)
+        return logits
+
+    return head
+
+
+@contextmanager
+def _hooked(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; afterwards every module is in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

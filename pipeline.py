@@ -1,0 +1,336 @@
+"""The experiment as an object: initial model -> unlearn -> evaluate -> one MLflow run.
+
+from pipeline import Pipeline, PipelineConfig
+result = Pipeline(PipelineConfig(unlearn="MIMU", settings={"topk": 50, "kappa": 0.1})).run()
+result.metrics["test_forget_score"]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from base_models import BaseConfig, BaseModels, Trained
+from evaluation import Evidence, evaluate, outputs_of
+from registry import __version__
+from reporter.pictures import class_probabilities, curves_over
+from tracking.run import TrackedRun, tracked_run
+from tracking.store import check_store
+from training import DiskCache, Metadata, Progress, library_versions, model_digest, save_checkpoint, save_mask, silent, write_bytes
+from unlearn import METHODS, ForgetData, Unlearned, masked_layer, resolved, unlearn
+
+JSON_FOLDER = Path("eval/metrics_and_plots/json")
+EVALUATION_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """One experiment: a method with its own settings, on base models, under an experiment's name."""
+
+    unlearn: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    base: BaseConfig = field(default_factory=BaseConfig)
+    ideal: Literal["auto", "train", "skip"] = "auto"
+    experiment: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run measured, and where it is."""
+
+    run_id: str
+    unlearned: Unlearned
+    metrics: dict[str, float]
+    initial: dict[str, float]
+    ideal: dict[str, float]
+    undefined: dict[str, str]
+    stages: dict[str, float]
+    json_path: Path
+    notes: list[str]
+
+
+class Pipeline:
+    """Checks its config when it is made, and does nothing that lasts before `run`.
+
+    Raises ValueError or FileNotFoundError, before anything is trained, for everything that a person may have got wrong:
+    names, flags, amounts, the forget request, the layer, checkpoints, folders, a tracking server that does not answer.
+    `base` lets several pipelines share one set of base models.
+    """
+
+    def __init__(self, config: PipelineConfig, *, progress: Progress = silent, base: BaseModels | None = None) -> None:
+        self.config = config
+        self.progress = progress
+        self.method = METHODS[config.unlearn]
+        self.settings = self.method.settings(config.settings)
+        if config.ideal not in ("auto", "train", "skip"):
+            raise ValueError(f"--ideal: expected auto, train or skip, got {config.ideal!r}. Choose one")
+        self.base = base or BaseModels(config.base, progress=progress)
+        self.data = self._forget_data()
+        self.counts, self.layer_size = self._amounts()
+        self.experiment = config.experiment or f"{self.base.splits.dataset}-{self.base.architecture.name}"
+        self.stages: dict[str, float] = {}
+        check_store()
+
+    @property
+    def name(self) -> str:
+        """The run's name: method, request and seed."""
+        return f"{self.method.name} {self.base.request_slug} seed{self.config.base.seed}"
+
+    def run(self, *, nested: bool = False) -> Result:
+        """Do it, in one MLflow run; an exception ends that FAILED with the error in a tag, Ctrl-C KILLED."""
+        started = time.perf_counter()
+        with tracked_run(self.experiment, self.name, nested=nested, tags=self._tags()) as run:
+            self.stages["tracking_start"] = time.perf_counter() - started
+            run.params(self.params())
+            with self._stage("initial"):
+                initial = self.base.initial()
+            with self._stage("ideal"):
+                ideal = self._ideal()
+            digest = model_digest(initial.model)
+            run.params({"initial_digest": digest} | _provenance("initial", initial) | _provenance("ideal", ideal))
+            run.tags({"config_hash": self.config_hash(digest)})
+            run.history(initial.history, "initial_train_")
+            with self._stage("unlearn"):
+                unlearned = unlearn(self.method.name, initial.model, self.data, **self.settings)
+            with self._stage("evaluate"):
+                measured = self._evaluated(unlearned.model, initial.model, ideal)
+            with self._stage("report"):
+                path = self._write_json(run.run_id, digest, unlearned, measured)
+                self._log(run, unlearned, measured, path)
+            self.stages["total"] = time.perf_counter() - started
+            run.metrics({f"stage_{stage}_seconds": seconds for stage, seconds in self.stages.items()})
+        notes = [] if ideal or self.config.ideal == "skip" else [f"no ideal model to compare with. Make it: {self.base.ideal_command()}"]
+        return Result(run.run_id, unlearned, measured.model, measured.initial, measured.ideal, measured.undefined, self.stages, path, notes)
+
+    def params(self) -> dict[str, Any]:
+        """Every setting, resolved values too."""
+        base = self.config.base
+        return {
+            "unlearn": self.method.name,
+            "dataset": self.base.splits.dataset,
+            "data": base.data,
+            "arch": self.base.architecture.name,
+            "epochs": self.base.epochs,
+            "seed": base.seed,
+            "split_seed": base.split_seed,
+            "class_to_replace": " ".join(map(str, base.request.classes)),
+            "num_indexes_to_replace": base.request.number,
+            "forget_indexes": base.request.file,
+            "request": self.base.request_slug,
+            "forget_count": len(self.data.forget),
+            "retain_count": len(self.data.retain),
+            "save_dir": self.base.save_dir,
+            "mask": self.base.initial_path,
+            "ideal": self.config.ideal,
+            "device": self.base.device,
+            "experiment": self.experiment,
+            **self.base.options,
+            **self.settings,
+            **self.counts,
+        }
+
+    def config_hash(self, initial_digest: str) -> str:
+        """SHA-256 of every setting that changes the result, the initial weights and Lethe's version."""
+        decisive = {
+            "method": self.method.name,
+            "settings": self.settings,
+            "request": self.base.request_slug,
+            "split": self.base.splits.digest,
+            "seed": self.config.base.seed,
+            "epochs": self.base.epochs,
+            "ideal": self.config.ideal,
+            "initial": initial_digest,
+            "version": __version__,
+        }
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    def _forget_data(self) -> ForgetData:
+        return ForgetData.of(
+            self.base.splits,
+            self.config.base.request,
+            seed=self.config.base.seed,
+            device=self.base.device,
+            cache=DiskCache(self.base.save_dir / "cache"),
+            progress=self.progress,
+        )
+
+    def _amounts(self) -> tuple[dict[str, int], int]:
+        """The settings' amounts as numbers of weights, and the size of the masked layer that they are of (0 without one)."""
+        model = self.base.untrained()
+        counts = resolved(self.method.name, model, self.data, self.settings)
+        return counts, masked_layer(model, self.data, self.settings.get("mask_layer")).size if counts else 0
+
+    def _tags(self) -> dict[str, str]:
+        return {"lethe_version": __version__, "git_commit": git_commit(), "method_source": self.method.facts.source}
+
+    def _ideal(self) -> Trained | None:
+        wanted = {"train": True, "skip": False, "auto": self.base.embedded or self.base.ideal_path.exists()}
+        return self.base.ideal() if wanted[self.config.ideal] else None
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.stages[name] = time.perf_counter() - started
+
+    def evidence_of(self, model: nn.Module) -> Evidence:
+        """What a model says about the images: one forward pass per set."""
+        sets = {"forget": self.data.forget, "retain": self.data.retain, "test": self.base.splits.test}
+        outputs = {name: outputs_of(model, images.batches(EVALUATION_BATCH, device=self.base.device)) for name, images in sets.items()}
+        validation = self.data.validation
+        validated = outputs_of(model, validation.batches(EVALUATION_BATCH, device=self.base.device)) if len(validation) else None
+        return Evidence(**outputs, validation=validated, forget_classes=self.data.forget_classes, seed=self.config.base.seed)
+
+    def _evaluated(self, unlearned: nn.Module, initial: nn.Module, ideal: Trained | None) -> Measured:
+        others = {"initial": self.evidence_of(initial)} | ({"ideal": self.evidence_of(ideal.model)} if ideal else {})
+        model = self.evidence_of(unlearned)
+
+        def measured(name: str, **evidence: Evidence) -> tuple[dict[str, float], dict[str, str]]:
+            return evaluate(progress=lambda metrics: self.progress(metrics, f"evaluate {name}"), **evidence)
+
+        values, undefined = measured("unlearned", model=model, **{k: v for k, v in others.items() if k == "ideal"})
+        compared = {name: measured(f"{name} model", model=evidence)[0] for name, evidence in others.items()}
+        return Measured(values, compared["initial"], compared.get("ideal", {}), undefined, model, others["initial"])
+
+    def _write_json(self, run_id: str, digest: str, unlearned: Unlearned, measured: Measured) -> Path:
+        content = {
+            "run_id": run_id,
+            "params": {
+                name: value if isinstance(value, (int, float, str, type(None))) else str(value) for name, value in self.params().items()
+            },
+            "initial_digest": digest,
+            "config_hash": self.config_hash(digest),
+            "metrics": measured.model,
+            "initial": measured.initial,
+            "ideal": measured.ideal,
+            "undefined": measured.undefined,
+            "facts": unlearned.facts,
+            "stages": self.stages,
+            "versions": library_versions(),
+        }
+        kind = f"{self.base.architecture.name}_{self.base.splits.dataset}"
+        amounts = f"top-{self.settings.get('topk', 'none')}_kappa_{self.settings.get('kappa', 'none')}"
+        name = f"{self.method.name}_{self.base.request_slug}_seed{self.config.base.seed}_{self.config_hash(digest)[:8]}.json"
+        path = JSON_FOLDER / re.sub(r"[^\w.+%-]", "_", f"{kind}_{amounts}") / name
+        write_bytes(path, json.dumps(content, indent=2, sort_keys=True).encode())
+        return path
+
+    def _log(self, run: TrackedRun, unlearned: Unlearned, measured: Measured, json_path: Path) -> None:
+        run.metrics(measured.model)
+        run.metrics({f"initial_{name}": value for name, value in measured.initial.items()})
+        run.metrics({f"ideal_{name}": value for name, value in measured.ideal.items()})
+        run.metrics({"unlearn_seconds": self.stages["unlearn"]} | {f"unlearn_{stage}_seconds": s for stage, s in unlearned.stages.items()})
+        run.metrics({name: value for name, value in unlearned.facts.items() if not isinstance(value, str)})
+        run.tags({f"undefined.{name}": reason for name, reason in measured.undefined.items()})
+        run.history(unlearned.history, "unlearn_")
+        for name, images in (("forget", self.data.forget), ("retain", self.data.retain), ("test", self.base.splits.test)):
+            run.image_set(f"{self.base.splits.dataset} {name}", images.digest, self.base.splits.dataset, name)
+        run.file(json_path)
+        with tempfile.TemporaryDirectory() as folder:
+            for path in self._saved(Path(folder), unlearned, run.run_id):
+                run.file(path)
+        run.picture(
+            class_probabilities(
+                measured.evidence.forget.probabilities.mean(0).tolist(),
+                measured.initial_evidence.forget.probabilities.mean(0).tolist(),
+                self.base.splits.class_names,
+                title=f"{self.method.name}: forget images of {self.base.splits.dataset}, {self.base.request_slug}",
+            ),
+            "class_probabilities.png",
+        )
+
+    def _saved(self, folder: Path, unlearned: Unlearned, run_id: str) -> list[Path]:
+        """The unlearned model and the mask as files."""
+        metadata: Metadata = self.base._metadata(f"unlearned {self.base.request_slug} by {self.method.name}", versions=library_versions())
+        files = [folder / "unlearned.safetensors"]
+        save_checkpoint(files[0], unlearned.model, metadata)
+        if unlearned.mask is not None:
+            files.append(folder / "mask.safetensors")
+            header = {"method": self.method.name, "request": self.base.request_slug, "run_id": run_id, "dataset": self.base.splits.dataset}
+            save_mask(files[1], unlearned.mask, header)
+        return files
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Metrics of the unlearned, the initial and the ideal model, what has no value and why, and the outputs behind them."""
+
+    model: dict[str, float]
+    initial: dict[str, float]
+    ideal: dict[str, float]
+    undefined: dict[str, str]
+    evidence: Evidence
+    initial_evidence: Evidence
+
+
+def _provenance(name: str, trained: Trained | None) -> dict[str, Any]:
+    """Whether a base model was loaded or trained here, and what its checkpoint says of its making."""
+    if trained is None:
+        return {f"{name}_model": "none"}
+    about = {f"{name}_model": "loaded" if trained.loaded else "trained", f"{name}_checkpoint": trained.path}
+    if trained.metadata is not None:
+        about |= {f"{name}_seed": trained.metadata.seed, f"{name}_epochs": trained.metadata.epochs}
+    return about
+
+
+def run_all(configs: Sequence[PipelineConfig], *, progress: Progress = silent) -> list[Result]:
+    """Run experiments that differ in the method's settings and the seed, as children of one parent run; a single one stands alone.
+
+    All are checked before the first is run. Base models are made once per seed.
+    """
+    bases: dict[int, BaseModels] = {}
+    pipelines = []
+    for config in configs:
+        seed = config.base.seed
+        if seed not in bases:
+            shared = next(iter(bases.values()), None)
+            bases[seed] = BaseModels(config.base, progress=progress, splits=shared.splits if shared else None)
+        pipelines.append(Pipeline(config, progress=progress, base=bases[seed]))
+    if len(pipelines) == 1:
+        return [pipelines[0].run()]
+    first = pipelines[0]
+    with tracked_run(
+        first.experiment, f"{first.method.name} {first.base.request_slug} x {len(pipelines)}", tags={"sweep": "parent"}
+    ) as parent:
+        results = [pipeline.run(nested=True) for pipeline in pipelines]
+        _log_curves(parent, pipelines, results)
+    return results
+
+
+def _log_curves(parent: TrackedRun, pipelines: Sequence[Pipeline], results: Sequence[Result]) -> None:
+    """What varies over the children, and for kappa the curve of forget and retain."""
+    kappas = [pipeline.counts.get("kappa_count") for pipeline in pipelines]
+    first = pipelines[0]
+    parent.params({"unlearn": first.method.name, "dataset": first.base.splits.dataset, "arch": first.base.architecture.name})
+    if None in kappas or len(set(kappas)) < 2:
+        return
+    on_test = "test_" if first.data.forget_classes else ""
+    points = [
+        (kappa, result.metrics[f"{on_test}forget_score"], result.metrics[f"{on_test}retain_score"])
+        for kappa, result in zip(kappas, results, strict=True)
+        if kappa is not None
+    ]
+    images = "test images" if on_test else "training images"
+    initial = (results[0].initial[f"{on_test}forget_score"], results[0].initial[f"{on_test}retain_score"])
+    title = f"{first.method.name}, {first.base.splits.dataset}, {first.base.request_slug}: {images}"
+    parent.picture(curves_over(points, initial, title=title, size=first.layer_size), "forget_and_retain_over_kappa.png")
+
+
+def git_commit() -> str:
+    """The commit of the project's checkout, "unknown" outside of one."""
+    command = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

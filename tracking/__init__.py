@@ -1,0 +1,1 @@
+"""MLflow: runs are written here, and read back. The only package that imports mlflow."""

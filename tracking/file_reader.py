@@ -1,0 +1,195 @@
+"""The runs of MLflow's old file store: `<experiment id>/<run id>/` with meta.yaml, params/, metrics/ and tags/."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from tracking.stored_run import PARENT_TAG, RUN_NAME_TAG, STATUSES, BrokenRun, StoredRun
+
+NOT_EXPERIMENTS = {"models"}  # the model registry
+NOT_RUNS = {"tags", "datasets", "traces", "models"}  # what MLflow keeps beside an experiment's runs
+
+Meta = dict[str, Any]  # what YAML holds: checked where it is used
+
+
+def folder_path(uri: str) -> Path:
+    """The folder of a `file:` URI or of a plain path."""
+    return Path(url2pathname(urlparse(uri).path)) if uri.startswith("file:") else Path(uri)
+
+
+def is_file_store(folder: Path) -> bool:
+    """Whether runs or experiments are described here. MLflow 3 makes an `mlruns` for artifacts alone, which has no meta.yaml."""
+    return any(folder.glob("*/meta.yaml")) or any(folder.glob("*/*/meta.yaml"))
+
+
+def read_folder(uri: str) -> Iterator[StoredRun | BrokenRun]:
+    """Every active run of a file store, and a BrokenRun for each that can't be read whole.
+
+    A metric's latest value is the one with the highest (step, timestamp, value), as MLflow has it.
+    Raises ValueError if there is no file store at that place.
+    """
+    root = folder_path(uri)
+    if not root.is_dir():
+        found = "a file. A sqlite store is written sqlite:///PATH" if root.is_file() else "no such folder. Check --tracking_uri"
+        raise ValueError(f"expected the folder of a file store at {root}, got {found}.")
+    if not is_file_store(root):
+        raise ValueError(
+            f"expected <experiment id>/meta.yaml in {root}, got none: it may hold only the artifacts of another store. "
+            f"Name that store, e.g. --tracking_uri sqlite:///mlflow.db"
+        )
+    for folder in subfolders(root, NOT_EXPERIMENTS):
+        yield from read_experiment(folder)
+
+
+def read_experiment(folder: Path) -> Iterator[StoredRun | BrokenRun]:
+    try:
+        runs = list(subfolders(folder, NOT_RUNS))
+    except OSError as error:
+        yield BrokenRun(str(folder), in_words(error))
+        return
+    try:
+        name = experiment_name(folder)
+    except (OSError, ValueError, KeyError) as error:
+        reason = f"its experiment is broken: {in_words(error)}"
+        yield from (BrokenRun(str(run), reason) for run in runs if (run / "meta.yaml").is_file())
+        return
+    if name is not None:
+        for run in runs:
+            yield from read_run(run, name)
+
+
+def experiment_name(folder: Path) -> str | None:
+    """The name in an experiment's meta.yaml; None if it is deleted."""
+    meta = read_meta(folder)
+    if str(meta["experiment_id"]) != folder.name:
+        raise ValueError(f"{folder / 'meta.yaml'} is of experiment {meta['experiment_id']}")
+    return str(meta["name"]) if is_active(meta) else None
+
+
+def is_active(meta: Meta) -> bool:
+    stage = meta.get("lifecycle_stage", "active")  # the oldest stores have none, and could not delete
+    if stage not in ("active", "deleted"):
+        raise ValueError(f"expected the lifecycle_stage active or deleted, got {stage!r}")
+    return stage == "active"
+
+
+def read_run(folder: Path, experiment: str) -> Iterator[StoredRun | BrokenRun]:
+    """The run in a folder; nothing if it is deleted."""
+    try:
+        meta = read_meta(folder)
+        if is_active(meta):
+            yield stored_run(folder, meta, experiment)
+    except (OSError, ValueError, KeyError) as error:
+        yield BrokenRun(str(folder), in_words(error))
+
+
+def stored_run(folder: Path, meta: Meta, experiment: str) -> StoredRun:
+    run_id = str(meta.get("run_id") or meta["run_uuid"])  # run_uuid: before MLflow 1.0
+    if run_id != folder.name or str(meta["experiment_id"]) != folder.parent.name:
+        raise ValueError(f"meta.yaml is of run {run_id} in experiment {meta['experiment_id']}")
+    return StoredRun(
+        run_id=run_id,
+        run_name=str(meta.get("run_name") or read_tag(folder, RUN_NAME_TAG)),
+        experiment=experiment,
+        status=status_word(meta.get("status", 1)),  # 1: MLflow takes a run without a status for a running one
+        start_time=meta.get("start_time"),
+        end_time=meta.get("end_time"),
+        parent_run_id=read_tag(folder, PARENT_TAG),
+        params={name: read_text(path) for name, path in files_below(folder / "params")},
+        metrics={name: latest_value(path) for name, path in files_below(folder / "metrics")},
+    )
+
+
+def subfolders(folder: Path, others: set[str]) -> Iterator[Path]:
+    """Folders that may be experiments or runs, sorted. A dangling link is among them: its target may have been one."""
+    for path in sorted(folder.iterdir()):
+        if path.name not in others and not path.name.startswith(".") and (path.is_dir() or is_dangling(path)):
+            yield path
+
+
+def is_dangling(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
+
+
+def files_below(folder: Path) -> Iterator[tuple[str, str]]:
+    """(name, path) of every file; a slash in a param's or a metric's name is a folder here.
+
+    No folder means no values: git, for one, does not keep empty folders.
+    """
+    return walk(str(folder), "") if folder.exists() or is_dangling(folder) else iter(())
+
+
+def walk(folder: str, prefix: str) -> Iterator[tuple[str, str]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from walk(entry.path, f"{prefix}{entry.name}/")
+            else:
+                yield prefix + entry.name, entry.path
+
+
+def read_bytes(path: str) -> bytes:
+    with io.FileIO(path) as file:  # a run is dozens of tiny files: buffers would double the time
+        return file.readall()
+
+
+def read_text(path: str) -> str:
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"expected UTF-8 text in {path}, got {error.reason} at byte {error.start}") from error
+
+
+def read_tag(folder: Path, name: str) -> str:
+    path = folder / "tags" / name
+    return read_text(str(path)) if path.exists() or is_dangling(path) else ""
+
+
+def read_meta(folder: Path) -> Meta:
+    """The mapping in a folder's meta.yaml. Raises OSError or ValueError if there is none."""
+    import yaml
+
+    path = folder / "meta.yaml"
+    try:
+        meta = yaml.load(read_bytes(str(path)), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C: ten times faster
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"expected YAML in {path}, got {type(error).__name__}: {error}") from error
+    if not isinstance(meta, dict):
+        raise ValueError(f"expected keys and values in {path}, got {meta!r:.60}")
+    return meta
+
+
+def status_word(status: object) -> str:
+    numbered = dict(enumerate(STATUSES, start=1))
+    return numbered.get(status, str(status)) if isinstance(status, int) else str(status)
+
+
+def latest_value(path: str) -> float:
+    """The value with the highest (step, timestamp, value) of a metric's file. Raises ValueError for a malformed file."""
+    text = read_text(path)
+    if not text.endswith("\n"):  # a cut value still parses as a number: the missing end is the only sign
+        raise ValueError(f"expected whole lines in {path}, got {'a half-written last one' if text else 'an empty file'}")
+    try:
+        points = [metric_point(line) for line in text[:-1].split("\n")]
+    except ValueError as error:
+        raise ValueError(f"malformed metric {path}: {error}") from error
+    return max(points)[2]
+
+
+def metric_point(line: str) -> tuple[int, int, float]:
+    """(step, timestamp, value) of a line `timestamp value [step [dataset digest]]`."""
+    fields = line.strip().split(" ")
+    if len(fields) not in (2, 3, 5):
+        raise ValueError(f"expected `timestamp value step`, got {line!r:.60}")
+    # With a dataset MLflow itself takes the step for 0; another answer here would contradict its own tools.
+    return int(fields[2]) if len(fields) == 3 else 0, int(fields[0]), float(fields[1])
+
+
+def in_words(error: Exception) -> str:
+    return f"meta.yaml has no {error}" if isinstance(error, KeyError) else str(error)

@@ -1,0 +1,117 @@
+"""One MLflow run: begun, filled, and ended as what it was."""
+
+from __future__ import annotations
+
+import json
+import math
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracking.store import open_experiment
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LONGEST_PARAM, LONGEST_TAG = 6000, 5000
+
+
+class TrackedRun:
+    """What can be written into the active MLflow run."""
+
+    def __init__(self, run_id: str, experiment_id: str) -> None:
+        self.run_id = run_id
+        self.experiment_id = experiment_id
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Params, as text; one that is longer than MLflow keeps is cut there and whole in params/<name>.txt."""
+        import mlflow
+
+        texts = {name: str(value) for name, value in values.items()}
+        for name, text in texts.items():
+            if len(text) > LONGEST_PARAM:
+                mlflow.log_text(text, f"params/{name}.txt")
+        mlflow.log_params({name: text[:LONGEST_PARAM] for name, text in texts.items()})
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Metrics at full precision. One that is not a number becomes a tag `undefined.<name>`, never a value."""
+        import mlflow
+
+        mlflow.log_metrics({name: float(value) for name, value in values.items() if not math.isnan(value)}, step=step)
+        self.tags({f"undefined.{name}": "not a number" for name, value in values.items() if math.isnan(value)})
+
+    def history(self, steps: Sequence[Mapping[str, float]], prefix: str) -> None:
+        """A history: one point per step and name, in one batch."""
+        import time
+
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        points = [
+            Metric(f"{prefix}{name}", float(value), now, number)
+            for number, values in enumerate(steps, 1)
+            for name, value in values.items()
+            if not math.isnan(value)
+        ]
+        client = MlflowClient()
+        for start in range(0, len(points), 1000):
+            client.log_batch(self.run_id, metrics=points[start : start + 1000])
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        import mlflow
+
+        if values:
+            mlflow.set_tags({name: str(value)[:LONGEST_TAG] for name, value in values.items()})
+
+    def image_set(self, name: str, digest: str, dataset: str, context: str) -> None:
+        """Note a set of images as an input of the run: its name and digest, not its pixels."""
+        import mlflow
+        from mlflow.data.code_dataset_source import CodeDatasetSource
+        from mlflow.data.meta_dataset import MetaDataset
+
+        source = CodeDatasetSource(tags={"dataset": dataset})
+        mlflow.log_input(MetaDataset(source, name=name, digest=digest[:32]), context=context)
+
+    def file(self, path: Path, folder: str = "") -> None:
+        import mlflow
+
+        mlflow.log_artifact(str(path), folder or None)
+
+    def json(self, content: Mapping[str, Any], name: str) -> None:
+        self.text(json.dumps(content, indent=2, sort_keys=True), name)
+
+    def text(self, content: str, name: str) -> None:
+        import mlflow
+
+        mlflow.log_text(content, name)
+
+    def picture(self, figure: Figure, name: str) -> None:
+        import mlflow
+
+        mlflow.log_figure(figure, f"pictures/{name}")
+
+
+@contextmanager
+def tracked_run(experiment: str, name: str, *, nested: bool = False, tags: Mapping[str, str] | None = None) -> Iterator[TrackedRun]:
+    """A run that ends as what happened: FINISHED; KILLED on Ctrl-C or SIGTERM; else FAILED, the error in the tag `error`."""
+    import mlflow
+
+    experiment_id = open_experiment(experiment)
+    active = mlflow.start_run(experiment_id=experiment_id, run_name=name, nested=nested, tags=dict(tags or {}), log_system_metrics=False)
+    run = TrackedRun(active.info.run_id, experiment_id)
+    status = "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    except Exception as error:
+        run.tags({"error": f"{type(error).__name__}: {error}"})
+        run.text(traceback.format_exc(), "error.txt")
+        raise
+    finally:
+        mlflow.end_run(status)

@@ -1,0 +1,82 @@
+"""Where runs go: MLflow's own defaults, checked before anything expensive begins."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from tracking.file_reader import is_file_store
+
+DEFAULT_STORE = "sqlite:///mlflow.db"
+ANSWER_SECONDS = 5
+
+
+def tracking_uri() -> str:
+    """The environment's MLFLOW_TRACKING_URI, else MLflow's own default, mlflow.db in this folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+
+
+def check_store() -> None:
+    """ValueError if runs can't be tracked: a server that does not answer, or an old file store that MLflow refuses."""
+    uri = tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        _check_server(uri)
+    old_store = not os.environ.get("MLFLOW_TRACKING_URI") and not Path("mlflow.db").exists() and is_file_store(Path("mlruns"))
+    if old_store and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true":
+        raise ValueError(
+            "./mlruns is an old file store, which MLflow refuses. Set MLFLOW_TRACKING_URI=sqlite:///mlflow.db to start a new store beside it, "
+            "or MLFLOW_ALLOW_FILE_STORE=true to go on with the old one"
+        )
+
+
+def _check_server(uri: str) -> None:
+    import requests
+
+    try:
+        requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS).raise_for_status()
+    except requests.RequestException as error:
+        shown = re.sub(r"://[^/@\s]*@", "://***@", uri)
+        raise ValueError(
+            f"the tracking server {shown} does not answer ({type(error).__name__}). Start it, or correct or unset MLFLOW_TRACKING_URI"
+        ) from error
+
+
+def open_experiment(name: str) -> str:
+    """The id of an experiment, made if it is new, in a store that is made if it is new. Raises ValueError if neither can be.
+
+    The first use of a sqlite file creates its tables, which several processes must not do at once: it happens under a lock.
+    """
+    import filelock
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    uri = tracking_uri()
+    for chatty in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    key = hashlib.sha256(f"{uri} {Path.cwd()}".encode()).hexdigest()[:16]
+    try:
+        with filelock.FileLock(Path(tempfile.gettempdir()) / f"lethe-store-{key}.lock"):
+            client = mlflow.MlflowClient()
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                return client.create_experiment(name, artifact_location=_artifact_location(uri, name))
+            if found.lifecycle_stage != "active":
+                raise ValueError(f"experiment {name!r} was deleted in MLflow. Restore it there, or choose another --experiment")
+            return found.experiment_id
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"the tracking store {uri} can't be used ({reason}). Correct or unset MLFLOW_TRACKING_URI") from error
+
+
+def _artifact_location(uri: str, experiment: str) -> str | None:
+    """Beside a local sqlite file, whatever folder the process is in; the store's own choice otherwise."""
+    file = re.fullmatch(r"sqlite(?:\+\w+)?:///(.+)", uri)
+    if file is None:
+        return None
+    folder = re.sub(r"[^\w.+-]", "_", experiment)
+    return (Path(file[1]).resolve().parent / "mlruns" / folder).as_uri()

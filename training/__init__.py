@@ -1,0 +1,38 @@
+"""The one training loop, checkpoints, random streams, the cache."""
+
+from training.checkpoints import (
+    Metadata,
+    check_checkpoint,
+    library_versions,
+    load_checkpoint,
+    load_mask,
+    model_digest,
+    save_checkpoint,
+    save_mask,
+)
+from training.disk_cache import Cache, DiskCache
+from training.loop import Progress, Recipe, descend, fit, silent
+from training.seeds import generator_for
+from training.storage import check_writable, digest_of, write_bytes
+
+__all__ = [
+    "Cache",
+    "DiskCache",
+    "Metadata",
+    "Progress",
+    "Recipe",
+    "check_checkpoint",
+    "check_writable",
+    "descend",
+    "digest_of",
+    "fit",
+    "generator_for",
+    "library_versions",
+    "load_checkpoint",
+    "load_mask",
+    "model_digest",
+    "save_checkpoint",
+    "save_mask",
+    "silent",
+    "write_bytes",
+]

@@ -1,0 +1,141 @@
+"""Checkpoints: a model's weights, and in the header what it is and what it was trained on."""
+
+from __future__ import annotations
+
+import pickle
+import platform
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models import Mask
+from registry import __version__
+from training.storage import digest_of, read_header, read_tensors, write_tensors
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a checkpoint says of itself. `split` is the digest of the split, `trained_on` "train" or the forget request left out."""
+
+    dataset: str
+    split: str
+    split_seed: int
+    arch: str
+    options: dict[str, Any]
+    classes: int
+    image_shape: tuple[int, int, int]
+    seed: int
+    epochs: int
+    trained_on: str = "train"
+    train_score: float = float("nan")
+    validation_score: float = float("nan")
+    train_seconds: float = float("nan")
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def library_versions() -> dict[str, str]:
+    return {"lethe": __version__, "torch": torch.__version__, "python": platform.python_version(), "platform": sys.platform}
+
+
+def save_checkpoint(path: Path, model: nn.Module, metadata: Metadata) -> None:
+    """Write weights and metadata, whole or not at all."""
+    write_tensors(path, model.state_dict(), {"kind": "checkpoint", **asdict(metadata)})
+
+
+def model_digest(model: nn.Module) -> str:
+    """SHA-256 of the state dict."""
+    return digest_of(model.state_dict())
+
+
+def check_checkpoint(path: Path, expected: Metadata) -> None:
+    """ValueError if the checkpoint at `path` is of another architecture, dataset, split or forget set than `expected`.
+
+    Reads the header only. A `.pth.tar` has none: warns.
+    """
+    if path.suffix != ".safetensors":
+        warnings.warn(f"{path} has no metadata: that it fits this dataset, split and forget set can't be checked", stacklevel=2)
+        return
+    header = _checkpoint_header(path, read_header(path))
+    for name in ("arch", "dataset", "classes", "image_shape", "options", "trained_on", "split_seed", "split"):
+        wanted, found = _plain(getattr(expected, name)), header.get(name)
+        if wanted != found:
+            raise ValueError(
+                f"{path}: expected a checkpoint with {name} {_short(wanted)}, got {_short(found)}. "
+                f"Ask for {name} {_short(found)}, or name another file with --mask"
+            )
+
+
+def load_checkpoint(path: Path, model: nn.Module) -> Metadata | None:
+    """Load the weights into `model`, in place; returns the metadata (None for an older `.pth.tar`, which has none).
+
+    Raises FileNotFoundError, or ValueError for a truncated or tampered file, one of another architecture, and a pickle
+    that holds more than tensors.
+    """
+    if path.suffix == ".safetensors":
+        tensors, header = read_tensors(path)
+        _checkpoint_header(path, header)
+        metadata = Metadata(**{k: v for k, v in header.items() if k not in ("kind", "digest")})
+    else:
+        tensors, metadata = _older_checkpoint(path), None
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path}: expected the weights of this architecture, got others ({reason}). Choose the --arch it was made with"
+        ) from error
+    return metadata
+
+
+def save_mask(path: Path, mask: Mask, header: Mapping[str, Any]) -> None:
+    """Write a mask (1 keeps, 0 switches off) with the layer it belongs to and what made it."""
+    write_tensors(path, {"mask": mask.keep.to(torch.uint8)}, {**header, "kind": "mask", "layer": mask.layer})
+
+
+def load_mask(path: Path) -> Mask:
+    """The mask in a file that `save_mask` wrote. Raises FileNotFoundError or ValueError."""
+    tensors, header = read_tensors(path)
+    if header.get("kind") != "mask":
+        raise ValueError(f"{path}: expected a mask, got a {header.get('kind')}. Name the mask's file")
+    return Mask(header["layer"], tensors["mask"].bool())
+
+
+def _checkpoint_header(path: Path, header: dict[str, Any]) -> dict[str, Any]:
+    if header.get("kind") != "checkpoint":
+        raise ValueError(f"{path}: expected a checkpoint, got a {header.get('kind')}. Name the checkpoint's file with --mask")
+    return header
+
+
+def _older_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The weights in a `.pth.tar`: a state dict, or a dictionary with one under `state_dict`; `module.` is stripped."""
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a checkpoint {path}, and there is none. Check the path")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(
+            f"{path}: expected a pickle of tensors alone, and it is damaged or holds more, which loading would run as code ({reason}). "
+            "Save the state_dict again where you trust the file"
+        ) from error
+    content = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path}: expected a state dict of tensors, or one under 'state_dict'. Save the model's state_dict")
+    return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [_plain(part) for part in value]
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else text[:12] + "..."

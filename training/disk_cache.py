@@ -1,0 +1,50 @@
+"""A mapping from keys to tensors, kept on disk: what is expensive is computed once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+
+from torch import Tensor
+
+from training.storage import read_tensors, write_tensors
+
+Cache = MutableMapping[str, dict[str, Tensor]]
+
+
+class DiskCache(Cache):
+    """`cache[key] = {name: tensor}`; one safetensors file per key under `folder`, named by the key's hash.
+
+    A key has to name everything that its value depends on. A file that is damaged counts as absent.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+
+    def __getitem__(self, key: str) -> dict[str, Tensor]:
+        try:
+            tensors, header = read_tensors(self._path(key))
+        except (FileNotFoundError, ValueError):
+            raise KeyError(key) from None
+        if header.get("key") != key:
+            raise KeyError(key)
+        return tensors
+
+    def __setitem__(self, key: str, value: dict[str, Tensor]) -> None:
+        write_tensors(self._path(key), value, {"key": key})
+
+    def __delitem__(self, key: str) -> None:
+        if key not in self:
+            raise KeyError(key)
+        self._path(key).unlink()
+
+    def __iter__(self) -> Iterator[str]:
+        for file in sorted(self.folder.glob("*.safetensors")):
+            yield read_tensors(file)[1]["key"]
+
+    def __len__(self) -> int:
+        return len(list(self.folder.glob("*.safetensors")))

@@ -1,0 +1,85 @@
+"""safetensors files: tensors, a JSON header, a digest of the contents; written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+HEADER = "lethe"
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
+    content = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        content.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+    return content.hexdigest()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name beside it, then rename: readers see the old file or the new one, never a part.
+
+    Raises ValueError where the folder can't be written.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise ValueError(f"{path} can't be written ({error.strerror}). Free the place, or choose another with --save_dir") from error
+    finally:
+        if partial.exists():
+            partial.unlink()
+
+
+def check_writable(folder: Path) -> None:
+    """ValueError if files can't be made in `folder` (which is created)."""
+    write_bytes(folder / ".writable", b"")
+    (folder / ".writable").unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Save tensors with a JSON header that also holds their digest."""
+    contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    text = json.dumps({**header, "digest": digest_of(contiguous)}, sort_keys=True)
+    write_bytes(path, save(contiguous, {HEADER: text}))
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The JSON header. FileNotFoundError if there is no file, ValueError if it isn't one that Lethe wrote, or truncated."""
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a file {path}, and there is none. Check the path")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header: dict[str, Any] = json.loads((file.metadata() or {})[HEADER])
+            return header
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        reason = "it has no Lethe header" if isinstance(error, KeyError) else str(error)
+        raise ValueError(
+            f"{path}: expected a complete safetensors file written by Lethe ({reason}). Delete it and make it again"
+        ) from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header. Raises as `read_header`, and ValueError if the tensors are not the ones that were saved."""
+    header = read_header(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    if digest_of(tensors) != header.get("digest"):
+        raise ValueError(f"{path}: the tensors are not those that were saved (digest differs). Delete it and make it again")
+    return tensors, header

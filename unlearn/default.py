@@ -1,0 +1,13 @@
+"""The initial model as it is: what every method is compared with."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from unlearn.impl import ForgetData, copy_of, register
+
+
+@register("default", "raw", "do_nothing", "original", leaves_weights=True)
+def default(model: nn.Module, data: ForgetData) -> nn.Module:
+    """Return the initial model as it is, theta <- theta."""
+    return copy_of(model)

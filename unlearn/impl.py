@@ -1,0 +1,123 @@
+"""The registry of methods, and what a method is given and gives back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models import Mask, MaskedLayer, split_at
+from registry import Registry
+from training import Progress, generator_for, silent
+from vision_data import ForgetRequest, ImageSet, Splits
+
+OnEpoch = Callable[[nn.Module, int], None]
+
+
+@dataclass(frozen=True)
+class ForgetData:
+    """What a method may use of the world. There is no test set in it, so that no method can look.
+
+    `cache` maps a key that names everything its value depends on to tensors; `progress(steps, label)` wraps a loop;
+    `on_epoch(model, epoch)` sees the intermediate models. Raises ValueError on an empty forget or retain set.
+    """
+
+    forget: ImageSet
+    retain: ImageSet
+    validation: ImageSet
+    classes: int
+    seed: int = 1
+    device: torch.device = torch.device("cpu")
+    cache: MutableMapping[str, dict[str, Tensor]] = field(default_factory=dict)
+    on_epoch: OnEpoch = lambda model, epoch: None
+    progress: Progress = silent
+
+    def __post_init__(self) -> None:
+        for name, images in (("forget", self.forget), ("retain", self.retain)):
+            if not len(images):
+                raise ValueError(f"the {name} set: expected at least one image, got none. Change the forget request")
+
+    @classmethod
+    def of(cls, splits: Splits, request: ForgetRequest, **world: Any) -> ForgetData:
+        """A forget request on a split. Where a whole class is forgotten, validation loses it too."""
+        forget, retain = request.divide(splits.train, splits.classes, splits.split_seed)
+        gone = tuple(sorted(set(forget.classes) - set(retain.classes)))
+        return cls(forget, retain, splits.validation.without_classes(*gone), splits.classes, **world)
+
+    @cached_property
+    def forget_classes(self) -> tuple[int, ...]:
+        """The classes that are forgotten whole: of which the retain set has no image."""
+        return tuple(sorted(set(self.forget.classes) - set(self.retain.classes)))
+
+    @cached_property
+    def train(self) -> ImageSet:
+        """Forget and retain set together: what the initial model was trained on, in its order, whatever is forgotten."""
+        return self.forget.joined(self.retain)
+
+    def generator(self, *purpose: str | int) -> torch.Generator:
+        """A random stream of its own for each purpose, from the one seed."""
+        return generator_for(self.seed, "unlearn", *purpose)
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """An unlearned model, and what a method has to hand over beside it.
+
+    `history`: one mapping of names to numbers per step. `facts`: numbers and words about what was done (how many weights
+    were switched off, whether a cached network served). `stages`: seconds.
+    """
+
+    model: nn.Module
+    mask: Mask | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    facts: dict[str, int | float | str] = field(default_factory=dict)
+    stages: dict[str, float] = field(default_factory=dict)
+
+
+Resolve = Callable[..., dict[str, int]]
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """What a method declares: its source, what it needs beside model and data ("ideal"), and how its amounts resolve.
+
+    `resolve(model, data, **settings)` returns the resolved values, or raises ValueError, before anything is trained.
+    """
+
+    source: str = ""
+    needs: tuple[str, ...] = ()
+    leaves_weights: bool = False
+    resolve: Resolve | None = None
+
+
+METHODS = Registry("method", MethodFacts)
+register = METHODS.register
+
+
+def unlearn(method: str, model: nn.Module, data: ForgetData, **settings: Any) -> Unlearned:
+    """Run a registered method. ValueError for an unknown method or flag, or a value of another type."""
+    entry = METHODS[method]
+    result = entry(model, data, **entry.settings(settings))
+    return result if isinstance(result, Unlearned) else Unlearned(result)
+
+
+def resolved(method: str, model: nn.Module, data: ForgetData, settings: Mapping[str, Any]) -> dict[str, int]:
+    """The amounts among a method's settings as counts. Raises ValueError as the method itself would."""
+    entry = METHODS[method]
+    return entry.facts.resolve(model, data, **settings) if entry.facts.resolve else {}
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A deep copy in eval mode, its parameters trainable: what a method works on."""
+    return copy.deepcopy(model).eval().requires_grad_(True)
+
+
+def masked_layer(model: nn.Module, data: ForgetData, mask_layer: str | None) -> MaskedLayer:
+    """The model split at its masked layer: the one that is asked for, else the model's own choice, else the second to last."""
+    images = data.forget.normalisation(data.forget.images[:2].to(data.device))
+    return split_at(model, mask_layer or getattr(model, "mask_layer", "-2"), images)

@@ -1,0 +1,42 @@
+"""A mask that needs no training: the weights through which the forget class gets its logit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models import Mask, switched_off
+from unlearn.amount import Amount, count_of
+from unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
+from unlearn.mimu.graph import averaged, factors_of
+from unlearn.mimu.ranking import keep_largest_out, lean
+from unlearn.random_mask import resolve_kappa
+from vision_data import ImageSet
+
+
+@register("logit_attribution", resolve=resolve_kappa)
+def logit_attribution(model: nn.Module, data: ForgetData, *, kappa: Amount = 0.1, mask_layer: str | None = None) -> Unlearned:
+    """Switch off the kappa weights that add most to the forget class's own logit, and least to the others'.
+
+        A^c_ij = mean over the training images of class c of (d logit_c / d z_i) h_j W_ij
+        s = A^f - mean over the other classes of A^c
+
+    For images of a class that stays, s is A of the forget images minus A of the class's retained images.
+
+    Flags:
+        kappa: weights to switch off
+        mask_layer: the masked layer, by name or by index over the linear layers; none is the architecture's choice
+
+    Raises ValueError for an amount that the layer does not have, or a layer that can't be masked.
+    """
+    student = copy_of(model)
+    layer = masked_layer(student, data, mask_layer)
+
+    def attribution(images: ImageSet) -> Tensor:
+        gradient = averaged(factors_of(layer, images, "logit", data.device), 1, layer.weight).gradient[0]
+        return (gradient * layer.weight).flatten()
+
+    scores = lean(data, lambda: {c: attribution(data.train.of_classes(c)) for c in data.train.classes}, attribution)
+    mask = Mask(layer.name, keep_largest_out(scores, count_of(kappa, layer.size, "kappa"), layer.shape))
+    switched_off(student, mask)
+    return Unlearned(student, mask)

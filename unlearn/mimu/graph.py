@@ -1,0 +1,122 @@
+"""The masked layer as a graph: one vertex per weight, four features per vertex.
+
+Weight (i, j) of W (m, n), z = W h: vertices are joined if they share a row (an output neuron) or a column (an input
+neuron), the rook's graph of an m x n board. For an image (x, y) the features of (i, j) are h_j, a_i, W_ij and
+g_ij = delta_i h_j with delta = dL/dz, each standardised over the layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models import MaskedLayer
+from vision_data import ImageSet
+
+Gradient = Literal["margin", "cross_entropy", "logit"]
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What the features of N images are made of: h (N, n), a (N, m), delta (N, m), labels (N,); n + 2m floats an image.
+
+    `images` (N, C, H, W) normalised pixels are kept only for a model whose head needs them.
+    """
+
+    h: Tensor
+    a: Tensor
+    delta: Tensor
+    labels: Tensor
+    images: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: Tensor) -> Factors:
+        images = None if self.images is None else self.images[rows]
+        return Factors(self.h[rows], self.a[rows], self.delta[rows], self.labels[rows], images)
+
+
+def factors_of(layer: MaskedLayer, images: ImageSet, gradient: Gradient, device: torch.device, batch_size: int = 1024) -> Factors:
+    """h, a = relu(z) and delta of every image, in batches: one pass through the model, one back through its head.
+
+    delta_i = dL/dz_i per image, where L is minus the margin (`margin`: its gradient does not vanish on images that the
+    model is sure of), the cross-entropy, or the true class's logit.
+    """
+    parts = [_batch_factors(layer, x, y, gradient) for x, y in images.batches(batch_size, device=device)]
+    kept = torch.cat([p.images for p in parts if p.images is not None]) if layer.needs_images else None
+    h, a, delta, labels = (torch.cat([getattr(p, name) for p in parts]) for name in ("h", "a", "delta", "labels"))
+    return Factors(h, a, delta, labels, kept)
+
+
+def _batch_factors(layer: MaskedLayer, x: Tensor, y: Tensor, gradient: Gradient) -> Factors:
+    with torch.no_grad():
+        h = layer.body(x)
+        z = F.linear(h, layer.weight, layer.bias)
+    z.requires_grad_(True)
+    with torch.enable_grad():
+        (delta,) = torch.autograd.grad(_objectives(layer.head(z, x), y, gradient).sum(), z)
+    return Factors(h, z.detach().relu(), delta, y, x if layer.needs_images else None)
+
+
+def _objectives(logits: Tensor, labels: Tensor, gradient: Gradient) -> Tensor:
+    if gradient == "cross_entropy":
+        return F.cross_entropy(logits, labels, reduction="none")
+    true = F.one_hot(labels, logits.shape[-1]).bool()
+    if gradient == "logit":
+        return logits[true]
+    return logits.masked_fill(true, -torch.inf).logsumexp(-1) - logits[true]
+
+
+@dataclass(frozen=True)
+class Vertices:
+    """The raw features of G graphs: h (G, n), a (G, m), weight (m, n) and gradient (G, m, n), averaged over images."""
+
+    h: Tensor
+    a: Tensor
+    weight: Tensor
+    gradient: Tensor
+
+    def standardised(self) -> Tensor:
+        """Features (G, m, n, 4), each with mean 0 and variance 1 over its layer (a constant feature becomes 0)."""
+        graphs, m, n = self.gradient.shape
+        h = _standardised(self.h, (1,))[:, None, :].expand(graphs, m, n)
+        a = _standardised(self.a, (1,))[:, :, None].expand(graphs, m, n)
+        weight = _standardised(self.weight, (0, 1)).expand(graphs, m, n)
+        return torch.stack([h, a, weight, _standardised(self.gradient, (1, 2))], dim=-1)
+
+
+def _standardised(values: Tensor, over: tuple[int, ...]) -> Tensor:
+    centred = values - values.mean(over, keepdim=True)
+    deviation = centred.square().mean(over, keepdim=True).sqrt()
+    return centred / torch.where(deviation > 0, deviation, 1.0)
+
+
+def averaged(factors: Factors, groups: int, weight: Tensor) -> Vertices:
+    """One graph for each of `groups` equally long runs of the images, its features averaged over the run.
+
+    The mean of the outer products delta h' is one matrix product a graph: nothing per weight and image is made.
+    """
+    h, a, delta = (v.unflatten(0, (groups, -1)) for v in (factors.h, factors.a, factors.delta))
+    return Vertices(h.mean(1), a.mean(1), weight, delta.transpose(1, 2) @ h / h.shape[1])
+
+
+def averaged_by_class(factors: Factors, classes: tuple[int, ...], weight: Tensor) -> Vertices:
+    """One graph per class, its features averaged over all images of that class."""
+    graphs = [averaged(factors[factors.labels == label], 1, weight) for label in classes]
+    return Vertices(
+        *(torch.cat([getattr(g, name) for g in graphs]) for name in ("h", "a")), weight, torch.cat([g.gradient for g in graphs])
+    )
+
+
+def drawn_by_class(labels: Tensor, classes: tuple[int, ...], count: int, generator: torch.Generator) -> Tensor:
+    """Positions (classes, count) of images of each class, drawn by `generator` with repetition."""
+    rows = []
+    for label in classes:
+        members = (labels == label).nonzero().squeeze(1)
+        rows.append(members[torch.randint(len(members), (count,), generator=generator).to(members.device)])
+    return torch.stack(rows)

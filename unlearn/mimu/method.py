@@ -1,0 +1,105 @@
+"""MIMU as a registered method."""
+
+from __future__ import annotations
+
+import time
+
+from torch import nn
+
+from models import Mask, switched_off
+from unlearn.amount import Amount, count_of
+from unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
+from unlearn.mimu.graph import Gradient
+from unlearn.mimu.network import NetworkSettings, network_of
+from unlearn.mimu.objective import Prior
+from unlearn.mimu.ranking import keep_largest_out, lean
+
+
+def resolve_amounts(
+    model: nn.Module, data: ForgetData, *, topk: Amount, kappa: Amount, mask_layer: str | None, **_: object
+) -> dict[str, int]:
+    """topk and kappa as numbers of weights of the masked layer."""
+    size = masked_layer(model, data, mask_layer).size
+    return {"topk_count": count_of(topk, size, "topk"), "kappa_count": count_of(kappa, size, "kappa")}
+
+
+@register("MIMU", source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu", resolve=resolve_amounts)
+def mimu(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    topk: Amount = 50,
+    kappa: Amount = 0.1,
+    mask_layer: str | None = None,
+    contrast: float = 10.0,
+    retain_weight: float = 2.0,
+    prior: Prior = "weight",
+    rho: float = 0.1,
+    tau: float = 1.0,
+    gradient: Gradient = "margin",
+    representatives: int = 128,
+    gcn_steps: int = 150,
+    gcn_lr: float = 1e-2,
+    gcn_weight_decay: float = 5e-4,
+    gcn_batch: int = 256,
+) -> Unlearned:
+    """Switch off the few weights of one layer that serve what is to be forgotten, as a graph network reads them.
+
+    A network gives every weight of the masked layer W (m, n) a logit q for a class, from the class's mean features. It is
+    trained once per model on the training images, all classes a step, by
+
+        L = L_keep + contrast L_drop
+        L_keep = -log p(y | x; M * W) + rho (-<M, log pi> + <M, log softmax(q)>) / topk       M = soft top-topk of q
+        L_drop = -log(1 - p_f(x_f; (1 - D) * W)) + retain_weight CE(x_r, y_r; (1 - D) * W)    D = soft top-kappa of s
+
+    with s = q^f - mean over the other classes of q^c; masks are hard forward and soft backward. A forget request ranks the
+    weights by s (images of a class that stays: the forget images' q minus that of the class's retained images) and
+    switches off the kappa largest: the unlearned model differs in these weights alone.
+
+    Flags:
+        topk: weights that a class mask marks as important
+        kappa: weights that the final mask switches off
+        mask_layer: the masked layer, by name or by index over the linear layers; none is the architecture's choice
+        contrast: weight of L_drop; 0 is the paper's objective
+        retain_weight: weight of the retained images in L_drop
+        prior: what the prior pi over weights is proportional to
+        rho: weight of the prior terms
+        tau: temperature of the soft top-k
+        gradient: whose gradient is the fourth feature
+        representatives: images averaged for a class's features in training (a request averages all)
+        gcn_steps: optimiser steps of the network
+        gcn_lr: its learning rate (AdamW, cosine schedule)
+        gcn_weight_decay: its weight decay
+        gcn_batch: images a step that L_drop is evaluated on
+
+    Raises ValueError for an amount that the layer does not have, a layer that is not there, is not linear or does not see
+    one vector an image. The mask makes a class unreachable, not absent: what the layers before it know is still there.
+    Departures from the paper: its objective leaves the label without a gradient and ranks weights that serve nobody first;
+    L_drop, averaged features and the ranking by s are ours.
+    """
+    started = time.perf_counter()
+    counts = resolve_amounts(model, data, topk=topk, kappa=kappa, mask_layer=mask_layer)
+    student = copy_of(model)
+    layer = masked_layer(student, data, mask_layer)
+    settings = NetworkSettings(
+        topk=counts["topk_count"],
+        kappa=counts["kappa_count"],
+        contrast=contrast,
+        retain_weight=retain_weight,
+        prior=prior,
+        rho=rho,
+        tau=tau,
+        gradient=gradient,
+        representatives=representatives,
+        steps=gcn_steps,
+        lr=gcn_lr,
+        weight_decay=gcn_weight_decay,
+        batch=gcn_batch,
+    )
+    network = network_of(student, layer, data, settings)
+    trained = time.perf_counter()
+    scores = lean(data, lambda: network.by_class, lambda images: network.of_images(layer, images, gradient, data.device))
+    mask = Mask(layer.name, keep_largest_out(scores, counts["kappa_count"], layer.shape))
+    switched_off(student, mask)
+    stages = {"network": trained - started, "request": time.perf_counter() - trained}
+    return Unlearned(student, mask, network.history, {"network_cached": int(network.cached)}, stages)

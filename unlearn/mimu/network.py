@@ -1,0 +1,170 @@
+"""The graph network of one model: trained once, cached by everything it depends on, then asked for any class."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from models import MaskedLayer
+from training import digest_of
+from unlearn.impl import ForgetData
+from unlearn.mimu import ranking
+from unlearn.mimu.gcn import MaskingGCN
+from unlearn.mimu.graph import Factors, Gradient, averaged, averaged_by_class, drawn_by_class, factors_of
+from unlearn.mimu.objective import Prior, drop_loss, keep_loss, log_prior, masked_logits
+from unlearn.mimu.topk import hard_topk, soft_topk, straight_through
+from vision_data import ImageSet
+
+CLASSES_A_STEP = 10
+VERSION = 1  # part of the cache's key: raise it when the same settings would train another network
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Everything that the trained network depends on beside the model, the training images and the seed."""
+
+    topk: int
+    kappa: int
+    contrast: float
+    retain_weight: float
+    prior: Prior
+    rho: float
+    tau: float
+    gradient: Gradient
+    representatives: int
+    steps: int
+    lr: float
+    weight_decay: float
+    batch: int
+
+    def __post_init__(self) -> None:
+        for name in ("representatives", "steps", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name}: expected an integer >= 1, got {getattr(self, name)}. Give at least 1")
+        for name in ("contrast", "rho", "retain_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name}: expected a number >= 0, got {getattr(self, name)}. Give 0 to leave the term out")
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """The network with the logits q^c (N,) of every class, from features averaged over all its training images."""
+
+    gcn: MaskingGCN
+    by_class: dict[int, Tensor]
+    history: list[dict[str, float]]
+    cached: bool
+
+    def of_images(self, layer: MaskedLayer, images: ImageSet, gradient: Gradient, device: torch.device) -> Tensor:
+        """q (N,) of a set of images, their features averaged first."""
+        with torch.no_grad():
+            q: Tensor = self.gcn(averaged(factors_of(layer, images, gradient, device), 1, layer.weight).standardised())[0]
+        return q
+
+
+def network_of(model: torch.nn.Module, layer: MaskedLayer, data: ForgetData, settings: NetworkSettings) -> TrainedNetwork:
+    """The network of this model, from the cache or trained now on the training images (forget and retain together)."""
+    key = _key(model, layer, data, settings)
+    if key in data.cache:
+        return _restored(data.cache[key], data.device)
+    factors = factors_of(layer, data.train, settings.gradient, data.device)
+    gcn = _initial_network(data).to(data.device)
+    history = list(_training(gcn, layer, factors, data, settings))
+    with torch.no_grad():
+        q = gcn(averaged_by_class(factors, data.train.classes, layer.weight).standardised())
+    losses = {name: torch.tensor([step[name] for step in history], dtype=torch.float64) for name in history[0]}
+    data.cache[key] = {
+        "q": q.cpu(),
+        "classes": torch.tensor(data.train.classes),
+        **{f"gcn.{name}": value.cpu() for name, value in gcn.state_dict().items()},
+        **{f"history.{name}": value for name, value in losses.items()},
+    }
+    return TrainedNetwork(gcn, dict(zip(data.train.classes, q, strict=True)), history, cached=False)
+
+
+def _key(model: torch.nn.Module, layer: MaskedLayer, data: ForgetData, settings: NetworkSettings) -> str:
+    parts = {
+        "what": "MIMU network",
+        "version": VERSION,
+        "model": digest_of(model.state_dict()),
+        "layer": layer.name,
+        "images": data.train.digest,
+        "seed": data.seed,
+        "device": data.device.type,
+        "threads": torch.get_num_threads(),
+        **asdict(settings),
+    }
+    return json.dumps(parts, sort_keys=True)
+
+
+def _restored(tensors: dict[str, Tensor], device: torch.device) -> TrainedNetwork:
+    gcn = MaskingGCN().to(device)
+    gcn.load_state_dict({name.removeprefix("gcn."): value for name, value in tensors.items() if name.startswith("gcn.")})
+    by_class = dict(zip(tensors["classes"].tolist(), tensors["q"].to(device), strict=True))
+    losses = {name.removeprefix("history."): value.tolist() for name, value in tensors.items() if name.startswith("history.")}
+    history = [dict(zip(losses, step, strict=True)) for step in zip(*losses.values(), strict=True)]
+    return TrainedNetwork(gcn, by_class, history, cached=True)
+
+
+def _initial_network(data: ForgetData) -> MaskingGCN:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=data.generator("MIMU", "weights"))))
+        return MaskingGCN()
+
+
+def _training(
+    gcn: MaskingGCN, layer: MaskedLayer, factors: Factors, data: ForgetData, settings: NetworkSettings
+) -> Iterator[dict[str, float]]:
+    """Train in place, by L = L_keep + contrast L_drop; yields the losses of each step."""
+    generator = data.generator("MIMU", "training")
+    optimizer = torch.optim.AdamW(gcn.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
+    for _ in data.progress(range(settings.steps), "MIMU network"):
+        classes = _classes_of_step(data.train.classes, generator)
+        rows = drawn_by_class(factors.labels, classes, settings.representatives, generator)
+        graphs = averaged(factors[rows.flatten()], len(classes), layer.weight)
+        q = gcn(graphs.standardised())
+        keep = _keep(q, graphs.gradient, layer, factors[rows.flatten()], settings)
+        drop = _drop(q, layer, _batch(factors, settings.batch, generator), classes, settings) if settings.contrast else torch.zeros(())
+        loss = keep + settings.contrast * drop
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        yield {"loss": loss.item(), "keep_loss": keep.item(), "drop_loss": drop.item()}
+
+
+def _classes_of_step(classes: tuple[int, ...], generator: torch.Generator) -> tuple[int, ...]:
+    """All classes, or where there are many, as many as fit a step, drawn anew."""
+    if len(classes) <= CLASSES_A_STEP:
+        return classes
+    order = torch.randperm(len(classes), generator=generator)[:CLASSES_A_STEP]
+    return tuple(classes[i] for i in sorted(order.tolist()))
+
+
+def _batch(factors: Factors, count: int, generator: torch.Generator) -> Factors:
+    if count >= len(factors):
+        return factors
+    return factors[torch.randperm(len(factors), generator=generator)[:count].to(factors.labels.device)]
+
+
+def _keep(q: Tensor, gradient: Tensor, layer: MaskedLayer, images: Factors, settings: NetworkSettings) -> Tensor:
+    """L_keep of the images that each graph was made of, under the topk weights that it marks."""
+    graphs = len(q)
+    mask = straight_through(soft_topk(q, settings.topk, settings.tau), hard_topk(q.detach(), settings.topk))
+    pixels = None if images.images is None else images.images.unflatten(0, (graphs, -1))
+    logits = masked_logits(layer, mask.view(graphs, *layer.shape), images.h.unflatten(0, (graphs, -1)), pixels)
+    log_pi = log_prior(layer.weight if settings.prior == "weight" else gradient)
+    return keep_loss(logits, images.labels.unflatten(0, (graphs, -1)), mask, q, log_pi, settings.topk, settings.rho)
+
+
+def _drop(q: Tensor, layer: MaskedLayer, images: Factors, classes: tuple[int, ...], settings: NetworkSettings) -> Tensor:
+    """L_drop of every class of the step, with the kappa weights switched off that the ranking chooses."""
+    scores = ranking.continuous(q)
+    drop = straight_through(soft_topk(scores, settings.kappa, settings.tau), hard_topk(scores.detach(), settings.kappa))
+    logits = masked_logits(layer, (1 - drop).view(-1, *layer.shape), images.h, images.images)
+    return drop_loss(logits, images.labels, torch.tensor(classes, device=q.device), settings.retain_weight)

@@ -1,0 +1,35 @@
+"""kappa weights of the masked layer, drawn at random: what a mask costs that knows nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from models import Mask, switched_off
+from unlearn.amount import Amount, count_of
+from unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
+
+
+def resolve_kappa(model: nn.Module, data: ForgetData, *, kappa: Amount, mask_layer: str | None, **_: object) -> dict[str, int]:
+    """kappa as a number of weights of the masked layer."""
+    return {"kappa_count": count_of(kappa, masked_layer(model, data, mask_layer).size, "kappa")}
+
+
+@register("random_mask", resolve=resolve_kappa)
+def random_mask(model: nn.Module, data: ForgetData, *, kappa: Amount = 0.1, mask_layer: str | None = None) -> Unlearned:
+    """Switch off kappa weights of the masked layer, drawn uniformly without repetition by the seed.
+
+    Flags:
+        kappa: weights to switch off
+        mask_layer: the masked layer, by name or by index over the linear layers; none is the architecture's choice
+
+    Raises ValueError for an amount that the layer does not have, or a layer that can't be masked.
+    """
+    student = copy_of(model)
+    layer = masked_layer(student, data, mask_layer)
+    count = count_of(kappa, layer.size, "kappa")
+    keep = torch.ones(layer.size, dtype=torch.bool)
+    keep[torch.randperm(layer.size, generator=data.generator("random_mask"))[:count]] = False
+    mask = Mask(layer.name, keep.view(layer.shape))
+    switched_off(student, mask)
+    return Unlearned(student, mask)

@@ -1,0 +1,77 @@
+"""SFT: fine-tune the masked layer alone, the baseline that MIMU's authors compare with."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from training import descend
+from unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
+from vision_data import ImageSet
+
+Mode = Literal["randomize_forget", "finetune_retain", "randomize_forget_and_finetune_retain"]
+
+
+@register("SFT", source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu")
+def sft(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    sft_mode: Mode = "randomize_forget",
+    sft_steps: int = 32,
+    sft_lr: float = 1e-2,
+    sft_batch: int = 32,
+    mask_layer: str | None = None,
+) -> Unlearned:
+    """Fine-tune the masked layer alone, by sft_steps steps of AdamW on the mean cross-entropy.
+
+        randomize_forget                        forget images with labels drawn uniformly from all classes, anew each step
+        finetune_retain                         retain images with their labels
+        randomize_forget_and_finetune_retain    both: a batch of each in every step
+
+    Flags:
+        sft_mode: what it is tuned on
+        sft_steps: optimiser steps
+        sft_lr: learning rate
+        sft_batch: images of each kind a step
+        mask_layer: the tuned layer, by name or by index over the linear layers; none is the architecture's choice
+
+    Raises ValueError for a layer that can't be masked, or for steps or a batch below 1.
+    """
+    if sft_steps < 1 or sft_batch < 1:
+        raise ValueError(f"--sft_steps and --sft_batch: expected integers >= 1, got {sft_steps} and {sft_batch}. Give at least 1")
+    student = copy_of(model)
+    layer = masked_layer(student, data, mask_layer).layer
+    student.requires_grad_(False)
+    layer.weight.requires_grad_(True)
+    optimizer = torch.optim.AdamW([layer.weight], lr=sft_lr)
+    batches = itertools.islice(_batches(data, sft_mode, sft_batch), sft_steps)
+    losses = descend(student, data.progress(batches, "SFT", sft_steps), optimizer=optimizer)
+    return Unlearned(student.requires_grad_(True), history=[{"loss": loss} for loss in losses])
+
+
+def _batches(data: ForgetData, mode: Mode, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    labels = data.generator("SFT", "labels")
+    forget = (
+        (x, torch.randint(data.classes, y.shape, generator=labels).to(y.device)) for x, y in _endless(data, data.forget, size, "forget")
+    )
+    retain = _endless(data, data.retain, size, "retain")
+    if mode == "randomize_forget":
+        return forget
+    if mode == "finetune_retain":
+        return retain
+    return (
+        (torch.cat([forget_x, retain_x]), torch.cat([forget_y, retain_y]))
+        for (forget_x, forget_y), (retain_x, retain_y) in zip(forget, retain, strict=False)
+    )
+
+
+def _endless(data: ForgetData, images: ImageSet, size: int, name: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of `images`, pass after pass, each pass in a new order."""
+    order = data.generator("SFT", name)
+    while True:
+        yield from images.batches(size, generator=order, device=data.device)

@@ -1,0 +1,121 @@
+"""Images in memory, their labels, and where each stood in the original training set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """x -> (x / white - mean) / std per channel; `white` is the value of a fully lit pixel (255, or 16 for digits)."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    white: int = 255
+
+    @classmethod
+    def of(cls, images: Tensor, white: int) -> Normalisation:
+        """Mean and standard deviation of each channel of uint8 images (N, C, H, W), exact (from the histogram)."""
+        levels = torch.arange(256, dtype=torch.float64) / white
+        means, deviations = [], []
+        for channel in images.unbind(1):
+            share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+            mean = (share * levels).sum()
+            means.append(mean.item())
+            deviations.append((share * (levels - mean).square()).sum().sqrt().item() or 1.0)
+        return cls(tuple(means), tuple(deviations), white)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        return (images.float() / self.white - mean) / std
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """uint8 images (N, C, H, W), int64 labels (N,), and the index (N,) of each image in the original training set."""
+
+    images: Tensor
+    labels: Tensor
+    indexes: Tensor
+    normalisation: Normalisation
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The labels that occur, ascending."""
+        return tuple(self.labels.unique().tolist())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of images, labels and indexes."""
+        content = hashlib.sha256()
+        for tensor in (self.images, self.labels, self.indexes):
+            content.update(repr(tuple(tensor.shape)).encode())
+            content.update(tensor.cpu().contiguous().numpy())
+        return content.hexdigest()
+
+    def subset(self, chosen: Tensor) -> ImageSet:
+        """The images that a boolean mask (N,) or a tensor of positions selects."""
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen], indexes=self.indexes[chosen])
+
+    def of_classes(self, *classes: int) -> ImageSet:
+        return self.subset(torch.isin(self.labels, torch.tensor(classes, device=self.labels.device)))
+
+    def without_classes(self, *classes: int) -> ImageSet:
+        return self.subset(~torch.isin(self.labels, torch.tensor(classes, device=self.labels.device)))
+
+    def joined(self, other: ImageSet) -> ImageSet:
+        """Both sets in the order of their indexes, so that how they were divided leaves no trace."""
+        indexes = torch.cat([self.indexes, other.indexes])
+        order = indexes.argsort()
+        images, labels = torch.cat([self.images, other.images])[order], torch.cat([self.labels, other.labels])[order]
+        return replace(self, images=images, labels=labels, indexes=indexes[order])
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device), indexes=self.indexes.to(device))
+
+    def batches(
+        self, size: int, *, generator: torch.Generator | None = None, device: torch.device | str = "cpu", augment: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised float images and labels, `size` at a time; in a new random order if a generator is given.
+
+        `augment` shifts each image by up to an eighth of its height and mirrors it with probability 1/2 (needs a generator).
+        """
+        shuffled = None if generator is None else torch.randperm(len(self), generator=generator)
+        for start in range(0, len(self), size):
+            if shuffled is None:
+                images, labels = self.images[start : start + size], self.labels[start : start + size]
+            else:
+                rows = shuffled[start : start + size].to(self.images.device)
+                images, labels = self.images[rows], self.labels[rows]
+            if augment and generator is not None:
+                images = shifted_and_mirrored(images, generator)
+            yield self.normalisation(images.to(device)), labels.to(device)
+
+
+def shifted_and_mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Random crop after zero padding of an eighth of the height, then a random horizontal flip, per image of (N, C, H, W)."""
+    count, _, height, width = images.shape
+    pad = height // 8
+    down, right = (torch.randint(2 * pad + 1, (count, 1), generator=generator) for _ in range(2))
+    mirrored = torch.rand(count, 1, generator=generator) < 0.5
+    columns = torch.arange(width).expand(count, -1)
+    columns = torch.where(mirrored, columns.flip(1), columns) + right
+    rows = torch.arange(height) + down
+    padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
+    which = torch.arange(count)[:, None, None]
+    picked = padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2)

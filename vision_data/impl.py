@@ -1,0 +1,44 @@
+"""The registry of datasets: names -> functions that read one from a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from registry import Registry
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """What a loader returns: uint8 images (N, C, H, W), int64 labels (N,), class names, and the value of a lit pixel.
+
+    `test` is None where the published set has no test part.
+    """
+
+    train: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor] | None
+    class_names: tuple[str, ...]
+    white: int = 255
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What a dataset's registration declares beside its loader."""
+
+    arch: str = "resnet18"
+    epochs: int = 20
+    embedded: bool = False
+    augment: bool = False
+    source: str = ""
+
+
+DATASETS = Registry("dataset", DatasetFacts)
+register = DATASETS.register
+
+
+def read(dataset: str, folder: str | Path) -> RawDataset:
+    """The dataset of that name. ValueError for an unknown name, FileNotFoundError for files that are not to be had."""
+    raw: RawDataset = DATASETS[dataset](Path(folder))
+    return raw

@@ -1,0 +1,78 @@
+"""train / validation / test: stratified, exact, and fixed by a seed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vision_data.image_set import ImageSet, Normalisation
+from vision_data.impl import DATASETS, RawDataset, read
+
+VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three parts of a dataset. Test images carry the index that they have in the published test part."""
+
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    dataset: str
+    class_names: tuple[str, ...]
+    split_seed: int
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of every image, label and index of the three parts: equal if and only if the split is."""
+        parts = (self.train, self.validation, self.test)
+        return hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest()
+
+
+def load_splits(dataset: str, folder: str | Path, split_seed: int = 0) -> Splits:
+    """Read a dataset and divide it: 10 % of each class of the training images for validation, drawn by `split_seed`.
+
+    Where the published set has no test part, 20 % of each class are taken for it first.
+    """
+    return split(read(dataset, folder), DATASETS[dataset].name, split_seed)
+
+
+def split(raw: RawDataset, dataset: str, split_seed: int) -> Splits:
+    """Divide a dataset in memory, as `load_splits` does."""
+    images, labels = raw.train
+    generator = torch.Generator().manual_seed(split_seed)
+    rest = torch.arange(len(labels))
+    if raw.test is None:
+        test_rows, rest = drawn_from_each_class(labels, rest, TEST_SHARE, generator)
+        test_images, test_labels, test_indexes = images[test_rows], labels[test_rows], test_rows
+    else:
+        test_images, test_labels = raw.test
+        test_indexes = torch.arange(len(test_labels))
+    validation_rows, train_rows = drawn_from_each_class(labels, rest, VALIDATION_SHARE, generator)
+    normalisation = Normalisation.of(images[train_rows], raw.white)
+
+    def part(rows: Tensor) -> ImageSet:
+        return ImageSet(images[rows], labels[rows], rows, normalisation)
+
+    test = ImageSet(test_images, test_labels, test_indexes, normalisation)
+    return Splits(part(train_rows), part(validation_rows), test, dataset, raw.class_names, split_seed)
+
+
+def drawn_from_each_class(labels: Tensor, rows: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """round(share x n_c) of the rows of each class c, and the other rows; both ascending."""
+    drawn = []
+    for label in labels[rows].unique():
+        members = rows[labels[rows] == label]
+        order = torch.randperm(len(members), generator=generator)
+        drawn.append(members[order[: round(share * len(members))]])
+    chosen = torch.cat(drawn).sort().values
+    return chosen, rows[~torch.isin(rows, chosen)]

@@ -1,0 +1,66 @@
+"""MNIST, FashionMNIST and CIFAR10, read (and downloaded, if missing) by torchvision."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vision_data.impl import RawDataset, register
+from torchvision_import import torchvision_module
+
+IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+CIFAR_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+
+
+@register("MNIST", arch="mlp", epochs=10, source="LeCun, Cortes, Burges 1998")
+def mnist(folder: Path) -> RawDataset:
+    """MNIST: 60,000 + 10,000 digits, 28 x 28, from <folder>/MNIST/raw."""
+    return _grey("MNIST", folder)
+
+
+@register("FashionMNIST", "fashion_mnist", arch="mlp", epochs=15, source="Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747")
+def fashion_mnist(folder: Path) -> RawDataset:
+    """FashionMNIST: 60,000 + 10,000 garments, 28 x 28, from <folder>/FashionMNIST/raw."""
+    return _grey("FashionMNIST", folder)
+
+
+@register("CIFAR10", arch="resnet18", epochs=20, augment=True, source="Krizhevsky 2009")
+def cifar10(folder: Path) -> RawDataset:
+    """CIFAR-10: 50,000 + 10,000 colour images, 32 x 32, from <folder>/cifar-10-batches-py.
+
+    Its files are pickles: torchvision unpickles them only after their published MD5 matched.
+    """
+    train, test = _both_parts("CIFAR10", folder, folder / "cifar-10-batches-py", CIFAR_FILES)
+    return RawDataset(_colour(train), _colour(test), tuple(train.classes))
+
+
+def _grey(name: str, folder: Path) -> RawDataset:
+    train, test = _both_parts(name, folder, folder / name / "raw", IDX_FILES)
+    parts = [(part.data.unsqueeze(1), part.targets.long()) for part in (train, test)]
+    return RawDataset(parts[0], parts[1], tuple(train.classes))
+
+
+def _colour(part: Any) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)
+
+
+def _both_parts(name: str, folder: Path, files_in: Path, files: tuple[str, ...]) -> tuple[Any, Any]:
+    missing = [file for file in files if not (files_in / file).exists()]
+    dataset = getattr(torchvision_module("datasets"), name)
+    try:
+        with warnings.catch_warnings():
+            # NumPy 2.4 warns about the align=0 in CIFAR's pickles and about torchvision's own dtype(...) calls.
+            warnings.simplefilter("ignore")
+            return dataset(str(folder), train=True, download=bool(missing)), dataset(str(folder), train=False, download=False)
+    except (OSError, RuntimeError) as error:
+        if not missing:
+            raise ValueError(f"{name}: the files in {files_in} are damaged ({error}). Delete that folder and run again") from error
+        reason = str(error).splitlines()[0].rstrip(":")
+        raise FileNotFoundError(
+            f"{name}: expected {', '.join(missing)} in {files_in}, and the download failed ({reason}). "
+            "Put the files there, or name their folder with --data"
+        ) from error
