@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models import ARCHITECTURES, build
+from models import ARCHITECTURES, build, evaluating
 from registry import Entry
 from training import (
     Metadata,
@@ -43,7 +43,7 @@ class BaseConfig:
     seed: int = 1
     split_seed: int = 0
     device: str = "auto"
-    request: ForgetRequest = ForgetRequest()
+    request: ForgetRequest = field(default_factory=ForgetRequest)
     save_dir: Path | None = None
     mask: Path | None = None
 
@@ -89,7 +89,7 @@ class BaseModels:
         self.untrained()
         for path, trained_on in ((self.initial_path, "train"), (self.ideal_path, self.request_slug)):
             if path.exists():
-                check_checkpoint(path, self._metadata(trained_on))
+                check_checkpoint(path, self.metadata(trained_on))
             else:
                 check_writable(path.parent)
 
@@ -145,7 +145,8 @@ class BaseModels:
     def _split_digest(self) -> str:
         return self.splits.digest
 
-    def _metadata(self, trained_on: str, **measured: Any) -> Metadata:
+    def metadata(self, trained_on: str, **measured: Any) -> Metadata:
+        """What the checkpoint of a model of this architecture, trained on this split, says of itself."""
         return Metadata(
             dataset=self.splits.dataset,
             split=self._split_digest,
@@ -173,7 +174,7 @@ class BaseModels:
         history = fit(model, images, self.recipe, generator=generator, device=self.device, progress=self.progress, label=label)
         seconds = time.perf_counter() - started
         validation = score_of(model, self.splits.validation, self.device)
-        metadata = self._metadata(
+        metadata = self.metadata(
             trained_on,
             train_score=history[-1]["score"],
             validation_score=validation,
@@ -185,8 +186,8 @@ class BaseModels:
 
 
 def score_of(model: nn.Module, images: ImageSet, device: torch.device) -> float:
-    """Percent of the images whose class the model predicts."""
-    with torch.inference_mode():
+    """Percent of the images whose class the model predicts, in eval mode."""
+    with evaluating(model), torch.inference_mode():
         correct = [(model(x).argmax(1) == y).sum() for x, y in images.batches(1024, device=device)]
     return 100 * int(torch.stack(correct).sum()) / len(images)
 

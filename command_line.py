@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 # Threads that wait without spinning: two processes on the same cores would otherwise stop each other. Read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -48,15 +49,19 @@ def _with_underscores(argument: str) -> str:
     return argument if flag is None else "--" + flag[0][2:].replace("-", "_") + argument[flag.end() :]
 
 
-def command(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[str] | None], int]:
+class Main(Protocol):
+    """A script's main: the command line's words (the process's own if None) to the exit code."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
+
+
+def command(main: Main) -> Main:
     """A script's main: mistakes become one line on stderr and exit code 2, Ctrl-C 130, SIGTERM 143."""
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
-        try:
+        with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
             signal.signal(signal.SIGTERM, _terminate)
-        except ValueError:
-            pass  # not the main thread: signals are somebody else's
         try:
             return main(argv)
         except (ValueError, FileNotFoundError) as error:
@@ -100,7 +105,8 @@ def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = F
         "--mask",
         "--checkpoint",
         metavar="FILE",
-        help="the initial model's checkpoint: loaded if it exists, else trained and saved there (default: <save_dir>/<seed><arch>_ep<epochs>.safetensors)",
+        help="the initial model's checkpoint: loaded if it exists, else trained and saved there "
+        "(default: <save_dir>/<seed><arch>_ep<epochs>.safetensors)",
     )
 
 
@@ -108,12 +114,12 @@ def add_signature_flags(parser: argparse.ArgumentParser, entry: Entry[Any], kind
     """The hyperparameters of a registered function as flags; with `several`, more than one value of each makes a sweep."""
     group = parser.add_argument_group(f"{kind} {entry.name}")
     for parameter in entry.hyperparameters.values():
-        default = "" if parameter.required else f" (default: {_shown(parameter.default)})"
+        default = "" if parameter.required else f"; default: {_shown(parameter.default)}"
         group.add_argument(
             f"--{parameter.name}",
             nargs="+" if several else None,
             metavar="VALUE",
-            help=(parameter.help + default).replace("%", "%%"),
+            help=f"{parameter.help} ({parameter.expects}{default})".replace("%", "%%"),
         )
 
 
@@ -137,15 +143,17 @@ def first_pass(argv: Sequence[str] | None, flags: Mapping[str, str | None]) -> d
     return vars(parser.parse_known_args(argv)[0])
 
 
-def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None, of: str) -> argparse.Namespace:
-    """The flags' values. An unknown flag is a ValueError with the nearest match and the flags of `of`."""
+def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None, entry: Entry[Any] | None = None) -> argparse.Namespace:
+    """The flags' values. An unknown flag is a ValueError with the nearest match and the flags that the entry has."""
     from registry import did_you_mean
 
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
         name = next((word for word in unknown if word.startswith("-")), unknown[0])
-        raise ValueError(did_you_mean("flag", name.partition("=")[0], flags, f"flags of {of}"))
+        own = None if entry is None else [f"--{flag}" for flag in entry.hyperparameters]
+        plural = "flags" if entry is None else f"flags of {entry.name} (and those of every method, see --help)"
+        raise ValueError(did_you_mean("flag", name.partition("=")[0], flags, plural, own))
     return options
 
 
@@ -165,7 +173,13 @@ def path_or_none(text: str | None) -> Path | None:
 
 
 def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        ",".join(map(str, value))
+        if isinstance(value, tuple)
+        else str(value).lower()
+        if value is None or isinstance(value, bool)
+        else str(value)
+    )
 
 
 def method_names() -> list[str]:
@@ -198,7 +212,8 @@ def progress_bar(steps: Iterable[Any], label: str, total: int | None = None) -> 
     """A bar on stderr for what takes longer than two seconds."""
     from tqdm import tqdm
 
-    bar: Iterable[Any] = tqdm(steps, desc=label, total=total, delay=2, leave=False, dynamic_ncols=True)
+    slow = 0.1 if sys.stderr.isatty() else 10  # a log file gets a line every ten seconds
+    bar: Iterable[Any] = tqdm(steps, desc=label, total=total, delay=2, leave=False, dynamic_ncols=True, mininterval=slow)
     return bar
 
 
@@ -209,10 +224,11 @@ def train_base_model(argv: Sequence[str] | None, about: str, which: Literal["ini
 
     chosen = first_pass(argv, {"arch": None, "dataset": "digits"})
     architecture = ARCHITECTURES[chosen["arch"] or DATASETS[chosen["dataset"]].facts.arch]
-    parser = OneLineParser(*about.split("\n", 1))
+    summary, _, details = about.partition("\n")
+    parser = OneLineParser(summary, details.strip())
     add_shared_flags(parser)
     add_signature_flags(parser, architecture, "architecture")
-    options = parsed(parser, argv, of=f"main_{'baseline' if which == 'initial' else 'ideal'}.py")
+    options = parsed(parser, argv)
 
     from base_models import BaseModels, score_of
 

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, build the configs, run them, print what came out and where it is."""
     chosen = command_line.first_pass(argv, {"unlearn": None, "arch": None, "dataset": "digits"})
     method, architecture = entries_of(chosen)
-    options = command_line.parsed(flags(method, architecture), argv, of=method.name if method else "mlflow_forget.py")
+    options = command_line.parsed(flags(method, architecture), argv, method)
     if method is None or architecture is None:
         raise ValueError("--unlearn is missing. Name a method: " + ", ".join(command_line.method_names()))
     configs = configs_from(options, method, architecture)
@@ -58,7 +58,7 @@ def entries_of(chosen: dict[str, Any]) -> tuple[Entry[Any] | None, Entry[Any] | 
 
 def flags(method: Entry[Any] | None, architecture: Entry[Any] | None) -> argparse.ArgumentParser:
     summary, _, details = (__doc__ or "").partition("\n")
-    about = f"{method.name}: {method.summary}" if method else "methods: " + ", ".join(command_line.method_names())
+    about = method.about if method else "methods: " + ", ".join(command_line.method_names())
     parser = command_line.OneLineParser(summary, f"{details.strip()}\n\n{about}")
     job = parser.add_argument_group("the job")
     job.add_argument("--unlearn", metavar="METHOD", help="name, or path/to/file.py:function")

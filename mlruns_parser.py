@@ -17,8 +17,8 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NoReturn
 
+from command_line import OneLineParser
 from tracking.file_reader import is_file_store
 from tracking.readers import read_runs
 from tracking.stored_run import BrokenRun, StoredRun, iso_utc
@@ -29,11 +29,6 @@ DATABASE, FOLDER, VARIABLE = "mlflow.db", "mlruns", "MLFLOW_TRACKING_URI"
 SYSTEM = "system/"
 
 Names = dict[str, str]  # a param's or a metric's name -> its column
-
-
-class OneLineParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}. See --help.")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,16 +51,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     summary, _, details = (__doc__ or "").partition("\n")
-    flags = OneLineParser(
-        prog="mlruns_parser.py",
-        description=summary,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    flags.add_argument("--tracking_uri", "--tracking-uri", metavar="URI", help="sqlite:///FILE, a file-store folder, http(s)://..., ...")
+    flags = OneLineParser(summary, details)
+    flags.add_argument("--tracking_uri", metavar="URI", help="sqlite:///FILE, a file-store folder, http(s)://..., ...")
     flags.add_argument("--output", default="mlruns_parsed.csv", metavar="FILE", help="default: %(default)s")
-    flags.add_argument("--system_metrics", "--system-metrics", action="store_true", help="keep the metrics named system/*")
+    flags.add_argument("--system_metrics", action="store_true", help="keep the metrics named system/*")
     return flags
 
 

@@ -21,13 +21,13 @@ from typing import Any, Literal
 
 from torch import nn
 
-from base_models import BaseConfig, BaseModels, Trained
+from base_models import BaseConfig, BaseModels, Trained, score_of
 from evaluation import Evidence, evaluate, outputs_of
 from registry import __version__
 from reporter.pictures import class_probabilities, curves_over
 from tracking.run import TrackedRun, tracked_run
 from tracking.store import check_store
-from training import DiskCache, Metadata, Progress, library_versions, model_digest, save_checkpoint, save_mask, silent, write_bytes
+from training import DiskCache, Progress, library_versions, model_digest, save_checkpoint, save_mask, silent, write_bytes
 from unlearn import METHODS, ForgetData, Unlearned, masked_layer, resolved, unlearn
 
 JSON_FOLDER = Path("eval/metrics_and_plots/json")
@@ -80,6 +80,7 @@ class Pipeline:
         self.counts, self.layer_size = self._amounts()
         self.experiment = config.experiment or f"{self.base.splits.dataset}-{self.base.architecture.name}"
         self.stages: dict[str, float] = {}
+        self.epochs: list[dict[str, float]] = []
         check_store()
 
     @property
@@ -163,7 +164,15 @@ class Pipeline:
             device=self.base.device,
             cache=DiskCache(self.base.save_dir / "cache"),
             progress=self.progress,
+            on_epoch=self._on_epoch,
         )
+
+    def _on_epoch(self, model: nn.Module, epoch: int) -> None:
+        """What an intermediate model scores on the forget set and on validation, percent."""
+        scores = {"forget_score": score_of(model, self.data.forget, self.base.device)}
+        if len(self.data.validation):
+            scores["validation_score"] = score_of(model, self.data.validation, self.base.device)
+        self.epochs.append(scores)
 
     def _amounts(self) -> tuple[dict[str, int], int]:
         """The settings' amounts as numbers of weights, and the size of the masked layer that they are of (0 without one)."""
@@ -197,7 +206,7 @@ class Pipeline:
         model = self.evidence_of(unlearned)
 
         def measured(name: str, **evidence: Evidence) -> tuple[dict[str, float], dict[str, str]]:
-            return evaluate(progress=lambda metrics: self.progress(metrics, f"evaluate {name}"), **evidence)
+            return evaluate(names=None, progress=lambda metrics: self.progress(metrics, f"evaluate {name}"), **evidence)
 
         values, undefined = measured("unlearned", model=model, **{k: v for k, v in others.items() if k == "ideal"})
         compared = {name: measured(f"{name} model", model=evidence)[0] for name, evidence in others.items()}
@@ -234,6 +243,7 @@ class Pipeline:
         run.metrics({name: value for name, value in unlearned.facts.items() if not isinstance(value, str)})
         run.tags({f"undefined.{name}": reason for name, reason in measured.undefined.items()})
         run.history(unlearned.history, "unlearn_")
+        run.history(self.epochs, "epoch_")
         for name, images in (("forget", self.data.forget), ("retain", self.data.retain), ("test", self.base.splits.test)):
             run.image_set(f"{self.base.splits.dataset} {name}", images.digest, self.base.splits.dataset, name)
         run.file(json_path)
@@ -252,7 +262,7 @@ class Pipeline:
 
     def _saved(self, folder: Path, unlearned: Unlearned, run_id: str) -> list[Path]:
         """The unlearned model and the mask as files."""
-        metadata: Metadata = self.base._metadata(f"unlearned {self.base.request_slug} by {self.method.name}", versions=library_versions())
+        metadata = self.base.metadata(f"unlearned {self.base.request_slug} by {self.method.name}", versions=library_versions())
         files = [folder / "unlearned.safetensors"]
         save_checkpoint(files[0], unlearned.model, metadata)
         if unlearned.mask is not None:
@@ -278,7 +288,7 @@ def _provenance(name: str, trained: Trained | None) -> dict[str, Any]:
     """Whether a base model was loaded or trained here, and what its checkpoint says of its making."""
     if trained is None:
         return {f"{name}_model": "none"}
-    about = {f"{name}_model": "loaded" if trained.loaded else "trained", f"{name}_checkpoint": trained.path}
+    about: dict[str, Any] = {f"{name}_model": "loaded" if trained.loaded else "trained", f"{name}_checkpoint": trained.path}
     if trained.metadata is not None:
         about |= {f"{name}_seed": trained.metadata.seed, f"{name}_epochs": trained.metadata.epochs}
     return about

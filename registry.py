@@ -25,13 +25,15 @@ Function = Callable[..., Any]
 Decorated = TypeVar("Decorated", bound=Function)
 
 
-def did_you_mean(kind: str, name: str, known: Iterable[str], plural: str = "") -> str:
-    """One line for an unknown name: the nearest match, then everything there is."""
+def did_you_mean(kind: str, name: str, known: Iterable[str], plural: str = "", listed: Iterable[str] | None = None) -> str:
+    """One line for an unknown name: the nearest match among all that are known, then those that are `listed` (all, by default)."""
     known = sorted(known, key=str.casefold)
+    listed = known if listed is None else sorted(listed, key=str.casefold)
     folded = {candidate.casefold(): candidate for candidate in known}
-    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
     hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
-    return f"unknown {kind} {name!r}.{hint} {(plural or kind + 's').capitalize()}: {', '.join(known) or 'none'}"
+    plural = plural or f"{kind}s"
+    return f"unknown {kind} {name!r}.{hint} {plural[:1].upper()}{plural[1:]}: {', '.join(listed) or 'none'}"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class Hyperparameter:
     @property
     def required(self) -> bool:
         return self.default is inspect.Parameter.empty
+
+    @property
+    def expects(self) -> str:
+        """What a value has to be, in words."""
+        return _described(self.annotation)
 
     def parse(self, text: str) -> Any:
         """The value that `text` spells. Raises ValueError that names the flag, what was expected and what came."""
@@ -81,6 +88,14 @@ class Entry(Generic[Facts]):
     @property
     def summary(self) -> str:
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    @property
+    def about(self) -> str:
+        """Names, source and docstring, without the lines that become the flags' help."""
+        also = f" (also {', '.join(self.aliases)})" if self.aliases else ""
+        text = re.sub(r"^Flags:\n(?: {4}.*\n)*\n?", "", inspect.getdoc(self.function) or "", flags=re.MULTILINE)
+        source = getattr(self.facts, "source", "")
+        return f"{self.name}{also}: {text}" + (f"\n\nSource: {source}" if source else "")
 
     def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Every hyperparameter with its value: the given one, checked, else the default.

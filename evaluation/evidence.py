@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from evaluation.entropies import cross_entropy
 from evaluation.impl import METRICS, MetricFacts, missing, needs_of
+from models import evaluating
 from registry import Entry, Function
 
 NO_WHOLE_CLASS = "no whole class was forgotten"
@@ -187,14 +188,8 @@ def outputs_of(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Ou
     The model runs in eval mode and keeps the mode that each of its modules had.
     Raises ValueError if there is no batch, or if the outputs are no logits (see Outputs).
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            seen = [(model(images).cpu(), labels.cpu()) for images, labels in batches]
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(model), torch.inference_mode():
+        seen = [(model(images).cpu(), labels.cpu()) for images, labels in batches]
     if not seen:
         raise ValueError("expected at least 1 batch of images and labels, got 0. Evaluate on a set that is not empty.")
     return Outputs(torch.cat([logits for logits, _ in seen]), torch.cat([labels for _, labels in seen]))

@@ -81,9 +81,8 @@ def find_layer(model: nn.Module, mask_layer: str, images: Tensor) -> str:
             raise ValueError(f"--mask_layer: expected a linear layer, got {name!r}, a {kind}. Linear layers: {', '.join(names)}")
     elif mask_layer.lstrip("-").isdecimal():
         if not -len(names) <= int(mask_layer) < len(names):
-            raise ValueError(
-                f"--mask_layer: expected an index from {-len(names)} to {len(names) - 1}, got {mask_layer}. Linear layers: {', '.join(names)}"
-            )
+            least, most = -len(names), len(names) - 1
+            raise ValueError(f"--mask_layer: expected an index from {least} to {most}, got {mask_layer}. Linear layers: {', '.join(names)}")
         name = names[int(mask_layer)]
     else:
         raise ValueError(f"--mask_layer: {did_you_mean('layer', mask_layer, names, 'linear layers')}")

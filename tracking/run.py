@@ -73,7 +73,8 @@ class TrackedRun:
         from mlflow.data.meta_dataset import MetaDataset
 
         source = CodeDatasetSource(tags={"dataset": dataset})
-        mlflow.log_input(MetaDataset(source, name=name, digest=digest[:32]), context=context)
+        images = MetaDataset(source, name=name, digest=digest[:32])  # type: ignore[abstract]  # MLflow's own class lacks an annotation
+        mlflow.log_input(images, context=context)
 
     def file(self, path: Path, folder: str = "") -> None:
         import mlflow

@@ -28,8 +28,8 @@ def check_store() -> None:
     old_store = not os.environ.get("MLFLOW_TRACKING_URI") and not Path("mlflow.db").exists() and is_file_store(Path("mlruns"))
     if old_store and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true":
         raise ValueError(
-            "./mlruns is an old file store, which MLflow refuses. Set MLFLOW_TRACKING_URI=sqlite:///mlflow.db to start a new store beside it, "
-            "or MLFLOW_ALLOW_FILE_STORE=true to go on with the old one"
+            "./mlruns is an old file store, which MLflow refuses. Set MLFLOW_TRACKING_URI=sqlite:///mlflow.db "
+            "to start a new store beside it, or MLFLOW_ALLOW_FILE_STORE=true to go on with the old one"
         )
 
 

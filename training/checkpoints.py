@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import platform
 import sys
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 
 from models import Mask
 from registry import __version__
-from training.storage import digest_of, read_header, read_tensors, write_tensors
+from training.storage import digest_of, read_header, read_tensors, write_bytes, write_tensors
+
+METADATA = "lethe"
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,14 @@ def library_versions() -> dict[str, str]:
 
 
 def save_checkpoint(path: Path, model: nn.Module, metadata: Metadata) -> None:
-    """Write weights and metadata, whole or not at all."""
-    write_tensors(path, model.state_dict(), {"kind": "checkpoint", **asdict(metadata)})
+    """Write weights and metadata, whole or not at all: safetensors, or the older format where the name ends otherwise."""
+    if path.suffix == ".safetensors":
+        write_tensors(path, model.state_dict(), {"kind": "checkpoint", **asdict(metadata)})
+        return
+    content = io.BytesIO()
+    tensors = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    torch.save({"state_dict": tensors, METADATA: _plain(asdict(metadata))}, content)
+    write_bytes(path, content.getvalue())
 
 
 def model_digest(model: nn.Module) -> str:
@@ -56,12 +65,15 @@ def model_digest(model: nn.Module) -> str:
 def check_checkpoint(path: Path, expected: Metadata) -> None:
     """ValueError if the checkpoint at `path` is of another architecture, dataset, split or forget set than `expected`.
 
-    Reads the header only. A `.pth.tar` has none: warns.
+    Reads the header only. An older `.pth.tar` has none: warns.
     """
-    if path.suffix != ".safetensors":
+    if path.suffix == ".safetensors":
+        header = _checkpoint_header(path, read_header(path))
+    else:
+        header = _older_checkpoint(path)[1]
+    if not header:
         warnings.warn(f"{path} has no metadata: that it fits this dataset, split and forget set can't be checked", stacklevel=2)
         return
-    header = _checkpoint_header(path, read_header(path))
     for name in ("arch", "dataset", "classes", "image_shape", "options", "trained_on", "split_seed", "split"):
         wanted, found = _plain(getattr(expected, name)), header.get(name)
         if wanted != found:
@@ -80,9 +92,8 @@ def load_checkpoint(path: Path, model: nn.Module) -> Metadata | None:
     if path.suffix == ".safetensors":
         tensors, header = read_tensors(path)
         _checkpoint_header(path, header)
-        metadata = Metadata(**{k: v for k, v in header.items() if k not in ("kind", "digest")})
     else:
-        tensors, metadata = _older_checkpoint(path), None
+        tensors, header = _older_checkpoint(path)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -90,7 +101,7 @@ def load_checkpoint(path: Path, model: nn.Module) -> Metadata | None:
         raise ValueError(
             f"{path}: expected the weights of this architecture, got others ({reason}). Choose the --arch it was made with"
         ) from error
-    return metadata
+    return Metadata(**{name: value for name, value in header.items() if name not in ("kind", "digest")}) if header else None
 
 
 def save_mask(path: Path, mask: Mask, header: Mapping[str, Any]) -> None:
@@ -112,8 +123,8 @@ def _checkpoint_header(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     return header
 
 
-def _older_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The weights in a `.pth.tar`: a state dict, or a dictionary with one under `state_dict`; `module.` is stripped."""
+def _older_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and metadata (empty if there is none) in a `.pth.tar`: a state dict, or a dictionary with one under `state_dict`."""
     if not path.is_file():
         raise FileNotFoundError(f"expected a checkpoint {path}, and there is none. Check the path")
     try:
@@ -124,10 +135,11 @@ def _older_checkpoint(path: Path) -> dict[str, Tensor]:
             f"{path}: expected a pickle of tensors alone, and it is damaged or holds more, which loading would run as code ({reason}). "
             "Save the state_dict again where you trust the file"
         ) from error
+    header = content.get(METADATA, {}) if isinstance(content, dict) else {}
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path}: expected a state dict of tensors, or one under 'state_dict'. Save the model's state_dict")
-    return {name.removeprefix("module."): value for name, value in content.items()}
+    return {name.removeprefix("module."): value for name, value in content.items()}, header
 
 
 def _plain(value: Any) -> Any:

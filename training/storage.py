@@ -23,7 +23,7 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        content.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+        content.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
     return content.hexdigest()
 
 

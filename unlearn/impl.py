@@ -32,7 +32,7 @@ class ForgetData:
     validation: ImageSet
     classes: int
     seed: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     cache: MutableMapping[str, dict[str, Tensor]] = field(default_factory=dict)
     on_epoch: OnEpoch = lambda model, epoch: None
     progress: Progress = silent
@@ -120,4 +120,4 @@ def copy_of(model: nn.Module) -> nn.Module:
 def masked_layer(model: nn.Module, data: ForgetData, mask_layer: str | None) -> MaskedLayer:
     """The model split at its masked layer: the one that is asked for, else the model's own choice, else the second to last."""
     images = data.forget.normalisation(data.forget.images[:2].to(data.device))
-    return split_at(model, mask_layer or getattr(model, "mask_layer", "-2"), images)
+    return split_at(model, mask_layer or str(getattr(model, "mask_layer", "-2")), images)

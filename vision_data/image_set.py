@@ -64,7 +64,7 @@ class ImageSet:
         content = hashlib.sha256()
         for tensor in (self.images, self.labels, self.indexes):
             content.update(repr(tuple(tensor.shape)).encode())
-            content.update(tensor.cpu().contiguous().numpy())
+            content.update(tensor.cpu().contiguous().numpy().data)
         return content.hexdigest()
 
     def subset(self, chosen: Tensor) -> ImageSet:

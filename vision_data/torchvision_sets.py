@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vision_data.impl import RawDataset, register
 from torchvision_import import torchvision_module
+from vision_data.impl import RawDataset, register
 
 IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 CIFAR_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
@@ -59,6 +60,9 @@ def _both_parts(name: str, folder: Path, files_in: Path, files: tuple[str, ...])
     except (OSError, RuntimeError) as error:
         if not missing:
             raise ValueError(f"{name}: the files in {files_in} are damaged ({error}). Delete that folder and run again") from error
+        for made_in_vain in (files_in, files_in.parent):
+            with contextlib.suppress(OSError):
+                made_in_vain.rmdir()
         reason = str(error).splitlines()[0].rstrip(":")
         raise FileNotFoundError(
             f"{name}: expected {', '.join(missing)} in {files_in}, and the download failed ({reason}). "

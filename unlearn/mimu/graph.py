@@ -108,9 +108,8 @@ def averaged(factors: Factors, groups: int, weight: Tensor) -> Vertices:
 def averaged_by_class(factors: Factors, classes: tuple[int, ...], weight: Tensor) -> Vertices:
     """One graph per class, its features averaged over all images of that class."""
     graphs = [averaged(factors[factors.labels == label], 1, weight) for label in classes]
-    return Vertices(
-        *(torch.cat([getattr(g, name) for g in graphs]) for name in ("h", "a")), weight, torch.cat([g.gradient for g in graphs])
-    )
+    h, a, gradient = (torch.cat([getattr(graph, name) for graph in graphs]) for name in ("h", "a", "gradient"))
+    return Vertices(h, a, weight, gradient)
 
 
 def drawn_by_class(labels: Tensor, classes: tuple[int, ...], count: int, generator: torch.Generator) -> Tensor:
