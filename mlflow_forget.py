@@ -28,12 +28,7 @@ ON_TEST = ("test_forget_loss", "test_retain_loss", "test_forget_probability", "t
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, build the configs, run them, print what came out and where it is."""
-    chosen = command_line.first_pass(argv, {"unlearn": None, "arch": None, "dataset": "digits"})
-    method, architecture = entries_of(chosen)
-    options = command_line.parsed(flags(method, architecture), argv, method)
-    if method is None or architecture is None:
-        raise ValueError("--unlearn is missing. Name a method: " + ", ".join(command_line.method_names()))
-    configs = configs_from(options, method, architecture)
+    configs = configs_from(*options_of(argv))
 
     from pipeline import run_all
     from tracking.store import tracking_uri
@@ -46,7 +41,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def entries_of(chosen: dict[str, Any]) -> tuple[Entry[Any] | None, Entry[Any] | None]:
+def options_of(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Entry[Any], Entry[Any]]:
+    """The flags' values, with the method and the architecture that are named. ValueError for unknown names, flags and values."""
+    method, architecture = entries_of(command_line.first_pass(argv, {"unlearn": None, "arch": None, "dataset": "digits"}))
+    options = command_line.parsed(flags(method, architecture), argv, method)
+    if method is None:
+        raise ValueError("--unlearn is missing. Name a method: " + ", ".join(command_line.method_names()))
+    command_line.several_settings_from(options, method)
+    command_line.settings_from(options, architecture)
+    return options, method, architecture
+
+
+def entries_of(chosen: dict[str, Any]) -> tuple[Entry[Any] | None, Entry[Any]]:
     """The method and the architecture that the command line names, so that their flags can be added."""
     from models import ARCHITECTURES
     from unlearn import METHODS
@@ -56,7 +62,7 @@ def entries_of(chosen: dict[str, Any]) -> tuple[Entry[Any] | None, Entry[Any] | 
     return (None if chosen["unlearn"] is None else METHODS[chosen["unlearn"]]), architecture
 
 
-def flags(method: Entry[Any] | None, architecture: Entry[Any] | None) -> argparse.ArgumentParser:
+def flags(method: Entry[Any] | None, architecture: Entry[Any]) -> argparse.ArgumentParser:
     summary, _, details = (__doc__ or "").partition("\n")
     about = method.about if method else "methods: " + ", ".join(command_line.method_names())
     parser = command_line.OneLineParser(summary, f"{details.strip()}\n\n{about}")
@@ -70,8 +76,7 @@ def flags(method: Entry[Any] | None, architecture: Entry[Any] | None) -> argpars
     )
     job.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: <dataset>-<arch>)")
     command_line.add_shared_flags(parser, several_seeds=True)
-    if architecture is not None:
-        command_line.add_signature_flags(parser, architecture, "architecture")
+    command_line.add_signature_flags(parser, architecture, "architecture")
     if method is not None:
         command_line.add_signature_flags(parser, method, "method", several=True)
     return parser

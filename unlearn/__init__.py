@@ -1,23 +1,15 @@
-"""Methods of unlearning: each a function in its own file, from a model and its data to an unlearned model."""
+"""Methods of unlearning: each a function in its own file, from a model and its data to an unlearned model.
 
-from unlearn import default, logit_attribution, mimu, random_mask, sft
+Importing the package imports every file in it, so that a new method is there as soon as its file is.
+"""
+
+import importlib
+import pkgutil
+
 from unlearn.amount import Amount, count_of
 from unlearn.impl import METHODS, ForgetData, Unlearned, copy_of, masked_layer, register, resolved, unlearn
 
-__all__ = [
-    "METHODS",
-    "Amount",
-    "ForgetData",
-    "Unlearned",
-    "copy_of",
-    "count_of",
-    "default",
-    "logit_attribution",
-    "masked_layer",
-    "mimu",
-    "random_mask",
-    "register",
-    "resolved",
-    "sft",
-    "unlearn",
-]
+for _file in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"unlearn.{_file.name}")
+
+__all__ = ["METHODS", "Amount", "ForgetData", "Unlearned", "copy_of", "count_of", "masked_layer", "register", "resolved", "unlearn"]

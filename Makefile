@@ -1,0 +1,35 @@
+# make demo: from nothing to a tracked MIMU run.   make test: the tests.   make check: what CI checks.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check quick clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -u mlflow_forget.py --unlearn MIMU --topk 50 --kappa 0.1
+	@echo
+	@echo "Look at the run:      $(BIN)/mlflow ui              then open http://127.0.0.1:5000"
+	@echo "All runs as a table:  $(BIN)/python mlruns_parser.py   -> mlruns_parsed.csv"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy .
+
+quick: check
+	$(BIN)/python -m pytest -m "not slow"
+
+$(VENV)/.installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
