@@ -7,8 +7,11 @@ round of message passing needs no edges. Equivalent row and column pooling: Hart
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 FEATURES, WIDTH = 4, 32
 
@@ -28,13 +31,47 @@ class RookConv(nn.Module):
         self.neighbours = nn.Linear(inputs, outputs, bias=False)
         self.itself = nn.Linear(inputs, outputs, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        m, n = x.shape[-3], x.shape[-2]
-        share = self.neighbours.weight.T / max(m + n - 2, 1)
-        out = x @ (self.itself.weight.T - 2 * share)
-        out += x.sum(-2, keepdim=True) @ share  # in place: a new array of this size costs more than the sum
-        out += x.sum(-3, keepdim=True) @ share
+    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
+        share = self.neighbours.weight.T / max(x.shape[-3] + x.shape[-2] - 2, 1)
+        out: Tensor = _RookRound.apply(x, self.itself.weight.T - 2 * share, share, relu)
         return out
+
+
+class _RookRound(torch.autograd.Function):
+    """x S + row_sums(x) R + column_sums(x) R, then relu if asked: x (..., m, n, d), S and R (d, w).
+
+    Its gradient by hand, with G the incoming one (zero where relu cut): G S' + row_sums(G) R' + column_sums(G) R' for x,
+    x' G for S, and row_sums(x)' row_sums(G) + column_sums(x)' column_sums(G) for R. Everything of the size of a layer is
+    added in place: on a CPU a new array of that size costs more than the sum.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, own: Tensor, shared: Tensor, relu: bool) -> Tensor:
+        rows, columns = x.sum(-2, keepdim=True), x.sum(-3, keepdim=True)
+        out = x @ own
+        out += rows @ shared
+        out += columns @ shared
+        if relu:
+            out.relu_()
+        ctx.relu = relu
+        ctx.save_for_backward(x, own, shared, rows, columns, out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+        x, own, shared, rows, columns, out = ctx.saved_tensors
+        if ctx.relu:
+            gradient = torch.ops.aten.threshold_backward(gradient, out, 0)
+        row_sums, column_sums = gradient.sum(-2, keepdim=True), gradient.sum(-3, keepdim=True)
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            to_x = gradient @ own.T
+            to_x += row_sums @ shared.T
+            to_x += column_sums @ shared.T
+        to_own = x.flatten(0, -2).T @ gradient.flatten(0, -2)
+        to_shared = rows.flatten(0, -2).T @ row_sums.flatten(0, -2) + columns.flatten(0, -2).T @ column_sums.flatten(0, -2)
+        return to_x, to_own, to_shared, None
 
 
 class MaskingGCN(nn.Module):
@@ -47,8 +84,8 @@ class MaskingGCN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.rounds[0](x)
-        x = self.rounds[1](x).relu_()
-        x = self.rounds[2](x).relu_()
+        x = self.rounds[1](x, relu=True)
+        x = self.rounds[2](x, relu=True)
         logits: Tensor = self.logit(x).flatten(-3)
         return logits
 

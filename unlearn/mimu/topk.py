@@ -74,8 +74,10 @@ def threshold(logits: Tensor, k: int, tau: float) -> Tensor:
 
 def hard_topk(scores: Tensor, k: int) -> Tensor:
     """The k largest of scores (..., N) as 0/1 of the same type; among equal scores the lower position first."""
-    order = scores.argsort(dim=-1, descending=True, stable=True)
-    return torch.zeros_like(scores).scatter(-1, order[..., :k], 1.0)
+    smallest_in = scores.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    above, equal = scores > smallest_in, scores == smallest_in
+    missing = k - above.sum(-1, keepdim=True)
+    return (above | (equal & (equal.cumsum(-1) <= missing))).to(scores.dtype)
 
 
 def straight_through(soft: Tensor, hard: Tensor) -> Tensor:
