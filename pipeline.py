@@ -210,7 +210,10 @@ class Pipeline:
 
         values, undefined = measured("unlearned", model=model, **{k: v for k, v in others.items() if k == "ideal"})
         compared = {name: measured(f"{name} model", model=evidence)[0] for name, evidence in others.items()}
-        return Measured(values, compared["initial"], compared.get("ideal", {}), undefined, model, others["initial"])
+        evidence = {"before (initial model)": others["initial"], "after (unlearned model)": model}
+        if ideal:
+            evidence["never seen (ideal model)"] = others["ideal"]
+        return Measured(values, compared["initial"], compared.get("ideal", {}), undefined, evidence)
 
     def _write_json(self, run_id: str, digest: str, unlearned: Unlearned, measured: Measured) -> Path:
         content = {
@@ -250,15 +253,9 @@ class Pipeline:
         with tempfile.TemporaryDirectory() as folder:
             for path in self._saved(Path(folder), unlearned, run.run_id):
                 run.file(path)
-        run.picture(
-            class_probabilities(
-                measured.evidence.forget.probabilities.mean(0).tolist(),
-                measured.initial_evidence.forget.probabilities.mean(0).tolist(),
-                self.base.splits.class_names,
-                title=f"{self.method.name}: forget images of {self.base.splits.dataset}, {self.base.request_slug}",
-            ),
-            "class_probabilities.png",
-        )
+        bars = {name: evidence.forget.probabilities.mean(0).tolist() for name, evidence in measured.evidence.items()}
+        title = f"{self.method.name}: forget images of {self.base.splits.dataset}, {self.base.request_slug}"
+        run.picture(class_probabilities(bars, self.base.splits.class_names, title=title), "class_probabilities.png")
 
     def _saved(self, folder: Path, unlearned: Unlearned, run_id: str) -> list[Path]:
         """The unlearned model and the mask as files."""
@@ -280,8 +277,7 @@ class Measured:
     initial: dict[str, float]
     ideal: dict[str, float]
     undefined: dict[str, str]
-    evidence: Evidence
-    initial_evidence: Evidence
+    evidence: dict[str, Evidence]
 
 
 def _provenance(name: str, trained: Trained | None) -> dict[str, Any]:

@@ -26,6 +26,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "logit_attribution": ("logit_attribution", {"kappa": None}),
     "MIMU, contrast 0 (the paper's objective)": ("MIMU", {"topk": None, "kappa": None, "contrast": 0.0}),
     "MIMU": ("MIMU", {"topk": None, "kappa": None}),
+    "MIMU, refined by 20 steps": ("MIMU", {"topk": None, "kappa": None, "refine_steps": 20}),
 }
 BOUND = "mask optimised for each class (the bound)"
 BOUND_STEPS, BOUND_LR = 300, 0.1
@@ -105,7 +106,7 @@ def bound(model: Any, data: Any, kappa: Any) -> Any:
     layer = masked_layer(student, data, None)
     count = count_of(kappa, layer.size, "kappa")
     nothing = torch.randn(layer.size, generator=data.generator("bound")).to(data.device)
-    scores = refined(nothing, layer, data, count, steps=BOUND_STEPS, lr=BOUND_LR, retain_weight=2.0, tau=1.0, batch=1024)
+    scores = refined(nothing, layer, data, count, steps=BOUND_STEPS, lr=BOUND_LR, retain_weight=4.0, tau=1.0, batch=1024)
     switched_off(student, Mask(layer.name, keep_largest_out(scores, count, layer.shape)))
     return student
 

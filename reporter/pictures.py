@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -13,24 +13,23 @@ MOST_CLASSES = 40
 DPI = 120
 
 
-def class_probabilities(after: Sequence[float], before: Sequence[float], names: Sequence[str], *, title: str) -> Figure:
-    """Mean softmax probability of every class on the forget images, before and after; the 40 largest where there are more."""
-    order = range(len(names))
+def class_probabilities(models: Mapping[str, Sequence[float]], names: Sequence[str], *, title: str) -> Figure:
+    """Mean softmax probability of every class on the forget images, a bar for each of up to three models.
+
+    Where there are more than 40 classes, the 40 with the largest bars are shown.
+    """
+    order = list(range(len(names)))
     if len(names) > MOST_CLASSES:
-        order = sorted(sorted(order, key=lambda c: -max(after[c], before[c]))[:MOST_CLASSES])  # type: ignore[assignment]
+        order = sorted(sorted(order, key=lambda c: -max(values[c] for values in models.values()))[:MOST_CLASSES])
         title += f" ({MOST_CLASSES} of {len(names)} classes)"
     figure = Figure(figsize=(max(6.4, 0.3 * len(order) + 2), 4.2), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
-    places = range(len(order))
-    axes.bar([p - 0.2 for p in places], [before[c] for c in order], 0.4, label="before (initial model)", color=BEFORE)
-    axes.bar([p + 0.2 for p in places], [after[c] for c in order], 0.4, label="after (unlearned model)", color=AFTER)
-    longest = max(len(names[c]) for c in order)
-    axes.set_xticks(
-        list(places),
-        [names[c] for c in order],
-        rotation=0 if longest * len(order) < 60 else 60,
-        ha="center" if longest * len(order) < 60 else "right",
-    )
+    width = 0.8 / len(models)
+    for number, ((model, values), colour) in enumerate(zip(models.items(), (BEFORE, AFTER, REFERENCE), strict=False)):
+        places = [place + (number - (len(models) - 1) / 2) * width for place in range(len(order))]
+        axes.bar(places, [values[c] for c in order], width, label=model, color=colour)
+    crowded = sum(len(names[c]) + 2 for c in order) > 60
+    axes.set_xticks(range(len(order)), [names[c] for c in order], rotation=60 if crowded else 0, ha="right" if crowded else "center")
     axes.set(ylim=(0, 1.02), xlabel="class", ylabel="mean predicted probability (fraction)", title=title)
     axes.legend()
     return figure

@@ -40,6 +40,12 @@ class Factors:
         images = None if self.images is None else self.images[rows]
         return Factors(self.h[rows], self.a[rows], self.delta[rows], self.labels[rows], images)
 
+    def drawn(self, count: int, generator: torch.Generator) -> Factors:
+        """`count` of the images without repetition, drawn by `generator`; all, if there are no more."""
+        if count >= len(self):
+            return self
+        return self[torch.randperm(len(self), generator=generator)[:count].to(self.labels.device)]
+
 
 def factors_of(layer: MaskedLayer, images: ImageSet, gradient: Gradient, device: torch.device, batch_size: int = 1024) -> Factors:
     """h, a = relu(z) and delta of every image, in batches: one pass through the model, one back through its head.

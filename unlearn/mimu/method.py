@@ -13,6 +13,7 @@ from unlearn.mimu.graph import Gradient
 from unlearn.mimu.network import NetworkSettings, network_of
 from unlearn.mimu.objective import Prior
 from unlearn.mimu.ranking import keep_largest_out, lean
+from unlearn.mimu.refine import refined
 
 
 def resolve_amounts(
@@ -31,17 +32,19 @@ def mimu(
     topk: Amount = 50,
     kappa: Amount = 0.1,
     mask_layer: str | None = None,
-    contrast: float = 10.0,
-    retain_weight: float = 2.0,
+    contrast: float = 100.0,
+    retain_weight: float = 4.0,
     prior: Prior = "weight",
     rho: float = 0.1,
     tau: float = 1.0,
     gradient: Gradient = "margin",
     representatives: int = 128,
-    gcn_steps: int = 150,
+    gcn_steps: int = 300,
     gcn_lr: float = 1e-2,
     gcn_weight_decay: float = 5e-4,
-    gcn_batch: int = 256,
+    gcn_batch: int = 1024,
+    refine_steps: int = 0,
+    refine_lr: float = 0.1,
 ) -> Unlearned:
     """Switch off the few weights of one layer that serve what is to be forgotten, as a graph network reads them.
 
@@ -71,6 +74,8 @@ def mimu(
         gcn_lr: its learning rate (AdamW, cosine schedule)
         gcn_weight_decay: its weight decay
         gcn_batch: images a step that L_drop is evaluated on
+        refine_steps: steps that then tune the scores of this request itself, by L_drop; 0 for the network's answer alone
+        refine_lr: their learning rate (Adam)
 
     Raises ValueError for an amount that the layer does not have, a layer that is not there, is not linear or does not see
     one vector an image. The mask makes a class unreachable, not absent: what the layers before it know is still there.
@@ -99,7 +104,12 @@ def mimu(
     network = network_of(student, layer, data, settings)
     trained = time.perf_counter()
     scores = lean(data, lambda: network.by_class, lambda images: network.of_images(layer, images, gradient, data.device))
-    mask = Mask(layer.name, keep_largest_out(scores, counts["kappa_count"], layer.shape))
+    ranked = time.perf_counter()
+    kappa_count = counts["kappa_count"]
+    scores = refined(
+        scores, layer, data, kappa_count, steps=refine_steps, lr=refine_lr, retain_weight=retain_weight, tau=tau, batch=gcn_batch
+    )
+    mask = Mask(layer.name, keep_largest_out(scores, kappa_count, layer.shape))
     switched_off(student, mask)
-    stages = {"network": trained - started, "request": time.perf_counter() - trained}
+    stages = {"network": trained - started, "request": ranked - trained, "refinement": time.perf_counter() - ranked}
     return Unlearned(student, mask, network.history, {"network_cached": int(network.cached)}, stages)

@@ -129,7 +129,7 @@ def _training(
         graphs = averaged(factors[rows.flatten()], len(classes), layer.weight)
         q = gcn(graphs.standardised())
         keep = _keep(q, graphs.gradient, layer, factors[rows.flatten()], settings)
-        drop = _drop(q, layer, _batch(factors, settings.batch, generator), classes, settings) if settings.contrast else torch.zeros(())
+        drop = _drop(q, layer, factors.drawn(settings.batch, generator), classes, settings) if settings.contrast else torch.zeros(())
         loss = keep + settings.contrast * drop
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -144,12 +144,6 @@ def _classes_of_step(classes: tuple[int, ...], generator: torch.Generator) -> tu
         return classes
     order = torch.randperm(len(classes), generator=generator)[:CLASSES_A_STEP]
     return tuple(classes[i] for i in sorted(order.tolist()))
-
-
-def _batch(factors: Factors, count: int, generator: torch.Generator) -> Factors:
-    if count >= len(factors):
-        return factors
-    return factors[torch.randperm(len(factors), generator=generator)[:count].to(factors.labels.device)]
 
 
 def _keep(q: Tensor, gradient: Tensor, layer: MaskedLayer, images: Factors, settings: NetworkSettings) -> Tensor:

@@ -14,7 +14,16 @@ from unlearn.mimu.topk import hard_topk, soft_topk, straight_through
 
 
 def refined(
-    scores: Tensor, layer: MaskedLayer, data: ForgetData, kappa: int, *, steps: int, lr: float, retain_weight: float, tau: float, batch: int
+    scores: Tensor,
+    layer: MaskedLayer,
+    data: ForgetData,
+    kappa: int,
+    *,
+    steps: int,
+    lr: float,
+    retain_weight: float,
+    tau: float,
+    batch: int,
 ) -> Tensor:
     """Scores (N,) after `steps` of Adam on the request's own objective, the scores standardised first.
 
@@ -23,7 +32,7 @@ def refined(
     under the hard mask that switches off the kappa largest, the gradient of the soft one; batches of `batch` retain images.
     Training images only.
     """
-    if steps < 1:
+    if steps < 1 or kappa == layer.size:
         return scores
     forget, retain = (factors_of(layer, images, "logit", data.device) for images in (data.forget, data.retain))
     generator = data.generator("MIMU", "refine")
@@ -33,19 +42,12 @@ def refined(
     for _ in data.progress(range(steps), "MIMU refinement"):
         drop = straight_through(soft_topk(refined_scores, kappa, tau), hard_topk(refined_scores.detach(), kappa))
         mask = (1 - drop).view(1, *layer.shape)
-        lost = _reached(layer, mask, drawn(forget, batch, generator))
-        kept = _cross_entropy(layer, mask, drawn(retain, batch, generator))
+        lost = _reached(layer, mask, forget.drawn(batch, generator))
+        kept = _cross_entropy(layer, mask, retain.drawn(batch, generator))
         optimizer.zero_grad(set_to_none=True)
         (lost + retain_weight * kept).backward()
         optimizer.step()
     return refined_scores.detach()
-
-
-def drawn(factors: Factors, count: int, generator: torch.Generator) -> Factors:
-    """`count` images without repetition (all, if there are no more), drawn by `generator`."""
-    if count >= len(factors):
-        return factors
-    return factors[torch.randperm(len(factors), generator=generator)[:count].to(factors.labels.device)]
 
 
 def _reached(layer: MaskedLayer, mask: Tensor, images: Factors) -> Tensor:

@@ -1,0 +1,157 @@
+"""The import arrows of DESIGN.md, read from the sources, and what a process imports when it is started."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# DESIGN.md, left to right: a package never imports one to its left, nor one between the same two arrows.
+ARROWS = (("tracking", "reporter"), ("unlearn", "evaluation"), ("training",), ("models", "vision_data"), ("registry", "torchvision_import"))
+LEVEL = {name: level for level, names in enumerate(ARROWS, 1) for name in names}
+PACKAGES = [name for name in LEVEL if (ROOT / name).is_dir()]
+SCRIPTS = {path.stem for path in ROOT.glob("*.py")} - set(LEVEL)  # scripts and pipeline: the leftmost level
+SOURCES = sorted([*ROOT.glob("*.py"), *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))])
+WITH_A_REGISTRY = ("unlearn", "evaluation", "models", "vision_data")
+SILENT = (*WITH_A_REGISTRY, "training")
+
+
+def imports_of(source: str, package: str = "") -> Iterator[str]:
+    """The full names of everything that is imported anywhere: in functions and under TYPE_CHECKING too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def imports_in(path: Path) -> set[str]:
+    return set(imports_of(path.read_text(), ".".join(path.relative_to(ROOT).parent.parts)))
+
+
+def first_parts(names: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+def home_of(path: Path) -> str:
+    """The package of a file, or the module that a file at the root is."""
+    parts = path.relative_to(ROOT).parts
+    return parts[0] if len(parts) > 1 else path.stem
+
+
+def sources_of(*packages: str) -> list[Path]:
+    return [path for path in SOURCES if home_of(path) in packages]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_the_walk_sees_imports_wherever_they_stand():
+    source = "if TYPE_CHECKING:\n    import a.b\ndef f():\n    from c import d\n    from . import e\n    from ..g import h\n"
+
+    assert set(imports_of(source, "x.y")) == {"a.b", "c.d", "x.y.e", "x.g.h"}
+
+
+def test_every_package_has_a_place_in_the_design():
+    found = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+
+    assert found - {"tests", "benchmarks"} == set(PACKAGES)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_imports_run_one_way(path):
+    home = home_of(path)
+    level = LEVEL.get(home, 0)
+    ours = {name for name in first_parts(imports_in(path)) if name in LEVEL or name in SCRIPTS} - {home}
+
+    backwards = {name for name in ours if LEVEL.get(name, 0) < level}
+    sideways = {name for name in ours if LEVEL.get(name, 0) == level and level > 0}
+
+    assert not backwards, f"{name_of(path)} imports {backwards}, which stand to its left"
+    assert not sideways, f"{name_of(path)} imports {sideways}, which stand between the same two arrows"
+
+
+def registering_modules(package: str) -> set[str]:
+    """The modules of a package that register something; a package of its own (unlearn/mimu) stands for its files."""
+    registering = [p for p in (ROOT / package).rglob("*.py") if p.name != "impl.py" and "\n@register(" in p.read_text()]
+    return {f"{package}.{Path(path.relative_to(ROOT / package).parts[0]).stem}" for path in registering}
+
+
+@pytest.mark.parametrize("package", WITH_A_REGISTRY)
+def test_impl_imports_nothing_that_registers(package):
+    imported = imports_in(ROOT / package / "impl.py")
+    registering = registering_modules(package)
+
+    assert registering
+    assert not {name for name in imported for module in registering if f"{name}.".startswith(f"{module}.")}
+
+
+def test_importing_a_package_registers_all_of_it():
+    program = f"import sys, {', '.join(WITH_A_REGISTRY)}; print(*sys.modules)"
+    imported = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    ).stdout.split()
+
+    assert set().union(*map(registering_modules, WITH_A_REGISTRY)) <= set(imported)
+
+
+@pytest.mark.parametrize("path", sources_of("unlearn", "evaluation"), ids=name_of)
+def test_numbers_know_no_tracking_no_command_line_no_files(path):
+    assert not first_parts(imports_in(path)) & {"mlflow", "argparse", "pathlib", "os", "tempfile", "shutil"}
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if home_of(path) != "tracking"], ids=name_of)
+def test_mlflow_is_imported_in_tracking_alone(path):
+    assert "mlflow" not in first_parts(imports_in(path))
+
+
+@pytest.mark.parametrize("path", sources_of(*SILENT), ids=name_of)
+def test_libraries_print_nothing(path):
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+
+    assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+
+
+def python_without(folder: Path, modules: tuple[str, ...], *command: str) -> subprocess.CompletedProcess[str]:
+    """Run Python where importing any of these modules fails, as if they were not installed."""
+    (folder / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] in {modules!r}:\n"
+        "            raise ModuleNotFoundError(f'BLOCKED {name}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_the_block_blocks(tmp_path):
+    done = python_without(tmp_path, ("mlflow",), "-c", "import mlflow")
+
+    assert done.returncode == 1
+    assert "BLOCKED mlflow" in done.stderr
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--unlearn", "MIMU", "--help"]], ids=" ".join)
+def test_help_needs_neither_mlflow_nor_torchvision(flags, tmp_path):
+    done = python_without(tmp_path, ("mlflow", "torchvision"), str(ROOT / "mlflow_forget.py"), *flags)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--unlearn" in done.stdout
+    assert ("--gcn_steps" in done.stdout) == ("MIMU" in flags)
+
+
+def test_training_runs_where_mlflow_is_not_installed(tmp_path):
+    done = python_without(tmp_path, ("mlflow",), str(ROOT / "main_baseline.py"), "--epochs", "1")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "results/digits/1mlp_ep1.safetensors").is_file()

@@ -1,0 +1,1008 @@
+"""MIMU against independent truths: message passing over an edge list, autograd, root finding, slow loops; then end to end."""
+
+import copy
+import itertools
+import math
+import random
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import brentq
+from torch import nn
+from torch.nn import functional as F
+
+from models import MaskedLayer, apply_mask, build, lift_mask, split_at
+from training import DiskCache, Recipe, fit
+from unlearn import ForgetData, masked_layer, unlearn
+from unlearn.mimu.gcn import MaskingGCN, RookConv, rook_edges
+from unlearn.mimu.graph import Vertices, averaged, averaged_by_class, drawn_by_class, factors_of
+from unlearn.mimu.objective import drop_loss, keep_loss, log_prior, masked_logits
+from unlearn.mimu.ranking import continuous, keep_largest_out, lean
+from unlearn.mimu.topk import hard_topk, soft_topk, straight_through, threshold
+from vision_data import ForgetRequest, ImageSet, Normalisation, load_splits
+
+CPU = torch.device("cpu")
+GRADIENTS = ("margin", "cross_entropy", "logit")
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=generator(seed), dtype=dtype)
+
+
+def seeded(build_module, seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_module()
+
+
+def assert_close(actual, expected, atol=1e-10):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
+
+
+# The network
+
+
+def brute_force_edges(m, n):
+    """Every ordered pair of weights that share a row or a column."""
+    board = list(itertools.product(range(m), range(n)))
+    return {(a * n + b, c * n + d) for a, b in board for c, d in board if (a, b) != (c, d) and (a == c or b == d)}
+
+
+SHAPES = [(1, 1), (1, 6), (6, 1), (2, 2), (3, 5), (7, 4)]
+
+
+@pytest.mark.parametrize(("m", "n"), SHAPES)
+def test_rook_edges_join_rows_and_columns_once(m, n):
+    edges = rook_edges(m, n)
+    pairs = [tuple(pair) for pair in edges.T.tolist()]
+    assert edges.shape == (2, m * n * (m + n - 2))
+    assert len(set(pairs)) == len(pairs)
+    assert set(pairs) == brute_force_edges(m, n)
+
+
+@pytest.fixture(scope="module")
+def message_passing():
+    """RookConv over an edge list, by PyTorch Geometric: (conv, x (m, n, d)) -> (m, n, width)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # its own use of torch.jit
+        from torch_geometric.nn import MessagePassing
+
+    class EdgeListConv(MessagePassing):
+        def __init__(self, conv):
+            super().__init__(aggr="mean")
+            self.conv = conv
+
+        def forward(self, x, edges):
+            return self.conv.neighbours(self.propagate(edges, x=x)) + self.conv.itself(x)
+
+    def run(conv, x):
+        m, n, d = x.shape
+        edges = torch.tensor(sorted(brute_force_edges(m, n)), dtype=torch.long).reshape(-1, 2).T
+        return EdgeListConv(conv)(x.reshape(m * n, d), edges).view(m, n, -1)
+
+    return run
+
+
+@pytest.mark.parametrize(("m", "n"), [*SHAPES, (9, 13)])
+def test_the_closed_form_is_message_passing(m, n, message_passing):
+    conv = seeded(lambda: RookConv(4, 6)).double()
+    x = normal(m, n, 4)
+    assert_close(conv(x), message_passing(conv, x))
+
+
+def test_the_closed_form_has_the_gradients_of_message_passing(message_passing):
+    conv = seeded(lambda: RookConv(4, 6)).double()
+    x, out = normal(3, 5, 4).requires_grad_(), normal(3, 5, 6, seed=1)
+    leaves = [x, *conv.parameters()]
+    for fast, slow in zip(
+        torch.autograd.grad((conv(x) * out).sum(), leaves),
+        torch.autograd.grad((message_passing(conv, x) * out).sum(), leaves),
+        strict=True,
+    ):
+        assert_close(fast, slow)
+
+
+@pytest.mark.parametrize(("m", "n"), [(1, 6), (3, 5), (8, 6)])
+def test_the_network_is_three_rounds_of_message_passing(m, n, message_passing):
+    gcn = seeded(MaskingGCN).double()
+    x = normal(m, n, 4)
+    hidden = message_passing(gcn.rounds[0], x)
+    hidden = message_passing(gcn.rounds[1], hidden).relu()
+    hidden = message_passing(gcn.rounds[2], hidden).relu()
+    assert_close(gcn(x), gcn.logit(hidden).flatten())
+
+
+def test_the_network_takes_many_graphs_at_once():
+    gcn = seeded(MaskingGCN).double()
+    x = normal(2, 3, 5, 7, 4)
+    assert gcn(x).shape == (2, 3, 35)
+    assert_close(gcn(x)[1, 2], gcn(x[1, 2]))
+
+
+def test_the_maps_of_a_round_have_no_bias():
+    gcn = MaskingGCN()
+    shapes = {name: tuple(p.shape) for name, p in gcn.named_parameters()}
+    rounds = {f"rounds.{i}.{part}.weight": (32, 4 if i == 0 else 32) for i in range(3) for part in ("neighbours", "itself")}
+    assert shapes == rounds | {"logit.weight": (1, 32), "logit.bias": (1,)}
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 7), st.integers(1, 7), st.integers(0, 1000))
+def test_permuted_neurons_permute_the_logits(m, n, seed):
+    gcn = seeded(MaskingGCN, seed).double()
+    x = normal(m, n, 4, seed=seed)
+    rows, columns = torch.randperm(m, generator=generator(seed)), torch.randperm(n, generator=generator(seed + 1))
+    assert_close(gcn(x[rows][:, columns]).view(m, n), gcn(x).view(m, n)[rows][:, columns])
+
+
+# Top-K
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("tau", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("k", [1, 50, 300, 599])
+@pytest.mark.parametrize(
+    "logits",
+    [normal(3, 600), 1e4 * normal(3, 600), 1e4 + normal(3, 600), torch.full((3, 600), -1e4), torch.zeros(3, 600), normal(3, 600).round()],
+    ids=["normal", "spread", "far", "equal and far", "equal", "ties"],
+)
+def test_soft_topk_sums_to_k(logits, k, tau, dtype, tolerance):
+    mask = soft_topk(logits.to(dtype), k, tau)
+    assert mask.dtype == dtype
+    assert ((mask >= 0) & (mask <= 1)).all()
+    assert mask.double().sum(-1).tolist() == pytest.approx([k] * 3, rel=tolerance, abs=tolerance)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.floats(-1e4, 1e4), min_size=2, max_size=20), st.data())
+def test_soft_topk_orders_as_the_logits_do(values, data):
+    q = torch.tensor(values, dtype=torch.float64)
+    k, tau = data.draw(st.integers(1, len(values))), data.draw(st.sampled_from([0.01, 1.0, 100.0]))
+    mask = soft_topk(q, k, tau)
+    assert mask.sum().item() == pytest.approx(k, rel=1e-10)
+    assert (mask[q.argsort()].diff() >= 0).all()
+
+
+@pytest.mark.parametrize("tau", [0.3, 1.0])
+@pytest.mark.parametrize("k", [1, 3, 6, 7])
+def test_soft_topk_has_the_gradient_of_its_values(k, tau):
+    q = normal(2, 7).requires_grad_()
+    assert torch.autograd.gradcheck(lambda q: soft_topk(q, k, tau), (q,))
+
+
+def test_the_gradient_of_soft_topk_is_zero_where_the_mask_is_hard():
+    q = torch.tensor([3.0, 2.0, 1.0, 0.0], dtype=torch.float64).requires_grad_()
+    soft_topk(q, 2, 1e-4).square().sum().backward()
+    assert q.grad.tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_soft_topk_becomes_the_hard_one_as_tau_vanishes(dtype):
+    q = normal(4, 50).to(dtype)
+    assert torch.equal(soft_topk(q, 13, 1e-8).round(), hard_topk(q, 13))
+    assert_close(soft_topk(q, 13, 1e-8), hard_topk(q, 13), atol=1e-5)
+
+
+def test_soft_topk_becomes_even_as_tau_grows():
+    assert_close(soft_topk(normal(4, 50), 13, 1e9), torch.full((4, 50), 13 / 50, dtype=torch.float64), atol=1e-7)
+
+
+def test_soft_topk_of_all_is_all():
+    q = normal(2, 5).requires_grad_()
+    mask = soft_topk(q, 5, 1.0)
+    mask.square().sum().backward()
+    assert torch.equal(mask, torch.ones(2, 5, dtype=torch.float64))
+    assert torch.equal(q.grad, torch.zeros(2, 5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("k", [0, -1, 6])
+def test_soft_topk_needs_a_k_that_there_is(k):
+    with pytest.raises(ValueError, match=rf"soft top-k: expected 0 < k <= 5, got {k}\. "):
+        soft_topk(torch.zeros(5), k, 1.0)
+
+
+@pytest.mark.parametrize("tau", [0.0, -1.0, math.nan])
+def test_soft_topk_needs_a_positive_tau(tau):
+    with pytest.raises(ValueError, match=r"soft top-k: expected tau > 0, got .*Choose a positive temperature"):
+        soft_topk(torch.zeros(5), 2, tau)
+
+
+@pytest.mark.parametrize("tau", [0.2, 1.0, 5.0])
+@pytest.mark.parametrize("k", [1, 7, 39])
+def test_the_threshold_is_the_root(k, tau):
+    q = normal(5, 40)
+    for row, t in zip(q, threshold(q, k, tau), strict=True):
+        root = brentq(lambda t, row=row: torch.sigmoid((row - t) / tau).sum().item() - k, -200, 200, xtol=1e-13)
+        assert t.item() == pytest.approx(root, abs=1e-8)
+
+
+def test_equal_scores_go_by_position():
+    assert hard_topk(torch.tensor([1.0, 2.0, 1.0, 1.0, 0.0]), 3).tolist() == [1, 1, 1, 0, 0]
+    assert hard_topk(torch.zeros(2, 1000), 400).tolist() == [[1] * 400 + [0] * 600] * 2
+
+
+def test_straight_through_is_hard_forward_and_soft_backward():
+    q = normal(3, 200, dtype=torch.float32).requires_grad_()
+    soft, weights = soft_topk(q, 30, 1.0), normal(3, 200, seed=1, dtype=torch.float32)
+    mask = straight_through(soft, hard_topk(q.detach(), 30))
+    assert torch.equal(mask, hard_topk(q, 30))  # 0 and 1 to the last bit
+    through = torch.autograd.grad((mask * weights).sum(), q, retain_graph=True)
+    assert torch.equal(*through, *torch.autograd.grad((soft * weights).sum(), q))
+
+
+# Models and images for the features
+
+
+class InDoubles(nn.Module):
+    """A model of float64 behind float32 images, so that its features can be compared to 1e-10."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), *layers).double()
+
+    def forward(self, x):
+        return self.layers(x.double())
+
+
+class WithAWayAround(nn.Module):
+    """The head needs the images: a skip connection leads around the masked layer."""
+
+    def __init__(self, bias):
+        super().__init__()
+        self.first = nn.Linear(9, 6, bias=bias).double()
+        self.masked = nn.Linear(6, 5, bias=bias).double()
+        self.last = nn.Linear(5, 4, bias=bias).double()
+        self.around = nn.Linear(9, 4, bias=False).double()
+
+    def forward(self, x):
+        x = x.double().flatten(1)
+        return self.last(self.masked(self.first(x).relu()).relu()) + self.around(x)
+
+
+def plain(bias):
+    return InDoubles(nn.Linear(9, 6, bias=bias), nn.ReLU(), nn.Linear(6, 5, bias=bias), nn.ReLU(), nn.Linear(5, 4, bias=bias))
+
+
+MODELS = {
+    "plain": (lambda: plain(False), "layers.3"),
+    "plain with bias": (lambda: plain(True), "layers.3"),
+    "around": (lambda: WithAWayAround(False), "masked"),
+    "around with bias": (lambda: WithAWayAround(True), "masked"),
+}
+
+
+@pytest.fixture(params=MODELS)
+def split_model(request):
+    """A model and the model split at its masked 5 x 6 layer."""
+    make, name = MODELS[request.param]
+    model = seeded(make).eval()
+    return model, split_at(model, name, torch.zeros(2, 1, 3, 3))
+
+
+@pytest.fixture
+def images():
+    labels = torch.tensor([0, 1, 2, 3, 1, 0, 3, 2, 1, 0, 0])
+    pixels = torch.randint(256, (11, 1, 3, 3), generator=generator()).to(torch.uint8)
+    return ImageSet(pixels, labels, torch.arange(11), Normalisation((0.4,), (0.3,)))
+
+
+def one_at_a_time(images):
+    """(x (1, C, H, W), label) of each image."""
+    for row in range(len(images)):
+        ((x, y),) = images.subset(torch.tensor([row])).batches(1)
+        yield x, y.item()
+
+
+def objective(logits, y, gradient):
+    """L of one image's logits (classes,), written out."""
+    if gradient == "logit":
+        return logits[y]
+    if gradient == "cross_entropy":
+        return -(logits[y].exp() / logits.exp().sum()).log()
+    return -(logits[y] - sum(logits[j].exp() for j in range(len(logits)) if j != y).log())
+
+
+def seen_at(layer, model, x, y, gradient):
+    """h, z, dL/dz and dL/dW of one image, by hooks and autograd on the whole model."""
+    seen = {}
+
+    def note(_, inputs, output):
+        output.retain_grad()
+        seen.update(h=inputs[0][0].detach(), z=output)
+
+    with torch.enable_grad():
+        handle = layer.layer.register_forward_hook(note)
+        model.zero_grad()
+        objective(model(x)[0], y, gradient).backward()
+        handle.remove()
+    weight_gradient = layer.layer.weight.grad.clone()
+    model.zero_grad()
+    return seen["h"], seen["z"][0].detach(), seen["z"].grad[0], weight_gradient
+
+
+# The features
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_factors_are_those_of_one_image_at_a_time(gradient, split_model, images):
+    model, layer = split_model
+    factors = factors_of(layer, images, gradient, CPU, batch_size=4)
+    assert len(factors) == 11
+    assert torch.equal(factors.labels, images.labels)
+    for row, (x, y) in enumerate(one_at_a_time(images)):
+        h, z, delta, weight_gradient = seen_at(layer, model, x, y, gradient)
+        assert_close(factors.h[row], h)
+        assert_close(factors.a[row], z.relu())
+        assert_close(factors.delta[row], delta)
+        assert_close(torch.outer(factors.delta[row], factors.h[row]), weight_gradient)
+
+
+def test_no_more_than_n_and_two_m_floats_an_image_are_kept(split_model, images):
+    _, layer = split_model
+    factors = factors_of(layer, images, "margin", CPU)
+    assert factors.h.numel() + factors.a.numel() + factors.delta.numel() == 11 * (6 + 2 * 5)
+    assert (factors.images is not None) == layer.needs_images
+
+
+def test_factors_leave_no_gradient_on_the_model(split_model, images):
+    model, layer = split_model
+    factors = factors_of(layer, images, "margin", CPU)
+    assert not any(value.requires_grad for value in (factors.h, factors.a, factors.delta))
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("layers", [(), (nn.Tanh(), nn.Linear(5, 4))], ids=["last layer", "tanh"])
+def test_the_output_activation_is_z_where_no_relu_follows(layers, images):
+    model = seeded(lambda: InDoubles(nn.Linear(9, 6), nn.ReLU(), nn.Linear(6, 5), *layers)).eval()
+    layer = split_at(model, "layers.3", torch.zeros(2, 1, 3, 3))
+    factors = factors_of(layer, images, "margin", CPU)
+    assert (factors.a < 0).any()
+    assert_close(factors.a, layer.layer(factors.h).detach())
+
+
+def test_chosen_factors_are_those_rows(split_model, images):
+    _, layer = split_model
+    factors, rows = factors_of(layer, images, "margin", CPU), torch.tensor([3, 3, 0])
+    chosen = factors[rows]
+    assert torch.equal(chosen.h, factors.h[rows])
+    assert torch.equal(chosen.a, factors.a[rows])
+    assert torch.equal(chosen.delta, factors.delta[rows])
+    assert torch.equal(chosen.labels, images.labels[rows])
+    assert (chosen.images is not None) == layer.needs_images
+
+
+def loop_averages(layer, model, images, rows):
+    """Mean h, a and dL/dW of some images, one at a time."""
+    parts = [seen_at(layer, model, x, y, "margin") for i, (x, y) in enumerate(one_at_a_time(images)) if i in rows]
+    return (
+        sum(h for h, *_ in parts) / len(parts),
+        sum(z.relu() for _, z, *_ in parts) / len(parts),
+        sum(g for *_, g in parts) / len(parts),
+    )
+
+
+def test_averages_are_those_of_a_slow_loop(split_model, images):
+    model, layer = split_model
+    some = images.subset(torch.arange(10))
+    vertices = averaged(factors_of(layer, some, "margin", CPU), 2, layer.weight)
+    for graph, rows in enumerate((range(5), range(5, 10))):
+        for actual, expected in zip((vertices.h, vertices.a, vertices.gradient), loop_averages(layer, model, some, rows), strict=True):
+            assert_close(actual[graph], expected)
+
+
+def test_averages_by_class_are_those_of_a_slow_loop(split_model, images):
+    model, layer = split_model
+    vertices = averaged_by_class(factors_of(layer, images, "margin", CPU), (2, 0), layer.weight)
+    for graph, label in enumerate((2, 0)):
+        rows = (images.labels == label).nonzero().squeeze(1).tolist()
+        for actual, expected in zip((vertices.h, vertices.a, vertices.gradient), loop_averages(layer, model, images, rows), strict=True):
+            assert_close(actual[graph], expected)
+
+
+def test_features_are_standardised_each(split_model, images):
+    _, layer = split_model
+    features = averaged_by_class(factors_of(layer, images, "margin", CPU), images.classes, layer.weight).standardised()
+    assert features.shape == (4, 5, 6, 4)
+    assert_close(features.mean((1, 2)), torch.zeros(4, 4, dtype=torch.float64))
+    assert_close(features.var((1, 2), correction=0), torch.ones(4, 4, dtype=torch.float64))
+
+
+def test_features_are_input_output_weight_gradient(split_model, images):
+    _, layer = split_model
+    vertices = averaged(factors_of(layer, images, "margin", CPU), 1, layer.weight)
+    features = vertices.standardised()[0]
+    raw = torch.stack([vertices.h[0].expand(5, 6), vertices.a[0][:, None].expand(5, 6), layer.weight, vertices.gradient[0]], -1)
+    for i in range(4):
+        slope = (features[0, 0, i] - features[4, 5, i]) / (raw[0, 0, i] - raw[4, 5, i])
+        assert slope > 0
+        assert_close(features[..., i], (raw[..., i] - raw[..., i].mean()) * slope)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, -1 / 3, 123.4, 1e-12])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_constant_feature_becomes_zero(value, dtype):
+    constant = Vertices(
+        torch.full((1, 37), value, dtype=dtype),
+        torch.full((1, 23), value, dtype=dtype),
+        torch.full((23, 37), value, dtype=dtype),
+        torch.full((1, 23, 37), value, dtype=dtype),
+    )
+    assert constant.standardised().abs().max() < 1e-3
+
+
+def test_gradients_that_nearly_vanish_are_still_a_feature():
+    gradient = normal(1, 5, 6, dtype=torch.float32)  # what the cross-entropy leaves of an image that the model is sure of
+    h, a, weight = (normal(*shape, dtype=torch.float32) for shape in ((1, 6), (1, 5), (5, 6)))
+    features = Vertices(h, a, weight, gradient * 1e-24).standardised()[..., 3]
+    assert_close(features, Vertices(h, a, weight, gradient).standardised()[..., 3], atol=1e-4)
+
+
+def test_representatives_are_drawn_from_their_class():
+    labels = torch.tensor([5, 2, 5, 7, 2, 5])
+    rows = drawn_by_class(labels, (2, 5), 50, generator())
+    assert rows.shape == (2, 50)
+    assert set(rows[0].tolist()) == {1, 4}
+    assert set(rows[1].tolist()) == {0, 2, 5}
+    assert torch.equal(rows, drawn_by_class(labels, (2, 5), 50, generator()))
+
+
+# The objective
+
+
+def test_masked_logits_are_those_of_a_masked_model(split_model, images):
+    model, layer = split_model
+    factors = factors_of(layer, images, "margin", CPU)
+    masks = (torch.rand(3, 5, 6, generator=generator()) < 0.6).double()
+    logits = masked_logits(layer, masks, factors.h, factors.images)
+    own = masked_logits(layer, masks, torch.stack([factors.h] * 3), None if factors.images is None else torch.stack([factors.images] * 3))
+    ((x, _),) = images.batches(11)
+    for graph, mask in enumerate(masks):
+        masked = copy.deepcopy(model)
+        with torch.no_grad():
+            masked.get_submodule(layer.name).weight.mul_(mask)
+            expected = masked(x)
+        assert_close(logits[graph].detach(), expected)
+        assert_close(own[graph].detach(), expected)
+
+
+def test_soft_masks_scale_weights_and_carry_gradients(split_model, images):
+    _, layer = split_model
+    factors = factors_of(layer, images.subset(torch.arange(3)), "margin", CPU)
+    mask = torch.rand(1, 5, 6, generator=generator(), dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda mask: masked_logits(layer, mask, factors.h, factors.images), (mask,))
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (3, 5, 6)])
+def test_the_prior_is_the_share_of_the_raw_values(shape):
+    values = normal(*shape)
+    values[..., 0, 0] = 0.0
+    log_pi = log_prior(values).view(-1, 30)
+    for row, raw in zip(log_pi, values.reshape(-1, 30), strict=True):
+        total = sum(abs(v) for v in raw.tolist())
+        assert_close(row, torch.tensor([math.log(max(abs(v) / total, 1e-7)) for v in raw.tolist()], dtype=torch.float64))
+    assert log_pi.min().item() == pytest.approx(math.log(1e-7))
+
+
+@pytest.mark.parametrize("values", [torch.zeros(2, 3), torch.full((2, 3), 1e-44)], ids=["zeros", "smallest"])
+def test_the_prior_of_vanished_gradients_is_finite(values):
+    assert log_prior(values).isfinite().all()
+
+
+def slow_keep_loss(logits, labels, mask, q, log_pi, k, rho):
+    """-log p(y | x; M * W) + rho (-<M, log pi> + <M, log Q>) / K, a number at a time."""
+    graphs, count, classes = logits.shape
+    total = 0.0
+    for g in range(graphs):
+        likelihood = 0.0
+        for r in range(count):
+            p = math.exp(logits[g, r, labels[g, r]]) / sum(math.exp(logits[g, r, c]) for c in range(classes))
+            likelihood -= math.log(p) / count
+        normaliser = sum(math.exp(v) for v in q[g])
+        pi = log_pi if log_pi.ndim == 1 else log_pi[g]
+        from_prior = sum(mask[g, i].item() * pi[i].item() for i in range(q.shape[1]))
+        from_q = sum(mask[g, i].item() * math.log(math.exp(q[g, i]) / normaliser) for i in range(q.shape[1]))
+        total += likelihood + rho * (-from_prior + from_q) / k
+    return total / graphs
+
+
+@pytest.mark.parametrize("prior", ["weight", "gradient"])
+@pytest.mark.parametrize("rho", [0.0, 0.1, 3.0])
+def test_keep_loss_is_what_it_says(rho, prior):
+    logits, q = normal(3, 4, 5), normal(3, 12, seed=1)
+    labels = torch.randint(5, (3, 4), generator=generator())
+    mask = soft_topk(q, 5, 1.0)
+    log_pi = log_prior(normal(3, 4, seed=2)) if prior == "weight" else log_prior(normal(3, 3, 4, seed=2))
+    assert keep_loss(logits, labels, mask, q, log_pi, 5, rho).item() == pytest.approx(
+        slow_keep_loss(logits, labels, mask, q, log_pi, 5, rho), rel=1e-12
+    )
+
+
+def slow_drop_loss(logits, labels, forgotten, retain_weight):
+    """-log(1 - p_c) of the images of c and retain_weight CE of the others, each a mean; the mean over graphs."""
+    total = 0.0
+    for g, c in enumerate(forgotten.tolist()):
+        forget, retain = [], []
+        for b, label in enumerate(labels.tolist()):
+            exponentials = [math.exp(v) for v in logits[g, b].tolist()]
+            p = [e / sum(exponentials) for e in exponentials]
+            if label == c:
+                forget.append(-math.log(1 - p[c]))
+            else:
+                retain.append(-math.log(p[label]))
+        total += sum(forget) / max(len(forget), 1) + retain_weight * sum(retain) / max(len(retain), 1)
+    return total / len(forgotten)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 1, 0, 3], [1, 1, 1, 1, 1, 1], [3, 3, 3, 3, 3, 0]], ids=["all", "one class", "some missing"])
+def test_drop_loss_is_what_it_says(labels):
+    logits, labels, forgotten = normal(3, 6, 4), torch.tensor(labels), torch.tensor([0, 1, 2])
+    assert drop_loss(logits, labels, forgotten, 2.0).item() == pytest.approx(slow_drop_loss(logits, labels, forgotten, 2.0), rel=1e-12)
+
+
+@pytest.mark.parametrize("certain", [50.0, 1e4])
+def test_drop_loss_is_finite_where_the_model_is_certain(certain):
+    logits = torch.tensor([[[certain, 0.0, 0.0], [0.0, certain, 0.0], [0.0, 0.0, certain]]]).requires_grad_()
+    loss = drop_loss(logits, torch.tensor([0, 1, 1]), torch.tensor([0]), 1.0)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert loss.item() == pytest.approx(certain - math.log(2) + certain / 2)
+    assert gradient.isfinite().all()
+    assert gradient[0, 0, 0].item() == pytest.approx(1.0)
+
+
+def parameter_gradients(gcn, loss):
+    """The largest gradient of each of the network's parameters but the last bias, which moves all logits alike."""
+    gradients = torch.autograd.grad(loss, list(gcn.parameters()), allow_unused=True)
+    return {
+        name: 0.0 if g is None else g.abs().max().item()
+        for (name, _), g in zip(gcn.named_parameters(), gradients, strict=True)
+        if name != "logit.bias"
+    }
+
+
+@pytest.fixture
+def graphs(split_model, images):
+    """The network, the logits it gives four classes, and what the losses need of the model."""
+    _, layer = split_model
+    factors = factors_of(layer, images, "margin", CPU)
+    gcn = seeded(MaskingGCN).double()
+    return gcn, gcn(averaged_by_class(factors, (0, 1, 2, 3), layer.weight).standardised()), layer, factors
+
+
+def test_the_label_reaches_the_network_through_the_likelihood_alone(graphs):
+    gcn, q, layer, factors = graphs
+    mask = straight_through(soft_topk(q, 8, 1.0), hard_topk(q.detach(), 8))
+    logits = masked_logits(layer, mask.view(4, 5, 6), factors.h, factors.images)
+    loss = keep_loss(logits, factors.labels.repeat(4, 1), mask, q, log_prior(layer.weight), 8, 0.0)
+    assert min(parameter_gradients(gcn, loss).values()) > 0
+
+
+def test_drop_loss_reaches_the_network(graphs):
+    gcn, q, layer, factors = graphs
+    scores = continuous(q)
+    drop = straight_through(soft_topk(scores, 8, 1.0), hard_topk(scores.detach(), 8))
+    logits = masked_logits(layer, (1 - drop).view(4, 5, 6), factors.h, factors.images)
+    loss = drop_loss(logits, factors.labels, torch.arange(4), 2.0)
+    assert min(parameter_gradients(gcn, loss).values()) > 0
+
+
+# The ranking
+
+
+def test_the_continuous_ranking_puts_what_serves_the_class_alone_first():
+    #                 forget only  everybody  nobody  the others
+    q = torch.tensor([[10.0, 10.0, -10.0, -10.0], [-10.0, 10.0, -10.0, 10.0], [-10.0, 10.0, -10.0, 10.0]])
+    assert continuous(q)[0].tolist() == [20.0, 0.0, 0.0, -20.0]
+    assert keep_largest_out(continuous(q)[0], 1, (2, 2)).tolist() == [[False, True], [True, True]]
+
+
+def test_the_continuous_ranking_is_the_class_minus_the_mean_of_the_others():
+    q = normal(5, 7)
+    for f in range(5):
+        others = [q[c] for c in range(5) if c != f]
+        assert_close(continuous(q)[f], q[f] - sum(others) / 4)
+
+
+def test_the_continuous_ranking_needs_two_classes():
+    with pytest.raises(ValueError, match="ranking: expected the logits of at least two classes, got 1"):
+        continuous(torch.zeros(1, 7))
+
+
+@pytest.mark.parametrize("k", [1, 7, 19, 20])
+def test_exactly_kappa_weights_go(k):
+    keep = keep_largest_out(normal(20).round(), k, (4, 5))
+    assert keep.dtype == torch.bool
+    assert keep.shape == (4, 5)
+    assert (~keep).sum() == k
+
+
+def test_among_equal_scores_the_first_weight_goes():
+    assert keep_largest_out(torch.tensor([0.0, 1.0, 0.0, 1.0, 1.0, 1.0]), 3, (2, 3)).flatten().tolist() == [1, 0, 1, 0, 0, 1]
+
+
+def lean_data(forget_rows):
+    labels = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    images = ImageSet(torch.zeros(9, 1, 1, 1, dtype=torch.uint8), labels, torch.arange(9), Normalisation((0.0,), (1.0,)))
+    forget = torch.isin(torch.arange(9), torch.tensor(forget_rows))
+    return ForgetData(images.subset(forget), images.subset(~forget), images.subset(torch.tensor([0])), 3)
+
+
+Q = {0: torch.tensor([1.0, 10.0]), 1: torch.tensor([2.0, 20.0]), 2: torch.tensor([5.0, 50.0])}
+
+
+def q_of_images(images):
+    """The sum and the number of their indexes."""
+    return torch.tensor([float(images.indexes.sum()), float(len(images))])
+
+
+def unasked(*_):
+    raise AssertionError("a request asked for what it does not need")
+
+
+@pytest.mark.parametrize(
+    ("rows", "by_class", "of_images", "expected"),
+    [
+        ([3, 4, 5], lambda: Q, unasked, [2 - (1 + 5) / 2, 20 - 30.0]),
+        ([3, 4, 5, 6, 7, 8], lambda: Q, unasked, [((2 - 1) + (5 - 1)) / 2, (10 + 40) / 2]),
+        ([4], unasked, q_of_images, [4 - (3 + 5), 1 - 2]),
+        ([0, 1, 8], unasked, q_of_images, [((0 + 1 - 2) + (8 - (6 + 7))) / 2, ((2 - 1) + (1 - 2)) / 2]),
+        ([0, 1, 2, 8], lambda: Q, q_of_images, [((1 - (2 + 5) / 2) + (8 - 13)) / 2, ((10 - 35) + (1 - 2)) / 2]),
+    ],
+    ids=["a class", "two classes", "an image", "images of two classes", "a class and an image"],
+)
+def test_lean_is_forget_minus_retain(rows, by_class, of_images, expected):
+    assert lean(lean_data(rows), by_class, of_images).tolist() == pytest.approx(expected)
+
+
+# End to end
+
+
+KAPPA, STEPS = 60, 6
+CHEAP = {"topk": 40, "kappa": KAPPA, "gcn_steps": STEPS, "representatives": 16, "gcn_batch": 64}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_splits("digits", ".")
+
+
+@pytest.fixture(scope="module")
+def initial(digits):
+    model = build("mlp", digits.train.image_shape, 10, seed=1, options={"hidden": (32, 20)})
+    fit(model, digits.train, Recipe(8, "adamw", lr=1e-2, batch_size=128), generator=generator())
+    return model
+
+
+@pytest.fixture
+def model(initial):
+    return copy.deepcopy(initial)
+
+
+LAYER = "linear2"  # 20 x 32
+
+
+def forget_class(model, digits, label, cache, **settings):
+    return forget(model, digits, ForgetRequest((label,)), cache, **settings)
+
+
+def forget(model, digits, request, cache, world=None, **settings):
+    data = ForgetData.of(digits, request, cache=cache, **(world or {}))
+    return unlearn("MIMU", model, data, **CHEAP | settings)
+
+
+def bits(model):
+    return {name: value.detach().numpy().tobytes() for name, value in model.state_dict().items()}
+
+
+def test_only_kappa_weights_of_the_masked_layer_differ(model, digits):
+    result = forget_class(model, digits, 3, {})
+    before, after = model.state_dict(), result.model.state_dict()
+    changed = {name: int((before[name] != after[name]).sum()) for name in before}
+    assert (before[f"{LAYER}.weight"] != 0).all()
+    assert changed == {name: KAPPA if name == f"{LAYER}.weight" else 0 for name in before}
+    assert result.mask.layer == LAYER
+    assert result.mask.kappa_count == KAPPA
+    assert torch.equal(after[f"{LAYER}.weight"] == 0, ~result.mask.keep)
+
+
+def score(model, images):
+    ((x, y),) = images.batches(len(images))
+    return 100 * (model(x).argmax(1) == y).double().mean().item()
+
+
+def test_it_forgets_the_class_and_keeps_the_others(model, digits):
+    result = forget_class(model, digits, 3, {}, gcn_steps=40, kappa=0.1)
+    assert score(model, digits.test) > 90
+    assert score(result.model, digits.test.of_classes(3)) < 20
+    assert score(result.model, digits.test.without_classes(3)) > 85
+
+
+def test_forgotten_images_lose_more_margin_than_the_others_of_their_class(model, digits):
+    request = ForgetRequest((3,), number=40)
+    result = forget(model, digits, request, {}, gcn_steps=20)
+    assert result.mask.kappa_count == KAPPA
+    assert bits(result.model) != bits(model)
+
+
+@pytest.mark.parametrize("amount", ["100%", 640])
+def test_the_whole_layer_can_go(amount, model, digits):
+    result = forget_class(model, digits, 3, {}, kappa=amount, topk=amount)
+    assert not result.mask.keep.any()
+    assert not result.model.linear2.weight.any()
+
+
+@pytest.mark.parametrize("prior", ["weight", "gradient"])
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_every_prior_and_gradient_trains(prior, gradient, model, digits):
+    result = forget_class(model, digits, 3, {}, prior=prior, gradient=gradient, representatives=1)
+    assert all(math.isfinite(value) for step in result.history for value in step.values())
+
+
+class Spy(dict):
+    """A cache that counts what is written."""
+
+    written = 0
+
+    def __setitem__(self, key, value):
+        self.written += 1
+        super().__setitem__(key, value)
+
+
+def test_a_second_class_trains_nothing_and_gets_the_mask_it_would_have_got_first(model, digits):
+    trained = []
+
+    def progress(steps, label, total=None):
+        trained.append(label)
+        return steps
+
+    cache = Spy()
+    first = forget_class(model, digits, 1, cache, {"progress": progress})
+    second = forget_class(model, digits, 3, cache, {"progress": progress})
+    assert trained == ["MIMU network"]
+    assert cache.written == len(cache) == 1
+    assert (first.facts["network_cached"], second.facts["network_cached"]) == (0, 1)
+    alone = forget_class(model, digits, 3, {})
+    assert torch.equal(second.mask.keep, alone.mask.keep)
+    assert bits(second.model) == bits(alone.model)
+    assert not torch.equal(first.mask.keep, second.mask.keep)
+
+
+def test_a_class_on_a_cached_network_does_not_run_the_model_on_the_training_images(model, digits):
+    cache = {}
+    forget_class(model, digits, 1, cache)
+    data = ForgetData.of(digits, ForgetRequest((3,)), cache=cache)
+    seen = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    masked_layer(model, data, None)
+    unlearn("MIMU", model, data, **CHEAP)
+    assert max(seen) <= 2  # the two that find the layer
+
+
+REQUESTS = [
+    ForgetRequest((3,)),
+    ForgetRequest((7, 1)),
+    ForgetRequest((3,), number=20),
+    ForgetRequest((-1,), number=50),
+    ForgetRequest((0,)),
+]
+
+
+def test_the_mask_does_not_depend_on_what_was_asked_before(model, digits):
+    alone = {request.slug: forget(model, digits, request, {}).mask.keep for request in REQUESTS}
+    order = random.Random(0)
+    for _ in range(3):
+        cache = {}
+        for request in order.sample(REQUESTS, len(REQUESTS)):
+            assert torch.equal(forget(model, digits, request, cache).mask.keep, alone[request.slug])
+        assert len(cache) == 1
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_a_cache_hit_gives_the_same_bits(kind, model, digits, tmp_path):
+    cache = {} if kind == "memory" else DiskCache(tmp_path)
+    for request in REQUESTS:
+        first, again = (forget(model, digits, request, cache) for _ in range(2))
+        assert again.facts["network_cached"] == 1
+        assert bits(first.model) == bits(again.model)
+        assert torch.equal(first.mask.keep, again.mask.keep)
+        assert first.history == again.history
+        assert [list(step) for step in first.history] == [list(step) for step in again.history]
+
+
+ANOTHER_SETTING = {
+    "topk": 30,
+    "kappa": 61,
+    "mask_layer": "linear1",
+    "contrast": 2.0,
+    "retain_weight": 1.0,
+    "prior": "gradient",
+    "rho": 0.2,
+    "tau": 0.5,
+    "gradient": "logit",
+    "representatives": 8,
+    "gcn_steps": 1,
+    "gcn_lr": 2e-2,
+    "gcn_weight_decay": 1e-3,
+    "gcn_batch": 32,
+}
+
+
+def test_another_setting_is_another_network(model, digits):
+    from unlearn import METHODS
+
+    assert ANOTHER_SETTING.keys() == METHODS["MIMU"].hyperparameters.keys()
+    cache = {}
+    forget_class(model, digits, 3, cache, gcn_steps=2)
+    for number, (name, value) in enumerate(ANOTHER_SETTING.items(), 2):
+        forget_class(model, digits, 3, cache, **{"gcn_steps": 2, name: value})
+        assert len(cache) == number, name
+
+
+def test_amounts_that_mean_the_same_share_a_network(model, digits):
+    cache = {}
+    for kappa in (64, 0.1, "10%"):
+        forget_class(model, digits, 3, cache, kappa=kappa, gcn_steps=1)
+    assert len(cache) == 1
+
+
+def another_weight(model, splits):
+    with torch.no_grad():
+        model.linear3.weight[0, 0] += 1e-6
+    return model, splits
+
+
+def another_image(model, splits):
+    images = splits.train.images.clone()
+    images[5, 0, 0, 0] ^= 1
+    return model, replace(splits, train=replace(splits.train, images=images))
+
+
+def another_label(model, splits):
+    labels = splits.train.labels.clone()
+    labels[5] = (labels[5] + 1) % 10
+    return model, replace(splits, train=replace(splits.train, labels=labels))
+
+
+def another_normalisation(model, splits):
+    return model, replace(splits, train=replace(splits.train, normalisation=Normalisation((0.0,), (1.0,), 16)))
+
+
+def another_nonlinearity(model, splits):
+    model.relu2 = nn.Tanh()
+    return model, splits
+
+
+CHANGES = [another_weight, another_image, another_label, another_normalisation, another_nonlinearity]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_network_is_for_one_model_and_its_images(change, model, digits):
+    cache = {}
+    forget_class(model, digits, 3, cache, gcn_steps=1)
+    forget_class(*change(model, digits), 3, cache, gcn_steps=1)
+    assert len(cache) == 2
+
+
+def test_a_network_is_for_one_seed(model, digits):
+    cache = {}
+    for seed in (1, 2, 1):
+        forget_class(model, digits, 3, cache, {"seed": seed}, gcn_steps=1)
+    assert len(cache) == 2
+    networks = list(cache.values())
+    assert not torch.equal(networks[0]["q"], networks[1]["q"])
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_history_is_a_line_a_step(steps, model, digits):
+    history = forget_class(model, digits, 3, {}, gcn_steps=steps).history
+    assert len(history) == steps
+    for step in history:
+        assert step["loss"] == pytest.approx(step["keep_loss"] + 10.0 * step["drop_loss"], rel=1e-5)
+
+
+def test_training_lowers_the_loss(model, digits):
+    history = forget_class(model, digits, 3, {}, gcn_steps=30).history
+    assert sum(step["loss"] for step in history[-5:]) < 0.7 * sum(step["loss"] for step in history[:5])
+
+
+def test_without_contrast_it_is_the_papers_objective(model, digits):
+    result = forget_class(model, digits, 3, {}, contrast=0.0)
+    assert [step["drop_loss"] for step in result.history] == [0.0] * STEPS
+    assert [step["loss"] for step in result.history] == [step["keep_loss"] for step in result.history]
+    assert result.mask.kappa_count == KAPPA
+
+
+@pytest.mark.parametrize("terms", [{"contrast": 0.0, "rho": 0.0}, {"contrast": 1.0}], ids=["likelihood alone", "with contrast"])
+def test_training_moves_every_part_of_the_network(terms, model, digits):
+    still, moved = {}, {}
+    for cache, lr in ((still, 1e-12), (moved, 1e-2)):
+        forget_class(model, digits, 3, cache, gcn_steps=1, gcn_weight_decay=0.0, gcn_lr=lr, **terms)
+    (before,), (after,) = still.values(), moved.values()
+    weights = [name for name in before if name.startswith("gcn.") and name != "gcn.logit.bias"]
+    assert len(weights) == 7
+    assert not [name for name in weights if torch.allclose(before[name], after[name], rtol=0, atol=1e-4)]
+
+
+def test_ten_masks_applied_and_lifted_in_any_order_leave_no_trace(model, digits):
+    cache = {}
+    with torch.no_grad():
+        model.linear2.weight[0, :3] = torch.tensor([-0.0, 0.0, 1e-42])
+    results = {label: forget_class(model, digits, label, cache) for label in range(10)}
+    before, parameters = bits(model), dict(model.named_parameters())
+    ((x, _),) = digits.test.batches(1000)
+    logits = model(x)
+    order = random.Random(1)
+    for _ in range(3):
+        applied = order.sample(range(10), 10)
+        for label in applied:
+            apply_mask(model, results[label].mask)
+        assert not torch.equal(model(x), logits)
+        for label in order.sample(range(10), 10):
+            lift_mask(model, results[label].mask)
+        assert bits(model) == before
+        assert list(model.state_dict()) == list(before)
+        assert dict(model.named_parameters()).keys() == parameters.keys()
+        assert all(p is parameters[name] for name, p in model.named_parameters())
+        assert torch.equal(model(x), logits)
+
+
+def test_the_mask_applied_is_the_unlearned_model(model, digits):
+    result = forget_class(model, digits, 3, {})
+    ((x, _),) = digits.test.batches(1000)
+    apply_mask(model, result.mask)
+    assert torch.equal(model(x), result.model(x))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kappa": 0}, "--kappa: expected a count from 1 to 640"),
+        ({"topk": 641}, "--topk: expected a count from 1 to 640"),
+        ({"kappa": 1.0}, "--kappa: 1.0 could mean"),
+        ({"mask_layer": "relu1"}, "--mask_layer: expected a linear layer, got 'relu1', a ReLU"),
+        ({"mask_layer": "liner2"}, "--mask_layer: unknown layer 'liner2'. Did you mean 'linear2'"),
+        ({"mask_layer": "3"}, "--mask_layer: expected an index from -3 to 2, got 3"),
+        ({"gcn_steps": 0}, "--gcn_steps: expected an integer >= 1, got 0"),
+        ({"gcn_batch": 0}, "--gcn_batch: expected an integer >= 1, got 0"),
+        ({"representatives": 0}, "--representatives: expected an integer >= 1, got 0"),
+        ({"contrast": -1.0}, "--contrast: expected a number >= 0, got -1.0"),
+        ({"rho": -0.1}, "--rho: expected a number >= 0, got -0.1"),
+        ({"retain_weight": -2.0}, "--retain_weight: expected a number >= 0, got -2.0"),
+        ({"tau": 0.0}, "expected tau > 0, got 0.0"),
+        ({"prior": "weights"}, "prior: expected one of weight, gradient, got 'weights'"),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_a_setting_that_makes_no_sense_is_refused(settings, message, model, digits):
+    cache = {}
+    with pytest.raises(ValueError, match=message):
+        forget_class(model, digits, 3, cache, **settings)
+    assert not cache
+
+
+def test_only_one_class_to_learn_from_is_refused(model, digits):
+    train = digits.train.of_classes(3)
+    forget = torch.arange(len(train)) < 5
+    data = ForgetData(train.subset(forget), train.subset(~forget), digits.validation, 10)
+    with pytest.raises(ValueError, match="at least two classes, got 1"):
+        unlearn("MIMU", model, data, **CHEAP)
+
+
+@pytest.mark.parametrize("name", ["plain with bias", "around with bias"])
+def test_any_model_with_a_linear_layer_will_do(name, images):
+    make, layer = MODELS[name]
+    model = seeded(make).float().eval() if name == "in floats" else seeded(make).eval()
+    data = ForgetData(images.of_classes(2), images.without_classes(2), images, 4)
+    if name.startswith("plain"):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(9, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)).eval()
+        layer = "3"
+    result = unlearn("MIMU", model, data, **CHEAP | {"topk": 4, "kappa": 3, "mask_layer": layer})
+    assert result.mask.layer == layer
+    assert result.mask.kappa_count == 3

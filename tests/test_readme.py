@@ -1,0 +1,61 @@
+"""What README shows works as it stands."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import mlflow_forget
+from unlearn import METHODS
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def block(opening: str) -> str:
+    (found,) = [text for text in BLOCKS if opening in text]
+    return found
+
+
+@pytest.fixture
+def method_file(tmp_path, monkeypatch):
+    """README's method in a file of its own; the registry forgets it afterwards."""
+    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
+    monkeypatch.setattr(METHODS, "_names", dict(METHODS._names))
+    file = tmp_path / "neg_grad.py"
+    file.write_text(block("def negative_gradient"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    yield file
+    for name in [name for name in sys.modules if name.startswith("lethe_user_neg_grad")]:
+        del sys.modules[name]
+
+
+def test_the_method_of_readme_runs_from_its_file(method_file, capsys):
+    command = ["--unlearn", f"{method_file}:negative_gradient", "--unlearn_epochs", "2", "--unlearn-lr", "0.01", "--epochs", "3"]
+    assert mlflow_forget.main(command) == 0
+    assert "forget_score" in capsys.readouterr().out
+
+
+def test_the_test_of_readme_passes(method_file):
+    METHODS[f"{method_file}:negative_gradient"]
+    scope: dict = {}
+    exec(compile(block("def test_one_step"), "README.md", "exec"), scope)
+    scope["test_one_step_is_gradient_ascent"]()
+
+
+def test_every_registered_method_is_in_readme():
+    assert [name for name in METHODS.names if f"| `{name}` |" not in README] == []
+
+
+def test_the_python_of_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    quick = (
+        block("from pipeline import").replace('"kappa": 0.1}', '"kappa": 0.1, "gcn_steps": 2}').replace("request=", "epochs=3, request=")
+    )
+    exec(compile(quick, "README.md", "exec"), {})
+    forget, retain = capsys.readouterr().out.split()
+    assert 0 <= float(forget) <= 100
+    assert 0 <= float(retain) <= 100

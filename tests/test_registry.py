@@ -1,0 +1,436 @@
+"""Registration, names, and the signature as schema."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry import Registry, did_you_mean, function_from_file, hyperparameters_of
+
+Amount = Annotated[int | float | str, "a count, a fraction or a percentage"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    source: str = ""
+
+
+def sample(
+    model,
+    data=None,
+    *,
+    steps: int = 5,
+    rate: float = 0.5,
+    title: str = "plain",
+    verbose: bool = False,
+    mode: Literal["fast", "Slow"] = "fast",
+    widths: tuple[int, ...] = (8, 4),
+    limit: int | None = None,
+    amount: Amount = "50%",
+):
+    """One line.
+
+        rate <- rate / 2
+
+    Flags:
+        steps: how many
+            updates are made
+        rate: size of an update
+
+    Raises nothing.
+    """
+    return model, steps
+
+
+PARAMETERS = hyperparameters_of(sample)
+
+
+@pytest.fixture
+def things():
+    """A registry of things: `sample` as Sample (also pattern), and Other."""
+    registry = Registry("thing", Facts)
+    registry.register("Sample", "pattern", source="Somebody 1999")(sample)
+    registry.register("Other")(lambda: "other")
+    return registry
+
+
+def entry_of(function):
+    registry = Registry("thing", Facts)
+    registry.register("made")(function)
+    return registry["made"]
+
+
+# Registration and names
+
+
+def test_the_decorator_returns_the_function_unchanged():
+    assert Registry("thing", Facts).register("name", "alias")(sample) is sample
+
+
+def test_an_entry_calls_its_function(things):
+    assert things["Sample"]("m", steps=3) == ("m", 3)
+
+
+@pytest.mark.parametrize("name", ["Sample", "sample", "SAMPLE", "pattern", "Pattern"])
+def test_names_and_aliases_are_case_insensitive(things, name):
+    assert things[name].function is sample
+
+
+@pytest.mark.parametrize("name", ["sample", "PATTERN"])
+def test_a_registry_contains_names_and_aliases(things, name):
+    assert name in things
+
+
+def test_a_registry_does_not_contain_what_nobody_registered(things):
+    assert "nobody" not in things
+
+
+def test_facts_are_those_of_the_registration(things):
+    assert things["pattern"].facts == Facts(source="Somebody 1999")
+
+
+def test_an_unknown_fact_is_refused():
+    with pytest.raises(TypeError, match="colour"):
+        Registry("thing", Facts).register("name", colour="red")(sample)
+
+
+@pytest.mark.parametrize("names", [("Sample",), ("sAMPLE",), ("pattern",), ("new", "PATTERN")])
+def test_a_second_registration_is_refused(things, names):
+    with pytest.raises(ValueError, match=f"thing '{names[-1]}' is registered already"):
+        things.register(*names)(sample)
+
+
+def test_a_refused_registration_leaves_no_name_behind(things):
+    with pytest.raises(ValueError, match="registered already"):
+        things.register("new", "pattern")(sample)
+    assert "new" not in things
+
+
+def test_names_are_sorted_without_regard_to_case():
+    registry = Registry("thing", Facts)
+    for name in ("b", "C", "a"):
+        registry.register(name)(sample)
+    assert registry.names == ["a", "b", "C"]
+
+
+def test_a_registry_gives_its_entries(things):
+    assert [entry.name for entry in things] == ["Sample", "Other"]
+
+
+def test_an_unknown_name_gets_the_nearest_match_and_the_list(things):
+    with pytest.raises(ValueError, match=r"^unknown thing 'sampel'\. Did you mean 'Sample'\? Things: Other, Sample$"):
+        things["sampel"]
+
+
+def test_a_name_that_is_near_nothing_gets_the_list_alone(things):
+    with pytest.raises(ValueError, match=r"^unknown thing 'xyzzy'\. Things: Other, Sample$"):
+        things["xyzzy"]
+
+
+def test_a_registry_that_is_empty_says_so():
+    with pytest.raises(ValueError, match="Things: none"):
+        Registry("thing", Facts)["any"]
+
+
+def test_the_nearest_match_may_be_one_that_is_not_listed():
+    assert did_you_mean("flag", "--sede", ["--seed", "--steps"], listed=["--steps"]) == (
+        "unknown flag '--sede'. Did you mean '--seed'? Flags: --steps"
+    )
+
+
+# path/to/file.py:function
+
+
+def test_a_function_in_a_file(things, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def double(x, *, by: int = 2):\n    return by * x\n")
+    assert things[f"{file}:double"](21) == 42
+
+
+def test_a_function_in_a_file_has_its_flags(things, tmp_path):
+    file = tmp_path / "typed.py"
+    file.write_text("from __future__ import annotations\ndef double(x, *, by: int | None = 2):\n    return x\n")
+    assert things[f"{file}:double"].settings({"by": None}) == {"by": None}
+
+
+def test_a_file_that_registers_its_function_gives_the_registered_entry(tmp_path, monkeypatch):
+    file = tmp_path / "registers.py"
+    file.write_text(
+        "from vision_data.impl import DATASETS\n@DATASETS.register('lethe test set', epochs=7)\ndef made_here(folder):\n    return None\n"
+    )
+    from vision_data.impl import DATASETS
+
+    monkeypatch.setattr(DATASETS, "_entries", dict(DATASETS._entries))
+    monkeypatch.setattr(DATASETS, "_names", dict(DATASETS._names))
+    entry = DATASETS[f"{file}:made_here"]
+    assert (entry.name, entry.facts.epochs) == ("lethe test set", 7)
+
+
+def test_a_file_is_run_once(tmp_path):
+    file = tmp_path / "once.py"
+    file.write_text("def one(): ...\n")
+    assert function_from_file(f"{file}:one") is function_from_file(f"{file}:one")
+
+
+def test_two_files_of_the_same_name_are_two(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.py").write_text(f"def which():\n    return {folder!r}\n")
+    assert [function_from_file(f"{tmp_path}/{folder}/same.py:which")() for folder in "ab"] == ["a", "b"]
+
+
+def test_a_file_that_does_not_exist(things, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*nowhere\.py"):
+        things[f"{tmp_path}/nowhere.py:function"]
+
+
+def test_a_function_that_the_file_does_not_have(things, tmp_path):
+    file = tmp_path / "short.py"
+    file.write_text("def double(x):\n    return 2 * x\n")
+    with pytest.raises(ValueError, match=r"unknown function of .*short\.py 'duoble'\. Did you mean 'double'\?"):
+        things[f"{file}:duoble"]
+
+
+def test_a_value_in_a_file_is_no_function(things, tmp_path):
+    file = tmp_path / "value.py"
+    file.write_text("double = 2\n")
+    with pytest.raises(ValueError, match="unknown function of"):
+        things[f"{file}:double"]
+
+
+def test_a_file_that_fails_can_be_corrected_and_run_again(tmp_path):
+    file = tmp_path / "corrected.py"
+    file.write_text("1 / 0\n")
+    with pytest.raises(ZeroDivisionError):
+        function_from_file(f"{file}:one")
+    file.write_text("def one():\n    return 1  # longer than before, so that no stale bytecode is taken for it\n")
+    assert function_from_file(f"{file}:one")() == 1
+
+
+# The signature
+
+
+def test_the_keyword_only_parameters_are_the_hyperparameters():
+    assert list(PARAMETERS) == ["steps", "rate", "title", "verbose", "mode", "widths", "limit", "amount"]
+
+
+def test_a_parameter_without_default_is_required():
+    def needy(x, *, rate: float): ...
+
+    assert hyperparameters_of(needy)["rate"].required
+
+
+def test_a_parameter_with_none_as_default_is_not_required():
+    assert not PARAMETERS["limit"].required
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("steps", "7", 7),
+        ("steps", "-7", -7),
+        ("rate", "1e-4", 1e-4),
+        ("rate", "3", 3.0),
+        ("title", "two words", "two words"),
+        ("verbose", "true", True),
+        ("verbose", "No", False),
+        ("verbose", "1", True),
+        ("mode", "FAST", "fast"),
+        ("mode", "slow", "Slow"),
+        ("widths", "128,64", (128, 64)),
+        ("widths", "128", (128,)),
+        ("limit", "none", None),
+        ("limit", "None", None),
+        ("limit", "3", 3),
+        ("amount", "50", 50),
+        ("amount", "0.5", 0.5),
+        ("amount", "50%", "50%"),
+    ],
+)
+def test_parse(name, text, value):
+    parsed = PARAMETERS[name].parse(text)
+    assert (parsed, type(parsed)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("steps", "7.5", "an integer"),
+        ("steps", "", "an integer"),
+        ("rate", "fast", "a finite number"),
+        ("rate", "nan", "a finite number"),
+        ("rate", "-inf", "a finite number"),
+        ("rate", "1e999", "a finite number"),
+        ("verbose", "maybe", "true or false"),
+        ("mode", "medium", "one of fast, Slow"),
+        ("widths", "128,", "an integer, or several separated by commas"),
+        ("widths", "128;64", "an integer, or several separated by commas"),
+        ("limit", "many", "an integer or none"),
+        ("amount", "nan", "a count, a fraction or a percentage"),
+        ("amount", "inf", "a count, a fraction or a percentage"),
+    ],
+)
+def test_a_text_that_is_no_value_is_refused(name, text, expected):
+    with pytest.raises(ValueError, match=f"^--{name}: expected {expected}, got '{text}'$"):
+        PARAMETERS[name].parse(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "checked"),
+    [
+        ("steps", 3, 3),
+        ("rate", 3, 3.0),
+        ("widths", [3, 4], (3, 4)),
+        ("widths", (), ()),
+        ("mode", "Slow", "Slow"),
+        ("limit", None, None),
+        ("amount", 3, 3),
+        ("amount", "3%", "3%"),
+    ],
+)
+def test_check(name, value, checked):
+    result = PARAMETERS[name].check(value)
+    assert (result, type(result)) == (checked, type(checked))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", 3.0),
+        ("steps", "3"),
+        ("steps", True),
+        ("steps", None),
+        ("rate", "0.5"),
+        ("rate", True),
+        ("rate", math.nan),
+        ("rate", math.inf),
+        ("rate", -math.inf),
+        ("title", 3),
+        ("verbose", 1),
+        ("mode", "slow"),
+        ("widths", 3),
+        ("widths", (3, 4.5)),
+        ("limit", 1.5),
+        ("amount", None),
+        ("amount", math.nan),
+        ("amount", True),
+    ],
+)
+def test_a_value_of_another_type_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"^{name}: expected .*, got "):
+        PARAMETERS[name].check(value)
+
+
+@given(st.integers())
+def test_every_integer_is_parsed_from_its_text(value):
+    assert PARAMETERS["steps"].parse(str(value)) == value
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_every_finite_float_is_parsed_from_its_text(value):
+    assert PARAMETERS["rate"].parse(repr(value)) == value
+
+
+@given(st.lists(st.integers(), min_size=1))
+def test_every_tuple_is_parsed_from_its_text(values):
+    assert PARAMETERS["widths"].parse(",".join(map(str, values))) == tuple(values)
+
+
+@given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False)))
+def test_a_number_that_passes_as_an_amount_is_left_as_it_is(value):
+    checked = PARAMETERS["amount"].check(value)
+    assert (checked, type(checked)) == (value, type(value))
+
+
+# Settings
+
+
+def test_settings_are_the_defaults_where_nothing_is_given(things):
+    settings = things["Sample"].settings({})
+    assert settings == {name: parameter.default for name, parameter in PARAMETERS.items()} and settings["widths"] == (8, 4)
+
+
+def test_settings_take_the_given_value(things):
+    assert things["Sample"].settings({"steps": 9})["steps"] == 9
+
+
+def test_settings_check_the_given_value(things):
+    with pytest.raises(ValueError, match="steps: expected an integer, got 'nine'"):
+        things["Sample"].settings({"steps": "nine"})
+
+
+def test_an_unknown_setting_names_the_flags(things):
+    flags = "--amount, --limit, --mode, --rate, --steps, --title, --verbose, --widths"
+    with pytest.raises(ValueError, match=rf"unknown flag of Sample '--stepps'\. Did you mean '--steps'\? Flags of Sample: {flags}$"):
+        things["Sample"].settings({"stepps": 9})
+
+
+def test_an_unknown_setting_of_a_function_without_flags(things):
+    with pytest.raises(ValueError, match="Flags of Other: none"):
+        things["Other"].settings({"steps": 9})
+
+
+def test_a_missing_setting_is_named():
+    def needy(x, *, rate: float, steps: int, title: str = ""): ...
+
+    with pytest.raises(ValueError, match="made needs --rate and --steps"):
+        entry_of(needy).settings({})
+
+
+# The docstring
+
+
+def test_help_is_the_line_under_flags():
+    assert PARAMETERS["rate"].help == "size of an update"
+
+
+def test_help_goes_on_over_indented_lines():
+    assert PARAMETERS["steps"].help == "how many updates are made"
+
+
+def test_a_parameter_without_a_line_has_no_help():
+    assert PARAMETERS["title"].help == ""
+
+
+def test_an_indented_line_outside_flags_is_no_help():
+    def documented(x, *, rate: float = 1.0, steps: int = 1):
+        """One line.
+
+        Flags:
+            steps: how many
+
+        What it computes:
+
+            rate: a line of a formula
+            steps: another
+        """
+
+    assert [p.help for p in hyperparameters_of(documented).values()] == ["", "how many"]
+
+
+def test_the_summary_is_the_first_line(things):
+    assert things["Sample"].summary == "One line."
+
+
+def test_about_has_names_docstring_and_source_but_no_flags(things):
+    assert things["Sample"].about == (
+        "Sample (also pattern): One line.\n\n    rate <- rate / 2\n\nRaises nothing.\n\nSource: Somebody 1999"
+    )
+
+
+def test_about_has_no_flags_where_they_end_the_docstring():
+    def documented(x, *, rate: float = 1.0):
+        """One line.
+
+        Flags:
+            rate: size of an update
+        """
+
+    assert "size of an update" not in entry_of(documented).about
+
+
+def test_a_function_without_docstring_has_an_empty_summary(things):
+    assert things["Other"].summary == ""
