@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from base_models import BaseConfig, BaseModels, Trained, score_of
-from evaluation import Evidence, evaluate, outputs_of
+from evaluation import METRICS, Evidence, evaluate, outputs_of
 from registry import __version__
 from reporter.pictures import class_probabilities, curves_over
 from tracking.run import TrackedRun, tracked_run
@@ -202,18 +204,40 @@ class Pipeline:
         return Evidence(**outputs, validation=validated, forget_classes=self.data.forget_classes, seed=self.config.base.seed)
 
     def _evaluated(self, unlearned: nn.Module, initial: nn.Module, ideal: Trained | None) -> Measured:
-        others = {"initial": self.evidence_of(initial)} | ({"ideal": self.evidence_of(ideal.model)} if ideal else {})
+        models = {"initial": initial} | ({"ideal": ideal.model} if ideal else {})
+        others = {name: self.evidence_of(model) for name, model in models.items()}
+        compared = {name: self._measured_once(name, models[name], others[name]) for name in models}
         model = self.evidence_of(unlearned)
-
-        def measured(name: str, **evidence: Evidence) -> tuple[dict[str, float], dict[str, str]]:
-            return evaluate(names=None, progress=lambda metrics: self.progress(metrics, f"evaluate {name}"), **evidence)
-
-        values, undefined = measured("unlearned", model=model, **{k: v for k, v in others.items() if k == "ideal"})
-        compared = {name: measured(f"{name} model", model=evidence)[0] for name, evidence in others.items()}
+        with_ideal = {name: evidence for name, evidence in others.items() if name == "ideal"}
+        values, undefined = evaluate(names=None, progress=self._bar("unlearned"), model=model, **with_ideal)
         evidence = {"before (initial model)": others["initial"], "after (unlearned model)": model}
         if ideal:
             evidence["never seen (ideal model)"] = others["ideal"]
         return Measured(values, compared["initial"], compared.get("ideal", {}), undefined, evidence)
+
+    def _bar(self, name: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
+        return lambda metrics: self.progress(metrics, f"evaluate {name} model")
+
+    def _measured_once(self, name: str, model: nn.Module, evidence: Evidence) -> dict[str, float]:
+        """The metrics of a base model, from the cache if this model was measured on these images before."""
+        images = {"forget": self.data.forget, "retain": self.data.retain, "test": self.base.splits.test}
+        metrics = METRICS.names
+        depends_on: dict[str, Any] = {
+            "what": "metrics of a base model",
+            "model": model_digest(model),
+            "metrics": metrics,
+            "version": __version__,
+        }
+        depends_on |= {"seed": self.config.base.seed} | {name: part.digest for name, part in images.items()}
+        key = json.dumps(depends_on, sort_keys=True)
+        if key in self.data.cache:
+            kept = dict(zip(metrics, self.data.cache[key]["values"].tolist(), strict=True))
+            values = {metric: value for metric, value in kept.items() if not math.isnan(value)}
+            evidence.remember(values)
+            return values
+        values, _ = evaluate(progress=self._bar(name), model=evidence)
+        self.data.cache[key] = {"values": torch.tensor([values.get(metric, math.nan) for metric in metrics], dtype=torch.float64)}
+        return values
 
     def _write_json(self, run_id: str, digest: str, unlearned: Unlearned, measured: Measured) -> Path:
         content = {

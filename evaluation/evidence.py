@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -173,6 +173,10 @@ class Evidence:
         if entry.function not in self._values:
             self._values[entry.function] = float(entry.function(self))
         return self._values[entry.function]
+
+    def remember(self, values: Mapping[str, float]) -> None:
+        """Take values, by metric name, that were computed on this same evidence before."""
+        self._values.update({METRICS[name].function: value for name, value in values.items()})
 
     def _is_forgotten(self, outputs: Outputs) -> Tensor:
         return torch.isin(outputs.labels, torch.tensor(self.forget_classes, dtype=torch.int64, device=outputs.labels.device))

@@ -16,7 +16,7 @@ def test_combinations_follow_the_order_of_the_grid():
 
 
 def test_one_line_per_combination():
-    base, jobs = commands(SMALL)
+    _, jobs = commands(SMALL)
     assert len(jobs) == 2 * 2 * (2 + 1)
     assert len(set(jobs)) == len(jobs)
     assert "python -u mlflow_forget.py --unlearn random_mask --dataset digits --class_to_replace 3 --seed 2 --kappa 0.05" in jobs

@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 from torch import nn
-from torch.nn import functional as F
 
-from models import MaskedLayer, apply_mask, build, lift_mask, split_at
+from models import apply_mask, build, lift_mask, split_at
 from training import DiskCache, Recipe, fit
 from unlearn import ForgetData, masked_layer, unlearn
 from unlearn.mimu.gcn import MaskingGCN, RookConv, rook_edges

@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_weights(arch):
 
 
 @pytest.mark.parametrize("arch", EVERY)
-def test_another_seed_gives_other_weights(built, arch):
+def test_another_seed_gives_other_weights(arch):
     one, other = (build(arch, SMALL, 10, seed=seed) for seed in (1, 2))
     matrices = [(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True) if a.ndim > 1]
     assert matrices and not any(torch.equal(a, b) for a, b in matrices)
@@ -281,7 +281,7 @@ def test_a_nested_layer_is_found_by_its_name():
 @pytest.mark.parametrize("index", ["3", "-4", "99"])
 def test_an_index_that_does_not_exist_is_refused(index):
     with pytest.raises(
-        ValueError, match=f"--mask_layer: expected an index from -3 to 2, got {index}. Linear layers: linear1, linear2, linear3"
+        ValueError, match=rf"--mask_layer: expected an index from -3 to 2, got {index}\. Linear layers: linear1, linear2, linear3"
     ):
         find_layer(build("mlp", SMALL, 10, seed=1), index, images())
 
@@ -298,7 +298,7 @@ def test_what_is_neither_name_nor_index_is_refused(mask_layer):
 
 
 def test_a_layer_that_is_not_linear_is_refused():
-    with pytest.raises(ValueError, match="--mask_layer: expected a linear layer, got 'relu1', a ReLU. Linear layers: linear1"):
+    with pytest.raises(ValueError, match=r"--mask_layer: expected a linear layer, got 'relu1', a ReLU\. Linear layers: linear1"):
         find_layer(build("mlp", SMALL, 10, seed=1), "relu1", images())
 
 
@@ -314,7 +314,7 @@ def test_a_layer_that_runs_twice_is_refused():
 
 
 def test_a_layer_that_does_not_run_is_refused():
-    with pytest.raises(ValueError, match="--mask_layer: .* Linear layers: first, last"):
+    with pytest.raises(ValueError, match=r"--mask_layer: .* Linear layers: first, last"):
         find_layer(LeavesOneOut(), "masked", images())
 
 
