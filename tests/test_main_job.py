@@ -645,18 +645,6 @@ def training(folder: Path) -> bool:
     return False
 
 
-def ended_by(process: subprocess.Popen[str], name: signal.Signals) -> str:
-    """What the process says on stderr as the signal ends it.
-
-    Python drops an exception that a signal raises inside a destructor, so a person may have to press Ctrl-C again.
-    """
-    for _ in range(5):
-        process.send_signal(name)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.communicate(timeout=6)[1]
-    raise AssertionError(f"still running after {name.name}")
-
-
 def started(folder: Path, argv: Sequence[str]) -> subprocess.Popen[str]:
     """The job as a process of its own, with Ctrl-C at its default even where pytest runs in the background."""
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -683,7 +671,8 @@ def test_signals_end_a_training_run_killed_and_the_next_start_works(folder, jobs
             while not training(folders[name]) and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.1)
             time.sleep(0.5)
-            err = ended_by(process, name)
+            process.send_signal(name)
+            _, err = process.communicate(timeout=10)
 
             assert process.returncode == expected[name], err
             assert "Traceback" not in err

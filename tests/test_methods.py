@@ -163,12 +163,13 @@ def test_a_seed_decides_every_bit(entry, request_, model, splits):
 
 @every_method
 @every_request
-def test_another_seed_gives_another_model_where_the_method_draws_anything(entry, request_, model, splits, monkeypatch):
+def test_another_seed_gives_another_result_where_the_method_draws_anything(entry, request_, model, splits, monkeypatch):
     drawn = []
     generator = ForgetData.generator
     monkeypatch.setattr(ForgetData, "generator", lambda data, *purpose: drawn.append(purpose) or generator(data, *purpose))
-    first, *others = (run(entry, model, splits, request_, seed=seed).model.state_dict() for seed in (3, 4, 5, 6))
-    assert all(same_bits(first, other) for other in others) == (not drawn)
+    one, other = (run(entry, model, splits, request_, seed=seed) for seed in (3, 4))
+    same = same_bits(one.model.state_dict(), other.model.state_dict()) and one.history == other.history
+    assert same == (not drawn)
 
 
 @every_method
@@ -280,7 +281,7 @@ def test_random_mask_switches_exactly_kappa_weights_off(kappa, count, model, spl
 
 def test_random_mask_draws_every_weight_equally_often(model, splits):
     data = ForgetData.of(splits, CLASS_1)
-    seeds, share = 300, 0.25
+    seeds, share = 200, 0.25
     off = sum((~unlearn("random_mask", model, replace(data, seed=seed), kappa=share).mask.keep).double() for seed in range(seeds))
     variance = seeds * share * (1 - share)
     assert (off - seeds * share).abs().max() < 4.5 * math.sqrt(variance)
@@ -440,7 +441,7 @@ def test_logit_attribution_switches_off_what_a_slow_loop_ranks_first(request_, m
 
 def test_logit_attribution_lowers_the_forgotten_logit(model, splits):
     data = ForgetData.of(splits, CLASS_1)
-    (x, y) = next(data.forget.batches(100))
+    (x, _) = next(data.forget.batches(100))
     assert unlearn("logit_attribution", model, data).model(x)[:, 1].mean() < model(x)[:, 1].mean()
 
 
@@ -469,8 +470,10 @@ def test_an_amount_is_a_count_a_fraction_or_a_percentage(amount, total, count):
 
 @pytest.mark.parametrize(
     "amount",
-    [0, -1, 101, 10**30, 0.0, -0.1, 1.5, 2.0, 1e-9, math.nan, math.inf, -math.inf, True, False]
-    + ["", "%", "0%", "-5%", "100.1%", "nan%", "inf%", "0.001%", "abc", "50", "0.5", "50%%"],
+    [
+        *(0, -1, 101, 10**30, 0.0, -0.1, 1.5, 2.0, 1e-9, math.nan, math.inf, -math.inf, True, False),
+        *("", "%", "0%", "-5%", "100.1%", "nan%", "inf%", "0.001%", "abc", "50", "0.5", "50%%"),
+    ],
 )
 def test_another_amount_is_refused(amount):
     with pytest.raises(ValueError, match=r"--kappa: expected a count from 1 to 100 .*, got .*\. Correct the amount"):
@@ -577,7 +580,7 @@ def test_a_new_method_is_a_file_with_a_function(tmp_path, model, splits):
     )
     data = ForgetData.of(splits, CLASS_1)
     assert same_bits(unlearn(f"{file}:forget_nothing", model, data, times=3).model.state_dict(), model.state_dict())
-    with pytest.raises(ValueError, match="unknown flag of forget_nothing '--time'. Did you mean '--times'"):
+    with pytest.raises(ValueError, match=r"unknown flag of forget_nothing '--time'\. Did you mean '--times'"):
         unlearn(f"{file}:forget_nothing", model, data, time=3)
 
 

@@ -196,8 +196,13 @@ def test_progress_sees_every_epoch():
         seen.append((list(steps), label))
         return steps
 
-    fit(mlp(), tiny(), Recipe(3), generator=generator_for(1), progress=progress, label="initial model")
-    assert seen == [([0, 1, 2], "initial model")]
+    fit(mlp(), tiny(), Recipe(2), generator=generator_for(1), progress=progress, label="initial model")
+    assert seen == [([0, 1], "initial model")]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5])
+def test_the_schedule_works_for_a_few_steps(epochs):
+    assert len(fit(mlp(), tiny(), Recipe(epochs), generator=generator_for(1))) == epochs
 
 
 # descend
@@ -295,7 +300,7 @@ def test_a_safetensors_file_of_another_program_is_refused(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"x": torch.ones(2)}, tmp_path / "t.safetensors")
-    with pytest.raises(ValueError, match="written by Lethe .it has no Lethe header"):
+    with pytest.raises(ValueError, match=r"written by Lethe .it has no Lethe header"):
         read_header(tmp_path / "t.safetensors")
 
 
@@ -324,7 +329,7 @@ def test_a_folder_where_the_file_should_be(tmp_path):
 
 
 def test_a_name_that_is_too_long(tmp_path):
-    with pytest.raises(ValueError, match="can't be written .File name too long"):
+    with pytest.raises(ValueError, match=r"can't be written .File name too long"):
         write_bytes(tmp_path / ("x" * 260), b"x")
 
 
@@ -348,7 +353,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(ValueError, match="can't be written .No space left on device"):
+    with pytest.raises(ValueError, match=r"can't be written .No space left on device"):
         write_bytes(tmp_path / "t", b"new")
 
 
@@ -569,7 +574,7 @@ def test_a_checkpoint_that_is_not_there(tmp_path, act, name):
 
 
 def test_weights_of_another_architecture_are_refused(checkpoint):
-    with pytest.raises(ValueError, match="expected the weights of this architecture, got others .*--arch"):
+    with pytest.raises(ValueError, match=r"expected the weights of this architecture, got others .*--arch"):
         load_checkpoint(checkpoint, mlp(hidden=(9,)))
 
 
@@ -945,7 +950,7 @@ def test_a_mistake_is_found_by_the_constructor(base, settings, message):
     "settings", [{"num_classes": 9}, {"epochs": 0}, {"request": ForgetRequest((10,))}, {"arch_options": {"hidden": (0,)}}]
 )
 def test_a_mistake_leaves_nothing_behind(base, tmp_path, settings):
-    with pytest.raises(ValueError, match="expected|classes"):
+    with pytest.raises(ValueError, match=r"expected|classes"):
         base(**settings)
     assert list(tmp_path.iterdir()) == []
 

@@ -36,7 +36,7 @@ def mimu(
     retain_weight: float = 4.0,
     prior: Prior = "weight",
     rho: float = 0.1,
-    tau: float = 0.3,
+    tau: float = 0.1,
     gradient: Gradient = "margin",
     representatives: int = 128,
     gcn_steps: int = 300,
