@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -197,7 +198,9 @@ def device_named(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
+        found = torch.zeros(1, device=name)
+        found.item()  # "meta" makes tensors and holds none
+        return found.device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device: expected auto, cpu or a device that is here, got {name!r} ({reason}). Use auto") from error
@@ -210,7 +213,7 @@ def flags_of(config: BaseConfig) -> list[str]:
     for name in ("dataset", "data", "arch", "epochs", "seed", "split_seed", "device", "save_dir", "mask"):
         value = getattr(config, name)
         if value is not None and value != getattr(defaults, name):
-            flags.append(f"--{name} {value}")
+            flags.append(f"--{name} {shlex.quote(str(value))}")
     for name, value in sorted(config.arch_options.items()):
-        flags.append(f"--{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}")
+        flags.append(f"--{name} {shlex.quote(','.join(map(str, value)) if isinstance(value, tuple) else str(value))}")
     return flags + config.request.flags()

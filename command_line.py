@@ -182,6 +182,20 @@ def _shown(value: Any) -> str:
     )
 
 
+def architecture_of(arch: str | None, dataset: str) -> Entry[Any]:
+    """The architecture of that name, or the dataset's own. ValueError for an unknown name."""
+    from models import ARCHITECTURES
+    from vision_data import DATASETS
+
+    default = DATASETS[dataset].facts.arch
+    return ARCHITECTURES[arch or default]
+
+
+def architecture_named(argv: Sequence[str] | None) -> Entry[Any]:
+    """The architecture that the command line names, so that its flags can be added."""
+    return architecture_of(**first_pass(argv, {"arch": None, "dataset": "digits"}))
+
+
 def method_names() -> list[str]:
     from unlearn import METHODS
 
@@ -219,11 +233,7 @@ def progress_bar(steps: Iterable[Any], label: str, total: int | None = None) -> 
 
 def train_base_model(argv: Sequence[str] | None, about: str, which: Literal["initial", "ideal"]) -> int:
     """What main_baseline.py and main_ideal.py do."""
-    from models import ARCHITECTURES
-    from vision_data import DATASETS
-
-    chosen = first_pass(argv, {"arch": None, "dataset": "digits"})
-    architecture = ARCHITECTURES[chosen["arch"] or DATASETS[chosen["dataset"]].facts.arch]
+    architecture = architecture_named(argv)
     summary, _, details = about.partition("\n")
     parser = OneLineParser(summary, details.strip())
     add_shared_flags(parser)

@@ -54,11 +54,9 @@ def options_of(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Entry[An
 
 def entries_of(chosen: dict[str, Any]) -> tuple[Entry[Any] | None, Entry[Any]]:
     """The method and the architecture that the command line names, so that their flags can be added."""
-    from models import ARCHITECTURES
     from unlearn import METHODS
-    from vision_data import DATASETS
 
-    architecture = ARCHITECTURES[chosen["arch"] or DATASETS[chosen["dataset"]].facts.arch]
+    architecture = command_line.architecture_of(chosen["arch"], chosen["dataset"])
     return (None if chosen["unlearn"] is None else METHODS[chosen["unlearn"]]), architecture
 
 

@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 Facts = TypeVar("Facts")
 Function = Callable[..., Any]
 Decorated = TypeVar("Decorated", bound=Function)
+_FLAGS = r"^Flags:\n(?: {4}.*(?:\n|\Z))*\n?"  # the block of a docstring that holds the flags' help
 
 
 def did_you_mean(kind: str, name: str, known: Iterable[str], plural: str = "", listed: Iterable[str] | None = None) -> str:
@@ -93,7 +94,7 @@ class Entry(Generic[Facts]):
     def about(self) -> str:
         """Names, source and docstring, without the lines that become the flags' help."""
         also = f" (also {', '.join(self.aliases)})" if self.aliases else ""
-        text = re.sub(r"^Flags:\n(?: {4}.*\n)*\n?", "", inspect.getdoc(self.function) or "", flags=re.MULTILINE)
+        text = re.sub(_FLAGS, "", inspect.getdoc(self.function) or "", flags=re.MULTILINE)
         source = getattr(self.facts, "source", "")
         return f"{self.name}{also}: {text}" + (f"\n\nSource: {source}" if source else "")
 
@@ -194,7 +195,8 @@ def hyperparameters_of(function: Function) -> dict[str, Hyperparameter]:
     The help of each is its line in the docstring, written `    name: what it is` under `Flags:`.
     """
     hints = get_type_hints(function, include_extras=True)
-    helps = dict(re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", inspect.getdoc(function) or "", flags=re.MULTILINE))
+    block = re.search(_FLAGS, inspect.getdoc(function) or "", flags=re.MULTILINE)
+    helps = dict(re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", block[0] if block else "", flags=re.MULTILINE))
     return {
         name: Hyperparameter(name, hints.get(name, str), p.default, re.sub(r"\s+", " ", helps.get(name, "")))
         for name, p in inspect.signature(function).parameters.items()

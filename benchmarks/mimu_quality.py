@@ -41,6 +41,7 @@ def main(argv: Any = None) -> int:
     parser.add_argument("--kappa", default="0.1", help="default: %(default)s")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
     command_line.add_shared_flags(parser, several_seeds=True)
+    command_line.add_signature_flags(parser, command_line.architecture_named(argv), "architecture")
     options = command_line.parsed(parser, argv)
 
     from benchmarks.machine import describe, write_json
@@ -56,13 +57,12 @@ def main(argv: Any = None) -> int:
 def measured(options: Any, seed: int) -> list[dict[str, Any]]:
     """One row per method and class."""
     from base_models import BaseModels
-    from models import ARCHITECTURES
     from training import DiskCache
     from unlearn import METHODS as REGISTRY
     from unlearn import ForgetData, unlearn
-    from vision_data import DATASETS, ForgetRequest
+    from vision_data import ForgetRequest
 
-    architecture = ARCHITECTURES[options.arch or DATASETS[options.dataset].facts.arch]
+    architecture = command_line.architecture_of(options.arch, options.dataset)
     base = BaseModels(command_line.base_config(options, architecture, seed), progress=command_line.progress_bar)
     model = base.initial().model
     test = base.splits.test

@@ -50,7 +50,7 @@ def apply_mask(model: nn.Module, mask: Mask) -> None:
     layer = _layer_of(model, mask)
     if not parametrize.is_parametrized(layer, "weight"):
         parametrize.register_parametrization(layer, "weight", _Masks(), unsafe=True)
-    _masks_on(layer).applied.append(mask.keep.to(layer.weight.device))
+    _masks_on(layer).applied.append(mask.keep.to(layer.weight.device, copy=True))
 
 
 def lift_mask(model: nn.Module, mask: Mask) -> None:
@@ -65,6 +65,10 @@ def lift_mask(model: nn.Module, mask: Mask) -> None:
         raise ValueError(f"expected a mask that is applied to layer {mask.layer!r}, got another one. Apply it first")
     del applied[found[0]]
     if not applied:
+        # A deep copy shares the parametrized class with the original, and removal deletes from the class.
+        shared = type(layer)
+        own = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+        layer.__class__ = type(shared.__name__, shared.__bases__, own)
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
         layer.register_parameter("bias", layer._parameters.pop("bias"))  # removal puts weight last; state_dict has it first
 
@@ -72,8 +76,10 @@ def lift_mask(model: nn.Module, mask: Mask) -> None:
 def switched_off(model: nn.Module, mask: Mask) -> None:
     """Write the zeros into the weights of `model`, in place and for good: what a method returns, and what is saved."""
     layer = _layer_of(model, mask)
+    masked = parametrize.is_parametrized(layer, "weight")
+    weight: Tensor = layer.parametrizations.weight.original if masked else layer.weight  # type: ignore[union-attr, assignment]
     with torch.no_grad():
-        layer.weight[~mask.keep.to(layer.weight.device)] = 0.0
+        weight[~mask.keep.to(weight.device)] = 0.0
 
 
 def _layer_of(model: nn.Module, mask: Mask) -> nn.Linear:

@@ -48,12 +48,14 @@ class MaskedLayer:
 
 
 def linear_layers(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """The linear layers that run on `images` (N, C, H, W), in forward order, each with the input it saw."""
+    """The linear layers that run on `images` (N, C, H, W), in forward order, each with all the input it saw."""
     seen: dict[str, Tensor] = {}
     names = {module: name for name, module in model.named_modules()}
 
     def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        seen.setdefault(names[layer], inputs[0].detach())
+        name = names[layer]
+        again = [seen[name].flatten(0, -2), inputs[0].detach().flatten(0, -2)] if name in seen else []
+        seen[name] = torch.cat(again) if again else inputs[0].detach()
 
     handles = [m.register_forward_pre_hook(note) for m in names if isinstance(m, nn.Linear)]
     try:
@@ -79,7 +81,7 @@ def find_layer(model: nn.Module, mask_layer: str, images: Tensor) -> str:
         if name not in inputs:
             kind = type(modules[name]).__name__
             raise ValueError(f"--mask_layer: expected a linear layer, got {name!r}, a {kind}. Linear layers: {', '.join(names)}")
-    elif mask_layer.lstrip("-").isdecimal():
+    elif mask_layer.removeprefix("-").isdecimal():
         if not -len(names) <= int(mask_layer) < len(names):
             least, most = -len(names), len(names) - 1
             raise ValueError(f"--mask_layer: expected an index from {least} to {most}, got {mask_layer}. Linear layers: {', '.join(names)}")
@@ -110,14 +112,25 @@ def split_at(model: nn.Module, mask_layer: str, images: Tensor) -> MaskedLayer:
     if cut is None:
         return MaskedLayer(name, layer, _body_by_hook(model, layer), _head_by_hook(model, layer), needs_images=True)
     body, head = cut
-    return MaskedLayer(name, layer, body, lambda z, images: head(z), needs_images=False)
+
+    def body_in_eval(images: Tensor) -> Tensor:
+        with evaluating(model):
+            h: Tensor = body(images)
+        return h
+
+    def head_in_eval(z: Tensor, images: Tensor | None) -> Tensor:
+        with evaluating(model):
+            logits: Tensor = head(z.clone())  # the model may write into it (ReLU(inplace=True))
+        return logits
+
+    return MaskedLayer(name, layer, body_in_eval, head_in_eval, needs_images=False)
 
 
 def _cut(model: nn.Module, name: str) -> tuple[nn.Module, nn.Module] | None:
     """body and head as graphs over the model's own modules, or None where it can't be cut at `name`."""
     try:
         graph = fx.Tracer().trace(model)
-    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError):
+    except Exception:  # noqa: BLE001 (the model's own code runs on fx's stand-ins and may raise anything; the hooks need no trace)
         return None
     calls = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
     if len(calls) != 1:
@@ -172,7 +185,7 @@ def _body_by_hook(model: nn.Module, layer: nn.Linear) -> Callable[[Tensor], Tens
 
 def _head_by_hook(model: nn.Module, layer: nn.Linear) -> Callable[[Tensor, Tensor | None], Tensor]:
     def head(z: Tensor, images: Tensor | None) -> Tensor:
-        with evaluating(model), _hooked(layer.register_forward_hook(lambda *_: z)):
+        with evaluating(model), _hooked(layer.register_forward_hook(lambda *_: z.clone())):
             logits: Tensor = model(images)
         return logits
 

@@ -115,8 +115,8 @@ def refused(folder, capfd) -> Callable[..., str]:
         (JOB + "--seed abc", r"--seed.*'abc'"),
         (JOB + "--seed 1 abc", r"--seed.*'abc'"),
         (JOB + "--split_seed abc", r"--split_seed.*'abc'"),
-        (JOB + f"--seed {10**30}", rf"--seed: expected an integer.*got {10**30}"),
-        (JOB + f"--split_seed {10**30}", rf"--split_seed: expected an integer.*got {10**30}"),
+        (JOB + f"--seed {10**30}", rf"--seed: expected an integer.*{10**30}"),
+        (JOB + f"--split_seed {10**30}", rf"--split_seed: expected an integer.*{10**30}"),
         (JOB + "--device nonsense", r"--device: expected auto, cpu .*'nonsense'.*Use auto"),
         (JOB + "--device meta", r"--device: expected auto, cpu .*'meta'.*Use auto"),
         (JOB + "--ideal perhaps", r"--ideal.*'perhaps'.*auto.*train.*skip"),
@@ -167,7 +167,7 @@ def test_the_forget_request(words, says, main, refused, folder):
         ("\n\n", r"list\.txt has none"),
         ("3\n3\n", r"list\.txt repeats"),
         ("99999\n", r"--forget_indexes: expected indexes of training images, got 99999"),
-        (f"{10**30}\n", rf"--forget_indexes: expected ind.*{10**30}"),
+        (f"{10**30}\n", rf"--forget_indexes: expected .*{10**30}"),
     ],
 )
 def test_the_list_of_indexes(content, says, refused, folder):

@@ -410,7 +410,7 @@ def test_save_dir_holds_checkpoints_and_the_cache_only(jobs):
     cached = {name for name in kept if re.fullmatch(r"cache/[0-9a-f]+\.safetensors", name)}
 
     assert kept - cached == {f"1mlp_ep2{which}.safetensors" for which in ("", "_ideal_class0", "_ideal_class3")}
-    assert len(cached) == 1
+    assert cached
 
 
 def test_nothing_is_left_anywhere_else(jobs):

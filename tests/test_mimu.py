@@ -100,15 +100,33 @@ def test_the_closed_form_is_message_passing(m, n, message_passing):
     assert_close(conv(x), message_passing(conv, x))
 
 
-@pytest.mark.parametrize("relu", [False, True])
+def network_by_message_passing(gcn, x, message_passing):
+    """The logits (m n,) of one graph (m, n, 4)."""
+    x = message_passing(gcn.rounds[0], x)
+    x = message_passing(gcn.rounds[1], x).relu()
+    x = message_passing(gcn.rounds[2], x).relu()
+    return gcn.logit(x).flatten()
+
+
 @pytest.mark.parametrize(("m", "n"), [(1, 6), (3, 5)])
-def test_the_closed_form_has_the_gradients_of_message_passing(m, n, relu, message_passing):
+def test_the_closed_form_has_the_gradients_of_message_passing(m, n, message_passing):
     conv = seeded(lambda: RookConv(4, 6)).double()
     x, out = normal(2, m, n, 4).requires_grad_(), normal(2, m, n, 6, seed=1)
     slow = torch.stack([message_passing(conv, graph) for graph in x])
     leaves = [x, *conv.parameters()]
-    fast = torch.autograd.grad((conv(x, relu) * out).sum(), leaves)
-    for ours, theirs in zip(fast, torch.autograd.grad(((slow.relu() if relu else slow) * out).sum(), leaves), strict=True):
+    fast = torch.autograd.grad((conv(x) * out).sum(), leaves)
+    for ours, theirs in zip(fast, torch.autograd.grad((slow * out).sum(), leaves), strict=True):
+        assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(("m", "n"), [(1, 6), (3, 5), (8, 6)])
+def test_the_network_has_the_gradients_of_message_passing(m, n, message_passing):
+    gcn = seeded(MaskingGCN).double()
+    x, out = normal(2, m, n, 4).requires_grad_(), normal(2, m * n, seed=1)
+    slow = torch.stack([network_by_message_passing(gcn, graph, message_passing) for graph in x])
+    leaves = [x, *gcn.parameters()]
+    fast = torch.autograd.grad((gcn(x) * out).sum(), leaves)
+    for ours, theirs in zip(fast, torch.autograd.grad((slow * out).sum(), leaves), strict=True):
         assert_close(ours, theirs)
 
 
@@ -121,10 +139,7 @@ def test_the_network_has_the_gradient_of_its_values():
 def test_the_network_is_three_rounds_of_message_passing(m, n, message_passing):
     gcn = seeded(MaskingGCN).double()
     x = normal(m, n, 4)
-    hidden = message_passing(gcn.rounds[0], x)
-    hidden = message_passing(gcn.rounds[1], hidden).relu()
-    hidden = message_passing(gcn.rounds[2], hidden).relu()
-    assert_close(gcn(x), gcn.logit(hidden).flatten())
+    assert_close(gcn(x), network_by_message_passing(gcn, x, message_passing))
 
 
 def test_the_network_takes_many_graphs_at_once():
@@ -1029,7 +1044,7 @@ def test_the_mask_applied_is_the_unlearned_model(model, digits):
         ({"tau": 0.0}, "expected tau > 0, got 0.0"),
         ({"prior": "weights"}, "prior: expected one of weight, gradient, got 'weights'"),
     ],
-    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
+    ids=lambda value: "".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
 def test_a_setting_that_makes_no_sense_is_refused(settings, message, model, digits):
     cache = {}
@@ -1038,7 +1053,7 @@ def test_a_setting_that_makes_no_sense_is_refused(settings, message, model, digi
     assert not cache
 
 
-@pytest.mark.parametrize("lr", [1e20, 1e38])
+@pytest.mark.parametrize("lr", [1e10, 1e20])
 def test_a_network_that_diverges_is_an_error_and_not_a_mask_that_keeps_everything(lr, model, digits):
     cache = {}
     with pytest.raises((FloatingPointError, ValueError), match="diverged"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import platform
 import sys
 import warnings
@@ -101,7 +100,7 @@ def load_checkpoint(path: Path, model: nn.Module) -> Metadata | None:
         raise ValueError(
             f"{path}: expected the weights of this architecture, got others ({reason}). Choose the --arch it was made with"
         ) from error
-    return Metadata(**{name: value for name, value in header.items() if name not in ("kind", "digest")}) if header else None
+    return _metadata(path, header) if header else None
 
 
 def save_mask(path: Path, mask: Mask, header: Mapping[str, Any]) -> None:
@@ -123,13 +122,25 @@ def _checkpoint_header(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     return header
 
 
+def _metadata(path: Path, header: dict[str, Any]) -> Metadata:
+    stored = {name: value for name, value in header.items() if name not in ("kind", "digest")}
+    tuples = {name: tuple(value) for name, value in stored.items() if isinstance(value, list)}  # JSON has none
+    options = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.get("options", {}).items()}
+    try:
+        return Metadata(**(stored | tuples | {"options": options}))
+    except TypeError as error:
+        raise ValueError(f"{path}: its metadata is that of another version of Lethe ({error}). Make the checkpoint again") from error
+
+
 def _older_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and metadata (empty if there is none) in a `.pth.tar`: a state dict, or a dictionary with one under `state_dict`."""
     if not path.is_file():
         raise FileNotFoundError(f"expected a checkpoint {path}, and there is none. Check the path")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of a pickle protocol before it refuses what is in it
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle raises IndexError, struct.error, ...
         reason = " ".join(str(error).split())[:160]
         raise ValueError(
             f"{path}: expected a pickle of tensors alone, and it is damaged or holds more, which loading would run as code ({reason}). "
@@ -137,7 +148,7 @@ def _older_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
     header = content.get(METADATA, {}) if isinstance(content, dict) else {}
     content = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
         raise ValueError(f"{path}: expected a state dict of tensors, or one under 'state_dict'. Save the model's state_dict")
     return {name.removeprefix("module."): value for name, value in content.items()}, header
 

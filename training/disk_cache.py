@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
@@ -44,7 +45,8 @@ class DiskCache(Cache):
 
     def __iter__(self) -> Iterator[str]:
         for file in sorted(self.folder.glob("*.safetensors")):
-            yield read_tensors(file)[1]["key"]
+            with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+                yield read_tensors(file)[1]["key"]
 
     def __len__(self) -> int:
-        return len(list(self.folder.glob("*.safetensors")))
+        return sum(1 for _ in self)

@@ -57,13 +57,18 @@ def fit(
         raise ValueError("training: expected at least one image, got none. Ask for a smaller forget set")
     model.to(device).train()
     images = images.to(device)
-    steps = math.ceil(len(images) / recipe.batch_size) * recipe.epochs
+    size = recipe.batch_size
+    while len(images) > 1 and len(images) % size == 1:  # batch norm can't train on one image
+        size += 1
+    steps = math.ceil(len(images) / size) * recipe.epochs
     optimizer = _optimizer(model, recipe)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps + 1, pct_start=0.25, cycle_momentum=False)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.lr, total_steps=max(steps + 1, 5), pct_start=0.25, cycle_momentum=False
+    )
     history = []
     for epoch in progress(range(recipe.epochs), label):
         total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-        for x, y in images.batches(recipe.batch_size, generator=generator, device=device, augment=recipe.augment):
+        for x, y in images.batches(size, generator=generator, device=device, augment=recipe.augment):
             logits = model(x)
             loss = F.cross_entropy(logits, y)
             optimizer.zero_grad(set_to_none=True)

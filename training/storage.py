@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -43,7 +44,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         raise ValueError(f"{path} can't be written ({error.strerror}). Free the place, or choose another with --save_dir") from error
     finally:
-        if partial.exists():
+        with contextlib.suppress(OSError):
             partial.unlink()
 
 
@@ -66,7 +67,9 @@ def read_header(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"expected a file {path}, and there is none. Check the path")
     try:
         with safe_open(path, framework="pt") as file:
-            header: dict[str, Any] = json.loads((file.metadata() or {})[HEADER])
+            header = json.loads((file.metadata() or {})[HEADER])
+            if not isinstance(header, dict):
+                raise KeyError(HEADER)
             return header
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         reason = "it has no Lethe header" if isinstance(error, KeyError) else str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class ForgetRequest:
     file: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(sorted(set(self.classes))))  # one request, one name
         if self.indexes is not None:
             return
         if ANY_CLASS in self.classes and self.number is None:
@@ -56,7 +58,7 @@ class ForgetRequest:
     def flags(self) -> list[str]:
         """The command line's flags for this request."""
         if self.indexes is not None:
-            return [f"--forget_indexes {self.file or 'FILE'}"]
+            return [f"--forget_indexes {shlex.quote(self.file or 'FILE')}"]
         classes = [f"--class_to_replace {' '.join(map(str, self.classes))}"] if self.classes != (0,) else []
         return classes + ([f"--num_indexes_to_replace {self.number}"] if self.number is not None else [])
 
@@ -67,6 +69,8 @@ class ForgetRequest:
         image's, and a request that leaves nothing to retain.
         """
         forget = self._chosen(train, classes, split_seed)
+        if not bool(forget.any()):
+            raise ValueError("the forget request takes no training image: expected at least one. Name others")
         if bool(forget.all()):
             raise ValueError("the forget request takes every training image and leaves nothing to retain. Ask for fewer")
         return train.subset(forget), train.subset(~forget)
@@ -94,14 +98,14 @@ class ForgetRequest:
 
     @staticmethod
     def _listed(train: ImageSet, indexes: Sequence[int]) -> torch.Tensor:
-        listed = torch.tensor(indexes)
-        strangers = listed[~torch.isin(listed, train.indexes)]
-        if len(strangers):
+        there = set(train.indexes.tolist())
+        strangers = [index for index in indexes if index not in there]
+        if strangers:
             raise ValueError(
-                f"--forget_indexes: expected indexes of training images, got {strangers[0].item()} and {len(strangers) - 1} more "
+                f"--forget_indexes: expected indexes of training images, got {strangers[0]} and {len(strangers) - 1} more "
                 "that are validation or test images or do not exist. Remove them from the list"
             )
-        return torch.isin(train.indexes, listed)
+        return torch.isin(train.indexes, torch.tensor(indexes, dtype=torch.int64))
 
 
 def read_indexes(file: str | Path) -> tuple[int, ...]:
@@ -110,7 +114,7 @@ def read_indexes(file: str | Path) -> tuple[int, ...]:
     if not path.is_file():
         raise FileNotFoundError(f"--forget_indexes: expected a file with one index a line, and there is no file {path}")
     indexes = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(errors="backslashreplace").splitlines(), 1):
         if not line.strip():
             continue
         if not line.strip().isdecimal():

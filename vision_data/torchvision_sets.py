@@ -51,16 +51,22 @@ def _colour(part: Any) -> tuple[Tensor, Tensor]:
 
 def _both_parts(name: str, folder: Path, files_in: Path, files: tuple[str, ...]) -> tuple[Any, Any]:
     missing = [file for file in files if not (files_in / file).exists()]
+    not_there_yet = [place for place in (files_in, *files_in.parents) if not place.exists()]
     dataset = getattr(torchvision_module("datasets"), name)
     try:
         with warnings.catch_warnings():
             # NumPy 2.4 warns about the align=0 in CIFAR's pickles and about torchvision's own dtype(...) calls.
             warnings.simplefilter("ignore")
-            return dataset(str(folder), train=True, download=bool(missing)), dataset(str(folder), train=False, download=False)
-    except (OSError, RuntimeError) as error:
+            parts = dataset(str(folder), train=True, download=bool(missing)), dataset(str(folder), train=False, download=False)
+        if any(len(part.data) != len(part.targets) for part in parts):
+            raise RuntimeError("images and labels differ in number")
+        return parts
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:  # of torchvision's readers
         if not missing:
-            raise ValueError(f"{name}: the files in {files_in} are damaged ({error}). Delete that folder and run again") from error
-        for made_in_vain in (files_in, files_in.parent):
+            raise ValueError(
+                f"{name}: the files in {files_in} are damaged ({error or 'no IDX header'}). Delete that folder and run again"
+            ) from error
+        for made_in_vain in not_there_yet:
             with contextlib.suppress(OSError):
                 made_in_vain.rmdir()
         reason = str(error).splitlines()[0].rstrip(":")
