@@ -9,10 +9,13 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+
+STARTED = time.perf_counter()
 
 # Threads that wait without spinning: two processes on the same cores would otherwise stop each other. Read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from registry import Entry
     from vision_data import ForgetRequest
 
-MISTAKE, INTERRUPTED, TERMINATED = 2, 130, 143
+FAILED, MISTAKE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 
 class Terminated(KeyboardInterrupt):
@@ -56,7 +59,7 @@ class Main(Protocol):
 
 
 def command(main: Main) -> Main:
-    """A script's main: mistakes become one line on stderr and exit code 2, Ctrl-C 130, SIGTERM 143."""
+    """A script's main: mistakes become one line on stderr and exit code 2, divergence 1, Ctrl-C 130, SIGTERM 143."""
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
@@ -67,6 +70,9 @@ def command(main: Main) -> Main:
         except (ValueError, FileNotFoundError) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return MISTAKE
+        except FloatingPointError as error:  # something diverged: no mistake in the command, and nothing a traceback would add
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return FAILED
         except Terminated:
             print("terminated", file=sys.stderr)
             return TERMINATED

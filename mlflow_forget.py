@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = run_all(configs, progress=command_line.progress_bar)
     for result in results:
         print(report(result))
+    whole, in_runs = time.perf_counter() - command_line.STARTED, sum(result.stages["total"] for result in results)
+    print(f"seconds in all: {whole:.2f}, of which {whole - in_runs:.2f} to load Python's libraries and the data, and to check")
     print(f"run{'s' if len(results) > 1 else ''} in {tracking_uri()}: {', '.join(result.run_id for result in results)}")
     print("look at them:  mlflow ui      as a table:  python mlruns_parser.py")
     return 0

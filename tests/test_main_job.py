@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sqlite3
 import struct
@@ -664,6 +665,8 @@ def started(folder: Path, argv: Sequence[str]) -> subprocess.Popen[str]:
 def test_signals_end_a_training_run_killed_and_the_next_start_works(folder, jobs, tmp_path_factory):
     expected = {signal.SIGINT: 130, signal.SIGTERM: 143}
     folders = {name: tmp_path_factory.mktemp(name.name) for name in expected}
+    for place in folders.values():
+        shutil.copy(folder / "mlflow.db", place)  # making a new store takes seconds
     processes = {name: started(place, ["--unlearn", "random_mask", "--epochs", "1000000"]) for name, place in folders.items()}
     try:
         for name, process in processes.items():
@@ -676,7 +679,7 @@ def test_signals_end_a_training_run_killed_and_the_next_start_works(folder, jobs
 
             assert process.returncode == expected[name], err
             assert "Traceback" not in err
-            assert [run.info.status for run in all_runs(folders[name])] == ["KILLED"]
+            assert all_runs(folders[name])[-1].info.status == "KILLED"
             assert files_below(folders[name] / "results") == set()
             assert call(folders[name], *RANDOM).run.info.status == "FINISHED"
     finally:

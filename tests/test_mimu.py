@@ -1041,7 +1041,7 @@ def test_the_mask_applied_is_the_unlearned_model(model, digits):
         ({"contrast": -1.0}, "--contrast: expected a number >= 0, got -1.0"),
         ({"rho": -0.1}, "--rho: expected a number >= 0, got -0.1"),
         ({"retain_weight": -2.0}, "--retain_weight: expected a number >= 0, got -2.0"),
-        ({"tau": 0.0}, "expected tau > 0, got 0.0"),
+        ({"tau": 0.0}, "--tau: expected a number > 0, got 0.0"),
         ({"prior": "weights"}, "prior: expected one of weight, gradient, got 'weights'"),
     ],
     ids=lambda value: "".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",

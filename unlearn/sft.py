@@ -16,7 +16,19 @@ from vision_data import ImageSet
 Mode = Literal["randomize_forget", "finetune_retain", "randomize_forget_and_finetune_retain"]
 
 
-@register("SFT", source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu")
+def check(
+    model: nn.Module, data: ForgetData, *, sft_steps: int, sft_lr: float, sft_batch: int, mask_layer: str | None, **_: object
+) -> dict[str, int]:
+    """ValueError for a layer that can't be masked, and for steps, a batch or a learning rate that are not positive."""
+    if sft_steps < 1 or sft_batch < 1:
+        raise ValueError(f"--sft_steps and --sft_batch: expected integers >= 1, got {sft_steps} and {sft_batch}. Give at least 1")
+    if sft_lr <= 0:
+        raise ValueError(f"--sft_lr: expected a number > 0, got {sft_lr}. Give a positive one")
+    masked_layer(model, data, mask_layer)
+    return {}
+
+
+@register("SFT", source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu", resolve=check)
 def sft(
     model: nn.Module,
     data: ForgetData,
@@ -42,8 +54,7 @@ def sft(
 
     Raises ValueError for a layer that can't be masked, or for steps or a batch below 1.
     """
-    if sft_steps < 1 or sft_batch < 1:
-        raise ValueError(f"--sft_steps and --sft_batch: expected integers >= 1, got {sft_steps} and {sft_batch}. Give at least 1")
+    check(model, data, sft_steps=sft_steps, sft_lr=sft_lr, sft_batch=sft_batch, mask_layer=mask_layer)
     student = copy_of(model)
     layer = masked_layer(student, data, mask_layer).layer
     student.requires_grad_(False)
@@ -51,6 +62,7 @@ def sft(
     optimizer = torch.optim.AdamW([layer.weight], lr=sft_lr)
     batches = itertools.islice(_batches(data, sft_mode, sft_batch), sft_steps)
     losses = descend(student, data.progress(batches, "SFT", sft_steps), optimizer=optimizer)
+    optimizer.zero_grad(set_to_none=True)
     return Unlearned(student.requires_grad_(True), history=[{"loss": loss} for loss in losses])
 
 

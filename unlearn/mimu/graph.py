@@ -48,7 +48,9 @@ class Factors:
 
 
 def factors_of(layer: MaskedLayer, images: ImageSet, gradient: Gradient, device: torch.device, batch_size: int = 1024) -> Factors:
-    """h, a = relu(z) and delta of every image, in batches: one pass through the model, one back through its head.
+    """h, a and delta of every image, in batches: one pass through the model, one back through its head.
+
+    a = relu(z) where the head begins with a relu (the logits do not change if z is cut before), else z.
 
     delta_i = dL/dz_i per image, where L is minus the margin (`margin`: its gradient does not vanish on images that the
     model is sure of), the cross-entropy, or the true class's logit.
@@ -65,8 +67,11 @@ def _batch_factors(layer: MaskedLayer, x: Tensor, y: Tensor, gradient: Gradient)
         z = F.linear(h, layer.weight, layer.bias)
     z.requires_grad_(True)
     with torch.enable_grad():
-        (delta,) = torch.autograd.grad(_objectives(layer.head(z, x), y, gradient).sum(), z)
-    return Factors(h, z.detach().relu(), delta, y, x if layer.needs_images else None)
+        logits = layer.head(z, x)
+        (delta,) = torch.autograd.grad(_objectives(logits, y, gradient).sum(), z)
+    with torch.no_grad():
+        relu_follows = torch.equal(layer.head(z.relu(), x), logits)
+    return Factors(h, z.detach().relu() if relu_follows else z.detach(), delta, y, x if layer.needs_images else None)
 
 
 def _objectives(logits: Tensor, labels: Tensor, gradient: Gradient) -> Tensor:
@@ -98,8 +103,11 @@ class Vertices:
 
 def _standardised(values: Tensor, over: tuple[int, ...]) -> Tensor:
     centred = values - values.mean(over, keepdim=True)
-    deviation = centred.square().mean(over, keepdim=True).sqrt()
-    return centred / torch.where(deviation > 0, deviation, 1.0)
+    largest = centred.abs().amax(over, keepdim=True)
+    rounding = 16 * torch.finfo(values.dtype).eps * values.abs().amax(over, keepdim=True)
+    scaled = centred / torch.where(largest > rounding, largest, torch.inf)  # so that no square underflows
+    deviation = scaled.square().mean(over, keepdim=True).sqrt()
+    return scaled / torch.where(deviation > 0, deviation, 1.0)
 
 
 def averaged(factors: Factors, groups: int, weight: Tensor) -> Vertices:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from torch import nn
 
@@ -16,12 +17,39 @@ from unlearn.mimu.ranking import keep_largest_out, lean
 from unlearn.mimu.refine import refined
 
 
+def network_settings(
+    size: int,
+    *,
+    topk: Amount,
+    kappa: Amount,
+    gcn_steps: int,
+    gcn_lr: float,
+    gcn_weight_decay: float,
+    gcn_batch: int,
+    **same_name: Any,
+) -> NetworkSettings:
+    """The flags that the network depends on, topk and kappa as numbers of the layer's `size` weights."""
+    return NetworkSettings(
+        topk=count_of(topk, size, "topk"),
+        kappa=count_of(kappa, size, "kappa"),
+        steps=gcn_steps,
+        lr=gcn_lr,
+        weight_decay=gcn_weight_decay,
+        batch=gcn_batch,
+        **same_name,
+    )
+
+
 def resolve_amounts(
-    model: nn.Module, data: ForgetData, *, topk: Amount, kappa: Amount, mask_layer: str | None, **_: object
+    model: nn.Module, data: ForgetData, *, mask_layer: str | None, refine_steps: int, refine_lr: float, **flags: Any
 ) -> dict[str, int]:
-    """topk and kappa as numbers of weights of the masked layer."""
-    size = masked_layer(model, data, mask_layer).size
-    return {"topk_count": count_of(topk, size, "topk"), "kappa_count": count_of(kappa, size, "kappa")}
+    """topk and kappa as numbers of weights of the masked layer. Raises ValueError for every flag that the method would refuse."""
+    if refine_steps < 0 or refine_lr <= 0:
+        raise ValueError(
+            f"--refine_steps and --refine_lr: expected >= 0 and > 0, got {refine_steps} and {refine_lr}. Give 0 steps for none"
+        )
+    settings = network_settings(masked_layer(model, data, mask_layer).size, **flags)
+    return {"topk_count": settings.topk, "kappa_count": settings.kappa}
 
 
 @register("MIMU", source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu", resolve=resolve_amounts)
@@ -83,12 +111,12 @@ def mimu(
     L_drop, averaged features and the ranking by s are ours.
     """
     started = time.perf_counter()
-    counts = resolve_amounts(model, data, topk=topk, kappa=kappa, mask_layer=mask_layer)
     student = copy_of(model)
     layer = masked_layer(student, data, mask_layer)
-    settings = NetworkSettings(
-        topk=counts["topk_count"],
-        kappa=counts["kappa_count"],
+    settings = network_settings(
+        layer.size,
+        topk=topk,
+        kappa=kappa,
         contrast=contrast,
         retain_weight=retain_weight,
         prior=prior,
@@ -96,20 +124,19 @@ def mimu(
         tau=tau,
         gradient=gradient,
         representatives=representatives,
-        steps=gcn_steps,
-        lr=gcn_lr,
-        weight_decay=gcn_weight_decay,
-        batch=gcn_batch,
+        gcn_steps=gcn_steps,
+        gcn_lr=gcn_lr,
+        gcn_weight_decay=gcn_weight_decay,
+        gcn_batch=gcn_batch,
     )
     network = network_of(student, layer, data, settings)
     trained = time.perf_counter()
     scores = lean(data, lambda: network.by_class, lambda images: network.of_images(layer, images, gradient, data.device))
     ranked = time.perf_counter()
-    kappa_count = counts["kappa_count"]
     scores = refined(
-        scores, layer, data, kappa_count, steps=refine_steps, lr=refine_lr, retain_weight=retain_weight, tau=tau, batch=gcn_batch
+        scores, layer, data, settings.kappa, steps=refine_steps, lr=refine_lr, retain_weight=retain_weight, tau=tau, batch=gcn_batch
     )
-    mask = Mask(layer.name, keep_largest_out(scores, kappa_count, layer.shape))
+    mask = Mask(layer.name, keep_largest_out(scores, settings.kappa, layer.shape))
     switched_off(student, mask)
     stages = {"network": trained - started, "request": ranked - trained, "refinement": time.perf_counter() - ranked}
     return Unlearned(student, mask, network.history, {"network_cached": int(network.cached)}, stages)

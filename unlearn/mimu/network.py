@@ -20,7 +20,7 @@ from unlearn.mimu.topk import hard_topk, soft_topk, straight_through
 from vision_data import ImageSet
 
 CLASSES_A_STEP = 10
-VERSION = 1  # part of the cache's key: raise it when the same settings would train another network
+VERSION = 2  # part of the cache's key: raise it when the same settings would train another network
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,12 @@ class NetworkSettings:
     batch: int
 
     def __post_init__(self) -> None:
-        for name in ("representatives", "steps", "batch"):
+        for name, flag in (("representatives", "representatives"), ("steps", "gcn_steps"), ("batch", "gcn_batch")):
             if getattr(self, name) < 1:
-                raise ValueError(f"--{name}: expected an integer >= 1, got {getattr(self, name)}. Give at least 1")
+                raise ValueError(f"--{flag}: expected an integer >= 1, got {getattr(self, name)}. Give at least 1")
+        for name, flag in (("tau", "tau"), ("lr", "gcn_lr")):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"--{flag}: expected a number > 0, got {getattr(self, name)}. Give a positive one")
         for name in ("contrast", "rho", "retain_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name}: expected a number >= 0, got {getattr(self, name)}. Give 0 to leave the term out")
@@ -76,6 +79,8 @@ def network_of(model: torch.nn.Module, layer: MaskedLayer, data: ForgetData, set
     history = list(_training(gcn, layer, factors, data, settings))
     with torch.no_grad():
         q = gcn(averaged_by_class(factors, data.train.classes, layer.weight).standardised())
+    if not q.isfinite().all():
+        raise FloatingPointError(f"the MIMU network diverged in {settings.steps} steps with --gcn_lr {settings.lr:g}. Choose a smaller one")
     losses = {name: torch.tensor([step[name] for step in history], dtype=torch.float64) for name in history[0]}
     data.cache[key] = {
         "q": q.cpu(),
@@ -92,7 +97,9 @@ def _key(model: torch.nn.Module, layer: MaskedLayer, data: ForgetData, settings:
         "version": VERSION,
         "model": digest_of(model.state_dict()),
         "layer": layer.name,
+        "architecture": repr(model),
         "images": data.train.digest,
+        "normalisation": asdict(data.train.normalisation),
         "seed": data.seed,
         "device": data.device.type,
         "threads": torch.get_num_threads(),
@@ -132,7 +139,7 @@ def _training(
         drop = _drop(q, layer, factors.drawn(settings.batch, generator), classes, settings) if settings.contrast else torch.zeros(())
         loss = keep + settings.contrast * drop
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward(inputs=list(gcn.parameters()))
         optimizer.step()
         schedule.step()
         yield {"loss": loss.item(), "keep_loss": keep.item(), "drop_loss": drop.item()}

@@ -31,7 +31,8 @@ def masked_logits(layer: MaskedLayer, masks: Tensor, h: Tensor, images: Tensor |
 def log_prior(values: Tensor) -> Tensor:
     """log of pi_i = |v_i| / sum |v|, clamped to at least 1e-7, of raw weights or gradients (..., m, n) -> (..., m n)."""
     sizes = values.abs().flatten(-2)
-    return (sizes / sizes.sum(-1, keepdim=True)).clamp_min(SMALLEST_PRIOR).log()
+    total = sizes.sum(-1, keepdim=True)
+    return (sizes / torch.where(total > 0, total, 1.0)).clamp_min(SMALLEST_PRIOR).log()
 
 
 def keep_loss(logits: Tensor, labels: Tensor, mask: Tensor, q: Tensor, log_pi: Tensor, k: int, rho: float) -> Tensor:

@@ -45,7 +45,7 @@ def refined(
         lost = _reached(layer, mask, forget.drawn(batch, generator))
         kept = _cross_entropy(layer, mask, retain.drawn(batch, generator))
         optimizer.zero_grad(set_to_none=True)
-        (lost + retain_weight * kept).backward()
+        (lost + retain_weight * kept).backward(inputs=[refined_scores])
         optimizer.step()
     return refined_scores.detach()
 

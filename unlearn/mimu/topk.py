@@ -15,7 +15,8 @@ class _SoftTopK(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, k: int, tau: float) -> Tensor:
-        mask = torch.sigmoid((logits - threshold(logits, k, tau)) / tau)
+        centred = logits - logits.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)  # exact where the mask is soft
+        mask = torch.sigmoid((centred - threshold(centred, k, tau)) / tau)
         ctx.save_for_backward(mask)
         ctx.tau = tau
         return mask
@@ -82,4 +83,4 @@ def hard_topk(scores: Tensor, k: int) -> Tensor:
 
 def straight_through(soft: Tensor, hard: Tensor) -> Tensor:
     """The hard mask forward, the soft mask's gradient backward."""
-    return hard + soft - soft.detach()
+    return hard + (soft - soft.detach())
