@@ -65,6 +65,7 @@ def command(main: Main) -> Main:
     def run(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
             signal.signal(signal.SIGTERM, _terminate)
+            sys.unraisablehook = _raise_again
         try:
             return main(argv)
         except (ValueError, FileNotFoundError) as error:
@@ -83,6 +84,15 @@ def command(main: Main) -> Main:
     return run
 
 
+def _raise_again(dropped: sys.UnraisableHookArgs) -> None:
+    """Python drops what a signal raises inside a destructor or a weak reference's callback: raise it again, a moment later."""
+    if not isinstance(dropped.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(dropped)
+        return
+    signal.signal(signal.SIGALRM, _terminate if isinstance(dropped.exc_value, Terminated) else signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+
 def _terminate(_: int, __: FrameType | None) -> NoReturn:
     raise Terminated
 
@@ -96,8 +106,8 @@ def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = F
     data.add_argument("--num_classes", type=int, metavar="N", help="refused if the dataset has another number")
     data.add_argument("--epochs", type=int, metavar="N", help="epochs of training (default: the dataset's own)")
     seeds = {"nargs": "+"} if several_seeds else {}
-    data.add_argument("--seed", type=int, default=[1] if several_seeds else 1, metavar="N", help="all randomness (default: 1)", **seeds)  # type: ignore[arg-type]
-    data.add_argument("--split_seed", type=int, default=0, metavar="N", help="the train / validation / test split (default: %(default)s)")
+    data.add_argument("--seed", type=_seed, default=[1] if several_seeds else 1, metavar="N", help="all randomness (default: 1)", **seeds)  # type: ignore[arg-type]
+    data.add_argument("--split_seed", type=_seed, default=0, metavar="N", help="the train / validation / test split (default: %(default)s)")
     data.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
 
     request = parser.add_argument_group("what to forget")
@@ -116,17 +126,26 @@ def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = F
     )
 
 
+def _seed(text: str) -> int:
+    if not re.fullmatch(r"\d+", text) or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"expected an integer from 0 to 2^63 - 1, got {text!r}")
+    return int(text)
+
+
 def add_signature_flags(parser: argparse.ArgumentParser, entry: Entry[Any], kind: str, *, several: bool = False) -> None:
     """The hyperparameters of a registered function as flags; with `several`, more than one value of each makes a sweep."""
     group = parser.add_argument_group(f"{kind} {entry.name}")
     for parameter in entry.hyperparameters.values():
         default = "" if parameter.required else f"; default: {_shown(parameter.default)}"
-        group.add_argument(
-            f"--{parameter.name}",
-            nargs="+" if several else None,
-            metavar="VALUE",
-            help=f"{parameter.help} ({parameter.expects}{default})".replace("%", "%%"),
-        )
+        try:
+            group.add_argument(
+                f"--{parameter.name}",
+                nargs="+" if several else None,
+                metavar="VALUE",
+                help=f"{parameter.help} ({parameter.expects}{default})".replace("%", "%%"),
+            )
+        except argparse.ArgumentError as error:
+            raise ValueError(f"{kind} {entry.name}: --{parameter.name} is a flag of the job already. Rename the parameter") from error
 
 
 def settings_from(options: argparse.Namespace, entry: Entry[Any]) -> dict[str, Any]:

@@ -8,10 +8,12 @@ result.metrics["test_forget_score"]
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 import re
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,10 +31,11 @@ from registry import __version__
 from reporter.pictures import class_probabilities, curves_over
 from tracking.run import TrackedRun, tracked_run
 from tracking.store import check_store
-from training import DiskCache, Progress, library_versions, model_digest, save_checkpoint, save_mask, silent, write_bytes
+from training import DiskCache, Progress, check_writable, library_versions, model_digest, save_checkpoint, save_mask, silent, write_bytes
 from unlearn import METHODS, ForgetData, Unlearned, masked_layer, resolved, unlearn
 
 JSON_FOLDER = Path("eval/metrics_and_plots/json")
+METRICS_WAY_OUT = "Free the place, or start in another folder: the metrics are written below the current one"
 EVALUATION_BATCH = 1024
 
 
@@ -83,6 +86,8 @@ class Pipeline:
         self.experiment = config.experiment or f"{self.base.splits.dataset}-{self.base.architecture.name}"
         self.stages: dict[str, float] = {}
         self.epochs: list[dict[str, float]] = []
+        check_writable(self.base.save_dir / "cache")
+        check_writable(JSON_FOLDER, METRICS_WAY_OUT)
         check_store()
 
     @property
@@ -105,7 +110,7 @@ class Pipeline:
             run.tags({"config_hash": self.config_hash(digest)})
             run.history(initial.history, "initial_train_")
             with self._stage("unlearn"):
-                unlearned = unlearn(self.method.name, initial.model, self.data, **self.settings)
+                unlearned = unlearn(self.config.unlearn, initial.model, self.data, **self.settings)
             with self._stage("evaluate"):
                 measured = self._evaluated(unlearned.model, initial.model, ideal)
             with self._stage("report"):
@@ -113,7 +118,7 @@ class Pipeline:
                 self._log(run, unlearned, measured, path)
             self.stages["total"] = time.perf_counter() - started
             run.metrics({f"stage_{stage}_seconds": seconds for stage, seconds in self.stages.items()})
-        notes = [] if ideal or self.config.ideal == "skip" else [f"no ideal model to compare with. Make it: {self.base.ideal_command()}"]
+        notes = [] if ideal else [f"no ideal model to compare with. Make it: {self.base.ideal_command()}"]
         return Result(run.run_id, unlearned, measured.model, measured.initial, measured.ideal, measured.undefined, self.stages, path, notes)
 
     def params(self) -> dict[str, Any]:
@@ -124,6 +129,7 @@ class Pipeline:
             "dataset": self.base.splits.dataset,
             "data": base.data,
             "arch": self.base.architecture.name,
+            "num_classes": self.base.splits.classes,
             "epochs": self.base.epochs,
             "seed": base.seed,
             "split_seed": base.split_seed,
@@ -155,6 +161,7 @@ class Pipeline:
             "ideal": self.config.ideal,
             "initial": initial_digest,
             "version": __version__,
+            "code": inspect.getsource(sys.modules[self.method.function.__module__]) if ".py:" in self.config.unlearn else None,
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
@@ -179,7 +186,7 @@ class Pipeline:
     def _amounts(self) -> tuple[dict[str, int], int]:
         """The settings' amounts as numbers of weights, and the size of the masked layer that they are of (0 without one)."""
         model = self.base.untrained()
-        counts = resolved(self.method.name, model, self.data, self.settings)
+        counts = resolved(self.config.unlearn, model, self.data, self.settings)
         return counts, masked_layer(model, self.data, self.settings.get("mask_layer")).size if counts else 0
 
     def _tags(self) -> dict[str, str]:

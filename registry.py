@@ -185,7 +185,8 @@ def function_from_file(spec: str) -> Function:
             raise
     function = getattr(module, name, None)
     if not callable(function):
-        raise ValueError(did_you_mean(f"function of {path}", name, [n for n, v in vars(module).items() if inspect.isfunction(v)]))
+        known = [n for n, v in vars(module).items() if inspect.isfunction(v)]
+        raise ValueError(did_you_mean(f"function of {path}", name, known, f"functions of {path}"))
     return function
 
 

@@ -675,7 +675,7 @@ def test_signals_end_a_training_run_killed_and_the_next_start_works(folder, jobs
                 time.sleep(0.1)
             time.sleep(0.5)
             process.send_signal(name)
-            _, err = process.communicate(timeout=10)
+            _, err = process.communicate(timeout=30)
 
             assert process.returncode == expected[name], err
             assert "Traceback" not in err

@@ -28,7 +28,7 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     return content.hexdigest()
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, way_out: str = "Free the place, or choose another with --save_dir") -> None:
     """Write a file under a temporary name beside it, then rename: readers see the old file or the new one, never a part.
 
     Raises ValueError where the folder can't be written.
@@ -42,15 +42,15 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise ValueError(f"{path} can't be written ({error.strerror}). Free the place, or choose another with --save_dir") from error
+        raise ValueError(f"{path} can't be written ({error.strerror}). {way_out}") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, *way_out: str) -> None:
     """ValueError if files can't be made in `folder` (which is created)."""
-    write_bytes(folder / ".writable", b"")
+    write_bytes(folder / ".writable", b"", *way_out)
     (folder / ".writable").unlink(missing_ok=True)
 
 
