@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 HEADLINE = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score", "mia", "mia_auc", "test_score")
 ON_TEST = ("test_forget_loss", "test_retain_loss", "test_forget_probability", "test_forget_score", "test_retain_score")
+SUMMARY = ("forget_score", "retain_score", "test_forget_score", "test_retain_score", "test_score", "mia", "avg_gap")
 
 
 @command_line.command
@@ -35,8 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tracking.store import tracking_uri
 
     results = run_all(configs, progress=command_line.progress_bar)
-    for result in results:
-        print(report(result))
+    print(report(results[0]) if len(results) == 1 else summary(results))
     whole, in_runs = time.perf_counter() - command_line.STARTED, sum(result.stages["total"] for result in results)
     print(f"seconds in all: {whole:.2f}, of which {whole - in_runs:.2f} to load Python's libraries and the data, and to check")
     print(f"run{'s' if len(results) > 1 else ''} in {tracking_uri()}: {', '.join(result.run_id for result in results)}")
@@ -110,8 +110,19 @@ def report(result: Result) -> str:
     rows += [[name, "", number(result.metrics[name], 3), ""] for name in ("rUA", "avg_gap") if name in result.metrics]
     metrics = text_table(["metric", "initial", "unlearned", "ideal"], rows)
     stages = text_table(["stage", "seconds"], [[stage, number(seconds)] for stage, seconds in result.stages.items()])
-    missing = [f"not measured: {name}: {reason}" for name, reason in result.undefined.items()]
+    reasons = dict.fromkeys(result.undefined.values())
+    missing = [f"not measured ({why}): {', '.join(n for n, reason in result.undefined.items() if reason == why)}" for why in reasons]
     return "\n".join(["", metrics, "", stages, "", *missing, *result.notes, f"metrics: {result.json_path}"])
+
+
+def summary(results: Sequence[Result]) -> str:
+    """One line per run of a sweep."""
+    from reporter.text_table import number, text_table
+
+    names = [name for name in SUMMARY if any(name in result.metrics for result in results)]
+    rows = [[result.name, *(number(result.metrics.get(name)) for name in names), number(result.stages["unlearn"])] for result in results]
+    notes = dict.fromkeys(note for result in results for note in result.notes)
+    return "\n".join(["", text_table(["run", *names, "unlearn s"], rows), "", *notes])
 
 
 if __name__ == "__main__":

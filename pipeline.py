@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any, Literal
 
 import torch
@@ -55,6 +56,7 @@ class Result:
     """What one run measured, and where it is."""
 
     run_id: str
+    name: str
     unlearned: Unlearned
     metrics: dict[str, float]
     initial: dict[str, float]
@@ -92,8 +94,9 @@ class Pipeline:
 
     @property
     def name(self) -> str:
-        """The run's name: method, request and seed."""
-        return f"{self.method.name} {self.base.request_slug} seed{self.config.base.seed}"
+        """The run's name: method, request, seed, and the settings that were given."""
+        given = "".join(f" {name}={value}" for name, value in self.config.settings.items())
+        return f"{self.method.name} {self.base.request_slug} seed{self.config.base.seed}{given}"
 
     def run(self, *, nested: bool = False) -> Result:
         """Do it, in one MLflow run; an exception ends that FAILED with the error in a tag, Ctrl-C KILLED."""
@@ -119,7 +122,9 @@ class Pipeline:
             self.stages["total"] = time.perf_counter() - started
             run.metrics({f"stage_{stage}_seconds": seconds for stage, seconds in self.stages.items()})
         notes = [] if ideal else [f"no ideal model to compare with. Make it: {self.base.ideal_command()}"]
-        return Result(run.run_id, unlearned, measured.model, measured.initial, measured.ideal, measured.undefined, self.stages, path, notes)
+        return Result(
+            run.run_id, self.name, unlearned, measured.model, measured.initial, measured.ideal, measured.undefined, self.stages, path, notes
+        )
 
     def params(self) -> dict[str, Any]:
         """Every setting, resolved values too."""
@@ -217,9 +222,9 @@ class Pipeline:
         model = self.evidence_of(unlearned)
         with_ideal = {name: evidence for name, evidence in others.items() if name == "ideal"}
         values, undefined = evaluate(names=None, progress=self._bar("unlearned"), model=model, **with_ideal)
-        evidence = {"before (initial model)": others["initial"], "after (unlearned model)": model}
+        evidence = {"initial model": others["initial"], "unlearned model": model}
         if ideal:
-            evidence["never seen (ideal model)"] = others["ideal"]
+            evidence["ideal model"] = others["ideal"]
         return Measured(values, compared["initial"], compared.get("ideal", {}), undefined, evidence)
 
     def _bar(self, name: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
@@ -359,7 +364,7 @@ def _log_curves(parent: TrackedRun, pipelines: Sequence[Pipeline], results: Sequ
         if kappa is not None
     ]
     images = "test images" if on_test else "training images"
-    initial = (results[0].initial[f"{on_test}forget_score"], results[0].initial[f"{on_test}retain_score"])
+    initial = tuple(mean(result.initial[f"{on_test}{name}_score"] for result in results) for name in ("forget", "retain"))
     title = f"{first.method.name}, {first.base.splits.dataset}, {first.base.request_slug}: {images}"
     parent.picture(curves_over(points, initial, title=title, size=first.layer_size), "forget_and_retain_over_kappa.png")
 

@@ -22,7 +22,7 @@ def class_probabilities(models: Mapping[str, Sequence[float]], names: Sequence[s
     if len(names) > MOST_CLASSES:
         order = sorted(sorted(order, key=lambda c: -max(values[c] for values in models.values()))[:MOST_CLASSES])
         title += f" ({MOST_CLASSES} of {len(names)} classes)"
-    figure = Figure(figsize=(max(6.4, 0.3 * len(order) + 2), 4.2), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(max(6.4, 0.3 * len(order) + 2), 4.8), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     width = 0.8 / len(models)
     for number, ((model, values), colour) in enumerate(zip(models.items(), (BEFORE, AFTER, REFERENCE), strict=False)):
@@ -31,16 +31,16 @@ def class_probabilities(models: Mapping[str, Sequence[float]], names: Sequence[s
     crowded = sum(len(names[c]) + 2 for c in order) > 60
     axes.set_xticks(range(len(order)), [names[c] for c in order], rotation=60 if crowded else 0, ha="right" if crowded else "center")
     axes.set(ylim=(0, 1.02), xlabel="class", ylabel="mean predicted probability (fraction)", title=title)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
-def curves_over(points: Sequence[tuple[int, float, float]], initial: tuple[float, float], *, title: str, size: int) -> Figure:
+def curves_over(points: Sequence[tuple[int, float, float]], initial: Sequence[float], *, title: str, size: int) -> Figure:
     """Forget and retain score over kappa: points (weights switched off, forget score, retain score); dashed: the initial model.
 
     Several points of one kappa (seeds) are all shown; the lines join their means. `size` is the layer's number of weights.
     """
-    figure = Figure(figsize=(6.4, 4.2), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(6.4, 4.8), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     for column, name, colour, marker in ((1, "forget", BEFORE, "o"), (2, "retain", AFTER, "s")):
         kappas = sorted({point[0] for point in points})
@@ -54,5 +54,5 @@ def curves_over(points: Sequence[tuple[int, float, float]], initial: tuple[float
         axes.axhline(initial[column - 1], linestyle="--", linewidth=1, color=colour, label=f"{name}, initial model")
     axes.set(ylim=(-3, 103), xlabel="weights of the masked layer switched off (percent)", ylabel="score (percent correct)", title=title)
     axes.xaxis.set_major_locator(MaxNLocator(8))
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
