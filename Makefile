@@ -1,9 +1,9 @@
-# make demo: from nothing to a tracked MIMU run.   make test: the tests.   make check: what CI checks.
+# make demo: from nothing to a tracked MIMU run.   make test: the tests.   make check: before a commit.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check quick clean
+.PHONY: demo test check lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -u mlflow_forget.py --unlearn MIMU --topk 50 --kappa 0.1
@@ -14,12 +14,12 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
 
-quick: check
+check: lint
 	$(BIN)/python -m pytest -m "not slow"
 
 $(VENV)/.installed: requirements.txt

@@ -2,7 +2,7 @@
 
     python array_param_file.py                  # the small grid inside
     python array_param_file.py --grid grid.yml
-    sh base_params.txt && sh params.txt         # or: xargs -P2 -I{} sh -c '{}' < params.txt
+    sh -e base_params.txt && sh params.txt      # or: xargs -P2 -I{} sh -c '{}' < params.txt
 
 base_params.txt trains every initial and ideal model once; params.txt unlearns. Each line runs as it stands. A grid is YAML:
 a value or a list of values for each of the shared flags, and a mapping of methods to their own flags:
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_lines(Path(options.base_params), base)
     write_lines(Path(options.params), jobs)
     print(f"{len(base)} base models -> {options.base_params}, {len(jobs)} runs -> {options.params}")
-    print(f"run them:  sh {options.base_params} && sh {options.params}")
+    print(f"run them:  sh -e {options.base_params} && sh {options.params}")
     return 0
 
 
@@ -91,7 +91,8 @@ def commands(grid: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         flags = words(setting)
         initial = words({name: value for name, value in setting.items() if name not in NOT_BASE})
         base[shlex.join(["python", "-u", "main_baseline.py", *without_request(initial)])] = None
-        base[shlex.join(["python", "-u", "main_ideal.py", *initial])] = None
+        if setting.get("ideal") != "skip":
+            base[shlex.join(["python", "-u", "main_ideal.py", *initial])] = None
         for method, own in grid[METHODS_KEY].items():
             for chosen in combinations(own or {}):
                 line = ["--unlearn", method, *flags, *words(chosen)]

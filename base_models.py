@@ -21,6 +21,7 @@ from training import (
     Recipe,
     check_checkpoint,
     check_writable,
+    checkpoint_metadata,
     fit,
     generator_for,
     library_versions,
@@ -76,7 +77,7 @@ class BaseModels:
         self.device = device_named(config.device)
         self.architecture: Entry[Any] = ARCHITECTURES[config.arch or dataset.facts.arch]
         self.options = self.architecture.settings(config.arch_options)
-        self.epochs = dataset.facts.epochs if config.epochs is None else config.epochs
+        self.epochs = self._epochs(dataset.facts.epochs)
         facts = self.architecture.facts
         augment = dataset.facts.augment
         self.recipe = Recipe(self.epochs, facts.optimizer, facts.lr, facts.batch_size, facts.weight_decay, augment)
@@ -94,6 +95,21 @@ class BaseModels:
                 load_checkpoint(path, self.untrained())  # the header can't tell whether the weights are whole
             else:
                 check_writable(path.parent)
+
+    def _epochs(self, default: int) -> int:
+        """The epochs asked for; else those of the checkpoint that --mask names, for the ideal model gets as many; else the default."""
+        mask = self.config.mask
+        found = checkpoint_metadata(mask) if mask is not None and mask.exists() else None
+        if found is not None and self.config.epochs not in (None, found.epochs):
+            raise ValueError(f"--epochs: {mask} was trained for {found.epochs}, got {self.config.epochs}. Leave out --epochs or --mask")
+        if self.config.epochs is not None:
+            return self.config.epochs
+        return found.epochs if found else default
+
+    @property
+    def gone(self) -> tuple[int, ...]:
+        """The classes that are forgotten whole."""
+        return tuple(sorted(set(self.forget.classes) - set(self.retain.classes)))
 
     @property
     def request_slug(self) -> str:
@@ -119,7 +135,7 @@ class BaseModels:
         changed = {name: value for name, value in self.options.items() if value != defaults[name]}
         options = "".join(f"_{name}{'-'.join(map(str, v)) if isinstance(v, tuple) else v}" for name, v in sorted(changed.items()))
         split = f"_split{self.config.split_seed}" if self.config.split_seed else ""
-        return f"{self.config.seed}{self.architecture.name}_ep{self.epochs}{options}{split}"
+        return f"{self.config.seed}{self.architecture.identity}_ep{self.epochs}{options}{split}"
 
     def untrained(self) -> nn.Module:
         """The architecture with the seed's initial weights, on the device."""
@@ -153,7 +169,7 @@ class BaseModels:
             dataset=self.splits.dataset,
             split=self._split_digest,
             split_seed=self.config.split_seed,
-            arch=self.architecture.name,
+            arch=self.architecture.identity,
             options=dict(self.options),
             classes=self.splits.classes,
             image_shape=self.splits.train.image_shape,
@@ -175,7 +191,8 @@ class BaseModels:
         generator = generator_for(self.config.seed, "train")
         history = fit(model, images, self.recipe, generator=generator, device=self.device, progress=self.progress, label=label)
         seconds = time.perf_counter() - started
-        validation = score_of(model, self.splits.validation, self.device)
+        left_out = () if trained_on == "train" else self.gone
+        validation = score_of(model, self.splits.validation.without_classes(*left_out), self.device)
         metadata = self.metadata(
             trained_on,
             train_score=history[-1]["score"],

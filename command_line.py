@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -66,6 +67,7 @@ def command(main: Main) -> Main:
         with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
             signal.signal(signal.SIGTERM, _terminate)
             sys.unraisablehook = _raise_again
+        warnings.showwarning = _warning_line
         try:
             return main(argv)
         except (ValueError, FileNotFoundError) as error:
@@ -82,6 +84,11 @@ def command(main: Main) -> Main:
             return INTERRUPTED
 
     return run
+
+
+def _warning_line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """A warning as one line, without the source line that raised it."""
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _raise_again(dropped: sys.UnraisableHookArgs) -> None:
@@ -177,7 +184,7 @@ def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None, entry: E
         flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
         name = next((word for word in unknown if word.startswith("-")), unknown[0])
         own = None if entry is None else [f"--{flag}" for flag in entry.hyperparameters]
-        plural = "flags" if entry is None else f"flags of {entry.name} (and those of every method, see --help)"
+        plural = "flags" if entry is None else f"flags of {entry.name} itself (--help shows those of the job too)"
         raise ValueError(did_you_mean("flag", name.partition("=")[0], flags, plural, own))
     return options
 
@@ -270,10 +277,12 @@ def train_base_model(argv: Sequence[str] | None, about: str, which: Literal["ini
     base = BaseModels(base_config(options, architecture, options.seed), progress=progress_bar)
     trained = base.initial() if which == "initial" else base.ideal()
     verb = "loaded" if trained.loaded else f"trained in {trained.seconds:.1f} s"
+    left_out = base.gone if which == "ideal" else ()
+    of_which = " of the retained classes" if left_out else ""
     scores = {
-        name: score_of(trained.model, images, base.device)
+        name: score_of(trained.model, images.without_classes(*left_out), base.device)
         for name, images in (("validation", base.splits.validation), ("test", base.splits.test))
     }
     print(f"{which} model {verb}: {trained.path}")
-    print(", ".join(f"{name} score {score:.2f} %" for name, score in scores.items()))
+    print(", ".join(f"{name} score{of_which} {score:.2f} %" for name, score in scores.items()))
     return 0

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, build the configs, run them, print what came out and where it is."""
     configs = configs_from(*options_of(argv))
 
-    from pipeline import run_all
+    from sweep import run_all
     from tracking.store import tracking_uri
 
     results = run_all(configs, progress=command_line.progress_bar)

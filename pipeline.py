@@ -8,28 +8,23 @@ result.metrics["test_forget_score"]
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-import math
 import re
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from base_models import BaseConfig, BaseModels, Trained, score_of
-from evaluation import METRICS, Evidence, evaluate, outputs_of
+from measurement import Measured, measure
 from registry import __version__
-from reporter.pictures import class_probabilities, curves_over
+from reporter.pictures import class_probabilities
 from tracking.run import TrackedRun, tracked_run
 from tracking.store import check_store
 from training import DiskCache, Progress, check_writable, library_versions, model_digest, save_checkpoint, save_mask, silent, write_bytes
@@ -37,7 +32,6 @@ from unlearn import METHODS, ForgetData, Unlearned, masked_layer, resolved, unle
 
 JSON_FOLDER = Path("eval/metrics_and_plots/json")
 METRICS_WAY_OUT = "Free the place, or start in another folder: the metrics are written below the current one"
-EVALUATION_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -82,12 +76,14 @@ class Pipeline:
         self.settings = self.method.settings(config.settings)
         if config.ideal not in ("auto", "train", "skip"):
             raise ValueError(f"--ideal: expected auto, train or skip, got {config.ideal!r}. Choose one")
+        if base is not None and base.config != config.base:
+            raise ValueError("expected the base models of this config, got those of another. Make them with BaseModels(config.base)")
         self.base = base or BaseModels(config.base, progress=progress)
         self.data = self._forget_data()
         self.counts, self.layer_size = self._amounts()
         self.experiment = config.experiment or f"{self.base.splits.dataset}-{self.base.architecture.name}"
         self.stages: dict[str, float] = {}
-        self.epochs: list[dict[str, float]] = []
+        self.epochs: dict[int, dict[str, float]] = {}
         check_writable(self.base.save_dir / "cache")
         check_writable(JSON_FOLDER, METRICS_WAY_OUT)
         check_store()
@@ -104,33 +100,53 @@ class Pipeline:
         with tracked_run(self.experiment, self.name, nested=nested, tags=self._tags()) as run:
             self.stages["tracking_start"] = time.perf_counter() - started
             run.params(self.params())
+            for file in {entry.file for entry in (self.method, self.base.architecture) if entry.file is not None}:
+                run.file(file, "code")
             with self._stage("initial"):
                 initial = self.base.initial()
             with self._stage("ideal"):
                 ideal = self._ideal()
-            digest = model_digest(initial.model)
-            run.params({"initial_digest": digest} | _provenance("initial", initial) | _provenance("ideal", ideal))
-            run.tags({"config_hash": self.config_hash(digest)})
+            run.params(_provenance("initial", initial) | _provenance("ideal", ideal))
+            config_hash = self.config_hash(initial, ideal)
+            run.tags({"config_hash": config_hash})
             run.history(initial.history, "initial_train_")
             with self._stage("unlearn"):
                 unlearned = unlearn(self.config.unlearn, initial.model, self.data, **self.settings)
             with self._stage("evaluate"):
-                measured = self._evaluated(unlearned.model, initial.model, ideal)
+                base_models = {"initial": initial.model} | ({"ideal": ideal.model} if ideal else {})
+                measured = measure(unlearned.model, base_models, self.data, self.base.splits.test)
             with self._stage("report"):
-                path = self._write_json(run.run_id, digest, unlearned, measured)
+                path = self._write_json(run.run_id, config_hash, unlearned, measured)
                 self._log(run, unlearned, measured, path)
             self.stages["total"] = time.perf_counter() - started
             run.metrics({f"stage_{stage}_seconds": seconds for stage, seconds in self.stages.items()})
-        notes = [] if ideal else [f"no ideal model to compare with. Make it: {self.base.ideal_command()}"]
         return Result(
-            run.run_id, self.name, unlearned, measured.model, measured.initial, measured.ideal, measured.undefined, self.stages, path, notes
+            run_id=run.run_id,
+            name=self.name,
+            unlearned=unlearned,
+            metrics=measured.model,
+            initial=measured.initial,
+            ideal=measured.ideal,
+            undefined=measured.undefined,
+            stages=self.stages,
+            json_path=path,
+            notes=self._notes(initial, ideal),
         )
+
+    def _notes(self, initial: Trained, ideal: Trained | None) -> list[str]:
+        """What a reader of the numbers should know."""
+        notes = [] if ideal else [f"no ideal model to compare with. Make it: {self.base.ideal_command()}"]
+        if initial.metadata and initial.metadata.seed != self.config.base.seed:
+            notes.append(f"the initial model in {initial.path} was trained with seed {initial.metadata.seed}, not {self.config.base.seed}")
+        return notes
 
     def params(self) -> dict[str, Any]:
         """Every setting, resolved values too."""
         base = self.config.base
         return {
             "unlearn": self.method.name,
+            "unlearn_file": self.method.file,
+            "arch_file": self.base.architecture.file,
             "dataset": self.base.splits.dataset,
             "data": base.data,
             "arch": self.base.architecture.name,
@@ -154,19 +170,18 @@ class Pipeline:
             **self.counts,
         }
 
-    def config_hash(self, initial_digest: str) -> str:
-        """SHA-256 of every setting that changes the result, the initial weights and Lethe's version."""
+    def config_hash(self, initial: Trained, ideal: Trained | None) -> str:
+        """SHA-256 of every setting that changes the result, the weights of the base models and Lethe's version."""
         decisive = {
-            "method": self.method.name,
+            "method": self.method.identity,
             "settings": self.settings,
             "request": self.base.request_slug,
             "split": self.base.splits.digest,
             "seed": self.config.base.seed,
-            "epochs": self.base.epochs,
-            "ideal": self.config.ideal,
-            "initial": initial_digest,
+            "arch": self.base.architecture.identity,
+            "initial": model_digest(initial.model),
+            "ideal": model_digest(ideal.model) if ideal else None,
             "version": __version__,
-            "code": inspect.getsource(sys.modules[self.method.function.__module__]) if ".py:" in self.config.unlearn else None,
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
@@ -186,7 +201,7 @@ class Pipeline:
         scores = {"forget_score": score_of(model, self.data.forget, self.base.device)}
         if len(self.data.validation):
             scores["validation_score"] = score_of(model, self.data.validation, self.base.device)
-        self.epochs.append(scores)
+        self.epochs[epoch] = scores
 
     def _amounts(self) -> tuple[dict[str, int], int]:
         """The settings' amounts as numbers of weights, and the size of the masked layer that they are of (0 without one)."""
@@ -207,58 +222,13 @@ class Pipeline:
         yield
         self.stages[name] = time.perf_counter() - started
 
-    def evidence_of(self, model: nn.Module) -> Evidence:
-        """What a model says about the images: one forward pass per set."""
-        sets = {"forget": self.data.forget, "retain": self.data.retain, "test": self.base.splits.test}
-        outputs = {name: outputs_of(model, images.batches(EVALUATION_BATCH, device=self.base.device)) for name, images in sets.items()}
-        validation = self.data.validation
-        validated = outputs_of(model, validation.batches(EVALUATION_BATCH, device=self.base.device)) if len(validation) else None
-        return Evidence(**outputs, validation=validated, forget_classes=self.data.forget_classes, seed=self.config.base.seed)
-
-    def _evaluated(self, unlearned: nn.Module, initial: nn.Module, ideal: Trained | None) -> Measured:
-        models = {"initial": initial} | ({"ideal": ideal.model} if ideal else {})
-        others = {name: self.evidence_of(model) for name, model in models.items()}
-        compared = {name: self._measured_once(name, models[name], others[name]) for name in models}
-        model = self.evidence_of(unlearned)
-        with_ideal = {name: evidence for name, evidence in others.items() if name == "ideal"}
-        values, undefined = evaluate(names=None, progress=self._bar("unlearned"), model=model, **with_ideal)
-        evidence = {"initial model": others["initial"], "unlearned model": model}
-        if ideal:
-            evidence["ideal model"] = others["ideal"]
-        return Measured(values, compared["initial"], compared.get("ideal", {}), undefined, evidence)
-
-    def _bar(self, name: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
-        return lambda metrics: self.progress(metrics, f"evaluate {name} model")
-
-    def _measured_once(self, name: str, model: nn.Module, evidence: Evidence) -> dict[str, float]:
-        """The metrics of a base model, from the cache if this model was measured on these images before."""
-        images = {"forget": self.data.forget, "retain": self.data.retain, "test": self.base.splits.test}
-        metrics = METRICS.names
-        depends_on: dict[str, Any] = {
-            "what": "metrics of a base model",
-            "model": model_digest(model),
-            "metrics": metrics,
-            "version": __version__,
-        }
-        depends_on |= {"seed": self.config.base.seed} | {name: part.digest for name, part in images.items()}
-        key = json.dumps(depends_on, sort_keys=True)
-        if key in self.data.cache:
-            kept = dict(zip(metrics, self.data.cache[key]["values"].tolist(), strict=True))
-            values = {metric: value for metric, value in kept.items() if not math.isnan(value)}
-            evidence.remember(values)
-            return values
-        values, _ = evaluate(progress=self._bar(name), model=evidence)
-        self.data.cache[key] = {"values": torch.tensor([values.get(metric, math.nan) for metric in metrics], dtype=torch.float64)}
-        return values
-
-    def _write_json(self, run_id: str, digest: str, unlearned: Unlearned, measured: Measured) -> Path:
+    def _write_json(self, run_id: str, config_hash: str, unlearned: Unlearned, measured: Measured) -> Path:
         content = {
             "run_id": run_id,
             "params": {
                 name: value if isinstance(value, (int, float, str, type(None))) else str(value) for name, value in self.params().items()
             },
-            "initial_digest": digest,
-            "config_hash": self.config_hash(digest),
+            "config_hash": config_hash,
             "metrics": measured.model,
             "initial": measured.initial,
             "ideal": measured.ideal,
@@ -269,9 +239,9 @@ class Pipeline:
         }
         kind = f"{self.base.architecture.name}_{self.base.splits.dataset}"
         amounts = f"top-{self.settings.get('topk', 'none')}_kappa_{self.settings.get('kappa', 'none')}"
-        name = f"{self.method.name}_{self.base.request_slug}_seed{self.config.base.seed}_{self.config_hash(digest)[:8]}.json"
+        name = f"{self.method.name}_{self.base.request_slug}_seed{self.config.base.seed}_{config_hash[:8]}.json"
         path = JSON_FOLDER / re.sub(r"[^\w.+%-]", "_", f"{kind}_{amounts}") / name
-        write_bytes(path, json.dumps(content, indent=2, sort_keys=True).encode())
+        write_bytes(path, json.dumps(content, indent=2, sort_keys=True).encode(), METRICS_WAY_OUT)
         return path
 
     def _log(self, run: TrackedRun, unlearned: Unlearned, measured: Measured, json_path: Path) -> None:
@@ -280,9 +250,11 @@ class Pipeline:
         run.metrics({f"ideal_{name}": value for name, value in measured.ideal.items()})
         run.metrics({"unlearn_seconds": self.stages["unlearn"]} | {f"unlearn_{stage}_seconds": s for stage, s in unlearned.stages.items()})
         run.metrics({name: value for name, value in unlearned.facts.items() if not isinstance(value, str)})
+        run.tags({name: value for name, value in unlearned.facts.items() if isinstance(value, str)})
         run.tags({f"undefined.{name}": reason for name, reason in measured.undefined.items()})
         run.history(unlearned.history, "unlearn_")
-        run.history(self.epochs, "epoch_")
+        for epoch, scores in self.epochs.items():
+            run.metrics({f"epoch_{name}": score for name, score in scores.items()}, step=epoch)
         for name, images in (("forget", self.data.forget), ("retain", self.data.retain), ("test", self.base.splits.test)):
             run.image_set(f"{self.base.splits.dataset} {name}", images.digest, self.base.splits.dataset, name)
         run.file(json_path)
@@ -305,68 +277,18 @@ class Pipeline:
         return files
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Metrics of the unlearned, the initial and the ideal model, what has no value and why, and the outputs behind them."""
-
-    model: dict[str, float]
-    initial: dict[str, float]
-    ideal: dict[str, float]
-    undefined: dict[str, str]
-    evidence: dict[str, Evidence]
-
-
 def _provenance(name: str, trained: Trained | None) -> dict[str, Any]:
     """Whether a base model was loaded or trained here, and what its checkpoint says of its making."""
     if trained is None:
         return {f"{name}_model": "none"}
-    about: dict[str, Any] = {f"{name}_model": "loaded" if trained.loaded else "trained", f"{name}_checkpoint": trained.path}
+    about: dict[str, Any] = {
+        f"{name}_model": "loaded" if trained.loaded else "trained",
+        f"{name}_checkpoint": trained.path,
+        f"{name}_digest": model_digest(trained.model),
+    }
     if trained.metadata is not None:
         about |= {f"{name}_seed": trained.metadata.seed, f"{name}_epochs": trained.metadata.epochs}
     return about
-
-
-def run_all(configs: Sequence[PipelineConfig], *, progress: Progress = silent) -> list[Result]:
-    """Run experiments that differ in the method's settings and the seed, as children of one parent run; a single one stands alone.
-
-    All are checked before the first is run. Base models are made once per seed.
-    """
-    bases: dict[int, BaseModels] = {}
-    pipelines = []
-    for config in configs:
-        seed = config.base.seed
-        if seed not in bases:
-            shared = next(iter(bases.values()), None)
-            bases[seed] = BaseModels(config.base, progress=progress, splits=shared.splits if shared else None)
-        pipelines.append(Pipeline(config, progress=progress, base=bases[seed]))
-    if len(pipelines) == 1:
-        return [pipelines[0].run()]
-    first = pipelines[0]
-    with tracked_run(
-        first.experiment, f"{first.method.name} {first.base.request_slug} x {len(pipelines)}", tags={"sweep": "parent"}
-    ) as parent:
-        results = [pipeline.run(nested=True) for pipeline in pipelines]
-        _log_curves(parent, pipelines, results)
-    return results
-
-
-def _log_curves(parent: TrackedRun, pipelines: Sequence[Pipeline], results: Sequence[Result]) -> None:
-    """What varies over the children, and for kappa the curve of forget and retain."""
-    kappas = [pipeline.counts.get("kappa_count") for pipeline in pipelines]
-    first = pipelines[0]
-    parent.params({"unlearn": first.method.name, "dataset": first.base.splits.dataset, "arch": first.base.architecture.name})
-    if None in kappas or len(set(kappas)) < 2:
-        return
-    on_test = "test_" if first.data.forget_classes else ""
-    points = [
-        (kappa, result.metrics[f"{on_test}forget_score"], result.metrics[f"{on_test}retain_score"])
-        for kappa, result in zip(kappas, results, strict=True)
-        if kappa is not None
-    ]
-    images = "test images" if on_test else "training images"
-    initial = tuple(mean(result.initial[f"{on_test}{name}_score"] for result in results) for name in ("forget", "retain"))
-    title = f"{first.method.name}, {first.base.splits.dataset}, {first.base.request_slug}: {images}"
-    parent.picture(curves_over(points, initial, title=title, size=first.layer_size), "forget_and_retain_over_kappa.png")
 
 
 def git_commit() -> str:

@@ -7,6 +7,7 @@ hyperparameters: their names become flags, their annotations are checked, its do
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib.util
 import inspect
 import math
@@ -20,6 +21,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, g
 
 __version__ = "0.1.0"
 
+USER_MODULE = "lethe_user_"
 Facts = TypeVar("Facts")
 Function = Callable[..., Any]
 Decorated = TypeVar("Decorated", bound=Function)
@@ -85,6 +87,17 @@ class Entry(Generic[Facts]):
     @property
     def hyperparameters(self) -> dict[str, Hyperparameter]:
         return hyperparameters_of(self.function)
+
+    @property
+    def file(self) -> Path | None:
+        """The user's file that the function came from, None for Lethe's own."""
+        module = sys.modules.get(self.function.__module__)
+        return Path(str(module.__file__)) if module is not None and module.__name__.startswith(USER_MODULE) else None
+
+    @property
+    def identity(self) -> str:
+        """The name, and for a user's file the digest of its text: two functions of one name are not the same."""
+        return self.name if self.file is None else f"{self.name}-{hashlib.sha256(self.file.read_bytes()).hexdigest()[:8]}"
 
     @property
     def summary(self) -> str:
@@ -170,7 +183,7 @@ def function_from_file(spec: str) -> Function:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"expected path/to/file.py:function, got {spec!r}, and there is no file {path}")
-    module_name = f"lethe_user_{file.stem}_{abs(hash(file.resolve()))}"
+    module_name = f"{USER_MODULE}{file.stem}_{abs(hash(file.resolve()))}"
     module = sys.modules.get(module_name)
     if module is None:
         found = importlib.util.spec_from_file_location(module_name, file)

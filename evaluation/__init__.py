@@ -8,10 +8,11 @@ One forward pass per model and image set makes an Evidence; every metric reads t
 from evaluation import classification, entropies, gap, loss_threshold, membership
 from evaluation.evaluate import evaluate
 from evaluation.evidence import Evidence, Outputs, outputs_of
-from evaluation.impl import METRICS, MetricFacts, needs_of, register
+from evaluation.impl import METRICS, VERSION, MetricFacts, needs_of, register
 
 __all__ = [
     "METRICS",
+    "VERSION",
     "Evidence",
     "MetricFacts",
     "Outputs",

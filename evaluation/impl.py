@@ -26,6 +26,8 @@ class MetricFacts:
     whole_class: bool = False
 
 
+VERSION = 1  # part of what kept values are found by: raise it when the same outputs would give another value
+
 METRICS: Registry[MetricFacts] = Registry("metric", MetricFacts)
 register = METRICS.register
 

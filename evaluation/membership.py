@@ -48,7 +48,7 @@ def _check_sizes(members: int, non_members: int, target: int) -> None:
 def attacked(model: Evidence, feature: Callable[[Outputs], Tensor]) -> float:
     """The non-member share (percent) of the forget set by one feature of each image.
 
-    Members are as many retain images, drawn by seed, as there are non-members; non-members are the test images, without
+    Members are as many retain images, drawn by seed, as there are test images; non-members are the test images, without
     the forgotten classes. Departs from the published code, which takes the first retain images.
     """
     return non_member_share(feature(model.members), feature(model.non_members), feature(model.forget))

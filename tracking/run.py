@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -80,9 +79,6 @@ class TrackedRun:
         import mlflow
 
         mlflow.log_artifact(str(path), folder or None)
-
-    def json(self, content: Mapping[str, Any], name: str) -> None:
-        self.text(json.dumps(content, indent=2, sort_keys=True), name)
 
     def text(self, content: str, name: str) -> None:
         import mlflow

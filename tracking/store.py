@@ -13,6 +13,7 @@ from tracking.file_reader import is_file_store
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
 ANSWER_SECONDS = 5
+SERVER_ERROR = 500  # below it the server answers, if only to ask who we are
 
 
 def tracking_uri() -> str:
@@ -37,7 +38,9 @@ def _check_server(uri: str) -> None:
     import requests
 
     try:
-        requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS).raise_for_status()
+        status = requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS).status_code
+        if status >= SERVER_ERROR:
+            raise requests.HTTPError(f"status {status}")
     except requests.RequestException as error:
         shown = re.sub(r"://[^/@\s]*@", "://***@", uri)
         raise ValueError(
@@ -58,7 +61,8 @@ def open_experiment(name: str) -> str:
     uri = tracking_uri()
     for chatty in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    key = hashlib.sha256(f"{uri} {Path.cwd()}".encode()).hexdigest()[:16]
+    file = _database(uri)
+    key = hashlib.sha256((str(file) if file else uri).encode()).hexdigest()[:16]
     try:
         with filelock.FileLock(Path(tempfile.gettempdir()) / f"lethe-store-{key}.lock"):
             client = mlflow.MlflowClient()
@@ -75,8 +79,12 @@ def open_experiment(name: str) -> str:
 
 def _artifact_location(uri: str, experiment: str) -> str | None:
     """Beside a local sqlite file, whatever folder the process is in; the store's own choice otherwise."""
-    file = re.fullmatch(r"sqlite(?:\+\w+)?:///(.+)", uri)
-    if file is None:
-        return None
+    file = _database(uri)
     folder = re.sub(r"[^\w.+-]", "_", experiment)
-    return (Path(file[1]).resolve().parent / "mlruns" / folder).as_uri()
+    return None if file is None else (file.parent / "mlruns" / folder).as_uri()
+
+
+def _database(uri: str) -> Path | None:
+    """The file of a local sqlite store."""
+    found = re.fullmatch(r"sqlite(?:\+\w+)?:///(.+)", uri)
+    return None if found is None else Path(found[1]).resolve()

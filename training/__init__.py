@@ -3,6 +3,7 @@
 from training.checkpoints import (
     Metadata,
     check_checkpoint,
+    checkpoint_metadata,
     library_versions,
     load_checkpoint,
     load_mask,
@@ -23,6 +24,7 @@ __all__ = [
     "Recipe",
     "check_checkpoint",
     "check_writable",
+    "checkpoint_metadata",
     "descend",
     "digest_of",
     "fit",

@@ -66,20 +66,29 @@ def check_checkpoint(path: Path, expected: Metadata) -> None:
 
     Reads the header only. An older `.pth.tar` has none: warns.
     """
-    if path.suffix == ".safetensors":
-        header = _checkpoint_header(path, read_header(path))
-    else:
-        header = _older_checkpoint(path)[1]
+    header = _header(path)
     if not header:
         warnings.warn(f"{path} has no metadata: that it fits this dataset, split and forget set can't be checked", stacklevel=2)
         return
     for name in ("arch", "dataset", "classes", "image_shape", "options", "trained_on", "split_seed", "split"):
         wanted, found = _plain(getattr(expected, name)), header.get(name)
+        if wanted != found and name == "trained_on":
+            images = "everything" if wanted == "train" else f"all but {wanted}"
+            raise ValueError(
+                f"{path}: expected a model trained on {images}, got {_trained_on(found)}. "
+                "Name another file with --mask, or another folder with --save_dir"
+            )
         if wanted != found:
             raise ValueError(
                 f"{path}: expected a checkpoint with {name} {_short(wanted)}, got {_short(found)}. "
                 f"Ask for {name} {_short(found)}, or name another file with --mask"
             )
+
+
+def checkpoint_metadata(path: Path) -> Metadata | None:
+    """What a checkpoint says of itself; None for an older one, which says nothing. Raises as `load_checkpoint`."""
+    header = _header(path)
+    return _metadata(path, header) if header else None
 
 
 def load_checkpoint(path: Path, model: nn.Module) -> Metadata | None:
@@ -116,6 +125,15 @@ def load_mask(path: Path) -> Mask:
     return Mask(header["layer"], tensors["mask"].bool())
 
 
+def _trained_on(found: Any) -> str:
+    return "one trained on everything" if found == "train" else f"one marked {found!r}"
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """A checkpoint's header; empty for an older one without."""
+    return _checkpoint_header(path, read_header(path)) if path.suffix == ".safetensors" else _older_checkpoint(path)[1]
+
+
 def _checkpoint_header(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     if header.get("kind") != "checkpoint":
         raise ValueError(f"{path}: expected a checkpoint, got a {header.get('kind')}. Name the checkpoint's file with --mask")
@@ -141,10 +159,9 @@ def _older_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             warnings.simplefilter("ignore")  # torch warns of a pickle protocol before it refuses what is in it
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises IndexError, struct.error, ...
-        reason = " ".join(str(error).split())[:160]
         raise ValueError(
-            f"{path}: expected a pickle of tensors alone, and it is damaged or holds more, which loading would run as code ({reason}). "
-            "Save the state_dict again where you trust the file"
+            f"{path}: expected a pickle of tensors alone, and it is damaged or holds more, which loading would run as code "
+            f"({type(error).__name__}). Save the state_dict again where you trust the file"
         ) from error
     header = content.get(METADATA, {}) if isinstance(content, dict) else {}
     content = content.get("state_dict", content) if isinstance(content, dict) else content

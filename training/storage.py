@@ -49,9 +49,16 @@ def write_bytes(path: Path, content: bytes, way_out: str = "Free the place, or c
 
 
 def check_writable(folder: Path, *way_out: str) -> None:
-    """ValueError if files can't be made in `folder` (which is created)."""
-    write_bytes(folder / ".writable", b"", *way_out)
-    (folder / ".writable").unlink(missing_ok=True)
+    """ValueError if files can't be made in `folder`. Leaves nothing behind."""
+    made_for_this = [place for place in (folder, *folder.parents) if not place.exists()]
+    probe = folder / f".writable-{os.getpid()}"
+    try:
+        write_bytes(probe, b"", *way_out)
+        probe.unlink(missing_ok=True)
+    finally:
+        for place in made_for_this:
+            with contextlib.suppress(OSError):  # another process may be using it by now
+                place.rmdir()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

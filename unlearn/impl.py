@@ -84,13 +84,12 @@ Resolve = Callable[..., dict[str, int]]
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """What a method declares: its source, what it needs beside model and data ("ideal"), and how its amounts resolve.
+    """What a method declares: its source, whether it leaves the weights alone, and how its flags are checked.
 
     `resolve(model, data, **settings)` returns the resolved values, or raises ValueError, before anything is trained.
     """
 
     source: str = ""
-    needs: tuple[str, ...] = ()
     leaves_weights: bool = False
     resolve: Resolve | None = None
 

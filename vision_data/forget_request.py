@@ -34,7 +34,9 @@ class ForgetRequest:
     file: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", tuple(sorted(set(self.classes))))  # one request, one name
+        object.__setattr__(self, "classes", tuple(sorted({int(label) for label in self.classes})))  # one request, one name
+        if self.indexes is not None:
+            object.__setattr__(self, "indexes", tuple(sorted({int(index) for index in self.indexes})))
         if self.indexes is not None:
             return
         if ANY_CLASS in self.classes and self.number is None:
@@ -80,7 +82,7 @@ class ForgetRequest:
             return self._listed(train, self.indexes)
         for label in self.classes:
             if label != ANY_CLASS and not 0 <= label < classes:
-                raise ValueError(f"--class_to_replace: expected a class from 0 to {classes - 1}, got {label}")
+                raise ValueError(f"--class_to_replace: expected a class from 0 to {classes - 1}, got {label}. Name a class that exists")
         wanted = (
             torch.ones(len(train), dtype=torch.bool) if ANY_CLASS in self.classes else torch.isin(train.labels, torch.tensor(self.classes))
         )

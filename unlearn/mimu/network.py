@@ -20,6 +20,7 @@ from unlearn.mimu.topk import hard_topk, soft_topk, straight_through
 from vision_data import ImageSet
 
 CLASSES_A_STEP = 10
+IMAGES_IN_KEY = 64
 VERSION = 2  # part of the cache's key: raise it when the same settings would train another network
 
 
@@ -72,8 +73,9 @@ class TrainedNetwork:
 def network_of(model: torch.nn.Module, layer: MaskedLayer, data: ForgetData, settings: NetworkSettings) -> TrainedNetwork:
     """The network of this model, from the cache or trained now on the training images (forget and retain together)."""
     key = _key(model, layer, data, settings)
-    if key in data.cache:
-        return _restored(data.cache[key], data.device)
+    kept = data.cache.get(key)
+    if kept is not None:
+        return _restored(kept, data.device)
     factors = factors_of(layer, data.train, settings.gradient, data.device)
     gcn = _initial_network(data).to(data.device)
     history = list(_training(gcn, layer, factors, data, settings))
@@ -97,7 +99,7 @@ def _key(model: torch.nn.Module, layer: MaskedLayer, data: ForgetData, settings:
         "version": VERSION,
         "model": digest_of(model.state_dict()),
         "layer": layer.name,
-        "architecture": repr(model),
+        "computes": digest_of({"logits": _logits_of_some(layer, data)}),
         "images": data.train.digest,
         "normalisation": asdict(data.train.normalisation),
         "seed": data.seed,
@@ -106,6 +108,13 @@ def _key(model: torch.nn.Module, layer: MaskedLayer, data: ForgetData, settings:
         **asdict(settings),
     }
     return json.dumps(parts, sort_keys=True)
+
+
+def _logits_of_some(layer: MaskedLayer, data: ForgetData) -> Tensor:
+    """Logits of the first training images: two models of equal weights may compute different things."""
+    with torch.no_grad():
+        x, _ = next(data.train.batches(IMAGES_IN_KEY, device=data.device))
+        return layer.head(layer.layer(layer.body(x)), x)
 
 
 def _restored(tensors: dict[str, Tensor], device: torch.device) -> TrainedNetwork:

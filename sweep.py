@@ -1,0 +1,75 @@
+"""Several experiments as one parent run with children."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean
+from typing import TYPE_CHECKING
+
+from base_models import BaseConfig, BaseModels
+from pipeline import Pipeline, PipelineConfig, Result
+from reporter.pictures import curves_over
+from tracking.run import TrackedRun, tracked_run
+from training import Progress, silent
+from vision_data import Splits
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def run_all(configs: Sequence[PipelineConfig], *, progress: Progress = silent) -> list[Result]:
+    """Run experiments that differ in the method's settings and the seed, as children of one parent run; a single one stands alone.
+
+    All are checked before the first is run. Base models are made once.
+    """
+    if len({config.base.seed for config in configs}) > 1 and any(config.base.mask for config in configs):
+        raise ValueError("--mask is one model, and several seeds mean several. Leave out --mask, or give one --seed")
+    bases: list[BaseModels] = []
+    pipelines = []
+    for config in configs:
+        base = next((made for made in bases if made.config == config.base), None)
+        if base is None:
+            base = BaseModels(config.base, progress=progress, splits=_same_splits(bases, config.base))
+            bases.append(base)
+        pipelines.append(Pipeline(config, progress=progress, base=base))
+    if len(pipelines) == 1:
+        return [pipelines[0].run()]
+    first = pipelines[0]
+    with tracked_run(
+        first.experiment, f"{first.method.name} {first.base.request_slug} x {len(pipelines)}", tags={"sweep": "parent"}
+    ) as parent:
+        results = [pipeline.run(nested=True) for pipeline in pipelines]
+        _log_parent(parent, pipelines, results)
+    return results
+
+
+def _same_splits(bases: Sequence[BaseModels], config: BaseConfig) -> Splits | None:
+    """The splits of base models made before, where they are the same: images are read once."""
+    same = ("dataset", "data", "split_seed")
+    return next((base.splits for base in bases if all(getattr(base.config, name) == getattr(config, name) for name in same)), None)
+
+
+def _log_parent(parent: TrackedRun, pipelines: Sequence[Pipeline], results: Sequence[Result]) -> None:
+    """What all children share as params, what varies as a tag, and where only kappa and the seed vary, the curve over kappa."""
+    params = [pipeline.params() for pipeline in pipelines]
+    varying = sorted(name for name in params[0] if len({str(own[name]) for own in params}) > 1)
+    parent.params({name: value for name, value in params[0].items() if name not in varying})
+    parent.tags({"varying": ", ".join(varying)})
+    made_by_seed = {"seed", "mask"}
+    if "kappa_count" in varying and set(varying) <= {"kappa", "kappa_count"} | made_by_seed:
+        parent.picture(kappa_curve(pipelines, results), "forget_and_retain_over_kappa.png")
+
+
+def kappa_curve(pipelines: Sequence[Pipeline], results: Sequence[Result]) -> Figure:
+    """Forget and retain score of every run over its kappa: test images where a whole class went, else training images."""
+    first = pipelines[0]
+    on_test = "test_" if first.data.forget_classes else ""
+    scores = [f"{on_test}{name}_score" for name in ("forget", "retain")]
+    points = [
+        (pipeline.counts["kappa_count"], result.metrics[scores[0]], result.metrics[scores[1]])
+        for pipeline, result in zip(pipelines, results, strict=True)
+    ]
+    initial = [mean(result.initial[name] for result in results) for name in scores]
+    images = "test images" if on_test else "training images"
+    title = f"{first.method.name}, {first.base.splits.dataset}, {first.base.request_slug}: {images}"
+    return curves_over(points, initial, title=title, size=first.layer_size)
