@@ -244,7 +244,9 @@ def test_the_ideal_model_is_not_an_initial_one(refused, initial, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(base_models, "fit", fit)
         main_ideal.main(["--epochs", "2"])
-    refused(JOB + "--mask results/digits/1mlp_ep2_ideal_class0.safetensors", r"with trained_on train, got class0")
+    refused(
+        JOB + "--mask results/digits/1mlp_ep2_ideal_class0.safetensors", r"expected a model trained on everything, got one marked 'class0'"
+    )
 
 
 def metadata_of(path: Path) -> dict[str, object]:

@@ -45,6 +45,10 @@ def test_the_test_of_readme_passes(method_file):
     scope["test_one_step_is_gradient_ascent"]()
 
 
+def test_no_place_is_left_open():
+    assert "@@" not in README
+
+
 def test_every_registered_method_is_in_readme():
     assert [name for name in METHODS.names if f"| `{name}` |" not in README] == []
 

@@ -371,8 +371,8 @@ def test_writing_leaves_nothing_else(tmp_path):
 
 
 def test_checking_a_folder_leaves_nothing_in_it(tmp_path):
-    check_writable(tmp_path / "results")
-    assert list((tmp_path / "results").iterdir()) == []
+    check_writable(tmp_path / "results" / "digits")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_checking_a_folder_that_cannot_be(tmp_path):
@@ -560,7 +560,8 @@ def test_another_seed_or_length_of_training_is_accepted(checkpoint, name):
     ids=lambda change: next(iter(change)),
 )
 def test_a_checkpoint_of_something_else_is_refused(checkpoint, change):
-    with pytest.raises(ValueError, match=f"expected a checkpoint with {next(iter(change))} .*, got .*--mask"):
+    expected = "a model trained on all but class0" if "trained_on" in change else f"a checkpoint with {next(iter(change))} "
+    with pytest.raises(ValueError, match=f"expected {expected}.*, got .*--mask"):
         check_checkpoint(checkpoint, described(**change))
 
 
@@ -899,7 +900,22 @@ def test_a_function_in_a_file_can_be_the_architecture(base, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from torch import nn\ndef flat(shape, classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
     )
-    assert base(arch=f"{tmp_path}/mine.py:flat").initial().path.name == "1flat_ep1.safetensors"
+    assert base(arch=f"{tmp_path}/mine.py:flat").initial().path.name.startswith("1flat-")
+
+
+def test_two_files_with_one_function_name_are_two_architectures(base, tmp_path):
+    text = "from torch import nn\ndef flat(shape, classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes, bias={}))\n"
+    (tmp_path / "a.py").write_text(text.format(True))
+    (tmp_path / "b.py").write_text(text.format(False))
+    paths = {base(arch=f"{tmp_path}/{name}.py:flat").initial_path.name for name in "ab"}
+    assert len(paths) == 2
+
+
+def test_the_epochs_of_a_given_checkpoint_are_those_of_the_ideal_model(base, tmp_path):
+    base(epochs=2, mask=tmp_path / "mine.safetensors").initial()
+    assert base(epochs=None, mask=tmp_path / "mine.safetensors").epochs == 2
+    with pytest.raises(ValueError, match="--epochs: .* was trained for 2, got 3. Leave out"):
+        base(epochs=3, mask=tmp_path / "mine.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -921,7 +937,7 @@ def test_a_checkpoint_of_something_else_is_found_before_training(base, trainings
 def test_an_ideal_model_is_no_initial_model(base):
     made = base()
     made.ideal()
-    with pytest.raises(ValueError, match="expected a checkpoint with trained_on train, got class0"):
+    with pytest.raises(ValueError, match="expected a model trained on everything, got one marked 'class0'"):
         base(mask=made.ideal_path)
 
 

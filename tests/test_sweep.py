@@ -1,0 +1,78 @@
+"""Several experiments at once, and what makes two of them the same."""
+
+from dataclasses import replace
+
+import pytest
+
+from base_models import BaseConfig, BaseModels
+from pipeline import Pipeline, PipelineConfig
+from sweep import run_all
+from training import model_digest
+from vision_data import ForgetRequest
+
+QUICK = PipelineConfig(unlearn="random_mask", base=BaseConfig(epochs=1), ideal="skip")
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def test_experiments_with_other_requests_keep_them():
+    configs = [replace(QUICK, base=replace(QUICK.base, request=ForgetRequest((label,)))) for label in (0, 3)]
+    first, second = run_all(configs)
+    assert "class0" in first.json_path.name
+    assert "class3" in second.json_path.name
+    assert first.metrics["forget_loss"] != second.metrics["forget_loss"]
+
+
+def test_base_models_of_another_config_are_refused():
+    base = BaseModels(replace(QUICK.base, request=ForgetRequest((3,))))
+    with pytest.raises(ValueError, match="expected the base models of this config"):
+        Pipeline(QUICK, base=base)
+
+
+def test_one_checkpoint_for_several_seeds_is_refused(tmp_path):
+    configs = [replace(QUICK, base=replace(QUICK.base, seed=seed, mask=tmp_path / "one.safetensors")) for seed in (1, 2)]
+    with pytest.raises(ValueError, match="--mask is one model, and several seeds mean several"):
+        run_all(configs)
+
+
+def test_a_checkpoint_of_another_seed_is_noted(tmp_path):
+    mask = tmp_path / "one.safetensors"
+    run_all([replace(QUICK, base=replace(QUICK.base, mask=mask))])
+    (result,) = run_all([replace(QUICK, base=replace(QUICK.base, mask=mask, seed=2))])
+    assert any("was trained with seed 1, not 2" in note for note in result.notes)
+
+
+def test_the_hash_says_which_ideal_model_judged():
+    pipeline = Pipeline(QUICK)
+    initial, ideal = pipeline.base.initial(), pipeline.base.ideal()
+    assert pipeline.config_hash(initial, None) != pipeline.config_hash(initial, ideal)
+    assert model_digest(initial.model) != model_digest(ideal.model)
+
+
+def test_methods_of_one_name_in_two_files_have_two_hashes(tmp_path):
+    hashes = set()
+    for number in (1, 2):
+        file = tmp_path / f"mine{number}.py"
+        file.write_text(
+            "from unlearn import copy_of\n\n\ndef halve(model, data):\n    student = copy_of(model)\n"
+            f"    next(student.parameters()).data /= {number + 1}\n    return student\n"
+        )
+        (result,) = run_all([replace(QUICK, unlearn=f"{file}:halve")])
+        hashes.add(result.json_path.name)
+    assert len(hashes) == 2
+
+
+def test_a_model_is_attacked_once(monkeypatch):
+    import measurement
+
+    run_all([QUICK])
+    measured = []
+    evaluate = measurement.evaluate
+    monkeypatch.setattr(measurement, "evaluate", lambda **given: measured.append("progress" in given) or evaluate(**given))
+    run_all([QUICK])
+    assert measured
+    assert not any(measured)
