@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from models import apply_mask, build, lift_mask, split_at
 from training import DiskCache, Recipe, fit
 from unlearn import METHODS, ForgetData, unlearn
-from unlearn.mimu.gcn import MaskingGCN, RookConv, rook_edges
+from unlearn.mimu.gcn import MaskingGCN, RookConv
 from unlearn.mimu.graph import Vertices, averaged, averaged_by_class, drawn_by_class, factors_of
+from unlearn.mimu.message_passing import logits_by_messages, rook_edges
 from unlearn.mimu.objective import drop_loss, keep_loss, log_prior, masked_logits
 from unlearn.mimu.ranking import continuous, keep_largest_out, lean
 from unlearn.mimu.refine import refined
@@ -91,6 +92,13 @@ def message_passing():
         return EdgeListConv(conv)(x.reshape(m * n, d), edges).view(m, n, -1)
 
     return run
+
+
+@pytest.mark.parametrize(("m", "n"), [(1, 5), (4, 3), (6, 9)])
+def test_the_closed_form_is_what_messages_along_the_edges_give(m, n):
+    gcn = seeded(MaskingGCN).double()
+    x = normal(m, n, 4)
+    assert_close(gcn(x), logits_by_messages(gcn, x.flatten(0, 1), rook_edges(m, n)))
 
 
 @pytest.mark.parametrize(("m", "n"), [*SHAPES, (9, 13)])

@@ -116,6 +116,6 @@ def shifted_and_mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
     columns = torch.where(mirrored, columns.flip(1), columns) + right
     rows = torch.arange(height) + down
     padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
-    which = torch.arange(count)[:, None, None]
-    picked = padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]]
+    where = (torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :])
+    picked = padded.permute(0, 2, 3, 1)[tuple(index.to(images.device) for index in where)]
     return picked.permute(0, 3, 1, 2)

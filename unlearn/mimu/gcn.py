@@ -96,17 +96,3 @@ class _RookRound(torch.autograd.Function):
             to_x += column_sums @ by_column.T
         products = [a.flatten(0, -2).T @ b.flatten(0, -2) for a, b in ((x, gradient), (rows, row_sums), (columns, column_sums))]
         return to_x, *products, row_sums.sum(-3, keepdim=True)
-
-
-def rook_edges(m: int, n: int) -> Tensor:
-    """The edges (2, mn(m+n-2)) of the rook's graph, vertex (i, j) numbered i n + j: what the closed form does without."""
-    vertices = torch.arange(m * n).view(m, n)
-    rows = (
-        [vertices[:, j].repeat_interleave(n - 1) for j in range(n)],
-        [torch.cat([vertices[:, :j], vertices[:, j + 1 :]], 1).flatten() for j in range(n)],
-    )
-    columns = (
-        [vertices[i].repeat_interleave(m - 1) for i in range(m)],
-        [torch.cat([vertices[:i], vertices[i + 1 :]]).T.flatten() for i in range(m)],
-    )
-    return torch.stack([torch.cat(rows[0] + columns[0]), torch.cat(rows[1] + columns[1])])
