@@ -153,7 +153,7 @@ def raw_json(outcome: Outcome) -> Any:
 
 
 def files_below(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
 
 
 @pytest.fixture(autouse=True, scope="module")

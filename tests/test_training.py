@@ -911,6 +911,15 @@ def test_two_files_with_one_function_name_are_two_architectures(base, tmp_path):
     assert len(paths) == 2
 
 
+def test_an_older_name_is_saved_with_metadata_and_loaded_again(base, tmp_path):
+    mask = tmp_path / "mine.pth.tar"
+    trained = base(mask=mask).initial()
+    loaded = base(mask=mask).initial()
+    assert (trained.loaded, loaded.loaded) == (False, True)
+    assert loaded.metadata == trained.metadata
+    assert states_equal(loaded.model.state_dict(), trained.model.state_dict())
+
+
 def test_the_epochs_of_a_given_checkpoint_are_those_of_the_ideal_model(base, tmp_path):
     base(epochs=2, mask=tmp_path / "mine.safetensors").initial()
     assert base(epochs=None, mask=tmp_path / "mine.safetensors").epochs == 2

@@ -42,7 +42,7 @@ class Metadata:
 
 
 def library_versions() -> dict[str, str]:
-    return {"lethe": __version__, "torch": torch.__version__, "python": platform.python_version(), "platform": sys.platform}
+    return {"lethe": __version__, "torch": str(torch.__version__), "python": platform.python_version(), "platform": sys.platform}
 
 
 def save_checkpoint(path: Path, model: nn.Module, metadata: Metadata) -> None:
