@@ -17,29 +17,6 @@ from unlearn.mimu.ranking import keep_largest_out, lean
 from unlearn.mimu.refine import refined
 
 
-def network_settings(
-    size: int,
-    *,
-    topk: Amount,
-    kappa: Amount,
-    gcn_steps: int,
-    gcn_lr: float,
-    gcn_weight_decay: float,
-    gcn_batch: int,
-    **same_name: Any,
-) -> NetworkSettings:
-    """The flags that the network depends on, topk and kappa as numbers of the layer's `size` weights."""
-    return NetworkSettings(
-        topk=count_of(topk, size, "topk"),
-        kappa=count_of(kappa, size, "kappa"),
-        steps=gcn_steps,
-        lr=gcn_lr,
-        weight_decay=gcn_weight_decay,
-        batch=gcn_batch,
-        **same_name,
-    )
-
-
 def resolve_amounts(
     model: nn.Module, data: ForgetData, *, mask_layer: str | None, refine_steps: int, refine_lr: float, **flags: Any
 ) -> dict[str, int]:
@@ -48,8 +25,10 @@ def resolve_amounts(
         raise ValueError(
             f"--refine_steps and --refine_lr: expected >= 0 and > 0, got {refine_steps} and {refine_lr}. Give 0 steps for none"
         )
-    settings = network_settings(masked_layer(model, data, mask_layer).size, **flags)
-    return {"topk_count": settings.topk, "kappa_count": settings.kappa}
+    size = masked_layer(model, data, mask_layer).size
+    counts = {name: count_of(flags[name], size, name) for name in ("topk", "kappa")}
+    NetworkSettings(**(flags | counts))
+    return {f"{name}_count": count for name, count in counts.items()}
 
 
 @register("MIMU", source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu", resolve=resolve_amounts)
@@ -113,10 +92,9 @@ def mimu(
     started = time.perf_counter()
     student = copy_of(model)
     layer = masked_layer(student, data, mask_layer)
-    settings = network_settings(
-        layer.size,
-        topk=topk,
-        kappa=kappa,
+    settings = NetworkSettings(
+        topk=count_of(topk, layer.size, "topk"),
+        kappa=count_of(kappa, layer.size, "kappa"),
         contrast=contrast,
         retain_weight=retain_weight,
         prior=prior,

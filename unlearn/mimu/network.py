@@ -26,7 +26,7 @@ VERSION = 2  # part of the cache's key: raise it when the same settings would tr
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """Everything that the trained network depends on beside the model, the training images and the seed."""
+    """The flags that the trained network depends on, topk and kappa as numbers of weights. Raises ValueError for what makes no sense."""
 
     topk: int
     kappa: int
@@ -37,18 +37,18 @@ class NetworkSettings:
     tau: float
     gradient: Gradient
     representatives: int
-    steps: int
-    lr: float
-    weight_decay: float
-    batch: int
+    gcn_steps: int
+    gcn_lr: float
+    gcn_weight_decay: float
+    gcn_batch: int
 
     def __post_init__(self) -> None:
-        for name, flag in (("representatives", "representatives"), ("steps", "gcn_steps"), ("batch", "gcn_batch")):
+        for name in ("representatives", "gcn_steps", "gcn_batch"):
             if getattr(self, name) < 1:
-                raise ValueError(f"--{flag}: expected an integer >= 1, got {getattr(self, name)}. Give at least 1")
-        for name, flag in (("tau", "tau"), ("lr", "gcn_lr")):
+                raise ValueError(f"--{name}: expected an integer >= 1, got {getattr(self, name)}. Give at least 1")
+        for name in ("tau", "gcn_lr"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"--{flag}: expected a number > 0, got {getattr(self, name)}. Give a positive one")
+                raise ValueError(f"--{name}: expected a number > 0, got {getattr(self, name)}. Give a positive one")
         for name in ("contrast", "rho", "retain_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name}: expected a number >= 0, got {getattr(self, name)}. Give 0 to leave the term out")
@@ -82,7 +82,9 @@ def network_of(model: torch.nn.Module, layer: MaskedLayer, data: ForgetData, set
     with torch.no_grad():
         q = gcn(averaged_by_class(factors, data.train.classes, layer.weight).standardised())
     if not q.isfinite().all():
-        raise FloatingPointError(f"the MIMU network diverged in {settings.steps} steps with --gcn_lr {settings.lr:g}. Choose a smaller one")
+        raise FloatingPointError(
+            f"the MIMU network diverged in {settings.gcn_steps} steps with --gcn_lr {settings.gcn_lr:g}. Choose a smaller one"
+        )
     losses = {name: torch.tensor([step[name] for step in history], dtype=torch.float64) for name in history[0]}
     data.cache[key] = {
         "q": q.cpu(),
@@ -137,15 +139,15 @@ def _training(
 ) -> Iterator[dict[str, float]]:
     """Train in place, by L = L_keep + contrast L_drop; yields the losses of each step."""
     generator = data.generator("MIMU", "training")
-    optimizer = torch.optim.AdamW(gcn.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
-    for _ in data.progress(range(settings.steps), "MIMU network"):
+    optimizer = torch.optim.AdamW(gcn.parameters(), lr=settings.gcn_lr, weight_decay=settings.gcn_weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.gcn_steps)
+    for _ in data.progress(range(settings.gcn_steps), "MIMU network"):
         classes = _classes_of_step(data.train.classes, generator)
         rows = drawn_by_class(factors.labels, classes, settings.representatives, generator)
         graphs = averaged(factors[rows.flatten()], len(classes), layer.weight)
         q = gcn(graphs.standardised())
         keep = _keep(q, graphs.gradient, layer, factors[rows.flatten()], settings)
-        drop = _drop(q, layer, factors.drawn(settings.batch, generator), classes, settings) if settings.contrast else torch.zeros(())
+        drop = _drop(q, layer, factors.drawn(settings.gcn_batch, generator), classes, settings) if settings.contrast else torch.zeros(())
         loss = keep + settings.contrast * drop
         optimizer.zero_grad(set_to_none=True)
         loss.backward(inputs=list(gcn.parameters()))
