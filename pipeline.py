@@ -31,6 +31,7 @@ from training import DiskCache, Progress, check_writable, library_versions, mode
 from unlearn import METHODS, ForgetData, Unlearned, masked_layer, resolved, unlearn
 
 JSON_FOLDER = Path("eval/metrics_and_plots/json")
+MASKED = "kappa_count"  # known for certain only once the mask is made
 METRICS_WAY_OUT = "Free the place, or start in another folder: the metrics are written below the current one"
 
 
@@ -99,7 +100,7 @@ class Pipeline:
         started = time.perf_counter()
         with tracked_run(self.experiment, self.name, nested=nested, tags=self._tags()) as run:
             self.stages["tracking_start"] = time.perf_counter() - started
-            run.params(self.params())
+            run.params({name: value for name, value in self.params().items() if name != MASKED})
             for file in {entry.file for entry in (self.method, self.base.architecture) if entry.file is not None}:
                 run.file(file, "code")
             with self._stage("initial"):
@@ -112,6 +113,7 @@ class Pipeline:
             run.history(initial.history, "initial_train_")
             with self._stage("unlearn"):
                 unlearned = unlearn(self.config.unlearn, initial.model, self.data, **self.settings)
+            shortfall = self._count_masked(run, unlearned)
             with self._stage("evaluate"):
                 base_models = {"initial": initial.model} | ({"ideal": ideal.model} if ideal else {})
                 measured = measure(unlearned.model, base_models, self.data, self.base.splits.test)
@@ -130,8 +132,20 @@ class Pipeline:
             undefined=measured.undefined,
             stages=self.stages,
             json_path=path,
-            notes=self._notes(initial, ideal),
+            notes=shortfall + self._notes(initial, ideal),
         )
+
+    def _count_masked(self, run: TrackedRun, unlearned: Unlearned) -> list[str]:
+        """Log how many weights really are switched off; a warning where that is fewer than were asked for."""
+        if unlearned.mask is None:
+            return []
+        asked, self.counts[MASKED] = self.counts[MASKED], unlearned.mask.kappa_count
+        run.params({MASKED: self.counts[MASKED]})
+        if self.counts[MASKED] == asked:
+            return []
+        warning = f"warning: {self.name}: {self.counts[MASKED]} weights were switched off, fewer than the {asked} asked for"
+        run.tags({"warning": warning})
+        return [warning]
 
     def _notes(self, initial: Trained, ideal: Trained | None) -> list[str]:
         """What a reader of the numbers should know."""

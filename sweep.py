@@ -56,7 +56,7 @@ def _log_parent(parent: TrackedRun, pipelines: Sequence[Pipeline], results: Sequ
     parent.params({name: value for name, value in params[0].items() if name not in varying})
     parent.tags({"varying": ", ".join(varying)})
     made_by_seed = {"seed", "mask"}
-    if "kappa_count" in varying and set(varying) <= {"kappa", "kappa_count"} | made_by_seed:
+    if "kappa" in varying and set(varying) <= {"kappa", "kappa_count"} | made_by_seed:
         parent.picture(kappa_curve(pipelines, results), "forget_and_retain_over_kappa.png")
 
 

@@ -23,9 +23,9 @@ from unlearn.mimu.gcn import MaskingGCN, RookConv
 from unlearn.mimu.graph import Vertices, averaged, averaged_by_class, drawn_by_class, factors_of
 from unlearn.mimu.message_passing import logits_by_messages, rook_edges
 from unlearn.mimu.objective import drop_loss, keep_loss, log_prior, masked_logits
-from unlearn.mimu.ranking import continuous, keep_largest_out, lean
+from unlearn.mimu.ranking import Comparison, comparisons_of, continuous, every_class, keep_largest_out, scores_of
 from unlearn.mimu.refine import refined
-from unlearn.mimu.topk import hard_topk, soft_topk, straight_through, threshold
+from unlearn.mimu.topk import hard_topk, sampled_topk, soft_topk, straight_through, threshold
 from vision_data import ForgetRequest, ImageSet, Normalisation, load_splits
 
 CPU = torch.device("cpu")
@@ -274,6 +274,57 @@ def test_straight_through_is_hard_forward_and_soft_backward():
     assert torch.equal(mask, hard_topk(q, 30))  # 0 and 1 to the last bit
     through = torch.autograd.grad((mask * weights).sum(), q, retain_graph=True)
     assert torch.equal(*through, *torch.autograd.grad((soft * weights).sum(), q))
+
+
+SAMPLERS = ("sinkhorn", "gumbel", "threshold")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("k", [1, 30, 200])
+def test_every_sampler_gives_zeros_and_k_ones(sampler, k):
+    mask = sampled_topk(sampler, normal(3, 200, dtype=torch.float32), k, 0.1, generator())
+    assert mask.unique().tolist() == ([0.0, 1.0] if k < 200 else [1.0])
+    assert mask.sum(-1).tolist() == [k] * 3
+
+
+def sampled_gradient(sampler, q, k, tau, weights):
+    q = q.clone().requires_grad_()
+    return torch.autograd.grad((sampled_topk(sampler, q, k, tau, generator(7)) * weights).sum(), q)[0]
+
+
+def test_sinkhorn_has_the_gradient_of_the_exact_soft_topk():
+    q, weights = normal(3, 40), normal(3, 40, seed=1)  # the gradient of soft_topk itself passes gradcheck above
+    (expected,) = torch.autograd.grad((soft_topk(q.requires_grad_(), 9, 0.5) * weights).sum(), q)
+    assert_close(sampled_gradient("sinkhorn", q, 9, 0.5, weights), expected)
+
+
+def test_the_threshold_sampler_has_the_gradient_of_sigmoids_about_the_kth_value():
+    q, weights = normal(3, 40), normal(3, 40, seed=1)
+    kth = q.sort(descending=True).values[:, 8:9]
+    expected = torch.func.grad(lambda q: (torch.sigmoid((q - kth) / 0.5) * weights).sum())(q)
+    assert_close(sampled_gradient("threshold", q, 9, 0.5, weights), expected)
+
+
+def test_the_gumbel_sampler_draws_without_repetition_in_proportion_to_exp_q():
+    """The chance to be among 2 of 3: p_i + sum over j != i of p_j p_i / (1 - p_j)."""
+    p = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+    draws = sampled_topk("gumbel", p.log().expand(40_000, 3), 2, 0.1, generator())
+    among_two = [p[i] + sum(p[j] * p[i] / (1 - p[j]) for j in range(3) if j != i) for i in range(3)]
+    assert draws.mean(0).tolist() == pytest.approx(torch.stack(among_two).tolist(), abs=0.01)
+
+
+def test_the_gumbel_sampler_depends_on_its_generator_alone():
+    q = normal(2, 50)
+    first, again, other = (sampled_topk("gumbel", q, 10, 0.1, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(("k", "tau"), [(0, 0.1), (41, 0.1), (3, 0.0)])
+def test_no_sampler_takes_what_makes_no_sense(sampler, k, tau):
+    with pytest.raises(ValueError, match="soft top-k: expected"):
+        sampled_topk(sampler, normal(2, 40), k, tau, generator())
 
 
 # Models and images for the features
@@ -624,7 +675,7 @@ def test_the_label_reaches_the_network_through_the_likelihood_alone(graphs):
 
 def test_drop_loss_reaches_the_network(graphs):
     gcn, q, layer, factors = graphs
-    scores = continuous(q)
+    scores = every_class(q)
     drop = straight_through(soft_topk(scores, 8, 1.0), hard_topk(scores.detach(), 8))
     logits = masked_logits(layer, (1 - drop).view(4, 5, 6), factors.h, factors.images)
     loss = drop_loss(logits, factors.labels, torch.arange(4), 2.0)
@@ -637,20 +688,20 @@ def test_drop_loss_reaches_the_network(graphs):
 def test_the_continuous_ranking_puts_what_serves_the_class_alone_first():
     #                 forget only  everybody  nobody  the others
     q = torch.tensor([[10.0, 10.0, -10.0, -10.0], [-10.0, 10.0, -10.0, 10.0], [-10.0, 10.0, -10.0, 10.0]])
-    assert continuous(q)[0].tolist() == [20.0, 0.0, 0.0, -20.0]
-    assert keep_largest_out(continuous(q)[0], 1, (2, 2)).tolist() == [[False, True], [True, True]]
+    assert every_class(q)[0].tolist() == [20.0, 0.0, 0.0, -20.0]
+    assert keep_largest_out(every_class(q)[0], 1, (2, 2)).tolist() == [[False, True], [True, True]]
 
 
 def test_the_continuous_ranking_is_the_class_minus_the_mean_of_the_others():
     q = normal(5, 7)
     for f in range(5):
         others = [q[c] for c in range(5) if c != f]
-        assert_close(continuous(q)[f], q[f] - sum(others) / 4)
+        assert_close(every_class(q)[f], q[f] - sum(others) / 4)
 
 
 def test_the_continuous_ranking_needs_two_classes():
     with pytest.raises(ValueError, match="ranking: expected the logits of at least two classes, got 1"):
-        continuous(torch.zeros(1, 7))
+        every_class(torch.zeros(1, 7))
 
 
 @pytest.mark.parametrize("k", [1, 7, 19, 20])
@@ -696,7 +747,57 @@ def unasked(*_):
     ids=["a class", "two classes", "an image", "images of two classes", "a class and an image"],
 )
 def test_lean_is_forget_minus_retain(rows, by_class, of_images, expected):
-    assert lean(lean_data(rows), by_class, of_images).tolist() == pytest.approx(expected)
+    assert continuous(comparisons_of(lean_data(rows), by_class, of_images)).tolist() == pytest.approx(expected)
+
+
+# Six weights. The top 2: M^f = {0, 1}, M^1 = {1, 3}, M^2 = {0, 4}; the top 3: {0, 1, 2}, {0, 1, 3}, {0, 4, 5}.
+FORGOTTEN = torch.tensor([9.0, 8.0, 7.0, 0.0, 0.0, 1.0])
+RETAINED = torch.tensor([[5.0, 9.0, 1.0, 8.0, 0.0, 0.0], [9.0, 1.0, 0.0, 0.0, 8.0, 2.0]])
+
+
+def masked(ranking, kappa, topk=2):
+    return (
+        (~keep_largest_out(scores_of(ranking, [Comparison(FORGOTTEN, RETAINED)], topk), kappa, (2, 3)))
+        .flatten()
+        .nonzero()
+        .flatten()
+        .tolist()
+    )
+
+
+def test_the_continuous_ranking_by_hand():
+    # s = 9 - 7, 8 - 5, 7 - 0.5, 0 - 4, 0 - 4, 1 - 1
+    assert [masked("continuous", kappa) for kappa in (1, 2, 3, 4)] == [[2], [1, 2], [0, 1, 2], [0, 1, 2, 5]]
+
+
+def test_the_binary_ranking_by_hand():
+    # s = 1 - 1/2 for 0 and 1 (the continuous score prefers 1), 0 for 2 and 5 (prefers 2), -1/2 for 3 and 4
+    assert [masked("binary", kappa) for kappa in (1, 2, 3, 4, 5)] == [[1], [0, 1], [0, 1, 2], [0, 1, 2, 5], [0, 1, 2, 3, 5]]
+
+
+def test_the_set_difference_may_be_fewer_than_kappa_or_none():
+    assert masked("set_difference", 4) == []
+    assert masked("set_difference", 6, topk=3) == [2]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 8), st.integers(1, 8), st.integers(0, 10_000))
+def test_binary_and_set_difference_are_their_definitions(classes, requests, topk, kappa, seed):
+    """Sets and sorts in plain Python, on coarse logits so that there are ties."""
+    q = normal(requests, 1 + classes, 8, seed=seed).mul(2).round()
+    comparisons = [Comparison(own[0], own[1:]) for own in q]
+    marks = [[{*sorted(range(8), key=lambda i: (-row[i], i))[:topk]} for row in own.tolist()] for own in q]
+    s = [sum(own[0][i] - own[1:, i].mean() for own in q) / requests for i in range(8)]
+    share = [sum((i in own[0]) - sum(i in other for other in own[1:]) / classes for own in marks) / requests for i in range(8)]
+    by_binary = sorted(range(8), key=lambda i: (-round(float(share[i]), 6), -round(float(s[i]), 6), i))
+    of_request, of_others = set().union(*(own[0] for own in marks)), set().union(*(m for own in marks for m in own[1:]))
+    by_difference = sorted(of_request - of_others, key=lambda i: (-round(float(s[i]), 6), i))
+
+    def gone(ranking):
+        return (~keep_largest_out(scores_of(ranking, comparisons, topk), kappa, (2, 4))).flatten().nonzero().flatten().tolist()
+
+    assert gone("binary") == sorted(by_binary[:kappa])
+    assert gone("set_difference") == sorted(by_difference[:kappa])
 
 
 # End to end
@@ -783,6 +884,23 @@ def test_every_prior_and_gradient_trains(prior, gradient, model, digits):
     assert all(math.isfinite(value) for step in result.history for value in step.values())
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_trains_a_network_of_its_own(sampler, model, digits):
+    cache = {}
+    forget_class(model, digits, 3, cache)
+    result = forget_class(model, digits, 3, cache, sampler=sampler)
+    assert result.facts["network_cached"] == (sampler == "sinkhorn")
+    assert all(math.isfinite(value) for step in result.history for value in step.values())
+
+
+def test_every_ranking_uses_the_same_network(model, digits):
+    cache = {}
+    masks = {ranking: forget_class(model, digits, 3, cache, ranking=ranking).mask for ranking in ("continuous", "binary", "set_difference")}
+    assert len(cache) == 1
+    assert masks["continuous"].kappa_count == masks["binary"].kappa_count == KAPPA
+    assert 0 < masks["set_difference"].kappa_count <= CHEAP["topk"] < KAPPA
+
+
 class Spy(dict):
     """A cache that counts what is written."""
 
@@ -862,6 +980,7 @@ ANOTHER_SETTING = {
     "prior": "gradient",
     "rho": 0.2,
     "tau": 0.5,
+    "sampler": "gumbel",
     "gradient": "logit",
     "representatives": 8,
     "gcn_steps": 1,
@@ -872,7 +991,7 @@ ANOTHER_SETTING = {
 
 
 def test_another_setting_is_another_network(model, digits):
-    of_the_request = {"refine_steps", "refine_lr"}
+    of_the_request = {"ranking", "refine_steps", "refine_lr"}
     assert ANOTHER_SETTING.keys() == METHODS["MIMU"].hyperparameters.keys() - of_the_request
     cache = {}
     forget_class(model, digits, 3, cache, gcn_steps=2)
@@ -1049,6 +1168,8 @@ def test_the_mask_applied_is_the_unlearned_model(model, digits):
         ({"contrast": -1.0}, "--contrast: expected a number >= 0, got -1.0"),
         ({"rho": -0.1}, "--rho: expected a number >= 0, got -0.1"),
         ({"retain_weight": -2.0}, "--retain_weight: expected a number >= 0, got -2.0"),
+        ({"ranking": "set_difference", "refine_steps": 3}, "--refine_steps: expected 0 with --ranking set_difference"),
+        ({"sampler": "softmax"}, "sampler: expected one of sinkhorn, gumbel, threshold, got 'softmax'"),
         ({"tau": 0.0}, "--tau: expected a number > 0, got 0.0"),
         ({"prior": "weights"}, "prior: expected one of weight, gradient, got 'weights'"),
     ],

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models import Mask, MaskedLayer, split_at
 from registry import Registry
 from training import Progress, generator_for, silent
-from vision_data import ForgetRequest, ImageSet, Splits
+from vision_data import ForgetRequest, ImageSet, Normalisation, Splits
 
 OnEpoch = Callable[[nn.Module, int], None]
 
@@ -24,7 +24,8 @@ class ForgetData:
     """What a method may use of the world. There is no test set in it, so that no method can look.
 
     `cache` maps a key that names everything its value depends on to tensors; `progress(steps, label)` wraps a loop;
-    `on_epoch(model, epoch)` sees the intermediate models. Raises ValueError on an empty forget or retain set.
+    `on_epoch(model, epoch)` sees the intermediate models; `whole` is forget and retain together, if at hand.
+    Raises ValueError on an empty forget or retain set.
     """
 
     forget: ImageSet
@@ -36,6 +37,7 @@ class ForgetData:
     cache: MutableMapping[str, dict[str, Tensor]] = field(default_factory=dict)
     on_epoch: OnEpoch = lambda model, epoch: None
     progress: Progress = silent
+    whole: ImageSet | None = None
 
     def __post_init__(self) -> None:
         for name, images in (("forget", self.forget), ("retain", self.retain)):
@@ -47,7 +49,21 @@ class ForgetData:
         """A forget request on a split. Where a whole class is forgotten, validation loses it too."""
         forget, retain = request.divide(splits.train, splits.classes, splits.split_seed)
         gone = tuple(sorted(set(forget.classes) - set(retain.classes)))
-        return cls(forget, retain, splits.validation.without_classes(*gone), splits.classes, **world)
+        return cls(forget, retain, splits.validation.without_classes(*gone), splits.classes, whole=splits.train, **world)
+
+    @classmethod
+    def of_tensors(
+        cls, images: Tensor, labels: Tensor, forget: Tensor, normalisation: Normalisation | None = None, **world: Any
+    ) -> ForgetData:
+        """Your own training images and labels (see ImageSet.of_tensors); `forget` (N,) bool or positions says which to forget.
+
+        There is no validation set. Raises ValueError where nothing is to be forgotten, or all.
+        """
+        whole = ImageSet.of_tensors(images, labels, normalisation)
+        chosen = torch.zeros(len(whole), dtype=torch.bool)
+        chosen[forget.cpu()] = True
+        nothing = whole.subset(torch.zeros(len(whole), dtype=torch.bool))
+        return cls(whole.subset(chosen), whole.subset(~chosen), nothing, int(labels.max()) + 1, whole=whole, **world)
 
     @cached_property
     def forget_classes(self) -> tuple[int, ...]:
@@ -57,7 +73,7 @@ class ForgetData:
     @cached_property
     def train(self) -> ImageSet:
         """Forget and retain set together: what the initial model was trained on, in its order, whatever is forgotten."""
-        return self.forget.joined(self.retain)
+        return self.whole or self.forget.joined(self.retain)
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """A random stream of its own for each purpose, from the one seed."""

@@ -8,7 +8,7 @@ from models import Mask, switched_off
 from unlearn.amount import Amount, count_of
 from unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
 from unlearn.mimu.graph import averaged, factors_of
-from unlearn.mimu.ranking import keep_largest_out, lean
+from unlearn.mimu.ranking import comparisons_of, continuous, keep_largest_out
 from unlearn.random_mask import resolve_kappa
 from vision_data import ImageSet
 
@@ -35,7 +35,8 @@ def logit_attribution(model: nn.Module, data: ForgetData, *, kappa: Amount = 0.1
         gradient = averaged(factors_of(layer, images, "logit", data.device), 1, layer.weight).gradient[0]
         return (gradient * layer.weight).flatten()
 
-    scores = lean(data, lambda: {c: attribution(data.train.of_classes(c)) for c in data.train.classes}, attribution)
+    comparisons = comparisons_of(data, lambda: {c: attribution(data.train.of_classes(c)) for c in data.train.classes}, attribution)
+    scores = continuous(comparisons)
     mask = Mask(layer.name, keep_largest_out(scores, count_of(kappa, layer.size, "kappa"), layer.shape))
     switched_off(student, mask)
     return Unlearned(student, mask)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,7 +13,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Normalisation:
-    """x -> (x / white - mean) / std per channel; `white` is the value of a fully lit pixel (255, or 16 for digits)."""
+    """x -> (x / white - mean) / std per channel; `white` is the value of a fully lit pixel (255, or 16 for digits).
+
+    Without channels, mean = std = (), it leaves images as they are.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -31,18 +35,38 @@ class Normalisation:
         return cls(tuple(means), tuple(deviations), white)
 
     def __call__(self, images: Tensor) -> Tensor:
+        if not self.mean:
+            return images
         mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return (images.float() / self.white - mean) / std
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """uint8 images (N, C, H, W), int64 labels (N,), and the index (N,) of each image in the original training set."""
+    """uint8 images (N, C, H, W), int64 labels (N,), and the index (N,) of each image in the original training set.
+
+    The tensors are not to be written into: the digest is computed once.
+    """
 
     images: Tensor
     labels: Tensor
     indexes: Tensor
     normalisation: Normalisation
+
+    @classmethod
+    def of_tensors(cls, images: Tensor, labels: Tensor, normalisation: Normalisation | None = None) -> ImageSet:
+        """Your own images: floats (N, ...) as the model takes them, or uint8 (N, C, H, W) with a normalisation; int64 labels (N,).
+
+        The index of an image is its position. Raises ValueError for other types or lengths.
+        """
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise ValueError(f"labels: expected int64 ({len(images)},), got {labels.dtype} {tuple(labels.shape)}. Give a class per image")
+        if images.is_floating_point() != (normalisation is None):
+            raise ValueError(
+                f"images: expected floats as the model takes them, or uint8 and a normalisation, got {images.dtype} "
+                f"and {normalisation}. Give one or the other"
+            )
+        return cls(images, labels, torch.arange(len(labels)), normalisation or Normalisation((), ()))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,7 +82,7 @@ class ImageSet:
         """The labels that occur, ascending."""
         return tuple(self.labels.unique().tolist())
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of images, labels and indexes."""
         content = hashlib.sha256()

@@ -13,22 +13,39 @@ from unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
 from unlearn.mimu.graph import Gradient
 from unlearn.mimu.network import NetworkSettings, network_of
 from unlearn.mimu.objective import Prior
-from unlearn.mimu.ranking import keep_largest_out, lean
+from unlearn.mimu.ranking import Ranking, comparisons_of, keep_largest_out, scores_of
 from unlearn.mimu.refine import refined
+from unlearn.mimu.topk import Sampler
 
 
 def resolve_amounts(
-    model: nn.Module, data: ForgetData, *, mask_layer: str | None, refine_steps: int, refine_lr: float, **flags: Any
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    mask_layer: str | None,
+    ranking: Ranking,
+    refine_steps: int,
+    refine_lr: float,
+    **flags: Any,
 ) -> dict[str, int]:
     """topk and kappa as numbers of weights of the masked layer. Raises ValueError for every flag that the method would refuse."""
-    if refine_steps < 0 or refine_lr <= 0:
-        raise ValueError(
-            f"--refine_steps and --refine_lr: expected >= 0 and > 0, got {refine_steps} and {refine_lr}. Give 0 steps for none"
-        )
+    _check_refinement(ranking, refine_steps, refine_lr)
     size = masked_layer(model, data, mask_layer).size
     counts = {name: count_of(flags[name], size, name) for name in ("topk", "kappa")}
     NetworkSettings(**(flags | counts))
     return {f"{name}_count": count for name, count in counts.items()}
+
+
+def _check_refinement(ranking: Ranking, refine_steps: int, refine_lr: float) -> None:
+    if ranking == "set_difference" and refine_steps:
+        raise ValueError(
+            f"--refine_steps: expected 0 with --ranking set_difference, which says what may go at all, got {refine_steps}. "
+            "Choose the continuous or the binary ranking"
+        )
+    if refine_steps < 0 or refine_lr <= 0:
+        raise ValueError(
+            f"--refine_steps and --refine_lr: expected >= 0 and > 0, got {refine_steps} and {refine_lr}. Give 0 steps for none"
+        )
 
 
 @register("MIMU", source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu", resolve=resolve_amounts)
@@ -39,6 +56,8 @@ def mimu(
     topk: Amount = 50,
     kappa: Amount = 0.1,
     mask_layer: str | None = None,
+    ranking: Ranking = "continuous",
+    sampler: Sampler = "sinkhorn",
     contrast: float = 100.0,
     retain_weight: float = 4.0,
     prior: Prior = "weight",
@@ -62,14 +81,19 @@ def mimu(
         L_keep = -log p(y | x; M * W) + rho (-<M, log pi> + <M, log softmax(q)>) / topk       M = soft top-topk of q
         L_drop = -log(1 - p_f(x_f; (1 - D) * W)) + retain_weight CE(x_r, y_r; (1 - D) * W)    D = soft top-kappa of s
 
-    with s = q^f - mean over the other classes of q^c; masks are hard forward and soft backward. A forget request ranks the
-    weights by s (images of a class that stays: the forget images' q minus that of the class's retained images) and
-    switches off the kappa largest: the unlearned model differs in these weights alone.
+    with s = q^f - mean over the other classes of q^c; masks are hard forward and soft backward (`sampler`). A forget request
+    ranks the weights by s, or by another `ranking`, and switches off the kappa largest: the unlearned model differs in these
+    weights alone. Images of a class that stays: the forget images' q is held against that of the class's retained images.
+
+        binary          M^f - mean over the other classes of M^c, M = hard top-topk of q; among equals the larger s first
+        set_difference  weights in M^f and in no M^c, by s; `kappa_count` says how many there were, if fewer than kappa
 
     Flags:
         topk: weights that a class mask marks as important
         kappa: weights that the final mask switches off
         mask_layer: the masked layer, by name or by index over the linear layers; none is the architecture's choice
+        ranking: how a request orders the weights (training ranks by the continuous score)
+        sampler: how training chooses the top-k: exactly, with Gumbel noise, or by the plain k-th value
         contrast: weight of L_drop; 0 is the paper's objective
         retain_weight: weight of the retained images in L_drop
         prior: what the prior pi over weights is proportional to
@@ -90,6 +114,7 @@ def mimu(
     L_drop, averaged features and the ranking by s are ours.
     """
     started = time.perf_counter()
+    _check_refinement(ranking, refine_steps, refine_lr)
     student = copy_of(model)
     layer = masked_layer(student, data, mask_layer)
     settings = NetworkSettings(
@@ -100,6 +125,7 @@ def mimu(
         prior=prior,
         rho=rho,
         tau=tau,
+        sampler=sampler,
         gradient=gradient,
         representatives=representatives,
         gcn_steps=gcn_steps,
@@ -109,7 +135,8 @@ def mimu(
     )
     network = network_of(student, layer, data, settings)
     trained = time.perf_counter()
-    scores = lean(data, lambda: network.by_class, lambda images: network.of_images(layer, images, gradient, data.device))
+    comparisons = comparisons_of(data, lambda: network.by_class, lambda images: network.of_images(layer, images, gradient, data.device))
+    scores = scores_of(ranking, comparisons, settings.topk)
     ranked = time.perf_counter()
     scores = refined(
         scores, layer, data, settings.kappa, steps=refine_steps, lr=refine_lr, retain_weight=retain_weight, tau=tau, batch=gcn_batch

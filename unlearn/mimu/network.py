@@ -16,7 +16,7 @@ from unlearn.mimu import ranking
 from unlearn.mimu.gcn import MaskingGCN
 from unlearn.mimu.graph import Factors, Gradient, averaged, averaged_by_class, drawn_by_class, factors_of
 from unlearn.mimu.objective import Prior, drop_loss, keep_loss, log_prior, masked_logits
-from unlearn.mimu.topk import hard_topk, soft_topk, straight_through
+from unlearn.mimu.topk import Sampler, sampled_topk
 from vision_data import ImageSet
 
 CLASSES_A_STEP = 10
@@ -35,6 +35,7 @@ class NetworkSettings:
     prior: Prior
     rho: float
     tau: float
+    sampler: Sampler
     gradient: Gradient
     representatives: int
     gcn_steps: int
@@ -146,8 +147,10 @@ def _training(
         rows = drawn_by_class(factors.labels, classes, settings.representatives, generator)
         graphs = averaged(factors[rows.flatten()], len(classes), layer.weight)
         q = gcn(graphs.standardised())
-        keep = _keep(q, graphs.gradient, layer, factors[rows.flatten()], settings)
-        drop = _drop(q, layer, factors.drawn(settings.gcn_batch, generator), classes, settings) if settings.contrast else torch.zeros(())
+        keep = _keep(q, graphs.gradient, layer, factors[rows.flatten()], settings, generator)
+        drop = torch.zeros(())
+        if settings.contrast:
+            drop = _drop(q, layer, factors.drawn(settings.gcn_batch, generator), classes, settings, generator)
         loss = keep + settings.contrast * drop
         optimizer.zero_grad(set_to_none=True)
         loss.backward(inputs=list(gcn.parameters()))
@@ -164,19 +167,22 @@ def _classes_of_step(classes: tuple[int, ...], generator: torch.Generator) -> tu
     return tuple(classes[i] for i in sorted(order.tolist()))
 
 
-def _keep(q: Tensor, gradient: Tensor, layer: MaskedLayer, images: Factors, settings: NetworkSettings) -> Tensor:
+def _keep(
+    q: Tensor, gradient: Tensor, layer: MaskedLayer, images: Factors, settings: NetworkSettings, generator: torch.Generator
+) -> Tensor:
     """L_keep of the images that each graph was made of, under the topk weights that it marks."""
     graphs = len(q)
-    mask = straight_through(soft_topk(q, settings.topk, settings.tau), hard_topk(q.detach(), settings.topk))
+    mask = sampled_topk(settings.sampler, q, settings.topk, settings.tau, generator)
     pixels = None if images.images is None else images.images.unflatten(0, (graphs, -1))
     logits = masked_logits(layer, mask.view(graphs, *layer.shape), images.h.unflatten(0, (graphs, -1)), pixels)
     log_pi = log_prior(layer.weight if settings.prior == "weight" else gradient)
     return keep_loss(logits, images.labels.unflatten(0, (graphs, -1)), mask, q, log_pi, settings.topk, settings.rho)
 
 
-def _drop(q: Tensor, layer: MaskedLayer, images: Factors, classes: tuple[int, ...], settings: NetworkSettings) -> Tensor:
-    """L_drop of every class of the step, with the kappa weights switched off that the ranking chooses."""
-    scores = ranking.continuous(q)
-    drop = straight_through(soft_topk(scores, settings.kappa, settings.tau), hard_topk(scores.detach(), settings.kappa))
+def _drop(
+    q: Tensor, layer: MaskedLayer, images: Factors, classes: tuple[int, ...], settings: NetworkSettings, generator: torch.Generator
+) -> Tensor:
+    """L_drop of every class of the step, with the kappa weights switched off that its continuous score chooses."""
+    drop = sampled_topk(settings.sampler, ranking.every_class(q), settings.kappa, settings.tau, generator)
     logits = masked_logits(layer, (1 - drop).view(-1, *layer.shape), images.h, images.images)
     return drop_loss(logits, images.labels, torch.tensor(classes, device=q.device), settings.retain_weight)

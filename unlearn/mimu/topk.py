@@ -1,12 +1,14 @@
-"""Top-K of logits, differentiably: a soft mask that sums to K exactly, and the hard one."""
+"""Top-K of logits, differentiably: a soft mask that sums to K exactly, the hard one, and the samplers that join them."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+Sampler = Literal["sinkhorn", "gumbel", "threshold"]
 ITERATIONS = 100
 
 
@@ -39,14 +41,18 @@ def soft_topk(logits: Tensor, k: int, tau: float) -> Tensor:
     For K = N the mask is 1 everywhere. Raises ValueError unless 0 < K <= N and tau > 0. Source: Cuturi, Teboul, Vert 2019,
     arXiv:1905.11885; Xie et al. 2020, arXiv:2002.06504; two bins have a scalar dual, so no N x K matrix is needed.
     """
-    if not 0 < k <= logits.shape[-1]:
-        raise ValueError(f"soft top-k: expected 0 < k <= {logits.shape[-1]}, got {k}. Choose a smaller k")
-    if not tau > 0:
-        raise ValueError(f"soft top-k: expected tau > 0, got {tau}. Choose a positive temperature")
+    _check(logits, k, tau)
     if k == logits.shape[-1]:
         return torch.ones_like(logits) + 0 * logits
     mask: Tensor = _SoftTopK.apply(logits, k, tau)
     return mask
+
+
+def _check(logits: Tensor, k: int, tau: float) -> None:
+    if not 0 < k <= logits.shape[-1]:
+        raise ValueError(f"soft top-k: expected 0 < k <= {logits.shape[-1]}, got {k}. Choose a smaller k")
+    if not tau > 0:
+        raise ValueError(f"soft top-k: expected tau > 0, got {tau}. Choose a positive temperature")
 
 
 @torch.no_grad()
@@ -84,3 +90,38 @@ def hard_topk(scores: Tensor, k: int) -> Tensor:
 def straight_through(soft: Tensor, hard: Tensor) -> Tensor:
     """The hard mask forward, the soft mask's gradient backward."""
     return hard + (soft - soft.detach())
+
+
+def sampled_topk(sampler: Sampler, logits: Tensor, k: int, tau: float, generator: torch.Generator) -> Tensor:
+    """A hard top-K mask of logits q (..., N), 0/1 with K ones a row, that carries a soft mask's gradient.
+
+        sinkhorn    hard top-K of q; gradient of soft_topk(q)
+        gumbel      the same of q + g, g standard Gumbel noise: K weights drawn without repetition, in proportion to exp(q)
+        threshold   hard top-K of q; gradient of sigmoid((q - t) / tau), t the K-th largest q, taken as a constant
+
+    Raises ValueError unless 0 < K <= N and tau > 0. Source: Kool, van Hoof, Welling 2019, arXiv:1903.06059 (Gumbel top-k);
+    Bengio, Leonard, Courville 2013, arXiv:1308.3432 (straight-through).
+    """
+    return _SAMPLERS[sampler](logits, k, tau, generator)
+
+
+def _sinkhorn(logits: Tensor, k: int, tau: float, _: torch.Generator) -> Tensor:
+    return straight_through(soft_topk(logits, k, tau), hard_topk(logits.detach(), k))
+
+
+def _gumbel(logits: Tensor, k: int, tau: float, generator: torch.Generator) -> Tensor:
+    noise = torch.empty(logits.shape, dtype=logits.dtype).exponential_(generator=generator).log().neg()
+    return _sinkhorn(logits + noise.to(logits.device), k, tau, generator)
+
+
+def _threshold(logits: Tensor, k: int, tau: float, _: torch.Generator) -> Tensor:
+    _check(logits, k, tau)
+    least = logits.detach().topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    return straight_through(torch.sigmoid((logits - least) / tau), hard_topk(logits.detach(), k))
+
+
+_SAMPLERS: dict[str, Callable[[Tensor, int, float, torch.Generator], Tensor]] = {
+    "sinkhorn": _sinkhorn,
+    "gumbel": _gumbel,
+    "threshold": _threshold,
+}
