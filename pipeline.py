@@ -19,11 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from base_models import BaseConfig, BaseModels, Trained, score_of
+from evaluation import Evidence
 from measurement import Measured, measure
 from registry import __version__
+from reporter.layer_pictures import masked_layer_image, weight_histogram
+from reporter.margin_pictures import margin_histograms
 from reporter.pictures import class_probabilities
 from tracking.run import TrackedRun, tracked_run
 from tracking.store import check_store
@@ -120,6 +123,7 @@ class Pipeline:
             with self._stage("report"):
                 path = self._write_json(run.run_id, config_hash, unlearned, measured)
                 self._log(run, unlearned, measured, path)
+                self._draw(run, initial.model, unlearned, measured)
             self.stages["total"] = time.perf_counter() - started
             run.metrics({f"stage_{stage}_seconds": seconds for stage, seconds in self.stages.items()})
         return Result(
@@ -275,9 +279,21 @@ class Pipeline:
         with tempfile.TemporaryDirectory() as folder:
             for path in self._saved(Path(folder), unlearned, run.run_id):
                 run.file(path)
+
+    def _draw(self, run: TrackedRun, initial: nn.Module, unlearned: Unlearned, measured: Measured) -> None:
+        """What the forget images are taken for, how sure the models are, and where there is a mask, what it switches off."""
+        dataset, request = self.base.splits.dataset, self.base.request_slug
         bars = {name: evidence.forget.probabilities.mean(0).tolist() for name, evidence in measured.evidence.items()}
-        title = f"{self.method.name}: forget images of {self.base.splits.dataset}, {self.base.request_slug}"
+        title = f"{self.method.name}: forget images of {dataset}, {request}"
         run.picture(class_probabilities(bars, self.base.splits.class_names, title=title), "class_probabilities.png")
+        margins = {name: _margins(evidence) for name, evidence in measured.evidence.items()}
+        before, after, ideal = margins["initial model"], margins["unlearned model"], margins.get("ideal model")
+        run.picture(margin_histograms(before, after, ideal, title=f"{self.method.name}: {dataset}, {request}"), "margins.png")
+        if unlearned.mask is not None:
+            weight, keep = initial.get_parameter(f"{unlearned.mask.layer}.weight"), unlearned.mask.keep
+            title = f"{self.method.name}: {unlearned.mask.layer} of {dataset} {self.base.architecture.name}, {request}"
+            run.picture(masked_layer_image(weight, keep, title=title), "layer.png")
+            run.picture(weight_histogram(weight, keep, title=title), "layer_weights.png")
 
     def _saved(self, folder: Path, unlearned: Unlearned, run_id: str) -> list[Path]:
         """The unlearned model and the mask as files."""
@@ -289,6 +305,13 @@ class Pipeline:
             header = {"method": self.method.name, "request": self.base.request_slug, "run_id": run_id, "dataset": self.base.splits.dataset}
             save_mask(files[1], unlearned.mask, header)
         return files
+
+
+def _margins(evidence: Evidence) -> dict[str, Tensor]:
+    """The margins of forget and of test images; where a class was forgotten whole, of the test images of the others."""
+    others = "test images of other classes" if evidence.forget_classes else "test images"
+    sets = {"forget images": evidence.forget, others: evidence.non_members}
+    return {name: outputs.margins for name, outputs in sets.items() if len(outputs)}
 
 
 def _provenance(name: str, trained: Trained | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Cross-entropy, entropy and modified entropy of each image, in nats and float64.
+"""Cross-entropy, margin, entropy and modified entropy of each image, in nats and float64.
 
 All take logits (N, C), from which they are exact where a probability rounds to 0 or 1. Log-probabilities are logits too.
 """
@@ -22,6 +22,17 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     logits (N, C), labels (N,) -> (N,) nats, float64. Infinite where the true class has probability exactly 0.
     """
     return F.cross_entropy(logits.double(), labels, reduction="none")
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """How far the true class is ahead of all others together.
+
+        z_y - log sum_(j != y) exp z_j = log(p_y / (1 - p_y))    p = softmax(z)
+
+    logits (N, C), labels (N,) -> (N,) nats, float64. Infinite where the true class has probability exactly 0 or 1.
+    """
+    z, true = logits.double(), labels.unsqueeze(1)
+    return z.gather(1, true).squeeze(1) - z.scatter(1, true, -math.inf).logsumexp(dim=1)
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from evaluation.entropies import cross_entropy
+from evaluation.entropies import cross_entropy, margin
 from evaluation.impl import METRICS, MetricFacts, missing, needs_of
 from models import evaluating
 from registry import Entry, Function
@@ -49,6 +49,11 @@ class Outputs:
     def losses(self) -> Tensor:
         """-log p_y of each image, (N,), nats."""
         return cross_entropy(self.logits, self.labels)
+
+    @cached_property
+    def margins(self) -> Tensor:
+        """log(p_y / (1 - p_y)) of each image, (N,), nats."""
+        return margin(self.logits, self.labels)
 
     @cached_property
     def true_probabilities(self) -> Tensor:

@@ -659,3 +659,14 @@ def test_another_batching_gives_the_same_values():
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert second[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+
+
+def test_margin_is_the_log_odds_of_the_true_class():
+    some = drawn(50, sharpness=3.0)
+    p = some.true_probabilities
+    torch.testing.assert_close(some.margins, torch.log(p / (1 - p)))
+
+
+def test_margin_keeps_its_digits_where_the_probability_rounds_to_1_and_may_be_infinite():
+    logits = torch.tensor([[100.0, 0.0, 0.0], [0.0, -math.inf, 0.0], [0.0, -math.inf, -math.inf]])
+    assert Outputs(logits, torch.tensor([0, 1, 0])).margins.tolist() == [100.0 - math.log(2), -math.inf, math.inf]

@@ -318,8 +318,9 @@ def assert_sensible(path: Path) -> None:
     assert 5_000 < path.stat().st_size < 1_000_000
 
 
-def test_the_class_probabilities_are_a_picture(jobs):
-    assert_sensible(jobs.first.artifacts / "pictures/class_probabilities.png")
+@pytest.mark.parametrize("name", ["class_probabilities", "margins", "layer", "layer_weights"])
+def test_a_masking_run_has_pictures(name, jobs):
+    assert_sensible(jobs.first.artifacts / f"pictures/{name}.png")
 
 
 def test_forget_retain_and_test_set_are_inputs(jobs):
