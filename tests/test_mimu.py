@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from torch import nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from models import apply_mask, build, lift_mask, split_at
 from training import DiskCache, Recipe, fit
@@ -1088,9 +1087,18 @@ def test_training_moves_every_part_of_the_network(terms, model, digits):
 # Direct refinement
 
 
-@pytest.mark.parametrize("request_", [ForgetRequest((3,)), ForgetRequest((-1,), number=40)], ids=["class", "images"])
-def test_one_refinement_step_is_adam_on_the_masked_model(request_, model, digits):
-    data = ForgetData.of(digits, request_)
+MIXED = [0, 1, 2]  # of class 3 all go, of class 5 these
+
+
+def mixed_request(digits):
+    threes, fives = (digits.train.indexes[digits.train.labels == label].tolist() for label in (3, 5))
+    return ForgetRequest(indexes=tuple(threes + [fives[i] for i in MIXED]))
+
+
+@pytest.mark.parametrize("kind", ["class", "images", "both"])
+def test_one_refinement_step_is_adam_on_the_masked_model(kind, model, digits):
+    requests = {"class": ForgetRequest((3,)), "images": ForgetRequest((-1,), number=40), "both": mixed_request(digits)}
+    data = ForgetData.of(digits, requests[kind])
     layer = split_at(model, LAYER, torch.zeros(2, 1, 8, 8))
     scores = normal(layer.size, dtype=torch.float32)
     stepped = refined(scores, layer, data, KAPPA, steps=1, lr=0.1, retain_weight=4.0, tau=1.0, batch=10_000)
@@ -1098,14 +1106,37 @@ def test_one_refinement_step_is_adam_on_the_masked_model(request_, model, digits
     soft = soft_topk(start, KAPPA, 1.0)
     drop = (hard_topk(start, KAPPA) - soft.detach()) + soft
     masked = {f"{LAYER}.weight": model.linear2.weight.detach() * (1 - drop).view(20, 32)}
-    ((x_f, y_f),), ((x_r, y_r),) = data.forget.batches(10_000), data.retain.batches(10_000)
-    p = functional_call(model, masked, (x_f,)).double().softmax(-1)[torch.arange(len(y_f)), y_f]
-    loss = -(1 - p).log().mean() + 4.0 * F.cross_entropy(functional_call(model, masked, (x_r,)), y_r)
+
+    def chances(images):
+        ((x, y),) = images.batches(10_000)
+        return functional_call(model, masked, (x,)).double().softmax(-1)[torch.arange(len(y)), y]
+
+    def margin_levels(images):
+        """Quantiles by hand: between the two sorted margins that a level falls between."""
+        p = chances(images)
+        margins = (p.log() - (1 - p).log()).sort().values
+        places = [(len(margins) - 1) * level / 100 for level in range(1, 100)]
+        return [margins[int(at)] + (at - int(at)) * (margins[min(int(at) + 1, len(margins) - 1)] - margins[int(at)]) for at in places]
+
+    loss = -4.0 * chances(data.retain).log().mean()
+    if kind != "images":
+        loss = loss - (1 - chances(data.forget.of_classes(3))).log().mean()
+    if kind != "class":
+        images = data.forget.of_classes(5) if kind == "both" else data.forget
+        unseen = data.validation.of_classes(*images.classes)
+        loss = loss + sum((f - v).abs() for f, v in zip(margin_levels(images), margin_levels(unseen), strict=True)) / 99
     (g,) = torch.autograd.grad(loss, start)
     expected = start.detach() - 0.1 * g / (g.abs() + 1e-8)
     sure = g.abs() > 1e-4 * g.abs().max()  # of the sign
     assert sure.sum() > 0.5 * len(sure)
     assert_close(stepped[sure], expected[sure], atol=1e-3)
+
+
+def test_images_are_not_refined_without_images_to_liken_them_to(model, digits):
+    images, labels = next(digits.train.batches(10_000))
+    data = ForgetData.of_tensors(images, labels, torch.arange(40))
+    with pytest.raises(ValueError, match="--refine_steps: expected validation images of the classes .* got none"):
+        unlearn("MIMU", model, data, **CHEAP, refine_steps=1)
 
 
 def test_refinement_of_a_request_is_timed_apart_and_needs_no_other_network(model, digits):

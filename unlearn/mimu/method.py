@@ -14,7 +14,7 @@ from unlearn.mimu.graph import Gradient
 from unlearn.mimu.network import NetworkSettings, network_of
 from unlearn.mimu.objective import Prior
 from unlearn.mimu.ranking import Ranking, comparisons_of, keep_largest_out, scores_of
-from unlearn.mimu.refine import refined
+from unlearn.mimu.refine import refined, unseen_of
 from unlearn.mimu.topk import Sampler
 
 
@@ -29,14 +29,14 @@ def resolve_amounts(
     **flags: Any,
 ) -> dict[str, int]:
     """topk and kappa as numbers of weights of the masked layer. Raises ValueError for every flag that the method would refuse."""
-    _check_refinement(ranking, refine_steps, refine_lr)
+    _check_refinement(data, ranking, refine_steps, refine_lr)
     size = masked_layer(model, data, mask_layer).size
     counts = {name: count_of(flags[name], size, name) for name in ("topk", "kappa")}
     NetworkSettings(**(flags | counts))
     return {f"{name}_count": count for name, count in counts.items()}
 
 
-def _check_refinement(ranking: Ranking, refine_steps: int, refine_lr: float) -> None:
+def _check_refinement(data: ForgetData, ranking: Ranking, refine_steps: int, refine_lr: float) -> None:
     if ranking == "set_difference" and refine_steps:
         raise ValueError(
             f"--refine_steps: expected 0 with --ranking set_difference, which says what may go at all, got {refine_steps}. "
@@ -46,6 +46,8 @@ def _check_refinement(ranking: Ranking, refine_steps: int, refine_lr: float) -> 
         raise ValueError(
             f"--refine_steps and --refine_lr: expected >= 0 and > 0, got {refine_steps} and {refine_lr}. Give 0 steps for none"
         )
+    if refine_steps:
+        unseen_of(data)
 
 
 @register("MIMU", source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu", resolve=resolve_amounts)
@@ -105,7 +107,8 @@ def mimu(
         gcn_lr: its learning rate (AdamW, cosine schedule)
         gcn_weight_decay: its weight decay
         gcn_batch: images a step that L_drop is evaluated on
-        refine_steps: steps that then tune the scores of this request itself, by L_drop; 0 for the network's answer alone
+        refine_steps: steps that then tune the scores of this request itself: whole classes by L_drop, images of a class that
+            stays by the distance of their margins from those of validation images; 0 for the network's answer alone
         refine_lr: their learning rate (Adam)
 
     Raises ValueError for an amount that the layer does not have, a layer that is not there, is not linear or does not see
@@ -114,7 +117,7 @@ def mimu(
     L_drop, averaged features and the ranking by s are ours.
     """
     started = time.perf_counter()
-    _check_refinement(ranking, refine_steps, refine_lr)
+    _check_refinement(data, ranking, refine_steps, refine_lr)
     student = copy_of(model)
     layer = masked_layer(student, data, mask_layer)
     settings = NetworkSettings(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,6 +13,7 @@ from unlearn.impl import ForgetData
 from unlearn.mimu.graph import Factors, factors_of
 from unlearn.mimu.objective import masked_logits
 from unlearn.mimu.topk import hard_topk, soft_topk, straight_through
+from vision_data import ImageSet
 
 
 def refined(
@@ -27,14 +30,23 @@ def refined(
 ) -> Tensor:
     """Scores (N,) after `steps` of Adam on the request's own objective, the scores standardised first.
 
-        mean over forget of -log(1 - p_y(x))  +  retain_weight * mean over retain of CE(x, y)
+        mean over forgotten classes' images of -log(1 - p_y(x))                 where classes go whole
+        + mean over levels u of |Q_forget(u) - Q_validation(u)|                 where images go whose class stays
+        + retain_weight * mean over retain of CE(x, y)
 
-    under the hard mask that switches off the kappa largest, the gradient of the soft one; batches of `batch` retain images.
-    Training images only.
+    under the hard mask that switches off the kappa largest, the gradient of the soft one; batches of `batch` images of each
+    kind. Q are quantiles, at 99 levels, of the margins (nats) of forget images and of validation images of the same classes:
+    the 1-Wasserstein distance from what the model, masked, says of images that it never saw. Needs no test image.
     """
     if steps < 1 or kappa == layer.size:
         return scores
-    forget, retain = (factors_of(layer, images, "logit", data.device) for images in (data.forget, data.retain))
+    sets = {
+        "gone": data.forget.of_classes(*data.forget_classes),
+        "images": data.forget.without_classes(*data.forget_classes),
+        "unseen": unseen_of(data),
+        "retain": data.retain,
+    }
+    factors = {name: factors_of(layer, images, "logit", data.device) for name, images in sets.items() if len(images)}
     generator = data.generator("MIMU", "refine")
     spread = scores.std()
     refined_scores = ((scores - scores.mean()) / torch.where(spread > 0, spread, 1.0)).requires_grad_(True)
@@ -42,20 +54,55 @@ def refined(
     for _ in data.progress(range(steps), "MIMU refinement"):
         drop = straight_through(soft_topk(refined_scores, kappa, tau), hard_topk(refined_scores.detach(), kappa))
         mask = (1 - drop).view(1, *layer.shape)
-        lost = _reached(layer, mask, forget.drawn(batch, generator))
-        kept = _cross_entropy(layer, mask, retain.drawn(batch, generator))
+        seen = {name: _Logits.of(layer, mask, images.drawn(batch, generator)) for name, images in factors.items()}
+        loss = retain_weight * seen["retain"].cross_entropy()
+        if "gone" in seen:
+            loss = loss + seen["gone"].reached()
+        if "images" in seen:
+            loss = loss + (seen["images"].margin_quantiles() - seen["unseen"].margin_quantiles()).abs().mean()
         optimizer.zero_grad(set_to_none=True)
-        (lost + retain_weight * kept).backward(inputs=[refined_scores])
+        loss.backward(inputs=[refined_scores])
         optimizer.step()
     return refined_scores.detach()
 
 
-def _reached(layer: MaskedLayer, mask: Tensor, images: Factors) -> Tensor:
-    """mean -log(1 - p_y) = logsumexp(z) - logsumexp over j != y."""
-    logits = masked_logits(layer, mask, images.h, images.images)[0]
-    true = F.one_hot(images.labels, logits.shape[-1]).bool()
-    return (logits.logsumexp(-1) - logits.masked_fill(true, -torch.inf).logsumexp(-1)).mean()
+def unseen_of(data: ForgetData) -> ImageSet:
+    """Validation images of the classes of which only images are forgotten: what these should look like afterwards.
+
+    Raises ValueError if there are none, but images to compare with them.
+    """
+    classes = data.forget.without_classes(*data.forget_classes).classes
+    unseen = data.validation.of_classes(*classes)
+    if classes and not len(unseen):
+        raise ValueError(
+            f"--refine_steps: expected validation images of the classes {classes}, to which forgotten images are likened, got none. "
+            "Give 0 steps, or data with validation images"
+        )
+    return unseen
 
 
-def _cross_entropy(layer: MaskedLayer, mask: Tensor, images: Factors) -> Tensor:
-    return F.cross_entropy(masked_logits(layer, mask, images.h, images.images)[0], images.labels)
+class _Logits(NamedTuple):
+    """Logits (N, classes) of images under a mask, and their labels."""
+
+    logits: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, layer: MaskedLayer, mask: Tensor, images: Factors) -> _Logits:
+        return cls(masked_logits(layer, mask, images.h, images.images)[0], images.labels)
+
+    def cross_entropy(self) -> Tensor:
+        return F.cross_entropy(self.logits, self.labels)
+
+    def reached(self) -> Tensor:
+        """mean -log(1 - p_y) = logsumexp(z) - logsumexp over j != y."""
+        return (self.logits.logsumexp(-1) - self._others()).mean()
+
+    def margin_quantiles(self) -> Tensor:
+        """Quantiles (99,) of z_y - logsumexp over j != y, at 0.01, ..., 0.99."""
+        margins = self.logits.gather(1, self.labels[:, None])[:, 0] - self._others()
+        return margins.quantile(torch.linspace(0.01, 0.99, 99, dtype=margins.dtype, device=margins.device))
+
+    def _others(self) -> Tensor:
+        true = F.one_hot(self.labels, self.logits.shape[-1]).bool()
+        return self.logits.masked_fill(true, -torch.inf).logsumexp(-1)
