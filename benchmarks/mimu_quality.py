@@ -1,17 +1,24 @@
-"""What a mask forgets and what it costs: every class as forget class, on test images.
+"""What a mask forgets, what it costs, and what is left: test images, beside rivals, the bound and the ideal model.
 
-    python benchmarks/mimu_quality.py --dataset digits
+    python benchmarks/mimu_quality.py --dataset digits --seed 1 2 3
 
-For each method, over the classes: the forget score (percent of the forgotten class's test images still predicted right) and
-the retain drop (initial minus masked score on the other classes' test images, points), mean and worst. The bound is a mask
-optimised for each class by itself, on training images; no network can be expected to do better.
+Every class in turn is the forget class (or those of --class_to_replace). For each method, over classes and seeds: the forget score
+(percent of the forgotten class's test images still predicted right) and the retain drop (initial minus masked score on the
+other classes' test images, points), mean and worst. The bound is a mask optimised for each class by itself, on training images; no
+network can be expected to do better. What is left: the score of a linear probe on the penultimate features of training images of the
+forgotten class, and the optimiser steps that bring 95 % of its training score back (evaluation/probe.py, relearning.py).
+
+Several values of --kappa give the table over kappa, and with --picture FILE its picture. Finished cells are kept
+in <save_dir>/benchmarks and used again: an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,78 +26,108 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
 
+NO_MASK, MIMU, IDEAL = "no mask (the initial model)", "MIMU", "ideal (retrained without the class)"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "no mask": ("default", {}),
+    NO_MASK: ("default", {}),
     "random_mask": ("random_mask", {"kappa": None}),
     "SFT": ("SFT", {}),
     "logit_attribution": ("logit_attribution", {"kappa": None}),
     "MIMU, contrast 0 (the paper's objective)": ("MIMU", {"topk": None, "kappa": None, "contrast": 0.0}),
-    "MIMU": ("MIMU", {"topk": None, "kappa": None}),
+    "MIMU, binary ranking": ("MIMU", {"topk": None, "kappa": None, "ranking": "binary"}),
+    "MIMU, set difference": ("MIMU", {"topk": None, "kappa": None, "ranking": "set_difference"}),
+    MIMU: ("MIMU", {"topk": None, "kappa": None}),
     "MIMU, refined by 20 steps": ("MIMU", {"topk": None, "kappa": None, "refine_steps": 20}),
 }
 BOUND = "mask optimised for each class (the bound)"
 BOUND_STEPS, BOUND_LR = 300, 0.1
+OVER_KAPPA = ("random_mask", "logit_attribution", MIMU)
+PROBED = (NO_MASK, MIMU, IDEAL)
 
 
 @command_line.command
-def main(argv: Any = None) -> int:
-    """Print one table over the classes, and write the same numbers per class with --json."""
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = command_line.OneLineParser(summary, details.strip())
-    parser.add_argument("--topk", default="50", help="default: %(default)s")
-    parser.add_argument("--kappa", default="0.1", help="default: %(default)s")
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    command_line.add_shared_flags(parser, several_seeds=True)
-    command_line.add_signature_flags(parser, command_line.architecture_named(argv), "architecture")
-    options = command_line.parsed(parser, argv)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print one table over the classes, or one over kappa, and write the numbers of every class with --json."""
+    options = options_of(argv)
 
+    from benchmarks.cells import Cells
     from benchmarks.machine import describe, write_json
 
-    rows = [row for seed in options.seed for row in measured(options, seed)]
-    print(f"{options.dataset}, seeds {options.seed}, topk {options.topk}, kappa {options.kappa}, test images")
-    print(table(rows))
-    print(describe())
+    places = {seed: Cells(cells_file(options), __file__, command_line.__file__) for seed in options.seed}
+    rows = [row for seed in options.seed for kappa in options.kappa for row in measured(options, seed, kappa, places[seed])]
+    print(f"{options.dataset}, seeds {options.seed}, topk {options.topk}, kappa {' '.join(options.kappa)}, test images")
+    print(table(rows) if len(options.kappa) == 1 else table_over_kappa(rows))
+    print(*dict.fromkeys(cells.note() for cells in places.values()), describe(), sep="\n")
+    if options.picture:
+        draw(options.picture, rows, f"{options.dataset}: {MIMU}, test images, every class")
     write_json(options.json, {"command": f"benchmarks/mimu_quality.py {' '.join(argv or sys.argv[1:])}", "rows": rows})
     return 0
 
 
-def measured(options: Any, seed: int) -> list[dict[str, Any]]:
+def options_of(argv: Sequence[str] | None) -> Any:
+    """The flags' values. ValueError for a request that is not a list of classes, and a picture of one kappa."""
+    summary, _, details = (__doc__ or "").partition("\n")
+    parser = command_line.OneLineParser(summary, details.strip())
+    parser.add_argument("--topk", default="50", help="default: %(default)s")
+    parser.add_argument("--kappa", default=["0.1"], nargs="+", help="default: 0.1")
+    parser.add_argument("--ideal", default="auto", choices=("auto", "train", "skip"), help="the ideal models (default: %(default)s)")
+    parser.add_argument("--picture", metavar="FILE", help="draw forget and retain score over kappa there")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    command_line.add_shared_flags(parser, several_seeds=True)
+    command_line.add_signature_flags(parser, command_line.architecture_named(argv), "architecture")
+    options = command_line.parsed(parser, argv)
+    if options.num_indexes_to_replace or options.forget_indexes or -1 in (options.class_to_replace or ()):
+        raise ValueError("expected whole classes, got a request for images. See benchmarks/mimu_images.py for these")
+    if options.picture and len(options.kappa) < 2:
+        raise ValueError(f"--picture: expected several values of --kappa, got {options.kappa}. Give e.g. --kappa 0.01 0.05 0.1")
+    return options
+
+
+def cells_file(options: Any) -> Path:
+    from vision_data import DATASETS
+
+    folder = command_line.path_or_none(options.save_dir) or Path("results") / DATASETS[options.dataset].name
+    return folder / "benchmarks" / "mimu_quality.jsonl"
+
+
+def measured(options: Any, seed: int, kappa: str, cells: Any) -> Iterator[dict[str, Any]]:
     """One row per method and class."""
     from base_models import BaseModels
-    from training import DiskCache
+    from training import DiskCache, model_digest
     from unlearn import METHODS as REGISTRY
     from unlearn import ForgetData, unlearn
     from vision_data import ForgetRequest
 
     architecture = command_line.architecture_of(options.arch, options.dataset)
-    base = BaseModels(command_line.base_config(options, architecture, seed), progress=command_line.progress_bar)
-    model = base.initial().model
-    test = base.splits.test
-    before = correct(model, test, base.device)
+    config = replace(command_line.base_config(options, architecture, seed), request=ForgetRequest((0,)))
+    base = BaseModels(config, progress=command_line.progress_bar)
+    initial = base.initial().model
+    amounts = {name: REGISTRY["MIMU"].hyperparameters[name].parse(text) for name, text in (("topk", options.topk), ("kappa", kappa))}
     cache = DiskCache(base.save_dir / "cache")
-    amounts = {name: REGISTRY["MIMU"].hyperparameters[name].parse(getattr(options, name)) for name in ("topk", "kappa")}
-    rows = []
-    for label in range(base.splits.classes):
+    after = ScoresAfterTheLayer(initial, base)
+    common = {"initial": model_digest(initial), "split": base.splits.digest, "seed": seed, **amounts}
+    for label in options.class_to_replace or range(base.splits.classes):
         world = {"seed": seed, "device": base.device, "cache": cache, "progress": command_line.progress_bar}
         data = ForgetData.of(base.splits, ForgetRequest((label,)), **world)
-
-        def row(method: str, make: Callable[[], Any], label: int = label) -> None:
-            started = time.perf_counter()
-            unlearned = make()
-            seconds = time.perf_counter() - started
-            after = correct(unlearned, test, base.device)
-            of_class = test.labels == label
-            drop = 100 * (before[~of_class].float().mean() - after[~of_class].float().mean()).item()
-            rows.append(
-                {"method": method, "seed": seed, "class": label, "forget_score": 100 * after[of_class].float().mean().item()}
-                | {"retain_score": 100 * after[~of_class].float().mean().item(), "retain_drop": drop, "seconds": seconds}
-            )
-
+        of_class = BaseModels(replace(config, request=ForgetRequest((label,))), progress=command_line.progress_bar, splits=base.splits)
+        makers: dict[str, Callable[[], Any]] = {}
         for method, (name, settings) in METHODS.items():
             given = {key: amounts[key] if value is None else value for key, value in settings.items()}
-            row(method, lambda name=name, given=given, data=data: unlearn(name, model, data, **given).model)  # type: ignore[misc]
-        row(BOUND, lambda data=data: bound(model, data, amounts["kappa"]))  # type: ignore[misc]
-    return rows
+            makers[method] = partial(unlearn, name, initial, data, **given)
+        makers[BOUND] = partial(bound, initial, data, amounts["kappa"])
+        if options.ideal == "train" or (options.ideal == "auto" and (base.embedded or of_class.ideal_path.exists())):
+            makers[IDEAL] = partial(ideal, of_class)
+        for method, make in makers.items():
+            if len(options.kappa) > 1 and method not in OVER_KAPPA:
+                continue
+            key = {**common, "method": method, "class": label}
+            row = cells.measured(key, partial(numbers, make, after, data, probed=method in PROBED))
+            yield {"method": method, "seed": seed, "class": label, "kappa": kappa, "layer_size": after.layer.size} | row
+
+
+def ideal(base: Any) -> Any:
+    from unlearn import Unlearned
+
+    return Unlearned(base.ideal().model)
 
 
 def bound(model: Any, data: Any, kappa: Any) -> Any:
@@ -98,7 +135,7 @@ def bound(model: Any, data: Any, kappa: Any) -> Any:
     import torch
 
     from models import Mask, switched_off
-    from unlearn import copy_of, count_of, masked_layer
+    from unlearn import Unlearned, copy_of, count_of, masked_layer
     from unlearn.mimu.ranking import keep_largest_out
     from unlearn.mimu.refine import refined
 
@@ -107,18 +144,70 @@ def bound(model: Any, data: Any, kappa: Any) -> Any:
     count = count_of(kappa, layer.size, "kappa")
     nothing = torch.randn(layer.size, generator=data.generator("bound")).to(data.device)
     scores = refined(nothing, layer, data, count, steps=BOUND_STEPS, lr=BOUND_LR, retain_weight=4.0, tau=1.0, batch=1024)
-    switched_off(student, Mask(layer.name, keep_largest_out(scores, count, layer.shape)))
-    return student
+    mask = Mask(layer.name, keep_largest_out(scores, count, layer.shape))
+    switched_off(student, mask)
+    return Unlearned(student, mask)
 
 
-def correct(model: Any, images: Any, device: Any) -> Any:
-    """Whether the model predicts each image's class, (N,) bool on the CPU."""
-    from evaluation import outputs_of
+class ScoresAfterTheLayer:
+    """Which test images a model predicts right. One that differs from the initial model in the masked layer alone starts from there."""
 
-    return outputs_of(model, images.batches(1024, device=device)).correct
+    def __init__(self, initial: Any, base: Any) -> None:
+        import torch
+
+        from unlearn import ForgetData, masked_layer
+
+        self.device, self.test = base.device, base.splits.test
+        self.initial = initial
+        self.layer = masked_layer(initial, ForgetData(base.forget, base.retain, base.splits.validation, 0, device=base.device), None)
+        with torch.no_grad():
+            self.h = torch.cat([self.layer.body(x) for x, _ in self.test.batches(1024, device=self.device)])
+        self.before = self.correct(initial)
+
+    def correct(self, model: Any) -> Any:
+        """(N,) bool on the CPU."""
+        import torch
+        from torch.nn import functional as F
+
+        from evaluation import outputs_of
+
+        own, weight = model.state_dict(), f"{self.layer.name}.weight"
+        elsewhere = [name for name, value in self.initial.state_dict().items() if name != weight and not torch.equal(value, own[name])]
+        if elsewhere or self.layer.needs_images:
+            return outputs_of(model, self.test.batches(1024, device=self.device)).correct
+        with torch.no_grad():
+            logits = self.layer.head(F.linear(self.h, own[weight], self.layer.bias), None)
+        return logits.argmax(1).cpu() == self.test.labels
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def numbers(make: Callable[[], Any], scores: ScoresAfterTheLayer, data: Any, *, probed: bool) -> dict[str, Any]:
+    """What one method does to one class, in percent, points and seconds."""
+    started = time.perf_counter()
+    unlearned = make()
+    seconds = time.perf_counter() - started
+    after = scores.correct(unlearned.model)
+    of_class = scores.test.labels == data.forget_classes[0]
+    retain, retain_before = (100 * correct[~of_class].double().mean().item() for correct in (after, scores.before))
+    row = {"forget_score": 100 * after[of_class].double().mean().item(), "retain_score": retain, "retain_drop": retain_before - retain}
+    row |= {"seconds": seconds, "network_cached": unlearned.facts.get("network_cached", 0)}
+    row["masked"] = None if unlearned.mask is None else unlearned.mask.kappa_count
+    return row | (left_in(unlearned.model, scores.initial, data) if probed else {})
+
+
+def left_in(model: Any, initial: Any, data: Any) -> dict[str, Any]:
+    """What a linear probe still finds, and how soon the class is learned again."""
+    from base_models import score_of
+    from evaluation import penultimate_features, probe_score, relearn_steps
+
+    forget, retain = (penultimate_features(model, images, device=data.device) for images in (data.forget, data.retain))
+    probe = probe_score(forget, data.forget.labels, retain, data.retain.labels, seed=data.seed)
+    known = score_of(initial, data.forget, data.device)
+    relearned = relearn_steps(model, data.forget, known, seed=data.seed, device=data.device)
+    return {"probe_score": probe, "relearn_steps": relearned.steps, "relearn_censored": relearned.censored}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """One line per method: means and worst values over classes and seeds; medians of steps and seconds."""
     from statistics import mean, median
 
     from reporter.text_table import number, text_table
@@ -126,12 +215,50 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = []
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
-        column = {name: [row[name] for row in own] for name in ("forget_score", "retain_score", "retain_drop", "seconds")}
-        values = [mean(column["forget_score"]), max(column["forget_score"]), mean(column["retain_score"])]
-        values += [mean(column["retain_drop"]), max(column["retain_drop"])]
-        lines.append([method, *map(number, values), number(median(column["seconds"]), 3), number(max(column["seconds"]), 1)])
-    header = ["method", "forget %", "worst", "retain %", "retain drop", "worst", "median s", "first s"]
+        column = {name: [row[name] for row in own if row.get(name) is not None] for name in own[0]}
+        values = [mean(column["masked"]) if column["masked"] else None, mean(column["forget_score"]), max(column["forget_score"])]
+        values += [mean(column["retain_score"]), mean(column["retain_drop"]), max(column["retain_drop"])]
+        left = [number(mean(column["probe_score"])), steps(own)] if "probe_score" in column else ["", ""]
+        digits = (0, 2, 2, 2, 2, 2)
+        lines.append([method, *map(number, values, digits), *left, number(median(column["seconds"]), 3), number(max(column["seconds"]), 1)])
+    header = ["method", "masked", "forget %", "worst", "retain %", "retain drop", "worst", "probe %", "relearn", "median s", "longest s"]
     return text_table(header, lines)
+
+
+def steps(rows: Sequence[dict[str, Any]]) -> str:
+    """The median of the relearning steps, and where some are censored, how many."""
+    from statistics import median
+
+    censored = sum(row["relearn_censored"] for row in rows)
+    return f"{median(row['relearn_steps'] for row in rows):g}" + (f" ({censored} censored)" if censored else "")
+
+
+def table_over_kappa(rows: Sequence[dict[str, Any]]) -> str:
+    """A line per method and kappa."""
+    from statistics import mean
+
+    from reporter.text_table import number, text_table
+
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        for kappa in dict.fromkeys(row["kappa"] for row in rows):
+            own = [row for row in rows if (row["method"], row["kappa"]) == (method, kappa)]
+            forget, retain, drop = ([row[name] for row in own] for name in ("forget_score", "retain_score", "retain_drop"))
+            values = [mean(row["masked"] for row in own), mean(forget), max(forget), mean(retain), mean(drop), max(drop)]
+            lines.append([method, kappa, *map(number, values, (0, 2, 2, 2, 2, 2))])
+    return text_table(["method", "kappa", "masked", "forget %", "worst", "retain %", "retain drop", "worst"], lines)
+
+
+def draw(file: str, rows: Sequence[dict[str, Any]], title: str) -> None:
+    """MIMU's forget and retain score over kappa, a point per class and seed."""
+    from statistics import mean
+
+    from reporter.pictures import curves_over
+
+    own = [row for row in rows if row["method"] == MIMU]
+    points = [(row["masked"], row["forget_score"], row["retain_score"]) for row in own]
+    before = mean(row["retain_score"] + row["retain_drop"] for row in own)
+    curves_over(points, (before, before), title=title, size=own[0]["layer_size"]).savefig(file)
 
 
 if __name__ == "__main__":

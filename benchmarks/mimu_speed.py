@@ -1,97 +1,183 @@
-"""What one pass of the graph network costs: closed form, edge list, and the matrix products that neither can do without.
+"""What MIMU costs: a pass of its graph network, the features of many images, a request on a cached network, many graphs at once.
 
-    python benchmarks/mimu_speed.py --shape 64x128
+    python benchmarks/mimu_speed.py
+    python benchmarks/mimu_speed.py --parts passes --shape 64x128
 
-Forward and backward of the whole network on one graph, medians of several passes in one process. The floor is the dense products
-of the three rounds, forward and backward, written into arrays that are there already.
+Medians, all in one process; `counted` is of how many. Weights and graph features are random: no number here depends on them.
+
+passes    Forward and backward of the network on one graph of m x n vertices: by the closed form, and by messages along the list of
+          edges. The floor is the dense products of the three rounds, forward and backward, into arrays that are there already. The
+          closed form computes rounds one and two as one: the stricter floor counts the products of the two that are left. Extra
+          MiB: the most that torch's allocator has given out at one time during a pass beyond what was there before; the list of
+          edges was, and its own size stands in the heading.
+features  h, a and delta of images of digits in batches (`factors_of`), beside all four features per weight (h_j, a_i, W_ij,
+          dL/dW_ij) of one image after another, by a hook and the gradient of the whole model, a bias-free MLP 64 -> n -> m -> 10.
+          Floats an image: the memory behind what is kept of one.
+requests  unlearn("MIMU", ...) for each class but the first after the first has trained the network into the cache: copying and
+          splitting the model, hashing it, reading the cache, ranking, writing the zeros. Not included: dividing the images into
+          forget and retain set; hashing the training images, which the first request of a process does for all. The model is that
+          MLP; on MNIST only if its files are in --data.
+graphs    Forward and backward on --graphs graphs of the largest shape at once, compiled by torch.compile (first: the pass that
+          compiles) and not. The memory floor is one copy of one round's activations, (graphs, m, n, 32) floats read and written.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-import time
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
 
+Row = dict[str, Any]
+PARTS, MIB = ("passes", "features", "requests", "graphs"), 2**20
+
 
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print one table, and write the same numbers with --json."""
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = command_line.OneLineParser(summary, details.strip())
-    parser.add_argument("--shape", default="64x128", metavar="MxN", help="rows and columns of the layer (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="counted passes of each (default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    options = command_line.parsed(parser, argv)
-    shape = re.fullmatch(r"(\d+)x(\d+)", options.shape)
-    if shape is None or options.repeats < 1:
-        raise ValueError(f"expected --shape MxN and --repeats >= 1, got {options.shape} and {options.repeats}. Write e.g. --shape 64x128")
+    """Print a table for each part, and write the same numbers with --json."""
+    options = options_of(argv)
+    shapes = [shape_of(text) for text in options.shape]
 
+    from base_models import device_named
     from benchmarks.machine import describe, write_json
-    from reporter.text_table import number, text_table
+    from benchmarks.meter import Meter
+    from training import check_writable
 
-    m, n = int(shape[1]), int(shape[2])
-    seconds = {name: median_seconds(step, options.repeats) for name, step in passes(m, n).items()}
-    closed = seconds["closed form"]
-    rows = [[name, number(1000 * value, 3), number(value / closed, 1)] for name, value in seconds.items()]
-    print(f"layer {m} x {n}, {m * n * (m + n - 2)} directed edges, one graph, forward and backward")
-    print(text_table(["way", "milliseconds", "times the closed form"], rows))
+    if options.json is not None:
+        check_writable(Path(options.json).absolute().parent, "Choose another --json")
+    meter = Meter(device_named(options.device), options.repeats, options.seconds)
+    measured = {part: TABLES[part](options, shapes, meter) for part in dict.fromkeys(options.parts)}
     print(describe())
-    write_json(options.json, {"m": m, "n": n, "seconds": seconds})
+    write_json(options.json, {"command": f"benchmarks/mimu_speed.py {' '.join(argv or sys.argv[1:])}", **measured})
     return 0
 
 
-def passes(m: int, n: int) -> dict[str, Callable[[], object]]:
-    """One forward and backward pass each way, on the same random features."""
-    import torch
-
-    from unlearn.mimu.gcn import FEATURES, WIDTH, MaskingGCN
-    from unlearn.mimu.message_passing import logits_by_messages, rook_edges
-
-    torch.manual_seed(0)
-    gcn = MaskingGCN()
-    x = torch.randn(1, m, n, FEATURES)
-    edges = rook_edges(m, n)
-    narrow, wide, out = x.view(-1, FEATURES), torch.randn(m * n, WIDTH), torch.empty(m * n, WIDTH)
-    up, square = torch.randn(FEATURES, WIDTH), torch.randn(WIDTH, WIDTH)
-
-    def closed_form() -> None:
-        gcn.zero_grad()
-        gcn(x).square().mean().backward()
-
-    def edge_list() -> None:
-        gcn.zero_grad()
-        logits_by_messages(gcn, x[0].flatten(0, 1), edges).square().mean().backward()
-
-    def floor() -> None:
-        with torch.no_grad():
-            torch.mm(narrow, up, out=out)
-            narrow.T @ wide
-            for _ in range(2):  # forward, gradient of the input, gradient of the map
-                torch.mm(wide, square, out=out)
-                torch.mm(wide, square, out=out)
-                wide.T @ out
-
-    return {"closed form": closed_form, "edge list": edge_list, "floor: the products alone": floor}
+def options_of(argv: Sequence[str] | None) -> Namespace:
+    summary, _, details = (__doc__ or "").partition("\n")
+    parser = command_line.OneLineParser(summary, details.strip("\n"))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
+    shapes = ["64x128", "128x512"]
+    parser.add_argument("--shape", nargs="+", default=shapes, metavar="MxN", help="rows and columns of the layer (default: 64x128 128x512)")
+    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="counted calls of each, at most (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="no call is added after that long (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=2048, metavar="N", help="of which features are taken (default: %(default)s)")
+    parser.add_argument("--graphs", type=int, metavar="N", help="graphs at once (default: 64 on a GPU, else that part is left out)")
+    parser.add_argument("--data", default="./data", metavar="FOLDER", help="where MNIST's files are (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    options = command_line.parsed(parser, argv)
+    for flag in ("repeats", "images", "graphs"):
+        if getattr(options, flag) is not None and getattr(options, flag) < 1:
+            raise ValueError(f"--{flag}: expected an integer >= 1, got {getattr(options, flag)}. Give at least 1")
+    if not options.seconds >= 0:
+        raise ValueError(f"--seconds: expected a number >= 0, got {options.seconds}. Give 0 for one counted call of each")
+    return options
 
 
-def median_seconds(step: Callable[[], object], repeats: int) -> float:
-    """The median of `repeats` passes after two that do not count."""
-    from statistics import median
+def shape_of(text: str) -> tuple[int, int]:
+    shape = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if shape is None:
+        raise ValueError(f"--shape: expected MxN, got {text!r}. Write e.g. --shape 64x128")
+    return int(shape[1]), int(shape[2])
 
-    for _ in range(2):
-        step()
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - started)
-    return median(seconds)
+
+def passes(options: Namespace, shapes: list[tuple[int, int]], meter: Any) -> list[Row]:
+    from benchmarks.gcn_passes import CLOSED, FLOOR, one_graph
+
+    columns = {"way": "way", "milliseconds": "milliseconds", "of_closed": "times closed form", "of_floor": "times floor"}
+    columns |= {"extra_mib": "extra MiB", "extra_of_closed": "times closed form", "passes": "counted"}
+    every = []
+    for m, n in shapes:
+        rows = one_graph(m, n, meter)
+        closed, floor = (next(row for row in rows if row["way"] == way) for way in (CLOSED, FLOOR))  # both are always there
+        for row in rows:
+            row["of_closed"], row["of_floor"] = (row["milliseconds"] / one["milliseconds"] for one in (closed, floor))
+            row["extra_mib"], row["extra_of_closed"] = row["extra_bytes"] / MIB, row["extra_bytes"] / max(closed["extra_bytes"], 1)
+        edges = m * n * (m + n - 2)
+        print_table(f"layer {m} x {n}, {edges} directed edges ({16 * edges / MIB:.0f} MiB), one graph, forward and backward", columns, rows)
+        every += rows
+    return every
+
+
+def features(options: Namespace, shapes: list[tuple[int, int]], meter: Any) -> list[Row]:
+    from benchmarks import mimu_requests
+
+    rows = or_a_line("features", lambda: [row for m, n in shapes for row in mimu_requests.features(m, n, options.images, meter)])
+    for row in rows:
+        batches = next(one for one in rows if (one["m"], one["n"]) == (row["m"], row["n"]))
+        row["of_batches"] = row["milliseconds"] / batches["milliseconds"]
+        row |= {"layer": f"{row['m']} x {row['n']}", "n + 2m": row["n"] + 2 * row["m"], "4mn": 4 * row["m"] * row["n"]}
+    columns = {"layer": "layer", "way": "way", "milliseconds": "milliseconds", "of_batches": "times the batches"}
+    columns |= {"floats_an_image": "floats an image", "n + 2m": "n + 2m", "4mn": "4mn", "passes": "counted"}
+    print_table(f"features of {options.images} images", columns, rows)
+    return rows
+
+
+def requests(options: Namespace, shapes: list[tuple[int, int]], meter: Any) -> list[Row]:
+    from benchmarks.mimu_requests import second_class
+
+    folder = Path(options.data)
+    rows = []
+    for dataset in ["digits"] + ["MNIST"] * (folder / "MNIST" / "raw").is_dir():
+        rows += or_a_line(dataset, lambda d=dataset: [row for m, n in shapes for row in second_class(d, folder, m, n, meter)])  # type: ignore[misc]
+    for row in rows:
+        row["layer"] = f"{row['m']} x {row['n']}"
+    columns = {"dataset": "dataset", "layer": "layer", "cache": "cache", "milliseconds": "milliseconds", "slowest_ms": "slowest"}
+    columns |= {"images": "training images", "requests": "requests", "from_cache": "from the cache"}
+    print_table("one class more on a cached network", columns, rows)
+    return rows
+
+
+def graphs(options: Namespace, shapes: list[tuple[int, int]], meter: Any) -> list[Row]:
+    if options.graphs is None and meter.device.type != "cuda":
+        print("many graphs at once: not measured, no GPU is used here (--graphs N measures it on the CPU)\n")
+        return []
+    from benchmarks.gcn_passes import many_graphs
+
+    count = options.graphs or 64
+    m, n = max(shapes, key=lambda shape: shape[0] * shape[1])
+    rows = or_a_line("many graphs at once", lambda: many_graphs(count, m, n, meter))
+    for row in rows:
+        row["extra_mib"] = row["extra_bytes"] / MIB
+    columns = {"way": "way", "milliseconds_a_graph": "milliseconds a graph", "fraction_of_floor": "floor / way", "extra_mib": "extra MiB"}
+    title = f"{count} graphs of {m} x {n} at once, forward and backward, {meter.device.type}"
+    print_table(title, columns | {"first_ms": "first, ms", "passes": "counted"}, rows)
+    return rows
+
+
+TABLES: dict[str, Callable[[Namespace, list[tuple[int, int]], Any], list[Row]]]
+TABLES = {"passes": passes, "features": features, "requests": requests, "graphs": graphs}
+
+
+def or_a_line(what: str, measured: Callable[[], list[Row]]) -> list[Row]:
+    """The rows; none and a line that says why, where a library or a file is missing."""
+    try:
+        return measured()
+    except (ModuleNotFoundError, FileNotFoundError) as missing:
+        print(f"{what}: not measured, {missing}")
+        return []
+
+
+def print_table(title: str, columns: dict[str, str], rows: list[Row]) -> None:
+    """A column for each key; nothing at all without a row."""
+    from reporter.text_table import text_table
+
+    if rows:
+        print(title)
+        print(text_table(list(columns.values()), [[cell(row[key]) for key in columns] for row in rows]) + "\n")
+
+
+def cell(value: Any) -> str:
+    """Whole numbers and words as they are, other numbers with four digits or three decimals."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.3f}"
 
 
 if __name__ == "__main__":

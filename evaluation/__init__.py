@@ -2,13 +2,16 @@
 
     values, reasons = evaluate(model=Evidence(...), ideal=Evidence(...))
 
-One forward pass per model and image set makes an Evidence; every metric reads that.
+One forward pass per model and image set makes an Evidence; every metric reads that. What is left behind the logits is
+asked of the model itself: probe_score of its features, relearn_steps of a copy that learns the forget set again.
 """
 
-from evaluation import classification, entropies, gap, loss_threshold, membership
+from evaluation import classification, entropies, gap, loss_threshold, membership, probe, relearning
 from evaluation.evaluate import evaluate
 from evaluation.evidence import Evidence, Outputs, outputs_of
 from evaluation.impl import METRICS, VERSION, MetricFacts, needs_of, register
+from evaluation.probe import penultimate_features, probe_score
+from evaluation.relearning import Relearned, anamnesis_index, relearn_steps
 
 __all__ = [
     "METRICS",
@@ -16,6 +19,8 @@ __all__ = [
     "Evidence",
     "MetricFacts",
     "Outputs",
+    "Relearned",
+    "anamnesis_index",
     "classification",
     "entropies",
     "evaluate",
@@ -24,5 +29,10 @@ __all__ = [
     "membership",
     "needs_of",
     "outputs_of",
+    "penultimate_features",
+    "probe",
+    "probe_score",
     "register",
+    "relearn_steps",
+    "relearning",
 ]

@@ -156,6 +156,17 @@ def test_the_network_takes_many_graphs_at_once():
     assert_close(gcn(x)[1, 2], gcn(x[1, 2]))
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch.compile's own
+def test_the_network_compiles_whole_to_the_same_values_and_gradients():
+    gcn, x = seeded(MaskingGCN), normal(2, 3, 5, 4, dtype=torch.float32)
+    compiled = torch.compile(gcn, backend="eager", fullgraph=True)
+    expected, got = gcn(x), compiled(x)
+    assert torch.equal(expected, got)
+    wanted, found = (torch.autograd.grad(q.square().sum(), list(gcn.parameters())) for q in (expected, got))
+    assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
+
+
 def test_the_maps_of_a_round_have_no_bias():
     gcn = MaskingGCN()
     shapes = {name: tuple(p.shape) for name, p in gcn.named_parameters()}

@@ -60,7 +60,7 @@ class MaskingGCN(nn.Module):
         (s1, r1), (s2, r2), (s3, r3) = (cast(RookConv, conv).maps(m, n) for conv in self.rounds)
         total = x.sum((-3, -2), keepdim=True) @ (2 * r1 @ r2)
         x = _RookRound.apply(x, s1 @ s2, r1 @ s2 + (s1 + n * r1) @ r2, r1 @ s2 + (s1 + m * r1) @ r2, total)
-        x = _RookRound.apply(x, s3, r3, r3, torch.zeros_like(total))
+        x = _RookRound.apply(x, s3, r3, r3.clone(), torch.zeros_like(total))  # torch.compile takes no tensor twice
         logits: Tensor = self.logit(x).flatten(-3)
         return logits
 

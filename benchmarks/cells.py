@@ -1,0 +1,68 @@
+"""Measurements of a long benchmark, kept one by one, so that one that was interrupted goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import machine
+
+ROOT = Path(__file__).resolve().parent.parent
+MEASURED_CODE = ("models", "vision_data", "training", "unlearn", "evaluation", "base_models.py", "measurement.py")
+
+
+class Cells:
+    """A file with a JSON line for each finished measurement.
+
+    A measurement is known by its key, which names all that it depends on, with the machine and the text of the code that it
+    measures (the packages and the benchmark's own `files`): what is found was measured here and by this code. A line that
+    a kill cut short is measured again.
+    """
+
+    def __init__(self, path: Path, *files: str) -> None:
+        self.path = path
+        self.reused = 0
+        self._common = {"machine": machine(), "code": code_digest(files)}
+        self._found = {name: value for name, value in map(_parsed, path.read_text().splitlines() if path.exists() else []) if name}
+
+    def measured(self, key: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The numbers of this key: from the file, or made now and added to it."""
+        name = hashlib.sha256(json.dumps({**key, **self._common}, sort_keys=True).encode()).hexdigest()
+        if name in self._found:
+            self.reused += 1
+            return self._found[name]
+        value = make()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write("\n" + json.dumps({"name": name, "key": dict(key), "value": value}))
+            file.flush()
+            os.fsync(file.fileno())
+        self._found[name] = value
+        return value
+
+    def note(self) -> str:
+        """What a reader should know of where the numbers come from."""
+        if not self.reused:
+            return f"measured now, kept in {self.path}"
+        return f"{self.reused} cells were measured before by this code on this machine; delete {self.path} to measure anew"
+
+
+def code_digest(files: Sequence[str]) -> str:
+    """SHA-256 of the source files that a measurement depends on."""
+    content = hashlib.sha256()
+    for path in [*(ROOT / place for place in MEASURED_CODE), *map(Path, files)]:
+        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
+            content.update(file.name.encode() + file.read_bytes())
+    return content.hexdigest()
+
+
+def _parsed(line: str) -> tuple[str, dict[str, Any]]:
+    try:
+        cell = json.loads(line)
+        return cell["name"], cell["value"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return "", {}

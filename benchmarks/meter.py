@@ -1,0 +1,67 @@
+"""What one call costs: the median of its milliseconds, and the memory that it asks for beyond what is there already."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
+from statistics import median
+
+import torch
+from torch.autograd.profiler import profile  # of torch.profiler, without the five seconds that this imports for
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler announces every start and stop on stderr otherwise
+
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Meter:
+    """On one device: at most `repeats` counted calls, and none begins once `seconds` are spent on them (one always does)."""
+
+    device: torch.device
+    repeats: int
+    seconds: float
+
+    def timed(self, step: Step) -> dict[str, float]:
+        """Median milliseconds a call, and how many were counted. Nothing is warmed up: call `step` before."""
+        milliseconds: list[float] = []
+        while not milliseconds or (len(milliseconds) < self.repeats and sum(milliseconds) < 1000 * self.seconds):
+            milliseconds.append(self.once(step))
+        return {"milliseconds": median(milliseconds), "passes": len(milliseconds)}
+
+    def once(self, step: Step) -> float:
+        """Milliseconds of one call, everything that it started on the device included."""
+        self._wait()
+        started = time.perf_counter()
+        step()
+        self._wait()
+        return 1000 * (time.perf_counter() - started)
+
+    def extra_bytes(self, step: Step) -> int:
+        """The most bytes of torch's allocator that one call holds at a time, beyond what was held when it began."""
+        if self.device.type != "cuda":
+            return _extra_bytes_on_cpu(step)
+        self._wait()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        step()
+        self._wait()
+        return torch.cuda.max_memory_allocated(self.device) - before
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _extra_bytes_on_cpu(step: Step) -> int:
+    """The peak of the running sum over the allocator's events, each the bytes that it gave out (or took back: negative).
+
+    Exact if `step` frees nothing that was there before: the profiler does not know what that held.
+    """
+    with profile(profile_memory=True) as profiled:
+        step()
+    events = [event for event in profiled.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate((event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())), initial=0))

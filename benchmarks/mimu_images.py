@@ -1,0 +1,136 @@
+"""What a mask can and cannot do for images of classes that stay, beside the initial and the ideal model.
+
+    python benchmarks/mimu_images.py --dataset MNIST --share 0.1
+
+A share of the training images, of any class, is the forget set. The ideal model is as sure of it as of test images: it never
+saw either. forget, retain: percent of these training images predicted right; test: of all test images; mia: percent of the forget
+images that an attack on the confidence takes for never seen; auc: a loss threshold's, forget against test images; margins: medians,
+nats. avg_gap: mean distance from the ideal in UA, RA, TA and mia, points. Finished cells are kept in <save_dir>/benchmarks.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import command_line
+
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "random_mask": ("random_mask", {"kappa": None}),
+    "logit_attribution": ("logit_attribution", {"kappa": None}),
+    "MIMU": ("MIMU", {"kappa": None}),
+    "MIMU, refined by 20 steps": ("MIMU", {"kappa": None, "refine_steps": 20}),
+    "MIMU, refined by 300 steps": ("MIMU", {"kappa": None, "refine_steps": 300}),
+}
+METRICS = ("forget_score", "retain_score", "test_score", "mia", "mia_auc", "avg_gap")
+
+
+@command_line.command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print one table, a line per model, method and kappa; the same numbers with --json."""
+    options = options_of(argv)
+
+    from benchmarks.cells import Cells
+    from benchmarks.machine import describe, write_json
+    from reporter.text_table import number, text_table
+    from vision_data import DATASETS
+
+    folder = command_line.path_or_none(options.save_dir) or Path("results") / DATASETS[options.dataset].name
+    cells = Cells(folder / "benchmarks" / "mimu_images.jsonl", __file__, command_line.__file__)
+    rows = [row for seed in options.seed for row in measured(options, seed, cells)]
+    columns = (*METRICS, "forget_margin", "test_margin", "seconds")
+    lines = []
+    for model, kappa in dict.fromkeys((row["model"], row["kappa"]) for row in rows):
+        own = [row for row in rows if (row["model"], row["kappa"]) == (model, kappa)]
+        lines.append([model, kappa, *(number(mean_of(row.get(name) for row in own), 3 if name == "mia_auc" else 2) for name in columns)])
+    print(f"{options.dataset}, {options.share} of the training images forgotten, means over seeds {options.seed}")
+    print(
+        text_table(
+            ["model", "kappa", "forget %", "retain %", "test %", "mia %", "auc", "avg_gap", "forget margin", "test margin", "s"], lines
+        )
+    )
+    print(cells.note(), describe(), sep="\n")
+    write_json(options.json, {"command": f"benchmarks/mimu_images.py {' '.join(argv or sys.argv[1:])}", "rows": rows})
+    return 0
+
+
+def options_of(argv: Sequence[str] | None) -> Any:
+    summary, _, details = (__doc__ or "").partition("\n")
+    parser = command_line.OneLineParser(summary, details.strip())
+    parser.add_argument("--share", type=float, default=0.1, help="share of the training images to forget (default: %(default)s)")
+    parser.add_argument("--kappa", default=["0.01", "0.1", "0.3"], nargs="+", help="default: 0.01 0.1 0.3")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    command_line.add_shared_flags(parser, several_seeds=True)
+    command_line.add_signature_flags(parser, command_line.architecture_named(argv), "architecture")
+    options = command_line.parsed(parser, argv)
+    if not 0 < options.share < 1:
+        raise ValueError(f"--share: expected a number between 0 and 1, got {options.share}. Give e.g. 0.1")
+    if options.class_to_replace or options.num_indexes_to_replace or options.forget_indexes:
+        raise ValueError("expected --share alone to say what is forgotten, got a forget request too. Leave it out")
+    return options
+
+
+def measured(options: Any, seed: int, cells: Any) -> Iterator[dict[str, Any]]:
+    """One row per model, method and kappa."""
+    from dataclasses import replace
+
+    from base_models import BaseModels
+    from measurement import evidence_of
+    from training import DiskCache, model_digest
+    from unlearn import METHODS as REGISTRY
+    from unlearn import ForgetData, Unlearned, unlearn
+    from vision_data import ForgetRequest, load_splits
+
+    splits = load_splits(options.dataset, options.data, options.split_seed)
+    request = ForgetRequest((-1,), number=round(options.share * len(splits.train)))
+    architecture = command_line.architecture_of(options.arch, options.dataset)
+    config = replace(command_line.base_config(options, architecture, seed), request=request)
+    base = BaseModels(config, progress=command_line.progress_bar, splits=splits)
+    initial, ideal = base.initial().model, base.ideal().model
+    cache = DiskCache(base.save_dir / "cache")
+    data = ForgetData.of(splits, request, seed=seed, device=base.device, cache=cache, progress=command_line.progress_bar)
+    of_ideal = evidence_of(ideal, data, splits.test)
+    makers: dict[tuple[str, str], Callable[[], Any]] = {
+        ("initial", ""): lambda: Unlearned(initial),
+        ("ideal", ""): lambda: Unlearned(ideal),
+    }
+    for method, (name, settings) in METHODS.items():
+        for kappa in options.kappa:
+            amount = REGISTRY[name].hyperparameters["kappa"].parse(kappa)
+            makers[method, kappa] = partial(unlearn, name, initial, data, **{**settings, "kappa": amount})
+    common = {"initial": model_digest(initial), "ideal": model_digest(ideal), "request": request.slug, "split": splits.digest, "seed": seed}
+    for (method, kappa), make in makers.items():
+        key = {**common, "model": method, "kappa": kappa}
+        row = cells.measured(key, partial(numbers, make, of_ideal, data, splits.test))
+        yield {"model": method, "kappa": kappa, "seed": seed} | row
+
+
+def numbers(make: Callable[[], Any], of_ideal: Any, data: Any, test: Any) -> dict[str, Any]:
+    """The metrics of one unlearned model, with the seconds that it took to make it."""
+    from evaluation import evaluate
+    from measurement import evidence_of
+
+    started = time.perf_counter()
+    model = make().model
+    seconds = time.perf_counter() - started
+    evidence = evidence_of(model, data, test)
+    values, undefined = evaluate(names=METRICS, model=evidence, ideal=of_ideal)
+    margins = {f"{name}_margin": getattr(evidence, name).margins.median().item() for name in ("forget", "test")}
+    return values | undefined | margins | {"seconds": seconds}
+
+
+def mean_of(values: Any) -> float | None:
+    from statistics import mean
+
+    known = [value for value in values if isinstance(value, float)]
+    return mean(known) if known else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
