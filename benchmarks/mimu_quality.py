@@ -33,9 +33,9 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "SFT": ("SFT", {}),
     "logit_attribution": ("logit_attribution", {"kappa": None}),
     "MIMU, contrast 0 (the paper's objective)": ("MIMU", {"topk": None, "kappa": None, "contrast": 0.0}),
+    MIMU: ("MIMU", {"topk": None, "kappa": None}),
     "MIMU, binary ranking": ("MIMU", {"topk": None, "kappa": None, "ranking": "binary"}),
     "MIMU, set difference": ("MIMU", {"topk": None, "kappa": None, "ranking": "set_difference"}),
-    MIMU: ("MIMU", {"topk": None, "kappa": None}),
     "MIMU, refined by 20 steps": ("MIMU", {"topk": None, "kappa": None, "refine_steps": 20}),
 }
 BOUND = "mask optimised for each class (the bound)"
@@ -207,20 +207,22 @@ def left_in(model: Any, initial: Any, data: Any) -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """One line per method: means and worst values over classes and seeds; medians of steps and seconds."""
+    """One line per method: means and worst values over classes and seeds (of how many, where some are not there); medians of the rest."""
     from statistics import mean, median
 
     from reporter.text_table import number, text_table
 
     lines = []
+    most = max(sum(row["method"] == method for row in rows) for method in METHODS)
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
+        name = method if len(own) == most else f"{method}, {len(own)} of {most}"
         column = {name: [row[name] for row in own if row.get(name) is not None] for name in own[0]}
         values = [mean(column["masked"]) if column["masked"] else None, mean(column["forget_score"]), max(column["forget_score"])]
         values += [mean(column["retain_score"]), mean(column["retain_drop"]), max(column["retain_drop"])]
         left = [number(mean(column["probe_score"])), steps(own)] if "probe_score" in column else ["", ""]
         digits = (0, 2, 2, 2, 2, 2)
-        lines.append([method, *map(number, values, digits), *left, number(median(column["seconds"]), 3), number(max(column["seconds"]), 1)])
+        lines.append([name, *map(number, values, digits), *left, number(median(column["seconds"]), 3), number(max(column["seconds"]), 1)])
     header = ["method", "masked", "forget %", "worst", "retain %", "retain drop", "worst", "probe %", "relearn", "median s", "longest s"]
     return text_table(header, lines)
 

@@ -33,8 +33,8 @@ class RookConv(nn.Module):
 
     def maps(self, m: int, n: int) -> tuple[Tensor, Tensor]:
         """S and R, (d, width) each."""
-        shared = self.neighbours.weight.T / max(m + n - 2, 1)
-        return self.itself.weight.T - 2 * shared, shared
+        neighbours, others = self.neighbours.weight.T, max(m + n - 2, 1)
+        return torch.add(self.itself.weight.T, neighbours, alpha=-2 / others), neighbours / others
 
     def forward(self, x: Tensor) -> Tensor:
         own, shared = self.maps(*x.shape[-3:-1])
@@ -47,7 +47,7 @@ class MaskingGCN(nn.Module):
     Nothing bends between the first two rounds, so they are computed as one, with r_i and c_j the row and column sums of
     x and t its total:
 
-        conv_2(conv_1(x)) = x S1 S2 + r_i (R1 S2 + (S1 + n R1) R2) + c_j (R1 S2 + (S1 + m R1) R2) + 2 t R1 R2
+        conv_2(conv_1(x)) = x S1 S2 + r_i (R1 S2 + S1 R2 + n R1 R2) + c_j (R1 S2 + S1 R2 + m R1 R2) + 2 t R1 R2
     """
 
     def __init__(self, features: int = FEATURES, width: int = WIDTH) -> None:
@@ -58,41 +58,48 @@ class MaskingGCN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         m, n = x.shape[-3:-1]
         (s1, r1), (s2, r2), (s3, r3) = (cast(RookConv, conv).maps(m, n) for conv in self.rounds)
-        total = x.sum((-3, -2), keepdim=True) @ (2 * r1 @ r2)
-        x = _RookRound.apply(x, s1 @ s2, r1 @ s2 + (s1 + n * r1) @ r2, r1 @ s2 + (s1 + m * r1) @ r2, total)
-        x = _RookRound.apply(x, s3, r3, r3.clone(), torch.zeros_like(total))  # torch.compile takes no tensor twice
+        (ss, sr), (rs, rr) = (pair.chunk(2, 1) for pair in (torch.cat([s1, r1]) @ torch.cat([s2, r2], 1)).chunk(2))
+        mixed = rs + sr
+        x = _RookRound.apply(x, ss, torch.add(mixed, rr, alpha=n), torch.add(mixed, rr, alpha=m), 2 * rr)
+        x = _RookRound.apply(x, s3, r3, r3.clone(), torch.zeros_like(s3))  # torch.compile takes no tensor twice
         logits: Tensor = self.logit(x).flatten(-3)
         return logits
 
 
 class _RookRound(torch.autograd.Function):
-    """relu(x S + row_sums(x) P + column_sums(x) Q + t): x (..., m, n, d), S, P, Q (d, w), t (..., 1, 1, w).
+    """relu(x S + row_sums(x) P + column_sums(x) Q + total(x) T): x (..., m, n, d), the maps S, P, Q, T (d, w).
 
-    Its gradient by hand, with G the incoming one (zero where relu cut): G S' + row_sums(G) P' + column_sums(G) Q' for x,
-    x' G for S, row_sums(x)' row_sums(G) for P, column_sums(x)' column_sums(G) for Q, and the sum of G for t. What has
-    the size of a layer is added in place: on a CPU a new array of that size costs more than the sum.
+    Its gradient by hand, with G the incoming one (zero where relu cut): G S' + row_sums(G) P' + column_sums(G) Q' +
+    total(G) T' for x, and x' G, row_sums(x)' row_sums(G), column_sums(x)' column_sums(G), total(x)' total(G) for the maps.
+    What has the size of a layer is written once, by a sum over rows and columns that the product then adds to.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, own: Tensor, by_row: Tensor, by_column: Tensor, constant: Tensor) -> Tensor:
-        rows, columns = x.sum(-2, keepdim=True), x.sum(-3, keepdim=True)
-        out = x @ own
-        out += rows @ by_row + constant
-        out += columns @ by_column
-        out.relu_()
-        ctx.save_for_backward(x, own, by_row, by_column, rows, columns, out)
+    def forward(ctx: Any, x: Tensor, own: Tensor, by_row: Tensor, by_column: Tensor, by_total: Tensor) -> Tensor:
+        sums = _sums(x)
+        out = _mapped(x, sums, own, by_row, by_column, by_total).relu_()
+        ctx.save_for_backward(x, *sums, own, by_row, by_column, by_total, out)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:
-        x, own, by_row, by_column, rows, columns, out = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, *of_x, own, by_row, by_column, by_total, out = ctx.saved_tensors
         gradient = torch.ops.aten.threshold_backward(gradient, out, 0)
-        row_sums, column_sums = gradient.sum(-2, keepdim=True), gradient.sum(-3, keepdim=True)
-        to_x = None
-        if ctx.needs_input_grad[0]:
-            to_x = gradient @ own.T
-            to_x += row_sums @ by_row.T
-            to_x += column_sums @ by_column.T
-        products = [a.flatten(0, -2).T @ b.flatten(0, -2) for a, b in ((x, gradient), (rows, row_sums), (columns, column_sums))]
-        return to_x, *products, row_sums.sum(-3, keepdim=True)
+        of_gradient = _sums(gradient)
+        to_x = _mapped(gradient, of_gradient, own.T, by_row.T, by_column.T, by_total.T) if ctx.needs_input_grad[0] else None
+        pairs = zip((x, *of_x), (gradient, *of_gradient), strict=True)
+        return to_x, *(a.flatten(0, -2).T @ b.flatten(0, -2) for a, b in pairs)
+
+
+def _sums(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Row sums (..., m, 1, d), column sums (..., 1, n, d) and totals (..., 1, 1, d)."""
+    rows = x.sum(-2, keepdim=True)
+    return rows, x.sum(-3, keepdim=True), rows.sum(-3, keepdim=True)
+
+
+def _mapped(x: Tensor, sums: tuple[Tensor, Tensor, Tensor], own: Tensor, by_row: Tensor, by_column: Tensor, by_total: Tensor) -> Tensor:
+    rows, columns, total = sums
+    out = rows @ by_row + (columns @ by_column + total @ by_total)
+    out.view(-1, out.shape[-1]).addmm_(x.flatten(0, -2), own)
+    return out

@@ -21,7 +21,7 @@ from vision_data import ImageSet
 
 CLASSES_A_STEP = 10
 IMAGES_IN_KEY = 64
-VERSION = 2  # part of the cache's key: raise it when the same settings would train another network
+VERSION = 3  # part of the cache's key: raise it when the same settings would train another network
 
 
 @dataclass(frozen=True)
