@@ -94,16 +94,18 @@ def measured(options: Any, seed: int, kappa: str, cells: Any) -> Iterator[dict[s
     from base_models import BaseModels
     from training import DiskCache, model_digest
     from unlearn import METHODS as REGISTRY
-    from unlearn import ForgetData, unlearn
+    from unlearn import ForgetData, resolved, unlearn
     from vision_data import ForgetRequest
 
     architecture = command_line.architecture_of(options.arch, options.dataset)
     config = replace(command_line.base_config(options, architecture, seed), request=ForgetRequest((0,)))
     base = BaseModels(config, progress=command_line.progress_bar)
-    initial = base.initial().model
     amounts = {name: REGISTRY["MIMU"].hyperparameters[name].parse(text) for name, text in (("topk", options.topk), ("kappa", kappa))}
+    some = ForgetData.of(base.splits, config.request, device=base.device)
+    resolved("MIMU", base.untrained(), some, REGISTRY["MIMU"].settings(amounts))  # ValueError for amounts that make no sense
+    initial = base.initial().model
     cache = DiskCache(base.save_dir / "cache")
-    after = ScoresAfterTheLayer(initial, base)
+    after = ScoresAfterTheLayer(initial, base.splits.test, some)
     common = {"initial": model_digest(initial), "split": base.splits.digest, "seed": seed, **amounts}
     for label in options.class_to_replace or range(base.splits.classes):
         world = {"seed": seed, "device": base.device, "cache": cache, "progress": command_line.progress_bar}
@@ -152,14 +154,13 @@ def bound(model: Any, data: Any, kappa: Any) -> Any:
 class ScoresAfterTheLayer:
     """Which test images a model predicts right. One that differs from the initial model in the masked layer alone starts from there."""
 
-    def __init__(self, initial: Any, base: Any) -> None:
+    def __init__(self, initial: Any, test: Any, data: Any) -> None:
         import torch
 
-        from unlearn import ForgetData, masked_layer
+        from unlearn import masked_layer
 
-        self.device, self.test = base.device, base.splits.test
-        self.initial = initial
-        self.layer = masked_layer(initial, ForgetData(base.forget, base.retain, base.splits.validation, 0, device=base.device), None)
+        self.device, self.test, self.initial = data.device, test, initial
+        self.layer = masked_layer(initial, data, None)
         with torch.no_grad():
             self.h = torch.cat([self.layer.body(x) for x, _ in self.test.batches(1024, device=self.device)])
         self.before = self.correct(initial)
@@ -202,6 +203,8 @@ def left_in(model: Any, initial: Any, data: Any) -> dict[str, Any]:
     forget, retain = (penultimate_features(model, images, device=data.device) for images in (data.forget, data.retain))
     probe = probe_score(forget, data.forget.labels, retain, data.retain.labels, seed=data.seed)
     known = score_of(initial, data.forget, data.device)
+    if known == 0:  # there is nothing to learn again
+        return {"probe_score": probe}
     relearned = relearn_steps(model, data.forget, known, seed=data.seed, device=data.device)
     return {"probe_score": probe, "relearn_steps": relearned.steps, "relearn_censored": relearned.censored}
 
@@ -217,7 +220,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
         name = method if len(own) == most else f"{method}, {len(own)} of {most}"
-        column = {name: [row[name] for row in own if row.get(name) is not None] for name in own[0]}
+        column = {name: [row[name] for row in own if row.get(name) is not None] for name in own[0]}  # of one method, alike
         values = [mean(column["masked"]) if column["masked"] else None, mean(column["forget_score"]), max(column["forget_score"])]
         values += [mean(column["retain_score"]), mean(column["retain_drop"]), max(column["retain_drop"])]
         left = [number(mean(column["probe_score"])), steps(own)] if "probe_score" in column else ["", ""]
@@ -231,8 +234,9 @@ def steps(rows: Sequence[dict[str, Any]]) -> str:
     """The median of the relearning steps, and where some are censored, how many."""
     from statistics import median
 
-    censored = sum(row["relearn_censored"] for row in rows)
-    return f"{median(row['relearn_steps'] for row in rows):g}" + (f" ({censored} censored)" if censored else "")
+    learned = [row for row in rows if "relearn_steps" in row]
+    censored = sum(row["relearn_censored"] for row in learned)
+    return f"{median(row['relearn_steps'] for row in learned):g}" * bool(learned) + f" ({censored} censored)" * bool(censored)
 
 
 def table_over_kappa(rows: Sequence[dict[str, Any]]) -> str:

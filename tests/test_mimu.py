@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from torch import nn
 from torch.func import functional_call
+from torch.nn import functional as F
 
 from models import apply_mask, build, lift_mask, split_at
 from training import DiskCache, Recipe, fit
@@ -1250,3 +1251,51 @@ def test_any_linear_layer_of_any_model_will_do(layer, images):
     result = unlearn("MIMU", model, data, **CHEAP | {"topk": 4, "kappa": 3, "mask_layer": layer})
     assert result.mask.layer == layer
     assert result.mask.kappa_count == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bias", [True, False])
+def test_tensors_of_your_own_will_do(dtype, bias):
+    """A model on vectors, its own layer, its own numbers: no dataset, no picture, no registry."""
+    x, labels = normal(90, 12, dtype=dtype), torch.arange(90) % 3
+    x[torch.arange(90), labels] += 3
+    model = seeded(lambda: nn.Sequential(nn.Linear(12, 10, bias=bias), nn.ReLU(), nn.Linear(10, 3, bias=bias)).to(dtype))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(100):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), labels).backward()
+        optimizer.step()
+    data = ForgetData.of_tensors(x, labels, forget=labels == 1)
+    result = unlearn("MIMU", model, data, mask_layer="0", topk=20, kappa=30, gcn_steps=40, representatives=20, refine_steps=2)
+    right = (result.model(x).argmax(1) == labels).double()
+    assert (model(x).argmax(1) == labels).all()
+    assert right[labels == 1].mean() < 0.2 < 0.7 < right[labels != 1].mean()
+    assert result.mask.kappa_count == 30
+
+
+def test_forget_may_be_positions_and_images_bytes_with_a_normalisation(digits):
+    images, labels = digits.train.images[:60], digits.train.labels[:60]
+    data = ForgetData.of_tensors(images, labels, torch.tensor([4, 7]), digits.train.normalisation)
+    assert data.forget.indexes.tolist() == [4, 7]
+    assert len(data.retain) == 58
+    assert torch.equal(next(data.train.batches(60))[0], digits.train.normalisation(images))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "forget", "message"),
+    [
+        (torch.zeros(4, 2), torch.zeros(4), torch.tensor([0]), r"labels: expected int64 \(4,\), got torch.float32"),
+        (torch.zeros(4, 2), torch.zeros(3, dtype=torch.int64), torch.tensor([0]), r"labels: expected int64 \(4,\), got torch.int64 \(3,\)"),
+        (
+            torch.zeros(4, 1, 2, 2, dtype=torch.uint8),
+            torch.arange(4),
+            torch.tensor([0]),
+            "images: expected floats .* or uint8 and a normal",
+        ),
+        (torch.zeros(4, 2), torch.arange(4), torch.tensor([], dtype=torch.int64), "the forget set: expected at least one image"),
+        (torch.zeros(4, 2), torch.arange(4), torch.ones(4, dtype=torch.bool), "the retain set: expected at least one image"),
+    ],
+)
+def test_tensors_that_make_no_request_are_refused(images, labels, forget, message):
+    with pytest.raises(ValueError, match=message):
+        ForgetData.of_tensors(images, labels, forget)

@@ -2,9 +2,12 @@
 
 import re
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import mlflow_forget
 from unlearn import METHODS
@@ -63,3 +66,16 @@ def test_the_python_of_readme_runs(tmp_path, monkeypatch, capsys):
     forget, retain = capsys.readouterr().out.split()
     assert 0 <= float(forget) <= 100
     assert 0 <= float(retain) <= 100
+
+
+def test_your_own_model_and_images_run_as_readme_shows(capsys):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        fc1, fc2 = nn.Linear(6, 20), nn.Linear(20, 4)
+    model = nn.Sequential(OrderedDict(fc1=fc1, relu=nn.ReLU(), fc2=fc2))
+    labels = torch.arange(80) % 4
+    scope = {"model": model, "labels": labels, "images": torch.nn.functional.one_hot(labels, 6).float()}
+    exec(compile(block("ForgetData.of_tensors").replace("topk=50,", "topk=50, gcn_steps=2,"), "README.md", "exec"), scope)
+    assert scope["result"].mask.layer == "fc1"
+    assert scope["result"].mask.kappa_count == 12
+    assert not scope["result"].model.fc1.weight[~scope["result"].mask.keep].any()

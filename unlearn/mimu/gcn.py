@@ -56,6 +56,7 @@ class MaskingGCN(nn.Module):
         self.logit = nn.Linear(width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.logit.weight.dtype)  # a model in doubles has its features in doubles
         m, n = x.shape[-3:-1]
         (s1, r1), (s2, r2), (s3, r3) = (cast(RookConv, conv).maps(m, n) for conv in self.rounds)
         (ss, sr), (rs, rr) = (pair.chunk(2, 1) for pair in (torch.cat([s1, r1]) @ torch.cat([s2, r2], 1)).chunk(2))

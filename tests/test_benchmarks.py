@@ -1,0 +1,123 @@
+"""The benchmarks keep what they measured, and print what they were asked for."""
+
+import json
+
+import pytest
+
+from benchmarks import mimu_images, mimu_quality
+from benchmarks.cells import Cells
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "benchmarks" / "cells.jsonl"
+
+
+def never():
+    raise AssertionError("measured a second time")
+
+
+def test_a_finished_cell_is_not_measured_again(file):
+    assert Cells(file).measured({"class": 1}, lambda: {"seconds": 0.1 + 0.2}) == {"seconds": 0.1 + 0.2}
+    again = Cells(file)
+    assert again.measured({"class": 1}, never) == {"seconds": 0.1 + 0.2}
+    assert "1 cells were measured before" in again.note()
+
+
+def test_another_key_is_another_cell(file):
+    cells = Cells(file)
+    cells.measured({"class": 1}, lambda: {"value": 1})
+    assert cells.measured({"class": 2}, lambda: {"value": 2}) == {"value": 2}
+    assert "measured now" in cells.note()
+
+
+def test_another_code_is_another_cell(file, tmp_path):
+    code = tmp_path / "code.py"
+    for number in (1, 2):
+        code.write_text(f"x = {number}")
+        assert Cells(file, str(code)).measured({}, lambda number=number: {"value": number}) == {"value": number}
+
+
+def test_a_cell_that_a_kill_cut_short_is_measured_again_and_the_others_are_kept(file):
+    Cells(file).measured({"class": 1}, lambda: {"value": 1})
+    Cells(file).measured({"class": 2}, lambda: {"value": 2})
+    file.write_bytes(file.read_bytes()[:-9])
+    cells = Cells(file)
+    assert cells.measured({"class": 1}, never) == {"value": 1}
+    assert cells.measured({"class": 2}, lambda: {"value": 3}) == {"value": 3}
+    assert Cells(file).measured({"class": 2}, never) == {"value": 3}
+
+
+def test_a_measurement_that_fails_keeps_nothing(file):
+    cells = Cells(file)
+    with pytest.raises(ZeroDivisionError):
+        cells.measured({}, lambda: {"value": 1 / 0})
+    assert cells.measured({}, lambda: {"value": 1}) == {"value": 1}
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """Few steps, in a folder of its own."""
+    for benchmark in (mimu_quality, mimu_images):
+        few = {
+            name: (method, settings | ({"gcn_steps": 2} if method == "MIMU" else {}))
+            for name, (method, settings) in benchmark.METHODS.items()
+        }
+        monkeypatch.setattr(benchmark, "METHODS", few)
+    monkeypatch.setattr(mimu_quality, "BOUND_STEPS", 3)
+    monkeypatch.chdir(tmp_path)
+
+
+SMALL = ["--epochs", "1", "--hidden", "12,8", "--device", "cpu"]
+
+
+@pytest.mark.slow
+def test_quality_has_a_line_for_each_method_and_the_ideal(quick, tmp_path, capsys):
+    command = [*SMALL, "--class_to_replace", "3", "--json", "rows.json"]
+    assert mimu_quality.main(command) == 0
+    first = capsys.readouterr().out
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == [*mimu_quality.METHODS, mimu_quality.BOUND, mimu_quality.IDEAL]
+    by_method = {row["method"]: row for row in rows}
+    assert {row["masked"] for row in rows if "MIMU" in row["method"] and "difference" not in row["method"]} == {round(0.1 * 12 * 8)}
+    assert by_method[mimu_quality.NO_MASK]["retain_drop"] == by_method[mimu_quality.NO_MASK]["relearn_steps"] == 0
+    assert all(0 <= by_method[method]["probe_score"] <= 100 for method in mimu_quality.PROBED)
+
+    assert mimu_quality.main(command) == 0
+    assert capsys.readouterr().out.splitlines()[:-2] == first.splitlines()[:-2]  # seconds too: nothing is measured again
+
+
+@pytest.mark.slow
+def test_quality_over_kappa_is_a_table_and_a_picture(quick, tmp_path, capsys):
+    assert mimu_quality.main([*SMALL, "--class_to_replace", "3", "--kappa", "0.1", "50%", "--picture", "curve.png"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[:3] for line in lines if line[:1] == ["MIMU"]] == [["MIMU", "0.1", "10"], ["MIMU", "50%", "48"]]
+    assert (tmp_path / "curve.png").stat().st_size > 5_000
+
+
+@pytest.mark.slow
+def test_images_have_a_line_for_each_model_and_kappa(quick, tmp_path, capsys):
+    assert mimu_images.main([*SMALL, "--kappa", "0.1", "--json", "rows.json"]) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["model"] for row in rows] == ["initial", "ideal", *mimu_images.METHODS]
+    assert rows[1]["avg_gap"] == 0
+    assert "\nideal" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "flags", "message"),
+    [
+        (mimu_quality, ["--class_to_replace", "-1", "--num_indexes_to_replace", "9"], "expected whole classes"),
+        (mimu_quality, ["--picture", "a.png"], "--picture: expected several values of --kappa"),
+        (mimu_quality, ["--kappa", "0"], "--kappa: expected a count from 1 to 96"),
+        (mimu_quality, ["--topk", "many"], "topk"),
+        (mimu_images, ["--share", "1.5"], "--share: expected a number between 0 and 1"),
+        (mimu_images, ["--class_to_replace", "3"], "expected --share alone"),
+    ],
+)
+def test_a_mistake_is_one_line(benchmark, flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert benchmark.main([*SMALL, *flags]) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert len([line for line in shown.splitlines() if line.startswith("error: ")]) == 1
