@@ -70,6 +70,7 @@ def options_of(argv: Sequence[str] | None) -> Any:
     parser.add_argument("--topk", default="50", help="default: %(default)s")
     parser.add_argument("--kappa", default=["0.1"], nargs="+", help="default: 0.1")
     parser.add_argument("--ideal", default="auto", choices=("auto", "train", "skip"), help="the ideal models (default: %(default)s)")
+    parser.add_argument("--on_features", action="store_true", help="run what precedes the masked layer once; seconds leave it out")
     parser.add_argument("--picture", metavar="FILE", help="draw forget and retain score over kappa there")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
     command_line.add_shared_flags(parser, several_seeds=True)
@@ -94,7 +95,7 @@ def measured(options: Any, seed: int, kappa: str, cells: Any) -> Iterator[dict[s
     from base_models import BaseModels
     from training import DiskCache, model_digest
     from unlearn import METHODS as REGISTRY
-    from unlearn import ForgetData, resolved, unlearn
+    from unlearn import ForgetData, masked_layer, resolved, unlearn
     from vision_data import ForgetRequest
 
     architecture = command_line.architecture_of(options.arch, options.dataset)
@@ -103,14 +104,16 @@ def measured(options: Any, seed: int, kappa: str, cells: Any) -> Iterator[dict[s
     amounts = {name: REGISTRY["MIMU"].hyperparameters[name].parse(text) for name, text in (("topk", options.topk), ("kappa", kappa))}
     some = ForgetData.of(base.splits, config.request, device=base.device)
     resolved("MIMU", base.untrained(), some, REGISTRY["MIMU"].settings(amounts))  # ValueError for amounts that make no sense
-    initial = base.initial().model
-    cache = DiskCache(base.save_dir / "cache")
-    after = ScoresAfterTheLayer(initial, base.splits.test, some)
-    common = {"initial": model_digest(initial), "split": base.splits.digest, "seed": seed, **amounts}
-    for label in options.class_to_replace or range(base.splits.classes):
-        world = {"seed": seed, "device": base.device, "cache": cache, "progress": command_line.progress_bar}
-        data = ForgetData.of(base.splits, ForgetRequest((label,)), **world)
-        of_class = BaseModels(replace(config, request=ForgetRequest((label,))), progress=command_line.progress_bar, splits=base.splits)
+    whole = base.initial().model
+    initial, splits = on_features(whole, base.splits, some) if options.on_features else (whole, base.splits)
+    world = {"seed": seed, "device": base.device, "cache": DiskCache(base.save_dir / "cache"), "progress": command_line.progress_bar}
+    common = {"initial": model_digest(whole), "on_features": options.on_features, "split": base.splits.digest, "seed": seed, **amounts}
+    about = {"seed": seed, "kappa": kappa, "layer_size": masked_layer(whole, some, None).size}
+    before = correct(initial, splits.test, base.device)
+    for label in options.class_to_replace or range(splits.classes):
+        request = ForgetRequest((label,))
+        data, images = (ForgetData.of(parts, request, **world) for parts in (splits, base.splits))
+        of_class = BaseModels(replace(config, request=request), progress=command_line.progress_bar, splits=base.splits)
         makers: dict[str, Callable[[], Any]] = {}
         for method, (name, settings) in METHODS.items():
             given = {key: amounts[key] if value is None else value for key, value in settings.items()}
@@ -121,9 +124,42 @@ def measured(options: Any, seed: int, kappa: str, cells: Any) -> Iterator[dict[s
         for method, make in makers.items():
             if len(options.kappa) > 1 and method not in OVER_KAPPA:
                 continue
+            parts, own = (base.splits, images) if method == IDEAL else (splits, data)
+            back = partial(put_back, whole, images) if options.on_features and method != IDEAL else None
             key = {**common, "method": method, "class": label}
-            row = cells.measured(key, partial(numbers, make, after, data, probed=method in PROBED))
-            yield {"method": method, "seed": seed, "class": label, "kappa": kappa, "layer_size": after.layer.size} | row
+            row = cells.measured(key, partial(numbers, make, parts.test, before, own, method in PROBED, back, whole, images))
+            yield {**about, "method": method, "class": label} | row
+
+
+def numbers(
+    make: Callable[[], Any], test: Any, before: Any, data: Any, is_probed: bool, back: Callable[[Any], Any] | None, whole: Any, images: Any
+) -> dict[str, Any]:
+    """All of one row. `back` makes a whole model of a tail; `whole` is the initial model, on `images`."""
+    unlearned, row = forgotten(make, test, before, data)
+    if is_probed:
+        row |= probed(unlearned.model, data)
+        row |= relearned(back(unlearned.model) if back else unlearned.model, whole, images)
+    return row
+
+
+def on_features(model: Any, splits: Any, data: Any) -> tuple[Any, Any]:
+    """The model from its masked layer on, and the splits with each image as that layer sees it: the part before runs once."""
+    import torch
+
+    from models import tail_at
+    from unlearn import masked_layer
+    from vision_data import Normalisation
+
+    layer = masked_layer(model, data, None)
+
+    def seen(images: Any) -> Any:
+        with torch.no_grad():
+            h = torch.cat([layer.body(x) for x, _ in images.batches(1024, device=data.device)])
+        return replace(images, images=h.cpu(), normalisation=Normalisation((), ()))
+
+    parts = {name: seen(getattr(splits, name)) for name in ("train", "validation", "test")}
+    some = data.forget.normalisation(data.forget.images[:2].to(data.device))
+    return tail_at(model, layer.name, some), replace(splits, **parts)
 
 
 def ideal(base: Any) -> Any:
@@ -151,62 +187,53 @@ def bound(model: Any, data: Any, kappa: Any) -> Any:
     return Unlearned(student, mask)
 
 
-class ScoresAfterTheLayer:
-    """Which test images a model predicts right. One that differs from the initial model in the masked layer alone starts from there."""
+def put_back(whole: Any, data: Any, tail: Any) -> Any:
+    """A copy of the whole model with the tail's layer in it."""
+    from unlearn import copy_of, masked_layer
 
-    def __init__(self, initial: Any, test: Any, data: Any) -> None:
-        import torch
-
-        from unlearn import masked_layer
-
-        self.device, self.test, self.initial = data.device, test, initial
-        self.layer = masked_layer(initial, data, None)
-        with torch.no_grad():
-            self.h = torch.cat([self.layer.body(x) for x, _ in self.test.batches(1024, device=self.device)])
-        self.before = self.correct(initial)
-
-    def correct(self, model: Any) -> Any:
-        """(N,) bool on the CPU."""
-        import torch
-        from torch.nn import functional as F
-
-        from evaluation import outputs_of
-
-        own, weight = model.state_dict(), f"{self.layer.name}.weight"
-        elsewhere = [name for name, value in self.initial.state_dict().items() if name != weight and not torch.equal(value, own[name])]
-        if elsewhere or self.layer.needs_images:
-            return outputs_of(model, self.test.batches(1024, device=self.device)).correct
-        with torch.no_grad():
-            logits = self.layer.head(F.linear(self.h, own[weight], self.layer.bias), None)
-        return logits.argmax(1).cpu() == self.test.labels
+    model = copy_of(whole)
+    masked_layer(model, data, None).layer.load_state_dict(tail.layer.state_dict())
+    return model
 
 
-def numbers(make: Callable[[], Any], scores: ScoresAfterTheLayer, data: Any, *, probed: bool) -> dict[str, Any]:
-    """What one method does to one class, in percent, points and seconds."""
+def correct(model: Any, images: Any, device: Any) -> Any:
+    """Whether the model predicts each image's class, (N,) bool on the CPU."""
+    from evaluation import outputs_of
+
+    return outputs_of(model, images.batches(1024, device=device)).correct
+
+
+def forgotten(make: Callable[[], Any], test: Any, before: Any, data: Any) -> tuple[Any, dict[str, Any]]:
+    """An unlearned model, and what it forgot and lost, in percent, points and seconds."""
     started = time.perf_counter()
     unlearned = make()
     seconds = time.perf_counter() - started
-    after = scores.correct(unlearned.model)
-    of_class = scores.test.labels == data.forget_classes[0]
-    retain, retain_before = (100 * correct[~of_class].double().mean().item() for correct in (after, scores.before))
+    after = correct(unlearned.model, test, data.device)
+    of_class = test.labels == data.forget_classes[0]
+    retain, retain_before = (100 * known[~of_class].double().mean().item() for known in (after, before))
     row = {"forget_score": 100 * after[of_class].double().mean().item(), "retain_score": retain, "retain_drop": retain_before - retain}
     row |= {"seconds": seconds, "network_cached": unlearned.facts.get("network_cached", 0)}
-    row["masked"] = None if unlearned.mask is None else unlearned.mask.kappa_count
-    return row | (left_in(unlearned.model, scores.initial, data) if probed else {})
+    return unlearned, row | {"masked": None if unlearned.mask is None else unlearned.mask.kappa_count}
 
 
-def left_in(model: Any, initial: Any, data: Any) -> dict[str, Any]:
-    """What a linear probe still finds, and how soon the class is learned again."""
-    from base_models import score_of
-    from evaluation import penultimate_features, probe_score, relearn_steps
+def probed(model: Any, data: Any) -> dict[str, Any]:
+    """What a linear probe still finds."""
+    from evaluation import penultimate_features, probe_score
 
     forget, retain = (penultimate_features(model, images, device=data.device) for images in (data.forget, data.retain))
-    probe = probe_score(forget, data.forget.labels, retain, data.retain.labels, seed=data.seed)
-    known = score_of(initial, data.forget, data.device)
+    return {"probe_score": probe_score(forget, data.forget.labels, retain, data.retain.labels, seed=data.seed)}
+
+
+def relearned(model: Any, whole: Any, data: Any) -> dict[str, Any]:
+    """How soon the class is learned again, by the whole model."""
+    from base_models import score_of
+    from evaluation import relearn_steps
+
+    known = score_of(whole, data.forget, data.device)
     if known == 0:  # there is nothing to learn again
-        return {"probe_score": probe}
-    relearned = relearn_steps(model, data.forget, known, seed=data.seed, device=data.device)
-    return {"probe_score": probe, "relearn_steps": relearned.steps, "relearn_censored": relearned.censored}
+        return {}
+    again = relearn_steps(model, data.forget, known, seed=data.seed, device=data.device)
+    return {"relearn_steps": again.steps, "relearn_censored": again.censored}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -3,7 +3,7 @@
 from models import mlp, resnet
 from models.impl import ARCHITECTURES, build
 from models.mask import Mask, apply_mask, lift_mask, switched_off
-from models.masked_layer import MaskedLayer, evaluating, find_layer, linear_layers, split_at
+from models.masked_layer import MaskedLayer, evaluating, find_layer, linear_layers, split_at, tail_at
 
 __all__ = [
     "ARCHITECTURES",
@@ -19,4 +19,5 @@ __all__ = [
     "resnet",
     "split_at",
     "switched_off",
+    "tail_at",
 ]

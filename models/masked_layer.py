@@ -5,6 +5,8 @@ Everything before the layer is computed once; a masked model is never rebuilt to
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,6 +126,22 @@ def split_at(model: nn.Module, mask_layer: str, images: Tensor) -> MaskedLayer:
         return logits
 
     return MaskedLayer(name, layer, body_in_eval, head_in_eval, needs_images=False)
+
+
+def tail_at(model: nn.Module, mask_layer: str, images: Tensor) -> nn.Module:
+    """The model from its masked layer on, a module h (N, n) -> logits in eval mode: `layer`, a copy, and `head`, the model's own modules.
+
+    tail_at(model, ...)(split_at(model, ...).body(x)) equals model(x): what is done to the layer can be tried without the part
+    before it. Raises ValueError where the model can't be traced or leads around the layer.
+    """
+    name = find_layer(model, mask_layer, images)
+    with evaluating(model):
+        cut = _cut(model, name)
+    if cut is None:
+        raise ValueError(f"expected a model whose logits depend on layer {name!r} alone, got one that leads around it. Use the whole model")
+    tail = nn.Sequential(OrderedDict(layer=copy.deepcopy(model.get_submodule(name)), head=cut[1]))
+    tail.mask_layer = "layer"  # type: ignore[assignment]  # where methods look for it
+    return tail.eval()
 
 
 def _cut(model: nn.Module, name: str) -> tuple[nn.Module, nn.Module] | None:

@@ -88,6 +88,16 @@ def test_quality_has_a_line_for_each_method_and_the_ideal(quick, tmp_path, capsy
 
 
 @pytest.mark.slow
+def test_quality_on_features_is_the_same_but_for_the_seconds(quick, tmp_path):
+    def rows(*flags):
+        assert mimu_quality.main([*SMALL, "--class_to_replace", "3", "--json", "rows.json", *flags]) == 0
+        rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+        return [{name: value for name, value in row.items() if name not in ("seconds", "network_cached")} for row in rows]
+
+    assert rows("--on_features") == rows()
+
+
+@pytest.mark.slow
 def test_quality_over_kappa_is_a_table_and_a_picture(quick, tmp_path, capsys):
     assert mimu_quality.main([*SMALL, "--class_to_replace", "3", "--kappa", "0.1", "50%", "--picture", "curve.png"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]

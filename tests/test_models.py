@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from models import ARCHITECTURES, Mask, apply_mask, build, evaluating, find_layer, lift_mask, linear_layers, split_at, switched_off
+from models import ARCHITECTURES, Mask, apply_mask, build, evaluating, find_layer, lift_mask, linear_layers, split_at, switched_off, tail_at
 
 FEW = settings(deadline=None, max_examples=25)
 EVERY = [entry.name for entry in ARCHITECTURES]
@@ -336,11 +336,33 @@ def test_every_layer_of_the_mlp_can_be_split_at(index):
     assert torch.equal(put_together(split_at(model, index, images()), images(seed=7)), model(images(seed=7)))
 
 
+def test_the_tail_of_every_architecture_gives_the_model_from_its_layer_on(built):
+    h = split_at(built, built.mask_layer, images()).body(images(seed=7))
+    tail = tail_at(built, built.mask_layer, images())
+    assert torch.equal(tail(h), built(images(seed=7)))
+    again = split_at(tail, tail.mask_layer, h[:2])
+    assert not again.needs_images
+    assert torch.equal(put_together(again, h), tail(h))
+
+
+def test_what_is_done_to_a_tail_does_not_reach_the_model():
+    model = build("mlp", SMALL, 10, seed=1)
+    before = model(images())
+    with torch.no_grad():
+        tail_at(model, "-2", images()).layer.weight.zero_()
+    assert torch.equal(model(images()), before)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("name", ["1", "3", "5"])
 def test_the_parts_of_a_plain_sequential_give_the_model(bias, name):
     model = sequential(bias=bias)
     assert torch.equal(put_together(split_at(model, name, images()), images(seed=7)), model(images(seed=7)))
+
+
+def test_a_model_that_leads_around_the_layer_has_no_tail():
+    with pytest.raises(ValueError, match="expected a model whose logits depend on layer 'masked' alone, got one that leads around it"):
+        tail_at(Skips(), "masked", images())
 
 
 @pytest.mark.parametrize("kind", [Skips, Branches, Asserts, ReadsTheSizeLate, ScalesLate])
