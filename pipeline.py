@@ -143,9 +143,9 @@ class Pipeline:
         """Log how many weights really are switched off; a warning where that is fewer than were asked for."""
         if unlearned.mask is None:
             return []
-        asked, self.counts[MASKED] = self.counts[MASKED], unlearned.mask.kappa_count
+        asked, self.counts[MASKED] = self.counts.get(MASKED), unlearned.mask.kappa_count
         run.params({MASKED: self.counts[MASKED]})
-        if self.counts[MASKED] == asked:
+        if asked in (None, self.counts[MASKED]):  # None: a method that declares no amounts
             return []
         warning = f"warning: {self.name}: {self.counts[MASKED]} weights were switched off, fewer than the {asked} asked for"
         run.tags({"warning": warning})

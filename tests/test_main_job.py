@@ -50,6 +50,8 @@ MEASURED = (*FIVE, *(f"test_{name}" for name in FIVE), "test_loss", "test_score"
 METHODS_OF_A_USER = '''
 import copy
 import torch
+from models import Mask, switched_off
+from unlearn import Unlearned
 
 def scale(model, data, *, factor: float = 0.5):
     """Scale every weight."""
@@ -60,6 +62,15 @@ def scale(model, data, *, factor: float = 0.5):
 def halve(model, data):
     """Halve every weight."""
     return scale(model, data)
+
+def first_rows(model, data, *, rows: int = 1):
+    """Switch off the first rows of linear2."""
+    student = copy.deepcopy(model)
+    keep = torch.ones(64, 128, dtype=torch.bool)
+    keep[:rows] = False
+    mask = Mask("linear2", keep)
+    switched_off(student, mask)
+    return Unlearned(student, mask)
 
 def broken(model, data):
     """Fail, as code does."""
@@ -561,6 +572,25 @@ def test_a_method_from_a_file_runs(words, factor, folder, jobs):
     assert all(torch.equal(unlearned[name], factor * initial[name]) for name in initial)
     assert outcome.params.get("factor", "0.5") == str(factor)
     assert not (outcome.artifacts / "mask.safetensors").exists()
+
+
+def test_a_mask_of_a_users_method_is_counted_kept_and_drawn(folder, jobs):
+    outcome = call(folder, "--unlearn", "mine.py:first_rows", "--rows", "2", "--epochs", "2")
+
+    assert outcome.code == 0, outcome.err
+    assert outcome.params["kappa_count"] == str(2 * 128)
+    assert load_mask(outcome.artifacts / "mask.safetensors").kappa_count == 2 * 128
+    assert_sensible(outcome.artifacts / "pictures/layer.png")
+
+
+def test_fewer_weights_than_asked_for_are_a_warning_and_the_true_number_a_param(folder, jobs):
+    outcome = call(folder, *MIMU, "--ranking", "set_difference", "--topk", "50")
+    masked = load_mask(outcome.artifacts / "mask.safetensors").kappa_count
+
+    assert masked <= 50 < round(0.1 * 64 * 128)
+    assert outcome.params["kappa_count"] == str(masked)
+    assert f"{masked} weights were switched off, fewer than the {round(0.1 * 64 * 128)} asked for" in outcome.tags["warning"]
+    assert outcome.tags["warning"] in outcome.out
 
 
 def test_two_methods_of_one_name_do_not_share_a_hash(folder, jobs):

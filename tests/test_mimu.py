@@ -1151,6 +1151,15 @@ def test_images_are_not_refined_without_images_to_liken_them_to(model, digits):
         unlearn("MIMU", model, data, **CHEAP, refine_steps=1)
 
 
+@pytest.mark.parametrize("ranking", ["continuous", "binary"])
+@pytest.mark.parametrize("kind", ["class", "images", "both"])
+def test_every_ranking_that_can_be_refined_is(kind, ranking, model, digits):
+    request = {"class": ForgetRequest((3,)), "images": ForgetRequest((-1,), number=40), "both": mixed_request(digits)}[kind]
+    plain_result, result = (forget(model, digits, request, {}, ranking=ranking, refine_steps=steps) for steps in (0, 3))
+    assert result.mask.kappa_count == KAPPA
+    assert not torch.equal(result.mask.keep, plain_result.mask.keep)
+
+
 def test_refinement_of_a_request_is_timed_apart_and_needs_no_other_network(model, digits):
     cache = {}
     plain_result = forget_class(model, digits, 3, cache)

@@ -48,6 +48,7 @@ def refined(
     }
     factors = {name: factors_of(layer, images, "logit", data.device) for name, images in sets.items() if len(images)}
     generator = data.generator("MIMU", "refine")
+    scores = scores.float()  # binary ones are ranks in doubles
     spread = scores.std()
     refined_scores = ((scores - scores.mean()) / torch.where(spread > 0, spread, 1.0)).requires_grad_(True)
     optimizer = torch.optim.Adam([refined_scores], lr=lr)
