@@ -22,6 +22,7 @@ from unlearn import METHODS, ForgetData, unlearn
 from unlearn.mimu.gcn import MaskingGCN, RookConv
 from unlearn.mimu.graph import Vertices, averaged, averaged_by_class, drawn_by_class, factors_of
 from unlearn.mimu.message_passing import logits_by_messages, rook_edges
+from unlearn.mimu.network import _initial_network
 from unlearn.mimu.objective import drop_loss, keep_loss, log_prior, masked_logits
 from unlearn.mimu.ranking import Comparison, comparisons_of, continuous, every_class, keep_largest_out, scores_of
 from unlearn.mimu.refine import refined
@@ -795,7 +796,7 @@ def test_the_set_difference_may_be_fewer_than_kappa_or_none():
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 8), st.integers(1, 8), st.integers(0, 10_000))
 def test_binary_and_set_difference_are_their_definitions(classes, requests, topk, kappa, seed):
     """Sets and sorts in plain Python, on coarse logits so that there are ties."""
-    q = normal(requests, 1 + classes, 8, seed=seed).mul(2).round()
+    q = normal(requests, 1 + classes, 8, seed=seed).mul(2).round().mul(36)  # every mean over 1 to 4 of 1 to 3 is exact: ties stay ties
     comparisons = [Comparison(own[0], own[1:]) for own in q]
     marks = [[{*sorted(range(8), key=lambda i: (-row[i], i))[:topk]} for row in own.tolist()] for own in q]
     s = [sum(own[0][i] - own[1:, i].mean() for own in q) / requests for i in range(8)]
@@ -1073,6 +1074,40 @@ def test_the_history_is_a_line_a_step(steps, model, digits):
         assert step["loss"] == pytest.approx(step["keep_loss"] + 10.0 * step["drop_loss"], rel=1e-5)
 
 
+@pytest.mark.parametrize("sampler", ["sinkhorn", "gumbel"])
+@pytest.mark.parametrize("prior", ["weight", "gradient"])
+def test_a_step_is_the_objective_written_out(prior, sampler, model, digits):
+    """The first step's losses, from a masked copy of the model for every class."""
+    flags = {"prior": prior, "sampler": sampler, "rho": 0.3, "retain_weight": 3.0, "gcn_steps": 1, "gcn_batch": 10_000}
+    (step,) = forget_class(model, digits, 3, {}, **flags).history
+    data = ForgetData.of(digits, ForgetRequest((3,)))
+    layer, draws = split_at(model, LAYER, torch.zeros(2, 1, 8, 8)), data.generator("MIMU", "training")
+    factors = factors_of(layer, data.train, "margin", CPU)
+    rows = drawn_by_class(factors.labels, data.train.classes, 16, draws)
+    graphs = averaged(factors[rows.flatten()], 10, layer.weight)
+    ((x, y),) = data.train.batches(10_000)
+    with torch.no_grad():
+        q = _initial_network(data)(graphs.standardised())
+        keep = sampled_topk(sampler, q, 40, 0.1, draws)
+        drop = sampled_topk(sampler, torch.stack([q[c] - (q.sum(0) - q[c]) / 9 for c in range(10)]), KAPPA, 0.1, draws)
+
+        def log_p(mask, images):
+            masked = {f"{LAYER}.weight": model.linear2.weight * mask.view(20, 32)}
+            return functional_call(model, masked, (images,)).double().log_softmax(-1)
+
+        wanted = {"keep_loss": 0.0, "drop_loss": 0.0}
+        for c in range(10):
+            raw = (model.linear2.weight if prior == "weight" else graphs.gradient[c]).flatten().double().abs()
+            terms = -(raw / raw.sum()).clamp_min(1e-7).log() + q[c].double().log_softmax(0)
+            likelihood = log_p(keep[c], x[rows[c]])[:, c].mean()
+            wanted["keep_loss"] += (-likelihood + 0.3 * terms[keep[c] == 1].sum() / 40).item() / 10
+            after, own = log_p(1 - drop[c], x), y == c
+            reached = -torch.log1p(-after[own, c].exp()).mean()
+            kept = -after[~own, y[~own]].mean()
+            wanted["drop_loss"] += (reached + 3.0 * kept).item() / 10
+    assert {name: step[name] for name in wanted} == pytest.approx(wanted, rel=1e-3)
+
+
 def test_training_lowers_the_loss(model, digits):
     history = forget_class(model, digits, 3, {}, gcn_steps=30).history
     assert sum(step["loss"] for step in history[-5:]) < 0.7 * sum(step["loss"] for step in history[:5])
@@ -1160,6 +1195,13 @@ def test_every_ranking_that_can_be_refined_is(kind, ranking, model, digits):
     assert not torch.equal(result.mask.keep, plain_result.mask.keep)
 
 
+def test_images_are_not_likened_to_those_of_another_class(model, digits):
+    request = ForgetRequest((0, 5), number=40)
+    data = ForgetData.of(replace(digits, validation=digits.validation.without_classes(5)), request)
+    with pytest.raises(ValueError, match=r"--refine_steps: expected validation images of the classes \(0, 5\), .* got none of \[5\]"):
+        unlearn("MIMU", model, data, **CHEAP, refine_steps=1)
+
+
 def test_refinement_of_a_request_is_timed_apart_and_needs_no_other_network(model, digits):
     cache = {}
     plain_result = forget_class(model, digits, 3, cache)
@@ -1217,6 +1259,7 @@ def test_the_mask_applied_is_the_unlearned_model(model, digits):
         ({"gcn_steps": 0}, "--gcn_steps: expected an integer >= 1, got 0"),
         ({"gcn_batch": 0}, "--gcn_batch: expected an integer >= 1, got 0"),
         ({"representatives": 0}, "--representatives: expected an integer >= 1, got 0"),
+        ({"gcn_weight_decay": -1.0}, "--gcn_weight_decay: expected a number >= 0, got -1.0"),
         ({"contrast": -1.0}, "--contrast: expected a number >= 0, got -1.0"),
         ({"rho": -0.1}, "--rho: expected a number >= 0, got -0.1"),
         ({"retain_weight": -2.0}, "--retain_weight: expected a number >= 0, got -2.0"),
@@ -1262,18 +1305,19 @@ def test_any_linear_layer_of_any_model_will_do(layer, images):
     assert result.mask.kappa_count == 3
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("bias", [True, False])
 def test_tensors_of_your_own_will_do(dtype, bias):
     """A model on vectors, its own layer, its own numbers: no dataset, no picture, no registry."""
     x, labels = normal(90, 12, dtype=dtype), torch.arange(90) % 3
     x[torch.arange(90), labels] += 3
-    model = seeded(lambda: nn.Sequential(nn.Linear(12, 10, bias=bias), nn.ReLU(), nn.Linear(10, 3, bias=bias)).to(dtype))
+    model = seeded(lambda: nn.Sequential(nn.Linear(12, 10, bias=bias), nn.ReLU(), nn.Linear(10, 3, bias=bias)))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(100):
         optimizer.zero_grad()
-        F.cross_entropy(model(x), labels).backward()
+        F.cross_entropy(model(x.float()), labels).backward()
         optimizer.step()
+    model.to(dtype)
     data = ForgetData.of_tensors(x, labels, forget=labels == 1)
     result = unlearn("MIMU", model, data, mask_layer="0", topk=20, kappa=30, gcn_steps=40, representatives=20, refine_steps=2)
     right = (result.model(x).argmax(1) == labels).double()
@@ -1301,6 +1345,13 @@ def test_forget_may_be_positions_and_images_bytes_with_a_normalisation(digits):
             torch.tensor([0]),
             "images: expected floats .* or uint8 and a normal",
         ),
+        (torch.zeros(4, 2), torch.arange(4) - 1, torch.tensor([0]), "labels: expected classes from 0 on, got -1"),
+        (torch.zeros(0, 2), torch.arange(0), torch.tensor([], dtype=torch.int64), "the forget set: expected at least one image"),
+        (torch.zeros(4, 2), torch.arange(4), torch.ones(3, dtype=torch.bool), r"forget: expected bool \(4,\), or int64 positions"),
+        (torch.zeros(4, 2), torch.arange(4), torch.ones(4), "forget: expected bool .* got torch.float32"),
+        (torch.zeros(4, 2), torch.arange(4), torch.tensor([0, 1, 0, 1]), "forget: expected .* each once"),
+        (torch.zeros(4, 2), torch.arange(4), torch.tensor([-1]), "forget: expected .* positions from 0 to 3"),
+        (torch.zeros(4, 2), torch.arange(4), torch.tensor([4]), "forget: expected .* positions from 0 to 3"),
         (torch.zeros(4, 2), torch.arange(4), torch.tensor([], dtype=torch.int64), "the forget set: expected at least one image"),
         (torch.zeros(4, 2), torch.arange(4), torch.ones(4, dtype=torch.bool), "the retain set: expected at least one image"),
     ],
@@ -1308,3 +1359,24 @@ def test_forget_may_be_positions_and_images_bytes_with_a_normalisation(digits):
 def test_tensors_that_make_no_request_are_refused(images, labels, forget, message):
     with pytest.raises(ValueError, match=message):
         ForgetData.of_tensors(images, labels, forget)
+
+
+def test_a_model_that_writes_into_its_input_leaves_your_images_alone():
+    x, labels = normal(30, 6, dtype=torch.float32), torch.arange(30) % 3
+    before = x.clone()
+    model = seeded(lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 5), nn.Linear(5, 3)))
+    settings_ = {"topk": 4, "kappa": 3, "gcn_steps": 1, "representatives": 2}
+    unlearn("MIMU", model, ForgetData.of_tensors(x, labels, labels == 1), mask_layer="1", **settings_)
+    assert torch.equal(x, before)
+
+
+def test_a_device_may_be_a_word():
+    assert ForgetData.of_tensors(torch.zeros(4, 2), torch.arange(4), torch.tensor([0]), device="cpu").device == CPU
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_tensors_of_any_type_have_a_digest(dtype):
+    x = torch.arange(8).view(4, 2).to(dtype)
+    labels = torch.arange(4)
+    first, again = (ForgetData.of_tensors(x.clone().requires_grad_(), labels, torch.tensor([0])).train.digest for _ in range(2))
+    assert first == again != ForgetData.of_tensors(x + 1, labels, torch.tensor([0])).train.digest

@@ -43,6 +43,7 @@ class ForgetData:
         for name, images in (("forget", self.forget), ("retain", self.retain)):
             if not len(images):
                 raise ValueError(f"the {name} set: expected at least one image, got none. Change the forget request")
+        object.__setattr__(self, "device", torch.device(self.device))  # "cuda" will do
 
     @classmethod
     def of(cls, splits: Splits, request: ForgetRequest, **world: Any) -> ForgetData:
@@ -55,15 +56,16 @@ class ForgetData:
     def of_tensors(
         cls, images: Tensor, labels: Tensor, forget: Tensor, normalisation: Normalisation | None = None, **world: Any
     ) -> ForgetData:
-        """Your own training images and labels (see ImageSet.of_tensors); `forget` (N,) bool or positions says which to forget.
+        """Your own training images and labels (see ImageSet.of_tensors); `forget` says which to forget: (N,) bool, or positions.
 
-        There is no validation set. Raises ValueError where nothing is to be forgotten, or all.
+        `device` is where the model is. There is no validation set. Raises ValueError where nothing is to be forgotten, or all,
+        and for a `forget` that is neither.
         """
         whole = ImageSet.of_tensors(images, labels, normalisation)
-        chosen = torch.zeros(len(whole), dtype=torch.bool)
-        chosen[forget.cpu()] = True
+        chosen = _chosen(forget, len(whole))
         nothing = whole.subset(torch.zeros(len(whole), dtype=torch.bool))
-        return cls(whole.subset(chosen), whole.subset(~chosen), nothing, int(labels.max()) + 1, whole=whole, **world)
+        classes = int(labels.max()) + 1 if len(labels) else 0
+        return cls(whole.subset(chosen), whole.subset(~chosen), nothing, classes, whole=whole, **world)
 
     @cached_property
     def forget_classes(self) -> tuple[int, ...]:
@@ -78,6 +80,20 @@ class ForgetData:
     def generator(self, *purpose: str | int) -> torch.Generator:
         """A random stream of its own for each purpose, from the one seed."""
         return generator_for(self.seed, "unlearn", *purpose)
+
+
+def _chosen(forget: Tensor, count: int) -> Tensor:
+    """A bool mask (count,) on the CPU, of one or of positions."""
+    forget = forget.cpu()
+    positions = forget.nonzero().flatten() if forget.dtype == torch.bool else forget
+    once = forget.dtype == torch.int64 and forget.ndim == 1 and len(forget.unique()) == len(forget)
+    there = once and (not len(forget) or (int(forget.min()) >= 0 and int(forget.max()) < count))
+    if not (there or (forget.dtype == torch.bool and forget.shape == (count,))):
+        raise ValueError(
+            f"forget: expected bool ({count},), or int64 positions from 0 to {count - 1}, each once, got {forget.dtype} "
+            f"{tuple(forget.shape)}. Write e.g. labels == 3"
+        )
+    return torch.zeros(count, dtype=torch.bool).index_fill(0, positions, True)
 
 
 @dataclass(frozen=True)

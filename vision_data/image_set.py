@@ -36,7 +36,7 @@ class Normalisation:
 
     def __call__(self, images: Tensor) -> Tensor:
         if not self.mean:
-            return images
+            return images.clone()  # a model may write into what it is given (ReLU(inplace=True))
         mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return (images.float() / self.white - mean) / std
 
@@ -57,16 +57,21 @@ class ImageSet:
     def of_tensors(cls, images: Tensor, labels: Tensor, normalisation: Normalisation | None = None) -> ImageSet:
         """Your own images: floats (N, ...) as the model takes them, or uint8 (N, C, H, W) with a normalisation; int64 labels (N,).
 
-        The index of an image is its position. Raises ValueError for other types or lengths.
+        The index of an image is its position; labels and indexes are where the images are. Raises ValueError for other types
+        or lengths, and for a negative label.
         """
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             raise ValueError(f"labels: expected int64 ({len(images)},), got {labels.dtype} {tuple(labels.shape)}. Give a class per image")
+        if len(labels) and int(labels.min()) < 0:
+            raise ValueError(f"labels: expected classes from 0 on, got {int(labels.min())}. Give a class per image")
         if images.is_floating_point() != (normalisation is None):
             raise ValueError(
                 f"images: expected floats as the model takes them, or uint8 and a normalisation, got {images.dtype} "
                 f"and {normalisation}. Give one or the other"
             )
-        return cls(images, labels, torch.arange(len(labels)), normalisation or Normalisation((), ()))
+        place = images.device
+        indexes = torch.arange(len(labels), device=place)
+        return cls(images.detach(), labels.to(place), indexes, normalisation or Normalisation((), ()))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -88,7 +93,7 @@ class ImageSet:
         content = hashlib.sha256()
         for tensor in (self.images, self.labels, self.indexes):
             content.update(repr(tuple(tensor.shape)).encode())
-            content.update(tensor.cpu().contiguous().numpy().data)
+            content.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
         return content.hexdigest()
 
     def subset(self, chosen: Tensor) -> ImageSet:

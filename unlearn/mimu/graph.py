@@ -57,8 +57,13 @@ def factors_of(layer: MaskedLayer, images: ImageSet, gradient: Gradient, device:
     """
     parts = [_batch_factors(layer, x, y, gradient) for x, y in images.batches(batch_size, device=device)]
     kept = torch.cat([p.images for p in parts if p.images is not None]) if layer.needs_images else None
-    h, a, delta, labels = (torch.cat([getattr(p, name) for p in parts]) for name in ("h", "a", "delta", "labels"))
-    return Factors(h, a, delta, labels, kept)
+    h, a, delta = (torch.cat([at_least_single(getattr(p, name)) for p in parts]) for name in ("h", "a", "delta"))
+    return Factors(h, a, delta, torch.cat([p.labels for p in parts]), kept)
+
+
+def at_least_single(values: Tensor) -> Tensor:
+    """Half precision as float32: what is averaged, standardised and trained on needs more digits than a model in halves has."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _batch_factors(layer: MaskedLayer, x: Tensor, y: Tensor, gradient: Gradient) -> Factors:
@@ -97,7 +102,7 @@ class Vertices:
         graphs, m, n = self.gradient.shape
         h = _standardised(self.h, (1,))[:, None, :].expand(graphs, m, n)
         a = _standardised(self.a, (1,))[:, :, None].expand(graphs, m, n)
-        weight = _standardised(self.weight, (0, 1)).expand(graphs, m, n)
+        weight = _standardised(at_least_single(self.weight), (0, 1)).expand(graphs, m, n)
         return torch.stack([h, a, weight, _standardised(self.gradient, (1, 2))], dim=-1)
 
 

@@ -53,6 +53,8 @@ class NetworkSettings:
         for name in ("contrast", "rho", "retain_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name}: expected a number >= 0, got {getattr(self, name)}. Give 0 to leave the term out")
+        if self.gcn_weight_decay < 0:
+            raise ValueError(f"--gcn_weight_decay: expected a number >= 0, got {self.gcn_weight_decay}. Give 0 for none")
 
 
 @dataclass(frozen=True)

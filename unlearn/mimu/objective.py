@@ -24,8 +24,8 @@ def masked_logits(layer: MaskedLayer, masks: Tensor, h: Tensor, images: Tensor |
         z = z + layer.bias
     if images is not None and h.ndim == 2:
         images = images.expand(len(masks), *images.shape)
-    logits = layer.head(z.flatten(0, 1), None if images is None else images.flatten(0, 1))
-    return logits.unflatten(0, z.shape[:2])
+    logits = layer.head(z.flatten(0, 1).to(layer.weight.dtype), None if images is None else images.flatten(0, 1))
+    return logits.to(z.dtype).unflatten(0, z.shape[:2])
 
 
 def log_prior(values: Tensor) -> Tensor:

@@ -70,14 +70,15 @@ def refined(
 def unseen_of(data: ForgetData) -> ImageSet:
     """Validation images of the classes of which only images are forgotten: what these should look like afterwards.
 
-    Raises ValueError if there are none, but images to compare with them.
+    Raises ValueError if one of these classes has none.
     """
     classes = data.forget.without_classes(*data.forget_classes).classes
     unseen = data.validation.of_classes(*classes)
-    if classes and not len(unseen):
+    missing = sorted(set(classes) - set(unseen.classes))
+    if missing:
         raise ValueError(
-            f"--refine_steps: expected validation images of the classes {classes}, to which forgotten images are likened, got none. "
-            "Give 0 steps, or data with validation images"
+            f"--refine_steps: expected validation images of the classes {classes}, to which forgotten images are likened, "
+            f"got none of {missing}. Give 0 steps, or data with validation images"
         )
     return unseen
 
