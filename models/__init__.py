@@ -1,6 +1,6 @@
 """Architectures, and what the other packages may ask of one: its parts around a layer, a mask applied and lifted."""
 
-from models import mlp, resnet
+from models import cnn, mlp, resnet, vgg
 from models.impl import ARCHITECTURES, build
 from models.mask import Mask, apply_mask, lift_mask, switched_off
 from models.masked_layer import MaskedLayer, evaluating, find_layer, linear_layers, split_at, tail_at
@@ -11,6 +11,7 @@ __all__ = [
     "MaskedLayer",
     "apply_mask",
     "build",
+    "cnn",
     "evaluating",
     "find_layer",
     "lift_mask",
@@ -20,4 +21,5 @@ __all__ = [
     "split_at",
     "switched_off",
     "tail_at",
+    "vgg",
 ]

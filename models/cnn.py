@@ -1,0 +1,44 @@
+"""A small convolutional network, for images from 8 x 8 pixels up."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import pairwise
+
+from torch import nn
+
+from models.impl import ImageShape, register
+
+POOLED = 2  # height and width that the classifier sees
+
+
+@register("cnn", mask_layer="-2", optimizer="adamw", lr=3e-3, batch_size=128, weight_decay=1e-2)
+def cnn(image_shape: ImageShape, classes: int, *, channels: tuple[int, ...] = (32, 64), hidden: int = 128) -> nn.Sequential:
+    """(convolution 3 x 3 -> batch norm -> relu -> max-pool 2 x 2) per stage, mean over each quarter, linear -> relu -> linear.
+
+    Flags:
+        channels: channels of the stages, separated by commas; each halves height and width
+        hidden: outputs of the masked layer
+
+    With the defaults the masked layer is 128 x 256. Raises ValueError for a width below 1, and for images too small for the stages.
+    """
+    if any(width < 1 for width in (*channels, hidden)) or not channels:
+        raise ValueError(f"--channels and --hidden: expected widths >= 1, got {channels} and {hidden}. Correct the list")
+    least = 2 ** len(channels)
+    if min(image_shape[1:]) < least:
+        raise ValueError(
+            f"--channels: expected images of at least {least} x {least} pixels for {len(channels)} stages, got "
+            f"{image_shape[1]} x {image_shape[2]}. Give fewer"
+        )
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, (inputs, outputs) in enumerate(pairwise((image_shape[0], *channels)), 1):
+        layers[f"conv{number}"] = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False)
+        layers[f"norm{number}"] = nn.BatchNorm2d(outputs)
+        layers[f"relu{number}"] = nn.ReLU()
+        layers[f"pool{number}"] = nn.MaxPool2d(2)
+    layers["quarters"] = nn.AdaptiveAvgPool2d(POOLED)
+    layers["flatten"] = nn.Flatten()
+    layers["linear1"] = nn.Linear(channels[-1] * POOLED**2, hidden)
+    layers["relu"] = nn.ReLU()
+    layers["linear2"] = nn.Linear(hidden, classes)
+    return nn.Sequential(layers)
