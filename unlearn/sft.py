@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from training import descend
 from unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
-from vision_data import ImageSet
+from unlearn.streams import endless
 
 Mode = Literal["randomize_forget", "finetune_retain", "randomize_forget_and_finetune_retain"]
 
@@ -69,9 +69,10 @@ def sft(
 def _batches(data: ForgetData, mode: Mode, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     labels = data.generator("SFT", "labels")
     forget = (
-        (x, torch.randint(data.classes, y.shape, generator=labels).to(y.device)) for x, y in _endless(data, data.forget, size, "forget")
+        (x, torch.randint(data.classes, y.shape, generator=labels).to(y.device))
+        for x, y in endless(data, data.forget, size, "SFT", "forget")
     )
-    retain = _endless(data, data.retain, size, "retain")
+    retain = endless(data, data.retain, size, "SFT", "retain")
     if mode == "randomize_forget":
         return forget
     if mode == "finetune_retain":
@@ -80,10 +81,3 @@ def _batches(data: ForgetData, mode: Mode, size: int) -> Iterator[tuple[Tensor, 
         (torch.cat([forget_x, retain_x]), torch.cat([forget_y, retain_y]))
         for (forget_x, forget_y), (retain_x, retain_y) in zip(forget, retain, strict=False)
     )
-
-
-def _endless(data: ForgetData, images: ImageSet, size: int, name: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of `images`, pass after pass, each pass in a new order."""
-    order = data.generator("SFT", name)
-    while True:
-        yield from images.batches(size, generator=order, device=data.device)

@@ -1,0 +1,276 @@
+"""Add-ons: what they keep of a step, by hand and by definition; OPT and FocusOPT never climb either objective."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+from torch import nn
+from torch.nn import functional as F
+
+from unlearn import METHODS, ForgetData, unlearn
+from unlearn.add_ons import ADD_ONS, Agreement, Step, kept, plain
+from unlearn.srl import other_labels
+from unlearn.two_gradients import rule_of
+from vision_data import ImageSet, Normalisation
+
+
+def step(unlearn, retain, beta=0.5, true=None):
+    g_u, g_c = torch.tensor(unlearn, dtype=torch.float64), torch.tensor(retain, dtype=torch.float64)
+    return Step([g_u], [g_c], beta, lambda: [torch.tensor(true, dtype=torch.float64)])
+
+
+def values(gradients):
+    return gradients[0].tolist()
+
+
+def test_without_an_add_on_it_is_the_weighted_sum():
+    assert values(plain(step([1.0, -2.0], [4.0, 8.0], beta=0.75))) == [0.25 + 3.0, -0.5 + 6.0]
+
+
+def agreement_by_scipy(pairs, memory, starts_at_square=False):
+    """v after each step, from the formula."""
+    moments = [pairs[0][i] ** 2 if starts_at_square else 0.0 for i in (0, 1)]
+    out = []
+    for pair in pairs:
+        moments = [memory * m + (1 - memory) * g**2 for m, g in zip(moments, pair, strict=True)]
+        p_u, p_c = (norm.cdf(g / math.sqrt(m + 1e-8)) for m, g in zip(moments, pair, strict=True))
+        out.append(p_u * p_c + (1 - p_u) * (1 - p_c))
+    return out
+
+
+PAIRS = [(0.3, -0.2), (-1.0, -2.0), (0.0, 5.0), (1e-6, 1e-6)]
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("starts_at_square", [False, True])
+def test_agreement_is_the_chance_of_one_sign(memory, starts_at_square):
+    agreement = Agreement(memory, starts_at_square=starts_at_square)
+    found = [agreement(step([u], [c]))[0].item() for u, c in PAIRS]
+    assert found == pytest.approx(agreement_by_scipy(PAIRS, memory, starts_at_square), abs=1e-12)
+
+
+def test_agreement_keeps_the_two_moments_apart():
+    first, second = Agreement(0.9), Agreement(0.9)
+    assert first(step([1.0], [3.0]))[0].item() == pytest.approx(second(step([3.0], [1.0]))[0].item())
+
+
+def direction_and_v(memory=0.9, starts_at_square=False):
+    u, c = [0.5, -0.5, 0.5, 1e-5], [1.0, 1.0, -1e-4, 1e-5]
+    v = [agreement_by_scipy([pair], memory, starts_at_square)[0] for pair in zip(u, c, strict=True)]
+    return u, c, [0.5 * a + 0.5 * b for a, b in zip(u, c, strict=True)], v
+
+
+@pytest.mark.parametrize(("name", "least", "square"), [("GradMask", 0.3, False), ("ANDMask", 0.5, False), ("VarGrad", 0.3, True)])
+def test_masks_keep_what_agrees(name, least, square):
+    u, c, d, v = direction_and_v(starts_at_square=square)
+    expected = [a * (b >= least) for a, b in zip(d, v, strict=True)]
+    assert 0 < sum(b >= least for b in v) < 4
+    assert values(ADD_ONS[name]()(step(u, c))) == pytest.approx(expected)
+
+
+def test_focus_weighs_by_agreement():
+    u, c, d, v = direction_and_v()
+    assert values(ADD_ONS["GradFocus"]()(step(u, c))) == pytest.approx([a * b for a, b in zip(d, v, strict=True)])
+
+
+@pytest.mark.parametrize(
+    ("quantile", "expected"), [(0.0, [1, 1, 1, 1, 1]), (0.5, [0, 1, 0, 1, 1]), (0.9, [0, 0, 0, 0, 1]), (0.6, [0, 0, 0, 1, 1])]
+)
+def test_salun_keeps_the_largest_gradients_of_true_labels(quantile, expected):
+    rule = ADD_ONS["SalUn"](quantile=quantile)
+    true = [0.1, -0.3, 0.0, 0.4, -0.9]
+    assert values(rule(step([2.0] * 5, [2.0] * 5, true=true))) == [2.0 * e for e in expected]
+
+
+def feasible(g_u, g_c, d):
+    """<d, g_u> >= 0 and <d, g_c> >= 0, up to rounding of the sums."""
+    for g in (g_u, g_c):
+        inner, size = (d * g).sum().item(), (d * g).abs().sum().item()
+        if inner < -1e-12 * size:
+            return False
+    return True
+
+
+numbers = st.floats(-1e3, 1e3).map(lambda x: 0.0 if abs(x) < 1e-6 else x)
+pairs = st.lists(st.tuples(numbers, numbers), min_size=1, max_size=12)
+
+
+@settings(deadline=None, max_examples=300)
+@given(pairs, st.floats(0.01, 0.99))
+def test_opt_climbs_neither_objective(entries, beta):
+    one = step(*map(list, zip(*entries, strict=True)), beta=beta)
+    assert feasible(one.unlearn[0], one.retain[0], ADD_ONS["OPT"]()(one)[0])
+
+
+@settings(deadline=None, max_examples=300)
+@given(pairs, pairs, st.floats(0.01, 0.99), st.floats(0.0, 0.99))
+def test_focus_opt_climbs_neither_objective_at_any_step(first, second, beta, memory):
+    size = min(len(first), len(second))
+    rule = ADD_ONS["FocusOPT"](memory=memory)
+    for entries in (first[:size], second[:size]):
+        one = step(*map(list, zip(*entries, strict=True)), beta=beta)
+        assert feasible(one.unlearn[0], one.retain[0], rule(one)[0])
+
+
+@settings(deadline=None, max_examples=200)
+@given(pairs, st.floats(0.05, 0.95))
+def test_opt_drops_no_more_than_it_must(entries, beta):
+    """Against a loop that takes the most negative product away until the condition holds."""
+    u, c = (torch.tensor(side, dtype=torch.float64) for side in zip(*entries, strict=True))
+    left = sorted(range(len(entries)), key=lambda i: (u[i] * c[i]).item())
+    alpha = 1 - beta
+    while left:
+        norms = sum(u[i] ** 2 for i in left) * alpha / beta, sum(c[i] ** 2 for i in left) * beta / alpha
+        if min(norms) + sum(u[i] * c[i] for i in left) >= 1e-9 * max(*norms, 1e-9):
+            break
+        left = left[1:]
+    assert kept(u, c, beta).sum() >= len(left)
+
+
+@pytest.mark.parametrize("entries", [[(1.0, -1.0)], [(1.0, -100.0), (0.1, 0.1)], [(1e-3, -1.0)] * 5, [(3.0, -1.0), (-1.0, 3.0)]])
+@pytest.mark.parametrize("name", ["OPT", "FocusOPT"])
+def test_adversarial_pairs_are_feasible(name, entries):
+    one = step(*map(list, zip(*entries, strict=True)), beta=0.95)
+    assert not feasible(one.unlearn[0], one.retain[0], plain(one)[0])
+    assert feasible(one.unlearn[0], one.retain[0], ADD_ONS[name]()(one)[0])
+
+
+def test_a_feasible_step_is_left_alone():
+    one = step([1.0, 2.0, -0.1], [1.0, 2.0, 0.1])
+    assert values(ADD_ONS["OPT"]()(one)) == values(plain(one))
+
+
+# The methods
+
+
+def tiny(forget_rows, size=12, classes=3):
+    labels = torch.arange(size) % classes
+    pixels = torch.randint(0, 256, (size, 1, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images = ImageSet(pixels, labels, torch.arange(size), Normalisation((0.5,), (0.25,)))
+    chosen = torch.isin(torch.arange(size), torch.tensor(forget_rows))
+    return ForgetData(images.subset(chosen), images.subset(~chosen), images, classes)
+
+
+def tiny_model(classes=3):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Flatten(), nn.Linear(4, classes)).double().float()
+
+
+def adam_once(parameters, direction, lr):
+    """The first step of Adam: lr * d / (abs(d) + eps)."""
+    return [p - lr * d / (d.abs() + 1e-8) for p, d in zip(parameters, direction, strict=True)]
+
+
+ONE_STEP = {"unlearn_epochs": 1, "unlearn_lr": 0.01, "batch_size": 100}
+
+
+def gradients(model, images, labels):
+    return torch.autograd.grad(F.cross_entropy(model(images), labels), list(model.parameters()))
+
+
+def test_one_step_of_ngplus_by_hand():
+    data, model = tiny([0, 4, 5]), tiny_model()
+    (x_f, y_f), (x_r, y_r) = next(data.forget.batches(100)), next(data.retain.batches(100))
+    pairs = zip(gradients(model, x_f, y_f), gradients(model, x_r, y_r), strict=True)
+    expected = adam_once(model.parameters(), [0.8 * g_r - 0.2 * g_f for g_f, g_r in pairs], 0.01)
+    found = unlearn("NGPlus", model, data, **ONE_STEP, beta=0.8).model
+    torch.testing.assert_close(list(found.parameters()), expected, atol=1e-4, rtol=0)
+
+
+def test_one_step_of_srl_by_hand(monkeypatch):
+    data, model = tiny([0, 4, 5]), tiny_model()
+    monkeypatch.setattr("unlearn.srl.other_labels", lambda labels, *_: (labels + 1) % 3)
+    (x_f, y_f), (x_r, y_r) = next(data.forget.batches(100)), next(data.retain.batches(100))
+    pairs = zip(gradients(model, x_f, (y_f + 1) % 3), gradients(model, x_r, y_r), strict=True)
+    expected = adam_once(model.parameters(), [0.8 * g_r + 0.2 * g_f for g_f, g_r in pairs], 0.01)
+    found = unlearn("SRL", model, data, **ONE_STEP, beta=0.8).model
+    torch.testing.assert_close(list(found.parameters()), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 100])
+def test_wrong_labels_are_wrong_and_every_other_class_is_drawn(classes):
+    labels = torch.arange(classes).repeat_interleave(2000 if classes < 100 else 1000)
+    drawn = other_labels(labels, classes, torch.Generator().manual_seed(0))
+    assert (drawn != labels).all()
+    assert drawn.min() == 0
+    assert drawn.max() == classes - 1
+    assert len(drawn[labels == 0].unique()) == classes - 1
+
+
+def counting(monkeypatch):
+    """How many images of each kind the loop saw, epoch by epoch, without changing what it does."""
+    seen = []
+    original = F.cross_entropy
+    monkeypatch.setattr(F, "cross_entropy", lambda logits, labels, **kw: seen.append(len(labels)) or original(logits, labels, **kw))
+    return seen
+
+
+@pytest.mark.parametrize("forget_rows", [[0], list(range(10))], ids=["forget is shorter", "retain is shorter"])
+def test_an_epoch_is_a_pass_over_forget_whichever_is_shorter(forget_rows, monkeypatch):
+    data = tiny(forget_rows)
+    seen = counting(monkeypatch)
+    unlearn("NGPlus", tiny_model(), data, unlearn_epochs=2, batch_size=3)
+    assert sum(seen[::2]) == 2 * len(forget_rows)
+    assert len(seen[1::2]) == len(seen[::2])
+
+
+def test_a_joint_name_is_its_method_with_the_add_on():
+    data, model = tiny([0, 4, 5]), tiny_model()
+    by_name = unlearn("NGradFocus", model, data, **ONE_STEP).model
+    by_flag = unlearn("NGPlus", model, data, **ONE_STEP, addon="GradFocus").model
+    assert all(torch.equal(a, b) for a, b in zip(by_name.parameters(), by_flag.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["NGradMask", "VarGrad", "NGradFocus", "NGPlus_OPT", "NGradFocusOPT", "NGSalUn", "SRGradMask", "SRL_OPT"])
+def test_a_joint_name_has_the_flags_of_its_method_but_the_add_on(name):
+    assert "addon" not in METHODS[name].hyperparameters
+    assert {"beta", "quantile", "memory", "unlearn_epochs"} <= METHODS[name].hyperparameters.keys()
+    assert all(parameter.help for parameter in METHODS[name].hyperparameters.values())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"beta": 1.0}, "--beta: expected a number between 0 and 1, got 1.0"),
+        ({"unlearn_lr": 0.0}, "--unlearn_lr: expected a number > 0"),
+        ({"unlearn_epochs": 0}, "--unlearn_epochs: expected an integer >= 1"),
+        ({"addon": "GradMusk"}, "--addon: unknown add-on 'GradMusk'. Did you mean 'GradMask'"),
+        ({"quantile": 0.5}, "--quantile: expected an --addon that has it, got none"),
+        ({"addon": "ANDMask", "quantile": 0.5}, "unknown flag of ANDMask '--quantile'"),
+        ({"addon": "OPT", "memory": 0.5}, "unknown flag of OPT '--memory'"),
+        ({"addon": "GradMask", "quantile": 1.0}, "--quantile: expected a number from 0 to below 1"),
+    ],
+)
+@pytest.mark.parametrize("method", ["NGPlus", "SRL"])
+def test_flags_that_make_no_sense_are_refused(method, flags, message):
+    with pytest.raises(ValueError, match=message):
+        unlearn(method, tiny_model(), tiny([0]), **flags)
+
+
+def test_every_add_on_is_found_in_any_case():
+    assert all(rule_of(name.upper(), None, None) for name in ADD_ONS.names)
+
+
+def test_a_run_that_diverges_says_so():
+    with pytest.raises(FloatingPointError, match=r"NGPlus diverged in epoch \d+: .* Choose a smaller --unlearn_lr"):
+        unlearn("NGPlus", tiny_model(), tiny([0, 1]), unlearn_lr=3e37, unlearn_epochs=9, batch_size=1)
+
+
+def test_whole_classes_are_forgotten_and_the_others_kept():
+    labels = torch.arange(300) % 3
+    x = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
+    x[torch.arange(300), labels] += 4
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Linear(6, 3)
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(3, 6))
+        model.bias.zero_()
+    data = ForgetData.of_tensors(x, labels, labels == 1)
+    for name in ("NGPlus", "SRL", "VarGrad", "NGPlus_OPT", "SRGradFocusOPT"):
+        right = unlearn(name, model, data, unlearn_lr=0.02, beta=0.6).model(x).argmax(1) == labels
+        assert right[labels == 1].float().mean() < 0.5 < 0.9 < right[labels != 1].float().mean(), name

@@ -1,0 +1,179 @@
+"""Add-ons: how the forget and the retain gradient of one step are combined.
+
+Source: Dine, Furon, Faure 2025, arXiv:2511.02435.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from registry import Registry
+
+Gradients = list[Tensor]
+EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class Step:
+    """The two gradients of one step, a tensor per parameter, and the weight of the retain one, 0 < beta < 1.
+
+    `unlearn` (g_u) is the descent gradient of the forget objective, `retain` (g_c) that of the retain objective;
+    `of_true_labels` computes the gradient of the forget batch's cross-entropy with its true labels.
+    """
+
+    unlearn: Gradients
+    retain: Gradients
+    beta: float
+    of_true_labels: Callable[[], Gradients]
+
+    @property
+    def direction(self) -> Gradients:
+        """d = beta g_c + (1 - beta) g_u, the plain step."""
+        return [self.beta * g_c + (1 - self.beta) * g_u for g_u, g_c in zip(self.unlearn, self.retain, strict=True)]
+
+
+Rule = Callable[[Step], Gradients]
+
+
+@dataclass(frozen=True)
+class AddOnFacts:
+    """What an add-on declares: nothing but where it comes from."""
+
+    source: str = "Dine, Furon, Faure 2025, arXiv:2511.02435"
+
+
+ADD_ONS = Registry("add-on", AddOnFacts)
+register = ADD_ONS.register
+
+
+def plain(step: Step) -> Gradients:
+    """No add-on: d itself."""
+    return step.direction
+
+
+@register("GradMask")
+def grad_mask(*, quantile: float = 0.3, memory: float = 0.9) -> Rule:
+    """d * 1[v >= quantile], v the probability that both gradients agree in sign (see `Agreement`)."""
+    return _masked_by(Agreement(memory), quantile)
+
+
+@register("ANDMask")
+def and_mask(*, memory: float = 0.9) -> Rule:
+    """GradMask at 0.5: entries whose gradients agree in sign."""
+    return _masked_by(Agreement(memory), 0.5)
+
+
+@register("VarGrad")
+def var_grad(*, quantile: float = 0.3, memory: float = 0.9) -> Rule:
+    """GradMask whose second moments start at the first squared gradients instead of 0."""
+    return _masked_by(Agreement(memory, starts_at_square=True), quantile)
+
+
+@register("GradFocus")
+def grad_focus(*, memory: float = 0.9) -> Rule:
+    """d * v."""
+    agreement = Agreement(memory)
+    return lambda step: [d * v for d, v in zip(step.direction, agreement(step), strict=True)]
+
+
+@register("OPT")
+def opt() -> Rule:
+    """d without the entries of the most negative products g_u g_c, per tensor as few as make the step feasible (see `kept`)."""
+
+    def rule(step: Step) -> Gradients:
+        every = zip(step.direction, step.unlearn, step.retain, strict=True)
+        return [d * kept(g_u, g_c, step.beta) for d, g_u, g_c in every]
+
+    return rule
+
+
+@register("FocusOPT")
+def focus_opt(*, memory: float = 0.9) -> Rule:
+    """d * v without the entries of the smallest v g_u g_c, per tensor as few as make the step feasible (see `kept`).
+
+    Departure: the source tests (v g_u)(v g_c), which guarantees nothing for the gradients themselves.
+    """
+    agreement = Agreement(memory)
+
+    def rule(step: Step) -> Gradients:
+        every = zip(step.direction, agreement(step), step.unlearn, step.retain, strict=True)
+        return [d * v * kept(g_u, g_c, step.beta, v) for d, v, g_u, g_c in every]
+
+    return rule
+
+
+@register("SalUn")
+def saliency(*, quantile: float = 0.3) -> Rule:
+    """d where abs(g) >= its quantile within the tensor, g the forget batch's gradient with true labels, anew for each batch."""
+
+    def rule(step: Step) -> Gradients:
+        sizes = [g.abs() for g in step.of_true_labels()]
+        return [d * (size >= _quantile(size, quantile)) for d, size in zip(step.direction, sizes, strict=True)]
+
+    return rule
+
+
+class Agreement:
+    """v = Phi(z_u) Phi(z_c) + (1 - Phi(z_u)) (1 - Phi(z_c)): the chance that the two gradients agree in sign.
+
+        z = g / sqrt(V + 1e-8),  V <- memory V + (1 - memory) g^2,  V = 0 before the first step (or g^2)
+
+    V is kept for each of the two gradients over all steps, without bias correction; Phi is the normal distribution's cdf.
+    """
+
+    def __init__(self, memory: float, *, starts_at_square: bool = False) -> None:
+        self.memory = memory
+        self.starts_at_square = starts_at_square
+        self._moments: dict[str, Gradients] = {}
+
+    def __call__(self, step: Step) -> Gradients:
+        chances = zip(self._chance("unlearn", step.unlearn), self._chance("retain", step.retain), strict=True)
+        return [p_u * p_c + (1 - p_u) * (1 - p_c) for p_u, p_c in chances]
+
+    def _chance(self, which: str, gradients: Gradients) -> Gradients:
+        if which not in self._moments:
+            self._moments[which] = [g.square() if self.starts_at_square else torch.zeros_like(g) for g in gradients]
+        for moment, g in zip(self._moments[which], gradients, strict=True):
+            moment.mul_(self.memory).addcmul_(g, g, value=1 - self.memory)
+        return [torch.special.ndtr(g / (moment + EPSILON).sqrt()) for g, moment in zip(gradients, self._moments[which], strict=True)]
+
+
+def kept(g_u: Tensor, g_c: Tensor, beta: float, v: Tensor | None = None) -> Tensor:
+    """1 for the entries of one tensor that stay, 0 for those that are dropped, so that the step on the others is feasible.
+
+        min(alpha / beta sum v g_u^2, beta / alpha sum v g_c^2) + sum v g_u g_c >= 0        alpha = 1 - beta, v = 1 if not given
+
+    which is <v d, g_u> >= 0 and <v d, g_c> >= 0 for d = beta g_c + alpha g_u. The smallest products v g_u g_c are dropped,
+    as few as it takes. It is a statement about d: what an optimiser makes of it (momentum, Adam's scaling, weight decay)
+    can break it afterwards.
+    """
+    a, b = g_u.flatten().double(), g_c.flatten().double()
+    weight = torch.ones_like(a) if v is None else v.flatten().double()
+    products = weight * a * b
+    order = products.argsort()
+    sums = [_rest_sums(values[order]) for values in (weight * a.square(), weight * b.square(), products)]
+    alpha = 1 - beta
+    feasible = torch.minimum(alpha / beta * sums[0], beta / alpha * sums[1]) + sums[2] >= 0
+    dropped = int(feasible.int().argmax())  # the first that is; where nothing is left it always is
+    stays = torch.ones_like(a)
+    stays[order[:dropped]] = 0
+    return stays.view_as(g_u).to(g_u.dtype)
+
+
+def _rest_sums(values: Tensor) -> Tensor:
+    """Sums of what is left when the first 0, 1, ..., N values are taken away, (N + 1,); the last is exactly 0."""
+    return torch.cat([values.flip(0).cumsum(0).flip(0), values.new_zeros(1)])
+
+
+def _masked_by(agreement: Agreement, least: float) -> Rule:
+    return lambda step: [d * (v >= least) for d, v in zip(step.direction, agreement(step), strict=True)]
+
+
+def _quantile(values: Tensor, share: float) -> Tensor:
+    """The value of which `share` of the entries are below: torch.quantile's `higher`, for tensors of any size."""
+    rank = min(int(-(-share * (values.numel() - 1) // 1)), values.numel() - 1)
+    return values.flatten().kthvalue(rank + 1).values

@@ -1,0 +1,87 @@
+"""SRL: descend on what is retained, and on wrong labels for what is forgotten, in one step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unlearn.impl import ForgetData, Unlearned, register
+from unlearn.two_gradients import check, descend_both, register_with_add_ons, rule_of
+
+SOURCE = "Dine, Furon, Faure 2025, arXiv:2511.02435"
+
+
+@register("SRL", source=SOURCE, resolve=check)
+def srl(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    unlearn_epochs: int = 30,
+    unlearn_lr: float = 1e-4,
+    batch_size: int = 256,
+    beta: float = 0.95,
+    addon: str | None = None,
+    quantile: float | None = None,
+    memory: float | None = None,
+) -> Unlearned:
+    """Descend the cross-entropy of retain images with their labels and of forget images with wrong ones, drawn anew each step.
+
+        d = beta g_r + (1 - beta) g_random        theta <- Adam(theta, d)
+
+    g_random is the gradient on a forget batch whose labels are drawn uniformly from all classes but each image's own. An
+    epoch is a pass over forget; retain is cycled and reshuffled.
+
+    Flags:
+        unlearn_epochs: passes over the forget set
+        unlearn_lr: learning rate of Adam
+        batch_size: images of each kind a step
+        beta: weight of the retain gradient, between 0 and 1
+        addon: rule that combines the two gradients instead: GradMask, ANDMask, VarGrad, GradFocus, OPT, FocusOPT, SalUn
+        quantile: least agreement (GradMask, VarGrad) or share of the gradient's entries (SalUn) that an add-on masks by (.3)
+        memory: how much of the second moments an add-on keeps from step to step (.9)
+
+    Raises ValueError for flags that make no sense, or that the add-on does not have; FloatingPointError if it diverges.
+    """
+    check(
+        model,
+        data,
+        unlearn_epochs=unlearn_epochs,
+        unlearn_lr=unlearn_lr,
+        batch_size=batch_size,
+        beta=beta,
+        quantile=quantile,
+        memory=memory,
+        addon=addon,
+    )
+    draws = data.generator("SRL", "labels")
+
+    def wrong_labels(student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(student(images), other_labels(labels, data.classes, draws))
+
+    return descend_both(
+        model,
+        data,
+        "SRL",
+        forget=wrong_labels,
+        retain=lambda student, images, labels: F.cross_entropy(student(images), labels),
+        rule=rule_of(addon, quantile, memory),
+        beta=beta,
+        unlearn_epochs=unlearn_epochs,
+        unlearn_lr=unlearn_lr,
+        batch_size=batch_size,
+    )
+
+
+def other_labels(labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
+    """For each label another one, uniformly from the classes - 1 others."""
+    shift = torch.randint(1, classes, labels.shape, generator=generator).to(labels.device)
+    return (labels + shift) % classes
+
+
+register_with_add_ons(
+    srl,
+    {"SRGradMask": "GradMask", "SRGradFocus": "GradFocus", "SRL_OPT": "OPT", "SRGradFocusOPT": "FocusOPT", "SRSalUn": "SalUn"},
+    source=SOURCE,
+    resolve=check,
+)

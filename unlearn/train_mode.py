@@ -1,0 +1,42 @@
+"""Train mode for the length of a with block, with dropout that draws from a method's own generator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from vision_data import ImageSet
+
+
+@contextmanager
+def train_mode(model: nn.Module, generator: torch.Generator, device: torch.device, *, single_images: bool = False) -> Iterator[None]:
+    """The model in train mode, and in eval mode afterwards; the global random state is left as it was.
+
+    Dropout can't be given a generator, so the device's global one is seeded by a draw from `generator` and put back at the
+    end. `single_images` leaves batch norm in eval mode: it can't normalise by the statistics of one image.
+    """
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        model.train()
+        for module in model.modules():
+            if single_images and isinstance(module, _BatchNorm):
+                module.eval()
+        try:
+            yield
+        finally:
+            model.eval()
+
+
+def without_a_last_single(images: ImageSet, size: int) -> int:
+    """`size`, or the next larger batch size that leaves no single image for the last batch (as `training.fit` does)."""
+    while len(images) > 1 and len(images) % size == 1:
+        size += 1
+    return size

@@ -1,0 +1,140 @@
+"""Methods whose step combines a forget and a retain gradient, with or without an add-on: the one loop of them all."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from registry import did_you_mean
+from unlearn.add_ons import ADD_ONS, Gradients, Rule, Step, plain
+from unlearn.impl import METHODS, ForgetData, Unlearned, copy_of
+from unlearn.streams import endless
+from unlearn.train_mode import train_mode, without_a_last_single
+
+Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]  # student, images, labels -> a scalar to descend
+
+
+def check(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    unlearn_epochs: int,
+    unlearn_lr: float,
+    batch_size: int,
+    beta: float,
+    quantile: float | None,
+    memory: float | None,
+    addon: str | None = None,
+    **_: Any,
+) -> dict[str, int]:
+    """ValueError for flags that make no sense, and for those of an add-on that is not asked for."""
+    for name, value in (("unlearn_epochs", unlearn_epochs), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"--{name}: expected an integer >= 1, got {value}. Give at least 1")
+    if unlearn_lr <= 0:
+        raise ValueError(f"--unlearn_lr: expected a number > 0, got {unlearn_lr}. Give a positive one")
+    if not 0 < beta < 1:
+        raise ValueError(f"--beta: expected a number between 0 and 1, got {beta}. It weighs the retain gradient against 1 - beta")
+    for name, share in (("quantile", quantile), ("memory", memory)):
+        if share is not None and not 0 <= share < 1:
+            raise ValueError(f"--{name}: expected a number from 0 to below 1, got {share}. Give e.g. 0.5")
+    rule_of(addon, quantile, memory)
+    return {}
+
+
+def rule_of(addon: str | None, quantile: float | None, memory: float | None) -> Rule:
+    """The add-on's rule for one run. ValueError for an unknown add-on, or a flag that it does not have."""
+    given = {name: value for name, value in (("quantile", quantile), ("memory", memory)) if value is not None}
+    if addon is None:
+        if given:
+            raise ValueError(
+                f"--{' and --'.join(given)}: expected an --addon that has it, got none. Name one of {', '.join(ADD_ONS.names)}"
+            )
+        return plain
+    if addon not in ADD_ONS:
+        raise ValueError(f"--addon: {did_you_mean('add-on', addon, ADD_ONS.names)}")
+    entry = ADD_ONS[addon]
+    rule: Rule = entry(**entry.settings(given))
+    return rule
+
+
+def descend_both(
+    model: nn.Module,
+    data: ForgetData,
+    name: str,
+    *,
+    forget: Objective,
+    retain: Objective,
+    rule: Rule,
+    beta: float,
+    unlearn_epochs: int,
+    unlearn_lr: float,
+    batch_size: int,
+) -> Unlearned:
+    """Adam on rule(g_u, g_c), the gradients of the two objectives on a forget and a retain batch; an epoch is a pass over forget.
+
+    The retain set is reshuffled and goes round again where it is shorter, and goes on in the next epoch where it is longer.
+    Raises FloatingPointError as soon as an epoch's losses are not finite.
+    """
+    student = copy_of(model)
+    parameters = list(student.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=unlearn_lr)
+    size = batch_size
+    while any(without_a_last_single(images, size) > size for images in (data.forget, data.retain)):
+        size += 1
+    order, noise, others = data.generator(name, "forget"), data.generator(name, "dropout"), endless(data, data.retain, size, name, "retain")
+    alone = min(size, len(data.forget), len(data.retain)) == 1
+    images, history = data.forget.to(data.device), []
+    for epoch in data.progress(range(unlearn_epochs), name):
+        with train_mode(student, noise, data.device, single_images=alone):
+            losses = []
+            for (x_f, y_f), (x_r, y_r) in zip(images.batches(size, generator=order, device=data.device), others, strict=False):
+                g_u, forget_loss = _gradient(forget(student, x_f, y_f), parameters)
+                g_c, retain_loss = _gradient(retain(student, x_r, y_r), parameters)
+                true = functools.partial(_of_true_labels, student, x_f, y_f, parameters)
+                for parameter, direction in zip(parameters, rule(Step(g_u, g_c, beta, true)), strict=True):
+                    parameter.grad = direction
+                optimizer.step()
+                losses.append(torch.stack([forget_loss, retain_loss]))
+        means = dict(zip(("forget_loss", "retain_loss"), torch.stack(losses).mean(0).tolist(), strict=True))
+        if not all(map(math.isfinite, means.values())):
+            raise FloatingPointError(f"{name} diverged in epoch {epoch + 1}: {means}. Choose a smaller --unlearn_lr")
+        history.append(means)
+        data.on_epoch(student, epoch + 1)
+    optimizer.zero_grad(set_to_none=True)
+    return Unlearned(student, history=history)
+
+
+def _gradient(loss: Tensor, parameters: list[nn.Parameter]) -> tuple[Gradients, Tensor]:
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)], loss.detach()
+
+
+def _of_true_labels(student: nn.Module, x: Tensor, y: Tensor, parameters: list[nn.Parameter]) -> Gradients:
+    return _gradient(F.cross_entropy(student(x), y), parameters)[0]
+
+
+def register_with_add_ons(method: Callable[..., Any], names: dict[str, str], **facts: Any) -> None:
+    """Register `method` under each of the names as well, with the add-on of that name fixed: it is no flag there."""
+    for name, addon in names.items():
+        METHODS.register(name, **facts)(_with_add_on(method, name, addon))
+
+
+def _with_add_on(method: Callable[..., Any], name: str, addon: str) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def run(model: nn.Module, data: ForgetData, **settings: Any) -> Unlearned:
+        result: Unlearned = method(model, data, addon=addon, **settings)
+        return result
+
+    signature = inspect.signature(method)
+    run.__signature__ = signature.replace(parameters=[p for p in signature.parameters.values() if p.name != "addon"])  # type: ignore[attr-defined]
+    run.__doc__ = f"{method.__name__} with the add-on {addon}.\n\n{inspect.getdoc(method)}"
+    run.__name__ = run.__qualname__ = name
+    return run
