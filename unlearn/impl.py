@@ -116,13 +116,15 @@ Resolve = Callable[..., dict[str, int]]
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """What a method declares: its source, whether it leaves the weights alone, and how its flags are checked.
+    """What a method declares: its source, whether it leaves the weights alone, whether it refuses to forget a part of a class
+    (`whole_class`), and how its flags are checked.
 
     `resolve(model, data, **settings)` returns the resolved values, or raises ValueError, before anything is trained.
     """
 
     source: str = ""
     leaves_weights: bool = False
+    whole_class: bool = False
     resolve: Resolve | None = None
 
 

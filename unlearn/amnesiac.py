@@ -1,0 +1,34 @@
+"""amnesiac: train on with everything, what is to be forgotten under wrong labels that stay."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.passes import Pass, fine_tune
+from unlearn.random_label import check, relabelled
+
+
+@register("amnesiac", source="Graves, Nagisetty, Ganesh 2021, arXiv:2010.10981", resolve=check)
+def amnesiac(model: nn.Module, data: ForgetData, *, unlearn_epochs: int = 3, unlearn_lr: float = 1e-4, batch_size: int = 128) -> Unlearned:
+    """Fine-tune on forget and retain set mixed, the forget images under wrong labels that are drawn once.
+
+        theta <- Adam(theta, grad CE(f_theta(x), y'))        (x, y') in forget with y' != y, or in retain with y' = y
+
+    in train mode; an epoch is a pass over all training images. This is what the source calls "Unlearning"; its "Amnesiac
+    Unlearning" subtracts updates that were recorded in training, which an initial model doesn't bring along.
+
+    Flags:
+        unlearn_epochs: passes over all training images
+        unlearn_lr: learning rate of Adam
+        batch_size: images a step
+
+    Raises ValueError for flags that make no sense or a single class, FloatingPointError if it diverges.
+    """
+    check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size)
+    student = copy_of(model)
+    wrong = relabelled(data.forget, data.classes, data.generator("amnesiac", "labels"))
+    passes = [Pass("train", wrong.joined(data.retain).to(data.device))]
+    optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr)
+    return fine_tune(student, data, "amnesiac", lambda _: passes, optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size)

@@ -1,0 +1,76 @@
+"""ascent_descent: climb the loss of what is to be forgotten for some epochs, and descend that of the rest in all."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.passes import Pass, fine_tune, sgd
+from unlearn.passes import check as check_passes
+
+
+def check(
+    model: nn.Module, data: ForgetData, *, unlearn_epochs: int, ascent_epochs: int, unlearn_lr: float, batch_size: int, **flags: float
+) -> dict[str, int]:
+    """ValueError for flags that make no sense, and for ascent epochs that there are not."""
+    check_passes(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, **flags)
+    if not 1 <= ascent_epochs <= unlearn_epochs:
+        raise ValueError(
+            f"--ascent_epochs: expected an integer from 1 to --unlearn_epochs {unlearn_epochs}, got {ascent_epochs}. "
+            "Give fewer, or use --unlearn FT for none"
+        )
+    return {}
+
+
+@register("ascent_descent", source="data-unlearning-bench, github.com/RoyRin/data-unlearning-bench", resolve=check)
+def ascent_descent(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    unlearn_epochs: int = 10,
+    ascent_epochs: int = 3,
+    unlearn_lr: float = 5e-3,
+    batch_size: int = 64,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+) -> Unlearned:
+    """Ascend the cross-entropy of the forget set in the first epochs, and descend that of the retain set in all of them.
+
+        epoch <= ascent_epochs:  theta <- theta + unlearn_lr grad CE(f_theta(x), y)        (x, y) in forget
+        every epoch, after that: theta <- theta - unlearn_lr grad CE(f_theta(x), y)        (x, y) in retain
+
+    by SGD in train mode, a pass over a set each. Departures: the source trains the caller's own model, has batches of 32
+    forget images beside 64 retain images, and takes batch norm's statistics from each batch (here: the running ones stay).
+
+    Flags:
+        unlearn_epochs: passes over the retain set
+        ascent_epochs: of these, how many begin with a pass over the forget set
+        unlearn_lr: learning rate of SGD
+        batch_size: images a step
+        momentum: momentum of SGD
+        weight_decay: weight decay of SGD
+
+    Raises ValueError for flags that make no sense, FloatingPointError if it diverges.
+    """
+    check(
+        model,
+        data,
+        unlearn_epochs=unlearn_epochs,
+        ascent_epochs=ascent_epochs,
+        unlearn_lr=unlearn_lr,
+        batch_size=batch_size,
+        momentum=momentum,
+        weight_decay=weight_decay,
+    )
+    student = copy_of(model)
+    climb, descend = Pass("forget", data.forget.to(data.device), climb=True), Pass("retain", data.retain.to(data.device))
+    return fine_tune(
+        student,
+        data,
+        "ascent_descent",
+        lambda epoch: [climb, descend] if epoch < ascent_epochs else [descend],
+        optimizer=sgd(student, unlearn_lr, momentum, weight_decay),
+        unlearn_epochs=unlearn_epochs,
+        batch_size=batch_size,
+        keep_statistics=True,
+    )

@@ -1,0 +1,115 @@
+"""bad_teacher: learn what is forgotten from a teacher that knows nothing, and what is retained from the initial model."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unlearn import passes
+from unlearn.forget_and_retain import check_share, logits_of, with_share_of_retain
+from unlearn.impl import ForgetData, Unlearned, copy_of, register
+
+
+def check(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    unlearn_epochs: int,
+    unlearn_lr: float,
+    batch_size: int,
+    retain_share: float,
+    teacher_temperature: float,
+) -> dict[str, int]:
+    """ValueError for flags that make no sense, and for a model with weights that can't be drawn anew."""
+    passes.check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size)
+    check_share(retain_share)
+    if teacher_temperature <= 0:
+        raise ValueError(f"--teacher_temperature: expected a number > 0, got {teacher_temperature}. Give a positive one")
+    _check_drawable(model)
+    return {}
+
+
+@register("bad_teacher", "bad_teaching", source="Chundawat et al. 2023, arXiv:2205.08096", resolve=check)
+def bad_teacher(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    unlearn_epochs: int = 1,
+    unlearn_lr: float = 1e-4,
+    batch_size: int = 256,
+    retain_share: float = 0.3,
+    teacher_temperature: float = 1.0,
+) -> Unlearned:
+    """Imitate an incompetent teacher on forget, the initial model on a part of retain, by Adam.
+
+        theta <- theta - unlearn_lr Adam(grad mean KL(softmax(t(x) / T) || softmax(f_theta(x) / T)))
+        t = the same architecture with new random weights on forget, the initial model on retain; T = teacher_temperature
+
+    Flags:
+        unlearn_epochs: passes over the forget images and the drawn retain images together
+        unlearn_lr: learning rate of Adam
+        batch_size: images a step; where batch norm would be left with a single image, a few more
+        retain_share: part of the retain set that is drawn, once
+        teacher_temperature: divides the logits of teachers and student
+
+    Raises ValueError for flags that make no sense and for a model with weights that can't be drawn anew, and
+    FloatingPointError as soon as a loss is not finite. The source's published loop divides the KL by the number of classes
+    as well; Adam does not see the factor. Its teacher's initial weights are the architecture's own; here they are the layers'.
+    """
+    check(
+        model,
+        data,
+        unlearn_epochs=unlearn_epochs,
+        unlearn_lr=unlearn_lr,
+        batch_size=batch_size,
+        retain_share=retain_share,
+        teacher_temperature=teacher_temperature,
+    )
+    student = copy_of(model)
+    images, forgets = with_share_of_retain(data, retain_share, "bad_teacher")
+    ignorant, knowing = (logits_of(teacher, images, data.device) for teacher in (incompetent(model, data), model))
+    taught = (torch.where(forgets.to(data.device)[:, None], ignorant, knowing) / teacher_temperature).log_softmax(1)
+
+    def divergence(student_logits: Tensor, positions: Tensor) -> Tensor:
+        learned = (student_logits / teacher_temperature).log_softmax(1)
+        return F.kl_div(learned, taught[positions], reduction="batchmean", log_target=True)
+
+    plan = [passes.Pass("imitation", images, divergence)]
+    return passes.fine_tune(
+        student,
+        data,
+        "bad_teacher",
+        lambda _: plan,
+        optimizer=torch.optim.Adam(student.parameters(), lr=unlearn_lr),
+        unlearn_epochs=unlearn_epochs,
+        batch_size=batch_size,
+    )
+
+
+def incompetent(model: nn.Module, data: ForgetData) -> nn.Module:
+    """A copy whose weights and running statistics are drawn anew by the layers' own `reset_parameters`, from the data's seed.
+
+    Raises ValueError where a module has parameters and no `reset_parameters`.
+    """
+    _check_drawable(model)
+    teacher = copy.deepcopy(model).cpu()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=data.generator("bad_teacher", "incompetent"))))
+        for module in teacher.modules():
+            if callable(draw := getattr(module, "reset_parameters", None)):
+                draw()
+    return teacher.to(data.device).eval().requires_grad_(False)
+
+
+def _check_drawable(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        own = [parameter for parameter, _ in module.named_parameters(recurse=False)]
+        if own and not callable(getattr(module, "reset_parameters", None)):
+            place = name or "the model itself"
+            raise ValueError(
+                f"bad_teacher: expected modules that can draw their weights anew, got {type(module).__name__} ({place}) with "
+                f"{', '.join(own)} and no reset_parameters(). Give it one"
+            )

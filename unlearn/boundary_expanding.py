@@ -1,0 +1,114 @@
+"""boundary_expanding: give what is forgotten to a class of its own, and take that class away again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models import evaluating, linear_layers
+from unlearn import passes
+from unlearn.impl import ForgetData, Unlearned, copy_of, register
+
+
+def check(
+    model: nn.Module, data: ForgetData, *, unlearn_epochs: int, unlearn_lr: float, batch_size: int, momentum: float
+) -> dict[str, int]:
+    """ValueError for flags that make no sense, and for a model whose logits do not come from a linear layer."""
+    passes.check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, momentum=momentum)
+    classifier_of(model, data)
+    return {}
+
+
+@register("boundary_expanding", source="Chen et al. 2023, arXiv:2303.11570", resolve=check)
+def boundary_expanding(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    unlearn_epochs: int = 10,
+    unlearn_lr: float = 1e-4,
+    batch_size: int = 64,
+    momentum: float = 0.9,
+) -> Unlearned:
+    """Fine-tune on the forget images under a class of their own, whose weights are removed afterwards.
+
+        f+ = (f_theta, w.h + b), h the classifier's input, w and b drawn as a new linear layer's
+        (theta, w, b) <- SGD((theta, w, b), grad CE(f+(x), the extra class)),    then w and b are dropped
+
+    Flags:
+        unlearn_epochs: passes over the forget set
+        unlearn_lr: learning rate of SGD
+        batch_size: images a step
+        momentum: momentum of SGD
+
+    Raises ValueError for flags that make no sense and for a model whose logits do not come from a linear layer,
+    FloatingPointError if it diverges. The source's learning rate, 1e-5, is meant for hundreds of steps; here it is 1e-4.
+    """
+    check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, momentum=momentum)
+    widened = Widened(copy_of(model), classifier_of(model, data), data.generator("boundary_expanding", "extra class")).to(data.device)
+
+    def as_extra(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, torch.full_like(labels, logits.shape[1] - 1))
+
+    plan = [passes.Pass("forget", data.forget.to(data.device), as_extra)]
+    done = passes.fine_tune(
+        widened,
+        data,
+        "boundary_expanding",
+        lambda _: plan,
+        optimizer=passes.sgd(widened, unlearn_lr, momentum, 0.0),
+        unlearn_epochs=unlearn_epochs,
+        batch_size=batch_size,
+    )
+    return replace(done, model=widened.model)
+
+
+class Widened(nn.Module):
+    """A classifier with one more class, in train mode; in eval mode the logits are the model's own.
+
+    The extra logit is w.h + b (without b where the classifier has none), h the input of the layer `classifier`, w and b uniform
+    in +-1 / sqrt(n), as PyTorch draws a linear layer. The model itself is not rebuilt.
+    """
+
+    def __init__(self, model: nn.Module, classifier: str, generator: torch.Generator) -> None:
+        super().__init__()
+        self.model, self.classifier = model, classifier
+        layer = _linear(model, classifier)
+        self.extra = nn.Linear(layer.in_features, 1, bias=layer.bias is not None, device="meta").to_empty(device="cpu")
+        self.extra.to(dtype=layer.weight.dtype)
+        for parameter in self.extra.parameters():
+            nn.init.uniform_(parameter, -(layer.in_features**-0.5), layer.in_features**-0.5, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            narrow: Tensor = self.model(x)
+            return narrow
+        seen: list[Tensor] = []
+        handle = _linear(self.model, self.classifier).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            return torch.cat([self.model(x), self.extra(seen[-1])], 1)
+        finally:
+            handle.remove()
+
+
+def classifier_of(model: nn.Module, data: ForgetData) -> str:
+    """The name of the last linear layer. Raises ValueError where the model's logits are not its output."""
+    x = data.forget.normalisation(data.forget.images[:2].to(data.device))
+    inputs = linear_layers(model, x)
+    with evaluating(model), torch.no_grad():
+        logits = model(x)
+        for name in list(inputs)[-1:]:
+            made = _linear(model, name)(inputs[name])
+            if made.shape == logits.shape and torch.allclose(made, logits):
+                return name
+    raise ValueError(
+        f"boundary_expanding: expected a model whose logits come from its last linear layer, to which a class can be added, got a "
+        f"{type(model).__name__} that does something after it or has none. Choose another method"
+    )
+
+
+def _linear(model: nn.Module, name: str) -> nn.Linear:
+    layer: nn.Linear = model.get_submodule(name)  # type: ignore[assignment]
+    return layer

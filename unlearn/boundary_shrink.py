@@ -1,0 +1,98 @@
+"""boundary_shrink: give what is forgotten to the class across the nearest boundary."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models import evaluating
+from unlearn import passes
+from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from vision_data import ImageSet, Normalisation
+
+
+def check(
+    model: nn.Module, data: ForgetData, *, unlearn_epochs: int, unlearn_lr: float, batch_size: int, momentum: float, bound: float
+) -> dict[str, int]:
+    """ValueError for flags that make no sense."""
+    passes.check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, momentum=momentum)
+    if not 0 < bound < math.inf:
+        raise ValueError(f"--bound: expected a number > 0, got {bound}. Give e.g. 0.1")
+    return {}
+
+
+@register("boundary_shrink", source="Chen et al. 2023, arXiv:2303.11570", resolve=check)
+def boundary_shrink(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    unlearn_epochs: int = 10,
+    unlearn_lr: float = 1e-4,
+    batch_size: int = 64,
+    momentum: float = 0.9,
+    bound: float = 0.1,
+) -> Unlearned:
+    """Fine-tune on the forget images, each under the class that lies across the nearest boundary of the initial model.
+
+        x' = clamp(x + bound sign(grad_x CE(f_0(x), y)), 0, 1)    y' = argmax_{c != y} f_0(x')_c
+        theta <- SGD(theta, grad CE(f_theta(x), y'))
+
+    Flags:
+        unlearn_epochs: passes over the forget set
+        unlearn_lr: learning rate of SGD
+        batch_size: images a step
+        momentum: momentum of SGD
+        bound: how far a pixel moves, of its range from 0 to 1
+
+    Pixels are those before normalisation, black 0 and fully lit 1. Where the images have no normalisation (your own tensors), they
+    move by `bound` as they are, and are not clamped. Raises ValueError for flags that make no sense, FloatingPointError if it
+    diverges. In the source a label stays the true one where x' has not crossed a boundary, and x' is rounded to grey levels.
+    Its learning rate, 1e-5, is meant for hundreds of steps; here it is 1e-4, which forgets a class of digits too.
+    """
+    check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, momentum=momentum, bound=bound)
+    student = copy_of(model)
+    nearest, crossed = relabelled(copy_of(model), data.forget.to(data.device), bound, data.device)
+    plan = [passes.Pass("forget", nearest)]
+    done = passes.fine_tune(
+        student,
+        data,
+        "boundary_shrink",
+        lambda _: plan,
+        optimizer=passes.sgd(student, unlearn_lr, momentum, 0.0),
+        unlearn_epochs=unlearn_epochs,
+        batch_size=batch_size,
+    )
+    return replace(done, facts={"crossed_share": crossed})
+
+
+def relabelled(model: nn.Module, images: ImageSet, bound: float, device: torch.device) -> tuple[ImageSet, float]:
+    """The images under their nearest other class, and the share whose perturbed copy is taken for another class."""
+    with evaluating(model):
+        found = [nearest_class(model, x, y, images.normalisation, bound) for x, y in images.batches(512, device=device)]
+    nearest, crossed = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return replace(images, labels=nearest), crossed.double().mean().item()
+
+
+def nearest_class(model: nn.Module, x: Tensor, y: Tensor, normalisation: Normalisation, bound: float) -> tuple[Tensor, Tensor]:
+    """y' (N,) for normalised images and their labels, and (N,) bool: whether the perturbed image is no longer taken for y."""
+    x = x.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)
+    with torch.no_grad():
+        logits = model(moved(x.detach(), gradient.sign(), normalisation, bound))
+    return logits.scatter(1, y[:, None], -math.inf).argmax(1), logits.argmax(1) != y
+
+
+def moved(x: Tensor, direction: Tensor, normalisation: Normalisation, bound: float) -> Tensor:
+    """x + bound direction in pixels of [0, 1], clamped there, for normalised x (N, C, H, W).
+
+    A pixel p is (p - mean) / std there, so it moves by bound / std between -mean / std and (1 - mean) / std. Without channels
+    (mean = ()): x + bound direction.
+    """
+    if not normalisation.mean:
+        return x + bound * direction
+    mean, std = (x.new_tensor(values).view(1, -1, 1, 1) for values in (normalisation.mean, normalisation.std))
+    return (x + bound * direction / std).clamp(-mean / std, (1 - mean) / std)

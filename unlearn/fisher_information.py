@@ -1,0 +1,84 @@
+"""Gradients of the cross-entropy, of batches and of single images, and the Fisher information that they make."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+
+from training import Progress, silent
+from vision_data import ImageSet
+
+Tensors = dict[str, Tensor]  # by the name of a parameter
+NUMBERS = 2**26  # of single images' gradients that are held at once
+BATCH = 512
+
+
+def batch_gradient(model: nn.Module, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensors:
+    """The gradient of the batch's mean cross-entropy; with `weights` (N,), of the sum of weight times cross-entropy.
+
+    Zero for a parameter that the logits do not depend on.
+    """
+    parameters = dict(model.named_parameters())
+    loss = F.cross_entropy(model(x), y) if weights is None else (weights * F.cross_entropy(model(x), y, reduction="none")).sum()
+    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(parameters, gradients, strict=True))
+
+
+def mean_gradient(model: nn.Module, images: ImageSet, device: torch.device) -> Tensors:
+    """The gradient of the mean cross-entropy of all the images; the model's mode decides what batch norm does."""
+    total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for x, y in images.batches(BATCH, device=device):
+        for name, gradient in batch_gradient(model, x, y).items():
+            total[name] += gradient * (len(y) / len(images))
+    return total
+
+
+def image_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensors:
+    """The gradients (N, ...) of each image's own cross-entropy; the model has to be in eval mode."""
+
+    def loss(parameters: Tensors, image: Tensor, label: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(model, parameters, (image[None],)), label[None])
+
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    gradients: Tensors = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, x, y)
+    return gradients
+
+
+def images_at_once(model: nn.Module, numbers: int) -> int:
+    """How many images' gradients are at most `numbers` numbers, from 1 to 256."""
+    return max(1, min(256, numbers // sum(p.numel() for p in model.parameters())))
+
+
+def fisher_diagonal(
+    model: nn.Module,
+    images: ImageSet,
+    device: torch.device,
+    *,
+    labels: Literal["true", "model"],
+    progress: Progress = silent,
+    label: str = "Fisher information",
+) -> Tensors:
+    """The diagonal of the Fisher information, each entry the mean of a squared derivative over single images, in eval mode.
+
+    true     F = mean_x (d log p(y_x | x) / d theta)^2                          y_x the image's label
+    model    F = mean_x sum_y p(y | x) (d log p(y | x) / d theta)^2             exact: no label is drawn
+    """
+    size = images_at_once(model, NUMBERS)
+    total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    images = images.to(device)
+    for x, y in progress(images.batches(size, device=device), label, math.ceil(len(images) / size)):
+        with torch.no_grad():
+            logits = model(x)
+        if labels == "true":
+            weighted = [(y, torch.ones_like(y, dtype=logits.dtype))]
+        else:
+            weighted = [(torch.full_like(y, c), p) for c, p in enumerate(logits.softmax(1).unbind(1))]
+        for answers, weights in weighted:
+            for name, gradient in image_gradients(model, x, answers).items():
+                total[name] += torch.tensordot(weights, gradient.square(), dims=1) / len(images)
+    return total

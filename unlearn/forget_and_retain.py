@@ -1,0 +1,36 @@
+"""One set of all forget images and a share of the retain images, and what a teacher says of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from models import evaluating
+from unlearn.impl import ForgetData
+from vision_data import ImageSet
+
+
+def check_share(retain_share: float) -> None:
+    """ValueError for a share of the retain set that is not in (0, 1]."""
+    if not 0 < retain_share <= 1:
+        raise ValueError(f"--retain_share: expected a number above 0 and at most 1, got {retain_share}. Give e.g. 0.3")
+
+
+def with_share_of_retain(data: ForgetData, retain_share: float, *purpose: str) -> tuple[ImageSet, Tensor]:
+    """All forget images and floor(retain_share n_r) retain images, at least one, drawn once; and (N,) bool: which to forget.
+
+    The label of each image is its position in the set, so that batches in any order can be looked up in a table (N, ...).
+    """
+    count = max(1, int(retain_share * len(data.retain)))
+    drawn = torch.randperm(len(data.retain), generator=data.generator(*purpose, "retain share"))[:count]
+    images = data.forget.joined(data.retain.subset(drawn))
+    return replace(images, labels=torch.arange(len(images))).to(data.device), torch.isin(images.indexes, data.forget.indexes)
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, images: ImageSet, device: torch.device) -> Tensor:
+    """Logits (N, classes) of the model in eval mode, in the order of the images."""
+    with evaluating(model):
+        return torch.cat([model(x) for x, _ in images.batches(512, device=device)])

@@ -1,0 +1,180 @@
+"""CFk and EUk: train the last blocks alone on the retain set, from where they are or from scratch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import torch
+from torch import nn
+
+from unlearn import passes
+from unlearn.blocks import Block, blocks_of
+from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.retain_tuning import tune_on_retain
+from unlearn.train_mode import train_mode
+
+SOURCE = "Goel et al. 2022, arXiv:2201.06640"
+
+
+class Settings(TypedDict):
+    """How the last blocks are trained."""
+
+    unlearn_epochs: int
+    unlearn_lr: float
+    batch_size: int
+    weight_decay: float
+
+
+def check(model: nn.Module, data: ForgetData, *, last_blocks: int, **settings: Any) -> dict[str, int]:
+    """ValueError for more blocks than can be trained with one left frozen, and for flags of fine-tuning that make no sense."""
+    passes.check(model, data, **settings)
+    trained_blocks(model, data, last_blocks)
+    return {}
+
+
+def check_fresh(model: nn.Module, data: ForgetData, *, last_blocks: int, **settings: Any) -> dict[str, int]:
+    """As `check`; ValueError for blocks that can't be drawn anew as well."""
+    check(model, data, last_blocks=last_blocks, **settings)
+    for name, module in _modules(model, trained_blocks(model, data, last_blocks)):
+        if next(module.parameters(recurse=False), None) is not None and _redraw(module) is None:
+            raise ValueError(
+                f"EUk: expected blocks whose weights can be drawn anew, got {name!r}, a {type(module).__name__} without "
+                "reset_parameters(). Give it that method, or use CFk"
+            )
+    return {}
+
+
+def trained_blocks(model: nn.Module, data: ForgetData, last_blocks: int) -> list[Block]:
+    """The last `last_blocks` blocks and the classifier. ValueError where no block would be left as it is."""
+    blocks = blocks_of(model, data)
+    if len(blocks) < 2:
+        raise ValueError("expected a model with a block before the classifier, got one without, of which all would be trained. Use FT")
+    if not 0 <= last_blocks < len(blocks) - 1:
+        named = ", ".join(block[0] for block in blocks)
+        raise ValueError(
+            f"--last_blocks: expected an integer from 0 to {len(blocks) - 2}, got {last_blocks}, and the first block stays as it is. "
+            f"Blocks, the classifier last: {named}"
+        )
+    return blocks[-1 - last_blocks :]
+
+
+@register("CFk", "CF-k", source=SOURCE, resolve=check)
+def cfk(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    last_blocks: int = 1,
+    unlearn_epochs: int = 10,
+    unlearn_lr: float = 0.01,
+    batch_size: int = 64,
+    weight_decay: float = 5e-4,
+) -> Unlearned:
+    """Fine-tune the classifier and the last blocks on the retain set, everything before them frozen.
+
+        theta_last <- SGD(theta_last, g_r)    momentum .9
+
+    An epoch is a pass over the retain set. What is frozen keeps its running statistics too. A block is a module with a forward
+    pass of its own (resnet18 has 8 after the stem), or a linear layer or convolution with the batch norm and activation after it.
+
+    Flags:
+        last_blocks: how many blocks before the classifier are trained with it
+        unlearn_epochs: passes over the retain set
+        unlearn_lr: learning rate of SGD with momentum .9
+        batch_size: images a step
+        weight_decay: of the weights that are trained
+
+    Raises ValueError for more blocks than the model has with one left frozen, or a model whose blocks can't be told;
+    FloatingPointError if it diverges.
+    """
+    settings: Settings = {
+        "unlearn_epochs": unlearn_epochs,
+        "unlearn_lr": unlearn_lr,
+        "batch_size": batch_size,
+        "weight_decay": weight_decay,
+    }
+    check(model, data, last_blocks=last_blocks, **settings)
+    student = copy_of(model)
+    return _train(student, data, "CFk", trained_blocks(student, data, last_blocks), **settings)
+
+
+@register("EUk", "EU-k", source=SOURCE, resolve=check_fresh)
+def euk(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    last_blocks: int = 1,
+    unlearn_epochs: int = 10,
+    unlearn_lr: float = 0.01,
+    batch_size: int = 64,
+    weight_decay: float = 5e-4,
+) -> Unlearned:
+    """Draw the classifier and the last blocks anew and train them on the retain set, everything before them frozen.
+
+        theta_last ~ its initial distribution        then theta_last <- SGD(theta_last, g_r)    momentum .9
+
+    As CFk otherwise. The initial distribution is that of each layer's reset_parameters().
+
+    Flags:
+        last_blocks: how many blocks before the classifier are trained with it
+        unlearn_epochs: passes over the retain set
+        unlearn_lr: learning rate of SGD with momentum .9
+        batch_size: images a step
+        weight_decay: of the weights that are trained
+
+    Raises ValueError as CFk does, and for a block with weights but without reset_parameters(); FloatingPointError if it diverges.
+    """
+    settings: Settings = {
+        "unlearn_epochs": unlearn_epochs,
+        "unlearn_lr": unlearn_lr,
+        "batch_size": batch_size,
+        "weight_decay": weight_decay,
+    }
+    check_fresh(model, data, last_blocks=last_blocks, **settings)
+    student = copy_of(model)
+    blocks = trained_blocks(student, data, last_blocks)
+    draw_anew(student, blocks, data)
+    return _train(student, data, "EUk", blocks, **settings)
+
+
+def draw_anew(student: nn.Module, blocks: list[Block], data: ForgetData) -> None:
+    """reset_parameters() of every layer in the blocks, by the data's seed."""
+    with train_mode(nn.ModuleList(), data.generator("EUk", "initial weights"), data.device):  # reset_parameters() draws from torch alone
+        for _, module in _modules(student, blocks):
+            if (redraw := _redraw(module)) is not None:
+                redraw()
+
+
+def _redraw(module: nn.Module) -> Callable[[], None] | None:
+    """What draws its weights anew; torch's attention layers have it under another name."""
+    found: Callable[[], None] | None = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+    return found
+
+
+def _modules(model: nn.Module, blocks: list[Block]) -> list[tuple[str, nn.Module]]:
+    units = [(name, model.get_submodule(name)) for name in itertools.chain(*blocks)]
+    return [(f"{name}.{inner}".rstrip("."), module) for name, unit in units for inner, module in unit.named_modules()]
+
+
+def _train(
+    student: nn.Module,
+    data: ForgetData,
+    name: str,
+    blocks: list[Block],
+    *,
+    unlearn_epochs: int,
+    unlearn_lr: float,
+    batch_size: int,
+    weight_decay: float,
+) -> Unlearned:
+    trained = [student.get_submodule(unit) for unit in itertools.chain(*blocks)]
+    student.requires_grad_(False)
+    for module in trained:
+        module.requires_grad_(True)
+    weights = [p for p in student.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(weights, lr=unlearn_lr, momentum=0.9, weight_decay=weight_decay)
+    history = tune_on_retain(
+        student, data, name, optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size, trained=trained
+    )
+    return Unlearned(student.requires_grad_(True), history=history)

@@ -1,0 +1,144 @@
+"""LoTUS: learn the initial model's answers with noise that is the larger, the better what is forgotten is still known."""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean
+
+import torch
+from torch import Tensor, nn
+
+from training import descend
+from unlearn import passes
+from unlearn.forget_and_retain import check_share, logits_of, with_share_of_retain
+from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.train_mode import train_mode, without_a_last_single
+from vision_data import ImageSet
+
+STOP = -0.01
+LARGEST_ALPHA = 50.0  # exp(-50) is still a divisor in single precision
+
+
+def check(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    unlearn_epochs: int,
+    unlearn_lr: float,
+    batch_size: int,
+    retain_share: float,
+    lotus_alpha: float,
+    weight_decay: float,
+) -> dict[str, int]:
+    """ValueError for flags that make no sense, and where the accuracy to reach can't be measured."""
+    passes.check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, weight_decay=weight_decay)
+    check_share(retain_share)
+    if not 0 < lotus_alpha <= LARGEST_ALPHA:
+        raise ValueError(f"--lotus_alpha: expected a number above 0 and at most {LARGEST_ALPHA:g}, got {lotus_alpha}. Give e.g. 8")
+    if not len(data.validation) and set(data.forget.classes) - set(data.forget_classes):
+        raise ValueError(
+            "LoTUS: expected validation images, on which the initial model shows how well images are known that were never trained on, "
+            "got none. Give the data a validation set, or forget whole classes"
+        )
+    return {}
+
+
+@register("LoTUS", source="Spartalis et al. 2025, arXiv:2503.18314", resolve=check)
+def lotus(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    unlearn_epochs: int = 10,
+    unlearn_lr: float = 1e-4,
+    batch_size: int = 128,
+    retain_share: float = 0.3,
+    lotus_alpha: float = 8.0,
+    weight_decay: float = 5e-4,
+) -> Unlearned:
+    """Learn the initial model's answers, smoothed by noise on forget until it knows those no better than unseen images.
+
+        theta <- theta - unlearn_lr AdamW(grad mean -sum_c t_c log softmax(f_theta(x))_c),    g ~ Gumbel(0, 1) per class and step
+        t = one-hot of argmax(f_0(x) + g) on retain, softmax((f_0(x) + g) / tau) on forget
+        tau = exp(lotus_alpha gap),  gap = acc_forget(f_theta) - acc_unseen, both fractions, anew each epoch
+
+    acc_unseen is the initial model's accuracy on validation; for a whole class it is 0, and for a request that has both,
+    the mean over the forget images. It ends early when gap <= -.01.
+
+    Flags:
+        unlearn_epochs: passes over the forget images and the drawn retain images together, at most
+        unlearn_lr: learning rate of AdamW
+        batch_size: images a step; where batch norm would be left with a single image, a few more
+        retain_share: part of the retain set that is drawn, once
+        lotus_alpha: how fast the temperature grows with the gap; the source has 8 for 10 classes and 2 for 100
+        weight_decay: weight decay of AdamW
+
+    Raises ValueError for flags that make no sense and where validation images are needed and missing, FloatingPointError
+    as soon as a loss or a logit is not finite. The source may end before its first step and return the initial model; here the first
+    epoch is always run. The request with both is ours; the source knows whole classes and random images.
+    """
+    check(
+        model,
+        data,
+        unlearn_epochs=unlearn_epochs,
+        unlearn_lr=unlearn_lr,
+        batch_size=batch_size,
+        retain_share=retain_share,
+        lotus_alpha=lotus_alpha,
+        weight_decay=weight_decay,
+    )
+    student = copy_of(model)
+    images, forgets = with_share_of_retain(data, retain_share, "LoTUS")
+    forgets, teacher = forgets.to(data.device), logits_of(model, images, data.device)
+    order, noise, dropout = (data.generator("LoTUS", purpose) for purpose in ("order", "noise", "dropout"))
+    optimizer = torch.optim.AdamW(student.parameters(), lr=unlearn_lr, weight_decay=weight_decay)
+    size, unseen = without_a_last_single(images, batch_size), accuracy_unseen(model, data)
+    gap = accuracy(student, data.forget, data.device) - unseen
+    history: list[dict[str, float]] = []
+    for epoch in data.progress(range(1, unlearn_epochs + 1), "LoTUS"):
+        if gap <= STOP and history:
+            break
+        temperature = math.exp(lotus_alpha * gap)
+
+        def loss(logits: Tensor, positions: Tensor, temperature: float = temperature) -> Tensor:
+            target = noisy_targets(teacher[positions], forgets[positions], temperature, noise)
+            return -(target * logits.log_softmax(1)).sum(1).mean()
+
+        batches = images.batches(size, generator=order, device=data.device)
+        with train_mode(student, dropout, data.device, single_images=size == 1):
+            losses = descend(student, batches, optimizer=optimizer, loss=loss)
+        history.append({"loss": fmean(losses), "gap": gap, "temperature": temperature})
+        answers = logits_of(student, data.forget, data.device)
+        if not math.isfinite(history[-1]["loss"]) or not answers.isfinite().all():
+            raise FloatingPointError(f"LoTUS diverged in epoch {epoch}: the loss is {fmean(losses)}. Choose a smaller --unlearn_lr")
+        gap = _share_right(answers, data.forget) - unseen
+        data.on_epoch(student, epoch)
+    optimizer.zero_grad(set_to_none=True)
+    return Unlearned(student, history=history, facts={"epochs_run": len(history), "gap": gap})
+
+
+def noisy_targets(logits: Tensor, forgets: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """t (N, classes) for a teacher's logits: one draw from softmax(logits) where retained, a relaxed one where forgotten."""
+    noisy = logits + gumbel(logits.shape, generator).to(logits)
+    drawn = torch.zeros_like(noisy).scatter_(1, noisy.argmax(1, keepdim=True), 1.0)
+    return torch.where(forgets[:, None], (noisy / temperature).softmax(1), drawn)
+
+
+def gumbel(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise, -log E with E exponential."""
+    exponential = torch.empty(shape, dtype=torch.float64).exponential_(generator=generator)
+    return -exponential.clamp(min=torch.finfo(torch.float64).tiny).log()
+
+
+def accuracy(model: nn.Module, images: ImageSet, device: torch.device) -> float:
+    """The share of images whose class the model predicts in eval mode."""
+    return _share_right(logits_of(model, images, device), images)
+
+
+def _share_right(logits: Tensor, images: ImageSet) -> float:
+    return (logits.argmax(1).cpu() == images.labels.cpu()).double().mean().item()
+
+
+def accuracy_unseen(model: nn.Module, data: ForgetData) -> float:
+    """The accuracy that a model without the forget set would have on it: none on whole classes, as on validation on the rest."""
+    rest = (~torch.isin(data.forget.labels.cpu(), torch.tensor(data.forget_classes))).double().mean().item()
+    return rest * accuracy(model, data.validation, data.device) if rest else 0.0

@@ -1,0 +1,61 @@
+"""NegGrad: climb the loss of what is to be forgotten."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.passes import Pass, check, fine_tune, sgd
+
+
+@register("NegGrad", "GA", "ascent_forget", source="Golatkar et al. 2020, arXiv:1911.04933", resolve=check)
+def neg_grad(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    unlearn_epochs: int = 5,
+    unlearn_lr: float = 1e-4,
+    batch_size: int = 256,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+) -> Unlearned:
+    """Ascend the cross-entropy of the forget set.
+
+        theta <- theta + unlearn_lr grad CE(f_theta(x), y)        (x, y) in forget
+
+    by SGD in train mode; an epoch is a pass over forget. Nothing holds it back: the cross-entropy has no upper bound, and
+    with more epochs or a larger learning rate the retained classes go too. The history shows the forget set's loss. A set of
+    few batches hardly moves in five epochs: raise --unlearn_lr there. Departure: batch norm keeps its running statistics; in
+    the source they turn into those of the forget set.
+
+    Flags:
+        unlearn_epochs: passes over the forget set
+        unlearn_lr: learning rate of SGD
+        batch_size: images a step
+        momentum: momentum of SGD
+        weight_decay: weight decay of SGD
+
+    Raises ValueError for flags that make no sense, FloatingPointError if it diverges beyond finite numbers.
+    """
+    check(
+        model,
+        data,
+        unlearn_epochs=unlearn_epochs,
+        unlearn_lr=unlearn_lr,
+        batch_size=batch_size,
+        momentum=momentum,
+        weight_decay=weight_decay,
+    )
+    student = copy_of(model)
+    passes = [Pass("forget", data.forget.to(data.device), climb=True)]
+    optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
+    return fine_tune(
+        student,
+        data,
+        "NegGrad",
+        lambda _: passes,
+        optimizer=optimizer,
+        unlearn_epochs=unlearn_epochs,
+        batch_size=batch_size,
+        keep_statistics=True,
+    )

@@ -1,0 +1,109 @@
+"""Fine-tuning by passes: the one loop of the methods that train on one image set after another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from training import descend
+from training.loop import Loss
+from unlearn.impl import ForgetData, Unlearned
+from unlearn.train_mode import train_mode, without_a_last_single
+from vision_data import ImageSet
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over `images`, on the data's device: descend the mean of `loss`, or climb it. `name` is the set's, for the history."""
+
+    name: str
+    images: ImageSet
+    loss: Loss = F.cross_entropy
+    climb: bool = False
+
+
+Plan = Callable[[int], Sequence[Pass]]  # an epoch, counted from 0 -> its passes in order
+
+
+def check(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    unlearn_epochs: int,
+    unlearn_lr: float,
+    batch_size: int,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    **_: object,
+) -> dict[str, int]:
+    """ValueError for flags of fine-tuning that make no sense."""
+    for name, count in (("unlearn_epochs", unlearn_epochs), ("batch_size", batch_size)):
+        if count < 1:
+            raise ValueError(f"--{name}: expected an integer >= 1, got {count}. Give at least 1")
+    if not 0 < unlearn_lr < math.inf:
+        raise ValueError(f"--unlearn_lr: expected a number > 0, got {unlearn_lr}. Give a positive one")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"--momentum: expected a number from 0 to below 1, got {momentum}. Give e.g. 0.9")
+    if not 0 <= weight_decay < math.inf:
+        raise ValueError(f"--weight_decay: expected a number >= 0, got {weight_decay}. Give 0 for none")
+    return {}
+
+
+def sgd(student: nn.Module, unlearn_lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
+    """SGD over all parameters: g <- g + weight_decay theta; b <- momentum b + g; theta <- theta - unlearn_lr b."""
+    return torch.optim.SGD(student.parameters(), lr=unlearn_lr, momentum=momentum, weight_decay=weight_decay)
+
+
+def fine_tune(
+    student: nn.Module,
+    data: ForgetData,
+    name: str,
+    plan: Plan,
+    *,
+    optimizer: torch.optim.Optimizer,
+    unlearn_epochs: int,
+    batch_size: int,
+    keep_statistics: bool = False,
+) -> Unlearned:
+    """Run the passes of each epoch over `student`, in train mode; its history has each pass's mean loss, per epoch.
+
+    A pass whose last batch would be a single image takes larger batches. `keep_statistics` has batch norm use its running
+    statistics and leave them as they are: for passes over the forget set alone. Where that is one class, the statistics of
+    its batches give it away; what is learned then holds for such batches, and in eval mode the class is still there. `name`
+    is the method's, for its random streams and its errors. Raises FloatingPointError at the end of an epoch after which a
+    loss or a weight is not finite.
+    """
+    order, noise = data.generator(name, "order"), data.generator(name, "dropout")
+    history = []
+    for epoch in data.progress(range(unlearn_epochs), name):
+        means = {}
+        for one in plan(epoch):
+            size = without_a_last_single(one.images, batch_size)
+            batches = one.images.batches(size, generator=order, device=data.device)
+            fixed = keep_statistics or min(size, len(one.images)) == 1
+            with train_mode(student, noise, data.device, single_images=fixed):
+                sign = -1 if one.climb else 1
+                losses = descend(student, batches, optimizer=optimizer, loss=_times(sign, one.loss))
+            means[f"{one.name}_loss"] = sign * fmean(losses)
+        _check_finite(student, means, f"{name} diverged in epoch {epoch + 1}")
+        history.append(means)
+        data.on_epoch(student, epoch + 1)
+    optimizer.zero_grad(set_to_none=True)
+    return Unlearned(student, history=history)
+
+
+def _times(sign: int, loss: Loss) -> Loss:
+    return lambda logits, labels: sign * loss(logits, labels)
+
+
+def _check_finite(student: nn.Module, losses: dict[str, float], what: str) -> None:
+    floats = [value for value in student.state_dict().values() if value.is_floating_point()]
+    if not all(map(math.isfinite, losses.values())) or not torch.stack([value.isfinite().all() for value in floats]).all():
+        shown = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+        raise FloatingPointError(f"{what}: {shown}, or weights that are not finite. Choose a smaller --unlearn_lr")

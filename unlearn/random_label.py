@@ -1,0 +1,79 @@
+"""RL: train on with wrong labels for what is to be forgotten."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.passes import Pass, Plan, fine_tune, sgd
+from unlearn.passes import check as check_passes
+from unlearn.srl import other_labels
+from vision_data import ImageSet
+
+
+def check(model: nn.Module, data: ForgetData, *, unlearn_epochs: int, unlearn_lr: float, batch_size: int, **flags: float) -> dict[str, int]:
+    """ValueError for flags that make no sense, and where there is no other class to draw."""
+    if data.classes < 2:
+        raise ValueError(f"random labels: expected at least 2 classes, got {data.classes}. Use a method that needs no other class")
+    return check_passes(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, **flags)
+
+
+@register("RL", "random_label", source="Golatkar et al. 2020, arXiv:1911.04933", resolve=check)
+def random_label(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    unlearn_epochs: int = 10,
+    unlearn_lr: float = 1.3e-2,
+    batch_size: int = 256,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+) -> Unlearned:
+    """Fine-tune on the forget set with random labels, then on the retain set with its own, in each epoch.
+
+        theta <- theta - unlearn_lr grad CE(f_theta(x), y')        (x, y) in forget, y' uniform over the classes but y
+        theta <- theta - unlearn_lr grad CE(f_theta(x), y)         (x, y) in retain
+
+    by SGD in train mode; y' is drawn anew in each epoch. Departures: published code draws from all classes, so that a tenth
+    of the images of ten classes rehearse their true label; and there batch norm takes the statistics of each batch, which
+    leaves a forgotten class known in eval mode (here: the running ones, which stay).
+
+    Flags:
+        unlearn_epochs: passes over the forget and the retain set
+        unlearn_lr: learning rate of SGD
+        batch_size: images a step
+        momentum: momentum of SGD
+        weight_decay: weight decay of SGD
+
+    Raises ValueError for flags that make no sense or a single class, FloatingPointError if it diverges.
+    """
+    check(
+        model,
+        data,
+        unlearn_epochs=unlearn_epochs,
+        unlearn_lr=unlearn_lr,
+        batch_size=batch_size,
+        momentum=momentum,
+        weight_decay=weight_decay,
+    )
+    student = copy_of(model)
+    optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
+    passes = random_label_passes(data)
+    return fine_tune(
+        student, data, "RL", passes, optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size, keep_statistics=True
+    )
+
+
+def random_label_passes(data: ForgetData) -> Plan:
+    """RL's epoch: forget with labels drawn anew, then retain."""
+    draws = data.generator("RL", "labels")
+    forget, retain = data.forget.to(data.device), data.retain.to(data.device)
+    return lambda _: [Pass("forget", relabelled(forget, data.classes, draws)), Pass("retain", retain)]
+
+
+def relabelled(images: ImageSet, classes: int, generator: torch.Generator) -> ImageSet:
+    """The same images, each with another label than its own, uniformly from the classes - 1 others."""
+    return replace(images, labels=other_labels(images.labels, classes, generator))

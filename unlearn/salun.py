@@ -1,0 +1,115 @@
+"""SalUn: random labels, learned by the weights that matter most for what is to be forgotten."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models import evaluating
+from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.passes import fine_tune, sgd
+from unlearn.random_label import check as check_random_label
+from unlearn.random_label import random_label_passes
+from vision_data import ImageSet
+
+
+def check(
+    model: nn.Module, data: ForgetData, *, density: float, unlearn_epochs: int, unlearn_lr: float, batch_size: int, **flags: float
+) -> dict[str, int]:
+    """ValueError for flags that make no sense, and for a density that leaves no weight to train."""
+    check_random_label(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, **flags)
+    total = sum(p.numel() for p in model.parameters())
+    if not 0 < density <= 1 or round(density * total) < 1:
+        raise ValueError(f"--density: expected a share in (0, 1] of at least one of {total} weights, got {density}. Give e.g. 0.5")
+    return {}
+
+
+@register("SalUn", source="Fan et al. 2024, arXiv:2310.12508", resolve=check)
+def salun(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    unlearn_epochs: int = 10,
+    unlearn_lr: float = 1.3e-2,
+    batch_size: int = 256,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    density: float = 0.5,
+) -> Unlearned:
+    """RL on the most salient weights; the others keep the initial model's values, bit for bit.
+
+        S = |sum of grad CE(f_theta_0(x), y)|        (x, y) in forget, theta_0 the initial model in eval mode
+        keep = the density of all weights with the largest S
+        theta <- theta_0 where not keep, after each step of RL
+
+    All parameters are ranked together, biases and batch norm's among them. Departures: random labels are never the true one,
+    and batch norm keeps its running statistics, see RL.
+
+    Flags:
+        unlearn_epochs: passes over the forget and the retain set
+        unlearn_lr: learning rate of SGD
+        batch_size: images a step
+        momentum: momentum of SGD
+        weight_decay: weight decay of SGD
+        density: share of the weights that are trained, in (0, 1]
+
+    Raises ValueError for flags that make no sense or a single class, FloatingPointError if it diverges.
+    """
+    check(
+        model,
+        data,
+        unlearn_epochs=unlearn_epochs,
+        unlearn_lr=unlearn_lr,
+        batch_size=batch_size,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        density=density,
+    )
+    student = copy_of(model)
+    keep = most_salient(saliency(student, data.forget.to(data.device), batch_size, data.device), density)
+    optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
+    freeze_outside(keep, list(student.parameters()), optimizer)
+    passes = random_label_passes(data)
+    unlearned = fine_tune(
+        student, data, "RL", passes, optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size, keep_statistics=True
+    )
+    counts: dict[str, int | float | str] = {"weights": sum(k.numel() for k in keep), "trained_weights": sum(int(k.sum()) for k in keep)}
+    return Unlearned(unlearned.model, history=unlearned.history, facts=counts)
+
+
+def saliency(model: nn.Module, images: ImageSet, batch_size: int, device: torch.device) -> list[Tensor]:
+    """|sum over the images of the gradient of the cross-entropy| per parameter, in eval mode."""
+    parameters = list(model.parameters())
+    sums = [torch.zeros_like(p) for p in parameters]
+    with evaluating(model):
+        for x, y in images.batches(batch_size, device=device):
+            loss = F.cross_entropy(model(x), y, reduction="sum")
+            for total, gradient in zip(sums, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+                if gradient is not None:
+                    total += gradient
+    return [total.abs_() for total in sums]
+
+
+def most_salient(scores: list[Tensor], density: float) -> list[Tensor]:
+    """True for the round(density N) largest of all N scores, whatever tensor they are in; of equal ones the first."""
+    flat = torch.cat([score.flatten() for score in scores])
+    keep = torch.zeros_like(flat, dtype=torch.bool)
+    keep[flat.argsort(descending=True, stable=True)[: round(density * len(flat))]] = True
+    parts = keep.split([score.numel() for score in scores])
+    return [part.view_as(score) for part, score in zip(parts, scores, strict=True)]
+
+
+def freeze_outside(keep: list[Tensor], parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    """Put each weight that is not kept back to its present value after every step, so that neither decay nor momentum moves it.
+
+    Exact for optimisers that treat each weight by itself (SGD, Adam).
+    """
+    initial = [p.detach().clone() for p in parameters]
+
+    @torch.no_grad()
+    def put_back(*_: object) -> None:
+        for parameter, start, kept in zip(parameters, initial, keep, strict=True):
+            parameter.copy_(torch.where(kept, parameter, start))
+
+    optimizer.register_step_post_hook(put_back)

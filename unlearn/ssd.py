@@ -1,0 +1,69 @@
+"""SSD: dampen the weights that matter more to the forget set than to all of training."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from unlearn.fisher_information import Tensors, batch_gradient
+from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from vision_data import ImageSet
+
+
+def check(model: nn.Module, data: ForgetData, *, selection_alpha: float, dampening: float, batch_size: int, **_: object) -> dict[str, int]:
+    """ValueError for values that are not positive."""
+    for name, value in (("selection_alpha", selection_alpha), ("dampening", dampening)):
+        if value <= 0:
+            raise ValueError(f"--{name}: expected a number > 0, got {value}. Give a positive one")
+    if batch_size < 1:
+        raise ValueError(f"--batch_size: expected an integer >= 1, got {batch_size}. Give at least 1")
+    return {}
+
+
+@register("SSD", source="Foster et al. 2024, arXiv:2308.07707", resolve=check)
+def ssd(model: nn.Module, data: ForgetData, *, selection_alpha: float = 10.0, dampening: float = 1.0, batch_size: int = 64) -> Unlearned:
+    """Shrink every weight whose importance for the forget set is selection_alpha times that for the training set, or more.
+
+        w <- w min(dampening F_train / F_forget, 1)    where F_forget > selection_alpha F_train
+        F = mean over batches of (gradient of the batch's mean cross-entropy)^2    eval mode; train = forget and retain
+
+    F depends on the size of the batches: it is the same for both sets. `facts` says how many weights were dampened. On images
+    drawn from all classes the two importances are about equal, and it may be none: `facts["unchanged"]` then says so.
+
+    Flags:
+        selection_alpha: how many times more important to the forget set a weight has to be
+        dampening: what the ratio of the importances is multiplied by
+        batch_size: images whose mean gradient is squared
+
+    Raises ValueError for values that are not positive. The source shuffles by a loader's global state; here the seed decides.
+    """
+    check(model, data, selection_alpha=selection_alpha, dampening=dampening, batch_size=batch_size)
+    student = copy_of(model)
+    train = importance(student, data.train, batch_size, data, "train")
+    forget = importance(student, data.forget, batch_size, data, "forget")
+    dampened = 0
+    with torch.no_grad():
+        for name, weight in student.named_parameters():
+            chosen = forget[name] > selection_alpha * train[name]
+            factor = (dampening * train[name] / forget[name]).clamp(max=1)
+            weight[chosen] *= factor[chosen]
+            dampened += int((chosen & (factor < 1)).sum())
+    return Unlearned(student, facts=_facts(dampened, sum(p.numel() for p in student.parameters())))
+
+
+def importance(model: nn.Module, images: ImageSet, batch_size: int, data: ForgetData, name: str) -> Tensors:
+    """F of a set of images, cut into batches in an order that the seed decides."""
+    batches = images.to(data.device).batches(batch_size, generator=data.generator("SSD", name), device=data.device)
+    count = -(-len(images) // batch_size)
+    total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for x, y in data.progress(batches, f"SSD {name}", count):
+        for parameter, gradient in batch_gradient(model, x, y).items():
+            total[parameter] += gradient.square() / count
+    return total
+
+
+def _facts(dampened: int, weights: int) -> dict[str, int | float | str]:
+    facts: dict[str, int | float | str] = {"dampened": dampened, "dampened_percent": 100 * dampened / weights}
+    if not dampened:
+        facts["unchanged"] = "no weight is selection_alpha times as important to the forget set as to training. Lower --selection_alpha"
+    return facts

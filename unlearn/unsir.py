@@ -1,0 +1,164 @@
+"""UNSIR: learn noise as the class to be forgotten, then repair what is retained."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from statistics import fmean
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models import evaluating
+from training import descend
+from unlearn import passes
+from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.train_mode import train_mode, without_a_last_single
+from vision_data import ImageSet
+
+NOISE_IMAGES, NOISE_COPIES, NOISE_LR, NOISE_PENALTY = 32, 80, 0.1, 0.1
+
+
+def check(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    impair_epochs: int,
+    repair_epochs: int,
+    noise_steps: int,
+    unlearn_lr: float,
+    batch_size: int,
+    retained_per_class: int,
+) -> dict[str, int]:
+    """ValueError for a request that is not whole classes, and for flags that make no sense."""
+    partly = sorted(set(data.forget.classes) - set(data.forget_classes))
+    if partly:
+        raise ValueError(
+            f"UNSIR: expected a forget request for whole classes, got one that takes a part of class {partly[0]}. "
+            "Ask for all of it, or choose another method"
+        )
+    passes.check(model, data, unlearn_epochs=1, unlearn_lr=unlearn_lr, batch_size=batch_size)
+    counts = {"impair_epochs": impair_epochs, "noise_steps": noise_steps, "retained_per_class": retained_per_class}
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"--{name}: expected an integer >= 1, got {count}. Give at least 1")
+    if repair_epochs < 0:
+        raise ValueError(f"--repair_epochs: expected an integer >= 0, got {repair_epochs}. Give 0 for none")
+    return {}
+
+
+@register("UNSIR", source="Tarun et al. 2023, arXiv:2111.08947", whole_class=True, resolve=check)
+def unsir(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    impair_epochs: int = 1,
+    repair_epochs: int = 1,
+    noise_steps: int = 25,
+    unlearn_lr: float = 1e-4,
+    batch_size: int = 256,
+    retained_per_class: int = 500,
+) -> Unlearned:
+    """Impair the model by noise that it is taught to take for the forgotten class, then repair it on retained images.
+
+        noise of class k, 32 images from N(0, 1):    descend -CE(f_0(x), k) + .1 mean norm(x)^2 over x, noise_steps of Adam(.1)
+        impair: theta <- Adam(theta, grad CE)    80 copies of the noise as class k, and retained_per_class images of each retained class
+        repair: theta <- Adam(theta, grad CE)    those retained images alone
+
+    Flags:
+        impair_epochs: passes over noise and retained images
+        repair_epochs: passes over the retained images
+        noise_steps: steps that make the noise
+        unlearn_lr: learning rate of Adam in both parts
+        batch_size: images a step
+        retained_per_class: images drawn from each retained class; all where there are fewer
+
+    The forget images themselves are never looked at. Raises ValueError for a request that is not whole classes and for flags
+    that make no sense, FloatingPointError if it diverges. The published notebook labels the noise of every class as class 0.
+    """
+    check(
+        model,
+        data,
+        impair_epochs=impair_epochs,
+        repair_epochs=repair_epochs,
+        noise_steps=noise_steps,
+        unlearn_lr=unlearn_lr,
+        batch_size=batch_size,
+        retained_per_class=retained_per_class,
+    )
+    student = copy_of(model)
+    noise = torch.cat([noise_against(model, data, label, noise_steps) for label in data.forget_classes])
+    labels = torch.tensor(data.forget_classes, device=data.device).repeat_interleave(NOISE_IMAGES)
+    retained = drawn_per_class(data, retained_per_class).to(data.device)
+    order = data.generator("UNSIR", "order")
+    impair = functools.partial(impairing, noise, labels, retained, batch_size, order)
+    size = without_a_last_single(retained, batch_size)
+    repair = functools.partial(retained.batches, size, generator=order, device=data.device)
+    history = _train(student, data, "impair", impair, unlearn_lr, impair_epochs, single_images=batch_size == 1)
+    single = min(size, len(retained)) == 1
+    history += _train(student, data, "repair", repair, unlearn_lr, repair_epochs, single_images=single, before=impair_epochs)
+    return Unlearned(student, history=history)
+
+
+def noise_against(model: nn.Module, data: ForgetData, label: int, steps: int) -> Tensor:
+    """32 normalised images (32, C, H, W) that the model, in eval mode, takes for `label` as little as it can."""
+    example = data.forget.normalisation(data.forget.images[:1])
+    drawn = torch.randn((NOISE_IMAGES, *example.shape[1:]), generator=data.generator("UNSIR", "noise", label))
+    noise = drawn.to(data.device, example.dtype).requires_grad_(True)
+    labels = torch.full((NOISE_IMAGES,), label, device=data.device)
+    optimizer = torch.optim.Adam([noise], lr=NOISE_LR)
+    with evaluating(model):
+        for _ in range(steps):
+            loss = NOISE_PENALTY * noise.square().flatten(1).sum(1).mean() - F.cross_entropy(model(noise), labels)
+            (noise.grad,) = torch.autograd.grad(loss, noise)
+            optimizer.step()
+    return noise.detach()
+
+
+def drawn_per_class(data: ForgetData, count: int) -> ImageSet:
+    """`count` retain images of each class, drawn once; all of a class that has fewer."""
+    chosen = []
+    for label in data.retain.classes:
+        members = (data.retain.labels == label).nonzero().squeeze(1).cpu()
+        chosen.append(members[torch.randperm(len(members), generator=data.generator("UNSIR", "retained", label))[:count]])
+    return data.retain.subset(torch.cat(chosen))
+
+
+def impairing(
+    noise: Tensor, labels: Tensor, retained: ImageSet, batch_size: int, order: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One pass over 80 copies of the noise and the retained images, mixed, `batch_size` at a time."""
+    real = len(retained)
+    count = real + NOISE_COPIES * len(noise)
+    while count % batch_size == 1:
+        batch_size += 1
+    for rows in torch.randperm(count, generator=order).split(batch_size):
+        seen, made = rows[rows < real].to(noise.device), (rows[rows >= real] % len(noise)).to(noise.device)
+        x = retained.normalisation(retained.images[seen])
+        yield torch.cat([x, noise[made]]), torch.cat([retained.labels[seen], labels[made]])
+
+
+def _train(
+    student: nn.Module,
+    data: ForgetData,
+    part: str,
+    batches: Callable[[], Iterable[tuple[Tensor, Tensor]]],
+    unlearn_lr: float,
+    epochs: int,
+    *,
+    single_images: bool,
+    before: int = 0,
+) -> list[dict[str, float]]:
+    optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr)
+    dropout, history = data.generator("UNSIR", part, "dropout"), []
+    for epoch in data.progress(range(before + 1, before + epochs + 1), f"UNSIR, {part}"):
+        with train_mode(student, dropout, data.device, single_images=single_images):
+            loss = fmean(descend(student, batches(), optimizer=optimizer))
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"UNSIR diverged in epoch {epoch}: the loss is {loss}. Choose a smaller --unlearn_lr")
+        history.append({f"{part}_loss": loss})
+        data.on_epoch(student, epoch)
+    optimizer.zero_grad(set_to_none=True)
+    return history
