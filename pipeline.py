@@ -308,9 +308,12 @@ class Pipeline:
 
 
 def _margins(evidence: Evidence) -> dict[str, Tensor]:
-    """The margins of forget and of test images; where a class was forgotten whole, of the test images of the others."""
-    others = "test images of other classes" if evidence.forget_classes else "test images"
-    sets = {"forget images": evidence.forget, others: evidence.non_members}
+    """The margins of forget and of test images; where a class was forgotten whole, of its test images and of the others'."""
+    sets = {"forget images": evidence.forget}
+    if evidence.forget_classes:
+        sets |= {"test images of the forgotten": evidence.test_forget, "test images of the others": evidence.test_retain}
+    else:
+        sets |= {"test images": evidence.test}
     return {name: outputs.margins for name, outputs in sets.items() if len(outputs)}
 
 

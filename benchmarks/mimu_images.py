@@ -84,14 +84,18 @@ def measured(options: Any, seed: int, cells: Any) -> Iterator[dict[str, Any]]:
     from measurement import evidence_of
     from training import DiskCache, model_digest
     from unlearn import METHODS as REGISTRY
-    from unlearn import ForgetData, Unlearned, unlearn
+    from unlearn import ForgetData, Unlearned, resolved, unlearn
     from vision_data import ForgetRequest, load_splits
 
     splits = load_splits(options.dataset, options.data, options.split_seed)
-    request = ForgetRequest((-1,), number=round(options.share * len(splits.train)))
+    request = ForgetRequest((-1,), number=max(1, round(options.share * len(splits.train))))
     architecture = command_line.architecture_of(options.arch, options.dataset)
     config = replace(command_line.base_config(options, architecture, seed), request=request)
     base = BaseModels(config, progress=command_line.progress_bar, splits=splits)
+    some = ForgetData.of(splits, request, device=base.device)
+    amounts = {kappa: REGISTRY["MIMU"].hyperparameters["kappa"].parse(kappa) for kappa in options.kappa}
+    for amount in amounts.values():  # ValueError, before anything is trained, for what the layer has not
+        resolved("random_mask", base.untrained(), some, REGISTRY["random_mask"].settings({"kappa": amount}))
     initial, ideal = base.initial().model, base.ideal().model
     cache = DiskCache(base.save_dir / "cache")
     data = ForgetData.of(splits, request, seed=seed, device=base.device, cache=cache, progress=command_line.progress_bar)
@@ -101,10 +105,10 @@ def measured(options: Any, seed: int, cells: Any) -> Iterator[dict[str, Any]]:
         ("ideal", ""): lambda: Unlearned(ideal),
     }
     for method, (name, settings) in METHODS.items():
-        for kappa in options.kappa:
-            amount = REGISTRY[name].hyperparameters["kappa"].parse(kappa)
+        for kappa, amount in amounts.items():
             makers[method, kappa] = partial(unlearn, name, initial, data, **{**settings, "kappa": amount})
     common = {"initial": model_digest(initial), "ideal": model_digest(ideal), "request": request.slug, "split": splits.digest, "seed": seed}
+    common["device"] = str(base.device)
     for (method, kappa), make in makers.items():
         key = {**common, "model": method, "kappa": kappa}
         row = cells.measured(key, partial(numbers, make, of_ideal, data, splits.test))

@@ -51,12 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from benchmarks.cells import Cells
     from benchmarks.machine import describe, write_json
+    from training import check_writable
 
-    places = {seed: Cells(cells_file(options), __file__, command_line.__file__) for seed in options.seed}
-    rows = [row for seed in options.seed for kappa in options.kappa for row in measured(options, seed, kappa, places[seed])]
-    print(f"{options.dataset}, seeds {options.seed}, topk {options.topk}, kappa {' '.join(options.kappa)}, test images")
+    for flag in ("json", "picture"):
+        if getattr(options, flag):
+            check_writable(Path(getattr(options, flag)).absolute().parent, f"Choose another --{flag}")
+    cells = Cells(cells_file(options), __file__, command_line.__file__)
+    rows = [row for seed in options.seed for kappa in options.kappa for row in measured(options, seed, kappa, cells)]
+    print(heading(options))
     print(table(rows) if len(options.kappa) == 1 else table_over_kappa(rows))
-    print(*dict.fromkeys(cells.note() for cells in places.values()), describe(), sep="\n")
+    print(cells.note(), describe(), sep="\n")
     if options.picture:
         draw(options.picture, rows, f"{options.dataset}: {MIMU}, test images, every class")
     write_json(options.json, {"command": f"benchmarks/mimu_quality.py {' '.join(argv or sys.argv[1:])}", "rows": rows})
@@ -83,6 +87,15 @@ def options_of(argv: Sequence[str] | None) -> Any:
     return options
 
 
+def heading(options: Any) -> str:
+    """What was measured on what: the dataset, the architecture with the options that were given, and the settings."""
+    architecture = command_line.architecture_of(options.arch, options.dataset)
+    given = "".join(f" {name} {value}" for name, value in command_line.settings_from(options, architecture).items())
+    tail = ", on features" if options.on_features else ""
+    kappas = " ".join(options.kappa)
+    return f"{options.dataset}, {architecture.name}{given}, seeds {options.seed}, topk {options.topk}, kappa {kappas}, test images{tail}"
+
+
 def cells_file(options: Any) -> Path:
     from vision_data import DATASETS
 
@@ -107,7 +120,8 @@ def measured(options: Any, seed: int, kappa: str, cells: Any) -> Iterator[dict[s
     whole = base.initial().model
     initial, splits = on_features(whole, base.splits, some) if options.on_features else (whole, base.splits)
     world = {"seed": seed, "device": base.device, "cache": DiskCache(base.save_dir / "cache"), "progress": command_line.progress_bar}
-    common = {"initial": model_digest(whole), "on_features": options.on_features, "split": base.splits.digest, "seed": seed, **amounts}
+    common = {"initial": model_digest(whole), "split": base.splits.digest, "seed": seed, "device": str(base.device), **amounts}
+    common["on_features"] = options.on_features
     about = {"seed": seed, "kappa": kappa, "layer_size": masked_layer(whole, some, None).size}
     before = correct(initial, splits.test, base.device)
     for label in options.class_to_replace or range(splits.classes):
@@ -163,9 +177,11 @@ def on_features(model: Any, splits: Any, data: Any) -> tuple[Any, Any]:
 
 
 def ideal(base: Any) -> Any:
+    """The ideal model, and the seconds that its training took, whether it was trained now or before."""
     from unlearn import Unlearned
 
-    return Unlearned(base.ideal().model)
+    trained = base.ideal()
+    return Unlearned(trained.model, facts={"train_seconds": trained.metadata.train_seconds} if trained.loaded else {})
 
 
 def bound(model: Any, data: Any, kappa: Any) -> Any:
@@ -212,7 +228,7 @@ def forgotten(make: Callable[[], Any], test: Any, before: Any, data: Any) -> tup
     of_class = test.labels == data.forget_classes[0]
     retain, retain_before = (100 * known[~of_class].double().mean().item() for known in (after, before))
     row = {"forget_score": 100 * after[of_class].double().mean().item(), "retain_score": retain, "retain_drop": retain_before - retain}
-    row |= {"seconds": seconds, "network_cached": unlearned.facts.get("network_cached", 0)}
+    row |= {"seconds": unlearned.facts.get("train_seconds", seconds), "network_cached": unlearned.facts.get("network_cached", 0)}
     return unlearned, row | {"masked": None if unlearned.mask is None else unlearned.mask.kappa_count}
 
 

@@ -97,7 +97,7 @@ def refused(folder, capfd) -> Callable[..., str]:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("--unlearn MIMO", r"unknown method 'MIMO'\. Did you mean 'MIMU'\? Methods: default, .*SFT"),
+        ("--unlearn MIMO", r"unknown method 'MIMO'\. Did you mean 'MIMU'\? Methods: amnesiac, .*default, .*SFT"),
         ("--unlearn no/such/file.py:method", r"path/to/file\.py:function.*no file no/such/file\.py"),
         ("--epochs 2", r"--unlearn is missing\. Name a method: .*MIMU"),
         ("", r"--unlearn is missing\. Name a method"),

@@ -88,6 +88,30 @@ def test_quality_has_a_line_for_each_method_and_the_ideal(quick, tmp_path, capsy
 
 
 @pytest.mark.slow
+def test_quality_of_several_seeds_counts_the_cells_of_all(quick, capsys):
+    for seeds, said in ((["1"], "measured now"), (["1", "2"], "11 cells were"), (["1", "2"], "22 cells were")):
+        assert mimu_quality.main([*SMALL, "--class_to_replace", "3", "--seed", *seeds]) == 0
+        shown = capsys.readouterr().out
+        assert shown.startswith(f"digits, mlp hidden (12, 8), seeds [{', '.join(seeds)}]")
+        (note,) = [line for line in shown.splitlines() if "measured now" in line or "cells were" in line]
+        assert note.startswith(said)
+
+
+@pytest.mark.slow
+def test_the_ideals_seconds_are_those_of_its_training(quick, tmp_path):
+    from training import checkpoint_metadata
+
+    command = [*SMALL, "--class_to_replace", "3", "--json", "rows.json"]
+    assert mimu_quality.main(command) == 0
+    (tmp_path / "results/digits/benchmarks/mimu_quality.jsonl").unlink()
+    assert mimu_quality.main(command) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    (row,) = [row for row in rows if row["method"] == mimu_quality.IDEAL]
+    (path,) = tmp_path.glob("results/digits/*_ideal_class3.safetensors")
+    assert row["seconds"] == checkpoint_metadata(path).train_seconds
+
+
+@pytest.mark.slow
 def test_quality_on_features_is_the_same_but_for_the_seconds(quick, tmp_path):
     def rows(*flags):
         assert mimu_quality.main([*SMALL, "--class_to_replace", "3", "--json", "rows.json", *flags]) == 0
@@ -121,6 +145,8 @@ def test_images_have_a_line_for_each_model_and_kappa(quick, tmp_path, capsys):
         (mimu_quality, ["--picture", "a.png"], "--picture: expected several values of --kappa"),
         (mimu_quality, ["--kappa", "0"], "--kappa: expected a count from 1 to 96"),
         (mimu_quality, ["--topk", "many"], "topk"),
+        (mimu_quality, ["--json", "/proc/nowhere/rows.json"], "Choose another --json"),
+        (mimu_images, ["--kappa", "0"], "--kappa: expected a count from 1 to 96"),
         (mimu_images, ["--share", "1.5"], "--share: expected a number between 0 and 1"),
         (mimu_images, ["--class_to_replace", "3"], "expected --share alone"),
     ],
@@ -130,4 +156,5 @@ def test_a_mistake_is_one_line(benchmark, flags, message, tmp_path, monkeypatch,
     assert benchmark.main([*SMALL, *flags]) == 2
     shown = capsys.readouterr().err
     assert message in shown
+    assert not list(tmp_path.glob("results/digits/*.safetensors"))  # nothing was trained
     assert len([line for line in shown.splitlines() if line.startswith("error: ")]) == 1

@@ -540,6 +540,13 @@ def test_a_checkpoint_of_the_same_thing_is_accepted(checkpoint):
     check_checkpoint(checkpoint, described())
 
 
+def test_an_option_younger_than_the_checkpoint_had_its_default(checkpoint):
+    options = dict(described().options)
+    check_checkpoint(checkpoint, described(options=options | {"width": 64}), {"width": 64})
+    with pytest.raises(ValueError, match="expected a checkpoint with options"):
+        check_checkpoint(checkpoint, described(options=options | {"width": 8}), {"width": 64})
+
+
 @pytest.mark.parametrize("name", ["seed", "epochs"])
 def test_another_seed_or_length_of_training_is_accepted(checkpoint, name):
     check_checkpoint(checkpoint, described(**{name: 77}))

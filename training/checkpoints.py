@@ -61,10 +61,11 @@ def model_digest(model: nn.Module) -> str:
     return digest_of(model.state_dict())
 
 
-def check_checkpoint(path: Path, expected: Metadata) -> None:
+def check_checkpoint(path: Path, expected: Metadata, defaults: Mapping[str, Any] | None = None) -> None:
     """ValueError if the checkpoint at `path` is of another architecture, dataset, split or forget set than `expected`.
 
-    Reads the header only. An older `.pth.tar` has none: warns.
+    `defaults` are those of the architecture's options: one that the checkpoint does not name is younger than it, and had its
+    default. Reads the header only. An older `.pth.tar` has none: warns.
     """
     header = _header(path)
     if not header:
@@ -72,6 +73,8 @@ def check_checkpoint(path: Path, expected: Metadata) -> None:
         return
     for name in ("arch", "dataset", "classes", "image_shape", "options", "trained_on", "split_seed", "split"):
         wanted, found = _plain(getattr(expected, name)), header.get(name)
+        if name == "options" and isinstance(found, dict):
+            found = _plain(dict(defaults or {})) | found
         if wanted != found and name == "trained_on":
             images = "everything" if wanted == "train" else f"all but {wanted}"
             raise ValueError(

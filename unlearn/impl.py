@@ -151,6 +151,20 @@ def copy_of(model: nn.Module) -> nn.Module:
 
 
 def masked_layer(model: nn.Module, data: ForgetData, mask_layer: str | None) -> MaskedLayer:
-    """The model split at its masked layer: the one that is asked for, else the model's own choice, else the second to last."""
+    """The model split at its masked layer: the one that is asked for, else the model's own choice, else the second to last.
+
+    Raises ValueError for a layer that can't be masked, a model that is not on the data's device, and one that gives anything
+    but logits (N, classes) of at least as many classes as there are.
+    """
+    elsewhere = {p.device for p in model.parameters() if p.device.type != data.device.type}
+    if elsewhere:
+        place = elsewhere.pop()
+        raise ValueError(f"expected a model on the data's device {data.device}, got one on {place}. Give the data device={str(place)!r}")
     images = data.forget.normalisation(data.forget.images[:2].to(data.device))
-    return split_at(model, mask_layer or str(getattr(model, "mask_layer", "-2")), images)
+    layer = split_at(model, mask_layer or str(getattr(model, "mask_layer", "-2")), images)
+    with torch.no_grad():
+        logits = layer.head(layer.layer(layer.body(images)), images)
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < data.classes:
+        raise ValueError(f"expected a model whose output is logits (N, classes) of at least {data.classes} classes, got {shape}")
+    return layer

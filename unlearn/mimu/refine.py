@@ -70,6 +70,9 @@ def refined(
 def unseen_of(data: ForgetData) -> ImageSet:
     """Validation images of the classes of which only images are forgotten: what these should look like afterwards.
 
+    All of them, in the proportions that validation has: a request with many images of one class and few of another is likened to
+    their mixture.
+
     Raises ValueError if one of these classes has none.
     """
     classes = data.forget.without_classes(*data.forget_classes).classes
