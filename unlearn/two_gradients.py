@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from registry import did_you_mean
+from unlearn import passes
 from unlearn.add_ons import ADD_ONS, Gradients, Rule, Step, plain
 from unlearn.impl import METHODS, ForgetData, Unlearned, copy_of
 from unlearn.streams import endless
@@ -35,11 +36,7 @@ def check(
     **_: Any,
 ) -> dict[str, int]:
     """ValueError for flags that make no sense, and for those of an add-on that is not asked for."""
-    for name, value in (("unlearn_epochs", unlearn_epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"--{name}: expected an integer >= 1, got {value}. Give at least 1")
-    if unlearn_lr <= 0:
-        raise ValueError(f"--unlearn_lr: expected a number > 0, got {unlearn_lr}. Give a positive one")
+    passes.check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size)
     if not 0 < beta < 1:
         raise ValueError(f"--beta: expected a number between 0 and 1, got {beta}. It weighs the retain gradient against 1 - beta")
     for name, share in (("quantile", quantile), ("memory", memory)):
