@@ -14,7 +14,7 @@ POOLED = 2  # height and width that the classifier sees
 
 @register("cnn", mask_layer="-2", optimizer="adamw", lr=3e-3, batch_size=128, weight_decay=1e-2)
 def cnn(image_shape: ImageShape, classes: int, *, channels: tuple[int, ...] = (32, 64), hidden: int = 128) -> nn.Sequential:
-    """(convolution 3 x 3 -> batch norm -> relu -> max-pool 2 x 2) per stage, mean over each quarter, linear -> relu -> linear.
+    """(convolution 3 x 3, stride 2 -> batch norm -> relu) per stage, mean over each quarter, linear -> relu -> linear.
 
     Flags:
         channels: channels of the stages, separated by commas; each halves height and width
@@ -32,10 +32,9 @@ def cnn(image_shape: ImageShape, classes: int, *, channels: tuple[int, ...] = (3
         )
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for number, (inputs, outputs) in enumerate(pairwise((image_shape[0], *channels)), 1):
-        layers[f"conv{number}"] = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False)
+        layers[f"conv{number}"] = nn.Conv2d(inputs, outputs, kernel_size=3, stride=2, padding=1, bias=False)
         layers[f"norm{number}"] = nn.BatchNorm2d(outputs)
         layers[f"relu{number}"] = nn.ReLU()
-        layers[f"pool{number}"] = nn.MaxPool2d(2)
     layers["quarters"] = nn.AdaptiveAvgPool2d(POOLED)
     layers["flatten"] = nn.Flatten()
     layers["linear1"] = nn.Linear(channels[-1] * POOLED**2, hidden)
