@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import subprocess
 import tempfile
@@ -80,6 +81,8 @@ class Pipeline:
         self.settings = self.method.settings(config.settings)
         if config.ideal not in ("auto", "train", "skip"):
             raise ValueError(f"--ideal: expected auto, train or skip, got {config.ideal!r}. Choose one")
+        if config.ideal == "skip" and "ideal" in self.method.facts.needs:
+            raise ValueError(f"--ideal: {self.method.name} needs the ideal model, got skip. Leave the flag out")
         if base is not None and base.config != config.base:
             raise ValueError("expected the base models of this config, got those of another. Make them with BaseModels(config.base)")
         self.base = base or BaseModels(config.base, progress=progress)
@@ -212,6 +215,7 @@ class Pipeline:
             cache=DiskCache(self.base.save_dir / "cache"),
             progress=self.progress,
             on_epoch=self._on_epoch,
+            ideal=lambda: self.base.ideal().model,
         )
 
     def _on_epoch(self, model: nn.Module, epoch: int) -> None:
@@ -221,17 +225,18 @@ class Pipeline:
             scores["validation_score"] = score_of(model, self.data.validation, self.base.device)
         self.epochs[epoch] = scores
 
-    def _amounts(self) -> tuple[dict[str, int], int]:
-        """The settings' amounts as numbers of weights, and the size of the masked layer that they are of (0 without one)."""
+    def _amounts(self) -> tuple[dict[str, Any], int]:
+        """What the settings come to (amounts as numbers of weights), and the size of the masked layer that they are of (0 without one)."""
         model = self.base.untrained()
         counts = resolved(self.config.unlearn, model, self.data, self.settings)
-        return counts, masked_layer(model, self.data, self.settings.get("mask_layer")).size if counts else 0
+        return counts, masked_layer(model, self.data, self.settings.get("mask_layer")).size if MASKED in counts else 0
 
     def _tags(self) -> dict[str, str]:
         return {"lethe_version": __version__, "git_commit": git_commit(), "method_source": self.method.facts.source}
 
     def _ideal(self) -> Trained | None:
-        wanted = {"train": True, "skip": False, "auto": self.base.embedded or self.base.ideal_path.exists()}
+        needed = "ideal" in self.method.facts.needs
+        wanted = {"train": True, "skip": False, "auto": needed or self.base.embedded or self.base.ideal_path.exists()}
         return self.base.ideal() if wanted[self.config.ideal] else None
 
     @contextmanager
@@ -328,6 +333,8 @@ def _provenance(name: str, trained: Trained | None) -> dict[str, Any]:
     }
     if trained.metadata is not None:
         about |= {f"{name}_seed": trained.metadata.seed, f"{name}_epochs": trained.metadata.epochs}
+        if math.isfinite(trained.metadata.train_seconds):
+            about |= {f"{name}_train_seconds": trained.metadata.train_seconds}
     return about
 
 

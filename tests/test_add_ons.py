@@ -10,7 +10,7 @@ from scipy.stats import norm
 from torch import nn
 from torch.nn import functional as F
 
-from unlearn import METHODS, ForgetData, unlearn
+from unlearn import METHODS, ForgetData, resolved, unlearn
 from unlearn.add_ons import ADD_ONS, Agreement, Step, kept, plain
 from unlearn.srl import other_labels
 from unlearn.two_gradients import rule_of
@@ -228,8 +228,20 @@ def test_a_joint_name_is_its_method_with_the_add_on():
 @pytest.mark.parametrize("name", ["NGradMask", "VarGrad", "NGradFocus", "NGPlus_OPT", "NGradFocusOPT", "NGSalUn", "SRGradMask", "SRL_OPT"])
 def test_a_joint_name_has_the_flags_of_its_method_but_the_add_on(name):
     assert "addon" not in METHODS[name].hyperparameters
-    assert {"beta", "quantile", "memory", "unlearn_epochs"} <= METHODS[name].hyperparameters.keys()
+    assert {"beta", "unlearn_epochs"} <= METHODS[name].hyperparameters.keys()
     assert all(parameter.help for parameter in METHODS[name].hyperparameters.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [("NGradMask", {"quantile", "memory"}), ("SRGradFocus", {"memory"}), ("NGPlus_OPT", set()), ("SRSalUn", {"quantile"})],
+)
+def test_a_joint_name_has_the_flags_of_its_add_on(name, flags):
+    own = METHODS[name].hyperparameters.keys()
+    assert {"quantile", "memory"} & own == flags
+    settings = METHODS[name].settings(dict.fromkeys(flags, 0.5))
+    assert resolved(name, tiny_model(), tiny([0]), settings) == {}
+    unlearn(name, tiny_model(), tiny([0]), **ONE_STEP, **dict.fromkeys(flags, 0.5))
 
 
 @pytest.mark.parametrize(

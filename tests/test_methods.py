@@ -1,6 +1,7 @@
 """The contract that every registered method keeps, and one truth test for each method that trains or counts something."""
 
 import copy
+import functools
 import math
 import random
 from dataclasses import fields, replace
@@ -77,11 +78,22 @@ every_request = pytest.mark.parametrize("request_", [CLASS_1, SEVEN_IMAGES], ids
 def cheap(entry):
     """Few steps and epochs, under whatever name a method counts them."""
     numbers = {name: p.default for name, p in entry.hyperparameters.items() if name.endswith(("steps", "epochs"))}
-    return {name: min(default, 4) for name, default in numbers.items()}
+    return {name: 4 if default is None else min(default, 4) for name, default in numbers.items()}
+
+
+@functools.cache
+def retrained(request):
+    """An ideal model of the request: a short recipe, without the forget set."""
+    _, retain = request.divide(images_of(PER_CLASS, seed=0), CLASSES, 0)
+    model = classifier()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # dropout
+        fit(model, retain, Recipe(2, "adamw", lr=2e-2, batch_size=20), generator=torch.Generator().manual_seed(0))
+    return model
 
 
 def run(entry, model, splits, request, **world):
-    data = ForgetData.of(splits, request, **world)
+    data = ForgetData.of(splits, request, **{"ideal": lambda: retrained(request)} | world)
     if entry.facts.whole_class and set(data.forget.classes) != set(data.forget_classes):
         with pytest.raises(ValueError, match="whole class"):
             unlearn(entry.name, model, data, **cheap(entry))
@@ -243,12 +255,14 @@ def test_every_default_is_of_its_own_type(entry):
 
 
 @every_method
-def test_amounts_are_resolved_before_the_method_runs(entry, model, splits):
+def test_amounts_and_what_depends_on_other_flags_are_resolved_before_the_method_runs(entry, model, splits):
     data = ForgetData.of(splits, CLASS_1)
-    counts = resolved(entry.name, model, data, entry.settings(cheap(entry)))
-    amounts = {name for name in entry.hyperparameters if name in ("topk", "kappa")}
-    assert counts.keys() == {f"{name}_count" for name in amounts}
+    found = resolved(entry.name, model, data, entry.settings({}))
+    counts = {name: value for name, value in found.items() if name.endswith("_count")}
+    assert counts.keys() == {f"{name}_count" for name in entry.hyperparameters if name in ("topk", "kappa")}
     assert all(1 <= count <= SIZE for count in counts.values())
+    assert all(value is not None for value in found.values())
+    assert all(entry.hyperparameters[name].default is None for name in found.keys() - counts.keys())
 
 
 @every_method

@@ -21,12 +21,17 @@ def check_share(retain_share: float) -> None:
 def with_share_of_retain(data: ForgetData, retain_share: float, *purpose: str) -> tuple[ImageSet, Tensor]:
     """All forget images and floor(retain_share n_r) retain images, at least one, drawn once; and (N,) bool: which to forget.
 
-    The label of each image is its position in the set, so that batches in any order can be looked up in a table (N, ...).
+    The label of each image is its position in the set, see `numbered`.
     """
     count = max(1, int(retain_share * len(data.retain)))
     drawn = torch.randperm(len(data.retain), generator=data.generator(*purpose, "retain share"))[:count]
     images = data.forget.joined(data.retain.subset(drawn))
-    return replace(images, labels=torch.arange(len(images))).to(data.device), torch.isin(images.indexes, data.forget.indexes)
+    return numbered(images.to(data.device)), torch.isin(images.indexes, data.forget.indexes)
+
+
+def numbered(images: ImageSet) -> ImageSet:
+    """The same images with their positions as labels, so that batches in any order can be looked up in a table (N, ...)."""
+    return replace(images, labels=torch.arange(len(images), device=images.images.device))
 
 
 @torch.no_grad()

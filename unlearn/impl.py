@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,8 @@ class ForgetData:
     """What a method may use of the world. There is no test set in it, so that no method can look.
 
     `cache` maps a key that names everything its value depends on to tensors; `progress(steps, label)` wraps a loop;
-    `on_epoch(model, epoch)` sees the intermediate models; `whole` is forget and retain together, if at hand.
-    Raises ValueError on an empty forget or retain set.
+    `on_epoch(model, epoch)` sees the intermediate models; `whole` is forget and retain together, if at hand; `ideal()` gives the
+    ideal model, for methods that declare that they need it. Raises ValueError on an empty forget or retain set.
     """
 
     forget: ImageSet
@@ -38,6 +38,7 @@ class ForgetData:
     on_epoch: OnEpoch = lambda model, epoch: None
     progress: Progress = silent
     whole: ImageSet | None = None
+    ideal: Callable[[], nn.Module] | None = None
 
     def __post_init__(self) -> None:
         for name, images in (("forget", self.forget), ("retain", self.retain)):
@@ -111,20 +112,21 @@ class Unlearned:
     stages: dict[str, float] = field(default_factory=dict)
 
 
-Resolve = Callable[..., dict[str, int]]
+Resolve = Callable[..., dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class MethodFacts:
     """What a method declares: its source, whether it leaves the weights alone, whether it refuses to forget a part of a class
-    (`whole_class`), and how its flags are checked.
+    (`whole_class`), what else it needs (`ideal`: the ideal model), and how its flags are checked.
 
-    `resolve(model, data, **settings)` returns the resolved values, or raises ValueError, before anything is trained.
+    `resolve(model, data, **settings)` returns the values that its settings come to, or raises ValueError, before anything is trained.
     """
 
     source: str = ""
     leaves_weights: bool = False
     whole_class: bool = False
+    needs: tuple[Literal["ideal"], ...] = ()
     resolve: Resolve | None = None
 
 
@@ -139,8 +141,8 @@ def unlearn(method: str, model: nn.Module, data: ForgetData, **settings: Any) ->
     return result if isinstance(result, Unlearned) else Unlearned(result)
 
 
-def resolved(method: str, model: nn.Module, data: ForgetData, settings: Mapping[str, Any]) -> dict[str, int]:
-    """The amounts among a method's settings as counts. Raises ValueError as the method itself would."""
+def resolved(method: str, model: nn.Module, data: ForgetData, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a method's settings come to: amounts as counts, values that depend on others. Raises ValueError as the method would."""
     entry = METHODS[method]
     return entry.facts.resolve(model, data, **settings) if entry.facts.resolve else {}
 

@@ -20,12 +20,16 @@ from vision_data import ImageSet
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass over `images`, on the data's device: descend the mean of `loss`, or climb it. `name` is the set's, for the history."""
+    """One pass over `images`, on the data's device: descend the mean of `loss`, or climb it.
+
+    `name` is the set's, for the history; `batch_size` where it is not that of the other passes.
+    """
 
     name: str
     images: ImageSet
     loss: Loss = F.cross_entropy
     climb: bool = False
+    batch_size: int | None = None
 
 
 Plan = Callable[[int], Sequence[Pass]]  # an epoch, counted from 0 -> its passes in order
@@ -84,7 +88,7 @@ def fine_tune(
     for epoch in data.progress(range(unlearn_epochs), name):
         means = {}
         for one in plan(epoch):
-            size = without_a_last_single(one.images, batch_size)
+            size = without_a_last_single(one.images, one.batch_size or batch_size)
             batches = one.images.batches(size, generator=order, device=data.device)
             fixed = keep_statistics or min(size, len(one.images)) == 1
             with train_mode(student, noise, data.device, single_images=fixed):

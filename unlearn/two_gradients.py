@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from registry import did_you_mean
 from unlearn import passes
 from unlearn.add_ons import ADD_ONS, Gradients, Rule, Step, plain
-from unlearn.impl import METHODS, ForgetData, Unlearned, copy_of
+from unlearn.impl import METHODS, ForgetData, Resolve, Unlearned, copy_of
 from unlearn.streams import endless
 from unlearn.train_mode import train_mode, without_a_last_single
 
@@ -30,8 +30,8 @@ def check(
     unlearn_lr: float,
     batch_size: int,
     beta: float,
-    quantile: float | None,
-    memory: float | None,
+    quantile: float | None = None,
+    memory: float | None = None,
     addon: str | None = None,
     **_: Any,
 ) -> dict[str, int]:
@@ -118,20 +118,27 @@ def _of_true_labels(student: nn.Module, x: Tensor, y: Tensor, parameters: list[n
     return _gradient(F.cross_entropy(student(x), y), parameters)[0]
 
 
-def register_with_add_ons(method: Callable[..., Any], names: dict[str, str], **facts: Any) -> None:
-    """Register `method` under each of the names as well, with the add-on of that name fixed: it is no flag there."""
+def register_with_add_ons(
+    method: Callable[..., Any], names: dict[str, str], *, resolve: Resolve, without: Collection[str] = (), **facts: Any
+) -> None:
+    """Register `method` under each of the names as well, with the add-on of that name fixed: it is no flag there.
+
+    Neither are the flags that other add-ons have, nor those `without` which the method does where it has an add-on.
+    """
     for name, addon in names.items():
-        METHODS.register(name, **facts)(_with_add_on(method, name, addon))
+        foreign = {"quantile", "memory"} - set(ADD_ONS[addon].hyperparameters)
+        function = _with_add_on(method, name, addon, {"addon", *foreign, *without})
+        METHODS.register(name, resolve=functools.partial(resolve, addon=addon), **facts)(function)
 
 
-def _with_add_on(method: Callable[..., Any], name: str, addon: str) -> Callable[..., Any]:
+def _with_add_on(method: Callable[..., Any], name: str, addon: str, without: Collection[str]) -> Callable[..., Any]:
     @functools.wraps(method)
     def run(model: nn.Module, data: ForgetData, **settings: Any) -> Unlearned:
         result: Unlearned = method(model, data, addon=addon, **settings)
         return result
 
     signature = inspect.signature(method)
-    run.__signature__ = signature.replace(parameters=[p for p in signature.parameters.values() if p.name != "addon"])  # type: ignore[attr-defined]
+    run.__signature__ = signature.replace(parameters=[p for p in signature.parameters.values() if p.name not in without])  # type: ignore[attr-defined]
     run.__doc__ = f"{method.__name__} with the add-on {addon}.\n\n{inspect.getdoc(method)}"
     run.__name__ = run.__qualname__ = name
     return run

@@ -1,0 +1,205 @@
+"""SCRUB: its steps by a slow transcription, in turns and jointly; and retrain, the end of every comparison."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from unlearn import METHODS, ForgetData, resolved, unlearn
+from unlearn.scrub import distance
+from vision_data import ImageSet, Normalisation
+
+CLASSES = 3
+WHOLE = {"batch_size": 100}
+IN_TURNS = {**WHOLE, "forget_batch_size": 100}
+EPSILON = 1e-8
+
+
+def data_of(*forget, size=14):
+    labels = torch.arange(size) % CLASSES
+    pixels = torch.randint(0, 256, (size, 1, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images = ImageSet(pixels, labels, torch.arange(size), Normalisation((0.5,), (0.25,)))
+    chosen = torch.isin(torch.arange(size), torch.tensor(forget))
+    return ForgetData(images.subset(chosen), images.subset(~chosen), images, CLASSES)
+
+
+def classifier(*between):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Flatten(), nn.Linear(4, 6), *between, nn.Tanh(), nn.Linear(6, CLASSES)).eval()
+
+
+def slow_distance(teacher_logits, student_logits, temperature):
+    """T^2 / N sum over images and classes of p log(p / q)."""
+    total = 0.0
+    for t, s in zip(teacher_logits, student_logits, strict=True):
+        p, q = torch.softmax(t / temperature, 0), torch.softmax(s / temperature, 0)
+        total = total + sum(p[k] * torch.log(p[k] / q[k]) for k in range(len(p)))
+    return temperature**2 * total / len(teacher_logits)
+
+
+def test_the_distance_is_the_divergence_of_the_student_from_the_teacher():
+    teacher, student = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
+    assert distance(teacher, student, 3.0).item() == pytest.approx(slow_distance(teacher, student, 3.0).item())
+    assert distance(teacher, student, 3.0).item() != pytest.approx(distance(student, teacher, 3.0).item(), rel=1e-3)
+
+
+def everything(images):
+    return next(images.batches(10_000))
+
+
+def sgd_by_hand(student, losses, lr, momentum, weight_decay):
+    """A step on each of the losses (functions of nothing), by the formula of SGD with momentum and weight decay."""
+    velocity = [torch.zeros_like(p) for p in student.parameters()]
+    for loss in losses:
+        gradients = torch.autograd.grad(loss(), list(student.parameters()))
+        with torch.no_grad():
+            for p, v, g in zip(student.parameters(), velocity, gradients, strict=True):
+                v.mul_(momentum).add_(g + weight_decay * p)
+                p.sub_(lr * v)
+
+
+def test_two_epochs_in_turns_are_those_of_a_slow_transcription():
+    teacher, data = classifier(), data_of(0, 3, 4)
+    (x_f, _), (x_r, y_r) = everything(data.forget), everything(data.retain)
+    student = copy.deepcopy(teacher)
+
+    def away():
+        return -slow_distance(teacher(x_f), student(x_f), 2.0)
+
+    def stay():
+        return 0.7 * F.cross_entropy(student(x_r), y_r) + 0.4 * slow_distance(teacher(x_r), student(x_r), 2.0)
+
+    sgd_by_hand(student, [away, stay, away, stay, stay], lr=0.3, momentum=0.9, weight_decay=0.01)
+    settings = {"gamma": 0.7, "kl_alpha": 0.4, "temperature": 2.0, "unlearn_lr": 0.3, "weight_decay": 0.01, "ascent_epochs": 2}
+    found = unlearn("SCRUB", teacher, data, unlearn_epochs=3, **IN_TURNS, **settings).model
+    torch.testing.assert_close(list(found.parameters()), list(student.parameters()), rtol=0, atol=1e-5)
+
+
+def test_the_student_moves_away_on_forget_and_the_teacher_does_not_move():
+    teacher, data = classifier(), data_of(0, 3, 4)
+    before = copy.deepcopy(teacher.state_dict())
+    result = unlearn("SCRUB", teacher, data, unlearn_lr=0.1, unlearn_epochs=5, ascent_epochs=4, **IN_TURNS)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert not any(torch.equal(p, q) for p, q in zip(result.model.parameters(), teacher.parameters(), strict=True))
+    away = [epoch["forget_loss"] for epoch in result.history if "forget_loss" in epoch]
+    assert len(away) == 4
+    assert away[-1] > away[1] > 0  # it climbs what it says it climbs
+
+
+def adam_by_hand(parameters, direction, lr):
+    return [p - lr * d / (d.abs() + EPSILON) for p, d in zip(parameters, direction, strict=True)]
+
+
+def test_the_small_recipe_is_adam_with_its_weight_decay():
+    teacher, data = classifier(), data_of(0, 3, 4)
+    x, y = everything(data.retain)
+    loss = F.cross_entropy(teacher(x), y)  # the distance from itself has no gradient
+    gradients = torch.autograd.grad(loss, list(teacher.parameters()))
+    decayed = [g + 0.1 * p.detach() for g, p in zip(gradients, teacher.parameters(), strict=True)]
+    expected = adam_by_hand([p.detach() for p in teacher.parameters()], decayed, 5e-4)
+    found = unlearn("SCRUB", teacher, data, scrub_recipe="small", unlearn_epochs=1, ascent_epochs=0, **WHOLE).model
+    torch.testing.assert_close(list(found.parameters()), expected, rtol=0, atol=1e-6)
+
+
+def test_the_joint_form_combines_the_gradients_of_both_objectives():
+    """Two steps with an add-on that keeps everything: at the first the distances have no gradient."""
+    teacher, data = classifier(), data_of(0, 3, 4)
+    (x_f, _), (x_r, y_r) = everything(data.forget), everything(data.retain)
+    student = copy.deepcopy(teacher)
+    optimizer = torch.optim.Adam(student.parameters(), lr=0.05)
+    for _ in range(2):
+        parameters = list(student.parameters())
+        g_u = torch.autograd.grad(-slow_distance(teacher(x_f), student(x_f), 1.0), parameters)
+        stay = F.cross_entropy(student(x_r), y_r) + slow_distance(teacher(x_r), student(x_r), 1.0)
+        for p, u, c in zip(parameters, g_u, torch.autograd.grad(stay, parameters), strict=True):
+            p.grad = 0.8 * c + 0.2 * u
+        optimizer.step()
+    settings = {"unlearn_epochs": 2, "unlearn_lr": 0.05, "beta": 0.8, "addon": "GradMask", "quantile": 0.0, **WHOLE}
+    found = unlearn("SCRUB", teacher, data, **settings).model
+    torch.testing.assert_close(list(found.parameters()), list(student.parameters()), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "addon"), [("SCRUBGradMask", "GradMask"), ("SCRUBFocus", "GradFocus"), ("SCRUBSalUn", "SalUn")])
+def test_a_joint_name_is_scrub_with_the_add_on(name, addon):
+    teacher, data = classifier(), data_of(0, 3, 4)
+    by_name, by_flag = (
+        unlearn(n, teacher, data, unlearn_epochs=2, **flags).model for n, flags in ((name, {}), ("SCRUB", {"addon": addon}))
+    )
+    assert all(torch.equal(a, b) for a, b in zip(by_name.parameters(), by_flag.parameters(), strict=True))
+    assert not {"addon", "scrub_recipe", "ascent_epochs", "forget_batch_size", "weight_decay"} & METHODS[name].hyperparameters.keys()
+    assert ("memory" in METHODS[name].hyperparameters) == (addon != "SalUn")
+
+
+@pytest.mark.parametrize("forget", [(0,), tuple(range(12))], ids=["forget is shorter", "retain is shorter"])
+@pytest.mark.parametrize("addon", [None, "GradFocus"])
+def test_either_set_may_be_the_shorter(forget, addon):
+    result = unlearn("SCRUB", classifier(nn.BatchNorm1d(6)), data_of(*forget), addon=addon, batch_size=4, unlearn_epochs=2)
+    assert all(value.isfinite().all() for value in result.model.state_dict().values())
+
+
+def test_settings_come_from_the_recipe_where_they_are_not_given():
+    model, data = classifier(), data_of(0)
+    found = {
+        recipe: resolved("SCRUB", model, data, METHODS["SCRUB"].settings({"scrub_recipe": recipe})) for recipe in (None, "large", "small")
+    }
+    assert found[None] == found["large"]
+    assert (found["large"]["temperature"], found["small"]["temperature"]) == (4.0, 2.0)
+    joint = resolved("SCRUBFocus", model, data, METHODS["SCRUBFocus"].settings({"unlearn_lr": 0.5}))
+    assert (joint["beta"], joint["gamma"], joint["kl_alpha"], joint["unlearn_lr"]) == (0.95, 1.0, 1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"beta": 0.5}, "--beta: SCRUB has no such flag without an --addon"),
+        ({"addon": "OPT", "ascent_epochs": 1}, "--ascent_epochs: SCRUB has no such flag with the add-on OPT"),
+        ({"addon": "OPT", "scrub_recipe": "small"}, "--scrub_recipe: expected none with an --addon, which has its own, got 'small'"),
+        ({"addon": "OPT", "beta": 1.0}, "--beta: expected a number between 0 and 1"),
+        ({"addon": "OTP"}, "--addon: unknown add-on 'OTP'. Did you mean 'OPT'"),
+        ({"quantile": 0.5}, "--quantile: expected an --addon that has it, got none"),
+        ({"gamma": -1.0}, "--gamma: expected a number >= 0, got -1.0"),
+        ({"kl_alpha": -1.0}, "--kl_alpha: expected a number >= 0"),
+        ({"temperature": 0.0}, "--temperature: expected a number > 0"),
+        ({"ascent_epochs": -1}, "--ascent_epochs: expected an integer >= 0"),
+        ({"forget_batch_size": 0}, "--forget_batch_size: expected an integer >= 1"),
+        ({"unlearn_lr": 0.0}, "--unlearn_lr: expected a number > 0"),
+        ({"weight_decay": -1.0}, "--weight_decay: expected a number >= 0"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        unlearn("SCRUB", classifier(), data_of(0), **flags)
+
+
+@pytest.mark.parametrize("flags", [{"ascent_epochs": 9, "unlearn_epochs": 9}, {"addon": "GradFocus"}])
+def test_divergence_is_an_error(flags):
+    with pytest.raises(FloatingPointError, match=r"SCRUB diverged in epoch \d+.*Choose a smaller --unlearn_lr"):
+        unlearn("SCRUB", classifier(), data_of(0, 3), unlearn_lr=1e37, **flags)
+
+
+# retrain
+
+
+@pytest.mark.parametrize("name", ["retrain", "ideal", "exact"])
+def test_retrain_is_a_copy_of_the_ideal_model(name):
+    ideal = classifier()
+    with torch.no_grad():
+        ideal[1].weight.mul_(2)
+    data = data_of(0)
+    found = unlearn(name, classifier(), ForgetData(data.forget, data.retain, data.validation, CLASSES, ideal=lambda: ideal)).model
+    assert found is not ideal
+    assert all(torch.equal(value, ideal.state_dict()[key]) for key, value in found.state_dict().items())
+
+
+def test_retrain_without_an_ideal_model_says_what_to_do():
+    with pytest.raises(ValueError, match="retrain: expected the ideal model, got none. Give ForgetData an `ideal`"):
+        unlearn("retrain", classifier(), data_of(0))
+
+
+def test_retrain_refuses_another_architecture():
+    data = data_of(0)
+    with pytest.raises(ValueError, match="expected an ideal model of the initial model's architecture"):
+        unlearn("retrain", classifier(), ForgetData(data.forget, data.retain, data.validation, CLASSES, ideal=lambda: nn.Linear(4, 3)))

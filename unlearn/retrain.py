@@ -1,0 +1,25 @@
+"""The ideal model: what every method is judged by."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from unlearn.impl import ForgetData, copy_of, register
+
+
+@register("retrain", "ideal", "exact", needs=("ideal",))
+def retrain(model: nn.Module, data: ForgetData) -> nn.Module:
+    """Return the ideal model: the initial model's recipe and seed, trained without the forget set.
+
+        theta <- argmin over theta of mean CE(f_theta(x), y)    (x, y) in retain, from the initial weights on
+
+    On the command line it is the checkpoint that main_ideal.py leaves, or is trained here where there is none. Raises ValueError
+    where the data has no `ideal`, or one of another architecture.
+    """
+    if data.ideal is None:
+        raise ValueError("retrain: expected the ideal model, got none. Give ForgetData an `ideal`, a function that returns it")
+    ideal = copy_of(data.ideal())
+    shapes = [{name: value.shape for name, value in one.state_dict().items()} for one in (model, ideal)]
+    if shapes[0] != shapes[1]:
+        raise ValueError("retrain: expected an ideal model of the initial model's architecture, got another. Train it by the same recipe")
+    return ideal

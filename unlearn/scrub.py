@@ -1,0 +1,236 @@
+"""SCRUB: move away from the teacher on what is forgotten, stay with it on what is retained."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.loop import Loss
+from unlearn import passes, two_gradients
+from unlearn.add_ons import Rule
+from unlearn.forget_and_retain import logits_of, numbered
+from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.two_gradients import descend_both, register_with_add_ons, rule_of
+
+SOURCE = "Kurmanji et al. 2023, arXiv:2302.09880; with an add-on Dine, Furon, Faure 2025, arXiv:2511.02435"
+MOMENTUM = 0.9
+
+Settings = dict[str, Any]
+
+_LARGE = {"unlearn_epochs": 3, "gamma": 0.99, "kl_alpha": 1e-3, "temperature": 4.0, "ascent_epochs": 2, "weight_decay": 5e-4}
+_SMALL = {"unlearn_epochs": 10, "gamma": 1.0, "kl_alpha": 0.5, "temperature": 2.0, "ascent_epochs": 3, "weight_decay": 0.1}
+_IN_TURNS = {"unlearn_lr": 5e-4, "batch_size": 128, "forget_batch_size": 32}
+_JOINTLY = {"unlearn_epochs": 30, "unlearn_lr": 1e-4, "batch_size": 256, "gamma": 1.0, "kl_alpha": 1.0, "temperature": 1.0, "beta": 0.95}
+RECIPES: dict[str, Settings] = {"large": _LARGE | _IN_TURNS, "small": _SMALL | _IN_TURNS, "jointly": _JOINTLY}
+
+
+def resolve(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    scrub_recipe: str | None = None,
+    addon: str | None = None,
+    quantile: float | None = None,
+    memory: float | None = None,
+    **given: float | None,
+) -> Settings:
+    """The settings of the recipe, those that were given put in their place. ValueError for what makes no sense or is not of the recipe."""
+    if addon is not None and scrub_recipe is not None:
+        raise ValueError(f"--scrub_recipe: expected none with an --addon, which has its own, got {scrub_recipe!r}. Leave out one of them")
+    name = "jointly" if addon is not None else scrub_recipe or "large"
+    settings = RECIPES[name] | {flag: value for flag, value in given.items() if value is not None}
+    foreign = sorted(set(settings) - set(RECIPES[name]))
+    if foreign:
+        when = f"with the add-on {addon}, which takes both sets in one step" if addon else "without an --addon"
+        raise ValueError(f"--{' and --'.join(foreign)}: SCRUB has no such flag {when}. Leave it out")
+    _check(settings)
+    if addon is None:
+        rule_of(addon, quantile, memory)  # refuses what only an add-on has
+        passes.check(model, data, **settings)
+    else:
+        two_gradients.check(model, data, quantile=quantile, memory=memory, addon=addon, **settings)
+    return settings
+
+
+def _check(settings: Settings) -> None:
+    for name, least in (("forget_batch_size", 1), ("ascent_epochs", 0)):
+        if settings.get(name, least) < least:
+            raise ValueError(f"--{name}: expected an integer >= {least}, got {settings[name]}. Give at least {least}")
+    for name in ("gamma", "kl_alpha"):
+        if settings[name] < 0:
+            raise ValueError(f"--{name}: expected a number >= 0, got {settings[name]}. Give 0 to leave its term out")
+    if settings["temperature"] <= 0:
+        raise ValueError(f"--temperature: expected a number > 0, got {settings['temperature']}. Give a positive one")
+
+
+@register("SCRUB", source=SOURCE, resolve=resolve)
+def scrub(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    scrub_recipe: Literal["large", "small"] | None = None,
+    unlearn_epochs: int | None = None,
+    unlearn_lr: float | None = None,
+    batch_size: int | None = None,
+    forget_batch_size: int | None = None,
+    ascent_epochs: int | None = None,
+    gamma: float | None = None,
+    kl_alpha: float | None = None,
+    temperature: float | None = None,
+    weight_decay: float | None = None,
+    beta: float | None = None,
+    addon: str | None = None,
+    quantile: float | None = None,
+    memory: float | None = None,
+) -> Unlearned:
+    """Climb the distance from the teacher, which is the initial model, on forget; then descend it on retain, with the cross-entropy.
+
+        KL_T(x) = T^2 KL(softmax(t(x) / T) || softmax(f_theta(x) / T))        t: the initial model, never changed
+        first ascent_epochs epochs: a pass over forget that climbs mean KL_T
+        every epoch: then a pass over retain that descends gamma CE(f_theta(x), y) + kl_alpha KL_T
+
+    With an add-on both go into one step, Adam on rule(g_u, g_c): g_u the gradient of -mean KL_T on a forget batch, g_c that of
+    the retain objective, d = beta g_c + (1 - beta) g_u, an epoch a pass over forget.
+
+    Where the student is the teacher, at the start, KL_T has no gradient: on a model without dropout the first step that moves
+    it is a retain step, or weight decay's.
+
+    Departures: batch norm keeps its running statistics in the alternating form, see NegGrad; the learning rate does not decay.
+
+    Flags:
+        scrub_recipe: the source's values for all flags that are not given: large (its default), or small for a few hundred images
+        unlearn_epochs: epochs (large 3, small 10, with an add-on 30)
+        unlearn_lr: learning rate (5e-4; with an add-on 1e-4) of SGD with momentum .9 (large), Adam (small, and with an add-on)
+        batch_size: retain images a step (128); images of each kind with an add-on (256)
+        forget_batch_size: forget images a step (32)
+        ascent_epochs: the first epochs, which climb on forget (large 2, small 3); msteps in the source
+        gamma: weight of the cross-entropy (large .99, small and with an add-on 1)
+        kl_alpha: weight of the distance from the teacher on retain (large 1e-3, small .5, with an add-on 1)
+        temperature: T (large 4, small 2, with an add-on 1)
+        weight_decay: weight decay of the optimiser (large 5e-4, small .1)
+        beta: weight of the retain gradient, between 0 and 1, with an add-on (.95)
+        addon: rule that combines the two gradients of one step: GradMask, ANDMask, VarGrad, GradFocus, OPT, FocusOPT, SalUn
+        quantile: least agreement (GradMask, VarGrad) or share of the gradient's entries (SalUn) that an add-on masks by (.3)
+        memory: how much of the second moments an add-on keeps from step to step (.9)
+
+    Raises ValueError for flags that make no sense or that the recipe does not have, FloatingPointError if it diverges.
+    """
+    settings = resolve(
+        model,
+        data,
+        scrub_recipe=scrub_recipe,
+        addon=addon,
+        quantile=quantile,
+        memory=memory,
+        unlearn_epochs=unlearn_epochs,
+        unlearn_lr=unlearn_lr,
+        batch_size=batch_size,
+        forget_batch_size=forget_batch_size,
+        ascent_epochs=ascent_epochs,
+        gamma=gamma,
+        kl_alpha=kl_alpha,
+        temperature=temperature,
+        weight_decay=weight_decay,
+        beta=beta,
+    )
+    if addon is None:
+        return _in_turns(model, data, small=scrub_recipe == "small", **settings)
+    return _jointly(model, data, rule_of(addon, quantile, memory), **settings)
+
+
+def _in_turns(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    small: bool,
+    unlearn_epochs: int,
+    unlearn_lr: float,
+    batch_size: int,
+    forget_batch_size: int,
+    ascent_epochs: int,
+    gamma: float,
+    kl_alpha: float,
+    temperature: float,
+    weight_decay: float,
+) -> Unlearned:
+    student = copy_of(model)
+    forget, retain = data.forget.to(data.device), data.retain.to(data.device)
+    away = _distance_by_position(logits_of(model, forget, data.device), temperature)
+    near = _distance_by_position(logits_of(model, retain, data.device), temperature)
+
+    def objective(logits: Tensor, positions: Tensor) -> Tensor:
+        return gamma * F.cross_entropy(logits, retain.labels[positions]) + kl_alpha * near(logits, positions)
+
+    climb = passes.Pass("forget", numbered(forget), away, climb=True, batch_size=forget_batch_size)
+    stay = passes.Pass("retain", numbered(retain), objective)
+    optimizer: torch.optim.Optimizer = passes.sgd(student, unlearn_lr, MOMENTUM, weight_decay)
+    if small:
+        optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr, weight_decay=weight_decay)
+    return passes.fine_tune(
+        student,
+        data,
+        "SCRUB",
+        lambda epoch: [climb, stay] if epoch < ascent_epochs else [stay],
+        optimizer=optimizer,
+        unlearn_epochs=unlearn_epochs,
+        batch_size=batch_size,
+        keep_statistics=True,
+    )
+
+
+def _jointly(
+    model: nn.Module,
+    data: ForgetData,
+    rule: Rule,
+    *,
+    unlearn_epochs: int,
+    unlearn_lr: float,
+    batch_size: int,
+    gamma: float,
+    kl_alpha: float,
+    temperature: float,
+    beta: float,
+) -> Unlearned:
+    teacher = copy_of(model).requires_grad_(False)
+
+    def away(student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return -distance(teacher(images), student(images), temperature)
+
+    def stay(student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        logits = student(images)
+        return gamma * F.cross_entropy(logits, labels) + kl_alpha * distance(teacher(images), logits, temperature)
+
+    return descend_both(
+        model,
+        data,
+        "SCRUB",
+        forget=away,
+        retain=stay,
+        rule=rule,
+        beta=beta,
+        unlearn_epochs=unlearn_epochs,
+        unlearn_lr=unlearn_lr,
+        batch_size=batch_size,
+    )
+
+
+def distance(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
+    """T^2 times the mean over the batch of KL(softmax(teacher / T) || softmax(student / T)), nats."""
+    taught, learned = ((logits / temperature).log_softmax(1) for logits in (teacher_logits, student_logits))
+    return temperature**2 * F.kl_div(learned, taught, reduction="batchmean", log_target=True)
+
+
+def _distance_by_position(teacher_logits: Tensor, temperature: float) -> Loss:
+    return lambda logits, positions: distance(teacher_logits[positions], logits, temperature)
+
+
+register_with_add_ons(
+    scrub,
+    {"SCRUBGradMask": "GradMask", "SCRUBFocus": "GradFocus", "SCRUBSalUn": "SalUn"},
+    without=("scrub_recipe", "forget_batch_size", "ascent_epochs", "weight_decay"),
+    source=SOURCE,
+    resolve=resolve,
+)
