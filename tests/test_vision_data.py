@@ -702,6 +702,49 @@ def test_a_cifar_file_with_another_md5_is_not_unpickled(cifar, file):
     assert not (folder / "touched").exists()
 
 
+# The published files: CIFAR-100
+
+
+@pytest.fixture
+def cifar100(tmp_path, monkeypatch):
+    """400 + 200 images in CIFAR-100's layout (pickles with fine and coarse labels), their MD5s told to torchvision."""
+    base = tmp_path / "cifar-100-python"
+    base.mkdir()
+    random, content = np.random.default_rng(3), {}
+    for name, count in (("train", 400), ("test", 200)):
+        rows, fine = random.integers(0, 256, (count, 3072), dtype=np.uint8), [i % 100 for i in range(count)]
+        content[name] = rows, fine
+        batch = {"batch_label": name, "fine_labels": fine, "coarse_labels": [label // 5 for label in fine], "data": rows}
+        (base / name).write_bytes(pickle.dumps(batch | {"filenames": [f"{i}.png" for i in range(count)]}, protocol=2))
+    names = {"fine_label_names": [f"fine{i}" for i in range(100)], "coarse_label_names": [f"coarse{i}" for i in range(20)]}
+    (base / "meta").write_bytes(pickle.dumps(names, protocol=2))
+    md5 = {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in base.iterdir()}
+    dataset = torchvision_module("datasets").CIFAR100
+    monkeypatch.setattr(dataset, "train_list", [["train", md5["train"]]])
+    monkeypatch.setattr(dataset, "test_list", [["test", md5["test"]]])
+    monkeypatch.setattr(dataset, "meta", {"filename": "meta", "key": "fine_label_names", "md5": md5["meta"]})
+    return tmp_path, content
+
+
+def test_cifar100_has_a_hundred_fine_classes_read_pixel_by_pixel(cifar100):
+    folder, content = cifar100
+    raw = DATASETS["cifar100"](folder)
+    for part, name in ((raw.train, "train"), (raw.test, "test")):
+        rows, fine = content[name]
+        assert np.array_equal(part[0].numpy().reshape(len(rows), 3072), rows)
+        assert part[1].tolist() == fine
+    assert raw.class_names == tuple(f"fine{i}" for i in range(100))
+    assert load_splits("CIFAR100", folder).classes == 100
+
+
+def test_a_cifar100_file_with_another_md5_is_not_unpickled(cifar100):
+    folder, _ = cifar100
+    (folder / "cifar-100-python" / "train").write_bytes(pickle.dumps(Touches(folder / "touched")))
+    with pytest.raises(ValueError, match=r"CIFAR100: the files in .*cifar-100-python are damaged"):
+        DATASETS["CIFAR100"](folder)
+    assert not (folder / "touched").exists()
+
+
 # Missing files and no network
 
 
@@ -721,6 +764,7 @@ FILES = [
         "FashionMNIST/raw",
     ),
     ("CIFAR10", "data_batch_1, .*, data_batch_5, test_batch, batches.meta", "cifar-10-batches-py"),
+    ("CIFAR100", "train, test, meta", "cifar-100-python"),
 ]
 
 
@@ -730,14 +774,14 @@ def test_missing_files_are_named_with_their_folder(offline, tmp_path, name, file
         DATASETS[name](tmp_path)
 
 
-@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "CIFAR10"])
+@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"])
 def test_a_download_that_fails_leaves_no_folder_behind(offline, tmp_path, name):
     with pytest.raises(FileNotFoundError):
         DATASETS[name](tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "CIFAR10"])
+@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"])
 def test_a_download_that_fails_leaves_the_persons_folder_alone(offline, tmp_path, name):
     with pytest.raises(FileNotFoundError):
         DATASETS[name](tmp_path)

@@ -1,4 +1,4 @@
-"""MNIST, FashionMNIST and CIFAR10, read (and downloaded, if missing) by torchvision."""
+"""MNIST, FashionMNIST, CIFAR10 and CIFAR100, read (and downloaded, if missing) by torchvision."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torchvision_import import torchvision_module
 from vision_data.impl import RawDataset, register
 
 IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
-CIFAR_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+CIFAR10_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+CIFAR100_FILES = ("train", "test", "meta")
 
 
 @register("MNIST", arch="mlp", epochs=10, source="LeCun, Cortes, Burges 1998")
@@ -35,14 +36,27 @@ def cifar10(folder: Path) -> RawDataset:
 
     Its files are pickles: torchvision unpickles them only after their published MD5 matched.
     """
-    train, test = _both_parts("CIFAR10", folder, folder / "cifar-10-batches-py", CIFAR_FILES)
-    return RawDataset(_colour(train), _colour(test), tuple(train.classes))
+    return _cifar("CIFAR10", folder, folder / "cifar-10-batches-py", CIFAR10_FILES)
+
+
+@register("CIFAR100", arch="resnet18", epochs=50, augment=True, source="Krizhevsky 2009")
+def cifar100(folder: Path) -> RawDataset:
+    """CIFAR-100: 50,000 + 10,000 colour images of 100 classes (the fine labels), 32 x 32, from <folder>/cifar-100-python.
+
+    Its files are pickles: torchvision unpickles them only after their published MD5 matched.
+    """
+    return _cifar("CIFAR100", folder, folder / "cifar-100-python", CIFAR100_FILES)
 
 
 def _grey(name: str, folder: Path) -> RawDataset:
     train, test = _both_parts(name, folder, folder / name / "raw", IDX_FILES)
     parts = [(part.data.unsqueeze(1), part.targets.long()) for part in (train, test)]
     return RawDataset(parts[0], parts[1], tuple(train.classes))
+
+
+def _cifar(name: str, folder: Path, files_in: Path, files: tuple[str, ...]) -> RawDataset:
+    train, test = _both_parts(name, folder, files_in, files)
+    return RawDataset(_colour(train), _colour(test), tuple(train.classes))
 
 
 def _colour(part: Any) -> tuple[Tensor, Tensor]:
