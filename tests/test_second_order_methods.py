@@ -225,12 +225,16 @@ def test_wfisher_needs_positive_values(flags):
 # SSD
 
 
-def ssd_by_hand(model, data, alpha, dampening):
-    """Both sets in one batch, so that their order does not matter."""
+def ssd_by_hand(model, data, alpha, dampening, size):
+    """Every whole batch of `size` counts once, in the order that the seed decides; what is left over counts for nothing."""
     importances = []
-    for images in (data.train, data.forget):
-        x, y = whole(images)
-        importances.append([g.square() for g in torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))])
+    for name, images in (("train", data.train), ("forget", data.forget)):
+        (x, y), order = whole(images), torch.randperm(len(images), generator=data.generator("SSD", name))
+        squares = []
+        for batch in range(len(images) // size):
+            rows = order[size * batch : size * (batch + 1)]
+            squares.append([g.square() for g in torch.autograd.grad(F.cross_entropy(model(x[rows]), y[rows]), list(model.parameters()))])
+        importances.append([torch.stack(of_one).mean(0) for of_one in zip(*squares, strict=True)])
     after = {}
     for (name, weight), train, forget in zip(model.named_parameters(), *importances, strict=True):
         factor = torch.minimum(dampening * train / forget, torch.ones(()))
@@ -238,11 +242,14 @@ def ssd_by_hand(model, data, alpha, dampening):
     return after
 
 
-@pytest.mark.parametrize(("alpha", "dampening"), [(10.0, 1.0), (2.0, 0.5), (1.0, 100.0)])
-def test_ssd_shrinks_what_matters_more_to_the_forget_set(alpha, dampening):
+@pytest.mark.parametrize(
+    ("alpha", "dampening", "batch_size", "used"),
+    [(10.0, 1.0, 64, 6), (2.0, 0.5, 64, 6), (1.0, 100.0, 64, 6), (2.0, 1.0, 4, 4), (2.0, 0.5, 5, 5), (2.0, 0.5, 1, 1)],
+)
+def test_ssd_shrinks_what_matters_more_to_the_forget_set(alpha, dampening, batch_size, used):
     model, data = perceptron(), data_of()
-    expected = ssd_by_hand(model, data, alpha, dampening)
-    result = unlearn("SSD", model, data, selection_alpha=alpha, dampening=dampening)
+    expected = ssd_by_hand(model, data, alpha, dampening, size=used)
+    result = unlearn("SSD", model, data, selection_alpha=alpha, dampening=dampening, batch_size=batch_size)
     changed = 0
     for name, weight in model.named_parameters():
         torch.testing.assert_close(result.model.get_parameter(name), expected[name], rtol=1e-4, atol=1e-7)

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from unlearn import ForgetData, resolved, unlearn, unsir
 from unlearn.bad_teacher import incompetent
-from unlearn.boundary_expanding import Widened, classifier_of
+from unlearn.blocks import classifier_of
+from unlearn.boundary_expanding import Widened
 from unlearn.boundary_shrink import moved, nearest_class, relabelled
 from unlearn.forget_and_retain import logits_of, with_share_of_retain
 from unlearn.lotus import accuracy_unseen, gumbel, noisy_targets
@@ -441,7 +442,7 @@ def test_a_model_that_is_one_linear_layer_can_be_expanded():
     ids=["softmax after it", "no linear layer"],
 )
 def test_a_model_whose_logits_are_no_linear_layers_is_refused(model):
-    with pytest.raises(ValueError, match="boundary_expanding: expected a model whose logits come from its last linear layer"):
+    with pytest.raises(ValueError, match="expected a model whose last linear layer gives its 4 logits"):
         unlearn("boundary_expanding", model, data_of(1))
 
 

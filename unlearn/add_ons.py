@@ -154,14 +154,20 @@ def kept(g_u: Tensor, g_c: Tensor, beta: float, v: Tensor | None = None) -> Tens
     a, b = g_u.flatten().double(), g_c.flatten().double()
     weight = torch.ones_like(a) if v is None else v.flatten().double()
     products = weight * a * b
+    alpha = 1 - beta
+    if not a.is_cuda and _least(alpha, beta, weight, a, b) + products.sum() >= 0:  # nothing to drop, and no sort
+        return torch.ones_like(g_u)
     order = products.argsort()
     sums = [_rest_sums(values[order]) for values in (weight * a.square(), weight * b.square(), products)]
-    alpha = 1 - beta
     feasible = torch.minimum(alpha / beta * sums[0], beta / alpha * sums[1]) + sums[2] >= 0
-    dropped = int(feasible.int().argmax())  # the first that is; where nothing is left it always is
-    stays = torch.ones_like(a)
-    stays[order[:dropped]] = 0
+    dropped = feasible.int().argmax()  # the first that is; where nothing is left it always is. Not an int: a GPU need not wait for it
+    stays = torch.empty_like(a)
+    stays[order] = (torch.arange(len(a), device=a.device) >= dropped).to(stays)
     return stays.view_as(g_u).to(g_u.dtype)
+
+
+def _least(alpha: float, beta: float, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.minimum(alpha / beta * (v * a.square()).sum(), beta / alpha * (v * b.square()).sum())
 
 
 def _rest_sums(values: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unlearn import passes
+from unlearn.blocks import redraw_of
 from unlearn.forget_and_retain import check_share, logits_of, with_share_of_retain
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 
@@ -99,15 +100,15 @@ def incompetent(model: nn.Module, data: ForgetData) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=data.generator("bad_teacher", "incompetent"))))
         for module in teacher.modules():
-            if callable(draw := getattr(module, "reset_parameters", None)):
-                draw()
+            if (redraw := redraw_of(module)) is not None:
+                redraw()
     return teacher.to(data.device).eval().requires_grad_(False)
 
 
 def _check_drawable(model: nn.Module) -> None:
     for name, module in model.named_modules():
         own = [parameter for parameter, _ in module.named_parameters(recurse=False)]
-        if own and not callable(getattr(module, "reset_parameters", None)):
+        if own and redraw_of(module) is None:
             place = name or "the model itself"
             raise ValueError(
                 f"bad_teacher: expected modules that can draw their weights anew, got {type(module).__name__} ({place}) with "

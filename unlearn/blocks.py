@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +16,20 @@ Block = tuple[str, ...]  # names of modules
 def classifier_of(model: nn.Module, data: ForgetData) -> str:
     """The name of the linear layer that gives the logits: the last one in forward order.
 
-    Raises ValueError for a model without one, or whose last one has another number of outputs than the model.
+    Raises ValueError for a model without one, and for one that does something to its outputs.
     """
     images = _few(data)
-    names = list(linear_layers(model, images))
+    inputs = linear_layers(model, images)
+    name = next(reversed(inputs), None)
     with evaluating(model), torch.no_grad():
-        width = model(images).shape[1]
-    if not names or model.get_submodule(names[-1]).out_features != width:
-        found = f"{names[-1]!r} with {model.get_submodule(names[-1]).out_features} outputs" if names else "no linear layer"
-        raise ValueError(f"expected a model whose last linear layer gives its {width} logits, got {found}. Use a model that ends in one")
-    return names[-1]
+        logits = model(images)
+        made = None if name is None else model.get_submodule(name)(inputs[name])
+    if name is None or made is None or made.shape != logits.shape or not torch.allclose(made, logits):
+        found = f"{name!r} with {made.shape[1]} outputs, and something after it" if made is not None else "no linear layer"
+        raise ValueError(
+            f"expected a model whose last linear layer gives its {logits.shape[1]} logits, got {found}. Use a model that ends in one"
+        )
+    return name
 
 
 def blocks_of(model: nn.Module, data: ForgetData) -> list[Block]:
@@ -47,6 +51,12 @@ def blocks_of(model: nn.Module, data: ForgetData) -> list[Block]:
         elif _opens_a_block(unit):
             blocks.append([name])
     return [tuple(block) for block in blocks]
+
+
+def redraw_of(module: nn.Module) -> Callable[[], None] | None:
+    """What draws a module's own weights anew; torch's attention layers have it under another name."""
+    found: Callable[[], None] | None = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+    return found
 
 
 def _few(data: ForgetData) -> Tensor:

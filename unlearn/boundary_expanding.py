@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import evaluating, linear_layers
 from unlearn import passes
+from unlearn.blocks import classifier_of
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 
 
@@ -55,7 +55,7 @@ def boundary_expanding(
     plan = [passes.Pass("forget", data.forget.to(data.device), as_extra)]
     done = passes.fine_tune(
         widened,
-        data,
+        replace(data, on_epoch=lambda _, epoch: data.on_epoch(widened.model, epoch)),
         "boundary_expanding",
         lambda _: plan,
         optimizer=passes.sgd(widened, unlearn_lr, momentum, 0.0),
@@ -91,22 +91,6 @@ class Widened(nn.Module):
             return torch.cat([self.model(x), self.extra(seen[-1])], 1)
         finally:
             handle.remove()
-
-
-def classifier_of(model: nn.Module, data: ForgetData) -> str:
-    """The name of the last linear layer. Raises ValueError where the model's logits are not its output."""
-    x = data.forget.normalisation(data.forget.images[:2].to(data.device))
-    inputs = linear_layers(model, x)
-    with evaluating(model), torch.no_grad():
-        logits = model(x)
-        for name in list(inputs)[-1:]:
-            made = _linear(model, name)(inputs[name])
-            if made.shape == logits.shape and torch.allclose(made, logits):
-                return name
-    raise ValueError(
-        f"boundary_expanding: expected a model whose logits come from its last linear layer, to which a class can be added, got a "
-        f"{type(model).__name__} that does something after it or has none. Choose another method"
-    )
 
 
 def _linear(model: nn.Module, name: str) -> nn.Linear:

@@ -16,6 +16,7 @@ from vision_data import ImageSet
 Tensors = dict[str, Tensor]  # by the name of a parameter
 NUMBERS = 2**26  # of single images' gradients that are held at once
 BATCH = 512
+AT_ONCE = 256  # single images' gradients by one call
 
 
 def batch_gradient(model: nn.Module, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensors:
@@ -50,8 +51,8 @@ def image_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensors:
 
 
 def images_at_once(model: nn.Module, numbers: int) -> int:
-    """How many images' gradients are at most `numbers` numbers, from 1 to 256."""
-    return max(1, min(256, numbers // sum(p.numel() for p in model.parameters())))
+    """How many images' gradients are at most `numbers` numbers, at least 1."""
+    return max(1, numbers // sum(p.numel() for p in model.parameters()))
 
 
 def fisher_diagonal(
@@ -68,7 +69,7 @@ def fisher_diagonal(
     true     F = mean_x (d log p(y_x | x) / d theta)^2                          y_x the image's label
     model    F = mean_x sum_y p(y | x) (d log p(y | x) / d theta)^2             exact: no label is drawn
     """
-    size = images_at_once(model, NUMBERS)
+    size = min(AT_ONCE, images_at_once(model, NUMBERS))
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     images = images.to(device)
     for x, y in progress(images.batches(size, device=device), label, math.ceil(len(images) / size)):

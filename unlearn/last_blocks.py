@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any, TypedDict
 
 import torch
 from torch import nn
 
 from unlearn import passes
-from unlearn.blocks import Block, blocks_of
+from unlearn.blocks import Block, blocks_of, redraw_of
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from unlearn.retain_tuning import tune_on_retain
 from unlearn.train_mode import train_mode
@@ -38,7 +37,7 @@ def check_fresh(model: nn.Module, data: ForgetData, *, last_blocks: int, **setti
     """As `check`; ValueError for blocks that can't be drawn anew as well."""
     check(model, data, last_blocks=last_blocks, **settings)
     for name, module in _modules(model, trained_blocks(model, data, last_blocks)):
-        if next(module.parameters(recurse=False), None) is not None and _redraw(module) is None:
+        if next(module.parameters(recurse=False), None) is not None and redraw_of(module) is None:
             raise ValueError(
                 f"EUk: expected blocks whose weights can be drawn anew, got {name!r}, a {type(module).__name__} without "
                 "reset_parameters(). Give it that method, or use CFk"
@@ -142,14 +141,8 @@ def draw_anew(student: nn.Module, blocks: list[Block], data: ForgetData) -> None
     """reset_parameters() of every layer in the blocks, by the data's seed."""
     with train_mode(nn.ModuleList(), data.generator("EUk", "initial weights"), data.device):  # reset_parameters() draws from torch alone
         for _, module in _modules(student, blocks):
-            if (redraw := _redraw(module)) is not None:
+            if (redraw := redraw_of(module)) is not None:
                 redraw()
-
-
-def _redraw(module: nn.Module) -> Callable[[], None] | None:
-    """What draws its weights anew; torch's attention layers have it under another name."""
-    found: Callable[[], None] | None = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-    return found
 
 
 def _modules(model: nn.Module, blocks: list[Block]) -> list[tuple[str, nn.Module]]:

@@ -15,6 +15,7 @@ from unlearn.retain_tuning import tune_on_retain
 from unlearn.streams import endless
 
 SOURCE = "Dine, Furon, Faure 2025, arXiv:2511.02435; Cadet et al. 2024, arXiv:2410.01276 (kgltop2 of the NeurIPS 2023 challenge)"
+BATCH_SIZES = {"dine": 256, "kgltop2": 64}
 OTHERS = 0.1  # what the gradients of the weights that were not reset are multiplied by, in kgltop2
 
 Variant = Literal["dine", "kgltop2"]
@@ -26,20 +27,19 @@ def check(
     *,
     msg_variant: Variant,
     reset_share: float,
-    unlearn_lr: float | None,
     batch_size: int | None,
     **settings: Any,
 ) -> dict[str, int]:
-    """ValueError for values out of their range, and for kgltop2 on a model without convolutions."""
-    lr, size = _defaults(msg_variant, unlearn_lr, batch_size)
-    passes.check(model, data, unlearn_lr=lr, batch_size=size, **settings)
+    """The variant's batch size where none is given. ValueError for values out of their range, and kgltop2 without convolutions."""
+    size = BATCH_SIZES[msg_variant] if batch_size is None else batch_size
+    passes.check(model, data, batch_size=size, **settings)
     if not 0 < reset_share < 1:
         raise ValueError(f"--reset_share: expected a number between 0 and 1, got {reset_share}. Give e.g. 0.3")
     if msg_variant == "kgltop2" and not _kernels(model):
         raise ValueError(
             "--msg_variant kgltop2: expected a model with a convolution, got one without. Use --msg_variant dine, which resets any weight"
         )
-    return {}
+    return {"batch_size": size}
 
 
 @register("MSG", source=SOURCE, resolve=check)
@@ -50,7 +50,7 @@ def msg(
     msg_variant: Variant = "dine",
     reset_share: float = 0.3,
     unlearn_epochs: int = 30,
-    unlearn_lr: float | None = None,
+    unlearn_lr: float = 1e-3,
     batch_size: int | None = None,
 ) -> Unlearned:
     """Reset the weights with the smallest gradients, tensor by tensor, then fine-tune on the retain set.
@@ -68,24 +68,24 @@ def msg(
         msg_variant: dine (any weight, by the smaller gradient) or kgltop2 (convolutions, by the gradients' difference)
         reset_share: share of each tensor's weights that are reset
         unlearn_epochs: passes over the forget set, a retain batch for each of its batches
-        unlearn_lr: learning rate; none is the variant's own
-        batch_size: images a step; none is the variant's own
+        unlearn_lr: learning rate of Adam (dine) or SGD (kgltop2)
+        batch_size: images a step (dine 256, kgltop2 64)
 
     Raises ValueError for kgltop2 on a model without convolutions, FloatingPointError if it diverges. Departures: Dine et
     al.'s learning rate, 1e-4, does not repair in 30 steps (a forget set of one batch) what the reset destroyed; kgltop2 had 5
     passes over the retain set and a learning rate that rose and fell, and its epochs are counted here as those of dine.
     """
-    lr, size = _defaults(msg_variant, unlearn_lr, batch_size)
-    check(model, data, msg_variant=msg_variant, reset_share=reset_share, unlearn_epochs=unlearn_epochs, unlearn_lr=lr, batch_size=size)
+    flags = {"reset_share": reset_share, "unlearn_epochs": unlearn_epochs, "unlearn_lr": unlearn_lr}
+    size = check(model, data, msg_variant=msg_variant, batch_size=batch_size, **flags)["batch_size"]
     student = copy_of(model)
     if msg_variant == "dine":
         reset(student, lowest(smaller_gradients(student, data, size), reset_share), data)
-        optimizer: torch.optim.Optimizer = torch.optim.Adam(student.parameters(), lr=lr)
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr)
     else:
         differences = gradient_differences(student, data, size)
         chosen = lowest({name: differences[name] for name in _kernels(student)}, reset_share)
         reinitialise(student, chosen, data)
-        optimizer = torch.optim.SGD(student.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+        optimizer = torch.optim.SGD(student.parameters(), lr=unlearn_lr, momentum=0.9, weight_decay=5e-4)
         slow_down_others(optimizer, student, chosen)
     steps = math.ceil(len(data.forget) / size)
     history = tune_on_retain(student, data, "MSG", optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=size, steps=steps)
@@ -159,9 +159,3 @@ def _kernels(model: nn.Module) -> list[str]:
     """The names of the convolutions' weights."""
     convolutions = {f"{name}.weight" if name else "weight" for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     return [name for name, _ in model.named_parameters() if name in convolutions]
-
-
-def _defaults(variant: Variant, unlearn_lr: float | None, batch_size: int | None) -> tuple[float, int]:
-    """Learning rate and batch size: those that are given, else the variant's own."""
-    lr, size = (1e-3, 256) if variant == "dine" else (1e-3, 64)
-    return lr if unlearn_lr is None else unlearn_lr, size if batch_size is None else batch_size

@@ -17,6 +17,8 @@ from unlearn.impl import ForgetData, Unlearned
 from unlearn.train_mode import train_mode, without_a_last_single
 from vision_data import ImageSet
 
+GREATEST_FLOAT = torch.finfo(torch.float32).max
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -50,8 +52,12 @@ def check(
     for name, count in (("unlearn_epochs", unlearn_epochs), ("batch_size", batch_size)):
         if count < 1:
             raise ValueError(f"--{name}: expected an integer >= 1, got {count}. Give at least 1")
-    if not 0 < unlearn_lr < math.inf:
+    if not unlearn_lr > 0:
         raise ValueError(f"--unlearn_lr: expected a number > 0, got {unlearn_lr}. Give a positive one")
+    if unlearn_lr > GREATEST_FLOAT:
+        raise ValueError(
+            f"--unlearn_lr: expected at most {GREATEST_FLOAT:.2g}, what a weight can hold, got {unlearn_lr}. Give a smaller one"
+        )
     if not 0 <= momentum < 1:
         raise ValueError(f"--momentum: expected a number from 0 to below 1, got {momentum}. Give e.g. 0.9")
     if not 0 <= weight_decay < math.inf:
@@ -74,16 +80,17 @@ def fine_tune(
     unlearn_epochs: int,
     batch_size: int,
     keep_statistics: bool = False,
+    streams: str | None = None,
 ) -> Unlearned:
     """Run the passes of each epoch over `student`, in train mode; its history has each pass's mean loss, per epoch.
 
     A pass whose last batch would be a single image takes larger batches. `keep_statistics` has batch norm use its running
     statistics and leave them as they are: for passes over the forget set alone. Where that is one class, the statistics of
     its batches give it away; what is learned then holds for such batches, and in eval mode the class is still there. `name`
-    is the method's, for its random streams and its errors. Raises FloatingPointError at the end of an epoch after which a
-    loss or a weight is not finite.
+    is the method's, for errors and, unless `streams` is given, its random streams. Raises FloatingPointError at the end of an
+    epoch after which a loss or a weight is not finite.
     """
-    order, noise = data.generator(name, "order"), data.generator(name, "dropout")
+    order, noise = (data.generator(streams or name, purpose) for purpose in ("order", "dropout"))
     history = []
     for epoch in data.progress(range(unlearn_epochs), name):
         means = {}
@@ -95,7 +102,7 @@ def fine_tune(
                 sign = -1 if one.climb else 1
                 losses = descend(student, batches, optimizer=optimizer, loss=_times(sign, one.loss))
             means[f"{one.name}_loss"] = sign * fmean(losses)
-        _check_finite(student, means, f"{name} diverged in epoch {epoch + 1}")
+        check_finite(student, means, f"{name} diverged in epoch {epoch + 1}")
         history.append(means)
         data.on_epoch(student, epoch + 1)
     optimizer.zero_grad(set_to_none=True)
@@ -106,7 +113,8 @@ def _times(sign: int, loss: Loss) -> Loss:
     return lambda logits, labels: sign * loss(logits, labels)
 
 
-def _check_finite(student: nn.Module, losses: dict[str, float], what: str) -> None:
+def check_finite(student: nn.Module, losses: dict[str, float], what: str) -> None:
+    """FloatingPointError for losses or weights that are not finite."""
     floats = [value for value in student.state_dict().values() if value.is_floating_point()]
     if not all(map(math.isfinite, losses.values())) or not torch.stack([value.isfinite().all() for value in floats]).all():
         shown = ", ".join(f"{name} {value:g}" for name, value in losses.items())

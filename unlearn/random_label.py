@@ -10,14 +10,13 @@ from torch import nn
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from unlearn.passes import Pass, Plan, fine_tune, sgd
 from unlearn.passes import check as check_passes
-from unlearn.srl import other_labels
+from unlearn.srl import check_classes, other_labels
 from vision_data import ImageSet
 
 
 def check(model: nn.Module, data: ForgetData, *, unlearn_epochs: int, unlearn_lr: float, batch_size: int, **flags: float) -> dict[str, int]:
     """ValueError for flags that make no sense, and where there is no other class to draw."""
-    if data.classes < 2:
-        raise ValueError(f"random labels: expected at least 2 classes, got {data.classes}. Use a method that needs no other class")
+    check_classes(data)
     return check_passes(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, **flags)
 
 

@@ -72,7 +72,15 @@ def salun(
     freeze_outside(keep, list(student.parameters()), optimizer)
     passes = random_label_passes(data)
     unlearned = fine_tune(
-        student, data, "RL", passes, optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size, keep_statistics=True
+        student,
+        data,
+        "SalUn",
+        passes,
+        optimizer=optimizer,
+        unlearn_epochs=unlearn_epochs,
+        batch_size=batch_size,
+        keep_statistics=True,
+        streams="RL",
     )
     counts: dict[str, int | float | str] = {"weights": sum(k.numel() for k in keep), "trained_weights": sum(int(k.sum()) for k in keep)}
     return Unlearned(unlearned.model, history=unlearned.history, facts=counts)

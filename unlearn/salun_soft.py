@@ -62,7 +62,15 @@ def salun_soft(
     shorten_ways(list(student.parameters()), optimizer, falling(1 - density, steps))
     passes = random_label_passes(data)
     return fine_tune(
-        student, data, "RL", passes, optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size, keep_statistics=True
+        student,
+        data,
+        "SalUn_soft",
+        passes,
+        optimizer=optimizer,
+        unlearn_epochs=unlearn_epochs,
+        batch_size=batch_size,
+        keep_statistics=True,
+        streams="RL",
     )
 
 

@@ -196,11 +196,10 @@ def _jointly(
 ) -> Unlearned:
     teacher = copy_of(model).requires_grad_(False)
 
-    def away(student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        return -distance(teacher(images), student(images), temperature)
+    def away(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        return -distance(teacher(images), logits, temperature)
 
-    def stay(student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        logits = student(images)
+    def stay(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         return gamma * F.cross_entropy(logits, labels) + kl_alpha * distance(teacher(images), logits, temperature)
 
     return descend_both(

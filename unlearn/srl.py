@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,7 +14,19 @@ from unlearn.two_gradients import check, descend_both, register_with_add_ons, ru
 SOURCE = "Dine, Furon, Faure 2025, arXiv:2511.02435"
 
 
-@register("SRL", source=SOURCE, resolve=check)
+def check_labels(model: nn.Module, data: ForgetData, **flags: Any) -> dict[str, int]:
+    """As `two_gradients.check`; ValueError also where there is no other class to draw."""
+    check_classes(data)
+    return check(model, data, **flags)
+
+
+def check_classes(data: ForgetData) -> None:
+    """ValueError where an image's label is the only one."""
+    if data.classes < 2:
+        raise ValueError(f"random labels: expected at least 2 classes, got {data.classes}. Use a method that needs no other class")
+
+
+@register("SRL", source=SOURCE, resolve=check_labels)
 def srl(
     model: nn.Module,
     data: ForgetData,
@@ -43,7 +57,7 @@ def srl(
 
     Raises ValueError for flags that make no sense, or that the add-on does not have; FloatingPointError if it diverges.
     """
-    check(
+    check_labels(
         model,
         data,
         unlearn_epochs=unlearn_epochs,
@@ -56,15 +70,15 @@ def srl(
     )
     draws = data.generator("SRL", "labels")
 
-    def wrong_labels(student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(student(images), other_labels(labels, data.classes, draws))
+    def wrong_labels(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, other_labels(labels, data.classes, draws))
 
     return descend_both(
         model,
         data,
         "SRL",
         forget=wrong_labels,
-        retain=lambda student, images, labels: F.cross_entropy(student(images), labels),
+        retain=lambda logits, images, labels: F.cross_entropy(logits, labels),
         rule=rule_of(addon, quantile, memory),
         beta=beta,
         unlearn_epochs=unlearn_epochs,
@@ -83,5 +97,5 @@ register_with_add_ons(
     srl,
     {"SRGradMask": "GradMask", "SRGradFocus": "GradFocus", "SRL_OPT": "OPT", "SRGradFocusOPT": "FocusOPT", "SRSalUn": "SalUn"},
     source=SOURCE,
-    resolve=check,
+    resolve=check_labels,
 )

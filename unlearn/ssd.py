@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import nn
 
@@ -27,20 +29,23 @@ def ssd(model: nn.Module, data: ForgetData, *, selection_alpha: float = 10.0, da
         w <- w min(dampening F_train / F_forget, 1)    where F_forget > selection_alpha F_train
         F = mean over batches of (gradient of the batch's mean cross-entropy)^2    eval mode; train = forget and retain
 
-    F depends on the size of the batches: it is the same for both sets. `facts` says how many weights were dampened. On images
+    F depends on the size of the batches, about as 1 / size, so all of them have the same: batch_size, or that of the forget set where
+    it is smaller; what would be left for a shorter last batch is not looked at. `facts` says how many weights were dampened. On images
     drawn from all classes the two importances are about equal, and it may be none: `facts["unchanged"]` then says so.
 
     Flags:
         selection_alpha: how many times more important to the forget set a weight has to be
         dampening: what the ratio of the importances is multiplied by
-        batch_size: images whose mean gradient is squared
+        batch_size: images whose mean gradient is squared; as many as are forgotten, if they are fewer
 
-    Raises ValueError for values that are not positive. The source shuffles by a loader's global state; here the seed decides.
+    Raises ValueError for values that are not positive. Departure: in the source a short last batch counts as much as a whole one,
+    which makes a small forget set look important and can destroy the model; the seed decides the batches here.
     """
     check(model, data, selection_alpha=selection_alpha, dampening=dampening, batch_size=batch_size)
     student = copy_of(model)
-    train = importance(student, data.train, batch_size, data, "train")
-    forget = importance(student, data.forget, batch_size, data, "forget")
+    size = min(batch_size, len(data.forget))
+    train = importance(student, data.train, size, data, "train")
+    forget = importance(student, data.forget, size, data, "forget")
     dampened = 0
     with torch.no_grad():
         for name, weight in student.named_parameters():
@@ -51,12 +56,12 @@ def ssd(model: nn.Module, data: ForgetData, *, selection_alpha: float = 10.0, da
     return Unlearned(student, facts=_facts(dampened, sum(p.numel() for p in student.parameters())))
 
 
-def importance(model: nn.Module, images: ImageSet, batch_size: int, data: ForgetData, name: str) -> Tensors:
-    """F of a set of images, cut into batches in an order that the seed decides."""
-    batches = images.to(data.device).batches(batch_size, generator=data.generator("SSD", name), device=data.device)
-    count = -(-len(images) // batch_size)
+def importance(model: nn.Module, images: ImageSet, size: int, data: ForgetData, name: str) -> Tensors:
+    """F of a set of images, cut into batches of `size` in an order that the seed decides, the rest left out."""
+    batches = images.to(data.device).batches(size, generator=data.generator("SSD", name), device=data.device)
+    count = len(images) // size
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    for x, y in data.progress(batches, f"SSD {name}", count):
+    for x, y in data.progress(itertools.islice(batches, count), f"SSD {name}", count):
         for parameter, gradient in batch_gradient(model, x, y).items():
             total[parameter] += gradient.square() / count
     return total

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -19,7 +18,7 @@ from unlearn.impl import METHODS, ForgetData, Resolve, Unlearned, copy_of
 from unlearn.streams import endless
 from unlearn.train_mode import train_mode, without_a_last_single
 
-Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]  # student, images, labels -> a scalar to descend
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]  # student's logits, images, labels -> a scalar to descend
 
 
 def check(
@@ -93,29 +92,31 @@ def descend_both(
         with train_mode(student, noise, data.device, single_images=alone):
             losses = []
             for (x_f, y_f), (x_r, y_r) in zip(images.batches(size, generator=order, device=data.device), others, strict=False):
-                g_u, forget_loss = _gradient(forget(student, x_f, y_f), parameters)
-                g_c, retain_loss = _gradient(retain(student, x_r, y_r), parameters)
-                true = functools.partial(_of_true_labels, student, x_f, y_f, parameters)
+                logits = student(x_f)
+                forget_loss = forget(logits, x_f, y_f)
+                g_u = _gradients(forget_loss, parameters, retain_graph=True)
+                true = functools.partial(_of_true_labels, logits, y_f, parameters)
+                retain_loss = retain(student(x_r), x_r, y_r)
+                g_c = _gradients(retain_loss, parameters)
                 for parameter, direction in zip(parameters, rule(Step(g_u, g_c, beta, true)), strict=True):
                     parameter.grad = direction
                 optimizer.step()
-                losses.append(torch.stack([forget_loss, retain_loss]))
+                losses.append(torch.stack([forget_loss.detach(), retain_loss.detach()]))
         means = dict(zip(("forget_loss", "retain_loss"), torch.stack(losses).mean(0).tolist(), strict=True))
-        if not all(map(math.isfinite, means.values())):
-            raise FloatingPointError(f"{name} diverged in epoch {epoch + 1}: {means}. Choose a smaller --unlearn_lr")
+        passes.check_finite(student, means, f"{name} diverged in epoch {epoch + 1}")
         history.append(means)
         data.on_epoch(student, epoch + 1)
     optimizer.zero_grad(set_to_none=True)
     return Unlearned(student, history=history)
 
 
-def _gradient(loss: Tensor, parameters: list[nn.Parameter]) -> tuple[Gradients, Tensor]:
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)], loss.detach()
+def _gradients(loss: Tensor, parameters: list[nn.Parameter], *, retain_graph: bool = False) -> Gradients:
+    return list(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True, retain_graph=retain_graph))
 
 
-def _of_true_labels(student: nn.Module, x: Tensor, y: Tensor, parameters: list[nn.Parameter]) -> Gradients:
-    return _gradient(F.cross_entropy(student(x), y), parameters)[0]
+def _of_true_labels(logits: Tensor, labels: Tensor, parameters: list[nn.Parameter]) -> Gradients:
+    """From the forward pass that the forget gradient came from: one more backward pass."""
+    return _gradients(F.cross_entropy(logits, labels), parameters, retain_graph=True)
 
 
 def register_with_add_ons(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Iterator
 from statistics import fmean
 
@@ -156,8 +155,7 @@ def _train(
     for epoch in data.progress(range(before + 1, before + epochs + 1), f"UNSIR, {part}"):
         with train_mode(student, dropout, data.device, single_images=single_images):
             loss = fmean(descend(student, batches(), optimizer=optimizer))
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"UNSIR diverged in epoch {epoch}: the loss is {loss}. Choose a smaller --unlearn_lr")
+        passes.check_finite(student, {f"{part}_loss": loss}, f"UNSIR diverged in epoch {epoch}")
         history.append({f"{part}_loss": loss})
         data.on_epoch(student, epoch)
     optimizer.zero_grad(set_to_none=True)

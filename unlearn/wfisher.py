@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from unlearn.fisher_information import BATCH, Tensors, batch_gradient, image_gradients, images_at_once, mean_gradient
+from unlearn.fisher_information import AT_ONCE, BATCH, Tensors, batch_gradient, image_gradients, images_at_once, mean_gradient
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from vision_data import ImageSet
 
-NUMBERS = 2**28  # of single images' gradients that are held at once, twice
+NUMBERS = 2**28  # of single images' gradients that are held at once; twice where they are not all
 
 
 def check(model: nn.Module, data: ForgetData, *, wfisher_step: float, damping: float, fisher_images: int, **_: object) -> dict[str, int]:
@@ -34,7 +34,7 @@ def wfisher(model: nn.Module, data: ForgetData, *, wfisher_step: float = 5.0, da
         F = 1 / m sum_i g_i g_i'                     m single retain images
 
     Exact, by Woodbury: with the rows g_i in G, (damping I + F)^-1 v = (v - G' (damping m I + G G')^-1 G v) / damping. G G' is
-    computed in pieces where G does not fit into memory.
+    computed in pieces where G has more than 2^28 entries; the gradients are then computed anew for each pair of pieces.
 
     Flags:
         wfisher_step: what the step is multiplied by; influence theory has 1, which a damping of 1 makes too short to see
@@ -78,7 +78,12 @@ def _pieces(model: nn.Module, images: ImageSet, size: int, end: int) -> Iterator
     for start in range(0, end, size):
         piece = images.subset(torch.arange(start, min(start + size, end)))
         x, y = next(piece.batches(size, device=piece.labels.device))
-        yield start, torch.cat([g.flatten(1) for g in image_gradients(model, x, y).values()], 1)
+        yield start, torch.cat([_rows(model, *some) for some in zip(x.split(AT_ONCE), y.split(AT_ONCE), strict=True)])
+
+
+def _rows(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The gradients (N, P) of single images."""
+    return torch.cat([g.flatten(1) for g in image_gradients(model, x, y).values()], 1)
 
 
 def _weighted_gradient(model: nn.Module, images: ImageSet, weights: Tensor, device: torch.device) -> Tensor:
