@@ -70,12 +70,12 @@ def command(main: Main) -> Main:
         warnings.showwarning = _warning_line
         try:
             return main(argv)
-        except (ValueError, FileNotFoundError) as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            return MISTAKE
         except FloatingPointError as error:  # something diverged: no mistake in the command, and nothing a traceback would add
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return FAILED
+        except (ValueError, FileNotFoundError) as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return MISTAKE
         except Terminated:
             print("terminated", file=sys.stderr)
             return TERMINATED
