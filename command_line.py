@@ -139,6 +139,13 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def epochs(text: str) -> tuple[int, ...]:
+    """Epochs separated by commas."""
+    if not re.fullmatch(r"[+-]?\d{1,18}(,[+-]?\d{1,18})*", text):
+        raise argparse.ArgumentTypeError(f"expected integers separated by commas, got {text!r}. Write e.g. 1,3,5")
+    return tuple(map(int, text.split(",")))
+
+
 def add_signature_flags(parser: argparse.ArgumentParser, entry: Entry[Any], kind: str, *, several: bool = False) -> None:
     """The hyperparameters of a registered function as flags; with `several`, more than one value of each makes a sweep."""
     group = parser.add_argument_group(f"{kind} {entry.name}")
