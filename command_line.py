@@ -70,12 +70,12 @@ def command(main: Main) -> Main:
         warnings.showwarning = _warning_line
         try:
             return main(argv)
-        except (ValueError, FileNotFoundError) as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            return MISTAKE
         except FloatingPointError as error:  # something diverged: no mistake in the command, and nothing a traceback would add
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return FAILED
+        except (ValueError, FileNotFoundError) as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return MISTAKE
         except Terminated:
             print("terminated", file=sys.stderr)
             return TERMINATED
@@ -137,6 +137,13 @@ def _seed(text: str) -> int:
     if not re.fullmatch(r"\d+", text) or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"expected an integer from 0 to 2^63 - 1, got {text!r}")
     return int(text)
+
+
+def epochs(text: str) -> tuple[int, ...]:
+    """Epochs separated by commas."""
+    if not re.fullmatch(r"[+-]?\d{1,18}(,[+-]?\d{1,18})*", text):
+        raise argparse.ArgumentTypeError(f"expected integers separated by commas, got {text!r}. Write e.g. 1,3,5")
+    return tuple(map(int, text.split(",")))
 
 
 def add_signature_flags(parser: argparse.ArgumentParser, entry: Entry[Any], kind: str, *, several: bool = False) -> None:

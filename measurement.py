@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evaluation import METRICS, VERSION, Evidence, evaluate, outputs_of
+from evaluation import METRICS, VERSION, Evidence, NotFinite, evaluate, needs_of, outputs_of
 from training import digest_of
 from unlearn import ForgetData
 from vision_data import ImageSet
@@ -34,21 +34,35 @@ def measure(unlearned: nn.Module, base_models: Mapping[str, nn.Module], data: Fo
     """Evaluate the unlearned model, and for comparison the base models ("initial", and "ideal" if there is one).
 
     What depends on one model's outputs alone is kept in `data.cache`, so that a model is attacked once. `undefined` names
-    the base models' missing metrics too, as initial_<name> and ideal_<name>.
+    the base models' missing metrics too, as initial_<name> and ideal_<name>. Raises NotFinite for a model that diverged.
     """
-    evidence = {name: evidence_of(model, data, test) for name, model in {**base_models, "unlearned": unlearned}.items()}
+    evidence = {name: known_evidence(model, name, data, test) for name, model in {**base_models, "unlearned": unlearned}.items()}
     values: dict[str, dict[str, float]] = {}
     undefined: dict[str, str] = {}
     for name, own in evidence.items():
-        _recall(own, data.cache, lambda metrics, name=name: data.progress(metrics, f"evaluate {name} model"))  # type: ignore[misc]
-        if name == "unlearned" and "ideal" in evidence:
-            values[name], reasons = evaluate(model=own, ideal=evidence["ideal"])
+        if name == "unlearned":
+            values[name], reasons = values_of(own, evidence.get("ideal"))
         else:
-            values[name], reasons = evaluate(names=None if name == "unlearned" else of_one_model(), model=own)
+            values[name], reasons = evaluate(names=of_one_model(), model=own)
         prefix = "" if name == "unlearned" else f"{name}_"
         undefined |= {prefix + metric: reason for metric, reason in reasons.items()}
     named = {f"{name} model": evidence[name] for name in ("initial", "unlearned", "ideal") if name in evidence}
     return Measured(values["unlearned"], values["initial"], values.get("ideal", {}), undefined, named)
+
+
+def values_of(unlearned: Evidence, ideal: Evidence | None) -> tuple[dict[str, float], dict[str, str]]:
+    """Every metric of an unlearned model, and the reasons of those that have no value."""
+    return evaluate(model=unlearned) if ideal is None else evaluate(model=unlearned, ideal=ideal)
+
+
+def known_evidence(model: nn.Module, name: str, data: ForgetData, test: ImageSet) -> Evidence:
+    """What a model says about the images, with the metrics of it alone, which are kept. NotFinite, with its name, if it diverged."""
+    try:
+        evidence = evidence_of(model, data, test)
+    except NotFinite as error:
+        raise NotFinite(f"the {name} model: {error}") from error
+    _recall(evidence, data.cache, lambda metrics: data.progress(metrics, f"evaluate {name} model"))
+    return evidence
 
 
 def evidence_of(model: nn.Module, data: ForgetData, test: ImageSet) -> Evidence:
@@ -62,8 +76,6 @@ def evidence_of(model: nn.Module, data: ForgetData, test: ImageSet) -> Evidence:
 
 def of_one_model() -> list[str]:
     """The metrics that need no second model."""
-    from evaluation import needs_of
-
     return [entry.name for entry in METRICS if needs_of(entry.function) == ("model",)]
 
 

@@ -76,6 +76,13 @@ def flags(method: Entry[Any] | None, architecture: Entry[Any]) -> argparse.Argum
         help="the model to be judged by: auto loads it if it exists and trains it for embedded data (default: %(default)s)",
     )
     job.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: <dataset>-<arch>)")
+    job.add_argument(
+        "--checkpoint_epochs",
+        type=command_line.epochs,
+        default=(),
+        metavar="N,N,...",
+        help="epochs of the method after which the intermediate model is evaluated too, separated by commas (default: none)",
+    )
     command_line.add_shared_flags(parser, several_seeds=True)
     command_line.add_signature_flags(parser, architecture, "architecture")
     if method is not None:
@@ -95,6 +102,7 @@ def configs_from(options: argparse.Namespace, method: Entry[Any], architecture: 
             base=command_line.base_config(options, architecture, seed),
             ideal=options.ideal,
             experiment=options.experiment,
+            checkpoint_epochs=options.checkpoint_epochs,
         )
         for seed in options.seed
         for combination in itertools.product(*values.values())
@@ -112,7 +120,7 @@ def report(result: Result) -> str:
     stages = text_table(["stage", "seconds"], [[stage, number(seconds)] for stage, seconds in result.stages.items()])
     reasons = dict.fromkeys(result.undefined.values())
     missing = [f"not measured ({why}): {', '.join(n for n, reason in result.undefined.items() if reason == why)}" for why in reasons]
-    return "\n".join(["", metrics, "", stages, "", *missing, *result.notes, f"metrics: {result.json_path}"])
+    return "\n".join(["", metrics, *checkpoints([result]), "", stages, "", *missing, *result.notes, f"metrics: {result.json_path}"])
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -122,7 +130,20 @@ def summary(results: Sequence[Result]) -> str:
     names = [name for name in SUMMARY if any(name in result.metrics for result in results)]
     rows = [[result.name, *(number(result.metrics.get(name)) for name in names), number(result.stages["unlearn"])] for result in results]
     notes = dict.fromkeys(note for result in results for note in result.notes)
-    return "\n".join(["", text_table(["run", *names, "unlearn s"], rows), "", *notes])
+    return "\n".join(["", text_table(["run", *names, "unlearn s"], rows), *checkpoints(results), "", *notes])
+
+
+def checkpoints(results: Sequence[Result]) -> list[str]:
+    """A table with one line per run and intermediate model; [] without any."""
+    from reporter.text_table import number, text_table
+
+    found = [(result, epoch, values) for result in results for epoch, values in sorted(result.checkpoints.items())]
+    if not found:
+        return []
+    names = [name for name in SUMMARY if any(name in values for _, _, values in found)]
+    whose = [f"{result.name}, " if len(results) > 1 else "" for result, _, _ in found]
+    rows = [[f"{who}epoch {n}", *(number(values.get(name)) for name in names)] for who, (_, n, values) in zip(whose, found, strict=True)]
+    return ["", text_table(["intermediate model", *names], rows)]
 
 
 if __name__ == "__main__":

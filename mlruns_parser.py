@@ -3,9 +3,10 @@
     python mlruns_parser.py [--tracking_uri URI] [--output mlruns_parsed.csv] [--system_metrics]
 
 Which store: --tracking_uri, else the environment's MLFLOW_TRACKING_URI, else ./mlflow.db, else an old file-store folder ./mlruns.
-Columns: run_id, run_name, experiment, status, start_time, end_time, duration_s, then params, metrics and parent_run_id sorted by
-name; names that clash get `param.` or `metric.` in front. Nothing is dropped and nothing rounded: floats round trip, NaN is `nan`,
-infinities are `inf` and `-inf`, a missing value is an empty cell. Deleted runs are left out. Rows are sorted by start time.
+Columns: run_id, run_name, experiment, status, start_time, end_time, duration_s, then params, metrics, parent_run_id and warning
+sorted by name; names that clash get `param.` or `metric.` in front. `warning` says what makes the numbers of a run doubtful, and is
+empty where nothing does. Nothing is dropped and nothing rounded: floats round trip, NaN is `nan`, infinities are `inf` and `-inf`, a
+missing value is an empty cell. Deleted runs are left out. Rows are sorted by start time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tracking.readers import read_runs
 from tracking.stored_run import BrokenRun, StoredRun, iso_utc
 
 FIXED = ("run_id", "run_name", "experiment", "status", "start_time", "end_time", "duration_s")
-PARENT = "parent_run_id"
+PARENT, WARNING = "parent_run_id", "warning"
 DATABASE, FOLDER, VARIABLE = "mlflow.db", "mlruns", "MLFLOW_TRACKING_URI"
 SYSTEM = "system/"
 
@@ -45,8 +46,18 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         complain(str(error))
         return 2
-    print(f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} -> {options.output}" + (f" ({skipped} skipped)" if skipped else ""))
+    print(counted(runs, skipped, options.output))
     return 0
+
+
+def counted(runs: list[StoredRun], skipped: int, output: str) -> str:
+    """How many runs are in the file, how many could not be read, and how many of those in it have a warning."""
+    warned = sum(bool(run.warning) for run in runs)
+    return (
+        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} -> {output}"
+        + (f" ({skipped} skipped)" if skipped else "")
+        + (f"; {warned} with a warning: see the column {WARNING}" if warned else "")
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -131,7 +142,7 @@ def without_system_metrics(runs: list[StoredRun]) -> list[StoredRun]:
 
 def column_names(params: set[str], metrics: set[str]) -> tuple[Names, Names]:
     """The column of every param and of every metric: its own name, or one with a prefix where two would meet."""
-    fixed = {*FIXED, PARENT}
+    fixed = {*FIXED, PARENT, WARNING}
     clashing = (params & metrics) | (params & fixed) | (metrics & fixed)
     taken = fixed | params | metrics
     return named(params, clashing, "param.", taken), named(metrics, clashing, "metric.", taken)
@@ -159,6 +170,7 @@ def cells(run: StoredRun, params: Names, metrics: Names) -> dict[str, str]:
         "end_time": iso_utc(end),
         "duration_s": "" if start is None or end is None else repr((end - start) / 1000),
         PARENT: run.parent_run_id,
+        WARNING: run.warning,
     }
     logged = {params[name]: value for name, value in run.params.items()}
     measured = {metrics[name]: repr(value) for name, value in run.metrics.items()}
@@ -168,7 +180,7 @@ def cells(run: StoredRun, params: Names, metrics: Names) -> dict[str, str]:
 def write_table(runs: list[StoredRun], output: Path) -> None:
     """Write one row per run, under a temporary name that is renamed when complete. Raises OSError if that fails."""
     params, metrics = column_names({name for run in runs for name in run.params}, {name for run in runs for name in run.metrics})
-    columns = [*FIXED, *sorted({PARENT, *params.values(), *metrics.values()})]
+    columns = [*FIXED, *sorted({PARENT, WARNING, *params.values(), *metrics.values()})]
     replace_with_csv(output, columns, (cells(run, params, metrics) for run in runs))
 
 

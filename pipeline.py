@@ -22,9 +22,11 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from base_models import BaseConfig, BaseModels, Trained, score_of
+from base_models import BaseConfig, BaseModels, Trained
+from checkpoint_epochs import Intermediate, checked, undisturbed
 from evaluation import Evidence
-from measurement import Measured, measure
+from judgement import judge
+from measurement import Measured, known_evidence, measure
 from registry import __version__
 from reporter.layer_pictures import masked_layer_image, weight_histogram
 from reporter.margin_pictures import margin_histograms
@@ -48,11 +50,12 @@ class PipelineConfig:
     base: BaseConfig = field(default_factory=BaseConfig)
     ideal: Literal["auto", "train", "skip"] = "auto"
     experiment: str | None = None
+    checkpoint_epochs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one run measured, and where it is."""
+    """What one run measured, and where it is. `checkpoints`: the metrics after each of the config's checkpoint_epochs."""
 
     run_id: str
     name: str
@@ -64,6 +67,7 @@ class Result:
     stages: dict[str, float]
     json_path: Path
     notes: list[str]
+    checkpoints: dict[int, dict[str, float]] = field(default_factory=dict)
 
 
 class Pipeline:
@@ -79,6 +83,7 @@ class Pipeline:
         self.progress = progress
         self.method = METHODS[config.unlearn]
         self.settings = self.method.settings(config.settings)
+        self.checkpoint_epochs = checked(config.checkpoint_epochs, self.settings)
         if config.ideal not in ("auto", "train", "skip"):
             raise ValueError(f"--ideal: expected auto, train or skip, got {config.ideal!r}. Choose one")
         if config.ideal == "skip" and "ideal" in self.method.facts.needs:
@@ -87,10 +92,9 @@ class Pipeline:
             raise ValueError("expected the base models of this config, got those of another. Make them with BaseModels(config.base)")
         self.base = base or BaseModels(config.base, progress=progress)
         self.data = self._forget_data()
-        self.counts, self.layer_size = self._amounts()
+        self.asked, self.layer_size = self._amounts()
         self.experiment = config.experiment or f"{self.base.splits.dataset}-{self.base.architecture.name}"
-        self.stages: dict[str, float] = {}
-        self.epochs: dict[int, dict[str, float]] = {}
+        self._start_afresh()
         check_writable(self.base.save_dir / "cache")
         check_writable(JSON_FOLDER, METRICS_WAY_OUT)
         check_store()
@@ -101,9 +105,17 @@ class Pipeline:
         given = "".join(f" {name}={value}" for name, value in self.config.settings.items())
         return f"{self.method.name} {self.base.request_slug} seed{self.config.base.seed}{given}"
 
+    def _start_afresh(self) -> None:
+        """Nothing of an earlier run counts for the next."""
+        self.counts = dict(self.asked)
+        self.intermediate = Intermediate(self.checkpoint_epochs)
+        self.warnings: list[str] = []
+        self.stages: dict[str, float] = {}
+
     def run(self, *, nested: bool = False) -> Result:
         """Do it, in one MLflow run; an exception ends that FAILED with the error in a tag, Ctrl-C KILLED."""
         started = time.perf_counter()
+        self._start_afresh()
         with tracked_run(self.experiment, self.name, nested=nested, tags=self._tags()) as run:
             self.stages["tracking_start"] = time.perf_counter() - started
             run.params({name: value for name, value in self.params().items() if name != MASKED})
@@ -117,12 +129,14 @@ class Pipeline:
             config_hash = self.config_hash(initial, ideal)
             run.tags({"config_hash": config_hash})
             run.history(initial.history, "initial_train_")
-            with self._stage("unlearn"):
+            self._know_ideal(ideal)
+            with self._stage("unlearn"), self._divergence_told(run):
                 unlearned = unlearn(self.config.unlearn, initial.model, self.data, **self.settings)
-            shortfall = self._count_masked(run, unlearned)
-            with self._stage("evaluate"):
+            self._warn(run, self._count_masked(run, unlearned) + self.intermediate.warnings())
+            with self._stage("evaluate"), self._divergence_told(run):
                 base_models = {"initial": initial.model} | ({"ideal": ideal.model} if ideal else {})
                 measured = measure(unlearned.model, base_models, self.data, self.base.splits.test)
+            self._warn(run, self._judge(initial, unlearned, measured))
             with self._stage("report"):
                 path = self._write_json(run.run_id, config_hash, unlearned, measured)
                 self._log(run, unlearned, measured, path)
@@ -139,20 +153,40 @@ class Pipeline:
             undefined=measured.undefined,
             stages=self.stages,
             json_path=path,
-            notes=shortfall + self._notes(initial, ideal),
+            notes=[f"warning: {self.name}: {warning}" for warning in self.warnings] + self._notes(initial, ideal),
+            checkpoints=self.intermediate.metrics,
         )
+
+    def _judge(self, initial: Trained, unlearned: Unlearned, measured: Measured) -> list[str]:
+        by_design = self.method.facts.leaves_weights
+        return judge(initial.model, unlearned, measured, classes=self.base.splits.classes, leaves_weights=by_design)
+
+    def _warn(self, run: TrackedRun, warnings: list[str]) -> None:
+        """Add to the run's warnings, which its tag holds as soon as they are known."""
+        self.warnings += warnings
+        if warnings:
+            run.tags({"warning": "; ".join(self.warnings)})
+
+    @contextmanager
+    def _divergence_told(self, run: TrackedRun) -> Iterator[None]:
+        """What a method raises when it diverges ends the run, which then has the warning too."""
+        try:
+            yield
+        except FloatingPointError as error:
+            self._warn(run, [f"diverged: {error}"])
+            if self.intermediate.metrics:
+                run.text(json.dumps(self.intermediate.metrics, indent=2), "checkpoints.json")
+            raise
 
     def _count_masked(self, run: TrackedRun, unlearned: Unlearned) -> list[str]:
         """Log how many weights really are switched off; a warning where that is fewer than were asked for."""
         if unlearned.mask is None:
             return []
-        asked, self.counts[MASKED] = self.counts.get(MASKED), unlearned.mask.kappa_count
+        asked, self.counts[MASKED] = self.asked.get(MASKED), unlearned.mask.kappa_count
         run.params({MASKED: self.counts[MASKED]})
         if asked in (None, self.counts[MASKED]):  # None: a method that declares no amounts
             return []
-        warning = f"warning: {self.name}: {self.counts[MASKED]} weights were switched off, fewer than the {asked} asked for"
-        run.tags({"warning": warning})
-        return [warning]
+        return [f"{self.counts[MASKED]} weights were switched off, fewer than the {asked} asked for"]
 
     def _notes(self, initial: Trained, ideal: Trained | None) -> list[str]:
         """What a reader of the numbers should know."""
@@ -186,6 +220,7 @@ class Pipeline:
             "ideal": self.config.ideal,
             "device": self.base.device,
             "experiment": self.experiment,
+            "checkpoint_epochs": ",".join(map(str, self.checkpoint_epochs)),
             **self.base.options,
             **self.settings,
             **self.counts,
@@ -219,11 +254,19 @@ class Pipeline:
         )
 
     def _on_epoch(self, model: nn.Module, epoch: int) -> None:
-        """What an intermediate model scores on the forget set and on validation, percent."""
-        scores = {"forget_score": score_of(model, self.data.forget, self.base.device)}
-        if len(self.data.validation):
-            scores["validation_score"] = score_of(model, self.data.validation, self.base.device)
-        self.epochs[epoch] = scores
+        """Look at an intermediate model, without a trace in it, in the random state, or in the seconds of the stage it is in."""
+        with undisturbed(self.base.device):
+            with self._stage("epoch_scores"):
+                self.intermediate.score(model, epoch, self.data)
+            if epoch in self.checkpoint_epochs:
+                with self._stage("checkpoint_evaluation"):
+                    self.intermediate.evaluate(model, epoch, self.data, self.base.splits.test)
+
+    def _know_ideal(self, ideal: Trained | None) -> None:
+        """Intermediate models are compared with the ideal model, which is evaluated for that once."""
+        if ideal and self.checkpoint_epochs:
+            with self._stage("checkpoint_evaluation"):
+                self.intermediate.ideal = known_evidence(ideal.model, "ideal", self.data, self.base.splits.test)
 
     def _amounts(self) -> tuple[dict[str, Any], int]:
         """What the settings come to (amounts as numbers of weights), and the size of the masked layer that they are of (0 without one)."""
@@ -241,9 +284,11 @@ class Pipeline:
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
+        """Count the seconds inside, but for those of the stages inside; a stage that is entered again goes on."""
+        started, others = time.perf_counter(), sum(self.stages.values())
         yield
-        self.stages[name] = time.perf_counter() - started
+        inside = sum(self.stages.values()) - others
+        self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - started - inside
 
     def _write_json(self, run_id: str, config_hash: str, unlearned: Unlearned, measured: Measured) -> Path:
         content = {
@@ -256,6 +301,9 @@ class Pipeline:
             "initial": measured.initial,
             "ideal": measured.ideal,
             "undefined": measured.undefined,
+            "checkpoints": self.intermediate.metrics,
+            "checkpoints_undefined": self.intermediate.undefined,
+            "warnings": self.warnings,
             "facts": unlearned.facts,
             "stages": self.stages,
             "versions": library_versions(),
@@ -268,7 +316,8 @@ class Pipeline:
         return path
 
     def _log(self, run: TrackedRun, unlearned: Unlearned, measured: Measured, json_path: Path) -> None:
-        run.metrics(measured.model)
+        self._log_checkpoints(run, measured)
+        run.metrics(measured.model, step=self.intermediate.last_step)
         run.metrics({f"initial_{name}": value for name, value in measured.initial.items()})
         run.metrics({f"ideal_{name}": value for name, value in measured.ideal.items()})
         run.metrics({"unlearn_seconds": self.stages["unlearn"]} | {f"unlearn_{stage}_seconds": s for stage, s in unlearned.stages.items()})
@@ -276,7 +325,7 @@ class Pipeline:
         run.tags({name: value for name, value in unlearned.facts.items() if isinstance(value, str)})
         run.tags({f"undefined.{name}": reason for name, reason in measured.undefined.items()})
         run.history(unlearned.history, "unlearn_")
-        for epoch, scores in self.epochs.items():
+        for epoch, scores in self.intermediate.scores.items():
             run.metrics({f"epoch_{name}": score for name, score in scores.items()}, step=epoch)
         for name, images in (("forget", self.data.forget), ("retain", self.data.retain), ("test", self.base.splits.test)):
             run.image_set(f"{self.base.splits.dataset} {name}", images.digest, self.base.splits.dataset, name)
@@ -284,6 +333,15 @@ class Pipeline:
         with tempfile.TemporaryDirectory() as folder:
             for path in self._saved(Path(folder), unlearned, run.run_id):
                 run.file(path)
+
+    def _log_checkpoints(self, run: TrackedRun, measured: Measured) -> None:
+        """The intermediate models as earlier steps of the final model's metrics.
+
+        MLflow shows a metric's last step. Nothing intermediate may pass for final: what the final model has no value of is in
+        the raw metrics alone, and nothing is logged here while the method runs.
+        """
+        steps = self.intermediate.metrics.items()
+        run.points({epoch: {name: value for name, value in values.items() if name in measured.model} for epoch, values in steps})
 
     def _draw(self, run: TrackedRun, initial: nn.Module, unlearned: Unlearned, measured: Measured) -> None:
         """What the forget images are taken for, how sure the models are, and where there is a mask, what it switches off."""

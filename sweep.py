@@ -38,9 +38,18 @@ def run_all(configs: Sequence[PipelineConfig], *, progress: Progress = silent) -
     with tracked_run(
         first.experiment, f"{first.method.name} {first.base.request_slug} x {len(pipelines)}", tags={"sweep": "parent"}
     ) as parent:
-        results = [pipeline.run(nested=True) for pipeline in pipelines]
+        try:
+            results = [pipeline.run(nested=True) for pipeline in pipelines]
+        finally:  # a method that diverged ended it all: that is when somebody looks
+            _tag_warnings(parent, pipelines)
         _log_parent(parent, pipelines, results)
     return results
+
+
+def _tag_warnings(parent: TrackedRun, pipelines: Sequence[Pipeline]) -> None:
+    warned = sum(bool(pipeline.warnings) for pipeline in pipelines)
+    if warned:
+        parent.tags({"warning": f"{warned} of {len(pipelines)} runs {'has a warning' if warned == 1 else 'have warnings'}"})
 
 
 def _same_splits(bases: Sequence[BaseModels], config: BaseConfig) -> Splits | None:

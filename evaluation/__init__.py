@@ -8,7 +8,7 @@ asked of the model itself: probe_score of its features, relearn_steps of a copy 
 
 from evaluation import classification, entropies, gap, loss_threshold, membership, probe, relearning
 from evaluation.evaluate import evaluate
-from evaluation.evidence import Evidence, Outputs, outputs_of
+from evaluation.evidence import Evidence, NotFinite, Outputs, outputs_of
 from evaluation.impl import METRICS, VERSION, MetricFacts, needs_of, register
 from evaluation.probe import penultimate_features, probe_score
 from evaluation.relearning import Relearned, anamnesis_index, relearn_steps
@@ -18,6 +18,7 @@ __all__ = [
     "VERSION",
     "Evidence",
     "MetricFacts",
+    "NotFinite",
     "Outputs",
     "Relearned",
     "anamnesis_index",

@@ -17,12 +17,16 @@ from registry import Entry, Function
 NO_WHOLE_CLASS = "no whole class was forgotten"
 
 
+class NotFinite(FloatingPointError, ValueError):
+    """The outputs of a model that diverged: NaN or infinity where logits should be."""
+
+
 @dataclass(frozen=True, eq=False)
 class Outputs:
     """The logits (N, C) of one model on N images, with their labels (N,) int64; N may be 0.
 
     What is derived from them is float64, computed once. -inf is a logit (probability 0).
-    Raises ValueError for another shape or type, fewer than 2 classes, a label that is no class, NaN or +inf.
+    Raises ValueError for another shape or type, fewer than 2 classes, a label that is no class; NotFinite for NaN or +inf.
     """
 
     logits: Tensor
@@ -85,7 +89,7 @@ def _check_logits(logits: Tensor) -> None:
         raise ValueError(f"expected floating-point logits, got {logits.dtype}. Give the model's outputs, not its predictions.")
     broken = len(logits) - int(logits.amax(dim=1).isfinite().sum())
     if broken:
-        raise ValueError(
+        raise NotFinite(
             f"expected logits with a finite maximum, got NaN or infinity for {broken} of {len(logits)} images. "
             "Lower the learning rate: the model diverged."
         )

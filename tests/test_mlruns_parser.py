@@ -293,7 +293,7 @@ def test_the_default_output(database):
 
 def test_an_empty_store_is_a_header(database):
     execute(database, "UPDATE runs SET lifecycle_stage = 'deleted'")
-    assert list(parse("--tracking_uri", f"sqlite:///{database}").columns) == [*FIXED, "parent_run_id"]
+    assert list(parse("--tracking_uri", f"sqlite:///{database}").columns) == [*FIXED, "parent_run_id", "warning"]
 
 
 # Mistakes: one line, exit 2, nothing written
@@ -560,12 +560,12 @@ def test_a_broken_run_is_reported_by_the_client_too(sqlite_store, database):
     assert [run.where for run in broken] == [f"run {sqlite_store.ids['full']}"]
 
 
-NAMES = st.sets(st.sampled_from(["a", "b", "status", "param.a", "metric.a", "param.param.a", "param.status", "parent_run_id"]))
+NAMES = st.sets(st.sampled_from(["a", "b", "status", "param.a", "metric.a", "param.param.a", "param.status", "parent_run_id", "warning"]))
 
 
 @given(NAMES, NAMES)
 def test_no_two_names_share_a_column(params, metrics):
     of_params, of_metrics = mlruns_parser.column_names(params, metrics)
-    columns = [*FIXED, "parent_run_id", *of_params.values(), *of_metrics.values()]
-    assert len(columns) == len(set(columns)) == 8 + len(params) + len(metrics)
+    columns = [*FIXED, "parent_run_id", "warning", *of_params.values(), *of_metrics.values()]
+    assert len(columns) == len(set(columns)) == 9 + len(params) + len(metrics)
     assert all(name == column or column.endswith(f"param.{name}") for name, column in of_params.items())

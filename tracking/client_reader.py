@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tracking.stored_run import PARENT_TAG, BrokenRun, StoredRun, infinity_restored
+from tracking.stored_run import PARENT_TAG, WARNING_TAG, BrokenRun, StoredRun, infinity_restored
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -85,6 +85,7 @@ def stored_run(run: Run, experiment: str) -> StoredRun | BrokenRun:
             start_time=info.start_time,
             end_time=info.end_time,
             parent_run_id=data.tags.get(PARENT_TAG, ""),
+            warning=data.tags.get(WARNING_TAG, ""),
             params=dict(data.params),
             metrics={key: infinity_restored(value) for key, value in data.metrics.items()},
         )

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from tracking.stored_run import PARENT_TAG, RUN_NAME_TAG, STATUSES, BrokenRun, StoredRun
+from tracking.stored_run import PARENT_TAG, RUN_NAME_TAG, STATUSES, WARNING_TAG, BrokenRun, StoredRun
 
 NOT_EXPERIMENTS = {"models"}  # the model registry
 NOT_RUNS = {"tags", "datasets", "traces", "models"}  # what MLflow keeps beside an experiment's runs
@@ -101,6 +101,7 @@ def stored_run(folder: Path, meta: Meta, experiment: str) -> StoredRun:
         start_time=meta.get("start_time"),
         end_time=meta.get("end_time"),
         parent_run_id=read_tag(folder, PARENT_TAG),
+        warning=read_tag(folder, WARNING_TAG),
         params={name: read_text(path) for name, path in files_below(folder / "params")},
         metrics={name: latest_value(path) for name, path in files_below(folder / "metrics")},
     )

@@ -42,16 +42,20 @@ class TrackedRun:
         self.tags({f"undefined.{name}": "not a number" for name, value in values.items() if math.isnan(value)})
 
     def history(self, steps: Sequence[Mapping[str, float]], prefix: str) -> None:
-        """A history: one point per step and name, in one batch."""
+        """A history: one point per step, counted from 1, and name."""
+        self.points(dict(enumerate(steps, 1)), prefix)
+
+    def points(self, steps: Mapping[int, Mapping[str, float]], prefix: str = "") -> None:
+        """Metrics by step, in one batch. At the same step, what `metrics` logs afterwards is the later point, which MLflow shows."""
         import time
 
         from mlflow import MlflowClient
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        a_moment_ago = int(time.time() * 1000) - 1  # of two points at one step and millisecond the larger value would count
         points = [
-            Metric(f"{prefix}{name}", float(value), now, number)
-            for number, values in enumerate(steps, 1)
+            Metric(f"{prefix}{name}", float(value), a_moment_ago, step)
+            for step, values in steps.items()
             for name, value in values.items()
             if not math.isnan(value)
         ]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from tracking.stored_run import PARENT_TAG, RUN_NAME_TAG, BrokenRun, StoredRun, infinity_restored
+from tracking.stored_run import PARENT_TAG, RUN_NAME_TAG, WARNING_TAG, BrokenRun, StoredRun, infinity_restored
 
 TABLES = {"alembic_version", "experiments", "runs", "params", "tags", "latest_metrics"}
 
@@ -35,7 +35,7 @@ RUNS = """
 """
 PARAMS = "SELECT run_uuid, key, value FROM params"
 METRICS = "SELECT run_uuid, key, value, is_nan FROM latest_metrics"
-TAGS = f"SELECT run_uuid, key, value FROM tags WHERE key IN ('{RUN_NAME_TAG}', '{PARENT_TAG}')"
+TAGS = f"SELECT run_uuid, key, value FROM tags WHERE key IN ('{RUN_NAME_TAG}', '{PARENT_TAG}', '{WARNING_TAG}')"
 
 Texts = dict[bytes, dict[bytes, bytes]]
 Numbers = dict[bytes, dict[bytes, object]]
@@ -119,6 +119,7 @@ def stored_run(
             start_time=start_time,
             end_time=end_time,
             parent_run_id=text(tags.get(PARENT_TAG.encode()) or b""),
+            warning=bytes.decode(tags.get(WARNING_TAG.encode()) or b""),
             params={text(key): bytes.decode(value) for key, value in params.items()},
             metrics={text(key): metric_value(key, value) for key, value in metrics.items()},
         )

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 RUN_NAME_TAG = "mlflow.runName"
 PARENT_TAG = "mlflow.parentRunId"
+WARNING_TAG = "warning"  # what makes the numbers of a run doubtful, as mlflow_forget.py puts it
 STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")  # MLflow's order: file stores number them from 1
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -27,6 +28,7 @@ class StoredRun:
     start_time: int | None
     end_time: int | None
     parent_run_id: str
+    warning: str
     params: dict[str, str]
     metrics: dict[str, float]
 
@@ -35,8 +37,10 @@ class StoredRun:
             raise ValueError(f"expected a status of {', '.join(STATUSES)}, got {self.status!r}")
         iso_utc(self.start_time)
         iso_utc(self.end_time)
-        texts = (self.run_id, self.run_name, self.experiment, self.parent_run_id, *self.params, *self.params.values(), *self.metrics)
-        "".join(texts).encode()  # a lone surrogate (a file name of odd bytes) would fail only later, in the middle of the CSV
+        own = (self.run_id, self.run_name, self.experiment, self.parent_run_id, self.warning)
+        "".join(
+            (*own, *self.params, *self.params.values(), *self.metrics)
+        ).encode()  # a lone surrogate (a file name of odd bytes) would fail only later, in the middle of the CSV
 
 
 @dataclass(frozen=True, slots=True)

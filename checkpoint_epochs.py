@@ -1,0 +1,87 @@
+"""The models on a method's way: two scores after every epoch, and after the epochs that a person asks for, every metric."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from base_models import score_of
+from evaluation import METRICS, Evidence, NotFinite
+from measurement import known_evidence, values_of
+from unlearn import ForgetData
+from vision_data import ImageSet
+
+
+def checked(epochs: Collection[int], settings: Mapping[str, Any]) -> tuple[int, ...]:
+    """The epochs in ascending order. ValueError for what is no epoch, twice the same, and more than the method's unlearn_epochs."""
+    for epoch in epochs:
+        if type(epoch) is not int or epoch < 1:
+            raise ValueError(f"--checkpoint_epochs: expected integers >= 1, got {epoch!r}. Count epochs from 1, e.g. 1,3,5")
+    twice = sorted({epoch for epoch in epochs if list(epochs).count(epoch) > 1})
+    if twice:
+        raise ValueError(f"--checkpoint_epochs: expected each epoch once, got {_listed(twice)} again. Name it once")
+    last = settings.get("unlearn_epochs")
+    beyond = sorted(epoch for epoch in epochs if last is not None and epoch > last)
+    if beyond:
+        raise ValueError(
+            f"--checkpoint_epochs: expected epochs up to {last}, the --unlearn_epochs, got {_listed(beyond)}. Give earlier ones, "
+            "or more --unlearn_epochs"
+        )
+    return tuple(sorted(epochs))
+
+
+@dataclass
+class Intermediate:
+    """What is known of the models of one run after each epoch, counted from 1.
+
+    `wanted`: the epochs to evaluate after. `scores`: percent on forget and validation, of every epoch. `metrics`: of the wanted
+    ones, what the final model gets too, compared with the same `ideal`; `undefined` says why others are missing.
+    """
+
+    wanted: tuple[int, ...]
+    ideal: Evidence | None = None
+    scores: dict[int, dict[str, float]] = field(default_factory=dict)
+    metrics: dict[int, dict[str, float]] = field(default_factory=dict)
+    undefined: dict[int, dict[str, str]] = field(default_factory=dict)
+
+    def score(self, model: nn.Module, epoch: int, data: ForgetData) -> None:
+        sets = {"forget_score": data.forget, "validation_score": data.validation}
+        self.scores[epoch] = {name: score_of(model, images, data.device) for name, images in sets.items() if len(images)}
+
+    def evaluate(self, model: nn.Module, epoch: int, data: ForgetData, test: ImageSet) -> None:
+        """Every metric; none where the outputs are not finite, for the method may recover."""
+        try:
+            own = known_evidence(model, f"epoch {epoch}", data, test)
+        except NotFinite as error:
+            self.metrics[epoch], self.undefined[epoch] = {}, dict.fromkeys(METRICS.names, str(error))
+        else:
+            self.metrics[epoch], self.undefined[epoch] = values_of(own, self.ideal)
+
+    @property
+    def last_step(self) -> int:
+        """The step of the final model's metrics: after those of the intermediate models, 0 without any."""
+        return max(self.scores) if self.metrics else 0
+
+    def warnings(self) -> list[str]:
+        """One line for the wanted epochs that the method did not reach, and one for each after which there was nothing to measure."""
+        missed = [epoch for epoch in self.wanted if epoch not in self.scores]
+        ended = f"the method ended after epoch {max(self.scores)}" if self.scores else "the method has no epochs"
+        lines = [f"not evaluated after --checkpoint_epochs {_listed(missed)}: {ended}"] if missed else []
+        broken = [next(iter(self.undefined[epoch].values())) for epoch, values in self.metrics.items() if not values]
+        return lines + [f"diverged: {reason}" for reason in broken]
+
+
+@contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """What is drawn inside leaves the global random state, the CPU's and the device's, as it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def _listed(epochs: Collection[int]) -> str:
+    return ", ".join(map(str, epochs))

@@ -1,0 +1,109 @@
+"""What a run has to warn of: a method that diverged, destroyed the model, or changed nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from measurement import Measured
+from unlearn import Unlearned
+
+LARGEST_LOSS = 1e4  # of a method's steps or of the measured model; beyond it something has diverged
+COMPARED = ("forget", "retain", "test")
+SHOWN = 3  # names of weights in one line
+
+
+def judge(initial: nn.Module, unlearned: Unlearned, measured: Measured, *, classes: int, leaves_weights: bool = False) -> list[str]:
+    """One line for each thing that makes the numbers of a run doubtful; [] for none.
+
+    diverged: a weight is not finite, or a loss (of the method's history, or measured on forget or retain) is not or is over 1e4
+    destroyed the model: retain_score below twice chance, 2 x 100 / classes percent
+    changed nothing, changed no prediction: see `_unchanged`
+
+    `leaves_weights`: the method is meant to leave them alone.
+    """
+    return [
+        *_diverged(unlearned, measured),
+        *_destroyed(measured, classes),
+        *_unchanged(initial, unlearned.model, measured, leaves_weights),
+    ]
+
+
+def _diverged(unlearned: Unlearned, measured: Measured) -> Iterator[str]:
+    signs = [*_broken_weights(unlearned.model), *_broken_steps(unlearned.history), *_broken_losses(measured)]
+    if signs:
+        yield f"diverged: {', '.join(signs)}"
+
+
+def _broken_weights(model: nn.Module) -> Iterator[str]:
+    broken = [name for name, value in _tensors(model).items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        yield f"weights that are not finite ({', '.join(broken[:SHOWN])}{', ...' if len(broken) > SHOWN else ''})"
+
+
+def _broken_steps(history: list[dict[str, float]]) -> Iterator[str]:
+    """The first step of each loss that is beyond the limit. What else a history holds has limits of its own."""
+    seen = set()
+    for step, values in enumerate(history, 1):
+        for name, value in values.items():
+            if "loss" in name and name not in seen and _beyond(value):
+                seen.add(name)
+                yield f"{name} {value:.4g} in step {step} of its history"
+
+
+def _broken_losses(measured: Measured) -> Iterator[str]:
+    for name in ("forget_loss", "retain_loss"):
+        value = measured.model.get(name, 0.0)
+        if _beyond(value):
+            yield f"measured {name} {value:.4g}"
+
+
+def _beyond(loss: float) -> bool:
+    return not math.isfinite(loss) or abs(loss) > LARGEST_LOSS
+
+
+def _destroyed(measured: Measured, classes: int) -> Iterator[str]:
+    """Where two classes make twice chance 100 %, chance itself is the limit."""
+    chance = 100 / classes
+    limit, words = (2 * chance, "twice chance") if classes > 2 else (chance, "chance")
+    before, after = measured.initial["retain_score"], measured.model["retain_score"]
+    if after < limit and before < limit:
+        yield (
+            f"nothing to preserve: the initial model's own retain_score, {before:.2f} %, is under {words} ({limit:.4g} %), "
+            f"and the unlearned model's is {after:.2f} %. Train the initial model for more epochs"
+        )
+    elif after < limit:
+        yield f"destroyed the model: retain_score {after:.2f} % is under {words} ({limit:.4g} %); the initial model has {before:.2f} %"
+
+
+def _unchanged(initial: nn.Module, unlearned: nn.Module, measured: Measured, leaves_weights: bool) -> Iterator[str]:
+    """Not one forget, retain or test image is taken for another class than before; the weights say whether anything was done."""
+    before, after = (measured.evidence[f"{name} model"].sets for name in ("initial", "unlearned"))
+    if any(not torch.equal(before[name].logits.argmax(1), after[name].logits.argmax(1)) for name in COMPARED):
+        return
+    if _same_weights(initial, unlearned):
+        if not leaves_weights:
+            yield "changed nothing: every weight is what it was"
+        return
+    moved = max(float((before[name].true_probabilities - after[name].true_probabilities).abs().max()) for name in COMPARED)
+    yield (
+        "changed no prediction: every forget, retain and test image is taken for the class that it was taken for before "
+        f"(largest change of a true class's probability: {moved:.2g})"
+    )
+
+
+def _same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two models have the same parameters and buffers, by name and bit for bit. A wrapped model has other names."""
+    first, second = _tensors(one), _tensors(other)
+    return first.keys() == second.keys() and all(_same_bits(value, second[name]) for name, value in first.items())
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one.cpu(), other.cpu())
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
