@@ -83,7 +83,6 @@ class Pipeline:
         self.progress = progress
         self.method = METHODS[config.unlearn]
         self.settings = self.method.settings(config.settings)
-        self.checkpoint_epochs = checked(config.checkpoint_epochs, self.settings)
         if config.ideal not in ("auto", "train", "skip"):
             raise ValueError(f"--ideal: expected auto, train or skip, got {config.ideal!r}. Choose one")
         if config.ideal == "skip" and "ideal" in self.method.facts.needs:
@@ -93,6 +92,7 @@ class Pipeline:
         self.base = base or BaseModels(config.base, progress=progress)
         self.data = self._forget_data()
         self.asked, self.layer_size = self._amounts()
+        self.checkpoint_epochs = checked(config.checkpoint_epochs, self.settings | self.asked)
         self.experiment = config.experiment or f"{self.base.splits.dataset}-{self.base.architecture.name}"
         self._start_afresh()
         check_writable(self.base.save_dir / "cache")
