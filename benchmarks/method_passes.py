@@ -39,8 +39,8 @@ BOUND = 1.5  # times the passes that the formula needs
 NEEDS = dict.fromkeys(("FT", "FT_l1", "NegGrad", "ascent_descent", "RL", "SalUn", "SalUn_soft", "amnesiac", "UNSIR", "MSG", "CT"), 1.0)
 NEEDS |= dict.fromkeys(("CFk", "EUk", "LoTUS", "bad_teacher", "boundary_shrink", "boundary_expanding"), 1.0)  # a teacher is asked once
 NEEDS |= dict.fromkeys(("oracle_matching", "dm_matching"), 1.0) | {"NGPlus": 2.0, "SRL": 2.0, "SCRUB": 1 + FORWARD}
-WITH_ADD_ON = {"SCRUB": 2 + FORWARD}  # a gradient of each objective, as NGPlus and SRL have without one
-ADD_ON_NEEDS = {"SalUn": 1.0}  # the gradient on forget with true labels
+WITH_ADD_ON = {"SCRUB": 2 + 2 * FORWARD}  # a gradient of each objective, as NGPlus and SRL have without one, and the teacher's answers
+ADD_ON_NEEDS = {"SalUn": 1 - FORWARD}  # a third gradient, on forget with true labels, from a forward pass that is there already
 STEPLESS = ("SSD", "fisher", "fisher_new", "wfisher")  # gradients of images and no optimiser: the run is compared, not a step
 
 

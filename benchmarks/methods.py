@@ -13,8 +13,9 @@ seed, points: the tables are sorted by it. `default` is the initial model.
 x passes: seconds of a step over those of one plain forward and backward pass on the same batches, the same model, in the same
 process (medians); beside it the passes that the formula needs. x steps: over a plain training step, which also fetches its batch and
 moves the weights, and that is most of it in a model as small as digits' mlp. A ! where both are above 1.5 times what is needed. made:
-passes in a step, a forward alone being a third. run: seconds of the whole run over those of all passes that it makes (a ! above 1.5
-where there are no steps). Timed on an untrained model and few images.
+passes in a step by the images forwarded, a forward alone being a third, a backward alone nothing. run: seconds of the whole run over
+those of all passes that it makes (a ! above 1.5 where there are no steps). Timed on an untrained model and at most 512 images to forget
+and 1024 to retain; where an epoch is a single step (the 128 zeros of digits), what is done once an epoch is part of the step.
 
 Finished cells are kept and used again: an interrupted run goes on where it stopped.
 """

@@ -249,10 +249,22 @@ def test_a_method_of_two_gradients_makes_two_passes_a_step():
 
     splits = load_splits("digits", "")
     model = build("mlp", splits.train.image_shape, splits.classes, seed=1)
-    cost = method_passes.cost("NGPlus", "SalUn", model, splits, Meter(torch.device("cpu"), 1, 0), epochs=3)
+    cost = method_passes.cost("NGPlus", "GradMask", model, splits, Meter(torch.device("cpu"), 1, 0), epochs=3)
 
-    assert cost["passes_made"] == cost["needs"] == 3
+    assert cost["passes_made"] == cost["needs"] == 2
     assert cost["x_passes"] == pytest.approx(cost["step_ms"] / cost["pass_ms"])
+
+
+@pytest.mark.parametrize(
+    ("method", "addon", "passes"),
+    [("FT", None, 1), ("NGPlus", "OPT", 2), ("NGPlus", "SalUn", 2 + 2 / 3), ("SCRUB", None, 4 / 3), ("SCRUB", "OPT", 2 + 2 / 3)],
+)
+def test_what_a_formula_needs(method, addon, passes):
+    assert method_passes.needed(method, addon) == pytest.approx(passes)
+
+
+def test_an_undeclared_need_is_none():
+    assert method_passes.needed("somebody's", None) is None
 
 
 @pytest.mark.parametrize(
