@@ -1,0 +1,152 @@
+"""One measurement of the methods' benchmark: a method on a request, and the metrics of the model that it gives back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
+
+from torch import nn
+
+from base_models import BaseConfig, BaseModels, Trained
+from benchmarks.cells import Cells
+from evaluation import Evidence, evaluate
+from evaluation.gap import ua_ra_ta_mia
+from measurement import evidence_of
+from training import Progress, model_digest
+from unlearn import METHODS, ForgetData, unlearn
+from vision_data import ForgetRequest, Splits
+
+RETRAIN = "retrain"  # the ideal model's own row
+COLUMNS = ("UA", "RA", "TA", "MIA")
+REQUESTS: dict[str, Callable[[Splits], ForgetRequest]] = {
+    "class0": lambda splits: ForgetRequest((0,)),
+    "random10": lambda splits: ForgetRequest((-1,), max(1, round(0.1 * len(splits.train)))),
+}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A line of a table: a method, with what differs from its defaults."""
+
+    method: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def addon(self) -> str | None:
+        return self.settings.get("addon")
+
+    @property
+    def label(self) -> str:
+        others = {name: value for name, value in self.settings.items() if name != "addon"}
+        return self.method + (f" + {self.addon}" if self.addon else "") + "".join(f" {name}={value}" for name, value in others.items())
+
+
+class World:
+    """A request on a split and one seed: the data, the two base models, and what they answer. Each is made when first asked for."""
+
+    def __init__(self, config: BaseConfig, splits: Splits, part: str, progress: Progress) -> None:
+        self.base = BaseModels(config, progress=progress, splits=splits)
+        self.progress = progress
+        self.part = part
+        self.seed = config.seed
+        self.judges = splits.test if part == "test" else splits.validation
+
+    @property
+    def data(self) -> ForgetData:
+        """With an empty cache, so that no method's time depends on who came before."""
+        return ForgetData.of(self.base.splits, self.base.config.request, seed=self.seed, device=self.base.device, progress=self.progress)
+
+    @cached_property
+    def initial(self) -> Trained:
+        return self.base.initial()
+
+    @cached_property
+    def ideal(self) -> Trained:
+        return self.base.ideal()
+
+    @cached_property
+    def of_initial(self) -> Evidence:
+        return self.evidence(self.initial.model)
+
+    @cached_property
+    def of_ideal(self) -> Evidence:
+        return self.evidence(self.ideal.model)
+
+    def evidence(self, model: nn.Module) -> Evidence:
+        return evidence_of(model, self.data, self.judges)
+
+    @cached_property
+    def common(self) -> dict[str, Any]:
+        """All that a cell depends on beside the method."""
+        models = {"initial": model_digest(self.initial.model), "ideal": model_digest(self.ideal.model)}
+        about = {"request": self.base.request_slug, "split": self.base.splits.digest, "seed": self.seed, "part": self.part}
+        return {**models, **about, "device": str(self.base.device)}
+
+
+def measured(trial: Trial, world: World, cells: Cells) -> Row:
+    """The cell's numbers, or `failed` with the reason why there are none.
+
+    What a method says of a request that it refuses, or of its own divergence, is kept like any number; an error of the
+    machine (too little memory) is reported and tried again by the next call.
+    """
+    if trial.method == RETRAIN:
+        settings, make = {}, partial(_ideal, world)
+    else:
+        entry = METHODS[trial.method]
+        settings, make = entry.settings(trial.settings), partial(_unlearned, trial, world)
+    try:
+        return cells.measured({**world.common, "method": trial.method, "settings": settings}, partial(_judged, make, world))
+    except RuntimeError as error:
+        return {"failed": f"failed: {type(error).__name__}: {_line(error)}"}
+
+
+def _ideal(world: World) -> tuple[nn.Module, float]:
+    trained = world.ideal
+    known = trained.metadata.train_seconds if trained.loaded and trained.metadata else None
+    return trained.model, trained.seconds if known is None else known
+
+
+def _unlearned(trial: Trial, world: World) -> tuple[nn.Module, float]:
+    data, model = world.data, world.initial.model
+    started = time.perf_counter()
+    unlearned = unlearn(trial.method, model, data, **trial.settings).model
+    return unlearned, time.perf_counter() - started
+
+
+def _judged(make: Callable[[], tuple[nn.Module, float]], world: World) -> Row:
+    try:
+        model, seconds = make()
+    except FloatingPointError as error:
+        return {"failed": f"diverged: {_line(error)}"}
+    except ValueError as error:
+        return {"failed": f"refused: {_line(error)}"}
+    try:
+        evidence = world.evidence(model)
+    except ValueError as error:
+        return {"failed": f"can't be evaluated: {_line(error)}"}
+    values, undefined = evaluate(names=("avg_gap",), model=evidence, ideal=world.of_ideal)
+    if undefined:
+        return {"failed": f"can't be compared: {undefined['avg_gap']}"}
+    return (
+        dict(zip(COLUMNS, ua_ra_ta_mia(evidence), strict=True))
+        | values
+        | {"seconds": seconds, "changed": _changed(evidence, world.of_initial)}
+    )
+
+
+def _changed(one: Evidence, other: Evidence) -> int:
+    """How many images, of all sets, the two predict differently."""
+    return sum(int((one.sets[name].logits.argmax(1) != other.sets[name].logits.argmax(1)).sum()) for name in ("forget", "retain", "test"))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def world_of(config: BaseConfig, request: str, splits: Splits, part: str, progress: Progress) -> World:
+    return World(replace(config, request=REQUESTS[request](splits)), splits, part, progress)
