@@ -35,7 +35,9 @@ def ssd(model: nn.Module, data: ForgetData, *, selection_alpha: float = 10.0, da
         dampening: what the ratio of the importances is multiplied by
         batch_size: images whose mean gradient is squared
 
-    Raises ValueError for values that are not positive. The source shuffles by a loader's global state; here the seed decides.
+    Raises ValueError for values that are not positive.
+
+    Departure: the source shuffles by a loader's global state; here the seed decides.
     """
     check(model, data, selection_alpha=selection_alpha, dampening=dampening, batch_size=batch_size)
     student = copy_of(model)
