@@ -2,7 +2,7 @@
 
     python -u mlflow_forget.py --unlearn MIMU --topk 50 --kappa 0.1
 
---unlearn NAME --help shows the method's own flags. Several values for --seed or for a method's flag make one parent run
+--list shows every method, --unlearn NAME --help a method's own flags. Several values for --seed or for a method's flag make one parent run
 with a child for each combination.
 """
 
@@ -29,7 +29,10 @@ SUMMARY = ("forget_score", "retain_score", "test_forget_score", "test_retain_sco
 
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, build the configs, run them, print what came out and where it is."""
+    """Parse, build the configs, run them, print what came out and where it is. With --list, print the methods instead."""
+    if command_line.asks_for(argv, "list"):
+        print(methods())
+        return 0
     configs = configs_from(*options_of(argv))
 
     from sweep import run_all
@@ -42,6 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"run{'s' if len(results) > 1 else ''} in {tracking_uri()}: {', '.join(result.run_id for result in results)}")
     print("look at them:  mlflow ui      as a table:  python mlruns_parser.py")
     return 0
+
+
+def methods() -> str:
+    """Every method and add-on in a line each."""
+    from reporter.methods_page import listing
+    from unlearn import METHODS
+    from unlearn.add_ons import ADD_ONS
+
+    return listing(METHODS, ADD_ONS)
 
 
 def options_of(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Entry[Any], Entry[Any]]:
@@ -69,6 +81,7 @@ def flags(method: Entry[Any] | None, architecture: Entry[Any]) -> argparse.Argum
     parser = command_line.OneLineParser(summary, f"{details.strip()}\n\n{about}")
     job = parser.add_argument_group("the job")
     job.add_argument("--unlearn", metavar="METHOD", help="name, or path/to/file.py:function")
+    job.add_argument("--list", action="store_true", help="print every method and add-on in a line each, and do nothing else")
     job.add_argument(
         "--ideal",
         default="auto",

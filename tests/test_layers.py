@@ -141,7 +141,7 @@ def test_the_block_blocks(tmp_path):
     assert "BLOCKED mlflow" in done.stderr
 
 
-@pytest.mark.parametrize("flags", [["--help"], ["--unlearn", "MIMU", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("flags", [["--help"], ["--unlearn", "MIMU", "--help"], ["--list"]], ids=" ".join)
 def test_help_needs_neither_mlflow_nor_torchvision(flags, tmp_path):
     done = python_without(tmp_path, ("mlflow", "torchvision"), str(ROOT / "mlflow_forget.py"), *flags)
 

@@ -57,32 +57,63 @@ def plain(step: Step) -> Gradients:
 
 @register("GradMask")
 def grad_mask(*, quantile: float = 0.3, memory: float = 0.9) -> Rule:
-    """d * 1[v >= quantile], v the probability that both gradients agree in sign (see `Agreement`)."""
+    """Keep the entries whose two gradients are likely enough to agree in sign.
+
+        d * 1[v >= quantile]        v: the probability that they agree
+
+    Flags:
+        quantile: least v that an entry is kept with
+        memory: how much of the second moments is kept from step to step
+    """
     return _masked_by(Agreement(memory), quantile)
 
 
 @register("ANDMask")
 def and_mask(*, memory: float = 0.9) -> Rule:
-    """GradMask at 0.5: entries whose gradients agree in sign."""
+    """Keep the entries whose two gradients agree in sign: GradMask at .5.
+
+        d * 1[v >= .5]
+
+    Flags:
+        memory: how much of the second moments is kept from step to step
+    """
     return _masked_by(Agreement(memory), 0.5)
 
 
 @register("VarGrad")
 def var_grad(*, quantile: float = 0.3, memory: float = 0.9) -> Rule:
-    """GradMask whose second moments start at the first squared gradients instead of 0."""
+    """Keep entries as GradMask does, the second moments started at the first squared gradients instead of 0.
+
+        d * 1[v >= quantile]        V = g^2 before the first step
+
+    Flags:
+        quantile: least v that an entry is kept with
+        memory: how much of the second moments is kept from step to step
+    """
     return _masked_by(Agreement(memory, starts_at_square=True), quantile)
 
 
 @register("GradFocus")
 def grad_focus(*, memory: float = 0.9) -> Rule:
-    """d * v."""
+    """Weigh every entry by the probability that its two gradients agree in sign.
+
+        d * v
+
+    Flags:
+        memory: how much of the second moments is kept from step to step
+    """
     agreement = Agreement(memory)
     return lambda step: [d * v for d, v in zip(step.direction, agreement(step), strict=True)]
 
 
 @register("OPT")
 def opt() -> Rule:
-    """d without the entries of the most negative products g_u g_c, per tensor as few as make the step feasible (see `kept`)."""
+    """Drop the entries whose two gradients oppose each other most, per tensor as few as make the step feasible.
+
+        d * 1[kept]        dropped: the most negative g_u g_c
+
+    Feasible: see `kept`.
+    """
 
     def rule(step: Step) -> Gradients:
         every = zip(step.direction, step.unlearn, step.retain, strict=True)
@@ -93,7 +124,14 @@ def opt() -> Rule:
 
 @register("FocusOPT")
 def focus_opt(*, memory: float = 0.9) -> Rule:
-    """d * v without the entries of the smallest v g_u g_c, per tensor as few as make the step feasible (see `kept`).
+    """Weigh as GradFocus does, then drop entries as OPT does, until the step is feasible.
+
+        d * v * 1[kept]        dropped: the smallest v g_u g_c
+
+    Feasible: see `kept`.
+
+    Flags:
+        memory: how much of the second moments is kept from step to step
 
     Departure: the source tests (v g_u)(v g_c), which guarantees nothing for the gradients themselves.
     """
@@ -108,7 +146,13 @@ def focus_opt(*, memory: float = 0.9) -> Rule:
 
 @register("SalUn")
 def saliency(*, quantile: float = 0.3) -> Rule:
-    """d where abs(g) >= its quantile within the tensor, g the forget batch's gradient with true labels, anew for each batch."""
+    """Keep the entries that are most salient for the forget batch, tensor by tensor, anew for each batch.
+
+        d * 1[|g| >= quantile of |g|]        g: the gradient of the forget batch's cross-entropy with true labels
+
+    Flags:
+        quantile: share of a tensor's entries that are dropped
+    """
 
     def rule(step: Step) -> Gradients:
         sizes = [g.abs() for g in step.of_true_labels()]
@@ -118,8 +162,9 @@ def saliency(*, quantile: float = 0.3) -> Rule:
 
 
 class Agreement:
-    """v = Phi(z_u) Phi(z_c) + (1 - Phi(z_u)) (1 - Phi(z_c)): the chance that the two gradients agree in sign.
+    """v, the probability that the two gradients agree in sign, entry by entry.
 
+        v = Phi(z_u) Phi(z_c) + (1 - Phi(z_u)) (1 - Phi(z_c))
         z = g / sqrt(V + 1e-8),  V <- memory V + (1 - memory) g^2,  V = 0 before the first step (or g^2)
 
     V is kept for each of the two gradients over all steps, without bias correction; Phi is the normal distribution's cdf.

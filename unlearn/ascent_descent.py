@@ -39,8 +39,10 @@ def ascent_descent(
         epoch <= ascent_epochs:  theta <- theta + unlearn_lr grad CE(f_theta(x), y)        (x, y) in forget
         every epoch, after that: theta <- theta - unlearn_lr grad CE(f_theta(x), y)        (x, y) in retain
 
-    by SGD in train mode, a pass over a set each. Departures: the source trains the caller's own model, has batches of 32
-    forget images beside 64 retain images, and takes batch norm's statistics from each batch (here: the running ones stay).
+    by SGD in train mode, a pass over a set each.
+
+    Departures: the source trains the caller's own model, has batches of 32 forget images beside 64 retain images, and takes
+    batch norm's statistics from each batch (here: the running ones stay).
 
     Flags:
         unlearn_epochs: passes over the retain set

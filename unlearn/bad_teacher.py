@@ -57,8 +57,10 @@ def bad_teacher(
         teacher_temperature: divides the logits of teachers and student
 
     Raises ValueError for flags that make no sense and for a model with weights that can't be drawn anew, and
-    FloatingPointError as soon as a loss is not finite. The source's published loop divides the KL by the number of classes
-    as well; Adam does not see the factor. Its teacher's initial weights are the architecture's own; here they are the layers'.
+    FloatingPointError as soon as a loss is not finite.
+
+    Departures: the published loop divides the KL by the number of classes as well; Adam does not see the factor. Its teacher's
+    initial weights are the architecture's own; here they are the layers'.
     """
     check(
         model,

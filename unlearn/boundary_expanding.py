@@ -44,7 +44,9 @@ def boundary_expanding(
         momentum: momentum of SGD
 
     Raises ValueError for flags that make no sense and for a model whose logits do not come from a linear layer,
-    FloatingPointError if it diverges. The source's learning rate, 1e-5, is meant for hundreds of steps; here it is 1e-4.
+    FloatingPointError if it diverges.
+
+    Departure: the source's learning rate, 1e-5, is meant for hundreds of steps; here it is 1e-4.
     """
     check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, momentum=momentum)
     widened = Widened(copy_of(model), classifier_of(model, data), data.generator("boundary_expanding", "extra class")).to(data.device)

@@ -50,7 +50,9 @@ def boundary_shrink(
 
     Pixels are those before normalisation, black 0 and fully lit 1. Where the images have no normalisation (your own tensors), they
     move by `bound` as they are, and are not clamped. Raises ValueError for flags that make no sense, FloatingPointError if it
-    diverges. In the source a label stays the true one where x' has not crossed a boundary, and x' is rounded to grey levels.
+    diverges.
+
+    Departures: in the source a label stays the true one where x' has not crossed a boundary, and x' is rounded to grey levels.
     Its learning rate, 1e-5, is meant for hundreds of steps; here it is 1e-4, which forgets a class of digits too.
     """
     check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, momentum=momentum, bound=bound)

@@ -9,5 +9,10 @@ from unlearn.impl import ForgetData, copy_of, register
 
 @register("default", "raw", "do_nothing", "original", leaves_weights=True)
 def default(model: nn.Module, data: ForgetData) -> nn.Module:
-    """Return the initial model as it is, theta <- theta."""
+    """Return the initial model as it is.
+
+        theta <- theta_0
+
+    What every method is compared with.
+    """
     return copy_of(model)

@@ -34,10 +34,11 @@ def fisher(model: nn.Module, data: ForgetData, *, fisher_alpha: float = 1e-10) -
     Flags:
         fisher_alpha: variance of the noise where F is 1
 
-    Raises ValueError for an alpha that is not positive, or a model without a linear classifier. Departures from the published
-    code: the classifier is found by its place instead of by a last dimension of 10, which other layers may have and the
-    classifier's weight has not; no 1e-8 is added to each derivative; and its default alpha, .2, puts every weight at the bound,
-    where 1e-10 leaves about half of them below.
+    Raises ValueError for an alpha that is not positive, or a model without a linear classifier.
+
+    Departures: the published code finds the classifier by a last dimension of 10, which other layers may have and the
+    classifier's weight has not; here it is found by its place. No 1e-8 is added to each derivative. The published default
+    alpha, .2, puts every weight at the bound, where 1e-10 leaves about half of them below.
     """
     check(model, data, fisher_alpha=fisher_alpha)
     student = copy_of(model)

@@ -29,9 +29,11 @@ def fisher_new(model: nn.Module, data: ForgetData, *, fisher_alpha: float = 1e-6
     Flags:
         fisher_alpha: variance of the noise where F is 1
 
-    Raises ValueError for an alpha that is not positive, or a model without a linear classifier. Departures from the published
-    code: its F squares the mean derivative of 32 images times their mean p(y), which is not Fisher's; its x 10 also hits the
-    variance of the forgotten row; its default alpha, .2, destroys the model. It costs a backward pass per image and class.
+    Raises ValueError for an alpha that is not positive, or a model without a linear classifier. It costs a backward pass per
+    image and class.
+
+    Departures: the published code's F squares the mean derivative of 32 images times their mean p(y), which is not Fisher's;
+    its x 10 also hits the variance of the forgotten row; its default alpha, .2, destroys the model.
     """
     check(model, data, fisher_alpha=fisher_alpha)
     student = copy_of(model)

@@ -73,8 +73,10 @@ def lotus(
         weight_decay: weight decay of AdamW
 
     Raises ValueError for flags that make no sense and where validation images are needed and missing, FloatingPointError
-    as soon as a loss or a logit is not finite. The source may end before its first step and return the initial model; here the first
-    epoch is always run. The request with both is ours; the source knows whole classes and random images.
+    as soon as a loss or a logit is not finite.
+
+    Departures: the source may end before its first step and return the initial model; here the first epoch is always run. The
+    request with both is ours; the source knows whole classes and random images.
     """
     check(
         model,

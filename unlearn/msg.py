@@ -71,9 +71,11 @@ def msg(
         unlearn_lr: learning rate of Adam (dine) or SGD (kgltop2)
         batch_size: images a step (dine 256, kgltop2 64)
 
-    Raises ValueError for kgltop2 on a model without convolutions, FloatingPointError if it diverges. Departures: Dine et
-    al.'s learning rate, 1e-4, does not repair in 30 steps (a forget set of one batch) what the reset destroyed; kgltop2 had 5
-    passes over the retain set and a learning rate that rose and fell, and its epochs are counted here as those of dine.
+    Raises ValueError for kgltop2 on a model without convolutions, FloatingPointError if it diverges.
+
+    Departures: Dine et al.'s learning rate, 1e-4, does not repair in 30 steps (a forget set of one batch) what the reset
+    destroyed; here it is 1e-3. kgltop2 had 5 passes over the retain set and a learning rate that rose and fell; its epochs are
+    counted here as those of dine.
     """
     flags = {"reset_share": reset_share, "unlearn_epochs": unlearn_epochs, "unlearn_lr": unlearn_lr}
     size = check(model, data, msg_variant=msg_variant, batch_size=batch_size, **flags)["batch_size"]

@@ -25,8 +25,9 @@ def neg_grad(
 
     by SGD in train mode; an epoch is a pass over forget. Nothing holds it back: the cross-entropy has no upper bound, and
     with more epochs or a larger learning rate the retained classes go too. The history shows the forget set's loss. A set of
-    few batches hardly moves in five epochs: raise --unlearn_lr there. Departure: batch norm keeps its running statistics; in
-    the source they turn into those of the forget set.
+    few batches hardly moves in five epochs: raise --unlearn_lr there.
+
+    Departure: batch norm keeps its running statistics; in the source they turn into those of the forget set.
 
     Flags:
         unlearn_epochs: passes over the forget set

@@ -36,9 +36,11 @@ def random_label(
         theta <- theta - unlearn_lr grad CE(f_theta(x), y')        (x, y) in forget, y' uniform over the classes but y
         theta <- theta - unlearn_lr grad CE(f_theta(x), y)         (x, y) in retain
 
-    by SGD in train mode; y' is drawn anew in each epoch. Departures: published code draws from all classes, so that a tenth
-    of the images of ten classes rehearse their true label; and there batch norm takes the statistics of each batch, which
-    leaves a forgotten class known in eval mode (here: the running ones, which stay).
+    by SGD in train mode; y' is drawn anew in each epoch.
+
+    Departures: published code draws from all classes, so that a tenth of the images of ten classes rehearse their true label;
+    and there batch norm takes the statistics of each batch, which leaves a forgotten class known in eval mode (here: the
+    running ones, which stay).
 
     Flags:
         unlearn_epochs: passes over the forget and the retain set

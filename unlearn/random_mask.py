@@ -19,6 +19,8 @@ def resolve_kappa(model: nn.Module, data: ForgetData, *, kappa: Amount, mask_lay
 def random_mask(model: nn.Module, data: ForgetData, *, kappa: Amount = 0.1, mask_layer: str | None = None) -> Unlearned:
     """Switch off kappa weights of the masked layer, drawn uniformly without repetition by the seed.
 
+        W <- M * W    M (m, n) 0 at kappa places and 1 elsewhere
+
     Flags:
         kappa: weights to switch off
         mask_layer: the masked layer, by name or by index over the linear layers; none is the architecture's choice

@@ -43,8 +43,9 @@ def salun(
         keep = the density of all weights with the largest S
         theta <- theta_0 where not keep, after each step of RL
 
-    All parameters are ranked together, biases and batch norm's among them. Departures: random labels are never the true one,
-    and batch norm keeps its running statistics, see RL.
+    All parameters are ranked together, biases and batch norm's among them.
+
+    Departures: random labels are never the true one, and batch norm keeps its running statistics, see RL.
 
     Flags:
         unlearn_epochs: passes over the forget and the retain set

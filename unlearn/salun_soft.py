@@ -33,6 +33,7 @@ def salun_soft(
         theta <- theta_0 + sign(delta) max(|delta| - t, 0)
 
     theta_0 is the initial model throughout; r falls linearly from 1 - density after the first step to 0 after the last.
+
     Departures: the source takes theta_0 anew in each epoch; random labels are never the true one, and batch norm keeps its
     running statistics, see RL.
 

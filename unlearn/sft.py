@@ -41,6 +41,7 @@ def sft(
 ) -> Unlearned:
     """Fine-tune the masked layer alone, by sft_steps steps of AdamW on the mean cross-entropy.
 
+        W <- AdamW(W, grad_W CE(f_theta(x), y))        W the masked layer's weights, (x, y) by sft_mode:
         randomize_forget                        forget images with labels drawn uniformly from all classes, anew each step
         finetune_retain                         retain images with their labels
         randomize_forget_and_finetune_retain    both: a batch of each in every step

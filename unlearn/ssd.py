@@ -38,8 +38,10 @@ def ssd(model: nn.Module, data: ForgetData, *, selection_alpha: float = 10.0, da
         dampening: what the ratio of the importances is multiplied by
         batch_size: images whose mean gradient is squared; as many as are forgotten, if they are fewer
 
-    Raises ValueError for values that are not positive. Departure: in the source a short last batch counts as much as a whole one,
-    which makes a small forget set look important and can destroy the model; the seed decides the batches here.
+    Raises ValueError for values that are not positive.
+
+    Departure: in the source a short last batch counts as much as a whole one, which makes a small forget set look important and
+    can destroy the model; and there a loader's global state shuffles, here the seed.
     """
     check(model, data, selection_alpha=selection_alpha, dampening=dampening, batch_size=batch_size)
     student = copy_of(model)

@@ -142,4 +142,5 @@ def _with_add_on(method: Callable[..., Any], name: str, addon: str, without: Col
     run.__signature__ = signature.replace(parameters=[p for p in signature.parameters.values() if p.name not in without])  # type: ignore[attr-defined]
     run.__doc__ = f"{method.__name__} with the add-on {addon}.\n\n{inspect.getdoc(method)}"
     run.__name__ = run.__qualname__ = name
+    run.addon = addon  # type: ignore[attr-defined]
     return run

@@ -75,7 +75,9 @@ def unsir(
         retained_per_class: images drawn from each retained class; all where there are fewer
 
     The forget images themselves are never looked at. Raises ValueError for a request that is not whole classes and for flags
-    that make no sense, FloatingPointError if it diverges. The published notebook labels the noise of every class as class 0.
+    that make no sense, FloatingPointError if it diverges.
+
+    Departure: the published notebook labels the noise of every class as class 0; here it has its own class.
     """
     check(
         model,

@@ -41,8 +41,9 @@ def wfisher(model: nn.Module, data: ForgetData, *, wfisher_step: float = 5.0, da
         damping: what is added to the Fisher matrix's eigenvalues
         fisher_images: single retain images that the Fisher matrix is made of, drawn at random; all if there are fewer
 
-    Raises ValueError for values that are not positive, FloatingPointError if a weight is not finite afterwards. Departures from
-    the published code: its recursion updates the first gradient's direction over and over, which is not the inverse, and its
+    Raises ValueError for values that are not positive, FloatingPointError if a weight is not finite afterwards.
+
+    Departures: the published code's recursion updates the first gradient's direction over and over, which is not the inverse, and its
     ImageNet branch takes the retain gradient from the forget set.
     """
     check(model, data, wfisher_step=wfisher_step, damping=damping, fisher_images=fisher_images)

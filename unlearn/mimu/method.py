@@ -113,7 +113,8 @@ def mimu(
 
     Raises ValueError for an amount that the layer does not have, a layer that is not there, is not linear or does not see
     one vector an image. The mask makes a class unreachable, not absent: what the layers before it know is still there.
-    Departures from the paper: its objective leaves the label without a gradient and ranks weights that serve nobody first;
+
+    Departures: the paper's objective leaves the label without a gradient and its ranking puts weights that serve nobody first;
     L_drop, averaged features and the ranking by s are ours.
     """
     started = time.perf_counter()

@@ -1,0 +1,245 @@
+"""The registry of methods as text: the lines of `mlflow_forget.py --list`, and docs/methods.md.
+
+python -m reporter.methods_page writes docs/methods.md.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from registry import Entry, Hyperparameter
+from training.storage import write_bytes
+from unlearn import METHODS
+from unlearn.add_ons import ADD_ONS, Agreement, kept
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
+COMMAND = "python -m reporter.methods_page"
+WIDTH = 140
+NEEDS = {"ideal": "the ideal model"}
+
+HEAD = f"""# Methods
+
+Every name that `--unlearn` takes: what the method does to the weights, its flags with their defaults, where it comes from, and where it
+departs from there. `python -u mlflow_forget.py --list` prints the short form, `--unlearn NAME --help` one method with all flags of the job.
+
+Made from the registry by `{COMMAND}`: what stands here is what runs.
+
+In the formulas `theta` is the weights of the unlearned model and `f_theta` the model itself, `theta_0` and `f_0` are those of the initial
+model; `CE` is the cross-entropy, `g_f` and `g_r` its gradients on a forget and on a retain batch, `*` the product entry by entry."""
+
+ADD_ONS_HEAD = """## Add-ons
+
+An add-on combines the two gradients of a step in its own way, on any method that takes one of each: {methods}. Ask for it by
+`--addon`, as in `--unlearn NGPlus --addon GradMask`, or by the joint name. `g_u` is the descent gradient of the forget objective,
+`g_c` that of the retain objective, `beta` the retain gradient's weight; `d` is the plain step:"""
+
+
+def listing(methods: Iterable[Entry[Any]], add_ons: Iterable[Entry[Any]]) -> str:
+    """A line per method: name, aliases, the add-ons that it takes, what it does; then a line per add-on."""
+    rows = [[e.name, ", ".join(e.aliases), "all" if "addon" in e.hyperparameters else "", _in_short(e)] for e in _sorted(methods)]
+    rules = [[entry.name, entry.summary] for entry in _sorted(add_ons)]
+    return "\n".join(
+        [
+            _columns(["method", "also", "add-ons", "what it does"], rows),
+            "",
+            _columns(["add-on", "what it does"], rules),
+            "",
+            "one method with its flags:  python -u mlflow_forget.py --unlearn NAME --help      all of them: docs/methods.md",
+        ]
+    )
+
+
+def page(methods: Iterable[Entry[Any]], add_ons: Iterable[Entry[Any]], own_pages: Collection[str] = ()) -> str:
+    """docs/methods.md: an index, a section for each method, one for the add-ons. `own_pages`: names of other files beside it."""
+    methods, add_ons = _sorted(methods), _sorted(add_ons)
+    alone = [entry for entry in methods if _add_on_of(entry) is None]
+    joint = [entry for entry in methods if _add_on_of(entry) is not None]
+    index = [[f"[`{e.name}`](#{e.name.lower()})", _codes(e.aliases), _prose(_in_short(e), cell=True)] for e in alone]
+    parts = [
+        HEAD,
+        "## Index",
+        _table(["name", "aliases", "what it does"], index),
+        f"With an add-on in it: {_codes(entry.name for entry in joint)}. See [Add-ons](#add-ons).",
+        "## The methods",
+        *(_section(entry, own_pages) for entry in alone),
+        _add_ons_section(alone, joint, add_ons),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def written() -> str:
+    """What docs/methods.md has to hold: Lethe's own methods, not those of a user's file."""
+    own = [entry for entry in METHODS if entry.file is None]
+    return page(own, ADD_ONS, {path.stem for path in PAGE.parent.glob("*.md")} - {PAGE.stem})
+
+
+def paragraphs_of(function: Any) -> tuple[list[str], list[str]]:
+    """The docstring's paragraphs after its one line, without the flags, and those that say where it departs from its source."""
+    paragraphs = re.split(r"\n\s*\n", inspect.getdoc(function) or "")[1:]
+    rest = [text for text in paragraphs if not text.startswith("Flags:")]
+    departures = [text for text in rest if re.match("Departures?:", text)]
+    return [text for text in rest if text not in departures], [re.sub(r"^Departures?:\s+", "", text) for text in departures]
+
+
+def _sorted(entries: Iterable[Entry[Any]]) -> list[Entry[Any]]:
+    return sorted(entries, key=lambda entry: entry.name.casefold())
+
+
+def _add_on_of(entry: Entry[Any]) -> str | None:
+    """The add-on that a joint name has in it."""
+    add_on: str | None = getattr(entry.function, "addon", None)
+    return add_on
+
+
+def _method_of(entry: Entry[Any]) -> Entry[Any]:
+    """The method that a joint name has in it."""
+    return next(other for other in METHODS if other.function is inspect.unwrap(entry.function))
+
+
+def _in_short(entry: Entry[Any]) -> str:
+    """The one line, with what the method is limited to and what it needs; for a joint name its parts."""
+    if _add_on_of(entry) is not None:
+        return f"{_method_of(entry).name} + {_add_on_of(entry)}"
+    limits = ["whole classes only"] if entry.facts.whole_class else []
+    limits += [f"needs {need}" for need in _needs(entry)]
+    return entry.summary + (f" ({'; '.join(limits)})" if limits else "")
+
+
+def _needs(entry: Entry[Any]) -> list[str]:
+    return [NEEDS.get(need, need) for need in getattr(entry.facts, "needs", ())]
+
+
+def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for the console, its last column wrapped so that a line has at most WIDTH characters."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header) - 1)]
+    left = sum(widths) + 2 * len(widths)
+
+    def lines(row: Sequence[str]) -> str:
+        start = "".join(f"{cell:<{width + 2}}" for cell, width in zip(row[:-1], widths, strict=True))
+        return textwrap.fill(row[-1], WIDTH, initial_indent=start, subsequent_indent=" " * left, break_on_hyphens=False).rstrip()
+
+    ruler = ["-" * width for width in (*widths, max(len(row[-1]) for row in (header, *rows)))]
+    ruler[-1] = ruler[-1][: WIDTH - left]
+    return "\n".join(map(lines, (header, ruler, *rows)))
+
+
+def _section(entry: Entry[Any], own_pages: Collection[str]) -> str:
+    """A method: its text in the docstring's order, its facts, its flags, its departures."""
+    also = f"Also {_codes(entry.aliases)}. " if entry.aliases else ""
+    text, departures = paragraphs_of(entry.function)
+    return "\n\n".join(
+        [
+            f"### `{entry.name}`",
+            also + _prose(entry.summary),
+            *map(_paragraph, text),
+            *_flags(entry.hyperparameters),
+            *(f"**Departures.** {_prose(_capital(text))}" for text in departures),
+            "\n".join(f"- {fact}" for fact in _facts(entry, own_pages)),
+        ]
+    )
+
+
+def _facts(entry: Entry[Any], own_pages: Collection[str]) -> list[str]:
+    facts = [f"Forgets: {'whole classes only' if entry.facts.whole_class else 'any request, whole classes or images'}"]
+    facts += [f"Needs: {', '.join(_needs(entry))}"] if _needs(entry) else []
+    facts += ["Add-ons: [all](#add-ons), by `--addon`"] if "addon" in entry.hyperparameters else []
+    facts += [f"Source: {_prose(entry.facts.source)}"] if entry.facts.source else []
+    own = entry.name.lower()
+    return facts + ([f"More: [{own}.md]({own}.md)"] if own in own_pages else [])
+
+
+def _add_ons_section(alone: Sequence[Entry[Any]], joint: Sequence[Entry[Any]], add_ons: Sequence[Entry[Any]]) -> str:
+    takers = [entry.name for entry in alone if "addon" in entry.hyperparameters]
+    names = [
+        [
+            f"`{e.name}`",
+            _codes(e.aliases),
+            f"`{_method_of(e).name}`",
+            f"[`{_add_on_of(e)}`](#add-on-{str(_add_on_of(e)).lower()})",
+            _lacks(e),
+        ]
+        for e in joint
+    ]
+    return "\n\n".join(
+        [
+            ADD_ONS_HEAD.format(methods=_codes(takers)),
+            _paragraph("    d = beta g_c + (1 - beta) g_u"),
+            _prose(_one_line(Agreement)),
+            *map(_paragraph, paragraphs_of(Agreement)[0]),
+            _prose(f"`kept`: {_one_line(kept)}"),
+            *map(_paragraph, paragraphs_of(kept)[0]),
+            "A joint name has the flags of its method, but for those of the last column.",
+            _table(["joint name", "aliases", "method", "add-on", "flags it lacks"], names),
+            *map(_add_on, add_ons),
+        ]
+    )
+
+
+def _add_on(entry: Entry[Any]) -> str:
+    text, departures = paragraphs_of(entry.function)
+    return "\n\n".join(
+        [
+            f"### Add-on `{entry.name}`",
+            _prose(entry.summary),
+            *map(_paragraph, text),
+            *_flags(entry.hyperparameters),
+            *(f"**Departures.** {_prose(_capital(text))}" for text in departures),
+            f"- Source: {_prose(entry.facts.source)}",
+        ]
+    )
+
+
+def _lacks(entry: Entry[Any]) -> str:
+    """The method's flags that a joint name does not have."""
+    return _codes(f"--{name}" for name in _method_of(entry).hyperparameters if name not in entry.hyperparameters)
+
+
+def _one_line(documented: Any) -> str:
+    return (inspect.getdoc(documented) or "").partition("\n")[0]
+
+
+def _flags(hyperparameters: Mapping[str, Hyperparameter]) -> list[str]:
+    rows = [[f"`--{p.name}`", _prose(p.expects, cell=True), _default(p), _prose(p.help, cell=True)] for p in hyperparameters.values()]
+    return [_table(["flag", "value", "default", "what it is"], rows)] if rows else []
+
+
+def _default(parameter: Hyperparameter) -> str:
+    return "required" if parameter.required else f"`{str(parameter.default).lower() if parameter.default is None else parameter.default}`"
+
+
+def _paragraph(text: str) -> str:
+    """An indented paragraph is a formula and stays as it is; another one is prose."""
+    return f"```text\n{textwrap.dedent(text)}\n```" if all(line.startswith("    ") for line in text.splitlines()) else _prose(text)
+
+
+def _prose(text: str, *, cell: bool = False) -> str:
+    """Text as Markdown on one line: names with an underscore and flags as code, everything else that Markdown reads escaped."""
+
+    def marked(match: re.Match[str]) -> str:
+        code, name, sign = match.groups()
+        return code or (f"`{name}`" if name else f"\\{sign}")
+
+    line = re.sub(r"(`[^`]+`)|(--\w+|\b\w+_\w+(?:\(\))?)|([\\*_<\[~`$])", marked, " ".join(text.split()))
+    return line.replace("|", "\\|") if cell else line
+
+
+def _codes(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
+
+
+if __name__ == "__main__":
+    write_bytes(PAGE, written().encode())
+    print(f"written: {PAGE}")
