@@ -59,7 +59,8 @@ class World:
     @property
     def data(self) -> ForgetData:
         """With an empty cache, so that no method's time depends on who came before."""
-        return ForgetData.of(self.base.splits, self.base.config.request, seed=self.seed, device=self.base.device, progress=self.progress)
+        world = {"seed": self.seed, "device": self.base.device, "progress": self.progress}
+        return ForgetData.of(self.base.splits, self.base.config.request, ideal=lambda: self.ideal.model, **world)
 
     @cached_property
     def initial(self) -> Trained:

@@ -29,7 +29,11 @@ def ng_plus(
         d = beta g_r - (1 - beta) g_f        theta <- Adam(theta, d)
 
     g_r, g_f: gradients of the mean cross-entropy of a retain and of a forget batch. An epoch is a pass over forget; retain
-    is cycled and reshuffled.
+    is cycled and reshuffled. OPT and FocusOPT make d a descent direction of both objectives; what Adam makes of d need not be one.
+
+    The defaults, and what an epoch is, are Dine et al.'s; in Kurmanji et al. an epoch is a pass over retain, with forget cycled. Batch
+    norm takes the statistics of each batch, as there: with the running ones the ascent, which has no end, goes further than the retain
+    gradient repairs.
 
     Flags:
         unlearn_epochs: passes over the forget set

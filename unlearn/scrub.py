@@ -95,10 +95,12 @@ def scrub(
     With an add-on both go into one step, Adam on rule(g_u, g_c): g_u the gradient of -mean KL_T on a forget batch, g_c that of
     the retain objective, d = beta g_c + (1 - beta) g_u, an epoch a pass over forget.
 
+    OPT and FocusOPT make d a descent direction of both objectives; what Adam makes of d need not be one.
+
     Where the student is the teacher, at the start, KL_T has no gradient: on a model without dropout the first step that moves
     it is a retain step, or weight decay's.
 
-    Departures: batch norm keeps its running statistics in the alternating form, see NegGrad; the learning rate does not decay.
+    Departures: batch norm keeps its running statistics in the alternating form, see NegGrad (with an add-on it does not, see NGPlus); the learning rate does not decay.
 
     Flags:
         scrub_recipe: the source's values for all flags that are not given: large (its default), or small for a few hundred images

@@ -44,7 +44,8 @@ def srl(
         d = beta g_r + (1 - beta) g_random        theta <- Adam(theta, d)
 
     g_random is the gradient on a forget batch whose labels are drawn uniformly from all classes but each image's own. An
-    epoch is a pass over forget; retain is cycled and reshuffled.
+    epoch is a pass over forget; retain is cycled and reshuffled. OPT and FocusOPT make d a descent direction of both objectives;
+    what Adam makes of d need not be one. The defaults are the source's.
 
     Flags:
         unlearn_epochs: passes over the forget set
@@ -55,7 +56,10 @@ def srl(
         quantile: least agreement (GradMask, VarGrad) or share of the gradient's entries (SalUn) that an add-on masks by (.3)
         memory: how much of the second moments an add-on keeps from step to step (.9)
 
-    Raises ValueError for flags that make no sense, or that the add-on does not have; FloatingPointError if it diverges.
+    Raises ValueError for flags that make no sense, or that the add-on does not have, and for a single class; FloatingPointError
+    if it diverges.
+
+    Departure: batch norm keeps its running statistics, see RL.
     """
     check_labels(
         model,
@@ -84,6 +88,7 @@ def srl(
         unlearn_epochs=unlearn_epochs,
         unlearn_lr=unlearn_lr,
         batch_size=batch_size,
+        keep_statistics=True,
     )
 
 

@@ -73,11 +73,14 @@ def descend_both(
     unlearn_epochs: int,
     unlearn_lr: float,
     batch_size: int,
+    keep_statistics: bool = False,
 ) -> Unlearned:
     """Adam on rule(g_u, g_c), the gradients of the two objectives on a forget and a retain batch; an epoch is a pass over forget.
 
     The retain set is reshuffled and goes round again where it is shorter, and goes on in the next epoch where it is longer.
-    Raises FloatingPointError as soon as an epoch's losses are not finite.
+    `keep_statistics` as in `passes.fine_tune`: for objectives with a least value. One that climbs without end goes further in
+    eval mode by running statistics than retaining can repair. Raises FloatingPointError at the end of an epoch after which a loss
+    or a weight is not finite.
     """
     student = copy_of(model)
     parameters = list(student.parameters())
@@ -89,7 +92,7 @@ def descend_both(
     alone = min(size, len(data.forget), len(data.retain)) == 1
     images, history = data.forget.to(data.device), []
     for epoch in data.progress(range(unlearn_epochs), name):
-        with train_mode(student, noise, data.device, single_images=alone):
+        with train_mode(student, noise, data.device, single_images=alone or keep_statistics):
             losses = []
             for (x_f, y_f), (x_r, y_r) in zip(images.batches(size, generator=order, device=data.device), others, strict=False):
                 logits = student(x_f)
@@ -139,8 +142,9 @@ def _with_add_on(method: Callable[..., Any], name: str, addon: str, without: Col
         return result
 
     signature = inspect.signature(method)
+    base = next(entry.name for entry in METHODS if entry.function is method)
     run.__signature__ = signature.replace(parameters=[p for p in signature.parameters.values() if p.name not in without])  # type: ignore[attr-defined]
-    run.__doc__ = f"{method.__name__} with the add-on {addon}.\n\n{inspect.getdoc(method)}"
+    run.__doc__ = f"{base} with the add-on {addon}.\n\n{inspect.getdoc(method)}"
     run.__name__ = run.__qualname__ = name
     run.addon = addon  # type: ignore[attr-defined]
     return run
