@@ -100,7 +100,8 @@ def scrub(
     Where the student is the teacher, at the start, KL_T has no gradient: on a model without dropout the first step that moves
     it is a retain step, or weight decay's.
 
-    Departures: batch norm keeps its running statistics in the alternating form, see NegGrad (with an add-on it does not, see NGPlus); the learning rate does not decay.
+    Departures: in turns, batch norm keeps its running statistics, see NegGrad (not with an add-on, see NGPlus); the learning rate
+    does not decay.
 
     Flags:
         scrub_recipe: the source's values for all flags that are not given: large (its default), or small for a few hundred images
