@@ -42,7 +42,7 @@ def ascent_descent(
     by SGD in train mode, a pass over a set each.
 
     Departures: the source trains the caller's own model, has batches of 32 forget images beside 64 retain images, and takes
-    batch norm's statistics from each batch (here: the running ones stay).
+    batch norm's statistics from each batch of forget (here: the running ones, which stay).
 
     Flags:
         unlearn_epochs: passes over the retain set
@@ -65,7 +65,8 @@ def ascent_descent(
         weight_decay=weight_decay,
     )
     student = copy_of(model)
-    climb, descend = Pass("forget", data.forget.to(data.device), climb=True), Pass("retain", data.retain.to(data.device))
+    climb = Pass("forget", data.forget.to(data.device), climb=True, keep_statistics=True)
+    descend = Pass("retain", data.retain.to(data.device))
     return fine_tune(
         student,
         data,
@@ -74,5 +75,4 @@ def ascent_descent(
         optimizer=sgd(student, unlearn_lr, momentum, weight_decay),
         unlearn_epochs=unlearn_epochs,
         batch_size=batch_size,
-        keep_statistics=True,
     )

@@ -48,7 +48,7 @@ def neg_grad(
         weight_decay=weight_decay,
     )
     student = copy_of(model)
-    passes = [Pass("forget", data.forget.to(data.device), climb=True)]
+    passes = [Pass("forget", data.forget.to(data.device), climb=True, keep_statistics=True)]
     optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
     return fine_tune(
         student,
@@ -58,5 +58,4 @@ def neg_grad(
         optimizer=optimizer,
         unlearn_epochs=unlearn_epochs,
         batch_size=batch_size,
-        keep_statistics=True,
     )

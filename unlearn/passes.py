@@ -24,7 +24,9 @@ GREATEST_FLOAT = torch.finfo(torch.float32).max
 class Pass:
     """One pass over `images`, on the data's device: descend the mean of `loss`, or climb it.
 
-    `name` is the set's, for the history; `batch_size` where it is not that of the other passes.
+    `name` is the set's, for the history; `batch_size` where it is not that of the other passes. `keep_statistics` has batch norm use
+    its running statistics and leave them as they are: for a pass over the forget set alone. Where that is one class, the
+    statistics of its batches give it away; what is learned then holds for such batches, and in eval mode the class is still there.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Pass:
     loss: Loss = F.cross_entropy
     climb: bool = False
     batch_size: int | None = None
+    keep_statistics: bool = False
 
 
 Plan = Callable[[int], Sequence[Pass]]  # an epoch, counted from 0 -> its passes in order
@@ -79,16 +82,12 @@ def fine_tune(
     optimizer: torch.optim.Optimizer,
     unlearn_epochs: int,
     batch_size: int,
-    keep_statistics: bool = False,
     streams: str | None = None,
 ) -> Unlearned:
     """Run the passes of each epoch over `student`, in train mode; its history has each pass's mean loss, per epoch.
 
-    A pass whose last batch would be a single image takes larger batches. `keep_statistics` has batch norm use its running
-    statistics and leave them as they are: for passes over the forget set alone. Where that is one class, the statistics of
-    its batches give it away; what is learned then holds for such batches, and in eval mode the class is still there. `name`
-    is the method's, for errors and, unless `streams` is given, its random streams. Raises FloatingPointError at the end of an
-    epoch after which a loss or a weight is not finite.
+    A pass whose last batch would be a single image takes larger batches. `name` is the method's, for errors and, unless `streams`
+    is given, its random streams. Raises FloatingPointError at the end of an epoch after which a loss or a weight is not finite.
     """
     order, noise = (data.generator(streams or name, purpose) for purpose in ("order", "dropout"))
     history = []
@@ -97,7 +96,7 @@ def fine_tune(
         for one in plan(epoch):
             size = without_a_last_single(one.images, one.batch_size or batch_size)
             batches = one.images.batches(size, generator=order, device=data.device)
-            fixed = keep_statistics or min(size, len(one.images)) == 1
+            fixed = one.keep_statistics or min(size, len(one.images)) == 1
             with train_mode(student, noise, data.device, single_images=fixed):
                 sign = -1 if one.climb else 1
                 losses = descend(student, batches, optimizer=optimizer, loss=_times(sign, one.loss))

@@ -39,8 +39,8 @@ def random_label(
     by SGD in train mode; y' is drawn anew in each epoch.
 
     Departures: published code draws from all classes, so that a tenth of the images of ten classes rehearse their true label;
-    and there batch norm takes the statistics of each batch, which leaves a forgotten class known in eval mode (here: the
-    running ones, which stay).
+    and there batch norm takes the statistics of each batch of forget, which leaves a forgotten class known in eval mode (here:
+    the running ones, which such a batch leaves as they are).
 
     Flags:
         unlearn_epochs: passes over the forget and the retain set
@@ -63,16 +63,14 @@ def random_label(
     student = copy_of(model)
     optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
     passes = random_label_passes(data)
-    return fine_tune(
-        student, data, "RL", passes, optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size, keep_statistics=True
-    )
+    return fine_tune(student, data, "RL", passes, optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size)
 
 
 def random_label_passes(data: ForgetData) -> Plan:
     """RL's epoch: forget with labels drawn anew, then retain."""
     draws = data.generator("RL", "labels")
     forget, retain = data.forget.to(data.device), data.retain.to(data.device)
-    return lambda _: [Pass("forget", relabelled(forget, data.classes, draws)), Pass("retain", retain)]
+    return lambda _: [Pass("forget", relabelled(forget, data.classes, draws), keep_statistics=True), Pass("retain", retain)]
 
 
 def relabelled(images: ImageSet, classes: int, generator: torch.Generator) -> ImageSet:

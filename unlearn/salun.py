@@ -45,7 +45,7 @@ def salun(
 
     All parameters are ranked together, biases and batch norm's among them.
 
-    Departures: random labels are never the true one, and batch norm keeps its running statistics, see RL.
+    Departures: random labels are never the true one, and batch norm keeps its running statistics on forget, see RL.
 
     Flags:
         unlearn_epochs: passes over the forget and the retain set
@@ -80,7 +80,6 @@ def salun(
         optimizer=optimizer,
         unlearn_epochs=unlearn_epochs,
         batch_size=batch_size,
-        keep_statistics=True,
         streams="RL",
     )
     counts: dict[str, int | float | str] = {"weights": sum(k.numel() for k in keep), "trained_weights": sum(int(k.sum()) for k in keep)}

@@ -35,7 +35,7 @@ def salun_soft(
     theta_0 is the initial model throughout; r falls linearly from 1 - density after the first step to 0 after the last.
 
     Departures: the source takes theta_0 anew in each epoch; random labels are never the true one, and batch norm keeps its
-    running statistics, see RL.
+    running statistics on forget, see RL.
 
     Flags:
         unlearn_epochs: passes over the forget and the retain set
@@ -70,7 +70,6 @@ def salun_soft(
         optimizer=optimizer,
         unlearn_epochs=unlearn_epochs,
         batch_size=batch_size,
-        keep_statistics=True,
         streams="RL",
     )
 

@@ -100,7 +100,7 @@ def scrub(
     Where the student is the teacher, at the start, KL_T has no gradient: on a model without dropout the first step that moves
     it is a retain step, or weight decay's.
 
-    Departures: in turns, batch norm keeps its running statistics, see NegGrad (not with an add-on, see NGPlus); the learning rate
+    Departures: in turns, batch norm keeps its running statistics on forget, see RL (not with an add-on, see NGPlus); the learning rate
     does not decay.
 
     Flags:
@@ -167,7 +167,7 @@ def _in_turns(
     def objective(logits: Tensor, positions: Tensor) -> Tensor:
         return gamma * F.cross_entropy(logits, retain.labels[positions]) + kl_alpha * near(logits, positions)
 
-    climb = passes.Pass("forget", numbered(forget), away, climb=True, batch_size=forget_batch_size)
+    climb = passes.Pass("forget", numbered(forget), away, climb=True, batch_size=forget_batch_size, keep_statistics=True)
     stay = passes.Pass("retain", numbered(retain), objective)
     optimizer: torch.optim.Optimizer = passes.sgd(student, unlearn_lr, MOMENTUM, weight_decay)
     if small:
@@ -180,7 +180,6 @@ def _in_turns(
         optimizer=optimizer,
         unlearn_epochs=unlearn_epochs,
         batch_size=batch_size,
-        keep_statistics=True,
     )
 
 
