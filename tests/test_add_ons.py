@@ -10,9 +10,11 @@ from scipy.stats import norm
 from torch import nn
 from torch.nn import functional as F
 
+from tests.by_hand import adam, slope
 from unlearn import METHODS, ForgetData, resolved, unlearn
 from unlearn.add_ons import ADD_ONS, Agreement, Step, kept, plain
 from unlearn.srl import other_labels
+from unlearn.streams import endless
 from unlearn.two_gradients import rule_of
 from vision_data import ImageSet, Normalisation
 
@@ -138,9 +140,29 @@ def test_adversarial_pairs_are_feasible(name, entries):
     assert feasible(one.unlearn[0], one.retain[0], ADD_ONS[name]()(one)[0])
 
 
-def test_a_feasible_step_is_left_alone():
-    one = step([1.0, 2.0, -0.1], [1.0, 2.0, 0.1])
+@pytest.mark.parametrize(
+    ("g_u", "g_c", "beta", "v", "stay"),
+    [
+        ([1.0, 2.0], [-1.0, -2.0], 0.5, None, [1, 1]),  # min(5, 5) - 5 = 0: feasible, just
+        ([1.0, 2.0], [-1.0, -2.5], 0.5, None, [1, 0]),  # min(5, 7.25) - 6 < 0, then min(1, 1) - 1 = 0
+        ([1.0, 2.0, 3.0], [-1.0, -8.5, 1.0], 0.5, None, [1, 0, 1]),  # min(14, 74.25) - 15 < 0
+        ([1.0, 1.0], [-2.0, -3.0], 0.5, None, [0, 0]),  # min(2, 13) - 5 < 0, min(1, 4) - 2 < 0
+        ([1.0, 1.0], [-2.0, 1.0], 0.8, None, [0, 1]),  # min(2 / 4, 5 * 4) - 1 < 0
+        ([-2.0, 1.0], [1.0, 1.0], 0.8, None, [1, 1]),  # the other way round: min(5 / 4, 2 * 4) - 1 > 0
+        ([1.0, 2.0], [-3.0, -2.0], 0.5, [1.0, 0.5], [0, 1]),  # min(3, 11) - 5 < 0, then min(2, 2) - 2 = 0; 4 > 3 but for v
+    ],
+)
+def test_the_smallest_products_are_dropped_until_the_step_is_feasible(g_u, g_c, beta, v, stay):
+    sides = [torch.tensor(side, dtype=torch.float64) for side in (g_u, g_c)]
+    assert kept(*sides, beta, v if v is None else torch.tensor(v, dtype=torch.float64)).tolist() == stay
+
+
+@pytest.mark.parametrize("g_c", [[1.0, 2.0], [-1.0, -2.0]], ids=["feasible", "just feasible"])
+def test_a_feasible_step_is_left_alone_and_not_sorted(g_c, monkeypatch):
+    one = step([1.0, 2.0], g_c)
+    monkeypatch.setattr(torch.Tensor, "argsort", lambda *_, **__: pytest.fail("it was sorted"))
     assert values(ADD_ONS["OPT"]()(one)) == values(plain(one))
+    assert kept(one.unlearn[0], one.retain[0], 0.5).tolist() == [1, 1]
 
 
 # The methods
@@ -160,35 +182,45 @@ def tiny_model(classes=3):
         return nn.Sequential(nn.Flatten(), nn.Linear(4, classes)).double().float()
 
 
-def adam_once(parameters, direction, lr):
-    """The first step of Adam: lr * d / (abs(d) + eps)."""
-    return [p - lr * d / (d.abs() + 1e-8) for p, d in zip(parameters, direction, strict=True)]
-
-
 ONE_STEP = {"unlearn_epochs": 1, "unlearn_lr": 0.01, "batch_size": 100}
+FOUR_STEPS = {"unlearn_epochs": 2, "unlearn_lr": 0.05, "batch_size": 3}  # on 5 forget images: batches of 3 and 2
 
 
-def gradients(model, images, labels):
-    return torch.autograd.grad(F.cross_entropy(model(images), labels), list(model.parameters()))
+def pairs_of_batches(data, name):
+    """The batches of FOUR_STEPS, a forget and a retain one each."""
+    order, retain = data.generator(name, "forget"), endless(data, data.retain, 3, name, "retain")
+    forget = [batch for _ in range(2) for batch in data.forget.batches(3, generator=order)]
+    assert [len(y) for _, y in forget] == [3, 2, 3, 2]
+    return list(zip(forget, retain, strict=False))
 
 
-def test_one_step_of_ngplus_by_hand():
-    data, model = tiny([0, 4, 5]), tiny_model()
-    (x_f, y_f), (x_r, y_r) = next(data.forget.batches(100)), next(data.retain.batches(100))
-    pairs = zip(gradients(model, x_f, y_f), gradients(model, x_r, y_r), strict=True)
-    expected = adam_once(model.parameters(), [0.8 * g_r - 0.2 * g_f for g_f, g_r in pairs], 0.01)
-    found = unlearn("NGPlus", model, data, **ONE_STEP, beta=0.8).model
-    torch.testing.assert_close(list(found.parameters()), expected, atol=1e-4, rtol=0)
+@pytest.mark.parametrize(("name", "sign", "shift"), [("NGPlus", -1, 0), ("SRL", 1, 1)])
+def test_four_steps_on_both_gradients_by_hand(name, sign, shift, monkeypatch):
+    data, model = tiny([0, 1, 4, 5, 9], size=14), tiny_model()
+    monkeypatch.setattr("unlearn.srl.other_labels", lambda labels, *_: (labels + 1) % 3)
+    found = unlearn(name, model, data, **FOUR_STEPS, beta=0.8).model
+
+    def both(x_f, y_f, x_r, y_r):
+        return slope(lambda m: 0.8 * F.cross_entropy(m(x_r), y_r) + sign * 0.2 * F.cross_entropy(m(x_f), (y_f + shift) % 3))
+
+    adam(model, [both(*forget, *retain) for forget, retain in pairs_of_batches(data, name)], 0.05)
+    torch.testing.assert_close(list(found.parameters()), list(model.parameters()), atol=1e-6, rtol=0)
 
 
-def test_one_step_of_srl_by_hand(monkeypatch):
+@pytest.mark.parametrize(("name", "sign", "shift"), [("NGSalUn", -1, 0), ("SRSalUn", 1, 1)])
+def test_one_step_on_the_entries_that_matter_for_the_true_labels_of_the_forget_batch(name, sign, shift, monkeypatch):
     data, model = tiny([0, 4, 5]), tiny_model()
     monkeypatch.setattr("unlearn.srl.other_labels", lambda labels, *_: (labels + 1) % 3)
     (x_f, y_f), (x_r, y_r) = next(data.forget.batches(100)), next(data.retain.batches(100))
-    pairs = zip(gradients(model, x_f, (y_f + 1) % 3), gradients(model, x_r, y_r), strict=True)
-    expected = adam_once(model.parameters(), [0.8 * g_r + 0.2 * g_f for g_f, g_r in pairs], 0.01)
-    found = unlearn("SRL", model, data, **ONE_STEP, beta=0.8).model
-    torch.testing.assert_close(list(found.parameters()), expected, atol=1e-4, rtol=0)
+    of_forget, of_retain, learned = (
+        slope(lambda m, x=x, y=y: F.cross_entropy(m(x), y))(model) for x, y in ((x_f, y_f), (x_r, y_r), (x_f, (y_f + shift) % 3))
+    )
+    moves = [g.abs() >= g.abs().flatten().sort().values[math.ceil(0.6 * (g.numel() - 1))] for g in of_forget]
+    direction = [keep * (0.5 * r + sign * 0.5 * f) for keep, r, f in zip(moves, of_retain, learned, strict=True)]
+    found = unlearn(name, model, data, **ONE_STEP, beta=0.5, quantile=0.6).model
+    assert [p.ne(q).tolist() for p, q in zip(found.parameters(), model.parameters(), strict=True)] == [keep.tolist() for keep in moves]
+    adam(model, [lambda _: direction], 0.01)
+    torch.testing.assert_close(list(found.parameters()), list(model.parameters()), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 100])
@@ -199,6 +231,19 @@ def test_wrong_labels_are_wrong_and_every_other_class_is_drawn(classes):
     assert drawn.min() == 0
     assert drawn.max() == classes - 1
     assert len(drawn[labels == 0].unique()) == classes - 1
+
+
+def test_wrong_labels_are_drawn_anew_each_step(monkeypatch):
+    drawn = []
+
+    def spy(labels, *given):
+        wrong = other_labels(labels, *given)
+        drawn.append(((wrong - labels) % 100).tolist())  # the images come in another order each time
+        return wrong
+
+    monkeypatch.setattr("unlearn.srl.other_labels", spy)
+    unlearn("SRL", tiny_model(100), tiny([0, 4, 5], classes=100), unlearn_epochs=3, batch_size=100)
+    assert len(drawn) == len({tuple(shifts) for shifts in drawn}) == 3
 
 
 def counting(monkeypatch):
@@ -218,11 +263,35 @@ def test_an_epoch_is_a_pass_over_forget_whichever_is_shorter(forget_rows, monkey
     assert len(seen[1::2]) == len(seen[::2])
 
 
-def test_a_joint_name_is_its_method_with_the_add_on():
-    data, model = tiny([0, 4, 5]), tiny_model()
-    by_name = unlearn("NGradFocus", model, data, **ONE_STEP).model
-    by_flag = unlearn("NGPlus", model, data, **ONE_STEP, addon="GradFocus").model
-    assert all(torch.equal(a, b) for a, b in zip(by_name.parameters(), by_flag.parameters(), strict=True))
+JOINT = {
+    "NGradMask": ("NGPlus", "GradMask"),
+    "VarGrad": ("NGPlus", "VarGrad"),
+    "NGradFocus": ("NGPlus", "GradFocus"),
+    "NGPlus_OPT": ("NGPlus", "OPT"),
+    "NGradFocusOPT": ("NGPlus", "FocusOPT"),
+    "NGSalUn": ("NGPlus", "SalUn"),
+    "SRGradMask": ("SRL", "GradMask"),
+    "SRGradFocus": ("SRL", "GradFocus"),
+    "SRL_OPT": ("SRL", "OPT"),
+    "SRGradFocusOPT": ("SRL", "FocusOPT"),
+    "SRSalUn": ("SRL", "SalUn"),
+    "SCRUBGradMask": ("SCRUB", "GradMask"),
+    "SCRUBFocus": ("SCRUB", "GradFocus"),
+    "SCRUBSalUn": ("SCRUB", "SalUn"),
+}
+
+
+@pytest.mark.parametrize(("name", "method", "addon"), [(name, *pair) for name, pair in JOINT.items()])
+def test_a_joint_name_is_its_method_with_the_add_on_and_with_no_other(name, method, addon):
+    data, model = tiny([0, 1, 4, 5, 9], size=14), tiny_model()
+
+    def weights(called, **flags):
+        return nn.utils.parameters_to_vector(
+            unlearn(called, model, data, **{**FOUR_STEPS, "unlearn_epochs": 6}, **flags).model.parameters()
+        )
+
+    same = [other for other in (None, *ADD_ONS.names) if torch.equal(weights(name), weights(method, addon=other))]
+    assert same == [addon]
 
 
 @pytest.mark.parametrize("name", ["NGradMask", "VarGrad", "NGradFocus", "NGPlus_OPT", "NGradFocusOPT", "NGSalUn", "SRGradMask", "SRL_OPT"])

@@ -397,9 +397,10 @@ def test_the_model_of_the_caller_stays(name):
 # Divergence
 
 
-def test_neg_grad_that_diverges_says_so():
-    with pytest.raises(FloatingPointError, match=r"NegGrad diverged in epoch \d+: forget_loss .* Choose a smaller --unlearn_lr"):
-        unlearn("NegGrad", nn.Sequential(linear(), nn.Linear(3, 3)), data_of(), unlearn_lr=1e30, unlearn_epochs=50)
+@pytest.mark.parametrize("name", EVERY)
+def test_a_method_that_diverges_names_itself(name):
+    with pytest.raises(FloatingPointError, match=rf"^{name} diverged in epoch \d+: \w+_loss .* Choose a smaller --unlearn_lr"):
+        unlearn(name, nn.Sequential(linear(), nn.Linear(3, 3)), data_of(), unlearn_lr=1e30, unlearn_epochs=50)
 
 
 def test_neg_grad_shows_a_loss_that_climbs():
@@ -454,8 +455,13 @@ def test_a_flag_out_of_range_is_refused_before_and_when_it_runs(name, flag, valu
         resolved(name, linear(), data_of(), settings)
 
 
-@pytest.mark.parametrize("name", ["RL", "SalUn", "SalUn_soft", "amnesiac"])
+SRL_NAMES = ["SRL", "SRGradMask", "SRGradFocus", "SRL_OPT", "SRGradFocusOPT", "SRSalUn"]
+
+
+@pytest.mark.parametrize("name", ["RL", "SalUn", "SalUn_soft", "amnesiac", *SRL_NAMES])
 def test_random_labels_need_another_class(name):
     data = ForgetData.of_tensors(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64), torch.arange(4) < 2)
     with pytest.raises(ValueError, match="random labels: expected at least 2 classes, got 1"):
         unlearn(name, linear(1), data)
+    with pytest.raises(ValueError, match="random labels: expected at least 2 classes, got 1"):
+        resolved(name, linear(1), data, METHODS[name].settings({}))

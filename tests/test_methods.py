@@ -249,6 +249,19 @@ def test_a_flag_that_it_does_not_have_is_refused(entry, model, splits):
     assert all(f"--{name}" in str(raised.value) for name in entry.hyperparameters)
 
 
+learns_at_a_rate = [entry for entry in METHODS if "unlearn_lr" in entry.hyperparameters]
+
+
+@pytest.mark.parametrize("entry", learns_at_a_rate, ids=lambda entry: entry.name)
+def test_a_learning_rate_that_no_weight_can_hold_is_refused(entry, model, splits):
+    settings, data = entry.settings({"unlearn_lr": 1e39}), ForgetData.of(splits, CLASS_1)
+    message = r"^--unlearn_lr: expected at most 3.4e\+38, what a weight can hold, got 1e\+39. Give a smaller one$"
+    with pytest.raises(ValueError, match=message):
+        unlearn(entry.name, model, data, unlearn_lr=1e39)
+    with pytest.raises(ValueError, match=message):
+        resolved(entry.name, model, data, settings)
+
+
 @every_method
 def test_the_docstring_is_the_help(entry):
     assert entry.summary.endswith(".")

@@ -1,6 +1,7 @@
 """fisher, fisher_new, wfisher, SSD, MSG, CT, CFk, EUk: each against plain autograd, and what published code gets wrong."""
 
 import copy
+import functools
 import math
 
 import pytest
@@ -9,12 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import build
+from tests.by_hand import adam, sgd, slope
 from unlearn import ForgetData, resolved, unlearn
 from unlearn.blocks import blocks_of, classifier_of
 from unlearn.ct import transpose
 from unlearn.fisher_information import fisher_diagonal, image_gradients
 from unlearn.fisher_new import variance
-from unlearn.msg import gradient_differences, lowest, smaller_gradients
+from unlearn.msg import gradient_differences, lowest, reinitialise, smaller_gradients
 from unlearn.wfisher import solved
 
 CLASSES, HIDDEN = 3, 10  # 10: published code takes a last dimension of 10 for the classifier
@@ -193,11 +195,22 @@ def test_wfisher_is_the_step_of_the_dense_inverse(make):
     assert result.facts["fisher_images_used"] == 13
 
 
-def test_wfisher_in_pieces_is_wfisher():
+@pytest.mark.parametrize("at_once", [1, 5, 6, 11, 12, 100])
+def test_wfisher_in_pieces_is_the_dense_inverse(at_once):
     model, data = perceptron(), data_of()
-    v = torch.randn(flat(model).numel(), generator=torch.Generator().manual_seed(0))
-    pieces = solved(model, data.retain, v, 0.1, data, numbers=5 * v.numel())
-    torch.testing.assert_close(pieces, solved(model, data.retain, v, 0.1, data), rtol=1e-4, atol=1e-5)
+    v, rows = torch.randn(flat(model).numel(), generator=torch.Generator().manual_seed(0)), dense_rows(model, data.retain)
+    expected = torch.linalg.solve(0.1 * torch.eye(v.numel(), dtype=torch.float64) + rows.T @ rows / len(rows), v.double())
+    found = solved(model, data.retain, v, 0.1, data, numbers=at_once * v.numel())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("one_call", [5, 256])
+def test_wfisher_computes_each_images_gradient_once_where_all_can_be_held(one_call, monkeypatch):
+    counts = []
+    monkeypatch.setattr("unlearn.wfisher.AT_ONCE", one_call)
+    monkeypatch.setattr("unlearn.wfisher.image_gradients", lambda model, x, y: counts.append(len(y)) or image_gradients(model, x, y))
+    unlearn("wfisher", perceptron(), data_of())
+    assert counts == ([12] if one_call == 256 else [5, 5, 2])
 
 
 def test_wfisher_descends_on_retain_and_ascends_on_forget():
@@ -315,6 +328,15 @@ def noise_of_msg(data, model):
     return {name: torch.randn(p.shape, generator=generator) for name, p in model.named_parameters()}
 
 
+def test_msg_then_descends_on_retain_by_adam(monkeypatch):
+    model, data = perceptron(), data_of()
+    monkeypatch.setattr("unlearn.msg.reset", lambda *_: None)  # the weights stay
+    x, y = whole(data.retain)
+    result = unlearn("MSG", model, data, unlearn_epochs=3, unlearn_lr=0.05, batch_size=100).model
+    adam(model, [slope(lambda m: F.cross_entropy(m(x), y))] * 3, 0.05)
+    torch.testing.assert_close(flat(result), flat(model), rtol=0, atol=1e-5)
+
+
 def test_kgltop2_scores_by_the_difference_of_the_summed_gradients():
     model, data = convolutional(), data_of(forget=[*range(9)])  # as many retain images as forget images: all of them
     scores, forget, retain = gradient_differences(model, data, 100), gradients_of(model, data.forget), gradients_of(model, data.retain)
@@ -327,6 +349,13 @@ def test_kgltop2_reinitialises_kernels_alone():
     result = unlearn("MSG", model, data, msg_variant="kgltop2", reset_share=0.5, unlearn_epochs=1, unlearn_lr=1e-12).model
     moved = {name: ((result.get_parameter(name) - p).abs() > 1e-6).sum().item() for name, p in model.named_parameters()}
     assert {name: count for name, count in moved.items() if count} == {"0.weight": 18, "3.weight": 12, "4.weight": 2}
+
+
+def test_kgltop2_draws_by_the_outputs_that_a_weight_reaches():
+    model = nn.Sequential(nn.Conv2d(4, 64, 3))  # fan_in 4 * 9, fan_out 64 * 9
+    reinitialise(model, {"0.weight": torch.ones(64, 4, 3, 3, dtype=torch.bool)}, data_of())
+    assert model[0].weight.mean().item() == pytest.approx(0, abs=0.005)
+    assert model[0].weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
 
 
 def test_kgltop2_trains_the_other_entries_of_the_kernels_a_tenth_as_fast(monkeypatch):
@@ -376,18 +405,15 @@ def test_a_transposed_convolution_sees_the_transposed_image():
     torch.testing.assert_close(model(images.mT), expected)
 
 
-def test_ct_fine_tunes_what_it_transposed():
-    model, data = convolutional(), data_of()
-    model[6].p = 0.0
-    expected = copy.deepcopy(model)
+def test_ct_fine_tunes_what_it_transposed_by_adam():
+    convolution = functools.partial(nn.Conv2d, 1, 4, 3, bias=False)  # behind batch norm a bias has no gradient
+    model = seeded(convolution, lambda: nn.BatchNorm2d(4), nn.Tanh, nn.Flatten, lambda: nn.Linear(16, CLASSES))
+    data, expected = data_of(), copy.deepcopy(model)
     transpose(expected)
-    expected.train()
-    gradients = gradients_of(expected, data.retain)
-    result = unlearn("CT", model, data, unlearn_epochs=1, unlearn_lr=1e-3, batch_size=100).model
-    for name, weight in expected.named_parameters():
-        g = gradients[name]
-        moved = (g.abs() > 1e-5) * (result.get_parameter(name) - (weight - 1e-3 * g / (g.abs() + 1e-8)))  # Adam's first step
-        assert moved.abs().max() < 1e-5
+    x, y = whole(data.retain)
+    adam(expected.train(), [slope(lambda m: F.cross_entropy(m(x), y))] * 3, 1e-2)
+    result = unlearn("CT", model, data, unlearn_epochs=3, unlearn_lr=1e-2, batch_size=100).model
+    torch.testing.assert_close(flat(result), flat(expected), rtol=0, atol=1e-5)
     torch.testing.assert_close(result[1].running_mean, expected[1].running_mean)
 
 
@@ -523,14 +549,17 @@ def test_frozen_weights_and_statistics_do_not_move_under_momentum_and_weight_dec
     assert same == {name for name in after if name.startswith(("1.", "2."))}
 
 
-def test_cfk_is_sgd_on_the_last_blocks():
-    model, data, lr = perceptron(), data_of(forget=[0, 1]), 0.1
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Tanh(), *model[1:])
-    g = gradients_of(model, data.retain)
-    result = unlearn("CFk", model, data, unlearn_epochs=1, unlearn_lr=lr, batch_size=100, weight_decay=0.01).model
-    for name, weight in model.named_parameters():
-        step = 0 if name.startswith("1.") else lr * (g[name] + 0.01 * weight)
-        torch.testing.assert_close(result.get_parameter(name), weight - step, rtol=1e-5, atol=1e-7)
+@pytest.mark.parametrize("method", LAST)
+def test_the_last_blocks_are_trained_by_sgd_with_momentum(method, monkeypatch):
+    model, data = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Tanh(), *perceptron()[1:]), data_of(forget=[0, 1])
+    monkeypatch.setattr("unlearn.last_blocks.draw_anew", lambda *_: None)  # EUk starts where CFk does
+    result = unlearn(method, model, data, unlearn_epochs=3, unlearn_lr=0.1, batch_size=100, weight_decay=0.01).model
+    assert torch.equal(result[1].weight, model[1].weight)
+    x, y = whole(data.retain)
+    last = model[3:]
+    h = model[:3](x).detach()
+    sgd(last, [slope(lambda m: F.cross_entropy(m(h), y))] * 3, 0.1, momentum=0.9, decay=0.01)
+    torch.testing.assert_close(flat(result[3:]), flat(last), rtol=1e-5, atol=1e-6)
 
 
 def test_euk_starts_the_last_blocks_anew():

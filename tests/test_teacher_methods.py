@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tests.by_hand import adam, sgd, slope
 from unlearn import ForgetData, resolved, unlearn, unsir
 from unlearn.bad_teacher import incompetent
 from unlearn.blocks import classifier_of
@@ -74,26 +75,17 @@ def everything(images):
     return next(images.batches(10_000))
 
 
-def first_adam_step(model, loss, lr):
-    """theta - lr g / (|g| + eps): Adam from rest, whatever its betas."""
-    gradients = torch.autograd.grad(loss, list(model.parameters()))
-    return [(p - lr * g / (g.abs() + 1e-8)).detach() for p, g in zip(model.parameters(), gradients, strict=True)]
-
-
-def sgd_steps(model, losses, lr, momentum):
-    """SGD with momentum by its formula: one step on each of the losses, functions of the model. In place."""
-    velocity = [torch.zeros_like(p) for p in model.parameters()]
-    for loss in losses:
-        gradients = torch.autograd.grad(loss(model), list(model.parameters()))
-        with torch.no_grad():
-            for p, v, g in zip(model.parameters(), velocity, gradients, strict=True):
-                v.mul_(momentum).add_(g)
-                p.sub_(lr * v)
-
-
 def assert_weights(model, expected, atol=1e-6):
     for got, wanted in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=0, atol=atol)
+
+
+@pytest.fixture
+def trained_on():
+    """A model, and how many images it was given at each training step; copies of it count as well."""
+    model, counts = classifier(), []
+    model.register_forward_pre_hook(lambda module, inputs: counts.append(len(inputs[0])) if module.training else None)
+    return model, counts
 
 
 def cut_to_whole_class(name):
@@ -152,6 +144,21 @@ def test_a_share_of_retain_joins_the_forget_images(share, count):
     assert torch.equal(images.images, images_of(10).images[images.indexes])
 
 
+@pytest.mark.parametrize("name", ["bad_teacher", "LoTUS"])
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [14]),  # the 4 forget images, and .3 of 36
+        ({"retain_share": 0.5}, [22]),
+        ({"batch_size": 5}, [5, 5, 4]),
+    ],
+)
+def test_an_epoch_is_a_pass_over_forget_and_a_share_of_retain_in_batches(name, settings, expected, trained_on):
+    model, counts = trained_on
+    unlearn(name, model, data_of(part=[0, 5, 6, 11]), unlearn_epochs=1, **settings)
+    assert counts == expected
+
+
 def test_the_share_of_retain_is_drawn_by_the_seed():
     drawn = [with_share_of_retain(data_of(1, seed=seed), 0.3, "test")[0].indexes.tolist() for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -161,19 +168,30 @@ def test_the_share_of_retain_is_drawn_by_the_seed():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_one_step_of_bad_teacher_by_hand(temperature, model):
+def test_three_steps_of_bad_teacher_by_hand(temperature, model):
+    model[2] = nn.Tanh()  # where a ReLU is off on forget, the gradient is only the rounding of retain's, and Adam makes a step of it
     data = data_of(1)
-    (x_f, _), (x_r, _) = everything(data.forget), everything(data.retain)
-    teacher = incompetent(model, data)
+    images, forgets = with_share_of_retain(data, 1.0, "bad_teacher")
+    x, ignorant = everything(images)[0], incompetent(model, data)
+    p = (torch.where(forgets[:, None], ignorant(x), model(x)) / temperature).softmax(1).detach()
+
+    def imitation(rows):
+        return lambda m: (p[rows] * (p[rows].log() - (m(x[rows]) / temperature).log_softmax(1))).sum() / len(rows)
+
+    steps = [imitation(rows) for rows in torch.randperm(40, generator=data.generator("bad_teacher", "order")).split(15)]
+    expected = copy.deepcopy(model)
+    adam(expected, map(slope, steps), 1e-2)
+    settings = {"unlearn_lr": 1e-2, "batch_size": 15, "retain_share": 1.0, "teacher_temperature": temperature}
+    assert_weights(unlearn("bad_teacher", model, data, **settings).model, expected.parameters())
+
+
+def test_the_history_of_bad_teacher_is_its_loss(model):
+    data = data_of(1)
     total = torch.zeros(())
-    for x, taught_by in ((x_f, teacher), (x_r, model)):
-        p = (taught_by(x) / temperature).softmax(1).detach()
-        q = (model(x) / temperature).softmax(1)
-        total = total + (p * (p.log() - q.log())).sum()
-    expected = first_adam_step(model, total / 40, 1e-3)
-    result = unlearn("bad_teacher", model, data, unlearn_lr=1e-3, retain_share=1.0, teacher_temperature=temperature)
-    assert_weights(result.model[1], expected[:2], atol=2e-5)
-    assert_weights(result.model[3], expected[2:], atol=2e-5)
+    for images, taught_by in ((data.forget, incompetent(model, data)), (data.retain, model)):
+        x = everything(images)[0]
+        total = total + F.kl_div(model(x).log_softmax(1), taught_by(x).log_softmax(1), reduction="sum", log_target=True)
+    result = unlearn("bad_teacher", model, data, retain_share=1.0)
     assert result.history == [{"imitation_loss": pytest.approx(total.item() / 40, abs=1e-6)}]
 
 
@@ -200,6 +218,26 @@ def test_the_incompetent_teacher_is_drawn_by_the_seed_alone(model):
             assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
+
+
+class Attending(nn.Module):
+    """torch's attention over two tokens of four numbers; it has no public name for drawing its weights anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x):
+        tokens = x.view(-1, 2, 4)
+        return self.attention(tokens, tokens, tokens, need_weights=False)[0].flatten(1)
+
+
+def test_torchs_attention_is_drawn_anew():
+    model, data = classifier(Attending()), data_of(1)
+    drawn = incompetent(model, data)[2].attention
+    assert not torch.isclose(drawn.in_proj_weight, model[2].attention.in_proj_weight).any()
+    assert not torch.isclose(drawn.out_proj.weight, model[2].attention.out_proj.weight).any()
+    unlearn("bad_teacher", model, data)
 
 
 class Scaled(nn.Module):
@@ -289,15 +327,21 @@ def test_impair_and_repair_by_hand(model):
     noise = torch.cat([noise_against(model, data, label, 3) for label in (1, 3)]).repeat(80, 1, 1, 1)
     x, y = everything(data.retain)
     mixed_x, mixed_y = torch.cat([noise, x]), torch.cat([torch.tensor([1, 3]).repeat_interleave(32).repeat(80), y])
-    impaired = copy.deepcopy(model)
-    expected = first_adam_step(impaired, F.cross_entropy(impaired(mixed_x), mixed_y), 1e-3)
-    got = unlearn("UNSIR", model, data, noise_steps=3, batch_size=10_000, unlearn_lr=1e-3, repair_epochs=0)
-    assert_weights(got.model, expected, atol=2e-5)
-    nn.utils.vector_to_parameters(torch.cat([p.flatten() for p in got.model.parameters()]).detach(), impaired.parameters())
-    expected = first_adam_step(impaired, F.cross_entropy(impaired(x), y), 1e-3)
-    got = unlearn("UNSIR", model, data, noise_steps=3, batch_size=10_000, unlearn_lr=1e-3)
-    assert_weights(got.model, expected, atol=2e-5)
-    assert [list(row) for row in got.history] == [["impair_loss"], ["repair_loss"]]
+    settings = {"noise_steps": 3, "batch_size": 10_000, "unlearn_lr": 1e-2, "impair_epochs": 3}
+    expected = copy.deepcopy(model)
+    adam(expected, [slope(lambda m: F.cross_entropy(m(mixed_x), mixed_y))] * 3, 1e-2)
+    assert_weights(unlearn("UNSIR", model, data, **settings, repair_epochs=0).model, expected.parameters(), atol=1e-5)
+    adam(expected, [slope(lambda m: F.cross_entropy(m(x), y))] * 2, 1e-2)  # from rest again
+    got = unlearn("UNSIR", model, data, **settings, repair_epochs=2)
+    assert_weights(got.model, expected.parameters(), atol=1e-5)
+    assert [list(row) for row in got.history] == [["impair_loss"]] * 3 + [["repair_loss"]] * 2
+
+
+@pytest.mark.parametrize(("retained_per_class", "retained"), [(2, 6), (500, 30)])
+def test_both_parts_see_so_many_images_of_each_retained_class(retained_per_class, retained, trained_on):
+    model, counts = trained_on
+    unlearn("UNSIR", model, data_of(1), batch_size=10_000, noise_steps=1, retained_per_class=retained_per_class)
+    assert counts == [80 * 32 + retained, retained]
 
 
 def test_unsir_refuses_a_part_of_a_class(model):
@@ -371,7 +415,7 @@ def test_two_epochs_of_boundary_shrink_by_hand(trained):
         [max((k for k in range(CLASSES) if k != true), key=row.__getitem__) for row, true in zip(logits, y, strict=True)]
     )
     expected = copy.deepcopy(trained)
-    sgd_steps(expected, [lambda f: F.cross_entropy(f(x), nearest)] * 2, 0.3, 0.5)
+    sgd(expected, [slope(lambda f: F.cross_entropy(f(x), nearest))] * 2, 0.3, 0.5)
     result = unlearn("boundary_shrink", trained, data, unlearn_epochs=2, unlearn_lr=0.3, momentum=0.5)
     assert_weights(result.model, list(expected.parameters()), atol=1e-5)
     assert result.facts == {"crossed_share": (logits.argmax(1) != y).double().mean().item()}
@@ -394,7 +438,7 @@ def test_two_epochs_of_boundary_expanding_by_hand(model):
     with torch.no_grad():
         wide[3].weight.copy_(torch.cat([model[3].weight, extra.weight]))
         wide[3].bias.copy_(torch.cat([model[3].bias, extra.bias]))
-    sgd_steps(wide, [lambda f: F.cross_entropy(f(x), torch.full((10,), CLASSES))] * 2, 0.3, 0.9)
+    sgd(wide, [slope(lambda f: F.cross_entropy(f(x), torch.full((10,), CLASSES)))] * 2, 0.3, 0.9)
     result = unlearn("boundary_expanding", model, data, unlearn_epochs=2, unlearn_lr=0.3)
     assert_weights(result.model, [wide[1].weight, wide[1].bias, wide[3].weight[:CLASSES], wide[3].bias[:CLASSES]], atol=1e-5)
 
@@ -407,6 +451,14 @@ def test_boundary_expanding_leaves_no_extra_class(model):
     assert repr(result.model) == repr(model)
     assert seen == [(4, CLASSES)] * 2
     assert not any(m._forward_pre_hooks for m in result.model.modules())
+
+
+def test_boundary_expanding_shows_each_epoch_a_model_of_the_callers_architecture(model):
+    shown = []
+    data = data_of(1, on_epoch=lambda student, epoch: shown.append((epoch, {k: v.shape for k, v in student.state_dict().items()})))
+    unlearn("boundary_expanding", model, data, unlearn_epochs=2)
+    own = {k: v.shape for k, v in model.state_dict().items()}
+    assert shown == [(1, own), (2, own)]
 
 
 @pytest.mark.parametrize("outputs", [CLASSES, 100])
@@ -478,21 +530,29 @@ def test_a_forgotten_image_is_taught_the_relaxed_draw_at_the_temperature(tempera
     assert targets[1].tolist() == F.one_hot((logits + noise)[1].argmax(), 4).tolist()
 
 
-def test_one_step_of_lotus_by_hand(trained):
+def test_three_steps_of_lotus_by_hand(trained):
     data = data_of(1)
     images, forgets = with_share_of_retain(data, 1.0, "LoTUS")
-    rows = torch.randperm(40, generator=data.generator("LoTUS", "order"))
-    x, f = everything(images)[0][rows], forgets[rows]
-    noisy = trained(x).detach() + gumbel(torch.Size((40, CLASSES)), data.generator("LoTUS", "noise")).float()
+    x, noise = everything(images)[0], data.generator("LoTUS", "noise")
     temperature = math.exp(3 * 1.0)  # all of class 1 is known, and of a whole class nothing should be
-    t = torch.where(f[:, None], (noisy / temperature).softmax(1), F.one_hot(noisy.argmax(1), CLASSES).float())
-    student = copy.deepcopy(trained)
-    loss = -(t * student(x).log_softmax(1)).sum() / 40
-    gradients = torch.autograd.grad(loss, list(student.parameters()))
-    expected = [p * (1 - 1e-3 * 0.2) - 1e-3 * g / (g.abs() + 1e-8) for p, g in zip(student.parameters(), gradients, strict=True)]
-    result = unlearn("LoTUS", trained, data, unlearn_epochs=1, unlearn_lr=1e-3, retain_share=1.0, lotus_alpha=3.0, weight_decay=0.2)
-    assert_weights(result.model, expected, atol=1e-5)
-    assert result.history == [{"loss": pytest.approx(loss.item(), abs=1e-5), "gap": 1.0, "temperature": pytest.approx(temperature)}]
+    losses = []
+
+    def step(rows):
+        def loss(m):
+            noisy = trained(x[rows]).detach() + gumbel(torch.Size((len(rows), CLASSES)), noise).float()
+            t = torch.where(forgets[rows, None], (noisy / temperature).softmax(1), F.one_hot(noisy.argmax(1), CLASSES).float())
+            losses.append(-(t * m(x[rows]).log_softmax(1)).sum() / len(rows))
+            return losses[-1]
+
+        return slope(loss)
+
+    expected = copy.deepcopy(trained)
+    adam(expected, [step(rows) for rows in torch.randperm(40, generator=data.generator("LoTUS", "order")).split(15)], 1e-3, decoupled=0.2)
+    settings = {"unlearn_epochs": 1, "batch_size": 15, "unlearn_lr": 1e-3, "retain_share": 1.0, "lotus_alpha": 3.0, "weight_decay": 0.2}
+    result = unlearn("LoTUS", trained, data, **settings)
+    assert_weights(result.model, expected.parameters())
+    mean = sum(losses).item() / 3
+    assert result.history == [{"loss": pytest.approx(mean, abs=1e-5), "gap": 1.0, "temperature": pytest.approx(temperature)}]
 
 
 def test_the_teacher_is_the_initial_model_in_eval_mode():
@@ -529,6 +589,13 @@ def test_lotus_ends_once_the_forget_images_are_known_less_than_unseen_ones(train
     assert result.facts["epochs_run"] == len(result.history) == 1
     assert result.history[0]["gap"] == -accuracy(trained, data.validation)
     assert not torch.equal(result.model[1].weight, trained[1].weight)  # never a silent no-op
+
+
+@pytest.mark.parametrize(("gap", "epochs_run"), [(-0.02, 1), (-0.005, 3)])
+def test_lotus_ends_at_a_gap_of_a_hundredth_below_0(gap, epochs_run, trained, monkeypatch):
+    monkeypatch.setattr("unlearn.lotus.accuracy_unseen", lambda model, data: 1 - gap)  # and all forget images stay known
+    result = unlearn("LoTUS", trained, data_of(part=[0, 2]), unlearn_epochs=3, unlearn_lr=1e-9)
+    assert result.facts == {"epochs_run": epochs_run, "gap": pytest.approx(gap)}
 
 
 def test_lotus_needs_validation_images_unless_whole_classes_go(model):
