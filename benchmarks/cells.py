@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ class Cells:
     a kill cut short is measured again.
     """
 
-    def __init__(self, path: Path, *files: str) -> None:
+    def __init__(self, path: Path, *files: str, code: Sequence[str] = MEASURED_CODE) -> None:
+        """`code`: what of the project is measured, if not all of it."""
         self.path = path
         self.reused = 0
-        self._common = {"machine": machine(), "code": code_digest(files)}
+        self._common = {"machine": machine(), "code": code_digest([*(str(ROOT / place) for place in code), *files])}
         self._found = {name: value for name, value in map(_parsed, path.read_text().splitlines() if path.exists() else []) if name}
 
     def measured(self, key: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -51,13 +53,30 @@ class Cells:
         return f"{self.reused} cells were measured before by this code on this machine; delete {self.path} to measure anew"
 
 
-def code_digest(files: Sequence[str]) -> str:
-    """SHA-256 of the source files that a measurement depends on."""
+def code_digest(files: Iterable[str | Path]) -> str:
+    """SHA-256 of the source files, and of those in the folders, that a measurement depends on."""
     content = hashlib.sha256()
-    for path in [*(ROOT / place for place in MEASURED_CODE), *map(Path, files)]:
+    for path in map(Path, files):
         for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
             content.update(file.name.encode() + file.read_bytes())
     return content.hexdigest()
+
+
+def files_behind(module: str, package: str) -> list[Path]:
+    """The file of a module of one of the project's packages, and those of this package that it imports, directly or not."""
+    found: set[Path] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        file = ROOT / Path(*name.split("."))
+        file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+        if name == package or file in found or not file.exists():
+            continue
+        found.add(file)
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == package:
+                waiting += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return sorted(found)
 
 
 def _parsed(line: str) -> tuple[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from base_models import BaseConfig, BaseModels, Trained
-from benchmarks.cells import Cells
+from benchmarks.cells import MEASURED_CODE, Cells, code_digest, files_behind
 from evaluation import Evidence, evaluate
 from evaluation.gap import ua_ra_ta_mia
 from measurement import evidence_of
@@ -19,6 +20,7 @@ from training import Progress, model_digest
 from unlearn import METHODS, ForgetData, unlearn
 from vision_data import ForgetRequest, Splits
 
+SHARED_CODE = tuple(place for place in MEASURED_CODE if place != "unlearn")
 RETRAIN = "retrain"  # the ideal model's own row
 COLUMNS = ("UA", "RA", "TA", "MIA")
 REQUESTS: dict[str, Callable[[Splits], ForgetRequest]] = {
@@ -96,12 +98,15 @@ def measured(trial: Trial, world: World, cells: Cells) -> Row:
     machine (too little memory) is reported and tried again by the next call.
     """
     if trial.method == RETRAIN:
-        settings, make = {}, partial(_ideal, world)
+        settings, make, code = {}, partial(_ideal, world), ""
     else:
         entry = METHODS[trial.method]
         settings, make = entry.settings(trial.settings), partial(_unlearned, trial, world)
+        code = code_digest(files_behind(inspect.unwrap(entry.function).__module__, "unlearn"))
     try:
-        return cells.measured({**world.common, "method": trial.method, "settings": settings}, partial(_judged, make, world))
+        return cells.measured(
+            {**world.common, "method": trial.method, "settings": settings, "method_code": code}, partial(_judged, make, world)
+        )
     except RuntimeError as error:
         return {"failed": f"failed: {type(error).__name__}: {_line(error)}"}
 

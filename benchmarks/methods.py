@@ -17,7 +17,8 @@ passes in a step by the images forwarded, a forward alone being a third, a backw
 those of all passes that it makes (a ! above 1.5 where there are no steps). Timed on an untrained model and at most 512 images to forget
 and 1024 to retain; where an epoch is a single step (the 128 zeros of digits), what is done once an epoch is part of the step.
 
-Finished cells are kept and used again: an interrupted run goes on where it stopped.
+Finished cells are kept and used again: an interrupted run goes on where it stopped, and a method is measured anew only if its own
+code, or what it shares with others, has changed.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     splits = splits_of(options)
     if options.json:
         check_writable(Path(options.json).absolute().parent, "Choose another --json")
-    kept = cells.Cells(cells_file(options), __file__, method_cells.__file__, method_passes.__file__, command_line.__file__)
+    kept = cells.Cells(cells_file(options), method_cells.__file__, method_passes.__file__, code=method_cells.SHARED_CODE)
     timings = [] if options.timing == "skip" else timed(options, tables, splits, kept)
     rows = [] if options.timing == "only" else list(measured(options, tables, splits, kept))
     for dataset, request, table in dict.fromkeys((row["dataset"], row["request"], row["table"]) for row in rows):

@@ -30,7 +30,7 @@ NO_MASK, MIMU, IDEAL = "no mask (the initial model)", "MIMU", "ideal (retrained 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     NO_MASK: ("default", {}),
     "random_mask": ("random_mask", {"kappa": None}),
-    "SFT": ("SFT", {}),
+    "SFT": ("SFT", {"sft_lr": 1e-2}),  # its source's
     "logit_attribution": ("logit_attribution", {"kappa": None}),
     "MIMU, contrast 0 (the paper's objective)": ("MIMU", {"topk": None, "kappa": None, "contrast": 0.0}),
     MIMU: ("MIMU", {"topk": None, "kappa": None}),

@@ -158,3 +158,12 @@ def test_a_mistake_is_one_line(benchmark, flags, message, tmp_path, monkeypatch,
     assert message in shown
     assert not list(tmp_path.glob("results/digits/*.safetensors"))  # nothing was trained
     assert len([line for line in shown.splitlines() if line.startswith("error: ")]) == 1
+
+
+def test_the_files_behind_a_method_are_its_own_and_those_that_it_imports():
+    from benchmarks.cells import files_behind
+
+    names = {path.name for path in files_behind("unlearn.salun", "unlearn")}
+    assert {"salun.py", "passes.py", "random_label.py", "srl.py", "impl.py", "two_gradients.py", "add_ons.py"} <= names
+    assert not {"ssd.py", "__init__.py", "fisher.py"} & names
+    assert {"gcn.py", "method.py"} <= {path.name for path in files_behind("unlearn.mimu.method", "unlearn")}

@@ -54,7 +54,7 @@ def boundary_expanding(
     def as_extra(logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, torch.full_like(labels, logits.shape[1] - 1))
 
-    plan = [passes.Pass("forget", data.forget.to(data.device), as_extra)]
+    plan = [passes.Pass("forget", data.forget.to(data.device), as_extra, keep_statistics=True)]
     done = passes.fine_tune(
         widened,
         replace(data, on_epoch=lambda _, epoch: data.on_epoch(widened.model, epoch)),

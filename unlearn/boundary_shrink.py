@@ -58,7 +58,7 @@ def boundary_shrink(
     check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, momentum=momentum, bound=bound)
     student = copy_of(model)
     nearest, crossed = relabelled(copy_of(model), data.forget.to(data.device), bound, data.device)
-    plan = [passes.Pass("forget", nearest)]
+    plan = [passes.Pass("forget", nearest, keep_statistics=True)]
     done = passes.fine_tune(
         student,
         data,
