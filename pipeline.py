@@ -33,7 +33,18 @@ from reporter.margin_pictures import margin_histograms
 from reporter.pictures import class_probabilities
 from tracking.run import TrackedRun, tracked_run
 from tracking.store import check_store
-from training import DiskCache, Progress, check_writable, library_versions, model_digest, save_checkpoint, save_mask, silent, write_bytes
+from training import (
+    DiskCache,
+    Progress,
+    check_writable,
+    library_versions,
+    model_digest,
+    save_checkpoint,
+    save_mask,
+    silent,
+    warm_up,
+    write_bytes,
+)
 from unlearn import METHODS, ForgetData, Unlearned, masked_layer, resolved, unlearn
 
 JSON_FOLDER = Path("eval/metrics_and_plots/json")
@@ -126,12 +137,15 @@ class Pipeline:
             with self._stage("ideal"):
                 ideal = self._ideal()
             run.params(_provenance("initial", initial) | _provenance("ideal", ideal))
+            self.initial_digest = model_digest(initial.model)
             config_hash = self.config_hash(initial, ideal)
             run.tags({"config_hash": config_hash})
             run.history(initial.history, "initial_train_")
             self._know_ideal(ideal)
+            warm_up()
             with self._stage("unlearn"), self._divergence_told(run):
                 unlearned = unlearn(self.config.unlearn, initial.model, self.data, **self.settings)
+            self._check_untouched(initial)
             self._warn(run, self._count_masked(run, unlearned) + self.intermediate.warnings())
             with self._stage("evaluate"), self._divergence_told(run):
                 base_models = {"initial": initial.model} | ({"ideal": ideal.model} if ideal else {})
@@ -156,6 +170,14 @@ class Pipeline:
             notes=[f"warning: {self.name}: {warning}" for warning in self.warnings] + self._notes(initial, ideal),
             checkpoints=self.intermediate.metrics,
         )
+
+    def _check_untouched(self, initial: Trained) -> None:
+        """ValueError where a method wrote into the model that all others start from."""
+        if model_digest(initial.model) != self.initial_digest:
+            raise ValueError(
+                f"{self.method.name}: expected a method that leaves the model it is given as it was, got one that changed it. "
+                "Work on copy_of(model)"
+            )
 
     def _judge(self, initial: Trained, unlearned: Unlearned, measured: Measured) -> list[str]:
         by_design = self.method.facts.leaves_weights

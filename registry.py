@@ -129,11 +129,13 @@ class Entry(Generic[Facts]):
 class Registry(Generic[Facts]):
     """Names to functions, for one kind of thing ("method", "dataset", ...).
 
-    Names and aliases are case-insensitive. Registering a name a second time raises ValueError.
+    Names and aliases are case-insensitive. Registering a name a second time raises ValueError. `takes` names the positional
+    parameters that every function of the kind has: one from a person's file is held to them.
     """
 
-    def __init__(self, kind: str, facts: type[Facts]) -> None:
+    def __init__(self, kind: str, facts: type[Facts], takes: tuple[str, ...] = ()) -> None:
         self.kind = kind
+        self._takes = takes
         self._facts = facts
         self._entries: dict[str, Entry[Facts]] = {}
         self._names: dict[str, str] = {}
@@ -142,14 +144,21 @@ class Registry(Generic[Facts]):
         """Decorator: remember a function under `name` and `aliases`, with the facts this kind declares; returns it unchanged."""
 
         def remember(function: Decorated) -> Decorated:
-            taken = [n for n in (name, *aliases) if n.casefold() in self._names]
+            taken = [n for n in (name, *aliases) if n.casefold() in self._names and not self._is_again(n, function)]
             if taken:
-                raise ValueError(f"{self.kind} {taken[0]!r} is registered already. Choose another name")
+                where = inspect.getsourcefile(self[taken[0]].function)
+                raise ValueError(f"{self.kind} {taken[0]!r} is registered already (in {where}). Choose another name")
             self._entries[name] = Entry(name, function, aliases, self._facts(**facts))
             self._names |= {n.casefold(): name for n in (name, *aliases)}
             return function
 
         return remember
+
+    def _is_again(self, name: str, function: Function) -> bool:
+        """Whether it is the same function of the same file, imported a second time."""
+        known = self._entries[self._names[name.casefold()]].function
+        places = [(inspect.getsourcefile(inspect.unwrap(f)), f.__qualname__) for f in (known, function)]
+        return places[0] == places[1] and known.__module__ != function.__module__
 
     def __getitem__(self, name: str) -> Entry[Facts]:
         """The entry of a name or alias, or of `path/to/file.py:function`. ValueError names the nearest match and the list."""
@@ -157,6 +166,8 @@ class Registry(Generic[Facts]):
             return self._entries[self._names[name.casefold()]]
         if ".py:" in name:
             return self._from_file(name)
+        if Path(name).suffix == ".py":
+            raise ValueError(f"{self.kind} {name!r}: expected path/to/file.py:function, got the file alone. Name a function of it")
         raise ValueError(did_you_mean(self.kind, name, self._entries))
 
     def __iter__(self) -> Iterator[Entry[Facts]]:
@@ -174,6 +185,12 @@ class Registry(Generic[Facts]):
         for entry in self._entries.values():
             if entry.function is function:
                 return entry
+        own = [p for p in inspect.signature(function).parameters.values() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+        if self._takes and len([p for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD]) != len(self._takes):
+            raise ValueError(
+                f"{spec}: expected a {self.kind}, a function of ({', '.join(self._takes)}, *, flags), got one of "
+                f"{inspect.signature(function)}. Name another function, or put a * before its flags"
+            )
         return Entry(function.__name__, function, (), self._facts())
 
 
@@ -198,7 +215,7 @@ def function_from_file(spec: str) -> Function:
             raise
     function = getattr(module, name, None)
     if not callable(function):
-        known = [n for n, v in vars(module).items() if inspect.isfunction(v)]
+        known = [n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module_name]
         raise ValueError(did_you_mean(f"function of {path}", name, known, f"functions of {path}"))
     return function
 
@@ -206,16 +223,30 @@ def function_from_file(spec: str) -> Function:
 def hyperparameters_of(function: Function) -> dict[str, Hyperparameter]:
     """The keyword-only parameters of `function`, by name.
 
-    The help of each is its line in the docstring, written `    name: what it is` under `Flags:`.
+    The help of each is its line in the docstring, written `    name: what it is` under `Flags:`. Raises ValueError for one whose
+    type is not among those that a flag can have.
     """
     hints = get_type_hints(function, include_extras=True)
     block = re.search(_FLAGS, inspect.getdoc(function) or "", flags=re.MULTILINE)
     helps = dict(re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", block[0] if block else "", flags=re.MULTILINE))
-    return {
-        name: Hyperparameter(name, hints.get(name, str), p.default, re.sub(r"\s+", " ", helps.get(name, "")))
-        for name, p in inspect.signature(function).parameters.items()
-        if p.kind is inspect.Parameter.KEYWORD_ONLY
-    }
+    flags = [name for name, p in inspect.signature(function).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    for name in flags:
+        _check_understood(function, name, hints.get(name))
+    defaults = {name: inspect.signature(function).parameters[name].default for name in flags}
+    return {name: Hyperparameter(name, hints[name], defaults[name], re.sub(r"\s+", " ", helps.get(name, ""))) for name in flags}
+
+
+def _check_understood(function: Function, name: str, annotation: Any) -> None:
+    """ValueError for an annotation that no flag can have."""
+    for kind in () if annotation is None else _members(annotation):
+        inner = get_args(kind)[0] if get_origin(kind) is tuple else kind
+        if get_origin(inner) is not Literal and inner not in (int, float, str, bool, type(None)):
+            annotation = None
+    if annotation is None:
+        raise ValueError(
+            f"{function.__name__}: expected a type for {name} that a flag can have, got {inspect.signature(function).parameters[name]}. "
+            "Annotate it with int, float, str, bool, Literal[...], tuple[int, ...] or one of them | None"
+        )
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

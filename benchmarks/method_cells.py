@@ -16,7 +16,7 @@ from benchmarks.cells import MEASURED_CODE, Cells, code_digest, files_behind
 from evaluation import Evidence, evaluate
 from evaluation.gap import ua_ra_ta_mia
 from measurement import evidence_of
-from training import Progress, model_digest
+from training import Progress, model_digest, warm_up
 from unlearn import METHODS, ForgetData, unlearn
 from vision_data import ForgetRequest, Splits
 
@@ -119,6 +119,7 @@ def _ideal(world: World) -> tuple[nn.Module, float]:
 
 def _unlearned(trial: Trial, world: World) -> tuple[nn.Module, float]:
     data, model = world.data, world.initial.model
+    warm_up()
     started = time.perf_counter()
     unlearned = unlearn(trial.method, model, data, **trial.settings).model
     return unlearned, time.perf_counter() - started

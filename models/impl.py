@@ -26,7 +26,7 @@ class ArchitectureFacts:
     source: str = ""
 
 
-ARCHITECTURES = Registry("architecture", ArchitectureFacts)
+ARCHITECTURES = Registry("architecture", ArchitectureFacts, takes=("image_shape", "classes"))
 register = ARCHITECTURES.register
 
 

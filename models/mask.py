@@ -62,7 +62,10 @@ def lift_mask(model: nn.Module, mask: Mask) -> None:
     applied = _masks_on(layer).applied if parametrize.is_parametrized(layer, "weight") else []
     found = [i for i, keep in enumerate(applied) if torch.equal(keep.cpu(), mask.keep.cpu())]
     if not found:
-        raise ValueError(f"expected a mask that is applied to layer {mask.layer!r}, got another one. Apply it first")
+        raise ValueError(
+            f"expected a mask that was put on layer {mask.layer!r} by apply_mask, got one that was not. A model that a method returned has "
+            "its zeros for good: lift a mask from the model that you applied it to"
+        )
     del applied[found[0]]
     if not applied:
         # A deep copy shares the parametrized class with the original, and removal deletes from the class.

@@ -617,14 +617,14 @@ def test_applying_the_same_mask_twice_takes_two_lifts():
 
 
 def test_a_mask_that_was_never_applied_cannot_be_lifted():
-    with pytest.raises(ValueError, match="expected a mask that is applied to layer '3', got another one"):
+    with pytest.raises(ValueError, match="expected a mask that was put on layer '3' by apply_mask"):
         lift_mask(sequential(), drawn(1))
 
 
 def test_another_mask_than_the_applied_one_cannot_be_lifted():
     model = sequential()
     apply_mask(model, drawn(1))
-    with pytest.raises(ValueError, match="expected a mask that is applied to layer '3', got another one"):
+    with pytest.raises(ValueError, match="expected a mask that was put on layer '3' by apply_mask"):
         lift_mask(model, drawn(2))
 
 
@@ -632,7 +632,7 @@ def test_a_mask_cannot_be_lifted_twice():
     model = sequential()
     apply_mask(model, drawn(1))
     lift_mask(model, drawn(1))
-    with pytest.raises(ValueError, match="expected a mask that is applied"):
+    with pytest.raises(ValueError, match="expected a mask that was put on"):
         lift_mask(model, drawn(1))
 
 

@@ -74,7 +74,8 @@ def test_your_own_model_and_images_run_as_readme_shows(capsys):
         fc1, fc2 = nn.Linear(6, 20), nn.Linear(20, 4)
     model = nn.Sequential(OrderedDict(fc1=fc1, relu=nn.ReLU(), fc2=fc2))
     labels = torch.arange(80) % 4
-    scope = {"model": model, "labels": labels, "images": torch.nn.functional.one_hot(labels, 6).float()}
+    images = torch.nn.functional.one_hot(labels, 6).float()
+    scope = {"model": model, "labels": labels, "images": images, "test_images": images, "test_labels": labels}
     exec(compile(block("ForgetData.of_tensors").replace("topk=50,", "topk=50, gcn_steps=2,"), "README.md", "exec"), scope)
     assert scope["result"].mask.layer == "fc1"
     assert scope["result"].mask.kappa_count == 12

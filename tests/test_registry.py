@@ -1,7 +1,10 @@
 """Registration, names, and the signature as schema."""
 
+import importlib
 import math
+import sys
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Annotated, Literal
 
 import pytest
@@ -434,3 +437,58 @@ def test_about_has_no_flags_where_they_end_the_docstring():
 
 def test_a_function_without_docstring_has_an_empty_summary(things):
     assert things["Other"].summary == ""
+
+
+# Functions from a person's file
+
+
+@pytest.fixture
+def user_file(tmp_path):
+    def write(text, name="mine.py"):
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return write
+
+
+def test_a_file_alone_is_told_how_to_name_its_function(user_file):
+    file = user_file("def f(a, b): pass\n")
+    with pytest.raises(ValueError, match=r"expected path/to/file\.py:function, got the file alone"):
+        Registry("thing", Facts)[str(file)]
+
+
+def test_a_function_of_other_parameters_is_refused_before_it_runs(user_file):
+    file = user_file("def helper(a, b, c): pass\ndef right(a, b, *, rate: float = 1.0): pass\n")
+    registry = Registry("thing", Facts, takes=("model", "data"))
+    assert registry[f"{file}:right"].name == "right"
+    with pytest.raises(ValueError, match=r"helper: expected a thing, a function of \(model, data, \*, flags\), got one of \(a, b, c\)"):
+        registry[f"{file}:helper"]
+
+
+def test_only_the_files_own_functions_are_offered(user_file):
+    file = user_file("from copy import deepcopy\ndef mine(a): pass\n")
+    with pytest.raises(ValueError, match=r"Did you mean 'mine'\? Functions of .*: mine$"):
+        function_from_file(f"{file}:mine2")
+
+
+@pytest.mark.parametrize("flag", ["rate=0.5", "table: dict = {}", "sizes: list[int] = [1]", "sizes: tuple[dict, ...] = ()"])
+def test_a_flag_needs_a_type_that_a_flag_can_have(user_file, flag):
+    file = user_file(f"def odd(a, *, {flag}): pass\n")
+    with pytest.raises(ValueError, match="odd: expected a type for .* that a flag can have, got .*Annotate it with int, float"):
+        hyperparameters_of(function_from_file(f"{file}:odd"))
+
+
+def test_the_same_file_may_be_imported_again_but_another_may_not_take_its_name(tmp_path, monkeypatch, user_file):
+    things_of_a_test = ModuleType("things_of_a_test")
+    monkeypatch.setitem(sys.modules, "things_of_a_test", things_of_a_test)
+    text = "from things_of_a_test import registry\n\n@registry.register('Thing')\ndef thing(a): pass\n"
+    for name in ("one.py", "other.py"):
+        user_file(text, name)
+    things_of_a_test.registry = registry = Registry("thing", Facts)
+    first = function_from_file(f"{tmp_path / 'one.py'}:thing")
+    monkeypatch.syspath_prepend(tmp_path)
+    again = importlib.import_module("one").thing
+    assert again is not first
+    assert registry["thing"].function is again
+    with pytest.raises(ValueError, match=r"thing 'Thing' is registered already \(in .*one\.py\)"):
+        function_from_file(f"{tmp_path / 'other.py'}:thing")

@@ -336,3 +336,14 @@ def test_outputs_that_are_not_finite_are_an_error_of_both_kinds():
 
     assert isinstance(raised.value, ValueError)
     assert isinstance(raised.value, FloatingPointError)
+
+
+def test_a_method_that_changes_its_input_is_an_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "mine.py").write_text(
+        "def adds(model, data):\n    for parameter in model.parameters():\n        parameter.data += 0.1\n    return model\n"
+    )
+    assert mlflow_forget.main(["--unlearn", "mine.py:adds", "--epochs", "1"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert "adds: expected a method that leaves the model it is given as it was, got one that changed it. Work on copy_of(model)" in line

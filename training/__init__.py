@@ -12,7 +12,7 @@ from training.checkpoints import (
     save_mask,
 )
 from training.disk_cache import Cache, DiskCache
-from training.loop import Progress, Recipe, descend, fit, silent
+from training.loop import Progress, Recipe, descend, fit, silent, warm_up
 from training.seeds import generator_for
 from training.storage import check_writable, digest_of, write_bytes
 
@@ -36,5 +36,6 @@ __all__ = [
     "save_checkpoint",
     "save_mask",
     "silent",
+    "warm_up",
     "write_bytes",
 ]

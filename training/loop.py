@@ -102,6 +102,13 @@ def descend(
     return torch.stack(losses).tolist() if losses else []
 
 
+def warm_up() -> None:
+    """Step an optimiser once. torch imports what that needs on the first step of a process, seconds that no method has spent."""
+    weight = nn.Parameter(torch.zeros(1))
+    weight.grad = torch.zeros(1)
+    torch.optim.SGD([weight], lr=0.0).step()
+
+
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)

@@ -46,7 +46,11 @@ def boundary_expanding(
     Raises ValueError for flags that make no sense and for a model whose logits do not come from a linear layer,
     FloatingPointError if it diverges.
 
-    Departure: the source's learning rate, 1e-5, is meant for hundreds of steps; here it is 1e-4.
+    The method is made for classes: where images of all classes are forgotten, whatever is learned of them holds for the retained ones
+    as well, and the model goes with them.
+
+    Departures: batch norm keeps its running statistics, see NegGrad; the source's learning rate, 1e-5, is meant for hundreds of steps,
+    here it is 1e-4.
     """
     check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, momentum=momentum)
     widened = Widened(copy_of(model), classifier_of(model, data), data.generator("boundary_expanding", "extra class")).to(data.device)

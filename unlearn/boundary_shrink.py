@@ -50,10 +50,12 @@ def boundary_shrink(
 
     Pixels are those before normalisation, black 0 and fully lit 1. Where the images have no normalisation (your own tensors), they
     move by `bound` as they are, and are not clamped. Raises ValueError for flags that make no sense, FloatingPointError if it
-    diverges.
+    diverges. The method is made for classes: where images of all classes are forgotten, whatever is learned of them holds for
+    the retained ones as well, and the model goes with them.
 
-    Departures: in the source a label stays the true one where x' has not crossed a boundary, and x' is rounded to grey levels.
-    Its learning rate, 1e-5, is meant for hundreds of steps; here it is 1e-4, which forgets a class of digits too.
+    Departures: batch norm keeps its running statistics, see NegGrad; in the source a label stays the true one where x' has not crossed
+    a boundary, and x' is rounded to grey levels. Its learning rate, 1e-5, is meant for hundreds of steps; here it is 1e-4, which
+    forgets a class of digits too.
     """
     check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, momentum=momentum, bound=bound)
     student = copy_of(model)

@@ -130,15 +130,21 @@ class MethodFacts:
     resolve: Resolve | None = None
 
 
-METHODS = Registry("method", MethodFacts)
+METHODS = Registry("method", MethodFacts, takes=("model", "data"))
 register = METHODS.register
 
 
 def unlearn(method: str, model: nn.Module, data: ForgetData, **settings: Any) -> Unlearned:
-    """Run a registered method. ValueError for an unknown method or flag, or a value of another type."""
+    """Run a registered method. ValueError for an unknown method or flag, a value of another type, or a method that returns no model."""
     entry = METHODS[method]
     result = entry(model, data, **entry.settings(settings))
-    return result if isinstance(result, Unlearned) else Unlearned(result)
+    if isinstance(result, nn.Module):
+        return Unlearned(result)
+    if not isinstance(result, Unlearned):
+        raise ValueError(
+            f"{entry.name}: expected a method that returns a model or Unlearned(model, ...), got {type(result).__name__}. Correct it"
+        )
+    return result
 
 
 def resolved(method: str, model: nn.Module, data: ForgetData, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def unsir(
     impair_epochs: int = 1,
     repair_epochs: int = 1,
     noise_steps: int = 25,
-    unlearn_lr: float = 1e-4,
+    unlearn_lr: float = 1e-3,
     batch_size: int = 256,
     retained_per_class: int = 500,
 ) -> Unlearned:

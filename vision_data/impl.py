@@ -34,7 +34,7 @@ class DatasetFacts:
     source: str = ""
 
 
-DATASETS = Registry("dataset", DatasetFacts)
+DATASETS = Registry("dataset", DatasetFacts, takes=("folder",))
 register = DATASETS.register
 
 
