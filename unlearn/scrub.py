@@ -99,8 +99,7 @@ def scrub(
     Where the student is the teacher, at the start, KL_T has no gradient: on a model without dropout the first step that moves
     it is a retain step, or weight decay's.
 
-    Batch norm takes the statistics of each batch, as in the source: the climb has no end, and by the running ones it goes further than
-    retaining repairs.
+    Batch norm takes the statistics of each batch: the climb has no end, and by the running ones it goes further than retaining repairs.
 
     Departures: SGD has no momentum, with which the climb over a few thousand images diverges; the learning rate does not decay.
 
