@@ -1363,8 +1363,14 @@ def test_forget_may_be_positions_and_images_bytes_with_a_normalisation(digits):
 @pytest.mark.parametrize(
     ("images", "labels", "forget", "message"),
     [
-        (torch.zeros(4, 2), torch.zeros(4), torch.tensor([0]), r"labels: expected int64 \(4,\), got torch.float32"),
-        (torch.zeros(4, 2), torch.zeros(3, dtype=torch.int64), torch.tensor([0]), r"labels: expected int64 \(4,\), got torch.int64 \(3,\)"),
+        (torch.zeros(4, 2).numpy(), torch.zeros(4), torch.tensor([0]), r"images: expected a torch tensor, got ndarray"),
+        (torch.zeros(4, 2), torch.zeros(4), torch.tensor([0]), r"labels: expected torch.int64 \(4,\), got torch.float32"),
+        (
+            torch.zeros(4, 2),
+            torch.zeros(3, dtype=torch.int64),
+            torch.tensor([0]),
+            r"labels: expected torch.int64 \(4,\), got torch.int64 \(3,\)",
+        ),
         (
             torch.zeros(4, 1, 2, 2, dtype=torch.uint8),
             torch.arange(4),

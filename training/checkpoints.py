@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import platform
+import re
 import sys
 import warnings
 from collections.abc import Mapping
@@ -84,7 +85,7 @@ def check_checkpoint(path: Path, expected: Metadata, defaults: Mapping[str, Any]
         if wanted != found:
             raise ValueError(
                 f"{path}: expected a checkpoint with {name} {_short(wanted)}, got {_short(found)}. "
-                f"Ask for {name} {_short(found)}, or name another file with --mask"
+                f"{_way_out(name, wanted, found)}, or name another file with --mask"
             )
 
 
@@ -126,6 +127,20 @@ def load_mask(path: Path) -> Mask:
     if header.get("kind") != "mask":
         raise ValueError(f"{path}: expected a mask, got a {header.get('kind')}. Name the mask's file")
     return Mask(header["layer"], tensors["mask"].bool())
+
+
+def _way_out(name: str, wanted: Any, found: Any) -> str:
+    """What to ask for instead: flags as a person would write them."""
+    if name == "options":
+        flags = {f"--{option} {_written(value)}" for option, value in found.items() if wanted.get(option) != value}
+        return f"Ask for {' '.join(sorted(flags)) or 'fewer options'}"
+    if name == "arch" and re.search(r"-[0-9a-f]{8}$", str(found)):
+        return "Give the --arch path/to/file.py:function that it was made with; the file has to be the same, letter by letter"
+    return f"Ask for {name} {_short(found)}"
+
+
+def _written(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _trained_on(found: Any) -> str:

@@ -19,9 +19,25 @@ SOURCE = "Kurmanji et al. 2023, arXiv:2302.09880; with an add-on Dine, Furon, Fa
 
 Settings = dict[str, Any]
 
-_LARGE = {"unlearn_epochs": 3, "gamma": 0.99, "kl_alpha": 1e-3, "temperature": 4.0, "ascent_epochs": 2, "weight_decay": 5e-4}
-_SMALL = {"unlearn_epochs": 10, "gamma": 1.0, "kl_alpha": 0.5, "temperature": 2.0, "ascent_epochs": 3, "weight_decay": 0.1}
-_IN_TURNS = {"unlearn_lr": 5e-4, "batch_size": 128, "forget_batch_size": 32}
+_LARGE = {
+    "unlearn_epochs": 3,
+    "unlearn_lr": 1e-5,
+    "gamma": 0.99,
+    "kl_alpha": 1e-3,
+    "temperature": 4.0,
+    "ascent_epochs": 2,
+    "weight_decay": 5e-4,
+}
+_SMALL = {
+    "unlearn_epochs": 10,
+    "unlearn_lr": 5e-4,
+    "gamma": 1.0,
+    "kl_alpha": 0.5,
+    "temperature": 2.0,
+    "ascent_epochs": 3,
+    "weight_decay": 0.1,
+}
+_IN_TURNS = {"batch_size": 128, "forget_batch_size": 32}
 _JOINTLY = {"unlearn_epochs": 30, "unlearn_lr": 1e-4, "batch_size": 256, "gamma": 1.0, "kl_alpha": 1.0, "temperature": 1.0, "beta": 0.95}
 RECIPES: dict[str, Settings] = {"large": _LARGE | _IN_TURNS, "small": _SMALL | _IN_TURNS, "jointly": _JOINTLY}
 
@@ -101,12 +117,13 @@ def scrub(
 
     Batch norm takes the statistics of each batch: the climb has no end, and by the running ones it goes further than retaining repairs.
 
-    Departures: SGD has no momentum, with which the climb over a few thousand images diverges; the learning rate does not decay.
+    Departures: SGD has no momentum and a learning rate of 1e-5 (5e-4 in the source), for the climb over a few thousand images
+    diverges otherwise; the learning rate does not decay.
 
     Flags:
-        scrub_recipe: the source's values for all flags that are not given: large (its default), or small for a few hundred images
+        scrub_recipe: values of all flags that are not given: large (the default), or small, for a few hundred images
         unlearn_epochs: epochs (large 3, small 10, with an add-on 30)
-        unlearn_lr: learning rate (5e-4; with an add-on 1e-4) of SGD (large), Adam (small, and with an add-on)
+        unlearn_lr: learning rate (large 1e-5, small 5e-4, with an add-on 1e-4) of SGD (large), Adam (small, and with an add-on)
         batch_size: retain images a step (128); images of each kind with an add-on (256)
         forget_batch_size: forget images a step (32)
         ascent_epochs: the first epochs, which climb on forget (large 2, small 3); msteps in the source

@@ -60,8 +60,13 @@ class ImageSet:
         The index of an image is its position; labels and indexes are where the images are. Raises ValueError for other types
         or lengths, and for a negative label.
         """
+        for name, value in (("images", images), ("labels", labels)):
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{name}: expected a torch tensor, got {type(value).__name__}. Convert it, e.g. by torch.from_numpy")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            raise ValueError(f"labels: expected int64 ({len(images)},), got {labels.dtype} {tuple(labels.shape)}. Give a class per image")
+            raise ValueError(
+                f"labels: expected torch.int64 ({len(images)},), got {labels.dtype} {tuple(labels.shape)}. Give a class per image"
+            )
         if len(labels) and int(labels.min()) < 0:
             raise ValueError(f"labels: expected classes from 0 on, got {int(labels.min())}. Give a class per image")
         if images.is_floating_point() != (normalisation is None):
