@@ -1,0 +1,67 @@
+"""Every method runs on every architecture, or refuses with the reason."""
+
+import functools
+
+import pytest
+import torch
+
+from models import ARCHITECTURES, build
+from training import Recipe, fit
+from unlearn import METHODS, ForgetData, unlearn
+from vision_data import ForgetRequest, ImageSet, Normalisation, Splits
+
+CLASSES, PER_CLASS = 3, 12
+NARROW = {"resnet18": {"width": 4}, "HookedResnet": {"width": 4}, "vgg16_bn": {"width": 4}, "cnn": {"channels": (4, 8), "hidden": 8}}
+SHAPES = {"grey": (1, 8, 8), "colour": (3, 16, 16)}
+REFUSED = {("CT", "mlp"): "expected a model with a square convolution kernel larger than 1 x 1"}
+ALONE = [entry for entry in METHODS if getattr(entry.function, "addon", None) is None]  # a joint name is its method's loop again
+
+
+def images_of(shape, per_class, seed):
+    labels = torch.arange(CLASSES).repeat(per_class)
+    images = torch.randint(120, (len(labels), *shape), generator=torch.Generator().manual_seed(seed))
+    images[torch.arange(len(labels)), :, labels] += 120
+    images = images.to(torch.uint8)
+    return ImageSet(images, labels, torch.arange(len(labels)), Normalisation.of(images, 255))
+
+
+@functools.cache
+def splits_of(kind):
+    sets = (images_of(SHAPES[kind], count, seed) for seed, count in enumerate((PER_CLASS, 3, 3)))
+    return Splits(*sets, "stripes", tuple("abc"), 0)
+
+
+@functools.cache
+def trained(arch, kind, request=None):
+    """A few steps; without the request's images where one is given."""
+    splits = splits_of(kind)
+    model = build(arch, SHAPES[kind], CLASSES, seed=1, options=NARROW.get(arch))
+    images = splits.train if request is None else request.divide(splits.train, CLASSES, 0)[1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # dropout
+        fit(model, images, Recipe(3, "adamw", lr=3e-3, batch_size=9), generator=torch.Generator().manual_seed(0))
+    return model
+
+
+def quick(entry):
+    """One epoch, two steps, batches of 9, under whatever name a method has them."""
+    less = {"epochs": 1, "steps": 2, "batch_size": 9}
+    return {name: value for name in entry.hyperparameters for ending, value in less.items() if name.endswith(ending)}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("arch", [entry.name for entry in ARCHITECTURES])
+@pytest.mark.parametrize("entry", ALONE, ids=lambda entry: entry.name)
+def test_it_runs_or_says_why_not(entry, arch, kind):
+    request = ForgetRequest((1,))
+    data = ForgetData.of(splits_of(kind), request, ideal=lambda: trained(arch, kind, request))
+    model = trained(arch, kind)
+    if (entry.name, arch) in REFUSED:
+        with pytest.raises(ValueError, match=REFUSED[entry.name, arch]):
+            unlearn(entry.name, model, data, **quick(entry))
+        return
+    result = unlearn(entry.name, model, data, **quick(entry))
+    x, _ = next(data.retain.batches(5))
+    logits = result.model(x)
+    assert logits.shape == (5, CLASSES)
+    assert logits.isfinite().all()
