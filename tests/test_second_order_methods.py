@@ -14,7 +14,8 @@ from tests.by_hand import adam, sgd, slope
 from unlearn import ForgetData, resolved, unlearn
 from unlearn.blocks import blocks_of, classifier_of
 from unlearn.ct import transpose
-from unlearn.fisher_information import fisher_diagonal, image_gradients
+from unlearn.fisher_diagonal import fisher_diagonal
+from unlearn.fisher_information import image_gradients
 from unlearn.fisher_new import variance
 from unlearn.msg import gradient_differences, lowest, reinitialise, smaller_gradients
 from unlearn.wfisher import solved
@@ -90,7 +91,7 @@ def noise_of(data, purpose, model):
 @pytest.mark.parametrize("make", [perceptron, convolutional])
 def test_the_fisher_diagonal_is_that_of_a_slow_loop(labels, make, monkeypatch):
     model, data = make(), data_of()
-    monkeypatch.setattr("unlearn.fisher_information.NUMBERS", 5 * sum(p.numel() for p in model.parameters()))
+    monkeypatch.setattr("unlearn.fisher_diagonal.NUMBERS", 5 * sum(p.numel() for p in model.parameters()))
     fast, slow = fisher_diagonal(model, data.retain, CPU, labels=labels), slow_fisher(model, data.retain, labels)
     for name, expected in slow.items():
         torch.testing.assert_close(fast[name], expected, rtol=1e-4, atol=1e-9)

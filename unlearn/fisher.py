@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from unlearn.blocks import classifier_of
-from unlearn.fisher_information import fisher_diagonal
+from unlearn.fisher_diagonal import fisher_diagonal
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 
 GREATEST = 1e-3  # standard deviation

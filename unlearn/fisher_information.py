@@ -1,16 +1,12 @@
-"""Gradients of the cross-entropy, of batches and of single images, and the Fisher information that they make."""
+"""Gradients of the cross-entropy, of batches and of single images."""
 
 from __future__ import annotations
-
-import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
-from training import Progress, silent
 from vision_data import ImageSet
 
 Tensors = dict[str, Tensor]  # by the name of a parameter
@@ -53,33 +49,3 @@ def image_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensors:
 def images_at_once(model: nn.Module, numbers: int) -> int:
     """How many images' gradients are at most `numbers` numbers, at least 1."""
     return max(1, numbers // sum(p.numel() for p in model.parameters()))
-
-
-def fisher_diagonal(
-    model: nn.Module,
-    images: ImageSet,
-    device: torch.device,
-    *,
-    labels: Literal["true", "model"],
-    progress: Progress = silent,
-    label: str = "Fisher information",
-) -> Tensors:
-    """The diagonal of the Fisher information, each entry the mean of a squared derivative over single images, in eval mode.
-
-    true     F = mean_x (d log p(y_x | x) / d theta)^2                          y_x the image's label
-    model    F = mean_x sum_y p(y | x) (d log p(y | x) / d theta)^2             exact: no label is drawn
-    """
-    size = min(AT_ONCE, images_at_once(model, NUMBERS))
-    total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    images = images.to(device)
-    for x, y in progress(images.batches(size, device=device), label, math.ceil(len(images) / size)):
-        with torch.no_grad():
-            logits = model(x)
-        if labels == "true":
-            weighted = [(y, torch.ones_like(y, dtype=logits.dtype))]
-        else:
-            weighted = [(torch.full_like(y, c), p) for c, p in enumerate(logits.softmax(1).unbind(1))]
-        for answers, weights in weighted:
-            for name, gradient in image_gradients(model, x, answers).items():
-                total[name] += torch.tensordot(weights, gradient.square(), dims=1) / len(images)
-    return total

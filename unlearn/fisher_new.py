@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from unlearn.blocks import classifier_of
 from unlearn.fisher import check
-from unlearn.fisher_information import fisher_diagonal
+from unlearn.fisher_diagonal import fisher_diagonal
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 
 GREATEST, GREATEST_IN_CLASSIFIER = 1e3, 1e2  # of 1 / F
