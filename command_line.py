@@ -113,8 +113,12 @@ def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = F
     data.add_argument("--num_classes", type=int, metavar="N", help="refused if the dataset has another number")
     data.add_argument("--epochs", type=int, metavar="N", help="epochs of training (default: the dataset's own)")
     seeds = {"nargs": "+"} if several_seeds else {}
-    data.add_argument("--seed", type=_seed, default=[1] if several_seeds else 1, metavar="N", help="all randomness (default: 1)", **seeds)  # type: ignore[arg-type]
-    data.add_argument("--split_seed", type=_seed, default=0, metavar="N", help="the train / validation / test split (default: %(default)s)")
+    data.add_argument(
+        "--seed", type=seed_number, default=[1] if several_seeds else 1, metavar="N", help="all randomness (default: 1)", **seeds
+    )  # type: ignore[arg-type]
+    data.add_argument(
+        "--split_seed", type=seed_number, default=0, metavar="N", help="the train / validation / test split (default: %(default)s)"
+    )
     data.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
 
     request = parser.add_argument_group("what to forget")
@@ -133,7 +137,7 @@ def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = F
     )
 
 
-def _seed(text: str) -> int:
+def seed_number(text: str) -> int:
     if not re.fullmatch(r"\d+", text) or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"expected an integer from 0 to 2^63 - 1, got {text!r}")
     return int(text)

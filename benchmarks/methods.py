@@ -74,7 +74,7 @@ def options_of(argv: Sequence[str] | None) -> Any:
     add("--datasets", nargs="+", metavar="NAME", help="default: digits MNIST, those whose files are there")
     add("--methods", nargs="+", metavar="NAME", help="these alone, beside default and retrain (default: all)")
     add("--requests", nargs="+", choices=("class0", "random10"), default=["class0", "random10"], help="default: both")
-    add("--seeds", nargs="+", type=command_line._seed, default=[1, 2, 3], metavar="N", help="default: 1 2 3")
+    add("--seeds", nargs="+", type=command_line.seed_number, default=[1, 2, 3], metavar="N", help="default: 1 2 3")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="a flag of the given methods; VALUE,VALUE is a row each")
     part = "judge by these images: validation is for choosing defaults, with other seeds (LoTUS uses validation itself)"
     add("--part", choices=("test", "validation"), default="test", help=f"{part} (default: %(default)s)")
@@ -85,7 +85,7 @@ def options_of(argv: Sequence[str] | None) -> Any:
     add("--repeats", type=int, default=20, metavar="N", help="timed runs of a method, medians are shown (default: %(default)s)")
     add("--seconds", type=float, default=4.0, help="no timed run begins after these (default: %(default)s)")
     add("--epochs", type=int, metavar="N", help="of the base models' training (default: the dataset's own)")
-    add("--split_seed", type=command_line._seed, default=0, metavar="N", help="default: %(default)s")
+    add("--split_seed", type=command_line.seed_number, default=0, metavar="N", help="default: %(default)s")
     add("--device", default="auto", help="default: %(default)s")
     add("--data", default="./data", metavar="FOLDER", help="where the datasets' files are (default: %(default)s)")
     add("--save_dir", default="results", metavar="FOLDER", help="checkpoints, below it in a folder for each dataset (default: %(default)s)")
