@@ -76,6 +76,10 @@ def _check_same_request(model: Evidence, ideal: Evidence) -> None:
 def rua(model: Evidence, ideal: Evidence) -> float:
     """Signed difference of the forget scores.
 
-    forget_score(model) - forget_score(ideal) = -(UA - UA_ideal): positive where the model still knows more than the ideal.
+        forget_score(model) - forget_score(ideal) = -(UA - UA_ideal)
+
+    Positive where the model still knows more than the ideal, negative where it knows less.
+
+    Trap: a mean over seeds may be 0 though no seed is. Look at the spread too.
     """
     return model.metric("forget_score") - ideal.metric("forget_score")

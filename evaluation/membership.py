@@ -75,37 +75,83 @@ def attacked(model: Evidence, feature: Callable[[Outputs], Tensor]) -> float:
 
 @register("mia_correctness", unit="percent", better="near the ideal's", source=SOURCE)
 def mia_correctness(model: Evidence) -> float:
-    """Percent of forget that an SVC on correctness (0 or 1) calls non-member."""
+    """Percent of forget that an SVC on correctness (0 or 1) calls non-member.
+
+        100 |{x in forget : svc(1[argmax f(x) = y]) = non-member}| / |forget|
+
+    Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+
+    Trap: one bit an image. Most models are 0 or 100 here.
+
+    Raises ValueError for fewer than 10 members or non-members, or no forget image.
+    """
     return attacked(model, lambda outputs: outputs.correct)
 
 
 @register("mia_confidence", unit="percent", better="near the ideal's", source=SOURCE)
 def mia_confidence(model: Evidence) -> float:
-    """Percent of forget that an SVC on the probability of the true class calls non-member."""
+    """Percent of forget that an SVC on the probability of the true class calls non-member.
+
+        100 |{x in forget : svc(p_y) = non-member}| / |forget|
+
+    Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+
+    Raises ValueError for fewer than 10 members or non-members, or no forget image.
+    """
     return attacked(model, lambda outputs: outputs.true_probabilities)
 
 
 @register("mia_entropy", unit="percent", better="near the ideal's", source=SOURCE)
 def mia_entropy(model: Evidence) -> float:
-    """Percent of forget that an SVC on the entropy calls non-member."""
+    """Percent of forget that an SVC on the entropy calls non-member.
+
+        100 |{x in forget : svc(H(p)) = non-member}| / |forget|    H(p) = -sum_j p_j log p_j
+
+    Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+
+    Raises ValueError for fewer than 10 members or non-members, or no forget image.
+    """
     return attacked(model, lambda outputs: entropy(outputs.logits))
 
 
 @register("mia_m_entropy", unit="percent", better="near the ideal's", source=SOURCE)
 def mia_m_entropy(model: Evidence) -> float:
-    """Percent of forget that an SVC on the modified entropy calls non-member."""
+    """Percent of forget that an SVC on the modified entropy calls non-member.
+
+        100 |{x in forget : svc(M(p, y)) = non-member}| / |forget|    M(p, y) = -(1 - p_y) log p_y - sum_{j != y} p_j log(1 - p_j)
+
+    Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+
+    Trap: here an image's value depends on that image alone. In public code it depends on the batch, and pairs p with the wrong logarithm.
+
+    Raises ValueError for fewer than 10 members or non-members, or no forget image.
+    """
     return attacked(model, lambda outputs: modified_entropy(outputs.logits, outputs.labels))
 
 
 @register("mia_prob", unit="percent", better="near the ideal's", source=SOURCE)
 def mia_prob(model: Evidence) -> float:
-    """Percent of forget that an SVC on the softmax vector calls non-member."""
+    """Percent of forget that an SVC on the softmax vector calls non-member.
+
+        100 |{x in forget : svc(p_1, ..., p_C) = non-member}| / |forget|
+
+    Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+
+    Raises ValueError for fewer than 10 members or non-members, or no forget image.
+    """
     return attacked(model, lambda outputs: outputs.probabilities)
 
 
 @register("mia", unit="percent", better="near the ideal's", source=SOURCE)
 def mia(model: Evidence) -> float:
-    """The same number as mia_confidence. Compare with the ideal's, not with 50."""
+    """The same number as mia_confidence. Compare with the ideal's, not with 50.
+
+        mia = mia_confidence
+
+    Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+
+    Raises ValueError for fewer than 10 members or non-members, or no forget image.
+    """
     return model.metric("mia_confidence")
 
 

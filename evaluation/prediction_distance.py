@@ -89,8 +89,7 @@ def js_divergence(model: Evidence, ideal: Evidence) -> float:
 
     In [0, ln 2], 0 for identical predictions.
 
-    Trap: this is the standard definition, in nats and per image. Public code has KL(m, p) instead of KL(p, m), which has no bound, or
-    sums over a batch.
+    Trap: this is the standard definition, in nats and per image. Public code has KL(m, p) in the place of KL(p, m), which has no bound.
     """
     ours, ideals = _on_forget(model, ideal)
     return mean(jensen_shannon(ours.probabilities, ideals.probabilities))
