@@ -95,7 +95,7 @@ def js_divergence(model: Evidence, ideal: Evidence) -> float:
     return mean(jensen_shannon(ours.probabilities, ideals.probabilities))
 
 
-@register("rf_js_divergence", unit="nats", better="lower", source="Spartalis et al. 2025, arXiv:2503.18314")
+@register("rf_js_divergence", unit="nats", better="near the ideal's", source="Spartalis et al. 2025, arXiv:2503.18314")
 def rf_js_divergence(model: Evidence, initial: Evidence) -> float:
     """Jensen-Shannon divergence between the model on forget and the initial model on test images of the same classes.
 
@@ -104,8 +104,10 @@ def rf_js_divergence(model: Evidence, initial: Evidence) -> float:
     In [0, ln 2]; the initial model's predictions on images that it was not trained on stand in for the ideal model's, so none has to be
     trained. Raises ValueError where test has no image of a class in forget.
 
-    Trap: the values that the source prints normalise the whole matrix of classes and are not comparable. Where a whole class was
-    forgotten the initial model still knows its test images, which the ideal model does not: low then says that little was forgotten.
+    Trap: lower is better, as the source has it, where a part of a class was forgotten. Where a whole class was, the initial model still
+    knows its test images, which the ideal model does not: the value is next to 0 before unlearning, and near ln 2 for the ideal model.
+
+    Trap: the values that the source prints normalise the whole matrix of classes and are not comparable.
     """
     classes = model.forget.labels.unique()
     return mean(jensen_shannon(class_means(model.forget, classes), class_means(initial.test, classes)))

@@ -148,6 +148,14 @@ def test_predictions_as_on_test_are_the_best():
     assert METRICS["rf_js_divergence"](evidence(TEST), evidence(FORGET, TEST)) == 0.0
 
 
+def test_where_a_whole_class_was_forgotten_a_low_value_means_that_it_still_is_there():
+    test = outputs([[0.99, 0.01], [0.01, 0.99]], [0, 1])
+    remembers, forgot = outputs([[0.99, 0.01]], [0]), outputs([[0.0, 1.0]], [0])
+    values = [METRICS["rf_js_divergence"](evidence(forget), evidence(forget, test)) for forget in (remembers, forgot)]
+    assert values[0] == 0.0
+    assert 0.9 * LN2 < values[1] <= LN2
+
+
 def test_a_class_without_a_test_image_is_a_reason():
     test = TEST.subset(TEST.labels == 0)
     _, reasons = evaluate(model=evidence(FORGET, test), initial=evidence(FORGET, test), names=["rf_js_divergence"])
