@@ -139,9 +139,16 @@ class BaseModels:
 
     def untrained(self) -> nn.Module:
         """The architecture with the seed's initial weights, on the device."""
+        return self._built(self.config.seed)
+
+    def incompetent(self) -> nn.Module:
+        """The architecture with weights that no model of this seed starts from: what knowing nothing looks like."""
+        return self._built(generator_for(self.config.seed, "evaluation", "incompetent").initial_seed())
+
+    def _built(self, seed: int) -> nn.Module:
         shape = self.splits.train.image_shape
         arch = self.config.arch or self.architecture.name
-        return build(arch, shape, self.splits.classes, seed=self.config.seed, options=self.options).to(self.device)
+        return build(arch, shape, self.splits.classes, seed=seed, options=self.options).to(self.device)
 
     def initial(self) -> Trained:
         """The model trained on everything: loaded if its checkpoint exists, else trained and saved there."""

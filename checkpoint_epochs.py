@@ -40,11 +40,11 @@ class Intermediate:
     """What is known of the models of one run after each epoch, counted from 1.
 
     `wanted`: the epochs to evaluate after. `scores`: percent on forget and validation, of every epoch. `metrics`: of the wanted
-    ones, what the final model gets too, compared with the same `ideal`; `undefined` says why others are missing.
+    ones, what the final model gets too, compared with the same `others`; `undefined` says why metrics are missing.
     """
 
     wanted: tuple[int, ...]
-    ideal: Evidence | None = None
+    others: Mapping[str, Evidence] = field(default_factory=dict)
     scores: dict[int, dict[str, float]] = field(default_factory=dict)
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
     undefined: dict[int, dict[str, str]] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Intermediate:
         except NotFinite as error:
             self.metrics[epoch], self.undefined[epoch] = {}, dict.fromkeys(METRICS.names, str(error))
         else:
-            self.metrics[epoch], self.undefined[epoch] = values_of(own, self.ideal)
+            self.metrics[epoch], self.undefined[epoch] = values_of(own, self.others)
 
     @property
     def last_step(self) -> int:

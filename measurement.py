@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from unlearn import ForgetData
 from vision_data import ImageSet
 
 BATCH = 1024
+INCOMPETENT = "incompetent"
 
 
 @dataclass(frozen=True)
@@ -31,28 +32,36 @@ class Measured:
 
 
 def measure(unlearned: nn.Module, base_models: Mapping[str, nn.Module], data: ForgetData, test: ImageSet) -> Measured:
-    """Evaluate the unlearned model, and for comparison the base models ("initial", and "ideal" if there is one).
+    """Evaluate the unlearned model, and by all metrics that need no ideal model the base models too.
 
+    base_models: "initial", and where there are some, "ideal" and the "incompetent" teacher, which is only compared with.
     What depends on one model's outputs alone is kept in `data.cache`, so that a model is attacked once. `undefined` names
     the base models' missing metrics too, as initial_<name> and ideal_<name>. Raises NotFinite for a model that diverged.
     """
-    evidence = {name: known_evidence(model, name, data, test) for name, model in {**base_models, "unlearned": unlearned}.items()}
+    others = evidence_of_others(base_models, data, test)
+    evidence = {name: own for name, own in others.items() if name != INCOMPETENT}
+    evidence["unlearned"] = known_evidence(unlearned, "unlearned", data, test)
     values: dict[str, dict[str, float]] = {}
     undefined: dict[str, str] = {}
     for name, own in evidence.items():
-        if name == "unlearned":
-            values[name], reasons = values_of(own, evidence.get("ideal"))
-        else:
-            values[name], reasons = evaluate(names=of_one_model(), model=own)
+        values[name], reasons = values_of(own, others, None if name == "unlearned" else without_ideal())
         prefix = "" if name == "unlearned" else f"{name}_"
         undefined |= {prefix + metric: reason for metric, reason in reasons.items()}
     named = {f"{name} model": evidence[name] for name in ("initial", "unlearned", "ideal") if name in evidence}
     return Measured(values["unlearned"], values["initial"], values.get("ideal", {}), undefined, named)
 
 
-def values_of(unlearned: Evidence, ideal: Evidence | None) -> tuple[dict[str, float], dict[str, str]]:
-    """Every metric of an unlearned model, and the reasons of those that have no value."""
-    return evaluate(model=unlearned) if ideal is None else evaluate(model=unlearned, ideal=ideal)
+def values_of(model: Evidence, others: Mapping[str, Any], names: Sequence[str] | None = None) -> tuple[dict[str, float], dict[str, str]]:
+    """The metrics of a model, by default all, where `others` (Evidence by name) is what to compare with; and why the rest has no value."""
+    return evaluate(names=names, model=model, **others)
+
+
+def evidence_of_others(models: Mapping[str, nn.Module], data: ForgetData, test: ImageSet) -> dict[str, Evidence]:
+    """What an unlearned model is compared with, by name. Of the incompetent teacher that is the forget set alone."""
+    return {
+        name: evidence_on_forget(model, data) if name == INCOMPETENT else known_evidence(model, name, data, test)
+        for name, model in models.items()
+    }
 
 
 def known_evidence(model: nn.Module, name: str, data: ForgetData, test: ImageSet) -> Evidence:
@@ -74,9 +83,21 @@ def evidence_of(model: nn.Module, data: ForgetData, test: ImageSet) -> Evidence:
     return Evidence(**outputs, forget_classes=data.forget_classes, seed=data.seed)
 
 
+def evidence_on_forget(model: nn.Module, data: ForgetData) -> Evidence:
+    """What a model says about the forget set; the other sets are empty."""
+    forget = outputs_of(model, data.forget.batches(BATCH, device=data.device))
+    none = forget.subset(torch.zeros(len(forget), dtype=torch.bool))
+    return Evidence(forget, retain=none, test=none, validation=None, forget_classes=data.forget_classes, seed=data.seed)
+
+
 def of_one_model() -> list[str]:
     """The metrics that need no second model."""
     return [entry.name for entry in METRICS if needs_of(entry.function) == ("model",)]
+
+
+def without_ideal() -> list[str]:
+    """The metrics that need no ideal model."""
+    return [entry.name for entry in METRICS if "ideal" not in needs_of(entry.function)]
 
 
 def _recall(evidence: Evidence, cache: MutableMapping[str, dict[str, Tensor]], progress: Callable[[Iterable[Any]], Iterable[Any]]) -> None:

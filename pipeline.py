@@ -26,7 +26,7 @@ from base_models import BaseConfig, BaseModels, Trained
 from checkpoint_epochs import Intermediate, checked, undisturbed
 from evaluation import Evidence
 from judgement import judge
-from measurement import Measured, known_evidence, measure
+from measurement import INCOMPETENT, Measured, evidence_of_others, measure
 from registry import __version__
 from reporter.layer_pictures import masked_layer_image, weight_histogram
 from reporter.margin_pictures import margin_histograms
@@ -141,14 +141,14 @@ class Pipeline:
             config_hash = self.config_hash(initial, ideal)
             run.tags({"config_hash": config_hash})
             run.history(initial.history, "initial_train_")
-            self._know_ideal(ideal)
+            base_models = self._base_models(initial, ideal)
+            self._know(base_models)
             warm_up()
             with self._stage("unlearn"), self._divergence_told(run):
                 unlearned = unlearn(self.config.unlearn, initial.model, self.data, **self.settings)
             self._check_untouched(initial)
             self._warn(run, self._count_masked(run, unlearned) + self.intermediate.warnings())
             with self._stage("evaluate"), self._divergence_told(run):
-                base_models = {"initial": initial.model} | ({"ideal": ideal.model} if ideal else {})
                 measured = measure(unlearned.model, base_models, self.data, self.base.splits.test)
             self._warn(run, self._judge(initial, unlearned, measured))
             with self._stage("report"):
@@ -284,11 +284,15 @@ class Pipeline:
                 with self._stage("checkpoint_evaluation"):
                     self.intermediate.evaluate(model, epoch, self.data, self.base.splits.test)
 
-    def _know_ideal(self, ideal: Trained | None) -> None:
-        """Intermediate models are compared with the ideal model, which is evaluated for that once."""
-        if ideal and self.checkpoint_epochs:
+    def _base_models(self, initial: Trained, ideal: Trained | None) -> dict[str, nn.Module]:
+        """What the unlearned model is compared with."""
+        return {"initial": initial.model, INCOMPETENT: self.base.incompetent()} | ({"ideal": ideal.model} if ideal else {})
+
+    def _know(self, base_models: Mapping[str, nn.Module]) -> None:
+        """Intermediate models are compared with the base models, which are evaluated for that once."""
+        if self.checkpoint_epochs:
             with self._stage("checkpoint_evaluation"):
-                self.intermediate.ideal = known_evidence(ideal.model, "ideal", self.data, self.base.splits.test)
+                self.intermediate.others = evidence_of_others(base_models, self.data, self.base.splits.test)
 
     def _amounts(self) -> tuple[dict[str, Any], int]:
         """What the settings come to (amounts as numbers of weights), and the size of the masked layer that they are of (0 without one)."""

@@ -6,7 +6,7 @@ One forward pass per model and image set makes an Evidence; every metric reads t
 asked of the model itself: probe_score of its features, relearn_steps of a copy that learns the forget set again.
 """
 
-from evaluation import classification, entropies, gap, loss_threshold, membership, probe, relearning
+from evaluation import classification, entropies, gap, loss_threshold, membership, prediction_distance, probe, relearning
 from evaluation.evaluate import evaluate
 from evaluation.evidence import Evidence, NotFinite, Outputs, outputs_of
 from evaluation.impl import METRICS, VERSION, MetricFacts, needs_of, register
@@ -31,6 +31,7 @@ __all__ = [
     "needs_of",
     "outputs_of",
     "penultimate_features",
+    "prediction_distance",
     "probe",
     "probe_score",
     "register",

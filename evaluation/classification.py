@@ -27,71 +27,138 @@ def percent(correct: Tensor) -> float:
 
 @register("forget_loss", unit="nats", better="higher")
 def forget_loss(model: Evidence) -> float:
-    """Mean cross-entropy of the forget set."""
+    """Mean cross-entropy of the forget set.
+
+        mean over (x, y) in forget of -log p_y
+
+    Infinite where a true class has probability 0.
+
+    Trap: without a bound. Where a part of a class was forgotten, a loss above the ideal's gives away what was forgotten as well as one
+    below does.
+    """
     return mean(model.forget.losses)
 
 
 @register("retain_loss", unit="nats", better="near the ideal's")
 def retain_loss(model: Evidence) -> float:
-    """Mean cross-entropy of the retain set."""
+    """Mean cross-entropy of the retain set.
+
+        mean over (x, y) in retain of -log p_y
+
+    0 for a model that is sure and right; infinite where a true class has probability 0.
+    """
     return mean(model.retain.losses)
 
 
 @register("forget_probability", unit="fraction", better="lower")
 def forget_probability(model: Evidence) -> float:
-    """Mean softmax probability of the true class on the forget set."""
+    """Mean softmax probability of the true class on the forget set.
+
+        mean over (x, y) in forget of p_y
+
+    Trap: low is the aim where a whole class was forgotten. Otherwise compare with the ideal's.
+    """
     return mean(model.forget.true_probabilities)
 
 
 @register("forget_score", unit="percent", better="lower")
 def forget_score(model: Evidence) -> float:
-    """Percent correct on the forget set: 100 - UA, not UA."""
+    """Percent correct on the forget set: 100 - UA, not UA.
+
+        100 |{(x, y) in forget : argmax f(x) = y}| / |forget|
+
+    Trap: UA is not forget accuracy. UA = 100 - forget_score; published tables mix up the two.
+
+    Trap: where a whole class was forgotten, 0 is what the ideal model has; where a part of a class was, the ideal model is about as
+    right on it as on test images, and lower is not better.
+    """
     return percent(model.forget.correct)
 
 
 @register("retain_score", unit="percent", better="higher")
 def retain_score(model: Evidence) -> float:
-    """Percent correct on the retain set: RA."""
+    """Percent correct on the retain set: RA.
+
+        100 |{(x, y) in retain : argmax f(x) = y}| / |retain|
+
+    Trap: on the training images that remain. What the model is worth on new ones is TA.
+    """
     return percent(model.retain.correct)
 
 
 @register("test_loss", unit="nats", better="lower")
 def test_loss(model: Evidence) -> float:
-    """Mean cross-entropy of the whole test set."""
+    """Mean cross-entropy of the whole test set.
+
+        mean over (x, y) in test of -log p_y
+
+    0 for a model that is sure and right; infinite where a true class has probability 0.
+    """
     return mean(model.test.losses)
 
 
 @register("test_score", unit="percent", better="higher")
 def test_score(model: Evidence) -> float:
-    """Percent correct on the whole test set: TA where no whole class was forgotten."""
+    """Percent correct on the whole test set: TA where no whole class was forgotten.
+
+        100 |{(x, y) in test : argmax f(x) = y}| / |test|
+
+    Trap: where a whole class was forgotten, this counts its test images too, and a model that forgot well loses them. TA is then
+    test_retain_score.
+    """
     return percent(model.test.correct)
 
 
 @register("test_forget_loss", unit="nats", better="higher", whole_class=True)
 def test_forget_loss(model: Evidence) -> float:
-    """Mean cross-entropy of the test images of the forgotten classes."""
+    """Mean cross-entropy of the test images of the forgotten classes.
+
+        mean over (x, y) in test_forget of -log p_y
+
+    0 for a model that is sure and right; infinite where a true class has probability 0.
+    """
     return mean(model.test_forget.losses)
 
 
 @register("test_retain_loss", unit="nats", better="near the ideal's", whole_class=True)
 def test_retain_loss(model: Evidence) -> float:
-    """Mean cross-entropy of the test images of the other classes."""
+    """Mean cross-entropy of the test images of the other classes.
+
+        mean over (x, y) in test_retain of -log p_y
+
+    0 for a model that is sure and right; infinite where a true class has probability 0.
+    """
     return mean(model.test_retain.losses)
 
 
 @register("test_forget_probability", unit="fraction", better="lower", whole_class=True)
 def test_forget_probability(model: Evidence) -> float:
-    """Mean softmax probability of the true class on the test images of the forgotten classes."""
+    """Mean softmax probability of the true class on the test images of the forgotten classes.
+
+        mean over (x, y) in test_forget of p_y
+
+    In [0, 1].
+    """
     return mean(model.test_forget.true_probabilities)
 
 
 @register("test_forget_score", unit="percent", better="lower", whole_class=True)
 def test_forget_score(model: Evidence) -> float:
-    """Percent correct on the test images of the forgotten classes."""
+    """Percent correct on the test images of the forgotten classes.
+
+        100 |{(x, y) in test_forget : argmax f(x) = y}| / |test_forget|
+
+    Trap: on images that no model was trained on. forget_score is on the training images.
+    """
     return percent(model.test_forget.correct)
 
 
 @register("test_retain_score", unit="percent", better="higher", whole_class=True)
 def test_retain_score(model: Evidence) -> float:
-    """Percent correct on the test images of the other classes: TA where a whole class was forgotten."""
+    """Percent correct on the test images of the other classes: TA where a whole class was forgotten.
+
+        100 |{(x, y) in test_retain : argmax f(x) = y}| / |test_retain|
+
+    In [0, 100]. The first of equal logits is the prediction.
+    """
     return percent(model.test_retain.correct)

@@ -1,7 +1,8 @@
-"""How far a model is from the ideal one, in points."""
+"""How far the scores of a model are from those of the ideal one."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from evaluation.evidence import Evidence
@@ -20,33 +21,65 @@ def mean_gap(values: Sequence[float], ideals: Sequence[float]) -> float:
     return sum(abs(value - ideal) for value, ideal in zip(values, ideals, strict=True)) / len(values)
 
 
-def ua_ra_ta_mia(model: Evidence) -> tuple[float, float, float, float]:
-    """UA, RA, TA and MIA, percent.
+def ua_ra_ta(model: Evidence) -> tuple[float, float, float]:
+    """UA, RA and TA, percent.
 
-    UA = 100 - forget_score, RA = retain_score, MIA = mia, TA = test_score, or test_retain_score where a whole class was forgotten.
+    UA = 100 - forget_score, RA = retain_score, TA = test_score, or test_retain_score where a whole class was forgotten.
     """
     ta = "test_retain_score" if model.forget_classes else "test_score"
-    return 100 - model.metric("forget_score"), model.metric("retain_score"), model.metric(ta), model.metric("mia")
+    return 100 - model.metric("forget_score"), model.metric("retain_score"), model.metric(ta)
+
+
+def ua_ra_ta_mia(model: Evidence) -> tuple[float, float, float, float]:
+    """UA, RA, TA as of ua_ra_ta, and MIA = mia, percent."""
+    return *ua_ra_ta(model), model.metric("mia")
 
 
 @register("avg_gap", unit="points", better="lower", source="Fan et al. 2024, arXiv:2310.12508")
 def avg_gap(model: Evidence, ideal: Evidence) -> float:
     """Mean absolute difference to the ideal in UA, RA, TA and mia.
 
+        (|UA - UA_ideal| + |RA - RA_ideal| + |TA - TA_ideal| + |MIA - MIA_ideal|) / 4
+
+    UA = 100 - forget_score, RA = retain_score, MIA = mia, TA = test_score, or test_retain_score where a whole class was forgotten.
+
     Raises ValueError if the two forgot different classes, or the sets are too small for mia.
     """
+    _check_same_request(model, ideal)
+    return mean_gap(ua_ra_ta_mia(model), ua_ra_ta_mia(ideal))
+
+
+@register("tow", unit="fraction", better="higher", source="Zhao et al. 2024, arXiv:2406.01257")
+def tow(model: Evidence, ideal: Evidence) -> float:
+    """Tug of war: how close forget, retain and test accuracy all are to the ideal's.
+
+        (1 - |dA_forget|) (1 - |dA_retain|) (1 - |dA_test|)    dA = accuracy - the ideal's, as fractions
+
+    In [0, 1], 1 where all three are equal. The accuracies are forget_score, retain_score and TA, which is test_score, or
+    test_retain_score where a whole class was forgotten.
+
+    Raises ValueError if the two forgot different classes.
+    """
+    _check_same_request(model, ideal)
+    return math.prod(1 - abs(ours - ideals) / 100 for ours, ideals in zip(ua_ra_ta(model), ua_ra_ta(ideal), strict=True))
+
+
+def _check_same_request(model: Evidence, ideal: Evidence) -> None:
     if set(model.forget_classes) != set(ideal.forget_classes):
         raise ValueError(
             f"expected an ideal model without the classes {model.forget_classes}, got one without {ideal.forget_classes}. "
             "Train the ideal model for the same forget request."
         )
-    return mean_gap(ua_ra_ta_mia(model), ua_ra_ta_mia(ideal))
 
 
 @register("rUA", unit="points", better="near 0", source="Dine et al.")
 def rua(model: Evidence, ideal: Evidence) -> float:
     """Signed difference of the forget scores.
 
-    forget_score(model) - forget_score(ideal) = -(UA - UA_ideal): positive where the model still knows more than the ideal.
+        forget_score(model) - forget_score(ideal) = -(UA - UA_ideal)
+
+    Positive where the model still knows more than the ideal, negative where it knows less.
+
+    Trap: a mean over seeds may be 0 though no seed is. Look at the spread too.
     """
     return model.metric("forget_score") - ideal.metric("forget_score")

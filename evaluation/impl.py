@@ -8,7 +8,7 @@ from typing import Literal
 
 from registry import Function, Registry
 
-Unit = Literal["", "percent", "points", "nats", "fraction", "seconds"]
+Unit = Literal["", "percent", "points", "nats", "fraction", "distance", "seconds"]
 Better = Literal["", "higher", "lower", "near the ideal's", "near 0", "near 0.5", "near 0.01"]
 
 
@@ -28,16 +28,23 @@ class MetricFacts:
 
 VERSION = 1  # part of what kept values are found by: raise it when the same outputs would give another value
 
+BAD_TEACHING = "Chundawat et al. 2023, arXiv:2205.08096"  # the source of several metrics
+
 METRICS: Registry[MetricFacts] = Registry("metric", MetricFacts)
 register = METRICS.register
 
-_IN_WORDS = {"model": "a model to evaluate", "ideal": "an ideal model", "initial": "the initial model"}
+IN_WORDS = {
+    "model": "a model to evaluate",
+    "ideal": "an ideal model",
+    "initial": "the initial model",
+    "incompetent": "an incompetent teacher (an untrained model of the same architecture)",
+}
 
 
 def needs_of(metric: Function) -> tuple[str, ...]:
     """The names of the evidence that a metric needs: its parameters, but for the keyword-only ones.
 
-    ("model",) or ("model", "ideal"). Takes the function itself, not its registry entry.
+    ("model",), or ("model", "ideal") for one that compares with the ideal model. Takes the function itself, not its registry entry.
     """
     parameters = inspect.signature(metric).parameters.values()
     return tuple(p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -45,5 +52,5 @@ def needs_of(metric: Function) -> tuple[str, ...]:
 
 def missing(needs: tuple[str, ...], given: tuple[str, ...]) -> str:
     """One line on the needs that are not among the given, as "needs an ideal model"; empty if all are."""
-    absent = [_IN_WORDS.get(need, need) for need in needs if need not in given]
+    absent = [IN_WORDS.get(need, need) for need in needs if need not in given]
     return f"needs {' and '.join(absent)}" if absent else ""

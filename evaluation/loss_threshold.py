@@ -44,11 +44,28 @@ def tpr_at_1_fpr(forget: Tensor, test: Tensor) -> float:
 
 @register("mia_auc", unit="fraction", better="near 0.5", source=SOURCE)
 def mia_auc(model: Evidence) -> float:
-    """AUC of a loss threshold between forget (member) and all test images; 0.5 = indistinguishable."""
+    """AUC of a loss threshold between forget (member) and all test images; 0.5 = indistinguishable.
+
+        P(l_forget < l_test) + P(l_forget = l_test) / 2    over all pairs of a forget and a test image, l = -log p_y
+
+    Above 0.5 forget still looks trained on, below 0.5 it has a larger loss than unseen images.
+
+    Trap: far below 0.5 is no success. What has an unusually large loss can be told apart as well. Where a whole class was forgotten,
+    the ideal model is there too.
+
+    Raises ValueError for no forget or no test image.
+    """
     return auc(model.forget.losses, model.test.losses)
 
 
 @register("mia_tpr_at_1_fpr", unit="fraction", better="near 0.01", source="Carlini et al. 2022, arXiv:2112.03570")
 def mia_tpr_at_1_fpr(model: Evidence) -> float:
-    """Share of forget that a loss threshold calls member where it calls at most 1 % of all test images so."""
+    """Share of forget that a loss threshold calls member where it calls at most 1 % of all test images so.
+
+        mean over forget of 1[l < t]    t: the largest with mean over test of 1[l < t] <= 0.01,  l = -log p_y
+
+    0.01 where they can't be told apart.
+
+    Raises ValueError for fewer than 100 test images, of which 1 % is no image, or no forget image.
+    """
     return tpr_at_1_fpr(model.forget.losses, model.test.losses)

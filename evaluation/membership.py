@@ -1,14 +1,15 @@
-"""Membership inference with a support vector classifier: does the forget set look as if it had been trained on?"""
+"""Membership inference with a trained classifier: does the forget set look as if it had been trained on?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from evaluation.entropies import entropy, modified_entropy
 from evaluation.evidence import Evidence, Outputs
-from evaluation.impl import register
+from evaluation.impl import BAD_TEACHING, register
 
 MINIMUM = 10
 SOURCE = "features: Song and Mittal 2021, arXiv:2003.10595; protocol: Jia et al. 2023, arXiv:2304.04934"
@@ -37,6 +38,24 @@ def non_member_share(members: Tensor, non_members: Tensor, target: Tensor) -> fl
     return 100 * float(np.mean(called_member == 0))
 
 
+def member_share(members: Tensor, non_members: Tensor, target: Tensor) -> float:
+    """100 x the share of target that a logistic regression of members against non-members calls **member**, in [0, 100].
+
+        LogisticRegression(C=1, class_weight="balanced"): feature -> member (1) or non-member (0)
+
+    Features (n,), finite; the three sets may differ in n, and are weighted so that members and non-members count the same.
+    Raises ValueError for fewer than 10 members or non-members, or no target.
+    """
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    _check_sizes(len(members), len(non_members), len(target))
+    known = torch.cat([members, non_members]).double().cpu().reshape(-1, 1).numpy()
+    is_member = np.repeat([1, 0], [len(members), len(non_members)])
+    attack = LogisticRegression(class_weight="balanced", max_iter=1000).fit(known, is_member)
+    return 100 * float(np.mean(attack.predict(target.double().cpu().reshape(-1, 1).numpy())))
+
+
 def _check_sizes(members: int, non_members: int, target: int) -> None:
     if min(members, non_members) < MINIMUM or not target:
         raise ValueError(
@@ -56,35 +75,96 @@ def attacked(model: Evidence, feature: Callable[[Outputs], Tensor]) -> float:
 
 @register("mia_correctness", unit="percent", better="near the ideal's", source=SOURCE)
 def mia_correctness(model: Evidence) -> float:
-    """Percent of forget that an SVC on correctness (0 or 1) calls non-member."""
+    """Percent of forget that an SVC on correctness (0 or 1) calls non-member.
+
+        100 |{x in forget : svc(1[argmax f(x) = y]) = non-member}| / |forget|
+
+    Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+
+    Trap: one bit an image. Most models are 0 or 100 here.
+
+    Raises ValueError for fewer than 10 members or non-members, or no forget image.
+    """
     return attacked(model, lambda outputs: outputs.correct)
 
 
 @register("mia_confidence", unit="percent", better="near the ideal's", source=SOURCE)
 def mia_confidence(model: Evidence) -> float:
-    """Percent of forget that an SVC on the probability of the true class calls non-member."""
+    """Percent of forget that an SVC on the probability of the true class calls non-member.
+
+        100 |{x in forget : svc(p_y) = non-member}| / |forget|
+
+    Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+
+    Raises ValueError for fewer than 10 members or non-members, or no forget image.
+    """
     return attacked(model, lambda outputs: outputs.true_probabilities)
 
 
 @register("mia_entropy", unit="percent", better="near the ideal's", source=SOURCE)
 def mia_entropy(model: Evidence) -> float:
-    """Percent of forget that an SVC on the entropy calls non-member."""
+    """Percent of forget that an SVC on the entropy calls non-member.
+
+        100 |{x in forget : svc(H(p)) = non-member}| / |forget|    H(p) = -sum_j p_j log p_j
+
+    Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+
+    Raises ValueError for fewer than 10 members or non-members, or no forget image.
+    """
     return attacked(model, lambda outputs: entropy(outputs.logits))
 
 
 @register("mia_m_entropy", unit="percent", better="near the ideal's", source=SOURCE)
 def mia_m_entropy(model: Evidence) -> float:
-    """Percent of forget that an SVC on the modified entropy calls non-member."""
+    """Percent of forget that an SVC on the modified entropy calls non-member.
+
+        100 |{x in forget : svc(M(p, y)) = non-member}| / |forget|    M(p, y) = -(1 - p_y) log p_y - sum_{j != y} p_j log(1 - p_j)
+
+    Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+
+    Trap: here an image's value depends on that image alone. In public code it depends on the batch, and pairs p with the wrong logarithm.
+
+    Raises ValueError for fewer than 10 members or non-members, or no forget image.
+    """
     return attacked(model, lambda outputs: modified_entropy(outputs.logits, outputs.labels))
 
 
 @register("mia_prob", unit="percent", better="near the ideal's", source=SOURCE)
 def mia_prob(model: Evidence) -> float:
-    """Percent of forget that an SVC on the softmax vector calls non-member."""
+    """Percent of forget that an SVC on the softmax vector calls non-member.
+
+        100 |{x in forget : svc(p_1, ..., p_C) = non-member}| / |forget|
+
+    Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+
+    Raises ValueError for fewer than 10 members or non-members, or no forget image.
+    """
     return attacked(model, lambda outputs: outputs.probabilities)
 
 
 @register("mia", unit="percent", better="near the ideal's", source=SOURCE)
 def mia(model: Evidence) -> float:
-    """The same number as mia_confidence. Compare with the ideal's, not with 50."""
+    """The same number as mia_confidence. Compare with the ideal's, not with 50.
+
+        mia = mia_confidence
+
+    Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+
+    Raises ValueError for fewer than 10 members or non-members, or no forget image.
+    """
     return model.metric("mia_confidence")
+
+
+@register("mia_lr", unit="percent", better="near the ideal's", source=f"{BAD_TEACHING}, their code")
+def mia_lr(model: Evidence) -> float:
+    """Percent of forget that a logistic regression on the entropy calls member.
+
+        100 |{x in forget : r(H(x)) = member}| / |forget|    r = LogisticRegression(class_weight="balanced"), H = entropy
+
+    Members are all retain images, non-members all test images, those of a class that was forgotten whole too.
+
+    Trap: it counts members, the SVC family counts non-members. A model that still knows everything is near 100 here, and near 0 there.
+
+    Raises ValueError for fewer than 10 retain or test images, or no forget image.
+    """
+    return member_share(*(entropy(outputs.logits) for outputs in (model.retain, model.test, model.forget)))

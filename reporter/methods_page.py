@@ -6,13 +6,13 @@ python -m reporter.methods_page writes docs/methods.md.
 from __future__ import annotations
 
 import inspect
-import re
 import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from registry import Entry, Hyperparameter
+from reporter.markdown import by_name, capital, codes, paragraph, paragraphs_of, prose, table
 from training.storage import write_bytes
 from unlearn import METHODS
 from unlearn.add_ons import ADD_ONS, Agreement, kept
@@ -41,8 +41,8 @@ An add-on combines the two gradients of a step in its own way, on any method tha
 
 def listing(methods: Iterable[Entry[Any]], add_ons: Iterable[Entry[Any]]) -> str:
     """A line per method: name, aliases, the add-ons that it takes, what it does; then a line per add-on."""
-    rows = [[e.name, ", ".join(e.aliases), "all" if "addon" in e.hyperparameters else "", _in_short(e)] for e in _sorted(methods)]
-    rules = [[entry.name, entry.summary] for entry in _sorted(add_ons)]
+    rows = [[e.name, ", ".join(e.aliases), "all" if "addon" in e.hyperparameters else "", _in_short(e)] for e in by_name(methods)]
+    rules = [[entry.name, entry.summary] for entry in by_name(add_ons)]
     return "\n".join(
         [
             _columns(["method", "also", "add-ons", "what it does"], rows),
@@ -56,15 +56,15 @@ def listing(methods: Iterable[Entry[Any]], add_ons: Iterable[Entry[Any]]) -> str
 
 def page(methods: Iterable[Entry[Any]], add_ons: Iterable[Entry[Any]], own_pages: Collection[str] = ()) -> str:
     """docs/methods.md: an index, a section for each method, one for the add-ons. `own_pages`: names of other files beside it."""
-    methods, add_ons = _sorted(methods), _sorted(add_ons)
+    methods, add_ons = by_name(methods), by_name(add_ons)
     alone = [entry for entry in methods if _add_on_of(entry) is None]
     joint = [entry for entry in methods if _add_on_of(entry) is not None]
-    index = [[f"[`{e.name}`](#{e.name.lower()})", _codes(e.aliases), _prose(_in_short(e), cell=True)] for e in alone]
+    index = [[f"[`{e.name}`](#{e.name.lower()})", codes(e.aliases), prose(_in_short(e), cell=True)] for e in alone]
     parts = [
         HEAD,
         "## Index",
-        _table(["name", "aliases", "what it does"], index),
-        f"With an add-on in it: {_codes(entry.name for entry in joint)}. See [Add-ons](#add-ons).",
+        table(["name", "aliases", "what it does"], index),
+        f"With an add-on in it: {codes(entry.name for entry in joint)}. See [Add-ons](#add-ons).",
         "## The methods",
         *(_section(entry, own_pages) for entry in alone),
         _add_ons_section(alone, joint, add_ons),
@@ -76,18 +76,6 @@ def written() -> str:
     """What docs/methods.md has to hold: Lethe's own methods, not those of a user's file."""
     own = [entry for entry in METHODS if entry.file is None]
     return page(own, ADD_ONS, {path.stem for path in PAGE.parent.glob("*.md")} - {PAGE.stem})
-
-
-def paragraphs_of(function: Any) -> tuple[list[str], list[str]]:
-    """The docstring's paragraphs after its one line, without the flags, and those that say where it departs from its source."""
-    paragraphs = re.split(r"\n\s*\n", inspect.getdoc(function) or "")[1:]
-    rest = [text for text in paragraphs if not text.startswith("Flags:")]
-    departures = [text for text in rest if re.match("Departures?:", text)]
-    return [text for text in rest if text not in departures], [re.sub(r"^Departures?:\s+", "", text) for text in departures]
-
-
-def _sorted(entries: Iterable[Entry[Any]]) -> list[Entry[Any]]:
-    return sorted(entries, key=lambda entry: entry.name.casefold())
 
 
 def _add_on_of(entry: Entry[Any]) -> str | None:
@@ -130,15 +118,15 @@ def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _section(entry: Entry[Any], own_pages: Collection[str]) -> str:
     """A method: its text in the docstring's order, its facts, its flags, its departures."""
-    also = f"Also {_codes(entry.aliases)}. " if entry.aliases else ""
+    also = f"Also {codes(entry.aliases)}. " if entry.aliases else ""
     text, departures = paragraphs_of(entry.function)
     return "\n\n".join(
         [
             f"### `{entry.name}`",
-            also + _prose(entry.summary),
-            *map(_paragraph, text),
+            also + prose(entry.summary),
+            *map(paragraph, text),
             *_flags(entry.hyperparameters),
-            *(f"**Departures.** {_prose(_capital(text))}" for text in departures),
+            *(f"**Departures.** {prose(capital(text))}" for text in departures),
             "\n".join(f"- {fact}" for fact in _facts(entry, own_pages)),
         ]
     )
@@ -148,7 +136,7 @@ def _facts(entry: Entry[Any], own_pages: Collection[str]) -> list[str]:
     facts = [f"Forgets: {'whole classes only' if entry.facts.whole_class else 'any request, whole classes or images'}"]
     facts += [f"Needs: {', '.join(_needs(entry))}"] if _needs(entry) else []
     facts += ["Add-ons: [all](#add-ons), by `--addon`"] if "addon" in entry.hyperparameters else []
-    facts += [f"Source: {_prose(entry.facts.source)}"] if entry.facts.source else []
+    facts += [f"Source: {prose(entry.facts.source)}"] if entry.facts.source else []
     own = entry.name.lower()
     return facts + ([f"More: [{own}.md]({own}.md)"] if own in own_pages else [])
 
@@ -158,7 +146,7 @@ def _add_ons_section(alone: Sequence[Entry[Any]], joint: Sequence[Entry[Any]], a
     names = [
         [
             f"`{e.name}`",
-            _codes(e.aliases),
+            codes(e.aliases),
             f"`{_method_of(e).name}`",
             f"[`{_add_on_of(e)}`](#add-on-{str(_add_on_of(e)).lower()})",
             _lacks(e),
@@ -167,14 +155,14 @@ def _add_ons_section(alone: Sequence[Entry[Any]], joint: Sequence[Entry[Any]], a
     ]
     return "\n\n".join(
         [
-            ADD_ONS_HEAD.format(methods=_codes(takers)),
-            _paragraph("    d = beta g_c + (1 - beta) g_u"),
-            _prose(_one_line(Agreement)),
-            *map(_paragraph, paragraphs_of(Agreement)[0]),
-            _prose(f"`kept`: {_one_line(kept)}"),
-            *map(_paragraph, paragraphs_of(kept)[0]),
+            ADD_ONS_HEAD.format(methods=codes(takers)),
+            paragraph("    d = beta g_c + (1 - beta) g_u"),
+            prose(_one_line(Agreement)),
+            *map(paragraph, paragraphs_of(Agreement)[0]),
+            prose(f"`kept`: {_one_line(kept)}"),
+            *map(paragraph, paragraphs_of(kept)[0]),
             "A joint name has the flags of its method, but for those of the last column.",
-            _table(["joint name", "aliases", "method", "add-on", "flags it lacks"], names),
+            table(["joint name", "aliases", "method", "add-on", "flags it lacks"], names),
             *map(_add_on, add_ons),
         ]
     )
@@ -185,18 +173,18 @@ def _add_on(entry: Entry[Any]) -> str:
     return "\n\n".join(
         [
             f"### Add-on `{entry.name}`",
-            _prose(entry.summary),
-            *map(_paragraph, text),
+            prose(entry.summary),
+            *map(paragraph, text),
             *_flags(entry.hyperparameters),
-            *(f"**Departures.** {_prose(_capital(text))}" for text in departures),
-            f"- Source: {_prose(entry.facts.source)}",
+            *(f"**Departures.** {prose(capital(text))}" for text in departures),
+            f"- Source: {prose(entry.facts.source)}",
         ]
     )
 
 
 def _lacks(entry: Entry[Any]) -> str:
     """The method's flags that a joint name does not have."""
-    return _codes(f"--{name}" for name in _method_of(entry).hyperparameters if name not in entry.hyperparameters)
+    return codes(f"--{name}" for name in _method_of(entry).hyperparameters if name not in entry.hyperparameters)
 
 
 def _one_line(documented: Any) -> str:
@@ -204,40 +192,12 @@ def _one_line(documented: Any) -> str:
 
 
 def _flags(hyperparameters: Mapping[str, Hyperparameter]) -> list[str]:
-    rows = [[f"`--{p.name}`", _prose(p.expects, cell=True), _default(p), _prose(p.help, cell=True)] for p in hyperparameters.values()]
-    return [_table(["flag", "value", "default", "what it is"], rows)] if rows else []
+    rows = [[f"`--{p.name}`", prose(p.expects, cell=True), _default(p), prose(p.help, cell=True)] for p in hyperparameters.values()]
+    return [table(["flag", "value", "default", "what it is"], rows)] if rows else []
 
 
 def _default(parameter: Hyperparameter) -> str:
     return "required" if parameter.required else f"`{str(parameter.default).lower() if parameter.default is None else parameter.default}`"
-
-
-def _paragraph(text: str) -> str:
-    """An indented paragraph is a formula and stays as it is; another one is prose."""
-    return f"```text\n{textwrap.dedent(text)}\n```" if all(line.startswith("    ") for line in text.splitlines()) else _prose(text)
-
-
-def _prose(text: str, *, cell: bool = False) -> str:
-    """Text as Markdown on one line: names with an underscore and flags as code, everything else that Markdown reads escaped."""
-
-    def marked(match: re.Match[str]) -> str:
-        code, name, sign = match.groups()
-        return code or (f"`{name}`" if name else f"\\{sign}")
-
-    line = re.sub(r"(`[^`]+`)|(--\w+|\b\w+_\w+(?:\(\))?)|([\\*_<\[~`$])", marked, " ".join(text.split()))
-    return line.replace("|", "\\|") if cell else line
-
-
-def _codes(names: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
 
 
 if __name__ == "__main__":

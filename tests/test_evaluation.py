@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score, roc_curve
 from sklearn.svm import SVC
 from torch import nn
@@ -21,13 +22,15 @@ from evaluation.entropies import cross_entropy, entropy, modified_entropy
 from evaluation.gap import mean_gap, ua_ra_ta_mia
 from evaluation.impl import Better, Unit
 from evaluation.loss_threshold import auc, tpr_at_1_fpr
-from evaluation.membership import MINIMUM, non_member_share
+from evaluation.membership import MINIMUM, member_share, non_member_share
 
 THE_FIVE = {"forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score"}
 WHOLE_CLASS = {f"test_{name}" for name in THE_FIVE}
 SVC_FAMILY = ["mia_correctness", "mia_confidence", "mia_entropy", "mia_m_entropy", "mia_prob"]
-AGAINST_THE_IDEAL = {"avg_gap", "rUA"}
-EVERY_METRIC = THE_FIVE | WHOLE_CLASS | {"test_loss", "test_score", "mia", *SVC_FAMILY, "mia_auc", "mia_tpr_at_1_fpr"} | AGAINST_THE_IDEAL
+AGAINST_THE_IDEAL = {"avg_gap", "rUA", "tow", "fidelity", "js_divergence", "activation_distance"}
+OTHER_NEEDS = {"rf_js_divergence": "initial", "zrf": "incompetent"}
+MIA = {"mia", *SVC_FAMILY, "mia_lr", "mia_auc", "mia_tpr_at_1_fpr"}
+EVERY_METRIC = THE_FIVE | WHOLE_CLASS | {"test_loss", "test_score"} | MIA | AGAINST_THE_IDEAL | set(OTHER_NEEDS)
 
 
 def outputs(probabilities, labels):
@@ -86,15 +89,18 @@ def test_each_registration_is_complete(metric):
     assert metric.facts.unit in set(get_args(Unit)) - {""}
     assert metric.facts.better in set(get_args(Better)) - {""}
     assert metric.summary.endswith(".") or ":" in metric.summary
-    assert needs_of(metric.function) == (("model", "ideal") if metric.name in AGAINST_THE_IDEAL else ("model",))
+    second = OTHER_NEEDS | dict.fromkeys(AGAINST_THE_IDEAL, "ideal")
+    assert needs_of(metric.function) == (("model", second[metric.name]) if metric.name in second else ("model",))
     assert metric.facts.whole_class == (metric.name in WHOLE_CLASS)
 
 
 def test_units_are_those_of_the_definitions():
     units = {name: METRICS[name].facts.unit for name in EVERY_METRIC}
-    assert {name for name, unit in units.items() if unit == "nats"} == {name for name in EVERY_METRIC if name.endswith("_loss")}
-    assert {name for name, unit in units.items() if unit == "points"} == AGAINST_THE_IDEAL
-    fractions = {"forget_probability", "test_forget_probability", "mia_auc", "mia_tpr_at_1_fpr"}
+    nats = {name for name in EVERY_METRIC if name.endswith(("_loss", "js_divergence"))}
+    assert {name for name, unit in units.items() if unit == "nats"} == nats
+    assert {name for name, unit in units.items() if unit == "points"} == {"avg_gap", "rUA"}
+    assert {name for name, unit in units.items() if unit == "distance"} == {"activation_distance"}
+    fractions = {"forget_probability", "test_forget_probability", "mia_auc", "mia_tpr_at_1_fpr", "tow", "zrf"}
     assert {name for name, unit in units.items() if unit == "fraction"} == fractions
 
 
@@ -397,6 +403,49 @@ def test_copies_of_separated_members_are_0_and_copies_of_non_members_100():
     assert non_member_share(members, non_members, non_members) == 100.0
 
 
+# mia_lr
+
+
+def reference_member_share(members, non_members, target):
+    features = np.concatenate([members, non_members]).reshape(-1, 1)
+    attack = LogisticRegression(class_weight="balanced").fit(features, [True] * len(members) + [False] * len(non_members))
+    return 100 * attack.predict(np.reshape(target, (-1, 1))).mean()
+
+
+@FEW
+@given(st.integers(0, 10**6))
+def test_the_member_share_is_that_of_scikit_learn_directly(seed):
+    rng = np.random.default_rng(seed)
+    sets = rng.gamma(1, 0.2, 200), rng.gamma(2, 0.3, 50), rng.gamma(1.5, 0.3, 80)
+    assert member_share(*map(torch.tensor, sets)) == pytest.approx(reference_member_share(*sets))
+
+
+def test_the_member_share_by_hand():
+    # Symmetric around 2, and balanced whatever the numbers: what is nearer to 1 than to 3 is a member.
+    members, non_members = torch.full((90,), 1.0), torch.full((10,), 3.0)
+    assert member_share(members, non_members, torch.tensor([0.0, 1.9, 2.1, 9.0, 9.0])) == pytest.approx(40.0)
+
+
+def test_mia_lr_reads_the_entropy_of_all_retain_and_all_test_images():
+    model = by_class()
+    sets = [-(o.probabilities * o.probabilities.log()).sum(1).numpy() for o in (model.retain, model.test, model.forget)]
+    assert model.metric("mia_lr") == pytest.approx(reference_member_share(*sets))
+
+
+def test_mia_lr_counts_members_and_the_svc_family_non_members():
+    sure = drawn(40, sharpness=30.0, seed=1)
+    unsure = Outputs(torch.tensor([[1.0, 0.0, 0.0]] * 40), torch.tensor([1, 2] * 20))
+    remembers, forgot = (evidence(forget=forget, retain=sure, test=unsure) for forget in (sure, unsure))
+    assert (remembers.metric("mia_lr"), remembers.metric("mia_entropy")) == (100.0, 0.0)
+    assert (forgot.metric("mia_lr"), forgot.metric("mia_entropy")) == (0.0, 100.0)
+
+
+@pytest.mark.parametrize(("members", "non_members", "target"), [(9, 10, 1), (10, 9, 1), (10, 10, 0)])
+def test_sets_too_small_for_the_regression_say_the_minimum(members, non_members, target):
+    with pytest.raises(ValueError, match=f"expected at least {MINIMUM} members .* got {members}, {non_members} and {target}"):
+        member_share(torch.zeros(members), torch.zeros(non_members), torch.zeros(target))
+
+
 @pytest.mark.parametrize("name", SVC_FAMILY)
 def test_each_attack_tells_members_from_non_members(name):
     sure = drawn(40, sharpness=30.0, seed=1)
@@ -554,10 +603,25 @@ def test_avg_gap_takes_the_test_score_of_the_other_classes_where_a_whole_class_w
     assert ua_ra_ta_mia(model)[2] == model.metric("test_retain_score") != model.metric("test_score")
 
 
+BEST = {"avg_gap": 0.0, "rUA": 0.0, "tow": 1.0, "fidelity": 100.0, "js_divergence": 0.0, "activation_distance": 0.0, "zrf": 1.0}
+
+
 @pytest.mark.parametrize("make", [evidence, by_class])
-def test_a_model_has_no_gap_to_itself(make):
-    values, _ = evaluate(model=make(), ideal=make(), names=["avg_gap", "rUA"])
-    assert values == {"avg_gap": 0.0, "rUA": 0.0}
+def test_a_model_compared_with_itself_has_the_best_values(make):
+    values, _ = evaluate(model=make(), ideal=make(), incompetent=make(), names=list(BEST))
+    assert values == BEST
+
+
+def test_tow_by_hand():
+    model = known({"forget_score": 10.0, "retain_score": 98.0, "test_score": 90.0})
+    ideal = known({"forget_score": 30.0, "retain_score": 99.0, "test_score": 80.0})
+    assert METRICS["tow"](model, ideal) == pytest.approx(0.8 * 0.99 * 0.9)
+
+
+def test_tow_takes_the_test_score_of_the_other_classes_where_a_whole_class_went():
+    model, ideal = by_class(), replace(by_class(), test=drawn(120, sharpness=4.0, labels=[0, 1, 2] * 40, seed=9))
+    ours, ideals = model.metric("test_retain_score"), ideal.metric("test_retain_score")
+    assert METRICS["tow"](model, ideal) == pytest.approx(1 - abs(ours - ideals) / 100) != 1
 
 
 @UNTIMED
@@ -574,8 +638,8 @@ def test_the_mean_gap_needs_as_many_ideals():
 
 
 def test_the_ideal_of_another_request_is_refused():
-    _, reasons = evaluate(model=by_class(), ideal=replace(by_class(), forget_classes=()), names=["avg_gap"])
-    assert "Train the ideal model for the same forget request" in reasons["avg_gap"]
+    _, reasons = evaluate(model=by_class(), ideal=replace(by_class(), forget_classes=()), names=["avg_gap", "tow"])
+    assert all("Train the ideal model for the same forget request" in reasons[name] for name in ("avg_gap", "tow"))
 
 
 # evaluate
@@ -584,7 +648,7 @@ def test_the_ideal_of_another_request_is_refused():
 @pytest.mark.parametrize("make", [evidence, by_class])
 @pytest.mark.parametrize("with_ideal", [False, True])
 def test_every_metric_has_a_value_or_a_reason(make, with_ideal):
-    values, reasons = evaluate(model=make(), **({"ideal": make()} if with_ideal else {}))
+    values, reasons = evaluate(model=make(), initial=make(), incompetent=make(), **({"ideal": make()} if with_ideal else {}))
     assert values.keys() | reasons.keys() == EVERY_METRIC
     assert not values.keys() & reasons.keys()
     assert all(type(value) is float and math.isfinite(value) for value in values.values())

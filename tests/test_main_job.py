@@ -44,8 +44,9 @@ MIMU = ("--unlearn", "MIMU", "--epochs", "2", "--gcn_steps", "3")
 RANDOM = ("--unlearn", "random_mask", "--epochs", "2")
 
 FIVE = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score")
-MIA = ("mia", "mia_auc", "mia_correctness", "mia_confidence", "mia_entropy", "mia_m_entropy", "mia_prob")
-MEASURED = (*FIVE, *(f"test_{name}" for name in FIVE), "test_loss", "test_score", *MIA)
+MIA = ("mia", "mia_lr", "mia_auc", "mia_correctness", "mia_confidence", "mia_entropy", "mia_m_entropy", "mia_prob")
+MEASURED = (*FIVE, *(f"test_{name}" for name in FIVE), "test_loss", "test_score", *MIA, "rf_js_divergence", "zrf")
+AGAINST_THE_IDEAL = ("avg_gap", "rUA", "tow", "fidelity", "js_divergence", "activation_distance")
 
 METHODS_OF_A_USER = '''
 import copy
@@ -246,6 +247,15 @@ def test_params_hold_the_resolved_values(jobs):
 @pytest.mark.parametrize("prefix", ["", "initial_", "ideal_"])
 def test_metrics_have_the_names_of_the_specification(prefix, jobs):
     assert {prefix + name for name in MEASURED} - set(jobs.first.metrics) == set()
+
+
+def test_the_unlearned_model_alone_is_compared_with_the_ideal(jobs):
+    assert set(AGAINST_THE_IDEAL) <= set(jobs.first.metrics)
+    assert not {f"{of}_{name}" for of in ("initial", "ideal") for name in AGAINST_THE_IDEAL} & set(jobs.first.metrics)
+
+
+def test_the_incompetent_teacher_is_only_compared_with(jobs):
+    assert not [name for name in (*jobs.first.metrics, *jobs.first.tags) if "incompetent" in name]
 
 
 def test_avg_gap_is_the_mean_distance_to_the_ideal(jobs):
@@ -500,8 +510,8 @@ def test_without_the_ideal_model_the_command_that_makes_it_is_printed(ideal, fol
 
     assert outcome.code == 0
     assert outcome.params["ideal_model"] == "none"
-    assert not [name for name in outcome.metrics if name.startswith("ideal_") or name == "avg_gap"]
-    assert "undefined.avg_gap" in outcome.tags
+    assert not [name for name in outcome.metrics if name.startswith("ideal_") or name in AGAINST_THE_IDEAL]
+    assert {f"undefined.{name}" for name in AGAINST_THE_IDEAL} <= set(outcome.tags)
     assert printed_command(outcome)
 
 

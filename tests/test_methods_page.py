@@ -7,7 +7,8 @@ import pytest
 
 import mlflow_forget
 from registry import Registry
-from reporter.methods_page import COMMAND, PAGE, WIDTH, listing, page, paragraphs_of, written
+from reporter.markdown import paragraphs_of
+from reporter.methods_page import COMMAND, PAGE, WIDTH, listing, page, written
 from unlearn import METHODS
 from unlearn.add_ons import ADD_ONS
 

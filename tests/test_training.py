@@ -1001,6 +1001,13 @@ def test_the_untrained_model_has_the_seeds_weights(base):
     assert model_digest(base(seed=4).untrained()) == model_digest(build("mlp", SHAPE, 10, seed=4))
 
 
+def test_the_incompetent_model_has_weights_of_its_own_that_the_seed_decides(base):
+    drawn = [model_digest(base(seed=seed).incompetent()) for seed in (4, 4, 5)]
+
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert drawn[0] not in [model_digest(base(seed=seed).untrained()) for seed in range(8)]
+
+
 def test_the_command_of_the_ideal_model_names_what_is_not_the_default(base):
     made = base(seed=3, arch_options={"hidden": (8, 4)}, request=ForgetRequest((3,), 20))
     assert made.ideal_command() == (

@@ -1,0 +1,86 @@
+"""The registry of metrics as text: docs/metrics.md.
+
+python -m reporter.metrics_page writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation import METRICS, needs_of
+from registry import Entry
+from reporter.markdown import capital, codes, paragraph, paragraphs_of, prose, table
+from training.storage import write_bytes
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
+COMMAND = "python -m reporter.metrics_page"
+UNITS = {
+    "percent": "percent, in [0, 100]",
+    "points": "points: a difference of percentages",
+    "fraction": "a fraction, in [0, 1]",
+    "distance": "a distance between probabilities, without a unit",
+}
+NEEDS = {"ideal": "the ideal model", "initial": "the initial model", "incompetent": "an incompetent teacher"}
+
+HEAD = f"""# Metrics
+
+Every number that a run logs about its unlearned model: what it is, its unit, which direction is good, what it needs, where it comes from,
+and what it is easily mistaken for. Made from the registry by `{COMMAND}`: what stands here is what runs.
+
+A metric that needs no ideal model is measured of the initial and of the ideal model too, and logged as `initial_<name>` and `ideal_<name>`.
+What can't be measured is missing from the metrics and stands in a tag `undefined.<name>` with the reason; without an ideal model, the run
+prints the command that trains it. Nothing is rounded before it is logged, and every image counts, once and not augmented.
+
+In the formulas `f` is the model, `f_0` the initial and `f_ideal` the ideal model, `p = softmax f(x)` the prediction and `p_y` its
+probability of the true class; `forget` and `retain` are training images, `test` is the test split, `test_forget` and `test_retain` are the
+test images of the classes that were forgotten whole and of all others. Logarithms are natural.
+
+Tables of the literature have short names: UA = 100 - `forget_score`, RA = `retain_score`, MIA = `mia`, and TA = `test_score`, or
+`test_retain_score` where a whole class was forgotten."""
+
+
+def page(metrics: Iterable[Entry[Any]]) -> str:
+    """docs/metrics.md: an index, and a section for each metric, in the order of the registry."""
+    metrics = list(metrics)
+    header = ["name", "what it is", "unit", "good", "needs"]
+    parts = [HEAD, "## Index", table(header, [_row(entry) for entry in metrics]), "## The metrics", *map(_section, metrics)]
+    return "\n\n".join(parts) + "\n"
+
+
+def written() -> str:
+    """What docs/metrics.md has to hold: Lethe's own metrics, not those of a user's file."""
+    return page(entry for entry in METRICS if entry.file is None)
+
+
+def _row(entry: Entry[Any]) -> list[str]:
+    name = f"[`{entry.name}`](#{entry.name.lower()})"
+    return [name, prose(entry.summary, cell=True), entry.facts.unit, entry.facts.better, ", ".join(_needs(entry))]
+
+
+def _section(entry: Entry[Any]) -> str:
+    """A metric: its text in the docstring's order, what it is mistaken for, its facts."""
+    also = f"Also {codes(entry.aliases)}. " if entry.aliases else ""
+    text, traps = paragraphs_of(entry.function, "Trap")
+    facts = "\n".join(f"- {fact}" for fact in _facts(entry))
+    warnings = [f"**Trap.** {prose(capital(trap))}" for trap in traps]
+    return "\n\n".join([f"### `{entry.name}`", also + prose(entry.summary), *map(paragraph, text), *warnings, facts])
+
+
+def _facts(entry: Entry[Any]) -> list[str]:
+    unit, better = entry.facts.unit, entry.facts.better
+    facts = [f"Unit: {UNITS.get(unit, unit)}", f"Good: {better}"]
+    facts += [f"Needs: {', '.join(_needs(entry))}"] if _needs(entry) else []
+    return facts + ([f"Source: {prose(entry.facts.source)}"] if entry.facts.source else [])
+
+
+def _needs(entry: Entry[Any]) -> Sequence[str]:
+    """What has to be there beside the model: other models, a class that was forgotten whole."""
+    models = [NEEDS.get(need, need) for need in needs_of(entry.function) if need != "model"]
+    return [*models, *(["a whole class forgotten"] if entry.facts.whole_class else [])]
+
+
+if __name__ == "__main__":
+    write_bytes(PAGE, written().encode())
+    print(f"written: {PAGE}")
