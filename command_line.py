@@ -112,10 +112,8 @@ def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = F
     data.add_argument("--arch", help="name, or path/to/file.py:function (default: mlp for small grey images, resnet18 otherwise)")
     data.add_argument("--num_classes", type=int, metavar="N", help="refused if the dataset has another number")
     data.add_argument("--epochs", type=int, metavar="N", help="epochs of training (default: the dataset's own)")
-    seeds = {"nargs": "+"} if several_seeds else {}
-    data.add_argument(
-        "--seed", type=seed_number, default=[1] if several_seeds else 1, metavar="N", help="all randomness (default: 1)", **seeds
-    )  # type: ignore[arg-type]
+    seeds: dict[str, Any] = {"nargs": "+", "default": [1]} if several_seeds else {"default": 1}
+    data.add_argument("--seed", type=seed_number, metavar="N", help="all randomness (default: 1)", **seeds)
     data.add_argument(
         "--split_seed", type=seed_number, default=0, metavar="N", help="the train / validation / test split (default: %(default)s)"
     )
