@@ -8,6 +8,7 @@ forward, backward, the same optimiser).
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import time
@@ -122,6 +123,7 @@ def cost(method: str, addon: str | None, model: nn.Module, splits: Splits, meter
         with watched(model, math.prod(splits.train.image_shape), meter.device) as watch:
             return meter.once(lambda: unlearn(method, model, data, **settings)), watch
 
+    _warm_up()
     started = time.perf_counter()
     first_ms, first = run()  # also warms up
     needs = needed(method, addon)
@@ -133,6 +135,16 @@ def cost(method: str, addon: str | None, model: nn.Module, splits: Splits, meter
         samples.append(_sample(*run(), kind, Plain(model, splits, meter.device)))
     row: Row = {name: median(sample[name] for sample in samples) for name in samples[0]}
     return row | {"needs": needs, "samples": len(samples), "slow": _slow(row | {"needs": needs})}
+
+
+@functools.cache
+def _warm_up() -> None:
+    """Two seconds of passes, once a process: its first ones wait for memory and for what torch imports late."""
+    model, started = nn.Sequential(nn.Conv2d(1, 32, 3), nn.Flatten(), nn.Linear(32 * 26 * 26, 10)), time.perf_counter()
+    optimizer = torch.optim.Adam(model.parameters())
+    while time.perf_counter() - started < 2:
+        model(torch.zeros(256, 1, 28, 28)).sum().backward()
+        optimizer.step()
 
 
 def _images_of(step: Step) -> int:
