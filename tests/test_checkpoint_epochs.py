@@ -21,6 +21,7 @@ from checkpoint_epochs import Intermediate, checked
 from measurement import known_evidence
 from pipeline import Pipeline, PipelineConfig, Result
 from sweep import run_all
+from tests.own_store import store_in, there  # noqa: F401 (there: a fixture of every test here)
 from training import model_digest
 from unlearn import ForgetData
 
@@ -70,17 +71,6 @@ def folder(tmp_path_factory) -> Path:
     (place / "arch.py").write_text(ARCHITECTURE)
     (place / "mine.py").write_text(METHODS_OF_A_USER)
     return place
-
-
-def store_in(folder: Path) -> str:
-    """Named whole: MLflow keeps a store open by its URI, in whatever folder the next test is."""
-    return f"sqlite:///{folder / 'mlflow.db'}"
-
-
-@pytest.fixture(autouse=True)
-def there(folder, monkeypatch) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_in(folder))
 
 
 CONFIG = PipelineConfig(unlearn="FT", settings={"unlearn_epochs": 3}, base=BaseConfig(epochs=2), checkpoint_epochs=(1, 3))

@@ -20,6 +20,7 @@ from judgement import judge
 from measurement import Measured
 from pipeline import Pipeline, PipelineConfig
 from sweep import run_all
+from tests.own_store import there  # noqa: F401 (a fixture of every test here)
 from training import digest_of
 from unlearn import Unlearned
 
@@ -204,17 +205,6 @@ def folder(tmp_path_factory) -> Path:
     place: Path = tmp_path_factory.mktemp("signals")
     (place / "mine.py").write_text(METHODS_OF_A_USER)
     return place
-
-
-def store_in(folder: Path) -> str:
-    """Named whole: MLflow keeps a store open by its URI, in whatever folder the next test is."""
-    return f"sqlite:///{folder / 'mlflow.db'}"
-
-
-@pytest.fixture(autouse=True)
-def there(folder, monkeypatch) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_in(folder))
 
 
 def runs() -> list[Run]:
