@@ -16,6 +16,7 @@ from benchmarks.cells import MEASURED_CODE, Cells, code_digest, files_behind
 from evaluation import Evidence, evaluate
 from evaluation.gap import ua_ra_ta_mia
 from measurement import evidence_of
+from registry import Entry
 from training import Progress, model_digest, warm_up
 from unlearn import METHODS, ForgetData, unlearn
 from vision_data import ForgetRequest, Splits
@@ -102,13 +103,18 @@ def measured(trial: Trial, world: World, cells: Cells) -> Row:
     else:
         entry = METHODS[trial.method]
         settings, make = entry.settings(trial.settings), partial(_unlearned, trial, world)
-        code = code_digest(files_behind(inspect.unwrap(entry.function).__module__, "unlearn"))
+        code = method_code(entry)
     try:
         return cells.measured(
             {**world.common, "method": trial.method, "settings": settings, "method_code": code}, partial(_judged, make, world)
         )
     except RuntimeError as error:
         return {"failed": f"failed: {type(error).__name__}: {_line(error)}"}
+
+
+def method_code(entry: Entry[Any]) -> str:
+    """The digest of a method's own file and of what that shares with others."""
+    return code_digest(files_behind(inspect.unwrap(entry.function).__module__, "unlearn"))
 
 
 def _ideal(world: World) -> tuple[nn.Module, float]:

@@ -220,6 +220,7 @@ def timed(options: Any, tables: Mapping[str, list[Any]], splits: Mapping[str, An
 def timing_cell(options: Any, base: Any, method: str, addon: str | None, kept: Any) -> Row:
     """The numbers of one method, or `failed` with the reason why it can't be timed."""
     from benchmarks.meter import Meter
+    from benchmarks.method_cells import method_code
     from benchmarks.method_passes import cost
     from unlearn import METHODS
 
@@ -231,6 +232,7 @@ def timing_cell(options: Any, base: Any, method: str, addon: str | None, kept: A
             return {"failed": f"not timed: {' '.join(str(error).split())}"}
 
     key = {"what": "passes", "dataset": base.splits.dataset, "arch": base.architecture.name, "method": method, "addon": addon}
+    key |= {"method_code": method_code(METHODS[method])}
     key |= {"device": str(base.device), "split": base.splits.digest, "settings": METHODS[method].settings({})}
     key |= {name: getattr(options, name) for name in ("timing_epochs", "repeats", "seconds")}
     return key | kept.measured(key, make)
