@@ -96,8 +96,8 @@ def of_one_model() -> list[str]:
 
 
 def without_ideal() -> list[str]:
-    """The metrics that need no ideal model."""
-    return [entry.name for entry in METRICS if "ideal" not in needs_of(entry.function)]
+    """The metrics of one model that need no ideal model."""
+    return [entry.name for entry in METRICS if "model" in needs_of(entry.function) and "ideal" not in needs_of(entry.function)]
 
 
 def _recall(evidence: Evidence, cache: MutableMapping[str, dict[str, Tensor]], progress: Callable[[Iterable[Any]], Iterable[Any]]) -> None:

@@ -10,9 +10,12 @@ import torch
 
 from evaluation.evidence import NO_WHOLE_CLASS, Evidence
 from evaluation.impl import METRICS, MetricFacts, missing, needs_of
+from evaluation.population import Population
+from evaluation.ulira import Shadows
 from registry import Entry
 
 Metric = Entry[MetricFacts]
+Known = Evidence | Population | Shadows
 
 
 def _untouched(metrics: Iterable[Metric]) -> Iterable[Metric]:
@@ -23,18 +26,21 @@ def evaluate(
     *,
     names: Sequence[str] | None = None,
     progress: Callable[[Iterable[Metric]], Iterable[Metric]] = _untouched,
-    **evidence: Evidence,
+    **evidence: Known,
 ) -> tuple[dict[str, float], dict[str, str]]:
     """The values by metric name, in the metrics' units, and the reasons of those that have none.
 
         values, reasons = evaluate(model=..., ideal=...)
+        values, reasons = evaluate(models=..., oracles=...)    populations
+        values, reasons = evaluate(shadows=...)
 
-    names: which metrics (default: all registered ones). progress wraps the list of metrics, as tqdm does. Each chosen
+    names: which metrics (default: all registered ones that read something of what is given, so those of one model or those of
+    many). progress wraps the list of metrics, as tqdm does. Each chosen
     metric is in exactly one of the two results; NaN is a reason, not a value. Raises ValueError for an unknown name, or
     for evidence that was not made on the same images.
     """
-    _check_same_images(evidence)
-    chosen = list(METRICS) if names is None else list({METRICS[name].function: METRICS[name] for name in names}.values())
+    _check_same_images({name: known for name, known in evidence.items() if isinstance(known, Evidence)})
+    chosen = _about(evidence) if names is None else list({METRICS[name].function: METRICS[name] for name in names}.values())
     values: dict[str, float] = {}
     reasons: dict[str, str] = {}
     for metric in progress(chosen):
@@ -45,14 +51,20 @@ def evaluate(
     return values, reasons
 
 
-def _value(metric: Metric, evidence: Mapping[str, Evidence]) -> float:
+def _about(given: Mapping[str, Known]) -> list[Metric]:
+    return [metric for metric in METRICS if not given.keys().isdisjoint(needs_of(metric.function))]
+
+
+def _value(metric: Metric, evidence: Mapping[str, Known]) -> float:
     needs = needs_of(metric.function)
     absent = missing(needs, tuple(evidence))
     if absent:
         raise ValueError(absent)
-    if metric.facts.whole_class and not all(evidence[need].forget_classes for need in needs):
+    own = {need: evidence[need] for need in needs}
+    if metric.facts.whole_class and not all(known.forget_classes for known in own.values() if isinstance(known, Evidence)):
         raise ValueError(NO_WHOLE_CLASS)
-    value = evidence["model"].value(metric) if needs == ("model",) else metric(**{need: evidence[need] for need in needs})
+    model = evidence.get("model")
+    value = model.value(metric) if needs == ("model",) and isinstance(model, Evidence) else metric(**own)
     if math.isnan(value):
         raise ValueError("the result is not a number")
     return float(value)

@@ -38,6 +38,9 @@ IN_WORDS = {
     "ideal": "an ideal model",
     "initial": "the initial model",
     "incompetent": "an incompetent teacher (an untrained model of the same architecture)",
+    "models": "many unlearned models (python -u audit.py klom --unlearn NAME)",
+    "oracles": "as many oracles (python -u audit.py klom --unlearn NAME)",
+    "shadows": "shadow models (python -u audit.py ulira --unlearn NAME)",
 }
 
 

@@ -22,7 +22,14 @@ UNITS = {
     "fraction": "a fraction, in [0, 1]",
     "distance": "a distance between probabilities, without a unit",
 }
-NEEDS = {"ideal": "the ideal model", "initial": "the initial model", "incompetent": "an incompetent teacher"}
+NEEDS = {
+    "ideal": "the ideal model",
+    "initial": "the initial model",
+    "incompetent": "an incompetent teacher",
+    "models": "many unlearned models",
+    "oracles": "as many oracles",
+    "shadows": "shadow models",
+}
 
 HEAD = f"""# Metrics
 

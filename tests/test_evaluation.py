@@ -30,6 +30,12 @@ SVC_FAMILY = ["mia_correctness", "mia_confidence", "mia_entropy", "mia_m_entropy
 AGAINST_THE_IDEAL = {"avg_gap", "rUA", "tow", "fidelity", "js_divergence", "activation_distance"}
 OTHER_NEEDS = {"rf_js_divergence": "initial", "zrf": "incompetent"}
 MIA = {"mia", *SVC_FAMILY, "mia_lr", "mia_auc", "mia_tpr_at_1_fpr"}
+OF_MANY = {
+    **dict.fromkeys(
+        ["klom_forget_p95", "klom_retain_p95", "klom_validation_p95", "forgetting_quality", "forgetting_score"], ("models", "oracles")
+    ),
+    **dict.fromkeys(["ulira_accuracy", "ulira_auc", "ulira_tpr_at_1_fpr"], ("shadows",)),
+}
 EVERY_METRIC = THE_FIVE | WHOLE_CLASS | {"test_loss", "test_score"} | MIA | AGAINST_THE_IDEAL | set(OTHER_NEEDS)
 
 
@@ -81,7 +87,7 @@ losses = st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0, 2.0, 7.0]), min_size=1, m
 
 
 def test_all_metrics_are_registered_by_importing_the_package():
-    assert set(METRICS.names) == EVERY_METRIC
+    assert set(METRICS.names) == EVERY_METRIC | set(OF_MANY)
 
 
 @pytest.mark.parametrize("metric", list(METRICS), ids=lambda metric: metric.name)
@@ -90,17 +96,19 @@ def test_each_registration_is_complete(metric):
     assert metric.facts.better in set(get_args(Better)) - {""}
     assert metric.summary.endswith(".") or ":" in metric.summary
     second = OTHER_NEEDS | dict.fromkeys(AGAINST_THE_IDEAL, "ideal")
-    assert needs_of(metric.function) == (("model", second[metric.name]) if metric.name in second else ("model",))
+    of_one = ("model", second[metric.name]) if metric.name in second else ("model",)
+    assert needs_of(metric.function) == OF_MANY.get(metric.name, of_one)
     assert metric.facts.whole_class == (metric.name in WHOLE_CLASS)
 
 
 def test_units_are_those_of_the_definitions():
-    units = {name: METRICS[name].facts.unit for name in EVERY_METRIC}
-    nats = {name for name in EVERY_METRIC if name.endswith(("_loss", "js_divergence"))}
+    units = {name: METRICS[name].facts.unit for name in EVERY_METRIC | set(OF_MANY)}
+    nats = {name for name in units if name.endswith(("_loss", "js_divergence")) or name.startswith("klom")}
     assert {name for name, unit in units.items() if unit == "nats"} == nats
     assert {name for name, unit in units.items() if unit == "points"} == {"avg_gap", "rUA"}
     assert {name for name, unit in units.items() if unit == "distance"} == {"activation_distance"}
     fractions = {"forget_probability", "test_forget_probability", "mia_auc", "mia_tpr_at_1_fpr", "tow", "zrf"}
+    fractions |= set(OF_MANY) - nats
     assert {name for name, unit in units.items() if unit == "fraction"} == fractions
 
 

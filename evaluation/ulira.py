@@ -1,0 +1,187 @@
+"""U-LiRA: can an attacker with shadow models tell, image by image, what was trained on and unlearned from what never was?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from evaluation.impl import register
+from evaluation.population import check_margins
+from training import generator_for
+
+SOURCE = "Hayes et al. 2024, arXiv:2403.01218"
+LIMIT = 100.0
+LEAST_SIDE = 4  # models with an image, and without it, that fit its Gaussians; as many are attacked
+LEAST_DEVIATION = 1e-6
+LEAST_FOR_TPR = 100
+RESAMPLES = 1000
+
+
+class Rates(NamedTuple):
+    """How well members are told from non-members: fractions."""
+
+    accuracy: float
+    auc: float
+    tpr_at_1_fpr: float
+
+
+@dataclass(frozen=True, eq=False)
+class Shadows:
+    """The margins of K models after unlearning, and which images each had been trained on, and then unlearned.
+
+    margins (K, n) floats, nats. member (K, n) bool: True where model k was trained on image i and unlearned it, False where it
+    never saw it. attacked (K,) bool: the models that are attacked; the others fit the Gaussians. Raises ValueError for other shapes,
+    NaN, and images with fewer than 4 models of a kind.
+    """
+
+    margins: Tensor
+    member: Tensor
+    attacked: Tensor
+
+    def __post_init__(self) -> None:
+        check_margins(self.margins, "shadow margins", minimum=4 * LEAST_SIDE)
+        models = len(self.margins)
+        for name, value, shape in (("member", self.member, self.margins.shape), ("attacked", self.attacked, (models,))):
+            if value.dtype != torch.bool or value.shape != shape:
+                raise ValueError(
+                    f"{name}: expected bool {tuple(shape)}, got {value.dtype} {tuple(value.shape)}. Say it of each model"
+                    + " and image" * (name == "member")
+                )
+        for rows, what in ((~self.attacked, "fit the Gaussians"), (self.attacked, "are attacked")):
+            for side, words in ((self.member, "trained on it"), (~self.member, "not trained on it")):
+                fewest = int(side[rows].sum(0).min())
+                if fewest < LEAST_SIDE:
+                    raise ValueError(
+                        f"expected for each image at least {LEAST_SIDE} models {words} that {what}, got {fewest}. Train more shadow models"
+                    )
+
+    @cached_property
+    def log_odds(self) -> Tensor:
+        """log N_u(m) - log N_r(m) of each attacked model and image, (attacked, n), float64: above 0 the image is called a member."""
+        margins = self.margins.double().clamp(-LIMIT, LIMIT)
+        fit, member = margins[~self.attacked], self.member[~self.attacked]
+        targets = margins[self.attacked]
+        return _log_density(targets, fit, member) - _log_density(targets, fit, ~member)
+
+    @cached_property
+    def rates(self) -> Rates:
+        """Of all attacked models and images together."""
+        weights = torch.ones(int(self.attacked.sum()), dtype=torch.float64)
+        return self._ranks.rates(weights)
+
+    @cached_property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """A 95 % interval of each rate, by name, within [0, 1].
+
+            rate -+ t(0.975, K - 1) sqrt(K / (K - 1)) sd    sd: over 1,000 resamples of the attacked models, K of a kind
+
+        Models are resampled, not images: what one model says of its images is not independent. The Gaussians stay as they are,
+        so that the interval is that of attacking more models with the same shadow models.
+        """
+        from scipy.special import stdtrit
+
+        member = self.member[self.attacked]
+        strata = [torch.arange(len(member))]
+        if (member == member[:, :1]).all():  # a model has all images or none: each kind is resampled by itself
+            strata = [rows.nonzero().flatten() for rows in (member[:, 0], ~member[:, 0])]
+        draw = generator_for(0, "evaluation", "ulira", "interval")
+        found = []
+        for _ in range(RESAMPLES):
+            drawn = torch.cat([rows[torch.randint(len(rows), (len(rows),), generator=draw)] for rows in strata])
+            found.append(self._ranks.rates(torch.bincount(drawn, minlength=len(member)).double()))
+        rarest = min(map(len, strata))
+        halves = torch.tensor(found, dtype=torch.float64).std(0) * (rarest / (rarest - 1)) ** 0.5 * float(stdtrit(rarest - 1, 0.975))
+        ends = zip(Rates._fields, self.rates, halves.tolist(), strict=True)
+        return {name: (max(0.0, rate - half), min(1.0, rate + half)) for name, rate, half in ends}
+
+    @cached_property
+    def _ranks(self) -> _Ranks:
+        return _Ranks.of(self.log_odds, self.member[self.attacked])
+
+
+def _log_density(at: Tensor, margins: Tensor, chosen: Tensor) -> Tensor:
+    """log of the Gaussian that the chosen margins of each image have, at other margins of it."""
+    count = chosen.sum(0)
+    center = (margins * chosen).sum(0) / count
+    variance = ((margins - center).square() * chosen).sum(0) / (count - 1)
+    deviation = variance.sqrt().clamp(min=LEAST_DEVIATION)
+    return -0.5 * ((at - center) / deviation).square() - deviation.log()
+
+
+@dataclass(frozen=True)
+class _Ranks:
+    """Every decision by the rank of its score, the highest first; equal scores have one rank."""
+
+    rank: Tensor
+    row: Tensor
+    member: Tensor
+    above: Tensor  # of each rank: whether its score is above 0, 1/2 where it is 0
+
+    @classmethod
+    def of(cls, scores: Tensor, member: Tensor) -> _Ranks:
+        values, rank = (-scores).flatten().unique(return_inverse=True)
+        row = torch.arange(len(scores)).repeat_interleave(scores.shape[1])
+        return cls(rank, row, member.flatten(), (1 - values.sign()) / 2)
+
+    def rates(self, weights: Tensor) -> Rates:
+        """With each model counted as often as its weight says."""
+        own = weights[self.row]
+        members, others = (self._shares(own * side.double()) for side in (self.member, ~self.member))
+        accuracy = ((members * self.above).sum() + (others * (1 - self.above)).sum()) / 2
+        not_yet = 1 - others.cumsum(0)
+        auc = (members * (not_yet + others / 2)).sum()
+        allowed = others.cumsum(0) <= 0.01 + 1e-9
+        return Rates(float(accuracy), float(auc), float(members[allowed].sum()))
+
+    def _shares(self, weights: Tensor) -> Tensor:
+        counts = torch.bincount(self.rank, weights=weights, minlength=len(self.above))
+        return counts / counts.sum()
+
+
+@register("ulira_accuracy", unit="fraction", better="near 0.5", source=SOURCE)
+def ulira_accuracy(shadows: Shadows) -> float:
+    """Share of right answers of an attack on each image: trained on and unlearned, or never seen?
+
+        p(x) = N_u(m) / (N_u(m) + N_r(m))    m = log(p_y / (1 - p_y)),  member where p > 1/2
+
+    For each forget image, N_u is a Gaussian fitted to the margins of shadow models that were trained with it and unlearned it, N_r to
+    those of shadow models that were never trained on it and unlearned something else (`--ulira_out retrained`: of retrained models). Half
+    of the models fit the Gaussians, the other half is attacked. Members and non-members count the same. 0.5 where nothing can be told,
+    as of retrained models; `ulira_shadows` and an interval stand beside it.
+
+    Trap: it looks at each image by itself, which no other attack here does: a method may pass `mia` and fail this.
+
+    Raises ValueError for fewer than 4 models a side that fit, or that are attacked.
+    """
+    return shadows.rates.accuracy
+
+
+@register("ulira_auc", unit="fraction", better="near 0.5", source=SOURCE)
+def ulira_auc(shadows: Shadows) -> float:
+    """AUC of U-LiRA's attack on each image over all attacked models and forget images.
+
+        P(s_member > s_other) + P(s_member = s_other) / 2    s = log N_u(m) - log N_r(m)
+
+    As ulira_accuracy; 0.5 where nothing can be told.
+    """
+    return shadows.rates.auc
+
+
+@register("ulira_tpr_at_1_fpr", unit="fraction", better="near 0.01", source=SOURCE)
+def ulira_tpr_at_1_fpr(shadows: Shadows) -> float:
+    """Share of the members that U-LiRA finds where it calls at most 1 % of the others member.
+
+        mean over members of 1[s > t]    t: the smallest with mean over others of 1[s > t] <= 0.01,  s = log N_u(m) - log N_r(m)
+
+    As ulira_accuracy; 0.01 where nothing can be told.
+
+    Raises ValueError for fewer than 100 non-members, of which 1 % is no image.
+    """
+    others = int((~shadows.member[shadows.attacked]).sum())
+    if others < LEAST_FOR_TPR:
+        raise ValueError(f"expected at least {LEAST_FOR_TPR} attacks on non-members, got {others}. Train more shadow models")
+    return shadows.rates.tpr_at_1_fpr
