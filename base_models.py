@@ -122,30 +122,38 @@ class BaseModels:
 
     @property
     def initial_path(self) -> Path:
-        return self.config.mask or self.save_dir / f"{self._stem}.safetensors"
+        return self.config.mask or self.initial_path_of(self.config.seed)
 
     @property
     def ideal_path(self) -> Path:
-        return self.save_dir / f"{self._stem}_ideal_{self.request_slug}.safetensors"
+        return self.ideal_path_of(self.config.seed)
 
-    @property
-    def _stem(self) -> str:
+    def initial_path_of(self, seed: int) -> Path:
+        """Where the initial model of another seed is, unless --mask says otherwise."""
+        return self.save_dir / f"{self.stem_of(seed)}.safetensors"
+
+    def ideal_path_of(self, seed: int) -> Path:
+        """Where the ideal model of another seed is: an oracle."""
+        return self.save_dir / f"{self.stem_of(seed)}_ideal_{self.request_slug}.safetensors"
+
+    def stem_of(self, seed: int) -> str:
         """<seed><arch>_ep<epochs>, and what else differs from the defaults, so that no setting overwrites another's."""
         defaults = self.architecture.settings({})
         changed = {name: value for name, value in self.options.items() if value != defaults[name]}
         options = "".join(f"_{name}{'-'.join(map(str, v)) if isinstance(v, tuple) else v}" for name, v in sorted(changed.items()))
         split = f"_split{self.config.split_seed}" if self.config.split_seed else ""
-        return f"{self.config.seed}{self.architecture.identity}_ep{self.epochs}{options}{split}"
+        return f"{seed}{self.architecture.identity}_ep{self.epochs}{options}{split}"
 
     def untrained(self) -> nn.Module:
         """The architecture with the seed's initial weights, on the device."""
-        return self._built(self.config.seed)
+        return self.built(self.config.seed)
 
     def incompetent(self) -> nn.Module:
         """The architecture with weights that no model of this seed starts from: what knowing nothing looks like."""
-        return self._built(generator_for(self.config.seed, "evaluation", "incompetent").initial_seed())
+        return self.built(generator_for(self.config.seed, "evaluation", "incompetent").initial_seed())
 
-    def _built(self, seed: int) -> nn.Module:
+    def built(self, seed: int) -> nn.Module:
+        """The architecture with any seed's initial weights, on the device."""
         shape = self.splits.train.image_shape
         arch = self.config.arch or self.architecture.name
         return build(arch, shape, self.splits.classes, seed=seed, options=self.options).to(self.device)
@@ -170,8 +178,8 @@ class BaseModels:
     def _split_digest(self) -> str:
         return self.splits.digest
 
-    def metadata(self, trained_on: str, **measured: Any) -> Metadata:
-        """What the checkpoint of a model of this architecture, trained on this split, says of itself."""
+    def metadata(self, trained_on: str, *, seed: int | None = None, **measured: Any) -> Metadata:
+        """What the checkpoint of a model of this architecture, trained on this split, says of itself. `seed`: where it is another."""
         return Metadata(
             dataset=self.splits.dataset,
             split=self._split_digest,
@@ -180,7 +188,7 @@ class BaseModels:
             options=dict(self.options),
             classes=self.splits.classes,
             image_shape=self.splits.train.image_shape,
-            seed=self.config.seed,
+            seed=self.config.seed if seed is None else seed,
             epochs=self.epochs,
             trained_on=trained_on,
             **measured,

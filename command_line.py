@@ -22,7 +22,8 @@ STARTED = time.perf_counter()
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
-    from base_models import BaseConfig
+    from base_models import BaseConfig, BaseModels
+    from model_sets import Kind
     from registry import Entry
     from vision_data import ForgetRequest
 
@@ -286,11 +287,15 @@ def train_base_model(argv: Sequence[str] | None, about: str, which: Literal["ini
     parser = OneLineParser(summary, details.strip())
     add_shared_flags(parser)
     add_signature_flags(parser, architecture, "architecture")
+    kinds = _add_set_flags(parser, which)
     options = parsed(parser, argv)
 
     from base_models import BaseModels, score_of
 
     base = BaseModels(base_config(options, architecture, options.seed), progress=progress_bar)
+    wanted = {kind: count for flag, kind in kinds.items() if (count := getattr(options, flag)) is not None}
+    if wanted:
+        return _make_sets(base, wanted)
     trained = base.initial() if which == "initial" else base.ideal()
     verb = "loaded" if trained.loaded else f"trained in {trained.seconds:.1f} s"
     left_out = base.gone if which == "ideal" else ()
@@ -301,4 +306,28 @@ def train_base_model(argv: Sequence[str] | None, about: str, which: Literal["ini
     }
     print(f"{which} model {verb}: {trained.path}")
     print(", ".join(f"{name} score{of_which} {score:.2f} %" for name, score in scores.items()))
+    return 0
+
+
+def _add_set_flags(parser: argparse.ArgumentParser, which: Literal["initial", "ideal"]) -> dict[str, Kind]:
+    """The flags that ask for many models at once; the kind of set that each of them makes."""
+    group = parser.add_argument_group("many models at once", "killed, it goes on where it stopped")
+    if which == "initial":
+        group.add_argument("--models", type=int, metavar="N", help="the initial models of N seeds, from --seed on")
+        return {"models": "initial models"}
+    group.add_argument("--oracles", type=int, metavar="N", help="the ideal models of N seeds, from --seed on")
+    group.add_argument("--shadows", type=int, metavar="N", help="N models of random halves of the training set, for U-LiRA and datamodels")
+    return {"oracles": "oracles", "shadows": "shadows"}
+
+
+def _make_sets(base: BaseModels, wanted: Mapping[Kind, int]) -> int:
+    from model_sets import make, members_of
+
+    for kind, count in wanted.items():
+        members_of(base, kind, count)  # before anything is trained
+    for kind, count in wanted.items():
+        made = make(base, kind, count)
+        trained = count - made.loaded
+        each = f"{trained} trained in {made.seconds:.1f} s, {made.seconds / trained:.2f} s each" if trained else "none to train"
+        print(f"{count} {kind}: {made.loaded} were there, {each}: {made.members[0].path} to {made.members[-1].path.name}")
     return 0

@@ -13,6 +13,7 @@ from training.checkpoints import (
 )
 from training.disk_cache import Cache, DiskCache
 from training.loop import Progress, Recipe, descend, fit, silent, warm_up
+from training.many import fit_many
 from training.seeds import generator_for
 from training.storage import check_writable, digest_of, write_bytes
 
@@ -28,6 +29,7 @@ __all__ = [
     "descend",
     "digest_of",
     "fit",
+    "fit_many",
     "generator_for",
     "library_versions",
     "load_checkpoint",

@@ -37,6 +37,13 @@ class Recipe:
         if self.epochs < 1:
             raise ValueError(f"--epochs: expected an integer >= 1, got {self.epochs}. Give the number of epochs")
 
+    def batch_size_for(self, images: int) -> int:
+        """The batch size, or a little more where the last batch would be a single image: batch norm can't train on one."""
+        size = self.batch_size
+        while images > 1 and images % size == 1:
+            size += 1
+        return size
+
 
 def fit(
     model: nn.Module,
@@ -57,14 +64,9 @@ def fit(
         raise ValueError("training: expected at least one image, got none. Ask for a smaller forget set")
     model.to(device).train()
     images = images.to(device)
-    size = recipe.batch_size
-    while len(images) > 1 and len(images) % size == 1:  # batch norm can't train on one image
-        size += 1
-    steps = math.ceil(len(images) / size) * recipe.epochs
-    optimizer = _optimizer(model, recipe)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.lr, total_steps=max(steps + 1, 5), pct_start=0.25, cycle_momentum=False
-    )
+    size = recipe.batch_size_for(len(images))
+    optimizer = optimizer_of(list(model.parameters()), recipe)
+    schedule = schedule_of(optimizer, recipe, len(images))
     history = []
     for epoch in progress(range(recipe.epochs), label):
         total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
@@ -109,7 +111,14 @@ def warm_up() -> None:
     torch.optim.SGD([weight], lr=0.0).step()
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def optimizer_of(parameters: list[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser over these parameters."""
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-    return torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay, fused=True)
+        return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    return torch.optim.SGD(parameters, lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay, fused=True)
+
+
+def schedule_of(optimizer: torch.optim.Optimizer, recipe: Recipe, images: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """One cycle of the learning rate over the steps that the recipe takes on so many images."""
+    steps = math.ceil(images / recipe.batch_size_for(images)) * recipe.epochs
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=max(steps + 1, 5), pct_start=0.25, cycle_momentum=False)

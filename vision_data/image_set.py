@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -140,16 +140,38 @@ class ImageSet:
             yield self.normalisation(images.to(device)), labels.to(device)
 
 
+@dataclass(frozen=True)
+class Moves:
+    """What happens to each of N images: moved down and right (N, 1) by 0 to twice an eighth of the height, mirrored (N, 1) or not."""
+
+    down: Tensor
+    right: Tensor
+    mirrored: Tensor
+
+    @classmethod
+    def drawn(cls, count: int, height: int, generator: torch.Generator) -> Moves:
+        """For `count` images of that height."""
+        down, right = (torch.randint(2 * (height // 8) + 1, (count, 1), generator=generator) for _ in range(2))
+        return cls(down, right, torch.rand(count, 1, generator=generator) < 0.5)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Moves]) -> Moves:
+        """The moves of several sets of images, one set after the other."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("down", "right", "mirrored")))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The images (N, C, H, W), padded with zeros, shifted and mirrored."""
+        count, _, height, width = images.shape
+        pad = height // 8
+        columns = torch.arange(width).expand(count, -1)
+        columns = torch.where(self.mirrored, columns.flip(1), columns) + self.right
+        rows = torch.arange(height) + self.down
+        padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
+        where = (torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :])
+        picked = padded.permute(0, 2, 3, 1)[tuple(index.to(images.device) for index in where)]
+        return picked.permute(0, 3, 1, 2)
+
+
 def shifted_and_mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
     """Random crop after zero padding of an eighth of the height, then a random horizontal flip, per image of (N, C, H, W)."""
-    count, _, height, width = images.shape
-    pad = height // 8
-    down, right = (torch.randint(2 * pad + 1, (count, 1), generator=generator) for _ in range(2))
-    mirrored = torch.rand(count, 1, generator=generator) < 0.5
-    columns = torch.arange(width).expand(count, -1)
-    columns = torch.where(mirrored, columns.flip(1), columns) + right
-    rows = torch.arange(height) + down
-    padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
-    where = (torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :])
-    picked = padded.permute(0, 2, 3, 1)[tuple(index.to(images.device) for index in where)]
-    return picked.permute(0, 3, 1, 2)
+    return Moves.drawn(len(images), images.shape[2], generator)(images)

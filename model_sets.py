@@ -1,0 +1,175 @@
+"""Models by the hundred, of one recipe: initial models and oracles of many seeds, shadow models; trained many at once, found again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from base_models import BaseModels, flags_of, score_of
+from training import check_checkpoint, fit_many, generator_for, library_versions, load_checkpoint, save_checkpoint
+from training.many import stack_size
+
+Kind = Literal["initial models", "oracles", "shadows"]
+FLAGS: dict[Kind, str] = {
+    "initial models": "main_baseline.py --models",
+    "oracles": "main_ideal.py --oracles",
+    "shadows": "main_ideal.py --shadows",
+}
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model of a set: its checkpoint, what that says of itself, the seed of its weights, and that of its batch order.
+
+    `rows` (n,) are the positions in the training set of the images that it is trained on.
+    """
+
+    path: Path
+    trained_on: str
+    seed: int
+    weights: int
+    order: torch.Generator
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of a set: its members, how many of them were there already, and the seconds that the others took."""
+
+    members: list[Member]
+    loaded: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A model that was found, in eval mode on the base models' device, and the positions in the training set that it was trained on."""
+
+    model: nn.Module
+    rows: Tensor
+    path: Path
+
+
+def members_of(base: BaseModels, kind: Kind, count: int) -> list[Member]:
+    """The first `count` models of a set.
+
+    initial models, oracles    of the seeds seed, seed + 1, ...: the first is the initial or the ideal model itself, and all are
+                               kept where main_baseline.py and main_ideal.py keep those of their seeds
+    shadows                    in pairs: a random half of the training images, and the other half. Every image is in half of all
+                               shadows (where their number is odd, one is left out of both). They depend on seed and split, not on
+                               what is to be forgotten
+
+    Raises ValueError for a count below 1, and for an odd number of shadows.
+    """
+    if count < 1:
+        raise ValueError(f"--{_flag(kind)}: expected an integer >= 1, got {count}. Say how many models")
+    if kind == "shadows" and count % 2:
+        raise ValueError(f"--shadows: expected an even number, for they come in pairs of halves, got {count}. Give {count + 1}")
+    if kind == "shadows":
+        return [_shadow(base, number) for number in range(1, count + 1)]
+    seeds = range(base.config.seed, base.config.seed + count)
+    if kind == "oracles":
+        retained = torch.isin(base.splits.train.indexes, base.retain.indexes).nonzero().flatten()
+        return [_seeded(base.ideal_path_of(seed), base.request_slug, seed, retained) for seed in seeds]
+    everything = torch.arange(len(base.splits.train))
+    paths = [base.initial_path, *(base.initial_path_of(seed) for seed in seeds[1:])]
+    return [_seeded(path, "train", seed, everything) for path, seed in zip(paths, seeds, strict=True)]
+
+
+def make(base: BaseModels, kind: Kind, count: int) -> Made:
+    """Train the models of a set that are not there yet, many at once, and save each: killed, it goes on with those that are missing.
+
+    Raises ValueError for a count that makes no sense and for a checkpoint in its place that is of something else or damaged.
+    """
+    members = members_of(base, kind, count)
+    for member in members:
+        if member.path.exists():
+            _check(base, member)
+    missing = [member for member in members if not member.path.exists()]
+    started = time.perf_counter()
+    size = stack_size(base.untrained(), base.device)
+    stacks = [missing[start : start + size] for start in range(0, len(missing), size)]
+    for number, stack in enumerate(stacks, 1):
+        _train(base, stack, kind if len(stacks) == 1 else f"{kind} {number}/{len(stacks)}")
+    return Made(members, count - len(missing), time.perf_counter() - started)
+
+
+def found(base: BaseModels, kind: Kind, count: int) -> list[Kept]:
+    """The first `count` models of a set. FileNotFoundError, naming the command that makes them, where some are missing."""
+    members = members_of(base, kind, count)
+    missing = sum(not member.path.exists() for member in members)
+    if missing:
+        raise FileNotFoundError(
+            f"expected {count} {kind} in {base.save_dir}, and {missing} of them are missing. Make them: {command(base, kind, count)}"
+        )
+    return [_load(base, member) for member in members]
+
+
+def command(base: BaseModels, kind: Kind, count: int) -> str:
+    """The command that makes the first `count` models of a set."""
+    return " ".join([f"python -u {FLAGS[kind]} {count}", *flags_of(base.config)])
+
+
+def _flag(kind: Kind) -> str:
+    return FLAGS[kind].partition("--")[2]
+
+
+def _seeded(path: Path, trained_on: str, seed: int, rows: Tensor) -> Member:
+    """A model as main_baseline.py or main_ideal.py would train it with that seed."""
+    return Member(path, trained_on, seed, seed, generator_for(seed, "train"), rows)
+
+
+def _shadow(base: BaseModels, number: int) -> Member:
+    seed, images = base.config.seed, len(base.splits.train)
+    pair, side = divmod(number - 1, 2)
+    order = torch.randperm(images, generator=generator_for(seed, "shadows", base.config.split_seed, pair))
+    half = images // 2
+    rows = order[side * half : (side + 1) * half].sort().values
+    weights = generator_for(seed, "shadow", number, "weights").initial_seed()
+    path = base.save_dir / f"{base.stem_of(seed)}_shadow{number}.safetensors"
+    return Member(path, f"shadow{number}", seed, weights, generator_for(seed, "shadow", number, "train"), rows)
+
+
+def _check(base: BaseModels, member: Member) -> None:
+    check_checkpoint(member.path, base.metadata(member.trained_on), base.architecture.settings({}))
+
+
+def _load(base: BaseModels, member: Member) -> Kept:
+    model = base.built(member.weights)
+    _check(base, member)
+    load_checkpoint(member.path, model)
+    return Kept(model, member.rows, member.path)
+
+
+def _train(base: BaseModels, stack: Sequence[Member], label: str) -> None:
+    started = time.perf_counter()
+    models = [base.built(member.weights) for member in stack]
+    histories = fit_many(
+        models,
+        base.splits.train,
+        [member.rows for member in stack],
+        base.recipe,
+        generators=[member.order for member in stack],
+        device=base.device,
+        progress=base.progress,
+        label=label,
+    )
+    seconds = (time.perf_counter() - started) / len(stack)
+    gone = base.gone if stack[0].trained_on == base.request_slug else ()
+    validation = base.splits.validation.without_classes(*gone)
+    for member, model, history in zip(stack, models, histories, strict=True):
+        metadata = base.metadata(
+            member.trained_on,
+            seed=member.seed,
+            train_score=history[-1]["score"],
+            validation_score=score_of(model, validation, base.device),
+            train_seconds=seconds,
+            versions=library_versions(),
+        )
+        save_checkpoint(member.path, model, metadata)
