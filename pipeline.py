@@ -127,7 +127,7 @@ class Pipeline:
         """Do it, in one MLflow run; an exception ends that FAILED with the error in a tag, Ctrl-C KILLED."""
         started = time.perf_counter()
         self._start_afresh()
-        with tracked_run(self.experiment, self.name, nested=nested, tags=self._tags()) as run:
+        with tracked_run(self.experiment, self.name, nested=nested, tags=self.tags()) as run:
             self.stages["tracking_start"] = time.perf_counter() - started
             run.params({name: value for name, value in self.params().items() if name != MASKED})
             for file in {entry.file for entry in (self.method, self.base.architecture) if entry.file is not None}:
@@ -300,7 +300,8 @@ class Pipeline:
         counts = resolved(self.config.unlearn, model, self.data, self.settings)
         return counts, masked_layer(model, self.data, self.settings.get("mask_layer")).size if MASKED in counts else 0
 
-    def _tags(self) -> dict[str, str]:
+    def tags(self) -> dict[str, str]:
+        """Where a run comes from."""
         return {"lethe_version": __version__, "git_commit": git_commit(), "method_source": self.method.facts.source}
 
     def _ideal(self) -> Trained | None:

@@ -1,0 +1,157 @@
+"""Audits: does a method forget, by the measures that take many models?
+
+    python -u audit.py klom --unlearn NAME          N unlearned models beside N oracles: KLoM, and the NeurIPS 2023 challenge's score
+    python -u audit.py ulira --unlearn NAME         shadow models that forgot, attacked image by image
+    python -u audit.py evaluate --initial FILE --unlearned FILE --forget_indexes FILE      two models that were made elsewhere
+    python -u audit.py verify RUN_ID                recompute every number of a run from its artifacts
+
+The models are trained many at once, and kept: the next audit finds them. Each audit is one MLflow run. audit.py COMMAND --help shows the
+command's flags, with --unlearn NAME the method's own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import command_line
+
+if TYPE_CHECKING:
+    import argparse
+
+    from audited_method import AuditResult
+    from registry import Entry
+
+
+@command_line.command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the audit that the first word names."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print((__doc__ or "").strip())
+        return 0 if words else command_line.MISTAKE
+    if words[0] not in COMMANDS:
+        from registry import did_you_mean
+
+        raise ValueError(did_you_mean("audit", words[0], COMMANDS))
+    return COMMANDS[words[0]](words[1:])
+
+
+def klom(argv: Sequence[str]) -> int:
+    """KLoM audit: N models of different seeds unlearn the forget set, beside N oracles that never saw it.
+
+    The initial models and the oracles are those of --seed and the N - 1 seeds after it; those that are missing are trained.
+    """
+    parser, method, architecture = _parser(argv, klom)
+    group = parser.add_argument_group("the audit")
+    group.add_argument("--models", type=int, default=100, metavar="N", help="models a side (default: %(default)s)")
+    margins = "the oracles' margins, made elsewhere: a row per model; a column per forget, retain and validation image (see README)"
+    group.add_argument("--oracle_margins", metavar="FILE.npy", help=margins)
+    options = _parsed(parser, argv, method)
+
+    from klom_audit import KlomAudit, KlomConfig
+
+    common = _common(options, method, architecture)
+    config = KlomConfig(**common, models=options.models, oracle_margins=command_line.path_or_none(options.oracle_margins))
+    result = KlomAudit(config, progress=command_line.progress_bar, notice=print).run()
+    print(report(result))
+    return 0
+
+
+def ulira(argv: Sequence[str]) -> int:
+    """U-LiRA audit: can what was trained on and unlearned be told, image by image, from what was never trained on?
+
+    Shadow models are trained on random halves of the training set; each unlearns those forget images that it was trained on.
+    """
+    parser, method, architecture = _parser(argv, ulira)
+    group = parser.add_argument_group("the audit")
+    shadows = "shadow models; every image is in half of them, so that there are N / 2 a side (default: %(default)s)"
+    group.add_argument("--shadows", type=int, default=128, metavar="N", help=shadows)
+    out = "who was never trained on an image: shadow models that unlearned others, or oracles (default: %(default)s)"
+    group.add_argument("--ulira_out", choices=("unlearned", "retrained"), default="unlearned", help=out)
+    options = _parsed(parser, argv, method)
+
+    from ulira_audit import UliraAudit, UliraConfig
+
+    config = UliraConfig(**_common(options, method, architecture), shadows=options.shadows, out=options.ulira_out)
+    result = UliraAudit(config, progress=command_line.progress_bar, notice=print).run()
+    print(report(result))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"klom": klom, "ulira": ulira}
+
+
+def report(result: AuditResult) -> str:
+    """Each value with what it is to be held against, in a line and in words."""
+    from reporter.text_table import number, text_table
+    from tracking.store import tracking_uri
+
+    rows = [[name, number(value, 4), against(name, result), verdict(name, value, result)] for name, value in result.values.items()]
+    missing = [f"not measured: {name}: {reason}" for name, reason in result.undefined.items()]
+    seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in result.stages.items())
+    where = f"run in {tracking_uri()}: {result.run_id}"
+    return "\n".join(
+        ["", text_table(["metric", "value", "against", "in words"], rows), "", *result.notes, *missing, f"seconds: {seconds}", where]
+    )
+
+
+def against(name: str, result: AuditResult) -> str:
+    """The noise floor of a KLoM, the interval of an attack."""
+    if name.startswith("klom"):
+        return f"floor {result.beside['klom_floor_p95']:.4f} (N = {result.beside['klom_models']:.0f})"
+    if name in result.intervals:
+        low, high = result.intervals[name]
+        return f"{low:.4f} to {high:.4f} (95 %)"
+    return ""
+
+
+def verdict(name: str, value: float, result: AuditResult) -> str:
+    """What an interval says; nothing where there is none."""
+    if name not in result.intervals:
+        return ""
+    low, high = result.intervals[name]
+    chance = 0.01 if name.endswith("tpr_at_1_fpr") else 0.5
+    return "at chance" if low <= chance <= high else "above chance: caught" if value > chance else "below chance"
+
+
+def _parser(argv: Sequence[str], of: Callable[..., int]) -> tuple[command_line.OneLineParser, Entry[Any] | None, Entry[Any]]:
+    """Flags of the method and of the architecture that are named, and those that every script has."""
+    from unlearn import METHODS
+
+    chosen = command_line.first_pass(argv, {"unlearn": None, "arch": None, "dataset": "digits"})
+    architecture = command_line.architecture_of(chosen["arch"], chosen["dataset"])
+    method = None if chosen["unlearn"] is None else METHODS[chosen["unlearn"]]
+    summary, _, details = (of.__doc__ or "").partition("\n")
+    about = method.about if method else "methods: " + ", ".join(command_line.method_names())
+    parser = command_line.OneLineParser(summary, f"{details.strip()}\n\n{about}")
+    job = parser.add_argument_group("the method")
+    job.add_argument("--unlearn", metavar="METHOD", help="name, or path/to/file.py:function")
+    job.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: <dataset>-<arch>)")
+    command_line.add_shared_flags(parser)
+    command_line.add_signature_flags(parser, architecture, "architecture")
+    if method is not None:
+        command_line.add_signature_flags(parser, method, "method")
+    return parser, method, architecture
+
+
+def _parsed(parser: command_line.OneLineParser, argv: Sequence[str], method: Entry[Any] | None) -> argparse.Namespace:
+    options = command_line.parsed(parser, argv, method)
+    if method is None:
+        raise ValueError("--unlearn is missing. Name a method: " + ", ".join(command_line.method_names()))
+    return options
+
+
+def _common(options: argparse.Namespace, method: Entry[Any] | None, architecture: Entry[Any]) -> dict[str, Any]:
+    """What every audit of a method is told."""
+    return {
+        "unlearn": options.unlearn,
+        "settings": {} if method is None else command_line.settings_from(options, method),
+        "base": command_line.base_config(options, architecture, options.seed),
+        "experiment": options.experiment,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""A method on many models, one after the other: what every audit does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from base_models import BaseConfig
+from evaluation import NotFinite
+from model_sets import Member
+from pipeline import MASKED, Pipeline, PipelineConfig
+from training import Progress, load_checkpoint, warm_up
+from unlearn import ForgetData, unlearn
+
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Start:
+    """One of the models that a method unlearns: who it is, and how to get it and its data."""
+
+    name: str
+    made: Callable[[], tuple[nn.Module, ForgetData]]
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What an audit measured, and where it is. `beside`: what the values are to be held against. `notes`: lines for a reader."""
+
+    run_id: str
+    name: str
+    values: dict[str, float]
+    beside: dict[str, float]
+    undefined: dict[str, str]
+    notes: list[str]
+    stages: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def job_of(unlearn: str, settings: Mapping[str, Any], base: BaseConfig, experiment: str | None, progress: Progress) -> Pipeline:
+    """The method, its settings and its data, checked as for a run of it. Raises ValueError or FileNotFoundError as `Pipeline` does."""
+    if base.mask is not None:
+        raise ValueError(f"--mask is one model, and an audit needs many, of seeds from --seed on, got {base.mask}. Leave out --mask")
+    job = Pipeline(PipelineConfig(unlearn=unlearn, settings=settings, base=base, experiment=experiment), progress=progress)
+    others = sorted(set(job.method.facts.needs) - {"ideal"})
+    if others:
+        raise ValueError(f"{job.method.name} needs {', '.join(others)}, which an audit can't make for each of its models. Audit another")
+    return job
+
+
+def params_of(job: Pipeline, **own: Any) -> dict[str, Any]:
+    """What an audit logs of its settings: those of a run, but for what is of one model."""
+    of_one = {"mask", "ideal", "checkpoint_epochs", MASKED}
+    return {name: value for name, value in job.params().items() if name not in of_one} | {"split": job.base.splits.digest, **own}
+
+
+def loaded(job: Pipeline, member: Member) -> nn.Module:
+    """A model of a set, from its checkpoint."""
+    model = job.base.built(member.weights)
+    load_checkpoint(member.path, model)
+    return model
+
+
+def unlearned(job: Pipeline, starts: Sequence[Start], notice: Notice) -> Iterator[nn.Module]:
+    """The unlearned models, in the order of the starts. What all of them will take is said as soon as the first is known.
+
+    Raises NotFinite, which names the model, where a method diverges.
+    """
+    warm_up()
+    for number, start in enumerate(job.progress(starts, f"{job.method.name} on many models")):
+        model, data = start.made()
+        started = time.perf_counter()
+        try:
+            result = unlearn(job.config.unlearn, model, data, **job.settings).model
+        except FloatingPointError as error:
+            raise NotFinite(f"{job.method.name} on {start.name}: {error}") from error
+        if not number:
+            seconds = time.perf_counter() - started
+            notice(
+                f"{job.method.name}: {seconds:.2f} s for the first of {len(starts)} models, so about {_span(seconds * len(starts))} for all"
+            )
+        broken = [name for name, value in result.state_dict().items() if value.is_floating_point() and not value.isfinite().all()]
+        if broken:
+            raise NotFinite(
+                f"{job.method.name} on {start.name}: weights that are not finite ({broken[0]}). Lower the learning rate: it diverged"
+            )
+        yield result
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

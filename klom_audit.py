@@ -1,0 +1,167 @@
+"""The KLoM audit: N unlearned models beside N oracles, image by image, and the NeurIPS 2023 challenge's score of them."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from audited_method import AuditResult, Notice, Start, job_of, loaded, params_of, unlearned
+from base_models import BaseConfig, BaseModels
+from evaluation import Evidence, Population, evaluate, noise_floor
+from evaluation.population import MINIMUM
+from margin_files import SETS, array_of, columns, npy, read_margins, sets_of, table
+from measurement import evidence_of
+from model_sets import Member, make
+from tracking.run import TrackedRun, tracked_run
+from training import Progress, model_digest, silent
+from unlearn import ForgetData
+
+ORACLES, UNLEARNED, COLUMNS, MODELS = "oracle_margins.npy", "unlearned_margins.npy", "columns.csv", "models.csv"
+
+
+@dataclass(frozen=True)
+class KlomConfig:
+    """A method, and how many models a side. `oracle_margins`: a file of the oracles' margins, from elsewhere; see margin_files.columns."""
+
+    unlearn: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    base: BaseConfig = field(default_factory=BaseConfig)
+    models: int = 100
+    oracle_margins: Path | None = None
+    experiment: str | None = None
+
+
+class KlomAudit:
+    """N initial models of seeds from --seed on, each unlearned; N oracles of the same seeds, or their margins from a file.
+
+    A method that returns the ideal model gets one of a seed after all of these, for an oracle is not to be compared with itself.
+    Raises ValueError or FileNotFoundError, before anything is trained, for everything that a person may have got wrong.
+    """
+
+    def __init__(self, config: KlomConfig, *, progress: Progress = silent, notice: Notice = lambda line: None) -> None:
+        if config.models < MINIMUM:
+            raise ValueError(f"--models: expected at least {MINIMUM} a side, got {config.models}. Ask for more: 100 have a low noise floor")
+        self.config = config
+        self.notice = notice
+        self.job = job_of(config.unlearn, config.settings, config.base, config.experiment, progress)
+        self.sets = sets_of(self.job.data)
+        self.given = None if config.oracle_margins is None else self._given(config.oracle_margins)
+        self.stages: dict[str, float] = {}
+
+    @property
+    def name(self) -> str:
+        given = "".join(f" {name}={value}" for name, value in self.config.settings.items())
+        return f"KLoM {self.job.method.name} {self.job.base.request_slug} N={self.config.models} seed{self.config.base.seed}{given}"
+
+    def run(self) -> AuditResult:
+        """Do it, in one MLflow run."""
+        started = time.perf_counter()
+        tags = {"audit": "klom", **self.job.tags()}
+        with tracked_run(self.job.experiment, self.name, tags=tags) as run:
+            run.params(params_of(self.job, models=self.config.models, oracle_margins=self.config.oracle_margins))
+            with self._stage("initial"):
+                initial = make(self.job.base, "initial models", self.config.models).members
+            rows: list[dict[str, Any]] = []
+            with self._stage("oracles"):
+                oracles = self._oracles(rows)
+            with self._stage("unlearn"):
+                models = Population.of(self._after(initial, rows))
+            with self._stage("evaluate"):
+                values, undefined = evaluate(models=models, oracles=oracles)
+                beside = floor_of(self.config.models)
+            self._log(run, models, oracles, rows)
+            self.stages["total"] = time.perf_counter() - started
+            run.metrics(values | beside | {f"stage_{stage}_seconds": seconds for stage, seconds in self.stages.items()})
+            run.tags({f"undefined.{name}": reason for name, reason in undefined.items()})
+        return AuditResult(run.run_id, self.name, values, beside, undefined, self._notes(), self.stages)
+
+    def _given(self, path: Path) -> dict[str, Tensor]:
+        margins = read_margins(path, {name: len(images) for name, images in self.sets.items()})
+        count = len(margins["forget"])
+        if count != self.config.models:
+            raise ValueError(
+                f"{path}: expected {self.config.models} oracles, as many as unlearned models, got {count}. Ask for --models {count}"
+            )
+        return margins
+
+    def _oracles(self, rows: list[dict[str, Any]]) -> Population:
+        if self.given is not None:
+            return Population(self.given)
+        members = make(self.job.base, "oracles", self.config.models).members
+        return Population.of(self._seen("oracle", loaded(self.job, member), member, rows) for member in members)
+
+    def _after(self, initial: list[Member], rows: list[dict[str, Any]]) -> Iterator[Evidence]:
+        """What each unlearned model says."""
+        ideals = self._ideals(len(initial))
+        starts = [
+            Start(f"the model of seed {member.seed}", partial(self._start, member, ideals[number : number + 1]))
+            for number, member in enumerate(initial)
+        ]
+        for member, model in zip(initial, unlearned(self.job, starts, self.notice), strict=True):
+            yield self._seen("unlearned", model, member, rows)
+
+    def _ideals(self, count: int) -> list[Member]:
+        """Ideal models that no oracle is, for a method that asks for one."""
+        if "ideal" not in self.job.method.facts.needs:
+            return []
+        base = self.job.base
+        after = replace(base.config, seed=base.config.seed + count)
+        return make(BaseModels(after, progress=base.progress, splits=base.splits), "oracles", count).members
+
+    def _start(self, member: Member, ideal: list[Member]) -> tuple[nn.Module, ForgetData]:
+        data = replace(self.job.data, seed=member.seed, progress=silent, ideal=partial(loaded, self.job, ideal[0]) if ideal else None)
+        return loaded(self.job, member), data
+
+    def _seen(self, side: str, model: nn.Module, member: Member, rows: list[dict[str, Any]]) -> Evidence:
+        evidence = evidence_of(model, self.job.data, self.job.base.splits.test)
+        ta = "test_retain_score" if evidence.forget_classes else "test_score"
+        scores = {"retain_score": evidence.metric("retain_score"), "ta": evidence.metric(ta)}
+        rows.append({"side": side, "seed": member.seed, "checkpoint": member.path, "digest": model_digest(model), **scores})
+        return evidence
+
+    def _log(self, run: TrackedRun, models: Population, oracles: Population, rows: list[dict[str, Any]]) -> None:
+        log_images(run, self.job.base, self.sets)
+        run.text(table(columns(self.sets)), COLUMNS)
+        run.text(table(rows), MODELS)
+        log_arrays(run, {UNLEARNED: npy(array_of(models.margins)), ORACLES: npy(array_of(oracles.margins))})
+
+    def _notes(self) -> list[str]:
+        whose = f"margins from {self.config.oracle_margins}" if self.given else f"{self.config.models} oracles"
+        left_out = [name for name in SETS if name not in self.sets]
+        missing = [f"no {name} images: not measured on them" for name in left_out]
+        return [f"{self.config.models} unlearned models beside {whose}", *missing]
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.stages[name] = time.perf_counter() - started
+
+
+def floor_of(models: int) -> dict[str, float]:
+    """What stands beside every KLoM: N, and what two samples of one normal come to."""
+    mean, p95 = noise_floor(models)
+    return {"klom_models": float(models), "klom_floor_mean": mean, "klom_floor_p95": p95}
+
+
+def log_images(run: TrackedRun, base: BaseModels, sets: Mapping[str, Any]) -> None:
+    """The image sets as inputs of the run."""
+    dataset = base.splits.dataset
+    for name, images in {**sets, "test": base.splits.test}.items():
+        run.image_set(f"{dataset} {name}", images.digest, dataset, name)
+
+
+def log_arrays(run: TrackedRun, files: Mapping[str, bytes]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            path = Path(folder) / name
+            path.write_bytes(content)
+            run.file(path)

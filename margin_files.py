@@ -1,0 +1,92 @@
+"""Margins of many models as files: an array with a row per model, and a table that says which image each column is."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluation.population import check_margins
+from unlearn import ForgetData
+from vision_data import ImageSet
+
+SETS = ("forget", "retain", "validation")
+
+
+def sets_of(data: ForgetData) -> dict[str, ImageSet]:
+    """The image sets whose margins KLoM reads, by name, in the order of the columns. An empty one is left out."""
+    return {name: images for name in SETS if len(images := getattr(data, name))}
+
+
+def columns(sets: Mapping[str, ImageSet]) -> list[dict[str, Any]]:
+    """For each column its set, the image's index in the original training set, and its label: forget, retain, validation images,
+    each in ascending order of the index."""
+    return [
+        {"column": number, "set": name, "index": index, "label": label}
+        for number, (name, index, label) in enumerate(
+            (name, index, label)
+            for name, images in sets.items()
+            for index, label in zip(images.indexes.tolist(), images.labels.tolist(), strict=True)
+        )
+    ]
+
+
+def array_of(margins: Mapping[str, Tensor]) -> np.ndarray[Any, Any]:
+    """float32 (models, columns)."""
+    return torch.cat([margins[name] for name in SETS if name in margins], dim=1).float().numpy()
+
+
+def npy(array: np.ndarray[Any, Any]) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return content.getvalue()
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """CSV with a header; numbers at full precision."""
+    content = io.StringIO()
+    writer = csv.DictWriter(content, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return content.getvalue()
+
+
+def read_array(path: Path) -> np.ndarray[Any, Any]:
+    """The array in a .npy file. Raises FileNotFoundError, or ValueError for a file that is none, or a pickle."""
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a .npy file, and there is no file {path}")
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path}: expected a .npy file of numbers ({' '.join(str(error).split())}). Write it by numpy.save") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path}: expected one array in a .npy file, got an archive of several. Write it by numpy.save")
+    return array
+
+
+def read_margins(path: Path, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    """The margins of each set in a file of them: (models, columns), float, where the columns are those of `columns`.
+
+    sizes: the number of images by set. The file may end after the forget set, or after the retain set; what is not in it is not
+    measured. Raises ValueError for another number of columns, NaN, and fewer than 10 models.
+    """
+    array = read_array(path)
+    ends = list(accumulate(sizes.values()))
+    if array.ndim != 2 or array.dtype.kind != "f" or array.shape[1] not in ends:
+        words = [f"{end} ({' + '.join(list(sizes)[: number + 1])})" for number, end in enumerate(ends)]
+        raise ValueError(
+            f"{path}: expected floats (models, images) with {', '.join(words[:-1])} or {words[-1]} images, got {array.dtype} "
+            f"{array.shape}. "
+            "Are they of this forget request and split? A column is an image, in ascending order of its index in the original training set"
+        )
+    margins = torch.from_numpy(array.astype(np.float32, copy=False))
+    check_margins(margins, str(path))
+    kept = list(sizes)[: ends.index(array.shape[1]) + 1]
+    return dict(zip(kept, margins.split([sizes[name] for name in kept], dim=1), strict=True))

@@ -1,0 +1,250 @@
+"""audit.py klom and ulira on digits, as a person runs them: what they find, what they leave behind, and what they refuse."""
+
+import csv
+import re
+from pathlib import Path
+from urllib.request import url2pathname
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from own_store import there  # noqa: F401 (every test runs in the module's folder)
+
+import audit
+import model_sets
+from evaluation import noise_floor
+from evaluation.klom import klom, p95
+from vision_data import load_splits
+
+SMALL = ["--epochs", "2", "--class_to_replace", "-1", "--num_indexes_to_replace", "60"]
+KLOM = ["klom", "--models", "10", *SMALL]
+ULIRA = ["ulira", "--shadows", "16", *SMALL]
+
+PLANTED = '''
+import torch
+from vision_data import DATASETS, RawDataset
+
+def planted(folder):
+    """Digits; the label of every 12th image is one class further."""
+    raw = DATASETS["digits"](folder)
+    images, labels = raw.train
+    wrong = torch.arange(len(labels)) % 12 == 0
+    return RawDataset((images, torch.where(wrong, (labels + 1) % 10, labels)), None, raw.class_names, raw.white)
+'''
+
+METHODS_OF_A_USER = '''
+import copy
+import torch
+
+def diverging(model, data):
+    """Weights that are not numbers."""
+    student = copy.deepcopy(model)
+    with torch.no_grad():
+        next(student.parameters()).fill_(float("nan"))
+    return student
+'''
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    place: Path = tmp_path_factory.mktemp("audits")
+    (place / "planted.py").write_text(PLANTED)
+    (place / "mine.py").write_text(METHODS_OF_A_USER)
+    return place
+
+
+def run_of(printed):
+    return mlflow.MlflowClient().get_run(re.search(r"run in \S+: ([0-9a-f]{32})", printed)[1])
+
+
+def artifact(run, name):
+    return Path(url2pathname(run.info.artifact_uri.removeprefix("file://"))) / name
+
+
+def audited(capsys, *argv):
+    code = audit.main(argv)
+    printed = capsys.readouterr()
+    assert (code, printed.err) == (0, "")
+    return run_of(printed.out), printed.out
+
+
+def test_klom_is_what_its_files_of_margins_say(capsys):
+    run, _ = audited(capsys, *KLOM, "--unlearn", "default")
+
+    unlearned, oracles = (torch.from_numpy(np.load(artifact(run, f"{side}_margins.npy"))) for side in ("unlearned", "oracle"))
+    rows = list(csv.DictReader(artifact(run, "columns.csv").open()))
+    for name in ("forget", "retain", "validation"):
+        columns = [int(row["column"]) for row in rows if row["set"] == name]
+        assert run.data.metrics[f"klom_{name}_p95"] == p95(klom(unlearned[:, columns], oracles[:, columns]))
+    assert unlearned.shape == oracles.shape == (10, len(rows))
+    assert sum(row["set"] == "forget" for row in rows) == 60
+
+
+def test_n_and_the_floor_stand_beside_every_klom(capsys):
+    run, out = audited(capsys, *KLOM, "--unlearn", "default")
+
+    assert run.data.metrics["klom_models"] == 10
+    assert (run.data.metrics["klom_floor_mean"], run.data.metrics["klom_floor_p95"]) == noise_floor(10)
+    assert len(re.findall(r"^klom_\w+ .* floor \d+\.\d+ \(N = 10\)", out, flags=re.MULTILINE)) == 3
+
+
+def test_an_audit_is_a_run_like_all_others(capsys):
+    run, _ = audited(capsys, *KLOM, "--unlearn", "random_mask", "--kappa", "3")
+
+    params = run.data.params
+    assert (params["unlearn"], params["kappa"], params["models"], params["num_indexes_to_replace"]) == ("random_mask", "3", "10", "60")
+    assert run.data.tags["audit"] == "klom"
+    assert run.info.status == "FINISHED"
+    assert {one.tags[0].value for one in run.inputs.dataset_inputs} >= {"forget", "retain", "validation", "test"}
+    assert len(list(csv.DictReader(artifact(run, "models.csv").open()))) == 20
+
+
+def test_the_ideal_model_is_compared_with_oracles_of_other_seeds(capsys):
+    """Beside themselves the oracles would be at 0; beside others they are about at the floor."""
+    run, _ = audited(capsys, *KLOM, "--unlearn", "retrain")
+
+    floor = run.data.metrics["klom_floor_mean"]
+    assert floor / 2 < run.data.metrics["klom_forget_p95"]
+
+
+def test_the_models_of_an_audit_are_trained_once(capsys, monkeypatch):
+    audited(capsys, *KLOM, "--unlearn", "default")
+    monkeypatch.setattr(model_sets, "fit_many", lambda *_, **__: pytest.fail("something was trained again"))
+
+    audited(capsys, *KLOM, "--unlearn", "default")
+
+
+def test_what_all_models_will_take_is_said_after_the_first(capsys):
+    _, out = audited(capsys, *ULIRA, "--unlearn", "default")
+
+    assert out.startswith("default: 0.00 s for the first of 16 models, so about 0 s for all\n")
+
+
+def test_margins_from_elsewhere_take_the_oracles_place(capsys):
+    first, _ = audited(capsys, *KLOM, "--unlearn", "default")
+    file = artifact(first, "oracle_margins.npy")
+
+    again, out = audited(capsys, *KLOM, "--unlearn", "default", "--oracle-margins", str(file))
+
+    names = [name for name in first.data.metrics if name.startswith("klom") or name == "forgetting_quality"]
+    assert {name: again.data.metrics[name] for name in names} == {name: first.data.metrics[name] for name in names}
+    assert "forgetting_score" not in again.data.metrics
+    assert "not measured: forgetting_score: the scores of the oracles are not known, only their margins" in out
+
+
+def test_margins_of_the_forget_set_alone_are_enough_for_its_klom(capsys, folder):
+    first, _ = audited(capsys, *KLOM, "--unlearn", "default")
+    np.save(folder / "forget.npy", np.load(artifact(first, "oracle_margins.npy"))[:, :60])
+
+    again, out = audited(capsys, *KLOM, "--unlearn", "default", "--oracle_margins", "forget.npy")
+
+    assert again.data.metrics["klom_forget_p95"] == first.data.metrics["klom_forget_p95"]
+    assert "not measured: klom_retain_p95: no retain margins of the oracles" in out
+
+
+def test_default_is_caught_on_images_with_planted_wrong_labels(capsys, folder):
+    """Sixty epochs, so that the shadow models learn wrong labels by heart; retrained models have no such image to remember."""
+    train = load_splits("planted.py:planted", ".").train.indexes.tolist()
+    (folder / "planted.txt").write_text("\n".join(str(index) for index in train if index % 12 == 0))
+    common = ["ulira", "--dataset", "planted.py:planted", "--arch", "mlp", "--forget_indexes", "planted.txt", "--shadows", "32"]
+
+    caught, out = audited(capsys, *common, "--epochs", "60", "--unlearn", "default")
+
+    assert caught.data.metrics["ulira_auc"] > 0.9
+    assert caught.data.metrics["ulira_shadows"] == 16
+    assert re.search(r"^ulira_auc .* above chance: caught$", out, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("out", ["unlearned", "retrained"])
+def test_retrained_models_are_at_chance(out, capsys):
+    """In weights and in batch order they are as other oracles are, so that 0.5 is within the interval (19 times in 20)."""
+    run, printed = audited(capsys, *ULIRA, "--epochs", "5", "--unlearn", "retrain", "--ulira_out", out)
+
+    assert run.data.metrics["ulira_auc_low"] <= 0.5 <= run.data.metrics["ulira_auc_high"]
+    assert re.search(r"^ulira_auc .* at chance$", printed, flags=re.MULTILINE)
+
+
+def test_ulira_is_what_its_files_say(capsys):
+    run, _ = audited(capsys, *ULIRA, "--unlearn", "default")
+
+    member = np.load(artifact(run, "member.npy"))
+    rows = list(csv.DictReader(artifact(run, "models.csv").open()))
+    assert member.shape == np.load(artifact(run, "shadow_margins.npy")).shape == (16, 60)
+    assert (member[::2] != member[1::2]).mean() > 0.95  # halves; one image of an odd number is in neither
+    assert [row["attacked"] for row in rows] == (["False"] * 2 + ["True"] * 2) * 4
+
+
+def test_help_shows_the_methods_own_flags(capsys):
+    with pytest.raises(SystemExit):
+        audit.main(["ulira", "--unlearn", "SSD", "--help"])
+
+    printed = capsys.readouterr().out
+    assert "--ulira_out" in printed
+    assert "method SSD:" in printed
+    assert audit.main(["--help"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["clom"], "unknown audit 'clom'. Did you mean 'klom'?"),
+        (["klom", "--unlearn", "defautl"], "unknown method 'defautl'. Did you mean 'default'?"),
+        (["klom"], "--unlearn is missing. Name a method: "),
+        (["klom", "--unlearn", "default", "--modles", "9"], "unknown flag '--modles'. Did you mean '--models'?"),
+        (["klom", "--unlearn", "default", "--models", "9"], "--models: expected at least 10 a side, got 9"),
+        (["klom", "--unlearn", "default", "--mask", "a.safetensors"], "--mask is one model, and an audit needs many"),
+        (["ulira", "--unlearn", "default", "--shadows", "12"], "--shadows: expected a multiple of 4 of at least 16, got 12"),
+        (["ulira", "--unlearn", "default", "--shadows", "18"], "--shadows: expected a multiple of 4 of at least 16, got 18"),
+        (["ulira", "--unlearn", "default", "--ulira_out", "oracles"], "--ulira_out: invalid choice: 'oracles'"),
+        (["klom", "--unlearn", "default", "--oracle_margins", "none.npy"], "expected a .npy file, and there is no file none.npy"),
+        (["klom", "--unlearn", "default", "--oracle_margins", "mine.py"], "mine.py: expected a .npy file of numbers"),
+        (["klom", "--unlearn", "UNSIR", "--num_indexes_to_replace", "9"], "UNSIR: expected a forget request for whole classes"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_trained(argv, message, capsys, monkeypatch):
+    monkeypatch.setattr(model_sets, "fit_many", lambda *_, **__: pytest.fail("something was trained"))
+
+    assert audit.main(argv) == 2
+
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((12, 60), np.float32), "expected 10 oracles, as many as unlearned models, got 12. Ask for --models 12"),
+        (
+            np.zeros((10, 61), np.float32),
+            "with 60 (forget), 1295 (forget + retain) or 1438 (forget + retain + validation) images, got float32 (10, 61)",
+        ),
+        (np.zeros((9, 60), np.float32), "expected at least 10 models, got 9"),
+        (np.zeros((10, 60), np.int64), "expected floats (models, images)"),
+        (np.full((10, 60), np.nan), "expected numbers, got NaN in 600 of 600 (10 of 10 models)"),
+        (np.array([None] * 10), "expected a .npy file of numbers"),
+    ],
+)
+def test_margins_that_do_not_fit_are_refused(array, message, capsys, folder):
+    np.save(folder / "wrong.npy", array)
+
+    assert audit.main([*KLOM, "--unlearn", "default", "--oracle_margins", "wrong.npy"]) == 2
+
+    assert message in capsys.readouterr().err
+
+
+def test_oracles_of_another_forget_set_are_refused(capsys, folder):
+    """As where a file was renamed."""
+    audited(capsys, *KLOM, "--unlearn", "default", "--save_dir", "renamed")
+    (folder / "renamed/3mlp_ep2_ideal_any-60.safetensors").rename(folder / "renamed/3mlp_ep2_ideal_any-61.safetensors")
+
+    assert audit.main([*KLOM[:-1], "61", "--unlearn", "default", "--save_dir", "renamed"]) == 2
+
+    assert "expected a model trained on all but any-61, got one marked 'any-60'" in capsys.readouterr().err
+
+
+def test_a_method_that_diverges_is_named_with_its_model(capsys):
+    assert audit.main([*ULIRA, "--unlearn", "mine.py:diverging"]) == 1
+
+    assert "diverging on shadow model 1: weights that are not finite (linear1.weight)" in capsys.readouterr().err

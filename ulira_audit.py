@@ -1,0 +1,183 @@
+"""The U-LiRA audit: shadow models that forgot, attacked image by image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from audited_method import AuditResult, Notice, Start, job_of, loaded, params_of, unlearned
+from base_models import BaseConfig
+from evaluation import Shadows, evaluate, outputs_of
+from evaluation.ulira import LEAST_SIDE
+from klom_audit import COLUMNS, MODELS, log_arrays, log_images
+from margin_files import columns, npy, table
+from measurement import BATCH
+from model_sets import Member, make
+from tracking.run import tracked_run
+from training import Progress, fit, generator_for, model_digest, silent
+from unlearn import ForgetData
+from vision_data import ImageSet
+
+Out = Literal["unlearned", "retrained"]
+MARGINS, MEMBER = "shadow_margins.npy", "member.npy"
+FEWEST = 4 * LEAST_SIDE  # half of them have an image, and half of those are attacked
+
+
+@dataclass(frozen=True)
+class UliraConfig:
+    """A method, how many shadow models (half of them a side), and who has not been trained on an image.
+
+    out: "unlearned", shadow models of random halves of the training set, each of which unlearns those forget images that it was trained
+    on; or "retrained", oracles, beside as many models that were trained on everything and unlearned the forget set, as public code does.
+    """
+
+    unlearn: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    base: BaseConfig = field(default_factory=BaseConfig)
+    shadows: int = 128
+    out: Out = "unlearned"
+    experiment: str | None = None
+
+
+class UliraAudit:
+    """Half of the models fit the Gaussians, every second one (or pair of halves) is attacked.
+
+    Raises ValueError or FileNotFoundError, before anything is trained, for everything that a person may have got wrong.
+    """
+
+    def __init__(self, config: UliraConfig, *, progress: Progress = silent, notice: Notice = lambda line: None) -> None:
+        if config.shadows < FEWEST or config.shadows % 4:
+            raise ValueError(
+                f"--shadows: expected a multiple of 4 of at least {FEWEST}, got {config.shadows}. "
+                "Ask for 128: half of them have an image, and half of those are attacked"
+            )
+        if config.out not in ("unlearned", "retrained"):
+            raise ValueError(f"--ulira_out: expected unlearned or retrained, got {config.out!r}. Choose one")
+        self.config = config
+        self.notice = notice
+        self.job = job_of(config.unlearn, config.settings, config.base, config.experiment, progress)
+        self.stages: dict[str, float] = {}
+
+    @property
+    def name(self) -> str:
+        given = "".join(f" {name}={value}" for name, value in self.config.settings.items())
+        of = "" if self.config.out == "unlearned" else " out=retrained"
+        who = f"{self.job.method.name} {self.job.base.request_slug} {self.config.shadows} shadows"
+        return f"U-LiRA {who}{of} seed{self.config.base.seed}{given}"
+
+    def run(self) -> AuditResult:
+        """Do it, in one MLflow run."""
+        started = time.perf_counter()
+        base = self.job.base
+        with tracked_run(self.job.experiment, self.name, tags={"audit": "ulira", **self.job.tags()}) as run:
+            run.params(params_of(self.job, shadows=self.config.shadows, ulira_out=self.config.out))
+            rows: list[dict[str, Any]] = []
+            shadows = self._of_halves(rows) if self.config.out == "unlearned" else self._beside_retrained(rows)
+            with self._stage("evaluate"):
+                values, undefined = evaluate(shadows=shadows)
+                intervals = {f"ulira_{name}": ends for name, ends in shadows.intervals.items()}
+                beside = sizes_of(shadows)
+            sets = {"forget": base.forget}
+            log_images(run, base, sets)
+            run.text(table(columns(sets)), COLUMNS)
+            run.text(table([row | {"attacked": bool(own)} for row, own in zip(rows, shadows.attacked, strict=True)]), MODELS)
+            log_arrays(run, {MARGINS: npy(shadows.margins.numpy()), MEMBER: npy(shadows.member.numpy())})
+            self.stages["total"] = time.perf_counter() - started
+            run.metrics(values | beside | ends_of(intervals) | {f"stage_{stage}_seconds": s for stage, s in self.stages.items()})
+            run.tags({f"undefined.{name}": reason for name, reason in undefined.items()})
+        return AuditResult(run.run_id, self.name, values, beside, undefined, [self._note()], self.stages, intervals)
+
+    def _of_halves(self, rows: list[dict[str, Any]]) -> Shadows:
+        """Each shadow model unlearns the forget images that it was trained on."""
+        with self._stage("shadows"):
+            members = make(self.job.base, "shadows", self.config.shadows).members
+        train, forget = self.job.base.splits.train, self.job.base.forget
+        member = torch.stack([torch.isin(forget.indexes, train.indexes[shadow.rows]) for shadow in members])
+        starts = [Start(f"shadow model {number}", partial(self._start, shadow, number)) for number, shadow in enumerate(members, 1)]
+        with self._stage("unlearn"):
+            margins = torch.stack(list(self._margins_after(starts, members, rows)))
+        return Shadows(margins, member, torch.arange(len(members)) // 2 % 2 == 1)
+
+    def _beside_retrained(self, rows: list[dict[str, Any]]) -> Shadows:
+        """Models of everything that unlearned the forget set, and oracles."""
+        half = self.config.shadows // 2
+        base = self.job.base
+        with self._stage("shadows"):
+            initial, oracles = make(base, "initial models", half).members, make(base, "oracles", half).members
+        starts = [Start(f"the model of seed {model.seed}", partial(self._start_of_all, model)) for model in initial]
+        with self._stage("unlearn"):
+            margins = [*self._margins_after(starts, initial, rows), *(self._seen(loaded(self.job, m), m, rows) for m in oracles)]
+        member = (torch.arange(2 * half) < half).unsqueeze(1).expand(-1, len(base.forget))
+        return Shadows(torch.stack(margins), member, torch.arange(2 * half) % 2 == 1)
+
+    def _start_of_all(self, member: Member) -> tuple[nn.Module, ForgetData]:
+        """A model that was trained on everything. Its ideal model, where the method asks for it, is no oracle."""
+        seed = generator_for(member.seed, "ulira", "unlearn").initial_seed()
+        ideal = partial(self._retrained, self.job.data.retain, seed)
+        return loaded(self.job, member), replace(self.job.data, seed=seed, progress=silent, ideal=ideal)
+
+    def _start(self, shadow: Member, number: int) -> tuple[nn.Module, ForgetData]:
+        """A shadow model, and what it may use: the images that it was trained on."""
+        base = self.job.base
+        own = base.splits.train.subset(shadow.rows)
+        forgotten = torch.isin(own.indexes, base.forget.indexes)
+        if not forgotten.any() or forgotten.all():
+            raise ValueError(
+                f"expected forget images among those that shadow model {number} was trained on, and others, got {int(forgotten.sum())} "
+                f"of {len(own)}. Forget more images, or audit with --ulira_out retrained"
+            )
+        seed = generator_for(shadow.seed, "shadow", number, "unlearn").initial_seed()
+        retain = own.subset(~forgotten)
+        sets: dict[str, Any] = {"forget": own.subset(forgotten), "retain": retain, "whole": own}
+        return loaded(self.job, shadow), replace(
+            self.job.data, **sets, seed=seed, progress=silent, ideal=partial(self._retrained, retain, seed)
+        )
+
+    def _retrained(self, retain: ImageSet, seed: int) -> nn.Module:
+        """The ideal model of a shadow model: trained on what it retains, from weights of its own."""
+        base = self.job.base
+        model = base.built(seed)
+        fit(model, retain, base.recipe, generator=generator_for(seed, "train"), device=base.device)
+        return model
+
+    def _margins_after(self, starts: list[Start], members: list[Member], rows: list[dict[str, Any]]) -> Iterator[Tensor]:
+        for member, model in zip(members, unlearned(self.job, starts, self.notice), strict=True):
+            yield self._seen(model, member, rows)
+
+    def _seen(self, model: nn.Module, member: Member, rows: list[dict[str, Any]]) -> Tensor:
+        """The margins of a model on the forget set; its row in the table of models."""
+        forget = self.job.base.forget
+        rows.append({"trained_on": member.trained_on, "seed": member.seed, "checkpoint": member.path, "digest": model_digest(model)})
+        return outputs_of(model, forget.batches(BATCH, device=self.job.base.device)).margins.float()
+
+    def _note(self) -> str:
+        half = self.config.shadows // 2
+        others = f"{half} that were not, and unlearned others" if self.config.out == "unlearned" else f"{half} oracles"
+        return (
+            f"for each image {half} models that were trained on it and unlearned it, beside {others}; half of them fit, half are attacked"
+        )
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.stages[name] = time.perf_counter() - started
+
+
+def sizes_of(shadows: Shadows) -> dict[str, float]:
+    """How many models there are for an image: a side, the fewest of all images."""
+    member = shadows.member.sum(0)
+    fewest = torch.minimum(member, len(shadows.member) - member).min()
+    return {"ulira_shadows": float(fewest), "ulira_attacked": float(shadows.attacked.sum())}
+
+
+def ends_of(intervals: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """The intervals as metrics."""
+    return {f"{name}_{end}": value for name, ends in intervals.items() for end, value in zip(("low", "high"), ends, strict=True)}
