@@ -239,9 +239,9 @@ def test_a_metric_is_computed_once(monkeypatch):
 
     def counted(*features):
         calls.append(features)
-        return 50.0
+        return torch.tensor([1.0, -1.0])
 
-    monkeypatch.setattr("evaluation.membership.non_member_share", counted)
+    monkeypatch.setattr("evaluation.membership.member_scores", counted)
     model = evidence()
     assert model.metric("mia") == model.metric("mia_confidence") == model.metric("MIA") == 50.0
     assert len(calls) == 1
