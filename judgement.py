@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,9 +57,15 @@ def _broken_steps(history: list[dict[str, float]]) -> Iterator[str]:
 
 def _broken_losses(measured: Measured) -> Iterator[str]:
     for name in ("forget_loss", "retain_loss"):
-        value = measured.model.get(name, 0.0)
+        value = _value(measured, "unlearned", name)
         if _beyond(value):
             yield f"measured {name} {value:.4g}"
+
+
+def _value(measured: Measured, which: Literal["initial", "unlearned"], name: str) -> float:
+    """What was measured, or where that metric was not asked for, what the model's outputs say."""
+    values = measured.initial if which == "initial" else measured.model
+    return values[name] if name in values else measured.evidence[f"{which} model"].metric(name)
 
 
 def _beyond(loss: float) -> bool:
@@ -69,7 +76,7 @@ def _destroyed(measured: Measured, classes: int) -> Iterator[str]:
     """Where two classes make twice chance 100 %, chance itself is the limit."""
     chance = 100 / classes
     limit, words = (2 * chance, "twice chance") if classes > 2 else (chance, "chance")
-    before, after = measured.initial["retain_score"], measured.model["retain_score"]
+    before, after = (_value(measured, name, "retain_score") for name in ("initial", "unlearned"))
     if after < limit and before < limit:
         yield (
             f"nothing to preserve: the initial model's own retain_score, {before:.2f} %, is under {words} ({limit:.4g} %), "

@@ -5,6 +5,7 @@
 One forward pass per model and image set makes an Evidence; every metric reads that. Many models' margins make a Population (KLoM, the
 challenge's score) or Shadows (U-LiRA). What is left behind the logits is
 asked of the model itself: probe_score of its features, relearn_steps of a copy that learns the forget set again.
+`chosen` says which metrics "all", "default" and names are.
 """
 
 from evaluation import (
@@ -18,19 +19,26 @@ from evaluation import (
     prediction_distance,
     probe,
     relearning,
+    seconds,
     ulira,
+    weights,
+    what_is_left,
 )
+from evaluation.choice import ALL, DEFAULT, chosen
 from evaluation.evaluate import evaluate
-from evaluation.evidence import Evidence, NotFinite, Outputs, outputs_of
-from evaluation.impl import METRICS, VERSION, MetricFacts, needs_of, register
+from evaluation.evidence import Evidence, NotFinite, Outputs, Subject, Times, outputs_of
+from evaluation.impl import METRICS, OF_MANY, VERSION, MetricFacts, needs_of, register
 from evaluation.klom import noise_floor
 from evaluation.population import Population
-from evaluation.probe import penultimate_features, probe_score
+from evaluation.probe import last_linear_layer, penultimate_features, probe_score
 from evaluation.relearning import Relearned, anamnesis_index, relearn_steps
 from evaluation.ulira import Shadows
 
 __all__ = [
+    "ALL",
+    "DEFAULT",
     "METRICS",
+    "OF_MANY",
     "VERSION",
     "Evidence",
     "MetricFacts",
@@ -39,13 +47,17 @@ __all__ = [
     "Population",
     "Relearned",
     "Shadows",
+    "Subject",
+    "Times",
     "anamnesis_index",
+    "chosen",
     "classification",
     "entropies",
     "evaluate",
     "forgetting_quality",
     "gap",
     "klom",
+    "last_linear_layer",
     "loss_threshold",
     "membership",
     "needs_of",
@@ -58,5 +70,8 @@ __all__ = [
     "register",
     "relearn_steps",
     "relearning",
+    "seconds",
     "ulira",
+    "weights",
+    "what_is_left",
 ]

@@ -8,14 +8,14 @@ from itertools import combinations
 
 import torch
 
-from evaluation.evidence import NO_WHOLE_CLASS, Evidence
-from evaluation.impl import METRICS, MetricFacts, missing, needs_of
+from evaluation.evidence import NO_WHOLE_CLASS, Evidence, Times
+from evaluation.impl import METRICS, NO_WAYS, OF_MANY, MetricFacts, missing, needs_of
 from evaluation.population import Population
 from evaluation.ulira import Shadows
 from registry import Entry
 
 Metric = Entry[MetricFacts]
-Known = Evidence | Population | Shadows
+Known = Evidence | Times | Population | Shadows
 
 
 def _untouched(metrics: Iterable[Metric]) -> Iterable[Metric]:
@@ -24,8 +24,9 @@ def _untouched(metrics: Iterable[Metric]) -> Iterable[Metric]:
 
 def evaluate(
     *,
-    names: Sequence[str] | None = None,
+    names: Sequence[str | Metric] | None = None,
     progress: Callable[[Iterable[Metric]], Iterable[Metric]] = _untouched,
+    ways: Mapping[str, str] = NO_WAYS,
     **evidence: Known,
 ) -> tuple[dict[str, float], dict[str, str]]:
     """The values by metric name, in the metrics' units, and the reasons of those that have none.
@@ -34,37 +35,42 @@ def evaluate(
         values, reasons = evaluate(models=..., oracles=...)    populations
         values, reasons = evaluate(shadows=...)
 
-    names: which metrics (default: all registered ones that read something of what is given, so those of one model or those of
-    many). progress wraps the list of metrics, as tqdm does. Each chosen
-    metric is in exactly one of the two results; NaN is a reason, not a value. Raises ValueError for an unknown name, or
-    for evidence that was not made on the same images.
+    names: which metrics, or the registry's entries themselves (default: all registered ones of one model, or where populations
+    or shadows are given, those of many). progress wraps the list of metrics, as tqdm does. ways: the commands that make what a
+    metric needs, by need (`impl.IN_WORDS`), for the reasons. `times` are Times, `models` and `oracles` Populations, `shadows`
+    Shadows, all else is Evidence. Each chosen metric is in exactly one of the two results; NaN is a reason, not a value. Raises
+    ValueError for an unknown name, or for evidence that was not made on the same images.
     """
-    _check_same_images({name: known for name, known in evidence.items() if isinstance(known, Evidence)})
-    chosen = _about(evidence) if names is None else list({METRICS[name].function: METRICS[name] for name in names}.values())
+    _check_same_images({name: own for name, own in evidence.items() if isinstance(own, Evidence)})
+    found = _about(evidence) if names is None else [METRICS[name] if isinstance(name, str) else name for name in names]
+    chosen = list({metric.function: metric for metric in found}.values())
     values: dict[str, float] = {}
     reasons: dict[str, str] = {}
     for metric in progress(chosen):
         try:
-            values[metric.name] = _value(metric, evidence)
+            values[metric.name] = _value(metric, evidence, ways)
         except ValueError as error:
             reasons[metric.name] = str(error)
     return values, reasons
 
 
 def _about(given: Mapping[str, Known]) -> list[Metric]:
-    return [metric for metric in METRICS if not given.keys().isdisjoint(needs_of(metric.function))]
+    """Those of many models that read what is given, or those of one model."""
+    wanted = OF_MANY & given.keys()
+    needs = {metric: OF_MANY & set(needs_of(metric.function)) for metric in METRICS}
+    return [metric for metric, of_many in needs.items() if (of_many & wanted if wanted else not of_many)]
 
 
-def _value(metric: Metric, evidence: Mapping[str, Known]) -> float:
+def _value(metric: Metric, evidence: Mapping[str, Known], ways: Mapping[str, str]) -> float:
     needs = needs_of(metric.function)
-    absent = missing(needs, tuple(evidence))
+    absent = missing(needs, tuple(evidence), ways)
     if absent:
         raise ValueError(absent)
-    own = {need: evidence[need] for need in needs}
-    if metric.facts.whole_class and not all(known.forget_classes for known in own.values() if isinstance(known, Evidence)):
+    given = {need: evidence[need] for need in needs}
+    if metric.facts.whole_class and not all(own.forget_classes for own in given.values() if isinstance(own, Evidence)):
         raise ValueError(NO_WHOLE_CLASS)
-    model = evidence.get("model")
-    value = model.value(metric) if needs == ("model",) and isinstance(model, Evidence) else metric(**own)
+    alone = given["model"] if needs == ("model",) else None
+    value = alone.value(metric) if isinstance(alone, Evidence) else metric(**given)
     if math.isnan(value):
         raise ValueError("the result is not a number")
     return float(value)
