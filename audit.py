@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import command_line
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     import argparse
 
     from audited_method import AuditResult
+    from foreign_models import ForeignResult
     from registry import Entry
+    from verification import Verification
 
 
 @command_line.command
@@ -80,7 +83,103 @@ def ulira(argv: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"klom": klom, "ulira": ulira}
+def evaluate(argv: Sequence[str]) -> int:
+    """Evaluate two models that were made elsewhere: before and after unlearning.
+
+    FILE is a safetensors file, or a pickle of a state dict (.pt, .pth, .pth.tar), of the architecture that --arch names. The forget
+    request is Lethe's: --forget_indexes with the positions in the published training part, or a class.
+    """
+    architecture = command_line.architecture_named(argv)
+    summary, _, details = (evaluate.__doc__ or "").partition("\n")
+    parser = command_line.OneLineParser(summary, details.strip())
+    group = parser.add_argument_group("the models")
+    group.add_argument("--initial", metavar="FILE", help="the model before unlearning, trained on everything")
+    group.add_argument("--unlearned", metavar="FILE", help="the model after unlearning")
+    group.add_argument("--ideal", metavar="FILE", help="the model retrained without the forget set (default: none)")
+    trained_on = "what the initial model saw: all but a tenth for validation, as Lethe splits it, or the whole published training part"
+    group.add_argument("--trained_on", choices=("train", "all"), default="train", help=f"{trained_on} (default: %(default)s)")
+    group.add_argument(
+        "--metrics", default="all", metavar="NAME,...", help="all, default, or names (default: %(default)s that these models allow)"
+    )
+    group.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: <dataset>-<arch>)")
+    command_line.add_shared_flags(parser)
+    command_line.add_signature_flags(parser, architecture, "architecture")
+    options = command_line.parsed(parser, argv)
+    missing = [f"--{name}" for name in ("initial", "unlearned") if getattr(options, name) is None]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} missing. Name the model's file")
+
+    from foreign_models import ForeignConfig, ForeignModels
+
+    config = ForeignConfig(
+        Path(options.initial),
+        Path(options.unlearned),
+        command_line.base_config(options, architecture, options.seed),
+        command_line.path_or_none(options.ideal),
+        options.trained_on,
+        tuple(options.metrics.split(",")),
+        options.experiment,
+    )
+    result = ForeignModels(config, progress=command_line.progress_bar).run()
+    print(measured_report(result))
+    return 0
+
+
+def verify(argv: Sequence[str]) -> int:
+    """Recompute every number of a run from its artifacts, and say what differs.
+
+    The digests of models, forget list and images are checked, the images read anew, the models evaluated anew. Exit code 1 where
+    something differs.
+    """
+    summary, _, details = (verify.__doc__ or "").partition("\n")
+    parser = command_line.OneLineParser(summary, details.strip())
+    parser.add_argument("run_id", metavar="RUN_ID", help="32 digits and letters; mlruns_parser.py lists them")
+    options = command_line.parsed(parser, argv)
+
+    from tracking.record import read_record
+    from verification import verify as verified
+
+    record = read_record(options.run_id)
+    done = verified(record, progress=command_line.progress_bar)
+    print(verification_report(record.name, done))
+    return 0 if done.holds else command_line.FAILED
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"klom": klom, "ulira": ulira, "evaluate": evaluate, "verify": verify}
+
+
+def verification_report(name: str, done: Verification) -> str:
+    """What was checked in a line each, the numbers that differ, and those that can't be recomputed."""
+    from reporter.text_table import text_table
+
+    lines = []
+    for check in done.checks:
+        lines.append(f"{'same' if check.holds else 'GONE' if check.found is None else 'DIFFERS'}: {check.what}")
+        lines += [f"    expected {check.named}, got {check.found}"] * (not check.holds and check.found is not None)
+    wrong = [number for number in done.numbers if not number.same]
+    rows = [[number.name, repr(number.logged), repr(number.recomputed)] for number in wrong]
+    table = ["", text_table(["number that differs", "the run has", "recomputed"], rows)] if rows else []
+    gone = [f"not there any more: {one}" for one in done.gone]
+    left_out = [f"not of the kind that artifacts can give (seconds, the way there): {', '.join(done.left_out)}"] if done.left_out else []
+    count = f"{len(done.numbers) - len(wrong)} of {len(done.numbers)} numbers are what the artifacts give"
+    verdict = "verified" if done.holds else "NOT verified"
+    return "\n".join([name, *lines, *table, "", *left_out, *gone, f"{verdict}: {count}"])
+
+
+def measured_report(result: ForeignResult) -> str:
+    """Every metric of the models, and why others are missing."""
+    from reporter.text_table import number, text_table
+    from tracking.store import tracking_uri
+
+    sides = (result.measured.initial, result.measured.model, result.measured.ideal)
+    names = dict.fromkeys(name for side in (sides[1], *sides) for name in side)
+    rows = [[name, *(number(side.get(name), 4) for side in sides)] for name in names]
+    reasons = dict.fromkeys(result.measured.undefined.values())
+    undefined = result.measured.undefined.items()
+    missing = [f"not measured ({why}): {', '.join(name for name, reason in undefined if reason == why)}" for why in reasons]
+    warnings = [f"warning: {warning}" for warning in result.warnings]
+    table = text_table(["metric", "initial", "unlearned", "ideal"], rows)
+    return "\n".join(["", table, "", *missing, *warnings, f"run in {tracking_uri()}: {result.run_id}"])
 
 
 def report(result: AuditResult) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ from margin_files import SETS, array_of, columns, npy, read_margins, sets_of, ta
 from measurement import evidence_of
 from model_sets import Member, make
 from tracking.run import TrackedRun, tracked_run
-from training import Progress, model_digest, silent
+from training import Progress, checkpoint_digest, model_digest, silent
 from unlearn import ForgetData
 
 ORACLES, UNLEARNED, COLUMNS, MODELS = "oracle_margins.npy", "unlearned_margins.npy", "columns.csv", "models.csv"
@@ -124,14 +125,13 @@ class KlomAudit:
         evidence = evidence_of(model, self.job.data, self.job.base.splits.test)
         ta = "test_retain_score" if evidence.forget_classes else "test_score"
         scores = {"retain_score": evidence.metric("retain_score"), "ta": evidence.metric(ta)}
-        rows.append({"side": side, "seed": member.seed, "checkpoint": member.path, "digest": model_digest(model), **scores})
+        rows.append({"side": side, **origin(member), "digest": model_digest(model), **scores})
         return evidence
 
     def _log(self, run: TrackedRun, models: Population, oracles: Population, rows: list[dict[str, Any]]) -> None:
         log_images(run, self.job.base, self.sets)
-        run.text(table(columns(self.sets)), COLUMNS)
-        run.text(table(rows), MODELS)
-        log_arrays(run, {UNLEARNED: npy(array_of(models.margins)), ORACLES: npy(array_of(oracles.margins))})
+        tables = {COLUMNS: table(columns(self.sets)).encode(), MODELS: table(rows).encode()}
+        log_arrays(run, tables | {UNLEARNED: npy(array_of(models.margins)), ORACLES: npy(array_of(oracles.margins))})
 
     def _notes(self) -> list[str]:
         whose = f"margins from {self.config.oracle_margins}" if self.given else f"{self.config.models} oracles"
@@ -144,6 +144,11 @@ class KlomAudit:
         started = time.perf_counter()
         yield
         self.stages[name] = time.perf_counter() - started
+
+
+def origin(member: Member) -> dict[str, Any]:
+    """Where a model comes from: its checkpoint, with the digest of what is in it."""
+    return {"seed": member.seed, "checkpoint": member.path, "checkpoint_digest": checkpoint_digest(member.path)}
 
 
 def floor_of(models: int) -> dict[str, float]:
@@ -160,6 +165,8 @@ def log_images(run: TrackedRun, base: BaseModels, sets: Mapping[str, Any]) -> No
 
 
 def log_arrays(run: TrackedRun, files: Mapping[str, bytes]) -> None:
+    """Files as artifacts, and the SHA-256 of each as a param."""
+    run.params({f"sha256.{name}": hashlib.sha256(content).hexdigest() for name, content in files.items()})
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
             path = Path(folder) / name

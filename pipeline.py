@@ -46,8 +46,10 @@ from training import (
     write_bytes,
 )
 from unlearn import METHODS, ForgetData, Unlearned, masked_layer, resolved, unlearn
+from vision_data import DATASETS
 
 JSON_FOLDER = Path("eval/metrics_and_plots/json")
+FORGET_LIST = "forget_indexes.txt"
 MASKED = "kappa_count"  # known for certain only once the mask is made
 METRICS_WAY_OUT = "Free the place, or start in another folder: the metrics are written below the current one"
 
@@ -140,7 +142,9 @@ class Pipeline:
         with tracked_run(self.experiment, self.name, nested=nested, tags=self.tags()) as run:
             self.stages["tracking_start"] = time.perf_counter() - started
             run.params({name: value for name, value in self.params().items() if name != MASKED})
-            for file in {entry.file for entry in (self.method, self.base.architecture) if entry.file is not None}:
+            for file in {
+                entry.file for entry in (self.method, self.base.architecture, DATASETS[self.config.base.dataset]) if entry.file is not None
+            }:
                 run.file(file, "code")
             with self._stage("initial"):
                 initial = self.base.initial()
@@ -157,6 +161,7 @@ class Pipeline:
             with self._stage("unlearn"), self._divergence_told(run):
                 unlearned = unlearn(self.config.unlearn, initial.model, self.data, **self.settings)
             self._check_untouched(initial)
+            run.params({"unlearned_digest": model_digest(unlearned.model)})
             self._warn(run, self._count_masked(run, unlearned) + self.intermediate.warnings())
             with self._stage("evaluate"), self._divergence_told(run):
                 measured = measure(
@@ -246,6 +251,7 @@ class Pipeline:
             "unlearn_file": self.method.file,
             "arch_file": self.base.architecture.file,
             "dataset": self.base.splits.dataset,
+            "dataset_file": DATASETS[base.dataset].file,
             "data": base.data,
             "arch": self.base.architecture.name,
             "num_classes": self.base.splits.classes,
@@ -385,6 +391,7 @@ class Pipeline:
         for name, images in (("forget", self.data.forget), ("retain", self.data.retain), ("test", self.base.splits.test)):
             run.image_set(f"{self.base.splits.dataset} {name}", images.digest, self.base.splits.dataset, name)
         run.file(json_path)
+        run.text("".join(f"{index}\n" for index in self.data.forget.indexes.tolist()), FORGET_LIST)
         with tempfile.TemporaryDirectory() as folder:
             for path in self._saved(Path(folder), unlearned, run.run_id):
                 run.file(path)

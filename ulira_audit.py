@@ -16,7 +16,7 @@ from audited_method import AuditResult, Notice, Start, job_of, loaded, params_of
 from base_models import BaseConfig
 from evaluation import Shadows, evaluate, outputs_of
 from evaluation.ulira import LEAST_SIDE
-from klom_audit import COLUMNS, MODELS, log_arrays, log_images
+from klom_audit import COLUMNS, MODELS, log_arrays, log_images, origin
 from margin_files import columns, npy, table
 from measurement import BATCH
 from model_sets import Member, make
@@ -86,9 +86,9 @@ class UliraAudit:
                 beside = sizes_of(shadows)
             sets = {"forget": base.forget}
             log_images(run, base, sets)
-            run.text(table(columns(sets)), COLUMNS)
-            run.text(table([row | {"attacked": bool(own)} for row, own in zip(rows, shadows.attacked, strict=True)]), MODELS)
-            log_arrays(run, {MARGINS: npy(shadows.margins.numpy()), MEMBER: npy(shadows.member.numpy())})
+            rows = [row | {"attacked": bool(own)} for row, own in zip(rows, shadows.attacked, strict=True)]
+            tables = {COLUMNS: table(columns(sets)).encode(), MODELS: table(rows).encode()}
+            log_arrays(run, tables | {MARGINS: npy(shadows.margins.numpy()), MEMBER: npy(shadows.member.numpy())})
             self.stages["total"] = time.perf_counter() - started
             run.metrics(values | beside | ends_of(intervals) | {f"stage_{stage}_seconds": s for stage, s in self.stages.items()})
             run.tags({f"undefined.{name}": reason for name, reason in undefined.items()})
@@ -154,7 +154,7 @@ class UliraAudit:
     def _seen(self, model: nn.Module, member: Member, rows: list[dict[str, Any]]) -> Tensor:
         """The margins of a model on the forget set; its row in the table of models."""
         forget = self.job.base.forget
-        rows.append({"trained_on": member.trained_on, "seed": member.seed, "checkpoint": member.path, "digest": model_digest(model)})
+        rows.append({"trained_on": member.trained_on, **origin(member), "digest": model_digest(model)})
         return outputs_of(model, forget.batches(BATCH, device=self.job.base.device)).margins.float()
 
     def _note(self) -> str:

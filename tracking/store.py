@@ -61,7 +61,7 @@ def open_experiment(name: str) -> str:
     uri = tracking_uri()
     for chatty in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    file = _database(uri)
+    file = database_of(uri)
     key = hashlib.sha256((str(file) if file else uri).encode()).hexdigest()[:16]
     try:
         with filelock.FileLock(Path(tempfile.gettempdir()) / f"lethe-store-{key}.lock"):
@@ -79,12 +79,12 @@ def open_experiment(name: str) -> str:
 
 def _artifact_location(uri: str, experiment: str) -> str | None:
     """Beside a local sqlite file, whatever folder the process is in; the store's own choice otherwise."""
-    file = _database(uri)
+    file = database_of(uri)
     folder = re.sub(r"[^\w.+-]", "_", experiment)
     return None if file is None else (file.parent / "mlruns" / folder).as_uri()
 
 
-def _database(uri: str) -> Path | None:
+def database_of(uri: str) -> Path | None:
     """The file of a local sqlite store."""
     found = re.fullmatch(r"sqlite(?:\+\w+)?:///(.+)", uri)
     return None if found is None else Path(found[1]).resolve()

@@ -3,6 +3,7 @@
 from training.checkpoints import (
     Metadata,
     check_checkpoint,
+    checkpoint_digest,
     checkpoint_metadata,
     library_versions,
     load_checkpoint,
@@ -25,6 +26,7 @@ __all__ = [
     "Recipe",
     "check_checkpoint",
     "check_writable",
+    "checkpoint_digest",
     "checkpoint_metadata",
     "descend",
     "digest_of",

@@ -62,6 +62,11 @@ def model_digest(model: nn.Module) -> str:
     return digest_of(model.state_dict())
 
 
+def checkpoint_digest(path: Path) -> str:
+    """`model_digest` of the model in a checkpoint, from the tensors themselves. Raises as `load_checkpoint`."""
+    return digest_of(read_tensors(path)[0] if path.suffix == ".safetensors" else _older_checkpoint(path)[0])
+
+
 def check_checkpoint(path: Path, expected: Metadata, defaults: Mapping[str, Any] | None = None) -> None:
     """ValueError if the checkpoint at `path` is of another architecture, dataset, split or forget set than `expected`.
 

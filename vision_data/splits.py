@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -30,6 +30,11 @@ class Splits:
     @property
     def classes(self) -> int:
         return len(self.class_names)
+
+    def without_validation(self) -> Splits:
+        """All training images as train, none for validation: as models from elsewhere are mostly trained."""
+        train = self.train.joined(self.validation)
+        return replace(self, train=train, validation=self.validation.subset(torch.zeros(len(self.validation), dtype=torch.bool)))
 
     @cached_property
     def digest(self) -> str:

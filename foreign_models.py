@@ -1,0 +1,222 @@
+"""Two models that were made elsewhere, one before and one after unlearning: every metric that they allow, as one run."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from base_models import BaseConfig, device_named
+from evaluation import ALL, OF_MANY, chosen, needs_of
+from judgement import judge
+from measurement import INCOMPETENT, Measured, measure
+from models import ARCHITECTURES, build
+from pipeline import FORGET_LIST, git_commit
+from registry import Entry, __version__
+from tracking.run import TrackedRun, tracked_run
+from tracking.store import check_store
+from training import (
+    Metadata,
+    Progress,
+    check_checkpoint,
+    checkpoint_metadata,
+    generator_for,
+    library_versions,
+    load_checkpoint,
+    model_digest,
+    save_checkpoint,
+    silent,
+)
+from unlearn import ForgetData, Unlearned
+from vision_data import DATASETS, load_splits
+
+TrainedOn = Literal["train", "all"]
+
+
+@dataclass(frozen=True)
+class ForeignConfig:
+    """Files of weights, and what they are of: dataset, architecture, forget request, as in `base`.
+
+    trained_on: the images that the initial model saw, "train" (Lethe's split, a tenth of each class is left for validation) or "all",
+    the whole published training part.
+    """
+
+    initial: Path
+    unlearned: Path
+    base: BaseConfig
+    ideal: Path | None = None
+    trained_on: TrainedOn = "train"
+    metrics: tuple[str, ...] = (ALL,)
+    experiment: str | None = None
+
+
+@dataclass(frozen=True)
+class ForeignResult:
+    """What was measured, and where it is."""
+
+    run_id: str
+    measured: Measured
+    warnings: list[str] = field(default_factory=list)
+
+
+class ForeignModels:
+    """Raises ValueError or FileNotFoundError, before anything is measured, for files that are not there or do not fit the architecture."""
+
+    def __init__(self, config: ForeignConfig, *, progress: Progress = silent) -> None:
+        self.config = config
+        splits = load_splits(config.base.dataset, config.base.data, config.base.split_seed)
+        self.splits = splits.without_validation() if config.trained_on == "all" else splits
+        self.architecture: Entry[Any] = ARCHITECTURES[config.base.arch or DATASETS[config.base.dataset].facts.arch]
+        self.options = self.architecture.settings(config.base.arch_options)
+        self.device = device_named(config.base.device)
+        self.data = self._forget_data(progress)
+        self.request_slug = config.base.request.slug
+        self.metrics = [metric for metric in chosen(config.metrics) if OF_MANY.isdisjoint(needs_of(metric.function))]
+        files = {"initial": config.initial, "unlearned": config.unlearned, "ideal": config.ideal}
+        self.models = {name: self._loaded(path) for name, path in files.items() if path is not None}
+        trained_on = {"initial": "train", "ideal": self.request_slug}
+        self.notes = [
+            note for name, images in trained_on.items() if (path := files[name]) and (note := self._check_training(name, path, images))
+        ]
+        self.experiment = config.experiment or f"{self.splits.dataset}-{self.architecture.name}"
+        check_store()
+
+    def run(self) -> ForeignResult:
+        """Measure them, in one MLflow run."""
+        started = time.perf_counter()
+        name = f"evaluate {self.config.unlearned.name} {self.request_slug}"
+        tags = {"audit": "evaluate", "lethe_version": __version__, "git_commit": git_commit()}
+        with tracked_run(self.experiment, name, tags=tags) as run:
+            run.params(self.params())
+            others = {name: model for name, model in self.models.items() if name != "unlearned"} | {
+                INCOMPETENT: self._built(generator_for(self.config.base.seed, "evaluation", INCOMPETENT).initial_seed())
+            }
+            measured = measure(self.models["unlearned"], others, self.data, self.splits.test, metrics=self.metrics)
+            unlearned = Unlearned(self.models["unlearned"])
+            warnings = self.notes + judge(self.models["initial"], unlearned, measured, classes=self.splits.classes)
+            self._log(run, measured, warnings)
+            run.metrics({"stage_total_seconds": time.perf_counter() - started})
+        return ForeignResult(run.run_id, measured, warnings)
+
+    def params(self) -> dict[str, Any]:
+        """Every setting, and the digests of the models."""
+        base = self.config.base
+        files = {"initial": self.config.initial, "unlearned": self.config.unlearned, "ideal": self.config.ideal}
+        return {
+            "dataset": self.splits.dataset,
+            "dataset_file": DATASETS[base.dataset].file,
+            "data": base.data,
+            "arch": self.architecture.name,
+            "arch_file": self.architecture.file,
+            "num_classes": self.splits.classes,
+            "seed": base.seed,
+            "split_seed": base.split_seed,
+            "split": self.splits.digest,
+            "trained_on": self.config.trained_on,
+            "class_to_replace": " ".join(map(str, base.request.classes)),
+            "num_indexes_to_replace": base.request.number,
+            "forget_indexes": base.request.file,
+            "request": self.request_slug,
+            "forget_count": len(self.data.forget),
+            "retain_count": len(self.data.retain),
+            "device": self.device,
+            "metrics": ",".join(self.config.metrics),
+            **{f"{name}_checkpoint": files[name] for name in self.models},
+            **{f"{name}_digest": model_digest(model) for name, model in self.models.items()},
+            **self.options,
+        }
+
+    def _log(self, run: TrackedRun, measured: Measured, warnings: list[str]) -> None:
+        run.metrics(measured.model)
+        for name, values in (("initial", measured.initial), ("ideal", measured.ideal)):
+            run.metrics({f"{name}_{metric}": value for metric, value in values.items()})
+        run.tags({f"undefined.{name}": reason for name, reason in measured.undefined.items()})
+        run.tags({"warning": "; ".join(warnings)} if warnings else {})
+        for name, images in (("forget", self.data.forget), ("retain", self.data.retain), ("test", self.splits.test)):
+            run.image_set(f"{self.splits.dataset} {name}", images.digest, self.splits.dataset, name)
+        run.text("".join(f"{index}\n" for index in self.data.forget.indexes.tolist()), FORGET_LIST)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, model in self.models.items():
+                path = Path(folder) / f"{name}.safetensors"
+                save_checkpoint(path, model, self._metadata(f"{name}, made elsewhere", versions=library_versions()))
+                run.file(path)
+
+    def _loaded(self, path: Path) -> nn.Module:
+        model = self._built(0)
+        if _is_foreign(path):
+            _load_foreign(path, model)
+        else:
+            load_checkpoint(path, model)
+        return model
+
+    def _forget_data(self, progress: Progress) -> ForgetData:
+        base = self.config.base
+        try:
+            return ForgetData.of(self.splits, base.request, seed=base.seed, device=self.device, progress=progress)
+        except ValueError as error:
+            way_out = (
+                "" if self.config.trained_on == "all" else ". If the models saw the whole published training part, say --trained_on all"
+            )
+            raise ValueError(f"{error}{way_out}") from error
+
+    def _built(self, seed: int) -> nn.Module:
+        arch = self.config.base.arch or self.architecture.name
+        return build(arch, self.splits.train.image_shape, self.splits.classes, seed=seed, options=self.options).to(self.device)
+
+    def _metadata(self, trained_on: str, **others: Any) -> Metadata:
+        return Metadata(
+            dataset=self.splits.dataset,
+            split=self.splits.digest,
+            split_seed=self.config.base.split_seed,
+            arch=self.architecture.identity,
+            options=dict(self.options),
+            classes=self.splits.classes,
+            image_shape=self.splits.train.image_shape,
+            seed=self.config.base.seed,
+            epochs=0,
+            trained_on=trained_on,
+            **others,
+        )
+
+    def _check_training(self, name: str, path: Path, trained_on: str) -> str:
+        """Lethe's own checkpoints say on which images they were trained. Others are believed, which is worth a line."""
+        if _is_foreign(path) or checkpoint_metadata(path) is None:
+            return f"that {path} was trained on these images can't be checked, it has no metadata of Lethe"
+        if self.config.trained_on == "all":
+            raise ValueError(f"--trained_on all: {path} is Lethe's, and was trained on its train split. Leave out --trained_on")
+        try:
+            check_checkpoint(path, self._metadata(trained_on), self.architecture.settings({}))
+        except ValueError as error:
+            raise ValueError(
+                str(error).replace("--mask, or another folder with --save_dir", "--mask").replace("--mask", f"--{name}")
+            ) from error
+        return ""
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether it is a safetensors file without Lethe's header. FileNotFoundError where there is none."""
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a file of weights {path}, and there is none. Check the path")
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        checkpoint_metadata(path)
+    except ValueError as error:
+        return "no Lethe header" in str(error)
+    return False
+
+
+def _load_foreign(path: Path, model: nn.Module) -> None:
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path}: expected the weights of this architecture, got others ({reason}). Choose the --arch it was made with"
+        ) from error

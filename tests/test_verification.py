@@ -1,0 +1,256 @@
+"""audit.py verify and evaluate: a run is what its artifacts give, and what somebody changed is found."""
+
+import re
+import sqlite3
+from pathlib import Path
+from urllib.request import url2pathname
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from own_store import store_in, there  # noqa: F401 (every test runs in the module's folder)
+from safetensors.torch import load_file, save_file
+
+import audit
+import mlflow_forget
+from training import checkpoint_digest
+from vision_data import load_splits
+
+JOB = ["--unlearn", "random_mask", "--kappa", "30", "--epochs", "2", "--class_to_replace", "-1", "--num_indexes_to_replace", "60"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("verified")
+
+
+def newest():
+    client = mlflow.MlflowClient()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return client.search_runs(experiments, order_by=["attributes.start_time DESC"])[0]
+
+
+def artifact(run, name):
+    return Path(url2pathname(run.info.artifact_uri.removeprefix("file://"))) / name
+
+
+def made(main, *argv):
+    assert main(list(argv)) == 0
+    return newest()
+
+
+def verified(capsys, run):
+    capsys.readouterr()
+    code = audit.main(["verify", run.info.run_id])
+    printed = capsys.readouterr()
+    return code, printed.out + printed.err
+
+
+@pytest.fixture
+def job(folder):
+    return made(mlflow_forget.main, *JOB)
+
+
+@pytest.fixture
+def klom(folder):
+    return made(audit.main, "klom", "--models", "10", *JOB)
+
+
+def test_a_run_of_a_method_is_what_its_artifacts_give(job, capsys):
+    code, out = verified(capsys, job)
+
+    same, all_of = map(int, re.search(r"^verified: (\d+) of (\d+) numbers", out, flags=re.MULTILINE).groups())
+    assert (code, same) == (0, all_of)
+    logged = {name for name in job.data.metrics if not re.search(r"seconds|^unlearn_|_train_|^speedup$|^epoch_|_count$", name)}
+    assert all_of == len(logged)
+    for what in ("split", "forget images", "retain images", "test images", "unlearned model", "number of forget images"):
+        assert f"same: {what}\n" in out
+
+
+@pytest.mark.parametrize("command", [["klom", "--models", "10"], ["ulira", "--shadows", "16"]])
+def test_an_audit_is_what_its_artifacts_give(command, folder, capsys):
+    code, out = verified(capsys, made(audit.main, *command, *JOB))
+
+    assert code == 0
+    assert "same: images of the columns" in out
+    assert re.search(r"^same: (20|16) checkpoints$", out, flags=re.MULTILINE)
+
+
+def test_a_changed_number_is_found(job, folder, capsys):
+    with sqlite3.connect(folder / "mlflow.db") as store:
+        store.execute("UPDATE latest_metrics SET value = 12.5 WHERE run_uuid = ? AND key = 'forget_score'", (job.info.run_id,))
+
+    code, out = verified(capsys, job)
+
+    assert code == 1
+    assert re.search(r"^forget_score +12.5 +\d+\.\d+$", out, flags=re.MULTILINE)
+    assert "NOT verified: " in out
+
+
+def test_another_model_in_the_place_of_the_unlearned_one_is_found(job, capsys):
+    """By its digest, though it is a checkpoint that is whole."""
+    artifact(job, "unlearned.safetensors").write_bytes(Path("results/digits/1mlp_ep2.safetensors").read_bytes())
+
+    code, out = verified(capsys, job)
+
+    assert code == 1
+    assert "DIFFERS: unlearned model" in out
+
+
+def test_another_forget_list_is_found(job, capsys):
+    file = artifact(job, "forget_indexes.txt")
+    file.write_text("\n".join(file.read_text().split()[1:]))
+
+    code, out = verified(capsys, job)
+
+    assert code == 1
+    assert "DIFFERS: number of forget images\n    expected 60, got 59" in out
+    assert "DIFFERS: forget images" in out
+
+
+def test_an_ideal_model_that_is_gone_or_another_is_named(folder, capsys):
+    run = made(mlflow_forget.main, *JOB, "--save_dir", "moved")
+    ideal = folder / "moved/1mlp_ep2_ideal_any-60.safetensors"
+    ideal.write_bytes((folder / "moved/1mlp_ep2.safetensors").read_bytes())
+
+    code, out = verified(capsys, run)
+
+    assert code == 1
+    assert f"DIFFERS: ideal model, {ideal.relative_to(folder)}" in out
+    ideal.unlink()
+    code, out = verified(capsys, run)
+    assert code == 1
+    assert "GONE: ideal model" in out
+
+
+def test_changed_margins_are_found(klom, capsys):
+    file = artifact(klom, "unlearned_margins.npy")
+    margins = np.load(file)
+    margins[:, :60] += 3
+    np.save(file, margins)
+
+    code, out = verified(capsys, klom)
+
+    assert code == 1
+    assert "DIFFERS: unlearned_margins.npy" in out
+    assert re.search(r"^klom_forget_p95 ", out, flags=re.MULTILINE)
+
+
+def test_models_that_are_gone_leave_an_audit_to_be_verified(folder, capsys):
+    run = made(audit.main, "klom", "--models", "10", *JOB, "--save_dir", "few")
+    (folder / "few/3mlp_ep2.safetensors").unlink()
+
+    code, out = verified(capsys, run)
+
+    assert code == 0
+    assert "not there any more: 1 of 20 checkpoints that the audit started from" in out
+
+
+@pytest.mark.parametrize("name", ["unlearned.safetensors"])
+def test_an_artifact_that_is_gone_is_an_error(name, job, capsys):
+    artifact(job, name).unlink()
+
+    code, out = verified(capsys, job)
+
+    assert code == 2
+    assert f"expected its artifact {name}, and there is none" in out
+
+
+def test_a_parent_names_its_children(folder, capsys):
+    mlflow_forget.main([*JOB, "--seed", "1", "2"])
+    children = newest(), None
+    parent = mlflow.MlflowClient().get_run(children[0].data.tags["mlflow.parentRunId"])
+
+    code, out = verified(capsys, parent)
+
+    assert code == 2
+    assert "is the parent of 2 runs and has no numbers. Verify those: " in out
+    assert children[0].info.run_id in out
+
+
+@pytest.mark.parametrize(
+    ("run_id", "message"),
+    [
+        ("newest", "expected a run's id, 32 digits and letters from a to f, got 'newest'"),
+        ("0" * 32, "no run 00000000000000000000000000000000 can be read from"),
+    ],
+)
+def test_an_id_of_no_run_is_a_line(run_id, message, job, capsys):
+    capsys.readouterr()
+
+    assert audit.main(["verify", run_id]) == 2
+
+    assert message in capsys.readouterr().err
+
+
+def test_without_a_store_none_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_in(tmp_path))
+
+    assert audit.main(["verify", "0" * 32]) == 2
+
+    assert "expected a tracking store" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+# Models made elsewhere
+
+
+@pytest.fixture
+def elsewhere(job, folder):
+    """Weights without a word, as another program leaves them, and a list that has images of Lethe's validation part."""
+    weights = load_file("results/digits/1mlp_ep2.safetensors")
+    save_file(weights, "initial_elsewhere.safetensors")
+    torch.save({name: value + 0.05 for name, value in weights.items()}, "unlearned_elsewhere.pth")
+    splits = load_splits("digits", ".")
+    indexes = [*splits.train.indexes[:30].tolist(), *splits.validation.indexes[:3].tolist()]
+    (folder / "forget_elsewhere.txt").write_text("\n".join(map(str, indexes)))
+    return ["evaluate", "--initial", "initial_elsewhere.safetensors", "--unlearned", "unlearned_elsewhere.pth"]
+
+
+def test_models_from_elsewhere_are_evaluated_and_verified(elsewhere, capsys):
+    run = made(audit.main, *elsewhere, "--forget_indexes", "forget_elsewhere.txt", "--trained_on", "all")
+    out = capsys.readouterr().out
+
+    assert {"forget_score", "mia", "zrf", "probe_score", "relearn_steps", "initial_forget_score"} <= run.data.metrics.keys()
+    assert run.data.params["forget_count"] == "33"
+    assert run.data.params["initial_digest"] == checkpoint_digest(Path("results/digits/1mlp_ep2.safetensors"))
+    assert "not measured (needs an ideal model): " in out
+    assert "warning: that initial_elsewhere.safetensors was trained on these images can't be checked" in out
+    assert verified(capsys, run)[0] == 0
+
+
+def test_an_ideal_model_allows_the_other_metrics(elsewhere, capsys):
+    ideal = "results/digits/1mlp_ep2_ideal_any-60.safetensors"
+    run = made(audit.main, *elsewhere, "--class_to_replace", "-1", "--num_indexes_to_replace", "60", "--ideal", ideal)
+
+    assert {"avg_gap", "fidelity", "ideal_forget_score"} <= run.data.metrics.keys()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--forget_indexes", "forget_elsewhere.txt"], "If the models saw the whole published training part, say --trained_on all"),
+        (
+            ["--ideal", "results/digits/1mlp_ep2_ideal_any-60.safetensors"],
+            "expected a model trained on all but class0, got one marked 'any-60'. Name another file with --ideal",
+        ),
+        (["--initial", "results/digits/1mlp_ep2.safetensors", "--trained_on", "all"], "is Lethe's, and was trained on its train split"),
+        (["--arch", "cnn"], "expected the weights of this architecture, got others"),
+        (["--initial", "none.pth"], "expected a file of weights none.pth, and there is none"),
+        (["--metrics", "mai"], "unknown metric 'mai'. Did you mean 'mia'?"),
+    ],
+)
+def test_models_that_do_not_fit_are_a_line(flags, message, elsewhere, capsys):
+    capsys.readouterr()
+
+    assert audit.main([*elsewhere, *flags]) == 2
+
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_both_models_are_needed(capsys, folder):
+    assert audit.main(["evaluate", "--initial", "a.pth"]) == 2
+    assert "--unlearned missing. Name the model's file" in capsys.readouterr().err

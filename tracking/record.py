@@ -1,0 +1,101 @@
+"""One finished run, read back whole: what it logged, and the folder of its artifacts."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracking.client_reader import few_retries
+from tracking.store import database_of, tracking_uri
+from tracking.stored_run import PARENT_TAG, infinity_restored
+
+PROGRESS_BAR = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run's id, name and status, its params and tags as text, its metrics at their last value, the digests of its image sets by
+    context, and where its artifacts are (those of a server were fetched)."""
+
+    run_id: str
+    name: str
+    status: str
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+    images: dict[str, str]
+    folder: Path
+
+
+def read_record(run_id: str) -> Record:
+    """The run with that id in the tracking store.
+
+    Raises ValueError for an id that is none, a run that is not there, the parent of several runs, one that did not finish, and a store
+    that can't be used.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if not re.fullmatch(r"[0-9a-f]{32}", run_id):
+        raise ValueError(f"expected a run's id, 32 digits and letters from a to f, got {run_id!r}. mlruns_parser.py lists them")
+    uri = tracking_uri()
+    file = database_of(uri)
+    if file is not None and not file.exists():
+        raise FileNotFoundError(
+            f"expected a tracking store {uri}, and there is none. Go to the folder of the run, or set MLFLOW_TRACKING_URI"
+        )
+    try:
+        with few_retries(), _no_progress_bar():
+            client = MlflowClient(tracking_uri=uri)
+            run = client.get_run(run_id)
+            _check_single(client, run)
+            folder = Path(client.download_artifacts(run_id, ""))
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"no run {run_id} can be read from {uri} ({reason}). Check the id, and MLFLOW_TRACKING_URI") from error
+    return Record(
+        run_id,
+        run.info.run_name or "",
+        run.info.status,
+        dict(run.data.params),
+        {name: infinity_restored(value) for name, value in run.data.metrics.items()},
+        dict(run.data.tags),
+        dict(_images(run)),
+        folder,
+    )
+
+
+def _check_single(client: Any, run: Any) -> None:
+    if run.info.status != "FINISHED":
+        reason = run.data.tags.get("error", "it was interrupted, or is still running")
+        raise ValueError(f"run {run.info.run_id}: expected one that FINISHED, got {run.info.status} ({reason}). Verify another")
+    if run.data.tags.get("sweep") == "parent":
+        found = client.search_runs([run.info.experiment_id], f"tags.`{PARENT_TAG}` = '{run.info.run_id}'")
+        children = ", ".join(child.info.run_id for child in found)
+        raise ValueError(f"run {run.info.run_id} is the parent of {len(found)} runs and has no numbers. Verify those: {children}")
+
+
+def _images(run: Any) -> Iterator[tuple[str, str]]:
+    for one in run.inputs.dataset_inputs:
+        for tag in one.tags:
+            if tag.key == "mlflow.data.context":
+                yield tag.value, one.dataset.digest
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    given = os.environ.get(PROGRESS_BAR)
+    os.environ[PROGRESS_BAR] = "false"
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[PROGRESS_BAR]
+        else:
+            os.environ[PROGRESS_BAR] = given
