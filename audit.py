@@ -49,14 +49,18 @@ def klom(argv: Sequence[str]) -> int:
     parser, method, architecture = _parser(argv, klom)
     group = parser.add_argument_group("the audit")
     group.add_argument("--models", type=int, default=100, metavar="N", help="models a side (default: %(default)s)")
-    margins = "the oracles' margins, made elsewhere: a row per model; a column per forget, retain and validation image (see README)"
-    group.add_argument("--oracle_margins", metavar="FILE.npy", help=margins)
+    from_file = "the oracles' margins, made elsewhere: a row per model; a column per forget, retain and validation image (see README)"
+    group.add_argument("--oracle_margins", metavar="FILE.npy", help=from_file)
+    of_each = "metrics of one model, by name, measured of each of these, as mia_confidence; the means are logged (default: none)"
+    group.add_argument("--metrics", default="", metavar="NAME,...", help=of_each)
     options = _parsed(parser, argv, method)
 
     from klom_audit import KlomAudit, KlomConfig
 
     common = _common(options, method, architecture)
-    config = KlomConfig(**common, models=options.models, oracle_margins=command_line.path_or_none(options.oracle_margins))
+    margins = command_line.path_or_none(options.oracle_margins)
+    also = tuple(filter(None, options.metrics.split(",")))
+    config = KlomConfig(**common, models=options.models, oracle_margins=margins, also=also)
     result = KlomAudit(config, progress=command_line.progress_bar, notice=print).run()
     print(report(result))
     return 0
@@ -188,6 +192,7 @@ def report(result: AuditResult) -> str:
     from tracking.store import tracking_uri
 
     rows = [[name, number(value, 4), against(name, result), verdict(name, value, result)] for name, value in result.values.items()]
+    rows += [[name, number(value, 4), "", ""] for name, value in result.beside.items() if "_mean_" in name]
     missing = [f"not measured: {name}: {reason}" for name, reason in result.undefined.items()]
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in result.stages.items())
     where = f"run in {tracking_uri()}: {result.run_id}"

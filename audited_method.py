@@ -29,7 +29,10 @@ class Start:
 
 @dataclass(frozen=True)
 class AuditResult:
-    """What an audit measured, and where it is. `beside`: what the values are to be held against. `notes`: lines for a reader."""
+    """What an audit measured, and where it is. `beside`: what the values are to be held against. `notes`: lines for a reader.
+
+    `models`: a row for each model that was measured, as in the artifact models.csv.
+    """
 
     run_id: str
     name: str
@@ -39,6 +42,7 @@ class AuditResult:
     notes: list[str]
     stages: dict[str, float]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    models: list[dict[str, Any]] = field(default_factory=list)
 
 
 def job_of(unlearn: str, settings: Mapping[str, Any], base: BaseConfig, experiment: str | None, progress: Progress) -> Pipeline:

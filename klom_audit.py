@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from torch import Tensor, nn
 
 from audited_method import AuditResult, Notice, Start, job_of, loaded, params_of, unlearned
 from base_models import BaseConfig, BaseModels
-from evaluation import Evidence, Population, evaluate, noise_floor
+from evaluation import METRICS, Evidence, Population, evaluate, needs_of, noise_floor
 from evaluation.population import MINIMUM
 from margin_files import SETS, array_of, columns, npy, read_margins, sets_of, table
 from measurement import evidence_of
@@ -30,13 +31,17 @@ ORACLES, UNLEARNED, COLUMNS, MODELS = "oracle_margins.npy", "unlearned_margins.n
 
 @dataclass(frozen=True)
 class KlomConfig:
-    """A method, and how many models a side. `oracle_margins`: a file of the oracles' margins, from elsewhere; see margin_files.columns."""
+    """A method, and how many models a side.
+
+    oracle_margins: a file of the oracles' margins, from elsewhere; see margin_files.columns. also: metrics of one model, measured of each.
+    """
 
     unlearn: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     base: BaseConfig = field(default_factory=BaseConfig)
     models: int = 100
     oracle_margins: Path | None = None
+    also: tuple[str, ...] = ()
     experiment: str | None = None
 
 
@@ -53,6 +58,7 @@ class KlomAudit:
         self.config = config
         self.notice = notice
         self.job = job_of(config.unlearn, config.settings, config.base, config.experiment, progress)
+        self.also = [_of_one_model(name) for name in config.also]
         self.sets = sets_of(self.job.data)
         self.given = None if config.oracle_margins is None else self._given(config.oracle_margins)
         self.stages: dict[str, float] = {}
@@ -67,7 +73,9 @@ class KlomAudit:
         started = time.perf_counter()
         tags = {"audit": "klom", **self.job.tags()}
         with tracked_run(self.job.experiment, self.name, tags=tags) as run:
-            run.params(params_of(self.job, models=self.config.models, oracle_margins=self.config.oracle_margins))
+            run.params(
+                params_of(self.job, models=self.config.models, oracle_margins=self.config.oracle_margins, metrics=",".join(self.also))
+            )
             with self._stage("initial"):
                 initial = make(self.job.base, "initial models", self.config.models).members
             rows: list[dict[str, Any]] = []
@@ -77,12 +85,12 @@ class KlomAudit:
                 models = Population.of(self._after(initial, rows))
             with self._stage("evaluate"):
                 values, undefined = evaluate(models=models, oracles=oracles)
-                beside = floor_of(self.config.models)
+                beside = floor_of(self.config.models) | means_of(rows, self.also)
             self._log(run, models, oracles, rows)
             self.stages["total"] = time.perf_counter() - started
             run.metrics(values | beside | {f"stage_{stage}_seconds": seconds for stage, seconds in self.stages.items()})
             run.tags({f"undefined.{name}": reason for name, reason in undefined.items()})
-        return AuditResult(run.run_id, self.name, values, beside, undefined, self._notes(), self.stages)
+        return AuditResult(run.run_id, self.name, values, beside, undefined, self._notes(), self.stages, models=rows)
 
     def _given(self, path: Path) -> dict[str, Tensor]:
         margins = read_margins(path, {name: len(images) for name, images in self.sets.items()})
@@ -125,7 +133,8 @@ class KlomAudit:
         evidence = evidence_of(model, self.job.data, self.job.base.splits.test)
         ta = "test_retain_score" if evidence.forget_classes else "test_score"
         scores = {"retain_score": evidence.metric("retain_score"), "ta": evidence.metric(ta)}
-        rows.append({"side": side, **origin(member), "digest": model_digest(model), **scores})
+        also = {name: evidence.metric(name) for name in self.also}
+        rows.append({"side": side, **origin(member), "digest": model_digest(model), **scores, **also})
         return evidence
 
     def _log(self, run: TrackedRun, models: Population, oracles: Population, rows: list[dict[str, Any]]) -> None:
@@ -144,6 +153,20 @@ class KlomAudit:
         started = time.perf_counter()
         yield
         self.stages[name] = time.perf_counter() - started
+
+
+def _of_one_model(name: str) -> str:
+    """The name of a metric that needs one model alone. ValueError for another."""
+    metric = METRICS[name]
+    if needs_of(metric.function) != ("model",):
+        raise ValueError(f"--metrics: expected metrics of one model alone, got {metric.name}, which needs others. Leave it out")
+    return metric.name
+
+
+def means_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:
+    """The mean of each metric over the models of each side: unlearned_mean_<name>, oracle_mean_<name>."""
+    sides = {side: [row for row in rows if row["side"] == side] for side in ("unlearned", "oracle")}
+    return {f"{side}_mean_{name}": mean(float(row[name]) for row in own) for side, own in sides.items() if own for name in names}
 
 
 def origin(member: Member) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class UliraAudit:
             self.stages["total"] = time.perf_counter() - started
             run.metrics(values | beside | ends_of(intervals) | {f"stage_{stage}_seconds": s for stage, s in self.stages.items()})
             run.tags({f"undefined.{name}": reason for name, reason in undefined.items()})
-        return AuditResult(run.run_id, self.name, values, beside, undefined, [self._note()], self.stages, intervals)
+        return AuditResult(run.run_id, self.name, values, beside, undefined, [self._note()], self.stages, intervals, rows)
 
     def _of_halves(self, rows: list[dict[str, Any]]) -> Shadows:
         """Each shadow model unlearns the forget images that it was trained on."""

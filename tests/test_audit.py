@@ -100,6 +100,16 @@ def test_an_audit_is_a_run_like_all_others(capsys):
     assert len(list(csv.DictReader(artifact(run, "models.csv").open()))) == 20
 
 
+def test_metrics_of_one_model_are_measured_of_each(capsys):
+    run, out = audited(capsys, *KLOM, "--unlearn", "default", "--metrics", "forget_score,mia")
+
+    rows = list(csv.DictReader(artifact(run, "models.csv").open()))
+    for side in ("unlearned", "oracle"):
+        own = [float(row["mia"]) for row in rows if row["side"] == side]
+        assert run.data.metrics[f"{side}_mean_mia"] == sum(own) / 10
+    assert "oracle_mean_forget_score" in out
+
+
 def test_the_ideal_model_is_compared_with_oracles_of_other_seeds(capsys):
     """Beside themselves the oracles would be at 0; beside others they are about at the floor."""
     run, _ = audited(capsys, *KLOM, "--unlearn", "retrain")
@@ -194,6 +204,7 @@ def test_help_shows_the_methods_own_flags(capsys):
         (["klom", "--unlearn", "default", "--modles", "9"], "unknown flag '--modles'. Did you mean '--models'?"),
         (["klom", "--unlearn", "default", "--models", "9"], "--models: expected at least 10 a side, got 9"),
         (["klom", "--unlearn", "default", "--mask", "a.safetensors"], "--mask is one model, and an audit needs many"),
+        (["klom", "--unlearn", "default", "--metrics", "avg_gap"], "--metrics: expected metrics of one model alone, got avg_gap"),
         (["ulira", "--unlearn", "default", "--shadows", "12"], "--shadows: expected a multiple of 4 of at least 16, got 12"),
         (["ulira", "--unlearn", "default", "--shadows", "18"], "--shadows: expected a multiple of 4 of at least 16, got 18"),
         (["ulira", "--unlearn", "default", "--ulira_out", "oracles"], "--ulira_out: invalid choice: 'oracles'"),

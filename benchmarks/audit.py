@@ -1,0 +1,196 @@
+"""What the audits find: every method beside N oracles (KLoM, the challenge's score) and under shadow models' attack (U-LiRA).
+
+    python benchmarks/audit.py
+    python benchmarks/audit.py --methods FT NegGrad --dataset MNIST --arch mlp
+
+KLoM is the 95th percentile over the images of a set, nats, beside the noise floor of N models a side: what two samples of one
+normal come to. quality, score: forgetting_quality and forgetting_score. U-LiRA: AUC and TPR at 1 % FPR with 95 % intervals; 0.5 and
+0.01 where nothing can be told. mia_confidence is the percentage of forget images that an attack on the confidence of one model takes
+for never seen: the mean over the N models, less the oracles', with the 95 % interval of the difference per seed. It passes where 0 is
+within the interval; U-LiRA is passed where 0.5 is, or where all of it is below.
+
+`default` is the initial model, which has to be caught, `retrain` the ideal model of another seed than the oracle, which has to pass.
+Finished audits are kept and used again: an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import command_line
+
+METHODS = ("default", "retrain", "MIMU", "SFT", "FT", "NegGrad", "NGPlus", "SRL", "SalUn", "SCRUB", "SSD")
+MIA = "mia_confidence"
+CODE = ("audited_method.py", "klom_audit.py", "ulira_audit.py", "model_sets.py", "margin_files.py")
+
+Row = dict[str, Any]
+
+
+@command_line.command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print one table, and in words what passes one attack and fails the other; the same numbers with --json."""
+    options = options_of(argv)
+
+    from benchmarks.cells import MEASURED_CODE, ROOT, Cells
+    from benchmarks.machine import describe, write_json
+    from training import check_writable
+
+    if options.json:
+        check_writable(Path(options.json).absolute().parent, "Choose another --json")
+    shared = tuple(place for place in MEASURED_CODE if place != "unlearn")
+    kept = Cells(cells_file(options), *(str(ROOT / file) for file in CODE), code=shared)
+    rows = [measured(options, method, kept) for method in command_line.progress_bar(options.methods, "methods")]
+    print(heading(rows, options), table(rows), "", *in_words(rows), "", kept.note(), describe(), sep="\n")
+    write_json(options.json, {"command": f"benchmarks/audit.py {' '.join(sys.argv[1:] if argv is None else argv)}", "rows": rows})
+    return 0
+
+
+def options_of(argv: Sequence[str] | None) -> Any:
+    summary, _, details = (__doc__ or "").partition("\n")
+    parser = command_line.OneLineParser(summary, details.strip())
+    parser.add_argument("--methods", nargs="+", default=METHODS, metavar="NAME", help="default: " + " ".join(METHODS))
+    parser.add_argument("--models", type=int, default=100, metavar="N", help="KLoM: models a side (default: %(default)s)")
+    parser.add_argument(
+        "--shadows", type=int, default=128, metavar="N", help="U-LiRA: shadow models, half of them a side (default: %(default)s)"
+    )
+    parser.add_argument("--cells", metavar="FILE", help="where the audits are kept (default: <save_dir>/benchmarks/audit.jsonl)")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    command_line.add_shared_flags(parser)
+    parser.set_defaults(class_to_replace=[-1], num_indexes_to_replace=130)
+    chosen = command_line.first_pass(argv, {"arch": None, "dataset": "digits"})
+    command_line.add_signature_flags(parser, command_line.architecture_of(**chosen), "architecture")
+    options = command_line.parsed(parser, argv)
+
+    from unlearn import METHODS as REGISTERED
+
+    options.methods = [REGISTERED[name].name for name in options.methods]
+    return options
+
+
+def cells_file(options: Any) -> Path:
+    return Path(options.cells) if options.cells else Path(options.save_dir or f"results/{options.dataset}") / "benchmarks" / "audit.jsonl"
+
+
+def measured(options: Any, method: str, kept: Any) -> Row:
+    """Both audits of a method, or `failed` with the reason why there are none."""
+    from benchmarks.method_cells import method_code
+    from unlearn import METHODS as REGISTERED
+
+    architecture = command_line.architecture_of(options.arch, options.dataset)
+    base = command_line.base_config(options, architecture, options.seed)
+    entry = REGISTERED[method]
+    key = {"what": "audits", "method": method, "settings": entry.settings({}), "method_code": method_code(entry), "base": repr(base)}
+    key |= {"models": options.models, "shadows": options.shadows}
+    return {"method": method} | kept.measured(key, lambda: audited(options, method, base))
+
+
+def audited(options: Any, method: str, base: Any) -> Row:
+    from klom_audit import KlomAudit, KlomConfig
+    from ulira_audit import UliraAudit, UliraConfig
+
+    def told(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    try:
+        klom = KlomAudit(
+            KlomConfig(method, base=base, models=options.models, also=(MIA,)), progress=command_line.progress_bar, notice=told
+        ).run()
+        ulira = UliraAudit(UliraConfig(method, base=base, shadows=options.shadows), progress=command_line.progress_bar, notice=told).run()
+    except (ValueError, FloatingPointError) as error:
+        return {"failed": " ".join(str(error).split())}
+    gaps = gaps_of(klom.models)
+    return {
+        **klom.values,
+        **klom.beside,
+        **ulira.values,
+        **ulira.beside,
+        "intervals": {name: list(ends) for name, ends in ulira.intervals.items()},
+        "gap": gaps.mean,
+        "gap_interval": list(gaps.interval or ()),
+        "seconds": klom.stages["total"] + ulira.stages["total"],
+        "runs": [klom.run_id, ulira.run_id],
+    }
+
+
+def gaps_of(models: Sequence[Mapping[str, Any]]) -> Any:
+    """mia_confidence less the oracle's of the same seed."""
+    from evaluation.over_seeds import gaps, over_seeds
+
+    sides = ({row["seed"]: float(row[MIA]) for row in models if row["side"] == side} for side in ("unlearned", "oracle"))
+    return over_seeds(gaps(*sides), "points")
+
+
+def passes_mia(row: Row) -> bool:
+    low, high = row["gap_interval"]
+    return bool(low <= 0 <= high)
+
+
+def passes_ulira(row: Row) -> bool:
+    low, _ = row["intervals"]["ulira_auc"]
+    return bool(low <= 0.5)
+
+
+def heading(rows: Sequence[Row], options: Any) -> str:
+    found = [row for row in rows if "failed" not in row]
+    floor = f"; noise floor of KLoM {found[0]['klom_floor_p95']:.2f}" if found else ""
+    request = f"{options.num_indexes_to_replace or 'all'} images of class {' '.join(map(str, options.class_to_replace or (0,)))}"
+    if options.forget_indexes:
+        request = f"the images of {options.forget_indexes}"
+    return f"{options.dataset}, forgetting {request} (-1 is any), {options.models} models a side{floor}; {options.shadows} shadow models"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A line per method, the largest AUC first; below, why others are missing."""
+    from reporter.text_table import text_table
+
+    found = sorted((row for row in rows if "failed" not in row), key=lambda row: -row["ulira_auc"])
+    header = [
+        "method",
+        "KLoM forget",
+        "retain",
+        "validation",
+        "quality",
+        "score",
+        "U-LiRA AUC",
+        "TPR at 1 % FPR",
+        "mia_confidence gap",
+        "seconds",
+    ]
+    lines = text_table(header, [line(row) for row in found])
+    return "\n".join([lines, *(f"{row['method']}: {row['failed']}" for row in rows if "failed" in row)])
+
+
+def line(row: Row) -> list[str]:
+    numbers = [f"{row[name]:.2f}" for name in ("klom_forget_p95", "klom_retain_p95", "klom_validation_p95")]
+    numbers += [f"{row[name]:.3f}" for name in ("forgetting_quality", "forgetting_score")]
+    numbers += [with_ends(row[name], row["intervals"][name], 3) for name in ("ulira_auc", "ulira_tpr_at_1_fpr")]
+    return [row["method"], *numbers, with_ends(row["gap"], row["gap_interval"], 1), f"{row['seconds']:.0f}"]
+
+
+def with_ends(value: float, ends: Sequence[float], digits: int) -> str:
+    return f"{value:.{digits}f} ({ends[0]:.{digits}f} to {ends[1]:.{digits}f})"
+
+
+def in_words(rows: Sequence[Row]) -> list[str]:
+    """What a reader of one attack alone would miss."""
+    found = [row for row in rows if "failed" not in row]
+    kinds = {
+        f"pass {MIA} and fail U-LiRA: what they forgot can be told, though not by the attack that most tables have": (True, False),
+        f"fail {MIA} and fail U-LiRA": (False, False),
+        f"pass {MIA} and pass U-LiRA": (True, True),
+        f"fail {MIA} and pass U-LiRA: confidence is another than the oracles', but it does not tell which images were forgotten": (
+            False,
+            True,
+        ),
+    }
+    of = {words: [row["method"] for row in found if (passes_mia(row), passes_ulira(row)) == kind] for words, kind in kinds.items()}
+    return [f"{words}: {', '.join(methods)}" for words, methods in of.items() if methods]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
