@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from base_models import BaseModels, flags_of, score_of
 from training import check_checkpoint, fit_many, generator_for, library_versions, load_checkpoint, save_checkpoint
-from training.many import stack_size
+from training.many import models_at_once
 
 Kind = Literal["initial models", "oracles", "shadows"]
 FLAGS: dict[Kind, str] = {
@@ -93,7 +93,7 @@ def make(base: BaseModels, kind: Kind, count: int) -> Made:
             _check(base, member)
     missing = [member for member in members if not member.path.exists()]
     started = time.perf_counter()
-    size = stack_size(base.untrained(), base.device)
+    size = models_at_once(base.untrained(), base.device)
     stacks = [missing[start : start + size] for start in range(0, len(missing), size)]
     for number, stack in enumerate(stacks, 1):
         _train(base, stack, kind if len(stacks) == 1 else f"{kind} {number}/{len(stacks)}")
