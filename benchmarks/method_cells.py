@@ -113,8 +113,8 @@ def measured(trial: Trial, world: World, cells: Cells) -> Row:
 
 
 def method_code(entry: Entry[Any]) -> str:
-    """The digest of a method's own file and of what that shares with others."""
-    return code_digest(files_behind(inspect.unwrap(entry.function).__module__, "unlearn"))
+    """The digest of a method's own file and of what that shares with others; of a person's file alone, if it is from there."""
+    return code_digest([entry.file] if entry.file else files_behind(inspect.unwrap(entry.function).__module__, "unlearn"))
 
 
 def _ideal(world: World) -> tuple[nn.Module, float]:
