@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from base_models import BaseModels, flags_of, score_of
 from training import check_checkpoint, fit_many, generator_for, library_versions, load_checkpoint, save_checkpoint
-from training.many import stack_size
+from training.many import models_at_once
 
 Kind = Literal["initial models", "oracles", "shadows"]
 FLAGS: dict[Kind, str] = {
@@ -75,8 +75,7 @@ def members_of(base: BaseModels, kind: Kind, count: int) -> list[Member]:
         return [_shadow(base, number) for number in range(1, count + 1)]
     seeds = range(base.config.seed, base.config.seed + count)
     if kind == "oracles":
-        retained = torch.isin(base.splits.train.indexes, base.retain.indexes).nonzero().flatten()
-        return [_seeded(base.ideal_path_of(seed), base.request_slug, seed, retained) for seed in seeds]
+        return _oracles(base, seeds)
     everything = torch.arange(len(base.splits.train))
     paths = [base.initial_path, *(base.initial_path_of(seed) for seed in seeds[1:])]
     return [_seeded(path, "train", seed, everything) for path, seed in zip(paths, seeds, strict=True)]
@@ -93,7 +92,7 @@ def make(base: BaseModels, kind: Kind, count: int) -> Made:
             _check(base, member)
     missing = [member for member in members if not member.path.exists()]
     started = time.perf_counter()
-    size = stack_size(base.untrained(), base.device)
+    size = models_at_once(base.untrained(), base.device)
     stacks = [missing[start : start + size] for start in range(0, len(missing), size)]
     for number, stack in enumerate(stacks, 1):
         _train(base, stack, kind if len(stacks) == 1 else f"{kind} {number}/{len(stacks)}")
@@ -111,13 +110,33 @@ def found(base: BaseModels, kind: Kind, count: int) -> list[Kept]:
     return [_load(base, member) for member in members]
 
 
-def command(base: BaseModels, kind: Kind, count: int) -> str:
-    """The command that makes the first `count` models of a set."""
-    return " ".join([f"python -u {FLAGS[kind]} {count}", *flags_of(base.config)])
+def oracles_of(base: BaseModels, seeds: Sequence[int]) -> Iterator[nn.Module]:
+    """The oracles of these seeds, one after the other. FileNotFoundError, naming the command that makes them, where one is missing."""
+    members = _oracles(base, seeds)
+    missing = [member for member in members if not member.path.exists()]
+    if missing:
+        first = min(base.config.seed, *seeds)
+        makes = command(base, "oracles", max(seeds) + 1 - first, seed=first)
+        raise FileNotFoundError(
+            f"expected oracles of the seeds {seeds[0]} to {seeds[-1]} in {base.save_dir}, and {len(missing)} of them are missing. "
+            f"Make them: {makes}"
+        )
+    return (_load(base, member).model for member in members)
+
+
+def command(base: BaseModels, kind: Kind, count: int, *, seed: int | None = None) -> str:
+    """The command that makes the first `count` models of a set, from another seed on if one is given."""
+    config = base.config if seed is None else replace(base.config, seed=seed)
+    return " ".join([f"python -u {FLAGS[kind]} {count}", *flags_of(config)])
 
 
 def _flag(kind: Kind) -> str:
     return FLAGS[kind].partition("--")[2]
+
+
+def _oracles(base: BaseModels, seeds: Sequence[int]) -> list[Member]:
+    retained = torch.isin(base.splits.train.indexes, base.retain.indexes).nonzero().flatten()
+    return [_seeded(base.ideal_path_of(seed), base.request_slug, seed, retained) for seed in seeds]
 
 
 def _seeded(path: Path, trained_on: str, seed: int, rows: Tensor) -> Member:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from checkpoint_epochs import Intermediate, checked, undisturbed
 from evaluation import DEFAULT, Evidence, Times, chosen
 from judgement import judge
 from measurement import INCOMPETENT, Measured, evidence_of_others, measure, of_intermediate_models
+from model_sets import oracles_of
 from registry import __version__
 from reporter.layer_pictures import masked_layer_image, weight_histogram
 from reporter.margin_pictures import margin_histograms
@@ -45,7 +47,7 @@ from training import (
     warm_up,
     write_bytes,
 )
-from unlearn import METHODS, ForgetData, Unlearned, masked_layer, resolved, unlearn
+from unlearn import METHODS, ForgetData, Oracles, Unlearned, masked_layer, resolved, unlearn
 from vision_data import DATASETS
 
 JSON_FOLDER = Path("eval/metrics_and_plots/json")
@@ -303,6 +305,7 @@ class Pipeline:
             progress=self.progress,
             on_epoch=self._on_epoch,
             ideal=lambda: self.base.ideal().model,
+            oracles=Oracles(partial(oracles_of, self.base), judges=(self.config.base.seed,)),
         )
 
     def _on_epoch(self, model: nn.Module, epoch: int) -> None:

@@ -16,9 +16,10 @@ from benchmarks.cells import MEASURED_CODE, Cells, code_digest, files_behind
 from evaluation import Evidence, evaluate
 from evaluation.gap import ua_ra_ta_mia
 from measurement import evidence_of
+from model_sets import oracles_of
 from registry import Entry
 from training import Progress, model_digest, warm_up
-from unlearn import METHODS, ForgetData, unlearn
+from unlearn import METHODS, ForgetData, Oracles, unlearn
 from vision_data import ForgetRequest, Splits
 
 SHARED_CODE = tuple(place for place in MEASURED_CODE if place != "unlearn")
@@ -63,7 +64,11 @@ class World:
     def data(self) -> ForgetData:
         """With an empty cache, so that no method's time depends on who came before."""
         world = {"seed": self.seed, "device": self.base.device, "progress": self.progress}
-        return ForgetData.of(self.base.splits, self.base.config.request, ideal=lambda: self.ideal.model, **world)
+        return ForgetData.of(self.base.splits, self.base.config.request, ideal=lambda: self.ideal.model, oracles=self.oracles, **world)
+
+    @property
+    def oracles(self) -> Oracles:
+        return Oracles(partial(oracles_of, self.base), judges=(self.seed,))
 
     @cached_property
     def initial(self) -> Trained:
@@ -108,13 +113,15 @@ def measured(trial: Trial, world: World, cells: Cells) -> Row:
         return cells.measured(
             {**world.common, "method": trial.method, "settings": settings, "method_code": code}, partial(_judged, make, world)
         )
+    except FileNotFoundError as error:  # the oracles may be there next time
+        return {"failed": f"not run: {_line(error)}"}
     except RuntimeError as error:
         return {"failed": f"failed: {type(error).__name__}: {_line(error)}"}
 
 
 def method_code(entry: Entry[Any]) -> str:
-    """The digest of a method's own file and of what that shares with others."""
-    return code_digest(files_behind(inspect.unwrap(entry.function).__module__, "unlearn"))
+    """The digest of a method's own file and of what that shares with others; of a person's file alone, if it is from there."""
+    return code_digest([entry.file] if entry.file else files_behind(inspect.unwrap(entry.function).__module__, "unlearn"))
 
 
 def _ideal(world: World) -> tuple[nn.Module, float]:

@@ -26,7 +26,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from benchmarks.meter import Meter
 from training import descend
-from unlearn import METHODS, ForgetData, copy_of, unlearn
+from unlearn import METHODS, ForgetData, copy_of, resolved, unlearn
 from vision_data import ImageSet, Splits
 
 Forward = tuple[int, bool]  # images, and whether a gradient can follow
@@ -39,10 +39,38 @@ CALLS = 5  # of a plain pass in a sample
 BOUND = 1.5  # times the passes that the formula needs
 NEEDS = dict.fromkeys(("FT", "FT_l1", "NegGrad", "ascent_descent", "RL", "SalUn", "SalUn_soft", "amnesiac", "UNSIR", "MSG", "CT"), 1.0)
 NEEDS |= dict.fromkeys(("CFk", "EUk", "LoTUS", "bad_teacher", "boundary_shrink", "boundary_expanding"), 1.0)  # a teacher is asked once
-NEEDS |= dict.fromkeys(("oracle_matching", "dm_matching"), 1.0) | {"NGPlus": 2.0, "SRL": 2.0, "SCRUB": 1 + FORWARD}
-WITH_ADD_ON = {"SCRUB": 2 + 2 * FORWARD}  # a gradient of each objective, as NGPlus and SRL have without one, and the teacher's answers
+NEEDS |= dict.fromkeys(("oracle_matching", "dm_matching", "SCRUB"), 1.0) | dict.fromkeys(("NGPlus", "SRL"), 2.0)
+WITH_ADD_ON = {"SCRUB": 2.0}  # a gradient of each objective, as NGPlus and SRL have without one
 ADD_ON_NEEDS = {"SalUn": 1 - FORWARD}  # a third gradient, on forget with true labels, from a forward pass that is there already
-STEPLESS = ("SSD", "fisher", "fisher_new", "wfisher")  # gradients of images and no optimiser: the run is compared, not a step
+
+
+def _of_ssd(plain: Plain, data: ForgetData, size: int) -> float:
+    return plain.over(len(data.forget) + len(data.train), size)
+
+
+def _of_fisher(plain: Plain, data: ForgetData, size: int) -> float:
+    return plain.over(len(data.retain), size) + plain.squares(len(data.retain), size)
+
+
+def _of_fisher_new(plain: Plain, data: ForgetData, size: int) -> float:
+    """A forward pass, and for each label a backward pass and the squares."""
+    labels = data.classes
+    return (FORWARD + labels * (1 - FORWARD)) * plain.over(len(data.retain), size) + labels * plain.squares(len(data.retain), size)
+
+
+def _of_wfisher(plain: Plain, data: ForgetData, size: int) -> float:
+    """The mean gradients, those of the single images, and their weighted sum; and the inner product of each pair of images."""
+    images = min(len(data.retain), METHODS["wfisher"].hyperparameters["fisher_images"].default)
+    return plain.over(len(data.forget) + len(data.retain) + 2 * images, size) + plain.products(images)
+
+
+# what a whole run needs, in milliseconds, where there are gradients of images and no optimiser: the run is compared, not a step
+STEPLESS: dict[str, Callable[[Plain, ForgetData, int], float]] = {
+    "SSD": _of_ssd,
+    "fisher": _of_fisher,
+    "fisher_new": _of_fisher_new,
+    "wfisher": _of_wfisher,
+}
 
 
 def needed(method: str, addon: str | None) -> float | None:
@@ -116,7 +144,7 @@ def cost(method: str, addon: str | None, model: nn.Module, splits: Splits, meter
     A sample is a run with the plain passes timed right after it, so that whatever else slows the machine slows both; each number is
     the median over the samples.
     """
-    settings = _few_epochs(method, epochs) | ({"addon": addon} if addon else {})
+    settings = _few_epochs(method, {"addon": addon} if addon else {}, model, timing_data(splits, meter.device), epochs)
 
     def run() -> tuple[float, Watch]:
         data = timing_data(splits, meter.device)
@@ -132,9 +160,19 @@ def cost(method: str, addon: str | None, model: nn.Module, splits: Splits, meter
     kind = max(first.steps, key=lambda step: len(first.steps[step]) * _images_of(step), default=None)
     samples: list[dict[str, float]] = []
     while not samples or (len(samples) < meter.repeats and time.perf_counter() - started < meter.seconds):
-        samples.append(_sample(*run(), kind, Plain(model, splits, meter.device)))
+        plain = Plain(model, splits, meter.device)
+        samples.append(_sample(*run(), kind, plain) | _stepless(method, first, plain, splits))
     row: Row = {name: median(sample[name] for sample in samples) for name in samples[0]}
-    return row | {"needs": needs, "samples": len(samples), "slow": _slow(row | {"needs": needs})}
+    row = {"needs": needs} | row | {"samples": len(samples)}
+    return row | {"slow": _slow(row)}
+
+
+def _stepless(method: str, watch: Watch, plain: Plain, splits: Splits) -> dict[str, float]:
+    """`needs`, what the formula of a method without steps needs, in the unit of `run_ratio`: the passes that it makes."""
+    if method not in STEPLESS:
+        return {}
+    size = max(images for images, with_gradient in watch.forwards if with_gradient)
+    return {"needs": STEPLESS[method](plain, timing_data(splits, plain.device), size) / plain.of(watch.forwards)}
 
 
 @functools.cache
@@ -165,15 +203,18 @@ def _sample(run_ms: float, watch: Watch, kind: Step | None, plain: Plain) -> dic
 
 
 def _slow(row: Mapping[str, Any]) -> bool:
-    """More than 1.5 times what its formula needs, by plain passes and by plain training steps; without steps, by the passes it makes."""
+    """More than 1.5 times what its formula needs: a step by plain passes and by plain training steps, or the whole run without steps."""
     if "x_passes" in row:
         return row["needs"] is not None and min(row["x_passes"], row["x_training_steps"]) > BOUND * row["needs"]
-    return bool(row["run_ratio"] > BOUND)
+    return row["needs"] is not None and bool(row["run_ratio"] > BOUND * row["needs"])
 
 
-def _few_epochs(method: str, epochs: int) -> dict[str, Any]:
-    defaults = {name: parameter.default for name, parameter in METHODS[method].hyperparameters.items()}
-    return {name: min(value, epochs) for name, value in defaults.items() if name.endswith("epochs") and isinstance(value, int)}
+def _few_epochs(method: str, given: Mapping[str, Any], model: nn.Module, data: ForgetData, epochs: int) -> dict[str, Any]:
+    """The settings with at most so many epochs, also where the method itself decides how many there are."""
+    settings = METHODS[method].settings(dict(given))
+    known = settings | resolved(method, model, data, settings)
+    few = {name: min(known[name], epochs) for name in settings if name.endswith("epochs") and isinstance(known[name], int)}
+    return dict(given) | few
 
 
 class Plain:
@@ -188,6 +229,23 @@ class Plain:
     def of(self, forwards: list[Forward]) -> float:
         """Of these passes, one after another: with a backward where a gradient can follow."""
         return sum(self.both_ways(images) if with_gradient else self.forward(images) for images, with_gradient in forwards)
+
+    def over(self, images: int, size: int) -> float:
+        """Forward and backward of so many images, `size` at a time."""
+        return images / size * self.both_ways(size)
+
+    def squares(self, images: int, size: int) -> float:
+        """The squares of so many images' own gradients, written out, summed over the images."""
+        rows = torch.ones(min(size, images), self._parameters(), device=self.device)
+        return images / len(rows) * self._timed(lambda: rows.square().sum(0))
+
+    def products(self, images: int) -> float:
+        """The inner product of each pair of so many images' gradients, written out: half a matrix product, for it is symmetric."""
+        rows = torch.ones(images, self._parameters(), device=self.device)
+        return self._timed(lambda: rows @ rows.T) / 2
+
+    def _parameters(self) -> int:
+        return sum(p.numel() for p in self.student.parameters())
 
     def training_step(self, size: int, like: torch.optim.Optimizer) -> float:
         """With a new optimiser of that kind and with its settings."""

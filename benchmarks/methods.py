@@ -14,7 +14,9 @@ x passes: seconds of a step over those of one plain forward and backward pass on
 process (medians); beside it the passes that the formula needs. x steps: over a plain training step, which also fetches its batch and
 moves the weights, and that is most of it in a model as small as digits' mlp. A ! where both are above 1.5 times what is needed. made:
 passes in a step by the images forwarded, a forward alone being a third, a backward alone nothing. run: seconds of the whole run over
-those of all passes that it makes (a ! above 1.5 where there are no steps). Timed on an untrained model and at most 512 images to forget
+those of all passes that it makes; where there are no steps, `needs` is in this unit, with a ! above 1.5 times as much: fisher needs a pass
+and the squares of each image's own gradient, fisher_new both for each label, wfisher two passes and the inner products of all pairs of
+images, these beyond a pass timed as plain tensor operations. Timed on an untrained model and at most 512 images to forget
 and 1024 to retain; where an epoch is a single step (the 128 zeros of digits), what is done once an epoch is part of the step.
 
 Finished cells are kept and used again: an interrupted run goes on where it stopped, and a method is measured anew only if its own
@@ -35,7 +37,6 @@ import command_line
 
 MODELS = {"digits": "mlp", "MNIST": "cnn"}
 WITH_ADD_ONS = ("digits",)
-RETRAIN_NAMES = ("retrain", "ideal", "exact")
 METHODS_TABLE, ADD_ONS_TABLE = "methods", "add-ons"
 
 Row = dict[str, Any]
@@ -112,11 +113,11 @@ def trials_of(options: Any) -> dict[str, list[Any]]:
 
     entries = chosen_entries(options.methods)
     ends = [Trial(RETRAIN), Trial("default")]
-    alone = [Trial(entry.name, settings) for entry in entries for settings in settings_of(entry, options.set)]
-    taking = [entry for entry in entries if "addon" in entry.hyperparameters]
+    alone = [Trial(name, settings) for name, entry in entries.items() for settings in settings_of(entry, options.set)]
+    taking = {name: entry for name, entry in entries.items() if "addon" in entry.hyperparameters}
     pairs = [
-        Trial(entry.name, {"addon": addon, **settings})
-        for entry in taking
+        Trial(name, {"addon": addon, **settings})
+        for name, entry in taking.items()
         for settings in settings_of(entry, options.set)
         for addon in (None, *ADD_ONS.names)
         if "addon" not in settings
@@ -128,15 +129,20 @@ def trials_of(options: Any) -> dict[str, list[Any]]:
     return {table: trials for table, trials in tables.items() if trials and table != left_out}
 
 
-def chosen_entries(names: Sequence[str] | None) -> list[Any]:
-    """The registry's entries of these names; of all, without the joint names (a method with its add-on) and the ends of the table."""
+def chosen_entries(names: Sequence[str] | None) -> dict[str, Any]:
+    """The entries of these names; of all registered ones, without the joint names (a method with its add-on). Never `retrain`'s.
+
+    By the name, or for a function of a file that registers nothing by path/to/file.py:function.
+    """
+    from benchmarks.method_cells import RETRAIN
     from unlearn import METHODS
 
-    if names is not None:
-        return [METHODS[name] for name in names if name.casefold() not in RETRAIN_NAMES]
-    taking = [entry.function for entry in METHODS if "addon" in entry.hyperparameters]
-    joint = [entry.name for entry in METHODS if getattr(entry.function, "__wrapped__", None) in taking]
-    return [entry for entry in METHODS if entry.name not in (*joint, "retrain")]
+    if names is None:
+        chosen = {entry.name: entry for entry in METHODS if not hasattr(entry.function, "addon")}
+    else:
+        entries = [(name, METHODS[name]) for name in names]
+        chosen = {entry.name if entry.name in METHODS.names else name: entry for name, entry in entries}
+    return {name: entry for name, entry in chosen.items() if name != RETRAIN}
 
 
 def settings_of(entry: Any, given: Sequence[str]) -> Iterator[Row]:
@@ -235,7 +241,10 @@ def timing_cell(options: Any, base: Any, method: str, addon: str | None, kept: A
     key |= {"method_code": method_code(METHODS[method])}
     key |= {"device": str(base.device), "split": base.splits.digest, "settings": METHODS[method].settings({})}
     key |= {name: getattr(options, name) for name in ("timing_epochs", "repeats", "seconds")}
-    return key | kept.measured(key, make)
+    try:
+        return key | kept.measured(key, make)
+    except RuntimeError as error:  # too little memory, for one: tried again by the next call
+        return key | {"failed": f"failed: {type(error).__name__}: {' '.join(str(error).split())}"}
 
 
 def heading(rows: Sequence[Row], options: Any) -> str:

@@ -7,7 +7,7 @@ import torch
 
 from models import ARCHITECTURES, build
 from training import Recipe, fit
-from unlearn import METHODS, ForgetData, unlearn
+from unlearn import METHODS, ForgetData, Oracles, unlearn
 from vision_data import ForgetRequest, ImageSet, Normalisation, Splits
 
 CLASSES, PER_CLASS = 3, 12
@@ -54,7 +54,9 @@ def quick(entry):
 @pytest.mark.parametrize("entry", ALONE, ids=lambda entry: entry.name)
 def test_it_runs_or_says_why_not(entry, arch, kind):
     request = ForgetRequest((1,))
-    data = ForgetData.of(splits_of(kind), request, ideal=lambda: trained(arch, kind, request))
+    ideal = trained(arch, kind, request)
+    oracles = Oracles(lambda seeds: [ideal for _ in seeds], judges=(1,))
+    data = ForgetData.of(splits_of(kind), request, ideal=lambda: ideal, oracles=oracles)
     model = trained(arch, kind)
     if (entry.name, arch) in REFUSED:
         with pytest.raises(ValueError, match=REFUSED[entry.name, arch]):

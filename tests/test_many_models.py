@@ -10,8 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import build
-from training import Recipe, fit, fit_many, generator_for
-from training.many import LinearStack, ModuleStack, stack_of
+from training import Recipe, fit, fit_many, generator_for, many, silent
+from training.many import LinearStack, ModuleStack, models_at_once
+from training.many.batches import SharedImages
+from training.many.lockstep import lockstep
+from training.many.threads import side_by_side
 from vision_data import ImageSet, Normalisation, load_splits
 
 ADAMW = {"optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-2}
@@ -82,6 +85,31 @@ def test_the_products_of_stacked_matrices_give_autograds_gradients(digits):
         assert right[k] == (logits.argmax(1) == y[k]).sum()
 
 
+@pytest.mark.parametrize(
+    ("arch", "recipe", "options"),
+    [
+        ("mlp", Recipe(1, **ADAMW), None),
+        ("cnn", Recipe(2, **ADAMW), None),
+        ("cnn", Recipe(1, **SGD, augment=True), None),
+        ("resnet18", Recipe(2, **SGD, batch_size=50), {"width": 4}),
+    ],
+    ids=["mlp", "cnn", "cnn augmented", "resnet18"],
+)
+def test_any_architecture_can_take_its_steps_at_once(arch, recipe, options, digits):
+    """As on a GPU: running statistics too are those of the model that is trained alone."""
+    images = digits.subset(torch.arange(100))
+    rows = [torch.arange(k, 100, 2) for k in range(2)]
+    alone, at_once = ([build(arch, images.image_shape, 10, seed=k, options=options) for k in range(2)] for _ in range(2))
+    for k, model in enumerate(alone):
+        fit(model, images.subset(rows[k]), recipe, generator=generator_for(k, "train"))
+    shared = SharedImages(images, torch.device("cpu"), augment=recipe.augment)
+    stack, generators = ModuleStack([model.train() for model in at_once]), [generator_for(k, "train") for k in range(2)]
+    lockstep(stack, shared, rows, recipe, generators=generators, progress=silent, label="")
+    for one, other in zip(alone, at_once, strict=True):
+        for (name, value), found in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+            torch.testing.assert_close(found, value, atol=1e-4, rtol=1e-4, msg=name)
+
+
 def with_a_hook(model):
     model[1].register_forward_hook(lambda *_: None)
     return model
@@ -110,8 +138,8 @@ class Scaled(nn.Linear):
     ],
     ids=["convolutions", "a bias", "another activation", "a subclass", "another flatten", "a hook", "a frozen layer"],
 )
-def test_what_is_no_plain_perceptron_goes_the_general_way(model):
-    assert isinstance(stack_of([model]), ModuleStack)
+def test_what_is_no_plain_perceptron_is_not_taken_for_one(model):
+    assert not LinearStack.takes(model)
 
 
 def test_a_frozen_layer_stays_where_it_is(digits):
@@ -154,9 +182,61 @@ def test_what_does_not_fit_together_is_refused(models, rows, message):
         fit_many(models, four(), rows, Recipe(1), generators=[generator_for(0) for _ in rows])
 
 
-def test_a_model_that_diverges_is_named():
+def test_a_model_that_diverges_ends_all():
     models = models_of(3, 3)
     with torch.no_grad():
         models[1][1].weight.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="training diverged in epoch 1: the loss of model 2 of 2 is nan"):
+    with pytest.raises(FloatingPointError, match="training diverged in epoch 1: the loss is nan"):
         fit_many(models, four(), [torch.arange(4)] * 2, Recipe(1), generators=[generator_for(0), generator_for(1)])
+
+
+@pytest.mark.parametrize(("count", "threads", "sizes"), [(1, 2, [1]), (2, 2, [1, 1]), (16, 2, [8, 8]), (17, 2, [5, 6, 6]), (9, 1, [4, 5])])
+def test_parts_are_small_and_there_is_one_for_every_thread(count, threads, sizes, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    parts = many._parts(slice(0, count), 8)
+    assert [index for part in parts for index in range(count)[part]] == list(range(count))
+    assert sorted(len(range(count)[part]) for part in parts) == sizes
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
+def test_threads_give_their_results_in_order_and_torch_keeps_its_own(two_threads):
+    seen = []
+
+    def work(part, ticking):
+        return [(index, torch.get_num_threads()) for index in range(9)[part] for _ in ticking(range(2), "")]
+
+    def progress(steps, label):
+        for step in steps:
+            seen.append(step)
+            yield step
+
+    parts = [slice(0, 3), slice(3, 4), slice(4, 9)]
+    found = side_by_side(work, [slice(0, 1), slice(1, 2)], 2, progress, "")
+    assert found == [(0, 1), (0, 1), (1, 1), (1, 1)]
+    assert seen == [0, 1, 2, 3]
+    assert [index for index, _ in side_by_side(lambda part, _: [(i, 0) for i in range(9)[part]], parts, 0, silent, "")] == list(range(9))
+
+
+def test_an_error_in_one_thread_ends_the_others(two_threads):
+    def work(part, ticking):
+        for _ in ticking(range(10**9), ""):
+            if part.start == 1:
+                raise FloatingPointError("no more")
+        return []
+
+    with pytest.raises(FloatingPointError, match="no more"):
+        side_by_side(work, [slice(0, 1), slice(1, 2)], 10**9, silent, "")
+
+
+def test_more_models_at_once_where_they_are_perceptrons(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    perceptron, convolutions = (build(arch, (1, 8, 8), 10, seed=0) for arch in ("mlp", "cnn"))
+    assert (models_at_once(perceptron, "cpu"), models_at_once(convolutions, "cpu")) == (16, 2)

@@ -1,6 +1,8 @@
 """The methods' benchmark: its tables, what it says of a method without numbers, and how it counts and times passes."""
 
 import json
+import re
+import sys
 
 import pytest
 import torch
@@ -8,8 +10,11 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from benchmarks import method_cells, method_passes, methods
+from benchmarks.meter import Meter
+from models import build
 from unlearn import METHODS
 from unlearn.impl import register
+from vision_data import load_splits
 
 SMALL = ["--datasets", "digits", "--seeds", "1", "--epochs", "1", "--device", "cpu"]
 QUICK = [*SMALL, "--requests", "class0", "--timing", "skip"]
@@ -242,13 +247,13 @@ def test_steps_are_told_apart_by_their_batches():
     assert {step: len(seconds) for step, seconds in watch.steps.items()} == {((3, True),): 2, ((1, True),): 1}
 
 
-def test_a_method_of_two_gradients_makes_two_passes_a_step():
-    from benchmarks.meter import Meter
-    from models import build
-    from vision_data import load_splits
-
+def untrained():
     splits = load_splits("digits", "")
-    model = build("mlp", splits.train.image_shape, splits.classes, seed=1)
+    return splits, build("mlp", splits.train.image_shape, splits.classes, seed=1)
+
+
+def test_a_method_of_two_gradients_makes_two_passes_a_step():
+    splits, model = untrained()
     cost = method_passes.cost("NGPlus", "GradMask", model, splits, Meter(torch.device("cpu"), 1, 0), epochs=3)
 
     assert cost["passes_made"] == cost["needs"] == 2
@@ -257,7 +262,14 @@ def test_a_method_of_two_gradients_makes_two_passes_a_step():
 
 @pytest.mark.parametrize(
     ("method", "addon", "passes"),
-    [("FT", None, 1), ("NGPlus", "OPT", 2), ("NGPlus", "SalUn", 2 + 2 / 3), ("SCRUB", None, 4 / 3), ("SCRUB", "OPT", 2 + 2 / 3)],
+    [
+        ("FT", None, 1),
+        ("NGPlus", "OPT", 2),
+        ("NGPlus", "SalUn", 2 + 2 / 3),
+        ("SCRUB", None, 1),
+        ("SCRUB", "OPT", 2),
+        ("SCRUB", "SalUn", 2 + 2 / 3),
+    ],
 )
 def test_what_a_formula_needs(method, addon, passes):
     assert method_passes.needed(method, addon) == pytest.approx(passes)
@@ -273,7 +285,8 @@ def test_an_undeclared_need_is_none():
         ({"x_passes": 3.1, "x_training_steps": 3.2, "needs": 2.0}, True),
         ({"x_passes": 3.1, "x_training_steps": 2.9, "needs": 2.0}, False),  # a model so small that the optimiser dominates
         ({"x_passes": 9.0, "x_training_steps": 9.0, "needs": None}, False),
-        ({"run_ratio": 1.6, "needs": None}, True),
+        ({"run_ratio": 10.6, "needs": 7.0}, True),  # a run without steps
+        ({"run_ratio": 10.4, "needs": 7.0}, False),
     ],
 )
 def test_slow_is_half_as_much_again_as_the_formula_needs(measured, slow):
@@ -285,3 +298,55 @@ def test_every_declared_need_is_of_a_method_by_its_own_name():
 
     assert {"FT", "NGPlus", "SRL", *method_passes.STEPLESS} <= known
     assert all(METHODS[name].name == name for name in method_passes.NEEDS if name in METHODS)
+
+
+@pytest.mark.parametrize(
+    ("method", "addon", "flag"), [("FT", None, "unlearn_epochs"), ("SCRUB", None, "unlearn_epochs"), ("UNSIR", None, "impair_epochs")]
+)
+def test_a_timed_run_has_few_epochs_also_where_the_method_decides_how_many(method, addon, flag):
+    splits, model = untrained()
+    few = method_passes._few_epochs(method, {}, model, method_passes.timing_data(splits, torch.device("cpu")), 1)
+    assert few[flag] == 1
+
+
+def test_without_steps_what_is_needed_is_in_the_unit_of_the_run():
+    cost = method_passes.cost("fisher_new", None, *untrained()[::-1], Meter(torch.device("cpu"), 1, 0), epochs=1)
+    assert cost["needs"] > (1 + 2 * 10) / 3 * 0.9  # a forward pass and ten backward ones, but for the batch that is left over
+    assert cost["slow"] is bool(cost["run_ratio"] > 1.5 * cost["needs"])
+
+
+def test_a_method_of_a_file_is_measured_anew_when_the_file_changes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "own_file.py"
+    command = [*QUICK, "--methods", f"{file}:halve"]
+    found = []
+    for divisor in ("2", "2", "-1"):
+        file.write_text(
+            "from unlearn import ForgetData, Unlearned, copy_of\nfrom torch import nn\n\n\n"
+            f"def halve(model: nn.Module, data: ForgetData) -> Unlearned:\n    student = copy_of(model)\n"
+            f"    list(student.parameters())[-2].data /= {divisor}\n    return Unlearned(student)\n"
+        )
+        for module in [name for name in sys.modules if "own_file" in name]:
+            del sys.modules[module]
+        assert methods.main(command) == 0
+        found.append(next(line for line in capsys.readouterr().out.splitlines() if "halve" in line))
+    assert found[0].split()[:-1] == found[1].split()[:-1]
+    assert found[2].split()[-5:-1] != found[0].split()[-5:-1]
+
+
+def test_a_machine_without_enough_memory_does_not_end_the_timing_of_the_others(tmp_path, monkeypatch, capsys):
+    plain = method_passes.cost
+
+    monkeypatch.chdir(tmp_path)
+
+    def too_large(method, *rest):
+        if method == "FT":
+            raise RuntimeError("out of memory")
+        return plain(method, *rest)
+
+    monkeypatch.setattr(method_passes, "cost", too_large)
+    command = [*SMALL, "--timing", "--timing_epochs", "1", "--repeats", "1", "--methods", "FT", "CFk"]
+    assert methods.main([*command, "--addons", "skip"]) == 0
+    shown = capsys.readouterr().out
+    assert "FT: failed: RuntimeError: out of memory" in shown
+    assert re.search(r"^CFk .*\d", shown, re.MULTILINE)

@@ -17,6 +17,7 @@ from unlearn.ct import transpose
 from unlearn.fisher_diagonal import fisher_diagonal
 from unlearn.fisher_information import image_gradients
 from unlearn.fisher_new import variance
+from unlearn.layer_gradients import ImageGradients
 from unlearn.msg import gradient_differences, lowest, reinitialise, smaller_gradients
 from unlearn.wfisher import solved
 
@@ -56,6 +57,11 @@ def convolutional():
     )
 
 
+def peculiar():
+    """With layers that are neither linear nor a convolution nor a batch norm."""
+    return seeded(nn.Flatten, lambda: nn.PReLU(16), lambda: nn.LayerNorm(16), lambda: nn.Linear(16, CLASSES))
+
+
 def whole(images):
     return next(images.batches(len(images)))
 
@@ -91,7 +97,7 @@ def noise_of(data, purpose, model):
 @pytest.mark.parametrize("make", [perceptron, convolutional])
 def test_the_fisher_diagonal_is_that_of_a_slow_loop(labels, make, monkeypatch):
     model, data = make(), data_of()
-    monkeypatch.setattr("unlearn.fisher_diagonal.NUMBERS", 5 * sum(p.numel() for p in model.parameters()))
+    monkeypatch.setattr("unlearn.fisher_diagonal.IN_CACHE", 5)
     fast, slow = fisher_diagonal(model, data.retain, CPU, labels=labels), slow_fisher(model, data.retain, labels)
     for name, expected in slow.items():
         torch.testing.assert_close(fast[name], expected, rtol=1e-4, atol=1e-9)
@@ -196,22 +202,28 @@ def test_wfisher_is_the_step_of_the_dense_inverse(make):
     assert result.facts["fisher_images_used"] == 13
 
 
-@pytest.mark.parametrize("at_once", [1, 5, 6, 11, 12, 100])
-def test_wfisher_in_pieces_is_the_dense_inverse(at_once):
-    model, data = perceptron(), data_of()
+@pytest.mark.parametrize(("at_once", "block"), [(1, 128), (5, 128), (6, 4), (11, 3), (12, 5), (100, 128), (100, 5)])
+@pytest.mark.parametrize("make", [perceptron, convolutional, peculiar])
+def test_wfisher_in_pieces_is_the_dense_inverse(make, at_once, block, monkeypatch):
+    monkeypatch.setattr("unlearn.wfisher.BLOCK", block)
+    model, data = make(), data_of()
     v, rows = torch.randn(flat(model).numel(), generator=torch.Generator().manual_seed(0)), dense_rows(model, data.retain)
     expected = torch.linalg.solve(0.1 * torch.eye(v.numel(), dtype=torch.float64) + rows.T @ rows / len(rows), v.double())
-    found = solved(model, data.retain, v, 0.1, data, numbers=at_once * v.numel())
+    pieces = zip(model.named_parameters(), v.split([p.numel() for p in model.parameters()]), strict=True)
+    some_images = whole(data.retain)[0][:2]
+    numbers = at_once * ImageGradients(model, some_images).numbers_an_image(some_images)
+    found = solved(model, data.retain, {name: piece.view_as(p) for (name, p), piece in pieces}, 0.1, data, numbers=numbers)
     torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("one_call", [5, 256])
+@pytest.mark.parametrize("one_call", [5, 64])
 def test_wfisher_computes_each_images_gradient_once_where_all_can_be_held(one_call, monkeypatch):
-    counts = []
+    counts, plain = [], ImageGradients.of_labels
     monkeypatch.setattr("unlearn.wfisher.AT_ONCE", one_call)
-    monkeypatch.setattr("unlearn.wfisher.image_gradients", lambda model, x, y: counts.append(len(y)) or image_gradients(model, x, y))
+    monkeypatch.setattr(ImageGradients, "numbers_an_image", lambda self, x: 100)
+    monkeypatch.setattr(ImageGradients, "of_labels", lambda self, x, y: counts.append(len(y)) or plain(self, x, y))
     unlearn("wfisher", perceptron(), data_of())
-    assert counts == ([12] if one_call == 256 else [5, 5, 2])
+    assert counts == ([12] if one_call == 64 else [5, 5, 2])
 
 
 def test_wfisher_descends_on_retain_and_ascends_on_forget():

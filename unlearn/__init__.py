@@ -8,8 +8,21 @@ import pkgutil
 
 from unlearn.amount import Amount, count_of
 from unlearn.impl import METHODS, ForgetData, Unlearned, copy_of, masked_layer, register, resolved, unlearn
+from unlearn.oracles import Oracles
 
 for _file in pkgutil.iter_modules(__path__):
     importlib.import_module(f"unlearn.{_file.name}")
 
-__all__ = ["METHODS", "Amount", "ForgetData", "Unlearned", "copy_of", "count_of", "masked_layer", "register", "resolved", "unlearn"]
+__all__ = [
+    "METHODS",
+    "Amount",
+    "ForgetData",
+    "Oracles",
+    "Unlearned",
+    "copy_of",
+    "count_of",
+    "masked_layer",
+    "register",
+    "resolved",
+    "unlearn",
+]

@@ -22,7 +22,7 @@ class Step:
     """The two gradients of one step, a tensor per parameter, and the weight of the retain one, 0 < beta < 1.
 
     `unlearn` (g_u) is the descent gradient of the forget objective, `retain` (g_c) that of the retain objective;
-    `of_true_labels` computes the gradient of the forget batch's cross-entropy with its true labels.
+    `of_true_labels` computes the gradient of the forget batch's cross-entropy with its true labels, for an add-on that declares it.
     """
 
     unlearn: Gradients
@@ -41,9 +41,10 @@ Rule = Callable[[Step], Gradients]
 
 @dataclass(frozen=True)
 class AddOnFacts:
-    """What an add-on declares: nothing but where it comes from."""
+    """What an add-on declares: where it comes from, and whether it asks for the gradient of the forget batch's true labels."""
 
     source: str = "Dine, Furon, Faure 2025, arXiv:2511.02435"
+    true_labels: bool = False
 
 
 ADD_ONS = Registry("add-on", AddOnFacts)
@@ -144,7 +145,7 @@ def focus_opt(*, memory: float = 0.9) -> Rule:
     return rule
 
 
-@register("SalUn")
+@register("SalUn", true_labels=True)
 def saliency(*, quantile: float = 0.3) -> Rule:
     """Keep the entries that are most salient for the forget batch, tensor by tensor, anew for each batch.
 

@@ -12,7 +12,6 @@ from vision_data import ImageSet
 Tensors = dict[str, Tensor]  # by the name of a parameter
 NUMBERS = 2**26  # of single images' gradients that are held at once
 BATCH = 512
-AT_ONCE = 256  # single images' gradients by one call
 
 
 def batch_gradient(model: nn.Module, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensors:
@@ -44,8 +43,3 @@ def image_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensors:
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     gradients: Tensors = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, x, y)
     return gradients
-
-
-def images_at_once(model: nn.Module, numbers: int) -> int:
-    """How many images' gradients are at most `numbers` numbers, at least 1."""
-    return max(1, numbers // sum(p.numel() for p in model.parameters()))

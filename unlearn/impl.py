@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models import Mask, MaskedLayer, split_at
 from registry import Registry
 from training import Progress, generator_for, silent
+from unlearn.oracles import Oracles
 from vision_data import ForgetRequest, ImageSet, Normalisation, Splits
 
 OnEpoch = Callable[[nn.Module, int], None]
@@ -25,7 +26,8 @@ class ForgetData:
 
     `cache` maps a key that names everything its value depends on to tensors; `progress(steps, label)` wraps a loop;
     `on_epoch(model, epoch)` sees the intermediate models; `whole` is forget and retain together, if at hand; `ideal()` gives the
-    ideal model, for methods that declare that they need it. Raises ValueError on an empty forget or retain set.
+    ideal model and `oracles` those of other seeds, for methods that declare that they need them. Raises ValueError on an empty
+    forget or retain set.
     """
 
     forget: ImageSet
@@ -39,6 +41,7 @@ class ForgetData:
     progress: Progress = silent
     whole: ImageSet | None = None
     ideal: Callable[[], nn.Module] | None = None
+    oracles: Oracles | None = None
 
     def __post_init__(self) -> None:
         for name, images in (("forget", self.forget), ("retain", self.retain)):
@@ -118,7 +121,8 @@ Resolve = Callable[..., dict[str, Any]]
 @dataclass(frozen=True)
 class MethodFacts:
     """What a method declares: its source, whether it leaves the weights alone, whether it refuses to forget a part of a class
-    (`whole_class`), what else it needs (`ideal`: the ideal model), and how its flags are checked.
+    (`whole_class`), what else it needs (`ideal`: the ideal model; `oracles`: those of other seeds), whether what it returns `wraps`
+    the model in another module, and how its flags are checked.
 
     `resolve(model, data, **settings)` returns the values that its settings come to, or raises ValueError, before anything is trained.
     """
@@ -126,7 +130,8 @@ class MethodFacts:
     source: str = ""
     leaves_weights: bool = False
     whole_class: bool = False
-    needs: tuple[Literal["ideal"], ...] = ()
+    needs: tuple[Literal["ideal", "oracles"], ...] = ()
+    wraps: bool = False
     resolve: Resolve | None = None
 
 

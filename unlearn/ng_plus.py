@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from unlearn.impl import ForgetData, Unlearned, register
-from unlearn.two_gradients import check, descend_both, register_with_add_ons, rule_of
+from unlearn.two_gradients import check, descend_both, register_with_add_ons
 
 SOURCE = "Kurmanji et al. 2023, arXiv:2302.09880; Dine, Furon, Faure 2025, arXiv:2511.02435"
 
@@ -57,26 +57,21 @@ def ng_plus(
         memory=memory,
         addon=addon,
     )
+    of_forget, of_retain = (images.labels.to(data.device) for images in (data.forget, data.retain))
     return descend_both(
         model,
         data,
         "NGPlus",
-        forget=_ascend,
-        retain=_descend,
-        rule=rule_of(addon, quantile, memory),
+        forget=lambda logits, positions: -F.cross_entropy(logits, of_forget[positions]),
+        retain=lambda logits, positions: F.cross_entropy(logits, of_retain[positions]),
+        addon=addon,
+        quantile=quantile,
+        memory=memory,
         beta=beta,
         unlearn_epochs=unlearn_epochs,
         unlearn_lr=unlearn_lr,
         batch_size=batch_size,
     )
-
-
-def _ascend(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-    return -F.cross_entropy(logits, labels)
-
-
-def _descend(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits, labels)
 
 
 register_with_add_ons(

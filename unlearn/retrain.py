@@ -19,7 +19,12 @@ def retrain(model: nn.Module, data: ForgetData) -> nn.Module:
     if data.ideal is None:
         raise ValueError("retrain: expected the ideal model, got none. Give ForgetData an `ideal`, a function that returns it")
     ideal = copy_of(data.ideal())
+    check_architecture(model, ideal, "retrain")
+    return ideal
+
+
+def check_architecture(model: nn.Module, ideal: nn.Module, method: str) -> None:
+    """ValueError for an ideal model whose weights have other names or shapes than the initial model's."""
     shapes = [{name: value.shape for name, value in one.state_dict().items()} for one in (model, ideal)]
     if shapes[0] != shapes[1]:
-        raise ValueError("retrain: expected an ideal model of the initial model's architecture, got another. Train it by the same recipe")
-    return ideal
+        raise ValueError(f"{method}: expected an ideal model of the initial model's architecture, got another. Train it by the same recipe")

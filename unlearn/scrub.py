@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from training.loop import Loss
 from unlearn import passes, two_gradients
-from unlearn.add_ons import Rule
 from unlearn.forget_and_retain import logits_of, numbered
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from unlearn.two_gradients import descend_both, register_with_add_ons, rule_of
@@ -158,7 +157,7 @@ def scrub(
     )
     if addon is None:
         return _in_turns(model, data, small=scrub_recipe == "small", **settings)
-    return _jointly(model, data, rule_of(addon, quantile, memory), **settings)
+    return _jointly(model, data, addon=addon, quantile=quantile, memory=memory, **settings)
 
 
 def _in_turns(
@@ -178,14 +177,9 @@ def _in_turns(
 ) -> Unlearned:
     student = copy_of(model)
     forget, retain = data.forget.to(data.device), data.retain.to(data.device)
-    away = _distance_by_position(logits_of(model, forget, data.device), temperature)
-    near = _distance_by_position(logits_of(model, retain, data.device), temperature)
-
-    def objective(logits: Tensor, positions: Tensor) -> Tensor:
-        return gamma * F.cross_entropy(logits, retain.labels[positions]) + kl_alpha * near(logits, positions)
-
+    away, near = _objectives(model, data, gamma, kl_alpha, temperature)
     climb = passes.Pass("forget", numbered(forget), away, climb=True, batch_size=forget_batch_size)
-    stay = passes.Pass("retain", numbered(retain), objective)
+    stay = passes.Pass("retain", numbered(retain), near)
     optimizer: torch.optim.Optimizer = passes.sgd(student, unlearn_lr, 0.0, weight_decay)
     if small:
         optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr, weight_decay=weight_decay)
@@ -203,8 +197,10 @@ def _in_turns(
 def _jointly(
     model: nn.Module,
     data: ForgetData,
-    rule: Rule,
     *,
+    addon: str,
+    quantile: float | None,
+    memory: float | None,
     unlearn_epochs: int,
     unlearn_lr: float,
     batch_size: int,
@@ -213,21 +209,16 @@ def _jointly(
     temperature: float,
     beta: float,
 ) -> Unlearned:
-    teacher = copy_of(model).requires_grad_(False)
-
-    def away(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        return -distance(teacher(images), logits, temperature)
-
-    def stay(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        return gamma * F.cross_entropy(logits, labels) + kl_alpha * distance(teacher(images), logits, temperature)
-
+    climb, stay = _objectives(model, data, gamma, kl_alpha, temperature)
     return descend_both(
         model,
         data,
         "SCRUB",
-        forget=away,
+        forget=lambda logits, positions: -climb(logits, positions),
         retain=stay,
-        rule=rule,
+        addon=addon,
+        quantile=quantile,
+        memory=memory,
         beta=beta,
         unlearn_epochs=unlearn_epochs,
         unlearn_lr=unlearn_lr,
@@ -241,8 +232,19 @@ def distance(teacher_logits: Tensor, student_logits: Tensor, temperature: float)
     return temperature**2 * F.kl_div(learned, taught, reduction="batchmean", log_target=True)
 
 
-def _distance_by_position(teacher_logits: Tensor, temperature: float) -> Loss:
-    return lambda logits, positions: distance(teacher_logits[positions], logits, temperature)
+def _objectives(model: nn.Module, data: ForgetData, gamma: float, kl_alpha: float, temperature: float) -> tuple[Loss, Loss]:
+    """What is climbed on forget and what is descended on retain, by positions in these sets: the teacher is asked once."""
+    of_forget, of_retain = (logits_of(model, images, data.device) for images in (data.forget, data.retain))
+    labels = data.retain.labels.to(data.device)
+
+    def away(logits: Tensor, positions: Tensor) -> Tensor:
+        return distance(of_forget[positions], logits, temperature)
+
+    def near(logits: Tensor, positions: Tensor) -> Tensor:
+        from_teacher = distance(of_retain[positions], logits, temperature)
+        return gamma * F.cross_entropy(logits, labels[positions]) + kl_alpha * from_teacher
+
+    return away, near
 
 
 register_with_add_ons(

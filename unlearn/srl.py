@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unlearn.impl import ForgetData, Unlearned, register
-from unlearn.two_gradients import check, descend_both, register_with_add_ons, rule_of
+from unlearn.two_gradients import check, descend_both, register_with_add_ons
 
 SOURCE = "Dine, Furon, Faure 2025, arXiv:2511.02435"
 
@@ -73,17 +73,20 @@ def srl(
         addon=addon,
     )
     draws = data.generator("SRL", "labels")
+    of_forget, of_retain = (images.labels.to(data.device) for images in (data.forget, data.retain))
 
-    def wrong_labels(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, other_labels(labels, data.classes, draws))
+    def wrong_labels(logits: Tensor, positions: Tensor) -> Tensor:
+        return F.cross_entropy(logits, other_labels(of_forget[positions], data.classes, draws))
 
     return descend_both(
         model,
         data,
         "SRL",
         forget=wrong_labels,
-        retain=lambda logits, images, labels: F.cross_entropy(logits, labels),
-        rule=rule_of(addon, quantile, memory),
+        retain=lambda logits, positions: F.cross_entropy(logits, of_retain[positions]),
+        addon=addon,
+        quantile=quantile,
+        memory=memory,
         beta=beta,
         unlearn_epochs=unlearn_epochs,
         unlearn_lr=unlearn_lr,

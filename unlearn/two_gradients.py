@@ -14,11 +14,12 @@ from torch.nn import functional as F
 from registry import did_you_mean
 from unlearn import passes
 from unlearn.add_ons import ADD_ONS, Gradients, Rule, Step, plain
+from unlearn.forget_and_retain import numbered
 from unlearn.impl import METHODS, ForgetData, Resolve, Unlearned, copy_of
 from unlearn.streams import endless
 from unlearn.train_mode import train_mode, without_a_last_single
 
-Objective = Callable[[Tensor, Tensor, Tensor], Tensor]  # student's logits, images, labels -> a scalar to descend
+Objective = Callable[[Tensor, Tensor], Tensor]  # student's logits, positions of the images in their set -> a scalar to descend
 
 
 def check(
@@ -68,7 +69,9 @@ def descend_both(
     *,
     forget: Objective,
     retain: Objective,
-    rule: Rule,
+    addon: str | None,
+    quantile: float | None,
+    memory: float | None,
     beta: float,
     unlearn_epochs: int,
     unlearn_lr: float,
@@ -82,24 +85,26 @@ def descend_both(
     eval mode by running statistics than retaining can repair. Raises FloatingPointError at the end of an epoch after which a loss
     or a weight is not finite.
     """
+    rule, again = rule_of(addon, quantile, memory), addon is not None and ADD_ONS[addon].facts.true_labels
     student = copy_of(model)
     parameters = list(student.parameters())
     optimizer = torch.optim.Adam(parameters, lr=unlearn_lr)
     size = batch_size
     while any(without_a_last_single(images, size) > size for images in (data.forget, data.retain)):
         size += 1
-    order, noise, others = data.generator(name, "forget"), data.generator(name, "dropout"), endless(data, data.retain, size, name, "retain")
+    order, noise = data.generator(name, "forget"), data.generator(name, "dropout")
+    others = endless(data, numbered(data.retain), size, name, "retain")
     alone = min(size, len(data.forget), len(data.retain)) == 1
-    images, history = data.forget.to(data.device), []
+    images, labels, history = numbered(data.forget.to(data.device)), data.forget.labels.to(data.device), []
     for epoch in data.progress(range(unlearn_epochs), name):
         with train_mode(student, noise, data.device, single_images=alone or keep_statistics):
             losses = []
-            for (x_f, y_f), (x_r, y_r) in zip(images.batches(size, generator=order, device=data.device), others, strict=False):
+            for (x_f, of_forget), (x_r, of_retain) in zip(images.batches(size, generator=order, device=data.device), others, strict=False):
                 logits = student(x_f)
-                forget_loss = forget(logits, x_f, y_f)
-                g_u = _gradients(forget_loss, parameters, retain_graph=True)
-                true = functools.partial(_of_true_labels, logits, y_f, parameters)
-                retain_loss = retain(student(x_r), x_r, y_r)
+                forget_loss = forget(logits, of_forget)
+                g_u = _gradients(forget_loss, parameters, retain_graph=again)
+                true = functools.partial(_of_true_labels, logits, labels[of_forget], parameters)
+                retain_loss = retain(student(x_r), of_retain)
                 g_c = _gradients(retain_loss, parameters)
                 for parameter, direction in zip(parameters, rule(Step(g_u, g_c, beta, true)), strict=True):
                     parameter.grad = direction
@@ -119,7 +124,7 @@ def _gradients(loss: Tensor, parameters: list[nn.Parameter], *, retain_graph: bo
 
 def _of_true_labels(logits: Tensor, labels: Tensor, parameters: list[nn.Parameter]) -> Gradients:
     """From the forward pass that the forget gradient came from: one more backward pass."""
-    return _gradients(F.cross_entropy(logits, labels), parameters, retain_graph=True)
+    return _gradients(F.cross_entropy(logits, labels), parameters)
 
 
 def register_with_add_ons(

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from unlearn.fisher_information import AT_ONCE, BATCH, Tensors, batch_gradient, image_gradients, images_at_once, mean_gradient
+from unlearn.fisher_information import BATCH, Tensors, batch_gradient, mean_gradient
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.layer_gradients import Factors, ImageGradients
 from vision_data import ImageSet
 
 NUMBERS = 2**28  # of single images' gradients that are held at once; twice where they are not all
+AT_ONCE = 64  # images by one call
+BLOCK = 128  # rows of the matrix of inner products that are computed at once
 
 
 def check(model: nn.Module, data: ForgetData, *, wfisher_step: float, damping: float, fisher_images: int, **_: object) -> dict[str, int]:
@@ -33,8 +36,9 @@ def wfisher(model: nn.Module, data: ForgetData, *, wfisher_step: float = 5.0, da
         v = n_f / n (mean g_f - mean g_r)            g: gradients of the cross-entropy, eval mode; n_f of n images are forgotten
         F = 1 / m sum_i g_i g_i'                     m single retain images
 
-    Exact, by Woodbury: with the rows g_i in G, (damping I + F)^-1 v = (v - G' (damping m I + G G')^-1 G v) / damping. G G' is
-    computed in pieces where G has more than 2^28 entries; the gradients are then computed anew for each pair of pieces.
+    Exact, by Woodbury: with the rows g_i in G, (damping I + F)^-1 v = (v - G' (damping m I + G G')^-1 G v) / damping. By a linear
+    layer's weights g_i is an outer product, delta_i h_i', and g_i g_j' is (delta_i delta_j')(h_i h_j'): it is never written out. G G' is
+    computed in pieces where G, so kept, has more than 2^28 entries; the gradients are then computed anew for each pair of pieces.
 
     Flags:
         wfisher_step: what the step is multiplied by; influence theory has 1, which a damping of 1 makes too short to see
@@ -50,7 +54,8 @@ def wfisher(model: nn.Module, data: ForgetData, *, wfisher_step: float = 5.0, da
     student = copy_of(model)
     forget, retain = data.forget.to(data.device), data.retain.to(data.device)
     share = len(forget) / (len(forget) + len(retain))
-    v = share * (_flat(mean_gradient(student, forget, data.device)) - _flat(mean_gradient(student, retain, data.device)))
+    of_forget, of_retain = (mean_gradient(student, images, data.device) for images in (forget, retain))
+    v = {name: share * (of_forget[name] - of_retain[name]) for name in of_forget}
     if len(retain) > fisher_images:
         retain = retain.subset(torch.randperm(len(retain), generator=data.generator("wfisher"))[:fisher_images].to(data.device))
     step = wfisher_step * solved(student, retain, v, damping, data)
@@ -61,30 +66,40 @@ def wfisher(model: nn.Module, data: ForgetData, *, wfisher_step: float = 5.0, da
     return Unlearned(student, facts={"step_norm": step.norm().item(), "fisher_images_used": len(retain)})
 
 
-def solved(model: nn.Module, images: ImageSet, v: Tensor, damping: float, data: ForgetData, numbers: int = NUMBERS) -> Tensor:
-    """(damping I + F)^-1 v, with F from these images; at most twice `numbers` gradient entries are held at once."""
-    size, m = images_at_once(model, numbers), len(images)
+def solved(model: nn.Module, images: ImageSet, v: Tensors, damping: float, data: ForgetData, numbers: int = NUMBERS) -> Tensor:
+    """(damping I + F)^-1 v, with F from these images; at most twice `numbers` numbers of their gradients are held at once."""
+    some_images = next(images.batches(2, device=data.device))[0]
+    gradients, m = ImageGradients(model, some_images), len(images)
+    size = max(1, numbers // gradients.numbers_an_image(some_images))
     gram, along = torch.zeros(m, m, dtype=torch.float64), torch.zeros(m, dtype=torch.float64)
-    for i, rows in data.progress(_pieces(model, images, size, m), "wfisher", -(-m // size)):
-        along[i : i + size] = (rows @ v).double().cpu()
-        gram[i : i + size, i : i + size] = (rows @ rows.T).double().cpu()
-        for j, others in _pieces(model, images, size, i):
-            gram[i : i + size, j : j + size] = (rows @ others.T).double().cpu()
-            gram[j : j + size, i : i + size] = gram[i : i + size, j : j + size].T
+    for i, rows in data.progress(_pieces(gradients, images, size, m), "wfisher", -(-m // size)):
+        for layer, own in rows.items():
+            along[i : i + size] += own.along(gradients.packed(layer, v)).double().cpu()
+        _fill(gram, i, rows, i, rows)
+        for j, others in _pieces(gradients, images, size, i):
+            _fill(gram, i, rows, j, others)
+    gram = gram.tril() + gram.tril(-1).T
     weights = torch.linalg.solve(damping * m * torch.eye(m, dtype=torch.float64) + gram, along)
-    return (v - _weighted_gradient(model, images, weights.to(v), data.device)) / damping
+    flat = _flat(v)
+    return (flat - _weighted_gradient(model, images, weights.to(flat), data.device)) / damping
 
 
-def _pieces(model: nn.Module, images: ImageSet, size: int, end: int) -> Iterator[tuple[int, Tensor]]:
+def _fill(gram: Tensor, i: int, rows: dict[str, Factors], j: int, others: dict[str, Factors]) -> None:
+    """The inner products of two pieces that begin with images i and j, on and below the diagonal."""
+    for layer, own in rows.items():
+        columns = others[layer]
+        for start in range(0, len(own.inputs), BLOCK):
+            some = own.images(slice(start, start + BLOCK))
+            end = i + start + len(some.inputs)
+            needed = columns.images(slice(end - j))
+            gram[i + start : end, j : j + len(needed.inputs)] += some.products(needed).double().cpu()
+
+
+def _pieces(gradients: ImageGradients, images: ImageSet, size: int, end: int) -> Iterator[tuple[int, dict[str, Factors]]]:
     for start in range(0, end, size):
         piece = images.subset(torch.arange(start, min(start + size, end)))
-        x, y = next(piece.batches(size, device=piece.labels.device))
-        yield start, torch.cat([_rows(model, *some) for some in zip(x.split(AT_ONCE), y.split(AT_ONCE), strict=True)])
-
-
-def _rows(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The gradients (N, P) of single images."""
-    return torch.cat([g.flatten(1) for g in image_gradients(model, x, y).values()], 1)
+        parts = [gradients.of_labels(x, y) for x, y in piece.batches(min(size, AT_ONCE), device=piece.labels.device)]
+        yield start, {layer: Factors.joined([part[layer] for part in parts]) for layer in parts[0]}
 
 
 def _weighted_gradient(model: nn.Module, images: ImageSet, weights: Tensor, device: torch.device) -> Tensor:

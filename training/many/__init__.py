@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Protocol
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from training.loop import Progress, Recipe, optimizer_of, schedule_of, silent
-from training.many.batches import Batches
+from training.loop import Progress, Recipe, fit, silent
+from training.many.batches import SharedImages
 from training.many.linear_stack import LinearStack
+from training.many.lockstep import History, Stack, lockstep
 from training.many.module_stack import ModuleStack
+from training.many.threads import side_by_side
 from vision_data import ImageSet
 
-__all__ = ["LinearStack", "ModuleStack", "fit_many", "stack_of", "stack_size"]
+__all__ = ["LinearStack", "ModuleStack", "fit_many", "models_at_once"]
 
-LINEAR_STACK, MODULE_STACK, GPU_STACK = 16, 4, 32  # benchmarks/many_models.py; the last is a guess that fits any GPU
-History = list[dict[str, float]]
-
-
-class Stack(Protocol):
-    """K models as one: their parameters stacked, (K, ...) each."""
-
-    parameters: list[Tensor]
-
-    def gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the gradients of each model's mean cross-entropy into the parameters' `grad`; images (K, N, ...), labels (K, N).
-
-        Returns the mean losses (K,) and the numbers of right predictions (K,).
-        """
-
-    def write_back(self) -> None:
-        """Put the stacked values into the models that they came from."""
+CPU_STACK = 8  # perceptrons in one thread: more fall out of the processor's cache (benchmarks/many_models.py)
+GPU_MODELS = 32  # whose training state any GPU holds
 
 
 def fit_many(
@@ -47,57 +33,58 @@ def fit_many(
     progress: Progress = silent,
     label: str = "train",
 ) -> list[History]:
-    """Train K models in place, in lockstep; model k on the images at positions rows[k]. Returns the history of each, as `fit` does.
+    """Train K models in place; model k on the images at positions rows[k]. Returns the history of each, as `fit` does.
 
         fit_many(models, images, rows, ...)[k] == fit(models[k], images.subset(rows[k]), recipe, generator=generators[k], ...)
 
     up to float noise: batch order and augmentation of model k come from generators[k] alone, in the order in which `fit` draws
-    them, and every model has its own running statistics. Dropout comes from the global random state, and differs. All models
-    are held at once, with their gradients and the optimiser's state; the images, which they share, once, as floats unless they are
-    augmented. The models end in eval mode.
+    them, and every model has its own running statistics. Dropout comes from the global random state, and differs.
+
+    On a CPU every thread of torch's trains a part of them, by itself: perceptrons as `LinearStack`s, others one after another. On
+    a GPU all of them take each step at once. The images, which they share, are held once, as floats unless they are augmented.
+    The models end in eval mode.
 
     Raises ValueError where numbers do not fit, where a model has no images, another number of them than the first or another
-    architecture, and FloatingPointError, naming the model, as soon as a loss of an epoch is not finite.
+    architecture, and FloatingPointError as soon as the loss of an epoch is not finite.
     """
     _check(models, rows, generators)
-    for model in models:
-        model.to(device).train()
-    batches = Batches(images, rows, generators, device, augment=recipe.augment)
-    count = len(rows[0])
-    stack = stack_of(models)
-    optimizer = optimizer_of(stack.parameters, recipe)
-    schedule = schedule_of(optimizer, recipe, count)
-    histories: list[History] = [[] for _ in models]
-    for epoch in progress(range(recipe.epochs), label):
-        total, correct = (torch.zeros(len(models), device=device) for _ in range(2))
-        for x, y in batches.epoch(recipe.batch_size_for(count)):
-            losses, right = stack.gradients(x, y)
-            optimizer.step()
-            schedule.step()
-            total += losses * y.shape[1]
-            correct += right
-        for history, loss, right_ones in zip(histories, total.tolist(), correct.tolist(), strict=True):
-            history.append({"loss": loss / count, "score": 100 * right_ones / count})
-        _check_finite(histories, epoch)
-    stack.write_back()
-    for model in models:
-        model.eval()
-    return histories
+    place = torch.device(device)
+    whole = slice(0, len(models))
+    stacked = LinearStack.takes(models[0])
+    if place.type == "cpu" and not stacked:
+
+        def alone(part: slice, ticking: Progress) -> list[History]:
+            (model,), (chosen,), (generator,) = models[part], rows[part], generators[part]
+            return [fit(model, images.subset(chosen), recipe, generator=generator, progress=ticking)]
+
+        return side_by_side(alone, _parts(whole, 1), recipe.epochs, progress, label)
+
+    shared = SharedImages(images, place, augment=recipe.augment)
+
+    def at_once(part: slice, ticking: Progress) -> list[History]:
+        stack: Stack = (LinearStack if stacked else ModuleStack)([model.to(place).train() for model in models[part]])
+        histories = lockstep(stack, shared, rows[part], recipe, generators=generators[part], progress=ticking, label=label)
+        for model in models[part]:
+            model.eval()
+        return histories
+
+    if place.type == "cpu":
+        return side_by_side(at_once, _parts(whole, CPU_STACK), recipe.epochs, progress, label)
+    return at_once(whole, progress)
 
 
-def stack_of(models: Sequence[nn.Module]) -> Stack:
-    """The models as one: by products of stacked matrices where they are nothing but linear maps and relus, else by vmap."""
-    return LinearStack(models) if LinearStack.takes(models[0]) else ModuleStack(models)
-
-
-def stack_size(model: nn.Module, device: torch.device | str) -> int:
-    """How many models like this one to train at once, where nothing is known but the device: what measured fastest per model.
-
-    On a CPU a stack should stay in the processor's cache; on a GPU the more the better, up to its memory.
-    """
+def models_at_once(model: nn.Module, device: torch.device | str) -> int:
+    """How many models like this one keep the device busy. More of them take as much longer, and a kill loses more of them."""
     if torch.device(device).type != "cpu":
-        return GPU_STACK
-    return LINEAR_STACK if LinearStack.takes(model) else MODULE_STACK
+        return GPU_MODELS
+    return torch.get_num_threads() * (CPU_STACK if LinearStack.takes(model) else 1)
+
+
+def _parts(whole: slice, most: int) -> list[slice]:
+    """Parts of at most so many, as many to each thread as can be, all about as large."""
+    count = max(-(-whole.stop // most), min(torch.get_num_threads(), whole.stop))
+    ends = [whole.stop * number // count for number in range(count + 1)]
+    return [slice(start, end) for start, end in pairwise(ends)]
 
 
 def _check(models: Sequence[nn.Module], rows: Sequence[Tensor], generators: Sequence[torch.Generator]) -> None:
@@ -117,12 +104,3 @@ def _check(models: Sequence[nn.Module], rows: Sequence[Tensor], generators: Sequ
 
 def _shapes(model: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple((name, tuple(value.shape)) for name, value in model.state_dict().items())
-
-
-def _check_finite(histories: Sequence[History], epoch: int) -> None:
-    for number, history in enumerate(histories):
-        if not math.isfinite(history[-1]["loss"]):
-            loss = history[-1]["loss"]
-            raise FloatingPointError(
-                f"training diverged in epoch {epoch + 1}: the loss of model {number + 1} of {len(histories)} is {loss}"
-            )

@@ -11,32 +11,26 @@ from vision_data import ImageSet
 from vision_data.image_set import Moves
 
 
-class Batches:
-    """Normalised images (K, N, C, H, W) and labels (K, N) of K models at a time; model k has those at rows[k], in generators[k]'s order."""
+class SharedImages:
+    """Images on a device, from which many models take their batches: normalised once, unless each batch is to be augmented first."""
 
-    def __init__(
-        self,
-        images: ImageSet,
-        rows: Sequence[Tensor],
-        generators: Sequence[torch.Generator],
-        device: torch.device | str,
-        *,
-        augment: bool,
-    ) -> None:
+    def __init__(self, images: ImageSet, device: torch.device, *, augment: bool) -> None:
         here = images.to(device)
-        self.generators, self.augment, self.device = generators, augment, device
-        self.rows = [chosen.cpu() for chosen in rows]
+        self.augment, self.device = augment, device
         self.normalisation, self.labels = images.normalisation, here.labels
         self.images = here.images if augment else self.normalisation(here.images)
 
-    def epoch(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """A pass of every model over its images, `size` at a time, in a new order."""
-        pairs = zip(self.rows, self.generators, strict=True)
-        shuffled = torch.stack([rows[torch.randperm(len(rows), generator=generator)] for rows, generator in pairs])
+    def epoch(self, rows: Sequence[Tensor], generators: Sequence[torch.Generator], size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (K, size, C, H, W) and labels (K, size) of K models, those at rows[k] in a new order of generators[k]'s.
+
+        The last batch may be smaller.
+        """
+        pairs = zip(rows, generators, strict=True)
+        shuffled = torch.stack([chosen.cpu()[torch.randperm(len(chosen), generator=generator)] for chosen, generator in pairs])
         for chosen in shuffled.split(size, dim=1):
             place = chosen.flatten().to(self.device)
             x = self.images.index_select(0, place)
             if self.augment:
-                moves = [Moves.drawn(chosen.shape[1], x.shape[2], generator) for generator in self.generators]
+                moves = [Moves.drawn(chosen.shape[1], x.shape[2], generator) for generator in generators]
                 x = self.normalisation(Moves.joined(moves)(x))
             yield x.unflatten(0, chosen.shape), self.labels.index_select(0, place).view(chosen.shape)

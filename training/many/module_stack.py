@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state
+from torch.func import functional_call
 from torch.nn import functional as F
 
 
@@ -16,7 +16,8 @@ class ModuleStack:
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         self.models = models
-        self.state, self.buffers = stack_module_state(list(models))
+        self.state = {name: _stacked([model.get_parameter(name) for model in models]) for name, _ in models[0].named_parameters()}
+        self.buffers = {name: _stacked([model.get_buffer(name) for model in models]) for name, _ in models[0].named_buffers()}
         self.parameters: list[Tensor] = list(self.state.values())
         for name, parameter in self.state.items():
             parameter.requires_grad_(models[0].get_parameter(name).requires_grad)
@@ -43,3 +44,7 @@ class ModuleStack:
                 model.get_parameter(name).copy_(values[number])
             for name, values in self.buffers.items():
                 model.get_buffer(name).copy_(values[number])
+
+
+def _stacked(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack([value.detach() for value in values])

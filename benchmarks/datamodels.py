@@ -1,0 +1,131 @@
+"""How well a datamodel by gradient attribution foretells what retraining does.
+
+    python benchmarks/datamodels.py
+    python benchmarks/datamodels.py --class_to_replace -1 --num_indexes_to_replace 60 --damping 0.1 1 10
+
+lds              linear datamodeling score: for each image, Spearman's correlation over --shadows models, each trained on another half
+                 of the training set, of the margin that the model has with the sum of its training images' scores; the mean over
+                 the validation images. No shadow has a part in the scores.
+forget, others   Pearson's correlation, over images and classes, of the change of the logits that dm_direct makes with that from the
+                 initial model to the mean of --oracles retrained ones; of the forget images, and of the validation images.
+scale            what the predicted change of the forget images' logits has to be multiplied by to come nearest to the real one.
+                 dm_direct's --multiplier stands for it.
+
+Shadows and oracles are made where they are not there yet, many at once. All training images take part in the scores.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import command_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from base_models import BaseModels
+
+Row = dict[str, Any]
+COLUMNS = ("damping", "lds", "forget", "others", "scale")
+
+
+@command_line.command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table, and write the same numbers with --json."""
+    architecture = command_line.architecture_named(argv)
+    summary, _, details = (__doc__ or "").partition("\n")
+    parser = command_line.OneLineParser(summary, details.strip("\n"))
+    command_line.add_shared_flags(parser)
+    command_line.add_signature_flags(parser, architecture, "architecture")
+    own = parser.add_argument_group("what is measured")
+    own.add_argument("--shadows", type=int, default=64, metavar="N", help="models of random halves (default: %(default)s)")
+    own.add_argument("--oracles", type=int, default=16, metavar="N", help="retrained models (default: %(default)s)")
+    own.add_argument("--damping", type=float, nargs="+", default=[0.1, 1.0, 10.0], metavar="X", help="default: 0.1 1 10")
+    own.add_argument("--sketch_size", type=int, default=4096, metavar="K", help="numbers of a gradient (default: %(default)s)")
+    own.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    options = command_line.parsed(parser, argv)
+    if options.shadows < 4:
+        raise ValueError(f"--shadows: expected at least 4, got {options.shadows}. A correlation needs more")
+    if min(options.damping) <= 0 or options.sketch_size < 1:
+        raise ValueError(
+            f"--damping and --sketch_size: expected numbers > 0, got {options.damping} and {options.sketch_size}. Correct them"
+        )
+
+    from base_models import BaseModels
+    from benchmarks.machine import describe, write_json
+    from reporter.text_table import text_table
+
+    base = BaseModels(command_line.base_config(options, architecture, options.seed), progress=command_line.progress_bar)
+    rows = measured(base, options)
+    models = f"{options.shadows} shadows, {options.oracles} oracles, seed {options.seed}, sketch of {options.sketch_size}"
+    print(f"{base.splits.dataset}, {base.architecture.name}, {base.request_slug}: {models}")
+    print(
+        text_table(list(COLUMNS), [[f"{row[name]:.4g}" if name == "damping" else f"{row[name]:.3f}" for name in COLUMNS] for row in rows])
+    )
+    print(describe())
+    write_json(options.json, {"command": f"benchmarks/datamodels.py {' '.join(argv or sys.argv[1:])}", "rows": rows})
+    return 0
+
+
+def measured(base: BaseModels, options: Namespace) -> list[Row]:
+    """A row for each damping."""
+    import torch
+
+    from model_sets import found, make
+    from unlearn import ForgetData
+    from unlearn.attribution import Attribution, Shifted
+    from unlearn.forget_and_retain import logits_of
+    from unlearn.oracle_matching import mean_logits
+
+    make(base, "shadows", options.shadows)
+    make(base, "oracles", options.oracles)
+    data = ForgetData.of(base.splits, base.config.request, seed=base.config.seed, device=base.device, progress=base.progress)
+    initial, train, validation = base.initial().model, base.splits.train, base.splits.validation
+    shadows = found(base, "shadows", options.shadows)
+    oracles = [kept.model for kept in found(base, "oracles", options.oracles)]
+    real = torch.stack([margins_of(logits_of(kept.model, validation, base.device).cpu(), validation.labels) for kept in shadows])
+    sets = {"forget": base.forget, "others": validation}
+    before = {name: logits_of(initial, images, base.device) for name, images in sets.items()}
+    changes = {name: mean_logits(oracles, images, base.device) - before[name] for name, images in sets.items()}
+    forgets = torch.isin(train.indexes, base.forget.indexes)
+    rows = []
+    for damping in options.damping:
+        attribution = Attribution(initial, train, data, sketch_size=options.sketch_size, damping=damping)
+        scores = attribution.scores(validation).cpu()
+        predicted = torch.stack([scores[:, kept.rows].sum(1) for kept in shadows])
+        shifted = Shifted(initial, attribution.shift(forgets)).eval()
+        guesses = {name: logits_of(shifted, images, base.device) - before[name] for name, images in sets.items()}
+        row: Row = {name: pearson(guesses[name], changes[name]) for name in sets}
+        scale = float((guesses["forget"] * changes["forget"]).sum() / guesses["forget"].square().sum())
+        rows.append({"damping": damping, "lds": linear_datamodeling_score(predicted, real), **row, "scale": scale})
+    return rows
+
+
+def margins_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """log p_y / (1 - p_y) (N,)."""
+    true = logits.gather(1, labels[:, None]).squeeze(1)
+    return true - logits.scatter(1, labels[:, None], -float("inf")).logsumexp(1)
+
+
+def linear_datamodeling_score(predicted: Tensor, real: Tensor) -> float:
+    """Spearman's correlation over the models (rows) of both (M, N), the mean over the N images."""
+    from scipy.stats import spearmanr
+
+    pairs = zip(predicted.T.numpy(), real.T.numpy(), strict=True)
+    return float(sum(spearmanr(one, other).statistic for one, other in pairs) / real.shape[1])
+
+
+def pearson(one: Tensor, other: Tensor) -> float:
+    import torch
+
+    return float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""What a model costs where K are trained at once, beside one after another in one process, and beside a process each.
+
+    python benchmarks/many_models.py
+    python benchmarks/many_models.py --dataset MNIST --epochs 1 --models 1 4 16
+
+at once      `fit_many`, K models of seeds 1 to K on all of train: seconds of training over K.
+loop         `fit`, one model after another in one process, with as many threads as torch takes by itself. As many models as --loop
+             says; a model costs the same whatever their number.
+loop, one thread    the same with one thread for torch, which is the faster where layers are small.
+processes    main_baseline.py as it is, one process after another, start and reading the data included. As many as --processes says.
+
+Everything is done --repeats times, in turn; the table has the medians, and the range of what was measured. Each measurement runs in
+a process of its own, which tells the most memory that training took beyond what was there before (GPU: that torch gave out).
+Kept one by one: interrupted, it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import command_line
+
+ROOT = Path(__file__).resolve().parent.parent
+AT_ONCE, LOOP, ONE_THREAD, PROCESSES = "at once", "loop", "loop, one thread", "processes"
+COLUMNS = ("way", "models", "s a model", "least", "most", "loop / way", "processes / way", "MiB", "measured")
+
+Row = dict[str, Any]
+
+
+@command_line.command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table, and write the same numbers with --json."""
+    architecture = command_line.architecture_named(argv)
+    summary, _, details = (__doc__ or "").partition("\n")
+    parser = command_line.OneLineParser(summary, details.strip("\n"))
+    command_line.add_shared_flags(parser)
+    command_line.add_signature_flags(parser, architecture, "architecture")
+    own = parser.add_argument_group("what is measured")
+    own.add_argument("--models", type=int, nargs="+", default=[1, 4, 16, 64], metavar="K", help="models at once (default: 1 4 16 64)")
+    own.add_argument("--loop", type=int, default=3, metavar="N", help="models of the loop, 0 leaves it out (default: %(default)s)")
+    own.add_argument("--processes", type=int, default=1, metavar="N", help="runs of main_baseline.py, 0: none (default: %(default)s)")
+    own.add_argument("--repeats", type=int, default=3, metavar="N", help="of everything (default: %(default)s)")
+    own.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    options = command_line.parsed(parser, argv)
+    for flag, least in (("models", 1), ("loop", 0), ("processes", 0), ("repeats", 1)):
+        given = getattr(options, flag)
+        if min(given if isinstance(given, list) else [given]) < least:
+            raise ValueError(f"--{flag}: expected at least {least}, got {given}. Correct the number")
+
+    from benchmarks.machine import describe, write_json
+    from reporter.text_table import text_table
+
+    base, rows, note = measured(options, command_line.base_config(options, architecture, options.seed))
+    print(f"{base.splits.dataset}, {base.architecture.name}, {base.epochs} epochs, {len(base.splits.train)} images, {base.device}")
+    print(text_table(list(COLUMNS), [_shown(row, rows) for row in rows]))
+    print(f"{describe()}\n{note}")
+    write_json(options.json, {"command": f"benchmarks/many_models.py {' '.join(argv or sys.argv[1:])}", "rows": rows})
+    return 0
+
+
+def measured(options: Namespace, config: Any) -> tuple[Any, list[Row], str]:
+    """The base models, a row for each way and number of models, and where the numbers come from."""
+    from base_models import BaseModels
+    from benchmarks.cells import Cells
+
+    base = BaseModels(config)
+    code = ("training", "models", "vision_data", "base_models.py")
+    cells = Cells(base.save_dir / "benchmarks" / "many_models.jsonl", __file__, code=code)
+    ways = [(AT_ONCE, count) for count in options.models]
+    ways += [(way, count) for way, count in ((LOOP, options.loop), (ONE_THREAD, options.loop), (PROCESSES, options.processes)) if count]
+    about = {"split": base.splits.digest, "arch": base.architecture.identity, "options": base.options, "device": str(base.device)}
+    found: dict[tuple[str, int], list[Row]] = {way: [] for way in ways}
+    for repeat in range(options.repeats):
+        for way, count in command_line.progress_bar(ways, f"repeat {repeat + 1}/{options.repeats}"):
+            key = {**about, "recipe": str(base.recipe), "seed": config.seed, "way": way, "models": count, "repeat": repeat}
+            found[way, count].append(cells.measured(key, lambda w=way, c=count: in_a_process(w, c, config)))  # type: ignore[misc]
+    return base, [_row(way, count, values) for (way, count), values in found.items()], cells.note()
+
+
+def in_a_process(way: str, count: int, config: Any) -> Row:
+    """One measurement, in a new process."""
+    if way == PROCESSES:
+        return _processes(count, config)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_trained, way, count, config).result()
+
+
+def _trained(way: str, count: int, config: Any) -> Row:
+    """Seconds and bytes of training `count` models of the seeds from the config's on; a step before has loaded what steps load."""
+    import torch
+
+    from base_models import BaseModels
+    from training import fit, fit_many, generator_for
+
+    if way == ONE_THREAD:
+        torch.set_num_threads(1)
+    base = BaseModels(config)
+    train, device = base.splits.train, base.device
+    few = train.subset(torch.arange(min(len(train), 2 * base.recipe.batch_size)))
+    fit(base.untrained(), few, replace(base.recipe, epochs=1), generator=generator_for(0), device=device)
+    seeds = range(config.seed, config.seed + count)
+    models, generators = [base.built(seed) for seed in seeds], [generator_for(seed, "train") for seed in seeds]
+    before = _memory(device)
+    started = time.perf_counter()
+    if way == AT_ONCE:
+        fit_many(models, train, [torch.arange(len(train))] * count, base.recipe, generators=generators, device=device)
+    else:
+        for model, generator in zip(models, generators, strict=True):
+            fit(model, train, base.recipe, generator=generator, device=device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return {"seconds": time.perf_counter() - started, "bytes": _memory(device) - before}
+
+
+def _memory(device: Any) -> int:
+    """The most bytes that this process has held so far; on a GPU, that torch has given out there."""
+    import resource
+
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _processes(count: int, config: Any) -> Row:
+    from base_models import flags_of
+
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(config.seed, config.seed + count):
+            flags = shlex.split(" ".join(flags_of(replace(config, seed=seed, save_dir=Path(folder), mask=None))))
+            command = [sys.executable, "-u", str(ROOT / "main_baseline.py"), *flags]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return {"seconds": time.perf_counter() - started, "bytes": None}
+
+
+def _row(way: str, count: int, values: list[Row]) -> Row:
+    each = [value["seconds"] / count for value in values]
+    held = [value["bytes"] for value in values if value["bytes"] is not None]
+    row: Row = {"way": way, "models": count, "seconds_a_model": median(each), "least": min(each), "most": max(each), "measured": len(each)}
+    return row | {"bytes": median(held) if held else None}
+
+
+def _shown(row: Row, rows: list[Row]) -> list[str]:
+    seconds = {one["way"]: one["seconds_a_model"] for one in rows}
+    ratios = [f"{seconds[way] / row['seconds_a_model']:.1f}" if way in seconds else "" for way in (LOOP, PROCESSES)]
+    memory = "" if row["bytes"] is None else f"{row['bytes'] / 2**20:.0f}"
+    times = [f"{row[name]:.3f}" for name in ("seconds_a_model", "least", "most")]
+    return [row["way"], str(row["models"]), *times, *ratios, memory, str(row["measured"])]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""What a datamodel predicts of the forget set's absence, for the methods that use one."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from unlearn.attribution import Attribution, Shifted
+from unlearn.impl import ForgetData, copy_of
+
+OF_A_PART, OF_A_CLASS = 1.0, 20.0  # multipliers; the second is what digits need, see benchmarks/datamodels.py
+
+
+def check(data: ForgetData, *, multiplier: float | None, attribution_images: int, sketch_size: int, damping: float) -> dict[str, float]:
+    """The multiplier, where none is given; ValueError for flags of a datamodel that make no sense."""
+    factor = multiplier if multiplier is not None else OF_A_CLASS if data.forget_classes else OF_A_PART
+    for name, count in (("attribution_images", attribution_images), ("sketch_size", sketch_size)):
+        if count < 1:
+            raise ValueError(f"--{name}: expected an integer >= 1, got {count}. Give at least 1")
+    for name, value in (("damping", damping), ("multiplier", factor)):
+        if not 0 < value < float("inf"):
+            raise ValueError(f"--{name}: expected a number > 0, got {value}. Give a positive one")
+    return {"multiplier": factor}
+
+
+def without_the_forget_set(
+    model: nn.Module, data: ForgetData, *, multiplier: float, attribution_images: int, sketch_size: int, damping: float
+) -> Shifted:
+    """A module that gives the logits predicted for training without the forget set, `multiplier` times as far away. In eval mode.
+
+    Gradients are taken of all forget images and of `attribution_images` random retain images, all if there are fewer. Raises
+    FloatingPointError where the prediction is not finite.
+    """
+    initial = copy_of(model)
+    drawn = torch.randperm(len(data.retain), generator=data.generator("attribution", "retain"))[:attribution_images]
+    images = data.forget.joined(data.retain.subset(drawn))
+    attribution = Attribution(initial, images, data, sketch_size=sketch_size, damping=damping)
+    shift = attribution.shift(torch.isin(images.indexes, data.forget.indexes))
+    shift = {name: multiplier * value for name, value in shift.items()}
+    if not all(value.isfinite().all() for value in shift.values()):
+        raise FloatingPointError("the datamodel's prediction is not finite. Choose a larger --damping or a smaller --multiplier")
+    return Shifted(initial, shift).eval()

@@ -1,0 +1,55 @@
+"""dm_direct: subtract from the logits what a datamodel says that the forget images have put there."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from unlearn import datamodel
+from unlearn.impl import ForgetData, register
+
+
+def check(
+    model: nn.Module, data: ForgetData, *, multiplier: float | None, attribution_images: int, sketch_size: int, damping: float
+) -> dict[str, float]:
+    """The multiplier; ValueError for flags that make no sense."""
+    return datamodel.check(data, multiplier=multiplier, attribution_images=attribution_images, sketch_size=sketch_size, damping=damping)
+
+
+@register("dm_direct", wraps=True, source="Georgiev et al. 2024, arXiv:2410.23232; Park et al. 2023, arXiv:2303.14186", resolve=check)
+def dm_direct(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    multiplier: float | None = None,
+    attribution_images: int = 2000,
+    sketch_size: int = 4096,
+    damping: float = 1.0,
+) -> nn.Module:
+    """Subtract the forget images' attribution scores from the logits; the weights stay as they are.
+
+        logits(x) = f_theta(x) - multiplier sum over f in forget of score(f, x)
+        score(f, x) = grad f_theta(x) . S H^-1 phi_f (1 - p_f)    H = sum p_y (1 - p_y) phi phi' + damping mean(p_y (1 - p_y) |phi|^2) I
+        phi_i = S' grad log p_y / (1 - p_y) of training image i, in eval mode; S a random sketch to sketch_size numbers
+
+    That is the influence of the forget images in a logistic regression on the model's gradients. It is of first order: of the
+    right size for a few images, and far too small where a whole class goes, for which the multiplier has to make up.
+
+    The scores of an input are computed when it is given: summed over the forget set they are one derivative of the logits in one
+    direction of the weights, which is all that is kept. What comes back is a module around the model, of about three times its cost.
+    `python benchmarks/datamodels.py` prints how well such scores agree with retraining.
+
+    Flags:
+        multiplier: what the scores are multiplied by; by default 1, and 20 where a whole class is forgotten
+        attribution_images: retain images that take part, drawn at random; all if there are fewer
+        sketch_size: numbers that a gradient is reduced to
+        damping: what is added to H, in units of the mean p_y (1 - p_y) |phi|^2
+
+    Raises ValueError for flags that make no sense, FloatingPointError where the scores are not finite.
+
+    Departures: one model where the source averages over many; H keeps the weights p_y (1 - p_y), which the source drops, because
+    without them the scores of a well-trained model are far too small; a sparse sketch with one entry a parameter where the source
+    projects by a dense random matrix; and damping, without which more numbers than images have no inverse.
+    """
+    flags = {"attribution_images": attribution_images, "sketch_size": sketch_size}
+    factor = check(model, data, multiplier=multiplier, damping=damping, **flags)["multiplier"]
+    return datamodel.without_the_forget_set(model, data, multiplier=factor, damping=damping, **flags)

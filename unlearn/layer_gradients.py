@@ -1,0 +1,263 @@
+"""Gradients of single images: from one backward pass over a batch where the layers allow it, else image by image.
+
+By one layer's weights an image's gradient is an outer product, or short enough to be written out:
+
+    linear       delta_i (h_i, 1)'                             h_i its inputs, delta_i the loss's derivatives by its outputs
+    convolution  sum over places of delta_i patches(h_i)'      patches: a column for each place of the kernel
+    batch norm   sum over places of delta_i standardised h_i
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn import functional as F
+
+from unlearn.fisher_information import Tensors, image_gradients
+
+Call = tuple[Tensor, GradientEdge]  # inputs of a layer, and where the derivatives by its outputs come from
+Answers = Sequence[tuple[Tensor, Tensor]]  # labels (N,) and weights (N,), once for each label that an image may have
+TOLERANCE = 1e-3  # of the two ways' agreement, relative to the largest entry of a tensor
+IN_CACHE = 2**17  # numbers
+WHOLE = "*"  # in place of a layer: all weights of the model, image by image
+
+
+class Factors(NamedTuple):
+    """The gradients of N images by the weights of one layer: of image i the matrix outputs_i inputs_i' (b, a)."""
+
+    inputs: Tensor  # (N, a)
+    outputs: Tensor  # (N, b)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Factors]) -> Factors:
+        return cls(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+    def images(self, some: slice) -> Factors:
+        return Factors(self.inputs[some], self.outputs[some])
+
+    def written_out(self) -> Factors:
+        return self
+
+    def squares(self, weights: Tensor) -> Tensor:
+        """The sum over images of weights_i times the squared gradient, (b, a)."""
+        return (self.outputs.square() * weights[:, None]).T @ self.inputs.square()
+
+    def products(self, other: Factors) -> Tensor:
+        """The inner product (N, M) of each gradient of these with each of the others."""
+        return (self.inputs @ other.inputs.T).mul_(self.outputs @ other.outputs.T)
+
+    def along(self, direction: Tensor) -> Tensor:
+        """The inner product (N,) of each gradient with one direction (b, a)."""
+        return ((self.outputs @ direction) * self.inputs).sum(1)
+
+
+class Places(NamedTuple):
+    """The gradients of N images by a convolution's weights, not yet summed over the places of its output."""
+
+    outputs: Tensor  # (N, channels, places): the loss's derivatives
+    patches: Tensor  # (N, inputs of a place, places)
+    bias: bool
+
+    def written_out(self) -> Factors:
+        kernel = (self.outputs @ self.patches.transpose(1, 2)).flatten(1)
+        return _rows(torch.cat([kernel, self.outputs.sum(2)], 1) if self.bias else kernel)
+
+    def squares(self, weights: Tensor) -> Tensor:
+        """As `Factors.squares`: of as many images at once as a processor's cache holds, for the gradients are used only here."""
+        numbers = self.outputs.shape[1] * self.patches.shape[1]
+        few = len(weights) if weights.is_cuda else max(1, IN_CACHE // numbers)
+        parts = zip(self.outputs.split(few), self.patches.split(few), weights.split(few), strict=True)
+        return torch.stack([Places(outputs, patches, self.bias).written_out().squares(w) for outputs, patches, w in parts]).sum(0)
+
+
+Gradients = Factors | Places
+
+
+class ImageGradients:
+    """The gradients of single images' cross-entropy, layer by layer; the model has to be in eval mode.
+
+    By layers where every weight is of a linear layer, a convolution or a batch norm that runs once, without a gradient for each
+    image and weight of a linear layer. Both ways are taken on `some_images` first, and image by image on all where they
+    differ: a model of other layers, or one whose weights have more to do than their layer shows.
+    """
+
+    def __init__(self, model: nn.Module, some_images: Tensor) -> None:
+        self.model = model
+        self.by_layers = _is_of_known_layers(model) and self._agree(some_images)
+
+    def numbers_an_image(self, some_images: Tensor) -> int:
+        """About how many numbers of an image are held at once: its factors, and what they are made of."""
+        if not self.by_layers:
+            return sum(p.numel() for p in self.model.parameters())
+        _, calls = self._forward(some_images)
+        prepared = [OF_LAYER[type(layer)].prepare(layer, h) for layer, h in self._layers(calls)]
+        factors = self.of_labels(some_images, torch.zeros(len(some_images), dtype=torch.int64, device=some_images.device))
+        return sum(t.numel() for t in (*prepared, *(t for pair in factors.values() for t in pair))) // len(some_images)
+
+    def of_labels(self, x: Tensor, labels: Tensor) -> dict[str, Factors]:
+        """The factors of the gradients by the layers, one label an image."""
+        _, gradients = next(self.of(x, lambda logits: [(labels, torch.ones_like(logits[:, 0]))]))
+        return {layer: own.written_out() for layer, own in gradients.items()}
+
+    def of(self, x: Tensor, answers: Callable[[Tensor], Answers]) -> Iterator[tuple[Tensor, dict[str, Gradients]]]:
+        """For each of the answers, which `answers` gives for the logits (N, C): its weights (N,), and the gradients by layer."""
+        return self._from_layers(x, answers) if self.by_layers else self._one_by_one(x, answers)
+
+    def unpacked(self, layer: str, matrix: Tensor) -> Tensors:
+        """A matrix (b, a) of a layer's factors as tensors by the names of the parameters, in their shapes."""
+        if layer == WHOLE:
+            named = dict(self.model.named_parameters())
+        else:
+            module = self.model.get_submodule(layer)
+            named = {f"{layer}.{name}".lstrip("."): p for name, p in module.named_parameters()}
+            if isinstance(module, nn.Linear):
+                return {name: matrix[:, : p.shape[1]] if p.ndim > 1 else matrix[:, -1] for name, p in named.items()}
+        pieces = matrix.flatten().split([p.numel() for p in named.values()])
+        return {name: piece.view_as(p) for (name, p), piece in zip(named.items(), pieces, strict=True)}
+
+    def packed(self, layer: str, tensors: Tensors) -> Tensor:
+        """The inverse of `unpacked`, from tensors of all parameters."""
+        if layer == WHOLE:
+            return torch.cat([tensors[name].flatten() for name, _ in self.model.named_parameters()])[None]
+        module = self.model.get_submodule(layer)
+        own = [tensors[f"{layer}.{name}".lstrip(".")] for name, _ in module.named_parameters()]
+        if isinstance(module, nn.Linear):
+            return torch.cat([t.view(module.out_features, -1) for t in own], 1)
+        return torch.cat([t.flatten() for t in own])[None]
+
+    def _one_by_one(self, x: Tensor, answers: Callable[[Tensor], Answers]) -> Iterator[tuple[Tensor, dict[str, Gradients]]]:
+        with torch.no_grad():
+            logits: Tensor = self.model(x)
+        for labels, weights in answers(logits):
+            rows = torch.cat([gradient.flatten(1) for gradient in image_gradients(self.model, x, labels).values()], 1)
+            yield weights, {WHOLE: _rows(rows)}
+
+    def _from_layers(self, x: Tensor, answers: Callable[[Tensor], Answers]) -> Iterator[tuple[Tensor, dict[str, Gradients]]]:
+        logits, calls = self._forward(x)
+        layers = list(self._layers(calls))
+        edges = [edge for _, edge in calls.values()]
+        with torch.no_grad():
+            prepared = [OF_LAYER[type(layer)].prepare(layer, h) for layer, h in layers]
+        for labels, weights in answers(logits.detach()):
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+            deltas = torch.autograd.grad(loss, edges, retain_graph=True, allow_unused=True)
+            own = zip(calls, layers, prepared, deltas, strict=True)
+            used = ((name, layer, h, delta) for name, (layer, _), h, delta in own if delta is not None)
+            yield weights, {name: OF_LAYER[type(layer)].gradients(layer, h, delta) for name, layer, h, delta in used}
+
+    def _forward(self, x: Tensor) -> tuple[Tensor, dict[str, Call]]:
+        with _calls(self.model) as calls:
+            return self.model(x), calls
+
+    def _layers(self, calls: dict[str, Call]) -> Iterator[tuple[nn.Module, Tensor]]:
+        return ((self.model.get_submodule(name), h) for name, (h, _) in calls.items())
+
+    def _agree(self, x: Tensor) -> bool:
+        def unlikely(logits: Tensor) -> Answers:
+            return [(logits.argmin(1), torch.ones_like(logits[:, 0]))]  # a loss that is not nearly 0
+
+        zeros = {name: torch.zeros_like(p) for name, p in self.model.named_parameters()}
+
+        def squares(way: Iterator[tuple[Tensor, dict[str, Gradients]]]) -> Tensors:
+            weights, factors = next(way)
+            unpacked = [self.unpacked(layer, own.squares(weights)) for layer, own in factors.items()]
+            return {name: t for own in [zeros, *unpacked] for name, t in own.items()}
+
+        try:
+            found = squares(self._from_layers(x, unlikely))
+        except LookupError:
+            return False
+        expected = squares(self._one_by_one(x, unlikely))
+        return all((found[name] - value).abs().max() <= TOLERANCE * value.abs().max() for name, value in expected.items())
+
+
+def _rows(rows: Tensor) -> Factors:
+    return Factors(rows, torch.ones_like(rows[:, :1]))
+
+
+class OfLayer(NamedTuple):
+    """How the factors of one type of layer follow from its inputs, once prepared, and the derivatives by its outputs."""
+
+    prepare: Callable[[nn.Module, Tensor], Tensor]
+    gradients: Callable[[nn.Module, Tensor, Tensor], Gradients]
+
+
+def _with_ones(layer: nn.Module, h: Tensor) -> Tensor:
+    return h if layer.bias is None else torch.cat([h, torch.ones_like(h[:, :1])], 1)
+
+
+def _as_it_is(_: nn.Module, h: Tensor) -> Tensor:
+    return h
+
+
+def _patches(layer: nn.Module, h: Tensor) -> Tensor:
+    """(N, channels x kernel height x kernel width, places), like `F.unfold` and faster."""
+    if not isinstance(layer, nn.Conv2d) or isinstance(layer.padding, str):  # `_is_simple` has looked
+        raise TypeError(f"expected a Conv2d with numbers for its padding, got {layer}")
+    if layer.dilation != (1, 1):
+        return F.unfold(h, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    height, width = layer.padding
+    windows = F.pad(h, (width, width, height, height))
+    for dimension in (2, 3):
+        windows = windows.unfold(dimension, layer.kernel_size[dimension - 2], layer.stride[dimension - 2])
+    places = windows.shape[2] * windows.shape[3]
+    return windows.permute(0, 1, 4, 5, 2, 3).reshape(len(h), -1, places)
+
+
+def _batch_norm(layer: nn.Module, h: Tensor, delta: Tensor) -> Factors:
+    mean, variance = layer.get_buffer("running_mean"), layer.get_buffer("running_var")
+    of_bias, of_product = (t.flatten(2).sum(2) if t.ndim > 2 else t for t in (delta, delta * h))
+    of_weight = (of_product - mean * of_bias) / (variance + float(layer.eps)).sqrt()  # type: ignore[arg-type]
+    own = {"weight": of_weight, "bias": of_bias}
+    return _rows(torch.cat([own[name] for name, _ in layer.named_parameters()], 1))
+
+
+OF_LAYER: dict[type[nn.Module], OfLayer] = {
+    nn.Linear: OfLayer(_with_ones, lambda _, h, delta: Factors(h, delta)),
+    nn.Conv2d: OfLayer(_patches, lambda layer, patches, delta: Places(delta.flatten(2), patches, layer.bias is not None)),
+    nn.BatchNorm1d: OfLayer(_as_it_is, _batch_norm),
+    nn.BatchNorm2d: OfLayer(_as_it_is, _batch_norm),
+}
+
+
+def _is_of_known_layers(model: nn.Module) -> bool:
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    layers = [layer for _, layer in _with_weights(model)]
+    plain = all(type(layer) in OF_LAYER and not layer._forward_hooks and not layer._forward_pre_hooks for layer in layers)
+    return plain and len(names) == len(dict(model.named_parameters())) and all(map(_is_simple, layers))
+
+
+def _is_simple(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Conv2d):
+        return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return not isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)) or layer.running_mean is not None
+
+
+def _with_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return ((name, m) for name, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None)
+
+
+@contextmanager
+def _calls(model: nn.Module) -> Iterator[dict[str, Call]]:
+    """The call of each layer with weights that runs meanwhile. LookupError for one that runs twice, or on rows of vectors."""
+    seen: dict[str, Call] = {}
+
+    def remember(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if name in seen or (isinstance(layer, nn.Linear) and inputs[0].ndim != 2):
+            raise LookupError(name)
+        seen[name] = inputs[0].detach(), get_gradient_edge(output)  # not the output: what follows may write into it
+
+    handles = [
+        layer.register_forward_hook(lambda layer, inputs, output, name=name: remember(name, layer, inputs, output))
+        for name, layer in _with_weights(model)
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,42 @@
+"""load_an_oracle: a retrained model that is not the one it is judged by; what a perfect method would score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.retrain import check_architecture
+
+
+def check(model: nn.Module, data: ForgetData, *, oracle_seed: int | None) -> dict[str, Any]:
+    """The seed; ValueError for one of the reference set, FileNotFoundError where there is no such oracle."""
+    if data.oracles is None:
+        return {} if oracle_seed is None else {"oracle_seed": oracle_seed}
+    seed = data.seed + len(data.oracles.judges) if oracle_seed is None else oracle_seed
+    data.oracles.apart([seed])
+    return {"oracle_seed": seed}
+
+
+@register("load_an_oracle", needs=("oracles",), source="Georgiev et al. 2024, arXiv:2410.23232", resolve=check)
+def load_an_oracle(model: nn.Module, data: ForgetData, *, oracle_seed: int | None = None) -> Unlearned:
+    """Return an oracle: the ideal model of another seed than those that the result is judged by.
+
+        theta <- theta of the model trained on retain alone, with oracle_seed
+
+    What is left between this model and its judges is the noise of training: no method can be expected to come nearer.
+
+    Flags:
+        oracle_seed: seed of the oracle; by default the model's own seed plus the number of oracles in the reference set
+
+    Raises ValueError where the data has no `oracles`, for a seed of the reference set and for an oracle of another architecture,
+    and FileNotFoundError, with the command that makes it, where the oracle is not there.
+    """
+    if data.oracles is None:
+        raise ValueError("load_an_oracle: expected oracles, got none. Give ForgetData `oracles`")
+    seed = check(model, data, oracle_seed=oracle_seed)["oracle_seed"]
+    (found,) = data.oracles.apart([seed])
+    oracle = copy_of(found)
+    check_architecture(model, oracle, "load_an_oracle")
+    return Unlearned(oracle, facts={"oracle_seed_used": seed})
