@@ -21,6 +21,7 @@ def judge(initial: nn.Module, unlearned: Unlearned, measured: Measured, *, class
     """One line for each thing that makes the numbers of a run doubtful; [] for none.
 
     diverged: a weight is not finite, or a loss (of the method's history, or measured on forget or retain) is not or is over 1e4
+    gives probabilities: every row of a model's outputs is a distribution, which a softmax inside the model makes
     destroyed the model: retain_score below twice chance, 2 x 100 / classes percent
     changed nothing, changed no prediction: see `_unchanged`
 
@@ -28,6 +29,7 @@ def judge(initial: nn.Module, unlearned: Unlearned, measured: Measured, *, class
     """
     return [
         *_diverged(unlearned, measured),
+        *_no_logits(measured),
         *_destroyed(measured, classes),
         *_unchanged(initial, unlearned.model, measured, leaves_weights),
     ]
@@ -37,6 +39,14 @@ def _diverged(unlearned: Unlearned, measured: Measured) -> Iterator[str]:
     signs = [*_broken_weights(unlearned.model), *_broken_steps(unlearned.history), *_broken_losses(measured)]
     if signs:
         yield f"diverged: {', '.join(signs)}"
+
+
+def _no_logits(measured: Measured) -> Iterator[str]:
+    """A softmax at a model's end is no error of any computation, but every loss and probability is another one than the model's."""
+    for name, evidence in measured.evidence.items():
+        outputs = torch.cat([own.logits for own in evidence.sets.values()]).double()
+        if bool((outputs >= 0).all()) and bool(((outputs.sum(dim=1) - 1).abs() < 1e-4).all()):
+            yield f"the {name} gives probabilities: expected logits, got rows that are not negative and sum to 1. Leave out its softmax"
 
 
 def _broken_weights(model: nn.Module) -> Iterator[str]:

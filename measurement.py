@@ -42,13 +42,17 @@ NO_WAYS: Mapping[str, str] = {}
 
 @dataclass(frozen=True)
 class Measured:
-    """Metrics of the unlearned, the initial and the ideal model, why others have no value, and the outputs behind them."""
+    """Metrics of the unlearned, the initial and the ideal model, why others have no value, and the outputs behind them.
+
+    `incompetent`: what the incompetent teacher says of the forget set, where it was asked.
+    """
 
     model: dict[str, float]
     initial: dict[str, float]
     ideal: dict[str, float]
     undefined: dict[str, str]
     evidence: dict[str, Evidence]
+    incompetent: Evidence | None = None
 
 
 def measure(
@@ -82,7 +86,7 @@ def measure(
         prefix = "" if name == "unlearned" else f"{name}_"
         undefined |= {prefix + metric: reason for metric, reason in reasons.items()}
     named = {f"{name} model": evidence[name] for name in ("initial", "unlearned", "ideal") if name in evidence}
-    return Measured(values["unlearned"], values["initial"], values.get("ideal", {}), undefined, named)
+    return Measured(values["unlearned"], values["initial"], values.get("ideal", {}), undefined, named, others.get(INCOMPETENT))
 
 
 def values_of(

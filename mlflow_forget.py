@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from registry import Entry
 
 HEADLINE = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score", "mia", "mia_auc", "test_score")
+MAKE_IT = "Make it: "  # before the command that makes what is missing
 AGAINST_IDEAL = ("rUA", "avg_gap")
 ON_TEST = ("test_forget_loss", "test_retain_loss", "test_forget_probability", "test_forget_score", "test_retain_score")
 SUMMARY = ("forget_score", "retain_score", "test_forget_score", "test_retain_score", "test_score", "mia", "avg_gap")
@@ -148,8 +149,10 @@ def report(result: Result) -> str:
     metrics = text_table(["metric", "initial", "unlearned", "ideal"], rows)
     stages = text_table(["stage", "seconds"], [[stage, number(seconds)] for stage, seconds in result.stages.items()])
     reasons = dict.fromkeys(result.undefined.values())
-    missing = [f"not measured ({why}): {', '.join(n for n, reason in result.undefined.items() if reason == why)}" for why in reasons]
-    return "\n".join(["", metrics, *checkpoints([result]), "", stages, "", *missing, *result.notes, f"metrics: {result.json_path}"])
+    missing = [f"not measured: {', '.join(n for n, reason in result.undefined.items() if reason == why)}: {why}" for why in reasons]
+    commands = [why.partition(MAKE_IT)[2] for why in reasons if MAKE_IT in why]
+    notes = [note for note in result.notes if not note.endswith(tuple(MAKE_IT + command for command in commands))]  # said already
+    return "\n".join(["", metrics, *checkpoints([result]), "", stages, "", *missing, *notes, f"metrics: {result.json_path}"])
 
 
 def shown_of(results: Sequence[Result], by_default: Sequence[str]) -> list[str]:

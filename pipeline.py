@@ -32,6 +32,7 @@ from model_sets import oracles_of
 from registry import __version__
 from reporter.layer_pictures import masked_layer_image, weight_histogram
 from reporter.margin_pictures import margin_histograms
+from reporter.per_image import per_image, write_per_image
 from reporter.pictures import class_probabilities
 from tracking.run import TrackedRun, tracked_run
 from tracking.store import check_store
@@ -396,7 +397,7 @@ class Pipeline:
         run.file(json_path)
         run.text("".join(f"{index}\n" for index in self.data.forget.indexes.tolist()), FORGET_LIST)
         with tempfile.TemporaryDirectory() as folder:
-            for path in self._saved(Path(folder), unlearned, run.run_id):
+            for path in [*self._saved(Path(folder), unlearned, run.run_id), self._per_image(Path(folder), measured, run.run_id)]:
                 run.file(path)
 
     def _log_checkpoints(self, run: TrackedRun, measured: Measured) -> None:
@@ -433,6 +434,22 @@ class Pipeline:
             header = {"method": self.method.name, "request": self.base.request_slug, "run_id": run_id, "dataset": self.base.splits.dataset}
             save_mask(files[1], unlearned.mask, header)
         return files
+
+    def _per_image(self, folder: Path, measured: Measured, run_id: str) -> Path:
+        """What each model says of each image, as a file."""
+        models = {name.removesuffix(" model"): own for name, own in measured.evidence.items()}
+        models |= {INCOMPETENT: measured.incompetent} if measured.incompetent else {}
+        sets = {"forget": self.data.forget, "retain": self.data.retain, "validation": self.data.validation, "test": self.base.splits.test}
+        about: dict[str, Any] = {
+            "run_id": run_id,
+            "dataset": self.base.splits.dataset,
+            "method": self.method.name,
+            "request": self.base.request_slug,
+        }
+        about |= {"seed": self.data.seed, "forget_classes": self.data.forget_classes, "version": __version__}
+        path = folder / "per_image.parquet"
+        write_per_image(per_image(models, {name: images.indexes for name, images in sets.items()}, about), path)
+        return path
 
 
 def _margins(evidence: Evidence) -> dict[str, Tensor]:

@@ -199,8 +199,13 @@ class Evidence:
     @cached_property
     def members(self) -> Outputs:
         """What the attacks know as trained on: as many retain images, drawn by seed, as there are test images; all if they are fewer."""
+        return self.retain.subset(self.member_rows)
+
+    @property
+    def member_rows(self) -> Tensor:
+        """Which rows of retain the members are, in the order that they were drawn in."""
         shuffled = torch.randperm(len(self.retain), generator=torch.Generator().manual_seed(self.seed))
-        return self.retain.subset(shuffled[: len(self.test)])
+        return shuffled[: len(self.test)]
 
     def metric(self, name: str) -> float:
         """The value of a metric of this model alone, by name or alias, computed once.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-RESIDUAL = 1e-7  # largest diagonal element of the kernel matrix less its factor's product
+RESIDUAL = 1e-6  # largest diagonal element of the kernel matrix less its factor's product
 FINE_RESIDUAL, LOW_RANK = 1e-10, 64  # as far as a rank of 64 gets
 GAP = 1e-8  # of the duality, relative to the objective
 MAX_STEPS = 80
@@ -42,7 +42,7 @@ def fit(points: Tensor, sides: Tensor, bounds: Tensor, gamma: float) -> KernelSV
     points (n, d), sides (n,) of +-1, bounds (n,) > 0 (C, times how many times a point is there), all float64. Both sides have a
     point. Where every point is at one of its bounds, the offset is the middle of what is optimal, as libsvm's is.
 
-    The kernel matrix is K = G G^T to 1e-10, or 1e-7 beyond a rank of 64 (incomplete Cholesky with pivots); the rank r is ten or so for
+    The kernel matrix is K = G G^T to 1e-10, or 1e-6 beyond a rank of 64 (incomplete Cholesky with pivots); the rank r is ten or so for
     one feature and a few hundred for a vector of probabilities. A step of the interior-point method then costs O(n r^2), and fifteen
     or so are enough, however much the sides overlap. The decision is libsvm's at a tolerance of 1e-6 to a few thousandths of the
     margin; libsvm's own default tolerance is 1e-3.

@@ -47,7 +47,13 @@ A metric that needs no ideal model is measured of the initial and of the ideal m
 What can't be measured is missing from the metrics and stands in a tag `undefined.<name>` with the reason; without an ideal model, that is
 the command that trains it. Nothing is rounded before it is logged, and every image counts, once and not augmented.
 
-The artifact `per_image.parquet` of a run has the values of each image and model: what every number can be computed from anew.
+The artifact `per_image.parquet` of a run has the values of each image and model, from which every number about predictions can be computed
+anew: index, label and set, prediction, `p_y`, margin, loss, all logits, and what the attacks say of each forget image (`member_score` is
+`mia`'s; positive for member).
+
+Over seeds (`--seed 1 2 3`) a run prints mean, standard deviation and the 95 % interval of Student's t, of the models and of the gaps to
+the ideal model of the same seed, and its parent run has them as `over_seeds.json`. One seed has no interval. Where every value is at an
+end of its scale (0 or 100 percent) these values are counted and not averaged, and an infinite one is shown as it is.
 
 In the formulas `f` is the model, `f_0` the initial and `f_ideal` the ideal model, `p = softmax f(x)` the prediction and `p_y` its
 probability of the true class; `forget` and `retain` are training images, `test` is the test split, `test_forget` and `test_retain` are the
@@ -100,9 +106,9 @@ def _measured(entry: Entry[Any]) -> str:
 def _facts(entry: Entry[Any]) -> list[str]:
     unit, better = entry.facts.unit, entry.facts.better
     facts = [f"Unit: {UNITS.get(unit, unit)}", f"Good: {better}"]
-    facts += [f"Needs: {', '.join(_needs(entry))}"] if _needs(entry) else []
+    facts += [f"Needs: {', '.join(_needs(entry)) or 'the model alone'}"]
     facts += [f"Costly: {COSTLY}"] if entry.facts.costly else []
-    return facts + ([f"Source: {prose(entry.facts.source)}"] if entry.facts.source else [])
+    return [*facts, f"Source: {prose(entry.facts.source) or 'the definition above'}"]
 
 
 def _needs(entry: Entry[Any]) -> Sequence[str]:

@@ -119,10 +119,9 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(capsys):
     assert mlflow_forget.main(words.split()) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not measured")]
 
-    assert line.startswith(
-        "not measured (needs an ideal model. Make it: python -u main_ideal.py --epochs 2 --class_to_replace 3): avg_gap, tow, rUA, "
-    )
-    assert {"speedup", "probe_gap", "anamnesis_index"} <= set(line.replace(",", "").split())
+    assert line.startswith("not measured: avg_gap, tow, rUA, ")
+    assert line.endswith(": needs an ideal model. Make it: python -u main_ideal.py --epochs 2 --class_to_replace 3")
+    assert {"speedup,", "probe_gap,", "anamnesis_index:"} <= set(line.split())
 
 
 def test_a_users_own_metric_that_needs_what_nobody_has_is_said():
