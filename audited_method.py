@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -14,7 +14,7 @@ from evaluation import NotFinite
 from model_sets import Member
 from pipeline import MASKED, Pipeline, PipelineConfig
 from training import Progress, load_checkpoint, warm_up
-from unlearn import ForgetData, unlearn
+from unlearn import METHODS, ForgetData, resolved, unlearn
 
 Notice = Callable[[str], None]
 
@@ -45,14 +45,25 @@ class AuditResult:
     models: list[dict[str, Any]] = field(default_factory=list)
 
 
-def job_of(unlearn: str, settings: Mapping[str, Any], base: BaseConfig, experiment: str | None, progress: Progress) -> Pipeline:
-    """The method, its settings and its data, checked as for a run of it. Raises ValueError or FileNotFoundError as `Pipeline` does."""
+def job_of(
+    unlearn: str, settings: Mapping[str, Any], base: BaseConfig, experiment: str | None, progress: Progress, judges: Sequence[int] | None
+) -> Pipeline:
+    """The method, its settings and its data, checked as for a run of it. Raises ValueError or FileNotFoundError as `Pipeline` does.
+
+    judges: the seeds of the oracles that the audit compares with; None where each model would need oracles of its own.
+    """
     if base.mask is not None:
         raise ValueError(f"--mask is one model, and an audit needs many, of seeds from --seed on, got {base.mask}. Leave out --mask")
-    job = Pipeline(PipelineConfig(unlearn=unlearn, settings=settings, base=base, experiment=experiment), progress=progress)
-    others = sorted(set(job.method.facts.needs) - {"ideal"})
-    if others:
-        raise ValueError(f"{job.method.name} needs {', '.join(others)}, which an audit can't make for each of its models. Audit another")
+    method = METHODS[unlearn]
+    if judges is None and "oracles" in method.facts.needs:
+        raise ValueError(
+            f"{method.name} needs oracles, and each shadow model would need its own, of what it retains. Audit it by klom, or with "
+            "--ulira_out retrained"
+        )
+    config = PipelineConfig(unlearn=unlearn, settings=settings, base=base, experiment=experiment)
+    job = Pipeline(config, progress=progress, judges=judges)
+    if judges is not None:  # the last model asks for the last oracles
+        resolved(unlearn, job.base.untrained(), replace(job.data, seed=judges[-1]), job.settings)
     return job
 
 

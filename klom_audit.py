@@ -57,11 +57,15 @@ class KlomAudit:
             raise ValueError(f"--models: expected at least {MINIMUM} a side, got {config.models}. Ask for more: 100 have a low noise floor")
         self.config = config
         self.notice = notice
-        self.job = job_of(config.unlearn, config.settings, config.base, config.experiment, progress)
+        self.job = job_of(config.unlearn, config.settings, config.base, config.experiment, progress, self._seeds)
         self.also = [_of_one_model(name) for name in config.also]
         self.sets = sets_of(self.job.data)
         self.given = None if config.oracle_margins is None else self._given(config.oracle_margins)
         self.stages: dict[str, float] = {}
+
+    @property
+    def _seeds(self) -> range:
+        return range(self.config.base.seed, self.config.base.seed + self.config.models)
 
     @property
     def name(self) -> str:

@@ -14,7 +14,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -100,11 +100,15 @@ class Pipeline:
 
     Raises ValueError or FileNotFoundError, before anything is trained, for everything that a person may have got wrong:
     names, flags, amounts, the forget request, the layer, checkpoints, folders, a tracking server that does not answer.
-    `base` lets several pipelines share one set of base models.
+    `base` lets several pipelines share one set of base models. `judges`: seeds of the oracles that the result is held against, which no
+    method may have (default: the config's own seed, that of the ideal model).
     """
 
-    def __init__(self, config: PipelineConfig, *, progress: Progress = silent, base: BaseModels | None = None) -> None:
+    def __init__(
+        self, config: PipelineConfig, *, progress: Progress = silent, base: BaseModels | None = None, judges: Sequence[int] | None = None
+    ) -> None:
         self.config = config
+        self.judges = tuple(judges or (config.base.seed,))
         self.progress = progress
         self.method = METHODS[config.unlearn]
         self.settings = self.method.settings(config.settings)
@@ -306,7 +310,7 @@ class Pipeline:
             progress=self.progress,
             on_epoch=self._on_epoch,
             ideal=lambda: self.base.ideal().model,
-            oracles=Oracles(partial(oracles_of, self.base), judges=(self.config.base.seed,)),
+            oracles=Oracles(partial(oracles_of, self.base), judges=self.judges),
         )
 
     def _on_epoch(self, model: nn.Module, epoch: int) -> None:

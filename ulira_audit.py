@@ -62,7 +62,9 @@ class UliraAudit:
             raise ValueError(f"--ulira_out: expected unlearned or retrained, got {config.out!r}. Choose one")
         self.config = config
         self.notice = notice
-        self.job = job_of(config.unlearn, config.settings, config.base, config.experiment, progress)
+        seeds = range(config.base.seed, config.base.seed + config.shadows // 2)
+        judges = seeds if config.out == "retrained" else None
+        self.job = job_of(config.unlearn, config.settings, config.base, config.experiment, progress, judges)
         self.stages: dict[str, float] = {}
 
     @property
@@ -119,9 +121,9 @@ class UliraAudit:
 
     def _start_of_all(self, member: Member) -> tuple[nn.Module, ForgetData]:
         """A model that was trained on everything. Its ideal model, where the method asks for it, is no oracle."""
-        seed = generator_for(member.seed, "ulira", "unlearn").initial_seed()
-        ideal = partial(self._retrained, self.job.data.retain, seed)
-        return loaded(self.job, member), replace(self.job.data, seed=seed, progress=silent, ideal=ideal)
+        other = generator_for(member.seed, "ulira", "ideal").initial_seed()
+        ideal = partial(self._retrained, self.job.data.retain, other)
+        return loaded(self.job, member), replace(self.job.data, seed=member.seed, progress=silent, ideal=ideal)
 
     def _start(self, shadow: Member, number: int) -> tuple[nn.Module, ForgetData]:
         """A shadow model, and what it may use: the images that it was trained on."""
