@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from base_models import BaseConfig
+from base_models import BaseConfig, BaseModels
 from evaluation import NotFinite
-from model_sets import Member
+from model_sets import Member, oracles_of
 from pipeline import MASKED, Pipeline, PipelineConfig
 from training import Progress, load_checkpoint, warm_up
-from unlearn import METHODS, ForgetData, resolved, unlearn
+from unlearn import METHODS, ForgetData, Oracles, resolved, unlearn
 
 Notice = Callable[[str], None]
 
@@ -61,10 +62,12 @@ def job_of(
             "--ulira_out retrained"
         )
     config = PipelineConfig(unlearn=unlearn, settings=settings, base=base, experiment=experiment)
-    job = Pipeline(config, progress=progress, judges=judges)
-    if judges is not None:  # the last model asks for the last oracles
-        resolved(unlearn, job.base.untrained(), replace(job.data, seed=judges[-1]), job.settings)
-    return job
+    made = BaseModels(base, progress=progress)
+    if judges is not None and "oracles" in method.facts.needs:  # first the last model, which asks for the last of them
+        oracles = Oracles(partial(oracles_of, made), tuple(judges))
+        data = ForgetData.of(made.splits, base.request, seed=judges[-1], device=made.device, oracles=oracles)
+        resolved(unlearn, made.untrained(), data, method.settings(settings))
+    return Pipeline(config, progress=progress, base=made, judges=judges)
 
 
 def params_of(job: Pipeline, **own: Any) -> dict[str, Any]:
