@@ -1,0 +1,61 @@
+"""benchmarks/audit.py: goes on where it stopped, and says in words what passes one attack and fails the other."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from own_store import there  # noqa: F401 (every test runs in the module's folder)
+
+import klom_audit
+from benchmarks import audit
+
+SMALL = ["--methods", "default", "UNSIR", "--models", "10", "--shadows", "16", "--epochs", "2", "--num_indexes_to_replace", "60"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("benchmark")
+
+
+def row(method, *, gap, auc):
+    return {"method": method, "gap_interval": list(gap), "intervals": {"ulira_auc": list(auc)}}
+
+
+def test_a_table_with_intervals_and_why_a_method_has_no_line(folder, capsys, monkeypatch):
+    assert audit.main([*SMALL, "--json", "audit.json"]) == 0
+
+    out = capsys.readouterr().out
+    assert re.search(r"^default +\d+\.\d\d .* \d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\)", out, flags=re.MULTILINE)
+    assert "UNSIR: UNSIR: expected a forget request for whole classes" in out
+    found = json.loads((folder / "audit.json").read_text())["rows"][0]
+    assert (found["klom_models"], found["ulira_shadows"]) == (10, 8)
+
+    monkeypatch.setattr(klom_audit.KlomAudit, "run", lambda self: pytest.fail("measured again"))
+    assert audit.main(SMALL) == 0
+    assert "2 cells were measured before" in capsys.readouterr().out
+
+
+def test_what_passes_one_attack_and_fails_the_other_is_said():
+    rows = [
+        row("one", gap=(-1, 1), auc=(0.6, 0.7)),
+        row("two", gap=(1, 2), auc=(0.6, 0.7)),
+        row("three", gap=(-1, 1), auc=(0.4, 0.6)),
+        row("four", gap=(1, 2), auc=(0.4, 0.6)),
+    ]
+
+    lines = audit.in_words([*rows, {"method": "five", "failed": "it can't"}])
+
+    assert [line.rpartition(": ")[2] for line in lines] == ["one", "two", "three", "four"]
+    assert lines[0].startswith("pass mia_confidence and fail U-LiRA")
+
+
+def test_the_gap_is_taken_per_seed():
+    models = [
+        {"side": side, "seed": seed, "mia_confidence": value}
+        for side, values in (("unlearned", (10, 30, 50)), ("oracle", (9, 28, 47)))
+        for seed, value in enumerate(values, 1)
+    ]
+
+    assert audit.gaps_of(models).mean == 2
+    assert audit.gaps_of(models).sd == 1
