@@ -19,7 +19,7 @@ from evaluation.ulira import LEAST_SIDE
 from klom_audit import COLUMNS, MODELS, log_arrays, log_images, origin
 from margin_files import columns, npy, table
 from measurement import BATCH
-from model_sets import Member, make
+from model_sets import Member, make, members_of
 from tracking.run import tracked_run
 from training import Progress, fit, generator_for, model_digest, silent
 from unlearn import ForgetData
@@ -65,6 +65,9 @@ class UliraAudit:
         seeds = range(config.base.seed, config.base.seed + config.shadows // 2)
         judges = seeds if config.out == "retrained" else None
         self.job = job_of(config.unlearn, config.settings, config.base, config.experiment, progress, judges)
+        if config.out == "unlearned":
+            for number, shadow in enumerate(members_of(self.job.base, "shadows", config.shadows), 1):
+                self._check_forgets(shadow, number)
         self.stages: dict[str, float] = {}
 
     @property
@@ -130,17 +133,21 @@ class UliraAudit:
         base = self.job.base
         own = base.splits.train.subset(shadow.rows)
         forgotten = torch.isin(own.indexes, base.forget.indexes)
-        if not forgotten.any() or forgotten.all():
-            raise ValueError(
-                f"expected forget images among those that shadow model {number} was trained on, and others, got {int(forgotten.sum())} "
-                f"of {len(own)}. Forget more images, or audit with --ulira_out retrained"
-            )
         seed = generator_for(shadow.seed, "shadow", number, "unlearn").initial_seed()
         retain = own.subset(~forgotten)
         sets: dict[str, Any] = {"forget": own.subset(forgotten), "retain": retain, "whole": own}
         return loaded(self.job, shadow), replace(
             self.job.data, **sets, seed=seed, progress=silent, ideal=partial(self._retrained, retain, seed)
         )
+
+    def _check_forgets(self, shadow: Member, number: int) -> None:
+        base = self.job.base
+        forgotten = torch.isin(base.splits.train.indexes[shadow.rows], base.forget.indexes)
+        if not forgotten.any() or forgotten.all():
+            raise ValueError(
+                f"expected forget images among those that shadow model {number} is trained on, and others, got {int(forgotten.sum())} "
+                f"of {len(forgotten)}. Forget more images, or audit with --ulira_out retrained"
+            )
 
     def _retrained(self, retain: ImageSet, seed: int) -> nn.Module:
         """The ideal model of a shadow model: trained on what it retains, from weights of its own."""

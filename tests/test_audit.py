@@ -207,6 +207,10 @@ def test_help_shows_the_methods_own_flags(capsys):
         (["klom", "--unlearn", "default", "--metrics", "avg_gap"], "--metrics: expected metrics of one model alone, got avg_gap"),
         (["ulira", "--unlearn", "oracle_matching"], "oracle_matching needs oracles, and each shadow model would need its own"),
         (["klom", "--unlearn", "load_an_oracle"], "Make them: python -u main_ideal.py --oracles 200"),
+        (
+            ["ulira", "--unlearn", "default", "--class_to_replace", "-1", "--num_indexes_to_replace", "2"],
+            "expected forget images among those",
+        ),
         (["ulira", "--unlearn", "default", "--shadows", "12"], "--shadows: expected a multiple of 4 of at least 16, got 12"),
         (["ulira", "--unlearn", "default", "--shadows", "18"], "--shadows: expected a multiple of 4 of at least 16, got 18"),
         (["ulira", "--unlearn", "default", "--ulira_out", "oracles"], "--ulira_out: invalid choice: 'oracles'"),
