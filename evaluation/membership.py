@@ -173,6 +173,9 @@ def mia_prob(model: Evidence) -> float:
 
     Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
 
+    Trap: where a whole class was forgotten, the attack has seen no image of it. What it says of vectors that are near none of its own
+    is its offset's sign, for all of them: 0 or 100, whatever was forgotten.
+
     Raises ValueError for fewer than 10 members or non-members, or no forget image.
     """
     return attacked(model, "mia_prob", lambda outputs: outputs.probabilities)
