@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from base_models import score_of
-from evaluation import METRICS, Evidence, NotFinite
-from measurement import known_evidence, values_of
+from evaluation import Evidence, NotFinite
+from measurement import Metric, known_evidence, values_of
 from unlearn import ForgetData
 from vision_data import ImageSet
 
@@ -40,11 +40,14 @@ class Intermediate:
     """What is known of the models of one run after each epoch, counted from 1.
 
     `wanted`: the epochs to evaluate after. `scores`: percent on forget and validation, of every epoch. `metrics`: of the wanted
-    ones, what the final model gets too, compared with the same `others`; `undefined` says why metrics are missing.
+    ones, what was `asked` and the final model gets too (but for a whole run's seconds), compared with the same `others`;
+    `undefined` says why metrics are missing, and by `ways` how to make what they need.
     """
 
     wanted: tuple[int, ...]
+    asked: Sequence[Metric] = ()
     others: Mapping[str, Evidence] = field(default_factory=dict)
+    ways: Mapping[str, str] = field(default_factory=dict)
     scores: dict[int, dict[str, float]] = field(default_factory=dict)
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
     undefined: dict[int, dict[str, str]] = field(default_factory=dict)
@@ -56,11 +59,11 @@ class Intermediate:
     def evaluate(self, model: nn.Module, epoch: int, data: ForgetData, test: ImageSet) -> None:
         """Every metric; none where the outputs are not finite, for the method may recover."""
         try:
-            own = known_evidence(model, f"epoch {epoch}", data, test)
+            own = known_evidence(model, f"epoch {epoch}", data, test, self.asked)
         except NotFinite as error:
-            self.metrics[epoch], self.undefined[epoch] = {}, dict.fromkeys(METRICS.names, str(error))
+            self.metrics[epoch], self.undefined[epoch] = {}, {metric.name: str(error) for metric in self.asked}
         else:
-            self.metrics[epoch], self.undefined[epoch] = values_of(own, self.others)
+            self.metrics[epoch], self.undefined[epoch] = values_of(own, self.others, self.asked, ways=self.ways)
 
     @property
     def last_step(self) -> int:

@@ -149,6 +149,11 @@ def epochs(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 
+def words(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def add_signature_flags(parser: argparse.ArgumentParser, entry: Entry[Any], kind: str, *, several: bool = False) -> None:
     """The hyperparameters of a registered function as flags; with `several`, more than one value of each makes a sweep."""
     group = parser.add_argument_group(f"{kind} {entry.name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ def judge(initial: nn.Module, unlearned: Unlearned, measured: Measured, *, class
     """One line for each thing that makes the numbers of a run doubtful; [] for none.
 
     diverged: a weight is not finite, or a loss (of the method's history, or measured on forget or retain) is not or is over 1e4
+    gives probabilities: every row of a model's outputs is a distribution, which a softmax inside the model makes
     destroyed the model: retain_score below twice chance, 2 x 100 / classes percent
     changed nothing, changed no prediction: see `_unchanged`
 
@@ -27,6 +29,7 @@ def judge(initial: nn.Module, unlearned: Unlearned, measured: Measured, *, class
     """
     return [
         *_diverged(unlearned, measured),
+        *_no_logits(measured),
         *_destroyed(measured, classes),
         *_unchanged(initial, unlearned.model, measured, leaves_weights),
     ]
@@ -36,6 +39,14 @@ def _diverged(unlearned: Unlearned, measured: Measured) -> Iterator[str]:
     signs = [*_broken_weights(unlearned.model), *_broken_steps(unlearned.history), *_broken_losses(measured)]
     if signs:
         yield f"diverged: {', '.join(signs)}"
+
+
+def _no_logits(measured: Measured) -> Iterator[str]:
+    """A softmax at a model's end is no error of any computation, but every loss and probability is another one than the model's."""
+    for name, evidence in measured.evidence.items():
+        outputs = torch.cat([own.logits for own in evidence.sets.values()]).double()
+        if bool((outputs >= 0).all()) and bool(((outputs.sum(dim=1) - 1).abs() < 1e-4).all()):
+            yield f"the {name} gives probabilities: expected logits, got rows that are not negative and sum to 1. Leave out its softmax"
 
 
 def _broken_weights(model: nn.Module) -> Iterator[str]:
@@ -56,9 +67,15 @@ def _broken_steps(history: list[dict[str, float]]) -> Iterator[str]:
 
 def _broken_losses(measured: Measured) -> Iterator[str]:
     for name in ("forget_loss", "retain_loss"):
-        value = measured.model.get(name, 0.0)
+        value = _value(measured, "unlearned", name)
         if _beyond(value):
             yield f"measured {name} {value:.4g}"
+
+
+def _value(measured: Measured, which: Literal["initial", "unlearned"], name: str) -> float:
+    """What was measured, or where that metric was not asked for, what the model's outputs say."""
+    values = measured.initial if which == "initial" else measured.model
+    return values[name] if name in values else measured.evidence[f"{which} model"].metric(name)
 
 
 def _beyond(loss: float) -> bool:
@@ -69,7 +86,7 @@ def _destroyed(measured: Measured, classes: int) -> Iterator[str]:
     """Where two classes make twice chance 100 %, chance itself is the limit."""
     chance = 100 / classes
     limit, words = (2 * chance, "twice chance") if classes > 2 else (chance, "chance")
-    before, after = measured.initial["retain_score"], measured.model["retain_score"]
+    before, after = (_value(measured, name, "retain_score") for name in ("initial", "unlearned"))
     if after < limit and before < limit:
         yield (
             f"nothing to preserve: the initial model's own retain_score, {before:.2f} %, is under {words} ({limit:.4g} %), "

@@ -2,85 +2,142 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from evaluation import METRICS, VERSION, Evidence, NotFinite, evaluate, needs_of, outputs_of
-from training import digest_of
+from evaluation import (
+    DEFAULT,
+    VERSION,
+    Evidence,
+    MetricFacts,
+    NotFinite,
+    Subject,
+    Times,
+    chosen,
+    evaluate,
+    last_linear_layer,
+    needs_of,
+    outputs_of,
+)
+from registry import Entry
+from training import Cache, digest_of, model_digest
 from unlearn import ForgetData
 from vision_data import ImageSet
 
 BATCH = 1024
-INCOMPETENT = "incompetent"
+INCOMPETENT, TIMES = "incompetent", "times"
+ON_FEATURES = ("probe_score", "probe_gap")
+Metric = Entry[MetricFacts]
+MEMBER = "member score of "  # before the name of an attack, in the cache
+NO_WAYS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Metrics of the unlearned, the initial and the ideal model, why others have no value, and the outputs behind them."""
+    """Metrics of the unlearned, the initial and the ideal model, why others have no value, and the outputs behind them.
+
+    `incompetent`: what the incompetent teacher says of the forget set, where it was asked.
+    """
 
     model: dict[str, float]
     initial: dict[str, float]
     ideal: dict[str, float]
     undefined: dict[str, str]
     evidence: dict[str, Evidence]
+    incompetent: Evidence | None = None
 
 
-def measure(unlearned: nn.Module, base_models: Mapping[str, nn.Module], data: ForgetData, test: ImageSet) -> Measured:
+def measure(
+    unlearned: nn.Module,
+    base_models: Mapping[str, nn.Module],
+    data: ForgetData,
+    test: ImageSet,
+    *,
+    metrics: Sequence[Metric] | None = None,
+    others: Mapping[str, Evidence] | None = None,
+    times: Times | None = None,
+    ways: Mapping[str, str] = NO_WAYS,
+) -> Measured:
     """Evaluate the unlearned model, and by all metrics that need no ideal model the base models too.
 
     base_models: "initial", and where there are some, "ideal" and the "incompetent" teacher, which is only compared with.
-    What depends on one model's outputs alone is kept in `data.cache`, so that a model is attacked once. `undefined` names
+    metrics: what `evaluation.chosen` gives (default: all but the costly ones). others: what evidence_of_others has said of the base models
+    already. ways: the commands that make what may be missing, by need, for the reasons.
+    What depends on one model alone is kept in `data.cache`, so that a model is attacked once. `undefined` names
     the base models' missing metrics too, as initial_<name> and ideal_<name>. Raises NotFinite for a model that diverged.
     """
-    others = evidence_of_others(base_models, data, test)
+    metrics = by_default() if metrics is None else metrics
+    others = evidence_of_others(base_models, data, test, metrics) if others is None else others
     evidence = {name: own for name, own in others.items() if name != INCOMPETENT}
-    evidence["unlearned"] = known_evidence(unlearned, "unlearned", data, test)
+    evidence["unlearned"] = known_evidence(unlearned, "unlearned", data, test, metrics)
     values: dict[str, dict[str, float]] = {}
     undefined: dict[str, str] = {}
     for name, own in evidence.items():
-        values[name], reasons = values_of(own, others, None if name == "unlearned" else without_ideal())
+        wanted, known = (metrics, times) if name == "unlearned" else (of_base_models(metrics), None)
+        values[name], reasons = values_of(own, others, wanted, times=known, ways=ways)
         prefix = "" if name == "unlearned" else f"{name}_"
         undefined |= {prefix + metric: reason for metric, reason in reasons.items()}
     named = {f"{name} model": evidence[name] for name in ("initial", "unlearned", "ideal") if name in evidence}
-    return Measured(values["unlearned"], values["initial"], values.get("ideal", {}), undefined, named)
+    return Measured(values["unlearned"], values["initial"], values.get("ideal", {}), undefined, named, others.get(INCOMPETENT))
 
 
-def values_of(model: Evidence, others: Mapping[str, Any], names: Sequence[str] | None = None) -> tuple[dict[str, float], dict[str, str]]:
-    """The metrics of a model, by default all, where `others` (Evidence by name) is what to compare with; and why the rest has no value."""
-    return evaluate(names=names, model=model, **others)
+def values_of(
+    model: Evidence,
+    others: Mapping[str, Evidence],
+    metrics: Sequence[Metric] | None = None,
+    *,
+    times: Times | None = None,
+    ways: Mapping[str, str] = NO_WAYS,
+) -> tuple[dict[str, float], dict[str, str]]:
+    """The metrics of a model, where `others` (by name) is what to compare with; and why the rest has no value."""
+    known: dict[str, Any] = dict(others) if times is None else {**others, TIMES: times}
+    return evaluate(names=by_default() if metrics is None else metrics, model=model, ways=ways, **known)
 
 
-def evidence_of_others(models: Mapping[str, nn.Module], data: ForgetData, test: ImageSet) -> dict[str, Evidence]:
+def evidence_of_others(
+    models: Mapping[str, nn.Module], data: ForgetData, test: ImageSet, metrics: Sequence[Metric] | None = None
+) -> dict[str, Evidence]:
     """What an unlearned model is compared with, by name. Of the incompetent teacher that is the forget set alone."""
     return {
-        name: evidence_on_forget(model, data) if name == INCOMPETENT else known_evidence(model, name, data, test)
+        name: evidence_on_forget(model, data) if name == INCOMPETENT else known_evidence(model, name, data, test, metrics)
         for name, model in models.items()
     }
 
 
-def known_evidence(model: nn.Module, name: str, data: ForgetData, test: ImageSet) -> Evidence:
-    """What a model says about the images, with the metrics of it alone, which are kept. NotFinite, with its name, if it diverged."""
+def known_evidence(model: nn.Module, name: str, data: ForgetData, test: ImageSet, metrics: Sequence[Metric] | None = None) -> Evidence:
+    """What a model says about the images, with those metrics of it alone, which are kept. NotFinite, with its name, if it diverged."""
+    metrics = by_default() if metrics is None else metrics
     try:
-        evidence = evidence_of(model, data, test)
+        evidence = evidence_of(model, data, test, features=any(metric.name in ON_FEATURES for metric in metrics))
     except NotFinite as error:
         raise NotFinite(f"the {name} model: {error}") from error
-    _recall(evidence, data.cache, lambda metrics: data.progress(metrics, f"evaluate {name} model"))
+    alone = [metric for metric in metrics if needs_of(metric.function) == ("model",) and metric.file is None]
+    _recall(evidence, alone, data.cache, lambda metrics: data.progress(metrics, f"evaluate {name} model"))
     return evidence
 
 
-def evidence_of(model: nn.Module, data: ForgetData, test: ImageSet) -> Evidence:
-    """What a model says about the images: one forward pass per set."""
+def evidence_of(model: nn.Module, data: ForgetData, test: ImageSet, *, features: bool = False) -> Evidence:
+    """What a model says about the images: one forward pass per set, which keeps the penultimate features if they are asked for."""
     sets = {"forget": data.forget, "retain": data.retain, "test": test, "validation": data.validation}
+    layer: nn.Module | None = None
+    if features:
+        with contextlib.suppress(ValueError):  # no such layer: the metrics that need it say so
+            layer = last_linear_layer(model, data.forget, device=data.device)
     outputs: dict[str, Any] = {
-        name: outputs_of(model, images.batches(BATCH, device=data.device)) if len(images) else None for name, images in sets.items()
+        name: outputs_of(model, images.batches(BATCH, device=data.device), layer if name in ("forget", "retain") else None)
+        if len(images)
+        else None
+        for name, images in sets.items()
     }
-    return Evidence(**outputs, forget_classes=data.forget_classes, seed=data.seed)
+    subject = Subject(model, data.forget, data.retain, data.device)
+    return Evidence(**outputs, forget_classes=data.forget_classes, seed=data.seed, subject=subject)
 
 
 def evidence_on_forget(model: nn.Module, data: ForgetData) -> Evidence:
@@ -90,33 +147,39 @@ def evidence_on_forget(model: nn.Module, data: ForgetData) -> Evidence:
     return Evidence(forget, retain=none, test=none, validation=None, forget_classes=data.forget_classes, seed=data.seed)
 
 
-def of_one_model() -> list[str]:
-    """The metrics that need no second model."""
-    return [entry.name for entry in METRICS if needs_of(entry.function) == ("model",)]
+def by_default() -> list[Metric]:
+    return chosen((DEFAULT,))
 
 
-def without_ideal() -> list[str]:
-    """The metrics that need no ideal model."""
-    return [entry.name for entry in METRICS if "ideal" not in needs_of(entry.function)]
+def of_base_models(metrics: Sequence[Metric]) -> list[Metric]:
+    """Those that a base model has too: all that need neither an ideal model nor a method's seconds."""
+    return [metric for metric in metrics if not {"ideal", TIMES} & set(needs_of(metric.function))]
 
 
-def _recall(evidence: Evidence, cache: MutableMapping[str, dict[str, Tensor]], progress: Callable[[Iterable[Any]], Iterable[Any]]) -> None:
-    """Fill in the metrics of one model: from the cache if these very outputs were measured before, else computed and kept."""
-    names = of_one_model()
+def of_intermediate_models(metrics: Sequence[Metric]) -> list[Metric]:
+    """Those that a model on the method's way has too: all that need no seconds of a whole run."""
+    return [metric for metric in metrics if TIMES not in needs_of(metric.function)]
+
+
+def _recall(evidence: Evidence, metrics: Sequence[Metric], cache: Cache, progress: Callable[[Iterable[Any]], Iterable[Any]]) -> None:
+    """Fill in metrics of one model: from the cache if these very outputs were measured before, else computed and kept."""
     outputs = {f"{name}.{part}": getattr(own, part) for name, own in evidence.sets.items() for part in ("logits", "labels")}
     depends_on = {
         "what": "metrics of one model",
         "outputs": digest_of(outputs),
+        "model": None if evidence.subject is None else model_digest(evidence.subject.model),
         "forget_classes": evidence.forget_classes,
         "seed": evidence.seed,
-        "metrics": names,
         "version": VERSION,
     }
     key = json.dumps(depends_on, sort_keys=True)
-    kept = cache.get(key)
-    if kept is None:
-        values, _ = evaluate(names=names, progress=progress, model=evidence)
-        kept = {"values": torch.tensor([values.get(name, math.nan) for name in names], dtype=torch.float64)}
+    kept = dict(cache.get(key, {}))
+    unknown = [metric for metric in metrics if metric.name not in kept]
+    if unknown:
+        values, _ = evaluate(names=unknown, progress=progress, model=evidence)
+        kept |= {metric.name: torch.tensor(values.get(metric.name, math.nan), dtype=torch.float64) for metric in unknown}
+        kept |= {MEMBER + name: scores for name, scores in evidence.member_scores.items()}
         cache[key] = kept
-    known = dict(zip(names, kept["values"].tolist(), strict=True))
+    known = {metric.name: float(kept[metric.name]) for metric in metrics}
     evidence.remember({name: value for name, value in known.items() if not math.isnan(value)})
+    evidence.member_scores.update({name.removeprefix(MEMBER): scores for name, scores in kept.items() if name.startswith(MEMBER)})

@@ -23,15 +23,17 @@ if TYPE_CHECKING:
     from registry import Entry
 
 HEADLINE = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score", "mia", "mia_auc", "test_score")
+MAKE_IT = "Make it: "  # before the command that makes what is missing
+AGAINST_IDEAL = ("rUA", "avg_gap")
 ON_TEST = ("test_forget_loss", "test_retain_loss", "test_forget_probability", "test_forget_score", "test_retain_score")
 SUMMARY = ("forget_score", "retain_score", "test_forget_score", "test_retain_score", "test_score", "mia", "avg_gap")
 
 
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, build the configs, run them, print what came out and where it is. With --list, print the methods instead."""
+    """Parse, build the configs, run them, print what came out and where it is. With --list, print the registries instead."""
     if command_line.asks_for(argv, "list"):
-        print(methods())
+        print(methods(), metrics(), sep="\n\n")
         return 0
     configs = configs_from(*options_of(argv))
 
@@ -54,6 +56,14 @@ def methods() -> str:
     from unlearn.add_ons import ADD_ONS
 
     return listing(METHODS, ADD_ONS)
+
+
+def metrics() -> str:
+    """Every metric in a line."""
+    from evaluation import METRICS
+    from reporter.metrics_page import listing
+
+    return listing(METRICS)
 
 
 def options_of(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Entry[Any], Entry[Any]]:
@@ -81,7 +91,7 @@ def flags(method: Entry[Any] | None, architecture: Entry[Any]) -> argparse.Argum
     parser = command_line.OneLineParser(summary, f"{details.strip()}\n\n{about}")
     job = parser.add_argument_group("the job")
     job.add_argument("--unlearn", metavar="METHOD", help="name, or path/to/file.py:function")
-    job.add_argument("--list", action="store_true", help="print every method and add-on in a line each, and do nothing else")
+    job.add_argument("--list", action="store_true", help="print every method, add-on and metric in a line each, and do nothing else")
     job.add_argument(
         "--ideal",
         default="auto",
@@ -95,6 +105,13 @@ def flags(method: Entry[Any] | None, architecture: Entry[Any]) -> argparse.Argum
         default=(),
         metavar="N,N,...",
         help="epochs of the method after which the intermediate model is evaluated too, separated by commas (default: none)",
+    )
+    job.add_argument(
+        "--metrics",
+        type=command_line.words,
+        default=("default",),
+        metavar="NAME,...",
+        help="what to measure: default, all (the costly ones too), or names separated by commas; --list shows them (default: default)",
     )
     command_line.add_shared_flags(parser, several_seeds=True)
     command_line.add_signature_flags(parser, architecture, "architecture")
@@ -116,6 +133,7 @@ def configs_from(options: argparse.Namespace, method: Entry[Any], architecture: 
             ideal=options.ideal,
             experiment=options.experiment,
             checkpoint_epochs=options.checkpoint_epochs,
+            metrics=options.metrics,
         )
         for seed in options.seed
         for combination in itertools.product(*values.values())
@@ -126,24 +144,53 @@ def report(result: Result) -> str:
     """The numbers before, after and of the ideal, the seconds of each stage, and where everything is."""
     from reporter.text_table import number, text_table
 
-    names = [name for name in (*HEADLINE, *ON_TEST) if name in result.metrics]
+    names = [name for name in shown_of([result], (*HEADLINE, *ON_TEST, *AGAINST_IDEAL)) if name in result.metrics]
     rows = [[name, *(number(m.get(name), 3) for m in (result.initial, result.metrics, result.ideal))] for name in names]
-    rows += [[name, "", number(result.metrics[name], 3), ""] for name in ("rUA", "avg_gap") if name in result.metrics]
     metrics = text_table(["metric", "initial", "unlearned", "ideal"], rows)
     stages = text_table(["stage", "seconds"], [[stage, number(seconds)] for stage, seconds in result.stages.items()])
     reasons = dict.fromkeys(result.undefined.values())
-    missing = [f"not measured ({why}): {', '.join(n for n, reason in result.undefined.items() if reason == why)}" for why in reasons]
-    return "\n".join(["", metrics, *checkpoints([result]), "", stages, "", *missing, *result.notes, f"metrics: {result.json_path}"])
+    missing = [f"not measured: {', '.join(n for n, reason in result.undefined.items() if reason == why)}: {why}" for why in reasons]
+    commands = [why.partition(MAKE_IT)[2] for why in reasons if MAKE_IT in why]
+    notes = [note for note in result.notes if not note.endswith(tuple(MAKE_IT + command for command in commands))]  # said already
+    return "\n".join(["", metrics, *checkpoints([result]), "", stages, "", *missing, *notes, f"metrics: {result.json_path}"])
+
+
+def shown_of(results: Sequence[Result], by_default: Sequence[str]) -> list[str]:
+    """The metrics of a table: these, and every one more that was asked for beyond the default."""
+    asked = [name for result in results for name in result.metrics if result.chosen != ("default",)]
+    return list(dict.fromkeys([*by_default, *asked]))
+
+
+def columns_of(results: Sequence[Result]) -> list[str]:
+    """As shown_of, for a table with a column each: not all that there are where all were asked for."""
+    return list(SUMMARY) if any("all" in map(str.casefold, result.chosen) for result in results) else shown_of(results, SUMMARY)
 
 
 def summary(results: Sequence[Result]) -> str:
     """One line per run of a sweep."""
     from reporter.text_table import number, text_table
 
-    names = [name for name in SUMMARY if any(name in result.metrics for result in results)]
+    names = [name for name in columns_of(results) if any(name in result.metrics for result in results)]
     rows = [[result.name, *(number(result.metrics.get(name)) for name in names), number(result.stages["unlearn"])] for result in results]
     notes = dict.fromkeys(note for result in results for note in result.notes)
-    return "\n".join(["", text_table(["run", *names, "unlearn s"], rows), *checkpoints(results), "", *notes])
+    table = text_table(["run", *names, "unlearn s"], rows)
+    return "\n".join(["", table, *checkpoints(results), *over_seeds(results), "", *notes])
+
+
+def over_seeds(results: Sequence[Result]) -> list[str]:
+    """A table for each setting that was run with several seeds; [] without any."""
+    from reporter.seeds_text import seeds_table
+    from sweep import by_setting
+
+    tables = []
+    for name, runs in by_setting(results).items():
+        if len(runs) > 1:
+            metrics = {seed: run.metrics for seed, run in runs.items()}
+            ideals = {seed: run.ideal for seed, run in runs.items()}
+            names = [n for n in shown_of(results, SUMMARY) if any(n in values for values in metrics.values())]
+            seeds = ", ".join(map(str, sorted(runs)))
+            tables += ["", f"{name}: mean ± standard deviation and 95 % t-interval over seeds {seeds}", seeds_table(names, metrics, ideals)]
+    return tables
 
 
 def checkpoints(results: Sequence[Result]) -> list[str]:
@@ -153,7 +200,7 @@ def checkpoints(results: Sequence[Result]) -> list[str]:
     found = [(result, epoch, values) for result in results for epoch, values in sorted(result.checkpoints.items())]
     if not found:
         return []
-    names = [name for name in SUMMARY if any(name in values for _, _, values in found)]
+    names = [name for name in columns_of(results) if any(name in values for _, _, values in found)]
     whose = [f"{result.name}, " if len(results) > 1 else "" for result, _, _ in found]
     rows = [[f"{who}epoch {n}", *(number(values.get(name)) for name in names)] for who, (_, n, values) in zip(whose, found, strict=True)]
     return ["", text_table(["intermediate model", *names], rows)]

@@ -25,13 +25,14 @@ from torch import Tensor, nn
 
 from base_models import BaseConfig, BaseModels, Trained
 from checkpoint_epochs import Intermediate, checked, undisturbed
-from evaluation import Evidence
+from evaluation import DEFAULT, Evidence, Times, chosen
 from judgement import judge
-from measurement import INCOMPETENT, Measured, evidence_of_others, measure
+from measurement import INCOMPETENT, Measured, evidence_of_others, measure, of_intermediate_models
 from model_sets import oracles_of
 from registry import __version__
 from reporter.layer_pictures import masked_layer_image, weight_histogram
 from reporter.margin_pictures import margin_histograms
+from reporter.per_image import per_image, write_per_image
 from reporter.pictures import class_probabilities
 from tracking.run import TrackedRun, tracked_run
 from tracking.store import check_store
@@ -56,7 +57,10 @@ METRICS_WAY_OUT = "Free the place, or start in another folder: the metrics are w
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """One experiment: a method with its own settings, on base models, under an experiment's name."""
+    """One experiment: a method with its own settings, on base models, under an experiment's name.
+
+    metrics: "default", "all" (the costly ones too), names; see evaluation.chosen.
+    """
 
     unlearn: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -64,11 +68,15 @@ class PipelineConfig:
     ideal: Literal["auto", "train", "skip"] = "auto"
     experiment: str | None = None
     checkpoint_epochs: tuple[int, ...] = ()
+    metrics: tuple[str, ...] = (DEFAULT,)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one run measured, and where it is. `checkpoints`: the metrics after each of the config's checkpoint_epochs."""
+    """What one run measured, and where it is. `checkpoints`: the metrics after each of the config's checkpoint_epochs.
+
+    `chosen`: the config's choice of metrics.
+    """
 
     run_id: str
     name: str
@@ -81,6 +89,8 @@ class Result:
     json_path: Path
     notes: list[str]
     checkpoints: dict[int, dict[str, float]] = field(default_factory=dict)
+    chosen: tuple[str, ...] = (DEFAULT,)
+    seed: int = 1
 
 
 class Pipeline:
@@ -96,6 +106,7 @@ class Pipeline:
         self.progress = progress
         self.method = METHODS[config.unlearn]
         self.settings = self.method.settings(config.settings)
+        self.metrics = chosen(config.metrics)
         if config.ideal not in ("auto", "train", "skip"):
             raise ValueError(f"--ideal: expected auto, train or skip, got {config.ideal!r}. Choose one")
         if config.ideal == "skip" and "ideal" in self.method.facts.needs:
@@ -121,7 +132,7 @@ class Pipeline:
     def _start_afresh(self) -> None:
         """Nothing of an earlier run counts for the next."""
         self.counts = dict(self.asked)
-        self.intermediate = Intermediate(self.checkpoint_epochs)
+        self.intermediate = Intermediate(self.checkpoint_epochs, of_intermediate_models(self.metrics), ways=self._ways())
         self.warnings: list[str] = []
         self.stages: dict[str, float] = {}
 
@@ -151,7 +162,16 @@ class Pipeline:
             self._check_untouched(initial)
             self._warn(run, self._count_masked(run, unlearned) + self.intermediate.warnings())
             with self._stage("evaluate"), self._divergence_told(run):
-                measured = measure(unlearned.model, base_models, self.data, self.base.splits.test)
+                measured = measure(
+                    unlearned.model,
+                    base_models,
+                    self.data,
+                    self.base.splits.test,
+                    metrics=self.metrics,
+                    others=self.intermediate.others or None,  # evaluated already, for the intermediate models
+                    times=Times(self.stages["unlearn"], _train_seconds(ideal)),
+                    ways=self._ways(),
+                )
             self._warn(run, self._judge(initial, unlearned, measured))
             with self._stage("report"):
                 path = self._write_json(run.run_id, config_hash, unlearned, measured)
@@ -171,6 +191,8 @@ class Pipeline:
             json_path=path,
             notes=[f"warning: {self.name}: {warning}" for warning in self.warnings] + self._notes(initial, ideal),
             checkpoints=self.intermediate.metrics,
+            chosen=self.config.metrics,
+            seed=self.config.base.seed,
         )
 
     def _check_untouched(self, initial: Trained) -> None:
@@ -245,6 +267,7 @@ class Pipeline:
             "device": self.base.device,
             "experiment": self.experiment,
             "checkpoint_epochs": ",".join(map(str, self.checkpoint_epochs)),
+            "metrics": ",".join(self.config.metrics),
             **self.base.options,
             **self.settings,
             **self.counts,
@@ -263,6 +286,8 @@ class Pipeline:
             "ideal": model_digest(ideal.model) if ideal else None,
             "version": __version__,
         }
+        if self.config.metrics != (DEFAULT,):
+            decisive["metrics"] = sorted(metric.identity for metric in self.metrics)
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def _forget_data(self) -> ForgetData:
@@ -291,11 +316,15 @@ class Pipeline:
         """What the unlearned model is compared with."""
         return {"initial": initial.model, INCOMPETENT: self.base.incompetent()} | ({"ideal": ideal.model} if ideal else {})
 
+    def _ways(self) -> dict[str, str]:
+        """The commands that make what a metric may need and a run may not have."""
+        return {"ideal": self.base.ideal_command()}
+
     def _know(self, base_models: Mapping[str, nn.Module]) -> None:
-        """Intermediate models are compared with the base models, which are evaluated for that once."""
+        """Intermediate models are compared with the base models, which are evaluated for that, and for the final model, once."""
         if self.checkpoint_epochs:
             with self._stage("checkpoint_evaluation"):
-                self.intermediate.others = evidence_of_others(base_models, self.data, self.base.splits.test)
+                self.intermediate.others = evidence_of_others(base_models, self.data, self.base.splits.test, self.metrics)
 
     def _amounts(self) -> tuple[dict[str, Any], int]:
         """What the settings come to (amounts as numbers of weights), and the size of the masked layer that they are of (0 without one)."""
@@ -360,7 +389,7 @@ class Pipeline:
             run.image_set(f"{self.base.splits.dataset} {name}", images.digest, self.base.splits.dataset, name)
         run.file(json_path)
         with tempfile.TemporaryDirectory() as folder:
-            for path in self._saved(Path(folder), unlearned, run.run_id):
+            for path in [*self._saved(Path(folder), unlearned, run.run_id), self._per_image(Path(folder), measured, run.run_id)]:
                 run.file(path)
 
     def _log_checkpoints(self, run: TrackedRun, measured: Measured) -> None:
@@ -398,6 +427,22 @@ class Pipeline:
             save_mask(files[1], unlearned.mask, header)
         return files
 
+    def _per_image(self, folder: Path, measured: Measured, run_id: str) -> Path:
+        """What each model says of each image, as a file."""
+        models = {name.removesuffix(" model"): own for name, own in measured.evidence.items()}
+        models |= {INCOMPETENT: measured.incompetent} if measured.incompetent else {}
+        sets = {"forget": self.data.forget, "retain": self.data.retain, "validation": self.data.validation, "test": self.base.splits.test}
+        about: dict[str, Any] = {
+            "run_id": run_id,
+            "dataset": self.base.splits.dataset,
+            "method": self.method.name,
+            "request": self.base.request_slug,
+        }
+        about |= {"seed": self.data.seed, "forget_classes": self.data.forget_classes, "version": __version__}
+        path = folder / "per_image.parquet"
+        write_per_image(per_image(models, {name: images.indexes for name, images in sets.items()}, about), path)
+        return path
+
 
 def _margins(evidence: Evidence) -> dict[str, Tensor]:
     """The margins of forget and of test images; where a class was forgotten whole, of its test images and of the others'."""
@@ -407,6 +452,12 @@ def _margins(evidence: Evidence) -> dict[str, Tensor]:
     else:
         sets |= {"test images": evidence.test}
     return {name: outputs.margins for name, outputs in sets.items() if len(outputs)}
+
+
+def _train_seconds(trained: Trained | None) -> float | None:
+    """What a model's checkpoint says of its training's time; None where it does not."""
+    seconds = math.nan if trained is None or trained.metadata is None else trained.metadata.train_seconds
+    return seconds if math.isfinite(seconds) else None
 
 
 def _provenance(name: str, trained: Trained | None) -> dict[str, Any]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from operator import attrgetter
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from base_models import BaseConfig, BaseModels
 from pipeline import Pipeline, PipelineConfig, Result
 from reporter.pictures import curves_over
+from reporter.seeds_text import seeds_of
 from tracking.run import TrackedRun, tracked_run
 from training import Progress, silent
 from vision_data import Splits
@@ -46,6 +50,31 @@ def run_all(configs: Sequence[PipelineConfig], *, progress: Progress = silent) -
     return results
 
 
+def by_setting(results: Sequence[Result]) -> dict[str, dict[int, Result]]:
+    """The results by the name of what they share, the seed left out, and by seed."""
+    found: dict[str, dict[int, Result]] = {}
+    for result in results:
+        found.setdefault(result.name.replace(f" seed{result.seed}", "", 1), {})[result.seed] = result
+    return found
+
+
+def over_seeds_of(results: Sequence[Result]) -> dict[str, dict[str, dict[str, Any]]]:
+    """By setting and metric: what the values of several seeds come to, and of the gaps to the ideal model of each seed."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for setting, runs in by_setting(results).items():
+        metrics, ideals = ({seed: values(run) for seed, run in runs.items()} for values in (attrgetter("metrics"), attrgetter("ideal")))
+        columns = {name: seeds_of(name, metrics, ideals) for name in dict.fromkeys(n for values in metrics.values() for n in values)}
+        if len(runs) > 1:
+            found[setting] = {
+                name: {
+                    part: None if over is None else {"seeds": over.n, **asdict(over)}
+                    for part, over in (("unlearned", own), ("ideal", ideal), ("gap", gap))
+                }
+                for name, (own, ideal, gap) in columns.items()
+            }
+    return found
+
+
 def _tag_warnings(parent: TrackedRun, pipelines: Sequence[Pipeline]) -> None:
     warned = sum(bool(pipeline.warnings) for pipeline in pipelines)
     if warned:
@@ -64,21 +93,29 @@ def _log_parent(parent: TrackedRun, pipelines: Sequence[Pipeline], results: Sequ
     varying = sorted(name for name in params[0] if len({str(own[name]) for own in params}) > 1)
     parent.params({name: value for name, value in params[0].items() if name not in varying})
     parent.tags({"varying": ", ".join(varying)})
+    seeds = over_seeds_of(results)
+    if seeds:
+        parent.text(json.dumps(seeds, indent=2), "over_seeds.json")
     made_by_seed = {"seed", "mask"}
-    if "kappa" in varying and set(varying) <= {"kappa", "kappa_count"} | made_by_seed:
+    scored = all(name in result.metrics for result in results for name in _scores(pipelines[0]))
+    if scored and "kappa" in varying and set(varying) <= {"kappa", "kappa_count"} | made_by_seed:
         parent.picture(kappa_curve(pipelines, results), "forget_and_retain_over_kappa.png")
+
+
+def _scores(pipeline: Pipeline) -> list[str]:
+    on_test = "test_" if pipeline.data.forget_classes else ""
+    return [f"{on_test}{name}_score" for name in ("forget", "retain")]
 
 
 def kappa_curve(pipelines: Sequence[Pipeline], results: Sequence[Result]) -> Figure:
     """Forget and retain score of every run over its kappa: test images where a whole class went, else training images."""
     first = pipelines[0]
-    on_test = "test_" if first.data.forget_classes else ""
-    scores = [f"{on_test}{name}_score" for name in ("forget", "retain")]
+    scores = _scores(first)
     points = [
         (pipeline.counts["kappa_count"], result.metrics[scores[0]], result.metrics[scores[1]])
         for pipeline, result in zip(pipelines, results, strict=True)
     ]
     initial = [mean(result.initial[name] for result in results) for name in scores]
-    images = "test images" if on_test else "training images"
+    images = "test images" if first.data.forget_classes else "training images"
     title = f"{first.method.name}, {first.base.splits.dataset}, {first.base.request_slug}: {images}"
     return curves_over(points, initial, title=title, size=first.layer_size)

@@ -250,7 +250,8 @@ def timing_cell(options: Any, base: Any, method: str, addon: str | None, kept: A
 def heading(rows: Sequence[Row], options: Any) -> str:
     row = rows[0]
     seeds = " ".join(map(str, options.seeds))
-    numbers = f"mean ± standard deviation over seeds {seeds}" if len(options.seeds) > 1 else f"seed {seeds}"
+    several = f"mean ± standard deviation, and 95 % t-interval of avg_gap, over seeds {seeds}"
+    numbers = several if len(options.seeds) > 1 else f"seed {seeds}"
     of = f"{row['request']}: {row['forget_images']} of {row['training_images']} training images forgotten"
     return f"{row['dataset']}, {row['arch']}, {row['table']}, {of}, {row['part']} images, {numbers}"
 
@@ -260,6 +261,8 @@ def quality_table(rows: Sequence[Row], timings: Sequence[Row]) -> str:
     from statistics import mean
 
     from benchmarks.method_cells import COLUMNS
+    from evaluation.over_seeds import over_seeds
+    from reporter.seeds_text import interval, spread
     from reporter.text_table import number, text_table
 
     lines, unchanged = [], False
@@ -271,20 +274,16 @@ def quality_table(rows: Sequence[Row], timings: Sequence[Row]) -> str:
         same = not any(row["changed"] for row in own)
         unchanged |= same
         name = label + " =" * same + f" ({len(own)} of {seeds} seeds)" * (len(own) < seeds)
-        values = [spread([row[column] for row in own]) for column in (*COLUMNS, "avg_gap")]
+        gap = over_seeds([row["avg_gap"] for row in own], "points")
+        values = [spread(over_seeds([row[column] for row in own], "percent")) for column in COLUMNS]
+        values += [spread(gap), *([interval(gap)] if seeds > 1 else [])]
         seconds = number(mean(row["seconds"] for row in own), 2)
         lines.append((mean(row["avg_gap"] for row in own), [name, *values, seconds, passes_of(own[0], timings)]))
     lines.sort(key=lambda line: line[0])
-    table = text_table(["method", *COLUMNS, "avg_gap", "seconds", "x passes"], [line for _, line in lines])
+    header = ["method", *COLUMNS, "avg_gap", *(["95 % interval"] if seeds > 1 else []), "seconds", "x passes"]
+    table = text_table(header, [line for _, line in lines])
     notes = ["= no image is predicted differently than by the initial model"] * unchanged
     return "\n".join([table, *notes, *reasons(rows)])
-
-
-def spread(values: Sequence[float]) -> str:
-    """The mean, and of several values their standard deviation."""
-    from statistics import mean, stdev
-
-    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
 
 def passes_of(row: Row, timings: Sequence[Row]) -> str:

@@ -8,8 +8,8 @@ from itertools import combinations
 
 import torch
 
-from evaluation.evidence import NO_WHOLE_CLASS, Evidence
-from evaluation.impl import METRICS, MetricFacts, missing, needs_of
+from evaluation.evidence import NO_WHOLE_CLASS, Evidence, Times
+from evaluation.impl import METRICS, NO_WAYS, MetricFacts, missing, needs_of
 from registry import Entry
 
 Metric = Entry[MetricFacts]
@@ -21,38 +21,43 @@ def _untouched(metrics: Iterable[Metric]) -> Iterable[Metric]:
 
 def evaluate(
     *,
-    names: Sequence[str] | None = None,
+    names: Sequence[str | Metric] | None = None,
     progress: Callable[[Iterable[Metric]], Iterable[Metric]] = _untouched,
-    **evidence: Evidence,
+    ways: Mapping[str, str] = NO_WAYS,
+    **evidence: Evidence | Times,
 ) -> tuple[dict[str, float], dict[str, str]]:
     """The values by metric name, in the metrics' units, and the reasons of those that have none.
 
         values, reasons = evaluate(model=..., ideal=...)
 
-    names: which metrics (default: all registered ones). progress wraps the list of metrics, as tqdm does. Each chosen
-    metric is in exactly one of the two results; NaN is a reason, not a value. Raises ValueError for an unknown name, or
-    for evidence that was not made on the same images.
+    names: which metrics, or the registry's entries themselves (default: all registered ones). progress wraps the list of
+    metrics, as tqdm does. ways: the commands that make what a metric needs, by need (`impl.IN_WORDS`), for the reasons.
+    `times` are Times, all else is Evidence. Each chosen metric is in exactly one of the two results; NaN is a reason, not a
+    value. Raises ValueError for an unknown name, or for evidence that was not made on the same images.
     """
-    _check_same_images(evidence)
-    chosen = list(METRICS) if names is None else list({METRICS[name].function: METRICS[name] for name in names}.values())
+    _check_same_images({name: own for name, own in evidence.items() if isinstance(own, Evidence)})
+    found = METRICS if names is None else [METRICS[name] if isinstance(name, str) else name for name in names]
+    chosen = list({metric.function: metric for metric in found}.values())
     values: dict[str, float] = {}
     reasons: dict[str, str] = {}
     for metric in progress(chosen):
         try:
-            values[metric.name] = _value(metric, evidence)
+            values[metric.name] = _value(metric, evidence, ways)
         except ValueError as error:
             reasons[metric.name] = str(error)
     return values, reasons
 
 
-def _value(metric: Metric, evidence: Mapping[str, Evidence]) -> float:
+def _value(metric: Metric, evidence: Mapping[str, Evidence | Times], ways: Mapping[str, str]) -> float:
     needs = needs_of(metric.function)
-    absent = missing(needs, tuple(evidence))
+    absent = missing(needs, tuple(evidence), ways)
     if absent:
         raise ValueError(absent)
-    if metric.facts.whole_class and not all(evidence[need].forget_classes for need in needs):
+    given = {need: evidence[need] for need in needs}
+    if metric.facts.whole_class and not all(own.forget_classes for own in given.values() if isinstance(own, Evidence)):
         raise ValueError(NO_WHOLE_CLASS)
-    value = evidence["model"].value(metric) if needs == ("model",) else metric(**{need: evidence[need] for need in needs})
+    alone = given["model"] if needs == ("model",) else None
+    value = alone.value(metric) if isinstance(alone, Evidence) else metric(**given)
     if math.isnan(value):
         raise ValueError("the result is not a number")
     return float(value)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,9 @@ from evaluation.entropies import cross_entropy, margin
 from evaluation.impl import METRICS, MetricFacts, missing, needs_of
 from models import evaluating
 from registry import Entry, Function
+from vision_data import ImageSet
 
+Made = TypeVar("Made")
 NO_WHOLE_CLASS = "no whole class was forgotten"
 
 
@@ -25,12 +28,14 @@ class NotFinite(FloatingPointError, ValueError):
 class Outputs:
     """The logits (N, C) of one model on N images, with their labels (N,) int64; N may be 0.
 
-    What is derived from them is float64, computed once. -inf is a logit (probability 0).
+    What is derived from them is float64, computed once. -inf is a logit (probability 0). features: the input of the model's last
+    linear layer for each image, (N, d), where it was kept.
     Raises ValueError for another shape or type, fewer than 2 classes, a label that is no class; NotFinite for NaN or +inf.
     """
 
     logits: Tensor
     labels: Tensor
+    features: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check_logits(self.logits)
@@ -79,7 +84,7 @@ class Outputs:
                 f"expected a bool mask of shape ({len(self)},) or int64 indexes, "
                 f"got {mask.dtype} of shape {tuple(mask.shape)}. Give one entry per image."
             )
-        return Outputs(self.logits[mask], self.labels[mask])
+        return Outputs(self.logits[mask], self.labels[mask], None if self.features is None else self.features[mask])
 
 
 def _check_logits(logits: Tensor) -> None:
@@ -109,10 +114,30 @@ def _check_labels(labels: Tensor, images: int, classes: int) -> None:
 
 
 @dataclass(frozen=True, eq=False)
+class Subject:
+    """The model that outputs are of, on its device, and the training images: for metrics that its outputs alone can't answer."""
+
+    model: nn.Module
+    forget: ImageSet
+    retain: ImageSet
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds that the method alone took, and the training of the ideal model; None where that is not known."""
+
+    unlearn: float
+    ideal: float | None
+
+
+@dataclass(frozen=True, eq=False)
 class Evidence:
     """The outputs of one model on the image sets of one forget request.
 
     forget_classes: the classes that were forgotten whole, () where none was. seed: draws the members of the attacks.
+    subject: the model itself, where it is at hand. member_scores: what each attack that was run says of each forget image, by
+    the metric's name (see `evaluation.membership`).
     Raises ValueError if the sets differ in their number of classes, a forgotten class does not exist, or retain still has it.
     """
 
@@ -122,7 +147,10 @@ class Evidence:
     validation: Outputs | None
     forget_classes: tuple[int, ...]
     seed: int
+    subject: Subject | None = None
+    member_scores: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
     _values: dict[Function, float] = field(default_factory=dict, init=False, repr=False)
+    _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         counts = {name: outputs.classes for name, outputs in self.sets.items()}
@@ -144,6 +172,13 @@ class Evidence:
         named = {"forget": self.forget, "retain": self.retain, "test": self.test, "validation": self.validation}
         return {name: outputs for name, outputs in named.items() if outputs is not None}
 
+    @property
+    def at_hand(self) -> Subject:
+        """The model itself. ValueError where only its outputs are here."""
+        if self.subject is None:
+            raise ValueError("needs the model itself, not its outputs alone. Give the evidence its subject")
+        return self.subject
+
     @cached_property
     def test_forget(self) -> Outputs:
         """The test images of the forgotten classes. ValueError if no whole class was forgotten."""
@@ -164,8 +199,13 @@ class Evidence:
     @cached_property
     def members(self) -> Outputs:
         """What the attacks know as trained on: as many retain images, drawn by seed, as there are test images; all if they are fewer."""
+        return self.retain.subset(self.member_rows)
+
+    @property
+    def member_rows(self) -> Tensor:
+        """Which rows of retain the members are, in the order that they were drawn in."""
         shuffled = torch.randperm(len(self.retain), generator=torch.Generator().manual_seed(self.seed))
-        return self.retain.subset(shuffled[: len(self.test)])
+        return shuffled[: len(self.test)]
 
     def metric(self, name: str) -> float:
         """The value of a metric of this model alone, by name or alias, computed once.
@@ -183,6 +223,13 @@ class Evidence:
             self._values[entry.function] = float(entry.function(self))
         return self._values[entry.function]
 
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
+        """What `make` gives, made by the first call with this name: for what several metrics of this model share."""
+        if name not in self._made:
+            self._made[name] = make()
+        made: Made = self._made[name]
+        return made
+
     def remember(self, values: Mapping[str, float]) -> None:
         """Take values, by metric name, that were computed on this same evidence before."""
         self._values.update({METRICS[name].function: value for name, value in values.items()})
@@ -195,14 +242,21 @@ class Evidence:
             raise ValueError(NO_WHOLE_CLASS)
 
 
-def outputs_of(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Outputs:
+def outputs_of(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], features_of: nn.Module | None = None) -> Outputs:
     """What a model says about every batch of images and labels (on the model's device), on the CPU.
 
-    The model runs in eval mode and keeps the mode that each of its modules had.
+    The model runs in eval mode and keeps the mode that each of its modules had. features_of: a layer of it whose inputs are kept.
     Raises ValueError if there is no batch, or if the outputs are no logits (see Outputs).
     """
-    with evaluating(model), torch.inference_mode():
-        seen = [(model(images).cpu(), labels.cpu()) for images, labels in batches]
+    inputs: list[Tensor] = []
+    handle = features_of and features_of.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    try:
+        with evaluating(model), torch.inference_mode():
+            seen = [(model(images), labels) for images, labels in batches]
+    finally:
+        if handle:
+            handle.remove()
     if not seen:
         raise ValueError("expected at least 1 batch of images and labels, got 0. Evaluate on a set that is not empty.")
-    return Outputs(torch.cat([logits for logits, _ in seen]), torch.cat([labels for _, labels in seen]))
+    logits, labels = (torch.cat(parts).cpu() for parts in zip(*seen, strict=True))
+    return Outputs(logits, labels, torch.cat(inputs).cpu() if inputs else None)

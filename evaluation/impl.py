@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from registry import Function, Registry
 
-Unit = Literal["", "percent", "points", "nats", "fraction", "distance", "seconds"]
-Better = Literal["", "higher", "lower", "near the ideal's", "near 0", "near 0.5", "near 0.01"]
+Unit = Literal["", "percent", "points", "nats", "fraction", "distance", "seconds", "steps", "ratio"]
+Better = Literal["", "higher", "lower", "near the ideal's", "near 0", "near 0.5", "near 0.01", "near 1"]
 
 
 @dataclass(frozen=True)
@@ -17,16 +19,18 @@ class MetricFacts:
     """What a metric's registration declares; empty where a user's own function declares nothing.
 
     unit is that of the value, better the direction that is good, source its origin. whole_class marks a metric that
-    exists only where a whole class was forgotten. What it needs is not here: its positional parameters say that.
+    exists only where a whole class was forgotten, costly one that is measured only when it, or all, is asked for. What it
+    needs is not here: its positional parameters say that.
     """
 
     unit: Unit = ""
     better: Better = ""
     source: str = ""
     whole_class: bool = False
+    costly: bool = False
 
 
-VERSION = 1  # part of what kept values are found by: raise it when the same outputs would give another value
+VERSION = 2  # part of what kept values are found by: raise it when the same outputs would give another value
 
 BAD_TEACHING = "Chundawat et al. 2023, arXiv:2205.08096"  # the source of several metrics
 
@@ -38,7 +42,9 @@ IN_WORDS = {
     "ideal": "an ideal model",
     "initial": "the initial model",
     "incompetent": "an incompetent teacher (an untrained model of the same architecture)",
+    "times": "the seconds that the models took to make",
 }
+NO_WAYS: Mapping[str, str] = MappingProxyType({})
 
 
 def needs_of(metric: Function) -> tuple[str, ...]:
@@ -50,7 +56,13 @@ def needs_of(metric: Function) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def missing(needs: tuple[str, ...], given: tuple[str, ...]) -> str:
-    """One line on the needs that are not among the given, as "needs an ideal model"; empty if all are."""
-    absent = [IN_WORDS.get(need, need) for need in needs if need not in given]
-    return f"needs {' and '.join(absent)}" if absent else ""
+def missing(needs: tuple[str, ...], given: tuple[str, ...], ways: Mapping[str, str] = NO_WAYS) -> str:
+    """One line on the needs that are not among the given, as "needs an ideal model"; empty if all are.
+
+    ways: the commands that make them, by need; those that are known are named.
+    """
+    absent = [need for need in needs if need not in given]
+    if not absent:
+        return ""
+    makers = [ways[need] for need in absent if need in ways]
+    return f"needs {' and '.join(IN_WORDS.get(need, need) for need in absent)}" + (f". Make it: {'; '.join(makers)}" if makers else "")

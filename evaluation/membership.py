@@ -7,11 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from evaluation import kernel_svm
 from evaluation.entropies import entropy, modified_entropy
 from evaluation.evidence import Evidence, Outputs
 from evaluation.impl import BAD_TEACHING, register
 
 MINIMUM = 10
+COST = 3.0
+TIE = 1e-6  # of a decision value: nearer to 0 it is a tie
 SOURCE = "features: Song and Mittal 2021, arXiv:2003.10595; protocol: Jia et al. 2023, arXiv:2304.04934"
 
 
@@ -21,21 +24,51 @@ def non_member_share(members: Tensor, non_members: Tensor, target: Tensor) -> fl
         SVC(C=3, kernel="rbf", gamma="auto"): features -> member (1) or non-member (0)
 
     Features (n,) or (n, d), finite; the three sets may differ in n. A tie, as where all features are equal, is called member.
-    Identical points enter once, weighted by their number, and libsvm runs without shrinking: the same optimum to libsvm's
-    tolerance, sooner, and at once where the feature takes few values.
-    Raises ValueError for fewer than 10 members or non-members, or no target.
+    Raises ValueError for fewer than 10 members or non-members, no target, or features that are not finite.
     """
-    import numpy as np
+    return called_non_member(member_scores(members, non_members, target))
+
+
+def called_non_member(scores: Tensor) -> float:
+    """100 x the share of member scores that say non-member: below 0, a tie being called member."""
+    return 100 * float((scores < -TIE).double().mean())
+
+
+def member_scores(members: Tensor, non_members: Tensor, target: Tensor) -> Tensor:
+    """What the classifier of `non_member_share` says of each target: (m,) float64, positive for member.
+
+        f(x) = sum_i a_i s_i exp(-gamma |x - x_i|^2) + b    s_i = 1 for a member, -1 for a non-member,  gamma = 1 / d
+
+    Identical points enter once, weighted by their number, and `kernel_svm` solves for a and b; where it can't, libsvm does.
+    Raises ValueError as non_member_share.
+    """
+    _check_sizes(len(members), len(non_members), len(target))
+    known, asked = (_columns(torch.cat([members.double(), non_members.double()]).cpu()), _columns(target.double().cpu()))
+    sides = torch.ones(len(known), 1, dtype=torch.float64)
+    sides[len(members) :] = -1.0
+    points, counts = torch.cat([known, sides], dim=1).unique(dim=0, return_counts=True)
+    features, sides, gamma = points[:, :-1].contiguous(), points[:, -1], 1 / known.shape[1]
+    try:
+        return kernel_svm.fit(features, sides, COST * counts.double(), gamma).decision(asked)
+    except kernel_svm.NotSolved:
+        return _by_libsvm(features, sides, counts, asked)
+
+
+def _by_libsvm(points: Tensor, sides: Tensor, counts: Tensor, asked: Tensor) -> Tensor:
     from sklearn.svm import SVC
 
-    _check_sizes(len(members), len(non_members), len(target))
-    known = [features.double().cpu().reshape(len(features), -1).numpy() for features in (members, non_members)]
-    is_member = np.repeat([1.0, 0.0], [len(members), len(non_members)])
-    points, counts = np.unique(np.column_stack([np.concatenate(known), is_member]), axis=0, return_counts=True)
-    attack = SVC(C=3, kernel="rbf", gamma="auto", cache_size=1000, shrinking=False)
-    attack.fit(points[:, :-1], points[:, -1], sample_weight=counts.astype(np.float64))
-    called_member = attack.predict(target.double().cpu().reshape(len(target), -1).numpy())
-    return 100 * float(np.mean(called_member == 0))
+    attack = SVC(C=COST, kernel="rbf", gamma="auto", cache_size=1000, shrinking=False)
+    attack.fit(points.numpy(), sides.numpy(), sample_weight=counts.double().numpy())
+    return torch.from_numpy(attack.decision_function(asked.numpy()))
+
+
+def _columns(features: Tensor) -> Tensor:
+    if not bool(features.isfinite().all()):
+        broken = int((~features.reshape(len(features), -1).isfinite().all(dim=1)).sum())
+        raise ValueError(
+            f"expected finite features, got NaN or infinity for {broken} of {len(features)} images. Evaluate a model that did not diverge."
+        )
+    return features.reshape(len(features), -1)
 
 
 def member_share(members: Tensor, non_members: Tensor, target: Tensor) -> float:
@@ -64,13 +97,15 @@ def _check_sizes(members: int, non_members: int, target: int) -> None:
         )
 
 
-def attacked(model: Evidence, feature: Callable[[Outputs], Tensor]) -> float:
-    """The non-member share (percent) of the forget set by one feature of each image.
+def attacked(model: Evidence, name: str, feature: Callable[[Outputs], Tensor]) -> float:
+    """The non-member share (percent) of the forget set by one feature of each image. The scores are kept under the metric's name.
 
     Members are as many retain images, drawn by seed, as there are test images; non-members are the test images, without
     the forgotten classes. Departs from the published code, which takes the first retain images.
     """
-    return non_member_share(feature(model.members), feature(model.non_members), feature(model.forget))
+    scores = member_scores(feature(model.members), feature(model.non_members), feature(model.forget))
+    model.member_scores[name] = scores
+    return called_non_member(scores)
 
 
 @register("mia_correctness", unit="percent", better="near the ideal's", source=SOURCE)
@@ -85,7 +120,7 @@ def mia_correctness(model: Evidence) -> float:
 
     Raises ValueError for fewer than 10 members or non-members, or no forget image.
     """
-    return attacked(model, lambda outputs: outputs.correct)
+    return attacked(model, "mia_correctness", lambda outputs: outputs.correct)
 
 
 @register("mia_confidence", unit="percent", better="near the ideal's", source=SOURCE)
@@ -98,7 +133,7 @@ def mia_confidence(model: Evidence) -> float:
 
     Raises ValueError for fewer than 10 members or non-members, or no forget image.
     """
-    return attacked(model, lambda outputs: outputs.true_probabilities)
+    return attacked(model, "mia_confidence", lambda outputs: outputs.true_probabilities)
 
 
 @register("mia_entropy", unit="percent", better="near the ideal's", source=SOURCE)
@@ -111,7 +146,7 @@ def mia_entropy(model: Evidence) -> float:
 
     Raises ValueError for fewer than 10 members or non-members, or no forget image.
     """
-    return attacked(model, lambda outputs: entropy(outputs.logits))
+    return attacked(model, "mia_entropy", lambda outputs: entropy(outputs.logits))
 
 
 @register("mia_m_entropy", unit="percent", better="near the ideal's", source=SOURCE)
@@ -126,7 +161,7 @@ def mia_m_entropy(model: Evidence) -> float:
 
     Raises ValueError for fewer than 10 members or non-members, or no forget image.
     """
-    return attacked(model, lambda outputs: modified_entropy(outputs.logits, outputs.labels))
+    return attacked(model, "mia_m_entropy", lambda outputs: modified_entropy(outputs.logits, outputs.labels))
 
 
 @register("mia_prob", unit="percent", better="near the ideal's", source=SOURCE)
@@ -139,7 +174,7 @@ def mia_prob(model: Evidence) -> float:
 
     Raises ValueError for fewer than 10 members or non-members, or no forget image.
     """
-    return attacked(model, lambda outputs: outputs.probabilities)
+    return attacked(model, "mia_prob", lambda outputs: outputs.probabilities)
 
 
 @register("mia", unit="percent", better="near the ideal's", source=SOURCE)

@@ -73,10 +73,20 @@ def penultimate_features(model: nn.Module, images: ImageSet, *, device: torch.de
     """
     if not len(images):
         raise ValueError("expected at least 1 image, got 0. Take the features of a set that is not empty.")
-    few, _ = next(images.subset(torch.arange(min(2, len(images)))).batches(2, device=device))
+    few = _few(images, device)
     body = split_at(model, _last_linear(model, few), few).body
     with torch.no_grad():
         return torch.cat([body(x).cpu() for x, _ in images.batches(BATCH, device=device)])
+
+
+def last_linear_layer(model: nn.Module, images: ImageSet, *, device: torch.device | str = "cpu") -> nn.Module:
+    """The linear layer that runs last, whose inputs are the penultimate features. ValueError as of penultimate_features."""
+    return model.get_submodule(_last_linear(model, _few(images, device)))
+
+
+def _few(images: ImageSet, device: torch.device | str) -> Tensor:
+    few, _ = next(images.subset(torch.arange(min(2, len(images)))).batches(2, device=device))
+    return few
 
 
 def _last_linear(model: nn.Module, images: Tensor) -> str:

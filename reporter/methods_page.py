@@ -6,20 +6,19 @@ python -m reporter.methods_page writes docs/methods.md.
 from __future__ import annotations
 
 import inspect
-import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from registry import Entry, Hyperparameter
 from reporter.markdown import by_name, capital, codes, paragraph, paragraphs_of, prose, table
+from reporter.text_table import wrapped_table
 from training.storage import write_bytes
 from unlearn import METHODS
 from unlearn.add_ons import ADD_ONS, Agreement, kept
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
 COMMAND = "python -m reporter.methods_page"
-WIDTH = 140
 NEEDS = {"ideal": "the ideal model", "oracles": "oracles, made by main_ideal.py --oracles N"}
 
 HEAD = f"""# Methods
@@ -45,9 +44,9 @@ def listing(methods: Iterable[Entry[Any]], add_ons: Iterable[Entry[Any]]) -> str
     rules = [[entry.name, entry.summary] for entry in by_name(add_ons)]
     return "\n".join(
         [
-            _columns(["method", "also", "add-ons", "what it does"], rows),
+            wrapped_table(["method", "also", "add-ons", "what it does"], rows),
             "",
-            _columns(["add-on", "what it does"], rules),
+            wrapped_table(["add-on", "what it does"], rules),
             "",
             "one method with its flags:  python -u mlflow_forget.py --unlearn NAME --help      all of them: docs/methods.md",
         ]
@@ -100,20 +99,6 @@ def _in_short(entry: Entry[Any]) -> str:
 
 def _needs(entry: Entry[Any]) -> list[str]:
     return [NEEDS.get(need, need) for need in getattr(entry.facts, "needs", ())]
-
-
-def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for the console, its last column wrapped so that a line has at most WIDTH characters."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header) - 1)]
-    left = sum(widths) + 2 * len(widths)
-
-    def lines(row: Sequence[str]) -> str:
-        start = "".join(f"{cell:<{width + 2}}" for cell, width in zip(row[:-1], widths, strict=True))
-        return textwrap.fill(row[-1], WIDTH, initial_indent=start, subsequent_indent=" " * left, break_on_hyphens=False).rstrip()
-
-    ruler = ["-" * width for width in (*widths, max(len(row[-1]) for row in (header, *rows)))]
-    ruler[-1] = ruler[-1][: WIDTH - left]
-    return "\n".join(map(lines, (header, ruler, *rows)))
 
 
 def _section(entry: Entry[Any], own_pages: Collection[str]) -> str:

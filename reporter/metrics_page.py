@@ -12,6 +12,7 @@ from typing import Any
 from evaluation import METRICS, needs_of
 from registry import Entry
 from reporter.markdown import capital, codes, paragraph, paragraphs_of, prose, table
+from reporter.text_table import wrapped_table
 from training.storage import write_bytes
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
@@ -20,18 +21,35 @@ UNITS = {
     "percent": "percent, in [0, 100]",
     "points": "points: a difference of percentages",
     "fraction": "a fraction, in [0, 1]",
-    "distance": "a distance between probabilities, without a unit",
+    "distance": "a distance, without a unit",
+    "steps": "steps of the optimiser",
+    "ratio": "a ratio, 0 or more",
 }
-NEEDS = {"ideal": "the ideal model", "initial": "the initial model", "incompetent": "an incompetent teacher"}
+NEEDS = {
+    "ideal": "the ideal model",
+    "initial": "the initial model",
+    "incompetent": "an incompetent teacher",
+    "times": "the seconds of a run",
+}
+COSTLY = "measured by `--metrics all`, or by name"
 
 HEAD = f"""# Metrics
 
 Every number that a run logs about its unlearned model: what it is, its unit, which direction is good, what it needs, where it comes from,
 and what it is easily mistaken for. Made from the registry by `{COMMAND}`: what stands here is what runs.
 
+A run measures all but the costly ones; `--metrics` takes `all`, `default`, or names separated by commas.
 A metric that needs no ideal model is measured of the initial and of the ideal model too, and logged as `initial_<name>` and `ideal_<name>`.
-What can't be measured is missing from the metrics and stands in a tag `undefined.<name>` with the reason; without an ideal model, the run
-prints the command that trains it. Nothing is rounded before it is logged, and every image counts, once and not augmented.
+What can't be measured is missing from the metrics and stands in a tag `undefined.<name>` with the reason; without an ideal model, that is
+the command that trains it. Nothing is rounded before it is logged, and every image counts, once and not augmented.
+
+The artifact `per_image.parquet` of a run has the values of each image and model, from which every number about predictions can be computed
+anew: index, label and set, prediction, `p_y`, margin, loss, all logits, and what the attacks say of each forget image (`member_score` is
+`mia`'s; positive for member).
+
+Over seeds (`--seed 1 2 3`) a run prints mean, standard deviation and the 95 % interval of Student's t, of the models and of the gaps to
+the ideal model of the same seed, and its parent run has them as `over_seeds.json`. One seed has no interval. Where every value is at an
+end of its scale (0 or 100 percent) these values are counted and not averaged, and an infinite one is shown as it is.
 
 In the formulas `f` is the model, `f_0` the initial and `f_ideal` the ideal model, `p = softmax f(x)` the prediction and `p_y` its
 probability of the true class; `forget` and `retain` are training images, `test` is the test split, `test_forget` and `test_retain` are the
@@ -54,6 +72,15 @@ def written() -> str:
     return page(entry for entry in METRICS if entry.file is None)
 
 
+def listing(metrics: Iterable[Entry[Any]]) -> str:
+    """A line per metric: name, unit, what it needs, whether a run measures it without being asked, what it is."""
+    rows = [
+        [entry.name, entry.facts.unit, ", ".join(_needs(entry)), "no" if entry.facts.costly else "yes", entry.summary] for entry in metrics
+    ]
+    lines = wrapped_table(["metric", "unit", "needs", "by default", "what it is"], rows)
+    return f"{lines}\n\nall of them: docs/metrics.md"
+
+
 def _row(entry: Entry[Any]) -> list[str]:
     name = f"[`{entry.name}`](#{entry.name.lower()})"
     return [name, prose(entry.summary, cell=True), entry.facts.unit, entry.facts.better, ", ".join(_needs(entry))]
@@ -71,8 +98,9 @@ def _section(entry: Entry[Any]) -> str:
 def _facts(entry: Entry[Any]) -> list[str]:
     unit, better = entry.facts.unit, entry.facts.better
     facts = [f"Unit: {UNITS.get(unit, unit)}", f"Good: {better}"]
-    facts += [f"Needs: {', '.join(_needs(entry))}"] if _needs(entry) else []
-    return facts + ([f"Source: {prose(entry.facts.source)}"] if entry.facts.source else [])
+    facts += [f"Needs: {', '.join(_needs(entry)) or 'the model alone'}"]
+    facts += [f"Costly: {COSTLY}"] if entry.facts.costly else []
+    return [*facts, f"Source: {prose(entry.facts.source) or 'the definition above'}"]
 
 
 def _needs(entry: Entry[Any]) -> Sequence[str]:

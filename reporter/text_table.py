@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
+
+WIDTH = 140
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -18,3 +21,17 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def number(value: float | None, digits: int = 2) -> str:
     """A number for a table; an empty cell for none."""
     return "" if value is None else f"{value:.{digits}f}"
+
+
+def wrapped_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for the console, its last column wrapped so that a line has at most WIDTH characters."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header) - 1)]
+    left = sum(widths) + 2 * len(widths)
+
+    def lines(row: Sequence[str]) -> str:
+        start = "".join(f"{cell:<{width + 2}}" for cell, width in zip(row[:-1], widths, strict=True))
+        return textwrap.fill(row[-1], WIDTH, initial_indent=start, subsequent_indent=" " * left, break_on_hyphens=False).rstrip()
+
+    ruler = ["-" * width for width in (*widths, max(len(row[-1]) for row in (header, *rows)))]
+    ruler[-1] = ruler[-1][: WIDTH - left]
+    return "\n".join(map(lines, (header, ruler, *rows)))

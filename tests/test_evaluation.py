@@ -29,8 +29,20 @@ WHOLE_CLASS = {f"test_{name}" for name in THE_FIVE}
 SVC_FAMILY = ["mia_correctness", "mia_confidence", "mia_entropy", "mia_m_entropy", "mia_prob"]
 AGAINST_THE_IDEAL = {"avg_gap", "rUA", "tow", "fidelity", "js_divergence", "activation_distance"}
 OTHER_NEEDS = {"rf_js_divergence": "initial", "zrf": "incompetent"}
+COSTLY = {"probe_score", "probe_gap", "relearn_steps", "relearn_censored", "anamnesis_index"}
+SECONDS = {"unlearn_seconds", "ideal_seconds", "speedup"}
+OF_THE_MODEL_ITSELF = {*COSTLY, "weight_distance", "weights_changed"}
+NEEDS = {
+    **dict.fromkeys({*AGAINST_THE_IDEAL, "probe_gap"}, ("model", "ideal")),
+    **dict.fromkeys(("rf_js_divergence", "weight_distance", "weights_changed", "relearn_steps", "relearn_censored"), ("model", "initial")),
+    **dict.fromkeys(("ideal_seconds", "speedup"), ("times", "ideal")),
+    "unlearn_seconds": ("times",),
+    "anamnesis_index": ("model", "ideal", "initial"),
+    "zrf": ("model", "incompetent"),
+}
 MIA = {"mia", *SVC_FAMILY, "mia_lr", "mia_auc", "mia_tpr_at_1_fpr"}
 EVERY_METRIC = THE_FIVE | WHOLE_CLASS | {"test_loss", "test_score"} | MIA | AGAINST_THE_IDEAL | set(OTHER_NEEDS)
+EVERY_METRIC |= SECONDS | OF_THE_MODEL_ITSELF
 
 
 def outputs(probabilities, labels):
@@ -89,8 +101,8 @@ def test_each_registration_is_complete(metric):
     assert metric.facts.unit in set(get_args(Unit)) - {""}
     assert metric.facts.better in set(get_args(Better)) - {""}
     assert metric.summary.endswith(".") or ":" in metric.summary
-    second = OTHER_NEEDS | dict.fromkeys(AGAINST_THE_IDEAL, "ideal")
-    assert needs_of(metric.function) == (("model", second[metric.name]) if metric.name in second else ("model",))
+    assert needs_of(metric.function) == NEEDS.get(metric.name, ("model",))
+    assert metric.facts.costly == (metric.name in COSTLY)
     assert metric.facts.whole_class == (metric.name in WHOLE_CLASS)
 
 
@@ -98,9 +110,13 @@ def test_units_are_those_of_the_definitions():
     units = {name: METRICS[name].facts.unit for name in EVERY_METRIC}
     nats = {name for name in EVERY_METRIC if name.endswith(("_loss", "js_divergence"))}
     assert {name for name, unit in units.items() if unit == "nats"} == nats
-    assert {name for name, unit in units.items() if unit == "points"} == {"avg_gap", "rUA"}
-    assert {name for name, unit in units.items() if unit == "distance"} == {"activation_distance"}
+    assert {name for name, unit in units.items() if unit == "points"} == {"avg_gap", "rUA", "probe_gap"}
+    assert {name for name, unit in units.items() if unit == "distance"} == {"activation_distance", "weight_distance"}
+    assert {name for name, unit in units.items() if unit == "seconds"} == {"unlearn_seconds", "ideal_seconds"}
+    assert {name for name, unit in units.items() if unit == "ratio"} == {"speedup", "anamnesis_index"}
+    assert {name for name, unit in units.items() if unit == "steps"} == {"relearn_steps"}
     fractions = {"forget_probability", "test_forget_probability", "mia_auc", "mia_tpr_at_1_fpr", "tow", "zrf"}
+    fractions |= {"weights_changed", "relearn_censored"}
     assert {name for name, unit in units.items() if unit == "fraction"} == fractions
 
 
@@ -223,9 +239,9 @@ def test_a_metric_is_computed_once(monkeypatch):
 
     def counted(*features):
         calls.append(features)
-        return 50.0
+        return torch.tensor([1.0, -1.0])
 
-    monkeypatch.setattr("evaluation.membership.non_member_share", counted)
+    monkeypatch.setattr("evaluation.membership.member_scores", counted)
     model = evidence()
     assert model.metric("mia") == model.metric("mia_confidence") == model.metric("MIA") == 50.0
     assert len(calls) == 1
@@ -653,7 +669,12 @@ def test_every_metric_has_a_value_or_a_reason(make, with_ideal):
     assert not values.keys() & reasons.keys()
     assert all(type(value) is float and math.isfinite(value) for value in values.values())
     expected = {} if make is by_class else dict.fromkeys(WHOLE_CLASS, "no whole class was forgotten")
-    assert reasons == expected | ({} if with_ideal else dict.fromkeys(AGAINST_THE_IDEAL, "needs an ideal model"))
+    expected |= dict.fromkeys(OF_THE_MODEL_ITSELF, "needs the model itself, not its outputs alone. Give the evidence its subject")
+    expected |= dict.fromkeys(SECONDS, "needs the seconds that the models took to make")
+    if not with_ideal:
+        expected |= dict.fromkeys([*AGAINST_THE_IDEAL, "probe_gap", "anamnesis_index"], "needs an ideal model")
+        expected |= dict.fromkeys(["ideal_seconds", "speedup"], "needs the seconds that the models took to make and an ideal model")
+    assert reasons == expected
 
 
 def test_percentages_and_fractions_stay_in_their_range():

@@ -8,7 +8,8 @@ import pytest
 import mlflow_forget
 from registry import Registry
 from reporter.markdown import paragraphs_of
-from reporter.methods_page import COMMAND, PAGE, WIDTH, listing, page, written
+from reporter.methods_page import COMMAND, PAGE, listing, page, written
+from reporter.text_table import WIDTH
 from unlearn import METHODS
 from unlearn.add_ons import ADD_ONS
 

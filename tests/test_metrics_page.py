@@ -44,8 +44,23 @@ def test_a_section_says_what_the_metric_needs(name, needs):
     assert f"- Needs: {needs}\n" in section_of(name)
 
 
-def test_a_metric_of_the_model_alone_needs_nothing():
-    assert "Needs:" not in section_of("forget_score")
+def test_a_metric_of_the_model_alone_says_so():
+    assert "- Needs: the model alone\n" in section_of("forget_score")
+
+
+@pytest.mark.parametrize("entry", OWN, ids=lambda entry: entry.name)
+def test_every_section_has_unit_direction_definition_needs_and_source(entry):
+    section = section_of(entry.name)
+    facts = re.findall(r"^- (\w+): (.+)$", section, flags=re.MULTILINE)
+
+    assert [name for name, _ in facts if name != "Costly"] == ["Unit", "Good", "Needs", "Source"]
+    assert entry.facts.source.replace("_", "") in dict(facts)["Source"].replace("`", "").replace("_", "")
+    assert section.count("```") == 2
+
+
+@pytest.mark.parametrize("name", ["probe_score", "anamnesis_index"])
+def test_a_costly_metric_says_how_to_have_it(name):
+    assert "- Costly: measured by `--metrics all`, or by name\n" in section_of(name)
 
 
 def test_ua_is_not_forget_accuracy():

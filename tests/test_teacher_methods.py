@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.by_hand import adam, sgd, slope
-from unlearn import ForgetData, resolved, unlearn, unsir
+from unlearn import METHODS, ForgetData, resolved, unlearn, unsir
 from unlearn.bad_teacher import incompetent
 from unlearn.blocks import classifier_of
 from unlearn.boundary_expanding import Widened
@@ -604,3 +604,15 @@ def test_lotus_needs_validation_images_unless_whole_classes_go(model):
     with pytest.raises(ValueError, match="LoTUS: expected validation images.* got none"):
         unlearn("LoTUS", model, ForgetData.of_tensors(x, y, torch.tensor([3, 4])))
     assert unlearn("LoTUS", model, ForgetData.of_tensors(x, y, y == 2)).history[0]["gap"] >= 0
+
+
+# the learning rate of both boundary methods
+
+
+@pytest.mark.parametrize(("method", "of_images"), [("boundary_shrink", 1e-7), ("boundary_expanding", 3e-7)])
+def test_a_boundary_method_goes_slowly_where_a_class_of_the_forgotten_stays(method, of_images, model):
+    defaults = METHODS[method].settings({})
+    of_a_class = resolved(method, model, data_of(1), defaults)
+    assert of_a_class["unlearn_lr"] == 1e-4
+    assert resolved(method, model, data_of(part=[0, 5]), defaults)["unlearn_lr"] == of_images
+    assert resolved(method, model, data_of(1, part=[0]), defaults | {"unlearn_lr": 0.5})["unlearn_lr"] == 0.5

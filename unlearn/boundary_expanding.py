@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,25 +11,29 @@ from torch.nn import functional as F
 
 from unlearn import passes
 from unlearn.blocks import classifier_of
+from unlearn.boundary_shrink import learning_rate
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 
+WHOLE_CLASSES, OTHERS = 1e-4, 3e-7  # learning rates
 
-def check(
-    model: nn.Module, data: ForgetData, *, unlearn_epochs: int, unlearn_lr: float, batch_size: int, momentum: float
-) -> dict[str, int]:
-    """ValueError for flags that make no sense, and for a model whose logits do not come from a linear layer."""
-    passes.check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, momentum=momentum)
+
+def resolve(
+    model: nn.Module, data: ForgetData, *, unlearn_epochs: int, unlearn_lr: float | None, batch_size: int, momentum: float
+) -> dict[str, float]:
+    """The learning rate. ValueError for flags that make no sense, and for a model whose logits do not come from a linear layer."""
+    lr = learning_rate(data, WHOLE_CLASSES, OTHERS) if unlearn_lr is None else unlearn_lr
+    passes.check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=lr, batch_size=batch_size, momentum=momentum)
     classifier_of(model, data)
-    return {}
+    return {"unlearn_lr": lr}
 
 
-@register("boundary_expanding", source="Chen et al. 2023, arXiv:2303.11570", resolve=check)
+@register("boundary_expanding", source="Chen et al. 2023, arXiv:2303.11570", resolve=resolve)
 def boundary_expanding(
     model: nn.Module,
     data: ForgetData,
     *,
     unlearn_epochs: int = 10,
-    unlearn_lr: float = 1e-4,
+    unlearn_lr: float | None = None,
     batch_size: int = 64,
     momentum: float = 0.9,
 ) -> Unlearned:
@@ -39,20 +44,21 @@ def boundary_expanding(
 
     Flags:
         unlearn_epochs: passes over the forget set
-        unlearn_lr: learning rate of SGD
+        unlearn_lr: learning rate of SGD (1e-4; 3e-7 for images of classes that stay)
         batch_size: images a step
         momentum: momentum of SGD
 
     Raises ValueError for flags that make no sense and for a model whose logits do not come from a linear layer,
     FloatingPointError if it diverges.
 
-    The method is made for classes: where images of all classes are forgotten, whatever is learned of them holds for the retained ones
-    as well, and the model goes with them.
+    The method is made for classes: where images of classes that stay are forgotten, whatever is learned of them holds for the retained
+    ones as well, and at the learning rate that forgets a class the model goes with them.
 
     Departures: batch norm keeps its running statistics, see NegGrad; the source's learning rate, 1e-5, is meant for hundreds of steps,
-    here it is 1e-4.
+    here it is 1e-4 for classes.
     """
-    check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, momentum=momentum)
+    settings: dict[str, Any] = {"unlearn_epochs": unlearn_epochs, "batch_size": batch_size, "momentum": momentum}
+    lr = resolve(model, data, unlearn_lr=unlearn_lr, **settings)["unlearn_lr"]
     widened = Widened(copy_of(model), classifier_of(model, data), data.generator("boundary_expanding", "extra class")).to(data.device)
 
     def as_extra(logits: Tensor, labels: Tensor) -> Tensor:
@@ -64,7 +70,7 @@ def boundary_expanding(
         replace(data, on_epoch=lambda _, epoch: data.on_epoch(widened.model, epoch)),
         "boundary_expanding",
         lambda _: plan,
-        optimizer=passes.sgd(widened, unlearn_lr, momentum, 0.0),
+        optimizer=passes.sgd(widened, lr, momentum, 0.0),
         unlearn_epochs=unlearn_epochs,
         batch_size=batch_size,
     )

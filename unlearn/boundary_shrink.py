@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,24 +15,32 @@ from unlearn import passes
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from vision_data import ImageSet, Normalisation
 
+WHOLE_CLASSES, OTHERS = 1e-4, 1e-7  # learning rates
 
-def check(
-    model: nn.Module, data: ForgetData, *, unlearn_epochs: int, unlearn_lr: float, batch_size: int, momentum: float, bound: float
-) -> dict[str, int]:
-    """ValueError for flags that make no sense."""
-    passes.check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, momentum=momentum)
+
+def learning_rate(data: ForgetData, whole_classes: float, others: float) -> float:
+    """The one for classes that are forgotten whole, or the one for images of classes that stay."""
+    return others if set(data.forget.classes) & set(data.retain.classes) else whole_classes
+
+
+def resolve(
+    model: nn.Module, data: ForgetData, *, unlearn_epochs: int, unlearn_lr: float | None, batch_size: int, momentum: float, bound: float
+) -> dict[str, float]:
+    """The learning rate. ValueError for flags that make no sense."""
+    lr = learning_rate(data, WHOLE_CLASSES, OTHERS) if unlearn_lr is None else unlearn_lr
+    passes.check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=lr, batch_size=batch_size, momentum=momentum)
     if not 0 < bound < math.inf:
         raise ValueError(f"--bound: expected a number > 0, got {bound}. Give e.g. 0.1")
-    return {}
+    return {"unlearn_lr": lr}
 
 
-@register("boundary_shrink", source="Chen et al. 2023, arXiv:2303.11570", resolve=check)
+@register("boundary_shrink", source="Chen et al. 2023, arXiv:2303.11570", resolve=resolve)
 def boundary_shrink(
     model: nn.Module,
     data: ForgetData,
     *,
     unlearn_epochs: int = 10,
-    unlearn_lr: float = 1e-4,
+    unlearn_lr: float | None = None,
     batch_size: int = 64,
     momentum: float = 0.9,
     bound: float = 0.1,
@@ -43,21 +52,22 @@ def boundary_shrink(
 
     Flags:
         unlearn_epochs: passes over the forget set
-        unlearn_lr: learning rate of SGD
+        unlearn_lr: learning rate of SGD (1e-4; 1e-7 for images of classes that stay)
         batch_size: images a step
         momentum: momentum of SGD
         bound: how far a pixel moves, of its range from 0 to 1
 
     Pixels are those before normalisation, black 0 and fully lit 1. Where the images have no normalisation (your own tensors), they
     move by `bound` as they are, and are not clamped. Raises ValueError for flags that make no sense, FloatingPointError if it
-    diverges. The method is made for classes: where images of all classes are forgotten, whatever is learned of them holds for
-    the retained ones as well, and the model goes with them.
+    diverges. The method is made for classes: where images of classes that stay are forgotten, whatever is learned of them holds for
+    the retained ones as well, and at the learning rate that forgets a class the model goes with them.
 
     Departures: batch norm keeps its running statistics, see NegGrad; in the source a label stays the true one where x' has not crossed
-    a boundary, and x' is rounded to grey levels. Its learning rate, 1e-5, is meant for hundreds of steps; here it is 1e-4, which
-    forgets a class of digits too.
+    a boundary, and x' is rounded to grey levels. Its learning rate, 1e-5, is meant for hundreds of steps; 1e-4 forgets a class of
+    digits too, and 1e-7 leaves a model the retained images of the classes that stay.
     """
-    check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, momentum=momentum, bound=bound)
+    settings: dict[str, Any] = {"unlearn_epochs": unlearn_epochs, "batch_size": batch_size, "momentum": momentum}
+    lr = resolve(model, data, unlearn_lr=unlearn_lr, bound=bound, **settings)["unlearn_lr"]
     student = copy_of(model)
     nearest, crossed = relabelled(copy_of(model), data.forget.to(data.device), bound, data.device)
     plan = [passes.Pass("forget", nearest, keep_statistics=True)]
@@ -66,7 +76,7 @@ def boundary_shrink(
         data,
         "boundary_shrink",
         lambda _: plan,
-        optimizer=passes.sgd(student, unlearn_lr, momentum, 0.0),
+        optimizer=passes.sgd(student, lr, momentum, 0.0),
         unlearn_epochs=unlearn_epochs,
         batch_size=batch_size,
     )

@@ -14,7 +14,7 @@ from vision_data import ImageSet
 
 
 @register("logit_attribution", resolve=resolve_kappa)
-def logit_attribution(model: nn.Module, data: ForgetData, *, kappa: Amount = 0.1, mask_layer: str | None = None) -> Unlearned:
+def logit_attribution(model: nn.Module, data: ForgetData, *, kappa: Amount = 0.02, mask_layer: str | None = None) -> Unlearned:
     """Switch off the kappa weights that add most to the forget class's own logit, and least to the others'.
 
         A^c_ij = mean over the training images of class c of (d logit_c / d z_i) h_j W_ij

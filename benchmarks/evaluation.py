@@ -1,0 +1,189 @@
+"""What evaluating a model costs, beside a bare forward pass over the same images.
+
+    python benchmarks/evaluation.py
+    python benchmarks/evaluation.py --dataset CIFAR10 --arch resnet18 --width 16 --epochs 1
+    python benchmarks/evaluation.py --dataset benchmarks/drawn_images.py:drawn --arch resnet18 --width 16 --epochs 1     nothing to download
+
+bare      the model on every image (forget, retain, validation and test set), in the batches that the evaluation takes, nothing kept
+forward   the same as the evaluation does it: outputs checked and kept
+metrics   every default metric of one model that is no attack, and those that compare with the ideal model's outputs, which are there
+attacks   each metric that trains a classifier; with --libsvm beside scikit-learn's SVC on the same features
+
+Medians of calls in turns, in one process. The whole is what `measure` spends on one model where nothing is cached; a run measures
+the unlearned model so, and the initial and the ideal model once. The model is the initial one of the flags, trained if need be.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import command_line
+
+ATTACKS = ("mia_correctness", "mia_confidence", "mia_entropy", "mia_m_entropy", "mia_prob", "mia_lr")
+LIBSVM = "by libsvm"
+
+Step = Callable[[], object]
+
+
+@command_line.command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print one table, and write the same numbers with --json."""
+    options = options_of(argv)
+
+    from benchmarks.machine import describe, write_json
+    from training import check_writable
+
+    if options.json is not None:
+        check_writable(Path(options.json).absolute().parent, "Choose another --json")
+    world = world_of(options)
+    seconds = in_turns(steps_of(options, world), world, options.repeats)
+    print(heading(options, world), table(seconds), describe(), sep="\n")
+    command = f"benchmarks/evaluation.py {' '.join(sys.argv[1:] if argv is None else argv)}"
+    write_json(options.json, {"command": command, "images": world["images"], "seconds": seconds, "shares": shares(seconds)})
+    return 0
+
+
+def options_of(argv: Sequence[str] | None) -> Namespace:
+    summary, _, details = (__doc__ or "").partition("\n")
+    parser = command_line.OneLineParser(summary, details.strip("\n"))
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="counted calls of each (default: %(default)s)")
+    parser.add_argument("--libsvm", action="store_true", help="the SVC attacks by scikit-learn too (minutes, where the sides overlap)")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    command_line.add_shared_flags(parser)
+    parser.set_defaults(dataset="MNIST")
+    chosen = command_line.first_pass(argv, {"arch": None, "dataset": "MNIST"})
+    command_line.add_signature_flags(parser, command_line.architecture_of(**chosen), "architecture")
+    options = command_line.parsed(parser, argv)
+    if options.repeats < 1:
+        raise ValueError(f"--repeats: expected an integer >= 1, got {options.repeats}. Give at least 1")
+    return options
+
+
+def world_of(options: Namespace) -> dict[str, Any]:
+    """The model, the images, and what the ideal and the incompetent model say of them."""
+    from base_models import BaseModels
+    from measurement import evidence_of, evidence_on_forget
+    from unlearn import ForgetData
+
+    architecture = command_line.architecture_of(options.arch, options.dataset)
+    base = BaseModels(command_line.base_config(options, architecture, options.seed), progress=command_line.progress_bar)
+    model = base.initial().model
+    data = ForgetData.of(base.splits, base.config.request, seed=options.seed, device=base.device)
+    test = base.splits.test
+    sets = [images for images in (data.forget, data.retain, data.validation, test) if len(images)]
+    known = evidence_of(model, data, test)
+    others = {"initial": known, "ideal": known, "incompetent": evidence_on_forget(base.untrained(), data)}
+    about = {"base": base, "model": model, "data": data, "test": test, "sets": sets, "others": others}
+    return about | {"images": sum(map(len, sets)), "kept": {}}
+
+
+def steps_of(options: Namespace, world: dict[str, Any]) -> dict[str, Step]:
+    """What is timed, by name. Each evaluation starts from outputs from which nothing has been derived."""
+    import torch
+
+    from evaluation import DEFAULT, chosen, evaluate, needs_of
+    from measurement import BATCH, TIMES, evidence_of
+    from models import evaluating
+
+    model, data, kept = world["model"], world["data"], world["kept"]
+    plain = [
+        entry for entry in chosen([DEFAULT]) if entry.name not in (*ATTACKS, "mia", "avg_gap") and TIMES not in needs_of(entry.function)
+    ]
+
+    def bare() -> None:
+        with evaluating(model), torch.inference_mode():
+            for images in world["sets"]:
+                for x, _ in images.batches(BATCH, device=data.device):
+                    model(x)
+
+    def forward() -> None:
+        kept["evidence"] = evidence_of(model, data, world["test"])
+
+    def metrics() -> None:
+        values, reasons = evaluate(names=plain, model=kept["evidence"], **world["others"])
+        if not values:
+            raise ValueError(next(iter(reasons.values())))
+
+    steps: dict[str, Step] = {"bare": bare, "forward": forward, "metrics": metrics}
+    return steps | {name: attack(name, kept) for name in ATTACKS} | (libsvm_steps(kept) if options.libsvm else {})
+
+
+def attack(name: str, kept: dict[str, Any]) -> Step:
+    return lambda: kept["evidence"].metric(name)
+
+
+def libsvm_steps(kept: dict[str, Any]) -> dict[str, Step]:
+    """The same attacks by scikit-learn's classifier."""
+    from unittest.mock import patch
+
+    from evaluation import kernel_svm
+
+    def step(name: str) -> Step:
+        def run() -> None:
+            with patch.object(kernel_svm, "fit", side_effect=kernel_svm.NotSolved("libsvm is next")):
+                replace(kept["evidence"]).metric(name)
+
+        return run
+
+    return {f"{name} {LIBSVM}": step(name) for name in ATTACKS if name != "mia_lr"}
+
+
+def in_turns(steps: dict[str, Step], world: dict[str, Any], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each call, all steps in turn, after one round that is not counted (what scikit-learn takes minutes for is run once)."""
+    from benchmarks.meter import Meter
+
+    meter = Meter(world["data"].device, 1, 0.0)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(repeats + 1):
+        for name, step in steps.items():
+            if LIBSVM in name:
+                if number == repeats:
+                    seconds[name].append(meter.once(step) / 1000)
+                continue
+            took = meter.once(step) / 1000
+            if number:
+                seconds[name].append(took)
+    return seconds
+
+
+def shares(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """What the evaluation costs in bare passes: without the attacks, and as a whole. Medians over the rounds."""
+    rounds = range(len(seconds["bare"]))
+    without = median((seconds["forward"][n] + seconds["metrics"][n]) / seconds["bare"][n] for n in rounds)
+    whole = median(sum(seconds[name][n] for name in ("forward", "metrics", *ATTACKS)) / seconds["bare"][n] for n in rounds)
+    return {"without_attacks": without, "whole": whole}
+
+
+def heading(options: Namespace, world: dict[str, Any]) -> str:
+    base = world["base"]
+    sizes = ", ".join(f"{len(getattr(world['data'], name))} {name}" for name in ("forget", "retain", "validation"))
+    of = f"{base.request_slug}, {world['images']} images ({sizes}, {len(world['test'])} test)"
+    return f"{base.splits.dataset}, {base.architecture.name}, {of}, {world['data'].device.type}, medians of {options.repeats}"
+
+
+def table(seconds: dict[str, list[float]]) -> str:
+    from reporter.text_table import text_table
+
+    found = shares(seconds)
+    rows = [row(name, median(values), median(seconds["bare"])) for name, values in seconds.items()]
+    own = {name: median(values) for name, values in seconds.items()}
+    rows.append(["forward + metrics", f"{own['forward'] + own['metrics']:.3f}", f"{found['without_attacks']:.2f}"])
+    whole = sum(own[name] for name in ("forward", "metrics", *ATTACKS))
+    rows.append(["the whole", f"{whole:.3f}", f"{found['whole']:.2f}"])
+    return text_table(["part", "seconds", "bare passes"], rows)
+
+
+def row(name: str, seconds: float, bare: float) -> list[str]:
+    return [name, f"{seconds:.3f}", f"{seconds / bare:.2f}"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""Which metrics are asked for: all, the default ones, or some by name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from evaluation.impl import METRICS, MetricFacts
+from registry import Entry
+
+ALL, DEFAULT = "all", "default"
+
+
+def chosen(words: Sequence[str]) -> list[Entry[MetricFacts]]:
+    """The metrics that words name, each once: "all", "default" (all that are not costly), names, path/to/file.py:function.
+
+    Raises ValueError for no word, an unknown name, or two metrics that would be written under the same name.
+    """
+    if not any(words):
+        raise ValueError(f"--metrics: expected {ALL}, {DEFAULT} or names separated by commas, got none. Name at least one")
+    entries = {entry.function: entry for word in words for entry in _named(word)}
+    twice = [name for name, count in Counter(entry.name for entry in entries.values()).items() if count > 1]
+    if twice:
+        raise ValueError(f"--metrics: expected metrics of different names, got several called {', '.join(twice)}. Rename your function")
+    return list(entries.values())
+
+
+def _named(word: str) -> list[Entry[MetricFacts]]:
+    if word.casefold() == ALL:
+        return list(METRICS)
+    if word.casefold() == DEFAULT:
+        return [entry for entry in METRICS if not entry.facts.costly]
+    try:
+        return [METRICS[word]]
+    except ValueError as error:
+        raise ValueError(f"--metrics: {error}") from error

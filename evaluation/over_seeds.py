@@ -1,0 +1,86 @@
+"""A number that was measured once for each seed: mean, standard deviation and a 95 % interval of the mean."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean as exact_mean
+from statistics import stdev
+
+CONFIDENCE = 0.95
+ENDS = {"percent": (0.0, 100.0), "fraction": (0.0, 1.0)}  # of the units that have some
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """The values of n seeds and what they come to, in the values' unit.
+
+        mean = sum_i v_i / n    sd^2 = sum_i (v_i - mean)^2 / (n - 1)    interval = mean -+ t(0.975, n - 1) sd / sqrt(n)
+
+    `sd` and `interval` (low, high) are None for a single seed, which says nothing of the spread. Where a value is infinite
+    or NaN, all three are None: nothing is averaged over what is left, and `not_finite` has these values. The interval is
+    Student's: it holds for values that are about normal, may reach beyond the ends of a scale, and has no width where all
+    values are the same. `saturated`: every value is at an end of the scale (0 or 100 percent); a mean of such values looks
+    graded and is not, so `counts` is what to show.
+    """
+
+    values: tuple[float, ...]
+    mean: float | None
+    sd: float | None
+    interval: tuple[float, float] | None
+    saturated: bool
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    @property
+    def not_finite(self) -> tuple[float, ...]:
+        return tuple(value for value in self.values if not math.isfinite(value))
+
+    @property
+    def counts(self) -> dict[float, int]:
+        """How many seeds have each value, the smallest first."""
+        return dict(sorted(Counter(self.values).items()))
+
+
+def over_seeds(values: Sequence[float], unit: str = "") -> OverSeeds:
+    """What the values of one metric, one for each seed, come to.
+
+    unit: the metric's; "percent" and "fraction" have ends that a value can be saturated at. Raises ValueError for no value.
+    """
+    if not values:
+        raise ValueError("expected a value of at least 1 seed, got none. Measure one")
+    own = tuple(map(float, values))
+    saturated = unit in ENDS and all(value in ENDS[unit] for value in own)
+    if not all(map(math.isfinite, own)):
+        return OverSeeds(own, None, None, None, saturated)
+    mean = exact_mean(own)
+    sd = stdev(own) if len(own) > 1 else None
+    half = None if sd is None else _t_quantile(len(own) - 1) * sd / math.sqrt(len(own))
+    return OverSeeds(own, mean, sd, None if half is None else (mean - half, mean + half), saturated)
+
+
+def gaps(values: Mapping[int, float], ideals: Mapping[int, float]) -> list[float]:
+    """The signed gap of each seed, in the unit of both, in the order of the seeds.
+
+        g_s = v_s - i_s    for each seed s
+
+    Both by seed: a model is compared with the ideal model of its own seed, and averaged (`over_seeds`) afterwards.
+    Raises ValueError where a seed has one of the two alone.
+    """
+    alone = sorted(values.keys() ^ ideals.keys())
+    if alone:
+        raise ValueError(
+            f"expected the same seeds of the models and of the ideal models, got {', '.join(map(str, alone))} for one of them alone. "
+            "Measure both for every seed"
+        )
+    return [values[seed] - ideals[seed] for seed in sorted(values)]
+
+
+def _t_quantile(freedom: int) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))

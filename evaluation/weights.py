@@ -1,0 +1,72 @@
+"""How far the weights of a model moved from the initial model's."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from evaluation.evidence import Evidence
+from evaluation.impl import register
+
+
+def weight_distance(model: nn.Module, initial: nn.Module) -> float:
+    """The Euclidean norm of the change of all parameters together.
+
+        sqrt( sum_p |theta_p - theta_0p|^2 )    p over the parameters (no buffers), summed in float64
+
+    Raises ValueError where the two have other parameters.
+    """
+    return math.sqrt(sum(float((one.double() - other.double()).square().sum()) for one, other in _pairs(model, initial)))
+
+
+def changed_share(model: nn.Module, initial: nn.Module) -> float:
+    """The share of the parameters' elements that are not what they were, bit for bit, in [0, 1]. ValueError as of weight_distance."""
+    pairs = _pairs(model, initial)
+    return sum(int((one != other).sum()) for one, other in pairs) / sum(one.numel() for one, _ in pairs)
+
+
+def _pairs(model: nn.Module, initial: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    ours, theirs = ({name: p.detach().cpu() for name, p in one.named_parameters()} for one in (model, initial))
+    other = sorted(name for name in ours.keys() | theirs.keys() if _shape(ours, name) != _shape(theirs, name))
+    if other or not ours:
+        what = (
+            f"other shapes or none of {', '.join(other[:3])}{', ...' if len(other) > 3 else ''}" if other else "a model without parameters"
+        )
+        raise ValueError(f"expected a model with the initial model's parameters, got {what}. Compare models of one architecture")
+    return [(ours[name], theirs[name]) for name in ours]
+
+
+def _shape(parameters: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(parameters[name].shape) if name in parameters else None
+
+
+@register("weight_distance", unit="distance", better="near the ideal's")
+def distance_of_weights(model: Evidence, initial: Evidence) -> float:
+    """Euclidean distance of all parameters to the initial model's.
+
+        sqrt( sum_p |theta_p - theta_0p|^2 )    p over the parameters; running means of batch norm are none
+
+    0 for a model whose weights were left alone.
+
+    Trap: it depends on the architecture and on the training, and says nothing of what was forgotten. An ideal model trained from the
+    same weights is far away.
+
+    Raises ValueError where the model has other parameters than the initial one.
+    """
+    return weight_distance(model.at_hand.model, initial.at_hand.model)
+
+
+@register("weights_changed", unit="fraction", better="near the ideal's")
+def share_of_weights_changed(model: Evidence, initial: Evidence) -> float:
+    """Share of the parameters' elements that are not what they were in the initial model.
+
+        |{i : theta_i != theta_0i}| / |theta|
+
+    Bit for bit: 0 where nothing was done, the share of the mask for a method that switches weights off.
+
+    Trap: a weight that was 0 and is switched off is not changed.
+
+    Raises ValueError where the model has other parameters than the initial one.
+    """
+    return changed_share(model.at_hand.model, initial.at_hand.model)

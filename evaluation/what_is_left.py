@@ -1,0 +1,102 @@
+"""What is left inside a model, whatever its predictions say: metrics that ask the model itself."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from evaluation.evidence import Evidence
+from evaluation.impl import register
+from evaluation.probe import penultimate_features, probe_score
+from evaluation.relearning import Relearned, anamnesis_index, relearn_steps
+
+PROBE = "Alain and Bengio 2016, arXiv:1610.01644 (linear probes)"
+RELEARNING = "Chundawat et al. 2022, arXiv:2201.05629"
+
+
+@register("probe_score", unit="percent", better="near the ideal's", source=PROBE, costly=True)
+def score_of_probe(model: Evidence) -> float:
+    """Percent of held-out forget images whose class a linear probe finds in the penultimate features.
+
+        100 |{x in half of forget : argmax_c (V h(x) + a)_c = y}| / |half of forget|    V, a trained on retain and the other half
+
+    The probe is a multinomial logistic regression (C=1) on the standardised inputs of the model's last linear layer.
+
+    Trap: 0 is not the aim. A model that never saw a class still separates it to a degree: compare with the ideal's, as probe_gap does.
+
+    Raises ValueError for fewer than 2 forget images, or a model whose last linear layer does not see one vector an image.
+    """
+    forget, retain = _features(model)
+    return probe_score(forget, model.forget.labels, retain, model.retain.labels, seed=model.seed)
+
+
+@register("probe_gap", unit="points", better="near 0", source=PROBE, costly=True)
+def probe_gap(model: Evidence, ideal: Evidence) -> float:
+    """Signed difference of the probe scores: what is inside beyond what a model has that never saw the forget set.
+
+        probe_score(model) - probe_score(ideal)
+
+    Positive where the class is easier to find than in the ideal model.
+
+    Raises ValueError where probe_score does.
+    """
+    return model.metric("probe_score") - ideal.metric("probe_score")
+
+
+@register("relearn_steps", unit="steps", better="near the ideal's", source=RELEARNING, costly=True)
+def steps_to_relearn(model: Evidence, initial: Evidence) -> float:
+    """Optimiser steps on the forget set until the model knows it again nearly as well as the initial model.
+
+        min { t : forget_score(theta_t) >= 0.95 forget_score(initial) },    theta_{t+1} = AdamW(theta_t, grad CE(batch t of forget))
+
+    0 if the model is there already. AdamW with learning rate 1e-3, no weight decay, batches of 128, at most 1000 steps; the score is
+    taken on at most 1000 forget images.
+
+    Trap: 1000 may mean that it was not relearned: see relearn_censored.
+
+    Trap: preferring one class for every image can be learned in a few steps. It is the ratio to the ideal's steps, anamnesis_index,
+    that says something.
+
+    Raises ValueError where the initial model knows nothing of the forget set, or relearning diverges.
+    """
+    return float(_relearned(model, initial).steps)
+
+
+@register("relearn_censored", unit="fraction", better="near the ideal's", source=RELEARNING, costly=True)
+def relearning_censored(model: Evidence, initial: Evidence) -> float:
+    """1 if relearning was ended by its cap of 1000 steps, and relearn_steps is a lower bound; else 0.
+
+        1[forget_score(theta_1000) < 0.95 forget_score(initial)]
+
+    Raises ValueError where relearn_steps does.
+    """
+    return float(_relearned(model, initial).censored)
+
+
+@register("anamnesis_index", unit="ratio", better="near 1", source=RELEARNING, costly=True)
+def index_of_anamnesis(model: Evidence, ideal: Evidence, initial: Evidence) -> float:
+    """The model's relearning steps over the ideal's.
+
+        (relearn_steps(model) + .01) / (relearn_steps(ideal) + .01)
+
+    Below 1 something was still there. The .01, which the source has not, keeps it finite for an ideal model that needs no step.
+
+    Trap: a bound where relearn_censored is 1: a lower one where the model's steps were capped, an upper one where the ideal's were.
+
+    Raises ValueError where relearn_steps does.
+    """
+    return anamnesis_index(_relearned(model, initial).steps, _relearned(ideal, initial).steps)
+
+
+def _features(model: Evidence) -> tuple[Tensor, Tensor]:
+    """Of forget and retain: those that the forward pass kept, else by a pass of their own."""
+    if model.forget.features is not None and model.retain.features is not None:
+        return model.forget.features, model.retain.features
+    subject = model.at_hand
+    forget, retain = (penultimate_features(subject.model, images, device=subject.device) for images in (subject.forget, subject.retain))
+    return forget, retain
+
+
+def _relearned(model: Evidence, initial: Evidence) -> Relearned:
+    """Relearning costs many steps: it is done once for each model."""
+    subject, known = model.at_hand, initial.metric("forget_score")
+    return model.once("relearned", lambda: relearn_steps(subject.model, subject.forget, known, seed=model.seed, device=subject.device))

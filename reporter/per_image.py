@@ -1,0 +1,98 @@
+"""What each model says of each image, as a table: what every number about predictions can be computed from anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from evaluation import Evidence, Outputs
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MIA, OTHER_ATTACKS = "mia_confidence", ("mia_correctness", "mia_entropy", "mia_m_entropy", "mia_prob")
+CATEGORIES = ("model", "set", "attack")
+MEMBER, NON_MEMBER, TARGET = "member", "non-member", "target"
+
+
+def per_image(evidence: Mapping[str, Evidence], indexes: Mapping[str, Tensor], about: Mapping[str, object] | None = None) -> pa.Table:
+    """A row for each model and image, in the order of the sets.
+
+    model, set   "unlearned", "initial", ..., as in `evidence`; "forget", "retain", "test", "validation"
+    index        of the image in the original training set, or in the original test set; `indexes` by set, (N,) each
+    label, predicted
+    p_y, margin, loss   probability of the true class, log(p_y / (1 - p_y)) and -log p_y in nats, float64
+    logits       all of them, as the model gave them, float32
+    attack       what the image is to the SVC attacks: "member", "non-member", "target", or null
+    member_score what mia's attack says of a forget image, positive for member; member_score_<attack> what the others say; null
+                 elsewhere, and where an attack was not run
+
+    about: what is written into the file's metadata, as JSON, under "lethe"; values that JSON has.
+    """
+    import pyarrow as pa
+
+    parts = [
+        _of_set(model, name, own, outputs, indexes[name])
+        for model, own in evidence.items()
+        for name, outputs in own.sets.items()
+        if len(outputs)
+    ]
+    table = pa.concat_tables(parts)
+    for name in CATEGORIES:
+        table = table.set_column(table.column_names.index(name), name, table[name].dictionary_encode())
+    return table.replace_schema_metadata({"lethe": json.dumps(dict(about or {}), sort_keys=True)})
+
+
+def write_per_image(table: pa.Table, path: Path) -> None:
+    """As Parquet, compressed."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, path, compression="zstd", use_dictionary=[*CATEGORIES, "label", "predicted"])
+
+
+def _of_set(model: str, name: str, own: Evidence, outputs: Outputs, indexes: Tensor) -> pa.Table:
+    import pyarrow as pa
+
+    count = len(outputs)
+    columns = {
+        "model": pa.array([model] * count),
+        "set": pa.array([name] * count),
+        "index": indexes.cpu().numpy(),
+        "label": outputs.labels.to(torch.int32).numpy(),
+        "predicted": outputs.logits.argmax(dim=1).to(torch.int32).numpy(),
+        "p_y": outputs.true_probabilities.numpy(),
+        "margin": outputs.margins.numpy(),
+        "loss": outputs.losses.numpy(),
+        "logits": pa.FixedSizeListArray.from_arrays(outputs.logits.float().reshape(-1).numpy(), outputs.classes),
+        "attack": pa.array(_roles(own, name), pa.string()),
+        "member_score": _scores(own, name, MIA),
+    }
+    columns |= {f"member_score_{attack.removeprefix('mia_')}": _scores(own, name, attack) for attack in OTHER_ATTACKS}
+    return pa.table(columns)
+
+
+def _scores(own: Evidence, name: str, attack: str) -> pa.Array:
+    import pyarrow as pa
+
+    if name == "forget" and attack in own.member_scores:
+        return pa.array(own.member_scores[attack].numpy())
+    return pa.nulls(len(own.sets[name]), pa.float64())
+
+
+def _roles(own: Evidence, name: str) -> list[str | None]:
+    """What each image of a set is to the attacks. Nothing where the sets are not all here."""
+    count = len(own.sets[name])
+    if not own.member_scores:
+        return [None] * count
+    if name == "forget":
+        return [TARGET] * count
+    if name == "test":
+        gone = torch.isin(own.test.labels, torch.tensor(own.forget_classes, dtype=torch.int64)).tolist()
+        return [None if is_gone else NON_MEMBER for is_gone in gone]
+    drawn = set(own.member_rows.tolist()) if name == "retain" else set()
+    return [MEMBER if row in drawn else None for row in range(count)]

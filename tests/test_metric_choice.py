@@ -1,0 +1,256 @@
+"""--metrics: which ones are measured, what is said of those that can't be, and that the rest of a run does not depend on it."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from torch import nn
+
+import measurement
+import mlflow_forget
+import mlruns_parser
+from base_models import BaseConfig
+from evaluation import METRICS, chosen
+from pipeline import Pipeline, PipelineConfig
+from sweep import run_all
+from tests.own_store import there  # noqa: F401 (a fixture of every test here)
+
+COSTLY = {"probe_score", "probe_gap", "relearn_steps", "relearn_censored", "anamnesis_index"}
+QUICK = PipelineConfig(unlearn="random_mask", settings={"kappa": 0.5}, base=BaseConfig(epochs=2))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    place: Path = tmp_path_factory.mktemp("choice")
+    (place / "mine.py").write_text(
+        "def halved(model):\n    return model.metric('forget_score') / 2\n\n"
+        "def mia(model):\n    return 0.0\n\n"
+        "def divided(model, oracles):\n    return 1.0\n"
+    )
+    return place
+
+
+def names(*words: str) -> list[str]:
+    return [entry.name for entry in chosen(words)]
+
+
+def test_default_is_all_that_is_not_costly():
+    assert set(names("default")) == set(METRICS.names) - COSTLY
+    assert set(names("all")) == set(METRICS.names)
+
+
+def test_names_are_in_any_case_and_once_each():
+    assert names("RUA", "forget_score", "rua") == ["rUA", "forget_score"]
+    assert names("forget_score", "Default")[0] == "forget_score"
+    assert len(names("default", "probe_score")) == len(METRICS.names) - len(COSTLY) + 1
+
+
+@pytest.mark.parametrize("words", [(), ("",)])
+def test_no_name_is_refused(words):
+    with pytest.raises(ValueError, match="--metrics: expected all, default or names separated by commas, got none"):
+        chosen(words)
+
+
+def test_two_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="--metrics: expected metrics of different names, got several called mia"):
+        chosen(["mia", "mine.py:mia"])
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("forget_scor", "--metrics: unknown metric 'forget_scor'. Did you mean 'forget_score'? Metrics: activation_distance, "),
+        (",", "--metrics: expected all, default or names separated by commas, got none. Name at least one"),
+        ("nothing.py:f", "expected path/to/file.py:function, got 'nothing.py:f'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_left(value, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert mlflow_forget.main(["--unlearn", "FT", "--metrics", value]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+
+    assert line.startswith("error: ")
+    assert says in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_list_has_every_metric(capsys):
+    assert mlflow_forget.main(["--list"]) == 0
+    out = capsys.readouterr().out
+    first = {line.split(" ")[0] for line in out.splitlines()}
+
+    assert set(METRICS.names) <= first
+    assert max(map(len, out.splitlines())) <= 140
+
+
+def test_only_what_is_asked_for_is_measured_and_written():
+    result = Pipeline(replace(QUICK, metrics=("forget_score", "avg_gap"))).run()
+    run = MlflowClient().get_run(result.run_id).data
+
+    assert set(result.metrics) == {"forget_score", "avg_gap"}
+    assert (set(result.initial), set(result.ideal)) == ({"forget_score"}, {"forget_score"})
+    assert not {"mia", "initial_mia", "retain_score", "speedup"} & set(run.metrics)
+    assert run.params["metrics"] == "forget_score,avg_gap"
+    assert json.loads(result.json_path.read_text())["metrics"] == result.metrics
+    assert result.undefined == {}
+
+
+def test_a_value_does_not_depend_on_what_else_is_asked_for():
+    everything, some = (Pipeline(replace(QUICK, metrics=metrics)).run() for metrics in (("all",), ("mia", "probe_gap", "zrf")))
+
+    assert some.metrics == {name: everything.metrics[name] for name in ("mia", "probe_gap", "zrf")}
+    assert set(everything.metrics) == set(METRICS.names)
+    assert COSTLY - {"probe_gap", "anamnesis_index"} <= set(everything.ideal)
+
+
+def test_another_choice_is_another_setting_and_overwrites_nothing():
+    pipelines = [Pipeline(replace(QUICK, metrics=metrics)) for metrics in (("default",), ("mia",), ("mia", "zrf"))]
+    paths = {pipeline.run().json_path for pipeline in pipelines}
+
+    assert len(paths) == 3
+
+
+def test_what_is_missing_is_said_with_the_command_that_makes_it(capsys):
+    words = "--unlearn random_mask --kappa 0.5 --epochs 2 --class_to_replace 3 --ideal skip --metrics all"
+    assert mlflow_forget.main(words.split()) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not measured")]
+
+    assert line.startswith("not measured: avg_gap, tow, rUA, ")
+    assert line.endswith(": needs an ideal model. Make it: python -u main_ideal.py --epochs 2 --class_to_replace 3")
+    assert {"speedup,", "probe_gap,", "anamnesis_index:"} <= set(line.split())
+
+
+def test_a_users_own_metric_that_needs_what_nobody_has_is_said():
+    result = Pipeline(replace(QUICK, metrics=("mine.py:divided", "mine.py:halved", "forget_score"))).run()
+
+    assert result.metrics["halved"] == result.metrics["forget_score"] / 2
+    assert result.undefined["divided"] == "needs oracles"
+
+
+def test_everything_that_was_asked_for_is_shown(capsys):
+    assert mlflow_forget.main(["--unlearn", "random_mask", "--kappa", "0.5", "--epochs", "2", "--metrics", "zrf,mia_lr"]) == 0
+    out = capsys.readouterr().out
+
+    assert [line.split()[0] for line in out.splitlines()[3:5]] == ["zrf", "mia_lr"]
+
+
+@pytest.mark.parametrize("metrics", [("zrf",), ("all",)])
+def test_warnings_do_not_depend_on_the_choice(metrics):
+    def warnings(config):
+        return [note for note in Pipeline(config).run().notes if note.startswith("warning")]
+
+    destroyed = replace(QUICK, settings={"kappa": 0.999})
+    assert "destroyed the model: retain_score" in warnings(destroyed)[0]
+    assert warnings(replace(destroyed, metrics=metrics)) == warnings(destroyed)
+
+
+def test_intermediate_models_get_what_is_asked_for():
+    config = PipelineConfig("FT", {"unlearn_epochs": 2}, BaseConfig(epochs=2), checkpoint_epochs=(1, 2), metrics=("zrf", "speedup"))
+    result = Pipeline(config).run()
+
+    assert set(result.metrics) == {"zrf", "speedup"}
+    assert [set(values) for values in result.checkpoints.values()] == [{"zrf"}, {"zrf"}]
+
+
+def test_with_intermediate_models_the_base_models_are_evaluated_once(monkeypatch):
+    seen = []
+    evidence_of = measurement.evidence_of
+    monkeypatch.setattr(measurement, "evidence_of", lambda model, *a, **k: seen.append(model) or evidence_of(model, *a, **k))
+    config = PipelineConfig("FT", {"unlearn_epochs": 2}, BaseConfig(epochs=2), checkpoint_epochs=(1,))
+    Pipeline(config).run()
+
+    assert len(seen) == 4  # the initial and the ideal model, the one after epoch 1, the final one
+
+
+def test_one_forward_pass_per_image(monkeypatch):
+    """All metrics of a model share it; only the costly ones train and ask again."""
+    images = []
+    run = nn.Module.__call__
+
+    def counted(self, *args, **kwargs):
+        if type(self).__name__ == "MLP" or isinstance(getattr(self, "linear1", None), nn.Linear):
+            images.append(len(args[0]))
+        return run(self, *args, **kwargs)
+
+    pipeline = Pipeline(QUICK)
+    initial, ideal = pipeline.base.initial().model, pipeline.base.ideal().model
+    data, test = pipeline.data, pipeline.base.splits.test
+    every = len(data.forget) + len(data.retain) + len(data.validation) + len(test)
+    monkeypatch.setattr(nn.Module, "__call__", counted)
+    measurement.measure(initial, {"initial": initial, "ideal": ideal, "incompetent": pipeline.base.incompetent()}, data, test)
+
+    assert sum(images) == 3 * every + len(data.forget)  # the untrained model is asked about the forget set alone
+
+
+def test_kept_values_are_added_to(monkeypatch):
+    """A later run that asks for more measures only what is new."""
+    pipeline = Pipeline(replace(QUICK, base=BaseConfig(epochs=1)))
+    initial, data, test = pipeline.base.initial().model, pipeline.data, pipeline.base.splits.test
+    asked = []
+    evaluate = measurement.evaluate
+
+    def noted(**given):
+        asked.extend(metric.name for metric in given["names"]) if "progress" in given else None
+        return evaluate(**given)
+
+    monkeypatch.setattr(measurement, "evaluate", noted)
+    for metrics in (["mia_auc"], ["mia_auc", "forget_loss"], ["forget_loss"]):
+        measurement.measure(initial, {"initial": initial}, data, test, metrics=chosen(metrics))
+
+    assert asked == ["mia_auc", "forget_loss"]
+
+
+# Over seeds
+
+
+def test_several_seeds_are_summed_up(capsys):
+    words = "--unlearn random_mask --kappa 0.5 --epochs 2 --seed 1 2 3 --metrics default,mia_lr"
+    assert mlflow_forget.main(words.split()) == 0
+    out = capsys.readouterr().out.splitlines()
+    start = next(n for n, line in enumerate(out) if line.startswith("random_mask class0 kappa=0.5: mean ±"))
+
+    assert out[start].endswith("over seeds 1, 2, 3")
+    assert out[start + 1].split("  ")[0] == "metric"
+    assert any(line.startswith("mia_lr") and " ± " in line for line in out[start:])
+
+
+def test_the_parent_run_has_the_values_of_all_seeds_and_gaps_seed_by_seed():
+    results = run_all([replace(QUICK, base=replace(QUICK.base, seed=seed)) for seed in (1, 2)])
+    store = MlflowClient()
+    experiment = store.get_run(results[0].run_id).info.experiment_id
+    parent = store.search_runs([experiment], "tags.sweep = 'parent'", order_by=["attributes.start_time DESC"], max_results=1)[0]
+    path = store.download_artifacts(parent.info.run_id, "over_seeds.json")
+    found = json.loads(Path(path).read_text())["random_mask class0 kappa=0.5"]["retain_score"]
+    ours, ideals = ([getattr(result, which)["retain_score"] for result in results] for which in ("metrics", "ideal"))
+
+    assert (found["unlearned"]["values"], found["ideal"]["values"]) == (ours, ideals)
+    assert found["gap"]["values"] == [a - b for a, b in zip(ours, ideals, strict=True)]
+    assert found["gap"]["mean"] == pytest.approx(sum(found["gap"]["values"]) / 2)
+
+
+def test_the_parser_has_the_choice_and_the_metrics():
+    Pipeline(replace(QUICK, metrics=("all",))).run()
+    assert mlruns_parser.main([]) == 0
+    with Path("mlruns_parsed.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("metrics") == "all"]
+    assert rows and all(float(row["probe_score"]) >= 0 for row in rows)
+
+
+def test_a_curve_over_kappa_is_left_out_where_its_scores_were_not_asked_for():
+    run_all([replace(QUICK, settings={"kappa": kappa}, metrics=("zrf",), ideal="skip") for kappa in (0.2, 0.5)])
+
+
+def test_nan_weights_are_no_value(tmp_path):
+    broken = nn.Linear(2, 2)
+    nn.init.constant_(broken.weight, float("nan"))
+    with pytest.raises(FloatingPointError, match="the unlearned model: expected logits with a finite maximum, got NaN or infinity"):
+        from unlearn import ForgetData
+        from vision_data import ImageSet
+
+        images, labels = torch.randn(8, 2), torch.arange(8) % 2
+        data = ForgetData.of_tensors(images, labels, torch.arange(8) < 4)
+        measurement.measure(broken, {}, data, ImageSet.of_tensors(images, labels))
