@@ -42,7 +42,7 @@ def oracle_matching(
         theta <- theta - unlearn_lr decay^epoch Adam(grad(mean |f_theta(x) - t(x)|^2 + wd_lambda sum (theta - theta_0)^2))
         t(x) = mean over the oracles of their logits; the first mean is over images and classes
 
-    Epochs and batches are the source's, for thousands of forget images: a class of digits is one step an epoch, too little to forget it.
+    Epochs and batches are for thousands of forget images: a class of digits is one step an epoch, too little to forget it.
 
     It needs the retrained models that unlearning is to do without: it is the bound of what matching can reach, and none of the
     oracles is one that the result is judged by.
