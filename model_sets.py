@@ -117,10 +117,9 @@ def oracles_of(base: BaseModels, seeds: Sequence[int]) -> Iterator[nn.Module]:
     if missing:
         first = min(base.config.seed, *seeds)
         makes = command(base, "oracles", max(seeds) + 1 - first, seed=first)
-        raise FileNotFoundError(
-            f"expected oracles of the seeds {seeds[0]} to {seeds[-1]} in {base.save_dir}, and {len(missing)} of them are missing. "
-            f"Make them: {makes}"
-        )
+        asked = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+        count = f"{len(missing)} of {len(seeds)} missing"
+        raise FileNotFoundError(f"expected oracles of {asked} in {base.save_dir}, and found {count}. Make them: {makes}")
     return (_load(base, member).model for member in members)
 
 

@@ -9,9 +9,10 @@ loop         `fit`, one model after another in one process, with as many threads
 loop, one thread    the same with one thread for torch, which is the faster where layers are small.
 processes    main_baseline.py as it is, one process after another, start and reading the data included. As many as --processes says.
 
-Everything is done --repeats times, in turn; the table has the medians, and the range of what was measured. Each measurement runs in
-a process of its own, which tells the most memory that training took beyond what was there before (GPU: that torch gave out).
-Kept one by one: interrupted, it goes on where it stopped.
+Everything is done --repeats times, in turn; the table has the medians, and the range of what was measured. CPU seconds, of all cores
+together, say what was computed where other processes were at work. Each measurement runs in a process of its own, which tells the
+most memory that training took beyond what was there before (GPU: that torch gave out). Kept one by one: interrupted, it goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 AT_ONCE, LOOP, ONE_THREAD, PROCESSES = "at once", "loop", "loop, one thread", "processes"
-COLUMNS = ("way", "models", "s a model", "least", "most", "loop / way", "processes / way", "MiB", "measured")
+COLUMNS = ("way", "models", "s a model", "least", "most", "cpu s", "loop / way", "processes / way", "MiB", "measured")
 
 Row = dict[str, Any]
 
@@ -115,7 +116,7 @@ def _trained(way: str, count: int, config: Any) -> Row:
     seeds = range(config.seed, config.seed + count)
     models, generators = [base.built(seed) for seed in seeds], [generator_for(seed, "train") for seed in seeds]
     before = _memory(device)
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     if way == AT_ONCE:
         fit_many(models, train, [torch.arange(len(train))] * count, base.recipe, generators=generators, device=device)
     else:
@@ -123,7 +124,8 @@ def _trained(way: str, count: int, config: Any) -> Row:
             fit(model, train, base.recipe, generator=generator, device=device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return {"seconds": time.perf_counter() - started, "bytes": _memory(device) - before}
+    seconds = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - worked}
+    return seconds | {"bytes": _memory(device) - before}
 
 
 def _memory(device: Any) -> int:
@@ -138,29 +140,33 @@ def _memory(device: Any) -> int:
 
 
 def _processes(count: int, config: Any) -> Row:
+    import resource
+
     from base_models import flags_of
 
-    started = time.perf_counter()
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(config.seed, config.seed + count):
             flags = shlex.split(" ".join(flags_of(replace(config, seed=seed, save_dir=Path(folder), mask=None))))
             command = [sys.executable, "-u", str(ROOT / "main_baseline.py"), *flags]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return {"seconds": time.perf_counter() - started, "bytes": None}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"seconds": time.perf_counter() - started, "cpu_seconds": worked, "bytes": None}
 
 
 def _row(way: str, count: int, values: list[Row]) -> Row:
     each = [value["seconds"] / count for value in values]
     held = [value["bytes"] for value in values if value["bytes"] is not None]
     row: Row = {"way": way, "models": count, "seconds_a_model": median(each), "least": min(each), "most": max(each), "measured": len(each)}
-    return row | {"bytes": median(held) if held else None}
+    return row | {"cpu_seconds": median(value["cpu_seconds"] / count for value in values), "bytes": median(held) if held else None}
 
 
 def _shown(row: Row, rows: list[Row]) -> list[str]:
     seconds = {one["way"]: one["seconds_a_model"] for one in rows}
     ratios = [f"{seconds[way] / row['seconds_a_model']:.1f}" if way in seconds else "" for way in (LOOP, PROCESSES)]
     memory = "" if row["bytes"] is None else f"{row['bytes'] / 2**20:.0f}"
-    times = [f"{row[name]:.3f}" for name in ("seconds_a_model", "least", "most")]
+    times = [f"{row[name]:.3f}" for name in ("seconds_a_model", "least", "most", "cpu_seconds")]
     return [row["way"], str(row["models"]), *times, *ratios, memory, str(row["measured"])]
 
 

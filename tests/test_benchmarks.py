@@ -3,8 +3,9 @@
 import json
 
 import pytest
+import torch
 
-from benchmarks import mimu_images, mimu_quality
+from benchmarks import datamodels, many_models, mimu_images, mimu_quality
 from benchmarks.cells import Cells
 
 
@@ -167,3 +168,44 @@ def test_the_files_behind_a_method_are_its_own_and_those_that_it_imports():
     assert {"salun.py", "passes.py", "random_label.py", "srl.py", "impl.py", "two_gradients.py", "add_ons.py"} <= names
     assert not {"ssd.py", "__init__.py", "fisher.py"} & names
     assert {"gcn.py", "method.py"} <= {path.name for path in files_behind("unlearn.mimu.method", "unlearn")}
+
+
+def test_many_models_has_a_row_for_each_way_and_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(many_models, "in_a_process", many_models._trained)  # here, where torch is imported
+    command = ["--models", "1", "2", "--loop", "1", "--processes", "0", "--repeats", "1", "--json", "rows.json", *SMALL]
+    assert many_models.main(command) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    ways = [("at once", 1), ("at once", 2), ("loop", 1), ("loop, one thread", 1)]
+    assert [(row["way"], row["models"]) for row in rows] == ways
+    assert all(row["seconds_a_model"] > 0 and row["cpu_seconds"] > 0 for row in rows)
+    assert "measured now" in capsys.readouterr().out
+    assert many_models.main(command) == 0
+    assert "4 cells were measured before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [["--models", "0"], ["--repeats", "0"], ["--loop", "-1"]])
+def test_many_models_refuses_numbers_that_make_no_sense(flags, capsys):
+    assert many_models.main(flags) == 2
+    assert f"error: {flags[0]}: expected at least" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_datamodels_are_held_against_retraining(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["--shadows", "4", "--oracles", "2", "--damping", "1", "--sketch_size", "64", "--json", "rows.json", *SMALL]
+    assert datamodels.main(command) == 0
+    (row,) = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert all(-1 <= row[name] <= 1 for name in ("lds", "forget", "others"))
+    assert "digits, mlp, class0: 4 shadows, 2 oracles, seed 1, sketch of 64" in capsys.readouterr().out
+
+
+def test_the_linear_datamodeling_score_is_a_mean_of_rank_correlations():
+    real = torch.tensor([[1.0, 5.0], [2.0, 4.0], [30.0, 3.0]])
+    predicted = torch.tensor([[0.0, 1.0], [0.1, 2.0], [0.2, 0.0]])
+    assert datamodels.linear_datamodeling_score(predicted, real) == pytest.approx((1 + 0.5) / 2)
+
+
+def test_too_few_shadows_are_refused(capsys):
+    assert datamodels.main(["--shadows", "2"]) == 2
+    assert "error: --shadows: expected at least 4, got 2" in capsys.readouterr().err

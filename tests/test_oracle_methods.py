@@ -286,7 +286,7 @@ def test_a_run_names_the_command_that_makes_the_oracles_and_goes_on_after_it(tmp
     command = ["--unlearn", "oracle_matching", *flags, "--oracle_count", "3"]
     assert mlflow_forget.main(command) == 2
     error = capsys.readouterr().err
-    assert "expected oracles of the seeds 2 to 4 in results/digits, and 3 of them are missing. Make them: " in error
+    assert "expected oracles of seeds 2 to 4 in results/digits, and found 3 of 3 missing. Make them: " in error
     makes = error.strip().partition("python -u main_ideal.py ")[2].split()
     assert makes == ["--oracles", "4", *flags]
     assert main_ideal.main(makes) == 0

@@ -43,12 +43,12 @@ def dm_matching(
         theta <- theta - unlearn_lr decay^epoch Adam(grad(mean |f_theta(x) - t(x)|^2 + wd_lambda sum (theta - theta_0)^2))
         t(x) = logits(x) of dm_direct
 
-    oracle_matching without the oracles: the images are chosen as there.
+    oracle_matching without the oracles: the images, epochs and batches are as there.
 
     Flags:
         unlearn_epochs: passes over the images
         unlearn_lr: learning rate of Adam in the first epoch
-        batch_size: images a step; where batch norm would be left with a single image, a few more
+        batch_size: images a step (fewer, e.g. 64, for a forget set of hundreds); where batch norm would be left with one image, a few more
         retain_multiplier: retain images for each forget image, drawn once; all if there are fewer
         forget_multiplier: how often each forget image is in the set
         decay: what the learning rate is multiplied by after each epoch

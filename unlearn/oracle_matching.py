@@ -42,13 +42,15 @@ def oracle_matching(
         theta <- theta - unlearn_lr decay^epoch Adam(grad(mean |f_theta(x) - t(x)|^2 + wd_lambda sum (theta - theta_0)^2))
         t(x) = mean over the oracles of their logits; the first mean is over images and classes
 
+    Epochs and batches are for thousands of forget images: a class of digits is one step an epoch, too little to forget it.
+
     It needs the retrained models that unlearning is to do without: it is the bound of what matching can reach, and none of the
     oracles is one that the result is judged by.
 
     Flags:
         unlearn_epochs: passes over the images
         unlearn_lr: learning rate of Adam in the first epoch
-        batch_size: images a step; where batch norm would be left with a single image, a few more
+        batch_size: images a step (fewer, e.g. 64, for a forget set of hundreds); where batch norm would be left with one image, a few more
         oracle_count: oracles whose logits are averaged, of the seeds after those that the result is judged by
         retain_multiplier: retain images for each forget image, drawn once; all if there are fewer
         forget_multiplier: how often each forget image is in the set

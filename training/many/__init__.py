@@ -19,7 +19,7 @@ from vision_data import ImageSet
 __all__ = ["LinearStack", "ModuleStack", "fit_many", "models_at_once"]
 
 CPU_STACK = 8  # perceptrons in one thread: more fall out of the processor's cache (benchmarks/many_models.py)
-GPU_MODELS = 32  # whose training state any GPU holds
+GPU_MODELS = 8  # a guess: nothing was measured on a GPU yet, and the activations of as many have to fit
 
 
 def fit_many(
