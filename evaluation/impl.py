@@ -43,7 +43,7 @@ IN_WORDS = {
     "initial": "the initial model",
     "incompetent": "an incompetent teacher (an untrained model of the same architecture)",
     "models": "many unlearned models",
-    "oracles": "as many oracles (python -u audit.py klom --unlearn NAME)",
+    "oracles": "oracles (python -u audit.py klom --unlearn NAME)",
     "shadows": "shadow models (python -u audit.py ulira --unlearn NAME)",
     "times": "the seconds that the models took to make",
 }

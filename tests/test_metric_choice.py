@@ -14,12 +14,13 @@ import measurement
 import mlflow_forget
 import mlruns_parser
 from base_models import BaseConfig
-from evaluation import METRICS, chosen
+from evaluation import METRICS, OF_MANY, chosen, needs_of
 from pipeline import Pipeline, PipelineConfig
 from sweep import run_all
 from tests.own_store import there  # noqa: F401 (a fixture of every test here)
 
 COSTLY = {"probe_score", "probe_gap", "relearn_steps", "relearn_censored", "anamnesis_index"}
+OF_AUDITS = {entry.name for entry in METRICS if not OF_MANY.isdisjoint(needs_of(entry.function))}
 QUICK = PipelineConfig(unlearn="random_mask", settings={"kappa": 0.5}, base=BaseConfig(epochs=2))
 
 
@@ -38,15 +39,15 @@ def names(*words: str) -> list[str]:
     return [entry.name for entry in chosen(words)]
 
 
-def test_default_is_all_that_is_not_costly():
-    assert set(names("default")) == set(METRICS.names) - COSTLY
+def test_default_is_all_that_is_not_costly_nor_of_many_models():
+    assert set(names("default")) == set(METRICS.names) - COSTLY - OF_AUDITS
     assert set(names("all")) == set(METRICS.names)
 
 
 def test_names_are_in_any_case_and_once_each():
     assert names("RUA", "forget_score", "rua") == ["rUA", "forget_score"]
     assert names("forget_score", "Default")[0] == "forget_score"
-    assert len(names("default", "probe_score")) == len(METRICS.names) - len(COSTLY) + 1
+    assert len(names("default", "probe_score")) == len(METRICS.names) - len(COSTLY) - len(OF_AUDITS) + 1
 
 
 @pytest.mark.parametrize("words", [(), ("",)])
@@ -103,7 +104,8 @@ def test_a_value_does_not_depend_on_what_else_is_asked_for():
     everything, some = (Pipeline(replace(QUICK, metrics=metrics)).run() for metrics in (("all",), ("mia", "probe_gap", "zrf")))
 
     assert some.metrics == {name: everything.metrics[name] for name in ("mia", "probe_gap", "zrf")}
-    assert set(everything.metrics) == set(METRICS.names)
+    assert set(everything.metrics) == set(METRICS.names) - OF_AUDITS
+    assert set(everything.undefined) == OF_AUDITS
     assert COSTLY - {"probe_gap", "anamnesis_index"} <= set(everything.ideal)
 
 
@@ -117,18 +119,20 @@ def test_another_choice_is_another_setting_and_overwrites_nothing():
 def test_what_is_missing_is_said_with_the_command_that_makes_it(capsys):
     words = "--unlearn random_mask --kappa 0.5 --epochs 2 --class_to_replace 3 --ideal skip --metrics all"
     assert mlflow_forget.main(words.split()) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not measured")]
+    klom, line, ulira = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not measured")]
 
     assert line.startswith("not measured: avg_gap, tow, rUA, ")
     assert line.endswith(": needs an ideal model. Make it: python -u main_ideal.py --epochs 2 --class_to_replace 3")
     assert {"speedup,", "probe_gap,", "anamnesis_index:"} <= set(line.split())
+    assert klom.endswith(": needs many unlearned models and oracles (python -u audit.py klom --unlearn NAME)")
+    assert ulira.endswith(": needs shadow models (python -u audit.py ulira --unlearn NAME)")
 
 
 def test_a_users_own_metric_that_needs_what_nobody_has_is_said():
     result = Pipeline(replace(QUICK, metrics=("mine.py:divided", "mine.py:halved", "forget_score"))).run()
 
     assert result.metrics["halved"] == result.metrics["forget_score"] / 2
-    assert result.undefined["divided"] == "needs oracles"
+    assert result.undefined["divided"] == "needs oracles (python -u audit.py klom --unlearn NAME)"
 
 
 def test_everything_that_was_asked_for_is_shown(capsys):
