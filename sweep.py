@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from operator import attrgetter
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -58,20 +57,18 @@ def by_setting(results: Sequence[Result]) -> dict[str, dict[int, Result]]:
     return found
 
 
-def over_seeds_of(results: Sequence[Result]) -> dict[str, dict[str, dict[str, Any]]]:
-    """By setting and metric: what the values of several seeds come to, and of the gaps to the ideal model of each seed."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for setting, runs in by_setting(results).items():
-        metrics, ideals = ({seed: values(run) for seed, run in runs.items()} for values in (attrgetter("metrics"), attrgetter("ideal")))
-        columns = {name: seeds_of(name, metrics, ideals) for name in dict.fromkeys(n for values in metrics.values() for n in values)}
-        if len(runs) > 1:
-            found[setting] = {
-                name: {
-                    part: None if over is None else {"seeds": over.n, **asdict(over)}
-                    for part, over in (("unlearned", own), ("ideal", ideal), ("gap", gap))
-                }
-                for name, (own, ideal, gap) in columns.items()
-            }
+def over_seeds_of(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
+    """By setting and metric: what the values of several seeds come to, and the gaps to the ideal model of each seed."""
+    return {setting: _over_seeds(runs) for setting, runs in by_setting(results).items() if len(runs) > 1}
+
+
+def _over_seeds(runs: Mapping[int, Result]) -> dict[str, Any]:
+    metrics = {seed: run.metrics for seed, run in runs.items()}
+    ideals = {seed: run.ideal for seed, run in runs.items()}
+    found = {}
+    for name in dict.fromkeys(name for values in metrics.values() for name in values):
+        parts = zip(("unlearned", "ideal", "gap"), seeds_of(name, metrics, ideals), strict=True)
+        found[name] = {part: None if over is None else {"seeds": over.n, **asdict(over)} for part, over in parts}
     return found
 
 

@@ -2,20 +2,23 @@
 
     python benchmarks/evaluation.py
     python benchmarks/evaluation.py --dataset CIFAR10 --arch resnet18 --width 16 --epochs 1
-    python benchmarks/evaluation.py --dataset benchmarks/drawn_images.py:drawn --arch resnet18 --width 16 --epochs 1     nothing to download
+    python benchmarks/evaluation.py --dataset benchmarks/drawn_images.py:drawn --arch resnet18 --width 16 --epochs 1
 
 bare      the model on every image (forget, retain, validation and test set), in the batches that the evaluation takes, nothing kept
 forward   the same as the evaluation does it: outputs checked and kept
 metrics   every default metric of one model that is no attack, and those that compare with the ideal model's outputs, which are there
 attacks   each metric that trains a classifier; with --libsvm beside scikit-learn's SVC on the same features
 
-Medians of calls in turns, in one process. The whole is what `measure` spends on one model where nothing is cached; a run measures
-the unlearned model so, and the initial and the ideal model once. The model is the initial one of the flags, trained if need be.
+The drawn images need no download. Medians of calls in turns, in one process; processor seconds are those of all its threads, and say what
+a call costs on a machine that does other work too (of what a GPU does they say nothing). The whole is what `measure` spends on one
+model where nothing is cached; a run measures the unlearned model so, and the initial and the ideal model once. The model is the
+initial one of the flags, trained if need be.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -136,30 +139,38 @@ def libsvm_steps(kept: dict[str, Any]) -> dict[str, Step]:
     return {f"{name} {LIBSVM}": step(name) for name in ATTACKS if name != "mia_lr"}
 
 
-def in_turns(steps: dict[str, Step], world: dict[str, Any], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each call, all steps in turn, after one round that is not counted (what scikit-learn takes minutes for is run once)."""
+def in_turns(steps: dict[str, Step], world: dict[str, Any], repeats: int) -> dict[str, dict[str, list[float]]]:
+    """Wall and processor seconds of each call, all steps in turn, after one round that is not counted.
+
+    What scikit-learn may take minutes for is run once, in the last round.
+    """
     from benchmarks.meter import Meter
 
     meter = Meter(world["data"].device, 1, 0.0)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    seconds: dict[str, dict[str, list[float]]] = {name: {"wall": [], "processor": []} for name in steps}
     for number in range(repeats + 1):
         for name, step in steps.items():
-            if LIBSVM in name:
-                if number == repeats:
-                    seconds[name].append(meter.once(step) / 1000)
+            if LIBSVM in name and number < repeats:
                 continue
-            took = meter.once(step) / 1000
+            busy, wall = time.process_time(), meter.once(step) / 1000
             if number:
-                seconds[name].append(took)
+                seconds[name]["wall"].append(wall)
+                seconds[name]["processor"].append(time.process_time() - busy)
     return seconds
 
 
-def shares(seconds: dict[str, list[float]]) -> dict[str, float]:
-    """What the evaluation costs in bare passes: without the attacks, and as a whole. Medians over the rounds."""
-    rounds = range(len(seconds["bare"]))
-    without = median((seconds["forward"][n] + seconds["metrics"][n]) / seconds["bare"][n] for n in rounds)
-    whole = median(sum(seconds[name][n] for name in ("forward", "metrics", *ATTACKS)) / seconds["bare"][n] for n in rounds)
-    return {"without_attacks": without, "whole": whole}
+def shares(seconds: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, float]]:
+    """What the evaluation costs in bare passes, without the attacks and as a whole: medians over the rounds, by either clock."""
+    parts = {"without_attacks": ("forward", "metrics"), "whole": ("forward", "metrics", *ATTACKS)}
+    return {
+        clock: {
+            name: median(
+                sum(seconds[part][clock][n] for part in own) / seconds["bare"][clock][n] for n in range(len(seconds["bare"][clock]))
+            )
+            for name, own in parts.items()
+        }
+        for clock in ("wall", "processor")
+    }
 
 
 def heading(options: Namespace, world: dict[str, Any]) -> str:
@@ -169,20 +180,24 @@ def heading(options: Namespace, world: dict[str, Any]) -> str:
     return f"{base.splits.dataset}, {base.architecture.name}, {of}, {world['data'].device.type}, medians of {options.repeats}"
 
 
-def table(seconds: dict[str, list[float]]) -> str:
+def table(seconds: dict[str, dict[str, list[float]]]) -> str:
+    """A line for each part, and for what they come to; seconds and bare passes, by either clock."""
     from reporter.text_table import text_table
 
     found = shares(seconds)
-    rows = [row(name, median(values), median(seconds["bare"])) for name, values in seconds.items()]
-    own = {name: median(values) for name, values in seconds.items()}
-    rows.append(["forward + metrics", f"{own['forward'] + own['metrics']:.3f}", f"{found['without_attacks']:.2f}"])
-    whole = sum(own[name] for name in ("forward", "metrics", *ATTACKS))
-    rows.append(["the whole", f"{whole:.3f}", f"{found['whole']:.2f}"])
-    return text_table(["part", "seconds", "bare passes"], rows)
+    own = {name: {clock: median(values) for clock, values in both.items()} for name, both in seconds.items()}
+    rows = [row(name, both, {clock: both[clock] / own["bare"][clock] for clock in both}) for name, both in own.items()]
+    for name, label, parts in (
+        ("without_attacks", "forward + metrics", ("forward", "metrics")),
+        ("whole", "the whole", ("forward", "metrics", *ATTACKS)),
+    ):
+        both = {clock: sum(own[part][clock] for part in parts) for clock in ("wall", "processor")}
+        rows.append(row(label, both, {clock: found[clock][name] for clock in both}))
+    return text_table(["part", "seconds", "bare passes", "processor seconds", "bare passes"], rows)
 
 
-def row(name: str, seconds: float, bare: float) -> list[str]:
-    return [name, f"{seconds:.3f}", f"{seconds / bare:.2f}"]
+def row(name: str, seconds: dict[str, float], passes: dict[str, float]) -> list[str]:
+    return [name, *(text for clock in ("wall", "processor") for text in (f"{seconds[clock]:.3f}", f"{passes[clock]:.2f}"))]
 
 
 if __name__ == "__main__":

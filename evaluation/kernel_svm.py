@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,38 +77,49 @@ def _incomplete_cholesky(points: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
     return factor, torch.tensor(rows)
 
 
+class _Point(NamedTuple):
+    """The multipliers a, their room below the bounds, and the multipliers z of 0 <= a and w of a <= bounds: all positive."""
+
+    a: Tensor
+    room: Tensor
+    z: Tensor
+    w: Tensor
+
+
 def _interior_point(v: Tensor, sides: Tensor, bounds: Tensor) -> Tensor:
-    """The multipliers a, by Mehrotra's predictor and corrector. v (n, r) is a factor of Q.
-
-    z and w are the multipliers of 0 <= a and of a <= bounds, room = bounds - a, b that of the equality.
-    """
-    a, z, w, b = bounds / 2, torch.ones_like(bounds), torch.ones_like(bounds), 0.0
+    """The multipliers a, by Mehrotra's predictor and corrector. v (n, r) is a factor of Q, b the multiplier of the equality."""
+    here, b = _Point(bounds / 2, bounds / 2, torch.ones_like(bounds), torch.ones_like(bounds)), 0.0
     for _ in range(MAX_STEPS):
-        room, image = bounds - a, v.T @ a
-        gradient = v @ image - 1 + b * sides - z + w
-        uneven, complementarity = float(sides @ a), float(z @ a + w @ room)
-        objective = abs(float(image @ image / 2 - a.sum()))
-        if complementarity < GAP * (1 + objective) and float(gradient.abs().max()) < 1e-6 and abs(uneven) < 1e-8 * (1 + float(a.sum())):
+        a, room, z, w = here
+        image = v.T @ a
+        gradient, uneven = v @ image - 1 + b * sides - z + w, float(sides @ a)
+        gap, objective = float(z @ a + w @ room), abs(float(image @ image / 2 - a.sum()))
+        if gap < GAP * (1 + objective) and float(gradient.abs().max()) < 1e-6 and abs(uneven) < 1e-8 * (1 + float(a.sum())):
             return a
-        system = _System(v, z / a + w / room, sides)
-        mu = complementarity / (2 * len(a))
-
-        def newton(of_z: Tensor, of_w: Tensor, a: Tensor = a, room: Tensor = room) -> tuple[Tensor, Tensor, Tensor, float]:
-            """The step that makes z a = of_z and w room = of_w, linearised."""
-            da, db = system.solved(-gradient + of_z / a - z - of_w / room + w, uneven)  # noqa: B023 (called in this pass alone)
-            return da, of_z / a - z - z * da / a, of_w / room - w + w * da / room, db  # noqa: B023
-
-        da, dz, dw, _ = newton(torch.zeros_like(a), torch.zeros_like(a))
-        length = min(_reach(a, da), _reach(room, -da)), min(_reach(z, dz), _reach(w, dw))
-        reached = float((z + length[1] * dz) @ (a + length[0] * da) + (w + length[1] * dw) @ (room - length[0] * da)) / (2 * len(a))
-        centred = (reached / mu) ** 3 * mu
-        da, dz, dw, db = newton(centred - da * dz, centred + da * dw)
-        step = 0.99 * min(_reach(a, da), _reach(room, -da), _reach(z, dz), _reach(w, dw))
-        a, z, w, b = a + step * da, z + step * dz, w + step * dw, b + step * db
+        equations, zero = _Equations(v, z / a + w / room, sides), torch.zeros_like(a)
+        ahead, _ = _direction(equations, here, gradient, uneven, zero, zero)
+        reached = [one + length * change for one, change, length in zip(here, ahead, _lengths(here, ahead), strict=True)]
+        centred = (float(reached[2] @ reached[0] + reached[3] @ reached[1]) / gap) ** 3 * gap / (2 * len(a))
+        step, db = _direction(equations, here, gradient, uneven, centred - ahead.a * ahead.z, centred - ahead.room * ahead.w)
+        length = 0.99 * min(_lengths(here, step))
+        here, b = _Point(*(one + length * change for one, change in zip(here, step, strict=True))), b + length * db
     raise NotSolved(f"no optimum after {MAX_STEPS} steps")
 
 
-class _System:
+def _direction(equations: _Equations, here: _Point, gradient: Tensor, uneven: float, of_z: Tensor, of_w: Tensor) -> tuple[_Point, float]:
+    """The step that makes z a = of_z and w room = of_w, linearised, and that of b."""
+    a, room, z, w = here
+    da, db = equations.solved(of_z / a - z - of_w / room + w - gradient, uneven)
+    return _Point(da, -da, of_z / a - z - z * da / a, of_w / room - w + w * da / room), db
+
+
+def _lengths(here: _Point, step: _Point) -> tuple[float, float, float, float]:
+    """How far of the step leaves a and room, and z and w, positive; 1 at most."""
+    primal, dual = min(_reach(here.a, step.a), _reach(here.room, step.room)), min(_reach(here.z, step.z), _reach(here.w, step.w))
+    return primal, primal, dual, dual
+
+
+class _Equations:
     """(V V^T + diag(d)) da + sides db = right, sides^T da = -uneven, by the Sherman-Morrison-Woodbury formula."""
 
     def __init__(self, v: Tensor, diagonal: Tensor, sides: Tensor) -> None:

@@ -14,7 +14,7 @@ from evaluation.impl import BAD_TEACHING, register
 
 MINIMUM = 10
 COST = 3.0
-TIE = 1e-6  # of a decision value: nearer to 0 it is a tie
+TIE = 1e-6  # a decision value nearer to 0 is one
 SOURCE = "features: Song and Mittal 2021, arXiv:2003.10595; protocol: Jia et al. 2023, arXiv:2304.04934"
 
 
@@ -30,12 +30,12 @@ def non_member_share(members: Tensor, non_members: Tensor, target: Tensor) -> fl
 
 
 def called_non_member(scores: Tensor) -> float:
-    """100 x the share of member scores that say non-member: below 0, a tie being called member."""
-    return 100 * float((scores < -TIE).double().mean())
+    """100 x the share of member scores that say non-member: below 0."""
+    return 100 * float((scores < 0).double().mean())
 
 
 def member_scores(members: Tensor, non_members: Tensor, target: Tensor) -> Tensor:
-    """What the classifier of `non_member_share` says of each target: (m,) float64, positive for member.
+    """What the classifier of `non_member_share` says of each target: (m,) float64, negative for non-member, 0 for a tie.
 
         f(x) = sum_i a_i s_i exp(-gamma |x - x_i|^2) + b    s_i = 1 for a member, -1 for a non-member,  gamma = 1 / d
 
@@ -49,9 +49,10 @@ def member_scores(members: Tensor, non_members: Tensor, target: Tensor) -> Tenso
     points, counts = torch.cat([known, sides], dim=1).unique(dim=0, return_counts=True)
     features, sides, gamma = points[:, :-1].contiguous(), points[:, -1], 1 / known.shape[1]
     try:
-        return kernel_svm.fit(features, sides, COST * counts.double(), gamma).decision(asked)
+        scores = kernel_svm.fit(features, sides, COST * counts.double(), gamma).decision(asked)
     except kernel_svm.NotSolved:
-        return _by_libsvm(features, sides, counts, asked)
+        scores = _by_libsvm(features, sides, counts, asked)
+    return scores.where(scores.abs() > TIE, 0.0)
 
 
 def _by_libsvm(points: Tensor, sides: Tensor, counts: Tensor, asked: Tensor) -> Tensor:
@@ -171,6 +172,9 @@ def mia_prob(model: Evidence) -> float:
         100 |{x in forget : svc(p_1, ..., p_C) = non-member}| / |forget|
 
     Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+
+    Trap: where a whole class was forgotten, the attack has seen no image of it. What it says of vectors that are near none of its own
+    is its offset's sign, for all of them: 0 or 100, whatever was forgotten.
 
     Raises ValueError for fewer than 10 members or non-members, or no forget image.
     """

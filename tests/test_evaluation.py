@@ -1,5 +1,6 @@
 """Every metric against an independent truth: by hand, by scikit-learn, or by a property that it must have."""
 
+import itertools
 import math
 import subprocess
 import sys
@@ -563,6 +564,14 @@ def test_auc_is_that_of_scikit_learn_and_the_complement_when_swapped(forget, tes
 @given(losses)
 def test_auc_of_identical_sets_is_one_half(some):
     assert auc(some, some) == pytest.approx(0.5, abs=1e-12)
+
+
+def test_auc_of_exchangeable_sets_is_one_half_on_average():
+    """Over all ways to divide the same losses it is exactly that: a division and the opposite one come to 1."""
+    losses = torch.tensor([0.1, 0.4, 0.4, 1.5, 2.0, 7.0])
+    divisions = list(itertools.combinations(range(6), 3))
+    values = [auc(losses[list(chosen)], losses[[i for i in range(6) if i not in chosen]]) for chosen in divisions]
+    assert sum(values) / len(values) == pytest.approx(0.5, abs=1e-12)
 
 
 def test_auc_is_high_where_forget_still_has_the_smaller_loss():

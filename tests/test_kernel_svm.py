@@ -80,7 +80,9 @@ def test_without_a_point_between_the_bounds_the_offset_is_the_middle_of_what_is_
 
 
 def test_a_tie_is_called_member():
-    assert called_non_member(torch.tensor([0.0, 1e-9, -1e-9, 1.0, -1.0])) == 20.0
+    same = torch.ones(20)
+    assert member_scores(same, same, same).tolist() == [0.0] * 20
+    assert called_non_member(torch.tensor([0.0, 1.0, -1.0, 2.0, -1e-5])) == 40.0
 
 
 def test_what_is_not_solved_goes_to_libsvm(monkeypatch):

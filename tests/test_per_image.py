@@ -63,7 +63,7 @@ class Recomputed:
         return 100 * (self.sets[name].predicted == self.sets[name].label).mean()
 
     def called_non_member(self, column):
-        return 100 * (self.sets["forget"][column] < -1e-6).mean()
+        return 100 * (self.sets["forget"][column] < 0).mean()
 
     def means(self):
         found = {"test_loss": self.sets["test"].loss.mean(), "test_score": self.score("test")}
