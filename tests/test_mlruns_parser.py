@@ -20,10 +20,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 import mlruns_parser
+from reporter.table_files import iso_utc
 from tracking.client_reader import read_client
 from tracking.file_reader import latest_value, read_folder
-from tracking.sqlite_reader import KNOWN_SCHEMAS, read_sqlite, schema_version
-from tracking.stored_run import BrokenRun, StoredRun, infinity_restored, iso_utc
+from tracking.sql_store import KNOWN_SCHEMAS
+from tracking.sqlite_reader import read_sqlite, schema_version
+from tracking.stored_run import BrokenRun, StoredRun, infinity_restored
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXED = ["run_id", "run_name", "experiment", "status", "start_time", "end_time", "duration_s"]
@@ -214,7 +216,9 @@ def test_system_metrics_are_left_out_and_that_is_said(store, capsys):
 def comparable(runs: Iterable[StoredRun | BrokenRun]) -> list[str]:
     """Runs in an order and with names in an order; as texts, for which nan is nan."""
     whole = [run for run in runs if isinstance(run, StoredRun)]
-    return sorted(repr(replace(run, params=dict(sorted(run.params.items())), metrics=dict(sorted(run.metrics.items())))) for run in whole)
+    return sorted(
+        repr(replace(run, **{part: dict(sorted(getattr(run, part).items())) for part in ("params", "metrics", "tags")})) for run in whole
+    )
 
 
 def test_the_client_reads_the_same_page_by_page(sqlite_store):
@@ -331,7 +335,7 @@ def test_no_store(capsys):
         (["--tracking_uri", "nosuchscheme://x"], "expected a store that MLflow can read at nosuchscheme://x"),
         (["--tracking_uri", "sqlite:///copy.db", "--output", "no/such/out.csv"], "expected an existing folder for --output"),
         (["--tracking_uri", "sqlite:///copy.db", "--output", "artifacts"], "expected a file as --output, got artifacts"),
-        (["--tracking_uri", "sqlite:///copy.db", "--output", "copy.db"], "expected a CSV file as --output, got the database copy.db"),
+        (["--tracking_uri", "sqlite:///copy.db", "--output", "copy.db"], "expected a table's file as --output, got the database copy.db"),
     ],
 )
 def test_a_mistake(arguments, message, database, capsys):
@@ -368,7 +372,7 @@ def test_a_failed_write_leaves_the_old_file(sqlite_store, monkeypatch, capsys):
         raise OSError("No space left on device")
 
     Path("mlruns_parsed.csv").write_text("old")
-    monkeypatch.setattr(mlruns_parser, "cells", full_disk)
+    monkeypatch.setattr(mlruns_parser, "rows_of", full_disk)
     assert "No space left" in refused(capsys, "--tracking_uri", sqlite_store.uri)
     assert Path("mlruns_parsed.csv").read_text() == "old"
 
@@ -533,7 +537,6 @@ def test_latest_value_in_the_three_forms_of_a_line(tmp_path):
 
 
 def test_times():
-    assert iso_utc(None) == ""
     assert iso_utc(-1) == "1969-12-31T23:59:59.999Z"
     assert iso_utc(1_700_000_000_000) == "2023-11-14T22:13:20.000Z"
 

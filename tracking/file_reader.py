@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from tracking.stored_run import PARENT_TAG, RUN_NAME_TAG, STATUSES, WARNING_TAG, BrokenRun, StoredRun
+from tracking.selection import EVERY_RUN, Selection
+from tracking.stored_run import PARENT_TAG, RUN_NAME_TAG, STATUSES, WARNING_TAG, BrokenRun, Point, StoredRun, checked_time
 
 NOT_EXPERIMENTS = {"models"}  # the model registry
 NOT_RUNS = {"tags", "datasets", "traces", "models"}  # what MLflow keeps beside an experiment's runs
@@ -28,40 +30,92 @@ def is_file_store(folder: Path) -> bool:
     return any(folder.glob("*/meta.yaml")) or any(folder.glob("*/*/meta.yaml"))
 
 
-def read_folder(uri: str) -> Iterator[StoredRun | BrokenRun]:
-    """Every active run of a file store, and a BrokenRun for each that can't be read whole.
+def read_folder(uri: str, selection: Selection = EVERY_RUN) -> Iterator[StoredRun | BrokenRun]:
+    """Every selected active run of a file store, and a BrokenRun for each that can't be read whole."""
+    return FolderStore(uri, selection).runs()[1]
+
+
+class FolderStore:
+    """The runs and histories of a file store.
 
     A metric's latest value is the one with the highest (step, timestamp, value), as MLflow has it.
     Raises ValueError if there is no file store at that place.
     """
-    root = folder_path(uri)
-    if not root.is_dir():
-        found = "a file. A sqlite store is written sqlite:///PATH" if root.is_file() else "no such folder. Check --tracking_uri"
-        raise ValueError(f"expected the folder of a file store at {root}, got {found}.")
-    if not is_file_store(root):
-        raise ValueError(
-            f"expected <experiment id>/meta.yaml in {root}, got none: it may hold only the artifacts of another store. "
-            f"Name that store, e.g. --tracking_uri sqlite:///mlflow.db"
-        )
-    for folder in subfolders(root, NOT_EXPERIMENTS):
-        yield from read_experiment(folder)
+
+    def __init__(self, uri: str, selection: Selection = EVERY_RUN) -> None:
+        self.root = folder_path(uri)
+        self.selection = selection
+        self._folders: dict[str, str] = {}  # of the runs that were read, by their ids
+        if not self.root.is_dir():
+            found = "a file. A sqlite store is written sqlite:///PATH" if self.root.is_file() else "no such folder. Check --tracking_uri"
+            raise ValueError(f"expected the folder of a file store at {self.root}, got {found}.")
+        if not is_file_store(self.root):
+            raise ValueError(
+                f"expected <experiment id>/meta.yaml in {self.root}, got none: it may hold only the artifacts of another store. "
+                f"Name that store, e.g. --tracking_uri sqlite:///mlflow.db"
+            )
+
+    def runs(self) -> tuple[int, Iterator[StoredRun | BrokenRun]]:
+        """How many folders there are to look at, and the runs in them. Raises ValueError for an experiment that is not there."""
+        experiments = [read_experiment(folder) for folder in subfolders(self.root, NOT_EXPERIMENTS)]
+        self.selection.check(experiment.name for experiment in experiments if experiment.name is not None)
+        taken = [it for it in experiments if it.broken or (it.name is not None and self.selection.takes_experiment(it.name))]
+        return sum(len(experiment.folders) for experiment in taken), self._runs(taken)
+
+    def _runs(self, experiments: list[Experiment]) -> Iterator[StoredRun | BrokenRun]:
+        for experiment in experiments:
+            yield from experiment.broken
+            for folder in experiment.folders:
+                yield from self._run(folder, str(experiment.name))
+
+    def _run(self, folder: Path, experiment: str) -> Iterator[StoredRun | BrokenRun]:
+        """The run in a folder; nothing if it is deleted or not asked for."""
+        try:
+            meta = read_meta(folder)
+            if is_active(meta) and self.selection.takes_time(meta.get("start_time")):
+                run = stored_run(folder, meta, experiment, self.selection.tag_names)
+                if self.selection.takes(run):
+                    self._folders[run.run_id] = str(folder)
+                    yield run
+        except (OSError, ValueError, KeyError) as error:
+            yield BrokenRun(str(folder), in_words(error))
+
+    def points(self, runs: Sequence[StoredRun]) -> Iterator[Point | BrokenRun]:
+        """Every value of every metric of runs that were read, sorted by run (as given), metric, step and time."""
+        for run in runs:
+            folder = self._folders[run.run_id]
+            try:
+                files = files_below(Path(folder, "metrics"))
+                found = [
+                    Point(run.run_id, name, step, checked_time(time), value)
+                    for name, path in files
+                    for step, time, value in metric_points(path)
+                ]
+            except (OSError, ValueError) as error:
+                yield BrokenRun(folder, str(error))
+                continue
+            yield from sorted(found)
 
 
-def read_experiment(folder: Path) -> Iterator[StoredRun | BrokenRun]:
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment's name (None if it is deleted or broken), the folders that may be its runs, and what is broken."""
+
+    name: str | None
+    folders: Sequence[Path] = ()
+    broken: Sequence[BrokenRun] = ()
+
+
+def read_experiment(folder: Path) -> Experiment:
     try:
         runs = list(subfolders(folder, NOT_RUNS))
     except OSError as error:
-        yield BrokenRun(str(folder), in_words(error))
-        return
+        return Experiment(None, broken=[BrokenRun(str(folder), in_words(error))])
     try:
-        name = experiment_name(folder)
+        return Experiment(experiment_name(folder), runs)
     except (OSError, ValueError, KeyError) as error:
         reason = f"its experiment is broken: {in_words(error)}"
-        yield from (BrokenRun(str(run), reason) for run in runs if (run / "meta.yaml").is_file())
-        return
-    if name is not None:
-        for run in runs:
-            yield from read_run(run, name)
+        return Experiment(None, broken=[BrokenRun(str(run), reason) for run in runs if (run / "meta.yaml").is_file()])
 
 
 def experiment_name(folder: Path) -> str | None:
@@ -79,31 +133,24 @@ def is_active(meta: Meta) -> bool:
     return stage == "active"
 
 
-def read_run(folder: Path, experiment: str) -> Iterator[StoredRun | BrokenRun]:
-    """The run in a folder; nothing if it is deleted."""
-    try:
-        meta = read_meta(folder)
-        if is_active(meta):
-            yield stored_run(folder, meta, experiment)
-    except (OSError, ValueError, KeyError) as error:
-        yield BrokenRun(str(folder), in_words(error))
-
-
-def stored_run(folder: Path, meta: Meta, experiment: str) -> StoredRun:
+def stored_run(folder: Path, meta: Meta, experiment: str, tag_names: Sequence[str]) -> StoredRun:
     run_id = str(meta.get("run_id") or meta["run_uuid"])  # run_uuid: before MLflow 1.0
     if run_id != folder.name or str(meta["experiment_id"]) != folder.parent.name:
         raise ValueError(f"meta.yaml is of run {run_id} in experiment {meta['experiment_id']}")
+    tags = read_tags(folder / "tags", tag_names)
     return StoredRun(
         run_id=run_id,
-        run_name=str(meta.get("run_name") or read_tag(folder, RUN_NAME_TAG)),
+        run_name=str(meta.get("run_name") or tags.get(RUN_NAME_TAG, "")),
         experiment=experiment,
         status=status_word(meta.get("status", 1)),  # 1: MLflow takes a run without a status for a running one
         start_time=meta.get("start_time"),
         end_time=meta.get("end_time"),
-        parent_run_id=read_tag(folder, PARENT_TAG),
-        warning=read_tag(folder, WARNING_TAG),
+        parent_run_id=tags.get(PARENT_TAG, ""),
+        warning=tags.get(WARNING_TAG, ""),
         params={name: read_text(path) for name, path in files_below(folder / "params")},
         metrics={name: latest_value(path) for name, path in files_below(folder / "metrics")},
+        artifact_uri=str(meta.get("artifact_uri") or ""),
+        tags=tags,
     )
 
 
@@ -147,9 +194,9 @@ def read_text(path: str) -> str:
         raise ValueError(f"expected UTF-8 text in {path}, got {error.reason} at byte {error.start}") from error
 
 
-def read_tag(folder: Path, name: str) -> str:
-    path = folder / "tags" / name
-    return read_text(str(path)) if path.exists() or is_dangling(path) else ""
+def read_tags(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    paths = ((name, folder / name) for name in names)
+    return {name: read_text(str(path)) for name, path in paths if path.exists() or is_dangling(path)}
 
 
 def read_meta(folder: Path) -> Meta:
@@ -173,14 +220,18 @@ def status_word(status: object) -> str:
 
 def latest_value(path: str) -> float:
     """The value with the highest (step, timestamp, value) of a metric's file. Raises ValueError for a malformed file."""
+    return max(metric_points(path))[2]
+
+
+def metric_points(path: str) -> list[tuple[int, int, float]]:
+    """(step, timestamp, value) of every line of a metric's file. Raises ValueError for a malformed one."""
     text = read_text(path)
     if not text.endswith("\n"):  # a cut value still parses as a number: the missing end is the only sign
         raise ValueError(f"expected whole lines in {path}, got {'a half-written last one' if text else 'an empty file'}")
     try:
-        points = [metric_point(line) for line in text[:-1].split("\n")]
+        return [metric_point(line) for line in text[:-1].split("\n")]
     except ValueError as error:
         raise ValueError(f"malformed metric {path}: {error}") from error
-    return max(points)[2]
 
 
 def metric_point(line: str) -> tuple[int, int, float]:
