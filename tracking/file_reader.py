@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,15 @@ from tracking.stored_run import PARENT_TAG, RUN_NAME_TAG, STATUSES, WARNING_TAG,
 
 NOT_EXPERIMENTS = {"models"}  # the model registry
 NOT_RUNS = {"tags", "datasets", "traces", "models"}  # what MLflow keeps beside an experiment's runs
+
+CHUNK = 65536
+
+# `key: value` where value is a decimal number, 'text', [], or words that begin with a letter or a slash, or digits with one of a to f
+# among them, as run ids are: what YAML has one reading of.
+NUMBER, TEXT, NONE = rb"(0|-?[1-9][0-9]{0,17})", rb"'([\w .:/+-]*)'", rb"(\[\])"
+WORDS = rb"([A-Za-z/](?:[ :]?[\w/.=,-])*|[0-9]+[a-df][0-9a-f]*|[0-9]+e[0-9]*[a-f][0-9a-f]*)"
+PLAIN_LINE = re.compile(rb"([a-z_]+): (?:%b|%b|%b|%b)\n" % (NUMBER, TEXT, NONE, WORDS), re.ASCII)
+NOT_WORDS = {word for name in ("null", "true", "false", "yes", "no", "on", "off", "y", "n") for word in (name, name.title(), name.upper())}
 
 Meta = dict[str, Any]  # what YAML holds: checked where it is used
 
@@ -85,7 +94,7 @@ class FolderStore:
         for run in runs:
             folder = self._folders[run.run_id]
             try:
-                files = files_below(Path(folder, "metrics"))
+                files = files_below(f"{folder}/metrics")
                 found = [
                     Point(run.run_id, name, step, checked_time(time), value)
                     for name, path in files
@@ -137,7 +146,7 @@ def stored_run(folder: Path, meta: Meta, experiment: str, tag_names: Sequence[st
     run_id = str(meta.get("run_id") or meta["run_uuid"])  # run_uuid: before MLflow 1.0
     if run_id != folder.name or str(meta["experiment_id"]) != folder.parent.name:
         raise ValueError(f"meta.yaml is of run {run_id} in experiment {meta['experiment_id']}")
-    tags = read_tags(folder / "tags", tag_names)
+    tags = read_tags(f"{folder}/tags", tag_names)
     return StoredRun(
         run_id=run_id,
         run_name=str(meta.get("run_name") or tags.get(RUN_NAME_TAG, "")),
@@ -147,8 +156,8 @@ def stored_run(folder: Path, meta: Meta, experiment: str, tag_names: Sequence[st
         end_time=meta.get("end_time"),
         parent_run_id=tags.get(PARENT_TAG, ""),
         warning=tags.get(WARNING_TAG, ""),
-        params={name: read_text(path) for name, path in files_below(folder / "params")},
-        metrics={name: latest_value(path) for name, path in files_below(folder / "metrics")},
+        params={name: read_text(path) for name, path in files_below(f"{folder}/params")},
+        metrics={name: latest_value(path) for name, path in files_below(f"{folder}/metrics")},
         artifact_uri=str(meta.get("artifact_uri") or ""),
         tags=tags,
     )
@@ -165,12 +174,17 @@ def is_dangling(path: Path) -> bool:
     return path.is_symlink() and not path.exists()
 
 
-def files_below(folder: Path) -> Iterator[tuple[str, str]]:
+def files_below(folder: str) -> list[tuple[str, str]]:
     """(name, path) of every file; a slash in a param's or a metric's name is a folder here.
 
     No folder means no values: git, for one, does not keep empty folders.
     """
-    return walk(str(folder), "") if folder.exists() or is_dangling(folder) else iter(())
+    try:
+        return list(walk(folder, ""))
+    except FileNotFoundError:
+        if Path(folder).exists() or Path(folder).is_symlink():
+            raise
+        return []
 
 
 def walk(folder: str, prefix: str) -> Iterator[tuple[str, str]]:
@@ -183,8 +197,17 @@ def walk(folder: str, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def read_bytes(path: str) -> bytes:
-    with io.FileIO(path) as file:  # a run is dozens of tiny files: buffers would double the time
-        return file.readall()
+    """A file's content by as few system calls as can be: a run is dozens of tiny files. Raises OSError that names the path."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        content = os.read(file, CHUNK)
+        while len(content) % CHUNK == 0 and (more := os.read(file, CHUNK)):  # a short read is the file's end
+            content += more
+        return content
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
+    finally:
+        os.close(file)
 
 
 def read_text(path: str) -> str:
@@ -194,23 +217,53 @@ def read_text(path: str) -> str:
         raise ValueError(f"expected UTF-8 text in {path}, got {error.reason} at byte {error.start}") from error
 
 
-def read_tags(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    paths = ((name, folder / name) for name in names)
-    return {name: read_text(str(path)) for name, path in paths if path.exists() or is_dangling(path)}
+def read_tags(folder: str, names: Sequence[str]) -> dict[str, str]:
+    tags = {}
+    for name in names:
+        path = f"{folder}/{name}"
+        try:
+            tags[name] = read_text(path)
+        except FileNotFoundError:
+            if Path(path).is_symlink():
+                raise
+    return tags
 
 
 def read_meta(folder: Path) -> Meta:
     """The mapping in a folder's meta.yaml. Raises OSError or ValueError if there is none."""
-    import yaml
-
-    path = folder / "meta.yaml"
-    try:
-        meta = yaml.load(read_bytes(str(path)), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C: ten times faster
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"expected YAML in {path}, got {type(error).__name__}: {error}") from error
+    path = f"{folder}/meta.yaml"
+    content = read_bytes(path)
+    meta: object = plain_mapping(content) or any_yaml(content, path)
     if not isinstance(meta, dict):
         raise ValueError(f"expected keys and values in {path}, got {meta!r:.60}")
     return meta
+
+
+def plain_mapping(content: bytes) -> Meta | None:
+    """A mapping of which every line is as MLflow writes it, without a YAML parser, which is most of the time a run takes.
+
+    None for everything else: only what can't be read in another way is read here.
+    """
+    meta: Meta = {}
+    for line in content.splitlines(keepends=True):
+        found = PLAIN_LINE.fullmatch(line)
+        if found is None:
+            return None
+        key, number, quoted, empty, word = found.groups()
+        text = (quoted or word or b"").decode("ascii")
+        if key in meta or text in NOT_WORDS:
+            return None
+        meta[key.decode("ascii")] = int(number) if number else [] if empty else text
+    return meta or None
+
+
+def any_yaml(content: bytes, path: str) -> object:
+    import yaml
+
+    try:
+        return yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C: ten times faster
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"expected YAML in {path}, got {type(error).__name__}: {error}") from error
 
 
 def status_word(status: object) -> str:

@@ -42,7 +42,7 @@ def connected(uri: str) -> Iterator[Connection]:
 
         engine = create_engine(uri)
     except ImportError as error:
-        message = f"expected a driver of {uri} to be installed, got {error}. Install one: pip install psycopg2-binary"
+        message = f"expected the driver of {uri} to be installed, got {error}. Install it, or name one that is: postgresql+psycopg2://..."
         raise ValueError(message) from error
     except SQLAlchemyError as error:
         raise ValueError(f"expected a PostgreSQL store, got {uri}: {error}. Write postgresql://USER:PASSWORD@HOST/DATABASE") from error
