@@ -19,11 +19,12 @@ NOT_RUNS = {"tags", "datasets", "traces", "models"}  # what MLflow keeps beside 
 
 CHUNK = 65536
 
-# `key: value` where value is a decimal number, 'text', [], or words that begin with a letter or a slash, or digits with one of a to f
+# `key: value` where value is a decimal number, 'text', [], null, or words that begin with a letter or a slash, or digits with one of a to f
 # among them, as run ids are: what YAML has one reading of.
-NUMBER, TEXT, NONE = rb"(0|-?[1-9][0-9]{0,17})", rb"'([\w .:/+-]*)'", rb"(\[\])"
+NUMBER, TEXT, EMPTY = rb"(0|-?[1-9][0-9]{0,17})", rb"'([\w .:/+-]*)'", rb"(\[\]|null)"
 WORDS = rb"([A-Za-z/](?:[ :]?[\w/.=,-])*|[0-9]+[a-df][0-9a-f]*|[0-9]+e[0-9]*[a-f][0-9a-f]*)"
-PLAIN_LINE = re.compile(rb"([a-z_]+): (?:%b|%b|%b|%b)\n" % (NUMBER, TEXT, NONE, WORDS), re.ASCII)
+PLAIN_LINE = re.compile(rb"([a-z_]+): (?:%b|%b|%b|%b)\n" % (NUMBER, TEXT, EMPTY, WORDS), re.ASCII)
+EMPTIES: dict[bytes, list | None] = {b"[]": [], b"null": None}
 NOT_WORDS = {word for name in ("null", "true", "false", "yes", "no", "on", "off", "y", "n") for word in (name, name.title(), name.upper())}
 
 Meta = dict[str, Any]  # what YAML holds: checked where it is used
@@ -253,7 +254,7 @@ def plain_mapping(content: bytes) -> Meta | None:
         text = (quoted or word or b"").decode("ascii")
         if key in meta or text in NOT_WORDS:
             return None
-        meta[key.decode("ascii")] = int(number) if number else [] if empty else text
+        meta[key.decode("ascii")] = int(number) if number else EMPTIES[empty] if empty else text
     return meta or None
 
 

@@ -35,8 +35,8 @@ TEXT = r"'[^']*'|\"[^\"]*\""
 CLAUSE = re.compile(
     rf"""\s*(?:(?P<kind>[A-Za-z]+)\.)?
     (?P<key>`[^`]+`|"[^"]+"|[\w./:-]+)\s*
-    (?P<comparator>IS\s+NOT\s+NULL\b|IS\s+NULL\b|NOT\s+IN\b|IN\b|ILIKE\b|LIKE\b|!=|<=|>=|=|<|>)\s*
-    (?P<value>(?<=NULL)|{TEXT}|\((?:\s*(?:{TEXT})\s*,?)+\s*\)|[+-]?[\w.+-]+)?\s*""",
+    (?:(?P<null>IS\s+NOT\s+NULL\b|IS\s+NULL\b)
+    |(?P<comparator>NOT\s+IN\b|IN\b|ILIKE\b|LIKE\b|!=|<=|>=|=|<|>)\s*(?P<value>{TEXT}|\((?:\s*(?:{TEXT})\s*,?)+\s*\)|[+-]?[\w.+-]+)?)\s*""",
     re.VERBOSE | re.IGNORECASE,
 )
 EXAMPLE = "Write e.g. --filter \"metrics.avg_gap < 1 AND params.unlearn = 'MIMU'\""
@@ -81,7 +81,7 @@ def parse_filter(text: str) -> tuple[Clause, ...]:
     place = 0
     while True:
         found = CLAUSE.match(text, place)
-        if found is None or not found["comparator"]:
+        if found is None:
             raise ValueError(f"--filter: expected NAME COMPARATOR VALUE, got {text[place:]!r}. {EXAMPLE}")
         clauses.append(clause_of(found))
         place = found.end()
@@ -97,7 +97,7 @@ def clause_of(found: re.Match[str]) -> Clause:
     given, key = (found["kind"] or "").lower(), found["key"].strip('`"')
     if given not in KINDS:
         raise ValueError(f"--filter: expected metrics, params, tags or attributes before the dot, got {given}.{key}. {EXAMPLE}")
-    kind, comparator = KINDS[given], " ".join(found["comparator"].upper().split())
+    kind, comparator = KINDS[given], " ".join((found["null"] or found["comparator"]).upper().split())
     if kind == "attribute" and key not in ATTRIBUTES:
         raise ValueError(
             f"--filter: expected metrics.NAME, params.NAME, tags.NAME or one of {', '.join(ATTRIBUTES)}, got {key}. "

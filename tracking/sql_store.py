@@ -6,7 +6,7 @@ import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from tracking.selection import Selection
 from tracking.stored_run import PARENT_TAG, RUN_NAME_TAG, WARNING_TAG, BrokenRun, Point, StoredRun, checked_time, infinity_restored
@@ -42,6 +42,7 @@ TAGS = "SELECT run_uuid, key, value FROM tags WHERE run_uuid IN {runs}"
 METRICS = "SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid IN {runs}"
 HISTORY = "SELECT run_uuid, key, step, timestamp, value, is_nan FROM metrics WHERE run_uuid IN {runs}"
 
+Item = TypeVar("Item")
 Head = tuple[Any, ...]
 Select = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]  # a statement and the run ids for its {runs}
 
@@ -83,7 +84,7 @@ class SqlStore:
         for start in range(0, len(heads), BATCH):
             yield from self._batch(heads[start : start + BATCH])
 
-    def _batch(self, heads: list[Head]) -> Iterator[StoredRun | BrokenRun]:
+    def _batch(self, heads: Sequence[Head]) -> Iterator[StoredRun | BrokenRun]:
         ids = [head[0] for head in heads]
         try:
             params, tags = by_run(self.select(PARAMS, ids)), by_run(self.select(TAGS, ids))
@@ -91,9 +92,9 @@ class SqlStore:
         except Unreadable as error:
             if len(heads) == 1:
                 yield BrokenRun(f"{self.where}, run {printable(ids[0])}", str(error))
-            else:  # one by one, so that one damaged page costs the runs that are on it and not the others
-                for head in heads:
-                    yield from self._batch([head])
+            else:  # by halves, so that one damaged page costs the runs that are on it and not the others
+                for half in halves(heads):
+                    yield from self._batch(half)
             return
         for head in heads:
             run = self._stored_run(head, params[head[0]], metrics[head[0]], tags[head[0]])
@@ -135,8 +136,8 @@ class SqlStore:
             if len(runs) == 1:
                 yield BrokenRun(f"{self.where}, run {runs[0].run_id}", str(error))
             else:
-                for run in runs:
-                    yield from self.points([run])
+                for half in halves(runs):
+                    yield from self.points(half)
             return
         by_id = {self.text(run_id): rows for run_id, rows in found.items()}
         for run in runs:
@@ -150,6 +151,10 @@ class SqlStore:
         if type(step) is not int:
             raise ValueError(f"expected a whole number as step of metric {printable(name)}, got {step!r}")
         return Point(run_id, self.key(name), step, checked_time(time), metric_value(name, value, is_nan))
+
+
+def halves(items: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:
+    return items[: len(items) // 2], items[len(items) // 2 :]
 
 
 def by_run(rows: list[tuple]) -> dict[Any, list[tuple]]:
