@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 import command_line
 from reporter.table_files import WRITERS, Write, batches, write_spreadsheet_csv
+from tracking.client_reader import ClientStore
 from tracking.file_reader import is_file_store
 from tracking.long_params import Read, local_artifact, with_whole_params
 from tracking.readers import Store, open_store
@@ -186,8 +187,8 @@ def long_params_from(options: argparse.Namespace, store: Store) -> Read:
     root = None if options.artifact_root is None else Path(options.artifact_root)
     if root is not None and not root.is_dir():
         raise ValueError(f"expected the folder of the artifacts as --artifact_root, got {root}. Check the path")
-    here, there = local_artifact(root), getattr(store, "artifact", None)
-    return here if there is None else lambda run, name: here(run, name) or there(run, name)
+    here = local_artifact(root)
+    return (lambda run, name: here(run, name) or store.artifact(run, name)) if isinstance(store, ClientStore) else here
 
 
 def collect(store: Store, spool: Spool, read: Read) -> int:
@@ -292,7 +293,7 @@ def complain(message: str) -> None:
 
 
 def without_password(text: str) -> str:
-    return re.sub(r"://[^/\s]*@", "://***@", text)
+    return re.sub(r"(://|\")[^/\s\"]*@", r"\1***@", text)  # in quotes: the part of a password that a driver takes for the host
 
 
 if __name__ == "__main__":

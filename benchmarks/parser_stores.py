@@ -12,6 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from benchmarks.postgres_cluster import connected, new_database, renamed, uri_of
+
 FIRST = 1_700_000_000_000  # ms since 1970
 EXPERIMENT = "benchmark"
 AWKWARD = 'comma, "quote"\nline 🙂'
@@ -137,29 +139,14 @@ def sqlite_store(folder: Path, size: Size) -> str:
 
 def postgres_store(server: str, size: Size) -> str:
     """The same in a database of a PostgreSQL server."""
-    from sqlalchemy import make_url
-
     name = f"lethe_{size.name}"
-    uri = make_url(server).set(database=name).render_as_string(hide_password=False)
     with closing(connected(server)) as connection:
-        connection.autocommit = True
         cursor = connection.cursor()
         cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
         if cursor.fetchone():
-            return uri
-        cursor.execute(f'DROP DATABASE IF EXISTS "{name}_partial"')
-        cursor.execute(f'CREATE DATABASE "{name}_partial"')
-    fill_postgres(make_url(server).set(database=f"{name}_partial").render_as_string(hide_password=False), size)
-    with closing(connected(server)) as connection:
-        connection.autocommit = True
-        connection.cursor().execute(f'ALTER DATABASE "{name}_partial" RENAME TO "{name}"')
-    return uri
-
-
-def connected(uri: str) -> Any:
-    import psycopg2
-
-    return psycopg2.connect(uri.replace("+psycopg2", "", 1))
+            return uri_of(server, name)
+    fill_postgres(new_database(server, f"{name}_partial"), size)
+    return renamed(server, f"{name}_partial", name)
 
 
 def fill_postgres(uri: str, size: Size) -> None:

@@ -7,8 +7,9 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 USER = "postgres"
 FAST = "-c fsync=off -c full_page_writes=off -c shared_buffers=128MB -c max_connections=100"  # its data may be lost, and are made again
@@ -44,6 +45,34 @@ def postgres(folder: Path) -> Iterator[str]:
         yield f"postgresql+psycopg2://{USER}@127.0.0.1:{port}/{USER}"
     finally:
         run([programs / "pg_ctl", "-D", data, "-m", "fast", "-w", "stop"])
+
+
+def new_database(server: str, name: str) -> str:
+    """The URI of a new database of that server; one of that name is dropped."""
+    return changed(server, name, f'DROP DATABASE IF EXISTS "{name}"', f'CREATE DATABASE "{name}"')
+
+
+def renamed(server: str, name: str, new: str) -> str:
+    """The URI of a database that nobody is connected to, under its new name."""
+    return changed(server, new, f'ALTER DATABASE "{name}" RENAME TO "{new}"')
+
+
+def changed(server: str, name: str, *statements: str) -> str:
+    with closing(connected(server)) as connection:
+        connection.autocommit = True
+        for statement in statements:
+            connection.cursor().execute(statement)
+    return uri_of(server, name)
+
+
+def uri_of(server: str, name: str) -> str:
+    return f"{server.rpartition('/')[0]}/{name}"
+
+
+def connected(uri: str) -> Any:
+    import psycopg2
+
+    return psycopg2.connect(uri.replace("+psycopg2", "", 1))
 
 
 def run(command: Sequence[str | Path]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tracking.run_filter import for_mlflow
@@ -131,6 +133,16 @@ class ClientStore:
             )
         except (ValueError, TypeError) as error:
             return BrokenRun(f"run {info.run_id}", str(error))
+
+    def artifact(self, run: StoredRun, name: str) -> str | None:
+        """The text of a run's artifact, wherever the store keeps it; None where it has none of that name."""
+        from mlflow.exceptions import MlflowException
+
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return Path(self.client.download_artifacts(run.run_id, name, folder)).read_bytes().decode()
+            except (MlflowException, OSError, ValueError):
+                return None
 
     def points(self, runs: Sequence[StoredRun]) -> Iterator[Point | BrokenRun]:
         for start in range(0, len(runs), MOST_RUNS):

@@ -45,7 +45,7 @@ def connected(uri: str) -> Iterator[Connection]:
         message = f"expected the driver of {uri} to be installed, got {error}. Install it, or name one that is: postgresql+psycopg2://..."
         raise ValueError(message) from error
     except SQLAlchemyError as error:
-        raise ValueError(f"expected a PostgreSQL store, got {uri}: {error}. Write postgresql://USER:PASSWORD@HOST/DATABASE") from error
+        raise ValueError(f"expected a PostgreSQL store, got {uri}: {error}. Write e.g. postgresql+psycopg2://HOST/DATABASE") from error
     try:
         connection = engine.connect().execution_options(**SNAPSHOT)
     except SQLAlchemyError as error:
