@@ -306,6 +306,11 @@ def unreadable(run: Path) -> None:
     (run / "params/unlearn").symlink_to(run)
 
 
+def pipe(run: Path) -> None:
+    (run / "metrics/tiny").unlink()
+    os.mkfifo(run / "metrics/tiny")
+
+
 def linked_run(run: Path) -> None:
     shutil.rmtree(run)
     run.symlink_to("nowhere")
@@ -339,6 +344,7 @@ def linked_run(run: Path) -> None:
         (dangling("meta.yaml"), "meta.yaml", "No such file"),
         (unreadable, "params/unlearn", "Is a directory"),
         (linked_run, "meta.yaml", "No such file"),
+        (pipe, "metrics/tiny", "an empty file"),
     ],
 )
 def test_a_broken_run_of_a_file_store(damage, where, reason, folder, file_store, capsys):
@@ -415,13 +421,10 @@ def test_a_sqlite_store_is_not_written(database):
 # Small parts
 
 
-def test_latest_value_in_the_three_forms_of_a_line(tmp_path):
-    (tmp_path / "m").write_text("1 0.5\n2 0.25\n")
-    assert latest_value(str(tmp_path / "m")) == 0.25
-    (tmp_path / "m").write_text("9 0.5 1\n2 0.25 7\n")
-    assert latest_value(str(tmp_path / "m")) == 0.25
-    (tmp_path / "m").write_text("9 0.5 1 cifar abc\r\n2 0.25 0\r\n")
-    assert latest_value(str(tmp_path / "m")) == 0.5
+def test_latest_value_in_the_three_forms_of_a_line():
+    assert latest_value(b"1 0.5\n2 0.25\n", "m") == 0.25
+    assert latest_value(b"9 0.5 1\n2 0.25 7\n", "m") == 0.25
+    assert latest_value(b"9 0.5 1 cifar abc\r\n2 0.25 0\r\n", "m") == 0.5
 
 
 def test_times():

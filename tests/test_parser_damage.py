@@ -168,8 +168,7 @@ def test_mlflows_own_meta_yaml_needs_no_yaml_parser(file_store):
 @settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_metric_file_is_points_or_one_value_error(content):
-    Path("metric").write_bytes(content)
     try:
-        assert metric_points("metric")
+        assert metric_points(content, "metric")
     except ValueError as error:
         assert "metric" in str(error)

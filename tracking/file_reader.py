@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,11 +96,10 @@ class FolderStore:
         for run in runs:
             folder = self._folders[run.run_id]
             try:
-                files = files_below(f"{folder}/metrics")
                 found = [
                     Point(run.run_id, name, step, checked_time(time), value)
-                    for name, path in files
-                    for step, time, value in metric_points(path)
+                    for name, content in contents_below(f"{folder}/metrics")
+                    for step, time, value in metric_points(content, f"{folder}/metrics/{name}")
                 ]
             except (OSError, ValueError) as error:
                 yield BrokenRun(folder, str(error))
@@ -147,7 +147,7 @@ def stored_run(folder: Path, meta: Meta, experiment: str, tag_names: Sequence[st
     run_id = str(meta.get("run_id") or meta["run_uuid"])  # run_uuid: before MLflow 1.0
     if run_id != folder.name or str(meta["experiment_id"]) != folder.parent.name:
         raise ValueError(f"meta.yaml is of run {run_id} in experiment {meta['experiment_id']}")
-    tags = read_tags(f"{folder}/tags", tag_names)
+    tags = read_texts(f"{folder}/tags", tag_names)
     return StoredRun(
         run_id=run_id,
         run_name=str(meta.get("run_name") or tags.get(RUN_NAME_TAG, "")),
@@ -157,8 +157,8 @@ def stored_run(folder: Path, meta: Meta, experiment: str, tag_names: Sequence[st
         end_time=meta.get("end_time"),
         parent_run_id=tags.get(PARENT_TAG, ""),
         warning=tags.get(WARNING_TAG, ""),
-        params={name: read_text(path) for name, path in files_below(f"{folder}/params")},
-        metrics={name: latest_value(path) for name, path in files_below(f"{folder}/metrics")},
+        params=read_texts(f"{folder}/params"),
+        metrics={name: latest_value(content, f"{folder}/metrics/{name}") for name, content in contents_below(f"{folder}/metrics")},
         artifact_uri=str(meta.get("artifact_uri") or ""),
         tags=tags,
     )
@@ -175,59 +175,56 @@ def is_dangling(path: Path) -> bool:
     return path.is_symlink() and not path.exists()
 
 
-def files_below(folder: str) -> list[tuple[str, str]]:
-    """(name, path) of every file; a slash in a param's or a metric's name is a folder here.
+def contents_below(folder: str, prefix: str = "", only: Collection[str] | None = None) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of every file, or of these names; a slash in a param's or a metric's name is a folder here.
 
-    No folder means no values: git, for one, does not keep empty folders.
+    No folder means no values: git, for one, does not keep empty folders. By as few system calls as can be, none of which walks the
+    whole path: a run is dozens of tiny files. Raises OSError that names the path.
     """
     try:
-        return list(walk(folder, ""))
+        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
-        if Path(folder).exists() or Path(folder).is_symlink():
+        if os.path.islink(folder):  # noqa: PTH114  # a Path would cost more than the system call
             raise
-        return []
-
-
-def walk(folder: str, prefix: str) -> Iterator[tuple[str, str]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from walk(entry.path, f"{prefix}{entry.name}/")
+        return
+    try:
+        for name in os.listdir(directory):  # noqa: PTH208  # of an open folder
+            if only is not None and name not in only:
+                continue
+            try:
+                content = read_bytes(name, directory)
+            except OSError as error:
+                path = f"{folder}/{name}"
+                if error.errno != errno.EISDIR or os.path.islink(path):  # noqa: PTH114
+                    raise OSError(error.errno, error.strerror, path) from error
+                yield from contents_below(path, f"{prefix}{name}/")
             else:
-                yield prefix + entry.name, entry.path
+                yield prefix + name, content
+    finally:
+        os.close(directory)
 
 
-def read_bytes(path: str) -> bytes:
-    """A file's content by as few system calls as can be: a run is dozens of tiny files. Raises OSError that names the path."""
-    file = os.open(path, os.O_RDONLY)
+def read_bytes(path: str, directory: int | None = None) -> bytes:
+    """A file's content; path: relative to an open directory, if that is given."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK, dir_fd=directory)  # not blocking: a pipe in a file's place has nobody who writes
     try:
         content = os.read(file, CHUNK)
         while len(content) % CHUNK == 0 and (more := os.read(file, CHUNK)):  # a short read is the file's end
             content += more
         return content
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from error
     finally:
         os.close(file)
 
 
-def read_text(path: str) -> str:
+def decoded(content: bytes, path: str) -> str:
     try:
-        return read_bytes(path).decode()
+        return content.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"expected UTF-8 text in {path}, got {error.reason} at byte {error.start}") from error
 
 
-def read_tags(folder: str, names: Sequence[str]) -> dict[str, str]:
-    tags = {}
-    for name in names:
-        path = f"{folder}/{name}"
-        try:
-            tags[name] = read_text(path)
-        except FileNotFoundError:
-            if Path(path).is_symlink():
-                raise
-    return tags
+def read_texts(folder: str, only: Collection[str] | None = None) -> dict[str, str]:
+    return {name: decoded(content, f"{folder}/{name}") for name, content in contents_below(folder, only=only)}
 
 
 def read_meta(folder: Path) -> Meta:
@@ -272,14 +269,14 @@ def status_word(status: object) -> str:
     return numbered.get(status, str(status)) if isinstance(status, int) else str(status)
 
 
-def latest_value(path: str) -> float:
+def latest_value(content: bytes, path: str) -> float:
     """The value with the highest (step, timestamp, value) of a metric's file. Raises ValueError for a malformed file."""
-    return max(metric_points(path))[2]
+    return max(metric_points(content, path))[2]
 
 
-def metric_points(path: str) -> list[tuple[int, int, float]]:
+def metric_points(content: bytes, path: str) -> list[tuple[int, int, float]]:
     """(step, timestamp, value) of every line of a metric's file. Raises ValueError for a malformed one."""
-    text = read_text(path)
+    text = decoded(content, path)
     if not text.endswith("\n"):  # a cut value still parses as a number: the missing end is the only sign
         raise ValueError(f"expected whole lines in {path}, got {'a half-written last one' if text else 'an empty file'}")
     try:
