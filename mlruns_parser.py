@@ -239,7 +239,7 @@ def write_summary(spool: Spool, output: Path, write: Write) -> str:
         print(f"\n{heading_of(task, tasks)}\n{text_table(*table_of(task))}")
     print()
     left_out = len(spool) - len(runs)
-    also = f"; {left_out} other runs (parents of sweeps, runs without a param unlearn) left out" if left_out else ""
+    also = f"; {left_out} other {'run' if left_out == 1 else 'runs'} left out (parents of sweeps, no param unlearn)" if left_out else ""
     return f"{counted(len(runs), 'run', output.name)}, {markdown.name}, {latex.name}{also}"
 
 

@@ -1,4 +1,4 @@
-"""One reading of a store in a process of its own, so that its memory is its own: prints seconds (of the clock, of the CPU) and peak memory as JSON.
+"""One reading of a store in a process of its own, so that its memory is its own: prints seconds and peak memory as JSON.
 
 python -m benchmarks.parser_process WHO URI OUTPUT    WHO: table, history, or mlflow for mlflow.search_runs(...).to_csv
 """

@@ -155,9 +155,7 @@ def latex_table(task: Task, tasks: Sequence[Task]) -> str:
     for ranked, row in zip(task.ranking, rows, strict=True):
         cells = [latex_cell(ranked, at, row[at]) for at in kept]
         lines += [" & ".join(cells) + r" \\", *([r"\midrule"] if ranked.mark == "reference" else [])]
-    notes = [
-        f"{latex_name(ranked.group.method)}: {latex_text(row[-1])}." for ranked, row in zip(task.ranking, rows, strict=True) if row[-1]
-    ]
+    notes = [f"{latex_name(row[1])}{latex_text(f', {row[2]}' if row[2] else '')}: {latex_text(row[-1])}." for row in rows if row[-1]]
     columns = "".join("l" if at in (1, 2) else "r" for at in kept)
     caption = ". ".join([latex_text(heading_of(task, tasks)), latex_text(LEGEND)]) + ". " + " ".join(notes)
     return "\n".join(
