@@ -121,10 +121,9 @@ def readings(kind: str, options: Any, kept: Any) -> list[Row]:
         output = Path(options.folder) / f"{kind}_{what}.csv"
         with store(kind, size, options) as uri:
             numbers = reading(what, uri, output)
-        with output.open("rb") as file:
-            lines = sum(chunk.count(b"\r\n") for chunk in iter(lambda: file.read(2**20), b"")) - 1
+        lines = line_ends(output)
         output.unlink()
-        return numbers | {"rows": lines}
+        return numbers | {"rows": lines - 1}
 
     rows = []
     for what in ("table", "history"):
@@ -135,6 +134,16 @@ def readings(kind: str, options: Any, kept: Any) -> list[Row]:
             break
         rows.append({"store": kind, "what": what, "runs": size.runs} | found)
     return rows
+
+
+def line_ends(path: Path, chunk: int = 2**20) -> int:
+    """How many rows, the header included, a CSV file has: a line end inside a cell is not \\r\\n here."""
+    number, last = 0, b""
+    with path.open("rb") as file:
+        while some := file.read(chunk):
+            number += (last + some).count(b"\r\n")
+            last = some[-1:]
+    return number
 
 
 def reading(who: str, uri: str, output: Path) -> Row:

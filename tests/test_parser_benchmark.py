@@ -82,6 +82,12 @@ def test_a_store_that_is_there_is_measured_and_kept(stores, capsys):
     assert "2 cells were measured before" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
+def test_rows_are_counted_across_chunks(chunk):
+    Path("t.csv").write_bytes(b'a\r\n"1\n2"\r\n3\r\n')
+    assert benchmark.line_ends(Path("t.csv"), chunk) == 3
+
+
 def test_a_size_that_is_none(capsys):
     assert benchmark.main(["--points", "0"]) == 2
     assert "--points: expected at least 1, got 0. Give more" in capsys.readouterr().err

@@ -279,8 +279,13 @@ def metric_points(content: bytes, path: str) -> list[tuple[int, int, float]]:
     text = decoded(content, path)
     if not text.endswith("\n"):  # a cut value still parses as a number: the missing end is the only sign
         raise ValueError(f"expected whole lines in {path}, got {'a half-written last one' if text else 'an empty file'}")
+    lines = text[:-1].split("\n")
     try:
-        return [metric_point(line) for line in text[:-1].split("\n")]
+        return [(int(step), int(time), float(value)) for time, value, step in [line.split(" ") for line in lines]]
+    except ValueError:  # not all have three fields, which is the usual form
+        pass
+    try:
+        return [metric_point(line) for line in lines]
     except ValueError as error:
         raise ValueError(f"malformed metric {path}: {error}") from error
 
