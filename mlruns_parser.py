@@ -1,72 +1,103 @@
-"""Every run of an MLflow tracking store as one row of a CSV file.
+"""Every run of an MLflow tracking store as one row of a table.
 
-    python mlruns_parser.py [--tracking_uri URI] [--output mlruns_parsed.csv] [--system_metrics]
+    python mlruns_parser.py [--tracking_uri URI] [--output mlruns_parsed.csv]
+    python mlruns_parser.py --filter "metrics.avg_gap < 1 AND params.unlearn = 'MIMU'" --since 2026-05-01 --output runs.parquet
+    python mlruns_parser.py --history
+    python mlruns_parser.py --summary
 
 Which store: --tracking_uri, else the environment's MLFLOW_TRACKING_URI, else ./mlflow.db, else an old file-store folder ./mlruns.
 Columns: run_id, run_name, experiment, status, start_time, end_time, duration_s, then params, metrics, parent_run_id and warning
 sorted by name; names that clash get `param.` or `metric.` in front. `warning` says what makes the numbers of a run doubtful, and is
 empty where nothing does. Nothing is dropped and nothing rounded: floats round trip, NaN is `nan`, infinities are `inf` and `-inf`, a
-missing value is an empty cell. Deleted runs are left out. Rows are sorted by start time.
+missing value is an empty cell (JSON lines: "NaN", "Infinity", "-Infinity", and no entry; Parquet: NaN, infinity and null). Deleted runs
+are left out. Rows are sorted by start time.
+
+--filter takes MLflow's search language: metrics.NAME and the times start_time, end_time with = != < <= > >= NUMBER; params.NAME,
+tags.NAME, status, run_id and run_name with = != LIKE ILIKE 'TEXT', IN and NOT IN ('A', 'B'); params and tags with IS NULL, IS NOT NULL; AND
+between them. A name with other signs than letters, digits and _./:- stands in `backticks`.
+
+--history writes a row for every value that a metric had instead: run_id, metric, step, time, value.
+
+--summary groups the runs of mlflow_forget.py that differ in the seed alone: mean, standard deviation, 95 % t-interval of the mean and
+number of seeds, ranked by avg_gap, as CSV, Markdown and LaTeX (booktabs) side by side. Seeds that are missing or failed are named.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from command_line import OneLineParser
+import command_line
+from reporter.table_files import WRITERS, Write, batches, write_spreadsheet_csv
+from tracking.client_reader import ClientStore
 from tracking.file_reader import is_file_store
-from tracking.readers import read_runs
-from tracking.stored_run import BrokenRun, StoredRun, iso_utc
+from tracking.long_params import Read, local_artifact, with_whole_params
+from tracking.readers import Store, open_store
+from tracking.run import LONGEST_PARAM
+from tracking.run_filter import parse_filter
+from tracking.run_table import column_names, columns_of, rows_of
+from tracking.selection import Selection, since_time
+from tracking.spool import Spool
+from tracking.stored_run import BrokenRun, StoredRun
 
-FIXED = ("run_id", "run_name", "experiment", "status", "start_time", "end_time", "duration_s")
-PARENT, WARNING = "parent_run_id", "warning"
+if TYPE_CHECKING:
+    from reporter.seeds_summary import SeedRun
+
 DATABASE, FOLDER, VARIABLE = "mlflow.db", "mlruns", "MLFLOW_TRACKING_URI"
 SYSTEM = "system/"
+TABLE, HISTORY, SUMMARY = "mlruns_parsed.csv", "mlruns_history.csv", "mlruns_summary.csv"  # what is written where nothing is said
+ENDINGS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+SWEEP_TAG = "sweep"  # of a run that stands for its children
+POINTS = {"run_id": "text", "metric": "text", "step": "integer", "time": "time", "value": "number"}
+RUNS_AT_ONCE = 200  # whose histories are in memory together
 
-Names = dict[str, str]  # a param's or a metric's name -> its column
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Parse a store into a CSV file and return the exit status: 0, or 2 with one line on stderr for a mistake."""
+@command_line.command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse a store into a file and return the exit status: 0, or 2 with one line on stderr for a mistake."""
     try:
-        options = parser().parse_args(argv)
-        uri, reason = choose_store(options.tracking_uri)
-        output = checked_output(options.output)
-        print(f"store: {without_password(uri)} ({reason})")
-        runs, skipped = collect(uri)
-        if not options.system_metrics:
-            runs = without_system_metrics(runs)
-        write_table(runs, output)
+        parse(parser().parse_args(argv))
     except (ValueError, OSError) as error:
         complain(str(error))
-        return 2
-    print(counted(runs, skipped, options.output))
+        return command_line.MISTAKE
     return 0
 
 
-def counted(runs: list[StoredRun], skipped: int, output: str) -> str:
-    """How many runs are in the file, how many could not be read, and how many of those in it have a warning."""
-    warned = sum(bool(run.warning) for run in runs)
-    return (
-        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} -> {output}"
+def parse(options: argparse.Namespace) -> None:
+    """What the flags ask for. Raises ValueError or OSError, with nothing written, for a person's mistake."""
+    uri, reason = choose_store(options.tracking_uri)
+    name = options.output or (SUMMARY if options.summary else HISTORY if options.history else TABLE)
+    output = checked_output(name)
+    write = chosen_writer(output, options)
+    selection = selection_from(options)
+    print(f"store: {without_password(uri)} ({reason})")
+    with open_store(uri, selection, notice=complain) as store, closing(Spool(output.parent)) as spool:
+        skipped = collect(store, spool, long_params_from(options, store))
+        if not options.system_metrics:
+            leave_out_system_metrics(spool)
+        if options.summary:
+            written = write_summary(spool, output, write)
+        elif options.history:
+            points = Points(store, spool)
+            write(output, POINTS, points)
+            written, skipped = counted(points.number, "value", name), skipped + points.skipped
+        else:
+            params, metrics = column_names(spool.params, spool.metrics)
+            rows = command_line.progress_bar(rows_of(spool, params, metrics), "writing", len(spool))
+            write(output, columns_of(params, metrics), rows)
+            written = counted(len(spool), "run", name)
+        warned = spool.warned
+    print(
+        written
         + (f" ({skipped} skipped)" if skipped else "")
-        + (f"; {warned} with a warning: see the column {WARNING}" if warned else "")
+        + (f"; {warned} with a warning: see the column warning" if warned and not (options.summary or options.history) else "")
     )
-
-
-def parser() -> argparse.ArgumentParser:
-    summary, _, details = (__doc__ or "").partition("\n")
-    flags = OneLineParser(summary, details)
-    flags.add_argument("--tracking_uri", metavar="URI", help="sqlite:///FILE, a file-store folder, http(s)://..., ...")
-    flags.add_argument("--output", default="mlruns_parsed.csv", metavar="FILE", help="default: %(default)s")
-    flags.add_argument("--system_metrics", action="store_true", help="keep the metrics named system/*")
-    return flags
 
 
 def choose_store(given: str | None) -> tuple[str, str]:
@@ -97,7 +128,7 @@ def checked_output(name: str) -> Path:
     if output.exists() and not output.is_file():
         raise ValueError(f"expected a file as --output, got {name}, which is none. Name a file, e.g. mlruns_parsed.csv")
     if output.is_file() and is_database(output):
-        raise ValueError(f"expected a CSV file as --output, got the database {name}. Name another file.")
+        raise ValueError(f"expected a table's file as --output, got the database {name}. Name another file.")
     return output
 
 
@@ -106,18 +137,154 @@ def is_database(path: Path) -> bool:
         return file.read(15) == b"SQLite format 3"
 
 
-def collect(uri: str) -> tuple[list[StoredRun], int]:
-    """All runs, oldest first, and the number of those skipped; each of these is named on stderr."""
-    runs: list[StoredRun] = []
-    skipped = 0
-    for run in read_runs(uri, notice=complain):
+def parser() -> argparse.ArgumentParser:
+    summary, _, details = (__doc__ or "").partition("\n")
+    flags = command_line.OneLineParser(summary, details)
+    which = flags.add_argument_group("which store, which runs")
+    which.add_argument("--tracking_uri", metavar="URI", help="sqlite:///FILE, a file-store folder, postgresql://..., http(s)://..., ...")
+    which.add_argument("--experiment", nargs="+", default=[], metavar="NAME", help="runs of these experiments (default: all)")
+    which.add_argument("--since", metavar="DATE", help="runs that began then (2026-05-01, 2026-05-01T12:30Z) or later")
+    which.add_argument("--filter", metavar="TEXT", help="runs that meet every comparison")
+    what = flags.add_argument_group("what is written")
+    instead = what.add_mutually_exclusive_group()
+    instead.add_argument("--history", action="store_true", help="every value of every metric instead of a row per run")
+    instead.add_argument("--summary", action="store_true", help="methods over seeds, ranked, instead of a row per run")
+    what.add_argument("--output", metavar="FILE", help=f"default: {TABLE}, with --history {HISTORY}, with --summary {SUMMARY}")
+    what.add_argument("--format", choices=WRITERS, help="default: by the ending of --output (.csv, .parquet, .jsonl)")
+    what.add_argument("--spreadsheet_safe", action="store_true", help="CSV whose texts no spreadsheet takes for formulas")
+    what.add_argument("--system_metrics", action="store_true", help="keep the metrics named system/*")
+    what.add_argument(
+        "--artifact_root", metavar="FOLDER", help="where the experiments' artifact folders are now: long params are read there whole"
+    )
+    return flags
+
+
+def selection_from(options: argparse.Namespace) -> Selection:
+    return Selection(
+        experiments=tuple(options.experiment),
+        since=None if options.since is None else since_time(options.since),
+        clauses=() if options.filter is None else parse_filter(options.filter),
+        tags=(SWEEP_TAG,) if options.summary else (),
+    )
+
+
+def chosen_writer(output: Path, options: argparse.Namespace) -> Write:
+    """What writes the output's format. Raises ValueError where the flags do not name one that can be."""
+    if options.format is None and output.suffix.lower() not in ("", *ENDINGS):
+        raise ValueError(f"expected --output to end in {', '.join(ENDINGS)}, got {output.name}. Rename it, or name its --format")
+    name = options.format or ENDINGS.get(output.suffix.lower(), "csv")
+    if options.summary and name != "csv":
+        raise ValueError(
+            f"--summary: expected the name of a CSV file as --output, got {output.name}. Markdown and LaTeX are written beside it"
+        )
+    if options.spreadsheet_safe and name != "csv":
+        raise ValueError(f"--spreadsheet_safe is for CSV, which spreadsheets open, got {name}. Leave it out")
+    return write_spreadsheet_csv if options.spreadsheet_safe else WRITERS[name]
+
+
+def long_params_from(options: argparse.Namespace, store: Store) -> Read:
+    """How the whole text of a long param is read. Raises ValueError for a folder that is none."""
+    root = None if options.artifact_root is None else Path(options.artifact_root)
+    if root is not None and not root.is_dir():
+        raise ValueError(f"expected the folder of the artifacts as --artifact_root, got {root}. Check the path")
+    here = local_artifact(root)
+    return (lambda run, name: here(run, name) or store.artifact(run, name)) if isinstance(store, ClientStore) else here
+
+
+def collect(store: Store, spool: Spool, read: Read) -> int:
+    """Put all runs into the spool; the number of those skipped, each of which is named on stderr."""
+    skipped, cut = 0, 0
+    total, runs = store.runs()
+    for run in command_line.progress_bar(runs, "reading", total):
         if isinstance(run, BrokenRun):
             complain(f"skipped {run.where}: {run.reason}")
             skipped += 1
         else:
-            runs.append(run)
-    runs.sort(key=lambda run: (run.start_time or 0, run.run_id))
-    return runs, skipped
+            whole, missing = with_whole_params(run, read)
+            spool.add(whole)
+            cut += len(missing)
+    if cut:
+        print(
+            f"{cut} {'param has' if cut == 1 else 'params have'} {LONGEST_PARAM} characters, where MLflow cuts, and no artifact "
+            "params/<name>.txt that goes on. If they were cut, --artifact_root names where the artifacts are now"
+        )
+    return skipped
+
+
+def leave_out_system_metrics(spool: Spool) -> None:
+    names = {name for name in spool.metrics if name.startswith(SYSTEM)}
+    if names:
+        print(f"left out: metrics named {SYSTEM}* ({len(names)}); --system_metrics keeps them")
+        spool.metrics -= names
+
+
+def write_summary(spool: Spool, output: Path, write: Write) -> str:
+    """The summary's three files, and what was written. Raises ValueError where there is nothing to summarise."""
+    from reporter.seeds_summary import heading_of, tasks_of
+    from reporter.seeds_tables import latex_of, markdown_of, summary_columns, summary_rows, table_of
+    from reporter.text_table import text_table
+    from training.storage import write_bytes
+
+    runs = seed_runs(command_line.progress_bar(spool, "grouping", len(spool)))
+    if not runs:
+        raise ValueError(f"--summary: expected runs of mlflow_forget.py, got none among {len(spool)} runs. Check --filter and --experiment")
+    tasks = tasks_of(runs)
+    markdown, latex = (output.with_suffix(ending) for ending in (".md", ".tex"))
+    for path in (markdown, latex):
+        checked_output(str(path))
+    write(output, summary_columns(tasks)[0], summary_rows(tasks))
+    write_bytes(markdown, markdown_of(tasks).encode())
+    write_bytes(latex, latex_of(tasks).encode())
+    for task in tasks:
+        print(f"\n{heading_of(task, tasks)}\n{text_table(*table_of(task))}")
+    print()
+    left_out = len(spool) - len(runs)
+    also = f"; {left_out} other {'run' if left_out == 1 else 'runs'} left out (parents of sweeps, no param unlearn)" if left_out else ""
+    return f"{counted(len(runs), 'run', output.name)}, {markdown.name}, {latex.name}{also}"
+
+
+def seed_runs(runs: Iterable[StoredRun]) -> list[SeedRun]:
+    """The runs of a method on a seed: not a sweep's parent, which stands for its children."""
+    from reporter.seeds_summary import SeedRun, settings_of
+    from reporter.seeds_tables import shown_metrics
+
+    shared: dict[Any, Any] = {}  # most runs have their settings in common: one copy of each in memory
+    return [
+        SeedRun(
+            experiment=run.experiment,
+            method=run.params["unlearn"],
+            seed=run.params.get("seed", "unknown"),
+            settings=shared.setdefault(settings := settings_of(run.params), settings),
+            status=run.status,
+            start=run.start_time or 0,
+            metrics=shown_metrics(run.metrics),
+            warned=bool(run.warning),
+        )
+        for run in runs
+        if "unlearn" in run.params and run.tags.get(SWEEP_TAG) != "parent"
+    ]
+
+
+class Points:
+    """The rows of the history: those of a run whose history can't be read are left out, and it is named on stderr."""
+
+    def __init__(self, store: Store, spool: Spool) -> None:
+        self.store, self.spool = store, spool
+        self.number = self.skipped = 0
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        for runs in batches(command_line.progress_bar(self.spool, "histories", len(self.spool)), RUNS_AT_ONCE):
+            for point in self.store.points(runs):
+                if isinstance(point, BrokenRun):
+                    complain(f"skipped {point.where}: {point.reason}")
+                    self.skipped += 1
+                elif point.metric in self.spool.metrics:
+                    self.number += 1
+                    yield point
+
+
+def counted(number: int, what: str, output: str) -> str:
+    return f"{number} {what if number == 1 else what + 's'} -> {output}"
 
 
 def complain(message: str) -> None:
@@ -126,75 +293,7 @@ def complain(message: str) -> None:
 
 
 def without_password(text: str) -> str:
-    return re.sub(r"://[^/@\s]*@", "://***@", text)
-
-
-def without_system_metrics(runs: list[StoredRun]) -> list[StoredRun]:
-    names = {name for run in runs for name in run.metrics if name.startswith(SYSTEM)}
-    if not names:
-        return runs
-    print(f"left out: metrics named {SYSTEM}* ({len(names)}); --system_metrics keeps them")
-    for run in runs:
-        for name in names & run.metrics.keys():
-            del run.metrics[name]
-    return runs
-
-
-def column_names(params: set[str], metrics: set[str]) -> tuple[Names, Names]:
-    """The column of every param and of every metric: its own name, or one with a prefix where two would meet."""
-    fixed = {*FIXED, PARENT, WARNING}
-    clashing = (params & metrics) | (params & fixed) | (metrics & fixed)
-    taken = fixed | params | metrics
-    return named(params, clashing, "param.", taken), named(metrics, clashing, "metric.", taken)
-
-
-def named(names: set[str], clashing: set[str], prefix: str, taken: set[str]) -> Names:
-    columns: Names = {}
-    for name in sorted(names):
-        column = name
-        while name in clashing and column in taken:  # again if `param.x` is itself a logged name
-            column = prefix + column
-        taken.add(column)
-        columns[name] = column
-    return columns
-
-
-def cells(run: StoredRun, params: Names, metrics: Names) -> dict[str, str]:
-    start, end = run.start_time, run.end_time
-    fixed = {
-        "run_id": run.run_id,
-        "run_name": run.run_name,
-        "experiment": run.experiment,
-        "status": run.status,
-        "start_time": iso_utc(start),
-        "end_time": iso_utc(end),
-        "duration_s": "" if start is None or end is None else repr((end - start) / 1000),
-        PARENT: run.parent_run_id,
-        WARNING: run.warning,
-    }
-    logged = {params[name]: value for name, value in run.params.items()}
-    measured = {metrics[name]: repr(value) for name, value in run.metrics.items()}
-    return fixed | logged | measured
-
-
-def write_table(runs: list[StoredRun], output: Path) -> None:
-    """Write one row per run, under a temporary name that is renamed when complete. Raises OSError if that fails."""
-    params, metrics = column_names({name for run in runs for name in run.params}, {name for run in runs for name in run.metrics})
-    columns = [*FIXED, *sorted({PARENT, WARNING, *params.values(), *metrics.values()})]
-    replace_with_csv(output, columns, (cells(run, params, metrics) for run in runs))
-
-
-def replace_with_csv(output: Path, columns: list[str], rows: Iterable[dict[str, str]]) -> None:
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            # The csv module's own line end, CRLF (RFC 4180): with "\n" it would leave a lone "\r" in a value unquoted.
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return re.sub(r"(://|\")[^/\s\"]*@", r"\1***@", text)  # in quotes: the part of a password that a driver takes for the host
 
 
 if __name__ == "__main__":

@@ -1,5 +1,60 @@
-"""What every test shares: one thread, so that the same seed gives the same bits and the cores stay free."""
+"""What every test shares: one thread, so that the same seed gives the same bits and the cores stay free; stores, made once."""
 
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def sqlite_store(tmp_path_factory):
+    from tests.filled_stores import Store
+
+    return Store(f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'mlflow.db'}")
+
+
+@pytest.fixture(scope="session")
+def file_store(tmp_path_factory):
+    from tests.filled_stores import Store
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        return Store((tmp_path_factory.mktemp("files") / "mlruns").as_uri())
+
+
+@pytest.fixture(params=["sqlite_store", "file_store"])
+def store(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def database(sqlite_store, tmp_path):
+    """A copy of the sqlite store that a test may damage."""
+    return Path(shutil.copy(sqlite_store.uri.removeprefix("sqlite:///"), tmp_path / "copy.db"))
+
+
+@pytest.fixture
+def folder(file_store, tmp_path):
+    """The same of the file store."""
+    return Path(shutil.copytree(file_store.uri.removeprefix("file://"), tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    """The URI of a PostgreSQL server of the tests' own."""
+    from benchmarks.postgres_cluster import binaries, postgres
+
+    if binaries() is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    pytest.importorskip("psycopg2", reason="no driver of PostgreSQL: pip install psycopg2-binary")
+    folder = Path(tempfile.mkdtemp(prefix="lethe-postgres-"))  # not below pytest's own, which PostgreSQL's user may not enter
+    folder.chmod(0o755)
+    try:
+        with postgres(folder) as uri:
+            yield uri
+    finally:
+        shutil.rmtree(folder)

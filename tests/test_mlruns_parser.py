@@ -12,132 +12,22 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mlflow import MlflowClient
 from mlflow.entities import Run
 
 import mlruns_parser
+from reporter.table_files import iso_utc
+from tests.filled_stores import METRICS, PARAMS, empty_place, parse  # noqa: F401 (empty_place: a fixture of every test here)
 from tracking.client_reader import read_client
 from tracking.file_reader import latest_value, read_folder
-from tracking.sqlite_reader import KNOWN_SCHEMAS, read_sqlite, schema_version
-from tracking.stored_run import BrokenRun, StoredRun, infinity_restored, iso_utc
+from tracking.sql_store import KNOWN_SCHEMAS
+from tracking.sqlite_reader import read_sqlite, schema_version
+from tracking.stored_run import BrokenRun, StoredRun, infinity_restored
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXED = ["run_id", "run_name", "experiment", "status", "start_time", "end_time", "duration_s"]
-PARAMS = {
-    "unlearn": "MIMU",
-    "lr": "0.1",
-    "group/lr": "1e-4",
-    "commas": "a,b;c",
-    "quotes": '"double" \'single\' "',
-    "lines": "first\nsecond\r\nthird\rfourth\n",
-    "unicode": "Größe ∑ 🙂 \u202e",
-    "spaces": "  both ends ",
-    "formula": "=1+1",
-    "words": "nan",
-    "long": "x" * 6000,
-    "empty": "",
-    "status": "a param named like a fixed column",
-    "parent_run_id": "and like the parent",
-}
-METRICS = {
-    "lr": 0.1 + 0.2,
-    "test_forget_score": 1 / 3,
-    "group/score": 5.0,
-    "tiny": 5e-324,
-    "nothing": math.nan,
-    "up": math.inf,
-    "down": -math.inf,
-    "system/cpu": 12.5,
-}
-
-
-def fill(client: MlflowClient) -> dict[str, str]:
-    """Runs of every kind; returns their ids by what they are."""
-    first, second = client.create_experiment("digits-mlp"), client.create_experiment("Größe, zwei")
-    full = client.create_run(first, start_time=1_700_000_000_123, run_name='all, "of"\nit').info.run_id
-    for name, value in PARAMS.items():
-        client.log_param(full, name, value)
-    for name, number in METRICS.items():
-        client.log_metric(full, name, number, timestamp=1_700_000_000_500)
-    log_history(client, full)
-    client.set_terminated(full, end_time=1_700_000_001_456)
-    child = client.create_run(first, start_time=1_700_000_002_000, tags={"mlflow.parentRunId": full}).info.run_id
-    client.set_terminated(child, "FAILED", end_time=1_700_000_002_001)
-    running = client.create_run(second, start_time=1_700_000_003_000).info.run_id
-    killed = client.create_run(second, start_time=1_700_000_004_000).info.run_id
-    client.set_terminated(killed, "KILLED")
-    deleted = client.create_run(second).info.run_id
-    client.delete_run(deleted)
-    gone = client.create_experiment("gone")
-    orphan = client.create_run(gone).info.run_id
-    client.delete_experiment(gone)
-    return {"full": full, "child": child, "running": running, "killed": killed, "deleted": deleted, "orphan": orphan}
-
-
-def log_history(client: MlflowClient, run_id: str) -> None:
-    """Metrics whose latest value is not the last one that was logged."""
-    for name, points in {
-        "by_step": [(3, 10, 1.5), (1, 99, 2.5)],
-        "by_time": [(0, 20, 1.5), (0, 10, 2.5)],
-        "by_value": [(0, 10, 2.5), (0, 10, 1.5)],
-        "negative_steps": [(-5, 10, 1.5), (-7, 11, 2.5)],
-    }.items():
-        for step, timestamp, value in points:
-            client.log_metric(run_id, name, value, timestamp=timestamp, step=step)
-
-
-class Store:
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-        client = MlflowClient(uri)
-        self.ids = fill(client)
-        self.names = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
-        self.runs = {run.info.run_id: run for run in client.search_runs(list(self.names))}
-
-
-@pytest.fixture(scope="module")
-def sqlite_store(tmp_path_factory):
-    return Store(f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'mlflow.db'}")
-
-
-@pytest.fixture(scope="module")
-def file_store(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-        return Store((tmp_path_factory.mktemp("files") / "mlruns").as_uri())
-
-
-@pytest.fixture(params=["sqlite_store", "file_store"])
-def store(request):
-    return request.getfixturevalue(request.param)
-
-
-@pytest.fixture(autouse=True)
-def empty_place(tmp_path, monkeypatch):
-    """Each test in a folder of its own, where no store is."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
-@pytest.fixture
-def database(sqlite_store, tmp_path):
-    """A copy of the sqlite store that a test may damage."""
-    return Path(shutil.copy(sqlite_store.uri.removeprefix("sqlite:///"), tmp_path / "copy.db"))
-
-
-@pytest.fixture
-def folder(file_store, tmp_path):
-    """The same of the file store."""
-    return Path(shutil.copytree(file_store.uri.removeprefix("file://"), tmp_path / "copy"))
-
-
-def parse(*arguments: str) -> pd.DataFrame:
-    assert mlruns_parser.main([*arguments, "--output", "out.csv"]) == 0
-    return pd.read_csv("out.csv", dtype=str, keep_default_na=False).set_index("run_id", drop=False)
 
 
 def execute(database: Path, statement: str, *values: object) -> None:
@@ -214,7 +104,9 @@ def test_system_metrics_are_left_out_and_that_is_said(store, capsys):
 def comparable(runs: Iterable[StoredRun | BrokenRun]) -> list[str]:
     """Runs in an order and with names in an order; as texts, for which nan is nan."""
     whole = [run for run in runs if isinstance(run, StoredRun)]
-    return sorted(repr(replace(run, params=dict(sorted(run.params.items())), metrics=dict(sorted(run.metrics.items())))) for run in whole)
+    return sorted(
+        repr(replace(run, **{part: dict(sorted(getattr(run, part).items())) for part in ("params", "metrics", "tags")})) for run in whole
+    )
 
 
 def test_the_client_reads_the_same_page_by_page(sqlite_store):
@@ -331,7 +223,7 @@ def test_no_store(capsys):
         (["--tracking_uri", "nosuchscheme://x"], "expected a store that MLflow can read at nosuchscheme://x"),
         (["--tracking_uri", "sqlite:///copy.db", "--output", "no/such/out.csv"], "expected an existing folder for --output"),
         (["--tracking_uri", "sqlite:///copy.db", "--output", "artifacts"], "expected a file as --output, got artifacts"),
-        (["--tracking_uri", "sqlite:///copy.db", "--output", "copy.db"], "expected a CSV file as --output, got the database copy.db"),
+        (["--tracking_uri", "sqlite:///copy.db", "--output", "copy.db"], "expected a table's file as --output, got the database copy.db"),
     ],
 )
 def test_a_mistake(arguments, message, database, capsys):
@@ -368,7 +260,7 @@ def test_a_failed_write_leaves_the_old_file(sqlite_store, monkeypatch, capsys):
         raise OSError("No space left on device")
 
     Path("mlruns_parsed.csv").write_text("old")
-    monkeypatch.setattr(mlruns_parser, "cells", full_disk)
+    monkeypatch.setattr(mlruns_parser, "rows_of", full_disk)
     assert "No space left" in refused(capsys, "--tracking_uri", sqlite_store.uri)
     assert Path("mlruns_parsed.csv").read_text() == "old"
 
@@ -414,6 +306,11 @@ def unreadable(run: Path) -> None:
     (run / "params/unlearn").symlink_to(run)
 
 
+def pipe(run: Path) -> None:
+    (run / "metrics/tiny").unlink()
+    os.mkfifo(run / "metrics/tiny")
+
+
 def linked_run(run: Path) -> None:
     shutil.rmtree(run)
     run.symlink_to("nowhere")
@@ -447,6 +344,7 @@ def linked_run(run: Path) -> None:
         (dangling("meta.yaml"), "meta.yaml", "No such file"),
         (unreadable, "params/unlearn", "Is a directory"),
         (linked_run, "meta.yaml", "No such file"),
+        (pipe, "metrics/tiny", "an empty file"),
     ],
 )
 def test_a_broken_run_of_a_file_store(damage, where, reason, folder, file_store, capsys):
@@ -523,17 +421,13 @@ def test_a_sqlite_store_is_not_written(database):
 # Small parts
 
 
-def test_latest_value_in_the_three_forms_of_a_line(tmp_path):
-    (tmp_path / "m").write_text("1 0.5\n2 0.25\n")
-    assert latest_value(str(tmp_path / "m")) == 0.25
-    (tmp_path / "m").write_text("9 0.5 1\n2 0.25 7\n")
-    assert latest_value(str(tmp_path / "m")) == 0.25
-    (tmp_path / "m").write_text("9 0.5 1 cifar abc\r\n2 0.25 0\r\n")
-    assert latest_value(str(tmp_path / "m")) == 0.5
+def test_latest_value_in_the_three_forms_of_a_line():
+    assert latest_value(b"1 0.5\n2 0.25\n", "m") == 0.25
+    assert latest_value(b"9 0.5 1\n2 0.25 7\n", "m") == 0.25
+    assert latest_value(b"9 0.5 1 cifar abc\r\n2 0.25 0\r\n", "m") == 0.5
 
 
 def test_times():
-    assert iso_utc(None) == ""
     assert iso_utc(-1) == "1969-12-31T23:59:59.999Z"
     assert iso_utc(1_700_000_000_000) == "2023-11-14T22:13:20.000Z"
 

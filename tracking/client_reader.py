@@ -1,49 +1,62 @@
-"""The runs of any store that MLflow can open (a server, PostgreSQL, ...), page by page through its own client."""
+"""The runs of any store that MLflow can open (a server, MySQL, ...), page by page through its own client."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from tracking.stored_run import PARENT_TAG, WARNING_TAG, BrokenRun, StoredRun, infinity_restored
+from tracking.run_filter import for_mlflow
+from tracking.selection import EVERY_RUN, Selection
+from tracking.stored_run import PARENT_TAG, WARNING_TAG, BrokenRun, Point, StoredRun, checked_time, infinity_restored
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 PAGE = 1000  # the most experiments and runs that every version of the server gives at once
+HISTORIES = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"  # what a server's own pages ask: one metric of many runs
+MOST_RUNS, MOST_POINTS = 100, 25_000  # of one such answer
+
+Answer = TypeVar("Answer")
 
 
-def read_client(uri: str, page: int = PAGE) -> Iterator[StoredRun | BrokenRun]:
-    """Every active run of every active experiment, and a BrokenRun for each that holds what can't be.
+@contextmanager
+def client_store(uri: str, selection: Selection = EVERY_RUN, page: int = PAGE) -> Iterator[ClientStore]:
+    """The store as MLflow's client sees it, while the context is open.
 
     Infinities are restored, as MLflow's databases hold the largest float instead.
     Raises ValueError if MLflow can't open the store, ConnectionError if a server does not answer.
     """
-    try:
-        experiments, runs = fetch(uri, page)
-    except ImportError as error:
-        message = f"expected mlflow and the driver of {uri} to be installed, got {error}. Install them (PostgreSQL's: psycopg2-binary)."
-        raise ValueError(message) from error
-    for run in runs:
-        yield stored_run(run, experiments[run.info.experiment_id])
+    with few_retries():
+        try:
+            from mlflow import MlflowClient
+
+            client = asked(uri, lambda: MlflowClient(tracking_uri=uri))
+        except ImportError as error:
+            message = f"expected mlflow and the driver of {uri} to be installed, got {error}. Install them (PostgreSQL's: psycopg2-binary)."
+            raise ValueError(message) from error
+        yield ClientStore(client, uri, selection, page)
 
 
-def fetch(uri: str, page: int) -> tuple[dict[str, str], list[Run]]:
-    """The names of the active experiments by id, and their active runs. Raises as read_client does, ImportError without a driver."""
+def read_client(uri: str, page: int = PAGE) -> Iterator[StoredRun | BrokenRun]:
+    """Every active run of every active experiment, and a BrokenRun for each that holds what can't be."""
+    with client_store(uri, page=page) as store:
+        yield from store.runs()[1]
+
+
+def asked(uri: str, call: Callable[[], Answer]) -> Answer:
+    """What a call of MLflow's answers; its errors in one line. Raises ConnectionError for a server, else ValueError."""
     from alembic.util import CommandError
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        with few_retries():
-            client = MlflowClient(tracking_uri=uri)
-            found = pages(lambda token: client.search_experiments(max_results=page, page_token=token))
-            experiments = {experiment.experiment_id: experiment.name for experiment in found}
-            runs = pages(lambda token: client.search_runs(list(experiments), max_results=page, page_token=token))
-            return experiments, list(runs) if experiments else []
+        return call()
     except (MlflowException, SQLAlchemyError, CommandError) as error:
         if uri.startswith("http"):
             raise ConnectionError(f"expected an MLflow server at {uri}, got {error}. Check the address and that it runs.") from error
@@ -63,31 +76,121 @@ def few_retries() -> Iterator[None]:
             del os.environ[name]
 
 
-def pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
-    """Every item of a paged search. The token, not an empty page, says where the end is."""
-    token: str | None = None
-    while True:
-        found = search(token)
-        yield from found
-        token = found.token
-        if not token:
+@dataclass(frozen=True)
+class ClientStore:
+    """A store behind MLflow's client; at most a page of its runs is in memory."""
+
+    client: MlflowClient
+    uri: str
+    selection: Selection
+    page: int = PAGE
+
+    def runs(self) -> tuple[None, Iterator[StoredRun | BrokenRun]]:
+        found = self._pages(lambda token: self.client.search_experiments(max_results=self.page, page_token=token))
+        names = {experiment.experiment_id: experiment.name for experiment in found}
+        self.selection.check(names.values())
+        return None, self._runs({ident: name for ident, name in names.items() if self.selection.takes_experiment(name)})
+
+    def _runs(self, experiments: dict[str, str]) -> Iterator[StoredRun | BrokenRun]:
+        if not experiments:
             return
+        ids, wanted = list(experiments), self._wanted()
+        for run in self._pages(lambda token: self.client.search_runs(ids, wanted, max_results=self.page, page_token=token)):
+            read = self._stored_run(run, experiments[run.info.experiment_id])
+            if isinstance(read, BrokenRun) or (self.selection.takes_time(read.start_time) and self.selection.takes(read)):
+                yield read
+
+    def _wanted(self) -> str:
+        since = "" if self.selection.since is None else f"attributes.start_time >= {self.selection.since}"
+        return " AND ".join(filter(None, (since, for_mlflow(self.selection.clauses))))
+
+    def _pages(self, search: Callable[[str | None], Any]) -> Iterator[Any]:
+        """Every item of a paged search. The token, not an empty page, says where the end is."""
+        token: str | None = None
+        while True:
+            found = asked(self.uri, lambda: search(token))  # noqa: B023  # called at once
+            yield from found
+            token = found.token
+            if not token:
+                return
+
+    def _stored_run(self, run: Run, experiment: str) -> StoredRun | BrokenRun:
+        info, data = run.info, run.data
+        try:
+            return StoredRun(
+                run_id=info.run_id,
+                run_name=info.run_name or "",
+                experiment=experiment,
+                status=info.status,
+                start_time=info.start_time,
+                end_time=info.end_time,
+                parent_run_id=data.tags.get(PARENT_TAG, ""),
+                warning=data.tags.get(WARNING_TAG, ""),
+                params=dict(data.params),
+                metrics={key: infinity_restored(value) for key, value in data.metrics.items()},
+                artifact_uri=info.artifact_uri or "",
+                tags={name: data.tags[name] for name in self.selection.tag_names if name in data.tags},
+            )
+        except (ValueError, TypeError) as error:
+            return BrokenRun(f"run {info.run_id}", str(error))
+
+    def artifact(self, run: StoredRun, name: str) -> str | None:
+        """The text of a run's artifact, wherever the store keeps it; None where it has none of that name."""
+        from mlflow.exceptions import MlflowException
+
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return Path(self.client.download_artifacts(run.run_id, name, folder)).read_bytes().decode()
+            except (MlflowException, OSError, ValueError):
+                return None
+
+    def points(self, runs: Sequence[StoredRun]) -> Iterator[Point | BrokenRun]:
+        for start in range(0, len(runs), MOST_RUNS):
+            some = runs[start : start + MOST_RUNS]
+            by_id: dict[str, list[Point]] = {run.run_id: [] for run in some}
+            broken: dict[str, str] = {}
+            for name in sorted({name for run in some for name in run.metrics}):
+                for run_id, history in self._histories([run.run_id for run in some if name in run.metrics], name):
+                    try:
+                        by_id[run_id] += [point_of(run_id, name, *values) for values in history]
+                    except (ValueError, TypeError) as error:
+                        broken[run_id] = str(error)
+            for run in some:
+                if run.run_id in broken:
+                    yield BrokenRun(f"history of run {run.run_id}", broken[run.run_id])
+                else:
+                    yield from sorted(by_id[run.run_id])
+
+    def _histories(self, run_ids: list[str], name: str) -> Iterator[tuple[str, list[tuple]]]:
+        """(run id, its (step, time, value)s) of one metric: by one request of many runs where a server has that, else one by one."""
+        at_once = self._at_once(run_ids, name) if self.uri.startswith("http") else None
+        if at_once is not None:
+            yield from at_once.items()
+            return
+        for run_id in run_ids:
+            history = asked(self.uri, lambda: self.client.get_metric_history(run_id, name))  # noqa: B023  # called at once
+            yield run_id, [(point.step, point.timestamp, point.value) for point in history]
+
+    def _at_once(self, run_ids: list[str], name: str) -> dict[str, list[tuple]] | None:
+        """None where the server has no such request, or has more values than it gives in one answer."""
+        from mlflow.utils.rest_utils import http_request
+
+        creds = self.client._tracking_client.store.get_host_creds()
+        asking = {"run_id": run_ids, "metric_key": name, "max_results": MOST_POINTS}
+        answer = asked(self.uri, lambda: http_request(creds, HISTORIES, "GET", params=asking))
+        if not answer.ok:
+            return None
+        try:
+            points = answer.json()["metrics"]
+            if len(points) >= MOST_POINTS:
+                return None
+            found: dict[str, list[tuple]] = {run_id: [] for run_id in run_ids}
+            for point in points:
+                found[point["run_id"]].append((point["step"], point["timestamp"], float(point["value"])))
+            return found
+        except (ValueError, KeyError, TypeError):  # another server's answer to this path
+            return None
 
 
-def stored_run(run: Run, experiment: str) -> StoredRun | BrokenRun:
-    info, data = run.info, run.data
-    try:
-        return StoredRun(
-            run_id=info.run_id,
-            run_name=info.run_name or "",
-            experiment=experiment,
-            status=info.status,
-            start_time=info.start_time,
-            end_time=info.end_time,
-            parent_run_id=data.tags.get(PARENT_TAG, ""),
-            warning=data.tags.get(WARNING_TAG, ""),
-            params=dict(data.params),
-            metrics={key: infinity_restored(value) for key, value in data.metrics.items()},
-        )
-    except (ValueError, TypeError) as error:
-        return BrokenRun(f"run {info.run_id}", str(error))
+def point_of(run_id: str, name: str, step: int, time: int, value: float) -> Point:
+    return Point(run_id, name, step, checked_time(time), infinity_restored(value))

@@ -2,27 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
 
-from tracking.client_reader import read_client
-from tracking.file_reader import read_folder
-from tracking.sqlite_reader import KNOWN_SCHEMAS, read_sqlite, schema_version
-from tracking.stored_run import BrokenRun, StoredRun
+from tracking.client_reader import client_store
+from tracking.file_reader import FolderStore
+from tracking.postgres_reader import is_postgres, postgres_store
+from tracking.selection import Selection
+from tracking.sql_store import KNOWN_SCHEMAS
+from tracking.sqlite_reader import schema_version, sqlite_store
+from tracking.stored_run import BrokenRun, Point, StoredRun
 
 
-def read_runs(uri: str, notice: Callable[[str], None]) -> Iterator[StoredRun | BrokenRun]:
-    """Every active run of the store at `uri`; a run that can't be read comes as a BrokenRun.
+class Store(Protocol):
+    """What every kind of store answers."""
 
-    sqlite files and file-store folders are read directly, ten times faster than through MLflow and without importing it; anything
-    else, and a sqlite store of a schema that this reader does not know (`notice` is told), through MLflow's client.
-    Raises ValueError or OSError if the store can't be opened.
+    def runs(self) -> tuple[int | None, Iterator[StoredRun | BrokenRun]]:
+        """How many there are to look at, where that is known; the selected ones, and a BrokenRun for each that can't be read."""
+        ...
+
+    def points(self, runs: Sequence[StoredRun]) -> Iterator[Point | BrokenRun]:
+        """All values of all metrics of these runs, which this store gave, sorted by run (as given), metric, step and time."""
+        ...
+
+
+@contextmanager
+def open_store(uri: str, selection: Selection, notice: Callable[[str], None]) -> Iterator[Store]:
+    """The store at `uri`.
+
+    sqlite files, PostgreSQL and file-store folders are read directly, ten times faster than through MLflow and without importing
+    it; anything else, and tables of a schema that this reader does not know (`notice` is told), through MLflow's client.
+    Raises ValueError or OSError if the store can't be opened or read.
     """
     if uri.startswith("sqlite"):
         version = schema_version(uri)
         if version in KNOWN_SCHEMAS:
-            return read_sqlite(uri)
-        notice(f"unknown schema version {version or '(none)'}: reading through MLflow's own client, which is slower")
-        return read_client(uri)
-    if uri.startswith("file:") or ("://" not in uri and uri != "databricks"):
-        return read_folder(uri)
-    return read_client(uri)
+            yield sqlite_store(uri, selection)
+            return
+        notice(unknown(version))
+    elif is_postgres(uri):
+        with postgres_store(uri, selection) as (version, store):
+            if version in KNOWN_SCHEMAS:
+                yield store
+                return
+        notice(unknown(version))
+    elif uri.startswith("file:") or ("://" not in uri and uri != "databricks"):
+        yield FolderStore(uri, selection)
+        return
+    with client_store(uri, selection) as through_mlflow:
+        yield through_mlflow
+
+
+def unknown(version: str) -> str:
+    return f"unknown schema version {version or '(none)'}: reading through MLflow's own client, which is slower"

@@ -1,0 +1,56 @@
+"""One reading of a store in a process of its own, so that its memory is its own: prints seconds and peak memory as JSON.
+
+python -m benchmarks.parser_process WHO URI OUTPUT    WHO: table, history, or mlflow for mlflow.search_runs(...).to_csv
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+
+def main() -> int:
+    who, uri, output = sys.argv[1:]
+    read = with_mlflow if who == "mlflow" else with_parser
+    seconds, cpu_seconds = read(uri, output, who)
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": peak_mib(), "bytes": Path(output).stat().st_size}))
+    return 0
+
+
+def with_parser(uri: str, output: str, who: str) -> tuple[float, float]:
+    import mlruns_parser
+
+    started = time.perf_counter(), time.process_time()
+    with contextlib.redirect_stdout(sys.stderr):
+        status = mlruns_parser.main(["--tracking_uri", uri, "--output", output, *(["--history"] if who == "history" else [])])
+    if status:
+        raise SystemExit(status)
+    return time.perf_counter() - started[0], time.process_time() - started[1]
+
+
+def with_mlflow(uri: str, output: str, _: str) -> tuple[float, float]:
+    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+    import mlflow
+    import pandas  # noqa: F401  # which mlflow imports when it is first asked: no part of the reading
+
+    mlflow.set_tracking_uri(uri)
+    started = time.perf_counter(), time.process_time()
+    mlflow.search_runs(search_all_experiments=True, max_results=10**9).to_csv(output, index=False)
+    return time.perf_counter() - started[0], time.process_time() - started[1]
+
+
+def peak_mib() -> float:
+    """Of this process since it began. Linux's getrusage also counts what its parent held when it started this one."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Runs that differ in the seed alone as one line: what they come to, which seeds are not in it, and who is nearest to the ideal."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from evaluation.over_seeds import OverSeeds, over_seeds
+from models import ARCHITECTURES
+
+RANKED_BY = "avg_gap"
+REFERENCE = "retrain"  # the ideal model itself, which the gap is measured to
+DONE = "FINISHED"
+
+# Params that say where and how a run was made, or follow from others: runs that differ in these alone are of one group.
+NOT_A_SETTING = {"unlearn", "seed", "mask", "save_dir", "data", "device", "ideal", "experiment", "checkpoint_epochs"}
+OF_BASE_MODELS = ("initial_", "ideal_")
+COUNTS = "_count"  # what an amount comes to, of images or of weights
+
+# What a method is set before, with the architecture's own options; every other setting is the method's.
+OF_TASK = {"dataset", "arch", "arch_file", "num_classes", "epochs", "split_seed", "request"}
+OF_TASK |= {"class_to_replace", "num_indexes_to_replace", "forget_indexes"}
+
+Settings = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SeedRun:
+    """One run of mlflow_forget.py as far as a summary needs it. start: ms since 1970."""
+
+    experiment: str
+    method: str
+    seed: str
+    settings: Settings
+    status: str
+    start: int
+    metrics: Mapping[str, float]
+    warned: bool = False
+
+
+def settings_of(params: Mapping[str, str]) -> Settings:
+    """What decides a run's result, but for the method and the seed."""
+    return tuple(
+        sorted(
+            (name, value)
+            for name, value in params.items()
+            if name not in NOT_A_SETTING and not name.startswith(OF_BASE_MODELS) and not name.endswith(COUNTS)
+        )
+    )
+
+
+class Group:
+    """The runs of one method with one choice of its settings, on one task. `own`: these settings."""
+
+    def __init__(self, method: str, own: Settings) -> None:
+        self.method, self.own = method, own
+        self.runs: list[SeedRun] = []
+
+    @cached_property
+    def done(self) -> dict[str, SeedRun]:
+        """The finished run of each seed; the latest, if there are several: the same seed twice is no second sample."""
+        return {run.seed: run for run in sorted(self.runs, key=lambda run: run.start) if run.status == DONE}
+
+    @property
+    def not_done(self) -> list[str]:
+        """Every run that did not finish, as `3 FAILED`; also where the seed was run again."""
+        return [
+            f"{run.seed} {run.status}" for run in sorted(self.runs, key=lambda run: (seed_order(run.seed), run.start)) if run.status != DONE
+        ]
+
+    @property
+    def repeated(self) -> list[str]:
+        finished = [run.seed for run in self.runs if run.status == DONE]
+        return sorted({seed for seed in finished if finished.count(seed) > 1}, key=seed_order)
+
+    @property
+    def warned(self) -> list[str]:
+        return sorted((seed for seed, run in self.done.items() if run.warned), key=seed_order)
+
+    def missing(self, seeds: Iterable[str]) -> list[str]:
+        """Those of the seeds of which there is no run at all."""
+        return sorted(set(seeds) - {run.seed for run in self.runs}, key=seed_order)
+
+    def over(self, metric: str, unit: str) -> OverSeeds | None:
+        """A metric over the seeds that have it; None if none has."""
+        found = [self.done[seed].metrics[metric] for seed in sorted(self.done, key=seed_order) if metric in self.done[seed].metrics]
+        return over_seeds(found, unit) if found else None
+
+    @cached_property
+    def gap(self) -> OverSeeds | None:
+        return self.over(RANKED_BY, "points")
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A group with its rank (None without a gap to rank by, and for the ideal model) and its mark: best, within, reference or none."""
+
+    group: Group
+    rank: int | None
+    mark: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """What was forgotten from which model on which data, and how the methods did on it, best first. seeds: of all of its runs."""
+
+    experiment: str
+    settings: Settings
+    seeds: tuple[str, ...]
+    ranking: tuple[Ranked, ...]
+
+
+def tasks_of(runs: Iterable[SeedRun]) -> list[Task]:
+    """The runs by what they were set before, and there by method and its settings."""
+    groups: dict[tuple[str, Settings], dict[tuple[str, Settings], Group]] = {}
+    for run in runs:
+        task, own = divided(run.settings)
+        found = groups.setdefault((run.experiment, task), {})
+        found.setdefault((run.method, own), Group(run.method, own)).runs.append(run)
+    return [task_of(experiment, task, list(found.values())) for (experiment, task), found in sorted(groups.items(), key=lambda it: it[0])]
+
+
+@functools.cache
+def divided(settings: Settings) -> tuple[Settings, Settings]:
+    """The task's settings, and the method's."""
+    arch = dict(settings).get("arch", "")
+    names = OF_TASK | (set(ARCHITECTURES[arch].hyperparameters) if arch in ARCHITECTURES else set())
+    return tuple(it for it in settings if it[0] in names), tuple(it for it in settings if it[0] not in names)
+
+
+def task_of(experiment: str, settings: Settings, groups: Sequence[Group]) -> Task:
+    seeds = sorted({run.seed for group in groups for run in group.runs}, key=seed_order)
+    return Task(experiment, settings, tuple(seeds), tuple(ranking_of(groups)))
+
+
+def ranking_of(groups: Sequence[Group]) -> list[Ranked]:
+    """By the mean of avg_gap over the seeds, smallest first; equal means share a rank.
+
+    best: rank 1. within: a mean inside the best's 95 % interval, which is all that a glance can say: it is no test. The ideal
+    model comes first without a rank, what has no finite mean last.
+    """
+    ranked = sorted((group for group in groups if mean_gap(group) is not None and group.method != REFERENCE), key=by_gap)
+    means = [mean_gap(group) for group in ranked]
+    highest = ranked[0].gap.interval[1] if ranked and ranked[0].gap and ranked[0].gap.interval else -math.inf
+    marks = ["best" if mean == means[0] else "within" if mean is not None and mean <= highest else "" for mean in means]
+    reference = [Ranked(group, None, "reference") for group in groups if group.method == REFERENCE]
+    others = [Ranked(group, None, "") for group in groups if mean_gap(group) is None and group.method != REFERENCE]
+    placed = [Ranked(group, means.index(mean) + 1, mark) for group, mean, mark in zip(ranked, means, marks, strict=True)]
+    return reference + placed + sorted(others, key=lambda it: (it.group.method.casefold(), it.group.own))
+
+
+def mean_gap(group: Group) -> float | None:
+    return None if group.gap is None else group.gap.mean
+
+
+def by_gap(group: Group) -> tuple[float, str, Settings]:
+    return mean_gap(group) or 0.0, group.method.casefold(), group.own
+
+
+def seed_order(seed: str) -> tuple[int, int, str]:
+    return (0, int(seed), seed) if seed.isdecimal() and seed.isascii() else (1, 0, seed)
+
+
+def labels_of(task: Task) -> dict[int, str]:
+    """By a group's id: what its settings differ in from the method's other groups, as `kappa=0.1 topk=50`; empty for the only one."""
+    found = {}
+    for ranked in task.ranking:
+        siblings = [dict(other.group.own) for other in task.ranking if other.group.method == ranked.group.method]
+        names = sorted({name for own in siblings for name in own if len({other.get(name) for other in siblings}) > 1})
+        own = dict(ranked.group.own)
+        found[id(ranked.group)] = " ".join(f"{name}={own.get(name, 'not logged')}" for name in names)
+    return found
+
+
+def heading_of(task: Task, tasks: Sequence[Task]) -> str:
+    """The experiment with data, model and request, and what else the tasks differ in."""
+    settings = [dict(other.settings) for other in tasks]
+    differing = sorted({name for one in settings for name in one if len({other.get(name) for other in settings}) > 1})
+    always = ("dataset", "arch", "request")
+    own = dict(task.settings)
+    shown = [f"{name} {own.get(name, 'not logged')}" for name in (*always, *(name for name in differing if name not in always))]
+    return f"{task.experiment}: {', '.join(shown)}; seeds {' '.join(task.seeds)}"

@@ -1,0 +1,155 @@
+"""--filter, --since and --experiment; the truth about a filter is what MLflow's own search finds."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlflow import MlflowClient
+
+from tests.filled_stores import empty_place, parse  # noqa: F401 (empty_place: a fixture of every test here)
+from tracking.client_reader import client_store
+from tracking.run_filter import Clause, for_mlflow, like, parse_filter
+from tracking.selection import Selection, since_time
+from tracking.sqlite_reader import read_sqlite
+
+FILTERS = [
+    "metrics.by_step = 1.5",
+    "metrics.by_step > 1.5",
+    "metric.by_time >= 1.5 and params.unlearn = 'MIMU'",
+    "metrics.negative_steps != 3",
+    "metrics.`group/score` < 6",
+    'metrics."group/score" <= 4.9',
+    "metrics.tiny < 1e-300",
+    "params.unlearn = 'mimu'",
+    "params.unlearn != 'FT'",
+    "params.unlearn LIKE 'M%'",
+    "params.unlearn LIKE 'm%'",
+    "params.unlearn ILIKE 'm_mU'",
+    "parameters.unicode LIKE '%∑%'",
+    "params.empty = ''",
+    'param.words = "nan"',
+    "params.missing IS NULL",
+    "params.unlearn IS NOT NULL AND tags.missing IS NULL",
+    "tags.mlflow.parentRunId IS NOT NULL",
+    "tags.`mlflow.parentRunId` LIKE '%'",
+    "status = 'FAILED'",
+    "attributes.status != 'FINISHED'",
+    "attribute.start_time > 1700000001000",
+    "end_time <= 1700000002001 AND start_time >= 0",
+    "run.run_name LIKE 'all,%'",
+]
+
+
+@pytest.mark.parametrize("text", FILTERS)
+def test_a_filter_finds_what_mlflow_finds(text, sqlite_store):
+    found = MlflowClient(sqlite_store.uri).search_runs(list(sqlite_store.names), text)
+    read = read_sqlite(sqlite_store.uri, Selection(clauses=parse_filter(text)))
+    assert {run.run_id for run in read} == {run.info.run_id for run in found}
+
+
+def test_every_one_of_these_filters_tells_runs_apart_somewhere(sqlite_store):
+    sizes = {len(list(read_sqlite(sqlite_store.uri, Selection(clauses=parse_filter(text))))) for text in FILTERS}
+    assert {0, 1, 3, 4} <= sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("run_id IN ('{full}', '{killed}')", {"full", "killed"}),
+        ("status NOT IN ('FAILED','RUNNING')", {"full", "killed"}),
+        ("params.unlearn IN ('MIMU', 'FT')", {"full"}),
+        ("metrics.up > 1e308", {"full"}),
+        ("metrics.nothing < 1", set()),  # MLflow's sqlite takes NaN for 0
+        ("metrics.nothing = 0", set()),
+    ],
+)
+def test_what_mlflow_has_no_answer_or_a_wrong_one_to(text, kinds, store):
+    table = parse("--tracking_uri", store.uri, "--filter", text.format(**store.ids))
+    assert set(table.run_id) == {store.ids[kind] for kind in kinds}
+
+
+def test_the_client_filters_as_the_direct_reader_does(sqlite_store):
+    for text in [*FILTERS, "params.unlearn IN ('MIMU')"]:
+        selection = Selection(clauses=parse_filter(text))
+        with client_store(sqlite_store.uri, selection) as client:
+            assert {run.run_id for run in client.runs()[1]} == {run.run_id for run in read_sqlite(sqlite_store.uri, selection)}, text
+
+
+def test_only_what_a_server_answers_alike_is_asked_of_it():
+    clauses = parse_filter("params.a = 'x' AND metrics.b < 1 AND params.c IN ('y') AND tags.d LIKE '%z' AND params.e != 'f'")
+    assert for_mlflow(clauses) == "param.`a` = 'x' AND tag.`d` LIKE '%z'"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected NAME COMPARATOR VALUE, got ''"),
+        ("metrics.a", "expected NAME COMPARATOR VALUE, got 'metrics.a'"),
+        ("metrics.a < 1 OR metrics.b < 1", "expected AND or the end, got 'OR metrics.b < 1'. MLflow's language has no OR"),
+        ("metrics.a < 'x'", "expected a number after metric a <, got 'x'"),
+        ("metrics.a <", "expected a number after metric a <, got nothing"),
+        ("metrics.a < nan", "Nothing compares with NaN"),
+        ("metrics.a LIKE 'x'", "expected = != < <= > >= after metric a, got LIKE"),
+        ("params.a < 1", "expected = != LIKE ILIKE IN NOT IN IS NULL IS NOT NULL after param a, got <. Params and tags are text"),
+        ("params.a = MIMU", "expected a text in quotes after param a =, got MIMU"),
+        ("params.a IN 'x'", "expected texts in brackets after param a IN, got 'x'"),
+        ("datasets.a = 'x'", "expected metrics, params, tags or attributes before the dot, got datasets.a"),
+        (
+            "avg_gap < 1",
+            "expected metrics.NAME, params.NAME, tags.NAME or one of run_id, run_name, status, start_time, end_time, got avg_gap",
+        ),
+        ("status IS NULL", "expected = != LIKE ILIKE IN NOT IN after attribute status, got IS NULL"),
+    ],
+)
+def test_a_filter_that_is_none(text, message):
+    with pytest.raises(ValueError) as error:
+        parse_filter(text)
+    assert message in str(error.value)
+
+
+NAMES = st.one_of(st.text("abc_/.-:", min_size=1, max_size=5), st.text("abc ü=()", min_size=1, max_size=4))
+TEXTS = st.text(st.characters(exclude_characters="'", exclude_categories=["Cs"]), max_size=8)
+CLAUSES = st.one_of(
+    st.builds(Clause, st.just("metric"), NAMES, st.sampled_from(["=", "!=", "<", "<=", ">", ">="]), st.floats(allow_nan=False)),
+    st.builds(Clause, st.sampled_from(["param", "tag"]), NAMES, st.sampled_from(["=", "!=", "LIKE", "ILIKE"]), TEXTS),
+    st.builds(Clause, st.just("param"), NAMES, st.sampled_from(["IN", "NOT IN"]), st.lists(TEXTS, min_size=1, max_size=3).map(tuple)),
+)
+
+
+def written(clause: Clause) -> str:
+    listed = "(" + ", ".join(f"'{text}'" for text in clause.value) + ")" if isinstance(clause.value, tuple) else ""
+    value = listed or (repr(clause.value) if isinstance(clause.value, float) else f"'{clause.value}'")
+    return f"{clause.kind}s.`{clause.key}` {clause.comparator} {value}"
+
+
+@settings(deadline=None)
+@given(st.lists(CLAUSES, min_size=1, max_size=3))
+def test_what_is_written_is_what_is_read(clauses):
+    assert parse_filter(" AND ".join(map(written, clauses))) == tuple(clauses)
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_a_filter_or_one_clear_error(text):
+    try:
+        assert parse_filter(text)
+    except ValueError as error:
+        assert str(error).startswith("--filter: expected")
+
+
+def test_like():
+    assert like("a_c%", ignore_case=False).fullmatch("abc\nmore") and not like("a.c", ignore_case=False).fullmatch("abc")
+
+
+def test_since_counts_the_start(store):
+    assert list(parse("--tracking_uri", store.uri, "--since", "2023-11-14T22:13:23Z").run_id) == [store.ids["running"], store.ids["killed"]]
+    assert len(parse("--tracking_uri", store.uri, "--since", "2023-11-14")) == 4
+    assert len(parse("--tracking_uri", store.uri, "--since", "2023-11-15")) == 0
+
+
+def test_since_as_ms():
+    assert since_time("1970-01-02") == 86_400_000
+    assert since_time("1970-01-01T01:00+01:00") == since_time("1970-01-01T00:00:00Z") == 0
+
+
+def test_experiments_by_name(store):
+    assert set(parse("--tracking_uri", store.uri, "--experiment", "Größe, zwei").experiment) == {"Größe, zwei"}
+    assert len(parse("--tracking_uri", store.uri, "--experiment", "Größe, zwei", "digits-mlp")) == 4

@@ -1,0 +1,53 @@
+"""Params that are longer than MLflow keeps: cut there, and whole in the artifact params/<name>.txt that every run of Lethe has of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from tracking.run import LONGEST_PARAM
+from tracking.stored_run import StoredRun
+
+Read = Callable[[StoredRun, str], str | None]  # the text of a run's artifact, None where there is none at hand
+
+
+def with_whole_params(run: StoredRun, read: Read) -> tuple[StoredRun, list[str]]:
+    """The run with its long params whole, and the names of those that may be cut and are not at hand whole.
+
+    A param of exactly LONGEST_PARAM characters may have been cut there; an artifact that goes on where it ends is its whole text.
+    """
+    suspects = [name for name, value in run.params.items() if len(value) == LONGEST_PARAM]
+    if not suspects:
+        return run, []
+    found = {name: read(run, f"params/{name}.txt") for name in suspects}
+    whole = {name: text for name, text in found.items() if text is not None and text.startswith(run.params[name])}
+    return replace(run, params=run.params | whole), sorted(found.keys() - whole.keys())
+
+
+def local_artifact(root: Path | None) -> Read:
+    """Reads artifacts from this machine's disk: below `root`, if that is given, else where the run says that they are."""
+
+    def read(run: StoredRun, name: str) -> str | None:
+        folder = artifact_folder(run.artifact_uri, root)
+        path = None if folder is None else folder / name
+        try:
+            return path.read_bytes().decode() if path is not None and path.is_file() else None
+        except (OSError, ValueError):
+            return None
+
+    return read
+
+
+def artifact_folder(uri: str, root: Path | None) -> Path | None:
+    """The folder of a run's artifacts. None if they are not on this machine.
+
+    MLflow logs `.../<experiment>/<run id>/artifacts` as an absolute path of the machine that made the experiment; `root` is where the
+    folders of the experiments are now.
+    """
+    parsed = urlparse(uri)
+    if not uri or parsed.scheme not in ("", "file"):
+        return None if root is None or not uri else root.joinpath(*parsed.path.split("/")[-3:])
+    path = Path(unquote(parsed.path)) if parsed.scheme else Path(uri)
+    return path if root is None else root.joinpath(*path.parts[-3:])

@@ -1,0 +1,76 @@
+"""MLflow's PostgreSQL store, read-only and in one snapshot, through SQLAlchemy (which MLflow brings) and any of its drivers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tracking.selection import Selection
+from tracking.sql_store import VERSION, Select, SqlStore, check_tables
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+TABLE_NAMES = "SELECT tablename FROM pg_tables WHERE schemaname = ANY (current_schemas(false))"
+SNAPSHOT = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}  # holds nobody up, here
+
+
+def is_postgres(uri: str) -> bool:
+    return uri.partition("://")[0].partition("+")[0] == "postgresql"
+
+
+@contextmanager
+def postgres_store(uri: str, selection: Selection) -> Iterator[tuple[str, SqlStore]]:
+    """The schema's alembic revision, and the store's runs and histories, while the context is open.
+
+    Infinities are restored, as MLflow's tables hold the largest float. Raises ValueError if the database can't be opened or
+    holds no MLflow store.
+    """
+    with connected(uri) as connection:
+        select = selecting(connection)
+        where = connection.engine.url.render_as_string(hide_password=True)
+        check_tables({name for (name,) in select(TABLE_NAMES, ())}, where)
+        yield " ".join(name for (name,) in select(VERSION, ())), SqlStore(where, select, selection, str)
+
+
+@contextmanager
+def connected(uri: str) -> Iterator[Connection]:
+    try:
+        from sqlalchemy import create_engine
+        from sqlalchemy.exc import SQLAlchemyError
+
+        engine = create_engine(uri)
+    except ImportError as error:
+        message = f"expected the driver of {uri} to be installed, got {error}. Install it, or name one that is: postgresql+psycopg2://..."
+        raise ValueError(message) from error
+    except SQLAlchemyError as error:
+        raise ValueError(f"expected a PostgreSQL store, got {uri}: {error}. Write e.g. postgresql+psycopg2://HOST/DATABASE") from error
+    try:
+        connection = engine.connect().execution_options(**SNAPSHOT)
+    except SQLAlchemyError as error:
+        raise ValueError(f"expected a PostgreSQL server at {uri}, got {error}. Check the address and that it runs") from error
+    try:
+        yield connection
+    finally:
+        connection.close()
+        engine.dispose()
+
+
+def selecting(connection: Connection) -> Select:
+    """A statement's rows, the run ids in the place of its {runs}."""
+    from sqlalchemy import bindparam, text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    def select(statement: str, runs: Sequence[Any]) -> list[tuple[Any, ...]]:
+        query = text(statement.format(runs=":runs"))
+        try:
+            if runs:
+                rows = connection.execute(query.bindparams(bindparam("runs", expanding=True)), {"runs": list(runs)})
+            else:
+                rows = connection.execute(query)
+            return [tuple(row) for row in rows]
+        except SQLAlchemyError as error:
+            raise ValueError(f"expected a readable PostgreSQL store, got {error}. The server's log may say more") from error
+
+    return select

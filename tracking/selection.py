@@ -1,0 +1,65 @@
+"""Which runs of a store are asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from registry import did_you_mean
+from tracking.run_filter import Clause
+from tracking.stored_run import PARENT_TAG, RUN_NAME_TAG, WARNING_TAG, StoredRun
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Runs of these experiments (all, if none is named) that began at `since` (ms since 1970) or later and meet every clause.
+
+    `tags`: what to read of each run's tags, beside those that the clauses and the columns need.
+    """
+
+    experiments: tuple[str, ...] = ()
+    since: int | None = None
+    clauses: tuple[Clause, ...] = ()
+    tags: tuple[str, ...] = ()
+
+    @property
+    def tag_names(self) -> tuple[str, ...]:
+        asked = (clause.key for clause in self.clauses if clause.kind == "tag")
+        return tuple(dict.fromkeys((RUN_NAME_TAG, PARENT_TAG, WARNING_TAG, *self.tags, *asked)))
+
+    def takes_experiment(self, name: str) -> bool:
+        return not self.experiments or name in self.experiments
+
+    def takes_time(self, start_time: object) -> bool:
+        """A run without a time did not begin since any; one with a time that can't be is for the reader to report."""
+        return self.since is None or (start_time is not None and (not isinstance(start_time, int) or start_time >= self.since))
+
+    def takes(self, run: StoredRun) -> bool:
+        return all(clause.holds(run) for clause in self.clauses)
+
+    def check(self, experiments: Iterable[str]) -> None:
+        """ValueError where an experiment that is asked for is not among those of the store."""
+        known = set(experiments)
+        for name in self.experiments:
+            if name not in known:
+                raise ValueError(did_you_mean("experiment", name, known))
+
+
+EVERY_RUN = Selection()
+
+
+def since_time(text: str) -> int:
+    """ms since 1970 of `2026-05-01`, `2026-05-01T12:30` or `2026-05-01T12:30:00+02:00`; UTC where nothing else is said.
+
+    Raises ValueError for anything else.
+    """
+    try:
+        moment = datetime.fromisoformat(re.sub(r"Z$", "+00:00", text.strip()))
+    except ValueError:
+        raise ValueError(
+            f"--since: expected a date, or a date and a time, got {text!r}. Write e.g. 2026-05-01 or 2026-05-01T12:30Z"
+        ) from None
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return int(aware.timestamp() * 1000)

@@ -1,0 +1,182 @@
+"""The runs of MLflow's tables by short SELECTs, some hundred runs at a time: what sqlite and PostgreSQL share."""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from tracking.selection import Selection
+from tracking.stored_run import PARENT_TAG, RUN_NAME_TAG, WARNING_TAG, BrokenRun, Point, StoredRun, checked_time, infinity_restored
+
+TABLES = {"alembic_version", "experiments", "runs", "params", "tags", "latest_metrics", "metrics"}
+
+# Every alembic revision of MLflow's migrations from the one that made latest_metrics to the head of MLflow 3.17.
+# The SELECTs below were run against a store migrated to each of them.
+REVISIONS = """
+    89d4b8295536 2b4d017a5e9b cfd24bdc0731 0a8213491aaa 728d730b5ebd 27a6a02d2cf1 84291f40a231 a8c4a736bde6 39d1c3be5f05 c48cb773bb87
+    bd07f7e963c5 0c779009ac13 cc1f77228345 97727af70f4d 3500859a5d39 7f2a7d5fae7d 2d6e25af4d3e acf3f17fdcc7 867495a8f9d4 5b0e9adcef9c
+    4465047574b1 f5a4f2784254 0584bdc529eb 400f98739977 6953534de441 bda7b8c39065 cbc13b556ace 770bee3ae1dd a1b2c3d4e5f6 de4033877273
+    1a0cddfcaa16 534353b11cbc 71994744cf8e 3da73c924c2f bf29a5ff90ea 1bd49d398cd23 b7c8d9e0f1a2 5d2d30f0abce c9d4e5f6a7b8 2c33131f4dae
+    d3e4f5a6b7c8 d0e1f2a3b4c5 c8d9e0f1a2b3 1b5f0d9ad7c1 e1f2a3b4c5d6 76601a5f987d c3d6457b6d8a a5b4c3d2e1f0 ae8bbe7743c9 7d34483879f0
+    da6fb0208061 89d3d66ed43f b7e4c1a90f23 a8b9c0d1e2f3 c1d2e3f4a5b6 c3d9e7f1a2b4 6f8d9c3b2a1e 1971f2d9a75b 17e22815139b b7e2c1a4d9f3
+    75868b020152 dc11669786a5
+"""
+KNOWN_SCHEMAS = frozenset(REVISIONS.split())
+
+BATCH = 500  # runs a SELECT: sqlite takes 999 placeholders in its oldest versions
+
+VERSION = "SELECT version_num FROM alembic_version"
+# LEFT JOIN: a run whose experiment is gone from the table must be reported, not lost.
+RUNS = """
+    SELECT run_uuid, runs.name, status, start_time, end_time, artifact_uri, runs.experiment_id, experiments.name
+    FROM runs LEFT JOIN experiments ON runs.experiment_id = experiments.experiment_id
+    WHERE runs.lifecycle_stage = 'active' AND (experiments.lifecycle_stage = 'active' OR experiments.experiment_id IS NULL)
+    ORDER BY start_time, run_uuid
+"""
+EXPERIMENTS = "SELECT name FROM experiments WHERE lifecycle_stage = 'active'"
+PARAMS = "SELECT run_uuid, key, value FROM params WHERE run_uuid IN {runs}"
+TAGS = "SELECT run_uuid, key, value FROM tags WHERE run_uuid IN {runs}"
+METRICS = "SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid IN {runs}"
+HISTORY = "SELECT run_uuid, key, step, timestamp, value, is_nan FROM metrics WHERE run_uuid IN {runs}"
+
+Item = TypeVar("Item")
+Head = tuple[Any, ...]
+Select = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]  # a statement and the run ids for its {runs}
+
+
+class Unreadable(Exception):
+    """A part of a database can't be read; others may be."""
+
+
+@dataclass(frozen=True)
+class SqlStore:
+    """MLflow's tables behind `select`; `text` makes a str of what the driver gives for one, `where` names the store in messages.
+
+    Runs come first: what a job logs meanwhile can then only complete a run that is already here. No transaction is
+    around the SELECTs, so that on sqlite a job's writes wait for one short SELECT at most.
+    """
+
+    where: str
+    select: Select
+    selection: Selection
+    text: Callable[[Any], str]
+    key: Callable[[Any], str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", functools.cache(self.text))  # names repeat in every run
+
+    def runs(self) -> tuple[int, Iterator[StoredRun | BrokenRun]]:
+        """How many runs there may be, and those, oldest first. Raises ValueError for an experiment that is not there."""
+        if self.selection.experiments:
+            self.selection.check(printable(name) for (name,) in self.select(EXPERIMENTS, ()))
+        names = {name.encode() for name in self.selection.experiments} | set(self.selection.experiments)
+        heads = [
+            head
+            for head in self.select(RUNS, ())
+            if (not names or head[-1] is None or head[-1] in names) and self.selection.takes_time(head[3])
+        ]
+        return len(heads), self._runs(heads)
+
+    def _runs(self, heads: list[Head]) -> Iterator[StoredRun | BrokenRun]:
+        for start in range(0, len(heads), BATCH):
+            yield from self._batch(heads[start : start + BATCH])
+
+    def _batch(self, heads: Sequence[Head]) -> Iterator[StoredRun | BrokenRun]:
+        ids = [head[0] for head in heads]
+        try:
+            params, tags = by_run(self.select(PARAMS, ids)), by_run(self.select(TAGS, ids))
+            metrics = by_run(self.select(METRICS, ids))
+        except Unreadable as error:
+            if len(heads) == 1:
+                yield BrokenRun(f"{self.where}, run {printable(ids[0])}", str(error))
+            else:  # by halves, so that one damaged page costs the runs that are on it and not the others
+                for half in halves(heads):
+                    yield from self._batch(half)
+            return
+        for head in heads:
+            run = self._stored_run(head, params[head[0]], metrics[head[0]], tags[head[0]])
+            if isinstance(run, BrokenRun) or self.selection.takes(run):
+                yield run
+
+    def _stored_run(self, head: Head, params: list[tuple], metrics: list[tuple], tags: list[tuple]) -> StoredRun | BrokenRun:
+        run_id, name, status, start_time, end_time, artifact_uri, experiment_id, experiment = head
+        text, key = self.text, self.key
+        try:
+            if experiment is None:
+                raise ValueError(f"its experiment {experiment_id} is not in the store")
+            asked = self.selection.tag_names
+            own_tags = {
+                name: text(value) if value else "" for name, value in ((key(name), value) for _, name, value in tags) if name in asked
+            }
+            return StoredRun(
+                run_id=text(run_id),
+                run_name=text(name) if name else own_tags.get(RUN_NAME_TAG, ""),
+                experiment=key(experiment),
+                status=key(status),
+                start_time=start_time,
+                end_time=end_time,
+                parent_run_id=own_tags.get(PARENT_TAG, ""),
+                warning=own_tags.get(WARNING_TAG, ""),
+                params={key(name): text(value) for _, name, value in params},
+                metrics={key(name): metric_value(name, value, is_nan) for _, name, value, is_nan in metrics},
+                artifact_uri=text(artifact_uri) if artifact_uri else "",
+                tags=own_tags,
+            )
+        except (ValueError, TypeError) as error:  # TypeError: sqlite's columns take any type, so a text can be a number
+            return BrokenRun(f"{self.where}, run {printable(run_id)}", str(error))
+
+    def points(self, runs: Sequence[StoredRun]) -> Iterator[Point | BrokenRun]:
+        """Every value of every metric of these runs, sorted by run (as given), metric, step and time."""
+        try:
+            found = by_run(self.select(HISTORY, [run.run_id for run in runs]))
+        except Unreadable as error:
+            if len(runs) == 1:
+                yield BrokenRun(f"{self.where}, run {runs[0].run_id}", str(error))
+            else:
+                for half in halves(runs):
+                    yield from self.points(half)
+            return
+        by_id = {self.text(run_id): rows for run_id, rows in found.items()}
+        for run in runs:
+            try:
+                yield from sorted(self._point(run.run_id, row) for row in by_id.get(run.run_id, ()))
+            except (ValueError, TypeError) as error:
+                yield BrokenRun(f"{self.where}, history of run {run.run_id}", str(error))
+
+    def _point(self, run_id: str, row: tuple) -> Point:
+        _, name, step, time, value, is_nan = row
+        if type(step) is not int:
+            raise ValueError(f"expected a whole number as step of metric {printable(name)}, got {step!r}")
+        return Point(run_id, self.key(name), step, checked_time(time), metric_value(name, value, is_nan))
+
+
+def halves(items: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:
+    return items[: len(items) // 2], items[len(items) // 2 :]
+
+
+def by_run(rows: list[tuple]) -> dict[Any, list[tuple]]:
+    found: dict[Any, list[tuple]] = defaultdict(list)
+    for row in rows:
+        found[row[0]].append(row)
+    return found
+
+
+def metric_value(name: Any, value: object, is_nan: object) -> float:
+    if is_nan:
+        return float("nan")
+    if not isinstance(value, float):
+        raise ValueError(f"expected a number as metric {printable(name)}, got {value!r}")
+    return infinity_restored(value)
+
+
+def printable(value: object) -> str:
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value if isinstance(value, str) else repr(value)
+
+
+def check_tables(names: set[str], where: str) -> None:
+    """ValueError for a database that is no tracking store."""
+    if missing := TABLES - names:
+        raise ValueError(f"expected an MLflow store in {where}, got a database without {', '.join(sorted(missing))}. Check the path.")
