@@ -37,6 +37,7 @@ INCOMPETENT, TIMES = "incompetent", "times"
 ON_FEATURES = ("probe_score", "probe_gap")
 Metric = Entry[MetricFacts]
 MEMBER = "member score of "  # before the name of an attack, in the cache
+ATTACK_OF = {"mia": "mia_confidence"}  # whose member scores a metric of another name has
 NO_WAYS: Mapping[str, str] = {}
 
 
@@ -183,4 +184,5 @@ def _recall(evidence: Evidence, metrics: Sequence[Metric], cache: Cache, progres
         cache[key] = kept
     known = {metric.name: float(kept[metric.name]) for metric in metrics}
     evidence.remember({name: value for name, value in known.items() if not math.isnan(value)})
-    evidence.member_scores.update({name.removeprefix(MEMBER): scores for name, scores in kept.items() if name.startswith(MEMBER)})
+    attacks = {ATTACK_OF.get(metric.name, metric.name) for metric in metrics}  # an earlier run may have asked for more
+    evidence.member_scores.update({name: kept[MEMBER + name] for name in attacks if MEMBER + name in kept})

@@ -148,11 +148,19 @@ def report(result: Result) -> str:
     rows = [[name, *(number(m.get(name), 3) for m in (result.initial, result.metrics, result.ideal))] for name in names]
     metrics = text_table(["metric", "initial", "unlearned", "ideal"], rows)
     stages = text_table(["stage", "seconds"], [[stage, number(seconds)] for stage, seconds in result.stages.items()])
-    reasons = dict.fromkeys(result.undefined.values())
-    missing = [f"not measured: {', '.join(n for n, reason in result.undefined.items() if reason == why)}: {why}" for why in reasons]
-    commands = [why.partition(MAKE_IT)[2] for why in reasons if MAKE_IT in why]
-    notes = [note for note in result.notes if not note.endswith(tuple(MAKE_IT + command for command in commands))]  # said already
-    return "\n".join(["", metrics, *checkpoints([result]), "", stages, "", *missing, *notes, f"metrics: {result.json_path}"])
+    return "\n".join(["", metrics, *checkpoints([result]), "", stages, "", *remarks([result]), f"metrics: {result.json_path}"])
+
+
+def remarks(results: Sequence[Result]) -> list[str]:
+    """What was not measured and why, in a line for each reason, and the notes; each once, whatever number of runs it holds for."""
+    names: dict[str, dict[str, None]] = {}
+    for result in results:
+        for name, why in result.undefined.items():
+            names.setdefault(why, {})[name] = None
+    missing = [f"not measured: {', '.join(own)}: {why}" for why, own in names.items()]
+    commands = [why.partition(MAKE_IT)[2] for why in names if MAKE_IT in why]
+    said = tuple(MAKE_IT + command for command in commands)
+    return [*missing, *(note for note in dict.fromkeys(note for result in results for note in result.notes) if not note.endswith(said))]
 
 
 def shown_of(results: Sequence[Result], by_default: Sequence[str]) -> list[str]:
@@ -172,9 +180,8 @@ def summary(results: Sequence[Result]) -> str:
 
     names = [name for name in columns_of(results) if any(name in result.metrics for result in results)]
     rows = [[result.name, *(number(result.metrics.get(name)) for name in names), number(result.stages["unlearn"])] for result in results]
-    notes = dict.fromkeys(note for result in results for note in result.notes)
     table = text_table(["run", *names, "unlearn s"], rows)
-    return "\n".join(["", table, *checkpoints(results), *over_seeds(results), "", *notes])
+    return "\n".join(["", table, *checkpoints(results), *over_seeds(results), "", *remarks(results)])
 
 
 def over_seeds(results: Sequence[Result]) -> list[str]:

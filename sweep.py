@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from base_models import BaseConfig, BaseModels
+from evaluation.over_seeds import OverSeeds
 from pipeline import Pipeline, PipelineConfig, Result
 from reporter.pictures import curves_over
 from reporter.seeds_text import seeds_of
@@ -27,6 +29,10 @@ def run_all(configs: Sequence[PipelineConfig], *, progress: Progress = silent) -
     """
     if len({config.base.seed for config in configs}) > 1 and any(config.base.mask for config in configs):
         raise ValueError("--mask is one model, and several seeds mean several. Leave out --mask, or give one --seed")
+    twice = next((config for number, config in enumerate(configs) if config in configs[:number]), None)
+    if twice is not None:
+        given = ", ".join(f"{name} {value}" for name, value in {**twice.settings, "seed": twice.base.seed}.items())
+        raise ValueError(f"expected every run once, got the same twice: {twice.unlearn} with {given}. Leave out the repeated value")
     bases: list[BaseModels] = []
     pipelines = []
     for config in configs:
@@ -68,8 +74,16 @@ def _over_seeds(runs: Mapping[int, Result]) -> dict[str, Any]:
     found = {}
     for name in dict.fromkeys(name for values in metrics.values() for name in values):
         parts = zip(("unlearned", "ideal", "gap"), seeds_of(name, metrics, ideals), strict=True)
-        found[name] = {part: None if over is None else {"seeds": over.n, **asdict(over)} for part, over in parts}
+        found[name] = {part: None if over is None else _as_json(over) for part, over in parts}
     return found
+
+
+def _as_json(over: OverSeeds) -> dict[str, Any]:
+    """Its numbers, those that JSON has not (infinity, NaN) as text; for saturated values how many there are of each, and no mean."""
+    values = [value if math.isfinite(value) else str(value) for value in over.values]
+    if over.saturated and over.n > 1:
+        return {"seeds": over.n, "values": values, "saturated": True, "counts": {f"{value:g}": n for value, n in over.counts.items()}}
+    return {"seeds": over.n, **asdict(over), "values": values}
 
 
 def _tag_warnings(parent: TrackedRun, pipelines: Sequence[Pipeline]) -> None:
@@ -92,7 +106,7 @@ def _log_parent(parent: TrackedRun, pipelines: Sequence[Pipeline], results: Sequ
     parent.tags({"varying": ", ".join(varying)})
     seeds = over_seeds_of(results)
     if seeds:
-        parent.text(json.dumps(seeds, indent=2), "over_seeds.json")
+        parent.text(json.dumps(seeds, indent=2, allow_nan=False), "over_seeds.json")
     made_by_seed = {"seed", "mask"}
     scored = all(name in result.metrics for result in results for name in _scores(pipelines[0]))
     if scored and "kappa" in varying and set(varying) <= {"kappa", "kappa_count"} | made_by_seed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from evaluation.impl import METRICS, OF_MANY, MetricFacts, needs_of
+from evaluation.impl import IN_WORDS, METRICS, OF_MANY, MetricFacts, needs_of
 from registry import Entry
 
 ALL, DEFAULT = "all", "default"
@@ -14,7 +14,8 @@ ALL, DEFAULT = "all", "default"
 def chosen(words: Sequence[str]) -> list[Entry[MetricFacts]]:
     """The metrics that words name, each once: "all", "default" (not the costly ones, nor those of many models), names, file.py:function.
 
-    Raises ValueError for no word, an unknown name, or two metrics that would be written under the same name.
+    Raises ValueError for no word, an unknown name, a function that needs what there is none of, or two
+    metrics that would be written under the same name.
     """
     if not any(words):
         raise ValueError(f"--metrics: expected {ALL}, {DEFAULT} or names separated by commas, got none. Name at least one")
@@ -22,6 +23,13 @@ def chosen(words: Sequence[str]) -> list[Entry[MetricFacts]]:
     twice = [name for name, count in Counter(entry.name for entry in entries.values()).items() if count > 1]
     if twice:
         raise ValueError(f"--metrics: expected metrics of different names, got several called {', '.join(twice)}. Rename your function")
+    for entry in entries.values():
+        unknown = sorted(set(needs_of(entry.function)) - set(IN_WORDS))
+        if unknown:
+            raise ValueError(
+                f"--metrics: {entry.name}: expected parameters among {', '.join(IN_WORDS)}, got {', '.join(unknown)}. "
+                "Rename them in your function"
+            )
     return list(entries.values())
 
 

@@ -21,7 +21,7 @@ def weight_distance(model: nn.Module, initial: nn.Module) -> float:
 
 
 def changed_share(model: nn.Module, initial: nn.Module) -> float:
-    """The share of the parameters' elements that are not what they were, bit for bit, in [0, 1]. ValueError as of weight_distance."""
+    """The share of the parameters' elements whose value is not what it was, in [0, 1]. ValueError as of weight_distance."""
     pairs = _pairs(model, initial)
     return sum(int((one != other).sum()) for one, other in pairs) / sum(one.numel() for one, _ in pairs)
 
@@ -63,7 +63,7 @@ def share_of_weights_changed(model: Evidence, initial: Evidence) -> float:
 
         |{i : theta_i != theta_0i}| / |theta|
 
-    Bit for bit: 0 where nothing was done, the share of the mask for a method that switches weights off.
+    0 where nothing was done, the share of the mask for a method that switches weights off.
 
     Trap: a weight that was 0 and is switched off is not changed.
 

@@ -99,4 +99,6 @@ def _features(model: Evidence) -> tuple[Tensor, Tensor]:
 def _relearned(model: Evidence, initial: Evidence) -> Relearned:
     """Relearning costs many steps: it is done once for each model."""
     subject, known = model.at_hand, initial.metric("forget_score")
-    return model.once("relearned", lambda: relearn_steps(subject.model, subject.forget, known, seed=model.seed, device=subject.device))
+    return model.once(
+        f"relearned to {known}", lambda: relearn_steps(subject.model, subject.forget, known, seed=model.seed, device=subject.device)
+    )

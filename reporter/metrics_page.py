@@ -43,7 +43,8 @@ and what it is easily mistaken for. Made from the registry by `{COMMAND}`: what 
 
 A run measures all but the costly ones; `--metrics` takes `all`, `default`, or names separated by commas. What
 needs many models is measured by `audit.py`.
-A metric that needs no ideal model is measured of the initial and of the ideal model too, and logged as `initial_<name>` and `ideal_<name>`.
+A metric that needs neither an ideal model, nor the seconds of a run, nor many models is measured of the initial and of the ideal model
+too, and logged as `initial_<name>` and `ideal_<name>`.
 What can't be measured is missing from the metrics and stands in a tag `undefined.<name>` with the reason; without an ideal model, that is
 the command that trains it. Nothing is rounded before it is logged, and every image counts, once and not augmented.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from evaluation import METRICS
 from evaluation.over_seeds import OverSeeds, gaps, over_seeds
@@ -46,13 +47,20 @@ def seeds_of(name: str, metrics: BySeed, ideals: BySeed) -> tuple[OverSeeds | No
     """
     unit = METRICS[name].facts.unit if name in METRICS else ""
     own, ideal = ({seed: values[name] for seed, values in each.items() if name in values} for each in (metrics, ideals))
-    both = own.keys() & ideal.keys()
-    gap = gaps(*({seed: value for seed, value in each.items() if seed in both} for each in (own, ideal)))
-    return (
-        over_seeds(list(own.values()), unit) if own else None,
-        over_seeds(list(ideal.values()), unit) if ideal else None,
-        over_seeds(gap) if gap else None,
-    )
+    ours, theirs = ({seed: each[seed] for seed in each if seed in own.keys() & ideal.keys()} for each in (own, ideal))
+    return _over(own, unit), _over(ideal, unit), _gap(ours, theirs, unit)
+
+
+def _over(values: Mapping[int, float], unit: str) -> OverSeeds | None:
+    return over_seeds(list(values.values()), unit) if values else None
+
+
+def _gap(own: Mapping[int, float], ideal: Mapping[int, float], unit: str) -> OverSeeds | None:
+    """The gaps of these seeds: saturated where both models are, for the difference of two ends is no more graded than they are."""
+    if not own:
+        return None
+    saturated = all(over_seeds(list(values.values()), unit).saturated for values in (own, ideal))
+    return replace(over_seeds(gaps(own, ideal)), saturated=saturated)
 
 
 def seeds_table(names: Sequence[str], metrics: BySeed, ideals: BySeed) -> str:
@@ -61,5 +69,6 @@ def seeds_table(names: Sequence[str], metrics: BySeed, ideals: BySeed) -> str:
     for name in names:
         own, ideal, gap = seeds_of(name, metrics, ideals)
         seeds = str(own.n if own else 0)
-        rows.append([name, seeds, spread(own, 3), interval(own, 3), spread(ideal, 3), spread(gap, 3), interval(gap, 3)])
+        of_fewer = f" ({gap.n} of {own.n} seeds)" if own and gap and gap.n < own.n else ""
+        rows.append([name, seeds, spread(own, 3), interval(own, 3), spread(ideal, 3), spread(gap, 3) + of_fewer, interval(gap, 3)])
     return text_table(["metric", "seeds", "unlearned", "95 % interval", "ideal", "gap to the ideal", "95 % interval"], rows)

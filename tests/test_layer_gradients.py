@@ -34,6 +34,11 @@ class Peculiar(nn.Module):
             h = self.first(h)
         if self.kind == "weight elsewhere":
             h = h + F.linear(h, self.first.weight)
+        if self.kind == "rows of patches":
+            h = self.token(h.view(-1, 8)).view(len(x), -1)
+        if self.kind == "no gradient":
+            with torch.no_grad():
+                h = self.token(h.view(-1, 8)).view(len(x), -1)
         if self.kind == "row of vectors":
             h = self.token(h.view(-1, 8, 8)).flatten(1)
         return self.second(h)
@@ -63,7 +68,10 @@ OTHERS = {
     "circular": of_layers(lambda: nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"), nn.Flatten, lambda: nn.Linear(64, CLASSES)),
     "padding in words": of_layers(lambda: nn.Conv2d(1, 1, 3, padding="same"), nn.Flatten, lambda: nn.Linear(64, CLASSES)),
     "layer norm": of_layers(nn.Flatten, lambda: nn.LayerNorm(64), lambda: nn.Linear(64, CLASSES)),
-    **{kind: lambda kind=kind: Peculiar(kind) for kind in ("runs twice", "weight elsewhere", "row of vectors")},
+    **{
+        kind: lambda kind=kind: Peculiar(kind)
+        for kind in ("runs twice", "weight elsewhere", "row of vectors", "rows of patches", "no gradient")
+    },
 }
 
 

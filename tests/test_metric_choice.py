@@ -258,3 +258,41 @@ def test_nan_weights_are_no_value(tmp_path):
         images, labels = torch.randn(8, 2), torch.arange(8) % 2
         data = ForgetData.of_tensors(images, labels, torch.arange(8) < 4)
         measurement.measure(broken, {}, data, ImageSet.of_tensors(images, labels))
+
+
+# What a sweep says, and what is refused before it
+
+
+def test_a_sweep_says_what_was_not_measured_once(capsys):
+    words = "--unlearn random_mask --kappa 0.2 0.5 --epochs 2 --ideal skip --class_to_replace 3 --metrics mia,rUA"
+    assert mlflow_forget.main(words.split()) == 0
+    missing = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not measured")]
+
+    assert missing == ["not measured: rUA: needs an ideal model. Make it: python -u main_ideal.py --epochs 2 --class_to_replace 3"]
+
+
+def test_the_same_run_twice_is_refused(capsys):
+    assert mlflow_forget.main(["--unlearn", "random_mask", "--kappa", "0.5", "--epochs", "2", "--seed", "1", "2", "1"]) == 2
+    assert (
+        capsys.readouterr()
+        .err.strip()
+        .endswith("expected every run once, got the same twice: random_mask with kappa 0.5, seed 1. Leave out the repeated value")
+    )
+
+
+def test_a_need_that_there_is_none_of_is_refused(folder, capsys):
+    (folder / "needy.py").write_text("def needy(model, orcales):\n    return 1.0\n")
+    assert mlflow_forget.main(["--unlearn", "default", "--metrics", f"{folder / 'needy.py'}:needy"]) == 2
+    assert "needy: expected parameters among model, ideal, " in capsys.readouterr().err
+
+
+def test_the_scores_of_each_image_are_those_of_the_attacks_that_were_asked_for():
+    pipeline = Pipeline(replace(QUICK, base=BaseConfig(epochs=1)))
+    initial, data, test = pipeline.base.initial().model, pipeline.data, pipeline.base.splits.test
+    scores = [
+        set(measurement.measure(initial, {"initial": initial}, data, test, metrics=chosen(words)).evidence["unlearned model"].member_scores)
+        for words in (["default"], ["mia_auc"], ["mia"], ["mia_prob"])
+    ]
+
+    assert {"mia_confidence", "mia_prob"} <= scores[0]
+    assert scores[1:] == [set(), {"mia_confidence"}, {"mia_prob"}]

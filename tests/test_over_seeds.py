@@ -1,5 +1,6 @@
 """Numbers over seeds, against scipy and by hand."""
 
+import json
 import math
 import statistics
 
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from evaluation.over_seeds import gaps, over_seeds
-from reporter.seeds_text import interval, spread
+from reporter.seeds_text import interval, seeds_table, spread
+from sweep import _as_json
 
 NUMBERS = st.floats(-1e6, 1e6)
 
@@ -99,3 +101,26 @@ def test_a_mean_of_gaps_has_the_spread_of_the_gaps_and_not_of_the_values():
 def test_a_seed_without_its_ideal_is_named():
     with pytest.raises(ValueError, match="expected the same seeds of the models and of the ideal models, got 2, 3 for one of them alone"):
         gaps({1: 0.0, 2: 0.0}, {1: 0.0, 3: 0.0})
+
+
+def test_the_gap_of_saturated_values_is_not_averaged_either():
+    metrics, ideals = (
+        {seed: {"mia": value} for seed, value in enumerate(values)} for values in ((0.0, 100.0, 100.0), (100.0, 100.0, 100.0))
+    )
+
+    assert seeds_table(["mia"], metrics, ideals).splitlines()[-1].split("  ")[-1].strip() == "1 x -100, 2 x 0"
+
+
+def test_a_gap_over_fewer_seeds_says_so():
+    metrics, ideals = {1: {"mia": 3.0}, 2: {"mia": 5.0}}, {2: {"mia": 4.0}}
+
+    assert "1.000 (1 of 2 seeds)" in seeds_table(["mia"], metrics, ideals)
+
+
+@pytest.mark.parametrize("values", [(0.0, 100.0), (1.0, math.inf), (1.0, 2.5, math.nan), (3.0,)])
+def test_it_is_written_as_json_that_others_can_read(values):
+    written = json.loads(json.dumps(_as_json(over_seeds(values, "percent")), allow_nan=False))
+
+    assert written["seeds"] == len(values)
+    assert [float(value) for value in written["values"]] == pytest.approx(list(values), nan_ok=True)
+    assert ("mean" in written) == (values != (0.0, 100.0))

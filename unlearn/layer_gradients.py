@@ -151,7 +151,7 @@ class ImageGradients:
             yield weights, {name: OF_LAYER[type(layer)].gradients(layer, h, delta) for name, layer, h, delta in used}
 
     def _forward(self, x: Tensor) -> tuple[Tensor, dict[str, Call]]:
-        with _calls(self.model) as calls:
+        with _calls(self.model, len(x)) as calls:
             return self.model(x), calls
 
     def _layers(self, calls: dict[str, Call]) -> Iterator[tuple[nn.Module, Tensor]]:
@@ -243,12 +243,16 @@ def _with_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 @contextmanager
-def _calls(model: nn.Module) -> Iterator[dict[str, Call]]:
-    """The call of each layer with weights that runs meanwhile. LookupError for one that runs twice, or on rows of vectors."""
+def _calls(model: nn.Module, images: int) -> Iterator[dict[str, Call]]:
+    """The call of each layer with weights that runs meanwhile.
+
+    LookupError for one that runs twice, on rows of vectors, on other than a row for each image, or where no gradient gets to.
+    """
     seen: dict[str, Call] = {}
 
     def remember(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if name in seen or (isinstance(layer, nn.Linear) and inputs[0].ndim != 2):
+        rows_of_vectors = isinstance(layer, nn.Linear) and inputs[0].ndim != 2
+        if name in seen or rows_of_vectors or len(inputs[0]) != images or not output.requires_grad:
             raise LookupError(name)
         seen[name] = inputs[0].detach(), get_gradient_edge(output)  # not the output: what follows may write into it
 
