@@ -15,7 +15,7 @@ from unlearn.layer_gradients import Answers, ImageGradients
 from vision_data import ImageSet
 
 AT_ONCE = 1024  # images
-IN_CACHE = 64  # images of which a processor's cache holds what is computed
+IN_CACHE = 128  # images: of more of them a processor's cache does not hold what is computed
 
 
 def fisher_diagonal(
