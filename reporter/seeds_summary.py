@@ -16,12 +16,12 @@ REFERENCE = "retrain"  # the ideal model itself, which the gap is measured to
 DONE = "FINISHED"
 
 # Params that say where and how a run was made, or follow from others: runs that differ in these alone are of one group.
-NOT_A_SETTING = {"unlearn", "seed", "mask", "save_dir", "data", "device", "ideal", "experiment", "checkpoint_epochs"}
+NOT_A_SETTING = {"unlearn", "seed", "mask", "save_dir", "data", "device", "ideal", "experiment", "checkpoint_epochs", "unlearned_digest"}
 OF_BASE_MODELS = ("initial_", "ideal_")
 COUNTS = "_count"  # what an amount comes to, of images or of weights
 
 # What a method is set before, with the architecture's own options; every other setting is the method's.
-OF_TASK = {"dataset", "arch", "arch_file", "num_classes", "epochs", "split_seed", "request"}
+OF_TASK = {"dataset", "dataset_file", "arch", "arch_file", "num_classes", "epochs", "split_seed", "request"}
 OF_TASK |= {"class_to_replace", "num_indexes_to_replace", "forget_indexes"}
 
 Settings = tuple[tuple[str, str], ...]

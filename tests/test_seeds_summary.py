@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 from scipy import stats
 
+import mlflow_forget
 import mlruns_parser
 from reporter.method_names import LATEX, latex_name, latex_text
 from reporter.seeds_summary import SeedRun, Settings, heading_of, labels_of, settings_of, tasks_of
@@ -262,3 +263,11 @@ def test_nothing_to_summarise_is_a_mistake(sqlite_store, capsys):
 def test_the_summary_is_named_as_csv(sqlite_store, capsys):
     assert mlruns_parser.main(["--tracking_uri", sqlite_store.uri, "--summary", "--output", "summary.md"]) == 2
     assert "expected --output to end in" in capsys.readouterr().err
+
+
+def test_the_seeds_of_a_real_sweep_are_one_line(capsys):
+    words = ["--unlearn", "random_mask", "--kappa", "0.5", "--epochs", "2", "--seed", "1", "2", "3"]
+    assert mlflow_forget.main(words) == 0
+    assert mlruns_parser.main(["--summary"]) == 0
+    with Path("mlruns_summary.csv").open(newline="") as file:
+        assert [(row["method"], row["n"]) for row in csv.DictReader(file)] == [("random_mask", "3")]
