@@ -19,6 +19,7 @@ DONE = "FINISHED"
 NOT_A_SETTING = {"unlearn", "seed", "mask", "save_dir", "data", "device", "ideal", "experiment", "checkpoint_epochs", "unlearned_digest"}
 OF_BASE_MODELS = ("initial_", "ideal_")
 COUNTS = "_count"  # what an amount comes to, of images or of weights
+UNSAID = {"metrics": "default", "dataset_file": "None", "arch_file": "None"}  # what a run means that does not log it, as earlier ones
 
 # What a method is set before, with the architecture's own options; every other setting is the method's.
 OF_TASK = {"dataset", "dataset_file", "arch", "arch_file", "num_classes", "epochs", "split_seed", "request"}
@@ -48,6 +49,7 @@ def settings_of(params: Mapping[str, str]) -> Settings:
             (name, value)
             for name, value in params.items()
             if name not in NOT_A_SETTING and not name.startswith(OF_BASE_MODELS) and not name.endswith(COUNTS)
+            if UNSAID.get(name) != value
         )
     )
 

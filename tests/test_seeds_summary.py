@@ -271,3 +271,11 @@ def test_the_seeds_of_a_real_sweep_are_one_line(capsys):
     assert mlruns_parser.main(["--summary"]) == 0
     with Path("mlruns_summary.csv").open(newline="") as file:
         assert [(row["method"], row["n"]) for row in csv.DictReader(file)] == [("random_mask", "3")]
+
+
+def test_what_an_earlier_run_did_not_log_makes_no_other_line():
+    earlier = {"dataset": "digits", "arch": "mlp", "arch_file": "None", "unlearn_lr": "0.1"}
+    today = earlier | {"dataset_file": "None", "metrics": "default", "unlearned_digest": "4cf9"}
+
+    assert settings_of(earlier) == settings_of(today)
+    assert settings_of(today) != settings_of(today | {"dataset_file": "own.py"})
