@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from vision_data.chosen_images import Chosen, Images, Rows, choose, in_parts, joined
+from vision_data.chosen_images import Chosen, Images, choose, in_parts, joined
 from vision_data.image_file import ImageFile
-
-READ_AHEAD = 2  # batches
 
 
 @dataclass(frozen=True)
@@ -148,29 +144,15 @@ class ImageSet:
         `augment` shifts each image by up to an eighth of its height and mirrors it with probability 1/2 (needs a generator).
         """
         shuffled = None if generator is None else torch.randperm(len(self), generator=generator)
-        rows = [slice(start, start + size) if shuffled is None else shuffled[start : start + size] for start in range(0, len(self), size)]
-        for chosen, images in zip(rows, self._read(rows), strict=True):
+        for start in range(0, len(self), size):
+            if shuffled is None:
+                images, labels = self.images[start : start + size], self.labels[start : start + size]
+            else:
+                rows = shuffled[start : start + size].to(self.images.device)
+                images, labels = self.images[rows], self.labels[rows]
             if augment and generator is not None:
                 images = shifted_and_mirrored(images, generator)
-            yield self.normalisation(images.to(device)), _at(self.labels, chosen).to(device)
-
-    def _read(self, batches: Sequence[Rows]) -> Iterator[Tensor]:
-        """The images of each batch; where they are in a file, a thread reads the next ones meanwhile."""
-        if not self.streamed:
-            yield from (_at(self.images, rows) for rows in batches)
-            return
-        ahead: deque[Future[Tensor]] = deque()
-        with ThreadPoolExecutor(1) as reader:
-            for rows in batches:
-                ahead.append(reader.submit(_at, self.images, rows))
-                if len(ahead) > READ_AHEAD:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-
-
-def _at(values: Images, rows: Rows) -> Tensor:
-    return values[rows if isinstance(rows, slice) else rows.to(values.device)]
+            yield self.normalisation(images.to(device)), labels.to(device)
 
 
 @dataclass(frozen=True)
