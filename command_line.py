@@ -108,8 +108,18 @@ def _terminate(_: int, __: FrameType | None) -> NoReturn:
 def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = False) -> None:
     """Data, model, forget request, places: what every script has."""
     data = parser.add_argument_group("data and model")
-    data.add_argument("--dataset", default="digits", help="name, or path/to/file.py:function (default: %(default)s)")
-    data.add_argument("--data", default="./data", metavar="FOLDER", help="where the dataset's files are (default: %(default)s)")
+    data.add_argument(
+        "--dataset",
+        default="digits",
+        help="name, folder:PATH (a class per folder), hf:NAME (of the hub, or a local copy), or path/to/file.py:function; a wrong name "
+        "lists them all (default: %(default)s)",
+    )
+    data.add_argument(
+        "--data",
+        default="./data",
+        metavar="FOLDER",
+        help="where the dataset's files are, and where what is decoded of them is kept (default: %(default)s)",
+    )
     data.add_argument("--arch", help="name, or path/to/file.py:function (default: mlp for small grey images, resnet18 otherwise)")
     data.add_argument("--num_classes", type=int, metavar="N", help="refused if the dataset has another number")
     data.add_argument("--epochs", type=int, metavar="N", help="epochs of training (default: the dataset's own)")

@@ -49,7 +49,7 @@ from training import (
     write_bytes,
 )
 from unlearn import METHODS, ForgetData, Oracles, Unlearned, masked_layer, resolved, unlearn
-from vision_data import DATASETS
+from vision_data import DATASETS, origin
 
 JSON_FOLDER = Path("eval/metrics_and_plots/json")
 FORGET_LIST = "forget_indexes.txt"
@@ -258,7 +258,7 @@ class Pipeline:
             "unlearn_file": self.method.file,
             "arch_file": self.base.architecture.file,
             "dataset": self.base.splits.dataset,
-            "dataset_file": DATASETS[base.dataset].file,
+            "dataset_file": origin(base.dataset),
             "data": base.data,
             "arch": self.base.architecture.name,
             "num_classes": self.base.splits.classes,

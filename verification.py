@@ -261,9 +261,11 @@ def _request(record: Record) -> ForgetRequest:
 
 
 def _spec(record: Record, kind: str) -> str:
-    """The name of a dataset or an architecture, or path/to/file.py:function."""
+    """The name of a dataset or an architecture, path/to/file.py:function, or folder:PATH and its like."""
     file = record.params.get(f"{kind}_file", "None")
-    return record.params[kind] if file == "None" else f"{file}:{record.params[kind]}"
+    if file == "None":
+        return record.params[kind]
+    return f"{file}:{record.params[kind]}" if file.endswith(".py") else file
 
 
 def _check_images(record: Record, done: Verification, digests: Mapping[str, str]) -> None:

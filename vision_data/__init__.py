@@ -3,7 +3,7 @@
 from vision_data import digits, hub_sets, image_folders, imagenet_folders, torchvision_sets
 from vision_data.forget_request import ForgetRequest, read_indexes
 from vision_data.image_set import ImageSet, Normalisation
-from vision_data.impl import DATASETS, RawDataset
+from vision_data.impl import DATASETS, RawDataset, origin
 from vision_data.splits import Splits, load_splits, split
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "image_folders",
     "imagenet_folders",
     "load_splits",
+    "origin",
     "read_indexes",
     "split",
     "torchvision_sets",

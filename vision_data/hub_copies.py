@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +64,8 @@ def from_hub(name: str, hub_name: str, folder: Path) -> Splits:
     import datasets
 
     try:
-        return _as_splits(datasets.load_dataset(hub_name))
+        with _no_retries_told():
+            return _as_splits(datasets.load_dataset(hub_name))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise _not_to_be_had(name, hub_name, folder, error) from error
 
@@ -71,9 +75,9 @@ def zips_from_hub(name: str, hub_name: str, folder: Path) -> dict[str, Path]:
     import huggingface_hub
 
     try:
-        return {
-            part: Path(huggingface_hub.hf_hub_download(hub_name, f"data/{part}.zip", repo_type="dataset")) for part in ("train", "test")
-        }
+        with _no_retries_told():
+            fetch = functools.partial(huggingface_hub.hf_hub_download, hub_name, repo_type="dataset")
+            return {part: Path(fetch(f"data/{part}.zip")) for part in ("train", "test")}
     except (OSError, ValueError, RuntimeError, huggingface_hub.errors.HfHubHTTPError) as error:
         raise _not_to_be_had(name, hub_name, folder, error) from error
 
@@ -84,6 +88,19 @@ def _not_to_be_had(name: str, hub_name: str, folder: Path, error: Exception) -> 
         f"{name}: expected {hub_name} in {place}, and it can't be had from the hub ({_cause(error)}). Put its files there, e.g. by "
         f"hf download {hub_name} --repo-type dataset --local-dir {place}, or name their folder with --data"
     )
+
+
+@contextlib.contextmanager
+def _no_retries_told() -> Iterator[None]:
+    """The hub's client tells of each attempt to reach it; what came of them is one line."""
+    from huggingface_hub.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _as_splits(found: Any) -> Splits:

@@ -50,3 +50,11 @@ def read(dataset: str, folder: str | Path) -> RawDataset:
     """The dataset of that name. ValueError for an unknown name, FileNotFoundError for files that are not to be had."""
     raw: RawDataset = DATASETS[dataset](Path(folder))
     return raw
+
+
+def origin(dataset: str) -> str | None:
+    """What a name in a run does not say: the person's file, or the whole folder:PATH or hf:NAME. None for a registered name."""
+    entry = DATASETS[dataset]
+    if entry.file is not None:
+        return str(entry.file)
+    return None if dataset in DATASETS else dataset
