@@ -192,10 +192,10 @@ def test_a_dataset_larger_than_what_a_process_may_take_is_decoded_trained_on_and
         from PIL import Image
         from training import Recipe, fit, generator_for, warm_up
         from vision_data import ForgetRequest, load_splits
-        import vision_data.decoded as decoding
+        import vision_data.scanned as scanned
         warnings.simplefilter("ignore")
         torch.set_num_threads(1)
-        decoding.AT_ONCE = 32
+        scanned.AT_ONCE = 32
         model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 2))
         model(torch.zeros(8, 3, 224, 224)).sum().backward()
         warm_up()

@@ -18,8 +18,8 @@ from PIL import Image, ImageOps
 
 import vision_data.decoded as decoding
 from vision_data import DATASETS, ForgetRequest, load_splits
-from vision_data.decoded import common_shape
 from vision_data.encoded_image import EncodedImage, Header, pixels_of
+from vision_data.scanned import common_shape
 
 ROOT = Path(__file__).parent.parent
 
@@ -233,6 +233,7 @@ def test_every_corrupt_image_is_counted_and_three_are_named(tmp_path):
     for number in range(5):
         (tmp_path / "own" / "a" / f"broken{number}.png").write_bytes(encoded(noise(number))[:70])
     refused(tmp_path, "5 of the images can't be read: .*broken0.*broken1.*broken2.* and 2 more")
+    assert [place.suffix for place in (tmp_path / "data" / "decoded").iterdir()] == [".lock"]
 
 
 def test_a_class_in_test_that_train_lacks_is_named(tmp_path):
@@ -272,7 +273,8 @@ def test_a_place_that_can_not_be_written_is_named(tmp_path):
 def test_too_little_room_is_said_before_anything_is_decoded(tmp_path, monkeypatch):
     class_folders(tmp_path / "own", {"a": 2, "b": 2})
     monkeypatch.setattr(decoding.shutil, "disk_usage", lambda place: os.terminal_size((0, 0)) and type("Usage", (), {"free": 10}))
-    refused(tmp_path, "expected 0.0 GB free in .*, got 0.0")
+    refused(tmp_path, "expected 0.0 GB free in .*, got 0.0. Make room")
+    assert [place.suffix for place in (tmp_path / "data" / "decoded").iterdir()] == [".lock"]
 
 
 # Decoded once
@@ -299,7 +301,7 @@ def test_a_changed_image_is_decoded_anew(tmp_path):
 
 def test_what_was_killed_goes_on_where_it_stopped(tmp_path, monkeypatch):
     expected = class_folders(tmp_path / "own", {"a": 5, "b": 5})
-    monkeypatch.setattr(decoding, "AT_ONCE", 2)
+    monkeypatch.setattr("vision_data.scanned.AT_ONCE", 2)
     monkeypatch.setattr(decoding, "BYTES_AT_ONCE", 1)
     done = []
 

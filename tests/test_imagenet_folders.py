@@ -233,6 +233,12 @@ def test_torchvision_has_the_same_images_in_the_same_order(imagenette):
     )
 
 
+def test_a_class_that_imagenette_does_not_have_is_named(imagenette):
+    class_folders(imagenette / "imagenette2-160" / "train", {GOLDFISH: 1}, start=900)
+    with pytest.raises(ValueError, match="Imagenette: expected the dataset's classes in the train part, got n01443537 too"):
+        DATASETS["Imagenette"](imagenette)
+
+
 def test_imagenette_that_is_not_there_says_what_to_unpack_where(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError("no network in this test")

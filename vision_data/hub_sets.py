@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from registry import Entry, did_you_mean
-from vision_data.decoded import FORMAT, Published, decoded
+from vision_data.decoded import FORMAT, decoded
 from vision_data.encoded_image import EncodedImage
 from vision_data.hub_copies import Splits, from_disk, from_hub, is_saved, local_copy, tables, zips, zips_from_hub
 from vision_data.image_folders import published_folder
 from vision_data.image_zips import published_zips
 from vision_data.impl import DATASETS, DatasetFacts, RawDataset, register, slug
+from vision_data.scanned import Published
 
 PLANT, POKEMON = "jameelkhalidawan/Plant_Detection_Classification", "fcakyon/pokemon-classification"
 LABEL_NAMES = ("label", "labels", "class", "target", "category")

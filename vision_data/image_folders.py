@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 
 from registry import Entry
-from vision_data.decoded import FORMAT, Published, decoded
+from vision_data.decoded import FORMAT, decoded
 from vision_data.encoded_image import SUFFIXES, EncodedImage
 from vision_data.impl import DATASETS, DatasetFacts, RawDataset, slug
+from vision_data.scanned import Published
 
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there

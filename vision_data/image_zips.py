@@ -7,9 +7,9 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from vision_data.decoded import Published
 from vision_data.encoded_image import SUFFIXES, EncodedImage
 from vision_data.image_folders import key_of
+from vision_data.scanned import Published
 
 
 def published_zips(name: str, files: dict[str, Path]) -> Published:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from torchvision_import import torchvision_module
-from vision_data.decoded import Published, decoded
+from vision_data.decoded import decoded
 from vision_data.encoded_image import SUFFIXES, EncodedImage
 from vision_data.image_folders import files_by_class, images_below, key_of, of_files, published_folder
 from vision_data.impl import RawDataset, register
 from vision_data.living17 import LIVING17
+from vision_data.scanned import Published
 
 SYNSET = re.compile(r"n\d{8}")
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
