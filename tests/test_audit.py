@@ -12,8 +12,8 @@ import torch
 from own_store import there  # noqa: F401 (every test runs in the module's folder)
 
 import audit
-import audited_method
 import model_sets
+from audits import many_models
 from evaluation import noise_floor
 from evaluation.klom import klom, p95
 from vision_data import load_splits
@@ -131,7 +131,7 @@ def test_what_all_models_will_take_is_said_before_more_than_a_pair_is_trained(ca
         return len(list(Path("results").rglob("*.safetensors")))
 
     said, before = [], trained()
-    monkeypatch.setattr(audited_method, "warm_up", lambda: said.append(trained() - before))
+    monkeypatch.setattr(many_models, "warm_up", lambda: said.append(trained() - before))
     _, out = audited(capsys, *ULIRA, "--unlearn", "default", "--seed", "77")
 
     assert said == [2]  # a shadow model and the one of the other half

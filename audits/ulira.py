@@ -12,12 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from audited_method import AuditResult, Notice, Start, job_of, loaded, params_of, tell_cost, unlearned
+from audits.klom import COLUMNS, MODELS, log_arrays, log_images, origin
+from audits.many_models import AuditResult, Notice, Start, job_of, loaded, params_of, tell_cost, unlearned
+from audits.margin_files import columns, npy, table
 from base_models import BaseConfig
 from evaluation import Shadows, evaluate, outputs_of
 from evaluation.ulira import LEAST_SIDE
-from klom_audit import COLUMNS, MODELS, log_arrays, log_images, origin
-from margin_files import columns, npy, table
 from measurement import BATCH
 from model_sets import Member, make, members_of
 from tracking.run import tracked_run

@@ -15,11 +15,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from audited_method import AuditResult, Notice, Start, job_of, loaded, params_of, tell_cost, unlearned
+from audits.many_models import AuditResult, Notice, Start, job_of, loaded, params_of, tell_cost, unlearned
+from audits.margin_files import SETS, array_of, columns, npy, read_margins, sets_of, table
 from base_models import BaseConfig, BaseModels
 from evaluation import METRICS, Evidence, Population, evaluate, needs_of, noise_floor
 from evaluation.population import MINIMUM
-from margin_files import SETS, array_of, columns, npy, read_margins, sets_of, table
 from measurement import evidence_of
 from model_sets import Member, make
 from tracking.run import TrackedRun, tracked_run
