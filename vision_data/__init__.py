@@ -1,6 +1,6 @@
 """Images: datasets, forget and retain splits, batches."""
 
-from vision_data import digits, torchvision_sets
+from vision_data import digits, hub_sets, image_folders, imagenet_folders, torchvision_sets
 from vision_data.forget_request import ForgetRequest, read_indexes
 from vision_data.image_set import ImageSet, Normalisation
 from vision_data.impl import DATASETS, RawDataset
@@ -14,6 +14,9 @@ __all__ = [
     "RawDataset",
     "Splits",
     "digits",
+    "hub_sets",
+    "image_folders",
+    "imagenet_folders",
     "load_splits",
     "read_indexes",
     "split",
