@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Okabe and Ito's colours, told apart by people with any kind of colour vision.
-BEFORE, AFTER, REFERENCE = "#E69F00", "#0072B2", "#7F7F7F"
+from reporter.palette import FORGET, IDEAL, INITIAL, RETAIN, UNLEARNED
+
+BEFORE, AFTER, REFERENCE = INITIAL, UNLEARNED, IDEAL
 MOST_CLASSES = 40
 DPI = 120
 
@@ -42,7 +43,7 @@ def curves_over(points: Sequence[tuple[int, float, float]], initial: Sequence[fl
     """
     figure = Figure(figsize=(6.4, 4.8), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
-    for column, name, colour, marker in ((1, "forget", BEFORE, "o"), (2, "retain", AFTER, "s")):
+    for column, name, colour, marker in ((1, "forget", FORGET, "o"), (2, "retain", RETAIN, "s")):
         kappas = sorted({point[0] for point in points})
         shares = [100 * kappa / size for kappa in kappas]
         means = []
