@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -11,6 +12,7 @@ from reporter.palette import FORGET, IDEAL, INITIAL, RETAIN, UNLEARNED
 
 BEFORE, AFTER, REFERENCE = INITIAL, UNLEARNED, IDEAL
 MOST_CLASSES = 40
+LONGEST_NAME = 24
 DPI = 120
 
 
@@ -23,14 +25,17 @@ def class_probabilities(models: Mapping[str, Sequence[float]], names: Sequence[s
     if len(names) > MOST_CLASSES:
         order = sorted(sorted(order, key=lambda c: -max(values[c] for values in models.values()))[:MOST_CLASSES])
         title += f" ({MOST_CLASSES} of {len(names)} classes)"
-    figure = Figure(figsize=(max(6.4, 0.3 * len(order) + 2), 4.8), dpi=DPI, layout="constrained")
+    shown = [names[c] if len(names[c]) <= LONGEST_NAME else f"{names[c][: LONGEST_NAME - 1]}…" for c in order]
+    crowded = sum(len(name) + 2 for name in shown) > 60
+    below = 0.07 * max(map(len, shown)) if crowded else 0  # inches that turned names take
+    figure = Figure(figsize=(max(6.4, 0.3 * len(order) + 2), 4.8 + below), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     width = 0.8 / len(models)
     for number, ((model, values), colour) in enumerate(zip(models.items(), (BEFORE, AFTER, REFERENCE), strict=False)):
         places = [place + (number - (len(models) - 1) / 2) * width for place in range(len(order))]
         axes.bar(places, [values[c] for c in order], width, label=model, color=colour)
-    crowded = sum(len(names[c]) + 2 for c in order) > 60
-    axes.set_xticks(range(len(order)), [names[c] for c in order], rotation=60 if crowded else 0, ha="right" if crowded else "center")
+    turned: dict[str, Any] = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    axes.set_xticks(range(len(order)), shown, **turned)
     axes.set(ylim=(0, 1.02), xlabel="class", ylabel="mean predicted probability (fraction)", title=title)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure

@@ -307,10 +307,8 @@ def _limits(run: Measurements) -> Iterator[Finding]:
     if run.masked:
         told = "They are hidden, not erased: who has the initial checkpoint has what was forgotten. The layers before are as they were."
         yield Finding("open", run.masked, told)
-    told = (
-        "The intervals are those of the number of images. How much another seed would change is another question: --seed 1 2 3 answers it."
-    )
-    yield Finding("open", "one run, one seed", told)
+    told = "The intervals are those of the number of images. How much another seed would change is another question."
+    yield Finding("open", "one run, one seed", told, run.way("seeds"))
 
 
 def _percent(share: float) -> str:
