@@ -29,6 +29,7 @@ from training import (
     save_checkpoint,
     silent,
 )
+from training.file_lock import locked
 from vision_data import DATASETS, ForgetRequest, ImageSet, Splits, load_splits
 
 
@@ -160,15 +161,18 @@ class BaseModels:
 
     def initial(self) -> Trained:
         """The model trained on everything: loaded if its checkpoint exists, else trained and saved there."""
-        if self.initial_path.exists():
-            return self._load(self.initial_path)
-        return self._train(self.splits.train, self.initial_path, "train", "initial model")
+        return self._made_once(self.splits.train, self.initial_path, "train", "initial model")
 
     def ideal(self) -> Trained:
         """The same recipe without the forget set: loaded if its checkpoint exists, else trained and saved there."""
-        if self.ideal_path.exists():
-            return self._load(self.ideal_path)
-        return self._train(self.retain, self.ideal_path, self.request_slug, "ideal model")
+        return self._made_once(self.retain, self.ideal_path, self.request_slug, "ideal model")
+
+    def _made_once(self, images: ImageSet, path: Path, trained_on: str, label: str) -> Trained:
+        """One process trains; all others that want the same model wait for it, and load it."""
+        if path.exists():
+            return self._load(path)
+        with locked(path):
+            return self._load(path) if path.exists() else self._train(images, path, trained_on, label)
 
     def ideal_command(self) -> str:
         """The command that trains this ideal model."""

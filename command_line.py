@@ -66,8 +66,7 @@ def command(main: Main) -> Main:
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
-            signal.signal(signal.SIGTERM, _terminate)
-            sys.unraisablehook = _raise_again
+            heed_sigterm()
         warnings.showwarning = _warning_line
         try:
             return main(argv)
@@ -85,6 +84,12 @@ def command(main: Main) -> Main:
             return INTERRUPTED
 
     return run
+
+
+def heed_sigterm() -> None:
+    """SIGTERM raises Terminated. ValueError outside of the main thread."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.unraisablehook = _raise_again
 
 
 def _warning_line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -58,6 +58,7 @@ from vision_data import DATASETS
 JSON_FOLDER = Path("eval/metrics_and_plots/json")
 REPORT = "report.html"
 MASKED = "kappa_count"  # known for certain only once the mask is made
+NO_TAGS: Mapping[str, str] = {}
 METRICS_WAY_OUT = "Free the place, or start in another folder: the metrics are written below the current one"
 
 
@@ -150,11 +151,12 @@ class Pipeline:
         self.warnings: list[str] = []
         self.stages: dict[str, float] = {}
 
-    def run(self, *, nested: bool = False) -> Result:
-        """Do it, in one MLflow run; an exception ends that FAILED with the error in a tag, Ctrl-C KILLED."""
+    def run(self, *, nested: bool = False, tags: Mapping[str, str] = NO_TAGS) -> Result:
+        """Do it, in one MLflow run, with more tags from its beginning if any are given; an exception ends that FAILED with the error
+        in a tag, Ctrl-C KILLED."""
         started = time.perf_counter()
         self._start_afresh()
-        with tracked_run(self.experiment, self.name, nested=nested, tags=self.tags()) as run:
+        with tracked_run(self.experiment, self.name, nested=nested, tags={**self.tags(), **tags}) as run:
             self.stages["tracking_start"] = time.perf_counter() - started
             run.params({name: value for name, value in self.params().items() if name != MASKED})
             for file in {
@@ -164,7 +166,7 @@ class Pipeline:
             with self._stage("initial"):
                 initial = self.base.initial()
             with self._stage("ideal"):
-                ideal = self._ideal()
+                ideal = self.ideal()
             run.params(_provenance("initial", initial) | _provenance("ideal", ideal))
             self.initial_digest = model_digest(initial.model)
             config_hash = self.config_hash(initial, ideal)
@@ -305,6 +307,8 @@ class Pipeline:
             "ideal": model_digest(ideal.model) if ideal else None,
             "version": __version__,
         }
+        if self.checkpoint_epochs:
+            decisive["checkpoint_epochs"] = self.checkpoint_epochs
         if self.config.metrics != (DEFAULT,):
             decisive["metrics"] = sorted(metric.identity for metric in self.metrics)
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
@@ -355,7 +359,8 @@ class Pipeline:
         """Where a run comes from."""
         return {"lethe_version": __version__, "git_commit": git_commit(), "method_source": self.method.facts.source}
 
-    def _ideal(self) -> Trained | None:
+    def ideal(self) -> Trained | None:
+        """The ideal model that the config asks for, loaded or trained."""
         needed = "ideal" in self.method.facts.needs
         wanted = {"train": True, "skip": False, "auto": needed or self.base.embedded or self.base.ideal_path.exists()}
         return self.base.ideal() if wanted[self.config.ideal] else None
