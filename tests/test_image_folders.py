@@ -13,8 +13,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
 from pictures import class_folders, encoded, noise, plain, write
+from PIL import Image, ImageOps
 
 import vision_data.decoded as decoding
 from vision_data import DATASETS, ForgetRequest, load_splits
