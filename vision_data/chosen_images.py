@@ -92,7 +92,7 @@ def joined(first: Images, second: Images, order: Tensor) -> Images:
     return torch.cat([first[:], second[:]])[order]
 
 
-def in_parts(images: Images, most_bytes: int = 1 << 24) -> Iterator[Tensor]:
+def in_parts(images: Images, most_bytes: int = 1 << 22) -> Iterator[Tensor]:
     """The images in order, some at a time, so that a pass over all of them needs little memory."""
     size = max(1, most_bytes // max(1, images.shape[1:].numel()))
     for start in range(0, len(images), size):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,14 +13,13 @@ from typing import Any
 from registry import Entry, did_you_mean
 from vision_data.decoded import FORMAT, Published, decoded
 from vision_data.encoded_image import EncodedImage
+from vision_data.hub_copies import Splits, from_disk, from_hub, is_saved, local_copy, tables, zips, zips_from_hub
 from vision_data.image_folders import published_folder
+from vision_data.image_zips import published_zips
 from vision_data.impl import DATASETS, DatasetFacts, RawDataset, register, slug
 
 PLANT, POKEMON = "jameelkhalidawan/Plant_Detection_Classification", "fcakyon/pokemon-classification"
-PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
-PARTS |= dict.fromkeys(("valid", "validation", "val", "dev"), "validation")
 LABEL_NAMES = ("label", "labels", "class", "target", "category")
-Splits = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -52,108 +50,47 @@ def plant_classification(folder: Path) -> RawDataset:
 @register("POKEMON_CLASSIFICATION", epochs=30, augment=True, source=f"huggingface.co/datasets/{POKEMON}")
 def pokemon_classification(folder: Path) -> RawDataset:
     """Pictures of Pokemon, from <folder>/pokemon-classification (data/train.zip, data/test.zip, unpacked or not, Parquet), else the hub."""
-    zips = {part: f"hf://datasets/{POKEMON}/data/{part}.zip" for part in ("train", "test")}  # its script is not run
-    return read_hub_set("POKEMON_CLASSIFICATION", POKEMON, folder, zips=zips)
+    if local_copy(POKEMON, folder) is None:  # the dataset's own script would not be run
+        return decoded(published_zips("POKEMON_CLASSIFICATION", zips_from_hub("POKEMON_CLASSIFICATION", POKEMON, folder)), folder)
+    return read_hub_set("POKEMON_CLASSIFICATION", POKEMON, folder)
 
 
-def read_hub_set(
-    name: str, hub_name: str, folder: Path, *, columns: Columns = Columns(), also: tuple[str, ...] = (), zips: dict[str, str] | None = None
-) -> RawDataset:
+def read_hub_set(name: str, hub_name: str, folder: Path, *, columns: Columns = Columns(), also: tuple[str, ...] = ()) -> RawDataset:
     """A local copy where there is one, else what the hub has.
 
     Raises FileNotFoundError where there is neither, and ValueError for what can't be read, and for columns that are not there or not
     to be guessed.
     """
-    local = _local_copy(hub_name, folder, also)
+    local = local_copy(hub_name, folder, also)
     if local is None:
-        return decoded(_published(name, _from_hub(name, hub_name, folder, zips), columns), folder)
-    root = local / "data" if (local / "data").is_dir() and not _is_saved(local) else local
-    if not _is_saved(local) and not _tables(local) and not _zips(root):
-        return decoded(published_folder(name, root), folder)
-    return decoded(_published(name, _from_disk(name, local, root, folder), columns), folder)
+        return decoded(_published(name, from_hub(name, hub_name, folder), columns), folder)
+    root = local / "data" if (local / "data").is_dir() and not is_saved(local) else local
+    if is_saved(local) or tables(local):
+        return decoded(_published(name, from_disk(name, local, folder), columns), folder)
+    if "train" in zips(root):
+        return decoded(published_zips(name, _train_and_test(name, zips(root))), folder)
+    return decoded(published_folder(name, root), folder)
 
 
-def _local_copy(hub_name: str, folder: Path, also: tuple[str, ...]) -> Path | None:
-    last = hub_name.rpartition("/")[2]
-    places = [Path(hub_name).expanduser(), folder / hub_name, folder / last]
-    if folder.is_dir():
-        wanted = {last.casefold(), *also}
-        places += [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and entry.name.casefold() in wanted]
-    return next((place for place in places if place.exists()), None)
-
-
-def _is_saved(place: Path) -> bool:
-    return (place / "dataset_dict.json").exists() or (place / "state.json").exists()
-
-
-def _tables(place: Path) -> dict[str, list[str]]:
-    """The Parquet files by part, as a folder or their name says (train-00000-of-00002.parquet, test/0000.parquet)."""
-    files = [place] if place.suffix == ".parquet" else sorted(place.rglob("*.parquet"))
-    return _by_part({file: re.split(r"[^A-Za-z]+", str(file.relative_to(place) if file != place else file.name)) for file in files})
-
-
-def _zips(place: Path) -> dict[str, list[str]]:
-    """The zip files that are called as a part; none where they are unpacked."""
-    if not place.is_dir() or any((place / part).is_dir() for part in PARTS):
-        return {}
-    return _by_part({file: [file.stem] for file in sorted(place.glob("*.zip")) if file.stem.casefold() in PARTS})
-
-
-def _by_part(files: dict[Path, list[str]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for file, words in files.items():
-        part = next((PARTS[word.casefold()] for word in reversed(words) if word.casefold() in PARTS), "train")
-        found.setdefault(part, []).append(str(file))
-    return found
-
-
-def _from_disk(name: str, local: Path, root: Path, folder: Path) -> Splits:
-    import datasets
-
-    kept_in = str(folder / "huggingface")
-    try:
-        if _is_saved(local):
-            return _as_splits(datasets.load_from_disk(str(local)))
-        tables = _tables(local)
-        if tables:
-            return _as_splits(datasets.load_dataset("parquet", data_files=tables, cache_dir=kept_in))
-        return _as_splits(datasets.load_dataset("imagefolder", data_files=_zips(root), cache_dir=kept_in))
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(
-            f"{name}: expected a dataset in {local}, and it can't be read ({_root_cause(error)}). Download it again"
-        ) from error
-
-
-def _from_hub(name: str, hub_name: str, folder: Path, zips: dict[str, str] | None) -> Splits:
-    import datasets
-
-    try:
-        return _as_splits(datasets.load_dataset("imagefolder", data_files=zips) if zips else datasets.load_dataset(hub_name))
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise FileNotFoundError(
-            f"{name}: expected {hub_name} in {folder / hub_name.rpartition('/')[2]}, and it can't be had from the hub "
-            f"({_root_cause(error)}). Put its files there, e.g. by hf download {hub_name} --repo-type dataset --local-dir "
-            f"{folder / hub_name.rpartition('/')[2]}, or name their folder with --data"
-        ) from error
-
-
-def _as_splits(found: Any) -> Splits:
-    return dict(found) if isinstance(found, dict) else {"train": found}
+def _train_and_test(name: str, parts: dict[str, Any]) -> dict[str, Any]:
+    """The train part, and the test part or what stands for it; a warning names what is left out."""
+    train = parts.get("train", next(iter(parts.values())) if len(parts) == 1 else None)
+    if train is None:
+        raise ValueError(f"{name}: expected a split train, got {', '.join(parts)}. Save it with one of that name")
+    test = next((part for part in ("test", "validation", "valid", "val") if part in parts and parts[part] is not train), None)
+    left_out = [part for part in parts if part != test and parts[part] is not train]
+    if left_out:
+        warnings.warn(f"{name}: the split {', '.join(left_out)} is left out: validation images are drawn from train", stacklevel=2)
+    return {"train": train} | ({"test": parts[test]} if test else {})
 
 
 def _published(name: str, splits: Splits, columns: Columns) -> Published:
     """The train and the test part of a dataset with an image column and a label column."""
     import datasets
 
-    train = splits.get("train", next(iter(splits.values())) if len(splits) == 1 else None)
-    if train is None:
-        raise ValueError(f"{name}: expected a split train, got {', '.join(splits)}. Save it with one of that name")
-    tests = [part for part in ("test", "validation", "valid", "val") if part in splits]
-    left_out = [part for part in splits if splits[part] is not train and part not in tests[:1]]
-    if left_out:
-        warnings.warn(f"{name}: the split {', '.join(left_out)} is left out: validation images are drawn from train", stacklevel=2)
+    parts = _train_and_test(name, splits)
+    train = parts["train"]
     chosen = _columns_of(name, train, columns)
-    parts = {"train": train} | ({"test": splits[tests[0]]} if tests else {})
     for part, rows in parts.items():
         missing = [column for column in chosen if column not in rows.column_names]
         if missing:
@@ -234,9 +171,3 @@ def _bytes_of(cell: Any) -> bytes:
     if not isinstance(content, bytes):
         raise ValueError(f"expected an image, got {'nothing' if content is None else type(content).__name__}")
     return content
-
-
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]

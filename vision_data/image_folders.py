@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path, PurePath
 
 from registry import Entry
 from vision_data.decoded import FORMAT, Published, decoded
@@ -53,47 +53,52 @@ def published_folder(name: str, root: Path, *, own: bool = False) -> Published:
     return of_files(name, root, files, own=own)
 
 
-def files_by_class(name: str, part: Path) -> list[tuple[str, Path]]:
-    """(class, file) of each image below `part`, sorted."""
-    found = []
+def files_by_class(name: str, part: Path, beside: tuple[str, ...] = ()) -> list[tuple[str, Path]]:
+    """(class, file) of each image below `part`, sorted; `beside` ends the names of files that are known to be something else."""
     classes = sorted(entry for entry in part.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
         raise ValueError(
             f"{name}: expected a folder of images per class in {part}, got no folder. Put each class's images in a folder of its own"
         )
-    for folder in classes:
-        files = images_below(folder)
-        if not files:
-            raise ValueError(f"{name}: expected images in the class folder {folder}, got none. Remove the folder, or put its images there")
-        found += [(folder.name, file) for file in files]
-    return found
+    images = images_below(part, beside)
+    by_class: dict[str, list[Path]] = {folder.name: [] for folder in classes}
+    for file in images:
+        by_class.get(file.relative_to(part).parts[0], []).append(file)
+    empty = [part / label for label, files in by_class.items() if not files]
+    if empty:
+        raise ValueError(f"{name}: expected images in the class folder {empty[0]}, got none. Remove the folder, or put its images there")
+    return [(label, file) for label, files in by_class.items() for file in files]
 
 
-def images_below(folder: Path, also: tuple[str, ...] = ()) -> list[Path]:
-    """The image files below a folder, sorted; a warning counts what is no image and ends in none of `also`."""
-    files = sorted(file for file in folder.rglob("*") if not file.name.startswith(".") and file.is_file())
-    images = [file for file in files if file.suffix.casefold() in SUFFIXES]
-    others = [file for file in files if file.suffix.casefold() not in SUFFIXES and not file.name.casefold().endswith(also)]
+def images_below(folder: Path, beside: tuple[str, ...] = ()) -> list[Path]:
+    """The image files below a folder, sorted; a warning counts what is no image and does not end as `beside` says."""
+    files = sorted(file for file in folder.rglob("*") if not _hidden(file.relative_to(folder)) and file.is_file())
+    others = [file for file in files if not file.name.casefold().endswith((*SUFFIXES, *beside))]
     if others:
-        warnings.warn(f"{others[0]}{f' and {len(others) - 1} more' if others[1:] else ''}: no image by its ending, left out", stacklevel=2)
-    return images
+        more = f" and {len(others) - 1} more" if others[1:] else ""
+        warnings.warn(f"{others[0]}{more}: no image by its ending, left out", stacklevel=2)
+    return [file for file in files if file.name.casefold().endswith(SUFFIXES)]
+
+
+def _hidden(place: Path) -> bool:
+    return any(step.startswith(".") for step in place.parts)
 
 
 def of_files(
     name: str, root: Path, files: dict[str, list[tuple[str, Path]]], *, class_names: tuple[str, ...] | None = None, own: bool = False
 ) -> Published:
     """What is published as files: known anew when a name, a size or a time of change differs."""
-    parts = {part: _opening(listed) for part, listed in files.items()}
-    return Published(name, key_of(root, {part: [file for _, file in listed] for part, listed in files.items()}), parts, class_names, own)
+    key = key_of({part: [(file, file.relative_to(root)) for _, file in listed] for part, listed in files.items()})
+    return Published(name, key, {part: _opening(listed) for part, listed in files.items()}, class_names, own)
 
 
-def key_of(root: Path, files: dict[str, list[Path]]) -> str:
-    """A digest of names, sizes and times of change."""
+def key_of(files: Mapping[str, Iterable[tuple[Path, PurePath]]]) -> str:
+    """A digest of the parts' files: what each is to be called, its size and its time of change."""
     content = hashlib.sha256(f"format {FORMAT}".encode())
     for part, listed in files.items():
-        for file in listed:
+        for file, place in listed:
             about = file.stat()
-            content.update(f"\0{part}\0{file.relative_to(root)}\0{about.st_size}\0{about.st_mtime_ns}".encode(errors="surrogateescape"))
+            content.update(f"\0{part}\0{place}\0{about.st_size}\0{about.st_mtime_ns}".encode(errors="surrogateescape"))
     return content.hexdigest()
 
 

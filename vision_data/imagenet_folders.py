@@ -44,7 +44,7 @@ def tiny_imagenet(folder: Path) -> RawDataset:
     root = _first_of("TinyImageNet", folder, ("tiny-imagenet-200",))
     if not (root / "train").is_dir() or not (root / "val").is_dir():
         raise FileNotFoundError(f"TinyImageNet: expected the folders train and val in {root}. Unpack tiny-imagenet-200.zip there")
-    files = {"train": files_by_class("TinyImageNet", root / "train"), "test": _annotated(root / "val")}
+    files = {"train": files_by_class("TinyImageNet", root / "train", beside=("_boxes.txt",)), "test": _annotated(root / "val")}
     return decoded(of_files("TinyImageNet", root, files), folder)
 
 
@@ -86,7 +86,7 @@ def published_imagenet(
 ) -> Published:
     """Image files and archives below a folder; images of a synset for which `class_of` gives None are left out."""
     there: dict[str, list[Path]] = {"train": [], "test": []}
-    for file in sorted([*images_below(root, also=ARCHIVES), *_archives_below(root)]):
+    for file in sorted([*images_below(root, beside=ARCHIVES), *_archives_below(root)]):
         part = _part_of(file.relative_to(root))
         if part is not None:
             there[part].append(file)
@@ -103,7 +103,9 @@ def published_imagenet(
         return lambda: _images_of(name, root, files, class_of)
 
     parts = {part: opening(files) for part, files in there.items() if files}
-    return Published(name, key_of(root, there), parts, class_names)
+    return Published(
+        name, key_of({part: [(file, file.relative_to(root)) for file in files] for part, files in there.items()}), parts, class_names
+    )
 
 
 def _images_of(name: str, root: Path, files: list[Path], class_of: ClassOf) -> Iterator[EncodedImage]:
