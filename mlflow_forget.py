@@ -113,6 +113,12 @@ def flags(method: Entry[Any] | None, architecture: Entry[Any]) -> argparse.Argum
         metavar="NAME,...",
         help="what to measure: default, all (the costly ones too), or names separated by commas; --list shows them (default: default)",
     )
+    job.add_argument(
+        "--report",
+        default="full",
+        choices=("full", "no_images", "skip"),
+        help="pictures and an HTML page; without images of the forget set; or neither, which saves a second (default: %(default)s)",
+    )
     command_line.add_shared_flags(parser, several_seeds=True)
     command_line.add_signature_flags(parser, architecture, "architecture")
     if method is not None:
@@ -134,6 +140,7 @@ def configs_from(options: argparse.Namespace, method: Entry[Any], architecture: 
             experiment=options.experiment,
             checkpoint_epochs=options.checkpoint_epochs,
             metrics=options.metrics,
+            report=options.report,
         )
         for seed in options.seed
         for combination in itertools.product(*values.values())

@@ -30,10 +30,14 @@ from judgement import judge
 from measurement import INCOMPETENT, Measured, evidence_of_others, measure, of_intermediate_models
 from model_sets import oracles_of
 from registry import __version__
+from reporter.html_report import html_report
 from reporter.layer_pictures import masked_layer_image, weight_histogram
 from reporter.margin_pictures import margin_histograms
 from reporter.per_image import per_image, write_per_image
 from reporter.pictures import class_probabilities
+from reporter.run_note import run_note
+from reporter.verdict import verdict
+from run_report import FORGET_LIST, run_facts
 from tracking.run import TrackedRun, tracked_run
 from tracking.store import check_store
 from training import (
@@ -52,7 +56,7 @@ from unlearn import METHODS, ForgetData, Oracles, Unlearned, masked_layer, resol
 from vision_data import DATASETS
 
 JSON_FOLDER = Path("eval/metrics_and_plots/json")
-FORGET_LIST = "forget_indexes.txt"
+REPORT = "report.html"
 MASKED = "kappa_count"  # known for certain only once the mask is made
 METRICS_WAY_OUT = "Free the place, or start in another folder: the metrics are written below the current one"
 
@@ -61,7 +65,8 @@ METRICS_WAY_OUT = "Free the place, or start in another folder: the metrics are w
 class PipelineConfig:
     """One experiment: a method with its own settings, on base models, under an experiment's name.
 
-    metrics: "default", "all" (the costly ones too), names; see evaluation.chosen.
+    metrics: "default", "all" (the costly ones too), names; see evaluation.chosen. report: pictures and an HTML page; the page without
+    images of the forget set; neither.
     """
 
     unlearn: str
@@ -71,6 +76,7 @@ class PipelineConfig:
     experiment: str | None = None
     checkpoint_epochs: tuple[int, ...] = ()
     metrics: tuple[str, ...] = (DEFAULT,)
+    report: Literal["full", "no_images", "skip"] = "full"
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,8 @@ class Pipeline:
         self.metrics = chosen(config.metrics)
         if config.ideal not in ("auto", "train", "skip"):
             raise ValueError(f"--ideal: expected auto, train or skip, got {config.ideal!r}. Choose one")
+        if config.report not in ("full", "no_images", "skip"):
+            raise ValueError(f"--report: expected full, no_images or skip, got {config.report!r}. Choose one")
         if config.ideal == "skip" and "ideal" in self.method.facts.needs:
             raise ValueError(f"--ideal: {self.method.name} needs the ideal model, got skip. Leave the flag out")
         if base is not None and base.config != config.base:
@@ -185,7 +193,7 @@ class Pipeline:
             with self._stage("report"):
                 path = self._write_json(run.run_id, config_hash, unlearned, measured)
                 self._log(run, unlearned, measured, path)
-                self._draw(run, initial.model, unlearned, measured)
+                self._report(run, initial, ideal, unlearned, measured)
             self.stages["total"] = time.perf_counter() - started
             run.metrics({f"stage_{stage}_seconds": seconds for stage, seconds in self.stages.items()})
         return Result(
@@ -278,6 +286,7 @@ class Pipeline:
             "experiment": self.experiment,
             "checkpoint_epochs": ",".join(map(str, self.checkpoint_epochs)),
             "metrics": ",".join(self.config.metrics),
+            "report": self.config.report,
             **self.base.options,
             **self.settings,
             **self.counts,
@@ -412,6 +421,16 @@ class Pipeline:
         """
         steps = self.intermediate.metrics.items()
         run.points({epoch: {name: value for name, value in values.items() if name in measured.model} for epoch, values in steps})
+
+    def _report(self, run: TrackedRun, initial: Trained, ideal: Trained | None, unlearned: Unlearned, measured: Measured) -> None:
+        """The verdict in words, as a tag and in the run's description; and unless they are to be skipped, the pictures and the page."""
+        facts = run_facts(self, run.run_id, initial, ideal, unlearned, measured, self._notes(initial, ideal))
+        told = verdict(facts.measured)
+        run.tags({"verdict": told.headline})
+        run.note(run_note(facts, told))
+        if self.config.report != "skip":
+            self._draw(run, initial.model, unlearned, measured)
+            run.text(html_report(facts, told), REPORT)
 
     def _draw(self, run: TrackedRun, initial: nn.Module, unlearned: Unlearned, measured: Measured) -> None:
         """What the forget images are taken for, how sure the models are, and where there is a mask, what it switches off."""

@@ -13,6 +13,7 @@ from base_models import BaseConfig, BaseModels
 from evaluation.over_seeds import OverSeeds
 from pipeline import Pipeline, PipelineConfig, Result
 from reporter.pictures import curves_over
+from reporter.run_note import sweep_note
 from reporter.seeds_text import seeds_of
 from tracking.run import TrackedRun, tracked_run
 from training import Progress, silent
@@ -104,6 +105,8 @@ def _log_parent(parent: TrackedRun, pipelines: Sequence[Pipeline], results: Sequ
     varying = sorted(name for name in params[0] if len({str(own[name]) for own in params}) > 1)
     parent.params({name: value for name, value in params[0].items() if name not in varying})
     parent.tags({"varying": ", ".join(varying)})
+    decided = [name for name in varying if name not in ("kappa_count", "mask")] or varying
+    parent.note(sweep_note({result.name: result.metrics for result in results}, ", ".join(decided)))
     seeds = over_seeds_of(results)
     if seeds:
         parent.text(json.dumps(seeds, indent=2, allow_nan=False), "over_seeds.json")

@@ -18,7 +18,7 @@ ROLES: Final[Mapping[str, str]] = {**MODELS, **SETS}
 
 # How a line of each role is drawn, as matplotlib and as SVG's stroke-dasharray have it.
 LINES: Final[Mapping[str, str]] = {"initial": "-", "unlearned": "-", "ideal": "--", "forget": "-", "retain": "--", "test": ":"}
-DASHES: Final[Mapping[str, str]] = {"-": "none", "--": "5 3", ":": "1.5 2.5"}
+DASHES: Final[Mapping[str, str]] = {"-": "none", "--": "5 3", ":": "2 2"}
 MARKERS: Final[Mapping[str, str]] = {"initial": "s", "unlearned": "o", "ideal": "D", "forget": "o", "retain": "s", "test": "^"}
 
 # The page around them: paper, ink, ink of what matters less, lines, the ground of tables and code, a mark on what needs attention.

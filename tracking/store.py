@@ -9,6 +9,7 @@ import re
 import tempfile
 from pathlib import Path
 
+from tracking.experiment_page import description_of, tags_of_new
 from tracking.file_reader import is_file_store
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
@@ -68,7 +69,9 @@ def open_experiment(name: str) -> str:
             client = mlflow.MlflowClient()
             found = client.get_experiment_by_name(name)
             if found is None:
-                return client.create_experiment(name, artifact_location=_artifact_location(uri, name))
+                made: str = client.create_experiment(name, artifact_location=_artifact_location(uri, name), tags=tags_of_new())
+                client.set_experiment_tag(made, "mlflow.note.content", description_of(made))
+                return made
             if found.lifecycle_stage != "active":
                 raise ValueError(f"experiment {name!r} was deleted in MLflow. Restore it there, or choose another --experiment")
             return found.experiment_id
