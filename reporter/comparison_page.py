@@ -108,7 +108,7 @@ def comparison_page(tasks: Sequence[Task], drawn: Mapping[int, Sequence[Drawn]],
         for place, task in enumerate(tasks)
     ]
     title = "Unlearning methods side by side"
-    style = Markup(css_variables() + (TEMPLATES / "comparison.css").read_text(encoding="utf-8"))
+    style = Markup(css_variables() + "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "comparison.css")))
     return environment.get_template("comparison.html").render(
         title=title, origin=origin, parts=parts, legend=f"{LEGEND}.", style=style, command=command, version=__version__
     )

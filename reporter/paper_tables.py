@@ -24,7 +24,7 @@ from reporter.comparison import (
 from reporter.latex_table import PACKAGES, latex_table
 from reporter.markdown import capital
 from reporter.method_names import latex_name, latex_text
-from reporter.seeds_summary import RANKED_BY, REFERENCE, Group, SeedRun, Settings, Task, labels_of, seed_order
+from reporter.seeds_summary import OF_REQUEST, RANKED_BY, REFERENCE, Group, SeedRun, Settings, Task, labels_of, seed_order
 from reporter.seeds_tables import SECONDS
 from reporter.seeds_text import spread
 
@@ -34,7 +34,6 @@ FOUR: tuple[tuple[Part, str, str], ...] = (
     ("retain", "loss", "nats"),
     ("retain", "score", "percent"),
 )
-OF_REQUEST = {"request", "class_to_replace", "num_indexes_to_replace", "forget_indexes"}
 COLUMNS_ABREAST = 4
 IDEAL_SECONDS = "ideal_seconds"
 NOT_RUN = "--"
@@ -171,7 +170,7 @@ def families_of(tasks: Sequence[Task]) -> list[list[Task]]:
     """Tasks that differ in the forget request alone, together."""
     found: dict[tuple[str, Settings], list[Task]] = {}
     for task in tasks:
-        found.setdefault((task.experiment, tuple(it for it in task.settings if it[0] not in OF_REQUEST)), []).append(task)
+        found.setdefault((task.experiment, tuple(it for it in task.settings if it[0] not in OF_REQUEST | {"request"})), []).append(task)
     return list(found.values())
 
 
