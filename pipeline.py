@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -48,8 +48,10 @@ from training import (
     warm_up,
     write_bytes,
 )
+from training.recipe import PREFIX
 from unlearn import METHODS, ForgetData, Oracles, Unlearned, masked_layer, resolved, unlearn
 from vision_data import DATASETS
+from vision_data.augmentation import augmentations
 
 JSON_FOLDER = Path("eval/metrics_and_plots/json")
 FORGET_LIST = "forget_indexes.txt"
@@ -278,10 +280,16 @@ class Pipeline:
             "experiment": self.experiment,
             "checkpoint_epochs": ",".join(map(str, self.checkpoint_epochs)),
             "metrics": ",".join(self.config.metrics),
+            **self._recipe(),
             **self.base.options,
             **self.settings,
             **self.counts,
         }
+
+    def _recipe(self) -> dict[str, Any]:
+        """How the base models are trained, by the names of the flags."""
+        settings = asdict(self.base.recipe) | {"augment": ",".join(augmentations(self.base.recipe.augment)) or "none"}
+        return {f"{PREFIX}{name}": value for name, value in settings.items() if name != "epochs"}
 
     def config_hash(self, initial: Trained, ideal: Trained | None) -> str:
         """SHA-256 of every setting that changes the result, the weights of the base models and Lethe's version."""
@@ -296,6 +304,8 @@ class Pipeline:
             "ideal": model_digest(ideal.model) if ideal else None,
             "version": __version__,
         }
+        if self.base.training:
+            decisive["training"] = self.base.training
         if self.config.metrics != (DEFAULT,):
             decisive["metrics"] = sorted(metric.identity for metric in self.metrics)
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
