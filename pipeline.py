@@ -493,6 +493,7 @@ def _provenance(name: str, trained: Trained | None) -> dict[str, Any]:
     }
     if trained.metadata is not None:
         about |= {f"{name}_seed": trained.metadata.seed, f"{name}_epochs": trained.metadata.epochs}
+        about |= {f"{name}_computed": trained.metadata.computed} if trained.metadata.computed else {}
         if math.isfinite(trained.metadata.train_seconds):
             about |= {f"{name}_train_seconds": trained.metadata.train_seconds}
     return about
