@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -52,8 +52,10 @@ from training import (
     warm_up,
     write_bytes,
 )
+from training.recipe import PREFIX
 from unlearn import METHODS, ForgetData, Oracles, Unlearned, masked_layer, resolved, unlearn
 from vision_data import DATASETS
+from vision_data.augmentation import augmentations
 
 JSON_FOLDER = Path("eval/metrics_and_plots/json")
 REPORT = "report.html"
@@ -289,10 +291,16 @@ class Pipeline:
             "checkpoint_epochs": ",".join(map(str, self.checkpoint_epochs)),
             "metrics": ",".join(self.config.metrics),
             "report": self.config.report,
+            **self._recipe(),
             **self.base.options,
             **self.settings,
             **self.counts,
         }
+
+    def _recipe(self) -> dict[str, Any]:
+        """How the base models are trained, by the names of the flags."""
+        settings = asdict(self.base.recipe) | {"augment": ",".join(augmentations(self.base.recipe.augment)) or "none"}
+        return {f"{PREFIX}{name}": value for name, value in settings.items() if name != "epochs"}
 
     def config_hash(self, initial: Trained, ideal: Trained | None) -> str:
         """SHA-256 of every setting that changes the result, the weights of the base models and Lethe's version."""
@@ -309,6 +317,8 @@ class Pipeline:
         }
         if self.checkpoint_epochs:
             decisive["checkpoint_epochs"] = self.checkpoint_epochs
+        if self.base.training:
+            decisive["training"] = self.base.training
         if self.config.metrics != (DEFAULT,):
             decisive["metrics"] = sorted(metric.identity for metric in self.metrics)
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
@@ -507,6 +517,7 @@ def _provenance(name: str, trained: Trained | None) -> dict[str, Any]:
     }
     if trained.metadata is not None:
         about |= {f"{name}_seed": trained.metadata.seed, f"{name}_epochs": trained.metadata.epochs}
+        about |= {f"{name}_computed": trained.metadata.computed} if trained.metadata.computed else {}
         if math.isfinite(trained.metadata.train_seconds):
             about |= {f"{name}_train_seconds": trained.metadata.train_seconds}
     return about
