@@ -23,7 +23,8 @@ UNSAID = {"metrics": "default", "dataset_file": "None", "arch_file": "None"}  # 
 
 # What a method is set before, with the architecture's own options; every other setting is the method's.
 OF_TASK = {"dataset", "dataset_file", "arch", "arch_file", "num_classes", "epochs", "split_seed", "request"}
-OF_TASK |= {"class_to_replace", "num_indexes_to_replace", "forget_indexes"}
+OF_REQUEST = {"class_to_replace", "num_indexes_to_replace", "forget_indexes"}  # what "request" says in a word
+OF_TASK |= OF_REQUEST
 
 Settings = tuple[tuple[str, str], ...]
 
@@ -183,5 +184,7 @@ def heading_of(task: Task, tasks: Sequence[Task]) -> str:
     differing = sorted({name for one in settings for name in one if len({other.get(name) for other in settings}) > 1})
     always = ("dataset", "arch", "request")
     own = dict(task.settings)
-    shown = [f"{name} {own.get(name, 'not logged')}" for name in (*always, *(name for name in differing if name not in always))]
+    shown = [
+        f"{name} {own.get(name, 'not logged')}" for name in (*always, *(name for name in differing if name not in OF_REQUEST.union(always)))
+    ]
     return f"{task.experiment}: {', '.join(shown)}; seeds {' '.join(task.seeds)}"

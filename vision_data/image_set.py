@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from vision_data.augmentation import Augmentation, Moves, augmentations
 from vision_data.chosen_images import Chosen, Images, choose, in_parts, joined
 from vision_data.image_file import ImageFile
 
@@ -137,56 +138,38 @@ class ImageSet:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device), indexes=self.indexes.to(device))
 
     def batches(
-        self, size: int, *, generator: torch.Generator | None = None, device: torch.device | str = "cpu", augment: bool = False
+        self,
+        size: int,
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+        augment: Augmentation = False,
+        skip: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised float images and labels, `size` at a time; in a new random order if a generator is given.
 
-        `augment` shifts each image by up to an eighth of its height and mirrors it with probability 1/2 (needs a generator).
+        `augment` (needs a generator): True shifts each image by up to an eighth of its height and mirrors it with probability 1/2;
+        see `vision_data.augmentation`. The first `skip` batches are drawn and not read. Of each batch, process k of n takes every n-th
+        image from the k-th on: `share` (k, n).
         """
+        kinds = () if generator is None else augmentations(augment)
         shuffled = None if generator is None else torch.randperm(len(self), generator=generator)
-        for start in range(0, len(self), size):
+        own = slice(share[0], None, share[1])
+        for number, start in enumerate(range(0, len(self), size)):
+            count = min(size, len(self) - start)
+            moves = Moves.drawn(count, self.images.shape[2], generator, kinds) if kinds and generator is not None else None
+            if number < skip:
+                continue
             if shuffled is None:
-                images, labels = self.images[start : start + size], self.labels[start : start + size]
+                rows = slice(start, start + size)
+                images, labels = self.images[rows][own], self.labels[rows][own]
             else:
-                rows = shuffled[start : start + size].to(self.images.device)
-                images, labels = self.images[rows], self.labels[rows]
-            if augment and generator is not None:
-                images = shifted_and_mirrored(images, generator)
-            yield self.normalisation(images.to(device)), labels.to(device)
-
-
-@dataclass(frozen=True)
-class Moves:
-    """What happens to each of N images: moved down and right (N, 1) by 0 to twice an eighth of the height, mirrored (N, 1) or not."""
-
-    down: Tensor
-    right: Tensor
-    mirrored: Tensor
-
-    @classmethod
-    def drawn(cls, count: int, height: int, generator: torch.Generator) -> Moves:
-        """For `count` images of that height."""
-        down, right = (torch.randint(2 * (height // 8) + 1, (count, 1), generator=generator) for _ in range(2))
-        return cls(down, right, torch.rand(count, 1, generator=generator) < 0.5)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Moves]) -> Moves:
-        """The moves of several sets of images, one set after the other."""
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("down", "right", "mirrored")))
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """The images (N, C, H, W), padded with zeros, shifted and mirrored."""
-        count, _, height, width = images.shape
-        pad = height // 8
-        columns = torch.arange(width).expand(count, -1)
-        columns = torch.where(self.mirrored, columns.flip(1), columns) + self.right
-        rows = torch.arange(height) + self.down
-        padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
-        where = (torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :])
-        picked = padded.permute(0, 2, 3, 1)[tuple(index.to(images.device) for index in where)]
-        return picked.permute(0, 3, 1, 2)
-
-
-def shifted_and_mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Random crop after zero padding of an eighth of the height, then a random horizontal flip, per image of (N, C, H, W)."""
-    return Moves.drawn(len(images), images.shape[2], generator)(images)
+                chosen = shuffled[start : start + size][own].to(self.images.device)
+                images, labels = self.images[chosen], self.labels[chosen]
+            images, labels = images.to(device), labels.to(device)
+            if moves is not None:
+                images = moves.of(own)(images, self.normalisation)
+            elif self.normalisation.mean or shuffled is None:  # a gathered batch is a copy already
+                images = self.normalisation(images)
+            yield images, labels

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from vision_data import ImageSet
+from vision_data.augmentation import Augmentation, Moves, augmentations
 from vision_data.chosen_images import Images
-from vision_data.image_set import Moves
 
 
 class SharedImages:
     """Images on a device, from which many models take their batches: normalised once, unless each batch is to be augmented first."""
 
-    def __init__(self, images: ImageSet, device: torch.device, *, augment: bool) -> None:
+    def __init__(self, images: ImageSet, device: torch.device, *, augment: Augmentation) -> None:
         here = images.to(device)
-        self.augment, self.device = augment, device
-        self.as_they_are = augment or here.streamed
+        self.kinds, self.device = augmentations(augment), device
+        self.as_they_are = bool(self.kinds) or here.streamed
         self.normalisation, self.labels = images.normalisation, here.labels
         self.images: Images = here.images if self.as_they_are else self.normalisation(here.images[:])
 
@@ -32,9 +32,9 @@ class SharedImages:
         for chosen in shuffled.split(size, dim=1):
             place = chosen.flatten().to(self.device)
             x = self.images.index_select(0, place) if isinstance(self.images, Tensor) else self.images[place].to(self.device)
-            if self.augment:
-                moves = [Moves.drawn(chosen.shape[1], x.shape[2], generator) for generator in generators]
-                x = Moves.joined(moves)(x)
-            if self.as_they_are:
+            if self.kinds:
+                moves = [Moves.drawn(chosen.shape[1], x.shape[2], generator, self.kinds) for generator in generators]
+                x = Moves.joined(moves)(x, self.normalisation)
+            elif self.as_they_are:
                 x = self.normalisation(x)
             yield x.unflatten(0, chosen.shape), self.labels.index_select(0, place).view(chosen.shape)

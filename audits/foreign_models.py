@@ -186,12 +186,13 @@ class ForeignModels:
 
     def _check_training(self, name: str, path: Path, trained_on: str) -> str:
         """Lethe's own checkpoints say on which images they were trained. Others are believed, which is worth a line."""
-        if _is_foreign(path) or checkpoint_metadata(path) is None:
+        found = None if _is_foreign(path) else checkpoint_metadata(path)
+        if found is None:
             return f"that {path} was trained on these images can't be checked, it has no metadata of Lethe"
         if self.config.trained_on == "all":
             raise ValueError(f"--trained_on all: {path} is Lethe's, and was trained on its train split. Leave out --trained_on")
         try:
-            check_checkpoint(path, self._metadata(trained_on), self.architecture.settings({}))
+            check_checkpoint(path, self._metadata(trained_on, training=found.training), self.architecture.settings({}))
         except ValueError as error:
             raise ValueError(
                 str(error).replace("--mask, or another folder with --save_dir", "--mask").replace("--mask", f"--{name}")
