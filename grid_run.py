@@ -34,17 +34,17 @@ def run(words: Sequence[str]) -> int:
     check(options)
     jobs = queue_of(chosen(lines_of(options), options.filter))
     again = shlex.join(["python", "array_param_file.py", "run", *words])
-    failures = Path(options.failed)
-    failures.unlink(missing_ok=True)
     board, started = Board(jobs), time.perf_counter()
     crew = crew_of(options, jobs)
+    failures = Path(options.failed)
+    failures.unlink(missing_ok=True)
     screen = Screen(board, failures)
     try:
         work_off(jobs, crew, screen.show, board)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers end their runs as KILLED: let them
         screen.close()
-        print("stopping: the runs that are going on end as KILLED", file=sys.stderr)
+        print(f"stopping: {crew.farewell}", file=sys.stderr)
         crew.stop()
         print(summary(board, time.perf_counter() - started))
         print(f"{board.left} of {len(jobs)} jobs are left. Go on:  {again}")

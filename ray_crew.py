@@ -23,6 +23,8 @@ class RayCrew:
     no cluster.
     """
 
+    farewell = "the runs that are going on say RUNNING until their jobs are run again"  # Ray ends an actor without a warning
+
     def __init__(self, address: str, size: int, logs: Path, known: Collection[tuple[str, str]] = (), *, gpu_share: float = 0) -> None:
         self.size = size
         self._ray = connected(address, size)
@@ -43,7 +45,6 @@ class RayCrew:
         return [(worker, self._said(worker, reference)) for reference in done if (worker := self._working.pop(reference)) is not None]
 
     def stop(self) -> None:
-        """Runs that are broken off say RUNNING until their job is run again: Ray ends an actor without a warning."""
         for actor in self._actors.values():
             self._ray.kill(actor)
         self._actors.clear()
