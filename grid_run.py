@@ -130,6 +130,8 @@ def words_of(line: str, where: str) -> list[str]:
         if script is None:
             raise ValueError(f"expected 'python -u {JOB} --unlearn ...', got {line!r}. Correct the line")
         own = words[script + 1 :]
+        if command_line.first_pass(own, {"config": None})["config"] is not None:
+            raise ValueError("--config: expected the flags themselves, got a file of them. Write them into the line")
         if len(mlflow_forget.configs_from(*mlflow_forget.options_of(own))) > 1:
             raise ValueError("expected one run a line, got several values of one flag. Write a line for each")
     except (ValueError, FileNotFoundError) as error:

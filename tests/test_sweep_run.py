@@ -227,6 +227,7 @@ def test_a_filter_takes_lines_with_all_its_words(lines):
         ("--params empty.txt", "empty.txt has none"),
         ("--params other.txt", "other.txt, line 2: expected 'python -u mlflow_forget.py --unlearn ...', got 'echo'"),
         ("--params wrong.txt", "wrong.txt, line 1: unknown method 'SSDD'"),
+        ("--params config.txt", "config.txt, line 1: --config: expected the flags themselves"),
         ("--params two.txt", "two.txt, line 1: expected one run a line"),
         ("--params open.txt", "open.txt, line 1: No closing quotation"),
         ("--grid none.yml", "there is no file none.yml"),
@@ -239,6 +240,7 @@ def test_a_mistake_is_one_line_and_nothing_runs(lines, folder, capsys, words, sa
         "empty": "#\n",
         "other": f"{job} SSD\necho\n",
         "wrong": f"{job} SSDD\n",
+        "config": f"{job} SSD --config=a.yml\n",
         "two": f"{job} SSD --seed 1 2\n",
         "open": f"{job} 'SSD\n",
     }
