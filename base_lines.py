@@ -36,10 +36,10 @@ class Model:
 
 
 def base_models_of(runs: Sequence[Sequence[str]]) -> Needed:
-    """What the runs, each given as the words after mlflow_forget.py, are to be trained with and judged by.
+    """What the runs, each given as the words after mlflow_forget.py that have been checked, start from and are judged by.
 
     The ideal model is one of them unless a run says `--ideal skip`; oracles where its method asks for some, those of
-    neighbouring seeds by one command. Raises ValueError for words that mlflow_forget.py would refuse.
+    neighbouring seeds by one command.
     """
     wanted = [list(models_of(run)) for run in runs]
     commands: dict[Model, str] = {}
@@ -53,20 +53,19 @@ def base_models_of(runs: Sequence[Sequence[str]]) -> Needed:
 
 def models_of(run: Sequence[str]) -> Iterable[Model]:
     """The base models of one run."""
-    import mlflow_forget
+    from unlearn import METHODS
 
-    options, method, _ = mlflow_forget.options_of(run)
     flags = flags_of(run)
+    method = METHODS[flags["unlearn"][-1]]
     common = {name: words for name, words in flags.items() if name not in (*of_the_job(), *method.hyperparameters, "seed")}
     retained = tuple((f"--{name}", *words) for name, words in common.items())
     everything = tuple(flag for flag in retained if flag[0][2:] not in REQUEST)
-    for seed in options.seed:
-        given = seed if "seed" in flags else None
-        yield Model(INITIAL, everything, given)
-        if options.ideal != "skip":
-            yield Model(IDEAL, retained, given)
-        for oracle in oracle_seeds(options, method, seed):
-            yield Model(IDEAL, retained, oracle, oracle=True)
+    seed = int(flags["seed"][0]) if "seed" in flags else None
+    yield Model(INITIAL, everything, seed)
+    if flags.get("ideal") != ["skip"]:
+        yield Model(IDEAL, retained, seed)
+    for oracle in oracle_seeds(run, method):
+        yield Model(IDEAL, retained, oracle, oracle=True)
 
 
 def of_the_job() -> tuple[str, ...]:
@@ -88,16 +87,19 @@ def flags_of(words: Sequence[str]) -> Flags:
     return found
 
 
-def oracle_seeds(options: Any, method: Any, seed: int) -> list[int]:
+def oracle_seeds(run: Sequence[str], method: Any) -> list[int]:
     """The seeds of the oracles that a method asks for, which it does when its settings are resolved: here, beside images of no account."""
     import torch
     from torch import nn
 
     import command_line
+    import mlflow_forget
     from unlearn import ForgetData, Oracles
 
     if "oracles" not in method.facts.needs or method.facts.resolve is None:
         return []
+    options, _, _ = mlflow_forget.options_of(run)
+    (seed,) = options.seed
     asked: list[int] = []
     given = command_line.several_settings_from(options, method)
     settings = method.settings({name: values[0] for name, values in given.items()})

@@ -22,9 +22,13 @@ import itertools
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from located import Located, Place, blamed
+
+if TYPE_CHECKING:
+    from base_models import BaseModels
+    from pipeline import PipelineConfig
 
 METHODS, EXCLUDE, INCLUDE, METHOD = "methods", "exclude", "include", "unlearn"
 
@@ -152,31 +156,37 @@ def _listed(value: Any) -> Sequence[Any]:
 def check(grid: Located, runs: Sequence[Combination]) -> None:
     """ValueError for the first run that mlflow_forget.py would refuse. Those that differ in the seed alone are checked once."""
     seen: set[str] = set()
+    bases: list[BaseModels] = []
     for run in runs:
         alike = shlex.join(run.without(["seed"]).words)
         seed = f"seed {run.values.get('seed')}"
         if alike not in seen or seed not in seen:
-            check_run(grid, run, deeply=alike not in seen)
+            check_run(grid, run, bases if alike not in seen else None)
         seen |= {alike, seed}
 
 
-def check_run(grid: Located, run: Combination, *, deeply: bool) -> None:
+def check_run(grid: Located, run: Combination, bases: list[BaseModels] | None) -> None:
+    """ValueError, with the grid's line, for what mlflow_forget.py would refuse. bases: base models made so far; None: the flags alone."""
     import mlflow_forget
 
     try:
+        if "config" in run.values:
+            raise ValueError("--config: expected the flags themselves, got a file of them. Write them into the grid")
         configs = mlflow_forget.configs_from(*mlflow_forget.options_of(run.words))
         if len(configs) > 1:
             raise ValueError("expected one value for each flag of a run. Put them side by side, not in a list")
-        if deeply:
-            _check_on_images(configs[0])
+        if bases is not None:
+            _check_on_images(configs[0], bases)
     except (ValueError, FileNotFoundError) as error:
         place = run.places[blamed(str(error), run.values, METHOD)]
         raise grid.error(place, f"{error} (in {shlex.join(run.words)})") from error
 
 
-def _check_on_images(config: Any) -> None:
+def _check_on_images(config: PipelineConfig, bases: list[BaseModels]) -> None:
     """As the run itself will, before it begins, where that needs no file."""
+    from base_models import BaseModels
     from pipeline import Pipeline
+    from sweep import same_splits
     from unlearn import METHODS as ALL
     from vision_data import DATASETS
 
@@ -184,8 +194,12 @@ def _check_on_images(config: Any) -> None:
     if config.ideal == "skip" and "ideal" in method.facts.needs:
         raise ValueError(f"--ideal: {method.name} needs the ideal model, got skip. Leave the flag out")
     if DATASETS[config.base.dataset].facts.embedded:
+        base = next((made for made in bases if made.config == config.base), None)
+        if base is None:
+            base = BaseModels(config.base, splits=same_splits(bases, config.base))
+            bases.append(base)
         try:
-            Pipeline(config)
+            Pipeline(config, base=base)
         except FileNotFoundError:
             if "oracles" not in method.facts.needs:  # which are made before it is run
                 raise

@@ -34,17 +34,17 @@ def run(words: Sequence[str]) -> int:
     check(options)
     jobs = queue_of(chosen(lines_of(options), options.filter))
     again = shlex.join(["python", "array_param_file.py", "run", *words])
-    failures = Path(options.failed)
-    failures.unlink(missing_ok=True)
     board, started = Board(jobs), time.perf_counter()
     crew = crew_of(options, jobs)
+    failures = Path(options.failed)
+    failures.unlink(missing_ok=True)
     screen = Screen(board, failures)
     try:
         work_off(jobs, crew, screen.show, board)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers end their runs as KILLED: let them
         screen.close()
-        print("stopping: the runs that are going on end as KILLED", file=sys.stderr)
+        print(f"stopping: {crew.farewell}", file=sys.stderr)
         crew.stop()
         print(summary(board, time.perf_counter() - started))
         print(f"{board.left} of {len(jobs)} jobs are left. Go on:  {again}")
@@ -130,6 +130,8 @@ def words_of(line: str, where: str) -> list[str]:
         if script is None:
             raise ValueError(f"expected 'python -u {JOB} --unlearn ...', got {line!r}. Correct the line")
         own = words[script + 1 :]
+        if command_line.first_pass(own, {"config": None})["config"] is not None:
+            raise ValueError("--config: expected the flags themselves, got a file of them. Write them into the line")
         if len(mlflow_forget.configs_from(*mlflow_forget.options_of(own))) > 1:
             raise ValueError("expected one run a line, got several values of one flag. Write a line for each")
     except (ValueError, FileNotFoundError) as error:

@@ -45,6 +45,7 @@ class Crew(Protocol):
     """Workers with numbers from 0 on. One that died is there again when it is given the next job."""
 
     size: int
+    farewell: str  # what becomes of runs that are going on when it is stopped
 
     def give(self, worker: int, job: Job) -> None:
         """A worker that has no job begins with this one."""
@@ -105,7 +106,7 @@ def work_off(jobs: Sequence[Job], crew: Crew, show: Callable[[Board, int | None]
                 if deaths[number] < DEATHS:
                     waiting.appendleft(number)
                     continue
-                said = Outcome("failed", f"{DEATHS} workers died over it ({said.how}). Is there enough memory?")
+                said = Outcome("failed", f"{DEATHS} workers died over it ({said.how}). Look into their logs; is there enough memory?")
             board.outcomes[number] = said
             show(board, number)
     return board

@@ -40,6 +40,8 @@ class _Worker:
 class LocalCrew:
     """A process for each place. `known`: jobs that are finished."""
 
+    farewell = "the runs that are going on end as KILLED"
+
     def __init__(self, places: Sequence[Place], known: Collection[tuple[str, str]] = ()) -> None:
         self.places = places
         self.size = len(places)
@@ -47,9 +49,11 @@ class LocalCrew:
         self._workers: dict[int, _Worker] = {}
 
     def give(self, worker: int, job: Job) -> None:
-        if worker not in self._workers or not self._workers[worker].process.is_alive():
-            self._workers[worker] = self._start(worker)
-        own = self._workers[worker]
+        own = self._workers.get(worker)
+        if own is None or not own.process.is_alive():
+            if own is not None:
+                own.pipe.close()
+            own = self._workers[worker] = self._start(worker)
         own.busy = True
         with contextlib.suppress(OSError):  # dead already: wait() will see it
             own.pipe.send(job.words)

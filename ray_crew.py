@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -13,6 +15,7 @@ from job_queue import Died, Job, Outcome
 
 HERE = Path(__file__).resolve().parent
 LOCAL = "local"
+ANSWER_SECONDS = 10
 PASSED_ON = "MLFLOW_"  # the environment's settings of the tracking store
 
 
@@ -22,6 +25,8 @@ class RayCrew:
     address: of a cluster, as ray.init takes it; `local` starts one on this machine. Raises ValueError where Ray is not there or there is
     no cluster.
     """
+
+    farewell = "the runs that are going on say RUNNING until their jobs are run again"  # Ray ends an actor without a warning
 
     def __init__(self, address: str, size: int, logs: Path, known: Collection[tuple[str, str]] = (), *, gpu_share: float = 0) -> None:
         self.size = size
@@ -43,7 +48,6 @@ class RayCrew:
         return [(worker, self._said(worker, reference)) for reference in done if (worker := self._working.pop(reference)) is not None]
 
     def stop(self) -> None:
-        """Runs that are broken off say RUNNING until their job is run again: Ray ends an actor without a warning."""
         for actor in self._actors.values():
             self._ray.kill(actor)
         self._actors.clear()
@@ -70,12 +74,20 @@ def connected(address: str, size: int) -> Any:
     environment = {"env_vars": {"PYTHONPATH": str(HERE), **tracking}}
     where: dict[str, Any] = {"num_cpus": size, "include_dashboard": False} if address == LOCAL else {"address": address}
     try:
+        answering(address)
         ray.init(**where, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # ConnectionError is an OSError
         raise ValueError(
             f"--address: no Ray cluster at {address!r} ({' '.join(str(error).split())[:160]}). Start it: ray start --head"
         ) from error
     return ray
+
+
+def answering(address: str) -> None:
+    """OSError if nobody listens at host:port, which Ray itself would find out in a minute or two, with many words."""
+    place = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", address)
+    if place is not None:
+        socket.create_connection((place[1], int(place[2])), timeout=ANSWER_SECONDS).close()
 
 
 class Actor:

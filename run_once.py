@@ -9,7 +9,6 @@ from pipeline import Pipeline, Result
 from tracking.finished import Job, finished_run, tags_of
 from training.file_lock import locked
 
-FOLDER = "jobs"
 NONE_KNOWN: Collection[Job] = ()
 
 
@@ -32,7 +31,7 @@ def run_once(pipeline: Pipeline, known: Collection[Job] = NONE_KNOWN) -> Once:
     job = (pipeline.experiment, pipeline.config_hash(initial, ideal))
     if job in known:
         return Once(job, None)
-    with locked(pipeline.base.save_dir / FOLDER / job[1]):
+    with locked(pipeline.base.save_dir / job[1]):
         if finished_run(job) is not None:
             return Once(job, None)
         return Once(job, pipeline.run(tags=tags_of(job[1])))

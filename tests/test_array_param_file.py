@@ -174,6 +174,7 @@ def test_python_may_count(folder):
         ("ideal: skip\ndataset: MNIST\nmethods: {retrain: }\n", 1, "needs the ideal model, got skip"),
         ("methods:\n  random_mask: {kappa: [1, 8193]}\n", 2, "--kappa: expected a count"),
         ("methods:\n  random_mask: {kappa: [[1, 2]]}\n", 2, "expected one value for each flag of a run"),
+        ("config: run.yml\nmethods:\n  SSD:\n", 1, "Write them into the grid"),
         ("methods:\n  SSD:\nexclude:\n- {seed: 1}\n", 4, "this excludes no run"),
         ("methods:\n  SSD:\nexclude: {seed: 1}\n", 3, "expected a list of mappings"),
         ("methods:\n  SSD:\ninclude:\n- {seed: 1}\n", 4, "Name a method"),

@@ -14,6 +14,8 @@ BASE, RUN = "main_ideal.py", "mlflow_forget.py"
 class Rehearsed:
     """A crew whose jobs end in any order, as `plan` says: a list for each job of what becomes of it, one attempt after the other."""
 
+    farewell = "exeunt"
+
     def __init__(self, size, plan, seed=0):
         self.size = size
         self.plan = {words: list(ends) for words, ends in plan.items()}

@@ -13,15 +13,16 @@ import filelock
 def locked(path: Path) -> Iterator[None]:
     """Wait until no other process is in here with the same path, and keep others out.
 
-    The lock is the kernel's (flock on <path>.lock): it goes with the process that holds it, however that ends. Raises ValueError where
-    the file can't be made.
+    The lock is the kernel's (flock on an empty file in the folder `locks` beside it, which stays there): it goes with the process that
+    holds it, however that ends. Raises ValueError where the file can't be made.
     """
+    file = path.parent / "locks" / f"{path.name}.lock"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path.with_name(f"{path.name}.lock"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(file)
         lock.acquire()
     except OSError as error:
-        raise ValueError(f"{path}.lock can't be made ({error.strerror}). Free the place, or choose another with --save_dir") from error
+        raise ValueError(f"{file} can't be made ({error.strerror}). Free the place, or choose another with --save_dir") from error
     try:
         yield
     finally:
