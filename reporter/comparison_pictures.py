@@ -33,6 +33,7 @@ INK, FAINT = LIGHT["ink"], LIGHT["faint"]
 STYLE: Any = {
     "font.size": 9.0,
     "text.color": INK,
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "axes.labelcolor": INK,
     "axes.edgecolor": FAINT,
     "axes.spines.top": False,
@@ -217,6 +218,8 @@ def styled(lines: Sequence[KappaLine]) -> list[tuple[KappaLine, str, str]]:
 
 def draw_line(axes: Axes, over: dict[int, OverSeeds], colour: str, dash: str, label: str) -> None:
     counts = list(over)
+    if not counts:
+        return
     axes.fill_between(
         counts, [min(o.values) for o in over.values()], [max(o.values) for o in over.values()], color=colour, alpha=0.2, linewidth=0
     )

@@ -176,6 +176,35 @@ def test_the_check_sees_an_overlap():
     assert ("one", "two") in texts_that_overlap(figure)
 
 
+@pytest.mark.parametrize("picture", [forget_retain_picture, time_picture, rank_picture, kappa_picture])
+def test_a_dollar_in_a_name_is_no_formula(picture):
+    figure = picture(one(*swept({"0.1": 819, "0.02": 163}, "$x_{$")))
+    FigureCanvasAgg(figure).draw()
+    assert any("$x_{$" in text.get_text() for text in figure.findobj(Text))
+
+
+def test_what_took_no_time_is_not_on_a_logarithmic_axis():
+    plane = time_against_gap(one(run("A", metrics=whole_class(0, 90, seconds=0)), run("B", metrics=whole_class(0, 90))))
+    assert [point.label for point in plane.points] == ["B"] and plane.left_out == ("A",)
+
+
+def test_a_method_that_never_finished_is_in_the_table_alone():
+    tasks = tasks_of([run("A", metrics=whole_class(0, 90)), run("B", status="FAILED"), run("C", task=PART, status="KILLED")])
+    page = comparison_page(tasks, {n: figures_of(task) for n, task in enumerate(tasks)}, origin="here", command="compare.py")
+    assert "not finished: seed 1 FAILED" in page and "not finished: seed 1 KILLED" in page
+    assert [len(figures_of(task)) for task in tasks] == [0, 3]
+
+
+def test_a_metric_that_is_nowhere_finite_leaves_its_panel_empty():
+    runs = [
+        run("MIMU", "1", (("kappa", kappa),), metrics=whole_class(1, 98) | {"test_forget_loss": math.inf, "kappa_count": count})
+        for kappa, count in (("a", 10.0), ("b", 200.0))
+    ]
+    figure = kappa_picture(one(*runs))
+    FigureCanvasAgg(figure).draw()
+    assert [len(axes.lines) for axes in figure.axes[:2]] == [0, 3]
+
+
 @pytest.mark.parametrize("lines", [1, MOST_LINES + 4])
 def test_no_text_of_the_curves_overlaps(lines):
     runs = [it for n in range(lines) for it in swept({"0.1": 819, "0.02": 163, "0.5": 4096}, f"method_{n}")]
