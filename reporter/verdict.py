@@ -215,13 +215,14 @@ def _attack(run: Measurements, of: str = "unlearned") -> Iterator[Finding]:
     if share is None and area is None:
         yield Finding("open", "no attack was run", "Neither mia nor mia_auc was measured.", run.way("all"))
         return
+    by_loss = None if area is None else _threshold(run, area)
     if share is not None:
-        yield _per_example(run, 100 - share)
-    if area is not None:
-        yield _threshold(run, area)
+        yield _per_example(run, 100 - share, by_loss)
+    if by_loss is not None:
+        yield by_loss
 
 
-def _per_example(run: Measurements, found: float) -> Finding:
+def _per_example(run: Measurements, found: float, by_loss: Finding | None) -> Finding:
     claim = f"a per-example attack {f'still finds {_percent(found)}' if found else 'finds none'} of the forget images"
     evidence = (
         f"An attack on the confidence takes {found:.2f} % of the {run.images['forget']:,} forget images for training images (100 - mia)."
@@ -233,6 +234,10 @@ def _per_example(run: Measurements, found: float) -> Finding:
     alarms = 100 - other
     low, high = exact_interval(alarms, run.images["forget"])
     evidence += f" Of the ideal model, which saw none of them: {alarms:.2f} %, 95 % interval {low:.1f} to {high:.1f} %."
+    if run.whole and found == 100 > high and by_loss is not None and by_loss.mark == "good":
+        all_of_them = f"a per-example attack takes every forget image for a training image ({_percent(alarms)} with the ideal model)"
+        told = " All or none says little: it has seen no image like these, and the loss attack does as with the ideal model."
+        return Finding("open", all_of_them, evidence + told)
     if found > high:
         return Finding("bad", f"{claim} ({_percent(alarms)} with the ideal model)", evidence)
     if found < low:

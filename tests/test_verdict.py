@@ -107,6 +107,18 @@ def test_an_attack_that_finds_more_is_named_with_what_it_finds_in_the_ideal_mode
     assert told.mark == "bad"
 
 
+def test_all_or_none_of_a_class_says_little_where_the_loss_attack_disagrees():
+    every = changed(CLASS, mia=0.0)
+
+    assert claims(every)["a per-example attack takes every forget image for a training image (0 % with the ideal model)"] == "open"
+    assert verdict(every).mark == "open"
+    assert (
+        claims(changed(every, mia_auc=0.6))["a per-example attack still finds 100 % of the forget images (0 % with the ideal model)"]
+        == "bad"
+    )
+    assert "completely" not in verdict(every).headline
+
+
 def test_without_an_ideal_model_nothing_is_complete():
     run = without_ideal(CLASS)
 
