@@ -76,8 +76,11 @@ def run_facts(
 
 
 def command_of(config: PipelineConfig) -> str:
-    """The command line that runs this config. A list of indexes that came from no file is the artifact forget_indexes.txt."""
-    given = [f"--{name} {shlex.quote(_word(value))}" for name, value in config.settings.items()]
+    """The command line that runs this config; None is a flag that is not given.
+
+    A list of indexes that came from no file is the artifact forget_indexes.txt.
+    """
+    given = [f"--{name} {shlex.quote(_word(value))}" for name, value in config.settings.items() if value is not None]
     words = ["python -u mlflow_forget.py", f"--unlearn {shlex.quote(config.unlearn)}", *given, *flags_of(_with_file(config.base))]
     if config.ideal != "auto":
         words.append(f"--ideal {config.ideal}")
