@@ -174,6 +174,13 @@ def test_no_text_overlaps_however_many_methods(picture, number, spread):
     assert texts_that_overlap(picture(crowd(number, spread))) == []
 
 
+@pytest.mark.parametrize("decades", [0.1, 1, 2.4, 3, 6, 9])
+def test_no_numbers_of_the_time_axis_overlap(decades):
+    seconds = [3e-4 * 10 ** (decades * n / 5) for n in range(6)]
+    runs = [run(f"method {n}", metrics=whole_class(0, 90, n, value)) for n, value in enumerate(seconds)]
+    assert texts_that_overlap(time_picture(one(*runs))) == []
+
+
 def test_the_check_sees_an_overlap():
     figure = Figure()
     axes = figure.add_subplot()
