@@ -119,9 +119,14 @@ def forget_against_retain(task: Task) -> Plane:
 
 
 def time_against_gap(task: Task) -> Plane:
-    """Each method's seconds and avg_gap; on the front is what no other method beats in both."""
+    """Each method's seconds and avg_gap; on the front is what no other method beats in both.
+
+    What took no measurable time is left out: the axis is logarithmic.
+    """
     points, left_out = points_of(task, SECONDS, RANKED_BY)
-    return Plane(SECONDS, RANKED_BY, marked(points, pareto_front([point.at for point in points])), left_out)
+    timed = [point for point in points if point.at[0] > 0]
+    left_out += tuple(point.label for point in points if point not in timed)
+    return Plane(SECONDS, RANKED_BY, marked(timed, pareto_front([point.at for point in timed])), left_out)
 
 
 def points_of(task: Task, x_name: str, y_name: str) -> tuple[tuple[Point, ...], tuple[str, ...]]:

@@ -33,6 +33,7 @@ INK, FAINT = LIGHT["ink"], LIGHT["faint"]
 STYLE: Any = {
     "font.size": 9.0,
     "text.color": INK,
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "axes.labelcolor": INK,
     "axes.edgecolor": FAINT,
     "axes.spines.top": False,
@@ -83,11 +84,11 @@ def time_picture(task: Task) -> Figure:
     """Seconds against avg_gap; dashed: what it takes to train the ideal model."""
     plane = time_against_gap(task)
     figure, axes = plane_axes(plane)
-    logarithmic(axes)
     ideal = of_base_model(task, "ideal", "ideal_seconds") or seconds_of_ideal(task)
     if ideal is not None and ideal.mean:
         axes.axvline(ideal.mean, color=IDEAL, linestyle="--", linewidth=1, label="training the ideal model")
     draw_points(axes, plane)
+    logarithmic(axes)
     within(axes, plane)
     axes.set(xlabel="seconds of unlearning (logarithmic)", ylabel="avg_gap (points from the ideal model)")
     label_beside(axes, plane.points)
@@ -96,9 +97,10 @@ def time_picture(task: Task) -> Figure:
 
 
 def logarithmic(axes: Axes) -> None:
-    """An x axis with a few plain numbers on it, over a part of a decade too."""
+    """An x axis with a few plain numbers on it, over a part of a decade too. What is drawn already decides how few."""
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 300 * low else (1.0, 2.0, 5.0), numticks=8))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
@@ -217,6 +219,8 @@ def styled(lines: Sequence[KappaLine]) -> list[tuple[KappaLine, str, str]]:
 
 def draw_line(axes: Axes, over: dict[int, OverSeeds], colour: str, dash: str, label: str) -> None:
     counts = list(over)
+    if not counts:
+        return
     axes.fill_between(
         counts, [min(o.values) for o in over.values()], [max(o.values) for o in over.values()], color=colour, alpha=0.2, linewidth=0
     )

@@ -20,7 +20,7 @@ def run_note(facts: RunFacts, verdict: Verdict) -> str:
     names = [*FIVE, *(ON_TEST if facts.measured.whole else ()), *ATTACKS]
     rows = [[f"`{row.name}`", *row.values, row.better] for row in rows_of(facts, names, models)]
     numbers = table(["metric", *models, "good"], rows) if rows else ""
-    said = [f"**{verdict.headline}**", facts.asked, f"`{facts.method}`: {facts.about}", numbers, f"```\n{facts.command}\n```"]
+    said = [f"**{verdict.headline}**", facts.asked, f"**{facts.method}**: {facts.about}", numbers, f"```\n{facts.command}\n```"]
     return "\n\n".join(part for part in [*said, "The whole report: `report.html` among the artifacts."] if part)
 
 

@@ -16,7 +16,19 @@ REFERENCE = "retrain"  # the ideal model itself, which the gap is measured to
 DONE = "FINISHED"
 
 # Params that say where and how a run was made, or follow from others: runs that differ in these alone are of one group.
-NOT_A_SETTING = {"unlearn", "seed", "mask", "save_dir", "data", "device", "ideal", "experiment", "checkpoint_epochs", "unlearned_digest"}
+NOT_A_SETTING = {
+    "unlearn",
+    "seed",
+    "mask",
+    "save_dir",
+    "data",
+    "device",
+    "ideal",
+    "experiment",
+    "checkpoint_epochs",
+    "unlearned_digest",
+    "report",
+}
 OF_BASE_MODELS = ("initial_", "ideal_")
 COUNTS = "_count"  # what an amount comes to, of images or of weights
 UNSAID = {"metrics": "default", "dataset_file": "None", "arch_file": "None"}  # what a run means that does not log it, as earlier ones

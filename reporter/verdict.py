@@ -14,7 +14,7 @@ from evaluation.over_images import auc_interval, exact_interval
 Mark = Literal["good", "bad", "open"]
 Numbers = Mapping[str, float]
 RELEARNED_SOON = 0.5  # relearning in under half of the ideal model's steps
-OVERRIDING = ("diverged", "destroyed the model", "nothing to preserve", "changed nothing", "changed no prediction")
+OVERRIDING = ("diverged", "destroyed the model", "nothing to preserve", "changed nothing", "changed no prediction", "gives probabilities")
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,21 @@ class Measurements:
 
 def verdict(run: Measurements) -> Verdict:
     """The rules applied: forgetting, utility, attacks, what is left inside, and what these numbers can't say."""
-    overriding = [Finding("bad", warning, "The run's own warning.") for warning in run.warnings]
+    overriding = [Finding("bad" if _overrides(warning) else "open", warning, "The run's own warning.") for warning in run.warnings]
     attack, utility = list(_attack(run)), list(_utility(run))
     forgetting = _forgetting(run, attack)
     inside = list(_inside(run))
-    stop = any(warning.startswith(OVERRIDING) for warning in run.warnings)
+    stops = [warning for warning in run.warnings if _overrides(warning)]
     said = [*forgetting, *utility, *attack[:1], *(f for f in (*attack[1:], *inside) if f.mark == "bad")]
-    headline = run.warnings[0] if stop else "; ".join(finding.claim for finding in said)
+    headline = "; ".join(stops) or "; ".join(finding.claim for finding in said)
     marks = {finding.mark for finding in (*overriding, *forgetting, *utility, *attack, *inside)}
     mark: Mark = "bad" if "bad" in marks else "open" if "open" in {f.mark for f in (*forgetting, *attack)} else "good"
     return Verdict(_sentence(headline), mark, (*overriding, *forgetting, *utility, *attack, *inside, *_limits(run)))
+
+
+def _overrides(warning: str) -> bool:
+    """Whether it makes every other claim doubtful; that fewer weights were switched off than asked for does not."""
+    return any(words in warning for words in OVERRIDING)
 
 
 # Forgetting
@@ -97,12 +102,12 @@ def _whole(run: Measurements, value: float, attack: Sequence[Finding]) -> Findin
     sets = [name for name in ("forget", "test_forget") if run.value("unlearned", f"{name}_score") is not None and run.images.get(name)]
     found = {name: run.models["unlearned"][f"{name}_score"] for name in sets}
     evidence = " and ".join(_right(run, name, "unlearned") for name in sets) + " are predicted right."
-    if run.ideal is None:
+    if run.ideal is None or any(f"{name}_score" not in run.ideal for name in sets):
         evidence += " Without an ideal model there is nothing to hold this against."
         if not any(found.values()):
             return Finding("open", f"no longer predicts {run.what}; whether that is complete is not known", evidence, run.way("ideal"))
         return Finding(*_how_far(run, value), evidence, run.way("ideal"))
-    aims = {name: run.ideal.get(f"{name}_score", 0.0) for name in sets}
+    aims = {name: run.ideal[f"{name}_score"] for name in sets}
     evidence += " The ideal model, never shown them: " + " and ".join(_right(run, name, "ideal", short=True) for name in sets) + "."
     if all(found[name] <= aims[name] for name in sets):
         if all(finding.mark == "good" for finding in attack):
@@ -141,8 +146,9 @@ def _part(run: Measurements, value: float, attack: Sequence[Finding]) -> Finding
     if value < low:
         told = " Being worse than a model that never saw them gives them away as well."
         return Finding("bad", f"is worse on {run.what} than the ideal model", evidence + told)
-    if any(finding.mark == "bad" for finding in attack):
-        return Finding("open", f"predicts {run.what} as the ideal model does", evidence + " An attack tells them apart, below.")
+    if any(finding.mark != "good" for finding in attack):
+        told = " An attack tells them apart, or none was run: see below."
+        return Finding("open", f"predicts {run.what} as the ideal model does", evidence + told)
     if before is not None and low <= before <= high and not _attack_sees_initial(run):
         told = (
             " But so does the initial model, before anything was forgotten, and no attack tells that apart: these tests are too weak here."
@@ -157,7 +163,7 @@ def _attack_sees_initial(run: Measurements) -> bool:
 
 def _right(run: Measurements, name: str, model: str, *, short: bool = False) -> str:
     """ "3 of 128 forgotten training images (2.34 %)"."""
-    share, images = run.models[model].get(f"{name}_score", 0.0), run.images[name]
+    share, images = run.models[model][f"{name}_score"], run.images[name]
     hits = f"{round(share * images / 100):,} of {images:,}"
     where = "" if short else " test images of it" if name == "test_forget" else " forgotten training images"
     return f"{hits}{where} ({share:.2f} %)" if share else f"{hits}{where}"
@@ -209,13 +215,14 @@ def _attack(run: Measurements, of: str = "unlearned") -> Iterator[Finding]:
     if share is None and area is None:
         yield Finding("open", "no attack was run", "Neither mia nor mia_auc was measured.", run.way("all"))
         return
+    by_loss = None if area is None else _threshold(run, area)
     if share is not None:
-        yield _per_example(run, 100 - share)
-    if area is not None:
-        yield _threshold(run, area)
+        yield _per_example(run, 100 - share, by_loss)
+    if by_loss is not None:
+        yield by_loss
 
 
-def _per_example(run: Measurements, found: float) -> Finding:
+def _per_example(run: Measurements, found: float, by_loss: Finding | None) -> Finding:
     claim = f"a per-example attack {f'still finds {_percent(found)}' if found else 'finds none'} of the forget images"
     evidence = (
         f"An attack on the confidence takes {found:.2f} % of the {run.images['forget']:,} forget images for training images (100 - mia)."
@@ -227,6 +234,10 @@ def _per_example(run: Measurements, found: float) -> Finding:
     alarms = 100 - other
     low, high = exact_interval(alarms, run.images["forget"])
     evidence += f" Of the ideal model, which saw none of them: {alarms:.2f} %, 95 % interval {low:.1f} to {high:.1f} %."
+    if run.whole and found == 100 > high and by_loss is not None and by_loss.mark == "good":
+        all_of_them = f"a per-example attack takes every forget image for a training image ({_percent(alarms)} with the ideal model)"
+        told = " All or none says little: it has seen no image like these, and the loss attack does as with the ideal model."
+        return Finding("open", all_of_them, evidence + told)
     if found > high:
         return Finding("bad", f"{claim} ({_percent(alarms)} with the ideal model)", evidence)
     if found < low:

@@ -101,7 +101,8 @@ def resized(browser, width, height=900, *, dark=False):
 
 def errors_of(browser):
     """What the console has said of errors since it was last asked, but for what MLflow's own page always misses."""
-    return [entry["message"] for entry in browser.get_log("browser") if "ajax-api/2.0/mlflow/users/current" not in entry["message"]]
+    severe = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    return [message for message in severe if "ajax-api/2.0/mlflow/users/current" not in message]
 
 
 def screenshot(browser, path, height=None):

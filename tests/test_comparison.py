@@ -27,7 +27,9 @@ from reporter.comparison import (
 from reporter.comparison_page import alt_of, comparison_page, figures_of
 from reporter.comparison_pictures import MOST_LINES, forget_retain_picture, kappa_picture, rank_picture, spread_out, time_picture
 from reporter.figure_files import pdf_of, svg_of
+from reporter.palette import DARK, LIGHT
 from reporter.seeds_summary import tasks_of
+from tests.browser import chromium, errors_of, resized
 from tests.compared_runs import TASK, one, run, whole_class
 
 PART = (("arch", "mlp"), ("dataset", "digits"), ("request", "any-130"))
@@ -150,6 +152,10 @@ def shown_ticks(axes):
 
 
 def crowd(number: int, spread: float):
+    return one(*crowd_runs(number, spread))
+
+
+def crowd_runs(number: int, spread: float):
     draw = random.Random(number)
     runs = []
     for i in range(number):
@@ -158,7 +164,7 @@ def crowd(number: int, spread: float):
             runs.append(
                 run(f"method_number_{i}", seed, metrics=whole_class(forget, retain, draw.random() * 50, 10 ** (draw.random() * 4 - 2)))
             )
-    return one(*runs)
+    return runs
 
 
 @pytest.mark.parametrize("spread", [100.0, 0.0], ids=["apart", "all in one place"])
@@ -168,12 +174,48 @@ def test_no_text_overlaps_however_many_methods(picture, number, spread):
     assert texts_that_overlap(picture(crowd(number, spread))) == []
 
 
+@pytest.mark.parametrize("decades", [0.1, 1, 2.4, 3, 6, 9])
+def test_no_numbers_of_the_time_axis_overlap(decades):
+    seconds = [3e-4 * 10 ** (decades * n / 5) for n in range(6)]
+    runs = [run(f"method {n}", metrics=whole_class(0, 90, n, value)) for n, value in enumerate(seconds)]
+    assert texts_that_overlap(time_picture(one(*runs))) == []
+
+
 def test_the_check_sees_an_overlap():
     figure = Figure()
     axes = figure.add_subplot()
     axes.text(0.5, 0.5, "one")
     axes.text(0.51, 0.5, "two")
     assert ("one", "two") in texts_that_overlap(figure)
+
+
+@pytest.mark.parametrize("picture", [forget_retain_picture, time_picture, rank_picture, kappa_picture])
+def test_a_dollar_in_a_name_is_no_formula(picture):
+    figure = picture(one(*swept({"0.1": 819, "0.02": 163}, "$x_{$")))
+    FigureCanvasAgg(figure).draw()
+    assert any("$x_{$" in text.get_text() for text in figure.findobj(Text))
+
+
+def test_what_took_no_time_is_not_on_a_logarithmic_axis():
+    plane = time_against_gap(one(run("A", metrics=whole_class(0, 90, seconds=0)), run("B", metrics=whole_class(0, 90))))
+    assert [point.label for point in plane.points] == ["B"] and plane.left_out == ("A",)
+
+
+def test_a_method_that_never_finished_is_in_the_table_alone():
+    tasks = tasks_of([run("A", metrics=whole_class(0, 90)), run("B", status="FAILED"), run("C", task=PART, status="KILLED")])
+    page = comparison_page(tasks, {n: figures_of(task) for n, task in enumerate(tasks)}, origin="here", command="compare.py")
+    assert "not finished: seed 1 FAILED" in page and "not finished: seed 1 KILLED" in page
+    assert [len(figures_of(task)) for task in tasks] == [0, 3]
+
+
+def test_a_metric_that_is_nowhere_finite_leaves_its_panel_empty():
+    runs = [
+        run("MIMU", "1", (("kappa", kappa),), metrics=whole_class(1, 98) | {"test_forget_loss": math.inf, "kappa_count": count})
+        for kappa, count in (("a", 10.0), ("b", 200.0))
+    ]
+    figure = kappa_picture(one(*runs))
+    FigureCanvasAgg(figure).draw()
+    assert [len(axes.lines) for axes in figure.axes[:2]] == [0, 3]
 
 
 @pytest.mark.parametrize("lines", [1, MOST_LINES + 4])
@@ -239,3 +281,26 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_is_told():
 def test_a_reader_who_sees_no_picture_is_told_the_points():
     task = one(run("A", metrics=whole_class(0, 90)), run("B", metrics=whole_class(5, 80)))
     assert alt_of(figures_of(task)[0], task) == "Forget score against retain score, percent. A 0.0 and 90.0, on the front; B 5.0 and 80.0"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A page with two comparisons, of 60 methods and over kappa, as a file."""
+    tasks = tasks_of(
+        [*(it for it in crowd_runs(60, 50.0)), *swept({"0.1": 819, "0.02": 163}), run("FT", task=PART, metrics=whole_class(90, 98))]
+    )
+    file = tmp_path_factory.mktemp("page") / "comparison.html"
+    file.write_text(comparison_page(tasks, {n: figures_of(task) for n, task in enumerate(tasks)}, origin="here", command="compare.py"))
+    return file
+
+
+@pytest.mark.parametrize(("width", "dark"), [(390, True), (1280, False)])
+def test_a_real_browser_shows_the_page_without_an_error_or_sideways_scrolling(page, width, dark):
+    with chromium() as browser:
+        resized(browser, width, dark=dark)
+        browser.get(page.as_uri())
+        assert errors_of(browser) == []
+        assert not browser.execute_script("return document.documentElement.scrollWidth > document.documentElement.clientWidth")
+        asked = browser.execute_script("return performance.getEntriesByType('resource').map(r => r.name)")
+        ink = browser.execute_script("return getComputedStyle(document.querySelector('svg [style*=\"fill: var(--ink)\"]')).fill")
+        assert asked == [] and ink == f"rgb{tuple(bytes.fromhex((DARK if dark else LIGHT)['ink'][1:]))}"

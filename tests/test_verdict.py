@@ -5,7 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
 
+from evaluation.over_images import auc_interval
 from reporter.verdict import Measurements, verdict
 
 GONE = {"forget_score": 0.0, "test_forget_score": 0.0, "retain_score": 99.0, "test_retain_score": 98.0, "mia": 100.0, "mia_auc": 0.05}
@@ -103,6 +107,18 @@ def test_an_attack_that_finds_more_is_named_with_what_it_finds_in_the_ideal_mode
     assert told.mark == "bad"
 
 
+def test_all_or_none_of_a_class_says_little_where_the_loss_attack_disagrees():
+    every = changed(CLASS, mia=0.0)
+
+    assert claims(every)["a per-example attack takes every forget image for a training image (0 % with the ideal model)"] == "open"
+    assert verdict(every).mark == "open"
+    assert (
+        claims(changed(every, mia_auc=0.6))["a per-example attack still finds 100 % of the forget images (0 % with the ideal model)"]
+        == "bad"
+    )
+    assert "completely" not in verdict(every).headline
+
+
 def test_without_an_ideal_model_nothing_is_complete():
     run = without_ideal(CLASS)
 
@@ -140,6 +156,25 @@ def test_a_test_that_the_initial_model_passes_says_nothing():
     weak = changed(changed(PART, "initial", forget_score=97.0, mia=10.0, mia_auc=0.5), forget_score=97.0)
 
     assert forgetting(weak) == ("open", "can't be told from the ideal model on 100 images, nor can the initial model")
+
+
+def test_without_an_attack_a_score_alone_is_not_enough():
+    assert forgetting(changed(PART, mia=None, mia_auc=None)) == ("open", "predicts 100 images as the ideal model does")
+
+
+@given(
+    st.tuples(*[st.integers(0, 3)] * 4).map(lambda hits: [100 * k / n for k, n in zip(hits, (100, 40, 100, 40), strict=True)]),
+    st.tuples(*[st.integers(0, 6)] * 2),
+    st.tuples(*[st.floats(0, 0.3)] * 2),
+)
+def test_completely_means_no_score_above_the_ideals_and_no_attack_outside_its_interval(scores, found, areas):
+    run = changed(CLASS, forget_score=scores[0], test_forget_score=scores[1], mia=100.0 - found[0], mia_auc=areas[0])
+    run = changed(run, "ideal", forget_score=scores[2], test_forget_score=scores[3], mia=100.0 - found[1], mia_auc=areas[1])
+    ends = binomtest(found[1], 100).proportion_ci(method="exact")
+    low, high = auc_interval(areas[1], 100, 440)
+    like = ends.low <= found[0] / 100 <= ends.high and low <= areas[0] <= high
+
+    assert ("completely, as" in verdict(run).headline) == (scores[0] <= scores[2] and scores[1] <= scores[3] and like)
 
 
 # Utility
@@ -183,6 +218,13 @@ def test_a_warning_comes_first_and_nothing_is_claimed_beside_it(warning):
     assert told.mark == "bad"
     assert told.headline.casefold() == f"{warning}.".casefold()
     assert "completely" not in told.headline
+
+
+def test_a_warning_that_takes_nothing_back_leaves_the_headline():
+    told = verdict(replace(CLASS, warnings=("30 weights were switched off, fewer than the 819 asked for",)))
+
+    assert told.headline == verdict(CLASS).headline
+    assert (told.findings[0].mark, told.mark) == ("open", "good")
 
 
 def test_the_documented_rules_have_the_words_that_are_used():
