@@ -4,10 +4,11 @@
     python benchmarks/training.py --part goal --data ./data          # on a GPU
 
 steps    `fit` beside the bare forward, backward and step on the same batch size: the perceptron in float32, the convolutional nets both
-         in the way that --train_precision auto and --train_memory_format auto find for the model on this machine. The perceptron's bare loop takes its batches from a tensor of
-         normalised images by a random order; the convolutional nets' has one batch, made before. `fit` draws, augments and
-         normalises its own, watches the loss and counts. In turn, --repeats times, --steps steps each (the perceptron: 100 times as many).
-         ms: seconds on the clock; cpu ms: of all cores together, which says more where other processes are at work. Medians.
+         in the way that --train_precision auto and --train_memory_format auto find for the model on this machine. The perceptron's bare
+         loop takes its batches from a tensor of normalised images by a random order; the convolutional nets' has one batch, made before.
+         `fit` draws, augments and normalises its own, watches the loss and counts. In turn, --repeats times, --steps steps each (the
+         perceptron: 100 times as many). ms: on the clock; cpu ms: of all cores together, which says more where other processes are at
+         work. Medians.
 load     CIFAR-10 from its files to the device, the split and the normalisation included.
 goal     CIFAR-10 on a GPU: ResNet-18 and ResNet-9 trained as RECIPES says, test score, seconds, images a second, what part of the bf16
          matrix rate (a product of two 8192 x 8192 matrices, measured here) the training's products reach, peak memory. Held against an
