@@ -163,7 +163,7 @@ class _Training:
 
     def _look(self) -> None:
         """FloatingPointError where a loss is not finite."""
-        losses = torch.stack(self.unseen).tolist() if self.unseen else []
+        losses = torch.stack(self.unseen).tolist() if len(self.unseen) > 1 else [loss.item() for loss in self.unseen]
         self.unseen.clear()
         for back, loss in enumerate(reversed(losses)):
             if not math.isfinite(loss):

@@ -46,7 +46,7 @@ class Normalisation:
         if not self.mean:
             return images.clone()  # a model may write into what it is given (ReLU(inplace=True))
         mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return (images.float() / self.white - mean) / std
+        return images.to(torch.float32, copy=True).div_(self.white).sub_(mean).div_(std)
 
 
 @dataclass(frozen=True)
