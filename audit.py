@@ -173,7 +173,7 @@ def verification_report(name: str, done: Verification) -> str:
 def measured_report(result: ForeignResult) -> str:
     """Every metric of the models, and why others are missing."""
     from reporter.text_table import number, text_table
-    from tracking.store import tracking_uri
+    from tracking.store import shown_uri
 
     sides = (result.measured.initial, result.measured.model, result.measured.ideal)
     names = dict.fromkeys(name for side in (sides[1], *sides) for name in side)
@@ -183,19 +183,19 @@ def measured_report(result: ForeignResult) -> str:
     missing = [f"not measured ({why}): {', '.join(name for name, reason in undefined if reason == why)}" for why in reasons]
     warnings = [f"warning: {warning}" for warning in result.warnings]
     table = text_table(["metric", "initial", "unlearned", "ideal"], rows)
-    return "\n".join(["", table, "", *missing, *warnings, f"run in {tracking_uri()}: {result.run_id}"])
+    return "\n".join(["", table, "", *missing, *warnings, f"run in {shown_uri()}: {result.run_id}"])
 
 
 def report(result: AuditResult) -> str:
     """Each value with what it is to be held against, in a line and in words."""
     from reporter.text_table import number, text_table
-    from tracking.store import tracking_uri
+    from tracking.store import shown_uri
 
     rows = [[name, number(value, 4), against(name, result), verdict(name, value, result)] for name, value in result.values.items()]
     rows += [[name, number(value, 4), "", ""] for name, value in result.beside.items() if "_mean_" in name]
     missing = [f"not measured: {name}: {reason}" for name, reason in result.undefined.items()]
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in result.stages.items())
-    where = f"run in {tracking_uri()}: {result.run_id}"
+    where = f"run in {shown_uri()}: {result.run_id}"
     return "\n".join(
         ["", text_table(["metric", "value", "against", "in words"], rows), "", *result.notes, *missing, f"seconds: {seconds}", where]
     )

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import command_line
 import stored_runs
 from tracking.readers import open_store
+from tracking.shown_uri import without_password
 from tracking.spool import Spool
 
 if TYPE_CHECKING:
@@ -77,8 +78,8 @@ def compare(options: argparse.Namespace) -> None:
         write_bytes(path, content, "Free the place, or choose another")
     for message in lacking:
         print(message)
-    which = f"{counted(len(runs), 'run')}, {counted(len(tasks), 'comparison')}"
-    others = f" and {counted(len(files) - 1, 'file')} in {' and '.join(filter(None, (options.tables, options.figures)))}"
+    which = f"{stored_runs.counted(len(runs), 'run')}, {stored_runs.counted(len(tasks), 'comparison')}"
+    others = f" and {stored_runs.counted(len(files) - 1, 'file')} in {' and '.join(filter(None, (options.tables, options.figures)))}"
     print(f"{which} -> {options.output}{others if len(files) > 1 else ''}")
 
 
@@ -87,8 +88,8 @@ def runs_from(options: argparse.Namespace, folder: Path) -> tuple[list[SeedRun],
     if options.csv is not None:
         return runs_of_file(options)
     uri, reason = stored_runs.choose_store(options.tracking_uri)
-    selection = stored_runs.selection_from(options, (stored_runs.SWEEP_TAG,))
-    shown = stored_runs.without_password(uri)
+    selection = stored_runs.selection_from(options, stored_runs.NOT_OF_ONE_SEED)
+    shown = without_password(uri)
     print(f"store: {shown} ({reason})")
     with open_store(uri, selection, notice=complain) as store, closing(Spool(folder)) as spool:
         stored_runs.collect(store, spool, stored_runs.long_params_from(None, store), complain)
@@ -98,7 +99,10 @@ def runs_from(options: argparse.Namespace, folder: Path) -> tuple[list[SeedRun],
         runs = stored_runs.seed_runs(command_line.progress_bar(spool, "grouping", len(spool)), compared_metrics)
         left_out = len(spool) - len(runs)
     asked = [f"--{name} {value}" for name in ("experiment", "since", "filter") if (value := flag_text(getattr(options, name)))]
-    return runs, f"{counted(len(runs), 'run')} of {shown}{', ' if asked else ''}{' '.join(asked)}{others(left_out)}."
+    return (
+        runs,
+        f"{stored_runs.counted(len(runs), 'run')} of {shown}{', ' if asked else ''}{' '.join(asked)}{stored_runs.others(left_out)}.",
+    )
 
 
 def flag_text(value: str | list[str] | None) -> str:
@@ -115,15 +119,11 @@ def runs_of_file(options: argparse.Namespace) -> tuple[list[SeedRun], str]:
     runs, left_out, unknown = runs_of_csv(Path(options.csv))
     if unknown:
         complain(f"of {', '.join(unknown)} the file can't tell settings from metrics: runs that differ in them are one line. The store can")
-    return runs, f"{counted(len(runs), 'run')} of {options.csv}{others(left_out)}."
-
-
-def others(number: int) -> str:
-    return f"; {counted(number, 'other run')} left out (parents of sweeps, no param unlearn)" if number else ""
+    return runs, f"{stored_runs.counted(len(runs), 'run')} of {options.csv}{stored_runs.others(left_out)}."
 
 
 def of_those(runs: Sequence[SeedRun]) -> str:
-    return f": {counted(len(runs), 'run')}, none FINISHED" if runs else ""
+    return f": {stored_runs.counted(len(runs), 'run')}, none FINISHED" if runs else ""
 
 
 def contents(tasks: Sequence[Task], options: argparse.Namespace, output: Path, origin: str) -> tuple[dict[Path, bytes], list[str]]:
@@ -152,7 +152,7 @@ def command_of(options: argparse.Namespace) -> str:
     flags = [
         f"--{name} {flag_text(value)}" for name, value in vars(options).items() if value and not (name == "output" and value == REPORT)
     ]
-    return stored_runs.without_password(" ".join(["python -u compare.py", *flags]))
+    return without_password(" ".join(["python -u compare.py", *flags]))
 
 
 def checked_output(name: str) -> Path:
@@ -170,10 +170,6 @@ def checked_output(name: str) -> Path:
 def check_folder(flag: str, name: str | None) -> None:
     if name is not None and Path(name).exists() and not Path(name).is_dir():
         raise ValueError(f"--{flag}: expected a folder, got {name}, which is none. Name a folder; it is made where it is not there")
-
-
-def counted(number: int, what: str) -> str:
-    return f"{number} {what if number == 1 else what + 's'}"
 
 
 if __name__ == "__main__":

@@ -53,13 +53,13 @@ def run_unless_finished(configs: Sequence[PipelineConfig]) -> int:
     """The one run of --skip_finished. ValueError for several, of which some might be finished and others not."""
     from pipeline import Pipeline
     from run_once import run_once
-    from tracking.store import tracking_uri
+    from tracking.store import shown_uri
 
     if len(configs) > 1:
         raise ValueError(f"--skip_finished: expected one run, got {len(configs)}. Give one value for each flag")
     once = run_once(Pipeline(configs[0], progress=command_line.progress_bar))
     if once.result is None:
-        print(f"finished before, in {tracking_uri()}: experiment {once.job[0]}, config_hash {once.job[1]}")
+        print(f"finished before, in {shown_uri()}: experiment {once.job[0]}, config_hash {once.job[1]}")
     else:
         tell([once.result])
     return 0
@@ -67,12 +67,12 @@ def run_unless_finished(configs: Sequence[PipelineConfig]) -> int:
 
 def tell(results: Sequence[Result]) -> None:
     """What came out, how long it took, and where it is."""
-    from tracking.store import tracking_uri
+    from tracking.store import shown_uri
 
     print(report(results[0]) if len(results) == 1 else summary(results))
     whole, in_runs = time.perf_counter() - command_line.STARTED, sum(result.stages["total"] for result in results)
     print(f"seconds in all: {whole:.2f}, of which {whole - in_runs:.2f} to load Python's libraries and the data, and to check")
-    print(f"run{'s' if len(results) > 1 else ''} in {tracking_uri()}: {', '.join(result.run_id for result in results)}")
+    print(f"run{'s' if len(results) > 1 else ''} in {shown_uri()}: {', '.join(result.run_id for result in results)}")
     print("look at them:  mlflow ui      as a table:  python mlruns_parser.py")
 
 

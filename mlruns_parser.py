@@ -36,17 +36,19 @@ import command_line
 import stored_runs
 from reporter.table_files import WRITERS, Write, batches, write_spreadsheet_csv
 from stored_runs import (
-    SWEEP_TAG,
+    NOT_OF_ONE_SEED,
     add_store_flags,
     choose_store,
     collect,
+    counted,
     long_params_from,
+    others,
     seed_runs,
     selection_from,
-    without_password,
 )
 from tracking.readers import Store, open_store
 from tracking.run_table import column_names, columns_of, rows_of
+from tracking.shown_uri import without_password
 from tracking.spool import Spool
 from tracking.stored_run import BrokenRun
 
@@ -75,7 +77,9 @@ def parse(options: argparse.Namespace) -> None:
     name = options.output or (SUMMARY if options.summary else HISTORY if options.history else TABLE)
     output = checked_output(name)
     write = chosen_writer(output, options)
-    selection = selection_from(options, (SWEEP_TAG,) if options.summary else ())
+    if options.summary:
+        check_beside(output)
+    selection = selection_from(options, NOT_OF_ONE_SEED if options.summary else ())
     print(f"store: {without_password(uri)} ({reason})")
     with open_store(uri, selection, notice=complain) as store, closing(Spool(output.parent)) as spool:
         skipped = collect(store, spool, long_params_from(options.artifact_root, store), complain)
@@ -86,12 +90,12 @@ def parse(options: argparse.Namespace) -> None:
         elif options.history:
             points = Points(store, spool)
             write(output, POINTS, points)
-            written, skipped = counted(points.number, "value", name), skipped + points.skipped
+            written, skipped = f"{counted(points.number, 'value')} -> {name}", skipped + points.skipped
         else:
             params, metrics = column_names(spool.params, spool.metrics)
             rows = command_line.progress_bar(rows_of(spool, params, metrics), "writing", len(spool))
             write(output, columns_of(params, metrics), rows)
-            written = counted(len(spool), "run", name)
+            written = f"{counted(len(spool), 'run')} -> {name}"
         warned = spool.warned
     print(
         written
@@ -110,6 +114,19 @@ def checked_output(name: str) -> Path:
     if output.is_file() and is_database(output):
         raise ValueError(f"expected a table's file as --output, got the database {name}. Name another file.")
     return output
+
+
+def beside(output: Path) -> tuple[Path, Path]:
+    """The Markdown and the LaTeX file of a summary."""
+    return output.with_suffix(".md"), output.with_suffix(".tex")
+
+
+def check_beside(output: Path) -> None:
+    """ValueError where writing them would lose what no summary wrote: its CSV would be there too."""
+    for path in beside(output):
+        checked_output(str(path))
+        if path.exists() and not output.exists():
+            raise ValueError(f"--summary would write {path.name} beside {output.name}, and there is one already. Choose another --output")
 
 
 def is_database(path: Path) -> bool:
@@ -140,7 +157,7 @@ def chosen_writer(output: Path, options: argparse.Namespace) -> Write:
     if options.format is None and output.suffix.lower() not in ("", *ENDINGS):
         raise ValueError(f"expected --output to end in {', '.join(ENDINGS)}, got {output.name}. Rename it, or name its --format")
     name = options.format or ENDINGS.get(output.suffix.lower(), "csv")
-    if options.summary and name != "csv":
+    if options.summary and (name != "csv" or output.suffix.lower() not in ("", ".csv")):
         raise ValueError(
             f"--summary: expected the name of a CSV file as --output, got {output.name}. Markdown and LaTeX are written beside it"
         )
@@ -167,9 +184,7 @@ def write_summary(spool: Spool, output: Path, write: Write) -> str:
     if not runs:
         raise ValueError(f"--summary: expected runs of mlflow_forget.py, got none among {len(spool)} runs. Check --filter and --experiment")
     tasks = tasks_of(runs)
-    markdown, latex = (output.with_suffix(ending) for ending in (".md", ".tex"))
-    for path in (markdown, latex):
-        checked_output(str(path))
+    markdown, latex = beside(output)
     write(output, summary_columns(tasks)[0], summary_rows(tasks))
     write_bytes(markdown, markdown_of(tasks).encode())
     write_bytes(latex, latex_of(tasks).encode())
@@ -177,8 +192,7 @@ def write_summary(spool: Spool, output: Path, write: Write) -> str:
         print(f"\n{heading_of(task, tasks)}\n{text_table(*table_of(task))}")
     print()
     left_out = len(spool) - len(runs)
-    also = f"; {left_out} other {'run' if left_out == 1 else 'runs'} left out (parents of sweeps, no param unlearn)" if left_out else ""
-    return f"{counted(len(runs), 'run', output.name)}, {markdown.name}, {latex.name}{also}"
+    return f"{counted(len(runs), 'run')} -> {output.name}, {markdown.name}, {latex.name}{others(left_out)}"
 
 
 class Points:
@@ -197,10 +211,6 @@ class Points:
                 elif point.metric in self.spool.metrics:
                     self.number += 1
                     yield point
-
-
-def counted(number: int, what: str, output: str) -> str:
-    return f"{number} {what if number == 1 else what + 's'} -> {output}"
 
 
 if __name__ == "__main__":

@@ -298,9 +298,12 @@ class Pipeline:
         }
 
     def _recipe(self) -> dict[str, Any]:
-        """How the base models are trained, by the names of the flags."""
+        """How the base models are trained, by the names of the flags; and what of it is not as usual for this architecture and dataset."""
+        unusual = {name.removeprefix(PREFIX): value for name, value in sorted(self.base.training.items())}
+        words = [f"{name}={','.join(value) if isinstance(value, tuple) else value}" for name, value in unusual.items()]
         settings = asdict(self.base.recipe) | {"augment": ",".join(augmentations(self.base.recipe.augment)) or "none"}
-        return {f"{PREFIX}{name}": value for name, value in settings.items() if name != "epochs"}
+        every = {f"{PREFIX}{name}": value for name, value in settings.items() if name != "epochs"}
+        return every | {"training": " ".join(words) or "default"}
 
     def config_hash(self, initial: Trained, ideal: Trained | None) -> str:
         """SHA-256 of every setting that changes the result, the weights of the base models and Lethe's version."""

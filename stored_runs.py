@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from tracking.readers import Store
 from tracking.run import LONGEST_PARAM
 from tracking.run_filter import parse_filter
 from tracking.selection import Selection, since_time
+from tracking.shown_uri import without_password
 from tracking.spool import Spool
 from tracking.stored_run import BrokenRun, StoredRun
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from reporter.seeds_summary import SeedRun
 
 DATABASE, FOLDER, VARIABLE = "mlflow.db", "mlruns", "MLFLOW_TRACKING_URI"
-SWEEP_TAG = "sweep"  # of a run that stands for its children
+SWEEP_TAG, AUDIT_TAG = "sweep", "audit"  # of a run that stands for its children; of one on many models
+NOT_OF_ONE_SEED = (SWEEP_TAG, AUDIT_TAG)
 
 Complain = Callable[[str], None]
 MetricsOf = Callable[[Mapping[str, float], Mapping[str, str]], dict[str, float]]
@@ -101,7 +102,10 @@ def collect(store: Store, spool: Spool, read: Read, complain: Complain) -> int:
 
 
 def seed_runs(runs: Iterable[StoredRun], metrics_of: MetricsOf) -> list[SeedRun]:
-    """The runs of a method on a seed: not a sweep's parent, which stands for its children. metrics_of: what is kept of the numbers."""
+    """The runs of a method on a seed: no sweep's parent, which stands for its children, and no audit, which is of many seeds.
+
+    The runs have to be read with the tags NOT_OF_ONE_SEED. metrics_of: what is kept of the numbers.
+    """
     from reporter.seeds_summary import SeedRun, settings_of
 
     shared: dict[Any, Any] = {}  # most runs have their settings in common: one copy of each in memory
@@ -117,14 +121,19 @@ def seed_runs(runs: Iterable[StoredRun], metrics_of: MetricsOf) -> list[SeedRun]
             warned=bool(run.warning),
         )
         for run in runs
-        if "unlearn" in run.params and run.tags.get(SWEEP_TAG) != "parent"
+        if "unlearn" in run.params and run.tags.get(SWEEP_TAG) != "parent" and AUDIT_TAG not in run.tags
     ]
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number} {what if number == 1 else what + 's'}"
+
+
+def others(number: int) -> str:
+    """What `seed_runs` left out, to end a line with."""
+    return f"; {counted(number, 'other run')} left out (parents of sweeps, audits, no param unlearn)" if number else ""
 
 
 def complain(program: str, message: str) -> None:
     """Print a message on one line of stderr, whatever line ends and passwords an error brings along."""
     print(f"{program}:", without_password(" ".join(message.split())), file=sys.stderr)
-
-
-def without_password(text: str) -> str:
-    return re.sub(r"(://|\")[^/\s\"]*@", r"\1***@", text)  # in quotes: the part of a password that a driver takes for the host

@@ -14,6 +14,7 @@ from reporter.seeds_summary import OF_TASK, SeedRun, settings_of
 from unlearn import METHODS
 
 FIXED = ("run_id", "experiment", "status", "start_time", "unlearn", "seed", "parent_run_id")
+OF_AUDITS = "sha256.columns.csv"  # a param of every run on many models, which is of many seeds
 OTHER_PARAMS = {"metrics", "unlearn_file", KAPPA_COUNT}  # of every method
 
 
@@ -40,7 +41,11 @@ def runs_of_csv(path: Path) -> tuple[list[SeedRun], int, list[str]]:
         )
     rows = table.to_dict("records")
     parents = {row["parent_run_id"] for row in rows}
-    runs = [run_of({k: v for k, v in row.items() if v}, path) for row in rows if row["unlearn"] and row["run_id"] not in parents]
+    runs = [
+        run_of({k: v for k, v in row.items() if v}, path)
+        for row in rows
+        if row["unlearn"] and not row.get(OF_AUDITS) and row["run_id"] not in parents
+    ]
     unknown = sorted({run.method for run in runs if run.method not in METHODS.names})
     return runs, len(rows) - len(runs), unknown
 

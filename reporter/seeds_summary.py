@@ -29,12 +29,16 @@ NOT_A_SETTING = {
     "unlearned_digest",
     "report",
 }
-OF_BASE_MODELS = ("initial_", "ideal_")
+OF_BASE_MODELS = ("initial_", "ideal_", "train_")  # `training` says what of their recipe is unusual
 COUNTS = "_count"  # what an amount comes to, of images or of weights
-UNSAID = {"metrics": "default", "dataset_file": "None", "arch_file": "None"}  # what a run means that does not log it, as earlier ones
+UNSAID = {  # what a run means that does not log it, as earlier ones
+    "metrics": "default",
+    "training": "default",
+    **dict.fromkeys(("dataset_file", "arch_file", "unlearn_file"), "None"),
+}
 
 # What a method is set before, with the architecture's own options; every other setting is the method's.
-OF_TASK = {"dataset", "dataset_file", "arch", "arch_file", "num_classes", "epochs", "split_seed", "request"}
+OF_TASK = {"dataset", "dataset_file", "arch", "arch_file", "num_classes", "epochs", "split_seed", "request", "training"}
 OF_REQUEST = {"class_to_replace", "num_indexes_to_replace", "forget_indexes"}  # what "request" says in a word
 OF_TASK |= OF_REQUEST
 

@@ -226,7 +226,7 @@ def test_labels_are_empty_for_the_only_group():
 
 @pytest.fixture
 def seeded(database):
-    """A store with a sweep's parent and its children, of which one failed."""
+    """A store with a sweep's parent and its children, of which one failed, and an audit."""
     client = MlflowClient(f"sqlite:///{database}")
     experiment = client.create_experiment("seeds")
     parent = client.create_run(experiment, tags={"sweep": "parent"}).info.run_id
@@ -238,6 +238,8 @@ def seeded(database):
         if gap is not None:
             client.log_metric(child, "avg_gap", gap)
         client.set_terminated(child, "FAILED" if gap is None else "FINISHED")
+    audit = client.create_run(experiment, tags={"audit": "klom"}).info.run_id
+    client.log_param(audit, "unlearn", "FT")
     return f"sqlite:///{database}"
 
 
@@ -258,7 +260,7 @@ def test_the_summary_of_a_store(seeded, capsys):
     assert r"\textbf{1.50 $\pm$ 0.71}" in Path("mlruns_summary.tex").read_text()
     said = capsys.readouterr().out
     assert "not finished: seed 3 FAILED" in said
-    assert "3 runs -> mlruns_summary.csv, mlruns_summary.md, mlruns_summary.tex; 1 other run left out (parents of sweeps," in said
+    assert "3 runs -> mlruns_summary.csv, mlruns_summary.md, mlruns_summary.tex; 2 other runs left out (parents of sweeps, audits," in said
 
 
 def test_nothing_to_summarise_is_a_mistake(sqlite_store, capsys):
@@ -271,6 +273,22 @@ def test_nothing_to_summarise_is_a_mistake(sqlite_store, capsys):
 def test_the_summary_is_named_as_csv(sqlite_store, capsys):
     assert mlruns_parser.main(["--tracking_uri", sqlite_store.uri, "--summary", "--output", "summary.md"]) == 2
     assert "expected --output to end in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["summary.md", "summary.tex"])
+def test_no_format_makes_the_table_overwrite_itself(output, sqlite_store, capsys):
+    assert mlruns_parser.main(["--tracking_uri", sqlite_store.uri, "--summary", "--format", "csv", "--output", output]) == 2
+    assert "expected the name of a CSV file" in capsys.readouterr().err
+
+
+def test_what_no_summary_wrote_is_not_overwritten(seeded, capsys):
+    flags = ["--tracking_uri", seeded, "--experiment", "seeds", "--summary", "--output", "README.csv"]
+    Path("README.md").write_text("by hand")
+    assert mlruns_parser.main(flags) == 2
+    assert "--summary would write README.md beside README.csv" in capsys.readouterr().err
+    assert Path("README.md").read_text() == "by hand"
+    Path("README.md").unlink()
+    assert mlruns_parser.main(flags) == mlruns_parser.main(flags) == 0
 
 
 def test_the_seeds_of_a_real_sweep_are_one_line(capsys):

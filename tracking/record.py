@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tracking.client_reader import few_retries
+from tracking.shown_uri import without_password
 from tracking.store import database_of, tracking_uri
 from tracking.stored_run import PARENT_TAG, infinity_restored
 
@@ -48,7 +49,7 @@ def read_record(run_id: str) -> Record:
     file = database_of(uri)
     if file is not None and not file.exists():
         raise FileNotFoundError(
-            f"expected a tracking store {uri}, and there is none. Go to the folder of the run, or set MLFLOW_TRACKING_URI"
+            f"expected a tracking store {without_password(uri)}, and there is none. Go to the folder of the run, or set MLFLOW_TRACKING_URI"
         )
     try:
         with few_retries(), _no_progress_bar():
@@ -58,7 +59,9 @@ def read_record(run_id: str) -> Record:
             folder = Path(client.download_artifacts(run_id, ""))
     except (MlflowException, SQLAlchemyError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"no run {run_id} can be read from {uri} ({reason}). Check the id, and MLFLOW_TRACKING_URI") from error
+        raise ValueError(
+            f"no run {run_id} can be read from {without_password(uri)} ({without_password(reason)}). Check the id, and MLFLOW_TRACKING_URI"
+        ) from error
     return Record(
         run_id,
         run.info.run_name or "",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tracking.experiment_page import description_of, tags_of_new
 from tracking.file_reader import is_file_store
+from tracking.shown_uri import without_password
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
 ANSWER_SECONDS = 5
@@ -21,6 +22,11 @@ SERVER_ERROR = 500  # below it the server answers, if only to ask who we are
 def tracking_uri() -> str:
     """The environment's MLFLOW_TRACKING_URI, else MLflow's own default, mlflow.db in this folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+
+
+def shown_uri() -> str:
+    """The same for people to read: without a password."""
+    return without_password(tracking_uri())
 
 
 def check_store() -> None:
@@ -44,7 +50,7 @@ def _check_server(uri: str) -> None:
         if status >= SERVER_ERROR:
             raise requests.HTTPError(f"status {status}")
     except requests.RequestException as error:
-        shown = re.sub(r"://[^/@\s]*@", "://***@", uri)
+        shown = without_password(uri)
         raise ValueError(
             f"the tracking server {shown} does not answer ({type(error).__name__}). Start it, or correct or unset MLFLOW_TRACKING_URI"
         ) from error
@@ -81,7 +87,9 @@ def open_experiment(name: str) -> str:
             return found.experiment_id
     except (MlflowException, SQLAlchemyError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"the tracking store {uri} can't be used ({reason}). Correct or unset MLFLOW_TRACKING_URI") from error
+        raise ValueError(
+            f"the tracking store {shown_uri()} can't be used ({without_password(reason)}). Correct or unset MLFLOW_TRACKING_URI"
+        ) from error
 
 
 def _create(file: Path) -> None:

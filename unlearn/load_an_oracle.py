@@ -6,17 +6,22 @@ from typing import Any
 
 from torch import nn
 
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.impl import ForgetData, Oracles, Unlearned, copy_of, register
 from unlearn.retrain import check_architecture
 
 
 def check(model: nn.Module, data: ForgetData, *, oracle_seed: int | None) -> dict[str, Any]:
-    """The seed; ValueError for one of the reference set, FileNotFoundError where there is no such oracle."""
-    if data.oracles is None:
-        return {} if oracle_seed is None else {"oracle_seed": oracle_seed}
-    seed = data.seed + len(data.oracles.judges) if oracle_seed is None else oracle_seed
-    data.oracles.apart([seed])
-    return {"oracle_seed": seed}
+    """ValueError for a seed of the reference set, FileNotFoundError where there is no such oracle.
+
+    The seed is not among the settings, of which runs of several seeds have the same: it is a fact of the run.
+    """
+    if data.oracles is not None:
+        data.oracles.apart([_seed(data.seed, data.oracles, oracle_seed)])
+    return {}
+
+
+def _seed(own: int, oracles: Oracles, asked: int | None) -> int:
+    return own + len(oracles.judges) if asked is None else asked
 
 
 @register("load_an_oracle", needs=("oracles",), source="Georgiev et al. 2024, arXiv:2410.23232", resolve=check)
@@ -35,7 +40,7 @@ def load_an_oracle(model: nn.Module, data: ForgetData, *, oracle_seed: int | Non
     """
     if data.oracles is None:
         raise ValueError("load_an_oracle: expected oracles, got none. Give ForgetData `oracles`")
-    seed = check(model, data, oracle_seed=oracle_seed)["oracle_seed"]
+    seed = _seed(data.seed, data.oracles, oracle_seed)
     (found,) = data.oracles.apart([seed])
     oracle = copy_of(found)
     check_architecture(model, oracle, "load_an_oracle")

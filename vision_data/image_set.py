@@ -42,7 +42,9 @@ class Normalisation:
             deviations.append((share * (levels - mean).square()).sum().sqrt().item() or 1.0)
         return cls(tuple(means), tuple(deviations), white)
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor | Chosen) -> Tensor:
+        if isinstance(images, Chosen):
+            images = images[:]
         if not self.mean:
             return images.clone()  # a model may write into what it is given (ReLU(inplace=True))
         mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
