@@ -149,6 +149,29 @@ def test_pokemon_unpacked(tmp_path):
     assert (raw.train[1].tolist(), raw.test[1].tolist()) == ([0, 1], [0, 1])
 
 
+def test_a_folder_that_is_only_called_alike_is_not_taken(tmp_path):
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="can't be had from the hub"):
+        DATASETS["hf:mnist"](tmp_path)
+
+
+def test_several_configurations_are_refused_and_one_is_taken(tmp_path):
+    for kind, start in (("full", 0), ("mini", 20)):
+        (tmp_path / "own" / kind / "train").mkdir(parents=True)
+        part([0, 1], start=start)[0].to_parquet(tmp_path / "own" / kind / "train" / "0000.parquet")
+    with pytest.raises(ValueError, match=r"expected one dataset, got several configurations: full, mini\. Name one: hf:.*own/full"):
+        DATASETS[f"hf:{tmp_path}/own"](tmp_path)
+    assert DATASETS[f"hf:{tmp_path}/own/mini"](tmp_path).train[1].tolist() == [0, 1]
+
+
+def test_a_configuration_of_the_hubs_is_asked_for(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names: asked.append(names) or part([0, 1])[0])
+    for name in ("cifar", "somebody/something", "somebody/something/small"):
+        DATASETS[f"hf:{name}"](tmp_path)
+    assert asked == [("cifar",), ("somebody/something",), ("somebody/something", "small")]
+
+
 # Columns
 
 

@@ -70,6 +70,13 @@ def test_the_hubs_archives_unpacked_as_their_users_do(tmp_path):
     assert (raw.train[1].tolist(), raw.test[1].tolist()) == ([0, 1], [0])
 
 
+def test_an_images_own_name_says_no_part(tmp_path):
+    for number, name in enumerate(("test_1.JPEG", "val_1.JPEG")):
+        write(tmp_path / "imagenet_small" / TENCH / name, noise(number), "JPEG")
+    raw = DATASETS["IMAGENET_SMALL"](tmp_path)
+    assert (raw.train[1].tolist(), raw.test) == ([0, 0], None)
+
+
 def test_photographs_become_224_by_224(tmp_path):
     for name in (TENCH, GOLDFISH):
         write(tmp_path / "imagenet_small" / name / "1.JPEG", noise(ord(name[-1]), (500, 375)), "JPEG")

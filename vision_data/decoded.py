@@ -24,7 +24,7 @@ from vision_data.memory import memory_budget
 from vision_data.scanned import Published, in_parallel, refuse_unreadable, scan
 
 BYTES_AT_ONCE = 1 << 26
-FORMAT = 1  # of the folder: another number, and everything is decoded anew
+FORMAT = 2  # of the folder: another number, and everything is decoded anew
 
 
 def decoded(published: Published, folder: Path) -> RawDataset:

@@ -15,12 +15,10 @@ Splits = dict[str, Any]
 
 
 def local_copy(hub_name: str, folder: Path, also: tuple[str, ...] = ()) -> Path | None:
-    """NAME itself where it is a path, else <folder>/NAME or <folder>/<the last part of NAME>, the latter in any case of letters."""
-    last = hub_name.rpartition("/")[2]
-    places = [Path(hub_name).expanduser(), folder / hub_name]
+    """NAME itself where it is a path, else <folder>/NAME, <folder>/<the last part of NAME>, or a folder called as `also` in any case."""
+    places = [Path(hub_name).expanduser(), folder / hub_name, folder / hub_name.rpartition("/")[2]]
     if folder.is_dir():
-        wanted = {last.casefold(), *also}
-        places += [entry for entry in sorted(folder.iterdir()) if entry.name.casefold() in wanted]
+        places += [entry for entry in sorted(folder.iterdir()) if entry.name.casefold() in also]
     return next((place for place in places if place.exists()), None)
 
 
@@ -32,6 +30,9 @@ def is_saved(place: Path) -> bool:
 def tables(place: Path) -> dict[str, list[str]]:
     """The Parquet files by part, as a folder or their name says (train-00000-of-00002.parquet, test/0000.parquet)."""
     files = [place] if place.suffix == ".parquet" else sorted(place.rglob("*.parquet"))
+    kinds = sorted({file.relative_to(place).parts[0] for file in files if file != place and file.parent != place} - {"data", *PARTS})
+    if len(kinds) > 1:
+        raise ValueError(f"{place}: expected one dataset, got several configurations: {', '.join(kinds)}. Name one: hf:{place / kinds[0]}")
     found: dict[str, list[str]] = {}
     for file in files:
         words = re.split(r"[^A-Za-z]+", file.name if file == place else str(file.relative_to(place)))
@@ -60,12 +61,13 @@ def from_disk(name: str, local: Path, folder: Path) -> Splits:
 
 
 def from_hub(name: str, hub_name: str, folder: Path) -> Splits:
-    """The splits of the hub's dataset, by the `datasets` library."""
+    """The splits of the hub's dataset OWNER/NAME or OWNER/NAME/CONFIGURATION, by the `datasets` library."""
     import datasets
 
     try:
         with _no_retries_told():
-            return _as_splits(datasets.load_dataset(hub_name))
+            owner_and_name, configuration = "/".join(hub_name.split("/")[:2]), hub_name.split("/")[2:]
+            return _as_splits(datasets.load_dataset(owner_and_name, *configuration))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise _not_to_be_had(name, hub_name, folder, error) from error
 

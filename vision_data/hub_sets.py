@@ -45,15 +45,16 @@ def hub_set(spec: str) -> Entry[DatasetFacts]:
 @register("PLANT_CLASSIFICATION", epochs=30, augment=True, source=f"huggingface.co/datasets/{PLANT}")
 def plant_classification(folder: Path) -> RawDataset:
     """Photographs of plants, from <folder>/plant-classification (train/<class>/..., test/<class>/..., or Parquet), else from the hub."""
-    return read_hub_set("PLANT_CLASSIFICATION", PLANT, folder, also=("plant-classification",))
+    return read_hub_set("PLANT_CLASSIFICATION", PLANT, folder, also=("plant-classification", PLANT.partition("/")[2].casefold()))
 
 
 @register("POKEMON_CLASSIFICATION", epochs=30, augment=True, source=f"huggingface.co/datasets/{POKEMON}")
 def pokemon_classification(folder: Path) -> RawDataset:
     """Pictures of Pokemon, from <folder>/pokemon-classification (data/train.zip, data/test.zip, unpacked or not, Parquet), else the hub."""
-    if local_copy(POKEMON, folder) is None:  # the dataset's own script would not be run
+    also = ("pokemon-classification",)
+    if local_copy(POKEMON, folder, also) is None:  # the dataset's own script would not be run
         return decoded(published_zips("POKEMON_CLASSIFICATION", zips_from_hub("POKEMON_CLASSIFICATION", POKEMON, folder)), folder)
-    return read_hub_set("POKEMON_CLASSIFICATION", POKEMON, folder)
+    return read_hub_set("POKEMON_CLASSIFICATION", POKEMON, folder, also=also)
 
 
 def read_hub_set(name: str, hub_name: str, folder: Path, *, columns: Columns = Columns(), also: tuple[str, ...] = ()) -> RawDataset:

@@ -147,7 +147,7 @@ def _inside(root: Path, archive: Path) -> Iterator[tuple[str, PurePosixPath, Cal
 
 def _part_of(place: Path) -> str | None:
     """train or test, from how the folders and archives on the way are called; None for the published test part: it has no labels."""
-    for step in place.parts:
+    for step in place.parts if _is_archive(place) else place.parts[:-1]:
         for start, part in (("train", "train"), ("val", "test"), ("test", None)):
             if step.casefold().startswith(start):
                 return part
