@@ -7,6 +7,7 @@ import re
 import shlex
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,7 @@ from training import (
     save_checkpoint,
     silent,
 )
+from training.file_lock import locked
 from training.recipe import FLAGS, changed, differences
 from training.world import ALONE, World, processes_started
 from vision_data import DATASETS, ForgetRequest, ImageSet, Splits, load_splits
@@ -185,15 +187,18 @@ class BaseModels:
 
     def initial(self) -> Trained:
         """The model trained on everything: loaded if its checkpoint exists, else trained and saved there."""
-        if self.world.agreed(self.initial_path.exists()):
-            return self._load(self.initial_path)
-        return self._train(self.splits.train, self.initial_path, "train", "initial model")
+        return self._made_once(self.splits.train, self.initial_path, "train", "initial model")
 
     def ideal(self) -> Trained:
         """The same recipe without the forget set: loaded if its checkpoint exists, else trained and saved there."""
-        if self.world.agreed(self.ideal_path.exists()):
-            return self._load(self.ideal_path)
-        return self._train(self.retain, self.ideal_path, self.request_slug, "ideal model")
+        return self._made_once(self.retain, self.ideal_path, self.request_slug, "ideal model")
+
+    def _made_once(self, images: ImageSet, path: Path, trained_on: str, label: str) -> Trained:
+        """One process trains, or those of one torchrun together; all others that want the same model wait for it, and load it."""
+        if self.world.agreed(path.exists()):
+            return self._load(path)
+        with locked(path) if self.world.first else nullcontext():
+            return self._load(path) if self.world.agreed(path.exists()) else self._train(images, path, trained_on, label)
 
     def ideal_command(self) -> str:
         """The command that trains this ideal model."""

@@ -67,8 +67,7 @@ def command(main: Main) -> Main:
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
-            signal.signal(signal.SIGTERM, _terminate)
-            sys.unraisablehook = _raise_again
+            heed_sigterm()
         warnings.showwarning = _warning_line
         try:
             return main(argv)
@@ -86,6 +85,12 @@ def command(main: Main) -> Main:
             return INTERRUPTED
 
     return run
+
+
+def heed_sigterm() -> None:
+    """SIGTERM raises Terminated. ValueError outside of the main thread."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.unraisablehook = _raise_again
 
 
 def _warning_line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
@@ -126,8 +131,18 @@ def _terminate(_: int, __: FrameType | None) -> NoReturn:
 def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = False) -> None:
     """Data, model, forget request, places: what every script has."""
     data = parser.add_argument_group("data and model")
-    data.add_argument("--dataset", default="digits", help="name, or path/to/file.py:function (default: %(default)s)")
-    data.add_argument("--data", default="./data", metavar="FOLDER", help="where the dataset's files are (default: %(default)s)")
+    data.add_argument(
+        "--dataset",
+        default="digits",
+        help="name, folder:PATH (a class per folder), hf:NAME (of the hub, or a local copy), or path/to/file.py:function; a wrong name "
+        "lists them all (default: %(default)s)",
+    )
+    data.add_argument(
+        "--data",
+        default="./data",
+        metavar="FOLDER",
+        help="where the dataset's files are, and where what is decoded of them is kept (default: %(default)s)",
+    )
     data.add_argument("--arch", help="name, or path/to/file.py:function (default: mlp for small grey images, resnet18 otherwise)")
     data.add_argument("--num_classes", type=int, metavar="N", help="refused if the dataset has another number")
     data.add_argument("--epochs", type=int, metavar="N", help="epochs of training (default: the dataset's own)")

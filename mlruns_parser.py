@@ -25,35 +25,35 @@ number of seeds, ranked by avg_gap, as CSV, Markdown and LaTeX (booktabs) side b
 from __future__ import annotations
 
 import argparse
-import os
-import re
+import functools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import command_line
+import stored_runs
 from reporter.table_files import WRITERS, Write, batches, write_spreadsheet_csv
-from tracking.client_reader import ClientStore
-from tracking.file_reader import is_file_store
-from tracking.long_params import Read, local_artifact, with_whole_params
+from stored_runs import (
+    SWEEP_TAG,
+    add_store_flags,
+    choose_store,
+    collect,
+    long_params_from,
+    seed_runs,
+    selection_from,
+    without_password,
+)
 from tracking.readers import Store, open_store
-from tracking.run import LONGEST_PARAM
-from tracking.run_filter import parse_filter
 from tracking.run_table import column_names, columns_of, rows_of
-from tracking.selection import Selection, since_time
 from tracking.spool import Spool
-from tracking.stored_run import BrokenRun, StoredRun
+from tracking.stored_run import BrokenRun
 
-if TYPE_CHECKING:
-    from reporter.seeds_summary import SeedRun
-
-DATABASE, FOLDER, VARIABLE = "mlflow.db", "mlruns", "MLFLOW_TRACKING_URI"
 SYSTEM = "system/"
 TABLE, HISTORY, SUMMARY = "mlruns_parsed.csv", "mlruns_history.csv", "mlruns_summary.csv"  # what is written where nothing is said
 ENDINGS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-SWEEP_TAG = "sweep"  # of a run that stands for its children
+complain = functools.partial(stored_runs.complain, "mlruns_parser.py")
 POINTS = {"run_id": "text", "metric": "text", "step": "integer", "time": "time", "value": "number"}
 RUNS_AT_ONCE = 200  # whose histories are in memory together
 
@@ -75,10 +75,10 @@ def parse(options: argparse.Namespace) -> None:
     name = options.output or (SUMMARY if options.summary else HISTORY if options.history else TABLE)
     output = checked_output(name)
     write = chosen_writer(output, options)
-    selection = selection_from(options)
+    selection = selection_from(options, (SWEEP_TAG,) if options.summary else ())
     print(f"store: {without_password(uri)} ({reason})")
     with open_store(uri, selection, notice=complain) as store, closing(Spool(output.parent)) as spool:
-        skipped = collect(store, spool, long_params_from(options, store))
+        skipped = collect(store, spool, long_params_from(options.artifact_root, store), complain)
         if not options.system_metrics:
             leave_out_system_metrics(spool)
         if options.summary:
@@ -97,26 +97,6 @@ def parse(options: argparse.Namespace) -> None:
         written
         + (f" ({skipped} skipped)" if skipped else "")
         + (f"; {warned} with a warning: see the column warning" if warned and not (options.summary or options.history) else "")
-    )
-
-
-def choose_store(given: str | None) -> tuple[str, str]:
-    """The URI of the store to read and why that one. Raises ValueError if there is none."""
-    if given is not None:
-        if not given:
-            raise ValueError("expected a store as --tracking_uri, got nothing. Write e.g. --tracking_uri sqlite:///mlflow.db")
-        return given, "--tracking_uri"
-    if variable := os.environ.get(VARIABLE):
-        return variable, f"the environment's {VARIABLE}"
-    old_store = is_file_store(Path(FOLDER))
-    if Path(DATABASE).exists():
-        also = f"; the old file store beside it is read with --tracking_uri ./{FOLDER}" if old_store else ""
-        return f"sqlite:///{DATABASE}", f"no {VARIABLE} is set and ./{DATABASE} exists{also}"
-    if old_store:
-        return f"./{FOLDER}", f"an old file store; no {VARIABLE} is set and there is no ./{DATABASE}"
-    raise ValueError(
-        f"expected a tracking store, got none: no --tracking_uri, no {VARIABLE}, no ./{DATABASE} and no ./{FOLDER} with meta.yaml files. "
-        f"Run this where the runs were logged, or name the store, e.g. --tracking_uri sqlite:///path/to/{DATABASE}"
     )
 
 
@@ -140,11 +120,7 @@ def is_database(path: Path) -> bool:
 def parser() -> argparse.ArgumentParser:
     summary, _, details = (__doc__ or "").partition("\n")
     flags = command_line.OneLineParser(summary, details)
-    which = flags.add_argument_group("which store, which runs")
-    which.add_argument("--tracking_uri", metavar="URI", help="sqlite:///FILE, a file-store folder, postgresql://..., http(s)://..., ...")
-    which.add_argument("--experiment", nargs="+", default=[], metavar="NAME", help="runs of these experiments (default: all)")
-    which.add_argument("--since", metavar="DATE", help="runs that began then (2026-05-01, 2026-05-01T12:30Z) or later")
-    which.add_argument("--filter", metavar="TEXT", help="runs that meet every comparison")
+    add_store_flags(flags)
     what = flags.add_argument_group("what is written")
     instead = what.add_mutually_exclusive_group()
     instead.add_argument("--history", action="store_true", help="every value of every metric instead of a row per run")
@@ -157,15 +133,6 @@ def parser() -> argparse.ArgumentParser:
         "--artifact_root", metavar="FOLDER", help="where the experiments' artifact folders are now: long params are read there whole"
     )
     return flags
-
-
-def selection_from(options: argparse.Namespace) -> Selection:
-    return Selection(
-        experiments=tuple(options.experiment),
-        since=None if options.since is None else since_time(options.since),
-        clauses=() if options.filter is None else parse_filter(options.filter),
-        tags=(SWEEP_TAG,) if options.summary else (),
-    )
 
 
 def chosen_writer(output: Path, options: argparse.Namespace) -> Write:
@@ -182,35 +149,6 @@ def chosen_writer(output: Path, options: argparse.Namespace) -> Write:
     return write_spreadsheet_csv if options.spreadsheet_safe else WRITERS[name]
 
 
-def long_params_from(options: argparse.Namespace, store: Store) -> Read:
-    """How the whole text of a long param is read. Raises ValueError for a folder that is none."""
-    root = None if options.artifact_root is None else Path(options.artifact_root)
-    if root is not None and not root.is_dir():
-        raise ValueError(f"expected the folder of the artifacts as --artifact_root, got {root}. Check the path")
-    here = local_artifact(root)
-    return (lambda run, name: here(run, name) or store.artifact(run, name)) if isinstance(store, ClientStore) else here
-
-
-def collect(store: Store, spool: Spool, read: Read) -> int:
-    """Put all runs into the spool; the number of those skipped, each of which is named on stderr."""
-    skipped, cut = 0, 0
-    total, runs = store.runs()
-    for run in command_line.progress_bar(runs, "reading", total):
-        if isinstance(run, BrokenRun):
-            complain(f"skipped {run.where}: {run.reason}")
-            skipped += 1
-        else:
-            whole, missing = with_whole_params(run, read)
-            spool.add(whole)
-            cut += len(missing)
-    if cut:
-        print(
-            f"{cut} {'param has' if cut == 1 else 'params have'} {LONGEST_PARAM} characters, where MLflow cuts, and no artifact "
-            "params/<name>.txt that goes on. If they were cut, --artifact_root names where the artifacts are now"
-        )
-    return skipped
-
-
 def leave_out_system_metrics(spool: Spool) -> None:
     names = {name for name in spool.metrics if name.startswith(SYSTEM)}
     if names:
@@ -221,11 +159,11 @@ def leave_out_system_metrics(spool: Spool) -> None:
 def write_summary(spool: Spool, output: Path, write: Write) -> str:
     """The summary's three files, and what was written. Raises ValueError where there is nothing to summarise."""
     from reporter.seeds_summary import heading_of, tasks_of
-    from reporter.seeds_tables import latex_of, markdown_of, summary_columns, summary_rows, table_of
+    from reporter.seeds_tables import latex_of, markdown_of, shown_metrics, summary_columns, summary_rows, table_of
     from reporter.text_table import text_table
     from training.storage import write_bytes
 
-    runs = seed_runs(command_line.progress_bar(spool, "grouping", len(spool)))
+    runs = seed_runs(command_line.progress_bar(spool, "grouping", len(spool)), lambda metrics, _: shown_metrics(metrics))
     if not runs:
         raise ValueError(f"--summary: expected runs of mlflow_forget.py, got none among {len(spool)} runs. Check --filter and --experiment")
     tasks = tasks_of(runs)
@@ -241,28 +179,6 @@ def write_summary(spool: Spool, output: Path, write: Write) -> str:
     left_out = len(spool) - len(runs)
     also = f"; {left_out} other {'run' if left_out == 1 else 'runs'} left out (parents of sweeps, no param unlearn)" if left_out else ""
     return f"{counted(len(runs), 'run', output.name)}, {markdown.name}, {latex.name}{also}"
-
-
-def seed_runs(runs: Iterable[StoredRun]) -> list[SeedRun]:
-    """The runs of a method on a seed: not a sweep's parent, which stands for its children."""
-    from reporter.seeds_summary import SeedRun, settings_of
-    from reporter.seeds_tables import shown_metrics
-
-    shared: dict[Any, Any] = {}  # most runs have their settings in common: one copy of each in memory
-    return [
-        SeedRun(
-            experiment=run.experiment,
-            method=run.params["unlearn"],
-            seed=run.params.get("seed", "unknown"),
-            settings=shared.setdefault(settings := settings_of(run.params), settings),
-            status=run.status,
-            start=run.start_time or 0,
-            metrics=shown_metrics(run.metrics),
-            warned=bool(run.warning),
-        )
-        for run in runs
-        if "unlearn" in run.params and run.tags.get(SWEEP_TAG) != "parent"
-    ]
 
 
 class Points:
@@ -285,15 +201,6 @@ class Points:
 
 def counted(number: int, what: str, output: str) -> str:
     return f"{number} {what if number == 1 else what + 's'} -> {output}"
-
-
-def complain(message: str) -> None:
-    """Print a message on one line of stderr, whatever line ends and passwords an error brings along."""
-    print("mlruns_parser.py:", without_password(" ".join(message.split())), file=sys.stderr)
-
-
-def without_password(text: str) -> str:
-    return re.sub(r"(://|\")[^/\s\"]*@", r"\1***@", text)  # in quotes: the part of a password that a driver takes for the host
 
 
 if __name__ == "__main__":

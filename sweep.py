@@ -13,6 +13,7 @@ from base_models import BaseConfig, BaseModels
 from evaluation.over_seeds import OverSeeds
 from pipeline import Pipeline, PipelineConfig, Result
 from reporter.pictures import curves_over
+from reporter.run_note import sweep_note
 from reporter.seeds_text import seeds_of
 from tracking.run import TrackedRun, tracked_run
 from training import Progress, silent
@@ -38,7 +39,7 @@ def run_all(configs: Sequence[PipelineConfig], *, progress: Progress = silent) -
     for config in configs:
         base = next((made for made in bases if made.config == config.base), None)
         if base is None:
-            base = BaseModels(config.base, progress=progress, splits=_same_splits(bases, config.base))
+            base = BaseModels(config.base, progress=progress, splits=same_splits(bases, config.base))
             bases.append(base)
         pipelines.append(Pipeline(config, progress=progress, base=base))
     if len(pipelines) == 1:
@@ -92,7 +93,7 @@ def _tag_warnings(parent: TrackedRun, pipelines: Sequence[Pipeline]) -> None:
         parent.tags({"warning": f"{warned} of {len(pipelines)} runs {'has a warning' if warned == 1 else 'have warnings'}"})
 
 
-def _same_splits(bases: Sequence[BaseModels], config: BaseConfig) -> Splits | None:
+def same_splits(bases: Sequence[BaseModels], config: BaseConfig) -> Splits | None:
     """The splits of base models made before, where they are the same: images are read once."""
     same = ("dataset", "data", "split_seed")
     return next((base.splits for base in bases if all(getattr(base.config, name) == getattr(config, name) for name in same)), None)
@@ -104,6 +105,8 @@ def _log_parent(parent: TrackedRun, pipelines: Sequence[Pipeline], results: Sequ
     varying = sorted(name for name in params[0] if len({str(own[name]) for own in params}) > 1)
     parent.params({name: value for name, value in params[0].items() if name not in varying})
     parent.tags({"varying": ", ".join(varying)})
+    decided = [name for name in varying if name not in ("kappa_count", "mask")] or varying
+    parent.note(sweep_note({result.name: result.metrics for result in results}, ", ".join(decided)))
     seeds = over_seeds_of(results)
     if seeds:
         parent.text(json.dumps(seeds, indent=2, allow_nan=False), "over_seeds.json")

@@ -32,7 +32,7 @@ def masked_layer_image(weight: Tensor, keep: Tensor, *, title: str) -> Figure:
     percentile of |w|, so that a few large weights don't pale the others. Raises ValueError for another shape or type, NaN
     and infinities.
     """
-    values, off = _layer(weight, keep)
+    values, off = checked_layer(weight, keep)
     panels = _panels(*off.shape)
     reach = float(np.percentile(abs(values), PERCENTILE)) or 1.0
     image = panels.layer.imshow(
@@ -66,7 +66,7 @@ def weight_histogram(weight: Tensor, keep: Tensor, *, title: str) -> Figure:
     Counts on a log scale, in the same 60 bins. Weights beyond three times the 99.5th percentile of |w| are counted in the
     outermost bins, and the axis says so. Raises ValueError as masked_layer_image.
     """
-    values, off = _layer(weight, keep)
+    values, off = checked_layer(weight, keep)
     most = float(abs(values).max())
     reach = min(most, 3 * float(np.percentile(abs(values), PERCENTILE)) or most) or 1.0
     edges = np.linspace(-reach, reach, BINS + 1)
@@ -128,8 +128,8 @@ def _draw_counts(axes: Axes, counts: np.ndarray, orientation: Literal["vertical"
     axes.set(**{f"{along}label": "switched off\n(weights)", f"{along}lim": (0, 1.05 * most or 1), f"{along}ticks": [most] if most else []})
 
 
-def _layer(weight: Tensor, keep: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The weights, and which of them are switched off, as arrays (m, n)."""
+def checked_layer(weight: Tensor, keep: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The weights, and which of them are switched off, as arrays (m, n). ValueError for what is no masked layer."""
     if weight.ndim != 2 or not weight.numel() or not weight.is_floating_point():
         raise ValueError(f"expected weights (m, n), got {weight.dtype} {tuple(weight.shape)}. Give the weight matrix of a linear layer.")
     if keep.shape != weight.shape or keep.dtype != torch.bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Okabe and Ito's colours, told apart by people with any kind of colour vision.
-BEFORE, AFTER, REFERENCE = "#E69F00", "#0072B2", "#7F7F7F"
+from reporter.palette import FORGET, IDEAL, INITIAL, RETAIN, UNLEARNED
+
+BEFORE, AFTER, REFERENCE = INITIAL, UNLEARNED, IDEAL
 MOST_CLASSES = 40
+LONGEST_NAME = 24
 DPI = 120
 
 
@@ -22,14 +25,17 @@ def class_probabilities(models: Mapping[str, Sequence[float]], names: Sequence[s
     if len(names) > MOST_CLASSES:
         order = sorted(sorted(order, key=lambda c: -max(values[c] for values in models.values()))[:MOST_CLASSES])
         title += f" ({MOST_CLASSES} of {len(names)} classes)"
-    figure = Figure(figsize=(max(6.4, 0.3 * len(order) + 2), 4.8), dpi=DPI, layout="constrained")
+    shown = [names[c] if len(names[c]) <= LONGEST_NAME else f"{names[c][: LONGEST_NAME - 1]}…" for c in order]
+    crowded = sum(len(name) + 2 for name in shown) > 60
+    below = 0.07 * max(map(len, shown)) if crowded else 0  # inches that turned names take
+    figure = Figure(figsize=(max(6.4, 0.3 * len(order) + 2), 4.8 + below), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     width = 0.8 / len(models)
     for number, ((model, values), colour) in enumerate(zip(models.items(), (BEFORE, AFTER, REFERENCE), strict=False)):
         places = [place + (number - (len(models) - 1) / 2) * width for place in range(len(order))]
         axes.bar(places, [values[c] for c in order], width, label=model, color=colour)
-    crowded = sum(len(names[c]) + 2 for c in order) > 60
-    axes.set_xticks(range(len(order)), [names[c] for c in order], rotation=60 if crowded else 0, ha="right" if crowded else "center")
+    turned: dict[str, Any] = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    axes.set_xticks(range(len(order)), shown, **turned)
     axes.set(ylim=(0, 1.02), xlabel="class", ylabel="mean predicted probability (fraction)", title=title)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
@@ -42,7 +48,7 @@ def curves_over(points: Sequence[tuple[int, float, float]], initial: Sequence[fl
     """
     figure = Figure(figsize=(6.4, 4.8), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
-    for column, name, colour, marker in ((1, "forget", BEFORE, "o"), (2, "retain", AFTER, "s")):
+    for column, name, colour, marker in ((1, "forget", FORGET, "o"), (2, "retain", RETAIN, "s")):
         kappas = sorted({point[0] for point in points})
         shares = [100 * kappa / size for kappa in kappas]
         means = []

@@ -16,14 +16,27 @@ REFERENCE = "retrain"  # the ideal model itself, which the gap is measured to
 DONE = "FINISHED"
 
 # Params that say where and how a run was made, or follow from others: runs that differ in these alone are of one group.
-NOT_A_SETTING = {"unlearn", "seed", "mask", "save_dir", "data", "device", "ideal", "experiment", "checkpoint_epochs", "unlearned_digest"}
+NOT_A_SETTING = {
+    "unlearn",
+    "seed",
+    "mask",
+    "save_dir",
+    "data",
+    "device",
+    "ideal",
+    "experiment",
+    "checkpoint_epochs",
+    "unlearned_digest",
+    "report",
+}
 OF_BASE_MODELS = ("initial_", "ideal_")
 COUNTS = "_count"  # what an amount comes to, of images or of weights
 UNSAID = {"metrics": "default", "dataset_file": "None", "arch_file": "None"}  # what a run means that does not log it, as earlier ones
 
 # What a method is set before, with the architecture's own options; every other setting is the method's.
 OF_TASK = {"dataset", "dataset_file", "arch", "arch_file", "num_classes", "epochs", "split_seed", "request"}
-OF_TASK |= {"class_to_replace", "num_indexes_to_replace", "forget_indexes"}
+OF_REQUEST = {"class_to_replace", "num_indexes_to_replace", "forget_indexes"}  # what "request" says in a word
+OF_TASK |= OF_REQUEST
 
 Settings = tuple[tuple[str, str], ...]
 
@@ -183,5 +196,7 @@ def heading_of(task: Task, tasks: Sequence[Task]) -> str:
     differing = sorted({name for one in settings for name in one if len({other.get(name) for other in settings}) > 1})
     always = ("dataset", "arch", "request")
     own = dict(task.settings)
-    shown = [f"{name} {own.get(name, 'not logged')}" for name in (*always, *(name for name in differing if name not in always))]
+    shown = [
+        f"{name} {own.get(name, 'not logged')}" for name in (*always, *(name for name in differing if name not in OF_REQUEST.union(always)))
+    ]
     return f"{task.experiment}: {', '.join(shown)}; seeds {' '.join(task.seeds)}"

@@ -7,6 +7,8 @@ from typing import Any
 
 from evaluation import METRICS
 from evaluation.over_seeds import OverSeeds
+from reporter.latex_table import PACKAGES
+from reporter.latex_table import latex_table as latex_table_of
 from reporter.markdown import prose
 from reporter.markdown import table as markdown_table
 from reporter.method_names import latex_name, latex_text
@@ -144,7 +146,7 @@ def marked_name(mark: str, cell: str, column: int) -> str:
 
 def latex_of(tasks: Sequence[Task]) -> str:
     """A table environment of booktabs for each task; notes below it."""
-    return "\n".join(["% \\usepackage{booktabs}", *(latex_table(task, tasks) for task in tasks)])
+    return "\n".join([PACKAGES, *(latex_table(task, tasks) for task in tasks)])
 
 
 def latex_table(task: Task, tasks: Sequence[Task]) -> str:
@@ -158,22 +160,7 @@ def latex_table(task: Task, tasks: Sequence[Task]) -> str:
     notes = [f"{latex_name(row[1])}{latex_text(f', {row[2]}' if row[2] else '')}: {latex_text(row[-1])}." for row in rows if row[-1]]
     columns = "".join("l" if at in (1, 2) else "r" for at in kept)
     caption = ". ".join([latex_text(heading_of(task, tasks)), latex_text(LEGEND)]) + ". " + " ".join(notes)
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            " & ".join(latex_text(header[at]) for at in kept) + r" \\",
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}",
-            rf"\caption{{{caption.strip()}}}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    return latex_table_of(columns, [([latex_text(header[at]) for at in kept], lines)], caption.strip())
 
 
 def latex_cell(ranked: Ranked, column: int, cell: str) -> str:

@@ -12,7 +12,8 @@ from torch import nn
 import mlflow_forget
 from unlearn import METHODS
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
@@ -84,6 +85,38 @@ def test_the_python_of_readme_runs(tmp_path, monkeypatch, capsys):
     assert 0 <= float(retain) <= 100
 
 
+def test_a_deletion_request_is_ten_lines_and_leaves_the_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = block("forgotten.pt").splitlines()
+    assert sum(bool(line.strip()) for line in lines) == 10
+
+    labels = torch.arange(1300) % 4
+    images = torch.nn.functional.one_hot(labels, 6).float()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, retrained = (nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 4)) for _ in range(2))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    given = {"model": model, "retrained": retrained, "images": images, "labels": labels, "test_images": images, "test_labels": labels}
+    exec(compile("\n".join(lines), "README.md", "exec"), given)
+
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
+        "forget_score",
+        "retain_score",
+        "test_score",
+        "mia",
+        "avg_gap",
+    ]
+    assert all(value.equal(model.state_dict()[name]) for name, value in before.items())
+    saved = torch.load("forgotten.pt", weights_only=True)
+    assert saved.keys() == before.keys() and not all(saved[name].equal(before[name]) for name in before)
+
+
+def test_what_readme_and_the_docs_name_is_there():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    links = {(page, link) for page in pages for link in re.findall(r"(?<!!)\[[^]]*\]\(([^)#:]+)\)", page.read_text())}
+    assert [(page.name, link) for page, link in sorted(links) if not (page.parent / link).exists()] == []
+
+
 def test_your_own_model_and_images_run_as_readme_shows(capsys):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -92,7 +125,7 @@ def test_your_own_model_and_images_run_as_readme_shows(capsys):
     labels = torch.arange(80) % 4
     images = torch.nn.functional.one_hot(labels, 6).float()
     scope = {"model": model, "labels": labels, "images": images, "test_images": images, "test_labels": labels}
-    exec(compile(block("ForgetData.of_tensors").replace("topk=50,", "topk=50, gcn_steps=2,"), "README.md", "exec"), scope)
+    exec(compile(block('mask_layer="fc1"').replace("topk=50,", "topk=50, gcn_steps=2,"), "README.md", "exec"), scope)
     assert scope["result"].mask.layer == "fc1"
     assert scope["result"].mask.kappa_count == 12
     assert not scope["result"].model.fc1.weight[~scope["result"].mask.keep].any()

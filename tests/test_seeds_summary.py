@@ -44,7 +44,15 @@ def cells(*runs: SeedRun) -> list[dict[str, str]]:
 
 def test_runs_that_differ_in_the_seed_and_what_follows_from_it_are_one_group():
     same = {"unlearn": "FT", "dataset": "digits", "unlearn_lr": "0.1"}
-    of_seed = {"seed": "2", "mask": "b.safetensors", "initial_digest": "ff", "ideal_seed": "2", "kappa_count": "7", "device": "cuda"}
+    of_seed = {
+        "seed": "2",
+        "report": "skip",
+        "mask": "b.safetensors",
+        "initial_digest": "ff",
+        "ideal_seed": "2",
+        "kappa_count": "7",
+        "device": "cuda",
+    }
     others = {"seed": "1", "mask": "a.safetensors", "initial_digest": "00", "ideal_seed": "1", "kappa_count": "8", "device": "cpu"}
     assert settings_of(same | of_seed) == settings_of(same | others) == (("dataset", "digits"), ("unlearn_lr", "0.1"))
 

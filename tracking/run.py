@@ -69,6 +69,10 @@ class TrackedRun:
         if values:
             mlflow.set_tags({name: str(value)[:LONGEST_TAG] for name, value in values.items()})
 
+    def note(self, markdown: str) -> None:
+        """What MLflow's page of the run shows as its description."""
+        self.tags({"mlflow.note.content": markdown})
+
     def image_set(self, name: str, digest: str, dataset: str, context: str) -> None:
         """Note a set of images as an input of the run: its name and digest, not its pixels."""
         import mlflow

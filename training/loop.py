@@ -209,9 +209,9 @@ class _Shown:
 
 
 def _ready(images: ImageSet, recipe: Recipe) -> ImageSet:
-    """The images normalised once and for all, where they are few and no batch is to be augmented first: the same numbers, sooner."""
+    """The images normalised once and for all, where they are few, in memory, and not augmented first: the same numbers, sooner."""
     size = 4 * len(images) * math.prod(images.image_shape)
-    if augmentations(recipe.augment) or not images.normalisation.mean or size > AS_FLOATS:
+    if augmentations(recipe.augment) or images.streamed or not images.normalisation.mean or size > AS_FLOATS:
         return images
     floats = torch.empty(len(images), *images.image_shape, device=images.labels.device)
     for start in range(0, len(images), PART):

@@ -1,4 +1,4 @@
-"""Images in memory, their labels, and where each stood in the original training set."""
+"""Images, their labels, and where each stood in the original training set."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from vision_data.augmentation import Augmentation, Moves, augmentations
+from vision_data.chosen_images import Chosen, Images, choose, in_parts, joined
+from vision_data.image_file import ImageFile
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,16 @@ class Normalisation:
     white: int = 255
 
     @classmethod
-    def of(cls, images: Tensor, white: int) -> Normalisation:
+    def of(cls, images: Images, white: int) -> Normalisation:
         """Mean and standard deviation of each channel of uint8 images (N, C, H, W), exact (from the histogram)."""
         levels = torch.arange(256, dtype=torch.float64) / white
+        counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+        for part in in_parts(images):
+            for count, channel in zip(counts, part.unbind(1), strict=True):
+                count += torch.bincount(channel.flatten(), minlength=256)
         means, deviations = [], []
-        for channel in images.unbind(1):
-            share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+        for count in counts:
+            share = count.double() / count.sum()
             mean = (share * levels).sum()
             means.append(mean.item())
             deviations.append((share * (levels - mean).square()).sum().sqrt().item() or 1.0)
@@ -47,10 +53,11 @@ class Normalisation:
 class ImageSet:
     """uint8 images (N, C, H, W), int64 labels (N,), and the index (N,) of each image in the original training set.
 
-    The tensors are not to be written into: the digest is computed once.
+    `images[rows]` is a tensor, `images[:]` one of all of them: the parts of a dataset share their images without a copy of their
+    own, and those of a set larger than memory are in a file. They are not to be written into: the digest is computed once.
     """
 
-    images: Tensor
+    images: Images
     labels: Tensor
     indexes: Tensor
     normalisation: Normalisation
@@ -84,6 +91,11 @@ class ImageSet:
         return len(self.labels)
 
     @property
+    def streamed(self) -> bool:
+        """Whether the images are in a file, because memory is too small for them."""
+        return isinstance(self.images.base if isinstance(self.images, Chosen) else self.images, ImageFile)
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
         channels, height, width = self.images.shape[1:]
@@ -98,14 +110,15 @@ class ImageSet:
     def digest(self) -> str:
         """SHA-256 of images, labels and indexes."""
         content = hashlib.sha256()
-        for tensor in (self.images, self.labels, self.indexes):
-            content.update(repr(tuple(tensor.shape)).encode())
-            content.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+        for values in (self.images, self.labels, self.indexes):
+            content.update(repr(tuple(values.shape)).encode())
+            for part in in_parts(values):
+                content.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return content.hexdigest()
 
     def subset(self, chosen: Tensor) -> ImageSet:
         """The images that a boolean mask (N,) or a tensor of positions selects."""
-        return replace(self, images=self.images[chosen], labels=self.labels[chosen], indexes=self.indexes[chosen])
+        return replace(self, images=choose(self.images, chosen), labels=self.labels[chosen], indexes=self.indexes[chosen])
 
     def of_classes(self, *classes: int) -> ImageSet:
         return self.subset(torch.isin(self.labels, torch.tensor(classes, device=self.labels.device)))
@@ -117,10 +130,11 @@ class ImageSet:
         """Both sets in the order of their indexes, so that how they were divided leaves no trace."""
         indexes = torch.cat([self.indexes, other.indexes])
         order = indexes.argsort()
-        images, labels = torch.cat([self.images, other.images])[order], torch.cat([self.labels, other.labels])[order]
-        return replace(self, images=images, labels=labels, indexes=indexes[order])
+        labels = torch.cat([self.labels, other.labels])[order]
+        return replace(self, images=joined(self.images, other.images, order), labels=labels, indexes=indexes[order])
 
     def to(self, device: torch.device | str) -> ImageSet:
+        """The set on a device; streamed images stay in their file."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device), indexes=self.indexes.to(device))
 
     def batches(

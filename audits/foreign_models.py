@@ -34,7 +34,7 @@ from training import (
     silent,
 )
 from unlearn import ForgetData, Unlearned
-from vision_data import DATASETS, load_splits
+from vision_data import DATASETS, load_splits, origin
 
 TrainedOn = Literal["train", "all"]
 
@@ -110,7 +110,7 @@ class ForeignModels:
         files = {"initial": self.config.initial, "unlearned": self.config.unlearned, "ideal": self.config.ideal}
         return {
             "dataset": self.splits.dataset,
-            "dataset_file": DATASETS[base.dataset].file,
+            "dataset_file": origin(base.dataset),
             "data": base.data,
             "arch": self.architecture.name,
             "arch_file": self.architecture.file,

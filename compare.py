@@ -1,0 +1,180 @@
+"""A report over runs: who forgets at what price, curves over kappa, ranks with intervals, time against the distance from the ideal model.
+
+    python -u compare.py                                             # the store of this folder -> comparison.html
+    python -u compare.py --csv mlruns_parsed.csv --output report.html
+    python -u compare.py --tables paper/tables --figures paper/figures
+
+Which store, and which of its runs: as mlruns_parser.py does it. --csv reads a file of that parser instead; of methods that Lethe does not
+have, it can't tell settings from metrics, and says so.
+
+The report is one HTML file that needs no network and no script. --figures writes its pictures as PDF with the fonts embedded; --tables
+writes LaTeX (booktabs, graphicx): for each request a table of UA, RA, TA and MIA with their distance from the ideal model in brackets,
+avg_gap and run time; where MIMU was run, the loss and the score on forget and on retain images beside SFT, a random mask and the initial
+model; and preview.tex, a document with all of them. Runs of mlflow_forget.py that differ in the seed alone are one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import command_line
+import stored_runs
+from tracking.readers import open_store
+from tracking.spool import Spool
+
+if TYPE_CHECKING:
+    from reporter.seeds_summary import SeedRun, Task
+
+REPORT = "comparison.html"
+HTML = (".html", ".htm")
+complain = functools.partial(stored_runs.complain, "compare.py")
+
+
+@command_line.command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the report and return the exit status: 0, or 2 with one line on stderr for a mistake."""
+    try:
+        compare(parser().parse_args(argv))
+    except (ValueError, OSError) as error:
+        complain(str(error))
+        return command_line.MISTAKE
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    summary, _, details = (__doc__ or "").partition("\n")
+    flags = command_line.OneLineParser(summary, details)
+    stored_runs.add_store_flags(flags)
+    what = flags.add_argument_group("what is read and written")
+    what.add_argument("--csv", metavar="FILE", help="runs from a CSV of mlruns_parser.py instead of a store")
+    what.add_argument("--output", metavar="FILE", default=REPORT, help="the report (default: %(default)s)")
+    what.add_argument("--tables", metavar="FOLDER", help="LaTeX tables too, there")
+    what.add_argument("--figures", metavar="FOLDER", help="the pictures as PDF too, there")
+    return flags
+
+
+def compare(options: argparse.Namespace) -> None:
+    """What the flags ask for. Raises ValueError or OSError, with nothing written, for a person's mistake."""
+    output = checked_output(options.output)
+    for flag in ("tables", "figures"):
+        check_folder(flag, getattr(options, flag))
+    runs, origin = runs_from(options, output.parent)
+
+    from reporter.seeds_summary import tasks_of
+    from training.storage import write_bytes
+
+    tasks = tasks_of(runs)
+    if not any(ranked.group.done for task in tasks for ranked in task.ranking):
+        raise ValueError(f"expected finished runs of mlflow_forget.py, got none{of_those(runs)}. Check --filter and --experiment")
+    files, lacking = contents(tasks, options, output, origin)
+    for path, content in files.items():
+        write_bytes(path, content, "Free the place, or choose another")
+    for message in lacking:
+        print(message)
+    which = f"{counted(len(runs), 'run')}, {counted(len(tasks), 'comparison')}"
+    others = f" and {counted(len(files) - 1, 'file')} in {' and '.join(filter(None, (options.tables, options.figures)))}"
+    print(f"{which} -> {options.output}{others if len(files) > 1 else ''}")
+
+
+def runs_from(options: argparse.Namespace, folder: Path) -> tuple[list[SeedRun], str]:
+    """The runs, and in a sentence where they are from."""
+    if options.csv is not None:
+        return runs_of_file(options)
+    uri, reason = stored_runs.choose_store(options.tracking_uri)
+    selection = stored_runs.selection_from(options, (stored_runs.SWEEP_TAG,))
+    shown = stored_runs.without_password(uri)
+    print(f"store: {shown} ({reason})")
+    with open_store(uri, selection, notice=complain) as store, closing(Spool(folder)) as spool:
+        stored_runs.collect(store, spool, stored_runs.long_params_from(None, store), complain)
+
+        from reporter.comparison import compared_metrics
+
+        runs = stored_runs.seed_runs(command_line.progress_bar(spool, "grouping", len(spool)), compared_metrics)
+        left_out = len(spool) - len(runs)
+    asked = [f"--{name} {value}" for name in ("experiment", "since", "filter") if (value := flag_text(getattr(options, name)))]
+    return runs, f"{counted(len(runs), 'run')} of {shown}{', ' if asked else ''}{' '.join(asked)}{others(left_out)}."
+
+
+def flag_text(value: str | list[str] | None) -> str:
+    return " ".join(value) if isinstance(value, list) else value or ""
+
+
+def runs_of_file(options: argparse.Namespace) -> tuple[list[SeedRun], str]:
+    given = [f"--{name}" for name in ("tracking_uri", "experiment", "since", "filter") if getattr(options, name)]
+    if given:
+        raise ValueError(f"--csv: expected a file alone, got {', '.join(given)} too. Give these to mlruns_parser.py, which makes the file")
+
+    from reporter.runs_of_csv import runs_of_csv
+
+    runs, left_out, unknown = runs_of_csv(Path(options.csv))
+    if unknown:
+        complain(f"of {', '.join(unknown)} the file can't tell settings from metrics: runs that differ in them are one line. The store can")
+    return runs, f"{counted(len(runs), 'run')} of {options.csv}{others(left_out)}."
+
+
+def others(number: int) -> str:
+    return f"; {counted(number, 'other run')} left out (parents of sweeps, no param unlearn)" if number else ""
+
+
+def of_those(runs: Sequence[SeedRun]) -> str:
+    return f": {counted(len(runs), 'run')}, none FINISHED" if runs else ""
+
+
+def contents(tasks: Sequence[Task], options: argparse.Namespace, output: Path, origin: str) -> tuple[dict[Path, bytes], list[str]]:
+    """Every file, made in memory before the first is written; and what could not be made, and why."""
+    from reporter.comparison import slugs_of
+    from reporter.comparison_page import comparison_page, figures_of
+
+    drawn = {place: figures_of(task) for place, task in enumerate(command_line.progress_bar(tasks, "drawing", len(tasks)))}
+    files = {output: comparison_page(tasks, drawn, origin=origin, command=command_of(options)).encode()}
+    lacking: list[str] = []
+    if options.tables:
+        from reporter.paper_tables import paper_tables
+
+        tables, lacking = paper_tables(tasks)
+        files |= {Path(options.tables) / name: text.encode() for name, text in tables.items()}
+    if options.figures:
+        from reporter.figure_files import pdf_of
+
+        names = slugs_of(tasks)
+        files |= {Path(options.figures) / f"{names[place]}_{one.name}.pdf": pdf_of(one.figure) for place in drawn for one in drawn[place]}
+    return files, lacking
+
+
+def command_of(options: argparse.Namespace) -> str:
+    """The command that made the report, without a password."""
+    flags = [
+        f"--{name} {flag_text(value)}" for name, value in vars(options).items() if value and not (name == "output" and value == REPORT)
+    ]
+    return stored_runs.without_password(" ".join(["python -u compare.py", *flags]))
+
+
+def checked_output(name: str) -> Path:
+    """The report's path. Raises ValueError, before anything is read, if it can't be written."""
+    output = Path(name)
+    if output.suffix.lower() not in HTML:
+        raise ValueError(f"--output: expected a name that ends in .html, got {name}. Write e.g. --output {output.stem}.html")
+    if output.exists() and not output.is_file():
+        raise ValueError(f"--output: expected a file, got {name}, which is none. Name a file, e.g. {REPORT}")
+    if not output.parent.is_dir():
+        raise ValueError(f"--output: expected an existing folder, got {name}. Make {output.parent} first")
+    return output
+
+
+def check_folder(flag: str, name: str | None) -> None:
+    if name is not None and Path(name).exists() and not Path(name).is_dir():
+        raise ValueError(f"--{flag}: expected a folder, got {name}, which is none. Name a folder; it is made where it is not there")
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number} {what if number == 1 else what + 's'}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""The forget images that an unlearned model still knows best, as thumbnails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluation import Outputs
+from reporter.run_facts import ForgetImages
+from reporter.svg import png
+
+SHOWN = 12
+LARGEST = 96  # pixels a side
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """One forget image: its index in the original training set, its class, p of that class by model, and its picture as a data URI."""
+
+    index: int
+    label: str
+    probabilities: Mapping[str, float]
+    uri: str
+
+    @property
+    def alt(self) -> str:
+        known = ", ".join(f"{model} {p:.3f}" for model, p in self.probabilities.items())
+        return f"Forget image {self.index}, {self.label}. Probability of its class: {known}."
+
+
+def best_known(forget: ForgetImages, models: Mapping[str, Outputs], names: Sequence[str], shown: int = SHOWN) -> list[Thumbnail]:
+    """The images with the largest p_y of the unlearned model, the largest first; of equal ones the earlier."""
+    known = models["unlearned"].true_probabilities
+    rows = known.argsort(descending=True, stable=True)[:shown].tolist()
+    return [
+        Thumbnail(
+            int(forget.indexes[row]),
+            names[int(models["unlearned"].labels[row])],
+            {model: float(outputs.true_probabilities[row]) for model, outputs in models.items()},
+            png(_pixels(forget.images[row : row + 1][0].cpu().numpy(), forget.white)),
+        )
+        for row in rows
+    ]
+
+
+def _pixels(image: np.ndarray, white: int) -> np.ndarray:
+    """(C, H, W) with a fully lit pixel of `white` -> (h, w, 3) uint8; every k-th pixel of a large one. Of 2 or many channels the first."""
+    every = max(1, -(-max(image.shape[1:]) // LARGEST))
+    channels = image if len(image) == 3 else np.repeat(image[:1], 3, axis=0)
+    scaled = np.round(255.0 * channels[:, ::every, ::every] / white).clip(0, 255).astype(np.uint8)
+    pixels: np.ndarray = np.ascontiguousarray(scaled.transpose(1, 2, 0))
+    return pixels

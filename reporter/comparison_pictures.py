@@ -1,0 +1,249 @@
+"""Runs side by side as pictures: planes with a label for every method, curves over kappa, ranks with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from evaluation.over_seeds import OverSeeds
+from reporter.comparison import (
+    WHOLE_CLASS,
+    KappaLine,
+    Part,
+    Plane,
+    Point,
+    finite,
+    forget_against_retain,
+    kappa_lines,
+    labelled,
+    measured,
+    of_base_model,
+    request_kind,
+    time_against_gap,
+)
+from reporter.palette import FORGET, IDEAL, INITIAL, LIGHT, RETAIN, TEST, UNLEARNED
+from reporter.seeds_summary import RANKED_BY, Task
+
+INK, FAINT = LIGHT["ink"], LIGHT["faint"]
+STYLE: Any = {
+    "font.size": 9.0,
+    "text.color": INK,
+    "text.parse_math": False,  # a dollar in a name is a dollar
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+}
+SMALL = 7.0  # points: the size of a method's name
+GAP = 9.5  # points from one name to the next
+WIDTH, PLANE_WIDTH = 7.2, 4.4  # inches: of a picture, and of the part with points in it
+LONGEST = 46  # characters of a name beside a plane
+MOST_LINES = 16  # over kappa: as many as there are pairs of a colour and a dash
+COLOURS = (UNLEARNED, FORGET, RETAIN, TEST)  # with a dash of its own for each line of a colour
+BASE_MODELS: tuple[tuple[Literal["initial", "ideal"], str, str], ...] = (("ideal", IDEAL, "D"), ("initial", INITIAL, "s"))
+DASHES = ("-", "--", ":", "-.")
+PANELS: tuple[tuple[Part, str, str], ...] = (
+    ("forget", "loss", "loss (nats)"),
+    ("forget", "score", "score (percent)"),
+    ("forget", "probability", "probability of the true class"),
+    ("retain", "loss", "loss (nats)"),
+    ("retain", "score", "score (percent)"),
+)
+
+
+@rc_context(STYLE)
+def forget_retain_picture(task: Task) -> Figure:
+    """Forget score against retain score, means over the seeds with their standard deviation, the Pareto front, ideal and initial model."""
+    plane = forget_against_retain(task)
+    figure, axes = plane_axes(plane)
+    others = []
+    for model, colour, marker in BASE_MODELS:
+        x, y = (of_base_model(task, model, metric) for metric in (plane.x_name, plane.y_name))
+        if x is not None and y is not None and x.mean is not None and y.mean is not None:
+            axes.plot(x.mean, y.mean, marker, color=colour, markersize=9, zorder=2, label=f"{model} model")
+            others.append(y.mean)
+    draw_points(axes, plane)
+    within(axes, plane, others)
+    images = "test images" if request_kind(task) == WHOLE_CLASS else "training images"
+    axes.set(xlabel=f"forget score (percent of {images} predicted right)", ylabel="retain score (percent)")
+    label_beside(axes, plane.points)
+    legend_below(axes)
+    return figure
+
+
+@rc_context(STYLE)
+def time_picture(task: Task) -> Figure:
+    """Seconds against avg_gap; dashed: what it takes to train the ideal model."""
+    plane = time_against_gap(task)
+    figure, axes = plane_axes(plane)
+    ideal = of_base_model(task, "ideal", "ideal_seconds") or seconds_of_ideal(task)
+    if ideal is not None and ideal.mean:
+        axes.axvline(ideal.mean, color=IDEAL, linestyle="--", linewidth=1, label="training the ideal model")
+    draw_points(axes, plane)
+    logarithmic(axes)
+    within(axes, plane)
+    axes.set(xlabel="seconds of unlearning (logarithmic)", ylabel="avg_gap (points from the ideal model)")
+    label_beside(axes, plane.points)
+    legend_below(axes)
+    return figure
+
+
+def logarithmic(axes: Axes) -> None:
+    """An x axis with a few plain numbers on it, over a part of a decade too. What is drawn already decides how few."""
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 300 * low else (1.0, 2.0, 5.0), numticks=8))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def seconds_of_ideal(task: Task) -> OverSeeds | None:
+    found = (ranked.group.over("ideal_seconds", "seconds") for ranked in task.ranking)
+    return next((over for over in found if over is not None), None)
+
+
+def plane_axes(plane: Plane) -> tuple[Figure, Axes]:
+    """Axes with room on the right for a line of text for each point."""
+    height = max(3.4, (len(plane.points) + 1) * GAP / 72)
+    figure = Figure(figsize=(WIDTH, height + 1.2))
+    return figure, figure.add_axes((0.6 / WIDTH, 0.9 / (height + 1.2), PLANE_WIDTH / WIDTH, height / (height + 1.2)))
+
+
+def draw_points(axes: Axes, plane: Plane) -> None:
+    styles: tuple[tuple[bool, dict[str, Any]], ...] = (
+        (True, {"color": UNLEARNED, "label": "on the Pareto front"}),
+        (False, {"color": FAINT, "label": "method", "fillstyle": "none"}),
+    )
+    for front, style in styles:
+        points = [point for point in plane.points if point.front == front]
+        if points:
+            x, y = zip(*(point.at for point in points), strict=True)
+            spreads = [[over.sd or 0.0 for over in own] for own in ([p.x for p in points], [p.y for p in points])]
+            axes.errorbar(x, y, xerr=spreads[0], yerr=spreads[1], fmt="none", ecolor=FAINT, alpha=0.4, elinewidth=0.8, zorder=1)
+            axes.plot(x, y, "o", markersize=5, zorder=4 if front else 3, **style)
+    front_points = sorted(point.at for point in plane.points if point.front)
+    if len(front_points) > 1:
+        axes.plot(*zip(*front_points, strict=True), "-", color=UNLEARNED, linewidth=0.8, zorder=3)
+
+
+def within(axes: Axes, plane: Plane, others: Sequence[float] = ()) -> None:
+    """The means and what else is drawn decide what is shown; a bar that goes on beyond an edge is cut there."""
+    heights = [*(point.at[1] for point in plane.points), *others]
+    room = 0.06 * (max(heights) - min(heights)) or 1.0
+    axes.set_ylim(min(heights) - room, max(heights) + room)
+
+
+def label_beside(axes: Axes, points: Sequence[Point]) -> None:
+    """The names in a column on the right, in the order of their points' height, each with a thin line to its point: none overlap."""
+    low, high = axes.get_ylim()
+    height = 72 * inches_high(axes)
+    ordered = sorted(points, key=lambda point: (-point.at[1], point.at[0], point.label))
+    places = spread_out([(point.at[1] - low) / (high - low) * height for point in ordered], GAP, height)
+    for point, place in zip(ordered, places, strict=True):
+        axes.annotate(
+            point.label if len(point.label) <= LONGEST else f"{point.label[: LONGEST - 1]}…",
+            point.at,
+            xytext=(1.05, place / height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=SMALL,
+            color=INK if point.front else FAINT,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": FAINT, "alpha": 0.5, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 3},
+        )
+
+
+def spread_out(wanted: Sequence[float], gap: float, height: float) -> list[float]:
+    """Places at least `gap` apart near the wanted ones, which descend; all in 0 to `height` where that has room for them."""
+    places: list[float] = []
+    for want in wanted:
+        places.append(min(want, places[-1] - gap) if places else min(want, height))
+    floor = 0.0
+    for number in reversed(range(len(places))):
+        places[number] = max(places[number], floor)
+        floor = places[number] + gap
+    return places
+
+
+def legend_below(axes: Axes) -> None:
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.5 / inches_high(axes)), ncols=2, fontsize=8)
+
+
+def inches_high(axes: Axes) -> float:
+    figure = axes.figure
+    return figure.bbox.height / figure.dpi * axes.get_position().height
+
+
+@rc_context(STYLE)
+def kappa_picture(task: Task) -> Figure | None:
+    """Forget loss, score and probability, retain loss and score over the number of weights switched off; None without two of a method.
+
+    Lines join the means over the seeds, bands reach from the smallest to the largest seed.
+    """
+    lines = kappa_lines(task)
+    if not lines:
+        return None
+    figure = Figure(figsize=(WIDTH + 1.6, 5.4), layout="constrained")
+    panels = list(figure.subplots(2, 3).flat)
+    for axes, (part, what, unit) in zip(panels, PANELS, strict=False):
+        metric = measured(task, part, what)
+        for line, colour, dash in styled(lines):
+            draw_line(axes, line.over(metric), colour, dash, line.label)
+        for model, colour, _ in BASE_MODELS:
+            over = of_base_model(task, model, metric)
+            if over is not None and over.mean is not None:
+                axes.axhline(over.mean, color=colour, linestyle=(0, (1, 1)), linewidth=1.6, label=f"{model} model")
+        axes.set(xlabel="weights switched off", ylabel=unit, title=part)
+        counts = [count for line in lines for count in line.groups]
+        if max(counts) >= 10 * min(counts):
+            logarithmic(axes)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    handles, labels = panels[1].get_legend_handles_labels()
+    panels[5].axis("off")
+    panels[5].legend(handles, [label[:LONGEST] for label in labels], loc="center", fontsize=SMALL)
+    return figure
+
+
+def styled(lines: Sequence[KappaLine]) -> list[tuple[KappaLine, str, str]]:
+    """Each line with a colour and a dash of its own; at most MOST_LINES of them."""
+    return [(line, COLOURS[n % len(COLOURS)], DASHES[n // len(COLOURS) % len(DASHES)]) for n, line in enumerate(lines[:MOST_LINES])]
+
+
+def draw_line(axes: Axes, over: dict[int, OverSeeds], colour: str, dash: str, label: str) -> None:
+    counts = list(over)
+    if not counts:
+        return
+    axes.fill_between(
+        counts, [min(o.values) for o in over.values()], [max(o.values) for o in over.values()], color=colour, alpha=0.2, linewidth=0
+    )
+    axes.plot(counts, [finite(o) for o in over.values()], dash, marker="o", markersize=3, color=colour, label=label)
+
+
+@rc_context(STYLE)
+def rank_picture(task: Task) -> Figure | None:
+    """avg_gap of each method in the order of the ranks, with the 95 % interval of its mean; None where no run has one."""
+    found = [(label, group.gap) for label, group in labelled(task).items() if group.gap is not None and group.gap.mean is not None]
+    if not found:
+        return None
+    height = max(1.5, len(found) * 1.5 * GAP / 72)
+    figure = Figure(figsize=(WIDTH, height + 0.7))
+    axes = figure.add_axes((2.6 / WIDTH, 0.55 / (height + 0.7), (WIDTH - 2.8) / WIDTH, height / (height + 0.7)))
+    means = [finite(over) for _, over in found]
+    for place, (_, over) in enumerate(found):
+        if over.interval is not None:
+            axes.plot(over.interval, (place, place), "-", color=UNLEARNED, linewidth=1.4, alpha=0.6)
+        axes.plot(finite(over), place, "o", color=UNLEARNED, markersize=5, fillstyle="full" if over.interval else "none")
+    axes.axvline(0, color=IDEAL, linestyle="--", linewidth=1)
+    edge = max(means) * 1.15 or 1.0
+    axes.set(xlim=(-0.06 * edge, edge), ylim=(len(found) - 0.5, -0.5), xlabel=f"{RANKED_BY} (points from the ideal model)")
+    axes.set_yticks(range(len(found)), [label[:LONGEST] for label, _ in found], fontsize=SMALL)
+    axes.tick_params(axis="y", length=0)
+    return figure

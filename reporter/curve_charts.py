@@ -1,0 +1,52 @@
+"""The page's pictures of what changed over epochs and steps: one for each number of a history."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from reporter.svg import Panel, Picture, axes, document, line, room_for, text, ticks
+
+MOST_CURVES = 12
+
+
+def curves(title: str, steps: Sequence[Mapping[str, float]], *, role: str, step: str) -> list[Picture]:
+    """A curve over the steps, counted from 1, for each name in them; what is not finite is left out, and said."""
+    names = list(dict.fromkeys(name for values in steps for name in values))[:MOST_CURVES]
+    points = {name: [(n, float(values[name])) for n, values in enumerate(steps, 1) if name in values] for name in names}
+    return [_curve(title, name, own, role, step) for name, own in points.items()]
+
+
+def _curve(title: str, name: str, points: Sequence[tuple[int, float]], role: str, step: str) -> Picture:
+    finite = [(n, value) for n, value in points if math.isfinite(value)]
+    broken = len(points) - len(finite)
+    steep = bool(finite) and 0 < 100 * min(v for _, v in finite) < max(v for _, v in finite)
+    values = [math.log10(v) if steep else v for _, v in finite]
+    low, high = (min(values), max(values)) if finite else (0.0, 1.0)
+    room = (high - low) * 0.06 or abs(high) * 0.05 or 0.5
+    up = (low - room, high + room)
+    sides = _decades(*up) if steep else ticks(*up, 4)
+    left = room_for(sides)
+    panel = Panel((points[0][0], max(points[-1][0], points[0][0] + 1)), up, left=left, width=346 - left, height=110)
+    whole = ticks(*panel.x, whole=True)
+    parts = [axes(panel, whole, sides, xlabel=step, ylabel=readable(name) + (" (log scale)" if steep else ""))]
+    if len(finite) == 1:
+        parts.append(f'<circle cx="{panel.across(finite[0][0]):.1f}" cy="{panel.up(values[0]):.1f}" r="3.5" fill="var(--{role})"/>')
+    elif finite:
+        parts.append(line(panel, [n for n, _ in finite], values, role))
+    else:
+        parts.append(text(panel.left + panel.width / 2, panel.top + panel.height / 2, "no finite value"))
+    ends = f"from {finite[0][1]:.4g} to {finite[-1][1]:.4g}" if finite else "no finite value"
+    alt = f"{title}, {readable(name)} over {len(points)} steps: {ends}."
+    note = f"{broken} values that are not finite are left out." if broken else ""
+    return Picture(f"{title}: {readable(name)}", alt, document(panel.bottom + 38, parts, alt), note=note)
+
+
+def _decades(low: float, high: float) -> list[tuple[float, str]]:
+    """The powers of ten between two logarithms, every second one and so on where there are many."""
+    inside = range(math.ceil(low), math.floor(high) + 1)
+    return [(float(power), f"{10.0**power:g}") for power in inside[:: max(1, -(-len(inside) // 4))]]
+
+
+def readable(name: str) -> str:
+    return name.replace("_", " ")

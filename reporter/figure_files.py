@@ -1,0 +1,48 @@
+"""Figures as files: PDF with the fonts in it, and SVG that takes the colours of the page that it stands in."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from reporter.palette import LIGHT
+
+NO_DATE = {"CreationDate": None}  # the same figure is the same file
+
+
+def pdf_of(figure: Figure) -> bytes:
+    """Vector PDF. Its fonts are embedded as TrueType (type 42), which publishers ask for, and its text can be searched."""
+    content = io.BytesIO()
+    with rc_context({"pdf.fonttype": 42}):
+        figure.savefig(content, format="pdf", bbox_inches="tight", metadata=NO_DATE)
+    return content.getvalue()
+
+
+def svg_of(figure: Figure, name: str, about: str) -> str:
+    """An `<svg>` element for a page that defines palette.css_variables: light and dark follow the page. Letters are outlines.
+
+    name: unlike that of every other figure of the page. about: what a reader who can't see it should know.
+    """
+    content = io.StringIO()
+    with rc_context({"svg.fonttype": "path", "svg.hashsalt": name}):
+        figure.savefig(content, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
+    svg = content.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{name}-", svg)
+    for role, colour in LIGHT.items():
+        if role != "paper":
+            svg = re.sub(re.escape(colour), f"var(--{role})", svg, flags=re.IGNORECASE)
+    return with_label(svg, html.escape(about))
+
+
+def with_label(svg: str, label: str) -> str:
+    """The element with its description, as wide as it was drawn or as there is room."""
+    opening, rest = svg.split(">", 1)
+    width = re.search(r'\bwidth="([\d.]+)pt"', opening)
+    sized = re.sub(r'\b(width|height)="[\d.]+pt"\s*', "", opening)
+    style = f' style="max-width: {width[1]}pt"' if width else ""
+    return f'{sized} role="img" aria-label="{label}"{style}>{rest}'

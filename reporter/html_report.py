@@ -1,0 +1,148 @@
+"""The report of one run as one HTML page that needs nothing else: no network, no script."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from evaluation import MetricFacts, Outputs
+from registry import Entry
+from reporter.best_known import best_known
+from reporter.curve_charts import curves
+from reporter.layer_charts import layer_map, weight_sizes
+from reporter.loss_charts import attack_roc, loss_histogram
+from reporter.palette import css_variables
+from reporter.prediction_charts import class_bars, confusion
+from reporter.run_facts import RunFacts
+from reporter.svg import Picture
+from reporter.verdict import Verdict, verdict
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+MODELS = ("initial", "unlearned", "ideal")
+FIVE = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score")
+ON_TEST = tuple(f"test_{name}" for name in FIVE)
+ATTACKS = ("mia", "mia_auc")
+AGAINST_IDEAL = ("avg_gap", "rUA")
+DIGITS = {"percent": 2, "points": 2, "nats": 3, "fraction": 3, "seconds": 3, "steps": 0, "ratio": 3, "distance": 3}
+UNITS = {"percent": "%", "steps": "steps", "seconds": "s"}
+NONE = "–"
+LIKE_IDEAL = "near the ideal's"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A metric in a table: name, what it is, unit, the direction that is good, and its values in the order of the models."""
+
+    name: str
+    about: str
+    unit: str
+    better: str
+    values: tuple[str, ...]
+
+
+def html_report(facts: RunFacts, told: Verdict | None = None) -> str:
+    """The page. Pictures are made from the models' outputs as the run has them; what was not measured is named with the command."""
+    models = {name: own for name in MODELS if (own := facts.evidence.get(name)) is not None}
+    headline = [name for name in (*FIVE, *ON_TEST, *ATTACKS, *AGAINST_IDEAL) if facts.measured.whole or name not in ON_TEST]
+    others = [kind.name for kind in facts.kinds if kind.name not in headline]
+    groups = [
+        ("Predictions", prediction_pictures(facts)),
+        ("Losses and attacks", loss_pictures(facts)),
+        ("The masked layer", [] if facts.layer is None else [layer_map(facts.layer), weight_sizes(facts.layer)]),
+        ("History", [p for h in facts.histories for p in curves(h.title, h.steps, role=h.role, step=h.step)]),
+    ]
+    return (
+        _environment()
+        .get_template("run.html")
+        .render(
+            facts=facts,
+            verdict=told or verdict(facts.measured),
+            models=tuple(models),
+            headline=rows_of(facts, headline, tuple(models)),
+            every=[row for row in rows_of(facts, others, tuple(models)) if set(row.values) != {NONE}],
+            missing=grouped(facts.undefined),
+            groups=[(title, pictures) for title, pictures in groups if pictures],
+            thumbnails=[] if facts.images is None else best_known(facts.images, outputs_by_model(facts, "forget"), facts.names),
+            style=Markup(css_variables() + (TEMPLATES / "page.css").read_text()),
+            markup=Markup,
+        )
+    )
+
+
+def outputs_by_model(facts: RunFacts, images: str) -> dict[str, Outputs]:
+    return {name: facts.evidence[name].sets[images] for name in MODELS if name in facts.evidence}
+
+
+def prediction_pictures(facts: RunFacts) -> list[Picture]:
+    """What the forget images are taken for, and the confusion of the test images by every model."""
+    test = {model: outputs for model, outputs in outputs_by_model(facts, "test").items() if len(outputs)}
+    return [
+        class_bars(outputs_by_model(facts, "forget"), facts.names),
+        *(confusion(model, outputs, facts.names) for model, outputs in test.items()),
+    ]
+
+
+def loss_pictures(facts: RunFacts) -> list[Picture]:
+    """Forget against test images: the losses of every model, and what a threshold on them tells."""
+    test = outputs_by_model(facts, "test")
+    sets = {model: (forget, test[model]) for model, forget in outputs_by_model(facts, "forget").items() if len(test[model])}
+    if not sets:
+        return []
+    return [*(loss_histogram(model, forget, test) for model, (forget, test) in sets.items()), attack_roc(sets)]
+
+
+def rows_of(facts: RunFacts, names: Iterable[str], models: Sequence[str]) -> list[Row]:
+    """The metrics of that name that were asked for, in that order; a metric that only compares has one value, under "unlearned"."""
+    kinds = {kind.name: kind for kind in facts.kinds}
+    return [_row(facts, kinds[name], models) for name in names if name in kinds]
+
+
+def _row(facts: RunFacts, kind: Entry[MetricFacts], models: Sequence[str]) -> Row:
+    values = tuple(shown(facts.measured.value(model, kind.name), kind.facts.unit) for model in models)
+    return Row(kind.name, kind.summary, UNITS.get(kind.facts.unit, kind.facts.unit), direction(kind, facts.measured.whole), values)
+
+
+def direction(kind: Entry[MetricFacts], whole: bool) -> str:
+    """Which direction is good. Of images whose class stays, as much should be known as the ideal model knows; a loss attack tells a class
+    that went from the others, of an ideal model too."""
+    if kind.name in (("mia_auc",) if whole else ("forget_loss", "forget_probability", "forget_score")):
+        return LIKE_IDEAL
+    return kind.facts.better
+
+
+def shown(value: float | None, unit: str) -> str:
+    """A number as it stands in a table; a dash for none, and no 0 for what is not 0."""
+    if value is None:
+        return NONE
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    digits = DIGITS.get(unit, 3)
+    smallest = 0.5 * 10**-digits
+    if value and abs(value) < smallest:
+        return f"{'<' if value > 0 else '>-'} {10**-digits:.{digits}f}".replace(">- ", "> -")
+    return f"{value:,.{digits}f}"
+
+
+def grouped(reasons: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    """Every reason once, with the metrics that it holds for; those of a base model are left to the model's own."""
+    own = {name: why for name, why in reasons.items() if not name.startswith(("initial_", "ideal_"))}
+    others = {name: why for name, why in reasons.items() if name not in own and why not in own.values()}
+    ordered = sorted((own | others).items(), key=lambda item: item[1])
+    return [(why, [name for name, _ in items]) for why, items in groupby(ordered, key=lambda item: item[1])]
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

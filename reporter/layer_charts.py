@@ -1,0 +1,120 @@
+"""The page's pictures of a masked layer: which weights are switched off, which neurons lose them, and how large they were."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from reporter.layer_pictures import COLOURS, PERCENTILE, checked_layer
+from reporter.svg import WIDTH, Key, Panel, Picture, axes, document, image, outline, room_for, text, ticks
+
+MOST_PIXELS = 480  # of the layer's picture along one side; a larger layer is scaled down to it
+MOST_RINGS = 100
+BINS = 48
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A masked linear layer: its name, weights (m, n) before the mask, and which of them `keep` (m, n) bool leaves."""
+
+    name: str
+    weight: Tensor
+    keep: Tensor
+
+    @property
+    def switched_off(self) -> str:
+        """ "819 of 8,192 weights of linear2 are switched off (10 %)"."""
+        off, size = int((~self.keep).sum()), self.keep.numel()
+        return f"{off:,} of {size:,} weights of {self.name} are switched off ({100 * off / size:.3g} %)"
+
+
+def layer_map(layer: Layer) -> Picture:
+    """Every weight as a pixel, those that are switched off in black, and beside them how many each neuron loses."""
+    values, off = checked_layer(layer.weight, layer.keep)
+    rows, columns = off.shape
+    height = float(np.clip(246 * rows / columns, 90, 300))
+    panel = Panel((-0.5, columns - 0.5), (rows - 0.5, -0.5), left=46, top=54, width=246, height=height)
+    parts = [image(panel.left, panel.top, panel.width, panel.height, _pixels(values, off))]
+    if 0 < off.sum() <= MOST_RINGS and max(off.shape) > 100:
+        parts += [_ring(panel.across(column), panel.up(row)) for row, column in np.argwhere(off)]
+    for at, words in _neurons(columns):
+        parts.append(text(panel.across(at), panel.bottom + 15, words, kind="tick"))
+    for at, words in _neurons(rows):
+        parts.append(text(panel.left - 5, panel.up(at) + 3.5, words, anchor="end", kind="tick"))
+    parts.append(text(panel.left + panel.width / 2, panel.bottom + 31, "input neuron"))
+    parts.append(text(11, panel.top + panel.height / 2, "output neuron", turned=True))
+    parts += _losses(panel, off)
+    lost = off.sum(1)
+    worst = ", ".join(f"{neuron} ({lost[neuron]:,})" for neuron in np.argsort(-lost, kind="stable")[:5] if lost[neuron])
+    alt = f"The weights of {layer.name}, {rows} x {columns}, those switched off in black. {layer.switched_off}. Most at: {worst or 'none'}."
+    note = f"Blue: negative, orange: positive, black: switched off. Bars: switched off at each neuron. Most at the output neurons {worst}."
+    title = f"Where the mask is: {layer.name}"
+    return Picture(title, alt, document(panel.bottom + 38, parts, alt), note=note if worst else "The mask switches off no weight.")
+
+
+def weight_sizes(layer: Layer) -> Picture:
+    """How large the weights were that are switched off, beside all of the layer; counts on a log scale."""
+    values, off = checked_layer(layer.weight, layer.keep)
+    reach = min(float(abs(values).max()), 3 * float(np.percentile(abs(values), PERCENTILE))) or 1.0
+    edges = np.linspace(-reach, reach, BINS + 1)
+    counted = {"initial": values.ravel(), "unlearned": values[off]}
+    heights = {role: np.log10(np.maximum(np.histogram(some.clip(-reach, reach), edges)[0], 0.7)) for role, some in counted.items()}
+    low, high = np.log10(0.7), max(1.0, float(heights["initial"].max()) * 1.05)
+    powers = [(float(power), f"{10**power:,}") for power in range(int(high) + 1)]
+    left = room_for(powers)
+    panel = Panel((-reach, reach), (low, high), left=left, width=346 - left, height=170)
+    parts = [axes(panel, ticks(-reach, reach), powers, xlabel="weight", ylabel="weights in a bin (log scale)")]
+    parts += [outline(panel, edges, np.maximum(own, low), role, base=low) for role, own in heights.items()]
+    keys = (Key("initial", f"all {off.size:,}"), Key("unlearned", f"switched off: {int(off.sum()):,}"))
+    alt = f"Histogram of the weights of {layer.name}, and of those switched off. " + "; ".join(
+        f"median size {np.median(abs(some)):.3g} of {len(some):,}" for some in counted.values() if len(some)
+    )
+    return Picture(f"How large they were: {layer.name}", alt, document(panel.bottom + 38, parts, alt), keys)
+
+
+def _pixels(values: np.ndarray, off: np.ndarray) -> np.ndarray:
+    """The layer in colours that end at the 99.5th percentile of |w|, scaled down to 480 pixels a side by means."""
+    reach = float(np.percentile(abs(values), PERCENTILE)) or 1.0
+    pixels = COLOURS((values / reach + 1) / 2, bytes=True)[..., :3]
+    pixels[off] = 0
+    edges = [np.unique(np.linspace(0, n, min(n, MOST_PIXELS) + 1).astype(int)) for n in off.shape]
+    if any(len(edge) - 1 < n for edge, n in zip(edges, off.shape, strict=True)):
+        sums = np.add.reduceat(np.add.reduceat(pixels.astype(float), edges[0][:-1], axis=0), edges[1][:-1], axis=1)
+        pixels = np.round(sums / (np.diff(edges[0])[:, None, None] * np.diff(edges[1])[None, :, None])).astype(np.uint8)
+    scaled: np.ndarray = pixels
+    return scaled
+
+
+def _losses(panel: Panel, off: np.ndarray) -> list[str]:
+    """Bars above the layer for the input neurons, to its right for the output neurons; of many neurons the most in each stretch."""
+    parts = []
+    for axis, room in ((0, 34), (1, 40)):
+        counts = off.sum(axis)
+        stretches = np.array_split(counts, min(len(counts), 123))
+        tallest = max(1, int(counts.max()))
+        along = (panel.width if axis == 0 else panel.height) / len(stretches)
+        sizes = [room * int(stretch.max()) / tallest for stretch in stretches]
+        for k, size in enumerate(sizes):
+            if size and axis == 0:
+                parts.append(_bar(panel.left + k * along, panel.top - 6 - size, along, size))
+            elif size:
+                parts.append(_bar(panel.right + 6, panel.top + k * along, size, along))
+        if axis == 0:
+            parts.append(text(panel.left, panel.top - 6 - room - 5, f"most at an input: {counts.max():,}", anchor="start", kind="tick"))
+        else:
+            parts.append(text(WIDTH - 4, panel.bottom + 15, f"most: {counts.max():,}", anchor="end", kind="tick"))
+    return parts
+
+
+def _bar(x: float, y: float, width: float, height: float) -> str:
+    return f'<rect x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}" fill="var(--ink)"/>'
+
+
+def _ring(x: float, y: float) -> str:
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="none" stroke="#000000"/>'
+
+
+def _neurons(count: int) -> list[tuple[float, str]]:
+    return ticks(0, count - 1, 4, whole=True)

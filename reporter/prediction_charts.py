@@ -1,0 +1,125 @@
+"""The page's pictures of what models predict: for the forget images, and which classes they mix up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.colors import to_rgb
+
+from evaluation import Outputs
+from reporter.palette import UNLEARNED
+from reporter.svg import CHARACTER, WIDTH, Key, Panel, Picture, apart, box, document, image, rule, text, ticks
+
+MOST_BARS = 20
+MOST_CELLS = 20  # classes that each get a row and a column
+NUMBERED = 12  # with so many cells a side a number has room
+BLOCKS = 100  # beyond, several classes share one
+LONGEST_NAME = 14
+
+
+def class_bars(models: Mapping[str, Outputs], names: Sequence[str]) -> Picture:
+    """Mean softmax probability of every class on the forget images, a bar for each model; of more than 20 classes the 20 largest."""
+    means = {model: outputs.probabilities.mean(0).numpy() for model, outputs in models.items()}
+    order = list(range(len(names)))
+    if len(names) > MOST_BARS:
+        largest = np.max(list(means.values()), axis=0)
+        order = sorted(sorted(order, key=lambda c: -largest[c])[:MOST_BARS])
+    rows = [(short(names[c]), {model: float(values[c]) for model, values in means.items()}) for c in order]
+    if len(names) > len(order):
+        rest = {model: max(0.0, 1 - sum(float(values[c]) for c in order)) for model, values in means.items()}
+        rows.append((f"{len(names) - len(order):,} others", rest))
+    left = 22 + CHARACTER * max(len(name) for name, _ in rows) + 6
+    row, bar = 8 * len(models) + 6, 8
+    panel = Panel((0, 1), (0, 1), left=left, width=WIDTH - left - 14, height=row * len(rows))
+    parts = []
+    for at, words in apart([(panel.across(at), words) for at, words in ticks(0, 1)]):
+        parts += [rule(at, panel.top, at, panel.bottom), text(at, panel.bottom + 15, words, kind="tick")]
+    for number, (name, values) in enumerate(rows):
+        top = panel.top + number * row + 3
+        parts.append(text(left - 6, top + bar * len(models) / 2 + 4, name, anchor="end", kind="tick"))
+        parts += [box(left, top + bar * k, panel.across(v) - left, bar - 1, model) for k, (model, v) in enumerate(values.items())]
+    parts.append(text(panel.left + panel.width / 2, panel.bottom + 31, "mean predicted probability (fraction)"))
+    parts.append(text(11, panel.top + panel.height / 2, "class", turned=True))
+    tops = ", ".join(f"{m}: {short(names[int(v.argmax())])} {v.max():.2f}" for m, v in means.items())
+    alt = f"Bars of the mean probability of each class on the forget images. Most probable: {tops}."
+    note = "" if len(names) <= MOST_BARS else f"The {MOST_BARS} of {len(names):,} classes with the longest bars, and all others together."
+    keys = tuple(Key(model, model, filled=True) for model in models)
+    return Picture("What the forget images are taken for", alt, document(panel.bottom + 38, parts, alt), keys, note)
+
+
+def confusion(model: str, outputs: Outputs, names: Sequence[str]) -> Picture:
+    """Which class the test images of each class are taken for, percent of the true class' images; beyond 20 classes, in blocks."""
+    counts = confusion_counts(outputs)
+    title, right = f"Confusion of test images: {model} model", 100 * counts.diagonal().sum() / max(1, counts.sum())
+    alt = f"Matrix of true against predicted class on the test images, {model} model: {right:.2f} percent on the diagonal."
+    if len(names) <= MOST_CELLS:
+        return Picture(title, alt, _cells(counts, names, alt), note="Percent of the true class's test images.")
+    blocks = min(BLOCKS, len(names))
+    edges = np.linspace(0, len(names), blocks + 1).astype(int)
+    grouped = np.add.reduceat(np.add.reduceat(counts, edges[:-1], axis=0), edges[:-1], axis=1)
+    return Picture(title, alt, _blocks(shares(grouped), len(names), alt), note=_block_note(len(names), blocks, right))
+
+
+def confusion_counts(outputs: Outputs) -> np.ndarray:
+    """How many images of each true class (row) are taken for each class (column), (C, C)."""
+    classes = outputs.classes
+    pairs = outputs.labels * classes + outputs.logits.argmax(1)
+    return np.bincount(pairs.cpu().numpy(), minlength=classes**2).reshape(classes, classes)
+
+
+def shares(counts: np.ndarray) -> np.ndarray:
+    """Each row as fractions of its sum; a row without images stays 0."""
+    fractions: np.ndarray = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    return fractions
+
+
+def short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+
+
+def _cells(counts: np.ndarray, names: Sequence[str], alt: str) -> str:
+    fractions, own = shares(counts), [short(name) for name in names]
+    left = 24 + CHARACTER * max(map(len, own)) + 4
+    panel = Panel((0, len(own)), (0, len(own)), left=left, width=WIDTH - left - 8, height=min(WIDTH - left - 8, 26 * len(own)))
+    wide, high = panel.width / len(own), panel.height / len(own)
+    parts = [box(panel.left, panel.top, panel.width, panel.height, "ground")]
+    for row, line in enumerate(fractions):
+        y = panel.top + row * high
+        parts.append(text(left - 5, y + high / 2 + 4, own[row], anchor="end", kind="tick"))
+        for column, share in enumerate(line):
+            if counts[row, column]:
+                x = panel.left + column * wide
+                parts.append(box(x + 0.5, y + 0.5, wide - 1, high - 1, "unlearned", opacity=max(0.08, float(share))))
+                if len(own) <= NUMBERED:
+                    kind = "on" if share > 0.5 else "in"
+                    parts.append(text(x + wide / 2, y + high / 2 + 4, f"{100 * share:.0f}" if share >= 0.005 else "·", kind=kind))
+    turned = max(map(len, own)) * CHARACTER > wide
+    for column, name in enumerate(own):
+        x = panel.left + (column + 0.5) * wide
+        at = (x + 4, panel.bottom + 6) if turned else (x, panel.bottom + 15)
+        parts.append(text(*at, name, anchor="end" if turned else "middle", kind="tick", turned=turned))
+    below = panel.bottom + (10 + CHARACTER * max(map(len, own)) if turned else 20)
+    parts.append(text(panel.left + panel.width / 2, below + 12, "predicted class"))
+    parts.append(text(11, panel.top + panel.height / 2, "true class", turned=True))
+    return document(below + 20, parts, alt)
+
+
+def _blocks(fractions: np.ndarray, classes: int, alt: str) -> str:
+    panel = Panel((0, classes), (0, classes), left=52, width=WIDTH - 52 - 14, height=WIDTH - 52 - 14)
+    pixels = np.empty((*fractions.shape, 4), dtype=np.uint8)
+    pixels[..., :3] = np.array([round(255 * part) for part in to_rgb(UNLEARNED)])
+    pixels[..., 3] = np.round(255 * np.sqrt(fractions))
+    parts = [box(panel.left, panel.top, panel.width, panel.height, "ground")]
+    parts.append(image(panel.left, panel.top, panel.width, panel.height, pixels))
+    for at, words in ticks(0, classes - 1, whole=True):
+        parts.append(text(panel.across(at), panel.bottom + 15, words, kind="tick"))
+        parts.append(text(panel.left - 5, panel.top + panel.height * at / classes + 4, words, anchor="end", kind="tick"))
+    parts.append(text(panel.left + panel.width / 2, panel.bottom + 31, "predicted class"))
+    parts.append(text(11, panel.top + panel.height / 2, "true class", turned=True))
+    return document(panel.bottom + 38, parts, alt)
+
+
+def _block_note(classes: int, blocks: int, right: float) -> str:
+    each = f", {classes / blocks:.3g} classes a block" if classes > blocks else ""
+    return f"Share of the true class's test images{each}, darker for more (square root). On the diagonal of single classes: {right:.2f} %."

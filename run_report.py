@@ -1,0 +1,140 @@
+"""The facts that a run's HTML report is made from, gathered from the experiment's own objects."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from base_models import BaseConfig, Trained, flags_of
+from evaluation import DEFAULT, Evidence
+from measurement import Measured
+from reporter.layer_charts import Layer
+from reporter.run_facts import ForgetImages, History, RunFacts
+from reporter.verdict import Measurements
+from training import library_versions
+from unlearn import Unlearned
+from vision_data import ForgetRequest
+from vision_data.forget_request import ANY_CLASS
+
+if TYPE_CHECKING:
+    from pipeline import Pipeline, PipelineConfig
+
+FORGET_LIST = "forget_indexes.txt"  # the run's artifact
+
+
+def run_facts(
+    experiment: Pipeline,
+    run_id: str,
+    initial: Trained,
+    ideal: Trained | None,
+    unlearned: Unlearned,
+    measured: Measured,
+    notes: Sequence[str],
+) -> RunFacts:
+    """What the report of a run says, from what the run has."""
+    base, data = experiment.base, experiment.data
+    evidence = {name.removesuffix(" model"): own for name, own in measured.evidence.items()}
+    layer = None
+    if unlearned.mask is not None:
+        layer = Layer(unlearned.mask.layer, initial.model.get_parameter(f"{unlearned.mask.layer}.weight").detach(), unlearned.mask.keep)
+    what = in_words(base.config.request, len(data.forget), base.splits.class_names)
+    config = experiment.config
+    return RunFacts(
+        name=experiment.name,
+        run_id=run_id,
+        asked=f"Forget {what}, {len(data.forget):,} of the {len(data.train):,} training images of {base.splits.dataset}, "
+        f"in a model of architecture {base.architecture.name}.",
+        method=experiment.method.name,
+        about=experiment.method.summary,
+        source=experiment.method.facts.source,
+        measured=Measurements(
+            what=what,
+            whole=bool(data.forget_classes),
+            classes=base.splits.classes,
+            models={"initial": measured.initial, "unlearned": measured.model, "ideal": measured.ideal},
+            images=_counts(evidence["unlearned"]),
+            warnings=tuple(experiment.warnings),
+            masked="" if layer is None else layer.switched_off,
+            ways=_ways(config) | {"ideal": base.ideal_command()},
+        ),
+        kinds=experiment.metrics,
+        undefined=measured.undefined,
+        evidence=evidence,
+        names=base.splits.class_names,
+        params={name: value for name, value in sorted(experiment.params().items()) if value is not None},
+        command=command_of(config),
+        layer=layer,
+        images=ForgetImages(data.forget.images, data.forget.normalisation.white, data.forget.indexes) if config.report == "full" else None,
+        histories=_histories(initial, ideal, unlearned, experiment.intermediate.scores),
+        stages=dict(experiment.stages),
+        versions=library_versions(),
+        notes=tuple(note for note in notes if note not in experiment.warnings),
+    )
+
+
+def command_of(config: PipelineConfig) -> str:
+    """The command line that runs this config; None is a flag that is not given.
+
+    A list of indexes that came from no file is the artifact forget_indexes.txt.
+    """
+    given = [f"--{name} {shlex.quote(_word(value))}" for name, value in config.settings.items() if value is not None]
+    words = ["python -u mlflow_forget.py", f"--unlearn {shlex.quote(config.unlearn)}", *given, *flags_of(_with_file(config.base))]
+    if config.ideal != "auto":
+        words.append(f"--ideal {config.ideal}")
+    if config.experiment is not None:
+        words.append(f"--experiment {shlex.quote(config.experiment)}")
+    if config.checkpoint_epochs:
+        words.append(f"--checkpoint_epochs {','.join(map(str, config.checkpoint_epochs))}")
+    if config.metrics != (DEFAULT,):
+        words.append(f"--metrics {shlex.quote(','.join(config.metrics))}")
+    if config.report != "full":
+        words.append(f"--report {config.report}")
+    return " ".join(words)
+
+
+def _ways(config: PipelineConfig) -> dict[str, str]:
+    """The commands that measure what this config left out."""
+    everything = replace(config, metrics=("all",), ideal="auto" if config.ideal == "skip" else config.ideal)
+    ways = {"all": command_of(everything)}
+    if config.base.mask is None:  # one checkpoint is of one seed
+        ways["seeds"] = f"{command_of(replace(config, base=replace(config.base, seed=1)))} --seed 1 2 3"
+    return ways
+
+
+def in_words(request: ForgetRequest, count: int, names: Sequence[str]) -> str:
+    """ "class 3 (cat)", "classes 3 (cat) and 5 (dog)", "450 images of class 3 (cat)", "130 images"."""
+    if request.indexes is not None or ANY_CLASS in request.classes:
+        return f"{count:,} image{'s' if count > 1 else ''}"
+    classes = [f"{label}" if names[label] == str(label) else f"{label} ({names[label]})" for label in request.classes]
+    listed = " and ".join([", ".join(classes[:-1]), classes[-1]] if len(classes) > 1 else classes)
+    whole = f"class{'es' if len(classes) > 1 else ''} {listed}"
+    return whole if request.number is None else f"{count:,} image{'s' if count > 1 else ''} of {whole}"
+
+
+def _with_file(base: BaseConfig) -> BaseConfig:
+    request = base.request
+    return base if request.indexes is None or request.file else replace(base, request=replace(request, file=FORGET_LIST))
+
+
+def _word(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _counts(evidence: Evidence) -> dict[str, int]:
+    counts = {name: len(outputs) for name, outputs in evidence.sets.items()}
+    if evidence.forget_classes:
+        counts |= {"test_forget": len(evidence.test_forget), "test_retain": len(evidence.test_retain)}
+    return counts
+
+
+def _histories(initial: Trained, ideal: Trained | None, unlearned: Unlearned, scores: Mapping[int, Mapping[str, float]]) -> list[History]:
+    """Of the training of base models that were not loaded, of the method's own steps, and of its models after each epoch."""
+    found = [History("Unlearning", unlearned.history, "unlearned", "step"), History("After each epoch", [*scores.values()], "unlearned")]
+    found.append(History("Training the initial model", initial.history, "initial"))
+    if ideal is not None:
+        found.append(History("Training the ideal model", ideal.history, "ideal"))
+    return [history for history in found if history.steps]

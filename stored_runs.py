@@ -1,0 +1,130 @@
+"""The runs of a tracking store that a command line asks for: what mlruns_parser.py and compare.py share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import command_line
+from tracking.client_reader import ClientStore
+from tracking.file_reader import is_file_store
+from tracking.long_params import Read, local_artifact, with_whole_params
+from tracking.readers import Store
+from tracking.run import LONGEST_PARAM
+from tracking.run_filter import parse_filter
+from tracking.selection import Selection, since_time
+from tracking.spool import Spool
+from tracking.stored_run import BrokenRun, StoredRun
+
+if TYPE_CHECKING:
+    from reporter.seeds_summary import SeedRun
+
+DATABASE, FOLDER, VARIABLE = "mlflow.db", "mlruns", "MLFLOW_TRACKING_URI"
+SWEEP_TAG = "sweep"  # of a run that stands for its children
+
+Complain = Callable[[str], None]
+MetricsOf = Callable[[Mapping[str, float], Mapping[str, str]], dict[str, float]]
+
+
+def add_store_flags(flags: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Which store, which of its runs."""
+    which = flags.add_argument_group("which store, which runs")
+    which.add_argument("--tracking_uri", metavar="URI", help="sqlite:///FILE, a file-store folder, postgresql://..., http(s)://..., ...")
+    which.add_argument("--experiment", nargs="+", default=[], metavar="NAME", help="runs of these experiments (default: all)")
+    which.add_argument("--since", metavar="DATE", help="runs that began then (2026-05-01, 2026-05-01T12:30Z) or later")
+    which.add_argument("--filter", metavar="TEXT", help="runs that meet every comparison")
+    return which
+
+
+def choose_store(given: str | None) -> tuple[str, str]:
+    """The URI of the store to read and why that one. Raises ValueError if there is none."""
+    if given is not None:
+        if not given:
+            raise ValueError("expected a store as --tracking_uri, got nothing. Write e.g. --tracking_uri sqlite:///mlflow.db")
+        return given, "--tracking_uri"
+    if variable := os.environ.get(VARIABLE):
+        return variable, f"the environment's {VARIABLE}"
+    old_store = is_file_store(Path(FOLDER))
+    if Path(DATABASE).exists():
+        also = f"; the old file store beside it is read with --tracking_uri ./{FOLDER}" if old_store else ""
+        return f"sqlite:///{DATABASE}", f"no {VARIABLE} is set and ./{DATABASE} exists{also}"
+    if old_store:
+        return f"./{FOLDER}", f"an old file store; no {VARIABLE} is set and there is no ./{DATABASE}"
+    raise ValueError(
+        f"expected a tracking store, got none: no --tracking_uri, no {VARIABLE}, no ./{DATABASE} and no ./{FOLDER} with meta.yaml files. "
+        f"Run this where the runs were logged, or name the store, e.g. --tracking_uri sqlite:///path/to/{DATABASE}"
+    )
+
+
+def selection_from(options: argparse.Namespace, tags: tuple[str, ...] = ()) -> Selection:
+    """What the flags of `add_store_flags` ask for. tags: see Selection."""
+    return Selection(
+        experiments=tuple(options.experiment),
+        since=None if options.since is None else since_time(options.since),
+        clauses=() if options.filter is None else parse_filter(options.filter),
+        tags=tags,
+    )
+
+
+def long_params_from(artifact_root: str | None, store: Store) -> Read:
+    """How the whole text of a long param is read. Raises ValueError for a folder that is none."""
+    root = None if artifact_root is None else Path(artifact_root)
+    if root is not None and not root.is_dir():
+        raise ValueError(f"expected the folder of the artifacts as --artifact_root, got {root}. Check the path")
+    here = local_artifact(root)
+    return (lambda run, name: here(run, name) or store.artifact(run, name)) if isinstance(store, ClientStore) else here
+
+
+def collect(store: Store, spool: Spool, read: Read, complain: Complain) -> int:
+    """Put all runs into the spool; the number of those skipped, each of which is named on stderr."""
+    skipped, cut = 0, 0
+    total, runs = store.runs()
+    for run in command_line.progress_bar(runs, "reading", total):
+        if isinstance(run, BrokenRun):
+            complain(f"skipped {run.where}: {run.reason}")
+            skipped += 1
+        else:
+            whole, missing = with_whole_params(run, read)
+            spool.add(whole)
+            cut += len(missing)
+    if cut:
+        print(
+            f"{cut} {'param has' if cut == 1 else 'params have'} {LONGEST_PARAM} characters, where MLflow cuts, and no artifact "
+            "params/<name>.txt that goes on. If they were cut, --artifact_root names where the artifacts are now"
+        )
+    return skipped
+
+
+def seed_runs(runs: Iterable[StoredRun], metrics_of: MetricsOf) -> list[SeedRun]:
+    """The runs of a method on a seed: not a sweep's parent, which stands for its children. metrics_of: what is kept of the numbers."""
+    from reporter.seeds_summary import SeedRun, settings_of
+
+    shared: dict[Any, Any] = {}  # most runs have their settings in common: one copy of each in memory
+    return [
+        SeedRun(
+            experiment=run.experiment,
+            method=run.params["unlearn"],
+            seed=run.params.get("seed", "unknown"),
+            settings=shared.setdefault(settings := settings_of(run.params), settings),
+            status=run.status,
+            start=run.start_time or 0,
+            metrics=metrics_of(run.metrics, run.params),
+            warned=bool(run.warning),
+        )
+        for run in runs
+        if "unlearn" in run.params and run.tags.get(SWEEP_TAG) != "parent"
+    ]
+
+
+def complain(program: str, message: str) -> None:
+    """Print a message on one line of stderr, whatever line ends and passwords an error brings along."""
+    print(f"{program}:", without_password(" ".join(message.split())), file=sys.stderr)
+
+
+def without_password(text: str) -> str:
+    return re.sub(r"(://|\")[^/\s\"]*@", r"\1***@", text)  # in quotes: the part of a password that a driver takes for the host

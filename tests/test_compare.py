@@ -1,0 +1,144 @@
+"""compare.py as it is called: from a store, from a CSV, and what it says to mistakes."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+
+import compare
+import mlflow_forget
+import mlruns_parser
+from tests.compared_runs import whole_class
+from tests.filled_stores import empty_place  # noqa: F401 (a fixture of every test here)
+
+
+@pytest.fixture
+def compared(database):
+    """A store with two methods on two seeds, MIMU with two kappas, a sweep's parent, a failed run and one of somebody else's."""
+    client = MlflowClient(f"sqlite:///{database}")
+    experiment = client.create_experiment("compared")
+    same = {"dataset": "digits", "arch": "mlp", "request": "class0", "hidden": "128,64"}
+    client.log_param(client.create_run(client.create_experiment("others"), run_name="no method").info.run_id, "lr", "1")
+    parent = client.create_run(experiment, tags={"sweep": "parent"}).info.run_id
+    client.log_param(parent, "unlearn", "MIMU")
+
+    def log(params, metrics, status="FINISHED", **tags):
+        run = client.create_run(experiment, tags=tags).info.run_id
+        numbers = [Metric(name, value, 0, 0) for name, value in ({"unlearn_loss": 0.1} | metrics).items()]
+        client.log_batch(run, metrics=numbers, params=[Param(name, value) for name, value in (same | params).items()])
+        client.set_terminated(run, status)
+
+    more = {
+        "forget_score": 1.0,
+        "retain_score": 99.0,
+        "mia": 50.0,
+        "ideal_forget_score": 0.0,
+        "ideal_retain_score": 99.0,
+        "ideal_mia": 60.0,
+    }
+    for seed in ("1", "2"):
+        for kappa, count in (("0.1", "819"), ("0.02", "163")):
+            mimu = {"unlearn": "MIMU", "seed": seed, "topk": "50", "kappa": kappa, "kappa_count": count}
+            log(mimu, whole_class(float(seed), 97.0) | more, **{"mlflow.parentRunId": parent})
+        log({"unlearn": "FT", "seed": seed, "unlearn_lr": "0.1"}, whole_class(90.0, 99.0) | more)
+    log({"unlearn": "FT", "seed": "3", "unlearn_lr": "0.1"}, {}, "FAILED")
+    return ["--tracking_uri", f"sqlite:///{database}", "--experiment", "compared", "others"]
+
+
+def refused(capsys, *words) -> str:
+    before = sorted(Path().iterdir())
+    assert compare.main(list(words)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("compare.py: ") and said.count("\n") == 1 and sorted(Path().iterdir()) == before
+    return said
+
+
+def test_a_store_becomes_a_page_tables_and_figures(compared, capsys):
+    assert compare.main([*compared, "--tables", "paper/tables", "--figures", "paper/figures"]) == 0
+    said = capsys.readouterr()
+    assert "7 runs, 1 comparison -> comparison.html and 8 files in paper/tables and paper/figures" in said.out and said.err == ""
+    page = Path("comparison.html").read_text()
+    assert "7 runs of sqlite:///" in page and "2 other runs left out" in page and "not finished: seed 3 FAILED" in page
+    assert all(name in page for name in ("MIMU", "kappa=0.1", "kappa=0.02", "Over kappa", "Pareto front"))
+    assert (
+        sorted(path.name for path in Path("paper/tables").iterdir())
+        == [
+            "gaps_digits_mlp_class0.tex",
+            "mimu_digits_mlp_K50_kappa0.02.tex",
+            "mimu_digits_mlp_K50_kappa0.1.tex",
+            "preview.tex",
+        ][-4:]
+    )
+    assert all(path.read_bytes().startswith(b"%PDF") for path in Path("paper/figures").iterdir())
+
+
+def test_the_parsers_csv_gives_the_same_page(compared, capsys):
+    assert compare.main([*compared]) == 0
+    assert mlruns_parser.main([*compared]) == 0
+    assert compare.main(["--csv", "mlruns_parsed.csv", "--output", "from_csv.html"]) == 0
+    pages = [Path(name).read_text().splitlines() for name in ("comparison.html", "from_csv.html")]
+    differing = [own for own, other in zip(*pages, strict=True) if own != other]
+    assert [re.sub("<.*?>", "", line)[:9] for line in differing] == ["7 runs of", "Made by p"]
+
+
+def test_a_csv_of_a_method_of_somebodys_own_says_what_it_cannot_tell(compared, capsys):
+    mlruns_parser.main([*compared])
+    table = pd.read_csv("mlruns_parsed.csv", dtype=str, keep_default_na=False)
+    table.loc[table.unlearn == "FT", "unlearn"] = "mine"
+    table.to_csv("mine.csv", index=False)
+    assert compare.main(["--csv", "mine.csv"]) == 0
+    assert "compare.py: of mine the file can't tell settings from metrics" in capsys.readouterr().err
+    assert "mine" in Path("comparison.html").read_text()
+
+
+def test_selected_runs_alone(compared, capsys):
+    assert compare.main([*compared, "--filter", "params.unlearn = 'FT'"]) == 0
+    page = Path("comparison.html").read_text()
+    assert "--experiment compared others --filter params.unlearn = &#39;FT&#39;" in page and "kappa=0.1" not in page
+
+
+def test_mistakes_are_one_line_and_leave_nothing(compared, capsys, tmp_path):
+    Path("file").write_text("")
+    assert "expected a tracking store, got none" in refused(capsys)
+    assert "expected finished runs of mlflow_forget.py, got none" in refused(capsys, *compared[:-2], "others")
+    assert "1 run, none FINISHED" in refused(capsys, *compared, "--filter", "status = 'FAILED'")
+    assert "Did you mean 'others'" in refused(capsys, *compared[:-1], "othres")
+    assert "expected a name that ends in .html, got out.pdf" in refused(capsys, "--output", "out.pdf")
+    assert "expected an existing folder, got no/out.html" in refused(capsys, "--output", "no/out.html")
+    assert "--tables: expected a folder, got file, which is none" in refused(capsys, "--tables", "file")
+    assert "--csv: expected a file of mlruns_parser.py, got gone.csv" in refused(capsys, "--csv", "gone.csv")
+    assert "--csv: expected a file alone, got --filter too" in refused(capsys, "--csv", "file", "--filter", "status = 'FAILED'")
+    assert "--csv: expected a CSV file of mlruns_parser.py, got file" in refused(capsys, "--csv", "file")
+    assert "unrecognized arguments: --nothing" in refused(capsys, "--nothing")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("test_forget_score", "many", "expected numbers in column test_forget_score of broken.csv, got 'many'"),
+        ("start_time", "noon", "expected times like 2026-05-01T12:30:00.000Z in broken.csv, got 'noon'"),
+        ("seed", None, "without the columns seed. Make it: python mlruns_parser.py"),
+    ],
+)
+def test_a_broken_csv_is_a_mistake(compared, capsys, column, value, said):
+    mlruns_parser.main([*compared])
+    table = pd.read_csv("mlruns_parsed.csv", dtype=str, keep_default_na=False)
+    broken = table.drop(columns=column) if value is None else table.assign(**{column: value})
+    broken.to_csv("broken.csv", index=False)
+    capsys.readouterr()
+    assert said in refused(capsys, "--csv", "broken.csv")
+
+
+def test_real_runs_side_by_side(capsys):
+    assert mlflow_forget.main(["--unlearn", "random_mask", "--kappa", "0.1", "0.5", "--epochs", "2", "--seed", "1", "2"]) == 0
+    assert compare.main(["--tables", "tables"]) == 0
+    page = Path("comparison.html").read_text()
+    assert (
+        "4 runs of sqlite:///mlflow.db; 1 other run left out" in page
+        and "Over kappa" in page
+        and "The ideal model: forget score all 0" in page
+    )
+    assert "no tables of MIMU: it was not run" in capsys.readouterr().out

@@ -1,0 +1,242 @@
+"""The verdict: what may be said, by the rules of docs/reports.md, and what may not."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from evaluation.over_images import auc_interval
+from reporter.verdict import Measurements, verdict
+
+GONE = {"forget_score": 0.0, "test_forget_score": 0.0, "retain_score": 99.0, "test_retain_score": 98.0, "mia": 100.0, "mia_auc": 0.05}
+KNOWN = GONE | {"forget_score": 100.0, "test_forget_score": 100.0, "mia": 0.0, "mia_auc": 0.6}
+IMAGES = {"forget": 100, "test_forget": 40, "retain": 1000, "test_retain": 400, "test": 440}
+CLASS = Measurements(
+    "class 0",
+    True,
+    10,
+    {"initial": KNOWN, "unlearned": GONE, "ideal": GONE},
+    IMAGES,
+    ways={"all": "MEASURE", "ideal": "MAKE", "seeds": "SEEDS"},
+)
+
+LIKE = {"forget_score": 95.0, "retain_score": 99.0, "test_score": 95.0, "mia": 10.0, "mia_auc": 0.5}
+TRAINED = LIKE | {"forget_score": 100.0, "mia": 0.0, "mia_auc": 0.7}
+PART = Measurements("100 images", False, 10, {"initial": TRAINED, "unlearned": LIKE, "ideal": LIKE}, IMAGES)
+
+
+def changed(run, model="unlearned", **values):
+    """Other values of a model's metrics; None for one that was not measured."""
+    numbers = {name: value for name, value in (dict(run.models[model]) | values).items() if value is not None}
+    return replace(run, models=dict(run.models) | {model: numbers})
+
+
+def without_ideal(run):
+    return replace(run, models={name: own for name, own in run.models.items() if name != "ideal"})
+
+
+def claims(run):
+    return {finding.claim: finding.mark for finding in verdict(run).findings}
+
+
+def forgetting(run):
+    found = verdict(run).findings[len(run.warnings)]
+    return found.mark, found.claim
+
+
+# A class
+
+
+def test_a_class_is_forgotten_completely_where_predictions_and_attacks_are_those_of_the_ideal_model():
+    told = verdict(CLASS)
+
+    assert forgetting(CLASS) == ("good", "forgets class 0 completely, as far as predictions show")
+    assert told.headline == (
+        "Forgets class 0 completely, as far as predictions show; retain accuracy is what it was; "
+        "a per-example attack finds none of the forget images."
+    )
+    assert told.mark == "good"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"forget_score": 1.0},
+        {"test_forget_score": 2.5},
+        {"mia": 96.0},  # above 3.6 %, where the ideal's interval ends
+        {"mia_auc": 0.2},
+        {"mia_auc": 0.0},  # larger losses than the ideal's give the images away as well
+        {"mia": None, "mia_auc": None},
+    ],
+)
+def test_completely_is_never_said_of_less(values):
+    assert "completely" not in verdict(changed(CLASS, **values)).headline.replace("nearly completely", "")
+
+
+def test_a_few_images_that_chance_allows_are_nearly():
+    assert forgetting(changed(CLASS, forget_score=3.0)) == ("good", "forgets class 0 nearly completely")
+    assert forgetting(changed(CLASS, forget_score=4.0)) == ("bad", "forgets class 0 only to the level of chance")
+
+
+@pytest.mark.parametrize(
+    ("score", "claim"),
+    [
+        (10.0, "only to the level of chance"),
+        (11.0, "only in part"),
+        (96.0, "only in part"),
+        (97.0, "does not forget"),
+        (100.0, "does not forget"),
+    ],
+)
+def test_how_far_a_class_is_forgotten(score, claim):
+    mark, said = forgetting(changed(CLASS, forget_score=score))
+
+    assert mark == "bad"
+    assert claim in said
+
+
+def test_an_attack_that_finds_more_is_named_with_what_it_finds_in_the_ideal_model():
+    told = verdict(changed(CLASS, mia=96.0))
+
+    assert "a per-example attack still finds 4 % of the forget images (0 % with the ideal model)" in told.headline
+    assert forgetting(changed(CLASS, mia=96.0)) == ("open", "predicts class 0 no more often than the ideal model")
+    assert told.mark == "bad"
+
+
+def test_all_or_none_of_a_class_says_little_where_the_loss_attack_disagrees():
+    every = changed(CLASS, mia=0.0)
+
+    assert claims(every)["a per-example attack takes every forget image for a training image (0 % with the ideal model)"] == "open"
+    assert verdict(every).mark == "open"
+    assert (
+        claims(changed(every, mia_auc=0.6))["a per-example attack still finds 100 % of the forget images (0 % with the ideal model)"]
+        == "bad"
+    )
+    assert "completely" not in verdict(every).headline
+
+
+def test_without_an_ideal_model_nothing_is_complete():
+    run = without_ideal(CLASS)
+
+    assert forgetting(run) == ("open", "no longer predicts class 0; whether that is complete is not known")
+    assert verdict(run).findings[0].command == "MAKE"
+    assert verdict(run).mark == "open"
+    assert forgetting(changed(run, forget_score=50.0))[0] == "bad"
+
+
+def test_what_was_not_measured_is_said_with_the_command():
+    nothing = replace(CLASS, models={"initial": {}, "unlearned": {}})
+    open_ones = {finding.claim: finding.command for finding in verdict(nothing).findings}
+
+    assert open_ones == {
+        "whether class 0 is forgotten was not measured": "MEASURE",
+        "what it cost was not measured": "MEASURE",
+        "no attack was run": "MEASURE",
+        "what is left inside was not measured": "MEASURE",
+        "one run, one seed": "SEEDS",
+    }
+    assert verdict(nothing).mark == "open"
+
+
+# A part of a class
+
+
+def test_images_of_a_class_that_stays_are_held_against_the_ideal_model_and_not_against_0():
+    assert forgetting(PART) == ("good", "can't be told from the ideal model on 100 images")
+    assert forgetting(changed(PART, forget_score=100.0))[1] == "still knows 100 images better than the ideal model"
+    assert forgetting(changed(PART, forget_score=0.0))[1] == "is worse on 100 images than the ideal model"
+    assert forgetting(without_ideal(PART)) == ("open", "whether 100 images are forgotten is not known")
+
+
+def test_a_test_that_the_initial_model_passes_says_nothing():
+    weak = changed(changed(PART, "initial", forget_score=97.0, mia=10.0, mia_auc=0.5), forget_score=97.0)
+
+    assert forgetting(weak) == ("open", "can't be told from the ideal model on 100 images, nor can the initial model")
+
+
+def test_without_an_attack_a_score_alone_is_not_enough():
+    assert forgetting(changed(PART, mia=None, mia_auc=None)) == ("open", "predicts 100 images as the ideal model does")
+
+
+@given(
+    st.tuples(*[st.integers(0, 3)] * 4).map(lambda hits: [100 * k / n for k, n in zip(hits, (100, 40, 100, 40), strict=True)]),
+    st.tuples(*[st.integers(0, 6)] * 2),
+    st.tuples(*[st.floats(0, 0.3)] * 2),
+)
+def test_completely_means_no_score_above_the_ideals_and_no_attack_outside_its_interval(scores, found, areas):
+    run = changed(CLASS, forget_score=scores[0], test_forget_score=scores[1], mia=100.0 - found[0], mia_auc=areas[0])
+    run = changed(run, "ideal", forget_score=scores[2], test_forget_score=scores[3], mia=100.0 - found[1], mia_auc=areas[1])
+    ends = binomtest(found[1], 100).proportion_ci(method="exact")
+    low, high = auc_interval(areas[1], 100, 440)
+    like = ends.low <= found[0] / 100 <= ends.high and low <= areas[0] <= high
+
+    assert ("completely, as" in verdict(run).headline) == (scores[0] <= scores[2] and scores[1] <= scores[3] and like)
+
+
+# Utility
+
+
+def test_what_it_cost_is_held_against_the_ideal_model():
+    assert claims(changed(CLASS, retain_score=98.7))["retain accuracy fell 0.3 points"] == "good"
+    assert claims(changed(CLASS, retain_score=90.0))["retain accuracy fell 9.0 points"] == "bad"
+    assert claims(changed(CLASS, test_retain_score=90.0))["retain accuracy is what it was"] == "bad"
+    assert claims(changed(CLASS, retain_score=99.01))["retain accuracy rose less than 0.1 points"] == "good"
+
+
+# Inside
+
+
+def test_what_is_left_inside_is_held_against_the_ideal_model():
+    inside = {"probe_score": 99.0, "relearn_steps": 5.0, "relearn_censored": 0.0}
+    run = changed(changed(CLASS, **inside), "ideal", probe_score=80.0, relearn_steps=30.0)
+
+    assert claims(run)["inside it still knows: a probe finds 99 % (80 % in the ideal model)"] == "bad"
+    assert claims(run)["relearns in 5 steps what takes the ideal model 30"] == "bad"
+    assert "inside it still knows" in verdict(run).headline
+    alike = changed(run, probe_score=80.0, relearn_steps=30.0)
+    assert claims(alike)["a probe finds no more inside than in the ideal model (80 %)"] == "good"
+    assert "what is left inside was not measured" not in claims(alike)
+
+
+def test_relearning_in_no_step_says_nothing():
+    run = changed(changed(PART, relearn_steps=0.0), "ideal", relearn_steps=0.0)
+
+    assert claims(run)["relearning says nothing here"] == "open"
+
+
+# Warnings
+
+
+@pytest.mark.parametrize("warning", ["diverged: NaN", "destroyed the model: 3 %", "changed nothing: every weight is what it was"])
+def test_a_warning_comes_first_and_nothing_is_claimed_beside_it(warning):
+    told = verdict(replace(CLASS, warnings=(warning,)))
+
+    assert told.mark == "bad"
+    assert told.headline.casefold() == f"{warning}.".casefold()
+    assert "completely" not in told.headline
+
+
+def test_a_warning_that_takes_nothing_back_leaves_the_headline():
+    told = verdict(replace(CLASS, warnings=("30 weights were switched off, fewer than the 819 asked for",)))
+
+    assert told.headline == verdict(CLASS).headline
+    assert (told.findings[0].mark, told.mark) == ("open", "good")
+
+
+def test_the_documented_rules_have_the_words_that_are_used():
+    page = (Path(__file__).parent.parent / "docs/reports.md").read_text()
+    words = (
+        "completely",
+        "nearly completely",
+        "only in part",
+        "only to the level of chance",
+        "does not forget",
+        "still knows",
+        "can't be told",
+    )
+
+    assert [word for word in words if not re.search(rf"\b{re.escape(word)}", page)] == []

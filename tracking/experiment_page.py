@@ -1,0 +1,24 @@
+"""What MLflow's own page shows of an experiment before anybody has chosen columns there."""
+
+from __future__ import annotations
+
+import json
+
+VIEW = "lethe"  # the end of the page's address: ?viewStateShareKey=lethe
+COLUMNS = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score", "mia", "avg_gap")
+
+
+def tags_of_new() -> dict[str, str]:
+    """The tags of a new experiment: that it is about models, not prompts, and a view of its runs with the five metrics, mia and avg_gap."""
+    state = {
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "selectedColumns": [*(f"metrics.`{name}`" for name in COLUMNS), "tags.`verdict`"],
+    }
+    return {"mlflow.experimentKind": "custom_model_development", f"mlflow.sharedViewState.{VIEW}": json.dumps(state)}
+
+
+def description_of(experiment_id: str) -> str:
+    """Markdown: what a run has, and the way to the view."""
+    columns = f"[the runs with their numbers](#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW})"
+    return f"Machine unlearning by Lethe: {columns}. Each has a verdict in its description, and `report.html` among its artifacts."
