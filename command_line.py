@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vision_data import ForgetRequest
 
 FAILED, MISTAKE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+ENDED_WITHIN = 10.0  # seconds in which torchrun ends the other processes where one has failed
 
 
 class Terminated(KeyboardInterrupt):
@@ -71,10 +72,10 @@ def command(main: Main) -> Main:
         try:
             return main(argv)
         except FloatingPointError as error:  # something diverged: no mistake in the command, and nothing a traceback would add
-            _say(f"error: {' '.join(str(error).split())}")
+            _say(error)
             return FAILED
         except (ValueError, FileNotFoundError) as error:
-            _say(f"error: {' '.join(str(error).split())}")
+            _say(error)
             return MISTAKE
         except Terminated:
             print("terminated", file=sys.stderr)
@@ -94,13 +95,24 @@ def heed_sigterm() -> None:
 
 def _warning_line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """A warning as one line, without the source line that raised it."""
-    _say(f"warning: {' '.join(str(message).split())}")
-
-
-def _say(line: str) -> None:
-    """A line on stderr; of several processes that torchrun has started on a machine, the first says it."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(line, file=sys.stderr)
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _say(error: Exception) -> None:
+    """An error as one line on stderr.
+
+    Of several processes that torchrun has started on a machine, which mostly make the same mistake, the first says it: then torchrun
+    ends the others, and only one that is not ended has something of its own to say.
+    """
+    line, rank = f"error: {' '.join(str(error).split())}", os.environ.get("LOCAL_RANK", "0")
+    if rank != "0":
+        try:
+            time.sleep(ENDED_WITHIN)
+        except KeyboardInterrupt:
+            return
+        line = f"process {os.environ.get('RANK', rank)}: {line}"
+    print(line, file=sys.stderr)
 
 
 def _raise_again(dropped: sys.UnraisableHookArgs) -> None:

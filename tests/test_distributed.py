@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import command_line
 import main_baseline
 import mlflow_forget
 from base_models import BaseConfig, BaseModels
@@ -141,11 +142,20 @@ def test_what_trains_nothing_together_is_refused_under_torchrun(monkeypatch, cap
         BaseModels(BaseConfig())
 
 
-def test_another_process_than_the_first_of_a_machine_says_nothing(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("ended", "said"), [(True, ""), (False, "process 5: error: --epochs: expected an integer >= 1, got 0. Give the number of epochs\n")]
+)
+def test_another_process_than_the_first_says_what_the_first_has_not_said(ended, said, monkeypatch, capsys, tmp_path):
+    def sleep(seconds):
+        if ended:
+            raise command_line.Terminated
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setattr(command_line.time, "sleep", sleep)
     assert main_baseline.main(["--epochs", "0"]) == 2
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ def trained(arch, recipe, world=None):
 
 def main() -> int:
     torch.set_num_threads(1)
-    code = main_baseline.main(WORDS)
-    with joined(torch.device("cpu")) as world:
+    with joined(torch.device("cpu")) as world:  # once: those who join a second time may meet what is left of the first
+        code = main_baseline.main(WORDS)
         found = {name: trained(name.split()[0], recipe, world) for name, recipe in RECIPES.items()}
         content = {name: {"history": history, "digest": model_digest(model)} for name, (history, model) in found.items()}
         Path(f"rank{world.rank}.json").write_text(json.dumps(content))

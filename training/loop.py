@@ -182,10 +182,11 @@ class _Training:
             self.state.write(self.model, self.optimizer, generator_state, at, self.way, self.device)
 
     def _trial_batch(self) -> tuple[Tensor, Tensor]:
-        share = (0, self.world.size)
-        return next(
-            iter(self.images.subset(torch.arange(min(self.size, len(self.images)))).batches(self.size, device=self.device, share=share))
-        )
+        """A batch as it comes, augmented too: that decides how its numbers lie in memory. Drawn by a generator of its own."""
+        few = self.images.subset(torch.arange(min(self.size, len(self.images))))
+        drawn, share = torch.Generator().manual_seed(0), (0, self.world.size)
+        batches = few.batches(self.size, generator=drawn, device=self.device, augment=self.recipe.augment, share=share)
+        return next(iter(batches))
 
 
 class _Shown:

@@ -72,9 +72,9 @@ def current() -> World:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[World]:
-    """Join the other processes that torchrun has started, over nccl for a GPU and gloo otherwise; alone, do nothing."""
-    if processes_started() == 1:
-        yield ALONE
+    """Join the other processes that torchrun has started, over nccl for a GPU and gloo otherwise; alone or joined already, do nothing."""
+    if processes_started() == 1 or current().size > 1:
+        yield current()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
