@@ -35,6 +35,7 @@ ATTACKS = ("mia", "mia_auc")
 AGAINST_IDEAL = ("avg_gap", "rUA")
 DIGITS = {"percent": 2, "points": 2, "nats": 3, "fraction": 3, "seconds": 3, "steps": 0, "ratio": 3, "distance": 3}
 UNITS = {"percent": "%", "steps": "steps", "seconds": "s"}
+NONE = "–"
 LIKE_IDEAL = "near the ideal's"
 
 
@@ -53,6 +54,7 @@ def html_report(facts: RunFacts, told: Verdict | None = None) -> str:
     """The page. Pictures are made from the models' outputs as the run has them; what was not measured is named with the command."""
     models = {name: own for name in MODELS if (own := facts.evidence.get(name)) is not None}
     headline = [name for name in (*FIVE, *ON_TEST, *ATTACKS, *AGAINST_IDEAL) if facts.measured.whole or name not in ON_TEST]
+    others = [kind.name for kind in facts.kinds if kind.name not in headline]
     groups = [
         ("Predictions", prediction_pictures(facts)),
         ("Losses and attacks", loss_pictures(facts)),
@@ -67,7 +69,7 @@ def html_report(facts: RunFacts, told: Verdict | None = None) -> str:
             verdict=told or verdict(facts.measured),
             models=tuple(models),
             headline=rows_of(facts, headline, tuple(models)),
-            every=rows_of(facts, [kind.name for kind in facts.kinds if kind.name not in headline], tuple(models)),
+            every=[row for row in rows_of(facts, others, tuple(models)) if set(row.values) != {NONE}],
             missing=grouped(facts.undefined),
             groups=[(title, pictures) for title, pictures in groups if pictures],
             thumbnails=[] if facts.images is None else best_known(facts.images, outputs_by_model(facts, "forget"), facts.names),
@@ -121,7 +123,7 @@ def direction(kind: Entry[MetricFacts], whole: bool) -> str:
 def shown(value: float | None, unit: str) -> str:
     """A number as it stands in a table; a dash for none, and no 0 for what is not 0."""
     if value is None:
-        return "–"
+        return NONE
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
     digits = DIGITS.get(unit, 3)

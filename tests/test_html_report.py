@@ -137,6 +137,14 @@ def test_what_was_not_measured_is_there_with_its_reason():
     assert "needs an ideal model. Make it: MAKE avg_gap rUA" in text
 
 
+def test_a_metric_without_any_value_has_no_row_but_its_reason():
+    own = replace(facts(), kinds=[*facts().kinds, METRICS["klom_forget_p95"]], undefined={"klom_forget_p95": "needs many models"})
+    text = html_report(own)
+
+    assert text.count("klom_forget_p95") == 1
+    assert "All other metrics (1)" in text
+
+
 def test_a_run_with_few_metrics_no_mask_no_history_and_no_images_has_a_page():
     own = replace(facts(), kinds=[METRICS["forget_score"]], layer=None, histories=(), images=None)
     for model in ("initial", "unlearned", "ideal"):

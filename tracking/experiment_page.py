@@ -13,7 +13,6 @@ def tags_of_new() -> dict[str, str]:
     state = {
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
-        "columnWidths": {"attributes.`Run Name`": 340},
         "selectedColumns": [*(f"metrics.`{name}`" for name in COLUMNS), "tags.`verdict`"],
     }
     return {"mlflow.experimentKind": "custom_model_development", f"mlflow.sharedViewState.{VIEW}": json.dumps(state)}
