@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 REPORT = "comparison.html"
 HTML = (".html", ".htm")
+WAY_OUT = "Free the place, or choose another with --output, --tables or --figures"
 complain = functools.partial(stored_runs.complain, "compare.py")
 
 
@@ -68,14 +69,16 @@ def compare(options: argparse.Namespace) -> None:
     runs, origin = runs_from(options, output.parent)
 
     from reporter.seeds_summary import tasks_of
-    from training.storage import write_bytes
+    from training.storage import check_writable, write_bytes
 
+    for folder in {output.parent, *(Path(name) for name in (options.tables, options.figures) if name)}:
+        check_writable(folder, WAY_OUT)
     tasks = tasks_of(runs)
     if not any(ranked.group.done for task in tasks for ranked in task.ranking):
         raise ValueError(f"expected finished runs of mlflow_forget.py, got none{of_those(runs)}. Check --filter and --experiment")
     files, lacking = contents(tasks, options, output, origin)
     for path, content in files.items():
-        write_bytes(path, content, "Free the place, or choose another")
+        write_bytes(path, content, WAY_OUT)
     for message in lacking:
         print(message)
     which = f"{stored_runs.counted(len(runs), 'run')}, {stored_runs.counted(len(tasks), 'comparison')}"

@@ -132,6 +132,11 @@ def test_a_broken_csv_is_a_mistake(compared, capsys, column, value, said):
     assert said in refused(capsys, "--csv", "broken.csv")
 
 
+def test_a_folder_that_cannot_be_written_leaves_no_page_behind(compared, capsys):
+    Path("file").write_text("")
+    assert "can't be written" in refused(capsys, *compared, "--tables", "file/tables")
+
+
 def test_real_runs_side_by_side(capsys):
     assert mlflow_forget.main(["--unlearn", "random_mask", "--kappa", "0.1", "0.5", "--epochs", "2", "--seed", "1", "2"]) == 0
     assert compare.main(["--tables", "tables"]) == 0
