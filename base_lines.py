@@ -70,7 +70,7 @@ def models_of(run: Sequence[str]) -> Iterable[Model]:
 
 def of_the_job() -> tuple[str, ...]:
     """The flags that mlflow_forget.py has and the commands for base models have not."""
-    return "unlearn", "list", "ideal", "experiment", "checkpoint_epochs", "metrics", "config", "skip_finished"
+    return "unlearn", "list", "ideal", "experiment", "checkpoint_epochs", "metrics", "report", "config", "skip_finished"
 
 
 def flags_of(words: Sequence[str]) -> Flags:

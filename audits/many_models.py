@@ -72,7 +72,7 @@ def job_of(
 
 def params_of(job: Pipeline, **own: Any) -> dict[str, Any]:
     """What an audit logs of its settings: those of a run, but for what is of one model."""
-    of_one = {"mask", "ideal", "checkpoint_epochs", MASKED}
+    of_one = {"mask", "ideal", "checkpoint_epochs", "report", MASKED}
     return {name: value for name, value in job.params().items() if name not in of_one} | {"split": job.base.splits.digest, **own}
 
 

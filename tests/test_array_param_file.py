@@ -122,9 +122,9 @@ def test_what_is_excluded_and_included(lines):
 
 
 def test_the_job_flags_do_not_reach_the_base_models(lines):
-    base, jobs = lines("ideal: train\nexperiment: e\nmetrics: mia\nmethods: {default: }\n")
+    base, jobs = lines("ideal: train\nexperiment: e\nmetrics: mia\nreport: skip\nmethods: {default: }\n")
     assert base == ["python -u main_baseline.py", "python -u main_ideal.py"]
-    assert flags_in(jobs) == ["--unlearn default --ideal train --experiment e --metrics mia"]
+    assert flags_in(jobs) == ["--unlearn default --ideal train --experiment e --metrics mia --report skip"]
 
 
 def test_without_an_ideal_model_none_is_made(lines):
