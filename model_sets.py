@@ -85,8 +85,10 @@ def members_of(base: BaseModels, kind: Kind, count: int) -> list[Member]:
 def make(base: BaseModels, kind: Kind, count: int) -> Made:
     """Train the models of a set that are not there yet, many at once, and save each: killed, it goes on with those that are missing.
 
-    A model that another process makes meanwhile is waited for, and taken as it is: others may rest on it already, and of the models that
-    are trained at once none has the very bits of one that is trained alone. Raises ValueError for a count that makes no sense and for a checkpoint in its place that is of something else or damaged.
+    A model that another process makes meanwhile is waited for, and taken as it is: others may rest on it already, and a model that is
+    trained with others has not the very bits of one that is trained alone.
+
+    Raises ValueError for a count that makes no sense and for a checkpoint in its place that is of something else or damaged.
     """
     members = members_of(base, kind, count)
     missing = _missing(base, members)
