@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from base_models import BaseModels, flags_of, score_of
 from training import check_checkpoint, fit_many, generator_for, library_versions, load_checkpoint, save_checkpoint
+from training.file_lock import all_locked
 from training.many import models_at_once
 
 Kind = Literal["initial models", "oracles", "shadows"]
@@ -84,19 +85,24 @@ def members_of(base: BaseModels, kind: Kind, count: int) -> list[Member]:
 def make(base: BaseModels, kind: Kind, count: int) -> Made:
     """Train the models of a set that are not there yet, many at once, and save each: killed, it goes on with those that are missing.
 
+    A model that another process makes meanwhile is waited for, and taken as it is: others may rest on it already, and a model that is
+    trained with others has not the very bits of one that is trained alone.
+
     Raises ValueError for a count that makes no sense and for a checkpoint in its place that is of something else or damaged.
     """
     members = members_of(base, kind, count)
-    for member in members:
-        if member.path.exists():
-            _check(base, member)
-    missing = [member for member in members if not member.path.exists()]
+    missing = _missing(base, members)
     started = time.perf_counter()
     size = models_at_once(base.untrained(), base.device)
     stacks = [missing[start : start + size] for start in range(0, len(missing), size)]
+    trained = 0
     for number, stack in enumerate(stacks, 1):
-        _train(base, stack, kind if len(stacks) == 1 else f"{kind} {number}/{len(stacks)}")
-    return Made(members, count - len(missing), time.perf_counter() - started)
+        with all_locked([member.path for member in stack]):
+            left = _missing(base, stack)
+            if left:
+                _train(base, left, kind if len(stacks) == 1 else f"{kind} {number}/{len(stacks)}")
+            trained += len(left)
+    return Made(members, count - trained, time.perf_counter() - started)
 
 
 def found(base: BaseModels, kind: Kind, count: int) -> list[Kept]:
@@ -152,6 +158,17 @@ def _shadow(base: BaseModels, number: int) -> Member:
     weights = generator_for(seed, "shadow", number, "weights").initial_seed()
     path = base.save_dir / f"{base.stem_of(seed)}_shadow{number}.safetensors"
     return Member(path, f"shadow{number}", seed, weights, generator_for(seed, "shadow", number, "train"), rows)
+
+
+def _missing(base: BaseModels, members: Sequence[Member]) -> list[Member]:
+    """Those that are not there. ValueError where something else is in the place of one."""
+    missing = []
+    for member in members:
+        if member.path.exists():
+            _check(base, member)
+        else:
+            missing.append(member)
+    return missing
 
 
 def _check(base: BaseModels, member: Member) -> None:

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import torch
 
 import main_baseline
 import main_ideal
+import model_sets
 from base_models import BaseConfig, BaseModels
 from model_sets import command, found, make, members_of
-from training import checkpoint_metadata
+from training import checkpoint_metadata, fit_many
+from training.file_lock import all_locked, locked
 from vision_data import ForgetRequest
 
 SCRIPT = Path(__file__).resolve().parent.parent / "main_ideal.py"
@@ -63,6 +66,36 @@ def test_models_that_are_there_are_not_trained_again():
     assert made.loaded == 1
     assert torch.equal(found(base(), "oracles", 1)[0].model[1].weight, first.model[1].weight)
     assert make(base(), "oracles", 3).loaded == 3
+
+
+def test_a_model_that_another_makes_meanwhile_is_waited_for_and_left_as_it_is(monkeypatch):
+    """Another run may rest on it, whose digest those of many models at once would not have."""
+    place = base().initial_path_of(2)
+    kept, done = [], []
+
+    def other_process():
+        with locked(place):
+            holds.set()
+            begins.wait(20)
+            kept.append(base(seed=2)._train(base().splits.train, place, "train", "initial model").path.read_bytes())
+
+    holds, begins = threading.Event(), threading.Event()
+    other, ours = threading.Thread(target=other_process), threading.Thread(target=lambda: done.append(make(base(), "initial models", 3)))
+    trained = []
+    monkeypatch.setattr(
+        model_sets, "fit_many", lambda models, *rest, **more: trained.append(len(models)) or fit_many(models, *rest, **more)
+    )
+    monkeypatch.setattr(model_sets, "all_locked", lambda paths: (begins.set(), all_locked(paths))[1])
+    monkeypatch.setattr(model_sets, "models_at_once", lambda *_: 3)
+    other.start()
+    assert holds.wait(20)
+    ours.start()
+    for thread in (other, ours):
+        thread.join(60)
+
+    assert [place.read_bytes()] == kept
+    assert trained == [2]
+    assert done[0].loaded == 1
 
 
 def test_every_image_is_in_half_of_the_shadows_and_they_do_not_depend_on_the_request():

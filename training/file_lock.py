@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import filelock
@@ -27,3 +27,12 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def all_locked(paths: Iterable[Path]) -> Iterator[None]:
+    """`locked` with several files, in an order that is the same for all, so that no two wait for each other. Raises as `locked`."""
+    with ExitStack() as locks:
+        for path in sorted({path.absolute() for path in paths}):
+            locks.enter_context(locked(path))
+        yield
