@@ -102,10 +102,8 @@ def runs_from(options: argparse.Namespace, folder: Path) -> tuple[list[SeedRun],
         runs = stored_runs.seed_runs(command_line.progress_bar(spool, "grouping", len(spool)), compared_metrics)
         left_out = len(spool) - len(runs)
     asked = [f"--{name} {value}" for name in ("experiment", "since", "filter") if (value := flag_text(getattr(options, name)))]
-    return (
-        runs,
-        f"{stored_runs.counted(len(runs), 'run')} of {shown}{', ' if asked else ''}{' '.join(asked)}{stored_runs.others(left_out)}.",
-    )
+    which = f"{stored_runs.counted(len(runs), 'run')} of {', '.join(filter(None, (shown, ' '.join(asked))))}"
+    return runs, f"{which}{stored_runs.others(left_out)}."
 
 
 def flag_text(value: str | list[str] | None) -> str:
