@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 REQUEST = ("class_to_replace", "num_indexes_to_replace", "forget_indexes")
@@ -68,9 +69,18 @@ def models_of(run: Sequence[str]) -> Iterable[Model]:
         yield Model(IDEAL, retained, oracle, oracle=True)
 
 
-def of_the_job() -> tuple[str, ...]:
+@cache
+def of_the_job() -> frozenset[str]:
     """The flags that mlflow_forget.py has and the commands for base models have not."""
-    return "unlearn", "list", "ideal", "experiment", "checkpoint_epochs", "metrics", "report", "config", "skip_finished"
+    import command_line
+    import mlflow_forget
+    from models import ARCHITECTURES
+
+    of_base_models = command_line.OneLineParser("")
+    command_line.add_shared_flags(of_base_models)
+    architecture = ARCHITECTURES["mlp"]
+    names = [{action.dest for action in parser._actions} for parser in (mlflow_forget.flags(None, architecture), of_base_models)]
+    return frozenset(names[0] - names[1] - set(architecture.hyperparameters))
 
 
 def flags_of(words: Sequence[str]) -> Flags:

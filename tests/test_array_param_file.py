@@ -8,6 +8,7 @@ import yaml
 import array_param_file
 import mlflow_forget
 from array_param_file import commands, main
+from base_lines import of_the_job
 
 SMALL = """
 dataset: digits
@@ -124,6 +125,8 @@ def test_what_is_excluded_and_included(lines):
 def test_the_job_flags_do_not_reach_the_base_models(lines):
     base, jobs = lines("ideal: train\nexperiment: e\nmetrics: mia\nreport: skip\nmethods: {default: }\n")
     assert base == ["python -u main_baseline.py", "python -u main_ideal.py"]
+    assert {"unlearn", "ideal", "experiment", "metrics", "report", "checkpoint_epochs"} <= of_the_job()
+    assert not of_the_job() & {"seed", "mask", "arch", "hidden", "class_to_replace", "save_dir"}
     assert flags_in(jobs) == ["--unlearn default --ideal train --experiment e --metrics mia --report skip"]
 
 
