@@ -1,9 +1,10 @@
 # make demo: from nothing to a tracked MIMU run.   make test: the tests.   make check: before a commit.
+# make torture: a sweep that is killed again and again.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint clean
+.PHONY: demo test torture check lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -u mlflow_forget.py --unlearn MIMU --topk 50 --kappa 0.1
@@ -13,6 +14,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+torture: $(VENV)/.installed-dev
+	LETHE_TORTURE=50 $(BIN)/python -m pytest -s tests/test_sweep_run.py -k whoever_is_killed
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -1,27 +1,34 @@
-"""A grid of settings -> base_params.txt and params.txt, one command a line.
+"""A grid of settings -> base_params.txt and params.txt, one command a line; and all of them run.
 
-    python array_param_file.py                  # the small grid inside
-    python array_param_file.py --grid grid.yml
-    sh -e base_params.txt && sh params.txt      # or: xargs -P2 -I{} sh -c '{}' < params.txt
+    python array_param_file.py --grid grid.yml                       # writes both files
+    sh -e base_params.txt && sh params.txt                           # or: xargs -P2 -I{} sh -c '{}' < params.txt
+    python array_param_file.py run --grid grid.yml --workers 2       # runs them; `run --help` has its flags
+    python array_param_file.py --grid grid.yml --slurm && bash sweep.sbatch
 
-base_params.txt trains every initial and ideal model once; params.txt unlearns. Each line runs as it stands. A grid is YAML:
-a value or a list of values for each of the shared flags, and a mapping of methods to their own flags:
+base_params.txt trains every initial and ideal model, and the oracles that methods ask for, once; params.txt unlearns. Each line runs as it
+stands. A grid is YAML, or a Python file with the same as a dict GRID:
 
-    dataset: digits
-    class_to_replace: [0, 1]
+    dataset: digits                       # a value or a list of values for each of the shared flags
+    class_to_replace: [0, 1, [3, 5]]      # a list in the list is one value of several words
     seed: [1, 2, 3]
+    models:                               # a list of mappings, under any name: flags that go together
+      - {arch: mlp, hidden: ["128,64", "64,32"]}
+      - {arch: mlp, epochs: 50}
     methods:
       MIMU: {topk: 50, kappa: [0.05, 0.1]}
-      SFT: {sft_mode: [randomize_forget, finetune_retain]}
-      default: {}
+      SFT: {sft_mode: finetune_retain, seed: 1}      # a shared flag here counts instead of the one above
+      default:
+    exclude:                              # no run that has all of these values (of a list: one of them)
+      - {unlearn: MIMU, class_to_replace: 1, kappa: 0.1}
+    include:                              # more runs; the shared flags hold where nothing else is said
+      - {unlearn: SSD, seed: 9}
 """
 
 from __future__ import annotations
 
-import itertools
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,109 +46,91 @@ DEFAULT_GRID: dict[str, Any] = {
         "default": {},
     },
 }
-METHODS_KEY = "methods"
-NOT_BASE = ("ideal", "experiment")
-
-Setting = dict[str, Any]
+PYTHON = ["python", "-u"]
+JOB = "mlflow_forget.py"
 
 
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the grid, check it against the registry, write both files."""
+    """Read the grid, check it against the registry, write both files; or with `run`, run what they say."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["run"]:
+        from grid_run import run
+
+        return run(words[1:])
     summary, _, details = (__doc__ or "").partition("\n")
-    parser = command_line.OneLineParser(summary, details.strip())
-    parser.add_argument("--grid", metavar="FILE", help="a YAML grid (default: the small grid inside)")
+    parser = command_line.OneLineParser(summary, details.strip("\n"))
+    parser.add_argument("--grid", metavar="FILE", help="a YAML or Python grid (default: the small grid inside)")
     parser.add_argument("--base_params", default="base_params.txt", metavar="FILE", help="default: %(default)s")
     parser.add_argument("--params", default="params.txt", metavar="FILE", help="default: %(default)s")
-    options = command_line.parsed(parser, argv)
+    add_slurm_flags(parser)
+    options = command_line.parsed(parser, words)
 
-    base, jobs = commands(DEFAULT_GRID if options.grid is None else read_grid(Path(options.grid)))
+    base, jobs = commands(options.grid)
+    script = None if options.slurm is None else slurm_script(options, len(base), len(jobs))
     write_lines(Path(options.base_params), base)
     write_lines(Path(options.params), jobs)
     print(f"{len(base)} base models -> {options.base_params}, {len(jobs)} runs -> {options.params}")
-    print(f"run them:  sh -e {options.base_params} && sh {options.params}")
+    if script is None:
+        grid = "" if options.grid is None else f" --grid {shlex.quote(options.grid)}"
+        print(f"run them:  python array_param_file.py run{grid}      or:  sh -e {options.base_params} && sh {options.params}")
+        return 0
+    write_lines(Path(options.slurm), script.splitlines())
+    print(f"submit them:  bash {options.slurm}")
     return 0
 
 
-def read_grid(path: Path) -> dict[str, Any]:
-    """The grid in a YAML file. FileNotFoundError, or ValueError for what is no mapping with methods."""
-    import yaml
-
-    if not path.is_file():
-        raise FileNotFoundError(f"--grid: expected a YAML file, and there is no file {path}. Check the path")
-    try:
-        grid = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--grid: {path} is not YAML ({' '.join(str(error).split())[:160]}). Correct it") from error
-    if not isinstance(grid, dict) or not isinstance(grid.get(METHODS_KEY), dict) or not grid[METHODS_KEY]:
-        raise ValueError(f"--grid: expected a mapping with 'methods: {{NAME: {{flag: values}}}}' in {path}. See --help")
-    return grid
+def add_slurm_flags(parser: command_line.OneLineParser) -> None:
+    group = parser.add_argument_group("SLURM")
+    group.add_argument("--slurm", nargs="?", const="sweep.sbatch", metavar="FILE", help="write job arrays too (without a name: %(const)s)")
+    group.add_argument("--slurm_concurrency", type=int, default=8, metavar="N", help="tasks of an array at once (default: %(default)s)")
+    group.add_argument("--slurm_gpus", type=int, default=0, metavar="N", help="GPUs of each task (default: %(default)s)")
+    group.add_argument("--slurm_cpus", type=int, default=1, metavar="N", help="cores of each task (default: %(default)s)")
+    group.add_argument("--slurm_logs", default="sweep_logs", metavar="FOLDER", help="what the tasks print (default: ./%(default)s)")
 
 
-def commands(grid: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """The commands that train base models, each once, and those that unlearn.
+def slurm_script(options: Any, bases: int, runs: int) -> str:
+    from slurm import Arrays, script
 
-    Every command is checked as mlflow_forget.py checks it, but for what needs the data: ValueError for unknown names, flags
-    and values.
-    """
-    shared = {name: value for name, value in grid.items() if name != METHODS_KEY}
-    base: dict[str, None] = {}
-    jobs: dict[str, None] = {}
-    for setting in combinations(shared):
-        flags = words(setting)
-        initial = words({name: value for name, value in setting.items() if name not in NOT_BASE})
-        base[shlex.join(["python", "-u", "main_baseline.py", *without_request(initial)])] = None
-        if setting.get("ideal") != "skip":
-            base[shlex.join(["python", "-u", "main_ideal.py", *initial])] = None
-        for method, own in grid[METHODS_KEY].items():
-            for chosen in combinations(own or {}):
-                line = ["--unlearn", method, *flags, *words(chosen)]
-                check(line)
-                jobs[shlex.join(["python", "-u", "mlflow_forget.py", *line])] = None
-    return sorted(base, key=lambda line: "main_ideal" in line), list(jobs)
+    arrays = Arrays(
+        folder=Path.cwd(),
+        base_params=Path(options.base_params),
+        params=Path(options.params),
+        bases=bases,
+        runs=runs,
+        concurrency=options.slurm_concurrency,
+        gpus=options.slurm_gpus,
+        cpus=options.slurm_cpus,
+        logs=Path(options.slurm_logs),
+        python=Path(sys.executable).parent,
+    )
+    return script(arrays, Path(options.slurm))
 
 
-def combinations(values: Mapping[str, Any]) -> Iterator[Setting]:
-    """Every combination of the listed values, in the order of the grid. A list in the list is one value of several words."""
-    lists = [value if isinstance(value, list) else [value] for value in values.values()]
-    for chosen in itertools.product(*lists):
-        yield dict(zip(values, chosen, strict=True))
+def commands(grid: str | None) -> tuple[list[str], list[str]]:
+    """The commands that train the base models of a grid's file, each once, and those that unlearn. Raises as `grid.jobs_of`."""
+    from base_lines import base_models_of
+
+    jobs = jobs_in(grid)
+    base = base_models_of(jobs).commands
+    return [shlex.join([*PYTHON, *words]) for words in base], [shlex.join([*PYTHON, JOB, *words]) for words in jobs]
 
 
-def words(setting: Mapping[str, Any]) -> list[str]:
-    return [word for name, value in setting.items() for word in (f"--{name}", *(map(text, value if isinstance(value, list) else [value])))]
+def jobs_in(grid: str | None) -> list[list[str]]:
+    """The words after mlflow_forget.py of every run of a grid's file; None: of the small grid inside."""
+    from grid import jobs_of
+    from located import Located, read_python, read_yaml
 
-
-def text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
-
-
-def without_request(flags: Sequence[str]) -> list[str]:
-    """The same flags but for what is forgotten, which the initial model does not depend on."""
-    request = ("--class_to_replace", "--num_indexes_to_replace", "--forget_indexes")
-    kept, skipping = [], False
-    for word in flags:
-        if word.startswith("--"):
-            skipping = word in request
-        if not skipping:
-            kept.append(word)
-    return kept
-
-
-def check(line: Sequence[str]) -> None:
-    """ValueError, with the grid's line, for what mlflow_forget.py would refuse."""
-    import mlflow_forget
-
-    try:
-        mlflow_forget.options_of(line)
-    except ValueError as error:
-        raise ValueError(f"grid, {shlex.join(line)}: {error}") from error
+    if grid is None:
+        return jobs_of(Located(DEFAULT_GRID, None, {}))
+    path = Path(grid)
+    return jobs_of(read_python(path) if path.suffix == ".py" else read_yaml(path, "grid"))
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     from training import write_bytes
 
-    write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
+    write_bytes(path, "".join(f"{line}\n" for line in lines).encode(), "Free the place, or choose another")
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ import command_line
 if TYPE_CHECKING:
     import argparse
 
-    from audited_method import AuditResult
-    from foreign_models import ForeignResult
+    from audits.foreign_models import ForeignResult
+    from audits.many_models import AuditResult
+    from audits.verification import Verification
     from registry import Entry
-    from verification import Verification
 
 
 @command_line.command
@@ -55,7 +55,7 @@ def klom(argv: Sequence[str]) -> int:
     group.add_argument("--metrics", default="", metavar="NAME,...", help=of_each)
     options = _parsed(parser, argv, method)
 
-    from klom_audit import KlomAudit, KlomConfig
+    from audits.klom import KlomAudit, KlomConfig
 
     common = _common(options, method, architecture)
     margins = command_line.path_or_none(options.oracle_margins)
@@ -79,7 +79,7 @@ def ulira(argv: Sequence[str]) -> int:
     group.add_argument("--ulira_out", choices=("unlearned", "retrained"), default="unlearned", help=out)
     options = _parsed(parser, argv, method)
 
-    from ulira_audit import UliraAudit, UliraConfig
+    from audits.ulira import UliraAudit, UliraConfig
 
     config = UliraConfig(**_common(options, method, architecture), shadows=options.shadows, out=options.ulira_out)
     result = UliraAudit(config, progress=command_line.progress_bar, notice=print).run()
@@ -113,7 +113,7 @@ def evaluate(argv: Sequence[str]) -> int:
     if missing:
         raise ValueError(f"{' and '.join(missing)} missing. Name the model's file")
 
-    from foreign_models import ForeignConfig, ForeignModels
+    from audits.foreign_models import ForeignConfig, ForeignModels
 
     config = ForeignConfig(
         Path(options.initial),
@@ -140,8 +140,8 @@ def verify(argv: Sequence[str]) -> int:
     parser.add_argument("run_id", metavar="RUN_ID", help="32 digits and letters; mlruns_parser.py lists them")
     options = command_line.parsed(parser, argv)
 
+    from audits.verification import verify as verified
     from tracking.record import read_record
-    from verification import verify as verified
 
     record = read_record(options.run_id)
     done = verified(record, progress=command_line.progress_bar)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from training import (
     Metadata,
     Progress,
     Recipe,
+    StateFile,
     check_checkpoint,
     check_writable,
     checkpoint_metadata,
@@ -29,12 +33,18 @@ from training import (
     save_checkpoint,
     silent,
 )
+from training.file_lock import locked
+from training.recipe import FLAGS, changed, differences
+from training.world import ALONE, World, processes_started
 from vision_data import DATASETS, ForgetRequest, ImageSet, Splits, load_splits
 
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """What the initial and the ideal model depend on, and where their checkpoints are."""
+    """What the initial and the ideal model depend on, and where their checkpoints are.
+
+    training: settings of the recipe by the names of their flags (see training.recipe.changed), e.g. {"train_lr": 0.05}.
+    """
 
     dataset: str = "digits"
     data: str | Path = "./data"
@@ -48,6 +58,7 @@ class BaseConfig:
     request: ForgetRequest = field(default_factory=ForgetRequest)
     save_dir: Path | None = None
     mask: Path | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,20 +78,28 @@ class BaseModels:
 
     Everything that a person may have got wrong is found when this is made, before anything is trained: ValueError for
     unknown names, options, classes, a checkpoint of something else, a folder that can't be written; FileNotFoundError for
-    missing data.
+    missing data. `world`: the processes that train a model together; the first of them saves it.
     """
 
-    def __init__(self, config: BaseConfig, *, progress: Progress = silent, splits: Splits | None = None) -> None:
+    def __init__(self, config: BaseConfig, *, progress: Progress = silent, splits: Splits | None = None, world: World = ALONE) -> None:
+        if processes_started() != world.size:
+            raise ValueError(
+                f"expected one process, got {processes_started()} of torchrun (WORLD_SIZE). Train by torchrun main_baseline.py and "
+                "main_ideal.py, then start this without torchrun"
+            )
         dataset = DATASETS[config.dataset]
         self.config = config
-        self.progress = progress
+        self.progress, self.world = progress, world
         self.device = device_named(config.device)
         self.architecture: Entry[Any] = ARCHITECTURES[config.arch or dataset.facts.arch]
         self.options = self.architecture.settings(config.arch_options)
-        self.epochs = self._epochs(dataset.facts.epochs)
+        mask = config.mask
+        found = world.agreed(checkpoint_metadata(mask) if mask is not None and mask.exists() else None)
+        self.epochs = self._epochs(dataset.facts.epochs, found)
         facts = self.architecture.facts
-        augment = dataset.facts.augment
-        self.recipe = Recipe(self.epochs, facts.optimizer, facts.lr, facts.batch_size, facts.weight_decay, augment)
+        usual = Recipe(self.epochs, facts.optimizer, facts.lr, facts.batch_size, facts.weight_decay, dataset.facts.augment)
+        self.recipe = self._recipe(usual, found)
+        self.training = differences(self.recipe, usual)
         self.save_dir = config.save_dir or Path("results") / dataset.name
         self.splits = splits or load_splits(config.dataset, config.data, config.split_seed)
         if config.num_classes not in (None, self.splits.classes):
@@ -96,15 +115,19 @@ class BaseModels:
             else:
                 check_writable(path.parent)
 
-    def _epochs(self, default: int) -> int:
+    def _epochs(self, default: int, found: Metadata | None) -> int:
         """The epochs asked for; else those of the checkpoint that --mask names, for the ideal model gets as many; else the default."""
-        mask = self.config.mask
-        found = checkpoint_metadata(mask) if mask is not None and mask.exists() else None
-        if found is not None and self.config.epochs not in (None, found.epochs):
-            raise ValueError(f"--epochs: {mask} was trained for {found.epochs}, got {self.config.epochs}. Leave out --epochs or --mask")
-        if self.config.epochs is not None:
-            return self.config.epochs
+        asked, mask = self.config.epochs, self.config.mask
+        if found is not None and asked not in (None, found.epochs):
+            raise ValueError(f"--epochs: {mask} was trained for {found.epochs}, got {asked}. Leave out --epochs or --mask")
+        if asked is not None:
+            return asked
         return found.epochs if found else default
+
+    def _recipe(self, usual: Recipe, found: Metadata | None) -> Recipe:
+        """The usual recipe with the settings asked for; without any, with those of the checkpoint that --mask names."""
+        asked = self.config.training
+        return changed(usual, **(found.training if found is not None and not asked else FLAGS.settings(asked)))
 
     @property
     def gone(self) -> tuple[int, ...]:
@@ -141,8 +164,12 @@ class BaseModels:
         defaults = self.architecture.settings({})
         changed = {name: value for name, value in self.options.items() if value != defaults[name]}
         options = "".join(f"_{name}{'-'.join(map(str, v)) if isinstance(v, tuple) else v}" for name, v in sorted(changed.items()))
+        training = "".join(
+            f"_{name.removeprefix('train_')}{'-'.join(v) if isinstance(v, tuple) else v}" for name, v in sorted(self.training.items())
+        )
         split = f"_split{self.config.split_seed}" if self.config.split_seed else ""
-        return f"{seed}{self.architecture.identity}_ep{self.epochs}{options}{split}"
+        architecture = re.sub(r"[^\w.+-]", "-", self.architecture.identity)  # torchvision:NAME
+        return f"{seed}{architecture}_ep{self.epochs}{options}{training}{split}"
 
     def untrained(self) -> nn.Module:
         """The architecture with the seed's initial weights, on the device."""
@@ -160,15 +187,18 @@ class BaseModels:
 
     def initial(self) -> Trained:
         """The model trained on everything: loaded if its checkpoint exists, else trained and saved there."""
-        if self.initial_path.exists():
-            return self._load(self.initial_path)
-        return self._train(self.splits.train, self.initial_path, "train", "initial model")
+        return self._made_once(self.splits.train, self.initial_path, "train", "initial model")
 
     def ideal(self) -> Trained:
         """The same recipe without the forget set: loaded if its checkpoint exists, else trained and saved there."""
-        if self.ideal_path.exists():
-            return self._load(self.ideal_path)
-        return self._train(self.retain, self.ideal_path, self.request_slug, "ideal model")
+        return self._made_once(self.retain, self.ideal_path, self.request_slug, "ideal model")
+
+    def _made_once(self, images: ImageSet, path: Path, trained_on: str, label: str) -> Trained:
+        """One process trains, or those of one torchrun together; all others that want the same model wait for it, and load it."""
+        if self.world.agreed(path.exists()):
+            return self._load(path)
+        with locked(path) if self.world.first else nullcontext():
+            return self._load(path) if self.world.agreed(path.exists()) else self._train(images, path, trained_on, label)
 
     def ideal_command(self) -> str:
         """The command that trains this ideal model."""
@@ -191,21 +221,32 @@ class BaseModels:
             seed=self.config.seed if seed is None else seed,
             epochs=self.epochs,
             trained_on=trained_on,
+            training=self.training,
             **measured,
         )
 
     def _load(self, path: Path) -> Trained:
         started = time.perf_counter()
         model = self.untrained()
-        metadata = load_checkpoint(path, model)
+        metadata = load_checkpoint(path, model) if self.world.first else None  # other machines may not have the file
         return Trained(model, path, metadata, True, time.perf_counter() - started, [])
 
     def _train(self, images: ImageSet, path: Path, trained_on: str, label: str) -> Trained:
         started = time.perf_counter()
         model = self.untrained()
-        generator = generator_for(self.config.seed, "train")
-        history = fit(model, images, self.recipe, generator=generator, device=self.device, progress=self.progress, label=label)
-        seconds = time.perf_counter() - started
+        state = StateFile(path.with_name(f"{path.name}.state"), self._about_training(trained_on))
+        history = fit(
+            model,
+            images,
+            self.recipe,
+            generator=generator_for(self.config.seed, "train"),
+            device=self.device,
+            progress=self.progress,
+            label=label,
+            state=state,
+            world=self.world,
+        )
+        seconds = time.perf_counter() - started + state.before
         left_out = () if trained_on == "train" else self.gone
         validation = score_of(model, self.splits.validation.without_classes(*left_out), self.device)
         metadata = self.metadata(
@@ -214,9 +255,23 @@ class BaseModels:
             validation_score=validation,
             train_seconds=seconds,
             versions=library_versions(),
+            computed=str(state.way),
         )
-        save_checkpoint(path, model, metadata)
+        if self.world.first:
+            save_checkpoint(path, model, metadata)
+            state.remove()
+        self.world.wait()
         return Trained(model, path, metadata, False, time.perf_counter() - started, history)
+
+    def _about_training(self, trained_on: str) -> dict[str, Any]:
+        """What a training depends on: a state of it that is found is gone on with if it says the same."""
+        about = asdict(self.metadata(trained_on)) | {
+            "versions": library_versions(),
+            "recipe": asdict(self.recipe),
+            "processes": self.world.size,
+        }
+        plain: dict[str, Any] = json.loads(json.dumps({name: value for name, value in about.items() if value == value}))
+        return plain
 
 
 def score_of(model: nn.Module, images: ImageSet, device: torch.device) -> float:
@@ -247,6 +302,11 @@ def flags_of(config: BaseConfig) -> list[str]:
         value = getattr(config, name)
         if value is not None and value != getattr(defaults, name):
             flags.append(f"--{name} {shlex.quote(str(value))}")
-    for name, value in sorted(config.arch_options.items()):
-        flags.append(f"--{name} {shlex.quote(','.join(map(str, value)) if isinstance(value, tuple) else str(value))}")
+    for name, value in sorted((dict(config.arch_options) | dict(config.training)).items()):
+        flags.append(f"--{name} {shlex.quote(_written(value))}")
     return flags + config.request.flags()
+
+
+def _written(value: Any) -> str:
+    """A value as the command line has it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

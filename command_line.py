@@ -22,7 +22,7 @@ STARTED = time.perf_counter()
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
-    from base_models import BaseConfig, BaseModels
+    from base_models import BaseConfig, BaseModels, Trained
     from model_sets import Kind
     from registry import Entry
     from vision_data import ForgetRequest
@@ -66,16 +66,15 @@ def command(main: Main) -> Main:
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
-            signal.signal(signal.SIGTERM, _terminate)
-            sys.unraisablehook = _raise_again
+            heed_sigterm()
         warnings.showwarning = _warning_line
         try:
             return main(argv)
         except FloatingPointError as error:  # something diverged: no mistake in the command, and nothing a traceback would add
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            _say(f"error: {' '.join(str(error).split())}")
             return FAILED
         except (ValueError, FileNotFoundError) as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            _say(f"error: {' '.join(str(error).split())}")
             return MISTAKE
         except Terminated:
             print("terminated", file=sys.stderr)
@@ -87,9 +86,21 @@ def command(main: Main) -> Main:
     return run
 
 
+def heed_sigterm() -> None:
+    """SIGTERM raises Terminated. ValueError outside of the main thread."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.unraisablehook = _raise_again
+
+
 def _warning_line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """A warning as one line, without the source line that raised it."""
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    _say(f"warning: {' '.join(str(message).split())}")
+
+
+def _say(line: str) -> None:
+    """A line on stderr; of several processes that torchrun has started on a machine, the first says it."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(line, file=sys.stderr)
 
 
 def _raise_again(dropped: sys.UnraisableHookArgs) -> None:
@@ -108,8 +119,18 @@ def _terminate(_: int, __: FrameType | None) -> NoReturn:
 def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = False) -> None:
     """Data, model, forget request, places: what every script has."""
     data = parser.add_argument_group("data and model")
-    data.add_argument("--dataset", default="digits", help="name, or path/to/file.py:function (default: %(default)s)")
-    data.add_argument("--data", default="./data", metavar="FOLDER", help="where the dataset's files are (default: %(default)s)")
+    data.add_argument(
+        "--dataset",
+        default="digits",
+        help="name, folder:PATH (a class per folder), hf:NAME (of the hub, or a local copy), or path/to/file.py:function; a wrong name "
+        "lists them all (default: %(default)s)",
+    )
+    data.add_argument(
+        "--data",
+        default="./data",
+        metavar="FOLDER",
+        help="where the dataset's files are, and where what is decoded of them is kept (default: %(default)s)",
+    )
     data.add_argument("--arch", help="name, or path/to/file.py:function (default: mlp for small grey images, resnet18 otherwise)")
     data.add_argument("--num_classes", type=int, metavar="N", help="refused if the dataset has another number")
     data.add_argument("--epochs", type=int, metavar="N", help="epochs of training (default: the dataset's own)")
@@ -119,6 +140,10 @@ def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = F
         "--split_seed", type=seed_number, default=0, metavar="N", help="the train / validation / test split (default: %(default)s)"
     )
     data.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
+
+    from training.recipe import FLAGS
+
+    add_signature_flags(parser, FLAGS, "training", default="as --arch and --dataset have it")
 
     request = parser.add_argument_group("what to forget")
     request.add_argument("--class_to_replace", type=int, nargs="+", metavar="C", help="these classes; -1 is any class (default: 0)")
@@ -154,17 +179,24 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def add_signature_flags(parser: argparse.ArgumentParser, entry: Entry[Any], kind: str, *, several: bool = False) -> None:
-    """The hyperparameters of a registered function as flags; with `several`, more than one value of each makes a sweep."""
+def add_signature_flags(
+    parser: argparse.ArgumentParser, entry: Entry[Any], kind: str, *, several: bool = False, default: str | None = None
+) -> None:
+    """The hyperparameters of a registered function as flags; with `several`, more than one value of each makes a sweep.
+
+    default: what is shown for None.
+    """
     group = parser.add_argument_group(f"{kind} {entry.name}")
     for parameter in entry.hyperparameters.values():
-        default = "" if parameter.required else f"; default: {_shown(parameter.default)}"
+        usual = default if default is not None and parameter.default is None else _shown(parameter.default)
+        own = "" if parameter.required else f"; default: {usual}"
+        expects = parameter.expects.removesuffix(" or none") if default is not None else parameter.expects
         try:
             group.add_argument(
                 f"--{parameter.name}",
                 nargs="+" if several else None,
                 metavar="VALUE",
-                help=f"{parameter.help} ({parameter.expects}{default})".replace("%", "%%"),
+                help=f"{parameter.help} ({expects}{own})".replace("%", "%%"),
             )
         except argparse.ArgumentError as error:
             raise ValueError(f"{kind} {entry.name}: --{parameter.name} is a flag of the job already. Rename the parameter") from error
@@ -259,6 +291,7 @@ def method_names() -> list[str]:
 def base_config(options: argparse.Namespace, architecture: Entry[Any], seed: int) -> BaseConfig:
     """The shared flags as the config of the base models."""
     from base_models import BaseConfig
+    from training.recipe import FLAGS
 
     return BaseConfig(
         dataset=options.dataset,
@@ -273,6 +306,7 @@ def base_config(options: argparse.Namespace, architecture: Entry[Any], seed: int
         request=request_from(options),
         save_dir=path_or_none(options.save_dir),
         mask=path_or_none(options.mask),
+        training=settings_from(options, FLAGS),
     )
 
 
@@ -295,13 +329,30 @@ def train_base_model(argv: Sequence[str] | None, about: str, which: Literal["ini
     kinds = _add_set_flags(parser, which)
     options = parsed(parser, argv)
 
-    from base_models import BaseModels, score_of
+    from base_models import BaseModels, device_named
+    from training import silent
+    from training.world import joined, own_device
 
-    base = BaseModels(base_config(options, architecture, options.seed), progress=progress_bar)
+    options.device = own_device(options.device)
+    config = base_config(options, architecture, options.seed)
     wanted = {kind: count for flag, kind in kinds.items() if (count := getattr(options, flag)) is not None}
     if wanted:
-        return _make_sets(base, wanted)
-    trained = base.initial() if which == "initial" else base.ideal()
+        return _make_sets(BaseModels(config, progress=progress_bar), wanted)
+    with joined(device_named(options.device)) as world:
+        base = BaseModels(config, progress=progress_bar if world.first else silent, world=world)
+        try:
+            trained = base.initial() if which == "initial" else base.ideal()
+        except FloatingPointError as error:
+            raise ValueError(str(error)) from error  # the flags of this command are what is to be corrected
+        if world.first:
+            print(_told(base, trained, which))
+    return 0
+
+
+def _told(base: BaseModels, trained: Trained, which: Literal["initial", "ideal"]) -> str:
+    """Where a model is and how good it is."""
+    from base_models import score_of
+
     verb = "loaded" if trained.loaded else f"trained in {trained.seconds:.1f} s"
     left_out = base.gone if which == "ideal" else ()
     of_which = " of the retained classes" if left_out else ""
@@ -309,9 +360,8 @@ def train_base_model(argv: Sequence[str] | None, about: str, which: Literal["ini
         name: score_of(trained.model, images.without_classes(*left_out), base.device)
         for name, images in (("validation", base.splits.validation), ("test", base.splits.test))
     }
-    print(f"{which} model {verb}: {trained.path}")
-    print(", ".join(f"{name} score{of_which} {score:.2f} %" for name, score in scores.items()))
-    return 0
+    how_good = ", ".join(f"{name} score{of_which} {score:.2f} %" for name, score in scores.items())
+    return f"{which} model {verb}: {trained.path}\n{how_good}"
 
 
 def _add_set_flags(parser: argparse.ArgumentParser, which: Literal["initial", "ideal"]) -> dict[str, Kind]:

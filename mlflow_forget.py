@@ -2,6 +2,8 @@
 
     python -u mlflow_forget.py --unlearn MIMU --topk 50 --kappa 0.1
 
+or with the same flags in a file, `unlearn: MIMU`, `kappa: 0.1` (--config FILE).
+
 --list shows every method, --unlearn NAME --help a method's own flags. Several values for --seed or for a method's flag make one parent run
 with a child for each combination.
 """
@@ -12,6 +14,7 @@ import itertools
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import command_line
@@ -35,18 +38,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command_line.asks_for(argv, "list"):
         print(methods(), metrics(), sep="\n\n")
         return 0
-    configs = configs_from(*options_of(argv))
+    options, method, architecture = options_of(argv)
+    configs = configs_from(options, method, architecture)
 
     from sweep import run_all
+
+    if options.skip_finished:
+        return run_unless_finished(configs)
+    tell(run_all(configs, progress=command_line.progress_bar))
+    return 0
+
+
+def run_unless_finished(configs: Sequence[PipelineConfig]) -> int:
+    """The one run of --skip_finished. ValueError for several, of which some might be finished and others not."""
+    from pipeline import Pipeline
+    from run_once import run_once
     from tracking.store import tracking_uri
 
-    results = run_all(configs, progress=command_line.progress_bar)
+    if len(configs) > 1:
+        raise ValueError(f"--skip_finished: expected one run, got {len(configs)}. Give one value for each flag")
+    once = run_once(Pipeline(configs[0], progress=command_line.progress_bar))
+    if once.result is None:
+        print(f"finished before, in {tracking_uri()}: experiment {once.job[0]}, config_hash {once.job[1]}")
+    else:
+        tell([once.result])
+    return 0
+
+
+def tell(results: Sequence[Result]) -> None:
+    """What came out, how long it took, and where it is."""
+    from tracking.store import tracking_uri
+
     print(report(results[0]) if len(results) == 1 else summary(results))
     whole, in_runs = time.perf_counter() - command_line.STARTED, sum(result.stages["total"] for result in results)
     print(f"seconds in all: {whole:.2f}, of which {whole - in_runs:.2f} to load Python's libraries and the data, and to check")
     print(f"run{'s' if len(results) > 1 else ''} in {tracking_uri()}: {', '.join(result.run_id for result in results)}")
     print("look at them:  mlflow ui      as a table:  python mlruns_parser.py")
-    return 0
 
 
 def methods() -> str:
@@ -68,6 +95,22 @@ def metrics() -> str:
 
 def options_of(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Entry[Any], Entry[Any]]:
     """The flags' values, with the method and the architecture that are named. ValueError for unknown names, flags and values."""
+    config = command_line.first_pass(argv, {"config": None})["config"]
+    return _options_of(argv) if config is None else options_with_config(Path(config), argv)
+
+
+def options_with_config(file: Path, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Entry[Any], Entry[Any]]:
+    """As options_of, with more flags from a file. ValueError with the file's line for what is wrong in it."""
+    from config_file import read_config
+
+    config = read_config(file, argv)
+    try:
+        return _options_of([*config.words, *config.given])
+    except ValueError as error:
+        raise config.told(error) from error
+
+
+def _options_of(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Entry[Any], Entry[Any]]:
     method, architecture = entries_of(command_line.first_pass(argv, {"unlearn": None, "arch": None, "dataset": "digits"}))
     options = command_line.parsed(flags(method, architecture), argv, method)
     if method is None:
@@ -97,6 +140,14 @@ def flags(method: Entry[Any] | None, architecture: Entry[Any]) -> argparse.Argum
         default="auto",
         choices=("auto", "train", "skip"),
         help="the model to be judged by: auto loads it if it exists and trains it for embedded data (default: %(default)s)",
+    )
+    job.add_argument(
+        "--config", metavar="FILE", help="YAML with the same flags, 'kappa: 0.1'; those given here count instead of the file's"
+    )
+    job.add_argument(
+        "--skip_finished",
+        action="store_true",
+        help="do nothing where the experiment has a FINISHED run of the same settings and base models (the same config_hash)",
     )
     job.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: <dataset>-<arch>)")
     job.add_argument(

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -52,12 +52,15 @@ from training import (
     warm_up,
     write_bytes,
 )
+from training.recipe import PREFIX
 from unlearn import METHODS, ForgetData, Oracles, Unlearned, masked_layer, resolved, unlearn
-from vision_data import DATASETS
+from vision_data import DATASETS, origin
+from vision_data.augmentation import augmentations
 
 JSON_FOLDER = Path("eval/metrics_and_plots/json")
 REPORT = "report.html"
 MASKED = "kappa_count"  # known for certain only once the mask is made
+NO_TAGS: Mapping[str, str] = {}
 METRICS_WAY_OUT = "Free the place, or start in another folder: the metrics are written below the current one"
 
 
@@ -150,11 +153,12 @@ class Pipeline:
         self.warnings: list[str] = []
         self.stages: dict[str, float] = {}
 
-    def run(self, *, nested: bool = False) -> Result:
-        """Do it, in one MLflow run; an exception ends that FAILED with the error in a tag, Ctrl-C KILLED."""
+    def run(self, *, nested: bool = False, tags: Mapping[str, str] = NO_TAGS) -> Result:
+        """Do it, in one MLflow run, with more tags from its beginning if any are given; an exception ends that FAILED with the error
+        in a tag, Ctrl-C KILLED."""
         started = time.perf_counter()
         self._start_afresh()
-        with tracked_run(self.experiment, self.name, nested=nested, tags=self.tags()) as run:
+        with tracked_run(self.experiment, self.name, nested=nested, tags={**self.tags(), **tags}) as run:
             self.stages["tracking_start"] = time.perf_counter() - started
             run.params({name: value for name, value in self.params().items() if name != MASKED})
             for file in {
@@ -164,7 +168,7 @@ class Pipeline:
             with self._stage("initial"):
                 initial = self.base.initial()
             with self._stage("ideal"):
-                ideal = self._ideal()
+                ideal = self.ideal()
             run.params(_provenance("initial", initial) | _provenance("ideal", ideal))
             self.initial_digest = model_digest(initial.model)
             config_hash = self.config_hash(initial, ideal)
@@ -266,7 +270,7 @@ class Pipeline:
             "unlearn_file": self.method.file,
             "arch_file": self.base.architecture.file,
             "dataset": self.base.splits.dataset,
-            "dataset_file": DATASETS[base.dataset].file,
+            "dataset_file": origin(base.dataset),
             "data": base.data,
             "arch": self.base.architecture.name,
             "num_classes": self.base.splits.classes,
@@ -287,10 +291,16 @@ class Pipeline:
             "checkpoint_epochs": ",".join(map(str, self.checkpoint_epochs)),
             "metrics": ",".join(self.config.metrics),
             "report": self.config.report,
+            **self._recipe(),
             **self.base.options,
             **self.settings,
             **self.counts,
         }
+
+    def _recipe(self) -> dict[str, Any]:
+        """How the base models are trained, by the names of the flags."""
+        settings = asdict(self.base.recipe) | {"augment": ",".join(augmentations(self.base.recipe.augment)) or "none"}
+        return {f"{PREFIX}{name}": value for name, value in settings.items() if name != "epochs"}
 
     def config_hash(self, initial: Trained, ideal: Trained | None) -> str:
         """SHA-256 of every setting that changes the result, the weights of the base models and Lethe's version."""
@@ -305,6 +315,10 @@ class Pipeline:
             "ideal": model_digest(ideal.model) if ideal else None,
             "version": __version__,
         }
+        if self.checkpoint_epochs:
+            decisive["checkpoint_epochs"] = self.checkpoint_epochs
+        if self.base.training:
+            decisive["training"] = self.base.training
         if self.config.metrics != (DEFAULT,):
             decisive["metrics"] = sorted(metric.identity for metric in self.metrics)
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
@@ -355,7 +369,8 @@ class Pipeline:
         """Where a run comes from."""
         return {"lethe_version": __version__, "git_commit": git_commit(), "method_source": self.method.facts.source}
 
-    def _ideal(self) -> Trained | None:
+    def ideal(self) -> Trained | None:
+        """The ideal model that the config asks for, loaded or trained."""
         needed = "ideal" in self.method.facts.needs
         wanted = {"train": True, "skip": False, "auto": needed or self.base.embedded or self.base.ideal_path.exists()}
         return self.base.ideal() if wanted[self.config.ideal] else None
@@ -502,6 +517,7 @@ def _provenance(name: str, trained: Trained | None) -> dict[str, Any]:
     }
     if trained.metadata is not None:
         about |= {f"{name}_seed": trained.metadata.seed, f"{name}_epochs": trained.metadata.epochs}
+        about |= {f"{name}_computed": trained.metadata.computed} if trained.metadata.computed else {}
         if math.isfinite(trained.metadata.train_seconds):
             about |= {f"{name}_train_seconds": trained.metadata.train_seconds}
     return about

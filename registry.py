@@ -139,6 +139,7 @@ class Registry(Generic[Facts]):
         self._facts = facts
         self._entries: dict[str, Entry[Facts]] = {}
         self._names: dict[str, str] = {}
+        self._families: dict[str, tuple[str, Callable[[str], Entry[Facts]]]] = {}
 
     def register(self, name: str, *aliases: str, **facts: Any) -> Callable[[Decorated], Decorated]:
         """Decorator: remember a function under `name` and `aliases`, with the facts this kind declares; returns it unchanged."""
@@ -154,6 +155,15 @@ class Registry(Generic[Facts]):
 
         return remember
 
+    def family(self, prefix: str, what: str = "NAME") -> Callable[[Callable[[str], Entry[Facts]]], Callable[[str], Entry[Facts]]]:
+        """Decorator: names written prefix:NAME are the entries that the decorated function of NAME returns; `what` is shown for NAME."""
+
+        def remember(entry_of: Callable[[str], Entry[Facts]]) -> Callable[[str], Entry[Facts]]:
+            self._families[prefix.casefold()] = (f"{prefix}:{what}", entry_of)
+            return entry_of
+
+        return remember
+
     def _is_again(self, name: str, function: Function) -> bool:
         """Whether it is the same function of the same file, imported a second time."""
         known = self._entries[self._names[name.casefold()]].function
@@ -161,14 +171,21 @@ class Registry(Generic[Facts]):
         return places[0] == places[1] and known.__module__ != function.__module__
 
     def __getitem__(self, name: str) -> Entry[Facts]:
-        """The entry of a name or alias, or of `path/to/file.py:function`. ValueError names the nearest match and the list."""
+        """The entry of a name or alias, of `path/to/file.py:function`, or of a family's prefix:NAME.
+
+        ValueError names the nearest match and the list.
+        """
         if name.casefold() in self._names:
             return self._entries[self._names[name.casefold()]]
+        prefix, colon, rest = name.partition(":")
+        if colon and prefix.casefold() in self._families:
+            return self._families[prefix.casefold()][1](rest)
         if ".py:" in name:
             return self._from_file(name)
         if Path(name).suffix == ".py":
             raise ValueError(f"{self.kind} {name!r}: expected path/to/file.py:function, got the file alone. Name a function of it")
-        raise ValueError(did_you_mean(self.kind, name, self._entries))
+        families = [shown for shown, _ in self._families.values()]
+        raise ValueError(did_you_mean(self.kind, name, self._entries, listed=[*self._entries, *families]))
 
     def __iter__(self) -> Iterator[Entry[Facts]]:
         return iter(self._entries.values())

@@ -41,7 +41,6 @@ def run_facts(
         layer = Layer(unlearned.mask.layer, initial.model.get_parameter(f"{unlearned.mask.layer}.weight").detach(), unlearned.mask.keep)
     what = in_words(base.config.request, len(data.forget), base.splits.class_names)
     config = experiment.config
-    images = data.forget.images
     return RunFacts(
         name=experiment.name,
         run_id=run_id,
@@ -67,7 +66,7 @@ def run_facts(
         params={name: value for name, value in sorted(experiment.params().items()) if value is not None},
         command=command_of(config),
         layer=layer,
-        images=ForgetImages(images, data.forget.normalisation.white, data.forget.indexes) if config.report == "full" else None,
+        images=ForgetImages(data.forget.images, data.forget.normalisation.white, data.forget.indexes) if config.report == "full" else None,
         histories=_histories(initial, ideal, unlearned, experiment.intermediate.scores),
         stages=dict(experiment.stages),
         versions=library_versions(),

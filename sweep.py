@@ -39,7 +39,7 @@ def run_all(configs: Sequence[PipelineConfig], *, progress: Progress = silent) -
     for config in configs:
         base = next((made for made in bases if made.config == config.base), None)
         if base is None:
-            base = BaseModels(config.base, progress=progress, splits=_same_splits(bases, config.base))
+            base = BaseModels(config.base, progress=progress, splits=same_splits(bases, config.base))
             bases.append(base)
         pipelines.append(Pipeline(config, progress=progress, base=base))
     if len(pipelines) == 1:
@@ -93,7 +93,7 @@ def _tag_warnings(parent: TrackedRun, pipelines: Sequence[Pipeline]) -> None:
         parent.tags({"warning": f"{warned} of {len(pipelines)} runs {'has a warning' if warned == 1 else 'have warnings'}"})
 
 
-def _same_splits(bases: Sequence[BaseModels], config: BaseConfig) -> Splits | None:
+def same_splits(bases: Sequence[BaseModels], config: BaseConfig) -> Splits | None:
     """The splits of base models made before, where they are the same: images are read once."""
     same = ("dataset", "data", "split_seed")
     return next((base.splits for base in bases if all(getattr(base.config, name) == getattr(config, name) for name in same)), None)

@@ -26,7 +26,7 @@ import command_line
 
 METHODS = ("default", "retrain", "MIMU", "SFT", "FT", "NegGrad", "NGPlus", "SRL", "SalUn", "SCRUB", "SSD")
 MIA = "mia_confidence"
-CODE = ("audited_method.py", "klom_audit.py", "ulira_audit.py", "model_sets.py", "margin_files.py")
+CODE = ("audits", "model_sets.py")
 
 Row = dict[str, Any]
 
@@ -36,14 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print one table, and in words what passes one attack and fails the other; the same numbers with --json."""
     options = options_of(argv)
 
-    from benchmarks.cells import MEASURED_CODE, ROOT, Cells
+    from benchmarks.cells import MEASURED_CODE, Cells
     from benchmarks.machine import describe, write_json
     from training import check_writable
 
     if options.json:
         check_writable(Path(options.json).absolute().parent, "Choose another --json")
     shared = tuple(place for place in MEASURED_CODE if place != "unlearn")
-    kept = Cells(cells_file(options), *(str(ROOT / file) for file in CODE), code=shared)
+    kept = Cells(cells_file(options), code=(*shared, *CODE))
     rows = [measured(options, method, kept) for method in command_line.progress_bar(options.methods, "methods")]
     print(heading(rows, options), table(rows), "", *in_words(rows), "", kept.note(), describe(), sep="\n")
     write_json(options.json, {"command": f"benchmarks/audit.py {' '.join(sys.argv[1:] if argv is None else argv)}", "rows": rows})
@@ -90,8 +90,8 @@ def measured(options: Any, method: str, kept: Any) -> Row:
 
 
 def audited(options: Any, method: str, base: Any) -> Row:
-    from klom_audit import KlomAudit, KlomConfig
-    from ulira_audit import UliraAudit, UliraConfig
+    from audits.klom import KlomAudit, KlomConfig
+    from audits.ulira import UliraAudit, UliraConfig
 
     def told(line: str) -> None:
         print(line, file=sys.stderr)

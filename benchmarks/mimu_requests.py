@@ -27,7 +27,7 @@ def features(m: int, n: int, images: int, meter: Meter) -> list[Row]:
     chosen = train.subset(torch.arange(images) % len(train)).to(meter.device)
     model = multilayer_perceptron(chosen, 10, m, n, meter.device)
     layer = split_at(model, "-2", chosen.normalisation(chosen.images[:2]))
-    pixels = chosen.normalisation(chosen.images)
+    pixels = chosen.normalisation(chosen.images[:])
 
     def in_batches() -> Factors:
         return factors_of(layer, chosen, "cross_entropy", meter.device)

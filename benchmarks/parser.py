@@ -9,7 +9,7 @@ times, every param and every metric of every run. MLflow's sqlite gives infiniti
 cell; the parser gives what was logged, and these are counted apart.
 
 The scale: a row per run (table) and a row per logged value (history), from sqlite and PostgreSQL with --runs, from a file store and a
-server with --slow_runs. Peak memory is that of the reading process alone.
+server with --slow_runs. Peak memory is that of the reading process and of the largest that helps it.
 
 Stores are written in bulk, kept in --folder and used again; finished readings are kept too: an interrupted run goes on where it stopped.
 PostgreSQL is started from its installed binaries, or is the --postgres that you name.

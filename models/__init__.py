@@ -1,6 +1,6 @@
 """Architectures, and what the other packages may ask of one: its parts around a layer, a mask applied and lifted."""
 
-from models import cnn, mlp, resnet, vgg
+from models import cnn, mlp, published, resnet, resnet9, vgg, vit
 from models.impl import ARCHITECTURES, build
 from models.mask import Mask, apply_mask, lift_mask, switched_off
 from models.masked_layer import MaskedLayer, evaluating, find_layer, linear_layers, split_at, tail_at
@@ -17,9 +17,12 @@ __all__ = [
     "lift_mask",
     "linear_layers",
     "mlp",
+    "published",
     "resnet",
+    "resnet9",
     "split_at",
     "switched_off",
     "tail_at",
     "vgg",
+    "vit",
 ]

@@ -77,6 +77,8 @@ def find_layer(model: nn.Module, mask_layer: str, images: Tensor) -> str:
     """
     inputs = linear_layers(model, images)
     names = list(inputs)
+    if not names:
+        raise ValueError("--mask_layer: expected a model with a linear layer, got one without. Choose another --arch")
     modules = dict(model.named_modules())
     if mask_layer in modules and mask_layer:
         name = mask_layer

@@ -1,4 +1,4 @@
-"""ResNet-18 with the stem for small images, and the same with a bias-free tail for masking."""
+"""ResNet-18, -34 and -50 with the stem for the size of the images, and ResNet-18 with a bias-free tail for masking."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from models.impl import ImageShape, register
 from torchvision_import import torchvision_module
 
 WIDTH = 64
+SMALL = 64  # the most pixels of a side for which the stem leaves the size of an image as it is
 SOURCE = "He et al. 2016, arXiv:1512.03385"
 
 
@@ -21,26 +22,34 @@ def resnet18(image_shape: ImageShape, classes: int, *, width: int = WIDTH) -> nn
     Flags:
         width: channels of the first stage, doubled by each of the next three; 64 is ResNet-18, fewer make a narrow one
 
+    Images of more than 64 pixels a side get the ImageNet stem: a 7 x 7 convolution of stride 2, then max-pooling. Raises ValueError
+    for a width below 1.
+    """
+    return _resnet("BasicBlock", [2, 2, 2, 2], image_shape, classes, width)
+
+
+@register("resnet34", mask_layer="-1", source=SOURCE)
+def resnet34(image_shape: ImageShape, classes: int, *, width: int = WIDTH) -> nn.Module:
+    """torchvision's ResNet-34, with the stem of resnet18.
+
+    Flags:
+        width: channels of the first stage, doubled by each of the next three; 64 is ResNet-34, fewer make a narrow one
+
     Raises ValueError for a width below 1.
     """
-    if width < 1:
-        raise ValueError(f"--width: expected an integer >= 1, got {width}. Give the channels of the first stage, 64 for ResNet-18")
-    resnet = torchvision_module("models").resnet
+    return _resnet("BasicBlock", [3, 4, 6, 3], image_shape, classes, width)
 
-    class ResNet18(resnet.ResNet):  # type: ignore[name-defined]  # known only once torchvision is imported
-        def _make_layer(self, block: type[nn.Module], planes: int, *arguments: Any, **options: Any) -> nn.Sequential:
-            if planes == WIDTH:
-                self.inplanes = width
-            stage: nn.Sequential = super()._make_layer(block, planes * width // WIDTH, *arguments, **options)
-            return stage
 
-    model: nn.Module = ResNet18(resnet.BasicBlock, [2, 2, 2, 2])
-    model.conv1 = nn.Conv2d(image_shape[0], width, kernel_size=3, stride=1, padding=1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    model.bn1 = nn.BatchNorm2d(width)
-    model.maxpool = nn.Identity()
-    model.fc = nn.Linear(8 * width, classes)
-    return model
+@register("resnet50", mask_layer="-1", source=SOURCE)
+def resnet50(image_shape: ImageShape, classes: int, *, width: int = WIDTH) -> nn.Module:
+    """torchvision's ResNet-50, with the stem of resnet18; a stage has four times its width in channels.
+
+    Flags:
+        width: channels of the first stage, doubled by each of the next three; 64 is ResNet-50, fewer make a narrow one
+
+    Raises ValueError for a width below 1.
+    """
+    return _resnet("Bottleneck", [3, 4, 6, 3], image_shape, classes, width)
 
 
 @register("HookedResnet", mask_layer="-2", source=SOURCE)
@@ -63,4 +72,29 @@ def hooked_resnet(image_shape: ImageShape, classes: int, *, hooked_width: int = 
             classifier=nn.Linear(hooked_width, classes, bias=False),
         )
     )
+    return model
+
+
+def _resnet(block: str, depths: list[int], image_shape: ImageShape, classes: int, width: int) -> nn.Module:
+    """torchvision's ResNet of that many blocks a stage, `width` channels in the first instead of 64."""
+    if width < 1:
+        raise ValueError(f"--width: expected an integer >= 1, got {width}. Give the channels of the first stage, 64 for the published net")
+    resnet = torchvision_module("models").resnet
+
+    class ResNet(resnet.ResNet):  # type: ignore[name-defined]  # known only once torchvision is imported
+        def _make_layer(self, block: type[nn.Module], planes: int, *arguments: Any, **options: Any) -> nn.Sequential:
+            if planes == WIDTH:
+                self.inplanes = width
+            stage: nn.Sequential = super()._make_layer(block, planes * width // WIDTH, *arguments, **options)
+            return stage
+
+    model: nn.Module = ResNet(getattr(resnet, block), depths)
+    small = min(image_shape[1:]) <= SMALL
+    kernel, stride, padding = (3, 1, 1) if small else (7, 2, 3)
+    model.conv1 = nn.Conv2d(image_shape[0], width, kernel_size=kernel, stride=stride, padding=padding, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.bn1 = nn.BatchNorm2d(width)
+    if small:
+        model.maxpool = nn.Identity()
+    model.fc = nn.Linear(8 * width * getattr(resnet, block).expansion, classes)
     return model

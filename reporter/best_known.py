@@ -39,7 +39,7 @@ def best_known(forget: ForgetImages, models: Mapping[str, Outputs], names: Seque
             int(forget.indexes[row]),
             names[int(models["unlearned"].labels[row])],
             {model: float(outputs.true_probabilities[row]) for model, outputs in models.items()},
-            png(_pixels(forget.images[row].cpu().numpy(), forget.white)),
+            png(_pixels(forget.images[row : row + 1][0].cpu().numpy(), forget.white)),
         )
         for row in rows
     ]

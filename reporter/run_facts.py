@@ -11,6 +11,7 @@ from evaluation import Evidence, MetricFacts
 from registry import Entry
 from reporter.layer_charts import Layer
 from reporter.verdict import Measurements
+from vision_data.chosen_images import Images
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class History:
 class ForgetImages:
     """The forget set as pictures: uint8 images (N, C, H, W) whose fully lit pixel is `white`, and their indexes (N,)."""
 
-    images: Tensor
+    images: Images
     white: int
     indexes: Tensor
 

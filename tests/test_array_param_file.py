@@ -1,29 +1,68 @@
-"""The grid: every line runs as printed, base models once, mistakes refused before a line is written."""
+"""The grid: every line runs as printed, base models once, mistakes refused with their line before a line is written."""
 
 import shlex
 
 import pytest
+import yaml
 
 import array_param_file
 import mlflow_forget
-from array_param_file import combinations, commands, main
+from array_param_file import commands, main
 
-SMALL = {"dataset": "digits", "class_to_replace": [0, 3], "seed": [1, 2], "methods": {"random_mask": {"kappa": [0.05, 0.1]}, "default": {}}}
+SMALL = """
+dataset: digits
+class_to_replace: [0, 3]
+seed: [1, 2]
+methods:
+  random_mask: {kappa: [0.05, 0.1]}
+  default:
+"""
 
 
-def test_combinations_follow_the_order_of_the_grid():
-    assert list(combinations({"a": [1, 2], "b": "x"})) == [{"a": 1, "b": "x"}, {"a": 2, "b": "x"}]
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
 
 
-def test_one_line_per_combination():
-    _, jobs = commands(SMALL)
+@pytest.fixture
+def lines(folder):
+    """The commands of a grid in YAML: of the base models, and of the runs."""
+
+    def of(text):
+        (folder / "grid.yml").write_text(text)
+        return commands("grid.yml")
+
+    return of
+
+
+def flags_in(jobs):
+    """What follows the method, by line."""
+    return [" ".join(shlex.split(line)[3:]) for line in jobs]
+
+
+def test_one_line_per_combination(lines):
+    _, jobs = lines(SMALL)
     assert len(jobs) == 2 * 2 * (2 + 1)
     assert len(set(jobs)) == len(jobs)
     assert "python -u mlflow_forget.py --unlearn random_mask --dataset digits --class_to_replace 3 --seed 2 --kappa 0.05" in jobs
 
 
-def test_every_base_model_once_and_the_initial_ones_first():
-    base, _ = commands(SMALL)
+def test_combinations_follow_the_order_of_the_grid(lines):
+    _, jobs = lines("seed: [1, 2]\nmethods:\n  default:\n  random_mask: {kappa: [0.1, 0.2]}\n")
+    assert flags_in(jobs) == [
+        "--unlearn default --seed 1",
+        "--unlearn random_mask --seed 1 --kappa 0.1",
+        "--unlearn random_mask --seed 1 --kappa 0.2",
+        "--unlearn default --seed 2",
+        "--unlearn random_mask --seed 2 --kappa 0.1",
+        "--unlearn random_mask --seed 2 --kappa 0.2",
+    ]
+
+
+def test_every_base_model_once_and_the_initial_ones_first(lines):
+    base, _ = lines(SMALL)
     assert base == [
         "python -u main_baseline.py --dataset digits --seed 1",
         "python -u main_baseline.py --dataset digits --seed 2",
@@ -34,60 +73,143 @@ def test_every_base_model_once_and_the_initial_ones_first():
     ]
 
 
-def test_a_list_in_a_list_is_one_value_of_several_words():
-    _, jobs = commands({"class_to_replace": [[3, 5], 1], "methods": {"default": None}})
-    assert [shlex.split(line)[5:] for line in jobs] == [["--class_to_replace", "3", "5"], ["--class_to_replace", "1"]]
+def test_oracles_are_made_with_the_ideal_models_among_them(lines):
+    base, _ = lines("seed: [1, 2, 9]\nmethods:\n  oracle_matching: {oracle_count: 3}\n  default:\n")
+    assert [line for line in base if "ideal" in line] == [
+        "python -u main_ideal.py --oracles 5 --seed 1",  # 1 judges 2, 3, 4; 2 judges 3, 4, 5
+        "python -u main_ideal.py --oracles 4 --seed 9",
+    ]
 
 
-def test_the_job_flags_do_not_reach_the_base_models():
-    base, jobs = commands({"ideal": "train", "experiment": "e", "methods": {"default": {}}})
-    assert not any("--ideal" in line or "--experiment" in line for line in base)
-    assert all("--ideal train --experiment e" in line for line in jobs)
+def test_an_oracle_of_another_seed_is_made(lines):
+    base, _ = lines("methods:\n  load_an_oracle: {oracle_seed: 7}\n")
+    assert base == ["python -u main_baseline.py", "python -u main_ideal.py --oracles 1 --seed 7", "python -u main_ideal.py"]
+
+
+def test_a_list_in_a_list_is_one_value_of_several_words(lines):
+    _, jobs = lines("class_to_replace: [[3, 5], 1]\nmethods: {default: }\n")
+    assert flags_in(jobs) == ["--unlearn default --class_to_replace 3 5", "--unlearn default --class_to_replace 1"]
+
+
+def test_flags_that_go_together(lines):
+    _, jobs = lines("requests:\n- {class_to_replace: [0, 3]}\n- {class_to_replace: -1, num_indexes_to_replace: 9}\nmethods: {default: }\n")
+    assert flags_in(jobs) == [
+        "--unlearn default --class_to_replace 0",
+        "--unlearn default --class_to_replace 3",
+        "--unlearn default --class_to_replace -1 --num_indexes_to_replace 9",
+    ]
+
+
+def test_a_method_may_have_its_own_value_of_a_shared_flag(lines):
+    _, jobs = lines("seed: [1, 2]\nmethods:\n  default: {seed: 7}\n  SSD:\n")
+    assert flags_in(jobs) == ["--unlearn default --seed 7", "--unlearn SSD --seed 1", "--unlearn SSD --seed 2"]
+
+
+def test_what_is_excluded_and_included(lines):
+    _, jobs = lines(
+        "seed: [1, 2]\nmethods:\n  random_mask: {kappa: [0.1, 0.2, 0.3]}\n"
+        "exclude:\n- {unlearn: Random_Mask, kappa: [0.1, 0.3], seed: 1}\n- {kappa: 0.2}\n"
+        "include:\n- {unlearn: SSD}\n- {unlearn: default, seed: [8, 9]}\n"
+    )
+    assert flags_in(jobs) == [
+        "--unlearn random_mask --seed 2 --kappa 0.1",
+        "--unlearn random_mask --seed 2 --kappa 0.3",
+        "--unlearn SSD --seed 1",
+        "--unlearn SSD --seed 2",
+        "--unlearn default --seed 8",
+        "--unlearn default --seed 9",
+    ]
+
+
+def test_the_job_flags_do_not_reach_the_base_models(lines):
+    base, jobs = lines("ideal: train\nexperiment: e\nmetrics: mia\nreport: skip\nmethods: {default: }\n")
+    assert base == ["python -u main_baseline.py", "python -u main_ideal.py"]
+    assert flags_in(jobs) == ["--unlearn default --ideal train --experiment e --metrics mia --report skip"]
+
+
+def test_without_an_ideal_model_none_is_made(lines):
+    assert lines("ideal: skip\nmethods: {default: }\n")[0] == ["python -u main_baseline.py"]
 
 
 def test_the_default_grid_is_one_the_main_job_takes():
-    _, jobs = commands(array_param_file.DEFAULT_GRID)
+    _, jobs = commands(None)
     for line in jobs:
         mlflow_forget.options_of(shlex.split(line)[3:])
 
 
-def test_both_files_are_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_both_files_are_written(folder, capsys):
     assert main([]) == 0
-    assert len((tmp_path / "params.txt").read_text().splitlines()) == 48
-    assert len((tmp_path / "base_params.txt").read_text().splitlines()) == 8
+    assert len((folder / "params.txt").read_text().splitlines()) == 48
+    assert len((folder / "base_params.txt").read_text().splitlines()) == 8
     assert "48 runs -> params.txt" in capsys.readouterr().out
 
 
-def test_a_grid_from_a_file(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "grid.yml").write_text("dataset: digits\nmethods:\n  MIMU: {topk: 50, kappa: [0.05, 10%]}\n")
-    assert main(["--grid", "grid.yml"]) == 0
-    assert (tmp_path / "params.txt").read_text().splitlines() == [
-        "python -u mlflow_forget.py --unlearn MIMU --dataset digits --topk 50 --kappa 0.05",
-        "python -u mlflow_forget.py --unlearn MIMU --dataset digits --topk 50 --kappa 10%",
-    ]
+def test_python_and_yaml_say_the_same(lines, folder):
+    (folder / "grid.py").write_text(f"GRID = {yaml.safe_load(SMALL)!r}")
+    assert commands("grid.py") == lines(SMALL)
+
+
+def test_python_may_count(folder):
+    (folder / "grid.py").write_text("GRID = {'seed': range(3), 'methods': {'default': None}}")
+    assert flags_in(commands("grid.py")[1]) == [f"--unlearn default --seed {seed}" for seed in range(3)]
 
 
 @pytest.mark.parametrize(
-    ("grid", "says"),
+    ("grid", "line", "says"),
     [
-        ("methods:\n  MIMO: {}\n", "Did you mean 'MIMU'"),
-        ("methods:\n  SFT: {kappa: 0.1}\n", "unknown flag '--kappa'"),
-        ("methods:\n  SFT: {sft_steps: many}\n", "--sft_steps: expected an integer, got 'many'"),
-        ("dataset: digit\nmethods:\n  SFT: {}\n", "Did you mean 'digits'"),
-        ("seeds: 1\nmethods:\n  SFT: {}\n", "Did you mean '--seed'"),
-        ("dataset: digits\n", "expected a mapping with 'methods"),
-        ("a: [1\n", "is not YAML"),
-        (None, "there is no file"),
+        ("methods:\n  MIMO: {}\n", 2, "Did you mean 'MIMU'"),
+        ("methods:\n  SSD:\n  SFT: {sft_steps: 3, kappa: 0.1}\n", 3, "unknown flag '--kappa'"),
+        ("methods:\n  SFT:\n    sft_lr: 0.1\n    sft_steps:\n    - 5\n    - many\n", 6, "--sft_steps: expected an integer, got 'many'"),
+        ("seed: 1\ndataset: [digits, digit]\nmethods:\n  SFT: {}\n", 2, "Did you mean 'digits'"),
+        ("\nseeds: 1\nmethods:\n  SFT: {}\n", 2, "Did you mean '--seed'"),
+        ("dataset: digits\n", None, "expected a mapping with 'methods"),
+        ("methods:\n", None, "expected a mapping with 'methods"),
+        ("a: [1\nmethods: 3\n", 2, "is not YAML"),
+        ("seed: 1\nseed: 2\nmethods: {SFT: }\n", 2, "a second time"),
+        ("seed: []\nmethods: {SFT: }\n", 1, "got an empty list"),
+        ("methods:\n  SSD: 3\n", 2, "expected flags and their values, got 3"),
+        ("seed: 1\nclass_to_replace: 10\nmethods: {SSD: }\n", 2, "--class_to_replace: expected a class from 0 to 9, got 10"),
+        ("class_to_replace: 3\nforget_indexes: f.txt\nmethods: {SSD: }\n", 2, "Leave out --class_to_replace"),
+        ("ideal: skip\nmethods: {retrain: }\n", 1, "needs the ideal model, got skip"),
+        ("ideal: skip\ndataset: MNIST\nmethods: {retrain: }\n", 1, "needs the ideal model, got skip"),
+        ("methods:\n  random_mask: {kappa: [1, 8193]}\n", 2, "--kappa: expected a count"),
+        ("methods:\n  random_mask: {kappa: [[1, 2]]}\n", 2, "expected one value for each flag of a run"),
+        ("config: run.yml\nmethods:\n  SSD:\n", 1, "Write them into the grid"),
+        ("methods:\n  SSD:\nexclude:\n- {seed: 1}\n", 4, "this excludes no run"),
+        ("methods:\n  SSD:\nexclude: {seed: 1}\n", 3, "expected a list of mappings"),
+        ("methods:\n  SSD:\ninclude:\n- {seed: 1}\n", 4, "Name a method"),
+        (None, None, "there is no file"),
     ],
 )
-def test_a_mistake_in_the_grid_is_one_line_and_writes_nothing(tmp_path, monkeypatch, capsys, grid, says):
-    monkeypatch.chdir(tmp_path)
+def test_a_mistake_in_the_grid_is_one_line_and_writes_nothing(folder, capsys, grid, line, says):
     if grid is not None:
-        (tmp_path / "grid.yml").write_text(grid)
+        (folder / "grid.yml").write_text(grid)
     assert main(["--grid", "grid.yml"]) == 2
     message = capsys.readouterr().err
     assert says in message
     assert message.count("\n") == 1
-    assert not (tmp_path / "params.txt").exists()
+    assert line is None or f"grid.yml, line {line}" in message, message
+    assert {path.name for path in folder.iterdir()} <= {"grid.yml"}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("GRID = {\n  'methods': {\n    'SFT': {'kappa': 1}}}", "grid.py, line 3: unknown flag '--kappa'"),
+        ("def f(): pass\nGRIT = {}", "Did you mean 'GRIT'"),
+        ("import nothing_of_the_kind", "can't be run (ModuleNotFoundError"),
+    ],
+)
+def test_a_mistake_in_a_python_grid(folder, capsys, content, says):
+    (folder / "grid.py").write_text(content)
+    assert main(["--grid", "grid.py"]) == 2
+    message = capsys.readouterr().err
+    assert says in message
+    assert message.count("\n") == 1
+
+
+def test_no_module_of_the_grid_takes_part_in_help():
+    assert array_param_file.__doc__
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0

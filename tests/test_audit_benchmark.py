@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from own_store import there  # noqa: F401 (every test runs in the module's folder)
 
-import klom_audit
+from audits import klom
 from benchmarks import audit
 
 SMALL = ["--methods", "default", "UNSIR", "--models", "10", "--shadows", "16", "--epochs", "2", "--num_indexes_to_replace", "60"]
@@ -31,7 +31,7 @@ def test_a_table_with_intervals_and_why_a_method_has_no_line(folder, capsys, mon
     found = json.loads((folder / "audit.json").read_text())["rows"][0]
     assert (found["klom_models"], found["ulira_shadows"]) == (10, 8)
 
-    monkeypatch.setattr(klom_audit.KlomAudit, "run", lambda self: pytest.fail("measured again"))
+    monkeypatch.setattr(klom.KlomAudit, "run", lambda self: pytest.fail("measured again"))
     assert audit.main(SMALL) == 0
     assert "2 cells were measured before" in capsys.readouterr().out
 

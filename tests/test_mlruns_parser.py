@@ -21,7 +21,8 @@ import mlruns_parser
 from reporter.table_files import iso_utc
 from tests.filled_stores import METRICS, PARAMS, empty_place, parse  # noqa: F401 (empty_place: a fixture of every test here)
 from tracking.client_reader import read_client
-from tracking.file_reader import latest_value, read_folder
+from tracking.file_reader import read_folder
+from tracking.run_folder import latest_value
 from tracking.sql_store import KNOWN_SCHEMAS
 from tracking.sqlite_reader import read_sqlite, schema_version
 from tracking.stored_run import BrokenRun, StoredRun, infinity_restored

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from models import ARCHITECTURES, Mask, apply_mask, build, evaluating, find_layer, lift_mask, linear_layers, split_at, switched_off, tail_at
 
 FEW = settings(deadline=None, max_examples=25)
-EVERY = [entry.name for entry in ARCHITECTURES]
+EVERY = [entry.name for entry in ARCHITECTURES if entry.name != "resnet9"]  # it takes no 8 x 8; tests/test_architectures.py has all
 SMALL, COLOUR = (1, 8, 8), (3, 32, 32)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import mlruns_parser
 from tests.filled_stores import empty_place  # noqa: F401 (a fixture of every test here)
-from tracking.file_reader import metric_points, plain_mapping
+from tracking.run_folder import metric_points, plain_mapping
 
 MANY = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 GARBAGE = st.binary(max_size=40)

@@ -45,6 +45,14 @@ def test_the_published_images(dataset, shape, mean, first_labels):
     assert torch.bincount(splits.validation.labels).tolist() == [round(0.1 * count) for count in per_class.tolist()]
 
 
+def test_cifar10_is_in_memory_once():
+    splits = real("CIFAR10")
+    forget, retain = ForgetRequest((3,)).divide(splits.train, 10, 0)
+    bases = {id(part.images.base): part.images.base for part in (splits.train, splits.validation, forget, retain)}
+    assert len(bases) == 1
+    assert next(iter(bases.values())).nbytes + splits.test.images.nbytes == 60_000 * 3 * 32 * 32
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["MNIST", "FashionMNIST"])
 def test_mimu_forgets_a_class_of_real_images(dataset):

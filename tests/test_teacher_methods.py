@@ -355,7 +355,7 @@ def test_unsir_refuses_a_part_of_a_class(model):
 
 def test_unsir_never_looks_at_the_forget_images(trained):
     data = data_of(1)
-    other = replace(data, forget=replace(data.forget, images=255 - data.forget.images))
+    other = replace(data, forget=replace(data.forget, images=255 - data.forget.images[:]))
     one, two = (unlearn("UNSIR", trained, d).model.state_dict() for d in (data, other))
     assert all(torch.equal(one[name], two[name]) for name in one)
 

@@ -189,15 +189,15 @@ def test_a_last_batch_of_one_image_does_not_stop_batch_norm(count):
     assert epoch["loss"] > 0
 
 
-def test_progress_sees_every_epoch():
+def test_progress_sees_every_step():
     seen = []
 
     def progress(steps, label, total=None):
         seen.append((list(steps), label))
         return steps
 
-    fit(mlp(), tiny(), Recipe(2), generator=generator_for(1), progress=progress, label="initial model")
-    assert seen == [([0, 1], "initial model")]
+    fit(mlp(), tiny(), Recipe(2, batch_size=5), generator=generator_for(1), progress=progress, label="initial model")
+    assert seen == [([0, 1, 2, 3, 4, 5], "initial model")]
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5])

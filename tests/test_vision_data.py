@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 import torchvision_import
 from torchvision_import import torchvision_module
 from vision_data import DATASETS, ForgetRequest, ImageSet, Normalisation, RawDataset, load_splits, read_indexes, split
-from vision_data.image_set import shifted_and_mirrored
+from vision_data.augmentation import shifted_and_mirrored
 from vision_data.splits import drawn_from_each_class
 
 FEW = settings(deadline=None, max_examples=25)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -52,7 +53,8 @@ def _check_server(uri: str) -> None:
 def open_experiment(name: str) -> str:
     """The id of an experiment, made if it is new, in a store that is made if it is new. Raises ValueError if neither can be.
 
-    The first use of a sqlite file creates its tables, which several processes must not do at once: it happens under a lock.
+    The first use of a sqlite file creates its tables, which several processes must not do at once: it happens under a lock, and
+    elsewhere, so that a process that is killed over it leaves no half of a store.
     """
     import filelock
     import mlflow
@@ -66,6 +68,8 @@ def open_experiment(name: str) -> str:
     key = hashlib.sha256((str(file) if file else uri).encode()).hexdigest()[:16]
     try:
         with filelock.FileLock(Path(tempfile.gettempdir()) / f"lethe-store-{key}.lock"):
+            if file is not None and not file.exists():
+                _create(file)
             client = mlflow.MlflowClient()
             found = client.get_experiment_by_name(name)
             if found is None:
@@ -78,6 +82,22 @@ def open_experiment(name: str) -> str:
     except (MlflowException, SQLAlchemyError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"the tracking store {uri} can't be used ({reason}). Correct or unset MLFLOW_TRACKING_URI") from error
+
+
+def _create(file: Path) -> None:
+    """A new sqlite store as MLflow makes it, under a temporary name that is given up last."""
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for left_over in file.parent.glob(f"{file.name}.*.partial"):
+        left_over.unlink()
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    try:
+        SqlAlchemyStore(f"sqlite:///{partial}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
+        with contextlib.suppress(FileExistsError):  # made on another machine meanwhile: that one counts
+            os.link(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _artifact_location(uri: str, experiment: str) -> str | None:

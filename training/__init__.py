@@ -13,9 +13,11 @@ from training.checkpoints import (
     save_mask,
 )
 from training.disk_cache import Cache, DiskCache
-from training.loop import Progress, Recipe, descend, fit, silent, warm_up
+from training.loop import Progress, descend, fit, silent, warm_up
 from training.many import fit_many
+from training.recipe import Recipe
 from training.seeds import generator_for
+from training.state import StateFile
 from training.storage import check_writable, digest_of, write_bytes
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "Metadata",
     "Progress",
     "Recipe",
+    "StateFile",
     "check_checkpoint",
     "check_writable",
     "checkpoint_digest",

@@ -24,7 +24,10 @@ METADATA = "lethe"
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a checkpoint says of itself. `split` is the digest of the split, `trained_on` "train" or the forget request left out."""
+    """What a checkpoint says of itself. `split` is the digest of the split, `trained_on` "train" or the forget request left out.
+
+    `training`: the flags of the recipe that were not the defaults; `computed`: in which precision and memory format.
+    """
 
     dataset: str
     split: str
@@ -40,6 +43,8 @@ class Metadata:
     validation_score: float = float("nan")
     train_seconds: float = float("nan")
     versions: dict[str, str] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    computed: str = ""
 
 
 def library_versions() -> dict[str, str]:
@@ -77,10 +82,12 @@ def check_checkpoint(path: Path, expected: Metadata, defaults: Mapping[str, Any]
     if not header:
         warnings.warn(f"{path} has no metadata: that it fits this dataset, split and forget set can't be checked", stacklevel=2)
         return
-    for name in ("arch", "dataset", "classes", "image_shape", "options", "trained_on", "split_seed", "split"):
+    for name in ("arch", "dataset", "classes", "image_shape", "options", "training", "trained_on", "split_seed", "split"):
         wanted, found = _plain(getattr(expected, name)), header.get(name)
         if name == "options" and isinstance(found, dict):
             found = _plain(dict(defaults or {})) | found
+        if name == "training":
+            found = found or {}  # checkpoints from before there was a choice
         if wanted != found and name == "trained_on":
             images = "everything" if wanted == "train" else f"all but {wanted}"
             raise ValueError(
@@ -136,9 +143,9 @@ def load_mask(path: Path) -> Mask:
 
 def _way_out(name: str, wanted: Any, found: Any) -> str:
     """What to ask for instead: flags as a person would write them."""
-    if name == "options":
+    if name in ("options", "training"):
         flags = {f"--{option} {_written(value)}" for option, value in found.items() if wanted.get(option) != value}
-        return f"Ask for {' '.join(sorted(flags)) or 'fewer options'}"
+        return f"Ask for {' '.join(sorted(flags)) or f'fewer {name} flags'}"
     if name == "arch" and re.search(r"-[0-9a-f]{8}$", str(found)):
         return "Give the --arch path/to/file.py:function that it was made with; the file has to be the same, letter by letter"
     return f"Ask for {name} {_short(found)}"
@@ -166,9 +173,11 @@ def _checkpoint_header(path: Path, header: dict[str, Any]) -> dict[str, Any]:
 def _metadata(path: Path, header: dict[str, Any]) -> Metadata:
     stored = {name: value for name, value in header.items() if name not in ("kind", "digest")}
     tuples = {name: tuple(value) for name, value in stored.items() if isinstance(value, list)}  # JSON has none
-    options = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.get("options", {}).items()}
+    flags = {
+        kind: {name: tuple(v) if isinstance(v, list) else v for name, v in stored.get(kind, {}).items()} for kind in ("options", "training")
+    }
     try:
-        return Metadata(**(stored | tuples | {"options": options}))
+        return Metadata(**(stored | tuples | flags))
     except TypeError as error:
         raise ValueError(f"{path}: its metadata is that of another version of Lethe ({error}). Make the checkpoint again") from error
 

@@ -3,46 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vision_data import ImageSet
+from training.recipe import Recipe, optimizer_of, schedule_of
+from training.state import Position, StateFile, restore
+from training.way import Way, deterministic, way_of
+from training.world import ALONE, World
+from vision_data import ImageSet, Normalisation
+from vision_data.augmentation import augmentations
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Progress = Callable[..., Iterable[Any]]
+
+WATCHED = 20  # steps between two looks at the losses on a GPU, which each look has to wait for
+SHOWN = 0.5  # seconds between two refreshes of what the bar says
+PART = 4096  # images
+AS_FLOATS = 2**28  # bytes: images that are not augmented are normalised once where they take no more than that
 
 
 def silent(steps: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
     """Progress that shows nothing: what library code uses unless it is given another."""
     return steps
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained: the settings of SGD (with Nesterov momentum .9) or AdamW under a one-cycle schedule."""
-
-    epochs: int
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 0.1
-    batch_size: int = 128
-    weight_decay: float = 5e-4
-    augment: bool = False
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"--epochs: expected an integer >= 1, got {self.epochs}. Give the number of epochs")
-
-    def batch_size_for(self, images: int) -> int:
-        """The batch size, or a little more where the last batch would be a single image: batch norm can't train on one."""
-        size = self.batch_size
-        while images > 1 and images % size == 1:
-            size += 1
-        return size
 
 
 def fit(
@@ -54,36 +43,194 @@ def fit(
     device: torch.device | str = "cpu",
     progress: Progress = silent,
     label: str = "train",
+    state: StateFile | None = None,
+    world: World = ALONE,
+    own_random_state: bool = True,
 ) -> list[dict[str, float]]:
     """Train `model` in place on the mean cross-entropy; returns loss (nats) and score (percent) of each epoch.
 
-    The batch order and the augmentation come from `generator` alone. The model ends in eval mode. Raises ValueError on
-    an empty set and FloatingPointError as soon as the loss of an epoch is not finite.
+    The batch order and the augmentation come from `generator` alone, and so does dropout, unless `own_random_state` is False: then it
+    comes from the global random state. With label smoothing the loss is the smoothed one. The model ends in eval mode.
+
+    `state`: where the training is kept while it lasts; one that is found there is gone on with, to the same bits on a CPU. Who saves the
+    model removes it; of a training that diverges nothing is kept.
+
+    `world`: processes that train together. Each computes its part of every batch, and all end with the same weights: those of one
+    process but for float noise, and for batch norm, which normalises a part by that part's own statistics.
+
+    Raises ValueError on an empty set and FloatingPointError as soon as a loss is seen that is not finite.
     """
+    device = torch.device(device)
     if not len(images):
         raise ValueError("training: expected at least one image, got none. Ask for a smaller forget set")
-    model.to(device).train()
-    images = images.to(device)
-    size = recipe.batch_size_for(len(images))
-    optimizer = optimizer_of(list(model.parameters()), recipe)
-    schedule = schedule_of(optimizer, recipe, len(images))
-    history = []
-    for epoch in progress(range(recipe.epochs), label):
-        total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-        for x, y in images.batches(size, generator=generator, device=device, augment=recipe.augment):
-            logits = model(x)
-            loss = F.cross_entropy(logits, y)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += loss.detach() * len(y)
-            correct += (logits.detach().argmax(1) == y).sum()
-        history.append({"loss": total.item() / len(images), "score": 100 * correct.item() / len(images)})
-        if not math.isfinite(history[-1]["loss"]):
-            raise FloatingPointError(f"training diverged in epoch {epoch + 1}: the loss is {history[-1]['loss']}")
-    model.eval()
+    if len(images) < 2 * world.size and world.size > 1:
+        raise ValueError(f"training: expected two images a process, got {len(images)} for {world.size} processes. Start fewer")
+    images = _ready(images.to(device), recipe)
+    with deterministic(recipe.deterministic), _seeded(generator.initial_seed() + world.rank, device, own_random_state):
+        history = _Training(model.to(device).train(), images, recipe, generator, device, state, world).run(progress, label)
+    model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return history
+
+
+class _Training:
+    """One call of `fit`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: ImageSet,
+        recipe: Recipe,
+        generator: torch.Generator,
+        device: torch.device,
+        state: StateFile | None,
+        world: World,
+    ) -> None:
+        self.images, self.recipe, self.generator, self.device, self.state, self.world = images, recipe, generator, device, state, world
+        self.size = recipe.batch_size_for(len(images), world.size)
+        self.per_epoch = math.ceil(len(images) / self.size)
+        kept = world.agreed(state.read() if state is not None and world.first else None)
+        self.position: Position = kept.position if kept else Position()
+        self.way: Way = kept.way if kept else world.agreed(way_of(recipe, model, self._trial_batch, self.per_epoch * recipe.epochs))
+        self.model = self.way.placed(model)
+        self.optimizer = optimizer_of(list(model.parameters()), recipe)
+        self.schedule = schedule_of(self.optimizer, recipe, len(images), world.size)
+        if kept:
+            done = self.position.epoch * self.per_epoch + self.position.step
+            restore(kept, model, self.optimizer, self.schedule, generator, device, done)
+        self.runner = self.way.runner(world.together(model, device))
+        if state is not None:
+            state.before, state.way = self.position.seconds, self.way
+        self.begun = time.perf_counter() - self.position.seconds
+        self.unseen: list[Tensor] = []  # losses that nobody has looked at yet
+
+    def run(self, progress: Progress, label: str) -> list[dict[str, float]]:
+        at = self.position
+        done = at.epoch * self.per_epoch + at.step
+        bar = progress(range(done, self.recipe.epochs * self.per_epoch), label)
+        steps, shown = iter(bar), _Shown(bar)
+        while at.epoch < self.recipe.epochs:
+            self._epoch(steps, shown)
+        next(steps, None)  # ends the bar
+        return at.history
+
+    def _epoch(self, steps: Iterator[Any], shown: _Shown) -> None:
+        at, world = self.position, self.world
+        before = self.generator.get_state()
+        total, correct = (torch.tensor(value, device=self.device) for value in (at.total, at.correct))
+        batches = self.images.batches(
+            self.size,
+            generator=self.generator,
+            device=self.device,
+            augment=self.recipe.augment,
+            skip=at.step,
+            share=(world.rank, world.size),
+        )
+        for x, y in batches:
+            next(steps)
+            at.step += 1
+            loss, logits = self._step(x, y)
+            total += loss * len(y)
+            correct += (logits.argmax(1) == y).sum()
+            if self.device.type == "cpu" or len(self.unseen) == WATCHED:
+                self._look()
+            shown.images += len(y) * world.size
+            if shown.due():
+                seen = min(at.step * self.size, len(self.images)) / world.size
+                shown.refresh(total.item() / seen, 100 * correct.item() / seen)
+            if self.state is not None and world.first and at.step < self.per_epoch and self.state.due():
+                self._keep(before, total, correct)
+        self._look()
+        loss_and_score = world.summed(torch.stack([total, correct])).tolist()
+        at.history.append({"loss": loss_and_score[0] / len(self.images), "score": 100 * loss_and_score[1] / len(self.images)})
+        at.epoch, at.step, at.total, at.correct = at.epoch + 1, 0, 0.0, 0.0
+        shown.refresh(at.history[-1]["loss"], at.history[-1]["score"])
+        if self.state is not None and world.first and at.epoch < self.recipe.epochs and self.state.due():
+            self._keep(self.generator.get_state(), torch.zeros(()), torch.zeros(()))
+
+    def _step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean loss over this process's part of a batch, and its logits."""
+        logits, loss = self.way.loss(self.runner, x, y, self.recipe.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.world.size > 1:
+            whole = min(self.size, len(self.images) - (self.position.step - 1) * self.size)
+            (loss * (len(y) * self.world.size / whole)).backward()
+        else:
+            loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        self.unseen.append(loss.detach())
+        return self.unseen[-1], logits.detach()
+
+    def _look(self) -> None:
+        """FloatingPointError where a loss is not finite."""
+        losses = torch.stack(self.unseen).tolist() if len(self.unseen) > 1 else [loss.item() for loss in self.unseen]
+        self.unseen.clear()
+        for back, loss in enumerate(reversed(losses)):
+            if not math.isfinite(loss):
+                step, rate = self.position.step - back, self.recipe.lr
+                if self.state is not None and self.world.first:
+                    self.state.remove()
+                raise FloatingPointError(
+                    f"training diverged in epoch {self.position.epoch + 1}: the loss is {loss} at step {step} of {self.per_epoch}. "
+                    f"Choose a smaller --train_lr (it is {rate:g})" + (", or --train_precision float32" if self.way.bf16 else "")
+                )
+
+    def _keep(self, generator_state: Tensor, total: Tensor, correct: Tensor) -> None:
+        at = self.position
+        at.total, at.correct, at.seconds = total.item(), correct.item(), time.perf_counter() - self.begun
+        if self.state is not None:
+            self.state.write(self.model, self.optimizer, generator_state, at, self.way, self.device)
+
+    def _trial_batch(self) -> tuple[Tensor, Tensor]:
+        share = (0, self.world.size)
+        return next(
+            iter(self.images.subset(torch.arange(min(self.size, len(self.images)))).batches(self.size, device=self.device, share=share))
+        )
+
+
+class _Shown:
+    """What a bar says beside its steps, where it can say anything: loss, score, images a second."""
+
+    def __init__(self, bar: Any) -> None:
+        self.say = getattr(bar, "set_postfix_str", None)
+        self.images, self.since = 0, time.perf_counter()
+        self._next = self.since + SHOWN
+
+    def due(self) -> bool:
+        return self.say is not None and time.perf_counter() >= self._next
+
+    def refresh(self, loss: float, score: float) -> None:
+        if self.say is None:
+            return
+        now = time.perf_counter()
+        self.say(f"loss {loss:.3f}, {score:.1f} %, {self.images / (now - self.since):,.0f} images/s", refresh=False)
+        self._next = now + SHOWN
+
+
+def _ready(images: ImageSet, recipe: Recipe) -> ImageSet:
+    """The images normalised once and for all, where they are few, in memory, and not augmented first: the same numbers, sooner."""
+    size = 4 * len(images) * math.prod(images.image_shape)
+    if augmentations(recipe.augment) or images.streamed or not images.normalisation.mean or size > AS_FLOATS:
+        return images
+    floats = torch.empty(len(images), *images.image_shape, device=images.labels.device)
+    for start in range(0, len(images), PART):
+        part = slice(start, start + PART)
+        floats[part] = images.normalisation(images.images[part])
+    return replace(images, images=floats, normalisation=Normalisation((), ()))
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device, wanted: bool) -> Iterator[None]:
+    """The global random state, which dropout draws from, begun by `seed`, and put back afterwards."""
+    if not wanted:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed % 2**63)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed % 2**63)
+        yield
 
 
 def descend(
@@ -109,16 +256,3 @@ def warm_up() -> None:
     weight = nn.Parameter(torch.zeros(1))
     weight.grad = torch.zeros(1)
     torch.optim.SGD([weight], lr=0.0).step()
-
-
-def optimizer_of(parameters: list[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser over these parameters."""
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-    return torch.optim.SGD(parameters, lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay, fused=True)
-
-
-def schedule_of(optimizer: torch.optim.Optimizer, recipe: Recipe, images: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """One cycle of the learning rate over the steps that the recipe takes on so many images."""
-    steps = math.ceil(images / recipe.batch_size_for(images)) * recipe.epochs
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=max(steps + 1, 5), pct_start=0.25, cycle_momentum=False)

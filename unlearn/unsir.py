@@ -137,7 +137,7 @@ def impairing(
         batch_size += 1
     for rows in torch.randperm(count, generator=order).split(batch_size):
         seen, made = rows[rows < real].to(noise.device), (rows[rows >= real] % len(noise)).to(noise.device)
-        x = retained.normalisation(retained.images[seen])
+        x = retained.normalisation(retained.images[seen].to(noise.device))
         yield torch.cat([x, noise[made]]), torch.cat([retained.labels[seen], labels[made]])
 
 

@@ -1,14 +1,18 @@
-"""Images in memory, their labels, and where each stood in the original training set."""
+"""Images, their labels, and where each stood in the original training set."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from vision_data.augmentation import Augmentation, Moves, augmentations
+from vision_data.chosen_images import Chosen, Images, choose, in_parts, joined
+from vision_data.image_file import ImageFile
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,16 @@ class Normalisation:
     white: int = 255
 
     @classmethod
-    def of(cls, images: Tensor, white: int) -> Normalisation:
+    def of(cls, images: Images, white: int) -> Normalisation:
         """Mean and standard deviation of each channel of uint8 images (N, C, H, W), exact (from the histogram)."""
         levels = torch.arange(256, dtype=torch.float64) / white
+        counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+        for part in in_parts(images):
+            for count, channel in zip(counts, part.unbind(1), strict=True):
+                count += torch.bincount(channel.flatten(), minlength=256)
         means, deviations = [], []
-        for channel in images.unbind(1):
-            share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+        for count in counts:
+            share = count.double() / count.sum()
             mean = (share * levels).sum()
             means.append(mean.item())
             deviations.append((share * (levels - mean).square()).sum().sqrt().item() or 1.0)
@@ -38,17 +46,18 @@ class Normalisation:
         if not self.mean:
             return images.clone()  # a model may write into what it is given (ReLU(inplace=True))
         mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return (images.float() / self.white - mean) / std
+        return images.to(torch.float32, copy=True).div_(self.white).sub_(mean).div_(std)
 
 
 @dataclass(frozen=True)
 class ImageSet:
     """uint8 images (N, C, H, W), int64 labels (N,), and the index (N,) of each image in the original training set.
 
-    The tensors are not to be written into: the digest is computed once.
+    `images[rows]` is a tensor, `images[:]` one of all of them: the parts of a dataset share their images without a copy of their
+    own, and those of a set larger than memory are in a file. They are not to be written into: the digest is computed once.
     """
 
-    images: Tensor
+    images: Images
     labels: Tensor
     indexes: Tensor
     normalisation: Normalisation
@@ -82,6 +91,11 @@ class ImageSet:
         return len(self.labels)
 
     @property
+    def streamed(self) -> bool:
+        """Whether the images are in a file, because memory is too small for them."""
+        return isinstance(self.images.base if isinstance(self.images, Chosen) else self.images, ImageFile)
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
         channels, height, width = self.images.shape[1:]
@@ -96,14 +110,15 @@ class ImageSet:
     def digest(self) -> str:
         """SHA-256 of images, labels and indexes."""
         content = hashlib.sha256()
-        for tensor in (self.images, self.labels, self.indexes):
-            content.update(repr(tuple(tensor.shape)).encode())
-            content.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+        for values in (self.images, self.labels, self.indexes):
+            content.update(repr(tuple(values.shape)).encode())
+            for part in in_parts(values):
+                content.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return content.hexdigest()
 
     def subset(self, chosen: Tensor) -> ImageSet:
         """The images that a boolean mask (N,) or a tensor of positions selects."""
-        return replace(self, images=self.images[chosen], labels=self.labels[chosen], indexes=self.indexes[chosen])
+        return replace(self, images=choose(self.images, chosen), labels=self.labels[chosen], indexes=self.indexes[chosen])
 
     def of_classes(self, *classes: int) -> ImageSet:
         return self.subset(torch.isin(self.labels, torch.tensor(classes, device=self.labels.device)))
@@ -115,63 +130,46 @@ class ImageSet:
         """Both sets in the order of their indexes, so that how they were divided leaves no trace."""
         indexes = torch.cat([self.indexes, other.indexes])
         order = indexes.argsort()
-        images, labels = torch.cat([self.images, other.images])[order], torch.cat([self.labels, other.labels])[order]
-        return replace(self, images=images, labels=labels, indexes=indexes[order])
+        labels = torch.cat([self.labels, other.labels])[order]
+        return replace(self, images=joined(self.images, other.images, order), labels=labels, indexes=indexes[order])
 
     def to(self, device: torch.device | str) -> ImageSet:
+        """The set on a device; streamed images stay in their file."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device), indexes=self.indexes.to(device))
 
     def batches(
-        self, size: int, *, generator: torch.Generator | None = None, device: torch.device | str = "cpu", augment: bool = False
+        self,
+        size: int,
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+        augment: Augmentation = False,
+        skip: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised float images and labels, `size` at a time; in a new random order if a generator is given.
 
-        `augment` shifts each image by up to an eighth of its height and mirrors it with probability 1/2 (needs a generator).
+        `augment` (needs a generator): True shifts each image by up to an eighth of its height and mirrors it with probability 1/2;
+        see `vision_data.augmentation`. The first `skip` batches are drawn and not read. Of each batch, process k of n takes every n-th
+        image from the k-th on: `share` (k, n).
         """
+        kinds = () if generator is None else augmentations(augment)
         shuffled = None if generator is None else torch.randperm(len(self), generator=generator)
-        for start in range(0, len(self), size):
+        own = slice(share[0], None, share[1])
+        for number, start in enumerate(range(0, len(self), size)):
+            count = min(size, len(self) - start)
+            moves = Moves.drawn(count, self.images.shape[2], generator, kinds) if kinds and generator is not None else None
+            if number < skip:
+                continue
             if shuffled is None:
-                images, labels = self.images[start : start + size], self.labels[start : start + size]
+                rows = slice(start, start + size)
+                images, labels = self.images[rows][own], self.labels[rows][own]
             else:
-                rows = shuffled[start : start + size].to(self.images.device)
-                images, labels = self.images[rows], self.labels[rows]
-            if augment and generator is not None:
-                images = shifted_and_mirrored(images, generator)
-            yield self.normalisation(images.to(device)), labels.to(device)
-
-
-@dataclass(frozen=True)
-class Moves:
-    """What happens to each of N images: moved down and right (N, 1) by 0 to twice an eighth of the height, mirrored (N, 1) or not."""
-
-    down: Tensor
-    right: Tensor
-    mirrored: Tensor
-
-    @classmethod
-    def drawn(cls, count: int, height: int, generator: torch.Generator) -> Moves:
-        """For `count` images of that height."""
-        down, right = (torch.randint(2 * (height // 8) + 1, (count, 1), generator=generator) for _ in range(2))
-        return cls(down, right, torch.rand(count, 1, generator=generator) < 0.5)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Moves]) -> Moves:
-        """The moves of several sets of images, one set after the other."""
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("down", "right", "mirrored")))
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """The images (N, C, H, W), padded with zeros, shifted and mirrored."""
-        count, _, height, width = images.shape
-        pad = height // 8
-        columns = torch.arange(width).expand(count, -1)
-        columns = torch.where(self.mirrored, columns.flip(1), columns) + self.right
-        rows = torch.arange(height) + self.down
-        padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
-        where = (torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :])
-        picked = padded.permute(0, 2, 3, 1)[tuple(index.to(images.device) for index in where)]
-        return picked.permute(0, 3, 1, 2)
-
-
-def shifted_and_mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Random crop after zero padding of an eighth of the height, then a random horizontal flip, per image of (N, C, H, W)."""
-    return Moves.drawn(len(images), images.shape[2], generator)(images)
+                chosen = shuffled[start : start + size][own].to(self.images.device)
+                images, labels = self.images[chosen], self.labels[chosen]
+            images, labels = images.to(device), labels.to(device)
+            if moves is not None:
+                images = moves.of(own)(images, self.normalisation)
+            elif self.normalisation.mean or shuffled is None:  # a gathered batch is a copy already
+                images = self.normalisation(images)
+            yield images, labels

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vision_data.chosen_images import Images, choose
 from vision_data.image_set import ImageSet, Normalisation
 from vision_data.impl import DATASETS, RawDataset, read
 
@@ -52,21 +53,22 @@ def load_splits(dataset: str, folder: str | Path, split_seed: int = 0) -> Splits
 
 
 def split(raw: RawDataset, dataset: str, split_seed: int) -> Splits:
-    """Divide a dataset in memory, as `load_splits` does."""
+    """Divide a dataset that has been read, as `load_splits` does. The parts share its images: nothing is copied."""
     images, labels = raw.train
     generator = torch.Generator().manual_seed(split_seed)
     rest = torch.arange(len(labels))
+    test_images: Images
     if raw.test is None:
         test_rows, rest = drawn_from_each_class(labels, rest, TEST_SHARE, generator)
-        test_images, test_labels, test_indexes = images[test_rows], labels[test_rows], test_rows
+        test_images, test_labels, test_indexes = choose(images, test_rows), labels[test_rows], test_rows
     else:
         test_images, test_labels = raw.test
         test_indexes = torch.arange(len(test_labels))
     validation_rows, train_rows = drawn_from_each_class(labels, rest, VALIDATION_SHARE, generator)
-    normalisation = Normalisation.of(images[train_rows], raw.white)
+    normalisation = Normalisation.of(choose(images, train_rows), raw.white)
 
     def part(rows: Tensor) -> ImageSet:
-        return ImageSet(images[rows], labels[rows], rows, normalisation)
+        return ImageSet(choose(images, rows), labels[rows], rows, normalisation)
 
     test = ImageSet(test_images, test_labels, test_indexes, normalisation)
     return Splits(part(train_rows), part(validation_rows), test, dataset, raw.class_names, split_seed)

@@ -1,12 +1,15 @@
-"""MNIST, FashionMNIST, CIFAR10 and CIFAR100, read (and downloaded, if missing) by torchvision."""
+"""MNIST and its like, USPS, SVHN, CIFAR10, CIFAR100 and STL10: read (and downloaded, if missing) by torchvision."""
 
 from __future__ import annotations
 
 import contextlib
+import string
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +17,10 @@ from torchvision_import import torchvision_module
 from vision_data.impl import RawDataset, register
 
 IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+EMNIST_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "test") for kind in ("images-idx3", "labels-idx1"))
+SVHN_FILES, USPS_FILES = ("train_32x32.mat", "test_32x32.mat"), ("usps.bz2", "usps.t.bz2")
+STL10_FILES = ("train_X.bin", "train_y.bin", "unlabeled_X.bin", "test_X.bin", "test_y.bin")
+STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 CIFAR10_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
 CIFAR100_FILES = ("train", "test", "meta")
 
@@ -30,13 +37,59 @@ def fashion_mnist(folder: Path) -> RawDataset:
     return _grey("FashionMNIST", folder)
 
 
+@register("KMNIST", arch="mlp", epochs=15, source="Clanuwat et al. 2018, arXiv:1812.01718")
+def kmnist(folder: Path) -> RawDataset:
+    """KMNIST: 60,000 + 10,000 cursive Japanese characters of ten kinds, 28 x 28, from <folder>/KMNIST/raw."""
+    return _grey("KMNIST", folder)
+
+
+@register("EMNIST_letters", "EMNIST-letters", arch="mlp", epochs=15, source="Cohen, Afshar, Tapson, van Schaik 2017, arXiv:1702.05373")
+def emnist_letters(folder: Path) -> RawDataset:
+    """EMNIST letters: 124,800 + 20,800 letters of 26 kinds, upper and lower case together, 28 x 28, from <folder>/EMNIST/raw.
+
+    The files have the images transposed and the classes from 1 on; here they are upright, and a is 0.
+    """
+    return _emnist("letters", folder, first=1, names=tuple(string.ascii_lowercase))
+
+
+@register(
+    "EMNIST_balanced", "EMNIST-balanced", "EMNIST", arch="mlp", epochs=15, source="Cohen, Afshar, Tapson, van Schaik 2017, arXiv:1702.05373"
+)
+def emnist_balanced(folder: Path) -> RawDataset:
+    """EMNIST balanced: 112,800 + 18,800 digits and letters of 47 kinds, 28 x 28, from <folder>/EMNIST/raw.
+
+    The files have the images transposed; here they are upright.
+    """
+    return _emnist("balanced", folder)
+
+
+@register("USPS", arch="mlp", epochs=20, source="Hull 1994, IEEE PAMI 16(5)")
+def usps(folder: Path) -> RawDataset:
+    """USPS: 7,291 + 2,007 digits, 16 x 16, from <folder>/usps.bz2 and usps.t.bz2 (libsvm's format)."""
+
+    def load(train: bool, download: bool) -> Any:
+        return torchvision_module("datasets").USPS(str(folder), train=train, download=download)
+
+    return _raw(_both_parts("USPS", folder, USPS_FILES, load), tuple(string.digits))
+
+
+@register("SVHN", arch="resnet18", epochs=20, source="Netzer et al. 2011, NIPS workshop")
+def svhn(folder: Path) -> RawDataset:
+    """SVHN: 73,257 + 26,032 house numbers' digits in colour, 32 x 32, from <folder>/train_32x32.mat and test_32x32.mat."""
+
+    def load(train: bool, download: bool) -> Any:
+        return torchvision_module("datasets").SVHN(str(folder), split="train" if train else "test", download=download)
+
+    return _raw(_both_parts("SVHN", folder, SVHN_FILES, load), tuple(string.digits))
+
+
 @register("CIFAR10", arch="resnet18", epochs=20, augment=True, source="Krizhevsky 2009")
 def cifar10(folder: Path) -> RawDataset:
     """CIFAR-10: 50,000 + 10,000 colour images, 32 x 32, from <folder>/cifar-10-batches-py.
 
     Its files are pickles: torchvision unpickles them only after their published MD5 matched.
     """
-    return _cifar("CIFAR10", folder, folder / "cifar-10-batches-py", CIFAR10_FILES)
+    return _cifar("CIFAR10", folder, "cifar-10-batches-py", CIFAR10_FILES)
 
 
 @register("CIFAR100", arch="resnet18", epochs=50, augment=True, source="Krizhevsky 2009")
@@ -45,37 +98,81 @@ def cifar100(folder: Path) -> RawDataset:
 
     Its files are pickles: torchvision unpickles them only after their published MD5 matched.
     """
-    return _cifar("CIFAR100", folder, folder / "cifar-100-python", CIFAR100_FILES)
+    return _cifar("CIFAR100", folder, "cifar-100-python", CIFAR100_FILES)
+
+
+@register("STL10", arch="resnet18", epochs=50, augment=True, source="Coates, Lee, Ng 2011, AISTATS")
+def stl10(folder: Path) -> RawDataset:
+    """STL-10: 5,000 + 8,000 colour images of ten classes, 96 x 96, from <folder>/stl10_binary. Its images without labels are not used."""
+
+    def load(train: bool, download: bool) -> Any:
+        return torchvision_module("datasets").STL10(str(folder), split="train" if train else "test", download=download)
+
+    return _raw(_both_parts("STL10", folder / "stl10_binary", STL10_FILES, load), STL10_CLASSES)
 
 
 def _grey(name: str, folder: Path) -> RawDataset:
-    train, test = _both_parts(name, folder, folder / name / "raw", IDX_FILES)
-    parts = [(part.data.unsqueeze(1), part.targets.long()) for part in (train, test)]
-    return RawDataset(parts[0], parts[1], tuple(train.classes))
+    parts = _both_parts(name, folder / name / "raw", IDX_FILES, _loading(name, folder))
+    return _raw(parts, tuple(parts[0].classes))
 
 
-def _cifar(name: str, folder: Path, files_in: Path, files: tuple[str, ...]) -> RawDataset:
-    train, test = _both_parts(name, folder, files_in, files)
-    return RawDataset(_colour(train), _colour(test), tuple(train.classes))
+def _emnist(kind: str, folder: Path, first: int = 0, names: tuple[str, ...] | None = None) -> RawDataset:
+    files = tuple(f"emnist-{kind}-{file}" for file in EMNIST_FILES)
+    parts = _both_parts(f"EMNIST_{kind}", folder / "EMNIST" / "raw", files, _loading("EMNIST", folder, split=kind))
+    for part in parts:
+        part.data, part.targets = part.data.transpose(1, 2), part.targets - first
+    return _raw(parts, names or tuple(parts[0].classes))
 
 
-def _colour(part: Any) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)
+def _cifar(name: str, folder: Path, below: str, files: tuple[str, ...]) -> RawDataset:
+    parts = _both_parts(name, folder / below, files, _loading(name, folder))
+    for part in parts:
+        part.data = part.data.transpose(0, 3, 1, 2)
+    return _raw(parts, tuple(parts[0].classes))
 
 
-def _both_parts(name: str, folder: Path, files_in: Path, files: tuple[str, ...]) -> tuple[Any, Any]:
+def _loading(name: str, folder: Path, **settings: Any) -> Callable[[bool, bool], Any]:
+    def load(train: bool, download: bool) -> Any:
+        return getattr(torchvision_module("datasets"), name)(str(folder), train=train, download=download, **settings)
+
+    return load
+
+
+def _raw(parts: tuple[Any, Any], class_names: tuple[str, ...]) -> RawDataset:
+    """Both parts as uint8 (N, C, H, W) and int64."""
+
+    def part_of(part: Any) -> tuple[Tensor, Tensor]:
+        images = torch.as_tensor(part.data if isinstance(part.data, Tensor) else np.ascontiguousarray(part.data))
+        return (images.unsqueeze(1) if images.ndim == 3 else images).contiguous(), torch.as_tensor(_labels(part)).long()
+
+    return RawDataset(part_of(parts[0]), part_of(parts[1]), class_names)
+
+
+def _labels(part: Any) -> Any:
+    return part.targets if hasattr(part, "targets") else part.labels
+
+
+def _both_parts(name: str, files_in: Path, files: tuple[str, ...], load: Callable[[bool, bool], Any]) -> tuple[Any, Any]:
     missing = [file for file in files if not (files_in / file).exists()]
     not_there_yet = [place for place in (files_in, *files_in.parents) if not place.exists()]
-    dataset = getattr(torchvision_module("datasets"), name)
     try:
         with warnings.catch_warnings():
             # NumPy 2.4 warns about the align=0 in CIFAR's pickles and about torchvision's own dtype(...) calls.
             warnings.simplefilter("ignore")
-            parts = dataset(str(folder), train=True, download=bool(missing)), dataset(str(folder), train=False, download=False)
-        if any(len(part.data) != len(part.targets) for part in parts):
+            parts = load(True, bool(missing)), load(False, bool(missing))
+        if any(len(part.data) != len(_labels(part)) for part in parts):
             raise RuntimeError("images and labels differ in number")
         return parts
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:  # of torchvision's readers
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        EOFError,
+        AssertionError,
+    ) as error:  # of torchvision's readers
         if not missing:
             raise ValueError(
                 f"{name}: the files in {files_in} are damaged ({error or 'no IDX header'}). Delete that folder and run again"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from training.loop import Progress, Recipe, fit, silent
+from training.loop import Progress, fit, silent
 from training.many.batches import SharedImages
 from training.many.linear_stack import LinearStack
 from training.many.lockstep import History, Stack, lockstep
 from training.many.module_stack import ModuleStack
 from training.many.threads import side_by_side
+from training.recipe import Recipe
 from vision_data import ImageSet
 
 __all__ = ["LinearStack", "ModuleStack", "fit_many", "models_at_once"]
@@ -41,8 +43,8 @@ def fit_many(
     them, and every model has its own running statistics. Dropout comes from the global random state, and differs.
 
     On a CPU every thread of torch's trains a part of them, by itself: perceptrons as `LinearStack`s, others one after another. On
-    a GPU all of them take each step at once. The images, which they share, are held once, as floats unless they are augmented.
-    The models end in eval mode.
+    a GPU all of them take each step at once, unless the recipe asks for more than plain steps (label smoothing, bf16, ...). The images,
+    which they share, are held once, as floats unless they are augmented. The models end in eval mode.
 
     Raises ValueError where numbers do not fit, where a model has no images, another number of them than the first or another
     architecture, and FloatingPointError as soon as the loss of an epoch is not finite.
@@ -50,14 +52,16 @@ def fit_many(
     _check(models, rows, generators)
     place = torch.device(device)
     whole = slice(0, len(models))
-    stacked = LinearStack.takes(models[0])
-    if place.type == "cpu" and not stacked:
+    stacked = LinearStack.takes(models[0]) and recipe.plain
+    if not recipe.plain or (place.type == "cpu" and not stacked):
 
         def alone(part: slice, ticking: Progress) -> list[History]:
             (model,), (chosen,), (generator,) = models[part], rows[part], generators[part]
-            return [fit(model, images.subset(chosen), recipe, generator=generator, progress=ticking)]
+            kept = images.subset(chosen)
+            return [fit(model, kept, recipe, generator=generator, device=place, progress=ticking, own_random_state=False)]
 
-        return side_by_side(alone, _parts(whole, 1), recipe.epochs, progress, label)
+        steps = recipe.epochs * math.ceil(len(rows[0]) / recipe.batch_size_for(len(rows[0])))
+        return side_by_side(alone, _parts(whole, 1), steps, progress, label)
 
     shared = SharedImages(images, place, augment=recipe.augment)
 

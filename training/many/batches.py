@@ -8,17 +8,19 @@ import torch
 from torch import Tensor
 
 from vision_data import ImageSet
-from vision_data.image_set import Moves
+from vision_data.augmentation import Augmentation, Moves, augmentations
+from vision_data.chosen_images import Images
 
 
 class SharedImages:
     """Images on a device, from which many models take their batches: normalised once, unless each batch is to be augmented first."""
 
-    def __init__(self, images: ImageSet, device: torch.device, *, augment: bool) -> None:
+    def __init__(self, images: ImageSet, device: torch.device, *, augment: Augmentation) -> None:
         here = images.to(device)
-        self.augment, self.device = augment, device
+        self.kinds, self.device = augmentations(augment), device
+        self.as_they_are = bool(self.kinds) or here.streamed
         self.normalisation, self.labels = images.normalisation, here.labels
-        self.images = here.images if augment else self.normalisation(here.images)
+        self.images: Images = here.images if self.as_they_are else self.normalisation(here.images[:])
 
     def epoch(self, rows: Sequence[Tensor], generators: Sequence[torch.Generator], size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (K, size, C, H, W) and labels (K, size) of K models, those at rows[k] in a new order of generators[k]'s.
@@ -29,8 +31,10 @@ class SharedImages:
         shuffled = torch.stack([chosen.cpu()[torch.randperm(len(chosen), generator=generator)] for chosen, generator in pairs])
         for chosen in shuffled.split(size, dim=1):
             place = chosen.flatten().to(self.device)
-            x = self.images.index_select(0, place)
-            if self.augment:
-                moves = [Moves.drawn(chosen.shape[1], x.shape[2], generator) for generator in generators]
-                x = self.normalisation(Moves.joined(moves)(x))
+            x = self.images.index_select(0, place) if isinstance(self.images, Tensor) else self.images[place].to(self.device)
+            if self.kinds:
+                moves = [Moves.drawn(chosen.shape[1], x.shape[2], generator, self.kinds) for generator in generators]
+                x = Moves.joined(moves)(x, self.normalisation)
+            elif self.as_they_are:
+                x = self.normalisation(x)
             yield x.unflatten(0, chosen.shape), self.labels.index_select(0, place).view(chosen.shape)

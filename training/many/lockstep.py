@@ -9,8 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from training.loop import Progress, Recipe, optimizer_of, schedule_of
+from training.loop import Progress
 from training.many.batches import SharedImages
+from training.recipe import Recipe, optimizer_of, schedule_of
 
 History = list[dict[str, float]]
 

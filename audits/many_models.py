@@ -72,7 +72,7 @@ def job_of(
 
 def params_of(job: Pipeline, **own: Any) -> dict[str, Any]:
     """What an audit logs of its settings: those of a run, but for what is of one model."""
-    of_one = {"mask", "ideal", "checkpoint_epochs", MASKED}
+    of_one = {"mask", "ideal", "checkpoint_epochs", "report", MASKED}
     return {name: value for name, value in job.params().items() if name not in of_one} | {"split": job.base.splits.digest, **own}
 
 
@@ -83,30 +83,33 @@ def loaded(job: Pipeline, member: Member) -> nn.Module:
     return model
 
 
-def unlearned(job: Pipeline, starts: Sequence[Start], notice: Notice) -> Iterator[nn.Module]:
-    """The unlearned models, in the order of the starts. What all of them will take is said as soon as the first is known.
-
-    Raises NotFinite, which names the model, where a method diverges.
-    """
+def tell_cost(job: Pipeline, first: Start, count: int, notice: Notice) -> None:
+    """Unlearn one model, and say what that took and what `count` will: before hundreds are trained. Raises NotFinite if it diverges."""
     warm_up()
-    for number, start in enumerate(job.progress(starts, f"{job.method.name} on many models")):
-        model, data = start.made()
-        started = time.perf_counter()
-        try:
-            result = unlearn(job.config.unlearn, model, data, **job.settings).model
-        except FloatingPointError as error:
-            raise NotFinite(f"{job.method.name} on {start.name}: {error}") from error
-        if not number:
-            seconds = time.perf_counter() - started
-            notice(
-                f"{job.method.name}: {seconds:.2f} s for the first of {len(starts)} models, so about {_span(seconds * len(starts))} for all"
-            )
-        broken = [name for name, value in result.state_dict().items() if value.is_floating_point() and not value.isfinite().all()]
-        if broken:
-            raise NotFinite(
-                f"{job.method.name} on {start.name}: weights that are not finite ({broken[0]}). Lower the learning rate: it diverged"
-            )
-        yield result
+    started = time.perf_counter()
+    _unlearned(job, first)
+    seconds = time.perf_counter() - started
+    notice(f"{job.method.name}: {seconds:.2f} s for a first model, so about {_span(seconds * count)} for the {count} of this audit")
+
+
+def unlearned(job: Pipeline, starts: Sequence[Start]) -> Iterator[nn.Module]:
+    """The unlearned models, in the order of the starts. Raises NotFinite, which names the model, where a method diverges."""
+    for start in job.progress(starts, f"{job.method.name} on many models"):
+        yield _unlearned(job, start)
+
+
+def _unlearned(job: Pipeline, start: Start) -> nn.Module:
+    model, data = start.made()
+    try:
+        result = unlearn(job.config.unlearn, model, data, **job.settings).model
+    except FloatingPointError as error:
+        raise NotFinite(f"{job.method.name} on {start.name}: {error}") from error
+    broken = [name for name, value in result.state_dict().items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise NotFinite(
+            f"{job.method.name} on {start.name}: weights that are not finite ({broken[0]}). Lower the learning rate: it diverged"
+        )
+    return result
 
 
 def _span(seconds: float) -> str:

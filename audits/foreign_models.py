@@ -34,7 +34,7 @@ from training import (
     silent,
 )
 from unlearn import ForgetData, Unlearned
-from vision_data import DATASETS, load_splits
+from vision_data import DATASETS, load_splits, origin
 
 TrainedOn = Literal["train", "all"]
 
@@ -110,7 +110,7 @@ class ForeignModels:
         files = {"initial": self.config.initial, "unlearned": self.config.unlearned, "ideal": self.config.ideal}
         return {
             "dataset": self.splits.dataset,
-            "dataset_file": DATASETS[base.dataset].file,
+            "dataset_file": origin(base.dataset),
             "data": base.data,
             "arch": self.architecture.name,
             "arch_file": self.architecture.file,
@@ -186,12 +186,13 @@ class ForeignModels:
 
     def _check_training(self, name: str, path: Path, trained_on: str) -> str:
         """Lethe's own checkpoints say on which images they were trained. Others are believed, which is worth a line."""
-        if _is_foreign(path) or checkpoint_metadata(path) is None:
+        found = None if _is_foreign(path) else checkpoint_metadata(path)
+        if found is None:
             return f"that {path} was trained on these images can't be checked, it has no metadata of Lethe"
         if self.config.trained_on == "all":
             raise ValueError(f"--trained_on all: {path} is Lethe's, and was trained on its train split. Leave out --trained_on")
         try:
-            check_checkpoint(path, self._metadata(trained_on), self.architecture.settings({}))
+            check_checkpoint(path, self._metadata(trained_on, training=found.training), self.architecture.settings({}))
         except ValueError as error:
             raise ValueError(
                 str(error).replace("--mask, or another folder with --save_dir", "--mask").replace("--mask", f"--{name}")

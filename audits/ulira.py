@@ -12,12 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from audited_method import AuditResult, Notice, Start, job_of, loaded, params_of, unlearned
+from audits.klom import COLUMNS, MODELS, log_arrays, log_images, origin
+from audits.many_models import AuditResult, Notice, Start, job_of, loaded, params_of, tell_cost, unlearned
+from audits.margin_files import columns, npy, table
 from base_models import BaseConfig
 from evaluation import Shadows, evaluate, outputs_of
 from evaluation.ulira import LEAST_SIDE
-from klom_audit import COLUMNS, MODELS, log_arrays, log_images, origin
-from margin_files import columns, npy, table
 from measurement import BATCH
 from model_sets import Member, make, members_of
 from tracking.run import tracked_run
@@ -101,6 +101,9 @@ class UliraAudit:
 
     def _of_halves(self, rows: list[dict[str, Any]]) -> Shadows:
         """Each shadow model unlearns the forget images that it was trained on."""
+        with self._stage("first"):
+            first = make(self.job.base, "shadows", 2).members[0]
+            tell_cost(self.job, Start("shadow model 1", partial(self._start, first, 1)), self.config.shadows, self.notice)
         with self._stage("shadows"):
             members = make(self.job.base, "shadows", self.config.shadows).members
         train, forget = self.job.base.splits.train, self.job.base.forget
@@ -114,6 +117,9 @@ class UliraAudit:
         """Models of everything that unlearned the forget set, and oracles."""
         half = self.config.shadows // 2
         base = self.job.base
+        with self._stage("first"):
+            first = make(base, "initial models", 1).members[0]
+            tell_cost(self.job, Start(f"the model of seed {first.seed}", partial(self._start_of_all, first)), half, self.notice)
         with self._stage("shadows"):
             initial, oracles = make(base, "initial models", half).members, make(base, "oracles", half).members
         starts = [Start(f"the model of seed {model.seed}", partial(self._start_of_all, model)) for model in initial]
@@ -157,7 +163,7 @@ class UliraAudit:
         return model
 
     def _margins_after(self, starts: list[Start], members: list[Member], rows: list[dict[str, Any]]) -> Iterator[Tensor]:
-        for member, model in zip(members, unlearned(self.job, starts, self.notice), strict=True):
+        for member, model in zip(members, unlearned(self.job, starts), strict=True):
             yield self._seen(model, member, rows)
 
     def _seen(self, model: nn.Module, member: Member, rows: list[dict[str, Any]]) -> Tensor:

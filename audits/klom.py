@@ -15,11 +15,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from audited_method import AuditResult, Notice, Start, job_of, loaded, params_of, unlearned
+from audits.many_models import AuditResult, Notice, Start, job_of, loaded, params_of, tell_cost, unlearned
+from audits.margin_files import SETS, array_of, columns, npy, read_margins, sets_of, table
 from base_models import BaseConfig, BaseModels
 from evaluation import METRICS, Evidence, Population, evaluate, needs_of, noise_floor
 from evaluation.population import MINIMUM
-from margin_files import SETS, array_of, columns, npy, read_margins, sets_of, table
 from measurement import evidence_of
 from model_sets import Member, make
 from tracking.run import TrackedRun, tracked_run
@@ -80,6 +80,9 @@ class KlomAudit:
             run.params(
                 params_of(self.job, models=self.config.models, oracle_margins=self.config.oracle_margins, metrics=",".join(self.also))
             )
+            with self._stage("first"):
+                first = self._starts(make(self.job.base, "initial models", 1).members, self._ideals(1))[0]
+                tell_cost(self.job, first, self.config.models, self.notice)
             with self._stage("initial"):
                 initial = make(self.job.base, "initial models", self.config.models).members
             rows: list[dict[str, Any]] = []
@@ -113,20 +116,22 @@ class KlomAudit:
 
     def _after(self, initial: list[Member], rows: list[dict[str, Any]]) -> Iterator[Evidence]:
         """What each unlearned model says."""
-        ideals = self._ideals(len(initial))
-        starts = [
+        starts = self._starts(initial, self._ideals(len(initial)))
+        for member, model in zip(initial, unlearned(self.job, starts), strict=True):
+            yield self._seen("unlearned", model, member, rows)
+
+    def _starts(self, initial: list[Member], ideals: list[Member]) -> list[Start]:
+        return [
             Start(f"the model of seed {member.seed}", partial(self._start, member, ideals[number : number + 1]))
             for number, member in enumerate(initial)
         ]
-        for member, model in zip(initial, unlearned(self.job, starts, self.notice), strict=True):
-            yield self._seen("unlearned", model, member, rows)
 
     def _ideals(self, count: int) -> list[Member]:
         """Ideal models that no oracle is, for a method that asks for one."""
         if "ideal" not in self.job.method.facts.needs:
             return []
         base = self.job.base
-        after = replace(base.config, seed=base.config.seed + count)
+        after = replace(base.config, seed=base.config.seed + self.config.models)
         return make(BaseModels(after, progress=base.progress, splits=base.splits), "oracles", count).members
 
     def _start(self, member: Member, ideal: list[Member]) -> tuple[nn.Module, ForgetData]:

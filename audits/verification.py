@@ -12,16 +12,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from audits.klom import COLUMNS, MODELS, ORACLES, UNLEARNED, floor_of, means_of
+from audits.margin_files import columns, read_array, read_margins, sets_of, table
+from audits.ulira import MARGINS, MEMBER, ends_of, sizes_of
 from base_models import device_named
 from evaluation import OF_MANY, Population, Shadows, chosen, evaluate, needs_of
-from klom_audit import COLUMNS, MODELS, ORACLES, UNLEARNED, floor_of, means_of
-from margin_files import columns, read_array, read_margins, sets_of, table
 from measurement import INCOMPETENT, TIMES, measure
 from models import ARCHITECTURES, build
 from pipeline import FORGET_LIST
 from tracking.record import Record
 from training import Metadata, Progress, checkpoint_digest, checkpoint_metadata, generator_for, load_checkpoint, silent
-from ulira_audit import MARGINS, MEMBER, ends_of, sizes_of
 from unlearn import ForgetData
 from vision_data import ForgetRequest, Splits, load_splits, read_indexes
 
@@ -261,9 +261,11 @@ def _request(record: Record) -> ForgetRequest:
 
 
 def _spec(record: Record, kind: str) -> str:
-    """The name of a dataset or an architecture, or path/to/file.py:function."""
+    """The name of a dataset or an architecture, path/to/file.py:function, or folder:PATH and its like."""
     file = record.params.get(f"{kind}_file", "None")
-    return record.params[kind] if file == "None" else f"{file}:{record.params[kind]}"
+    if file == "None":
+        return record.params[kind]
+    return f"{file}:{record.params[kind]}" if file.endswith(".py") else file
 
 
 def _check_images(record: Record, done: Verification, digests: Mapping[str, str]) -> None:

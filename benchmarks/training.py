@@ -1,0 +1,286 @@
+"""What a training step of Lethe's loop costs beside a loop written by hand, how long CIFAR-10 takes to the device, and to a goal on a GPU.
+
+    python benchmarks/training.py
+    python benchmarks/training.py --part goal --data ./data          # on a GPU
+
+steps    `fit` beside the bare forward, backward and step on the same batch size: the perceptron in float32, the convolutional nets both
+         in the way that --train_precision auto and --train_memory_format auto find for the model on this machine. The perceptron's bare
+         loop takes its batches from a tensor of normalised images by a random order; the convolutional nets' has one batch, made before.
+         `fit` draws, augments and normalises its own, watches the loss and counts. In turn, --repeats times, --steps steps each (the
+         perceptron: 100 times as many). ms: on the clock; cpu ms: of all cores together, which says more where other processes are at
+         work. Medians.
+load     CIFAR-10 from its files to the device, the split and the normalisation included.
+goal     CIFAR-10 on a GPU: ResNet-18 and ResNet-9 trained as RECIPES says, test score, seconds, images a second, what part of the bf16
+         matrix rate (a product of two 8192 x 8192 matrices, measured here) the training's products reach, peak memory. Held against an
+         A100: 94 % in 2.6 s by airbench94's specialised network, a standard ResNet-18 to 96 % in 7 minutes. Not without a GPU.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import command_line
+
+PARTS = ("steps", "load", "goal")
+MODELS = {
+    "mlp": ("MNIST", 1.3),
+    "resnet18": ("CIFAR10", 1.1),
+    "resnet9": ("CIFAR10", 1.1),
+}  # at most beside the bare loop
+PERCEPTRON_STEPS = 100  # for one of a convolutional net
+GOALS = {"resnet18": 94.0, "resnet9": 92.0}
+RECIPES: dict[str, dict[str, Any]] = {
+    "resnet18": {"epochs": 30, "lr": 0.2, "batch_size": 512, "label_smoothing": 0.1},
+    "resnet9": {"epochs": 16, "lr": 0.5, "batch_size": 512, "label_smoothing": 0.1},
+}
+MATRIX = 8192
+
+Row = dict[str, Any]
+
+
+@command_line.command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the tables, and write the same numbers with --json."""
+    summary, _, details = (__doc__ or "").partition("\n")
+    parser = command_line.OneLineParser(summary, details.strip("\n"))
+    parser.add_argument("--part", nargs="+", default=list(PARTS), choices=PARTS, help="what is measured (default: all)")
+    parser.add_argument("--data", default="./data", metavar="FOLDER", help="where MNIST and CIFAR10 are (default: %(default)s)")
+    parser.add_argument("--archs", nargs="+", default=list(MODELS), choices=list(MODELS), help="whose steps are timed (default: all)")
+    parser.add_argument("--batch_size", type=int, default=128, metavar="N", help="images of a timed step (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=5, metavar="N", help="timed steps of a repeat (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="of everything timed (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    options = command_line.parsed(parser, argv)
+    for flag, least in (("steps", 1), ("repeats", 1), ("batch_size", 2)):
+        if getattr(options, flag) < least:
+            raise ValueError(f"--{flag}: expected at least {least}, got {getattr(options, flag)}. Correct the number")
+
+    from base_models import device_named
+    from benchmarks.machine import describe, write_json
+    from reporter.text_table import text_table
+
+    device = device_named(options.device)
+    tables: dict[str, list[Row]] = {}
+    for part in options.part:
+        tables[part] = {"steps": steps, "load": load, "goal": goal}[part](options, device)
+        if tables[part]:
+            print(text_table(list(tables[part][0]), [[str(value) for value in row.values()] for row in tables[part]]), end="\n\n")
+        else:
+            print(f"{part}: not measured, there is no GPU here\n")
+    print(describe())
+    write_json(options.json, {"command": f"benchmarks/training.py {' '.join(argv or sys.argv[1:])}", **tables})
+    return 0
+
+
+def steps(options: Namespace, device: Any) -> list[Row]:
+    """A row for each model: milliseconds of a bare step and of one of `fit`, and how many times as many that is."""
+    return [row_of(arch, options, device) for arch in options.archs]
+
+
+def row_of(arch: str, options: Namespace, device: Any) -> Row:
+    import torch
+
+    from models import ARCHITECTURES, build
+    from training.recipe import Recipe
+    from training.way import way_of
+    from vision_data import DATASETS, load_splits
+
+    dataset, most = MODELS[arch]
+    facts, count = ARCHITECTURES[arch].facts, options.steps * (PERCEPTRON_STEPS if arch == "mlp" else 1)
+    train = load_splits(dataset, options.data).train
+    train = train.subset(torch.arange(min(len(train), (count + 2) * options.batch_size))).to(device)
+    epochs = -(-(count + 2) * options.batch_size // len(train))
+    recipe = Recipe(epochs, facts.optimizer, facts.lr / 100, options.batch_size, facts.weight_decay, DATASETS[dataset].facts.augment)
+    if arch != "mlp":
+        recipe = replace(recipe, precision="auto", memory_format="auto")
+    model = build(arch, train.image_shape, 10, seed=1).to(device).train()
+    way = way_of(recipe, model, lambda: next(train.batches(options.batch_size, device=device)), 0)
+    fixed = replace(
+        recipe, precision="bf16" if way.bf16 else "float32", memory_format="channels_last" if way.channels_last else "contiguous"
+    )
+    bare, fitted = [], []
+    for _ in range(options.repeats):
+        bare.append(of_bare(arch, model, train, fixed, way, count))
+        fitted.append(of_fit(model, train, fixed, count))
+    ms, cpu = ([median(one[k] for one in times) for times in (bare, fitted)] for k in (0, 1))
+    return {
+        "model": arch,
+        "way": way,
+        "bare ms": f"{ms[0]:.3g}",
+        "fit ms": f"{ms[1]:.3g}",
+        "fit / bare": f"{ms[1] / ms[0]:.2f}",
+        "bare cpu ms": f"{cpu[0]:.3g}",
+        "fit cpu ms": f"{cpu[1]:.3g}",
+        "cpu fit / bare": f"{cpu[1] / cpu[0]:.2f}",
+        "to be at most": most,
+        "images/s": f"{1000 * options.batch_size / ms[1]:,.0f}",
+    }
+
+
+def moment(device: Any) -> tuple[float, float]:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter(), time.process_time()
+
+
+def of_bare(arch: str, model: Any, images: Any, recipe: Any, way: Any, count: int) -> tuple[float, float]:
+    """Milliseconds a step, on the clock and of all cores, of forward, backward and step written by hand; the first is not counted."""
+    import copy
+    from contextlib import nullcontext
+
+    import torch
+    from torch.nn import functional as F
+
+    from training.recipe import optimizer_of
+
+    device, size = images.labels.device, recipe.batch_size
+    layout = torch.channels_last if way.channels_last else torch.contiguous_format
+    model = copy.deepcopy(model).to(memory_format=layout)
+    optimizer = optimizer_of(list(model.parameters()), recipe)
+    y = images.labels[: len(images) // size * size]
+    kept = len(y) if arch == "mlp" else size
+    x = images.normalisation(images.images[:kept]).contiguous(memory_format=layout)
+    one, done = (x[:size], y[:size]), 0
+    started = ended = moment(device)
+    while done <= count:
+        for rows in torch.randperm(len(y)).to(device).split(size):
+            inputs, labels = (x[rows], y[rows]) if arch == "mlp" else one
+            with torch.autocast(device.type, torch.bfloat16) if way.bf16 else nullcontext():
+                logits = model(inputs)
+            loss = F.cross_entropy(logits.float(), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            done += 1
+            if done == 1:
+                started = moment(device)
+            if done == count + 1:
+                ended = moment(device)
+                break
+    return between(started, ended, count)
+
+
+class Enough(Exception):
+    """No more steps are wanted."""
+
+
+def of_fit(model: Any, images: Any, recipe: Any, count: int) -> tuple[float, float]:
+    """The same of the loop's own steps, as its progress sees them."""
+    import copy
+
+    from training import fit, generator_for
+
+    device, moments = images.labels.device, []
+
+    def watched(every: Iterable[Any], label: str) -> Iterator[Any]:
+        for number, step in enumerate(every):
+            if number in (1, count + 1):
+                moments.append(moment(device))
+            if number == count + 1:
+                raise Enough
+            yield step
+
+    with suppress(Enough):
+        fit(copy.deepcopy(model), images, recipe, generator=generator_for(1, "train"), device=device, progress=watched)
+    return between(moments[0], moments[1], count)
+
+
+def between(started: tuple[float, float], ended: tuple[float, float], count: int) -> tuple[float, float]:
+    """Milliseconds a step."""
+    clock, cores = (1000 * (last - first) / count for first, last in zip(started, ended, strict=True))
+    return clock, cores
+
+
+def load(options: Namespace, device: Any) -> list[Row]:
+    """Seconds from CIFAR-10's files to images and labels on the device, and their bytes."""
+    from vision_data import load_splits
+
+    load_splits("CIFAR10", options.data)  # what is imported, and the files in the system's cache
+    seconds = []
+    for _ in range(options.repeats):
+        started = moment(device)[0]
+        splits = load_splits("CIFAR10", options.data)
+        parts = [part.to(device) for part in (splits.train, splits.validation, splits.test)]
+        seconds.append(moment(device)[0] - started)
+    count, size = sum(map(len, parts)), sum(part.images[:].numel() for part in parts) / 1e6
+    return [{"CIFAR10": f"{count} images", "MB": f"{size:.0f}", "median s": f"{median(seconds):.2f}", "device": str(device)}]
+
+
+def goal(options: Namespace, device: Any) -> list[Row]:
+    """CIFAR-10 on a GPU to a test score; [] without one."""
+    if device.type != "cuda":
+        return []
+    rate = matrix_rate(device)
+    return [to_goal(arch, options, device, rate) for arch in RECIPES]
+
+
+def to_goal(arch: str, options: Namespace, device: Any, rate: float) -> Row:
+    import torch
+
+    from base_models import score_of
+    from models import build
+    from training import fit, generator_for
+    from training.recipe import Recipe
+    from vision_data import load_splits
+
+    splits = load_splits("CIFAR10", options.data).without_validation()
+    train, scores, seconds = splits.train.to(device), [], []
+    recipe = Recipe(augment=("crop", "flip"), precision="bf16", memory_format="channels_last", compile="auto", **RECIPES[arch])
+    torch.cuda.reset_peak_memory_stats(device)
+    for repeat in range(options.repeats):
+        model = build(arch, train.image_shape, 10, seed=repeat + 1)
+        started = moment(device)[0]
+        fit(model, train, recipe, generator=generator_for(repeat + 1, "train"), device=device)
+        seconds.append(moment(device)[0] - started)
+        scores.append(score_of(model, splits.test, device))
+    images = recipe.epochs * len(train) / median(seconds)
+    return {
+        "model": arch,
+        "epochs": recipe.epochs,
+        "goal %": GOALS[arch],
+        "test %": f"{median(scores):.2f} ({min(scores):.2f} to {max(scores):.2f})",
+        "s": f"{median(seconds):.1f}",
+        "images/s": f"{images:,.0f}",
+        "of the bf16 rate": f"{images * operations_of(model, train, device) / rate:.1%}",
+        "peak MiB": f"{torch.cuda.max_memory_allocated(device) / 2**20:,.0f}",
+    }
+
+
+def operations_of(model: Any, images: Any, device: Any) -> float:
+    """Floating-point operations of a forward and a backward pass for one image."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x, _ = next(images.batches(8, device=device))
+    with FlopCounterMode(display=False) as counter:
+        model.train()(x).sum().backward()
+    return counter.get_total_flops() / 8
+
+
+def matrix_rate(device: Any) -> float:
+    """Floating-point operations a second of a product of two bf16 matrices."""
+    import torch
+
+    one, other = (torch.randn(MATRIX, MATRIX, device=device, dtype=torch.bfloat16) for _ in range(2))
+    times = []
+    for _ in range(12):
+        started = moment(device)[0]
+        one @ other
+        times.append(moment(device)[0] - started)
+    return 2 * MATRIX**3 / median(times[2:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

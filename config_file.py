@@ -1,0 +1,59 @@
+"""The flags of one experiment from a file: `kappa: 0.1` is `--kappa 0.1`; a flag on the command line counts instead of the file's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from base_lines import REQUEST, flags_of
+from grid import text
+from located import Located, blamed, read_yaml
+
+EXCLUSIVE = {"forget_indexes": REQUEST[:2], **dict.fromkeys(REQUEST[:2], ("forget_indexes",))}
+SAME = {"checkpoint": "mask"}
+SWITCHES = ("list", "skip_finished")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The words of a file and those of the command line, which come after them."""
+
+    source: Located
+    flags: dict[str, list[str]]
+    given: list[str]
+
+    @property
+    def words(self) -> list[str]:
+        return [word for name, values in self.flags.items() for word in (f"--{name}", *values)]
+
+    def told(self, error: ValueError) -> ValueError:
+        """The error with the line of the flag it is about, where that is one of the file's."""
+        name = blamed(str(error), {name: " ".join(values) for name, values in self.flags.items()}, "")
+        return self.source.error((name,), error) if name else error
+
+
+def read_config(file: Path, argv: Sequence[str] | None) -> Config:
+    """The flags of a YAML file but for those that the command line has. Raises as `read_yaml`, and ValueError for no flag."""
+    source = read_yaml(file, "config")
+    if not isinstance(source.content, Mapping) or not source.content:
+        raise source.error((), "expected flags and their values. Write e.g. 'unlearn: SSD'")
+    words = list(sys.argv[1:] if argv is None else argv)
+    on_line = {SAME.get(name, name) for name in flags_of([word for word in words if word != "--"])}
+    hidden = on_line.union(*(EXCLUSIVE.get(name, ()) for name in on_line))
+    flags = {}
+    for key, value in source.content.items():
+        name = SAME.get(str(key), str(key)).replace("-", "_")
+        if name == "config" or isinstance(value, Mapping):
+            raise source.error((str(key),), f"expected a flag and its value, got {key}: {value!r}. One file is one experiment")
+        if name not in hidden:
+            flags.update(_words(name, value))
+    return Config(source, flags, words)
+
+
+def _words(name: str, value: object) -> dict[str, list[str]]:
+    """A flag with its values, as they stand on a command line; a switch that is off is not there."""
+    if name in SWITCHES and isinstance(value, bool):
+        return {name: []} if value else {}
+    return {name: [text(one) for one in (value if isinstance(value, list) else [value])]}

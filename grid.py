@@ -1,0 +1,205 @@
+"""A grid of settings -> the command of every run, each checked before it is given.
+
+dataset: digits                       a value, or a list of values, for each shared flag
+class_to_replace: [0, 1, [3, 5]]      a list in the list is one value of several words
+seed: [1, 2, 3]
+models:                               a list of mappings, under any name: flags that go together
+  - {arch: mlp, hidden: ["128,64", "64,32"]}
+  - {arch: mlp, epochs: 50}
+methods:
+  MIMU: {topk: 50, kappa: [0.05, 0.1]}
+  SFT: {sft_mode: finetune_retain, seed: 1}      a shared flag here counts instead of the grid's own
+  default:
+exclude:                              no run that has all of these values (of a list: one of them)
+  - {unlearn: MIMU, class_to_replace: 1, kappa: [0.1]}
+include:                              more runs; the grid's shared flags hold where nothing else is said
+  - {unlearn: SSD, seed: 9}
+"""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from located import Located, Place, blamed
+
+if TYPE_CHECKING:
+    from base_models import BaseModels
+    from pipeline import PipelineConfig
+
+METHODS, EXCLUDE, INCLUDE, METHOD = "methods", "exclude", "include", "unlearn"
+
+Setting = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Combination:
+    """The flags of one run with their values, and the place in the grid of each."""
+
+    values: Setting
+    places: dict[str, Place]
+
+    def without(self, names: Sequence[str]) -> Combination:
+        return Combination(*({name: own[name] for name in own if name not in names} for own in (self.values, self.places)))
+
+    def __or__(self, other: Combination) -> Combination:
+        return Combination(self.values | other.values, self.places | other.places)
+
+    @property
+    def words(self) -> list[str]:
+        return [word for name, value in self.values.items() for word in (f"--{name}", *map(text, _listed(value)))]
+
+
+def jobs_of(grid: Located) -> list[list[str]]:
+    """The words after `mlflow_forget.py` of every run, each once, in the order of the grid.
+
+    Raises ValueError, with the grid's line, for what is no grid, for a rule that matches nothing, and for all that mlflow_forget.py would
+    refuse: unknown names, flags and values, and what can't go together. What depends on images is checked for embedded data.
+    """
+    found: dict[str, Combination] = {}
+    for combination in combinations_of(grid):
+        found.setdefault(shlex.join(combination.words), combination)
+    check(grid, list(found.values()))
+    return [combination.words for combination in found.values()]
+
+
+def combinations_of(grid: Located) -> list[Combination]:
+    """All runs: every method on every combination of what is shared, less what is excluded, and what is included."""
+    content = grid.content
+    if not isinstance(content, Mapping) or not isinstance(content.get(METHODS), Mapping) or not content[METHODS]:
+        raise grid.error((), "expected a mapping with 'methods: {NAME: {flag: values}}'. See --help")
+    shared = {name: value for name, value in content.items() if name not in (METHODS, EXCLUDE, INCLUDE)}
+    runs = []
+    own_of = {method: list(combinations(grid, own or {}, (METHODS, method))) for method, own in content[METHODS].items()}
+    for common in combinations(grid, shared, ()):
+        for method, own in own_of.items():
+            named = Combination({METHOD: method}, {METHOD: (METHODS, method)})
+            runs += [named | common.without(list(chosen.values)) | chosen for chosen in own]
+    return excluded(grid, runs) + included(grid, shared)
+
+
+def combinations(grid: Located, values: Any, place: Place) -> Iterator[Combination]:
+    """Every combination of the listed values, in their order."""
+    if not isinstance(values, Mapping):
+        raise grid.error(place, f"expected flags and their values, got {values!r}. Write e.g. {{kappa: [0.05, 0.1]}}")
+    axes = [alternatives(grid, value, (*place, str(name))) for name, value in values.items()]
+    for chosen in itertools.product(*axes):
+        whole = Combination({}, {})
+        for part in chosen:
+            whole |= part
+        yield whole
+
+
+def alternatives(grid: Located, value: Any, place: Place) -> list[Combination]:
+    """What one entry of a grid can be: one flag with each of its values, or each of several mappings of flags."""
+    items = _listed(value)
+    if not items:
+        raise grid.error(place, f"expected a value or a list of values for {place[-1]}, got an empty list. Leave it out")
+    places = [(*place, number) if items is value else place for number in range(len(items))]
+    if any(isinstance(item, Mapping) for item in items):
+        return [one for item, where in zip(items, places, strict=True) for one in combinations(grid, item, where)]
+    return [Combination({str(place[-1]): item}, {str(place[-1]): where}) for item, where in zip(items, places, strict=True)]
+
+
+def excluded(grid: Located, runs: list[Combination]) -> list[Combination]:
+    """The runs that no rule of `exclude` takes out. ValueError for a rule that takes out none."""
+    for rule, place in _rules(grid, EXCLUDE):
+        kept = [run for run in runs if not _meets(run.values, rule)]
+        if len(kept) == len(runs):
+            raise grid.error(place, f"this excludes no run: {rule}. Correct its flags and values, or leave it out")
+        runs = kept
+    return runs
+
+
+def _meets(values: Setting, rule: Setting) -> bool:
+    return all(name in values and _is_one_of(values[name], wanted) for name, wanted in rule.items())
+
+
+def _is_one_of(value: Any, wanted: Any) -> bool:
+    spelled = [text(one).casefold() for one in _listed(wanted)]
+    return text(value).casefold() in spelled or value == wanted
+
+
+def included(grid: Located, shared: Setting) -> list[Combination]:
+    runs = []
+    for rule, place in _rules(grid, INCLUDE):
+        if METHOD not in rule:
+            raise grid.error(place, f"expected 'unlearn: METHOD' and flags, got {rule}. Name a method")
+        named = Combination({METHOD: rule[METHOD]}, {METHOD: (*place, METHOD)})
+        for chosen in combinations(grid, {name: value for name, value in rule.items() if name != METHOD}, place):
+            runs += [named | common.without(list(chosen.values)) | chosen for common in combinations(grid, shared, ())]
+    return runs
+
+
+def _rules(grid: Located, key: str) -> Iterator[tuple[Setting, Place]]:
+    rules = grid.content.get(key) or []
+    if not isinstance(rules, list) or not all(isinstance(rule, Mapping) and rule for rule in rules):
+        raise grid.error(
+            (key,), f"expected a list of mappings of flags to values, got {rules!r}. Write e.g. '- {{unlearn: MIMU, seed: 1}}'"
+        )
+    for number, rule in enumerate(rules):
+        yield dict(rule), (key, number)
+
+
+def text(value: Any) -> str:
+    """A value as a word of a command."""
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple | range) else [value]
+
+
+def check(grid: Located, runs: Sequence[Combination]) -> None:
+    """ValueError for the first run that mlflow_forget.py would refuse. Those that differ in the seed alone are checked once."""
+    seen: set[str] = set()
+    bases: list[BaseModels] = []
+    for run in runs:
+        alike = shlex.join(run.without(["seed"]).words)
+        seed = f"seed {run.values.get('seed')}"
+        if alike not in seen or seed not in seen:
+            check_run(grid, run, bases if alike not in seen else None)
+        seen |= {alike, seed}
+
+
+def check_run(grid: Located, run: Combination, bases: list[BaseModels] | None) -> None:
+    """ValueError, with the grid's line, for what mlflow_forget.py would refuse. bases: base models made so far; None: the flags alone."""
+    import mlflow_forget
+
+    try:
+        if "config" in run.values:
+            raise ValueError("--config: expected the flags themselves, got a file of them. Write them into the grid")
+        configs = mlflow_forget.configs_from(*mlflow_forget.options_of(run.words))
+        if len(configs) > 1:
+            raise ValueError("expected one value for each flag of a run. Put them side by side, not in a list")
+        if bases is not None:
+            _check_on_images(configs[0], bases)
+    except (ValueError, FileNotFoundError) as error:
+        place = run.places[blamed(str(error), run.values, METHOD)]
+        raise grid.error(place, f"{error} (in {shlex.join(run.words)})") from error
+
+
+def _check_on_images(config: PipelineConfig, bases: list[BaseModels]) -> None:
+    """As the run itself will, before it begins, where that needs no file."""
+    from base_models import BaseModels
+    from pipeline import Pipeline
+    from sweep import same_splits
+    from unlearn import METHODS as ALL
+    from vision_data import DATASETS
+
+    method = ALL[config.unlearn]
+    if config.ideal == "skip" and "ideal" in method.facts.needs:
+        raise ValueError(f"--ideal: {method.name} needs the ideal model, got skip. Leave the flag out")
+    if DATASETS[config.base.dataset].facts.embedded:
+        base = next((made for made in bases if made.config == config.base), None)
+        if base is None:
+            base = BaseModels(config.base, splits=same_splits(bases, config.base))
+            bases.append(base)
+        try:
+            Pipeline(config, base=base)
+        except FileNotFoundError:
+            if "oracles" not in method.facts.needs:  # which are made before it is run
+                raise

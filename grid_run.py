@@ -1,0 +1,227 @@
+"""The lines of a grid, run: by warm workers here or on a Ray cluster, each job once, whatever dies.
+
+    python array_param_file.py run                              # what params.txt says, and the base models that it needs
+    python array_param_file.py run --grid grid.yml --workers 4  # what a grid says
+    python array_param_file.py run --gpus 0,1 --jobs_per_gpu 2 --filter NegGrad,CIFAR10
+    python array_param_file.py run --address ray://head:10001 --workers 64
+
+A job is the config_hash of its settings within its experiment: a job that has a FINISHED run in the tracking store is skipped, one that was
+interrupted or failed is run again. Killed, or stopped by Ctrl-C, the same command goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import command_line
+from job_queue import Board, Crew, Job, work_off
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+MOST_WORKERS = 8
+
+
+def run(words: Sequence[str]) -> int:
+    """Work off the queue, and say how it went: exit code 0, or 1 where jobs failed, 130 after Ctrl-C."""
+    options = command_line.parsed(flags(), words)
+    check(options)
+    jobs = queue_of(chosen(lines_of(options), options.filter))
+    again = shlex.join(["python", "array_param_file.py", "run", *words])
+    board, started = Board(jobs), time.perf_counter()
+    crew = crew_of(options, jobs)
+    failures = Path(options.failed)
+    failures.unlink(missing_ok=True)
+    screen = Screen(board, failures)
+    try:
+        work_off(jobs, crew, screen.show, board)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers end their runs as KILLED: let them
+        screen.close()
+        print(f"stopping: {crew.farewell}", file=sys.stderr)
+        crew.stop()
+        print(summary(board, time.perf_counter() - started))
+        print(f"{board.left} of {len(jobs)} jobs are left. Go on:  {again}")
+        raise
+    finally:
+        screen.close()
+        crew.stop()
+    print(summary(board, time.perf_counter() - started))
+    if board.failed:
+        print(f"{len(board.failed)} of {len(jobs)} jobs failed ({failures} says why). Retry them:  {again}")
+        return command_line.FAILED
+    print("look at them:  mlflow ui      as a table:  python mlruns_parser.py")
+    return 0
+
+
+def flags() -> command_line.OneLineParser:
+    summary, _, details = (__doc__ or "").partition("\n")
+    parser = command_line.OneLineParser(summary, details.strip("\n"))
+    what = parser.add_argument_group("what is run")
+    what.add_argument("--grid", metavar="FILE", help="a YAML or Python grid (default: the lines of --params)")
+    what.add_argument("--params", default="params.txt", metavar="FILE", help="lines to run, where no grid is given (default: %(default)s)")
+    what.add_argument(
+        "--filter",
+        type=command_line.words,
+        default=(),
+        metavar="WORD,...",
+        help="only the lines that have all of these words, in capitals or not: values (SSD), or flags with a value (seed=1)",
+    )
+    who = parser.add_argument_group("who runs it")
+    who.add_argument(
+        "--workers", type=int, metavar="N", help=f"processes (default: one a core, at most {MOST_WORKERS}; with GPUs, what they hold)"
+    )
+    who.add_argument(
+        "--gpus", type=command_line.words, default=(), metavar="ID,...", help="each worker sees one of these (default: all see all)"
+    )
+    who.add_argument("--jobs_per_gpu", type=int, default=1, metavar="N", help="workers that share a GPU (default: %(default)s)")
+    who.add_argument(
+        "--address", metavar="ADDRESS", help="of a Ray cluster that sees the same folders (ray://host:10001, auto; local: one of its own)"
+    )
+    places = parser.add_argument_group("places")
+    places.add_argument("--logs", default="sweep_logs", metavar="FOLDER", help="what the workers print (default: ./%(default)s)")
+    places.add_argument("--failed", default="failed.txt", metavar="FILE", help="failed lines with their errors (default: %(default)s)")
+    return parser
+
+
+def check(options: Namespace) -> None:
+    """ValueError for numbers of workers that make no sense."""
+    for flag, number in (("workers", options.workers), ("jobs_per_gpu", options.jobs_per_gpu)):
+        if number is not None and number < 1:
+            raise ValueError(f"--{flag}: expected an integer >= 1, got {number}. Correct the number")
+    if options.workers is not None and options.gpus:
+        raise ValueError("--workers: with --gpus there are as many as those hold, --jobs_per_gpu each. Leave out --workers")
+    if options.jobs_per_gpu > 1 and not options.gpus:
+        raise ValueError("--jobs_per_gpu: expected --gpus with it. Name the GPUs, e.g. --gpus 0,1")
+
+
+def lines_of(options: Namespace) -> list[list[str]]:
+    """The words after mlflow_forget.py of each run: from the grid, or from the lines of a file."""
+    import array_param_file
+
+    if options.grid is not None:
+        return array_param_file.jobs_in(options.grid)
+    path = Path(options.params)
+    if not path.is_file():
+        raise FileNotFoundError(f"--params: expected a file of lines, and there is no file {path}. Make it: python array_param_file.py")
+    found = []
+    for number, line in enumerate(path.read_text(errors="backslashreplace").splitlines(), 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            found.append(words_of(line, f"{path}, line {number}"))
+    if not found:
+        raise ValueError(f"--params: expected lines to run, and {path} has none. Make it: python array_param_file.py")
+    return found
+
+
+def words_of(line: str, where: str) -> list[str]:
+    """The words after mlflow_forget.py of a line. ValueError for a line of anything else, or that mlflow_forget.py would refuse."""
+    import mlflow_forget
+    from array_param_file import JOB
+
+    try:
+        words = shlex.split(line)
+        script = next((number for number, word in enumerate(words) if Path(word).name == JOB), None)
+        if script is None:
+            raise ValueError(f"expected 'python -u {JOB} --unlearn ...', got {line!r}. Correct the line")
+        own = words[script + 1 :]
+        if command_line.first_pass(own, {"config": None})["config"] is not None:
+            raise ValueError("--config: expected the flags themselves, got a file of them. Write them into the line")
+        if len(mlflow_forget.configs_from(*mlflow_forget.options_of(own))) > 1:
+            raise ValueError("expected one run a line, got several values of one flag. Write a line for each")
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"{where}: {error}") from error
+    return own
+
+
+def chosen(runs: list[list[str]], words: Sequence[str]) -> list[list[str]]:
+    """The runs whose lines have all the words. ValueError for a word that none has, or that none has together with the others."""
+    from base_lines import flags_of
+
+    named = [
+        {spelled for name, values in flags_of(run).items() for value in values for spelled in (value, f"{name}={value}")} for run in runs
+    ]
+    folded = [{spelled.casefold() for spelled in one} for one in named]
+    for word in words:
+        if not any(word.casefold() in one for one in folded):
+            raise ValueError(f"--filter: no line has {word!r} as a value, or as flag=value. Look at the lines")
+    kept = [run for run, one in zip(runs, folded, strict=True) if all(word.casefold() in one for word in words)]
+    if not kept:
+        raise ValueError(f"--filter: no line has all of {', '.join(words)}. Leave out some of them")
+    return kept
+
+
+def queue_of(runs: Sequence[Sequence[str]]) -> list[Job]:
+    """The base models that the runs need, and the runs."""
+    from array_param_file import JOB
+    from base_lines import base_models_of
+
+    needed = base_models_of(runs)
+    bases = [Job(tuple(words)) for words in needed.commands]
+    return bases + [Job((JOB, *words), frozenset(needs)) for words, needs in zip(runs, needed.of_run, strict=True)]
+
+
+def crew_of(options: Namespace, jobs: Sequence[Job]) -> Crew:
+    """The workers; before they start, the tracking store is there and has said what is finished."""
+    from local_crew import LocalCrew, cores, places
+    from tracking.finished import finished_jobs
+    from tracking.store import check_store
+
+    check_store()
+    known = finished_jobs()
+    size = options.workers or (len(options.gpus) * options.jobs_per_gpu if options.gpus else min(cores(), MOST_WORKERS))
+    size = min(size, len(jobs))
+    if options.address is not None:
+        from ray_crew import RayCrew
+
+        return RayCrew(options.address, size, Path(options.logs), known, gpu_share=1 / options.jobs_per_gpu if options.gpus else 0)
+    return LocalCrew(places(size, options.gpus, Path(options.logs)), known)
+
+
+class Screen:
+    """A bar with what is done, running and failed, and the time left; a line for each failure, which the file of failures has too."""
+
+    def __init__(self, board: Board, failures: Path) -> None:
+        from tqdm import tqdm
+
+        slow = 0.5 if sys.stderr.isatty() else 10  # a log file gets a line every ten seconds
+        self.failures = failures
+        self.bar: Any = tqdm(total=len(board.jobs), desc="jobs", unit="job", dynamic_ncols=True, mininterval=slow, smoothing=0.1)
+
+    def show(self, board: Board, ended: int | None) -> None:
+        state = f"{len(board.running)} running, {len(board.failed)} failed"
+        self.bar.set_postfix_str(state, refresh=False)
+        if ended is None:
+            self.bar.update(0)
+            return
+        outcome = board.outcomes[ended]
+        if outcome.status == "failed":
+            self.bar.write(f"failed: {shlex.join(board.jobs[ended].words)}: {outcome.error}", file=sys.stderr)
+            write_failures(self.failures, board)
+        self.bar.update()
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def write_failures(path: Path, board: Board) -> None:
+    """Every failed line, to be run again as it stands, under its error."""
+    from array_param_file import PYTHON, write_lines
+
+    write_lines(path, [f"# {board.outcomes[n].error}\n{shlex.join([*PYTHON, *board.jobs[n].words])}" for n in board.failed])
+
+
+def summary(board: Board, seconds: float) -> str:
+    """What became of the jobs."""
+    finished, skipped = board.count("finished", bases=False), board.count("skipped", bases=False)
+    runs = sum(not job.is_base for job in board.jobs)
+    rate = f", {60 * finished / seconds:.1f} runs a minute" if finished else ""
+    warned = sum(bool(outcome.warnings) for outcome in board.outcomes.values())
+    doubts = f"; {warned} with a warning (column `warning` of python mlruns_parser.py)" if warned else ""
+    failed = board.count("failed", bases=False)
+    return f"{runs} runs: {finished} finished, {skipped} were before, {failed} failed{doubts}; {seconds:.1f} s{rate}"

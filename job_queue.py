@@ -1,0 +1,136 @@
+"""A queue of jobs and those who work it off, one job after another each; who dies over a job is replaced, and the job given again."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+DEATHS = 3  # a job that so many workers died over is what kills them
+
+Status = Literal["finished", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: `skipped` was finished before. `error` is a line, "" if there is none; seconds of the worker's time."""
+
+    status: Status
+    error: str = ""
+    seconds: float = 0.0
+    warnings: int = 0
+
+
+@dataclass(frozen=True)
+class Died:
+    """A worker ended without saying what became of its job; how it ended, in words."""
+
+    how: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """A line, as its words after `python -u`, and the positions in the queue of the base models that it waits for."""
+
+    words: tuple[str, ...]
+    needs: frozenset[int] = frozenset()
+
+    @property
+    def is_base(self) -> bool:
+        return self.words[0] != "mlflow_forget.py"
+
+
+class Crew(Protocol):
+    """Workers with numbers from 0 on. One that died is there again when it is given the next job."""
+
+    size: int
+    farewell: str  # what becomes of runs that are going on when it is stopped
+
+    def give(self, worker: int, job: Job) -> None:
+        """A worker that has no job begins with this one."""
+        ...
+
+    def wait(self, seconds: float) -> list[tuple[int, Outcome | Died]]:
+        """What workers have to say of their jobs, as soon as one has; [] after that many seconds."""
+        ...
+
+    def stop(self) -> None:
+        """All end, and who has a job breaks it off; returns when they are gone."""
+        ...
+
+
+@dataclass
+class Board:
+    """How it stands."""
+
+    jobs: Sequence[Job]
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    running: dict[int, int] = field(default_factory=dict)  # worker -> job
+
+    def count(self, *statuses: Status, bases: bool | None = None) -> int:
+        """Jobs that ended so; base models alone, runs alone, or both."""
+        of_kind = (number for number in self.outcomes if bases is None or self.jobs[number].is_base == bases)
+        return sum(self.outcomes[number].status in statuses for number in of_kind)
+
+    @property
+    def failed(self) -> list[int]:
+        return [number for number, outcome in sorted(self.outcomes.items()) if outcome.status == "failed"]
+
+    @property
+    def left(self) -> int:
+        return len(self.jobs) - len(self.outcomes)
+
+
+def work_off(jobs: Sequence[Job], crew: Crew, show: Callable[[Board, int | None], None], board: Board | None = None) -> Board:
+    """Have every job done; base models first, each run as soon as those it needs are there. One that fails stops no other.
+
+    `show(board, job)` is told of every change: the job that ended, None where one began or a second went by. `board` is filled as it goes,
+    for whoever is interrupted.
+    """
+    board = Board(jobs) if board is None else board
+    waiting = deque(sorted(range(len(jobs)), key=lambda number: not jobs[number].is_base))
+    deaths: dict[int, int] = {}
+    while board.left:
+        for worker in range(crew.size):
+            if worker not in board.running and (number := _next(waiting, jobs, board)) is not None:
+                board.running[worker] = number
+                crew.give(worker, jobs[number])
+        if _give_up(waiting, jobs, board, show):
+            continue
+        show(board, None)
+        for worker, said in crew.wait(1.0):
+            number = board.running.pop(worker)
+            if isinstance(said, Died):
+                deaths[number] = deaths.get(number, 0) + 1
+                if deaths[number] < DEATHS:
+                    waiting.appendleft(number)
+                    continue
+                said = Outcome("failed", f"{DEATHS} workers died over it ({said.how}). Look into their logs; is there enough memory?")
+            board.outcomes[number] = said
+            show(board, number)
+    return board
+
+
+def _next(waiting: deque[int], jobs: Sequence[Job], board: Board) -> int | None:
+    """The first job that has all it needs."""
+    ready = next((number for number in waiting if _there(jobs[number].needs, board)), None)
+    if ready is not None:
+        waiting.remove(ready)
+    return ready
+
+
+def _there(needs: Collection[int], board: Board) -> bool:
+    return all(number in board.outcomes and board.outcomes[number].status != "failed" for number in needs)
+
+
+def _give_up(waiting: deque[int], jobs: Sequence[Job], board: Board, show: Callable[[Board, int | None], None]) -> bool:
+    """The jobs whose base models failed fail with them."""
+    failed = set(board.failed)
+    lost = [number for number in waiting if jobs[number].needs & failed]
+    for number in lost:
+        waiting.remove(number)
+        cause = board.outcomes[min(jobs[number].needs & failed)].error
+        board.outcomes[number] = Outcome("failed", f"its base model failed: {cause}")
+        show(board, number)
+    return bool(lost)

@@ -1,0 +1,162 @@
+"""Workers on this machine: a process each, which lives for the whole queue."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+import command_line
+from job_queue import Died, Job, Outcome
+
+GRACE_SECONDS = 20  # for a run that is broken off to end as KILLED
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker works: its log, the threads that torch gets, the GPU that it sees (None: what the machine has)."""
+
+    log: Path
+    threads: int
+    gpu: str | None = None
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+    busy: bool = False
+
+
+class LocalCrew:
+    """A process for each place. `known`: jobs that are finished."""
+
+    farewell = "the runs that are going on end as KILLED"
+
+    def __init__(self, places: Sequence[Place], known: Collection[tuple[str, str]] = ()) -> None:
+        self.places = places
+        self.size = len(places)
+        self.known = known
+        self._workers: dict[int, _Worker] = {}
+
+    def give(self, worker: int, job: Job) -> None:
+        own = self._workers.get(worker)
+        if own is None or not own.process.is_alive():
+            if own is not None:
+                own.pipe.close()
+            own = self._workers[worker] = self._start(worker)
+        own.busy = True
+        with contextlib.suppress(OSError):  # dead already: wait() will see it
+            own.pipe.send(job.words)
+
+    def wait(self, seconds: float) -> list[tuple[int, Outcome | Died]]:
+        busy = {worker: own for worker, own in self._workers.items() if own.busy}
+        connection.wait([thing for own in busy.values() for thing in (own.pipe, own.process.sentinel)], timeout=seconds)
+        said = [(worker, self._said(own)) for worker, own in busy.items()]
+        return [(worker, outcome) for worker, outcome in said if outcome is not None]
+
+    def stop(self) -> None:
+        for own in self._workers.values():
+            if own.busy:
+                own.process.terminate()
+            own.pipe.close()  # which ends the one that has no job
+        deadline = time.monotonic() + GRACE_SECONDS
+        for own in self._workers.values():
+            own.process.join(max(0.0, deadline - time.monotonic()))
+            if own.process.is_alive():
+                own.process.kill()
+                own.process.join()
+        self._workers.clear()
+
+    def _start(self, worker: int) -> _Worker:
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=work, args=(theirs, self.places[worker], frozenset(self.known)))
+        with _without_interrupts():
+            process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _said(self, own: _Worker) -> Outcome | Died | None:
+        """The outcome of its job, that it is dead, or None while it works."""
+        try:
+            if own.pipe.poll():
+                outcome: Outcome = own.pipe.recv()
+                own.busy = False
+                return outcome
+        except (EOFError, OSError):  # its end is closed, perhaps in the middle of a word
+            own.process.join(GRACE_SECONDS)
+        if own.process.is_alive():
+            return None
+        own.busy = False
+        code = own.process.exitcode or 0
+        return Died(signal.Signals(-code).name if code < 0 else f"exit code {code}")
+
+
+def places(workers: int, gpus: Sequence[str], logs: Path) -> list[Place]:
+    """As many places, with the cores divided among them, and the GPUs in turn. OMP_NUM_THREADS, where it is set, counts instead."""
+    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, cores() // workers))
+    return [Place(logs / f"worker{n + 1}.log", threads, gpus[n % len(gpus)] if gpus else None) for n in range(workers)]
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """A Ctrl-C, which the terminal sends to every process, is for the one that asks the others to stop: what starts here never sees it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def work(pipe: Connection, place: Place, known: Collection[tuple[str, str]]) -> None:
+    """What a worker's process does: jobs, until there are no more, or nobody who gives them. SIGTERM ends its run as KILLED."""
+    command_line.heed_sigterm()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    if place.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = place.gpu
+    os.environ["OMP_NUM_THREADS"] = str(place.threads)
+    write_to(place.log)
+    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
+        from warm_worker import WarmWorker  # not before: torch looks at the environment when it is imported
+
+        worker = WarmWorker(place.threads, known)
+        while True:
+            words = pipe.recv()
+            print(f"\n{' '.join(words)}", flush=True)
+            outcome = worker.do(words)
+            print(outcome, flush=True)
+            pipe.send(outcome)
+
+
+def _end_with_the_parent() -> None:
+    """A worker whose queue was killed would go on alone."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_SECONDS)
+        os._exit(1)
+
+
+def write_to(log: Path) -> None:
+    """What the jobs print and warn of goes to the log, whoever prints it."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)

@@ -1,0 +1,97 @@
+"""A small vision transformer, for small images too."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.impl import ImageShape, register
+
+SIDE = 8  # patches a side, about, unless told otherwise
+
+
+@register(
+    "vit_tiny",
+    mask_layer="-1",
+    optimizer="adamw",
+    lr=1e-3,
+    weight_decay=0.05,
+    source="Dosovitskiy et al. 2021, arXiv:2010.11929; the width and the heads of DeiT-Ti, Touvron et al. 2021, arXiv:2012.12877",
+)
+def vit_tiny(
+    image_shape: ImageShape, classes: int, *, patch: int | None = None, depth: int = 12, dim: int = 192, heads: int = 3
+) -> nn.Sequential:
+    """Patches -> tokens + places -> depth x (x + attention(norm(x)), x + mlp(norm(x))) -> norm -> mean of the tokens -> linear.
+
+    Flags:
+        patch: pixels a side of a patch; none is an eighth of the image's smaller side, rounded
+        depth: number of blocks
+        dim: width of a token
+        heads: attention heads of a block, which divide dim
+
+    An image that patches do not fill is padded with zeros, right and below. The mean of the tokens stands for DeiT's class token. The
+    masked layer is classes x dim; the layers before it see a vector for each token. Raises ValueError for a number below 1, a patch
+    larger than the image, and heads that do not divide dim.
+    """
+    channels, height, width = image_shape
+    side = max(1, round(min(height, width) / SIDE)) if patch is None else patch
+    if min(side, depth, dim, heads) < 1 or dim % heads:
+        raise ValueError(
+            f"--patch, --depth, --dim and --heads: expected integers >= 1, and heads that divide dim, got {side}, {depth}, {dim} and "
+            f"{heads}. Correct them"
+        )
+    if side > min(height, width):
+        raise ValueError(f"--patch: expected at most the image's {min(height, width)} pixels, got {side}. Give fewer")
+    down, right = -height % side, -width % side
+    tokens = (height + down) * (width + right) // side**2
+    return nn.Sequential(
+        OrderedDict(
+            pad=nn.ZeroPad2d((0, right, 0, down)),
+            patches=nn.Conv2d(channels, dim, kernel_size=side, stride=side),
+            flatten=nn.Flatten(2),
+            places=Places(tokens, dim),
+            blocks=nn.Sequential(*(Block(dim, heads) for _ in range(depth))),
+            norm=nn.LayerNorm(dim),
+            mean=Mean(),
+            head=nn.Linear(dim, classes),
+        )
+    )
+
+
+class Places(nn.Module):
+    """(N, dim, tokens) -> (N, tokens, dim), a learned vector for each place added."""
+
+    def __init__(self, tokens: int, dim: int) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.empty(tokens, dim))
+        nn.init.trunc_normal_(self.places, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2) + self.places
+
+
+class Mean(nn.Module):
+    """(N, tokens, dim) -> (N, dim)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)
+
+
+class Block(nn.Module):
+    """x <- x + attention(norm(x)); x <- x + mlp(norm(x)), the mlp four times as wide."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(OrderedDict(up=nn.Linear(dim, 4 * dim), gelu=nn.GELU(), down=nn.Linear(4 * dim, dim)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        y: Tensor = x + self.mlp(self.norm2(x))
+        return y

@@ -1,0 +1,83 @@
+"""A grid as SLURM job arrays."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+LARGEST_ARRAY = 1000  # SLURM's default MaxArraySize is 1001: beyond it a task runs several lines
+
+SCRIPT = """\
+#!/bin/bash
+# {runs} runs as a job array, after {bases} base models as another. Submit both:  bash {name}
+# Every line is run once: what is finished is skipped, so that the same command again runs what is missing.
+#SBATCH --job-name={job}
+#SBATCH --output={logs}/%x-%A_%a.out
+#SBATCH --cpus-per-task={cpus}
+{gpus}set -euo pipefail
+
+if [ -z "${{SLURM_ARRAY_TASK_ID:-}}" ]; then
+    cd {folder}
+    mkdir -p {logs}
+    base=$(sbatch --parsable --array=1-{base_tasks}%{concurrency} \\
+        --export=ALL,SWEEP_LINES={base_params},SWEEP_TASKS={base_tasks},SWEEP_MORE= {name})
+    sbatch --array=1-{tasks}%{concurrency} --dependency=afterok:"${{base%%;*}}" --kill-on-invalid-dep=yes \\
+        --export=ALL,SWEEP_LINES={params},SWEEP_TASKS={tasks},SWEEP_MORE=--skip_finished {name}
+    exit
+fi
+
+cd {folder}
+export PATH={python}:"$PATH"
+status=0
+for ((number = SLURM_ARRAY_TASK_ID; number <= $(wc -l < "$SWEEP_LINES"); number += SWEEP_TASKS)); do
+    line=$(sed -n "${{number}}p" "$SWEEP_LINES")
+    echo "$line"
+    eval "$line ${{SWEEP_MORE:-}}" || status=$?
+done
+exit "$status"
+"""
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """What the job arrays are made of: the two files of lines in their folder, tasks at once, and what each task gets."""
+
+    folder: Path
+    base_params: Path
+    params: Path
+    bases: int
+    runs: int
+    concurrency: int
+    gpus: int
+    cpus: int
+    logs: Path
+    python: Path  # the folder of the interpreter that `python` is to be
+
+
+def script(arrays: Arrays, name: Path) -> str:
+    """The sbatch file. ValueError for numbers that make no sense, and for paths that sbatch can't be given."""
+    for flag, number, least in (("concurrency", arrays.concurrency, 1), ("gpus", arrays.gpus, 0), ("cpus", arrays.cpus, 1)):
+        if number < least:
+            raise ValueError(f"--slurm_{flag}: expected an integer >= {least}, got {number}. Correct the number")
+    for path in (arrays.base_params, arrays.params):
+        if "," in str(path) or " " in str(path):
+            raise ValueError(
+                f"expected a file name without commas and blanks, which sbatch --export divides at, got {path}. Choose another"
+            )
+    return SCRIPT.format(
+        name=shlex.quote(str(name)),
+        job="lethe",
+        runs=arrays.runs,
+        bases=arrays.bases,
+        logs=shlex.quote(str(arrays.logs)),
+        cpus=arrays.cpus,
+        gpus=f"#SBATCH --gres=gpu:{arrays.gpus}\n" if arrays.gpus else "",
+        folder=shlex.quote(str(arrays.folder)),
+        base_params=arrays.base_params,
+        params=arrays.params,
+        base_tasks=min(arrays.bases, LARGEST_ARRAY),
+        tasks=min(arrays.runs, LARGEST_ARRAY),
+        concurrency=arrays.concurrency,
+        python=shlex.quote(str(arrays.python)),
+    )

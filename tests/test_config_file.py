@@ -1,0 +1,96 @@
+"""One experiment from a file: the same flags, those of the command line counting instead."""
+
+import pytest
+
+import mlflow_forget
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def config_of(folder):
+    def of(text, *words):
+        (folder / "run.yml").write_text(text)
+        return mlflow_forget.configs_from(*mlflow_forget.options_of(["--config", "run.yml", *words]))
+
+    return of
+
+
+def of_line(*words):
+    return mlflow_forget.configs_from(*mlflow_forget.options_of(words))
+
+
+FULL = """
+unlearn: random_mask
+kappa: 10%
+arch: mlp
+hidden: 12,8
+class-to-replace: [3, 5]
+seed: [1, 2]
+epochs: 2
+metrics: mia,tow
+ideal: skip
+mask: null
+"""
+
+
+def test_a_file_is_the_same_as_its_flags(config_of):
+    words = "--unlearn random_mask --kappa 10% --arch mlp --hidden 12,8 --class_to_replace 3 5 --seed 1 2 --epochs 2 --metrics mia,tow"
+    assert config_of(FULL.replace("mask: null\n", "")) == of_line(*words.split(), "--ideal", "skip")
+
+
+def test_flags_of_the_line_win(config_of):
+    (config,) = config_of(FULL, "--kappa=0.2", "--seed", "7", "--class-to-replace", "1")
+    assert (config.settings, config.base.seed, config.base.request.classes) == ({"kappa": 0.2}, 7, (1,))
+    assert config.base.epochs == 2
+
+
+def test_a_request_of_the_line_takes_the_place_of_the_files(config_of, folder):
+    (folder / "list.txt").write_text("3\n5\n")
+    (config,) = config_of("unlearn: SSD\nclass_to_replace: 3\nnum_indexes_to_replace: 9\n", "--forget_indexes", "list.txt")
+    assert config.base.request.indexes == (3, 5)
+    (config,) = config_of("unlearn: SSD\nforget_indexes: list.txt\n", "--class_to_replace", "4")
+    assert config.base.request.classes == (4,)
+    (config,) = config_of("unlearn: SSD\nclass_to_replace: 3\nnum_indexes_to_replace: 9\n", "--num_indexes_to_replace", "5")
+    assert (config.base.request.classes, config.base.request.number) == ((3,), 5)
+
+
+def test_a_checkpoint_is_a_mask(config_of):
+    (config,) = config_of("unlearn: SSD\ncheckpoint: a.safetensors\n", "--mask", "b.safetensors")
+    assert str(config.base.mask) == "b.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("unlearn: SSD\n\nkapa: 3\n", "run.yml, line 3: unknown flag '--kapa'"),
+        ("unlearn: random_mask\nkapa: 3\n", "run.yml, line 2: unknown flag '--kapa'. Did you mean '--kappa'"),
+        ("kappa: 3\nunlearn: SSDD\n", "run.yml, line 2: unknown method 'SSDD'"),
+        ("unlearn: SSD\nseed: one\n", "run.yml, line 2: argument --seed: expected an integer"),
+        ("unlearn: SSD\nepochs: {a: 1}\n", "run.yml, line 2: expected a flag and its value"),
+        ("unlearn: SSD\nconfig: other.yml\n", "run.yml, line 2: expected a flag and its value"),
+        ("unlearn: SSD\nseed: 1\nseed: 2\n", "run.yml, line 3: 'seed' stands here a second time"),
+        ("unlearn: [SSD\n", "is not YAML"),
+        ("- SSD\n", "run.yml: expected flags and their values"),
+        ("epochs: 3\n", "--unlearn is missing"),
+        (None, "--config: expected a YAML file, and there is no file run.yml"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line(folder, capsys, text, says):
+    if text is not None:
+        (folder / "run.yml").write_text(text)
+    assert mlflow_forget.main(["--config", "run.yml"]) == 2
+    message = capsys.readouterr().err
+    assert says in message
+    assert message.count("\n") == 1
+
+
+def test_a_mistake_on_the_line_is_not_the_files(config_of, capsys, folder):
+    (folder / "run.yml").write_text("unlearn: random_mask\n")
+    assert mlflow_forget.main(["--config", "run.yml", "--kapp", "3"]) == 2
+    assert "run.yml" not in capsys.readouterr().err

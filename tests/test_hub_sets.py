@@ -1,0 +1,254 @@
+"""Datasets of the hub, from small local ones in exactly its format, and what is said where there is no network."""
+
+import zipfile
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from pictures import class_folders, encoded, noise, plain
+
+from vision_data import DATASETS, load_splits
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path):
+    """No test looks for the hub, and none leaves a cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+
+
+def rows(labels, start=0, size=(8, 8)):
+    """Pictures of which no two are the same, with these labels; the pixels."""
+    pictures = [noise(start + number, size) for number in range(len(labels))]
+    return pictures, np.stack([np.asarray(picture).transpose(2, 0, 1) for picture in pictures])
+
+
+def part(labels, names=("cat", "dog"), start=0, image="image", label="label"):
+    """A dataset as `push_to_hub` makes it of pictures and class labels; the pixels."""
+    pictures, pixels = rows(labels, start)
+    features = datasets.Features({image: datasets.Image(), label: datasets.ClassLabel(names=list(names))})
+    return datasets.Dataset.from_dict({image: pictures, label: labels}, features=features), pixels
+
+
+def parquet(root, **parts):
+    """The files that the hub would hold: data/<part>-00000-of-00001.parquet."""
+    for name, found in parts.items():
+        (root / "data").mkdir(parents=True, exist_ok=True)
+        found.to_parquet(root / "data" / f"{name}-00000-of-00001.parquet")
+    return root
+
+
+# Parquet
+
+
+def test_the_parquet_of_these_tests_is_as_the_hubs(tmp_path):
+    root = parquet(tmp_path / "own", train=part([0, 1])[0])
+    table = pq.read_table(root / "data" / "train-00000-of-00001.parquet")
+    assert str(table.schema.field("image").type) == "struct<bytes: binary, path: string>"
+    assert b'"_type": "Image"' in table.schema.metadata[b"huggingface"] and b'"ClassLabel"' in table.schema.metadata[b"huggingface"]
+    assert table["image"][0].as_py()["bytes"].startswith(b"\x89PNG")
+
+
+def test_parquet_is_read_pixel_by_pixel(tmp_path):
+    train, pixels = part([1, 0, 1])
+    test, test_pixels = part([0, 1], start=20)
+    raw = DATASETS[f"hf:{parquet(tmp_path / 'own', train=train, test=test)}"](tmp_path / "data")
+    assert np.array_equal(raw.train[0].numpy(), pixels) and np.array_equal(raw.test[0].numpy(), test_pixels)
+    assert (raw.train[1].tolist(), raw.test[1].tolist(), raw.class_names) == ([1, 0, 1], [0, 1], ("cat", "dog"))
+
+
+def test_several_parquet_files_make_a_part_in_their_order(tmp_path):
+    first, pixels = part([0, 1])
+    second, more = part([1, 1], start=20)
+    (tmp_path / "own" / "train").mkdir(parents=True)
+    first.to_parquet(tmp_path / "own" / "train" / "0000.parquet")
+    second.to_parquet(tmp_path / "own" / "train" / "0001.parquet")
+    assert np.array_equal(DATASETS[f"hf:{tmp_path}/own"](tmp_path / "data").train[0].numpy(), np.concatenate([pixels, more]))
+
+
+def test_one_parquet_file(tmp_path):
+    train, pixels = part([0, 1])
+    train.to_parquet(tmp_path / "mine.parquet")
+    entry = DATASETS[f"HF:{tmp_path}/mine.parquet"]
+    assert entry.name == "hf-mine.parquet" and np.array_equal(entry(tmp_path / "data").train[0].numpy(), pixels)
+
+
+def test_without_a_test_split_validation_is_the_test_part(tmp_path):
+    root = parquet(tmp_path / "own", train=part([0, 1])[0], validation=part([1], start=9)[0])
+    assert DATASETS[f"hf:{root}"](tmp_path / "data").test[1].tolist() == [1]
+
+
+def test_a_split_that_is_left_out_is_worth_a_word(tmp_path):
+    root = parquet(tmp_path / "own", train=part([0, 1])[0], validation=part([1], start=9)[0], test=part([0], start=19)[0])
+    with pytest.warns(UserWarning, match="the split validation is left out"):
+        assert DATASETS[f"hf:{root}"](tmp_path / "data").test[1].tolist() == [0]
+
+
+def test_the_second_time_it_is_the_same_without_decoding(tmp_path, monkeypatch):
+    root = parquet(tmp_path / "own", train=part([0, 1] * 10)[0])
+    first = load_splits(f"hf:{root}", tmp_path / "data").digest
+    monkeypatch.setattr("vision_data.decoded.pixels_of", None)
+    assert load_splits(f"hf:{root}", tmp_path / "data").digest == first
+
+
+# Local copies
+
+
+def test_what_save_to_disk_wrote(tmp_path):
+    train, pixels = part([0, 1])
+    train.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": train, "test": part([1], start=9)[0]}).save_to_disk(tmp_path / "both")
+    assert np.array_equal(DATASETS[f"hf:{tmp_path}/one"](tmp_path / "data").train[0].numpy(), pixels)
+    assert DATASETS[f"hf:{tmp_path}/both"](tmp_path / "data").test[1].tolist() == [1]
+
+
+@pytest.mark.parametrize("place", ["somebody/own", "own"])
+def test_a_copy_in_the_data_folder_is_taken_before_the_hub_is_asked(tmp_path, place):
+    parquet(tmp_path / place, train=part([0, 1])[0])
+    entry = DATASETS["hf:somebody/own"]
+    assert entry.name == "hf-somebody-own" and entry(tmp_path).train[1].tolist() == [0, 1]
+
+
+def test_plants_in_train_and_test_folders(tmp_path):
+    class_folders(tmp_path / "Plant-classification" / "train", {"aloe": 2, "basil": 2})
+    class_folders(tmp_path / "Plant-classification" / "test", {"aloe": 1, "basil": 1}, start=20)
+    raw = DATASETS["plant_classification"](tmp_path)
+    assert (raw.train[1].tolist(), raw.test[1].tolist(), raw.class_names) == ([0, 0, 1, 1], [0, 1], ("aloe", "basil"))
+
+
+def test_plants_as_parquet(tmp_path):
+    parquet(tmp_path / "Plant_Detection_Classification", train=part([0, 1])[0], test=part([1], start=9)[0])
+    assert DATASETS["PLANT_CLASSIFICATION"](tmp_path).train[1].tolist() == [0, 1]
+
+
+def test_pokemon_as_the_hub_has_them_zipped_beside_a_script(tmp_path):
+    root = tmp_path / "pokemon-classification"
+    (root / "data").mkdir(parents=True)
+    (root / "pokemon-classification.py").write_text("raise SystemExit('a script of the hub was run')")
+    expected = {}
+    for name, start, count in (("train", 0, 2), ("valid", 20, 1), ("test", 40, 1), ("valid-mini", 60, 1)):
+        pixels = class_folders(tmp_path / name, {"Abra": count, "Zubat": count}, start=start)
+        expected[name] = pixels
+        with zipfile.ZipFile(root / "data" / f"{name}.zip", "w") as file:
+            for image in sorted((tmp_path / name).rglob("*.png")):
+                file.write(image, image.relative_to(tmp_path / name))
+    with pytest.warns(UserWarning, match="the split validation is left out"):
+        raw = DATASETS["pokemon_classification"](tmp_path)
+    assert raw.class_names == ("Abra", "Zubat")
+    assert np.array_equal(raw.train[0].numpy(), expected["train"]) and np.array_equal(raw.test[0].numpy(), expected["test"])
+
+
+@pytest.mark.filterwarnings("ignore:.*left out")
+def test_pokemon_unpacked(tmp_path):
+    for name, start in (("train", 0), ("valid", 20), ("test", 40)):
+        class_folders(tmp_path / "pokemon-classification" / "data" / name, {"Abra": 1, "Zubat": 1}, start=start)
+    raw = DATASETS["POKEMON_CLASSIFICATION"](tmp_path)
+    assert (raw.train[1].tolist(), raw.test[1].tolist()) == ([0, 1], [0, 1])
+
+
+# Columns
+
+
+def test_columns_of_any_name(tmp_path):
+    both = datasets.Features({"picture": datasets.Image(), "kind": datasets.Value("string"), "thumb": datasets.Image()})
+    pictures, pixels = rows([0, 0, 0])
+    made = datasets.Dataset.from_dict({"picture": pictures, "kind": ["b", "a", "b"], "thumb": pictures}, features=both)
+    raw = DATASETS[f"hf:{parquet(tmp_path / 'own', train=made)}:picture:kind"](tmp_path / "data")
+    assert np.array_equal(raw.train[0].numpy(), pixels)
+    assert (raw.train[1].tolist(), raw.class_names) == ([1, 0, 1], ("a", "b"))
+
+
+def test_numbers_as_labels_are_ordered_as_numbers(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    made = datasets.Dataset.from_dict({"image": rows([0] * 3)[0], "label": [10, 9, 10]}, features=features)
+    raw = DATASETS[f"hf:{parquet(tmp_path / 'own', train=made)}"](tmp_path / "data")
+    assert (raw.train[1].tolist(), raw.class_names) == ([1, 0, 1], ("9", "10"))
+
+
+def test_parquet_without_the_hubs_notes_of_types(tmp_path):
+    made = datasets.Dataset.from_dict({"image": [{"bytes": encoded(noise(i)), "path": None} for i in range(2)], "label": [0, 1]})
+    assert DATASETS[f"hf:{parquet(tmp_path / 'own', train=made)}"](tmp_path / "data").train[1].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("spec", "match"),
+    [
+        ("", "expected hf:NAME or hf:NAME:IMAGE_COLUMN:LABEL_COLUMN"),
+        ("a/b:image", "Give both columns or none"),
+        ("a/b::", "Give both columns or none"),
+        ("a/b:image:label:more", "Give both columns or none"),
+    ],
+)
+def test_a_name_that_is_none(spec, match):
+    with pytest.raises(ValueError, match=match):
+        DATASETS[f"hf:{spec}"]
+
+
+def refused(tmp_path, made, match, columns=""):
+    with pytest.raises(ValueError, match=match):
+        DATASETS[f"hf:{parquet(tmp_path / 'own', **made)}{columns}"](tmp_path / "data")
+
+
+def test_a_column_that_is_not_there(tmp_path):
+    refused(
+        tmp_path, {"train": part([0, 1])[0]}, r"unknown column 'labell'\. Did you mean 'label'\? Columns: image, label", ":image:labell"
+    )
+
+
+def test_columns_that_can_not_be_guessed(tmp_path):
+    made = datasets.Dataset.from_dict({"image": rows([0, 0])[0], "text": ["x", "y"]})
+    refused(tmp_path, {"train": made}, "expected one image column and one label column, got image and none among image, text")
+
+
+def test_an_image_without_a_label_is_named(tmp_path):
+    refused(tmp_path, {"train": part([0, 1, -1])[0]}, "expected a class for each image, got -1 in row 2 of train, column label")
+
+
+def test_a_corrupt_image_is_named_by_its_row(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    cells = [{"bytes": encoded(noise(0)), "path": "0.png"}, {"bytes": encoded(noise(1))[:60], "path": "1.png"}, None]
+    made = datasets.Dataset.from_dict({"image": cells, "label": [0, 1, 1]}, features=features)
+    refused(tmp_path, {"train": made}, r"2 of the images can't be read: row 1 of train \(1\.png\) .*, row 2 of train")
+
+
+def test_a_class_in_test_that_train_lacks(tmp_path):
+    refused(tmp_path, {"train": part([0, 0])[0], "test": part([1], start=9)[0]}, "in the test part, got dog too")
+
+
+def test_an_image_with_two_labels_is_worth_a_word(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    made = datasets.Dataset.from_dict({"image": [plain("red"), plain("red"), plain("blue")], "label": [0, 1, 1]}, features=features)
+    with pytest.warns(UserWarning, match=r"two classes, as published: row 0 of train \(a\) and row 1 of train \(b\)"):
+        DATASETS[f"hf:{parquet(tmp_path / 'own', train=made)}"](tmp_path / "data")
+
+
+def test_no_train_split(tmp_path):
+    refused(tmp_path, {"test": part([0])[0], "validation": part([1], start=9)[0]}, "expected a split train, got test, validation")
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    root = parquet(tmp_path / "own", train=part([0, 1])[0])
+    file = root / "data" / "train-00000-of-00001.parquet"
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(ValueError, match=r"hf-own: expected a dataset in .*own, and it can't be read .*Download it again"):
+        DATASETS[f"hf:{root}"](tmp_path / "data")
+
+
+# No network
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("hf:somebody/something", "somebody/something"),
+        ("PLANT_CLASSIFICATION", "jameelkhalidawan/Plant_Detection_Classification"),
+        ("POKEMON_CLASSIFICATION", "fcakyon/pokemon-classification"),
+    ],
+)
+def test_without_network_it_is_said_which_files_to_put_where(tmp_path, name, files):
+    place = tmp_path / files.split("/")[1]
+    with pytest.raises(FileNotFoundError, match=rf"expected {files} in {place}, and it can't be had from the hub .*--local-dir {place}"):
+        DATASETS[name](tmp_path)

@@ -1,0 +1,351 @@
+"""`array_param_file.py run`: every job once, whoever is killed; a warm worker's numbers are those of a fresh process."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+import array_param_file
+import base_models
+import grid_run
+import local_crew
+import mlflow_forget
+from base_models import BaseConfig, BaseModels
+from pipeline import Pipeline, PipelineConfig
+from run_once import run_once
+from tracking.finished import finished_jobs
+from training import fit
+from training.file_lock import locked
+
+ROOT = Path(__file__).resolve().parent.parent
+GRID = """
+epochs: 1
+ideal: {ideal}
+methods:
+  random_mask: {{kappa: [{kappas}]}}
+  SSD:
+"""
+PROGRAM = [sys.executable, str(ROOT / "array_param_file.py"), "run", "--grid", "grid.yml"]
+KILLS = int(os.environ.get("LETHE_TORTURE", "3"))  # `make torture` sets it
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (tmp_path / "grid.yml").write_text(GRID.format(ideal="skip", kappas="0.1, 0.2"))
+    return tmp_path
+
+
+def run(*flags):
+    return subprocess.run([*PROGRAM, *flags], capture_output=True, text=True, timeout=600)
+
+
+def runs(folder):
+    """(config_hash, status) of every run in the store."""
+    if not (folder / "mlflow.db").exists():
+        return []
+    with closing(sqlite3.connect(folder / "mlflow.db", timeout=60)) as store:
+        return store.execute("SELECT value, status FROM runs JOIN tags USING (run_uuid) WHERE key = 'config_hash'").fetchall()
+
+
+def finished(folder):
+    return Counter(config_hash for config_hash, status in runs(folder) if status == "FINISHED")
+
+
+def metrics_in(folder):
+    """What the runs of a folder measured, by method and settings, with the digest of the model; seconds left out."""
+    found = {}
+    for path in sorted((folder / "eval").rglob("*.json")):
+        content = json.loads(path.read_text())
+        numbers = {name: value for name, value in content["metrics"].items() if "seconds" not in name and name != "speedup"}
+        found[path.name] = (numbers, content["initial"], content["undefined"])
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        digests = store.execute("SELECT value FROM params WHERE key = 'unlearned_digest'").fetchall()
+    return found, sorted(digests)
+
+
+WRONG = "def mine(model, data, *, raises: bool = True):\n    raise RuntimeError('no such\\nluck')\n"
+RIGHT = """
+import os
+from unlearn import Unlearned, copy_of
+
+def mine(model, data, *, raises: bool = True):
+    return Unlearned(copy_of(model), facts={"gpu": os.environ["CUDA_VISIBLE_DEVICES"]})
+"""
+
+
+@pytest.mark.slow
+def test_jobs_are_run_once_and_found_again_and_a_failure_stops_no_other(folder):
+    (folder / "own.py").write_text(WRONG)
+    with (folder / "grid.yml").open("a") as grid:
+        grid.write("  own.py:mine:\n")
+    done = run("--gpus", "5")
+    assert done.returncode == 1
+    assert "3 finished, 0 were before, 1 failed" in done.stdout
+    last = done.stdout.splitlines()[-1]
+    assert last == "1 of 5 jobs failed (failed.txt says why). Retry them:  python array_param_file.py run --grid grid.yml --gpus 5"
+    assert (folder / "failed.txt").read_text() == (
+        "# RuntimeError: no such luck\npython -u mlflow_forget.py --unlearn own.py:mine --epochs 1 --ideal skip\n"
+    )
+    assert "RuntimeError: no such luck" in done.stderr
+    assert Counter(status for _, status in runs(folder)) == {"FINISHED": 3, "FAILED": 1}
+
+    (folder / "own.py").write_text(RIGHT)
+    done = run("--gpus", "7")
+    assert done.returncode == 0, done.stderr
+    assert "1 finished, 3 were before, 0 failed" in done.stdout
+    assert not (folder / "failed.txt").exists()
+    assert set(finished(folder).values()) == {1}
+    assert len(finished(folder)) == 4
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        assert store.execute("SELECT value FROM tags WHERE key = 'gpu'").fetchall() == [("7",)]
+
+
+@pytest.mark.slow
+def test_a_warm_worker_measures_what_a_fresh_process_does(folder):
+    assert run("--workers", "1").returncode == 0
+    warm, digests = metrics_in(folder)
+    shutil.rmtree(folder / "eval")
+    (folder / "mlflow.db").rename(folder / "warm.db")
+    shutil.rmtree(folder / "results" / "digits" / "cache")
+    last = ["--unlearn", "SSD", "--epochs", "1", "--ideal", "skip"]  # what the worker did after all the others
+    subprocess.run([sys.executable, str(ROOT / "mlflow_forget.py"), *last], check=True, capture_output=True, timeout=600)
+    fresh, (digest,) = metrics_in(folder)
+    assert list(fresh) == [name for name in warm if name.startswith("SSD")]
+    assert fresh.items() <= warm.items()
+    assert digest in digests
+
+
+def test_a_finished_job_is_skipped_by_a_single_command_too(folder, capsys):
+    words = ["--unlearn", "SSD", "--epochs", "1", "--ideal", "skip", "--skip_finished"]
+    assert mlflow_forget.main(words) == 0
+    assert "metrics: eval" in capsys.readouterr().out
+    assert mlflow_forget.main(words) == 0
+    assert capsys.readouterr().out.startswith("finished before, in sqlite:///mlflow.db: experiment digits-mlp, config_hash ")
+    assert list(finished(folder).values()) == [1]
+    assert mlflow_forget.main([*words, "--experiment", "another"]) == 0
+    assert sorted(finished(folder).values()) == [2]
+
+
+def test_a_run_that_was_cut_off_ends_as_killed_when_its_job_is_run_again(folder):
+    base = BaseConfig(epochs=1)
+    pipeline = Pipeline(PipelineConfig(unlearn="default", base=base, ideal="skip"))
+    job = run_once(pipeline).job
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store, store:
+        store.execute("UPDATE runs SET status = 'RUNNING', end_time = NULL")
+    assert run_once(pipeline).result is not None
+    assert Counter(status for _, status in runs(folder)) == {"KILLED": 1, "FINISHED": 1}
+    assert run_once(pipeline).result is None
+    assert finished_jobs() == {job}
+    assert run_once(pipeline, known={job}).result is None
+
+
+def test_a_run_that_nobody_locked_is_left_alone(folder):
+    """One of mlflow_forget.py as it stands may be going on beside a sweep."""
+    pipeline = Pipeline(PipelineConfig(unlearn="default", base=BaseConfig(epochs=1), ideal="skip"))
+    pipeline.run()
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store, store:
+        store.execute("UPDATE runs SET status = 'RUNNING', end_time = NULL")
+    assert run_once(pipeline).result is not None
+    assert Counter(status for _, status in runs(folder)) == {"RUNNING": 1, "FINISHED": 1}
+
+
+def test_base_models_are_trained_once_by_those_who_want_them_at_the_same_time(folder, monkeypatch):
+    trained = []
+    monkeypatch.setattr(base_models, "fit", lambda *given, **more: trained.append(1) or time.sleep(0.2) or fit(*given, **more))
+    models = [BaseModels(BaseConfig(epochs=1)) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda base: base.initial(), models))
+    assert len(trained) == 1
+    assert sorted(one.loaded for one in made) == [False, True, True, True]
+    assert [path.name for path in (folder / "results" / "digits").glob("*.safetensors")] == ["1mlp_ep1.safetensors"]
+
+
+def test_a_lock_goes_with_the_process_that_held_it(folder):
+    program = f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\nfrom pathlib import Path\nfrom training.file_lock import locked\n"
+    program += "with locked(Path('it')):\n    print('held', flush=True)\n    time.sleep(600)\n"
+    holder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"held\n"
+    holder.kill()
+    holder.communicate(timeout=60)
+    with locked(folder / "it"):
+        pass
+
+
+def test_workers_share_cores_and_gpus(folder, monkeypatch):
+    monkeypatch.setattr(local_crew, "cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert [(one.gpu, one.threads) for one in local_crew.places(4, ("0", "1"), folder)] == [("0", 2), ("1", 2), ("0", 2), ("1", 2)]
+    assert [(one.gpu, one.threads) for one in local_crew.places(3, (), folder)] == [(None, 2)] * 3
+
+
+@pytest.fixture
+def lines(folder):
+    """What a filter leaves of params.txt, by its last words."""
+    (folder / "params.txt").write_text(
+        "# by hand\n\npython -u mlflow_forget.py --unlearn SSD --seed 1\n"
+        "python -u mlflow_forget.py --unlearn SSD --seed 2 --dataset MNIST\n"
+        "cd x; python -u mlflow_forget.py --unlearn default --seed=2\n"
+    )
+
+    def left(*words):
+        found = grid_run.lines_of(grid_run.flags().parse_args([]))
+        return [" ".join(words) for words in grid_run.chosen(found, words)]
+
+    return left
+
+
+def test_a_filter_takes_lines_with_all_its_words(lines):
+    assert len(lines()) == 3
+    assert lines("ssd", "mnist") == ["--unlearn SSD --seed 2 --dataset MNIST"]
+    assert lines("seed=2") == ["--unlearn SSD --seed 2 --dataset MNIST", "--unlearn default --seed=2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--filter MNISTS", "--filter: no line has 'MNISTS'"),
+        ("--filter MNIST,default", "--filter: no line has all of MNIST, default"),
+        ("--workers 0", "--workers: expected an integer >= 1, got 0"),
+        ("--workers 2 --gpus 0", "Leave out --workers"),
+        ("--jobs_per_gpu 2", "expected --gpus with it"),
+        ("--params none.txt", "there is no file none.txt. Make it: python array_param_file.py"),
+        ("--params empty.txt", "empty.txt has none"),
+        ("--params other.txt", "other.txt, line 2: expected 'python -u mlflow_forget.py --unlearn ...', got 'echo'"),
+        ("--params wrong.txt", "wrong.txt, line 1: unknown method 'SSDD'"),
+        ("--params config.txt", "config.txt, line 1: --config: expected the flags themselves"),
+        ("--params two.txt", "two.txt, line 1: expected one run a line"),
+        ("--params open.txt", "open.txt, line 1: No closing quotation"),
+        ("--grid none.yml", "there is no file none.yml"),
+        ("--worker 2", "Did you mean '--workers'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_runs(lines, folder, capsys, words, says):
+    job = "python -u mlflow_forget.py --unlearn"
+    texts = {
+        "empty": "#\n",
+        "other": f"{job} SSD\necho\n",
+        "wrong": f"{job} SSDD\n",
+        "config": f"{job} SSD --config=a.yml\n",
+        "two": f"{job} SSD --seed 1 2\n",
+        "open": f"{job} 'SSD\n",
+    }
+    for name, text in texts.items():
+        (folder / f"{name}.txt").write_text(text)
+    before = sorted(folder.rglob("*"))
+    assert array_param_file.main(["run", *words.split()]) == 2
+    message = capsys.readouterr().err
+    assert says in message
+    assert message.count("\n") == 1
+    assert sorted(folder.rglob("*")) == before
+
+
+def children_of(process):
+    """The workers' process ids: children of the driver that have the words of a spawned process, and not those of its tracker."""
+    found = []
+    for task in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((task / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (task / "cmdline").read_bytes()
+        except (OSError, ValueError):
+            continue
+        if parent == process.pid and b"spawn_main" in command:
+            found.append(int(task.name))
+    return sorted(found)
+
+
+def ended(pid):
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def until(holds, seconds=300.0):
+    limit = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
+@pytest.mark.slow
+def test_ctrl_c_stops_cleanly(folder):
+    (folder / "slow.py").write_text(
+        "import pathlib, time\nfrom unlearn import copy_of\n\ndef slow(model, data, *, number: int = 0):\n"
+        "    pathlib.Path('begun').touch()\n    time.sleep(600)\n    return copy_of(model)\n"
+    )
+    (folder / "grid.yml").write_text("epochs: 1\nideal: skip\nmethods:\n  slow.py:slow: {number: [1, 2, 3]}\n")
+    driver = subprocess.Popen(
+        [*PROGRAM, "--workers", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    until((folder / "begun").exists)
+    workers = children_of(driver)
+    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: the driver and its workers
+    out, err = driver.communicate(timeout=120)
+    assert driver.returncode == 130, err
+    assert out.splitlines()[-1] == "3 of 4 jobs are left. Go on:  python array_param_file.py run --grid grid.yml --workers 1"
+    assert "Traceback" not in err
+    assert all(map(ended, workers))
+    assert [status for _, status in runs(folder)] == ["KILLED"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
+@pytest.mark.slow
+def test_whoever_is_killed_every_job_has_one_finished_run(folder):
+    """kill -9 of a worker or of the driver at a random moment, KILLS times, then the same command once more.
+
+    `make torture` does it many times over.
+    """
+    jobs = 4 * KILLS
+    kappas = ", ".join(f"{(number + 1) / 1000}" for number in range(jobs - 1))
+    (folder / "grid.yml").write_text(GRID.format(ideal="train", kappas=kappas))
+    seed = int(os.environ.get("LETHE_TORTURE_SEED", "0")) or random.randrange(10**6)
+    print(f"LETHE_TORTURE_SEED={seed}")
+    chance = random.Random(seed)
+    killed = Counter()
+    for _ in range(KILLS):
+        driver = subprocess.Popen([*PROGRAM, "--workers", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        whom = chance.choice(["driver", "worker"])
+        before = sum(finished(folder).values())
+        if chance.random() < 0.3:  # while they start, train base models, make the store
+            time.sleep(chance.uniform(0.5, 15))
+        else:
+            wanted = before + chance.randrange(1, 4)
+            while sum(finished(folder).values()) < wanted and driver.poll() is None:
+                time.sleep(0.05)
+            time.sleep(chance.uniform(0, 1))
+        workers = children_of(driver)
+        if whom == "worker" and workers:
+            os.kill(chance.choice(workers), signal.SIGKILL)
+            time.sleep(chance.uniform(0, 3))
+            workers = children_of(driver) or workers
+        driver.kill()
+        driver.wait(60)
+        killed[whom] += 1
+        if chance.random() < 0.5:
+            until(lambda own=workers: all(map(ended, own)), 60)  # else the next begins while they are at it
+    done = run("--workers", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    count = finished(folder)
+    assert len(count) == jobs, (seed, killed)
+    assert set(count.values()) == {1}, (seed, killed)
+    assert not {status for _, status in runs(folder)} - {"FINISHED", "KILLED"}, (seed, killed)
+    made = [path.name for path in (folder / "results" / "digits").glob("*.safetensors")]
+    assert sorted(made) == ["1mlp_ep1.safetensors", "1mlp_ep1_ideal_class0.safetensors"]
+    assert re.search(rf"{jobs} runs: \d+ finished, \d+ were before, 0 failed", done.stdout)
+    print(Counter(status for _, status in runs(folder)), dict(killed))

@@ -1,0 +1,52 @@
+"""Which jobs are done: a job is the hash of its settings within an experiment, and done by the one run that FINISHED with it."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from tracking.stored_run import BrokenRun
+
+HASH, OWNER = "config_hash", "owner"
+
+Job = tuple[str, str]  # experiment, config_hash
+
+
+def tags_of(config_hash: str) -> dict[str, str]:
+    """What the run of a job has from its beginning: its hash, and the process that may be killed over it."""
+    return {HASH: config_hash, OWNER: f"{socket.gethostname()} {os.getpid()}"}
+
+
+def finished_jobs() -> set[Job]:
+    """Every job that the tracking store has a FINISHED run of, asked once. Raises ValueError or OSError if it can't be read."""
+    from tracking.readers import open_store
+    from tracking.selection import Selection
+    from tracking.store import database_of, tracking_uri
+
+    uri = tracking_uri()
+    file = database_of(uri)
+    if file is not None and not file.exists():
+        return set()
+    with open_store(uri, Selection(tags=(HASH,)), notice=lambda _: None) as store:
+        runs = (run for run in store.runs()[1] if not isinstance(run, BrokenRun))
+        return {(run.experiment, run.tags[HASH]) for run in runs if run.status == "FINISHED" and HASH in run.tags}
+
+
+def finished_run(job: Job) -> str | None:
+    """The id of the job's FINISHED run, if there is one. Its cut-off runs end as KILLED: call it where no other process may have the job.
+
+    A cut-off run is one that says RUNNING and has an owner: whoever runs a job holds its lock for as long.
+    """
+    import mlflow
+
+    from tracking.store import open_experiment
+
+    experiment, config_hash = job
+    experiment_id = open_experiment(experiment)  # first: it makes a store that is new, which many may want at once
+    client = mlflow.MlflowClient()
+    runs = client.search_runs([experiment_id], f"tags.{HASH} = '{config_hash}'")
+    for run in runs:
+        if run.info.status == "RUNNING" and OWNER in run.data.tags:
+            client.set_tag(run.info.run_id, "error", f"killed, with its process ({run.data.tags[OWNER]})")
+            client.set_terminated(run.info.run_id, "KILLED")
+    return next((run.info.run_id for run in runs if run.info.status == "FINISHED"), None)

@@ -1,0 +1,80 @@
+"""Run folders read by several processes at once: a run is dozens of tiny files, and opening them is all processor time.
+
+Each process gets its share of the folders at its start and writes what it read, a batch at a time, down a pipe. The pipes are read in
+turn, so that the order is kept; a pipe that is full makes its process wait, so that memory stays bounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from tracking.run_folder import Found, Place, read_places
+from tracking.selection import Selection
+
+WORTH_A_PROCESS = 1000  # folders: below, a process takes longer to start than it saves
+AT_MOST = 8  # processes: the one that writes the table can't follow more
+BATCH = 50  # folders
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def found_in(places: Sequence[Place], selection: Selection, processes: int | None = None) -> Iterator[Found]:
+    """What `read_places` finds, in its order, by as many processes as there is work and processors for (or as many as are named).
+
+    Raises OSError if a process dies.
+    """
+    number = min(processor_count(), AT_MOST, len(places) // WORTH_A_PROCESS) if processes is None else processes
+    if number < 2:
+        yield from read_places(places, selection)
+        return
+    batches = [places[start : start + BATCH] for start in range(0, len(places), BATCH)]
+    with contextlib.ExitStack() as stack:
+        pipes = [stack.enter_context(reader(batches[share::number], selection)) for share in range(number)]
+        for batch in range(len(batches)):
+            try:
+                yield from pickle.load(pipes[batch % number])  # of our own process
+            except (EOFError, pickle.UnpicklingError):
+                raise OSError("a process that reads run folders ended too early: was it killed, or is memory short? Start again") from None
+
+
+def processor_count() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def reader(batches: Sequence[Sequence[Place]], selection: Selection) -> Iterator[IO[bytes]]:
+    """The pipe from a process that reads these batches. Not multiprocessing, which would run the caller's script once more."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-P", "-m", "tracking.folder_process"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}) as process:
+        if process.stdin is None or process.stdout is None:
+            raise OSError("expected pipes to a process, got none")
+        try:
+            with contextlib.suppress(BrokenPipeError), process.stdin as request:  # a dead process shows at its output
+                pickle.dump((batches, selection), request)
+            yield process.stdout
+        finally:
+            process.kill()  # it has nothing to lose
+
+
+def main() -> None:
+    """The process: batches and selection from stdin, what was found to stdout."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group, and is the caller's to answer
+    batches, selection = pickle.load(sys.stdin.buffer)  # of our own caller
+    with contextlib.suppress(BrokenPipeError):
+        for batch in batches:
+            pickle.dump(list(read_places(batch, selection)), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
+            sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""How a model is trained: the settings, and the optimiser and the schedule that they mean."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from registry import Entry
+from vision_data.augmentation import Augmentation, augmentations
+
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["one_cycle", "cosine"]
+Precision = Literal["float32", "bf16", "auto"]
+MemoryFormat = Literal["contiguous", "channels_last", "auto"]
+Compile = Literal["no", "yes", "auto"]
+PREFIX = "train_"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained: SGD (with Nesterov momentum .9) or AdamW under a schedule; see `changed` for the settings."""
+
+    epochs: int
+    optimizer: Optimizer = "sgd"
+    lr: float = 0.1
+    batch_size: int = 128
+    weight_decay: float = 5e-4
+    augment: Augmentation = False
+    schedule: Schedule = "one_cycle"
+    label_smoothing: float = 0.0
+    precision: Precision = "float32"
+    memory_format: MemoryFormat = "contiguous"
+    compile: Compile = "no"
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"--epochs: expected an integer >= 1, got {self.epochs}. Give the number of epochs")
+        for name, fits, expected in (
+            ("lr", self.lr > 0, "a number > 0"),
+            ("batch_size", self.batch_size >= 1, "an integer >= 1"),
+            ("weight_decay", self.weight_decay >= 0, "a number >= 0"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "a number from 0 to below 1"),
+        ):
+            if not fits:
+                raise ValueError(f"--{PREFIX}{name}: expected {expected}, got {getattr(self, name)}. Correct the number")
+        try:
+            augmentations(self.augment)
+        except ValueError as error:
+            raise ValueError(f"--{PREFIX}augment: {error}") from error
+
+    def batch_size_for(self, images: int, processes: int = 1) -> int:
+        """The batch size, or a little more where a process would get a single image of the last batch: batch norm can't train on one."""
+        fewest = 2 * processes
+        size = self.batch_size if processes == 1 else max(self.batch_size, fewest)
+        while images >= fewest and 0 < images % size < fewest:
+            size += 1
+        return size
+
+    @property
+    def plain(self) -> bool:
+        """Whether a step is nothing but float32 forward, backward and step of the mean cross-entropy: what many models at once do."""
+        default = Recipe(self.epochs)
+        names = ("label_smoothing", "precision", "memory_format", "compile", "deterministic")
+        return all(getattr(self, name) == getattr(default, name) for name in names)
+
+
+def changed(
+    recipe: Recipe,
+    *,
+    train_optimizer: Optimizer | None = None,
+    train_lr: float | None = None,
+    train_batch_size: int | None = None,
+    train_weight_decay: float | None = None,
+    train_augment: tuple[Literal["crop", "flip", "cutout", "none"], ...] | None = None,
+    train_schedule: Schedule = "one_cycle",
+    train_label_smoothing: float = 0.0,
+    train_precision: Precision = "float32",
+    train_memory_format: MemoryFormat = "contiguous",
+    train_compile: Compile = "no",
+    train_deterministic: bool = False,
+) -> Recipe:
+    """The recipe with these settings; None leaves what the architecture or the dataset has.
+
+    Flags:
+        train_optimizer: SGD with Nesterov momentum 0.9, or AdamW
+        train_lr: highest learning rate of the schedule
+        train_batch_size: images of a step, of all processes together
+        train_weight_decay: of the optimiser
+        train_augment: what each training image goes through; none for nothing
+        train_schedule: one_cycle rises for a quarter of the steps and falls, cosine falls from the first step on
+        train_label_smoothing: share of the target spread over all classes
+        train_precision: of forward and backward passes; auto measures both before the first step and takes the faster
+        train_memory_format: of images and weights; auto as above
+        train_compile: torch.compile; auto where it saves more seconds than it takes
+        train_deterministic: operations that give the same bits on a GPU each time, or an error where there is none
+
+    Raises ValueError for a value that makes no sense.
+    """
+    given = {name: value for name, value in locals().items() if name.startswith(PREFIX) and value is not None}
+    settings: dict[str, Any] = {name.removeprefix(PREFIX): value for name, value in given.items()}
+    if "augment" in settings:
+        asked = settings["augment"]
+        if "none" in asked and len(asked) > 1:
+            raise ValueError(f"--train_augment: expected none alone, or some of crop, flip, cutout, got {','.join(asked)}. Choose")
+        settings["augment"] = augmentations(() if "none" in asked else asked)
+    return replace(recipe, **settings)
+
+
+FLAGS: Entry[None] = Entry("recipe", changed, (), None)
+
+
+def differences(recipe: Recipe, default: Recipe) -> dict[str, Any]:
+    """The settings, by the names of their flags, in which a recipe differs from another, but for the epochs."""
+
+    def value(of: Recipe, name: str) -> Any:
+        return (augmentations(of.augment) or ("none",)) if name == "augment" else getattr(of, name)
+
+    names = [each.name for each in fields(Recipe) if each.name != "epochs"]
+    return {f"{PREFIX}{name}": value(recipe, name) for name in names if value(recipe, name) != value(default, name)}
+
+
+def optimizer_of(parameters: list[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser over these parameters."""
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    return torch.optim.SGD(parameters, lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay, fused=True)
+
+
+def schedule_of(optimizer: torch.optim.Optimizer, recipe: Recipe, images: int, processes: int = 1) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate over the steps that the recipe takes on so many images: one cycle, or half a cosine from `lr` to 0."""
+    steps = math.ceil(images / recipe.batch_size_for(images, processes)) * recipe.epochs
+    if recipe.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=max(steps + 1, 5), pct_start=0.25, cycle_momentum=False)

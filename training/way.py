@@ -1,0 +1,111 @@
+"""How a step is computed: in which precision and memory format, compiled or not; and which of them is the fastest here."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import product
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.recipe import Recipe, optimizer_of
+
+WARM_UP, TIMED = 2, 5  # steps of a measurement
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a step is computed."""
+
+    bf16: bool = False
+    channels_last: bool = False
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        words = ["bf16" if self.bf16 else "float32", "channels_last" if self.channels_last else "contiguous"]
+        return " ".join([*words, "compiled"] if self.compiled else words)
+
+    def placed(self, model: nn.Module) -> nn.Module:
+        """The model with its weights in this memory format, in place."""
+        return model.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)  # type: ignore[call-overload]
+
+    def runner(self, model: nn.Module) -> nn.Module:
+        """What to call: the model, or its compiled form."""
+        return torch.compile(model) if self.compiled else model  # type: ignore[return-value]
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
+        """Logits (N, classes) and the mean cross-entropy, both float32."""
+        if self.channels_last and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, torch.bfloat16) if self.bf16 else nullcontext():
+            logits = model(x)
+        if self.bf16:
+            logits = logits.float()
+        return logits, F.cross_entropy(logits, y, label_smoothing=label_smoothing)
+
+
+def way_of(recipe: Recipe, model: nn.Module, batch: Callable[[], tuple[Tensor, Tensor]], steps: int) -> Way:
+    """The recipe's way; where it leaves a choice, the fastest for this model and a batch, measured on a copy of the model.
+
+    Compiling is chosen where compile seconds + steps x its seconds a step < steps x the seconds of the fastest other. Raises
+    ValueError for bf16 on a GPU without it.
+    """
+    formats = {"float32": (False,), "bf16": (True,), "auto": (False, True)}[recipe.precision]
+    layouts = {"contiguous": (False,), "channels_last": (True,), "auto": (False, True)}[recipe.memory_format]
+    if recipe.precision == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+        raise ValueError("--train_precision: expected a GPU that computes in bf16, got one that does not. Choose float32")
+    ways = [Way(*each, compiled=recipe.compile == "yes") for each in product(formats, layouts)]
+    if len(ways) == 1 and recipe.compile != "auto":
+        return ways[0]
+    x, y = batch()
+    seconds = {way: seconds_of(way, model, x, y, recipe)[1] for way in ways}
+    best = min(ways, key=seconds.__getitem__)
+    if recipe.compile == "auto":
+        compiled = Way(best.bf16, best.channels_last, compiled=True)
+        first, each = seconds_of(compiled, model, x, y, recipe)
+        best = compiled if first + steps * each < steps * seconds[best] else best
+    return best
+
+
+def seconds_of(way: Way, model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe) -> tuple[float, float]:
+    """Seconds before the first step is done and of a step then (median), on a copy of the model; the random state is left as it was."""
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+        trial = way.placed(copy.deepcopy(model))
+        runner, optimizer = way.runner(trial), optimizer_of(list(trial.parameters()), recipe)
+
+        def step() -> float:
+            started = time.perf_counter()
+            optimizer.zero_grad(set_to_none=True)
+            way.loss(runner, x, y, recipe.label_smoothing)[1].backward()
+            optimizer.step()
+            if x.device.type == "cuda":
+                torch.cuda.synchronize(x.device)
+            return time.perf_counter() - started
+
+        first = sum(step() for _ in range(WARM_UP))
+        return first, median(step() for _ in range(TIMED))
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Operations that give the same bits each time; torch raises RuntimeError for one that it has no such form of."""
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    before: tuple[Any, ...] = (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]

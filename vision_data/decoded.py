@@ -1,0 +1,139 @@
+"""Encoded images decoded once, into a folder that later runs read: killed on the way, the next run goes on where it stopped."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from vision_data.chosen_images import Images
+from vision_data.encoded_image import EncodedImage, pixels_of
+from vision_data.image_file import ImageFile
+from vision_data.impl import RawDataset
+from vision_data.memory import memory_budget
+from vision_data.scanned import Published, in_parallel, refuse_unreadable, scan
+
+BYTES_AT_ONCE = 1 << 26
+FORMAT = 1  # of the folder: another number, and everything is decoded anew
+
+
+def decoded(published: Published, folder: Path) -> RawDataset:
+    """The images as uint8 of one size, from `<folder>/decoded/<name>-<key>`, where they are put the first time.
+
+    In memory where that is large enough for all of them, else as files that are read batch by batch. All of one size, none of
+    its sides above 224, stay as they are; of others the squares have the median short side of the training images, at most 224,
+    and from 32 on a multiple of 32. Grey where all training images are, else RGB.
+    Raises ValueError that names the images that can't be read, and those that contradict each other.
+    """
+    place = folder / "decoded" / f"{published.name}-{published.key[:16]}"
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{place}.lock"):
+            if not (place / "about.json").exists():
+                _decode(published, place)
+        return _read(place)
+    except OSError as error:
+        raise ValueError(
+            f"{published.name}: {place} can't be written or read ({error}). Make room there, or name another folder with --data"
+        ) from error
+
+
+def _decode(published: Published, place: Path) -> None:
+    place.mkdir(exist_ok=True)
+    try:
+        scanned = place / "scanned.json"
+        if not scanned.exists():
+            _write_json(scanned, asdict(scan(published)))
+        shapes = _shapes(json.loads(scanned.read_text()))
+        _check_room(published.name, place, shapes)
+        for part, shape in shapes.items():
+            _decode_part(published, place, part, shape)
+        refuse_unreadable(published.name, [line for part in shapes for line in _progress(place, part)["bad"]])
+        scanned.replace(place / "about.json")
+    except ValueError:  # of what is published: nothing of it is of use once it has been corrected
+        shutil.rmtree(place)
+        raise
+
+
+def _check_room(name: str, place: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """ValueError where the disk has no room for what is not decoded yet."""
+    needed = sum((count - _progress(place, part)["done"]) * int(np.prod(of_one)) for part, (count, *of_one) in shapes.items())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise ValueError(
+            f"{name}: expected {needed / 1e9:.1f} GB free in {place.parent}, got {free / 1e9:.1f}. "
+            "Make room, or name another folder with --data"
+        )
+
+
+def _decode_part(published: Published, place: Path, part: str, shape: tuple[int, ...]) -> None:
+    """Append the pixels of the images that are not there yet. What is on disk is counted only after it has been flushed to it."""
+    count, channels, height, width = shape
+    progress, size = _progress(place, part), channels * height * width
+    rest = itertools.islice(published.parts[part](), progress["done"], None)
+
+    def pixels(image: EncodedImage) -> np.ndarray | str:
+        return pixels_of(image, (channels, height, width))
+
+    file = place / f"{part}.u8"
+    with file.open("r+b" if file.exists() else "w+b") as output:
+        output.seek(progress["done"] * size)
+        unflushed = 0
+        for image, found in in_parallel(pixels, rest, f"{published.name}: decoding the {part} images", progress["done"], count):
+            if isinstance(found, str):
+                progress["bad"].append(f"{image.name} ({found})")
+                found = np.zeros((channels, height, width), dtype=np.uint8)
+            output.write(found.tobytes())
+            progress["done"] += 1
+            unflushed += size
+            if unflushed >= BYTES_AT_ONCE or progress["done"] == count:
+                output.flush()
+                os.fsync(output.fileno())
+                _write_json(place / f"{part}_progress.json", progress)
+                unflushed = 0
+    if progress["done"] != count:
+        raise ValueError(f"{published.name}: expected {count} {part} images, got {progress['done']}: they changed meanwhile. Run again")
+
+
+def _progress(place: Path, part: str) -> dict[str, Any]:
+    file = place / f"{part}_progress.json"
+    progress: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"done": 0, "bad": []}
+    return progress
+
+
+def _shapes(about: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {part: (len(labels), *about["shape"]) for part, labels in about["labels"].items()}
+
+
+def _read(place: Path) -> RawDataset:
+    about = json.loads((place / "about.json").read_text())
+    for remark in about["remarks"]:
+        warnings.warn(remark, stacklevel=2)
+    shapes = _shapes(about)
+    streamed = sum(int(np.prod(shape)) for shape in shapes.values()) > memory_budget()
+
+    def part_of(name: str) -> tuple[Images, Tensor]:
+        file = ImageFile(place / f"{name}.u8", shapes[name])
+        size = file.path.stat().st_size
+        if size != file.shape.numel():
+            raise ValueError(f"{file.path}: expected {file.shape.numel()} bytes, got {size}. Delete {place} and run again")
+        return file if streamed else file[:], torch.tensor(about["labels"][name])
+
+    return RawDataset(part_of("train"), part_of("test") if "test" in shapes else None, tuple(about["classes"]))
+
+
+def _write_json(file: Path, value: object) -> None:
+    """Whole or not at all."""
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(json.dumps(value))
+    partial.replace(file)

@@ -1,0 +1,92 @@
+"""One published image, still encoded (JPEG, PNG, ...): what its header says, and its pixels in a common size."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N", "I")
+ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
+NOT_AN_IMAGE = (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError, EOFError)  # of Pillow's readers
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image file: its name, for messages, its class, and a function that reads its bytes."""
+
+    name: str
+    label: str
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of an image before it is decoded: height and width as it is to be looked at, grey or not, its content's digest."""
+
+    height: int
+    width: int
+    grey: bool
+    digest: bytes
+
+
+def header_of(image: EncodedImage) -> Header | str:
+    """The header of an image, or in words why it has none."""
+    try:
+        content = image.read()
+        with Image.open(io.BytesIO(content)) as opened:
+            width, height = opened.size
+            if opened.getexif().get(ORIENTATION) in QUARTER_TURNS:
+                width, height = height, width
+            return Header(height, width, opened.mode in GREY_MODES, hashlib.sha256(content).digest()[:16])
+    except NOT_AN_IMAGE as error:
+        return _reason(error)
+
+
+def pixels_of(image: EncodedImage, shape: tuple[int, int, int]) -> np.ndarray | str:
+    """The pixels (C, H, W) as uint8, or in words why they can't be had.
+
+    Turned upright by its EXIF orientation; palettes, CMYK and the like become RGB, 16 bits a pixel 8, what is transparent is laid on
+    white; the first frame of several. Where its size is another than `shape`'s: resized (bilinear, antialiased) until it covers
+    that, the middle cut out.
+    """
+    channels, height, width = shape
+    try:
+        with Image.open(io.BytesIO(image.read())) as opened:
+            if channels == 3 and opened.format == "JPEG":
+                opened.draft("RGB", (2 * width, 2 * height))  # libjpeg halves a large photograph on the way, before it is resized
+            upright = ImageOps.exif_transpose(opened)
+            flat = _without_transparency(_eight_bits(upright)).convert("L" if channels == 1 else "RGB")
+        if flat.size != (width, height):
+            flat = ImageOps.fit(flat, (width, height), Image.Resampling.BILINEAR)
+    except NOT_AN_IMAGE as error:
+        return _reason(error)
+    return np.asarray(flat).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits a pixel scaled to 8: Pillow's own conversion would clip it. ValueError for what has no such scale."""
+    if image.mode == "F" or (image.mode == "I" and not 0 <= np.asarray(image).min() <= np.asarray(image).max() <= 65535):
+        raise ValueError(f"pixels of mode {image.mode}, which have no known white")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return Image.fromarray(np.rint(np.asarray(image, dtype=np.float64) / 257).astype(np.uint8))
+    return image
+
+
+def _without_transparency(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "no image that Pillow knows"
+    return " ".join(str(error).split()) or type(error).__name__

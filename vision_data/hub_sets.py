@@ -1,0 +1,174 @@
+"""Image datasets of the Hugging Face hub, or local copies of such: Parquet, `save_to_disk`, zipped or unpacked folders."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from registry import Entry, did_you_mean
+from vision_data.decoded import FORMAT, decoded
+from vision_data.encoded_image import EncodedImage
+from vision_data.hub_copies import Splits, from_disk, from_hub, is_saved, local_copy, tables, zips, zips_from_hub
+from vision_data.image_folders import published_folder
+from vision_data.image_zips import published_zips
+from vision_data.impl import DATASETS, DatasetFacts, RawDataset, register, slug
+from vision_data.scanned import Published
+
+PLANT, POKEMON = "jameelkhalidawan/Plant_Detection_Classification", "fcakyon/pokemon-classification"
+LABEL_NAMES = ("label", "labels", "class", "target", "category")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column has the images, and which the labels; None where the data is to say."""
+
+    image: str | None = None
+    label: str | None = None
+
+
+@DATASETS.family("hf", "NAME[:IMAGE_COLUMN:LABEL_COLUMN]")
+def hub_set(spec: str) -> Entry[DatasetFacts]:
+    """The dataset NAME of the hub, or the local copy of one: in NAME, <folder>/NAME or <folder>/<its last part>."""
+    name, *columns = [spec] if Path(spec).expanduser().exists() else spec.split(":")
+    if not name or len(columns) not in (0, 2) or not all(columns[:]):
+        raise ValueError(f"--dataset hf:{spec}: expected hf:NAME or hf:NAME:IMAGE_COLUMN:LABEL_COLUMN. Give both columns or none")
+    slugged = f"hf-{slug(Path(name).expanduser().resolve().name if Path(name).expanduser().exists() else name)}"
+    load = functools.partial(read_hub_set, slugged, name, columns=Columns(*columns))
+    return Entry(slugged, load, (), DatasetFacts(source=f"huggingface.co/datasets/{name}"))
+
+
+@register("PLANT_CLASSIFICATION", epochs=30, augment=True, source=f"huggingface.co/datasets/{PLANT}")
+def plant_classification(folder: Path) -> RawDataset:
+    """Photographs of plants, from <folder>/plant-classification (train/<class>/..., test/<class>/..., or Parquet), else from the hub."""
+    return read_hub_set("PLANT_CLASSIFICATION", PLANT, folder, also=("plant-classification",))
+
+
+@register("POKEMON_CLASSIFICATION", epochs=30, augment=True, source=f"huggingface.co/datasets/{POKEMON}")
+def pokemon_classification(folder: Path) -> RawDataset:
+    """Pictures of Pokemon, from <folder>/pokemon-classification (data/train.zip, data/test.zip, unpacked or not, Parquet), else the hub."""
+    if local_copy(POKEMON, folder) is None:  # the dataset's own script would not be run
+        return decoded(published_zips("POKEMON_CLASSIFICATION", zips_from_hub("POKEMON_CLASSIFICATION", POKEMON, folder)), folder)
+    return read_hub_set("POKEMON_CLASSIFICATION", POKEMON, folder)
+
+
+def read_hub_set(name: str, hub_name: str, folder: Path, *, columns: Columns = Columns(), also: tuple[str, ...] = ()) -> RawDataset:
+    """A local copy where there is one, else what the hub has.
+
+    Raises FileNotFoundError where there is neither, and ValueError for what can't be read, and for columns that are not there or not
+    to be guessed.
+    """
+    local = local_copy(hub_name, folder, also)
+    if local is None:
+        return decoded(_published(name, from_hub(name, hub_name, folder), columns), folder)
+    root = local / "data" if (local / "data").is_dir() and not is_saved(local) else local
+    if is_saved(local) or tables(local):
+        return decoded(_published(name, from_disk(name, local, folder), columns), folder)
+    if "train" in zips(root):
+        return decoded(published_zips(name, _train_and_test(name, zips(root))), folder)
+    return decoded(published_folder(name, root), folder)
+
+
+def _train_and_test(name: str, parts: dict[str, Any]) -> dict[str, Any]:
+    """The train part, and the test part or what stands for it; a warning names what is left out."""
+    train = parts.get("train", next(iter(parts.values())) if len(parts) == 1 else None)
+    if train is None:
+        raise ValueError(f"{name}: expected a split train, got {', '.join(parts)}. Save it with one of that name")
+    test = next((part for part in ("test", "validation", "valid", "val") if part in parts and parts[part] is not train), None)
+    left_out = [part for part in parts if part != test and parts[part] is not train]
+    if left_out:
+        warnings.warn(f"{name}: the split {', '.join(left_out)} is left out: validation images are drawn from train", stacklevel=2)
+    return {"train": train} | ({"test": parts[test]} if test else {})
+
+
+def _published(name: str, splits: Splits, columns: Columns) -> Published:
+    """The train and the test part of a dataset with an image column and a label column."""
+    import datasets
+
+    parts = _train_and_test(name, splits)
+    train = parts["train"]
+    chosen = _columns_of(name, train, columns)
+    for part, rows in parts.items():
+        missing = [column for column in chosen if column not in rows.column_names]
+        if missing:
+            raise ValueError(
+                f"{name}: expected the column {missing[0]} in {part}, got {', '.join(rows.column_names)}. Name the columns as train does"
+            )
+    image, label = chosen
+    parts = {part: rows.select_columns([image, label]) for part, rows in parts.items()}
+    if isinstance(train.features[image], datasets.Image):
+        parts = {part: rows.cast_column(image, datasets.Image(decode=False)) for part, rows in parts.items()}
+    feature = train.features[label]
+    names = (
+        tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else tuple(map(str, sorted(_labels(name, parts["train"], label))))
+    )
+    content = hashlib.sha256(f"format {FORMAT}".encode())
+    for part, rows in parts.items():
+        content.update(f"\0{part}\0{rows._fingerprint}\0{len(rows)}\0{image}\0{label}".encode())
+    numbered = isinstance(feature, datasets.ClassLabel)
+    opening = {part: _opening(name, part, rows, image, label, names if numbered else None) for part, rows in parts.items()}
+    return Published(name, content.hexdigest(), opening, names)
+
+
+def _columns_of(name: str, rows: Any, columns: Columns) -> tuple[str, str]:
+    """The image and the label column: those asked for, else the only ones that can be meant."""
+    import datasets
+
+    for asked in (columns.image, columns.label):
+        if asked is not None and asked not in rows.column_names:
+            raise ValueError(f"{name}: {did_you_mean('column', asked, rows.column_names)}")
+    if columns.image is not None and columns.label is not None:
+        return columns.image, columns.label
+    features = rows.features
+    images = [
+        column
+        for column, kind in features.items()
+        if isinstance(kind, datasets.Image) or set(kind if isinstance(kind, dict) else ()) == {"bytes", "path"}
+    ]
+    labels = [column for column, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    labels = labels or [column for column in rows.column_names if column.casefold() in LABEL_NAMES]
+    if len(images) != 1 or len(labels) != 1:
+        raise ValueError(
+            f"{name}: expected one image column and one label column, got {', '.join(images) or 'none'} and {', '.join(labels) or 'none'} "
+            f"among {', '.join(rows.column_names)}. Write hf:NAME:IMAGE_COLUMN:LABEL_COLUMN"
+        )
+    return images[0], labels[0]
+
+
+def _labels(name: str, rows: Any, label: str) -> list[Any]:
+    found = rows.unique(label) if len(rows) else []
+    bad = [value for value in found if not isinstance(value, (str, int))]
+    if bad:
+        raise ValueError(f"{name}: expected a class for each image in the column {label}, got {bad[0]!r}. Name another column")
+    return found
+
+
+def _opening(
+    name: str, part: str, rows: Any, image: str, label: str, names: tuple[str, ...] | None
+) -> Callable[[], Iterable[EncodedImage]]:
+    def images() -> Iterator[EncodedImage]:
+        for number, row in enumerate(rows):
+            value = row[label]
+            shown = f"row {number} of {part}"
+            if not isinstance(value, (str, int)) or (names is not None and not 0 <= int(value) < len(names)):
+                raise ValueError(f"{name}: expected a class for each image, got {value!r} in {shown}, column {label}. Remove the row")
+            cell = row[image]
+            path = cell.get("path") if isinstance(cell, dict) else None
+            shown = f"{shown} ({path})" if path else shown
+            yield EncodedImage(shown, str(value) if names is None else names[int(value)], functools.partial(_bytes_of, cell))
+
+    return images
+
+
+def _bytes_of(cell: Any) -> bytes:
+    """What is in an image cell: bytes, or a file that it names. ValueError for an empty one."""
+    content = cell.get("bytes") if isinstance(cell, dict) else cell
+    if content is None and isinstance(cell, dict) and cell.get("path"):
+        return Path(cell["path"]).read_bytes()
+    if not isinstance(content, bytes):
+        raise ValueError(f"expected an image, got {'nothing' if content is None else type(content).__name__}")
+    return content

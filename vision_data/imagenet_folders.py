@@ -1,0 +1,213 @@
+"""Parts of ImageNet from folders and archives as they are published: IMAGENET_SMALL, TinyImageNet, Living17, Imagenette."""
+
+from __future__ import annotations
+
+import functools
+import re
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from torchvision_import import torchvision_module
+from vision_data.decoded import decoded
+from vision_data.encoded_image import SUFFIXES, EncodedImage
+from vision_data.image_folders import files_by_class, images_below, key_of, of_files, published_folder
+from vision_data.impl import RawDataset, register
+from vision_data.living17 import LIVING17
+from vision_data.scanned import Published
+
+SYNSET = re.compile(r"n\d{8}")
+ARCHIVES = (".tar.gz", ".tgz", ".tar")
+IMAGENET_FOLDERS = ("imagenet_small", "imagenet-small", "imagenet-1k", "imagenet")
+SMALLEST = "imagenette2-160"
+ClassOf = Callable[[str], str | None]
+
+
+@register("IMAGENET_SMALL", epochs=30, augment=True, source="Russakovsky et al. 2015, arXiv:1409.0575")
+def imagenet_small(folder: Path) -> RawDataset:
+    """ImageNet-1k or a part of it, from <folder>/imagenet_small: what is there of it, as the hub has it, unpacked, or an archive per class.
+
+    The class of an image is the synset (n01440764) that its folder or archive is called, else the one in its own name. What is in
+    train*/ or in train*.tar.gz is for training, in val*/ for the test.
+    """
+    return decoded(
+        published_imagenet("IMAGENET_SMALL", _first_of("IMAGENET_SMALL", folder, IMAGENET_FOLDERS), lambda synset: synset), folder
+    )
+
+
+@register("TinyImageNet", "tiny_imagenet", epochs=30, augment=True, source="Le, Yang 2015, Stanford CS 231N")
+def tiny_imagenet(folder: Path) -> RawDataset:
+    """TinyImageNet: 100,000 + 10,000 images of 200 classes, 64 x 64, from <folder>/tiny-imagenet-200.
+
+    Its validation part is the test part here: the labels of the published test part are not public.
+    """
+    root = _first_of("TinyImageNet", folder, ("tiny-imagenet-200",))
+    if not (root / "train").is_dir() or not (root / "val").is_dir():
+        raise FileNotFoundError(f"TinyImageNet: expected the folders train and val in {root}. Unpack tiny-imagenet-200.zip there")
+    files = {"train": files_by_class("TinyImageNet", root / "train", beside=("_boxes.txt",)), "test": _annotated(root / "val")}
+    return decoded(of_files("TinyImageNet", root, files), folder)
+
+
+@register("Living17", epochs=25, augment=True, source="Santurkar, Tsipras, Madry 2021, arXiv:2008.04859")
+def living17(folder: Path) -> RawDataset:
+    """Living17: ImageNet's images of 17 kinds of animals, four classes each, from <folder>/living17, else from IMAGENET_SMALL's folder.
+
+    As IMAGENET_SMALL; other classes are left out. Folders that are called as the 17 kinds are taken as they are.
+    """
+    root = _first_of("Living17", folder, ("living17", *IMAGENET_FOLDERS))
+    kinds = {synset: kind for kind, synsets in LIVING17.items() for synset in synsets}
+    if {entry.name for entry in (root / "train").glob("*")} >= set(LIVING17):
+        return decoded(published_folder("Living17", root), folder)
+    return decoded(published_imagenet("Living17", root, kinds.get, tuple(kinds), tuple(LIVING17)), folder)
+
+
+@register("Imagenette", epochs=20, augment=True, source="Howard 2019, github.com/fastai/imagenette")
+def imagenette(folder: Path) -> RawDataset:
+    """Imagenette: ten easy classes of ImageNet, 9,469 + 3,925 images, 160 x 160, from <folder>/imagenette2-160."""
+    torchvision_set, root = torchvision_module("datasets").Imagenette, folder / SMALLEST
+    if not root.is_dir():
+        try:
+            torchvision_set(str(folder), size="160px", download=True)
+        except (OSError, RuntimeError) as error:
+            raise FileNotFoundError(
+                f"Imagenette: expected train and val in {root}, and the download failed ({_line(error)}). Unpack {SMALLEST}.tgz in {folder}"
+            ) from error
+    names = {synset: name for synset, (name, *_) in torchvision_set._WNID_TO_CLASS.items()}
+    files = {}
+    for part, below in (("train", "train"), ("test", "val")):
+        if not (root / below).is_dir():
+            raise FileNotFoundError(f"Imagenette: expected the folder {below} in {root}. Unpack {SMALLEST}.tgz in {folder}")
+        files[part] = [(names.get(synset, synset), file) for synset, file in files_by_class("Imagenette", root / below)]
+    return decoded(of_files("Imagenette", root, files, class_names=tuple(names[synset] for synset in sorted(names))), folder)
+
+
+def published_imagenet(
+    name: str, root: Path, class_of: ClassOf, needed: tuple[str, ...] = (), class_names: tuple[str, ...] | None = None
+) -> Published:
+    """Image files and archives below a folder; images of a synset for which `class_of` gives None are left out."""
+    there: dict[str, list[Path]] = {"train": [], "test": []}
+    for file in sorted([*images_below(root, beside=ARCHIVES), *_archives_below(root)]):
+        part = _part_of(file.relative_to(root))
+        if part is not None:
+            there[part].append(file)
+    if not there["train"]:
+        raise FileNotFoundError(f"{name}: expected images or archives (.tar.gz) of ImageNet in {root}, got none. Put them there")
+    by_class = [_synset_of(file.relative_to(root)) for file in there["train"]]
+    missing = sorted(set(needed) - set(by_class)) if all(by_class) else []
+    if missing:
+        raise FileNotFoundError(
+            f"{name}: expected each of its {len(needed)} classes in {root}, got none of {', '.join(missing)}. Put them there"
+        )
+
+    def opening(files: list[Path]) -> Callable[[], Iterable[EncodedImage]]:
+        return lambda: _images_of(name, root, files, class_of)
+
+    parts = {part: opening(files) for part, files in there.items() if files}
+    return Published(
+        name, key_of({part: [(file, file.relative_to(root)) for file in files] for part, files in there.items()}), parts, class_names
+    )
+
+
+def _images_of(name: str, root: Path, files: list[Path], class_of: ClassOf) -> Iterator[EncodedImage]:
+    for file in files:
+        inside = _inside(root, file) if _is_archive(file) else [(file, file.relative_to(root), file.read_bytes)]
+        count = 0
+        for shown, place, read in inside:
+            count += 1
+            synset = _synset_of(place) or _synset_in_name(place)
+            if synset is None:
+                raise ValueError(
+                    f"{name}: expected a class like n01440764 in the name of {shown} or its folder, got none. Put it in its class's folder"
+                )
+            label = class_of(synset)
+            if label is not None:
+                yield EncodedImage(str(shown), label, read)
+        if not count:
+            raise ValueError(f"{name}: expected images in {file}, got none. Download it again, or remove it")
+
+
+def _inside(root: Path, archive: Path) -> Iterator[tuple[str, PurePosixPath, Callable[[], bytes]]]:
+    """The images in a tar archive, in its order: name, place, content."""
+    try:
+        with tarfile.open(archive, "r|*") as tar:
+            for member in tar:
+                place = PurePosixPath(member.name)
+                file = tar.extractfile(member) if member.isfile() and place.suffix.casefold() in SUFFIXES else None
+                if file is not None and not place.name.startswith("."):
+                    content = file.read()
+                    yield (
+                        f"{archive}:{member.name}",
+                        PurePosixPath(_stem(archive.relative_to(root))) / place,
+                        functools.partial(bytes, content),
+                    )
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise ValueError(f"{archive}: expected a whole tar archive, got a damaged one ({_line(error)}). Download it again") from error
+
+
+def _part_of(place: Path) -> str | None:
+    """train or test, from how the folders and archives on the way are called; None for the published test part: it has no labels."""
+    for step in place.parts:
+        for start, part in (("train", "train"), ("val", "test"), ("test", None)):
+            if step.casefold().startswith(start):
+                return part
+    return "train"
+
+
+def _synset_of(place: Path | PurePosixPath) -> str | None:
+    """The synset that the nearest folder or archive is called."""
+    steps = (*place.parts[:-1], _stem(place)) if _is_archive(place) else place.parts[:-1]
+    return next((PurePosixPath(step).name for step in reversed(steps) if SYNSET.fullmatch(PurePosixPath(step).name)), None)
+
+
+def _synset_in_name(place: Path | PurePosixPath) -> str | None:
+    """n01440764 in n01440764_10026_n01440764.JPEG, n01440764_10026.JPEG or ILSVRC2012_val_00000293_n01440764.JPEG."""
+    first, *_, last = (place.stem.split("_")[0], place.stem.split("_")[-1])
+    return next((text for text in (last, first) if SYNSET.fullmatch(text)), None)
+
+
+def _annotated(val: Path) -> list[tuple[str, Path]]:
+    """(class, file) of TinyImageNet's validation images: from val_annotations.txt, or from class folders where there are some."""
+    notes = val / "val_annotations.txt"
+    if not notes.exists():
+        return files_by_class("TinyImageNet", val)
+    lines = [line.split("\t") for line in notes.read_text().splitlines() if line.strip()]
+    classes = {words[0]: words[1] for words in lines if len(words) > 1}
+    files = images_below(val / "images") if (val / "images").is_dir() else []
+    strangers = [file.name for file in files if file.name not in classes]
+    if not files or strangers:
+        raise ValueError(
+            f"TinyImageNet: expected {notes} to name the class of every image in {val / 'images'}, "
+            f"got none for {', '.join(strangers[:3]) or 'any'}"
+        )
+    return [(classes[file.name], file) for file in files]
+
+
+def _archives_below(root: Path) -> list[Path]:
+    return [file for file in root.rglob("*") if file.is_file() and _is_archive(file) and not file.name.startswith(".")]
+
+
+def _is_archive(file: Path | PurePosixPath) -> bool:
+    return file.name.casefold().endswith(ARCHIVES)
+
+
+def _stem(file: Path | PurePosixPath) -> str:
+    """A path without its archive's ending."""
+    return re.sub(r"\.(tar\.gz|tgz|tar)$", "", str(file), flags=re.IGNORECASE)
+
+
+def _first_of(name: str, folder: Path, names: tuple[str, ...]) -> Path:
+    """The first of these folders that is there, in any case of letters."""
+    there = {entry.name.casefold(): entry for entry in folder.iterdir() if entry.is_dir()} if folder.is_dir() else {}
+    found = next((there[wanted] for wanted in names if wanted in there), None)
+    if found is None:
+        others = f" (or {', '.join(names[1:])} there)" if names[1:] else ""
+        raise FileNotFoundError(
+            f"{name}: expected the folder {folder / names[0]}{others}, and there is none. "
+            "Put the files there, or name their folder with --data"
+        )
+    return found
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,83 @@
+"""One job after another in one process: the interpreter, the imports, images and base models are loaded once."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import command_line
+import mlflow_forget
+from base_models import BaseConfig, BaseModels, Trained
+from job_queue import Outcome
+from pipeline import Pipeline
+from run_once import run_once
+from sweep import same_splits
+from vision_data import Splits
+
+BASES_KEPT = 4
+
+
+class WarmWorker:
+    """Runs the lines of a grid, each as its script would in a process of its own.
+
+    threads: for torch. known: jobs that are finished, by what the tracking store said before.
+    """
+
+    def __init__(self, threads: int, known: Collection[tuple[str, str]] = ()) -> None:
+        torch.set_num_threads(threads)
+        self.known = known
+        self.bases: list[WarmModels] = []
+        self.random_state = torch.get_rng_state()  # that of a process which has drawn nothing
+
+    def do(self, words: Sequence[str]) -> Outcome:
+        """Run a line, given as the words after `python -u`. What fails is an outcome too; Ctrl-C and SIGTERM are not."""
+        started = time.perf_counter()
+        torch.set_rng_state(self.random_state)
+        script, argv = words[0], words[1:]
+        try:
+            outcome = self._run(argv) if script == "mlflow_forget.py" else self._train(script, argv)
+        except Exception as error:  # noqa: BLE001  # of a method, perhaps a user's own: the other jobs go on
+            self.bases.clear()  # nothing that a failure may have damaged is used again
+            known = isinstance(error, (ValueError, FileNotFoundError, FloatingPointError))
+            outcome = Outcome("failed", ("" if known else f"{type(error).__name__}: ") + " ".join(str(error).split()))
+        return replace(outcome, seconds=time.perf_counter() - started)
+
+    def _train(self, script: str, argv: Sequence[str]) -> Outcome:
+        about = importlib.import_module(Path(script).stem).__doc__ or ""
+        command_line.train_base_model(argv, about, which="initial" if script == "main_baseline.py" else "ideal")
+        return Outcome("finished")
+
+    def _run(self, argv: Sequence[str]) -> Outcome:
+        (config,) = mlflow_forget.configs_from(*mlflow_forget.options_of(argv))
+        pipeline = Pipeline(config, progress=command_line.progress_bar, base=self._base(config.base))
+        once = run_once(pipeline, self.known)
+        return Outcome("skipped") if once.result is None else Outcome("finished", warnings=len(pipeline.warnings))
+
+    def _base(self, config: BaseConfig) -> BaseModels:
+        """The base models of a config, kept for the next job with the same; the splits of another where they are the same."""
+        found = next((base for base in self.bases if base.config == config), None)
+        if found is None:
+            found = WarmModels(config, splits=same_splits(self.bases, config))
+            self.bases = [*self.bases[1 - BASES_KEPT :], found]
+        return found
+
+
+class WarmModels(BaseModels):
+    """Base models that read a checkpoint again only if it has changed."""
+
+    def __init__(self, config: BaseConfig, *, splits: Splits | None) -> None:
+        self.kept: dict[Path, tuple[Any, Trained]] = {}
+        super().__init__(config, progress=command_line.progress_bar, splits=splits)
+
+    def _load(self, path: Path) -> Trained:
+        status = path.stat()
+        stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
+        if path not in self.kept or self.kept[path][0] != stamp:
+            self.kept[path] = stamp, super()._load(path)
+        return self.kept[path][1]
