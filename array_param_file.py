@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Read the grid, check it against the registry, write both files; or with `run`, run what they say."""
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["run"]:
-        from grid_run import run
+        from grids.run import run
 
         return run(words[1:])
     summary, _, details = (__doc__ or "").partition("\n")
@@ -90,7 +90,7 @@ def add_slurm_flags(parser: command_line.OneLineParser) -> None:
 
 
 def slurm_script(options: Any, bases: int, runs: int) -> str:
-    from slurm import Arrays, script
+    from grids.slurm import Arrays, script
 
     arrays = Arrays(
         folder=Path.cwd(),
@@ -109,7 +109,7 @@ def slurm_script(options: Any, bases: int, runs: int) -> str:
 
 def commands(grid: str | None) -> tuple[list[str], list[str]]:
     """The commands that train the base models of a grid's file, each once, and those that unlearn. Raises as `grid.jobs_of`."""
-    from base_lines import base_models_of
+    from grids.base_lines import base_models_of
 
     jobs = jobs_in(grid)
     base = base_models_of(jobs).commands
@@ -118,8 +118,8 @@ def commands(grid: str | None) -> tuple[list[str], list[str]]:
 
 def jobs_in(grid: str | None) -> list[list[str]]:
     """The words after mlflow_forget.py of every run of a grid's file; None: of the small grid inside."""
-    from grid import jobs_of
-    from located import Located, read_python, read_yaml
+    from grids.grid import jobs_of
+    from grids.located import Located, read_python, read_yaml
 
     if grid is None:
         return jobs_of(Located(DEFAULT_GRID, None, {}))

@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_unless_finished(configs: Sequence[PipelineConfig]) -> int:
     """The one run of --skip_finished. ValueError for several, of which some might be finished and others not."""
+    from grids.run_once import run_once
     from pipeline import Pipeline
-    from run_once import run_once
     from tracking.store import shown_uri
 
     if len(configs) > 1:
@@ -101,7 +101,7 @@ def options_of(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Entry[An
 
 def options_with_config(file: Path, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Entry[Any], Entry[Any]]:
     """As options_of, with more flags from a file. ValueError with the file's line for what is wrong in it."""
-    from config_file import read_config
+    from grids.config_file import read_config
 
     config = read_config(file, argv)
     try:

@@ -8,7 +8,7 @@ import yaml
 import array_param_file
 import mlflow_forget
 from array_param_file import commands, main
-from base_lines import of_the_job
+from grids.base_lines import of_the_job
 
 SMALL = """
 dataset: digits

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job_queue import DEATHS, Board, Died, Job, Outcome, work_off
+from grids.job_queue import DEATHS, Board, Died, Job, Outcome, work_off
 
 BASE, RUN = "main_ideal.py", "mlflow_forget.py"
 

@@ -19,12 +19,12 @@ import pytest
 
 import array_param_file
 import base_models
-import grid_run
-import local_crew
 import mlflow_forget
 from base_models import BaseConfig, BaseModels
+from grids import local_crew
+from grids import run as grid_run
+from grids.run_once import run_once
 from pipeline import Pipeline, PipelineConfig
-from run_once import run_once
 from tracking.finished import finished_jobs
 from training import fit
 from training.file_lock import locked

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from base_lines import REQUEST, flags_of
-from grid import text
-from located import Located, blamed, read_yaml
+from grids.base_lines import REQUEST, flags_of
+from grids.grid import text
+from grids.located import Located, blamed, read_yaml
 
 EXCLUSIVE = {"forget_indexes": REQUEST[:2], **dict.fromkeys(REQUEST[:2], ("forget_indexes",))}
 SAME = {"checkpoint": "mask"}

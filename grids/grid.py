@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from located import Located, Place, blamed
+from grids.located import Located, Place, blamed
 
 if TYPE_CHECKING:
     from base_models import BaseModels

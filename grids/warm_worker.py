@@ -14,9 +14,9 @@ import torch
 import command_line
 import mlflow_forget
 from base_models import BaseConfig, BaseModels, Trained
-from job_queue import Outcome
+from grids.job_queue import Outcome
+from grids.run_once import run_once
 from pipeline import Pipeline
-from run_once import run_once
 from sweep import same_splits
 from vision_data import Splits
 

@@ -16,7 +16,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import command_line
-from job_queue import Died, Job, Outcome
+from grids.job_queue import Died, Job, Outcome
 
 GRACE_SECONDS = 20  # for a run that is broken off to end as KILLED
 
@@ -133,7 +133,7 @@ def work(pipe: Connection, place: Place, known: Collection[tuple[str, str]]) -> 
     os.environ["OMP_NUM_THREADS"] = str(place.threads)
     write_to(place.log)
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
-        from warm_worker import WarmWorker  # not before: torch looks at the environment when it is imported
+        from grids.warm_worker import WarmWorker  # not before: torch looks at the environment when it is imported
 
         worker = WarmWorker(place.threads, known)
         while True:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import command_line
-from job_queue import Board, Crew, Job, work_off
+from grids.job_queue import Board, Crew, Job, work_off
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -141,7 +141,7 @@ def words_of(line: str, where: str) -> list[str]:
 
 def chosen(runs: list[list[str]], words: Sequence[str]) -> list[list[str]]:
     """The runs whose lines have all the words. ValueError for a word that none has, or that none has together with the others."""
-    from base_lines import flags_of
+    from grids.base_lines import flags_of
 
     named = [
         {spelled for name, values in flags_of(run).items() for value in values for spelled in (value, f"{name}={value}")} for run in runs
@@ -159,7 +159,7 @@ def chosen(runs: list[list[str]], words: Sequence[str]) -> list[list[str]]:
 def queue_of(runs: Sequence[Sequence[str]]) -> list[Job]:
     """The base models that the runs need, and the runs."""
     from array_param_file import JOB
-    from base_lines import base_models_of
+    from grids.base_lines import base_models_of
 
     needed = base_models_of(runs)
     bases = [Job(tuple(words)) for words in needed.commands]
@@ -168,7 +168,7 @@ def queue_of(runs: Sequence[Sequence[str]]) -> list[Job]:
 
 def crew_of(options: Namespace, jobs: Sequence[Job]) -> Crew:
     """The workers; before they start, the tracking store is there and has said what is finished."""
-    from local_crew import LocalCrew, cores, places
+    from grids.local_crew import LocalCrew, cores, places
     from tracking.finished import finished_jobs
     from tracking.store import check_store
 
@@ -177,7 +177,7 @@ def crew_of(options: Namespace, jobs: Sequence[Job]) -> Crew:
     size = options.workers or (len(options.gpus) * options.jobs_per_gpu if options.gpus else min(cores(), MOST_WORKERS))
     size = min(size, len(jobs))
     if options.address is not None:
-        from ray_crew import RayCrew
+        from grids.ray_crew import RayCrew
 
         return RayCrew(options.address, size, Path(options.logs), known, gpu_share=1 / options.jobs_per_gpu if options.gpus else 0)
     return LocalCrew(places(size, options.gpus, Path(options.logs)), known)

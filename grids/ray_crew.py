@@ -11,9 +11,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from job_queue import Died, Job, Outcome
+from grids.job_queue import Died, Job, Outcome
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
 LOCAL = "local"
 ANSWER_SECONDS = 10
 PASSED_ON = "MLFLOW_"  # the environment's settings of the tracking store
@@ -71,7 +71,7 @@ def connected(address: str, size: int) -> Any:
             "--address needs Ray, which is not installed. pip install -r requirements-ray.txt, or leave out --address"
         ) from error
     tracking = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-    environment = {"env_vars": {"PYTHONPATH": str(HERE), **tracking}}
+    environment = {"env_vars": {"PYTHONPATH": str(ROOT), **tracking}}
     where: dict[str, Any] = {"num_cpus": size, "include_dashboard": False} if address == LOCAL else {"address": address}
     try:
         answering(address)
@@ -95,10 +95,10 @@ class Actor:
 
     def __init__(self, number: int, folder: str, logs: str, threads: str | None, known: Collection[tuple[str, str]]) -> None:
         os.chdir(folder)
-        sys.path.insert(0, str(HERE))
+        sys.path.insert(0, str(ROOT))
         os.environ["OMP_NUM_THREADS"] = threads or "1"
-        from local_crew import write_to
-        from warm_worker import WarmWorker
+        from grids.local_crew import write_to
+        from grids.warm_worker import WarmWorker
 
         write_to(Path(logs) / f"ray{number + 1}.log")
         self.worker = WarmWorker(int(os.environ["OMP_NUM_THREADS"]), known)
