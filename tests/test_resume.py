@@ -143,13 +143,13 @@ def test_kill_9_at_random_times_ends_with_the_same_bits(tmp_path):
     recipe = Recipe(8, batch_size=2)
     alone = model_digest(trained(recipe)[0])
     moments, kills = random.Random(0), 0
-    for _ in range(60):
+    for longest in range(1, 61):  # in the end long enough for a busy machine
         child = os.fork()
         if child == 0:
             model, _ = trained(recipe, tmp_path / "model.state")
             (tmp_path / "digest").write_text(model_digest(model))
             os._exit(0)
-        time.sleep(moments.uniform(0.0, 0.25))
+        time.sleep(moments.uniform(0.0, 0.05 * longest))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status):
@@ -179,7 +179,7 @@ def test_main_baseline_goes_on_after_kill_9(tmp_path, monkeypatch, capsys):
     assert main_baseline.main([*words, "--save_dir", "alone"]) == 0
     name = "1mlp_ep40_batch_size16.safetensors"
     assert checkpoint_digest(Path("killed") / name) == checkpoint_digest(Path("alone") / name)
-    assert [path.name for path in Path("killed").iterdir()] == [name]
+    assert [path.name for path in Path("killed").iterdir() if path.is_file()] == [name]
     assert "initial model trained in" in capsys.readouterr().out
 
 
