@@ -59,7 +59,7 @@ def html_report(facts: RunFacts, told: Verdict | None = None) -> str:
         ("Predictions", prediction_pictures(facts)),
         ("Losses and attacks", loss_pictures(facts)),
         ("The masked layer", [] if facts.layer is None else [layer_map(facts.layer), weight_sizes(facts.layer)]),
-        ("History", [p for h in facts.histories for p in curves(h.title, h.steps, role=h.role, step=h.step)]),
+        ("History", [p for h in facts.histories if len(h.steps) > 1 for p in curves(h.title, h.steps, role=h.role, step=h.step)]),
     ]
     return (
         _environment()

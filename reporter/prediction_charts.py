@@ -93,7 +93,7 @@ def _cells(counts: np.ndarray, names: Sequence[str], alt: str) -> str:
                 parts.append(box(x + 0.5, y + 0.5, wide - 1, high - 1, "unlearned", opacity=max(0.08, float(share))))
                 if len(own) <= NUMBERED:
                     kind = "on" if share > 0.5 else "in"
-                    parts.append(text(x + wide / 2, y + high / 2 + 4, f"{100 * share:.0f}" if share >= 0.005 else "·", kind=kind))
+                    parts.append(text(x + wide / 2, y + high / 2 + 4, f"{100 * share:.0f}" if round(100 * share) else "·", kind=kind))
     turned = max(map(len, own)) * CHARACTER > wide
     for column, name in enumerate(own):
         x = panel.left + (column + 0.5) * wide
