@@ -191,7 +191,7 @@ def report(result: AuditResult) -> str:
     from reporter.text_table import number, text_table
     from tracking.store import shown_uri
 
-    rows = [[name, number(value, 4), against(name, result), verdict(name, value, result)] for name, value in result.values.items()]
+    rows = [[name, number(value, 4), against(name, result), verdict(name, result)] for name, value in result.values.items()]
     rows += [[name, number(value, 4), "", ""] for name, value in result.beside.items() if "_mean_" in name]
     missing = [f"not measured: {name}: {reason}" for name, reason in result.undefined.items()]
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in result.stages.items())
@@ -211,13 +211,11 @@ def against(name: str, result: AuditResult) -> str:
     return ""
 
 
-def verdict(name: str, value: float, result: AuditResult) -> str:
+def verdict(name: str, result: AuditResult) -> str:
     """What an interval says; nothing where there is none."""
-    if name not in result.intervals:
-        return ""
-    low, high = result.intervals[name]
-    chance = 0.01 if name.endswith("tpr_at_1_fpr") else 0.5
-    return "at chance" if low <= chance <= high else "above chance: caught" if value > chance else "below chance"
+    from audits.ulira import said_by
+
+    return said_by(name, result.intervals[name]) if name in result.intervals else ""
 
 
 def _parser(argv: Sequence[str], of: Callable[..., int]) -> tuple[command_line.OneLineParser, Entry[Any] | None, Entry[Any]]:

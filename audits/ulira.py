@@ -27,6 +27,8 @@ from vision_data import ImageSet
 
 Out = Literal["unlearned", "retrained"]
 MARGINS, MEMBER = "shadow_margins.npy", "member.npy"
+AT_CHANCE, CAUGHT, BELOW = "at chance", "above chance: caught", "below chance"
+NOT_TOLD = "can't be told: too few shadow models"
 FEWEST = 4 * LEAST_SIDE  # half of them have an image, and half of those are attacked
 
 
@@ -184,6 +186,21 @@ class UliraAudit:
         started = time.perf_counter()
         yield
         self.stages[name] = time.perf_counter() - started
+
+
+def said_by(name: str, ends: tuple[float, float]) -> str:
+    """What the 95 % interval of an attack's rate says, in words.
+
+    Where chance is within it, a method passes only if the interval has nothing as far up as half the way from chance to 1, an AUC of
+    0.75: one that has leaves open whether the attack finds much or nothing.
+    """
+    low, high = ends
+    chance = 0.01 if name == "ulira_tpr_at_1_fpr" else 0.5
+    if low > chance:
+        return CAUGHT
+    if high < chance:
+        return BELOW
+    return NOT_TOLD if high > (1 + chance) / 2 else AT_CHANCE
 
 
 def sizes_of(shadows: Shadows) -> dict[str, float]:

@@ -7,7 +7,8 @@ KLoM is the 95th percentile over the images of a set, nats, beside the noise flo
 normal come to. quality, score: forgetting_quality and forgetting_score. U-LiRA: AUC and TPR at 1 % FPR with 95 % intervals; 0.5 and
 0.01 where nothing can be told. mia_confidence is the percentage of forget images that an attack on the confidence of one model takes
 for never seen: the mean over the N models, less the oracles', with the 95 % interval of the difference per seed. It passes where 0 is
-within the interval; U-LiRA is passed where 0.5 is, or where all of it is below.
+within the interval; U-LiRA is passed where 0.5 is, or where all of it is below. Where the interval of the AUC goes from 0.5 to above
+0.75, there are too few shadow models to tell.
 
 `default` is the initial model, which has to be caught, `retrain` the ideal model of another seed than the oracle, which has to pass.
 Finished audits are kept and used again: an interrupted run goes on where it stopped.
@@ -86,23 +87,28 @@ def measured(options: Any, method: str, kept: Any) -> Row:
     entry = REGISTERED[method]
     key = {"what": "audits", "method": method, "settings": entry.settings({}), "method_code": method_code(entry), "base": repr(base)}
     key |= {"models": options.models, "shadows": options.shadows}
-    return {"method": method} | kept.measured(key, lambda: audited(options, method, base))
+    try:
+        return {"method": method} | kept.measured(key, lambda: audited(options, method, base))
+    except ValueError as error:  # of the surroundings, as a tracking server that does not answer: another time it may
+        return {"method": method, "failed": f"not run: {_line(error)}"}
 
 
 def audited(options: Any, method: str, base: Any) -> Row:
+    """Both audits' numbers, or what the method says of the request that it refuses, or of its own divergence: it would say so again."""
     from audits.klom import KlomAudit, KlomConfig
     from audits.ulira import UliraAudit, UliraConfig
+    from unlearn import Refused
 
     def told(line: str) -> None:
         print(line, file=sys.stderr)
 
+    shown: dict[str, Any] = {"progress": command_line.progress_bar, "notice": told}
     try:
-        klom = KlomAudit(
-            KlomConfig(method, base=base, models=options.models, also=(MIA,)), progress=command_line.progress_bar, notice=told
-        ).run()
-        ulira = UliraAudit(UliraConfig(method, base=base, shadows=options.shadows), progress=command_line.progress_bar, notice=told).run()
-    except (ValueError, FloatingPointError) as error:
-        return {"failed": " ".join(str(error).split())}
+        beside_oracles = KlomAudit(KlomConfig(method, base=base, models=options.models, also=(MIA,)), **shown)
+        attacked = UliraAudit(UliraConfig(method, base=base, shadows=options.shadows), **shown)
+        klom, ulira = beside_oracles.run(), attacked.run()
+    except (Refused, FloatingPointError) as error:
+        return {"failed": _line(error)}
     gaps = gaps_of(klom.models)
     return {
         **klom.values,
@@ -115,6 +121,10 @@ def audited(options: Any, method: str, base: Any) -> Row:
         "seconds": klom.stages["total"] + ulira.stages["total"],
         "runs": [klom.run_id, ulira.run_id],
     }
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def gaps_of(models: Sequence[Mapping[str, Any]]) -> Any:
@@ -130,9 +140,13 @@ def passes_mia(row: Row) -> bool:
     return bool(low <= 0 <= high)
 
 
-def passes_ulira(row: Row) -> bool:
-    low, _ = row["intervals"]["ulira_auc"]
-    return bool(low <= 0.5)
+def passes_ulira(row: Row) -> bool | None:
+    """None where there are too few shadow models to tell."""
+    from audits.ulira import CAUGHT, NOT_TOLD, said_by
+
+    low, high = row["intervals"]["ulira_auc"]
+    said = said_by("ulira_auc", (low, high))
+    return None if said == NOT_TOLD else said != CAUGHT
 
 
 def heading(rows: Sequence[Row], options: Any) -> str:
@@ -187,6 +201,8 @@ def in_words(rows: Sequence[Row]) -> list[str]:
             False,
             True,
         ),
+        f"pass {MIA}, and are not told by U-LiRA: too few shadow models, its interval goes from chance to above 0.75": (True, None),
+        f"fail {MIA}, and are not told by U-LiRA: too few shadow models": (False, None),
     }
     of = {words: [row["method"] for row in found if (passes_mia(row), passes_ulira(row)) == kind] for words, kind in kinds.items()}
     return [f"{words}: {', '.join(methods)}" for words, methods in of.items() if methods]

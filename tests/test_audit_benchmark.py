@@ -50,6 +50,33 @@ def test_what_passes_one_attack_and_fails_the_other_is_said():
     assert lines[0].startswith("pass mia_confidence and fail U-LiRA")
 
 
+def test_an_interval_that_covers_everything_is_no_pass():
+    rows = [row("one", gap=(-1, 1), auc=(0.0, 1.0)), row("two", gap=(1, 2), auc=(0.49, 0.76)), row("three", gap=(-1, 1), auc=(0.3, 0.75))]
+
+    lines = audit.in_words(rows)
+
+    assert [line.rpartition(": ")[2] for line in lines] == ["three", "one", "two"]
+    assert "are not told by U-LiRA: too few shadow models" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("refuses", "kept"),
+    [("the tracking server can't be reached", 0), ("it diverged", 1)],
+)
+def test_a_failure_of_the_surroundings_is_shown_and_measured_again(refuses, kept, folder, capsys, monkeypatch):
+    error = FloatingPointError if kept else ValueError
+    cells = ["--cells", f"{error.__name__}.jsonl"]
+    monkeypatch.setattr(klom.KlomAudit, "run", lambda self: (_ for _ in ()).throw(error(refuses)))
+    assert audit.main(["--methods", "default", *SMALL[3:], *cells]) == 0
+    assert refuses in capsys.readouterr().out
+
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(klom.KlomAudit, "run", lambda self: (_ for _ in ()).throw(FloatingPointError("asked again")))
+    assert audit.main(["--methods", "default", *SMALL[3:], *cells]) == 0
+    assert ("asked again" in capsys.readouterr().out) == (not kept)
+
+
 def test_the_gap_is_taken_per_seed():
     models = [
         {"side": side, "seed": seed, "mia_confidence": value}

@@ -152,10 +152,17 @@ def unlearn(method: str, model: nn.Module, data: ForgetData, **settings: Any) ->
     return result
 
 
+class Refused(ValueError):
+    """A method's own no, to a request or a setting that makes no sense for it: it says so again, whatever else changes."""
+
+
 def resolved(method: str, model: nn.Module, data: ForgetData, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a method's settings come to: amounts as counts, values that depend on others. Raises ValueError as the method would."""
+    """What the settings come to: amounts as counts, values that depend on others. Raises Refused where the method would ValueError."""
     entry = METHODS[method]
-    return entry.facts.resolve(model, data, **settings) if entry.facts.resolve else {}
+    try:
+        return entry.facts.resolve(model, data, **settings) if entry.facts.resolve else {}
+    except ValueError as error:
+        raise Refused(str(error)) from error
 
 
 def copy_of(model: nn.Module) -> nn.Module:
