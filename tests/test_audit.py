@@ -103,7 +103,7 @@ def test_an_audit_is_a_run_like_all_others(capsys):
 
 
 def test_metrics_of_one_model_are_measured_of_each(capsys):
-    run, out = audited(capsys, *KLOM, "--unlearn", "default", "--metrics", "forget_score,mia")
+    run, out = audited(capsys, *KLOM, "--unlearn", "default", "--metrics", "forget_score, mia")
 
     rows = list(csv.DictReader(artifact(run, "models.csv").open()))
     for side in ("unlearned", "oracle"):
