@@ -52,15 +52,14 @@ def klom(argv: Sequence[str]) -> int:
     from_file = "the oracles' margins, made elsewhere: a row per model; a column per forget, retain and validation image (see README)"
     group.add_argument("--oracle_margins", metavar="FILE.npy", help=from_file)
     of_each = "metrics of one model, by name, measured of each of these, as mia_confidence; the means are logged (default: none)"
-    group.add_argument("--metrics", default="", metavar="NAME,...", help=of_each)
+    group.add_argument("--metrics", type=command_line.words, default=(), metavar="NAME,...", help=of_each)
     options = _parsed(parser, argv, method)
 
     from audits.klom import KlomAudit, KlomConfig
 
     common = _common(options, method, architecture)
     margins = command_line.path_or_none(options.oracle_margins)
-    also = tuple(filter(None, options.metrics.split(",")))
-    config = KlomConfig(**common, models=options.models, oracle_margins=margins, also=also)
+    config = KlomConfig(**common, models=options.models, oracle_margins=margins, also=options.metrics)
     result = KlomAudit(config, progress=command_line.progress_bar, notice=print).run()
     print(report(result))
     return 0
@@ -102,9 +101,8 @@ def evaluate(argv: Sequence[str]) -> int:
     group.add_argument("--ideal", metavar="FILE", help="the model retrained without the forget set (default: none)")
     trained_on = "what the initial model saw: all but a tenth for validation, as Lethe splits it, or the whole published training part"
     group.add_argument("--trained_on", choices=("train", "all"), default="train", help=f"{trained_on} (default: %(default)s)")
-    group.add_argument(
-        "--metrics", default="all", metavar="NAME,...", help="all, default, or names (default: %(default)s that these models allow)"
-    )
+    which = "all, default, or names (default: all that these models allow)"
+    group.add_argument("--metrics", type=command_line.words, default=("all",), metavar="NAME,...", help=which)
     group.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: <dataset>-<arch>)")
     command_line.add_shared_flags(parser)
     command_line.add_signature_flags(parser, architecture, "architecture")
@@ -121,7 +119,7 @@ def evaluate(argv: Sequence[str]) -> int:
         command_line.base_config(options, architecture, options.seed),
         command_line.path_or_none(options.ideal),
         options.trained_on,
-        tuple(options.metrics.split(",")),
+        options.metrics,
         options.experiment,
     )
     result = ForeignModels(config, progress=command_line.progress_bar).run()
@@ -160,14 +158,18 @@ def verification_report(name: str, done: Verification) -> str:
     for check in done.checks:
         lines.append(f"{'same' if check.holds else 'GONE' if check.found is None else 'DIFFERS'}: {check.what}")
         lines += [f"    expected {check.named}, got {check.found}"] * (not check.holds and check.found is not None)
-    wrong = [number for number in done.numbers if not number.same]
+    wrong = [number for number in done.numbers if not number.same and number.name not in done.lost]
+    lost = [
+        f"could not be recomputed ({why}): {', '.join(sorted(n for n, w in done.lost.items() if w == why))}"
+        for why in dict.fromkeys(done.lost.values())
+    ]
     rows = [[number.name, repr(number.logged), repr(number.recomputed)] for number in wrong]
     table = ["", text_table(["number that differs", "the run has", "recomputed"], rows)] if rows else []
     gone = [f"not there any more: {one}" for one in done.gone]
     left_out = [f"not of the kind that artifacts can give (seconds, the way there): {', '.join(done.left_out)}"] if done.left_out else []
-    count = f"{len(done.numbers) - len(wrong)} of {len(done.numbers)} numbers are what the artifacts give"
+    count = f"{sum(number.same for number in done.numbers)} of {len(done.numbers)} numbers are what the artifacts give"
     verdict = "verified" if done.holds else "NOT verified"
-    return "\n".join([name, *lines, *table, "", *left_out, *gone, f"{verdict}: {count}"])
+    return "\n".join([name, *lines, *table, "", *left_out, *gone, *lost, f"{verdict}: {count}"])
 
 
 def measured_report(result: ForeignResult) -> str:

@@ -38,6 +38,7 @@ from reporter.pictures import class_probabilities
 from reporter.run_note import run_note
 from reporter.verdict import verdict
 from run_report import FORGET_LIST, run_facts
+from stages import stage
 from tracking.run import TrackedRun, tracked_run
 from tracking.store import check_store
 from training import (
@@ -165,9 +166,9 @@ class Pipeline:
                 entry.file for entry in (self.method, self.base.architecture, DATASETS[self.config.base.dataset]) if entry.file is not None
             }:
                 run.file(file, "code")
-            with self._stage("initial"):
+            with stage(self.stages, "initial"):
                 initial = self.base.initial()
-            with self._stage("ideal"):
+            with stage(self.stages, "ideal"):
                 ideal = self.ideal()
             run.params(_provenance("initial", initial) | _provenance("ideal", ideal))
             self.initial_digest = model_digest(initial.model)
@@ -177,12 +178,12 @@ class Pipeline:
             base_models = self._base_models(initial, ideal)
             self._know(base_models)
             warm_up()
-            with self._stage("unlearn"), self._divergence_told(run):
+            with stage(self.stages, "unlearn"), self._divergence_told(run):
                 unlearned = unlearn(self.config.unlearn, initial.model, self.data, **self.settings)
             self._check_untouched(initial)
             run.params({"unlearned_digest": model_digest(unlearned.model)})
             self._warn(run, self._count_masked(run, unlearned) + self.intermediate.warnings())
-            with self._stage("evaluate"), self._divergence_told(run):
+            with stage(self.stages, "evaluate"), self._divergence_told(run):
                 measured = measure(
                     unlearned.model,
                     base_models,
@@ -194,7 +195,7 @@ class Pipeline:
                     ways=self._ways(),
                 )
             self._warn(run, self._judge(initial, unlearned, measured))
-            with self._stage("report"):
+            with stage(self.stages, "report"):
                 path = self._write_json(run.run_id, config_hash, unlearned, measured)
                 self._log(run, unlearned, measured, path)
                 self._report(run, initial, ideal, unlearned, measured)
@@ -342,10 +343,10 @@ class Pipeline:
     def _on_epoch(self, model: nn.Module, epoch: int) -> None:
         """Look at an intermediate model, without a trace in it, in the random state, or in the seconds of the stage it is in."""
         with undisturbed(self.base.device):
-            with self._stage("epoch_scores"):
+            with stage(self.stages, "epoch_scores"):
                 self.intermediate.score(model, epoch, self.data)
             if epoch in self.checkpoint_epochs:
-                with self._stage("checkpoint_evaluation"):
+                with stage(self.stages, "checkpoint_evaluation"):
                     self.intermediate.evaluate(model, epoch, self.data, self.base.splits.test)
 
     def _base_models(self, initial: Trained, ideal: Trained | None) -> dict[str, nn.Module]:
@@ -359,7 +360,7 @@ class Pipeline:
     def _know(self, base_models: Mapping[str, nn.Module]) -> None:
         """Intermediate models are compared with the base models, which are evaluated for that, and for the final model, once."""
         if self.checkpoint_epochs:
-            with self._stage("checkpoint_evaluation"):
+            with stage(self.stages, "checkpoint_evaluation"):
                 self.intermediate.others = evidence_of_others(base_models, self.data, self.base.splits.test, self.metrics)
 
     def _amounts(self) -> tuple[dict[str, Any], int]:
@@ -377,14 +378,6 @@ class Pipeline:
         needed = "ideal" in self.method.facts.needs
         wanted = {"train": True, "skip": False, "auto": needed or self.base.embedded or self.base.ideal_path.exists()}
         return self.base.ideal() if wanted[self.config.ideal] else None
-
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        """Count the seconds inside, but for those of the stages inside; a stage that is entered again goes on."""
-        started, others = time.perf_counter(), sum(self.stages.values())
-        yield
-        inside = sum(self.stages.values()) - others
-        self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - started - inside
 
     def _write_json(self, run_id: str, config_hash: str, unlearned: Unlearned, measured: Measured) -> Path:
         content = {

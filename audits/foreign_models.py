@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -33,6 +33,7 @@ from training import (
     save_checkpoint,
     silent,
 )
+from training.storage import HEADER
 from unlearn import ForgetData, Unlearned
 from vision_data import DATASETS, load_splits, origin
 
@@ -80,7 +81,7 @@ class ForeignModels:
         self.metrics = [metric for metric in chosen(config.metrics) if OF_MANY.isdisjoint(needs_of(metric.function))]
         files = {"initial": config.initial, "unlearned": config.unlearned, "ideal": config.ideal}
         self.models = {name: self._loaded(path) for name, path in files.items() if path is not None}
-        trained_on = {"initial": "train", "ideal": self.request_slug}
+        trained_on = {"initial": "train", "unlearned": f"unlearned {self.request_slug} by ", "ideal": self.request_slug}
         self.notes = [
             note for name, images in trained_on.items() if (path := files[name]) and (note := self._check_training(name, path, images))
         ]
@@ -185,10 +186,14 @@ class ForeignModels:
         )
 
     def _check_training(self, name: str, path: Path, trained_on: str) -> str:
-        """Lethe's own checkpoints say on which images they were trained. Others are believed, which is worth a line."""
+        """Lethe's own checkpoints say on which images they were trained, or what they unlearned. Others are believed; that a model which
+        the unlearned one is compared with is, is worth a line."""
         found = None if _is_foreign(path) else checkpoint_metadata(path)
         if found is None:
-            return f"that {path} was trained on these images can't be checked, it has no metadata of Lethe"
+            return "" if name == "unlearned" else f"that {path} was trained on these images can't be checked, it has no metadata of Lethe"
+        if name == "unlearned":
+            _check_unlearned(path, found, trained_on)
+            trained_on = found.trained_on
         if self.config.trained_on == "all":
             raise ValueError(f"--trained_on all: {path} is Lethe's, and was trained on its train split. Leave out --trained_on")
         try:
@@ -200,17 +205,31 @@ class ForeignModels:
         return ""
 
 
+def _check_unlearned(path: Path, found: Metadata, what: str) -> None:
+    """ValueError where an unlearned model of Lethe's forgot something else."""
+    if not found.trained_on.startswith(what):
+        got = "one trained on everything" if found.trained_on == "train" else f"one marked {found.trained_on!r}"
+        raise ValueError(
+            f"{path}: expected a model that {what.removesuffix(' by ')}, got {got}. Give the forget request that it was made with, or "
+            "name another file with --unlearned"
+        )
+
+
 def _is_foreign(path: Path) -> bool:
-    """Whether it is a safetensors file without Lethe's header. FileNotFoundError where there is none."""
+    """Whether it is a safetensors file without Lethe's header. FileNotFoundError where there is none, ValueError for one that is none."""
+    if path.is_dir():
+        raise ValueError(f"expected a file of weights, got the folder {path}. Name the file in it")
     if not path.is_file():
         raise FileNotFoundError(f"expected a file of weights {path}, and there is none. Check the path")
     if path.suffix != ".safetensors":
         return False
     try:
-        checkpoint_metadata(path)
-    except ValueError as error:
-        return "no Lethe header" in str(error)
-    return False
+        with safe_open(path, framework="pt") as file:
+            return HEADER not in (file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path}: expected a whole safetensors file, got one that can't be read ({error}). Name another, or bring it again"
+        ) from error
 
 
 def _load_foreign(path: Path, model: nn.Module) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,14 +14,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from audits.many_models import AuditResult, Notice, Start, job_of, loaded, params_of, tell_cost, unlearned
+from audits.many_models import AuditResult, Notice, Start, audit_run, job_of, loaded, params_of, tell_cost, unlearned
 from audits.margin_files import SETS, array_of, columns, npy, read_margins, sets_of, table
 from base_models import BaseConfig, BaseModels
 from evaluation import METRICS, Evidence, Population, evaluate, needs_of, noise_floor
 from evaluation.population import MINIMUM
 from measurement import evidence_of
 from model_sets import Member, make
-from tracking.run import TrackedRun, tracked_run
+from stages import stage
+from tracking.run import TrackedRun
 from training import Progress, checkpoint_digest, model_digest, silent
 from unlearn import ForgetData
 
@@ -75,22 +75,20 @@ class KlomAudit:
     def run(self) -> AuditResult:
         """Do it, in one MLflow run."""
         started = time.perf_counter()
-        tags = {"audit": "klom", **self.job.tags()}
-        with tracked_run(self.job.experiment, self.name, tags=tags) as run:
-            run.params(
-                params_of(self.job, models=self.config.models, oracle_margins=self.config.oracle_margins, metrics=",".join(self.also))
-            )
-            with self._stage("first"):
+        self.stages = {}
+        own = {"models": self.config.models, "oracle_margins": self.config.oracle_margins, "metrics": ",".join(self.also)}
+        with audit_run(self.job, "klom", self.name, params_of(self.job, **own)) as run:
+            with stage(self.stages, "first"):
                 first = self._starts(make(self.job.base, "initial models", 1).members, self._ideals(1))[0]
                 tell_cost(self.job, first, self.config.models, self.notice)
-            with self._stage("initial"):
+            with stage(self.stages, "initial"):
                 initial = make(self.job.base, "initial models", self.config.models).members
             rows: list[dict[str, Any]] = []
-            with self._stage("oracles"):
+            with stage(self.stages, "oracles"):
                 oracles = self._oracles(rows)
-            with self._stage("unlearn"):
+            with stage(self.stages, "unlearn"):
                 models = Population.of(self._after(initial, rows))
-            with self._stage("evaluate"):
+            with stage(self.stages, "evaluate"):
                 values, undefined = evaluate(models=models, oracles=oracles)
                 beside = floor_of(self.config.models) | means_of(rows, self.also)
             self._log(run, models, oracles, rows)
@@ -156,12 +154,6 @@ class KlomAudit:
         left_out = [name for name in SETS if name not in self.sets]
         missing = [f"no {name} images: not measured on them" for name in left_out]
         return [f"{self.config.models} unlearned models beside {whose}", *missing]
-
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.stages[name] = time.perf_counter() - started
 
 
 def _of_one_model(name: str) -> str:

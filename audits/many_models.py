@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,7 +17,10 @@ from base_models import BaseConfig, BaseModels
 from evaluation import NotFinite
 from model_sets import Member, oracles_of
 from pipeline import MASKED, Pipeline, PipelineConfig
+from tracking.finished import end_cut_off_runs, tags_of
+from tracking.run import TrackedRun, tracked_run
 from training import Progress, load_checkpoint, warm_up
+from training.file_lock import locked
 from unlearn import METHODS, ForgetData, Oracles, resolved, unlearn
 
 Notice = Callable[[str], None]
@@ -74,6 +80,21 @@ def params_of(job: Pipeline, **own: Any) -> dict[str, Any]:
     """What an audit logs of its settings: those of a run, but for what is of one model."""
     of_one = {"mask", "ideal", "checkpoint_epochs", "report", MASKED}
     return {name: value for name, value in job.params().items() if name not in of_one} | {"split": job.base.splits.digest, **own}
+
+
+@contextmanager
+def audit_run(job: Pipeline, kind: str, name: str, params: Mapping[str, Any]) -> Iterator[TrackedRun]:
+    """The MLflow run of an audit, begun with its params. Runs of the same audit whose process was killed end as KILLED.
+
+    Processes that want the same audit wait for each other, by a lock in the folder of the checkpoints.
+    """
+    settings = {"audit": kind, **{setting: str(value) for setting, value in params.items()}}
+    settings_hash = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    with locked(job.base.save_dir / settings_hash):
+        end_cut_off_runs((job.experiment, settings_hash))
+        with tracked_run(job.experiment, name, tags={"audit": kind, **job.tags(), **tags_of(settings_hash)}) as run:
+            run.params(params)
+            yield run
 
 
 def loaded(job: Pipeline, member: Member) -> nn.Module:

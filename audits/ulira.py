@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -13,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from audits.klom import COLUMNS, MODELS, log_arrays, log_images, origin
-from audits.many_models import AuditResult, Notice, Start, job_of, loaded, params_of, tell_cost, unlearned
+from audits.many_models import AuditResult, Notice, Start, audit_run, job_of, loaded, params_of, tell_cost, unlearned
 from audits.margin_files import columns, npy, table
 from base_models import BaseConfig
 from evaluation import Shadows, evaluate, outputs_of
 from evaluation.ulira import LEAST_SIDE
 from measurement import BATCH
 from model_sets import Member, make, members_of
-from tracking.run import tracked_run
+from stages import stage
 from training import Progress, fit, generator_for, model_digest, silent
 from unlearn import ForgetData
 from vision_data import ImageSet
@@ -82,12 +81,13 @@ class UliraAudit:
     def run(self) -> AuditResult:
         """Do it, in one MLflow run."""
         started = time.perf_counter()
+        self.stages = {}
         base = self.job.base
-        with tracked_run(self.job.experiment, self.name, tags={"audit": "ulira", **self.job.tags()}) as run:
-            run.params(params_of(self.job, shadows=self.config.shadows, ulira_out=self.config.out))
+        own = {"shadows": self.config.shadows, "ulira_out": self.config.out}
+        with audit_run(self.job, "ulira", self.name, params_of(self.job, **own)) as run:
             rows: list[dict[str, Any]] = []
             shadows = self._of_halves(rows) if self.config.out == "unlearned" else self._beside_retrained(rows)
-            with self._stage("evaluate"):
+            with stage(self.stages, "evaluate"):
                 values, undefined = evaluate(shadows=shadows)
                 intervals = {f"ulira_{name}": ends for name, ends in shadows.intervals.items()}
                 beside = sizes_of(shadows)
@@ -103,15 +103,15 @@ class UliraAudit:
 
     def _of_halves(self, rows: list[dict[str, Any]]) -> Shadows:
         """Each shadow model unlearns the forget images that it was trained on."""
-        with self._stage("first"):
+        with stage(self.stages, "first"):
             first = make(self.job.base, "shadows", 2).members[0]
             tell_cost(self.job, Start("shadow model 1", partial(self._start, first, 1)), self.config.shadows, self.notice)
-        with self._stage("shadows"):
+        with stage(self.stages, "shadows"):
             members = make(self.job.base, "shadows", self.config.shadows).members
         train, forget = self.job.base.splits.train, self.job.base.forget
         member = torch.stack([torch.isin(forget.indexes, train.indexes[shadow.rows]) for shadow in members])
         starts = [Start(f"shadow model {number}", partial(self._start, shadow, number)) for number, shadow in enumerate(members, 1)]
-        with self._stage("unlearn"):
+        with stage(self.stages, "unlearn"):
             margins = torch.stack(list(self._margins_after(starts, members, rows)))
         return Shadows(margins, member, torch.arange(len(members)) // 2 % 2 == 1)
 
@@ -119,13 +119,13 @@ class UliraAudit:
         """Models of everything that unlearned the forget set, and oracles."""
         half = self.config.shadows // 2
         base = self.job.base
-        with self._stage("first"):
+        with stage(self.stages, "first"):
             first = make(base, "initial models", 1).members[0]
             tell_cost(self.job, Start(f"the model of seed {first.seed}", partial(self._start_of_all, first)), half, self.notice)
-        with self._stage("shadows"):
+        with stage(self.stages, "shadows"):
             initial, oracles = make(base, "initial models", half).members, make(base, "oracles", half).members
         starts = [Start(f"the model of seed {model.seed}", partial(self._start_of_all, model)) for model in initial]
-        with self._stage("unlearn"):
+        with stage(self.stages, "unlearn"):
             margins = [*self._margins_after(starts, initial, rows), *(self._seen(loaded(self.job, m), m, rows) for m in oracles)]
         member = (torch.arange(2 * half) < half).unsqueeze(1).expand(-1, len(base.forget))
         return Shadows(torch.stack(margins), member, torch.arange(2 * half) % 2 == 1)
@@ -180,12 +180,6 @@ class UliraAudit:
         return (
             f"for each image {half} models that were trained on it and unlearned it, beside {others}; half of them fit, half are attacked"
         )
-
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.stages[name] = time.perf_counter() - started
 
 
 def said_by(name: str, ends: tuple[float, float]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,16 +17,18 @@ from audits.margin_files import columns, read_array, read_margins, sets_of, tabl
 from audits.ulira import MARGINS, MEMBER, ends_of, sizes_of
 from base_models import device_named
 from evaluation import OF_MANY, Population, Shadows, chosen, evaluate, needs_of
-from measurement import INCOMPETENT, TIMES, measure
+from measurement import INCOMPETENT, TIMES, Metric, measure
 from models import ARCHITECTURES, build
 from pipeline import FORGET_LIST
 from tracking.record import Record
 from training import Metadata, Progress, checkpoint_digest, checkpoint_metadata, generator_for, load_checkpoint, silent
+from training.storage import read_tensors
 from unlearn import ForgetData
 from vision_data import ForgetRequest, Splits, load_splits, read_indexes
 
 TOLERANCE = 1e-6
 UNLEARNED_MODEL = "unlearned.safetensors"
+NO_REASONS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -60,22 +62,27 @@ class Number:
 
 @dataclass
 class Verification:
-    """What was checked, which numbers were recomputed, and which are not of the kind that can be."""
+    """What was checked, which numbers were recomputed, and which are not of the kind that can be.
+
+    `lost`: numbers that could be, were all still there, and why they could not; they are among the numbers.
+    """
 
     checks: list[Check] = field(default_factory=list)
     numbers: list[Number] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
+    lost: dict[str, str] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool:
         return all(check.holds for check in self.checks) and all(number.same for number in self.numbers)
 
-    def compare(self, logged: Mapping[str, float], recomputed: Mapping[str, float]) -> None:
-        """Take the numbers of both sides; what the run alone has is left out."""
+    def compare(self, logged: Mapping[str, float], recomputed: Mapping[str, float], reasons: Mapping[str, str] = NO_REASONS) -> None:
+        """Take the numbers of both sides. What the run alone has is lost where there is a reason, and else left out."""
         for name in recomputed.keys() | logged.keys():
-            if name in recomputed:
-                self.numbers.append(Number(name, logged.get(name), recomputed[name]))
+            if name in recomputed or name in reasons:
+                self.numbers.append(Number(name, logged.get(name), recomputed.get(name)))
+                self.lost |= {} if name in recomputed else {name: reasons[name]}
             else:
                 self.left_out.append(name)
         self.numbers.sort(key=lambda number: number.name)
@@ -114,7 +121,7 @@ def _of_a_method(record: Record, progress: Progress) -> Verification:
     done.checks.append(Check("split", metadata.split, splits.digest))
     _check_images(record, done, {"forget": data.forget.digest, "retain": data.retain.digest, "test": splits.test.digest})
     models = _base_models(record, done, metadata)
-    unlearned = _model(metadata, record, file)
+    unlearned = _unlearned(metadata, record, file)
     if "unlearned_digest" in record.params:
         done.checks.append(Check("unlearned model", record.params["unlearned_digest"], checkpoint_digest(file)))
     if "initial" not in models:
@@ -122,8 +129,19 @@ def _of_a_method(record: Record, progress: Progress) -> Verification:
     names = [metric for metric in chosen(_words(record)) if not (OF_MANY | {TIMES}) & set(needs_of(metric.function))]
     measured = measure(unlearned, models, data, splits.test, metrics=names)
     found = measured.model | _named("initial", measured.initial) | _named("ideal", measured.ideal)
-    done.compare(record.metrics, found)
+    ideal_gone = "ideal_digest" in record.params and "ideal" not in models
+    done.compare(record.metrics, found, _reasons(names, measured.undefined, ideal_gone=ideal_gone))
     return done
+
+
+def _reasons(metrics: Sequence[Metric], undefined: Mapping[str, str], *, ideal_gone: bool) -> dict[str, str]:
+    """Why a metric of a model may have no value, though the run has one, by the names that a run gives it."""
+    of_each = {f"{side}{metric.name}": metric for side in ("", "initial_", "ideal_") for metric in metrics}
+    gone = {name for name, metric in of_each.items() if name.startswith("ideal_") or "ideal" in needs_of(metric.function)}
+    return {
+        name: "the ideal model is gone" if ideal_gone and name in gone else undefined.get(name, "these models do not give it")
+        for name in of_each
+    }
 
 
 def _words(record: Record) -> tuple[str, ...]:
@@ -154,6 +172,17 @@ def _built(metadata: Metadata, record: Record, seed: int) -> nn.Module:
     defaults = ARCHITECTURES[arch].settings({})
     options = {name: value for name, value in metadata.options.items() if name in defaults}
     return build(arch, metadata.image_shape, metadata.classes, seed=seed, options=options).to(device_named("auto"))
+
+
+def _unlearned(metadata: Metadata, record: Record, path: Path) -> nn.Module:
+    """The unlearned model. ValueError where the method returned a module around it."""
+    try:
+        return _model(metadata, record, path)
+    except ValueError as error:
+        if not {f"model.{name}" for name in _built(metadata, record, 0).state_dict()} <= read_tensors(path)[0].keys():
+            raise
+        name = record.params["unlearn"]
+        raise ValueError(f"{name} returns a module, which its file alone does not give back; this run can't be recomputed") from error
 
 
 def _model(metadata: Metadata, record: Record, path: Path) -> nn.Module:

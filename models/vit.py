@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.impl import ImageShape, register
 
@@ -67,6 +67,9 @@ class Places(nn.Module):
     def __init__(self, tokens: int, dim: int) -> None:
         super().__init__()
         self.places = nn.Parameter(torch.empty(tokens, dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
         nn.init.trunc_normal_(self.places, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,6 +95,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        x = x + self.out(_attention(q, k, v).transpose(1, 2).flatten(2))
         y: Tensor = x + self.mlp(self.norm2(x))
         return y
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k' / sqrt(d)) v, (N, heads, tokens, d) each. Not torch's fused one, which has no forward derivative and no vmap rule."""
+    return (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1) @ v

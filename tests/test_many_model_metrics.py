@@ -2,9 +2,11 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from evaluation import METRICS, Evidence, Outputs, Population, Shadows, evaluate, noise_floor
 from evaluation.forgetting_quality import DELTA, epsilons, of_rates, points
-from evaluation.klom import CAP, klom, p95
+from evaluation.klom import CAP, klom, klom_forget_p95, p95
 
 FLOORS = {10: (5.61, 7.92), 50: (0.89, 1.72), 100: (0.36, 0.67), 200: (0.15, 0.29)}  # mean / p95, METRICS
 FEW = settings(deadline=None, max_examples=30)
@@ -42,6 +44,24 @@ def test_two_samples_of_one_normal_reproduce_the_noise_floor(models):
     assert found.mean().item() == pytest.approx(FLOORS[models][0], rel=0.05)
     assert p95(found) == pytest.approx(FLOORS[models][1], rel=0.05)
     assert noise_floor(models) == pytest.approx((found.mean().item(), p95(found)), rel=0.03)
+
+
+def test_the_documented_noise_floors_are_those_that_are_printed():
+    said = re.findall(r"([\d.]+) / ([\d.]+) at N = (\d+)", " ".join(klom_forget_p95.__doc__.split()))
+
+    assert {int(n): (mean, top) for mean, top, n in said} == {n: tuple(f"{value:.2f}" for value in noise_floor(n)) for n in FLOORS}
+
+
+def test_the_noise_floor_of_few_models_is_that_of_many_points():
+    """NumPy's, of other draws: hardly a value lies between 8.0 and 8.3, so that 20,000 points would come to anything there."""
+    draw = np.random.default_rng(3)
+    ours, theirs = draw.standard_normal((2, 10, 200_000))
+    low = np.minimum(ours.min(0), theirs.min(0))
+    width = np.maximum(ours.max(0), theirs.max(0)) - low
+    p, q = ([(np.minimum((side - low) / width * 20, 19).astype(int) == b).mean(0) for b in range(20)] for side in (ours, theirs))
+    found = sum(scipy.special.xlogy(own, own / np.maximum(other, 1e-5)) for own, other in zip(p, q, strict=True))
+
+    assert noise_floor(10) == pytest.approx((found.mean(), np.percentile(found, 95)), rel=0.02)
 
 
 @pytest.mark.parametrize("models", [10, 37, 100])

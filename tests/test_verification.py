@@ -124,6 +124,23 @@ def test_an_ideal_model_that_is_gone_or_another_is_named(folder, capsys):
     assert "GONE: ideal model" in out
 
 
+def test_numbers_that_need_an_ideal_model_that_is_gone_are_counted_and_named(folder, capsys):
+    run = made(mlflow_forget.main, *JOB, "--save_dir", "unloved")
+    _, whole = verified(capsys, run)
+    (folder / "unloved/1mlp_ep2_ideal_any-60.safetensors").unlink()
+
+    code, out = verified(capsys, run)
+
+    lost = re.search(r"^could not be recomputed \(the ideal model is gone\): (.*)$", out, flags=re.MULTILINE)[1].split(", ")
+    assert {"avg_gap", "fidelity", "ideal_forget_score"} <= set(lost)
+    assert "initial_forget_score" not in lost
+    same, of = map(int, re.search(r"^NOT verified: (\d+) of (\d+) numbers", out, flags=re.MULTILINE).groups())
+    assert (code, same) == (1, of - len(lost))
+    assert re.search(rf"^verified: {of} of {of} numbers", whole, flags=re.MULTILINE)
+    kinds = re.search(r"^not of the kind that artifacts can give .*$", out, flags=re.MULTILINE)[0]
+    assert kinds in whole
+
+
 def test_changed_margins_are_found(klom, capsys):
     file = artifact(klom, "unlearned_margins.npy")
     margins = np.load(file)
@@ -254,3 +271,63 @@ def test_models_that_do_not_fit_are_a_line(flags, message, elsewhere, capsys):
 def test_both_models_are_needed(capsys, folder):
     assert audit.main(["evaluate", "--initial", "a.pth"]) == 2
     assert "--unlearned missing. Name the model's file" in capsys.readouterr().err
+
+
+def test_blanks_between_metrics_are_no_part_of_their_names(elsewhere, capsys):
+    run = made(audit.main, *elsewhere, "--metrics", "forget_score, mia")
+
+    assert {"forget_score", "mia"} <= run.data.metrics.keys()
+    assert verified(capsys, run)[0] == 0
+
+
+def test_a_model_that_forgot_something_else_is_refused(job, elsewhere, folder, capsys):
+    """By what its file says of itself: 60 images of any class here."""
+    (folder / "forgot60.safetensors").write_bytes(artifact(job, "unlearned.safetensors").read_bytes())
+    lethes = [*elsewhere[:3], "--unlearned", "forgot60.safetensors"]
+    capsys.readouterr()
+
+    for other in (["--class_to_replace", "3"], ["--class_to_replace", "-1", "--num_indexes_to_replace", "6"]):
+        assert audit.main([*lethes, *other]) == 2
+        error = capsys.readouterr().err
+        assert f"forgot60.safetensors: expected a model that unlearned {'class3' if len(other) == 2 else 'any-6'}" in error
+        assert "got one marked 'unlearned any-60 by random_mask'" in error
+    assert audit.main([*lethes, "--class_to_replace", "-1", "--num_indexes_to_replace", "60", "--split_seed", "1"]) == 2
+    assert (
+        "expected a checkpoint with split_seed 1, got 0. Ask for split_seed 0, or name another file with --unlearned"
+        in capsys.readouterr().err
+    )
+    assert audit.main([*lethes[:-1], "results/digits/1mlp_ep2.safetensors"]) == 2
+    assert "expected a model that unlearned class0, got one trained on everything" in capsys.readouterr().err
+
+    run = made(audit.main, *lethes, "--class_to_replace", "-1", "--num_indexes_to_replace", "60", "--metrics", "default")
+    assert run.data.metrics["forget_score"] == job.data.metrics["forget_score"]
+    assert "unlearned" not in run.data.tags.get("warning", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("junk.safetensors", "junk.safetensors: expected a whole safetensors file, got one that can't be read ("),
+        ("a_folder", "expected a file of weights, got the folder a_folder. Name the file in it"),
+        ("none.safetensors", "expected a file of weights none.safetensors, and there is none. Check the path"),
+    ],
+)
+def test_nobodys_file_is_to_be_deleted(name, message, elsewhere, folder, capsys):
+    (folder / "a_folder").mkdir(exist_ok=True)
+    (folder / "junk.safetensors").write_bytes(b"\xff" * 40)
+    capsys.readouterr()
+
+    assert audit.main([*elsewhere[:3], "--unlearned", name]) == 2
+
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Delete" not in error
+
+
+def test_a_module_around_the_model_is_said_to_be_one(folder, capsys):
+    run = made(mlflow_forget.main, "--unlearn", "dm_direct", "--attribution_images", "50", "--sketch_size", "64", *JOB[4:])
+
+    code, out = verified(capsys, run)
+
+    assert code == 2
+    assert out == "error: dm_direct returns a module, which its file alone does not give back; this run can't be recomputed\n"

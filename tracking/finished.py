@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from typing import Any
 
 from tracking.stored_run import BrokenRun
 
@@ -33,7 +34,12 @@ def finished_jobs() -> set[Job]:
 
 
 def finished_run(job: Job) -> str | None:
-    """The id of the job's FINISHED run, if there is one. Its cut-off runs end as KILLED: call it where no other process may have the job.
+    """The id of the job's FINISHED run, if there is one. Ends those that were cut off, see end_cut_off_runs."""
+    return next((run.info.run_id for run in end_cut_off_runs(job) if run.info.status == "FINISHED"), None)
+
+
+def end_cut_off_runs(job: Job) -> list[Any]:
+    """End the job's cut-off runs as KILLED, where no other process may have the job; all of its runs, as MLflow found them.
 
     A cut-off run is one that says RUNNING and has an owner: whoever runs a job holds its lock for as long.
     """
@@ -49,4 +55,4 @@ def finished_run(job: Job) -> str | None:
         if run.info.status == "RUNNING" and OWNER in run.data.tags:
             client.set_tag(run.info.run_id, "error", f"killed, with its process ({run.data.tags[OWNER]})")
             client.set_terminated(run.info.run_id, "KILLED")
-    return next((run.info.run_id for run in runs if run.info.status == "FINISHED"), None)
+    return list(runs)
