@@ -37,6 +37,7 @@ from training.file_lock import locked
 from training.recipe import FLAGS, changed, differences
 from training.world import ALONE, World, processes_started
 from vision_data import DATASETS, ForgetRequest, ImageSet, Splits, load_splits
+from vision_data.splits import FEWEST_IN_CLASS
 
 
 @dataclass(frozen=True)
@@ -232,6 +233,7 @@ class BaseModels:
         return Trained(model, path, metadata, True, time.perf_counter() - started, [])
 
     def _train(self, images: ImageSet, path: Path, trained_on: str, label: str) -> Trained:
+        validation_images = self._validation(trained_on)
         started = time.perf_counter()
         model = self.untrained()
         state = StateFile(path.with_name(f"{path.name}.state"), self._about_training(trained_on))
@@ -247,8 +249,7 @@ class BaseModels:
             world=self.world,
         )
         seconds = time.perf_counter() - started + state.before
-        left_out = () if trained_on == "train" else self.gone
-        validation = score_of(model, self.splits.validation.without_classes(*left_out), self.device)
+        validation = score_of(model, validation_images, self.device)
         metadata = self.metadata(
             trained_on,
             train_score=history[-1]["score"],
@@ -262,6 +263,18 @@ class BaseModels:
             state.remove()
         self.world.wait()
         return Trained(model, path, metadata, False, time.perf_counter() - started, history)
+
+    def _validation(self, trained_on: str) -> ImageSet:
+        """The validation images of the classes that are trained on. ValueError, before anything is trained, where there are none."""
+        left_out = () if trained_on == "train" else self.gone
+        found = self.splits.validation.without_classes(*left_out)
+        if not len(found):
+            counts = self.splits.train.without_classes(*left_out).labels.bincount()
+            raise ValueError(
+                f"{self.splits.dataset}: expected a class of at least {FEWEST_IN_CLASS} images beside the test part, of which one is for "
+                f"validation, got at most {int(counts.max()) if len(counts) else 0}. Add images"
+            )
+        return found
 
     def _about_training(self, trained_on: str) -> dict[str, Any]:
         """What a training depends on: a state of it that is found is gone on with if it says the same."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -151,9 +152,11 @@ def contents(tasks: Sequence[Task], options: argparse.Namespace, output: Path, o
 def command_of(options: argparse.Namespace) -> str:
     """The command that made the report, without a password."""
     flags = [
-        f"--{name} {flag_text(value)}" for name, value in vars(options).items() if value and not (name == "output" and value == REPORT)
+        shlex.join([f"--{name}", *(value if isinstance(value, list) else [without_password(value)])])
+        for name, value in vars(options).items()
+        if value and not (name == "output" and value == REPORT)
     ]
-    return without_password(" ".join(["python -u compare.py", *flags]))
+    return " ".join(["python -u compare.py", *flags])
 
 
 def checked_output(name: str) -> Path:

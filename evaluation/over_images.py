@@ -30,11 +30,14 @@ def auc_interval(auc: float, positives: int, negatives: int) -> Interval:
 
         A +- 1.96 sqrt((A (1 - A) + (P - 1) (Q1 - A^2) + (N - 1) (Q2 - A^2)) / (P N)),   Q1 = A / (2 - A),  Q2 = 2 A^2 / (1 + A)
 
-    Within [0, 1]. Source: Hanley and McNeil 1982. Raises ValueError for no image on a side.
+    Within [0, 1]. At 0 and 1 the formula has no width: the upper end is never below, the lower never above, where the Clopper-Pearson
+    interval of none and of all of min(P, N) pairs of separate images ends. Source: Hanley and McNeil 1982. Raises ValueError for no image
+    on a side.
     """
     if min(positives, negatives) < 1:
         raise ValueError(f"expected at least 1 image on both sides, got {positives} and {negatives}. Evaluate on larger sets")
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
     variance = (auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)) / (positives * negatives)
     reach = 1.96 * math.sqrt(max(variance, 0.0))
-    return max(0.0, auc - reach), min(1.0, auc + reach)
+    least = exact_interval(0, min(positives, negatives))[1] / 100
+    return max(0.0, min(auc - reach, 1 - least)), min(1.0, max(auc + reach, least))

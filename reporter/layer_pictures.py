@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
@@ -14,7 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from reporter.pictures import AFTER, BEFORE, DPI
+from reporter.pictures import AFTER, BEFORE, DPI, PLAIN
 
 OFF = "#000000"
 # Okabe and Ito's sky blue and orange: as light as each other, so that black stands out against both.
@@ -25,6 +26,7 @@ MOST_PIXELS = 1100
 LEAST_PIXELS, MOST_RINGS = 6, 100  # few marks smaller than that get a ring
 
 
+@rc_context(PLAIN)
 def masked_layer_image(weight: Tensor, keep: Tensor, *, title: str) -> Figure:
     """The layer's weights (m, n) in colours, those that `keep` (m, n) bool switches off in black, and how many each neuron loses.
 
@@ -54,12 +56,14 @@ def masked_layer_image(weight: Tensor, keep: Tensor, *, title: str) -> Figure:
     clipped = bool((abs(values) > reach).any())
     bar = panels.figure.colorbar(image, cax=panels.colours, extend="both" if clipped else "neither")
     bar.set_label("weight" + (f"; colours end at the\n{PERCENTILE}th percentile of |w|" if clipped else ""))
-    panels.figure.suptitle(title, y=1 - 12 / (DPI * panels.figure.get_figheight()), wrap=True)
+    plain = title.replace("$", r"\$")  # matplotlib reads formulas where it wraps a text, whatever `PLAIN` says
+    panels.figure.suptitle(plain, y=1 - 12 / (DPI * panels.figure.get_figheight()), wrap=True, parse_math=True)
     marked = f"switched off{' (ringed)' if ringed else ''}: {_share(off)}"
     panels.figure.legend(handles=[Patch(color=OFF, label=marked)], loc="lower center", frameon=False)
     return panels.figure
 
 
+@rc_context(PLAIN)
 def weight_histogram(weight: Tensor, keep: Tensor, *, title: str) -> Figure:
     """How large the weights (m, n) of a layer were before, and those among them that `keep` (m, n) bool switches off.
 

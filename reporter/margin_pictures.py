@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from reporter.pictures import AFTER, BEFORE, DPI, REFERENCE
+from reporter.pictures import AFTER, BEFORE, DPI, PLAIN, REFERENCE
 
 MOST_NATS = 100.0  # as KLoM clips; a probability beyond is within 1e-43 of 0 or 1
 BINS = 40
@@ -17,6 +18,7 @@ BINS = 40
 Margins = Mapping[str, Sequence[float] | Tensor]
 
 
+@rc_context(PLAIN)
 def margin_histograms(before: Margins, after: Margins, ideal: Margins | None, *, title: str) -> Figure:
     """Histograms of margins, percent of images in a bin: a panel for each set of images, all over the same bins.
 

@@ -39,6 +39,11 @@ def prose(text: str, *, cell: bool = False) -> str:
     return line.replace("|", "\\|") if cell else line
 
 
+def escaped(text: str) -> str:
+    """Text as Markdown on one line, also in a cell, that shows each sign of it as it is."""
+    return re.sub(r"([\\*<\[~`$|]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
+
+
 def codes(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 

@@ -39,6 +39,7 @@ IDEAL_SECONDS = "ideal_seconds"
 NOT_RUN = "--"
 PREVIEW = "preview.tex"
 MAKE_MIMU = "python -u mlflow_forget.py --unlearn MIMU --topk 50 --kappa 0.1"
+MEASURE_ALL = "python -u mlflow_forget.py, with the flags of the runs and --metrics all"
 MAKE_IDEAL = "python -u main_ideal.py, with the flags of the runs, before they are run again"
 
 
@@ -50,22 +51,21 @@ def paper_tables(tasks: Sequence[Task]) -> tuple[dict[str, str], list[str]]:
         table = gap_table(task)
         if table is None:
             request = dict(task.settings).get("request", "its request")
-            lacking.append(f"no table of gaps for {request}: no run has an ideal model beside it. Make it: {MAKE_IDEAL}")
+            lacking.append(f"no table of gaps for {request}: {lacking_of_ideal(task)}")
         else:
             files[f"gaps_{slug}.tex"] = table
-    for same in families_of(tasks):
-        settings = mimu_settings(same)
-        for setting, slug in zip(settings, mimu_slugs(same[0], settings), strict=True):
-            files[f"mimu_{slug}.tex"] = mimu_tables(same, setting)
+    several = [(same, setting) for same in families_of(tasks) for setting in mimu_settings(same)]
+    for (same, setting), slug in zip(several, unlike([mimu_slug(same[0], setting) for same, setting in several]), strict=True):
+        files[f"mimu_{slug}.tex"] = mimu_tables(same, setting)
     if not any(name.startswith("mimu_") for name in files):
         lacking.append(f"no tables of MIMU: it was not run. Run it: {MAKE_MIMU}")
     return files | ({PREVIEW: preview(files)} if files else {}), lacking
 
 
-def mimu_slugs(task: Task, settings: Sequence[Settings]) -> list[str]:
-    own = dict(task.settings)
-    named = [f"K{dict(setting).get('topk', 'unknown')}_kappa{dict(setting).get(KAPPA, 'unknown')}" for setting in settings]
-    return unlike([safe("_".join([own.get("dataset", "data"), own.get("arch", "model"), name])) for name in named])
+def mimu_slug(task: Task, setting: Settings) -> str:
+    own, chosen = dict(task.settings), dict(setting)
+    named = f"K{chosen.get('topk', 'unknown')}_kappa{chosen.get(KAPPA, 'unknown')}"
+    return safe("_".join([own.get("dataset", "data"), own.get("arch", "model"), named]))
 
 
 def preview(files: Iterable[str]) -> str:
@@ -118,6 +118,15 @@ def ideal_scores(task: Task) -> dict[str, dict[str, float]]:
             if len(scores) == 4:
                 found.setdefault(seed, scores)
     return dict(sorted(found.items(), key=lambda it: seed_order(it[0])))
+
+
+def lacking_of_ideal(task: Task) -> str:
+    """Why there are no `ideal_scores`, and what makes them."""
+    found = max((ideal_scores_beside(run) for ranked in task.ranking for run in ranked.group.done.values()), key=len, default={})
+    if not found:
+        return f"no run has an ideal model beside it. Make it: {MAKE_IDEAL}"
+    missing = ", ".join(name for name in ("UA", "RA", "TA", "MIA") if name not in found)
+    return f"its ideal model's {missing} is lacking. Measure it: {MEASURE_ALL}"
 
 
 def ideal_scores_beside(run: SeedRun) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -14,8 +15,10 @@ BEFORE, AFTER, REFERENCE = INITIAL, UNLEARNED, IDEAL
 MOST_CLASSES = 40
 LONGEST_NAME = 24
 DPI = 120
+PLAIN: Any = {"text.parse_math": False}  # a dollar in a name is a dollar
 
 
+@rc_context(PLAIN)
 def class_probabilities(models: Mapping[str, Sequence[float]], names: Sequence[str], *, title: str) -> Figure:
     """Mean softmax probability of every class on the forget images, a bar for each of up to three models.
 
@@ -41,6 +44,7 @@ def class_probabilities(models: Mapping[str, Sequence[float]], names: Sequence[s
     return figure
 
 
+@rc_context(PLAIN)
 def curves_over(points: Sequence[tuple[int, float, float]], initial: Sequence[float], *, title: str, size: int) -> Figure:
     """Forget and retain score over kappa: points (weights switched off, forget score, retain score); dashed: the initial model.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from reporter.html_report import ATTACKS, FIVE, MODELS, ON_TEST, rows_of
-from reporter.markdown import table
+from reporter.markdown import escaped, prose, table
 from reporter.run_facts import RunFacts
 from reporter.text_table import number
 from reporter.verdict import Verdict
@@ -20,13 +20,19 @@ def run_note(facts: RunFacts, verdict: Verdict) -> str:
     names = [*FIVE, *(ON_TEST if facts.measured.whole else ()), *ATTACKS]
     rows = [[f"`{row.name}`", *row.values, row.better] for row in rows_of(facts, names, models)]
     numbers = table(["metric", *models, "good"], rows) if rows else ""
-    said = [f"**{verdict.headline}**", facts.asked, f"**{facts.method}**: {facts.about}", numbers, f"```\n{facts.command}\n```"]
+    said = [
+        f"**{escaped(verdict.headline)}**",
+        escaped(facts.asked),
+        f"**{escaped(facts.method)}**: {prose(facts.about)}",
+        numbers,
+        f"```\n{facts.command}\n```",
+    ]
     return "\n\n".join(part for part in [*said, "The whole report: `report.html` among the artifacts."] if part)
 
 
 def sweep_note(runs: Mapping[str, Mapping[str, float]], varying: str) -> str:
     """The description of several runs' parent: what varies, and a line with the main numbers of each; of many runs the first 40."""
     names = [name for name in IN_SWEEP if any(name in metrics for metrics in runs.values())]
-    rows = [[run, *(number(metrics.get(name)) for name in names)] for run, metrics in list(runs.items())[:MOST_ROWS]]
+    rows = [[escaped(run), *(number(metrics.get(name)) for name in names)] for run, metrics in list(runs.items())[:MOST_ROWS]]
     more = f"\n\n{len(runs) - MOST_ROWS} more are not shown." if len(runs) > MOST_ROWS else ""
-    return f"**{len(runs)} runs, in which these vary: {varying}**\n\n{table(['run', *names], rows)}{more}"
+    return f"**{len(runs)} runs, in which these vary: {escaped(varying)}**\n\n{table(['run', *names], rows)}{more}"

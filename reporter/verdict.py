@@ -106,7 +106,7 @@ def _whole(run: Measurements, value: float, attack: Sequence[Finding]) -> Findin
         evidence += " Without an ideal model there is nothing to hold this against."
         if not any(found.values()):
             return Finding("open", f"no longer predicts {run.what}; whether that is complete is not known", evidence, run.way("ideal"))
-        return Finding(*_how_far(run, value), evidence, run.way("ideal"))
+        return Finding(*_how_far(run, value, max(found.values())), evidence, run.way("ideal"))
     aims = {name: run.ideal[f"{name}_score"] for name in sets}
     evidence += " The ideal model, never shown them: " + " and ".join(_right(run, name, "ideal", short=True) for name in sets) + "."
     if all(found[name] <= aims[name] for name in sets):
@@ -118,14 +118,15 @@ def _whole(run: Measurements, value: float, attack: Sequence[Finding]) -> Findin
     if all(found[name] <= uppers[name] for name in sets):
         limits = " and ".join(f"{uppers[name]:.2f} %" for name in sets)
         return Finding("good", f"forgets {run.what} nearly completely", f"{evidence} Within its 95 % interval, which ends at {limits}.")
-    return Finding(*_how_far(run, value), evidence)
+    return Finding(*_how_far(run, value, max(found.values())), evidence)
 
 
-def _how_far(run: Measurements, value: float) -> tuple[Mark, str]:
+def _how_far(run: Measurements, value: float, worst: float) -> tuple[Mark, str]:
+    """value: the forget score; worst: the largest of the forget and the test_forget score, percent."""
     before = run.value("initial", "forget_score")
     if before is not None and value >= exact_interval(before, run.images["forget"])[0]:
         return "bad", f"does not forget {run.what}"
-    if value <= 100 / run.classes:
+    if worst <= 100 / run.classes:
         return "bad", f"forgets {run.what} only to the level of chance"
     return "bad", f"forgets {run.what} only in part"
 
@@ -175,7 +176,7 @@ def _right(run: Measurements, name: str, model: str, *, short: bool = False) -> 
 def _utility(run: Measurements) -> Iterator[Finding]:
     """Not below the 95 % interval of the ideal model, or where there is none, of the initial one."""
     on_test = "test_retain" if run.whole else "test"
-    told, kept, fall = [], [], None
+    told, changes = [], []
     for name, words in (
         ("retain", "retain accuracy"),
         (on_test, "accuracy on test images" + (" of the other classes" if run.whole else "")),
@@ -185,17 +186,18 @@ def _utility(run: Measurements) -> Iterator[Finding]:
             continue
         reference = run.value("ideal", f"{name}_score")
         low = exact_interval(before if reference is None else reference, run.images[name])[0]
-        kept.append(after >= low)
         change = f"{words} {_moved(before, after)}"
-        fall = fall or change
+        changes.append((change, after >= low))
         beside = "" if reference is None else f"; ideal {reference:.2f} %"
         told.append(f"{change}: {before:.2f} to {after:.2f} %{beside}")
-    if fall is None:
+    if not changes:
         yield Finding("open", "what it cost was not measured", "retain_score was not asked for.", run.way("all"))
         return
     limit = "the ideal model's 95 % interval" if run.ideal else "the initial model's 95 % interval"
-    inside = f"Not below {limit}." if all(kept) else f"Below {limit}."
-    yield Finding("good" if all(kept) else "bad", fall, f"{_sentence('; '.join(told))} {inside}")
+    below = [change for change, kept in changes if not kept]
+    inside = f"Below {limit}." if below else f"Not below {limit}."
+    claim = " and ".join(below) or changes[0][0]
+    yield Finding("bad" if below else "good", claim, f"{_sentence('; '.join(told))} {inside}")
 
 
 def _moved(before: float, after: float) -> str:
@@ -304,14 +306,21 @@ def _relearning(run: Measurements, steps: float) -> Finding:
     evidence = f"It knows the forget set again after {more}{steps:.0f} steps of training on it"
     if other is None:
         return Finding("open", f"relearns in {more}{steps:.0f} steps", f"{evidence}; what an ideal model needs is not known.")
-    evidence += f"; the ideal model needs {other:.0f}."
+    ideal_capped = run.value("ideal", "relearn_censored")
+    ideal_more = "more than " if ideal_capped else ""
+    evidence += f"; the ideal model needs {ideal_more}{other:.0f}."
     if not other:
         return Finding(
             "open", "relearning says nothing here", evidence + " It knows as much of the forget set without ever having seen it."
         )
     if steps < RELEARNED_SOON * other:
-        return Finding("bad", f"relearns in {steps:.0f} steps what takes the ideal model {other:.0f}", evidence)
-    return Finding("good", f"relearns no sooner than half of the ideal model's steps ({more}{steps:.0f} of {other:.0f})", evidence)
+        return Finding("bad", f"relearns in {steps:.0f} steps what takes the ideal model {ideal_more}{other:.0f}", evidence)
+    if ideal_capped and not capped:
+        claim = f"relearns in {steps:.0f} steps, the ideal model in {ideal_more}{other:.0f}"
+        return Finding("open", claim, evidence + " How many more, and so whether half of them, is not known.")
+    return Finding(
+        "good", f"relearns no sooner than half of the ideal model's steps ({more}{steps:.0f} of {ideal_more}{other:.0f})", evidence
+    )
 
 
 def _limits(run: Measurements) -> Iterator[Finding]:

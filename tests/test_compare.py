@@ -1,6 +1,7 @@
 """compare.py as it is called: from a store, from a CSV, and what it says to mistakes."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,11 @@ import mlflow_forget
 import mlruns_parser
 from tests.compared_runs import whole_class
 from tests.filled_stores import empty_place  # noqa: F401 (a fixture of every test here)
+
+
+def test_the_command_can_be_pasted():
+    options = compare.parser().parse_args(["--experiment", "two words", "b", "--filter", "params.arch = 'mlp'"])
+    assert shlex.split(compare.command_of(options))[3:] == ["--experiment", "two words", "b", "--filter", "params.arch = 'mlp'"]
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Datasets of the hub, from small local ones in exactly its format, and what is said where there is no network."""
 
+import os
 import zipfile
 
 import datasets
@@ -235,6 +236,27 @@ def test_a_corrupt_image_is_named_by_its_row(tmp_path):
     cells = [{"bytes": encoded(noise(0)), "path": "0.png"}, {"bytes": encoded(noise(1))[:60], "path": "1.png"}, None]
     made = datasets.Dataset.from_dict({"image": cells, "label": [0, 1, 1]}, features=features)
     refused(tmp_path, {"train": made}, r"2 of the images can't be read: row 1 of train \(1\.png\) .*, row 2 of train")
+
+
+def test_labels_that_are_lists_are_refused(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Sequence(datasets.Value("int64"))})
+    made = datasets.Dataset.from_dict({"image": [noise(0), noise(1)], "label": [[0], [1]]}, features=features)
+    refused(tmp_path, {"train": made}, "expected a class for each image in the column label, got a list")
+
+
+def test_a_changed_file_that_a_cell_names_is_read_again(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    files = [tmp_path / "1.png", tmp_path / "2.png"]
+    for at, file in enumerate(files):
+        file.write_bytes(encoded(noise(at)))
+    made = datasets.Dataset.from_dict({"image": [str(file) for file in files], "label": [0, 1]}, features=features)
+    (tmp_path / "own").mkdir()
+    pq.write_table(made.data.table, tmp_path / "own" / "train.parquet")  # the datasets library would put the content into the cells
+    for seed in (0, 7):
+        files[0].write_bytes(encoded(noise(seed)))
+        os.utime(files[0], (seed, seed))
+        found = DATASETS[f"hf:{tmp_path / 'own'}"](tmp_path / "data").train[0][0]
+        assert np.array_equal(found.numpy(), np.asarray(noise(seed)).transpose(2, 0, 1))
 
 
 def test_a_class_in_test_that_train_lacks(tmp_path):

@@ -1,11 +1,13 @@
 """One's own images in folders: what is read, in which size, and what is refused."""
 
+import io
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from PIL import Image, ImageOps
 
 import vision_data.decoded as decoding
 from vision_data import DATASETS, ForgetRequest, load_splits
-from vision_data.encoded_image import EncodedImage, Header, pixels_of
+from vision_data.encoded_image import EncodedImage, Header, header_of, pixels_of
 from vision_data.scanned import common_shape
 
 ROOT = Path(__file__).parent.parent
@@ -189,6 +191,80 @@ def test_a_photograph_is_turned_upright(orientation, tmp_path):
     images = read(tmp_path / "own", tmp_path / "data").train[0]
     assert tuple(images.shape) == (4, 3, 8, 12)
     assert np.array_equal(images[0].numpy(), np.asarray(upright).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_turned_once(orientation):
+    stored, exif = noise(5, (12, 8)), Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(stored, "TIFF", exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded(stored, "PNG", exif=exif))))
+    found = header_of(EncodedImage("one", "a", lambda: content))
+    assert (found.width, found.height) == upright.size
+    assert np.array_equal(pixels(content, (3, upright.height, upright.width)), np.asarray(upright).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("orientation", [b"\0\x03\0\0\0\x01\0\x06", b"\0\x05\0\0\0\x01\xff\xff\xff\xff", b"\0\x02\0\0\0\x02ab\0\0", b""])
+@pytest.mark.parametrize("start", [b"MM\0*\0\0\0\x08", b"MM\0*\0", b"", b"XX"])
+def test_malformed_exif_leaves_the_image_as_it_is(start, orientation):
+    content = encoded(plain("red"), "JPEG", exif=b"Exif\0\0" + start + b"\0\x01\x01\x12" + orientation, quality=100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert not isinstance(header_of(EncodedImage("one", "a", lambda: content)), str)
+        assert not isinstance(pixels(content, (3, 8, 8)), str)
+
+
+# Parts, links, and what lies beside
+
+
+def test_a_folder_beside_the_parts_is_left_out_with_a_word(tmp_path):
+    for at, place in enumerate(("train", "test", "unlabelled", "__MACOSX")):
+        class_folders(tmp_path / "own" / place, {"cat": 2, "dog": 2}, start=20 * at)
+    with pytest.warns(UserWarning, match="train and test are its parts; unlabelled beside them: left out"):
+        raw = read(tmp_path / "own", tmp_path / "data")
+    assert (raw.class_names, len(raw.train[1]), len(raw.test[1])) == (("cat", "dog"), 4, 4)
+
+
+def test_a_test_part_without_a_train_part_is_refused(tmp_path):
+    class_folders(tmp_path / "own" / "val", {"cat": 2, "dog": 2})
+    class_folders(tmp_path / "own" / "images", {"cat": 2, "dog": 2}, start=20)
+    refused(tmp_path, "expected a folder train beside .*val, got none")
+
+
+def test_a_class_folder_may_be_a_link(tmp_path):
+    class_folders(tmp_path / "elsewhere", {"cat": 2})
+    expected = class_folders(tmp_path / "own", {"dog": 2}, start=20)
+    (tmp_path / "own" / "cat").symlink_to(tmp_path / "elsewhere" / "cat")
+    raw = read(tmp_path / "own", tmp_path / "data")
+    assert raw.train[1].tolist() == [0, 0, 1, 1] and np.array_equal(raw.train[0][2:].numpy(), expected)
+
+
+def test_images_in_no_class_folder_are_counted(tmp_path):
+    class_folders(tmp_path / "own", {"cat": 2, "dog": 2})
+    for name in ("1.png", "2.png"):
+        write(tmp_path / "own" / name, noise(90 + int(name[0])))
+    with pytest.warns(UserWarning, match=r"own/1\.png and 1 more: in no class folder, left out"):
+        assert len(read(tmp_path / "own", tmp_path / "data").train[1]) == 4
+
+
+def test_the_images_may_lie_in_the_folder_of_data(tmp_path):
+    class_folders(tmp_path / "own", {"cat": 2, "dog": 2})
+    (tmp_path / "own" / "huggingface").mkdir()
+    for _ in range(2):
+        assert read(tmp_path / "own", tmp_path / "own").class_names == ("cat", "dog")
+
+
+def test_two_folders_of_one_name_with_files_alike_are_two_datasets(tmp_path):
+    expected = []
+    for at, place in enumerate(("one", "two")):
+        for label in ("a", "b"):
+            picture = plain((at * 50, 9, ord(label)))
+            os.utime(write(tmp_path / place / "own" / label / "1.bmp", picture, "BMP"), (1, 1))
+            expected.append((at * 50, 9, ord(label)))
+    found = [
+        tuple(image[:, 0, 0].tolist()) for place in ("one", "two") for image in read(tmp_path / place / "own", tmp_path / "data").train[0]
+    ]
+    assert found == expected
 
 
 # What is wrong

@@ -77,6 +77,22 @@ def test_an_images_own_name_says_no_part(tmp_path):
     assert (raw.train[1].tolist(), raw.test) == ([0, 0], None)
 
 
+def test_the_hubs_archives_unpacked_in_place(tmp_path):
+    for number, name in enumerate(
+        (f"{TENCH}_1_{TENCH}", f"{GOLDFISH}_7_{GOLDFISH}", f"ILSVRC2012_val_00000293_{GOLDFISH}", "ILSVRC2012_test_1")
+    ):
+        write(tmp_path / "imagenet-1k" / "data" / f"{name}.JPEG", noise(number), "JPEG")
+    raw = DATASETS["IMAGENET_SMALL"](tmp_path)
+    assert (raw.train[1].tolist(), raw.test[1].tolist()) == ([0, 1], [1])
+
+
+@pytest.mark.parametrize("place", ["train", TENCH])
+def test_a_folder_of_a_part_or_a_class_wins_over_an_images_own_name(tmp_path, place):
+    write(tmp_path / "imagenet_small" / place / f"ILSVRC2012_val_00000293_{TENCH}.JPEG", noise(1), "JPEG")
+    raw = DATASETS["IMAGENET_SMALL"](tmp_path)
+    assert (raw.train[1].tolist(), raw.test) == ([0], None)
+
+
 def test_photographs_become_224_by_224(tmp_path):
     for name in (TENCH, GOLDFISH):
         write(tmp_path / "imagenet_small" / name / "1.JPEG", noise(ord(name[-1]), (500, 375)), "JPEG")

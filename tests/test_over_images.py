@@ -40,6 +40,14 @@ def test_the_interval_of_an_auc_stays_a_fraction(auc):
     assert 0 <= low <= auc <= high <= 1
 
 
+@pytest.mark.parametrize("auc", [0.0, 1.0, 1e-6])
+def test_the_interval_of_a_perfect_auc_has_a_width(auc):
+    low, high = auc_interval(auc, 100, 440)
+    of_no_hit = binomtest(0, 100).proportion_ci(method="exact").high
+
+    assert (high if auc < 0.5 else 1 - low) == pytest.approx(of_no_hit)
+
+
 def test_an_auc_needs_images_on_both_sides():
     with pytest.raises(ValueError, match="expected at least 1 image on both sides, got 0 and 4"):
         auc_interval(0.5, 0, 4)

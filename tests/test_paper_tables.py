@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reporter.paper_tables import COLUMNS_ABREAST, PREVIEW, gap_table, paper_tables
 from reporter.seeds_summary import tasks_of
 from reporter.seeds_tables import latex_of
-from tests.compared_runs import one, run
+from tests.compared_runs import TASK, one, run
 
 SCORES = ("UA", "RA", "TA", "MIA")
 
@@ -93,6 +93,23 @@ def test_without_an_ideal_there_is_no_table_and_the_command_is_said():
     assert files == {}
     assert lacking[0].startswith("no table of gaps for class0: no run has an ideal model beside it. Make it: python -u main_ideal.py")
     assert lacking[1].startswith("no tables of MIMU: it was not run. Run it: python -u mlflow_forget.py --unlearn MIMU")
+
+
+def test_two_comparisons_of_one_model_write_two_tables_of_mimu():
+    own = (("kappa", "0.1"), ("topk", "50"))
+    runs = [run("MIMU", own=own, task=(*TASK, ("hidden", hidden)), metrics={"forget_score": 1.0}) for hidden in ("64", "128")]
+    files, _ = paper_tables(tasks_of(runs))
+    assert [name for name in files if name.startswith("mimu_")] == [
+        "mimu_digits_mlp_K50_kappa0.1.tex",
+        "mimu_digits_mlp_K50_kappa0.1_2.tex",
+    ]
+
+
+def test_where_an_ideal_model_lacks_a_measure_that_is_what_is_said():
+    metrics = scored((10, 90, 80, 50), (10, 90, 80, 50))
+    del metrics["ideal_mia"]
+    _, lacking = paper_tables(tasks_of([run("FT", metrics=metrics)]))
+    assert lacking[0].startswith("no table of gaps for class0: its ideal model's MIA is lacking. Measure it: python -u mlflow_forget.py")
 
 
 # MIMU's four

@@ -10,6 +10,7 @@ from matplotlib.colors import to_rgba
 
 from reporter.layer_pictures import masked_layer_image, weight_histogram
 from reporter.margin_pictures import margin_histograms
+from reporter.pictures import class_probabilities, curves_over
 
 SHAPES = [(64, 128, 819), (128, 512, 6554), (10, 64, 6), (512, 20, 3), (1, 1, 1), (3, 2000, 40), (4, 5, 0)]
 
@@ -20,6 +21,16 @@ def layer(rows, columns, off):
     keep = torch.ones(rows * columns, dtype=torch.bool)
     keep[torch.randperm(len(keep), generator=generator)[:off]] = False
     return torch.randn(rows, columns, generator=generator), keep.view(rows, columns)
+
+
+def test_a_dollar_in_a_class_name_is_a_dollar():
+    name = r"$\frac$ $_^$"
+    weight, keep = layer(4, 5, 2)
+    pixels_of(class_probabilities({"initial": [0.5, 0.5]}, [name, "b"], title=name))
+    pixels_of(curves_over([(1, 2.0, 90.0)], (99.0, 99.0), title=name, size=10))
+    pixels_of(margin_histograms({"forget": [1.0, 2.0]}, {"forget": [0.0, 1.0]}, None, title=name))
+    pixels_of(masked_layer_image(weight, keep, title=name))
+    pixels_of(weight_histogram(weight, keep, title=name))
 
 
 def labels_of(legend):

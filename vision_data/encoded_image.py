@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N", "I")
-ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
-NOT_AN_IMAGE = (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError, EOFError)  # of Pillow's readers
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF's orientation
+QUARTER_TURNS = (5, 6, 7, 8)
+BAD_FIELDS = (struct.error, TypeError, KeyError, OverflowError)  # what Pillow raises for malformed EXIF and the like
+NOT_AN_IMAGE = (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError, EOFError, *BAD_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ def header_of(image: EncodedImage) -> Header | str:
         content = image.read()
         with Image.open(io.BytesIO(content)) as opened:
             width, height = opened.size
-            if opened.getexif().get(ORIENTATION) in QUARTER_TURNS:
+            if _orientation(opened) in QUARTER_TURNS:
                 width, height = height, width
             return Header(height, width, opened.mode in GREY_MODES, hashlib.sha256(content).digest()[:16])
     except NOT_AN_IMAGE as error:
@@ -60,13 +71,25 @@ def pixels_of(image: EncodedImage, shape: tuple[int, int, int]) -> np.ndarray | 
         with Image.open(io.BytesIO(image.read())) as opened:
             if channels == 3 and opened.format == "JPEG":
                 opened.draft("RGB", (2 * width, 2 * height))  # libjpeg halves a large photograph on the way, before it is resized
-            upright = ImageOps.exif_transpose(opened)
+            turn = TURNS.get(_orientation(opened))
+            upright = opened if turn is None else opened.transpose(turn)
             flat = _without_transparency(_eight_bits(upright)).convert("L" if channels == 1 else "RGB")
         if flat.size != (width, height):
             flat = ImageOps.fit(flat, (width, height), Image.Resampling.BILINEAR)
     except NOT_AN_IMAGE as error:
         return _reason(error)
     return np.asarray(flat).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def _orientation(opened: Image.Image) -> int:
+    """EXIF's orientation, 1 (upright) where there is none or it can't be read, and of a TIFF: Pillow turns that itself."""
+    if opened.format == "TIFF":
+        return 1
+    try:
+        found = opened.getexif().get(ExifTags.Base.Orientation)
+    except (ValueError, SyntaxError, *BAD_FIELDS):
+        return 1
+    return found if found in TURNS else 1
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -104,15 +104,40 @@ def _published(name: str, splits: Splits, columns: Columns) -> Published:
     if isinstance(train.features[image], datasets.Image):
         parts = {part: rows.cast_column(image, datasets.Image(decode=False)) for part, rows in parts.items()}
     feature = train.features[label]
+    if not isinstance(feature, (datasets.ClassLabel, datasets.Value)):
+        raise ValueError(f"{name}: expected a class for each image in the column {label}, got a list or the like. Name another column")
     names = (
         tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else tuple(map(str, sorted(_labels(name, parts["train"], label))))
     )
     content = hashlib.sha256(f"format {FORMAT}".encode())
     for part, rows in parts.items():
         content.update(f"\0{part}\0{rows._fingerprint}\0{len(rows)}\0{image}\0{label}".encode())
+        for file in _files_named(rows, image):
+            content.update(f"\0{_about(file)}".encode(errors="surrogateescape"))
     numbered = isinstance(feature, datasets.ClassLabel)
     opening = {part: _opening(name, part, rows, image, label, names if numbered else None) for part, rows in parts.items()}
     return Published(name, content.hexdigest(), opening, names)
+
+
+def _files_named(rows: Any, image: str) -> Iterator[str]:
+    """The files that hold the images of cells with a path alone: the table's own fingerprint says nothing of their content."""
+    import pyarrow.compute as pc
+    import pyarrow.types
+
+    for cells in rows.data.column(image).chunks:
+        if pyarrow.types.is_struct(cells.type) and {"bytes", "path"} <= {field.name for field in cells.type}:
+            paths = pc.struct_field(cells, "path")
+            alone = pc.and_(pc.is_null(pc.struct_field(cells, "bytes")), pc.is_valid(paths))
+            yield from paths.filter(alone).to_pylist()
+
+
+def _about(file: str) -> str:
+    """A file's name, size and time of change; of one that is not there the name."""
+    try:
+        about = Path(file).stat()
+    except OSError:
+        return file
+    return f"{file}\0{about.st_size}\0{about.st_mtime_ns}"
 
 
 def _columns_of(name: str, rows: Any, columns: Columns) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from vision_data.scanned import Published
 
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there
+OF_LETHE = ("decoded", "huggingface")  # what runs put into the folder of --data
 
 
 @DATASETS.family("folder", "PATH")
@@ -25,25 +26,34 @@ def image_folder(path: str) -> Entry[DatasetFacts]:
     name = f"folder-{slug(Path(path).expanduser().resolve().name)}"
 
     def load(folder: Path) -> RawDataset:
-        return decoded(published_folder(name, Path(path).expanduser(), own=True), folder)
+        made = [folder / below for below in OF_LETHE]
+        return decoded(published_folder(name, Path(path).expanduser(), own=True, besides=made), folder)
 
     return Entry(name, load, (), DatasetFacts(source="your own images, a class per folder"))
 
 
-def published_folder(name: str, root: Path, *, own: bool = False) -> Published:
-    """The images of a folder: a class per folder, in sorted order, of any depth.
+def published_folder(name: str, root: Path, *, own: bool = False, besides: Iterable[Path] = ()) -> Published:
+    """The images of a folder: a class per folder, in sorted order, of any depth; `besides` are folders that are none of its classes.
 
-    Raises FileNotFoundError for a folder that is not there and ValueError for a class folder without images, naming it.
+    Where there are folders train and test (or val), these are the parts, and a warning names what is left out.
+    Raises FileNotFoundError for a folder that is not there and ValueError for a class folder without images, naming it, and for a test
+    part without a train part.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{name}: expected a folder with a folder of images per class, and there is no folder {root}")
-    below = {entry.name.casefold(): entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    below = {entry.name.casefold(): entry for entry in _folders_in(root, besides)}
     train = next((below[part] for part in TRAIN if part in below), None)
-    if train is None or set(below) - {*TRAIN, *TEST}:
-        files = {"train": files_by_class(name, root)}
+    there = [part for part in TEST if part in below]
+    others = [entry.name for part, entry in below.items() if part not in (*TRAIN, *TEST)]
+    if train is None and (parts := [below[part] for part in there if _has_folders_alone(below[part])]):
+        raise ValueError(f"{name}: expected a folder train beside {parts[0]}, got none. Name the folder of the training images train")
+    if train is None or (others and not there):
+        files = {"train": files_by_class(name, root, besides=besides)}
     else:
+        _tell_loose(name, root)
         files = {"train": files_by_class(name, train)}
-        there = [part for part in TEST if part in below]
+        if others:
+            warnings.warn(f"{name}: {train.name} and {there[0]} are its parts; {', '.join(others)} beside them: left out", stacklevel=2)
         if there:
             files["test"] = files_by_class(name, below[there[0]])
         if there[1:]:
@@ -54,14 +64,20 @@ def published_folder(name: str, root: Path, *, own: bool = False) -> Published:
     return of_files(name, root, files, own=own)
 
 
-def files_by_class(name: str, part: Path, beside: tuple[str, ...] = ()) -> list[tuple[str, Path]]:
-    """(class, file) of each image below `part`, sorted; `beside` ends the names of files that are known to be something else."""
-    classes = sorted(entry for entry in part.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def files_by_class(name: str, part: Path, beside: tuple[str, ...] = (), besides: Iterable[Path] = ()) -> list[tuple[str, Path]]:
+    """(class, file) of each image below `part`, sorted; a class folder may be a link.
+
+    `beside` ends the names of files that are known to be something else, `besides` are folders that are no class. A warning counts the
+    images that are in no class folder.
+    """
+    classes = _folders_in(part, besides)
     if not classes:
         raise ValueError(
             f"{name}: expected a folder of images per class in {part}, got no folder. Put each class's images in a folder of its own"
         )
-    images = images_below(part, beside)
+    _tell_loose(name, part)
+    loose = [entry for entry in part.iterdir() if entry.is_file() and not _is_hidden(entry.name)]
+    images = _images_among(sorted([*loose, *(file for folder in classes for file in _files_below(folder))]), beside)
     by_class: dict[str, list[Path]] = {folder.name: [] for folder in classes}
     for file in images:
         by_class.get(file.relative_to(part).parts[0], []).append(file)
@@ -73,7 +89,10 @@ def files_by_class(name: str, part: Path, beside: tuple[str, ...] = ()) -> list[
 
 def images_below(folder: Path, beside: tuple[str, ...] = ()) -> list[Path]:
     """The image files below a folder, sorted; a warning counts what is no image and does not end as `beside` says."""
-    files = sorted(file for file in folder.rglob("*") if not _hidden(file.relative_to(folder)) and file.is_file())
+    return _images_among(_files_below(folder), beside)
+
+
+def _images_among(files: list[Path], beside: tuple[str, ...]) -> list[Path]:
     others = [file for file in files if not file.name.casefold().endswith((*SUFFIXES, *beside))]
     if others:
         more = f" and {len(others) - 1} more" if others[1:] else ""
@@ -81,21 +100,50 @@ def images_below(folder: Path, beside: tuple[str, ...] = ()) -> list[Path]:
     return [file for file in files if file.name.casefold().endswith(SUFFIXES)]
 
 
-def _hidden(place: Path) -> bool:
-    return any(step.startswith(".") for step in place.parts)
+def _files_below(folder: Path) -> list[Path]:
+    """The files below a folder, or below the one that it is a link to, sorted."""
+    real = folder.resolve()
+    places = ((file, file.relative_to(real)) for file in real.rglob("*"))
+    return sorted(folder / place for file, place in places if not any(map(_is_hidden, place.parts)) and file.is_file())
+
+
+def _folders_in(folder: Path, besides: Iterable[Path] = ()) -> list[Path]:
+    left_out = {place.resolve() for place in besides}
+    return sorted(e for e in folder.iterdir() if e.is_dir() and not _is_hidden(e.name) and e.resolve() not in left_out)
+
+
+def _loose_images(folder: Path) -> list[Path]:
+    return sorted(e for e in folder.iterdir() if e.name.casefold().endswith(SUFFIXES) and not _is_hidden(e.name) and e.is_file())
+
+
+def _has_folders_alone(folder: Path) -> bool:
+    """Whether it looks like a part, of class folders, rather than a class, of images."""
+    return bool(_folders_in(folder)) and not _loose_images(folder)
+
+
+def _tell_loose(name: str, folder: Path) -> None:
+    """A warning that counts the images that lie in no class folder."""
+    loose = _loose_images(folder)
+    if loose:
+        more = f" and {len(loose) - 1} more" if loose[1:] else ""
+        warnings.warn(f"{name}: {loose[0]}{more}: in no class folder, left out", stacklevel=2)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def of_files(
     name: str, root: Path, files: dict[str, list[tuple[str, Path]]], *, class_names: tuple[str, ...] | None = None, own: bool = False
 ) -> Published:
     """What is published as files: known anew when a name, a size or a time of change differs."""
-    key = key_of({part: [(file, file.relative_to(root)) for _, file in listed] for part, listed in files.items()})
+    key = key_of(root, {part: [(file, file.relative_to(root)) for _, file in listed] for part, listed in files.items()})
     return Published(name, key, {part: _opening(listed) for part, listed in files.items()}, class_names, own)
 
 
-def key_of(files: Mapping[str, Iterable[tuple[Path, PurePath]]]) -> str:
-    """A digest of the parts' files: what each is to be called, its size and its time of change."""
-    content = hashlib.sha256(f"format {FORMAT}".encode())
+def key_of(root: Path, files: Mapping[str, Iterable[tuple[Path, PurePath]]]) -> str:
+    """A digest of where the parts' files are, what each is to be called, its size and its time of change."""
+    content = hashlib.sha256(f"format {FORMAT}\0{root.resolve()}".encode(errors="surrogateescape"))
     for part, listed in files.items():
         for file, place in listed:
             about = file.stat()

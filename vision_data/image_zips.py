@@ -18,7 +18,7 @@ def published_zips(name: str, files: dict[str, Path]) -> Published:
     def opening(file: Path) -> Callable[[], Iterable[EncodedImage]]:
         return lambda: _images_in(name, file)
 
-    key = key_of({part: [(file, PurePosixPath(part))] for part, file in files.items()})
+    key = key_of(next(iter(files.values())).parent, {part: [(file, PurePosixPath(part))] for part, file in files.items()})
     return Published(name, key, {part: opening(file) for part, file in files.items()})
 
 

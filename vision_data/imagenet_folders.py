@@ -18,6 +18,7 @@ from vision_data.living17 import LIVING17
 from vision_data.scanned import Published
 
 SYNSET = re.compile(r"n\d{8}")
+PART_IN_NAME = {"ilsvrc2012_val_": "test", "ilsvrc2012_test_": None}  # of an image that lies in no folder of a part or class
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 IMAGENET_FOLDERS = ("imagenet_small", "imagenet-small", "imagenet-1k", "imagenet")
 SMALLEST = "imagenette2-160"
@@ -29,7 +30,8 @@ def imagenet_small(folder: Path) -> RawDataset:
     """ImageNet-1k or a part of it, from <folder>/imagenet_small: what is there of it, as the hub has it, unpacked, or an archive per class.
 
     The class of an image is the synset (n01440764) that its folder or archive is called, else the one in its own name. What is in
-    train*/ or in train*.tar.gz is for training, in val*/ for the test.
+    train*/ or in train*.tar.gz is for training, in val*/ for the test. Where archives of the hub were unpacked in place, an image's own
+    name tells its part (ILSVRC2012_val_...).
     """
     return decoded(
         published_imagenet("IMAGENET_SMALL", _first_of("IMAGENET_SMALL", folder, IMAGENET_FOLDERS), lambda synset: synset), folder
@@ -105,7 +107,7 @@ def published_imagenet(
 
     parts = {part: opening(files) for part, files in there.items() if files}
     return Published(
-        name, key_of({part: [(file, file.relative_to(root)) for file in files] for part, files in there.items()}), parts, class_names
+        name, key_of(root, {part: [(file, file.relative_to(root)) for file in files] for part, files in there.items()}), parts, class_names
     )
 
 
@@ -146,11 +148,16 @@ def _inside(root: Path, archive: Path) -> Iterator[tuple[str, PurePosixPath, Cal
 
 
 def _part_of(place: Path) -> str | None:
-    """train or test, from how the folders and archives on the way are called; None for the published test part: it has no labels."""
+    """train or test, from how the folders and archives on the way are called; None for the published test part: it has no labels.
+
+    What lies in neither a part's folder nor a class's is told by its own name.
+    """
     for step in place.parts if _is_archive(place) else place.parts[:-1]:
         for start, part in (("train", "train"), ("val", "test"), ("test", None)):
             if step.casefold().startswith(start):
                 return part
+    if _synset_of(place) is None:
+        return next((part for start, part in PART_IN_NAME.items() if place.name.casefold().startswith(start)), "train")
     return "train"
 
 

@@ -15,6 +15,7 @@ from vision_data.image_set import ImageSet, Normalisation
 from vision_data.impl import DATASETS, RawDataset, read
 
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2
+FEWEST_IN_CLASS = next(n for n in range(1, 100) if round(VALIDATION_SHARE * n))  # of which one is for validation
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,8 @@ def _both_parts(name: str, files_in: Path, files: tuple[str, ...], load: Callabl
     ) as error:  # of torchvision's readers
         if not missing:
             raise ValueError(
-                f"{name}: the files in {files_in} are damaged ({error or 'no IDX header'}). Delete that folder and run again"
+                f"{name}: the files in {files_in} are damaged ({error or 'no IDX header'}). "
+                f"Delete {', '.join(files)} there, nothing else, and run again"
             ) from error
         for made_in_vain in not_there_yet:
             with contextlib.suppress(OSError):
