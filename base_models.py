@@ -7,7 +7,6 @@ import re
 import shlex
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +32,7 @@ from training import (
     save_checkpoint,
     silent,
 )
-from training.file_lock import locked
+from training.file_lock import locked_together
 from training.recipe import FLAGS, changed, differences
 from training.world import ALONE, World, processes_started
 from vision_data import DATASETS, ForgetRequest, ImageSet, Splits, load_splits
@@ -198,7 +197,7 @@ class BaseModels:
         """One process trains, or those of one torchrun together; all others that want the same model wait for it, and load it."""
         if self.world.agreed(path.exists()):
             return self._load(path)
-        with locked(path) if self.world.first else nullcontext():
+        with locked_together(path, self.world):
             return self._load(path) if self.world.agreed(path.exists()) else self._train(images, path, trained_on, label)
 
     def ideal_command(self) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import main_baseline
 import mlflow_forget
 from base_models import BaseConfig, BaseModels
 from tests.two_processes import RECIPES, WORDS, trained
-from training import Recipe, fit, generator_for
+from training import Recipe, file_lock, fit, generator_for
 from training.checkpoints import checkpoint_metadata
 from training.storage import read_tensors
 from training.world import World, own_device
@@ -85,6 +86,44 @@ def test_all_processes_end_with_the_same_weights_and_history(together):
     for name in RECIPES:
         assert first[name]["history"] == second[name]["history"]
     assert first["mlp"]["digest"] == second["mlp"]["digest"]
+
+
+def test_a_training_that_goes_on_ends_as_one_that_was_left_alone(together):
+    folder, _ = together
+    for rank in (0, 1):
+        found = json.loads((folder / f"rank{rank}.json").read_text())
+        assert found["mlp resumed"]["digest"] == found["mlp"]["digest"]
+        assert [epoch["score"] for epoch in found["mlp resumed"]["history"]] == [epoch["score"] for epoch in found["mlp"]["history"]]
+        losses = ([epoch["loss"] for epoch in found[name]["history"]] for name in ("mlp resumed", "mlp"))
+        assert next(losses) == pytest.approx(next(losses), rel=1e-6)  # the sums were added in another order
+
+
+def test_all_processes_end_where_one_sees_that_it_diverges(together):
+    folder, _ = together
+    for rank in (0, 1):
+        (message,) = json.loads((folder / f"rank{rank}.json").read_text())["mlp diverged"]["history"]
+        assert message.startswith("training diverged in epoch 1: the loss is nan at step 1 of 1")
+
+
+def test_those_who_train_together_hear_from_the_one_that_waits_for_a_lock(tmp_path, monkeypatch):
+    said = []
+
+    class Told(World):
+        def agreed(self, value):
+            said.append(value)
+            if said == [False, False]:
+                held.close()
+            return value
+
+    monkeypatch.setattr(file_lock, "TOLD", 0.1)
+    with ExitStack() as held:
+        held.enter_context(file_lock.locked(tmp_path / "it"))
+        with file_lock.locked_together(tmp_path / "it", Told(0, 2)):
+            assert said == [False, False, True]
+    answers = iter([False, False, True])
+    monkeypatch.setattr(World, "agreed", lambda self, value: next(answers))
+    with file_lock.locked_together(tmp_path / "it", World(1, 2)):
+        assert list(answers) == []
 
 
 # Parts of a batch

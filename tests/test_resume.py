@@ -26,6 +26,7 @@ RECIPES = {
     "sgd": Recipe(3, batch_size=5, lr=0.05, augment=("crop", "flip", "cutout")),
     "adamw": Recipe(3, "adamw", lr=1e-2, batch_size=5),
     "cosine": Recipe(2, "adamw", lr=1e-2, batch_size=7, schedule="cosine", label_smoothing=0.1),
+    "channels_last": Recipe(2, "adamw", lr=1e-2, batch_size=5, memory_format="channels_last"),
     "bf16": Recipe(2, batch_size=5, precision="bf16", memory_format="channels_last"),
 }
 
@@ -42,7 +43,8 @@ def tiny(count=23):
 def with_dropout_and_norm():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        parts = [nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(108, 3)]
+        first, second = (nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU()), (nn.Conv2d(3, 3, 3), nn.ReLU())
+        parts = [*first, *second, nn.Flatten(), nn.Dropout(0.3), nn.Linear(48, 3)]
         return nn.Sequential(*parts)
 
 

@@ -2,13 +2,15 @@
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch import nn
 
 import main_baseline
 from models import build
-from training import fit, generator_for, model_digest
+from training import StateFile, fit, generator_for, model_digest
 from training.recipe import Recipe
 from training.world import joined
 from vision_data import load_splits
@@ -21,12 +23,39 @@ RECIPES = {
 WORDS = ["--epochs", "5", "--save_dir", "results"]
 
 
-def trained(arch, recipe, world=None):
+def trained(arch, recipe, world=None, **options):
     """The history and the model of one training on digits."""
     train = load_splits("digits", ".").train
     model = build(arch, train.image_shape, 10, seed=1)
     own = {} if world is None else {"world": world}
-    return fit(model, train, recipe, generator=generator_for(1, "train"), **own), model
+    return fit(model, train, recipe, generator=generator_for(1, "train"), **own, **options), model
+
+
+def resumed(world):
+    """The first recipe, stopped in the middle of its second epoch, and gone on with."""
+
+    def stopped(steps, label):
+        for number, step in enumerate(steps):
+            if number == 13:
+                raise KeyboardInterrupt
+            yield step
+
+    with suppress(KeyboardInterrupt):
+        trained("mlp", RECIPES["mlp"], world, state=StateFile(Path("state"), {}, every=0.0), progress=stopped)
+    return trained("mlp", RECIPES["mlp"], world, state=StateFile(Path("state"), {}, every=0.0))
+
+
+def diverged(world):
+    """The messages of a training whose loss is not finite in the second process alone, in its only step."""
+    train = load_splits("digits", ".").train.subset(torch.arange(8))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    if not world.first:
+        model.register_forward_hook(lambda module, inputs, logits: logits * float("nan"))
+    try:
+        fit(model, train, Recipe(1), generator=generator_for(1, "train"), world=world)
+    except FloatingPointError as error:
+        return [str(error)], model
+    return [], model
 
 
 def main() -> int:
@@ -34,6 +63,8 @@ def main() -> int:
     with joined(torch.device("cpu")) as world:  # once: those who join a second time may meet what is left of the first
         code = main_baseline.main(WORDS)
         found = {name: trained(name.split()[0], recipe, world) for name, recipe in RECIPES.items()}
+        found["mlp resumed"] = resumed(world)
+        found["mlp diverged"] = diverged(world)
         content = {name: {"history": history, "digest": model_digest(model)} for name, (history, model) in found.items()}
         Path(f"rank{world.rank}.json").write_text(json.dumps(content))
     return code

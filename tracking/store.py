@@ -60,7 +60,7 @@ def open_experiment(name: str) -> str:
     """The id of an experiment, made if it is new, in a store that is made if it is new. Raises ValueError if neither can be.
 
     The first use of a sqlite file creates its tables, which several processes must not do at once: it happens under a lock, and
-    elsewhere, so that a process that is killed over it leaves no half of a store.
+    elsewhere, so that a process that is killed over it leaves no half of a store. The lock is each user's own: others can't open it.
     """
     import filelock
     import mlflow
@@ -73,7 +73,7 @@ def open_experiment(name: str) -> str:
     file = database_of(uri)
     key = hashlib.sha256((str(file) if file else uri).encode()).hexdigest()[:16]
     try:
-        with filelock.FileLock(Path(tempfile.gettempdir()) / f"lethe-store-{key}.lock"):
+        with filelock.FileLock(Path(tempfile.gettempdir()) / f"lethe-store-{os.getuid()}-{key}.lock"):
             if file is not None and not file.exists():
                 _create(file)
             client = mlflow.MlflowClient()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import filelock
 
+from training.world import World
+
+TOLD = 30.0  # seconds between two words to those who wait for the one that waits
+
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Wait until no other process is in here with the same path, and keep others out.
+def locked(path: Path, *, waiting: Callable[[], object] | None = None) -> Iterator[None]:
+    """Wait until no other process is in here with the same path, and keep others out. `waiting` is called now and then until it is so.
 
     The lock is the kernel's (flock on an empty file in the folder `locks` beside it, which stays there): it goes with the process that
     holds it, however that ends. Raises ValueError where the file can't be made.
@@ -20,13 +24,37 @@ def locked(path: Path) -> Iterator[None]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(file)
-        lock.acquire()
-    except OSError as error:
-        raise ValueError(f"{file} can't be made ({error.strerror}). Free the place, or choose another with --save_dir") from error
+        while not _acquired(lock, TOLD if waiting else -1):
+            if waiting:
+                waiting()
+    except (OSError, NotImplementedError) as error:  # the latter: a file system without flock
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{file} can't be made ({reason}). Free the place, or choose another with --save_dir") from error
     try:
         yield
     finally:
         lock.release()
+
+
+def _acquired(lock: filelock.BaseFileLock, seconds: float) -> bool:
+    try:
+        lock.acquire(timeout=seconds)
+    except filelock.Timeout:
+        return False
+    return True
+
+
+@contextmanager
+def locked_together(path: Path, world: World) -> Iterator[None]:
+    """`locked` for processes that train together: the first one waits, and tells the others, who would take it for dead, that it does."""
+    if not world.first:
+        while not world.agreed(None):
+            continue
+        yield
+        return
+    with locked(path, waiting=lambda: world.agreed(False)):
+        world.agreed(True)
+        yield
 
 
 @contextmanager

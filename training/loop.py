@@ -97,6 +97,9 @@ class _Training:
         if kept:
             done = self.position.epoch * self.per_epoch + self.position.step
             restore(kept, model, self.optimizer, self.schedule, generator, device, done)
+            if not world.first:  # the sums in the state are those of all processes, and its random state is the first one's
+                self.position.total = self.position.correct = 0.0
+                _seed(generator.initial_seed() + world.rank + world.size * done, device)
         self.runner = self.way.runner(world.together(model, device))
         if state is not None:
             state.before, state.way = self.position.seconds, self.way
@@ -131,21 +134,19 @@ class _Training:
             loss, logits = self._step(x, y)
             total += loss * len(y)
             correct += (logits.argmax(1) == y).sum()
-            if self.device.type == "cpu" or len(self.unseen) == WATCHED:
-                self._look()
+            if (self.device.type == "cpu" or len(self.unseen) == WATCHED) and self._look() and at.step < self.per_epoch:
+                self._keep(before, world.summed(torch.stack([total, correct])))
             shown.images += len(y) * world.size
             if shown.due():
                 seen = min(at.step * self.size, len(self.images)) / world.size
                 shown.refresh(total.item() / seen, 100 * correct.item() / seen)
-            if self.state is not None and world.first and at.step < self.per_epoch and self.state.due():
-                self._keep(before, total, correct)
         self._look()
         loss_and_score = world.summed(torch.stack([total, correct])).tolist()
         at.history.append({"loss": loss_and_score[0] / len(self.images), "score": 100 * loss_and_score[1] / len(self.images)})
         at.epoch, at.step, at.total, at.correct = at.epoch + 1, 0, 0.0, 0.0
         shown.refresh(at.history[-1]["loss"], at.history[-1]["score"])
         if self.state is not None and world.first and at.epoch < self.recipe.epochs and self.state.due():
-            self._keep(self.generator.get_state(), torch.zeros(()), torch.zeros(()))
+            self._keep(self.generator.get_state(), torch.zeros(2))
 
     def _step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The mean loss over this process's part of a batch, and its logits."""
@@ -161,9 +162,14 @@ class _Training:
         self.unseen.append(loss.detach())
         return self.unseen[-1], logits.detach()
 
-    def _look(self) -> None:
-        """FloatingPointError where a loss is not finite."""
-        losses = torch.stack(self.unseen).tolist() if len(self.unseen) > 1 else [loss.item() for loss in self.unseen]
+    def _look(self) -> bool:
+        """Whether the state is to be written now, which the first process says; FloatingPointError where a loss of any is not finite."""
+        due = self.state is not None and self.world.first and self.state.due()
+        if self.world.size > 1:
+            *losses, said = self.world.summed(torch.stack([*self.unseen, torch.tensor(float(due), device=self.device)])).tolist()
+            due = said > 0
+        else:
+            losses = torch.stack(self.unseen).tolist() if len(self.unseen) > 1 else [loss.item() for loss in self.unseen]
         self.unseen.clear()
         for back, loss in enumerate(reversed(losses)):
             if not math.isfinite(loss):
@@ -174,11 +180,13 @@ class _Training:
                     f"training diverged in epoch {self.position.epoch + 1}: the loss is {loss} at step {step} of {self.per_epoch}. "
                     f"Choose a smaller --train_lr (it is {rate:g})" + (", or --train_precision float32" if self.way.bf16 else "")
                 )
+        return due
 
-    def _keep(self, generator_state: Tensor, total: Tensor, correct: Tensor) -> None:
+    def _keep(self, generator_state: Tensor, sums: Tensor) -> None:
+        """`sums` (2,): the losses and the right predictions of this epoch, of all processes."""
         at = self.position
-        at.total, at.correct, at.seconds = total.item(), correct.item(), time.perf_counter() - self.begun
-        if self.state is not None:
+        (at.total, at.correct), at.seconds = sums.tolist(), time.perf_counter() - self.begun
+        if self.state is not None and self.world.first:
             self.state.write(self.model, self.optimizer, generator_state, at, self.way, self.device)
 
     def _trial_batch(self) -> tuple[Tensor, Tensor]:
@@ -227,11 +235,15 @@ def _seeded(seed: int, device: torch.device, wanted: bool) -> Iterator[None]:
         yield
         return
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed % 2**63)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed % 2**63)
+        _seed(seed, device)
         yield
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    torch.default_generator.manual_seed(seed % 2**63)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed % 2**63)
 
 
 def descend(

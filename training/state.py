@@ -122,6 +122,10 @@ def restore(
     inner = optimizer.state_dict()
     groups = [group | {"params": here["params"]} for group, here in zip(kept.groups, inner["param_groups"], strict=True)]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:  # fused optimisers need its strides, which a file has not
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     rates = [group["lr"] for group in optimizer.param_groups]
     schedule.load_state_dict({"last_epoch": steps, "_step_count": steps + 1, "_last_lr": rates})
     generator.set_state(kept.tensors["generator"])
