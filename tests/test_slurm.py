@@ -73,7 +73,7 @@ def test_every_line_runs_once_and_the_base_models_first(folder):
 
 
 def test_more_lines_than_an_array_may_have(folder, monkeypatch):
-    monkeypatch.setattr("slurm.LARGEST_ARRAY", 4)
+    monkeypatch.setattr("grids.slurm.LARGEST_ARRAY", 4)
     assert submit().returncode == 0
     ran = (folder / "ran.txt").read_text().splitlines()
     assert sorted(line.removesuffix(" --skip_finished") for line in ran[4:]) == sorted(
@@ -82,7 +82,7 @@ def test_more_lines_than_an_array_may_have(folder, monkeypatch):
 
 
 def test_a_task_with_a_line_that_fails_fails_after_the_others(folder, monkeypatch):
-    monkeypatch.setattr("slurm.LARGEST_ARRAY", 1)
+    monkeypatch.setattr("grids.slurm.LARGEST_ARRAY", 1)
     executable(folder / "bin" / "python", PYTHON + '[[ "$*" != *main_baseline.py*"--seed 1"* ]]\n')
     done = submit()
     assert done.returncode != 0
