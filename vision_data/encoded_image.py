@@ -23,7 +23,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF's orientation
 QUARTER_TURNS = (5, 6, 7, 8)
-BAD_FIELDS = (struct.error, TypeError, KeyError, OverflowError)  # what Pillow raises for malformed EXIF and the like
+BAD_FIELDS = (struct.error, TypeError, KeyError, OverflowError, AttributeError)  # what Pillow raises for malformed EXIF and the like
 NOT_AN_IMAGE = (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError, EOFError, *BAD_FIELDS)
 
 
