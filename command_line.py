@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
@@ -349,16 +349,23 @@ def train_base_model(argv: Sequence[str] | None, about: str, which: Literal["ini
     config = base_config(options, architecture, options.seed)
     wanted = {kind: count for flag, kind in kinds.items() if (count := getattr(options, flag)) is not None}
     if wanted:
-        return _make_sets(BaseModels(config, progress=progress_bar), wanted)
-    with joined(device_named(options.device)) as world:
+        with _divergence_as_error():
+            return _make_sets(BaseModels(config, progress=progress_bar), wanted)
+    with _divergence_as_error(), joined(device_named(options.device)) as world:
         base = BaseModels(config, progress=progress_bar if world.first else silent, world=world)
-        try:
-            trained = base.initial() if which == "initial" else base.ideal()
-        except FloatingPointError as error:
-            raise ValueError(str(error)) from error  # the flags of this command are what is to be corrected
+        trained = base.initial() if which == "initial" else base.ideal()
         if world.first:
             print(_told(base, trained, which))
     return 0
+
+
+@contextlib.contextmanager
+def _divergence_as_error() -> Iterator[None]:
+    """A training that diverges is a mistake in the flags of the command that trains."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise ValueError(str(error)) from error
 
 
 def _told(base: BaseModels, trained: Trained, which: Literal["initial", "ideal"]) -> str:

@@ -323,6 +323,8 @@ class Pipeline:
             decisive["checkpoint_epochs"] = self.checkpoint_epochs
         if self.base.training:
             decisive["training"] = self.base.training
+        if "oracles" in self.method.facts.needs:  # models of the same epochs and shape, whose weights are not in here
+            decisive |= {"epochs": self.base.epochs, "options": dict(self.base.options)}
         if self.config.metrics != (DEFAULT,):
             decisive["metrics"] = sorted(metric.identity for metric in self.metrics)
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

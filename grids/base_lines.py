@@ -84,8 +84,9 @@ def of_the_job() -> frozenset[str]:
 
 
 def flags_of(words: Sequence[str]) -> Flags:
-    """The values of each flag, by its name."""
+    """The values of each flag, by its name. Words before the first flag are nobody's."""
     found: Flags = {}
+    current: list[str] = []
     for word in words:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")

@@ -13,7 +13,7 @@ from grids.located import Located, blamed, read_yaml
 
 EXCLUSIVE = {"forget_indexes": REQUEST[:2], **dict.fromkeys(REQUEST[:2], ("forget_indexes",))}
 SAME = {"checkpoint": "mask"}
-SWITCHES = ("list", "skip_finished")
+SWITCHES = ("skip_finished",)
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ def read_config(file: Path, argv: Sequence[str] | None) -> Config:
         name = SAME.get(str(key), str(key)).replace("-", "_")
         if name == "config" or isinstance(value, Mapping):
             raise source.error((str(key),), f"expected a flag and its value, got {key}: {value!r}. One file is one experiment")
+        if name == "list":
+            raise source.error((str(key),), "--list shows what there is, and runs nothing. Leave it out, and give it on the command line")
         if name not in hidden:
             flags.update(_words(name, value))
     return Config(source, flags, words)

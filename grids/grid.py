@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline import PipelineConfig
 
 METHODS, EXCLUDE, INCLUDE, METHOD = "methods", "exclude", "include", "unlearn"
+MASK = ("mask", "checkpoint")  # one flag
 
 Setting = dict[str, Any]
 
@@ -157,12 +158,17 @@ def check(grid: Located, runs: Sequence[Combination]) -> None:
     """ValueError for the first run that mlflow_forget.py would refuse. Those that differ in the seed alone are checked once."""
     seen: set[str] = set()
     bases: list[BaseModels] = []
+    seed_of: dict[str, str] = {}
     for run in runs:
         alike = shlex.join(run.without(["seed"]).words)
         seed = f"seed {run.values.get('seed')}"
         if alike not in seen or seed not in seen:
             check_run(grid, run, bases if alike not in seen else None)
         seen |= {alike, seed}
+        mask = next((text(run.values[name]) for name in MASK if name in run.values), None)
+        if mask is not None and seed_of.setdefault(mask, seed) != seed:
+            place = next(run.places[name] for name in ("seed", *MASK) if name in run.places)
+            raise grid.error(place, f"--mask {mask} is one model, and several seeds mean several. Leave out the mask, or give one seed")
 
 
 def check_run(grid: Located, run: Combination, bases: list[BaseModels] | None) -> None:

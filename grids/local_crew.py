@@ -104,8 +104,19 @@ class LocalCrew:
 
 def places(workers: int, gpus: Sequence[str], logs: Path) -> list[Place]:
     """As many places, with the cores divided among them, and the GPUs in turn. OMP_NUM_THREADS, where it is set, counts instead."""
-    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, cores() // workers))
+    threads = threads_asked() or max(1, cores() // workers)
     return [Place(logs / f"worker{n + 1}.log", threads, gpus[n % len(gpus)] if gpus else None) for n in range(workers)]
+
+
+def threads_asked() -> int | None:
+    """OMP_NUM_THREADS, of a list (4,2: threads within threads) the first; None where it is not set. ValueError for what is no number."""
+    said = os.environ.get("OMP_NUM_THREADS")
+    if not said:
+        return None
+    first = said.split(",")[0].strip()
+    if not first.isdecimal() or int(first) < 1:
+        raise ValueError(f"OMP_NUM_THREADS: expected an integer >= 1, got {said!r}. Correct or unset it")
+    return int(first)
 
 
 def cores() -> int:

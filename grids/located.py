@@ -67,6 +67,10 @@ def _lines_of_yaml(node: Any, place: Place, path: Path) -> Iterator[tuple[Place,
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ValueError(
+                    f"{path}, line {key.start_mark.line + 1}: expected a word as key, got a list or a mapping. Write a flag's name"
+                )
             if key.value in seen:
                 raise ValueError(
                     f"{path}, line {key.start_mark.line + 1}: {key.value!r} stands here a second time. Leave out one of the two"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grids.job_queue import Died, Job, Outcome
+from grids.local_crew import threads_asked
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCAL = "local"
@@ -31,7 +32,7 @@ class RayCrew:
     def __init__(self, address: str, size: int, logs: Path, known: Collection[tuple[str, str]] = (), *, gpu_share: float = 0) -> None:
         self.size = size
         self._ray = connected(address, size)
-        self._about = (str(Path.cwd()), str(logs), os.environ.get("OMP_NUM_THREADS"), frozenset(known))
+        self._about = (str(Path.cwd()), str(logs), threads_asked(), frozenset(known))
         self._options = {"num_cpus": 1, "num_gpus": gpu_share, "max_restarts": 0, "max_task_retries": 0}
         self._actors: dict[int, Any] = {}
         self._working: dict[Any, int] = {}  # what it will have said -> worker
@@ -93,10 +94,10 @@ def answering(address: str) -> None:
 class Actor:
     """A warm worker in an actor's process, in the folder of the queue."""
 
-    def __init__(self, number: int, folder: str, logs: str, threads: str | None, known: Collection[tuple[str, str]]) -> None:
+    def __init__(self, number: int, folder: str, logs: str, threads: int | None, known: Collection[tuple[str, str]]) -> None:
         os.chdir(folder)
         sys.path.insert(0, str(ROOT))
-        os.environ["OMP_NUM_THREADS"] = threads or "1"
+        os.environ["OMP_NUM_THREADS"] = str(threads or 1)
         from grids.local_crew import write_to
         from grids.warm_worker import WarmWorker
 

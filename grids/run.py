@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
 MOST_WORKERS = 8
+FAILURES = "failed.txt"
 
 
 def run(words: Sequence[str]) -> int:
@@ -36,9 +37,8 @@ def run(words: Sequence[str]) -> int:
     again = shlex.join(["python", "array_param_file.py", "run", *words])
     board, started = Board(jobs), time.perf_counter()
     crew = crew_of(options, jobs)
-    failures = Path(options.failed)
-    failures.unlink(missing_ok=True)
-    screen = Screen(board, failures)
+    failures = failures_of(options)
+    screen = Screen(board, None if _same(failures, options.params) else failures)
     try:
         work_off(jobs, crew, screen.show, board)
     except KeyboardInterrupt:
@@ -54,8 +54,10 @@ def run(words: Sequence[str]) -> int:
         crew.stop()
     print(summary(board, time.perf_counter() - started))
     if board.failed:
+        write_failures(failures, board)
         print(f"{len(board.failed)} of {len(jobs)} jobs failed ({failures} says why). Retry them:  {again}")
         return command_line.FAILED
+    failures.unlink(missing_ok=True)
     print("look at them:  mlflow ui      as a table:  python mlruns_parser.py")
     return 0
 
@@ -86,12 +88,27 @@ def flags() -> command_line.OneLineParser:
     )
     places = parser.add_argument_group("places")
     places.add_argument("--logs", default="sweep_logs", metavar="FOLDER", help="what the workers print (default: ./%(default)s)")
-    places.add_argument("--failed", default="failed.txt", metavar="FILE", help="failed lines with their errors (default: %(default)s)")
+    places.add_argument("--failed", metavar="FILE", help=f"failed lines with their errors, to be given to --params (default: {FAILURES})")
     return parser
 
 
 def check(options: Namespace) -> None:
-    """ValueError for numbers of workers that make no sense."""
+    """ValueError for numbers of workers that make no sense, and for places that can't be written or would overwrite what is read."""
+    from grids.local_crew import threads_asked
+
+    threads_asked()
+    failures, logs = failures_of(options), Path(options.logs)
+    if failures.is_dir():
+        raise ValueError(f"--failed: expected a file, and {failures} is a folder. Choose another")
+    if logs.exists() and not logs.is_dir():
+        raise ValueError(f"--logs: expected a folder, and {logs} is a file. Choose another")
+    if options.grid is not None and _same(failures, options.grid):
+        raise ValueError(f"--failed: {failures} is the file of --grid, which it would overwrite. Choose another")
+    if options.grid is None and _same(failures, options.params):
+        if options.failed is not None:
+            raise ValueError(f"--failed: {failures} is the file of --params, which it would overwrite. Choose another")
+        if options.filter:
+            raise ValueError(f"--filter: {failures} would lose the lines that are left out. Give another file with --failed")
     for flag, number in (("workers", options.workers), ("jobs_per_gpu", options.jobs_per_gpu)):
         if number is not None and number < 1:
             raise ValueError(f"--{flag}: expected an integer >= 1, got {number}. Correct the number")
@@ -101,9 +118,21 @@ def check(options: Namespace) -> None:
         raise ValueError("--jobs_per_gpu: expected --gpus with it. Name the GPUs, e.g. --gpus 0,1")
 
 
+def failures_of(options: Namespace) -> Path:
+    return Path(options.failed or FAILURES)
+
+
+def _same(file: Path, other: str) -> bool:
+    return file.resolve() == Path(other).resolve()
+
+
 def lines_of(options: Namespace) -> list[list[str]]:
-    """The words after mlflow_forget.py of each run: from the grid, or from the lines of a file."""
+    """The words after mlflow_forget.py of each run: from the grid, or from the lines of a file.
+
+    Lines that train base models, which a file of failures may have, are left out: those that the runs need are trained anyway.
+    """
     import array_param_file
+    from grids.base_lines import IDEAL, INITIAL
 
     if options.grid is not None:
         return array_param_file.jobs_in(options.grid)
@@ -112,7 +141,8 @@ def lines_of(options: Namespace) -> list[list[str]]:
         raise FileNotFoundError(f"--params: expected a file of lines, and there is no file {path}. Make it: python array_param_file.py")
     found = []
     for number, line in enumerate(path.read_text(errors="backslashreplace").splitlines(), 1):
-        if line.strip() and not line.lstrip().startswith("#"):
+        trains = any(Path(word).name in (INITIAL, IDEAL) for word in line.split()[:3])
+        if line.strip() and not line.lstrip().startswith("#") and not trains:
             found.append(words_of(line, f"{path}, line {number}"))
     if not found:
         raise ValueError(f"--params: expected lines to run, and {path} has none. Make it: python array_param_file.py")
@@ -184,9 +214,12 @@ def crew_of(options: Namespace, jobs: Sequence[Job]) -> Crew:
 
 
 class Screen:
-    """A bar with what is done, running and failed, and the time left; a line for each failure, which the file of failures has too."""
+    """A bar with what is done, running and failed, and the time left; a line for each failure, which the file of failures has too.
 
-    def __init__(self, board: Board, failures: Path) -> None:
+    failures: None where the lines come from that very file, which stays as it is until all of them have been run.
+    """
+
+    def __init__(self, board: Board, failures: Path | None) -> None:
         from tqdm import tqdm
 
         slow = 0.5 if sys.stderr.isatty() else 10  # a log file gets a line every ten seconds
@@ -202,7 +235,8 @@ class Screen:
         outcome = board.outcomes[ended]
         if outcome.status == "failed":
             self.bar.write(f"failed: {shlex.join(board.jobs[ended].words)}: {outcome.error}", file=sys.stderr)
-            write_failures(self.failures, board)
+            if self.failures is not None:
+                write_failures(self.failures, board)
         self.bar.update()
 
     def close(self) -> None:

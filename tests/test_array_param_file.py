@@ -177,7 +177,13 @@ def test_python_may_count(folder):
         ("ideal: skip\ndataset: MNIST\nmethods: {retrain: }\n", 1, "needs the ideal model, got skip"),
         ("methods:\n  random_mask: {kappa: [1, 8193]}\n", 2, "--kappa: expected a count"),
         ("methods:\n  random_mask: {kappa: [[1, 2]]}\n", 2, "expected one value for each flag of a run"),
+        ("methods: {SSD: }\n{a: 1}: 2\n", 2, "expected a word as key, got a list or a mapping"),
         ("config: run.yml\nmethods:\n  SSD:\n", 1, "Write them into the grid"),
+        (
+            "mask: own.safetensors\nseed: [1, 2]\nmethods: {SSD: }\n",
+            2,
+            "--mask own.safetensors is one model, and several seeds mean several",
+        ),
         ("methods:\n  SSD:\nexclude:\n- {seed: 1}\n", 4, "this excludes no run"),
         ("methods:\n  SSD:\nexclude: {seed: 1}\n", 3, "expected a list of mappings"),
         ("methods:\n  SSD:\ninclude:\n- {seed: 1}\n", 4, "Name a method"),

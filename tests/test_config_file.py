@@ -75,6 +75,9 @@ def test_a_checkpoint_is_a_mask(config_of):
         ("unlearn: SSD\nepochs: {a: 1}\n", "run.yml, line 2: expected a flag and its value"),
         ("unlearn: SSD\nconfig: other.yml\n", "run.yml, line 2: expected a flag and its value"),
         ("unlearn: SSD\nseed: 1\nseed: 2\n", "run.yml, line 3: 'seed' stands here a second time"),
+        ("unlearn: SSD\nlist: true\n", "run.yml, line 2: --list shows what there is, and runs nothing"),
+        ("unlearn: SSD\n{a: 1}: 2\n", "run.yml, line 2: expected a word as key, got a list or a mapping"),
+        ("unlearn: SSD\n? [a, b]\n: 2\n", "run.yml, line 2: expected a word as key, got a list or a mapping"),
         ("unlearn: [SSD\n", "is not YAML"),
         ("- SSD\n", "run.yml: expected flags and their values"),
         ("epochs: 3\n", "--unlearn is missing"),
@@ -94,3 +97,10 @@ def test_a_mistake_on_the_line_is_not_the_files(config_of, capsys, folder):
     (folder / "run.yml").write_text("unlearn: random_mask\n")
     assert mlflow_forget.main(["--config", "run.yml", "--kapp", "3"]) == 2
     assert "run.yml" not in capsys.readouterr().err
+
+
+def test_a_word_before_the_first_flag_is_refused(capsys, folder):
+    (folder / "run.yml").write_text("unlearn: random_mask\n")
+    assert mlflow_forget.main(["SSD", "--config", "run.yml"]) == 2
+    message = capsys.readouterr().err
+    assert "SSD" in message and message.count("\n") == 1

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.nn import functional as F
 
 import main_baseline
@@ -165,6 +166,23 @@ def test_compiling_is_chosen_where_it_pays(steps, compiled, monkeypatch):
     assert found.compiled == compiled
 
 
+def no_compiler(model):
+    def called(x):
+        raise TorchDynamoException("No working C++ compiler\nat all")
+
+    return called
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch, digits):
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    says = r"--train_compile: this model can't be compiled here \(No working C\+\+ compiler\). Choose no"
+    with pytest.warns(UserWarning, match=says):
+        assert way_of(Recipe(1, compile="auto"), model, lambda: next(digits.train.batches(4)), 99) == Way()
+    with pytest.raises(ValueError, match=says):
+        fit(model, digits.train, Recipe(1, compile="yes"), generator=generator_for(1))
+
+
 def test_measuring_leaves_model_and_random_state_alone(digits):
     model = build("cnn", SHAPE, 10, seed=1).train()
     before, state = model_digest(model), torch.get_rng_state()
@@ -178,6 +196,30 @@ def test_auto_trains_and_says_how(digits, tmp_path):
     metadata = BaseModels(config).initial().metadata
     assert metadata.computed in {f"{p} {m}" for p in ("float32", "bf16") for m in ("contiguous", "channels_last")}
     assert metadata.training == dict(config.training)
+
+
+def test_deterministic_mode_is_not_ended_by_a_thread_for_the_others(digits, monkeypatch):
+    entered, seen = [], []
+
+    def once(wanted):
+        entered.append(wanted)
+        return deterministic(wanted)
+
+    def watched(model, kept, recipe, *, progress, **others):
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return list(progress(range(1), ""))
+
+    monkeypatch.setattr("training.many.deterministic", once)
+    monkeypatch.setattr("training.many.fit", watched)
+    rows, recipe = [torch.arange(8)] * 3, Recipe(1, deterministic=True)
+    fit_many([nn.Linear(1, 1) for _ in rows], digits.train, rows, recipe, generators=[generator_for(1)] * 3)
+    assert entered == [True] and seen == [True] * 3
+
+
+def test_many_models_that_diverge_are_a_mistake_in_the_flags(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main_ideal.main(["--oracles", "2", "--epochs", "1", "--train_lr", "1e30"]) == 2
+    assert "error: training diverged in epoch 1: the loss is nan. Choose a smaller --train_lr (it is 1e+30)" in capsys.readouterr().err
 
 
 def test_deterministic_mode_lasts_as_long_as_the_training():

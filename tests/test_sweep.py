@@ -1,10 +1,11 @@
 """Several experiments at once, and what makes two of them the same."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from base_models import BaseConfig, BaseModels
+from base_models import BaseConfig, BaseModels, Trained
 from pipeline import Pipeline, PipelineConfig
 from sweep import run_all
 from training import model_digest
@@ -76,3 +77,15 @@ def test_a_model_is_attacked_once(monkeypatch):
     run_all([QUICK])
     assert measured
     assert not any(measured)
+
+
+def test_the_hash_of_a_method_with_oracles_says_of_which_epochs_they_are(monkeypatch):
+    monkeypatch.setattr("pipeline.oracles_of", lambda base, seeds: iter([base.untrained() for _ in seeds]))
+
+    def hashes_of(method):
+        pipelines = [Pipeline(PipelineConfig(method, base=BaseConfig(epochs=epochs), ideal="skip")) for epochs in (1, 2)]
+        initial = Trained(pipelines[0].base.untrained(), Path(), None, True, 0.0, [])
+        return {pipeline.config_hash(initial, None) for pipeline in pipelines}
+
+    assert len(hashes_of("load_an_oracle")) == 2
+    assert len(hashes_of("default")) == 1

@@ -23,6 +23,7 @@ import mlflow_forget
 from base_models import BaseConfig, BaseModels
 from grids import local_crew
 from grids import run as grid_run
+from grids.job_queue import Outcome
 from grids.run_once import run_once
 from pipeline import Pipeline, PipelineConfig
 from tracking.finished import finished_jobs
@@ -193,6 +194,54 @@ def test_workers_share_cores_and_gpus(folder, monkeypatch):
     assert [(one.gpu, one.threads) for one in local_crew.places(3, (), folder)] == [(None, 2)] * 3
 
 
+def test_of_several_numbers_of_threads_the_first_counts(folder, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
+    assert local_crew.places(1, (), folder)[0].threads == 4
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    assert array_param_file.main(["run"]) == 2
+    assert "OMP_NUM_THREADS: expected an integer >= 1, got 'many'" in capsys.readouterr().err
+
+
+class Crew:
+    """Fails the jobs that have a word, and does the others at once; `asked` is called before each."""
+
+    size, farewell = 1, ""
+
+    def __init__(self, fails, asked):
+        self.fails, self.asked, self.ended = fails, asked, []
+
+    def give(self, worker, job):
+        self.asked(job)
+        self.ended.append((worker, Outcome("failed", "no luck") if self.fails in job.words else Outcome("finished")))
+
+    def wait(self, seconds):
+        ended, self.ended = self.ended, []
+        return ended
+
+    def stop(self):
+        pass
+
+
+def test_failed_lines_are_run_again_from_their_file_and_none_is_lost(folder, monkeypatch):
+    job, failed = "python -u mlflow_forget.py --unlearn", folder / "failed.txt"
+    (folder / "params.txt").write_text(f"{job} SSD --ideal skip\n{job} default --ideal skip\n")
+
+    def go_on(fails, *words, asked=lambda job: None):
+        monkeypatch.setattr(grid_run, "crew_of", lambda *_: Crew(fails, asked))
+        return array_param_file.main(["run", *words])
+
+    assert go_on("main_baseline.py") == 1
+    assert [line.split()[2] for line in failed.read_text().splitlines() if line[0] != "#"] == [
+        "main_baseline.py",
+        *2 * ["mlflow_forget.py"],
+    ]
+    before = failed.read_text()
+    assert go_on("SSD", "--params", "failed.txt", asked=lambda job: failed.read_text() == before or pytest.fail("lines are lost")) == 1
+    assert failed.read_text() == f"# no luck\n{job} SSD --ideal skip\n"
+    assert go_on("nothing", "--params", "failed.txt") == 0
+    assert not failed.exists()
+
+
 @pytest.fixture
 def lines(folder):
     """What a filter leaves of params.txt, by its last words."""
@@ -230,6 +279,11 @@ def test_a_filter_takes_lines_with_all_its_words(lines):
         ("--params config.txt", "config.txt, line 1: --config: expected the flags themselves"),
         ("--params two.txt", "two.txt, line 1: expected one run a line"),
         ("--params open.txt", "open.txt, line 1: No closing quotation"),
+        ("--params two.txt --failed ./two.txt", "--failed: two.txt is the file of --params, which it would overwrite"),
+        ("--grid grid.yml --failed grid.yml", "--failed: grid.yml is the file of --grid, which it would overwrite"),
+        ("--params failed.txt --filter SSD", "--filter: failed.txt would lose the lines that are left out"),
+        ("--failed .", "--failed: expected a file, and . is a folder"),
+        ("--logs two.txt", "--logs: expected a folder, and two.txt is a file"),
         ("--grid none.yml", "there is no file none.yml"),
         ("--worker 2", "Did you mean '--workers'"),
     ],

@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 import torchvision_import
 from torchvision_import import torchvision_module
 from vision_data import DATASETS, ForgetRequest, ImageSet, Normalisation, RawDataset, load_splits, read_indexes, split
-from vision_data.augmentation import shifted_and_mirrored
+from vision_data.augmentation import Moves
 from vision_data.splits import drawn_from_each_class
 
 FEW = settings(deadline=None, max_examples=25)
@@ -325,6 +325,10 @@ def test_batches_augment_when_asked():
 
 
 # Augmentation
+
+
+def shifted_and_mirrored(images, source):
+    return Moves.drawn(len(images), images.shape[2], source)(images)
 
 
 def one_at_a_time(images, source):

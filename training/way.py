@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -46,17 +47,30 @@ class Way:
         if self.channels_last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16) if self.bf16 else nullcontext():
-            logits = model(x)
+            logits = self._called(model, x)
         if self.bf16:
             logits = logits.float()
         return logits, F.cross_entropy(logits, y, label_smoothing=label_smoothing)
+
+    def _called(self, model: nn.Module, x: Tensor) -> Tensor:
+        if not self.compiled:
+            found: Tensor = model(x)
+            return found
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            found = model(x)
+        except TorchDynamoException as error:  # no C++ compiler, most often
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ValueError(f"--train_compile: this model can't be compiled here ({reason}). Choose no") from error
+        return found
 
 
 def way_of(recipe: Recipe, model: nn.Module, batch: Callable[[], tuple[Tensor, Tensor]], steps: int) -> Way:
     """The recipe's way; where it leaves a choice, the fastest for this model and a batch, measured on a copy of the model.
 
     Compiling is chosen where compile seconds + steps x its seconds a step < steps x the seconds of the fastest other. Raises
-    ValueError for bf16 on a GPU without it.
+    ValueError for bf16 on a GPU without it; warns where `auto` finds that nothing can be compiled.
     """
     formats = {"float32": (False,), "bf16": (True,), "auto": (False, True)}[recipe.precision]
     layouts = {"contiguous": (False,), "channels_last": (True,), "auto": (False, True)}[recipe.memory_format]
@@ -70,7 +84,11 @@ def way_of(recipe: Recipe, model: nn.Module, batch: Callable[[], tuple[Tensor, T
     best = min(ways, key=seconds.__getitem__)
     if recipe.compile == "auto":
         compiled = Way(best.bf16, best.channels_last, compiled=True)
-        first, each = seconds_of(compiled, model, x, y, recipe)
+        try:
+            first, each = seconds_of(compiled, model, x, y, recipe)
+        except ValueError as error:
+            warnings.warn(str(error), stacklevel=2)
+            return best
         best = compiled if first + steps * each < steps * seconds[best] else best
     return best
 

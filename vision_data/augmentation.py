@@ -87,8 +87,3 @@ class Moves:
         columns = (torch.arange(width) + 0.5 - column).abs() <= half
         hole = (rows[:, None, :, None] & columns[:, None, None, :]).to(images.device)
         return images.masked_fill(hole, 0)
-
-
-def shifted_and_mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Random crop after zero padding of an eighth of the height, then a random horizontal flip, per image of (N, C, H, W)."""
-    return Moves.drawn(len(images), images.shape[2], generator)(images)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -16,6 +17,7 @@ from training.many.lockstep import History, Stack, lockstep
 from training.many.module_stack import ModuleStack
 from training.many.threads import side_by_side
 from training.recipe import Recipe
+from training.way import deterministic
 from vision_data import ImageSet
 
 __all__ = ["LinearStack", "ModuleStack", "fit_many", "models_at_once"]
@@ -54,14 +56,16 @@ def fit_many(
     whole = slice(0, len(models))
     stacked = LinearStack.takes(models[0]) and recipe.plain
     if not recipe.plain or (place.type == "cpu" and not stacked):
+        plain = replace(recipe, deterministic=False)
 
         def alone(part: slice, ticking: Progress) -> list[History]:
             (model,), (chosen,), (generator,) = models[part], rows[part], generators[part]
             kept = images.subset(chosen)
-            return [fit(model, kept, recipe, generator=generator, device=place, progress=ticking, own_random_state=False)]
+            return [fit(model, kept, plain, generator=generator, device=place, progress=ticking, own_random_state=False)]
 
         steps = recipe.epochs * math.ceil(len(rows[0]) / recipe.batch_size_for(len(rows[0])))
-        return side_by_side(alone, _parts(whole, 1), steps, progress, label)
+        with deterministic(recipe.deterministic):  # for the whole process: no thread may end it for the others
+            return side_by_side(alone, _parts(whole, 1), steps, progress, label)
 
     shared = SharedImages(images, place, augment=recipe.augment)
 

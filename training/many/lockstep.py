@@ -60,6 +60,8 @@ def lockstep(
         for history, loss, score in zip(histories, total.tolist(), correct.tolist(), strict=True):
             history.append({"loss": loss / count, "score": 100 * score / count})
             if not math.isfinite(loss):
-                raise FloatingPointError(f"training diverged in epoch {epoch + 1}: the loss is {loss / count}")
+                raise FloatingPointError(
+                    f"training diverged in epoch {epoch + 1}: the loss is {loss / count}. Choose a smaller --train_lr (it is {recipe.lr:g})"
+                )
     stack.write_back()
     return histories
