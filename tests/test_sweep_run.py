@@ -345,7 +345,14 @@ def test_ctrl_c_stops_cleanly(folder):
     )
     (folder / "grid.yml").write_text("epochs: 1\nideal: skip\nmethods:\n  slow.py:slow: {number: [1, 2, 3]}\n")
     driver = subprocess.Popen(
-        [*PROGRAM, "--workers", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*PROGRAM, "--workers", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a background job of a shell ignores it, and its children do
     )
     until((folder / "begun").exists)
     workers = children_of(driver)
