@@ -128,6 +128,16 @@ def _terminate(_: int, __: FrameType | None) -> NoReturn:
     raise Terminated
 
 
+def benchmark_parser(description: str | None, argv: Sequence[str] | None) -> tuple[OneLineParser, Entry[Any]]:
+    """The flags of an experiment and of its architecture, under a module's docstring, for a benchmark to add its own; the architecture."""
+    architecture = architecture_named(argv)
+    summary, _, details = (description or "").partition("\n")
+    parser = OneLineParser(summary, details.strip("\n"))
+    add_shared_flags(parser)
+    add_signature_flags(parser, architecture, "architecture")
+    return parser, architecture
+
+
 def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = False) -> None:
     """Data, model, forget request, places: what every script has."""
     data = parser.add_argument_group("data and model")

@@ -38,11 +38,7 @@ COLUMNS = ("damping", "lds", "forget", "others", "scale")
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, and write the same numbers with --json."""
-    architecture = command_line.architecture_named(argv)
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = command_line.OneLineParser(summary, details.strip("\n"))
-    command_line.add_shared_flags(parser)
-    command_line.add_signature_flags(parser, architecture, "architecture")
+    parser, architecture = command_line.benchmark_parser(__doc__, argv)
     own = parser.add_argument_group("what is measured")
     own.add_argument("--shadows", type=int, default=64, metavar="N", help="models of random halves (default: %(default)s)")
     own.add_argument("--oracles", type=int, default=16, metavar="N", help="retrained models (default: %(default)s)")

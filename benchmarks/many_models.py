@@ -45,11 +45,7 @@ Row = dict[str, Any]
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, and write the same numbers with --json."""
-    architecture = command_line.architecture_named(argv)
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = command_line.OneLineParser(summary, details.strip("\n"))
-    command_line.add_shared_flags(parser)
-    command_line.add_signature_flags(parser, architecture, "architecture")
+    parser, architecture = command_line.benchmark_parser(__doc__, argv)
     own = parser.add_argument_group("what is measured")
     own.add_argument("--models", type=int, nargs="+", default=[1, 4, 16, 64], metavar="K", help="models at once (default: 1 4 16 64)")
     own.add_argument("--loop", type=int, default=3, metavar="N", help="models of the loop, 0 leaves it out (default: %(default)s)")
