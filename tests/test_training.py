@@ -375,10 +375,19 @@ def test_checking_a_folder_leaves_nothing_in_it(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_checking_a_folder_that_cannot_be(tmp_path):
+def test_checking_a_folder_makes_none_that_another_process_could_lose(tmp_path, monkeypatch):
+    there = []
+    monkeypatch.setattr(os, "fsync", lambda _: there.append((tmp_path / "results").exists()))
+    check_writable(tmp_path / "results" / "digits")
+    assert there == [False]
+
+
+@pytest.mark.parametrize("folder", ["results", "results/digits", "dangling", "dangling/digits"])
+def test_checking_a_folder_that_cannot_be(tmp_path, folder):
     (tmp_path / "results").write_text("")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "else")
     with pytest.raises(ValueError, match="can't be written"):
-        check_writable(tmp_path / "results")
+        check_writable(tmp_path / folder)
 
 
 def test_a_digest_does_not_depend_on_the_order():

@@ -49,16 +49,17 @@ def write_bytes(path: Path, content: bytes, way_out: str = "Free the place, or c
 
 
 def check_writable(folder: Path, *way_out: str) -> None:
-    """ValueError if files can't be made in `folder`. Leaves nothing behind."""
-    made_for_this = [place for place in (folder, *folder.parents) if not place.exists()]
-    probe = folder / f".writable-{os.getpid()}"
+    """ValueError if files can't be made in `folder`, or the folder itself in what there is of its parents. Leaves nothing behind.
+
+    Makes no folder: one that another process finds, and that is gone again before it writes there, would be its error.
+    """
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    probe = there / f".writable-{os.getpid()}"
     try:
         write_bytes(probe, b"", *way_out)
-        probe.unlink(missing_ok=True)
     finally:
-        for place in made_for_this:
-            with contextlib.suppress(OSError):  # another process may be using it by now
-                place.rmdir()
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
