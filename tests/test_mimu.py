@@ -1292,6 +1292,8 @@ def test_the_mask_applied_is_the_unlearned_model(model, digits):
         ({"refine_steps": 1, "refine_lr": 0.0}, "--refine_steps and --refine_lr: expected >= 0 and > 0, got 1 and 0.0"),
         ({"sampler": "softmax"}, "sampler: expected one of sinkhorn, gumbel, threshold, got 'softmax'"),
         ({"tau": 0.0}, "--tau: expected a number > 0, got 0.0"),
+        ({"gcn_lr": 1e38}, r"gcn_lr: expected at most 1e\+37, got 1e\+38"),
+        ({"gcn_weight_decay": 1e38}, r"gcn_weight_decay: expected at most 1e\+37"),
         ({"prior": "weights"}, "prior: expected one of weight, gradient, got 'weights'"),
     ],
     ids=lambda value: "".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
@@ -1303,7 +1305,7 @@ def test_a_setting_that_makes_no_sense_is_refused(settings, message, model, digi
     assert not cache
 
 
-@pytest.mark.parametrize("lr", [1e10, 1e20])
+@pytest.mark.parametrize("lr", [1e10, 1e20, 1e37])
 def test_a_network_that_diverges_is_an_error_and_not_a_mask_that_keeps_everything(lr, model, digits):
     cache = {}
     with pytest.raises((FloatingPointError, ValueError), match="diverged"):

@@ -7,7 +7,10 @@ import pickle
 import shlex
 import struct
 import tarfile
+import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -26,6 +29,7 @@ from training import (
     Recipe,
     check_checkpoint,
     check_writable,
+    computed_once,
     descend,
     digest_of,
     fit,
@@ -482,6 +486,38 @@ def test_a_damaged_file_is_written_again(damaged):
 
 def test_a_damaged_file_does_not_count(damaged):
     assert (list(damaged), len(damaged)) == ([], 0)
+
+
+@pytest.mark.parametrize("kind", ["disk", "memory"])
+def test_what_is_there_is_not_computed_again(cache, kind):
+    cache = cache if kind == "disk" else {}
+    made, was_there = computed_once(cache, "key", lambda: {"x": torch.ones(2)})
+    again, was_there_again = computed_once(cache, "key", lambda: pytest.fail("computed twice"))
+    assert (was_there, was_there_again) == (False, True)
+    assert made["x"].equal(again["x"])
+
+
+def test_two_that_want_one_key_compute_it_once(cache):
+    first_is_at_it, computed = threading.Event(), []
+
+    def compute():
+        computed.append(threading.get_ident())
+        first_is_at_it.set()
+        time.sleep(0.2)
+        return {"x": torch.ones(2)}
+
+    with ThreadPoolExecutor() as pool:
+        one = pool.submit(computed_once, cache, "key", compute)
+        assert first_is_at_it.wait(10)
+        other = pool.submit(computed_once, cache, "key", compute)
+        assert (one.result()[1], other.result()[1]) == (False, True)
+    assert len(computed) == 1
+
+
+def test_when_computing_fails_the_next_one_computes(cache):
+    with pytest.raises(FloatingPointError):
+        computed_once(cache, "key", lambda: (_ for _ in ()).throw(FloatingPointError))
+    assert not computed_once(cache, "key", lambda: {"x": torch.ones(2)})[1]
 
 
 def test_a_file_that_holds_another_key_is_absent(cache):

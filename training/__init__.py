@@ -12,7 +12,7 @@ from training.checkpoints import (
     save_checkpoint,
     save_mask,
 )
-from training.disk_cache import Cache, DiskCache
+from training.disk_cache import Cache, DiskCache, Tensors, computed_once
 from training.loop import Progress, descend, fit, silent, warm_up
 from training.many import fit_many
 from training.recipe import Recipe
@@ -27,10 +27,12 @@ __all__ = [
     "Progress",
     "Recipe",
     "StateFile",
+    "Tensors",
     "check_checkpoint",
     "check_writable",
     "checkpoint_digest",
     "checkpoint_metadata",
+    "computed_once",
     "descend",
     "digest_of",
     "fit",

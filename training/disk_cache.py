@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 
 from torch import Tensor
 
+from training.file_lock import locked
 from training.storage import read_tensors, write_tensors
 
-Cache = MutableMapping[str, dict[str, Tensor]]
+Tensors = dict[str, Tensor]
+Cache = MutableMapping[str, Tensors]
+
+
+def computed_once(cache: Cache, key: str, compute: Callable[[], Tensors]) -> tuple[Tensors, bool]:
+    """The tensors of this key, and whether they were there; else what `compute` gives, which is kept.
+
+    Processes that want the same key of a `DiskCache` wait for the one that computes it; if that one dies, the next computes.
+    """
+    with cache.alone_with(key) if isinstance(cache, DiskCache) and key not in cache else contextlib.nullcontext():
+        kept = cache.get(key)
+        if kept is not None:
+            return kept, True
+        cache[key] = made = compute()
+        return made, False
 
 
 class DiskCache(Cache):
@@ -26,7 +41,11 @@ class DiskCache(Cache):
     def _path(self, key: str) -> Path:
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
 
-    def __getitem__(self, key: str) -> dict[str, Tensor]:
+    def alone_with(self, key: str) -> contextlib.AbstractContextManager[None]:
+        """A context in which no other process is that asked for the same key. Raises ValueError where the lock's file can't be made."""
+        return locked(self._path(key))
+
+    def __getitem__(self, key: str) -> Tensors:
         try:
             tensors, header = read_tensors(self._path(key))
         except (FileNotFoundError, ValueError):
@@ -35,7 +54,7 @@ class DiskCache(Cache):
             raise KeyError(key)
         return tensors
 
-    def __setitem__(self, key: str, value: dict[str, Tensor]) -> None:
+    def __setitem__(self, key: str, value: Tensors) -> None:
         write_tensors(self._path(key), value, {"key": key})
 
     def __delitem__(self, key: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models import MaskedLayer
-from training import digest_of
+from training import Tensors, computed_once, digest_of
 from unlearn.impl import ForgetData
 from unlearn.mimu import ranking
 from unlearn.mimu.gcn import MaskingGCN
@@ -21,6 +21,7 @@ from vision_data import ImageSet
 
 CLASSES_A_STEP = 10
 IMAGES_IN_KEY = 64
+GREATEST = 1e37  # of what a weight is multiplied with: Adam's first step takes ten times its learning rate, and float32 ends at 3.4e38
 VERSION = 3  # part of the cache's key: raise it when the same settings would train another network
 
 
@@ -53,6 +54,9 @@ class NetworkSettings:
         for name in ("contrast", "rho", "retain_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name}: expected a number >= 0, got {getattr(self, name)}. Give 0 to leave the term out")
+        for name in ("gcn_lr", "gcn_weight_decay"):
+            if getattr(self, name) > GREATEST:
+                raise ValueError(f"--{name}: expected at most {GREATEST:g}, got {getattr(self, name)}. Give a smaller one")
         if self.gcn_weight_decay < 0:
             raise ValueError(f"--gcn_weight_decay: expected a number >= 0, got {self.gcn_weight_decay}. Give 0 for none")
 
@@ -75,10 +79,12 @@ class TrainedNetwork:
 
 def network_of(model: torch.nn.Module, layer: MaskedLayer, data: ForgetData, settings: NetworkSettings) -> TrainedNetwork:
     """The network of this model, from the cache or trained now on the training images (forget and retain together)."""
-    key = _key(model, layer, data, settings)
-    kept = data.cache.get(key)
-    if kept is not None:
-        return _restored(kept, data.device)
+    tensors, cached = computed_once(data.cache, _key(model, layer, data, settings), lambda: _trained(layer, data, settings))
+    return _restored(tensors, cached, data.device)
+
+
+def _trained(layer: MaskedLayer, data: ForgetData, settings: NetworkSettings) -> Tensors:
+    """What `_restored` makes a network of. Raises FloatingPointError if its training diverged."""
     factors = factors_of(layer, data.train, settings.gradient, data.device)
     gcn = _initial_network(data).to(data.device)
     history = list(_training(gcn, layer, factors, data, settings))
@@ -86,16 +92,16 @@ def network_of(model: torch.nn.Module, layer: MaskedLayer, data: ForgetData, set
         q = gcn(averaged_by_class(factors, data.train.classes, layer.weight).standardised())
     if not q.isfinite().all():
         raise FloatingPointError(
-            f"the MIMU network diverged in {settings.gcn_steps} steps with --gcn_lr {settings.gcn_lr:g}. Choose a smaller one"
+            f"the MIMU network diverged in {settings.gcn_steps} steps with --gcn_lr {settings.gcn_lr:g}. Choose a smaller one, "
+            "and --tau, --rho, --contrast and --retain_weight nearer to their defaults"
         )
     losses = {name: torch.tensor([step[name] for step in history], dtype=torch.float64) for name in history[0]}
-    data.cache[key] = {
+    return {
         "q": q.cpu(),
         "classes": torch.tensor(data.train.classes),
         **{f"gcn.{name}": value.cpu() for name, value in gcn.state_dict().items()},
         **{f"history.{name}": value for name, value in losses.items()},
     }
-    return TrainedNetwork(gcn, dict(zip(data.train.classes, q, strict=True)), history, cached=False)
 
 
 def _key(model: torch.nn.Module, layer: MaskedLayer, data: ForgetData, settings: NetworkSettings) -> str:
@@ -122,13 +128,13 @@ def _logits_of_some(layer: MaskedLayer, data: ForgetData) -> Tensor:
         return layer.head(layer.layer(layer.body(x)), x)
 
 
-def _restored(tensors: dict[str, Tensor], device: torch.device) -> TrainedNetwork:
+def _restored(tensors: Tensors, cached: bool, device: torch.device) -> TrainedNetwork:
     gcn = MaskingGCN().to(device)
     gcn.load_state_dict({name.removeprefix("gcn."): value for name, value in tensors.items() if name.startswith("gcn.")})
     by_class = dict(zip(tensors["classes"].tolist(), tensors["q"].to(device), strict=True))
     losses = {name.removeprefix("history."): value.tolist() for name, value in tensors.items() if name.startswith("history.")}
     history = [dict(zip(losses, step, strict=True)) for step in zip(*losses.values(), strict=True)]
-    return TrainedNetwork(gcn, by_class, history, cached=True)
+    return TrainedNetwork(gcn, by_class, history, cached)
 
 
 def _initial_network(data: ForgetData) -> MaskingGCN:
