@@ -117,7 +117,8 @@ def known_evidence(model: nn.Module, name: str, data: ForgetData, test: ImageSet
     """What a model says about the images, with those metrics of it alone, which are kept. NotFinite, with its name, if it diverged."""
     metrics = by_default() if metrics is None else metrics
     try:
-        evidence = evidence_of(model, data, test, features=any(metric.name in ON_FEATURES for metric in metrics))
+        features = any(metric.name in ON_FEATURES for metric in metrics)
+        evidence = evidence_of(model, data, test, features=features, name=f"{name} model")
     except NotFinite as error:
         raise NotFinite(f"the {name} model: {error}") from error
     alone = [metric for metric in metrics if needs_of(metric.function) == ("model",) and metric.file is None]
@@ -125,19 +126,22 @@ def known_evidence(model: nn.Module, name: str, data: ForgetData, test: ImageSet
     return evidence
 
 
-def evidence_of(model: nn.Module, data: ForgetData, test: ImageSet, *, features: bool = False) -> Evidence:
-    """What a model says about the images: one forward pass per set, which keeps the penultimate features if they are asked for."""
+def evidence_of(model: nn.Module, data: ForgetData, test: ImageSet, *, features: bool = False, name: str = "model") -> Evidence:
+    """What a model says about the images: one forward pass per set, which keeps the penultimate features if they are asked for.
+
+    name: what `data.progress` calls the model.
+    """
     sets = {"forget": data.forget, "retain": data.retain, "test": test, "validation": data.validation}
     layer: nn.Module | None = None
     if features:
         with contextlib.suppress(ValueError):  # no such layer: the metrics that need it say so
             layer = last_linear_layer(model, data.forget, device=data.device)
-    outputs: dict[str, Any] = {
-        name: outputs_of(model, images.batches(BATCH, device=data.device), layer if name in ("forget", "retain") else None)
-        if len(images)
-        else None
-        for name, images in sets.items()
-    }
+    outputs: dict[str, Any] = dict.fromkeys(sets)
+    for which, images in sets.items():
+        if len(images):
+            steps = data.progress(range(-(-len(images) // BATCH)), f"{name}, {which} images")
+            batches = (batch for _, batch in zip(steps, images.batches(BATCH, device=data.device), strict=True))
+            outputs[which] = outputs_of(model, batches, layer if which in ("forget", "retain") else None)
     subject = Subject(model, data.forget, data.retain, data.device)
     return Evidence(**outputs, forget_classes=data.forget_classes, seed=data.seed, subject=subject)
 

@@ -1,11 +1,13 @@
 """Metrics that ask the model itself, or the clock: weights by hand, what is left beside the functions that measure it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+import measurement
 from evaluation import (
     OF_MANY,
     Evidence,
@@ -211,6 +213,22 @@ def test_the_forward_pass_keeps_the_features(world):
     assert (seen, len(passes)) == (4, 4)  # two images to find the layer, then forget, retain and test
     torch.testing.assert_close(evidence.forget.features, penultimate_features(initial, data.forget))
     assert evidence.test.features is None
+
+
+def test_a_pass_over_many_images_shows_its_progress(world, monkeypatch):
+    data, test, initial, _ = world
+    monkeypatch.setattr(measurement, "BATCH", 7)
+    bars = {}
+
+    def watched(steps, label):
+        bars[label] = len(steps)
+        return steps
+
+    whole = evidence_of(initial, replace(data, progress=watched), test, name="initial model")
+
+    sets = {"forget": data.forget, "retain": data.retain, "test": test}
+    assert bars == {f"initial model, {name} images": math.ceil(len(images) / 7) for name, images in sets.items()}
+    assert [len(whole.sets[name]) for name in sets] == [len(images) for images in sets.values()]
 
 
 def test_a_model_without_a_linear_layer_is_a_reason(world):
