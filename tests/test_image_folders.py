@@ -1,5 +1,6 @@
 """One's own images in folders: what is read, in which size, and what is refused."""
 
+import errno
 import io
 import json
 import multiprocessing
@@ -362,6 +363,42 @@ def test_a_place_that_can_not_be_written_is_named(tmp_path):
     class_folders(tmp_path / "own", {"a": 2, "b": 2})
     (tmp_path / "data").write_text("a file")
     refused(tmp_path, "folder-own: .*data.* can't be written or read .*name another folder with --data")
+
+
+def read_only(folder, monkeypatch):
+    """From now on nothing can be made in the folder, by root neither."""
+
+    def refusing(make):
+        def made(path, *rest, **named):
+            writes = make is os.mkdir or (rest[0] & (os.O_WRONLY | os.O_RDWR))
+            if writes and folder in (Path(path), *Path(path).parents) and Path(path) != folder and not Path(path).is_dir():
+                raise OSError(errno.EROFS, "Read-only file system", str(path))
+            return make(path, *rest, **named)
+
+        return made
+
+    monkeypatch.setattr(os, "open", refusing(os.open))
+    monkeypatch.setattr(os, "mkdir", refusing(os.mkdir))
+
+
+def test_what_is_decoded_already_is_read_from_a_folder_that_can_not_be_written(tmp_path, monkeypatch):
+    expected = class_folders(tmp_path / "data", {"cat": 2, "dog": 2})
+    read(tmp_path / "data", tmp_path / "data")
+    for lock in (tmp_path / "data" / "decoded").glob("*.lock"):
+        lock.unlink()
+    read_only(tmp_path / "data", monkeypatch)
+    assert np.array_equal(read(tmp_path / "data", tmp_path / "data").train[0].numpy(), expected)
+
+
+def test_images_of_a_folder_that_can_not_be_written_are_decoded_into_data(tmp_path, monkeypatch):
+    expected = class_folders(tmp_path / "share", {"cat": 2, "dog": 2})
+    monkeypatch.chdir(tmp_path)
+    read_only(tmp_path / "share", monkeypatch)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"share.decoded can't be written \(Read-only file system\): data.decoded takes its place"):
+            assert np.array_equal(read(tmp_path / "share", tmp_path / "share").train[0].numpy(), expected)
+        monkeypatch.setattr(decoding, "pixels_of", None)  # the second time nothing is decoded
+    assert [file.name for file in (tmp_path / "share").iterdir() if file.name not in ("cat", "dog")] == []
 
 
 def test_too_little_room_is_said_before_anything_is_decoded(tmp_path, monkeypatch):
