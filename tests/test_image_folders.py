@@ -258,6 +258,42 @@ def test_a_class_folder_may_be_a_link(tmp_path):
     assert raw.train[1].tolist() == [0, 0, 1, 1] and np.array_equal(raw.train[0][2:].numpy(), expected)
 
 
+def test_folders_in_a_class_may_be_links(tmp_path):
+    more = class_folders(tmp_path / "elsewhere", {"2025": 2})
+    class_folders(tmp_path / "own", {"cat": 2, "dog": 2}, start=20)
+    (tmp_path / "own" / "cat" / "2025").symlink_to(tmp_path / "elsewhere" / "2025")
+    raw = read(tmp_path / "own", tmp_path / "data")
+    assert raw.train[1].tolist() == [0, 0, 0, 0, 1, 1] and np.array_equal(raw.train[0][2:4].numpy(), more)
+
+
+def test_a_link_back_to_its_own_folder_is_left_out_with_a_word(tmp_path):
+    class_folders(tmp_path / "own", {"cat": 2, "dog": 2})
+    (tmp_path / "own" / "cat" / "again").symlink_to(tmp_path / "own" / "cat")
+    with pytest.warns(UserWarning, match=r"own/cat/again: leads back to a folder that it is in, left out"):
+        assert read(tmp_path / "own", tmp_path / "data").train[1].tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("lost", ["cat/9.png", "cat/more", "bird", "cat/9.JPG"])
+def test_a_link_that_leads_nowhere_is_named(tmp_path, lost):
+    class_folders(tmp_path / "own", {"cat": 2, "dog": 2})
+    (tmp_path / "own" / lost).symlink_to(tmp_path / "gone")
+    refused(tmp_path, rf"own/{lost}: expected a link to what is there, got one to .*gone\. Restore that, or remove the link")
+
+
+def test_a_link_to_nowhere_that_is_no_image_is_left_out_with_a_word(tmp_path):
+    class_folders(tmp_path / "own", {"cat": 2, "dog": 2})
+    (tmp_path / "own" / "cat" / "notes.txt").symlink_to(tmp_path / "gone")
+    (tmp_path / "own" / "cat" / ".#lock").symlink_to(tmp_path / "gone")
+    with pytest.warns(UserWarning, match=r"cat/notes\.txt: no image by its ending, left out"):
+        assert len(read(tmp_path / "own", tmp_path / "data").train[1]) == 4
+
+
+def test_a_class_whose_name_is_no_text_is_named(tmp_path):
+    class_folders(tmp_path / "own", {"cat": 2, "dog": 2})
+    (tmp_path / "own" / "cat").rename(tmp_path / "own" / os.fsdecode(b"caf\xe9"))
+    refused(tmp_path, r"expected class folders whose names are UTF-8, got .*own/caf\\xe9\. Rename it")
+
+
 def test_images_in_no_class_folder_are_counted(tmp_path):
     class_folders(tmp_path / "own", {"cat": 2, "dog": 2})
     for name in ("1.png", "2.png"):
