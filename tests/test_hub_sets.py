@@ -239,6 +239,55 @@ def test_pokemon_as_the_hub_has_them_zipped_beside_a_script(tmp_path):
     assert np.array_equal(raw.train[0].numpy(), expected["train"]) and np.array_equal(raw.test[0].numpy(), expected["test"])
 
 
+def zipped(tmp_path, change):
+    """pokemon-classification/train.zip of four pictures, whose bytes are then changed."""
+    (tmp_path / "pokemon-classification").mkdir()
+    file = tmp_path / "pokemon-classification" / "train.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        for number in range(4):
+            packed.writestr(f"Abra/{number}.png", encoded(noise(number)))
+    content = bytearray(file.read_bytes())
+    change(content)
+    file.write_bytes(content)
+
+
+def garbled(content):
+    """The first member's stream, which begins after a header of 30 bytes and its name, is none that zlib knows."""
+    content[30 + len("Abra/0.png")] = 0xFF
+
+
+def encrypted(content):
+    """The flags of every member say that it has a password."""
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = content.find(signature)
+        while at >= 0:
+            content[at + flags] |= 1
+            at = content.find(signature, at + 1)
+
+
+def of_an_unknown_kind(content):
+    """Every member says that it is packed by a method that nobody has."""
+    for signature, method in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        at = content.find(signature)
+        while at >= 0:
+            content[at + method] = 99
+            at = content.find(signature, at + 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (garbled, r"expected a whole zip file, got a damaged one: .*train\.zip \(Error -3.*Download it again"),
+        (encrypted, r"expected a zip file without a password, got one with it: .*train\.zip\. Unpack it into .*train$"),
+        (of_an_unknown_kind, r"expected a zip file that Python reads, got .*train\.zip .*Unpack it into .*train$"),
+    ],
+)
+def test_a_zip_file_that_can_not_be_read_is_named(tmp_path, change, match):
+    zipped(tmp_path, change)
+    with pytest.raises(ValueError, match=rf"POKEMON_CLASSIFICATION: {match}"):
+        DATASETS["pokemon_classification"](tmp_path)
+
+
 @pytest.mark.filterwarnings("ignore:.*left out")
 def test_pokemon_unpacked(tmp_path):
     for name, start in (("train", 0), ("valid", 20), ("test", 40)):
