@@ -111,7 +111,8 @@ class BaseModels:
         self.untrained()
         for path, trained_on in ((self.initial_path, "train"), (self.ideal_path, self.request_slug)):
             if path.exists():
-                check_checkpoint(path, self.metadata(trained_on), self.architecture.settings({}))
+                named = path == config.mask
+                check_checkpoint(path, self.metadata(trained_on), self.architecture.settings({}), named=named)
                 load_checkpoint(path, self.untrained())  # the header can't tell whether the weights are whole
             else:
                 check_writable(path.parent)

@@ -72,13 +72,14 @@ def checkpoint_digest(path: Path) -> str:
     return digest_of(_read(path)[0])
 
 
-def check_checkpoint(path: Path, expected: Metadata, defaults: Mapping[str, Any] | None = None) -> None:
+def check_checkpoint(path: Path, expected: Metadata, defaults: Mapping[str, Any] | None = None, *, named: bool = False) -> None:
     """ValueError if the checkpoint at `path` is of another architecture, dataset, split or forget set than `expected`.
 
     `defaults` are those of the architecture's options: one that the checkpoint does not name is younger than it, and had its
-    default. Reads the header only. Weights alone have none: warns.
+    default. Reads the header only. Weights alone have none: warns of an older `.pth.tar`, and of
+    safetensors that a person has `named`; those that lie where Lethe puts its own are refused, for its own have one.
     """
-    header = _header(path)
+    header = _header(path) if named or path.suffix != ".safetensors" else _checkpoint_header(path, read_header(path))
     if not header:
         warnings.warn(f"{path} has no metadata: that it fits this dataset, split and forget set can't be checked", stacklevel=2)
         return
