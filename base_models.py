@@ -34,6 +34,7 @@ from training import (
 )
 from training.file_lock import locked_together
 from training.recipe import FLAGS, changed, differences
+from training.way import Way
 from training.world import ALONE, World, processes_started
 from vision_data import DATASETS, ForgetRequest, ImageSet, Splits, load_splits
 from vision_data.splits import FEWEST_IN_CLASS
@@ -110,7 +111,8 @@ class BaseModels:
         self.untrained()
         for path, trained_on in ((self.initial_path, "train"), (self.ideal_path, self.request_slug)):
             if path.exists():
-                check_checkpoint(path, self.metadata(trained_on), self.architecture.settings({}))
+                named = path == config.mask
+                check_checkpoint(path, self.metadata(trained_on), self.architecture.settings({}), named=named)
                 load_checkpoint(path, self.untrained())  # the header can't tell whether the weights are whole
             else:
                 check_writable(path.parent)
@@ -239,7 +241,7 @@ class BaseModels:
         history = fit(
             model,
             images,
-            self.recipe,
+            self.settled_recipe(),
             generator=generator_for(self.config.seed, "train"),
             device=self.device,
             progress=self.progress,
@@ -262,6 +264,18 @@ class BaseModels:
             state.remove()
         self.world.wait()
         return Trained(model, path, metadata, False, time.perf_counter() - started, history)
+
+    def settled_recipe(self) -> Recipe:
+        """The recipe; what it leaves to be measured is as the initial model, else the ideal one, was trained, where it is there.
+
+        Models that are compared are then computed in one way, whatever the clock says.
+        """
+        if "auto" not in (self.recipe.precision, self.recipe.memory_format, self.recipe.compile):
+            return self.recipe
+        there = [path for path in (self.initial_path, self.ideal_path) if path.exists()] if self.world.first else []
+        said = (found.computed for found in map(checkpoint_metadata, there) if found is not None and found.computed)
+        words = self.world.agreed(next(said, ""))
+        return Way.named(words).settled(self.recipe) if words else self.recipe
 
     def _validation(self, trained_on: str) -> ImageSet:
         """The validation images of the classes that are trained on. ValueError, before anything is trained, where there are none."""

@@ -189,7 +189,7 @@ def _train(base: BaseModels, stack: Sequence[Member], label: str) -> None:
         models,
         base.splits.train,
         [member.rows for member in stack],
-        base.recipe,
+        base.settled_recipe(),
         generators=[member.order for member in stack],
         device=base.device,
         progress=base.progress,

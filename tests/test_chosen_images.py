@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from pictures import class_folders, plain, write
 
 import vision_data.decoded as decoding
 from training import Recipe, fit, generator_for
-from vision_data import ForgetRequest, ImageSet, Normalisation, RawDataset, load_splits, split
+from vision_data import ForgetRequest, ImageSet, Normalisation, RawDataset, load_splits, memory, split
 from vision_data.chosen_images import Chosen, choose
 from vision_data.image_file import ImageFile
 from vision_data.memory import memory_budget
@@ -172,6 +173,48 @@ def test_the_budget_follows_the_limits_of_the_process():
         print(before, memory_budget())
     """)
     assert 0 <= after <= 5_000_000 < before
+
+
+GROUPS = {
+    "v2, a limit above": ("0::/user/job", {"": None, "user": (1000, 400, 0), "user/job": ("max", 300, 0)}, 2, 600),
+    "v2, its own is less": ("0::/user/job", {"user": (1000, 400, 0), "user/job": (500, 300, 0)}, 2, 200),
+    "v2, in a container": ("0::/", {"": (1000, 400, 0)}, 2, 600),
+    "v2, as seen from outside": ("0::/../job", {"job": (1000, 400, 0)}, 2, 600),
+    "v2, files that were read once": ("0::/job", {"job": (1000, 900, 700)}, 2, 800),
+    "v1, a limit above": ("5:cpu:/\n4:memory:/user/job\n0::/", {"user": (1000, 400, 0), "user/job": (2**62, 300, 0)}, 1, 600),
+    "v1, beside another": ("4:hugetlb,memory:/job", {"job": (1000, 900, 700)}, 1, 800),
+    "v1, in a container that begins below": ("4:memory:/docker/1f2e", {"": (1000, 400, 0)}, 1, 600),
+    "none": ("", {}, 2, 10**6),
+}
+
+
+@pytest.mark.parametrize("case", GROUPS)
+@pytest.mark.parametrize("processes", [1, 4])
+def test_the_budget_follows_the_control_groups_and_is_shared_by_the_processes_of_torchrun(tmp_path, monkeypatch, case, processes):
+    said, groups, version, left = GROUPS[case]
+    (tmp_path / "proc").write_text(said)
+    for name, numbers in groups.items():
+        folder = tmp_path / "sys" / ("memory" if version == 1 else "") / name
+        folder.mkdir(parents=True, exist_ok=True)
+        if numbers is not None:
+            limit, used, inactive = ("memory.max", "memory.current", "") if version == 2 else (*memory.V1[:2], "total_")
+            for file, number in zip((limit, used), numbers[:2], strict=True):
+                (folder / file).write_text(f"{number}\n")
+            (folder / "memory.stat").write_text(f"anon 7\n{inactive}inactive_file {numbers[2]}\n")
+    monkeypatch.setattr(memory, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path / "sys")
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**6))
+    monkeypatch.setattr(memory, "_of_the_process", list)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert memory_budget() == left // processes // 2
+
+
+def test_what_is_left_to_a_process_alone_is_not_shared(monkeypatch):
+    monkeypatch.setattr(memory, "_of_the_groups", list)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**6))
+    monkeypatch.setattr(memory, "_of_the_process", lambda: [1000])
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert memory_budget() == 500
 
 
 def test_the_budget_is_positive_here():

@@ -14,7 +14,7 @@ import command_line
 import main_baseline
 import mlflow_forget
 from base_models import BaseConfig, BaseModels
-from tests.two_processes import RECIPES, WORDS, trained
+from tests.two_processes import RECIPES, WORDS, trained, unused
 from training import Recipe, file_lock, fit, generator_for
 from training.checkpoints import checkpoint_metadata
 from training.storage import read_tensors
@@ -96,6 +96,15 @@ def test_a_training_that_goes_on_ends_as_one_that_was_left_alone(together):
         assert [epoch["score"] for epoch in found["mlp resumed"]["history"]] == [epoch["score"] for epoch in found["mlp"]["history"]]
         losses = ([epoch["loss"] for epoch in found[name]["history"]] for name in ("mlp resumed", "mlp"))
         assert next(losses) == pytest.approx(next(losses), rel=1e-6)  # the sums were added in another order
+
+
+def test_parameters_that_the_loss_does_not_depend_on_stay_as_they_are(together):
+    folder, _ = together
+    history, model = unused()
+    for rank in (0, 1):
+        found = json.loads((folder / f"rank{rank}.json").read_text())["unused"]
+        assert [epoch["loss"] for epoch in found["history"]] == pytest.approx([epoch["loss"] for epoch in history], rel=1e-4)
+        assert found["spare"] == model.spare.weight.tolist()
 
 
 def test_all_processes_end_where_one_sees_that_it_diverges(together):

@@ -1,6 +1,8 @@
 """Datasets of the hub, from small local ones in exactly its format, and what is said where there is no network."""
 
 import os
+import pathlib
+import re
 import zipfile
 
 import datasets
@@ -88,6 +90,95 @@ def test_a_split_that_is_left_out_is_worth_a_word(tmp_path):
         assert DATASETS[f"hf:{root}"](tmp_path / "data").test[1].tolist() == [0]
 
 
+def test_splits_of_other_names_are_left_out_alike_of_parquet_and_of_what_was_saved(tmp_path):
+    made = {"train": part([0, 1])[0], "unsupervised": part([1, 1], start=9)[0], "train_extra": part([1], start=30)[0]}
+    parquet(tmp_path / "files", **made)
+    datasets.DatasetDict(made).save_to_disk(tmp_path / "saved")
+    for form in ("files", "saved"):
+        with pytest.warns(UserWarning, match="the split (unsupervised, train_extra|train_extra, unsupervised) is left out"):
+            assert DATASETS[f"hf:{tmp_path / form}"](tmp_path / "data").train[1].tolist() == [0, 1]
+
+
+def test_a_folder_of_another_name_beside_train_is_a_split_of_its_own(tmp_path):
+    for below, start in (("train", 0), ("extra", 20), ("unlabelled", 40)):
+        (tmp_path / "own" / below).mkdir(parents=True)
+        part([0, 1], start=start)[0].to_parquet(tmp_path / "own" / below / "0000.parquet")
+    with pytest.warns(UserWarning, match="the split extra, unlabelled is left out"):
+        assert DATASETS[f"hf:{tmp_path}/own"](tmp_path / "data").train[1].tolist() == [0, 1]
+
+
+def test_files_of_which_none_names_a_part_are_all_for_training(tmp_path):
+    (tmp_path / "own").mkdir()
+    for name, start in (("cats", 0), ("part-1", 20)):
+        part([0, 1], start=start)[0].to_parquet(tmp_path / "own" / f"{name}.parquet")
+    assert DATASETS[f"hf:{tmp_path}/own"](tmp_path / "data").train[1].tolist() == [0, 1, 0, 1]
+
+
+def made_in(form, root, **parts):
+    """The parts in one of the two forms that a local copy has."""
+    if form == "parquet":
+        return parquet(root, **parts)
+    datasets.DatasetDict(parts).save_to_disk(root)
+    return root
+
+
+@pytest.mark.parametrize("form", ["parquet", "saved"])
+def test_a_test_part_that_numbers_its_classes_otherwise_keeps_their_names(tmp_path, form):
+    root = tmp_path / "own"
+    if form == "parquet":
+        parquet(root, train=part([0, 1])[0], test=part([0, 1, 1], names=("dog", "cat"), start=9)[0])
+    else:  # a DatasetDict wants the same features of all
+        part([0, 1])[0].save_to_disk(root / "train")
+        part([0, 1, 1], names=("dog", "cat"), start=9)[0].save_to_disk(root / "test")
+        (root / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    raw = DATASETS[f"hf:{root}"](tmp_path / "data")
+    assert (raw.train[1].tolist(), raw.test[1].tolist(), raw.class_names) == ([0, 1], [1, 0, 0], ("cat", "dog"))
+
+
+def test_a_test_part_of_names_where_train_has_numbers_for_them(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    test = datasets.Dataset.from_dict({"image": rows([0, 0], start=9)[0], "label": ["dog", "cat"]}, features=features)
+    assert DATASETS[f"hf:{parquet(tmp_path / 'own', train=part([0, 1])[0], test=test)}"](tmp_path / "data").test[1].tolist() == [1, 0]
+
+
+def test_numbers_without_names_where_train_has_names_are_refused(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    test = datasets.Dataset.from_dict({"image": rows([0, 0], start=9)[0], "label": [0, 1]}, features=features)
+    refused(
+        tmp_path,
+        {"train": part([0, 1])[0], "test": test},
+        "expected the classes' names in the column label of test, as in train, got int64 without names",
+    )
+
+
+def test_a_class_by_another_name_is_refused_by_that_name(tmp_path):
+    other = part([0, 1], names=("cat", "wolf"), start=9)[0]
+    refused(tmp_path, {"train": part([0, 1])[0], "test": other}, "expected the classes of the training images in the test part, got wolf")
+
+
+def test_two_files_of_a_part_that_number_their_classes_differently_are_refused(tmp_path):
+    (tmp_path / "own" / "train").mkdir(parents=True)
+    part([0, 1])[0].to_parquet(tmp_path / "own" / "train" / "0000.parquet")
+    part([0, 1], names=("dog", "cat"), start=9)[0].to_parquet(tmp_path / "own" / "train" / "0001.parquet")
+    with pytest.raises(ValueError, match=r"same classes.* files of train, got .* label cat, dog in .*0000.parquet and dog, cat in .*0001"):
+        DATASETS[f"hf:{tmp_path}/own"](tmp_path / "data")
+
+
+@pytest.mark.parametrize("form", ["parquet", "saved"])
+@pytest.mark.parametrize("empty", ["train", "test"])
+def test_an_empty_split_is_refused_by_name(tmp_path, form, empty):
+    made = {"train": part([0, 1])[0], "test": part([1], start=9)[0]}
+    root = made_in(form, tmp_path / "own", **made | {empty: made[empty].select([])})
+    with pytest.raises(ValueError, match=rf"hf-own: expected training images .*got no row in .*{empty}.*\. Remove it"):
+        DATASETS[f"hf:{root}"](tmp_path / "data")
+
+
+def test_a_saved_dataset_without_rows_is_refused(tmp_path):
+    part([0])[0].select([]).save_to_disk(tmp_path / "own")
+    with pytest.raises(ValueError, match="hf-own: expected training images .*got no row in"):
+        DATASETS[f"hf:{tmp_path / 'own'}"](tmp_path / "data")
+
+
 def test_the_second_time_it_is_the_same_without_decoding(tmp_path, monkeypatch):
     root = parquet(tmp_path / "own", train=part([0, 1] * 10)[0])
     first = load_splits(f"hf:{root}", tmp_path / "data").digest
@@ -104,6 +195,12 @@ def test_what_save_to_disk_wrote(tmp_path):
     datasets.DatasetDict({"train": train, "test": part([1], start=9)[0]}).save_to_disk(tmp_path / "both")
     assert np.array_equal(DATASETS[f"hf:{tmp_path}/one"](tmp_path / "data").train[0].numpy(), pixels)
     assert DATASETS[f"hf:{tmp_path}/both"](tmp_path / "data").test[1].tolist() == [1]
+
+
+@pytest.mark.parametrize("place", ["somebody/own/small", "own/small", "small"])
+def test_a_copy_of_a_configuration_is_taken_before_the_hub_is_asked(tmp_path, place):
+    parquet(tmp_path / place, train=part([0, 1])[0])
+    assert DATASETS["hf:somebody/own/small"](tmp_path).train[1].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("place", ["somebody/own", "own"])
@@ -140,6 +237,55 @@ def test_pokemon_as_the_hub_has_them_zipped_beside_a_script(tmp_path):
         raw = DATASETS["pokemon_classification"](tmp_path)
     assert raw.class_names == ("Abra", "Zubat")
     assert np.array_equal(raw.train[0].numpy(), expected["train"]) and np.array_equal(raw.test[0].numpy(), expected["test"])
+
+
+def zipped(tmp_path, change):
+    """pokemon-classification/train.zip of four pictures, whose bytes are then changed."""
+    (tmp_path / "pokemon-classification").mkdir()
+    file = tmp_path / "pokemon-classification" / "train.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        for number in range(4):
+            packed.writestr(f"Abra/{number}.png", encoded(noise(number)))
+    content = bytearray(file.read_bytes())
+    change(content)
+    file.write_bytes(content)
+
+
+def garbled(content):
+    """The first member's stream, which begins after a header of 30 bytes and its name, is none that zlib knows."""
+    content[30 + len("Abra/0.png")] = 0xFF
+
+
+def encrypted(content):
+    """The flags of every member say that it has a password."""
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = content.find(signature)
+        while at >= 0:
+            content[at + flags] |= 1
+            at = content.find(signature, at + 1)
+
+
+def of_an_unknown_kind(content):
+    """Every member says that it is packed by a method that nobody has."""
+    for signature, method in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        at = content.find(signature)
+        while at >= 0:
+            content[at + method] = 99
+            at = content.find(signature, at + 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (garbled, r"expected a whole zip file, got a damaged one: .*train\.zip \(Error -3.*Download it again"),
+        (encrypted, r"expected a zip file without a password, got one with it: .*train\.zip\. Unpack it into .*train$"),
+        (of_an_unknown_kind, r"expected a zip file that Python reads, got .*train\.zip .*Unpack it into .*train$"),
+    ],
+)
+def test_a_zip_file_that_can_not_be_read_is_named(tmp_path, change, match):
+    zipped(tmp_path, change)
+    with pytest.raises(ValueError, match=rf"POKEMON_CLASSIFICATION: {match}"):
+        DATASETS["pokemon_classification"](tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:.*left out")
@@ -297,3 +443,14 @@ def test_without_network_it_is_said_which_files_to_put_where(tmp_path, name, fil
     place = tmp_path / files.split("/")[1]
     with pytest.raises(FileNotFoundError, match=rf"expected {files} in {place}, and it can't be had from the hub .*--local-dir {place}"):
         DATASETS[name](tmp_path)
+
+
+def test_without_network_a_configuration_is_said_to_be_fetched_with_its_dataset_and_then_found(tmp_path):
+    with pytest.raises(FileNotFoundError) as refusal:
+        DATASETS["hf:somebody/own/small"](tmp_path)
+    owner_and_name, place = re.search(r"hf download (\S+) --repo-type dataset --local-dir (\S+),", str(refusal.value)).groups()
+    assert owner_and_name == "somebody/own" and f"expected somebody/own/small in {place}/small" in str(refusal.value)
+    parquet_file = pathlib.Path(place) / "small" / "train-00000-of-00001.parquet"
+    parquet_file.parent.mkdir(parents=True)
+    part([0, 1])[0].to_parquet(parquet_file)
+    assert DATASETS["hf:somebody/own/small"](tmp_path).train[1].tolist() == [0, 1]

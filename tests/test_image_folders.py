@@ -1,5 +1,6 @@
 """One's own images in folders: what is read, in which size, and what is refused."""
 
+import errno
 import io
 import json
 import multiprocessing
@@ -257,6 +258,42 @@ def test_a_class_folder_may_be_a_link(tmp_path):
     assert raw.train[1].tolist() == [0, 0, 1, 1] and np.array_equal(raw.train[0][2:].numpy(), expected)
 
 
+def test_folders_in_a_class_may_be_links(tmp_path):
+    more = class_folders(tmp_path / "elsewhere", {"2025": 2})
+    class_folders(tmp_path / "own", {"cat": 2, "dog": 2}, start=20)
+    (tmp_path / "own" / "cat" / "2025").symlink_to(tmp_path / "elsewhere" / "2025")
+    raw = read(tmp_path / "own", tmp_path / "data")
+    assert raw.train[1].tolist() == [0, 0, 0, 0, 1, 1] and np.array_equal(raw.train[0][2:4].numpy(), more)
+
+
+def test_a_link_back_to_its_own_folder_is_left_out_with_a_word(tmp_path):
+    class_folders(tmp_path / "own", {"cat": 2, "dog": 2})
+    (tmp_path / "own" / "cat" / "again").symlink_to(tmp_path / "own" / "cat")
+    with pytest.warns(UserWarning, match=r"own/cat/again: leads back to a folder that it is in, left out"):
+        assert read(tmp_path / "own", tmp_path / "data").train[1].tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("lost", ["cat/9.png", "cat/more", "bird", "cat/9.JPG"])
+def test_a_link_that_leads_nowhere_is_named(tmp_path, lost):
+    class_folders(tmp_path / "own", {"cat": 2, "dog": 2})
+    (tmp_path / "own" / lost).symlink_to(tmp_path / "gone")
+    refused(tmp_path, rf"own/{lost}: expected a link to what is there, got one to .*gone\. Restore that, or remove the link")
+
+
+def test_a_link_to_nowhere_that_is_no_image_is_left_out_with_a_word(tmp_path):
+    class_folders(tmp_path / "own", {"cat": 2, "dog": 2})
+    (tmp_path / "own" / "cat" / "notes.txt").symlink_to(tmp_path / "gone")
+    (tmp_path / "own" / "cat" / ".#lock").symlink_to(tmp_path / "gone")
+    with pytest.warns(UserWarning, match=r"cat/notes\.txt: no image by its ending, left out"):
+        assert len(read(tmp_path / "own", tmp_path / "data").train[1]) == 4
+
+
+def test_a_class_whose_name_is_no_text_is_named(tmp_path):
+    class_folders(tmp_path / "own", {"cat": 2, "dog": 2})
+    (tmp_path / "own" / "cat").rename(tmp_path / "own" / os.fsdecode(b"caf\xe9"))
+    refused(tmp_path, r"expected class folders whose names are UTF-8, got .*own/caf\\xe9\. Rename it")
+
+
 def test_images_in_no_class_folder_are_counted(tmp_path):
     class_folders(tmp_path / "own", {"cat": 2, "dog": 2})
     for name in ("1.png", "2.png"):
@@ -362,6 +399,42 @@ def test_a_place_that_can_not_be_written_is_named(tmp_path):
     class_folders(tmp_path / "own", {"a": 2, "b": 2})
     (tmp_path / "data").write_text("a file")
     refused(tmp_path, "folder-own: .*data.* can't be written or read .*name another folder with --data")
+
+
+def read_only(folder, monkeypatch):
+    """From now on nothing can be made in the folder, by root neither."""
+
+    def refusing(make):
+        def made(path, *rest, **named):
+            writes = make is os.mkdir or (rest[0] & (os.O_WRONLY | os.O_RDWR))
+            if writes and folder in (Path(path), *Path(path).parents) and Path(path) != folder and not Path(path).is_dir():
+                raise OSError(errno.EROFS, "Read-only file system", str(path))
+            return make(path, *rest, **named)
+
+        return made
+
+    monkeypatch.setattr(os, "open", refusing(os.open))
+    monkeypatch.setattr(os, "mkdir", refusing(os.mkdir))
+
+
+def test_what_is_decoded_already_is_read_from_a_folder_that_can_not_be_written(tmp_path, monkeypatch):
+    expected = class_folders(tmp_path / "data", {"cat": 2, "dog": 2})
+    read(tmp_path / "data", tmp_path / "data")
+    for lock in (tmp_path / "data" / "decoded").glob("*.lock"):
+        lock.unlink()
+    read_only(tmp_path / "data", monkeypatch)
+    assert np.array_equal(read(tmp_path / "data", tmp_path / "data").train[0].numpy(), expected)
+
+
+def test_images_of_a_folder_that_can_not_be_written_are_decoded_into_data(tmp_path, monkeypatch):
+    expected = class_folders(tmp_path / "share", {"cat": 2, "dog": 2})
+    monkeypatch.chdir(tmp_path)
+    read_only(tmp_path / "share", monkeypatch)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"share.decoded can't be written \(Read-only file system\): data.decoded takes its place"):
+            assert np.array_equal(read(tmp_path / "share", tmp_path / "share").train[0].numpy(), expected)
+        monkeypatch.setattr(decoding, "pixels_of", None)  # the second time nothing is decoded
+    assert [file.name for file in (tmp_path / "share").iterdir() if file.name not in ("cat", "dog")] == []
 
 
 def test_too_little_room_is_said_before_anything_is_decoded(tmp_path, monkeypatch):

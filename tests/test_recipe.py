@@ -2,7 +2,8 @@
 
 import copy
 import math
-from dataclasses import replace
+from dataclasses import astuple, replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,10 @@ import main_ideal
 import pipeline
 from base_models import BaseConfig, BaseModels
 from command_line import progress_bar
+from model_sets import make
 from models import build
 from pipeline import Pipeline, PipelineConfig
-from training import Recipe, fit, fit_many, generator_for, load_checkpoint, model_digest
+from training import Recipe, StateFile, fit, fit_many, generator_for, load_checkpoint, model_digest
 from training.checkpoints import checkpoint_metadata
 from training.recipe import FLAGS, changed, differences, optimizer_of, schedule_of
 from training.way import Way, deterministic, seconds_of, way_of
@@ -144,6 +146,50 @@ def test_a_loss_that_is_not_finite_stops_at_its_step():
     assert len(steps) <= 4
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_a_last_step_that_ruins_the_weights_is_noticed(many, tmp_path):
+    model, recipe = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), Recipe(1, lr=1e38, weight_decay=1e3, batch_size=60)
+    images, state = tiny(), StateFile(tmp_path / "state", {}, every=0.0)
+    with pytest.raises(FloatingPointError, match=r"training diverged in epoch 1: a weight is not finite after .*smaller --train_lr"):
+        if many:
+            fit_many([model], images, [torch.arange(len(images))], recipe, generators=[generator_for(1)])
+        else:
+            fit(model, images, recipe, generator=generator_for(1), state=state)
+    assert not state.path.exists()
+
+
+# Deterministic operations
+
+
+class WithoutDeterministicForm(nn.Module):
+    """A layer whose operation torch has no deterministic form of, on a CPU neither."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1).clone().put_(torch.tensor([0]), torch.zeros(1)))
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+@pytest.mark.parametrize("many", [False, True])
+def test_an_operation_without_a_deterministic_form_is_one_line(many, precision, digits):
+    recipe = Recipe(1, deterministic=True, precision=precision)
+    says = r"--train_deterministic: expected operations .* got put_\. Leave the flag out, or choose another --arch$"
+    with pytest.raises(ValueError, match=says):
+        if many:
+            fit_many([WithoutDeterministicForm()], digits.train, [torch.arange(9)], recipe, generators=[generator_for(1)])
+        else:
+            fit(WithoutDeterministicForm(), digits.train, recipe, generator=generator_for(1))
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_other_errors_of_deterministic_mode_pass():
+    with pytest.raises(RuntimeError, match="something else"), deterministic(True):
+        raise RuntimeError("something else")
+
+
 # The fastest way
 
 
@@ -157,6 +203,39 @@ def test_the_fastest_way_is_taken(monkeypatch):
 
     assert way_of(recipe, nn.Flatten(), batch, 1) == Way(channels_last=True)
     assert way_of(replace(recipe, memory_format="contiguous"), nn.Flatten(), batch, 1) == Way(bf16=True)
+
+
+@pytest.mark.parametrize(
+    ("times", "found"), [([0.96] * 30, Way()), ([3.0, 0.9, 3.0] * 10, Way(bf16=True)), ([3.0] * 29 + [0.9], Way(bf16=True))]
+)
+def test_another_way_than_plain_float32_has_to_be_clearly_faster_in_its_best_measurement(times, found, monkeypatch):
+    answers = iter(times)
+    monkeypatch.setattr("training.way.seconds_of", lambda way, *_: (0.0, next(answers) if way.bf16 else 1.0))
+    batch = (torch.zeros(1), torch.zeros(1))
+    assert way_of(Recipe(1, precision="auto"), nn.Flatten(), lambda: batch, 1) == found
+
+
+def test_measurements_that_take_long_are_few(monkeypatch):
+    now, asked = [0.0], []
+
+    def measured(way, *_):
+        now[0] += 1.0
+        asked.append(way)
+        return 9.0, 1.0
+
+    monkeypatch.setattr("training.way.seconds_of", measured)
+    monkeypatch.setattr("training.way.time.perf_counter", lambda: now[0])
+    way_of(Recipe(1, precision="auto", memory_format="auto"), nn.Flatten(), lambda: (torch.zeros(1), torch.zeros(1)), 1)
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize("way", [Way(*flags) for flags in product((False, True), repeat=3)], ids=str)
+def test_the_words_of_a_way_are_its_name(way):
+    assert Way.named(str(way)) == way
+    auto = Recipe(1, precision="auto", memory_format="auto", compile="auto")
+    settled = way.settled(auto)
+    assert (settled.precision == "bf16", settled.memory_format == "channels_last", settled.compile == "yes") == astuple(way)
+    assert way.settled(Recipe(1)) == Recipe(1)
 
 
 @pytest.mark.parametrize(("steps", "compiled"), [(9, False), (20, True)])
@@ -196,6 +275,33 @@ def test_auto_trains_and_says_how(digits, tmp_path):
     metadata = BaseModels(config).initial().metadata
     assert metadata.computed in {f"{p} {m}" for p in ("float32", "bf16") for m in ("contiguous", "channels_last")}
     assert metadata.training == dict(config.training)
+
+
+AUTO = {"train_precision": "auto", "train_memory_format": "auto"}
+
+
+@pytest.mark.parametrize("first", ["initial", "ideal"])
+def test_models_that_are_compared_are_computed_in_one_way(first, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.loop.way_of", lambda *_: Way(bf16=True, channels_last=True))
+    config = BaseConfig(epochs=1, save_dir=tmp_path, training=AUTO)
+    getattr(BaseModels(config), first)()
+    ways = []
+    monkeypatch.setattr("training.loop.way_of", lambda recipe, *others: ways.append(recipe) or way_of(recipe, *others))
+    monkeypatch.setattr("training.many.way_of", None)
+    base = BaseModels(config)
+    others = [base.initial(), base.ideal()]
+    assert [made.metadata.computed for made in others] == ["bf16 channels_last"] * 2
+    assert (ways[0].precision, ways[0].memory_format) == ("bf16", "channels_last")
+    make(base, "oracles", 2)
+    assert all((recipe.precision, recipe.memory_format) == ("bf16", "channels_last") for recipe in ways) and len(ways) == 2
+
+
+def test_many_models_are_measured_once(digits, monkeypatch):
+    asked = []
+    monkeypatch.setattr("training.many.way_of", lambda *_: asked.append(1) or Way())
+    models = [nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in range(3)]
+    fit_many(models, digits.train, [torch.arange(8)] * 3, Recipe(1, precision="auto"), generators=[generator_for(k) for k in range(3)])
+    assert asked == [1]
 
 
 def test_deterministic_mode_is_not_ended_by_a_thread_for_the_others(digits, monkeypatch):

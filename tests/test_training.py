@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -29,6 +30,7 @@ from training import (
     Recipe,
     check_checkpoint,
     check_writable,
+    checkpoint_digest,
     computed_once,
     descend,
     digest_of,
@@ -301,8 +303,6 @@ def test_a_flipped_bit_in_the_tensors_is_noticed(tmp_path_factory, position, bit
 
 
 def test_a_safetensors_file_of_another_program_is_refused(tmp_path):
-    from safetensors.torch import save_file
-
     save_file({"x": torch.ones(2)}, tmp_path / "t.safetensors")
     with pytest.raises(ValueError, match=r"written by Lethe .it has no Lethe header"):
         read_header(tmp_path / "t.safetensors")
@@ -946,6 +946,25 @@ def test_an_older_checkpoint_can_be_the_initial_model(base, tmp_path):
     with pytest.warns(UserWarning, match="has no metadata"):
         made = base(mask=tmp_path / OLDER)
     assert model_digest(made.initial().model) == model_digest(build("mlp", SHAPE, 10, seed=9))
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_safetensors_of_another_program_can_be_the_initial_model(base, tmp_path, prefix):
+    weights = build("mlp", SHAPE, 10, seed=9).state_dict()
+    save_file({prefix + name: value for name, value in weights.items()}, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
+    with pytest.warns(UserWarning, match=r"theirs\.safetensors has no metadata"):
+        made = base(mask=tmp_path / "theirs.safetensors")
+    assert model_digest(made.initial().model) == model_digest(build("mlp", SHAPE, 10, seed=9))
+    assert checkpoint_digest(tmp_path / "theirs.safetensors") == model_digest(made.initial().model)
+
+
+def test_safetensors_of_another_architecture_are_refused(base, tmp_path):
+    save_file({"x": torch.ones(2)}, tmp_path / "theirs.safetensors")
+    with (
+        pytest.warns(UserWarning, match="has no metadata"),
+        pytest.raises(ValueError, match=r"theirs\.safetensors: expected the weights of this architecture, got others"),
+    ):
+        base(mask=tmp_path / "theirs.safetensors")
 
 
 def test_a_function_in_a_file_can_be_the_architecture(base, tmp_path):

@@ -503,6 +503,15 @@ def test_slug(request_, slug):
     assert request_.slug == slug
 
 
+def test_many_classes_have_a_slug_that_a_file_can_be_called():
+    classes = tuple(range(20, 100))
+    hash8 = hashlib.sha256(repr(classes).encode()).hexdigest()[:8]
+    assert ForgetRequest(classes).slug == f"classes80-{hash8}"
+    assert ForgetRequest(classes, 450).slug == f"classes80-{hash8}-450"
+    assert ForgetRequest(classes).slug != ForgetRequest(tuple(range(19, 99))).slug
+    assert ForgetRequest(tuple(range(31))).slug == "class" + "+".join(map(str, range(31)))
+
+
 def test_other_indexes_have_another_slug():
     assert ForgetRequest(indexes=(7, 12)).slug != ForgetRequest(indexes=(7, 13)).slug
 

@@ -58,14 +58,36 @@ def diverged(world):
     return [], model
 
 
+class WithUnused(nn.Module):
+    """A model with a layer that its logits do not depend on."""
+
+    def __init__(self):
+        super().__init__()
+        self.spare = nn.Linear(3, 3)
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1))
+
+
+def unused(world=None):
+    """The history and the model of a training that leaves parameters without a gradient."""
+    torch.manual_seed(1)
+    model = WithUnused()
+    own = {} if world is None else {"world": world}
+    return fit(model, load_splits("digits", ".").train, RECIPES["mlp"], generator=generator_for(1, "train"), **own), model
+
+
 def main() -> int:
     torch.set_num_threads(1)
     with joined(torch.device("cpu")) as world:  # once: those who join a second time may meet what is left of the first
         code = main_baseline.main(WORDS)
         found = {name: trained(name.split()[0], recipe, world) for name, recipe in RECIPES.items()}
         found["mlp resumed"] = resumed(world)
+        found["unused"] = unused(world)
         found["mlp diverged"] = diverged(world)
         content = {name: {"history": history, "digest": model_digest(model)} for name, (history, model) in found.items()}
+        content["unused"]["spare"] = found["unused"][1].spare.weight.tolist()
         Path(f"rank{world.rank}.json").write_text(json.dumps(content))
     return code
 

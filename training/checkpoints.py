@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models import Mask
 from registry import __version__
-from training.storage import digest_of, read_header, read_tensors, write_bytes, write_tensors
+from training.storage import bare_tensors, digest_of, has_header, read_header, read_tensors, write_bytes, write_tensors
 
 METADATA = "lethe"
 
@@ -69,16 +69,17 @@ def model_digest(model: nn.Module) -> str:
 
 def checkpoint_digest(path: Path) -> str:
     """`model_digest` of the model in a checkpoint, from the tensors themselves. Raises as `load_checkpoint`."""
-    return digest_of(read_tensors(path)[0] if path.suffix == ".safetensors" else _older_checkpoint(path)[0])
+    return digest_of(_read(path)[0])
 
 
-def check_checkpoint(path: Path, expected: Metadata, defaults: Mapping[str, Any] | None = None) -> None:
+def check_checkpoint(path: Path, expected: Metadata, defaults: Mapping[str, Any] | None = None, *, named: bool = False) -> None:
     """ValueError if the checkpoint at `path` is of another architecture, dataset, split or forget set than `expected`.
 
     `defaults` are those of the architecture's options: one that the checkpoint does not name is younger than it, and had its
-    default. Reads the header only. An older `.pth.tar` has none: warns.
+    default. Reads the header only. Weights alone have none: warns of an older `.pth.tar`, and of
+    safetensors that a person has `named`; those that lie where Lethe puts its own are refused, for its own have one.
     """
-    header = _header(path)
+    header = _header(path) if named or path.suffix != ".safetensors" else _checkpoint_header(path, read_header(path))
     if not header:
         warnings.warn(f"{path} has no metadata: that it fits this dataset, split and forget set can't be checked", stacklevel=2)
         return
@@ -102,22 +103,18 @@ def check_checkpoint(path: Path, expected: Metadata, defaults: Mapping[str, Any]
 
 
 def checkpoint_metadata(path: Path) -> Metadata | None:
-    """What a checkpoint says of itself; None for an older one, which says nothing. Raises as `load_checkpoint`."""
+    """What a checkpoint says of itself; None for weights alone. Raises as `load_checkpoint`."""
     header = _header(path)
     return _metadata(path, header) if header else None
 
 
 def load_checkpoint(path: Path, model: nn.Module) -> Metadata | None:
-    """Load the weights into `model`, in place; returns the metadata (None for an older `.pth.tar`, which has none).
+    """Load the weights into `model`, in place; returns the metadata (None for weights alone: an older `.pth.tar`, others' safetensors).
 
     Raises FileNotFoundError, or ValueError for a truncated or tampered file, one of another architecture, and a pickle
     that holds more than tensors.
     """
-    if path.suffix == ".safetensors":
-        tensors, header = read_tensors(path)
-        _checkpoint_header(path, header)
-    else:
-        tensors, header = _older_checkpoint(path)
+    tensors, header = _read(path)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -160,8 +157,20 @@ def _trained_on(found: Any) -> str:
 
 
 def _header(path: Path) -> dict[str, Any]:
-    """A checkpoint's header; empty for an older one without."""
-    return _checkpoint_header(path, read_header(path)) if path.suffix == ".safetensors" else _older_checkpoint(path)[1]
+    """A checkpoint's header; empty for weights alone."""
+    if path.suffix != ".safetensors":
+        return _older_checkpoint(path)[1]
+    return _checkpoint_header(path, read_header(path)) if has_header(path) else {}
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and metadata (empty for weights alone)."""
+    if path.suffix != ".safetensors":
+        return _older_checkpoint(path)
+    if not has_header(path):
+        return _without_module(bare_tensors(path)), {}
+    tensors, header = read_tensors(path)
+    return tensors, _checkpoint_header(path, header)
 
 
 def _checkpoint_header(path: Path, header: dict[str, Any]) -> dict[str, Any]:
@@ -199,7 +208,12 @@ def _older_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
         raise ValueError(f"{path}: expected a state dict of tensors, or one under 'state_dict'. Save the model's state_dict")
-    return {name.removeprefix("module."): value for name, value in content.items()}, header
+    return _without_module(content), header
+
+
+def _without_module(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under the names that they have outside of DistributedDataParallel."""
+    return {name.removeprefix("module."): value for name, value in tensors.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from training.recipe import Recipe, optimizer_of, schedule_of
 from training.state import Position, StateFile, restore
-from training.way import Way, deterministic, way_of
+from training.way import Way, deterministic, leaves_unused, way_of
 from training.world import ALONE, World
 from vision_data import ImageSet, Normalisation
 from vision_data.augmentation import augmentations
@@ -58,7 +58,8 @@ def fit(
     `world`: processes that train together. Each computes its part of every batch, and all end with the same weights: those of one
     process but for float noise, and for batch norm, which normalises a part by that part's own statistics.
 
-    Raises ValueError on an empty set and FloatingPointError as soon as a loss is seen that is not finite.
+    Raises ValueError on an empty set, and for an operation without a deterministic form where the recipe asks for such; FloatingPointError
+    as soon as a loss is seen that is not finite, or where a weight is not in the end.
     """
     device = torch.device(device)
     if not len(images):
@@ -100,7 +101,8 @@ class _Training:
             if not world.first:  # the sums in the state are those of all processes, and its random state is the first one's
                 self.position.total = self.position.correct = 0.0
                 _seed(generator.initial_seed() + world.rank + world.size * done, device)
-        self.runner = self.way.runner(world.together(model, device))
+        unused = world.size > 1 and world.agreed(world.first and leaves_unused(self.way, model, *self._trial_batch()))
+        self.runner = self.way.runner(world.together(model, device, unused=unused))
         if state is not None:
             state.before, state.way = self.position.seconds, self.way
         self.begun = time.perf_counter() - self.position.seconds
@@ -114,6 +116,7 @@ class _Training:
         while at.epoch < self.recipe.epochs:
             self._epoch(steps, shown)
         next(steps, None)  # ends the bar
+        self._check_weights()
         return at.history
 
     def _epoch(self, steps: Iterator[Any], shown: _Shown) -> None:
@@ -173,14 +176,24 @@ class _Training:
         self.unseen.clear()
         for back, loss in enumerate(reversed(losses)):
             if not math.isfinite(loss):
-                step, rate = self.position.step - back, self.recipe.lr
-                if self.state is not None and self.world.first:
-                    self.state.remove()
-                raise FloatingPointError(
-                    f"training diverged in epoch {self.position.epoch + 1}: the loss is {loss} at step {step} of {self.per_epoch}. "
-                    f"Choose a smaller --train_lr (it is {rate:g})" + (", or --train_precision float32" if self.way.bf16 else "")
-                )
+                raise self._diverged(self.position.epoch + 1, f"the loss is {loss} at step {self.position.step - back} of {self.per_epoch}")
         return due
+
+    def _check_weights(self) -> None:
+        """FloatingPointError where a weight is not finite: no loss tells what the last step has made of them."""
+        weights = [weight.detach().isfinite().all() for weight in self.model.parameters() if weight.numel()]
+        finite = torch.stack(weights).all() if weights else torch.tensor(True)
+        if self.world.summed((~finite).float()).item():
+            raise self._diverged(self.position.epoch, f"a weight is not finite after step {self.per_epoch} of {self.per_epoch}")
+
+    def _diverged(self, epoch: int, how: str) -> FloatingPointError:
+        """What to raise; nothing is kept of such a training."""
+        if self.state is not None and self.world.first:
+            self.state.remove()
+        return FloatingPointError(
+            f"training diverged in epoch {epoch}: {how}. Choose a smaller --train_lr (it is {self.recipe.lr:g})"
+            + (", or --train_precision float32" if self.way.bf16 else "")
+        )
 
     def _keep(self, generator_state: Tensor, sums: Tensor) -> None:
         """`sums` (2,): the losses and the right predictions of this epoch, of all processes."""
@@ -190,11 +203,16 @@ class _Training:
             self.state.write(self.model, self.optimizer, generator_state, at, self.way, self.device)
 
     def _trial_batch(self) -> tuple[Tensor, Tensor]:
-        """A batch as it comes, augmented too: that decides how its numbers lie in memory. Drawn by a generator of its own."""
-        few = self.images.subset(torch.arange(min(self.size, len(self.images))))
-        drawn, share = torch.Generator().manual_seed(0), (0, self.world.size)
-        batches = few.batches(self.size, generator=drawn, device=self.device, augment=self.recipe.augment, share=share)
-        return next(iter(batches))
+        return trial_batch(self.images, self.recipe, self.size, self.device, share=(self.world.rank, self.world.size))
+
+
+def trial_batch(
+    images: ImageSet, recipe: Recipe, size: int, device: torch.device, *, share: tuple[int, int] = (0, 1)
+) -> tuple[Tensor, Tensor]:
+    """A batch as it comes, augmented too: that decides how its numbers lie in memory. Drawn by a generator of its own."""
+    few = images.subset(torch.arange(min(size, len(images))))
+    drawn = torch.Generator().manual_seed(0)
+    return next(iter(few.batches(size, generator=drawn, device=device, augment=recipe.augment, share=share)))
 
 
 class _Shown:

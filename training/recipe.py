@@ -94,7 +94,7 @@ def changed(
         train_augment: what each training image goes through; none for nothing
         train_schedule: one_cycle rises for a quarter of the steps and falls, cosine falls from the first step on
         train_label_smoothing: share of the target spread over all classes
-        train_precision: of forward and backward passes; auto measures both before the first step and takes the faster
+        train_precision: of forward and backward passes; auto takes what is clearly faster before the first step, or the initial model's
         train_memory_format: of images and weights; auto as above
         train_compile: torch.compile; auto where it saves more seconds than it takes
         train_deterministic: operations that give the same bits on a GPU each time, or an error where there is none

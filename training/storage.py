@@ -71,26 +71,45 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
 
 def read_header(path: Path) -> dict[str, Any]:
     """The JSON header. FileNotFoundError if there is no file, ValueError if it isn't one that Lethe wrote, or truncated."""
-    if not path.is_file():
-        raise FileNotFoundError(f"expected a file {path}, and there is none. Check the path")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[HEADER])
-            if not isinstance(header, dict):
-                raise KeyError(HEADER)
-            return header
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        reason = "it has no Lethe header" if isinstance(error, KeyError) else str(error)
-        raise ValueError(
-            f"{path}: expected a complete safetensors file written by Lethe ({reason}). Delete it and make it again"
-        ) from error
+        header = json.loads(_notes(path)[HEADER])
+        if not isinstance(header, dict):
+            raise KeyError(HEADER)
+        return header
+    except (KeyError, json.JSONDecodeError) as error:
+        raise _not_ours(path, "it has no Lethe header" if isinstance(error, KeyError) else str(error)) from error
+
+
+def has_header(path: Path) -> bool:
+    """Whether a safetensors file says that Lethe wrote it. FileNotFoundError if there is none, ValueError for a damaged one."""
+    return HEADER in _notes(path)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and header. Raises as `read_header`, and ValueError if the tensors are not the ones that were saved."""
     header = read_header(path)
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    tensors = bare_tensors(path)
     if digest_of(tensors) != header.get("digest"):
         raise ValueError(f"{path}: the tensors are not those that were saved (digest differs). Delete it and make it again")
     return tensors, header
+
+
+def bare_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of any safetensors file, whoever wrote it."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+
+
+def _notes(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself."""
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a file {path}, and there is none. Check the path")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise _not_ours(path, str(error)) from error
+
+
+def _not_ours(path: Path, reason: str) -> ValueError:
+    return ValueError(f"{path}: expected a complete safetensors file written by Lethe ({reason}). Delete it and make it again")

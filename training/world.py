@@ -45,11 +45,12 @@ class World:
         if self.size > 1:
             distributed.barrier()
 
-    def together(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """The model, whose gradients are averaged over the processes in each backward pass."""
+    def together(self, model: nn.Module, device: torch.device, *, unused: bool = False) -> nn.Module:
+        """The model, whose gradients are averaged over the processes in each backward pass; `unused`: some of its parameters have none."""
         if self.size == 1:
             return model
-        return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+        own = [device] if device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=own, find_unused_parameters=unused)
 
 
 ALONE = World()

@@ -21,6 +21,7 @@ from vision_data.encoded_image import EncodedImage, pixels_of
 from vision_data.image_file import ImageFile
 from vision_data.impl import RawDataset
 from vision_data.memory import memory_budget
+from vision_data.own_files import own_files
 from vision_data.scanned import Published, in_parallel, refuse_unreadable, scan
 
 BYTES_AT_ONCE = 1 << 26
@@ -30,17 +31,21 @@ FORMAT = 2  # of the folder: another number, and everything is decoded anew
 def decoded(published: Published, folder: Path) -> RawDataset:
     """The images as uint8 of one size, from `<folder>/decoded/<name>-<key>`, where they are put the first time.
 
+    Of a folder that can only be read, what is decoded there is taken; else they are put into ./data/decoded.
+
     In memory where that is large enough for all of them, else as files that are read batch by batch. All of one size, none of
     its sides above 224, stay as they are; of others the squares have the median short side of the training images, at most 224,
     and from 32 on a multiple of 32. Grey where all training images are, else RGB.
     Raises ValueError that names the images that can't be read, and those that contradict each other.
     """
-    place = folder / "decoded" / f"{published.name}-{published.key[:16]}"
+    called = f"{published.name}-{published.key[:16]}"
+    place = folder / "decoded" / called
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{place}.lock"):
-            if not (place / "about.json").exists():
-                _decode(published, place)
+        if not (place / "about.json").exists():
+            place = own_files(published.name, folder, "decoded") / called
+            with FileLock(f"{place}.lock"):
+                if not (place / "about.json").exists():
+                    _decode(published, place)
         return _read(place)
     except OSError as error:
         raise ValueError(

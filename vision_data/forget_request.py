@@ -13,6 +13,7 @@ import torch
 from vision_data.image_set import ImageSet
 
 ANY_CLASS = -1
+LONGEST = 100  # letters of a name: a file's may have 255 with all that comes beside it
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,12 @@ class ForgetRequest:
 
     @property
     def slug(self) -> str:
-        """A short name for files and runs: class3, class3-450, any-4500, indexes-1f2e3d4c."""
+        """A short name for files and runs: class3, class3-450, any-4500, indexes-1f2e3d4c; classes80-1f2e3d4c where it were too long."""
         if self.indexes is not None:
-            return "indexes-" + hashlib.sha256(repr(self.indexes).encode()).hexdigest()[:8]
+            return f"indexes-{_hash8(self.indexes)}"
         name = "any" if ANY_CLASS in self.classes else "class" + "+".join(map(str, self.classes))
+        if len(name) > LONGEST:
+            name = f"classes{len(self.classes)}-{_hash8(self.classes)}"
         return name if self.number is None else f"{name}-{self.number}"
 
     def flags(self) -> list[str]:
@@ -108,6 +111,10 @@ class ForgetRequest:
                 "that are validation or test images or do not exist. Remove them from the list"
             )
         return torch.isin(train.indexes, torch.tensor(indexes, dtype=torch.int64))
+
+
+def _hash8(numbers: tuple[int, ...]) -> str:
+    return hashlib.sha256(repr(numbers).encode()).hexdigest()[:8]
 
 
 def read_indexes(file: str | Path) -> tuple[int, ...]:

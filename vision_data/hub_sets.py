@@ -13,7 +13,7 @@ from typing import Any
 from registry import Entry, did_you_mean
 from vision_data.decoded import FORMAT, decoded
 from vision_data.encoded_image import EncodedImage
-from vision_data.hub_copies import Splits, from_disk, from_hub, is_saved, local_copy, tables, zips, zips_from_hub
+from vision_data.hub_copies import Splits, from_hub, is_saved, local_copy, parquet, saved, tables, zips, zips_from_hub
 from vision_data.image_folders import published_folder
 from vision_data.image_zips import published_zips
 from vision_data.impl import DATASETS, DatasetFacts, RawDataset, register, slug
@@ -65,10 +65,12 @@ def read_hub_set(name: str, hub_name: str, folder: Path, *, columns: Columns = C
     """
     local = local_copy(hub_name, folder, also)
     if local is None:
-        return decoded(_published(name, from_hub(name, hub_name, folder), columns), folder)
+        return decoded(_published(name, _train_and_test(name, from_hub(name, hub_name, folder)), columns), folder)
     root = local / "data" if (local / "data").is_dir() and not is_saved(local) else local
-    if is_saved(local) or tables(local):
-        return decoded(_published(name, from_disk(name, local, folder), columns), folder)
+    if is_saved(local):
+        return decoded(_published(name, _train_and_test(name, saved(name, local)), columns), folder)
+    if files := tables(local):
+        return decoded(_published(name, parquet(name, local, _train_and_test(name, files), folder), columns), folder)
     if "train" in zips(root):
         return decoded(published_zips(name, _train_and_test(name, zips(root))), folder)
     return decoded(published_folder(name, root), folder)
@@ -86,37 +88,51 @@ def _train_and_test(name: str, parts: dict[str, Any]) -> dict[str, Any]:
     return {"train": train} | ({"test": parts[test]} if test else {})
 
 
-def _published(name: str, splits: Splits, columns: Columns) -> Published:
+def _published(name: str, parts: Splits, columns: Columns) -> Published:
     """The train and the test part of a dataset with an image column and a label column."""
-    import datasets
-
-    parts = _train_and_test(name, splits)
     train = parts["train"]
-    chosen = _columns_of(name, train, columns)
+    image, label = chosen = _columns_of(name, train, columns)
     for part, rows in parts.items():
         missing = [column for column in chosen if column not in rows.column_names]
         if missing:
             raise ValueError(
                 f"{name}: expected the column {missing[0]} in {part}, got {', '.join(rows.column_names)}. Name the columns as train does"
             )
-    image, label = chosen
-    parts = {part: rows.select_columns([image, label]) for part, rows in parts.items()}
-    if isinstance(train.features[image], datasets.Image):
-        parts = {part: rows.cast_column(image, datasets.Image(decode=False)) for part, rows in parts.items()}
-    feature = train.features[label]
-    if not isinstance(feature, (datasets.ClassLabel, datasets.Value)):
-        raise ValueError(f"{name}: expected a class for each image in the column {label}, got a list or the like. Name another column")
-    names = (
-        tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else tuple(map(str, sorted(_labels(name, parts["train"], label))))
-    )
+    parts = {part: _encoded(rows.select_columns([image, label]), image) for part, rows in parts.items()}
+    classes = {part: _class_names(name, rows.features[label], label) for part, rows in parts.items()}
+    names = classes["train"]
+    for part, own in classes.items():
+        kind = parts[part].features[label]
+        if names is not None and own is None and "string" not in kind.dtype:
+            raise ValueError(
+                f"{name}: expected the classes' names in the column {label} of {part}, as in train, got {kind.dtype} without names. "
+                "Save both with the same features"
+            )
     content = hashlib.sha256(f"format {FORMAT}".encode())
     for part, rows in parts.items():
         content.update(f"\0{part}\0{rows._fingerprint}\0{len(rows)}\0{image}\0{label}".encode())
+        content.update(b"" if classes[part] == names else f"\0{classes[part]}".encode())
         for file in _files_named(rows, image):
             content.update(f"\0{_about(file)}".encode(errors="surrogateescape"))
-    numbered = isinstance(feature, datasets.ClassLabel)
-    opening = {part: _opening(name, part, rows, image, label, names if numbered else None) for part, rows in parts.items()}
-    return Published(name, content.hexdigest(), opening, names)
+    opening = {part: _opening(name, part, rows, image, label, classes[part]) for part, rows in parts.items()}
+    in_order = names if names is not None else tuple(map(str, sorted(_labels(name, parts["train"], label))))
+    return Published(name, content.hexdigest(), opening, in_order)
+
+
+def _encoded(rows: Any, image: str) -> Any:
+    """The rows with their images as they are stored: bytes, or the file that has them."""
+    import datasets
+
+    return rows.cast_column(image, datasets.Image(decode=False)) if isinstance(rows.features[image], datasets.Image) else rows
+
+
+def _class_names(name: str, feature: Any, label: str) -> tuple[str, ...] | None:
+    """What the numbers in a part's label column mean; None where the column holds the classes themselves."""
+    import datasets
+
+    if not isinstance(feature, (datasets.ClassLabel, datasets.Value)):
+        raise ValueError(f"{name}: expected a class for each image in the column {label}, got a list or the like. Name another column")
+    return tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
 
 
 def _files_named(rows: Any, image: str) -> Iterator[str]:

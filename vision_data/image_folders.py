@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
@@ -65,7 +66,7 @@ def published_folder(name: str, root: Path, *, own: bool = False, besides: Itera
 
 
 def files_by_class(name: str, part: Path, beside: tuple[str, ...] = (), besides: Iterable[Path] = ()) -> list[tuple[str, Path]]:
-    """(class, file) of each image below `part`, sorted; a class folder may be a link.
+    """(class, file) of each image below `part`, sorted; links are followed. Raises ValueError for one that leads nowhere.
 
     `beside` ends the names of files that are known to be something else, `besides` are folders that are no class. A warning counts the
     images that are in no class folder.
@@ -75,9 +76,10 @@ def files_by_class(name: str, part: Path, beside: tuple[str, ...] = (), besides:
         raise ValueError(
             f"{name}: expected a folder of images per class in {part}, got no folder. Put each class's images in a folder of its own"
         )
+    _check_names(name, classes)
     _tell_loose(name, part)
     loose = [entry for entry in part.iterdir() if entry.is_file() and not _is_hidden(entry.name)]
-    images = _images_among(sorted([*loose, *(file for folder in classes for file in _files_below(folder))]), beside)
+    images = _images_among(sorted([*loose, *(file for folder in classes for file in files_below(folder))]), beside)
     by_class: dict[str, list[Path]] = {folder.name: [] for folder in classes}
     for file in images:
         by_class.get(file.relative_to(part).parts[0], []).append(file)
@@ -89,7 +91,7 @@ def files_by_class(name: str, part: Path, beside: tuple[str, ...] = (), besides:
 
 def images_below(folder: Path, beside: tuple[str, ...] = ()) -> list[Path]:
     """The image files below a folder, sorted; a warning counts what is no image and does not end as `beside` says."""
-    return _images_among(_files_below(folder), beside)
+    return _images_among(files_below(folder), beside)
 
 
 def _images_among(files: list[Path], beside: tuple[str, ...]) -> list[Path]:
@@ -100,16 +102,61 @@ def _images_among(files: list[Path], beside: tuple[str, ...]) -> list[Path]:
     return [file for file in files if file.name.casefold().endswith(SUFFIXES)]
 
 
-def _files_below(folder: Path) -> list[Path]:
-    """The files below a folder, or below the one that it is a link to, sorted."""
-    real = folder.resolve()
-    places = ((file, file.relative_to(real)) for file in real.rglob("*"))
-    return sorted(folder / place for file, place in places if not any(map(_is_hidden, place.parts)) and file.is_file())
+def files_below(folder: Path) -> list[Path]:
+    """The files below a folder, sorted; links are followed, but not back to a folder that they are in: a warning names those."""
+    return sorted(_walked(folder, ()))
+
+
+def _walked(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    inside = (*above, folder.resolve())
+    for entry in _entries_of(folder):
+        path = folder / entry.name
+        if not entry.is_dir():
+            yield path
+        elif entry.is_symlink() and path.resolve() in inside:
+            warnings.warn(f"{path}: leads back to a folder that it is in, left out", stacklevel=2)
+        else:
+            yield from _walked(path, inside)
+
+
+def _entries_of(folder: Path) -> list[os.DirEntry[str]]:
+    """The files, folders and links in a folder that are not hidden.
+
+    Raises ValueError for a folder that can't be read, and for a link to nowhere that is called as an image or as a folder.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if not _is_hidden(entry.name)]
+        lost = sorted(Path(e.path) for e in found if e.is_symlink() and _may_be_images(Path(e.name)) and not Path(e.path).exists())
+        if not lost:
+            return [entry for entry in found if entry.is_dir() or entry.is_file() or entry.is_symlink()]
+    except OSError as error:
+        raise ValueError(f"{folder}: expected a folder that can be read ({error}). Correct its rights, or remove what is named") from error
+    more = f" and {len(lost) - 1} more" if lost[1:] else ""
+    raise ValueError(
+        f"{lost[0]}{more}: expected a link to what is there, got one to {lost[0].readlink()}. Restore that, or remove the link"
+    )
+
+
+def _may_be_images(place: PurePath) -> bool:
+    """Whether it is called as an image, or as a folder."""
+    return place.suffix.casefold() in ("", *SUFFIXES)
+
+
+def _check_names(name: str, classes: list[Path]) -> None:
+    """ValueError for a class that is called in bytes which are no text: neither a report nor a store could name it."""
+    for folder in classes:
+        try:
+            folder.name.encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(folder).decode(errors="backslashreplace")
+            raise ValueError(f"{name}: expected class folders whose names are UTF-8, got {shown}. Rename it") from error
 
 
 def _folders_in(folder: Path, besides: Iterable[Path] = ()) -> list[Path]:
     left_out = {place.resolve() for place in besides}
-    return sorted(e for e in folder.iterdir() if e.is_dir() and not _is_hidden(e.name) and e.resolve() not in left_out)
+    there = (folder / entry.name for entry in _entries_of(folder) if entry.is_dir())
+    return sorted(path for path in there if path.resolve() not in left_out)
 
 
 def _loose_images(folder: Path) -> list[Path]:

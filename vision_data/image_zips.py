@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from vision_data.encoded_image import SUFFIXES, EncodedImage
 from vision_data.image_folders import key_of
 from vision_data.scanned import Published
+
+ENCRYPTED = 1  # bit of a member's flags
 
 
 def published_zips(name: str, files: dict[str, Path]) -> Published:
@@ -23,6 +26,7 @@ def published_zips(name: str, files: dict[str, Path]) -> Published:
 
 
 def _images_in(name: str, file: Path) -> Iterator[EncodedImage]:
+    unpacked = file.with_suffix("")
     try:
         with zipfile.ZipFile(file) as opened:
             members = sorted(member for member in opened.namelist() if member.casefold().endswith(SUFFIXES) and "__MACOSX" not in member)
@@ -30,6 +34,10 @@ def _images_in(name: str, file: Path) -> Iterator[EncodedImage]:
                 label = PurePosixPath(member).parent.name
                 if not label:
                     raise ValueError(f"{name}: expected a folder per class in {file}, got {member} outside of any. Pack the folders")
+                if opened.getinfo(member).flag_bits & ENCRYPTED:
+                    raise ValueError(f"{name}: expected a zip file without a password, got one with it: {file}. Unpack it into {unpacked}")
                 yield EncodedImage(f"{file}:{member}", label, functools.partial(bytes, opened.read(member)))
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise ValueError(f"{name}: expected a whole zip file, got a damaged one: {file} ({error}). Download it again") from error
+    except NotImplementedError as error:
+        raise ValueError(f"{name}: expected a zip file that Python reads, got {file} ({error}). Unpack it into {unpacked}") from error

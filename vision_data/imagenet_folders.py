@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from torchvision_import import torchvision_module
 from vision_data.decoded import decoded
 from vision_data.encoded_image import SUFFIXES, EncodedImage
-from vision_data.image_folders import files_by_class, images_below, key_of, of_files, published_folder
+from vision_data.image_folders import files_below, files_by_class, images_below, key_of, of_files, published_folder
 from vision_data.impl import RawDataset, register
 from vision_data.living17 import LIVING17
 from vision_data.scanned import Published
@@ -191,7 +191,7 @@ def _annotated(val: Path) -> list[tuple[str, Path]]:
 
 
 def _archives_below(root: Path) -> list[Path]:
-    return [file for file in root.rglob("*") if file.is_file() and _is_archive(file) and not file.name.startswith(".")]
+    return [file for file in files_below(root) if _is_archive(file)]
 
 
 def _is_archive(file: Path | PurePosixPath) -> bool:

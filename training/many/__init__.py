@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,14 +11,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from training.loop import Progress, fit, silent
+from training.loop import Progress, fit, silent, trial_batch
 from training.many.batches import SharedImages
 from training.many.linear_stack import LinearStack
 from training.many.lockstep import History, Stack, lockstep
 from training.many.module_stack import ModuleStack
 from training.many.threads import side_by_side
 from training.recipe import Recipe
-from training.way import deterministic
+from training.way import deterministic, way_of
 from vision_data import ImageSet
 
 __all__ = ["LinearStack", "ModuleStack", "fit_many", "models_at_once"]
@@ -54,6 +55,7 @@ def fit_many(
     _check(models, rows, generators)
     place = torch.device(device)
     whole = slice(0, len(models))
+    recipe = _settled(recipe, models[0], images, rows[0], place)
     stacked = LinearStack.takes(models[0]) and recipe.plain
     if not recipe.plain or (place.type == "cpu" and not stacked):
         plain = replace(recipe, deterministic=False)
@@ -79,6 +81,20 @@ def fit_many(
     if place.type == "cpu":
         return side_by_side(at_once, _parts(whole, CPU_STACK), recipe.epochs, progress, label)
     return at_once(whole, progress)
+
+
+def _settled(recipe: Recipe, model: nn.Module, images: ImageSet, rows: Tensor, device: torch.device) -> Recipe:
+    """The recipe without a choice, measured once before any thread is busy: what is `auto` is the same for all models."""
+    if "auto" not in (recipe.precision, recipe.memory_format, recipe.compile):
+        return recipe
+    size = recipe.batch_size_for(len(rows))
+
+    def batch() -> tuple[Tensor, Tensor]:
+        return trial_batch(images.subset(rows), recipe, size, device)
+
+    with deterministic(recipe.deterministic):
+        steps = recipe.epochs * math.ceil(len(rows) / size)
+        return way_of(recipe, copy.deepcopy(model).to(device).train(), batch, steps).settled(recipe)
 
 
 def models_at_once(model: nn.Module, device: torch.device | str) -> int:

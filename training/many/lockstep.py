@@ -43,7 +43,7 @@ def lockstep(
 ) -> list[History]:
     """Train the models of a stack, model k on the images at rows[k] (as many for each) in generators[k]'s order; the history of each.
 
-    Raises FloatingPointError as soon as the loss of an epoch is not finite.
+    Raises FloatingPointError as soon as the loss of an epoch is not finite, or where a weight is not in the end.
     """
     count = len(rows[0])
     optimizer = optimizer_of(stack.parameters, recipe)
@@ -63,5 +63,10 @@ def lockstep(
                 raise FloatingPointError(
                     f"training diverged in epoch {epoch + 1}: the loss is {loss / count}. Choose a smaller --train_lr (it is {recipe.lr:g})"
                 )
+    if not all(parameter.isfinite().all() for parameter in stack.parameters):
+        raise FloatingPointError(
+            f"training diverged in epoch {recipe.epochs}: a weight is not finite after its last step. "
+            f"Choose a smaller --train_lr (it is {recipe.lr:g})"
+        )
     stack.write_back()
     return histories
