@@ -162,10 +162,7 @@ class Pipeline:
         with tracked_run(self.experiment, self.name, nested=nested, tags={**self.tags(), **tags}) as run:
             self.stages["tracking_start"] = time.perf_counter() - started
             run.params({name: value for name, value in self.params().items() if name != MASKED})
-            for file in {
-                entry.file for entry in (self.method, self.base.architecture, DATASETS[self.config.base.dataset]) if entry.file is not None
-            }:
-                run.file(file, "code")
+            self._log_code(run)
             with stage(self.stages, "initial"):
                 initial = self.base.initial()
             with stage(self.stages, "ideal"):
@@ -216,6 +213,14 @@ class Pipeline:
             chosen=self.config.metrics,
             seed=self.config.base.seed,
         )
+
+    def _log_code(self, run: TrackedRun) -> None:
+        """The users' files as they were run."""
+        entries = (self.method, self.base.architecture, DATASETS[self.config.base.dataset])
+        with tempfile.TemporaryDirectory() as folder:
+            for name, code in {(entry.file.name, entry.code) for entry in entries if entry.file is not None and entry.code is not None}:
+                (Path(folder) / name).write_bytes(code)
+                run.file(Path(folder) / name, "code")
 
     def _check_untouched(self, initial: Trained) -> None:
         """ValueError where a method wrote into the model that all others start from."""

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, g
 __version__ = "0.1.0"
 
 USER_MODULE = "lethe_user_"
+_CODE: dict[str, bytes] = {}  # by the module's name, what was run of each user's file
 Facts = TypeVar("Facts")
 Function = Callable[..., Any]
 Decorated = TypeVar("Decorated", bound=Function)
@@ -95,9 +96,14 @@ class Entry(Generic[Facts]):
         return Path(str(module.__file__)) if module is not None and module.__name__.startswith(USER_MODULE) else None
 
     @property
+    def code(self) -> bytes | None:
+        """The text of the user's file as it was run, whatever the file says by now; None for Lethe's own."""
+        return None if self.file is None else _CODE[self.function.__module__]
+
+    @property
     def identity(self) -> str:
         """The name, and for a user's file the digest of its text: two functions of one name are not the same."""
-        return self.name if self.file is None else f"{self.name}-{hashlib.sha256(self.file.read_bytes()).hexdigest()[:8]}"
+        return self.name if self.code is None else f"{self.name}-{hashlib.sha256(self.code).hexdigest()[:8]}"
 
     @property
     def summary(self) -> str:
@@ -212,7 +218,7 @@ class Registry(Generic[Facts]):
 
 
 def function_from_file(spec: str) -> Function:
-    """The function that `path/to/file.py:function` names. The file is run as the user's own code, once."""
+    """The function that `path/to/file.py:function` names. The file is run as the user's own code, once: see `changed_files`."""
     path, _, name = spec.rpartition(":")
     file = Path(path)
     if not file.is_file():
@@ -224,17 +230,23 @@ def function_from_file(spec: str) -> Function:
         if found is None or found.loader is None:
             raise ValueError(f"{path} can't be imported as Python")
         module = importlib.util.module_from_spec(found)
-        sys.modules[module_name] = module
+        sys.modules[module_name], _CODE[module_name] = module, file.read_bytes()
         try:
-            found.loader.exec_module(module)
+            exec(compile(_CODE[module_name], str(file), "exec", dont_inherit=True), vars(module))  # these bytes, not those of a second look
         except BaseException:
-            del sys.modules[module_name]
+            del sys.modules[module_name], _CODE[module_name]
             raise
     function = getattr(module, name, None)
     if not callable(function):
         known = [n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module_name]
         raise ValueError(did_you_mean(f"function of {path}", name, known, f"functions of {path}"))
     return function
+
+
+def changed_files() -> list[Path]:
+    """The users' files that say by now something else than what was run of them, or are gone: a process of its own would run that."""
+    files = ((Path(str(sys.modules[name].__file__)), code) for name, code in _CODE.items())
+    return [file for file, code in files if not file.is_file() or file.read_bytes() != code]
 
 
 def hyperparameters_of(function: Function) -> dict[str, Hyperparameter]:

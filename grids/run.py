@@ -77,7 +77,7 @@ def flags() -> command_line.OneLineParser:
     )
     who = parser.add_argument_group("who runs it")
     who.add_argument(
-        "--workers", type=int, metavar="N", help=f"processes (default: one a core, at most {MOST_WORKERS}; with GPUs, what they hold)"
+        "--workers", type=int, metavar="N", help=f"processes (default: one a core, here at most {MOST_WORKERS}; with GPUs, what they hold)"
     )
     who.add_argument(
         "--gpus", type=command_line.words, default=(), metavar="ID,...", help="each worker sees one of these (default: all see all)"
@@ -203,14 +203,26 @@ def crew_of(options: Namespace, jobs: Sequence[Job]) -> Crew:
     from tracking.store import check_store
 
     check_store()
-    known = finished_jobs()
-    size = options.workers or (len(options.gpus) * options.jobs_per_gpu if options.gpus else min(cores(), MOST_WORKERS))
-    size = min(size, len(jobs))
+    asked = options.workers or len(options.gpus) * options.jobs_per_gpu
     if options.address is not None:
-        from grids.ray_crew import RayCrew
+        return _ray_crew(options, asked, len(jobs))
+    size = min(asked or min(cores(), MOST_WORKERS), len(jobs))
+    return LocalCrew(places(size, options.gpus, Path(options.logs)), finished_jobs())
 
-        return RayCrew(options.address, size, Path(options.logs), known, gpu_share=1 / options.jobs_per_gpu if options.gpus else 0)
-    return LocalCrew(places(size, options.gpus, Path(options.logs)), known)
+
+def _ray_crew(options: Namespace, asked: int, jobs: int) -> Crew:
+    """Actors: as many as were asked for (0: as the cluster has room for), a word on stderr where it has not."""
+    from grids.local_crew import cores
+    from grids.ray_crew import RayCrew, connected, room
+    from tracking.finished import finished_jobs
+
+    gpu_share = 1 / options.jobs_per_gpu if options.gpus else 0
+    ray = connected(options.address, min(asked or min(cores(), MOST_WORKERS), jobs))
+    there = room(ray, gpu_share)
+    size = min(asked or max(1, there), jobs)
+    if there < size:
+        print(f"warning: the cluster has room for {there} of {size} workers; the others begin when it has more", file=sys.stderr)
+    return RayCrew(ray, size, Path(options.logs), finished_jobs(), gpu_share=gpu_share)
 
 
 class Screen:

@@ -14,9 +14,10 @@ import torch
 import command_line
 import mlflow_forget
 from base_models import BaseConfig, BaseModels, Trained
-from grids.job_queue import Outcome
+from grids.job_queue import Left, Outcome
 from grids.run_once import run_once
 from pipeline import Pipeline
+from registry import changed_files
 from sweep import same_splits
 from vision_data import Splits
 
@@ -35,8 +36,13 @@ class WarmWorker:
         self.bases: list[WarmModels] = []
         self.random_state = torch.get_rng_state()  # that of a process which has drawn nothing
 
-    def do(self, words: Sequence[str]) -> Outcome:
-        """Run a line, given as the words after `python -u`. What fails is an outcome too; Ctrl-C and SIGTERM are not."""
+    def do(self, words: Sequence[str]) -> Outcome | Left:
+        """Run a line, given as the words after `python -u`. What fails is an outcome too; Ctrl-C and SIGTERM are not.
+
+        Left, and nothing is run, where a user's file was edited after it was loaded: what a process has loaded it keeps.
+        """
+        if changed_files():
+            return Left()
         started = time.perf_counter()
         torch.set_rng_state(self.random_state)
         script, argv = words[0], words[1:]

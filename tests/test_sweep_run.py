@@ -23,7 +23,8 @@ import mlflow_forget
 from base_models import BaseConfig, BaseModels
 from grids import local_crew
 from grids import run as grid_run
-from grids.job_queue import Outcome
+from grids.job_queue import Died, Job, Left, Outcome
+from grids.local_crew import LocalCrew
 from grids.run_once import run_once
 from pipeline import Pipeline, PipelineConfig
 from tracking.finished import finished_jobs
@@ -205,10 +206,13 @@ def test_of_several_numbers_of_threads_the_first_counts(folder, monkeypatch, cap
 class Crew:
     """Fails the jobs that have a word, and does the others at once; `asked` is called before each."""
 
-    size, farewell = 1, ""
+    farewell = ""
 
     def __init__(self, fails, asked):
         self.fails, self.asked, self.ended = fails, asked, []
+
+    def ready(self):
+        return [0]
 
     def give(self, worker, job):
         self.asked(job)
@@ -220,6 +224,70 @@ class Crew:
 
     def stop(self):
         pass
+
+
+OWN = """
+from unlearn import Unlearned, copy_of
+
+def mine(model, data, *, number: int = 0):
+    return Unlearned(copy_of(model), facts={{"which": "{which}"}})
+"""
+
+
+def told(crew, *jobs):
+    """What a crew of one says of each job, one after the other."""
+    for job in jobs:
+        crew.give(0, job)
+        found = []
+        until(lambda own=found: own.extend(crew.wait(1.0)) or own, 120)
+        yield found[0][1]
+
+
+@pytest.fixture
+def crew(folder):
+    """A worker of its own, which writes to a log that the test may name."""
+    made = []
+
+    def of(log="log"):
+        made.append(LocalCrew([local_crew.Place(Path(log), threads=1)]))
+        return made[-1]
+
+    yield of
+    for one in made:
+        one.stop()
+
+
+@pytest.mark.slow
+def test_a_worker_does_not_run_what_a_file_said_before(crew, folder):
+    jobs = [Job(("mlflow_forget.py", *f"--unlearn own.py:mine --epochs 1 --ideal skip --report skip --number {n}".split())) for n in (1, 2)]
+    (folder / "own.py").write_text(OWN.format(which="one"))
+    own = crew()
+    assert [said.status for said in told(own, jobs[0])] == ["finished"]
+    (folder / "own.py").write_text(OWN.format(which="two"))
+    first, second = told(own, jobs[1], jobs[1])
+    assert first == Left()
+    assert second.status == "finished"
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        found = store.execute("SELECT run_uuid, value FROM tags WHERE key = 'which' ORDER BY value").fetchall()
+    assert [which for _, which in found] == ["one", "two"]
+    for run_id, which in found:
+        (code,) = (folder / "mlruns").glob(f"*/{run_id}/artifacts/code/own.py")
+        assert code.read_text() == OWN.format(which=which)
+    assert len(finished(folder)) == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+@pytest.mark.parametrize("log", ["/dev/full", "grid.yml/log"])
+def test_a_log_that_can_not_be_written_ends_no_job(crew, log):
+    job = Job(("main_baseline.py", "--epochs", "1"))
+    assert [said.status for said in told(crew(log), job)] == ["finished"]
+
+
+def test_a_worker_that_can_not_begin_says_why(crew, monkeypatch, folder):
+    (folder / "torch.py").write_text("raise ImportError('no such\\nluck')\n")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    assert list(told(crew(), Job(("main_baseline.py",)))) == [Died("ImportError: no such luck")]
 
 
 def test_failed_lines_are_run_again_from_their_file_and_none_is_lost(folder, monkeypatch):
