@@ -203,7 +203,11 @@ def write_to(log: Path) -> None:
     for stream in (1, 2):
         os.dup2(file, stream)
     os.close(file)
-    sys.stdout, sys.stderr = (io.TextIOWrapper(_Unfailing(stream), errors="backslashreplace", write_through=True) for stream in (1, 2))
+    sys.stdout, sys.stderr = (_text_to(stream) for stream in (1, 2))
+
+
+def _text_to(descriptor: int) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BufferedWriter(_Unfailing(descriptor)), errors="backslashreplace", line_buffering=True)
 
 
 class _Unfailing(io.RawIOBase):

@@ -68,6 +68,14 @@ def finished(folder):
     return Counter(config_hash for config_hash, status in runs(folder) if status == "FINISHED")
 
 
+def without_metrics(folder):
+    """The FINISHED runs that measured nothing."""
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        return store.execute(
+            "SELECT run_uuid FROM runs WHERE status = 'FINISHED' AND run_uuid NOT IN (SELECT run_uuid FROM metrics)"
+        ).fetchall()
+
+
 def metrics_in(folder):
     """What the runs of a folder measured, by method and settings, with the digest of the model; seconds left out."""
     found = {}
@@ -474,6 +482,7 @@ def test_whoever_is_killed_every_job_has_one_finished_run(folder):
     assert len(count) == jobs, (seed, killed)
     assert set(count.values()) == {1}, (seed, killed)
     assert not {status for _, status in runs(folder)} - {"FINISHED", "KILLED"}, (seed, killed)
+    assert not without_metrics(folder), (seed, killed)
     made = [path.name for path in (folder / "results" / "digits").glob("*.safetensors")]
     assert sorted(made) == ["1mlp_ep1.safetensors", "1mlp_ep1_ideal_class0.safetensors"]
     assert re.search(rf"{jobs} runs: \d+ finished, \d+ were before, 0 failed", done.stdout)
