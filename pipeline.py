@@ -29,6 +29,7 @@ from evaluation import DEFAULT, Evidence, Times, chosen
 from judgement import judge
 from measurement import INCOMPETENT, Measured, evidence_of_others, measure, of_intermediate_models
 from model_sets import oracles_of
+from models import ARCHITECTURES
 from registry import __version__
 from reporter.html_report import html_report
 from reporter.layer_pictures import masked_layer_image, weight_histogram
@@ -135,7 +136,7 @@ class Pipeline:
         self.data = self._forget_data()
         self.asked, self.layer_size = self._amounts()
         self.checkpoint_epochs = checked(config.checkpoint_epochs, self.settings | self.asked)
-        self.experiment = config.experiment or f"{self.base.splits.dataset}-{self.base.architecture.name}"
+        self.experiment = experiment_of(config)
         self._start_afresh()
         check_writable(self.base.save_dir / "cache")
         check_writable(JSON_FOLDER, METRICS_WAY_OUT)
@@ -524,6 +525,12 @@ def _provenance(name: str, trained: Trained | None) -> dict[str, Any]:
         if math.isfinite(trained.metadata.train_seconds):
             about |= {f"{name}_train_seconds": trained.metadata.train_seconds}
     return about
+
+
+def experiment_of(config: PipelineConfig) -> str:
+    """The name of the MLflow experiment that the config's run is in."""
+    dataset = DATASETS[config.base.dataset]
+    return config.experiment or f"{dataset.name}-{ARCHITECTURES[config.base.arch or dataset.facts.arch].name}"
 
 
 def git_commit() -> str:

@@ -94,7 +94,7 @@ def connected(address: str, cpus: int) -> Any:
         ) from error
     tracking = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     environment = {"env_vars": {"PYTHONPATH": str(ROOT), **tracking}}
-    where: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False} if address == LOCAL else {"address": address}
+    where: dict[str, Any] = {"address": LOCAL, "num_cpus": cpus, "include_dashboard": False} if address == LOCAL else {"address": address}
     try:
         answering(address)
         ray.init(**where, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)

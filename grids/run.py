@@ -199,30 +199,46 @@ def queue_of(runs: Sequence[Sequence[str]]) -> list[Job]:
 def crew_of(options: Namespace, jobs: Sequence[Job]) -> Crew:
     """The workers; before they start, the tracking store is there and has said what is finished."""
     from grids.local_crew import LocalCrew, cores, places
-    from tracking.finished import finished_jobs
     from tracking.store import check_store
 
     check_store()
     asked = options.workers or len(options.gpus) * options.jobs_per_gpu
     if options.address is not None:
-        return _ray_crew(options, asked, len(jobs))
+        return _ray_crew(options, asked, jobs)
     size = min(asked or min(cores(), MOST_WORKERS), len(jobs))
-    return LocalCrew(places(size, options.gpus, Path(options.logs)), finished_jobs())
+    return LocalCrew(places(size, options.gpus, Path(options.logs)), finished_in_store(jobs))
 
 
-def _ray_crew(options: Namespace, asked: int, jobs: int) -> Crew:
+def _ray_crew(options: Namespace, asked: int, jobs: Sequence[Job]) -> Crew:
     """Actors: as many as were asked for (0: as the cluster has room for), a word on stderr where it has not."""
     from grids.local_crew import cores
     from grids.ray_crew import RayCrew, connected, room
-    from tracking.finished import finished_jobs
 
     gpu_share = 1 / options.jobs_per_gpu if options.gpus else 0
-    ray = connected(options.address, min(asked or min(cores(), MOST_WORKERS), jobs))
+    ray = connected(options.address, min(asked or min(cores(), MOST_WORKERS), len(jobs)))
     there = room(ray, gpu_share)
-    size = min(asked or max(1, there), jobs)
+    size = min(asked or max(1, there), len(jobs))
     if there < size:
         print(f"warning: the cluster has room for {there} of {size} workers; the others begin when it has more", file=sys.stderr)
-    return RayCrew(ray, size, Path(options.logs), finished_jobs(), gpu_share=gpu_share)
+    return RayCrew(ray, size, Path(options.logs), finished_in_store(jobs), gpu_share=gpu_share)
+
+
+def finished_in_store(jobs: Sequence[Job]) -> set[tuple[str, str]]:
+    """What is finished, by what the tracking store says, which is there from now on, and has the experiments of the jobs."""
+    from grids.base_lines import flags_of
+    from mlflow_forget import configs_from, options_of
+    from pipeline import experiment_of
+    from tracking.finished import finished_jobs
+    from tracking.store import open_experiment
+
+    def named(job: Job) -> tuple[tuple[str, ...], ...]:
+        flags = flags_of(job.words)
+        return tuple(tuple(flags.get(name, ())) for name in ("experiment", "dataset", "arch"))
+
+    for job in {named(job): job for job in jobs if not job.is_base}.values():
+        (config,) = configs_from(*options_of(job.words[1:]))
+        open_experiment(experiment_of(config))
+    return finished_jobs()
 
 
 class Screen:
