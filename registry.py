@@ -285,7 +285,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _parse(annotation: Any, text: str) -> Any:
-    for kind in _members(annotation):
+    for kind in sorted(_members(annotation), key=lambda kind: kind is str):  # last what takes every text
         try:
             return _parse_one(kind, text)
         except ValueError:

@@ -14,6 +14,8 @@ exclude:                              no run that has all of these values (of a 
   - {unlearn: MIMU, class_to_replace: 1, kappa: [0.1]}
 include:                              more runs; the grid's shared flags hold where nothing else is said
   - {unlearn: SSD, seed: 9}
+
+A value of null leaves a flag out; of a hyperparameter it is `none`.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from grids.base_lines import SHOWS, plain_flags
 from grids.located import Located, Place, blamed
 
 if TYPE_CHECKING:
@@ -51,7 +54,8 @@ class Combination:
 
     @property
     def words(self) -> list[str]:
-        return [word for name, value in self.values.items() for word in (f"--{name}", *map(text, _listed(value)))]
+        given = {name: value for name, value in self.values.items() if value is not None or name.replace("-", "_") not in plain_flags()}
+        return [word for name, value in given.items() for word in (f"--{name}", *map(text, _listed(value)))]
 
 
 def jobs_of(grid: Located) -> list[list[str]]:
@@ -63,6 +67,8 @@ def jobs_of(grid: Located) -> list[list[str]]:
     found: dict[str, Combination] = {}
     for combination in combinations_of(grid):
         found.setdefault(shlex.join(combination.words), combination)
+    if not found:
+        raise grid.error((), "no run is left. Leave out some of `exclude`")
     check(grid, list(found.values()))
     return [combination.words for combination in found.values()]
 
@@ -165,7 +171,7 @@ def check(grid: Located, runs: Sequence[Combination]) -> None:
         if alike not in seen or seed not in seen:
             check_run(grid, run, bases if alike not in seen else None)
         seen |= {alike, seed}
-        mask = next((text(run.values[name]) for name in MASK if name in run.values), None)
+        mask = next((text(run.values[name]) for name in MASK if run.values.get(name) is not None), None)
         if mask is not None and seed_of.setdefault(mask, seed) != seed:
             place = next(run.places[name] for name in ("seed", *MASK) if name in run.places)
             raise grid.error(place, f"--mask {mask} is one model, and several seeds mean several. Leave out the mask, or give one seed")
@@ -176,6 +182,9 @@ def check_run(grid: Located, run: Combination, bases: list[BaseModels] | None) -
     import mlflow_forget
 
     try:
+        shows = next((name for name in SHOWS if name in run.values), None)
+        if shows is not None:
+            raise ValueError(f"--{shows} shows what there is, and runs nothing. Leave it out")
         if "config" in run.values:
             raise ValueError("--config: expected the flags themselves, got a file of them. Write them into the grid")
         configs = mlflow_forget.configs_from(*mlflow_forget.options_of(run.words))

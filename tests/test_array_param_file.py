@@ -1,6 +1,10 @@
 """The grid: every line runs as printed, base models once, mistakes refused with their line before a line is written."""
 
+import re
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,8 +12,10 @@ import yaml
 import array_param_file
 import mlflow_forget
 from array_param_file import commands, main
+from benchmarks import sweep as benchmark
 from grids.base_lines import of_the_job
 
+ROOT = Path(__file__).resolve().parent.parent
 SMALL = """
 dataset: digits
 class_to_replace: [0, 3]
@@ -147,6 +153,36 @@ def test_both_files_are_written(folder, capsys):
     assert "48 runs -> params.txt" in capsys.readouterr().out
 
 
+def command_in(text):
+    """The command that runs params.txt by xargs, as a text has it."""
+    return re.search(r"tr .*xargs.* sh -c", text)[0]
+
+
+def test_lines_with_quotes_run_under_xargs_as_documented(folder, monkeypatch):
+    command = command_in((ROOT / "README.md").read_text())
+    assert command_in(array_param_file.__doc__) == command
+    monkeypatch.setattr(benchmark, "sh", lambda line, _: line == command or pytest.fail(line))
+    benchmark.by_xargs(folder, workers=2)
+    words = ["it's", "two  blanks", '"', "\\", "$HOME", "%", "a" * 3000]
+    program = [sys.executable, "-c", "import sys; open(sys.argv[1], 'w').write('\\n'.join(sys.argv[2:]))"]
+    lines = [shlex.join([*program, f"{number}.out", *words, str(number)]) for number in range(3)]
+    (folder / "params.txt").write_text("".join(f"{line}\n" for line in lines))
+    subprocess.run(command, shell=True, check=True, timeout=60)
+    assert [(folder / f"{number}.out").read_text().split("\n") for number in range(3)] == [[*words, str(number)] for number in range(3)]
+
+
+def test_null_is_a_flag_left_out_and_a_hyperparameters_none(lines):
+    _, jobs = lines(
+        "experiment:\nmask: null\nseed: [1, 2]\nrequests:\n- {class-to-replace: 3, num_indexes_to_replace: [null, 9]}\n"
+        "methods:\n  MIMU: {mask_layer: null, kappa: 3}\n"
+    )
+    assert [line.partition(" --seed 1 ")[2] for line in flags_in(jobs)[:2]] == [
+        "--class-to-replace 3 --mask_layer none --kappa 3",
+        "--class-to-replace 3 --num_indexes_to_replace 9 --mask_layer none --kappa 3",
+    ]
+    assert not any("experiment" in line or "--mask " in line for line in jobs)
+
+
 def test_python_and_yaml_say_the_same(lines, folder):
     (folder / "grid.py").write_text(f"GRID = {yaml.safe_load(SMALL)!r}")
     assert commands("grid.py") == lines(SMALL)
@@ -179,6 +215,11 @@ def test_python_may_count(folder):
         ("methods:\n  random_mask: {kappa: [[1, 2]]}\n", 2, "expected one value for each flag of a run"),
         ("methods: {SSD: }\n{a: 1}: 2\n", 2, "expected a word as key, got a list or a mapping"),
         ("config: run.yml\nmethods:\n  SSD:\n", 1, "Write them into the grid"),
+        ("help: true\nmethods:\n  SSD:\n", 1, "--help shows what there is, and runs nothing"),
+        ("h: true\nmethods:\n  SSD:\n", 1, "--h shows what there is, and runs nothing"),
+        ("methods:\n  SSD:\n    list: true\n", 3, "--list shows what there is, and runs nothing"),
+        ("methods:\n  SSD:\n    kapa:\n", 3, "unknown flag '--kapa'"),
+        ("methods:\n  SSD:\nexclude:\n- {unlearn: SSD}\n", None, "grid.yml: no run is left. Leave out some of `exclude`"),
         (
             "mask: own.safetensors\nseed: [1, 2]\nmethods: {SSD: }\n",
             2,

@@ -494,6 +494,13 @@ def test_the_same_file_may_be_imported_again_but_another_may_not_take_its_name(t
         function_from_file(f"{tmp_path / 'other.py'}:thing")
 
 
+def test_none_is_none_where_any_text_may_stand():
+    def named(*, layer: str | None = "last"): ...
+
+    (layer,) = hyperparameters_of(named).values()
+    assert (layer.parse("none"), layer.parse("3")) == (None, "3")
+
+
 def test_what_was_run_of_a_file_is_its_code_whatever_it_says_by_now(user_file):
     file = user_file("def thing(a): return 1\n")
     things = Registry("thing", Facts)

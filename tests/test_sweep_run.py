@@ -318,13 +318,32 @@ def test_failed_lines_are_run_again_from_their_file_and_none_is_lost(folder, mon
     assert not failed.exists()
 
 
+def test_failures_of_another_sweep_stay_in_their_file(folder, monkeypatch):
+    job, failed = "python -u mlflow_forget.py --unlearn", folder / "failed.txt"
+    other = f"# no\n# luck\n{job} SSD --seed 9\n"
+    failed.write_text(f"{other}# nor this\n{job} SSD --ideal skip\n")
+    (folder / "params.txt").write_text(f"{job} SSD --ideal skip\n{job} default --ideal skip\n")
+
+    def go_on(fails, asked=lambda job: None):
+        monkeypatch.setattr(grid_run, "crew_of", lambda *_: Crew(fails, asked))
+        return array_param_file.main(["run"])
+
+    assert go_on("default") == 1
+    assert failed.read_text() == f"{other}# no luck\n{job} default --ideal skip\n"
+    assert go_on("nothing") == 0
+    assert failed.read_text() == other
+    (folder / "params.txt").write_text(f"{job} SSD --seed 9\n")
+    assert go_on("nothing") == 0
+    assert not failed.exists()
+
+
 @pytest.fixture
 def lines(folder):
     """What a filter leaves of params.txt, by its last words."""
     (folder / "params.txt").write_text(
         "# by hand\n\npython -u mlflow_forget.py --unlearn SSD --seed 1\n"
         "python -u mlflow_forget.py --unlearn SSD --seed 2 --dataset MNIST\n"
-        "cd x; python -u mlflow_forget.py --unlearn default --seed=2\n"
+        "/usr/bin/python3.11 there/mlflow_forget.py --unlearn default --seed=2\n"
     )
 
     def left(*words):
@@ -350,11 +369,22 @@ def test_a_filter_takes_lines_with_all_its_words(lines):
         ("--jobs_per_gpu 2", "expected --gpus with it"),
         ("--params none.txt", "there is no file none.txt. Make it: python array_param_file.py"),
         ("--params empty.txt", "empty.txt has none"),
-        ("--params other.txt", "other.txt, line 2: expected 'python -u mlflow_forget.py --unlearn ...', got 'echo'"),
+        ("--params other.txt", "other.txt, line 2: expected 'python -u mlflow_forget.py --unlearn ...' and nothing before it, got 'echo'"),
         ("--params wrong.txt", "wrong.txt, line 1: unknown method 'SSDD'"),
         ("--params config.txt", "config.txt, line 1: --config: expected the flags themselves"),
         ("--params two.txt", "two.txt, line 1: expected one run a line"),
         ("--params open.txt", "open.txt, line 1: No closing quotation"),
+        (
+            "--params before.txt",
+            "before.txt, line 1: expected 'python -u mlflow_forget.py --unlearn ...' and nothing before it, got 'A=b p",
+        ),
+        (
+            "--params folder.txt",
+            "folder.txt, line 1: expected 'python -u mlflow_forget.py --unlearn ...' and nothing before it, got 'cd x;",
+        ),
+        ("--params help.txt", "help.txt, line 1: --help shows what there is"),
+        ("--filter ,", "argument --filter: expected words separated by commas, got ','"),
+        ("--gpus ,", "argument --gpus: expected words separated by commas, got ','"),
         ("--params two.txt --failed ./two.txt", "--failed: two.txt is the file of --params, which it would overwrite"),
         ("--grid grid.yml --failed grid.yml", "--failed: grid.yml is the file of --grid, which it would overwrite"),
         ("--params failed.txt --filter SSD", "--filter: failed.txt would lose the lines that are left out"),
@@ -373,6 +403,9 @@ def test_a_mistake_is_one_line_and_nothing_runs(lines, folder, capsys, words, sa
         "config": f"{job} SSD --config=a.yml\n",
         "two": f"{job} SSD --seed 1 2\n",
         "open": f"{job} 'SSD\n",
+        "before": f"A=b {job} SSD\n",
+        "folder": f"cd x; {job} SSD\n",
+        "help": f"{job} SSD --help\n",
     }
     for name, text in texts.items():
         (folder / f"{name}.txt").write_text(text)
