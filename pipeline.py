@@ -329,6 +329,8 @@ class Pipeline:
             decisive["checkpoint_epochs"] = self.checkpoint_epochs
         if self.base.training:
             decisive["training"] = self.base.training
+        if self.base.unusual:  # what an option does may show in no weight
+            decisive["options"] = self.base.unusual
         if "oracles" in self.method.facts.needs:  # models of the same epochs and shape, whose weights are not in here
             decisive |= {"epochs": self.base.epochs, "options": dict(self.base.options)}
         if self.config.metrics != (DEFAULT,):

@@ -90,6 +90,11 @@ class Entry(Generic[Facts]):
         return hyperparameters_of(self.function)
 
     @property
+    def defaults(self) -> dict[str, Any]:
+        """The values of the hyperparameters that need not be given."""
+        return {name: parameter.default for name, parameter in self.hyperparameters.items() if not parameter.required}
+
+    @property
     def file(self) -> Path | None:
         """The user's file that the function came from, None for Lethe's own."""
         module = sys.modules.get(self.function.__module__)

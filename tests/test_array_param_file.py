@@ -2,10 +2,12 @@
 
 import re
 import shlex
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -14,6 +16,8 @@ import mlflow_forget
 from array_param_file import commands, main
 from benchmarks import sweep as benchmark
 from grids.base_lines import of_the_job
+from vision_data import impl, torchvision_sets
+from vision_data.impl import read
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = """
@@ -240,6 +244,52 @@ def test_a_mistake_in_the_grid_is_one_line_and_writes_nothing(folder, capsys, gr
     assert message.count("\n") == 1
     assert line is None or f"grid.yml, line {line}" in message, message
     assert {path.name for path in folder.iterdir()} <= {"grid.yml"}
+
+
+def idx(array):
+    """A file of MNIST's: two zeros, the type uint8, the number of dimensions, each size."""
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def mnist(folder, monkeypatch):
+    """20 images of each of ten classes where MNIST's files are looked for; and how often they were read."""
+    raw = folder / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(idx(np.random.default_rng(0).integers(0, 256, (200, 28, 28), dtype=np.uint8)))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.arange(200, dtype=np.uint8) % 10))
+    reads = []
+    monkeypatch.setattr(impl, "read", lambda *place: reads.append(place) or read(*place))
+    return reads
+
+
+@pytest.mark.parametrize(
+    ("grid", "line", "says"),
+    [
+        ("dataset: MNIST\nclass_to_replace: [3, 12]\nmethods: {SSD: }\n", 2, "--class_to_replace: expected a class from 0 to 9, got 12"),
+        ("dataset: MNIST\nmethods:\n  random_mask: {kappa: [1, 99999999]}\n", 3, "--kappa: expected a count"),
+        ("methods:\n  load_an_oracle:\n    oracle_seed: [7, 2]\nseed: [1, 2]\n", 2, "in --unlearn load_an_oracle --seed 2 --oracle_seed 2"),
+    ],
+)
+def test_what_can_not_be_is_refused_where_images_are_at_hand(folder, mnist, capsys, grid, line, says):
+    (folder / "grid.yml").write_text(grid)
+    assert main(["--grid", "grid.yml"]) == 2
+    message = capsys.readouterr().err
+    assert says in message and message.startswith(f"error: grid.yml, line {line}: ")
+    assert not (folder / "params.txt").exists()
+
+
+def test_no_image_is_fetched_to_check_a_grid(lines, monkeypatch):
+    monkeypatch.setattr(torchvision_sets, "torchvision_module", lambda _: pytest.fail("something is downloaded"))
+    _, jobs = lines("dataset: KMNIST\nclass_to_replace: [0, 12]\nmethods: {SSD: }\n")
+    assert len(jobs) == 2
+
+
+def test_a_dataset_is_read_once(lines, mnist):
+    _, jobs = lines("dataset: [MNIST, KMNIST]\nclass_to_replace: [0, 3]\nsplit_seed: [0, 1]\ndevice: cuda\nmethods: {SSD: , default: }\n")
+    assert len(jobs) == 16
+    assert sorted(dataset for dataset, _ in mnist) == ["KMNIST", "MNIST"]
 
 
 @pytest.mark.parametrize(

@@ -21,14 +21,15 @@ import array_param_file
 import base_models
 import mlflow_forget
 from base_models import BaseConfig, BaseModels
-from grids import local_crew
+from grids import local_crew, warm_worker
 from grids import run as grid_run
 from grids.job_queue import Died, Job, Left, Outcome
 from grids.local_crew import LocalCrew
 from grids.run_once import run_once
+from grids.warm_worker import WarmWorker
 from pipeline import Pipeline, PipelineConfig
 from tracking.finished import finished_jobs
-from training import fit
+from training import fit, load_checkpoint
 from training.file_lock import locked
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -282,6 +283,23 @@ def test_a_worker_does_not_run_what_a_file_said_before(crew, folder):
         (code,) = (folder / "mlruns").glob(f"*/{run_id}/artifacts/code/own.py")
         assert code.read_text() == OWN.format(which=which)
     assert len(finished(folder)) == 2
+
+
+def test_a_worker_reads_a_checkpoint_once(folder, monkeypatch):
+    read = []
+    monkeypatch.setattr(base_models, "load_checkpoint", lambda path, model: read.append(path.name) or load_checkpoint(path, model))
+    monkeypatch.setattr(warm_worker, "changed_files", list)  # of other tests
+    worker, line = WarmWorker(threads=1), "mlflow_forget.py --unlearn default --epochs 1 --ideal skip --report skip --metrics forget_score"
+    for request in (0, 3, 5):
+        assert worker.do(f"{line} --class_to_replace {request}".split()).status == "finished"
+    assert read == ["1mlp_ep1.safetensors"]
+    worker.do(["main_baseline.py", "--epochs", "1", "--seed", "2"])
+    for seed in (1, 2):  # another model takes the place of the one that was read
+        shutil.copy(folder / "results" / "digits" / f"{seed}mlp_ep1.safetensors", folder / "own.safetensors")
+        for request in (0, 3):
+            assert worker.do(f"{line} --mask own.safetensors --class_to_replace {request}".split()).status != "failed"
+        assert read.count("own.safetensors") == seed
+    assert len(finished(folder)) == 5
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")

@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from vision_data.at_hand import begin_to_fetch
 from vision_data.chosen_images import Images
 from vision_data.encoded_image import EncodedImage, pixels_of
 from vision_data.image_file import ImageFile
@@ -36,6 +37,8 @@ def decoded(published: Published, folder: Path) -> RawDataset:
     Raises ValueError that names the images that can't be read, and those that contradict each other.
     """
     place = folder / "decoded" / f"{published.name}-{published.key[:16]}"
+    if not (place / "about.json").exists():
+        begin_to_fetch(published.name)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{place}.lock"):

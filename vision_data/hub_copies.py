@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vision_data.at_hand import begin_to_fetch
+
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 PARTS |= dict.fromkeys(("valid", "validation", "val", "dev"), "validation")
 Splits = dict[str, Any]
@@ -62,6 +64,7 @@ def from_disk(name: str, local: Path, folder: Path) -> Splits:
 
 def from_hub(name: str, hub_name: str, folder: Path) -> Splits:
     """The splits of the hub's dataset OWNER/NAME or OWNER/NAME/CONFIGURATION, by the `datasets` library."""
+    begin_to_fetch(name)
     import datasets
 
     try:
@@ -74,6 +77,7 @@ def from_hub(name: str, hub_name: str, folder: Path) -> Splits:
 
 def zips_from_hub(name: str, hub_name: str, folder: Path) -> dict[str, Path]:
     """data/train.zip and data/test.zip of the hub's dataset."""
+    begin_to_fetch(name)
     import huggingface_hub
 
     try:
