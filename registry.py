@@ -22,7 +22,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, g
 __version__ = "0.1.0"
 
 USER_MODULE = "lethe_user_"
-_CODE: dict[str, bytes] = {}  # by the module's name, what was run of each user's file
+_CODE = "__lethe_code__"  # of the module of a user's file: what was run of it
 Facts = TypeVar("Facts")
 Function = Callable[..., Any]
 Decorated = TypeVar("Decorated", bound=Function)
@@ -103,7 +103,8 @@ class Entry(Generic[Facts]):
     @property
     def code(self) -> bytes | None:
         """The text of the user's file as it was run, whatever the file says by now; None for Lethe's own."""
-        return None if self.file is None else _CODE[self.function.__module__]
+        module = sys.modules.get(self.function.__module__)
+        return None if module is None else vars(module).get(_CODE)
 
     @property
     def identity(self) -> str:
@@ -235,11 +236,12 @@ def function_from_file(spec: str) -> Function:
         if found is None or found.loader is None:
             raise ValueError(f"{path} can't be imported as Python")
         module = importlib.util.module_from_spec(found)
-        sys.modules[module_name], _CODE[module_name] = module, file.read_bytes()
+        sys.modules[module_name] = module
         try:
-            exec(compile(_CODE[module_name], str(file), "exec", dont_inherit=True), vars(module))  # these bytes, not those of a second look
+            vars(module)[_CODE] = code = file.read_bytes()
+            exec(compile(code, str(file), "exec", dont_inherit=True), vars(module))  # these bytes, not those of a second look
         except BaseException:
-            del sys.modules[module_name], _CODE[module_name]
+            del sys.modules[module_name]
             raise
     function = getattr(module, name, None)
     if not callable(function):
@@ -250,7 +252,8 @@ def function_from_file(spec: str) -> Function:
 
 def changed_files() -> list[Path]:
     """The users' files that say by now something else than what was run of them, or are gone: a process of its own would run that."""
-    files = ((Path(str(sys.modules[name].__file__)), code) for name, code in _CODE.items())
+    modules = [module for name, module in sys.modules.items() if name.startswith(USER_MODULE)]
+    files = ((Path(str(module.__file__)), vars(module).get(_CODE)) for module in modules)
     return [file for file, code in files if not file.is_file() or file.read_bytes() != code]
 
 
