@@ -104,6 +104,21 @@ def test_options_of_a_sqlite_uri_are_none_of_its_files_name(folder, monkeypatch)
     assert finished_jobs() == set()
 
 
+def test_a_place_where_no_store_can_be_is_left_as_it_was(folder, monkeypatch):
+    (folder / "notes.txt").write_text("this is no database")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'notes.txt'}")
+    with pytest.raises(ValueError, match=r"can't be used \(file is not a database\)\. Correct or unset MLFLOW_TRACKING_URI"):
+        open_experiment("new")
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_store_in_a_new_folder_is_made_with_it(folder, monkeypatch, made):
+    monkeypatch.setattr(mlflow, "MlflowClient", Client)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'new' / 'mlflow.db'}")
+    open_experiment("new")
+    assert (folder / "new" / "mlflow.db").exists()
+
+
 def test_a_queue_may_begin_a_file_store(folder, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (folder / "new" / "mlruns").as_uri())

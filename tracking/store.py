@@ -20,6 +20,7 @@ from tracking.sqlite_reader import database_path
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
 ANSWER_SECONDS = 5
+SQLITE = b"SQLite format 3\0"  # how every database begins; one without a table is empty
 ABANDONED_SECONDS = 3600  # a store is made in seconds
 SERVER_ERROR = 500  # below it the server answers, if only to ask who we are
 
@@ -78,6 +79,8 @@ def open_experiment(name: str) -> str:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     file = database_of(uri)
     try:
+        if file is not None:
+            _check_place(file)
         with filelock.FileLock(_lock_of(file, uri)):
             if file is not None and not file.exists():
                 _create(file)
@@ -93,6 +96,16 @@ def open_experiment(name: str) -> str:
         raise ValueError(
             f"the tracking store {shown_uri()} can't be used ({without_password(reason)}). Correct or unset MLFLOW_TRACKING_URI"
         ) from error
+
+
+def _check_place(file: Path) -> None:
+    """OSError for a file that is something else, before a lock is left beside it. A folder that is new is made, as MLflow does."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        return
+    with file.open("rb") as opened:
+        if opened.read(len(SQLITE)) not in (b"", SQLITE):
+            raise OSError("file is not a database")
 
 
 def _lock_of(file: Path | None, uri: str) -> Path:
