@@ -1,7 +1,7 @@
 """A grid of settings -> base_params.txt and params.txt, one command a line; and all of them run.
 
     python array_param_file.py --grid grid.yml                       # writes both files
-    sh -e base_params.txt && sh params.txt                           # or: xargs -P2 -I{} sh -c '{}' < params.txt
+    sh -e base_params.txt && sh params.txt                           # or: tr '\\n' '\\0' < params.txt | xargs -0 -n1 -P2 sh -c
     python array_param_file.py run --grid grid.yml --workers 2       # runs them; `run --help` has its flags
     python array_param_file.py --grid grid.yml --slurm && bash sweep.sbatch
 

@@ -112,8 +112,8 @@ class BaseModels:
         for path, trained_on in ((self.initial_path, "train"), (self.ideal_path, self.request_slug)):
             if path.exists():
                 named = path == config.mask
-                check_checkpoint(path, self.metadata(trained_on), self.architecture.settings({}), named=named)
-                load_checkpoint(path, self.untrained())  # the header can't tell whether the weights are whole
+                check_checkpoint(path, self.metadata(trained_on), self.architecture.defaults, named=named)
+                self._read(path)  # the header can't tell whether the weights are whole
             else:
                 check_writable(path.parent)
 
@@ -130,6 +130,12 @@ class BaseModels:
         """The usual recipe with the settings asked for; without any, with those of the checkpoint that --mask names."""
         asked = self.config.training
         return changed(usual, **(found.training if found is not None and not asked else FLAGS.settings(asked)))
+
+    @property
+    def unusual(self) -> dict[str, Any]:
+        """The options of the architecture that are not the defaults."""
+        defaults = self.architecture.defaults
+        return {name: value for name, value in self.options.items() if name not in defaults or value != defaults[name]}
 
     @property
     def gone(self) -> tuple[int, ...]:
@@ -163,9 +169,7 @@ class BaseModels:
 
     def stem_of(self, seed: int) -> str:
         """<seed><arch>_ep<epochs>, and what else differs from the defaults, so that no setting overwrites another's."""
-        defaults = self.architecture.settings({})
-        changed = {name: value for name, value in self.options.items() if value != defaults[name]}
-        options = "".join(f"_{name}{'-'.join(map(str, v)) if isinstance(v, tuple) else v}" for name, v in sorted(changed.items()))
+        options = "".join(f"_{name}{'-'.join(map(str, v)) if isinstance(v, tuple) else v}" for name, v in sorted(self.unusual.items()))
         training = "".join(
             f"_{name.removeprefix('train_')}{'-'.join(v) if isinstance(v, tuple) else v}" for name, v in sorted(self.training.items())
         )
@@ -227,10 +231,14 @@ class BaseModels:
             **measured,
         )
 
+    def _read(self, path: Path) -> tuple[nn.Module, Metadata | None]:
+        """The model in a checkpoint, on the device."""
+        model = self.untrained()
+        return model, load_checkpoint(path, model)
+
     def _load(self, path: Path) -> Trained:
         started = time.perf_counter()
-        model = self.untrained()
-        metadata = load_checkpoint(path, model) if self.world.first else None  # other machines may not have the file
+        model, metadata = self._read(path) if self.world.first else (self.untrained(), None)  # other machines may not have the file
         return Trained(model, path, metadata, True, time.perf_counter() - started, [])
 
     def _train(self, images: ImageSet, path: Path, trained_on: str, label: str) -> Trained:

@@ -172,7 +172,7 @@ def _missing(base: BaseModels, members: Sequence[Member]) -> list[Member]:
 
 
 def _check(base: BaseModels, member: Member) -> None:
-    check_checkpoint(member.path, base.metadata(member.trained_on), base.architecture.settings({}))
+    check_checkpoint(member.path, base.metadata(member.trained_on), base.architecture.defaults)
 
 
 def _load(base: BaseModels, member: Member) -> Kept:

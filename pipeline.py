@@ -29,6 +29,7 @@ from evaluation import DEFAULT, Evidence, Times, chosen
 from judgement import judge
 from measurement import INCOMPETENT, Measured, evidence_of_others, measure, of_intermediate_models
 from model_sets import oracles_of
+from models import ARCHITECTURES
 from registry import __version__
 from reporter.html_report import html_report
 from reporter.layer_pictures import masked_layer_image, weight_histogram
@@ -135,7 +136,7 @@ class Pipeline:
         self.data = self._forget_data()
         self.asked, self.layer_size = self._amounts()
         self.checkpoint_epochs = checked(config.checkpoint_epochs, self.settings | self.asked)
-        self.experiment = config.experiment or f"{self.base.splits.dataset}-{self.base.architecture.name}"
+        self.experiment = experiment_of(config)
         self._start_afresh()
         check_writable(self.base.save_dir / "cache")
         check_writable(JSON_FOLDER, METRICS_WAY_OUT)
@@ -162,10 +163,7 @@ class Pipeline:
         with tracked_run(self.experiment, self.name, nested=nested, tags={**self.tags(), **tags}) as run:
             self.stages["tracking_start"] = time.perf_counter() - started
             run.params({name: value for name, value in self.params().items() if name != MASKED})
-            for file in {
-                entry.file for entry in (self.method, self.base.architecture, DATASETS[self.config.base.dataset]) if entry.file is not None
-            }:
-                run.file(file, "code")
+            self._log_code(run)
             with stage(self.stages, "initial"):
                 initial = self.base.initial()
             with stage(self.stages, "ideal"):
@@ -216,6 +214,14 @@ class Pipeline:
             chosen=self.config.metrics,
             seed=self.config.base.seed,
         )
+
+    def _log_code(self, run: TrackedRun) -> None:
+        """The users' files as they were run."""
+        entries = (self.method, self.base.architecture, DATASETS[self.config.base.dataset])
+        with tempfile.TemporaryDirectory() as folder:
+            for name, code in {(entry.file.name, entry.code) for entry in entries if entry.file is not None and entry.code is not None}:
+                (Path(folder) / name).write_bytes(code)
+                run.file(Path(folder) / name, "code")
 
     def _check_untouched(self, initial: Trained) -> None:
         """ValueError where a method wrote into the model that all others start from."""
@@ -323,6 +329,8 @@ class Pipeline:
             decisive["checkpoint_epochs"] = self.checkpoint_epochs
         if self.base.training:
             decisive["training"] = self.base.training
+        if self.base.unusual:  # what an option does may show in no weight
+            decisive["options"] = self.base.unusual
         if "oracles" in self.method.facts.needs:  # models of the same epochs and shape, whose weights are not in here
             decisive |= {"epochs": self.base.epochs, "options": dict(self.base.options)}
         if self.config.metrics != (DEFAULT,):
@@ -519,6 +527,12 @@ def _provenance(name: str, trained: Trained | None) -> dict[str, Any]:
         if math.isfinite(trained.metadata.train_seconds):
             about |= {f"{name}_train_seconds": trained.metadata.train_seconds}
     return about
+
+
+def experiment_of(config: PipelineConfig) -> str:
+    """The name of the MLflow experiment that the config's run is in."""
+    dataset = DATASETS[config.base.dataset]
+    return config.experiment or f"{dataset.name}-{ARCHITECTURES[config.base.arch or dataset.facts.arch].name}"
 
 
 def git_commit() -> str:

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, g
 __version__ = "0.1.0"
 
 USER_MODULE = "lethe_user_"
+_CODE = "__lethe_code__"  # of the module of a user's file: what was run of it
 Facts = TypeVar("Facts")
 Function = Callable[..., Any]
 Decorated = TypeVar("Decorated", bound=Function)
@@ -89,15 +90,26 @@ class Entry(Generic[Facts]):
         return hyperparameters_of(self.function)
 
     @property
+    def defaults(self) -> dict[str, Any]:
+        """The values of the hyperparameters that need not be given."""
+        return {name: parameter.default for name, parameter in self.hyperparameters.items() if not parameter.required}
+
+    @property
     def file(self) -> Path | None:
         """The user's file that the function came from, None for Lethe's own."""
         module = sys.modules.get(self.function.__module__)
         return Path(str(module.__file__)) if module is not None and module.__name__.startswith(USER_MODULE) else None
 
     @property
+    def code(self) -> bytes | None:
+        """The text of the user's file as it was run, whatever the file says by now; None for Lethe's own."""
+        module = sys.modules.get(self.function.__module__)
+        return None if module is None else vars(module).get(_CODE)
+
+    @property
     def identity(self) -> str:
         """The name, and for a user's file the digest of its text: two functions of one name are not the same."""
-        return self.name if self.file is None else f"{self.name}-{hashlib.sha256(self.file.read_bytes()).hexdigest()[:8]}"
+        return self.name if self.code is None else f"{self.name}-{hashlib.sha256(self.code).hexdigest()[:8]}"
 
     @property
     def summary(self) -> str:
@@ -212,7 +224,7 @@ class Registry(Generic[Facts]):
 
 
 def function_from_file(spec: str) -> Function:
-    """The function that `path/to/file.py:function` names. The file is run as the user's own code, once."""
+    """The function that `path/to/file.py:function` names. The file is run as the user's own code, once: see `changed_files`."""
     path, _, name = spec.rpartition(":")
     file = Path(path)
     if not file.is_file():
@@ -226,7 +238,8 @@ def function_from_file(spec: str) -> Function:
         module = importlib.util.module_from_spec(found)
         sys.modules[module_name] = module
         try:
-            found.loader.exec_module(module)
+            vars(module)[_CODE] = code = file.read_bytes()
+            exec(compile(code, str(file), "exec", dont_inherit=True), vars(module))  # these bytes, not those of a second look
         except BaseException:
             del sys.modules[module_name]
             raise
@@ -235,6 +248,13 @@ def function_from_file(spec: str) -> Function:
         known = [n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module_name]
         raise ValueError(did_you_mean(f"function of {path}", name, known, f"functions of {path}"))
     return function
+
+
+def changed_files() -> list[Path]:
+    """The users' files that say by now something else than what was run of them, or are gone: a process of its own would run that."""
+    modules = [module for name, module in sys.modules.items() if name.startswith(USER_MODULE)]
+    files = ((Path(str(module.__file__)), vars(module).get(_CODE)) for module in modules)
+    return [file for file, code in files if not file.is_file() or file.read_bytes() != code]
 
 
 def hyperparameters_of(function: Function) -> dict[str, Hyperparameter]:
@@ -273,7 +293,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _parse(annotation: Any, text: str) -> Any:
-    for kind in _members(annotation):
+    for kind in sorted(_members(annotation), key=lambda kind: kind is str):  # last what takes every text
         try:
             return _parse_one(kind, text)
         except ValueError:

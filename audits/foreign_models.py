@@ -197,7 +197,7 @@ class ForeignModels:
         if self.config.trained_on == "all":
             raise ValueError(f"--trained_on all: {path} is Lethe's, and was trained on its train split. Leave out --trained_on")
         try:
-            check_checkpoint(path, self._metadata(trained_on, training=found.training), self.architecture.settings({}))
+            check_checkpoint(path, self._metadata(trained_on, training=found.training), self.architecture.defaults)
         except ValueError as error:
             raise ValueError(
                 str(error).replace("--mask, or another folder with --save_dir", "--mask").replace("--mask", f"--{name}")

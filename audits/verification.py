@@ -169,7 +169,7 @@ def _base_models(record: Record, done: Verification, metadata: Metadata) -> dict
 
 def _built(metadata: Metadata, record: Record, seed: int) -> nn.Module:
     arch = _spec(record, "arch")
-    defaults = ARCHITECTURES[arch].settings({})
+    defaults = ARCHITECTURES[arch].defaults
     options = {name: value for name, value in metadata.options.items() if name in defaults}
     return build(arch, metadata.image_shape, metadata.classes, seed=seed, options=options).to(device_named("auto"))
 

@@ -112,7 +112,7 @@ def by_queue(folder: Path, workers: int) -> None:
 
 
 def by_xargs(folder: Path, workers: int) -> None:
-    sh(f"xargs -P{workers} -I{{}} sh -c '{{}}' < params.txt", folder)
+    sh(rf"tr '\n' '\0' < params.txt | xargs -0 -n1 -P{workers} sh -c", folder)
 
 
 def sh(command: str, folder: Path) -> None:

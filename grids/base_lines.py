@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+SHOWS = ("list", "help", "h")  # flags that show something, and run nothing
 REQUEST = ("class_to_replace", "num_indexes_to_replace", "forget_indexes")
 INITIAL, IDEAL = "main_baseline.py", "main_ideal.py"
 
@@ -81,6 +82,19 @@ def of_the_job() -> frozenset[str]:
     architecture = ARCHITECTURES["mlp"]
     names = [{action.dest for action in parser._actions} for parser in (mlflow_forget.flags(None, architecture), of_base_models)]
     return frozenset(names[0] - names[1] - set(architecture.hyperparameters))
+
+
+@cache
+def plain_flags() -> frozenset[str]:
+    """The flags of mlflow_forget.py that are no hyperparameters of anything: none is no value of them."""
+    import mlflow_forget
+    from models import ARCHITECTURES
+    from training.recipe import FLAGS
+
+    architecture = ARCHITECTURES["mlp"]
+    parser = mlflow_forget.flags(None, architecture)
+    names = {flag.removeprefix("--") for action in parser._actions for flag in action.option_strings}
+    return frozenset(names - set(architecture.hyperparameters) - set(FLAGS.hyperparameters))
 
 
 def flags_of(words: Sequence[str]) -> Flags:

@@ -1,4 +1,7 @@
-"""The flags of one experiment from a file: `kappa: 0.1` is `--kappa 0.1`; a flag on the command line counts instead of the file's."""
+"""The flags of one experiment from a file: `kappa: 0.1` is `--kappa 0.1`; a flag on the command line counts instead of the file's.
+
+A key without a value (YAML's null) is a flag left out; of a hyperparameter it is `none`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from grids.base_lines import REQUEST, flags_of
+from grids.base_lines import REQUEST, SHOWS, flags_of, plain_flags
 from grids.grid import text
 from grids.located import Located, blamed, read_yaml
 
@@ -47,9 +50,9 @@ def read_config(file: Path, argv: Sequence[str] | None) -> Config:
         name = SAME.get(str(key), str(key)).replace("-", "_")
         if name == "config" or isinstance(value, Mapping):
             raise source.error((str(key),), f"expected a flag and its value, got {key}: {value!r}. One file is one experiment")
-        if name == "list":
-            raise source.error((str(key),), "--list shows what there is, and runs nothing. Leave it out, and give it on the command line")
-        if name not in hidden:
+        if name in SHOWS:
+            raise source.error((str(key),), f"--{key} shows what there is, and runs nothing. Leave it out, and give it on the command line")
+        if name not in hidden and not (value is None and name in plain_flags()):
             flags.update(_words(name, value))
     return Config(source, flags, words)
 

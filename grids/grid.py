@@ -14,6 +14,8 @@ exclude:                              no run that has all of these values (of a 
   - {unlearn: MIMU, class_to_replace: 1, kappa: [0.1]}
 include:                              more runs; the grid's shared flags hold where nothing else is said
   - {unlearn: SSD, seed: 9}
+
+A value of null leaves a flag out; of a hyperparameter it is `none`.
 """
 
 from __future__ import annotations
@@ -21,14 +23,16 @@ from __future__ import annotations
 import itertools
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from grids.base_lines import SHOWS, oracle_seeds, plain_flags
 from grids.located import Located, Place, blamed
 
 if TYPE_CHECKING:
-    from base_models import BaseModels
+    from base_models import BaseConfig, BaseModels
     from pipeline import PipelineConfig
+    from vision_data import RawDataset, Splits
 
 METHODS, EXCLUDE, INCLUDE, METHOD = "methods", "exclude", "include", "unlearn"
 MASK = ("mask", "checkpoint")  # one flag
@@ -51,18 +55,22 @@ class Combination:
 
     @property
     def words(self) -> list[str]:
-        return [word for name, value in self.values.items() for word in (f"--{name}", *map(text, _listed(value)))]
+        given = {name: value for name, value in self.values.items() if value is not None or name.replace("-", "_") not in plain_flags()}
+        return [word for name, value in given.items() for word in (f"--{name}", *map(text, _listed(value)))]
 
 
 def jobs_of(grid: Located) -> list[list[str]]:
     """The words after `mlflow_forget.py` of every run, each once, in the order of the grid.
 
     Raises ValueError, with the grid's line, for what is no grid, for a rule that matches nothing, and for all that mlflow_forget.py would
-    refuse: unknown names, flags and values, and what can't go together. What depends on images is checked for embedded data.
+    refuse: unknown names, flags and values, and what can't go together. What depends on images is checked where they are
+    at hand: without a download, and without decoding them first.
     """
     found: dict[str, Combination] = {}
     for combination in combinations_of(grid):
         found.setdefault(shlex.join(combination.words), combination)
+    if not found:
+        raise grid.error((), "no run is left. Leave out some of `exclude`")
     check(grid, list(found.values()))
     return [combination.words for combination in found.values()]
 
@@ -157,53 +165,106 @@ def _listed(value: Any) -> Sequence[Any]:
 def check(grid: Located, runs: Sequence[Combination]) -> None:
     """ValueError for the first run that mlflow_forget.py would refuse. Those that differ in the seed alone are checked once."""
     seen: set[str] = set()
-    bases: list[BaseModels] = []
+    at_hand = AtHand()
     seed_of: dict[str, str] = {}
     for run in runs:
         alike = shlex.join(run.without(["seed"]).words)
         seed = f"seed {run.values.get('seed')}"
-        if alike not in seen or seed not in seen:
-            check_run(grid, run, bases if alike not in seen else None)
+        check_run(grid, run, at_hand if alike not in seen else None, parse=alike not in seen or seed not in seen)
         seen |= {alike, seed}
-        mask = next((text(run.values[name]) for name in MASK if name in run.values), None)
+        mask = next((text(run.values[name]) for name in MASK if run.values.get(name) is not None), None)
         if mask is not None and seed_of.setdefault(mask, seed) != seed:
             place = next(run.places[name] for name in ("seed", *MASK) if name in run.places)
             raise grid.error(place, f"--mask {mask} is one model, and several seeds mean several. Leave out the mask, or give one seed")
 
 
-def check_run(grid: Located, run: Combination, bases: list[BaseModels] | None) -> None:
-    """ValueError, with the grid's line, for what mlflow_forget.py would refuse. bases: base models made so far; None: the flags alone."""
-    import mlflow_forget
+def check_run(grid: Located, run: Combination, at_hand: AtHand | None, *, parse: bool = True) -> None:
+    """ValueError, with the grid's line, for what mlflow_forget.py would refuse; at_hand None: all but what depends on images.
 
+    parse: whether the flags were not looked at before, each with its value.
+    """
     try:
-        if "config" in run.values:
-            raise ValueError("--config: expected the flags themselves, got a file of them. Write them into the grid")
-        configs = mlflow_forget.configs_from(*mlflow_forget.options_of(run.words))
-        if len(configs) > 1:
-            raise ValueError("expected one value for each flag of a run. Put them side by side, not in a list")
-        if bases is not None:
-            _check_on_images(configs[0], bases)
+        if parse:
+            config = config_of(run)
+            if at_hand is not None:
+                _check_on_images(config, at_hand)
+        _check_oracles(run)
     except (ValueError, FileNotFoundError) as error:
         place = run.places[blamed(str(error), run.values, METHOD)]
         raise grid.error(place, f"{error} (in {shlex.join(run.words)})") from error
 
 
-def _check_on_images(config: PipelineConfig, bases: list[BaseModels]) -> None:
-    """As the run itself will, before it begins, where that needs no file."""
-    from base_models import BaseModels
-    from pipeline import Pipeline
-    from sweep import same_splits
+def config_of(run: Combination) -> PipelineConfig:
+    """The run's config. Raises for what is no flag or value of one run."""
+    import mlflow_forget
+
+    shows = next((name for name in SHOWS if name in run.values), None)
+    if shows is not None:
+        raise ValueError(f"--{shows} shows what there is, and runs nothing. Leave it out")
+    if "config" in run.values:
+        raise ValueError("--config: expected the flags themselves, got a file of them. Write them into the grid")
+    configs = mlflow_forget.configs_from(*mlflow_forget.options_of(run.words))
+    if len(configs) > 1:
+        raise ValueError("expected one value for each flag of a run. Put them side by side, not in a list")
+    return configs[0]
+
+
+def _check_oracles(run: Combination) -> None:
+    """ValueError for oracles that the method can't have, which depends on the seed too."""
     from unlearn import METHODS as ALL
-    from vision_data import DATASETS
+
+    oracle_seeds(run.words, ALL[text(run.values[METHOD])])
+
+
+class AtHand:
+    """The base models of a grid's runs, untrained, on the images that can be read at once; each dataset is read once."""
+
+    def __init__(self) -> None:
+        self.read: dict[tuple[str, str], RawDataset | None] = {}
+        self.made: list[BaseModels] = []
+
+    def base(self, config: BaseConfig) -> BaseModels | None:
+        """None where the images are not here, or a person's own code makes them. Raises ValueError as BaseModels."""
+        from base_models import BaseModels
+
+        found = next((base for base in self.made if base.config == config), None)
+        if found is None and (splits := self._splits(config)) is not None:
+            found = BaseModels(config, splits=splits)
+            self.made.append(found)
+        return found
+
+    def _splits(self, config: BaseConfig) -> Splits | None:
+        from sweep import same_splits
+        from vision_data import DATASETS, split
+        from vision_data.at_hand import only_at_hand
+        from vision_data.impl import read
+
+        dataset, key = DATASETS[config.dataset], (config.dataset, str(config.data))
+        known = same_splits(self.made, config)
+        if known is not None or dataset.file is not None:
+            return known
+        if key not in self.read:
+            try:
+                with only_at_hand():
+                    self.read[key] = read(*key)
+            except FileNotFoundError:
+                self.read[key] = None
+        raw = self.read[key]
+        return None if raw is None else split(raw, dataset.name, config.split_seed)
+
+
+def _check_on_images(config: PipelineConfig, at_hand: AtHand) -> None:
+    """As the run itself will, before it begins, where the images are at hand; on any device, as another machine may run it."""
+    from pipeline import Pipeline
+    from unlearn import METHODS as ALL
 
     method = ALL[config.unlearn]
     if config.ideal == "skip" and "ideal" in method.facts.needs:
         raise ValueError(f"--ideal: {method.name} needs the ideal model, got skip. Leave the flag out")
-    if DATASETS[config.base.dataset].facts.embedded:
-        base = next((made for made in bases if made.config == config.base), None)
-        if base is None:
-            base = BaseModels(config.base, splits=same_splits(bases, config.base))
-            bases.append(base)
+    if config.base.device.startswith("cuda"):
+        config = replace(config, base=replace(config.base, device="cpu"))
+    base = at_hand.base(config.base)
+    if base is not None:
         try:
             Pipeline(config, base=base)
         except FileNotFoundError:

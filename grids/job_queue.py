@@ -30,6 +30,14 @@ class Died:
 
 
 @dataclass(frozen=True)
+class Left:
+    """A worker ended before it began with its job, which needs a fresh one: code that it has loaded is another by now."""
+
+
+Word = Outcome | Died | Left  # what there is to say of a job
+
+
+@dataclass(frozen=True)
 class Job:
     """A line, as its words after `python -u`, and the positions in the queue of the base models that it waits for."""
 
@@ -42,16 +50,19 @@ class Job:
 
 
 class Crew(Protocol):
-    """Workers with numbers from 0 on. One that died is there again when it is given the next job."""
+    """Workers with numbers. One that died is there again when it is given the next job."""
 
-    size: int
     farewell: str  # what becomes of runs that are going on when it is stopped
+
+    def ready(self) -> Collection[int]:
+        """The workers that begin at once with a job they are given, unless they have one."""
+        ...
 
     def give(self, worker: int, job: Job) -> None:
         """A worker that has no job begins with this one."""
         ...
 
-    def wait(self, seconds: float) -> list[tuple[int, Outcome | Died]]:
+    def wait(self, seconds: float) -> list[tuple[int, Word]]:
         """What workers have to say of their jobs, as soon as one has; [] after that many seconds."""
         ...
 
@@ -92,7 +103,7 @@ def work_off(jobs: Sequence[Job], crew: Crew, show: Callable[[Board, int | None]
     waiting = deque(sorted(range(len(jobs)), key=lambda number: not jobs[number].is_base))
     deaths: dict[int, int] = {}
     while board.left:
-        for worker in range(crew.size):
+        for worker in crew.ready():
             if worker not in board.running and (number := _next(waiting, jobs, board)) is not None:
                 board.running[worker] = number
                 crew.give(worker, jobs[number])
@@ -101,6 +112,9 @@ def work_off(jobs: Sequence[Job], crew: Crew, show: Callable[[Board, int | None]
         show(board, None)
         for worker, said in crew.wait(1.0):
             number = board.running.pop(worker)
+            if isinstance(said, Left):
+                waiting.appendleft(number)
+                continue
             if isinstance(said, Died):
                 deaths[number] = deaths.get(number, 0) + 1
                 if deaths[number] < DEATHS:

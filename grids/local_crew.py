@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -14,9 +16,10 @@ from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import Any
 
 import command_line
-from grids.job_queue import Died, Job, Outcome
+from grids.job_queue import Died, Job, Left, Word
 
 GRACE_SECONDS = 20  # for a run that is broken off to end as KILLED
 
@@ -48,6 +51,9 @@ class LocalCrew:
         self.known = known
         self._workers: dict[int, _Worker] = {}
 
+    def ready(self) -> range:
+        return range(self.size)
+
     def give(self, worker: int, job: Job) -> None:
         own = self._workers.get(worker)
         if own is None or not own.process.is_alive():
@@ -58,11 +64,11 @@ class LocalCrew:
         with contextlib.suppress(OSError):  # dead already: wait() will see it
             own.pipe.send(job.words)
 
-    def wait(self, seconds: float) -> list[tuple[int, Outcome | Died]]:
+    def wait(self, seconds: float) -> list[tuple[int, Word]]:
         busy = {worker: own for worker, own in self._workers.items() if own.busy}
         connection.wait([thing for own in busy.values() for thing in (own.pipe, own.process.sentinel)], timeout=seconds)
         said = [(worker, self._said(own)) for worker, own in busy.items()]
-        return [(worker, outcome) for worker, outcome in said if outcome is not None]
+        return [(worker, word) for worker, word in said if word is not None]
 
     def stop(self) -> None:
         for own in self._workers.values():
@@ -86,13 +92,15 @@ class LocalCrew:
         theirs.close()
         return _Worker(process, ours)
 
-    def _said(self, own: _Worker) -> Outcome | Died | None:
-        """The outcome of its job, that it is dead, or None while it works."""
+    def _said(self, own: _Worker) -> Word | None:
+        """The outcome of its job, that it is dead or has left, or None while it works."""
         try:
             if own.pipe.poll():
-                outcome: Outcome = own.pipe.recv()
+                word: Word = own.pipe.recv()
                 own.busy = False
-                return outcome
+                if isinstance(word, Died | Left):
+                    own.process.join(GRACE_SECONDS)
+                return word
         except (EOFError, OSError):  # its end is closed, perhaps in the middle of a word
             own.process.join(GRACE_SECONDS)
         if own.process.is_alive():
@@ -143,16 +151,35 @@ def work(pipe: Connection, place: Place, known: Collection[tuple[str, str]]) -> 
         os.environ["CUDA_VISIBLE_DEVICES"] = place.gpu
     os.environ["OMP_NUM_THREADS"] = str(place.threads)
     write_to(place.log)
-    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
+    try:
         from grids.warm_worker import WarmWorker  # not before: torch looks at the environment when it is imported
 
         worker = WarmWorker(place.threads, known)
-        while True:
-            words = pipe.recv()
+        word: Word | None = None
+        while not isinstance(word, Left) and (words := _next_job(pipe)) is not None:
             print(f"\n{' '.join(words)}", flush=True)
-            outcome = worker.do(words)
-            print(outcome, flush=True)
-            pipe.send(outcome)
+            word = worker.do(words)
+            print(word, flush=True)
+            _say(pipe, word)
+    except KeyboardInterrupt:
+        _say(pipe, Died("SIGTERM"))
+    except BaseException as error:
+        _say(pipe, Died(f"{type(error).__name__}: {' '.join(str(error).split())}"))
+        raise
+
+
+def _next_job(pipe: Connection) -> tuple[str, ...] | None:
+    """The words of the next job; None where there are no more, or nobody who gives them."""
+    try:
+        words: tuple[str, ...] = pipe.recv()
+        return words
+    except (EOFError, OSError):
+        return None
+
+
+def _say(pipe: Connection, word: Word) -> None:
+    with contextlib.suppress(OSError):  # nobody listens any more
+        pipe.send(word)
 
 
 def _end_with_the_parent() -> None:
@@ -166,8 +193,38 @@ def _end_with_the_parent() -> None:
 
 
 def write_to(log: Path) -> None:
-    """What the jobs print and warn of goes to the log, whoever prints it."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
+    """What the jobs print and warn of goes to the log, whoever prints it; a log that can't be written is a warning and ends nothing."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError as error:
+        print(f"warning: {log} can't be written ({error.strerror}): what a worker prints is lost", file=sys.stderr)
+        file = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    os.close(file)
+    sys.stdout, sys.stderr = (_text_to(stream) for stream in (1, 2))
+
+
+def _text_to(descriptor: int) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BufferedWriter(_Unfailing(descriptor)), errors="backslashreplace", line_buffering=True)
+
+
+class _Unfailing(io.RawIOBase):
+    """A file descriptor to write to. What can't be written, as the disk is full, is lost, and no reason to end a job."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self.descriptor
+
+    def write(self, content: Any, /) -> int:
+        left = memoryview(content).cast("B")
+        with contextlib.suppress(OSError):
+            while left:
+                left = left[os.write(self.descriptor, left) :]
+        return len(content)

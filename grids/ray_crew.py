@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import socket
@@ -11,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from grids.job_queue import Died, Job, Outcome
+from grids.job_queue import Died, Job, Outcome, Word
 from grids.local_crew import threads_asked
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,30 +24,45 @@ PASSED_ON = "MLFLOW_"  # the environment's settings of the tracking store
 class RayCrew:
     """As many actors as `size`, each with a core and `gpu_share` of a GPU, which Ray chooses. `known`: jobs that are finished.
 
-    address: of a cluster, as ray.init takes it; `local` starts one on this machine. Raises ValueError where Ray is not there or there is
-    no cluster.
+    ray: the module, connected to a cluster. An actor gets no job before it has answered: one for which the cluster has no room yet waits
+    for it without one.
     """
 
     farewell = "the runs that are going on say RUNNING until their jobs are run again"  # Ray ends an actor without a warning
 
-    def __init__(self, address: str, size: int, logs: Path, known: Collection[tuple[str, str]] = (), *, gpu_share: float = 0) -> None:
+    def __init__(self, ray: Any, size: int, logs: Path, known: Collection[tuple[str, str]] = (), *, gpu_share: float = 0) -> None:
         self.size = size
-        self._ray = connected(address, size)
+        self._ray = ray
         self._about = (str(Path.cwd()), str(logs), threads_asked(), frozenset(known))
         self._options = {"num_cpus": 1, "num_gpus": gpu_share, "max_restarts": 0, "max_task_retries": 0}
         self._actors: dict[int, Any] = {}
+        self._starting: dict[Any, int] = {}  # its answer -> worker
         self._working: dict[Any, int] = {}  # what it will have said -> worker
 
+    def ready(self) -> list[int]:
+        for worker in range(self.size):
+            if worker not in self._actors:
+                self._actors[worker] = self._ray.remote(Actor).options(**self._options).remote(worker, *self._about)
+                self._starting[self._actors[worker].answer.remote()] = worker
+        for reference in self._done(self._starting, 0):
+            del self._starting[reference]  # one that died meanwhile says so of its first job
+        return [worker for worker in range(self.size) if worker not in self._starting.values()]
+
     def give(self, worker: int, job: Job) -> None:
-        if worker not in self._actors:
-            self._actors[worker] = self._ray.remote(Actor).options(**self._options).remote(worker, *self._about)
         self._working[self._actors[worker].do.remote(job.words)] = worker
 
-    def wait(self, seconds: float) -> list[tuple[int, Outcome | Died]]:
-        done, _ = self._ray.wait(list(self._working), num_returns=len(self._working), timeout=0)
-        if not done:
-            done, _ = self._ray.wait(list(self._working), timeout=seconds)
-        return [(worker, self._said(worker, reference)) for reference in done if (worker := self._working.pop(reference)) is not None]
+    def wait(self, seconds: float) -> list[tuple[int, Word]]:
+        self._done(self._working | self._starting, seconds)
+        return [(worker, self._said(worker, reference)) for reference, worker in self._popped(self._working)]
+
+    def _popped(self, references: dict[Any, int]) -> list[tuple[Any, int]]:
+        return [(reference, references.pop(reference)) for reference in self._done(references, 0)]
+
+    def _done(self, references: Collection[Any], seconds: float) -> list[Any]:
+        """Those that are there; where none is, the first one after at most so many seconds."""
+        number = len(references) if not seconds else 1
+        done: list[Any] = self._ray.wait(list(references), num_returns=number, timeout=seconds)[0] if references else []
+        return done
 
     def stop(self) -> None:
         for actor in self._actors.values():
@@ -54,17 +70,22 @@ class RayCrew:
         self._actors.clear()
         self._ray.shutdown()
 
-    def _said(self, worker: int, reference: Any) -> Outcome | Died:
+    def _said(self, worker: int, reference: Any) -> Word:
         try:
-            outcome: Outcome = self._ray.get(reference)
-            return outcome
+            word: Word = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            del self._actors[worker]
-            return Died(" ".join(str(error).split())[:200])
+            word = Died(" ".join(str(error).split())[:200])
+        if not isinstance(word, Outcome):
+            self._ray.kill(self._actors.pop(worker))
+        return word
 
 
-def connected(address: str, size: int) -> Any:
-    """The module ray, connected to the cluster; actors import Lethe from this folder."""
+def connected(address: str, cpus: int) -> Any:
+    """The module ray, connected to a cluster; actors import Lethe from this folder.
+
+    address: of the cluster, as ray.init takes it; `local` starts one of so many cores on this machine. Raises ValueError where Ray is not
+    there or there is no cluster.
+    """
     try:
         import ray
     except ImportError as error:
@@ -73,7 +94,7 @@ def connected(address: str, size: int) -> Any:
         ) from error
     tracking = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     environment = {"env_vars": {"PYTHONPATH": str(ROOT), **tracking}}
-    where: dict[str, Any] = {"num_cpus": size, "include_dashboard": False} if address == LOCAL else {"address": address}
+    where: dict[str, Any] = {"address": LOCAL, "num_cpus": cpus, "include_dashboard": False} if address == LOCAL else {"address": address}
     try:
         answering(address)
         ray.init(**where, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
@@ -82,6 +103,13 @@ def connected(address: str, size: int) -> Any:
             f"--address: no Ray cluster at {address!r} ({' '.join(str(error).split())[:160]}). Start it: ray start --head"
         ) from error
     return ray
+
+
+def room(ray: Any, gpu_share: float = 0) -> int:
+    """How many actors the cluster as it is now has cores for, and GPUs."""
+    there: dict[str, float] = ray.cluster_resources()
+    shares = there.get("GPU", 0) / gpu_share if gpu_share else math.inf
+    return int(min(there.get("CPU", 0), shares))
 
 
 def answering(address: str) -> None:
@@ -104,8 +132,11 @@ class Actor:
         write_to(Path(logs) / f"ray{number + 1}.log")
         self.worker = WarmWorker(int(os.environ["OMP_NUM_THREADS"]), known)
 
-    def do(self, words: tuple[str, ...]) -> Outcome:
+    def answer(self) -> None:
+        """It is there."""
+
+    def do(self, words: tuple[str, ...]) -> Word:
         print(f"\n{' '.join(words)}", flush=True)
-        outcome = self.worker.do(words)
-        print(outcome, flush=True)
-        return outcome
+        word = self.worker.do(words)
+        print(word, flush=True)
+        return word

@@ -11,19 +11,18 @@ interrupted or failed is run again. Killed, or stopped by Ctrl-C, the same comma
 
 from __future__ import annotations
 
+import argparse
+import re
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import command_line
 from grids.job_queue import Board, Crew, Job, work_off
-
-if TYPE_CHECKING:
-    from argparse import Namespace
 
 MOST_WORKERS = 8
 FAILURES = "failed.txt"
@@ -54,10 +53,11 @@ def run(words: Sequence[str]) -> int:
         crew.stop()
     print(summary(board, time.perf_counter() - started))
     if board.failed:
-        write_failures(failures, board)
+        write_failures(failures, board, _rest_of(failures, board, options))
         print(f"{len(board.failed)} of {len(jobs)} jobs failed ({failures} says why). Retry them:  {again}")
         return command_line.FAILED
-    failures.unlink(missing_ok=True)
+    if failures.exists():
+        write_failures(failures, board, _rest_of(failures, board, options))
     print("look at them:  mlflow ui      as a table:  python mlruns_parser.py")
     return 0
 
@@ -70,18 +70,16 @@ def flags() -> command_line.OneLineParser:
     what.add_argument("--params", default="params.txt", metavar="FILE", help="lines to run, where no grid is given (default: %(default)s)")
     what.add_argument(
         "--filter",
-        type=command_line.words,
+        type=some_words,
         default=(),
         metavar="WORD,...",
         help="only the lines that have all of these words, in capitals or not: values (SSD), or flags with a value (seed=1)",
     )
     who = parser.add_argument_group("who runs it")
     who.add_argument(
-        "--workers", type=int, metavar="N", help=f"processes (default: one a core, at most {MOST_WORKERS}; with GPUs, what they hold)"
+        "--workers", type=int, metavar="N", help=f"processes (default: one a core, here at most {MOST_WORKERS}; with GPUs, what they hold)"
     )
-    who.add_argument(
-        "--gpus", type=command_line.words, default=(), metavar="ID,...", help="each worker sees one of these (default: all see all)"
-    )
+    who.add_argument("--gpus", type=some_words, default=(), metavar="ID,...", help="each worker sees one of these (default: all see all)")
     who.add_argument("--jobs_per_gpu", type=int, default=1, metavar="N", help="workers that share a GPU (default: %(default)s)")
     who.add_argument(
         "--address", metavar="ADDRESS", help="of a Ray cluster that sees the same folders (ray://host:10001, auto; local: one of its own)"
@@ -92,7 +90,15 @@ def flags() -> command_line.OneLineParser:
     return parser
 
 
-def check(options: Namespace) -> None:
+def some_words(text: str) -> tuple[str, ...]:
+    """Words separated by commas, at least one."""
+    found = command_line.words(text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected words separated by commas, got {text!r}. Name one, or leave out the flag")
+    return found
+
+
+def check(options: argparse.Namespace) -> None:
     """ValueError for numbers of workers that make no sense, and for places that can't be written or would overwrite what is read."""
     from grids.local_crew import threads_asked
 
@@ -118,7 +124,7 @@ def check(options: Namespace) -> None:
         raise ValueError("--jobs_per_gpu: expected --gpus with it. Name the GPUs, e.g. --gpus 0,1")
 
 
-def failures_of(options: Namespace) -> Path:
+def failures_of(options: argparse.Namespace) -> Path:
     return Path(options.failed or FAILURES)
 
 
@@ -126,7 +132,7 @@ def _same(file: Path, other: str) -> bool:
     return file.resolve() == Path(other).resolve()
 
 
-def lines_of(options: Namespace) -> list[list[str]]:
+def lines_of(options: argparse.Namespace) -> list[list[str]]:
     """The words after mlflow_forget.py of each run: from the grid, or from the lines of a file.
 
     Lines that train base models, which a file of failures may have, are left out: those that the runs need are trained anyway.
@@ -153,13 +159,15 @@ def words_of(line: str, where: str) -> list[str]:
     """The words after mlflow_forget.py of a line. ValueError for a line of anything else, or that mlflow_forget.py would refuse."""
     import mlflow_forget
     from array_param_file import JOB
+    from grids.base_lines import SHOWS, flags_of
 
     try:
-        words = shlex.split(line)
-        script = next((number for number, word in enumerate(words) if Path(word).name == JOB), None)
-        if script is None:
-            raise ValueError(f"expected 'python -u {JOB} --unlearn ...', got {line!r}. Correct the line")
-        own = words[script + 1 :]
+        script, own = script_of(shlex.split(line))
+        if script != JOB:
+            raise ValueError(f"expected 'python -u {JOB} --unlearn ...' and nothing before it, got {line!r}. Correct the line")
+        shows = next((name for name in SHOWS if name in flags_of(own) or f"-{name}" in own), None)
+        if shows is not None:
+            raise ValueError(f"--{shows} shows what there is, and runs nothing. Leave it out")
         if command_line.first_pass(own, {"config": None})["config"] is not None:
             raise ValueError("--config: expected the flags themselves, got a file of them. Write them into the line")
         if len(mlflow_forget.configs_from(*mlflow_forget.options_of(own))) > 1:
@@ -167,6 +175,14 @@ def words_of(line: str, where: str) -> list[str]:
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"{where}: {error}") from error
     return own
+
+
+def script_of(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The name of the script that a line runs by `python -u`, or by itself, and the words after it; "" where there is more before it."""
+    rest = list(words)
+    if rest and re.fullmatch(r"python[\d.]*", Path(rest[0]).name):
+        rest = rest[2 if rest[1:2] == ["-u"] else 1 :]
+    return (Path(rest[0]).name, rest[1:]) if rest and rest[0].endswith(".py") else ("", rest)
 
 
 def chosen(runs: list[list[str]], words: Sequence[str]) -> list[list[str]]:
@@ -196,21 +212,49 @@ def queue_of(runs: Sequence[Sequence[str]]) -> list[Job]:
     return bases + [Job((JOB, *words), frozenset(needs)) for words, needs in zip(runs, needed.of_run, strict=True)]
 
 
-def crew_of(options: Namespace, jobs: Sequence[Job]) -> Crew:
+def crew_of(options: argparse.Namespace, jobs: Sequence[Job]) -> Crew:
     """The workers; before they start, the tracking store is there and has said what is finished."""
     from grids.local_crew import LocalCrew, cores, places
-    from tracking.finished import finished_jobs
     from tracking.store import check_store
 
     check_store()
-    known = finished_jobs()
-    size = options.workers or (len(options.gpus) * options.jobs_per_gpu if options.gpus else min(cores(), MOST_WORKERS))
-    size = min(size, len(jobs))
+    asked = options.workers or len(options.gpus) * options.jobs_per_gpu
     if options.address is not None:
-        from grids.ray_crew import RayCrew
+        return _ray_crew(options, asked, jobs)
+    size = min(asked or min(cores(), MOST_WORKERS), len(jobs))
+    return LocalCrew(places(size, options.gpus, Path(options.logs)), finished_in_store(jobs))
 
-        return RayCrew(options.address, size, Path(options.logs), known, gpu_share=1 / options.jobs_per_gpu if options.gpus else 0)
-    return LocalCrew(places(size, options.gpus, Path(options.logs)), known)
+
+def _ray_crew(options: argparse.Namespace, asked: int, jobs: Sequence[Job]) -> Crew:
+    """Actors: as many as were asked for (0: as the cluster has room for), a word on stderr where it has not."""
+    from grids.local_crew import cores
+    from grids.ray_crew import RayCrew, connected, room
+
+    gpu_share = 1 / options.jobs_per_gpu if options.gpus else 0
+    ray = connected(options.address, min(asked or min(cores(), MOST_WORKERS), len(jobs)))
+    there = room(ray, gpu_share)
+    size = min(asked or max(1, there), len(jobs))
+    if there < size:
+        print(f"warning: the cluster has room for {there} of {size} workers; the others begin when it has more", file=sys.stderr)
+    return RayCrew(ray, size, Path(options.logs), finished_in_store(jobs), gpu_share=gpu_share)
+
+
+def finished_in_store(jobs: Sequence[Job]) -> set[tuple[str, str]]:
+    """What is finished, by what the tracking store says, which is there from now on, and has the experiments of the jobs."""
+    from grids.base_lines import flags_of
+    from mlflow_forget import configs_from, options_of
+    from pipeline import experiment_of
+    from tracking.finished import finished_jobs
+    from tracking.store import open_experiment
+
+    def named(job: Job) -> tuple[tuple[str, ...], ...]:
+        flags = flags_of(job.words)
+        return tuple(tuple(flags.get(name, ())) for name in ("experiment", "dataset", "arch"))
+
+    for job in {named(job): job for job in jobs if not job.is_base}.values():
+        (config,) = configs_from(*options_of(job.words[1:]))
+        open_experiment(experiment_of(config))
+    return finished_jobs()
 
 
 class Screen:
@@ -236,18 +280,48 @@ class Screen:
         if outcome.status == "failed":
             self.bar.write(f"failed: {shlex.join(board.jobs[ended].words)}: {outcome.error}", file=sys.stderr)
             if self.failures is not None:
-                write_failures(self.failures, board)
+                write_failures(self.failures, board, others_in(self.failures, board))
         self.bar.update()
 
     def close(self) -> None:
         self.bar.close()
 
 
-def write_failures(path: Path, board: Board) -> None:
-    """Every failed line, to be run again as it stands, under its error."""
+def write_failures(path: Path, board: Board, others: Sequence[str] = ()) -> None:
+    """Every failed line, to be run again as it stands, under its error, after those of other sweeps; no file where there are none."""
     from array_param_file import PYTHON, write_lines
 
-    write_lines(path, [f"# {board.outcomes[n].error}\n{shlex.join([*PYTHON, *board.jobs[n].words])}" for n in board.failed])
+    own = [f"# {board.outcomes[n].error}\n{shlex.join([*PYTHON, *board.jobs[n].words])}" for n in board.failed]
+    if own or others:
+        write_lines(path, [*others, *own])
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _rest_of(failures: Path, board: Board, options: argparse.Namespace) -> list[str]:
+    """The lines in the file of failures that stay there: none where the queue was read from it, and each of them has been run."""
+    return [] if options.grid is None and _same(failures, options.params) else others_in(failures, board)
+
+
+def others_in(failures: Path, board: Board) -> list[str]:
+    """The lines of a file of failures, each under its comments, whose jobs have not ended in this queue."""
+    ended = {board.jobs[number].words for number in board.outcomes}
+    kept, comments = [], []
+    for line in failures.read_text(errors="backslashreplace").splitlines() if failures.exists() else []:
+        comments.append(line)
+        if line.strip() and not line.lstrip().startswith("#"):
+            if _job_of(line) not in ended:
+                kept.append("\n".join(comments))
+            comments = []
+    return kept
+
+
+def _job_of(line: str) -> tuple[str, ...]:
+    try:
+        script, own = script_of(shlex.split(line))
+    except ValueError:  # no command, nor any job's
+        return ()
+    return script, *own
 
 
 def summary(board: Board, seconds: float) -> str:

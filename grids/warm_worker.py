@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import importlib
 import time
+from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import command_line
 import mlflow_forget
-from base_models import BaseConfig, BaseModels, Trained
-from grids.job_queue import Outcome
+from base_models import BaseConfig, BaseModels
+from grids.job_queue import Left, Outcome
 from grids.run_once import run_once
 from pipeline import Pipeline
+from registry import changed_files
 from sweep import same_splits
+from training import Metadata
 from vision_data import Splits
 
-BASES_KEPT = 4
+BASES_KEPT, CHECKPOINTS_KEPT = 4, 8
+
+Checkpoints = OrderedDict[tuple[Any, ...], tuple[nn.Module, Metadata | None]]
 
 
 class WarmWorker:
@@ -33,17 +39,24 @@ class WarmWorker:
         torch.set_num_threads(threads)
         self.known = known
         self.bases: list[WarmModels] = []
+        self.checkpoints: Checkpoints = OrderedDict()
         self.random_state = torch.get_rng_state()  # that of a process which has drawn nothing
 
-    def do(self, words: Sequence[str]) -> Outcome:
-        """Run a line, given as the words after `python -u`. What fails is an outcome too; Ctrl-C and SIGTERM are not."""
+    def do(self, words: Sequence[str]) -> Outcome | Left:
+        """Run a line, given as the words after `python -u`. What fails is an outcome too; Ctrl-C and SIGTERM are not.
+
+        Left, and nothing is run, where a user's file was edited after it was loaded: what a process has loaded it keeps.
+        """
+        if changed_files():
+            return Left()
         started = time.perf_counter()
         torch.set_rng_state(self.random_state)
         script, argv = words[0], words[1:]
         try:
             outcome = self._run(argv) if script == "mlflow_forget.py" else self._train(script, argv)
         except Exception as error:  # noqa: BLE001  # of a method, perhaps a user's own: the other jobs go on
-            self.bases.clear()  # nothing that a failure may have damaged is used again
+            self.bases.clear()
+            self.checkpoints.clear()  # nothing that a failure may have damaged is used again
             known = isinstance(error, (ValueError, FileNotFoundError, FloatingPointError))
             outcome = Outcome("failed", ("" if known else f"{type(error).__name__}: ") + " ".join(str(error).split()))
         return replace(outcome, seconds=time.perf_counter() - started)
@@ -63,21 +76,32 @@ class WarmWorker:
         """The base models of a config, kept for the next job with the same; the splits of another where they are the same."""
         found = next((base for base in self.bases if base.config == config), None)
         if found is None:
-            found = WarmModels(config, splits=same_splits(self.bases, config))
+            found = WarmModels(config, splits=same_splits(self.bases, config), checkpoints=self.checkpoints)
             self.bases = [*self.bases[1 - BASES_KEPT :], found]
         return found
 
 
 class WarmModels(BaseModels):
-    """Base models that read a checkpoint again only if it has changed."""
+    """Base models that read a checkpoint again only if it has changed, or is for another architecture; `checkpoints`: the last few."""
 
-    def __init__(self, config: BaseConfig, *, splits: Splits | None) -> None:
-        self.kept: dict[Path, tuple[Any, Trained]] = {}
+    def __init__(self, config: BaseConfig, *, splits: Splits | None, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
         super().__init__(config, progress=command_line.progress_bar, splits=splits)
 
-    def _load(self, path: Path) -> Trained:
+    def _read(self, path: Path) -> tuple[nn.Module, Metadata | None]:
         status = path.stat()
         stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
-        if path not in self.kept or self.kept[path][0] != stamp:
-            self.kept[path] = stamp, super()._load(path)
-        return self.kept[path][1]
+        key = (
+            path.absolute(),
+            stamp,
+            self.architecture.identity,
+            *sorted(self.options.items()),
+            self.splits.train.image_shape,
+            self.device,
+        )
+        if key not in self.checkpoints:
+            self.checkpoints[key] = super()._read(path)
+            if len(self.checkpoints) > CHECKPOINTS_KEPT:
+                self.checkpoints.popitem(last=False)
+        self.checkpoints.move_to_end(key)
+        return self.checkpoints[key]

@@ -1,15 +1,25 @@
 """The grid: every line runs as printed, base models once, mistakes refused with their line before a line is written."""
 
+import re
 import shlex
+import struct
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 import array_param_file
 import mlflow_forget
 from array_param_file import commands, main
+from benchmarks import sweep as benchmark
 from grids.base_lines import of_the_job
+from vision_data import impl, torchvision_sets
+from vision_data.impl import read
 
+ROOT = Path(__file__).resolve().parent.parent
 SMALL = """
 dataset: digits
 class_to_replace: [0, 3]
@@ -147,6 +157,36 @@ def test_both_files_are_written(folder, capsys):
     assert "48 runs -> params.txt" in capsys.readouterr().out
 
 
+def command_in(text):
+    """The command that runs params.txt by xargs, as a text has it."""
+    return re.search(r"tr .*xargs.* sh -c", text)[0]
+
+
+def test_lines_with_quotes_run_under_xargs_as_documented(folder, monkeypatch):
+    command = command_in((ROOT / "README.md").read_text())
+    assert command_in(array_param_file.__doc__) == command
+    monkeypatch.setattr(benchmark, "sh", lambda line, _: line == command or pytest.fail(line))
+    benchmark.by_xargs(folder, workers=2)
+    words = ["it's", "two  blanks", '"', "\\", "$HOME", "%", "a" * 3000]
+    program = [sys.executable, "-c", "import sys; open(sys.argv[1], 'w').write('\\n'.join(sys.argv[2:]))"]
+    lines = [shlex.join([*program, f"{number}.out", *words, str(number)]) for number in range(3)]
+    (folder / "params.txt").write_text("".join(f"{line}\n" for line in lines))
+    subprocess.run(command, shell=True, check=True, timeout=60)
+    assert [(folder / f"{number}.out").read_text().split("\n") for number in range(3)] == [[*words, str(number)] for number in range(3)]
+
+
+def test_null_is_a_flag_left_out_and_a_hyperparameters_none(lines):
+    _, jobs = lines(
+        "experiment:\nmask: null\nseed: [1, 2]\nrequests:\n- {class-to-replace: 3, num_indexes_to_replace: [null, 9]}\n"
+        "methods:\n  MIMU: {mask_layer: null, kappa: 3}\n"
+    )
+    assert [line.partition(" --seed 1 ")[2] for line in flags_in(jobs)[:2]] == [
+        "--class-to-replace 3 --mask_layer none --kappa 3",
+        "--class-to-replace 3 --num_indexes_to_replace 9 --mask_layer none --kappa 3",
+    ]
+    assert not any("experiment" in line or "--mask " in line for line in jobs)
+
+
 def test_python_and_yaml_say_the_same(lines, folder):
     (folder / "grid.py").write_text(f"GRID = {yaml.safe_load(SMALL)!r}")
     assert commands("grid.py") == lines(SMALL)
@@ -179,6 +219,11 @@ def test_python_may_count(folder):
         ("methods:\n  random_mask: {kappa: [[1, 2]]}\n", 2, "expected one value for each flag of a run"),
         ("methods: {SSD: }\n{a: 1}: 2\n", 2, "expected a word as key, got a list or a mapping"),
         ("config: run.yml\nmethods:\n  SSD:\n", 1, "Write them into the grid"),
+        ("help: true\nmethods:\n  SSD:\n", 1, "--help shows what there is, and runs nothing"),
+        ("h: true\nmethods:\n  SSD:\n", 1, "--h shows what there is, and runs nothing"),
+        ("methods:\n  SSD:\n    list: true\n", 3, "--list shows what there is, and runs nothing"),
+        ("methods:\n  SSD:\n    kapa:\n", 3, "unknown flag '--kapa'"),
+        ("methods:\n  SSD:\nexclude:\n- {unlearn: SSD}\n", None, "grid.yml: no run is left. Leave out some of `exclude`"),
         (
             "mask: own.safetensors\nseed: [1, 2]\nmethods: {SSD: }\n",
             2,
@@ -199,6 +244,52 @@ def test_a_mistake_in_the_grid_is_one_line_and_writes_nothing(folder, capsys, gr
     assert message.count("\n") == 1
     assert line is None or f"grid.yml, line {line}" in message, message
     assert {path.name for path in folder.iterdir()} <= {"grid.yml"}
+
+
+def idx(array):
+    """A file of MNIST's: two zeros, the type uint8, the number of dimensions, each size."""
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def mnist(folder, monkeypatch):
+    """20 images of each of ten classes where MNIST's files are looked for; and how often they were read."""
+    raw = folder / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(idx(np.random.default_rng(0).integers(0, 256, (200, 28, 28), dtype=np.uint8)))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.arange(200, dtype=np.uint8) % 10))
+    reads = []
+    monkeypatch.setattr(impl, "read", lambda *place: reads.append(place) or read(*place))
+    return reads
+
+
+@pytest.mark.parametrize(
+    ("grid", "line", "says"),
+    [
+        ("dataset: MNIST\nclass_to_replace: [3, 12]\nmethods: {SSD: }\n", 2, "--class_to_replace: expected a class from 0 to 9, got 12"),
+        ("dataset: MNIST\nmethods:\n  random_mask: {kappa: [1, 99999999]}\n", 3, "--kappa: expected a count"),
+        ("methods:\n  load_an_oracle:\n    oracle_seed: [7, 2]\nseed: [1, 2]\n", 2, "in --unlearn load_an_oracle --seed 2 --oracle_seed 2"),
+    ],
+)
+def test_what_can_not_be_is_refused_where_images_are_at_hand(folder, mnist, capsys, grid, line, says):
+    (folder / "grid.yml").write_text(grid)
+    assert main(["--grid", "grid.yml"]) == 2
+    message = capsys.readouterr().err
+    assert says in message and message.startswith(f"error: grid.yml, line {line}: ")
+    assert not (folder / "params.txt").exists()
+
+
+def test_no_image_is_fetched_to_check_a_grid(lines, monkeypatch):
+    monkeypatch.setattr(torchvision_sets, "torchvision_module", lambda _: pytest.fail("something is downloaded"))
+    _, jobs = lines("dataset: KMNIST\nclass_to_replace: [0, 12]\nmethods: {SSD: }\n")
+    assert len(jobs) == 2
+
+
+def test_a_dataset_is_read_once(lines, mnist):
+    _, jobs = lines("dataset: [MNIST, KMNIST]\nclass_to_replace: [0, 3]\nsplit_seed: [0, 1]\ndevice: cuda\nmethods: {SSD: , default: }\n")
+    assert len(jobs) == 16
+    assert sorted(dataset for dataset, _ in mnist) == ["KMNIST", "MNIST"]
 
 
 @pytest.mark.parametrize(

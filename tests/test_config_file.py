@@ -41,7 +41,12 @@ mask: null
 
 def test_a_file_is_the_same_as_its_flags(config_of):
     words = "--unlearn random_mask --kappa 10% --arch mlp --hidden 12,8 --class_to_replace 3 5 --seed 1 2 --epochs 2 --metrics mia,tow"
-    assert config_of(FULL.replace("mask: null\n", "")) == of_line(*words.split(), "--ideal", "skip")
+    assert config_of(FULL) == of_line(*words.split(), "--ideal", "skip")
+
+
+def test_a_key_without_a_value_is_a_flag_left_out_and_a_hyperparameters_none(config_of):
+    text = "unlearn: MIMU\nexperiment:\ndataset: ~\nskip_finished:\nnum-indexes-to-replace: null\nmask_layer:\n"
+    assert config_of(text) == of_line("--unlearn", "MIMU", "--mask_layer", "none")
 
 
 def test_flags_of_the_line_win(config_of):
@@ -76,6 +81,9 @@ def test_a_checkpoint_is_a_mask(config_of):
         ("unlearn: SSD\nconfig: other.yml\n", "run.yml, line 2: expected a flag and its value"),
         ("unlearn: SSD\nseed: 1\nseed: 2\n", "run.yml, line 3: 'seed' stands here a second time"),
         ("unlearn: SSD\nlist: true\n", "run.yml, line 2: --list shows what there is, and runs nothing"),
+        ("unlearn: SSD\nhelp: true\n", "run.yml, line 2: --help shows what there is, and runs nothing"),
+        ("unlearn: SSD\nh: true\n", "run.yml, line 2: --h shows what there is, and runs nothing"),
+        ("unlearn: SSD\nkapa:\n", "run.yml, line 2: unknown flag '--kapa'"),
         ("unlearn: SSD\n{a: 1}: 2\n", "run.yml, line 2: expected a word as key, got a list or a mapping"),
         ("unlearn: SSD\n? [a, b]\n: 2\n", "run.yml, line 2: expected a word as key, got a list or a mapping"),
         ("unlearn: [SSD\n", "is not YAML"),

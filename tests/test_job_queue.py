@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grids.job_queue import DEATHS, Board, Died, Job, Outcome, work_off
+from grids.job_queue import DEATHS, Board, Died, Job, Left, Outcome, work_off
 
 BASE, RUN = "main_ideal.py", "mlflow_forget.py"
 
@@ -22,13 +22,21 @@ class Rehearsed:
         self.order = random.Random(seed)
         self.holding = {}
         self.begun = []
+        self.answered = range(0)
+
+    def ready(self):
+        self.answered = range(min(self.size, len(self.answered) + 1)) if self.order.random() < 0.5 else self.answered
+        return self.answered
 
     def give(self, worker, job):
+        assert worker in self.answered, "one that has not answered gets no job"
         assert worker not in self.holding, "a worker has one job at a time"
         self.holding[worker] = job
         self.begun.append(job)
 
     def wait(self, seconds):
+        if len(self.answered) < self.size and not self.holding:
+            return []
         assert self.holding, "nobody works, and nothing would ever end"
         worker = self.order.choice(sorted(self.holding))
         job = self.holding.pop(worker)
@@ -65,6 +73,12 @@ def test_a_job_is_given_again_when_its_worker_died():
     board = work_off(jobs, crew, lambda *_: None)
     assert board.count("finished") == 2
     assert [one.words[1] for one in crew.begun] == ["1", "1", "2"]
+
+
+def test_a_job_whose_worker_left_is_given_again_as_often_as_that_happens():
+    jobs = [job("1"), job("2")]
+    board = work_off(jobs, Rehearsed(1, {jobs[0].words: [Left()] * (DEATHS + 1)}), lambda *_: None)
+    assert board.count("finished") == 2
 
 
 def test_a_job_that_kills_its_workers_fails():

@@ -5,10 +5,15 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import array_param_file
+from grids import local_crew, ray_crew
+from grids import run as grid_run
+from grids.job_queue import Job, Left, Outcome, work_off
+from grids.ray_crew import RayCrew
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,3 +50,75 @@ def test_no_cluster_is_one_line(capsys):
     assert array_param_file.main(["run", "--grid", "grid.yml", "--address", "127.0.0.1:1"]) == 2
     message = capsys.readouterr().err
     assert "--address: no Ray cluster at '127.0.0.1:1'" in message
+
+
+class Cluster:
+    """As much of the module ray as the crew needs, with room for so many actors; a reference is what it will be, and whose it is."""
+
+    exceptions = SimpleNamespace(RayError=RuntimeError)
+
+    def __init__(self, cores):
+        self.cores, self.actors = cores, []
+
+    def cluster_resources(self):
+        return {"CPU": float(self.cores)}
+
+    def remote(self, kind):
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self.start))
+
+    def start(self, number, *about):
+        self.actors.append(number)
+        of = lambda result: (number, len(self.actors), result)  # noqa: E731
+        return SimpleNamespace(
+            number=number,
+            answer=SimpleNamespace(remote=lambda: of("here")),
+            do=SimpleNamespace(remote=lambda words: of(Left() if words == ("stale",) else Outcome("finished"))),
+        )
+
+    def wait(self, references, *, num_returns, timeout):
+        assert references
+        done = [reference for reference in references if reference[0] in self.actors[: self.cores]]
+        return done[:num_returns], []
+
+    def get(self, reference):
+        return reference[2]
+
+    def kill(self, actor):
+        self.actors.remove(actor.number)
+
+
+def test_an_actor_that_waits_for_a_core_has_no_job(tmp_path):
+    cluster = Cluster(cores=2)
+    crew = RayCrew(cluster, 5, tmp_path)
+    jobs = [Job(("mlflow_forget.py", str(number))) for number in range(9)]
+    most = []
+    board = work_off(jobs, crew, lambda board, _: most.append(len(board.running)))
+    assert board.count("finished") == 9
+    assert max(most) == 2
+
+
+def test_an_actor_that_leaves_is_replaced(tmp_path):
+    crew = RayCrew(Cluster(cores=1), 1, tmp_path)
+    assert crew.ready() == [0]
+    crew.give(0, Job(("stale",)))
+    assert crew.wait(1.0) == [(0, Left())]
+    assert crew.ready() == [0]
+
+
+@pytest.mark.parametrize(
+    ("words", "size", "says"),
+    [
+        ("", 3, ""),
+        ("--workers 2", 2, ""),
+        ("--workers 8", 8, "warning: the cluster has room for 3 of 8 workers; the others begin when it has more\n"),
+        ("--gpus 0,1", 2, "warning: the cluster has room for 0 of 2 workers; the others begin when it has more\n"),
+    ],
+)
+def test_there_are_as_many_actors_as_the_cluster_has_room_for(monkeypatch, capsys, words, size, says):
+    monkeypatch.setattr(ray_crew, "connected", lambda *_: Cluster(cores=3))
+    monkeypatch.setattr(local_crew, "cores", lambda: 1)
+    monkeypatch.setattr(grid_run, "finished_in_store", lambda jobs: set())
+    options = grid_run.flags().parse_args(["--address", "auto", *words.split()])
+    crew = grid_run.crew_of(options, [Job(("mlflow_forget.py", "--unlearn", "SSD", "--seed", str(seed))) for seed in range(20)])
+    assert crew.size == size
+    assert capsys.readouterr().err == says

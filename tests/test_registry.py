@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry import Registry, did_you_mean, function_from_file, hyperparameters_of
+from registry import Registry, changed_files, did_you_mean, function_from_file, hyperparameters_of
 
 Amount = Annotated[int | float | str, "a count, a fraction or a percentage"]
 
@@ -492,3 +492,24 @@ def test_the_same_file_may_be_imported_again_but_another_may_not_take_its_name(t
     assert registry["thing"].function is again
     with pytest.raises(ValueError, match=r"thing 'Thing' is registered already \(in .*one\.py\)"):
         function_from_file(f"{tmp_path / 'other.py'}:thing")
+
+
+def test_none_is_none_where_any_text_may_stand():
+    def named(*, layer: str | None = "last"): ...
+
+    (layer,) = hyperparameters_of(named).values()
+    assert (layer.parse("none"), layer.parse("3")) == (None, "3")
+
+
+def test_what_was_run_of_a_file_is_its_code_whatever_it_says_by_now(user_file):
+    file = user_file("def thing(a): return 1\n")
+    things = Registry("thing", Facts)
+    identity = things[f"{file}:thing"].identity
+    assert file not in changed_files()
+    file.write_text("def thing(a): return 2\n")
+    again = things[f"{file}:thing"]
+    assert (again(0), again.identity, again.code) == (1, identity, b"def thing(a): return 1\n")
+    assert file in changed_files()
+    file.unlink()
+    assert again.identity == identity
+    assert file in changed_files()

@@ -79,6 +79,34 @@ def test_a_model_is_attacked_once(monkeypatch):
     assert not any(measured)
 
 
+OWN_NETS = """
+from torch import nn
+
+def net(image_shape, classes, *, scale: float = 1.0):
+    \"\"\"A linear layer whose logits are scaled.\"\"\"
+    class Scaled(nn.Sequential):
+        def forward(self, x):
+            return scale * super().forward(x)
+    return Scaled(nn.Flatten(), nn.Linear(64, classes))
+
+def must(image_shape, classes, *, scale: float):
+    return net(image_shape, classes, scale=scale)
+"""
+
+
+def test_the_hash_says_what_options_the_architecture_has(tmp_path):
+    (tmp_path / "own.py").write_text(OWN_NETS)
+
+    def hash_of(net, **options):
+        base = BaseConfig(epochs=1, arch=f"own.py:{net}", arch_options=options)
+        pipeline = Pipeline(PipelineConfig("default", base=base, ideal="skip"))
+        initial = Trained(pipeline.base.untrained(), Path(), None, True, 0.0, [])
+        return pipeline.config_hash(initial, None)
+
+    assert hash_of("net") == hash_of("net", scale=1.0) != hash_of("net", scale=2.0)
+    assert hash_of("must", scale=1.0) != hash_of("must", scale=2.0)  # one that has to be given is no mistake either
+
+
 def test_the_hash_of_a_method_with_oracles_says_of_which_epochs_they_are(monkeypatch):
     monkeypatch.setattr("pipeline.oracles_of", lambda base, seeds: iter([base.untrained() for _ in seeds]))
 

@@ -21,13 +21,15 @@ import array_param_file
 import base_models
 import mlflow_forget
 from base_models import BaseConfig, BaseModels
-from grids import local_crew
+from grids import local_crew, warm_worker
 from grids import run as grid_run
-from grids.job_queue import Outcome
+from grids.job_queue import Died, Job, Left, Outcome
+from grids.local_crew import LocalCrew
 from grids.run_once import run_once
+from grids.warm_worker import WarmWorker
 from pipeline import Pipeline, PipelineConfig
 from tracking.finished import finished_jobs
-from training import fit
+from training import fit, load_checkpoint
 from training.file_lock import locked
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,6 +67,14 @@ def runs(folder):
 
 def finished(folder):
     return Counter(config_hash for config_hash, status in runs(folder) if status == "FINISHED")
+
+
+def without_metrics(folder):
+    """The FINISHED runs that measured nothing."""
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        return store.execute(
+            "SELECT run_uuid FROM runs WHERE status = 'FINISHED' AND run_uuid NOT IN (SELECT run_uuid FROM metrics)"
+        ).fetchall()
 
 
 def metrics_in(folder):
@@ -205,10 +215,13 @@ def test_of_several_numbers_of_threads_the_first_counts(folder, monkeypatch, cap
 class Crew:
     """Fails the jobs that have a word, and does the others at once; `asked` is called before each."""
 
-    size, farewell = 1, ""
+    farewell = ""
 
     def __init__(self, fails, asked):
         self.fails, self.asked, self.ended = fails, asked, []
+
+    def ready(self):
+        return [0]
 
     def give(self, worker, job):
         self.asked(job)
@@ -220,6 +233,87 @@ class Crew:
 
     def stop(self):
         pass
+
+
+OWN = """
+from unlearn import Unlearned, copy_of
+
+def mine(model, data, *, number: int = 0):
+    return Unlearned(copy_of(model), facts={{"which": "{which}"}})
+"""
+
+
+def told(crew, *jobs):
+    """What a crew of one says of each job, one after the other."""
+    for job in jobs:
+        crew.give(0, job)
+        found = []
+        until(lambda own=found: own.extend(crew.wait(1.0)) or own, 120)
+        yield found[0][1]
+
+
+@pytest.fixture
+def crew(folder):
+    """A worker of its own, which writes to a log that the test may name."""
+    made = []
+
+    def of(log="log"):
+        made.append(LocalCrew([local_crew.Place(Path(log), threads=1)]))
+        return made[-1]
+
+    yield of
+    for one in made:
+        one.stop()
+
+
+@pytest.mark.slow
+def test_a_worker_does_not_run_what_a_file_said_before(crew, folder):
+    jobs = [Job(("mlflow_forget.py", *f"--unlearn own.py:mine --epochs 1 --ideal skip --report skip --number {n}".split())) for n in (1, 2)]
+    (folder / "own.py").write_text(OWN.format(which="one"))
+    own = crew()
+    assert [said.status for said in told(own, jobs[0])] == ["finished"]
+    (folder / "own.py").write_text(OWN.format(which="two"))
+    first, second = told(own, jobs[1], jobs[1])
+    assert first == Left()
+    assert second.status == "finished"
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        found = store.execute("SELECT run_uuid, value FROM tags WHERE key = 'which' ORDER BY value").fetchall()
+    assert [which for _, which in found] == ["one", "two"]
+    for run_id, which in found:
+        (code,) = (folder / "mlruns").glob(f"*/{run_id}/artifacts/code/own.py")
+        assert code.read_text() == OWN.format(which=which)
+    assert len(finished(folder)) == 2
+
+
+def test_a_worker_reads_a_checkpoint_once(folder, monkeypatch):
+    read = []
+    monkeypatch.setattr(base_models, "load_checkpoint", lambda path, model: read.append(path.name) or load_checkpoint(path, model))
+    monkeypatch.setattr(warm_worker, "changed_files", list)  # of other tests
+    worker, line = WarmWorker(threads=1), "mlflow_forget.py --unlearn default --epochs 1 --ideal skip --report skip --metrics forget_score"
+    for request in (0, 3, 5):
+        assert worker.do(f"{line} --class_to_replace {request}".split()).status == "finished"
+    assert read == ["1mlp_ep1.safetensors"]
+    worker.do(["main_baseline.py", "--epochs", "1", "--seed", "2"])
+    for seed in (1, 2):  # another model takes the place of the one that was read
+        shutil.copy(folder / "results" / "digits" / f"{seed}mlp_ep1.safetensors", folder / "own.safetensors")
+        for request in (0, 3):
+            assert worker.do(f"{line} --mask own.safetensors --class_to_replace {request}".split()).status != "failed"
+        assert read.count("own.safetensors") == seed
+    assert len(finished(folder)) == 5
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+@pytest.mark.parametrize("log", ["/dev/full", "grid.yml/log"])
+def test_a_log_that_can_not_be_written_ends_no_job(crew, log):
+    job = Job(("main_baseline.py", "--epochs", "1"))
+    assert [said.status for said in told(crew(log), job)] == ["finished"]
+
+
+def test_a_worker_that_can_not_begin_says_why(crew, monkeypatch, folder):
+    (folder / "torch.py").write_text("raise ImportError('no such\\nluck')\n")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    assert list(told(crew(), Job(("main_baseline.py",)))) == [Died("ImportError: no such luck")]
 
 
 def test_failed_lines_are_run_again_from_their_file_and_none_is_lost(folder, monkeypatch):
@@ -242,13 +336,32 @@ def test_failed_lines_are_run_again_from_their_file_and_none_is_lost(folder, mon
     assert not failed.exists()
 
 
+def test_failures_of_another_sweep_stay_in_their_file(folder, monkeypatch):
+    job, failed = "python -u mlflow_forget.py --unlearn", folder / "failed.txt"
+    other = f"# no\n# luck\n{job} SSD --seed 9\n"
+    failed.write_text(f"{other}# nor this\n{job} SSD --ideal skip\n")
+    (folder / "params.txt").write_text(f"{job} SSD --ideal skip\n{job} default --ideal skip\n")
+
+    def go_on(fails, asked=lambda job: None):
+        monkeypatch.setattr(grid_run, "crew_of", lambda *_: Crew(fails, asked))
+        return array_param_file.main(["run"])
+
+    assert go_on("default") == 1
+    assert failed.read_text() == f"{other}# no luck\n{job} default --ideal skip\n"
+    assert go_on("nothing") == 0
+    assert failed.read_text() == other
+    (folder / "params.txt").write_text(f"{job} SSD --seed 9\n")
+    assert go_on("nothing") == 0
+    assert not failed.exists()
+
+
 @pytest.fixture
 def lines(folder):
     """What a filter leaves of params.txt, by its last words."""
     (folder / "params.txt").write_text(
         "# by hand\n\npython -u mlflow_forget.py --unlearn SSD --seed 1\n"
         "python -u mlflow_forget.py --unlearn SSD --seed 2 --dataset MNIST\n"
-        "cd x; python -u mlflow_forget.py --unlearn default --seed=2\n"
+        "/usr/bin/python3.11 there/mlflow_forget.py --unlearn default --seed=2\n"
     )
 
     def left(*words):
@@ -274,11 +387,22 @@ def test_a_filter_takes_lines_with_all_its_words(lines):
         ("--jobs_per_gpu 2", "expected --gpus with it"),
         ("--params none.txt", "there is no file none.txt. Make it: python array_param_file.py"),
         ("--params empty.txt", "empty.txt has none"),
-        ("--params other.txt", "other.txt, line 2: expected 'python -u mlflow_forget.py --unlearn ...', got 'echo'"),
+        ("--params other.txt", "other.txt, line 2: expected 'python -u mlflow_forget.py --unlearn ...' and nothing before it, got 'echo'"),
         ("--params wrong.txt", "wrong.txt, line 1: unknown method 'SSDD'"),
         ("--params config.txt", "config.txt, line 1: --config: expected the flags themselves"),
         ("--params two.txt", "two.txt, line 1: expected one run a line"),
         ("--params open.txt", "open.txt, line 1: No closing quotation"),
+        (
+            "--params before.txt",
+            "before.txt, line 1: expected 'python -u mlflow_forget.py --unlearn ...' and nothing before it, got 'A=b p",
+        ),
+        (
+            "--params folder.txt",
+            "folder.txt, line 1: expected 'python -u mlflow_forget.py --unlearn ...' and nothing before it, got 'cd x;",
+        ),
+        ("--params help.txt", "help.txt, line 1: --help shows what there is"),
+        ("--filter ,", "argument --filter: expected words separated by commas, got ','"),
+        ("--gpus ,", "argument --gpus: expected words separated by commas, got ','"),
         ("--params two.txt --failed ./two.txt", "--failed: two.txt is the file of --params, which it would overwrite"),
         ("--grid grid.yml --failed grid.yml", "--failed: grid.yml is the file of --grid, which it would overwrite"),
         ("--params failed.txt --filter SSD", "--filter: failed.txt would lose the lines that are left out"),
@@ -297,6 +421,9 @@ def test_a_mistake_is_one_line_and_nothing_runs(lines, folder, capsys, words, sa
         "config": f"{job} SSD --config=a.yml\n",
         "two": f"{job} SSD --seed 1 2\n",
         "open": f"{job} 'SSD\n",
+        "before": f"A=b {job} SSD\n",
+        "folder": f"cd x; {job} SSD\n",
+        "help": f"{job} SSD --help\n",
     }
     for name, text in texts.items():
         (folder / f"{name}.txt").write_text(text)
@@ -406,6 +533,7 @@ def test_whoever_is_killed_every_job_has_one_finished_run(folder):
     assert len(count) == jobs, (seed, killed)
     assert set(count.values()) == {1}, (seed, killed)
     assert not {status for _, status in runs(folder)} - {"FINISHED", "KILLED"}, (seed, killed)
+    assert not without_metrics(folder), (seed, killed)
     made = [path.name for path in (folder / "results" / "digits").glob("*.safetensors")]
     assert sorted(made) == ["1mlp_ep1.safetensors", "1mlp_ep1_ideal_class0.safetensors"]
     assert re.search(rf"{jobs} runs: \d+ finished, \d+ were before, 0 failed", done.stdout)

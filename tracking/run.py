@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tracking.signals import signals_wait
 from tracking.store import open_experiment
 
 if TYPE_CHECKING:
@@ -101,22 +104,55 @@ class TrackedRun:
 
 @contextmanager
 def tracked_run(experiment: str, name: str, *, nested: bool = False, tags: Mapping[str, str] | None = None) -> Iterator[TrackedRun]:
-    """A run that ends as what happened: FINISHED; KILLED on Ctrl-C or SIGTERM; else FAILED, the error in the tag `error`."""
+    """A run that ends as what happened: FINISHED; KILLED on Ctrl-C or SIGTERM; else FAILED, the error in the tag `error`.
+
+    MLflow ends as FINISHED whatever it still has when the process ends. A signal therefore waits while a run is begun or ended, and one
+    that comes between that and the next line has the run ended as KILLED before MLflow does.
+    """
     import mlflow
 
     experiment_id = open_experiment(experiment)
-    active = mlflow.start_run(experiment_id=experiment_id, run_name=name, nested=nested, tags=dict(tags or {}), log_system_metrics=False)
-    run = TrackedRun(active.info.run_id, experiment_id)
+    _outlive_mlflow()
+    run: TrackedRun | None = None
     status = "FAILED"
     try:
+        with signals_wait():
+            active = mlflow.start_run(
+                experiment_id=experiment_id, run_name=name, nested=nested, tags=dict(tags or {}), log_system_metrics=False
+            )
+            run = TrackedRun(active.info.run_id, experiment_id)
+            _begun.append(run.run_id)
         yield run
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     except Exception as error:
-        run.tags({"error": f"{type(error).__name__}: {error}"})
-        run.text(traceback.format_exc(), "error.txt")
+        if run is not None:
+            run.tags({"error": f"{type(error).__name__}: {error}"})
+            run.text(traceback.format_exc(), "error.txt")
         raise
     finally:
-        mlflow.end_run(status)
+        with signals_wait():
+            if run is not None:
+                mlflow.end_run(status)
+                _begun.remove(run.run_id)
+
+
+_begun: list[str] = []  # the runs of this process that were begun and not ended
+
+
+@cache
+def _outlive_mlflow() -> None:
+    """At the process's end those functions run first that were registered last: this one before MLflow's own."""
+    import mlflow  # noqa: F401  # which registers its own
+
+    atexit.register(_end_as_killed)
+
+
+def _end_as_killed() -> None:
+    import mlflow
+
+    while _begun:
+        mlflow.end_run("KILLED")
+        _begun.pop()

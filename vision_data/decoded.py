@@ -16,12 +16,13 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from vision_data.at_hand import begin_to_fetch
 from vision_data.chosen_images import Images
 from vision_data.encoded_image import EncodedImage, pixels_of
 from vision_data.image_file import ImageFile
 from vision_data.impl import RawDataset
 from vision_data.memory import memory_budget
-from vision_data.own_files import own_files
+from vision_data.own_files import INSTEAD, own_files
 from vision_data.scanned import Published, in_parallel, refuse_unreadable, scan
 
 BYTES_AT_ONCE = 1 << 26
@@ -38,11 +39,13 @@ def decoded(published: Published, folder: Path) -> RawDataset:
     and from 32 on a multiple of 32. Grey where all training images are, else RGB.
     Raises ValueError that names the images that can't be read, and those that contradict each other.
     """
-    called = f"{published.name}-{published.key[:16]}"
-    place = folder / "decoded" / called
+    called = Path("decoded") / f"{published.name}-{published.key[:16]}"
+    place = next((place / called for place in (folder, INSTEAD) if (place / called / "about.json").exists()), None)
+    if place is None:
+        begin_to_fetch(published.name)
+        place = own_files(published.name, folder, "decoded") / called.name
     try:
         if not (place / "about.json").exists():
-            place = own_files(published.name, folder, "decoded") / called
             with FileLock(f"{place}.lock"):
                 if not (place / "about.json").exists():
                     _decode(published, place)

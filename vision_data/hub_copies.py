@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vision_data.at_hand import begin_to_fetch
 from vision_data.own_files import own_files
 
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
@@ -151,6 +152,7 @@ def _read_from(name: str, local: Path) -> Iterator[None]:
 
 def from_hub(name: str, hub_name: str, folder: Path) -> Splits:
     """The splits of the hub's dataset OWNER/NAME or OWNER/NAME/CONFIGURATION, by the `datasets` library."""
+    begin_to_fetch(name)
     import datasets
 
     try:
@@ -163,6 +165,7 @@ def from_hub(name: str, hub_name: str, folder: Path) -> Splits:
 
 def zips_from_hub(name: str, hub_name: str, folder: Path) -> dict[str, Path]:
     """data/train.zip and data/test.zip of the hub's dataset."""
+    begin_to_fetch(name)
     import huggingface_hub
 
     try:

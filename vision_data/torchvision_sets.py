@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torchvision_import import torchvision_module
+from vision_data.at_hand import begin_to_fetch
 from vision_data.impl import RawDataset, register
 
 IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
@@ -154,6 +155,8 @@ def _labels(part: Any) -> Any:
 
 def _both_parts(name: str, files_in: Path, files: tuple[str, ...], load: Callable[[bool, bool], Any]) -> tuple[Any, Any]:
     missing = [file for file in files if not (files_in / file).exists()]
+    if missing:
+        begin_to_fetch(name)
     not_there_yet = [place for place in (files_in, *files_in.parents) if not place.exists()]
     try:
         with warnings.catch_warnings():

@@ -1,0 +1,126 @@
+"""A store and an experiment that many want at once, on several machines too; and the file that a URI names."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import mlflow
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
+
+from grids import run as grid_run
+from grids.job_queue import Job
+from tracking import store
+from tracking.finished import finished_jobs
+from tracking.sqlite_reader import database_path
+from tracking.store import database_of, open_experiment
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    return tmp_path
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Makes an empty file for a store, and has MLflow's client answer from a mapping of names."""
+    monkeypatch.setattr(store, "_create", lambda file: file.touch())
+
+
+class Client:
+    """A store in which another machine has made the experiment between the question and the creation."""
+
+    made = False
+
+    def get_experiment_by_name(self, name):
+        return mlflow.entities.Experiment("7", name, "here", "active") if self.made else None
+
+    def create_experiment(self, name, **_):
+        self.made = True
+        raise MlflowException(f"Experiment(name={name}) already exists", RESOURCE_ALREADY_EXISTS)
+
+
+def test_an_experiment_that_another_machine_made_meanwhile_is_the_one(monkeypatch, made):
+    monkeypatch.setattr(mlflow, "MlflowClient", Client)
+    assert open_experiment("new") == "7"
+
+
+def test_the_lock_is_beside_the_store_and_one_for_all_machines(folder, monkeypatch, made):
+    monkeypatch.setattr(mlflow, "MlflowClient", Client)
+    monkeypatch.setattr(store.tempfile, "gettempdir", lambda: pytest.fail("another machine has another one"))
+    open_experiment("new")
+    assert store._lock_of(database_of(store.tracking_uri()), "").parent == folder
+
+
+def test_what_another_process_makes_a_store_of_is_left_to_it(folder):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait(60)
+    here = socket.gethostname()
+    names = {"alive": f"{here}.{os.getpid()}", "gone": f"{here}.{gone.pid}", "elsewhere": f"another.machine.{gone.pid}", "old": "m.1"}
+    files = {what: folder / f"mlflow.db.{name}.partial" for what, name in names.items()}
+    for file in files.values():
+        file.touch()
+    an_hour_ago = time.time() - 3601
+    os.utime(files["old"], (an_hour_ago, an_hour_ago))
+    left_over = {what for what, file in files.items() if store._is_left_over(file, folder / "mlflow.db")}
+    assert left_over == {"gone", "old"}
+
+
+def test_the_store_and_the_experiments_are_there_before_a_worker_is():
+    def job(*words):
+        return Job(("mlflow_forget.py", "--unlearn", "SSD", *words))
+
+    jobs = [Job(("main_baseline.py",)), job(), job("--seed", "2"), job("--arch", "cnn"), job("--experiment", "own")]
+    assert grid_run.finished_in_store(jobs) == set()
+    assert {one.name for one in mlflow.search_experiments()} == {"Default", "digits-mlp", "digits-cnn", "own"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "file"),
+    [
+        ("sqlite:////a/b.db", "/a/b.db"),
+        ("sqlite:////a/b.db?timeout=60", "/a/b.db"),
+        ("sqlite+pysqlite:////a/b.db?timeout=60&x=1", "/a/b.db"),
+        ("sqlite:///:memory:", None),
+        ("sqlite://", None),
+        ("file:///a", None),
+        ("postgresql://a/b", None),
+    ],
+)
+def test_the_file_that_a_uri_names(uri, file):
+    assert database_of(uri) is None if file is None else str(database_of(uri)) == str(database_path(uri)) == file
+
+
+def test_options_of_a_sqlite_uri_are_none_of_its_files_name(folder, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}?timeout=60")
+    assert finished_jobs() == set()
+    open_experiment("new")
+    assert {path.name for path in folder.iterdir()} <= {"mlflow.db", f".mlflow.db.{os.getuid()}.lock"}
+    assert finished_jobs() == set()
+
+
+def test_a_place_where_no_store_can_be_is_left_as_it_was(folder, monkeypatch):
+    (folder / "notes.txt").write_text("this is no database")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'notes.txt'}")
+    with pytest.raises(ValueError, match=r"can't be used \(file is not a database\)\. Correct or unset MLFLOW_TRACKING_URI"):
+        open_experiment("new")
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_store_in_a_new_folder_is_made_with_it(folder, monkeypatch, made):
+    monkeypatch.setattr(mlflow, "MlflowClient", Client)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'new' / 'mlflow.db'}")
+    open_experiment("new")
+    assert (folder / "new" / "mlflow.db").exists()
+
+
+def test_a_queue_may_begin_a_file_store(folder, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (folder / "new" / "mlruns").as_uri())
+    assert grid_run.finished_in_store([Job(("mlflow_forget.py", "--unlearn", "SSD"))]) == set()
+    assert {one.name for one in mlflow.search_experiments()} == {"Default", "digits-mlp"}
