@@ -60,4 +60,20 @@ def select(path: Path, statement: str, runs: Sequence[Any] = ()) -> list[tuple[A
     except sqlite3.Error as error:
         if runs and (getattr(error, "sqlite_errorcode", 0) & 0xFF) == sqlite3.SQLITE_CORRUPT:
             raise Unreadable(str(error)) from error
+        if left_unfinished(path, error):
+            raise ValueError(
+                f"expected a sqlite store at rest, got {path} as a process left it that was killed while it wrote: what it had begun has "
+                "to be undone or finished first, which takes a process that may write. Nothing is lost: open it once with MLflow, e.g. "
+                f"mlflow ui --backend-store-uri sqlite:///{path}, and start again"
+            ) from error
         raise ValueError(f"expected a readable sqlite store, got {path}: {error}. Restore it from a backup or name another.") from error
+
+
+def left_unfinished(path: Path, error: sqlite3.Error) -> bool:
+    """Whether reading needs a writer first: to roll back the journal, or to go through the write-ahead log, of one that was killed.
+
+    SQLITE_READONLY and its extended codes (ROLLBACK, RECOVERY, CANTINIT, ...), for nothing is written here; SQLITE_CANTOPEN where the log
+    is there and its index is not.
+    """
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code == sqlite3.SQLITE_READONLY or (code == sqlite3.SQLITE_CANTOPEN and path.with_name(f"{path.name}-wal").exists())
