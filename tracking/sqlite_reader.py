@@ -8,11 +8,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from tracking import sorted_points
 from tracking.selection import EVERY_RUN, Selection
-from tracking.sql_store import VERSION, SqlStore, Unreadable, check_tables
+from tracking.sql_store import VERSION, Rows, SqlStore, Unreadable, check_tables
 from tracking.stored_run import BrokenRun, StoredRun
 
 TABLE_NAMES = "SELECT name FROM sqlite_master WHERE type = 'table'"
+# By the order in which sqlite keeps the rows, so that each page is a short SELECT of its own, which no job that writes has to wait for.
+PAGE = """
+    SELECT rowid, run_uuid, key, step, timestamp, value, is_nan FROM metrics
+    WHERE run_uuid IN {runs} AND rowid > {after} ORDER BY rowid LIMIT {at_once}
+"""
 WAIT_SECONDS = 30  # for a job that writes
 
 
@@ -35,7 +41,9 @@ def sqlite_store(uri: str, selection: Selection = EVERY_RUN) -> SqlStore:
     Raises ValueError if the file is missing, damaged as a whole, locked or no database.
     """
     path = database_path(uri)
-    return SqlStore(str(path), lambda statement, runs: select(path, statement, runs), selection, bytes.decode)
+    return SqlStore(
+        str(path), lambda statement, runs: select(path, statement, runs), lambda run_id: pages(path, run_id), selection, bytes.decode
+    )
 
 
 def read_sqlite(uri: str, selection: Selection = EVERY_RUN) -> Iterator[StoredRun | BrokenRun]:
@@ -67,6 +75,14 @@ def select(path: Path, statement: str, runs: Sequence[Any] = ()) -> list[tuple[A
                 f"mlflow ui --backend-store-uri sqlite:///{path}, and start again"
             ) from error
         raise ValueError(f"expected a readable sqlite store, got {path}: {error}. Restore it from a backup or name another.") from error
+
+
+def pages(path: Path, run_id: str) -> Iterator[Rows]:
+    """The rows of a run's history, AT_ONCE at a time. Raises as `select`."""
+    after = -(2**63)
+    while rows := select(path, PAGE.format(runs="{runs}", after=after, at_once=sorted_points.AT_ONCE), [run_id]):
+        yield [row[1:] for row in rows]
+        after = rows[-1][0]
 
 
 def left_unfinished(path: Path, error: sqlite3.Error) -> bool:
