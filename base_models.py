@@ -242,7 +242,7 @@ class BaseModels:
         return Trained(model, path, metadata, True, time.perf_counter() - started, [])
 
     def _train(self, images: ImageSet, path: Path, trained_on: str, label: str) -> Trained:
-        validation_images = self._validation(trained_on)
+        validation_images = self.validation_of(trained_on)
         started = time.perf_counter()
         model = self.untrained()
         state = StateFile(path.with_name(f"{path.name}.state"), self._about_training(trained_on))
@@ -285,9 +285,9 @@ class BaseModels:
         words = self.world.agreed(next(said, ""))
         return Way.named(words).settled(self.recipe) if words else self.recipe
 
-    def _validation(self, trained_on: str) -> ImageSet:
+    def validation_of(self, trained_on: str) -> ImageSet:
         """The validation images of the classes that are trained on. ValueError, before anything is trained, where there are none."""
-        left_out = () if trained_on == "train" else self.gone
+        left_out = self.gone if trained_on == self.request_slug else ()
         found = self.splits.validation.without_classes(*left_out)
         if not len(found):
             counts = self.splits.train.without_classes(*left_out).labels.bincount()

@@ -57,7 +57,7 @@ TABLE, HISTORY, SUMMARY = "mlruns_parsed.csv", "mlruns_history.csv", "mlruns_sum
 ENDINGS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 complain = functools.partial(stored_runs.complain, "mlruns_parser.py")
 POINTS = {"run_id": "text", "metric": "text", "step": "integer", "time": "time", "value": "number"}
-RUNS_AT_ONCE = 200  # whose histories are in memory together
+RUNS_AT_ONCE = 200  # whose histories are asked for together; how much of them is in memory is the store's to bound
 
 
 @command_line.command

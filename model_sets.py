@@ -66,12 +66,13 @@ def members_of(base: BaseModels, kind: Kind, count: int) -> list[Member]:
                                shadows (where their number is odd, one is left out of both). They depend on seed and split, not on
                                what is to be forgotten
 
-    Raises ValueError for a count below 1, and for an odd number of shadows.
+    Raises ValueError for a count below 1, for an odd number of shadows, and where there are no validation images to score them on.
     """
     if count < 1:
         raise ValueError(f"--{_flag(kind)}: expected an integer >= 1, got {count}. Say how many models")
     if kind == "shadows" and count % 2:
         raise ValueError(f"--shadows: expected an even number, for they come in pairs of halves, got {count}. Give {count + 1}")
+    base.validation_of(base.request_slug if kind == "oracles" else "train")
     if kind == "shadows":
         return [_shadow(base, number) for number in range(1, count + 1)]
     seeds = range(base.config.seed, base.config.seed + count)
@@ -196,8 +197,7 @@ def _train(base: BaseModels, stack: Sequence[Member], label: str) -> None:
         label=label,
     )
     seconds = (time.perf_counter() - started) / len(stack)
-    gone = base.gone if stack[0].trained_on == base.request_slug else ()
-    validation = base.splits.validation.without_classes(*gone)
+    validation = base.validation_of(stack[0].trained_on)
     for member, model, history in zip(stack, models, histories, strict=True):
         metadata = base.metadata(
             member.trained_on,

@@ -15,18 +15,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from audits.many_models import AuditResult, Notice, Start, audit_run, job_of, loaded, params_of, tell_cost, unlearned
-from audits.margin_files import SETS, array_of, columns, npy, read_margins, sets_of, table
+from audits.margin_files import COLUMNS, SETS, array_of, check_columns, columns, npy, read_margins, sets_of, table
 from base_models import BaseConfig, BaseModels
-from evaluation import METRICS, Evidence, Population, evaluate, needs_of, noise_floor
+from evaluation import METRICS, Evidence, MetricFacts, Population, evaluate, needs_of, noise_floor
 from evaluation.population import MINIMUM
 from measurement import evidence_of
-from model_sets import Member, make
+from model_sets import Kind, Member, make, members_of
+from registry import Entry
 from stages import stage
 from tracking.run import TrackedRun
+from tracking.stored_run import WARNING_TAG
 from training import Progress, checkpoint_digest, model_digest, silent
 from unlearn import ForgetData
 
-ORACLES, UNLEARNED, COLUMNS, MODELS = "oracle_margins.npy", "unlearned_margins.npy", "columns.csv", "models.csv"
+ORACLES, UNLEARNED, MODELS = "oracle_margins.npy", "unlearned_margins.npy", "models.csv"
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,14 @@ class KlomAudit:
         self.config = config
         self.notice = notice
         self.job = job_of(config.unlearn, config.settings, config.base, config.experiment, progress, self._seeds)
-        self.also = [_of_one_model(name) for name in config.also]
         self.sets = sets_of(self.job.data)
+        self.warning = ""
         self.given = None if config.oracle_margins is None else self._given(config.oracle_margins)
+        needed: tuple[Kind, ...] = ("initial models", "oracles") if self.given is None else ("initial models",)
+        for kind in needed:
+            members_of(self.job.base, kind, config.models)
+        self.also = [self._of_one_model(name) for name in config.also]
+        self._check_also()
         self.stages: dict[str, float] = {}
 
     @property
@@ -76,8 +83,11 @@ class KlomAudit:
         """Do it, in one MLflow run."""
         started = time.perf_counter()
         self.stages = {}
-        own = {"models": self.config.models, "oracle_margins": self.config.oracle_margins, "metrics": ",".join(self.also)}
+        own = {"models": self.config.models, "oracle_margins": self.config.oracle_margins, "metrics": ",".join(self._names)}
+        if self.warning:
+            self.notice(f"warning: {self.warning}")
         with audit_run(self.job, "klom", self.name, params_of(self.job, **own)) as run:
+            run.tags({WARNING_TAG: self.warning} if self.warning else {})
             with stage(self.stages, "first"):
                 first = self._starts(make(self.job.base, "initial models", 1).members, self._ideals(1))[0]
                 tell_cost(self.job, first, self.config.models, self.notice)
@@ -90,12 +100,35 @@ class KlomAudit:
                 models = Population.of(self._after(initial, rows))
             with stage(self.stages, "evaluate"):
                 values, undefined = evaluate(models=models, oracles=oracles)
-                beside = floor_of(self.config.models) | means_of(rows, self.also)
+                beside = floor_of(self.config.models) | means_of(rows, self._names)
             self._log(run, models, oracles, rows)
             self.stages["total"] = time.perf_counter() - started
             run.metrics(values | beside | {f"stage_{stage}_seconds": seconds for stage, seconds in self.stages.items()})
             run.tags({f"undefined.{name}": reason for name, reason in undefined.items()})
         return AuditResult(run.run_id, self.name, values, beside, undefined, self._notes(), self.stages, models=rows)
+
+    @property
+    def _names(self) -> list[str]:
+        return [metric.name for metric in self.also]
+
+    def _of_one_model(self, name: str) -> Entry[MetricFacts]:
+        """A metric that needs one model alone. ValueError for another, and for one that this request can't have."""
+        metric = METRICS[name]
+        if needs_of(metric.function) != ("model",):
+            raise ValueError(f"--metrics: expected metrics of one model alone, got {metric.name}, which needs others. Leave it out")
+        if metric.facts.whole_class and not self.job.data.forget_classes:
+            raise ValueError(
+                f"--metrics: {metric.name} needs a class that is forgotten whole, got the request {self.job.base.request_slug}. Leave it "
+                "out, or forget a whole class, e.g. --class_to_replace 3"
+            )
+        return metric
+
+    def _check_also(self) -> None:
+        """ValueError for a metric that these images, or this architecture, don't allow: found by an untrained model."""
+        if self.also:
+            evidence = evidence_of(self.job.base.untrained(), self.job.data, self.job.base.splits.test)
+            for metric in self.also:
+                _value(metric, evidence)
 
     def _given(self, path: Path) -> dict[str, Tensor]:
         margins = read_margins(path, {name: len(images) for name, images in self.sets.items()})
@@ -103,6 +136,10 @@ class KlomAudit:
         if count != self.config.models:
             raise ValueError(
                 f"{path}: expected {self.config.models} oracles, as many as unlearned models, got {count}. Ask for --models {count}"
+            )
+        if not check_columns(path, self.sets, sum(own.shape[1] for own in margins.values())):
+            self.warning = (
+                f"there is no {COLUMNS} beside {path}, so that nothing can tell whether its margins are of this forget request and split"
             )
         return margins
 
@@ -140,7 +177,7 @@ class KlomAudit:
         evidence = evidence_of(model, self.job.data, self.job.base.splits.test)
         ta = "test_retain_score" if evidence.forget_classes else "test_score"
         scores = {"retain_score": evidence.metric("retain_score"), "ta": evidence.metric(ta)}
-        also = {name: evidence.metric(name) for name in self.also}
+        also = {metric.name: _value(metric, evidence) for metric in self.also}
         rows.append({"side": side, **origin(member), "digest": model_digest(model), **scores, **also})
         return evidence
 
@@ -153,15 +190,16 @@ class KlomAudit:
         whose = f"margins from {self.config.oracle_margins}" if self.given else f"{self.config.models} oracles"
         left_out = [name for name in SETS if name not in self.sets]
         missing = [f"no {name} images: not measured on them" for name in left_out]
-        return [f"{self.config.models} unlearned models beside {whose}", *missing]
+        warning = [f"warning: {self.warning}"] if self.warning else []
+        return [f"{self.config.models} unlearned models beside {whose}", *missing, *warning]
 
 
-def _of_one_model(name: str) -> str:
-    """The name of a metric that needs one model alone. ValueError for another."""
-    metric = METRICS[name]
-    if needs_of(metric.function) != ("model",):
-        raise ValueError(f"--metrics: expected metrics of one model alone, got {metric.name}, which needs others. Leave it out")
-    return metric.name
+def _value(metric: Entry[MetricFacts], evidence: Evidence) -> float:
+    """A metric of one model. ValueError, with its name, where it has no value."""
+    try:
+        return evidence.value(metric)
+    except ValueError as error:
+        raise ValueError(f"--metrics: {metric.name} can't be measured here: {str(error).rstrip('.')}. Leave it out") from error
 
 
 def means_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:

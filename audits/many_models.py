@@ -90,9 +90,9 @@ def audit_run(job: Pipeline, kind: str, name: str, params: Mapping[str, Any]) ->
     """
     settings = {"audit": kind, **{setting: str(value) for setting, value in params.items()}}
     settings_hash = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    with locked(job.base.save_dir / settings_hash):
-        end_cut_off_runs((job.experiment, settings_hash))
-        with tracked_run(job.experiment, name, tags={"audit": kind, **job.tags(), **tags_of(settings_hash)}) as run:
+    with locked(job.base.save_dir / settings_hash) as lock:
+        end_cut_off_runs((job.experiment, settings_hash), lock)
+        with tracked_run(job.experiment, name, tags={"audit": kind, **job.tags(), **tags_of(settings_hash, lock)}) as run:
             run.params(params)
             yield run
 

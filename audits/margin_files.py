@@ -18,6 +18,7 @@ from unlearn import ForgetData
 from vision_data import ImageSet
 
 SETS = ("forget", "retain", "validation")
+COLUMNS = "columns.csv"  # beside every file of margins that Lethe writes
 
 
 def sets_of(data: ForgetData) -> dict[str, ImageSet]:
@@ -36,6 +37,31 @@ def columns(sets: Mapping[str, ImageSet]) -> list[dict[str, Any]]:
             for index, label in zip(images.indexes.tolist(), images.labels.tolist(), strict=True)
         )
     ]
+
+
+def check_columns(path: Path, sets: Mapping[str, ImageSet], count: int) -> bool:
+    """Whether a columns.csv beside a file of margins says which images its `count` columns are: those of these sets, then.
+
+    False where there is none. Raises ValueError where it names other images, too few, or is no such table.
+    """
+    beside = path.parent / COLUMNS
+    if not beside.exists():
+        return False
+    try:
+        said = beside.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{beside}: expected the table of the columns of {path.name} ({error}). Restore it") from error
+    head, *expected = table(columns(sets)).splitlines()
+    if said[:1] != [head] or len(said) <= count:
+        raise ValueError(f"{beside}: expected {head} and a row for each of {count} columns, got {len(said)} lines. Restore it")
+    for place, row in enumerate(said[1:]):
+        if [row] != expected[place : place + 1]:
+            here = expected[place] if place < len(expected) else "no such column"
+            raise ValueError(
+                f"{path}: expected margins of the images of this forget request and split, got others: {beside.name} has {row} "
+                f"({head}), and it would be {here}. Audit the request, --dataset and --split_seed that they were made with"
+            )
+    return True
 
 
 def array_of(margins: Mapping[str, Tensor]) -> np.ndarray[Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -11,14 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from audits.klom import COLUMNS, MODELS, log_arrays, log_images, origin
+from audits.klom import MODELS, log_arrays, log_images, origin
 from audits.many_models import AuditResult, Notice, Start, audit_run, job_of, loaded, params_of, tell_cost, unlearned
-from audits.margin_files import columns, npy, table
+from audits.margin_files import COLUMNS, columns, npy, table
 from base_models import BaseConfig
 from evaluation import Shadows, evaluate, outputs_of
-from evaluation.ulira import LEAST_SIDE
+from evaluation.ulira import LEAST_SIDE, too_few
 from measurement import BATCH
-from model_sets import Member, make, members_of
+from model_sets import Kind, Member, make, members_of
 from stages import stage
 from training import Progress, fit, generator_for, model_digest, silent
 from unlearn import ForgetData
@@ -28,6 +28,7 @@ Out = Literal["unlearned", "retrained"]
 MARGINS, MEMBER = "shadow_margins.npy", "member.npy"
 AT_CHANCE, CAUGHT, BELOW = "at chance", "above chance: caught", "below chance"
 NOT_TOLD = "can't be told: too few shadow models"
+BESIDE: tuple[Kind, Kind] = ("initial models", "oracles")
 FEWEST = 4 * LEAST_SIDE  # half of them have an image, and half of those are attacked
 
 
@@ -67,8 +68,10 @@ class UliraAudit:
         judges = seeds if config.out == "retrained" else None
         self.job = job_of(config.unlearn, config.settings, config.base, config.experiment, progress, judges)
         if config.out == "unlearned":
-            for number, shadow in enumerate(members_of(self.job.base, "shadows", config.shadows), 1):
-                self._check_forgets(shadow, number)
+            self._check_halves()
+        else:
+            for kind in BESIDE:
+                members_of(self.job.base, kind, config.shadows // 2)
         self.stages: dict[str, float] = {}
 
     @property
@@ -108,12 +111,10 @@ class UliraAudit:
             tell_cost(self.job, Start("shadow model 1", partial(self._start, first, 1)), self.config.shadows, self.notice)
         with stage(self.stages, "shadows"):
             members = make(self.job.base, "shadows", self.config.shadows).members
-        train, forget = self.job.base.splits.train, self.job.base.forget
-        member = torch.stack([torch.isin(forget.indexes, train.indexes[shadow.rows]) for shadow in members])
         starts = [Start(f"shadow model {number}", partial(self._start, shadow, number)) for number, shadow in enumerate(members, 1)]
         with stage(self.stages, "unlearn"):
             margins = torch.stack(list(self._margins_after(starts, members, rows)))
-        return Shadows(margins, member, torch.arange(len(members)) // 2 % 2 == 1)
+        return Shadows(margins, self._member(members), attacked_halves(len(members)))
 
     def _beside_retrained(self, rows: list[dict[str, Any]]) -> Shadows:
         """Models of everything that unlearned the forget set, and oracles."""
@@ -123,7 +124,7 @@ class UliraAudit:
             first = make(base, "initial models", 1).members[0]
             tell_cost(self.job, Start(f"the model of seed {first.seed}", partial(self._start_of_all, first)), half, self.notice)
         with stage(self.stages, "shadows"):
-            initial, oracles = make(base, "initial models", half).members, make(base, "oracles", half).members
+            initial, oracles = (make(base, kind, half).members for kind in BESIDE)
         starts = [Start(f"the model of seed {model.seed}", partial(self._start_of_all, model)) for model in initial]
         with stage(self.stages, "unlearn"):
             margins = [*self._margins_after(starts, initial, rows), *(self._seen(loaded(self.job, m), m, rows) for m in oracles)]
@@ -148,14 +149,35 @@ class UliraAudit:
             self.job.data, **sets, seed=seed, progress=silent, ideal=partial(self._retrained, retain, seed)
         )
 
-    def _check_forgets(self, shadow: Member, number: int) -> None:
+    def _member(self, shadows: Sequence[Member]) -> Tensor:
+        """(K, n) bool: which forget images each shadow model is trained on."""
         base = self.job.base
-        forgotten = torch.isin(base.splits.train.indexes[shadow.rows], base.forget.indexes)
-        if not forgotten.any() or forgotten.all():
-            raise ValueError(
-                f"expected forget images among those that shadow model {number} is trained on, and others, got {int(forgotten.sum())} "
-                f"of {len(forgotten)}. Forget more images, or audit with --ulira_out retrained"
-            )
+        return torch.stack([torch.isin(base.forget.indexes, base.splits.train.indexes[shadow.rows]) for shadow in shadows])
+
+    def _check_halves(self) -> None:
+        """ValueError where the halves that are drawn leave a shadow model nothing to forget, or an image too few models of a kind.
+
+        The latter is chance: of an odd number of training images each pair of halves leaves one out.
+        """
+        count = self.config.shadows
+        wrong = self._wrong_with(count)
+        if wrong:
+            enough = next((more for more in range(count + 4, 2 * count + 1, 4) if not self._wrong_with(more)), None)
+            way_out = f"Ask for --shadows {enough}" if enough else "Forget more images"
+            raise ValueError(f"{wrong}. {way_out}, or audit with --ulira_out retrained")
+
+    def _wrong_with(self, count: int) -> str:
+        """What a number of shadow models can't do, in words; nothing where it will do."""
+        shadows = members_of(self.job.base, "shadows", count)
+        member = self._member(shadows)
+        for number, (shadow, forgotten) in enumerate(zip(shadows, member.sum(1).tolist(), strict=True), 1):
+            if forgotten in (0, len(shadow.rows)):
+                return (
+                    f"expected forget images among those that shadow model {number} is trained on, and others, got {forgotten} "
+                    f"of {len(shadow.rows)}"
+                )
+        short = too_few(member, attacked_halves(count))
+        return short and f"--shadows: {short} of {count}"
 
     def _retrained(self, retain: ImageSet, seed: int) -> nn.Module:
         """The ideal model of a shadow model: trained on what it retains, from weights of its own."""
@@ -180,6 +202,11 @@ class UliraAudit:
         return (
             f"for each image {half} models that were trained on it and unlearned it, beside {others}; half of them fit, half are attacked"
         )
+
+
+def attacked_halves(count: int) -> Tensor:
+    """(K,) bool: which shadow models are attacked. Every second pair of halves."""
+    return torch.arange(count) // 2 % 2 == 1
 
 
 def said_by(name: str, ends: tuple[float, float]) -> str:

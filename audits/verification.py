@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from audits.klom import COLUMNS, MODELS, ORACLES, UNLEARNED, floor_of, means_of
-from audits.margin_files import columns, read_array, read_margins, sets_of, table
+from audits.klom import MODELS, ORACLES, UNLEARNED, floor_of, means_of
+from audits.margin_files import COLUMNS, columns, read_array, read_margins, sets_of, table
 from audits.ulira import MARGINS, MEMBER, ends_of, sizes_of
 from base_models import device_named
 from evaluation import OF_MANY, Population, Shadows, chosen, evaluate, needs_of

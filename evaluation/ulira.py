@@ -51,13 +51,9 @@ class Shadows:
                     f"{name}: expected bool {tuple(shape)}, got {value.dtype} {tuple(value.shape)}. Say it of each model"
                     + " and image" * (name == "member")
                 )
-        for rows, what in ((~self.attacked, "fit the Gaussians"), (self.attacked, "are attacked")):
-            for side, words in ((self.member, "trained on it"), (~self.member, "not trained on it")):
-                fewest = int(side[rows].sum(0).min())
-                if fewest < LEAST_SIDE:
-                    raise ValueError(
-                        f"expected for each image at least {LEAST_SIDE} models {words} that {what}, got {fewest}. Train more shadow models"
-                    )
+        short = too_few(self.member, self.attacked)
+        if short:
+            raise ValueError(f"{short}. Train more shadow models")
 
     @cached_property
     def log_odds(self) -> Tensor:
@@ -101,6 +97,19 @@ class Shadows:
     @cached_property
     def _ranks(self) -> _Ranks:
         return _Ranks.of(self.log_odds, self.member[self.attacked])
+
+
+def too_few(member: Tensor, attacked: Tensor) -> str:
+    """What there is too little of, in words; nothing where each image has at least 4 models with it and 4 without it on both sides.
+
+    member (K, n) and attacked (K,) are bool, as in `Shadows`.
+    """
+    for rows, what in ((~attacked, "fit the Gaussians"), (attacked, "are attacked")):
+        for side, words in ((member, "trained on it"), (~member, "not trained on it")):
+            fewest = int(side[rows].sum(0).min())
+            if fewest < LEAST_SIDE:
+                return f"expected for each image at least {LEAST_SIDE} models {words} that {what}, got {fewest}"
+    return ""
 
 
 def _log_density(at: Tensor, margins: Tensor, chosen: Tensor) -> Tensor:

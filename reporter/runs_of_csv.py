@@ -10,12 +10,12 @@ from pathlib import Path
 from evaluation import METRICS
 from models import ARCHITECTURES
 from reporter.comparison import BASE_MODELS, KAPPA_COUNT, compared_metrics, without_base
-from reporter.seeds_summary import OF_TASK, SeedRun, settings_of
+from reporter.seeds_summary import OF_TASK, SeedRun, own_names, settings_of
 from unlearn import METHODS
 
 FIXED = ("run_id", "experiment", "status", "start_time", "unlearn", "seed", "parent_run_id")
 OF_AUDITS = "sha256.columns.csv"  # a param of every run on many models, which is of many seeds
-OTHER_PARAMS = {"metrics", "unlearn_file", KAPPA_COUNT}  # of every method
+OTHER_PARAMS = {"unlearn", "unlearn_file", KAPPA_COUNT}  # of every method
 
 
 def runs_of_csv(path: Path) -> tuple[list[SeedRun], int, list[str]]:
@@ -72,9 +72,8 @@ def column_of(name: str, row: Mapping[str, str], prefix: str = "param.") -> str:
 
 @functools.cache
 def settings_known(method: str, arch: str) -> frozenset[str]:
-    own = set(METHODS[method].hyperparameters) if method in METHODS.names else set()
     of_arch = set(ARCHITECTURES[arch].hyperparameters) if arch in ARCHITECTURES.names else set()
-    return frozenset(OF_TASK | OTHER_PARAMS | own | of_arch)
+    return frozenset(OF_TASK | OTHER_PARAMS | own_names(method) | of_arch)
 
 
 @functools.cache

@@ -10,29 +10,23 @@ from functools import cached_property
 
 from evaluation.over_seeds import OverSeeds, over_seeds
 from models import ARCHITECTURES
+from training.recipe import FLAGS
+from unlearn import METHODS
 
 RANKED_BY = "avg_gap"
 REFERENCE = "retrain"  # the ideal model itself, which the gap is measured to
 DONE = "FINISHED"
 
-# Params that say where and how a run was made, or follow from others: runs that differ in these alone are of one group.
-NOT_A_SETTING = {
-    "unlearn",
-    "seed",
-    "mask",
-    "save_dir",
-    "data",
-    "device",
-    "ideal",
-    "experiment",
-    "checkpoint_epochs",
-    "unlearned_digest",
-    "report",
-}
-OF_BASE_MODELS = ("initial_", "ideal_", "train_")  # `training` says what of their recipe is unusual
-COUNTS = "_count"  # what an amount comes to, of images or of weights
+# Params that say where and how a run was made, or follow from others: runs that differ in these alone are of one group. Every one is
+# named: what is in no list is a setting, for two settings that pass for one are averaged in silence, and one that passes for two is seen.
+OF_THE_JOB = {"unlearn", "seed", "mask", "save_dir", "data", "device", "ideal", "experiment", "checkpoint_epochs", "metrics", "report"}
+OF_A_BASE_MODEL = ("model", "checkpoint", "digest", "seed", "epochs", "computed", "train_seconds")
+COUNTS = {f"{name}_count" for name in ("forget", "retain", "topk", "kappa")}  # what an amount comes to, of images or of weights
+RECIPE = set(FLAGS.hyperparameters)  # `training` says what of it is unusual
+NOT_A_SETTING = (
+    {"unlearned_digest"} | OF_THE_JOB | COUNTS | RECIPE | {f"{base}_{name}" for base in ("initial", "ideal") for name in OF_A_BASE_MODEL}
+)
 UNSAID = {  # what a run means that does not log it, as earlier ones
-    "metrics": "default",
     "training": "default",
     **dict.fromkeys(("dataset_file", "arch_file", "unlearn_file"), "None"),
 }
@@ -60,15 +54,17 @@ class SeedRun:
 
 
 def settings_of(params: Mapping[str, str]) -> Settings:
-    """What decides a run's result, but for the method and the seed."""
+    """What decides a run's result, but for the method and the seed. A hyperparameter of the method is a setting, whatever its name."""
+    own = own_names(params.get("unlearn", ""))
     return tuple(
-        sorted(
-            (name, value)
-            for name, value in params.items()
-            if name not in NOT_A_SETTING and not name.startswith(OF_BASE_MODELS) and not name.endswith(COUNTS)
-            if UNSAID.get(name) != value
-        )
+        sorted((name, value) for name, value in params.items() if name in own or (name not in NOT_A_SETTING and UNSAID.get(name) != value))
     )
+
+
+@functools.cache
+def own_names(method: str) -> frozenset[str]:
+    """The hyperparameters of a method that is registered; none for another, whose settings are told by what they are not."""
+    return frozenset(METHODS[method].hyperparameters) if method in METHODS.names else frozenset()
 
 
 class Group:

@@ -14,10 +14,11 @@ from own_store import there  # noqa: F401 (every test runs in the module's folde
 import audit
 import model_sets
 from audits import many_models
-from audits.ulira import said_by
+from audits.ulira import UliraAudit, UliraConfig, said_by
+from base_models import BaseConfig
 from evaluation import noise_floor
 from evaluation.klom import klom, p95
-from vision_data import load_splits
+from vision_data import ForgetRequest, load_splits
 
 SMALL = ["--epochs", "2", "--class_to_replace", "-1", "--num_indexes_to_replace", "60"]
 KLOM = ["klom", "--models", "10", *SMALL]
@@ -163,8 +164,39 @@ def test_margins_from_elsewhere_take_the_oracles_place(capsys):
 
     names = [name for name in first.data.metrics if name.startswith("klom") or name == "forgetting_quality"]
     assert {name: again.data.metrics[name] for name in names} == {name: first.data.metrics[name] for name in names}
+    assert "warning" not in again.data.tags  # columns.csv lies beside it
     assert "forgetting_score" not in again.data.metrics
     assert "not measured: forgetting_score: the scores of the oracles are not known, only their margins" in out
+
+
+@pytest.mark.parametrize("other", [["--split_seed", "1"], ["--forget_indexes", "others.txt"]])
+def test_margins_of_another_split_or_forget_set_are_refused(other, capsys, folder, monkeypatch):
+    """Of as many images, which columns.csv beside the file names."""
+    first, _ = audited(capsys, *KLOM, "--unlearn", "default")
+    (folder / "others.txt").write_text("\n".join(map(str, load_splits("digits", ".").train.indexes[:60].tolist())))
+    request = SMALL if other[0] == "--split_seed" else SMALL[:2]
+    monkeypatch.setattr(model_sets, "fit_many", lambda *_, **__: pytest.fail("something was trained"))
+
+    argv = ["klom", "--models", "10", *request, *other, "--unlearn", "default", "--oracle_margins"]
+    assert audit.main([*argv, str(artifact(first, "oracle_margins.npy"))]) == 2
+
+    printed = capsys.readouterr().err
+    assert "expected margins of the images of this forget request and split, got others: columns.csv has 0,forget," in printed
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("", "got 0 lines. Restore it"), ("column,set,index,label\n", "got 1 lines"), ("\udcff", "utf-8")]
+)
+def test_a_table_of_columns_that_is_none_is_refused(content, message, capsys, folder):
+    place = folder / "broken"
+    place.mkdir(exist_ok=True)
+    np.save(place / "oracle_margins.npy", np.zeros((10, 60), np.float32))
+    (place / "columns.csv").write_bytes(content.encode(errors="surrogateescape"))
+
+    assert audit.main([*KLOM, "--unlearn", "default", "--oracle_margins", "broken/oracle_margins.npy"]) == 2
+
+    assert message in capsys.readouterr().err
 
 
 def test_margins_of_the_forget_set_alone_are_enough_for_its_klom(capsys, folder):
@@ -174,6 +206,9 @@ def test_margins_of_the_forget_set_alone_are_enough_for_its_klom(capsys, folder)
     again, out = audited(capsys, *KLOM, "--unlearn", "default", "--oracle_margins", "forget.npy")
 
     assert again.data.metrics["klom_forget_p95"] == first.data.metrics["klom_forget_p95"]
+    unchecked = "there is no columns.csv beside forget.npy, so that nothing can tell whether its margins are of this forget request"
+    assert out.startswith(f"warning: {unchecked}") and out.count(unchecked) == 2
+    assert again.data.tags["warning"].startswith(unchecked)
     assert "not measured: klom_retain_p95: no retain margins of the oracles" in out
 
 
@@ -226,6 +261,30 @@ def test_ulira_is_what_its_files_say(capsys):
     assert [row["attacked"] for row in rows] == (["False"] * 2 + ["True"] * 2) * 4
 
 
+def unlucky() -> tuple[int, int]:
+    """A seed of which 16 shadow models leave a forget image without 4 of a kind, as each pair leaves one out; and what will do."""
+    for seed in range(1, 100):
+        base = BaseConfig(epochs=2, request=ForgetRequest((-1,), 60), seed=seed)
+        try:
+            UliraAudit(UliraConfig("default", base=base, shadows=16))
+        except ValueError as error:
+            return seed, int(re.search(r"Ask for --shadows (\d+), or", str(error))[1])
+    pytest.fail("every seed will do")
+
+
+def test_too_few_shadow_models_of_an_odd_training_set_are_refused_with_a_number_that_will_do(capsys, monkeypatch):
+    seed, enough = unlucky()
+    trains = model_sets.fit_many
+    monkeypatch.setattr(model_sets, "fit_many", lambda *_, **__: pytest.fail("something was trained"))
+
+    assert audit.main([*ULIRA, "--seed", str(seed), "--unlearn", "default"]) == 2
+    assert "--shadows: expected for each image at least 4 models trained on it that" in capsys.readouterr().err
+
+    monkeypatch.setattr(model_sets, "fit_many", trains)
+    run, _ = audited(capsys, "ulira", "--shadows", str(enough), *SMALL, "--seed", str(seed), "--unlearn", "default")
+    assert run.data.metrics["ulira_shadows"] < enough / 2  # an image that is left out of a pair
+
+
 def test_help_shows_the_methods_own_flags(capsys):
     with pytest.raises(SystemExit):
         audit.main(["ulira", "--unlearn", "SSD", "--help"])
@@ -246,6 +305,14 @@ def test_help_shows_the_methods_own_flags(capsys):
         (["klom", "--unlearn", "default", "--models", "9"], "--models: expected at least 10 a side, got 9"),
         (["klom", "--unlearn", "default", "--mask", "a.safetensors"], "--mask is one model, and an audit needs many"),
         (["klom", "--unlearn", "default", "--metrics", "avg_gap"], "--metrics: expected metrics of one model alone, got avg_gap"),
+        (
+            ["klom", "--unlearn", "default", "--num_indexes_to_replace", "9", "--metrics", "mia,test_forget_score"],
+            "--metrics: test_forget_score needs a class that is forgotten whole, got the request class0-9. Leave it out, or forget a whole",
+        ),
+        (
+            ["klom", "--unlearn", "default", "--num_indexes_to_replace", "1", "--metrics", "probe_score"],
+            "--metrics: probe_score can't be measured here: expected at least 2 forget images, got 1. Probe a larger",
+        ),
         (["ulira", "--unlearn", "oracle_matching"], "oracle_matching needs oracles, and each shadow model would need its own"),
         (["klom", "--unlearn", "load_an_oracle"], "Make them: python -u main_ideal.py --oracles 200"),
         (

@@ -3,6 +3,8 @@
 import csv
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -10,10 +12,12 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mlflow import MlflowClient
 
 import mlruns_parser
 from tests.filled_stores import empty_place  # noqa: F401 (a fixture of every test here)
 from tracking.run_folder import metric_points, plain_mapping
+from tracking.sqlite_reader import left_unfinished
 
 MANY = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 GARBAGE = st.binary(max_size=40)
@@ -120,6 +124,52 @@ def test_a_sqlite_file_that_was_cut(length, database, capsys):
     assert mlruns_parser.main(["--tracking_uri", f"sqlite:///{database}"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert not Path("mlruns_parsed.csv").exists()
+
+
+KILLED_OVER_A_COMMIT = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size = 1")  # pages go to the disk before the commit
+connection.execute("BEGIN IMMEDIATE")
+for number in range(2000):
+    connection.execute("INSERT INTO experiment_tags VALUES (?, ?, 1)", (f"{number}", "x" * 1000))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_store_whose_writer_was_killed_over_a_commit_is_not_called_broken(database, capsys):
+    before = rows_of(f"sqlite:///{database}")
+    subprocess.run([sys.executable, "-c", KILLED_OVER_A_COMMIT, database], check=False)
+    assert Path(f"{database}-journal").exists()
+    capsys.readouterr()
+
+    assert rows_of(f"sqlite:///{database}")[0] == 2
+    said = capsys.readouterr().err
+    assert f"got {database} as a process left it that was killed while it wrote" in said and "backup" not in said
+    assert f"mlflow ui --backend-store-uri sqlite:///{database}" in said and said.count("\n") == 1
+
+    MlflowClient(f"sqlite:///{database}").search_experiments()  # as `mlflow ui` does when it starts
+    assert rows_of(f"sqlite:///{database}") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "log", "unfinished"),
+    [
+        ("SQLITE_READONLY_ROLLBACK", False, True),
+        ("SQLITE_READONLY_RECOVERY", True, True),
+        ("SQLITE_READONLY_CANTLOCK", True, True),
+        ("SQLITE_CANTOPEN", True, True),  # the log's index can't be made
+        ("SQLITE_CANTOPEN", False, False),
+        ("SQLITE_CORRUPT", True, False),
+        ("SQLITE_BUSY", True, False),
+    ],
+)
+def test_what_needs_a_writer_first(name, log, unfinished):
+    if log:
+        Path("a.db-wal").touch()
+    error = sqlite3.OperationalError(name)
+    error.sqlite_errorcode = getattr(sqlite3, name)
+    assert left_unfinished(Path("a.db"), error) is unfinished
 
 
 def test_a_damaged_page_of_a_table_costs_the_runs_on_it(database, capsys):

@@ -33,6 +33,7 @@ FILTERS = [
     "tags.`mlflow.parentRunId` LIKE '%'",
     "status = 'FAILED'",
     "attributes.status != 'FINISHED'",
+    "status ILIKE 'fin%'",
     "attribute.start_time > 1700000001000",
     "end_time <= 1700000002001 AND start_time >= 0",
     "run.run_name LIKE 'all,%'",
@@ -97,6 +98,13 @@ def test_only_what_a_server_answers_alike_is_asked_of_it():
             "avg_gap < 1",
             "expected metrics.NAME, params.NAME, tags.NAME or one of run_id, run_name, status, start_time, end_time, got avg_gap",
         ),
+        (
+            "status = 'finished'",
+            "unknown status 'finished'. Did you mean 'FINISHED'? Statuses: FAILED, FINISHED, KILLED, RUNNING, SCHEDULED",
+        ),
+        ("attributes.status != 'DONE'", "unknown status 'DONE'. Statuses: "),
+        ("status IN ('FINISHED', 'FAILD')", "unknown status 'FAILD'. Did you mean 'FAILED'?"),
+        ("status LIKE 'fin%'", "expected a pattern that one of RUNNING, SCHEDULED, FINISHED, FAILED, KILLED meets, got 'fin%'"),
         ("status IS NULL", "expected = != LIKE ILIKE IN NOT IN after attribute status, got IS NULL"),
     ],
 )

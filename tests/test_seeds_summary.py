@@ -14,8 +14,9 @@ from scipy import stats
 
 import mlflow_forget
 import mlruns_parser
+from base_models import BaseConfig
 from reporter.method_names import LATEX, latex_name, latex_text
-from reporter.seeds_summary import SeedRun, Settings, heading_of, labels_of, settings_of, tasks_of
+from reporter.seeds_summary import OF_TASK, SeedRun, Settings, heading_of, labels_of, settings_of, tasks_of
 from reporter.seeds_tables import header_of, latex_of, markdown_of, shown_metrics, summary_columns, summary_rows, table_of
 from tests.filled_stores import empty_place  # noqa: F401 (a fixture of every test here)
 from unlearn import METHODS
@@ -52,9 +53,40 @@ def test_runs_that_differ_in_the_seed_and_what_follows_from_it_are_one_group():
         "ideal_seed": "2",
         "kappa_count": "7",
         "device": "cuda",
+        "metrics": "all",
     }
     others = {"seed": "1", "mask": "a.safetensors", "initial_digest": "00", "ideal_seed": "1", "kappa_count": "8", "device": "cpu"}
     assert settings_of(same | of_seed) == settings_of(same | others) == (("dataset", "digits"), ("unlearn_lr", "0.1"))
+
+
+@pytest.mark.parametrize("method", list(METHODS), ids=lambda entry: entry.name)
+def test_every_hyperparameter_of_every_method_is_a_setting(method):
+    for name in method.hyperparameters:
+        one, other = ({"unlearn": method.name, name: value} for value in ("1", "2"))
+        assert settings_of(one) != settings_of(other), name
+
+
+@pytest.mark.parametrize("name", ["image_count", "train_rounds", "ideal_share", "initial_scale", "retain_counts"])
+def test_a_users_own_hyperparameter_is_a_setting_whatever_it_is_called(name):
+    one, other = ({"unlearn": "mine", "unlearn_file": "mine.py", name: value} for value in ("1", "2"))
+    assert settings_of(one) != settings_of(other)
+
+
+def test_which_metrics_were_asked_for_parts_no_seeds():
+    (row,) = cells(*(run(seed=seed, own=settings_of({"metrics": metrics})) for seed, metrics in (("1", "default"), ("2", "all"))))
+    assert row["n"] == "2"
+
+
+def test_what_a_real_run_logs_of_its_making_is_no_setting():
+    """But for what it was asked to do: a param that is new has to be put in one of the lists."""
+    from pipeline import Pipeline, PipelineConfig, _provenance
+
+    pipeline = Pipeline(PipelineConfig(unlearn="MIMU", base=BaseConfig(epochs=1)))
+    trained = pipeline.base.initial()
+    params = pipeline.params() | _provenance("initial", trained) | _provenance("ideal", trained)
+
+    names = {name for name, _ in settings_of({name: str(value) for name, value in params.items()})}
+    assert names == OF_TASK - {"training", "dataset_file", "arch_file"} | set(METHODS["MIMU"].hyperparameters) | {"hidden"}
 
 
 def test_another_setting_is_another_line_that_names_it():

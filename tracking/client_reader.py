@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tracking.run_filter import for_mlflow
 from tracking.selection import EVERY_RUN, Selection
+from tracking.sorted_points import SortedPoints
 from tracking.stored_run import PARENT_TAG, WARNING_TAG, BrokenRun, Point, StoredRun, checked_time, infinity_restored
 
 if TYPE_CHECKING:
@@ -105,11 +106,16 @@ class ClientStore:
         return " AND ".join(filter(None, (since, for_mlflow(self.selection.clauses))))
 
     def _pages(self, search: Callable[[str | None], Any]) -> Iterator[Any]:
-        """Every item of a paged search. The token, not an empty page, says where the end is."""
+        """Every item of a paged search."""
+        for page in self._answers(search):
+            yield from page
+
+    def _answers(self, search: Callable[[str | None], Any]) -> Iterator[Any]:
+        """The pages of a paged search. The token, not an empty page, says where the end is."""
         token: str | None = None
         while True:
             found = asked(self.uri, lambda: search(token))  # noqa: B023  # called at once
-            yield from found
+            yield found
             token = found.token
             if not token:
                 return
@@ -147,19 +153,16 @@ class ClientStore:
     def points(self, runs: Sequence[StoredRun]) -> Iterator[Point | BrokenRun]:
         for start in range(0, len(runs), MOST_RUNS):
             some = runs[start : start + MOST_RUNS]
-            by_id: dict[str, list[Point]] = {run.run_id: [] for run in some}
             broken: dict[str, str] = {}
-            for name in sorted({name for run in some for name in run.metrics}):
-                for run_id, history in self._histories([run.run_id for run in some if name in run.metrics], name):
-                    try:
-                        by_id[run_id] += [point_of(run_id, name, *values) for values in history]
-                    except (ValueError, TypeError) as error:
-                        broken[run_id] = str(error)
-            for run in some:
-                if run.run_id in broken:
-                    yield BrokenRun(f"history of run {run.run_id}", broken[run.run_id])
-                else:
-                    yield from sorted(by_id[run.run_id])
+            with SortedPoints([run.run_id for run in some]) as found:
+                for name in sorted({name for run in some for name in run.metrics}):
+                    for run_id, history in self._histories([run.run_id for run in some if name in run.metrics], name):
+                        try:
+                            found.add([point_of(run_id, name, *values) for values in history])
+                        except (ValueError, TypeError) as error:
+                            broken[run_id] = str(error)
+                yield from (BrokenRun(f"history of run {run_id}", reason) for run_id, reason in broken.items())
+                yield from (point for point in found if point.run_id not in broken)
 
     def _histories(self, run_ids: list[str], name: str) -> Iterator[tuple[str, list[tuple]]]:
         """(run id, its (step, time, value)s) of one metric: by one request of many runs where a server has that, else one by one."""
@@ -168,8 +171,13 @@ class ClientStore:
             yield from at_once.items()
             return
         for run_id in run_ids:
-            history = asked(self.uri, lambda: self.client.get_metric_history(run_id, name))  # noqa: B023  # called at once
-            yield run_id, [(point.step, point.timestamp, point.value) for point in history]
+            for history in self._history_pages(run_id, name):
+                yield run_id, [(point.step, point.timestamp, point.value) for point in history]
+
+    def _history_pages(self, run_id: str, name: str) -> Iterator[Any]:
+        """The values of one metric of one run, as many at a time as every version of the server gives: the client itself takes all."""
+        store = self.client._tracking_client.store
+        return self._answers(lambda token: store.get_metric_history(run_id, name, max_results=MOST_POINTS, page_token=token))
 
     def _at_once(self, run_ids: list[str], name: str) -> dict[str, list[tuple]] | None:
         """None where the server has no such request, or has more values than it gives in one answer."""

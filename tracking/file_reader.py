@@ -9,8 +9,9 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from tracking.folder_process import found_in
-from tracking.run_folder import contents_below, in_words, is_active, metric_points, read_meta
+from tracking.run_folder import contents_below, in_words, is_active, metric_blocks, metric_points, read_meta
 from tracking.selection import EVERY_RUN, Selection
+from tracking.sorted_points import SortedPoints
 from tracking.stored_run import BrokenRun, Point, StoredRun, checked_time
 
 NOT_EXPERIMENTS = {"models"}  # the model registry
@@ -72,16 +73,18 @@ class FolderStore:
         """Every value of every metric of runs that were read, sorted by run (as given), metric, step and time."""
         for run in runs:
             folder = self._folders[run.run_id]
-            try:
-                found = [
-                    Point(run.run_id, name, step, checked_time(time), value)
-                    for name, content in contents_below(f"{folder}/metrics")
-                    for step, time, value in metric_points(content, f"{folder}/metrics/{name}")
-                ]
-            except (OSError, ValueError) as error:
-                yield BrokenRun(folder, str(error))
-                continue
-            yield from sorted(found)
+            with SortedPoints([run.run_id]) as found:
+                try:
+                    found.add(
+                        Point(run.run_id, name, step, checked_time(time), value)
+                        for name, content in contents_below(f"{folder}/metrics")
+                        for block in metric_blocks(content)
+                        for step, time, value in metric_points(block, f"{folder}/metrics/{name}")
+                    )
+                except (OSError, ValueError) as error:
+                    yield BrokenRun(folder, str(error))
+                    continue
+                yield from found
 
 
 @dataclass(frozen=True)

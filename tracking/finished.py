@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 from typing import Any
 
 from tracking.stored_run import BrokenRun
@@ -13,9 +14,15 @@ HASH, OWNER = "config_hash", "owner"
 Job = tuple[str, str]  # experiment, config_hash
 
 
-def tags_of(config_hash: str) -> dict[str, str]:
-    """What the run of a job has from its beginning: its hash, and the process that may be killed over it."""
-    return {HASH: config_hash, OWNER: f"{socket.gethostname()} {os.getpid()}"}
+def tags_of(config_hash: str, lock: Path) -> dict[str, str]:
+    """What the run of a job has from its beginning: its hash, and the process that may be killed over it, with the lock that it holds."""
+    return {HASH: config_hash, OWNER: f"{socket.gethostname()} {os.getpid()} {lock}"}
+
+
+def held_by(owner: str, lock: Path) -> bool:
+    """Whether a run's owner held this very lock: the file of that path on this machine."""
+    host, _, rest = owner.partition(" ")
+    return host == socket.gethostname() and rest.partition(" ")[2] == str(lock)
 
 
 def finished_jobs() -> set[Job]:
@@ -33,15 +40,16 @@ def finished_jobs() -> set[Job]:
         return {(run.experiment, run.tags[HASH]) for run in runs if run.status == "FINISHED" and HASH in run.tags}
 
 
-def finished_run(job: Job) -> str | None:
+def finished_run(job: Job, lock: Path) -> str | None:
     """The id of the job's FINISHED run, if there is one. Ends those that were cut off, see end_cut_off_runs."""
-    return next((run.info.run_id for run in end_cut_off_runs(job) if run.info.status == "FINISHED"), None)
+    return next((run.info.run_id for run in end_cut_off_runs(job, lock) if run.info.status == "FINISHED"), None)
 
 
-def end_cut_off_runs(job: Job) -> list[Any]:
-    """End the job's cut-off runs as KILLED, where no other process may have the job; all of its runs, as MLflow found them.
+def end_cut_off_runs(job: Job, lock: Path) -> list[Any]:
+    """End the job's cut-off runs as KILLED; all of its runs, as MLflow found them. lock: the job's, which this process holds.
 
-    A cut-off run is one that says RUNNING and has an owner: whoever runs a job holds its lock for as long.
+    A cut-off run is one that says RUNNING and whose owner held this lock: whoever runs a job holds it for as long. What the processes
+    of other folders and machines, that share the store, run, is theirs: from here nobody can tell whether it goes on.
     """
     import mlflow
 
@@ -52,7 +60,7 @@ def end_cut_off_runs(job: Job) -> list[Any]:
     client = mlflow.MlflowClient()
     runs = client.search_runs([experiment_id], f"tags.{HASH} = '{config_hash}'")
     for run in runs:
-        if run.info.status == "RUNNING" and OWNER in run.data.tags:
+        if run.info.status == "RUNNING" and held_by(run.data.tags.get(OWNER, ""), lock):
             client.set_tag(run.info.run_id, "error", f"killed, with its process ({run.data.tags[OWNER]})")
             client.set_terminated(run.info.run_id, "KILLED")
     return list(runs)

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from tracking import sorted_points
 from tracking.selection import Selection
-from tracking.sql_store import VERSION, Select, SqlStore, check_tables
+from tracking.sql_store import HISTORY, VERSION, Pages, Rows, Select, SqlStore, check_tables
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -31,7 +32,7 @@ def postgres_store(uri: str, selection: Selection) -> Iterator[tuple[str, SqlSto
         select = selecting(connection)
         where = connection.engine.url.render_as_string(hide_password=True)
         check_tables({name for (name,) in select(TABLE_NAMES, ())}, where)
-        yield " ".join(name for (name,) in select(VERSION, ())), SqlStore(where, select, selection, str)
+        yield " ".join(name for (name,) in select(VERSION, ())), SqlStore(where, select, paging(connection), selection, str)
 
 
 @contextmanager
@@ -60,17 +61,37 @@ def connected(uri: str) -> Iterator[Connection]:
 def selecting(connection: Connection) -> Select:
     """A statement's rows, the run ids in the place of its {runs}."""
     from sqlalchemy import bindparam, text
-    from sqlalchemy.exc import SQLAlchemyError
 
-    def select(statement: str, runs: Sequence[Any]) -> list[tuple[Any, ...]]:
+    def select(statement: str, runs: Sequence[Any]) -> Rows:
         query = text(statement.format(runs=":runs"))
-        try:
+        with errors_told():
             if runs:
                 rows = connection.execute(query.bindparams(bindparam("runs", expanding=True)), {"runs": list(runs)})
             else:
                 rows = connection.execute(query)
             return [tuple(row) for row in rows]
-        except SQLAlchemyError as error:
-            raise ValueError(f"expected a readable PostgreSQL store, got {error}. The server's log may say more") from error
 
     return select
+
+
+def paging(connection: Connection) -> Pages:
+    """A run's history from a cursor on the server, AT_ONCE rows at a time."""
+    from sqlalchemy import text
+
+    def pages(run_id: str) -> Iterator[Rows]:
+        options = {"stream_results": True, "yield_per": sorted_points.AT_ONCE}
+        with errors_told(), connection.execute(text(HISTORY.format(runs="(:run)")), {"run": run_id}, execution_options=options) as rows:
+            for some in rows.partitions():
+                yield [tuple(row) for row in some]
+
+    return pages
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise ValueError(f"expected a readable PostgreSQL store, got {error}. The server's log may say more") from error

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tracking.stored_run import StoredRun
+from registry import did_you_mean
+from tracking.stored_run import STATUSES, StoredRun
 
 KINDS = {
     **dict.fromkeys(("metric", "metrics"), "metric"),
@@ -107,7 +108,24 @@ def clause_of(found: re.Match[str]) -> Clause:
     allowed = ON_NUMBERS if numeric else ON_TEXT + (NULLS if kind in ("param", "tag") else ())
     if comparator not in allowed:
         raise ValueError(f"--filter: expected {' '.join(allowed)} after {kind} {key}, got {comparator}. Params and tags are text")
-    return Clause(kind, key, comparator, value_of(found["value"] or "", comparator, numeric, f"{kind} {key} {comparator}"))
+    value = value_of(found["value"] or "", comparator, numeric, f"{kind} {key} {comparator}")
+    if kind == "attribute" and key == "status":
+        check_status(value, comparator)
+    return Clause(kind, key, comparator, value)
+
+
+def check_status(value: float | str | tuple[str, ...] | None, comparator: str) -> None:
+    """ValueError for a status that no run can have: nothing would be found, or everything, without a word."""
+    if comparator in ("LIKE", "ILIKE"):
+        pattern = like(str(value), ignore_case=comparator == "ILIKE")
+        if not any(map(pattern.fullmatch, STATUSES)):
+            raise ValueError(
+                f"--filter: expected a pattern that one of {', '.join(STATUSES)} meets, got {value!r}. Statuses are upper case"
+            )
+        return
+    for status in value if isinstance(value, tuple) else (str(value),):
+        if status not in STATUSES:
+            raise ValueError(f"--filter: {did_you_mean('status', status, STATUSES, 'statuses')}")
 
 
 def value_of(text: str, comparator: str, numeric: bool, after: str) -> float | str | tuple[str, ...] | None:

@@ -13,6 +13,7 @@ from tracking.selection import Selection
 from tracking.stored_run import PARENT_TAG, RUN_NAME_TAG, STATUSES, WARNING_TAG, BrokenRun, StoredRun
 
 CHUNK = 65536
+BLOCK = 2**20  # bytes of a metric's file that are points in memory at once
 
 # `key: value` where value is a decimal number, 'text', [], null, or words that begin with a letter or a slash, or digits with one of a to f
 # among them, as run ids are: what YAML has one reading of.
@@ -166,7 +167,18 @@ def status_word(status: object) -> str:
 
 def latest_value(content: bytes, path: str) -> float:
     """The value with the highest (step, timestamp, value) of a metric's file. Raises ValueError for a malformed file."""
-    return max(metric_points(content, path))[2]
+    return max(max(metric_points(block, path)) for block in metric_blocks(content))[2]
+
+
+def metric_blocks(content: bytes) -> Iterator[bytes]:
+    """The content of a metric's file in pieces of whole lines; one of nothing where there is none."""
+    start = 0
+    while len(content) - start > BLOCK:
+        end = content.find(b"\n", start + BLOCK) + 1 or len(content)
+        yield content[start:end]
+        start = end
+    if start < len(content) or not content:
+        yield content[start:]
 
 
 def metric_points(content: bytes, path: str) -> list[tuple[int, int, float]]:

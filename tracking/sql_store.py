@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from tracking import sorted_points
 from tracking.selection import Selection
+from tracking.sorted_points import SortedPoints
 from tracking.stored_run import PARENT_TAG, RUN_NAME_TAG, WARNING_TAG, BrokenRun, Point, StoredRun, checked_time, infinity_restored
 
 TABLES = {"alembic_version", "experiments", "runs", "params", "tags", "latest_metrics", "metrics"}
@@ -41,10 +43,16 @@ PARAMS = "SELECT run_uuid, key, value FROM params WHERE run_uuid IN {runs}"
 TAGS = "SELECT run_uuid, key, value FROM tags WHERE run_uuid IN {runs}"
 METRICS = "SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid IN {runs}"
 HISTORY = "SELECT run_uuid, key, step, timestamp, value, is_nan FROM metrics WHERE run_uuid IN {runs}"
+LENGTHS = "SELECT run_uuid, count(*) FROM metrics WHERE run_uuid IN {runs} GROUP BY run_uuid"
 
 Item = TypeVar("Item")
 Head = tuple[Any, ...]
-Select = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]  # a statement and the run ids for its {runs}
+Rows = list[tuple[Any, ...]]
+Select = Callable[[str, Sequence[Any]], Rows]  # a statement and the run ids for its {runs}
+Pages = Callable[[str], Iterator[Rows]]  # the rows of HISTORY of one run, some at a time, in any order
+
+
+ReadPoints = Callable[[Sequence[StoredRun]], Iterator[Point | BrokenRun]]
 
 
 class Unreadable(Exception):
@@ -53,7 +61,7 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class SqlStore:
-    """MLflow's tables behind `select`; `text` makes a str of what the driver gives for one, `where` names the store in messages.
+    """MLflow's tables behind `select` and `pages`; `text` makes a str of what the driver gives for one, `where` names it in messages.
 
     Runs come first: what a job logs meanwhile can then only complete a run that is already here. No transaction is
     around the SELECTs, so that on sqlite a job's writes wait for one short SELECT at most.
@@ -61,6 +69,7 @@ class SqlStore:
 
     where: str
     select: Select
+    pages: Pages
     selection: Selection
     text: Callable[[Any], str]
     key: Callable[[Any], str] = field(init=False)
@@ -129,15 +138,49 @@ class SqlStore:
             return BrokenRun(f"{self.where}, run {printable(run_id)}", str(error))
 
     def points(self, runs: Sequence[StoredRun]) -> Iterator[Point | BrokenRun]:
-        """Every value of every metric of these runs, sorted by run (as given), metric, step and time."""
+        """Every value of every metric of these runs, sorted by run (as given), metric, step and time.
+
+        They are counted first, and as many runs read together as memory is meant to hold the histories of.
+        """
+        try:
+            lengths = {self.text(run_id): length for run_id, length in self.select(LENGTHS, [run.run_id for run in runs])}
+        except Unreadable as error:
+            yield from self._by_halves(runs, self.points, error)
+            return
+        for some in together(runs, lengths):
+            if lengths.get(some[0].run_id, 0) > sorted_points.AT_ONCE:
+                yield from self._long_history(some[0])
+            else:
+                yield from self._histories(some)
+
+    def _long_history(self, run: StoredRun) -> Iterator[Point | BrokenRun]:
+        """Of a run that has more values than are to be in memory."""
+        with SortedPoints([run.run_id]) as found:
+            try:
+                for rows in self.pages(run.run_id):
+                    try:
+                        found.add(self._point(run.run_id, row) for row in rows)
+                    except (ValueError, TypeError) as error:
+                        yield BrokenRun(f"{self.where}, history of run {run.run_id}", str(error))
+                        return
+            except Unreadable as error:
+                yield BrokenRun(f"{self.where}, run {run.run_id}", str(error))
+                return
+            yield from found
+
+    def _by_halves(self, runs: Sequence[StoredRun], read: ReadPoints, error: Unreadable) -> Iterator[Point | BrokenRun]:
+        """What can be read of these runs, though not of all at once."""
+        if len(runs) == 1:
+            yield BrokenRun(f"{self.where}, run {runs[0].run_id}", str(error))
+            return
+        for half in halves(runs):
+            yield from read(half)
+
+    def _histories(self, runs: Sequence[StoredRun]) -> Iterator[Point | BrokenRun]:
         try:
             found = by_run(self.select(HISTORY, [run.run_id for run in runs]))
         except Unreadable as error:
-            if len(runs) == 1:
-                yield BrokenRun(f"{self.where}, run {runs[0].run_id}", str(error))
-            else:
-                for half in halves(runs):
-                    yield from self.points(half)
+            yield from self._by_halves(runs, self._histories, error)
             return
         by_id = {self.text(run_id): rows for run_id, rows in found.items()}
         for run in runs:
@@ -155,6 +198,21 @@ class SqlStore:
 
 def halves(items: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:
     return items[: len(items) // 2], items[len(items) // 2 :]
+
+
+def together(runs: Sequence[StoredRun], lengths: Mapping[str, int]) -> Iterator[list[StoredRun]]:
+    """The runs in their order, in groups of at most AT_ONCE values, or of one run."""
+    group: list[StoredRun] = []
+    held = 0
+    for run in runs:
+        length = lengths.get(run.run_id, 0)
+        if group and held + length > sorted_points.AT_ONCE:
+            yield group
+            group, held = [], 0
+        group.append(run)
+        held += length
+    if group:
+        yield group
 
 
 def by_run(rows: list[tuple]) -> dict[Any, list[tuple]]:

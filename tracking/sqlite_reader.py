@@ -8,11 +8,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from tracking import sorted_points
 from tracking.selection import EVERY_RUN, Selection
-from tracking.sql_store import VERSION, SqlStore, Unreadable, check_tables
+from tracking.sql_store import VERSION, Rows, SqlStore, Unreadable, check_tables
 from tracking.stored_run import BrokenRun, StoredRun
 
 TABLE_NAMES = "SELECT name FROM sqlite_master WHERE type = 'table'"
+# By the order in which sqlite keeps the rows, so that each page is a short SELECT of its own, which no job that writes has to wait for.
+PAGE = """
+    SELECT rowid, run_uuid, key, step, timestamp, value, is_nan FROM metrics
+    WHERE run_uuid IN {runs} AND rowid > {after} ORDER BY rowid LIMIT {at_once}
+"""
 WAIT_SECONDS = 30  # for a job that writes
 
 
@@ -35,7 +41,9 @@ def sqlite_store(uri: str, selection: Selection = EVERY_RUN) -> SqlStore:
     Raises ValueError if the file is missing, damaged as a whole, locked or no database.
     """
     path = database_path(uri)
-    return SqlStore(str(path), lambda statement, runs: select(path, statement, runs), selection, bytes.decode)
+    return SqlStore(
+        str(path), lambda statement, runs: select(path, statement, runs), lambda run_id: pages(path, run_id), selection, bytes.decode
+    )
 
 
 def read_sqlite(uri: str, selection: Selection = EVERY_RUN) -> Iterator[StoredRun | BrokenRun]:
@@ -60,4 +68,28 @@ def select(path: Path, statement: str, runs: Sequence[Any] = ()) -> list[tuple[A
     except sqlite3.Error as error:
         if runs and (getattr(error, "sqlite_errorcode", 0) & 0xFF) == sqlite3.SQLITE_CORRUPT:
             raise Unreadable(str(error)) from error
+        if left_unfinished(path, error):
+            raise ValueError(
+                f"expected a sqlite store at rest, got {path} as a process left it that was killed while it wrote: what it had begun has "
+                "to be undone or finished first, which takes a process that may write. Nothing is lost: open it once with MLflow, e.g. "
+                f"mlflow ui --backend-store-uri sqlite:///{path}, and start again"
+            ) from error
         raise ValueError(f"expected a readable sqlite store, got {path}: {error}. Restore it from a backup or name another.") from error
+
+
+def pages(path: Path, run_id: str) -> Iterator[Rows]:
+    """The rows of a run's history, AT_ONCE at a time. Raises as `select`."""
+    after = -(2**63)
+    while rows := select(path, PAGE.format(runs="{runs}", after=after, at_once=sorted_points.AT_ONCE), [run_id]):
+        yield [row[1:] for row in rows]
+        after = rows[-1][0]
+
+
+def left_unfinished(path: Path, error: sqlite3.Error) -> bool:
+    """Whether reading needs a writer first: to roll back the journal, or to go through the write-ahead log, of one that was killed.
+
+    SQLITE_READONLY and its extended codes (ROLLBACK, RECOVERY, CANTINIT, ...), for nothing is written here; SQLITE_CANTOPEN where the log
+    is there and its index is not.
+    """
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code == sqlite3.SQLITE_READONLY or (code == sqlite3.SQLITE_CANTOPEN and path.with_name(f"{path.name}-wal").exists())

@@ -41,7 +41,7 @@ class DiskCache(Cache):
     def _path(self, key: str) -> Path:
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
 
-    def alone_with(self, key: str) -> contextlib.AbstractContextManager[None]:
+    def alone_with(self, key: str) -> contextlib.AbstractContextManager[object]:
         """A context in which no other process is that asked for the same key. Raises ValueError where the lock's file can't be made."""
         return locked(self._path(key))
 

@@ -14,8 +14,10 @@ TOLD = 30.0  # seconds between two words to those who wait for the one that wait
 
 
 @contextmanager
-def locked(path: Path, *, waiting: Callable[[], object] | None = None) -> Iterator[None]:
+def locked(path: Path, *, waiting: Callable[[], object] | None = None) -> Iterator[Path]:
     """Wait until no other process is in here with the same path, and keep others out. `waiting` is called now and then until it is so.
+
+    Gives the lock's file, its path absolute and without links.
 
     The lock is the kernel's (flock on an empty file in the folder `locks` beside it, which stays there): it goes with the process that
     holds it, however that ends. Raises ValueError where the file can't be made.
@@ -31,7 +33,7 @@ def locked(path: Path, *, waiting: Callable[[], object] | None = None) -> Iterat
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{file} can't be made ({reason}). Free the place, or choose another with --save_dir") from error
     try:
-        yield
+        yield file.resolve()
     finally:
         lock.release()
 

@@ -1,0 +1,183 @@
+"""Histories that are too long for memory: the same rows, and never more values at once than are meant to be."""
+
+import gc
+import math
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mlruns_parser
+from benchmarks.parser_stores import Size, file_store, sqlite_store
+from tests.filled_stores import Store, empty_place  # noqa: F401 (empty_place: a fixture of every test here)
+from tracking import sorted_points, sqlite_reader
+from tracking.client_reader import client_store
+from tracking.file_reader import FolderStore
+from tracking.postgres_reader import postgres_store
+from tracking.run_folder import latest_value, metric_blocks, metric_points
+from tracking.selection import EVERY_RUN
+from tracking.sorted_points import SortedPoints
+from tracking.stored_run import Point
+
+SIZE = Size(runs=6, params=1, metrics=4, points=25)  # 100 values a run
+LIMIT = 40
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("long")
+    return sqlite_store(folder, SIZE), file_store(folder, SIZE)
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    monkeypatch.setattr(sorted_points, "AT_ONCE", LIMIT)
+
+
+def read(store) -> tuple[list[str], int]:
+    """All rows of the histories, and the most values that were in memory at once."""
+    runs = sorted(store.runs()[1], key=lambda run: run.run_id)
+    gc.collect()
+    gc.freeze()  # what there is before is not looked at, which would take long
+    rows, most = [], 0
+    try:
+        for number, point in enumerate(store.points(runs)):
+            rows.append(repr(point))
+            if number % 10 == 0:
+                most = max(most, sum(type(each) is Point for each in gc.get_objects()))
+    finally:
+        gc.unfreeze()
+    return rows, most
+
+
+def read_through_mlflow(uri: str) -> tuple[list[str], int]:
+    with client_store(uri) as store:
+        return read(store)
+
+
+READERS = {
+    "sqlite": lambda stores: read(sqlite_reader.sqlite_store(stores[0])),
+    "files": lambda stores: read(FolderStore(stores[1])),
+    "client": lambda stores: read_through_mlflow(stores[0]),
+}
+
+
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
+def test_values_at_once_are_bounded_and_the_rows_the_same(reader, stores, monkeypatch):
+    rows, most = reader(stores)
+    assert len(rows) == 600 and most >= 100  # of a run at least
+
+    monkeypatch.setattr(sorted_points, "AT_ONCE", LIMIT)
+    monkeypatch.setattr("tracking.client_reader.MOST_POINTS", LIMIT)
+    again, at_once = reader(stores)
+    assert again == rows
+    assert at_once <= LIMIT + 1
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_a_database_is_asked_for_no_more_at_once(stores, monkeypatch):
+    asked = []
+    select = sqlite_reader.select
+    monkeypatch.setattr(sqlite_reader, "select", lambda *given: asked.append(select(*given)) or asked[-1])
+    store = sqlite_reader.sqlite_store(stores[0])
+    runs = list(store.runs()[1])
+    asked.clear()
+    assert len(list(store.points(runs))) == 600
+    assert max(map(len, asked)) == LIMIT
+
+
+def test_short_histories_are_read_together(stores, monkeypatch):
+    monkeypatch.setattr(sorted_points, "AT_ONCE", 250)
+    asked = []
+    select = sqlite_reader.select
+    monkeypatch.setattr(sqlite_reader, "select", lambda *given: asked.append(select(*given)) or asked[-1])
+    store = sqlite_reader.sqlite_store(stores[0])
+    runs = list(store.runs()[1])
+    asked.clear()
+    assert len(list(store.points(runs))) == 600
+    assert list(map(len, asked)) == [6, 200, 200, 200]  # how long they are, then two runs at a time
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_a_page_is_found_by_an_index_and_needs_no_sorting(stores):
+    statement = sqlite_reader.PAGE.format(runs="(?)", after=5, at_once=10)
+    with closing(sqlite3.connect(stores[0].removeprefix("sqlite:///"))) as connection:
+        (step,) = [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", [next(SIZE.ids())])]
+    assert "USING INDEX index_metrics_run_uuid (run_uuid=? AND rowid>?)" in step
+
+
+def test_a_long_history_of_postgres_is_the_same(postgres_server, monkeypatch):
+    from benchmarks.postgres_cluster import new_database
+    from tests.test_servers import disconnect
+
+    filled = Store(new_database(postgres_server, "long"))
+    with postgres_store(filled.uri, EVERY_RUN) as (_, store):
+        rows, _ = read(store)
+        monkeypatch.setattr(sorted_points, "AT_ONCE", 3)
+        again, most = read(store)
+    disconnect(filled.uri)
+    assert again == rows and len(rows) > 10
+    assert most <= 4
+
+
+@pytest.mark.usefixtures("small_memory")
+@pytest.mark.parametrize("value", ["step = 'x'", "value = 'x'", "timestamp = 1e300"])
+def test_a_long_history_that_is_broken_is_left_out_whole(value, stores, tmp_path, capsys):
+    path = tmp_path / "broken.db"
+    path.write_bytes(Path(stores[0].removeprefix("sqlite:///")).read_bytes())
+    broken = sorted(SIZE.ids())[2]
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"UPDATE metrics SET {value} WHERE run_uuid = ? AND key = 'metric_03' AND step = 24", [broken])
+        connection.commit()
+    assert mlruns_parser.main(["--tracking_uri", f"sqlite:///{path}", "--history", "--output", "out.csv"]) == 0
+    assert f"history of run {broken}" in capsys.readouterr().err
+    written = Path("out.csv").read_text()
+    assert broken not in written and written.count("\n") == 501
+
+
+VALUES = st.one_of(st.sampled_from([0.0, -0.0, math.inf, -math.inf, math.nan]), st.floats())
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
+POINTS = st.lists(st.builds(Point, st.sampled_from("ab"), NAMES, st.integers(-3, 3), st.integers(0, 2), VALUES), max_size=30)
+
+
+@settings(deadline=None)
+@given(POINTS, st.integers(1, 12))
+def test_sorted_on_disk_is_sorted_in_memory(points, at_once):
+    points = [point for number, point in enumerate(points) if point[:4] not in {other[:4] for other in points[:number]}]  # NaN has no order
+    before, sorted_points.AT_ONCE = sorted_points.AT_ONCE, at_once
+    try:
+        with SortedPoints(["b", "a"]) as found:
+            found.add(points)
+            assert repr(list(found)) == repr(sorted(points, key=lambda point: (point.run_id == "a", point[1:4])))
+    finally:
+        sorted_points.AT_ONCE = before
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_equal_steps_and_times_are_in_the_order_of_their_values():
+    points = [Point("a", "m", 0, 0, float(value)) for value in reversed(range(100))]
+    with SortedPoints(["a"]) as found:
+        found.add(points)
+        assert list(found) == points[::-1]
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_a_step_of_more_than_64_bits_is_one_clear_error():
+    with SortedPoints(["a"]) as found, pytest.raises(ValueError, match="expected steps of 64 bits"):
+        found.add(Point("a", "m", 2**70, 0, float(value)) for value in range(LIMIT))
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 100])
+def test_pieces_of_a_metrics_file_are_whole_lines(size, monkeypatch):
+    monkeypatch.setattr("tracking.run_folder.BLOCK", size)
+    content = b"".join(f"{time} {time / 7} {time % 5}\n".encode() for time in range(20))
+    blocks = list(metric_blocks(content))
+    assert b"".join(blocks) == content and all(block.endswith(b"\n") for block in blocks)
+    assert [point for block in blocks for point in metric_points(block, "m")] == metric_points(content, "m")
+    assert latest_value(content, "m") == max(metric_points(content, "m"))[2]
+    for broken in (b"", content + b"1 0.5"):
+        with pytest.raises(ValueError, match="expected whole lines in m"):
+            latest_value(broken, "m")

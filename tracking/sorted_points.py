@@ -1,0 +1,82 @@
+"""The values that metrics had, in order: in memory, or where they are too many for that, in a temporary file."""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Self
+
+from tracking.stored_run import Point
+
+AT_ONCE = 100_000  # values in memory: some 30 MB of them
+
+# value: for the order alone, in which NaN is NULL; exact: its eight bytes, for sqlite has no NaN and no negative zero.
+TABLE = "CREATE TABLE points (run INTEGER, metric TEXT, step INTEGER, time INTEGER, value REAL, exact BLOB)"
+INSERT = "INSERT INTO points VALUES (?, ?, ?, ?, ?, ?)"
+ORDERED = "SELECT run, metric, step, time, exact FROM points ORDER BY run, metric, step, time, value"
+DOUBLE = struct.Struct("<d")
+
+
+class SortedPoints:
+    """What is added, sorted by run (as given), metric, step, time and value, while the context is open.
+
+    Of any number of values AT_ONCE are in memory; beyond, sqlite sorts them in a file without a name, where it keeps temporary ones
+    (SQLITE_TMPDIR, else /var/tmp). Raises OSError where that has no room.
+    """
+
+    def __init__(self, runs: Sequence[str]) -> None:
+        self._runs = runs
+        self._place = {run_id: place for place, run_id in enumerate(runs)}
+        self._held: list[Point] = []
+        self._file: sqlite3.Connection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, points: Iterable[Point]) -> None:
+        """Raises ValueError for a step that no 64 bits hold, where there are too many values for memory, and what `points` raises."""
+        for point in points:
+            self._held.append(point)
+            if len(self._held) >= AT_ONCE:
+                self._write()
+
+    def __iter__(self) -> Iterator[Point]:
+        if self._file is None:
+            yield from sorted(self._held, key=lambda point: (self._place[point.run_id], point))
+            return
+        self._write()
+        with _told():
+            rows = self._file.execute(ORDERED)
+            for place, metric, step, time, exact in rows:
+                yield Point(self._runs[place], metric, step, time, *DOUBLE.unpack(exact))
+
+    def _write(self) -> None:
+        with _told():
+            if self._file is None:
+                self._file = sqlite3.connect("", isolation_level=None)
+                self._file.execute("PRAGMA journal_mode = OFF")  # nobody goes on with it
+                self._file.execute(TABLE)
+                self._file.execute("BEGIN")
+            self._file.executemany(
+                INSERT,
+                ((self._place[run], metric, step, time, value, DOUBLE.pack(value)) for run, metric, step, time, value in self._held),
+            )
+        self._held = []
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise OSError(
+            f"histories that are too long for memory can't be sorted on disk ({error}). Make room, or set SQLITE_TMPDIR"
+        ) from error
+    except OverflowError as error:
+        raise ValueError("expected steps of 64 bits in a history that is too long for memory") from error
