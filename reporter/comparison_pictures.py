@@ -24,9 +24,10 @@ from reporter.comparison import (
     measured,
     of_base_model,
     request_kind,
+    seconds_of_ideal,
     time_against_gap,
 )
-from reporter.palette import FORGET, IDEAL, INITIAL, LIGHT, RETAIN, TEST, UNLEARNED
+from reporter.palette import FORGET, IDEAL, INITIAL, LIGHT, LINES, RETAIN, TEST, UNLEARNED
 from reporter.seeds_summary import RANKED_BY, Task
 
 INK, FAINT = LIGHT["ink"], LIGHT["faint"]
@@ -84,7 +85,7 @@ def time_picture(task: Task) -> Figure:
     """Seconds against avg_gap; dashed: what it takes to train the ideal model."""
     plane = time_against_gap(task)
     figure, axes = plane_axes(plane)
-    ideal = of_base_model(task, "ideal", "ideal_seconds") or seconds_of_ideal(task)
+    ideal = seconds_of_ideal(task)
     if ideal is not None and ideal.mean:
         axes.axvline(ideal.mean, color=IDEAL, linestyle="--", linewidth=1, label="training the ideal model")
     draw_points(axes, plane)
@@ -103,11 +104,6 @@ def logarithmic(axes: Axes) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 300 * low else (1.0, 2.0, 5.0), numticks=8))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def seconds_of_ideal(task: Task) -> OverSeeds | None:
-    found = (ranked.group.over("ideal_seconds", "seconds") for ranked in task.ranking)
-    return next((over for over in found if over is not None), None)
 
 
 def plane_axes(plane: Plane) -> tuple[Figure, Axes]:
@@ -199,9 +195,9 @@ def kappa_picture(task: Task) -> Figure | None:
         for model, colour, _ in BASE_MODELS:
             over = of_base_model(task, model, metric)
             if over is not None and over.mean is not None:
-                axes.axhline(over.mean, color=colour, linestyle=(0, (1, 1)), linewidth=1.6, label=f"{model} model")
+                axes.axhline(over.mean, color=colour, linestyle=LINES[model], linewidth=1.6, label=f"{model} model")
         axes.set(xlabel="weights switched off", ylabel=unit, title=part)
-        counts = [count for line in lines for count in line.groups]
+        counts = [count for line in lines for count in line.counts]
         if max(counts) >= 10 * min(counts):
             logarithmic(axes)
         else:
@@ -217,14 +213,12 @@ def styled(lines: Sequence[KappaLine]) -> list[tuple[KappaLine, str, str]]:
     return [(line, COLOURS[n % len(COLOURS)], DASHES[n // len(COLOURS) % len(DASHES)]) for n, line in enumerate(lines[:MOST_LINES])]
 
 
-def draw_line(axes: Axes, over: dict[int, OverSeeds], colour: str, dash: str, label: str) -> None:
-    counts = list(over)
-    if not counts:
+def draw_line(axes: Axes, points: Sequence[tuple[int, OverSeeds]], colour: str, dash: str, label: str) -> None:
+    if not points:
         return
-    axes.fill_between(
-        counts, [min(o.values) for o in over.values()], [max(o.values) for o in over.values()], color=colour, alpha=0.2, linewidth=0
-    )
-    axes.plot(counts, [finite(o) for o in over.values()], dash, marker="o", markersize=3, color=colour, label=label)
+    counts, overs = zip(*points, strict=True)
+    axes.fill_between(counts, [min(o.values) for o in overs], [max(o.values) for o in overs], color=colour, alpha=0.2, linewidth=0)
+    axes.plot(counts, [finite(o) for o in overs], dash, marker="o", markersize=3, color=colour, label=label)
 
 
 @rc_context(STYLE)

@@ -20,6 +20,7 @@ from reporter.comparison import (
     forget_against_retain,
     kappa_lines,
     of_base_model,
+    seconds_of_ideal,
     slugs_of,
     time_against_gap,
     unlike,
@@ -27,7 +28,7 @@ from reporter.comparison import (
 from reporter.comparison_page import alt_of, comparison_page, figures_of
 from reporter.comparison_pictures import MOST_LINES, forget_retain_picture, kappa_picture, rank_picture, spread_out, time_picture
 from reporter.figure_files import pdf_of, svg_of
-from reporter.palette import DARK, LIGHT
+from reporter.palette import DARK, LIGHT, LINES
 from reporter.seeds_summary import tasks_of
 from tests.browser import chromium, errors_of, resized
 from tests.compared_runs import TASK, one, run, whole_class
@@ -62,6 +63,29 @@ def test_near_the_ideal_counts_and_not_low_where_a_part_is_forgotten():
 
     found = [run("far below", task=PART, metrics=scores(20, 98)), run("near", task=PART, metrics=scores(96, 98))]
     assert {point.label: point.front for point in forget_against_retain(one(*found)).points} == {"far below": False, "near": True}
+
+
+def near(method, seed, forget, ideal):
+    return run(
+        method, seed, task=PART, metrics={"forget_score": forget, "retain_score": 90.0} | ({"ideal_forget_score": ideal} if ideal else {})
+    )
+
+
+def test_distances_of_two_seeds_do_not_cancel():
+    far = [near("far", "1", 100.0, 95.0), near("far", "2", 90.0, 95.0)]  # 5 points away each, and 0 in the mean of both
+    close = [near("close", seed, 96.0, 95.0) for seed in "12"]
+    assert {p.label: p.front for p in forget_against_retain(one(*far, *close)).points} == {"far": False, "close": True}
+
+
+def test_a_seed_is_held_against_the_ideal_of_that_seed():
+    runs = [near("A", "1", 98.0, 98.0), near("B", "2", 92.0, 92.0), near("C", "1", 95.0, 98.0)]  # C is at the mean of the two ideals
+    assert {p.label: p.front for p in forget_against_retain(one(*runs)).points} == {"A": True, "B": True, "C": False}
+
+
+def test_without_an_ideal_beside_it_a_method_is_not_judged_and_the_page_says_so():
+    task = one(near("A", "1", 98.0, 98.0), near("B", "1", 98.0, None))
+    assert {p.label: p.front for p in forget_against_retain(task).points} == {"A": True, "B": False}
+    assert "Not judged, for want of an ideal model beside them: B." in figures_of(task)[0].note
 
 
 def test_without_an_ideal_nobody_can_say_what_a_part_should_come_to():
@@ -107,8 +131,16 @@ def test_a_line_over_kappa_is_of_what_differs_in_kappa_alone():
     single = run("SFT", metrics=whole_class(0, 90))
     other_k = [run("MIMU", own=(("kappa", "0.1"), ("topk", "9")), metrics=whole_class(0, 90) | {"kappa_count": 819.0})]
     (line,) = kappa_lines(one(*swept({"0.1": 819, "0.02": 163}), *other_k, single))
-    assert line.label == "MIMU" and list(line.groups) == [163, 819]
-    assert {count: over.values for count, over in line.over("test_forget_score").items()} == {163: (1.63, 1.63), 819: (8.19, 8.19)}
+    assert line.label == "MIMU" and line.counts == [163, 819]
+    assert [(count, over.values) for count, over in line.over("test_forget_score")] == [(163, (1.63, 1.63)), (819, (8.19, 8.19))]
+
+
+def test_two_kappas_of_one_size_are_both_on_the_line():
+    (line,) = kappa_lines(one(*swept({"0.1": 819, "819": 819, "0.02": 163}, seeds="1")))
+    assert [(count, dict(group.own)["kappa"]) for count, group in line.groups] == [(163, "0.02"), (819, "0.1"), (819, "819")]
+    figure = kappa_picture(one(*swept({"0.1": 819, "819": 819, "0.02": 163}, seeds="1")))
+    assert len(figure.axes[0].lines[0].get_xdata()) == 3
+    assert kappa_lines(one(*swept({"0.1": 819, "819": 819}))) == []
 
 
 def test_lines_of_one_method_say_what_differs():
@@ -194,6 +226,21 @@ def test_a_dollar_in_a_name_is_no_formula(picture):
     figure = picture(one(*swept({"0.1": 819, "0.02": 163}, "$x_{$")))
     FigureCanvasAgg(figure).draw()
     assert any("$x_{$" in text.get_text() for text in figure.findobj(Text))
+
+
+def test_the_time_of_the_ideal_is_over_all_of_its_seeds_and_the_tables():
+    runs = [run("retrain", "1", metrics=whole_class(0, 98, gap=0) | {"ideal_seconds": 100.0})]
+    runs += [run("A", seed, metrics=whole_class(0, 98) | {"ideal_seconds": 10.0}) for seed in "23"]
+    (line,) = [line for line in time_picture(one(*runs)).axes[0].lines if line.get_label() == "training the ideal model"]
+    assert list(line.get_xdata()) == [40.0, 40.0] and seconds_of_ideal(one(*runs)).mean == 40.0
+
+
+def test_over_kappa_the_initial_and_the_ideal_model_differ_in_more_than_colour():
+    lines = kappa_picture(one(*swept({"0.1": 819, "0.02": 163}))).axes[1].lines
+    assert {line.get_label(): line.get_linestyle() for line in lines if "model" in line.get_label()} == {
+        "initial model": LINES["initial"],
+        "ideal model": LINES["ideal"],
+    }
 
 
 def test_what_took_no_time_is_not_on_a_logarithmic_axis():
