@@ -130,7 +130,7 @@ def of_those(runs: Sequence[SeedRun]) -> str:
 
 def contents(tasks: Sequence[Task], options: argparse.Namespace, output: Path, origin: str) -> tuple[dict[Path, bytes], list[str]]:
     """Every file, made in memory before the first is written; and what could not be made, and why."""
-    from reporter.comparison import slugs_of
+    from reporter.comparison import about, slugs_of
     from reporter.comparison_page import comparison_page, figures_of
 
     drawn = {place: figures_of(task) for place, task in enumerate(command_line.progress_bar(tasks, "drawing", len(tasks)))}
@@ -144,8 +144,8 @@ def contents(tasks: Sequence[Task], options: argparse.Namespace, output: Path, o
     if options.figures:
         from reporter.figure_files import pdf_of
 
-        names = slugs_of(tasks)
-        files |= {Path(options.figures) / f"{names[place]}_{one.name}.pdf": pdf_of(one.figure) for place in drawn for one in drawn[place]}
+        for slug, heading, figures in zip(slugs_of(tasks), map(about, tasks), drawn.values(), strict=True):
+            files |= {Path(options.figures) / f"{slug}_{one.name}.pdf": pdf_of(one.figure, f"{one.title}\n{heading}") for one in figures}
     return files, lacking
 
 

@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 from evaluation import METRICS
 from evaluation.gap import mean_gap
 from evaluation.over_seeds import OverSeeds, over_seeds
+from reporter.markdown import capital
 from reporter.pareto import pareto_front
 from reporter.seeds_summary import RANKED_BY, REFERENCE, Group, SeedRun, Settings, Task, labels_of, seed_order
 from reporter.seeds_tables import SECONDS, shown_metrics
@@ -220,6 +221,16 @@ def label_among(family: tuple[str, Settings], families: Mapping[tuple[str, Setti
     own = dict(settings)
     names = sorted({name for one in siblings for name in one if len({other.get(name) for other in siblings}) > 1})
     return " ".join([method, *(f"{name}={own.get(name, 'not logged')}" for name in names)])
+
+
+def about(task: Task) -> str:
+    own = dict(task.settings)
+    return f"{capital(request_text(task))} of {own.get('dataset', 'data')} forgotten, {own.get('arch', 'model')}"
+
+
+def request_text(task: Task) -> str:
+    request = dict(task.settings).get("request", "request")
+    return f"class {request.removeprefix('class')}" if re.fullmatch(r"class\d+", request) else request
 
 
 def slugs_of(tasks: Sequence[Task]) -> list[str]:

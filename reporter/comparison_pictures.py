@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from matplotlib import rc_context
@@ -46,7 +47,7 @@ STYLE: Any = {
 SMALL = 7.0  # points: the size of a method's name
 GAP = 9.5  # points from one name to the next
 WIDTH, PLANE_WIDTH = 7.2, 4.4  # inches: of a picture, and of the part with points in it
-LONGEST = 46  # characters of a name beside a plane
+LONGEST = 46  # characters of a name's line
 MOST_LINES = 16  # over kappa: as many as there are pairs of a colour and a dash
 COLOURS = (UNLEARNED, FORGET, RETAIN, TEST)  # with a dash of its own for each line of a colour
 BASE_MODELS: tuple[tuple[Literal["initial", "ideal"], str, str], ...] = (("ideal", IDEAL, "D"), ("initial", INITIAL, "s"))
@@ -54,7 +55,7 @@ DASHES = ("-", "--", ":", "-.")
 PANELS: tuple[tuple[Part, str, str], ...] = (
     ("forget", "loss", "loss (nats)"),
     ("forget", "score", "score (percent)"),
-    ("forget", "probability", "probability of the true class"),
+    ("forget", "probability", "probability of the true class (fraction)"),
     ("retain", "loss", "loss (nats)"),
     ("retain", "score", "score (percent)"),
 )
@@ -108,9 +109,19 @@ def logarithmic(axes: Axes) -> None:
 
 def plane_axes(plane: Plane) -> tuple[Figure, Axes]:
     """Axes with room on the right for a line of text for each point."""
-    height = max(3.4, (len(plane.points) + 1) * GAP / 72)
+    height = max(3.4, (len(plane.points) + 1) * gap_of(point.label for point in plane.points) / 72)
     figure = Figure(figsize=(WIDTH, height + 1.2))
     return figure, figure.add_axes((0.6 / WIDTH, 0.9 / (height + 1.2), PLANE_WIDTH / WIDTH, height / (height + 1.2)))
+
+
+def wrapped(label: str) -> str:
+    """A name whole, whatever its length: methods that differ in their last setting alone are told apart by it."""
+    return "\n".join(textwrap.wrap(label, LONGEST, break_on_hyphens=False)) or label
+
+
+def gap_of(labels: Iterable[str]) -> float:
+    """Points from one name to the next, which may have several lines."""
+    return GAP * max((wrapped(label).count("\n") + 1 for label in labels), default=1)
 
 
 def draw_points(axes: Axes, plane: Plane) -> None:
@@ -142,10 +153,10 @@ def label_beside(axes: Axes, points: Sequence[Point]) -> None:
     low, high = axes.get_ylim()
     height = 72 * inches_high(axes)
     ordered = sorted(points, key=lambda point: (-point.at[1], point.at[0], point.label))
-    places = spread_out([(point.at[1] - low) / (high - low) * height for point in ordered], GAP, height)
+    places = spread_out([(point.at[1] - low) / (high - low) * height for point in ordered], gap_of(p.label for p in points), height)
     for point, place in zip(ordered, places, strict=True):
         axes.annotate(
-            point.label if len(point.label) <= LONGEST else f"{point.label[: LONGEST - 1]}…",
+            wrapped(point.label),
             point.at,
             xytext=(1.05, place / height),
             textcoords="axes fraction",
@@ -169,7 +180,9 @@ def spread_out(wanted: Sequence[float], gap: float, height: float) -> list[float
 
 
 def legend_below(axes: Axes) -> None:
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.5 / inches_high(axes)), ncols=2, fontsize=8)
+    handles, labels = axes.get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    axes.legend(once.values(), once, loc="upper center", bbox_to_anchor=(0.5, -0.5 / inches_high(axes)), ncols=2, fontsize=8)
 
 
 def inches_high(axes: Axes) -> float:
@@ -186,7 +199,9 @@ def kappa_picture(task: Task) -> Figure | None:
     lines = kappa_lines(task)
     if not lines:
         return None
-    figure = Figure(figsize=(WIDTH + 1.6, 5.4), layout="constrained")
+    names = [wrapped(line.label) for line in lines[:MOST_LINES]]
+    legend = (sum(name.count("\n") + 1 for name in names) + len(BASE_MODELS)) * GAP / 72  # inches
+    figure = Figure(figsize=(WIDTH + 1.6, max(5.4, 2 * (legend + 0.7))), layout="constrained")
     panels = list(figure.subplots(2, 3).flat)
     for axes, (part, what, unit) in zip(panels, PANELS, strict=False):
         metric = measured(task, part, what)
@@ -204,7 +219,7 @@ def kappa_picture(task: Task) -> Figure | None:
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     handles, labels = panels[1].get_legend_handles_labels()
     panels[5].axis("off")
-    panels[5].legend(handles, [label[:LONGEST] for label in labels], loc="center", fontsize=SMALL)
+    panels[5].legend(handles, [wrapped(label) for label in labels], loc="center", fontsize=SMALL)
     return figure
 
 
@@ -227,17 +242,23 @@ def rank_picture(task: Task) -> Figure | None:
     found = [(label, group.gap) for label, group in labelled(task).items() if group.gap is not None and group.gap.mean is not None]
     if not found:
         return None
-    height = max(1.5, len(found) * 1.5 * GAP / 72)
-    figure = Figure(figsize=(WIDTH, height + 0.7))
-    axes = figure.add_axes((2.6 / WIDTH, 0.55 / (height + 0.7), (WIDTH - 2.8) / WIDTH, height / (height + 0.7)))
+    height = max(1.5, len(found) * (gap_of(label for label, _ in found) + GAP / 2) / 72)
+    below, above = 0.95, 0.15
+    figure = Figure(figsize=(WIDTH, height + below + above))
+    axes = figure.add_axes(
+        (2.6 / WIDTH, below / (height + below + above), (WIDTH - 2.8) / WIDTH, height / (height + below + above)),
+    )
     means = [finite(over) for _, over in found]
     for place, (_, over) in enumerate(found):
         if over.interval is not None:
-            axes.plot(over.interval, (place, place), "-", color=UNLEARNED, linewidth=1.4, alpha=0.6)
-        axes.plot(finite(over), place, "o", color=UNLEARNED, markersize=5, fillstyle="full" if over.interval else "none")
-    axes.axvline(0, color=IDEAL, linestyle="--", linewidth=1)
+            axes.plot(over.interval, (place, place), "-", color=UNLEARNED, linewidth=1.4, alpha=0.6, label="95 % interval")
+        label, style = ("mean over the seeds", "full") if over.interval else ("one seed", "none")
+        axes.plot(finite(over), place, "o", color=UNLEARNED, markersize=5, fillstyle=style, label=label)
+    axes.axvline(0, color=IDEAL, linestyle=LINES["ideal"], linewidth=1, label="ideal model")
     edge = max(means) * 1.15 or 1.0
     axes.set(xlim=(-0.06 * edge, edge), ylim=(len(found) - 0.5, -0.5), xlabel=f"{RANKED_BY} (points from the ideal model)")
-    axes.set_yticks(range(len(found)), [label[:LONGEST] for label, _ in found], fontsize=SMALL)
+    axes.set(ylabel="method, nearest first")
+    axes.set_yticks(range(len(found)), [wrapped(label) for label, _ in found], fontsize=SMALL)
     axes.tick_params(axis="y", length=0)
+    legend_below(axes)
     return figure

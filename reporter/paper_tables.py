@@ -12,12 +12,14 @@ from reporter.comparison import (
     KAPPA_COUNT,
     WHOLE_CLASS,
     Part,
+    about,
     by_seed,
     groups_of,
     label_among,
     measured,
     of_base_model,
     request_kind,
+    request_text,
     safe,
     seconds_of_ideal,
     slugs_of,
@@ -25,7 +27,6 @@ from reporter.comparison import (
     unlike,
 )
 from reporter.latex_table import PACKAGES, latex_table
-from reporter.markdown import capital
 from reporter.method_names import latex_name, latex_text
 from reporter.seeds_summary import OF_REQUEST, RANKED_BY, REFERENCE, Group, SeedRun, Settings, Task, labels_of, seed_order
 from reporter.seeds_tables import SECONDS
@@ -184,16 +185,6 @@ def seeds_of(found: Iterable[Iterable[str]]) -> list[str]:
 
 def row_of(name: str, cells: Iterable[str]) -> str:
     return " & ".join([name, *map(latex_text, cells)]) + r" \\"
-
-
-def about(task: Task) -> str:
-    own = dict(task.settings)
-    return f"{capital(request_text(task))} of {own.get('dataset', 'data')} forgotten, {own.get('arch', 'model')}"
-
-
-def request_text(task: Task) -> str:
-    request = dict(task.settings).get("request", "request")
-    return f"class {request.removeprefix('class')}" if re.fullmatch(r"class\d+", request) else request
 
 
 def seeds_text(seeds: Sequence[str]) -> str:
