@@ -55,7 +55,7 @@ DASHES = ("-", "--", ":", "-.")
 PANELS: tuple[tuple[Part, str, str], ...] = (
     ("forget", "loss", "loss (nats)"),
     ("forget", "score", "score (percent)"),
-    ("forget", "probability", "probability of the true class (fraction)"),
+    ("forget", "probability", "probability (fraction)"),
     ("retain", "loss", "loss (nats)"),
     ("retain", "score", "score (percent)"),
 )
