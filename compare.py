@@ -4,8 +4,8 @@
     python -u compare.py --csv mlruns_parsed.csv --output report.html
     python -u compare.py --tables paper/tables --figures paper/figures
 
-Which store, and which of its runs: as mlruns_parser.py does it. --csv reads a file of that parser instead; of methods that Lethe does not
-have, it can't tell settings from metrics, and says so.
+Which store, and which of its runs: as mlruns_parser.py does it. --csv reads a file of that parser instead; of methods and architectures
+that Lethe does not have, it can't tell settings from metrics, and says so.
 
 The report is one HTML file that needs no network and no script. --figures writes its pictures as PDF with the fonts embedded; --tables
 writes LaTeX (booktabs, graphicx): for each request a table of UA, RA, TA and MIA with their distance from the ideal model in brackets,
@@ -67,13 +67,13 @@ def compare(options: argparse.Namespace) -> None:
     output = checked_output(options.output)
     for flag in ("tables", "figures"):
         check_folder(flag, getattr(options, flag))
-    runs, origin = runs_from(options, output.parent)
 
     from reporter.seeds_summary import tasks_of
     from training.storage import check_writable, write_bytes
 
     for folder in {output.parent, *(Path(name) for name in (options.tables, options.figures) if name)}:
         check_writable(folder, WAY_OUT)
+    runs, origin = runs_from(options, output.parent)
     tasks = tasks_of(runs)
     if not any(ranked.group.done for task in tasks for ranked in task.ranking):
         raise ValueError(f"expected finished runs of mlflow_forget.py, got none{of_those(runs)}. Check --filter and --experiment")
@@ -130,7 +130,7 @@ def of_those(runs: Sequence[SeedRun]) -> str:
 
 def contents(tasks: Sequence[Task], options: argparse.Namespace, output: Path, origin: str) -> tuple[dict[Path, bytes], list[str]]:
     """Every file, made in memory before the first is written; and what could not be made, and why."""
-    from reporter.comparison import slugs_of
+    from reporter.comparison import about, slugs_of
     from reporter.comparison_page import comparison_page, figures_of
 
     drawn = {place: figures_of(task) for place, task in enumerate(command_line.progress_bar(tasks, "drawing", len(tasks)))}
@@ -144,8 +144,8 @@ def contents(tasks: Sequence[Task], options: argparse.Namespace, output: Path, o
     if options.figures:
         from reporter.figure_files import pdf_of
 
-        names = slugs_of(tasks)
-        files |= {Path(options.figures) / f"{names[place]}_{one.name}.pdf": pdf_of(one.figure) for place in drawn for one in drawn[place]}
+        for slug, heading, figures in zip(slugs_of(tasks), map(about, tasks), drawn.values(), strict=True):
+            files |= {Path(options.figures) / f"{slug}_{one.name}.pdf": pdf_of(one.figure, f"{one.title}\n{heading}") for one in figures}
     return files, lacking
 
 
@@ -161,6 +161,8 @@ def command_of(options: argparse.Namespace) -> str:
 
 def checked_output(name: str) -> Path:
     """The report's path. Raises ValueError, before anything is read, if it can't be written."""
+    if not name:
+        raise ValueError(f"--output: expected a name that ends in .html, got none. Write e.g. --output {REPORT}")
     output = Path(name)
     if output.suffix.lower() not in HTML:
         raise ValueError(f"--output: expected a name that ends in .html, got {name}. Write e.g. --output {output.stem}.html")
@@ -172,6 +174,8 @@ def checked_output(name: str) -> Path:
 
 
 def check_folder(flag: str, name: str | None) -> None:
+    if name == "":
+        raise ValueError(f"--{flag}: expected a folder, got none. Write e.g. --{flag} paper/{flag}")
     if name is not None and Path(name).exists() and not Path(name).is_dir():
         raise ValueError(f"--{flag}: expected a folder, got {name}, which is none. Name a folder; it is made where it is not there")
 

@@ -133,7 +133,10 @@ def _counts(evidence: Evidence) -> dict[str, int]:
 
 def _histories(initial: Trained, ideal: Trained | None, unlearned: Unlearned, scores: Mapping[int, Mapping[str, float]]) -> list[History]:
     """Of the training of base models that were not loaded, of the method's own steps, and of its models after each epoch."""
-    found = [History("Unlearning", unlearned.history, "unlearned", "step"), History("After each epoch", [*scores.values()], "unlearned")]
+    found = [
+        History("Unlearning", unlearned.history, "unlearned", unlearned.step),
+        History("After each epoch", [*scores.values()], "unlearned"),
+    ]
     found.append(History("Training the initial model", initial.history, "initial"))
     if ideal is not None:
         found.append(History("Training the ideal model", ideal.history, "ideal"))

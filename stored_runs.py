@@ -106,7 +106,7 @@ def seed_runs(runs: Iterable[StoredRun], metrics_of: MetricsOf) -> list[SeedRun]
 
     The runs have to be read with the tags NOT_OF_ONE_SEED. metrics_of: what is kept of the numbers.
     """
-    from reporter.seeds_summary import SeedRun, settings_of
+    from reporter.seeds_summary import INITIAL, SeedRun, settings_of
 
     shared: dict[Any, Any] = {}  # most runs have their settings in common: one copy of each in memory
     return [
@@ -119,6 +119,7 @@ def seed_runs(runs: Iterable[StoredRun], metrics_of: MetricsOf) -> list[SeedRun]
             start=run.start_time or 0,
             metrics=metrics_of(run.metrics, run.params),
             warned=bool(run.warning),
+            initial=run.params.get(INITIAL, ""),
         )
         for run in runs
         if "unlearn" in run.params and run.tags.get(SWEEP_TAG) != "parent" and AUDIT_TAG not in run.tags

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from evaluation import METRICS
+from evaluation.gap import mean_gap
 from evaluation.over_seeds import OverSeeds, over_seeds
+from reporter.markdown import capital
 from reporter.pareto import pareto_front
-from reporter.seeds_summary import RANKED_BY, REFERENCE, Group, Settings, Task, labels_of, seed_order
+from reporter.seeds_summary import RANKED_BY, REFERENCE, Group, SeedRun, Settings, Task, labels_of, seed_order
 from reporter.seeds_tables import SECONDS, shown_metrics
 
 BASE_MODELS = ("initial_", "ideal_")
 KAPPA, KAPPA_COUNT = "kappa", "kappa_count"
+IDEAL_SECONDS = "ideal_seconds"
 WHOLE_CLASS, PART = "whole classes", "a part"  # of what was trained on
 
 Part = Literal["forget", "retain"]
+Value = TypeVar("Value")
 
 
 def compared_metrics(metrics: Mapping[str, float], params: Mapping[str, str]) -> dict[str, float]:
@@ -52,16 +56,27 @@ def groups_of(task: Task) -> list[Group]:
     return [ranked.group for ranked in task.ranking]
 
 
-def of_base_model(task: Task, model: Literal["initial", "ideal"], metric: str) -> OverSeeds | None:
-    """A number of the initial or the ideal model over the task's seeds: of each seed what the latest run with it says."""
-    name = f"{model}_{metric}"
-    by_seed: dict[str, tuple[int, float]] = {}
-    for group in groups_of(task):
+def by_seed(groups: Iterable[Group], value: Callable[[SeedRun], Value | None]) -> dict[str, Value]:
+    """What the finished runs of a seed share, as the ideal model's numbers: of each seed what the latest run with it says."""
+    found: dict[str, tuple[int, Value]] = {}
+    for group in groups:
         for seed, run in group.done.items():
-            if name in run.metrics and run.start >= by_seed.get(seed, (run.start, 0.0))[0]:
-                by_seed[seed] = run.start, run.metrics[name]
-    values = [by_seed[seed][1] for seed in sorted(by_seed, key=seed_order)]
-    return over_seeds(values, unit_of(metric)) if values else None
+            own = value(run)
+            if own is not None and (seed not in found or run.start >= found[seed][0]):
+                found[seed] = run.start, own
+    return {seed: found[seed][1] for seed in sorted(found, key=seed_order)}
+
+
+def of_base_model(task: Task, model: Literal["initial", "ideal"], metric: str, groups: Sequence[Group] | None = None) -> OverSeeds | None:
+    """A number of the initial or the ideal model over the task's seeds; `groups`: over those of these groups alone."""
+    values = by_seed(groups_of(task) if groups is None else groups, lambda run: run.metrics.get(f"{model}_{metric}"))
+    return over_seeds(list(values.values()), unit_of(metric)) if values else None
+
+
+def seconds_of_ideal(task: Task) -> OverSeeds | None:
+    """What it takes to train the ideal model, over the task's seeds."""
+    values = by_seed(groups_of(task), lambda run: run.metrics.get(IDEAL_SECONDS))
+    return over_seeds(list(values.values()), "seconds") if values else None
 
 
 @dataclass(frozen=True)
@@ -80,13 +95,18 @@ class Point:
 
 @dataclass(frozen=True)
 class Plane:
-    """Points over two metrics; `left_out`: methods that have no finite mean of one of them; `front_reason`: why there is no front."""
+    """Points over two metrics.
+
+    left_out: methods that have no finite mean of one of them. front_reason: why there is no front. unjudged: points that it can't be said
+    of whether they are on it, for want of an ideal model beside them.
+    """
 
     x_name: str
     y_name: str
     points: tuple[Point, ...]
     left_out: tuple[str, ...]
     front_reason: str = ""
+    unjudged: tuple[str, ...] = ()
 
 
 def finite(over: OverSeeds) -> float:
@@ -104,18 +124,31 @@ def labelled(task: Task) -> dict[str, Group]:
 def forget_against_retain(task: Task) -> Plane:
     """Each method's forget and retain score, and which of them are on the Pareto front.
 
-        costs = (|forget score - the ideal's|, -retain score)    means over the seeds, percent
+        costs = (sum over seeds |forget score - the ideal's| / seeds, -mean retain score)    percent; the ideal model of the same seed
 
     Where there is no ideal model to go by, a forgotten class is best at 0; for a part of a class nobody can say, and there is no front.
+    Where some methods have an ideal model beside them, those that have none are not judged.
     """
     x_name, y_name = measured(task, "forget", "score"), measured(task, "retain", "score")
-    ideal = of_base_model(task, "ideal", x_name)
-    goal = ideal.mean if ideal is not None else 0.0 if request_kind(task) == WHOLE_CLASS else None
     points, left_out = points_of(task, x_name, y_name)
-    if goal is None:
-        return Plane(x_name, y_name, points, left_out, "no ideal model says what forget score to aim at")
-    front = pareto_front([(abs(x - goal), -y) for x, y in (point.at for point in points)])
-    return Plane(x_name, y_name, marked(points, front), left_out)
+    groups = labelled(task)
+    costs = {point.label: distance_to_ideal(groups[point.label], x_name) for point in points}
+    if all(cost is None for cost in costs.values()):
+        if request_kind(task) != WHOLE_CLASS:
+            return Plane(x_name, y_name, points, left_out, "no ideal model says what forget score to aim at")
+        costs = {point.label: point.at[0] for point in points}
+    judged = [(point, cost) for point in points if (cost := costs[point.label]) is not None]
+    front = {judged[at][0].label for at in pareto_front([(cost, -point.at[1]) for point, cost in judged])}
+    places = [at for at, point in enumerate(points) if point.label in front]
+    unjudged = tuple(point.label for point in points if costs[point.label] is None)
+    return Plane(x_name, y_name, marked(points, places), left_out, unjudged=unjudged)
+
+
+def distance_to_ideal(group: Group, metric: str) -> float | None:
+    """The mean over the seeds of the absolute difference to the ideal model beside each run; None where no run has one."""
+    ideal = f"ideal_{metric}"
+    pairs = [(run.metrics[metric], run.metrics[ideal]) for run in group.done.values() if {metric, ideal} <= run.metrics.keys()]
+    return mean_gap(*zip(*pairs, strict=True)) if pairs else None
 
 
 def time_against_gap(task: Task) -> Plane:
@@ -146,27 +179,39 @@ def marked(points: Sequence[Point], front: Sequence[int]) -> tuple[Point, ...]:
 
 @dataclass(frozen=True)
 class KappaLine:
-    """A method that was run with several kappas, all else equal: its groups by the number of weights switched off, ascending."""
+    """A method that was run with several kappas, all else equal: its groups with the number of weights switched off, ascending.
+
+    Two kappas may come to the same number, as 0.1 and 819 do: both are there.
+    """
 
     label: str
-    groups: Mapping[int, Group]
+    groups: tuple[tuple[int, Group], ...]
 
-    def over(self, metric: str) -> dict[int, OverSeeds]:
+    @property
+    def counts(self) -> list[int]:
+        return [count for count, _ in self.groups]
+
+    def over(self, metric: str) -> list[tuple[int, OverSeeds]]:
         """Where the metric has a finite mean."""
-        found = {count: group.over(metric, unit_of(metric)) for count, group in self.groups.items()}
-        return {count: over for count, over in found.items() if over is not None and over.mean is not None}
+        found = [(count, group.over(metric, unit_of(metric))) for count, group in self.groups]
+        return [(count, over) for count, over in found if over is not None and over.mean is not None]
 
 
 def kappa_lines(task: Task) -> list[KappaLine]:
     """A line for each method, and choice of its other settings, that was run with at least two numbers of weights switched off."""
-    families: dict[tuple[str, Settings], dict[int, Group]] = {}
+    families: dict[tuple[str, Settings], list[tuple[int, Group]]] = {}
     for group in groups_of(task):
         masked = group.over(KAPPA_COUNT, "")
         if masked is not None and KAPPA in dict(group.own):
             others = tuple(it for it in group.own if it[0] != KAPPA)
-            families.setdefault((group.method, others), {})[round(finite(masked))] = group
-    several = {key: dict(sorted(groups.items())) for key, groups in families.items() if len(groups) > 1}
+            families.setdefault((group.method, others), []).append((round(finite(masked)), group))
+    several = {key: tuple(sorted(own, key=by_count)) for key, own in families.items() if len({count for count, _ in own}) > 1}
     return [KappaLine(label_among(key, several), several[key]) for key in sorted(several, key=lambda it: (it[0].casefold(), it[1]))]
+
+
+def by_count(counted: tuple[int, Group]) -> tuple[int, Settings]:
+    count, group = counted
+    return count, group.own
 
 
 def label_among(family: tuple[str, Settings], families: Mapping[tuple[str, Settings], object]) -> str:
@@ -176,6 +221,16 @@ def label_among(family: tuple[str, Settings], families: Mapping[tuple[str, Setti
     own = dict(settings)
     names = sorted({name for one in siblings for name in one if len({other.get(name) for other in siblings}) > 1})
     return " ".join([method, *(f"{name}={own.get(name, 'not logged')}" for name in names)])
+
+
+def about(task: Task) -> str:
+    own = dict(task.settings)
+    return f"{capital(request_text(task))} of {own.get('dataset', 'data')} forgotten, {own.get('arch', 'model')}"
+
+
+def request_text(task: Task) -> str:
+    request = dict(task.settings).get("request", "request")
+    return f"class {request.removeprefix('class')}" if re.fullmatch(r"class\d+", request) else request
 
 
 def slugs_of(tasks: Sequence[Task]) -> list[str]:

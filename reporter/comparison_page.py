@@ -68,8 +68,9 @@ def front_note(plane: Plane) -> str:
     if plane.front_reason:
         return f"No Pareto front: {plane.front_reason}."
     return (
-        "Joined: the Pareto front, the methods of which no other has both a forget score as near to the ideal model's and a retain "
-        "score as high. It is one of means: points within each other's bars are not told apart."
+        "Joined: the Pareto front, the methods of which no other has both a forget score as near to the ideal model's of the same seed, "
+        "in the mean over the seeds, and a retain score as high. It is one of means: points within each other's bars are not told apart."
+        + (f" Not judged, for want of an ideal model beside them: {', '.join(plane.unjudged)}." if plane.unjudged else "")
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from matplotlib import rc_context
@@ -24,9 +25,10 @@ from reporter.comparison import (
     measured,
     of_base_model,
     request_kind,
+    seconds_of_ideal,
     time_against_gap,
 )
-from reporter.palette import FORGET, IDEAL, INITIAL, LIGHT, RETAIN, TEST, UNLEARNED
+from reporter.palette import FORGET, IDEAL, INITIAL, LIGHT, LINES, RETAIN, TEST, UNLEARNED
 from reporter.seeds_summary import RANKED_BY, Task
 
 INK, FAINT = LIGHT["ink"], LIGHT["faint"]
@@ -45,7 +47,7 @@ STYLE: Any = {
 SMALL = 7.0  # points: the size of a method's name
 GAP = 9.5  # points from one name to the next
 WIDTH, PLANE_WIDTH = 7.2, 4.4  # inches: of a picture, and of the part with points in it
-LONGEST = 46  # characters of a name beside a plane
+LONGEST = 46  # characters of a name's line
 MOST_LINES = 16  # over kappa: as many as there are pairs of a colour and a dash
 COLOURS = (UNLEARNED, FORGET, RETAIN, TEST)  # with a dash of its own for each line of a colour
 BASE_MODELS: tuple[tuple[Literal["initial", "ideal"], str, str], ...] = (("ideal", IDEAL, "D"), ("initial", INITIAL, "s"))
@@ -53,7 +55,7 @@ DASHES = ("-", "--", ":", "-.")
 PANELS: tuple[tuple[Part, str, str], ...] = (
     ("forget", "loss", "loss (nats)"),
     ("forget", "score", "score (percent)"),
-    ("forget", "probability", "probability of the true class"),
+    ("forget", "probability", "probability (fraction)"),
     ("retain", "loss", "loss (nats)"),
     ("retain", "score", "score (percent)"),
 )
@@ -84,7 +86,7 @@ def time_picture(task: Task) -> Figure:
     """Seconds against avg_gap; dashed: what it takes to train the ideal model."""
     plane = time_against_gap(task)
     figure, axes = plane_axes(plane)
-    ideal = of_base_model(task, "ideal", "ideal_seconds") or seconds_of_ideal(task)
+    ideal = seconds_of_ideal(task)
     if ideal is not None and ideal.mean:
         axes.axvline(ideal.mean, color=IDEAL, linestyle="--", linewidth=1, label="training the ideal model")
     draw_points(axes, plane)
@@ -105,16 +107,21 @@ def logarithmic(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def seconds_of_ideal(task: Task) -> OverSeeds | None:
-    found = (ranked.group.over("ideal_seconds", "seconds") for ranked in task.ranking)
-    return next((over for over in found if over is not None), None)
-
-
 def plane_axes(plane: Plane) -> tuple[Figure, Axes]:
     """Axes with room on the right for a line of text for each point."""
-    height = max(3.4, (len(plane.points) + 1) * GAP / 72)
+    height = max(3.4, (len(plane.points) + 1) * gap_of(point.label for point in plane.points) / 72)
     figure = Figure(figsize=(WIDTH, height + 1.2))
     return figure, figure.add_axes((0.6 / WIDTH, 0.9 / (height + 1.2), PLANE_WIDTH / WIDTH, height / (height + 1.2)))
+
+
+def wrapped(label: str) -> str:
+    """A name whole, whatever its length: methods that differ in their last setting alone are told apart by it."""
+    return "\n".join(textwrap.wrap(label, LONGEST, break_on_hyphens=False)) or label
+
+
+def gap_of(labels: Iterable[str]) -> float:
+    """Points from one name to the next, which may have several lines."""
+    return GAP * max((wrapped(label).count("\n") + 1 for label in labels), default=1)
 
 
 def draw_points(axes: Axes, plane: Plane) -> None:
@@ -146,10 +153,10 @@ def label_beside(axes: Axes, points: Sequence[Point]) -> None:
     low, high = axes.get_ylim()
     height = 72 * inches_high(axes)
     ordered = sorted(points, key=lambda point: (-point.at[1], point.at[0], point.label))
-    places = spread_out([(point.at[1] - low) / (high - low) * height for point in ordered], GAP, height)
+    places = spread_out([(point.at[1] - low) / (high - low) * height for point in ordered], gap_of(p.label for p in points), height)
     for point, place in zip(ordered, places, strict=True):
         axes.annotate(
-            point.label if len(point.label) <= LONGEST else f"{point.label[: LONGEST - 1]}…",
+            wrapped(point.label),
             point.at,
             xytext=(1.05, place / height),
             textcoords="axes fraction",
@@ -173,7 +180,9 @@ def spread_out(wanted: Sequence[float], gap: float, height: float) -> list[float
 
 
 def legend_below(axes: Axes) -> None:
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.5 / inches_high(axes)), ncols=2, fontsize=8)
+    handles, labels = axes.get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    axes.legend(once.values(), once, loc="upper center", bbox_to_anchor=(0.5, -0.5 / inches_high(axes)), ncols=2, fontsize=8)
 
 
 def inches_high(axes: Axes) -> float:
@@ -190,7 +199,9 @@ def kappa_picture(task: Task) -> Figure | None:
     lines = kappa_lines(task)
     if not lines:
         return None
-    figure = Figure(figsize=(WIDTH + 1.6, 5.4), layout="constrained")
+    names = [wrapped(line.label) for line in lines[:MOST_LINES]]
+    legend = (sum(name.count("\n") + 1 for name in names) + len(BASE_MODELS)) * GAP / 72  # inches
+    figure = Figure(figsize=(WIDTH + 1.6, max(5.4, 2 * (legend + 0.7))), layout="constrained")
     panels = list(figure.subplots(2, 3).flat)
     for axes, (part, what, unit) in zip(panels, PANELS, strict=False):
         metric = measured(task, part, what)
@@ -199,16 +210,16 @@ def kappa_picture(task: Task) -> Figure | None:
         for model, colour, _ in BASE_MODELS:
             over = of_base_model(task, model, metric)
             if over is not None and over.mean is not None:
-                axes.axhline(over.mean, color=colour, linestyle=(0, (1, 1)), linewidth=1.6, label=f"{model} model")
+                axes.axhline(over.mean, color=colour, linestyle=LINES[model], linewidth=1.6, label=f"{model} model")
         axes.set(xlabel="weights switched off", ylabel=unit, title=part)
-        counts = [count for line in lines for count in line.groups]
+        counts = [count for line in lines for count in line.counts]
         if max(counts) >= 10 * min(counts):
             logarithmic(axes)
         else:
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     handles, labels = panels[1].get_legend_handles_labels()
     panels[5].axis("off")
-    panels[5].legend(handles, [label[:LONGEST] for label in labels], loc="center", fontsize=SMALL)
+    panels[5].legend(handles, [wrapped(label) for label in labels], loc="center", fontsize=SMALL)
     return figure
 
 
@@ -217,14 +228,12 @@ def styled(lines: Sequence[KappaLine]) -> list[tuple[KappaLine, str, str]]:
     return [(line, COLOURS[n % len(COLOURS)], DASHES[n // len(COLOURS) % len(DASHES)]) for n, line in enumerate(lines[:MOST_LINES])]
 
 
-def draw_line(axes: Axes, over: dict[int, OverSeeds], colour: str, dash: str, label: str) -> None:
-    counts = list(over)
-    if not counts:
+def draw_line(axes: Axes, points: Sequence[tuple[int, OverSeeds]], colour: str, dash: str, label: str) -> None:
+    if not points:
         return
-    axes.fill_between(
-        counts, [min(o.values) for o in over.values()], [max(o.values) for o in over.values()], color=colour, alpha=0.2, linewidth=0
-    )
-    axes.plot(counts, [finite(o) for o in over.values()], dash, marker="o", markersize=3, color=colour, label=label)
+    counts, overs = zip(*points, strict=True)
+    axes.fill_between(counts, [min(o.values) for o in overs], [max(o.values) for o in overs], color=colour, alpha=0.2, linewidth=0)
+    axes.plot(counts, [finite(o) for o in overs], dash, marker="o", markersize=3, color=colour, label=label)
 
 
 @rc_context(STYLE)
@@ -233,17 +242,23 @@ def rank_picture(task: Task) -> Figure | None:
     found = [(label, group.gap) for label, group in labelled(task).items() if group.gap is not None and group.gap.mean is not None]
     if not found:
         return None
-    height = max(1.5, len(found) * 1.5 * GAP / 72)
-    figure = Figure(figsize=(WIDTH, height + 0.7))
-    axes = figure.add_axes((2.6 / WIDTH, 0.55 / (height + 0.7), (WIDTH - 2.8) / WIDTH, height / (height + 0.7)))
+    height = max(1.5, len(found) * (gap_of(label for label, _ in found) + GAP / 2) / 72)
+    below, above = 0.95, 0.15
+    figure = Figure(figsize=(WIDTH, height + below + above))
+    axes = figure.add_axes(
+        (2.6 / WIDTH, below / (height + below + above), (WIDTH - 2.8) / WIDTH, height / (height + below + above)),
+    )
     means = [finite(over) for _, over in found]
     for place, (_, over) in enumerate(found):
         if over.interval is not None:
-            axes.plot(over.interval, (place, place), "-", color=UNLEARNED, linewidth=1.4, alpha=0.6)
-        axes.plot(finite(over), place, "o", color=UNLEARNED, markersize=5, fillstyle="full" if over.interval else "none")
-    axes.axvline(0, color=IDEAL, linestyle="--", linewidth=1)
+            axes.plot(over.interval, (place, place), "-", color=UNLEARNED, linewidth=1.4, alpha=0.6, label="95 % interval")
+        label, style = ("mean over the seeds", "full") if over.interval else ("one seed", "none")
+        axes.plot(finite(over), place, "o", color=UNLEARNED, markersize=5, fillstyle=style, label=label)
+    axes.axvline(0, color=IDEAL, linestyle=LINES["ideal"], linewidth=1, label="ideal model")
     edge = max(means) * 1.15 or 1.0
     axes.set(xlim=(-0.06 * edge, edge), ylim=(len(found) - 0.5, -0.5), xlabel=f"{RANKED_BY} (points from the ideal model)")
-    axes.set_yticks(range(len(found)), [label[:LONGEST] for label, _ in found], fontsize=SMALL)
+    axes.set(ylabel="method, nearest first")
+    axes.set_yticks(range(len(found)), [wrapped(label) for label, _ in found], fontsize=SMALL)
     axes.tick_params(axis="y", length=0)
+    legend_below(axes)
     return figure

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from evaluation import METRICS
 from reporter.svg import Panel, Picture, axes, document, line, room_for, text, ticks
 
 MOST_CURVES = 12
+UNITS = {"loss": "nats", "score": "percent"}  # by a name's last word, of what is no metric of the registry
+OTHER_UNITS = {"matching_loss": "squared nats"}  # of logits
 
 
 def curves(title: str, steps: Sequence[Mapping[str, float]], *, role: str, step: str) -> list[Picture]:
-    """A curve over the steps, counted from 1, for each name in them; what is not finite is left out, and said."""
-    names = list(dict.fromkeys(name for values in steps for name in values))[:MOST_CURVES]
-    points = {name: [(n, float(values[name])) for n, values in enumerate(steps, 1) if name in values] for name in names}
-    return [_curve(title, name, own, role, step) for name, own in points.items()]
+    """A curve over the steps, counted from 1, for each name in them, the first 12; what is left out is said."""
+    names = list(dict.fromkeys(name for values in steps for name in values))
+    shown, others = names[:MOST_CURVES], names[MOST_CURVES:]
+    points = {name: [(n, float(values[name])) for n, values in enumerate(steps, 1) if name in values] for name in shown}
+    pictures = [_curve(title, name, own, role, step) for name, own in points.items()]
+    if others:
+        told = f"{len(others)} more of this history are not drawn: {', '.join(map(readable, others))}."
+        pictures[-1] = replace(pictures[-1], note=f"{pictures[-1].note} {told}".strip())
+    return pictures
 
 
 def _curve(title: str, name: str, points: Sequence[tuple[int, float]], role: str, step: str) -> Picture:
@@ -24,12 +33,12 @@ def _curve(title: str, name: str, points: Sequence[tuple[int, float]], role: str
     values = [math.log10(v) if steep else v for _, v in finite]
     low, high = (min(values), max(values)) if finite else (0.0, 1.0)
     room = (high - low) * 0.06 or abs(high) * 0.05 or 0.5
-    up = (low - room, high + room)
+    up = (low - room, high + room) if steep else _inside(low, high, room, unit_of(name))
     sides = _decades(*up) if steep else ticks(*up, 4)
     left = room_for(sides)
     panel = Panel((points[0][0], max(points[-1][0], points[0][0] + 1)), up, left=left, width=346 - left, height=110)
     whole = ticks(*panel.x, whole=True)
-    parts = [axes(panel, whole, sides, xlabel=step, ylabel=readable(name) + (" (log scale)" if steep else ""))]
+    parts = [axes(panel, whole, sides, xlabel=step, ylabel=_with_unit(name, log=steep))]
     if len(finite) == 1:
         parts.append(f'<circle cx="{panel.across(finite[0][0]):.1f}" cy="{panel.up(values[0]):.1f}" r="3.5" fill="var(--{role})"/>')
     elif finite:
@@ -37,9 +46,25 @@ def _curve(title: str, name: str, points: Sequence[tuple[int, float]], role: str
     else:
         parts.append(text(panel.left + panel.width / 2, panel.top + panel.height / 2, "no finite value"))
     ends = f"from {finite[0][1]:.4g} to {finite[-1][1]:.4g}" if finite else "no finite value"
-    alt = f"{title}, {readable(name)} over {len(points)} steps: {ends}."
+    alt = f"{title}, {_with_unit(name)} over {len(points)} {step}s: {ends}."
     note = f"{broken} values that are not finite are left out." if broken else ""
     return Picture(f"{title}: {readable(name)}", alt, document(panel.bottom + 38, parts, alt), note=note)
+
+
+def _inside(low: float, high: float, room: float, unit: str) -> tuple[float, float]:
+    """The values with some room, which is not beyond 0 or 100 percent where they are not."""
+    bottom = max(0.0, low - room) if low >= 0 else low - room
+    return bottom, min(100.0, high + room) if unit == "percent" and bottom < high <= 100 else high + room
+
+
+def unit_of(name: str) -> str:
+    """Of a number of a history; empty for one without."""
+    return METRICS[name].facts.unit if name in METRICS else OTHER_UNITS.get(name, UNITS.get(name.rsplit("_", 1)[-1], ""))
+
+
+def _with_unit(name: str, *, log: bool = False) -> str:
+    told = ", ".join(filter(None, (unit_of(name), "log scale" if log else "")))
+    return readable(name) + (f" ({told})" if told else "")
 
 
 def _decades(low: float, high: float) -> list[tuple[float, str]]:

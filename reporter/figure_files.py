@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import io
 import re
+from collections.abc import Iterator
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -14,10 +16,20 @@ from reporter.palette import LIGHT
 NO_DATE = {"CreationDate": None}  # the same figure is the same file
 
 
-def pdf_of(figure: Figure) -> bytes:
+@contextlib.contextmanager
+def titled(figure: Figure, title: str) -> Iterator[None]:
+    """The figure with a title above all that it has, for a file of its own; on a page it has the page's heading."""
+    heading = figure.text(0.5, 1 + 0.08 / figure.get_figheight(), title, ha="center", va="bottom", fontsize=10, parse_math=False)
+    try:
+        yield
+    finally:
+        heading.remove()
+
+
+def pdf_of(figure: Figure, title: str) -> bytes:
     """Vector PDF. Its fonts are embedded as TrueType (type 42), which publishers ask for, and its text can be searched."""
     content = io.BytesIO()
-    with rc_context({"pdf.fonttype": 42}):
+    with titled(figure, title), rc_context({"pdf.fonttype": 42}):
         figure.savefig(content, format="pdf", bbox_inches="tight", metadata=NO_DATE)
     return content.getvalue()
 

@@ -71,7 +71,9 @@ def weight_sizes(layer: Layer) -> Picture:
     alt = f"Histogram of the weights of {layer.name}, and of those switched off. " + "; ".join(
         f"median size {np.median(abs(some)):.3g} of {len(some):,}" for some in counted.values() if len(some)
     )
-    return Picture(f"How large they were: {layer.name}", alt, document(panel.bottom + 38, parts, alt), keys)
+    beyond = int((abs(values) > reach).sum())
+    note = f"{beyond:,} {'weight' if beyond == 1 else 'weights'} beyond ±{reach:.3g} counted in the outermost bins." if beyond else ""
+    return Picture(f"How large they were: {layer.name}", alt, document(panel.bottom + 38, parts, alt), keys, note)
 
 
 def _pixels(values: np.ndarray, off: np.ndarray) -> np.ndarray:

@@ -12,17 +12,21 @@ from reporter.comparison import (
     KAPPA_COUNT,
     WHOLE_CLASS,
     Part,
+    about,
+    by_seed,
+    groups_of,
     label_among,
     measured,
     of_base_model,
     request_kind,
+    request_text,
     safe,
+    seconds_of_ideal,
     slugs_of,
     unit_of,
     unlike,
 )
 from reporter.latex_table import PACKAGES, latex_table
-from reporter.markdown import capital
 from reporter.method_names import latex_name, latex_text
 from reporter.seeds_summary import OF_REQUEST, RANKED_BY, REFERENCE, Group, SeedRun, Settings, Task, labels_of, seed_order
 from reporter.seeds_tables import SECONDS
@@ -35,7 +39,7 @@ FOUR: tuple[tuple[Part, str, str], ...] = (
     ("retain", "score", "percent"),
 )
 COLUMNS_ABREAST = 4
-IDEAL_SECONDS = "ideal_seconds"
+SCORES = ("UA", "RA", "TA", "MIA")
 NOT_RUN = "--"
 PREVIEW = "preview.tex"
 MAKE_MIMU = "python -u mlflow_forget.py --unlearn MIMU --topk 50 --kappa 0.1"
@@ -81,43 +85,53 @@ def preview(files: Iterable[str]) -> str:
 def gap_table(task: Task) -> str | None:
     """The four scores of each method with their mean absolute gap to the ideal model, avg_gap and run time; None without an ideal model.
 
-        gap = sum over seeds |v_s - i_s| / seeds        i_s: the ideal model of the same seed
+        gap = sum over seeds |v_s - i_s| / seeds        i_s: the ideal model that stands beside the run of seed s
 
     The mean of the four gaps in brackets is avg_gap where a run has all four.
     """
-    ideals = ideal_scores(task)
+    ideals = by_seed(groups_of(task), four_of_ideal)
     if not ideals:
         return None
     labels = labels_of(task)
-    first = [over_seeds([scores[name] for scores in ideals.values() if name in scores], "percent") for name in ("UA", "RA", "TA", "MIA")]
-    retrain = [*(f"{spread(over)} (0.00)" for over in first), "0.00", spread(seconds_of_ideal(task)) or NOT_RUN]
-    rows = [row_of("Retrain", retrain), r"\midrule"]
-    for ranked in task.ranking:
-        if ranked.group.method != REFERENCE and ranked.group.done:
-            label = labels[id(ranked.group)]
-            name = latex_name(ranked.group.method) + (f" {{\\small {latex_text(label)}}}" if label else "")
-            rows.append(row_of(name, cells_of(ranked.group, ideals)))
+    groups = [group for group in groups_of(task) if group.method != REFERENCE and group.done]
+    seeds = seeds_of([ideals, *(group.done for group in groups)])
+    first = [spread(over_seeds([scores[name] for scores in ideals.values()], "percent")) + " (0.00)" for name in SCORES]
+    retrain = [*first, "0.00", with_n(seconds_of_ideal(task), len(ideals))]
+    rows = [row_of("Retrain" + of_fewer(len(ideals), len(seeds)), retrain), r"\midrule"]
+    for group in groups:
+        label = labels[id(group)]
+        name = latex_name(group.method) + (f" {{\\small {latex_text(label)}}}" if label else "") + of_fewer(len(group.done), len(seeds))
+        rows.append(row_of(name, cells_of(group)))
     header = ["Method", "UA", "RA", "TA", "MIA", r"Avg.\ gap $\downarrow$", r"RTE (s) $\downarrow$"]
     what = "test images of the retained classes" if request_kind(task) == WHOLE_CLASS else "test images"
     caption = (
-        f"{latex_text(about(task))}. UA, RA, TA and MIA in percent, mean $\\pm$ standard deviation over {seeds_text(task)}; in brackets "
-        "the mean absolute gap to the model retrained with the same seed, of whose four averages the average gap is made. "
+        f"{latex_text(about(task))}. UA, RA, TA and MIA in percent, mean $\\pm$ standard deviation over "
+        f"{seeds_text(seeds)}{fewer_text(rows)}; in brackets the mean absolute gap to the model retrained with "
+        "the same seed, of whose four averages the average gap is made. "
         "UA: 100 $-$ accuracy on the forget images, RA: accuracy on the retain images, TA: accuracy on the "
         f"{what}, MIA: forget images that an attack on the confidence takes for never seen. RTE: run time, seconds. Numbers of seeds "
-        "such as ``1 x 0, 2 x 100'' stand where each is at an end of the scale."
+        f"such as ``1 x 0, 2 x 100'' stand where each is at an end of the scale.{several_ideals(task)}"
     )
     return f"{PACKAGES}\n{latex_table('lrrrrrr', [(header, rows)], caption)}"
 
 
-def ideal_scores(task: Task) -> dict[str, dict[str, float]]:
-    """UA, RA, TA and MIA of the ideal model by seed, those that any run of that seed has, in percent."""
-    found: dict[str, dict[str, float]] = {}
-    for ranked in task.ranking:
-        for seed, run in ranked.group.done.items():
-            scores = ideal_scores_beside(run)
-            if len(scores) == 4:
-                found.setdefault(seed, scores)
-    return dict(sorted(found.items(), key=lambda it: seed_order(it[0])))
+def four_of_ideal(run: SeedRun) -> dict[str, float] | None:
+    """UA, RA, TA and MIA of the ideal model beside a run, percent; None where one of them is lacking."""
+    scores = ideal_scores_beside(run)
+    return scores if len(scores) == len(SCORES) else None
+
+
+def several_ideals(task: Task) -> str:
+    """A sentence where runs of one seed have other ideal models beside them: the row of Retrain is of the latest, each gap of its own."""
+    found: dict[str, set[tuple[float, ...]]] = {}
+    for group in groups_of(task):
+        for seed, run in group.done.items():
+            if four_of_ideal(run) is not None:
+                found.setdefault(seed, set()).add(tuple(ideal_scores_beside(run).values()))
+    differing = sorted((seed for seed, scores in found.items() if len(scores) > 1), key=seed_order)
+    if not differing:
+        return ""
+    return f" Of {seeds_text(differing)} there are several retrained models: Retrain is the latest, a gap is to the one beside its run."
 
 
 def lacking_of_ideal(task: Task) -> str:
@@ -125,7 +139,7 @@ def lacking_of_ideal(task: Task) -> str:
     found = max((ideal_scores_beside(run) for ranked in task.ranking for run in ranked.group.done.values()), key=len, default={})
     if not found:
         return f"no run has an ideal model beside it. Make it: {MAKE_IDEAL}"
-    missing = ", ".join(name for name in ("UA", "RA", "TA", "MIA") if name not in found)
+    missing = ", ".join(name for name in SCORES if name not in found)
     return f"its ideal model's {missing} is lacking. Measure it: {MEASURE_ALL}"
 
 
@@ -136,40 +150,45 @@ def ideal_scores_beside(run: SeedRun) -> dict[str, float]:
     return found | ({"UA": 100 - found["UA"]} if "UA" in found else {})
 
 
-def cells_of(group: Group, ideals: Mapping[str, Mapping[str, float]]) -> list[str]:
+def cells_of(group: Group) -> list[str]:
+    """Of each score the mean and, in brackets, the gap; each with the number of its seeds where that is not all of the row's."""
+    n = len(group.done)
     cells = []
-    for name in ("UA", "RA", "TA", "MIA"):
-        own = {seed: run.metrics[name] for seed, run in group.done.items() if name in run.metrics}
-        both = [seed for seed in own if seed in ideals]
-        gap = f" ({mean_gap([own[seed] for seed in both], [ideals[seed][name] for seed in both]):.2f})" if both else ""
-        cells.append((spread(group.over(name, "percent")) or NOT_RUN) + gap)
+    for name in SCORES:
+        pairs = [(run.metrics[name], ideal_scores_beside(run)[name]) for run in group.done.values() if has_both(run, name)]
+        gap = f" ({mean_gap(*zip(*pairs, strict=True)):.2f}{'' if len(pairs) == n else f', n={len(pairs)}'})" if pairs else ""
+        cells.append(with_n(group.over(name, "percent"), n) + gap)
     others = (group.over(RANKED_BY, "points"), group.over(SECONDS, "seconds"))
-    return [*cells, *(spread(over) or NOT_RUN for over in others)]
+    return [*cells, *(with_n(over, n) for over in others)]
 
 
-def seconds_of_ideal(task: Task) -> OverSeeds | None:
-    found = {
-        seed: run.metrics["ideal_seconds"] for r in task.ranking for seed, run in r.group.done.items() if "ideal_seconds" in run.metrics
-    }
-    return over_seeds([found[seed] for seed in sorted(found, key=seed_order)], "seconds") if found else None
+def has_both(run: SeedRun, name: str) -> bool:
+    return name in run.metrics and name in ideal_scores_beside(run)
+
+
+def with_n(over: OverSeeds | None, n: int, digits: int = 2) -> str:
+    """A cell: the spread, with the number of seeds where it is not n."""
+    return NOT_RUN if over is None else spread(over, digits) + of_fewer(over.n, n)
+
+
+def of_fewer(own: int, n: int) -> str:
+    return "" if own == n else f" (n={own})"
+
+
+def fewer_text(rows: Iterable[str]) -> str:
+    return " (n: of so many of them alone)" if any(re.search(r"[( ]n=\d+\)", row) for row in rows) else ""
+
+
+def seeds_of(found: Iterable[Iterable[str]]) -> list[str]:
+    return sorted({seed for own in found for seed in own}, key=seed_order)
 
 
 def row_of(name: str, cells: Iterable[str]) -> str:
     return " & ".join([name, *map(latex_text, cells)]) + r" \\"
 
 
-def about(task: Task) -> str:
-    own = dict(task.settings)
-    return f"{capital(request_text(task))} of {own.get('dataset', 'data')} forgotten, {own.get('arch', 'model')}"
-
-
-def request_text(task: Task) -> str:
-    request = dict(task.settings).get("request", "request")
-    return f"class {request.removeprefix('class')}" if re.fullmatch(r"class\d+", request) else request
-
-
-def seeds_text(task: Task) -> str:
-    return f"seed{'' if len(task.seeds) == 1 else 's'} {latex_text(', '.join(task.seeds))}"
+def seeds_text(seeds: Sequence[str]) -> str:
+    return f"seed{'' if len(seeds) == 1 else 's'} {latex_text(', '.join(seeds))}"
 
 
 # MIMU beside SFT, a random mask of the same size, and the initial model
@@ -196,37 +215,58 @@ def mimu_tables(tasks: Sequence[Task], setting: Settings) -> str:
 
 
 def four_table(columns: Sequence[Task], setting: Settings, part: Part, what: str, unit: str, others: Sequence[Settings]) -> str:
-    blocks, missing = [], False
+    blocks = []
     width = min(COLUMNS_ABREAST, len(columns))
+    baselines = baselines_of(columns, setting)
+    seeds = [seeds_of(group.done for group in shown_groups(task, baselines)) for task in columns]
     for start in range(0, len(columns), COLUMNS_ABREAST):
         abreast = columns[start : start + COLUMNS_ABREAST]
         empty = [""] * (width - len(abreast))
-        rows = [(name, [cell_of(over, what) for over in overs]) for name, overs in rows_of(abreast, columns, setting, part, what)]
-        missing = missing or any(NOT_RUN in cells for _, cells in rows)
         header = ["", *(latex_text(request_text(task)) for task in abreast), *empty]
+        rows = rows_of(abreast, baselines, seeds[start : start + COLUMNS_ABREAST], part, what)
         blocks.append((header, [row_of(name, [*cells, *empty]) for name, cells in rows]))
+    every = [row for _, rows in blocks for row in rows]
     own = dict(columns[0].settings)
     model = latex_text(f"{own.get('arch', 'model')} on {own.get('dataset', 'data')}")
     said = [f"{what.capitalize()} ({unit}) on {images_text(columns, part)}, {model}; {amounts_text(columns, setting, others)}"]
-    several = any(len(task.seeds) > 1 for task in columns)
-    said += [f"Mean $\\pm$ standard deviation over {shared_seeds(columns)}"] if several else []
-    said += [f"{NOT_RUN}: not run"] if missing else []
+    several = any(len(own) > 1 for own in seeds)
+    said += [f"Mean $\\pm$ standard deviation over {shared_seeds(columns, seeds)}{fewer_text(every)}"] if several else []
+    said += [f"{NOT_RUN}: not run"] if any(f" {NOT_RUN} " in row for row in every) else []
     return latex_table("l" + "r" * width, blocks, ". ".join(said) + ".")
 
 
-def rows_of(
-    abreast: Sequence[Task], columns: Sequence[Task], setting: Settings, part: Part, what: str
-) -> list[tuple[str, list[OverSeeds | None]]]:
-    """A row's name in LaTeX and its numbers, one for each task abreast."""
+def baselines_of(columns: Sequence[Task], setting: Settings) -> list[tuple[str, set[Settings]]]:
+    """The methods of the rows, each with its settings: MIMU's own, SFT on its layer, random masks of its size."""
     own = dict(setting)
     layer = ("mask_layer",)
     masks = {it for it in settings_run(columns, "random_mask") if same(it, own, (KAPPA, *layer))}
     tuned = {it for it in settings_run(columns, "SFT") if same(it, own, layer)}
-    rows: list[tuple[str, list[OverSeeds | None]]] = []
-    for method, found in (("MIMU", {setting}), ("SFT", tuned), ("random_mask", masks)):
-        rows += [(row_name(method, it, found), [over_of(task, method, it, part, what) for task in abreast]) for it in sorted(found)]
-        rows += [] if found else [(latex_name(method), [None] * len(abreast))]
-    return [*rows, (latex_name("default"), [of_base_model(task, "initial", measured(task, part, what)) for task in abreast])]
+    return [("MIMU", {setting}), ("SFT", tuned), ("random_mask", masks)]
+
+
+def shown_groups(task: Task, baselines: Sequence[tuple[str, set[Settings]]]) -> list[Group]:
+    found = (group_of(task, method, it) for method, settings in baselines for it in settings)
+    return [group for group in found if group is not None]
+
+
+def rows_of(
+    abreast: Sequence[Task],
+    baselines: Sequence[tuple[str, set[Settings]]],
+    seeds: Sequence[Sequence[str]],
+    part: Part,
+    what: str,
+) -> list[tuple[str, list[str]]]:
+    """A row's name in LaTeX and its cells, one for each task abreast; seeds: those of each task's column."""
+
+    def cells(overs: Iterable[OverSeeds | None]) -> list[str]:
+        return [with_n(over, len(own), 3 if what == "loss" else 2) for over, own in zip(overs, seeds, strict=True)]
+
+    rows = []
+    for method, found in baselines:
+        rows += [(row_name(method, it, found), cells(over_of(task, method, it, part, what) for task in abreast)) for it in sorted(found)]
+        rows += [] if found else [(latex_name(method), [NOT_RUN] * len(abreast))]
+    initial = [of_base_model(task, "initial", measured(task, part, what), shown_groups(task, baselines)) for task in abreast]
+    return [*rows, (latex_name("default"), cells(initial))]
 
 
 def row_name(method: str, setting: Settings, siblings: Iterable[Settings]) -> str:
@@ -253,10 +293,6 @@ def over_of(task: Task, method: str, setting: Settings, part: Part, what: str) -
     return None if group is None else group.over(metric, unit_of(metric))
 
 
-def cell_of(over: OverSeeds | None, what: str) -> str:
-    return spread(over, 3 if what == "loss" else 2) or NOT_RUN
-
-
 def images_text(columns: Sequence[Task], part: Part) -> str:
     kinds = {request_kind(task) for task in columns}
     if kinds == {WHOLE_CLASS}:
@@ -276,5 +312,7 @@ def amounts_text(columns: Sequence[Task], setting: Settings, others: Sequence[Se
     return f"$K = {latex_text(own.get('topk', '?'))}$, $\\kappa = {latex_text(own.get(KAPPA, '?'))}${count}{more}"
 
 
-def shared_seeds(columns: Sequence[Task]) -> str:
-    return seeds_text(columns[0]) if len({task.seeds for task in columns}) == 1 else "the seeds of each request"
+def shared_seeds(columns: Sequence[Task], seeds: Sequence[Sequence[str]]) -> str:
+    if all(own == seeds[0] for own in seeds):
+        return seeds_text(seeds[0])
+    return "; ".join(f"{seeds_text(own)} of {latex_text(request_text(task))}" for task, own in zip(columns, seeds, strict=True))

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from reporter.palette import FORGET, IDEAL, INITIAL, RETAIN, UNLEARNED
+from reporter.short_names import shortened
 
 BEFORE, AFTER, REFERENCE = INITIAL, UNLEARNED, IDEAL
 MOST_CLASSES = 40
@@ -28,7 +29,8 @@ def class_probabilities(models: Mapping[str, Sequence[float]], names: Sequence[s
     if len(names) > MOST_CLASSES:
         order = sorted(sorted(order, key=lambda c: -max(values[c] for values in models.values()))[:MOST_CLASSES])
         title += f" ({MOST_CLASSES} of {len(names)} classes)"
-    shown = [names[c] if len(names[c]) <= LONGEST_NAME else f"{names[c][: LONGEST_NAME - 1]}…" for c in order]
+    short = shortened(names, LONGEST_NAME)
+    shown = [short[c] for c in order]
     crowded = sum(len(name) + 2 for name in shown) > 60
     below = 0.07 * max(map(len, shown)) if crowded else 0  # inches that turned names take
     figure = Figure(figsize=(max(6.4, 0.3 * len(order) + 2), 4.8 + below), dpi=DPI, layout="constrained")

@@ -9,6 +9,7 @@ from matplotlib.colors import to_rgb
 
 from evaluation import Outputs
 from reporter.palette import UNLEARNED
+from reporter.short_names import shortened
 from reporter.svg import CHARACTER, WIDTH, Key, Panel, Picture, apart, box, document, image, rule, text, ticks
 
 MOST_BARS = 20
@@ -25,7 +26,8 @@ def class_bars(models: Mapping[str, Outputs], names: Sequence[str]) -> Picture:
     if len(names) > MOST_BARS:
         largest = np.max(list(means.values()), axis=0)
         order = sorted(sorted(order, key=lambda c: -largest[c])[:MOST_BARS])
-    rows = [(short(names[c]), {model: float(values[c]) for model, values in means.items()}) for c in order]
+    short = shortened(names, LONGEST_NAME)
+    rows = [(short[c], {model: float(values[c]) for model, values in means.items()}) for c in order]
     if len(names) > len(order):
         rest = {model: max(0.0, 1 - sum(float(values[c]) for c in order)) for model, values in means.items()}
         rows.append((f"{len(names) - len(order):,} others", rest))
@@ -41,7 +43,7 @@ def class_bars(models: Mapping[str, Outputs], names: Sequence[str]) -> Picture:
         parts += [box(left, top + bar * k, panel.across(v) - left, bar - 1, model) for k, (model, v) in enumerate(values.items())]
     parts.append(text(panel.left + panel.width / 2, panel.bottom + 31, "mean predicted probability (fraction)"))
     parts.append(text(11, panel.top + panel.height / 2, "class", turned=True))
-    tops = ", ".join(f"{m}: {short(names[int(v.argmax())])} {v.max():.2f}" for m, v in means.items())
+    tops = ", ".join(f"{m}: {short[int(v.argmax())]} {v.max():.2f}" for m, v in means.items())
     alt = f"Bars of the mean probability of each class on the forget images. Most probable: {tops}."
     note = "" if len(names) <= MOST_BARS else f"The {MOST_BARS} of {len(names):,} classes with the longest bars, and all others together."
     keys = tuple(Key(model, model, filled=True) for model in models)
@@ -74,12 +76,8 @@ def shares(counts: np.ndarray) -> np.ndarray:
     return fractions
 
 
-def short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-
-
 def _cells(counts: np.ndarray, names: Sequence[str], alt: str) -> str:
-    fractions, own = shares(counts), [short(name) for name in names]
+    fractions, own = shares(counts), shortened(names, LONGEST_NAME)
     left = 24 + CHARACTER * max(map(len, own)) + 4
     panel = Panel((0, len(own)), (0, len(own)), left=left, width=WIDTH - left - 8, height=min(WIDTH - left - 8, 26 * len(own)))
     wide, high = panel.width / len(own), panel.height / len(own)

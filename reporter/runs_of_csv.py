@@ -10,7 +10,7 @@ from pathlib import Path
 from evaluation import METRICS
 from models import ARCHITECTURES
 from reporter.comparison import BASE_MODELS, KAPPA_COUNT, compared_metrics, without_base
-from reporter.seeds_summary import OF_TASK, SeedRun, own_names, settings_of
+from reporter.seeds_summary import INITIAL, OF_TASK, SeedRun, own_names, settings_of
 from unlearn import METHODS
 
 FIXED = ("run_id", "experiment", "status", "start_time", "unlearn", "seed", "parent_run_id")
@@ -19,11 +19,11 @@ OTHER_PARAMS = {"unlearn", "unlearn_file", KAPPA_COUNT}  # of every method
 
 
 def runs_of_csv(path: Path) -> tuple[list[SeedRun], int, list[str]]:
-    """The runs of a method on a seed; how many other rows there are; methods whose own settings the file can't tell from metrics.
+    """The runs of a method on a seed; how many other rows there are; methods and architectures whose settings it can't tell.
 
     A CSV says of no column whether it holds a setting or a metric: settings are what a registered method, an architecture or the job is
-    known to have. Runs of a method of somebody's own that differ in its settings are therefore one line. Raises ValueError for a file that
-    is no such table, FileNotFoundError for none.
+    known to have. Runs of a method or an architecture of somebody's own that differ in its settings are therefore one line. Raises
+    ValueError for a file that is no such table, FileNotFoundError for none.
     """
     import pandas as pd
 
@@ -46,7 +46,8 @@ def runs_of_csv(path: Path) -> tuple[list[SeedRun], int, list[str]]:
         for row in rows
         if row["unlearn"] and not row.get(OF_AUDITS) and row["run_id"] not in parents
     ]
-    unknown = sorted({run.method for run in runs if run.method not in METHODS.names})
+    architectures = {dict(run.settings).get("arch", "") for run in runs} - {"", *ARCHITECTURES.names}
+    unknown = sorted({run.method for run in runs} - set(METHODS.names)) + [f"the architecture {name}" for name in sorted(architectures)]
     return runs, len(rows) - len(runs), unknown
 
 
@@ -62,6 +63,7 @@ def run_of(row: Mapping[str, str], path: Path) -> SeedRun:
         start=milliseconds(row.get("start_time", ""), path),
         metrics=compared_metrics(numbers, params),
         warned="warning" in row,
+        initial=row.get(column_of(INITIAL, row), ""),
     )
 
 

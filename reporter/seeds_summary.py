@@ -36,12 +36,15 @@ OF_TASK = {"dataset", "dataset_file", "arch", "arch_file", "num_classes", "epoch
 OF_REQUEST = {"class_to_replace", "num_indexes_to_replace", "forget_indexes"}  # what "request" says in a word
 OF_TASK |= OF_REQUEST
 
+# The setting that tells groups apart where one seed has several initial models.
+INITIAL, ONE_EACH, SHORT_DIGEST = "initial_digest", "one a seed", 8
+
 Settings = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SeedRun:
-    """One run of mlflow_forget.py as far as a summary needs it. start: ms since 1970."""
+    """One run of mlflow_forget.py as far as a summary needs it. start: ms since 1970; initial: the initial model's digest, where logged."""
 
     experiment: str
     method: str
@@ -51,6 +54,7 @@ class SeedRun:
     start: int
     metrics: Mapping[str, float]
     warned: bool = False
+    initial: str = ""
 
 
 def settings_of(params: Mapping[str, str]) -> Settings:
@@ -68,10 +72,13 @@ def own_names(method: str) -> frozenset[str]:
 
 
 class Group:
-    """The runs of one method with one choice of its settings, on one task. `own`: these settings."""
+    """The runs of one method with one choice of its settings, on one task. `own`: these settings.
 
-    def __init__(self, method: str, own: Settings) -> None:
-        self.method, self.own = method, own
+    several_initials: seeds that have runs from other initial models too, which are other groups.
+    """
+
+    def __init__(self, method: str, own: Settings, several_initials: Sequence[str] = ()) -> None:
+        self.method, self.own, self.several_initials = method, own, several_initials
         self.runs: list[SeedRun] = []
 
     @cached_property
@@ -135,7 +142,33 @@ def tasks_of(runs: Iterable[SeedRun]) -> list[Task]:
         task, own = divided(run.settings)
         found = groups.setdefault((run.experiment, task), {})
         found.setdefault((run.method, own), Group(run.method, own)).runs.append(run)
-    return [task_of(experiment, task, list(found.values())) for (experiment, task), found in sorted(groups.items(), key=lambda it: it[0])]
+    return [
+        task_of(experiment, task, [part for group in found.values() for part in by_initial_model(group)])
+        for (experiment, task), found in sorted(groups.items(), key=lambda it: it[0])
+    ]
+
+
+def by_initial_model(group: Group) -> list[Group]:
+    """The group; where one seed of it was run from several initial models, one for each of these, and one for the seeds that have one.
+
+    A seed is repeated by the same model alone: another one, given as --checkpoint, is another experiment. Which initial models of two
+    seeds belong together can't be told, so that each stands for itself.
+    """
+    initials: dict[str, set[str]] = {}
+    for run in group.runs:
+        if run.status == DONE and run.initial:
+            initials.setdefault(run.seed, set()).add(run.initial)
+    several = {seed: own for seed, own in initials.items() if len(own) > 1}
+    if not several:
+        return [group]
+    apart = set().union(*several.values())
+    found: dict[str, Group] = {}
+    for run in group.runs:
+        name = run.initial[:SHORT_DIGEST] if run.initial in apart else ONE_EACH
+        seeds = sorted((seed for seed, own in several.items() if run.initial in own), key=seed_order)
+        own = tuple(sorted((*group.own, (INITIAL, name))))
+        found.setdefault(run.initial if run.initial in apart else "", Group(group.method, own, seeds)).runs.append(run)
+    return list(found.values())
 
 
 @functools.cache

@@ -119,6 +119,7 @@ def notes_of(ranked: Ranked, task: Task) -> str:
         "no run of seed": group.missing(task.seeds),
         "not finished: seed": group.not_done,
         "latest of several: seed": group.repeated,
+        "one of several initial models: seed": group.several_initials,
         "with a warning: seed": group.warned,
     }
     return "; ".join(f"{what} {', '.join(seeds)}" for what, seeds in notes.items() if seeds)

@@ -104,17 +104,27 @@ def _whole(run: Measurements, value: float, attack: Sequence[Finding]) -> Findin
     evidence = " and ".join(_right(run, name, "unlearned") for name in sets) + " are predicted right."
     if run.ideal is None or any(f"{name}_score" not in run.ideal for name in sets):
         evidence += " Without an ideal model there is nothing to hold this against."
+        if not any(found.values()) and all(run.value("initial", f"{name}_score") == 0 for name in sets):
+            told = " Nor did the initial model predict it, before anything was forgotten: this can't show forgetting."
+            return Finding("open", f"never predicts {run.what}, nor does the initial model", evidence + told, run.way("ideal"))
         if not any(found.values()):
             return Finding("open", f"no longer predicts {run.what}; whether that is complete is not known", evidence, run.way("ideal"))
         return Finding(*_how_far(run, value, max(found.values())), evidence, run.way("ideal"))
     aims = {name: run.ideal[f"{name}_score"] for name in sets}
+    uppers = {name: exact_interval(aims[name], run.images[name])[1] for name in sets}
     evidence += " The ideal model, never shown them: " + " and ".join(_right(run, name, "ideal", short=True) for name in sets) + "."
+    before = [run.value("initial", f"{name}_score") for name in sets]
+    never_known = all(score is not None and score <= uppers[name] for name, score in zip(sets, before, strict=True))
+    if all(found[name] <= uppers[name] for name in sets) and never_known and not _attack_sees_initial(run):
+        told = (
+            " So did the initial model, before anything was forgotten, and no attack tells that apart: these tests can't show forgetting."
+        )
+        return Finding("open", f"predicts {run.what} as the ideal model does, and so does the initial model", evidence + told)
     if all(found[name] <= aims[name] for name in sets):
         if all(finding.mark == "good" for finding in attack):
             return Finding("good", f"forgets {run.what} completely, as far as predictions show", evidence + " The attacks agree, below.")
         claim = f"predicts {run.what} no more often than the ideal model"
         return Finding("open", claim, evidence + " The attacks find more than in the ideal model, or were not run: see below.")
-    uppers = {name: exact_interval(aims[name], run.images[name])[1] for name in sets}
     if all(found[name] <= uppers[name] for name in sets):
         limits = " and ".join(f"{uppers[name]:.2f} %" for name in sets)
         return Finding("good", f"forgets {run.what} nearly completely", f"{evidence} Within its 95 % interval, which ends at {limits}.")
@@ -176,7 +186,7 @@ def _right(run: Measurements, name: str, model: str, *, short: bool = False) -> 
 def _utility(run: Measurements) -> Iterator[Finding]:
     """Not below the 95 % interval of the ideal model, or where there is none, of the initial one."""
     on_test = "test_retain" if run.whole else "test"
-    told, changes = [], []
+    told, claims, below = [], [], []
     for name, words in (
         ("retain", "retain accuracy"),
         (on_test, "accuracy on test images" + (" of the other classes" if run.whole else "")),
@@ -187,17 +197,23 @@ def _utility(run: Measurements) -> Iterator[Finding]:
         reference = run.value("ideal", f"{name}_score")
         low = exact_interval(before if reference is None else reference, run.images[name])[0]
         change = f"{words} {_moved(before, after)}"
-        changes.append((change, after >= low))
+        claims.append(change)
+        if after < low:
+            below.append(change if reference is None or before >= low else f"{change}{_still_below(before, after, reference)}")
         beside = "" if reference is None else f"; ideal {reference:.2f} %"
         told.append(f"{change}: {before:.2f} to {after:.2f} %{beside}")
-    if not changes:
+    if not claims:
         yield Finding("open", "what it cost was not measured", "retain_score was not asked for.", run.way("all"))
         return
     limit = "the ideal model's 95 % interval" if run.ideal else "the initial model's 95 % interval"
-    below = [change for change, kept in changes if not kept]
     inside = f"Below {limit}." if below else f"Not below {limit}."
-    claim = " and ".join(below) or changes[0][0]
+    claim = " and ".join(below) or claims[0]
     yield Finding("bad" if below else "good", claim, f"{_sentence('; '.join(told))} {inside}")
+
+
+def _still_below(before: float, after: float, ideal: float) -> str:
+    """Where the initial model was below the ideal one already, what changed is not what is bad."""
+    return f"{' and' if after < before else ' but'} is {ideal - after:.1f} points below the ideal model's"
 
 
 def _moved(before: float, after: float) -> str:

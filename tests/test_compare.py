@@ -100,6 +100,26 @@ def test_a_csv_of_a_method_of_somebodys_own_says_what_it_cannot_tell(compared, c
     assert "mine" in Path("comparison.html").read_text()
 
 
+def test_a_csv_of_an_architecture_of_somebodys_own_says_what_it_cannot_tell(compared, capsys):
+    mlruns_parser.main([*compared])
+    table = pd.read_csv("mlruns_parsed.csv", dtype=str, keep_default_na=False)
+    table.assign(arch="my_net", width=[str(n) for n in range(len(table))]).to_csv("mine.csv", index=False)
+    assert compare.main(["--csv", "mine.csv"]) == 0
+    assert "compare.py: of the architecture my_net the file can't tell settings from metrics" in capsys.readouterr().err
+
+
+def test_runs_from_two_initial_models_in_a_csv_are_two_lines(compared, capsys):
+    mlruns_parser.main([*compared])
+    table = pd.read_csv("mlruns_parsed.csv", dtype=str, keep_default_na=False)
+    own = table[(table.unlearn == "FT") & (table.seed == "1")]
+    both = pd.concat([table, own.assign(initial_digest="bbbb")])
+    both.loc[both.initial_digest.isna(), "initial_digest"] = "aaaa"
+    both.to_csv("two.csv", index=False)
+    assert compare.main(["--csv", "two.csv"]) == 0
+    page = Path("comparison.html").read_text()
+    assert "initial_digest=aaaa" in page and "initial_digest=bbbb" in page and "one of several initial models: seed 1" in page
+
+
 def test_selected_runs_alone(compared, capsys):
     assert compare.main([*compared, "--filter", "params.unlearn = 'FT'"]) == 0
     page = Path("comparison.html").read_text()
@@ -114,6 +134,9 @@ def test_mistakes_are_one_line_and_leave_nothing(compared, capsys, tmp_path):
     assert "Did you mean 'others'" in refused(capsys, *compared[:-1], "othres")
     assert "expected a name that ends in .html, got out.pdf" in refused(capsys, "--output", "out.pdf")
     assert "expected an existing folder, got no/out.html" in refused(capsys, "--output", "no/out.html")
+    assert "--output: expected a name that ends in .html, got none. Write e.g. --output comparison.html" in refused(capsys, "--output", "")
+    assert "--tables: expected a folder, got none. Write e.g. --tables paper/tables" in refused(capsys, "--tables", "")
+    assert "--figures: expected a folder, got none" in refused(capsys, "--figures", "")
     assert "--tables: expected a folder, got file, which is none" in refused(capsys, "--tables", "file")
     assert "--csv: expected a file of mlruns_parser.py, got gone.csv" in refused(capsys, "--csv", "gone.csv")
     assert "--csv: expected a file alone, got --filter too" in refused(capsys, "--csv", "file", "--filter", "status = 'FAILED'")
@@ -141,6 +164,12 @@ def test_a_broken_csv_is_a_mistake(compared, capsys, column, value, said):
 def test_a_folder_that_cannot_be_written_leaves_no_page_behind(compared, capsys):
     Path("file").write_text("")
     assert "can't be written" in refused(capsys, *compared, "--tables", "file/tables")
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that nobody can write, as Linux has")
+def test_a_report_that_cannot_be_written_is_said_of_the_report_and_before_anything_is_read(compared, capsys):
+    said = refused(capsys, *compared, "--output", "/proc/report.html")
+    assert "/proc can't be written" in said and "Free the place, or choose another with --output, --tables or --figures" in said
 
 
 def test_real_runs_side_by_side(capsys):

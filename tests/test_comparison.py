@@ -16,21 +16,25 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from reporter.comparison import (
+    about,
     compared_metrics,
     forget_against_retain,
     kappa_lines,
+    labelled,
     of_base_model,
+    seconds_of_ideal,
     slugs_of,
     time_against_gap,
     unlike,
 )
 from reporter.comparison_page import alt_of, comparison_page, figures_of
 from reporter.comparison_pictures import MOST_LINES, forget_retain_picture, kappa_picture, rank_picture, spread_out, time_picture
-from reporter.figure_files import pdf_of, svg_of
-from reporter.palette import DARK, LIGHT
+from reporter.figure_files import pdf_of, svg_of, titled
+from reporter.palette import DARK, LIGHT, LINES
 from reporter.seeds_summary import tasks_of
 from tests.browser import chromium, errors_of, resized
 from tests.compared_runs import TASK, one, run, whole_class
+from tests.text_overlaps import texts_that_overlap
 
 PART = (("arch", "mlp"), ("dataset", "digits"), ("request", "any-130"))
 
@@ -62,6 +66,29 @@ def test_near_the_ideal_counts_and_not_low_where_a_part_is_forgotten():
 
     found = [run("far below", task=PART, metrics=scores(20, 98)), run("near", task=PART, metrics=scores(96, 98))]
     assert {point.label: point.front for point in forget_against_retain(one(*found)).points} == {"far below": False, "near": True}
+
+
+def near(method, seed, forget, ideal):
+    return run(
+        method, seed, task=PART, metrics={"forget_score": forget, "retain_score": 90.0} | ({"ideal_forget_score": ideal} if ideal else {})
+    )
+
+
+def test_distances_of_two_seeds_do_not_cancel():
+    far = [near("far", "1", 100.0, 95.0), near("far", "2", 90.0, 95.0)]  # 5 points away each, and 0 in the mean of both
+    close = [near("close", seed, 96.0, 95.0) for seed in "12"]
+    assert {p.label: p.front for p in forget_against_retain(one(*far, *close)).points} == {"far": False, "close": True}
+
+
+def test_a_seed_is_held_against_the_ideal_of_that_seed():
+    runs = [near("A", "1", 98.0, 98.0), near("B", "2", 92.0, 92.0), near("C", "1", 95.0, 98.0)]  # C is at the mean of the two ideals
+    assert {p.label: p.front for p in forget_against_retain(one(*runs)).points} == {"A": True, "B": True, "C": False}
+
+
+def test_without_an_ideal_beside_it_a_method_is_not_judged_and_the_page_says_so():
+    task = one(near("A", "1", 98.0, 98.0), near("B", "1", 98.0, None))
+    assert {p.label: p.front for p in forget_against_retain(task).points} == {"A": True, "B": False}
+    assert "Not judged, for want of an ideal model beside them: B." in figures_of(task)[0].note
 
 
 def test_without_an_ideal_nobody_can_say_what_a_part_should_come_to():
@@ -107,8 +134,16 @@ def test_a_line_over_kappa_is_of_what_differs_in_kappa_alone():
     single = run("SFT", metrics=whole_class(0, 90))
     other_k = [run("MIMU", own=(("kappa", "0.1"), ("topk", "9")), metrics=whole_class(0, 90) | {"kappa_count": 819.0})]
     (line,) = kappa_lines(one(*swept({"0.1": 819, "0.02": 163}), *other_k, single))
-    assert line.label == "MIMU" and list(line.groups) == [163, 819]
-    assert {count: over.values for count, over in line.over("test_forget_score").items()} == {163: (1.63, 1.63), 819: (8.19, 8.19)}
+    assert line.label == "MIMU" and line.counts == [163, 819]
+    assert [(count, over.values) for count, over in line.over("test_forget_score")] == [(163, (1.63, 1.63)), (819, (8.19, 8.19))]
+
+
+def test_two_kappas_of_one_size_are_both_on_the_line():
+    (line,) = kappa_lines(one(*swept({"0.1": 819, "819": 819, "0.02": 163}, seeds="1")))
+    assert [(count, dict(group.own)["kappa"]) for count, group in line.groups] == [(163, "0.02"), (819, "0.1"), (819, "819")]
+    figure = kappa_picture(one(*swept({"0.1": 819, "819": 819, "0.02": 163}, seeds="1")))
+    assert len(figure.axes[0].lines[0].get_xdata()) == 3
+    assert kappa_lines(one(*swept({"0.1": 819, "819": 819}))) == []
 
 
 def test_lines_of_one_method_say_what_differs():
@@ -129,26 +164,6 @@ def test_a_files_name_has_no_sign_of_anybodys():
 
 
 # Pictures
-
-
-def texts_that_overlap(figure: Figure) -> list[tuple[str, str]]:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
-    ticks = {id(label) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for label in axis.findobj(Text)}
-    shown = [label for axes in figure.axes for label in (*shown_ticks(axes), axes.xaxis.label, axes.yaxis.label)]
-    others = [text for text in figure.findobj(Text) if id(text) not in ticks]
-    seen = [text for text in (*shown, *others) if text.get_visible() and text.get_text().strip()]
-    # an annotation's own box has its line in it too
-    boxes = [(text.get_text(), Text.get_window_extent(text, renderer).shrunk(0.98, 0.9)) for text in seen]
-    return [(a, b) for (a, first), (b, second) in itertools.combinations(boxes, 2) if first.overlaps(second)]
-
-
-def shown_ticks(axes):
-    for axis, (low, high) in ((axes.xaxis, sorted(axes.get_xlim())), (axes.yaxis, sorted(axes.get_ylim()))):
-        for tick in axis.get_major_ticks():
-            if low <= tick.get_loc() <= high:
-                yield tick.label1
 
 
 def crowd(number: int, spread: float):
@@ -194,6 +209,21 @@ def test_a_dollar_in_a_name_is_no_formula(picture):
     figure = picture(one(*swept({"0.1": 819, "0.02": 163}, "$x_{$")))
     FigureCanvasAgg(figure).draw()
     assert any("$x_{$" in text.get_text() for text in figure.findobj(Text))
+
+
+def test_the_time_of_the_ideal_is_over_all_of_its_seeds_and_the_tables():
+    runs = [run("retrain", "1", metrics=whole_class(0, 98, gap=0) | {"ideal_seconds": 100.0})]
+    runs += [run("A", seed, metrics=whole_class(0, 98) | {"ideal_seconds": 10.0}) for seed in "23"]
+    (line,) = [line for line in time_picture(one(*runs)).axes[0].lines if line.get_label() == "training the ideal model"]
+    assert list(line.get_xdata()) == [40.0, 40.0] and seconds_of_ideal(one(*runs)).mean == 40.0
+
+
+def test_over_kappa_the_initial_and_the_ideal_model_differ_in_more_than_colour():
+    lines = kappa_picture(one(*swept({"0.1": 819, "0.02": 163}))).axes[1].lines
+    assert {line.get_label(): line.get_linestyle() for line in lines if "model" in line.get_label()} == {
+        "initial model": LINES["initial"],
+        "ideal model": LINES["ideal"],
+    }
 
 
 def test_what_took_no_time_is_not_on_a_logarithmic_axis():
@@ -249,18 +279,62 @@ def test_names_stand_apart_and_inside(wanted):
     assert min(places) >= -1e-9 and max(places) <= 100 + 1e-9
 
 
+LONG = "logit_attribution_of_somebody"
+
+
+def long_ones(names="12", kappas=(100, 200)):
+    """Methods whose names differ at their end alone, beyond where a line is cut, each with several kappas."""
+    runs = []
+    for at, name in enumerate(names):
+        own = (("a_setting_of_it", f"0.0000{at % 2}"), ("another_one", f"1.0e-{at % 3}"), ("the_one_that_differs", name))
+        metrics = whole_class(at, 90 + at % 9, at)
+        for kappa, seed in itertools.product(kappas, "12"):
+            runs.append(run(LONG, seed, (*own, ("kappa", str(kappa))), metrics=metrics | {"kappa_count": float(kappa)}))
+    return one(*runs)
+
+
+@pytest.mark.parametrize("number", [2, MOST_LINES])
+@pytest.mark.parametrize("picture", [forget_retain_picture, time_picture, rank_picture, kappa_picture])
+def test_long_names_are_whole_and_do_not_overlap(picture, number):
+    long = long_ones([str(n) for n in range(number)])
+    figure = picture(long)
+    assert texts_that_overlap(figure) == []
+    words = {" ".join(text.get_text().split()) for text in figure.findobj(Text)}
+    labels = set(labelled(long)) if picture is not kappa_picture else {line.label for line in kappa_lines(long)}
+    assert labels <= words and len(labels) >= number
+
+
+@pytest.mark.parametrize("number", [1, 30])
+def test_a_figure_of_its_own_has_a_title_units_and_names_of_all_axes(number):
+    task = one(*crowd_runs(number, 50.0), *swept({"0.1": 819, "0.02": 163}))
+    assert [one.name for one in figures_of(task)] == ["forget_retain", "kappa", "ranks", "time"]
+    for drawn in figures_of(task):
+        with titled(drawn.figure, f"{drawn.title}\n{about(task)}"):
+            assert texts_that_overlap(drawn.figure) == []
+            assert f"{drawn.title}\nClass 0 of digits forgotten, mlp" in [text.get_text() for text in drawn.figure.texts]
+        shown = [axes for axes in drawn.figure.axes if axes.axison]
+        assert all(axes.get_xlabel() and axes.get_ylabel() for axes in shown)
+        assert not drawn.figure.texts
+
+
+def test_the_legend_of_the_ranks_says_what_is_drawn():
+    figure = rank_picture(one(run("A", metrics=whole_class(0, 90)), *(run("B", seed, metrics=whole_class(0, 90, 2)) for seed in "12")))
+    words = {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
+    assert words == {"one seed", "mean over the seeds", "95 % interval", "ideal model"}
+
+
 # Files
 
 
 @pytest.mark.skipif(shutil.which("pdffonts") is None, reason="needs pdffonts (Debian: poppler-utils)")
 def test_the_fonts_of_a_pdf_are_in_it(tmp_path):
-    (tmp_path / "ranks.pdf").write_bytes(pdf_of(rank_picture(crowd(3, 50))))
+    (tmp_path / "ranks.pdf").write_bytes(pdf_of(rank_picture(crowd(3, 50)), "t"))
     lines = subprocess.run(["pdffonts", tmp_path / "ranks.pdf"], capture_output=True, text=True, check=True).stdout.splitlines()[2:]
     assert lines and all(re.search(r"TrueType +\S+ +yes", line) for line in lines)  # emb: yes; no Type 3
 
 
 def test_the_same_figure_is_the_same_file():
-    assert pdf_of(rank_picture(crowd(3, 50))) == pdf_of(rank_picture(crowd(3, 50)))
+    assert pdf_of(rank_picture(crowd(3, 50)), "t") == pdf_of(rank_picture(crowd(3, 50)), "t")
 
 
 def test_a_picture_takes_the_pages_colours_and_has_ids_of_its_own():

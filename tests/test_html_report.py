@@ -195,6 +195,45 @@ def test_infinite_losses_and_histories_are_drawn_and_said():
     assert curves("Unlearning", steps, role="unlearned", step="step")[0].note == "2 values that are not finite are left out."
 
 
+def ylabel_of(picture):
+    return re.findall(r"rotate[^>]*>([^<]+)</text>", picture.svg)[0]
+
+
+def test_a_curves_axes_have_units():
+    steps = [{"loss": 1.0, "forget_score": 2.0, "mia_auc": 0.5, "repair_loss": 1.0, "matching_loss": 1.0, "temperature": 3.0}] * 3
+    labels = [ylabel_of(picture) for picture in curves("Unlearning", steps, role="unlearned", step="epoch")]
+    assert labels == [
+        "loss (nats)",
+        "forget score (percent)",
+        "mia auc (fraction)",
+        "repair loss (nats)",
+        "matching loss (squared nats)",
+        "temperature",
+    ]
+    steep = curves("U", [{"loss": 1000.0}, {"loss": 1.0}], role="unlearned", step="step")[0]
+    assert ylabel_of(steep) == "loss (nats, log scale)" and "loss (nats) over 2 steps" in steep.alt
+
+
+@pytest.mark.parametrize("value", [0.0, 100.0])
+def test_a_score_that_never_changes_has_no_axis_beyond_its_scale(value):
+    (picture,) = curves("U", [{"score": value}] * 3, role="unlearned", step="epoch")
+    numbers = [float(word) for word in re.findall(r'class="tick"[^>]*>(-?[\d.]+)</text>', picture.svg)]
+    assert min(numbers) >= 0 and max(numbers) <= 100 and value in numbers
+
+
+def test_curves_that_are_left_out_are_named():
+    pictures = curves("U", [{f"n_{n}": 1.0 for n in range(15)}] * 2, role="unlearned", step="step")
+    assert len(pictures) == 12 and pictures[-1].note == "3 more of this history are not drawn: n 12, n 13, n 14."
+    assert [picture.note for picture in pictures[:-1]] == [""] * 11
+
+
+def test_weights_that_are_counted_at_the_edge_are_said():
+    weight, keep = torch.linspace(-0.01, 0.01, 2000).view(20, 100), torch.ones(20, 100, dtype=torch.bool)
+    assert weight_sizes(Layer("linear2", weight, keep)).note == ""
+    weight[0, 0] = 5.0
+    assert re.fullmatch(r"1 weight beyond ±0\.0\d+ counted in the outermost bins\.", weight_sizes(Layer("linear2", weight, keep)).note)
+
+
 def test_bars_of_many_classes_keep_the_largest_and_sum_up_the_others():
     picture = class_bars({"initial": evidence(100).forget}, [f"name {c}" for c in range(100)])
 

@@ -112,6 +112,39 @@ def test_where_an_ideal_model_lacks_a_measure_that_is_what_is_said():
     assert lacking[0].startswith("no table of gaps for class0: its ideal model's MIA is lacking. Measure it: python -u mlflow_forget.py")
 
 
+BOTH = scored((10, 90, 80, 50), (10, 90, 80, 50), 0.0)
+
+
+def test_the_caption_names_the_seeds_that_are_in_the_numbers():
+    runs = [run("A", "1", metrics=BOTH), run("A", "2", metrics=BOTH), run("A", "3", status="FAILED"), run("B", "1", metrics=BOTH)]
+    table = gap_table(one(*runs))
+    assert list(rows(table)) == ["Method", "Retrain", "A", "B (n=1)"]
+    assert "over seeds 1, 2 (n: of so many of them alone)" in table and "3" not in re.search(r"over seeds [^;]*", table)[0]
+    assert "over seeds 1, 2;" in gap_table(one(*runs[:3]))
+
+
+def test_a_number_of_fewer_seeds_than_its_row_says_so():
+    lacking = {name: value for name, value in BOTH.items() if name not in ("MIA", "ideal_retain_score")}
+    found = rows(gap_table(one(run("A", "1", metrics=BOTH), run("A", "2", metrics=lacking))))
+    assert list(found) == ["Method", "Retrain (n=1)", "A"]
+    assert found["A"][:4] == [
+        r"10.00 $\pm$ 0.00 (0.00)",
+        r"90.00 $\pm$ 0.00 (0.00, n=1)",
+        r"80.00 $\pm$ 0.00 (0.00)",
+        "50.00 (n=1) (0.00, n=1)",
+    ]
+
+
+def test_a_gap_is_to_the_ideal_beside_the_run_where_a_seed_had_two():
+    first = run("A", "1", metrics=scored((5, 99, 95, 10), (5, 99, 95, 10), 0.0))
+    second = run("B", "1", metrics=scored((20, 99, 95, 10), (20, 99, 95, 10), 0.0), start=1)
+    table = gap_table(one(first, second))
+    found = rows(table)
+    assert found["A"][0] == "5.00 (0.00)" and found["B"][0] == found["Retrain"][0] == "20.00 (0.00)"
+    assert "Of seed 1 there are several retrained models: Retrain is the latest, a gap is to the one beside its run." in table
+    assert "several" not in gap_table(one(first))
+
+
 # MIMU's four
 
 
@@ -163,6 +196,17 @@ def test_every_kappa_has_its_four():
     files, _ = paper_tables(tasks_of([*four(), *four(kappa="50%")]))
     assert [name for name in files if name.startswith("mimu")] == ["mimu_digits_mlp_K50_kappa0.1.tex", "mimu_digits_mlp_K50_kappa50-.tex"]
     assert r"$\kappa = 50\%$" in files["mimu_digits_mlp_K50_kappa50-.tex"]
+
+
+def test_captions_of_the_four_name_the_seeds_that_are_in_the_numbers():
+    runs = [it for it in four() if (it.method, it.seed) != ("MIMU", "2")]
+    others = [run("FT", "9", status="FAILED"), run("FT", "8", metrics={"initial_test_forget_loss": 0.0})]  # in no row
+    table = paper_tables(tasks_of([*runs, *others]))[0]["mimu_digits_mlp_K50_kappa0.1.tex"].split(r"\end{table}")[0]
+    found = rows(table)
+    assert found["MIMU"] == ["10.000 (n=1)"] and found["Original"] == [r"77.000 $\pm$ 0.000"]
+    assert "over seeds 1, 2 (n: of so many of them alone)." in table
+    several = paper_tables(tasks_of([*four(), *four("class3", seeds="1")]))[0]["mimu_digits_mlp_K50_kappa0.1.tex"]
+    assert "over seeds 1, 2 of class 0; seed 1 of class 3." in several
 
 
 # LaTeX takes them

@@ -11,6 +11,7 @@ from matplotlib.colors import to_rgba
 from reporter.layer_pictures import masked_layer_image, weight_histogram
 from reporter.margin_pictures import margin_histograms
 from reporter.pictures import class_probabilities, curves_over
+from tests.text_overlaps import texts_that_overlap
 
 SHAPES = [(64, 128, 819), (128, 512, 6554), (10, 64, 6), (512, 20, 3), (1, 1, 1), (3, 2000, 40), (4, 5, 0)]
 
@@ -31,6 +32,28 @@ def test_a_dollar_in_a_class_name_is_a_dollar():
     pixels_of(margin_histograms({"forget": [1.0, 2.0]}, {"forget": [0.0, 1.0]}, None, title=name))
     pixels_of(masked_layer_image(weight, keep, title=name))
     pixels_of(weight_histogram(weight, keep, title=name))
+
+
+@pytest.mark.parametrize("name", ["{}", "class number {}", "Corn_(maize)___Northern_Leaf_Blight_{}"])
+@pytest.mark.parametrize("classes", [10, 1000])
+def test_no_text_overlaps_however_many_classes(classes, name):
+    title = "MIMU: margins of classes 1 to 3 of ImageNet"
+    generator = torch.Generator().manual_seed(classes)
+    sure = torch.softmax(3 * torch.randn(3, classes, generator=generator), 1).tolist()
+    names = [name.format(n) for n in range(classes)]
+    weight, keep = layer(classes, 512, classes)
+    margins = {
+        "forget images": torch.randn(classes, generator=generator) * 60,
+        "test images": torch.randn(9 * classes, generator=generator),
+    }
+    figures = [
+        class_probabilities(dict(zip(("initial", "unlearned", "ideal"), sure, strict=True)), names, title=title),
+        curves_over([(n, 2.0 * n, 90.0 - n) for n in range(1, 9)], (99.0, 99.0), title=title, size=512 * classes),
+        margin_histograms(margins, margins, margins, title=title),
+        masked_layer_image(weight, keep, title=title),
+        weight_histogram(weight, keep, title=title),
+    ]
+    assert [texts_that_overlap(figure) for figure in figures] == [[]] * len(figures)
 
 
 def labels_of(legend):

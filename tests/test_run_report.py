@@ -6,13 +6,16 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
+from torch import nn
 
 import mlflow_forget
 from base_models import BaseConfig
 from pipeline import Pipeline, PipelineConfig
 from run_report import command_of, in_words
 from sweep import run_all
+from unlearn import ForgetData, unlearn
 from vision_data import ForgetRequest
 
 NAMES = ("0", "1", "cat", "dog")
@@ -97,6 +100,7 @@ def test_a_run_leaves_its_report_with_its_numbers_and_its_command(place):
     assert "python -u mlflow_forget.py --unlearn logit_attribution --epochs 2" in page
     assert run_of(place, "full").info.run_id in page
     assert page.count('alt="Forget image') == 12
+    assert "loss (nats)" in page and "score (percent)" in page
     assert "<code>forget_count</code></th><td>128" in page
 
 
@@ -149,3 +153,11 @@ def test_a_new_experiment_says_what_it_is_and_has_a_view(place):
 def test_another_report_is_refused():
     with pytest.raises(ValueError, match="--report: expected full, no_images or skip, got 'pdf'. Choose one"):
         Pipeline(PipelineConfig("FT", {}, report="pdf"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("method", "settings", "step"), [("SFT", {"sft_steps": 2}, "step"), ("FT", {"unlearn_epochs": 2}, "epoch")])
+def test_a_history_says_whether_it_goes_by_epochs_or_by_steps(method, settings, step):
+    images, labels = torch.rand(40, 1, 4, 4), torch.arange(40) % 4
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4))
+    unlearned = unlearn(method, model, ForgetData.of_tensors(images, labels, forget=labels == 0), **settings)
+    assert (len(unlearned.history), unlearned.step) == (2, step)

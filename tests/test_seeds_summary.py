@@ -4,6 +4,7 @@ import csv
 import math
 import re
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ from base_models import BaseConfig
 from reporter.method_names import LATEX, latex_name, latex_text
 from reporter.seeds_summary import OF_TASK, SeedRun, Settings, heading_of, labels_of, settings_of, tasks_of
 from reporter.seeds_tables import header_of, latex_of, markdown_of, shown_metrics, summary_columns, summary_rows, table_of
+from stored_runs import seed_runs
 from tests.filled_stores import empty_place  # noqa: F401 (a fixture of every test here)
+from tracking.stored_run import StoredRun
 from unlearn import METHODS
 
 TASK: Settings = (("arch", "mlp"), ("dataset", "digits"), ("request", "class0"))
@@ -107,6 +110,39 @@ def test_another_task_is_another_table():
 def test_the_same_seed_twice_is_no_second_sample():
     (row,) = cells(run(gap=5.0, start=1), run(gap=1.0, start=2), run(gap=3.0, seed="2"))
     assert row["n"] == "2" and row["avg_gap ↓"] == "2.00 ± 1.41" and row["notes"] == "latest of several: seed 1"
+
+
+def of_initials(*found: tuple[str, str, str]) -> list[SeedRun]:
+    """Runs by seed and initial model, each of another time, whose gap is their place."""
+    return [replace(run(seed=seed, gap=float(at), start=at), initial=initial) for at, (seed, initial) in enumerate(found)]
+
+
+def test_another_initial_model_is_no_repetition_of_a_seed():
+    table = cells(*of_initials(("1", "aaaaaaaaaa"), ("1", "bbbbbbbbbb"), ("2", "aaaaaaaaaa"), ("2", "bbbbbbbbbb"), ("1", "bbbbbbbbbb")))
+    assert [(row["settings"], row["n"], row["avg_gap ↓"]) for row in table] == [
+        ("initial_digest=aaaaaaaa", "2", "1.00 ± 1.41"),
+        ("initial_digest=bbbbbbbb", "2", "3.50 ± 0.71"),
+    ]
+    assert table[0]["notes"] == "one of several initial models: seed 1, 2"
+    assert table[1]["notes"] == "latest of several: seed 1; one of several initial models: seed 1, 2"
+
+
+def test_seeds_of_one_initial_model_each_stay_together():
+    (row,) = cells(*of_initials(("1", "a"), ("2", "b"), ("3", "")))
+    assert (row["n"], row["settings"], row["notes"]) == ("3", "", "")
+    table = cells(*of_initials(("1", "a"), ("1", "b"), ("2", "c"), ("3", "d")))
+    assert {row["settings"]: row["n"] for row in table} == {
+        "initial_digest=a": "1",
+        "initial_digest=b": "1",
+        "initial_digest=one a seed": "2",
+    }
+
+
+def test_the_initial_model_comes_from_the_run():
+    params = {"unlearn": "FT", "seed": "1", "initial_digest": "ab12"}
+    stored = StoredRun("1", "FT", "digits-mlp", "FINISHED", 0, 1, "", "", params, {})
+    (found,) = seed_runs([stored], lambda metrics, params: dict(metrics))
+    assert found.initial == "ab12"
 
 
 # Ranks and marks

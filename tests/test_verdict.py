@@ -132,6 +132,18 @@ def test_without_an_ideal_model_nothing_is_complete():
     assert forgetting(changed(run, forget_score=50.0))[0] == "bad"
 
 
+def test_what_the_initial_model_never_knew_is_not_called_forgotten():
+    nothing = changed(CLASS, "initial", **GONE)
+
+    assert forgetting(nothing) == ("open", "predicts class 0 as the ideal model does, and so does the initial model")
+    assert verdict(nothing).mark == "open" and "completely" not in verdict(nothing).headline
+    assert forgetting(changed(changed(nothing, forget_score=3.0), "initial", forget_score=3.0))[0] == "open"
+    told_by_an_attack = changed(nothing, "initial", mia=50.0)
+    assert forgetting(told_by_an_attack) == ("good", "forgets class 0 completely, as far as predictions show")
+    assert forgetting(without_ideal(nothing)) == ("open", "never predicts class 0, nor does the initial model")
+    assert forgetting(changed(nothing, forget_score=50.0))[0] == "bad"
+
+
 def test_what_was_not_measured_is_said_with_the_command():
     nothing = replace(CLASS, models={"initial": {}, "unlearned": {}})
     open_ones = {finding.claim: finding.command for finding in verdict(nothing).findings}
@@ -191,6 +203,15 @@ def test_what_it_cost_is_held_against_the_ideal_model():
     assert claims(changed(CLASS, test_retain_score=90.0))[on_test] == "bad"
     assert claims(changed(CLASS, retain_score=90.0, test_retain_score=90.0))[f"retain accuracy fell 9.0 points and {on_test}"] == "bad"
     assert claims(changed(CLASS, retain_score=99.01))["retain accuracy rose less than 0.1 points"] == "good"
+
+
+def test_a_gain_that_is_too_small_says_why_it_is_bad():
+    weak = changed(changed(changed(CLASS, retain_score=95.0), "initial", retain_score=90.0), "ideal", retain_score=99.9)
+
+    assert claims(weak)["retain accuracy rose 5.0 points but is 4.9 points below the ideal model's"] == "bad"
+    assert "rose 5.0 points but is 4.9 points below the ideal model's" in verdict(weak).headline
+    assert claims(changed(weak, retain_score=90.0))["retain accuracy is what it was but is 9.9 points below the ideal model's"] == "bad"
+    assert claims(changed(weak, retain_score=85.0))["retain accuracy fell 5.0 points and is 14.9 points below the ideal model's"] == "bad"
 
 
 # Inside

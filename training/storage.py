@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 HEADER = "lethe"
+WAY_OUT = "Free the place, or choose another with --save_dir"
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
@@ -28,11 +29,18 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     return content.hexdigest()
 
 
-def write_bytes(path: Path, content: bytes, way_out: str = "Free the place, or choose another with --save_dir") -> None:
+def write_bytes(path: Path, content: bytes, way_out: str = WAY_OUT) -> None:
     """Write a file under a temporary name beside it, then rename: readers see the old file or the new one, never a part.
 
     Raises ValueError where the folder can't be written.
     """
+    try:
+        _replace(path, content)
+    except OSError as error:
+        raise ValueError(f"{path} can't be written ({error.strerror}). {way_out}") from error
+
+
+def _replace(path: Path, content: bytes) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,14 +49,12 @@ def write_bytes(path: Path, content: bytes, way_out: str = "Free the place, or c
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
-        raise ValueError(f"{path} can't be written ({error.strerror}). {way_out}") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
 
 
-def check_writable(folder: Path, *way_out: str) -> None:
+def check_writable(folder: Path, way_out: str = WAY_OUT) -> None:
     """ValueError if files can't be made in `folder`, or the folder itself in what there is of its parents. Leaves nothing behind.
 
     Makes no folder: one that another process finds, and that is gone again before it writes there, would be its error.
@@ -56,7 +62,9 @@ def check_writable(folder: Path, *way_out: str) -> None:
     there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     probe = there / f".writable-{os.getpid()}"
     try:
-        write_bytes(probe, b"", *way_out)
+        _replace(probe, b"")
+    except OSError as error:
+        raise ValueError(f"{folder} can't be written ({error.strerror}). {way_out}") from error
     finally:
         with contextlib.suppress(OSError):
             probe.unlink()

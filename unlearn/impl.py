@@ -104,8 +104,9 @@ def _chosen(forget: Tensor, count: int) -> Tensor:
 class Unlearned:
     """An unlearned model, and what a method has to hand over beside it.
 
-    `history`: one mapping of names to numbers per step. `facts`: numbers and words about what was done (how many weights
-    were switched off, whether a cached network served). `stages`: seconds.
+    `history`: one mapping of names to numbers for each `step`, an epoch or an optimiser step; what ends in `loss` is in nats, in `score` in
+    percent. `facts`: numbers and words about what was done (how many weights were switched off, whether a cached network served).
+    `stages`: seconds.
     """
 
     model: nn.Module
@@ -113,6 +114,7 @@ class Unlearned:
     history: list[dict[str, float]] = field(default_factory=list)
     facts: dict[str, int | float | str] = field(default_factory=dict)
     stages: dict[str, float] = field(default_factory=dict)
+    step: Literal["epoch", "step"] = "epoch"
 
 
 Resolve = Callable[..., dict[str, Any]]

@@ -66,7 +66,7 @@ def sft(
     batches = itertools.islice(_batches(data, sft_mode, sft_batch), sft_steps)
     losses = descend(student, data.progress(batches, "SFT", sft_steps), optimizer=optimizer)
     optimizer.zero_grad(set_to_none=True)
-    return Unlearned(student.requires_grad_(True), history=[{"loss": loss} for loss in losses])
+    return Unlearned(student.requires_grad_(True), history=[{"loss": loss} for loss in losses], step="step")
 
 
 def _batches(data: ForgetData, mode: Mode, size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -148,4 +148,4 @@ def mimu(
     mask = Mask(layer.name, keep_largest_out(scores, settings.kappa, layer.shape))
     switched_off(student, mask)
     stages = {"network": trained - started, "request": ranked - trained, "refinement": time.perf_counter() - ranked}
-    return Unlearned(student, mask, network.history, {"network_cached": int(network.cached)}, stages)
+    return Unlearned(student, mask, network.history, {"network_cached": int(network.cached)}, stages, step="step")
