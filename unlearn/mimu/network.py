@@ -129,8 +129,11 @@ def _logits_of_some(layer: MaskedLayer, data: ForgetData) -> Tensor:
 
 
 def _restored(tensors: Tensors, cached: bool, device: torch.device) -> TrainedNetwork:
-    gcn = MaskingGCN().to(device)
-    gcn.load_state_dict({name.removeprefix("gcn."): value for name, value in tensors.items() if name.startswith("gcn.")})
+    with torch.device("meta"):  # no weights are drawn, for the global random state is the caller's
+        gcn = MaskingGCN()
+    own = {name.removeprefix("gcn."): value.clone() for name, value in tensors.items() if name.startswith("gcn.")}
+    gcn.load_state_dict(own, assign=True)
+    gcn.to(device)
     by_class = dict(zip(tensors["classes"].tolist(), tensors["q"].to(device), strict=True))
     losses = {name.removeprefix("history."): value.tolist() for name, value in tensors.items() if name.startswith("history.")}
     history = [dict(zip(losses, step, strict=True)) for step in zip(*losses.values(), strict=True)]
