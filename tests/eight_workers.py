@@ -3,7 +3,7 @@
 import multiprocessing
 import sys
 
-WORKERS, RUNS, STEPS = 8, 2, 10
+WORKERS, RUNS, STEPS, SETS = 8, 2, 10, 4
 EXPERIMENT = "together"
 
 
@@ -25,6 +25,8 @@ def work(worker: int) -> None:
     for run in range(RUNS):
         name = f"{worker} {run}"
         with tracked_run(EXPERIMENT, name) as tracked:
+            for which in range(SETS):
+                tracked.image_set(f"set {which}", f"{run}{which}" * 16, "digits", "training")
             tracked.params(params_of(name))
             tracked.metrics(metrics_of(name))
             tracked.history(history_of(name), "train_")

@@ -71,6 +71,10 @@ def test_eight_workers_lose_nothing(shared_store):
         assert {param: row[param] for param in eight_workers.params_of(name)} == eight_workers.params_of(name)
         assert {metric: float(row[metric]) for metric in eight_workers.metrics_of(name)} == eight_workers.metrics_of(name)
 
+    client = MlflowClient(shared_store)
+    logged = client.search_runs([client.get_experiment_by_name(eight_workers.EXPERIMENT).experiment_id])
+    assert [len(run.inputs.dataset_inputs) for run in logged] == [eight_workers.SETS] * len(names)
+
     assert mlruns_parser.main(["--tracking_uri", shared_store, "--experiment", eight_workers.EXPERIMENT, "--history"]) == 0
     history = pd.read_csv("mlruns_history.csv")
     losses = history[history.metric == "train_loss"].set_index("run_id")

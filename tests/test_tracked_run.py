@@ -27,6 +27,7 @@ def folder(tmp_path_factory):
 def handlers(monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     heed_sigterm()
     yield
     for number, handler in before.items():

@@ -77,14 +77,23 @@ class TrackedRun:
         self.tags({"mlflow.note.content": markdown})
 
     def image_set(self, name: str, digest: str, dataset: str, context: str) -> None:
-        """Note a set of images as an input of the run: its name and digest, not its pixels."""
+        """Note a set of images as an input of the run: its name and digest, not its pixels.
+
+        An experiment's runs share it. MLflow looks for it, then adds it: of two runs that add it, one fails, and finds it the next time.
+        """
         import mlflow
         from mlflow.data.code_dataset_source import CodeDatasetSource
         from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.exceptions import MlflowException
 
         source = CodeDatasetSource(tags={"dataset": dataset})
         images = MetaDataset(source, name=name, digest=digest[:32])  # type: ignore[abstract]  # MLflow's own class lacks an annotation
-        mlflow.log_input(images, context=context)
+        try:
+            mlflow.log_input(images, context=context)
+        except MlflowException as error:
+            if "unique" not in str(error).lower():  # the word of sqlite, PostgreSQL and a server that has one of them
+                raise
+            mlflow.log_input(images, context=context)
 
     def file(self, path: Path, folder: str = "") -> None:
         import mlflow

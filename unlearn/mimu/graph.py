@@ -82,10 +82,9 @@ def _batch_factors(layer: MaskedLayer, x: Tensor, y: Tensor, gradient: Gradient)
 def _objectives(logits: Tensor, labels: Tensor, gradient: Gradient) -> Tensor:
     if gradient == "cross_entropy":
         return F.cross_entropy(logits, labels, reduction="none")
-    true = F.one_hot(labels, logits.shape[-1]).bool()
-    if gradient == "logit":
-        return logits[true]
-    return logits.masked_fill(true, -torch.inf).logsumexp(-1) - logits[true]
+    own = labels.unsqueeze(-1)
+    true = logits.gather(-1, own).squeeze(-1)
+    return true if gradient == "logit" else logits.scatter(-1, own, -torch.inf).logsumexp(-1) - true
 
 
 @dataclass(frozen=True)
