@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -135,6 +135,7 @@ def cores() -> int:
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
     """A Ctrl-C, which the terminal sends to every process, is for the one that asks the others to stop: what starts here never sees it."""
+    resource_tracker.ensure_running()  # which lets signals through again, were it begun below
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -116,9 +116,7 @@ def _whole(run: Measurements, value: float, attack: Sequence[Finding]) -> Findin
     before = [run.value("initial", f"{name}_score") for name in sets]
     never_known = all(score is not None and score <= uppers[name] for name, score in zip(sets, before, strict=True))
     if all(found[name] <= uppers[name] for name in sets) and never_known and not _attack_sees_initial(run):
-        told = (
-            " So did the initial model, before anything was forgotten, and no attack tells that apart: these tests can't show forgetting."
-        )
+        told = f" So did the initial model, before anything was forgotten, and {_unseen(run)}: these tests can't show forgetting."
         return Finding("open", f"predicts {run.what} as the ideal model does, and so does the initial model", evidence + told)
     if all(found[name] <= aims[name] for name in sets):
         if all(finding.mark == "good" for finding in attack):
@@ -161,15 +159,19 @@ def _part(run: Measurements, value: float, attack: Sequence[Finding]) -> Finding
         told = " An attack tells them apart, or none was run: see below."
         return Finding("open", f"predicts {run.what} as the ideal model does", evidence + told)
     if before is not None and low <= before <= high and not _attack_sees_initial(run):
-        told = (
-            " But so does the initial model, before anything was forgotten, and no attack tells that apart: these tests are too weak here."
-        )
+        told = f" But so does the initial model, before anything was forgotten, and {_unseen(run)}: these tests are too weak here."
         return Finding("open", f"can't be told from the ideal model on {run.what}, nor can the initial model", evidence + told)
     return Finding("good", f"can't be told from the ideal model on {run.what}", evidence + " An interval, not a proof.")
 
 
 def _attack_sees_initial(run: Measurements) -> bool:
     return any(finding.mark == "bad" for finding in _attack(run, of="initial"))
+
+
+def _unseen(run: Measurements) -> str:
+    """What is said of the initial model where no attack sees it."""
+    asked = any(run.value("initial", name) is not None for name in ("mia", "mia_auc"))
+    return "no attack tells that apart" if asked else "no attack was run"
 
 
 def _right(run: Measurements, name: str, model: str, *, short: bool = False) -> str:

@@ -266,10 +266,21 @@ def test_folders_in_a_class_may_be_links(tmp_path):
     assert raw.train[1].tolist() == [0, 0, 0, 0, 1, 1] and np.array_equal(raw.train[0][2:4].numpy(), more)
 
 
-def test_a_link_back_to_its_own_folder_is_left_out_with_a_word(tmp_path):
+@pytest.mark.parametrize("target", ["own/cat", "own", "."])
+def test_a_link_back_to_a_folder_that_it_is_in_is_left_out_with_a_word(tmp_path, target):
+    """To the folder of its class, to that of all classes, which would put every image into this one, or further up."""
     class_folders(tmp_path / "own", {"cat": 2, "dog": 2})
-    (tmp_path / "own" / "cat" / "again").symlink_to(tmp_path / "own" / "cat")
+    (tmp_path / "own" / "cat" / "again").symlink_to(tmp_path / target)
     with pytest.warns(UserWarning, match=r"own/cat/again: leads back to a folder that it is in, left out"):
+        assert read(tmp_path / "own", tmp_path / "data").train[1].tolist() == [0, 0, 1, 1]
+
+
+def test_a_class_that_is_a_link_may_not_lead_back_to_all_classes(tmp_path):
+    class_folders(tmp_path / "own", {"cat": 2, "dog": 2})
+    (tmp_path / "own" / "cat").rename(tmp_path / "elsewhere")
+    (tmp_path / "own" / "cat").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "all").symlink_to(tmp_path / "own")
+    with pytest.warns(UserWarning, match=r"own/cat/all: leads back to a folder that it is in, left out"):
         assert read(tmp_path / "own", tmp_path / "data").train[1].tolist() == [0, 0, 1, 1]
 
 

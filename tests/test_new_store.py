@@ -71,6 +71,14 @@ def test_what_another_process_makes_a_store_of_is_left_to_it(folder):
     assert left_over == {"gone", "old"}
 
 
+def test_what_was_half_made_under_the_own_name_is_made_anew(folder):
+    """In a container that was killed and started again, name and number of the process are the same."""
+    half = folder / f"mlflow.db.{socket.gethostname()}.{os.getpid()}.partial"
+    half.write_bytes(b"half of a store")
+    store._create(folder / "mlflow.db")
+    assert (folder / "mlflow.db").stat().st_size > 0 and not half.exists()
+
+
 def test_the_store_and_the_experiments_are_there_before_a_worker_is():
     def job(*words):
         return Job(("mlflow_forget.py", "--unlearn", "SSD", *words))

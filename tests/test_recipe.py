@@ -234,7 +234,7 @@ def test_the_words_of_a_way_are_its_name(way):
     assert Way.named(str(way)) == way
     auto = Recipe(1, precision="auto", memory_format="auto", compile="auto")
     settled = way.settled(auto)
-    assert (settled.precision == "bf16", settled.memory_format == "channels_last", settled.compile == "yes") == astuple(way)
+    assert (settled.precision == "bf16", settled.memory_format == "channels_last", settled.compile == "auto") == astuple(way)
     assert way.settled(Recipe(1)) == Recipe(1)
 
 
@@ -294,6 +294,16 @@ def test_models_that_are_compared_are_computed_in_one_way(first, digits, tmp_pat
     assert (ways[0].precision, ways[0].memory_format) == ("bf16", "channels_last")
     make(base, "oracles", 2)
     assert all((recipe.precision, recipe.memory_format) == ("bf16", "channels_last") for recipe in ways) and len(ways) == 2
+
+
+def test_a_way_that_this_machine_can_not_compute_is_measured_anew(monkeypatch):
+    recipe, theirs = Recipe(1, precision="auto", memory_format="auto", compile="auto"), Way(bf16=True, channels_last=True, compiled=True)
+    here = theirs.settled(recipe)
+    assert (here.precision, here.memory_format, here.compile) == ("bf16", "channels_last", "auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    here = theirs.settled(recipe)
+    assert (here.precision, here.memory_format, here.compile) == ("auto", "channels_last", "auto")
 
 
 def test_many_models_are_measured_once(digits, monkeypatch):

@@ -78,6 +78,12 @@ def test_what_is_left_when_the_process_ends_is_killed_and_not_finished(folder):
     assert (last_run().info.run_name, last_run().info.status) == ("left", "KILLED")
 
 
+def test_a_signal_is_not_lost_where_something_fails_meanwhile():
+    with pytest.raises(Terminated), signals_wait():
+        signal.raise_signal(signal.SIGTERM)
+        raise OSError("the server is gone")
+
+
 def test_a_second_signal_does_not_wait():
     with pytest.raises(Terminated), signals_wait():
         signal.raise_signal(signal.SIGINT)

@@ -36,5 +36,5 @@ def signals_wait() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    if came:
-        handlers[came[0]](came[0], None)
+        if len(came) == 1:  # also where an error leaves this: what goes on after errors does not go on after a signal
+            handlers[came[0]](came[0], None)

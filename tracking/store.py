@@ -136,10 +136,10 @@ def _create(file: Path) -> None:
     from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    for other in file.parent.glob(f"{file.name}.*.partial"):
-        if _is_left_over(other, file):
-            other.unlink(missing_ok=True)
     partial = file.with_name(f"{file.name}.{socket.gethostname()}.{os.getpid()}.partial")
+    for other in file.parent.glob(f"{file.name}.*.partial"):
+        if other == partial or _is_left_over(other, file):  # its own name: of a container that was killed, and had the same
+            other.unlink(missing_ok=True)
     try:
         SqlAlchemyStore(f"sqlite:///{partial}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
         with contextlib.suppress(FileExistsError):  # made on another machine meanwhile: that one counts

@@ -44,11 +44,11 @@ class Way:
         return Way(*(word in words.split() for word in ("bf16", "channels_last", "compiled")))
 
     def settled(self, recipe: Recipe) -> Recipe:
-        """The recipe, in this way: what it left to be measured is said."""
+        """The recipe, in this way: what it left to be measured is said, as far as any machine, or this one, can compute so."""
         settings: dict[str, Any] = {
-            "precision": "bf16" if self.bf16 else "float32",
+            "precision": "auto" if self.bf16 and not _has_bf16() else "bf16" if self.bf16 else "float32",
             "memory_format": "channels_last" if self.channels_last else "contiguous",
-            "compile": "yes" if self.compiled else "no",
+            "compile": "auto" if self.compiled else "no",
         }
         return replace(recipe, **{name: value for name, value in settings.items() if getattr(recipe, name) == "auto"})
 
@@ -84,6 +84,11 @@ class Way:
         return found
 
 
+def _has_bf16() -> bool:
+    """Whether what is trained on here computes in bf16: every processor does, and most GPUs."""
+    return not torch.cuda.is_available() or torch.cuda.is_bf16_supported()
+
+
 def way_of(recipe: Recipe, model: nn.Module, batch: Callable[[], tuple[Tensor, Tensor]], steps: int) -> Way:
     """The recipe's way; where it leaves a choice, the fastest for this model and a batch, measured on a copy of the model.
 
@@ -93,7 +98,7 @@ def way_of(recipe: Recipe, model: nn.Module, batch: Callable[[], tuple[Tensor, T
     """
     formats = {"float32": (False,), "bf16": (True,), "auto": (False, True)}[recipe.precision]
     layouts = {"contiguous": (False,), "channels_last": (True,), "auto": (False, True)}[recipe.memory_format]
-    if recipe.precision == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+    if recipe.precision == "bf16" and not _has_bf16():
         raise ValueError("--train_precision: expected a GPU that computes in bf16, got one that does not. Choose float32")
     ways = [Way(*each, compiled=recipe.compile == "yes") for each in product(formats, layouts)]
     if len(ways) == 1 and recipe.compile != "auto":

@@ -103,8 +103,9 @@ def _images_among(files: list[Path], beside: tuple[str, ...]) -> list[Path]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """The files below a folder, sorted; links are followed, but not back to a folder that they are in: a warning names those."""
-    return sorted(_walked(folder, ()))
+    """The files below a folder, sorted; links are followed, but not back to a folder that they are in, or above: a warning names those."""
+    above = (*folder.resolve().parents, *(place.resolve() for place in folder.absolute().parents))
+    return sorted(_walked(folder, above))
 
 
 def _walked(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
