@@ -77,28 +77,25 @@ def test_values_at_once_are_bounded_and_the_rows_the_same(reader, stores, monkey
     assert at_once <= LIMIT + 1
 
 
+def answers_for_the_history(uri, monkeypatch):
+    """How many rows each answer of the database has while the histories of all runs are read."""
+    store = sqlite_reader.sqlite_store(uri)
+    runs = list(store.runs()[1])
+    answers = []
+    select = sqlite_reader.select
+    monkeypatch.setattr(sqlite_reader, "select", lambda *given: answers.append(select(*given)) or answers[-1])
+    assert len(list(store.points(runs))) == 600
+    return list(map(len, answers))
+
+
 @pytest.mark.usefixtures("small_memory")
 def test_a_database_is_asked_for_no_more_at_once(stores, monkeypatch):
-    asked = []
-    select = sqlite_reader.select
-    monkeypatch.setattr(sqlite_reader, "select", lambda *given: asked.append(select(*given)) or asked[-1])
-    store = sqlite_reader.sqlite_store(stores[0])
-    runs = list(store.runs()[1])
-    asked.clear()
-    assert len(list(store.points(runs))) == 600
-    assert max(map(len, asked)) == LIMIT
+    assert max(answers_for_the_history(stores[0], monkeypatch)) == LIMIT
 
 
 def test_short_histories_are_read_together(stores, monkeypatch):
     monkeypatch.setattr(sorted_points, "AT_ONCE", 250)
-    asked = []
-    select = sqlite_reader.select
-    monkeypatch.setattr(sqlite_reader, "select", lambda *given: asked.append(select(*given)) or asked[-1])
-    store = sqlite_reader.sqlite_store(stores[0])
-    runs = list(store.runs()[1])
-    asked.clear()
-    assert len(list(store.points(runs))) == 600
-    assert list(map(len, asked)) == [6, 200, 200, 200]  # how long they are, then two runs at a time
+    assert answers_for_the_history(stores[0], monkeypatch) == [6, 200, 200, 200]  # how long they are, then two runs at a time
 
 
 @pytest.mark.usefixtures("small_memory")
