@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 STARTED = time.perf_counter()
 
-# Threads that wait without spinning: two processes on the same cores would otherwise stop each other. Read when torch loads.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads that wait for microseconds before they sleep: two processes on the same cores would otherwise stop each other, and to wake one
+# takes longer than many a product. Read when torch loads; GNU's OpenMP counts turns, the others know the policy alone.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     from base_models import BaseConfig, BaseModels, Trained

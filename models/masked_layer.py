@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from registry import did_you_mean
 
@@ -23,7 +24,8 @@ class MaskedLayer:
     """A linear layer z = W h + b inside a model, W (m, n).
 
     `body(images) -> h (N, n)` and `head(z (N, m), images) -> logits (N, classes)`: head(layer(body(x)), x) equals model(x).
-    `head` reads the images only where the model has a way around the layer (`needs_images`).
+    `head` reads the images only where the model has a way around the layer (`needs_images`). `relu_follows`: the traced model shows that
+    nothing but a relu reads z (False where it is not traced, or where something else cuts z off at 0).
     """
 
     name: str
@@ -31,6 +33,7 @@ class MaskedLayer:
     body: Callable[[Tensor], Tensor]
     head: Callable[[Tensor, Tensor | None], Tensor]
     needs_images: bool
+    relu_follows: bool = False
 
     @property
     def weight(self) -> Tensor:
@@ -115,7 +118,7 @@ def split_at(model: nn.Module, mask_layer: str, images: Tensor) -> MaskedLayer:
         cut = _cut(model, name)
     if cut is None:
         return MaskedLayer(name, layer, _body_by_hook(model, layer), _head_by_hook(model, layer), needs_images=True)
-    body, head = cut
+    body, head, relu_follows = cut
 
     def body_in_eval(images: Tensor) -> Tensor:
         with evaluating(model):
@@ -127,7 +130,7 @@ def split_at(model: nn.Module, mask_layer: str, images: Tensor) -> MaskedLayer:
             logits: Tensor = head(z.clone())  # the model may write into it (ReLU(inplace=True))
         return logits
 
-    return MaskedLayer(name, layer, body_in_eval, head_in_eval, needs_images=False)
+    return MaskedLayer(name, layer, body_in_eval, head_in_eval, needs_images=False, relu_follows=relu_follows)
 
 
 def tail_at(model: nn.Module, mask_layer: str, images: Tensor) -> nn.Module:
@@ -146,8 +149,8 @@ def tail_at(model: nn.Module, mask_layer: str, images: Tensor) -> nn.Module:
     return tail.eval()
 
 
-def _cut(model: nn.Module, name: str) -> tuple[nn.Module, nn.Module] | None:
-    """body and head as graphs over the model's own modules, or None where it can't be cut at `name`."""
+def _cut(model: nn.Module, name: str) -> tuple[nn.Module, nn.Module, bool] | None:
+    """body and head as graphs over the model's own modules, and whether only a relu reads z; None where it can't be cut at `name`."""
     try:
         graph = fx.Tracer().trace(model)
     except Exception:  # noqa: BLE001 (the model's own code runs on fx's stand-ins and may raise anything; the hooks need no trace)
@@ -165,7 +168,14 @@ def _cut(model: nn.Module, name: str) -> tuple[nn.Module, nn.Module] | None:
             break
         copied[node] = body.node_copy(node, copied.__getitem__)
     body.output(copied[calls[0].all_input_nodes[0]])
-    return fx.GraphModule(model, body).eval(), fx.GraphModule(model, head).eval()
+    relu_follows = all(_is_relu(node, model) for node in calls[0].users)
+    return fx.GraphModule(model, body).eval(), fx.GraphModule(model, head).eval(), relu_follows
+
+
+def _is_relu(node: fx.Node, model: nn.Module) -> bool:
+    if node.op == "call_module":
+        return type(model.get_submodule(str(node.target))) is nn.ReLU
+    return node.target in (F.relu, torch.relu, torch.relu_, "relu", "relu_")
 
 
 def _head_graph(graph: fx.Graph, layer: fx.Node) -> fx.Graph | None:

@@ -156,3 +156,15 @@ def test_training_runs_where_mlflow_is_not_installed(tmp_path):
 
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "results/digits/1mlp_ep1.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+    ids=["plain", "count", "policy"],
+)
+def test_threads_wait_briefly_unless_the_environment_says_otherwise(given, spins):
+    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")} | given
+    asked = "import os, command_line; print(os.environ['OMP_WAIT_POLICY'], os.environ.get('GOMP_SPINCOUNT'))"
+    said = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert said.stdout.split() == [given.get("OMP_WAIT_POLICY", "PASSIVE"), spins]

@@ -469,6 +469,15 @@ def test_the_output_activation_is_z_where_no_relu_follows(layers, images):
     assert_close(factors.a, layer.layer(factors.h).detach())
 
 
+@pytest.mark.parametrize("cut", [nn.ReLU6(), nn.Sequential(nn.Dropout(), nn.ReLU())], ids=["relu6", "dropout"])
+def test_the_output_activation_is_cut_off_where_the_logits_do_not_notice(cut, images):
+    model = seeded(lambda: InDoubles(nn.Linear(9, 6), nn.ReLU(), nn.Linear(6, 5), cut, nn.Linear(5, 4))).eval()
+    layer = split_at(model, "layers.3", torch.zeros(2, 1, 3, 3))
+    factors = factors_of(layer, images, "margin", CPU, batch_size=4)
+    assert not layer.relu_follows
+    assert_close(factors.a, layer.layer(factors.h).relu().detach())
+
+
 def test_chosen_factors_are_those_rows(split_model, images):
     _, layer = split_model
     factors, rows = factors_of(layer, images, "margin", CPU), torch.tensor([3, 3, 0])

@@ -245,11 +245,53 @@ class SeesRowsAsImages(SeesRows):
         return self.last(self.masked(x.reshape(-1, 8)).view(len(x), -1))
 
 
+class CutsItOff(Small):
+    """z is read by a relu, in one of the ways in which one can be written."""
+
+    def __init__(self, relu):
+        super().__init__()
+        self.relu = relu
+
+    def forward(self, x):
+        return self.last(self.relu(self.masked(self.first(x.flatten(1)))))
+
+
+class CutsItOffAndReadsIt(Small):
+    def forward(self, x):
+        z = self.masked(self.first(x.flatten(1)))
+        return self.last(z.relu() + z)
+
+
 class LeavesOneOut(Small):
     """Its layer `masked` does not run."""
 
     def forward(self, x):
         return self.last(self.first(x.flatten(1)))
+
+
+RELUS = {
+    "module": nn.ReLU(),
+    "in place": nn.ReLU(inplace=True),
+    "function": nn.functional.relu,
+    "torch": torch.relu,
+    "torch, in place": torch.relu_,
+    "method": lambda z: z.relu(),
+    "method, in place": lambda z: z.relu_(),
+}
+
+
+@pytest.mark.parametrize("relu", RELUS.values(), ids=RELUS)
+def test_a_relu_that_alone_reads_the_layer_is_seen(relu):
+    assert split_at(CutsItOff(relu), "masked", images()).relu_follows
+
+
+@pytest.mark.parametrize(
+    "model",
+    [CutsItOff(nn.Tanh()), CutsItOff(nn.LeakyReLU()), CutsItOff(lambda z: -z), CutsItOffAndReadsIt(), Branches()],
+    ids=["tanh", "leaky relu", "minus", "read twice", "untraceable"],
+)
+def test_no_relu_is_seen_where_something_else_reads_the_layer(model):
+    assert not split_at(model, "masked", images()).relu_follows
 
 
 def test_linear_layers_come_in_forward_order():

@@ -55,10 +55,16 @@ def factors_of(layer: MaskedLayer, images: ImageSet, gradient: Gradient, device:
     delta_i = dL/dz_i per image, where L is minus the margin (`margin`: its gradient does not vanish on images that the
     model is sure of), the cross-entropy, or the true class's logit.
     """
-    parts = [_batch_factors(layer, x, y, gradient) for x, y in images.batches(batch_size, device=device)]
-    kept = torch.cat([p.images for p in parts if p.images is not None]) if layer.needs_images else None
-    h, a, delta = (torch.cat([at_least_single(getattr(p, name)) for p in parts]) for name in ("h", "a", "delta"))
-    return Factors(h, a, delta, torch.cat([p.labels for p in parts]), kept)
+    whole: dict[str, Tensor] = {}
+    start = 0
+    for x, y in images.batches(batch_size, device=device):
+        of_batch = {name: values for name, values in vars(_batch_factors(layer, x, y, gradient)).items() if values is not None}
+        for name, values in of_batch.items():
+            if name not in whole:
+                whole[name] = values.new_empty(len(images), *values.shape[1:])
+            whole[name][start : start + len(y)] = values
+        start += len(y)
+    return Factors(images=whole.pop("images", None), **whole)
 
 
 def at_least_single(values: Tensor) -> Tensor:
@@ -75,8 +81,10 @@ def _batch_factors(layer: MaskedLayer, x: Tensor, y: Tensor, gradient: Gradient)
         logits = layer.head(z, x)
         (delta,) = torch.autograd.grad(_objectives(logits, y, gradient).sum(), z)
     with torch.no_grad():
-        relu_follows = torch.equal(layer.head(z.relu(), x), logits)
-    return Factors(h, z.detach().relu() if relu_follows else z.detach(), delta, y, x if layer.needs_images else None)
+        activation = z.relu()
+        is_cut_at_zero = layer.relu_follows or torch.equal(layer.head(activation, x), logits)
+    h, a, delta = (at_least_single(values) for values in (h, activation if is_cut_at_zero else z.detach(), delta))
+    return Factors(h, a, delta, y, x if layer.needs_images else None)
 
 
 def _objectives(logits: Tensor, labels: Tensor, gradient: Gradient) -> Tensor:
