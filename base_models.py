@@ -36,7 +36,7 @@ from training.file_lock import locked_together
 from training.recipe import FLAGS, changed, differences
 from training.way import Way
 from training.world import ALONE, World, processes_started
-from vision_data import DATASETS, ForgetRequest, ImageSet, Splits, load_splits
+from vision_data import DATASETS, ForgetRequest, ImageSet, Splits, forward_batch, load_splits
 from vision_data.splits import FEWEST_IN_CLASS
 
 
@@ -311,7 +311,7 @@ class BaseModels:
 def score_of(model: nn.Module, images: ImageSet, device: torch.device) -> float:
     """Percent of the images whose class the model predicts, in eval mode."""
     with evaluating(model), torch.inference_mode():
-        correct = [(model(x).argmax(1) == y).sum() for x, y in images.batches(1024, device=device)]
+        correct = [(model(x).argmax(1) == y).sum() for x, y in images.batches(forward_batch(device), device=device)]
     return 100 * int(torch.stack(correct).sum()) / len(images)
 
 

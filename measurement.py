@@ -30,9 +30,8 @@ from evaluation import (
 from registry import Entry
 from training import Cache, digest_of, model_digest
 from unlearn import ForgetData
-from vision_data import ImageSet
+from vision_data import ImageSet, forward_batch
 
-BATCH = 1024
 INCOMPETENT, TIMES = "incompetent", "times"
 ON_FEATURES = ("probe_score", "probe_gap")
 Metric = Entry[MetricFacts]
@@ -137,10 +136,11 @@ def evidence_of(model: nn.Module, data: ForgetData, test: ImageSet, *, features:
         with contextlib.suppress(ValueError):  # no such layer: the metrics that need it say so
             layer = last_linear_layer(model, data.forget, device=data.device)
     outputs: dict[str, Any] = dict.fromkeys(sets)
+    size = forward_batch(data.device)
     for which, images in sets.items():
         if len(images):
-            steps = data.progress(range(-(-len(images) // BATCH)), f"{name}, {which} images")
-            batches = (batch for _, batch in zip(steps, images.batches(BATCH, device=data.device), strict=True))
+            steps = data.progress(range(-(-len(images) // size)), f"{name}, {which} images")
+            batches = (batch for _, batch in zip(steps, images.batches(size, device=data.device), strict=True))
             outputs[which] = outputs_of(model, batches, layer if which in ("forget", "retain") else None)
     subject = Subject(model, data.forget, data.retain, data.device)
     return Evidence(**outputs, forget_classes=data.forget_classes, seed=data.seed, subject=subject)
@@ -148,7 +148,7 @@ def evidence_of(model: nn.Module, data: ForgetData, test: ImageSet, *, features:
 
 def evidence_on_forget(model: nn.Module, data: ForgetData) -> Evidence:
     """What a model says about the forget set; the other sets are empty."""
-    forget = outputs_of(model, data.forget.batches(BATCH, device=data.device))
+    forget = outputs_of(model, data.forget.batches(forward_batch(data.device), device=data.device))
     none = forget.subset(torch.zeros(len(forget), dtype=torch.bool))
     return Evidence(forget, retain=none, test=none, validation=None, forget_classes=data.forget_classes, seed=data.seed)
 

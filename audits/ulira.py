@@ -17,12 +17,11 @@ from audits.margin_files import COLUMNS, columns, npy, table
 from base_models import BaseConfig
 from evaluation import Shadows, evaluate, outputs_of
 from evaluation.ulira import LEAST_SIDE, too_few
-from measurement import BATCH
 from model_sets import Kind, Member, make, members_of
 from stages import stage
 from training import Progress, fit, generator_for, model_digest, silent
 from unlearn import ForgetData
-from vision_data import ImageSet
+from vision_data import ImageSet, forward_batch
 
 Out = Literal["unlearned", "retrained"]
 MARGINS, MEMBER = "shadow_margins.npy", "member.npy"
@@ -192,9 +191,9 @@ class UliraAudit:
 
     def _seen(self, model: nn.Module, member: Member, rows: list[dict[str, Any]]) -> Tensor:
         """The margins of a model on the forget set; its row in the table of models."""
-        forget = self.job.base.forget
+        forget, device = self.job.base.forget, self.job.base.device
         rows.append({"trained_on": member.trained_on, **origin(member), "digest": model_digest(model)})
-        return outputs_of(model, forget.batches(BATCH, device=self.job.base.device)).margins.float()
+        return outputs_of(model, forget.batches(forward_batch(device), device=device)).margins.float()
 
     def _note(self) -> str:
         half = self.config.shadows // 2

@@ -93,8 +93,9 @@ def steps_of(options: Namespace, world: dict[str, Any]) -> dict[str, Step]:
     import torch
 
     from evaluation import DEFAULT, chosen, evaluate, needs_of
-    from measurement import BATCH, TIMES, evidence_of
+    from measurement import TIMES, evidence_of
     from models import evaluating
+    from vision_data import forward_batch
 
     model, data, kept = world["model"], world["data"], world["kept"]
     plain = [
@@ -104,7 +105,7 @@ def steps_of(options: Namespace, world: dict[str, Any]) -> dict[str, Step]:
     def bare() -> None:
         with evaluating(model), torch.inference_mode():
             for images in world["sets"]:
-                for x, _ in images.batches(BATCH, device=data.device):
+                for x, _ in images.batches(forward_batch(data.device), device=data.device):
                     model(x)
 
     def forward() -> None:

@@ -162,13 +162,13 @@ def on_features(model: Any, splits: Any, data: Any) -> tuple[Any, Any]:
 
     from models import tail_at
     from unlearn import masked_layer
-    from vision_data import Normalisation
+    from vision_data import Normalisation, forward_batch
 
     layer = masked_layer(model, data, None)
 
     def seen(images: Any) -> Any:
         with torch.no_grad():
-            h = torch.cat([layer.body(x) for x, _ in images.batches(1024, device=data.device)])
+            h = torch.cat([layer.body(x) for x, _ in images.batches(forward_batch(data.device), device=data.device)])
         return replace(images, images=h.cpu(), normalisation=Normalisation((), ()))
 
     parts = {name: seen(getattr(splits, name)) for name in ("train", "validation", "test")}
@@ -215,8 +215,9 @@ def put_back(whole: Any, data: Any, tail: Any) -> Any:
 def correct(model: Any, images: Any, device: Any) -> Any:
     """Whether the model predicts each image's class, (N,) bool on the CPU."""
     from evaluation import outputs_of
+    from vision_data import forward_batch
 
-    return outputs_of(model, images.batches(1024, device=device)).correct
+    return outputs_of(model, images.batches(forward_batch(device), device=device)).correct
 
 
 def forgotten(make: Callable[[], Any], test: Any, before: Any, data: Any) -> tuple[Any, dict[str, Any]]:

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from models import linear_layers, split_at
 from training import generator_for
-from vision_data import ImageSet
+from vision_data import ImageSet, forward_batch
 
-BATCH = 1024
 MAX_ITER = 1000
 
 
@@ -76,7 +75,7 @@ def penultimate_features(model: nn.Module, images: ImageSet, *, device: torch.de
     few = _few(images, device)
     body = split_at(model, _last_linear(model, few), few).body
     with torch.no_grad():
-        return torch.cat([body(x).cpu() for x, _ in images.batches(BATCH, device=device)])
+        return torch.cat([body(x).cpu() for x, _ in images.batches(forward_batch(device), device=device)])
 
 
 def last_linear_layer(model: nn.Module, images: ImageSet, *, device: torch.device | str = "cpu") -> nn.Module:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from evaluation.evidence import outputs_of
 from training import descend, generator_for
-from vision_data import ImageSet
+from vision_data import ImageSet, forward_batch
 
 SHARE = 0.95
 
@@ -69,7 +69,7 @@ def relearn_steps(
     optimizer = torch.optim.AdamW(student.parameters(), lr=lr, weight_decay=0.0, fused=True)
     images = forget.to(device)
     judged = _drawn(images, judged_on, seed)
-    exam = list(judged.batches(1024, device=device))
+    exam = list(judged.batches(forward_batch(device), device=device))
     batches = _epochs(images, batch_size, generator_for(seed, "evaluation", "relearning", "batches"), device)
     needed = math.ceil(SHARE * initial_score / 100 * len(judged) - 1e-9)  # images; products may be a rounding above a whole number
     steps = 0

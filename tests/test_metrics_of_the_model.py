@@ -217,7 +217,7 @@ def test_the_forward_pass_keeps_the_features(world):
 
 def test_a_pass_over_many_images_shows_its_progress(world, monkeypatch):
     data, test, initial, _ = world
-    monkeypatch.setattr(measurement, "BATCH", 7)
+    monkeypatch.setattr(measurement, "forward_batch", lambda _: 7)
     bars = {}
 
     def watched(steps, label):

@@ -275,7 +275,7 @@ def with_running_statistics():
 
 @pytest.mark.parametrize(("make", "last", "head"), [(Branching, "last", nn.Identity()), (with_running_statistics, "5", nn.Softplus())])
 def test_features_are_what_the_last_linear_layer_sees(make, last, head, monkeypatch):
-    monkeypatch.setattr(probe, "BATCH", 4)
+    monkeypatch.setattr(probe, "forward_batch", lambda _: 4)
     model, images = make().eval(), image_set(11)
 
     features = penultimate_features(model, images)

@@ -2,7 +2,7 @@
 
 from vision_data import digits, hub_sets, image_folders, imagenet_folders, torchvision_sets
 from vision_data.forget_request import ForgetRequest, read_indexes
-from vision_data.image_set import ImageSet, Normalisation
+from vision_data.image_set import ImageSet, Normalisation, forward_batch
 from vision_data.impl import DATASETS, RawDataset, origin
 from vision_data.splits import Splits, load_splits, split
 
@@ -14,6 +14,7 @@ __all__ = [
     "RawDataset",
     "Splits",
     "digits",
+    "forward_batch",
     "hub_sets",
     "image_folders",
     "imagenet_folders",
