@@ -2,7 +2,7 @@
 
 from models import cnn, mlp, published, resnet, resnet9, vgg, vit
 from models.impl import ARCHITECTURES, build
-from models.mask import Mask, apply_mask, lift_mask, switched_off
+from models.mask import Mask, apply_mask, check_maskable, lift_mask, switched_off, uncompiled
 from models.masked_layer import MaskedLayer, evaluating, find_layer, linear_layers, split_at, tail_at
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "MaskedLayer",
     "apply_mask",
     "build",
+    "check_maskable",
     "cnn",
     "evaluating",
     "find_layer",
@@ -23,6 +24,7 @@ __all__ = [
     "split_at",
     "switched_off",
     "tail_at",
+    "uncompiled",
     "vgg",
     "vit",
 ]

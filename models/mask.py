@@ -26,6 +26,12 @@ class Mask:
         return int((~self.keep).sum())
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The model that torch.compile wrapped, whose layers have the names that it gave them and hooks that run; any other as it is."""
+    inner: nn.Module = getattr(model, "_orig_mod", model)
+    return inner
+
+
 class _Masks(nn.Module):
     """The parametrization W -> W where every applied mask keeps it, else 0. W itself is never written."""
 
@@ -44,10 +50,11 @@ def apply_mask(model: nn.Module, mask: Mask) -> None:
 
     W' = W * keep_1 * ... * keep_k. The weights themselves stay behind the parametrization, so that lifting the masks, in
     any order, gives back the model bit for bit; `state_dict` of a masked model therefore still holds them (use
-    `switched_off` for a model without them). Raises ValueError for a layer that the model does not have or that has
-    another shape.
+    `switched_off` for a model without them). Raises ValueError for a layer that the model does not have, that has
+    another shape, or whose weight is computed (`check_maskable`).
     """
     layer = _layer_of(model, mask)
+    _check_own_weight(layer, mask.layer)
     if not parametrize.is_parametrized(layer, "weight"):
         parametrize.register_parametrization(layer, "weight", _Masks(), unsafe=True)
     _masks_on(layer).applied.append(mask.keep.to(layer.weight.device, copy=True))
@@ -78,15 +85,46 @@ def lift_mask(model: nn.Module, mask: Mask) -> None:
 
 def switched_off(model: nn.Module, mask: Mask) -> None:
     """Write the zeros into the weights of `model`, in place and for good: what a method returns, and what is saved."""
-    layer = _layer_of(model, mask)
-    masked = parametrize.is_parametrized(layer, "weight")
-    weight: Tensor = layer.parametrizations.weight.original if masked else layer.weight  # type: ignore[union-attr, assignment]
+    weight = original_weight(_layer_of(model, mask))
     with torch.no_grad():
         weight[~mask.keep.to(weight.device)] = 0.0
 
 
+def check_maskable(model: nn.Module, name: str) -> None:
+    """ValueError where zeros in the weight of layer `name` do not last, or are not all that changes.
+
+    A weight that is computed (weight_norm, spectral_norm, pruning) is written anew at the next pass, and one that another layer has
+    too is masked in both.
+    """
+    layer = model.get_submodule(name)
+    _check_own_weight(layer, name)
+    weight = original_weight(layer)
+    others = [other for other, module in model.named_modules() for own in module.parameters(recurse=False) if own is weight]
+    if len(others) > 1:
+        raise ValueError(
+            f"--mask_layer: expected a layer with weights of its own, got {name!r}, one of {', '.join(others)}, which share theirs. "
+            "Choose another layer"
+        )
+
+
+def _check_own_weight(layer: nn.Module, name: str) -> None:
+    masked = parametrize.is_parametrized(layer, "weight") and all(isinstance(p, _Masks) for p in layer.parametrizations.weight)  # type: ignore[union-attr]
+    if "weight" not in layer._parameters and not masked:
+        raise ValueError(
+            f"--mask_layer: expected a layer that holds its weight, got {name!r}, which computes it (weight_norm, spectral_norm or "
+            "pruning). Remove that from the model first, or choose another layer"
+        )
+
+
+def original_weight(layer: nn.Module) -> Tensor:
+    """The parameter itself, behind the masks that are applied."""
+    masked = parametrize.is_parametrized(layer, "weight")
+    weight: Tensor = layer.parametrizations.weight.original if masked else layer.weight  # type: ignore[union-attr, assignment]
+    return weight
+
+
 def _layer_of(model: nn.Module, mask: Mask) -> nn.Linear:
-    layer = dict(model.named_modules()).get(mask.layer)
+    layer = dict(uncompiled(model).named_modules()).get(mask.layer)
     if not isinstance(layer, nn.Linear):
         raise ValueError(f"expected a model with a linear layer {mask.layer!r}, got one without. Use the model that the mask was made for")
     if tuple(layer.weight.shape) != tuple(mask.keep.shape):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from models.mask import uncompiled
 from registry import did_you_mean
 
 
@@ -54,6 +55,7 @@ class MaskedLayer:
 
 def linear_layers(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """The linear layers that run on `images` (N, C, H, W), in forward order, each with all the input it saw."""
+    model = uncompiled(model)
     seen: dict[str, Tensor] = {}
     names = {module: name for name, module in model.named_modules()}
 
@@ -78,6 +80,7 @@ def find_layer(model: nn.Module, mask_layer: str, images: Tensor) -> str:
     Raises ValueError for a name or index that does not exist, a layer that is not linear, and one that does not see
     exactly one vector an image.
     """
+    model = uncompiled(model)
     inputs = linear_layers(model, images)
     names = list(inputs)
     if not names:
@@ -108,14 +111,15 @@ def split_at(model: nn.Module, mask_layer: str, images: Tensor) -> MaskedLayer:
     """The model split at the layer that `mask_layer` means (see `find_layer`); `images` is any small batch.
 
     The model is traced (torch.fx) and cut where the head depends on the layer's output alone. A model that can't be
-    traced or that leads around the layer keeps its whole forward pass, with the layer's output put in.
+    traced, that leads around the layer, or of which the trace leaves something out (a hook on the model itself) keeps its whole forward
+    pass, with the layer's output put in.
     """
+    model = uncompiled(model)
     name = find_layer(model, mask_layer, images)
     layer = model.get_submodule(name)
     if not isinstance(layer, nn.Linear):
         raise ValueError(f"--mask_layer: expected a linear layer, got {name!r}. Choose a linear one")
-    with evaluating(model):
-        cut = _cut(model, name)
+    cut = _cut(model, name, images)
     if cut is None:
         return MaskedLayer(name, layer, _body_by_hook(model, layer), _head_by_hook(model, layer), needs_images=True)
     body, head, relu_follows = cut
@@ -139,9 +143,9 @@ def tail_at(model: nn.Module, mask_layer: str, images: Tensor) -> nn.Module:
     tail_at(model, ...)(split_at(model, ...).body(x)) equals model(x): what is done to the layer can be tried without the part
     before it. Raises ValueError where the model can't be traced or leads around the layer.
     """
+    model = uncompiled(model)
     name = find_layer(model, mask_layer, images)
-    with evaluating(model):
-        cut = _cut(model, name)
+    cut = _cut(model, name, images)
     if cut is None:
         raise ValueError(f"expected a model whose logits depend on layer {name!r} alone, got one that leads around it. Use the whole model")
     tail = nn.Sequential(OrderedDict(layer=copy.deepcopy(model.get_submodule(name)), head=cut[1]))
@@ -149,8 +153,28 @@ def tail_at(model: nn.Module, mask_layer: str, images: Tensor) -> nn.Module:
     return tail.eval()
 
 
-def _cut(model: nn.Module, name: str) -> tuple[nn.Module, nn.Module, bool] | None:
-    """body and head as graphs over the model's own modules, and whether only a relu reads z; None where it can't be cut at `name`."""
+def _cut(model: nn.Module, name: str, images: Tensor) -> tuple[nn.Module, nn.Module, bool] | None:
+    """body and head as graphs over the model's own modules, and whether only a relu reads z.
+
+    None where it can't be cut at `name`, or where what is cut gives `images` other logits than the model.
+    """
+    with evaluating(model), torch.no_grad():
+        cut = _traced(model, name)
+        if cut is None:
+            return None
+        body, head, _ = cut
+        return cut if _alike(head(model.get_submodule(name)(body(images.clone()))), model(images.clone())) else None
+
+
+def _alike(logits: Any, of_model: Any) -> bool:
+    """Equal but for rounding; what is no tensor is not compared."""
+    if not (isinstance(logits, Tensor) and isinstance(of_model, Tensor)):
+        return True
+    rounding = 16 * torch.finfo(of_model.dtype).eps * of_model.abs().amax() if of_model.is_floating_point() else 0
+    return logits.shape == of_model.shape and torch.allclose(logits, of_model, rtol=0, atol=float(rounding), equal_nan=True)
+
+
+def _traced(model: nn.Module, name: str) -> tuple[nn.Module, nn.Module, bool] | None:
     try:
         graph = fx.Tracer().trace(model)
     except Exception:  # noqa: BLE001 (the model's own code runs on fx's stand-ins and may raise anything; the hooks need no trace)
@@ -174,7 +198,8 @@ def _cut(model: nn.Module, name: str) -> tuple[nn.Module, nn.Module, bool] | Non
 
 def _is_relu(node: fx.Node, model: nn.Module) -> bool:
     if node.op == "call_module":
-        return type(model.get_submodule(str(node.target))) is nn.ReLU
+        module = model.get_submodule(str(node.target))
+        return type(module) is nn.ReLU and not module._forward_pre_hooks
     return node.target in (F.relu, torch.relu, torch.relu_, "relu", "relu_")
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from models import Mask, MaskedLayer, split_at
+from models import Mask, MaskedLayer, check_maskable, split_at, uncompiled
 from registry import Registry
 from training import Progress, generator_for, silent
 from unlearn.oracles import Oracles
@@ -88,6 +88,8 @@ class ForgetData:
 
 def _chosen(forget: Tensor, count: int) -> Tensor:
     """A bool mask (count,) on the CPU, of one or of positions."""
+    if not isinstance(forget, Tensor):
+        raise ValueError(f"forget: expected a torch tensor, got {type(forget).__name__}. Write e.g. labels == 3")
     forget = forget.cpu()
     positions = forget.nonzero().flatten() if forget.dtype == torch.bool else forget
     once = forget.dtype == torch.int64 and forget.ndim == 1 and len(forget.unique()) == len(forget)
@@ -168,15 +170,15 @@ def resolved(method: str, model: nn.Module, data: ForgetData, settings: Mapping[
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """A deep copy in eval mode, its parameters trainable: what a method works on."""
-    return copy.deepcopy(model).eval().requires_grad_(True)
+    """A deep copy in eval mode, its parameters trainable: what a method works on. Of a compiled model, the model itself."""
+    return copy.deepcopy(uncompiled(model)).eval().requires_grad_(True)
 
 
 def masked_layer(model: nn.Module, data: ForgetData, mask_layer: str | None) -> MaskedLayer:
     """The model split at its masked layer: the one that is asked for, else the model's own choice, else the second to last.
 
-    Raises ValueError for a layer that can't be masked, a model that is not on the data's device, and one that gives anything
-    but logits (N, classes) of at least as many classes as there are.
+    Raises ValueError for a layer that can't be masked (`models.check_maskable`), a model that is not on the data's device, and one that
+    gives anything but logits (N, classes) of at least as many classes as there are.
     """
     elsewhere = {p.device for p in model.parameters() if p.device.type != data.device.type}
     if elsewhere:
@@ -184,6 +186,7 @@ def masked_layer(model: nn.Module, data: ForgetData, mask_layer: str | None) -> 
         raise ValueError(f"expected a model on the data's device {data.device}, got one on {place}. Give the data device={str(place)!r}")
     images = data.forget.normalisation(data.forget.images[:2].to(data.device))
     layer = split_at(model, mask_layer or str(getattr(model, "mask_layer", "-2")), images)
+    check_maskable(uncompiled(model), layer.name)
     with torch.no_grad():
         logits = layer.head(layer.layer(layer.body(images)), images)
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

@@ -11,7 +11,7 @@ from models import Mask, switched_off
 from unlearn.amount import Amount, count_of
 from unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
 from unlearn.mimu.graph import Gradient
-from unlearn.mimu.network import NetworkSettings, network_of
+from unlearn.mimu.network import GREATEST, NetworkSettings, network_of
 from unlearn.mimu.objective import Prior
 from unlearn.mimu.ranking import Ranking, comparisons_of, keep_largest_out, scores_of
 from unlearn.mimu.refine import refined, unseen_of
@@ -46,6 +46,8 @@ def _check_refinement(data: ForgetData, ranking: Ranking, refine_steps: int, ref
         raise ValueError(
             f"--refine_steps and --refine_lr: expected >= 0 and > 0, got {refine_steps} and {refine_lr}. Give 0 steps for none"
         )
+    if refine_lr > GREATEST:
+        raise ValueError(f"--refine_lr: expected at most {GREATEST:g}, got {refine_lr}. Give a smaller one")
     if refine_steps:
         unseen_of(data)
 
