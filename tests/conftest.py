@@ -1,4 +1,4 @@
-"""What every test shares: one thread, so that the same seed gives the same bits and the cores stay free; stores, made once."""
+"""What every test shares: one thread, so that the same seed gives the same bits and the cores stay free; stores and digits, made once."""
 
 import shutil
 import tempfile
@@ -8,6 +8,14 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The splits of digits, which need no file; no test writes into them."""
+    from vision_data import load_splits
+
+    return load_splits("digits", "nowhere")
 
 
 @pytest.fixture(scope="session")

@@ -1,153 +1,43 @@
-"""The main job on digits, as a person runs it: what it computes, what it leaves behind, and how it ends."""
+"""The main job on digits, as a person runs it: what it computes and leaves behind, with their own method, and from Python."""
 
 import contextlib
-import io
 import itertools
 import json
-import os
 import re
-import shlex
-import shutil
-import signal
-import sqlite3
 import struct
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.request import url2pathname
 
-import mlflow
 import pytest
 import torch
-from mlflow import MlflowClient
-from mlflow.entities import Run
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
-import main_baseline
-import main_ideal
 import mlflow_forget
 from base_models import BaseConfig
 from models import ARCHITECTURES
 from pipeline import Pipeline, PipelineConfig
+from tests.main_job_runs import (
+    AGAINST_THE_IDEAL,
+    METHODS_OF_A_USER,
+    MIMU,
+    RANDOM,
+    Outcome,
+    artifacts_of,
+    call,
+    client_of,
+    default_store,  # noqa: F401 (a fixture)
+    files_below,
+    fixture_folder,  # noqa: F401 (a fixture)
+    fixture_jobs,  # noqa: F401 (a fixture)
+)
 from training import load_mask
 from unlearn import METHODS
 from vision_data import ForgetRequest, load_splits
 
-ROOT = Path(__file__).resolve().parent.parent
-MIMU = ("--unlearn", "MIMU", "--epochs", "2", "--gcn_steps", "3")
-RANDOM = ("--unlearn", "random_mask", "--epochs", "2")
-
 FIVE = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score")
 MIA = ("mia", "mia_lr", "mia_auc", "mia_correctness", "mia_confidence", "mia_entropy", "mia_m_entropy", "mia_prob")
 MEASURED = (*FIVE, *(f"test_{name}" for name in FIVE), "test_loss", "test_score", *MIA, "rf_js_divergence", "zrf")
-AGAINST_THE_IDEAL = ("avg_gap", "rUA", "tow", "fidelity", "js_divergence", "activation_distance")
-
-METHODS_OF_A_USER = '''
-import copy
-import torch
-from models import Mask, switched_off
-from unlearn import Unlearned
-
-def scale(model, data, *, factor: float = 0.5):
-    """Scale every weight."""
-    student = copy.deepcopy(model)
-    torch.nn.utils.vector_to_parameters(factor * torch.nn.utils.parameters_to_vector(student.parameters()).detach(), student.parameters())
-    return student
-
-def halve(model, data):
-    """Halve every weight."""
-    return scale(model, data)
-
-def first_rows(model, data, *, rows: int = 1):
-    """Switch off the first rows of linear2."""
-    student = copy.deepcopy(model)
-    keep = torch.ones(64, 128, dtype=torch.bool)
-    keep[:rows] = False
-    mask = Mask("linear2", keep)
-    switched_off(student, mask)
-    return Unlearned(student, mask)
-
-def broken(model, data):
-    """Fail, as code does."""
-    raise RuntimeError("the weights fell out")
-
-def stopped(model, data):
-    """As if a person pressed Ctrl-C here."""
-    raise KeyboardInterrupt
-'''
-
-TINY_DATASET = '''
-import torch
-from vision_data import RawDataset
-
-def tiny(folder):
-    """Three classes of noise."""
-    draw = torch.Generator().manual_seed(0)
-    def part(count):
-        return torch.randint(256, (count, 1, 4, 4), dtype=torch.uint8, generator=draw), torch.arange(count) % 3
-    return RawDataset(part(150), part(60), ("a", "b", "c"))
-'''
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command gave back: its exit code, what it printed, and the runs that it names, oldest first."""
-
-    code: int
-    out: str
-    err: str
-    runs: list[Run]
-
-    @property
-    def run(self) -> Run:
-        (run,) = self.runs
-        return run
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        return self.run.data.metrics
-
-    @property
-    def params(self) -> dict[str, str]:
-        return self.run.data.params
-
-    @property
-    def tags(self) -> dict[str, str]:
-        return self.run.data.tags
-
-    @property
-    def artifacts(self) -> Path:
-        return artifacts_of(self.run)
-
-
-def artifacts_of(run: Run) -> Path:
-    return Path(url2pathname(run.info.artifact_uri.removeprefix("file://")))
-
-
-def client_of(folder: Path, store: str = "mlflow.db") -> MlflowClient:
-    return MlflowClient(tracking_uri=f"sqlite:///{folder / store}")
-
-
-def all_runs(folder: Path, store: str = "mlflow.db") -> list[Run]:
-    """Every run of the store, oldest first."""
-    client = client_of(folder, store)
-    return list(client.search_runs([e.experiment_id for e in client.search_experiments()], order_by=["attributes.start_time"]))
-
-
-def call(folder: Path, *argv: str, main: Any = mlflow_forget.main, store: str = "mlflow.db") -> Outcome:
-    """A script's main in `folder`, its output caught."""
-    known = {run.info.run_id for run in all_runs(folder, store)} if (folder / store).exists() else set()
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(argv)
-    runs = [run for run in all_runs(folder, store) if run.info.run_id not in known] if (folder / store).exists() else []
-    return Outcome(code, out.getvalue(), err.getvalue(), runs)
 
 
 def saved(outcome: Outcome, name: str) -> dict[str, torch.Tensor]:
@@ -162,48 +52,6 @@ def raw_json(outcome: Outcome) -> Any:
 
     (path,) = outcome.artifacts.glob("*.json")
     return json.loads(path.read_text(), parse_constant=refused)
-
-
-def files_below(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def default_store() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
-        yield
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Where a person works. A blank in its name, as many have."""
-    place: Path = tmp_path_factory.mktemp("my work")
-    (place / "mine.py").write_text(METHODS_OF_A_USER)
-    (place / "tiny.py").write_text(TINY_DATASET)
-    return place
-
-
-@dataclass(frozen=True)
-class Jobs:
-    """The same command twice, then the same for another class; what lay in the folder after each."""
-
-    first: Outcome
-    again: Outcome
-    other_class: Outcome
-    files: list[set[str]]
-    checkpoint: list[bytes]
-
-
-@pytest.fixture(scope="module")
-def jobs(folder) -> Jobs:
-    outcomes, files, checkpoint = [], [], []
-    for flags in ((), (), ("--class-to-replace", "3")):
-        outcomes.append(call(folder, *MIMU, *flags))
-        files.append(files_below(folder))
-        checkpoint.append((folder / "results/digits/1mlp_ep2.safetensors").read_bytes())
-    return Jobs(*outcomes, files, checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -499,76 +347,6 @@ def test_listed_images_are_forgotten(folder, jobs):
     assert outcome.params["request"].startswith("indexes-")
 
 
-# The ideal model
-
-
-def printed_command(outcome: Outcome) -> list[str]:
-    (words,) = re.findall(r"python (-u main_ideal\.py.*)", outcome.out)
-    return shlex.split(words)
-
-
-@pytest.mark.parametrize("ideal", ["auto", "skip"])
-def test_without_the_ideal_model_the_command_that_makes_it_is_printed(ideal, folder):
-    outcome = call(folder, *RANDOM, "--dataset", "tiny.py:tiny", "--arch", "mlp", "--kappa", "5", "--ideal", ideal)
-
-    assert outcome.code == 0
-    assert outcome.params["ideal_model"] == "none"
-    assert not [name for name in outcome.metrics if name.startswith("ideal_") or name in AGAINST_THE_IDEAL]
-    assert {f"undefined.{name}" for name in AGAINST_THE_IDEAL} <= set(outcome.tags)
-    assert printed_command(outcome)
-
-
-def test_the_printed_command_makes_the_ideal_model_and_auto_loads_it(folder):
-    job = (*RANDOM, "--dataset", "tiny.py:tiny", "--arch", "mlp", "--hidden", "8,4", "--kappa", "5", "--class_to_replace", "2")
-    job = (*job, "--save_dir", str(folder / "tiny models"))
-    command = printed_command(call(folder, *job))
-    (folder / "main_ideal.py").symlink_to(ROOT / "main_ideal.py")
-
-    done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=120)
-    then = call(folder, *job)
-
-    assert (done.returncode, done.stderr) == (0, "")
-    assert str(folder / "tiny models/1mlp_ep2_hidden8-4_ideal_class2.safetensors") in done.stdout
-    assert then.params["ideal_model"] == "loaded"
-    assert "avg_gap" in then.metrics
-
-
-def test_train_makes_the_ideal_model_of_any_dataset(folder):
-    outcome = call(folder, *RANDOM, "--dataset", "tiny.py:tiny", "--arch", "mlp", "--kappa", "5", "--ideal", "train", "--save_dir", "train")
-
-    assert outcome.params["ideal_model"] == "trained"
-    assert (folder / "train/1mlp_ep2_ideal_class0.safetensors").is_file()
-    assert "main_ideal.py" not in outcome.out
-
-
-@pytest.mark.parametrize(
-    ("main", "name"), [(main_baseline.main, "1mlp_ep1.safetensors"), (main_ideal.main, "1mlp_ep1_ideal_class4.safetensors")]
-)
-def test_base_models_are_trained_once_and_shown(main, name, tmp_path):
-    first = call(tmp_path, "--epochs", "1", "--class_to_replace", "4", main=main)
-    again = call(tmp_path, "--epochs", "1", "--class_to_replace", "4", main=main)
-    scores = re.findall(r"(validation|test) score(?: of the retained classes)? (\d+\.\d\d) %", first.out)
-
-    assert (first.code, again.code) == (0, 0)
-    assert re.search(rf"model trained in [\d.]+ s: results/digits/{re.escape(name)}", first.out)
-    assert re.search(rf"model loaded: results/digits/{re.escape(name)}", again.out)
-    assert [which for which, _ in scores] == ["validation", "test"]
-    assert scores == re.findall(r"(validation|test) score(?: of the retained classes)? (\d+\.\d\d) %", again.out)
-    assert files_below(tmp_path) == {f"results/digits/{name}", f"results/digits/locks/{name}.lock"}
-
-
-def test_the_baseline_is_trained_on_all_and_the_ideal_without_the_forget_set(folder):
-    flags = ("--epochs", "15", "--class_to_replace", "4", "--save_dir", "fifteen")
-    for main in (main_baseline.main, main_ideal.main):
-        call(folder, *flags, main=main)
-    outcome = call(folder, "--unlearn", "default", *flags)
-
-    assert outcome.metrics["initial_forget_score"] > 80
-    assert outcome.metrics["ideal_forget_score"] == 0
-    assert outcome.metrics["ideal_test_retain_score"] > 80
-    assert outcome.params["initial_model"] == outcome.params["ideal_model"] == "loaded"
-
-
 # A person's own method, and Python
 
 
@@ -646,88 +424,3 @@ def test_another_store_is_obeyed_with_its_artifacts_beside_it(tmp_path, monkeypa
     assert timeless(outcome.metrics) == timeless(jobs.first.metrics)
     assert saved(outcome, "unlearned.safetensors").keys() == saved(jobs.first, "unlearned.safetensors").keys()
     assert outcome.tags["config_hash"] == jobs.first.tags["config_hash"]
-
-
-# Ends
-
-
-def test_an_exception_ends_the_run_failed(folder, jobs):
-    with pytest.raises(RuntimeError, match="the weights fell out"):
-        call(folder, "--unlearn", "mine.py:broken", "--epochs", "2")
-    run = all_runs(folder)[-1]
-    trace = (artifacts_of(run) / "error.txt").read_text()
-
-    assert run.info.status == "FAILED"
-    assert run.data.tags["error"] == "RuntimeError: the weights fell out"
-    assert "Traceback (most recent call last)" in trace
-    assert "in broken" in trace
-    assert mlflow.active_run() is None
-
-
-def test_ctrl_c_ends_the_run_killed(folder, jobs):
-    outcome = call(folder, "--unlearn", "mine.py:stopped", "--epochs", "2")
-
-    assert outcome.code == 130
-    assert outcome.run.info.status == "KILLED"
-    assert "interrupted" in outcome.err
-    assert "Traceback" not in outcome.err
-    assert call(folder, *RANDOM).run.info.status == "FINISHED"
-
-
-def test_ctrl_c_in_one_of_several_ends_all_that_run_killed(folder, jobs):
-    outcome = call(folder, "--unlearn", "mine.py:stopped", "--epochs", "2", "--seed", "1", "2")
-
-    assert outcome.code == 130
-    assert [run.info.status for run in outcome.runs] == ["KILLED", "KILLED"]  # the parent and its first child
-
-
-def training(folder: Path) -> bool:
-    """Whether the run has noted its settings, after which it trains. Read beside the job, without disturbing it."""
-    if not (folder / "mlflow.db").exists():
-        return False
-    with closing(sqlite3.connect(f"file:{folder / 'mlflow.db'}?mode=ro", uri=True)) as store, contextlib.suppress(sqlite3.OperationalError):
-        return bool(store.execute("SELECT 1 FROM params JOIN runs USING (run_uuid) WHERE status = 'RUNNING'").fetchall())
-    return False
-
-
-def started(folder: Path, argv: Sequence[str]) -> subprocess.Popen[str]:
-    """The job as a process of its own, with Ctrl-C at its default even where pytest runs in the background."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-u", str(ROOT / "mlflow_forget.py"), *argv],
-            cwd=folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def test_signals_end_a_training_run_killed_and_the_next_start_works(folder, jobs, tmp_path_factory):
-    expected = {signal.SIGINT: 130, signal.SIGTERM: 143}
-    folders = {name: tmp_path_factory.mktemp(name.name) for name in expected}
-    for place in folders.values():
-        shutil.copy(folder / "mlflow.db", place)  # making a new store takes seconds
-    processes = {name: started(place, ["--unlearn", "random_mask", "--epochs", "1000000"]) for name, place in folders.items()}
-    try:
-        for name, process in processes.items():
-            deadline = time.monotonic() + 60
-            while not training(folders[name]) and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.1)
-            time.sleep(0.5)
-            process.send_signal(name)
-            _, err = process.communicate(timeout=30)
-
-            assert process.returncode == expected[name], err
-            assert "Traceback" not in err
-            assert all_runs(folders[name])[-1].info.status == "KILLED"
-            assert {file for file in files_below(folders[name] / "results") if not file.endswith((".state", ".lock"))} == set()
-            assert call(folders[name], *RANDOM).run.info.status == "FINISHED"
-    finally:
-        for process in processes.values():
-            if process.poll() is None:
-                process.kill()
-                process.communicate()

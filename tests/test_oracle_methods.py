@@ -16,12 +16,7 @@ from training import Recipe, fit
 from unlearn import METHODS, ForgetData, Oracles, Unlearned, copy_of, resolved, unlearn
 from unlearn.attribution import Attribution, Shifted, Sketch
 from unlearn.forget_and_retain import logits_of
-from vision_data import ForgetRequest, ImageSet, load_splits
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load_splits("digits", ".")
+from vision_data import ForgetRequest, ImageSet
 
 
 @pytest.fixture(scope="module")

@@ -26,15 +26,10 @@ from training import Recipe, StateFile, fit, fit_many, generator_for, load_check
 from training.checkpoints import checkpoint_metadata
 from training.recipe import FLAGS, changed, differences, optimizer_of, schedule_of
 from training.way import Way, deterministic, seconds_of, way_of
-from vision_data import ImageSet, Normalisation, load_splits
+from vision_data import ImageSet, Normalisation
 from vision_data.augmentation import Moves, augmentations
 
 SHAPE = (1, 8, 8)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load_splits("digits", "nowhere")
 
 
 def tiny(count=12, shape=SHAPE):

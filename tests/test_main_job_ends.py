@@ -1,0 +1,100 @@
+"""How a run of the main job ends that an exception, Ctrl-C or a signal stops."""
+
+import contextlib
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from tests.main_job_runs import RANDOM, ROOT, all_runs, artifacts_of, call, default_store, files_below, fixture_folder, fixture_jobs  # noqa: F401 (fixtures)
+
+
+def test_an_exception_ends_the_run_failed(folder, jobs):
+    with pytest.raises(RuntimeError, match="the weights fell out"):
+        call(folder, "--unlearn", "mine.py:broken", "--epochs", "2")
+    run = all_runs(folder)[-1]
+    trace = (artifacts_of(run) / "error.txt").read_text()
+
+    assert run.info.status == "FAILED"
+    assert run.data.tags["error"] == "RuntimeError: the weights fell out"
+    assert "Traceback (most recent call last)" in trace
+    assert "in broken" in trace
+    assert mlflow.active_run() is None
+
+
+def test_ctrl_c_ends_the_run_killed(folder, jobs):
+    outcome = call(folder, "--unlearn", "mine.py:stopped", "--epochs", "2")
+
+    assert outcome.code == 130
+    assert outcome.run.info.status == "KILLED"
+    assert "interrupted" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert call(folder, *RANDOM).run.info.status == "FINISHED"
+
+
+def test_ctrl_c_in_one_of_several_ends_all_that_run_killed(folder, jobs):
+    outcome = call(folder, "--unlearn", "mine.py:stopped", "--epochs", "2", "--seed", "1", "2")
+
+    assert outcome.code == 130
+    assert [run.info.status for run in outcome.runs] == ["KILLED", "KILLED"]  # the parent and its first child
+
+
+def training(folder: Path) -> bool:
+    """Whether the run has noted its settings, after which it trains. Read beside the job, without disturbing it."""
+    if not (folder / "mlflow.db").exists():
+        return False
+    with closing(sqlite3.connect(f"file:{folder / 'mlflow.db'}?mode=ro", uri=True)) as store, contextlib.suppress(sqlite3.OperationalError):
+        return bool(store.execute("SELECT 1 FROM params JOIN runs USING (run_uuid) WHERE status = 'RUNNING'").fetchall())
+    return False
+
+
+def started(folder: Path, argv: Sequence[str]) -> subprocess.Popen[str]:
+    """The job as a process of its own, with Ctrl-C at its default even where pytest runs in the background."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-u", str(ROOT / "mlflow_forget.py"), *argv],
+            cwd=folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def test_signals_end_a_training_run_killed_and_the_next_start_works(folder, jobs, tmp_path_factory):
+    expected = {signal.SIGINT: 130, signal.SIGTERM: 143}
+    folders = {name: tmp_path_factory.mktemp(name.name) for name in expected}
+    for place in folders.values():
+        shutil.copy(folder / "mlflow.db", place)  # making a new store takes seconds
+    processes = {name: started(place, ["--unlearn", "random_mask", "--epochs", "1000000"]) for name, place in folders.items()}
+    try:
+        for name, process in processes.items():
+            deadline = time.monotonic() + 60
+            while not training(folders[name]) and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.1)
+            time.sleep(0.5)
+            process.send_signal(name)
+            _, err = process.communicate(timeout=30)
+
+            assert process.returncode == expected[name], err
+            assert "Traceback" not in err
+            assert all_runs(folders[name])[-1].info.status == "KILLED"
+            assert {file for file in files_below(folders[name] / "results") if not file.endswith((".state", ".lock"))} == set()
+            assert call(folders[name], *RANDOM).run.info.status == "FINISHED"
+    finally:
+        for process in processes.values():
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
