@@ -13,6 +13,7 @@ from measurement import Measured
 from reporter.layer_charts import Layer
 from reporter.run_facts import ForgetImages, History, RunFacts
 from reporter.verdict import Measurements
+from run_settings import run_params
 from training import library_versions
 from unlearn import Unlearned
 from vision_data import ForgetRequest
@@ -63,7 +64,7 @@ def run_facts(
         undefined=measured.undefined,
         evidence=evidence,
         names=base.splits.class_names,
-        params={name: value for name, value in sorted(experiment.params().items()) if value is not None},
+        params={name: value for name, value in sorted(run_params(experiment).items()) if value is not None},
         command=command_of(config),
         layer=layer,
         images=ForgetImages(data.forget.images, data.forget.normalisation.white, data.forget.indexes) if config.report == "full" else None,

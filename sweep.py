@@ -15,6 +15,7 @@ from pipeline import Pipeline, PipelineConfig, Result
 from reporter.pictures import curves_over
 from reporter.run_note import sweep_note
 from reporter.seeds_text import seeds_of
+from run_settings import run_params
 from tracking.run import TrackedRun, tracked_run
 from training import Progress, silent
 from vision_data import Splits
@@ -101,7 +102,7 @@ def same_splits(bases: Sequence[BaseModels], config: BaseConfig) -> Splits | Non
 
 def _log_parent(parent: TrackedRun, pipelines: Sequence[Pipeline], results: Sequence[Result]) -> None:
     """What all children share as params, what varies as a tag, and where only kappa and the seed vary, the curve over kappa."""
-    params = [pipeline.params() for pipeline in pipelines]
+    params = [run_params(pipeline) for pipeline in pipelines]
     varying = sorted(name for name in params[0] if len({str(own[name]) for own in params}) > 1)
     parent.params({name: value for name, value in params[0].items() if name not in varying})
     parent.tags({"varying": ", ".join(varying)})

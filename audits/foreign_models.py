@@ -17,8 +17,9 @@ from evaluation import ALL, OF_MANY, chosen, needs_of
 from judgement import judge
 from measurement import INCOMPETENT, Measured, measure
 from models import ARCHITECTURES, build
-from pipeline import FORGET_LIST, git_commit
 from registry import Entry, __version__
+from run_report import FORGET_LIST
+from run_settings import git_commit
 from tracking.run import TrackedRun, tracked_run
 from tracking.store import check_store
 from training import (

@@ -16,7 +16,8 @@ from torch import nn
 from base_models import BaseConfig, BaseModels
 from evaluation import NotFinite
 from model_sets import Member, oracles_of
-from pipeline import MASKED, Pipeline, PipelineConfig
+from pipeline import Pipeline, PipelineConfig
+from run_settings import MASKED, origin_tags, run_params
 from tracking.finished import end_cut_off_runs, tags_of
 from tracking.run import TrackedRun, tracked_run
 from training import Progress, load_checkpoint, warm_up
@@ -79,7 +80,7 @@ def job_of(
 def params_of(job: Pipeline, **own: Any) -> dict[str, Any]:
     """What an audit logs of its settings: those of a run, but for what is of one model."""
     of_one = {"mask", "ideal", "checkpoint_epochs", "report", MASKED}
-    return {name: value for name, value in job.params().items() if name not in of_one} | {"split": job.base.splits.digest, **own}
+    return {name: value for name, value in run_params(job).items() if name not in of_one} | {"split": job.base.splits.digest, **own}
 
 
 @contextmanager
@@ -92,7 +93,7 @@ def audit_run(job: Pipeline, kind: str, name: str, params: Mapping[str, Any]) ->
     settings_hash = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     with locked(job.base.save_dir / settings_hash) as lock:
         end_cut_off_runs((job.experiment, settings_hash), lock)
-        with tracked_run(job.experiment, name, tags={"audit": kind, **job.tags(), **tags_of(settings_hash, lock)}) as run:
+        with tracked_run(job.experiment, name, tags={"audit": kind, **origin_tags(job), **tags_of(settings_hash, lock)}) as run:
             run.params(params)
             yield run
 

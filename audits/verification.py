@@ -19,7 +19,7 @@ from base_models import device_named
 from evaluation import OF_MANY, Population, Shadows, chosen, evaluate, needs_of
 from measurement import INCOMPETENT, TIMES, Metric, measure
 from models import ARCHITECTURES, build
-from pipeline import FORGET_LIST
+from run_report import FORGET_LIST
 from tracking.record import Record
 from training import Metadata, Progress, checkpoint_digest, checkpoint_metadata, generator_for, load_checkpoint, silent
 from training.storage import read_tensors

@@ -243,7 +243,7 @@ def finished_in_store(jobs: Sequence[Job]) -> set[tuple[str, str]]:
     """What is finished, by what the tracking store says, which is there from now on, and has the experiments of the jobs."""
     from grids.base_lines import flags_of
     from mlflow_forget import configs_from, options_of
-    from pipeline import experiment_of
+    from run_settings import experiment_of
     from tracking.finished import finished_jobs
     from tracking.store import open_experiment
 

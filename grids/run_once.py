@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from pipeline import Pipeline, Result
+from run_settings import config_hash_of
 from tracking.finished import Job, finished_run, tags_of
 from training.file_lock import locked
 
@@ -29,7 +30,7 @@ def run_once(pipeline: Pipeline, known: Collection[Job] = NONE_KNOWN) -> Once:
     `known`: jobs of which it is known that they are finished. Raises as Pipeline.run.
     """
     initial, ideal = pipeline.base.initial(), pipeline.ideal()
-    job = (pipeline.experiment, pipeline.config_hash(initial, ideal))
+    job = (pipeline.experiment, config_hash_of(pipeline, initial, ideal))
     if job in known:
         return Once(job, None)
     with locked(pipeline.base.save_dir / job[1]) as lock:

@@ -21,13 +21,15 @@ OVERRIDING = ("diverged", "destroyed the model", "nothing to preserve", "changed
 class Finding:
     """One thing that was found: whether it speaks for the unlearned model, against it, or leaves a question open; and why.
 
-    command: what would answer the open question.
+    command: what would answer the open question. telling: False for a test that finds the initial model, which saw everything, like the
+    ideal one, which did not: that the unlearned model is like it too is no evidence.
     """
 
     mark: Mark
     claim: str
     evidence: str
     command: str = ""
+    telling: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,15 @@ def verdict(run: Measurements) -> Verdict:
     """The rules applied: forgetting, utility, attacks, what is left inside, and what these numbers can't say."""
     overriding = [Finding("bad" if _overrides(warning) else "open", warning, "The run's own warning.") for warning in run.warnings]
     attack, utility = list(_attack(run)), list(_utility(run))
-    forgetting = _forgetting(run, attack)
+    telling = [finding for finding in attack if finding.telling]
+    heard = telling or attack
+    forgetting = _forgetting(run, telling)
     inside = list(_inside(run))
     stops = [warning for warning in run.warnings if _overrides(warning)]
-    said = [*forgetting, *utility, *attack[:1], *(f for f in (*attack[1:], *inside) if f.mark == "bad")]
+    said = [*forgetting, *utility, *heard[:1], *(f for f in (*heard[1:], *inside) if f.mark == "bad")]
     headline = "; ".join(stops) or "; ".join(finding.claim for finding in said)
     marks = {finding.mark for finding in (*overriding, *forgetting, *utility, *attack, *inside)}
-    mark: Mark = "bad" if "bad" in marks else "open" if "open" in {f.mark for f in (*forgetting, *attack)} else "good"
+    mark: Mark = "bad" if "bad" in marks else "open" if "open" in {f.mark for f in (*forgetting, *heard)} else "good"
     return Verdict(_sentence(headline), mark, (*overriding, *forgetting, *utility, *attack, *inside, *_limits(run)))
 
 
@@ -91,6 +95,7 @@ def _overrides(warning: str) -> bool:
 
 
 def _forgetting(run: Measurements, attack: Sequence[Finding]) -> list[Finding]:
+    """attack: what the attacks that can tell find, or that none was run."""
     value = run.value("unlearned", "forget_score")
     if value is None:
         return [Finding("open", f"whether {run.what} is forgotten was not measured", "forget_score was not asked for.", run.way("all"))]
@@ -119,10 +124,12 @@ def _whole(run: Measurements, value: float, attack: Sequence[Finding]) -> Findin
         told = f" So did the initial model, before anything was forgotten, and {_unseen(run)}: these tests can't show forgetting."
         return Finding("open", f"predicts {run.what} as the ideal model does, and so does the initial model", evidence + told)
     if all(found[name] <= aims[name] for name in sets):
-        if all(finding.mark == "good" for finding in attack):
-            return Finding("good", f"forgets {run.what} completely, as far as predictions show", evidence + " The attacks agree, below.")
+        if attack and all(finding.mark == "good" for finding in attack):
+            told = " Every attack that can tell agrees, below."
+            return Finding("good", f"forgets {run.what} completely, as far as predictions show", evidence + told)
         claim = f"predicts {run.what} no more often than the ideal model"
-        return Finding("open", claim, evidence + " The attacks find more than in the ideal model, or were not run: see below.")
+        told = " The attacks find more than in the ideal model, say nothing here, or were not run: see below."
+        return Finding("open", claim, evidence + told)
     if all(found[name] <= uppers[name] for name in sets):
         limits = " and ".join(f"{uppers[name]:.2f} %" for name in sets)
         return Finding("good", f"forgets {run.what} nearly completely", f"{evidence} Within its 95 % interval, which ends at {limits}.")
@@ -161,6 +168,9 @@ def _part(run: Measurements, value: float, attack: Sequence[Finding]) -> Finding
     if before is not None and low <= before <= high and not _attack_sees_initial(run):
         told = f" But so does the initial model, before anything was forgotten, and {_unseen(run)}: these tests are too weak here."
         return Finding("open", f"can't be told from the ideal model on {run.what}, nor can the initial model", evidence + told)
+    if not attack:
+        told = " No attack that was run can tell even the initial model from the ideal one: see below."
+        return Finding("open", f"predicts {run.what} as the ideal model does", evidence + told)
     return Finding("good", f"can't be told from the ideal model on {run.what}", evidence + " An interval, not a proof.")
 
 
@@ -230,7 +240,7 @@ def _moved(before: float, after: float) -> str:
 
 
 def _attack(run: Measurements, of: str = "unlearned") -> Iterator[Finding]:
-    """Not above the 95 % intervals of the same attacks on the ideal model, which saw none of the forget images."""
+    """Inside the 95 % intervals of the same attacks on the ideal model, which saw none of the forget images, and the initial model not."""
     share, area = run.value(of, "mia"), run.value(of, "mia_auc")
     if share is None and area is None:
         yield Finding("open", "no attack was run", "Neither mia nor mia_auc was measured.", run.way("all"))
@@ -264,6 +274,10 @@ def _per_example(run: Measurements, found: float, by_loss: Finding | None) -> Fi
         return Finding(
             "bad", f"a per-example attack finds fewer of the forget images ({_percent(found)}) than with the ideal model", evidence
         )
+    before = run.value("initial", "mia")
+    if before is not None and low <= 100 - before <= high:
+        shares = [_percent(share) for share in (100 - before, found, alarms)]
+        return _says_nothing("a per-example attack", "takes {} of the forget images for training images", shares, evidence)
     return Finding(
         "good", f"a per-example attack finds no more than with the ideal model ({_percent(found)})" if found else claim, evidence
     )
@@ -287,7 +301,20 @@ def _threshold(run: Measurements, area: float) -> Finding:
         return Finding(
             "bad", f"the forget images have unusually large losses (AUC {area:.2f}, with the ideal model {other:.2f})", evidence + told
         )
+    before = run.value("initial", "mia_auc")
+    if before is not None and low <= before <= high:
+        return _says_nothing("a loss attack", "has an AUC of {}", [f"{each:.2f}" for each in (before, area, other)], evidence)
     return Finding("good", f"a loss attack does as it does with the ideal model (AUC {area:.2f})", evidence)
+
+
+def _says_nothing(test: str, what: str, numbers: Sequence[str], evidence: str) -> Finding:
+    """Of a test that the initial model passes as the ideal one does. what: "takes {} of"; numbers: the initial's, unlearned's, ideal's."""
+    before, found, other = numbers
+    each = f"the initial, {found} with the unlearned and {other} with the ideal model"
+    if before == found == other:
+        each = "the initial, the unlearned and the ideal model alike"
+    told = " Not even the initial model, before anything was forgotten, is told from the ideal one: this test is no evidence here."
+    return Finding("open", f"{test} says nothing here: it {what.format(before)} with {each}", evidence + told, telling=False)
 
 
 # Inside
@@ -315,6 +342,9 @@ def _probe(run: Measurements, found: float) -> Finding:
     evidence += f"; in the ideal model {other:.2f} %, 95 % interval {low:.1f} to {high:.1f} %."
     if found > high:
         return Finding("bad", f"inside it still knows: a probe finds {_percent(found)} ({_percent(other)} in the ideal model)", evidence)
+    before = run.value("initial", "probe_score")
+    if before is not None and before <= high:
+        return _says_nothing("a probe", "finds {}", [_percent(share) for share in (before, found, other)], evidence)
     return Finding("good", f"a probe finds no more inside than in the ideal model ({_percent(found)})", evidence)
 
 
@@ -336,6 +366,10 @@ def _relearning(run: Measurements, steps: float) -> Finding:
     if ideal_capped and not capped:
         claim = f"relearns in {steps:.0f} steps, the ideal model in {ideal_more}{other:.0f}"
         return Finding("open", claim, evidence + " How many more, and so whether half of them, is not known.")
+    before = run.value("initial", "relearn_steps")
+    if before is not None and before >= RELEARNED_SOON * other:
+        counts = [f"{before:.0f}", f"{more}{steps:.0f}", f"{ideal_more}{other:.0f}"]
+        return _says_nothing("relearning", "takes {} steps", counts, evidence)
     return Finding(
         "good", f"relearns no sooner than half of the ideal model's steps ({more}{steps:.0f} of {ideal_more}{other:.0f})", evidence
     )

@@ -22,6 +22,7 @@ from command_line import progress_bar
 from model_sets import make
 from models import build
 from pipeline import Pipeline, PipelineConfig
+from run_settings import config_hash_of, run_params
 from training import Recipe, StateFile, fit, fit_many, generator_for, load_checkpoint, model_digest
 from training.checkpoints import checkpoint_metadata
 from training.recipe import FLAGS, changed, differences, optimizer_of, schedule_of
@@ -498,8 +499,8 @@ def test_settings_are_part_of_the_config_hash_and_the_params(tmp_path, monkeypat
     for name, training in (("usual", {}), ("the same", {"train_schedule": "one_cycle"}), ("other", {"train_schedule": "cosine"})):
         job = Pipeline(PipelineConfig("default", base=BaseConfig(epochs=1, training=training)))
         initial = pipeline.Trained(job.base.untrained(), tmp_path, None, True, 0.0, [])
-        hashes[name] = job.config_hash(initial, None)
-        assert job.params()["train_schedule"] == ("cosine" if name == "other" else "one_cycle")
+        hashes[name] = config_hash_of(job, initial, None)
+        assert run_params(job)["train_schedule"] == ("cosine" if name == "other" else "one_cycle")
     assert hashes["usual"] == hashes["the same"] != hashes["other"]
 
 

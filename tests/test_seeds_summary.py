@@ -82,11 +82,12 @@ def test_which_metrics_were_asked_for_parts_no_seeds():
 
 def test_what_a_real_run_logs_of_its_making_is_no_setting():
     """But for what it was asked to do: a param that is new has to be put in one of the lists."""
-    from pipeline import Pipeline, PipelineConfig, _provenance
+    from pipeline import Pipeline, PipelineConfig
+    from run_settings import provenance, run_params
 
     pipeline = Pipeline(PipelineConfig(unlearn="MIMU", base=BaseConfig(epochs=1)))
     trained = pipeline.base.initial()
-    params = pipeline.params() | _provenance("initial", trained) | _provenance("ideal", trained)
+    params = run_params(pipeline) | provenance("initial", trained) | provenance("ideal", trained)
 
     names = {name for name, _ in settings_of({name: str(value) for name, value in params.items()})}
     assert names == OF_TASK - {"training", "dataset_file", "arch_file"} | set(METHODS["MIMU"].hyperparameters) | {"hidden"}

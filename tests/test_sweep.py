@@ -7,6 +7,7 @@ import pytest
 
 from base_models import BaseConfig, BaseModels, Trained
 from pipeline import Pipeline, PipelineConfig
+from run_settings import config_hash_of
 from sweep import run_all
 from training import model_digest
 from vision_data import ForgetRequest
@@ -50,7 +51,7 @@ def test_a_checkpoint_of_another_seed_is_noted(tmp_path):
 def test_the_hash_says_which_ideal_model_judged():
     pipeline = Pipeline(QUICK)
     initial, ideal = pipeline.base.initial(), pipeline.base.ideal()
-    assert pipeline.config_hash(initial, None) != pipeline.config_hash(initial, ideal)
+    assert config_hash_of(pipeline, initial, None) != config_hash_of(pipeline, initial, ideal)
     assert model_digest(initial.model) != model_digest(ideal.model)
 
 
@@ -101,7 +102,7 @@ def test_the_hash_says_what_options_the_architecture_has(tmp_path):
         base = BaseConfig(epochs=1, arch=f"own.py:{net}", arch_options=options)
         pipeline = Pipeline(PipelineConfig("default", base=base, ideal="skip"))
         initial = Trained(pipeline.base.untrained(), Path(), None, True, 0.0, [])
-        return pipeline.config_hash(initial, None)
+        return config_hash_of(pipeline, initial, None)
 
     assert hash_of("net") == hash_of("net", scale=1.0) != hash_of("net", scale=2.0)
     assert hash_of("must", scale=1.0) != hash_of("must", scale=2.0)  # one that has to be given is no mistake either
@@ -113,7 +114,7 @@ def test_the_hash_of_a_method_with_oracles_says_of_which_epochs_they_are(monkeyp
     def hashes_of(method):
         pipelines = [Pipeline(PipelineConfig(method, base=BaseConfig(epochs=epochs), ideal="skip")) for epochs in (1, 2)]
         initial = Trained(pipelines[0].base.untrained(), Path(), None, True, 0.0, [])
-        return {pipeline.config_hash(initial, None) for pipeline in pipelines}
+        return {config_hash_of(pipeline, initial, None) for pipeline in pipelines}
 
     assert len(hashes_of("load_an_oracle")) == 2
     assert len(hashes_of("default")) == 1

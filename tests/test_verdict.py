@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -178,6 +178,7 @@ def test_without_an_attack_a_score_alone_is_not_enough():
     assert forgetting(changed(PART, mia=None, mia_auc=None)) == ("open", "predicts 100 images as the ideal model does")
 
 
+@settings(deadline=None)
 @given(
     st.tuples(*[st.integers(0, 3)] * 4).map(lambda hits: [100 * k / n for k, n in zip(hits, (100, 40, 100, 40), strict=True)]),
     st.tuples(*[st.integers(0, 6)] * 2),
@@ -191,6 +192,76 @@ def test_completely_means_no_score_above_the_ideals_and_no_attack_outside_its_in
     like = ends.low <= found[0] / 100 <= ends.high and low <= areas[0] <= high
 
     assert ("completely, as" in verdict(run).headline) == (scores[0] <= scores[2] and scores[1] <= scores[3] and like)
+
+
+# Attacks that tell nothing
+
+SATURATED = changed(changed(changed(CLASS, mia=0.0), "initial", mia=0.0), "ideal", mia=0.0)
+SATURATED_CLAIM = (
+    "a per-example attack says nothing here: it takes 100 % of the forget images for training images "
+    "with the initial, the unlearned and the ideal model alike"
+)
+ALIKE = changed(PART, "initial", mia_auc=0.5)
+ALIKE_CLAIM = "a loss attack says nothing here: it has an AUC of 0.50 with the initial, the unlearned and the ideal model alike"
+
+
+def test_an_attack_that_says_the_same_of_all_three_models_is_no_evidence():
+    told = {finding.claim: finding for finding in verdict(SATURATED).findings}
+
+    assert told[SATURATED_CLAIM].mark == "open"
+    assert "Not even the initial model, before anything was forgotten, is told from the ideal one" in told[SATURATED_CLAIM].evidence
+    assert not any("no more than with the ideal model" in claim for claim in told)
+    assert claims(ALIKE)[ALIKE_CLAIM] == "open"
+
+
+def test_what_says_nothing_is_as_if_it_had_not_been_run():
+    told = verdict(SATURATED)
+
+    assert told.headline == (
+        "Forgets class 0 completely, as far as predictions show; retain accuracy is what it was; "
+        "a loss attack does as it does with the ideal model (AUC 0.05)."
+    )
+    assert told.findings[0].evidence.endswith("Every attack that can tell agrees, below.")
+    assert told.mark == "good"
+    assert forgetting(changed(SATURATED, mia_auc=None)) == ("open", "predicts class 0 no more often than the ideal model")
+    neither = changed(SATURATED, "initial", mia_auc=0.05)
+    assert forgetting(neither) == ("open", "predicts class 0 no more often than the ideal model")
+    assert verdict(neither).headline.endswith(f"{SATURATED_CLAIM}.")
+    assert verdict(neither).mark == "open"
+    assert forgetting(ALIKE) == ("good", "can't be told from the ideal model on 100 images")
+    assert forgetting(changed(ALIKE, "initial", mia=10.0)) == ("open", "predicts 100 images as the ideal model does")
+
+
+def test_all_of_a_class_is_left_open_only_beside_a_loss_attack_that_can_tell():
+    every = changed(changed(CLASS, mia=0.0), "initial", mia_auc=0.05)
+
+    assert claims(every)["a per-example attack still finds 100 % of the forget images (0 % with the ideal model)"] == "bad"
+
+
+@settings(deadline=None)
+@given(st.tuples(*[st.integers(0, 100)] * 3))
+def test_a_per_example_attack_is_evidence_for_a_model_only_where_it_is_against_the_initial_one(found):
+    run = PART
+    for model, count in zip(("initial", "unlearned", "ideal"), found, strict=True):
+        run = changed(run, model, mia=100.0 - count, mia_auc=None)
+    ends = binomtest(found[2], 100).proportion_ci(method="exact")
+    before, after = (ends.low <= count / 100 <= ends.high for count in found[:2])
+    mark = next(finding.mark for finding in verdict(run).findings if "per-example" in finding.claim)
+
+    assert mark == ("bad" if not after else "open" if before else "good")
+
+
+@settings(deadline=None)
+@given(st.tuples(*[st.floats(0, 1)] * 3))
+def test_a_loss_attack_is_evidence_for_a_model_only_where_it_is_against_the_initial_one(areas):
+    run = PART
+    for model, area in zip(("initial", "unlearned", "ideal"), areas, strict=True):
+        run = changed(run, model, mia=None, mia_auc=area)
+    low, high = auc_interval(areas[2], 100, 440)
+    before, after = (low <= area <= high for area in areas[:2])
+    mark = next(finding.mark for finding in verdict(run).findings if "AUC" in finding.evidence)
+
+    assert mark == ("bad" if not after else "open" if before else "good")
 
 
 # Utility
@@ -247,6 +318,19 @@ def test_relearning_in_no_step_says_nothing():
     run = changed(changed(PART, relearn_steps=0.0), "ideal", relearn_steps=0.0)
 
     assert claims(run)["relearning says nothing here"] == "open"
+
+
+def test_what_finds_as_much_in_the_initial_model_as_in_the_ideal_one_says_nothing_of_what_is_left_inside():
+    run = changed(changed(CLASS, probe_score=80.0, relearn_steps=30.0), "ideal", probe_score=80.0, relearn_steps=30.0)
+    probe = "a probe says nothing here: it finds 80 % with the initial, the unlearned and the ideal model alike"
+    relearning = "relearning says nothing here: it takes 20 steps with the initial, 30 with the unlearned and 30 with the ideal model"
+
+    known = claims(changed(run, "initial", probe_score=100.0, relearn_steps=0.0))
+    assert known["a probe finds no more inside than in the ideal model (80 %)"] == "good"
+    assert known["relearns no sooner than half of the ideal model's steps (30 of 30)"] == "good"
+    alike = changed(run, "initial", probe_score=80.0, relearn_steps=20.0)
+    assert claims(alike)[probe] == "open" and claims(alike)[relearning] == "open"
+    assert claims(changed(alike, probe_score=100.0))["inside it still knows: a probe finds 100 % (80 % in the ideal model)"] == "bad"
 
 
 # Warnings

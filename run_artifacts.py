@@ -1,0 +1,199 @@
+"""What a run leaves in its MLflow run and beside it: metrics, raw numbers, models, pictures and the report."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from base_models import Trained
+from evaluation import Evidence
+from measurement import INCOMPETENT, Measured
+from registry import __version__
+from reporter.html_report import html_report
+from reporter.layer_pictures import masked_layer_image, weight_histogram
+from reporter.margin_pictures import margin_histograms
+from reporter.per_image import per_image, write_per_image
+from reporter.pictures import class_probabilities
+from reporter.run_note import run_note
+from reporter.verdict import verdict
+from run_report import FORGET_LIST, run_facts
+from run_settings import run_params
+from tracking.run import TrackedRun
+from training import library_versions, save_checkpoint, save_mask, write_bytes
+from unlearn import Unlearned
+from vision_data import DATASETS
+
+if TYPE_CHECKING:
+    from pipeline import Pipeline
+
+JSON_FOLDER = Path("eval/metrics_and_plots/json")
+REPORT = "report.html"
+METRICS_WAY_OUT = "Free the place, or start in another folder: the metrics are written below the current one"
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """An experiment with the models it has made or loaded, and what was measured of them."""
+
+    experiment: Pipeline
+    initial: Trained
+    ideal: Trained | None
+    unlearned: Unlearned
+    measured: Measured
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the numbers should know."""
+        base, initial = self.experiment.base, self.initial
+        notes = [] if self.ideal else [f"no ideal model to compare with. Make it: {base.ideal_command()}"]
+        if initial.metadata and initial.metadata.seed != base.config.seed:
+            notes.append(f"the initial model in {initial.path} was trained with seed {initial.metadata.seed}, not {base.config.seed}")
+        return notes
+
+
+def log_code(run: TrackedRun, experiment: Pipeline) -> None:
+    """The users' files as they were run."""
+    entries = (experiment.method, experiment.base.architecture, DATASETS[experiment.config.base.dataset])
+    with tempfile.TemporaryDirectory() as folder:
+        for name, code in {(entry.file.name, entry.code) for entry in entries if entry.file is not None and entry.code is not None}:
+            (Path(folder) / name).write_bytes(code)
+            run.file(Path(folder) / name, "code")
+
+
+def write_json(done: MeasuredRun, run_id: str, config_hash: str) -> Path:
+    """The raw numbers as a file below the current folder, which no other setting's run has."""
+    experiment, measured = done.experiment, done.measured
+    content = {
+        "run_id": run_id,
+        "params": {
+            name: value if isinstance(value, (int, float, str, type(None))) else str(value)
+            for name, value in run_params(experiment).items()
+        },
+        "config_hash": config_hash,
+        "metrics": measured.model,
+        "initial": measured.initial,
+        "ideal": measured.ideal,
+        "undefined": measured.undefined,
+        "checkpoints": experiment.intermediate.metrics,
+        "checkpoints_undefined": experiment.intermediate.undefined,
+        "warnings": experiment.warnings,
+        "facts": done.unlearned.facts,
+        "stages": experiment.stages,
+        "versions": library_versions(),
+    }
+    kind = f"{experiment.base.architecture.name}_{experiment.base.splits.dataset}"
+    amounts = f"top-{experiment.settings.get('topk', 'none')}_kappa_{experiment.settings.get('kappa', 'none')}"
+    name = f"{experiment.method.name}_{experiment.base.request_slug}_seed{experiment.config.base.seed}_{config_hash[:8]}.json"
+    path = JSON_FOLDER / re.sub(r"[^\w.+%-]", "_", f"{kind}_{amounts}") / name
+    write_bytes(path, json.dumps(content, indent=2, sort_keys=True).encode(), METRICS_WAY_OUT)
+    return path
+
+
+def log_results(run: TrackedRun, done: MeasuredRun, json_path: Path) -> None:
+    """Metrics, histories, image sets and files."""
+    experiment, unlearned, measured = done.experiment, done.unlearned, done.measured
+    _log_checkpoints(run, experiment, measured)
+    run.metrics(measured.model, step=experiment.intermediate.last_step)
+    run.metrics({f"initial_{name}": value for name, value in measured.initial.items()})
+    run.metrics({f"ideal_{name}": value for name, value in measured.ideal.items()})
+    run.metrics(
+        {"unlearn_seconds": experiment.stages["unlearn"]} | {f"unlearn_{stage}_seconds": s for stage, s in unlearned.stages.items()}
+    )
+    run.metrics({name: value for name, value in unlearned.facts.items() if not isinstance(value, str)})
+    run.tags({name: value for name, value in unlearned.facts.items() if isinstance(value, str)})
+    run.tags({f"undefined.{name}": reason for name, reason in measured.undefined.items()})
+    run.history(unlearned.history, "unlearn_")
+    for epoch, scores in experiment.intermediate.scores.items():
+        run.metrics({f"epoch_{name}": score for name, score in scores.items()}, step=epoch)
+    for name, images in (("forget", experiment.data.forget), ("retain", experiment.data.retain), ("test", experiment.base.splits.test)):
+        run.image_set(f"{experiment.base.splits.dataset} {name}", images.digest, experiment.base.splits.dataset, name)
+    run.file(json_path)
+    run.text("".join(f"{index}\n" for index in experiment.data.forget.indexes.tolist()), FORGET_LIST)
+    with tempfile.TemporaryDirectory() as folder:
+        for path in [*_saved(Path(folder), experiment, unlearned, run.run_id), _per_image(Path(folder), experiment, measured, run.run_id)]:
+            run.file(path)
+
+
+def _log_checkpoints(run: TrackedRun, experiment: Pipeline, measured: Measured) -> None:
+    """The intermediate models as earlier steps of the final model's metrics.
+
+    MLflow shows a metric's last step. Nothing intermediate may pass for final: what the final model has no value of is in
+    the raw metrics alone, and nothing is logged here while the method runs.
+    """
+    steps = experiment.intermediate.metrics.items()
+    run.points({epoch: {name: value for name, value in values.items() if name in measured.model} for epoch, values in steps})
+
+
+def log_report(run: TrackedRun, done: MeasuredRun) -> None:
+    """The verdict in words, as a tag and in the run's description; and unless they are to be skipped, the pictures and the page."""
+    facts = run_facts(done.experiment, run.run_id, done.initial, done.ideal, done.unlearned, done.measured, done.notes)
+    told = verdict(facts.measured)
+    run.tags({"verdict": told.headline})
+    run.note(run_note(facts, told))
+    if done.experiment.config.report != "skip":
+        _draw(run, done)
+        run.text(html_report(facts, told), REPORT)
+
+
+def _draw(run: TrackedRun, done: MeasuredRun) -> None:
+    """What the forget images are taken for, how sure the models are, and where there is a mask, what it switches off."""
+    experiment, mask, measured = done.experiment, done.unlearned.mask, done.measured
+    dataset, request = experiment.base.splits.dataset, experiment.base.request_slug
+    bars = {name: evidence.forget.probabilities.mean(0).tolist() for name, evidence in measured.evidence.items()}
+    title = f"{experiment.method.name}: forget images of {dataset}, {request}"
+    run.picture(class_probabilities(bars, experiment.base.splits.class_names, title=title), "class_probabilities.png")
+    margins = {name: _margins(evidence) for name, evidence in measured.evidence.items()}
+    before, after, ideal = margins["initial model"], margins["unlearned model"], margins.get("ideal model")
+    run.picture(margin_histograms(before, after, ideal, title=f"{experiment.method.name}: {dataset}, {request}"), "margins.png")
+    if mask is not None:
+        weight, keep = done.initial.model.get_parameter(f"{mask.layer}.weight"), mask.keep
+        title = f"{experiment.method.name}: {mask.layer} of {dataset} {experiment.base.architecture.name}, {request}"
+        run.picture(masked_layer_image(weight, keep, title=title), "layer.png")
+        run.picture(weight_histogram(weight, keep, title=title), "layer_weights.png")
+
+
+def _saved(folder: Path, experiment: Pipeline, unlearned: Unlearned, run_id: str) -> list[Path]:
+    """The unlearned model and the mask as files."""
+    base, method = experiment.base, experiment.method.name
+    metadata = base.metadata(f"unlearned {base.request_slug} by {method}", versions=library_versions())
+    files = [folder / "unlearned.safetensors"]
+    save_checkpoint(files[0], unlearned.model, metadata)
+    if unlearned.mask is not None:
+        files.append(folder / "mask.safetensors")
+        header = {"method": method, "request": base.request_slug, "run_id": run_id, "dataset": base.splits.dataset}
+        save_mask(files[1], unlearned.mask, header)
+    return files
+
+
+def _per_image(folder: Path, experiment: Pipeline, measured: Measured, run_id: str) -> Path:
+    """What each model says of each image, as a file."""
+    base, data = experiment.base, experiment.data
+    models = {name.removesuffix(" model"): own for name, own in measured.evidence.items()}
+    models |= {INCOMPETENT: measured.incompetent} if measured.incompetent else {}
+    sets = {"forget": data.forget, "retain": data.retain, "validation": data.validation, "test": base.splits.test}
+    about: dict[str, Any] = {
+        "run_id": run_id,
+        "dataset": base.splits.dataset,
+        "method": experiment.method.name,
+        "request": base.request_slug,
+    }
+    about |= {"seed": data.seed, "forget_classes": data.forget_classes, "version": __version__}
+    path = folder / "per_image.parquet"
+    write_per_image(per_image(models, {name: images.indexes for name, images in sets.items()}, about), path)
+    return path
+
+
+def _margins(evidence: Evidence) -> dict[str, Tensor]:
+    """The margins of forget and of test images; where a class was forgotten whole, of its test images and of the others'."""
+    sets = {"forget images": evidence.forget}
+    if evidence.forget_classes:
+        sets |= {"test images of the forgotten": evidence.test_forget, "test images of the others": evidence.test_retain}
+    else:
+        sets |= {"test images": evidence.test}
+    return {name: outputs.margins for name, outputs in sets.items() if len(outputs)}
