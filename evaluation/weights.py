@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from evaluation.evidence import Evidence
 from evaluation.impl import register
+from models import uncompiled
 
 
 def weight_distance(model: nn.Module, initial: nn.Module) -> float:
@@ -27,7 +28,7 @@ def changed_share(model: nn.Module, initial: nn.Module) -> float:
 
 
 def _pairs(model: nn.Module, initial: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    ours, theirs = ({name: p.detach().cpu() for name, p in one.named_parameters()} for one in (model, initial))
+    ours, theirs = ({name: p.detach().cpu() for name, p in uncompiled(one).named_parameters()} for one in (model, initial))
     other = sorted(name for name in ours.keys() | theirs.keys() if _shape(ours, name) != _shape(theirs, name))
     if other or not ours:
         what = (

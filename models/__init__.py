@@ -3,12 +3,13 @@
 from models import cnn, mlp, published, resnet, resnet9, vgg, vit
 from models.impl import ARCHITECTURES, build
 from models.mask import Mask, apply_mask, check_maskable, lift_mask, switched_off, uncompiled
-from models.masked_layer import MaskedLayer, evaluating, find_layer, linear_layers, split_at, tail_at
+from models.masked_layer import MaskedLayer, alike, evaluating, find_layer, linear_layers, split_at, tail_at
 
 __all__ = [
     "ARCHITECTURES",
     "Mask",
     "MaskedLayer",
+    "alike",
     "apply_mask",
     "build",
     "check_maskable",

@@ -54,7 +54,6 @@ def apply_mask(model: nn.Module, mask: Mask) -> None:
     another shape, or whose weight is computed (`check_maskable`).
     """
     layer = _layer_of(model, mask)
-    _check_own_weight(layer, mask.layer)
     if not parametrize.is_parametrized(layer, "weight"):
         parametrize.register_parametrization(layer, "weight", _Masks(), unsafe=True)
     _masks_on(layer).applied.append(mask.keep.to(layer.weight.device, copy=True))
@@ -127,6 +126,7 @@ def _layer_of(model: nn.Module, mask: Mask) -> nn.Linear:
     layer = dict(uncompiled(model).named_modules()).get(mask.layer)
     if not isinstance(layer, nn.Linear):
         raise ValueError(f"expected a model with a linear layer {mask.layer!r}, got one without. Use the model that the mask was made for")
+    _check_own_weight(layer, mask.layer)
     if tuple(layer.weight.shape) != tuple(mask.keep.shape):
         expected, got = tuple(layer.weight.shape), tuple(mask.keep.shape)
         raise ValueError(

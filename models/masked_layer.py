@@ -54,8 +54,16 @@ class MaskedLayer:
 
 
 def linear_layers(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """The linear layers that run on `images` (N, C, H, W), in forward order, each with all the input it saw."""
+    """The linear layers that run on `images` (N, C, H, W), in forward order, each with all the input it saw.
+
+    Raises ValueError for a model of which a part is compiled, for what runs there does not heed hooks.
+    """
     model = uncompiled(model)
+    for part, module in model.named_modules():
+        if uncompiled(module) is not module:
+            raise ValueError(
+                f"expected a model that torch.compile got as a whole, or not at all, got one with a compiled part {part!r}. Compile all of it"
+            )
     seen: dict[str, Tensor] = {}
     names = {module: name for name, module in model.named_modules()}
 
@@ -163,15 +171,16 @@ def _cut(model: nn.Module, name: str, images: Tensor) -> tuple[nn.Module, nn.Mod
         if cut is None:
             return None
         body, head, _ = cut
-        return cut if _alike(head(model.get_submodule(name)(body(images.clone()))), model(images.clone())) else None
+        return cut if alike(head(model.get_submodule(name)(body(images.clone()))), model(images.clone())) else None
 
 
-def _alike(logits: Any, of_model: Any) -> bool:
-    """Equal but for rounding; what is no tensor is not compared."""
-    if not (isinstance(logits, Tensor) and isinstance(of_model, Tensor)):
+def alike(ours: Any, theirs: Any) -> bool:
+    """Equal but for rounding, infinities and what is no number in the same places; what is no tensor is not compared."""
+    if not (isinstance(ours, Tensor) and isinstance(theirs, Tensor)):
         return True
-    rounding = 16 * torch.finfo(of_model.dtype).eps * of_model.abs().amax() if of_model.is_floating_point() else 0
-    return logits.shape == of_model.shape and torch.allclose(logits, of_model, rtol=0, atol=float(rounding), equal_nan=True)
+    largest = theirs[theirs.isfinite()].abs()
+    rounding = 16 * torch.finfo(theirs.dtype).eps * float(largest.max()) if theirs.is_floating_point() and len(largest) else 0.0
+    return ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=0, atol=rounding, equal_nan=True)
 
 
 def _traced(model: nn.Module, name: str) -> tuple[nn.Module, nn.Module, bool] | None:

@@ -128,7 +128,7 @@ def _whole(run: Measurements, value: float, attack: Sequence[Finding]) -> Findin
             told = " Every attack that can tell agrees, below."
             return Finding("good", f"forgets {run.what} completely, as far as predictions show", evidence + told)
         claim = f"predicts {run.what} no more often than the ideal model"
-        told = " The attacks find more than in the ideal model, say nothing here, or were not run: see below."
+        told = " The attacks tell it from the ideal model, say nothing here, or were not run: see below."
         return Finding("open", claim, evidence + told)
     if all(found[name] <= uppers[name] for name in sets):
         limits = " and ".join(f"{uppers[name]:.2f} %" for name in sets)
@@ -266,7 +266,7 @@ def _per_example(run: Measurements, found: float, by_loss: Finding | None) -> Fi
     evidence += f" Of the ideal model, which saw none of them: {alarms:.2f} %, 95 % interval {low:.1f} to {high:.1f} %."
     if run.whole and found == 100 > high and by_loss is not None and by_loss.mark == "good":
         all_of_them = f"a per-example attack takes every forget image for a training image ({_percent(alarms)} with the ideal model)"
-        told = " All or none says little: it has seen no image like these, and the loss attack does as with the ideal model."
+        told = " All or none says little: it has seen no image like these, and by its losses the model is like the ideal one."
         return Finding("open", all_of_them, evidence + told)
     if found > high:
         return Finding("bad", f"{claim} ({_percent(alarms)} with the ideal model)", evidence)
@@ -366,10 +366,6 @@ def _relearning(run: Measurements, steps: float) -> Finding:
     if ideal_capped and not capped:
         claim = f"relearns in {steps:.0f} steps, the ideal model in {ideal_more}{other:.0f}"
         return Finding("open", claim, evidence + " How many more, and so whether half of them, is not known.")
-    before = run.value("initial", "relearn_steps")
-    if before is not None and before >= RELEARNED_SOON * other:
-        counts = [f"{before:.0f}", f"{more}{steps:.0f}", f"{ideal_more}{other:.0f}"]
-        return _says_nothing("relearning", "takes {} steps", counts, evidence)
     return Finding(
         "good", f"relearns no sooner than half of the ideal model's steps ({more}{steps:.0f} of {ideal_more}{other:.0f})", evidence
     )

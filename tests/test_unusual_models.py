@@ -5,10 +5,12 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from evaluation import penultimate_features
-from models import Mask, apply_mask, split_at, tail_at
+from evaluation.weights import weight_distance
+from models import Mask, alike, apply_mask, lift_mask, split_at, switched_off, tail_at
 from unlearn import ForgetData, unlearn
 
 MASKING = ("MIMU", "random_mask", "logit_attribution", "SFT")
@@ -59,8 +61,9 @@ def test_a_layer_that_computes_its_weight_is_no_layer_to_mask(method, computed, 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 def test_no_mask_is_put_on_a_layer_that_computes_its_weight(computed):
-    with pytest.raises(ValueError, match="expected a layer that holds its weight, got '2'"):
-        apply_mask(computed, Mask("2", torch.ones(8, 8, dtype=torch.bool)))
+    for change in (apply_mask, lift_mask, switched_off):
+        with pytest.raises(ValueError, match="expected a layer that holds its weight, got '2'"):
+            change(computed, Mask("2", torch.ones(8, 8, dtype=torch.bool)))
 
 
 @pytest.mark.parametrize("method", MASKING)
@@ -116,6 +119,55 @@ def test_a_split_model_is_the_model_with_what_hangs_on_it(make, data):
         tail_at(model, "2", x[:2])
 
 
+class Negative(nn.Linear):
+    def forward(self, h):
+        return -F.linear(h, self.weight, self.bias)
+
+
+def with_a_hooked_layer():
+    model = perceptron()
+    model[2].register_forward_hook(lambda _, inputs, z: -z)
+    return model
+
+
+def with_a_layer_of_its_own():
+    model = perceptron()
+    model[2] = Negative(8, 8)
+    return model.eval()
+
+
+@pytest.mark.parametrize("make", [with_a_hooked_layer, with_a_layer_of_its_own])
+@pytest.mark.parametrize("method", MASKING)
+def test_a_layer_that_computes_something_else_is_no_layer_to_mask(method, make, data):
+    with pytest.raises(ValueError, match=r"--mask_layer: expected a layer that computes W h \+ b, got '2', which does something else"):
+        unlearn(method, make(), data, mask_layer="2", **FEW[method])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_are_compared_as_they_are(value, data):
+    model = perceptron()
+    with torch.no_grad():
+        model[4].weight[0, 0] = value
+    x, _ = next(data.forget.batches(2))
+    layer = split_at(model, "2", x)
+    with torch.no_grad():
+        logits = model(x)
+        assert alike(layer.head(layer.layer(layer.body(x)), x), logits)
+        assert not layer.needs_images
+        assert not alike(logits + 1, logits)
+    assert alike(torch.zeros(0, 3), torch.zeros(0, 3)) and not alike(torch.zeros(2, 3), torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("method", MASKING)
+def test_a_model_with_a_compiled_part_is_told_to_be_compiled_whole(method, data):
+    model = perceptron()
+    model[0] = torch.compile(model[0], backend="eager")
+    with pytest.raises(
+        ValueError, match="expected a model that torch.compile got as a whole, or not at all, got one with a compiled part '0'"
+    ):
+        unlearn(method, model, data, **FEW[method])
+
+
 @pytest.mark.parametrize("was_run", [False, True], ids=["not yet run", "run"])
 @pytest.mark.parametrize("method", [*MASKING, "FT"])
 def test_a_compiled_model_is_unlearned_as_the_model_that_it_was(method, was_run, data):
@@ -128,6 +180,7 @@ def test_a_compiled_model_is_unlearned_as_the_model_that_it_was(method, was_run,
     assert list(result.model.state_dict()) == list(expected.model.state_dict())
     for name, value in expected.model.state_dict().items():
         assert torch.equal(result.model.state_dict()[name], value)
+    assert weight_distance(result.model, compiled) == weight_distance(expected.model, plain)
     if result.mask is not None:
         apply_mask(compiled, result.mask)
         x = torch.randn(4, 16)

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from models import Mask, MaskedLayer, check_maskable, split_at, uncompiled
+from models import Mask, MaskedLayer, alike, check_maskable, split_at, uncompiled
 from registry import Registry
 from training import Progress, generator_for, silent
 from unlearn.oracles import Oracles
@@ -188,7 +189,14 @@ def masked_layer(model: nn.Module, data: ForgetData, mask_layer: str | None) -> 
     layer = split_at(model, mask_layer or str(getattr(model, "mask_layer", "-2")), images)
     check_maskable(uncompiled(model), layer.name)
     with torch.no_grad():
-        logits = layer.head(layer.layer(layer.body(images)), images)
+        h = layer.body(images)
+        z = layer.layer(h)
+        logits = layer.head(z, images)
+    if not alike(F.linear(h, layer.weight, layer.bias), z):
+        raise ValueError(
+            f"--mask_layer: expected a layer that computes W h + b, got {layer.name!r}, which does something else (a hook, or a forward "
+            "of its own). Choose another layer"
+        )
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < data.classes:
         raise ValueError(f"expected a model whose output is logits (N, classes) of at least {data.classes} classes, got {shape}")
