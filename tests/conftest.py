@@ -2,7 +2,9 @@
 
 import shutil
 import tempfile
+import urllib.request
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -16,6 +18,16 @@ def digits():
     from vision_data import load_splits
 
     return load_splits("digits", "nowhere")
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No download succeeds."""
+
+    def refuse(*_, **__):
+        raise URLError("no network in this test")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ import mlflow_forget
 from array_param_file import commands, main
 from benchmarks import sweep as benchmark
 from grids.base_lines import of_the_job
+from tests.idx_format import idx
 from vision_data import impl, torchvision_sets
 from vision_data.impl import read
 
@@ -244,11 +244,6 @@ def test_a_mistake_in_the_grid_is_one_line_and_writes_nothing(folder, capsys, gr
     assert message.count("\n") == 1
     assert line is None or f"grid.yml, line {line}" in message, message
     assert {path.name for path in folder.iterdir()} <= {"grid.yml"}
-
-
-def idx(array):
-    """A file of MNIST's: two zeros, the type uint8, the number of dimensions, each size."""
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
 @pytest.fixture

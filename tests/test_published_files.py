@@ -2,26 +2,19 @@
 
 import hashlib
 import pickle
-import struct
-import urllib.request
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
 
+from tests.idx_format import idx
 from torchvision_import import torchvision_module
 from vision_data import DATASETS, load_splits
 
 # The published files: MNIST and FashionMNIST
 
 TRAIN_COUNT, TEST_COUNT = 30, 20
-
-
-def idx(array):
-    """An array of bytes in the IDX format: 0, 0, 0x08 (unsigned bytes), the number of dimensions, each as a big-endian int."""
-    return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
 @pytest.fixture(params=["MNIST", "FashionMNIST"])
@@ -195,14 +188,6 @@ def test_a_cifar100_file_with_another_md5_is_not_unpickled(cifar100):
 # Missing files and no network
 
 
-@pytest.fixture
-def offline(monkeypatch):
-    def refuse(*_, **__):
-        raise URLError("no network in this test")
-
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
-
-
 FILES = [
     ("MNIST", "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte", "MNIST/raw"),
     (
@@ -212,13 +197,20 @@ FILES = [
     ),
     ("CIFAR10", "data_batch_1, .*, data_batch_5, test_batch, batches.meta", "cifar-10-batches-py"),
     ("CIFAR100", "train, test, meta", "cifar-100-python"),
+    ("KMNIST", "train-images-idx3-ubyte, .*, t10k-labels-idx1-ubyte", "KMNIST/raw"),
+    ("EMNIST_letters", "emnist-letters-train-images-idx3-ubyte, .*, emnist-letters-test-labels-idx1-ubyte", "EMNIST/raw"),
+    ("EMNIST_balanced", "emnist-balanced-train-images-idx3-ubyte, .*, emnist-balanced-test-labels-idx1-ubyte", "EMNIST/raw"),
+    ("USPS", "usps.bz2, usps.t.bz2", ""),
+    ("SVHN", "train_32x32.mat, test_32x32.mat", ""),
+    ("STL10", "train_X.bin, train_y.bin, unlabeled_X.bin, test_X.bin, test_y.bin", "stl10_binary"),
 ]
 
 
 @pytest.mark.parametrize(("name", "files", "folder"), FILES)
 def test_missing_files_are_named_with_their_folder(offline, tmp_path, name, files, folder):
-    with pytest.raises(FileNotFoundError, match=rf"{name}: expected {files} in {tmp_path}/{folder}, and the download failed"):
+    with pytest.raises(FileNotFoundError, match=rf"{name}: expected {files} in {tmp_path / folder}, and the download failed"):
         DATASETS[name](tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"])

@@ -5,18 +5,16 @@ import functools
 import gzip
 import hashlib
 import io
-import struct
 import threading
-import urllib.request
 import zipfile
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from urllib.error import URLError
 
 import numpy as np
 import pytest
 import scipy.io
 import torch
 
+from tests.idx_format import idx
 from torchvision_import import torchvision_module
 from vision_data import DATASETS, load_splits
 
@@ -25,21 +23,8 @@ def md5(file):
     return hashlib.md5(file.read_bytes()).hexdigest()
 
 
-def idx(array):
-    """An array of bytes in the IDX format: 0, 0, 0x08 (unsigned bytes), the number of dimensions, each as a big-endian int."""
-    return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-
-
 def random(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    def refuse(*_, **__):
-        raise URLError("no network in this test")
-
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
 
 
 # KMNIST and EMNIST
@@ -206,22 +191,6 @@ def test_an_stl10_file_with_another_md5_is_refused(stl10):
 
 
 # Missing files and no network
-
-FILES = [
-    ("KMNIST", "train-images-idx3-ubyte, .*, t10k-labels-idx1-ubyte", "KMNIST/raw"),
-    ("EMNIST_letters", "emnist-letters-train-images-idx3-ubyte, .*, emnist-letters-test-labels-idx1-ubyte", "EMNIST/raw"),
-    ("EMNIST_balanced", "emnist-balanced-train-images-idx3-ubyte, .*, emnist-balanced-test-labels-idx1-ubyte", "EMNIST/raw"),
-    ("USPS", "usps.bz2, usps.t.bz2", ""),
-    ("SVHN", "train_32x32.mat, test_32x32.mat", ""),
-    ("STL10", "train_X.bin, train_y.bin, unlabeled_X.bin, test_X.bin, test_y.bin", "stl10_binary"),
-]
-
-
-@pytest.mark.parametrize(("name", "files", "folder"), FILES)
-def test_missing_files_are_named_with_their_folder(offline, tmp_path, name, files, folder):
-    with pytest.raises(FileNotFoundError, match=rf"{name}: expected {files} in {(tmp_path / folder)}, and the download failed"):
-        DATASETS[name](tmp_path)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_the_file_that_is_missing_is_named(offline, svhn):
