@@ -62,7 +62,7 @@ def linear_layers(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     for part, module in model.named_modules():
         if uncompiled(module) is not module:
             raise ValueError(
-                f"expected a model that torch.compile got as a whole or not at all, got one with a compiled part {part!r}. Compile it all"
+                f"expected a model that torch.compile got as a whole or not at all, got one with a compiled part {part!r}. Uncompile it"
             )
     seen: dict[str, Tensor] = {}
     names = {module: name for name, module in model.named_modules()}

@@ -130,13 +130,19 @@ def with_a_hooked_layer():
     return model
 
 
+def with_a_layer_whose_input_is_written():
+    model = perceptron()
+    model[2].register_forward_pre_hook(lambda _, inputs: (inputs[0].neg_(), None)[1])
+    return model
+
+
 def with_a_layer_of_its_own():
     model = perceptron()
     model[2] = Negative(8, 8)
     return model.eval()
 
 
-@pytest.mark.parametrize("make", [with_a_hooked_layer, with_a_layer_of_its_own])
+@pytest.mark.parametrize("make", [with_a_hooked_layer, with_a_layer_whose_input_is_written, with_a_layer_of_its_own])
 @pytest.mark.parametrize("method", MASKING)
 def test_a_layer_that_computes_something_else_is_no_layer_to_mask(method, make, data):
     with pytest.raises(ValueError, match=r"--mask_layer: expected a layer that computes W h \+ b, got '2', which does something else"):

@@ -178,8 +178,8 @@ def copy_of(model: nn.Module) -> nn.Module:
 def masked_layer(model: nn.Module, data: ForgetData, mask_layer: str | None) -> MaskedLayer:
     """The model split at its masked layer: the one that is asked for, else the model's own choice, else the second to last.
 
-    Raises ValueError for a layer that can't be masked (`models.check_maskable`), a model that is not on the data's device, and one that
-    gives anything but logits (N, classes) of at least as many classes as there are.
+    Raises ValueError for a layer that can't be masked (`models.check_maskable`) or computes anything but W h + b, a model that is not on
+    the data's device, and one that gives anything but logits (N, classes) of at least as many classes as there are.
     """
     elsewhere = {p.device for p in model.parameters() if p.device.type != data.device.type}
     if elsewhere:
@@ -190,7 +190,7 @@ def masked_layer(model: nn.Module, data: ForgetData, mask_layer: str | None) -> 
     check_maskable(uncompiled(model), layer.name)
     with torch.no_grad():
         h = layer.body(images)
-        z = layer.layer(h)
+        z = layer.layer(h.clone())  # a hook may write into it
         logits = layer.head(z, images)
     if not alike(F.linear(h, layer.weight, layer.bias), z):
         raise ValueError(
