@@ -238,7 +238,7 @@ def test_amnesiac_draws_its_labels_once_and_never_the_true_one(batches_seen):
 def test_frozen_weights_do_not_move_under_momentum_and_weight_decay(density):
     model, data = normed(), data_of()
     result = unlearn("SalUn", model, data, density=density, unlearn_epochs=5, unlearn_lr=0.1, momentum=0.9, weight_decay=0.1)
-    keep = torch.cat([k.flatten() for k in most_salient(saliency(copy.deepcopy(model), data.forget, 3, CPU), density)])
+    keep = torch.cat([k.flatten() for k in most_salient(saliency(copy.deepcopy(model), data.forget.batches(3)), density)])
     moved = weights(result.model) != weights(model)
     assert not moved[~keep].any()
     assert moved[keep].all()
@@ -253,7 +253,7 @@ def test_salun_at_density_1_is_rl():
 
 def test_saliency_is_the_sum_over_all_images_in_eval_mode():
     model, data = normed().train(), data_of()
-    scores = saliency(model, data.forget, 3, CPU)
+    scores = saliency(model, data.forget.batches(3))
     assert all(m.training for m in model.modules())
     model.eval()
     by_image = [gradients(model, data.forget.subset(torch.tensor([i]))) for i in range(len(data.forget))]

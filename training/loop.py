@@ -20,7 +20,7 @@ from training.world import ALONE, World
 from vision_data import ImageSet, Normalisation
 from vision_data.augmentation import augmentations
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Any], Tensor]  # logits, and what comes beside the images of a batch: their labels, mostly
 Progress = Callable[..., Iterable[Any]]
 
 WATCHED = 20  # steps between two looks at the losses on a GPU, which each look has to wait for
@@ -266,7 +266,7 @@ def _seed(seed: int, device: torch.device) -> None:
 
 def descend(
     model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Tensor, Any]],
     *,
     optimizer: torch.optim.Optimizer,
     loss: Loss = F.cross_entropy,

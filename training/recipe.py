@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from registry import Entry
-from vision_data.augmentation import Augmentation, augmentations
+from vision_data.augmentation import Augmentation, augmentations, named
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["one_cycle", "cosine"]
@@ -104,10 +104,10 @@ def changed(
     given = {name: value for name, value in locals().items() if name.startswith(PREFIX) and value is not None}
     settings: dict[str, Any] = {name.removeprefix(PREFIX): value for name, value in given.items()}
     if "augment" in settings:
-        asked = settings["augment"]
-        if "none" in asked and len(asked) > 1:
-            raise ValueError(f"--train_augment: expected none alone, or some of crop, flip, cutout, got {','.join(asked)}. Choose")
-        settings["augment"] = augmentations(() if "none" in asked else asked)
+        try:
+            settings["augment"] = named(settings["augment"])
+        except ValueError as error:
+            raise ValueError(f"--{PREFIX}augment: {error}") from error
     return replace(recipe, **settings)
 
 

@@ -22,7 +22,9 @@ def check(
     return {}
 
 
-@register("ascent_descent", source="data-unlearning-bench, github.com/RoyRin/data-unlearning-bench", resolve=check)
+@register(
+    "ascent_descent", source="data-unlearning-bench, github.com/RoyRin/data-unlearning-bench", resolve=check, augments=("forget", "retain")
+)
 def ascent_descent(
     model: nn.Module,
     data: ForgetData,

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from unlearn import passes
 from unlearn.blocks import redraw_of
-from unlearn.forget_and_retain import check_share, logits_of, with_share_of_retain
+from unlearn.forget_and_retain import check_share, with_share_of_retain
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.teacher import Seen, Teacher
 
 
 def check(
@@ -33,7 +34,7 @@ def check(
     return {}
 
 
-@register("bad_teacher", "bad_teaching", source="Chundawat et al. 2023, arXiv:2205.08096", resolve=check)
+@register("bad_teacher", "bad_teaching", source="Chundawat et al. 2023, arXiv:2205.08096", resolve=check, augments=("forget", "retain"))
 def bad_teacher(
     model: nn.Module,
     data: ForgetData,
@@ -73,14 +74,15 @@ def bad_teacher(
     )
     student = copy_of(model)
     images, forgets = with_share_of_retain(data, retain_share, "bad_teacher")
-    ignorant, knowing = (logits_of(teacher, images, data.device) for teacher in (incompetent(model, data), model))
-    taught = (torch.where(forgets.to(data.device)[:, None], ignorant, knowing) / teacher_temperature).log_softmax(1)
+    forgets = forgets.to(data.device)
+    ignorant, knowing = (Teacher(teacher, images, data) for teacher in (incompetent(model, data), model))
 
-    def divergence(student_logits: Tensor, positions: Tensor) -> Tensor:
+    def divergence(student_logits: Tensor, batch: Seen) -> Tensor:
+        taught = torch.where(forgets[batch.positions, None], ignorant(batch), knowing(batch))
         learned = (student_logits / teacher_temperature).log_softmax(1)
-        return F.kl_div(learned, taught[positions], reduction="batchmean", log_target=True)
+        return F.kl_div(learned, (taught / teacher_temperature).log_softmax(1), reduction="batchmean", log_target=True)
 
-    plan = [passes.Pass("imitation", images, divergence)]
+    plan = [passes.Pass("imitation", images, divergence, numbered=True)]
     return passes.fine_tune(
         student,
         data,

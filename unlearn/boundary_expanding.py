@@ -27,7 +27,7 @@ def resolve(
     return {"unlearn_lr": lr}
 
 
-@register("boundary_expanding", source="Chen et al. 2023, arXiv:2303.11570", resolve=resolve)
+@register("boundary_expanding", source="Chen et al. 2023, arXiv:2303.11570", resolve=resolve, augments=("forget",))
 def boundary_expanding(
     model: nn.Module,
     data: ForgetData,

@@ -32,7 +32,7 @@ def check(model: nn.Module, data: ForgetData, **settings: Any) -> dict[str, int]
     return {}
 
 
-@register("CT", source=SOURCE, resolve=check)
+@register("CT", source=SOURCE, resolve=check, augments=("retain",))
 def ct(model: nn.Module, data: ForgetData, *, unlearn_epochs: int = 30, unlearn_lr: float = 1e-3, batch_size: int = 256) -> Unlearned:
     """Transpose the kernels of all convolutions, height for width, then fine-tune on the retain set.
 

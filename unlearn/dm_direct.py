@@ -15,7 +15,9 @@ def check(
     return datamodel.check(data, multiplier=multiplier, attribution_images=attribution_images, sketch_size=sketch_size, damping=damping)
 
 
-@register("dm_direct", wraps=True, source="Georgiev et al. 2024, arXiv:2410.23232; Park et al. 2023, arXiv:2303.14186", resolve=check)
+@register(
+    "dm_direct", wraps=True, source="Georgiev et al. 2024, arXiv:2410.23232; Park et al. 2023, arXiv:2303.14186", resolve=check, augments=()
+)
 def dm_direct(
     model: nn.Module,
     data: ForgetData,

@@ -21,7 +21,7 @@ def check(model: nn.Module, data: ForgetData, **flags: Any) -> dict[str, float]:
     return found
 
 
-@register("dm_matching", source="Georgiev et al. 2024, arXiv:2410.23232; Park et al. 2023, arXiv:2303.14186", resolve=check)
+@register("dm_matching", source="Georgiev et al. 2024, arXiv:2410.23232; Park et al. 2023, arXiv:2303.14186", resolve=check, augments=())
 def dm_matching(
     model: nn.Module,
     data: ForgetData,

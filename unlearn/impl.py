@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -17,8 +17,10 @@ from registry import Registry
 from training import Progress, generator_for, silent
 from unlearn.oracles import Oracles
 from vision_data import ForgetRequest, ImageSet, Normalisation, Splits
+from vision_data.augmentation import Augmentation, Moves, augmentations, check_augmentable
 
 OnEpoch = Callable[[nn.Module, int], None]
+Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,10 @@ class ForgetData:
 
     `cache` maps a key that names everything its value depends on to tensors; `progress(steps, label)` wraps a loop;
     `on_epoch(model, epoch)` sees the intermediate models; `whole` is forget and retain together, if at hand; `ideal()` gives the
-    ideal model and `oracles` those of other seeds, for methods that declare that they need them. Raises ValueError on an empty
-    forget or retain set.
+    ideal model and `oracles` those of other seeds, for methods that declare that they need them. `augment`: what the images go
+    through that a method trains on (see `vision_data.augmentation`), and those alone: they come by `training_batches`; what is
+    measured or ranked comes by `images.batches`, as it is. Raises ValueError on an empty forget or retain set, and for an
+    augmentation that there is not or that the images can't take.
     """
 
     forget: ImageSet
@@ -43,12 +47,16 @@ class ForgetData:
     whole: ImageSet | None = None
     ideal: Callable[[], nn.Module] | None = None
     oracles: Oracles | None = None
+    augment: Augmentation = ()
 
     def __post_init__(self) -> None:
         for name, images in (("forget", self.forget), ("retain", self.retain)):
             if not len(images):
                 raise ValueError(f"the {name} set: expected at least one image, got none. Change the forget request")
         object.__setattr__(self, "device", torch.device(self.device))  # "cuda" will do
+        kinds = augmentations(self.augment)
+        check_augmentable(kinds, self.forget.images.shape[1:])
+        object.__setattr__(self, "augment", kinds)
 
     @classmethod
     def of(cls, splits: Splits, request: ForgetRequest, **world: Any) -> ForgetData:
@@ -85,6 +93,20 @@ class ForgetData:
     def generator(self, *purpose: str | int) -> torch.Generator:
         """A random stream of its own for each purpose, from the one seed."""
         return generator_for(self.seed, "unlearn", *purpose)
+
+    def training_batches(self, images: ImageSet, size: int, order: torch.Generator, moves: torch.Generator) -> Iterator[Batch]:
+        """One pass over the images as a method trains on them: reshuffled by `order`, on the device, augmented as `augment` says.
+
+        The augmentation draws from `moves`, a stream of its own: with it and without, the images come in the same order.
+        """
+        return images.batches(size, generator=order, device=self.device, augment=self.augment, moves_from=moves)
+
+    def training_images(self, pixels: Tensor, normalisation: Normalisation, moves: torch.Generator) -> Tensor:
+        """Images (N, C, H, W) as a method trains on them, normalised: for a batch that is put together otherwise."""
+        if not self.augment:
+            return normalisation(pixels)
+        drawn = Moves.drawn(len(pixels), pixels.shape[2], moves, augmentations(self.augment))
+        return drawn(pixels, normalisation)
 
 
 def _chosen(forget: Tensor, count: int) -> Tensor:
@@ -127,7 +149,8 @@ Resolve = Callable[..., dict[str, Any]]
 class MethodFacts:
     """What a method declares: its source, whether it leaves the weights alone, whether it refuses to forget a part of a class
     (`whole_class`), what else it needs (`ideal`: the ideal model; `oracles`: those of other seeds), whether what it returns `wraps`
-    the model in another module, and how its flags are checked.
+    the model in another module, which images it trains on augmented where the run augments (`augments`; None: nobody has said), and
+    how its flags are checked.
 
     `resolve(model, data, **settings)` returns the values that its settings come to, or raises ValueError, before anything is trained.
     """
@@ -137,6 +160,7 @@ class MethodFacts:
     whole_class: bool = False
     needs: tuple[Literal["ideal", "oracles"], ...] = ()
     wraps: bool = False
+    augments: tuple[Literal["forget", "retain"], ...] | None = None
     resolve: Resolve | None = None
 
 

@@ -24,7 +24,7 @@ def _seed(own: int, oracles: Oracles, asked: int | None) -> int:
     return own + len(oracles.judges) if asked is None else asked
 
 
-@register("load_an_oracle", needs=("oracles",), source="Georgiev et al. 2024, arXiv:2410.23232", resolve=check)
+@register("load_an_oracle", needs=("oracles",), source="Georgiev et al. 2024, arXiv:2410.23232", resolve=check, augments=())
 def load_an_oracle(model: nn.Module, data: ForgetData, *, oracle_seed: int | None = None) -> Unlearned:
     """Return an oracle: the ideal model of another seed than those that the result is judged by.
 

@@ -13,7 +13,7 @@ from unlearn.random_mask import resolve_kappa
 from vision_data import ImageSet
 
 
-@register("logit_attribution", resolve=resolve_kappa)
+@register("logit_attribution", resolve=resolve_kappa, augments=())
 def logit_attribution(model: nn.Module, data: ForgetData, *, kappa: Amount = 0.02, mask_layer: str | None = None) -> Unlearned:
     """Switch off the kappa weights that add most to the forget class's own logit, and least to the others'.
 

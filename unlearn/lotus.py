@@ -12,6 +12,7 @@ from training import descend
 from unlearn import passes
 from unlearn.forget_and_retain import check_share, logits_of, with_share_of_retain
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.teacher import Seen, Teacher, seen
 from unlearn.train_mode import train_mode, without_a_last_single
 from vision_data import ImageSet
 
@@ -43,7 +44,7 @@ def check(
     return {}
 
 
-@register("LoTUS", source="Spartalis et al. 2025, arXiv:2503.18314", resolve=check)
+@register("LoTUS", source="Spartalis et al. 2025, arXiv:2503.18314", resolve=check, augments=("forget", "retain"))
 def lotus(
     model: nn.Module,
     data: ForgetData,
@@ -90,8 +91,8 @@ def lotus(
     )
     student = copy_of(model)
     images, forgets = with_share_of_retain(data, retain_share, "LoTUS")
-    forgets, teacher = forgets.to(data.device), logits_of(model, images, data.device)
-    order, noise, dropout = (data.generator("LoTUS", purpose) for purpose in ("order", "noise", "dropout"))
+    forgets, teacher = forgets.to(data.device), Teacher(model, images, data)
+    order, noise, dropout, moves = (data.generator("LoTUS", purpose) for purpose in ("order", "noise", "dropout", "augmentation"))
     optimizer = torch.optim.AdamW(student.parameters(), lr=unlearn_lr, weight_decay=weight_decay)
     size, unseen = without_a_last_single(images, batch_size), accuracy_unseen(model, data)
     gap = accuracy(student, data.forget, data.device) - unseen
@@ -101,11 +102,11 @@ def lotus(
             break
         temperature = math.exp(lotus_alpha * gap)
 
-        def loss(logits: Tensor, positions: Tensor, temperature: float = temperature) -> Tensor:
-            target = noisy_targets(teacher[positions], forgets[positions], temperature, noise)
+        def loss(logits: Tensor, batch: Seen, temperature: float = temperature) -> Tensor:
+            target = noisy_targets(teacher(batch), forgets[batch.positions], temperature, noise)
             return -(target * logits.log_softmax(1)).sum(1).mean()
 
-        batches = images.batches(size, generator=order, device=data.device)
+        batches = seen(data.training_batches(images, size, order, moves))
         with train_mode(student, dropout, data.device, single_images=size == 1):
             losses = descend(student, batches, optimizer=optimizer, loss=loss)
         history.append({"loss": fmean(losses), "gap": gap, "temperature": temperature})

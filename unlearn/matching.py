@@ -77,7 +77,7 @@ def match(
     def plan(epoch: int) -> list[passes.Pass]:
         for group in optimizer.param_groups:
             group["lr"] = unlearn_lr * decay**epoch
-        return [passes.Pass("matching", images, difference)]
+        return [passes.Pass("matching", images, difference, as_they_are=True)]
 
     return passes.fine_tune(student, data, name, plan, optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size)
 

@@ -42,7 +42,7 @@ def check(
     return {"batch_size": size}
 
 
-@register("MSG", source=SOURCE, resolve=check)
+@register("MSG", source=SOURCE, resolve=check, augments=("retain",))
 def msg(
     model: nn.Module,
     data: ForgetData,
@@ -98,7 +98,7 @@ def smaller_gradients(model: nn.Module, data: ForgetData, size: int) -> Tensors:
     """s of `dine`: one pass over forget, the retain set cycled beside it."""
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     forget = data.forget.to(data.device).batches(size, generator=data.generator("MSG", "forget"), device=data.device)
-    for (x_f, y_f), (x_r, y_r) in zip(forget, endless(data, data.retain, size, "MSG", "beside forget"), strict=False):
+    for (x_f, y_f), (x_r, y_r) in zip(forget, endless(data, data.retain, size, "MSG", "beside forget", augmented=False), strict=False):
         g_f, g_r = batch_gradient(model, x_f, y_f), batch_gradient(model, x_r, y_r)
         for name in total:
             total[name] += torch.minimum(g_f[name].abs(), g_r[name].abs())

@@ -11,7 +11,7 @@ from unlearn.two_gradients import check, descend_both, register_with_add_ons
 SOURCE = "Kurmanji et al. 2023, arXiv:2302.09880; Dine, Furon, Faure 2025, arXiv:2511.02435"
 
 
-@register("NGPlus", "NegGrad+", source=SOURCE, resolve=check)
+@register("NGPlus", "NegGrad+", source=SOURCE, resolve=check, augments=("forget", "retain"))
 def ng_plus(
     model: nn.Module,
     data: ForgetData,
@@ -62,8 +62,8 @@ def ng_plus(
         model,
         data,
         "NGPlus",
-        forget=lambda logits, positions: -F.cross_entropy(logits, of_forget[positions]),
-        retain=lambda logits, positions: F.cross_entropy(logits, of_retain[positions]),
+        forget=lambda logits, batch: -F.cross_entropy(logits, of_forget[batch.positions]),
+        retain=lambda logits, batch: F.cross_entropy(logits, of_retain[batch.positions]),
         addon=addon,
         quantile=quantile,
         memory=memory,
@@ -85,5 +85,6 @@ register_with_add_ons(
         "NGSalUn": "SalUn",
     },
     source=SOURCE,
+    augments=("forget", "retain"),
     resolve=check,
 )

@@ -23,7 +23,7 @@ def check(model: nn.Module, data: ForgetData, *, oracle_count: int, **flags: int
     return {}
 
 
-@register("oracle_matching", needs=("oracles",), source="Georgiev et al. 2024, arXiv:2410.23232", resolve=check)
+@register("oracle_matching", needs=("oracles",), source="Georgiev et al. 2024, arXiv:2410.23232", resolve=check, augments=())
 def oracle_matching(
     model: nn.Module,
     data: ForgetData,

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from training import descend
 from training.loop import Loss
 from unlearn.impl import ForgetData, Unlearned
+from unlearn.teacher import seen
 from unlearn.train_mode import train_mode, without_a_last_single
 from vision_data import ImageSet
 
@@ -24,7 +25,9 @@ GREATEST_FLOAT = torch.finfo(torch.float32).max
 class Pass:
     """One pass over `images`, on the data's device: descend the mean of `loss`, or climb it.
 
-    `name` is the set's, for the history; `batch_size` where it is not that of the other passes. `keep_statistics` has batch norm use
+    `name` is the set's, for the history; `batch_size` where it is not that of the other passes. The loss takes the logits and the
+    labels; of `numbered` images, whose labels are positions, what was `Seen`. The images are augmented as the data says, unless
+    `as_they_are`: where what is learned of each holds for it as it is. `keep_statistics` has batch norm use
     its running statistics and leave them as they are: for a pass over the forget set alone. Where that is one class, the
     statistics of its batches give it away; what is learned then holds for such batches, and in eval mode the class is still there.
     """
@@ -35,6 +38,8 @@ class Pass:
     climb: bool = False
     batch_size: int | None = None
     keep_statistics: bool = False
+    as_they_are: bool = False
+    numbered: bool = False
 
 
 Plan = Callable[[int], Sequence[Pass]]  # an epoch, counted from 0 -> its passes in order
@@ -89,17 +94,21 @@ def fine_tune(
     A pass whose last batch would be a single image takes larger batches. `name` is the method's, for errors and, unless `streams`
     is given, its random streams. Raises FloatingPointError at the end of an epoch after which a loss or a weight is not finite.
     """
-    order, noise = (data.generator(streams or name, purpose) for purpose in ("order", "dropout"))
+    order, noise, moves = (data.generator(streams or name, purpose) for purpose in ("order", "dropout", "augmentation"))
     history = []
     for epoch in data.progress(range(unlearn_epochs), name):
         means = {}
         for one in plan(epoch):
             size = without_a_last_single(one.images, one.batch_size or batch_size)
-            batches = one.images.batches(size, generator=order, device=data.device)
+            if one.as_they_are:
+                batches = one.images.batches(size, generator=order, device=data.device)
+            else:
+                batches = data.training_batches(one.images, size, order, moves)
             fixed = one.keep_statistics or min(size, len(one.images)) == 1
             with train_mode(student, noise, data.device, single_images=fixed):
                 sign = -1 if one.climb else 1
-                losses = descend(student, batches, optimizer=optimizer, loss=_times(sign, one.loss))
+                shown = seen(batches) if one.numbered else batches
+                losses = descend(student, shown, optimizer=optimizer, loss=_times(sign, one.loss))
             means[f"{one.name}_loss"] = sign * fmean(losses)
         check_finite(student, means, f"{name} diverged in epoch {epoch + 1}")
         history.append(means)

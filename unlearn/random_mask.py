@@ -15,7 +15,7 @@ def resolve_kappa(model: nn.Module, data: ForgetData, *, kappa: Amount, mask_lay
     return {"kappa_count": count_of(kappa, masked_layer(model, data, mask_layer).size, "kappa")}
 
 
-@register("random_mask", resolve=resolve_kappa)
+@register("random_mask", resolve=resolve_kappa, augments=())
 def random_mask(model: nn.Module, data: ForgetData, *, kappa: Amount = 0.1, mask_layer: str | None = None) -> Unlearned:
     """Switch off kappa weights of the masked layer, drawn uniformly without repetition by the seed.
 

@@ -34,7 +34,8 @@ def tune_on_retain(
     """
     size = without_a_last_single(data.retain, batch_size)
     steps = steps or math.ceil(len(data.retain) / size)
-    batches, noise, history = endless(data, data.retain, size, name, "retain"), data.generator(name, "dropout"), []
+    batches = endless(data, data.retain, size, name, "retain", augmented=True)
+    noise, history = data.generator(name, "dropout"), []
     modules = nn.ModuleList([student] if trained is None else trained)
     for epoch in data.progress(range(unlearn_epochs), name):
         with train_mode(modules, noise, data.device, single_images=min(size, len(data.retain)) == 1):

@@ -7,7 +7,7 @@ from torch import nn
 from unlearn.impl import ForgetData, copy_of, register
 
 
-@register("retrain", "ideal", "exact", needs=("ideal",))
+@register("retrain", "ideal", "exact", needs=("ideal",), augments=())
 def retrain(model: nn.Module, data: ForgetData) -> nn.Module:
     """Return the ideal model: the initial model's recipe and seed, trained without the forget set.
 

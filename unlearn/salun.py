@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import evaluating
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.impl import Batch, ForgetData, Unlearned, copy_of, register
 from unlearn.passes import fine_tune, sgd
 from unlearn.random_label import check as check_random_label
 from unlearn.random_label import random_label_passes
-from vision_data import ImageSet
 
 
 def check(
@@ -25,7 +26,7 @@ def check(
     return {}
 
 
-@register("SalUn", source="Fan et al. 2024, arXiv:2310.12508", resolve=check)
+@register("SalUn", source="Fan et al. 2024, arXiv:2310.12508", resolve=check, augments=("forget", "retain"))
 def salun(
     model: nn.Module,
     data: ForgetData,
@@ -43,7 +44,8 @@ def salun(
         keep = the density of all weights with the largest S
         theta <- theta_0 where not keep, after each step of RL
 
-    All parameters are ranked together, biases and batch norm's among them.
+    All parameters are ranked together, biases and batch norm's among them. Where the run augments, the images that S is summed over are
+    augmented too, as in the source.
 
     Departures: random labels are never the true one, and batch norm keeps its running statistics on forget, see RL.
 
@@ -68,7 +70,9 @@ def salun(
         density=density,
     )
     student = copy_of(model)
-    keep = most_salient(saliency(student, data.forget.to(data.device), batch_size, data.device), density)
+    forget, moves = data.forget.to(data.device), data.generator("SalUn", "saliency", "augmentation")
+    batches = forget.batches(batch_size, device=data.device, augment=data.augment, moves_from=moves)
+    keep = most_salient(saliency(student, batches), density)
     optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
     freeze_outside(keep, list(student.parameters()), optimizer)
     passes = random_label_passes(data)
@@ -86,12 +90,12 @@ def salun(
     return Unlearned(unlearned.model, history=unlearned.history, facts=counts)
 
 
-def saliency(model: nn.Module, images: ImageSet, batch_size: int, device: torch.device) -> list[Tensor]:
-    """|sum over the images of the gradient of the cross-entropy| per parameter, in eval mode."""
+def saliency(model: nn.Module, batches: Iterable[Batch]) -> list[Tensor]:
+    """|sum over all images of the gradient of the cross-entropy| per parameter, in eval mode."""
     parameters = list(model.parameters())
     sums = [torch.zeros_like(p) for p in parameters]
     with evaluating(model):
-        for x, y in images.batches(batch_size, device=device):
+        for x, y in batches:
             loss = F.cross_entropy(model(x), y, reduction="sum")
             for total, gradient in zip(sums, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
                 if gradient is not None:

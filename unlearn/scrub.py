@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from training.loop import Loss
 from unlearn import passes, two_gradients
-from unlearn.forget_and_retain import logits_of, numbered
+from unlearn.forget_and_retain import numbered
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.teacher import Seen, Teacher
 from unlearn.two_gradients import descend_both, register_with_add_ons, rule_of
 
 SOURCE = "Kurmanji et al. 2023, arXiv:2302.09880; with an add-on Dine, Furon, Faure 2025, arXiv:2511.02435"
@@ -80,7 +81,7 @@ def _check(settings: Settings) -> None:
         raise ValueError(f"--temperature: expected a number > 0, got {settings['temperature']}. Give a positive one")
 
 
-@register("SCRUB", source=SOURCE, resolve=resolve)
+@register("SCRUB", source=SOURCE, resolve=resolve, augments=("forget", "retain"))
 def scrub(
     model: nn.Module,
     data: ForgetData,
@@ -178,8 +179,8 @@ def _in_turns(
     student = copy_of(model)
     forget, retain = data.forget.to(data.device), data.retain.to(data.device)
     away, near = _objectives(model, data, gamma, kl_alpha, temperature)
-    climb = passes.Pass("forget", numbered(forget), away, climb=True, batch_size=forget_batch_size)
-    stay = passes.Pass("retain", numbered(retain), near)
+    climb = passes.Pass("forget", numbered(forget), away, climb=True, batch_size=forget_batch_size, numbered=True)
+    stay = passes.Pass("retain", numbered(retain), near, numbered=True)
     optimizer: torch.optim.Optimizer = passes.sgd(student, unlearn_lr, 0.0, weight_decay)
     if small:
         optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr, weight_decay=weight_decay)
@@ -214,7 +215,7 @@ def _jointly(
         model,
         data,
         "SCRUB",
-        forget=lambda logits, positions: -climb(logits, positions),
+        forget=lambda logits, batch: -climb(logits, batch),
         retain=stay,
         addon=addon,
         quantile=quantile,
@@ -233,16 +234,16 @@ def distance(teacher_logits: Tensor, student_logits: Tensor, temperature: float)
 
 
 def _objectives(model: nn.Module, data: ForgetData, gamma: float, kl_alpha: float, temperature: float) -> tuple[Loss, Loss]:
-    """What is climbed on forget and what is descended on retain, by positions in these sets: the teacher is asked once."""
-    of_forget, of_retain = (logits_of(model, images, data.device) for images in (data.forget, data.retain))
+    """What is climbed on forget and what is descended on retain, by what was seen of these sets."""
+    of_forget, of_retain = (Teacher(model, images, data) for images in (data.forget, data.retain))
     labels = data.retain.labels.to(data.device)
 
-    def away(logits: Tensor, positions: Tensor) -> Tensor:
-        return distance(of_forget[positions], logits, temperature)
+    def away(logits: Tensor, batch: Seen) -> Tensor:
+        return distance(of_forget(batch), logits, temperature)
 
-    def near(logits: Tensor, positions: Tensor) -> Tensor:
-        from_teacher = distance(of_retain[positions], logits, temperature)
-        return gamma * F.cross_entropy(logits, labels[positions]) + kl_alpha * from_teacher
+    def near(logits: Tensor, batch: Seen) -> Tensor:
+        from_teacher = distance(of_retain(batch), logits, temperature)
+        return gamma * F.cross_entropy(logits, labels[batch.positions]) + kl_alpha * from_teacher
 
     return away, near
 
@@ -252,5 +253,6 @@ register_with_add_ons(
     {"SCRUBGradMask": "GradMask", "SCRUBFocus": "GradFocus", "SCRUBSalUn": "SalUn"},
     without=("scrub_recipe", "forget_batch_size", "ascent_epochs", "weight_decay"),
     source=SOURCE,
+    augments=("forget", "retain"),
     resolve=resolve,
 )

@@ -28,7 +28,7 @@ def check(
     return {}
 
 
-@register("SFT", source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu", resolve=check)
+@register("SFT", source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu", resolve=check, augments=())
 def sft(
     model: nn.Module,
     data: ForgetData,
@@ -73,9 +73,9 @@ def _batches(data: ForgetData, mode: Mode, size: int) -> Iterator[tuple[Tensor, 
     labels = data.generator("SFT", "labels")
     forget = (
         (x, torch.randint(data.classes, y.shape, generator=labels).to(y.device))
-        for x, y in endless(data, data.forget, size, "SFT", "forget")
+        for x, y in endless(data, data.forget, size, "SFT", "forget", augmented=False)
     )
-    retain = endless(data, data.retain, size, "SFT", "retain")
+    retain = endless(data, data.retain, size, "SFT", "retain", augmented=False)
     if mode == "randomize_forget":
         return forget
     if mode == "finetune_retain":

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unlearn.impl import ForgetData, Unlearned, register
+from unlearn.teacher import Seen
 from unlearn.two_gradients import check, descend_both, register_with_add_ons
 
 SOURCE = "Dine, Furon, Faure 2025, arXiv:2511.02435"
@@ -26,7 +27,7 @@ def check_classes(data: ForgetData) -> None:
         raise ValueError(f"random labels: expected at least 2 classes, got {data.classes}. Use a method that needs no other class")
 
 
-@register("SRL", source=SOURCE, resolve=check_labels)
+@register("SRL", source=SOURCE, resolve=check_labels, augments=("forget", "retain"))
 def srl(
     model: nn.Module,
     data: ForgetData,
@@ -75,15 +76,15 @@ def srl(
     draws = data.generator("SRL", "labels")
     of_forget, of_retain = (images.labels.to(data.device) for images in (data.forget, data.retain))
 
-    def wrong_labels(logits: Tensor, positions: Tensor) -> Tensor:
-        return F.cross_entropy(logits, other_labels(of_forget[positions], data.classes, draws))
+    def wrong_labels(logits: Tensor, batch: Seen) -> Tensor:
+        return F.cross_entropy(logits, other_labels(of_forget[batch.positions], data.classes, draws))
 
     return descend_both(
         model,
         data,
         "SRL",
         forget=wrong_labels,
-        retain=lambda logits, positions: F.cross_entropy(logits, of_retain[positions]),
+        retain=lambda logits, batch: F.cross_entropy(logits, of_retain[batch.positions]),
         addon=addon,
         quantile=quantile,
         memory=memory,
@@ -105,5 +106,6 @@ register_with_add_ons(
     srl,
     {"SRGradMask": "GradMask", "SRGradFocus": "GradFocus", "SRL_OPT": "OPT", "SRGradFocusOPT": "FocusOPT", "SRSalUn": "SalUn"},
     source=SOURCE,
+    augments=("forget", "retain"),
     resolve=check_labels,
 )

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import Tensor
-
-from unlearn.impl import ForgetData
+from unlearn.impl import Batch, ForgetData
 from vision_data import ImageSet
 
-Batch = tuple[Tensor, Tensor]
 
-
-def endless(data: ForgetData, images: ImageSet, size: int, *purpose: str) -> Iterator[Batch]:
+def endless(data: ForgetData, images: ImageSet, size: int, *purpose: str, augmented: bool) -> Iterator[Batch]:
     """Batches of `size` images on the data's device, reshuffled after each pass, for ever; the last of a pass may be smaller.
 
-    The order comes from `data.generator(*purpose)`. One epoch of a method that takes two batches a step:
+    `augmented`: as the data's images are that a method trains on; not so what is measured or ranked. The order comes from
+    `data.generator(*purpose)`. One epoch of a method that takes two batches a step:
 
-        retain = endless(data, data.retain, 256, "SRL", "retain")
-        for (x_f, y_f), (x_r, y_r) in zip(data.forget.batches(256, generator=order, device=data.device), retain): ...
+        retain = endless(data, data.retain, 256, "SRL", "retain", augmented=True)
+        for (x_f, y_f), (x_r, y_r) in zip(data.training_batches(data.forget, 256, order, moves), retain): ...
     """
-    order = data.generator(*purpose)
+    order, moves = data.generator(*purpose), data.generator(*purpose, "augmentation")
     images = images.to(data.device)
     while True:
-        yield from images.batches(size, generator=order, device=data.device)
+        if augmented:
+            yield from data.training_batches(images, size, order, moves)
+        else:
+            yield from images.batches(size, generator=order, device=data.device)

@@ -17,9 +17,10 @@ from unlearn.add_ons import ADD_ONS, Gradients, Rule, Step, plain
 from unlearn.forget_and_retain import numbered
 from unlearn.impl import METHODS, ForgetData, Resolve, Unlearned, copy_of
 from unlearn.streams import endless
+from unlearn.teacher import Seen, seen
 from unlearn.train_mode import train_mode, without_a_last_single
 
-Objective = Callable[[Tensor, Tensor], Tensor]  # student's logits, positions of the images in their set -> a scalar to descend
+Objective = Callable[[Tensor, Seen], Tensor]  # the student's logits, and of which images they are -> a scalar to descend
 
 
 def check(
@@ -92,18 +93,19 @@ def descend_both(
     size = batch_size
     while any(without_a_last_single(images, size) > size for images in (data.forget, data.retain)):
         size += 1
-    order, noise = data.generator(name, "forget"), data.generator(name, "dropout")
-    others = endless(data, numbered(data.retain), size, name, "retain")
+    order, noise, moves = (data.generator(name, purpose) for purpose in ("forget", "dropout", "augmentation"))
+    others = seen(endless(data, numbered(data.retain), size, name, "retain", augmented=True))
     alone = min(size, len(data.forget), len(data.retain)) == 1
     images, labels, history = numbered(data.forget.to(data.device)), data.forget.labels.to(data.device), []
     for epoch in data.progress(range(unlearn_epochs), name):
         with train_mode(student, noise, data.device, single_images=alone or keep_statistics):
             losses = []
-            for (x_f, of_forget), (x_r, of_retain) in zip(images.batches(size, generator=order, device=data.device), others, strict=False):
+            forget_batches = seen(data.training_batches(images, size, order, moves))
+            for (x_f, of_forget), (x_r, of_retain) in zip(forget_batches, others, strict=False):
                 logits = student(x_f)
                 forget_loss = forget(logits, of_forget)
                 g_u = _gradients(forget_loss, parameters, retain_graph=again)
-                true = functools.partial(_of_true_labels, logits, labels[of_forget], parameters)
+                true = functools.partial(_of_true_labels, logits, labels[of_forget.positions], parameters)
                 retain_loss = retain(student(x_r), of_retain)
                 g_c = _gradients(retain_loss, parameters)
                 for parameter, direction in zip(parameters, rule(Step(g_u, g_c, beta, true)), strict=True):

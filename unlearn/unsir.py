@@ -48,7 +48,7 @@ def check(
     return {}
 
 
-@register("UNSIR", source="Tarun et al. 2023, arXiv:2111.08947", whole_class=True, resolve=check)
+@register("UNSIR", source="Tarun et al. 2023, arXiv:2111.08947", whole_class=True, resolve=check, augments=("retain",))
 def unsir(
     model: nn.Module,
     data: ForgetData,
@@ -93,10 +93,11 @@ def unsir(
     noise = torch.cat([noise_against(model, data, label, noise_steps) for label in data.forget_classes])
     labels = torch.tensor(data.forget_classes, device=data.device).repeat_interleave(NOISE_IMAGES)
     retained = drawn_per_class(data, retained_per_class).to(data.device)
-    order = data.generator("UNSIR", "order")
-    impair = functools.partial(impairing, noise, labels, retained, batch_size, order)
+    order, moves = data.generator("UNSIR", "order"), data.generator("UNSIR", "augmentation")
+    as_trained = functools.partial(data.training_images, normalisation=retained.normalisation, moves=moves)
+    impair = functools.partial(impairing, noise, labels, retained, batch_size, order, as_trained)
     size = without_a_last_single(retained, batch_size)
-    repair = functools.partial(retained.batches, size, generator=order, device=data.device)
+    repair = functools.partial(data.training_batches, retained, size, order, moves)
     history = _train(student, data, "impair", impair, unlearn_lr, impair_epochs, single_images=batch_size == 1)
     single = min(size, len(retained)) == 1
     history += _train(student, data, "repair", repair, unlearn_lr, repair_epochs, single_images=single, before=impair_epochs)
@@ -128,16 +129,25 @@ def drawn_per_class(data: ForgetData, count: int) -> ImageSet:
 
 
 def impairing(
-    noise: Tensor, labels: Tensor, retained: ImageSet, batch_size: int, order: torch.Generator
+    noise: Tensor,
+    labels: Tensor,
+    retained: ImageSet,
+    batch_size: int,
+    order: torch.Generator,
+    as_trained: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One pass over 80 copies of the noise and the retained images, mixed, `batch_size` at a time."""
+    """One pass over 80 copies of the noise and the retained images, mixed, `batch_size` at a time.
+
+    `as_trained`: what makes the pixels of the retained images what the model is given; their normalisation alone, by default.
+    """
+    as_trained = as_trained or retained.normalisation
     real = len(retained)
     count = real + NOISE_COPIES * len(noise)
     while count % batch_size == 1:
         batch_size += 1
     for rows in torch.randperm(count, generator=order).split(batch_size):
         seen, made = rows[rows < real].to(noise.device), (rows[rows >= real] % len(noise)).to(noise.device)
-        x = retained.normalisation(retained.images[seen].to(noise.device))
+        x = as_trained(retained.images[seen].to(noise.device))
         yield torch.cat([x, noise[made]]), torch.cat([retained.labels[seen], labels[made]])
 
 

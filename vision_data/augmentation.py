@@ -13,6 +13,8 @@ Kind = Literal["crop", "flip", "cutout"]
 Augmentation = bool | Sequence[str]  # True: crop and flip
 CROP_AND_FLIP: tuple[Kind, ...] = ("crop", "flip")
 HOLE = 4  # a hole's sides are that part of the height
+MARGIN = 8  # a crop moves an image by up to that part of the height
+LEAST_PIXELS = {"crop": MARGIN, "flip": 2, "cutout": HOLE}  # of the shorter side, for the kind to do anything but wipe the image
 
 
 def augmentations(asked: Augmentation) -> tuple[str, ...]:
@@ -23,6 +25,25 @@ def augmentations(asked: Augmentation) -> tuple[str, ...]:
         if kind not in get_args(Kind):
             raise ValueError(f"augmentation: expected some of {', '.join(get_args(Kind))}, got {kind!r}. Correct the list")
     return tuple(kind for kind in get_args(Kind) if kind in asked)
+
+
+def named(words: Sequence[str]) -> tuple[str, ...]:
+    """As `augmentations`, of the words of a flag: `none` alone is nothing. ValueError for `none` beside others."""
+    if "none" in words and len(words) > 1:
+        raise ValueError(f"expected none alone, or some of {', '.join(get_args(Kind))}, got {','.join(words)}. Choose")
+    return augmentations(() if "none" in words else words)
+
+
+def check_augmentable(kinds: Sequence[str], shape: Sequence[int]) -> None:
+    """ValueError for images of a shape (C, H, W) that one of the kinds can't be done to, or would leave as they are."""
+    if kinds and len(shape) != 3:
+        raise ValueError(f"augmentation {','.join(kinds)}: expected images (channels, height, width), got {tuple(shape)}. Ask for none")
+    for kind in kinds:
+        least, shorter = LEAST_PIXELS[kind], min(shape[1:])
+        if shorter < least:
+            raise ValueError(
+                f"augmentation {kind}: expected images of at least {least} x {least} pixels, got {shape[1]} x {shape[2]}. Leave {kind} out"
+            )
 
 
 @dataclass(frozen=True)
@@ -40,10 +61,10 @@ class Moves:
     @classmethod
     def drawn(cls, count: int, height: int, generator: torch.Generator, kinds: Sequence[str] = CROP_AND_FLIP) -> Moves:
         """For `count` images of that height. Draws nothing for a kind that is not asked for."""
-        down = right = torch.full((count, 1), height // 8)
+        down = right = torch.full((count, 1), height // MARGIN)
         mirrored, holes = torch.zeros(count, 1, dtype=torch.bool), None
         if "crop" in kinds:
-            down, right = (torch.randint(2 * (height // 8) + 1, (count, 1), generator=generator) for _ in range(2))
+            down, right = (torch.randint(2 * (height // MARGIN) + 1, (count, 1), generator=generator) for _ in range(2))
         if "flip" in kinds:
             mirrored = torch.rand(count, 1, generator=generator) < 0.5
         if "cutout" in kinds:
@@ -69,7 +90,7 @@ class Moves:
         for CIFAR-100.
         """
         count, _, height, width = images.shape
-        pad = height // 8
+        pad = height // MARGIN
         columns = torch.arange(width).expand(count, -1)
         columns = torch.where(self.mirrored, columns.flip(1), columns) + self.right
         rows = torch.arange(height) + self.down

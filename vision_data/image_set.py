@@ -151,21 +151,24 @@ class ImageSet:
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
         augment: Augmentation = False,
+        moves_from: torch.Generator | None = None,
         skip: int = 0,
         share: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised float images and labels, `size` at a time; in a new random order if a generator is given.
 
-        `augment` (needs a generator): True shifts each image by up to an eighth of its height and mirrors it with probability 1/2;
-        see `vision_data.augmentation`. The first `skip` batches are drawn and not read. Of each batch, process k of n takes every n-th
-        image from the k-th on: `share` (k, n).
+        `augment`: True shifts each image by up to an eighth of its height and mirrors it with probability 1/2; see
+        `vision_data.augmentation`. It draws from `moves_from`, else from the generator: without either, nothing is augmented. The
+        first `skip` batches are drawn and not read. Of each batch, process k of n takes every n-th image from the k-th on:
+        `share` (k, n).
         """
-        kinds = () if generator is None else augmentations(augment)
+        moving = generator if moves_from is None else moves_from
+        kinds = () if moving is None else augmentations(augment)
         shuffled = None if generator is None else torch.randperm(len(self), generator=generator)
         own = slice(share[0], None, share[1])
         for number, start in enumerate(range(0, len(self), size)):
             count = min(size, len(self) - start)
-            moves = Moves.drawn(count, self.images.shape[2], generator, kinds) if kinds and generator is not None else None
+            moves = Moves.drawn(count, self.images.shape[2], moving, kinds) if kinds and moving is not None else None
             if number < skip:
                 continue
             if shuffled is None:

@@ -52,7 +52,7 @@ def _check_refinement(data: ForgetData, ranking: Ranking, refine_steps: int, ref
         unseen_of(data)
 
 
-@register("MIMU", source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu", resolve=resolve_amounts)
+@register("MIMU", source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu", resolve=resolve_amounts, augments=())
 def mimu(
     model: nn.Module,
     data: ForgetData,
