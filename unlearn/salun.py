@@ -45,7 +45,7 @@ def salun(
         theta <- theta_0 where not keep, after each step of RL
 
     All parameters are ranked together, biases and batch norm's among them. Where the run augments, the images that S is summed over are
-    augmented too, as in the source.
+    augmented too.
 
     Departures: random labels are never the true one, and batch norm keeps its running statistics on forget, see RL.
 
