@@ -37,6 +37,7 @@ from training.recipe import FLAGS, changed, differences
 from training.way import Way
 from training.world import ALONE, World, processes_started
 from vision_data import DATASETS, ForgetRequest, ImageSet, Splits, forward_batch, load_splits
+from vision_data.augmentation import augmentations, check_augmentable
 from vision_data.splits import FEWEST_IN_CLASS
 
 
@@ -107,6 +108,7 @@ class BaseModels:
             raise ValueError(
                 f"--num_classes: {dataset.name} has {self.splits.classes} classes, got {config.num_classes}. Leave the flag out"
             )
+        self._check_augmentable()
         self.forget, self.retain = config.request.divide(self.splits.train, self.splits.classes, config.split_seed)
         self.untrained()
         for path, trained_on in ((self.initial_path, "train"), (self.ideal_path, self.request_slug)):
@@ -130,6 +132,13 @@ class BaseModels:
         """The usual recipe with the settings asked for; without any, with those of the checkpoint that --mask names."""
         asked = self.config.training
         return changed(usual, **(found.training if found is not None and not asked else FLAGS.settings(asked)))
+
+    def _check_augmentable(self) -> None:
+        """ValueError for an augmentation that would leave images of this size as they are."""
+        try:
+            check_augmentable(augmentations(self.recipe.augment), self.splits.train.image_shape)
+        except ValueError as error:
+            raise ValueError(f"--train_augment: {error}") from error
 
     @property
     def unusual(self) -> dict[str, Any]:

@@ -170,6 +170,14 @@ def flags(method: Entry[Any] | None, architecture: Entry[Any]) -> argparse.Argum
         choices=("full", "no_images", "skip"),
         help="pictures and an HTML page; without images of the forget set; or neither, which saves a second (default: %(default)s)",
     )
+    job.add_argument(
+        "--unlearn_augment",
+        type=command_line.words,
+        default=("auto",),
+        metavar="auto|none|KIND,...",
+        help="what the images go through that the method trains on: auto, as the base models' recipe has it; none; or some of crop, flip, "
+        "cutout. What is measured or ranked is not augmented (default: auto)",
+    )
     command_line.add_shared_flags(parser, several_seeds=True)
     command_line.add_signature_flags(parser, architecture, "architecture")
     if method is not None:
@@ -192,6 +200,7 @@ def configs_from(options: argparse.Namespace, method: Entry[Any], architecture: 
             checkpoint_epochs=options.checkpoint_epochs,
             metrics=options.metrics,
             report=options.report,
+            unlearn_augment=options.unlearn_augment,
         )
         for seed in options.seed
         for combination in itertools.product(*values.values())

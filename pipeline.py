@@ -25,7 +25,18 @@ from judgement import judge
 from measurement import INCOMPETENT, Measured, evidence_of_others, measure, of_intermediate_models
 from model_sets import oracles_of
 from run_artifacts import JSON_FOLDER, METRICS_WAY_OUT, MeasuredRun, log_code, log_report, log_results, write_json
-from run_settings import MASKED, PipelineConfig, config_hash_of, experiment_of, origin_tags, provenance, run_params, train_seconds
+from run_settings import (
+    AUTO,
+    MASKED,
+    PipelineConfig,
+    augmentation_of,
+    config_hash_of,
+    experiment_of,
+    origin_tags,
+    provenance,
+    run_params,
+    train_seconds,
+)
 from stages import stage
 from tracking.run import TrackedRun, tracked_run
 from tracking.store import check_store
@@ -84,6 +95,7 @@ class Pipeline:
         if base is not None and base.config != config.base:
             raise ValueError("expected the base models of this config, got those of another. Make them with BaseModels(config.base)")
         self.base = base or BaseModels(config.base, progress=progress)
+        self.augment = augmentation_of(config.unlearn_augment, self.method, self.base)
         self.data = self._forget_data()
         self.asked, self.layer_size = self._amounts()
         self.checkpoint_epochs = checked(config.checkpoint_epochs, self.settings | self.asked)
@@ -97,6 +109,8 @@ class Pipeline:
     def name(self) -> str:
         """The run's name: method, request, seed, and the settings that were given."""
         given = "".join(f" {name}={value}" for name, value in self.config.settings.items())
+        if self.config.unlearn_augment != AUTO:
+            given += f" unlearn_augment={','.join(self.config.unlearn_augment)}"
         return f"{self.method.name} {self.base.request_slug} seed{self.config.base.seed}{given}"
 
     def _start_afresh(self) -> None:
@@ -217,6 +231,7 @@ class Pipeline:
             on_epoch=self._on_epoch,
             ideal=lambda: self.base.ideal().model,
             oracles=Oracles(partial(oracles_of, self.base), judges=self.judges),
+            augment=self.augment,
         )
 
     def _on_epoch(self, model: nn.Module, epoch: int) -> None:

@@ -13,7 +13,7 @@ from measurement import Measured
 from reporter.layer_charts import Layer
 from reporter.run_facts import ForgetImages, History, RunFacts
 from reporter.verdict import Measurements
-from run_settings import run_params
+from run_settings import AUTO, run_params
 from training import library_versions
 from unlearn import Unlearned
 from vision_data import ForgetRequest
@@ -90,6 +90,8 @@ def command_of(config: PipelineConfig) -> str:
         words.append(f"--checkpoint_epochs {','.join(map(str, config.checkpoint_epochs))}")
     if config.metrics != (DEFAULT,):
         words.append(f"--metrics {shlex.quote(','.join(config.metrics))}")
+    if config.unlearn_augment != AUTO:
+        words.append(f"--unlearn_augment {','.join(config.unlearn_augment)}")
     if config.report != "full":
         words.append(f"--report {config.report}")
     return " ".join(words)

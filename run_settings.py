@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from base_models import BaseConfig, BaseModels, Trained
 from evaluation import DEFAULT
 from models import ARCHITECTURES
-from registry import __version__
+from registry import Entry, __version__
 from training import model_digest
 from training.recipe import PREFIX
+from unlearn.impl import MethodFacts
 from vision_data import DATASETS, origin
-from vision_data.augmentation import augmentations
+from vision_data.augmentation import augmentations, check_augmentable, named
 
 if TYPE_CHECKING:
     from pipeline import Pipeline
 
 MASKED = "kappa_count"  # known for certain only once the mask is made
+AUTO = ("auto",)  # augment as the base models' recipe does
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class PipelineConfig:
     """One experiment: a method with its own settings, on base models, under an experiment's name.
 
     metrics: "default", "all" (the costly ones too), names; see evaluation.chosen. report: pictures and an HTML page; the page without
-    images of the forget set; neither.
+    images of the forget set; neither. unlearn_augment: what the images go through that the method trains on: ("auto",), as the base
+    models' recipe has it; ("none",); or some of crop, flip, cutout.
     """
 
     unlearn: str
@@ -42,12 +45,34 @@ class PipelineConfig:
     checkpoint_epochs: tuple[int, ...] = ()
     metrics: tuple[str, ...] = (DEFAULT,)
     report: Literal["full", "no_images", "skip"] = "full"
+    unlearn_augment: tuple[str, ...] = AUTO
 
 
 def experiment_of(config: PipelineConfig) -> str:
     """The name of the MLflow experiment that the config's run is in."""
     dataset = DATASETS[config.base.dataset]
     return config.experiment or f"{dataset.name}-{ARCHITECTURES[config.base.arch or dataset.facts.arch].name}"
+
+
+def augmentation_of(asked: Sequence[str], method: Entry[MethodFacts], base: BaseModels) -> tuple[str, ...]:
+    """What is done to the images that the method trains on; nothing where it trains on none, whatever the base models' recipe says.
+
+    Raises ValueError for kinds that there are not, that these images can't take, or that the method has no use for.
+    """
+    trains_on_none = method.facts.augments == ()
+    if tuple(asked) == AUTO:
+        return () if trains_on_none else augmentations(base.recipe.augment)
+    try:
+        kinds = named(asked)
+        check_augmentable(kinds, base.splits.train.image_shape)
+    except ValueError as error:
+        raise ValueError(f"--unlearn_augment: {error}. Or leave the flag out, for what the base models' recipe does") from error
+    if kinds and trains_on_none:
+        raise ValueError(
+            f"--unlearn_augment: {method.name} does not train on augmented images (docs/methods.md says which methods do), got "
+            f"{','.join(kinds)}. Leave the flag out"
+        )
+    return kinds
 
 
 def run_params(experiment: Pipeline) -> dict[str, Any]:
@@ -79,6 +104,7 @@ def run_params(experiment: Pipeline) -> dict[str, Any]:
         "checkpoint_epochs": ",".join(map(str, experiment.checkpoint_epochs)),
         "metrics": ",".join(experiment.config.metrics),
         "report": experiment.config.report,
+        "unlearn_augment": ",".join(experiment.augment) or "none",
         **_recipe(experiment.base),
         **experiment.base.options,
         **experiment.settings,
@@ -108,6 +134,8 @@ def config_hash_of(experiment: Pipeline, initial: Trained, ideal: Trained | None
         "ideal": model_digest(ideal.model) if ideal else None,
         "version": __version__,
     }
+    if experiment.augment:
+        decisive["unlearn_augment"] = experiment.augment
     if experiment.checkpoint_epochs:
         decisive["checkpoint_epochs"] = experiment.checkpoint_epochs
     if experiment.base.training:

@@ -21,6 +21,7 @@ from registry import Entry
 from training import Progress, model_digest, warm_up
 from unlearn import METHODS, ForgetData, Oracles, unlearn
 from vision_data import ForgetRequest, Splits
+from vision_data.augmentation import augmentations
 
 SHARED_CODE = tuple(place for place in MEASURED_CODE if place != "unlearn")
 RETRAIN = "retrain"  # the ideal model's own row
@@ -63,7 +64,7 @@ class World:
     @property
     def data(self) -> ForgetData:
         """With an empty cache, so that no method's time depends on who came before."""
-        world = {"seed": self.seed, "device": self.base.device, "progress": self.progress}
+        world = {"seed": self.seed, "device": self.base.device, "progress": self.progress, "augment": self.base.recipe.augment}
         return ForgetData.of(self.base.splits, self.base.config.request, ideal=lambda: self.ideal.model, oracles=self.oracles, **world)
 
     @property
@@ -94,7 +95,8 @@ class World:
         """All that a cell depends on beside the method."""
         models = {"initial": model_digest(self.initial.model), "ideal": model_digest(self.ideal.model)}
         about = {"request": self.base.request_slug, "split": self.base.splits.digest, "seed": self.seed, "part": self.part}
-        return {**models, **about, "device": str(self.base.device)}
+        augment = augmentations(self.base.recipe.augment)
+        return {**models, **about, "device": str(self.base.device)} | ({"augment": augment} if augment else {})
 
 
 def measured(trial: Trial, world: World, cells: Cells) -> Row:

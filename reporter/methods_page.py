@@ -38,6 +38,21 @@ An add-on combines the two gradients of a step in its own way, on any method tha
 `g_c` that of the retain objective, `beta` the retain gradient's weight; `d` is the plain step:"""
 
 
+AUGMENTATION = """## Augmentation
+
+The images that a method trains on are augmented as the base models' recipe augments: crop and flip on CIFAR10, CIFAR100, STL10 and the
+other registered sets of photographs, nothing on digits and MNIST. That is `--unlearn_augment auto`, the default. `none`, or some of
+`crop,flip,cutout`, says otherwise. From Python: `PipelineConfig(unlearn_augment=("crop", "flip"))`, or `ForgetData(augment=...)`
+without a pipeline.
+
+What is measured or ranked by comes as it is: importances, features, accuracies, the nearest classes of `boundary_shrink`, the gradients
+that `MSG` resets by. `SalUn`'s saliency alone is augmented. A teacher (`SCRUB`, `bad_teacher`, `LoTUS`) is asked about the very image
+that the student is given, at every step; without augmentation it is asked once. The targets of `oracle_matching` and `dm_matching` are
+of the images as they are, and so are the images that they train on. `UNSIR`'s noise is not augmented.
+
+The last column is what the public code of the method's source augments where it unlearns; it is empty where that is not known."""
+
+
 def listing(methods: Iterable[Entry[Any]], add_ons: Iterable[Entry[Any]]) -> str:
     """A line per method: name, aliases, the add-ons that it takes, what it does; then a line per add-on."""
     rows = [[e.name, ", ".join(e.aliases), "all" if "addon" in e.hyperparameters else "", _in_short(e)] for e in by_name(methods)]
@@ -64,11 +79,18 @@ def page(methods: Iterable[Entry[Any]], add_ons: Iterable[Entry[Any]], own_pages
         "## Index",
         table(["name", "aliases", "what it does"], index),
         f"With an add-on in it: {codes(entry.name for entry in joint)}. See [Add-ons](#add-ons).",
+        AUGMENTATION,
+        _augmentation_table(alone),
         "## The methods",
         *(_section(entry, own_pages) for entry in alone),
         _add_ons_section(alone, joint, add_ons),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _augmentation_table(alone: Iterable[Entry[Any]]) -> str:
+    rows = [[f"[`{e.name}`](#{e.name.lower()})", " and ".join(e.facts.augments or ("nothing",)), e.facts.source_augments] for e in alone]
+    return table(["method", "augmented images", "in the source"], rows)
 
 
 def written() -> str:

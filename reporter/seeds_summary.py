@@ -28,6 +28,7 @@ NOT_A_SETTING = (
 )
 UNSAID = {  # what a run means that does not log it, as earlier ones
     "training": "default",
+    "unlearn_augment": "none",
     **dict.fromkeys(("dataset_file", "arch_file", "unlearn_file"), "None"),
 }
 

@@ -22,6 +22,8 @@ class Facts:
     source: str = ""
     whole_class: bool = False
     needs: tuple[str, ...] = ()
+    augments: tuple[str, ...] = ()
+    source_augments: str = ""
 
 
 def sample(model, data, *, slope_of_it: float = 0.5, level: int | None = None):
@@ -121,6 +123,11 @@ def test_a_method_is_written_as_markdown(methods):
     assert r"**Departures.** The source does c|d \* `e_f`." in text
     assert "- Forgets: whole classes only\n- Needs: the ideal model, luck\n- Source: `Some_body` 2000\n" in text
     assert text.count("Flags:") == 0
+
+
+def test_the_page_says_what_each_method_augments():
+    rows = dict(re.findall(r"^\| \[`([^`]+)`\]\([^)]*\) \| ([a-z ]+) \| [^|`]* \|$", TEXT, flags=re.MULTILINE))
+    assert rows == {e.name: " and ".join(e.facts.augments) or "nothing" for e in OWN if not hasattr(e.function, "addon")}
 
 
 # --list

@@ -29,6 +29,7 @@ NAMES = ("0", "1", "cat", "dog")
         PipelineConfig("FT", {"unlearn_epochs": 3, "unlearn_lr": 1e-05}, BaseConfig(request=ForgetRequest((3, 5)), split_seed=2)),
         PipelineConfig("RL", {}, BaseConfig(request=ForgetRequest((-1,), 45), data="my data", save_dir=Path("a b")), ideal="skip"),
         PipelineConfig("SCRUB", {}, experiment="it's mine", metrics=("mia", "tow"), checkpoint_epochs=(1, 3), report="no_images"),
+        PipelineConfig("SRL", {}, unlearn_augment=("crop", "flip")),
         PipelineConfig("random_mask", {"kappa": "50%"}, BaseConfig(mask=Path("my.safetensors"), device="cpu")),
     ],
     ids=lambda config: config.unlearn,

@@ -10,7 +10,13 @@ from unlearn.passes import Pass, fine_tune
 from unlearn.random_label import check, relabelled
 
 
-@register("amnesiac", source="Graves, Nagisetty, Ganesh 2021, arXiv:2010.10981", resolve=check, augments=("forget", "retain"))
+@register(
+    "amnesiac",
+    source="Graves, Nagisetty, Ganesh 2021, arXiv:2010.10981",
+    resolve=check,
+    augments=("forget", "retain"),
+    source_augments="nothing",
+)
 def amnesiac(model: nn.Module, data: ForgetData, *, unlearn_epochs: int = 3, unlearn_lr: float = 1e-4, batch_size: int = 128) -> Unlearned:
     """Fine-tune on forget and retain set mixed, the forget images under wrong labels that are drawn once.
 

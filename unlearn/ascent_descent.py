@@ -23,7 +23,11 @@ def check(
 
 
 @register(
-    "ascent_descent", source="data-unlearning-bench, github.com/RoyRin/data-unlearning-bench", resolve=check, augments=("forget", "retain")
+    "ascent_descent",
+    source="data-unlearning-bench, github.com/RoyRin/data-unlearning-bench",
+    resolve=check,
+    augments=("forget", "retain"),
+    source_augments="nothing",
 )
 def ascent_descent(
     model: nn.Module,

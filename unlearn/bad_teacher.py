@@ -34,7 +34,14 @@ def check(
     return {}
 
 
-@register("bad_teacher", "bad_teaching", source="Chundawat et al. 2023, arXiv:2205.08096", resolve=check, augments=("forget", "retain"))
+@register(
+    "bad_teacher",
+    "bad_teaching",
+    source="Chundawat et al. 2023, arXiv:2205.08096",
+    resolve=check,
+    augments=("forget", "retain"),
+    source_augments="nothing",
+)
 def bad_teacher(
     model: nn.Module,
     data: ForgetData,

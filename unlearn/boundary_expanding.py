@@ -27,7 +27,9 @@ def resolve(
     return {"unlearn_lr": lr}
 
 
-@register("boundary_expanding", source="Chen et al. 2023, arXiv:2303.11570", resolve=resolve, augments=("forget",))
+@register(
+    "boundary_expanding", source="Chen et al. 2023, arXiv:2303.11570", resolve=resolve, augments=("forget",), source_augments="nothing"
+)
 def boundary_expanding(
     model: nn.Module,
     data: ForgetData,

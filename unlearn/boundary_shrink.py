@@ -34,7 +34,7 @@ def resolve(
     return {"unlearn_lr": lr}
 
 
-@register("boundary_shrink", source="Chen et al. 2023, arXiv:2303.11570", resolve=resolve, augments=("forget",))
+@register("boundary_shrink", source="Chen et al. 2023, arXiv:2303.11570", resolve=resolve, augments=("forget",), source_augments="nothing")
 def boundary_shrink(
     model: nn.Module,
     data: ForgetData,

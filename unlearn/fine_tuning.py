@@ -13,7 +13,13 @@ from unlearn.passes import Pass, check, fine_tune, sgd
 SPARSE_SOURCE = "Jia et al. 2023, arXiv:2304.04934"
 
 
-@register("FT", source="Golatkar et al. 2020, arXiv:1911.04933; " + SPARSE_SOURCE, resolve=check, augments=("retain",))
+@register(
+    "FT",
+    source="Golatkar et al. 2020, arXiv:1911.04933; " + SPARSE_SOURCE,
+    resolve=check,
+    augments=("retain",),
+    source_augments="crop and flip in every loader",
+)
 def ft(
     model: nn.Module,
     data: ForgetData,
@@ -63,7 +69,15 @@ def check_l1(
     return check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, **flags)
 
 
-@register("FT_l1", "l1_sparse", "FT_prune", source=SPARSE_SOURCE, resolve=check_l1, augments=("retain",))
+@register(
+    "FT_l1",
+    "l1_sparse",
+    "FT_prune",
+    source=SPARSE_SOURCE,
+    resolve=check_l1,
+    augments=("retain",),
+    source_augments="crop and flip in every loader",
+)
 def ft_l1(
     model: nn.Module,
     data: ForgetData,

@@ -21,7 +21,13 @@ def check(model: nn.Module, data: ForgetData, *, fisher_alpha: float, **_: objec
     return {}
 
 
-@register("fisher", source="Golatkar et al. 2020, arXiv:1911.04933; as in Jia et al. 2023, arXiv:2304.04934", resolve=check, augments=())
+@register(
+    "fisher",
+    source="Golatkar et al. 2020, arXiv:1911.04933; as in Jia et al. 2023, arXiv:2304.04934",
+    resolve=check,
+    augments=(),
+    source_augments="crop and flip in every loader",
+)
 def fisher(model: nn.Module, data: ForgetData, *, fisher_alpha: float = 1e-10) -> Unlearned:
     """Add normal noise to every weight, the less the more the retain set determines it.
 

@@ -16,7 +16,11 @@ FORGOTTEN_VARIANCE = 1e-4
 
 
 @register(
-    "fisher_new", source="Golatkar et al. 2020, arXiv:1911.04933; as in Jia et al. 2023, arXiv:2304.04934", resolve=check, augments=()
+    "fisher_new",
+    source="Golatkar et al. 2020, arXiv:1911.04933; as in Jia et al. 2023, arXiv:2304.04934",
+    resolve=check,
+    augments=(),
+    source_augments="crop and flip in every loader",
 )
 def fisher_new(model: nn.Module, data: ForgetData, *, fisher_alpha: float = 1e-6) -> Unlearned:
     """Add normal noise to every weight, of one variance per output (and place in a kernel), and forget a class's own row.

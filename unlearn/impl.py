@@ -149,8 +149,8 @@ Resolve = Callable[..., dict[str, Any]]
 class MethodFacts:
     """What a method declares: its source, whether it leaves the weights alone, whether it refuses to forget a part of a class
     (`whole_class`), what else it needs (`ideal`: the ideal model; `oracles`: those of other seeds), whether what it returns `wraps`
-    the model in another module, which images it trains on augmented where the run augments (`augments`; None: nobody has said), and
-    how its flags are checked.
+    the model in another module, which images it trains on augmented where the run augments (`augments`; None: nobody has said) and what
+    the source's public code augments (`source_augments`), and how its flags are checked.
 
     `resolve(model, data, **settings)` returns the values that its settings come to, or raises ValueError, before anything is trained.
     """
@@ -161,6 +161,7 @@ class MethodFacts:
     needs: tuple[Literal["ideal", "oracles"], ...] = ()
     wraps: bool = False
     augments: tuple[Literal["forget", "retain"], ...] | None = None
+    source_augments: str = ""
     resolve: Resolve | None = None
 
 

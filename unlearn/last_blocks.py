@@ -59,7 +59,7 @@ def trained_blocks(model: nn.Module, data: ForgetData, last_blocks: int) -> list
     return blocks[-1 - last_blocks :]
 
 
-@register("CFk", "CF-k", source=SOURCE, resolve=check, augments=("retain",))
+@register("CFk", "CF-k", source=SOURCE, resolve=check, augments=("retain",), source_augments="crop and flip")
 def cfk(
     model: nn.Module,
     data: ForgetData,
@@ -98,7 +98,7 @@ def cfk(
     return _train(student, data, "CFk", trained_blocks(student, data, last_blocks), **settings)
 
 
-@register("EUk", "EU-k", source=SOURCE, resolve=check_fresh, augments=("retain",))
+@register("EUk", "EU-k", source=SOURCE, resolve=check_fresh, augments=("retain",), source_augments="crop and flip")
 def euk(
     model: nn.Module,
     data: ForgetData,

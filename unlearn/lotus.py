@@ -44,7 +44,7 @@ def check(
     return {}
 
 
-@register("LoTUS", source="Spartalis et al. 2025, arXiv:2503.18314", resolve=check, augments=("forget", "retain"))
+@register("LoTUS", source="Spartalis et al. 2025, arXiv:2503.18314", resolve=check, augments=("forget", "retain"), source_augments="crop")
 def lotus(
     model: nn.Module,
     data: ForgetData,

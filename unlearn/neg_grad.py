@@ -8,7 +8,15 @@ from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from unlearn.passes import Pass, check, fine_tune, sgd
 
 
-@register("NegGrad", "GA", "ascent_forget", source="Golatkar et al. 2020, arXiv:1911.04933", resolve=check, augments=("forget",))
+@register(
+    "NegGrad",
+    "GA",
+    "ascent_forget",
+    source="Golatkar et al. 2020, arXiv:1911.04933",
+    resolve=check,
+    augments=("forget",),
+    source_augments="crop and flip in every loader",
+)
 def neg_grad(
     model: nn.Module,
     data: ForgetData,

@@ -11,7 +11,7 @@ from unlearn.two_gradients import check, descend_both, register_with_add_ons
 SOURCE = "Kurmanji et al. 2023, arXiv:2302.09880; Dine, Furon, Faure 2025, arXiv:2511.02435"
 
 
-@register("NGPlus", "NegGrad+", source=SOURCE, resolve=check, augments=("forget", "retain"))
+@register("NGPlus", "NegGrad+", source=SOURCE, resolve=check, augments=("forget", "retain"), source_augments="nothing")
 def ng_plus(
     model: nn.Module,
     data: ForgetData,

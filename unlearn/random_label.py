@@ -20,7 +20,14 @@ def check(model: nn.Module, data: ForgetData, *, unlearn_epochs: int, unlearn_lr
     return check_passes(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, **flags)
 
 
-@register("RL", "random_label", source="Golatkar et al. 2020, arXiv:1911.04933", resolve=check, augments=("forget", "retain"))
+@register(
+    "RL",
+    "random_label",
+    source="Golatkar et al. 2020, arXiv:1911.04933",
+    resolve=check,
+    augments=("forget", "retain"),
+    source_augments="crop and flip in every loader",
+)
 def random_label(
     model: nn.Module,
     data: ForgetData,

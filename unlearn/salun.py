@@ -26,7 +26,13 @@ def check(
     return {}
 
 
-@register("SalUn", source="Fan et al. 2024, arXiv:2310.12508", resolve=check, augments=("forget", "retain"))
+@register(
+    "SalUn",
+    source="Fan et al. 2024, arXiv:2310.12508",
+    resolve=check,
+    augments=("forget", "retain"),
+    source_augments="crop and flip in every loader, the saliency's too",
+)
 def salun(
     model: nn.Module,
     data: ForgetData,

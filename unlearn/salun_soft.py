@@ -15,7 +15,14 @@ from unlearn.salun import check
 from unlearn.train_mode import without_a_last_single
 
 
-@register("SalUn_soft", "RL_proximal", source="Fan et al. 2024, arXiv:2310.12508", resolve=check, augments=("forget", "retain"))
+@register(
+    "SalUn_soft",
+    "RL_proximal",
+    source="Fan et al. 2024, arXiv:2310.12508",
+    resolve=check,
+    augments=("forget", "retain"),
+    source_augments="crop and flip in every loader",
+)
 def salun_soft(
     model: nn.Module,
     data: ForgetData,

@@ -81,7 +81,7 @@ def _check(settings: Settings) -> None:
         raise ValueError(f"--temperature: expected a number > 0, got {settings['temperature']}. Give a positive one")
 
 
-@register("SCRUB", source=SOURCE, resolve=resolve, augments=("forget", "retain"))
+@register("SCRUB", source=SOURCE, resolve=resolve, augments=("forget", "retain"), source_augments="nothing")
 def scrub(
     model: nn.Module,
     data: ForgetData,

@@ -22,7 +22,7 @@ def check(model: nn.Module, data: ForgetData, *, selection_alpha: float, dampeni
     return {}
 
 
-@register("SSD", source="Foster et al. 2024, arXiv:2308.07707", resolve=check, augments=())
+@register("SSD", source="Foster et al. 2024, arXiv:2308.07707", resolve=check, augments=(), source_augments="nothing")
 def ssd(model: nn.Module, data: ForgetData, *, selection_alpha: float = 10.0, dampening: float = 1.0, batch_size: int = 64) -> Unlearned:
     """Shrink every weight whose importance for the forget set is selection_alpha times that for the training set, or more.
 

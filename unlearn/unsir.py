@@ -48,7 +48,9 @@ def check(
     return {}
 
 
-@register("UNSIR", source="Tarun et al. 2023, arXiv:2111.08947", whole_class=True, resolve=check, augments=("retain",))
+@register(
+    "UNSIR", source="Tarun et al. 2023, arXiv:2111.08947", whole_class=True, resolve=check, augments=("retain",), source_augments="nothing"
+)
 def unsir(
     model: nn.Module,
     data: ForgetData,

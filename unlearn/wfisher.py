@@ -28,7 +28,14 @@ def check(model: nn.Module, data: ForgetData, *, wfisher_step: float, damping: f
     return {}
 
 
-@register("wfisher", "IU", source="Izzo et al. 2021, arXiv:2002.10077; Jia et al. 2023, arXiv:2304.04934", resolve=check, augments=())
+@register(
+    "wfisher",
+    "IU",
+    source="Izzo et al. 2021, arXiv:2002.10077; Jia et al. 2023, arXiv:2304.04934",
+    resolve=check,
+    augments=(),
+    source_augments="crop and flip in every loader",
+)
 def wfisher(model: nn.Module, data: ForgetData, *, wfisher_step: float = 5.0, damping: float = 1.0, fisher_images: int = 1000) -> Unlearned:
     """Step against the influence of the forget set on the weights, the Hessian replaced by the empirical Fisher matrix.
 

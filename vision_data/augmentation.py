@@ -28,9 +28,9 @@ def augmentations(asked: Augmentation) -> tuple[str, ...]:
 
 
 def named(words: Sequence[str]) -> tuple[str, ...]:
-    """As `augmentations`, of the words of a flag: `none` alone is nothing. ValueError for `none` beside others."""
-    if "none" in words and len(words) > 1:
-        raise ValueError(f"expected none alone, or some of {', '.join(get_args(Kind))}, got {','.join(words)}. Choose")
+    """As `augmentations`, of the words of a flag: `none` alone is nothing. ValueError for no word, and for `none` beside others."""
+    if not words or ("none" in words and len(words) > 1):
+        raise ValueError(f"expected none alone, or some of {', '.join(get_args(Kind))}, got {','.join(words) or 'nothing'}. Choose")
     return augmentations(() if "none" in words else words)
 
 
