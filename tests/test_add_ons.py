@@ -188,7 +188,7 @@ FOUR_STEPS = {"unlearn_epochs": 2, "unlearn_lr": 0.05, "batch_size": 3}  # on 5 
 
 def pairs_of_batches(data, name):
     """The batches of FOUR_STEPS, a forget and a retain one each."""
-    order, retain = data.generator(name, "forget"), endless(data, data.retain, 3, name, "retain", augmented=False)
+    order, retain = data.generator(name, "forget"), endless(data, data.retain, 3, name, "retain")
     forget = [batch for _ in range(2) for batch in data.forget.batches(3, generator=order)]
     assert [len(y) for _, y in forget] == [3, 2, 3, 2]
     return list(zip(forget, retain, strict=False))

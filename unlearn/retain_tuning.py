@@ -34,7 +34,7 @@ def tune_on_retain(
     """
     size = without_a_last_single(data.retain, batch_size)
     steps = steps or math.ceil(len(data.retain) / size)
-    batches = endless(data, data.retain, size, name, "retain", augmented=True)
+    batches = endless(data, data.retain, size, name, "retain")
     noise, history = data.generator(name, "dropout"), []
     modules = nn.ModuleList([student] if trained is None else trained)
     for epoch in data.progress(range(unlearn_epochs), name):

@@ -94,7 +94,7 @@ def descend_both(
     while any(without_a_last_single(images, size) > size for images in (data.forget, data.retain)):
         size += 1
     order, noise, moves = (data.generator(name, purpose) for purpose in ("forget", "dropout", "augmentation"))
-    others = seen(endless(data, numbered(data.retain), size, name, "retain", augmented=True))
+    others = seen(endless(data, numbered(data.retain), size, name, "retain"))
     alone = min(size, len(data.forget), len(data.retain)) == 1
     images, labels, history = numbered(data.forget.to(data.device)), data.forget.labels.to(data.device), []
     for epoch in data.progress(range(unlearn_epochs), name):
