@@ -12,7 +12,7 @@ from evaluation.gap import mean_gap
 from evaluation.over_seeds import OverSeeds, over_seeds
 from reporter.markdown import capital
 from reporter.pareto import pareto_front
-from reporter.seeds_summary import RANKED_BY, REFERENCE, Group, SeedRun, Settings, Task, labels_of, seed_order
+from reporter.seeds_summary import RANKED_BY, REFERENCE, Group, SeedRun, Settings, Task, labels_of, said, seed_order
 from reporter.seeds_tables import SECONDS, shown_metrics
 
 BASE_MODELS = ("initial_", "ideal_")
@@ -220,7 +220,7 @@ def label_among(family: tuple[str, Settings], families: Mapping[tuple[str, Setti
     siblings = [dict(others) for name, others in families if name == method]
     own = dict(settings)
     names = sorted({name for one in siblings for name in one if len({other.get(name) for other in siblings}) > 1})
-    return " ".join([method, *(f"{name}={own.get(name, 'not logged')}" for name in names)])
+    return " ".join([method, *(f"{name}={said(own, name)}" for name in names)])
 
 
 def about(task: Task) -> str:

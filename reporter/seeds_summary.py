@@ -66,6 +66,11 @@ def settings_of(params: Mapping[str, str]) -> Settings:
     )
 
 
+def said(settings: Mapping[str, str], name: str) -> str:
+    """A setting's value; where a run does not log it, what it means by that."""
+    return settings.get(name, UNSAID.get(name, "not logged"))
+
+
 @functools.cache
 def own_names(method: str) -> frozenset[str]:
     """The hyperparameters of a method that is registered; none for another, whose settings are told by what they are not."""
@@ -220,7 +225,7 @@ def labels_of(task: Task) -> dict[int, str]:
         siblings = [dict(other.group.own) for other in task.ranking if other.group.method == ranked.group.method]
         names = sorted({name for own in siblings for name in own if len({other.get(name) for other in siblings}) > 1})
         own = dict(ranked.group.own)
-        found[id(ranked.group)] = " ".join(f"{name}={own.get(name, 'not logged')}" for name in names)
+        found[id(ranked.group)] = " ".join(f"{name}={said(own, name)}" for name in names)
     return found
 
 
@@ -230,7 +235,5 @@ def heading_of(task: Task, tasks: Sequence[Task]) -> str:
     differing = sorted({name for one in settings for name in one if len({other.get(name) for other in settings}) > 1})
     always = ("dataset", "arch", "request")
     own = dict(task.settings)
-    shown = [
-        f"{name} {own.get(name, 'not logged')}" for name in (*always, *(name for name in differing if name not in OF_REQUEST.union(always)))
-    ]
+    shown = [f"{name} {said(own, name)}" for name in (*always, *(name for name in differing if name not in OF_REQUEST.union(always)))]
     return f"{task.experiment}: {', '.join(shown)}; seeds {' '.join(task.seeds)}"

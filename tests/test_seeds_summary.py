@@ -98,6 +98,11 @@ def test_another_setting_is_another_line_that_names_it():
     assert [(row["settings"], row["n"]) for row in table] == [("unlearn_lr=0.1", "2"), ("unlearn_lr=0.2", "2")]
 
 
+def test_a_line_says_what_its_runs_mean_by_not_logging_a_setting():
+    table = cells(run(own=(("unlearn_augment", "crop,flip"),)), run())
+    assert {row["settings"] for row in table} == {"unlearn_augment=crop,flip", "unlearn_augment=none"}
+
+
 def test_another_task_is_another_table():
     other = (("arch", "mlp"), ("dataset", "digits"), ("request", "class3"))
     narrow = (*TASK, ("hidden", "16"))  # a flag of the architecture
