@@ -1,4 +1,4 @@
-"""What a run has to warn of: a method that diverged, destroyed the model, or changed nothing."""
+"""What a run has to warn of: a method that diverged, destroyed the model, lost accuracy that was to be kept, or changed nothing."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from measurement import Measured
 from unlearn import Unlearned
 
 LARGEST_LOSS = 1e4  # of a method's steps or of the measured model; beyond it something has diverged
+LARGEST_FALL = 5.0  # percentage points of accuracy on what is to be kept; from there on it is worth a warning
 COMPARED = ("forget", "retain", "test")
 SHOWN = 3  # names of weights in one line
 
@@ -23,6 +24,7 @@ def judge(initial: nn.Module, unlearned: Unlearned, measured: Measured, *, class
     diverged: a weight is not finite, or a loss (of the method's history, or measured on forget or retain) is not or is over 1e4
     gives probabilities: every row of a model's outputs is a distribution, which a softmax inside the model makes
     destroyed the model: retain_score below twice chance, 2 x 100 / classes percent
+    lost accuracy: short of that, see `_lost`
     changed nothing, changed no prediction: see `_unchanged`
 
     `leaves_weights`: the method is meant to leave them alone.
@@ -30,7 +32,7 @@ def judge(initial: nn.Module, unlearned: Unlearned, measured: Measured, *, class
     return [
         *_diverged(unlearned, measured),
         *_no_logits(measured),
-        *_destroyed(measured, classes),
+        *(_destroyed(measured, classes) or _lost(measured)),
         *_unchanged(initial, unlearned.model, measured, leaves_weights),
     ]
 
@@ -82,18 +84,40 @@ def _beyond(loss: float) -> bool:
     return not math.isfinite(loss) or abs(loss) > LARGEST_LOSS
 
 
-def _destroyed(measured: Measured, classes: int) -> Iterator[str]:
+def _destroyed(measured: Measured, classes: int) -> list[str]:
     """Where two classes make twice chance 100 %, chance itself is the limit."""
     chance = 100 / classes
     limit, words = (2 * chance, "twice chance") if classes > 2 else (chance, "chance")
-    before, after = (_value(measured, name, "retain_score") for name in ("initial", "unlearned"))
+    before, after = _before_and_after(measured, "retain_score")
     if after < limit and before < limit:
-        yield (
+        return [
             f"nothing to preserve: the initial model's own retain_score, {before:.2f} %, is under {words} ({limit:.4g} %), "
             f"and the unlearned model's is {after:.2f} %. Train the initial model for more epochs"
-        )
-    elif after < limit:
-        yield f"destroyed the model: retain_score {after:.2f} % is under {words} ({limit:.4g} %); the initial model has {before:.2f} %"
+        ]
+    if after < limit:
+        return [f"destroyed the model: retain_score {after:.2f} % is under {words} ({limit:.4g} %); the initial model has {before:.2f} %"]
+    return []
+
+
+def _lost(measured: Measured) -> list[str]:
+    """Where the score of the retain set, or of the test images that are to be kept, fell by 5 percentage points or more.
+
+    Both are named: a method may keep the images that it repairs the model with, and lose those that nobody showed it.
+    """
+    evidence = measured.evidence["unlearned model"]
+    of_test, on_test = (evidence.test_retain, "test_retain_score") if evidence.forget_classes else (evidence.test, "test_score")
+    kept = ("retain_score", on_test) if len(of_test) else ("retain_score",)
+    falls = []
+    for name in kept:
+        before, after = _before_and_after(measured, name)
+        # Scores are shares of counted images: 95 % less 90 % is 5 points, whatever binary fractions make of it.
+        if round(before - after, 9) >= LARGEST_FALL:
+            falls.append(f"{name} fell {before - after:.2f} points, from {before:.2f} % to {after:.2f} %")
+    return [f"lost accuracy: {'; '.join(falls)}"] if falls else []
+
+
+def _before_and_after(measured: Measured, name: str) -> tuple[float, float]:
+    return _value(measured, "initial", name), _value(measured, "unlearned", name)
 
 
 def _unchanged(initial: nn.Module, unlearned: nn.Module, measured: Measured, leaves_weights: bool) -> Iterator[str]:

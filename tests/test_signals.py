@@ -71,7 +71,7 @@ def logits_for(labels: torch.Tensor, sure: float = 5.0) -> torch.Tensor:
     return nn.functional.one_hot(labels, CLASSES).float() * sure
 
 
-TRUTH = torch.arange(8) % CLASSES
+TRUTH = torch.arange(40) % CLASSES  # of which one is fewer than 5 %
 RIGHT = logits_for(TRUTH)
 WRONG = logits_for((TRUTH + 1) % CLASSES)
 
@@ -101,7 +101,7 @@ def judged(
     """What is said of a model that is linear(1) at first; `metrics` replace those of the unlearned model."""
     both = {"initial model": evidence(before), "unlearned model": evidence(after)}
     values = [
-        {name: own.metric(name) for name in ("forget_loss", "retain_loss", "retain_score")}
+        {name: own.metric(name) for name in ("forget_loss", "retain_loss", "retain_score", "test_score")}
         for own in (both["initial model"], both["unlearned model"])
     ]
     measured = Measured(values[1] | metrics, values[0], {}, {}, both)
@@ -187,7 +187,27 @@ def test_a_retain_score_under_twice_chance_is_a_destroyed_model(classes, score, 
 
     (line,) = judged(after=ONE_WRONG, classes=classes, retain_score=score)
     assert line == f"destroyed the model: retain_score {score:.2f} % is under {limit}; the initial model has 100.00 %"
-    assert judged(after=ONE_WRONG, classes=classes, retain_score=at_the_limit) == []
+    assert [kind.partition(":")[0] for kind in judged(after=ONE_WRONG, classes=classes, retain_score=at_the_limit)] == ["lost accuracy"]
+
+
+@pytest.mark.parametrize("name", ["retain_score", "test_score"])
+@pytest.mark.parametrize(("score", "says"), [(95.01, []), (95.0, ["fell 5.00 points, from 100.00 % to 95.00 %"])])
+def test_a_fall_of_five_points_on_what_is_to_be_kept_is_lost_accuracy(name, score, says):
+    assert judged(after=ONE_WRONG, **{"retain_score": 100.0, "test_score": 100.0, name: score}) == [
+        f"lost accuracy: {name} {fall}" for fall in says
+    ]
+
+
+def test_what_was_lost_on_training_and_on_test_images_is_one_line():
+    line = judged(after=ONE_WRONG, retain_score=60.0, test_score=55.5)
+
+    assert line == [
+        "lost accuracy: retain_score fell 40.00 points, from 100.00 % to 60.00 %; test_score fell 44.50 points, from 100.00 % to 55.50 %"
+    ]
+
+
+def test_a_destroyed_model_is_not_told_what_it_lost_beside():
+    assert [line.partition(":")[0] for line in judged(after=ONE_WRONG, retain_score=10.0, test_score=10.0)] == ["destroyed the model"]
 
 
 def test_a_method_is_not_blamed_for_what_the_initial_model_never_knew():
@@ -247,6 +267,17 @@ def test_several_warnings_are_one_tag_and_a_line_each(capsys):
     assert "; destroyed the model: retain_score" in run.data.tags["warning"]
     for kind in ("diverged: measured forget_loss", "destroyed the model: retain_score"):
         assert f"\nwarning: times class0 seed1 factor=-10000.0: {kind}" in out
+
+
+def test_lost_accuracy_is_said_everywhere(capsys):
+    code, run = job("random_mask", "--kappa", "0.97"), runs()[0]
+    before, after = run.data.metrics["initial_retain_score"], run.data.metrics["retain_score"]
+    warning = f"lost accuracy: retain_score fell {before - after:.2f} points, from {before:.2f} % to {after:.2f} %; test_retain_score fell "
+
+    assert code == 0
+    assert f"\nwarning: random_mask class0 seed1 kappa=0.97: {warning}" in capsys.readouterr().out
+    assert run.data.tags["warning"].startswith(warning)
+    assert warning_of(run.info.run_id) == run.data.tags["warning"]
 
 
 @pytest.mark.parametrize("method", ["default", "mine.py:wrapped"])
