@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+from system_files import is_system_file
 from tracking.folder_process import found_in
 from tracking.run_folder import contents_below, in_words, is_active, metric_blocks, metric_points, read_meta
 from tracking.selection import EVERY_RUN, Selection
@@ -119,7 +120,7 @@ def experiment_name(folder: Path) -> str | None:
 def subfolders(folder: Path, others: set[str]) -> Iterator[Path]:
     """Folders that may be experiments or runs, sorted. A dangling link is among them: its target may have been one."""
     for path in sorted(folder.iterdir()):
-        if path.name not in others and not path.name.startswith(".") and (path.is_dir() or is_dangling(path)):
+        if path.name not in others and not is_system_file(path.name) and (path.is_dir() or is_dangling(path)):
             yield path
 
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from system_files import is_system_file
 from tracking.selection import Selection
 from tracking.stored_run import PARENT_TAG, RUN_NAME_TAG, STATUSES, WARNING_TAG, BrokenRun, StoredRun
 
@@ -74,8 +75,8 @@ def stored_run(folder: str, meta: Meta, experiment: str, tag_names: Sequence[str
 def contents_below(folder: str, prefix: str = "", only: Collection[str] | None = None) -> Iterator[tuple[str, bytes]]:
     """(name, content) of every file, or of these names; a slash in a param's or a metric's name is a folder here.
 
-    No folder means no values: git, for one, does not keep empty folders. By as few system calls as can be, none of which walks the
-    whole path: a run is dozens of tiny files. Raises OSError that names the path.
+    No folder means no values: git, for one, does not keep empty folders. Hidden files and those of systems are no values. By as few
+    system calls as can be, none of which walks the whole path: a run is dozens of tiny files. Raises OSError that names the path.
     """
     try:
         directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -85,7 +86,7 @@ def contents_below(folder: str, prefix: str = "", only: Collection[str] | None =
         return
     try:
         for name in os.listdir(directory):  # noqa: PTH208  # of an open folder
-            if only is not None and name not in only:
+            if is_system_file(name) or (only is not None and name not in only):
                 continue
             try:
                 content = read_bytes(name, directory)

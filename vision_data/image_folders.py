@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 
 from registry import Entry
+from system_files import is_system_file
 from vision_data.decoded import FORMAT, decoded
 from vision_data.encoded_image import SUFFIXES, EncodedImage
 from vision_data.impl import DATASETS, DatasetFacts, RawDataset, slug
@@ -78,7 +79,7 @@ def files_by_class(name: str, part: Path, beside: tuple[str, ...] = (), besides:
         )
     _check_names(name, classes)
     _tell_loose(name, part)
-    loose = [entry for entry in part.iterdir() if entry.is_file() and not _is_hidden(entry.name)]
+    loose = [entry for entry in part.iterdir() if entry.is_file() and not is_system_file(entry.name)]
     images = _images_among(sorted([*loose, *(file for folder in classes for file in files_below(folder))]), beside)
     by_class: dict[str, list[Path]] = {folder.name: [] for folder in classes}
     for file in images:
@@ -127,7 +128,7 @@ def _entries_of(folder: Path) -> list[os.DirEntry[str]]:
     """
     try:
         with os.scandir(folder) as entries:
-            found = [entry for entry in entries if not _is_hidden(entry.name)]
+            found = [entry for entry in entries if not is_system_file(entry.name)]
         lost = sorted(Path(e.path) for e in found if e.is_symlink() and _may_be_images(Path(e.name)) and not Path(e.path).exists())
         if not lost:
             return [entry for entry in found if entry.is_dir() or entry.is_file() or entry.is_symlink()]
@@ -161,7 +162,7 @@ def _folders_in(folder: Path, besides: Iterable[Path] = ()) -> list[Path]:
 
 
 def _loose_images(folder: Path) -> list[Path]:
-    return sorted(e for e in folder.iterdir() if e.name.casefold().endswith(SUFFIXES) and not _is_hidden(e.name) and e.is_file())
+    return sorted(e for e in folder.iterdir() if e.name.casefold().endswith(SUFFIXES) and not is_system_file(e.name) and e.is_file())
 
 
 def _has_folders_alone(folder: Path) -> bool:
@@ -175,10 +176,6 @@ def _tell_loose(name: str, folder: Path) -> None:
     if loose:
         more = f" and {len(loose) - 1} more" if loose[1:] else ""
         warnings.warn(f"{name}: {loose[0]}{more}: in no class folder, left out", stacklevel=2)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
 
 
 def of_files(
