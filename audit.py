@@ -175,7 +175,7 @@ def verification_report(name: str, done: Verification) -> str:
 def measured_report(result: ForeignResult) -> str:
     """Every metric of the models, and why others are missing."""
     from reporter.text_table import number, text_table
-    from tracking.store import shown_uri
+    from tracking.store_uri import shown_uri
 
     sides = (result.measured.initial, result.measured.model, result.measured.ideal)
     names = dict.fromkeys(name for side in (sides[1], *sides) for name in side)
@@ -191,7 +191,7 @@ def measured_report(result: ForeignResult) -> str:
 def report(result: AuditResult) -> str:
     """Each value with what it is to be held against, in a line and in words."""
     from reporter.text_table import number, text_table
-    from tracking.store import shown_uri
+    from tracking.store_uri import shown_uri
 
     rows = [[name, number(value, 4), against(name, result), verdict(name, result)] for name, value in result.values.items()]
     rows += [[name, number(value, 4), "", ""] for name, value in result.beside.items() if "_mean_" in name]

@@ -10,11 +10,14 @@ import re
 import signal
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+
+from tracking.shown_uri import without_password
 
 STARTED = time.perf_counter()
 
@@ -72,6 +75,7 @@ def command(main: Main) -> Main:
         with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
             heed_sigterm()
         warnings.showwarning = _warning_line
+        sys.excepthook = _traceback
         try:
             return main(argv)
         except FloatingPointError as error:  # something diverged: no mistake in the command, and nothing a traceback would add
@@ -99,7 +103,12 @@ def heed_sigterm() -> None:
 def _warning_line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """A warning as one line, without the source line that raised it."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"warning: {without_password(' '.join(str(message).split()))}", file=sys.stderr)
+
+
+def _traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What nobody foresaw, as Python prints it, but without a password."""
+    print(without_password("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
 
 
 def _say(error: Exception) -> None:
@@ -108,7 +117,7 @@ def _say(error: Exception) -> None:
     Of several processes that torchrun has started on a machine, which mostly make the same mistake, the first says it: then torchrun
     ends the others, and only one that is not ended has something of its own to say.
     """
-    line, rank = f"error: {' '.join(str(error).split())}", os.environ.get("LOCAL_RANK", "0")
+    line, rank = f"error: {without_password(' '.join(str(error).split()))}", os.environ.get("LOCAL_RANK", "0")
     if rank != "0":
         try:
             time.sleep(ENDED_WITHIN)

@@ -53,7 +53,7 @@ def run_unless_finished(configs: Sequence[PipelineConfig]) -> int:
     """The one run of --skip_finished. ValueError for several, of which some might be finished and others not."""
     from grids.run_once import run_once
     from pipeline import Pipeline
-    from tracking.store import shown_uri
+    from tracking.store_uri import shown_uri
 
     if len(configs) > 1:
         raise ValueError(f"--skip_finished: expected one run, got {len(configs)}. Give one value for each flag")
@@ -67,13 +67,13 @@ def run_unless_finished(configs: Sequence[PipelineConfig]) -> int:
 
 def tell(results: Sequence[Result]) -> None:
     """What came out, how long it took, and where it is."""
-    from tracking.store import shown_uri
+    from tracking.store_uri import shown_uri, ui_command
 
     print(report(results[0]) if len(results) == 1 else summary(results))
     whole, in_runs = time.perf_counter() - command_line.STARTED, sum(result.stages["total"] for result in results)
     print(f"seconds in all: {whole:.2f}, of which {whole - in_runs:.2f} to load Python's libraries and the data, and to check")
     print(f"run{'s' if len(results) > 1 else ''} in {shown_uri()}: {', '.join(result.run_id for result in results)}")
-    print("look at them:  mlflow ui      as a table:  python mlruns_parser.py")
+    print(f"look at them:  {ui_command()}      as a table:  python mlruns_parser.py")
 
 
 def methods() -> str:

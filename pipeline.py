@@ -103,7 +103,7 @@ class Pipeline:
         self._start_afresh()
         check_writable(self.base.save_dir / "cache")
         check_writable(JSON_FOLDER, METRICS_WAY_OUT)
-        check_store()
+        check_store(self.experiment)
 
     @property
     def name(self) -> str:

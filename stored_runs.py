@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import command_line
 from tracking.client_reader import ClientStore
-from tracking.file_reader import is_file_store
 from tracking.long_params import Read, local_artifact, with_whole_params
 from tracking.readers import Store
 from tracking.run import LONGEST_PARAM
@@ -19,12 +17,12 @@ from tracking.run_filter import parse_filter
 from tracking.selection import Selection, since_time
 from tracking.shown_uri import without_password
 from tracking.spool import Spool
+from tracking.store_uri import DATABASE, FOLDER, VARIABLE, Choice, chosen_store
 from tracking.stored_run import BrokenRun, StoredRun
 
 if TYPE_CHECKING:
     from reporter.seeds_summary import SeedRun
 
-DATABASE, FOLDER, VARIABLE = "mlflow.db", "mlruns", "MLFLOW_TRACKING_URI"
 SWEEP_TAG, AUDIT_TAG = "sweep", "audit"  # of a run that stands for its children; of one on many models
 NOT_OF_ONE_SEED = (SWEEP_TAG, AUDIT_TAG)
 
@@ -42,24 +40,15 @@ def add_store_flags(flags: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return which
 
 
-def choose_store(given: str | None) -> tuple[str, str]:
-    """The URI of the store to read and why that one. Raises ValueError if there is none."""
-    if given is not None:
-        if not given:
-            raise ValueError("expected a store as --tracking_uri, got nothing. Write e.g. --tracking_uri sqlite:///mlflow.db")
-        return given, "--tracking_uri"
-    if variable := os.environ.get(VARIABLE):
-        return variable, f"the environment's {VARIABLE}"
-    old_store = is_file_store(Path(FOLDER))
-    if Path(DATABASE).exists():
-        also = f"; the old file store beside it is read with --tracking_uri ./{FOLDER}" if old_store else ""
-        return f"sqlite:///{DATABASE}", f"no {VARIABLE} is set and ./{DATABASE} exists{also}"
-    if old_store:
-        return f"./{FOLDER}", f"an old file store; no {VARIABLE} is set and there is no ./{DATABASE}"
-    raise ValueError(
-        f"expected a tracking store, got none: no --tracking_uri, no {VARIABLE}, no ./{DATABASE} and no ./{FOLDER} with meta.yaml files. "
-        f"Run this where the runs were logged, or name the store, e.g. --tracking_uri sqlite:///path/to/{DATABASE}"
-    )
+def choose_store(given: str | None) -> Choice:
+    """The store to read. Raises ValueError if there is none."""
+    choice = chosen_store(given)
+    if choice is None:
+        raise ValueError(
+            f"expected a tracking store, got none: no --tracking_uri, no {VARIABLE}, no ./{DATABASE} and no ./{FOLDER} with meta.yaml "
+            f"files. Run this where the runs were logged, or name the store, e.g. --tracking_uri sqlite:///path/to/{DATABASE}"
+        )
+    return choice
 
 
 def selection_from(options: argparse.Namespace, tags: tuple[str, ...] = ()) -> Selection:

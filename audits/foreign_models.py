@@ -87,7 +87,7 @@ class ForeignModels:
             note for name, images in trained_on.items() if (path := files[name]) and (note := self._check_training(name, path, images))
         ]
         self.experiment = config.experiment or f"{self.splits.dataset}-{self.architecture.name}"
-        check_store()
+        check_store(self.experiment)
 
     def run(self) -> ForeignResult:
         """Measure them, in one MLflow run."""

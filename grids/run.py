@@ -30,6 +30,8 @@ FAILURES = "failed.txt"
 
 def run(words: Sequence[str]) -> int:
     """Work off the queue, and say how it went: exit code 0, or 1 where jobs failed, 130 after Ctrl-C."""
+    from tracking.store_uri import ui_command
+
     options = command_line.parsed(flags(), words)
     check(options)
     jobs = queue_of(chosen(lines_of(options), options.filter))
@@ -58,7 +60,7 @@ def run(words: Sequence[str]) -> int:
         return command_line.FAILED
     if failures.exists():
         write_failures(failures, board, _rest_of(failures, board, options))
-    print("look at them:  mlflow ui      as a table:  python mlruns_parser.py")
+    print(f"look at them:  {ui_command()}      as a table:  python mlruns_parser.py")
     return 0
 
 

@@ -21,6 +21,7 @@ from grids.run_once import run_once
 from pipeline import Pipeline
 from registry import changed_files
 from sweep import same_splits
+from tracking.shown_uri import without_password
 from training import Metadata
 from vision_data import Splits
 
@@ -58,7 +59,7 @@ class WarmWorker:
             self.bases.clear()
             self.checkpoints.clear()  # nothing that a failure may have damaged is used again
             known = isinstance(error, (ValueError, FileNotFoundError, FloatingPointError))
-            outcome = Outcome("failed", ("" if known else f"{type(error).__name__}: ") + " ".join(str(error).split()))
+            outcome = Outcome("failed", ("" if known else f"{type(error).__name__}: ") + without_password(" ".join(str(error).split())))
         return replace(outcome, seconds=time.perf_counter() - started)
 
     def _train(self, script: str, argv: Sequence[str]) -> Outcome:

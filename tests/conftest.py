@@ -1,6 +1,7 @@
 """What every test shares: one thread, so that the same seed gives the same bits and the cores stay free; stores and digits, made once."""
 
 import shutil
+import sys
 import tempfile
 import urllib.request
 from pathlib import Path
@@ -10,6 +11,15 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def mlflow_forgets():
+    """What a run of Lethe told MLflow, to go to its store, ends with the test: the next one has its own."""
+    yield
+    service = sys.modules.get("mlflow.tracking._tracking_service.utils")
+    if service is not None:
+        service._tracking_uri = None
 
 
 @pytest.fixture(scope="session")

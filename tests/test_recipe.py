@@ -494,7 +494,7 @@ def test_the_command_of_the_ideal_model_has_the_settings(tmp_path):
 
 def test_settings_are_part_of_the_config_hash_and_the_params(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pipeline, "check_store", lambda: None)
+    monkeypatch.setattr(pipeline, "check_store", lambda _: None)
     hashes = {}
     for name, training in (("usual", {}), ("the same", {"train_schedule": "one_cycle"}), ("other", {"train_schedule": "cosine"})):
         job = Pipeline(PipelineConfig("default", base=BaseConfig(epochs=1, training=training)))

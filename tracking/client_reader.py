@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tracking.missing_driver import driver_told
 from tracking.run_filter import for_mlflow
 from tracking.selection import EVERY_RUN, Selection
+from tracking.shown_uri import one_line, without_password
 from tracking.sorted_points import SortedPoints
+from tracking.store_uri import VARIABLE, is_server, mlflow_uri
 from tracking.stored_run import PARENT_TAG, WARNING_TAG, BrokenRun, Point, StoredRun, checked_time, infinity_restored
 
 if TYPE_CHECKING:
@@ -37,10 +40,9 @@ def client_store(uri: str, selection: Selection = EVERY_RUN, page: int = PAGE) -
         try:
             from mlflow import MlflowClient
 
-            client = asked(uri, lambda: MlflowClient(tracking_uri=uri))
+            client = asked(uri, lambda: MlflowClient(tracking_uri=mlflow_uri(uri)))
         except ImportError as error:
-            message = f"expected mlflow and the driver of {uri} to be installed, got {error}. Install them (PostgreSQL's: psycopg2-binary)."
-            raise ValueError(message) from error
+            raise driver_told(uri, error) from error
         yield ClientStore(client, uri, selection, page)
 
 
@@ -59,9 +61,13 @@ def asked(uri: str, call: Callable[[], Answer]) -> Answer:
     try:
         return call()
     except (MlflowException, SQLAlchemyError, CommandError) as error:
-        if uri.startswith("http"):
-            raise ConnectionError(f"expected an MLflow server at {uri}, got {error}. Check the address and that it runs.") from error
-        raise ValueError(f"expected a store that MLflow can read at {uri}, got {error}") from error
+        if is_server(uri):
+            raise ConnectionError(
+                f"expected an MLflow server at {without_password(uri)}, got {one_line(error)}. Check the address and that it runs"
+            ) from error
+        raise ValueError(
+            f"expected a store that MLflow can read at {without_password(uri)}, got {one_line(error)}. Check --tracking_uri and {VARIABLE}"
+        ) from error
 
 
 @contextmanager
@@ -166,7 +172,7 @@ class ClientStore:
 
     def _histories(self, run_ids: list[str], name: str) -> Iterator[tuple[str, list[tuple]]]:
         """(run id, its (step, time, value)s) of one metric: by one request of many runs where a server has that, else one by one."""
-        at_once = self._at_once(run_ids, name) if self.uri.startswith("http") else None
+        at_once = self._at_once(run_ids, name) if is_server(self.uri) else None
         if at_once is not None:
             yield from at_once.items()
             return

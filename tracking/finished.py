@@ -29,7 +29,7 @@ def finished_jobs() -> set[Job]:
     """Every job that the tracking store has a FINISHED run of, asked once. Raises ValueError or OSError if it can't be read."""
     from tracking.readers import open_store
     from tracking.selection import Selection
-    from tracking.store import database_of, tracking_uri
+    from tracking.store_uri import database_of, tracking_uri
 
     uri = tracking_uri()
     file = database_of(uri)

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tracking import sorted_points
+from tracking.missing_driver import driver_told
 from tracking.selection import Selection
+from tracking.shown_uri import one_line, without_password
 from tracking.sql_store import HISTORY, VERSION, Pages, Rows, Select, SqlStore, check_tables
 
 if TYPE_CHECKING:
@@ -37,20 +39,24 @@ def postgres_store(uri: str, selection: Selection) -> Iterator[tuple[str, SqlSto
 
 @contextmanager
 def connected(uri: str) -> Iterator[Connection]:
+    shown = without_password(uri)
     try:
         from sqlalchemy import create_engine
         from sqlalchemy.exc import SQLAlchemyError
 
         engine = create_engine(uri)
     except ImportError as error:
-        message = f"expected the driver of {uri} to be installed, got {error}. Install it, or name one that is: postgresql+psycopg2://..."
-        raise ValueError(message) from error
+        raise driver_told(uri, error) from error
     except SQLAlchemyError as error:
-        raise ValueError(f"expected a PostgreSQL store, got {uri}: {error}. Write e.g. postgresql+psycopg2://HOST/DATABASE") from error
+        raise ValueError(
+            f"expected a PostgreSQL store, got {shown}: {one_line(error)}. Write e.g. postgresql+psycopg2://HOST/DATABASE"
+        ) from error
     try:
         connection = engine.connect().execution_options(**SNAPSHOT)
     except SQLAlchemyError as error:
-        raise ValueError(f"expected a PostgreSQL server at {uri}, got {error}. Check the address and that it runs") from error
+        raise ValueError(
+            f"expected a PostgreSQL server at {shown}, got {one_line(error)}. Check the address, the password, and that it runs"
+        ) from error
     try:
         yield connection
     finally:
@@ -94,4 +100,4 @@ def errors_told() -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        raise ValueError(f"expected a readable PostgreSQL store, got {error}. The server's log may say more") from error
+        raise ValueError(f"expected a readable PostgreSQL store, got {one_line(error)}. The server's log may say more") from error

@@ -12,6 +12,7 @@ from tracking.postgres_reader import is_postgres, postgres_store
 from tracking.selection import Selection
 from tracking.sql_store import KNOWN_SCHEMAS
 from tracking.sqlite_reader import schema_version, sqlite_store
+from tracking.store_uri import is_folder, is_sqlite
 from tracking.stored_run import BrokenRun, Point, StoredRun
 
 
@@ -35,7 +36,7 @@ def open_store(uri: str, selection: Selection, notice: Callable[[str], None]) ->
     it; anything else, and tables of a schema that this reader does not know (`notice` is told), through MLflow's client.
     Raises ValueError or OSError if the store can't be opened or read.
     """
-    if uri.startswith("sqlite"):
+    if is_sqlite(uri):
         version = schema_version(uri)
         if version in KNOWN_SCHEMAS:
             yield sqlite_store(uri, selection)
@@ -47,7 +48,7 @@ def open_store(uri: str, selection: Selection, notice: Callable[[str], None]) ->
                 yield store
                 return
         notice(unknown(version))
-    elif uri.startswith("file:") or ("://" not in uri and uri != "databricks"):
+    elif is_folder(uri):
         yield FolderStore(uri, selection)
         return
     with client_store(uri, selection) as through_mlflow:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tracking.client_reader import few_retries
-from tracking.shown_uri import without_password
-from tracking.store import database_of, tracking_uri
+from tracking.shown_uri import one_line, without_password
+from tracking.store_uri import database_of, mlflow_uri, tracking_uri
 from tracking.stored_run import PARENT_TAG, infinity_restored
 
 PROGRESS_BAR = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
@@ -53,14 +53,13 @@ def read_record(run_id: str) -> Record:
         )
     try:
         with few_retries(), _no_progress_bar():
-            client = MlflowClient(tracking_uri=uri)
+            client = MlflowClient(tracking_uri=mlflow_uri(uri))
             run = client.get_run(run_id)
             _check_single(client, run)
             folder = Path(client.download_artifacts(run_id, ""))
     except (MlflowException, SQLAlchemyError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"no run {run_id} can be read from {without_password(uri)} ({without_password(reason)}). Check the id, and MLFLOW_TRACKING_URI"
+            f"no run {run_id} can be read from {without_password(uri)} ({one_line(error)}). Check the id, and MLFLOW_TRACKING_URI"
         ) from error
     return Record(
         run_id,

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tracking.shown_uri import without_password
 from tracking.signals import signals_wait
 from tracking.store import open_experiment
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000
+LONGEST_NAME = 250  # of a run, in characters: what MLflow's tables hold
 
 
 class TrackedRun:
@@ -121,6 +123,7 @@ def tracked_run(experiment: str, name: str, *, nested: bool = False, tags: Mappi
     import mlflow
 
     experiment_id = open_experiment(experiment)
+    name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"  # its params have all of it
     _outlive_mlflow()
     run: TrackedRun | None = None
     status = "FAILED"
@@ -138,8 +141,8 @@ def tracked_run(experiment: str, name: str, *, nested: bool = False, tags: Mappi
         raise
     except Exception as error:
         if run is not None:
-            run.tags({"error": f"{type(error).__name__}: {error}"})
-            run.text(traceback.format_exc(), "error.txt")
+            run.tags({"error": without_password(f"{type(error).__name__}: {error}")})
+            run.text(without_password(traceback.format_exc()), "error.txt")
         raise
     finally:
         with signals_wait():

@@ -1,4 +1,4 @@
-"""The address of a store as it may be shown."""
+"""The address of a store as it may be shown, and whatever text may hold one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,25 @@ import re
 # password that a driver takes for the host.
 WHO = re.compile(r"(://)(?:[^:/@\s\"]*:[^\s\"]*|[^/\s\"]*)@|(\")[^/\s\"]*@")
 
+# A secret by its name: ?password=..., &sslpassword=..., X-Amz-Signature=..., and as libpq writes it, password='...'.
+SECRET = re.compile(
+    r"\b([\w-]*(?:password|passwd|pwd|token|secret|credential|signature|api_?key|access_?key|\bsig)=)"
+    r"(?:'[^']*'|\"[^\"]*\"|[^\s&;,)'\"]*)",
+    re.IGNORECASE,
+)
+HEADER = re.compile(r"(authorization\W+(?:basic|bearer)\s+)[^\s'\"]+", re.I)
+
+LONGEST_REASON = 600  # characters of what a server or a driver says: some send whole pages
+
 
 def without_password(text: str) -> str:
-    """A text in whose addresses *** stands for user and password."""
-    return WHO.sub(lambda found: f"{found[1] or found[2]}***@", text)
+    """A text in whose addresses *** stands for user, password and token."""
+    text = WHO.sub(lambda found: f"{found[1] or found[2]}***@", text)
+    text = SECRET.sub(r"\1***", text)
+    return HEADER.sub(r"\1***", text)
+
+
+def one_line(error: object) -> str:
+    """What an error says, on one line and without a password."""
+    line = " ".join(without_password(str(error)).split())
+    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} ..."

@@ -11,6 +11,7 @@ from typing import Any
 from tracking import sorted_points
 from tracking.selection import EVERY_RUN, Selection
 from tracking.sql_store import VERSION, Rows, SqlStore, Unreadable, check_tables
+from tracking.store_uri import sqlite_file
 from tracking.stored_run import BrokenRun, StoredRun
 
 TABLE_NAMES = "SELECT name FROM sqlite_master WHERE type = 'table'"
@@ -22,14 +23,9 @@ PAGE = """
 WAIT_SECONDS = 30  # for a job that writes
 
 
-def database_path(uri: str) -> Path:
-    """The file of a `sqlite:///...` URI as SQLAlchemy reads it: three slashes relative, four absolute, options after `?`."""
-    return Path(uri.partition(":///")[2].partition("?")[0])
-
-
 def schema_version(uri: str) -> str:
     """The alembic revision of a store. Raises ValueError if the file is missing or holds no MLflow store."""
-    path = database_path(uri)
+    path = sqlite_file(uri)
     check_tables({bytes(name).decode() for (name,) in select(path, TABLE_NAMES)}, str(path))
     return " ".join(bytes(version).decode() for (version,) in select(path, VERSION))
 
@@ -40,7 +36,7 @@ def sqlite_store(uri: str, selection: Selection = EVERY_RUN) -> SqlStore:
     NaN and infinities come back as they were logged (MLflow's tables hold 0 with is_nan, and the largest float).
     Raises ValueError if the file is missing, damaged as a whole, locked or no database.
     """
-    path = database_path(uri)
+    path = sqlite_file(uri)
     return SqlStore(
         str(path), lambda statement, runs: select(path, statement, runs), lambda run_id: pages(path, run_id), selection, bytes.decode
     )

@@ -1,51 +1,57 @@
-"""Where runs go: MLflow's own defaults, checked before anything expensive begins."""
+"""Where runs go, checked before anything expensive begins: the store, the experiment, the place of its artifacts."""
 
 from __future__ import annotations
 
 import contextlib
+import getpass
 import hashlib
 import logging
 import os
-import re
 import socket
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tracking.artifact_place import check_place, new_place
 from tracking.experiment_page import description_of, tags_of_new
-from tracking.file_reader import is_file_store
-from tracking.shown_uri import without_password
-from tracking.sqlite_reader import database_path
+from tracking.missing_driver import driver_told
+from tracking.named_store import check_driver, check_folder, check_name
+from tracking.shown_uri import one_line, without_password
+from tracking.store_uri import (
+    VARIABLE,
+    database_of,
+    is_folder,
+    is_server,
+    mlflow_uri,
+    shown_uri,
+    sqlite_uri,
+    tracking_uri,
+)
 
-DEFAULT_STORE = "sqlite:///mlflow.db"
 ANSWER_SECONDS = 5
 SQLITE = b"SQLite format 3\0"  # how every database begins; one without a table is empty
 ABANDONED_SECONDS = 3600  # a store is made in seconds
 SERVER_ERROR = 500  # below it the server answers, if only to ask who we are
+REDIRECTS = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_ACTIVE_MODEL_ID")
 
 
-def tracking_uri() -> str:
-    """The environment's MLFLOW_TRACKING_URI, else MLflow's own default, mlflow.db in this folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
-
-
-def shown_uri() -> str:
-    """The same for people to read: without a password."""
-    return without_password(tracking_uri())
-
-
-def check_store() -> None:
-    """ValueError if runs can't be tracked: a server that does not answer, or an old file store that MLflow refuses."""
+def check_store(experiment: str | None = None) -> None:
+    """ValueError if runs can't be tracked: an experiment's name that can't be kept, a store that is none, a server that does not answer,
+    a driver that is not installed, an old file store, which MLflow refuses."""
+    if experiment is not None:
+        check_name(experiment)
     uri = tracking_uri()
-    if uri.startswith(("http://", "https://")):
+    database_of(uri)
+    if is_server(uri):
         _check_server(uri)
-    old_store = not os.environ.get("MLFLOW_TRACKING_URI") and not Path("mlflow.db").exists() and is_file_store(Path("mlruns"))
-    if old_store and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true":
-        raise ValueError(
-            "./mlruns is an old file store, which MLflow refuses. Set MLFLOW_TRACKING_URI=sqlite:///mlflow.db "
-            "to start a new store beside it, or MLFLOW_ALLOW_FILE_STORE=true to go on with the old one"
-        )
+    elif is_folder(uri):
+        check_folder(uri)
+    elif "://" in uri:
+        check_driver(uri)
 
 
 def _check_server(uri: str) -> None:
@@ -62,6 +68,20 @@ def _check_server(uri: str) -> None:
         ) from error
 
 
+@contextmanager
+def errors_of_the_store() -> Iterator[None]:
+    """What MLflow and its database say, in one line that names the store."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except ImportError as error:
+        raise driver_told(tracking_uri(), error) from error
+    except (MlflowException, SQLAlchemyError, OSError, NotImplementedError) as error:  # the last one: a file system without flock
+        raise ValueError(f"the tracking store {shown_uri()} can't be used ({one_line(error)}). Correct or unset {VARIABLE}") from error
+
+
 def open_experiment(name: str) -> str:
     """The id of an experiment, made if it is new, in a store that is made if it is new. Raises ValueError if neither can be.
 
@@ -71,16 +91,17 @@ def open_experiment(name: str) -> str:
     """
     import filelock
     import mlflow
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
 
+    check_name(name)
     uri = tracking_uri()
-    for chatty in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
+    for chatty in ("alembic", "mlflow.tracking.fluent"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    file = database_of(uri)
-    try:
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)  # its warnings are what is raised in the end
+    with errors_of_the_store():
+        file = database_of(uri)
         if file is not None:
-            _check_place(file)
+            _check_file(file)
+        _give_to_mlflow(uri)
         with filelock.FileLock(_lock_of(file, uri)):
             if file is not None and not file.exists():
                 _create(file)
@@ -90,19 +111,34 @@ def open_experiment(name: str) -> str:
                 return _new_experiment(client, uri, name)
             if found.lifecycle_stage != "active":
                 raise ValueError(f"experiment {name!r} was deleted in MLflow. Restore it there, or choose another --experiment")
+            if not is_server(uri):
+                check_place(found.artifact_location, file, name)
             return found.experiment_id
-    except (MlflowException, SQLAlchemyError, OSError, NotImplementedError) as error:  # the last one: a file system without flock
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"the tracking store {shown_uri()} can't be used ({without_password(reason)}). Correct or unset MLFLOW_TRACKING_URI"
-        ) from error
 
 
-def _check_place(file: Path) -> None:
+def _give_to_mlflow(uri: str) -> None:
+    """From now on MLflow's calls in this process go to this store, and a new run is a run of its own, whatever the environment names."""
+    import mlflow
+
+    named = os.environ.get(VARIABLE)
+    mlflow.set_tracking_uri(mlflow_uri(uri))
+    if named is None:  # MLflow has written its own into the environment, where the next answer is looked for
+        os.environ.pop(VARIABLE, None)
+    else:
+        os.environ[VARIABLE] = named
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints the password of a server's address
+    for variable in REDIRECTS:
+        if os.environ.pop(variable, None) is not None:
+            print(f"note: {variable} is set, and left out: every run here is a new one, in the experiment of --experiment", file=sys.stderr)
+
+
+def _check_file(file: Path) -> None:
     """OSError for a file that is something else, before a lock is left beside it. A folder that is new is made, as MLflow does."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if not file.exists():
         return
+    if not file.is_file():
+        raise OSError("it is no file")
     with file.open("rb") as opened:
         if opened.read(len(SQLITE)) not in (b"", SQLITE):
             raise OSError("file is not a database")
@@ -111,9 +147,13 @@ def _check_place(file: Path) -> None:
 def _lock_of(file: Path | None, uri: str) -> Path:
     """Beside a sqlite file, so that it is one for all machines; each user's own, as others can't open it."""
     if file is not None:
-        return file.with_name(f".{file.name}.{os.getuid()}.lock")
+        return file.with_name(f".{file.name}.{_user()}.lock")
     key = hashlib.sha256(uri.encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"lethe-store-{os.getuid()}-{key}.lock"
+    return Path(tempfile.gettempdir()) / f"lethe-store-{_user()}-{key}.lock"
+
+
+def _user() -> str:
+    return str(os.getuid()) if hasattr(os, "getuid") else getpass.getuser()
 
 
 def _new_experiment(client: Any, uri: str, name: str) -> str:
@@ -121,7 +161,7 @@ def _new_experiment(client: Any, uri: str, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
-        made: str = client.create_experiment(name, artifact_location=_artifact_location(uri, name), tags=tags_of_new())
+        made: str = client.create_experiment(name, artifact_location=new_place(database_of(uri), name), tags=tags_of_new())
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS" or (found := client.get_experiment_by_name(name)) is None:
             raise
@@ -141,7 +181,7 @@ def _create(file: Path) -> None:
         if other == partial or _is_left_over(other, file):  # its own name: of a container that was killed, and had the same
             other.unlink(missing_ok=True)
     try:
-        SqlAlchemyStore(f"sqlite:///{partial}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
+        SqlAlchemyStore(sqlite_uri(partial), DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
         with contextlib.suppress(FileExistsError):  # made on another machine meanwhile: that one counts
             os.link(partial, file)
     finally:
@@ -161,16 +201,3 @@ def _is_left_over(partial: Path, file: Path) -> bool:
     except (OSError, ValueError):  # gone meanwhile, another user's, or a name of somebody else's
         return False
     return False
-
-
-def _artifact_location(uri: str, experiment: str) -> str | None:
-    """Beside a local sqlite file, whatever folder the process is in; the store's own choice otherwise."""
-    file = database_of(uri)
-    folder = re.sub(r"[^\w.+-]", "_", experiment)
-    return None if file is None else (file.parent / "mlruns" / folder).as_uri()
-
-
-def database_of(uri: str) -> Path | None:
-    """The file of a local sqlite store; None for what is none, or in memory."""
-    path = database_path(uri) if uri.startswith("sqlite") else Path()
-    return None if str(path) in (".", ":memory:") else path.resolve()

@@ -1,0 +1,49 @@
+"""Where the artifacts of an experiment are: beside a sqlite store, and checked before there are any."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from tracking.file_reader import folder_path
+from tracking.store_uri import is_folder
+
+LONGEST_FOLDER = 120  # bytes of a folder's name: every file system holds it, encrypted ones too
+
+
+def new_place(file: Path | None, experiment: str) -> str | None:
+    """The URI of a new experiment's artifacts: beside a sqlite file, whatever folder the process is in; else the store's own choice."""
+    return None if file is None else (file.parent / "mlruns" / folder_name(experiment)).as_uri()
+
+
+def folder_name(experiment: str) -> str:
+    """A name that every file system holds and that stays below mlruns/; with a digest where the experiment's own is too long."""
+    name = re.sub(r"[^\w.+-]", "_", experiment)
+    if name.strip(".") and len(name.encode()) <= LONGEST_FOLDER:
+        return name
+    digest = hashlib.sha256(experiment.encode()).hexdigest()[:16]
+    start = name.strip(".").encode()[: LONGEST_FOLDER - len(digest) - 1].decode(errors="ignore")
+    return f"{start}_{digest}"
+
+
+def check_place(location: str, file: Path | None, experiment: str) -> None:
+    """ValueError where an experiment's artifacts can't be put where the store says. file: the store's own, if it is a sqlite file.
+
+    The store of a project that was moved or copied still names the old place, and the folder beside it is the right one.
+    """
+    if not is_folder(location):
+        return
+    place = folder_path(location)
+    way_out = "Choose another --experiment, whose artifacts are kept beside the store; docs/stores.md says how this one is mended"
+    if file is not None:
+        beside = file.parent / "mlruns" / place.name
+        if beside.is_dir() and not (place.is_dir() and place.samefile(beside)):
+            raise ValueError(
+                f"experiment {experiment!r} keeps its artifacts in {place}, and beside the store there is {beside}: "
+                f"was the project moved or copied? {way_out}"
+            )
+    there = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"experiment {experiment!r} keeps its artifacts in {place}, which can't be written. {way_out}")

@@ -1,0 +1,19 @@
+"""What to install for a database, where Python lacks its driver."""
+
+from __future__ import annotations
+
+from tracking.shown_uri import without_password
+
+PACKAGES = {
+    "psycopg": "psycopg[binary]",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+    "pymysql": "PyMySQL",
+}  # module -> what pip calls it, where they differ
+
+
+def driver_told(uri: str, error: ImportError) -> ValueError:
+    """The error of a URI whose driver is not installed."""
+    module = error.name or "the driver"
+    package = PACKAGES.get(module, module)
+    return ValueError(f"expected the driver of {without_password(uri)} to be installed, got {error}. Install it: pip install '{package}'")

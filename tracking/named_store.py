@@ -1,0 +1,61 @@
+"""What can be said of a store's and an experiment's name alone, before anything is opened."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+
+from tracking.file_reader import folder_path
+from tracking.missing_driver import driver_told
+from tracking.shown_uri import one_line, without_password
+from tracking.store_uri import ALLOWED, DEFAULT_STORE, VARIABLE
+
+LONGEST_NAME = 256  # of an experiment, in characters: what MLflow's tables hold
+
+
+def check_name(experiment: str) -> None:
+    """ValueError for the name of an experiment that a store can't keep."""
+    if not experiment.strip():
+        raise ValueError(f"--experiment: expected a name, got {experiment!r}. Write one, or leave out the flag")
+    if len(experiment) > LONGEST_NAME:
+        raise ValueError(f"--experiment: expected at most {LONGEST_NAME} characters, got {len(experiment)}. Shorten the name")
+    odd = next((sign for sign in experiment if unicodedata.category(sign) in ("Cc", "Cs")), None)
+    if odd is not None:
+        raise ValueError(
+            f"--experiment: expected a name in Unicode without control characters, got {odd!r} in {experiment!r}. Leave it out"
+        )
+
+
+def check_folder(uri: str) -> None:
+    """ValueError for a folder, which is an old file store that MLflow refuses, unless it is told not to."""
+    if os.environ.get(ALLOWED, "").lower() in ("true", "1"):
+        return
+    if folder_path(uri).is_file():
+        raise ValueError(f"expected a tracking store, got {uri}, which is a file. Write a sqlite store as {VARIABLE}=sqlite:///{uri}")
+    if re.match(r"[\w.-]+:\d+(/|$)", uri):
+        raise ValueError(f"expected a tracking store, got {uri}. Write a server as {VARIABLE}=http://{uri}")
+    raise ValueError(
+        f"{uri} is an old file store, which MLflow refuses. To start a new store beside it, set {VARIABLE}={DEFAULT_STORE}. "
+        f"To bring its runs along, first: mlflow migrate-filestore --source {uri} --target {DEFAULT_STORE}. "
+        f"To go on with the old one, set {ALLOWED}=true"
+    )
+
+
+def check_driver(uri: str) -> None:
+    """ValueError if SQLAlchemy can't make an engine of a database's URI. Connects to nothing."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if not re.match(r"(postgresql|mysql|mssql)\b", uri):
+        return  # a store of MLflow's own or of a plug-in
+    try:
+        create_engine(uri).dispose()
+    except ImportError as error:
+        raise driver_told(uri, error) from error
+    except (SQLAlchemyError, ValueError) as error:
+        reason = one_line(error)
+        raise ValueError(
+            f"expected the URI of a database, got {without_password(uri)} ({reason}). Write {VARIABLE} as "
+            "postgresql+psycopg2://USER:PASSWORD@HOST/DATABASE, with %XX for signs such as @ in a password"
+        ) from error
