@@ -215,7 +215,7 @@ def test_no_store(capsys):
         (["--tracking_uri"], "expected one argument"),
         (["--tracking_uri", ""], "expected a store as --tracking_uri, got nothing"),
         (["--tracking_uri", "sqlite:///missing.db"], "missing.db, got no such file"),
-        (["--tracking_uri", "sqlite://"], "expected a sqlite store at ., got no such file"),
+        (["--tracking_uri", "sqlite://"], "expected a sqlite store with a file, got 'sqlite://'"),
         (["--tracking_uri", "missing"], "expected the folder of a file store at missing, got no such folder"),
         (["--tracking_uri", "text.txt"], "a sqlite store is written sqlite:///PATH"),
         (["--tracking_uri", "artifacts"], "expected <experiment id>/meta.yaml in artifacts, got none"),

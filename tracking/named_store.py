@@ -36,9 +36,8 @@ def check_folder(uri: str) -> None:
     if re.match(r"[\w.-]+:\d+(/|$)", uri):
         raise ValueError(f"expected a tracking store, got {uri}. Write a server as {VARIABLE}=http://{uri}")
     raise ValueError(
-        f"{uri} is an old file store, which MLflow refuses. To start a new store beside it, set {VARIABLE}={DEFAULT_STORE}. "
-        f"To bring its runs along, first: mlflow migrate-filestore --source {uri} --target {DEFAULT_STORE}. "
-        f"To go on with the old one, set {ALLOWED}=true"
+        f"{uri} is an old file store, which MLflow refuses. Set {VARIABLE}={DEFAULT_STORE} to start a new store beside it (before that, "
+        f"mlflow migrate-filestore --source {uri} --target {DEFAULT_STORE} brings its runs along), or {ALLOWED}=true to go on with the old one"
     )
 
 
