@@ -37,7 +37,7 @@ def check_folder(uri: str) -> None:
         raise ValueError(f"expected a tracking store, got {uri}. Write a server as {VARIABLE}=http://{uri}")
     raise ValueError(
         f"{uri} is an old file store, which MLflow refuses. Set {VARIABLE}={DEFAULT_STORE} to start a new store beside it (before that, "
-        f"mlflow migrate-filestore --source {uri} --target {DEFAULT_STORE} brings its runs along), or {ALLOWED}=true to go on with the old one"
+        f"mlflow migrate-filestore --source {uri} --target {DEFAULT_STORE} brings its runs along), or {ALLOWED}=true to go on with it"
     )
 
 
