@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -29,8 +30,10 @@ from training import (
     generator_for,
     library_versions,
     load_checkpoint,
+    same_weights,
     save_checkpoint,
     silent,
+    unsealed,
 )
 from training.file_lock import locked_together
 from training.recipe import FLAGS, changed, differences
@@ -111,13 +114,18 @@ class BaseModels:
         self._check_augmentable()
         self.forget, self.retain = config.request.divide(self.splits.train, self.splits.classes, config.split_seed)
         self.untrained()
+        there = {}
         for path, trained_on in ((self.initial_path, "train"), (self.ideal_path, self.request_slug)):
             if path.exists():
                 named = path == config.mask
                 check_checkpoint(path, self.metadata(trained_on), self.architecture.defaults, named=named)
-                self._read(path)  # the header can't tell whether the weights are whole
+                there[path], metadata = self._read(path)  # the header can't tell whether the weights are whole
+                if metadata is not None and (remark := unsealed(path)):
+                    warnings.warn(remark, stacklevel=2)
             else:
                 check_writable(path.parent)
+        if len(there) == 2:
+            check_retrained(there[self.initial_path], there[self.ideal_path], self.ideal_path)
 
     def _epochs(self, default: int, found: Metadata | None) -> int:
         """The epochs asked for; else those of the checkpoint that --mask names, for the ideal model gets as many; else the default."""
@@ -315,6 +323,15 @@ class BaseModels:
         }
         plain: dict[str, Any] = json.loads(json.dumps({name: value for name, value in about.items() if value == value}))
         return plain
+
+
+def check_retrained(initial: nn.Module, ideal: nn.Module, path: Path) -> None:
+    """ValueError where the ideal model in `path` is the initial one: it saw the forget set, whatever its checkpoint says of itself."""
+    if same_weights(initial, ideal):
+        raise ValueError(
+            f"{path}: expected a model that was retrained without the forget set, got the weights of the initial model. "
+            "Name another, or move this file away and retrain it by main_ideal.py"
+        )
 
 
 def score_of(model: nn.Module, images: ImageSet, device: torch.device) -> float:

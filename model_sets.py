@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from base_models import BaseModels, flags_of, score_of
-from training import check_checkpoint, fit_many, generator_for, library_versions, load_checkpoint, save_checkpoint
+from training import (
+    check_checkpoint,
+    checkpoint_metadata,
+    fit_many,
+    generator_for,
+    library_versions,
+    load_checkpoint,
+    named_digest,
+    save_checkpoint,
+    unsealed,
+)
 from training.file_lock import all_locked
 from training.many import models_at_once
 
@@ -109,10 +120,10 @@ def make(base: BaseModels, kind: Kind, count: int) -> Made:
 def found(base: BaseModels, kind: Kind, count: int) -> list[Kept]:
     """The first `count` models of a set. FileNotFoundError, naming the command that makes them, where some are missing."""
     members = members_of(base, kind, count)
-    missing = sum(not member.path.exists() for member in members)
+    missing = _missing(base, members)
     if missing:
         raise FileNotFoundError(
-            f"expected {count} {kind} in {base.save_dir}, and {missing} of them are missing. Make them: {command(base, kind, count)}"
+            f"expected {count} {kind} in {base.save_dir}, and {len(missing)} of them are missing. Make them: {command(base, kind, count)}"
         )
     return [_load(base, member) for member in members]
 
@@ -120,7 +131,7 @@ def found(base: BaseModels, kind: Kind, count: int) -> list[Kept]:
 def oracles_of(base: BaseModels, seeds: Sequence[int]) -> Iterator[nn.Module]:
     """The oracles of these seeds, one after the other. FileNotFoundError, naming the command that makes them, where one is missing."""
     members = _oracles(base, seeds)
-    missing = [member for member in members if not member.path.exists()]
+    missing = _missing(base, members)
     if missing:
         first = min(base.config.seed, *seeds)
         makes = command(base, "oracles", max(seeds) + 1 - first, seed=first)
@@ -162,18 +173,39 @@ def _shadow(base: BaseModels, number: int) -> Member:
 
 
 def _missing(base: BaseModels, members: Sequence[Member]) -> list[Member]:
-    """Those that are not there. ValueError where something else is in the place of one."""
-    missing = []
-    for member in members:
-        if member.path.exists():
-            _check(base, member)
-        else:
-            missing.append(member)
-    return missing
+    """Those that are not there. ValueError where something else is in the place of one, or the same model in the place of two."""
+    there = [member for member in members if member.path.exists()]
+    for member in there:
+        _check(base, member)
+    _check_different(base, there)
+    unsealed_ones = [member.path for member in there if unsealed(member.path)]
+    if unsealed_ones:
+        warnings.warn(f"{len(unsealed_ones)} models like this: {unsealed(unsealed_ones[0])}", stacklevel=2)
+    return [member for member in members if not member.path.exists()]
 
 
 def _check(base: BaseModels, member: Member) -> None:
     check_checkpoint(member.path, base.metadata(member.trained_on), base.architecture.defaults)
+    found = checkpoint_metadata(member.path)
+    if found is not None and found.seed != member.seed:
+        raise ValueError(
+            f"{member.path}: expected the model of seed {member.seed}, got that of seed {found.seed}. Move this file away: it is made again"
+        )
+
+
+def _check_different(base: BaseModels, members: Sequence[Member]) -> None:
+    """ValueError where two members of a set have the same weights, or one of them those of the initial model of its seed.
+
+    A copy is no second sample, and a copy of the initial model has seen everything.
+    """
+    initial = {base.initial_path_of(member.seed): None for member in members if member.trained_on != "train"}
+    owner: dict[str, Path] = {}
+    for path in (*(path for path in initial if path.exists()), *(member.path for member in members)):
+        first = owner.setdefault(named_digest(path), path)
+        if first != path:
+            raise ValueError(
+                f"{path}: expected a model of its own, got the weights of {first}. Move the copy away: that model is made anew"
+            )
 
 
 def _load(base: BaseModels, member: Member) -> Kept:

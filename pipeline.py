@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import nn
 
-from base_models import BaseModels, Trained
+from base_models import BaseModels, Trained, check_retrained
 from checkpoint_epochs import Intermediate, checked, undisturbed
 from evaluation import DEFAULT, Times, chosen
 from judgement import judge
@@ -133,6 +133,8 @@ class Pipeline:
                 initial = self.base.initial()
             with stage(self.stages, "ideal"):
                 ideal = self.ideal()
+            if ideal is not None:
+                check_retrained(initial.model, ideal.model, ideal.path)
             run.params(provenance("initial", initial) | provenance("ideal", ideal))
             self.initial_digest = model_digest(initial.model)
             config_hash = config_hash_of(self, initial, ideal)

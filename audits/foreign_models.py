@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from base_models import BaseConfig, device_named
+from base_models import BaseConfig, check_retrained, device_named
 from evaluation import ALL, OF_MANY, chosen, needs_of
 from judgement import judge
 from measurement import INCOMPETENT, Measured, measure
@@ -33,6 +33,7 @@ from training import (
     model_digest,
     save_checkpoint,
     silent,
+    unsealed,
 )
 from training.storage import HEADER
 from unlearn import ForgetData, Unlearned
@@ -86,6 +87,8 @@ class ForeignModels:
         self.notes = [
             note for name, images in trained_on.items() if (path := files[name]) and (note := self._check_training(name, path, images))
         ]
+        if config.ideal is not None:
+            check_retrained(self.models["initial"], self.models["ideal"], config.ideal)
         self.experiment = config.experiment or f"{self.splits.dataset}-{self.architecture.name}"
         check_store(self.experiment)
 
@@ -203,7 +206,7 @@ class ForeignModels:
             raise ValueError(
                 str(error).replace("--mask, or another folder with --save_dir", "--mask").replace("--mask", f"--{name}")
             ) from error
-        return ""
+        return unsealed(path)
 
 
 def _check_unlearned(path: Path, found: Metadata, what: str) -> None:

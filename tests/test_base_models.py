@@ -11,6 +11,7 @@ from torch import nn
 import base_models
 from base_models import BaseConfig, BaseModels
 from models import build
+from tests.edited_headers import edit_header
 from tests.saved_models import OLDER, SHAPE
 from tests.seeded import states_equal
 from training import checkpoint_digest, fit, model_digest
@@ -286,3 +287,25 @@ def test_a_copy_of_a_loaded_model_is_independent(base):
     before = model_digest(initial)
     nn.init.zeros_(copy.deepcopy(initial).linear1.weight)
     assert model_digest(initial) == before
+
+
+def test_an_ideal_model_whose_header_was_edited_is_refused(base):
+    """The initial model, said to be the ideal one."""
+    made = base()
+    edit_header(made.initial().path, made.ideal_path, trained_on="class0")
+    with pytest.raises(ValueError, match=r"_ideal_class0\.safetensors: what it says of itself is not what was saved"):
+        base()
+
+
+def test_an_ideal_model_with_the_initial_models_weights_is_refused(base):
+    made = base()
+    edit_header(made.initial().path, made.ideal_path, "made anew", trained_on="class0")
+    with pytest.raises(ValueError, match=r"expected a model that was retrained .*, got the weights of the initial model\. .*main_ideal"):
+        base()
+
+
+def test_what_a_checkpoint_from_before_the_headers_digest_says_is_believed_aloud(base):
+    path = base().initial().path
+    edit_header(path, path, "taken out")
+    with pytest.warns(UserWarning, match=r"1mlp_ep1\.safetensors was saved before .* covered its header: .* can't be checked"):
+        base()

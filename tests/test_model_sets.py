@@ -17,6 +17,7 @@ import main_ideal
 import model_sets
 from base_models import BaseConfig, BaseModels
 from model_sets import command, found, make, members_of
+from tests.edited_headers import edit_header
 from training import checkpoint_metadata, fit_many
 from training.file_lock import all_locked, locked
 from vision_data import ForgetRequest
@@ -203,3 +204,35 @@ def test_killed_after_40_of_64_it_goes_on_with_the_others_to_the_same_weights(tm
     interrupted, whole = (found(base(epochs=6, arch_options={}, save_dir=Path(name)), "oracles", 64) for name in ("killed", "whole"))
     for one, other in zip(interrupted, whole, strict=True):
         torch.testing.assert_close(one.model.state_dict(), other.model.state_dict(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("source", "changes", "message"),
+    [
+        ("1mlp_ep1_hidden6_ideal_class0", {}, r"2mlp\S+: expected the model of seed 2, got that of seed 1\. Move this file away"),
+        ("1mlp_ep1_hidden6_ideal_class0", {"seed": 2}, r"2mlp\S+: expected a model of its own, got the weights of \S+/1mlp"),
+        (
+            "2mlp_ep1_hidden6",
+            {"trained_on": "class0"},
+            r"2mlp\S+_class0\S+: expected a model of its own, got the weights of \S+/2mlp_ep1_h",
+        ),
+    ],
+    ids=["another's oracle", "another's oracle, edited", "the initial model, edited"],
+)
+def test_a_copy_is_no_oracle_of_another_seed(source, changes, message):
+    folder = Path("results/digits")
+    make(base(), "initial models", 2)
+    make(base(), "oracles", 2)
+    edit_header(folder / f"{source}.safetensors", folder / "2mlp_ep1_hidden6_ideal_class0.safetensors", "made anew", **changes)
+    for use in (make, found):
+        with pytest.raises(ValueError, match=message):
+            use(base(), "oracles", 2)
+
+
+def test_oracles_from_before_the_headers_digest_are_named_once():
+    made = make(base(), "oracles", 3)
+    for member in made.members[1:]:
+        edit_header(member.path, member.path, "taken out")
+    with pytest.warns(UserWarning, match=r"^2 models like this: \S+/2mlp\S+ was saved before") as told:
+        assert len(found(base(), "oracles", 3)) == 3
+    assert len(told) == 1

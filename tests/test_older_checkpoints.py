@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.saved_models import OLDER, described, mlp
 from tests.seeded import states_equal
-from training import check_checkpoint, load_checkpoint, save_checkpoint
+from training import check_checkpoint, load_checkpoint, save_checkpoint, unsealed
 
 
 @pytest.fixture
@@ -53,6 +53,26 @@ def test_an_older_checkpoint_with_metadata_does_not_warn(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_checkpoint(tmp_path / OLDER, described())
+
+
+@pytest.mark.parametrize("part", ["lethe", "state_dict"])
+def test_an_older_checkpoint_that_was_edited_is_refused(tmp_path, part):
+    save_checkpoint(tmp_path / OLDER, mlp(), described())
+    content = torch.load(tmp_path / OLDER, weights_only=True)
+    content[part] |= {"trained_on": "class0"} if part == "lethe" else {"1.bias": torch.zeros(8)}
+    torch.save(content, tmp_path / OLDER)
+    with pytest.raises(ValueError, match=r"model\.pth\.tar: what it says of itself is not what was saved"):
+        load_checkpoint(tmp_path / OLDER, mlp())
+
+
+def test_an_older_checkpoint_without_a_digest_is_said_to_have_none(tmp_path):
+    save_checkpoint(tmp_path / OLDER, mlp(), described())
+    assert unsealed(tmp_path / OLDER) == ""
+    content = torch.load(tmp_path / OLDER, weights_only=True)
+    del content["lethe_sha256"]
+    torch.save(content, tmp_path / OLDER)
+    assert load_checkpoint(tmp_path / OLDER, mlp()) == described(options={"hidden": (8,)})
+    assert "was saved before a checkpoint's digest covered its header" in unsealed(tmp_path / OLDER)
 
 
 class Runs:

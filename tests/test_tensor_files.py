@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from tests.edited_headers import edit_header
 from tests.hypothesis_settings import FEW
 from tests.seeded import states_equal
 from training import check_writable, digest_of, write_bytes
-from training.storage import read_header, read_tensors, write_tensors
+from training.storage import header_digest, is_sealed, read_header, read_tensors, write_tensors
 
 TENSORS = {"b": torch.arange(6.0).view(2, 3), "a": torch.tensor(7), "mask": torch.tensor([True, False]), "none": torch.empty(0, 3)}
 
@@ -61,6 +62,32 @@ def test_a_flipped_bit_in_the_tensors_is_noticed(tmp_path_factory, position, bit
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"the tensors are not those that were saved \(digest differs\)"):
         read_tensors(file)
+
+
+@pytest.mark.parametrize("read", [read_header, read_tensors])
+def test_an_edited_header_is_noticed(tmp_path, read):
+    write_tensors(tmp_path / "t.safetensors", TENSORS, {"trained_on": "train"})
+    edit_header(tmp_path / "t.safetensors", tmp_path / "t.safetensors", trained_on="class0")
+    with pytest.raises(ValueError, match=r"t\.safetensors: what it says of itself is not what was saved .* Make it again"):
+        read(tmp_path / "t.safetensors")
+
+
+def test_a_file_from_before_the_headers_digest_is_read(tmp_path):
+    write_tensors(tmp_path / "t.safetensors", TENSORS, {"trained_on": "train"})
+    assert is_sealed(tmp_path / "t.safetensors")
+    edit_header(tmp_path / "t.safetensors", tmp_path / "t.safetensors", "taken out")
+    assert read_tensors(tmp_path / "t.safetensors")[1]["trained_on"] == "train"
+    assert not is_sealed(tmp_path / "t.safetensors")
+
+
+def test_the_headers_digest_covers_header_and_tensors(tmp_path):
+    headers = {"one": {"a": 1}, "again": {"a": 1}, "another header": {"a": 2}}
+    for name, header in headers.items():
+        write_tensors(tmp_path / name, {"x": torch.ones(2)}, header)
+    write_tensors(tmp_path / "other tensors", {"x": torch.zeros(2)}, {"a": 1})
+    one, again, *others = (header_digest(tmp_path / name) for name in (*headers, "other tensors"))
+    assert one == again
+    assert len({one, *others}) == 3
 
 
 def test_a_safetensors_file_of_another_program_is_refused(tmp_path):

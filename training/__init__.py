@@ -4,13 +4,17 @@ from training.checkpoints import (
     Metadata,
     check_checkpoint,
     checkpoint_digest,
+    checkpoint_header_digest,
     checkpoint_metadata,
     library_versions,
     load_checkpoint,
     load_mask,
     model_digest,
+    named_digest,
+    same_weights,
     save_checkpoint,
     save_mask,
+    unsealed,
 )
 from training.disk_cache import Cache, DiskCache, Tensors, computed_once
 from training.loop import Progress, descend, fit, silent, warm_up
@@ -31,6 +35,7 @@ __all__ = [
     "check_checkpoint",
     "check_writable",
     "checkpoint_digest",
+    "checkpoint_header_digest",
     "checkpoint_metadata",
     "computed_once",
     "descend",
@@ -42,9 +47,12 @@ __all__ = [
     "load_checkpoint",
     "load_mask",
     "model_digest",
+    "named_digest",
+    "same_weights",
     "save_checkpoint",
     "save_mask",
     "silent",
+    "unsealed",
     "warm_up",
     "write_bytes",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import platform
 import re
 import sys
@@ -17,9 +18,21 @@ from torch import Tensor, nn
 
 from models import Mask
 from registry import __version__
-from training.storage import bare_tensors, digest_of, has_header, read_header, read_tensors, write_bytes, write_tensors
+from training.storage import (
+    bare_tensors,
+    digest_of,
+    edited,
+    has_header,
+    header_digest,
+    is_sealed,
+    read_header,
+    read_tensors,
+    text_digest,
+    write_bytes,
+    write_tensors,
+)
 
-METADATA = "lethe"
+METADATA, METADATA_DIGEST = "lethe", "lethe_sha256"
 
 
 @dataclass(frozen=True)
@@ -58,8 +71,14 @@ def save_checkpoint(path: Path, model: nn.Module, metadata: Metadata) -> None:
         return
     content = io.BytesIO()
     tensors = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    torch.save({"state_dict": tensors, METADATA: _plain(asdict(metadata))}, content)
+    header = _plain(asdict(metadata))
+    torch.save({"state_dict": tensors, METADATA: header, METADATA_DIGEST: _older_digest(tensors, header)}, content)
     write_bytes(path, content.getvalue())
+
+
+def same_weights(model: nn.Module, other: nn.Module) -> bool:
+    """Whether two models have the same weights, bit for bit."""
+    return model_digest(model) == model_digest(other)
 
 
 def model_digest(model: nn.Module) -> str:
@@ -70,6 +89,31 @@ def model_digest(model: nn.Module) -> str:
 def checkpoint_digest(path: Path) -> str:
     """`model_digest` of the model in a checkpoint, from the tensors themselves. Raises as `load_checkpoint`."""
     return digest_of(_read(path)[0])
+
+
+def named_digest(path: Path) -> str:
+    """The weights' digest that a checkpoint names, which is checked when it is loaded; of a file that names none, `checkpoint_digest`."""
+    header = _header(path) if path.suffix == ".safetensors" else {}
+    return str(header["digest"]) if "digest" in header else checkpoint_digest(path)
+
+
+def checkpoint_header_digest(path: Path) -> str | None:
+    """SHA-256 of what a checkpoint says of itself, its weights' digest included; None for weights alone. Raises as `load_checkpoint`."""
+    if path.suffix == ".safetensors":
+        return header_digest(path) if has_header(path) else None
+    tensors, header = _older_checkpoint(path)
+    return _older_digest(tensors, header) if header else None
+
+
+def unsealed(path: Path) -> str:
+    """What can't be checked of a checkpoint from before the digest covered the header, as a line; empty for others."""
+    sealed = is_sealed(path) if path.suffix == ".safetensors" else METADATA_DIGEST in (_content(path) or ())
+    if sealed:
+        return ""
+    return (
+        f"{path} was saved before a checkpoint's digest covered its header: whether what it says of itself (dataset, split, forget set) "
+        "was edited can't be checked. A checkpoint that is made again can be"
+    )
 
 
 def check_checkpoint(path: Path, expected: Metadata, defaults: Mapping[str, Any] | None = None, *, named: bool = False) -> None:
@@ -193,22 +237,36 @@ def _metadata(path: Path, header: dict[str, Any]) -> Metadata:
 
 def _older_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and metadata (empty if there is none) in a `.pth.tar`: a state dict, or a dictionary with one under `state_dict`."""
+    content = _content(path)
+    header = content.get(METADATA, {}) if isinstance(content, dict) else {}
+    header = header if isinstance(header, dict) else {}
+    said = content.get(METADATA_DIGEST) if isinstance(content, dict) else None
+    content = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(content, dict) or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
+        raise ValueError(f"{path}: expected a state dict of tensors, or one under 'state_dict'. Save the model's state_dict")
+    if said is not None and said != _older_digest(content, header):
+        raise edited(path)
+    return _without_module(content), header
+
+
+def _older_digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    """SHA-256 of metadata and tensors."""
+    return text_digest(json.dumps({**header, "digest": digest_of(tensors)}, sort_keys=True, default=str))
+
+
+def _content(path: Path) -> Any:
+    """What is in a `.pth.tar`, whatever it is. Raises FileNotFoundError, and ValueError for what would have to be run."""
     if not path.is_file():
         raise FileNotFoundError(f"expected a checkpoint {path}, and there is none. Check the path")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of a pickle protocol before it refuses what is in it
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises IndexError, struct.error, ...
         raise ValueError(
             f"{path}: expected a pickle of tensors alone, and it is damaged or holds more, which loading would run as code "
             f"({type(error).__name__}). Save the state_dict again where you trust the file"
         ) from error
-    header = content.get(METADATA, {}) if isinstance(content, dict) else {}
-    content = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
-        raise ValueError(f"{path}: expected a state dict of tensors, or one under 'state_dict'. Save the model's state_dict")
-    return _without_module(content), header
 
 
 def _without_module(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

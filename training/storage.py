@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-HEADER = "lethe"
+HEADER, HEADER_DIGEST = "lethe", "lethe_sha256"
 WAY_OUT = "Free the place, or choose another with --save_dir"
 
 
@@ -71,21 +71,47 @@ def check_writable(folder: Path, way_out: str = WAY_OUT) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Save tensors with a JSON header that also holds their digest."""
+    """Save tensors with a JSON header that also holds their digest, and beside the header its own: the digest of all that is said."""
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps({**header, "digest": digest_of(contiguous)}, sort_keys=True)
-    write_bytes(path, save(contiguous, {HEADER: text}))
+    write_bytes(path, save(contiguous, {HEADER: text, HEADER_DIGEST: text_digest(text)}))
+
+
+def text_digest(text: str) -> str:
+    """SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The JSON header. FileNotFoundError if there is no file, ValueError if it isn't one that Lethe wrote, or truncated."""
+    """The JSON header.
+
+    FileNotFoundError if there is no file, ValueError if it isn't one that Lethe wrote, is truncated, or has a header that was edited.
+    """
+    notes = _notes(path)
     try:
-        header = json.loads(_notes(path)[HEADER])
+        header = json.loads(notes[HEADER])
         if not isinstance(header, dict):
             raise KeyError(HEADER)
-        return header
     except (KeyError, json.JSONDecodeError) as error:
         raise _not_ours(path, "it has no Lethe header" if isinstance(error, KeyError) else str(error)) from error
+    if notes.get(HEADER_DIGEST, header_digest(path)) != header_digest(path):
+        raise edited(path)
+    return header
+
+
+def header_digest(path: Path) -> str:
+    """SHA-256 of the header, in which the tensors' digest is: of everything that a file holds. Raises as `has_header`."""
+    return text_digest(_notes(path).get(HEADER, ""))
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a file says what its header's digest is. Files from before 0.2 don't: their headers can be edited unseen."""
+    return HEADER_DIGEST in _notes(path)
+
+
+def edited(path: Path) -> ValueError:
+    """For a file whose header is not the one that was saved."""
+    return ValueError(f"{path}: what it says of itself is not what was saved (its header's digest differs). Make it again")
 
 
 def has_header(path: Path) -> bool:
