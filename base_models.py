@@ -115,7 +115,7 @@ class BaseModels:
         self.forget, self.retain = config.request.divide(self.splits.train, self.splits.classes, config.split_seed)
         self.untrained()
         there = {}
-        for path, trained_on in ((self.initial_path, "train"), (self.ideal_path, self.request_slug)):
+        for path, trained_on in ((self.initial_path, "train"), (self.ideal_path, self.request_identity)):
             if path.exists():
                 named = path == config.mask
                 check_checkpoint(path, self.metadata(trained_on), self.architecture.defaults, named=named)
@@ -161,7 +161,13 @@ class BaseModels:
 
     @property
     def request_slug(self) -> str:
+        """The forget request in a word, for names."""
         return self.config.request.slug
+
+    @property
+    def request_identity(self) -> str:
+        """The forget request as checkpoints and hashes know it."""
+        return self.config.request.identity
 
     @property
     def embedded(self) -> bool:
@@ -191,7 +197,7 @@ class BaseModels:
             f"_{name.removeprefix('train_')}{'-'.join(v) if isinstance(v, tuple) else v}" for name, v in sorted(self.training.items())
         )
         split = f"_split{self.config.split_seed}" if self.config.split_seed else ""
-        architecture = re.sub(r"[^\w.+-]", "-", self.architecture.identity)  # torchvision:NAME
+        architecture = re.sub(r"[^\w.+-]", "-", self.architecture.slug)  # torchvision:NAME
         return f"{seed}{architecture}_ep{self.epochs}{options}{training}{split}"
 
     def untrained(self) -> nn.Module:
@@ -214,7 +220,7 @@ class BaseModels:
 
     def ideal(self) -> Trained:
         """The same recipe without the forget set: loaded if its checkpoint exists, else trained and saved there."""
-        return self._made_once(self.retain, self.ideal_path, self.request_slug, "ideal model")
+        return self._made_once(self.retain, self.ideal_path, self.request_identity, "ideal model")
 
     def _made_once(self, images: ImageSet, path: Path, trained_on: str, label: str) -> Trained:
         """One process trains, or those of one torchrun together; all others that want the same model wait for it, and load it."""
@@ -304,7 +310,7 @@ class BaseModels:
 
     def validation_of(self, trained_on: str) -> ImageSet:
         """The validation images of the classes that are trained on. ValueError, before anything is trained, where there are none."""
-        left_out = self.gone if trained_on == self.request_slug else ()
+        left_out = self.gone if trained_on == self.request_identity else ()
         found = self.splits.validation.without_classes(*left_out)
         if not len(found):
             counts = self.splits.train.without_classes(*left_out).labels.bincount()

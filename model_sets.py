@@ -83,7 +83,7 @@ def members_of(base: BaseModels, kind: Kind, count: int) -> list[Member]:
         raise ValueError(f"--{_flag(kind)}: expected an integer >= 1, got {count}. Say how many models")
     if kind == "shadows" and count % 2:
         raise ValueError(f"--shadows: expected an even number, for they come in pairs of halves, got {count}. Give {count + 1}")
-    base.validation_of(base.request_slug if kind == "oracles" else "train")
+    base.validation_of(base.request_identity if kind == "oracles" else "train")
     if kind == "shadows":
         return [_shadow(base, number) for number in range(1, count + 1)]
     seeds = range(base.config.seed, base.config.seed + count)
@@ -153,7 +153,7 @@ def _flag(kind: Kind) -> str:
 
 def _oracles(base: BaseModels, seeds: Sequence[int]) -> list[Member]:
     retained = torch.isin(base.splits.train.indexes, base.retain.indexes).nonzero().flatten()
-    return [_seeded(base.ideal_path_of(seed), base.request_slug, seed, retained) for seed in seeds]
+    return [_seeded(base.ideal_path_of(seed), base.request_identity, seed, retained) for seed in seeds]
 
 
 def _seeded(path: Path, trained_on: str, seed: int, rows: Tensor) -> Member:

@@ -109,7 +109,17 @@ class Entry(Generic[Facts]):
     @property
     def identity(self) -> str:
         """The name, and for a user's file the digest of its text: two functions of one name are not the same."""
-        return self.name if self.code is None else f"{self.name}-{hashlib.sha256(self.code).hexdigest()[:8]}"
+        return self.name if self.code_digest is None else f"{self.name}-{self.code_digest}"
+
+    @property
+    def code_digest(self) -> str | None:
+        """SHA-256 of the user's file as it was run; None for Lethe's own."""
+        return None if self.code is None else hashlib.sha256(self.code).hexdigest()
+
+    @property
+    def slug(self) -> str:
+        """`identity` for the name of a file: a few letters of the digest will do there, and decide nothing."""
+        return self.name if self.code_digest is None else f"{self.name}-{self.code_digest[:8]}"
 
     @property
     def summary(self) -> str:

@@ -89,10 +89,18 @@ def write_json(done: MeasuredRun, run_id: str, config_hash: str) -> Path:
     }
     kind = f"{experiment.base.architecture.name}_{experiment.base.splits.dataset}"
     amounts = f"top-{experiment.settings.get('topk', 'none')}_kappa_{experiment.settings.get('kappa', 'none')}"
-    name = f"{experiment.method.name}_{experiment.base.request_slug}_seed{experiment.config.base.seed}_{config_hash[:8]}.json"
-    path = JSON_FOLDER / re.sub(r"[^\w.+%-]", "_", f"{kind}_{amounts}") / name
+    name = f"{experiment.method.name}_{experiment.base.request_slug}_seed{experiment.config.base.seed}"
+    path = _own_file(JSON_FOLDER / re.sub(r"[^\w.+%-]", "_", f"{kind}_{amounts}"), name, config_hash)
     write_bytes(path, json.dumps(content, indent=2, sort_keys=True).encode(), METRICS_WAY_OUT)
     return path
+
+
+def _own_file(folder: Path, name: str, config_hash: str) -> Path:
+    """<name>_<eight letters of the hash>.json; with the whole hash where another setting's file has these letters."""
+    path = folder / f"{name}_{config_hash[:8]}.json"
+    if not path.exists() or f'"config_hash": "{config_hash}"' in path.read_text(errors="replace"):
+        return path
+    return folder / f"{name}_{config_hash}.json"
 
 
 def log_results(run: TrackedRun, done: MeasuredRun, json_path: Path) -> None:
@@ -161,7 +169,7 @@ def _draw(run: TrackedRun, done: MeasuredRun) -> None:
 def _saved(folder: Path, experiment: Pipeline, unlearned: Unlearned, run_id: str) -> list[Path]:
     """The unlearned model and the mask as files."""
     base, method = experiment.base, experiment.method.name
-    metadata = base.metadata(f"unlearned {base.request_slug} by {method}", versions=library_versions())
+    metadata = base.metadata(f"unlearned {base.request_identity} by {method}", versions=library_versions())
     files = [folder / "unlearned.safetensors"]
     save_checkpoint(files[0], unlearned.model, metadata)
     if unlearned.mask is not None:

@@ -105,11 +105,23 @@ def run_params(experiment: Pipeline) -> dict[str, Any]:
         "metrics": ",".join(experiment.config.metrics),
         "report": experiment.config.report,
         "unlearn_augment": ",".join(experiment.augment) or "none",
+        **_digests(experiment),
         **_recipe(experiment.base),
         **experiment.base.options,
         **experiment.settings,
         **experiment.counts,
     }
+
+
+def _digests(experiment: Pipeline) -> dict[str, str]:
+    """The whole digests of what a name or a slug says in a few letters: the forget list, the users' files as they were run."""
+    digests = {
+        "request_digest": experiment.config.base.request.digest,
+        "unlearn_code": experiment.method.code_digest,
+        "arch_code": experiment.base.architecture.code_digest,
+        "dataset_code": DATASETS[experiment.config.base.dataset].code_digest,
+    }
+    return {name: digest for name, digest in digests.items() if digest is not None}
 
 
 def _recipe(base: BaseModels) -> dict[str, Any]:
@@ -126,7 +138,7 @@ def config_hash_of(experiment: Pipeline, initial: Trained, ideal: Trained | None
     decisive = {
         "method": experiment.method.identity,
         "settings": experiment.settings,
-        "request": experiment.base.request_slug,
+        "request": experiment.base.request_identity,
         "split": experiment.base.splits.digest,
         "seed": experiment.config.base.seed,
         "arch": experiment.base.architecture.identity,

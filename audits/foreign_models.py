@@ -32,6 +32,7 @@ from training import (
     load_checkpoint,
     model_digest,
     save_checkpoint,
+    shortened,
     silent,
     unsealed,
 )
@@ -83,7 +84,8 @@ class ForeignModels:
         self.metrics = [metric for metric in chosen(config.metrics) if OF_MANY.isdisjoint(needs_of(metric.function))]
         files = {"initial": config.initial, "unlearned": config.unlearned, "ideal": config.ideal}
         self.models = {name: self._loaded(path) for name, path in files.items() if path is not None}
-        trained_on = {"initial": "train", "unlearned": f"unlearned {self.request_slug} by ", "ideal": self.request_slug}
+        request = config.base.request.identity
+        trained_on = {"initial": "train", "unlearned": f"unlearned {request} by ", "ideal": request}
         self.notes = [
             note for name, images in trained_on.items() if (path := files[name]) and (note := self._check_training(name, path, images))
         ]
@@ -197,7 +199,7 @@ class ForeignModels:
             return "" if name == "unlearned" else f"that {path} was trained on these images can't be checked, it has no metadata of Lethe"
         if name == "unlearned":
             _check_unlearned(path, found, trained_on)
-            trained_on = found.trained_on
+            trained_on += found.trained_on.rpartition(" by ")[2]  # the method's name is not asked for
         if self.config.trained_on == "all":
             raise ValueError(f"--trained_on all: {path} is Lethe's, and was trained on its train split. Leave out --trained_on")
         try:
@@ -211,7 +213,7 @@ class ForeignModels:
 
 def _check_unlearned(path: Path, found: Metadata, what: str) -> None:
     """ValueError where an unlearned model of Lethe's forgot something else."""
-    if not found.trained_on.startswith(what):
+    if not found.trained_on.startswith((what, shortened(what))):
         got = "one trained on everything" if found.trained_on == "train" else f"one marked {found.trained_on!r}"
         raise ValueError(
             f"{path}: expected a model that {what.removesuffix(' by ')}, got {got}. Give the forget request that it was made with, or "

@@ -94,7 +94,7 @@ class World:
     def common(self) -> dict[str, Any]:
         """All that a cell depends on beside the method."""
         models = {"initial": model_digest(self.initial.model), "ideal": model_digest(self.ideal.model)}
-        about = {"request": self.base.request_slug, "split": self.base.splits.digest, "seed": self.seed, "part": self.part}
+        about = {"request": self.base.request_identity, "split": self.base.splits.digest, "seed": self.seed, "part": self.part}
         augment = augmentations(self.base.recipe.augment)
         return {**models, **about, "device": str(self.base.device)} | ({"augment": augment} if augment else {})
 

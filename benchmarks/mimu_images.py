@@ -107,7 +107,13 @@ def measured(options: Any, seed: int, cells: Any) -> Iterator[dict[str, Any]]:
     for method, (name, settings) in METHODS.items():
         for kappa, amount in amounts.items():
             makers[method, kappa] = partial(unlearn, name, initial, data, **{**settings, "kappa": amount})
-    common = {"initial": model_digest(initial), "ideal": model_digest(ideal), "request": request.slug, "split": splits.digest, "seed": seed}
+    common = {
+        "initial": model_digest(initial),
+        "ideal": model_digest(ideal),
+        "request": request.identity,
+        "split": splits.digest,
+        "seed": seed,
+    }
     common["device"] = str(base.device)
     for (method, kappa), make in makers.items():
         key = {**common, "model": method, "kappa": kappa}

@@ -15,7 +15,7 @@ from unlearn import METHODS
 
 FIXED = ("run_id", "experiment", "status", "start_time", "unlearn", "seed", "parent_run_id")
 OF_AUDITS = "sha256.columns.csv"  # a param of every run on many models, which is of many seeds
-OTHER_PARAMS = {"unlearn", "unlearn_file", KAPPA_COUNT}  # of every method
+OTHER_PARAMS = {"unlearn", "unlearn_file", "unlearn_code", KAPPA_COUNT}  # of every method
 
 
 def runs_of_csv(path: Path) -> tuple[list[SeedRun], int, list[str]]:

@@ -32,9 +32,13 @@ UNSAID = {  # what a run means that does not log it, as earlier ones
     **dict.fromkeys(("dataset_file", "arch_file", "unlearn_file"), "None"),
 }
 
+REQUEST_DIGEST = "request_digest"  # where the slug has but eight letters of it
+CODE = ("unlearn_code", "arch_code", "dataset_code")  # digests of users' files
+
 # What a method is set before, with the architecture's own options; every other setting is the method's.
-OF_TASK = {"dataset", "dataset_file", "arch", "arch_file", "num_classes", "epochs", "split_seed", "request", "training"}
-OF_REQUEST = {"class_to_replace", "num_indexes_to_replace", "forget_indexes"}  # what "request" says in a word
+OF_TASK = {"dataset", "dataset_file", "dataset_code", "arch", "arch_file", "arch_code", "num_classes", "epochs", "split_seed", "training"}
+OF_TASK |= {"request"}
+OF_REQUEST = {"class_to_replace", "num_indexes_to_replace", "forget_indexes", REQUEST_DIGEST}  # what "request" says in a word
 OF_TASK |= OF_REQUEST
 
 # The setting that tells groups apart where one seed has several initial models.
@@ -67,8 +71,9 @@ def settings_of(params: Mapping[str, str]) -> Settings:
 
 
 def said(settings: Mapping[str, str], name: str) -> str:
-    """A setting's value; where a run does not log it, what it means by that."""
-    return settings.get(name, UNSAID.get(name, "not logged"))
+    """A setting's value, of a digest of code a few letters; where a run does not log it, what it means by that."""
+    value = settings.get(name, UNSAID.get(name, "not logged"))
+    return value[:SHORT_DIGEST] if name in CODE and name in settings else value
 
 
 @functools.cache
@@ -235,5 +240,8 @@ def heading_of(task: Task, tasks: Sequence[Task]) -> str:
     differing = sorted({name for one in settings for name in one if len({other.get(name) for other in settings}) > 1})
     always = ("dataset", "arch", "request")
     own = dict(task.settings)
-    shown = [f"{name} {said(own, name)}" for name in (*always, *(name for name in differing if name not in OF_REQUEST.union(always)))]
-    return f"{task.experiment}: {', '.join(shown)}; seeds {' '.join(task.seeds)}"
+    others = [name for name in differing if name not in OF_REQUEST.union(always)]
+    of_one_name = {one.get(REQUEST_DIGEST) for one in settings if one.get("request") == own.get("request")}
+    others += [REQUEST_DIGEST] if len(of_one_name) > 1 else []
+    words = [f"{name} {said(own, name)}" for name in (*always, *others)]
+    return f"{task.experiment}: {', '.join(words)}; seeds {' '.join(task.seeds)}"

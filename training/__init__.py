@@ -14,6 +14,7 @@ from training.checkpoints import (
     same_weights,
     save_checkpoint,
     save_mask,
+    shortened,
     unsealed,
 )
 from training.disk_cache import Cache, DiskCache, Tensors, computed_once
@@ -51,6 +52,7 @@ __all__ = [
     "same_weights",
     "save_checkpoint",
     "save_mask",
+    "shortened",
     "silent",
     "unsealed",
     "warm_up",

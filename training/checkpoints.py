@@ -133,6 +133,15 @@ def check_checkpoint(path: Path, expected: Metadata, defaults: Mapping[str, Any]
             found = _plain(dict(defaults or {})) | found
         if name == "training":
             found = found or {}  # checkpoints from before there was a choice
+        if name in ("arch", "trained_on") and wanted != found and shortened(wanted) == found:
+            what = "the file of its architecture" if name == "arch" else "its forget list"
+            warnings.warn(f"{path} names {what} by eight letters of a digest, as Lethe did before: another may share them", stacklevel=2)
+            continue
+        if wanted != found and name == "trained_on" and shortened(wanted) == shortened(str(found)):
+            raise ValueError(
+                f"{path}: expected a model trained on all but {wanted}, got one marked {found!r}: two forget lists that share the name "
+                f"{shortened(wanted)}. Name another file with --mask, or another folder with --save_dir"
+            )
         if wanted != found and name == "trained_on":
             images = "everything" if wanted == "train" else f"all but {wanted}"
             raise ValueError(
@@ -141,7 +150,7 @@ def check_checkpoint(path: Path, expected: Metadata, defaults: Mapping[str, Any]
             )
         if wanted != found:
             raise ValueError(
-                f"{path}: expected a checkpoint with {name} {_short(wanted)}, got {_short(found)}. "
+                f"{path}: expected a checkpoint with {name} {_short(wanted, found)}, got {_short(found, wanted)}. "
                 f"{_way_out(name, wanted, found)}, or name another file with --mask"
             )
 
@@ -182,12 +191,17 @@ def load_mask(path: Path) -> Mask:
     return Mask(header["layer"], tensors["mask"].bool())
 
 
+def shortened(identity: str) -> str:
+    """An identity as checkpoints from before 0.2 have it, with the first eight letters of a digest."""
+    return re.sub(r"-([0-9a-f]{8})[0-9a-f]{56}(?![0-9a-f])", r"-\1", identity)
+
+
 def _way_out(name: str, wanted: Any, found: Any) -> str:
     """What to ask for instead: flags as a person would write them."""
     if name in ("options", "training"):
         flags = {f"--{option} {_written(value)}" for option, value in found.items() if wanted.get(option) != value}
         return f"Ask for {' '.join(sorted(flags)) or f'fewer {name} flags'}"
-    if name == "arch" and re.search(r"-[0-9a-f]{8}$", str(found)):
+    if name == "arch" and re.search(r"-[0-9a-f]{8}([0-9a-f]{56})?$", str(found)):
         return "Give the --arch path/to/file.py:function that it was made with; the file has to be the same, letter by letter"
     return f"Ask for {name} {_short(found)}"
 
@@ -280,6 +294,7 @@ def _plain(value: Any) -> Any:
     return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, other: Any = None) -> str:
+    """A value as a message has it: of a long one the beginning, unless the other one begins alike."""
     text = str(value)
-    return text if len(text) <= 24 else text[:12] + "..."
+    return text if len(text) <= 24 or str(other)[:12] == text[:12] else text[:12] + "..."

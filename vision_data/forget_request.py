@@ -13,6 +13,7 @@ import torch
 from vision_data.image_set import ImageSet
 
 ANY_CLASS = -1
+SHORT = 8  # letters of a digest in a slug
 LONGEST = 100  # letters of a name: a file's may have 255 with all that comes beside it
 
 
@@ -53,12 +54,29 @@ class ForgetRequest:
     @property
     def slug(self) -> str:
         """A short name for files and runs: class3, class3-450, any-4500, indexes-1f2e3d4c; classes80-1f2e3d4c where it were too long."""
+        return self.identity if self.digest is None else self.identity.replace(self.digest, self.digest[:SHORT])
+
+    @property
+    def identity(self) -> str:
+        """The slug with a whole digest in it: equal if and only if the requests are. A slug's eight letters, two lists may share."""
         if self.indexes is not None:
-            return f"indexes-{_hash8(self.indexes)}"
-        name = "any" if ANY_CLASS in self.classes else "class" + "+".join(map(str, self.classes))
-        if len(name) > LONGEST:
-            name = f"classes{len(self.classes)}-{_hash8(self.classes)}"
+            return f"indexes-{self.digest}"
+        name = "any" if ANY_CLASS in self.classes else self._classes
+        if self.digest is not None:
+            name = f"classes{len(self.classes)}-{self.digest}"
         return name if self.number is None else f"{name}-{self.number}"
+
+    @property
+    def digest(self) -> str | None:
+        """SHA-256 of the indexes, or of classes whose names together are too long; None where the slug says it all."""
+        numbers = self.classes if self.indexes is None else self.indexes
+        if self.indexes is None and len(self._classes) <= LONGEST:
+            return None
+        return hashlib.sha256(repr(numbers).encode()).hexdigest()
+
+    @property
+    def _classes(self) -> str:
+        return "class" + "+".join(map(str, self.classes))
 
     def flags(self) -> list[str]:
         """The command line's flags for this request."""
@@ -111,10 +129,6 @@ class ForgetRequest:
                 "that are validation or test images or do not exist. Remove them from the list"
             )
         return torch.isin(train.indexes, torch.tensor(indexes, dtype=torch.int64))
-
-
-def _hash8(numbers: tuple[int, ...]) -> str:
-    return hashlib.sha256(repr(numbers).encode()).hexdigest()[:8]
 
 
 def read_indexes(file: str | Path) -> tuple[int, ...]:

@@ -1,0 +1,114 @@
+"""What a number is about is known by whole digests: two forget lists, or two files, of one short name are told apart."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from base_models import BaseConfig, BaseModels
+from pipeline import Pipeline, PipelineConfig
+from reporter.seeds_summary import SeedRun, heading_of, settings_of, tasks_of
+from run_artifacts import _own_file
+from run_settings import config_hash_of, run_params
+from tests.edited_headers import edit_header
+from tests.saved_models import SAFETENSORS, described, mlp
+from training import check_checkpoint, checkpoint_metadata, save_checkpoint
+from vision_data import ForgetRequest
+
+# Both are images of digits' training split, and the SHA-256 of both lists begins with 82710d77.
+ONE, OTHER = ForgetRequest(indexes=(3, 419)), ForgetRequest(indexes=(61, 1463))
+SMALL = {"epochs": 1, "arch_options": {"hidden": (6,)}}
+DIGEST = "82710d77" + "0" * 56
+
+
+@pytest.fixture
+def base(tmp_path, digits, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return lambda request: BaseModels(BaseConfig(**SMALL, request=request), splits=digits)
+
+
+def job(made):
+    return Pipeline(PipelineConfig("default", base=made.config), base=made)
+
+
+def test_two_lists_may_share_a_slug_and_never_an_identity():
+    assert ONE.slug == OTHER.slug == "indexes-82710d77"
+    assert ONE.identity != OTHER.identity
+    assert ONE.identity == ForgetRequest(indexes=(419, 3)).identity
+
+
+@pytest.mark.parametrize("request_", [ForgetRequest(), ForgetRequest((3, 5)), ForgetRequest((3,), 450), ForgetRequest((-1,), 4500)])
+def test_a_slug_without_a_digest_is_the_identity(request_):
+    assert request_.identity == request_.slug
+    assert request_.digest is None
+
+
+def test_the_ideal_model_of_another_list_is_refused(base):
+    base(ONE).ideal()
+    with pytest.raises(ValueError, match=r"got one marked 'indexes-82710d77\w{56}': two forget lists that share the name .*--save_dir"):
+        base(OTHER)
+
+
+def test_the_config_hash_tells_two_lists_apart(base):
+    one, other = base(ONE), base(OTHER)
+    initial = one.initial()
+    assert config_hash_of(job(one), initial, None) != config_hash_of(job(other), initial, None)
+
+
+def test_a_runs_params_have_the_lists_whole_digest(base):
+    params = run_params(job(base(ONE)))
+    assert (params["request"], f"indexes-{params['request_digest']}") == (ONE.slug, ONE.identity)
+    assert "request_digest" not in run_params(job(base(ForgetRequest())))
+
+
+def test_the_ideal_model_of_a_list_that_is_named_by_eight_letters_is_believed_aloud(base):
+    path = base(ONE).ideal().path
+    edit_header(path, path, "made anew", trained_on=ONE.slug)
+    with pytest.warns(
+        UserWarning, match=r"names its forget list by eight letters of a digest, as Lethe did before: another may share them"
+    ):
+        base(ONE)
+
+
+def test_an_architecture_that_is_named_by_eight_letters_is_believed_aloud(tmp_path):
+    save_checkpoint(tmp_path / SAFETENSORS, mlp(), described(arch="net-82710d77"))
+    with pytest.warns(UserWarning, match="names the file of its architecture by eight letters"):
+        check_checkpoint(tmp_path / SAFETENSORS, described(arch=f"net-{DIGEST}"))
+
+
+def test_an_architecture_of_another_file_is_refused_though_eight_letters_agree(tmp_path):
+    other = f"net-82710d77{'1' * 56}"
+    save_checkpoint(tmp_path / SAFETENSORS, mlp(), described(arch=other))
+    with pytest.raises(ValueError, match=f"expected a checkpoint with arch net-{DIGEST}, got {other}.*letter by letter"):
+        check_checkpoint(tmp_path / SAFETENSORS, described(arch=f"net-{DIGEST}"))
+
+
+def test_a_users_file_is_known_by_its_whole_digest(tmp_path, digits, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text("from models import build\ndef net(image_shape, classes): return build('mlp', image_shape, classes)\n")
+    made = BaseModels(BaseConfig(epochs=1, arch="net.py:net"), splits=digits)
+    digest = made.architecture.code_digest
+    assert len(digest) == 64
+    assert made.initial_path.name == f"1net-{digest[:8]}_ep1.safetensors"
+    made.initial()
+    assert checkpoint_metadata(made.initial_path).arch == f"net-{digest}"
+    assert run_params(job(made))["arch_code"] == digest
+
+
+def test_a_json_file_of_another_setting_is_not_written_over(tmp_path):
+    ours, other = "82710d77" + "0" * 56, "82710d77" + "1" * 56
+    file = _own_file(tmp_path, "FT_class0_seed1", ours)
+    assert file.name == "FT_class0_seed1_82710d77.json"
+    file.write_text(json.dumps({"config_hash": other}))
+    assert _own_file(tmp_path, "FT_class0_seed1", ours).name == f"FT_class0_seed1_{ours}.json"
+    assert _own_file(tmp_path, "FT_class0_seed1", other) == file
+
+
+def test_runs_of_two_lists_of_one_name_are_two_tasks():
+    params = {"unlearn": "FT", "dataset": "digits", "arch": "mlp", "request": ONE.slug}
+    run = SeedRun("e", "FT", "1", (), "FINISHED", 0, {})
+    runs = [replace(run, settings=settings_of(params | {"request_digest": request.digest})) for request in (ONE, OTHER)]
+    tasks = tasks_of(runs)
+    said = {heading_of(task, tasks).partition("request_digest ")[2].partition(";")[0] for task in tasks}
+    assert said == {ONE.digest, OTHER.digest}
