@@ -24,6 +24,7 @@ from evaluation import DEFAULT, Times, chosen
 from judgement import judge
 from measurement import INCOMPETENT, Measured, evidence_of_others, measure, of_intermediate_models
 from model_sets import oracles_of
+from registry import Entry
 from run_artifacts import JSON_FOLDER, METRICS_WAY_OUT, MeasuredRun, log_code, log_report, log_results, write_json
 from run_settings import (
     AUTO,
@@ -42,6 +43,7 @@ from tracking.run import TrackedRun, tracked_run
 from tracking.store import check_store
 from training import DiskCache, Progress, check_writable, model_digest, silent, warm_up
 from unlearn import METHODS, ForgetData, Oracles, Unlearned, masked_layer, resolved, unlearn
+from vision_data import DATASETS
 
 NO_TAGS: Mapping[str, str] = {}
 
@@ -113,6 +115,11 @@ class Pipeline:
             given += f" unlearn_augment={','.join(self.config.unlearn_augment)}"
         return f"{self.method.name} {self.base.request_slug} seed{self.config.base.seed}{given}"
 
+    @property
+    def entries(self) -> list[Entry[Any]]:
+        """What may be a person's own code: the method, the architecture, the dataset, metrics."""
+        return [self.method, self.base.architecture, DATASETS[self.config.base.dataset], *self.metrics]
+
     def _start_afresh(self) -> None:
         """Nothing of an earlier run counts for the next."""
         self.counts = dict(self.asked)
@@ -128,7 +135,7 @@ class Pipeline:
         with tracked_run(self.experiment, self.name, nested=nested, tags={**origin_tags(self), **tags}) as run:
             self.stages["tracking_start"] = time.perf_counter() - started
             run.params({name: value for name, value in run_params(self).items() if name != MASKED})
-            log_code(run, self)
+            log_code(run, self.entries)
             with stage(self.stages, "initial"):
                 initial = self.base.initial()
             with stage(self.stages, "ideal"):
@@ -162,7 +169,7 @@ class Pipeline:
             self._warn(run, self._judge(initial, unlearned, measured))
             with stage(self.stages, "report"):
                 done = MeasuredRun(self, initial, ideal, unlearned, measured)
-                path = write_json(done, run.run_id, config_hash)
+                path = write_json(done, run.run_id)
                 log_results(run, done, path)
                 log_report(run, done)
             self.stages["total"] = time.perf_counter() - started

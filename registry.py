@@ -209,6 +209,12 @@ class Registry(Generic[Facts]):
         families = [shown for shown, _ in self._families.values()]
         raise ValueError(did_you_mean(self.kind, name, self._entries, listed=[*self._entries, *families]))
 
+    def runs_code(self, name: str) -> bool:
+        """Whether looking this name up would run a person's file: never to be done with a name that a store or a file gives."""
+        prefix, colon, _ = name.partition(":")
+        known = name in self or (bool(colon) and prefix.casefold() in self._families)
+        return not known and ".py:" in name
+
     def __iter__(self) -> Iterator[Entry[Facts]]:
         return iter(self._entries.values())
 
@@ -220,6 +226,11 @@ class Registry(Generic[Facts]):
         return sorted(self._entries, key=str.casefold)
 
     def _from_file(self, spec: str) -> Entry[Facts]:
+        path, _, name = spec.rpartition(":")
+        module = module_of(path, spec)
+        for entry in self._entries.values():
+            if entry.name == name and entry.function.__module__ == module.__name__:
+                return entry
         function = function_from_file(spec)
         for entry in self._entries.values():
             if entry.function is function:
@@ -236,6 +247,16 @@ class Registry(Generic[Facts]):
 def function_from_file(spec: str) -> Function:
     """The function that `path/to/file.py:function` names. The file is run as the user's own code, once: see `changed_files`."""
     path, _, name = spec.rpartition(":")
+    module = module_of(path, spec)
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__]
+        raise ValueError(did_you_mean(f"function of {path}", name, known, f"functions of {path}"))
+    return function
+
+
+def module_of(path: str, spec: str) -> types.ModuleType:
+    """The module that a user's file is, run now if it wasn't before. spec: what names it, for the error."""
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"expected path/to/file.py:function, got {spec!r}, and there is no file {path}")
@@ -253,11 +274,7 @@ def function_from_file(spec: str) -> Function:
         except BaseException:
             del sys.modules[module_name]
             raise
-    function = getattr(module, name, None)
-    if not callable(function):
-        known = [n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module_name]
-        raise ValueError(did_you_mean(f"function of {path}", name, known, f"functions of {path}"))
-    return function
+    return module
 
 
 def changed_files() -> list[Path]:

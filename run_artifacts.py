@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from base_models import Trained
 from evaluation import Evidence
 from measurement import INCOMPETENT, Measured
-from registry import __version__
+from registry import Entry, __version__
 from reporter.html_report import html_report
 from reporter.layer_pictures import masked_layer_image, weight_histogram
 from reporter.margin_pictures import margin_histograms
@@ -23,17 +24,19 @@ from reporter.pictures import class_probabilities
 from reporter.run_note import run_note
 from reporter.verdict import verdict
 from run_report import FORGET_LIST, run_facts
-from run_settings import run_params
+from run_settings import decisive_of, hash_of, run_params
 from tracking.run import TrackedRun
 from training import library_versions, save_checkpoint, save_mask, write_bytes
-from unlearn import Unlearned
-from vision_data import DATASETS
+from unlearn import ForgetData, Unlearned
+from vision_data import ImageSet
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipeline import Pipeline
 
 JSON_FOLDER = Path("eval/metrics_and_plots/json")
-REPORT = "report.html"
+REPORT, CODE = "report.html", "code"
 METRICS_WAY_OUT = "Free the place, or start in another folder: the metrics are written below the current one"
 
 
@@ -57,18 +60,25 @@ class MeasuredRun:
         return notes
 
 
-def log_code(run: TrackedRun, experiment: Pipeline) -> None:
-    """The users' files as they were run."""
-    entries = (experiment.method, experiment.base.architecture, DATASETS[experiment.config.base.dataset])
+def log_code(run: TrackedRun, entries: Iterable[Entry[Any]]) -> None:
+    """The users' files as they were run, under their names; one of several of a name has its digest in it."""
+    files: dict[str, bytes] = {}
+    for entry in entries:
+        if entry.file is not None and entry.code is not None:
+            name = entry.file.name
+            taken = files.get(name, entry.code) != entry.code
+            files[f"{entry.file.stem}-{entry.code_digest}.py" if taken else name] = entry.code
     with tempfile.TemporaryDirectory() as folder:
-        for name, code in {(entry.file.name, entry.code) for entry in entries if entry.file is not None and entry.code is not None}:
+        for name, code in files.items():
             (Path(folder) / name).write_bytes(code)
-            run.file(Path(folder) / name, "code")
+            run.file(Path(folder) / name, CODE)
 
 
-def write_json(done: MeasuredRun, run_id: str, config_hash: str) -> Path:
+def write_json(done: MeasuredRun, run_id: str) -> Path:
     """The raw numbers as a file below the current folder, which no other setting's run has."""
     experiment, measured = done.experiment, done.measured
+    decisive = decisive_of(experiment, done.initial, done.ideal)
+    config_hash = hash_of(decisive)
     content = {
         "run_id": run_id,
         "params": {
@@ -76,6 +86,7 @@ def write_json(done: MeasuredRun, run_id: str, config_hash: str) -> Path:
             for name, value in run_params(experiment).items()
         },
         "config_hash": config_hash,
+        "decisive": decisive,
         "metrics": measured.model,
         "initial": measured.initial,
         "ideal": measured.ideal,
@@ -182,9 +193,6 @@ def _saved(folder: Path, experiment: Pipeline, unlearned: Unlearned, run_id: str
 def _per_image(folder: Path, experiment: Pipeline, measured: Measured, run_id: str) -> Path:
     """What each model says of each image, as a file."""
     base, data = experiment.base, experiment.data
-    models = {name.removesuffix(" model"): own for name, own in measured.evidence.items()}
-    models |= {INCOMPETENT: measured.incompetent} if measured.incompetent else {}
-    sets = {"forget": data.forget, "retain": data.retain, "validation": data.validation, "test": base.splits.test}
     about: dict[str, Any] = {
         "run_id": run_id,
         "dataset": base.splits.dataset,
@@ -193,8 +201,16 @@ def _per_image(folder: Path, experiment: Pipeline, measured: Measured, run_id: s
     }
     about |= {"seed": data.seed, "forget_classes": data.forget_classes, "version": __version__}
     path = folder / "per_image.parquet"
-    write_per_image(per_image(models, {name: images.indexes for name, images in sets.items()}, about), path)
+    write_per_image(image_table(measured, data, base.splits.test, about), path)
     return path
+
+
+def image_table(measured: Measured, data: ForgetData, test: ImageSet, about: Mapping[str, object]) -> pa.Table:
+    """What each model says of each image; about: see `per_image`."""
+    models = {name.removesuffix(" model"): own for name, own in measured.evidence.items()}
+    models |= {INCOMPETENT: measured.incompetent} if measured.incompetent else {}
+    sets = {"forget": data.forget, "retain": data.retain, "validation": data.validation, "test": test}
+    return per_image(models, {name: images.indexes for name, images in sets.items()}, about)
 
 
 def _margins(evidence: Evidence) -> dict[str, Tensor]:

@@ -55,7 +55,7 @@ def run_facts(
             whole=bool(data.forget_classes),
             classes=base.splits.classes,
             models={"initial": measured.initial, "unlearned": measured.model, "ideal": measured.ideal},
-            images=_counts(evidence["unlearned"]),
+            images=image_counts(evidence["unlearned"]),
             warnings=tuple(experiment.warnings),
             masked="" if layer is None else layer.switched_off,
             ways=_ways(config) | {"ideal": base.ideal_command()},
@@ -127,7 +127,8 @@ def _word(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _counts(evidence: Evidence) -> dict[str, int]:
+def image_counts(evidence: Evidence) -> dict[str, int]:
+    """How many images there are in each set; where whole classes went, of which of the test images too."""
     counts = {name: len(outputs) for name, outputs in evidence.sets.items()}
     if evidence.forget_classes:
         counts |= {"test_forget": len(evidence.test_forget), "test_retain": len(evidence.test_retain)}

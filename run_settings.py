@@ -15,7 +15,7 @@ from base_models import BaseConfig, BaseModels, Trained
 from evaluation import DEFAULT
 from models import ARCHITECTURES
 from registry import Entry, __version__
-from training import model_digest
+from training import checkpoint_header_digest, model_digest
 from training.recipe import PREFIX
 from unlearn.impl import MethodFacts
 from vision_data import DATASETS, origin
@@ -134,7 +134,17 @@ def _recipe(base: BaseModels) -> dict[str, Any]:
 
 
 def config_hash_of(experiment: Pipeline, initial: Trained, ideal: Trained | None) -> str:
-    """SHA-256 of every setting that changes the result, the weights of the base models and Lethe's version."""
+    """SHA-256 of what decides a result."""
+    return hash_of(decisive_of(experiment, initial, ideal))
+
+
+def hash_of(decisive: Mapping[str, Any]) -> str:
+    """SHA-256 of the settings as JSON; the same for settings that were read from JSON."""
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def decisive_of(experiment: Pipeline, initial: Trained, ideal: Trained | None) -> dict[str, Any]:
+    """Every setting that changes the result, the digests of the base models' weights, and Lethe's version."""
     decisive = {
         "method": experiment.method.identity,
         "settings": experiment.settings,
@@ -158,7 +168,7 @@ def config_hash_of(experiment: Pipeline, initial: Trained, ideal: Trained | None
         decisive |= {"epochs": experiment.base.epochs, "options": dict(experiment.base.options)}
     if experiment.config.metrics != (DEFAULT,):
         decisive["metrics"] = sorted(metric.identity for metric in experiment.metrics)
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    return decisive
 
 
 def origin_tags(experiment: Pipeline) -> dict[str, str]:
@@ -175,6 +185,8 @@ def provenance(name: str, trained: Trained | None) -> dict[str, Any]:
         f"{name}_checkpoint": trained.path,
         f"{name}_digest": model_digest(trained.model),
     }
+    header = checkpoint_header_digest(trained.path)
+    about |= {f"{name}_header_digest": header} if header else {}
     if trained.metadata is not None:
         about |= {f"{name}_seed": trained.metadata.seed, f"{name}_epochs": trained.metadata.epochs}
         about |= {f"{name}_computed": trained.metadata.computed} if trained.metadata.computed else {}

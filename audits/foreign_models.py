@@ -18,6 +18,7 @@ from judgement import judge
 from measurement import INCOMPETENT, Measured, measure
 from models import ARCHITECTURES, build
 from registry import Entry, __version__
+from run_artifacts import log_code
 from run_report import FORGET_LIST
 from run_settings import git_commit
 from tracking.run import TrackedRun, tracked_run
@@ -101,6 +102,7 @@ class ForeignModels:
         tags = {"audit": "evaluate", "lethe_version": __version__, "git_commit": git_commit()}
         with tracked_run(self.experiment, name, tags=tags) as run:
             run.params(self.params())
+            log_code(run, [self.architecture, DATASETS[self.config.base.dataset], *self.metrics])
             others = {name: model for name, model in self.models.items() if name != "unlearned"} | {
                 INCOMPETENT: self._built(generator_for(self.config.base.seed, "evaluation", INCOMPETENT).initial_seed())
             }
@@ -121,6 +123,7 @@ class ForeignModels:
             "data": base.data,
             "arch": self.architecture.name,
             "arch_file": self.architecture.file,
+            **self._digests(),
             "num_classes": self.splits.classes,
             "seed": base.seed,
             "split_seed": base.split_seed,
@@ -138,6 +141,15 @@ class ForeignModels:
             **{f"{name}_digest": model_digest(model) for name, model in self.models.items()},
             **self.options,
         }
+
+    def _digests(self) -> dict[str, str]:
+        """The whole digests of the forget list and of users' files."""
+        digests = {
+            "request_digest": self.config.base.request.digest,
+            "arch_code": self.architecture.code_digest,
+            "dataset_code": DATASETS[self.config.base.dataset].code_digest,
+        }
+        return {name: digest for name, digest in digests.items() if digest is not None}
 
     def _log(self, run: TrackedRun, measured: Measured, warnings: list[str]) -> None:
         run.metrics(measured.model)

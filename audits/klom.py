@@ -25,7 +25,7 @@ from registry import Entry
 from stages import stage
 from tracking.run import TrackedRun
 from tracking.stored_run import WARNING_TAG
-from training import Progress, checkpoint_digest, model_digest, silent
+from training import Progress, checkpoint_digest, checkpoint_header_digest, model_digest, silent
 from unlearn import ForgetData
 
 ORACLES, UNLEARNED, MODELS = "oracle_margins.npy", "unlearned_margins.npy", "models.csv"
@@ -209,8 +209,10 @@ def means_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[st
 
 
 def origin(member: Member) -> dict[str, Any]:
-    """Where a model comes from: its checkpoint, with the digest of what is in it."""
-    return {"seed": member.seed, "checkpoint": member.path, "checkpoint_digest": checkpoint_digest(member.path)}
+    """Where a model comes from: its checkpoint, with the digests of its weights and of its header."""
+    header = checkpoint_header_digest(member.path) or ""
+    digests = {"checkpoint_digest": checkpoint_digest(member.path), "header_digest": header}
+    return {"seed": member.seed, "checkpoint": member.path, **digests}
 
 
 def floor_of(models: int) -> dict[str, float]:

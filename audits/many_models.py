@@ -17,6 +17,7 @@ from base_models import BaseConfig, BaseModels
 from evaluation import NotFinite
 from model_sets import Member, oracles_of
 from pipeline import Pipeline, PipelineConfig
+from run_artifacts import log_code
 from run_settings import MASKED, origin_tags, run_params
 from tracking.finished import end_cut_off_runs, tags_of
 from tracking.run import TrackedRun, tracked_run
@@ -95,6 +96,7 @@ def audit_run(job: Pipeline, kind: str, name: str, params: Mapping[str, Any]) ->
         end_cut_off_runs((job.experiment, settings_hash), lock)
         with tracked_run(job.experiment, name, tags={"audit": kind, **origin_tags(job), **tags_of(settings_hash, lock)}) as run:
             run.params(params)
+            log_code(run, job.entries)
             yield run
 
 

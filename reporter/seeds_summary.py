@@ -20,7 +20,7 @@ DONE = "FINISHED"
 # Params that say where and how a run was made, or follow from others: runs that differ in these alone are of one group. Every one is
 # named: what is in no list is a setting, for two settings that pass for one are averaged in silence, and one that passes for two is seen.
 OF_THE_JOB = {"unlearn", "seed", "mask", "save_dir", "data", "device", "ideal", "experiment", "checkpoint_epochs", "metrics", "report"}
-OF_A_BASE_MODEL = ("model", "checkpoint", "digest", "seed", "epochs", "computed", "train_seconds")
+OF_A_BASE_MODEL = ("model", "checkpoint", "digest", "header_digest", "seed", "epochs", "computed", "train_seconds")
 COUNTS = {f"{name}_count" for name in ("forget", "retain", "topk", "kappa")}  # what an amount comes to, of images or of weights
 RECIPE = set(FLAGS.hyperparameters)  # `training` says what of it is unusual
 NOT_A_SETTING = (

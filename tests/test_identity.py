@@ -86,7 +86,9 @@ def test_an_architecture_of_another_file_is_refused_though_eight_letters_agree(t
 
 def test_a_users_file_is_known_by_its_whole_digest(tmp_path, digits, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("net.py").write_text("from models import build\ndef net(image_shape, classes): return build('mlp', image_shape, classes)\n")
+    Path("net.py").write_text(
+        "from models import build\ndef net(image_shape, classes): return build('mlp', image_shape, classes, seed=0)\n"
+    )
     made = BaseModels(BaseConfig(epochs=1, arch="net.py:net"), splits=digits)
     digest = made.architecture.code_digest
     assert len(digest) == 64

@@ -1,0 +1,312 @@
+"""A run of one model, recomputed: numbers, the table of every image, the mask, the verdict, and what its hash is made of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from audits.raw_metrics import compare_decisive, compare_records, raw_metrics
+from audits.recorded_run import RecordedRun
+from audits.verified import Check, Verification, digest_at
+from audits.verified_images import check_images, check_request, read_data
+from audits.verified_mask import check_mask
+from audits.verified_table import check_table
+from base_models import Trained, device_named
+from evaluation import DEFAULT, METRICS, OF_MANY, chosen, needs_of
+from measurement import INCOMPETENT, TIMES, Measured, Metric, measure
+from models import ARCHITECTURES, build
+from registry import __version__
+from reporter.verdict import Measurements, verdict
+from run_artifacts import image_table
+from run_report import image_counts, in_words
+from run_settings import git_commit, provenance
+from training import (
+    Progress,
+    checkpoint_digest,
+    checkpoint_metadata,
+    generator_for,
+    load_checkpoint,
+    same_weights,
+    shortened,
+    unsealed,
+)
+from training.storage import read_tensors
+from unlearn import METHODS, resolved
+from vision_data import ForgetRequest
+
+UNLEARNED_MODEL = "unlearned.safetensors"
+CODED = re.compile(r"(?P<name>.+)-(?P<digest>[0-9a-f]{64}|[0-9a-f]{8})")  # the identity of a person's function
+NOT_OF_THE_FILE = ("model", "checkpoint")  # of a base model's params: whether it was trained then, and where it was
+
+
+def verify_model(run: RecordedRun, progress: Progress) -> Verification:
+    """Everything that artifacts, dataset and base models' checkpoints give."""
+    return _OfOneModel(run, progress).verified()
+
+
+class _OfOneModel:
+    def __init__(self, run: RecordedRun, progress: Progress) -> None:
+        self.run, self.done = run, Verification()
+        self.foreign = run.record.tags.get("audit") == "evaluate"
+        self.file = run.artifact(UNLEARNED_MODEL)
+        metadata = checkpoint_metadata(self.file)
+        if metadata is None:
+            raise ValueError(f"{self.file}: expected a checkpoint with metadata, got one without. Verify another run")
+        self.metadata = metadata
+        self.arch = self._architecture()
+        self.raw = None if self.foreign else raw_metrics(run, self.done)
+        self.splits, self.data = read_data(run, self.done, progress)
+
+    def verified(self) -> Verification:
+        run, done = self.run, self.done
+        done.checks.append(Check("split", self.metadata.split, self.splits.digest))
+        check_images(run, done, {"forget": self.data.forget.digest, "retain": self.data.retain.digest, "test": self.splits.test.digest})
+        request = check_request(run, done, self.splits, self.data)
+        models = self._base_models(request)
+        unlearned = self._unlearned(request)
+        if "initial" not in models:
+            raise ValueError(
+                "expected the initial model's checkpoint, without which nothing can be compared, and it is gone. Bring it back"
+            )
+        metrics = self._metrics()
+        measured = measure(unlearned, models, self.data, self.splits.test, metrics=metrics)
+        self._compare_numbers(measured, metrics)
+        if self.raw is not None:
+            compare_records(run, done, self.raw)
+            compare_decisive(run, done, self.raw, self._decisive(request, models))
+        if not self.foreign:
+            check_table(run, done, image_table(measured, self.data, self.splits.test, self._about()))
+            check_mask(run, done, unlearned)
+            self._check_amounts(models["initial"])
+            self._check_verdict(measured, request)
+        return done
+
+    # Models
+
+    def _architecture(self) -> str:
+        """What to build: as the unlearned model's checkpoint says, which has a digest where it was a person's code."""
+        run, name = self.run, self.metadata.arch
+        run.params_seen |= {"arch", "arch_file", "arch_code"}
+        coded = CODED.fullmatch(name)
+        self.done.checks.append(Check("architecture", name if coded is None else coded["name"], run.param("arch")))
+        if coded is not None:
+            return run.code("architecture", coded["name"], coded["digest"])
+        if ARCHITECTURES.runs_code(name):
+            raise ValueError(f"{self.file}: expected the name of an architecture, got {name!r}. Verify another run")
+        self.done.checks.append(Check("file of the architecture", "None", run.record.params.get("arch_file", "None")))
+        return name
+
+    def _built(self, seed: int) -> nn.Module:
+        defaults = ARCHITECTURES[self.arch].defaults
+        options = {name: value for name, value in self.metadata.options.items() if name in defaults}
+        model = build(self.arch, self.metadata.image_shape, self.metadata.classes, seed=seed, options=options)
+        return model.to(device_named("auto"))
+
+    def _model(self, path: Path) -> nn.Module:
+        model = self._built(0)
+        load_checkpoint(path, model)
+        return model
+
+    def _unlearned(self, request: ForgetRequest) -> nn.Module:
+        """The unlearned model. ValueError where the method returned a module around it."""
+        run, done, method = self.run, self.done, self.run.record.params.get("unlearn", "")
+        if "unlearned_digest" in run.record.params:
+            run.params_seen |= {"unlearned_digest", "unlearn"}
+            done.checks.append(Check("unlearned model", run.param("unlearned_digest"), checkpoint_digest(self.file)))
+        if not self.foreign:
+            named = f"unlearned {request.identity} by {method}"
+            done.checks.append(Check("what the unlearned model is of", named, _whole(self.metadata.trained_on, named)))
+        self._note_unsealed(self.file)
+        try:
+            return self._model(self.file)
+        except ValueError as error:
+            if not {f"model.{name}" for name in self._built(0).state_dict()} <= read_tensors(self.file)[0].keys():
+                raise
+            raise ValueError(f"{method} returns a module, which its file alone does not give back; this run can't be recomputed") from error
+
+    def _base_models(self, request: ForgetRequest) -> dict[str, nn.Module]:
+        """The initial and the ideal model that the run names, found again by path and digest; the incompetent teacher anew."""
+        models: dict[str, nn.Module] = {}
+        for name in ("initial", "ideal"):
+            if f"{name}_digest" in self.run.record.params:
+                self._find(name, "train" if name == "initial" else request.identity, models)
+        if "initial" in models and "ideal" in models and same_weights(models["initial"], models["ideal"]):
+            self.done.checks.append(Check("ideal model", "another than the initial model", "the same weights"))
+        teacher = generator_for(self.run.whole_number("seed"), "evaluation", INCOMPETENT).initial_seed()
+        models[INCOMPETENT] = self._built(teacher)
+        return models
+
+    def _find(self, name: str, trained_on: str, models: dict[str, nn.Module]) -> None:
+        """Put a base model among the models, if it is there, and check what its checkpoint says of itself."""
+        run, done, kept = self.run, self.done, f"{name}.safetensors"
+        path = run.artifact(kept) if run.has(kept) else Path(run.param(f"{name}_checkpoint"))
+        run.params_seen |= {f"{name}_digest", f"{name}_checkpoint"}
+        found, words = digest_at(path)
+        done.checks.append(Check(f"{name} model, {path}", run.param(f"{name}_digest"), found or words or None))
+        if found is None:
+            done.gone.append(f"the {name} model ({path})")
+            return
+        models[name] = self._model(path)
+        metadata = checkpoint_metadata(path)
+        if self.foreign or metadata is None:
+            done.unchecked.append(f"on which images the {name} model was trained (it was made elsewhere)")
+            return
+        done.checks.append(Check(f"what the {name} model was trained on", trained_on, _whole(metadata.trained_on, trained_on)))
+        done.checks.append(Check(f"split of the {name} model", self.splits.digest, metadata.split))
+        self._note_unsealed(path)
+        self._check_header(name, path, Trained(models[name], path, metadata, True, 0.0, []))
+
+    def _check_header(self, name: str, path: Path, trained: Trained) -> None:
+        """The params that a run has of a base model, from its checkpoint's header."""
+        run = self.run
+        params = {one: str(value) for one, value in provenance(name, trained).items()}
+        of_file = [one for one in params if one.removeprefix(f"{name}_") not in NOT_OF_THE_FILE and one in run.record.params]
+        run.params_seen |= set(of_file)
+        wrong = [one for one in of_file if run.record.params[one] != params[one]]
+        named = ", ".join(f"{one} {run.record.params[one]}" for one in wrong) or "equal"
+        self.done.checks.append(
+            Check(f"what the {name} model's checkpoint says", named, ", ".join(f"{one} {params[one]}" for one in wrong) or "equal")
+        )
+        if f"{name}_header_digest" not in run.record.params:
+            self.done.unchecked.append(f"whether the header of {path} was edited since the run (the run has no digest of it)")
+
+    def _note_unsealed(self, path: Path) -> None:
+        if remark := unsealed(path):
+            self.done.unchecked.append(remark)
+
+    # Numbers
+
+    def _metrics(self) -> list[Metric]:
+        """Those that the run was asked for and those that it has, whatever the param says; none that are a person's code, but with
+        --trust_code, and none of many models or of seconds."""
+        run = self.run
+        run.params_seen.add("metrics")
+        words = [word for word in run.record.params.get("metrics", DEFAULT).split(",") if word]
+        spoken = [self._safe(word) for word in words]
+        logged = {*run.record.metrics, *(self.raw.numbers if self.raw else ())}
+        present = {name.removeprefix("initial_").removeprefix("ideal_") for name in logged}
+        names = [word for word in spoken if word] + sorted(name for name in METRICS.names if name in present)
+        found = chosen(names) if names else []
+        return [metric for metric in found if not (OF_MANY | {TIMES}) & set(needs_of(metric.function))]
+
+    def _safe(self, word: str) -> str | None:
+        """A metric's name, or the trusted copy of its file; None, and a note, where it is not run."""
+        if not METRICS.runs_code(word):
+            return word
+        function = word.rpartition(":")[2]
+        identities = self.raw.decisive.get("metrics", ()) if self.raw else ()
+        digests = [str(one).removeprefix(f"{function}-") for one in identities if str(one).startswith(f"{function}-")]
+        if not self.run.trust_code or not digests:
+            why = "not run without --trust_code" if digests else "of which no digest is recorded"
+            self.done.unchecked.append(f"metric {function} (a person's own code, {why})")
+            return None
+        return self.run.code("metric", function, digests[0])
+
+    def _compare_numbers(self, measured: Measured, metrics: Sequence[Metric]) -> None:
+        logged = self.run.record.metrics
+        found = measured.model | _named("initial", measured.initial) | _named("ideal", measured.ideal)
+        ideal_gone = "ideal_digest" in self.run.record.params and not measured.ideal
+        self.done.compare(logged, found, _reasons(metrics, measured.undefined, ideal_gone=ideal_gone))
+
+    def _check_amounts(self, initial: nn.Module) -> None:
+        """What topk and the like come to, computed from the settings."""
+        run, method = self.run, self.run.record.params.get("unlearn", "")
+        if method not in METHODS or self.raw is None or not self.raw.decisive:
+            return
+        try:
+            given = {name: tuple(value) if isinstance(value, list) else value for name, value in self.raw.decisive["settings"].items()}
+            counts = resolved(method, initial, self.data, METHODS[method].settings(given))
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            self.done.checks.append(Check("settings of the method", f"ones of {method}", str(error)))
+            return
+        for name, value in counts.items():
+            if name != "kappa_count":  # as many as there really are: see the mask
+                self.done.checks.append(Check(f"param {name}", run.record.params.get(name, "none"), str(value)))
+
+    # What was said of it
+
+    def _decisive(self, request: ForgetRequest, models: Mapping[str, nn.Module]) -> dict[str, Any]:
+        """What config_hash is made of, from what was found: see run_settings.decisive_of."""
+        run, params = self.run, self.run.record.params
+        run.params_seen |= {"unlearn_code", "unlearn_file"}
+        code = params.get("unlearn_code")
+        found: dict[str, Any] = {
+            "method": run.param("unlearn") + (f"-{code}" if code else ""),
+            "request": request.identity,
+            "split": self.splits.digest,
+            "seed": run.whole_number("seed"),
+            "arch": self.metadata.arch,
+            "initial": params.get("initial_digest"),
+            "ideal": params.get("ideal_digest"),
+            "version": run.record.tags.get("lethe_version"),
+        }
+        decisive = self.raw.decisive if self.raw else {}
+        epochs = [int(word) for word in params.get("checkpoint_epochs", "").split(",") if word.isdecimal()]
+        found |= {"checkpoint_epochs": epochs} if epochs or "checkpoint_epochs" in decisive else {}
+        augment = [word for word in params.get("unlearn_augment", "none").split(",") if word != "none"]
+        found |= {"unlearn_augment": augment} if augment or "unlearn_augment" in decisive else {}
+        found |= {name: value for name, value in asdict(self.metadata).items() if name in ("training", "epochs") and name in decisive}
+        if isinstance(decisive.get("options"), dict):
+            found["options"] = {name: self.metadata.options.get(name) for name in decisive["options"]}
+        words = params.get("metrics", DEFAULT)
+        if words == DEFAULT:
+            found |= {"metrics": None}
+        elif ".py:" not in words:
+            found |= {"metrics": sorted(metric.identity for metric in chosen(words.split(",")))}
+        return found
+
+    def _about(self) -> dict[str, Any]:
+        run = self.run
+        return {
+            "run_id": run.record.run_id,
+            "dataset": self.splits.dataset,
+            "method": run.param("unlearn"),
+            "request": run.param("request"),
+            "seed": self.data.seed,
+            "forget_classes": self.data.forget_classes,
+            "version": __version__,
+        }
+
+    def _check_verdict(self, measured: Measured, request: ForgetRequest) -> None:
+        """The headline, from the rules of this version; of another one's rules nothing can be said."""
+        run = self.run
+        tags = run.record.tags
+        if (tags.get("lethe_version"), tags.get("git_commit")) != (__version__, git_commit()):
+            self.done.unchecked.append("verdict (the run is of another version of Lethe, whose rules may be others)")
+            run.tags_seen.add("verdict")
+            return
+        run.tags_seen |= {"verdict", "git_commit"}
+        sides = self.raw.sides if self.raw else {"unlearned": measured.model, "initial": measured.initial, "ideal": measured.ideal}
+        facts = Measurements(
+            what=in_words(request, len(self.data.forget), self.splits.class_names),
+            whole=bool(self.data.forget_classes),
+            classes=self.splits.classes,
+            models=sides,
+            images=image_counts(measured.evidence["unlearned model"]),
+            warnings=self.raw.warnings if self.raw else (),
+        )
+        self.done.checks.append(Check("verdict", tags.get("verdict", "none"), verdict(facts).headline))
+
+
+def _reasons(metrics: Sequence[Metric], undefined: Mapping[str, str], *, ideal_gone: bool) -> dict[str, str]:
+    """Why a metric of a model may have no value, though the run has one, by the names that a run gives it."""
+    of_each = {f"{side}{metric.name}": metric for side in ("", "initial_", "ideal_") for metric in metrics}
+    gone = {name for name, metric in of_each.items() if name.startswith("ideal_") or "ideal" in needs_of(metric.function)}
+    return {
+        name: "the ideal model is gone" if ideal_gone and name in gone else undefined.get(name, "these models do not give it")
+        for name in of_each
+    }
+
+
+def _whole(said: str, expected: str) -> str:
+    """What a checkpoint says; as expected, where it says so by eight letters of a digest, as earlier ones do."""
+    return expected if said == shortened(expected) else said
+
+
+def _named(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in values.items()}
