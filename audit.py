@@ -138,13 +138,15 @@ def verify(argv: Sequence[str]) -> int:
     parser = command_line.OneLineParser(summary, details.strip())
     parser.add_argument("run_id", metavar="RUN_ID", help="32 digits and letters; mlruns_parser.py lists them")
     trusted = "run the architecture, dataset or metric that was a person's own file: the copy among the artifacts, whose digest is checked"
+    moved = "the folder of the experiments' artifacts, where they were moved or copied (default: where the store says)"
+    parser.add_argument("--artifact_root", metavar="FOLDER", help=moved)
     parser.add_argument("--trust_code", action="store_true", help=trusted)
     options = command_line.parsed(parser, argv)
 
     from audits.verification import verify as verified
     from tracking.record import read_record
 
-    record = read_record(options.run_id)
+    record = read_record(options.run_id, command_line.path_or_none(options.artifact_root))
     done = verified(record, progress=command_line.progress_bar, trust_code=options.trust_code)
     print(verification_report(record, done))
     return 0 if done.holds else command_line.FAILED
@@ -175,9 +177,8 @@ def verification_report(record: Record, done: Verification) -> str:
     count = f"{sum(number.same for number in done.numbers)} of {len(done.numbers)} numbers are what the artifacts give"
     verdict = "verified" if done.holds else "NOT verified"
     where = f"artifacts in {record.folder}"
-    unchecked = [f"not checked: {one}" for one in done.unchecked]
     above = [f"run: {record.name}", where, *lines, *table, "", *left_out, *gone, *lost]
-    return "\n".join([*map(_one_line, above), f"{verdict}: {count}", *map(_one_line, unchecked)])
+    return "\n".join([*map(_one_line, above), f"{verdict}: {count}; not checked: {'; '.join(map(_one_line, done.unchecked))}"])
 
 
 def _one_line(text: str) -> str:

@@ -17,7 +17,7 @@ KINDS: dict[str | None, Callable[[RecordedRun, Progress], Verification]] = {
     "klom": verify_klom,
     "ulira": verify_ulira,
 }
-UNSIGNED = "who made it: nothing in a run is signed, and whoever can write to its store and artifacts can make them anew together"
+UNSIGNED = "who made it (nothing in a run is signed: whoever can write to its store and artifacts can make them anew together)"
 
 
 def verify(record: Record, *, progress: Progress = silent, trust_code: bool = False) -> Verification:
@@ -33,6 +33,6 @@ def verify(record: Record, *, progress: Progress = silent, trust_code: bool = Fa
         )
     run = RecordedRun(record, trust_code=trust_code)
     done = KINDS[kind](run, progress)
-    done.unchecked += [f"{what} {', '.join(names)}" for what, names in run.unseen().items() if names]
-    done.unchecked.append(UNSIGNED)
+    unseen = [f"{what} {', '.join(names)}" for what, names in run.unseen().items() if names]
+    done.unchecked = [*unseen, *done.unchecked, UNSIGNED]
     return done

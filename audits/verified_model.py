@@ -17,7 +17,7 @@ from audits.verified_images import check_images, check_request, read_data
 from audits.verified_mask import check_mask
 from audits.verified_table import check_table
 from base_models import Trained, device_named
-from evaluation import DEFAULT, METRICS, OF_MANY, chosen, needs_of
+from evaluation import ALL, DEFAULT, METRICS, OF_MANY, chosen, needs_of
 from measurement import INCOMPETENT, TIMES, Measured, Metric, measure
 from models import ARCHITECTURES, build
 from registry import __version__
@@ -196,8 +196,11 @@ class _OfOneModel:
 
     def _safe(self, word: str) -> str | None:
         """A metric's name, or the trusted copy of its file; None, and a note, where it is not run."""
-        if not METRICS.runs_code(word):
+        if word in METRICS or word.casefold() in (ALL, DEFAULT):
             return word
+        if not METRICS.runs_code(word):
+            self.done.unchecked.append(f"metric {word} (there is none of that name)")
+            return None
         function = word.rpartition(":")[2]
         identities = self.raw.decisive.get("metrics", ()) if self.raw else ()
         digests = [str(one).removeprefix(f"{function}-") for one in identities if str(one).startswith(f"{function}-")]
@@ -212,6 +215,8 @@ class _OfOneModel:
         found = measured.model | _named("initial", measured.initial) | _named("ideal", measured.ideal)
         ideal_gone = "ideal_digest" in self.run.record.params and not measured.ideal
         self.done.compare(logged, found, _reasons(metrics, measured.undefined, ideal_gone=ideal_gone))
+        once = [name for name in self.done.left_out if self.raw is None or name not in self.raw.numbers]
+        self.done.unchecked += [f"metrics {', '.join(once)}"] if once else []
 
     def _check_amounts(self, initial: nn.Module) -> None:
         """What topk and the like come to, computed from the settings."""
@@ -256,7 +261,7 @@ class _OfOneModel:
         words = params.get("metrics", DEFAULT)
         if words == DEFAULT:
             found |= {"metrics": None}
-        elif ".py:" not in words:
+        elif all(word in METRICS or word.casefold() in (ALL, DEFAULT) for word in words.split(",")):
             found |= {"metrics": sorted(metric.identity for metric in chosen(words.split(",")))}
         return found
 

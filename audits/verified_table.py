@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -63,8 +63,8 @@ def _same(found: pa.ChunkedArray, expected: pa.ChunkedArray) -> bool:
         return False
     if not pa.types.is_floating(ours.type):
         return bool(ours.equals(theirs))
-    values: list[np.ndarray[Any, Any]] = [array.drop_null().to_numpy(zero_copy_only=False) for array in (theirs, ours)]
-    return bool(np.allclose(*values, rtol=RELATIVE, atol=ABSOLUTE, equal_nan=True))
+    there, here = (array.drop_null().to_numpy(zero_copy_only=False) for array in (theirs, ours))
+    return bool(np.allclose(there, here, rtol=RELATIVE, atol=ABSOLUTE, equal_nan=True))
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:

@@ -11,7 +11,7 @@ import mlflow
 import pyarrow.parquet as pq
 import pytest
 from edited_headers import edit_header
-from own_store import there  # noqa: F401 (every test runs in the module's folder)
+from own_store import store_in, there  # noqa: F401 (every test runs in the module's folder)
 
 import audit
 import mlflow_forget
@@ -159,12 +159,12 @@ def test_a_run_as_it_was_made_is_verified_and_what_was_not_checked_is_named(run,
     code, out = run.verified(capsys)
 
     assert (code, "DIFFERS" in out, "GONE" in out) == (0, False, False)
-    after = out[out.index("\nverified: ") :].splitlines()[2:]
-    assert all(line.startswith("not checked: ") for line in after)
-    artifacts = next(line for line in after if line.startswith("not checked: artifacts"))
+    last = out.splitlines()[-1]
+    assert re.match(r"verified: (\d+) of \1 numbers are what the artifacts give; not checked: artifacts ", last)
+    artifacts = last.partition("not checked: artifacts ")[2].partition(";")[0].split(", ")
     assert "report.html" in artifacts
-    assert not {"per_image.parquet", "mask.safetensors", "unlearned.safetensors", "forget_indexes.txt"} & set(artifacts.split(", "))
-    assert after[-1].startswith("not checked: who made it: nothing in a run is signed")
+    assert not {"per_image.parquet", "mask.safetensors", "unlearned.safetensors", "forget_indexes.txt"} & set(artifacts)
+    assert "; who made it (nothing in a run is signed: " in last
 
 
 @pytest.mark.parametrize(("change", "message"), CHANGES.values(), ids=CHANGES)
@@ -188,7 +188,7 @@ def test_what_an_added_artifact_param_or_tag_says_is_not_vouched_for(run, capsys
 
     assert code == 0
     for kind, name in (("artifacts", "certificate.txt"), ("params", "certified"), ("tags", "auditor")):
-        assert name in re.search(f"^not checked: {kind} (.*)$", out, flags=re.MULTILINE)[1]
+        assert name in re.search(f" not checked: .*?{kind} ([^;]*)", out.splitlines()[-1])[1].split(", ")
 
 
 def test_what_a_run_says_makes_no_line_of_its_own(run, capsys):
@@ -230,6 +230,31 @@ def test_a_link_out_of_the_run_is_not_followed(run, tmp_path, capsys):
     assert "expected a file or folder inside" in out
 
 
+def test_a_copied_folder_does_not_verify_the_original(run, tmp_path, monkeypatch, capsys):
+    original, copy = Path.cwd(), tmp_path / "copy"
+    shutil.copytree(original, copy)
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_in(copy))
+    (copy / run.artifacts.relative_to(original) / "per_image.parquet").write_text("x")
+
+    code, out = run.verified(capsys)
+    assert code == 2
+    assert "was the folder copied? Say which are meant: --artifact_root" in out
+    code, out = run.verified(capsys, "--artifact_root", "mlruns")
+    assert (code, "DIFFERS: per_image.parquet" in out) == (1, True)
+    assert run.verified(capsys, "--artifact_root", str(original / "mlruns"))[0] == 0
+
+
+def test_artifacts_that_were_moved_are_asked_for(run, tmp_path, capsys):
+    shutil.move("mlruns", tmp_path / "moved")
+
+    code, out = run.verified(capsys)
+    assert code == 2
+    assert "and there is no such folder. Where they were moved, name the folder of the experiments with --artifact_root" in out
+    assert run.verified(capsys, "--artifact_root", str(tmp_path / "moved"))[0] == 0
+    shutil.copytree(tmp_path / "moved", "mlruns")
+
+
 # Code
 
 EVIL = "open('ran.txt', 'a').write('x')\nfrom models import ARCHITECTURES\nmlp = ARCHITECTURES['mlp'].function\ndef read(folder): pass\n"
@@ -252,7 +277,7 @@ def ran():
         ("dataset_file", "evil.py", 2, "is a person's own code, of which no digest is recorded"),
         ("dataset_file", "x:evil.py:read", 2, "is a person's own code, of which no digest is recorded"),
         ("dataset", "evil.py:read", 2, "is a person's own code, of which no digest is recorded"),
-        ("metrics", "default,evil.py:read", 1, r"not checked: metric read \(a person's own code, of which no digest is recorded\)"),
+        ("metrics", "default,evil.py:read", 1, r"not checked: .*metric read \(a person's own code, of which no digest is recorded\)"),
     ],
 )
 def test_code_that_the_store_names_is_never_run(flags, param, value, code, message, run, capsys):

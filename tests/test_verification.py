@@ -154,6 +154,19 @@ def test_changed_margins_are_found(klom, capsys):
     assert re.search(r"^klom_forget_p95 ", out, flags=re.MULTILINE)
 
 
+def test_a_changed_param_and_an_invented_metric_of_an_audit_are_found(klom, folder, capsys):
+    with sqlite3.connect(folder / "mlflow.db") as store:
+        store.execute("UPDATE params SET value = 'SSD' WHERE run_uuid = ? AND key = 'unlearn'", (klom.info.run_id,))
+        row = "INSERT INTO latest_metrics (run_uuid, key, value, timestamp, step, is_nan) VALUES (?, 'forgotten', 1, 0, 0, 0)"
+        store.execute(row, (klom.info.run_id,))
+
+    code, out = verified(capsys, klom)
+
+    assert code == 1
+    assert "DIFFERS: config_hash, of all params" in out
+    assert "DIFFERS: metrics that no audit has\n    expected none, got forgotten" in out
+
+
 def test_models_that_are_gone_leave_an_audit_to_be_verified(folder, capsys):
     run = made(audit.main, "klom", "--models", "10", *JOB, "--save_dir", "few")
     (folder / "few/3mlp_ep2.safetensors").unlink()

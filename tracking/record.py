@@ -11,8 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from tracking.client_reader import few_retries
+<<<<<<< HEAD
 from tracking.shown_uri import one_line, without_password
 from tracking.store_uri import database_of, mlflow_uri, tracking_uri
+=======
+from tracking.long_params import artifact_folder
+from tracking.shown_uri import without_password
+from tracking.store import database_of, tracking_uri
+>>>>>>> 4c177ab (verify: which artifacts are meant is asked where a folder was copied or moved; one last line; docs/verify.md)
 from tracking.stored_run import PARENT_TAG, infinity_restored
 
 PROGRESS_BAR = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
@@ -33,11 +39,11 @@ class Record:
     folder: Path
 
 
-def read_record(run_id: str) -> Record:
-    """The run with that id in the tracking store.
+def read_record(run_id: str, artifact_root: Path | None = None) -> Record:
+    """The run with that id in the tracking store. artifact_root: the folder that its experiment's folder is in now, if it was moved.
 
-    Raises ValueError for an id that is none, a run that is not there, the parent of several runs, one that did not finish, and a store
-    that can't be used.
+    Raises ValueError for an id that is none, a run that is not there, the parent of several runs, one that did not finish, artifacts
+    that were moved or copied, and a store that can't be used.
     """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -56,7 +62,8 @@ def read_record(run_id: str) -> Record:
             client = MlflowClient(tracking_uri=mlflow_uri(uri))
             run = client.get_run(run_id)
             _check_single(client, run)
-            folder = Path(client.download_artifacts(run_id, ""))
+            local = artifact_folder(run.info.artifact_uri, artifact_root)
+            folder = Path(client.download_artifacts(run_id, "")) if local is None else _there(run_id, local, file, artifact_root)
     except (MlflowException, SQLAlchemyError) as error:
         raise ValueError(
             f"no run {run_id} can be read from {without_password(uri)} ({one_line(error)}). Check the id, and MLFLOW_TRACKING_URI"
@@ -71,6 +78,25 @@ def read_record(run_id: str) -> Record:
         dict(_images(run)),
         folder,
     )
+
+
+def _there(run_id: str, folder: Path, store: Path | None, root: Path | None) -> Path:
+    """The folder of a run's artifacts on this machine. ValueError where it is gone, and where there is another one beside the store.
+
+    The store names the place where the artifacts were made. In a folder that was copied with its store, that is the original's.
+    """
+    if not folder.is_dir():
+        raise ValueError(
+            f"run {run_id}: expected its artifacts in {folder}, and there is no such folder. "
+            "Where they were moved, name the folder of the experiments with --artifact_root, e.g. --artifact_root mlruns"
+        )
+    beside = None if store is None else store.parent.joinpath("mlruns", *folder.parts[-3:])
+    if root is None and beside is not None and beside.is_dir() and not beside.samefile(folder):
+        raise ValueError(
+            f"run {run_id}: the store says that its artifacts are in {folder}, and beside the store there are others, in {beside}: was the "
+            f"folder copied? Say which are meant: --artifact_root {beside.parents[2]} or --artifact_root {folder.parents[2]}"
+        )
+    return folder
 
 
 def _check_single(client: Any, run: Any) -> None:
