@@ -11,14 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tracking.client_reader import few_retries
-<<<<<<< HEAD
+from tracking.long_params import artifact_folder
 from tracking.shown_uri import one_line, without_password
 from tracking.store_uri import database_of, mlflow_uri, tracking_uri
-=======
-from tracking.long_params import artifact_folder
-from tracking.shown_uri import without_password
-from tracking.store import database_of, tracking_uri
->>>>>>> 4c177ab (verify: which artifacts are meant is asked where a folder was copied or moved; one last line; docs/verify.md)
 from tracking.stored_run import PARENT_TAG, infinity_restored
 
 PROGRESS_BAR = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
