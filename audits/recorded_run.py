@@ -6,12 +6,13 @@ import hashlib
 import re
 from pathlib import Path
 
-from foreign_files import LIST, check_inside, foreign_text, read_foreign
 from run_artifacts import CODE
 from tracking.record import Record
 from tracking.run import LONGEST_PARAM
 from training import shortened
 from vision_data import DATASETS
+
+LARGEST = 1_000_000_000  # bytes of an artifact that is read whole: the margins of many models
 
 
 class RecordedRun:
@@ -32,7 +33,7 @@ class RecordedRun:
             raise ValueError(f"run {self.record.run_id}: expected its param {name}, and there is none. Verify another run")
         text, beside = self.record.params[name], f"params/{name}.txt"
         if len(text) == LONGEST_PARAM and self.has(beside):
-            whole = foreign_text(self.artifact(beside), inside=self.record.folder)
+            whole = self.content(beside).decode(errors="replace")
             text = whole if whole.startswith(text) else text
         return text
 
@@ -53,12 +54,19 @@ class RecordedRun:
             raise FileNotFoundError(
                 f"run {self.record.run_id}: expected its artifact {name}, and there is none in {self.record.folder}. Bring it back"
             )
-        check_inside(path, self.record.folder)
+        if not path.resolve().is_relative_to(self.record.folder.resolve()):
+            raise ValueError(f"{path}: expected an artifact inside the run's folder, got a link to {path.resolve()}. Copy the file there")
         self.artifacts_seen.add(name)
         return path
 
     def content(self, name: str) -> bytes:
-        return read_foreign(self.artifact(name), most=LIST, inside=self.record.folder)
+        """An artifact's bytes. Raises as `artifact`, and ValueError for one that is too large to be Lethe's."""
+        path = self.artifact(name)
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ValueError(f"{path}: expected at most {LARGEST:,} bytes, got more. Verify another run")
+        return content
 
     def dataset(self) -> str:
         """What the run's dataset is called: a name, folder:PATH and its like, or the checked copy of a person's file."""

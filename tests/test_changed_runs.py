@@ -227,7 +227,7 @@ def test_a_link_out_of_the_run_is_not_followed(run, tmp_path, capsys):
     code, out = run.verified(capsys)
 
     assert code == 2
-    assert "expected what lies inside" in out
+    assert "expected an artifact inside the run's folder, got a link to " in out
 
 
 def test_a_copied_folder_does_not_verify_the_original(run, tmp_path, monkeypatch, capsys):
