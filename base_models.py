@@ -18,6 +18,7 @@ from torch import nn
 
 from models import ARCHITECTURES, build, evaluating
 from registry import Entry
+from temporary_files import remove_left_over
 from training import (
     Metadata,
     Progress,
@@ -114,6 +115,7 @@ class BaseModels:
         self._check_augmentable()
         self.forget, self.retain = config.request.divide(self.splits.train, self.splits.classes, config.split_seed)
         self.untrained()
+        remove_left_over(self.save_dir)
         there = {}
         for path, trained_on in ((self.initial_path, "train"), (self.ideal_path, self.request_identity)):
             if path.exists():

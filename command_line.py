@@ -8,6 +8,7 @@ import functools
 import os
 import re
 import signal
+import stat
 import sys
 import time
 import traceback
@@ -17,7 +18,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
+from machine_limits import limit_met
 from tracking.shown_uri import without_password
+from tracking.signals import ENDING
 
 STARTED = time.perf_counter()
 
@@ -33,12 +36,17 @@ if TYPE_CHECKING:
     from registry import Entry
     from vision_data import ForgetRequest
 
-FAILED, MISTAKE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+FAILED, MISTAKE, INTERRUPTED, BY_SIGNAL = 1, 2, 130, 128  # the last one: and the signal's number, as a shell has it
+BROKEN_PIPE = BY_SIGNAL + 13  # what a shell says of a program that such a signal ends
 ENDED_WITHIN = 10.0  # seconds in which torchrun ends the other processes where one has failed
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: ends a run as Ctrl-C does."""
+    """A signal that ends a process: ends a run as Ctrl-C does."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -68,35 +76,59 @@ class Main(Protocol):
 
 
 def command(main: Main) -> Main:
-    """A script's main: mistakes become one line on stderr and exit code 2, divergence 1, Ctrl-C 130, SIGTERM 143."""
+    """A script's main: a mistake becomes one line on stderr and exit code 2; divergence, and what the machine or the store could not do, 1.
+
+    Ctrl-C is 130, another signal 128 and its number, as a shell has it.
+    """
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
-            heed_sigterm()
+            heed_signals()
         warnings.showwarning = _warning_line
         sys.excepthook = _traceback
         try:
-            return main(argv)
+            code = main(argv)
+            print(end="", flush=True)  # what can't be written is told here, and not by the interpreter's end
+            return code
+        except BrokenPipeError:  # who reads what is printed, as head does, has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return BROKEN_PIPE
         except FloatingPointError as error:  # something diverged: no mistake in the command, and nothing a traceback would add
             _say(error)
             return FAILED
         except (ValueError, FileNotFoundError) as error:
             _say(error)
             return MISTAKE
-        except Terminated:
-            print("terminated", file=sys.stderr)
-            return TERMINATED
+        except (RuntimeError, MemoryError, ImportError, OSError) as error:
+            line = limit_met(error) or (" ".join(str(error).split()) if isinstance(error, OSError) else None)
+            if line is None:  # nothing to do with the machine: of a method, perhaps a user's own, who wants to see where
+                raise
+            _say(line)
+            return FAILED
+        except Terminated as ended:
+            _last_word("terminated" if ended.number == signal.SIGTERM else f"ended by {signal.Signals(ended.number).name}")
+            return BY_SIGNAL + ended.number
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+            _last_word("interrupted")
             return INTERRUPTED
 
     return run
 
 
-def heed_sigterm() -> None:
-    """SIGTERM raises Terminated. ValueError outside of the main thread."""
-    signal.signal(signal.SIGTERM, _terminate)
+def _last_word(text: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal is gone, or the disk is full
+        print(text, file=sys.stderr)
+
+
+def heed_signals() -> None:
+    """The signals that end a process raise Terminated, but for those that are ignored, as SIGHUP is after nohup.
+
+    ValueError outside of the main thread.
+    """
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _terminate)
     sys.unraisablehook = _raise_again
 
 
@@ -111,7 +143,7 @@ def _traceback(kind: type[BaseException], error: BaseException, trace: Traceback
     print(without_password("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
 
 
-def _say(error: Exception) -> None:
+def _say(error: Exception | str) -> None:
     """An error as one line on stderr.
 
     Of several processes that torchrun has started on a machine, which mostly make the same mistake, the first says it: then torchrun
@@ -124,7 +156,7 @@ def _say(error: Exception) -> None:
         except KeyboardInterrupt:
             return
         line = f"process {os.environ.get('RANK', rank)}: {line}"
-    print(line, file=sys.stderr)
+    _last_word(line)
 
 
 def _raise_again(dropped: sys.UnraisableHookArgs) -> None:
@@ -132,12 +164,30 @@ def _raise_again(dropped: sys.UnraisableHookArgs) -> None:
     if not isinstance(dropped.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(dropped)
         return
-    signal.signal(signal.SIGALRM, _terminate if isinstance(dropped.exc_value, Terminated) else signal.default_int_handler)
+    again = dropped.exc_value
+
+    def handle(number: int, frame: FrameType | None) -> NoReturn:
+        raise again
+
+    signal.signal(signal.SIGALRM, handle)
     signal.setitimer(signal.ITIMER_REAL, 0.05)
 
 
-def _terminate(_: int, __: FrameType | None) -> NoReturn:
-    raise Terminated
+def _terminate(number: int, _: FrameType | None) -> NoReturn:
+    """Those that come by themselves come more than once: SIGXCPU each second, SIGHUP from the kernel and from the shell."""
+    if number != signal.SIGTERM:
+        signal.signal(number, signal.SIG_IGN)
+    if signal.Signals(number).name == "SIGHUP":
+        _leave_terminal()
+    raise Terminated(number)
+
+
+def _leave_terminal() -> None:
+    """What is written to a terminal that was closed is an error, where a run is to be ended: let it go nowhere."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):  # closed
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def benchmark_parser(description: str | None, argv: Sequence[str] | None) -> tuple[OneLineParser, Entry[Any]]:

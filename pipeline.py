@@ -166,10 +166,11 @@ class Pipeline:
                     times=Times(self.stages["unlearn"], train_seconds(ideal)),
                     ways=self._ways(),
                 )
-            self._warn(run, self._judge(initial, unlearned, measured))
+            self.warnings += self._judge(initial, unlearned, measured)
             with stage(self.stages, "report"):
                 done = MeasuredRun(self, initial, ideal, unlearned, measured)
-                path = write_json(done, run.run_id)
+                path = run.raw = write_json(done, run.run_id)  # before the store is asked for anything: it may be away
+                self._warn(run, [])
                 log_results(run, done, path)
                 log_report(run, done)
             self.stages["total"] = time.perf_counter() - started
@@ -205,7 +206,7 @@ class Pipeline:
     def _warn(self, run: TrackedRun, warnings: list[str]) -> None:
         """Add to the run's warnings, which its tag holds as soon as they are known."""
         self.warnings += warnings
-        if warnings:
+        if self.warnings:
             run.tags({"warning": "; ".join(self.warnings)})
 
     @contextmanager

@@ -19,7 +19,7 @@ from model_sets import Member, oracles_of
 from pipeline import Pipeline, PipelineConfig
 from run_artifacts import log_code
 from run_settings import MASKED, origin_tags, run_params
-from tracking.finished import end_cut_off_runs, tags_of
+from tracking.finished import HASH
 from tracking.run import TrackedRun, tracked_run
 from training import Progress, load_checkpoint, warm_up
 from training.file_lock import locked
@@ -86,18 +86,17 @@ def params_of(job: Pipeline, **own: Any) -> dict[str, Any]:
 
 @contextmanager
 def audit_run(job: Pipeline, kind: str, name: str, params: Mapping[str, Any]) -> Iterator[TrackedRun]:
-    """The MLflow run of an audit, begun with its params. Runs of the same audit whose process was killed end as KILLED.
+    """The MLflow run of an audit, begun with its params.
 
     Processes that want the same audit wait for each other, by a lock in the folder of the checkpoints.
     """
     settings = {"audit": kind, **{setting: str(value) for setting, value in params.items()}}
     settings_hash = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    with locked(job.base.save_dir / settings_hash) as lock:
-        end_cut_off_runs((job.experiment, settings_hash), lock)
-        with tracked_run(job.experiment, name, tags={"audit": kind, **origin_tags(job), **tags_of(settings_hash, lock)}) as run:
-            run.params(params)
-            log_code(run, job.entries)
-            yield run
+    tags = {"audit": kind, **origin_tags(job), HASH: settings_hash}
+    with locked(job.base.save_dir / settings_hash), tracked_run(job.experiment, name, tags=tags) as run:
+        run.params(params)
+        log_code(run, job.entries)
+        yield run
 
 
 def loaded(job: Pipeline, member: Member) -> nn.Module:

@@ -145,7 +145,7 @@ def _without_interrupts() -> Iterator[None]:
 
 def work(pipe: Connection, place: Place, known: Collection[tuple[str, str]]) -> None:
     """What a worker's process does: jobs, until there are no more, or nobody who gives them. SIGTERM ends its run as KILLED."""
-    command_line.heed_sigterm()
+    command_line.heed_signals()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     if place.gpu is not None:

@@ -28,7 +28,7 @@ class RayCrew:
     for it without one.
     """
 
-    farewell = "the runs that are going on say RUNNING until their jobs are run again"  # Ray ends an actor without a warning
+    farewell = "the runs that are going on say RUNNING until the next ones begin on their machines"  # Ray ends an actor without a warning
 
     def __init__(self, ray: Any, size: int, logs: Path, known: Collection[tuple[str, str]] = (), *, gpu_share: float = 0) -> None:
         self.size = size

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline import Pipeline, Result
 from run_settings import config_hash_of
-from tracking.finished import Job, finished_run, tags_of
+from tracking.finished import HASH, Job, finished_run
 from training.file_lock import locked
 
 NONE_KNOWN: Collection[Job] = ()
@@ -25,15 +25,15 @@ def run_once(pipeline: Pipeline, known: Collection[Job] = NONE_KNOWN) -> Once:
     """Run a job unless the tracking store has a FINISHED run of it, in the same experiment and with the same config_hash.
 
     Processes that want the same job wait for each other, by a lock in the folder of the checkpoints, which has to be one for all of them.
-    The store is asked while the lock is held, so that a run which was finished meanwhile counts; runs of killed processes
-    end as KILLED, where they held the same lock on the same machine.
+    The store is asked while the lock is held, so that a run which was finished meanwhile counts; runs of this machine whose processes
+    were killed end as KILLED.
     `known`: jobs of which it is known that they are finished. Raises as Pipeline.run.
     """
     initial, ideal = pipeline.base.initial(), pipeline.ideal()
     job = (pipeline.experiment, config_hash_of(pipeline, initial, ideal))
     if job in known:
         return Once(job, None)
-    with locked(pipeline.base.save_dir / job[1]) as lock:
-        if finished_run(job, lock) is not None:
+    with locked(pipeline.base.save_dir / job[1]):
+        if finished_run(job) is not None:
             return Once(job, None)
-        return Once(job, pipeline.run(tags=tags_of(job[1], lock)))
+        return Once(job, pipeline.run(tags={HASH: job[1]}))

@@ -58,7 +58,7 @@ class WarmWorker:
         except Exception as error:  # noqa: BLE001  # of a method, perhaps a user's own: the other jobs go on
             self.bases.clear()
             self.checkpoints.clear()  # nothing that a failure may have damaged is used again
-            known = isinstance(error, (ValueError, FileNotFoundError, FloatingPointError))
+            known = isinstance(error, (ValueError, OSError, FloatingPointError))
             outcome = Outcome("failed", ("" if known else f"{type(error).__name__}: ") + without_password(" ".join(str(error).split())))
         return replace(outcome, seconds=time.perf_counter() - started)
 

@@ -7,13 +7,14 @@ import functools
 import itertools
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+
+from temporary_files import remove_left_over, temporary_name
 
 Columns = Mapping[str, str]  # name -> kind: text, number (a float), integer, time (ms since 1970, UTC)
 Row = Sequence[Any]  # None for no value
@@ -86,8 +87,13 @@ WRITERS: dict[str, Write] = {"csv": write_csv, "parquet": write_parquet, "jsonl"
 
 @contextmanager
 def replaced(output: Path) -> Iterator[Path]:
-    """A temporary name beside `output`, which becomes it when all went well and is gone when not."""
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    """A temporary name beside `output`, which becomes it when all went well and is gone when not.
+
+    Names that begin with a point are no tables to those who look for some. Those of killed processes are removed.
+    """
+    hidden = output.with_name(f".{output.name}")
+    remove_left_over(output.parent, hidden.name, ".tmp")
+    temporary = temporary_name(hidden, ".tmp")
     try:
         yield temporary
         temporary.replace(output)

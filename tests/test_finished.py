@@ -1,6 +1,10 @@
-"""Cut-off runs: those whose owner held the lock that is held now, and no others, though they are of the same job in the same store."""
+"""Runs whose processes are gone are ended; those of processes that go on, here or elsewhere, are not."""
 
+import os
 import socket
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import mlflow
@@ -8,77 +12,101 @@ import pytest
 from own_store import store_in
 
 import mlflow_forget
-from tracking.finished import end_cut_off_runs, tags_of
-from training.file_lock import locked
+from tracking.alive import OWNER, Claim
+from tracking.finished import end_gone_runs
 
-HASH = "a" * 64
+ROOT = Path(__file__).resolve().parent.parent
+HERE = socket.gethostname()
+TOKEN = "0123456789abcdef" * 2
 
 
 @pytest.fixture(autouse=True)
 def there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_in(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
-def running(tags: dict[str, str]) -> str:
+@pytest.fixture
+def gone() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait(60)
+    return process.pid
+
+
+def running(owner: str) -> str:
     """A run that says RUNNING, as its process left it."""
     client = mlflow.MlflowClient()
     found = client.get_experiment_by_name("e")
-    return client.create_run(found.experiment_id if found else client.create_experiment("e"), tags=tags).info.run_id
+    run = client.create_run(found.experiment_id if found else client.create_experiment("e"), tags={OWNER: owner})
+    return str(run.info.run_id)
 
 
 def status(run: str) -> str:
-    return mlflow.MlflowClient().get_run(run).info.status
+    return str(mlflow.MlflowClient().get_run(run).info.status)
 
 
-def test_a_run_of_the_same_lock_was_cut_off():
-    with locked(Path("results") / HASH) as lock:
-        run = running(tags_of(HASH, lock))
-    Path("link").symlink_to("results")
-    with locked(Path("link") / HASH) as lock:  # the same folder by another name
-        end_cut_off_runs(("e", HASH), lock)
-    assert status(run) == "KILLED"
-    assert mlflow.MlflowClient().get_run(run).data.tags["error"].startswith("killed, with its process (")
-
-
-def test_a_run_of_another_folder_goes_on():
-    """Its process shares the store, not the lock."""
-    with locked(Path("theirs") / HASH) as theirs:
-        run = running(tags_of(HASH, theirs))
-        with locked(Path("ours") / HASH) as ours:
-            end_cut_off_runs(("e", HASH), ours)
+def test_a_run_whose_lock_nobody_holds_was_cut_off(tmp_path):
+    claim = Claim()
+    run = running(claim.owner)
+    end_gone_runs()
     assert status(run) == "RUNNING"
 
-
-@pytest.mark.parametrize("owner", ["elsewhere 1 {lock}", "{host} 1", "{host} 1 {lock}.old", "{host}", ""])
-def test_a_run_of_another_machine_or_of_an_unknown_lock_is_left_alone(owner):
-    with locked(Path("results") / HASH) as lock:
-        run = running(tags_of(HASH, lock) | {"owner": owner.format(host=socket.gethostname(), lock=lock)})
-        end_cut_off_runs(("e", HASH), lock)
-    assert status(run) == "RUNNING"
-
-
-def test_a_lock_whose_path_has_spaces():
-    with locked(Path("two words") / HASH) as lock:
-        run = running(tags_of(HASH, lock))
-        end_cut_off_runs(("e", HASH), lock)
-    assert status(run) == "KILLED"
+    claim.give_up(ended=False)
+    end_gone_runs()
+    ended = mlflow.MlflowClient().get_run(run)
+    assert ended.info.status == "KILLED" and ended.info.end_time >= ended.info.start_time
+    assert ended.data.tags["error"].startswith("its process ended before it did, or lost the tracking store")
+    assert list(tmp_path.glob("lethe-runs-*/*")) == []
 
 
-def test_the_same_job_from_another_folder_is_left_alone_and_from_the_same_one_ended(capsys):
-    """As a person runs it: the job's hash knows no folder."""
+def test_a_run_whose_lock_is_not_there_was_cut_off_if_its_process_is_gone(gone):
+    """A machine that has started again has an empty folder of temporary files."""
+    cut_off, goes_on = running(f"{HERE} {gone} {TOKEN}"), running(f"{HERE} 1 {TOKEN}")
+    end_gone_runs()
+    assert (status(cut_off), status(goes_on)) == ("KILLED", "RUNNING")
+
+
+def test_runs_of_other_machines_and_of_who_knows_are_left_alone(gone):
+    owners = [f"elsewhere {gone} {TOKEN}", f"{HERE} {gone}", HERE, "", f"{HERE} {gone} /results/locks/a.lock"]
+    runs = [running(owner) for owner in owners]
+    end_gone_runs()
+    assert {status(run) for run in runs} == {"RUNNING"}
+
+
+def test_a_store_names_no_path_that_is_opened(tmp_path, gone):
+    """A lock is opened to be written."""
+    (tmp_path / "mine.lock").write_text("kept")
+    running(f"{HERE} {gone} ../mine")
+    end_gone_runs()
+    assert (tmp_path / "mine.lock").read_text() == "kept"
+
+
+def test_a_run_that_ended_itself_meanwhile_stays_as_it_ended(monkeypatch):
+    run = running(f"{HERE} 1 {TOKEN}")
+
+    def ends_now(owner: str) -> bool:
+        mlflow.MlflowClient().set_terminated(run, "FINISHED")
+        return True
+
+    monkeypatch.setattr("tracking.finished.is_gone", ends_now)
+    end_gone_runs()
+    assert status(run) == "FINISHED"
+
+
+def test_a_process_that_is_killed_leaves_a_run_that_the_next_one_ends(tmp_path):
+    """In whatever experiment, and where the next one finds its own job done and runs nothing."""
     words = ["--unlearn", "random_mask", "--kappa", "3", "--epochs", "1", "--ideal", "skip", "--report", "skip", "--skip_finished"]
-    assert mlflow_forget.main([*words, "--save_dir", "theirs"]) == 0
-    client = mlflow.MlflowClient()
-    (run,) = client.search_runs([client.get_experiment_by_name("digits-mlp").experiment_id])
-    client.update_run(run.info.run_id, status="RUNNING")
-
-    assert mlflow_forget.main([*words, "--save_dir", "ours"]) == 0
-    assert status(run.info.run_id) == "RUNNING"
-
-    client.update_run(
-        next(other for other in client.search_runs([run.info.experiment_id]) if other.info.run_id != run.info.run_id).info.run_id,
-        status="FAILED",
+    assert mlflow_forget.main(words) == 0
+    program = (
+        "import os, tempfile, tracking.run as run\n"
+        f"tempfile.tempdir = {str(tmp_path)!r}\n"
+        "with run.tracked_run('other', 'killed'):\n    os.kill(os.getpid(), 9)\n"
     )
-    assert mlflow_forget.main([*words, "--save_dir", "theirs"]) == 0
-    assert status(run.info.run_id) == "KILLED"
+    killed = subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=300)
+    assert killed.returncode == -9
+
+    assert mlflow_forget.main(words) == 0
+    found = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert sorted((run.info.run_name.split()[0], run.info.status) for run in found) == [("killed", "KILLED"), ("random_mask", "FINISHED")]

@@ -18,6 +18,7 @@ ARROWS = (
     ("training",),
     ("models", "vision_data"),
     ("registry", "system_files", "torchvision_import"),
+    ("temporary_files",),
 )
 LEVEL = {name: level for level, names in enumerate(ARROWS, 1) for name in names}
 PACKAGES = [name for name in LEVEL if (ROOT / name).is_dir()]

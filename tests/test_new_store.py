@@ -16,6 +16,7 @@ from grids.job_queue import Job
 from tracking import store
 from tracking.finished import finished_jobs
 from tracking.store import open_experiment
+from tracking.store_file import clean_beside, is_left_over
 from tracking.store_uri import database_of, tracking_uri
 
 
@@ -67,7 +68,7 @@ def test_what_another_process_makes_a_store_of_is_left_to_it(folder):
         file.touch()
     an_hour_ago = time.time() - 3601
     os.utime(files["old"], (an_hour_ago, an_hour_ago))
-    left_over = {what for what, file in files.items() if store._is_left_over(file, folder / "mlflow.db")}
+    left_over = {what for what, file in files.items() if is_left_over(file, folder / "mlflow.db")}
     assert left_over == {"gone", "old"}
 
 
@@ -77,6 +78,16 @@ def test_what_was_half_made_under_the_own_name_is_made_anew(folder):
     half.write_bytes(b"half of a store")
     store._create(folder / "mlflow.db")
     assert (folder / "mlflow.db").stat().st_size > 0 and not half.exists()
+
+
+@pytest.mark.parametrize("ending", ["", "-journal", "-wal", "-shm"])
+def test_what_a_killed_process_left_of_a_store_goes_though_the_store_is_there(folder, ending):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait(60)
+    (folder / f"mlflow.db.{socket.gethostname()}.{gone.pid}.partial{ending}").touch()
+    (folder / "mlflow.db.backup.partial").touch()
+    clean_beside(folder / "mlflow.db")
+    assert [path.name for path in folder.iterdir()] == ["mlflow.db.backup.partial"]
 
 
 def test_the_store_and_the_experiments_are_there_before_a_worker_is():

@@ -222,9 +222,9 @@ def long_run(database, tmp_path):
     whole = "0123456789" * 1500
     mlflow.set_tracking_uri(f"sqlite:///{database}")
     experiment = mlflow.create_experiment("long", artifact_location=(tmp_path / "artifacts" / "long").as_uri())
-    with mlflow.start_run(experiment_id=experiment) as run:
-        TrackedRun(run.info.run_id, experiment).params({"forget_indexes": whole})
-    yield run.info.run_id, whole
+    run_id = mlflow.MlflowClient().create_run(experiment).info.run_id
+    TrackedRun(run_id, experiment).params({"forget_indexes": whole})
+    yield run_id, whole
     mlflow.set_tracking_uri(None)
 
 

@@ -153,11 +153,8 @@ def test_a_server_gives_the_same_rows_and_histories(tmp_path, sqlite_store, data
 
 
 def test_a_param_that_a_server_cut_is_whole(server, monkeypatch):
-    import mlflow
-
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     client = MlflowClient(server)
     run_id = client.create_run(client.create_experiment("long")).info.run_id
-    with mlflow.start_run(run_id=run_id):
-        TrackedRun(run_id, "").params({"forget_indexes": "0123456789" * 1000})
+    TrackedRun(run_id, "").params({"forget_indexes": "0123456789" * 1000})
     assert parse("--tracking_uri", server, "--experiment", "long").forget_indexes[run_id] == "0123456789" * 1000

@@ -1,28 +1,22 @@
-"""Which jobs are done: a job is the hash of its settings within an experiment, and done by the one run that FINISHED with it."""
+"""Which jobs are done, and the end of those runs that nobody goes on with.
+
+A job is the hash of its settings within an experiment, and done by the one run that FINISHED with it.
+"""
 
 from __future__ import annotations
 
-import os
 import socket
-from pathlib import Path
+import time
 from typing import Any
 
+from tracking.alive import OWNER, is_gone
+from tracking.patience import StoreTrouble, patiently
 from tracking.stored_run import BrokenRun
 
-HASH, OWNER = "config_hash", "owner"
+HASH = "config_hash"
+MOST_EXPERIMENTS = 1000
 
 Job = tuple[str, str]  # experiment, config_hash
-
-
-def tags_of(config_hash: str, lock: Path) -> dict[str, str]:
-    """What the run of a job has from its beginning: its hash, and the process that may be killed over it, with the lock that it holds."""
-    return {HASH: config_hash, OWNER: f"{socket.gethostname()} {os.getpid()} {lock}"}
-
-
-def held_by(owner: str, lock: Path) -> bool:
-    """Whether a run's owner held this very lock: the file of that path on this machine."""
-    host, _, rest = owner.partition(" ")
-    return host == socket.gethostname() and rest.partition(" ")[2] == str(lock)
 
 
 def finished_jobs() -> set[Job]:
@@ -40,27 +34,52 @@ def finished_jobs() -> set[Job]:
         return {(run.experiment, run.tags[HASH]) for run in runs if run.status == "FINISHED" and HASH in run.tags}
 
 
-def finished_run(job: Job, lock: Path) -> str | None:
-    """The id of the job's FINISHED run, if there is one. Ends those that were cut off, see end_cut_off_runs."""
-    return next((run.info.run_id for run in end_cut_off_runs(job, lock) if run.info.status == "FINISHED"), None)
-
-
-def end_cut_off_runs(job: Job, lock: Path) -> list[Any]:
-    """End the job's cut-off runs as KILLED; all of its runs, as MLflow found them. lock: the job's, which this process holds.
-
-    A cut-off run is one that says RUNNING and whose owner held this lock: whoever runs a job holds it for as long. What the processes
-    of other folders and machines, that share the store, run, is theirs: from here nobody can tell whether it goes on.
-    """
-    import mlflow
+def finished_run(job: Job) -> str | None:
+    """The id of the job's FINISHED run, if there is one. Ends the runs that nobody goes on with. Raises ValueError if it can't be asked."""
+    from mlflow import MlflowClient
 
     from tracking.store import open_experiment
+    from tracking.store_uri import shown_uri
 
     experiment, config_hash = job
     experiment_id = open_experiment(experiment)  # first: it makes a store that is new, which many may want at once
-    client = mlflow.MlflowClient()
-    runs = client.search_runs([experiment_id], f"tags.{HASH} = '{config_hash}'")
-    for run in runs:
-        if run.info.status == "RUNNING" and held_by(run.data.tags.get(OWNER, ""), lock):
-            client.set_tag(run.info.run_id, "error", f"killed, with its process ({run.data.tags[OWNER]})")
-            client.set_terminated(run.info.run_id, "KILLED")
-    return list(runs)
+    end_gone_runs()
+    client = MlflowClient()
+    wanted = f"tags.{HASH} = '{config_hash}' and attributes.status = 'FINISHED'"
+    try:
+        found = patiently(lambda: client.search_runs([experiment_id], wanted, max_results=1), known=True)
+    except StoreTrouble as trouble:
+        raise ValueError(f"the tracking store {shown_uri()} can't be asked ({trouble}). Correct or unset MLFLOW_TRACKING_URI") from trouble
+    return found[0].info.run_id if found else None
+
+
+def end_gone_runs() -> None:
+    """End the runs of this machine whose processes are gone, as KILLED: they were killed at once, or had lost the store.
+
+    What the processes of other machines run, that share the store, is theirs: from here nobody can tell whether it goes on. That a store
+    can't be used is for whoever writes into it to say.
+    """
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    try:
+        for run in patiently(lambda: _running(client), known=True):
+            owner = run.data.tags.get(OWNER, "")
+            if is_gone(owner):
+                patiently(lambda: _end(client, run.info.run_id, owner), known=True)  # noqa: B023  # called at once
+    except StoreTrouble:
+        return
+
+
+def _running(client: Any) -> list[Any]:
+    experiments = [one.experiment_id for one in client.search_experiments(max_results=MOST_EXPERIMENTS)]
+    own = f"attributes.status = 'RUNNING' and tags.{OWNER} LIKE '{socket.gethostname()} %'"
+    return list(client.search_runs(experiments, own))
+
+
+def _end(client: Any, run_id: str, owner: str) -> None:
+    """Unless it has ended itself since it was asked for."""
+    info = client.get_run(run_id).info
+    if info.status == "RUNNING":
+        client.set_tag(run_id, "error", f"its process ended before it did, or lost the tracking store ({owner})")
+        client.set_terminated(run_id, "KILLED", max(info.start_time, int(time.time() * 1000)))

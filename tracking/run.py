@@ -1,49 +1,74 @@
-"""One MLflow run: begun, filled, and ended as what it was."""
+"""One MLflow run: begun, filled, and ended as what it was, whatever happens to its process and to its store.
+
+Through MLflow's client alone: an active run, as `mlflow.start_run` has it, would be continued from MLFLOW_RUN_ID and ended as FINISHED
+with the process.
+"""
 
 from __future__ import annotations
 
 import atexit
 import math
+import os
+import sys
+import tempfile
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tracking.alive import OWNER, Claim
+from tracking.entries import Artifact, Batch, Entry, InputSet, Point
+from tracking.finished import end_gone_runs
+from tracking.patience import StoreTrouble, patiently
 from tracking.shown_uri import without_password
 from tracking.signals import signals_wait
 from tracking.store import open_experiment
+from tracking.store_file import StoreFile
+from tracking.store_uri import database_of, shown_uri, tracking_uri
+from tracking.unlogged import Unlogged
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from mlflow import MlflowClient
 
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000
 LONGEST_NAME = 250  # of a run, in characters: what MLflow's tables hold
+ONCE = 0.0  # seconds of patience: for what has been waited for already, or with a person who wants to leave
+
+
+class StoreLost(ConnectionError):
+    """A run's store did not take all of it. The message says why, and where the rest is."""
 
 
 class TrackedRun:
-    """What can be written into the active MLflow run."""
+    """What can be written into a run. Nothing here fails for the store's sake: what it does not take is kept, see `Unlogged`."""
 
-    def __init__(self, run_id: str, experiment_id: str) -> None:
+    def __init__(self, run_id: str, experiment_id: str, name: str = "") -> None:
         self.run_id = run_id
         self.experiment_id = experiment_id
+        self.name = name
+        self.unlogged: Unlogged | None = None
+        self.raw: Path | None = None  # a file that has the run's numbers, whatever becomes of the store
+        self.started = int(time.time() * 1000)
+        self._started = time.monotonic()
+        self._away = False
+        self._file = StoreFile(database_of(tracking_uri()))
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Params, as text; one that is longer than MLflow keeps is cut there and whole in params/<name>.txt."""
-        import mlflow
-
         texts = {name: str(value) for name, value in values.items()}
         for name, text in texts.items():
             if len(text) > LONGEST_PARAM:
-                mlflow.log_text(text, f"params/{name}.txt")
-        mlflow.log_params({name: text[:LONGEST_PARAM] for name, text in texts.items()})
+                self.text(text, f"params/{name}.txt")
+        self._write(Batch(params={name: text[:LONGEST_PARAM] for name, text in texts.items()}))
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Metrics at full precision. One that is not a number becomes a tag `undefined.<name>`, never a value."""
-        import mlflow
-
-        mlflow.log_metrics({name: float(value) for name, value in values.items() if not math.isnan(value)}, step=step)
+        now = self._now()
+        self._write(Batch(points=[Point(name, float(value), now, step) for name, value in values.items() if not math.isnan(value)]))
         self.tags({f"undefined.{name}": "not a number" for name, value in values.items() if math.isnan(value)})
 
     def history(self, steps: Sequence[Mapping[str, float]], prefix: str) -> None:
@@ -52,119 +77,202 @@ class TrackedRun:
 
     def points(self, steps: Mapping[int, Mapping[str, float]], prefix: str = "") -> None:
         """Metrics by step, in one batch. At the same step, what `metrics` logs afterwards is the later point, which MLflow shows."""
-        import time
-
-        from mlflow import MlflowClient
-        from mlflow.entities import Metric
-
-        a_moment_ago = int(time.time() * 1000) - 1  # of two points at one step and millisecond the larger value would count
+        a_moment_ago = self._now() - 1  # of two points at one step and millisecond the larger value would count
         points = [
-            Metric(f"{prefix}{name}", float(value), a_moment_ago, step)
+            Point(f"{prefix}{name}", float(value), a_moment_ago, step)
             for step, values in steps.items()
             for name, value in values.items()
             if not math.isnan(value)
         ]
-        client = MlflowClient()
-        for start in range(0, len(points), 1000):
-            client.log_batch(self.run_id, metrics=points[start : start + 1000])
+        self._write(Batch(points=points))
 
     def tags(self, values: Mapping[str, Any]) -> None:
-        import mlflow
-
         if values:
-            mlflow.set_tags({name: str(value)[:LONGEST_TAG] for name, value in values.items()})
+            self._write(Batch(tags={name: str(value)[:LONGEST_TAG] for name, value in values.items()}))
 
     def note(self, markdown: str) -> None:
         """What MLflow's page of the run shows as its description."""
         self.tags({"mlflow.note.content": markdown})
 
     def image_set(self, name: str, digest: str, dataset: str, context: str) -> None:
-        """Note a set of images as an input of the run: its name and digest, not its pixels.
-
-        An experiment's runs share it. MLflow looks for it, then adds it: of two runs that add it, one fails, and finds it the next time.
-        """
-        import mlflow
-        from mlflow.data.code_dataset_source import CodeDatasetSource
-        from mlflow.data.meta_dataset import MetaDataset
-        from mlflow.exceptions import MlflowException
-
-        source = CodeDatasetSource(tags={"dataset": dataset})
-        images = MetaDataset(source, name=name, digest=digest[:32])  # type: ignore[abstract]  # MLflow's own class lacks an annotation
-        try:
-            mlflow.log_input(images, context=context)
-        except MlflowException as error:
-            if "unique" not in str(error).lower():  # the word of sqlite, PostgreSQL and a server that has one of them
-                raise
-            mlflow.log_input(images, context=context)
+        """Note a set of images as an input of the run: its name and digest, not its pixels."""
+        self._write(InputSet(name, digest, dataset, context))
 
     def file(self, path: Path, folder: str = "") -> None:
-        import mlflow
-
-        mlflow.log_artifact(str(path), folder or None)
+        self._write(Artifact(path, folder))
 
     def text(self, content: str, name: str) -> None:
-        import mlflow
-
-        mlflow.log_text(content, name)
+        with _named(name) as (path, folder):
+            path.write_text(content, encoding="utf-8")
+            self.file(path, folder)
 
     def picture(self, figure: Figure, name: str) -> None:
-        import mlflow
+        with _named(f"pictures/{name}") as (path, folder):
+            figure.savefig(path)
+            self.file(path, folder)
 
-        mlflow.log_figure(figure, f"pictures/{name}")
+    def end(self, status: str) -> None:
+        """Write what is left, and say how the run ended. Raises StoreLost where the store has not taken all of it by then.
+
+        Waits only where nothing has been waited for before, and nobody wants to leave.
+        """
+        if self.unlogged is not None:
+            self.unlogged.send(lambda entry: self._send(entry, ONCE))
+        left = self.unlogged.trouble if self.unlogged else None
+        if left is not None and left.refused:
+            status = "FAILED" if status == "FINISHED" else status
+        trouble = self._terminate(status, left, patience=None if status == "FINISHED" and self.unlogged is None else ONCE)
+        if trouble is not None or left is not None:
+            raise StoreLost(self._what_is_lost(trouble, left))
+
+    def _terminate(self, status: str, left: StoreTrouble | None, patience: float | None) -> StoreTrouble | None:
+        if left is not None and not left.refused:
+            return left
+        try:
+            patiently(lambda: self._ended(status, left), known=True, patience=patience)
+        except StoreTrouble as trouble:
+            return trouble
+        return None
+
+    def _ended(self, status: str, left: StoreTrouble | None) -> None:
+        self._file.check()
+        with signals_wait():
+            if left is not None:
+                self._client.set_tag(self.run_id, "error", f"the store did not take all of it: {left}")
+            self._client.set_terminated(self.run_id, status, self._now())
+
+    def _what_is_lost(self, trouble: StoreTrouble | None, left: StoreTrouble | None) -> str:
+        run = f"run {self.run_id}"
+        kept = f"What {run} could not log is in {self.unlogged.folder}" if left and self.unlogged else f"All that {run} logs is there"
+        says = ". It says RUNNING until the next run on this machine begins, which ends it" if trouble else ""
+        numbers = f"; the numbers are in {self.raw}" if self.raw else ""
+        return f"the tracking store {shown_uri()} was lost ({trouble or left}). {kept}{numbers}{says}"
+
+    def _write(self, entry: Entry) -> None:
+        try:
+            if not self._away:
+                self._send(entry, None)
+                return
+        except StoreTrouble as trouble:
+            self._away = not trouble.refused
+            self._kept().trouble = trouble
+        self._kept().keep(entry)
+
+    def _send(self, entry: Entry, patience: float | None) -> None:
+        def write() -> None:
+            self._file.check()
+            entry.write(self._client, self.run_id)
+
+        patiently(write, known=True, patience=patience)
+
+    def _kept(self) -> Unlogged:
+        if self.unlogged is None:
+            self.unlogged = Unlogged(self.run_id, self.name)
+        return self.unlogged
+
+    def _now(self) -> int:
+        """Milliseconds: the clock as it was when the run began, and the time since, which no correction of the clock turns back."""
+        return self.started + int((time.monotonic() - self._started) * 1000)
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        from mlflow import MlflowClient
+
+        return MlflowClient()
+
+
+@contextmanager
+def _named(name: str) -> Iterator[tuple[Path, str]]:
+    """A place for a file that is to be the artifact of that name, and the artifact's folder."""
+    folder, _, file = name.rpartition("/")
+    with tempfile.TemporaryDirectory() as place:
+        yield Path(place) / file, folder
 
 
 @contextmanager
 def tracked_run(experiment: str, name: str, *, nested: bool = False, tags: Mapping[str, str] | None = None) -> Iterator[TrackedRun]:
-    """A run that ends as what happened: FINISHED; KILLED on Ctrl-C or SIGTERM; else FAILED, the error in the tag `error`.
+    """A run that ends as what happened: FINISHED; KILLED on Ctrl-C or a signal; else FAILED, the error in the tag `error`.
 
-    MLflow ends as FINISHED whatever it still has when the process ends. A signal therefore waits while a run is begun or ended, and one
-    that comes between that and the next line has the run ended as KILLED before MLflow does.
+    Runs whose processes are gone are ended first. Raises ValueError where the run can't begin, StoreLost where the store is lost later.
+    A signal waits while a run is begun or ended. `nested`: a child of the run that this process began last.
     """
-    import mlflow
-
     experiment_id = open_experiment(experiment)
+    if not nested:
+        end_gone_runs()
+    claim = Claim()
     name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"  # its params have all of it
-    _outlive_mlflow()
-    run: TrackedRun | None = None
+    run = TrackedRun("", experiment_id, name)
+    parent = {"mlflow.parentRunId": _begun[-1].run_id} if nested and _begun else {}
     status = "FAILED"
     try:
-        with signals_wait():
-            active = mlflow.start_run(
-                experiment_id=experiment_id, run_name=name, nested=nested, tags=dict(tags or {}), log_system_metrics=False
-            )
-            run = TrackedRun(active.info.run_id, experiment_id)
-            _begun.append(run.run_id)
+        _begin(run, claim, {**(tags or {}), **parent})
         yield run
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     except Exception as error:
-        if run is not None:
+        if run.run_id:
             run.tags({"error": without_password(f"{type(error).__name__}: {error}")})
             run.text(without_password(traceback.format_exc()), "error.txt")
         raise
     finally:
+        _end(run, claim, status)
+
+
+def _begin(run: TrackedRun, claim: Claim, tags: Mapping[str, str]) -> None:
+    """Create the run, once: an answer that was lost on its way is no reason for a second one, for the first has this claim's tag."""
+    from mlflow.tracking.context.registry import resolve_tags
+
+    client = run._client
+    given = resolve_tags({**tags, OWNER: claim.owner, "mlflow.runName": run.name})
+    asked = False
+
+    def create() -> None:
+        nonlocal asked
+        found = client.search_runs([run.experiment_id], f"tags.{OWNER} = '{claim.owner}'") if asked else []
+        asked = True
         with signals_wait():
-            if run is not None:
-                mlflow.end_run(status)
-                _begun.remove(run.run_id)
+            made = found[0] if found else client.create_run(run.experiment_id, run.started, given, run.name)
+            run.run_id = made.info.run_id
+            _begun.append(run)
+
+    try:
+        patiently(create, known=True)
+    except StoreTrouble as trouble:
+        raise ValueError(f"the tracking store {shown_uri()} takes no run ({trouble}). Correct or unset MLFLOW_TRACKING_URI") from trouble
+    _end_with_the_process()
 
 
-_begun: list[str] = []  # the runs of this process that were begun and not ended
+def _end(run: TrackedRun, claim: Claim, status: str) -> None:
+    """End a run that was begun; what is wrong with the store is an error only where there is no other."""
+    lost: StoreLost | None = None
+    if run.run_id:
+        try:
+            run.end(status)
+        except StoreLost as error:
+            lost = error
+        _begun.remove(run)
+    claim.give_up(ended=lost is None)
+    if lost is not None and status == "FINISHED":
+        raise lost
+    if lost is not None:
+        print(f"warning: {lost}", file=sys.stderr)
+
+
+_begun: list[TrackedRun] = []  # the runs of this process that were begun and not ended
 
 
 @cache
-def _outlive_mlflow() -> None:
-    """At the process's end those functions run first that were registered last: this one before MLflow's own."""
-    import mlflow  # noqa: F401  # which registers its own
-
-    atexit.register(_end_as_killed)
+def _end_with_the_process() -> None:
+    """A signal between two lines may leave a run that was begun."""
+    atexit.register(_end_as_killed, os.getpid())
 
 
-def _end_as_killed() -> None:
-    import mlflow
-
-    while _begun:
-        mlflow.end_run("KILLED")
-        _begun.pop()
+def _end_as_killed(process: int) -> None:
+    while _begun and os.getpid() == process:  # a child that was forked has a copy of the list, and none of the runs
+        run = _begun.pop()
+        try:
+            run.end("KILLED")
+        except StoreLost as lost:
+            print(f"warning: {lost}", file=sys.stderr)

@@ -9,14 +9,22 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-WAITING = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)  # the last one: what command_line raises again a moment later
+# What ends a process: a closed terminal, Ctrl-C, Ctrl-\\, a batch system that warns or has no more time to give, its time on a processor.
+# Not every platform has all of them. SIGALRM: what command_line raises again a moment later.
+ENDING = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK") if hasattr(signal, name)
+)
+BY_A_PERSON = (signal.SIGINT, signal.SIGTERM)
+WAITING = (signal.SIGINT, *ENDING, *((signal.SIGALRM,) if hasattr(signal, "SIGALRM") else ()))
 
 
 @contextmanager
 def signals_wait() -> Iterator[None]:
-    """Ctrl-C and SIGTERM do what they do when this is left, and a second one at once: what hangs can be broken off.
+    """Signals that end a process do what they do when this is left.
 
-    Only where they have handlers in Python, and in the main thread, which is the one that runs them.
+    A person's second one does it at once: what hangs can be broken off. The others come more than once by themselves: SIGXCPU each second,
+    SIGHUP from the kernel and from the shell. Only where they have handlers in Python, and in the main thread, which is the one that runs
+    them.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -26,7 +34,8 @@ def signals_wait() -> Iterator[None]:
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
-        if len(came) > 1:
+        if len(came) > 1 and number in BY_A_PERSON:
+            came.clear()
             handlers[number](number, frame)
 
     for number in handlers:
@@ -36,5 +45,5 @@ def signals_wait() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        if len(came) == 1:  # also where an error leaves this: what goes on after errors does not go on after a signal
+        if came:  # also where an error leaves this: what goes on after errors does not go on after a signal
             handlers[came[0]](came[0], None)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tracking import sorted_points
+from tracking.patience import StoreTrouble, patiently
 from tracking.selection import EVERY_RUN, Selection
 from tracking.sql_store import VERSION, Rows, SqlStore, Unreadable, check_tables
 from tracking.store_uri import sqlite_file
@@ -20,7 +21,7 @@ PAGE = """
     SELECT rowid, run_uuid, key, step, timestamp, value, is_nan FROM metrics
     WHERE run_uuid IN {runs} AND rowid > {after} ORDER BY rowid LIMIT {at_once}
 """
-WAIT_SECONDS = 30  # for a job that writes
+AT_ONCE_SECONDS = 1  # sqlite's own waiting hears no Ctrl-C
 
 
 def schema_version(uri: str) -> str:
@@ -50,7 +51,7 @@ def read_sqlite(uri: str, selection: Selection = EVERY_RUN) -> Iterator[StoredRu
 def connect(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise ValueError(f"expected a sqlite store at {path}, got no such file. Check --tracking_uri and the current folder.")
-    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=WAIT_SECONDS)
+    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=AT_ONCE_SECONDS)
     connection.text_factory = bytes  # decoded one run at a time, so that one garbled value costs one run and not the query
     return connection
 
@@ -58,10 +59,23 @@ def connect(path: Path) -> sqlite3.Connection:
 def select(path: Path, statement: str, runs: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
     """The rows of a statement, `runs` in the place of its {runs}. Raises Unreadable where the damage may be of these runs alone."""
     ids = [run if isinstance(run, str) else bytes(run).decode(errors="surrogateescape") for run in runs]
-    try:
+    filled = statement.format(runs=f"({','.join('?' * len(ids))})")
+
+    def rows() -> list[tuple[Any, ...]]:
         with closing(connect(path)) as connection:
-            return connection.execute(statement.format(runs=f"({','.join('?' * len(ids))})"), ids).fetchall()
-    except sqlite3.Error as error:
+            return connection.execute(filled, ids).fetchall()
+
+    try:
+        return patiently(rows, of=sqlite3.Error)
+    except StoreTrouble as trouble:
+        error = trouble.__cause__
+        if not isinstance(error, sqlite3.Error):
+            raise
+        if not trouble.refused:
+            raise ValueError(
+                f"expected a sqlite store that can be read, got {path}, which another program keeps locked ({trouble}). "
+                "End that program, or start again when it is done"
+            ) from error
         if runs and (getattr(error, "sqlite_errorcode", 0) & 0xFF) == sqlite3.SQLITE_CORRUPT:
             raise Unreadable(str(error)) from error
         if left_unfinished(path, error):

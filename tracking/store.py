@@ -7,20 +7,20 @@ import getpass
 import hashlib
 import logging
 import os
-import socket
+import re
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tracking.answers import ask_database, ask_server
 from tracking.artifact_place import check_place, new_place
 from tracking.experiment_page import description_of, tags_of_new
 from tracking.missing_driver import driver_told
 from tracking.named_store import check_driver, check_folder, check_name
-from tracking.shown_uri import one_line, without_password
+from tracking.patience import StoreTrouble, patiently
+from tracking.shown_uri import without_password
+from tracking.store_file import clean_beside, connect_anew, name_while_made, remove
 from tracking.store_uri import (
     VARIABLE,
     database_of,
@@ -32,10 +32,8 @@ from tracking.store_uri import (
     tracking_uri,
 )
 
-ANSWER_SECONDS = 5
+ON_DISK = re.compile(r"disk is full|disk I/O error|No space left|File too large|quota", re.IGNORECASE)
 SQLITE = b"SQLite format 3\0"  # how every database begins; one without a table is empty
-ABANDONED_SECONDS = 3600  # a store is made in seconds
-SERVER_ERROR = 500  # below it the server answers, if only to ask who we are
 REDIRECTS = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_ACTIVE_MODEL_ID")
 
 
@@ -55,31 +53,13 @@ def check_store(experiment: str | None = None) -> None:
 
 
 def _check_server(uri: str) -> None:
-    import requests
-
     try:
-        status = requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS).status_code
-        if status >= SERVER_ERROR:
-            raise requests.HTTPError(f"status {status}")
-    except requests.RequestException as error:
+        patiently(lambda: ask_server(uri))
+    except StoreTrouble as trouble:
         shown = without_password(uri)
         raise ValueError(
-            f"the tracking server {shown} does not answer ({type(error).__name__}). Start it, or correct or unset MLFLOW_TRACKING_URI"
-        ) from error
-
-
-@contextmanager
-def errors_of_the_store() -> Iterator[None]:
-    """What MLflow and its database say, in one line that names the store."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except ImportError as error:
-        raise driver_told(tracking_uri(), error) from error
-    except (MlflowException, SQLAlchemyError, OSError, NotImplementedError) as error:  # the last one: a file system without flock
-        raise ValueError(f"the tracking store {shown_uri()} can't be used ({one_line(error)}). Correct or unset {VARIABLE}") from error
+            f"the tracking server {shown} does not answer ({trouble}). Start it, or correct or unset MLFLOW_TRACKING_URI"
+        ) from trouble
 
 
 def open_experiment(name: str) -> str:
@@ -89,31 +69,51 @@ def open_experiment(name: str) -> str:
     elsewhere, so that a process that is killed over it leaves no half of a store. What a lock does not keep out, another machine or
     another user, loses: the store and the experiment that were there first count.
     """
-    import filelock
-    import mlflow
-
     check_name(name)
     uri = tracking_uri()
     for chatty in ("alembic", "mlflow.tracking.fluent"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)  # its warnings are what is raised in the end
-    with errors_of_the_store():
-        file = database_of(uri)
+    file = database_of(uri)
+    _give_to_mlflow(uri)
+    try:
+        experiment_id, found = patiently(lambda: _experiment(uri, file, name))
+    except StoreTrouble as trouble:
+        if isinstance(trouble.__cause__, ImportError):
+            raise driver_told(uri, trouble.__cause__) from trouble
+        raise ValueError(f"the tracking store {shown_uri()} can't be used ({trouble}). {_way_out(trouble)}") from trouble
+    if found is not None and found.lifecycle_stage != "active":
+        raise ValueError(f"experiment {name!r} was deleted in MLflow. Restore it there, or choose another --experiment")
+    if found is not None and not is_server(uri):
+        check_place(found.artifact_location, file, name)
+    return experiment_id
+
+
+def _way_out(trouble: StoreTrouble) -> str:
+    if ON_DISK.search(str(trouble)):
+        return "Make room on the disk, or raise the limit of a file's size (ulimit -f)"
+    if trouble.refused:
+        return f"Correct or unset {VARIABLE}"
+    return f"Start again when what holds it has ended, or set {VARIABLE} to another"
+
+
+def _experiment(uri: str, file: Path | None, name: str) -> tuple[str, Any]:
+    """Its id, and the experiment itself if it was there before. file: that of a sqlite store."""
+    import filelock
+    import mlflow
+
+    if file is not None:
+        _check_file(file)
+    with filelock.FileLock(_lock_of(file, uri)):
         if file is not None:
-            _check_file(file)
-        _give_to_mlflow(uri)
-        with filelock.FileLock(_lock_of(file, uri)):
-            if file is not None and not file.exists():
+            clean_beside(file)
+            if not file.exists():
                 _create(file)
-            client = mlflow.MlflowClient()
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                return _new_experiment(client, uri, name)
-            if found.lifecycle_stage != "active":
-                raise ValueError(f"experiment {name!r} was deleted in MLflow. Restore it there, or choose another --experiment")
-            if not is_server(uri):
-                check_place(found.artifact_location, file, name)
-            return found.experiment_id
+            connect_anew(file)
+        if is_database(uri):
+            ask_database(mlflow_uri(uri), file)
+        client = mlflow.MlflowClient()
+        found = client.get_experiment_by_name(name)
+        return (_new_experiment(client, file, name) if found is None else found.experiment_id), found
 
 
 def _give_to_mlflow(uri: str) -> None:
@@ -156,12 +156,12 @@ def _user() -> str:
     return str(os.getuid()) if hasattr(os, "getuid") else getpass.getuser()
 
 
-def _new_experiment(client: Any, uri: str, name: str) -> str:
+def _new_experiment(client: Any, file: Path | None, name: str) -> str:
     """The id of an experiment that was not there a moment ago."""
     from mlflow.exceptions import MlflowException
 
     try:
-        made: str = client.create_experiment(name, artifact_location=new_place(database_of(uri), name), tags=tags_of_new())
+        made: str = client.create_experiment(name, artifact_location=new_place(file, name), tags=tags_of_new())
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS" or (found := client.get_experiment_by_name(name)) is None:
             raise
@@ -176,28 +176,16 @@ def _create(file: Path) -> None:
     from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    partial = file.with_name(f"{file.name}.{socket.gethostname()}.{os.getpid()}.partial")
-    for other in file.parent.glob(f"{file.name}.*.partial"):
-        if other == partial or _is_left_over(other, file):  # its own name: of a container that was killed, and had the same
-            other.unlink(missing_ok=True)
+    partial = name_while_made(file)
+    remove(partial)
     try:
         SqlAlchemyStore(sqlite_uri(partial), DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
         with contextlib.suppress(FileExistsError):  # made on another machine meanwhile: that one counts
             os.link(partial, file)
     finally:
-        partial.unlink(missing_ok=True)
+        remove(partial)
 
 
-def _is_left_over(partial: Path, file: Path) -> bool:
-    """Whether nobody makes a store of it any more: its process, of this machine, is gone, or it is old."""
-    host, _, process = partial.name.removeprefix(f"{file.name}.").removesuffix(".partial").rpartition(".")
-    try:
-        if time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
-            return True
-        if host == socket.gethostname():
-            os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, ValueError):  # gone meanwhile, another user's, or a name of somebody else's
-        return False
-    return False
+def is_database(uri: str) -> bool:
+    """Whether MLflow reaches the store through SQLAlchemy."""
+    return uri.partition("://")[0].partition("+")[0] in ("sqlite", "postgresql", "mysql", "mssql")

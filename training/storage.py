@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from temporary_files import remove_left_over, temporary_name
+
 HEADER, HEADER_DIGEST = "lethe", "lethe_sha256"
 WAY_OUT = "Free the place, or choose another with --save_dir"
 
@@ -41,9 +43,10 @@ def write_bytes(path: Path, content: bytes, way_out: str = WAY_OUT) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_left_over(path.parent)
         with partial.open("wb") as file:
             file.write(content)
             file.flush()
@@ -55,19 +58,23 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def check_writable(folder: Path, way_out: str = WAY_OUT) -> None:
-    """ValueError if files can't be made in `folder`, or the folder itself in what there is of its parents. Leaves nothing behind.
+    """ValueError if files can't be made in `folder`, or the folder itself in what there is of its parents.
+
+    Leaves nothing behind, neither its own nor what killed processes were writing there.
 
     Makes no folder: one that another process finds, and that is gone again before it writes there, would be its error.
     """
     there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
-    probe = there / f".writable-{os.getpid()}"
+    probe = temporary_name(there / ".writable")
     try:
-        _replace(probe, b"")
+        with probe.open("wb") as file:
+            os.fsync(file.fileno())
     except OSError as error:
         raise ValueError(f"{folder} can't be written ({error.strerror}). {way_out}") from error
     finally:
         with contextlib.suppress(OSError):
             probe.unlink()
+    remove_left_over(folder)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

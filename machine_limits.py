@@ -1,0 +1,57 @@
+"""What the machine could not give, in a line: memory, room on a disk, the size of a file. A traceback would add nothing."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+
+# Memory that C++ asked for in vain, a library that did not fit in, a thread that could not be started: no MemoryError of Python's.
+OF_MEMORY = re.compile(
+    r"can't allocate memory|cannot allocate memory|not enough memory|bad_alloc|out of memory|failed to map segment", re.I
+)
+OF_THREADS = re.compile(r"can't start new thread|resource temporarily unavailable", re.I)
+
+MEMORY = "not enough memory. Raise the limit (ulimit -v, the batch system's), end other programs, or choose a smaller model or dataset"
+ON_DISK = {
+    errno.ENOSPC: "no room is left on the disk",
+    errno.EDQUOT: "the quota on the disk is used up",
+    errno.EFBIG: "a file would be larger than is allowed (ulimit -f)",
+}
+OTHERS = {
+    errno.EMFILE: "too many files are open. Raise the limit (ulimit -n)",
+    errno.ENFILE: "too many files are open on this machine. End other programs",
+    errno.ENOMEM: MEMORY,
+}
+
+
+def limit_met(error: BaseException) -> str | None:
+    """What an error, or one that it came from, says of the machine; None where it says nothing."""
+    for one in _chain(error):
+        said = _said_by(one)
+        if said is not None:
+            return said
+    return None
+
+
+def _said_by(error: BaseException) -> str | None:
+    text = str(error)
+    if isinstance(error, MemoryError):
+        return MEMORY
+    if isinstance(error, OSError) and error.errno in OTHERS:
+        return OTHERS[error.errno]
+    if isinstance(error, OSError) and error.errno in ON_DISK:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{ON_DISK[error.errno]}. Make room, or work in another folder; what is complete is kept"
+    if isinstance(error, RuntimeError | ImportError) and OF_MEMORY.search(text):
+        return MEMORY
+    if isinstance(error, RuntimeError) and OF_THREADS.search(text):
+        return "no thread can be started. Raise the limits of memory and processes (ulimit -v, -u), or set OMP_NUM_THREADS=1"
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    one: BaseException | None = error
+    while one is not None:
+        yield one
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)

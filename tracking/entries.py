@@ -1,0 +1,83 @@
+"""What is written into a run, as data: written once more where the store was away, and into a folder where it does not come back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+class Point(NamedTuple):
+    """A value of a metric; timestamp: milliseconds."""
+
+    name: str
+    value: float
+    timestamp: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Params, tags, and values of metrics with their time in milliseconds and their step."""
+
+    params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    points: Sequence[Point] = ()
+
+    def write(self, client: MlflowClient, run_id: str) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        client.log_batch(
+            run_id,
+            metrics=[Metric(*point) for point in self.points],
+            params=[Param(name, value) for name, value in self.params.items()],
+            tags=[RunTag(name, value) for name, value in self.tags.items()],
+        )
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file, in a folder of the run's artifacts."""
+
+    path: Path
+    folder: str = ""
+
+    def write(self, client: MlflowClient, run_id: str) -> None:
+        client.log_artifact(run_id, str(self.path), self.folder or None)
+
+
+@dataclass(frozen=True)
+class InputSet:
+    """A set of images that is an input of the run: its name and digest, not its pixels."""
+
+    name: str
+    digest: str
+    dataset: str
+    context: str
+
+    def write(self, client: MlflowClient, run_id: str) -> None:
+        """An experiment's runs share it. MLflow looks for it, then adds it.
+
+        Of two runs that add it at once, one fails, and finds it the next time.
+        """
+        from mlflow.data.code_dataset_source import CodeDatasetSource
+        from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.entities import DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
+
+        source = CodeDatasetSource(tags={"dataset": self.dataset})
+        images = MetaDataset(source, name=self.name, digest=self.digest[:32])  # type: ignore[abstract]  # MLflow's own class lacks an annotation
+        entry = DatasetInput(images._to_mlflow_entity(), [InputTag("mlflow.data.context", self.context)])
+        try:
+            client.log_inputs(run_id, [entry])
+        except MlflowException as error:
+            if "unique" not in str(error).lower():  # the word of sqlite, PostgreSQL and a server that has one of them
+                raise
+            client.log_inputs(run_id, [entry])
+
+
+Entry = Batch | Artifact | InputSet

@@ -1,0 +1,224 @@
+"""Waiting for a tracking store: patient with one that is busy, quick with one that is wrong.
+
+Every call that reads or writes a store goes through `patiently`. MLflow's own retries are off meanwhile: they wait for four minutes where a
+server is wrong, and for seconds where a database is locked.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from tracking.shown_uri import without_password
+
+PATIENCE = 150.0  # seconds: a backup, a database browser or a server's restart holds a store for a minute or two
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
+TOLD_AFTER = 5.0  # seconds of waiting, after which a person is told what for
+ANSWER_SECONDS, CONNECT_SECONDS = 60, 10  # of one request
+LONGEST_REASON = 200
+
+# What each thing says is one of: it is busy, which passes; it is away, which passes where it has been there before; it is wrong.
+State = Literal["busy", "away", "wrong"]
+STATUSES: Mapping[int, State] = {408: "busy", 425: "busy", 429: "busy", 503: "busy", 504: "busy", 500: "away", 502: "away"}
+SQLITE_STATES: Mapping[int, State] = {sqlite3.SQLITE_BUSY: "busy", sqlite3.SQLITE_LOCKED: "busy"}
+
+# PostgreSQL's classes of errors: resources, conflicts of transactions, a lock, a start; a shutdown, a connection.
+SQLSTATES: tuple[tuple[str, State], ...] = (
+    ("53", "busy"),
+    ("40", "busy"),
+    ("55P03", "busy"),
+    ("57P03", "busy"),
+    ("57P0", "away"),
+    ("08", "away"),
+)
+
+# A connection that can't be made has no such code: what drivers of PostgreSQL and MySQL say instead.
+SAID: tuple[tuple[re.Pattern[str], State], ...] = (
+    (
+        re.compile(r"starting up|shutting down|recovery mode|too many (clients|connections)|connection slots|lock wait|deadlock", re.I),
+        "busy",
+    ),
+    (re.compile(r"database( table)? is locked|temporarily", re.I), "busy"),
+    (
+        re.compile(r"refused|closed the connection|connection was closed|can't connect|could not connect|gone away|lost connection", re.I),
+        "away",
+    ),
+    (re.compile(r"broken pipe|reset by peer|no route to host|timed out|timeout expired", re.I), "away"),
+)
+WRONG = re.compile(r"authentication failed|does not exist|access denied|unknown database|could not translate host name", re.I)
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What an error says of the store, and why, in a line without a password."""
+
+    state: State
+    reason: str
+
+
+class StoreTrouble(Exception):
+    """The store could not be used. `refused`: it answered, and would not."""
+
+    def __init__(self, trouble: Trouble, waited: float = 0.0) -> None:
+        after = f", for {waited:.0f} s" if waited >= TOLD_AFTER else ""
+        super().__init__(trouble.reason + after)
+        self.refused = trouble.state == "wrong"  # which no waiting changes
+
+
+_given_up = False  # whether the last call was waited for in vain: no other run of this process waits for the same again, see `known`
+
+
+def patiently(call: Callable[[], Answer], *, known: bool = False, patience: float | None = None, of: type[Exception] = Exception) -> Answer:
+    """The call's answer, as soon as the store gives one.
+
+    known: the store has been used before by this process, so that one which is away will be back.
+    patience: seconds (default: PATIENCE). of: the errors that the store is to answer for.
+    Raises StoreTrouble, from the last error, where it is wrong or patience has ended. A lack of memory passes through.
+    """
+    global _given_up
+    limit = PATIENCE if patience is None else patience
+    if known and _given_up:
+        limit = 0.0
+    began = time.monotonic()
+    pause, told = FIRST_PAUSE, False
+    while True:
+        try:
+            with _no_other_retries():
+                answer = call()
+            _given_up = False
+            return answer
+        except (MemoryError, StoreTrouble):
+            raise
+        except of as error:  # MLflow, SQLAlchemy, drivers and clients of clouds have errors of their own
+            trouble = trouble_of(error)
+            waited = time.monotonic() - began
+            passes = trouble.state == "busy" or (trouble.state == "away" and known)
+            if not passes or waited + pause > limit:
+                _given_up = known and trouble.state != "wrong"
+                raise StoreTrouble(trouble, waited) from error
+        if waited > TOLD_AFTER and not told:
+            told = True
+            print(f"waiting for the tracking store, up to {limit:.0f} s: {trouble.reason}", file=sys.stderr)
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def trouble_of(error: BaseException) -> Trouble:
+    """What an error says of the store: the innermost that says something does."""
+    found = None
+    for one in _chain(error):
+        found = _of_database(one) or _of_http(one) or found
+    return found or Trouble(_said(str(error)), reason_of(error))
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in a line without a password, cut where it is long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return without_password(text[:LONGEST_REASON])
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it came from, and so on."""
+    one: BaseException | None = error
+    while one is not None:
+        yield one
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+
+
+def _of_database(error: BaseException) -> Trouble | None:
+    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.exc import TimeoutError as NoConnectionLeft
+
+    if isinstance(error, NoConnectionLeft):
+        return Trouble("busy", "no connection is free")
+    if isinstance(error, DBAPIError):
+        inner = error.orig or error
+        return Trouble("away" if error.connection_invalidated else _state_of_driver(inner), reason_of(inner))
+    return Trouble(_state_of_driver(error), reason_of(error)) if isinstance(error, sqlite3.Error) else None
+
+
+def _state_of_driver(error: BaseException) -> State:
+    """By the code that sqlite or PostgreSQL gives, else by what is said."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is not None:
+        return SQLITE_STATES.get(code & 0xFF, "wrong")
+    sqlstate = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
+    if isinstance(sqlstate, str):
+        return next((state for start, state in SQLSTATES if sqlstate.startswith(start)), "wrong")
+    return _said(str(error))
+
+
+def _said(text: str) -> State:
+    if WRONG.search(text):
+        return "wrong"
+    return next((state for words, state in SAID if words.search(text)), "wrong")
+
+
+def _of_http(error: BaseException) -> Trouble | None:
+    import requests
+
+    if isinstance(error, requests.exceptions.Timeout) and not isinstance(error, requests.exceptions.ConnectTimeout):
+        return Trouble("busy", f"no answer within {ANSWER_SECONDS} s")
+    status = _status_of(error)
+    if status is not None:
+        return Trouble(STATUSES.get(status, "wrong"), f"the server answers with status {status}")
+    if isinstance(error, requests.exceptions.InvalidURL):
+        return Trouble("wrong", reason_of(error))
+    if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.ChunkedEncodingError):
+        return Trouble("away", f"the server does not answer ({_innermost(error)})")
+    if "not in a valid JSON format" in str(error):
+        return Trouble("away", "what answers is no MLflow server: the answer is no JSON")
+    return None
+
+
+def _status_of(error: BaseException) -> int | None:
+    """The status of an answer that a request was given up for."""
+    import requests
+
+    if isinstance(error, requests.exceptions.RetryError):  # no retries: the first answer that would be worth one
+        found = re.search(r"too many (\d{3}) error", str(error))
+        return int(found[1]) if found else None
+    response = getattr(error, "response", None)
+    return response.status_code if isinstance(response, requests.Response) else None
+
+
+def _innermost(error: BaseException) -> str:
+    """The type of the error that the others wrap, as ConnectionRefusedError; drivers hide it in their arguments."""
+    inner = error
+    while (further := _within(inner)) is not None:
+        inner = further
+    return type(inner).__name__
+
+
+def _within(error: BaseException) -> BaseException | None:
+    wrapped = (getattr(error, "reason", None), *error.args, error.__cause__)
+    return next((one for one in wrapped if isinstance(one, BaseException) and one is not error), None)
+
+
+@contextmanager
+def _no_other_retries() -> Iterator[None]:
+    """MLflow's requests are made once, and have a time limit, unless a person has set another; it prints no traceback and no address."""
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    own = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+    limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": ANSWER_SECONDS, "PGCONNECT_TIMEOUT": CONNECT_SECONDS}
+    own |= {name: str(seconds) for name, seconds in limits.items() if name not in os.environ}
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,89 @@
+"""The file of a local sqlite store: made whole or not at all, and the same from the beginning of a run to its end."""
+
+from __future__ import annotations
+
+import glob
+import os
+import socket
+import time
+from pathlib import Path
+
+from temporary_files import is_running
+from tracking.patience import StoreTrouble, Trouble
+
+PARTIAL = ".partial"
+ABANDONED_SECONDS = 3600  # a store is made in seconds
+BESIDE = ("-journal", "-wal", "-shm")  # what sqlite keeps beside a database that is written to
+
+Identity = tuple[int, int] | None  # None: there is no file
+
+
+class StoreFile:
+    """The file as it is now; None: a store of another kind. One that is deleted or replaced later would lose what is written."""
+
+    def __init__(self, file: Path | None) -> None:
+        self.file = file
+        self.identity = _identity_of(file)
+
+    def check(self) -> None:
+        """Raises StoreTrouble if it is another file, or none."""
+        now = _identity_of(self.file)
+        if now != self.identity:
+            change = "is not there any more" if now is None else "was replaced by another"
+            raise StoreTrouble(Trouble("wrong", f"{self.file} {change}"))
+
+
+def _identity_of(file: Path | None) -> Identity:
+    try:
+        status = None if file is None else file.stat()
+    except FileNotFoundError:
+        return None
+    return None if status is None else (status.st_dev, status.st_ino)
+
+
+def connect_anew(file: Path) -> None:
+    """Have MLflow give up its connections to a file that is another by now: they would go on writing into the one that is gone."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    now = _identity_of(file)
+    if _used.setdefault(file, now) != now:
+        _used[file] = now
+        for engine in SqlAlchemyStore._engine_map.values():
+            if engine.url.database and Path(engine.url.database).resolve() == file:
+                engine.dispose()
+
+
+_used: dict[Path, Identity] = {}  # the files that this process has used
+
+
+def name_while_made(file: Path) -> Path:
+    return file.with_name(f"{file.name}.{socket.gethostname()}.{os.getpid()}{PARTIAL}")
+
+
+def clean_beside(file: Path) -> None:
+    """Remove what processes left that were killed while they made the store.
+
+    What has this process's own name is of a container that was killed, and had the same.
+    """
+    for other in file.parent.glob(f"{glob.escape(file.name)}.*{PARTIAL}*"):
+        partial = other.with_name(other.name.partition(PARTIAL)[0] + PARTIAL)
+        if partial == name_while_made(file) or is_left_over(partial, file):
+            remove(partial)
+
+
+def remove(partial: Path) -> None:
+    """A database, and what sqlite keeps beside it."""
+    for ending in ("", *BESIDE):
+        partial.with_name(partial.name + ending).unlink(missing_ok=True)
+
+
+def is_left_over(partial: Path, file: Path) -> bool:
+    """Whether nobody makes a store of it any more: its process, of this machine, is gone, or it is old."""
+    host, _, process = partial.name.removeprefix(f"{file.name}.").removesuffix(PARTIAL).rpartition(".")
+    if host == socket.gethostname() and process.isdecimal() and not is_running(int(process)):
+        return True
+    try:
+        newest = max(one.stat().st_mtime for one in partial.parent.glob(f"{glob.escape(partial.name)}*"))
+    except (OSError, ValueError):  # gone meanwhile
+        return False
+    return time.time() - newest > ABANDONED_SECONDS

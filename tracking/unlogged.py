@@ -1,0 +1,68 @@
+"""What a store did not take: kept in a folder, so that no number and no model of a run is lost with its store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from tracking.entries import Artifact, Batch, Entry
+from tracking.patience import StoreTrouble
+
+FOLDER = Path("eval/unlogged")
+
+
+class Unlogged:
+    """The entries of one run that are on disk alone: `entries.json`, and below `artifacts` the files under their own names."""
+
+    def __init__(self, run_id: str, name: str) -> None:
+        self.folder = (FOLDER / run_id).absolute()  # of a process that may change its own
+        self.about = {"run_id": run_id, "run_name": name}
+        self.entries: list[Entry] = []
+        self.trouble: StoreTrouble | None = None
+
+    def keep(self, entry: Entry) -> None:
+        """Raises OSError where the disk does not take it either."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(entry, Artifact):
+            place = self.folder / "artifacts" / entry.folder
+            place.mkdir(parents=True, exist_ok=True)
+            entry = replace(entry, path=Path(shutil.copy(entry.path, place)))
+        self.entries.append(entry)
+        self._write()
+
+    def send(self, write: Callable[[Entry], None]) -> None:
+        """Write the entries once more. Those that are refused stay, and all that are left once the store is away."""
+        waiting, self.entries, self.trouble = self.entries, [], None
+        for entry in waiting:
+            try:
+                if self.trouble is None or self.trouble.refused:
+                    write(entry)
+                else:
+                    self.entries.append(entry)
+            except StoreTrouble as trouble:
+                self.trouble = trouble
+                self.entries.append(entry)
+        if self.entries:
+            self._write()
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write(self) -> None:
+        listed = [{"kind": type(entry).__name__, **_as_json(entry)} for entry in self.entries]
+        text = json.dumps({**self.about, "entries": listed}, indent=1)
+        partial = self.folder / "entries.json.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(self.folder / "entries.json")
+
+
+def _as_json(entry: Entry) -> dict[str, Any]:
+    if isinstance(entry, Artifact):
+        return {"path": str(entry.path), "folder": entry.folder}
+    if isinstance(entry, Batch):
+        points = [point._asdict() for point in entry.points]
+        return {"params": dict(entry.params), "tags": dict(entry.tags), "points": points}
+    return asdict(entry)
