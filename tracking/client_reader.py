@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tracking.missing_driver import driver_told
+from tracking.patience import StoreTrouble, patiently
 from tracking.run_filter import for_mlflow
 from tracking.selection import EVERY_RUN, Selection
-from tracking.shown_uri import one_line, without_password
+from tracking.shown_uri import without_password
 from tracking.sorted_points import SortedPoints
 from tracking.store_uri import VARIABLE, is_server, mlflow_uri
 from tracking.stored_run import PARENT_TAG, WARNING_TAG, BrokenRun, Point, StoredRun, checked_time, infinity_restored
@@ -59,15 +60,15 @@ def asked(uri: str, call: Callable[[], Answer]) -> Answer:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        return call()
-    except (MlflowException, SQLAlchemyError, CommandError) as error:
+        return patiently(call, of=(MlflowException, SQLAlchemyError, CommandError))
+    except StoreTrouble as trouble:
         if is_server(uri):
             raise ConnectionError(
-                f"expected an MLflow server at {without_password(uri)}, got {one_line(error)}. Check the address and that it runs"
-            ) from error
+                f"expected an MLflow server at {without_password(uri)}, got {trouble}. Check the address and that it runs"
+            ) from trouble
         raise ValueError(
-            f"expected a store that MLflow can read at {without_password(uri)}, got {one_line(error)}. Check --tracking_uri and {VARIABLE}"
-        ) from error
+            f"expected a store that MLflow can read at {without_password(uri)}, got {trouble}. Check --tracking_uri and {VARIABLE}"
+        ) from trouble
 
 
 @contextmanager

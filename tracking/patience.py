@@ -78,7 +78,13 @@ class StoreTrouble(Exception):
 _given_up = False  # whether the last call was waited for in vain: no other run of this process waits for the same again, see `known`
 
 
-def patiently(call: Callable[[], Answer], *, known: bool = False, patience: float | None = None, of: type[Exception] = Exception) -> Answer:
+def patiently(
+    call: Callable[[], Answer],
+    *,
+    known: bool = False,
+    patience: float | None = None,
+    of: type[Exception] | tuple[type[Exception], ...] = Exception,
+) -> Answer:
     """The call's answer, as soon as the store gives one.
 
     known: the store has been used before by this process, so that one which is away will be back.
@@ -124,7 +130,7 @@ def trouble_of(error: BaseException) -> Trouble:
 def reason_of(error: BaseException) -> str:
     """An error in a line without a password, cut where it is long."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return without_password(text[:LONGEST_REASON])
+    return without_password(text)[:LONGEST_REASON]
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

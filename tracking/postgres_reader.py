@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracking import sorted_points
 from tracking.missing_driver import driver_told
+from tracking.patience import StoreTrouble, patiently
 from tracking.selection import Selection
 from tracking.shown_uri import one_line, without_password
 from tracking.sql_store import HISTORY, VERSION, Pages, Rows, Select, SqlStore, check_tables
@@ -52,11 +53,11 @@ def connected(uri: str) -> Iterator[Connection]:
             f"expected a PostgreSQL store, got {shown}: {one_line(error)}. Write e.g. postgresql+psycopg2://HOST/DATABASE"
         ) from error
     try:
-        connection = engine.connect().execution_options(**SNAPSHOT)
-    except SQLAlchemyError as error:
+        connection = patiently(engine.connect, of=SQLAlchemyError).execution_options(**SNAPSHOT)
+    except StoreTrouble as trouble:
         raise ValueError(
-            f"expected a PostgreSQL server at {shown}, got {one_line(error)}. Check the address, the password, and that it runs"
-        ) from error
+            f"expected a PostgreSQL server at {shown}, got {trouble}. Check the address, the password, and that it runs"
+        ) from trouble
     try:
         yield connection
     finally:
