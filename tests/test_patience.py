@@ -81,6 +81,7 @@ def answered(status: int) -> requests.exceptions.HTTPError:
         (answered(502), "away", "status 502"),
         (RestException({"error_code": "PERMISSION_DENIED", "message": "not you"}), "wrong", "not you"),
         (MlflowException("the response body was not in a valid JSON format. Response body: '<html>'"), "away", "the answer is no JSON"),
+        (ConnectionResetError(104, "Connection reset by peer"), "away", "reset by peer"),
         (OSError(28, "No space left on device", "a.txt"), "wrong", "No space left on device"),
     ],
     ids=lambda value: str(value)[:60],

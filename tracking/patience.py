@@ -182,6 +182,8 @@ def _of_http(error: BaseException) -> Trouble | None:
         return Trouble("wrong", reason_of(error))
     if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.ChunkedEncodingError):
         return Trouble("away", f"the server does not answer ({_innermost(error)})")
+    if isinstance(error, ConnectionError):  # Python's own: of a client that is not MLflow's, as a cloud's
+        return Trouble("away", reason_of(error))
     if "not in a valid JSON format" in str(error):
         return Trouble("away", "what answers is no MLflow server: the answer is no JSON")
     return None
