@@ -7,6 +7,7 @@ server is wrong, and for seconds where a database is locked.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import sqlite3
@@ -20,6 +21,7 @@ from typing import Literal, TypeVar
 from tracking.shown_uri import without_password
 
 PATIENCE = 150.0  # seconds: a backup, a database browser or a server's restart holds a store for a minute or two
+BRIEFLY = 3.0  # for an answer that was lost
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
 TOLD_AFTER = 5.0  # seconds of waiting, after which a person is told what for
 ANSWER_SECONDS, CONNECT_SECONDS = 60, 10  # of one request
@@ -72,6 +74,7 @@ class StoreTrouble(Exception):
     def __init__(self, trouble: Trouble, waited: float = 0.0) -> None:
         after = f", for {waited:.0f} s" if waited >= TOLD_AFTER else ""
         super().__init__(trouble.reason + after)
+        self.state = trouble.state
         self.refused = trouble.state == "wrong"  # which no waiting changes
 
 
@@ -108,8 +111,7 @@ def patiently(
         except of as error:  # MLflow, SQLAlchemy, drivers and clients of clouds have errors of their own
             trouble = trouble_of(error)
             waited = time.monotonic() - began
-            passes = trouble.state == "busy" or (trouble.state == "away" and known)
-            if not passes or waited + pause > limit:
+            if waited + pause > min(limit, _worth(trouble.state, known)):
                 _given_up = known and trouble.state != "wrong"
                 raise StoreTrouble(trouble, waited) from error
         if waited > TOLD_AFTER and not told:
@@ -117,6 +119,13 @@ def patiently(
             print(f"waiting for the tracking store, up to {limit:.0f} s: {trouble.reason}", file=sys.stderr)
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _worth(state: State, known: bool) -> float:
+    """How many seconds of waiting a store is worth: where nobody has seen it, one that is away may be an address that is wrong."""
+    if state == "busy" or (state == "away" and known):
+        return math.inf
+    return BRIEFLY if state == "away" else 0.0
 
 
 def trouble_of(error: BaseException) -> Trouble:

@@ -93,7 +93,9 @@ def _way_out(trouble: StoreTrouble) -> str:
         return "Make room on the disk, or raise the limit of a file's size (ulimit -f)"
     if trouble.refused:
         return f"Correct or unset {VARIABLE}"
-    return f"Start again when what holds it has ended, or set {VARIABLE} to another"
+    if trouble.state == "busy":
+        return f"Start again when what holds it has ended, or set {VARIABLE} to another"
+    return f"Start it, or correct or unset {VARIABLE}"
 
 
 def _experiment(uri: str, file: Path | None, name: str) -> tuple[str, Any]:
