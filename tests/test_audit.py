@@ -105,18 +105,16 @@ def test_an_audit_is_a_run_like_all_others(capsys):
 
 
 @pytest.mark.parametrize("command", [KLOM, ULIRA])
-def test_an_audit_that_was_killed_says_so_once_it_is_run_again(command, capsys):
+def test_an_audit_that_was_killed_says_so_once_another_run_begins(command, capsys):
     """A process that is killed leaves a run that says RUNNING."""
     first, _ = audited(capsys, *command, "--unlearn", "default")
     mlflow.MlflowClient().update_run(first.info.run_id, status="RUNNING")
-    other, _ = audited(capsys, *command, "--unlearn", "default", "--seed", "2")
-    mlflow.MlflowClient().update_run(other.info.run_id, status="RUNNING")
 
     again, _ = audited(capsys, *command, "--unlearn", "default")
 
-    found = [mlflow.MlflowClient().get_run(run.info.run_id) for run in (first, again, other)]
-    assert [run.info.status for run in found] == ["KILLED", "FINISHED", "RUNNING"]
-    assert found[0].data.tags["error"].startswith("killed, with its process (")
+    found = [mlflow.MlflowClient().get_run(run.info.run_id) for run in (first, again)]
+    assert [run.info.status for run in found] == ["KILLED", "FINISHED"]
+    assert found[0].data.tags["error"].startswith("its process ended before it did, or lost the tracking store (")
 
 
 def test_metrics_of_one_model_are_measured_of_each(capsys):
