@@ -29,6 +29,7 @@ from grids.run_once import run_once
 from grids.warm_worker import WarmWorker
 from pipeline import Pipeline, PipelineConfig
 from tracking.finished import finished_jobs
+from tracking.run import tracked_run
 from training import fit, load_checkpoint
 from training.file_lock import locked
 
@@ -165,14 +166,12 @@ def test_a_run_that_was_cut_off_ends_as_killed_when_its_job_is_run_again(folder)
     assert run_once(pipeline, known={job}).result is None
 
 
-def test_a_run_that_nobody_locked_is_left_alone(folder):
-    """One of mlflow_forget.py as it stands may be going on beside a sweep."""
+def test_a_run_that_goes_on_beside_a_sweep_is_left_alone(folder):
+    """One of mlflow_forget.py as it stands."""
     pipeline = Pipeline(PipelineConfig(unlearn="default", base=BaseConfig(epochs=1), ideal="skip"))
-    pipeline.run()
-    with closing(sqlite3.connect(folder / "mlflow.db")) as store, store:
-        store.execute("UPDATE runs SET status = 'RUNNING', end_time = NULL")
-    assert run_once(pipeline).result is not None
-    assert Counter(status for _, status in runs(folder)) == {"RUNNING": 1, "FINISHED": 1}
+    with tracked_run("digits-mlp", "beside"):
+        assert run_once(pipeline).result is not None
+        assert Counter(status for _, status in runs(folder)) == {"RUNNING": 1, "FINISHED": 1}
 
 
 def test_base_models_are_trained_once_by_those_who_want_them_at_the_same_time(folder, monkeypatch):
