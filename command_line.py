@@ -100,7 +100,7 @@ def command(main: Main) -> Main:
         except (ValueError, FileNotFoundError) as error:
             _say(error)
             return MISTAKE
-        except (RuntimeError, MemoryError, ImportError, OSError) as error:
+        except (RuntimeError, MemoryError, ImportError, SystemError, OSError) as error:
             line = limit_met(error) or (" ".join(str(error).split()) if isinstance(error, OSError) else None)
             if line is None:  # nothing to do with the machine: of a method, perhaps a user's own, who wants to see where
                 raise

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 # Memory that C++ asked for in vain, a library that did not fit in, a thread that could not be started: no MemoryError of Python's.
 OF_MEMORY = re.compile(
-    r"can't allocate memory|cannot allocate memory|not enough memory|bad_alloc|out of memory|failed to map segment", re.I
+    r"can't allocate memory|cannot allocate memory|not enough memory|bad_alloc|out of memory|failed to map segment"
+    r"|error return without exception set|without setting an exception",  # the interpreter, which had no room for the exception
+    re.IGNORECASE,
 )
 OF_THREADS = re.compile(r"can't start new thread|resource temporarily unavailable", re.I)
 
@@ -43,7 +45,7 @@ def _said_by(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in ON_DISK:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{ON_DISK[error.errno]}. Make room, or work in another folder; what is complete is kept"
-    if isinstance(error, RuntimeError | ImportError) and OF_MEMORY.search(text):
+    if isinstance(error, RuntimeError | ImportError | SystemError) and OF_MEMORY.search(text):
         return MEMORY
     if isinstance(error, RuntimeError) and OF_THREADS.search(text):
         return "no thread can be started. Raise the limits of memory and processes (ulimit -v, -u), or set OMP_NUM_THREADS=1"

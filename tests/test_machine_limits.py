@@ -38,6 +38,7 @@ def of_disk(number: int, path: str = "a.csv") -> OSError:
         (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), MEMORY),
         (RuntimeError("std::bad_alloc"), MEMORY),
         (ImportError("libtorch_cpu.so: failed to map segment from shared object"), MEMORY),
+        (SystemError("error return without exception set"), MEMORY),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), MEMORY),
         (RuntimeError("can't start new thread"), "no thread can be started. Raise the limits of memory and processes"),
         (of_disk(errno.ENOSPC), "a.csv: no room is left on the disk. Make room, or work in another folder; what is complete is kept"),

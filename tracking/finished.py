@@ -38,7 +38,7 @@ def finished_run(job: Job) -> str | None:
     """The id of the job's FINISHED run, if there is one. Ends the runs that nobody goes on with. Raises ValueError if it can't be asked."""
     from mlflow import MlflowClient
 
-    from tracking.store import open_experiment
+    from tracking.store import open_experiment, way_out
     from tracking.store_uri import shown_uri
 
     experiment, config_hash = job
@@ -49,7 +49,7 @@ def finished_run(job: Job) -> str | None:
     try:
         found = patiently(lambda: client.search_runs([experiment_id], wanted, max_results=1), known=True)
     except StoreTrouble as trouble:
-        raise ValueError(f"the tracking store {shown_uri()} can't be asked ({trouble}). Correct or unset MLFLOW_TRACKING_URI") from trouble
+        raise ValueError(f"the tracking store {shown_uri()} can't be asked ({trouble}). {way_out(trouble)}") from trouble
     return found[0].info.run_id if found else None
 
 

@@ -25,7 +25,7 @@ from tracking.finished import end_gone_runs
 from tracking.patience import StoreTrouble, patiently
 from tracking.shown_uri import without_password
 from tracking.signals import signals_wait
-from tracking.store import open_experiment
+from tracking.store import open_experiment, way_out
 from tracking.store_file import StoreFile
 from tracking.store_uri import database_of, shown_uri, tracking_uri
 from tracking.unlogged import Unlogged
@@ -240,7 +240,7 @@ def _begin(run: TrackedRun, claim: Claim, tags: Mapping[str, str]) -> None:
     try:
         patiently(create, known=True)
     except StoreTrouble as trouble:
-        raise ValueError(f"the tracking store {shown_uri()} takes no run ({trouble}). Correct or unset MLFLOW_TRACKING_URI") from trouble
+        raise ValueError(f"the tracking store {shown_uri()} takes no run ({trouble}). {way_out(trouble)}") from trouble
     _end_with_the_process()
 
 

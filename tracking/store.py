@@ -80,7 +80,7 @@ def open_experiment(name: str) -> str:
     except StoreTrouble as trouble:
         if isinstance(trouble.__cause__, ImportError):
             raise driver_told(uri, trouble.__cause__) from trouble
-        raise ValueError(f"the tracking store {shown_uri()} can't be used ({trouble}). {_way_out(trouble)}") from trouble
+        raise ValueError(f"the tracking store {shown_uri()} can't be used ({trouble}). {way_out(trouble)}") from trouble
     if found is not None and found.lifecycle_stage != "active":
         raise ValueError(f"experiment {name!r} was deleted in MLflow. Restore it there, or choose another --experiment")
     if found is not None and not is_server(uri):
@@ -88,7 +88,8 @@ def open_experiment(name: str) -> str:
     return experiment_id
 
 
-def _way_out(trouble: StoreTrouble) -> str:
+def way_out(trouble: StoreTrouble) -> str:
+    """What a person can do about it."""
     if ON_DISK.search(str(trouble)):
         return "Make room on the disk, or raise the limit of a file's size (ulimit -f)"
     if trouble.refused:
