@@ -8,7 +8,7 @@ import requests
 import urllib3
 from mlflow.exceptions import MlflowException, RestException
 from sqlalchemy.exc import OperationalError, ProgrammingError
-from urllib3.exceptions import MaxRetryError, NewConnectionError, ResponseError
+from urllib3.exceptions import MaxRetryError, NewConnectionError, ReadTimeoutError, ResponseError
 
 from tracking import patience
 from tracking.patience import StoreTrouble, patiently, trouble_of
@@ -47,6 +47,12 @@ def refused() -> requests.exceptions.ConnectionError:
     return requests.exceptions.ConnectionError(MaxRetryError(urllib3.HTTPConnectionPool("host"), "/api", new))
 
 
+def too_late() -> requests.exceptions.ConnectionError:
+    """What requests makes of an answer that does not come, where it is not to ask again."""
+    late = ReadTimeoutError(urllib3.HTTPConnectionPool("host"), "/api", "Read timed out. (read timeout=60)")
+    return requests.exceptions.ConnectionError(MaxRetryError(urllib3.HTTPConnectionPool("host"), "/api", late))
+
+
 def answered(status: int) -> requests.exceptions.HTTPError:
     response = requests.Response()
     response.status_code = status
@@ -76,6 +82,7 @@ def answered(status: int) -> requests.exceptions.HTTPError:
         (of_request(given_up(500)), "away", "status 500"),
         (of_request(refused()), "away", "the server does not answer (ConnectionRefusedError)"),
         (of_request(requests.exceptions.ReadTimeout("60")), "busy", "no answer within 60 s"),
+        (of_request(too_late()), "busy", "no answer within 60 s"),
         (of_request(requests.exceptions.ConnectTimeout("10")), "away", "does not answer"),
         (answered(403), "wrong", "status 403"),
         (answered(502), "away", "status 502"),

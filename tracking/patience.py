@@ -181,8 +181,10 @@ def _said(text: str) -> State:
 
 def _of_http(error: BaseException) -> Trouble | None:
     import requests
+    from urllib3.exceptions import ReadTimeoutError
 
-    if isinstance(error, requests.exceptions.Timeout) and not isinstance(error, requests.exceptions.ConnectTimeout):
+    layers = list(_layers(error))
+    if any(isinstance(one, requests.exceptions.ReadTimeout | ReadTimeoutError) for one in layers):
         return Trouble("busy", f"no answer within {ANSWER_SECONDS} s")
     status = _status_of(error)
     if status is not None:
@@ -190,7 +192,7 @@ def _of_http(error: BaseException) -> Trouble | None:
     if isinstance(error, requests.exceptions.InvalidURL):
         return Trouble("wrong", reason_of(error))
     if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.ChunkedEncodingError):
-        return Trouble("away", f"the server does not answer ({_innermost(error)})")
+        return Trouble("away", f"the server does not answer ({type(layers[-1]).__name__})")
     if isinstance(error, ConnectionError):  # Python's own: of a client that is not MLflow's, as a cloud's
         return Trouble("away", reason_of(error))
     if "not in a valid JSON format" in str(error):
@@ -209,12 +211,12 @@ def _status_of(error: BaseException) -> int | None:
     return response.status_code if isinstance(response, requests.Response) else None
 
 
-def _innermost(error: BaseException) -> str:
-    """The type of the error that the others wrap, as ConnectionRefusedError; drivers hide it in their arguments."""
-    inner = error
-    while (further := _within(inner)) is not None:
-        inner = further
-    return type(inner).__name__
+def _layers(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it wraps, to the innermost, as ConnectionRefusedError: clients hide them in their arguments."""
+    one: BaseException | None = error
+    while one is not None:
+        yield one
+        one = _within(one)
 
 
 def _within(error: BaseException) -> BaseException | None:
