@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training import descend
@@ -25,11 +26,12 @@ GREATEST_FLOAT = torch.finfo(torch.float32).max
 class Pass:
     """One pass over `images`, on the data's device: descend the mean of `loss`, or climb it.
 
-    `name` is the set's, for the history; `batch_size` where it is not that of the other passes. The loss takes the logits and the
-    labels; of `numbered` images, whose labels are positions, what was `Seen`. The images are augmented as the data says, unless
-    `as_they_are`: where what is learned of each holds for it as it is. `keep_statistics` has batch norm use
+    `name` is the set's, for the history; `batch_size` where it is not that of the other passes. `keep_statistics` has batch norm use
     its running statistics and leave them as they are: for a pass over the forget set alone. Where that is one class, the
     statistics of its batches give it away; what is learned then holds for such batches, and in eval mode the class is still there.
+
+    The images are augmented as the data says, unless `as_they_are`: where what is to be learned is known of the image itself. The loss
+    takes the logits and the labels; with `numbered` images, whose labels are positions, the logits and what was `Seen`.
     """
 
     name: str
@@ -100,21 +102,26 @@ def fine_tune(
         means = {}
         for one in plan(epoch):
             size = without_a_last_single(one.images, one.batch_size or batch_size)
-            if one.as_they_are:
-                batches = one.images.batches(size, generator=order, device=data.device)
-            else:
-                batches = data.training_batches(one.images, size, order, moves)
+            batches = _batches(one, data, size, order, moves)
             fixed = one.keep_statistics or min(size, len(one.images)) == 1
             with train_mode(student, noise, data.device, single_images=fixed):
                 sign = -1 if one.climb else 1
-                shown = seen(batches) if one.numbered else batches
-                losses = descend(student, shown, optimizer=optimizer, loss=_times(sign, one.loss))
+                losses = descend(student, batches, optimizer=optimizer, loss=_times(sign, one.loss))
             means[f"{one.name}_loss"] = sign * fmean(losses)
         check_finite(student, means, f"{name} diverged in epoch {epoch + 1}")
         history.append(means)
         data.on_epoch(student, epoch + 1)
     optimizer.zero_grad(set_to_none=True)
     return Unlearned(student, history=history)
+
+
+def _batches(one: Pass, data: ForgetData, size: int, order: torch.Generator, moves: torch.Generator) -> Iterator[tuple[Tensor, Any]]:
+    """The batches of a pass, each with what its loss is given beside the logits."""
+    if one.as_they_are:
+        batches = one.images.batches(size, generator=order, device=data.device)
+    else:
+        batches = data.training_batches(one.images, size, order, moves)
+    return seen(batches) if one.numbered else batches
 
 
 def _times(sign: int, loss: Loss) -> Loss:
