@@ -38,6 +38,7 @@ from training import (
 )
 from training.file_lock import locked_together
 from training.recipe import FLAGS, changed, differences
+from training.storage import LONGEST_NAME, shortened
 from training.way import Way
 from training.world import ALONE, World, processes_started
 from vision_data import DATASETS, ForgetRequest, ImageSet, Splits, forward_batch, load_splits
@@ -186,11 +187,15 @@ class BaseModels:
 
     def initial_path_of(self, seed: int) -> Path:
         """Where the initial model of another seed is, unless --mask says otherwise."""
-        return self.save_dir / f"{self.stem_of(seed)}.safetensors"
+        return self.checkpoint_named(self.stem_of(seed))
 
     def ideal_path_of(self, seed: int) -> Path:
         """Where the ideal model of another seed is: an oracle."""
-        return self.save_dir / f"{self.stem_of(seed)}_ideal_{self.request_slug}.safetensors"
+        return self.checkpoint_named(f"{self.stem_of(seed)}_ideal_{self.request_slug}")
+
+    def checkpoint_named(self, name: str) -> Path:
+        """A checkpoint of this experiment. A name that is longer than file systems hold is cut, and gets a digest of the whole."""
+        return self.save_dir / f"{shortened(name, LONGEST_NAME)}.safetensors"
 
     def stem_of(self, seed: int) -> str:
         """<seed><arch>_ep<epochs>, and what else differs from the defaults, so that no setting overwrites another's."""
@@ -356,10 +361,13 @@ def device_named(name: str) -> torch.device:
     try:
         found = torch.zeros(1, device=name)
         found.item()  # "meta" makes tensors and holds none
-        return found.device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device: expected auto, cpu or a device that is here, got {name!r} ({reason}). Use auto") from error
+    try:
+        return found.double().device
+    except (RuntimeError, TypeError) as error:  # MPS, Apple's GPU
+        raise ValueError(f"--device: expected a device with float64, which metrics and methods need, got {name!r}. Use cpu") from error
 
 
 def flags_of(config: BaseConfig) -> list[str]:

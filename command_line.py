@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import io
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
+import needed_platform  # noqa: F401  # before anything asks for what Windows has not
 from machine_limits import limit_met
 from tracking.shown_uri import without_password
 from tracking.signals import ENDING
@@ -85,6 +87,7 @@ def command(main: Main) -> Main:
     def run(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
             heed_signals()
+        _print_anything()
         warnings.showwarning = _warning_line
         sys.excepthook = _traceback
         try:
@@ -130,6 +133,13 @@ def heed_signals() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _terminate)
     sys.unraisablehook = _raise_again
+
+
+def _print_anything() -> None:
+    """A console that can't show a sign (±, or a class's name in a Latin-1 terminal) gets its code, \\xb1, and no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _warning_line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -76,7 +76,7 @@ def compare(options: argparse.Namespace) -> None:
     runs, origin = runs_from(options, output.parent)
     tasks = tasks_of(runs)
     if not any(ranked.group.done for task in tasks for ranked in task.ranking):
-        raise ValueError(f"expected finished runs of mlflow_forget.py, got none{of_those(runs)}. Check --filter and --experiment")
+        raise ValueError(f"expected finished runs of mlflow_forget.py, got none{of_those(runs)}. {stored_runs.where_runs_are(options)}")
     files, lacking = contents(tasks, options, output, origin)
     for path, content in files.items():
         write_bytes(path, content, WAY_OUT)

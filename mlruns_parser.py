@@ -45,6 +45,7 @@ from stored_runs import (
     others,
     seed_runs,
     selection_from,
+    where_runs_are,
 )
 from tracking.readers import Store, open_store
 from tracking.run_table import column_names, columns_of, rows_of
@@ -86,7 +87,7 @@ def parse(options: argparse.Namespace) -> None:
         if not options.system_metrics:
             leave_out_system_metrics(spool)
         if options.summary:
-            written = write_summary(spool, output, write)
+            written = write_summary(spool, output, write, options)
         elif options.history:
             points = Points(store, spool)
             write(output, POINTS, points)
@@ -173,7 +174,7 @@ def leave_out_system_metrics(spool: Spool) -> None:
         spool.metrics -= names
 
 
-def write_summary(spool: Spool, output: Path, write: Write) -> str:
+def write_summary(spool: Spool, output: Path, write: Write, options: argparse.Namespace) -> str:
     """The summary's three files, and what was written. Raises ValueError where there is nothing to summarise."""
     from reporter.seeds_summary import heading_of, tasks_of
     from reporter.seeds_tables import latex_of, markdown_of, shown_metrics, summary_columns, summary_rows, table_of
@@ -182,7 +183,7 @@ def write_summary(spool: Spool, output: Path, write: Write) -> str:
 
     runs = seed_runs(command_line.progress_bar(spool, "grouping", len(spool)), lambda metrics, _: shown_metrics(metrics))
     if not runs:
-        raise ValueError(f"--summary: expected runs of mlflow_forget.py, got none among {len(spool)} runs. Check --filter and --experiment")
+        raise ValueError(f"--summary: expected runs of mlflow_forget.py, got none among {len(spool)} runs. {where_runs_are(options)}")
     tasks = tasks_of(runs)
     markdown, latex = beside(output)
     write(output, summary_columns(tasks)[0], summary_rows(tasks))

@@ -168,7 +168,7 @@ def _shadow(base: BaseModels, number: int) -> Member:
     half = images // 2
     rows = order[side * half : (side + 1) * half].sort().values
     weights = generator_for(seed, "shadow", number, "weights").initial_seed()
-    path = base.save_dir / f"{base.stem_of(seed)}_shadow{number}.safetensors"
+    path = base.checkpoint_named(f"{base.stem_of(seed)}_shadow{number}")
     return Member(path, f"shadow{number}", seed, weights, generator_for(seed, "shadow", number, "train"), rows)
 
 

@@ -27,6 +27,7 @@ from run_report import FORGET_LIST, run_facts
 from run_settings import decisive_of, hash_of, run_params
 from tracking.run import TrackedRun
 from training import library_versions, save_checkpoint, save_mask, write_bytes
+from training.storage import LONGEST_NAME, shortened
 from unlearn import ForgetData, Unlearned
 from vision_data import ImageSet
 
@@ -101,7 +102,8 @@ def write_json(done: MeasuredRun, run_id: str) -> Path:
     kind = f"{experiment.base.architecture.name}_{experiment.base.splits.dataset}"
     amounts = f"top-{experiment.settings.get('topk', 'none')}_kappa_{experiment.settings.get('kappa', 'none')}"
     name = f"{experiment.method.name}_{experiment.base.request_slug}_seed{experiment.config.base.seed}"
-    path = _own_file(JSON_FOLDER / re.sub(r"[^\w.+%-]", "_", f"{kind}_{amounts}"), name, config_hash)
+    folder = JSON_FOLDER / shortened(re.sub(r"[^\w.+%-]", "_", f"{kind}_{amounts}"), LONGEST_NAME)
+    path = _own_file(folder, shortened(name, LONGEST_NAME - len(config_hash)), config_hash)
     write_bytes(path, json.dumps(content, indent=2, sort_keys=True).encode(), METRICS_WAY_OUT)
     return path
 
@@ -109,7 +111,7 @@ def write_json(done: MeasuredRun, run_id: str) -> Path:
 def _own_file(folder: Path, name: str, config_hash: str) -> Path:
     """<name>_<eight letters of the hash>.json; with the whole hash where another setting's file has these letters."""
     path = folder / f"{name}_{config_hash[:8]}.json"
-    if not path.exists() or f'"config_hash": "{config_hash}"' in path.read_text(errors="replace"):
+    if not path.exists() or f'"config_hash": "{config_hash}"' in path.read_text(encoding="utf-8", errors="replace"):
         return path
     return folder / f"{name}_{config_hash}.json"
 

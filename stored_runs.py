@@ -61,6 +61,14 @@ def selection_from(options: argparse.Namespace, tags: tuple[str, ...] = ()) -> S
     )
 
 
+def where_runs_are(options: argparse.Namespace) -> str:
+    """What a person can do who got none of the runs that are asked for."""
+    given = [f"--{name}" for name in ("experiment", "since", "filter") if getattr(options, name)]
+    if given:
+        return f"Check {' and '.join(given)}"
+    return "Run mlflow_forget.py first, or name the store that its runs are in: --tracking_uri"
+
+
 def long_params_from(artifact_root: str | None, store: Store) -> Read:
     """How the whole text of a long param is read. Raises ValueError for a folder that is none."""
     root = None if artifact_root is None else Path(artifact_root)

@@ -19,6 +19,7 @@ from vision_data import ImageSet
 
 SETS = ("forget", "retain", "validation")
 COLUMNS = "columns.csv"  # beside every file of margins that Lethe writes
+WAY_OUT = "Restore it, or move it away where you know that the columns are in the order of the images"
 
 
 def sets_of(data: ForgetData) -> dict[str, ImageSet]:
@@ -50,10 +51,10 @@ def check_columns(path: Path, sets: Mapping[str, ImageSet], count: int) -> bool:
     try:
         said = beside.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{beside}: expected the table of the columns of {path.name} ({error}). Restore it") from error
+        raise ValueError(f"{beside}: expected the table of the columns of {path.name} ({error}). {WAY_OUT}") from error
     head, *expected = table(columns(sets)).splitlines()
     if said[:1] != [head] or len(said) <= count:
-        raise ValueError(f"{beside}: expected {head} and a row for each of {count} columns, got {len(said)} lines. Restore it")
+        raise ValueError(f"{beside}: expected {head} and a row for each of {count} columns, got {len(said)} lines. {WAY_OUT}")
     for place, row in enumerate(said[1:]):
         if [row] != expected[place : place + 1]:
             here = expected[place] if place < len(expected) else "no such column"
@@ -87,7 +88,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def read_array(path: Path) -> np.ndarray[Any, Any]:
     """The array in a .npy file. Raises FileNotFoundError, or ValueError for a file that is none, or a pickle."""
     if not path.is_file():
-        raise FileNotFoundError(f"expected a .npy file, and there is no file {path}")
+        raise FileNotFoundError(f"expected a .npy file, and there is no file {path}. Check --oracle_margins")
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:

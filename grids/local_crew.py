@@ -208,7 +208,7 @@ def write_to(log: Path) -> None:
 
 
 def _text_to(descriptor: int) -> io.TextIOWrapper:
-    return io.TextIOWrapper(io.BufferedWriter(_Unfailing(descriptor)), errors="backslashreplace", line_buffering=True)
+    return io.TextIOWrapper(io.BufferedWriter(_Unfailing(descriptor)), encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 class _Unfailing(io.RawIOBase):

@@ -49,7 +49,7 @@ def read_yaml(path: Path, flag: str) -> Located:
     if not path.is_file():
         raise FileNotFoundError(f"--{flag}: expected a YAML file, and there is no file {path}. Check the path")
     try:
-        loader = yaml.SafeLoader(path.read_text())
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
         lines = dict(_lines_of_yaml(node, (), path)) if node is not None else {}
         content = loader.construct_document(node) if node is not None else None
@@ -93,7 +93,7 @@ def read_python(path: Path) -> Located:
         raise FileNotFoundError(f"--grid: expected a YAML or Python file, and there is no file {path}. Check the path")
     try:
         found = runpy.run_path(str(path))
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
     except Exception as error:  # whatever the user's code does
         raise ValueError(f"--grid: {path} can't be run ({type(error).__name__}: {error}). Correct it") from error
     if PYTHON_NAME not in found:

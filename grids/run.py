@@ -148,7 +148,7 @@ def lines_of(options: argparse.Namespace) -> list[list[str]]:
     if not path.is_file():
         raise FileNotFoundError(f"--params: expected a file of lines, and there is no file {path}. Make it: python array_param_file.py")
     found = []
-    for number, line in enumerate(path.read_text(errors="backslashreplace").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="backslashreplace").splitlines(), 1):
         trains = any(Path(word).name in (INITIAL, IDEAL) for word in line.split()[:3])
         if line.strip() and not line.lstrip().startswith("#") and not trains:
             found.append(words_of(line, f"{path}, line {number}"))
@@ -309,7 +309,7 @@ def others_in(failures: Path, board: Board) -> list[str]:
     """The lines of a file of failures, each under its comments, whose jobs have not ended in this queue."""
     ended = {board.jobs[number].words for number in board.outcomes}
     kept, comments = [], []
-    for line in failures.read_text(errors="backslashreplace").splitlines() if failures.exists() else []:
+    for line in failures.read_text(encoding="utf-8", errors="backslashreplace").splitlines() if failures.exists() else []:
         comments.append(line)
         if line.strip() and not line.lstrip().startswith("#"):
             if _job_of(line) not in ended:

@@ -14,10 +14,12 @@ from reporter.markdown import capital
 from reporter.pareto import pareto_front
 from reporter.seeds_summary import RANKED_BY, REFERENCE, Group, SeedRun, Settings, Task, labels_of, said, seed_order
 from reporter.seeds_tables import SECONDS, shown_metrics
+from training.storage import shortened
 
 BASE_MODELS = ("initial_", "ideal_")
 KAPPA, KAPPA_COUNT = "kappa", "kappa_count"
 IDEAL_SECONDS = "ideal_seconds"
+LONGEST_SLUG = 100  # bytes of what is said of a task in the names of its files
 WHOLE_CLASS, PART = "whole classes", "a part"  # of what was trained on
 
 Part = Literal["forget", "retain"]
@@ -236,7 +238,8 @@ def request_text(task: Task) -> str:
 def slugs_of(tasks: Sequence[Task]) -> list[str]:
     """A name for the files of each task: data, model and request; numbered where two have the same."""
     names = ("dataset", "arch", "request")
-    return unlike([safe("_".join(dict(task.settings).get(name, "unknown") for name in names)) for task in tasks])
+    called = ["_".join(dict(task.settings).get(name, "unknown") for name in names) for task in tasks]
+    return unlike([shortened(safe(name), LONGEST_SLUG) for name in called])
 
 
 def safe(name: str) -> str:

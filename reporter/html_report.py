@@ -73,7 +73,7 @@ def html_report(facts: RunFacts, told: Verdict | None = None) -> str:
             missing=grouped(facts.undefined),
             groups=[(title, pictures) for title, pictures in groups if pictures],
             thumbnails=[] if facts.images is None else best_known(facts.images, outputs_by_model(facts, "forget"), facts.names),
-            style=Markup(css_variables() + (TEMPLATES / "page.css").read_text()),
+            style=Markup(css_variables() + (TEMPLATES / "page.css").read_text(encoding="utf-8")),
             markup=Markup,
         )
     )

@@ -59,3 +59,9 @@ def test_a_place_that_cannot_be_made_is_told(folder):
 @pytest.mark.parametrize("location", ["s3://bucket/own", "mlflow-artifacts:/1"])
 def test_a_place_of_another_machine_is_left_to_it(location, folder):
     check_place(location, folder / "mlflow.db", "own")
+
+
+def test_a_folder_that_another_store_names_is_checked_too(folder):
+    (folder / "file").touch()
+    with pytest.raises(ValueError, match="which can't be written"):
+        check_place(str(folder / "file" / "3"), None, "own")

@@ -309,3 +309,10 @@ def test_what_a_checkpoint_from_before_the_headers_digest_says_is_believed_aloud
     edit_header(path, path, "taken out")
     with pytest.warns(UserWarning, match=r"1mlp_ep1\.safetensors was saved before .* covered its header: .* can't be checked"):
         base()
+
+
+def test_a_checkpoint_has_a_name_that_file_systems_hold(tmp_path):
+    base = BaseModels(BaseConfig(save_dir=tmp_path))
+    assert base.checkpoint_named("1mlp_ep30") == tmp_path / "1mlp_ep30.safetensors"
+    names = {base.checkpoint_named("遗忘" * 60 + end).name for end in ("a", "b")}
+    assert len(names) == 2 and max(len(f"{name}.state.4194304.partial".encode()) for name in names) <= 255

@@ -163,6 +163,11 @@ def test_a_files_name_has_no_sign_of_anybodys():
     assert slugs_of([task]) == ["gr--e--1_my-net.py-f_class0"]
 
 
+def test_a_files_name_is_one_that_file_systems_hold():
+    task = one(run(task=(("arch", "mlp"), ("dataset", "d" * 6000), ("request", "class0"))))
+    assert [len(name) for name in slugs_of([task])] == [100]
+
+
 # Pictures
 
 

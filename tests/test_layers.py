@@ -17,7 +17,7 @@ ARROWS = (
     ("unlearn", "evaluation"),
     ("training",),
     ("models", "vision_data"),
-    ("registry", "system_files", "torchvision_import"),
+    ("registry", "system_files", "torchvision_import", "needed_platform"),
     ("temporary_files",),
 )
 LEVEL = {name: level for level, names in enumerate(ARROWS, 1) for name in names}

@@ -18,8 +18,8 @@ import mlruns_parser
 from reporter.table_files import WRITERS, defused, iso_utc, write_csv, write_json_lines, write_parquet, write_spreadsheet_csv
 from tests.filled_stores import METRICS, PARAMS, empty_place, parse  # noqa: F401 (empty_place: a fixture of every test here)
 from tracking import sqlite_reader
+from tracking.artifact_place import artifact_folder
 from tracking.client_reader import client_store
-from tracking.long_params import artifact_folder
 from tracking.run import TrackedRun
 from tracking.stored_run import infinity_restored
 

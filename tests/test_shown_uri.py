@@ -17,6 +17,7 @@ from tracking.shown_uri import LONGEST_REASON, one_line, without_password
         ("http://server/a?token=secret and more", "http://server/a?token=*** and more"),
         ("https://b.s3.aws/x?X-Amz-Credential=a/b&X-Amz-Signature=0f", "https://b.s3.aws/x?X-Amz-Credential=***&X-Amz-Signature=***"),
         ("host=db password='se cret' dbname=runs", "host=db password=*** dbname=runs"),
+        ('{"password": "secret", "user": "me"}', '{"password": "***", "user": "me"}'),
         ("{'Authorization': 'Bearer abc.def'}", "{'Authorization': 'Bearer ***'}"),
         ("--class_to_replace 3 --filter params.unlearn = 'MIMU'", "--class_to_replace 3 --filter params.unlearn = 'MIMU'"),
         ('could not translate host name "cret@db"', 'could not translate host name "***@db"'),

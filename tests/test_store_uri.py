@@ -186,3 +186,9 @@ def test_sqlalchemy_is_asked_as_it_is_installed():
 def test_the_parser_does_not_import_sqlalchemy_to_know():
     program = "import sys, tracking.store_uri as u; u.database_of('sqlite:///a.db'); sys.exit('sqlalchemy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=60).returncode == 0
+
+
+def test_workspaces_are_a_servers(monkeypatch):
+    monkeypatch.setenv("MLFLOW_ENABLE_WORKSPACES", "true")
+    with pytest.raises(ValueError, match="Unset MLFLOW_ENABLE_WORKSPACES"):
+        check_store()

@@ -12,7 +12,7 @@ from tests.edited_headers import edit_header
 from tests.hypothesis_settings import FEW
 from tests.seeded import states_equal
 from training import check_writable, digest_of, write_bytes
-from training.storage import header_digest, is_sealed, read_header, read_tensors, write_tensors
+from training.storage import header_digest, is_sealed, read_header, read_tensors, shortened, write_tensors
 
 TENSORS = {"b": torch.arange(6.0).view(2, 3), "a": torch.tensor(7), "mask": torch.tensor([True, False]), "none": torch.empty(0, 3)}
 
@@ -199,3 +199,21 @@ def test_a_digest_does_not_depend_on_the_order():
 )
 def test_a_digest_changes_with_the_content(other):
     assert digest_of(other) != digest_of({"x": torch.tensor([1.0, 2.0])})
+
+
+@pytest.mark.parametrize("name", ["mlp", "x" * 40, "ü" * 20])
+def test_a_name_that_fits_stays_as_it_is(name):
+    assert shortened(name, 40) == name
+
+
+@pytest.mark.parametrize("name", ["x" * 41, "遗忘" * 30])
+def test_a_name_that_is_too_long_keeps_its_beginning_and_differs_from_its_like(name):
+    short = shortened(name, 40)
+    assert len(short.encode()) <= 40 and name.startswith(short[:7])
+    assert short != shortened(f"{name}!", 40)
+
+
+def test_a_folder_whose_name_no_file_system_holds_is_told_before(tmp_path):
+    check_writable(tmp_path / ("x" * 255))
+    with pytest.raises(ValueError, match="has more than 255 bytes.* choose another with --save_dir"):
+        check_writable(tmp_path / ("ü" * 128) / "cache")

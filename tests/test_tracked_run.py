@@ -69,6 +69,20 @@ def test_a_signal_while_a_run_is_ended_is_too_late_to_change_it(monkeypatch):
     assert (last_run().info.run_name, last_run().info.status) == ("ended", "FINISHED")
 
 
+def test_the_address_of_a_clone_is_logged_without_its_token():
+    with tracked_run("signals", "clone", tags={"mlflow.source.git.repoURL": "https://me:secret@host/lethe.git"}):
+        pass
+    assert last_run().data.tags["mlflow.source.git.repoURL"] == "https://***@host/lethe.git"
+
+
+def test_an_error_is_logged_without_a_password():
+    with pytest.raises(RuntimeError), tracked_run("signals", "error"):
+        raise RuntimeError("no answer from http://me:secret@server")
+    run = last_run()
+    assert run.data.tags["error"] == "RuntimeError: no answer from http://***@server"
+    assert "secret" not in mlflow.artifacts.load_text(f"{run.info.artifact_uri}/error.txt")
+
+
 def test_what_is_left_when_the_process_ends_is_killed_and_not_finished(folder):
     program = (
         "import tracking.run as run\n"

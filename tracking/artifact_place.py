@@ -6,9 +6,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
-
-from tracking.file_reader import folder_path
-from tracking.store_uri import is_folder
+from urllib.parse import unquote, urlparse
 
 LONGEST_FOLDER = 120  # bytes of a folder's name: every file system holds it, encrypted ones too
 
@@ -33,9 +31,9 @@ def check_place(location: str, file: Path | None, experiment: str) -> None:
 
     The store of a project that was moved or copied still names the old place, and the folder beside it is the right one.
     """
-    if not is_folder(location):
+    place = artifact_folder(location, None)
+    if place is None:
         return
-    place = folder_path(location)
     way_out = "Choose another --experiment, whose artifacts are kept beside the store; docs/stores.md says how this one is mended"
     if file is not None:
         beside = file.parent / "mlruns" / place.name
@@ -47,3 +45,16 @@ def check_place(location: str, file: Path | None, experiment: str) -> None:
     there = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise ValueError(f"experiment {experiment!r} keeps its artifacts in {place}, which can't be written. {way_out}")
+
+
+def artifact_folder(uri: str, root: Path | None) -> Path | None:
+    """The folder of a run's artifacts. None if they are not on this machine.
+
+    MLflow logs `.../<experiment>/<run id>/artifacts` as an absolute path of the machine that made the experiment; `root` is where the
+    folders of the experiments are now.
+    """
+    parsed = urlparse(uri)
+    if not uri or parsed.scheme not in ("", "file"):
+        return None if root is None or not uri else root.joinpath(*parsed.path.split("/")[-3:])
+    path = Path(unquote(parsed.path)) if parsed.scheme else Path(uri)
+    return path if root is None else root.joinpath(*path.parts[-3:])

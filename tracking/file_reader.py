@@ -46,8 +46,12 @@ class FolderStore:
         self.selection = selection
         self._folders: dict[str, str] = {}  # of the runs that were read, by their ids
         if not self.root.is_dir():
-            found = "a file. A sqlite store is written sqlite:///PATH" if self.root.is_file() else "no such folder. Check --tracking_uri"
-            raise ValueError(f"expected the folder of a file store at {self.root}, got {found}.")
+            found = (
+                "a file. A sqlite store is written sqlite:///PATH"
+                if self.root.is_file()
+                else "no such folder. Check --tracking_uri and MLFLOW_TRACKING_URI"
+            )
+            raise ValueError(f"expected the folder of a file store at {self.root}, got {found}")
         if not is_file_store(self.root):
             raise ValueError(
                 f"expected <experiment id>/meta.yaml in {self.root}, got none: it may hold only the artifacts of another store. "

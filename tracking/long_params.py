@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
+from tracking.artifact_place import artifact_folder
 from tracking.run import LONGEST_PARAM
 from tracking.stored_run import StoredRun
 
@@ -38,16 +38,3 @@ def local_artifact(root: Path | None) -> Read:
             return None
 
     return read
-
-
-def artifact_folder(uri: str, root: Path | None) -> Path | None:
-    """The folder of a run's artifacts. None if they are not on this machine.
-
-    MLflow logs `.../<experiment>/<run id>/artifacts` as an absolute path of the machine that made the experiment; `root` is where the
-    folders of the experiments are now.
-    """
-    parsed = urlparse(uri)
-    if not uri or parsed.scheme not in ("", "file"):
-        return None if root is None or not uri else root.joinpath(*parsed.path.split("/")[-3:])
-    path = Path(unquote(parsed.path)) if parsed.scheme else Path(uri)
-    return path if root is None else root.joinpath(*path.parts[-3:])

@@ -9,8 +9,10 @@ import unicodedata
 from tracking.file_reader import folder_path
 from tracking.missing_driver import driver_told
 from tracking.shown_uri import one_line, without_password
-from tracking.store_uri import ALLOWED, DEFAULT_STORE, VARIABLE
+from tracking.store_uri import ALLOWED, DEFAULT_STORE, VARIABLE, sqlite_file
 
+WORKSPACES = "MLFLOW_ENABLE_WORKSPACES"
+TRUE = ("true", "1")  # as MLflow reads a variable
 LONGEST_NAME = 256  # of an experiment, in characters: what MLflow's tables hold
 
 
@@ -27,9 +29,18 @@ def check_name(experiment: str) -> None:
         )
 
 
+def check_sqlite(uri: str) -> None:
+    """ValueError for a sqlite URI without a file, and for MLflow's workspaces, which a server has."""
+    sqlite_file(uri)
+    if os.environ.get(WORKSPACES, "").lower() in TRUE:
+        raise ValueError(
+            f"{WORKSPACES} is set, and {uri} is a sqlite store, in which Lethe uses none. Unset {WORKSPACES}, or name a server"
+        )
+
+
 def check_folder(uri: str) -> None:
     """ValueError for a folder, which is an old file store that MLflow refuses, unless it is told not to."""
-    if os.environ.get(ALLOWED, "").lower() in ("true", "1"):
+    if os.environ.get(ALLOWED, "").lower() in TRUE:
         return
     if folder_path(uri).is_file():
         raise ValueError(f"expected a tracking store, got {uri}, which is a file. Write a sqlite store as {VARIABLE}=sqlite:///{uri}")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tracking.artifact_place import artifact_folder
 from tracking.client_reader import few_retries
-from tracking.long_params import artifact_folder
 from tracking.shown_uri import one_line, without_password
 from tracking.store_uri import database_of, mlflow_uri, tracking_uri
 from tracking.stored_run import PARENT_TAG, infinity_restored

@@ -222,10 +222,8 @@ def tracked_run(experiment: str, name: str, *, nested: bool = False, tags: Mappi
 
 def _begin(run: TrackedRun, claim: Claim, tags: Mapping[str, str]) -> None:
     """Create the run, once: an answer that was lost on its way is no reason for a second one, for the first has this claim's tag."""
-    from mlflow.tracking.context.registry import resolve_tags
-
     client = run._client
-    given = resolve_tags({**tags, OWNER: claim.owner, "mlflow.runName": run.name})
+    given = shown_tags({**tags, OWNER: claim.owner, "mlflow.runName": run.name})
     asked = False
 
     def create() -> None:
@@ -258,6 +256,13 @@ def _end(run: TrackedRun, claim: Claim, status: str) -> None:
         raise lost
     if lost is not None:
         print(f"warning: {lost}", file=sys.stderr)
+
+
+def shown_tags(own: Mapping[str, str]) -> dict[str, str]:
+    """A run's first tags, and those that MLflow adds (user, source, git): a clone's address may hold a token."""
+    from mlflow.tracking.context.registry import resolve_tags
+
+    return {name: without_password(str(value)) for name, value in resolve_tags(dict(own)).items()}
 
 
 _begun: list[TrackedRun] = []  # the runs of this process that were begun and not ended

@@ -14,6 +14,7 @@ SECRET = re.compile(
     r"(?:'[^']*'|\"[^\"]*\"|[^\s&;,)'\"]*)",
     re.IGNORECASE,
 )
+IN_JSON = re.compile(r"([\"'][\w-]*(?:password|token|secret)[\"']\s*:\s*[\"'])[^\"']*", re.IGNORECASE)
 HEADER = re.compile(r"(authorization\W+(?:basic|bearer)\s+)[^\s'\"]+", re.I)
 
 LONGEST_REASON = 600  # characters of what a server or a driver says: some send whole pages
@@ -23,6 +24,7 @@ def without_password(text: str) -> str:
     """A text in whose addresses *** stands for user, password and token."""
     text = WHO.sub(lambda found: f"{found[1] or found[2]}***@", text)
     text = SECRET.sub(r"\1***", text)
+    text = IN_JSON.sub(r"\1***", text)
     return HEADER.sub(r"\1***", text)
 
 

@@ -50,7 +50,9 @@ def read_sqlite(uri: str, selection: Selection = EVERY_RUN) -> Iterator[StoredRu
 
 def connect(path: Path) -> sqlite3.Connection:
     if not path.is_file():
-        raise ValueError(f"expected a sqlite store at {path}, got no such file. Check --tracking_uri and the current folder.")
+        raise ValueError(
+            f"expected a sqlite store at {path}, got no such file. Check --tracking_uri, MLFLOW_TRACKING_URI and the current folder"
+        )
     connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=AT_ONCE_SECONDS)
     connection.text_factory = bytes  # decoded one run at a time, so that one garbled value costs one run and not the query
     return connection
@@ -84,7 +86,7 @@ def select(path: Path, statement: str, runs: Sequence[Any] = ()) -> list[tuple[A
                 "to be undone or finished first, which takes a process that may write. Nothing is lost: open it once with MLflow, e.g. "
                 f"mlflow ui --backend-store-uri sqlite:///{path}, and start again"
             ) from error
-        raise ValueError(f"expected a readable sqlite store, got {path}: {error}. Restore it from a backup or name another.") from error
+        raise ValueError(f"expected a readable sqlite store, got {path}: {error}. {way_out_of(error)}") from error
 
 
 def pages(path: Path, run_id: str) -> Iterator[Rows]:
@@ -93,6 +95,14 @@ def pages(path: Path, run_id: str) -> Iterator[Rows]:
     while rows := select(path, PAGE.format(runs="{runs}", after=after, at_once=sorted_points.AT_ONCE), [run_id]):
         yield [row[1:] for row in rows]
         after = rows[-1][0]
+
+
+def way_out_of(error: sqlite3.Error) -> str:
+    """What helps where a database can't be read."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+        return "Check that you may read it, and its folder"
+    return "Restore it from a backup, or name another store"
 
 
 def left_unfinished(path: Path, error: sqlite3.Error) -> bool:

@@ -17,7 +17,7 @@ from tracking.answers import ask_database, ask_server
 from tracking.artifact_place import check_place, new_place
 from tracking.experiment_page import description_of, tags_of_new
 from tracking.missing_driver import driver_told
-from tracking.named_store import check_driver, check_folder, check_name
+from tracking.named_store import check_driver, check_folder, check_name, check_sqlite
 from tracking.patience import StoreTrouble, patiently
 from tracking.shown_uri import without_password
 from tracking.store_file import clean_beside, connect_anew, name_while_made, remove
@@ -26,7 +26,9 @@ from tracking.store_uri import (
     database_of,
     is_folder,
     is_server,
+    is_sqlite,
     mlflow_uri,
+    other_store,
     shown_uri,
     sqlite_uri,
     tracking_uri,
@@ -43,8 +45,9 @@ def check_store(experiment: str | None = None) -> None:
     if experiment is not None:
         check_name(experiment)
     uri = tracking_uri()
-    database_of(uri)
-    if is_server(uri):
+    if is_sqlite(uri):
+        check_sqlite(uri)
+    elif is_server(uri):
         _check_server(uri)
     elif is_folder(uri):
         check_folder(uri)
@@ -76,16 +79,16 @@ def open_experiment(name: str) -> str:
     file = database_of(uri)
     _give_to_mlflow(uri)
     try:
-        experiment_id, found = patiently(lambda: _experiment(uri, file, name))
+        found = patiently(lambda: _experiment(uri, file, name))
     except StoreTrouble as trouble:
         if isinstance(trouble.__cause__, ImportError):
             raise driver_told(uri, trouble.__cause__) from trouble
         raise ValueError(f"the tracking store {shown_uri()} can't be used ({trouble}). {way_out(trouble)}") from trouble
-    if found is not None and found.lifecycle_stage != "active":
-        raise ValueError(f"experiment {name!r} was deleted in MLflow. Restore it there, or choose another --experiment")
-    if found is not None and not is_server(uri):
-        check_place(found.artifact_location, file, name)
-    return experiment_id
+    if found.lifecycle_stage != "active":
+        restore = f"mlflow experiments restore --experiment-id {found.experiment_id}"
+        raise ValueError(f"experiment {name!r} was deleted in MLflow. Choose another --experiment, or restore it: {restore}")
+    check_place(found.artifact_location, file, name)
+    return found.experiment_id
 
 
 def way_out(trouble: StoreTrouble) -> str:
@@ -93,14 +96,14 @@ def way_out(trouble: StoreTrouble) -> str:
     if ON_DISK.search(str(trouble)):
         return "Make room on the disk, or raise the limit of a file's size (ulimit -f)"
     if trouble.refused:
-        return f"Correct or unset {VARIABLE}"
+        return other_store()
     if trouble.state == "busy":
         return f"Start again when what holds it has ended, or set {VARIABLE} to another"
     return f"Start it, or correct or unset {VARIABLE}"
 
 
-def _experiment(uri: str, file: Path | None, name: str) -> tuple[str, Any]:
-    """Its id, and the experiment itself if it was there before. file: that of a sqlite store."""
+def _experiment(uri: str, file: Path | None, name: str) -> Any:
+    """The experiment, made if it is new. file: that of a sqlite store."""
     import filelock
     import mlflow
 
@@ -116,7 +119,10 @@ def _experiment(uri: str, file: Path | None, name: str) -> tuple[str, Any]:
             ask_database(mlflow_uri(uri), file)
         client = mlflow.MlflowClient()
         found = client.get_experiment_by_name(name)
-        return (_new_experiment(client, file, name) if found is None else found.experiment_id), found
+        if found is None:
+            _new_experiment(client, file, name)
+            found = client.get_experiment_by_name(name)
+        return found
 
 
 def _give_to_mlflow(uri: str) -> None:

@@ -60,6 +60,13 @@ def shown_uri() -> str:
     return without_password(tracking_uri())
 
 
+def other_store() -> str:
+    """What a person can do where the store that runs are written to can't be used."""
+    if os.environ.get(VARIABLE, "").strip():
+        return f"Correct or unset {VARIABLE}"
+    return f"Move ./{DATABASE} away to begin a new one, or name another store in {VARIABLE}"
+
+
 def ui_command() -> str:
     """What shows the runs in a browser: a server's address, or the command that serves the store.
 

@@ -18,6 +18,8 @@ from torch import Tensor
 from temporary_files import remove_left_over, temporary_name
 
 HEADER, HEADER_DIGEST = "lethe", "lethe_sha256"
+LONGEST = 255  # bytes of a name in most file systems
+LONGEST_NAME = 220  # the same without what a file's name gets more: .safetensors, .state, and .PID.partial while it is written
 WAY_OUT = "Free the place, or choose another with --save_dir"
 
 
@@ -29,6 +31,15 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
         content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         content.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
     return content.hexdigest()
+
+
+def shortened(name: str, longest: int) -> str:
+    """A name as it is, or where it has more bytes than `longest`, its beginning and a digest of it."""
+    whole = name.encode(errors="surrogateescape")
+    if len(whole) <= longest:
+        return name
+    digest = hashlib.sha256(whole).hexdigest()[:16]
+    return f"{whole[: longest - len(digest) - 1].decode(errors='ignore')}_{digest}"
 
 
 def write_bytes(path: Path, content: bytes, way_out: str = WAY_OUT) -> None:
@@ -64,6 +75,9 @@ def check_writable(folder: Path, way_out: str = WAY_OUT) -> None:
 
     Makes no folder: one that another process finds, and that is gone again before it writes there, would be its error.
     """
+    long = next((part for part in folder.parts if len(os.fsencode(part)) > LONGEST), None)
+    if long is not None:
+        raise ValueError(f"{folder} can't be made: {long[:40]}... has more than {LONGEST} bytes, more than a file system holds. {way_out}")
     there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     probe = temporary_name(there / ".writable")
     try:

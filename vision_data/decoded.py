@@ -62,7 +62,7 @@ def _decode(published: Published, place: Path) -> None:
         scanned = place / "scanned.json"
         if not scanned.exists():
             _write_json(scanned, asdict(scan(published)))
-        shapes = _shapes(json.loads(scanned.read_text()))
+        shapes = _shapes(json.loads(scanned.read_bytes()))
         _check_room(published.name, place, shapes)
         for part, shape in shapes.items():
             _decode_part(published, place, part, shape)
@@ -115,7 +115,7 @@ def _decode_part(published: Published, place: Path, part: str, shape: tuple[int,
 
 def _progress(place: Path, part: str) -> dict[str, Any]:
     file = place / f"{part}_progress.json"
-    progress: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"done": 0, "bad": []}
+    progress: dict[str, Any] = json.loads(file.read_bytes()) if file.exists() else {"done": 0, "bad": []}
     return progress
 
 
@@ -124,7 +124,7 @@ def _shapes(about: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _read(place: Path) -> RawDataset:
-    about = json.loads((place / "about.json").read_text())
+    about = json.loads((place / "about.json").read_bytes())
     for remark in about["remarks"]:
         warnings.warn(remark, stacklevel=2)
     shapes = _shapes(about)
@@ -143,5 +143,5 @@ def _read(place: Path) -> RawDataset:
 def _write_json(file: Path, value: object) -> None:
     """Whole or not at all."""
     partial = file.with_name(file.name + ".partial")
-    partial.write_text(json.dumps(value))
+    partial.write_text(json.dumps(value), encoding="utf-8")
     partial.replace(file)

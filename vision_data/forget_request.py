@@ -137,7 +137,7 @@ def read_indexes(file: str | Path) -> tuple[int, ...]:
     if not path.is_file():
         raise FileNotFoundError(f"--forget_indexes: expected a file with one index a line, and there is no file {path}")
     indexes = []
-    for number, line in enumerate(path.read_text(errors="backslashreplace").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="backslashreplace").splitlines(), 1):
         if not line.strip():
             continue
         if not line.strip().isdecimal():

@@ -87,7 +87,7 @@ def saved(name: str, local: Path) -> Splits:
     import datasets
 
     with _read_from(name, local):
-        places = {file.parent: json.loads(file.read_text()) for file in sorted([*local.glob("state.json"), *local.glob("*/state.json")])}
+        places = {file.parent: json.loads(file.read_bytes()) for file in sorted([*local.glob("state.json"), *local.glob("*/state.json")])}
     _refuse_empty(name, [str(place) for place, state in places.items() if not state.get("_data_files")])
     with _read_from(name, local):
         return _as_splits(datasets.load_from_disk(str(local)))

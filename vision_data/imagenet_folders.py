@@ -178,7 +178,7 @@ def _annotated(val: Path) -> list[tuple[str, Path]]:
     notes = val / "val_annotations.txt"
     if not notes.exists():
         return files_by_class("TinyImageNet", val)
-    lines = [line.split("\t") for line in notes.read_text().splitlines() if line.strip()]
+    lines = [line.split("\t") for line in notes.read_text(encoding="utf-8").splitlines() if line.strip()]
     classes = {words[0]: words[1] for words in lines if len(words) > 1}
     files = images_below(val / "images") if (val / "images").is_dir() else []
     strangers = [file.name for file in files if file.name not in classes]
