@@ -55,6 +55,30 @@ def test_a_truncated_grey_file_is_named_as_damaged(grey, kept):
         DATASETS[name](folder)
 
 
+def test_a_folder_in_a_files_place_is_named_with_what_is_in_it(grey):
+    name, folder, _ = grey
+    file = folder / name / "raw" / "train-images-idx3-ubyte"
+    content = file.read_bytes()
+    file.unlink()
+    file.mkdir()
+    (file / "train-images.idx3-ubyte").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"got a folder of that name with train-images\.idx3-ubyte in it\. Move the file out of it, .* call it"
+    ):
+        DATASETS[name](folder)
+
+
+def test_files_one_folder_too_deep_are_named(grey):
+    name, folder, _ = grey
+    (folder / name / "raw").rename(folder / name / "unpacked")
+    (folder / name / "raw").mkdir()
+    (folder / name / "unpacked").rename(folder / name / "raw" / "archive")
+    with pytest.raises(
+        ValueError, match=r"it is one folder too deep: .*raw/archive/train-images-idx3-ubyte\. Move the files of .*archive up"
+    ):
+        DATASETS[name](folder)
+
+
 def test_images_and_labels_of_different_numbers_are_refused(grey):
     name, folder, _ = grey
     (folder / name / "raw" / "train-labels-idx1-ubyte").write_bytes(idx(np.zeros(TRAIN_COUNT - 1, dtype=np.uint8)))

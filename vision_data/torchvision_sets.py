@@ -153,8 +153,27 @@ def _labels(part: Any) -> Any:
     return part.targets if hasattr(part, "targets") else part.labels
 
 
+def _refuse_misplaced(name: str, files_in: Path, files: tuple[str, ...]) -> None:
+    """ValueError for a folder that is called as a file, and for a file that lies one folder too deep, as some archives unpack."""
+    for file in files:
+        place = files_in / file
+        if place.is_dir():
+            inside = sorted(entry.name for entry in place.iterdir())
+            raise ValueError(
+                f"{name}: expected the file {place}, got a folder of that name with {', '.join(inside[:3]) or 'nothing'} in it. "
+                f"Move the file out of it, to where the folder is, and call it {file}"
+            )
+        deeper = [] if place.exists() or not files_in.is_dir() else [below / file for below in sorted(files_in.iterdir()) if below.is_dir()]
+        found = next((candidate for candidate in deeper if candidate.is_file()), None)
+        if found is not None:
+            raise ValueError(
+                f"{name}: expected the file {place}, and it is one folder too deep: {found}. Move the files of {found.parent} up"
+            )
+
+
 def _both_parts(name: str, files_in: Path, files: tuple[str, ...], load: Callable[[bool, bool], Any]) -> tuple[Any, Any]:
     missing = [file for file in files if not (files_in / file).exists()]
+    _refuse_misplaced(name, files_in, files)
     if missing:
         begin_to_fetch(name)
     not_there_yet = [place for place in (files_in, *files_in.parents) if not place.exists()]
