@@ -61,8 +61,9 @@ def klom(argv: Sequence[str]) -> int:
     common = _common(options, method, architecture)
     margins = command_line.path_or_none(options.oracle_margins)
     config = KlomConfig(**common, models=options.models, oracle_margins=margins, also=options.metrics)
-    result = KlomAudit(config, progress=command_line.progress_bar, notice=print).run()
-    print(report(result))
+    audit = KlomAudit(config, progress=command_line.progress_bar, notice=print)
+    print(f"to forget: {audit.job.base.forgotten}")
+    print(report(audit.run()))
     return 0
 
 
@@ -82,8 +83,9 @@ def ulira(argv: Sequence[str]) -> int:
     from audits.ulira import UliraAudit, UliraConfig
 
     config = UliraConfig(**_common(options, method, architecture), shadows=options.shadows, out=options.ulira_out)
-    result = UliraAudit(config, progress=command_line.progress_bar, notice=print).run()
-    print(report(result))
+    audit = UliraAudit(config, progress=command_line.progress_bar, notice=print)
+    print(f"to forget: {audit.job.base.forgotten}")
+    print(report(audit.run()))
     return 0
 
 
@@ -123,8 +125,9 @@ def evaluate(argv: Sequence[str]) -> int:
         options.metrics,
         options.experiment,
     )
-    result = ForeignModels(config, progress=command_line.progress_bar).run()
-    print(measured_report(result))
+    models = ForeignModels(config, progress=command_line.progress_bar)
+    print(f"to forget: {models.forgotten}")
+    print(measured_report(models.run()))
     return 0
 
 

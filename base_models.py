@@ -8,7 +8,7 @@ import shlex
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from training import (
     silent,
     unsealed,
 )
+from training.estimate import estimated_seconds
 from training.file_lock import locked_together
 from training.recipe import FLAGS, changed, differences
 from training.storage import LONGEST_NAME, shortened
@@ -45,12 +46,15 @@ from vision_data import DATASETS, ForgetRequest, ImageSet, Splits, forward_batch
 from vision_data.augmentation import augmentations, check_augmentable
 from vision_data.splits import FEWEST_IN_CLASS
 
+WORTH_A_WORD = 60.0  # seconds of a training
+
 
 @dataclass(frozen=True)
 class BaseConfig:
     """What the initial and the ideal model depend on, and where their checkpoints are.
 
     training: settings of the recipe by the names of their flags (see training.recipe.changed), e.g. {"train_lr": 0.05}.
+    reading: settings of how images in folders are read (see vision_data.reading), e.g. {"image_channels": 1}.
     """
 
     dataset: str = "digits"
@@ -66,6 +70,7 @@ class BaseConfig:
     save_dir: Path | None = None
     mask: Path | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ class BaseModels:
                 "main_ideal.py, then start this without torchrun"
             )
         dataset = DATASETS[config.dataset]
-        self.config = config
+        self.asked = self.config = config
         self.progress, self.world = progress, world
         self.device = device_named(config.device)
         self.architecture: Entry[Any] = ARCHITECTURES[config.arch or dataset.facts.arch]
@@ -108,12 +113,13 @@ class BaseModels:
         self.recipe = self._recipe(usual, found)
         self.training = differences(self.recipe, usual)
         self.save_dir = config.save_dir or Path("results") / dataset.name
-        self.splits = splits or load_splits(config.dataset, config.data, config.split_seed)
+        self.splits = splits or load_splits(config.dataset, config.data, config.split_seed, config.reading)
         if config.num_classes not in (None, self.splits.classes):
             raise ValueError(
                 f"--num_classes: {dataset.name} has {self.splits.classes} classes, got {config.num_classes}. Leave the flag out"
             )
         self._check_augmentable()
+        self.config = config = replace(config, request=config.request.of_classes(self.splits.class_names))
         self.forget, self.retain = config.request.divide(self.splits.train, self.splits.classes, config.split_seed)
         self.untrained()
         remove_left_over(self.save_dir)
@@ -163,6 +169,11 @@ class BaseModels:
         return tuple(sorted(set(self.forget.classes) - set(self.retain.classes)))
 
     @property
+    def forgotten(self) -> str:
+        """What is to be forgotten, in words: the classes with their names."""
+        return self.config.request.in_words(len(self.forget), self.splits.class_names)
+
+    @property
     def request_slug(self) -> str:
         """The forget request in a word, for names."""
         return self.config.request.slug
@@ -204,8 +215,9 @@ class BaseModels:
             f"_{name.removeprefix('train_')}{'-'.join(v) if isinstance(v, tuple) else v}" for name, v in sorted(self.training.items())
         )
         split = f"_split{self.config.split_seed}" if self.config.split_seed else ""
+        split += "".join(f"_{name}{value}" for name, value in sorted(self.config.reading.items()))
         architecture = re.sub(r"[^\w.+-]", "-", self.architecture.slug)  # torchvision:NAME
-        return f"{seed}{architecture}_ep{self.epochs}{options}{training}{split}"
+        return re.sub(r"[/\\\0]", "-", f"{seed}{architecture}_ep{self.epochs}{options}{training}{split}")
 
     def untrained(self) -> nn.Module:
         """The architecture with the seed's initial weights, on the device."""
@@ -273,6 +285,7 @@ class BaseModels:
 
     def _train(self, images: ImageSet, path: Path, trained_on: str, label: str) -> Trained:
         validation_images = self.validation_of(trained_on)
+        self._tell_duration(images, label)
         started = time.perf_counter()
         model = self.untrained()
         state = StateFile(path.with_name(f"{path.name}.state"), self._about_training(trained_on))
@@ -302,6 +315,19 @@ class BaseModels:
             state.remove()
         self.world.wait()
         return Trained(model, path, metadata, False, time.perf_counter() - started, history)
+
+    def _tell_duration(self, images: ImageSet, label: str) -> None:
+        """A warning where images of a person's own take minutes to train on: another architecture may take seconds."""
+        if not DATASETS[self.config.dataset].facts.free_form or not self.world.first or len(images) < 2:
+            return
+        seconds = estimated_seconds(self.untrained(), images, self.recipe, self.device)
+        if seconds >= WORTH_A_WORD:
+            size = " x ".join(map(str, images.image_shape))
+            warnings.warn(
+                f"{label}: {self.architecture.name} on {len(images):,} images of {size}, {self.epochs} epochs on {self.device}: about "
+                f"{seconds / 60:.0f} minutes. --arch cnn or mlp, or fewer --epochs, take less",
+                stacklevel=2,
+            )
 
     def settled_recipe(self) -> Recipe:
         """The recipe; what it leaves to be measured is as the initial model, else the ideal one, was trained, where it is there.
@@ -378,7 +404,7 @@ def flags_of(config: BaseConfig) -> list[str]:
         value = getattr(config, name)
         if value is not None and value != getattr(defaults, name):
             flags.append(f"--{name} {shlex.quote(str(value))}")
-    for name, value in sorted((dict(config.arch_options) | dict(config.training)).items()):
+    for name, value in sorted((dict(config.arch_options) | dict(config.training) | dict(config.reading)).items()):
         flags.append(f"--{name} {shlex.quote(_written(value))}")
     return flags + config.request.flags()
 

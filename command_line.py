@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 FAILED, MISTAKE, INTERRUPTED, BY_SIGNAL = 1, 2, 130, 128  # the last one: and the signal's number, as a shell has it
 BROKEN_PIPE = BY_SIGNAL + 13  # what a shell says of a program that such a signal ends
+SHORT = {"image_channels": "channels"}  # a flag's other name, unless an architecture or a method has a flag of that name
 ENDED_WITHIN = 10.0  # seconds in which torchrun ends the other processes where one has failed
 
 
@@ -225,7 +226,11 @@ def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = F
         metavar="FOLDER",
         help="where the dataset's files are, and where what is decoded of them is kept (default: %(default)s)",
     )
-    data.add_argument("--arch", help="name, or path/to/file.py:function (default: mlp for small grey images, resnet18 otherwise)")
+    data.add_argument(
+        "--arch",
+        help="name, or path/to/file.py:function (default: the dataset's own; for folder:PATH mlp where images are grey and up to 32 x 32, "
+        "else, as for hf:NAME, resnet18 on a GPU, cnn without)",
+    )
     data.add_argument("--num_classes", type=int, metavar="N", help="refused if the dataset has another number")
     data.add_argument("--epochs", type=int, metavar="N", help="epochs of training (default: the dataset's own)")
     seeds: dict[str, Any] = {"nargs": "+", "default": [1]} if several_seeds else {"default": 1}
@@ -236,11 +241,19 @@ def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = F
     data.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
 
     from training.recipe import FLAGS
+    from vision_data.reading import FLAGS as READING
 
+    add_signature_flags(parser, READING, "images")
     add_signature_flags(parser, FLAGS, "training", default="as --arch and --dataset have it")
 
     request = parser.add_argument_group("what to forget")
-    request.add_argument("--class_to_replace", type=int, nargs="+", metavar="C", help="these classes; -1 is any class (default: 0)")
+    request.add_argument(
+        "--class_to_replace",
+        type=class_word,
+        nargs="+",
+        metavar="C",
+        help="these classes, by their names or numbers; -1 is any class (default: 0)",
+    )
     request.add_argument("--num_indexes_to_replace", type=int, metavar="N", help="N images of them instead of all")
     request.add_argument("--forget_indexes", metavar="FILE", help="exactly the images with these indexes, one a line")
 
@@ -253,6 +266,11 @@ def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = F
         help="the initial model's checkpoint: loaded if it exists, else trained and saved there "
         "(default: <save_dir>/<seed><arch>_ep<epochs>.safetensors)",
     )
+
+
+def class_word(text: str) -> int | str:
+    """A class's name or number, which only its dataset can tell apart; -1 is any class."""
+    return -1 if text == "-1" else text
 
 
 def seed_number(text: str) -> int:
@@ -286,14 +304,23 @@ def add_signature_flags(
         own = "" if parameter.required else f"; default: {usual}"
         expects = parameter.expects.removesuffix(" or none") if default is not None else parameter.expects
         try:
+            _free(parser, parameter.name)
             group.add_argument(
                 f"--{parameter.name}",
+                *(f"--{short}" for name, short in SHORT.items() if name == parameter.name),
                 nargs="+" if several else None,
                 metavar="VALUE",
                 help=f"{parameter.help} ({expects}{own})".replace("%", "%%"),
             )
         except argparse.ArgumentError as error:
             raise ValueError(f"{kind} {entry.name}: --{parameter.name} is a flag of the job already. Rename the parameter") from error
+
+
+def _free(parser: argparse.ArgumentParser, name: str) -> None:
+    """Take a name from the flag that has it as its short one: --channels is cnn's own where that is the architecture."""
+    flag = f"--{name}"
+    if name in SHORT.values() and flag in parser._option_string_actions:
+        parser._option_string_actions.pop(flag).option_strings.remove(flag)  # type: ignore[attr-defined]
 
 
 def settings_from(options: argparse.Namespace, entry: Entry[Any]) -> dict[str, Any]:
@@ -386,6 +413,7 @@ def base_config(options: argparse.Namespace, architecture: Entry[Any], seed: int
     """The shared flags as the config of the base models."""
     from base_models import BaseConfig
     from training.recipe import FLAGS
+    from vision_data.reading import FLAGS as READING
 
     return BaseConfig(
         dataset=options.dataset,
@@ -401,6 +429,7 @@ def base_config(options: argparse.Namespace, architecture: Entry[Any], seed: int
         save_dir=path_or_none(options.save_dir),
         mask=path_or_none(options.mask),
         training=settings_from(options, FLAGS),
+        reading=settings_from(options, READING),
     )
 
 
@@ -462,7 +491,8 @@ def _told(base: BaseModels, trained: Trained, which: Literal["initial", "ideal"]
         for name, images in (("validation", base.splits.validation), ("test", base.splits.test))
     }
     how_good = ", ".join(f"{name} score{of_which} {score:.2f} %" for name, score in scores.items())
-    return f"{which} model {verb}: {trained.path}\n{how_good}"
+    forgotten = f" without {base.forgotten}" if which == "ideal" else ""
+    return f"{which} model{forgotten} {verb}: {trained.path}\n{how_good}"
 
 
 def _add_set_flags(parser: argparse.ArgumentParser, which: Literal["initial", "ideal"]) -> dict[str, Kind]:

@@ -66,9 +66,10 @@ def run_unless_finished(configs: Sequence[PipelineConfig]) -> int:
 
 
 def tell(results: Sequence[Result]) -> None:
-    """What came out, how long it took, and where it is."""
+    """What was forgotten, what came out, how long it took, and where it is."""
     from tracking.store_uri import shown_uri, ui_command
 
+    print("to forget: " + "; ".join(dict.fromkeys(result.forgotten for result in results)))
     print(report(results[0]) if len(results) == 1 else summary(results))
     whole, in_runs = time.perf_counter() - command_line.STARTED, sum(result.stages["total"] for result in results)
     print(f"seconds in all: {whole:.2f}, of which {whole - in_runs:.2f} to load Python's libraries and the data, and to check")

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ NO_TAGS: Mapping[str, str] = {}
 class Result:
     """What one run measured, and where it is. `checkpoints`: the metrics after each of the config's checkpoint_epochs.
 
-    `chosen`: the config's choice of metrics.
+    `chosen`: the config's choice of metrics. `forgotten`: what was to be forgotten, in words.
     """
 
     run_id: str
@@ -68,6 +68,7 @@ class Result:
     checkpoints: dict[int, dict[str, float]] = field(default_factory=dict)
     chosen: tuple[str, ...] = (DEFAULT,)
     seed: int = 1
+    forgotten: str = ""
 
 
 class Pipeline:
@@ -94,9 +95,10 @@ class Pipeline:
             raise ValueError(f"--report: expected full, no_images or skip, got {config.report!r}. Choose one")
         if config.ideal == "skip" and "ideal" in self.method.facts.needs:
             raise ValueError(f"--ideal: {self.method.name} needs the ideal model, got skip. Leave the flag out")
-        if base is not None and base.config != config.base:
+        if base is not None and config.base not in (base.asked, base.config):
             raise ValueError("expected the base models of this config, got those of another. Make them with BaseModels(config.base)")
         self.base = base or BaseModels(config.base, progress=progress)
+        self.config = replace(config, base=self.base.config)
         self.augment = augmentation_of(config.unlearn_augment, self.method, self.base)
         self.data = self._forget_data()
         self.asked, self.layer_size = self._amounts()
@@ -189,6 +191,7 @@ class Pipeline:
             checkpoints=self.intermediate.metrics,
             chosen=self.config.metrics,
             seed=self.config.base.seed,
+            forgotten=self.base.forgotten,
         )
 
     def _check_untouched(self, initial: Trained) -> None:

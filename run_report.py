@@ -16,8 +16,6 @@ from reporter.verdict import Measurements
 from run_settings import AUTO, run_params
 from training import library_versions
 from unlearn import Unlearned
-from vision_data import ForgetRequest
-from vision_data.forget_request import ANY_CLASS
 
 if TYPE_CHECKING:
     from pipeline import Pipeline, PipelineConfig
@@ -40,7 +38,7 @@ def run_facts(
     layer = None
     if unlearned.mask is not None:
         layer = Layer(unlearned.mask.layer, initial.model.get_parameter(f"{unlearned.mask.layer}.weight").detach(), unlearned.mask.keep)
-    what = in_words(base.config.request, len(data.forget), base.splits.class_names)
+    what = base.config.request.in_words(len(data.forget), base.splits.class_names)
     config = experiment.config
     return RunFacts(
         name=experiment.name,
@@ -104,16 +102,6 @@ def _ways(config: PipelineConfig) -> dict[str, str]:
     if config.base.mask is None:  # one checkpoint is of one seed
         ways["seeds"] = f"{command_of(replace(config, base=replace(config.base, seed=1)))} --seed 1 2 3"
     return ways
-
-
-def in_words(request: ForgetRequest, count: int, names: Sequence[str]) -> str:
-    """ "class 3 (cat)", "classes 3 (cat) and 5 (dog)", "450 images of class 3 (cat)", "130 images"."""
-    if request.indexes is not None or ANY_CLASS in request.classes:
-        return f"{count:,} image{'s' if count > 1 else ''}"
-    classes = [f"{label}" if names[label] == str(label) else f"{label} ({names[label]})" for label in request.classes]
-    listed = " and ".join([", ".join(classes[:-1]), classes[-1]] if len(classes) > 1 else classes)
-    whole = f"class{'es' if len(classes) > 1 else ''} {listed}"
-    return whole if request.number is None else f"{count:,} image{'s' if count > 1 else ''} of {whole}"
 
 
 def _with_file(base: BaseConfig) -> BaseConfig:

@@ -107,6 +107,7 @@ def run_params(experiment: Pipeline) -> dict[str, Any]:
         "unlearn_augment": ",".join(experiment.augment) or "none",
         **_digests(experiment),
         **_recipe(experiment.base),
+        **base.reading,
         **experiment.base.options,
         **experiment.settings,
         **experiment.counts,

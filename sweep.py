@@ -38,7 +38,7 @@ def run_all(configs: Sequence[PipelineConfig], *, progress: Progress = silent) -
     bases: list[BaseModels] = []
     pipelines = []
     for config in configs:
-        base = next((made for made in bases if made.config == config.base), None)
+        base = next((made for made in bases if made.asked == config.base), None)
         if base is None:
             base = BaseModels(config.base, progress=progress, splits=same_splits(bases, config.base))
             bases.append(base)
@@ -96,7 +96,7 @@ def _tag_warnings(parent: TrackedRun, pipelines: Sequence[Pipeline]) -> None:
 
 def same_splits(bases: Sequence[BaseModels], config: BaseConfig) -> Splits | None:
     """The splits of base models made before, where they are the same: images are read once."""
-    same = ("dataset", "data", "split_seed")
+    same = ("dataset", "data", "split_seed", "reading")
     return next((base.splits for base in bases if all(getattr(base.config, name) == getattr(config, name) for name in same)), None)
 
 

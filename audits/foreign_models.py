@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,8 +74,9 @@ class ForeignModels:
     """Raises ValueError or FileNotFoundError, before anything is measured, for files that are not there or do not fit the architecture."""
 
     def __init__(self, config: ForeignConfig, *, progress: Progress = silent) -> None:
-        self.config = config
-        splits = load_splits(config.base.dataset, config.base.data, config.base.split_seed)
+        splits = load_splits(config.base.dataset, config.base.data, config.base.split_seed, config.base.reading)
+        request = config.base.request.of_classes(splits.class_names)
+        self.config = config = replace(config, base=replace(config.base, request=request))
         self.splits = splits.without_validation() if config.trained_on == "all" else splits
         self.architecture: Entry[Any] = ARCHITECTURES[config.base.arch or DATASETS[config.base.dataset].facts.arch]
         self.options = self.architecture.settings(config.base.arch_options)
@@ -94,6 +95,11 @@ class ForeignModels:
             check_retrained(self.models["initial"], self.models["ideal"], config.ideal)
         self.experiment = config.experiment or f"{self.splits.dataset}-{self.architecture.name}"
         check_store(self.experiment)
+
+    @property
+    def forgotten(self) -> str:
+        """What is to be forgotten, in words: the classes with their names."""
+        return self.config.base.request.in_words(len(self.data.forget), self.splits.class_names)
 
     def run(self) -> ForeignResult:
         """Measure them, in one MLflow run."""
@@ -139,6 +145,7 @@ class ForeignModels:
             "metrics": ",".join(self.config.metrics),
             **{f"{name}_checkpoint": files[name] for name in self.models},
             **{f"{name}_digest": model_digest(model) for name, model in self.models.items()},
+            **base.reading,
             **self.options,
         }
 

@@ -124,7 +124,8 @@ def measured(options: Any, seed: int, kappa: str, cells: Any) -> Iterator[dict[s
     common["on_features"] = options.on_features
     about = {"seed": seed, "kappa": kappa, "layer_size": masked_layer(whole, some, None).size}
     before = correct(initial, splits.test, base.device)
-    for label in options.class_to_replace or range(splits.classes):
+    asked = ForgetRequest(tuple(options.class_to_replace or range(splits.classes))).of_classes(splits.class_names)
+    for label in asked.numbers:
         request = ForgetRequest((label,))
         data, images = (ForgetData.of(parts, request, **world) for parts in (splits, base.splits))
         of_class = BaseModels(replace(config, request=request), progress=command_line.progress_bar, splits=base.splits)

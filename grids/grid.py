@@ -220,14 +220,14 @@ class AtHand:
     """The base models of a grid's runs, untrained, on the images that can be read at once; each dataset is read once."""
 
     def __init__(self) -> None:
-        self.read: dict[tuple[str, str], RawDataset | None] = {}
+        self.read: dict[tuple[str, str, tuple[tuple[str, Any], ...]], RawDataset | None] = {}
         self.made: list[BaseModels] = []
 
     def base(self, config: BaseConfig) -> BaseModels | None:
         """None where the images are not here, or a person's own code makes them. Raises ValueError as BaseModels."""
         from base_models import BaseModels
 
-        found = next((base for base in self.made if base.config == config), None)
+        found = next((base for base in self.made if base.asked == config), None)
         if found is None and (splits := self._splits(config)) is not None:
             found = BaseModels(config, splits=splits)
             self.made.append(found)
@@ -239,14 +239,15 @@ class AtHand:
         from vision_data.at_hand import only_at_hand
         from vision_data.impl import read
 
-        dataset, key = DATASETS[config.dataset], (config.dataset, str(config.data))
+        dataset = DATASETS[config.dataset]
+        key = (config.dataset, str(config.data), tuple(sorted(config.reading.items())))
         known = same_splits(self.made, config)
         if known is not None or dataset.file is not None:
             return known
         if key not in self.read:
             try:
                 with only_at_hand():
-                    self.read[key] = read(*key)
+                    self.read[key] = read(config.dataset, config.data, config.reading)
             except FileNotFoundError:
                 self.read[key] = None
         raw = self.read[key]

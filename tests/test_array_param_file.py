@@ -284,7 +284,7 @@ def test_no_image_is_fetched_to_check_a_grid(lines, monkeypatch):
 def test_a_dataset_is_read_once(lines, mnist):
     _, jobs = lines("dataset: [MNIST, KMNIST]\nclass_to_replace: [0, 3]\nsplit_seed: [0, 1]\ndevice: cuda\nmethods: {SSD: , default: }\n")
     assert len(jobs) == 16
-    assert sorted(dataset for dataset, _ in mnist) == ["KMNIST", "MNIST"]
+    assert sorted(dataset for dataset, *_ in mnist) == ["KMNIST", "MNIST"]
 
 
 @pytest.mark.parametrize(

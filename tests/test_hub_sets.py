@@ -72,7 +72,8 @@ def test_several_parquet_files_make_a_part_in_their_order(tmp_path):
     assert np.array_equal(DATASETS[f"hf:{tmp_path}/own"](tmp_path / "data").train[0].numpy(), np.concatenate([pixels, more]))
 
 
-def test_one_parquet_file(tmp_path):
+def test_one_parquet_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     train, pixels = part([0, 1])
     train.to_parquet(tmp_path / "mine.parquet")
     entry = DATASETS[f"HF:{tmp_path}/mine.parquet"]
@@ -111,7 +112,8 @@ def test_files_of_which_none_names_a_part_are_all_for_training(tmp_path):
     (tmp_path / "own").mkdir()
     for name, start in (("cats", 0), ("part-1", 20)):
         part([0, 1], start=start)[0].to_parquet(tmp_path / "own" / f"{name}.parquet")
-    assert DATASETS[f"hf:{tmp_path}/own"](tmp_path / "data").train[1].tolist() == [0, 1, 0, 1]
+    with pytest.warns(UserWarning, match=r"no file is called as a split: all are for training \(cats.parquet, part-1.parquet\)"):
+        assert DATASETS[f"hf:{tmp_path}/own"](tmp_path / "data").train[1].tolist() == [0, 1, 0, 1]
 
 
 def made_in(form, root, **parts):
@@ -233,7 +235,7 @@ def test_pokemon_as_the_hub_has_them_zipped_beside_a_script(tmp_path):
         with zipfile.ZipFile(root / "data" / f"{name}.zip", "w") as file:
             for image in sorted((tmp_path / name).rglob("*.png")):
                 file.write(image, image.relative_to(tmp_path / name))
-    with pytest.warns(UserWarning, match="the split validation is left out"):
+    with pytest.warns(UserWarning, match="the split valid is left out"):
         raw = DATASETS["pokemon_classification"](tmp_path)
     assert raw.class_names == ("Abra", "Zubat")
     assert np.array_equal(raw.train[0].numpy(), expected["train"]) and np.array_equal(raw.test[0].numpy(), expected["test"])
@@ -417,7 +419,7 @@ def test_an_image_with_two_labels_is_worth_a_word(tmp_path):
 
 
 def test_no_train_split(tmp_path):
-    refused(tmp_path, {"test": part([0])[0], "validation": part([1], start=9)[0]}, "expected a split train, got test, validation")
+    refused(tmp_path, {"test": part([0])[0], "validation": part([1], start=9)[0]}, "expected one split called train, got test, validation")
 
 
 def test_a_damaged_file_is_named(tmp_path):

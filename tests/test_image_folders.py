@@ -63,7 +63,7 @@ def test_where_there_are_val_and_test_val_is_left_out_with_a_word(tmp_path):
     class_folders(tmp_path / "own" / "train", {"cat": 2, "dog": 2})
     class_folders(tmp_path / "own" / "val", {"cat": 1, "dog": 1}, start=20)
     expected = class_folders(tmp_path / "own" / "test", {"cat": 1, "dog": 1}, start=40)
-    with pytest.warns(UserWarning, match="test is the test part; val is left out"):
+    with pytest.warns(UserWarning, match="the split val is left out: train is for training, test for the test"):
         raw = read(tmp_path / "own", tmp_path / "data")
     assert np.array_equal(raw.test[0].numpy(), expected)
 
@@ -79,13 +79,15 @@ def test_images_may_lie_deeper(tmp_path):
     assert read(tmp_path / "own", tmp_path / "data").train[1].tolist() == [0, 1]
 
 
-def test_the_name_keeps_its_case_and_folder_has_none(tmp_path):
+def test_the_name_keeps_its_case_and_folder_has_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     class_folders(tmp_path / "Own", {"a": 2, "b": 2})
     entry = DATASETS[f"FOLDER:{tmp_path}/Own"]
     assert entry.name == "folder-Own" and entry(tmp_path / "data").class_names == ("a", "b")
 
 
-def test_the_whole_way_to_forget_and_retain(tmp_path):
+def test_the_whole_way_to_forget_and_retain(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     class_folders(tmp_path / "own", {"a": 20, "b": 20})
     splits = load_splits(f"folder:{tmp_path}/own", tmp_path / "data")
     assert (len(splits.train), len(splits.validation), len(splits.test), splits.dataset) == (28, 4, 8, "folder-own")
@@ -239,7 +241,7 @@ def test_exif_that_can_not_be_read_is_none(exif):
 def test_a_folder_beside_the_parts_is_left_out_with_a_word(tmp_path):
     for at, place in enumerate(("train", "test", "unlabelled", "__MACOSX")):
         class_folders(tmp_path / "own" / place, {"cat": 2, "dog": 2}, start=20 * at)
-    with pytest.warns(UserWarning, match="train and test are its parts; unlabelled beside them: left out"):
+    with pytest.warns(UserWarning, match="the split unlabelled is left out: train is for training, test for the test"):
         raw = read(tmp_path / "own", tmp_path / "data")
     assert (raw.class_names, len(raw.train[1]), len(raw.test[1])) == (("cat", "dog"), 4, 4)
 

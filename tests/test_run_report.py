@@ -13,7 +13,7 @@ from torch import nn
 import mlflow_forget
 from base_models import BaseConfig
 from pipeline import Pipeline, PipelineConfig
-from run_report import command_of, in_words
+from run_report import command_of
 from sweep import run_all
 from unlearn import ForgetData, unlearn
 from vision_data import ForgetRequest
@@ -26,7 +26,7 @@ NAMES = ("0", "1", "cat", "dog")
     [
         PipelineConfig("MIMU", {"topk": 50, "kappa": 0.1}),
         PipelineConfig("SFT", {}, BaseConfig(seed=3, epochs=2, arch="mlp", arch_options={"hidden": (32, 16)})),
-        PipelineConfig("FT", {"unlearn_epochs": 3, "unlearn_lr": 1e-05}, BaseConfig(request=ForgetRequest((3, 5)), split_seed=2)),
+        PipelineConfig("FT", {"unlearn_epochs": 3, "unlearn_lr": 1e-05}, BaseConfig(request=ForgetRequest(("3", "5")), split_seed=2)),
         PipelineConfig("RL", {}, BaseConfig(request=ForgetRequest((-1,), 45), data="my data", save_dir=Path("a b")), ideal="skip"),
         PipelineConfig("SCRUB", {}, experiment="it's mine", metrics=("mia", "tow"), checkpoint_epochs=(1, 3), report="no_images"),
         PipelineConfig("SRL", {}, unlearn_augment=("crop", "flip")),
@@ -66,7 +66,7 @@ def test_a_list_of_indexes_comes_from_its_file_or_from_the_artifact():
     ],
 )
 def test_a_request_in_words(request_, count, words):
-    assert in_words(request_, count, NAMES) == words
+    assert request_.in_words(count, NAMES) == words
 
 
 @pytest.fixture(scope="module")

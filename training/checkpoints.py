@@ -203,6 +203,11 @@ def _way_out(name: str, wanted: Any, found: Any) -> str:
         return f"Ask for {' '.join(sorted(flags)) or f'fewer {name} flags'}"
     if name == "arch" and re.search(r"-[0-9a-f]{8}([0-9a-f]{56})?$", str(found)):
         return "Give the --arch path/to/file.py:function that it was made with; the file has to be the same, letter by letter"
+    if name in ("split", "classes", "image_shape"):  # which nobody asks for: they are what the images are
+        return (
+            "The images differ from those it was trained on: they were changed, or are those of another folder. "
+            "Train anew in another folder with --save_dir, bring those images back"
+        )
     return f"Ask for {name} {_short(found)}"
 
 

@@ -61,7 +61,7 @@ class ForgetData:
     @classmethod
     def of(cls, splits: Splits, request: ForgetRequest, **world: Any) -> ForgetData:
         """A forget request on a split. Where a whole class is forgotten, validation loses it too."""
-        forget, retain = request.divide(splits.train, splits.classes, splits.split_seed)
+        forget, retain = request.of_classes(splits.class_names).divide(splits.train, splits.classes, splits.split_seed)
         gone = tuple(sorted(set(forget.classes) - set(retain.classes)))
         return cls(forget, retain, splits.validation.without_classes(*gone), splits.classes, whole=splits.train, **world)
 

@@ -23,13 +23,14 @@ from vision_data.image_file import ImageFile
 from vision_data.impl import RawDataset
 from vision_data.memory import memory_budget
 from vision_data.own_files import INSTEAD, own_files
-from vision_data.scanned import Published, in_parallel, refuse_unreadable, scan
+from vision_data.reading import Reading
+from vision_data.scanned import Published, in_parallel, refuse_unreadable, scan, without
 
 BYTES_AT_ONCE = 1 << 26
 FORMAT = 2  # of the folder: another number, and everything is decoded anew
 
 
-def decoded(published: Published, folder: Path) -> RawDataset:
+def decoded(published: Published, folder: Path, reading: Reading | None = None) -> RawDataset:
     """The images as uint8 of one size, from `<folder>/decoded/<name>-<key>`, where they are put the first time.
 
     Of a folder that can only be read, what is decoded there is taken; else they are put into ./data/decoded.
@@ -39,6 +40,8 @@ def decoded(published: Published, folder: Path) -> RawDataset:
     and from 32 on a multiple of 32. Grey where all training images are, else RGB.
     Raises ValueError that names the images that can't be read, and those that contradict each other.
     """
+    if reading is not None:
+        published = published.read_as(reading)
     called = Path("decoded") / f"{published.name}-{published.key[:16]}"
     place = next((place / called for place in (folder, INSTEAD) if (place / called / "about.json").exists()), None)
     if place is None:
@@ -88,7 +91,8 @@ def _decode_part(published: Published, place: Path, part: str, shape: tuple[int,
     """Append the pixels of the images that are not there yet. What is on disk is counted only after it has been flushed to it."""
     count, channels, height, width = shape
     progress, size = _progress(place, part), channels * height * width
-    rest = itertools.islice(published.parts[part](), progress["done"], None)
+    kept = without(published.parts[part](), json.loads((place / "scanned.json").read_text()).get("dropped", {}).get(part, []))
+    rest = itertools.islice(kept, progress["done"], None)
 
     def pixels(image: EncodedImage) -> np.ndarray | str:
         return pixels_of(image, (channels, height, width))

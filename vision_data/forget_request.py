@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
+from registry import did_you_mean
 from vision_data.image_set import ImageSet
 
 ANY_CLASS = -1
@@ -27,16 +30,19 @@ class ForgetRequest:
     | (3, 5) | | | every training image of the classes 3 and 5 |
     | (3,) | 450 | | 450 images of class 3, drawn by the split's seed |
     | (-1,) | 4500 | | 4500 images of any class |
+    | ("cat",) | | | every training image of the class of that name, once `of_classes` has looked it up |
     | | | (7, 12, ...) | exactly the images with these indexes in the original training set; `file` is where they stood |
     """
 
-    classes: tuple[int, ...] = (0,)
+    classes: tuple[int | str, ...] = (0,)
     number: int | None = None
     indexes: tuple[int, ...] | None = None
     file: str | None = None
+    spelled: tuple[str, ...] = field(default=(), compare=False)  # the classes as flags that mean them, once they have been looked up
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", tuple(sorted({int(label) for label in self.classes})))  # one request, one name
+        each = {label if isinstance(label, str) else int(label) for label in self.classes}
+        object.__setattr__(self, "classes", tuple(sorted(each, key=lambda label: (isinstance(label, str), label))))  # one request, one name
         if self.indexes is not None:
             object.__setattr__(self, "indexes", tuple(sorted({int(index) for index in self.indexes})))
         if self.indexes is not None:
@@ -50,6 +56,34 @@ class ForgetRequest:
             raise ValueError(f"--class_to_replace: expected -1 alone or classes, got {list(self.classes)}. Leave out -1 or the others")
         if self.number is not None and self.number < 1:
             raise ValueError(f"--num_indexes_to_replace: expected an integer >= 1, got {self.number}. Say how many images to forget")
+
+    def of_classes(self, names: Sequence[str]) -> ForgetRequest:
+        """The same request with each class as its number: a word is the name of a class, else its number.
+
+        Raises ValueError for a word that is neither. A warning where a word is the name of one class and the number of another.
+        """
+        numbers = [_class_of(label, names) if isinstance(label, str) else label for label in self.classes]
+        spelled = [_word_for(number, names) for number in sorted(set(numbers))]
+        return replace(self, classes=tuple(numbers), spelled=tuple(spelled))
+
+    def in_words(self, count: int, names: Sequence[str]) -> str:
+        """ "class 3 (cat)", "classes 3 (cat) and 5 (dog)", "450 images of class 3 (cat)", "130 images"."""
+        images = f"{count:,} image{'s' if count > 1 else ''}"
+        if self.indexes is not None or ANY_CLASS in self.classes:
+            return images
+        numbers = self.of_classes(names).numbers
+        classes = [f"{label}" if names[label] == str(label) else f"{label} ({names[label]})" for label in numbers]
+        listed = " and ".join([", ".join(classes[:-1]), classes[-1]] if len(classes) > 1 else classes)
+        whole = f"class{'es' if len(classes) > 1 else ''} {listed}"
+        return whole if self.number is None else f"{images} of {whole}"
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The classes' numbers. ValueError for one that is still a name."""
+        names = [label for label in self.classes if isinstance(label, str)]
+        if names:
+            raise ValueError(f"expected classes as numbers, got the name {names[0]!r}. Look the names up with of_classes(class_names)")
+        return tuple(label for label in self.classes if not isinstance(label, str))
 
     @property
     def slug(self) -> str:
@@ -69,20 +103,21 @@ class ForgetRequest:
     @property
     def digest(self) -> str | None:
         """SHA-256 of the indexes, or of classes whose names together are too long; None where the slug says it all."""
-        numbers = self.classes if self.indexes is None else self.indexes
+        numbers = self.numbers if self.indexes is None else self.indexes
         if self.indexes is None and len(self._classes) <= LONGEST:
             return None
         return hashlib.sha256(repr(numbers).encode()).hexdigest()
 
     @property
     def _classes(self) -> str:
-        return "class" + "+".join(map(str, self.classes))
+        return "class" + "+".join(map(str, self.numbers))
 
     def flags(self) -> list[str]:
         """The command line's flags for this request."""
         if self.indexes is not None:
             return [f"--forget_indexes {shlex.quote(self.file or 'FILE')}"]
-        classes = [f"--class_to_replace {' '.join(map(str, self.classes))}"] if self.classes != (0,) else []
+        words = self.spelled or tuple(map(str, self.classes))
+        classes = [f"--class_to_replace {shlex.join(words)}"] if self.classes != (0,) else []
         return classes + ([f"--num_indexes_to_replace {self.number}"] if self.number is not None else [])
 
     def divide(self, train: ImageSet, classes: int, split_seed: int) -> tuple[ImageSet, ImageSet]:
@@ -101,11 +136,11 @@ class ForgetRequest:
     def _chosen(self, train: ImageSet, classes: int, split_seed: int) -> torch.Tensor:
         if self.indexes is not None:
             return self._listed(train, self.indexes)
-        for label in self.classes:
+        for label in self.numbers:
             if label != ANY_CLASS and not 0 <= label < classes:
                 raise ValueError(f"--class_to_replace: expected a class from 0 to {classes - 1}, got {label}. Name a class that exists")
         wanted = (
-            torch.ones(len(train), dtype=torch.bool) if ANY_CLASS in self.classes else torch.isin(train.labels, torch.tensor(self.classes))
+            torch.ones(len(train), dtype=torch.bool) if ANY_CLASS in self.classes else torch.isin(train.labels, torch.tensor(self.numbers))
         )
         if self.number is None:
             return wanted
@@ -129,6 +164,30 @@ class ForgetRequest:
                 "that are validation or test images or do not exist. Remove them from the list"
             )
         return torch.isin(train.indexes, torch.tensor(indexes, dtype=torch.int64))
+
+
+def _class_of(word: str, names: Sequence[str]) -> int:
+    """The class of that name, in any case of letters where one alone has it; else of that number."""
+    exact = [number for number, name in enumerate(names) if name == word]
+    alike = exact or [number for number, name in enumerate(names) if name.casefold() == word.casefold()]
+    if len(alike) != 1:
+        if re.fullmatch(r"-?\d{1,18}", word, re.ASCII):
+            return int(word)
+        raise ValueError(f"--class_to_replace: {did_you_mean('class', word, names, 'classes')}. Give a name, or a number from 0 on")
+    (found,) = alike
+    if word.isdecimal() and int(word) != found and int(word) < len(names):
+        warnings.warn(
+            f"--class_to_replace {word}: this is the class called '{names[found]}', number {found} in the order of the names; "
+            f"number {word} is called '{names[int(word)]}'",
+            stacklevel=2,
+        )
+    return found
+
+
+def _word_for(number: int, names: Sequence[str]) -> str:
+    """What `_class_of` takes for this class: its number, unless another class is called so."""
+    is_free = str(number) not in names or not 0 <= number < len(names) or names[number] == str(number)
+    return str(number) if is_free else names[number]
 
 
 def read_indexes(file: str | Path) -> tuple[int, ...]:

@@ -6,16 +6,17 @@ import contextlib
 import functools
 import json
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from system_files import is_system_file
 from vision_data.at_hand import begin_to_fetch
 from vision_data.own_files import own_files
+from vision_data.split_names import MEANING, meaning_of
 
-PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
-PARTS |= dict.fromkeys(("valid", "validation", "val", "dev"), "validation")
-Splits = dict[str, Any]
+Splits = Mapping[str, Any]
 
 
 def local_copy(hub_name: str, folder: Path, also: tuple[str, ...] = ()) -> Path | None:
@@ -36,28 +37,48 @@ def is_saved(place: Path) -> bool:
 def tables(place: Path) -> dict[str, list[str]]:
     """The Parquet files by split, as a folder or their name says (train-00000-of-00002.parquet, test/0000.parquet).
 
-    Where any of them names a part (train, test, validation), a file that names none is of a split of its own, of its leading word; so is
-    one of the hub's form SPLIT-00000-of-00001 where any split of that form is a part by its whole name: train_extra is not train.
+    Where none of them says anything, and there are no shards of several splits, all are of one split.
     """
-    files = [place] if place.suffix == ".parquet" else sorted(place.rglob("*.parquet"))
-    kinds = sorted({file.relative_to(place).parts[0] for file in files if file != place and file.parent != place} - {"data", *PARTS})
-    named = [_part_named(place, file) for file in files]
-    if len(kinds) > 1 and not any(file.relative_to(place).parts[0] in PARTS for file in files):
-        raise ValueError(f"{place}: expected one dataset, got several configurations: {', '.join(kinds)}. Name one: hf:{place / kinds[0]}")
+    files = [place] if place.suffix == ".parquet" else [file for file in sorted(place.rglob("*.parquet")) if not _is_hidden(place, file)]
+    if not files:
+        return {}
+    named = [_split_named(place, file) for file in files]
+    _refuse_configurations(place, files)
     shards = [_shard_of(file) for file in files]
-    exact = any(shard.casefold() in PARTS for shard in shards)
+    if not any(named) and len(set(shards)) == 1:
+        words = {_leading_word(place, file) for file in files}
+        if len(words) > 1:
+            called = ", ".join(str(file.relative_to(place)) for file in files)
+            warnings.warn(f"{place}: no file is called as a split: all are for training ({called})", stacklevel=2)
+        return {"train": [str(file) for file in files]}
     found: dict[str, list[str]] = {}
-    for file, part, shard in zip(files, named, shards, strict=True):
-        if exact and shard:
-            part = PARTS.get(shard.casefold(), shard)
-        found.setdefault(part or (_leading_word(place, file) if any(named) else "train"), []).append(str(file))
+    for file, split, shard in zip(files, named, shards, strict=True):
+        found.setdefault(split or shard or _leading_word(place, file), []).append(str(file))
     return found
 
 
-def _part_named(place: Path, file: Path) -> str | None:
-    """The part that the last such word in a file's place names."""
-    words = re.split(r"[^A-Za-z]+", file.name if file == place else str(file.relative_to(place)))
-    return next((PARTS[word.casefold()] for word in reversed(words) if word.casefold() in PARTS), None)
+def _is_hidden(place: Path, file: Path) -> bool:
+    """Whether a file, or a folder on the way to it, is nobody's: hidden, or a system's."""
+    return any(is_system_file(part) for part in file.relative_to(place).parts)
+
+
+def _refuse_configurations(place: Path, files: list[Path]) -> None:
+    """ValueError for the files of several datasets, a folder of each, of which no folder is a split."""
+    top = {file.relative_to(place).parts[0] for file in files if file != place and file.parent != place}
+    if any(name.casefold() in MEANING for name in top):
+        return
+    kinds = sorted(top - {"data"})
+    if len(kinds) > 1:
+        raise ValueError(f"{place}: expected one dataset, got several configurations: {', '.join(kinds)}. Name one: hf:{place / kinds[0]}")
+
+
+def _split_named(place: Path, file: Path) -> str | None:
+    """The split of a file: a shard's own word if that is a split's, else the last such word in the file's place."""
+    shard = _shard_of(file)
+    if meaning_of(shard):
+        return shard
+    steps = [file.stem] if file == place else [*file.relative_to(place).parts[:-1], file.stem]
+    return next((meaning for step in reversed(steps) if (meaning := meaning_of(step))), None)
 
 
 def _shard_of(file: Path) -> str:
@@ -76,10 +97,10 @@ def _leading_word(place: Path, file: Path) -> str:
 
 
 def zips(place: Path) -> dict[str, Path]:
-    """The zip files that are called as a part, by part; none where they are unpacked beside."""
-    if not place.is_dir() or any((place / part).is_dir() for part in PARTS):
+    """The zip files that are called as a split, by its name; none where they are unpacked beside."""
+    if not place.is_dir() or any((place / split).is_dir() for split in MEANING):
         return {}
-    return {PARTS[file.stem.casefold()]: file for file in sorted(place.glob("*.zip")) if file.stem.casefold() in PARTS}
+    return {file.stem: file for file in sorted(place.glob("*.zip")) if file.stem.casefold() in MEANING}
 
 
 def saved(name: str, local: Path) -> Splits:
@@ -93,25 +114,41 @@ def saved(name: str, local: Path) -> Splits:
         return _as_splits(datasets.load_from_disk(str(local)))
 
 
-def parquet(name: str, local: Path, files: dict[str, list[str]], folder: Path) -> Splits:
-    """The parts in these Parquet files, each with its own features; the `datasets` library keeps its tables in <folder>/huggingface.
+class ParquetSplits(Mapping[str, Any]):
+    """The splits in these Parquet files, each read when it is asked for; the `datasets` library keeps its tables in <folder>/huggingface.
 
-    Raises ValueError where two files of a part number their classes differently: that library would take the first file's for both.
+    Raises ValueError where two files of a split number their classes differently: that library would take the first file's for both.
     """
-    import datasets
-    import pyarrow.parquet as pq
 
-    cache = str(own_files(name, folder, "huggingface"))
-    parts = {}
-    for part, paths in files.items():
-        with _read_from(name, local):
+    def __init__(self, name: str, local: Path, files: Mapping[str, list[str]], folder: Path) -> None:
+        self.name, self.local, self.files = name, local, files
+        self.cache = str(own_files(name, folder, "huggingface"))
+        self._read: dict[str, Any] = {}
+
+    def __getitem__(self, split: str) -> Any:
+        if split not in self._read:
+            self._read[split] = self._rows_of(split)
+        return self._read[split]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def _rows_of(self, split: str) -> Any:
+        import datasets
+        import pyarrow.parquet as pq
+
+        paths = self.files[split]
+        with _read_from(self.name, self.local):
             features = {path: datasets.Features.from_arrow_schema(pq.read_schema(path)) for path in paths}
             rows = sum(pq.read_metadata(path).num_rows for path in paths)
-        _refuse_empty(name, [] if rows else [paths[0]])
-        _check_same_classes(name, part, features)
-        with _read_from(name, local):
-            parts[part] = datasets.load_dataset("parquet", data_files={part: paths}, split=part, cache_dir=cache)
-    return parts
+        _refuse_empty(self.name, [] if rows else [paths[0]])
+        _check_same_classes(self.name, split, features)
+        called = re.sub(r"\W+", "_", split)  # that library's rule for a split's name
+        with _read_from(self.name, self.local):
+            return datasets.load_dataset("parquet", data_files={called: paths}, split=called, cache_dir=self.cache)
 
 
 def _refuse_empty(name: str, empty: list[str]) -> None:

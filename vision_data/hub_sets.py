@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from registry import Entry, did_you_mean
+from vision_data.dataset_card import all_end_as, described_splits
 from vision_data.decoded import FORMAT, decoded
-from vision_data.encoded_image import EncodedImage
-from vision_data.hub_copies import Splits, from_hub, is_saved, local_copy, parquet, saved, tables, zips, zips_from_hub
-from vision_data.image_folders import published_folder
+from vision_data.default_arch import arch_for
+from vision_data.encoded_image import SUFFIXES, EncodedImage
+from vision_data.hub_copies import ParquetSplits, Splits, from_hub, is_saved, local_copy, saved, tables, zips, zips_from_hub
+from vision_data.image_folders import of_files, published_folder
 from vision_data.image_zips import published_zips
-from vision_data.impl import DATASETS, DatasetFacts, RawDataset, register, slug
+from vision_data.impl import DATASETS, DatasetFacts, RawDataset, absolute, place_name, register, slug
+from vision_data.reading import AS_THEY_ARE, Reading
 from vision_data.scanned import Published
+from vision_data.split_names import NOTHING_ASKED, Asked, Chosen, choose, training_splits
 
 PLANT, POKEMON = "jameelkhalidawan/Plant_Detection_Classification", "fcakyon/pokemon-classification"
+PARQUET = (".parquet",)
+T = TypeVar("T")
 LABEL_NAMES = ("label", "labels", "class", "target", "category")
 
 
@@ -37,9 +42,14 @@ def hub_set(spec: str) -> Entry[DatasetFacts]:
     name, *columns = [spec] if Path(spec).expanduser().exists() else spec.split(":")
     if not name or len(columns) not in (0, 2) or not all(columns[:]):
         raise ValueError(f"--dataset hf:{spec}: expected hf:NAME or hf:NAME:IMAGE_COLUMN:LABEL_COLUMN. Give both columns or none")
-    slugged = f"hf-{slug(Path(name).expanduser().resolve().name if Path(name).expanduser().exists() else name)}"
-    load = functools.partial(read_hub_set, slugged, name, columns=Columns(*columns))
-    return Entry(slugged, load, (), DatasetFacts(source=f"huggingface.co/datasets/{name}"))
+    here = Path(name).expanduser().exists()
+    slugged = f"hf-{slug(absolute(name).name if here else name)}"
+
+    def load(folder: Path, reading: Reading = AS_THEY_ARE) -> RawDataset:
+        return read_hub_set(slugged, name, folder, columns=Columns(*columns), reading=reading)
+
+    facts = DatasetFacts(arch=arch_for(None), source=f"huggingface.co/datasets/{name}", free_form=True)
+    return Entry(place_name("hf", name) if here else slugged, load, (), facts)
 
 
 @register("PLANT_CLASSIFICATION", epochs=30, augment=True, source=f"huggingface.co/datasets/{PLANT}")
@@ -57,46 +67,70 @@ def pokemon_classification(folder: Path) -> RawDataset:
     return read_hub_set("POKEMON_CLASSIFICATION", POKEMON, folder, also=also)
 
 
-def read_hub_set(name: str, hub_name: str, folder: Path, *, columns: Columns = Columns(), also: tuple[str, ...] = ()) -> RawDataset:
+def read_hub_set(
+    name: str, hub_name: str, folder: Path, *, columns: Columns = Columns(), also: tuple[str, ...] = (), reading: Reading | None = None
+) -> RawDataset:
     """A local copy where there is one, else what the hub has.
 
     Raises FileNotFoundError where there is neither, and ValueError for what can't be read, and for columns that are not there or not
     to be guessed.
     """
+    asked = NOTHING_ASKED if reading is None else reading.asked
     local = local_copy(hub_name, folder, also)
     if local is None:
-        return decoded(_published(name, _train_and_test(name, from_hub(name, hub_name, folder)), columns), folder)
+        return decoded(_published(name, from_hub(name, hub_name, folder), columns, asked), folder, reading)
     root = local / "data" if (local / "data").is_dir() and not is_saved(local) else local
     if is_saved(local):
-        return decoded(_published(name, _train_and_test(name, saved(name, local)), columns), folder)
-    if files := tables(local):
-        return decoded(_published(name, parquet(name, local, _train_and_test(name, files), folder), columns), folder)
-    if "train" in zips(root):
-        return decoded(published_zips(name, _train_and_test(name, zips(root))), folder)
-    return decoded(published_folder(name, root), folder)
+        return decoded(_published(name, saved(name, local), columns, asked), folder, reading)
+    described = described_splits(name, local)
+    if files := described if all_end_as(described, PARQUET) else tables(local):
+        return decoded(_published(name, ParquetSplits(name, local, files, folder), columns, asked), folder, reading)
+    if all_end_as(described, SUFFIXES):
+        return decoded(_of_images(name, local, described, asked), folder, reading)
+    archives = _one_each(name, described) if all_end_as(described, (".zip",)) else zips(root)
+    if training_splits(archives):
+        chosen = choose(name, archives, lambda split, train: True, asked)
+        return decoded(published_zips(name, _by_part(archives, chosen)), folder, reading)
+    return decoded(published_folder(name, root, asked=asked), folder, reading)
 
 
-def _train_and_test(name: str, parts: dict[str, Any]) -> dict[str, Any]:
-    """The train part, and the test part or what stands for it; a warning names what is left out."""
-    train = parts.get("train", next(iter(parts.values())) if len(parts) == 1 else None)
-    if train is None:
-        raise ValueError(f"{name}: expected a split train, got {', '.join(parts)}. Save it with one of that name")
-    test = next((part for part in ("test", "validation", "valid", "val") if part in parts and parts[part] is not train), None)
-    left_out = [part for part in parts if part != test and parts[part] is not train]
-    if left_out:
-        warnings.warn(f"{name}: the split {', '.join(left_out)} is left out: validation images are drawn from train", stacklevel=2)
-    return {"train": train} | ({"test": parts[test]} if test else {})
+def _by_part(splits: Mapping[str, T], chosen: Chosen) -> dict[str, T]:
+    """What is for training, and where there is a test split, what is for the test."""
+    train = {"train": splits[chosen.train]}
+    return train if chosen.test is None else train | {"test": splits[chosen.test]}
 
 
-def _published(name: str, parts: Splits, columns: Columns) -> Published:
-    """The train and the test part of a dataset with an image column and a label column."""
+def _of_images(name: str, root: Path, splits: Mapping[str, list[str]], asked: Asked) -> Published:
+    """Image files that a README gives to splits; the class of each is the folder that it is in."""
+    classes = {split: {Path(file).parent.name for file in files} for split, files in splits.items()}
+    chosen = choose(name, splits, lambda split, train: bool(classes[split] & classes[train]), asked)
+    files = {part: [(Path(file).parent.name, Path(file)) for file in listed] for part, listed in _by_part(splits, chosen).items()}
+    return of_files(name, root, files)
+
+
+def _one_each(name: str, splits: Mapping[str, list[str]]) -> dict[str, Path]:
+    several = next((split for split, files in splits.items() if len(files) > 1), None)
+    if several is not None:
+        raise ValueError(f"{name}: expected one zip file for the split {several}, got {len(splits[several])}. Unpack them")
+    return {split: Path(file) for split, (file,) in splits.items()}
+
+
+def _published(name: str, splits: Splits, columns: Columns, asked: Asked) -> Published:
+    """The training and the test split of a dataset with an image column and a label column."""
+
+    def has_labels(split: str, train: str) -> bool:
+        _, label = _columns_of(name, splits[train], columns)
+        return _has_labels(splits[split], label)
+
+    parts = _by_part(splits, choose(name, splits, has_labels, asked))
     train = parts["train"]
     image, label = chosen = _columns_of(name, train, columns)
     for part, rows in parts.items():
         missing = [column for column in chosen if column not in rows.column_names]
         if missing:
             raise ValueError(
-                f"{name}: expected the column {missing[0]} in {part}, got {', '.join(rows.column_names)}. Name the columns as train does"
+                f"{name}: expected the column {missing[0]} in {part}, got {', '.join(rows.column_names)}. "
+                "Rename the column, or name another test split with --test_split"
             )
     parts = {part: _encoded(rows.select_columns([image, label]), image) for part, rows in parts.items()}
     classes = {part: _class_names(name, rows.features[label], label) for part, rows in parts.items()}
@@ -117,6 +151,11 @@ def _published(name: str, parts: Splits, columns: Columns) -> Published:
     opening = {part: _opening(name, part, rows, image, label, classes[part]) for part, rows in parts.items()}
     in_order = names if names is not None else tuple(map(str, sorted(_labels(name, parts["train"], label))))
     return Published(name, content.hexdigest(), opening, in_order)
+
+
+def _has_labels(rows: Any, label: str) -> bool:
+    """Whether any row has one: where they are not public the column is missing, or -1 or null in every row."""
+    return label in rows.column_names and any(value not in (None, -1, "") for value in rows.unique(label))
 
 
 def _encoded(rows: Any, image: str) -> Any:

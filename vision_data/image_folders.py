@@ -11,12 +11,13 @@ from pathlib import Path, PurePath
 from registry import Entry
 from system_files import is_system_file
 from vision_data.decoded import FORMAT, decoded
+from vision_data.default_arch import arch_for
 from vision_data.encoded_image import SUFFIXES, EncodedImage
-from vision_data.impl import DATASETS, DatasetFacts, RawDataset, slug
+from vision_data.impl import DATASETS, DatasetFacts, RawDataset, absolute, place_name, slug
+from vision_data.reading import AS_THEY_ARE, Reading
 from vision_data.scanned import Published
+from vision_data.split_names import MEANING, NAMES, NOTHING_ASKED, Asked, choose, training_splits
 
-TRAIN = ("train", "training")
-TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there
 OF_LETHE = ("decoded", "huggingface")  # what runs put into the folder of --data
 
 
@@ -25,45 +26,87 @@ def image_folder(path: str) -> Entry[DatasetFacts]:
     """The dataset of your own images in PATH/<class>/..., or in PATH/train/<class>/... and PATH/test/<class>/..."""
     if not path:
         raise ValueError("--dataset folder:PATH: expected a folder after the colon, got nothing. Name one")
-    name = f"folder-{slug(Path(path).expanduser().resolve().name)}"
+    name = f"folder-{slug(absolute(path).name)}"
 
-    def load(folder: Path) -> RawDataset:
+    def load(folder: Path, reading: Reading = AS_THEY_ARE) -> RawDataset:
         made = [folder / below for below in OF_LETHE]
-        return decoded(published_folder(name, Path(path).expanduser(), own=True, besides=made), folder)
+        published = published_folder(name, Path(path).expanduser(), own=True, besides=made, asked=reading.asked)
+        return decoded(published, folder, reading)
 
-    return Entry(name, load, (), DatasetFacts(source="your own images, a class per folder"))
+    facts = DatasetFacts(arch=arch_for(first_image(absolute(path))), source="your own images, a class per folder", free_form=True)
+    return Entry(place_name("folder", path), load, (), facts)
 
 
-def published_folder(name: str, root: Path, *, own: bool = False, besides: Iterable[Path] = ()) -> Published:
+def first_image(folder: Path, depth: int = 8) -> Path | None:
+    """The first image file below a folder in the order of names; None where there is none, or a folder can't be read."""
+    try:
+        entries = sorted(_entries_of(folder), key=lambda entry: entry.name)
+    except ValueError:  # which reading the dataset will say
+        return None
+    for entry in entries:
+        path = folder / entry.name
+        if entry.is_file() and entry.name.casefold().endswith(SUFFIXES):
+            return path
+        below = first_image(path, depth - 1) if entry.is_dir() and depth else None
+        if below is not None:
+            return below
+    return None
+
+
+def published_folder(name: str, root: Path, *, own: bool = False, besides: Iterable[Path] = (), asked: Asked = NOTHING_ASKED) -> Published:
     """The images of a folder: a class per folder, in sorted order, of any depth; `besides` are folders that are none of its classes.
 
-    Where there are folders train and test (or val), these are the parts, and a warning names what is left out.
+    Where there are folders of splits (train, and test or val), see `split_names.choose` for which of them count.
     Raises FileNotFoundError for a folder that is not there and ValueError for a class folder without images, naming it, and for a test
     part without a train part.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{name}: expected a folder with a folder of images per class, and there is no folder {root}")
-    below = {entry.name.casefold(): entry for entry in _folders_in(root, besides)}
-    train = next((below[part] for part in TRAIN if part in below), None)
-    there = [part for part in TEST if part in below]
-    others = [entry.name for part, entry in below.items() if part not in (*TRAIN, *TEST)]
-    if train is None and (parts := [below[part] for part in there if _has_folders_alone(below[part])]):
-        raise ValueError(f"{name}: expected a folder train beside {parts[0]}, got none. Name the folder of the training images train")
-    if train is None or (others and not there):
-        files = {"train": files_by_class(name, root, besides=besides)}
-    else:
-        _tell_loose(name, root)
-        files = {"train": files_by_class(name, train)}
-        if others:
-            warnings.warn(f"{name}: {train.name} and {there[0]} are its parts; {', '.join(others)} beside them: left out", stacklevel=2)
-        if there:
-            files["test"] = files_by_class(name, below[there[0]])
-        if there[1:]:
-            warnings.warn(
-                f"{name}: {there[0]} is the test part; {', '.join(there[1:])} is left out: validation images are drawn from train",
-                stacklevel=2,
-            )
+    folders = {entry.name: entry for entry in _folders_in(root, besides)}
+    if not _are_splits(name, folders, asked):
+        return of_files(name, root, {"train": files_by_class(name, root, besides=besides)}, own=own)
+    _tell_loose(name, root)
+
+    def has_labels(split: str, train: str) -> bool:
+        """Whether a folder in it is called as a class: those of images without labels are called otherwise, or there are none."""
+        classes = {folder.name for folder in _folders_in(folders[train])}
+        return any(folder.name in classes for folder in _folders_in(folders[split]))
+
+    chosen = choose(name, folders, has_labels, asked)
+    files = {"train": files_by_class(name, folders[chosen.train])}
+    if chosen.test is not None:
+        files["test"] = files_by_class(name, folders[chosen.test])
     return of_files(name, root, files, own=own)
+
+
+def _are_splits(name: str, folders: Mapping[str, Path], asked: Asked) -> bool:
+    """Whether these folders are splits, which hold folders of classes, and not classes. ValueError for a test split alone."""
+    if asked != NOTHING_ASKED:
+        return True
+    training = training_splits(folders)
+    tests = [split for split in folders if MEANING.get(split.casefold()) in ("test", "validation")]
+    if not training:
+        alone = [folders[split] for split in tests if _has_folders_alone(folders[split])]
+        if alone:
+            raise ValueError(f"{name}: expected a folder train beside {alone[0]}, got none. Name the folder of the training images train")
+        _tell_alike(name, folders)
+        return False
+    if all(_has_folders_alone(folders[split]) for split in training):
+        return True
+    # With images of its own, train is a class of that name, unless a test split, or nothing, lies beside it.
+    called_so = training[0].casefold() in NAMES["train"]
+    return called_so and (bool(tests) or len(folders) == 1)
+
+
+def _tell_alike(name: str, folders: Mapping[str, Path]) -> None:
+    """A warning where the folders that are taken for classes hold the same folders each, as splits do."""
+    inside = {frozenset(below.name for below in _folders_in(folder)) for folder in folders.values()}
+    if len(folders) > 1 and len(inside) == 1 and len(next(iter(inside))) > 1 and all(map(_has_folders_alone, folders.values())):
+        warnings.warn(
+            f"{name}: {', '.join(folders)} are taken for classes, and each has the same folders: {', '.join(sorted(next(iter(inside))))}. "
+            "If they are splits, name the one for training with --train_split",
+            stacklevel=2,
+        )
 
 
 def files_by_class(name: str, part: Path, beside: tuple[str, ...] = (), besides: Iterable[Path] = ()) -> list[tuple[str, Path]]:

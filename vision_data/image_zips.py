@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from system_files import is_system_file
 from vision_data.encoded_image import SUFFIXES, EncodedImage
 from vision_data.image_folders import key_of
 from vision_data.scanned import Published
@@ -25,11 +26,16 @@ def published_zips(name: str, files: dict[str, Path]) -> Published:
     return Published(name, key, {part: opening(file) for part, file in files.items()})
 
 
+def is_hidden(member: str) -> bool:
+    """Whether a file of an archive, or a folder that it is in, is hidden or a system's."""
+    return any(map(is_system_file, PurePosixPath(member).parts))
+
+
 def _images_in(name: str, file: Path) -> Iterator[EncodedImage]:
     unpacked = file.with_suffix("")
     try:
         with zipfile.ZipFile(file) as opened:
-            members = sorted(member for member in opened.namelist() if member.casefold().endswith(SUFFIXES) and "__MACOSX" not in member)
+            members = sorted(member for member in opened.namelist() if member.casefold().endswith(SUFFIXES) and not is_hidden(member))
             for member in members:
                 label = PurePosixPath(member).parent.name
                 if not label:

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from system_files import is_system_file
 from torchvision_import import torchvision_module
 from vision_data.decoded import decoded
 from vision_data.encoded_image import SUFFIXES, EncodedImage
@@ -136,7 +137,7 @@ def _inside(root: Path, archive: Path) -> Iterator[tuple[str, PurePosixPath, Cal
             for member in tar:
                 place = PurePosixPath(member.name)
                 file = tar.extractfile(member) if member.isfile() and place.suffix.casefold() in SUFFIXES else None
-                if file is not None and not place.name.startswith("."):
+                if file is not None and not is_system_file(place.name):
                     content = file.read()
                     yield (
                         f"{archive}:{member.name}",

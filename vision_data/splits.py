@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vision_data.chosen_images import Images, choose
 from vision_data.image_set import ImageSet, Normalisation
-from vision_data.impl import DATASETS, RawDataset, read
+from vision_data.impl import DATASETS, NOTHING_GIVEN, RawDataset, read
 
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2
 FEWEST_IN_CLASS = next(n for n in range(1, 100) if round(VALIDATION_SHARE * n))  # of which one is for validation
@@ -45,12 +47,14 @@ class Splits:
         return hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest()
 
 
-def load_splits(dataset: str, folder: str | Path, split_seed: int = 0) -> Splits:
+def load_splits(dataset: str, folder: str | Path, split_seed: int = 0, given: Mapping[str, Any] = NOTHING_GIVEN) -> Splits:
     """Read a dataset and divide it: 10 % of each class of the training images for validation, drawn by `split_seed`.
+
+    `given`: settings of `reading`, by the names of its flags.
 
     Where the published set has no test part, 20 % of each class are taken for it first.
     """
-    return split(read(dataset, folder), DATASETS[dataset].name, split_seed)
+    return split(read(dataset, folder, given), DATASETS[dataset].name, split_seed)
 
 
 def split(raw: RawDataset, dataset: str, split_seed: int) -> Splits:

@@ -1,0 +1,93 @@
+"""Which files a dataset's README.md gives to which split: the `configs` in its front matter, as the Hugging Face hub has them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from system_files import is_system_file
+
+LARGEST = 1 << 20  # bytes of a README's front matter
+FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
+
+
+def described_splits(name: str, root: Path) -> dict[str, list[str]]:
+    """The files of each split that root/README.md names; {} where it names none.
+
+    Raises ValueError for a README that can't be read, for several configurations of which none is the default, and for files that are not
+    there.
+    """
+    configs = _configs(name, root / "README.md")
+    if not configs:
+        return {}
+    config = _default_of(name, root, configs)
+    return {split: _files(name, root, split, patterns) for split, patterns in _patterns(name, root, config.get("data_files"))}
+
+
+def all_end_as(splits: Mapping[str, list[str]], endings: tuple[str, ...]) -> bool:
+    """Whether there are files, and each of them ends so."""
+    files = [file for listed in splits.values() for file in listed]
+    return bool(files) and all(file.casefold().endswith(endings) for file in files)
+
+
+def _configs(name: str, readme: Path) -> list[dict[str, Any]]:
+    import yaml
+
+    if not readme.is_file():
+        return []
+    with readme.open("rb") as file:
+        front = FRONT_MATTER.match(file.read(LARGEST).decode(errors="replace"))
+    if front is None:
+        return []
+    try:
+        about = yaml.safe_load(front[1])
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(f"{name}: expected YAML at the top of {readme}, got {type(error).__name__}. Correct it, or remove it") from error
+    found = about.get("configs") if isinstance(about, dict) else None
+    configs = [config for config in found if isinstance(config, dict)] if isinstance(found, list) else []
+    return [config for config in configs if config.get("data_files")]
+
+
+def _default_of(name: str, root: Path, configs: list[dict[str, Any]]) -> dict[str, Any]:
+    if len(configs) == 1:
+        return configs[0]
+    chosen = [config for config in configs if config.get("default") is True]
+    chosen = chosen or [config for config in configs if config.get("config_name") == "default"]
+    if len(chosen) != 1:
+        names = ", ".join(str(config.get("config_name")) for config in configs)
+        raise ValueError(f"{name}: expected one default configuration in {root / 'README.md'}, got {names}. Write `default: true` at one")
+    return chosen[0]
+
+
+def _patterns(name: str, root: Path, data_files: Any) -> Iterator[tuple[str, list[str]]]:
+    """(split, patterns). What names no split is for training, as for the `datasets` library."""
+    if isinstance(data_files, dict):
+        data_files = [{"split": split, "path": path} for split, path in data_files.items()]
+    listed = data_files if isinstance(data_files, list) else [data_files]
+    if all(isinstance(one, str) for one in listed):
+        listed = [{"split": "train", "path": listed}]
+    for one in listed:
+        patterns = one.get("path") if isinstance(one, dict) else None
+        patterns = patterns if isinstance(patterns, list) else [patterns]
+        if not all(isinstance(pattern, str) and pattern for pattern in patterns):
+            raise ValueError(f"{name}: expected `split` and `path` in the data_files of {root / 'README.md'}, got {one!r:.80}. Correct it")
+        yield str(one.get("split", "train")), patterns
+
+
+def _files(name: str, root: Path, split: str, patterns: list[str]) -> list[str]:
+    """The files in root that match. ValueError for a pattern that leads out of it, and where no file matches."""
+    found: list[Path] = []
+    for pattern in patterns:
+        steps = PurePosixPath(pattern)
+        if steps.is_absolute() or ".." in steps.parts or "://" in pattern:
+            raise ValueError(f"{name}: expected files in {root}, got {pattern} for the split {split} in its README.md. Correct it")
+        matching = sorted(root.glob(f"{pattern}/*" if pattern.endswith("**") else pattern))
+        found += [file for file in matching if file.is_file() and not any(map(is_system_file, file.relative_to(root).parts))]
+    if not found:
+        raise ValueError(
+            f"{name}: expected {', '.join(patterns)} for the split {split}, as README.md says, and there is no such file in {root}. "
+            "Put it there, or take the split out of README.md"
+        )
+    return [str(file) for file in dict.fromkeys(found)]

@@ -1,0 +1,116 @@
+"""Which of a dataset's splits is for training and which for the test: one table of names for folders, zips, Parquet and the hub."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from registry import did_you_mean
+
+# The names that each split has, in lower case; where there are several of a kind, the first that is there counts.
+NAMES = {
+    "train": ("train", "training"),
+    "test": ("test", "testing", "eval", "evaluation"),
+    "validation": ("val", "valid", "validation", "dev"),
+}
+MEANING = {name: split for split, names in NAMES.items() for name in names}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The splits that a person named for training and for the test; None where their names are to say."""
+
+    train: str | None = None
+    test: str | None = None
+
+
+NOTHING_ASKED = Asked()
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The names of the split for training and of that for the test; test is None where a part of train takes its place."""
+
+    train: str
+    test: str | None
+
+
+def meaning_of(name: str) -> str | None:
+    """train, test or validation: what a split's name means, else the last such word in it (training_set, seg_test); None for others."""
+    whole = MEANING.get(name.casefold())
+    if whole is not None:
+        return whole
+    words = re.split(r"[\W\d_]+", name.casefold())
+    return next((MEANING[word] for word in reversed(words) if word in MEANING), None)
+
+
+def choose(dataset: str, splits: Iterable[str], has_labels: Callable[[str, str], bool], asked: Asked = NOTHING_ASKED) -> Chosen:
+    """The splits for training and for the test. No other split is ever added to them: a warning names what is left out.
+
+    For the test the first of NAMES that has labels (of a split and the training split): the validation split where the labels of the
+    test split are not public.
+    Raises ValueError where no name, or more than one, means train.
+    """
+    splits = list(splits)
+    train = _named(dataset, splits, "train_split", asked.train) or _training_split(dataset, splits)
+    test = _named(dataset, splits, "test_split", asked.test)
+    unlabelled: list[str] = []
+    for candidate in () if test else _test_splits(splits, train):
+        if has_labels(candidate, train):
+            test = candidate
+            break
+        unlabelled.append(candidate)
+    _tell(dataset, Chosen(train, test), splits, unlabelled)
+    return Chosen(train, test)
+
+
+def _named(dataset: str, splits: Sequence[str], flag: str, asked: str | None) -> str | None:
+    """The split that a person asked for. ValueError for one that is not there."""
+    if asked is None or asked in splits:
+        return asked
+    found = [split for split in splits if split.casefold() == asked.casefold()]
+    if len(found) == 1:
+        return found[0]
+    raise ValueError(f"{dataset}: --{flag}: {did_you_mean('split', asked, splits)}")
+
+
+def training_splits(splits: Iterable[str]) -> list[str]:
+    """The splits that are called train; without any, those with that word in their names: train_extra is not train where train is."""
+    splits = list(splits)
+    exact = [split for split in splits if split.casefold() in NAMES["train"]]
+    return exact or [split for split in splits if meaning_of(split) == "train"]
+
+
+def _training_split(dataset: str, splits: Sequence[str]) -> str:
+    found = training_splits(splits)
+    if not found and len(splits) == 1:
+        found = list(splits)  # without a second there is nothing to take for it by mistake
+    if len(found) != 1:
+        raise ValueError(
+            f"{dataset}: expected one split called train, got {', '.join(found or splits)}. "
+            "Name the one for training with --train_split, and if there is one for the test, that with --test_split"
+        )
+    return found[0]
+
+
+def _test_splits(splits: Sequence[str], train: str) -> list[str]:
+    """What may be the test split, best first: by its whole name, then by a word in it."""
+    others = [split for split in splits if split != train]
+    whole = [split for name in (*NAMES["test"], *NAMES["validation"]) for split in others if split.casefold() == name]
+    by_word = [split for kind in ("test", "validation") for split in others if meaning_of(split) == kind]
+    return list(dict.fromkeys([*whole, *by_word]))
+
+
+def _tell(dataset: str, chosen: Chosen, splits: Sequence[str], unlabelled: Sequence[str]) -> None:
+    test = chosen.test or f"a part of {chosen.train}"
+    if unlabelled:
+        warnings.warn(f"{dataset}: no labels in the split {', '.join(unlabelled)}: {test} is for the test", stacklevel=3)
+    left_out = [split for split in splits if split not in (chosen.train, chosen.test, *unlabelled)]
+    if left_out:
+        warnings.warn(
+            f"{dataset}: the split {', '.join(left_out)} is left out: {chosen.train} is for training, {test} for the test, "
+            f"and validation images are drawn from {chosen.train}",
+            stacklevel=3,
+        )
