@@ -80,8 +80,8 @@ def scan(published: Published) -> Scan:
                 found[part].append(Looked(image.name, image.label, header))
     refuse_unreadable(published.name, bad)
     seen = Seen()
-    for image in itertools.chain(*found.values()):
-        seen.add(image)
+    for looked in itertools.chain(*found.values()):
+        seen.add(looked)
     reading = published.reading or AS_THEY_ARE
     dropped = _repeated(found, seen) if reading.duplicates == "drop" else {}
     remarks = _told_dropped(published.name, dropped) if dropped else seen.remarks(published.name, published.own)
