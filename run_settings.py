@@ -20,6 +20,7 @@ from training.recipe import PREFIX
 from unlearn.impl import MethodFacts
 from vision_data import DATASETS, origin
 from vision_data.augmentation import augmentations, check_augmentable, named
+from vision_data.reading import FLAGS as READING
 
 if TYPE_CHECKING:
     from pipeline import Pipeline
@@ -107,7 +108,7 @@ def run_params(experiment: Pipeline) -> dict[str, Any]:
         "unlearn_augment": ",".join(experiment.augment) or "none",
         **_digests(experiment),
         **_recipe(experiment.base),
-        **base.reading,
+        **{name: base.reading.get(name) for name in READING.hyperparameters},
         **experiment.base.options,
         **experiment.settings,
         **experiment.counts,
