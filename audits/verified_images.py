@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 from audits.recorded_run import RecordedRun
 from audits.verified import Check, Verification
@@ -12,6 +13,7 @@ from run_report import FORGET_LIST
 from training import Progress
 from unlearn import ForgetData
 from vision_data import ForgetRequest, Splits, load_splits, read_indexes
+from vision_data.reading import FLAGS as READING
 
 LONGEST_DIGEST = 32  # letters of an image set's digest that MLflow keeps
 
@@ -19,13 +21,20 @@ LONGEST_DIGEST = 32  # letters of an image set's digest that MLflow keeps
 def read_data(run: RecordedRun, done: Verification, progress: Progress) -> tuple[Splits, ForgetData]:
     """The images, and their division by the run's forget list. ValueError for a dataset that is code, which is not to be run."""
     run.params_seen |= {"dataset", "dataset_file", "dataset_code", "data", "split_seed", "seed", "forget_count", "retain_count", "request"}
-    splits = load_splits(run.dataset(), run.param("data"), run.whole_number("split_seed"))
+    splits = load_splits(run.dataset(), run.param("data"), run.whole_number("split_seed"), _reading(run))
     if run.record.params.get("trained_on") == "all":
         splits = splits.without_validation()
     data = ForgetData.of(splits, _listed(run), seed=run.whole_number("seed"), device=device_named("auto"), progress=progress)
     done.checks.append(Check("number of forget images", run.param("forget_count"), str(len(data.forget))))
     done.checks.append(Check("number of retain images", run.param("retain_count"), str(len(data.retain))))
     return splits, data
+
+
+def _reading(run: RecordedRun) -> dict[str, Any]:
+    """How the run had its images read: the settings that its params name; runs from before there were any have none."""
+    run.params_seen |= set(READING.hyperparameters)
+    named = {name: run.record.params.get(name, "None") for name in READING.hyperparameters}
+    return {name: READING.hyperparameters[name].parse(text) for name, text in named.items() if text != "None"}
 
 
 def check_request(run: RecordedRun, done: Verification, splits: Splits, data: ForgetData) -> ForgetRequest:
