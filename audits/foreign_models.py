@@ -86,8 +86,8 @@ class ForeignModels:
         self.metrics = [metric for metric in chosen(config.metrics) if OF_MANY.isdisjoint(needs_of(metric.function))]
         files = {"initial": config.initial, "unlearned": config.unlearned, "ideal": config.ideal}
         self.models = {name: self._loaded(path) for name, path in files.items() if path is not None}
-        request = config.base.request.identity
-        trained_on = {"initial": "train", "unlearned": f"unlearned {request} by ", "ideal": request}
+        identity = config.base.request.identity
+        trained_on = {"initial": "train", "unlearned": f"unlearned {identity} by ", "ideal": identity}
         self.notes = [
             note for name, images in trained_on.items() if (path := files[name]) and (note := self._check_training(name, path, images))
         ]

@@ -23,7 +23,7 @@ from models import ARCHITECTURES, build
 from registry import __version__
 from reporter.verdict import Measurements, verdict
 from run_artifacts import image_table
-from run_report import image_counts, in_words
+from run_report import image_counts
 from run_settings import git_commit, provenance
 from training import (
     Progress,
@@ -288,7 +288,7 @@ class _OfOneModel:
         run.tags_seen |= {"verdict", "git_commit"}
         sides = self.raw.sides if self.raw else {"unlearned": measured.model, "initial": measured.initial, "ideal": measured.ideal}
         facts = Measurements(
-            what=in_words(request, len(self.data.forget), self.splits.class_names),
+            what=request.in_words(len(self.data.forget), self.splits.class_names),
             whole=bool(self.data.forget_classes),
             classes=self.splits.classes,
             models=sides,
