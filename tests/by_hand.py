@@ -9,14 +9,15 @@ def slope(loss):
 
 
 def sgd(model, gradients, lr, momentum=0.0, decay=0.0):
-    """A step on each of the gradients, in place: b <- momentum b + g + decay theta; theta <- theta - lr b."""
+    """A step on each of the gradients, in place: b <- momentum b + g + decay theta; theta <- theta - lr b; lr: one for all, or each."""
+    rates = lr if isinstance(lr, list) else [lr] * len(gradients)
     velocity = [torch.zeros_like(p) for p in model.parameters()]
-    for gradient in gradients:
+    for gradient, rate in zip(gradients, rates, strict=True):
         now = gradient(model)
         with torch.no_grad():
             for p, b, g in zip(model.parameters(), velocity, now, strict=True):
                 b.mul_(momentum).add_(g + decay * p)
-                p.sub_(lr * b)
+                p.sub_(rate * b)
 
 
 def adam(model, gradients, lr, decay=0.0, decoupled=0.0):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.columns import classifier, data_of, fixture_model, fixture_trained_on, images_of  # noqa: F401 (fixtures)
-from unlearn import unlearn, unsir
+from unlearn import unlearn
 from unlearn.forget_and_retain import with_share_of_retain
 
 METHODS_HERE = ["bad_teacher", "UNSIR", "boundary_shrink", "boundary_expanding", "LoTUS"]
@@ -15,17 +15,25 @@ def cut_to_whole_class(name):
     return data_of(1) if name == "UNSIR" else data_of(part=[0, 5, 6, 11])
 
 
+def rate_of(name):
+    return "impair_lr" if name == "UNSIR" else "unlearn_lr"
+
+
 @pytest.mark.parametrize("name", METHODS_HERE)
 def test_divergence_is_an_error(name, model):
     setting = {} if name == "UNSIR" else {"unlearn_epochs": 6}
-    with pytest.raises(FloatingPointError, match=f"{name} diverged in epoch .*Choose a smaller --unlearn_lr"):
-        unlearn(name, model, cut_to_whole_class(name), unlearn_lr=1e37, **setting)
+    rate = rate_of(name)
+    with pytest.raises(FloatingPointError, match=f"{name} diverged in epoch .*Choose a smaller --{rate}"):
+        unlearn(name, model, cut_to_whole_class(name), **{rate: 1e37}, **setting)
 
 
 @pytest.mark.parametrize(
     ("name", "setting", "message"),
     [
-        *((name, {"unlearn_lr": 0.0}, "--unlearn_lr: expected a number > 0") for name in METHODS_HERE),
+        *((name, {rate_of(name): 0.0}, f"--{rate_of(name)}: expected a number > 0") for name in METHODS_HERE),
+        ("UNSIR", {"repair_lr": 0.0}, "--repair_lr: expected a number > 0"),
+        ("UNSIR", {"noise_images": 0}, "--noise_images: expected an integer >= 1"),
+        ("UNSIR", {"noise_copies": 0}, "--noise_copies: expected an integer >= 1"),
         *((name, {"batch_size": 0}, "--batch_size: expected an integer >= 1") for name in METHODS_HERE),
         *((name, {"unlearn_epochs": 0}, "--unlearn_epochs: expected an integer >= 1") for name in METHODS_HERE if name != "UNSIR"),
         *((name, {"retain_share": 0.0}, "--retain_share: expected a number above 0 and at most 1") for name in ("bad_teacher", "LoTUS")),
@@ -47,9 +55,9 @@ def test_flags_that_make_no_sense_are_refused(name, setting, message, model):
 
 @pytest.mark.parametrize("name", METHODS_HERE)
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_no_batch_size_is_too_small_for_batch_norm(name, batch_size, monkeypatch):
-    monkeypatch.setattr(unsir, "NOISE_COPIES", 1)
-    result = unlearn(name, classifier(nn.BatchNorm1d(8)), cut_to_whole_class(name), batch_size=batch_size)
+def test_no_batch_size_is_too_small_for_batch_norm(name, batch_size):
+    setting = {"noise_images": 33, "noise_copies": 1} if name == "UNSIR" else {}
+    result = unlearn(name, classifier(nn.BatchNorm1d(8)), cut_to_whole_class(name), batch_size=batch_size, **setting)
     assert all(value.isfinite().all() for value in result.model.state_dict().values())
 
 

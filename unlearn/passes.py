@@ -56,17 +56,18 @@ def check(
     batch_size: int,
     momentum: float = 0.0,
     weight_decay: float = 0.0,
+    rate: str = "unlearn_lr",
     **_: object,
 ) -> dict[str, int]:
-    """ValueError for flags of fine-tuning that make no sense."""
+    """ValueError for flags of fine-tuning that make no sense; `rate` is the name of the learning rate's flag."""
     for name, count in (("unlearn_epochs", unlearn_epochs), ("batch_size", batch_size)):
         if count < 1:
             raise ValueError(f"--{name}: expected an integer >= 1, got {count}. Give at least 1")
     if not unlearn_lr > 0:
-        raise ValueError(f"--unlearn_lr: expected a number > 0, got {unlearn_lr}. Give a positive one")
+        raise ValueError(f"--{rate}: expected a number > 0, got {unlearn_lr}. Give a positive one")
     if unlearn_lr > GREATEST_FLOAT:
         raise ValueError(
-            f"--unlearn_lr: expected at most {GREATEST_FLOAT:.2g}, what a weight can hold, got {unlearn_lr}. Give a smaller one"
+            f"--{rate}: expected at most {GREATEST_FLOAT:.2g}, what a weight can hold, got {unlearn_lr}. Give a smaller one"
         )
     if not 0 <= momentum < 1:
         raise ValueError(f"--momentum: expected a number from 0 to below 1, got {momentum}. Give e.g. 0.9")
@@ -128,9 +129,9 @@ def _times(sign: int, loss: Loss) -> Loss:
     return lambda logits, labels: sign * loss(logits, labels)
 
 
-def check_finite(student: nn.Module, losses: dict[str, float], what: str) -> None:
-    """FloatingPointError for losses or weights that are not finite."""
+def check_finite(student: nn.Module, losses: dict[str, float], what: str, rate: str = "unlearn_lr") -> None:
+    """FloatingPointError for losses or weights that are not finite; `rate` is the name of the learning rate's flag."""
     floats = [value for value in student.state_dict().values() if value.is_floating_point()]
     if not all(map(math.isfinite, losses.values())) or not torch.stack([value.isfinite().all() for value in floats]).all():
         shown = ", ".join(f"{name} {value:g}" for name, value in losses.items())
-        raise FloatingPointError(f"{what}: {shown}, or weights that are not finite. Choose a smaller --unlearn_lr")
+        raise FloatingPointError(f"{what}: {shown}, or weights that are not finite. Choose a smaller --{rate}")

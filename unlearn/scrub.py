@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.loop import Loss
-from unlearn import passes, two_gradients
+from unlearn import passes, rewinding, two_gradients
 from unlearn.forget_and_retain import numbered
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from unlearn.teacher import Seen, Teacher
@@ -21,25 +22,34 @@ Settings = dict[str, Any]
 
 _LARGE = {
     "unlearn_epochs": 3,
-    "unlearn_lr": 1e-5,
+    "unlearn_lr": 5e-4,
+    "batch_size": 256,
+    "forget_batch_size": 512,
+    "ascent_epochs": 2,
     "gamma": 0.99,
     "kl_alpha": 1e-3,
     "temperature": 4.0,
-    "ascent_epochs": 2,
+    "momentum": 0.9,
     "weight_decay": 5e-4,
+    "rewind": False,
 }
 _SMALL = {
     "unlearn_epochs": 10,
     "unlearn_lr": 5e-4,
+    "batch_size": 32,
+    "forget_batch_size": 64,
+    "ascent_epochs": 3,
     "gamma": 1.0,
     "kl_alpha": 0.5,
     "temperature": 2.0,
-    "ascent_epochs": 3,
     "weight_decay": 0.1,
+    "rewind": False,
 }
-_IN_TURNS = {"batch_size": 128, "forget_batch_size": 32}
+_OWN = _SMALL | {"unlearn_epochs": 5, "batch_size": 64, "forget_batch_size": None, "temperature": 1.0, "weight_decay": 5e-4}
 _JOINTLY = {"unlearn_epochs": 30, "unlearn_lr": 1e-4, "batch_size": 256, "gamma": 1.0, "kl_alpha": 1.0, "temperature": 1.0, "beta": 0.95}
-RECIPES: dict[str, Settings] = {"large": _LARGE | _IN_TURNS, "small": _SMALL | _IN_TURNS, "jointly": _JOINTLY}
+RECIPES: dict[str, Settings] = {"own": _OWN, "large": _LARGE, "small": _SMALL, "jointly": _JOINTLY}
+CLIMBS = 8  # steps of a pass over forget
+DECAYS: dict[str, tuple[int, ...]] = {"own": (), "large": (3, 5, 9), "small": (5, 8, 9)}  # epochs after which the learning rate is a tenth of what it was
 
 
 def resolve(
@@ -55,19 +65,36 @@ def resolve(
     """The settings of the recipe, those that were given put in their place. ValueError for what makes no sense or is not of the recipe."""
     if addon is not None and scrub_recipe is not None:
         raise ValueError(f"--scrub_recipe: expected none with an --addon, which has its own, got {scrub_recipe!r}. Leave out one of them")
-    name = "jointly" if addon is not None else scrub_recipe or "large"
+    name = "jointly" if addon is not None else scrub_recipe or "own"
     settings = RECIPES[name] | {flag: value for flag, value in given.items() if value is not None}
+    if settings.get("forget_batch_size", 1) is None:
+        settings["forget_batch_size"] = forget_batch(len(data.forget))
     foreign = sorted(set(settings) - set(RECIPES[name]))
     if foreign:
-        when = f"with the add-on {addon}, which takes both sets in one step" if addon else "without an --addon"
-        raise ValueError(f"--{' and --'.join(foreign)}: SCRUB has no such flag {when}. Leave it out")
+        raise ValueError(f"--{' and --'.join(foreign)}: SCRUB has no such flag {_when(addon, foreign)}. Leave it out")
     _check(settings)
     if addon is None:
         rule_of(addon, quantile, memory)  # refuses what only an add-on has
         passes.check(model, data, **settings)
     else:
         two_gradients.check(model, data, quantile=quantile, memory=memory, addon=addon, **settings)
+    if settings.get("rewind"):
+        rewinding.check(data)
     return settings
+
+
+def forget_batch(count: int) -> int:
+    """Forget images a step: a pass has eight steps, and more where they would be of more images than the source's."""
+    return min(-(-count // CLIMBS), _LARGE["forget_batch_size"])
+
+
+def _when(addon: str | None, foreign: list[str]) -> str:
+    """When SCRUB does not have the flags that it is given."""
+    if addon is not None:
+        return f"with the add-on {addon}, which takes both sets in one step"
+    if foreign == ["momentum"]:
+        return "but with --scrub_recipe large: the optimiser is Adam"
+    return "without an --addon"
 
 
 def _check(settings: Settings) -> None:
@@ -95,7 +122,9 @@ def scrub(
     gamma: float | None = None,
     kl_alpha: float | None = None,
     temperature: float | None = None,
+    momentum: float | None = None,
     weight_decay: float | None = None,
+    rewind: bool = False,
     beta: float | None = None,
     addon: str | None = None,
     quantile: float | None = None,
@@ -113,30 +142,41 @@ def scrub(
     OPT and FocusOPT make d a descent direction of both objectives; what Adam makes of d need not be one.
 
     Where the student is the teacher, at the start, KL_T has no gradient: on a model without dropout the first step that moves
-    it is a retain step, or weight decay's.
+    it is a retain step, or weight decay's. A pass over forget of a single step therefore does nothing in the first epoch.
 
     Batch norm takes the statistics of each batch: the climb has no end, and by the running ones it goes further than retaining repairs.
 
-    Departures: SGD has no momentum and a learning rate of 1e-5 (5e-4 in the source), for the climb over a few thousand images
-    diverges otherwise; the learning rate does not decay.
+    How far the climb goes is a matter of its steps and of their length. Adam's are of one length whatever the distance's slope, and
+    a pass over forget has eight of them, or more where they would be of more than 512 images. Kurmanji et al.'s two recipes are here
+    as they are: large (SGD) for a class of CIFAR-10, small (Adam) for a few hundred images. On a class of digits large has one step
+    a pass and forgets nothing, on one of MNIST it goes too far.
+
+    With `rewind` (SCRUB+R) the model of an earlier epoch may be given back: the one whose error on forget is nearest to the last
+    epoch's error on validation images, each class as often as in forget. The weights of each epoch are kept in main memory, once
+    where several have the same error.
 
     Flags:
-        scrub_recipe: values of all flags that are not given: large (the default), or small, for a few hundred images
-        unlearn_epochs: epochs (large 3, small 10, with an add-on 30)
-        unlearn_lr: learning rate (large 1e-5, small 5e-4, with an add-on 1e-4) of SGD (large), Adam (small, and with an add-on)
-        batch_size: retain images a step (128); images of each kind with an add-on (256)
-        forget_batch_size: forget images a step (32)
-        ascent_epochs: the first epochs, which climb on forget (large 2, small 3); msteps in the source
-        gamma: weight of the cross-entropy (large .99, small and with an add-on 1)
-        kl_alpha: weight of the distance from the teacher on retain (large 1e-3, small .5, with an add-on 1)
-        temperature: T (large 4, small 2, with an add-on 1)
-        weight_decay: weight decay of the optimiser (large 5e-4, small .1)
+        scrub_recipe: Kurmanji et al.'s values of all flags that are not given, and their optimiser: large or small
+        unlearn_epochs: epochs (5; large 3, small 10, with an add-on 30)
+        unlearn_lr: learning rate (5e-4, with an add-on 1e-4); a tenth after epochs 3, 5, 9 (large) or 5, 8, 9 (small)
+        batch_size: retain images a step (64; large 256, small 32); images of each kind with an add-on (256)
+        forget_batch_size: forget images a step (an eighth of them, at most 512; large 512, small 64)
+        ascent_epochs: the first epochs, which climb on forget (3; large 2), called msteps there
+        gamma: weight of the cross-entropy (1; large .99)
+        kl_alpha: weight of the distance from the teacher on retain (.5; large 1e-3, with an add-on 1)
+        temperature: T (1; large 4, small 2)
+        momentum: momentum of SGD (large .9); Adam has none
+        weight_decay: weight decay of the optimiser (5e-4; small .1)
+        rewind: give back the epoch whose forget error is that of images never trained on
         beta: weight of the retain gradient, between 0 and 1, with an add-on (.95)
         addon: rule that combines the two gradients of one step: GradMask, ANDMask, VarGrad, GradFocus, OPT, FocusOPT, SalUn
         quantile: least agreement (GradMask, VarGrad) or share of the gradient's entries (SalUn) that an add-on masks by (.3)
         memory: how much of the second moments an add-on keeps from step to step (.9)
 
-    Raises ValueError for flags that make no sense or that the recipe does not have, FloatingPointError if it diverges.
+    Raises ValueError for flags that make no sense or that the recipe does not have, and for `rewind` where validation has no image
+    of a class that is forgotten; FloatingPointError if it diverges.
+
+    Departure: the default, which is neither of the source's recipes.
     """
     settings = resolve(
         model,
@@ -153,11 +193,13 @@ def scrub(
         gamma=gamma,
         kl_alpha=kl_alpha,
         temperature=temperature,
+        momentum=momentum,
         weight_decay=weight_decay,
+        rewind=rewind or None,
         beta=beta,
     )
     if addon is None:
-        return _in_turns(model, data, small=scrub_recipe == "small", **settings)
+        return _in_turns(model, data, recipe=scrub_recipe or "own", **settings)
     return _jointly(model, data, addon=addon, quantile=quantile, memory=memory, **settings)
 
 
@@ -165,7 +207,7 @@ def _in_turns(
     model: nn.Module,
     data: ForgetData,
     *,
-    small: bool,
+    recipe: str,
     unlearn_epochs: int,
     unlearn_lr: float,
     batch_size: int,
@@ -175,24 +217,40 @@ def _in_turns(
     kl_alpha: float,
     temperature: float,
     weight_decay: float,
+    rewind: bool,
+    momentum: float = 0.0,
 ) -> Unlearned:
     student = copy_of(model)
     forget, retain = data.forget.to(data.device), data.retain.to(data.device)
     away, near = _objectives(model, data, gamma, kl_alpha, temperature)
     climb = passes.Pass("forget", numbered(forget), away, climb=True, batch_size=forget_batch_size, numbered=True)
     stay = passes.Pass("retain", numbered(retain), near, numbered=True)
-    optimizer: torch.optim.Optimizer = passes.sgd(student, unlearn_lr, 0.0, weight_decay)
-    if small:
+    optimizer: torch.optim.Optimizer = passes.sgd(student, unlearn_lr, momentum, weight_decay)
+    if recipe != "large":
         optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr, weight_decay=weight_decay)
-    return passes.fine_tune(
+
+    def plan(epoch: int) -> list[passes.Pass]:
+        for group in optimizer.param_groups:
+            group["lr"] = unlearn_lr * decayed(epoch, DECAYS[recipe])
+        return [climb, stay] if epoch < ascent_epochs else [stay]
+
+    checkpoints = rewinding.Checkpoints(data)
+    done = passes.fine_tune(
         student,
-        data,
+        checkpoints.watching() if rewind else data,
         "SCRUB",
-        lambda epoch: [climb, stay] if epoch < ascent_epochs else [stay],
+        plan,
         optimizer=optimizer,
         unlearn_epochs=unlearn_epochs,
         batch_size=batch_size,
     )
+    return checkpoints.rewound(done) if rewind else done
+
+
+def decayed(epoch: int, after: Sequence[int]) -> float:
+    """What the learning rate is multiplied by in an epoch, counted from 0: a tenth for each of the numbers of epochs that are over."""
+    over = sum(epoch >= count for count in after)
+    return 0.1**over
 
 
 def _jointly(
@@ -251,7 +309,7 @@ def _objectives(model: nn.Module, data: ForgetData, gamma: float, kl_alpha: floa
 register_with_add_ons(
     scrub,
     {"SCRUBGradMask": "GradMask", "SCRUBFocus": "GradFocus", "SCRUBSalUn": "SalUn"},
-    without=("scrub_recipe", "forget_batch_size", "ascent_epochs", "weight_decay"),
+    without=("scrub_recipe", "forget_batch_size", "ascent_epochs", "momentum", "weight_decay", "rewind"),
     source=SOURCE,
     augments=("forget", "retain"),
     resolve=resolve,

@@ -17,7 +17,7 @@ from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from unlearn.train_mode import train_mode, without_a_last_single
 from vision_data import ImageSet
 
-NOISE_IMAGES, NOISE_COPIES, NOISE_LR, NOISE_PENALTY = 32, 80, 0.1, 0.1
+NOISE_LR, NOISE_PENALTY = 0.1, 0.1
 
 
 def check(
@@ -26,10 +26,10 @@ def check(
     *,
     impair_epochs: int,
     repair_epochs: int,
-    noise_steps: int,
-    unlearn_lr: float,
+    impair_lr: float,
+    repair_lr: float,
     batch_size: int,
-    retained_per_class: int,
+    **counts: int,
 ) -> dict[str, int]:
     """ValueError for a request that is not whole classes, and for flags that make no sense."""
     partly = sorted(set(data.forget.classes) - set(data.forget_classes))
@@ -38,9 +38,9 @@ def check(
             f"UNSIR: expected a forget request for whole classes, got one that takes a part of class {partly[0]}. "
             "Ask for all of it, or choose another method"
         )
-    passes.check(model, data, unlearn_epochs=1, unlearn_lr=unlearn_lr, batch_size=batch_size)
-    counts = {"impair_epochs": impair_epochs, "noise_steps": noise_steps, "retained_per_class": retained_per_class}
-    for name, count in counts.items():
+    passes.check(model, data, unlearn_epochs=1, unlearn_lr=impair_lr, batch_size=batch_size, rate="impair_lr")
+    passes.check(model, data, unlearn_epochs=1, unlearn_lr=repair_lr, batch_size=batch_size, rate="repair_lr")
+    for name, count in {"impair_epochs": impair_epochs, **counts}.items():
         if count < 1:
             raise ValueError(f"--{name}: expected an integer >= 1, got {count}. Give at least 1")
     if repair_epochs < 0:
@@ -57,22 +57,28 @@ def unsir(
     *,
     impair_epochs: int = 1,
     repair_epochs: int = 1,
-    noise_steps: int = 25,
-    unlearn_lr: float = 1e-3,
+    impair_lr: float = 2e-2,
+    repair_lr: float = 1e-2,
+    noise_images: int = 256,
+    noise_copies: int = 20,
+    noise_steps: int = 40,
     batch_size: int = 256,
-    retained_per_class: int = 500,
+    retained_per_class: int = 1000,
 ) -> Unlearned:
     """Impair the model by noise that it is taught to take for the forgotten class, then repair it on retained images.
 
-        noise of class k, 32 images from N(0, 1):    descend -CE(f_0(x), k) + .1 mean norm(x)^2 over x, noise_steps of Adam(.1)
-        impair: theta <- Adam(theta, grad CE)    80 copies of the noise as class k, and retained_per_class images of each retained class
+        noise of class k, noise_images from N(0, 1):    descend -CE(f_0(x), k) + .1 mean norm(x)^2 over x, noise_steps of Adam(.1)
+        impair: theta <- Adam(theta, grad CE)    noise_copies of the noise as class k, and retained_per_class images of each retained class
         repair: theta <- Adam(theta, grad CE)    those retained images alone
 
     Flags:
         impair_epochs: passes over noise and retained images
         repair_epochs: passes over the retained images
+        impair_lr: learning rate of Adam in the impair part
+        repair_lr: learning rate of Adam in the repair part
+        noise_images: images of noise against each forgotten class
+        noise_copies: how often each of them is in a pass
         noise_steps: steps that make the noise
-        unlearn_lr: learning rate of Adam in both parts
         batch_size: images a step
         retained_per_class: images drawn from each retained class; all where there are fewer
 
@@ -86,32 +92,35 @@ def unsir(
         data,
         impair_epochs=impair_epochs,
         repair_epochs=repair_epochs,
+        impair_lr=impair_lr,
+        repair_lr=repair_lr,
+        noise_images=noise_images,
+        noise_copies=noise_copies,
         noise_steps=noise_steps,
-        unlearn_lr=unlearn_lr,
         batch_size=batch_size,
         retained_per_class=retained_per_class,
     )
     student = copy_of(model)
-    noise = torch.cat([noise_against(model, data, label, noise_steps) for label in data.forget_classes])
-    labels = torch.tensor(data.forget_classes, device=data.device).repeat_interleave(NOISE_IMAGES)
+    noise = torch.cat([noise_against(model, data, label, noise_images, noise_steps) for label in data.forget_classes])
+    labels = torch.tensor(data.forget_classes, device=data.device).repeat_interleave(noise_images)
     retained = drawn_per_class(data, retained_per_class).to(data.device)
     order, moves = data.generator("UNSIR", "order"), data.generator("UNSIR", "augmentation")
     as_trained = functools.partial(data.training_images, normalisation=retained.normalisation, moves=moves)
-    impair = functools.partial(impairing, noise, labels, retained, batch_size, order, as_trained)
+    impair = functools.partial(impairing, noise, labels, noise_copies, retained, batch_size, order, as_trained)
     size = without_a_last_single(retained, batch_size)
     repair = functools.partial(data.training_batches, retained, size, order, moves)
-    history = _train(student, data, "impair", impair, unlearn_lr, impair_epochs, single_images=batch_size == 1)
+    history = _train(student, data, "impair", impair, impair_lr, impair_epochs, single_images=batch_size == 1)
     single = min(size, len(retained)) == 1
-    history += _train(student, data, "repair", repair, unlearn_lr, repair_epochs, single_images=single, before=impair_epochs)
+    history += _train(student, data, "repair", repair, repair_lr, repair_epochs, single_images=single, before=impair_epochs)
     return Unlearned(student, history=history)
 
 
-def noise_against(model: nn.Module, data: ForgetData, label: int, steps: int) -> Tensor:
-    """32 normalised images (32, C, H, W) that the model, in eval mode, takes for `label` as little as it can."""
+def noise_against(model: nn.Module, data: ForgetData, label: int, count: int, steps: int) -> Tensor:
+    """`count` normalised images (count, C, H, W) that the model, in eval mode, takes for `label` as little as it can."""
     example = data.forget.normalisation(data.forget.images[:1])
-    drawn = torch.randn((NOISE_IMAGES, *example.shape[1:]), generator=data.generator("UNSIR", "noise", label))
+    drawn = torch.randn((count, *example.shape[1:]), generator=data.generator("UNSIR", "noise", label))
     noise = drawn.to(data.device, example.dtype).requires_grad_(True)
-    labels = torch.full((NOISE_IMAGES,), label, device=data.device)
+    labels = torch.full((count,), label, device=data.device)
     optimizer = torch.optim.Adam([noise], lr=NOISE_LR)
     with evaluating(model):
         for _ in range(steps):
@@ -133,18 +142,19 @@ def drawn_per_class(data: ForgetData, count: int) -> ImageSet:
 def impairing(
     noise: Tensor,
     labels: Tensor,
+    copies: int,
     retained: ImageSet,
     batch_size: int,
     order: torch.Generator,
     as_trained: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One pass over 80 copies of the noise and the retained images, mixed, `batch_size` at a time.
+    """One pass over the copies of the noise and the retained images, mixed, `batch_size` at a time.
 
     `as_trained`: what makes the pixels of the retained images what the model is given; their normalisation alone, by default.
     """
     as_trained = as_trained or retained.normalisation
     real = len(retained)
-    count = real + NOISE_COPIES * len(noise)
+    count = real + copies * len(noise)
     while count % batch_size == 1:
         batch_size += 1
     for rows in torch.randperm(count, generator=order).split(batch_size):
@@ -158,18 +168,18 @@ def _train(
     data: ForgetData,
     part: str,
     batches: Callable[[], Iterable[tuple[Tensor, Tensor]]],
-    unlearn_lr: float,
+    rate: float,
     epochs: int,
     *,
     single_images: bool,
     before: int = 0,
 ) -> list[dict[str, float]]:
-    optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr)
+    optimizer = torch.optim.Adam(student.parameters(), lr=rate)
     dropout, history = data.generator("UNSIR", part, "dropout"), []
     for epoch in data.progress(range(before + 1, before + epochs + 1), f"UNSIR, {part}"):
         with train_mode(student, dropout, data.device, single_images=single_images):
             loss = fmean(descend(student, batches(), optimizer=optimizer))
-        passes.check_finite(student, {f"{part}_loss": loss}, f"UNSIR diverged in epoch {epoch}")
+        passes.check_finite(student, {f"{part}_loss": loss}, f"UNSIR diverged in epoch {epoch}", rate=f"{part}_lr")
         history.append({f"{part}_loss": loss})
         data.on_epoch(student, epoch)
     optimizer.zero_grad(set_to_none=True)

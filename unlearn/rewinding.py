@@ -1,0 +1,67 @@
+"""Rewinding: give back the epoch whose forget error is that of images that were never trained on (SCRUB+R)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from unlearn.forget_and_retain import logits_of
+from unlearn.impl import ForgetData, Unlearned
+from vision_data import ImageSet
+
+
+def check(data: ForgetData) -> None:
+    """ValueError where no validation image is of a class that is forgotten: there is no error to aim at."""
+    unseen = sorted(set(data.forget.classes) - set(data.validation.classes))
+    if unseen:
+        raise ValueError(
+            f"--rewind: expected validation images of every class of the forget set, got none of class {unseen[0]} "
+            "(validation loses a class that is forgotten whole). Leave out --rewind, or forget a part of the class"
+        )
+
+
+class Checkpoints:
+    """The weights after each epoch, in main memory; where two epochs have one forget error, the later alone."""
+
+    def __init__(self, data: ForgetData) -> None:
+        self.data = data
+        self._of_error: dict[float, tuple[int, dict[str, Tensor]]] = {}
+
+    def watching(self) -> ForgetData:
+        """The data, whose `on_epoch` keeps the weights as well."""
+
+        def on_epoch(student: nn.Module, epoch: int) -> None:
+            weights = {name: value.to("cpu", copy=True) for name, value in student.state_dict().items()}
+            self._of_error[forget_error(student, self.data)] = (epoch, weights)
+            self.data.on_epoch(student, epoch)
+
+        return replace(self.data, on_epoch=on_epoch)
+
+    def rewound(self, done: Unlearned) -> Unlearned:
+        """The epoch whose forget error is nearest to what the last one makes of unseen images; of two, the later."""
+        aim = unseen_error(done.model, self.data)
+        error = min(self._of_error, key=lambda error: (abs(error - aim), -self._of_error[error][0]))
+        epoch, weights = self._of_error[error]
+        done.model.load_state_dict(weights)
+        return replace(done, facts={**done.facts, "rewound_to_epoch": epoch, "forget_error": error, "unseen_error": aim})
+
+
+def forget_error(model: nn.Module, data: ForgetData) -> float:
+    """Percent of the forget images that the model takes for another class."""
+    return 100 * wrong(model, data.forget, data.device).mean().item()
+
+
+def unseen_error(model: nn.Module, data: ForgetData) -> float:
+    """Percent of the validation images that the model takes for another class, each class as often as in the forget set."""
+    missed = wrong(model, data.validation, data.device)
+    forget, labels = data.forget.labels.cpu(), data.validation.labels.cpu()
+    of_class = [missed[labels == label].mean() * (forget == label).double().mean() for label in data.forget.classes]
+    return 100 * torch.stack(of_class).sum().item()
+
+
+def wrong(model: nn.Module, images: ImageSet, device: torch.device) -> Tensor:
+    """1 for each image whose class the model does not predict in eval mode, else 0; on the CPU."""
+    predicted = logits_of(model, images, device).argmax(1).cpu()
+    return (predicted != images.labels.cpu()).double()
