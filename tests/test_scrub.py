@@ -76,8 +76,8 @@ def test_steps_of_a_pass_are_by_their_own_batch_sizes():
     assert counts == [2] * 5 + [6, 6, 3] * 2  # an eighth of 10 forget images is 2; then 15 retain images, twice
 
 
-@pytest.mark.parametrize(("count", "size"), [(1, 1), (8, 1), (9, 2), (128, 16), (4096, 512), (5331, 512)])
-def test_an_eighth_of_the_forget_images_is_a_step_but_512_at_most(count, size):
+@pytest.mark.parametrize(("count", "size"), [(1, 2), (16, 2), (17, 3), (128, 16), (4096, 512), (5331, 512)])
+def test_an_eighth_of_the_forget_images_is_a_step_from_2_to_512(count, size):
     assert forget_batch(count) == size
 
 
@@ -153,7 +153,7 @@ def test_settings_come_from_the_recipe_where_they_are_not_given():
     kurmanji = {
         "large": (3, 5e-4, 256, 512, 2, 0.99, 1e-3, 4.0, 5e-4),
         "small": (10, 5e-4, 32, 64, 3, 1.0, 0.5, 2.0, 0.1),
-        None: (5, 5e-4, 64, 1, 3, 1.0, 0.5, 1.0, 5e-4),
+        None: (5, 5e-4, 64, 2, 3, 1.0, 0.5, 1.0, 5e-4),
     }
     flags = ("unlearn_epochs", "unlearn_lr", "batch_size", "forget_batch_size", "ascent_epochs", "gamma", "kl_alpha", "temperature")
     for recipe, values in kurmanji.items():

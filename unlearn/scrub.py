@@ -84,8 +84,9 @@ def resolve(
 
 
 def forget_batch(count: int) -> int:
-    """Forget images a step: a pass has eight steps, and more where they would be of more images than the source's."""
-    return min(-(-count // CLIMBS), _LARGE["forget_batch_size"])
+    """Forget images a step: a pass has eight steps; more where they would be of over 512 images, fewer where they would be of one."""
+    largest: int = _LARGE["forget_batch_size"]
+    return min(max(2, -(-count // CLIMBS)), largest)
 
 
 def _when(addon: str | None, foreign: list[str]) -> str:
@@ -160,7 +161,7 @@ def scrub(
         unlearn_epochs: epochs (5; large 3, small 10, with an add-on 30)
         unlearn_lr: learning rate (5e-4, with an add-on 1e-4); a tenth after epochs 3, 5, 9 (large) or 5, 8, 9 (small)
         batch_size: retain images a step (64; large 256, small 32); images of each kind with an add-on (256)
-        forget_batch_size: forget images a step (an eighth of them, at most 512; large 512, small 64)
+        forget_batch_size: forget images a step (an eighth of them, from 2 to 512; large 512, small 64)
         ascent_epochs: the first epochs, which climb on forget (3; large 2), called msteps there
         gamma: weight of the cross-entropy (1; large .99)
         kl_alpha: weight of the distance from the teacher on retain (.5; large 1e-3, with an add-on 1)
