@@ -32,26 +32,43 @@ def test_without_an_add_on_it_is_the_weighted_sum():
     assert values(plain(step([1.0, -2.0], [4.0, 8.0], beta=0.75))) == [0.25 + 3.0, -0.5 + 6.0]
 
 
-def agreement_by_scipy(pairs, memory, starts_at_square=False):
+def agreement_by_scipy(pairs, memory, start=None):
     """v after each step, from the formula."""
-    moments = [pairs[0][i] ** 2 if starts_at_square else 0.0 for i in (0, 1)]
+    moments, new = [0.0, 0.0], 1 - memory if start is None else start
     out = []
     for pair in pairs:
-        moments = [memory * m + (1 - memory) * g**2 for m, g in zip(moments, pair, strict=True)]
+        moments = [memory * m + new * g**2 for m, g in zip(moments, pair, strict=True)]
+        new = 1 - memory
         p_u, p_c = (norm.cdf(g / math.sqrt(m + 1e-8)) for m, g in zip(moments, pair, strict=True))
         out.append(p_u * p_c + (1 - p_u) * (1 - p_c))
     return out
 
 
+MEMORY = {"memory", "memory_start"}
 PAIRS = [(0.3, -0.2), (-1.0, -2.0), (0.0, 5.0), (1e-6, 1e-6)]
 
 
 @pytest.mark.parametrize("memory", [0.0, 0.5, 0.9])
-@pytest.mark.parametrize("starts_at_square", [False, True])
-def test_agreement_is_the_chance_of_one_sign(memory, starts_at_square):
-    agreement = Agreement(memory, starts_at_square=starts_at_square)
+@pytest.mark.parametrize("start", [None, 0.0, 0.1, 1.0])
+def test_agreement_is_the_chance_of_one_sign(memory, start):
+    agreement = Agreement(memory, start)
     found = [agreement(step([u], [c]))[0].item() for u, c in PAIRS]
-    assert found == pytest.approx(agreement_by_scipy(PAIRS, memory, starts_at_square), abs=1e-12)
+    assert found == pytest.approx(agreement_by_scipy(PAIRS, memory, start), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["GradMask", "ANDMask", "VarGrad", "GradFocus", "FocusOPT"])
+def test_the_public_codes_first_steps_can_be_had(name):
+    """V_1 = .1 g_1^2, V_2 = .9 g_2^2 + .1 V_1: it keeps a tenth of the moments, and starts as if it kept nine."""
+    rule = ADD_ONS[name](memory=0.1, memory_start=0.1)
+    pairs = [(0.3, -0.4), (0.2, -0.3)]
+    moments = [(0.1 * 0.09, 0.1 * 0.16)]
+    moments.append((0.9 * 0.04 + 0.1 * moments[0][0], 0.9 * 0.09 + 0.1 * moments[0][1]))
+    for pair, of_both in zip(pairs, moments, strict=True):
+        p_u, p_c = (norm.cdf(g / math.sqrt(m + 1e-8)) for g, m in zip(pair, of_both, strict=True))
+        v = p_u * p_c + (1 - p_u) * (1 - p_c)
+        u, c = pair
+        weight = {"GradMask": v >= 0.3, "ANDMask": v >= 0.5, "VarGrad": v >= 0.3, "GradFocus": v, "FocusOPT": 0.0}[name]
+        assert values(rule(step([u], [c])))[0] == pytest.approx(weight * (0.5 * u + 0.5 * c))
 
 
 def test_agreement_keeps_the_two_moments_apart():
@@ -59,15 +76,15 @@ def test_agreement_keeps_the_two_moments_apart():
     assert first(step([1.0], [3.0]))[0].item() == pytest.approx(second(step([3.0], [1.0]))[0].item())
 
 
-def direction_and_v(memory=0.9, starts_at_square=False):
+def direction_and_v(memory=0.9, start=None):
     u, c = [0.5, -0.5, 0.5, 1e-5], [1.0, 1.0, -1e-4, 1e-5]
-    v = [agreement_by_scipy([pair], memory, starts_at_square)[0] for pair in zip(u, c, strict=True)]
+    v = [agreement_by_scipy([pair], memory, start)[0] for pair in zip(u, c, strict=True)]
     return u, c, [0.5 * a + 0.5 * b for a, b in zip(u, c, strict=True)], v
 
 
-@pytest.mark.parametrize(("name", "least", "square"), [("GradMask", 0.3, False), ("ANDMask", 0.5, False), ("VarGrad", 0.3, True)])
-def test_masks_keep_what_agrees(name, least, square):
-    u, c, d, v = direction_and_v(starts_at_square=square)
+@pytest.mark.parametrize(("name", "least", "start"), [("GradMask", 0.3, None), ("ANDMask", 0.5, None), ("VarGrad", 0.3, 1.0)])
+def test_masks_keep_what_agrees(name, least, start):
+    u, c, d, v = direction_and_v(start=start)
     expected = [a * (b >= least) for a, b in zip(d, v, strict=True)]
     assert 0 < sum(b >= least for b in v) < 4
     assert values(ADD_ONS[name]()(step(u, c))) == pytest.approx(expected)
@@ -303,11 +320,11 @@ def test_a_joint_name_has_the_flags_of_its_method_but_the_add_on(name):
 
 @pytest.mark.parametrize(
     ("name", "flags"),
-    [("NGradMask", {"quantile", "memory"}), ("SRGradFocus", {"memory"}), ("NGPlus_OPT", set()), ("SRSalUn", {"quantile"})],
+    [("NGradMask", {"quantile", *MEMORY}), ("SRGradFocus", MEMORY), ("NGPlus_OPT", set()), ("SRSalUn", {"quantile"})],
 )
 def test_a_joint_name_has_the_flags_of_its_add_on(name, flags):
     own = METHODS[name].hyperparameters.keys()
-    assert {"quantile", "memory"} & own == flags
+    assert {"quantile", *MEMORY} & own == flags
     settings = METHODS[name].settings(dict.fromkeys(flags, 0.5))
     assert resolved(name, tiny_model(), tiny([0]), settings) == {}
     unlearn(name, tiny_model(), tiny([0]), **ONE_STEP, **dict.fromkeys(flags, 0.5))
@@ -323,6 +340,9 @@ def test_a_joint_name_has_the_flags_of_its_add_on(name, flags):
         ({"quantile": 0.5}, "--quantile: expected an --addon that has it, got none"),
         ({"addon": "ANDMask", "quantile": 0.5}, "unknown flag of ANDMask '--quantile'"),
         ({"addon": "OPT", "memory": 0.5}, "unknown flag of OPT '--memory'"),
+        ({"addon": "OPT", "memory_start": 0.5}, "unknown flag of OPT '--memory_start'"),
+        ({"addon": "GradMask", "memory_start": -0.1}, "--memory_start: expected a number >= 0"),
+        ({"memory_start": 0.1}, "--memory_start: expected an --addon that has it, got none"),
         ({"addon": "GradMask", "quantile": 1.0}, "--quantile: expected a number from 0 to below 1"),
     ],
 )
@@ -333,7 +353,7 @@ def test_flags_that_make_no_sense_are_refused(method, flags, message):
 
 
 def test_every_add_on_is_found_in_any_case():
-    assert all(rule_of(name.upper(), None, None) for name in ADD_ONS.names)
+    assert all(rule_of(name.upper()) for name in ADD_ONS.names)
 
 
 def test_a_run_that_diverges_says_so():

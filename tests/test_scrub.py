@@ -130,12 +130,12 @@ def test_the_joint_form_combines_the_gradients_of_both_objectives():
 
 @pytest.mark.parametrize(
     ("name", "flags"),
-    [("SCRUBGradMask", {"quantile", "memory"}), ("SCRUBFocus", {"memory"}), ("SCRUBSalUn", {"quantile"})],
+    [("SCRUBGradMask", {"quantile", "memory", "memory_start"}), ("SCRUBFocus", {"memory", "memory_start"}), ("SCRUBSalUn", {"quantile"})],
 )
 def test_a_joint_name_has_the_flags_of_the_joint_form_and_of_its_add_on(name, flags):
     own = METHODS[name].hyperparameters.keys()
-    assert not {"addon", "scrub_recipe", "ascent_epochs", "forget_batch_size", "weight_decay"} & own
-    assert {"quantile", "memory"} & own == flags
+    assert not {"addon", "scrub_recipe", "ascent_epochs", "forget_batch_size", "momentum", "weight_decay", "rewind"} & own
+    assert {"quantile", "memory", "memory_start"} & own == flags
 
 
 @pytest.mark.parametrize("forget", [(0,), tuple(range(12))], ids=["forget is shorter", "retain is shorter"])

@@ -57,7 +57,7 @@ def plain(step: Step) -> Gradients:
 
 
 @register("GradMask")
-def grad_mask(*, quantile: float = 0.3, memory: float = 0.9) -> Rule:
+def grad_mask(*, quantile: float = 0.3, memory: float = 0.9, memory_start: float | None = None) -> Rule:
     """Keep the entries whose two gradients are likely enough to agree in sign.
 
         d * 1[v >= quantile]        v: the probability that they agree
@@ -65,45 +65,49 @@ def grad_mask(*, quantile: float = 0.3, memory: float = 0.9) -> Rule:
     Flags:
         quantile: least v that an entry is kept with
         memory: how much of the second moments is kept from step to step
+        memory_start: V of the first step, over the squared gradient (1 - memory; VarGrad 1)
     """
-    return _masked_by(Agreement(memory), quantile)
+    return _masked_by(Agreement(memory, memory_start), quantile)
 
 
 @register("ANDMask")
-def and_mask(*, memory: float = 0.9) -> Rule:
+def and_mask(*, memory: float = 0.9, memory_start: float | None = None) -> Rule:
     """Keep the entries whose two gradients agree in sign: GradMask at .5.
 
         d * 1[v >= .5]
 
     Flags:
         memory: how much of the second moments is kept from step to step
+        memory_start: V of the first step, over the squared gradient (1 - memory; VarGrad 1)
     """
-    return _masked_by(Agreement(memory), 0.5)
+    return _masked_by(Agreement(memory, memory_start), 0.5)
 
 
 @register("VarGrad")
-def var_grad(*, quantile: float = 0.3, memory: float = 0.9) -> Rule:
+def var_grad(*, quantile: float = 0.3, memory: float = 0.9, memory_start: float = 1.0) -> Rule:
     """Keep entries as GradMask does, the second moments started at the first squared gradients instead of 0.
 
-        d * 1[v >= quantile]        V = g^2 before the first step
+        d * 1[v >= quantile]        V = g^2 at the first step
 
     Flags:
         quantile: least v that an entry is kept with
         memory: how much of the second moments is kept from step to step
+        memory_start: V of the first step, over the squared gradient (1 - memory; VarGrad 1)
     """
-    return _masked_by(Agreement(memory, starts_at_square=True), quantile)
+    return _masked_by(Agreement(memory, memory_start), quantile)
 
 
 @register("GradFocus")
-def grad_focus(*, memory: float = 0.9) -> Rule:
+def grad_focus(*, memory: float = 0.9, memory_start: float | None = None) -> Rule:
     """Weigh every entry by the probability that its two gradients agree in sign.
 
         d * v
 
     Flags:
         memory: how much of the second moments is kept from step to step
+        memory_start: V of the first step, over the squared gradient (1 - memory; VarGrad 1)
     """
-    agreement = Agreement(memory)
+    agreement = Agreement(memory, memory_start)
     return lambda step: [d * v for d, v in zip(step.direction, agreement(step), strict=True)]
 
 
@@ -124,7 +128,7 @@ def opt() -> Rule:
 
 
 @register("FocusOPT")
-def focus_opt(*, memory: float = 0.9) -> Rule:
+def focus_opt(*, memory: float = 0.9, memory_start: float | None = None) -> Rule:
     """Weigh as GradFocus does, then drop entries as OPT does, until the step is feasible.
 
         d * v * 1[kept]        dropped: the smallest v g_u g_c
@@ -133,10 +137,11 @@ def focus_opt(*, memory: float = 0.9) -> Rule:
 
     Flags:
         memory: how much of the second moments is kept from step to step
+        memory_start: V of the first step, over the squared gradient (1 - memory; VarGrad 1)
 
     Departure: the source tests (v g_u)(v g_c), which guarantees nothing for the gradients themselves.
     """
-    agreement = Agreement(memory)
+    agreement = Agreement(memory, memory_start)
 
     def rule(step: Step) -> Gradients:
         every = zip(step.direction, agreement(step), step.unlearn, step.retain, strict=True)
@@ -166,14 +171,16 @@ class Agreement:
     """v, the probability that the two gradients agree in sign, entry by entry.
 
         v = Phi(z_u) Phi(z_c) + (1 - Phi(z_u)) (1 - Phi(z_c))
-        z = g / sqrt(V + 1e-8),  V <- memory V + (1 - memory) g^2,  V = 0 before the first step (or g^2)
+        z = g / sqrt(V + 1e-8),  V <- memory V + (1 - memory) g^2,  at the first step V = memory_start g^2
 
-    V is kept for each of the two gradients over all steps, without bias correction; Phi is the normal distribution's cdf.
+    V is kept for each of the two gradients over all steps, without bias correction; Phi is the normal distribution's cdf. Without
+    `memory_start` V is 0 before the first step: 1 - memory. Dine et al.'s public code keeps .1 of V and starts at .1 g^2:
+    --memory .1 --memory_start .1.
     """
 
-    def __init__(self, memory: float, *, starts_at_square: bool = False) -> None:
+    def __init__(self, memory: float, memory_start: float | None = None) -> None:
         self.memory = memory
-        self.starts_at_square = starts_at_square
+        self.memory_start = 1 - memory if memory_start is None else memory_start
         self._moments: dict[str, Gradients] = {}
 
     def __call__(self, step: Step) -> Gradients:
@@ -181,10 +188,12 @@ class Agreement:
         return [p_u * p_c + (1 - p_u) * (1 - p_c) for p_u, p_c in chances]
 
     def _chance(self, which: str, gradients: Gradients) -> Gradients:
+        kept, new = self.memory, 1 - self.memory
         if which not in self._moments:
-            self._moments[which] = [g.square() if self.starts_at_square else torch.zeros_like(g) for g in gradients]
+            self._moments[which] = [torch.zeros_like(g) for g in gradients]
+            new = self.memory_start
         for moment, g in zip(self._moments[which], gradients, strict=True):
-            moment.mul_(self.memory).addcmul_(g, g, value=1 - self.memory)
+            moment.mul_(kept).addcmul_(g, g, value=new)
         return [torch.special.ndtr(g / (moment + EPSILON).sqrt()) for g, moment in zip(gradients, self._moments[which], strict=True)]
 
 

@@ -23,6 +23,7 @@ def ng_plus(
     addon: str | None = None,
     quantile: float | None = None,
     memory: float | None = None,
+    memory_start: float | None = None,
 ) -> Unlearned:
     """Descend the retain batch's cross-entropy and ascend the forget batch's.
 
@@ -43,6 +44,7 @@ def ng_plus(
         addon: rule that combines the two gradients instead: GradMask, ANDMask, VarGrad, GradFocus, OPT, FocusOPT, SalUn
         quantile: least agreement (GradMask, VarGrad) or share of the gradient's entries (SalUn) that an add-on masks by (.3)
         memory: how much of the second moments an add-on keeps from step to step (.9)
+        memory_start: the second moments of an add-on's first step, over the squared gradient (1 - memory; VarGrad 1)
 
     Raises ValueError for flags that make no sense, or that the add-on does not have; FloatingPointError if it diverges.
     """
@@ -55,6 +57,7 @@ def ng_plus(
         beta=beta,
         quantile=quantile,
         memory=memory,
+        memory_start=memory_start,
         addon=addon,
     )
     of_forget, of_retain = (images.labels.to(data.device) for images in (data.forget, data.retain))
@@ -67,6 +70,7 @@ def ng_plus(
         addon=addon,
         quantile=quantile,
         memory=memory,
+        memory_start=memory_start,
         beta=beta,
         unlearn_epochs=unlearn_epochs,
         unlearn_lr=unlearn_lr,

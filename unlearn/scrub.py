@@ -60,11 +60,13 @@ def resolve(
     addon: str | None = None,
     quantile: float | None = None,
     memory: float | None = None,
+    memory_start: float | None = None,
     **given: float | None,
 ) -> Settings:
     """The settings of the recipe, those that were given put in their place. ValueError for what makes no sense or is not of the recipe."""
     if addon is not None and scrub_recipe is not None:
         raise ValueError(f"--scrub_recipe: expected none with an --addon, which has its own, got {scrub_recipe!r}. Leave out one of them")
+    of_add_ons = {"quantile": quantile, "memory": memory, "memory_start": memory_start}
     name = "jointly" if addon is not None else scrub_recipe or "own"
     settings = RECIPES[name] | {flag: value for flag, value in given.items() if value is not None}
     if settings.get("forget_batch_size", 1) is None:
@@ -74,10 +76,10 @@ def resolve(
         raise ValueError(f"--{' and --'.join(foreign)}: SCRUB has no such flag {_when(addon, foreign)}. Leave it out")
     _check(settings)
     if addon is None:
-        rule_of(addon, quantile, memory)  # refuses what only an add-on has
+        rule_of(addon, **of_add_ons)  # refuses what only an add-on has
         passes.check(model, data, **settings)
     else:
-        two_gradients.check(model, data, quantile=quantile, memory=memory, addon=addon, **settings)
+        two_gradients.check(model, data, addon=addon, **of_add_ons, **settings)
     if settings.get("rewind"):
         rewinding.check(data)
     return settings
@@ -130,6 +132,7 @@ def scrub(
     addon: str | None = None,
     quantile: float | None = None,
     memory: float | None = None,
+    memory_start: float | None = None,
 ) -> Unlearned:
     """Climb the distance from the teacher, which is the initial model, on forget; then descend it on retain, with the cross-entropy.
 
@@ -173,6 +176,7 @@ def scrub(
         addon: rule that combines the two gradients of one step: GradMask, ANDMask, VarGrad, GradFocus, OPT, FocusOPT, SalUn
         quantile: least agreement (GradMask, VarGrad) or share of the gradient's entries (SalUn) that an add-on masks by (.3)
         memory: how much of the second moments an add-on keeps from step to step (.9)
+        memory_start: the second moments of an add-on's first step, over the squared gradient (1 - memory; VarGrad 1)
 
     Raises ValueError for flags that make no sense or that the recipe does not have, and for `rewind` where validation has no image
     of a class that is forgotten; FloatingPointError if it diverges.
@@ -186,6 +190,7 @@ def scrub(
         addon=addon,
         quantile=quantile,
         memory=memory,
+        memory_start=memory_start,
         unlearn_epochs=unlearn_epochs,
         unlearn_lr=unlearn_lr,
         batch_size=batch_size,
@@ -201,7 +206,7 @@ def scrub(
     )
     if addon is None:
         return _in_turns(model, data, recipe=scrub_recipe or "own", **settings)
-    return _jointly(model, data, addon=addon, quantile=quantile, memory=memory, **settings)
+    return _jointly(model, data, addon=addon, quantile=quantile, memory=memory, memory_start=memory_start, **settings)
 
 
 def _in_turns(
@@ -261,6 +266,7 @@ def _jointly(
     addon: str,
     quantile: float | None,
     memory: float | None,
+    memory_start: float | None,
     unlearn_epochs: int,
     unlearn_lr: float,
     batch_size: int,
@@ -279,6 +285,7 @@ def _jointly(
         addon=addon,
         quantile=quantile,
         memory=memory,
+        memory_start=memory_start,
         beta=beta,
         unlearn_epochs=unlearn_epochs,
         unlearn_lr=unlearn_lr,

@@ -39,6 +39,7 @@ def srl(
     addon: str | None = None,
     quantile: float | None = None,
     memory: float | None = None,
+    memory_start: float | None = None,
 ) -> Unlearned:
     """Descend the cross-entropy of retain images with their labels and of forget images with wrong ones, drawn anew each step.
 
@@ -56,6 +57,7 @@ def srl(
         addon: rule that combines the two gradients instead: GradMask, ANDMask, VarGrad, GradFocus, OPT, FocusOPT, SalUn
         quantile: least agreement (GradMask, VarGrad) or share of the gradient's entries (SalUn) that an add-on masks by (.3)
         memory: how much of the second moments an add-on keeps from step to step (.9)
+        memory_start: the second moments of an add-on's first step, over the squared gradient (1 - memory; VarGrad 1)
 
     Raises ValueError for flags that make no sense, or that the add-on does not have, and for a single class; FloatingPointError
     if it diverges.
@@ -71,6 +73,7 @@ def srl(
         beta=beta,
         quantile=quantile,
         memory=memory,
+        memory_start=memory_start,
         addon=addon,
     )
     draws = data.generator("SRL", "labels")
@@ -88,6 +91,7 @@ def srl(
         addon=addon,
         quantile=quantile,
         memory=memory,
+        memory_start=memory_start,
         beta=beta,
         unlearn_epochs=unlearn_epochs,
         unlearn_lr=unlearn_lr,

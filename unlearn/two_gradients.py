@@ -33,6 +33,7 @@ def check(
     beta: float,
     quantile: float | None = None,
     memory: float | None = None,
+    memory_start: float | None = None,
     addon: str | None = None,
     **_: Any,
 ) -> dict[str, int]:
@@ -43,13 +44,15 @@ def check(
     for name, share in (("quantile", quantile), ("memory", memory)):
         if share is not None and not 0 <= share < 1:
             raise ValueError(f"--{name}: expected a number from 0 to below 1, got {share}. Give e.g. 0.5")
-    rule_of(addon, quantile, memory)
+    if memory_start is not None and not 0 <= memory_start <= passes.GREATEST_FLOAT:
+        raise ValueError(f"--memory_start: expected a number >= 0 that a weight can hold, got {memory_start}. Give e.g. 0.1")
+    rule_of(addon, quantile=quantile, memory=memory, memory_start=memory_start)
     return {}
 
 
-def rule_of(addon: str | None, quantile: float | None, memory: float | None) -> Rule:
+def rule_of(addon: str | None, **flags: float | None) -> Rule:
     """The add-on's rule for one run. ValueError for an unknown add-on, or a flag that it does not have."""
-    given = {name: value for name, value in (("quantile", quantile), ("memory", memory)) if value is not None}
+    given = {name: value for name, value in flags.items() if value is not None}
     if addon is None:
         if given:
             raise ValueError(
@@ -73,6 +76,7 @@ def descend_both(
     addon: str | None,
     quantile: float | None,
     memory: float | None,
+    memory_start: float | None,
     beta: float,
     unlearn_epochs: int,
     unlearn_lr: float,
@@ -86,7 +90,8 @@ def descend_both(
     eval mode by running statistics than retaining can repair. Raises FloatingPointError at the end of an epoch after which a loss
     or a weight is not finite.
     """
-    rule, again = rule_of(addon, quantile, memory), addon is not None and ADD_ONS[addon].facts.true_labels
+    rule = rule_of(addon, quantile=quantile, memory=memory, memory_start=memory_start)
+    again = addon is not None and ADD_ONS[addon].facts.true_labels
     student = copy_of(model)
     parameters = list(student.parameters())
     optimizer = torch.optim.Adam(parameters, lr=unlearn_lr)
@@ -137,7 +142,7 @@ def register_with_add_ons(
     Neither are the flags that other add-ons have, nor those `without` which the method does where it has an add-on.
     """
     for name, addon in names.items():
-        foreign = {"quantile", "memory"} - set(ADD_ONS[addon].hyperparameters)
+        foreign = {"quantile", "memory", "memory_start"} - set(ADD_ONS[addon].hyperparameters)
         function = _with_add_on(method, name, addon, {"addon", *foreign, *without})
         METHODS.register(name, resolve=functools.partial(resolve, addon=addon), **facts)(function)
 
