@@ -78,7 +78,7 @@ def test_every_flag_of_a_method_stands_in_its_section_with_its_default(entry):
 @pytest.mark.parametrize("entry", list(ADD_ONS), ids=lambda entry: entry.name)
 def test_every_flag_of_an_add_on_stands_in_its_section_with_its_default(entry):
     rows = dict(re.findall(r"^\| `--(\w+)` \| .*? \| `([^`]*)` \| .*\|$", section_of(f"Add-on `{entry.name}`"), flags=re.MULTILINE))
-    assert rows == {name: str(p.default) for name, p in entry.hyperparameters.items()}
+    assert rows == {name: "none" if p.default is None else str(p.default) for name, p in entry.hyperparameters.items()}
     assert all(p.help for p in entry.hyperparameters.values())
 
 

@@ -66,9 +66,7 @@ def check(
     if not unlearn_lr > 0:
         raise ValueError(f"--{rate}: expected a number > 0, got {unlearn_lr}. Give a positive one")
     if unlearn_lr > GREATEST_FLOAT:
-        raise ValueError(
-            f"--{rate}: expected at most {GREATEST_FLOAT:.2g}, what a weight can hold, got {unlearn_lr}. Give a smaller one"
-        )
+        raise ValueError(f"--{rate}: expected at most {GREATEST_FLOAT:.2g}, what a weight can hold, got {unlearn_lr}. Give a smaller one")
     if not 0 <= momentum < 1:
         raise ValueError(f"--momentum: expected a number from 0 to below 1, got {momentum}. Give e.g. 0.9")
     if not 0 <= weight_decay < math.inf:

@@ -49,7 +49,11 @@ _OWN = _SMALL | {"unlearn_epochs": 5, "batch_size": 64, "forget_batch_size": Non
 _JOINTLY = {"unlearn_epochs": 30, "unlearn_lr": 1e-4, "batch_size": 256, "gamma": 1.0, "kl_alpha": 1.0, "temperature": 1.0, "beta": 0.95}
 RECIPES: dict[str, Settings] = {"own": _OWN, "large": _LARGE, "small": _SMALL, "jointly": _JOINTLY}
 CLIMBS = 8  # steps of a pass over forget
-DECAYS: dict[str, tuple[int, ...]] = {"own": (), "large": (3, 5, 9), "small": (5, 8, 9)}  # epochs after which the learning rate is a tenth of what it was
+DECAYS: dict[str, tuple[int, ...]] = {
+    "own": (),
+    "large": (3, 5, 9),
+    "small": (5, 8, 9),
+}  # epochs after which the learning rate is a tenth of what it was
 
 
 def resolve(
