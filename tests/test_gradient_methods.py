@@ -262,6 +262,17 @@ def test_saliency_is_the_sum_over_all_images_in_eval_mode():
     assert len(scores) == len(list(model.parameters())) == 6  # batch norm and biases too
 
 
+def test_gradients_of_different_batches_cancel_in_the_saliency():
+    """A batch of one image of each of two classes: what the first asks of the bias, the second takes back."""
+    model = nn.Linear(1, 2)
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+    batches = [(torch.tensor([[1.0]]), torch.tensor([0])), (torch.tensor([[3.0]]), torch.tensor([1]))]
+    weight, bias = saliency(model, batches)
+    assert weight.tolist() == [[1.0], [1.0]]  # |-.5 + 1.5|
+    assert bias.tolist() == [0.0, 0.0]
+
+
 def test_the_mask_ranks_all_weights_together_and_ties_by_order():
     keep = most_salient([torch.tensor([[3.0, 0.0], [1.0, 1.0]]), torch.tensor([1.0, 5.0])], 0.5)
     assert keep[0].tolist() == [[True, False], [True, False]]

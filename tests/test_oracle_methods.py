@@ -1,5 +1,6 @@
 """Methods that learn from oracles, or from what a datamodel says of them: each against an independent truth."""
 
+import copy
 import re
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 import main_ideal
 import mlflow_forget
 from models import build
+from tests.by_hand import adam, slope
 from training import Recipe, fit
 from unlearn import METHODS, ForgetData, Oracles, Unlearned, copy_of, resolved, unlearn
 from unlearn.attribution import Attribution, Shifted, Sketch
@@ -116,6 +118,25 @@ def test_many_epochs_of_oracle_matching_end_at_the_oracles_logits(model, digits)
     found = unlearn("oracle_matching", model, data, **settings).model
     x = data.forget.normalisation(data.forget.images)
     assert F.mse_loss(found(x), oracle(2)(x)) < 5e-3 * F.mse_loss(model(x), oracle(2)(x))
+
+
+@pytest.mark.parametrize(("decay", "wd_lambda"), [(0.5, 0.0), (1.0, 0.0), (0.5, 0.3)])
+def test_epochs_of_oracle_matching_by_hand(decay, wd_lambda, model, digits):
+    """A step an epoch, on forget images alone, at lr, decay lr, decay^2 lr."""
+    data = data_of(digits, ForgetRequest((-1,), 8))
+    x = data.forget.normalisation(data.forget.images)
+    start = [p.detach().clone() for p in model.parameters()]
+
+    def loss(student):
+        far = sum((p - q).square().sum() for p, q in zip(student.parameters(), start, strict=True))
+        return (student(x) - oracle(2)(x).detach()).square().mean() + wd_lambda * far
+
+    expected = copy.deepcopy(model)
+    adam(expected, [slope(loss)] * 3, [0.01, 0.01 * decay, 0.01 * decay**2])
+    settings = {"unlearn_epochs": 3, "unlearn_lr": 0.01, "oracle_count": 1, "retain_multiplier": 0.0}
+    found = unlearn("oracle_matching", model, data, decay=decay, wd_lambda=wd_lambda, **settings).model
+    for got, wanted in zip(found.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
 
 
 def test_the_learning_rate_decays_and_the_distance_has_its_price(model, digits):
