@@ -29,7 +29,8 @@ def adam(model, gradients, lr, decay=0.0, decoupled=0.0):
 
     m <- .9 m + .1 g; v <- .999 v + .001 g^2; theta <- (1 - lr decoupled) theta - lr m / (1 - .9^k) / (sqrt(v / (1 - .999^k)) + 1e-8)
 
-    lr: one for all steps, or each. From rest the first step is lr g / |g|, whatever the scale and the betas: a check needs two, on gradients that differ.
+    lr: one for all steps, or each. From rest the first step is lr g / |g|, whatever the scale and the betas: a check needs two, on
+    gradients that differ.
     """
     first, second = ([torch.zeros_like(p) for p in model.parameters()] for _ in range(2))
     for step, (gradient, rate) in enumerate(zip(gradients, each(lr, gradients), strict=True), 1):

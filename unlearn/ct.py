@@ -49,7 +49,8 @@ def ct(model: nn.Module, data: ForgetData, *, unlearn_epochs: int = 30, unlearn_
     Raises ValueError for a model without a square kernel larger than 1 x 1, FloatingPointError if it diverges.
 
     Departures: the challenge's own fine-tuning was 3 epochs of SGD over the retain set; this is Dine et al.'s, but for their
-    learning rate of 1e-4: with a forget set of one batch its 30 steps do not repair what transposing destroyed.
+    learning rate of 1e-4: with a forget set of one batch its 30 steps do not repair what transposing destroyed. They count transposing
+    as the first of 30 epochs: 29 tune.
     """
     check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size)
     student = copy_of(model)

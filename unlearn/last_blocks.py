@@ -86,6 +86,9 @@ def cfk(
 
     Raises ValueError for more blocks than the model has with one left frozen, or a model whose blocks can't be told;
     FloatingPointError if it diverges.
+
+    Departures: the source counts layers, not blocks, and the running statistics of what is frozen move; there are 62 epochs, in which
+    the learning rate falls from .1 to .005.
     """
     settings: Settings = {
         "unlearn_epochs": unlearn_epochs,
@@ -123,6 +126,8 @@ def euk(
         weight_decay: of the weights that are trained
 
     Raises ValueError as CFk does, and for a block with weights but without reset_parameters(); FloatingPointError if it diverges.
+
+    Departures: those of CFk.
     """
     settings: Settings = {
         "unlearn_epochs": unlearn_epochs,

@@ -70,14 +70,14 @@ def lotus(
         unlearn_lr: learning rate of AdamW
         batch_size: images a step; where batch norm would be left with a single image, a few more
         retain_share: part of the retain set that is drawn, once
-        lotus_alpha: how fast the temperature grows with the gap; the source has 8 for 10 classes and 2 for 100
+        lotus_alpha: how fast the temperature grows with the gap (Spartalis et al. have 8 for random images of 10 classes, 2 for 100)
         weight_decay: weight decay of AdamW
 
     Raises ValueError for flags that make no sense and where validation images are needed and missing, FloatingPointError
     as soon as a loss or a logit is not finite.
 
     Departures: the source may end before its first step and return the initial model; here the first epoch is always run. The
-    request with both is ours; the source knows whole classes and random images.
+    request with both is ours; the source knows whole classes and random images, and has lotus_alpha 32 for whole classes.
     """
     check(
         model,

@@ -74,7 +74,8 @@ def msg(
     Raises ValueError for kgltop2 on a model without convolutions, FloatingPointError if it diverges.
 
     Departures: Dine et al.'s learning rate, 1e-4, does not repair in 30 steps (a forget set of one batch) what the reset
-    destroyed; here it is 1e-3. kgltop2 had 5 passes over the retain set and a learning rate that rose and fell; its epochs are
+    destroyed; here it is 1e-3. They rank in train mode, which moves the running statistics, and the pass that ranks is the first of
+    their 30 epochs: 29 tune. kgltop2 had 5 passes over the retain set and a learning rate that rose and fell; its epochs are
     counted here as those of dine.
     """
     flags = {"reset_share": reset_share, "unlearn_epochs": unlearn_epochs, "unlearn_lr": unlearn_lr}

@@ -32,9 +32,8 @@ def ng_plus(
     g_r, g_f: gradients of the mean cross-entropy of a retain and of a forget batch. An epoch is a pass over forget; retain
     is cycled and reshuffled. OPT and FocusOPT make d a descent direction of both objectives; what Adam makes of d need not be one.
 
-    The defaults, and what an epoch is, are Dine et al.'s; in Kurmanji et al. an epoch is a pass over retain, with forget cycled. Batch
-    norm takes the statistics of each batch, as there: with the running ones the ascent, which has no end, goes further than the retain
-    gradient repairs.
+    The defaults, what an epoch is, and that batch norm takes the statistics of each batch are Dine et al.'s: with the running ones the
+    ascent, which has no end, goes further than the retain gradient repairs.
 
     Flags:
         unlearn_epochs: passes over the forget set
@@ -47,6 +46,9 @@ def ng_plus(
         memory_start: the second moments of an add-on's first step, over the squared gradient (1 - memory; VarGrad 1)
 
     Raises ValueError for flags that make no sense, or that the add-on does not have; FloatingPointError if it diverges.
+
+    Departures: in Kurmanji et al. an epoch is a pass over retain, with forget cycled; the model is in eval mode, so that batch norm uses
+    its running statistics; the retain loss has .05 |theta - theta_0|^2 beside it; the optimiser is SGD without momentum (.01, 10 epochs).
     """
     check(
         model,

@@ -53,7 +53,8 @@ def salun(
     All parameters are ranked together, biases and batch norm's among them. Where the run augments, the images that S is summed over are
     augmented too.
 
-    Departures: random labels are never the true one, and batch norm keeps its running statistics on forget, see RL.
+    Departures: random labels are never the true one, and batch norm keeps its running statistics on forget, see RL. S sums the gradients
+    of single images at one model; the source sums those of batch means, with a step of ascent after each batch.
 
     Flags:
         unlearn_epochs: passes over the forget and the retain set

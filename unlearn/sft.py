@@ -55,7 +55,8 @@ def sft(
 
     Raises ValueError for a layer that can't be masked, or for steps or a batch below 1.
 
-    Departure: the source's learning rate, 1e-2, destroys the model (on digits half of the retained classes goes with the forgotten one).
+    Departures: the source's learning rate, 1e-2, destroys the model (on digits half of the retained classes goes with the forgotten
+    one); it tunes in train mode, here dropout is off and batch norm keeps its running statistics.
     """
     check(model, data, sft_steps=sft_steps, sft_lr=sft_lr, sft_batch=sft_batch, mask_layer=mask_layer)
     student = copy_of(model)

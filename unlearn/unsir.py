@@ -57,12 +57,12 @@ def unsir(
     *,
     impair_epochs: int = 1,
     repair_epochs: int = 1,
-    impair_lr: float = 2e-2,
-    repair_lr: float = 1e-2,
+    impair_lr: float = 5e-3,
+    repair_lr: float = 2e-3,
     noise_images: int = 256,
     noise_copies: int = 20,
     noise_steps: int = 40,
-    batch_size: int = 256,
+    batch_size: int = 64,
     retained_per_class: int = 1000,
 ) -> Unlearned:
     """Impair the model by noise that it is taught to take for the forgotten class, then repair it on retained images.
@@ -85,7 +85,9 @@ def unsir(
     The forget images themselves are never looked at. Raises ValueError for a request that is not whole classes and for flags
     that make no sense, FloatingPointError if it diverges.
 
-    Departure: the published notebook labels the noise of every class as class 0; here it has its own class.
+    Departures: the published notebook labels the noise of every class as class 0; here it has its own class. Its batches are of
+    256 images, at learning rates of .02 and .01: on digits, where a repair is then of five steps, that breaks the model, and on MNIST it
+    costs 4 points of the retained images. Smaller batches at lower rates forget the class as well and lose less.
     """
     check(
         model,

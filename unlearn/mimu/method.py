@@ -79,7 +79,7 @@ def mimu(
     """Switch off the few weights of one layer that serve what is to be forgotten, as a graph network reads them.
 
     A network gives every weight of the masked layer W (m, n) a logit q for a class, from the class's mean features. It is
-    trained once per model on the training images, all classes a step, by
+    trained once per model on the training images, ten classes a step (all, where there are fewer), by
 
         L = L_keep + contrast L_drop
         L_keep = -log p(y | x; M * W) + rho (-<M, log pi> + <M, log softmax(q)>) / topk       M = soft top-topk of q
@@ -117,7 +117,8 @@ def mimu(
     one vector an image. The mask makes a class unreachable, not absent: what the layers before it know is still there.
 
     Departures: the paper's objective leaves the label without a gradient and its ranking puts weights that serve nobody first;
-    L_drop, averaged features and the ranking by s are ours.
+    L_drop, averaged features and the ranking by s are ours. Between the rounds of the network it has sigmoid, here relu; it takes 32
+    steps of single images' graphs, here 300 of averaged ones; its topk is 8,000 weights, here 50.
     """
     started = time.perf_counter()
     _check_refinement(data, ranking, refine_steps, refine_lr)
