@@ -71,6 +71,16 @@ def test_the_public_codes_first_steps_can_be_had(name):
         assert values(rule(step([u], [c])))[0] == pytest.approx(weight * (0.5 * u + 0.5 * c))
 
 
+@pytest.mark.parametrize("name", ["SRL", "NGPlus", "SCRUB"])
+def test_every_method_hands_the_memory_and_its_start_to_the_add_on(name):
+    def weights(**flags):
+        found = unlearn(name, tiny_model(), tiny([0, 4, 5]), addon="GradFocus", unlearn_epochs=3, **flags).model
+        return torch.cat([p.detach().flatten() for p in found.parameters()])
+
+    assert torch.equal(weights(memory=0.75, memory_start=0.25), weights(memory=0.75))
+    assert not torch.equal(weights(memory=0.75, memory_start=4.0), weights(memory=0.75))
+
+
 def test_agreement_keeps_the_two_moments_apart():
     first, second = Agreement(0.9), Agreement(0.9)
     assert first(step([1.0], [3.0]))[0].item() == pytest.approx(second(step([3.0], [1.0]))[0].item())
