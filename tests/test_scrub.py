@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tests.by_hand import adam, sgd, slope
 from unlearn import METHODS, ForgetData, resolved, unlearn
-from unlearn.rewinding import forget_error, unseen_error
+from unlearn.rewinding import forget_error, nearest, unseen_error
 from unlearn.scrub import DECAYS, decayed, distance, forget_batch
 from vision_data import ImageSet, Normalisation
 
@@ -231,6 +231,13 @@ def test_the_epoch_is_given_back_whose_forget_error_is_nearest_to_the_unseen_err
     assert rewound.facts == {"rewound_to_epoch": 2, "forget_error": 0.0, "unseen_error": unseen_error(plain.model, data)}
     assert all(torch.equal(p, q) for p, q in zip(rewound.model.parameters(), seen[1].parameters(), strict=True))
     assert (len(again), plain.facts) == (6, {})
+
+
+@pytest.mark.parametrize(
+    ("epochs", "aim", "error"), [({0.0: 2, 10.0: 3}, 5.0, 10.0), ({0.0: 4, 10.0: 3}, 5.0, 0.0), ({0.0: 4, 10.0: 3}, 6.0, 10.0)]
+)
+def test_of_two_errors_as_near_the_later_epochs_is_chosen(epochs, aim, error):
+    assert nearest(epochs, aim) == error
 
 
 @pytest.mark.parametrize("forgotten", [(0, 3, 6, 9, 12), (1,)])

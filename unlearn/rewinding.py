@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -42,10 +43,15 @@ class Checkpoints:
     def rewound(self, done: Unlearned) -> Unlearned:
         """The epoch whose forget error is nearest to what the last one makes of unseen images; of two, the later."""
         aim = unseen_error(done.model, self.data)
-        error = min(self._of_error, key=lambda error: (abs(error - aim), -self._of_error[error][0]))
+        error = nearest({error: epoch for error, (epoch, _) in self._of_error.items()}, aim)
         epoch, weights = self._of_error[error]
         done.model.load_state_dict(weights)
         return replace(done, facts={**done.facts, "rewound_to_epoch": epoch, "forget_error": error, "unseen_error": aim})
+
+
+def nearest(epochs: Mapping[float, int], aim: float) -> float:
+    """The error that is nearest to `aim`; of two that are as near, that of the later epoch."""
+    return min(epochs, key=lambda error: (abs(error - aim), -epochs[error]))
 
 
 def forget_error(model: nn.Module, data: ForgetData) -> float:
