@@ -97,6 +97,7 @@ def test_lotus_ends_once_the_forget_images_are_known_less_than_unseen_ones(train
     result = unlearn("LoTUS", trained, unknown)
     assert result.facts["epochs_run"] == len(result.history) == 1
     assert result.history[0]["gap"] == -accuracy(trained, data.validation)
+    assert result.history[0]["temperature"] == pytest.approx(math.exp(-8 * accuracy(trained, data.validation)))  # below 1: sharper
     assert not torch.equal(result.model[1].weight, trained[1].weight)  # never a silent no-op
 
 
