@@ -34,6 +34,20 @@ def test_msg_scores_by_the_smaller_of_the_two_gradients():
         torch.testing.assert_close(score, torch.minimum(forget[name].abs(), retain[name].abs()), rtol=1e-4, atol=1e-7)
 
 
+def test_msg_sums_the_scores_of_all_batches():
+    model, data = convolutional(), data_of(forget=[0, 1, 2, 3])
+    expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    forget = data.forget.batches(2, generator=data.generator("MSG", "forget"))
+    retain = data.retain.batches(2, generator=data.generator("MSG", "beside forget"))
+    for (x_f, y_f), (x_r, y_r) in zip(forget, retain, strict=False):
+        g_f, g_r = (slope(lambda m, x=x, y=y: F.cross_entropy(m(x), y))(model) for x, y in ((x_f, y_f), (x_r, y_r)))
+        for total, f, r in zip(expected.values(), g_f, g_r, strict=True):
+            total += torch.minimum(f.abs(), r.abs())
+    found = smaller_gradients(model, data, 2)
+    for name, total in expected.items():
+        torch.testing.assert_close(found[name], total, rtol=1e-4, atol=1e-7)
+
+
 def test_msg_multiplies_the_lowest_by_noise_and_leaves_the_others():
     model, data = convolutional(), data_of()
     chosen, noise = lowest(smaller_gradients(model, data, 100), 0.3), noise_of_msg(data, model)

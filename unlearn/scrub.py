@@ -20,7 +20,7 @@ SOURCE = "Kurmanji et al. 2023, arXiv:2302.09880; with an add-on Dine, Furon, Fa
 
 Settings = dict[str, Any]
 
-_LARGE = {
+_LARGE: Settings = {
     "unlearn_epochs": 3,
     "unlearn_lr": 5e-4,
     "batch_size": 256,
@@ -33,7 +33,7 @@ _LARGE = {
     "weight_decay": 5e-4,
     "rewind": False,
 }
-_SMALL = {
+_SMALL: Settings = {
     "unlearn_epochs": 10,
     "unlearn_lr": 5e-4,
     "batch_size": 32,
@@ -70,7 +70,7 @@ def resolve(
     """The settings of the recipe, those that were given put in their place. ValueError for what makes no sense or is not of the recipe."""
     if addon is not None and scrub_recipe is not None:
         raise ValueError(f"--scrub_recipe: expected none with an --addon, which has its own, got {scrub_recipe!r}. Leave out one of them")
-    of_add_ons = {"quantile": quantile, "memory": memory, "memory_start": memory_start}
+    of_add_ons: Settings = {"quantile": quantile, "memory": memory, "memory_start": memory_start}
     name = "jointly" if addon is not None else scrub_recipe or "own"
     settings = RECIPES[name] | {flag: value for flag, value in given.items() if value is not None}
     if settings.get("forget_batch_size", 1) is None:
@@ -91,8 +91,7 @@ def resolve(
 
 def forget_batch(count: int) -> int:
     """Forget images a step: a pass has eight steps; more where they would be of over 512 images, fewer where they would be of one."""
-    largest: int = _LARGE["forget_batch_size"]
-    return min(max(2, -(-count // CLIMBS)), largest)
+    return min(max(2, -(-count // CLIMBS)), int(_LARGE["forget_batch_size"]))
 
 
 def _when(addon: str | None, foreign: list[str]) -> str:

@@ -38,9 +38,9 @@ def check(
             f"UNSIR: expected a forget request for whole classes, got one that takes a part of class {partly[0]}. "
             "Ask for all of it, or choose another method"
         )
-    passes.check(model, data, unlearn_epochs=1, unlearn_lr=impair_lr, batch_size=batch_size, rate="impair_lr")
-    passes.check(model, data, unlearn_epochs=1, unlearn_lr=repair_lr, batch_size=batch_size, rate="repair_lr")
-    for name, count in {"impair_epochs": impair_epochs, **counts}.items():
+    passes.check_rate("impair_lr", impair_lr)
+    passes.check_rate("repair_lr", repair_lr)
+    for name, count in {"impair_epochs": impair_epochs, "batch_size": batch_size, **counts}.items():
         if count < 1:
             raise ValueError(f"--{name}: expected an integer >= 1, got {count}. Give at least 1")
     if repair_epochs < 0:
