@@ -169,7 +169,7 @@ def test_a_run_that_was_cut_off_ends_as_killed_when_its_job_is_run_again(folder)
 def test_a_run_that_goes_on_beside_a_sweep_is_left_alone(folder):
     """One of mlflow_forget.py as it stands."""
     pipeline = Pipeline(PipelineConfig(unlearn="default", base=BaseConfig(epochs=1), ideal="skip"))
-    with tracked_run("digits-mlp", "beside"):
+    with tracked_run("digits-mlp", "beside", tags={"config_hash": "another"}):
         assert run_once(pipeline).result is not None
         assert Counter(status for _, status in runs(folder)) == {"RUNNING": 1, "FINISHED": 1}
 
