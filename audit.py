@@ -54,13 +54,16 @@ def klom(argv: Sequence[str]) -> int:
     group.add_argument("--oracle_margins", metavar="FILE.npy", help=from_file)
     of_each = "metrics of one model, by name, measured of each of these, as mia_confidence; the means are logged (default: none)"
     group.add_argument("--metrics", type=command_line.words, default=(), metavar="NAME,...", help=of_each)
+    direction = "KL(unlearned || oracles), or as in data-unlearning-bench KL(oracles || unlearned) (default: %(default)s)"
+    group.add_argument("--klom_direction", choices=("unlearned_oracle", "oracle_unlearned"), default="unlearned_oracle", help=direction)
     options = _parsed(parser, argv, method)
 
     from audits.klom import KlomAudit, KlomConfig
 
     common = _common(options, method, architecture)
     margins = command_line.path_or_none(options.oracle_margins)
-    config = KlomConfig(**common, models=options.models, oracle_margins=margins, also=options.metrics)
+    of_all = {"oracle_margins": margins, "also": options.metrics, "klom_direction": options.klom_direction}
+    config = KlomConfig(**common, models=options.models, **of_all)
     audit = KlomAudit(config, progress=command_line.progress_bar, notice=print)
     print(f"to forget: {audit.job.base.forgotten}")
     print(report(audit.run()))

@@ -16,6 +16,7 @@ from evaluation import (
     DEFAULT,
     OF_MANY,
     VERSION,
+    Attack,
     Evidence,
     MetricFacts,
     NotFinite,
@@ -35,7 +36,7 @@ from vision_data import ImageSet, forward_batch
 INCOMPETENT, TIMES = "incompetent", "times"
 ON_FEATURES = ("probe_score", "probe_gap")
 Metric = Entry[MetricFacts]
-MEMBER = "member score of "  # before the name of an attack, in the cache
+MEMBER, RANGE = "member score of ", "range of "  # before the name of an attack, in the cache
 ATTACK_OF = {"mia": "mia_confidence"}  # whose member scores a metric of another name has
 NO_WAYS: Mapping[str, str] = {}
 
@@ -184,9 +185,12 @@ def _recall(evidence: Evidence, metrics: Sequence[Metric], cache: Cache, progres
     if unknown:
         values, _ = evaluate(names=unknown, progress=progress, model=evidence)
         kept |= {metric.name: torch.tensor(values.get(metric.name, math.nan), dtype=torch.float64) for metric in unknown}
-        kept |= {MEMBER + name: scores for name, scores in evidence.member_scores.items()}
+        for name, attack in evidence.attacks.items():
+            kept |= {MEMBER + name: attack.scores, RANGE + name: torch.tensor([attack.lowest, attack.highest], dtype=torch.float64)}
         cache[key] = kept
     known = {metric.name: float(kept[metric.name]) for metric in metrics}
     evidence.remember({name: value for name, value in known.items() if not math.isnan(value)})
     attacks = {ATTACK_OF.get(metric.name, metric.name) for metric in metrics}  # an earlier run may have asked for more
-    evidence.member_scores.update({name: kept[MEMBER + name] for name in attacks if MEMBER + name in kept})
+    for name in attacks:
+        if MEMBER + name in kept:
+            evidence.attacks[name] = Attack(kept[MEMBER + name], *kept[RANGE + name].tolist())

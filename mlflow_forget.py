@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 HEADLINE = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score", "mia", "mia_auc", "test_score")
 MAKE_IT = "Make it: "  # before the command that makes what is missing
-AGAINST_IDEAL = ("rUA", "avg_gap")
+AGAINST_IDEAL = ("rUA", "avg_gap", "avg_gap_without_mia")
 ON_TEST = ("test_forget_loss", "test_retain_loss", "test_forget_probability", "test_forget_score", "test_retain_score")
-SUMMARY = ("forget_score", "retain_score", "test_forget_score", "test_retain_score", "test_score", "mia", "avg_gap")
+SUMMARY = ("forget_score", "retain_score", "test_forget_score", "test_retain_score", "test_score", "mia", "avg_gap", "avg_gap_without_mia")
 
 
 @command_line.command
@@ -210,13 +210,28 @@ def configs_from(options: argparse.Namespace, method: Entry[Any], architecture: 
 
 def report(result: Result) -> str:
     """The numbers before, after and of the ideal, the seconds of each stage, and where everything is."""
+    from evaluation import is_undecided
     from reporter.text_table import number, text_table
 
-    names = [name for name in shown_of([result], (*HEADLINE, *ON_TEST, *AGAINST_IDEAL)) if name in result.metrics]
-    rows = [[name, *(number(m.get(name), 3) for m in (result.initial, result.metrics, result.ideal))] for name in names]
+    names = shown_of([result], (*HEADLINE, *ON_TEST, *AGAINST_IDEAL))
+    known = [name for name in names if name in result.metrics or is_undecided(name, result.undefined)]
+    rows = [[name, *(cell(result, name, model, 3) for model in ("initial", "unlearned", "ideal"))] for name in known]
     metrics = text_table(["metric", "initial", "unlearned", "ideal"], rows)
     stages = text_table(["stage", "seconds"], [[stage, number(seconds)] for stage, seconds in result.stages.items()])
     return "\n".join(["", metrics, *checkpoints([result]), "", stages, "", *remarks([result]), f"metrics: {result.json_path}"])
+
+
+def cell(result: Result, metric: str, model: str = "unlearned", digits: int = 2) -> str:
+    """A metric of one of the run's models as a table shows it: a number, "undecided", or nothing."""
+    from evaluation import UNDECIDED, is_undecided
+    from reporter.text_table import number
+
+    values, prefix = {
+        "initial": (result.initial, "initial_"),
+        "unlearned": (result.metrics, ""),
+        "ideal": (result.ideal, "ideal_"),
+    }[model]
+    return UNDECIDED if is_undecided(prefix + metric, result.undefined) else number(values.get(metric), digits)
 
 
 def remarks(results: Sequence[Result]) -> list[str]:
@@ -246,8 +261,8 @@ def summary(results: Sequence[Result]) -> str:
     """One line per run of a sweep."""
     from reporter.text_table import number, text_table
 
-    names = [name for name in columns_of(results) if any(name in result.metrics for result in results)]
-    rows = [[result.name, *(number(result.metrics.get(name)) for name in names), number(result.stages["unlearn"])] for result in results]
+    names = [name for name in columns_of(results) if any(cell(result, name) for result in results)]
+    rows = [[result.name, *(cell(result, name) for name in names), number(result.stages["unlearn"])] for result in results]
     table = text_table(["run", *names, "unlearn s"], rows)
     return "\n".join(["", table, *checkpoints(results), *over_seeds(results), "", *remarks(results)])
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -18,6 +18,8 @@ from audits.many_models import AuditResult, Notice, Start, audit_run, job_of, lo
 from audits.margin_files import COLUMNS, SETS, array_of, check_columns, columns, npy, read_margins, sets_of, table
 from base_models import BaseConfig, BaseModels
 from evaluation import METRICS, Evidence, MetricFacts, Population, evaluate, needs_of, noise_floor
+from evaluation.klom import KLOM
+from evaluation.membership import Undecided
 from evaluation.population import MINIMUM
 from measurement import evidence_of
 from model_sets import Kind, Member, make, members_of
@@ -28,6 +30,8 @@ from tracking.stored_run import WARNING_TAG
 from training import Progress, checkpoint_digest, checkpoint_header_digest, model_digest, silent
 from unlearn import ForgetData
 
+Direction = Literal["unlearned_oracle", "oracle_unlearned"]
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 ORACLES, UNLEARNED, MODELS = "oracle_margins.npy", "unlearned_margins.npy", "models.csv"
 
 
@@ -36,6 +40,7 @@ class KlomConfig:
     """A method, and how many models a side.
 
     oracle_margins: a file of the oracles' margins, from elsewhere; see margin_files.columns. also: metrics of one model, measured of each.
+    klom_direction: whether KLoM is KL(unlearned || oracles), as in EasyDUB, or KL(oracles || unlearned), as in data-unlearning-bench.
     """
 
     unlearn: str
@@ -45,6 +50,7 @@ class KlomConfig:
     oracle_margins: Path | None = None
     also: tuple[str, ...] = ()
     experiment: str | None = None
+    klom_direction: Direction = "unlearned_oracle"
 
 
 class KlomAudit:
@@ -84,6 +90,7 @@ class KlomAudit:
         started = time.perf_counter()
         self.stages = {}
         own = {"models": self.config.models, "oracle_margins": self.config.oracle_margins, "metrics": ",".join(self._names)}
+        own |= {"klom_direction": self.config.klom_direction}
         if self.warning:
             self.notice(f"warning: {self.warning}")
         with audit_run(self.job, "klom", self.name, params_of(self.job, **own)) as run:
@@ -100,6 +107,8 @@ class KlomAudit:
                 models = Population.of(self._after(initial, rows))
             with stage(self.stages, "evaluate"):
                 values, undefined = evaluate(models=models, oracles=oracles)
+                if self.config.klom_direction == "oracle_unlearned":
+                    values |= evaluate(names=KLOM, models=oracles, oracles=models)[0]
                 beside = floor_of(self.config.models) | means_of(rows, self._names)
             self._log(run, models, oracles, rows)
             self.stages["total"] = time.perf_counter() - started
@@ -190,22 +199,37 @@ class KlomAudit:
         whose = f"margins from {self.config.oracle_margins}" if self.given else f"{self.config.models} oracles"
         left_out = [name for name in SETS if name not in self.sets]
         missing = [f"no {name} images: not measured on them" for name in left_out]
+        if self.config.klom_direction == "oracle_unlearned":
+            missing.append("KLoM is KL(oracles || unlearned), as in data-unlearning-bench")
         warning = [f"warning: {self.warning}"] if self.warning else []
         return [f"{self.config.models} unlearned models beside {whose}", *missing, *warning]
 
 
-def _value(metric: Entry[MetricFacts], evidence: Evidence) -> float:
-    """A metric of one model. ValueError, with its name, where it has no value."""
+def _value(metric: Entry[MetricFacts], evidence: Evidence) -> float | None:
+    """A metric of one model, None where it is undecided. ValueError, with its name, where it can't be measured."""
     try:
         return evidence.value(metric)
+    except Undecided:
+        return None
     except ValueError as error:
         raise ValueError(f"--metrics: {metric.name} can't be measured here: {str(error).rstrip('.')}. Leave it out") from error
 
 
 def means_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:
-    """The mean of each metric over the models of each side: unlearned_mean_<name>, oracle_mean_<name>."""
-    sides = {side: [row for row in rows if row["side"] == side] for side in ("unlearned", "oracle")}
-    return {f"{side}_mean_{name}": mean(float(row[name]) for row in own) for side, own in sides.items() if own for name in names}
+    """The mean of each metric over the models of each side: unlearned_mean_<name>, oracle_mean_<name>.
+
+    Models of which it is undecided are left out, and counted: unlearned_undecided_<name>, oracle_undecided_<name>, where there are some.
+    """
+    found: dict[str, float] = {}
+    for side in ("unlearned", "oracle"):
+        own = [row for row in rows if row["side"] == side]
+        for name in names:
+            values = [float(row[name]) for row in own if row[name] is not None]
+            if values:
+                found[f"{side}_mean_{name}"] = mean(values)
+            if len(values) < len(own):
+                found[f"{side}_undecided_{name}"] = float(len(own) - len(values))
+    return found
 
 
 def origin(member: Member) -> dict[str, Any]:

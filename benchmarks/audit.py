@@ -128,11 +128,14 @@ def _line(error: Exception) -> str:
 
 
 def gaps_of(models: Sequence[Mapping[str, Any]]) -> Any:
-    """mia_confidence less the oracle's of the same seed."""
+    """mia_confidence less the oracle's of the same seed, of the seeds for which neither is undecided."""
     from evaluation.over_seeds import gaps, over_seeds
 
-    sides = ({row["seed"]: float(row[MIA]) for row in models if row["side"] == side} for side in ("unlearned", "oracle"))
-    return over_seeds(gaps(*sides), "points")
+    ours, theirs = (
+        {row["seed"]: float(row[MIA]) for row in models if row["side"] == side and row[MIA] is not None} for side in ("unlearned", "oracle")
+    )
+    both = ours.keys() & theirs.keys()
+    return over_seeds(gaps({seed: ours[seed] for seed in both}, {seed: theirs[seed] for seed in both}), "points")
 
 
 def passes_mia(row: Row) -> bool:

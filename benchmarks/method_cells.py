@@ -13,8 +13,8 @@ from torch import nn
 
 from base_models import BaseConfig, BaseModels, Trained
 from benchmarks.cells import MEASURED_CODE, Cells, code_digest, files_behind
-from evaluation import Evidence, evaluate
-from evaluation.gap import ua_ra_ta_mia
+from evaluation import Evidence, evaluate, is_undecided
+from evaluation.gap import ua_ra_ta
 from measurement import evidence_of
 from model_sets import oracles_of
 from registry import Entry
@@ -26,6 +26,7 @@ from vision_data.augmentation import augmentations
 SHARED_CODE = tuple(place for place in MEASURED_CODE if place != "unlearn")
 RETRAIN = "retrain"  # the ideal model's own row
 COLUMNS = ("UA", "RA", "TA", "MIA")
+GAPS = ("avg_gap", "avg_gap_without_mia")
 REQUESTS: dict[str, Callable[[Splits], ForgetRequest]] = {
     "class0": lambda splits: ForgetRequest((0,)),
     "random10": lambda splits: ForgetRequest((-1,), max(1, round(0.1 * len(splits.train)))),
@@ -151,14 +152,12 @@ def _judged(make: Callable[[], tuple[nn.Module, float]], world: World) -> Row:
         evidence = world.evidence(model)
     except ValueError as error:
         return {"failed": f"can't be evaluated: {_line(error)}"}
-    values, undefined = evaluate(names=("avg_gap",), model=evidence, ideal=world.of_ideal)
-    if undefined:
-        return {"failed": f"can't be compared: {undefined['avg_gap']}"}
-    return (
-        dict(zip(COLUMNS, ua_ra_ta_mia(evidence), strict=True))
-        | values
-        | {"seconds": seconds, "changed": _changed(evidence, world.of_initial)}
-    )
+    values, undefined = evaluate(names=("mia", *GAPS), model=evidence, ideal=world.of_ideal)
+    broken = {name: why for name, why in undefined.items() if not is_undecided(name, undefined)}
+    if broken:
+        return {"failed": f"can't be compared: {next(iter(broken.values()))}"}
+    scores = dict(zip(COLUMNS, (*ua_ra_ta(evidence), values.pop("mia", None)), strict=True))
+    return scores | {"avg_gap": None} | values | {"seconds": seconds, "changed": _changed(evidence, world.of_initial)}
 
 
 def _changed(one: Evidence, other: Evidence) -> int:

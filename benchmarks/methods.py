@@ -7,8 +7,9 @@
 Every registered method with its default flags, on digits (mlp) and MNIST (cnn), forgetting class 0 (class0) or a tenth of the training
 images (random10); then, on digits, every method that takes an add-on with every add-on. UA = 100 - accuracy on the forget images,
 RA = on the retain images, TA = on the test images (of the retained classes, where one is forgotten), MIA = percent of the forget images
-that an attack on the confidence takes for never seen; avg_gap = mean distance in these four to `retrain`, the ideal model of the same
-seed, points: the tables are sorted by it. `default` is the initial model.
+that an attack on the confidence takes for never seen, "undecided" where that hangs on the images that the attack is trained on; avg_gap =
+mean distance in these four to `retrain`, the ideal model of the same seed, points, and without MIA = in the first three: the tables are
+sorted by that, which every row has. "(2 of 3)": on the third seed MIA is undecided. `default` is the initial model.
 
 x passes: seconds of a step over those of one plain forward and backward pass on the same batches, the same model, in the same
 process (medians); beside it the passes that the formula needs. x steps: over a plain training step, which also fetches its batch and
@@ -260,9 +261,8 @@ def quality_table(rows: Sequence[Row], timings: Sequence[Row]) -> str:
     """A line per method, nearest to the ideal model first; below, why cells are missing."""
     from statistics import mean
 
-    from benchmarks.method_cells import COLUMNS
-    from evaluation.over_seeds import over_seeds
-    from reporter.seeds_text import interval, spread
+    from benchmarks.method_cells import COLUMNS, GAPS
+    from reporter.seeds_text import interval
     from reporter.text_table import number, text_table
 
     lines, unchanged = [], False
@@ -274,16 +274,36 @@ def quality_table(rows: Sequence[Row], timings: Sequence[Row]) -> str:
         same = not any(row["changed"] for row in own)
         unchanged |= same
         name = label + " =" * same + f" ({len(own)} of {seeds} seeds)" * (len(own) < seeds)
-        gap = over_seeds([row["avg_gap"] for row in own], "points")
-        values = [spread(over_seeds([row[column] for row in own], "percent")) for column in COLUMNS]
-        values += [spread(gap), *([interval(gap)] if seeds > 1 else [])]
+        units = dict.fromkeys(COLUMNS, "percent") | dict.fromkeys(GAPS, "points")
+        overs = {name: decided(own, name, unit) for name, unit in units.items()}
+        gap = overs["avg_gap"][0]
+        values = [text_of(over, of) for over, of in overs.values()]
+        values += [interval(gap)] if seeds > 1 else []
         seconds = number(mean(row["seconds"] for row in own), 2)
-        lines.append((mean(row["avg_gap"] for row in own), [name, *values, seconds, passes_of(own[0], timings)]))
+        lines.append((mean(row["avg_gap_without_mia"] for row in own), [name, *values, seconds, passes_of(own[0], timings)]))
     lines.sort(key=lambda line: line[0])
-    header = ["method", *COLUMNS, "avg_gap", *(["95 % interval"] if seeds > 1 else []), "seconds", "x passes"]
+    header = ["method", *COLUMNS, "avg_gap", "without MIA", *(["95 % interval"] if seeds > 1 else []), "seconds", "x passes"]
     table = text_table(header, [line for _, line in lines])
     notes = ["= no image is predicted differently than by the initial model"] * unchanged
     return "\n".join([table, *notes, *reasons(rows)])
+
+
+def decided(rows: Sequence[Row], name: str, unit: str) -> tuple[Any, int]:
+    """What the rows that have a value of that column come to, None where none has; and how many rows there are."""
+    from evaluation.over_seeds import over_seeds
+
+    values = [row[name] for row in rows if row[name] is not None]
+    return (over_seeds(values, unit) if values else None), len(rows)
+
+
+def text_of(over: Any, rows: int) -> str:
+    """Mean and standard deviation, with how many seeds they are of where that is not all; "undecided" where it is none."""
+    from evaluation import UNDECIDED
+    from reporter.seeds_text import spread
+
+    if over is None:
+        return UNDECIDED
+    return spread(over) + (f" ({over.n} of {rows})" if over.n < rows else "")
 
 
 def passes_of(row: Row, timings: Sequence[Row]) -> str:

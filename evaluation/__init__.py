@@ -26,8 +26,8 @@ from evaluation import (
 )
 from evaluation.choice import ALL, DEFAULT, chosen
 from evaluation.evaluate import evaluate
-from evaluation.evidence import Evidence, NotFinite, Outputs, Subject, Times, outputs_of
-from evaluation.impl import METRICS, OF_MANY, VERSION, MetricFacts, needs_of, register
+from evaluation.evidence import Attack, Evidence, NotFinite, Outputs, Subject, Times, outputs_of
+from evaluation.impl import METRICS, OF_MANY, UNDECIDED, VERSION, MetricFacts, is_undecided, needs_of, register
 from evaluation.klom import noise_floor
 from evaluation.population import Population
 from evaluation.probe import last_linear_layer, penultimate_features, probe_score
@@ -39,7 +39,9 @@ __all__ = [
     "DEFAULT",
     "METRICS",
     "OF_MANY",
+    "UNDECIDED",
     "VERSION",
+    "Attack",
     "Evidence",
     "MetricFacts",
     "NotFinite",
@@ -56,6 +58,7 @@ __all__ = [
     "evaluate",
     "forgetting_quality",
     "gap",
+    "is_undecided",
     "klom",
     "last_linear_layer",
     "loss_threshold",

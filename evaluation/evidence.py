@@ -18,6 +18,7 @@ from vision_data import ImageSet
 
 Made = TypeVar("Made")
 NO_WHOLE_CLASS = "no whole class was forgotten"
+DRAWS = 5  # of an attack's members: the first one makes its value, the others say how far that hangs on the draw
 
 
 class NotFinite(FloatingPointError, ValueError):
@@ -132,12 +133,24 @@ class Times:
 
 
 @dataclass(frozen=True, eq=False)
+class Attack:
+    """What a membership attack says of the forget images.
+
+    scores: of each forget image by the first draw of the members, (m,) float64, positive for member. lowest, highest: the smallest and
+    the largest share of non-members over all draws, percent, where a score within the solver's tolerance of 0 counts as either.
+    """
+
+    scores: Tensor
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True, eq=False)
 class Evidence:
     """The outputs of one model on the image sets of one forget request.
 
     forget_classes: the classes that were forgotten whole, () where none was. seed: draws the members of the attacks.
-    subject: the model itself, where it is at hand. member_scores: what each attack that was run says of each forget image, by
-    the metric's name (see `evaluation.membership`).
+    subject: the model itself, where it is at hand. attacks: those that were run, by the metric's name (see `evaluation.membership`).
     Raises ValueError if the sets differ in their number of classes, a forgotten class does not exist, or retain still has it.
     """
 
@@ -148,7 +161,7 @@ class Evidence:
     forget_classes: tuple[int, ...]
     seed: int
     subject: Subject | None = None
-    member_scores: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    attacks: dict[str, Attack] = field(default_factory=dict, init=False, repr=False)
     _values: dict[Function, float] = field(default_factory=dict, init=False, repr=False)
     _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
@@ -192,20 +205,29 @@ class Evidence:
         return self.test.subset(~self._is_forgotten(self.test))
 
     @cached_property
-    def non_members(self) -> Outputs:
-        """What the attacks know as never trained on: test, without the forgotten classes."""
-        return self.test_retain if self.forget_classes else self.test
+    def draws(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """DRAWS times, the rows of retain that an attack knows as trained on, and the rows of test that it knows as never trained on.
+
+            n_c = min(retain images of class c, test images of class c)    of each class c that was not forgotten whole, on both sides
+
+        Both sides have the same number of images and the same classes: what tells them apart is membership alone. They are drawn by
+        seed; the side that has fewer images of a class is there with all of them.
+        """
+        retain, test = self.retain.labels.cpu(), self.test.labels.cpu()
+        counts = torch.minimum(retain.bincount(minlength=self.test.classes), test.bincount(minlength=self.test.classes))
+        counts[list(self.forget_classes)] = 0
+        generator = torch.Generator().manual_seed(self.seed)
+        return tuple((_some_of_each_class(retain, counts, generator), _some_of_each_class(test, counts, generator)) for _ in range(DRAWS))
 
     @cached_property
     def members(self) -> Outputs:
-        """What the attacks know as trained on: as many retain images, drawn by seed, as there are test images; all if they are fewer."""
-        return self.retain.subset(self.member_rows)
+        """The first draw's members: retain images, see `draws`."""
+        return self.retain.subset(self.draws[0][0])
 
-    @property
-    def member_rows(self) -> Tensor:
-        """Which rows of retain the members are, in the order that they were drawn in."""
-        shuffled = torch.randperm(len(self.retain), generator=torch.Generator().manual_seed(self.seed))
-        return shuffled[: len(self.test)]
+    @cached_property
+    def non_members(self) -> Outputs:
+        """The first draw's non-members: test images of the classes that were not forgotten whole, see `draws`."""
+        return self.test.subset(self.draws[0][1])
 
     def metric(self, name: str) -> float:
         """The value of a metric of this model alone, by name or alias, computed once.
@@ -240,6 +262,16 @@ class Evidence:
     def _check_whole_class(self) -> None:
         if not self.forget_classes:
             raise ValueError(NO_WHOLE_CLASS)
+
+
+def _some_of_each_class(labels: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
+    """Rows of `counts[c]` random images of each class c, int64."""
+    shuffled = torch.randperm(len(labels), generator=generator)
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    of_each = labels.bincount(minlength=len(counts))
+    starts = of_each.cumsum(0) - of_each
+    place_in_class = torch.arange(len(labels)) - starts[labels[by_class]]
+    return by_class[place_in_class < counts[labels[by_class]]]
 
 
 def outputs_of(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], features_of: nn.Module | None = None) -> Outputs:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 from evaluation.evidence import Evidence
-from evaluation.impl import register
+from evaluation.impl import UNDECIDED, register
+from evaluation.membership import Undecided
 
 
 def mean_gap(values: Sequence[float], ideals: Sequence[float]) -> float:
@@ -43,10 +44,30 @@ def avg_gap(model: Evidence, ideal: Evidence) -> float:
 
     UA = 100 - forget_score, RA = retain_score, MIA = mia, TA = test_score, or test_retain_score where a whole class was forgotten.
 
-    Raises ValueError if the two forgot different classes, or the sets are too small for mia.
+    Raises ValueError if the two forgot different classes, the sets are too small for mia, or mia is undecided for one of the models:
+    then there is avg_gap_without_mia.
     """
     _check_same_request(model, ideal)
-    return mean_gap(ua_ra_ta_mia(model), ua_ra_ta_mia(ideal))
+    try:
+        return mean_gap(ua_ra_ta_mia(model), ua_ra_ta_mia(ideal))
+    except Undecided as error:
+        raise Undecided(f"{UNDECIDED}, for mia is: see avg_gap_without_mia") from error
+
+
+@register("avg_gap_without_mia", unit="points", better="lower", source="Fan et al. 2024, arXiv:2310.12508, without its fourth term")
+def avg_gap_without_mia(model: Evidence, ideal: Evidence) -> float:
+    """Mean absolute difference to the ideal in UA, RA and TA: avg_gap where mia is undecided.
+
+        (|UA - UA_ideal| + |RA - RA_ideal| + |TA - TA_ideal|) / 3
+
+    UA, RA and TA as in avg_gap.
+
+    Trap: it is no avg_gap. Compare it with avg_gap_without_mia alone.
+
+    Raises ValueError if the two forgot different classes.
+    """
+    _check_same_request(model, ideal)
+    return mean_gap(ua_ra_ta(model), ua_ra_ta(ideal))
 
 
 @register("tow", unit="fraction", better="higher", source="Zhao et al. 2024, arXiv:2406.01257")

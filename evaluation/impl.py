@@ -30,8 +30,9 @@ class MetricFacts:
     costly: bool = False
 
 
-VERSION = 2  # part of what kept values are found by: raise it when the same outputs would give another value
+VERSION = 3  # part of what kept values are found by: raise it when the same outputs would give another value
 
+UNDECIDED = "undecided"  # how the reason of a metric begins that was measured and came to no value
 BAD_TEACHING = "Chundawat et al. 2023, arXiv:2205.08096"  # the source of several metrics
 
 METRICS: Registry[MetricFacts] = Registry("metric", MetricFacts)
@@ -49,6 +50,11 @@ IN_WORDS = {
 }
 OF_MANY = frozenset({"models", "oracles", "shadows"})  # what an audit has, and no run of one model
 NO_WAYS: Mapping[str, str] = MappingProxyType({})
+
+
+def is_undecided(metric: str, reasons: Mapping[str, str]) -> bool:
+    """Whether the metric of that name was measured and came to no value. reasons: of the metrics without a value, by name."""
+    return reasons.get(metric, "").startswith(UNDECIDED)
 
 
 def needs_of(metric: Function) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ RESIDUAL = 1e-6  # largest diagonal element of the kernel matrix less its factor
 FINE_RESIDUAL, LOW_RANK = 1e-10, 64  # as far as a rank of 64 gets
 GAP = 1e-8  # of the duality, relative to the objective
 MAX_STEPS = 80
-AT_A_BOUND = 1e-6  # of the bound
 
 
 class NotSolved(ArithmeticError):
@@ -21,12 +20,16 @@ class NotSolved(ArithmeticError):
 
 @dataclass(frozen=True)
 class KernelSVM:
-    """f(x) = sum_j w_j g_j(x) + b, where g(x) are the coordinates of x in the span of the kernel functions at the pivots."""
+    """f(x) = sum_j w_j g_j(x) + b, where g(x) are the coordinates of x in the span of the kernel functions at the pivots.
+
+    slack: every offset from b - slack to b + slack is optimal; 0 where one alone is.
+    """
 
     pivots: Tensor
     factor: Tensor
     weights: Tensor
     offset: float
+    slack: float
     gamma: float
 
     def decision(self, points: Tensor) -> Tensor:
@@ -50,9 +53,10 @@ def fit(points: Tensor, sides: Tensor, bounds: Tensor, gamma: float) -> KernelSV
     Raises NotSolved. Source: Fine and Scheinberg 2001, JMLR 2:243-264.
     """
     factor, rows = _incomplete_cholesky(points, gamma)
-    multipliers = _interior_point(factor * sides[:, None], sides, bounds)
-    weights = factor.T @ (multipliers * sides)
-    return KernelSVM(points[rows], factor[rows], weights, _offset(factor @ weights, multipliers, sides, bounds), gamma)
+    optimum = _interior_point(factor * sides[:, None], sides, bounds)
+    weights = factor.T @ (optimum.a * sides)
+    offset, slack = _offset(factor @ weights, optimum, sides, bounds)
+    return KernelSVM(points[rows], factor[rows], weights, offset, slack, gamma)
 
 
 def _gaussian(one: Tensor, other: Tensor, gamma: float) -> Tensor:
@@ -86,8 +90,8 @@ class _Point(NamedTuple):
     w: Tensor
 
 
-def _interior_point(v: Tensor, sides: Tensor, bounds: Tensor) -> Tensor:
-    """The multipliers a, by Mehrotra's predictor and corrector. v (n, r) is a factor of Q, b the multiplier of the equality."""
+def _interior_point(v: Tensor, sides: Tensor, bounds: Tensor) -> _Point:
+    """The optimum, by Mehrotra's predictor and corrector. v (n, r) is a factor of Q, b the multiplier of the equality."""
     here, b = _Point(bounds / 2, bounds / 2, torch.ones_like(bounds), torch.ones_like(bounds)), 0.0
     for _ in range(MAX_STEPS):
         a, room, z, w = here
@@ -95,7 +99,7 @@ def _interior_point(v: Tensor, sides: Tensor, bounds: Tensor) -> Tensor:
         gradient, uneven = v @ image - 1 + b * sides - z + w, float(sides @ a)
         gap, objective = float(z @ a + w @ room), abs(float(image @ image / 2 - a.sum()))
         if gap < GAP * (1 + objective) and float(gradient.abs().max()) < 1e-6 and abs(uneven) < 1e-8 * (1 + float(a.sum())):
-            return a
+            return here
         equations, zero = _Equations(v, z / a + w / room, sides), torch.zeros_like(a)
         ahead, _ = _direction(equations, here, gradient, uneven, zero, zero)
         reached = [one + length * change for one, change, length in zip(here, ahead, _lengths(here, ahead), strict=True)]
@@ -147,15 +151,18 @@ def _reach(value: Tensor, step: Tensor) -> float:
     return min(1.0, float((-value[down] / step[down]).min())) if bool(down.any()) else 1.0
 
 
-def _offset(scores: Tensor, multipliers: Tensor, sides: Tensor, bounds: Tensor) -> float:
-    """b: the mean over the points between their bounds; without one, the middle of what is optimal."""
+def _offset(scores: Tensor, optimum: _Point, sides: Tensor, bounds: Tensor) -> tuple[float, float]:
+    """b, and how far it can be moved at no loss: the mean over the points between their bounds and 0; without one, the optimal interval's
+    middle and half its width."""
     wanted = sides - scores  # f = sides where a point is between its bounds
-    upper, lower = multipliers > (1 - AT_A_BOUND) * bounds, multipliers < AT_A_BOUND * bounds
+    # Of a multiplier and the room that it leaves, one is 0 at the optimum. The larger one, each by its own scale, says which.
+    lower, upper = optimum.a / bounds < optimum.z, optimum.room / bounds < optimum.w
     between = ~upper & ~lower
     if bool(between.any()):
-        return float(wanted[between].mean())
+        return float(wanted[between].mean()), 0.0
     at_least = wanted[(upper & (sides < 0)) | (lower & (sides > 0))]
     at_most = wanted[(upper & (sides > 0)) | (lower & (sides < 0))]
     if not len(at_least) or not len(at_most):
         raise NotSolved("every point is at the same bound")
-    return (float(at_least.max()) + float(at_most.min())) / 2
+    low, high = float(at_least.max()), float(at_most.min())
+    return (low + high) / 2, max(0.0, high - low) / 2

@@ -13,6 +13,7 @@ from evaluation.population import Population, check_margins, check_same
 from training import generator_for
 
 SOURCE = "Georgiev et al. 2024, arXiv:2410.23232"
+KLOM = ("klom_forget_p95", "klom_retain_p95", "klom_validation_p95")
 LIMIT, BINS, LEAST = 100.0, 20, 1e-5
 CAP = -math.log(LEAST)  # ln 1e5, what disjoint margins come to
 FLOOR_POINTS, FLOOR_MARGINS = 20_000, 2_000_000  # fewer models, more points: their KLoM has few values, far apart
@@ -28,7 +29,8 @@ def klom(unlearned: Tensor, oracles: Tensor) -> Tensor:
     again after it was raised to 1e-5.
 
     Raises ValueError for fewer than 10 models, another number of oracles, other shapes, and NaN.
-    Source: Georgiev et al. 2024, arXiv:2410.23232. Public versions drop the largest value, which is in no half-open bin.
+    Source: Georgiev et al. 2024, arXiv:2410.23232. Public versions drop the largest value, which is in no half-open bin. EasyDUB has this
+    direction; data-unlearning-bench calls its function the other way round, KL(oracles || unlearned): klom(oracles, unlearned) here.
     """
     check_margins(unlearned, "unlearned margins")
     check_margins(oracles, "oracle margins")
@@ -91,8 +93,9 @@ def klom_forget_p95(models: Population, oracles: Population) -> float:
 
         P95 over x in forget of KL(histogram of m_u(x), histogram of m_o(x))    m = log(p_y / (1 - p_y))
 
-    In [0, ln 1e5 = 11.513]. Margins are clipped to [-100, 100], 20 bins divide the range of both sides, the oracles' shares are at least
-    1e-5.
+    In [0, ln 1e5 = 11.513]. It weighs the bins by the unlearned models; data-unlearning-bench weighs them by the oracles, KL(m_o || m_u):
+    `audit.py klom --klom_direction oracle_unlearned` gives that, and the two can't be compared. Margins are clipped to [-100, 100],
+    20 bins divide the range of both sides, the second side's shares are at least 1e-5.
 
     Trap: it has a noise floor, which depends on N alone (two samples of one normal, mean / P95): 5.63 / 8.06 at N = 10, 0.90 / 1.73 at
     N = 50, 0.35 / 0.69 at N = 100, 0.15 / 0.28 at N = 200. `klom_models` and `klom_floor_p95` stand beside it; values of

@@ -136,6 +136,9 @@ def zrf(model: Evidence, incompetent: Evidence) -> float:
     In nats, so in [1 - ln 2, 1]; 1 for identical predictions. The incompetent teacher has the model's architecture, and initial
     weights of another seed.
 
+    Trap: this is the standard Jensen-Shannon divergence, in nats and per image. Public code has KL(m, p) in the place of KL(p, m), which
+    has no bound: its values are not comparable.
+
     Trap: 1 is not the aim. A model that never saw the forget set still knows something of it: compare with the ideal's.
     """
     ours, untrained = _on_forget(model, incompetent)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from evaluation import MetricFacts, Outputs
+from evaluation import UNDECIDED, MetricFacts, Outputs, is_undecided
 from registry import Entry
 from reporter.best_known import best_known
 from reporter.curve_charts import curves
@@ -32,7 +32,7 @@ MODELS = ("initial", "unlearned", "ideal")
 FIVE = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score")
 ON_TEST = tuple(f"test_{name}" for name in FIVE)
 ATTACKS = ("mia", "mia_auc")
-AGAINST_IDEAL = ("avg_gap", "rUA")
+AGAINST_IDEAL = ("avg_gap", "avg_gap_without_mia", "rUA")
 DIGITS = {"percent": 2, "points": 2, "nats": 3, "fraction": 3, "seconds": 3, "steps": 0, "ratio": 3, "distance": 3}
 UNITS = {"percent": "%", "steps": "steps", "seconds": "s"}
 NONE = "–"
@@ -108,8 +108,15 @@ def rows_of(facts: RunFacts, names: Iterable[str], models: Sequence[str]) -> lis
 
 
 def _row(facts: RunFacts, kind: Entry[MetricFacts], models: Sequence[str]) -> Row:
-    values = tuple(shown(facts.measured.value(model, kind.name), kind.facts.unit) for model in models)
+    values = tuple(_value(facts, kind, model) for model in models)
     return Row(kind.name, kind.summary, UNITS.get(kind.facts.unit, kind.facts.unit), direction(kind, facts.measured.whole), values)
+
+
+def _value(facts: RunFacts, kind: Entry[MetricFacts], model: str) -> str:
+    prefix = "" if model == "unlearned" else f"{model}_"
+    if is_undecided(prefix + kind.name, facts.undefined):
+        return UNDECIDED
+    return shown(facts.measured.value(model, kind.name), kind.facts.unit)
 
 
 def direction(kind: Entry[MetricFacts], whole: bool) -> str:

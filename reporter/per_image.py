@@ -28,7 +28,7 @@ def per_image(evidence: Mapping[str, Evidence], indexes: Mapping[str, Tensor], a
     label, predicted
     p_y, margin, loss   probability of the true class, log(p_y / (1 - p_y)) and -log p_y in nats, float64
     logits       all of them, as the model gave them, float32
-    attack       what the image is to the SVC attacks: "member", "non-member", "target", or null
+    attack       what the image is to the attacks' first draw: "member", "non-member", "target", or null
     member_score what mia's attack says of a forget image, positive for member; member_score_<attack> what the others say; null
                  elsewhere, and where an attack was not run
 
@@ -79,20 +79,19 @@ def _of_set(model: str, name: str, own: Evidence, outputs: Outputs, indexes: Ten
 def _scores(own: Evidence, name: str, attack: str) -> pa.Array:
     import pyarrow as pa
 
-    if name == "forget" and attack in own.member_scores:
-        return pa.array(own.member_scores[attack].numpy())
+    if name == "forget" and attack in own.attacks:
+        return pa.array(own.attacks[attack].scores.numpy())
     return pa.nulls(len(own.sets[name]), pa.float64())
 
 
 def _roles(own: Evidence, name: str) -> list[str | None]:
     """What each image of a set is to the attacks. Nothing where the sets are not all here."""
     count = len(own.sets[name])
-    if not own.member_scores:
+    if not own.attacks:
         return [None] * count
     if name == "forget":
         return [TARGET] * count
-    if name == "test":
-        gone = torch.isin(own.test.labels, torch.tensor(own.forget_classes, dtype=torch.int64)).tolist()
-        return [None if is_gone else NON_MEMBER for is_gone in gone]
-    drawn = set(own.member_rows.tolist()) if name == "retain" else set()
-    return [MEMBER if row in drawn else None for row in range(count)]
+    members, non_members = own.draws[0]
+    role, rows = {"retain": (MEMBER, members), "test": (NON_MEMBER, non_members)}.get(name, (None, members[:0]))
+    drawn = set(rows.tolist())
+    return [role if row in drawn else None for row in range(count)]

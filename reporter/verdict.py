@@ -45,8 +45,9 @@ class Measurements:
 
     what: the forget set in words ("class 0", "130 images"); whole: whether it is made of whole classes. models: metrics by the name of the
     model (initial, unlearned, and where there is one, ideal) and of the metric, in the metrics' units. images: how many there are in
-    forget, retain, test, and where whole classes went, test_forget and test_retain. warnings: the run's own. ways: the command
-    that measures everything ("all"), runs several seeds ("seeds"), makes the ideal model ("ideal").
+    forget, retain, test, and where whole classes went, test_forget and test_retain. warnings: the run's own. undecided: why the attack
+    on the confidence has no value, by the name of the model. ways: the command that measures everything ("all"), runs several seeds
+    ("seeds"), makes the ideal model ("ideal").
     """
 
     what: str
@@ -56,6 +57,7 @@ class Measurements:
     images: Mapping[str, int]
     warnings: Sequence[str] = ()
     masked: str = ""
+    undecided: Mapping[str, str] = field(default_factory=dict)
     ways: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -180,7 +182,7 @@ def _attack_sees_initial(run: Measurements) -> bool:
 
 def _unseen(run: Measurements) -> str:
     """What is said of the initial model where no attack sees it."""
-    asked = any(run.value("initial", name) is not None for name in ("mia", "mia_auc"))
+    asked = "initial" in run.undecided or any(run.value("initial", name) is not None for name in ("mia", "mia_auc"))
     return "no attack tells that apart" if asked else "no attack was run"
 
 
@@ -242,17 +244,26 @@ def _moved(before: float, after: float) -> str:
 def _attack(run: Measurements, of: str = "unlearned") -> Iterator[Finding]:
     """Inside the 95 % intervals of the same attacks on the ideal model, which saw none of the forget images, and the initial model not."""
     share, area = run.value(of, "mia"), run.value(of, "mia_auc")
-    if share is None and area is None:
+    undecided = [model for model in (of, "ideal") if model in run.undecided]
+    if share is None and area is None and not undecided:
         yield Finding("open", "no attack was run", "Neither mia nor mia_auc was measured.", run.way("all"))
         return
     by_loss = None if area is None else _threshold(run, area)
-    if share is not None:
-        yield _per_example(run, 100 - share, by_loss)
+    if undecided:
+        yield _undecided(run, undecided[0])
+    elif share is not None:
+        yield _per_example(run, 100 - share)
     if by_loss is not None:
         yield by_loss
 
 
-def _per_example(run: Measurements, found: float, by_loss: Finding | None) -> Finding:
+def _undecided(run: Measurements, model: str) -> Finding:
+    """Where the attack's answer hangs on the images that it was trained on, it is evidence of nothing."""
+    evidence = f"The attack on the confidence of the {model} model: {run.undecided[model]}."
+    return Finding("open", "a per-example attack is undecided", evidence, telling=False)
+
+
+def _per_example(run: Measurements, found: float) -> Finding:
     claim = f"a per-example attack {f'still finds {_percent(found)}' if found else 'finds none'} of the forget images"
     evidence = (
         f"An attack on the confidence takes {found:.2f} % of the {run.images['forget']:,} forget images for training images (100 - mia)."
@@ -264,10 +275,6 @@ def _per_example(run: Measurements, found: float, by_loss: Finding | None) -> Fi
     alarms = 100 - other
     low, high = exact_interval(alarms, run.images["forget"])
     evidence += f" Of the ideal model, which saw none of them: {alarms:.2f} %, 95 % interval {low:.1f} to {high:.1f} %."
-    if run.whole and found == 100 > high and by_loss is not None and by_loss.mark == "good":
-        all_of_them = f"a per-example attack takes every forget image for a training image ({_percent(alarms)} with the ideal model)"
-        told = " All or none says little: it has seen no image like these, and by its losses the model is like the ideal one."
-        return Finding("open", all_of_them, evidence + told)
     if found > high:
         return Finding("bad", f"{claim} ({_percent(alarms)} with the ideal model)", evidence)
     if found < low:

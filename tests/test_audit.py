@@ -85,6 +85,15 @@ def test_klom_is_what_its_files_of_margins_say(capsys):
     assert sum(row["set"] == "forget" for row in rows) == 60
 
 
+def test_the_other_direction_is_klom_with_the_sides_exchanged(capsys):
+    run, _ = audited(capsys, *KLOM, "--unlearn", "default", "--klom_direction", "oracle_unlearned")
+    unlearned, oracles = (torch.from_numpy(np.load(artifact(run, f"{side}_margins.npy"))) for side in ("unlearned", "oracle"))
+
+    assert run.data.params["klom_direction"] == "oracle_unlearned"
+    assert run.data.metrics["klom_forget_p95"] == p95(klom(oracles[:, :60], unlearned[:, :60]))
+    assert run.data.metrics["klom_forget_p95"] != p95(klom(unlearned[:, :60], oracles[:, :60]))
+
+
 def test_n_and_the_floor_stand_beside_every_klom(capsys):
     run, out = audited(capsys, *KLOM, "--unlearn", "default")
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation import METRICS, MetricFacts, Outputs, evaluate, needs_of, outputs_of
+from evaluation import METRICS, Attack, MetricFacts, Outputs, evaluate, needs_of, outputs_of
 from evaluation.impl import Better, Unit
 from tests.drawn_outputs import SVC_FAMILY, by_class, drawn, evidence
 
 THE_FIVE = {"forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score"}
 WHOLE_CLASS = {f"test_{name}" for name in THE_FIVE}
-AGAINST_THE_IDEAL = {"avg_gap", "rUA", "tow", "fidelity", "js_divergence", "activation_distance"}
+AGAINST_THE_IDEAL = {"avg_gap", "avg_gap_without_mia", "rUA", "tow", "fidelity", "js_divergence", "activation_distance"}
 OTHER_NEEDS = {"rf_js_divergence": "initial", "zrf": "incompetent"}
 COSTLY = {"probe_score", "probe_gap", "relearn_steps", "relearn_censored", "anamnesis_index"}
 SECONDS = {"unlearn_seconds", "ideal_seconds", "speedup"}
@@ -61,7 +61,7 @@ def test_units_are_those_of_the_definitions():
     units = {name: METRICS[name].facts.unit for name in EVERY_METRIC | set(OF_MANY)}
     nats = {name for name in units if name.endswith(("_loss", "js_divergence")) or name.startswith("klom")}
     assert {name for name, unit in units.items() if unit == "nats"} == nats
-    assert {name for name, unit in units.items() if unit == "points"} == {"avg_gap", "rUA", "probe_gap"}
+    assert {name for name, unit in units.items() if unit == "points"} == {"avg_gap", "avg_gap_without_mia", "rUA", "probe_gap"}
     assert {name for name, unit in units.items() if unit == "distance"} == {"activation_distance", "weight_distance"}
     assert {name for name, unit in units.items() if unit == "seconds"} == {"unlearn_seconds", "ideal_seconds"}
     assert {name for name, unit in units.items() if unit == "ratio"} == {"speedup", "anamnesis_index"}
@@ -188,11 +188,11 @@ def test_evidence_refuses_a_retain_set_that_still_has_the_forgotten_class():
 def test_a_metric_is_computed_once(monkeypatch):
     calls = []
 
-    def counted(*features):
-        calls.append(features)
-        return torch.tensor([1.0, -1.0])
+    def counted(*asked):
+        calls.append(asked)
+        return Attack(torch.tensor([1.0, -1.0]), 50.0, 50.0)
 
-    monkeypatch.setattr("evaluation.membership.member_scores", counted)
+    monkeypatch.setattr("evaluation.membership._attack", counted)
     model = evidence()
     assert model.metric("mia") == model.metric("mia_confidence") == model.metric("MIA") == 50.0
     assert len(calls) == 1

@@ -62,7 +62,7 @@ def test_the_multipliers_meet_the_conditions_of_the_optimum():
     sides = torch.where(points[:, 0] + 0.5 * torch.randn(60, dtype=torch.float64, generator=draw) > 0, 1.0, -1.0).double()
     bounds = torch.full((60,), 3.0, dtype=torch.float64)
     factor, _ = kernel_svm._incomplete_cholesky(points, 0.5)
-    a = kernel_svm._interior_point(factor * sides[:, None], sides, bounds)
+    a = kernel_svm._interior_point(factor * sides[:, None], sides, bounds).a
     margin = sides * kernel_svm.fit(points, sides, bounds, 0.5).decision(points)
 
     torch.testing.assert_close(factor @ factor.T, kernel_svm._gaussian(points, points, 0.5), atol=1e-8, rtol=0)

@@ -13,10 +13,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.svm import SVC
 
-from evaluation import Outputs
+from evaluation import UNDECIDED, Evidence, Outputs, evaluate
 from evaluation.entropies import modified_entropy
+from evaluation.evidence import DRAWS
 from evaluation.loss_threshold import auc, tpr_at_1_fpr
-from evaluation.membership import MINIMUM, member_share, non_member_share
+from evaluation.membership import MINIMUM, Decision, Undecided, attacked, member_share, non_member_share
 from tests.drawn_outputs import SVC_FAMILY, by_class, drawn, evidence
 from tests.hypothesis_settings import UNTIMED
 
@@ -82,14 +83,20 @@ def test_the_member_share_by_hand():
     assert member_share(members, non_members, torch.tensor([0.0, 1.9, 2.1, 9.0, 9.0])) == pytest.approx(40.0)
 
 
-def test_mia_lr_reads_the_entropy_of_all_retain_and_all_test_images():
+def test_mia_lr_reads_the_entropy_of_the_first_draw():
     model = by_class()
-    sets = [-(o.probabilities * o.probabilities.log()).sum(1).numpy() for o in (model.retain, model.test, model.forget)]
+    sets = [-(o.probabilities * o.probabilities.log()).sum(1).numpy() for o in (model.members, model.non_members, model.forget)]
     assert model.metric("mia_lr") == pytest.approx(reference_member_share(*sets))
 
 
+def test_mia_lr_never_sees_a_test_image_of_the_forgotten_class():
+    model = by_class()
+    sure = torch.where(model.test.labels[:, None] == 0, torch.tensor([90.0, 0.0, 0.0]), model.test.logits)
+    assert replace(model, test=Outputs(sure, model.test.labels)).metric("mia_lr") == model.metric("mia_lr")
+
+
 def test_mia_lr_counts_members_and_the_svc_family_non_members():
-    sure = drawn(40, sharpness=30.0, seed=1)
+    sure = drawn(40, sharpness=30.0, labels=[1, 2] * 20, seed=1)
     unsure = Outputs(torch.tensor([[1.0, 0.0, 0.0]] * 40), torch.tensor([1, 2] * 20))
     remembers, forgot = (evidence(forget=forget, retain=sure, test=unsure) for forget in (sure, unsure))
     assert (remembers.metric("mia_lr"), remembers.metric("mia_entropy")) == (100.0, 0.0)
@@ -104,7 +111,7 @@ def test_sets_too_small_for_the_regression_say_the_minimum(members, non_members,
 
 @pytest.mark.parametrize("name", SVC_FAMILY)
 def test_each_attack_tells_members_from_non_members(name):
-    sure = drawn(40, sharpness=30.0, seed=1)
+    sure = drawn(40, sharpness=30.0, labels=[1, 2] * 20, seed=1)
     unsure = Outputs(torch.tensor([[1.0, 0.0, 0.0]] * 40), torch.tensor([1, 2] * 20))
     assert evidence(forget=sure, retain=sure, test=unsure).metric(name) == 0.0
     assert evidence(forget=unsure, retain=sure, test=unsure).metric(name) == 100.0
@@ -141,26 +148,88 @@ def test_the_share_is_a_percentage(seed):
 def test_members_are_drawn_by_seed_from_retain():
     rows = [set(map(tuple, evidence(seed=seed).members.logits.tolist())) for seed in (1, 1, 2)]
     assert rows[0] == rows[1] != rows[2]
-    assert len(rows[0]) == 120
     assert rows[0] < set(map(tuple, evidence().retain.logits.tolist()))
-    assert evidence(seed=3).metric("mia") == evidence(seed=3).metric("mia")
+    assert evidence(seed=3).metric("mia_entropy") == evidence(seed=3).metric("mia_entropy")
 
 
 def test_a_small_retain_set_is_taken_whole():
-    retain = drawn(50, sharpness=4.0)
-    assert sorted(evidence(retain=retain).members.logits.tolist()) == sorted(retain.logits.tolist())
+    retain = drawn(45, sharpness=4.0, labels=[0, 1, 2] * 15)
+    model = evidence(retain=retain, test=drawn(120, sharpness=2.0, labels=[0, 1, 2] * 40))
+    assert sorted(model.members.logits.tolist()) == sorted(retain.logits.tolist())
+    assert len(model.non_members) == 45
 
 
-def test_the_forgotten_class_is_no_non_member():
+def test_the_forgotten_class_is_on_neither_side():
     model = by_class()
-    assert model.non_members is model.test_retain
-    assert len(model.non_members) == 80
-    assert len(model.members) == min(len(model.test), len(model.retain))
+    assert model.members.labels.bincount().tolist() == model.non_members.labels.bincount().tolist() == [0, 40, 40]
 
 
 def test_all_test_images_are_non_members_where_no_whole_class_went():
     model = evidence()
-    assert model.non_members is model.test
+    assert sorted(model.non_members.logits.tolist()) == sorted(model.test.logits.tolist())
+
+
+@FEW
+@given(st.lists(st.integers(0, 3), max_size=80), st.lists(st.integers(0, 3), max_size=80), st.booleans(), st.integers(0, 99))
+def test_both_sides_have_the_same_classes_in_every_draw(retain, test, whole, seed):
+    """However unbalanced the sets are: of each class as many as the smaller set has, and no row twice."""
+    gone = (3,) if whole else ()
+    retain = [label for label in retain if label not in gone]
+    of_retain, of_test = (Outputs(torch.zeros(len(y), 4), torch.tensor(y, dtype=torch.int64)) for y in (retain, test))
+    model = Evidence(of_test, of_retain, of_test, validation=None, forget_classes=gone, seed=seed)
+    expected = [0 if c in gone else min(retain.count(c), test.count(c)) for c in range(4)]
+    assert len(model.draws) == DRAWS
+    for members, non_members in model.draws:
+        assert of_retain.labels[members].bincount(minlength=4).tolist() == expected
+        assert of_test.labels[non_members].bincount(minlength=4).tolist() == expected
+        assert len(members.unique()) == len(members) and len(non_members.unique()) == len(non_members)
+
+
+# Undecided
+
+
+def confident(probabilities, classes=2):
+    """Outputs of class 0, whose true class has these probabilities."""
+    p = torch.tensor(probabilities, dtype=torch.float64)
+    return Outputs(torch.stack([p.log(), (1 - p).log()], dim=1), torch.zeros(len(p), dtype=torch.int64))
+
+
+@pytest.mark.parametrize("name", ["mia_correctness", "mia_confidence", "mia_entropy", "mia_m_entropy", "mia_prob", "mia", "mia_lr"])
+def test_an_attack_on_what_is_always_the_same_is_undecided(name):
+    same = confident([0.9] * 20)
+    with pytest.raises(Undecided, match=r"^undecided: this attack calls 0 to 100 % of the forget images non-members"):
+        evidence(forget=same, retain=same, test=same).metric(name)
+
+
+def test_an_attack_that_hangs_on_the_draw_is_undecided():
+    """A third of the retain images are less sure than all test images: the forget images lie where a draw has more of them or fewer."""
+    retain = confident([0.2] * 60 + [0.6] * 60)
+    test = confident([0.6] * 20 + [0.2] * 20)
+    model = evidence(forget=confident([0.6] * 30), retain=retain, test=test)
+    with pytest.raises(Undecided, match="calls 0 to 100 %"):
+        model.metric("mia")
+    assert model.attacks["mia_confidence"].scores.shape == (30,)
+
+
+def test_scores_within_the_tolerance_of_0_count_as_either():
+    same = confident([0.9] * 20)
+
+    def tell(members, non_members, target):
+        return Decision(torch.tensor([-1.0] * 5 + [0.5, -0.5, 0.0] + [1.0] * 12), 0.6)
+
+    model = evidence(forget=same, retain=same, test=same)
+    assert attacked(model, "toy", lambda o: o.losses, tell) == 30.0
+    assert (model.attacks["toy"].lowest, model.attacks["toy"].highest) == (25.0, 40.0)
+
+
+def test_an_undecided_attack_leaves_a_gap_without_it():
+    same = confident([0.9] * 20)
+    undecided = evidence(forget=same, retain=same, test=same)
+    ideal = evidence(forget=confident([0.1] * 10 + [0.9] * 10), retain=same, test=same)
+    values, reasons = evaluate(names=("mia", "avg_gap", "avg_gap_without_mia"), model=undecided, ideal=ideal)
+    assert values == {"avg_gap_without_mia": pytest.approx(50 / 3)}
+    assert reasons["mia"].startswith(UNDECIDED)
+    assert reasons["avg_gap"] == "undecided, for mia is: see avg_gap_without_mia"
 
 
 def test_test_images_of_the_forgotten_class_do_not_change_the_attack():
@@ -179,7 +248,7 @@ def test_sets_too_small_for_the_attack_say_the_minimum(members, non_members, tar
 
 def test_a_test_split_of_the_forgotten_class_alone_leaves_no_non_member():
     model = replace(by_class(), test=drawn(20, labels=[0] * 20))
-    with pytest.raises(ValueError, match="got 20, 0 and 30"):
+    with pytest.raises(ValueError, match="got 0, 0 and 30"):
         model.metric("mia")
 
 
