@@ -236,11 +236,13 @@ def cell(result: Result, metric: str, model: str = "unlearned", digits: int = 2)
 
 def remarks(results: Sequence[Result]) -> list[str]:
     """What was not measured and why, in a line for each reason, and the notes; each once, whatever number of runs it holds for."""
+    from evaluation import UNDECIDED
+
     names: dict[str, dict[str, None]] = {}
     for result in results:
         for name, why in result.undefined.items():
             names.setdefault(why, {})[name] = None
-    missing = [f"not measured: {', '.join(own)}: {why}" for why, own in names.items()]
+    missing = [f"{'' if why.startswith(UNDECIDED) else 'not measured: '}{', '.join(own)}: {why}" for why, own in names.items()]
     commands = [why.partition(MAKE_IT)[2] for why in names if MAKE_IT in why]
     said = tuple(MAKE_IT + command for command in commands)
     return [*missing, *(note for note in dict.fromkeys(note for result in results for note in result.notes) if not note.endswith(said))]
@@ -248,7 +250,7 @@ def remarks(results: Sequence[Result]) -> list[str]:
 
 def shown_of(results: Sequence[Result], by_default: Sequence[str]) -> list[str]:
     """The metrics of a table: these, and every one more that was asked for beyond the default."""
-    asked = [name for result in results for name in result.metrics if result.chosen != ("default",)]
+    asked = [name for result in results for name in (*result.metrics, *result.undefined) if result.chosen != ("default",)]
     return list(dict.fromkeys([*by_default, *asked]))
 
 

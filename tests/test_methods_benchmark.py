@@ -46,7 +46,14 @@ def test_several_seeds_are_a_mean_with_its_deviation():
 
 def test_a_seed_whose_attack_is_undecided_is_no_number():
     undecided = {"MIA": None, "avg_gap": None, "avg_gap_without_mia": 7.0}
-    rows = [row("FT", 1.0), row("FT", seed=2) | undecided, row("RL") | undecided, row("far", 9.0)]
+    rows = [
+        row("FT", 1.0),
+        row("FT", seed=2) | undecided,
+        row("RL") | undecided,
+        row("RL", seed=2) | undecided,
+        row("far", 9.0),
+        row("far", 9.0, seed=2),
+    ]
     table = methods.quality_table(rows, [])
 
     assert names_in(table) == ["FT", "RL", "far"]
