@@ -122,7 +122,7 @@ def _check_sizes(members: int, non_members: int, target: int) -> None:
     if min(members, non_members) < MINIMUM or not target:
         raise ValueError(
             f"expected at least {MINIMUM} members (retain), {MINIMUM} non-members (test) and 1 forget image, "
-            f"got {members}, {non_members} and {target}. Evaluate on larger sets: of each class as many test as retain images count."
+            f"got {members}, {non_members} and {target}. Evaluate on larger sets."
         )
 
 

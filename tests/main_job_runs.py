@@ -17,7 +17,7 @@ import mlflow_forget
 ROOT = Path(__file__).resolve().parent.parent
 MIMU = ("--unlearn", "MIMU", "--epochs", "2", "--gcn_steps", "3")
 RANDOM = ("--unlearn", "random_mask", "--epochs", "2")
-AGAINST_THE_IDEAL = ("avg_gap", "rUA", "tow", "fidelity", "js_divergence", "activation_distance")
+AGAINST_THE_IDEAL = ("avg_gap_without_mia", "rUA", "tow", "fidelity", "js_divergence", "activation_distance")
 
 METHODS_OF_A_USER = '''
 import copy

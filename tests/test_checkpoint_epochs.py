@@ -18,6 +18,7 @@ import mlruns_parser
 import pipeline
 from base_models import BaseConfig
 from checkpoint_epochs import Intermediate, checked
+from evaluation import UNDECIDED
 from measurement import known_evidence
 from pipeline import Pipeline, PipelineConfig, Result
 from sweep import run_all
@@ -98,10 +99,15 @@ def client() -> MlflowClient:
 # What is measured, and where it is
 
 
+def settled(metrics):
+    """The names of those that hang on no attack: which attacks are undecided differs from epoch to epoch."""
+    return {name for name in metrics if name in ("mia_auc", "avg_gap_without_mia") or not name.startswith(("mia", "avg_gap"))}
+
+
 def test_every_metric_of_the_final_model_is_measured(done):
     assert list(done.checkpoints) == [1, 3]
-    assert all(values.keys() == done.metrics.keys() - SECONDS for values in done.checkpoints.values())
-    assert "avg_gap" in done.metrics
+    assert all(settled(values) == settled(done.metrics) - SECONDS for values in done.checkpoints.values())
+    assert "avg_gap_without_mia" in done.metrics
 
 
 def test_the_model_of_the_last_epoch_is_the_final_one(done):
@@ -115,7 +121,7 @@ def test_an_intermediate_model_is_the_final_one_of_fewer_epochs():
     assert Pipeline(CONFIG).run().checkpoints[1] == of_the_model(shorter.metrics)
 
 
-@pytest.mark.parametrize("name", ["test_forget_score", "forget_loss", "mia", "avg_gap"])
+@pytest.mark.parametrize("name", ["test_forget_score", "forget_loss", "mia_auc", "avg_gap_without_mia"])
 def test_they_are_steps_of_the_same_metrics_and_the_final_value_is_the_last(name, done):
     points = client().get_metric_history(done.run_id, name)
 
@@ -155,22 +161,22 @@ def test_the_raw_json_has_them(done):
     raw = json.loads(done.json_path.read_text())
 
     assert raw["checkpoints"] == {str(epoch): values for epoch, values in done.checkpoints.items()}
-    assert raw["checkpoints_undefined"] == {"1": {}, "3": {}}
+    assert all(UNDECIDED in why for reasons in raw["checkpoints_undefined"].values() for why in reasons.values())
 
 
 def test_what_the_final_model_has_no_value_of_is_no_metric(monkeypatch, done):
     final = pipeline.measure
 
-    def without_mia(*args, **options):
+    def without_mia_auc(*args, **options):
         measured = final(*args, **options)
-        del measured.model["mia"]
+        del measured.model["mia_auc"]
         return measured
 
-    monkeypatch.setattr(pipeline, "measure", without_mia)
+    monkeypatch.setattr(pipeline, "measure", without_mia_auc)
     result = Pipeline(CONFIG).run()
 
-    assert "mia" in result.checkpoints[1]
-    assert client().get_metric_history(result.run_id, "mia") == []
+    assert "mia_auc" in result.checkpoints[1]
+    assert client().get_metric_history(result.run_id, "mia_auc") == []
 
 
 def test_without_the_flag_nothing_is_different_but_what_is_logged(done):

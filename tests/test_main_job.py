@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 
 import mlflow_forget
 from base_models import BaseConfig
+from evaluation import UNDECIDED
 from models import ARCHITECTURES
 from pipeline import Pipeline, PipelineConfig
 from tests.main_job_runs import (
@@ -95,7 +96,8 @@ def test_params_hold_the_resolved_values(jobs):
 
 @pytest.mark.parametrize("prefix", ["", "initial_", "ideal_"])
 def test_metrics_have_the_names_of_the_specification(prefix, jobs):
-    assert {prefix + name for name in MEASURED} - set(jobs.first.metrics) == set()
+    undecided = {name.removeprefix("undefined.") for name, why in jobs.first.tags.items() if why.startswith(UNDECIDED)}
+    assert {prefix + name for name in MEASURED} - set(jobs.first.metrics) <= undecided & {prefix + name for name in MIA}
 
 
 def test_the_unlearned_model_alone_is_compared_with_the_ideal(jobs):
@@ -107,11 +109,11 @@ def test_the_incompetent_teacher_is_only_compared_with(jobs):
     assert not [name for name in (*jobs.first.metrics, *jobs.first.tags) if "incompetent" in name]
 
 
-def test_avg_gap_is_the_mean_distance_to_the_ideal(jobs):
+def test_the_gap_is_the_mean_distance_to_the_ideal(jobs):
     metrics = jobs.first.metrics
-    compared = ("forget_score", "retain_score", "test_retain_score", "mia")
+    compared = ("forget_score", "retain_score", "test_retain_score")
 
-    assert metrics["avg_gap"] == pytest.approx(sum(abs(metrics[name] - metrics[f"ideal_{name}"]) for name in compared) / 4)
+    assert metrics["avg_gap_without_mia"] == pytest.approx(sum(abs(metrics[name] - metrics[f"ideal_{name}"]) for name in compared) / 3)
 
 
 def test_the_raw_json_holds_the_metrics_at_full_precision(jobs):
@@ -119,7 +121,8 @@ def test_the_raw_json_holds_the_metrics_at_full_precision(jobs):
     measured = raw["metrics"] | {f"{of}_{name}": value for of in ("initial", "ideal") for name, value in raw[of].items()}
 
     assert measured == {name: metrics.get(name) for name in measured}
-    assert set(measured) >= {*MEASURED, *(f"initial_{name}" for name in MEASURED), "avg_gap"}
+    decided = [name for name in MEASURED if name not in MIA]
+    assert set(measured) >= {*decided, *(f"initial_{name}" for name in decided), "avg_gap_without_mia"}
     assert any(value != round(value, 6) for value in measured.values())
 
 
@@ -230,7 +233,7 @@ def test_the_report_is_a_table_and_says_where_things_are(jobs):
 
     assert re.search(r"^metric +initial +unlearned +ideal$", out, re.MULTILINE)
     assert re.search(rf"^test_retain_score +{' +'.join(map(re.escape, shown))}$", out, re.MULTILINE)
-    assert re.search(rf"^avg_gap +{metrics['avg_gap']:.3f}$", out, re.MULTILINE)
+    assert re.search(rf"^avg_gap_without_mia +{metrics['avg_gap_without_mia']:.3f}$", out, re.MULTILINE)
     assert re.search(r"^stage +seconds$", out, re.MULTILINE)
     assert "mlflow ui" in out
     assert "sqlite:///mlflow.db" in out

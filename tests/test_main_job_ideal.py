@@ -40,7 +40,7 @@ def test_the_printed_command_makes_the_ideal_model_and_auto_loads_it(folder):
     assert (done.returncode, done.stderr) == (0, "")
     assert str(folder / "tiny models/1mlp_ep2_hidden8-4_ideal_class2.safetensors") in done.stdout
     assert then.params["ideal_model"] == "loaded"
-    assert "avg_gap" in then.metrics
+    assert "rUA" in then.metrics
 
 
 def test_train_makes_the_ideal_model_of_any_dataset(folder):

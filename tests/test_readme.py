@@ -45,12 +45,11 @@ def test_the_method_of_readme_runs_from_its_file(method_file, capsys):
 def test_the_file_of_each_image_has_the_numbers_of_the_run(tmp_path, monkeypatch, capsys):
     from mlflow import MlflowClient
 
-    from base_models import BaseConfig
     from pipeline import Pipeline, PipelineConfig
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    result = Pipeline(PipelineConfig("SFT", {}, BaseConfig(epochs=3))).run()
+    result = Pipeline(PipelineConfig("default", {})).run()
     MlflowClient().download_artifacts(result.run_id, "per_image.parquet", str(tmp_path))
     exec(compile(block("read_parquet"), "README.md", "exec"), {})
     printed = [float(line) for line in capsys.readouterr().out.splitlines()[-2:]]

@@ -116,7 +116,7 @@ def test_a_report_without_images_has_none_and_one_can_be_skipped(place):
 
 def test_what_is_drawn_changes_no_number_and_no_hash(place):
     hashes = {run_of(place, report).data.tags["config_hash"] for report in ("full", "no_images", "skip")}
-    scores = {tuple(run.metrics[name] for name in ("forget_loss", "retain_score", "mia")) for run in place[1].values()}
+    scores = {tuple(run.metrics[name] for name in ("forget_loss", "retain_score", "mia_auc")) for run in place[1].values()}
 
     assert len(hashes) == len(scores) == 1
 

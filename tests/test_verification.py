@@ -242,7 +242,7 @@ def test_models_from_elsewhere_are_evaluated_and_verified(elsewhere, capsys):
     run = made(audit.main, *elsewhere, "--forget_indexes", "forget_elsewhere.txt", "--trained_on", "all")
     out = capsys.readouterr().out
 
-    assert {"forget_score", "mia", "zrf", "probe_score", "relearn_steps", "initial_forget_score"} <= run.data.metrics.keys()
+    assert {"forget_score", "mia_auc", "zrf", "probe_score", "relearn_steps", "initial_forget_score"} <= run.data.metrics.keys()
     assert run.data.params["forget_count"] == "33"
     assert run.data.params["initial_digest"] == checkpoint_digest(Path("results/digits/1mlp_ep2.safetensors"))
     assert "not measured (needs an ideal model): " in out
@@ -287,9 +287,9 @@ def test_both_models_are_needed(capsys, folder):
 
 
 def test_blanks_between_metrics_are_no_part_of_their_names(elsewhere, capsys):
-    run = made(audit.main, *elsewhere, "--metrics", "forget_score, mia")
+    run = made(audit.main, *elsewhere, "--metrics", "forget_score, mia_auc")
 
-    assert {"forget_score", "mia"} <= run.data.metrics.keys()
+    assert {"forget_score", "mia_auc"} <= run.data.metrics.keys()
     assert verified(capsys, run)[0] == 0
 
 
