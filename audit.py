@@ -206,7 +206,7 @@ def measured_report(result: ForeignResult) -> str:
     missing = [f"not measured ({why}): {', '.join(name for name, reason in undefined if reason == why)}" for why in reasons]
     warnings = [f"warning: {warning}" for warning in result.warnings]
     table = text_table(["metric", "initial", "unlearned", "ideal"], rows)
-    return "\n".join(["", table, "", *missing, *warnings, f"run in {shown_uri()}: {result.run_id}"])
+    return "\n".join(["", table, "", *missing, *result.notes, *warnings, f"run in {shown_uri()}: {result.run_id}"])
 
 
 def report(result: AuditResult) -> str:

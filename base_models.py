@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from models import ARCHITECTURES, build, evaluating
+from models import ARCHITECTURES, build, check_logits, check_trains, evaluating, fails_on_one, is_lethes
 from registry import Entry
 from temporary_files import remove_left_over
 from training import (
+    Loaded,
     Metadata,
     Progress,
     Recipe,
@@ -30,7 +31,7 @@ from training import (
     fit,
     generator_for,
     library_versions,
-    load_checkpoint,
+    load_weights,
     same_weights,
     save_checkpoint,
     silent,
@@ -42,7 +43,21 @@ from training.recipe import FLAGS, changed, differences
 from training.storage import LONGEST_NAME, shortened
 from training.way import Way
 from training.world import ALONE, World, processes_started
-from vision_data import DATASETS, ForgetRequest, ImageSet, Splits, forward_batch, load_splits
+from vision_data import (
+    AUTO,
+    DATA,
+    DATASETS,
+    NONE,
+    ForgetRequest,
+    ImageSet,
+    Splits,
+    checked_normalisation,
+    forward_batch,
+    in_words,
+    load_splits,
+    normalisation_of,
+    spelled,
+)
 from vision_data.augmentation import augmentations, check_augmentable
 from vision_data.splits import FEWEST_IN_CLASS
 
@@ -55,6 +70,7 @@ class BaseConfig:
 
     training: settings of the recipe by the names of their flags (see training.recipe.changed), e.g. {"train_lr": 0.05}.
     reading: settings of how images in folders are read (see vision_data.reading), e.g. {"image_channels": 1}.
+    normalize: of images, as the flag has it: auto, data, none or MEAN,...:STD,....
     """
 
     dataset: str = "digits"
@@ -66,6 +82,7 @@ class BaseConfig:
     seed: int = 1
     split_seed: int = 0
     device: str = "auto"
+    normalize: str = AUTO
     request: ForgetRequest = field(default_factory=ForgetRequest)
     save_dir: Path | None = None
     mask: Path | None = None
@@ -119,22 +136,57 @@ class BaseModels:
                 f"--num_classes: {dataset.name} has {self.splits.classes} classes, got {config.num_classes}. Leave the flag out"
             )
         self._check_augmentable()
+        self.normalize = self._normalize(found)
+        self.splits = self.splits.normalised(normalisation_of(self.normalize, self.splits.own_normalisation))
         self.config = config = replace(config, request=config.request.of_classes(self.splits.class_names))
         self.forget, self.retain = config.request.divide(self.splits.train, self.splits.classes, config.split_seed)
-        self.untrained()
+        self._check_architecture()
+        self.check_trainable("train")
         remove_left_over(self.save_dir)
         there = {}
         for path, trained_on in ((self.initial_path, "train"), (self.ideal_path, self.request_identity)):
             if path.exists():
                 named = path == config.mask
                 check_checkpoint(path, self.metadata(trained_on), self.architecture.defaults, named=named)
-                there[path], metadata = self._read(path)  # the header can't tell whether the weights are whole
-                if metadata is not None and (remark := unsealed(path)):
+                there[path], loaded = self._read(path)  # the header can't tell whether the weights are whole
+                self._tell(path, loaded)
+                if loaded.metadata is not None and (remark := unsealed(path)):
                     warnings.warn(remark, stacklevel=2)
             else:
                 check_writable(path.parent)
         if len(there) == 2:
             check_retrained(there[self.initial_path], there[self.ideal_path], self.ideal_path)
+
+    def _check_architecture(self) -> None:
+        """ValueError where the model, on images as they are, gives anything but logits; a person's own is tried in train mode too."""
+        model = self.untrained()
+        if is_lethes(self.architecture):
+            return
+        images, classes = self._few_images(2), self.splits.classes
+        who = f"--arch {self.config.arch}: expected an architecture"
+        check_logits(model, images, classes, who=who, way_out="Correct it, or choose another --arch")
+        check_trains(model, images, classes, who=who)
+
+    def _few_images(self, count: int) -> Tensor:
+        """The first training images, normalised, on the device."""
+        train = self.splits.train
+        return train.normalisation(train.images[:count].to(self.device))
+
+    def check_trainable(self, trained_on: str) -> None:
+        """ValueError where the initial ("train") or the ideal model (the request) is still to be trained, and can't be on these images."""
+        images, path = (self.splits.train, self.initial_path) if trained_on == "train" else (self.retain, self.ideal_path)
+        if path.exists():
+            return
+        self.validation_of(trained_on)
+        size = self.recipe.batch_size_for(len(images), self.world.size)
+        if 1 not in (size, len(images)) or self.world.size > 1 or not fails_on_one(self.untrained(), self._few_images(1)):
+            return
+        if len(images) == 1:
+            raise ValueError(
+                "expected at least two images to train a model with batch norm on, got one: the forget request leaves no more. Ask for "
+                "fewer images, or choose an --arch without batch norm"
+            )
+        raise ValueError("--train_batch_size: expected at least 2 for a model with batch norm, got 1. Give more")
 
     def _epochs(self, default: int, found: Metadata | None) -> int:
         """The epochs asked for; else those of the checkpoint that --mask names, for the ideal model gets as many; else the default."""
@@ -156,6 +208,22 @@ class BaseModels:
             check_augmentable(augmentations(self.recipe.augment), self.splits.train.image_shape)
         except ValueError as error:
             raise ValueError(f"--train_augment: {error}") from error
+
+    def _normalize(self, found: Metadata | None) -> str:
+        """How images are normalised: as asked for; else as the file that --mask names says; else by the training images' own numbers."""
+        asked, mask = checked_normalisation(self.config.normalize), self.config.mask
+        if asked != AUTO:
+            return asked
+        if found is not None:
+            return found.normalisation or DATA
+        there = self.world.first and mask is not None and mask.exists()
+        return str(self.world.agreed(stated_by(load_weights(Path(str(mask)), self.untrained())) if there else DATA))
+
+    def _tell(self, path: Path, loaded: Loaded) -> None:
+        """Warn of what was done to take weights of another program, and of how images are normalised for them."""
+        if loaded.metadata is None:
+            said = "".join(f"{words}; " for words in loaded.said)
+            warnings.warn(f"{path}: {said}{in_words(self.normalize, self.splits.train.normalisation)}", stacklevel=2)
 
     @property
     def unusual(self) -> dict[str, Any]:
@@ -217,7 +285,8 @@ class BaseModels:
         split = f"_split{self.config.split_seed}" if self.config.split_seed else ""
         split += "".join(f"_{name}{value}" for name, value in sorted(self.config.reading.items()))
         architecture = re.sub(r"[^\w.+-]", "-", self.architecture.slug)  # torchvision:NAME
-        return re.sub(r"[/\\\0]", "-", f"{seed}{architecture}_ep{self.epochs}{options}{training}{split}")
+        normalize = "" if self.normalize == DATA else f"_normalize-{self.normalize.replace(':', '-by-')}"
+        return re.sub(r"[/\\\0]", "-", f"{seed}{architecture}_ep{self.epochs}{options}{training}{split}{normalize}")
 
     def untrained(self) -> nn.Module:
         """The architecture with the seed's initial weights, on the device."""
@@ -270,20 +339,24 @@ class BaseModels:
             epochs=self.epochs,
             trained_on=trained_on,
             training=self.training,
+            normalisation="" if self.normalize == DATA else self.normalize,
             **measured,
         )
 
-    def _read(self, path: Path) -> tuple[nn.Module, Metadata | None]:
+    def _read(self, path: Path) -> tuple[nn.Module, Loaded]:
         """The model in a checkpoint, on the device."""
         model = self.untrained()
-        return model, load_checkpoint(path, model)
+        return model, load_weights(path, model, normalisation_known=True)
 
     def _load(self, path: Path) -> Trained:
         started = time.perf_counter()
-        model, metadata = self._read(path) if self.world.first else (self.untrained(), None)  # other machines may not have the file
-        return Trained(model, path, metadata, True, time.perf_counter() - started, [])
+        if not self.world.first:  # other machines may not have the file
+            return Trained(self.untrained(), path, None, True, time.perf_counter() - started, [])
+        model, loaded = self._read(path)
+        return Trained(model, path, loaded.metadata, True, time.perf_counter() - started, [])
 
     def _train(self, images: ImageSet, path: Path, trained_on: str, label: str) -> Trained:
+        self.check_trainable(trained_on)
         validation_images = self.validation_of(trained_on)
         self._tell_duration(images, label)
         started = time.perf_counter()
@@ -311,7 +384,11 @@ class BaseModels:
             computed=str(state.way),
         )
         if self.world.first:
-            save_checkpoint(path, model, metadata)
+            try:
+                save_checkpoint(path, model, metadata)
+            except ValueError as error:
+                kept = f". The training is kept in {state.path}: the same command goes on from there" if state.path.exists() else ""
+                raise ValueError(f"{error}{kept}") from error
             state.remove()
         self.world.wait()
         return Trained(model, path, metadata, False, time.perf_counter() - started, history)
@@ -373,6 +450,15 @@ def check_retrained(initial: nn.Module, ideal: nn.Module, path: Path) -> None:
         )
 
 
+def stated_by(loaded: Loaded) -> str:
+    """How images are normalised for these weights, as --normalize has it: as their file says, else by the training images' own numbers."""
+    if loaded.metadata is not None:
+        return loaded.metadata.normalisation or DATA
+    if loaded.normalisation is None:
+        return DATA
+    return spelled(*loaded.normalisation) if loaded.normalisation[0] else NONE
+
+
 def score_of(model: nn.Module, images: ImageSet, device: torch.device) -> float:
     """Percent of the images whose class the model predicts, in eval mode."""
     with evaluating(model), torch.inference_mode():
@@ -400,7 +486,7 @@ def flags_of(config: BaseConfig) -> list[str]:
     """The command line's flags for what differs from the defaults in `config`."""
     flags = []
     defaults = BaseConfig()
-    for name in ("dataset", "data", "arch", "epochs", "seed", "split_seed", "device", "save_dir", "mask"):
+    for name in ("dataset", "data", "arch", "epochs", "seed", "split_seed", "device", "normalize", "save_dir", "mask"):
         value = getattr(config, name)
         if value is not None and value != getattr(defaults, name):
             flags.append(f"--{name} {shlex.quote(str(value))}")

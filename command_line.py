@@ -240,6 +240,14 @@ def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = F
     )
     data.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
 
+    data.add_argument(
+        "--normalize",
+        default="auto",
+        metavar="HOW",
+        help="how images are normalised: data, by the training images' mean and deviation; none, pixels in [0, 1]; MEAN,...:STD,..., a "
+        "number a channel or one for all; auto, as the models' own files say, else data (default: %(default)s)",
+    )
+
     from training.recipe import FLAGS
     from vision_data.reading import FLAGS as READING
 
@@ -425,6 +433,7 @@ def base_config(options: argparse.Namespace, architecture: Entry[Any], seed: int
         seed=seed,
         split_seed=options.split_seed,
         device=options.device,
+        normalize=options.normalize,
         request=request_from(options),
         save_dir=path_or_none(options.save_dir),
         mask=path_or_none(options.mask),

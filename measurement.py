@@ -30,7 +30,7 @@ from evaluation import (
 )
 from registry import Entry
 from training import Cache, digest_of, model_digest
-from unlearn import ForgetData
+from unlearn import ForgetData, check_model
 from vision_data import ImageSet, forward_batch
 
 INCOMPETENT, TIMES = "incompetent", "times"
@@ -76,6 +76,10 @@ def measure(
     the base models' missing metrics too, as initial_<name> and ideal_<name>. Raises NotFinite for a model that diverged.
     """
     metrics = by_default() if metrics is None else metrics
+    if not len(test):
+        raise ValueError("the test set: expected at least one image, got none. Give images that no model was trained on")
+    for model in (unlearned, *base_models.values()):
+        check_model(model, data, copied=False)
     others = evidence_of_others(base_models, data, test, metrics) if others is None else others
     evidence = {name: own for name, own in others.items() if name != INCOMPETENT}
     evidence["unlearned"] = known_evidence(unlearned, "unlearned", data, test, metrics)

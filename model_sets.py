@@ -83,7 +83,7 @@ def members_of(base: BaseModels, kind: Kind, count: int) -> list[Member]:
         raise ValueError(f"--{_flag(kind)}: expected an integer >= 1, got {count}. Say how many models")
     if kind == "shadows" and count % 2:
         raise ValueError(f"--shadows: expected an even number, for they come in pairs of halves, got {count}. Give {count + 1}")
-    base.validation_of(base.request_identity if kind == "oracles" else "train")
+    base.check_trainable(base.request_identity if kind == "oracles" else "train")
     if kind == "shadows":
         return [_shadow(base, number) for number in range(1, count + 1)]
     seeds = range(base.config.seed, base.config.seed + count)

@@ -100,6 +100,8 @@ class Pipeline:
         self.base = base or BaseModels(config.base, progress=progress)
         self.config = replace(config, base=self.base.config)
         self.augment = augmentation_of(config.unlearn_augment, self.method, self.base)
+        if self._wants_ideal():
+            self.base.check_trainable(self.base.request_identity)
         self.data = self._forget_data()
         self.asked, self.layer_size = self._amounts()
         self.checkpoint_epochs = checked(config.checkpoint_epochs, self.settings | self.asked)
@@ -278,6 +280,9 @@ class Pipeline:
 
     def ideal(self) -> Trained | None:
         """The ideal model that the config asks for, loaded or trained."""
+        return self.base.ideal() if self._wants_ideal() else None
+
+    def _wants_ideal(self) -> bool:
         needed = "ideal" in self.method.facts.needs
         wanted = {"train": True, "skip": False, "auto": needed or self.base.embedded or self.base.ideal_path.exists()}
-        return self.base.ideal() if wanted[self.config.ideal] else None
+        return wanted[self.config.ideal]

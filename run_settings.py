@@ -18,7 +18,7 @@ from registry import Entry, __version__
 from training import checkpoint_header_digest, model_digest
 from training.recipe import PREFIX
 from unlearn.impl import MethodFacts
-from vision_data import DATASETS, origin
+from vision_data import DATA, DATASETS, origin
 from vision_data.augmentation import augmentations, check_augmentable, named
 from vision_data.reading import FLAGS as READING
 
@@ -91,6 +91,7 @@ def run_params(experiment: Pipeline) -> dict[str, Any]:
         "epochs": experiment.base.epochs,
         "seed": base.seed,
         "split_seed": base.split_seed,
+        "normalize": experiment.base.normalize,
         "class_to_replace": " ".join(map(str, base.request.classes)),
         "num_indexes_to_replace": base.request.number,
         "forget_indexes": base.request.file,
@@ -164,6 +165,8 @@ def decisive_of(experiment: Pipeline, initial: Trained, ideal: Trained | None) -
         decisive["checkpoint_epochs"] = experiment.checkpoint_epochs
     if experiment.base.training:
         decisive["training"] = experiment.base.training
+    if experiment.base.normalize != DATA:
+        decisive["normalize"] = experiment.base.normalize
     if experiment.base.unusual:  # what an option does may show in no weight
         decisive["options"] = experiment.base.unusual
     if "oracles" in experiment.method.facts.needs:  # models of the same epochs and shape, whose weights are not in here

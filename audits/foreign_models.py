@@ -8,11 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import nn
 
-from base_models import BaseConfig, check_retrained, device_named
+from base_models import BaseConfig, check_retrained, device_named, stated_by
 from evaluation import ALL, OF_MANY, chosen, needs_of
 from judgement import judge
 from measurement import INCOMPETENT, Measured, measure
@@ -24,22 +22,21 @@ from run_settings import git_commit
 from tracking.run import TrackedRun, tracked_run
 from tracking.store import check_store
 from training import (
+    Loaded,
     Metadata,
     Progress,
     check_checkpoint,
-    checkpoint_metadata,
     generator_for,
     library_versions,
-    load_checkpoint,
+    load_weights,
     model_digest,
     save_checkpoint,
     shortened,
     silent,
     unsealed,
 )
-from training.storage import HEADER
 from unlearn import ForgetData, Unlearned
-from vision_data import DATASETS, load_splits, origin
+from vision_data import AUTO, DATA, DATASETS, checked_normalisation, in_words, load_splits, normalisation_of, origin
 
 TrainedOn = Literal["train", "all"]
 
@@ -63,11 +60,12 @@ class ForeignConfig:
 
 @dataclass(frozen=True)
 class ForeignResult:
-    """What was measured, and where it is."""
+    """What was measured, and where it is. `notes`: how the images were normalised, and what was done to take weights of other programs."""
 
     run_id: str
     measured: Measured
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 class ForeignModels:
@@ -78,19 +76,29 @@ class ForeignModels:
         request = config.base.request.of_classes(splits.class_names)
         self.config = config = replace(config, base=replace(config.base, request=request))
         self.splits = splits.without_validation() if config.trained_on == "all" else splits
+        checked_normalisation(config.base.normalize)
         self.architecture: Entry[Any] = ARCHITECTURES[config.base.arch or DATASETS[config.base.dataset].facts.arch]
         self.options = self.architecture.settings(config.base.arch_options)
         self.device = device_named(config.base.device)
+        files = {"initial": config.initial, "unlearned": config.unlearned, "ideal": config.ideal}
+        self.models: dict[str, nn.Module] = {}
+        self.loaded: dict[str, Loaded] = {}
+        for name, path in files.items():
+            if path is not None:
+                self.models[name] = self._built(0)
+                self.loaded[name] = load_weights(path, self.models[name], normalisation_known=config.base.normalize.casefold() != AUTO)
+        self.normalize = self._normalize()
+        self.splits = self.splits.normalised(normalisation_of(self.normalize, self.splits.own_normalisation))
         self.data = self._forget_data(progress)
         self.request_slug = config.base.request.slug
         self.metrics = [metric for metric in chosen(config.metrics) if OF_MANY.isdisjoint(needs_of(metric.function))]
-        files = {"initial": config.initial, "unlearned": config.unlearned, "ideal": config.ideal}
-        self.models = {name: self._loaded(path) for name, path in files.items() if path is not None}
         identity = config.base.request.identity
         trained_on = {"initial": "train", "unlearned": f"unlearned {identity} by ", "ideal": identity}
-        self.notes = [
-            note for name, images in trained_on.items() if (path := files[name]) and (note := self._check_training(name, path, images))
+        self.doubts = [
+            doubt for name, images in trained_on.items() if (path := files[name]) and (doubt := self._check_training(name, path, images))
         ]
+        self.notes = [f"{files[name]}: {words}" for name, loaded in self.loaded.items() for words in loaded.said]
+        self.notes.append(in_words(self.normalize, self.splits.train.normalisation))
         if config.ideal is not None:
             check_retrained(self.models["initial"], self.models["ideal"], config.ideal)
         self.experiment = config.experiment or f"{self.splits.dataset}-{self.architecture.name}"
@@ -114,10 +122,10 @@ class ForeignModels:
             }
             measured = measure(self.models["unlearned"], others, self.data, self.splits.test, metrics=self.metrics)
             unlearned = Unlearned(self.models["unlearned"])
-            warnings = self.notes + judge(self.models["initial"], unlearned, measured, classes=self.splits.classes)
+            warnings = self.doubts + judge(self.models["initial"], unlearned, measured, classes=self.splits.classes)
             self._log(run, measured, warnings)
             run.metrics({"stage_total_seconds": time.perf_counter() - started})
-        return ForeignResult(run.run_id, measured, warnings)
+        return ForeignResult(run.run_id, measured, warnings, self.notes)
 
     def params(self) -> dict[str, Any]:
         """Every setting, and the digests of the models."""
@@ -134,6 +142,7 @@ class ForeignModels:
             "seed": base.seed,
             "split_seed": base.split_seed,
             "split": self.splits.digest,
+            "normalize": self.normalize,
             "trained_on": self.config.trained_on,
             "class_to_replace": " ".join(map(str, base.request.classes)),
             "num_indexes_to_replace": base.request.number,
@@ -173,13 +182,20 @@ class ForeignModels:
                 save_checkpoint(path, model, self._metadata(f"{name}, made elsewhere", versions=library_versions()))
                 run.file(path)
 
-    def _loaded(self, path: Path) -> nn.Module:
-        model = self._built(0)
-        if _is_foreign(path):
-            _load_foreign(path, model)
-        else:
-            load_checkpoint(path, model)
-        return model
+    def _normalize(self) -> str:
+        """How images are normalised: as asked for; else as the files of the models say; else by the training images' own numbers.
+
+        Raises ValueError where two files say different things.
+        """
+        asked = checked_normalisation(self.config.base.normalize)
+        if asked != AUTO:
+            return asked
+        saying = {name: own for name, own in self.loaded.items() if own.metadata is not None or own.normalisation is not None}
+        said = {name: stated_by(own) for name, own in saying.items()}
+        if len(set(said.values())) > 1:
+            each = ", ".join(f"{how} ({name})" for name, how in said.items())
+            raise ValueError(f"--normalize: expected models of one normalisation, and their files say {each}. Say which one holds for all")
+        return next(iter(said.values()), DATA)
 
     def _forget_data(self, progress: Progress) -> ForgetData:
         base = self.config.base
@@ -207,13 +223,14 @@ class ForeignModels:
             seed=self.config.base.seed,
             epochs=0,
             trained_on=trained_on,
+            normalisation="" if self.normalize == DATA else self.normalize,
             **others,
         )
 
     def _check_training(self, name: str, path: Path, trained_on: str) -> str:
         """Lethe's own checkpoints say on which images they were trained, or what they unlearned. Others are believed; that a model which
         the unlearned one is compared with is, is worth a line."""
-        found = None if _is_foreign(path) else checkpoint_metadata(path)
+        found = self.loaded[name].metadata
         if found is None:
             return "" if name == "unlearned" else f"that {path} was trained on these images can't be checked, it has no metadata of Lethe"
         if name == "unlearned":
@@ -238,30 +255,3 @@ def _check_unlearned(path: Path, found: Metadata, what: str) -> None:
             f"{path}: expected a model that {what.removesuffix(' by ')}, got {got}. Give the forget request that it was made with, or "
             "name another file with --unlearned"
         )
-
-
-def _is_foreign(path: Path) -> bool:
-    """Whether it is a safetensors file without Lethe's header. FileNotFoundError where there is none, ValueError for one that is none."""
-    if path.is_dir():
-        raise ValueError(f"expected a file of weights, got the folder {path}. Name the file in it")
-    if not path.is_file():
-        raise FileNotFoundError(f"expected a file of weights {path}, and there is none. Check the path")
-    if path.suffix != ".safetensors":
-        return False
-    try:
-        with safe_open(path, framework="pt") as file:
-            return HEADER not in (file.metadata() or {})
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path}: expected a whole safetensors file, got one that can't be read ({error}). Name another, or bring it again"
-        ) from error
-
-
-def _load_foreign(path: Path, model: nn.Module) -> None:
-    try:
-        model.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"{path}: expected the weights of this architecture, got others ({reason}). Choose the --arch it was made with"
-        ) from error

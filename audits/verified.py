@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import nn
+
 from training import checkpoint_digest
 
 TOLERANCE = 1e-6
@@ -73,10 +75,13 @@ class Verification:
         self.left_out.sort()
 
 
-def digest_at(path: Path) -> tuple[str | None, str]:
-    """The digest of the model in a checkpoint; or None, and in words what is there instead, nothing where there is nothing."""
+def digest_at(path: Path, model: nn.Module | None = None) -> tuple[str | None, str]:
+    """The digest of the model in a checkpoint, as it is loaded into such a `model` if one is given.
+
+    Or None, and in words what is there instead, nothing where there is nothing.
+    """
     try:
-        return checkpoint_digest(path), ""
+        return checkpoint_digest(path, model), ""
     except FileNotFoundError:
         return None, "" if not path.exists() else "something that is no file"
     except ValueError as error:

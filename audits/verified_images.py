@@ -12,7 +12,7 @@ from base_models import device_named
 from run_report import FORGET_LIST
 from training import Progress
 from unlearn import ForgetData
-from vision_data import ForgetRequest, Splits, load_splits, read_indexes
+from vision_data import DATA, ForgetRequest, Splits, checked_normalisation, load_splits, normalisation_of, read_indexes
 from vision_data.reading import FLAGS as READING
 
 LONGEST_DIGEST = 32  # letters of an image set's digest that MLflow keeps
@@ -21,9 +21,12 @@ LONGEST_DIGEST = 32  # letters of an image set's digest that MLflow keeps
 def read_data(run: RecordedRun, done: Verification, progress: Progress) -> tuple[Splits, ForgetData]:
     """The images, and their division by the run's forget list. ValueError for a dataset that is code, which is not to be run."""
     run.params_seen |= {"dataset", "dataset_file", "dataset_code", "data", "split_seed", "seed", "forget_count", "retain_count", "request"}
+    run.params_seen |= {"normalize"}
     splits = load_splits(run.dataset(), run.param("data"), run.whole_number("split_seed"), _reading(run))
     if run.record.params.get("trained_on") == "all":
         splits = splits.without_validation()
+    normalize = checked_normalisation(run.record.params.get("normalize", DATA))
+    splits = splits.normalised(normalisation_of(normalize, splits.own_normalisation))
     data = ForgetData.of(splits, _listed(run), seed=run.whole_number("seed"), device=device_named("auto"), progress=progress)
     done.checks.append(Check("number of forget images", run.param("forget_count"), str(len(data.forget))))
     done.checks.append(Check("number of retain images", run.param("retain_count"), str(len(data.retain))))

@@ -37,7 +37,7 @@ from training import (
 )
 from training.storage import read_tensors
 from unlearn import METHODS, resolved
-from vision_data import ForgetRequest
+from vision_data import DATA, ForgetRequest
 
 UNLEARNED_MODEL = "unlearned.safetensors"
 CODED = re.compile(r"(?P<name>.+)-(?P<digest>[0-9a-f]{64}|[0-9a-f]{8})")  # the identity of a person's function
@@ -65,6 +65,7 @@ class _OfOneModel:
     def verified(self) -> Verification:
         run, done = self.run, self.done
         done.checks.append(Check("split", self.metadata.split, self.splits.digest))
+        done.checks.append(Check("normalisation", self.metadata.normalisation or DATA, run.record.params.get("normalize", DATA)))
         check_images(run, done, {"forget": self.data.forget.digest, "retain": self.data.retain.digest, "test": self.splits.test.digest})
         request = check_request(run, done, self.splits, self.data)
         models = self._base_models(request)
@@ -146,7 +147,7 @@ class _OfOneModel:
         run, done, kept = self.run, self.done, f"{name}.safetensors"
         path = run.artifact(kept) if run.has(kept) else Path(run.param(f"{name}_checkpoint"))
         run.params_seen |= {f"{name}_digest", f"{name}_checkpoint"}
-        found, words = digest_at(path)
+        found, words = digest_at(path, self._built(0))
         done.checks.append(Check(f"{name} model, {path}", run.param(f"{name}_digest"), found or words or None))
         if found is None:
             done.gone.append(f"the {name} model ({path})")
@@ -253,6 +254,8 @@ class _OfOneModel:
         decisive = self.raw.decisive if self.raw else {}
         epochs = [int(word) for word in params.get("checkpoint_epochs", "").split(",") if word.isdecimal()]
         found |= {"checkpoint_epochs": epochs} if epochs or "checkpoint_epochs" in decisive else {}
+        normalize = params.get("normalize", DATA)
+        found |= {"normalize": normalize} if normalize != DATA or "normalize" in decisive else {}
         augment = [word for word in params.get("unlearn_augment", "none").split(",") if word != "none"]
         found |= {"unlearn_augment": augment} if augment or "unlearn_augment" in decisive else {}
         found |= {name: value for name, value in asdict(self.metadata).items() if name in ("training", "epochs") and name in decisive}

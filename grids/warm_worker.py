@@ -22,12 +22,12 @@ from pipeline import Pipeline
 from registry import changed_files
 from sweep import same_splits
 from tracking.shown_uri import without_password
-from training import Metadata
+from training import Loaded
 from vision_data import Splits
 
 BASES_KEPT, CHECKPOINTS_KEPT = 4, 8
 
-Checkpoints = OrderedDict[tuple[Any, ...], tuple[nn.Module, Metadata | None]]
+Checkpoints = OrderedDict[tuple[Any, ...], tuple[nn.Module, Loaded]]
 
 
 class WarmWorker:
@@ -89,7 +89,7 @@ class WarmModels(BaseModels):
         self.checkpoints = checkpoints
         super().__init__(config, progress=command_line.progress_bar, splits=splits)
 
-    def _read(self, path: Path) -> tuple[nn.Module, Metadata | None]:
+    def _read(self, path: Path) -> tuple[nn.Module, Loaded]:
         status = path.stat()
         stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
         key = (

@@ -1,7 +1,8 @@
 """Architectures, and what the other packages may ask of one: its parts around a layer, a mask applied and lifted."""
 
 from models import cnn, mlp, published, resnet, resnet9, vgg, vit
-from models.impl import ARCHITECTURES, build
+from models.contract import check_copies, check_logits, check_trains, fails_on_one
+from models.impl import ARCHITECTURES, build, is_lethes
 from models.mask import Mask, apply_mask, check_maskable, lift_mask, switched_off, uncompiled
 from models.masked_layer import MaskedLayer, alike, evaluating, find_layer, linear_layers, split_at, tail_at
 
@@ -12,10 +13,15 @@ __all__ = [
     "alike",
     "apply_mask",
     "build",
+    "check_copies",
+    "check_logits",
     "check_maskable",
+    "check_trains",
     "cnn",
     "evaluating",
+    "fails_on_one",
     "find_layer",
+    "is_lethes",
     "lift_mask",
     "linear_layers",
     "mlp",

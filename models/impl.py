@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from registry import Registry
+from models.contract import check_copies, check_logits
+from registry import Entry, Registry
 
 ImageShape = tuple[int, int, int]
 
@@ -33,11 +34,23 @@ register = ARCHITECTURES.register
 def build(arch: str, image_shape: ImageShape, classes: int, *, seed: int, options: Mapping[str, Any] | None = None) -> nn.Module:
     """A new model in eval mode, its weights drawn by `seed`; the global random state is left as it was.
 
-    Raises ValueError for an unknown architecture or option.
+    Raises ValueError for an unknown architecture or option, and where a person's own or another library's gives anything but logits.
     """
     entry = ARCHITECTURES[arch]
+    settings = entry.settings(options or {})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = entry(image_shape, classes, **entry.settings(options or {}))
+        model: nn.Module = entry(image_shape, classes, **settings)
+        if not is_lethes(entry):
+            who = f"--arch {arch}: expected an architecture"
+            if not isinstance(model, nn.Module):
+                raise ValueError(f"{who} that returns an nn.Module, got {type(model).__name__}. Return the model that it builds")
+            check_logits(model, torch.zeros(2, *image_shape), classes, who=who, way_out="Correct it, or choose another --arch")
+            check_copies(model, who=who)
     model.mask_layer = entry.facts.mask_layer  # type: ignore[assignment]
     return model.eval()
+
+
+def is_lethes(entry: Entry[ArchitectureFacts]) -> bool:
+    """Whether it is an architecture of this package, which its tests hold to what a model has to be."""
+    return entry.name in ARCHITECTURES and entry.function.__module__.startswith("models.")

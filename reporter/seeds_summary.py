@@ -29,6 +29,7 @@ NOT_A_SETTING = (
 UNSAID = {  # what a run means that does not log it, as earlier ones
     "training": "default",
     "unlearn_augment": "none",
+    "normalize": "data",
     **dict.fromkeys(("dataset_file", "arch_file", "unlearn_file"), "None"),
 }
 
@@ -37,7 +38,7 @@ CODE = ("unlearn_code", "arch_code", "dataset_code")  # digests of users' files
 
 # What a method is set before, with the architecture's own options; every other setting is the method's.
 OF_TASK = {"dataset", "dataset_file", "dataset_code", "arch", "arch_file", "arch_code", "num_classes", "epochs", "split_seed", "training"}
-OF_TASK |= {"request"}
+OF_TASK |= {"request", "normalize"}
 OF_REQUEST = {"class_to_replace", "num_indexes_to_replace", "forget_indexes", REQUEST_DIGEST}  # what "request" says in a word
 OF_TASK |= OF_REQUEST
 

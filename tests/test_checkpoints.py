@@ -2,13 +2,14 @@
 
 import json
 import struct
+from dataclasses import fields
 
 import pytest
 
 from models import build
 from tests.saved_models import OLDER, SAFETENSORS, SHAPE, described, mlp
 from tests.seeded import states_equal
-from training import check_checkpoint, digest_of, load_checkpoint, model_digest, save_checkpoint
+from training import Metadata, check_checkpoint, digest_of, load_checkpoint, model_digest, save_checkpoint
 
 
 @pytest.fixture(params=[SAFETENSORS, OLDER])
@@ -108,12 +109,14 @@ def test_a_tampered_checkpoint_is_refused(tmp_path):
         load_checkpoint(tmp_path / SAFETENSORS, mlp())
 
 
-def with_header(file, change):
+def with_header(file, change, *, sealed=True):
     """Rewrite the header that Lethe put into a safetensors file."""
     content = file.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
     header["__metadata__"]["lethe"] = change(header["__metadata__"]["lethe"])
+    if not sealed:  # as files from before the digest of the header
+        del header["__metadata__"]["lethe_sha256"]
     text = json.dumps(header).encode()
     file.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
 
@@ -133,6 +136,49 @@ def test_a_header_that_lethe_did_not_write_is_refused(tmp_path, change):
     with_header(tmp_path / SAFETENSORS, change)
     with pytest.raises(ValueError, match=r"model\.safetensors"):
         load_checkpoint(tmp_path / SAFETENSORS, mlp())
+
+
+WRONG_TYPES = {
+    "dataset": [1],
+    "split": None,
+    "split_seed": "0",
+    "arch": {"a": 1},
+    "options": [1],
+    "classes": -1,
+    "image_shape": [1, 8],
+    "seed": True,
+    "epochs": 2.5,
+    "trained_on": 3,
+    "train_score": "99",
+    "validation_score": [],
+    "train_seconds": "x",
+    "versions": "2",
+    "training": "abc",
+    "computed": 1,
+    "normalisation": [0.5],
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TYPES)
+def test_a_field_of_another_type_is_a_damaged_header(tmp_path, name):
+    assert set(WRONG_TYPES) == {field.name for field in fields(Metadata)}
+    save_checkpoint(tmp_path / SAFETENSORS, mlp(), described())
+    with_header(tmp_path / SAFETENSORS, lambda text: json.dumps(json.loads(text) | {name: WRONG_TYPES[name]}), sealed=False)
+    for act in (lambda path: check_checkpoint(path, described()), lambda path: load_checkpoint(path, mlp())):
+        with pytest.raises(ValueError, match=rf"model\.safetensors: its header is damaged.* for {name}, got"):
+            act(tmp_path / SAFETENSORS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"epochs": ' + "9" * 5000 + "}", '{"kind": ["checkpoint"]}', '{"kind": "checkpoint", "dataset": "\\ud800"}'],
+    ids=["lists in lists", "a long integer", "a list for a kind", "half a character"],
+)
+def test_a_header_that_json_does_not_take_is_a_line(tmp_path, text):
+    save_checkpoint(tmp_path / SAFETENSORS, mlp(), described())
+    with_header(tmp_path / SAFETENSORS, lambda _: text, sealed=False)
+    with pytest.raises(ValueError, match=r"model\.safetensors: "):
+        check_checkpoint(tmp_path / SAFETENSORS, described())
 
 
 def test_the_models_digest_is_that_of_its_weights():

@@ -1,5 +1,6 @@
 """The cache on disk: what comes back, and that what is wanted twice is computed once."""
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,16 @@ def test_the_last_value_of_a_key_counts(cache):
     for value in (1, 2):
         cache["key"] = {"x": torch.tensor(value)}
     assert (cache["key"]["x"].item(), len(cache)) == (2, 1)
+
+
+def test_on_a_full_disk_what_was_computed_is_given_and_not_kept(cache, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.warns(UserWarning, match="what was computed is not kept, and is computed anew next time: .*No space left on device"):
+        made, known = computed_once(cache, "key", lambda: {"x": torch.tensor(7)})
+    assert (made["x"].item(), known, "key" in cache) == (7, False, False)
 
 
 def test_a_cache_knows_its_keys(cache):

@@ -102,8 +102,8 @@ class SaysMore(nn.Linear):
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        (nn.Linear(5, 2), r"expected a model whose output is logits \(N, classes\) of at least 3 classes, got \(2, 2\)"),
-        (SaysMore(5, 3), r"expected a model whose output is logits \(N, classes\) of at least 3 classes, got tuple"),
+        (nn.Linear(5, 2), r"expected a model whose output is logits \(2, 3 or more\) of 2 images, got \(2, 2\)"),
+        (SaysMore(5, 3), r"expected a model whose output is logits \(2, 3 or more\) of 2 images, got tuple of 2\. Return the logits alone"),
         (nn.Linear(5, 3, device="meta"), "expected a model on the data's device cpu, got one on meta. Give the data device='meta'"),
     ],
 )

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import main_baseline
+from base_models import BaseConfig, BaseModels
 from models import build
 from training import Recipe, StateFile, checkpoint_digest, fit, generator_for, model_digest
+from training.storage import read_tensors, write_tensors
 from vision_data import ImageSet, Normalisation
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,6 +122,73 @@ def test_a_damaged_state_is_not_gone_on_with(tmp_path):
     with pytest.warns(UserWarning, match="the training begins anew: .*model.state: expected a complete safetensors file"):
         again, _ = trained(RECIPES["sgd"], path)
     assert model_digest(again) == model_digest(trained(RECIPES["sgd"])[0])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, header: header.pop("about"),
+        lambda tensors, header: header.pop("position"),
+        lambda tensors, header: header["position"].update(step="7"),
+        lambda tensors, header: header["position"].update(step=-1),
+        lambda tensors, header: header["position"].update(total=float("nan")),
+        lambda tensors, header: header["position"].update(colour="red"),
+        lambda tensors, header: header["position"].update(history=[{}, {}, {}]),
+        lambda tensors, header: header.update(way={"bf16": 1}),
+        lambda tensors, header: header.update(groups=[]),
+        lambda tensors, header: tensors.pop("generator"),
+        lambda tensors, header: tensors.update(random=torch.zeros(3)),
+        lambda tensors, header: tensors.pop("model.0.weight"),
+        lambda tensors, header: tensors.update({"model.0.weight": torch.zeros(1)}),
+        lambda tensors, header: tensors.update({"optimizer.99.momentum_buffer": torch.zeros(1)}),
+        lambda tensors, header: tensors.update({"optimizer": torch.zeros(1), "optimizer.0": torch.zeros(1)}),
+    ],
+)
+def test_a_state_with_parts_missing_or_of_another_type_is_not_gone_on_with(tmp_path, change):
+    path = tmp_path / "model.state"
+    with pytest.raises(Killed):
+        trained(RECIPES["sgd"], path, killed_at=7)
+    tensors, header = read_tensors(path)
+    change(tensors, header)
+    write_tensors(path, tensors, header)
+    with pytest.warns(UserWarning, match=r"the training begins anew: .*model\.state is"):
+        again, _ = trained(RECIPES["sgd"], path)
+    assert model_digest(again) == model_digest(trained(RECIPES["sgd"])[0])
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+
+
+def test_a_training_goes_on_where_its_state_cannot_be_written(tmp_path, full_disk):
+    with pytest.warns(UserWarning, match="the training goes on, and begins anew if it is interrupted: .*No space left on device") as told:
+        model, _ = trained(RECIPES["sgd"], tmp_path / "model.state")
+
+    assert len(told) == 1
+    assert list(tmp_path.iterdir()) == []
+    assert model_digest(model) == model_digest(trained(RECIPES["sgd"])[0])
+
+
+def test_of_a_checkpoint_that_cannot_be_written_the_training_is_kept(tmp_path, digits, monkeypatch):
+    monkeypatch.setattr("training.state.SECONDS", 0.0)
+    base = BaseModels(BaseConfig(epochs=2, save_dir=tmp_path), splits=digits)
+
+    def fail(*_):
+        raise ValueError("results can't be written (No space left on device)")
+
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(ValueError, match=r"can't be written .*kept in .*\.state: the same command goes on"),
+    ):
+        patched.setattr("base_models.save_checkpoint", fail)
+        base.initial()
+    (state,) = tmp_path.glob("*.state")
+    assert base.initial().path.exists()
+    assert not state.exists()
 
 
 def test_of_a_training_that_diverged_nothing_is_kept(tmp_path):

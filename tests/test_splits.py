@@ -57,6 +57,13 @@ def test_a_set_without_test_part_gives_a_fifth_of_each_class():
     assert parts.test.labels.bincount().tolist() == [2, 5, 9, 20]
 
 
+@pytest.mark.parametrize(("test_counts", "way_out"), [((0, 0), "Leave the test part out"), (None, "Add images")])
+def test_no_test_images_are_refused(test_counts, way_out, monkeypatch):
+    monkeypatch.setattr("vision_data.splits.read", lambda *_: raw((2, 2), test_counts=test_counts))
+    with pytest.raises(ValueError, match=f"digits: expected at least one test image, got none. {way_out}"):
+        load_splits("digits", ".")
+
+
 def test_validation_is_a_tenth_of_what_the_test_part_leaves():
     parts = split(raw((10, 26, 44, 100)), "made", 0)
     assert parts.validation.labels.bincount().tolist() == [round(0.1 * n) for n in (8, 21, 35, 80)]

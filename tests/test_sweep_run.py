@@ -30,7 +30,7 @@ from grids.warm_worker import WarmWorker
 from pipeline import Pipeline, PipelineConfig
 from tracking.finished import finished_jobs
 from tracking.run import tracked_run
-from training import fit, load_checkpoint
+from training import fit, load_weights
 from training.file_lock import locked
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -286,7 +286,7 @@ def test_a_worker_does_not_run_what_a_file_said_before(crew, folder):
 
 def test_a_worker_reads_a_checkpoint_once(folder, monkeypatch):
     read = []
-    monkeypatch.setattr(base_models, "load_checkpoint", lambda path, model: read.append(path.name) or load_checkpoint(path, model))
+    monkeypatch.setattr(base_models, "load_weights", lambda path, *to, **known: read.append(path.name) or load_weights(path, *to, **known))
     monkeypatch.setattr(warm_worker, "changed_files", list)  # of other tests
     worker, line = WarmWorker(threads=1), "mlflow_forget.py --unlearn default --epochs 1 --ideal skip --report skip --metrics forget_score"
     for request in (0, 3, 5):

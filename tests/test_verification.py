@@ -267,7 +267,7 @@ def test_an_ideal_model_allows_the_other_metrics(elsewhere, capsys):
         ),
         (["--initial", "results/digits/1mlp_ep2.safetensors", "--trained_on", "all"], "is Lethe's, and was trained on its train split"),
         (["--arch", "cnn"], "expected the weights of this architecture, got others"),
-        (["--initial", "none.pth"], "expected a file of weights none.pth, and there is none"),
+        (["--initial", "none.pth"], "expected a file none.pth, and there is none"),
         (["--metrics", "mai"], "unknown metric 'mai'. Did you mean 'mia'?"),
     ],
 )
@@ -320,9 +320,9 @@ def test_a_model_that_forgot_something_else_is_refused(job, elsewhere, folder, c
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("junk.safetensors", "junk.safetensors: expected a whole safetensors file, got one that can't be read ("),
-        ("a_folder", "expected a file of weights, got the folder a_folder. Name the file in it"),
-        ("none.safetensors", "expected a file of weights none.safetensors, and there is none. Check the path"),
+        ("junk.safetensors", "junk.safetensors: expected a complete safetensors file, and this one is damaged or cut off ("),
+        ("a_folder", "expected a file, got the folder a_folder. Name the file in it"),
+        ("none.safetensors", "expected a file none.safetensors, and there is none. Check the path"),
     ],
 )
 def test_nobodys_file_is_to_be_deleted(name, message, elsewhere, folder, capsys):

@@ -1,6 +1,7 @@
 """The one training loop, checkpoints, random streams, the cache."""
 
 from training.checkpoints import (
+    Loaded,
     Metadata,
     check_checkpoint,
     checkpoint_digest,
@@ -9,6 +10,7 @@ from training.checkpoints import (
     library_versions,
     load_checkpoint,
     load_mask,
+    load_weights,
     model_digest,
     named_digest,
     same_weights,
@@ -28,6 +30,7 @@ from training.storage import check_writable, digest_of, write_bytes
 __all__ = [
     "Cache",
     "DiskCache",
+    "Loaded",
     "Metadata",
     "Progress",
     "Recipe",
@@ -47,6 +50,7 @@ __all__ = [
     "library_versions",
     "load_checkpoint",
     "load_mask",
+    "load_weights",
     "model_digest",
     "named_digest",
     "same_weights",

@@ -8,8 +8,8 @@ import platform
 import re
 import sys
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,14 @@ from torch import Tensor, nn
 
 from models import Mask
 from registry import __version__
+from training.fitted_weights import Fitted, as_they_are, fitted
+from training.pickled_weights import read_pickle
+from training.state_dicts import Unfit
+from training.stated_normalisation import Stated
 from training.storage import (
     bare_tensors,
+    check_there,
+    damaged_header,
     digest_of,
     edited,
     has_header,
@@ -33,13 +39,15 @@ from training.storage import (
 )
 
 METADATA, METADATA_DIGEST = "lethe", "lethe_sha256"
+CHECKED = ("arch", "dataset", "classes", "image_shape", "options", "training", "normalisation", "trained_on", "split_seed", "split")
 
 
 @dataclass(frozen=True)
 class Metadata:
     """What a checkpoint says of itself. `split` is the digest of the split, `trained_on` "train" or the forget request left out.
 
-    `training`: the flags of the recipe that were not the defaults; `computed`: in which precision and memory format.
+    `training`: the flags of the recipe that were not the defaults; `computed`: in which precision and memory format. `normalisation`: of
+    the images, as --normalize has it; "" for that by the training images' own mean and deviation.
     """
 
     dataset: str
@@ -58,6 +66,7 @@ class Metadata:
     versions: dict[str, str] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     computed: str = ""
+    normalisation: str = ""
 
 
 def library_versions() -> dict[str, str]:
@@ -86,28 +95,36 @@ def model_digest(model: nn.Module) -> str:
     return digest_of(model.state_dict())
 
 
-def checkpoint_digest(path: Path) -> str:
-    """`model_digest` of the model in a checkpoint, from the tensors themselves. Raises as `load_checkpoint`."""
-    return digest_of(_read(path)[0])
+def checkpoint_digest(path: Path, model: nn.Module | None = None) -> str:
+    """`model_digest` of the model in a checkpoint, from the tensors themselves. Raises as `load_checkpoint`.
+
+    Weights of another program have one only as they are loaded into such a `model`.
+    """
+    content, header = _read(path)
+    if model is not None:
+        return digest_of(_fitted(path, content, header, model).weights)
+    if header is None:
+        raise ValueError(f"{path}: expected a checkpoint of Lethe's, got weights of another program. Give the model that they are of")
+    return digest_of(content)
 
 
 def named_digest(path: Path) -> str:
     """The weights' digest that a checkpoint names, which is checked when it is loaded; of a file that names none, `checkpoint_digest`."""
-    header = _header(path) if path.suffix == ".safetensors" else {}
+    header = _checkpoint_header(path, read_header(path)) if path.suffix == ".safetensors" and has_header(path) else {}
     return str(header["digest"]) if "digest" in header else checkpoint_digest(path)
 
 
 def checkpoint_header_digest(path: Path) -> str | None:
     """SHA-256 of what a checkpoint says of itself, its weights' digest included; None for weights alone. Raises as `load_checkpoint`."""
-    if path.suffix == ".safetensors":
+    if _is_safetensors(path):
         return header_digest(path) if has_header(path) else None
-    tensors, header = _older_checkpoint(path)
-    return _older_digest(tensors, header) if header else None
+    tensors, header = _read(path)
+    return None if header is None else _older_digest(tensors, header)
 
 
 def unsealed(path: Path) -> str:
     """What can't be checked of a checkpoint from before the digest covered the header, as a line; empty for others."""
-    sealed = is_sealed(path) if path.suffix == ".safetensors" else METADATA_DIGEST in (_content(path) or ())
+    sealed = is_sealed(path) if _is_safetensors(path) else METADATA_DIGEST in (read_pickle(path) or ())
     if sealed:
         return ""
     return (
@@ -123,16 +140,17 @@ def check_checkpoint(path: Path, expected: Metadata, defaults: Mapping[str, Any]
     default. Reads the header only. Weights alone have none: warns of an older `.pth.tar`, and of
     safetensors that a person has `named`; those that lie where Lethe puts its own are refused, for its own have one.
     """
-    header = _header(path) if named or path.suffix != ".safetensors" else _checkpoint_header(path, read_header(path))
-    if not header:
+    found_here = checkpoint_metadata(path)
+    if found_here is None:
+        if not named and path.suffix == ".safetensors":
+            read_header(path)  # Lethe's own have one: says so
         warnings.warn(f"{path} has no metadata: that it fits this dataset, split and forget set can't be checked", stacklevel=2)
         return
-    for name in ("arch", "dataset", "classes", "image_shape", "options", "training", "trained_on", "split_seed", "split"):
-        wanted, found = _plain(getattr(expected, name)), header.get(name)
-        if name == "options" and isinstance(found, dict):
+    header = _plain(asdict(found_here))
+    for name in CHECKED:
+        wanted, found = _plain(getattr(expected, name)), header[name]
+        if name == "options":
             found = _plain(dict(defaults or {})) | found
-        if name == "training":
-            found = found or {}  # checkpoints from before there was a choice
         if name in ("arch", "trained_on") and wanted != found and shortened(wanted) == found:
             what = "the file of its architecture" if name == "arch" else "its forget list"
             warnings.warn(f"{path} names {what} by eight letters of a digest, as Lethe did before: another may share them", stacklevel=2)
@@ -157,25 +175,51 @@ def check_checkpoint(path: Path, expected: Metadata, defaults: Mapping[str, Any]
 
 def checkpoint_metadata(path: Path) -> Metadata | None:
     """What a checkpoint says of itself; None for weights alone. Raises as `load_checkpoint`."""
-    header = _header(path)
-    return _metadata(path, header) if header else None
+    if _is_safetensors(path):
+        return _metadata(path, _checkpoint_header(path, read_header(path))) if has_header(path) else None
+    header = _read(path)[1]
+    return _metadata(path, header) if header is not None else None
 
 
 def load_checkpoint(path: Path, model: nn.Module) -> Metadata | None:
     """Load the weights into `model`, in place; returns the metadata (None for weights alone: an older `.pth.tar`, others' safetensors).
 
-    Raises FileNotFoundError, or ValueError for a truncated or tampered file, one of another architecture, and a pickle
-    that holds more than tensors.
+    Raises as `load_weights`.
     """
-    tensors, header = _read(path)
+    return load_weights(path, model).metadata
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a file of weights says of itself (None: nothing), what was done to fit them to the model, and how images are normalised."""
+
+    metadata: Metadata | None
+    said: tuple[str, ...] = ()
+    normalisation: Stated | None = None
+
+
+def load_weights(path: Path, model: nn.Module, *, normalisation_known: bool = False) -> Loaded:
+    """Load the weights into `model`, in place. Lethe's own checkpoints have the model's names; those of other programs are fitted to it.
+
+    Raises FileNotFoundError, or ValueError, with the model left alone, for a truncated or tampered file, weights of another architecture
+    or other classes, ones that are not finite floats, and a pickle that holds more than tensors.
+    """
+    content, header = _read(path)
+    metadata = None if header is None else _metadata(path, header)
+    found = _fitted(path, content, header, model, normalisation_known=normalisation_known)
+    model.load_state_dict(found.weights)
+    return Loaded(metadata, found.said, found.normalisation)
+
+
+def _fitted(path: Path, content: Any, header: Mapping[str, Any] | None, model: nn.Module, *, normalisation_known: bool = False) -> Fitted:
+    """The weights in a file's content under the model's names."""
+    wanted = model.state_dict()
     try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"{path}: expected the weights of this architecture, got others ({reason}). Choose the --arch it was made with"
-        ) from error
-    return _metadata(path, header) if header else None
+        if header is not None:
+            return as_they_are(content, wanted)
+        return fitted(content, wanted, normalisation_known=normalisation_known)
+    except Unfit as error:
+        raise ValueError(f"{path}: expected the weights of this architecture, got {error}") from error
 
 
 def save_mask(path: Path, mask: Mask, header: Mapping[str, Any]) -> None:
@@ -188,7 +232,10 @@ def load_mask(path: Path) -> Mask:
     tensors, header = read_tensors(path)
     if header.get("kind") != "mask":
         raise ValueError(f"{path}: expected a mask, got a {header.get('kind')}. Name the mask's file")
-    return Mask(header["layer"], tensors["mask"].bool())
+    layer, keep = header.get("layer"), tensors.get("mask")
+    if not isinstance(layer, str) or keep is None or keep.ndim != 2 or keep.dtype not in (torch.uint8, torch.bool):
+        raise damaged_header(path, "expected a layer's name and a mask (m, n) of 0 and 1")
+    return Mask(layer, keep.bool())
 
 
 def shortened(identity: str) -> str:
@@ -208,6 +255,8 @@ def _way_out(name: str, wanted: Any, found: Any) -> str:
             "The images differ from those it was trained on: they were changed, or are those of another folder. "
             "Train anew in another folder with --save_dir, bring those images back"
         )
+    if name == "normalisation":
+        return f"Ask for --normalize {found or 'data'}"
     return f"Ask for {name} {_short(found)}"
 
 
@@ -219,53 +268,54 @@ def _trained_on(found: Any) -> str:
     return "one trained on everything" if found == "train" else f"one marked {found!r}"
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """A checkpoint's header; empty for weights alone."""
-    if path.suffix != ".safetensors":
-        return _older_checkpoint(path)[1]
-    return _checkpoint_header(path, read_header(path)) if has_header(path) else {}
+def _is_safetensors(path: Path) -> bool:
+    """By its name, or by what is in it: a length, then JSON."""
+    if path.suffix == ".safetensors":
+        return True
+    check_there(path)
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{"
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and metadata (empty for weights alone)."""
-    if path.suffix != ".safetensors":
-        return _older_checkpoint(path)
-    if not has_header(path):
-        return _without_module(bare_tensors(path)), {}
-    tensors, header = read_tensors(path)
-    return tensors, _checkpoint_header(path, header)
+def _read(path: Path) -> tuple[Any, dict[str, Any] | None]:
+    """A file's content, tensors by name or what was pickled; and Lethe's header, None where another program wrote it."""
+    if _is_safetensors(path):
+        if not has_header(path):
+            return bare_tensors(path), None
+        tensors, header = read_tensors(path)
+        return tensors, _checkpoint_header(path, header)
+    content = read_pickle(path)
+    if not isinstance(content, dict) or METADATA not in content:
+        return content, None
+    header, weights = content[METADATA], content.get("state_dict")
+    if not isinstance(header, dict) or not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise damaged_header(path, "expected the metadata beside a state_dict of tensors")
+    if content.get(METADATA_DIGEST, _older_digest(weights, header)) != _older_digest(weights, header):
+        raise edited(path)
+    return weights, header
 
 
 def _checkpoint_header(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     if header.get("kind") != "checkpoint":
-        raise ValueError(f"{path}: expected a checkpoint, got a {header.get('kind')}. Name the checkpoint's file with --mask")
+        raise ValueError(f"{path}: expected a checkpoint, got a {_short(header.get('kind'))}. Name the checkpoint's file with --mask")
     return header
 
 
-def _metadata(path: Path, header: dict[str, Any]) -> Metadata:
+def _metadata(path: Path, header: Mapping[str, Any]) -> Metadata:
+    """The metadata in a header. ValueError for a field of another type, one too many or one too few."""
     stored = {name: value for name, value in header.items() if name not in ("kind", "digest")}
-    tuples = {name: tuple(value) for name, value in stored.items() if isinstance(value, list)}  # JSON has none
-    flags = {
-        kind: {name: tuple(v) if isinstance(v, list) else v for name, v in stored.get(kind, {}).items()} for kind in ("options", "training")
-    }
-    try:
-        return Metadata(**(stored | tuples | flags))
-    except TypeError as error:
-        raise ValueError(f"{path}: its metadata is that of another version of Lethe ({error}). Make the checkpoint again") from error
-
-
-def _older_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and metadata (empty if there is none) in a `.pth.tar`: a state dict, or a dictionary with one under `state_dict`."""
-    content = _content(path)
-    header = content.get(METADATA, {}) if isinstance(content, dict) else {}
-    header = header if isinstance(header, dict) else {}
-    said = content.get(METADATA_DIGEST) if isinstance(content, dict) else None
-    content = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
-        raise ValueError(f"{path}: expected a state dict of tensors, or one under 'state_dict'. Save the model's state_dict")
-    if said is not None and said != _older_digest(content, header):
-        raise edited(path)
-    return _without_module(content), header
+    for name, value in stored.items():
+        if name not in KINDS:
+            raise damaged_header(path, f"{_short(name)!r} is no field of it")
+        what, holds = KINDS[name]
+        if not holds(value):
+            raise damaged_header(path, f"expected {what} for {name}, got {_short(value)}")
+    required = [each.name for each in fields(Metadata) if each.default is MISSING and each.default_factory is MISSING]
+    missing = [name for name in required if name not in stored]
+    if missing:
+        raise damaged_header(path, f"without {', '.join(missing)}")
+    return Metadata(**{name: _as_tuples(value) for name, value in stored.items()})
 
 
 def _older_digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
@@ -273,24 +323,60 @@ def _older_digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> s
     return text_digest(json.dumps({**header, "digest": digest_of(tensors)}, sort_keys=True, default=str))
 
 
-def _content(path: Path) -> Any:
-    """What is in a `.pth.tar`, whatever it is. Raises FileNotFoundError, and ValueError for what would have to be run."""
-    if not path.is_file():
-        raise FileNotFoundError(f"expected a checkpoint {path}, and there is none. Check the path")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of a pickle protocol before it refuses what is in it
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle raises IndexError, struct.error, ...
-        raise ValueError(
-            f"{path}: expected a pickle of tensors alone, and it is damaged or holds more, which loading would run as code "
-            f"({type(error).__name__}). Save the state_dict again where you trust the file"
-        ) from error
+def _as_tuples(value: Any) -> Any:
+    """Lists as the tuples that they were: JSON has none."""
+    if isinstance(value, dict):
+        return {name: _as_tuples(inner) for name, inner in value.items()}
+    return tuple(value) if isinstance(value, (list, tuple)) else value
 
 
-def _without_module(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the names that they have outside of DistributedDataParallel."""
-    return {name.removeprefix("module."): value for name, value in tensors.items()}
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 3 and all(_is_whole(side) for side in value)
+
+
+def _is_setting(value: Any) -> bool:
+    return value is None or isinstance(value, bool) or _is_number(value) or _is_text(value)
+
+
+def _are_settings(value: Any) -> bool:
+    """Texts to numbers, texts, true, false, none, or lists of them."""
+    if not isinstance(value, dict) or not all(_is_text(name) for name in value):
+        return False
+    singles = [part for each in value.values() for part in (each if isinstance(each, (list, tuple)) else [each])]
+    return all(_is_setting(single) for single in singles)
+
+
+KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "dataset": ("a text", _is_text),
+    "split": ("a text", _is_text),
+    "split_seed": ("an integer >= 0", _is_whole),
+    "arch": ("a text", _is_text),
+    "options": ("settings by name", _are_settings),
+    "classes": ("an integer >= 0", _is_whole),
+    "image_shape": ("three integers", _is_shape),
+    "seed": ("an integer >= 0", _is_whole),
+    "epochs": ("an integer >= 0", _is_whole),
+    "trained_on": ("a text", _is_text),
+    "train_score": ("a number", _is_number),
+    "validation_score": ("a number", _is_number),
+    "train_seconds": ("a number", _is_number),
+    "versions": ("settings by name", _are_settings),
+    "training": ("settings by name", _are_settings),
+    "computed": ("a text", _is_text),
+    "normalisation": ("a text", _is_text),
+}
 
 
 def _plain(value: Any) -> Any:

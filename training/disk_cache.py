@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def computed_once(cache: Cache, key: str, compute: Callable[[], Tensors]) -> tup
 class DiskCache(Cache):
     """`cache[key] = {name: tensor}`; one safetensors file per key under `folder`, named by the key's hash.
 
-    A key has to name everything that its value depends on. A file that is damaged counts as absent.
+    A key has to name everything that its value depends on. A file that is damaged counts as absent; one that can't be written is warned of.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,7 +56,10 @@ class DiskCache(Cache):
         return tensors
 
     def __setitem__(self, key: str, value: Tensors) -> None:
-        write_tensors(self._path(key), value, {"key": key})
+        try:
+            write_tensors(self._path(key), value, {"key": key})
+        except ValueError as error:  # a full disk is no reason to lose what was computed
+            warnings.warn(f"what was computed is not kept, and is computed anew next time: {error}", stacklevel=2)
 
     def __delitem__(self, key: str) -> None:
         if key not in self:

@@ -89,7 +89,7 @@ class _Training:
         self.images, self.recipe, self.generator, self.device, self.state, self.world = images, recipe, generator, device, state, world
         self.size = recipe.batch_size_for(len(images), world.size)
         self.per_epoch = math.ceil(len(images) / self.size)
-        kept = world.agreed(state.read() if state is not None and world.first else None)
+        kept = world.agreed(state.read(model) if state is not None and world.first else None)
         self.position: Position = kept.position if kept else Position()
         self.way: Way = kept.way if kept else world.agreed(way_of(recipe, model, self._trial_batch, self.per_epoch * recipe.epochs))
         self.model = self.way.placed(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -80,11 +81,16 @@ class StateFile:
         tensors |= {"random_cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
         groups = [{name: value for name, value in group.items() if name != "params"} for group in inner["param_groups"]]
         header = {"kind": KIND, "about": self.about, "position": asdict(position), "way": asdict(way), "groups": groups}
-        write_tensors(self.path, tensors, header)
+        try:
+            write_tensors(self.path, tensors, header)
+        except ValueError as error:  # a full disk is no reason to lose what was trained
+            warnings.warn(f"the training goes on, and begins anew if it is interrupted: {error}", stacklevel=2)
+            self._next = math.inf
+            return
         self._next = time.perf_counter() + max(self.every, SHARE * (time.perf_counter() - started) if self.every else 0)
 
-    def read(self) -> Kept | None:
-        """The state, None where there is none; a warning and None for one that is damaged or of another training."""
+    def read(self, model: nn.Module) -> Kept | None:
+        """The state, None where there is none; a warning and None for one that is damaged, or of another training or model."""
         if not self.path.exists():
             return None
         try:
@@ -92,15 +98,48 @@ class StateFile:
         except ValueError as error:
             warnings.warn(f"the training begins anew: {error}", stacklevel=2)
             return None
-        if header.get("kind") != KIND or header["about"] != self.about:
+        if header.get("kind") != KIND or header.get("about") != self.about:
             warnings.warn(f"the training begins anew: {self.path} is the state of another one, of other settings or versions", stacklevel=2)
             return None
-        return Kept(Position(**header["position"]), Way(**header["way"]), tensors, header["groups"])
+        kept = _kept(header, tensors)
+        if kept is None or not _fits(kept, model):
+            warnings.warn(f"the training begins anew: {self.path} is damaged, or the state of another model", stacklevel=2)
+            return None
+        return kept
 
     def remove(self) -> None:
         """The file, and what a process that was killed while it wrote has left of one."""
         for path in (self.path, *self.path.parent.glob(f"{glob.escape(self.path.name)}.*.partial")):
             path.unlink(missing_ok=True)
+
+
+def _kept(header: Mapping[str, Any], tensors: Tensors) -> Kept | None:
+    """What a state says, None where it is not what `StateFile.write` leaves."""
+    position, way, groups = (header.get(name) for name in ("position", "way", "groups"))
+    try:
+        kept = Kept(Position(**position), Way(**way), tensors, groups)  # type: ignore[arg-type]
+    except TypeError:  # no mappings, or of other names
+        return None
+    at = kept.position
+    counts = all(type(value) is int and value >= 0 for value in (at.epoch, at.step))
+    sums = all(type(value) is float and math.isfinite(value) for value in (at.total, at.correct, at.seconds))
+    epochs = isinstance(at.history, list) and len(at.history) == at.epoch and all(isinstance(values, dict) for values in at.history)
+    ways = all(isinstance(value, bool) for value in asdict(kept.way).values())
+    one_group = isinstance(groups, list) and len(groups) == 1 and isinstance(groups[0], dict)
+    return kept if counts and sums and epochs and ways and one_group else None
+
+
+def _fits(kept: Kept, model: nn.Module) -> bool:
+    """Whether a state has the weights of such a model, moments of its parameters, and the random states."""
+    parameters = list(model.parameters())
+    weights = {name.removeprefix("model."): value.shape for name, value in kept.tensors.items() if name.startswith("model.")}
+    if weights != {name: value.shape for name, value in model.state_dict().items()}:
+        return False
+    moments = [name.split(".") for name in kept.tensors if name.startswith("optimizer.")]
+    numbered = all(len(parts) == 3 and parts[1].isdecimal() and int(parts[1]) < len(parameters) for parts in moments)
+    random = torch.get_rng_state()
+    states = [kept.tensors.get(name) for name in ("generator", "random")]
+    return numbered and all(state is not None and state.dtype == random.dtype and state.shape == random.shape for state in states)
 
 
 def restore(

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from temporary_files import remove_left_over, temporary_name
+from training.what_arrived import AGAIN, not_weights
 
 HEADER, HEADER_DIGEST = "lethe", "lethe_sha256"
 LONGEST = 255  # bytes of a name in most file systems
@@ -109,12 +110,14 @@ def read_header(path: Path) -> dict[str, Any]:
     FileNotFoundError if there is no file, ValueError if it isn't one that Lethe wrote, is truncated, or has a header that was edited.
     """
     notes = _notes(path)
+    if HEADER not in notes:
+        raise ValueError(f"{path}: expected a safetensors file written by Lethe (it has no Lethe header). Delete it and make it again")
     try:
         header = json.loads(notes[HEADER])
-        if not isinstance(header, dict):
-            raise KeyError(HEADER)
-    except (KeyError, json.JSONDecodeError) as error:
-        raise _not_ours(path, "it has no Lethe header" if isinstance(error, KeyError) else str(error)) from error
+    except (ValueError, RecursionError) as error:  # no JSON, an integer of thousands of digits, lists in lists without end
+        raise damaged_header(path, f"it is no JSON that can be read, {type(error).__name__}") from error
+    if not isinstance(header, dict):
+        raise damaged_header(path, f"expected an object, got {type(header).__name__}")
     if notes.get(HEADER_DIGEST, header_digest(path)) != header_digest(path):
         raise edited(path)
     return header
@@ -133,6 +136,11 @@ def is_sealed(path: Path) -> bool:
 def edited(path: Path) -> ValueError:
     """For a file whose header is not the one that was saved."""
     return ValueError(f"{path}: what it says of itself is not what was saved (its header's digest differs). Make it again")
+
+
+def damaged_header(path: Path, reason: str) -> ValueError:
+    """What to raise where a header is not as Lethe writes it."""
+    return ValueError(f"{path}: its header is damaged, or of another version of Lethe ({reason}). Delete it and make it again")
 
 
 def has_header(path: Path) -> bool:
@@ -157,14 +165,22 @@ def bare_tensors(path: Path) -> dict[str, Tensor]:
 
 def _notes(path: Path) -> dict[str, str]:
     """What a safetensors file says of itself."""
-    if not path.is_file():
-        raise FileNotFoundError(f"expected a file {path}, and there is none. Check the path")
+    check_there(path)
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise _not_ours(path, str(error)) from error
+    except (SafetensorError, OSError) as error:
+        instead = not_weights(path)
+        if instead is not None:
+            raise ValueError(f"{path}: expected a safetensors file, got {instead}") from error
+        raise ValueError(f"{path}: expected a complete safetensors file, and this one is damaged or cut off ({error}). {AGAIN}") from error
 
 
-def _not_ours(path: Path, reason: str) -> ValueError:
-    return ValueError(f"{path}: expected a complete safetensors file written by Lethe ({reason}). Delete it and make it again")
+def check_there(path: Path) -> None:
+    """FileNotFoundError where there is no file, ValueError for a folder and for what is no regular file."""
+    if path.is_dir():
+        raise ValueError(f"expected a file, got the folder {path}. Name the file in it")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"expected a file, got {path}, a device or a pipe. Name a regular file")
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a file {path}, and there is none. Check the path")

@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 
 from unlearn.amount import Amount, count_of
-from unlearn.impl import METHODS, ForgetData, Refused, Unlearned, copy_of, masked_layer, register, resolved, unlearn
+from unlearn.impl import METHODS, ForgetData, Refused, Unlearned, check_model, copy_of, masked_layer, register, resolved, unlearn
 from unlearn.oracles import Oracles
 
 for _file in pkgutil.iter_modules(__path__):
@@ -20,6 +20,7 @@ __all__ = [
     "Oracles",
     "Refused",
     "Unlearned",
+    "check_model",
     "copy_of",
     "count_of",
     "masked_layer",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import Mask, MaskedLayer, alike, check_maskable, split_at, uncompiled
+from models import Mask, MaskedLayer, alike, check_copies, check_logits, check_maskable, split_at, uncompiled
 from registry import Registry
 from training import Progress, generator_for, silent
 from unlearn.oracles import Oracles
@@ -170,9 +170,12 @@ register = METHODS.register
 
 
 def unlearn(method: str, model: nn.Module, data: ForgetData, **settings: Any) -> Unlearned:
-    """Run a registered method. ValueError for an unknown method or flag, a value of another type, or a method that returns no model."""
+    """Run a registered method. ValueError for an unknown method or flag, a value of another type, a model that is none of these images
+    (see `check_model`), or a method that returns no model."""
     entry = METHODS[method]
-    result = entry(model, data, **entry.settings(settings))
+    given = entry.settings(settings)
+    check_model(model, data)
+    result = entry(model, data, **given)
     if isinstance(result, nn.Module):
         return Unlearned(result)
     if not isinstance(result, Unlearned):
@@ -180,6 +183,22 @@ def unlearn(method: str, model: nn.Module, data: ForgetData, **settings: Any) ->
             f"{entry.name}: expected a method that returns a model or Unlearned(model, ...), got {type(result).__name__}. Correct it"
         )
     return result
+
+
+def check_model(model: nn.Module, data: ForgetData, *, copied: bool = True) -> None:
+    """ValueError for a model that is not on the data's device, gives anything but logits (N, classes) of at least as many classes as there
+    are, or where it is to be `copied`, can't be."""
+    who = "expected a model"
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{who}, an nn.Module, got {type(model).__name__}. Give the model itself")
+    elsewhere = {p.device for p in model.parameters() if p.device.type != data.device.type}
+    if elsewhere:
+        place = elsewhere.pop()
+        raise ValueError(f"expected a model on the data's device {data.device}, got one on {place}. Give the data device={str(place)!r}")
+    images = data.forget.normalisation(data.forget.images[:2].to(data.device))
+    check_logits(model, images, data.classes, who=who, more=True, way_out="Give a model of these images and classes")
+    if copied:
+        check_copies(model, who=who)
 
 
 class Refused(ValueError):
@@ -203,26 +222,19 @@ def copy_of(model: nn.Module) -> nn.Module:
 def masked_layer(model: nn.Module, data: ForgetData, mask_layer: str | None) -> MaskedLayer:
     """The model split at its masked layer: the one that is asked for, else the model's own choice, else the second to last.
 
-    Raises ValueError for a layer that can't be masked (`models.check_maskable`) or computes anything but W h + b, a model that is not on
-    the data's device, and one that gives anything but logits (N, classes) of at least as many classes as there are.
+    Raises ValueError for a layer that can't be masked (`models.check_maskable`) or computes anything but W h + b, and for a model that is
+    none of these images (`check_model`).
     """
-    elsewhere = {p.device for p in model.parameters() if p.device.type != data.device.type}
-    if elsewhere:
-        place = elsewhere.pop()
-        raise ValueError(f"expected a model on the data's device {data.device}, got one on {place}. Give the data device={str(place)!r}")
+    check_model(model, data)
     images = data.forget.normalisation(data.forget.images[:2].to(data.device))
     layer = split_at(model, mask_layer or str(getattr(model, "mask_layer", "-2")), images)
     check_maskable(uncompiled(model), layer.name)
     with torch.no_grad():
         h = layer.body(images)
         z = layer.layer(h.clone())  # a hook may write into it
-        logits = layer.head(z, images)
     if not alike(F.linear(h, layer.weight, layer.bias), z):
         raise ValueError(
             f"--mask_layer: expected a layer that computes W h + b, got {layer.name!r}, which does something else (a hook, or a forward "
             "of its own). Choose another layer"
         )
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < data.classes:
-        raise ValueError(f"expected a model whose output is logits (N, classes) of at least {data.classes} classes, got {shape}")
     return layer

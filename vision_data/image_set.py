@@ -74,7 +74,7 @@ class ImageSet:
         """Your own images: floats (N, ...) as the model takes them, or uint8 (N, C, H, W) with a normalisation; int64 labels (N,).
 
         The index of an image is its position; labels and indexes are where the images are. Raises ValueError for other types
-        or lengths, and for a negative label.
+        or lengths, for a negative label, and for images that are not finite.
         """
         for name, value in (("images", images), ("labels", labels)):
             if not isinstance(value, Tensor):
@@ -90,6 +90,11 @@ class ImageSet:
                 f"images: expected floats as the model takes them, or uint8 and a normalisation, got {images.dtype} "
                 f"and {normalisation}. Give one or the other"
             )
+        if images.is_floating_point():
+            broken = (~images.flatten(1).isfinite()).any(1).nonzero().flatten().tolist()
+            if broken:
+                more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+                raise ValueError(f"images: expected finite numbers, got NaN or infinity in image {broken[0]}{more}. Leave such images out")
         place = images.device
         indexes = torch.arange(len(labels), device=place)
         return cls(images.detach(), labels.to(place), indexes, normalisation or Normalisation((), ()))

@@ -22,7 +22,10 @@ FEWEST_IN_CLASS = next(n for n in range(1, 100) if round(VALIDATION_SHARE * n)) 
 
 @dataclass(frozen=True)
 class Splits:
-    """The three parts of a dataset. Test images carry the index that they have in the published test part."""
+    """The three parts of a dataset. Test images carry the index that they have in the published test part.
+
+    of_the_data: by the training images' own mean and deviation, where the images are normalised in another way.
+    """
 
     train: ImageSet
     validation: ImageSet
@@ -30,6 +33,19 @@ class Splits:
     dataset: str
     class_names: tuple[str, ...]
     split_seed: int
+    of_the_data: Normalisation | None = None
+
+    @property
+    def own_normalisation(self) -> Normalisation:
+        """By the training images' own mean and deviation, whatever the images are normalised by."""
+        return self.of_the_data or self.train.normalisation
+
+    def normalised(self, normalisation: Normalisation) -> Splits:
+        """The same images, normalised in another way: as a model from elsewhere was trained."""
+        if normalisation == self.train.normalisation:
+            return self
+        parts = {name: replace(getattr(self, name), normalisation=normalisation) for name in ("train", "validation", "test")}
+        return replace(self, **parts, of_the_data=self.own_normalisation)
 
     @property
     def classes(self) -> int:
@@ -52,9 +68,14 @@ def load_splits(dataset: str, folder: str | Path, split_seed: int = 0, given: Ma
 
     `given`: settings of `reading`, by the names of its flags.
 
-    Where the published set has no test part, 20 % of each class are taken for it first.
+    Where the published set has no test part, 20 % of each class are taken for it first. Raises ValueError where there are no test images.
     """
-    return split(read(dataset, folder, given), DATASETS[dataset].name, split_seed)
+    raw, name = read(dataset, folder, given), DATASETS[dataset].name
+    splits = split(raw, name, split_seed)
+    if not len(splits.test):
+        way_out = "Add images" if raw.test is None else "Leave the test part out: then a fifth of each class is taken for it"
+        raise ValueError(f"{name}: expected at least one test image, got none. {way_out}")
+    return splits
 
 
 def split(raw: RawDataset, dataset: str, split_seed: int) -> Splits:

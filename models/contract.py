@@ -1,0 +1,133 @@
+"""What every model has to be: images (N, C, H, W) -> logits (N, classes), with weights of its own. Found before anything is trained."""
+
+from __future__ import annotations
+
+import copy
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.mask import uncompiled
+from models.masked_layer import evaluating
+
+ONE_IMAGE = "Expected more than 1 value per channel"  # how torch says that batch norm can't be trained on a single image
+SHOWN = 3  # names in one line
+LETHES = Path(__file__).resolve().parent.parent
+
+
+def check_logits(model: nn.Module, images: Tensor, classes: int, *, who: str, more: bool = False, way_out: str = "Correct it") -> None:
+    """ValueError where the model, in eval mode, gives anything but logits (N, classes): of the images, and of the first alone.
+
+    A model that squeezes its output fails on a single image, which the last batch may be. who: what the message is about, as "--arch
+    mine.py:net: expected an architecture". more: outputs beyond the classes are allowed. way_out: the end of the message.
+    """
+    model = uncompiled(model)
+    with evaluating(model), torch.no_grad():
+        for batch in (images, images[:1]):
+            _check_output(_output(model, batch, who, way_out), len(batch), classes, who=who, more=more, way_out=way_out)
+
+
+def check_copies(model: nn.Module, *, who: str) -> None:
+    """ValueError for a model that can't be copied and trained, which every method does: a scripted one, one without weights.
+
+    Looked at after a pass without gradients: weights that are computed (pruning, weight_norm) can be copied from then on.
+    """
+    model = uncompiled(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(f"{who} in Python, got a scripted one, which can't be trained as a copy. Give the module that was scripted")
+    if not any(weight.is_floating_point() and weight.numel() for weight in model.parameters()):
+        raise ValueError(f"{who} with weights that can be trained, got one without. Give another")
+    try:
+        copy.deepcopy(model)
+    except (MemoryError, FloatingPointError):
+        raise
+    except Exception as error:  # the model's own code may raise anything
+        raise ValueError(f"{who} that can be copied, got one that can't ({_reason(error)}). Leave such parts out of it") from error
+
+
+def check_trains(model: nn.Module, images: Tensor, classes: int, *, who: str) -> None:
+    """ValueError where the model in train mode gives anything but logits, as one with auxiliary outputs does. Tried on a copy."""
+    trial = copy.deepcopy(uncompiled(model)).train()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        output = _output(trial, images, f"{who} that can be trained", "Correct it")
+    _check_output(output, len(images), classes, who=f"{who}, in train mode too, one", more=False, way_out="Correct it")
+
+
+def fails_on_one(model: nn.Module, image: Tensor) -> bool:
+    """Whether batch norm keeps the model from being trained on a batch of this one image. Tried on a copy."""
+    trial = copy.deepcopy(uncompiled(model)).train()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        try:
+            trial(image.clone())
+        except ValueError as error:
+            if ONE_IMAGE not in str(error):
+                raise
+            return True
+    return False
+
+
+def _output(model: nn.Module, images: Tensor, who: str, way_out: str) -> Any:
+    """What the model gives for the images, which it may write into. ValueError, with the reason, where it fails."""
+    try:
+        return model(images.clone())
+    except (MemoryError, FloatingPointError):
+        raise
+    except Exception as error:  # the model's own code may raise anything
+        kinds = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
+        if kinds and images.is_floating_point() and kinds != {images.dtype}:
+            weights = " and ".join(sorted(_short(kind) for kind in kinds))
+            raise ValueError(
+                f"{who} of the images' precision, got weights in {weights} and images in {_short(images.dtype)}. Bring both to float32: "
+                "model.float(), images.float()"
+            ) from error
+        raise ValueError(f"{who} for images of {_size(images)}, got one that fails ({_reason(error)}). {way_out}") from error
+
+
+def _check_output(output: Any, count: int, classes: int, *, who: str, more: bool, way_out: str) -> None:
+    wanted = f"({count}, {classes} or more)" if more else f"({count}, {classes})"
+    begin = f"{who} whose output is logits {wanted} of {count} image{'s' if count > 1 else ''}, got"
+    if not isinstance(output, Tensor):
+        raise ValueError(f"{begin} {_kind(output)}. Return the logits alone")
+    if not output.is_floating_point():
+        raise ValueError(f"{begin} {_short(output.dtype)} {tuple(output.shape)}. Return the logits, as floats")
+    fits = output.ndim == 2 and len(output) == count and (output.shape[1] >= classes if more else output.shape[1] == classes)
+    if not fits:
+        raise ValueError(f"{begin} {tuple(output.shape)}. {way_out}")
+
+
+def _kind(output: Any) -> str:
+    """What came instead of a tensor."""
+    name = type(output).__name__
+    if isinstance(output, Mapping):
+        return f"{name} of {', '.join(map(repr, list(output)[:SHOWN]))}"
+    if hasattr(output, "logits"):
+        return f"{name} with .logits"
+    return f"{name} of {len(output)}" if isinstance(output, (tuple, list)) else name
+
+
+def _reason(error: Exception) -> str:
+    """What was raised, and in which line of a person's own file."""
+    words = " ".join(str(error).split())[:160]
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not _is_a_librarys(Path(frame.filename))]
+    where = f", {Path(own[-1].filename).name} line {own[-1].lineno}" if own else ""
+    return f"{type(error).__name__}: {words}{where}"
+
+
+def _is_a_librarys(file: Path) -> bool:
+    return "site-packages" in file.parts or "dist-packages" in file.parts or LETHES in file.resolve().parents
+
+
+def _size(images: Tensor) -> str:
+    if images.ndim != 4:
+        return f"shape {tuple(images.shape[1:])}"
+    channels, height, width = images.shape[1:]
+    return f"{height} x {width} pixels and {channels} channel{'s' if channels > 1 else ''}"
+
+
+def _short(kind: torch.dtype) -> str:
+    return str(kind).removeprefix("torch.")

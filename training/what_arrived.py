@@ -1,0 +1,47 @@
+"""What a file is that was to hold weights and does not: said by its first bytes, so that a message can name the real cause."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PEEK = 512  # bytes
+AGAIN = "Bring the file again; one that Lethe made can be deleted, and is made again"
+UNPACK = "Unpack it, and name the file of weights in it"
+SAVE = "Save the model's state_dict with torch.save"
+
+# What a file begins with, what it is then, and what to do.
+BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
+    (b"version https://git-lfs", "a Git LFS pointer: the repository was cloned without its large files", "Run git lfs pull there"),
+    (b"/annex/objects/", "a git-annex pointer: the repository was cloned without its large files", "Run git annex get there"),
+    (b"<", "a web page (of an error or a login, perhaps) instead of the file", AGAIN),
+    (b"PK\x05\x06", "an empty zip archive", AGAIN),
+    (b"\x1f\x8b", "a gzip archive", UNPACK),
+    (b"BZh", "a bzip2 archive", UNPACK),
+    (b"\xfd7zXZ", "an xz archive", UNPACK),
+    (b"7z\xbc\xaf", "a 7z archive", UNPACK),
+    (b"Rar!", "a rar archive", UNPACK),
+    (b"\x89HDF", "an HDF5 file, of Keras perhaps", "Name a file of PyTorch's"),
+    (b"GGUF", "a GGUF file, of llama.cpp", "Name a file of PyTorch's"),
+    (b"\x93NUMPY", "a NumPy array", SAVE),
+)
+
+
+def not_weights(path: Path) -> str | None:
+    """What the file is instead and what to do about it, as the end of a sentence "expected ..., got"; None where it may hold weights."""
+    with path.open("rb") as file:
+        start = file.read(PEEK)
+    if not start:
+        return f"an empty file. {AGAIN}"
+    bare = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for beginning, what, way_out in BEGINNINGS:
+        if bare.startswith(beginning):
+            return f"{what}. {way_out}"
+    if _is_text(start):
+        words = " ".join(start.decode("ascii").split())
+        return f"a text, {words[:40]!r}{'...' if len(words) > 40 else ''}. {AGAIN}"
+    return None
+
+
+def _is_text(start: bytes) -> bool:
+    """A safetensors file begins with a length, which holds zero bytes; a pickle with a byte that no text has, but for the oldest kind."""
+    return all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start)
