@@ -64,12 +64,18 @@ class OneLineParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = sys.argv[1:] if args is None else args
-        return super().parse_known_args([_with_underscores(arg) for arg in args], namespace)
+        return super().parse_known_args([_in_home(_with_underscores(arg)) for arg in args], namespace)
 
 
 def _with_underscores(argument: str) -> str:
     flag = re.match(r"--[A-Za-z][\w-]*", argument)
     return argument if flag is None else "--" + flag[0][2:].replace("-", "_") + argument[flag.end() :]
+
+
+def _in_home(argument: str) -> str:
+    """~/x with the home folder in its place, where no shell put it: after a flag's equals sign, in a config or a grid."""
+    flag, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return flag + equals + str(Path(value).expanduser()) if value.startswith("~") else argument
 
 
 class Main(Protocol):

@@ -8,6 +8,7 @@ result.metrics["test_forget_score"]
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -140,6 +141,7 @@ class Pipeline:
             self.stages["tracking_start"] = time.perf_counter() - started
             run.params({name: value for name, value in run_params(self).items() if name != MASKED})
             log_code(run, self.entries)
+            tell_missing(self.base)
             with stage(self.stages, "initial"):
                 initial = self.base.initial()
             with stage(self.stages, "ideal"):
@@ -286,3 +288,10 @@ class Pipeline:
         needed = "ideal" in self.method.facts.needs
         wanted = {"train": True, "skip": False, "auto": needed or self.base.embedded or self.base.ideal_path.exists()}
         return wanted[self.config.ideal]
+
+
+def tell_missing(base: BaseModels) -> None:
+    """A line on stderr where the checkpoint that is named is not there: another model takes its place."""
+    mask = base.config.mask
+    if mask is not None and not mask.exists():
+        print(f"warning: --mask: there is no file {mask}. A new initial model is trained, and saved there", file=sys.stderr)

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from foreign_files import read_foreign, warn_if_others_write
+
 __version__ = "0.1.0"
 
 USER_MODULE = "lethe_user_"
@@ -260,6 +262,7 @@ def module_of(path: str, spec: str) -> types.ModuleType:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"expected path/to/file.py:function, got {spec!r}, and there is no file {path}")
+    warn_if_others_write(file)
     module_name = f"{USER_MODULE}{file.stem}_{abs(hash(file.resolve()))}"
     module = sys.modules.get(module_name)
     if module is None:
@@ -269,8 +272,13 @@ def module_of(path: str, spec: str) -> types.ModuleType:
         module = importlib.util.module_from_spec(found)
         sys.modules[module_name] = module
         try:
-            vars(module)[_CODE] = code = file.read_bytes()
+            vars(module)[_CODE] = code = read_foreign(file)
             exec(compile(code, str(file), "exec", dont_inherit=True), vars(module))  # these bytes, not those of a second look
+        except SystemExit as error:
+            del sys.modules[module_name]
+            raise ValueError(
+                f"{path} ends the program (exit code {error.code}) when it is imported. Put that under if __name__ == '__main__'"
+            ) from error
         except BaseException:
             del sys.modules[module_name]
             raise

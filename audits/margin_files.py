@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import os
+import tokenize
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from evaluation.population import check_margins
+from foreign_files import LIST, MB, foreign_text, open_foreign
 from unlearn import ForgetData
 from vision_data import ImageSet
 
+ARCHIVE = b"PK"
+LONGEST_REASON = 200
+# What NumPy raises for headers, which it reads as Python.
+NO_ARRAY = (ValueError, TypeError, EOFError, OSError, OverflowError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
+LARGEST_ARRAY = 1_000_000 * MB
 SETS = ("forget", "retain", "validation")
 COLUMNS = "columns.csv"  # beside every file of margins that Lethe writes
 WAY_OUT = "Restore it, or move it away where you know that the columns are in the order of the images"
@@ -49,8 +58,8 @@ def check_columns(path: Path, sets: Mapping[str, ImageSet], count: int) -> bool:
     if not beside.exists():
         return False
     try:
-        said = beside.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        said = foreign_text(beside, most=LIST).splitlines()
+    except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"{beside}: expected the table of the columns of {path.name} ({error}). {WAY_OUT}") from error
     head, *expected = table(columns(sets)).splitlines()
     if said[:1] != [head] or len(said) <= count:
@@ -87,15 +96,30 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def read_array(path: Path) -> np.ndarray[Any, Any]:
     """The array in a .npy file. Raises FileNotFoundError, or ValueError for a file that is none, or a pickle."""
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"expected a .npy file, and there is no file {path}. Check --oracle_margins")
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: expected a .npy file of numbers ({' '.join(str(error).split())}). Write it by numpy.save") from error
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path}: expected one array in a .npy file, got an archive of several. Write it by numpy.save")
-    return array
+    with open_foreign(path, most=LARGEST_ARRAY) as file:
+        try:
+            _check_length(file)
+            return np.lib.format.read_array(file, allow_pickle=False)
+        except NO_ARRAY as error:
+            reason = " ".join(str(error).split())[:LONGEST_REASON]
+            raise ValueError(f"{path}: expected a .npy file of numbers ({reason}). Write it by numpy.save") from error
+
+
+def _check_length(file: BinaryIO) -> None:
+    """ValueError for an array whose header names more than the file has: memory would be asked for first. Leaves the file at its start."""
+    magic = file.read(len(np.lib.format.MAGIC_PREFIX))
+    if magic.startswith(ARCHIVE):
+        raise ValueError("got an archive of several arrays")
+    file.seek(0)
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    there, named = os.fstat(file.fileno()).st_size - file.tell(), math.prod(shape) * dtype.itemsize
+    if not dtype.hasobject and there < named:
+        raise ValueError(f"its header names {named} bytes, and {there} are there")
+    file.seek(0)
 
 
 def read_margins(path: Path, sizes: Mapping[str, int]) -> dict[str, Tensor]:

@@ -6,12 +6,12 @@ A key without a value (YAML's null) is a flag left out; of a hyperparameter it i
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from grids.base_lines import REQUEST, SHOWS, flags_of, plain_flags
-from grids.grid import text
+from grids.grid import METHOD, check_printable, several_words, words_of
 from grids.located import Located, blamed, read_yaml
 
 EXCLUSIVE = {"forget_indexes": REQUEST[:2], **dict.fromkeys(REQUEST[:2], ("forget_indexes",))}
@@ -42,23 +42,26 @@ def read_config(file: Path, argv: Sequence[str] | None) -> Config:
     source = read_yaml(file, "config")
     if not isinstance(source.content, Mapping) or not source.content:
         raise source.error((), "expected flags and their values. Write e.g. 'unlearn: SSD'")
+    check_printable(source, source.content, ())
     words = list(sys.argv[1:] if argv is None else argv)
+    on_the_line = flags_of(words).get(METHOD)
+    several = several_words(on_the_line[-1] if on_the_line else source.content.get(METHOD))
     on_line = {SAME.get(name, name) for name in flags_of([word for word in words if word != "--"])}
     hidden = on_line.union(*(EXCLUSIVE.get(name, ()) for name in on_line))
     flags = {}
     for key, value in source.content.items():
         name = SAME.get(str(key), str(key)).replace("-", "_")
         if name == "config" or isinstance(value, Mapping):
-            raise source.error((str(key),), f"expected a flag and its value, got {key}: {value!r}. One file is one experiment")
+            raise source.error((str(key),), f"expected a flag and its value, got {key}: {value!r:.80}. One file is one experiment")
         if name in SHOWS:
             raise source.error((str(key),), f"--{key} shows what there is, and runs nothing. Leave it out, and give it on the command line")
         if name not in hidden and not (value is None and name in plain_flags()):
-            flags.update(_words(name, value))
+            flags.update(_words(name, value, several))
     return Config(source, flags, words)
 
 
-def _words(name: str, value: object) -> dict[str, list[str]]:
+def _words(name: str, value: object, several: Collection[str]) -> dict[str, list[str]]:
     """A flag with its values, as they stand on a command line; a switch that is off is not there."""
     if name in SWITCHES and isinstance(value, bool):
         return {name: []} if value else {}
-    return {name: [text(one) for one in (value if isinstance(value, list) else [value])]}
+    return {name: words_of(name, value, several)}

@@ -21,13 +21,15 @@ A value of null leaves a flag out; of a hyperparameter it is `none`.
 from __future__ import annotations
 
 import itertools
+import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from bounded_yaml import DEEPEST
 from grids.base_lines import SHOWS, oracle_seeds, plain_flags
-from grids.located import Located, Place, blamed
+from grids.located import Located, Place, blamed, control_character
 
 if TYPE_CHECKING:
     from base_models import BaseConfig, BaseModels
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 METHODS, EXCLUDE, INCLUDE, METHOD = "methods", "exclude", "include", "unlearn"
 MASK = ("mask", "checkpoint")  # one flag
+SEVERAL = ("class_to_replace", "seed")
+MOST_RUNS = 100_000
 
 Setting = dict[str, Any]
 
@@ -56,7 +60,8 @@ class Combination:
     @property
     def words(self) -> list[str]:
         given = {name: value for name, value in self.values.items() if value is not None or name.replace("-", "_") not in plain_flags()}
-        return [word for name, value in given.items() for word in (f"--{name}", *map(text, _listed(value)))]
+        several = several_words(self.values.get(METHOD))
+        return [word for name, value in given.items() for word in (f"--{name}", *words_of(name, value, several))]
 
 
 def jobs_of(grid: Located) -> list[list[str]]:
@@ -66,6 +71,7 @@ def jobs_of(grid: Located) -> list[list[str]]:
     refuse: unknown names, flags and values, and what can't go together. What depends on images is checked where they are
     at hand: without a download, and without decoding them first.
     """
+    check_printable(grid, grid.content, ())
     found: dict[str, Combination] = {}
     for combination in combinations_of(grid):
         found.setdefault(shlex.join(combination.words), combination)
@@ -83,7 +89,9 @@ def combinations_of(grid: Located) -> list[Combination]:
     shared = {name: value for name, value in content.items() if name not in (METHODS, EXCLUDE, INCLUDE)}
     runs = []
     own_of = {method: list(combinations(grid, own or {}, (METHODS, method))) for method, own in content[METHODS].items()}
-    for common in combinations(grid, shared, ()):
+    commons = list(combinations(grid, shared, ()))
+    check_number(grid, (), len(commons) * sum(map(len, own_of.values())))
+    for common in commons:
         for method, own in own_of.items():
             named = Combination({METHOD: method}, {METHOD: (METHODS, method)})
             runs += [named | common.without(list(chosen.values)) | chosen for chosen in own]
@@ -93,13 +101,20 @@ def combinations_of(grid: Located) -> list[Combination]:
 def combinations(grid: Located, values: Any, place: Place) -> Iterator[Combination]:
     """Every combination of the listed values, in their order."""
     if not isinstance(values, Mapping):
-        raise grid.error(place, f"expected flags and their values, got {values!r}. Write e.g. {{kappa: [0.05, 0.1]}}")
+        raise grid.error(place, f"expected flags and their values, got {values!r:.80}. Write e.g. {{kappa: [0.05, 0.1]}}")
     axes = [alternatives(grid, value, (*place, str(name))) for name, value in values.items()]
+    check_number(grid, place, math.prod(map(len, axes)))
     for chosen in itertools.product(*axes):
         whole = Combination({}, {})
         for part in chosen:
             whole |= part
         yield whole
+
+
+def check_number(grid: Located, place: Place, runs: int) -> None:
+    """ValueError for more runs than anybody waits for, before they are made."""
+    if runs > MOST_RUNS:
+        raise grid.error(place, f"expected at most {MOST_RUNS} runs, got {runs}. Leave out values, or write several grids")
 
 
 def alternatives(grid: Located, value: Any, place: Place) -> list[Combination]:
@@ -118,7 +133,7 @@ def excluded(grid: Located, runs: list[Combination]) -> list[Combination]:
     for rule, place in _rules(grid, EXCLUDE):
         kept = [run for run in runs if not _meets(run.values, rule)]
         if len(kept) == len(runs):
-            raise grid.error(place, f"this excludes no run: {rule}. Correct its flags and values, or leave it out")
+            raise grid.error(place, f"this excludes no run: {rule!s:.80}. Correct its flags and values, or leave it out")
         runs = kept
     return runs
 
@@ -147,7 +162,7 @@ def _rules(grid: Located, key: str) -> Iterator[tuple[Setting, Place]]:
     rules = grid.content.get(key) or []
     if not isinstance(rules, list) or not all(isinstance(rule, Mapping) and rule for rule in rules):
         raise grid.error(
-            (key,), f"expected a list of mappings of flags to values, got {rules!r}. Write e.g. '- {{unlearn: MIMU, seed: 1}}'"
+            (key,), f"expected a list of mappings of flags to values, got {rules!r:.80}. Write e.g. '- {{unlearn: MIMU, seed: 1}}'"
         )
     for number, rule in enumerate(rules):
         yield dict(rule), (key, number)
@@ -156,6 +171,41 @@ def _rules(grid: Located, key: str) -> Iterator[tuple[Setting, Place]]:
 def text(value: Any) -> str:
     """A value as a word of a command."""
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def words_of(name: str, value: Any, several: Collection[str]) -> list[str]:
+    """The words after a flag. A list for a flag that takes one word is that word's parts, between commas: hidden: [64, 32]."""
+    if name.replace("-", "_") in several:
+        return [",".join(map(text, _listed(one))) for one in _listed(value)]
+    return [",".join(map(text, _listed(value)))]
+
+
+def several_words(method: object) -> frozenset[str]:
+    """The flags that take several words: those of a method, for which they are a sweep, and these."""
+    from unlearn import METHODS as ALL
+
+    try:
+        own = ALL[text(method)].hyperparameters
+    except (ValueError, FileNotFoundError):  # for the flag --unlearn itself to say
+        return frozenset(SEVERAL)
+    return frozenset((*SEVERAL, *own))
+
+
+def check_printable(grid: Located, value: Any, place: Place) -> None:
+    """ValueError for a value that has a line's end or another control character in it: a line of a file is a command."""
+    if len(place) > DEEPEST:
+        raise grid.error(place[:1], f"expected at most {DEEPEST} lists and mappings in each other, got more. Write fewer")
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            check_printable(grid, str(key), (*place, str(key)))
+            check_printable(grid, one, (*place, str(key)))
+    elif isinstance(value, list | tuple):
+        for number, one in enumerate(value):
+            check_printable(grid, one, (*place, number))
+    elif isinstance(value, str):
+        bad = control_character(value)
+        if bad is not None:
+            raise grid.error(place, f"expected a value of one line, got {value!r:.80} with the control character {bad!r}. Leave it out")
 
 
 def _listed(value: Any) -> Sequence[Any]:
@@ -167,7 +217,7 @@ def check(grid: Located, runs: Sequence[Combination]) -> None:
     seen: set[str] = set()
     at_hand = AtHand()
     seed_of: dict[str, str] = {}
-    for run in runs:
+    for run in news_first(runs):
         alike = shlex.join(run.without(["seed"]).words)
         seed = f"seed {run.values.get('seed')}"
         check_run(grid, run, at_hand if alike not in seen else None, parse=alike not in seen or seed not in seen)
@@ -176,6 +226,18 @@ def check(grid: Located, runs: Sequence[Combination]) -> None:
         if mask is not None and seed_of.setdefault(mask, seed) != seed:
             place = next(run.places[name] for name in ("seed", *MASK) if name in run.places)
             raise grid.error(place, f"--mask {mask} is one model, and several seeds mean several. Leave out the mask, or give one seed")
+
+
+def news_first(runs: Sequence[Combination]) -> list[Combination]:
+    """The runs, those first that have a value which no run before them has: a wrong value is found at once."""
+    seen: set[tuple[str, str]] = set()
+    news: list[Combination] = []
+    rest: list[Combination] = []
+    for run in runs:
+        values = {(name, text(value)) for name, value in run.values.items()}
+        (rest if values <= seen else news).append(run)
+        seen |= values
+    return news + rest
 
 
 def check_run(grid: Located, run: Combination, at_hand: AtHand | None, *, parse: bool = True) -> None:

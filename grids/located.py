@@ -5,15 +5,19 @@ from __future__ import annotations
 import ast
 import re
 import runpy
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bounded_yaml import NotYaml, content_of, nodes_of
+from foreign_files import foreign_text, warn_if_others_write
 from registry import did_you_mean
 
 Place = tuple[str | int, ...]  # the keys and positions that lead to a value: ("methods", "SFT", "sft_mode", 1)
 PYTHON_NAME = "GRID"
+NOT_PRINTED = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of a character, ends of lines and paragraphs
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ class Located:
         return ValueError(f"{self.at(place)}: {reason}")
 
 
+def control_character(text: str) -> str | None:
+    """The first sign of a text that is not printed, or ends a line; None where there is none."""
+    return next((sign for sign in text if unicodedata.category(sign) in NOT_PRINTED), None)
+
+
 def blamed(message: str, flags: Mapping[str, Any], otherwise: str) -> str:
     """Which of a command's flags an error message is about: the one it names, else the one whose value it quotes, else `otherwise`."""
     named = (name for name in re.findall(r"--(\w+)", message) if name in flags)
@@ -44,21 +53,25 @@ def blamed(message: str, flags: Mapping[str, Any], otherwise: str) -> str:
 
 def read_yaml(path: Path, flag: str) -> Located:
     """A YAML file. FileNotFoundError, or ValueError for what is none, for a key that stands there twice, and for one that is no word."""
-    import yaml
-
-    if not path.is_file():
-        raise FileNotFoundError(f"--{flag}: expected a YAML file, and there is no file {path}. Check the path")
+    text = settings_text(path, flag, "a YAML file")
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        lines = dict(_lines_of_yaml(node, (), path)) if node is not None else {}
-        content = loader.construct_document(node) if node is not None else None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = "" if mark is None else f", line {mark.line + 1}"
-        reason = getattr(error, "problem", None) or " ".join(str(error).split())[:160]
-        raise ValueError(f"--{flag}: {path}{where} is not YAML ({reason}). Correct it") from error
+        root = nodes_of(text)
+        lines = {} if root is None else dict(_lines_of_yaml(root, (), path))
+        content = content_of(root)
+    except NotYaml as error:
+        where = "" if error.line is None else f", line {error.line}"
+        raise ValueError(f"--{flag}: {path}{where} is not YAML that can be read ({error.reason}). Correct it") from error
     return Located(content, path, lines)
+
+
+def settings_text(path: Path, flag: str, expected: str) -> str:
+    """The text of a file of settings. FileNotFoundError, or ValueError for what is no such file."""
+    if not path.exists():
+        raise FileNotFoundError(f"--{flag}: expected {expected}, and there is no file {path}. Check the path")
+    try:
+        return foreign_text(path)
+    except ValueError as error:
+        raise ValueError(f"--{flag}: {error}") from error
 
 
 def _lines_of_yaml(node: Any, place: Place, path: Path) -> Iterator[tuple[Place, int]]:
@@ -89,11 +102,14 @@ def read_python(path: Path) -> Located:
 
     FileNotFoundError, or ValueError for a file that has none or can't be run.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"--grid: expected a YAML or Python file, and there is no file {path}. Check the path")
+    code = settings_text(path, "grid", "a YAML or Python file")
+    warn_if_others_write(path)
     try:
         found = runpy.run_path(str(path))
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(code)
+    except SystemExit as error:
+        reason = f"ends the program (exit code {error.code}) before {PYTHON_NAME} is read"
+        raise ValueError(f"--grid: {path} {reason}. Leave that out") from error
     except Exception as error:  # whatever the user's code does
         raise ValueError(f"--grid: {path} can't be run ({type(error).__name__}: {error}). Correct it") from error
     if PYTHON_NAME not in found:

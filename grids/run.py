@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import command_line
+from foreign_files import LIST, foreign_text
 from grids.job_queue import Board, Crew, Job, work_off
 
 MOST_WORKERS = 8
@@ -148,7 +149,8 @@ def lines_of(options: argparse.Namespace) -> list[list[str]]:
     if not path.is_file():
         raise FileNotFoundError(f"--params: expected a file of lines, and there is no file {path}. Make it: python array_param_file.py")
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="backslashreplace").splitlines(), 1):
+    text = foreign_text(path, most=LIST, errors="backslashreplace")
+    for number, line in enumerate(text.split("\n"), 1):  # as a shell divides it
         trains = any(Path(word).name in (INITIAL, IDEAL) for word in line.split()[:3])
         if line.strip() and not line.lstrip().startswith("#") and not trains:
             found.append(words_of(line, f"{path}, line {number}"))
@@ -293,7 +295,7 @@ def write_failures(path: Path, board: Board, others: Sequence[str] = ()) -> None
     """Every failed line, to be run again as it stands, under its error, after those of other sweeps; no file where there are none."""
     from array_param_file import PYTHON, write_lines
 
-    own = [f"# {board.outcomes[n].error}\n{shlex.join([*PYTHON, *board.jobs[n].words])}" for n in board.failed]
+    own = [f"# {' '.join(board.outcomes[n].error.split())}\n{shlex.join([*PYTHON, *board.jobs[n].words])}" for n in board.failed]
     if own or others:
         write_lines(path, [*others, *own])
     else:
@@ -309,7 +311,8 @@ def others_in(failures: Path, board: Board) -> list[str]:
     """The lines of a file of failures, each under its comments, whose jobs have not ended in this queue."""
     ended = {board.jobs[number].words for number in board.outcomes}
     kept, comments = [], []
-    for line in failures.read_text(encoding="utf-8", errors="backslashreplace").splitlines() if failures.exists() else []:
+    text = foreign_text(failures, most=LIST, errors="backslashreplace") if failures.exists() else ""
+    for line in text.removesuffix("\n").split("\n") if text else []:
         comments.append(line)
         if line.strip() and not line.lstrip().startswith("#"):
             if _job_of(line) not in ended:

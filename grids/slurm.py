@@ -6,6 +6,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from grids.located import control_character
+
 LARGEST_ARRAY = 1000  # SLURM's default MaxArraySize is 1001: beyond it a task runs several lines
 
 SCRIPT = """\
@@ -60,6 +62,9 @@ def script(arrays: Arrays, name: Path) -> str:
     for flag, number, least in (("concurrency", arrays.concurrency, 1), ("gpus", arrays.gpus, 0), ("cpus", arrays.cpus, 1)):
         if number < least:
             raise ValueError(f"--slurm_{flag}: expected an integer >= {least}, got {number}. Correct the number")
+    for path in (name, arrays.logs, arrays.base_params, arrays.params, arrays.folder):
+        if control_character(str(path)) is not None:
+            raise ValueError(f"expected a name of one line, which a line of a script is to have, got {str(path)!r}. Choose another")
     for path in (arrays.base_params, arrays.params):
         if "," in str(path) or " " in str(path):
             raise ValueError(
@@ -74,8 +79,8 @@ def script(arrays: Arrays, name: Path) -> str:
         cpus=arrays.cpus,
         gpus=f"#SBATCH --gres=gpu:{arrays.gpus}\n" if arrays.gpus else "",
         folder=shlex.quote(str(arrays.folder)),
-        base_params=arrays.base_params,
-        params=arrays.params,
+        base_params=shlex.quote(str(arrays.base_params)),
+        params=shlex.quote(str(arrays.params)),
         base_tasks=min(arrays.bases, LARGEST_ARRAY),
         tasks=min(arrays.runs, LARGEST_ARRAY),
         concurrency=arrays.concurrency,

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from evaluation import METRICS
+from foreign_files import LIST, open_foreign
 from models import ARCHITECTURES
 from reporter.comparison import BASE_MODELS, KAPPA_COUNT, compared_metrics, without_base
 from reporter.seeds_summary import INITIAL, OF_TASK, SeedRun, own_names, settings_of
@@ -30,7 +31,8 @@ def runs_of_csv(path: Path) -> tuple[list[SeedRun], int, list[str]]:
     if not path.is_file():
         raise FileNotFoundError(f"--csv: expected a file of mlruns_parser.py, got {path}, which is none. Make it: python mlruns_parser.py")
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        with open_foreign(path, most=LIST) as file:
+            table = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ValueError(f"--csv: expected a CSV file of mlruns_parser.py, got {path.name}: {error}. Make it anew") from None
     missing = [name for name in FIXED if name not in table]

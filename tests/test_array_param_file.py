@@ -14,6 +14,7 @@ import array_param_file
 import mlflow_forget
 from array_param_file import commands, main
 from benchmarks import sweep as benchmark
+from grids import grid
 from grids.base_lines import of_the_job
 from tests.idx_format import idx
 from vision_data import impl, torchvision_sets
@@ -308,3 +309,59 @@ def test_no_module_of_the_grid_takes_part_in_help():
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
+
+
+@pytest.mark.parametrize("sign", ["\\n", "\\r", "\\0", "\\x1b", "\\L", "\\N"], ids=["line", "return", "zero", "escape", "U+2028", "U+0085"])
+def test_a_control_character_in_a_value_is_refused_with_its_line(folder, capsys, sign):
+    """A line of params.txt is a command: what stands behind a line's end would be one of its own."""
+    (folder / "grid.yml").write_text(f'methods:\n  default: {{}}\nexperiment: "x{sign}touch PWNED #"\n')
+    assert main(["--grid", "grid.yml"]) == 2
+    assert "error: grid.yml, line 3: expected a value of one line, got " in capsys.readouterr().err
+    assert not (folder / "params.txt").exists()
+
+
+@pytest.mark.parametrize("value", ['[a, "b\\nc"]', '[["b\\nc"]]', '{"b\\nc": 1}'])
+def test_a_control_character_is_found_wherever_it_stands(folder, capsys, value):
+    (folder / "grid.yml").write_text(f"methods:\n  default: {{}}\nmore: {value}\n")
+    assert main(["--grid", "grid.yml"]) == 2
+    assert "grid.yml, line 3: expected a value of one line" in capsys.readouterr().err
+
+
+def test_a_python_grid_with_a_control_character_is_refused_too(folder, capsys):
+    (folder / "grid.py").write_text("GRID = {'methods': {'default': {}},\n'experiment': 'a\\nb'}\n")
+    assert main(["--grid", "grid.py"]) == 2
+    assert "grid.py, line 2: expected a value of one line" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ends", ["import sys; sys.exit(3)", "raise SystemExit(3)", "exit(3)"])
+def test_a_python_grid_that_exits_is_told(folder, capsys, ends):
+    (folder / "grid.py").write_text(f"{ends}\nGRID = {{}}\n")
+    assert main(["--grid", "grid.py"]) == 2
+    assert "error: --grid: grid.py ends the program (exit code 3) before GRID is read. Leave that out\n" in capsys.readouterr().err
+
+
+def test_a_python_grid_inside_of_itself_is_refused(folder, capsys):
+    (folder / "grid.py").write_text("GRID = {'methods': {'default': {}}}\nGRID['seed'] = [GRID]\n")
+    assert main(["--grid", "grid.py"]) == 2
+    assert "expected at most 100 lists and mappings in each other" in capsys.readouterr().err
+
+
+def test_a_list_in_a_list_for_a_flag_of_one_word_is_its_parts(lines):
+    _, jobs = lines("hidden: [[64, 32], [16]]\nmethods: {default: {}}\n")
+    assert flags_in(jobs) == ["--unlearn default --hidden 64,32", "--unlearn default --hidden 16"]
+
+
+def test_a_grid_of_more_runs_than_anybody_waits_for_is_refused_before_they_are_made(folder, capsys):
+    seeds = list(range(1000))
+    (folder / "grid.yml").write_text(yaml.safe_dump({"seed": seeds, "split_seed": seeds, "methods": {"default": {}}}))
+    assert main(["--grid", "grid.yml"]) == 2
+    assert "error: grid.yml: expected at most 100000 runs, got 1000000. Leave out values" in capsys.readouterr().err
+
+
+def test_a_wrong_value_is_found_before_the_runs_without_one(folder, capsys, monkeypatch):
+    (folder / "grid.yml").write_text("epochs: [1, 2, 3, x]\nsplit_seed: [1, 2, 3, 4, 5]\nmethods: {default: {}}\n")
+    looked_at = []
+    monkeypatch.setattr(grid, "config_of", lambda run, of=grid.config_of: looked_at.append(run) or of(run))
+    assert main(["--grid", "grid.yml"]) == 2
+    assert "grid.yml, line 1: argument --epochs: invalid int value: 'x'" in capsys.readouterr().err
+    assert len(looked_at) <= 8  # four epochs, and five split seeds of which one is among those

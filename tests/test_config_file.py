@@ -86,8 +86,12 @@ def test_a_checkpoint_is_a_mask(config_of):
         ("unlearn: SSD\nkapa:\n", "run.yml, line 2: unknown flag '--kapa'"),
         ("unlearn: SSD\n{a: 1}: 2\n", "run.yml, line 2: expected a word as key, got a list or a mapping"),
         ("unlearn: SSD\n? [a, b]\n: 2\n", "run.yml, line 2: expected a word as key, got a list or a mapping"),
-        ("unlearn: [SSD\n", "is not YAML"),
+        ("unlearn: [SSD\n", "is not YAML that can be read"),
         ("- SSD\n", "run.yml: expected flags and their values"),
+        ("unlearn: SSD\nepochs: [1, 2]\n", "run.yml, line 2: argument --epochs: invalid int value: '1,2'"),
+        ("unlearn: SSD\nseed: &a [*a]\n", "--config: run.yml, line 2 is not YAML that can be read (expected values, got *a inside of &a"),
+        (f"unlearn: SSD\nseed: {'9' * 5000}\n", "--config: run.yml, line 2 is not YAML that can be read (expected a int, got 9999"),
+        ('unlearn: SSD\nexperiment: "a\\nb"\n', r"run.yml, line 2: expected a value of one line, got 'a\nb' with the control character"),
         ("epochs: 3\n", "--unlearn is missing"),
         (None, "--config: expected a YAML file, and there is no file run.yml"),
     ],
@@ -112,3 +116,32 @@ def test_a_word_before_the_first_flag_is_refused(capsys, folder):
     assert mlflow_forget.main(["SSD", "--config", "run.yml"]) == 2
     message = capsys.readouterr().err
     assert "SSD" in message and message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("listed", "words"),
+    [
+        ("metrics: [forget_score, mia]", ["--metrics", "forget_score,mia"]),
+        ("hidden: [64, 32]", ["--hidden", "64,32"]),
+        ("train_augment: [crop, flip]", ["--train_augment", "crop,flip"]),
+        ("class_to_replace: [3, 5]", ["--class_to_replace", "3", "5"]),
+        ("mask_layer: [0, 1]", ["--mask_layer", "0", "1"]),
+    ],
+)
+def test_a_list_is_what_the_flag_has_several_of(config_of, listed, words):
+    text = f"unlearn: random_mask\nkappa: 0.1\n{listed}\n"
+    assert config_of(text) == of_line("--unlearn", "random_mask", "--kappa", "0.1", *words)
+
+
+@pytest.mark.parametrize("name", ["mask", "checkpoint"])
+def test_a_tilde_is_the_home_folder(config_of, monkeypatch, name):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    (config,) = config_of(f"unlearn: SSD\n{name}: ~/mine.pth\n")
+    assert str(config.base.mask) == "/home/somebody/mine.pth"
+
+
+@pytest.mark.parametrize("words", [["--mask=~/mine.pth"], ["--mask", "~/mine.pth"], ["--checkpoint=~/mine.pth"]])
+def test_a_tilde_that_no_shell_put_the_home_folder_for_is_that_too(monkeypatch, words):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    (config,) = of_line("--unlearn", "SSD", *words)
+    assert str(config.base.mask) == "/home/somebody/mine.pth"

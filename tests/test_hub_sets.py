@@ -394,11 +394,11 @@ def test_labels_that_are_lists_are_refused(tmp_path):
 
 def test_a_changed_file_that_a_cell_names_is_read_again(tmp_path):
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
-    files = [tmp_path / "1.png", tmp_path / "2.png"]
+    (tmp_path / "own").mkdir()
+    files = [tmp_path / "own" / "1.png", tmp_path / "own" / "2.png"]
     for at, file in enumerate(files):
         file.write_bytes(encoded(noise(at)))
     made = datasets.Dataset.from_dict({"image": [str(file) for file in files], "label": [0, 1]}, features=features)
-    (tmp_path / "own").mkdir()
     pq.write_table(made.data.table, tmp_path / "own" / "train.parquet")  # the datasets library would put the content into the cells
     for seed in (0, 7):
         files[0].write_bytes(encoded(noise(seed)))

@@ -252,7 +252,8 @@ def test_a_test_part_without_a_train_part_is_refused(tmp_path):
     refused(tmp_path, "expected a folder train beside .*val, got none")
 
 
-def test_a_class_folder_may_be_a_link(tmp_path):
+def test_a_class_folder_may_be_a_link_that_is_trusted(tmp_path, monkeypatch):
+    monkeypatch.setenv("LETHE_FOLLOW_LINKS", "1")
     class_folders(tmp_path / "elsewhere", {"cat": 2})
     expected = class_folders(tmp_path / "own", {"dog": 2}, start=20)
     (tmp_path / "own" / "cat").symlink_to(tmp_path / "elsewhere" / "cat")
@@ -260,7 +261,8 @@ def test_a_class_folder_may_be_a_link(tmp_path):
     assert raw.train[1].tolist() == [0, 0, 1, 1] and np.array_equal(raw.train[0][2:].numpy(), expected)
 
 
-def test_folders_in_a_class_may_be_links(tmp_path):
+def test_folders_in_a_class_may_be_links_that_are_trusted(tmp_path, monkeypatch):
+    monkeypatch.setenv("LETHE_FOLLOW_LINKS", "1")
     more = class_folders(tmp_path / "elsewhere", {"2025": 2})
     class_folders(tmp_path / "own", {"cat": 2, "dog": 2}, start=20)
     (tmp_path / "own" / "cat" / "2025").symlink_to(tmp_path / "elsewhere" / "2025")
@@ -277,7 +279,8 @@ def test_a_link_back_to_a_folder_that_it_is_in_is_left_out_with_a_word(tmp_path,
         assert read(tmp_path / "own", tmp_path / "data").train[1].tolist() == [0, 0, 1, 1]
 
 
-def test_a_class_that_is_a_link_may_not_lead_back_to_all_classes(tmp_path):
+def test_a_class_that_is_a_link_may_not_lead_back_to_all_classes(tmp_path, monkeypatch):
+    monkeypatch.setenv("LETHE_FOLLOW_LINKS", "1")
     class_folders(tmp_path / "own", {"cat": 2, "dog": 2})
     (tmp_path / "own" / "cat").rename(tmp_path / "elsewhere")
     (tmp_path / "own" / "cat").symlink_to(tmp_path / "elsewhere")

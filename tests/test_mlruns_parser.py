@@ -312,6 +312,26 @@ def pipe(run: Path) -> None:
     os.mkfifo(run / "metrics/tiny")
 
 
+def link(path: str, target: str):
+    def replace(run: Path) -> None:
+        shutil.rmtree(run / path) if (run / path).is_dir() else (run / path).unlink()
+        (run / path).symlink_to(target)
+
+    return replace
+
+
+def deep(path: str):
+    return lambda run: (run / path / "/".join(["a"] * 200)).mkdir(parents=True)
+
+
+def huge(path: str):
+    def grow(run: Path) -> None:
+        with (run / path).open("r+b") as file:
+            file.truncate(10**12)
+
+    return grow
+
+
 def linked_run(run: Path) -> None:
     shutil.rmtree(run)
     run.symlink_to("nowhere")
@@ -345,7 +365,18 @@ def linked_run(run: Path) -> None:
         (dangling("meta.yaml"), "meta.yaml", "No such file"),
         (unreadable, "params/unlearn", "Is a directory"),
         (linked_run, "meta.yaml", "No such file"),
-        (pipe, "metrics/tiny", "an empty file"),
+        (pipe, "metrics/tiny", "expected a regular file, got a named pipe"),
+        (link("params/unlearn", "/dev/zero"), "params/unlearn", "expected what lies inside"),
+        (link("params/unlearn", "/etc/passwd"), "params/unlearn", "got what leads to /etc/passwd"),
+        (link("params/unlearn", "../../../../../outside"), "params/unlearn", "expected what lies inside"),
+        (link("metrics", "/etc"), "metrics", "got what leads to /etc"),
+        (link("meta.yaml", "/etc/passwd"), "meta.yaml", "got what leads to /etc/passwd"),
+        (huge("params/unlearn"), "params/unlearn", "expected at most 16 MB, got 1 TB"),
+        (huge("metrics/tiny"), "metrics/tiny", "expected at most 1 GB, got 1 TB"),
+        (huge("meta.yaml"), "meta.yaml", "expected at most 16 MB, got 1 TB"),
+        (deep("params"), "params/a/a", "expected at most 100 folders in each other"),
+        (garble("meta.yaml", b"a: &a [*a]\n"), "meta.yaml", "expected YAML"),
+        (garble("meta.yaml", b"a: " + b"9" * 5000), "meta.yaml", "expected YAML"),
     ],
 )
 def test_a_broken_run_of_a_file_store(damage, where, reason, folder, file_store, capsys):
@@ -374,6 +405,20 @@ def test_a_dangling_experiment_is_reported(folder, capsys):
     (folder / "77").symlink_to("nowhere")
     assert len(parse("--tracking_uri", str(folder))) == 4
     assert f"skipped {folder / '77'}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("depth", [0, 1], ids=["an experiment", "a run"])
+def test_a_link_out_of_the_store_is_no_part_of_it_unless_it_is_trusted(folder, file_store, capsys, monkeypatch, tmp_path, depth):
+    run = run_folder(folder, file_store.ids["full"])
+    place = (run.parent, run)[depth]
+    shutil.move(place, tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+
+    assert run.name not in parse("--tracking_uri", str(folder)).index
+    assert f"skipped {place}" in (said := capsys.readouterr().err) and f"got what leads to {tmp_path}/elsewhere" in said
+
+    monkeypatch.setenv("LETHE_FOLLOW_LINKS", "1")
+    assert len(parse("--tracking_uri", str(folder))) == 4
 
 
 def test_folders_that_git_did_not_keep_are_no_damage(folder, file_store):

@@ -143,6 +143,44 @@ def test_any_text_is_a_filter_or_one_clear_error(text):
         assert str(error).startswith("--filter: expected")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "params.a IN (" + "'a'   " * 200 + "!",
+        "params.a IN (" + "'a' , " * 200 + "!",
+        "params.a IN ('a'" + " " * 5000 + "!",
+        "params.a" + " " * 5000 + "!",
+        "a" * 5000,
+    ],
+)
+def test_what_is_no_filter_is_refused_without_a_search_that_never_ends(text):
+    with pytest.raises(ValueError, match="--filter: expected"):
+        parse_filter(text)
+
+
+@pytest.mark.parametrize("list_", ["('a','b')", "( 'a' , 'b' )", "('a', 'b', )", "('a' 'b')"])
+def test_blanks_and_commas_in_a_list(list_):
+    assert parse_filter(f"params.x IN {list_}") == (Clause("param", "x", "IN", ("a", "b")),)
+
+
+def slow_like(pattern: str, text: str) -> bool:
+    """SQL's LIKE by its definition, sign by sign."""
+    if not pattern:
+        return not text
+    if pattern[0] == "%":
+        return any(slow_like(pattern[1:], text[start:]) for start in range(len(text) + 1))
+    return bool(text) and pattern[0] in ("_", text[0]) and slow_like(pattern[1:], text[1:])
+
+
+@given(st.text("ab%_", max_size=6), st.text("ab", max_size=6))
+def test_like_is_as_it_is_defined(pattern, text):
+    assert (like(pattern, ignore_case=False).fullmatch(text) is not None) == slow_like(pattern, text)
+
+
+def test_a_pattern_of_many_parts_is_not_tried_at_every_place():
+    assert not like("%a" * 50 + "%b", ignore_case=False).fullmatch("a" * 6000)
+
+
 def test_like():
     assert like("a_c%", ignore_case=False).fullmatch("abc\nmore") and not like("a.c", ignore_case=False).fullmatch("abc")
 

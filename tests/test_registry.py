@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import os
 import sys
 from dataclasses import dataclass
 from types import ModuleType
@@ -202,6 +203,27 @@ def test_a_value_in_a_file_is_no_function(things, tmp_path):
     file.write_text("double = 2\n")
     with pytest.raises(ValueError, match="unknown function of"):
         things[f"{file}:double"]
+
+
+@pytest.mark.parametrize("ends", ["import sys; sys.exit(0)", "raise SystemExit", "exit(3)"])
+def test_a_file_that_ends_the_program_is_told(tmp_path, ends):
+    file = tmp_path / "ends.py"
+    file.write_text(f"def one(): ...\n{ends}\n")
+    for _ in range(2):  # it is not taken for imported
+        with pytest.raises(
+            ValueError, match=r"ends\.py ends the program \(exit code .*\) when it is imported\. Put that under if __name__"
+        ):
+            function_from_file(f"{file}:one")
+
+
+def test_code_of_another_user_that_anybody_can_change_is_worth_a_warning(tmp_path, monkeypatch):
+    file = tmp_path / "shared.py"
+    file.write_text("def one(): ...\n")
+    file.chmod(0o666)
+    user = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    with pytest.warns(UserWarning, match=r"shared\.py is run as your own code, but it is another user's, and anybody can change it"):
+        function_from_file(f"{file}:one")
 
 
 def test_a_file_that_fails_can_be_corrected_and_run_again(tmp_path):

@@ -95,6 +95,11 @@ def test_a_task_with_a_line_that_fails_fails_after_the_others(folder, monkeypatc
         (["--slurm_concurrency", "0"], "--slurm_concurrency: expected an integer >= 1, got 0"),
         (["--slurm_gpus", "-1"], "--slurm_gpus: expected an integer >= 0, got -1"),
         (["--params", "my params.txt"], "without commas and blanks"),
+        (
+            ["--slurm_logs", "logs\ntouch PWNED #"],
+            r"expected a name of one line, which a line of a script is to have, got 'logs\ntouch PWNED #'",
+        ),
+        (["--slurm", "a\ntouch PWNED\n#.sbatch"], "expected a name of one line"),
     ],
 )
 def test_a_mistake_writes_nothing(folder, capsys, flags, says):

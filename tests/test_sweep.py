@@ -41,10 +41,12 @@ def test_one_checkpoint_for_several_seeds_is_refused(tmp_path):
         run_all(configs)
 
 
-def test_a_checkpoint_of_another_seed_is_noted(tmp_path):
+def test_a_checkpoint_that_is_not_there_is_said_and_one_of_another_seed_noted(tmp_path, capsys):
     mask = tmp_path / "one.safetensors"
     run_all([replace(QUICK, base=replace(QUICK.base, mask=mask))])
+    assert f"warning: --mask: there is no file {mask}. A new initial model is trained, and saved there\n" in capsys.readouterr().err
     (result,) = run_all([replace(QUICK, base=replace(QUICK.base, mask=mask, seed=2))])
+    assert "--mask" not in capsys.readouterr().err
     assert any("was trained with seed 1, not 2" in note for note in result.notes)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from foreign_files import foreign_text
 from tracking.missing_driver import driver_told
 from tracking.patience import StoreTrouble, patiently
 from tracking.run_filter import for_mlflow
@@ -153,7 +154,7 @@ class ClientStore:
 
         with tempfile.TemporaryDirectory() as folder:
             try:
-                return Path(self.client.download_artifacts(run.run_id, name, folder)).read_bytes().decode()
+                return foreign_text(Path(self.client.download_artifacts(run.run_id, name, folder)))
             except (MlflowException, OSError, ValueError):
                 return None
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+from foreign_files import LIST
 from system_files import is_system_file
 from tracking.folder_process import found_in
-from tracking.run_folder import contents_below, in_words, is_active, metric_blocks, metric_points, read_meta
+from tracking.run_folder import check_link, contents_below, in_words, is_active, metric_blocks, metric_points, read_meta
 from tracking.selection import EVERY_RUN, Selection
 from tracking.sorted_points import SortedPoints
 from tracking.stored_run import BrokenRun, Point, StoredRun, checked_time
@@ -82,7 +83,7 @@ class FolderStore:
                 try:
                     found.add(
                         Point(run.run_id, name, step, checked_time(time), value)
-                        for name, content in contents_below(f"{folder}/metrics")
+                        for name, content in contents_below(f"{folder}/metrics", str(self.root), most=LIST)
                         for block in metric_blocks(content)
                         for step, time, value in metric_points(block, f"{folder}/metrics/{name}")
                     )
@@ -103,8 +104,9 @@ class Experiment:
 
 def read_experiment(folder: Path) -> Experiment:
     try:
+        check_link(str(folder), str(folder.parent))
         runs = list(subfolders(folder, NOT_RUNS))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         return Experiment(None, broken=[BrokenRun(str(folder), in_words(error))])
     try:
         return Experiment(experiment_name(folder), runs)
@@ -115,7 +117,7 @@ def read_experiment(folder: Path) -> Experiment:
 
 def experiment_name(folder: Path) -> str | None:
     """The name in an experiment's meta.yaml; None if it is deleted."""
-    meta = read_meta(folder)
+    meta = read_meta(folder, folder.parent)
     if str(meta["experiment_id"]) != folder.name:
         raise ValueError(f"{folder / 'meta.yaml'} is of experiment {meta['experiment_id']}")
     return str(meta["name"]) if is_active(meta) else None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from foreign_files import foreign_text
 from tracking.artifact_place import artifact_folder
 from tracking.run import LONGEST_PARAM
 from tracking.stored_run import StoredRun
@@ -33,7 +34,7 @@ def local_artifact(root: Path | None) -> Read:
         folder = artifact_folder(run.artifact_uri, root)
         path = None if folder is None else folder / name
         try:
-            return path.read_bytes().decode() if path is not None and path.is_file() else None
+            return None if folder is None or path is None else foreign_text(path, inside=root or folder)
         except (OSError, ValueError):
             return None
 

@@ -9,18 +9,21 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bounded_yaml import NotYaml, read_yaml
+from foreign_files import CAREFULLY, LIST, TEXT, check_depth, check_inside, check_regular, check_size
 from system_files import is_system_file
 from tracking.selection import Selection
 from tracking.stored_run import PARENT_TAG, RUN_NAME_TAG, STATUSES, WARNING_TAG, BrokenRun, StoredRun
 
 CHUNK = 65536
+NO_LINK = CAREFULLY | getattr(os, "O_NOFOLLOW", 0)
 BLOCK = 2**20  # bytes of a metric's file that are points in memory at once
 
 # `key: value` where value is a decimal number, 'text', [], null, or words that begin with a letter or a slash, or digits with one of a to f
 # among them, as run ids are: what YAML has one reading of.
-NUMBER, TEXT, EMPTY = rb"(0|-?[1-9][0-9]{0,17})", rb"'([\w .:/+-]*)'", rb"(\[\]|null)"
+NUMBER, QUOTED, EMPTY = rb"(0|-?[1-9][0-9]{0,17})", rb"'([\w .:/+-]*)'", rb"(\[\]|null)"
 WORDS = rb"([A-Za-z/](?:[ :]?[\w/.=,-])*|[0-9]+[a-df][0-9a-f]*|[0-9]+e[0-9]*[a-f][0-9a-f]*)"
-PLAIN_LINE = re.compile(rb"([a-z_]+): (?:%b|%b|%b|%b)\n" % (NUMBER, TEXT, EMPTY, WORDS), re.ASCII)
+PLAIN_LINE = re.compile(rb"([a-z_]+): (?:%b|%b|%b|%b)\n" % (NUMBER, QUOTED, EMPTY, WORDS), re.ASCII)
 EMPTIES: dict[bytes, list | None] = {b"[]": [], b"null": None}
 NOT_WORDS = {word for name in ("null", "true", "false", "yes", "no", "on", "off", "y", "n") for word in (name, name.title(), name.upper())}
 
@@ -32,12 +35,14 @@ Found = tuple[str, StoredRun | BrokenRun]  # the folder, and what it holds
 
 
 def read_places(places: Iterable[Place], selection: Selection) -> Iterator[Found]:
-    """The runs in these folders, but for those that are deleted or not asked for."""
+    """The runs in these folders, but for those that are deleted or not asked for. No link leads out of their store."""
     for folder, experiment in places:
         try:
-            meta = read_meta(folder)
+            root = folder.rsplit("/", 2)[0]
+            check_link(folder, root)
+            meta = read_meta(folder, root)
             if is_active(meta) and selection.takes_time(meta.get("start_time")):
-                run = stored_run(folder, meta, experiment, selection.tag_names)
+                run = stored_run(folder, root, meta, experiment, selection.tag_names)
                 if selection.takes(run):
                     yield folder, run
         except (OSError, ValueError, KeyError) as error:
@@ -51,11 +56,11 @@ def is_active(meta: Meta) -> bool:
     return stage == "active"
 
 
-def stored_run(folder: str, meta: Meta, experiment: str, tag_names: Sequence[str]) -> StoredRun:
+def stored_run(folder: str, root: str, meta: Meta, experiment: str, tag_names: Sequence[str]) -> StoredRun:
     run_id = str(meta.get("run_id") or meta["run_uuid"])  # run_uuid: before MLflow 1.0
     if [str(meta["experiment_id"]), run_id] != folder.rsplit("/", 2)[-2:]:
         raise ValueError(f"meta.yaml is of run {run_id} in experiment {meta['experiment_id']}")
-    tags = read_texts(f"{folder}/tags", tag_names)
+    tags = read_texts(f"{folder}/tags", root, tag_names)
     return StoredRun(
         run_id=run_id,
         run_name=str(meta.get("run_name") or tags.get(RUN_NAME_TAG, "")),
@@ -65,19 +70,24 @@ def stored_run(folder: str, meta: Meta, experiment: str, tag_names: Sequence[str
         end_time=meta.get("end_time"),
         parent_run_id=tags.get(PARENT_TAG, ""),
         warning=tags.get(WARNING_TAG, ""),
-        params=read_texts(f"{folder}/params"),
-        metrics={name: latest_value(content, f"{folder}/metrics/{name}") for name, content in contents_below(f"{folder}/metrics")},
+        params=read_texts(f"{folder}/params", root),
+        metrics=dict(latest_values(f"{folder}/metrics", root)),
         artifact_uri=str(meta.get("artifact_uri") or ""),
         tags=tags,
     )
 
 
-def contents_below(folder: str, prefix: str = "", only: Collection[str] | None = None) -> Iterator[tuple[str, bytes]]:
+def contents_below(
+    folder: str, root: str, prefix: str = "", only: Collection[str] | None = None, *, most: int = TEXT
+) -> Iterator[tuple[str, bytes]]:
     """(name, content) of every file, or of these names; a slash in a param's or a metric's name is a folder here.
 
     No folder means no values: git, for one, does not keep empty folders. Hidden files and those of systems are no values. By as few
-    system calls as can be, none of which walks the whole path: a run is dozens of tiny files. Raises OSError that names the path.
+    system calls as can be, none of which walks the whole path: a run is dozens of tiny files. Raises OSError that names the path, and
+    ValueError for what is no regular file, has more than `most` bytes, or lies outside of the store at `root`.
     """
+    check_link(folder, root)
+    check_depth(folder, prefix.count("/"))
     try:
         directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
@@ -88,29 +98,48 @@ def contents_below(folder: str, prefix: str = "", only: Collection[str] | None =
         for name in os.listdir(directory):  # noqa: PTH208  # of an open folder
             if is_system_file(name) or (only is not None and name not in only):
                 continue
+            path = f"{folder}/{name}"
             try:
-                content = read_bytes(name, directory)
+                content = read_bytes(path, root, name, directory, most)
             except OSError as error:
-                path = f"{folder}/{name}"
                 if error.errno != errno.EISDIR or os.path.islink(path):  # noqa: PTH114
                     raise OSError(error.errno, error.strerror, path) from error
-                yield from contents_below(path, f"{prefix}{name}/")
+                yield from contents_below(path, root, f"{prefix}{name}/", most=most)
             else:
                 yield prefix + name, content
     finally:
         os.close(directory)
 
 
-def read_bytes(path: str, directory: int | None = None) -> bytes:
-    """A file's content; path: relative to an open directory, if that is given."""
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK, dir_fd=directory)  # not blocking: a pipe in a file's place has nobody who writes
+def read_bytes(path: str, root: str, name: str | None = None, directory: int | None = None, most: int = TEXT) -> bytes:
+    """A file's content. Where its folder is open as `directory`, `name` is what it is called there."""
+    file = open_without_leaving(path, root, name or path, directory)
     try:
         content = os.read(file, CHUNK)
+        check_regular(file, path, most)
         while len(content) % CHUNK == 0 and (more := os.read(file, CHUNK)):  # a short read is the file's end
             content += more
+            check_size(path, len(content), most)
         return content
     finally:
         os.close(file)
+
+
+def open_without_leaving(path: str, root: str, name: str, directory: int | None) -> int:
+    """An open file; a link is followed where it stays in the store at `root`."""
+    try:
+        return os.open(name, NO_LINK, dir_fd=directory)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+    check_inside(Path(path), Path(root))
+    return os.open(name, CAREFULLY, dir_fd=directory)
+
+
+def check_link(folder: str, root: str) -> None:
+    """ValueError for a folder that is a link which leads out of the store at `root`."""
+    if os.path.islink(folder):  # noqa: PTH114
+        check_inside(Path(folder), Path(root))
 
 
 def decoded(content: bytes, path: str) -> str:
@@ -120,14 +149,14 @@ def decoded(content: bytes, path: str) -> str:
         raise ValueError(f"expected UTF-8 text in {path}, got {error.reason} at byte {error.start}") from error
 
 
-def read_texts(folder: str, only: Collection[str] | None = None) -> dict[str, str]:
-    return {name: decoded(content, f"{folder}/{name}") for name, content in contents_below(folder, only=only)}
+def read_texts(folder: str, root: str, only: Collection[str] | None = None) -> dict[str, str]:
+    return {name: decoded(content, f"{folder}/{name}") for name, content in contents_below(folder, root, only=only)}
 
 
-def read_meta(folder: Path | str) -> Meta:
+def read_meta(folder: Path | str, root: Path | str) -> Meta:
     """The mapping in a folder's meta.yaml. Raises OSError or ValueError if there is none."""
     path = f"{folder}/meta.yaml"
-    content = read_bytes(path)
+    content = read_bytes(path, str(root))
     meta: object = plain_mapping(content) or any_yaml(content, path)
     if not isinstance(meta, dict):
         raise ValueError(f"expected keys and values in {path}, got {meta!r:.60}")
@@ -153,17 +182,20 @@ def plain_mapping(content: bytes) -> Meta | None:
 
 
 def any_yaml(content: bytes, path: str) -> object:
-    import yaml
-
     try:
-        return yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C: ten times faster
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"expected YAML in {path}, got {type(error).__name__}: {error}") from error
+        return read_yaml(content)
+    except NotYaml as error:
+        raise ValueError(f"expected YAML in {path}, got a mistake: {error}") from error
 
 
 def status_word(status: object) -> str:
     numbered = dict(enumerate(STATUSES, start=1))
     return numbered.get(status, str(status)) if isinstance(status, int) else str(status)
+
+
+def latest_values(folder: str, root: str) -> Iterator[tuple[str, float]]:
+    for name, content in contents_below(folder, root, most=LIST):
+        yield name, latest_value(content, f"{folder}/{name}")
 
 
 def latest_value(content: bytes, path: str) -> float:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bounded_yaml import NotYaml, read_yaml
+from foreign_files import LIST, open_foreign
 from system_files import is_system_file
 
 LARGEST = 1 << 20  # bytes of a README's front matter
@@ -33,18 +35,16 @@ def all_end_as(splits: Mapping[str, list[str]], endings: tuple[str, ...]) -> boo
 
 
 def _configs(name: str, readme: Path) -> list[dict[str, Any]]:
-    import yaml
-
     if not readme.is_file():
         return []
-    with readme.open("rb") as file:
+    with open_foreign(readme, most=LIST, inside=readme.parent) as file:
         front = FRONT_MATTER.match(file.read(LARGEST).decode(errors="replace"))
     if front is None:
         return []
     try:
-        about = yaml.safe_load(front[1])
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ValueError(f"{name}: expected YAML at the top of {readme}, got {type(error).__name__}. Correct it, or remove it") from error
+        about = read_yaml(front[1])
+    except NotYaml as error:
+        raise ValueError(f"{name}: expected YAML at the top of {readme}, got a mistake: {error}. Correct it, or remove it") from error
     found = about.get("configs") if isinstance(about, dict) else None
     configs = [config for config in found if isinstance(config, dict)] if isinstance(found, list) else []
     return [config for config in configs if config.get("data_files")]

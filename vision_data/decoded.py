@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from foreign_files import LIST, foreign_text
 from vision_data.at_hand import begin_to_fetch
 from vision_data.chosen_images import Images
 from vision_data.encoded_image import EncodedImage, pixels_of
@@ -65,7 +66,7 @@ def _decode(published: Published, place: Path) -> None:
         scanned = place / "scanned.json"
         if not scanned.exists():
             _write_json(scanned, asdict(scan(published)))
-        shapes = _shapes(json.loads(scanned.read_bytes()))
+        shapes = _shapes(json.loads(foreign_text(scanned, most=LIST)))
         _check_room(published.name, place, shapes)
         for part, shape in shapes.items():
             _decode_part(published, place, part, shape)
@@ -91,7 +92,7 @@ def _decode_part(published: Published, place: Path, part: str, shape: tuple[int,
     """Append the pixels of the images that are not there yet. What is on disk is counted only after it has been flushed to it."""
     count, channels, height, width = shape
     progress, size = _progress(place, part), channels * height * width
-    kept = without(published.parts[part](), json.loads((place / "scanned.json").read_text()).get("dropped", {}).get(part, []))
+    kept = without(published.parts[part](), json.loads(foreign_text(place / "scanned.json", most=LIST)).get("dropped", {}).get(part, []))
     rest = itertools.islice(kept, progress["done"], None)
 
     def pixels(image: EncodedImage) -> np.ndarray | str:
@@ -119,7 +120,7 @@ def _decode_part(published: Published, place: Path, part: str, shape: tuple[int,
 
 def _progress(place: Path, part: str) -> dict[str, Any]:
     file = place / f"{part}_progress.json"
-    progress: dict[str, Any] = json.loads(file.read_bytes()) if file.exists() else {"done": 0, "bad": []}
+    progress: dict[str, Any] = json.loads(foreign_text(file, most=LIST)) if file.exists() else {"done": 0, "bad": []}
     return progress
 
 
@@ -128,7 +129,7 @@ def _shapes(about: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _read(place: Path) -> RawDataset:
-    about = json.loads((place / "about.json").read_bytes())
+    about = json.loads(foreign_text(place / "about.json", most=LIST))
     for remark in about["remarks"]:
         warnings.warn(remark, stacklevel=2)
     shapes = _shapes(about)

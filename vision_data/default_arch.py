@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from foreign_files import IMAGE, read_foreign
 from vision_data.encoded_image import EncodedImage, Header, header_of, pixels_of
 
 SMALL = 32  # pixels a side
@@ -17,7 +19,7 @@ def arch_for(first: Path | None) -> str:
 
     That is resnet18 on a GPU and cnn on a CPU, where resnet18 takes minutes for what cnn does in seconds.
     """
-    if first is not None and _is_small_and_grey(EncodedImage(str(first), "", first.read_bytes)):
+    if first is not None and _is_small_and_grey(EncodedImage(str(first), "", partial(read_foreign, first, most=IMAGE))):
         return "mlp"
     return "resnet18" if torch.cuda.is_available() else "cnn"
 

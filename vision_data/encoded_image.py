@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # of the endings below, and no other: some start programs
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N", "I")
 TURNS = {
@@ -29,11 +30,12 @@ NOT_AN_IMAGE = (OSError, UnidentifiedImageError, Image.DecompressionBombError, V
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image file: its name, for messages, its class, and a function that reads its bytes."""
+    """An image file: its name, for messages, its class, a function that reads its bytes, and how many of them are in memory already."""
 
     name: str
     label: str
     read: Callable[[], bytes]
+    held: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def header_of(image: EncodedImage) -> Header | str:
     """The header of an image, or in words why it has none."""
     try:
         content = image.read()
-        with Image.open(io.BytesIO(content)) as opened:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             width, height = opened.size
             if _orientation(opened) in QUARTER_TURNS:
                 width, height = height, width
@@ -68,7 +70,7 @@ def pixels_of(image: EncodedImage, shape: tuple[int, int, int]) -> np.ndarray | 
     """
     channels, height, width = shape
     try:
-        with Image.open(io.BytesIO(image.read())) as opened:
+        with Image.open(io.BytesIO(image.read()), formats=FORMATS) as opened:
             if channels == 3 and opened.format == "JPEG":
                 opened.draft("RGB", (2 * width, 2 * height))  # libjpeg halves a large photograph on the way, before it is resized
             turn = TURNS.get(_orientation(opened))
@@ -111,5 +113,5 @@ def _without_transparency(image: Image.Image) -> Image.Image:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "no image that Pillow knows"
+        return f"no image of the formats {', '.join(FORMATS)}"
     return " ".join(str(error).split()) or type(error).__name__

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import torch
 
+from foreign_files import LIST, foreign_text
 from registry import did_you_mean
 from vision_data.image_set import ImageSet
 
 ANY_CLASS = -1
 SHORT = 8  # letters of a digest in a slug
+LONGEST_INDEX = 18  # digits: what an int64 holds
 LONGEST = 100  # letters of a name: a file's may have 255 with all that comes beside it
 
 
@@ -196,12 +198,14 @@ def read_indexes(file: str | Path) -> tuple[int, ...]:
     if not path.is_file():
         raise FileNotFoundError(f"--forget_indexes: expected a file with one index a line, and there is no file {path}")
     indexes = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="backslashreplace").splitlines(), 1):
-        if not line.strip():
+    for number, line in enumerate(foreign_text(path, most=LIST, errors="backslashreplace").splitlines(), 1):
+        word = line.strip()
+        if not word:
             continue
-        if not line.strip().isdecimal():
-            raise ValueError(f"--forget_indexes: expected an index >= 0 on line {number} of {path}, got {line.strip()!r}. Correct the line")
-        indexes.append(int(line))
+        if not word.isdecimal() or len(word) > LONGEST_INDEX:
+            shown = word if len(word) <= LONGEST else f"{word[:LONGEST]}... of {len(word)} characters"
+            raise ValueError(f"--forget_indexes: expected an index >= 0 on line {number} of {path}, got {shown!r}. Correct the line")
+        indexes.append(int(word))
     if not indexes:
         raise ValueError(f"--forget_indexes: expected at least one index, and {path} has none. Add the indexes to forget")
     if len(set(indexes)) < len(indexes):

@@ -11,11 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from foreign_files import MB, check_inside, foreign_text, open_foreign
 from system_files import is_system_file
 from vision_data.at_hand import begin_to_fetch
 from vision_data.own_files import own_files
 from vision_data.split_names import MEANING, meaning_of
 
+LARGEST_TABLE = 1_000_000 * MB
 Splits = Mapping[str, Any]
 
 
@@ -107,9 +109,16 @@ def saved(name: str, local: Path) -> Splits:
     """The splits that `save_to_disk` wrote. ValueError where one of them is empty, which the `datasets` library can't load."""
     import datasets
 
+    for file in sorted([*local.glob("*"), *local.glob("*/*")]):
+        if not file.is_dir():
+            open_foreign(file, most=LARGEST_TABLE, inside=local).close()
     with _read_from(name, local):
-        places = {file.parent: json.loads(file.read_bytes()) for file in sorted([*local.glob("state.json"), *local.glob("*/state.json")])}
-    _refuse_empty(name, [str(place) for place, state in places.items() if not state.get("_data_files")])
+        states = sorted([*local.glob("state.json"), *local.glob("*/state.json")])
+        places = {state.parent: json.loads(foreign_text(state, inside=local))["_data_files"] for state in states}
+        for place, files in places.items():
+            for file in files or ():
+                check_inside(place / file["filename"], local)
+    _refuse_empty(name, [str(place) for place, files in places.items() if not files])
     with _read_from(name, local):
         return _as_splits(datasets.load_from_disk(str(local)))
 
@@ -142,6 +151,8 @@ class ParquetSplits(Mapping[str, Any]):
 
         paths = self.files[split]
         with _read_from(self.name, self.local):
+            for path in paths:
+                open_foreign(Path(path), most=LARGEST_TABLE, inside=self.local if self.local.is_dir() else self.local.parent).close()
             features = {path: datasets.Features.from_arrow_schema(pq.read_schema(path)) for path in paths}
             rows = sum(pq.read_metadata(path).num_rows for path in paths)
         _refuse_empty(self.name, [] if rows else [paths[0]])
@@ -183,7 +194,7 @@ def _read_from(name: str, local: Path) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(f"{name}: expected a dataset in {local}, and it can't be read ({_cause(error)}). Download it again") from error
 
 
@@ -198,6 +209,13 @@ def from_hub(name: str, hub_name: str, folder: Path) -> Splits:
             return _as_splits(datasets.load_dataset(owner_and_name, *configuration))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise _not_to_be_had(name, hub_name, folder, error) from error
+
+
+def hub_cache() -> Path:
+    """The folder where the `datasets` library and the hub's client keep what they fetch."""
+    import datasets
+
+    return Path(datasets.config.HF_CACHE_HOME).expanduser()
 
 
 def zips_from_hub(name: str, hub_name: str, folder: Path) -> dict[str, Path]:

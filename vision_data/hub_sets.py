@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from foreign_files import IMAGE, check_inside, check_size, read_foreign
 from registry import Entry, did_you_mean
 from vision_data.dataset_card import all_end_as, described_splits
 from vision_data.decoded import FORMAT, decoded
 from vision_data.default_arch import arch_for
 from vision_data.encoded_image import SUFFIXES, EncodedImage
-from vision_data.hub_copies import ParquetSplits, Splits, from_hub, is_saved, local_copy, saved, tables, zips, zips_from_hub
+from vision_data.hub_copies import ParquetSplits, Splits, from_hub, hub_cache, is_saved, local_copy, saved, tables, zips, zips_from_hub
 from vision_data.image_folders import of_files, published_folder
 from vision_data.image_zips import published_zips
 from vision_data.impl import DATASETS, DatasetFacts, RawDataset, absolute, place_name, register, slug
@@ -78,17 +79,20 @@ def read_hub_set(
     asked = NOTHING_ASKED if reading is None else reading.asked
     local = local_copy(hub_name, folder, also)
     if local is None:
-        return decoded(_published(name, from_hub(name, hub_name, folder), columns, asked), folder, reading)
+        return decoded(_published(name, from_hub(name, hub_name, folder), columns, asked, hub_cache()), folder, reading)
     root = local / "data" if (local / "data").is_dir() and not is_saved(local) else local
     if is_saved(local):
-        return decoded(_published(name, saved(name, local), columns, asked), folder, reading)
+        return decoded(_published(name, saved(name, local), columns, asked, local), folder, reading)
     described = described_splits(name, local)
     if files := described if all_end_as(described, PARQUET) else tables(local):
-        return decoded(_published(name, ParquetSplits(name, local, files, folder), columns, asked), folder, reading)
+        tables_in = local if local.is_dir() else local.parent
+        return decoded(_published(name, ParquetSplits(name, local, files, folder), columns, asked, tables_in), folder, reading)
     if all_end_as(described, SUFFIXES):
         return decoded(_of_images(name, local, described, asked), folder, reading)
     archives = _one_each(name, described) if all_end_as(described, (".zip",)) else zips(root)
     if training_splits(archives):
+        for archive in archives.values():
+            check_inside(archive, local)
         chosen = choose(name, archives, lambda split, train: True, asked)
         return decoded(published_zips(name, _by_part(archives, chosen)), folder, reading)
     return decoded(published_folder(name, root, asked=asked), folder, reading)
@@ -115,8 +119,8 @@ def _one_each(name: str, splits: Mapping[str, list[str]]) -> dict[str, Path]:
     return {split: Path(file) for split, (file,) in splits.items()}
 
 
-def _published(name: str, splits: Splits, columns: Columns, asked: Asked) -> Published:
-    """The training and the test split of a dataset with an image column and a label column."""
+def _published(name: str, splits: Splits, columns: Columns, asked: Asked, root: Path) -> Published:
+    """The training and the test split of a dataset with an image column and a label column; images that are files lie below `root`."""
 
     def has_labels(split: str, train: str) -> bool:
         _, label = _columns_of(name, splits[train], columns)
@@ -147,8 +151,8 @@ def _published(name: str, splits: Splits, columns: Columns, asked: Asked) -> Pub
         content.update(f"\0{part}\0{rows._fingerprint}\0{len(rows)}\0{image}\0{label}".encode())
         content.update(b"" if classes[part] == names else f"\0{classes[part]}".encode())
         for file in _files_named(rows, image):
-            content.update(f"\0{_about(file)}".encode(errors="surrogateescape"))
-    opening = {part: _opening(name, part, rows, image, label, classes[part]) for part, rows in parts.items()}
+            content.update(f"\0{_about(root / file)}".encode(errors="surrogateescape"))
+    opening = {part: _opening(name, part, rows, (image, label), classes[part], root) for part, rows in parts.items()}
     in_order = names if names is not None else tuple(map(str, sorted(_labels(name, parts["train"], label))))
     return Published(name, content.hexdigest(), opening, in_order)
 
@@ -186,12 +190,12 @@ def _files_named(rows: Any, image: str) -> Iterator[str]:
             yield from paths.filter(alone).to_pylist()
 
 
-def _about(file: str) -> str:
+def _about(file: Path) -> str:
     """A file's name, size and time of change; of one that is not there the name."""
     try:
-        about = Path(file).stat()
-    except OSError:
-        return file
+        about = file.stat()
+    except (OSError, ValueError):
+        return str(file)
     return f"{file}\0{about.st_size}\0{about.st_mtime_ns}"
 
 
@@ -229,8 +233,10 @@ def _labels(name: str, rows: Any, label: str) -> list[Any]:
 
 
 def _opening(
-    name: str, part: str, rows: Any, image: str, label: str, names: tuple[str, ...] | None
+    name: str, part: str, rows: Any, columns: tuple[str, str], names: tuple[str, ...] | None, root: Path
 ) -> Callable[[], Iterable[EncodedImage]]:
+    image, label = columns
+
     def images() -> Iterator[EncodedImage]:
         for number, row in enumerate(rows):
             value = row[label]
@@ -240,16 +246,17 @@ def _opening(
             cell = row[image]
             path = cell.get("path") if isinstance(cell, dict) else None
             shown = f"{shown} ({path})" if path else shown
-            yield EncodedImage(shown, str(value) if names is None else names[int(value)], functools.partial(_bytes_of, cell))
+            yield EncodedImage(shown, str(value) if names is None else names[int(value)], functools.partial(_bytes_of, cell, root))
 
     return images
 
 
-def _bytes_of(cell: Any) -> bytes:
-    """What is in an image cell: bytes, or a file that it names. ValueError for an empty one."""
+def _bytes_of(cell: Any, root: Path) -> bytes:
+    """What is in an image cell: bytes, or a file below `root` that it names. ValueError for an empty one."""
     content = cell.get("bytes") if isinstance(cell, dict) else cell
     if content is None and isinstance(cell, dict) and cell.get("path"):
-        return Path(cell["path"]).read_bytes()
+        return read_foreign(root / cell["path"], most=IMAGE, inside=root)
     if not isinstance(content, bytes):
         raise ValueError(f"expected an image, got {'nothing' if content is None else type(content).__name__}")
+    check_size("the cell", len(content), IMAGE)
     return content

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 
+from foreign_files import IMAGE, check_depth, check_inside, read_foreign
 from registry import Entry
 from system_files import is_system_file
 from vision_data.decoded import FORMAT, decoded
@@ -64,7 +66,7 @@ def published_folder(name: str, root: Path, *, own: bool = False, besides: Itera
         raise FileNotFoundError(f"{name}: expected a folder with a folder of images per class, and there is no folder {root}")
     folders = {entry.name: entry for entry in _folders_in(root, besides)}
     if not _are_splits(name, folders, asked):
-        return of_files(name, root, {"train": files_by_class(name, root, besides=besides)}, own=own)
+        return of_files(name, root, {"train": files_by_class(name, root, besides=besides, within=root)}, own=own)
     _tell_loose(name, root)
 
     def has_labels(split: str, train: str) -> bool:
@@ -73,9 +75,9 @@ def published_folder(name: str, root: Path, *, own: bool = False, besides: Itera
         return any(folder.name in classes for folder in _folders_in(folders[split]))
 
     chosen = choose(name, folders, has_labels, asked)
-    files = {"train": files_by_class(name, folders[chosen.train])}
+    files = {"train": files_by_class(name, folders[chosen.train], within=root)}
     if chosen.test is not None:
-        files["test"] = files_by_class(name, folders[chosen.test])
+        files["test"] = files_by_class(name, folders[chosen.test], within=root)
     return of_files(name, root, files, own=own)
 
 
@@ -109,8 +111,11 @@ def _tell_alike(name: str, folders: Mapping[str, Path]) -> None:
         )
 
 
-def files_by_class(name: str, part: Path, beside: tuple[str, ...] = (), besides: Iterable[Path] = ()) -> list[tuple[str, Path]]:
-    """(class, file) of each image below `part`, sorted; links are followed. Raises ValueError for one that leads nowhere.
+def files_by_class(
+    name: str, part: Path, beside: tuple[str, ...] = (), besides: Iterable[Path] = (), *, within: Path | None = None
+) -> list[tuple[str, Path]]:
+    """(class, file) of each image below `part`, sorted; links are followed. Raises ValueError for one that leads nowhere, or out of
+    `within` (default: `part`).
 
     `beside` ends the names of files that are known to be something else, `besides` are folders that are no class. A warning counts the
     images that are in no class folder.
@@ -123,10 +128,11 @@ def files_by_class(name: str, part: Path, beside: tuple[str, ...] = (), besides:
     _check_names(name, classes)
     _tell_loose(name, part)
     loose = [entry for entry in part.iterdir() if entry.is_file() and not is_system_file(entry.name)]
-    images = _images_among(sorted([*loose, *(file for folder in classes for file in files_below(folder))]), beside)
-    by_class: dict[str, list[Path]] = {folder.name: [] for folder in classes}
+    in_classes = [file for folder in classes for file in files_below(folder, within or part)]
+    images = _images_among(sorted([*loose, *in_classes]), beside)
+    by_class: dict[str, list[Path]] = {class_name(folder): [] for folder in classes}
     for file in images:
-        by_class.get(file.relative_to(part).parts[0], []).append(file)
+        by_class.get(class_name(PurePath(file.relative_to(part).parts[0])), []).append(file)
     empty = [part / label for label, files in by_class.items() if not files]
     if empty:
         raise ValueError(f"{name}: expected images in the class folder {empty[0]}, got none. Remove the folder, or put its images there")
@@ -135,7 +141,7 @@ def files_by_class(name: str, part: Path, beside: tuple[str, ...] = (), besides:
 
 def images_below(folder: Path, beside: tuple[str, ...] = ()) -> list[Path]:
     """The image files below a folder, sorted; a warning counts what is no image and does not end as `beside` says."""
-    return _images_among(files_below(folder), beside)
+    return _images_among(files_below(folder, folder), beside)
 
 
 def _images_among(files: list[Path], beside: tuple[str, ...]) -> list[Path]:
@@ -146,13 +152,17 @@ def _images_among(files: list[Path], beside: tuple[str, ...]) -> list[Path]:
     return [file for file in files if file.name.casefold().endswith(SUFFIXES)]
 
 
-def files_below(folder: Path) -> list[Path]:
-    """The files below a folder, sorted; links are followed, but not back to a folder that they are in, or above: a warning names those."""
+def files_below(folder: Path, within: Path) -> list[Path]:
+    """The files below a folder, sorted. Links are followed, but not back to a folder that they are in, or above: a warning names those.
+
+    Raises ValueError for a folder that is linked from outside of `within`.
+    """
+    check_inside(folder, within)
     above = (*folder.resolve().parents, *(place.resolve() for place in folder.absolute().parents))
-    return sorted(_walked(folder, above))
+    return sorted(_walked(folder, above, within))
 
 
-def _walked(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+def _walked(folder: Path, above: tuple[Path, ...], within: Path) -> Iterator[Path]:
     inside = (*above, folder.resolve())
     for entry in _entries_of(folder):
         path = folder / entry.name
@@ -161,11 +171,14 @@ def _walked(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
         elif entry.is_symlink() and path.resolve() in inside:
             warnings.warn(f"{path}: leads back to a folder that it is in, left out", stacklevel=2)
         else:
-            yield from _walked(path, inside)
+            if entry.is_symlink():
+                check_inside(path, within)
+            check_depth(path, len(path.parts) - len(within.parts))
+            yield from _walked(path, inside, within)
 
 
 def _entries_of(folder: Path) -> list[os.DirEntry[str]]:
-    """The files, folders and links in a folder that are not hidden.
+    """What is in a folder and not hidden.
 
     Raises ValueError for a folder that can't be read, and for a link to nowhere that is called as an image or as a folder.
     """
@@ -174,7 +187,7 @@ def _entries_of(folder: Path) -> list[os.DirEntry[str]]:
             found = [entry for entry in entries if not is_system_file(entry.name)]
         lost = sorted(Path(e.path) for e in found if e.is_symlink() and _may_be_images(Path(e.name)) and not Path(e.path).exists())
         if not lost:
-            return [entry for entry in found if entry.is_dir() or entry.is_file() or entry.is_symlink()]
+            return found
     except OSError as error:
         raise ValueError(f"{folder}: expected a folder that can be read ({error}). Correct its rights, or remove what is named") from error
     more = f" and {len(lost) - 1} more" if lost[1:] else ""
@@ -188,12 +201,17 @@ def _may_be_images(place: PurePath) -> bool:
     return place.suffix.casefold() in ("", *SUFFIXES)
 
 
+def class_name(folder: PurePath) -> str:
+    """The folder's name in UTF-8, whatever the locale takes file names for."""
+    return os.fsencode(folder.name).decode()
+
+
 def _check_names(name: str, classes: list[Path]) -> None:
     """ValueError for a class that is called in bytes which are no text: neither a report nor a store could name it."""
     for folder in classes:
         try:
-            folder.name.encode()
-        except UnicodeEncodeError as error:
+            class_name(folder)
+        except UnicodeDecodeError as error:
             shown = os.fsencode(folder).decode(errors="backslashreplace")
             raise ValueError(f"{name}: expected class folders whose names are UTF-8, got {shown}. Rename it") from error
 
@@ -226,7 +244,7 @@ def of_files(
 ) -> Published:
     """What is published as files: known anew when a name, a size or a time of change differs."""
     key = key_of(root, {part: [(file, file.relative_to(root)) for _, file in listed] for part, listed in files.items()})
-    return Published(name, key, {part: _opening(listed) for part, listed in files.items()}, class_names, own)
+    return Published(name, key, {part: _opening(listed, root) for part, listed in files.items()}, class_names, own)
 
 
 def key_of(root: Path, files: Mapping[str, Iterable[tuple[Path, PurePath]]]) -> str:
@@ -239,8 +257,10 @@ def key_of(root: Path, files: Mapping[str, Iterable[tuple[Path, PurePath]]]) -> 
     return content.hexdigest()
 
 
-def _opening(listed: list[tuple[str, Path]]) -> Callable[[], Iterable[EncodedImage]]:
+def _opening(listed: list[tuple[str, Path]], root: Path) -> Callable[[], Iterable[EncodedImage]]:
+    read = functools.partial(read_foreign, most=IMAGE, inside=root)
+
     def images() -> Iterator[EncodedImage]:
-        return (EncodedImage(str(file), label, file.read_bytes) for label, file in listed)
+        return (EncodedImage(str(file), label, functools.partial(read, file)) for label, file in listed)
 
     return images

@@ -6,13 +6,16 @@ import functools
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
+from foreign_files import IMAGE, MB, check_size, open_foreign
 from system_files import is_system_file
 from vision_data.encoded_image import SUFFIXES, EncodedImage
 from vision_data.image_folders import key_of
 from vision_data.scanned import Published
 
+LARGEST_ARCHIVE = 1_000_000 * MB
 ENCRYPTED = 1  # bit of a member's flags
 
 
@@ -31,18 +34,25 @@ def is_hidden(member: str) -> bool:
     return any(map(is_system_file, PurePosixPath(member).parts))
 
 
+def _is_image(member: zipfile.ZipInfo) -> bool:
+    return member.filename.casefold().endswith(SUFFIXES) and not is_hidden(member.filename)
+
+
 def _images_in(name: str, file: Path) -> Iterator[EncodedImage]:
     unpacked = file.with_suffix("")
     try:
-        with zipfile.ZipFile(file) as opened:
-            members = sorted(member for member in opened.namelist() if member.casefold().endswith(SUFFIXES) and not is_hidden(member))
-            for member in members:
-                label = PurePosixPath(member).parent.name
+        with open_foreign(file, most=LARGEST_ARCHIVE) as packed, zipfile.ZipFile(packed) as opened:
+            for member in sorted(filter(_is_image, opened.infolist()), key=attrgetter("filename")):
+                shown, label = f"{file}:{member.filename}", PurePosixPath(member.filename).parent.name
                 if not label:
-                    raise ValueError(f"{name}: expected a folder per class in {file}, got {member} outside of any. Pack the folders")
-                if opened.getinfo(member).flag_bits & ENCRYPTED:
+                    raise ValueError(
+                        f"{name}: expected a folder per class in {file}, got {member.filename} outside of any. Pack the folders"
+                    )
+                if member.flag_bits & ENCRYPTED:
                     raise ValueError(f"{name}: expected a zip file without a password, got one with it: {file}. Unpack it into {unpacked}")
-                yield EncodedImage(f"{file}:{member}", label, functools.partial(bytes, opened.read(member)))
+                check_size(shown, member.file_size, IMAGE)
+                content = opened.read(member)  # by its entry: several may have one name
+                yield EncodedImage(shown, label, functools.partial(bytes, content), len(content))
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise ValueError(f"{name}: expected a whole zip file, got a damaged one: {file} ({error}). Download it again") from error
     except NotImplementedError as error:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import lzma
 import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from foreign_files import IMAGE, MB, check_size, foreign_text, open_foreign, read_foreign, size_text
 from system_files import is_system_file
 from torchvision_import import torchvision_module
 from vision_data.decoded import decoded
@@ -23,6 +26,8 @@ PART_IN_NAME = {"ilsvrc2012_val_": "test", "ilsvrc2012_test_": None}  # of an im
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 IMAGENET_FOLDERS = ("imagenet_small", "imagenet-small", "imagenet-1k", "imagenet")
 SMALLEST = "imagenette2-160"
+HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+LARGEST_ARCHIVE = 1_000_000 * MB
 ClassOf = Callable[[str], str | None]
 
 
@@ -48,7 +53,8 @@ def tiny_imagenet(folder: Path) -> RawDataset:
     root = _first_of("TinyImageNet", folder, ("tiny-imagenet-200",))
     if not (root / "train").is_dir() or not (root / "val").is_dir():
         raise FileNotFoundError(f"TinyImageNet: expected the folders train and val in {root}. Unpack tiny-imagenet-200.zip there")
-    files = {"train": files_by_class("TinyImageNet", root / "train", beside=("_boxes.txt",)), "test": _annotated(root / "val")}
+    train = files_by_class("TinyImageNet", root / "train", beside=("_boxes.txt",), within=root)
+    files = {"train": train, "test": _annotated(root / "val", root)}
     return decoded(of_files("TinyImageNet", root, files), folder)
 
 
@@ -81,7 +87,7 @@ def imagenette(folder: Path) -> RawDataset:
     for part, below in (("train", "train"), ("test", "val")):
         if not (root / below).is_dir():
             raise FileNotFoundError(f"Imagenette: expected the folder {below} in {root}. Unpack {SMALLEST}.tgz in {folder}")
-        files[part] = [(names.get(synset, synset), file) for synset, file in files_by_class("Imagenette", root / below)]
+        files[part] = [(names.get(synset, synset), file) for synset, file in files_by_class("Imagenette", root / below, within=root)]
     return decoded(of_files("Imagenette", root, files, class_names=tuple(names[synset] for synset in sorted(names))), folder)
 
 
@@ -114,38 +120,66 @@ def published_imagenet(
 
 def _images_of(name: str, root: Path, files: list[Path], class_of: ClassOf) -> Iterator[EncodedImage]:
     for file in files:
-        inside = _inside(root, file) if _is_archive(file) else [(file, file.relative_to(root), file.read_bytes)]
         count = 0
-        for shown, place, read in inside:
+        for image in _inside(root, file) if _is_archive(file) else [_file_of(root, file)]:
             count += 1
-            synset = _synset_of(place) or _synset_in_name(place)
+            synset = _synset_of(image.place) or _synset_in_name(image.place)
             if synset is None:
                 raise ValueError(
-                    f"{name}: expected a class like n01440764 in the name of {shown} or its folder, got none. Put it in its class's folder"
+                    f"{name}: expected a class like n01440764 in the name of {image.shown} or its folder, got none. "
+                    "Put it in its class's folder"
                 )
             label = class_of(synset)
             if label is not None:
-                yield EncodedImage(str(shown), label, read)
+                yield EncodedImage(image.shown, label, image.read, image.held)
         if not count:
             raise ValueError(f"{name}: expected images in {file}, got none. Download it again, or remove it")
 
 
-def _inside(root: Path, archive: Path) -> Iterator[tuple[str, PurePosixPath, Callable[[], bytes]]]:
-    """The images in a tar archive, in its order: name, place, content."""
-    try:
-        with tarfile.open(archive, "r|*") as tar:
-            for member in tar:
-                place = PurePosixPath(member.name)
-                file = tar.extractfile(member) if member.isfile() and place.suffix.casefold() in SUFFIXES else None
-                if file is not None and not is_system_file(place.name):
-                    content = file.read()
-                    yield (
-                        f"{archive}:{member.name}",
-                        PurePosixPath(_stem(archive.relative_to(root))) / place,
-                        functools.partial(bytes, content),
-                    )
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise ValueError(f"{archive}: expected a whole tar archive, got a damaged one ({_line(error)}). Download it again") from error
+@dataclass(frozen=True)
+class Found:
+    """An image before its class is known: its name, its place below the root, its content, and how much of that is in memory."""
+
+    shown: str
+    place: Path | PurePosixPath
+    read: Callable[[], bytes]
+    held: int = 0
+
+
+def _file_of(root: Path, file: Path) -> Found:
+    return Found(str(file), file.relative_to(root), functools.partial(read_foreign, file, most=IMAGE, inside=root))
+
+
+class BoundedMember(tarfile.TarInfo):
+    """A tar archive's member, whose long name or extended header, which tarfile reads at once, is not larger than such things are."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> BoundedMember:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in HEADERS and member.size > MB:
+            raise tarfile.ReadError(f"expected names and headers of at most {size_text(MB)}, got {size_text(member.size)}")
+        return member
+
+
+def _inside(root: Path, archive: Path) -> Iterator[Found]:
+    """The images in a tar archive, in its order. Raises ValueError for one that is larger than an image is."""
+    folder = PurePosixPath(_stem(archive.relative_to(root)))
+    with open_foreign(archive, most=LARGEST_ARCHIVE, inside=root) as opened:
+        try:
+            with tarfile.open(fileobj=opened, mode="r|*", tarinfo=BoundedMember) as tar:
+                for member in tar:
+                    place = PurePosixPath(member.name)
+                    if member.isfile() and place.suffix.casefold() in SUFFIXES and not is_system_file(place.name):
+                        yield _member_of(tar, member, f"{archive}:{member.name}", folder / place)
+        except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+            raise ValueError(f"{archive}: expected a whole tar archive, got a damaged one ({_line(error)}). Download it again") from error
+
+
+def _member_of(tar: tarfile.TarFile, member: tarfile.TarInfo, shown: str, place: PurePosixPath) -> Found:
+    check_size(shown, member.size, IMAGE)
+    file = tar.extractfile(member)
+    content = b"" if file is None else file.read()
+    return Found(shown, place, functools.partial(bytes, content), len(content))
 
 
 def _part_of(place: Path) -> str | None:
@@ -174,12 +208,12 @@ def _synset_in_name(place: Path | PurePosixPath) -> str | None:
     return next((text for text in (last, first) if SYNSET.fullmatch(text)), None)
 
 
-def _annotated(val: Path) -> list[tuple[str, Path]]:
+def _annotated(val: Path, root: Path) -> list[tuple[str, Path]]:
     """(class, file) of TinyImageNet's validation images: from val_annotations.txt, or from class folders where there are some."""
     notes = val / "val_annotations.txt"
     if not notes.exists():
-        return files_by_class("TinyImageNet", val)
-    lines = [line.split("\t") for line in notes.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return files_by_class("TinyImageNet", val, within=root)
+    lines = [line.split("\t") for line in foreign_text(notes, inside=root).splitlines() if line.strip()]
     classes = {words[0]: words[1] for words in lines if len(words) > 1}
     files = images_below(val / "images") if (val / "images").is_dir() else []
     strangers = [file.name for file in files if file.name not in classes]
@@ -192,7 +226,7 @@ def _annotated(val: Path) -> list[tuple[str, Path]]:
 
 
 def _archives_below(root: Path) -> list[Path]:
-    return [file for file in files_below(root) if _is_archive(file)]
+    return [file for file in files_below(root, root) if _is_archive(file)]
 
 
 def _is_archive(file: Path | PurePosixPath) -> bool:

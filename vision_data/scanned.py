@@ -19,6 +19,7 @@ from vision_data.reading import AS_THEY_ARE, Reading
 LARGEST_SIDE, STEP = 224, 32
 AT_ONCE = 256  # images
 AT_FIRST = 8  # of which one is mostly in colour, where any is
+BYTES_AT_ONCE = 256_000_000  # of images that are held in memory
 NAMED = 3
 T = TypeVar("T")
 
@@ -213,9 +214,21 @@ def in_parallel(
     images = iter(images)
     bar = tqdm(desc=label, initial=done, total=total, delay=2, leave=False, dynamic_ncols=True, unit=" images")
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-        while some := list(itertools.islice(images, AT_ONCE)):
+        while some := _next_of(images):
             yield from zip(some, pool.map(function, some), strict=True)
             bar.update(len(some))
+
+
+def _next_of(images: Iterator[EncodedImage]) -> list[EncodedImage]:
+    """The next images: as many as are worked on at once, or as memory is to hold."""
+    some: list[EncodedImage] = []
+    held = 0
+    for image in itertools.islice(images, AT_ONCE):
+        some.append(image)
+        held += image.held
+        if held >= BYTES_AT_ONCE:
+            break
+    return some
 
 
 def refuse_unreadable(dataset: str, bad: list[str]) -> None:

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foreign_files import MB, open_foreign
 from torchvision_import import torchvision_module
 from vision_data.at_hand import begin_to_fetch
 from vision_data.impl import RawDataset, register
 
+LARGEST = 100_000 * MB
 IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 EMNIST_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "test") for kind in ("images-idx3", "labels-idx1"))
 SVHN_FILES, USPS_FILES = ("train_32x32.mat", "test_32x32.mat"), ("usps.bz2", "usps.t.bz2")
@@ -174,6 +176,8 @@ def _refuse_misplaced(name: str, files_in: Path, files: tuple[str, ...]) -> None
 def _both_parts(name: str, files_in: Path, files: tuple[str, ...], load: Callable[[bool, bool], Any]) -> tuple[Any, Any]:
     missing = [file for file in files if not (files_in / file).exists()]
     _refuse_misplaced(name, files_in, files)
+    for file in set(files).difference(missing):
+        open_foreign(files_in / file, most=LARGEST).close()  # a pipe or a device in its place would be read for ever
     if missing:
         begin_to_fetch(name)
     not_there_yet = [place for place in (files_in, *files_in.parents) if not place.exists()]

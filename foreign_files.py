@@ -1,0 +1,129 @@
+"""Files that somebody else made: opened only if they are regular, of a bounded size, and inside the folder that they belong to."""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+MB = 1_000_000
+TEXT = 16 * MB  # settings, a note, a table of a few thousand rows
+LIST = 1000 * MB  # a line per image or per run
+IMAGE = 256 * MB  # one encoded image
+
+DEEPEST = 100  # folders in each other
+FOLLOW_LINKS = "LETHE_FOLLOW_LINKS"  # a variable of the environment: 1 where a person trusts the links of all folders
+
+# Without blocking: to open a named pipe would otherwise wait for a writer that never comes. Windows has no such flag, and no such pipe.
+CAREFULLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def open_foreign(path: Path, *, most: int = TEXT, inside: Path | None = None) -> BinaryIO:
+    """A file, opened for reading bytes. Links are followed, but not out of the folder `inside`.
+
+    Raises FileNotFoundError for a file that is not there, and ValueError for one that is no regular file, that has more than `most`
+    bytes, that lies elsewhere, or that can't be read.
+    """
+    if inside is not None:
+        check_inside(path, inside)
+    try:
+        number = os.open(path, CAREFULLY)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"expected a file, and there is no file {path}. Check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise ValueError(f"{path}: expected a file that can be read, got one that can't ({reason_of(error)}). Check the path") from error
+    try:
+        check_regular(number, path, most)
+    except BaseException:
+        os.close(number)
+        raise
+    return os.fdopen(number, "rb")
+
+
+def read_foreign(path: Path, *, most: int = TEXT, inside: Path | None = None) -> bytes:
+    """The content of a file. Raises as `open_foreign`."""
+    with open_foreign(path, most=most, inside=inside) as file:
+        try:
+            content = file.read(most + 1)  # some files of a system, and those that grow, have more than their size says
+        except OSError as error:
+            raise ValueError(f"{path}: expected a file that can be read, and it can't be ({reason_of(error)})") from error
+    if len(content) > most:
+        raise _too_large(path, f"more than {size_text(most)}", most)
+    return content
+
+
+def foreign_text(path: Path, *, most: int = TEXT, inside: Path | None = None, errors: str = "strict") -> str:
+    """The content of a text in UTF-8, whatever the locale. Raises as `open_foreign`, and ValueError for other bytes."""
+    try:
+        return read_foreign(path, most=most, inside=inside).decode("utf-8-sig", errors=errors)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected text in UTF-8, got {error.reason} at byte {error.start}. Save it in UTF-8") from error
+
+
+def check_regular(number: int, path: Path | str, most: int) -> None:
+    """ValueError for an open file that is no regular file, or has more than `most` bytes."""
+    about = os.fstat(number)
+    if not stat.S_ISREG(about.st_mode):
+        kind = next((words for is_kind, words in KINDS if is_kind(about.st_mode)), "something else")
+        raise ValueError(f"{path}: expected a regular file, got {kind}. Put the file itself there, or remove this")
+    check_size(path, about.st_size, most)
+
+
+def check_size(path: Path | str, size: int, most: int) -> None:
+    """ValueError for a file, or a member of an archive, that says of itself that it is larger."""
+    if size > most:
+        raise _too_large(path, size_text(size), most)
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """ValueError for a path that leads out of a folder, by a link or by its steps, unless the environment says that all links are good."""
+    place = Path(os.path.realpath(path))
+    if not place.is_relative_to(os.path.realpath(folder)) and os.environ.get(FOLLOW_LINKS) != "1":
+        raise ValueError(
+            f"{path}: expected what lies inside {folder}, got what leads to {place}. Copy it there; "
+            f"or, where the links are yours and lead where you want, set {FOLLOW_LINKS}=1"
+        )
+
+
+def check_depth(path: Path | str, depth: int) -> None:
+    """ValueError for a folder that lies too deep in others for one that a person made."""
+    if depth > DEEPEST:
+        raise ValueError(f"{str(path)[:200]}...: expected at most {DEEPEST} folders in each other, got more. Remove them")
+
+
+def warn_if_others_write(path: Path) -> None:
+    """A warning for code that is about to be run, of another user, and that anybody on this machine can change."""
+    about = path.stat()
+    own = not hasattr(os, "getuid") or about.st_uid == os.getuid()
+    if about.st_mode & stat.S_IWOTH and not own:
+        warnings.warn(
+            f"{path} is run as your own code, but it is another user's, and anybody can change it. Copy it, look at it, and name the copy",
+            stacklevel=2,
+        )
+
+
+def _too_large(path: Path | str, found: str, most: int) -> ValueError:
+    return ValueError(f"{path}: expected at most {size_text(most)}, got {found}. Check that it is the file you mean")
+
+
+def size_text(size: int) -> str:
+    """1.5 MB of 1500000."""
+    number = float(size)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.4g} {unit}"
+        number /= 1000
+    return f"{number:.4g} TB"
+
+
+def reason_of(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
