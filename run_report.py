@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from base_models import BaseConfig, Trained, flags_of
-from evaluation import DEFAULT, Evidence, is_undecided
+from evaluation import DEFAULT, Evidence
 from measurement import Measured
 from reporter.layer_charts import Layer
 from reporter.run_facts import ForgetImages, History, RunFacts
-from reporter.verdict import Measurements
+from reporter.verdict import Measurements, undecided_models
 from run_settings import AUTO, run_params
 from training import library_versions
 from unlearn import Unlearned
@@ -56,7 +56,7 @@ def run_facts(
             images=image_counts(evidence["unlearned"]),
             warnings=tuple(experiment.warnings),
             masked="" if layer is None else layer.switched_off,
-            undecided=_undecided(measured.undefined),
+            undecided=undecided_models(measured.undefined),
             ways=_ways(config) | {"ideal": base.ideal_command()},
         ),
         kinds=experiment.metrics,
@@ -72,12 +72,6 @@ def run_facts(
         versions=library_versions(),
         notes=tuple(note for note in notes if note not in experiment.warnings),
     )
-
-
-def _undecided(undefined: Mapping[str, str]) -> dict[str, str]:
-    """Why mia is undecided, by model; of a model where it has a value, or was not measured, nothing."""
-    names = {"unlearned": "mia", "initial": "initial_mia", "ideal": "ideal_mia"}
-    return {model: undefined[name] for model, name in names.items() if is_undecided(name, undefined)}
 
 
 def command_of(config: PipelineConfig) -> str:

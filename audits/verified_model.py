@@ -21,7 +21,7 @@ from evaluation import ALL, DEFAULT, METRICS, OF_MANY, chosen, needs_of
 from measurement import INCOMPETENT, TIMES, Measured, Metric, measure
 from models import ARCHITECTURES, build
 from registry import __version__
-from reporter.verdict import Measurements, verdict
+from reporter.verdict import Measurements, undecided_models, verdict
 from run_artifacts import image_table
 from run_report import image_counts
 from run_settings import git_commit, provenance
@@ -297,6 +297,7 @@ class _OfOneModel:
             models=sides,
             images=image_counts(measured.evidence["unlearned model"]),
             warnings=self.raw.warnings if self.raw else (),
+            undecided=undecided_models(measured.undefined),
         )
         self.done.checks.append(Check("verdict", tags.get("verdict", "none"), verdict(facts).headline))
 

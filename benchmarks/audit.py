@@ -116,8 +116,8 @@ def audited(options: Any, method: str, base: Any) -> Row:
         **ulira.values,
         **ulira.beside,
         "intervals": {name: list(ends) for name, ends in ulira.intervals.items()},
-        "gap": gaps.mean,
-        "gap_interval": list(gaps.interval or ()),
+        "gap": gaps and gaps.mean,
+        "gap_interval": gaps and list(gaps.interval),
         "seconds": klom.stages["total"] + ulira.stages["total"],
         "runs": [klom.run_id, ulira.run_id],
     }
@@ -128,17 +128,22 @@ def _line(error: Exception) -> str:
 
 
 def gaps_of(models: Sequence[Mapping[str, Any]]) -> Any:
-    """mia_confidence less the oracle's of the same seed, of the seeds for which neither is undecided."""
+    """mia_confidence less the oracle's of the same seed, of the seeds for which neither is undecided; None for fewer than two."""
     from evaluation.over_seeds import gaps, over_seeds
 
     ours, theirs = (
         {row["seed"]: float(row[MIA]) for row in models if row["side"] == side and row[MIA] is not None} for side in ("unlearned", "oracle")
     )
     both = ours.keys() & theirs.keys()
+    if len(both) < 2:
+        return None
     return over_seeds(gaps({seed: ours[seed] for seed in both}, {seed: theirs[seed] for seed in both}), "points")
 
 
-def passes_mia(row: Row) -> bool:
+def passes_mia(row: Row) -> bool | None:
+    """None where the attack is undecided."""
+    if row["gap_interval"] is None:
+        return None
     low, high = row["gap_interval"]
     return bool(low <= 0 <= high)
 
@@ -183,10 +188,13 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def line(row: Row) -> list[str]:
+    from evaluation import UNDECIDED
+
     numbers = [f"{row[name]:.2f}" for name in ("klom_forget_p95", "klom_retain_p95", "klom_validation_p95")]
     numbers += [f"{row[name]:.3f}" for name in ("forgetting_quality", "forgetting_score")]
     numbers += [with_ends(row[name], row["intervals"][name], 3) for name in ("ulira_auc", "ulira_tpr_at_1_fpr")]
-    return [row["method"], *numbers, with_ends(row["gap"], row["gap_interval"], 1), f"{row['seconds']:.0f}"]
+    gap = UNDECIDED if row["gap"] is None else with_ends(row["gap"], row["gap_interval"], 1)
+    return [row["method"], *numbers, gap, f"{row['seconds']:.0f}"]
 
 
 def with_ends(value: float, ends: Sequence[float], digits: int) -> str:
@@ -206,6 +214,9 @@ def in_words(rows: Sequence[Row]) -> list[str]:
         ),
         f"pass {MIA}, and are not told by U-LiRA: too few shadow models, its interval goes from chance to above 0.75": (True, None),
         f"fail {MIA}, and are not told by U-LiRA: too few shadow models": (False, None),
+        f"{MIA} is undecided, pass U-LiRA": (None, True),
+        f"{MIA} is undecided, fail U-LiRA": (None, False),
+        f"{MIA} is undecided, and are not told by U-LiRA: too few shadow models": (None, None),
     }
     of = {words: [row["method"] for row in found if (passes_mia(row), passes_ulira(row)) == kind] for words, kind in kinds.items()}
     return [f"{words}: {', '.join(methods)}" for words, methods in of.items() if methods]

@@ -121,19 +121,21 @@ def steps_of(options: Namespace, world: dict[str, Any]) -> dict[str, Step]:
 
 
 def attack(name: str, kept: dict[str, Any]) -> Step:
-    return lambda: kept["evidence"].metric(name)
+    from evaluation import evaluate
+
+    return lambda: evaluate(names=(name,), model=kept["evidence"])
 
 
 def libsvm_steps(kept: dict[str, Any]) -> dict[str, Step]:
     """The same attacks by scikit-learn's classifier."""
     from unittest.mock import patch
 
-    from evaluation import kernel_svm
+    from evaluation import evaluate, kernel_svm
 
     def step(name: str) -> Step:
         def run() -> None:
             with patch.object(kernel_svm, "fit", side_effect=kernel_svm.NotSolved("libsvm is next")):
-                replace(kept["evidence"]).metric(name)
+                evaluate(names=(name,), model=replace(kept["evidence"]))
 
         return run
 

@@ -38,7 +38,7 @@ CODE = ("unlearn_code", "arch_code", "dataset_code")  # digests of users' files
 
 # What a method is set before, with the architecture's own options; every other setting is the method's.
 OF_TASK = {"dataset", "dataset_file", "dataset_code", "arch", "arch_file", "arch_code", "num_classes", "epochs", "split_seed", "training"}
-OF_TASK |= {"request", "normalize"}
+OF_TASK |= {"request", "normalize", "image_channels", "duplicates", "train_split", "test_split"}
 OF_REQUEST = {"class_to_replace", "num_indexes_to_replace", "forget_indexes", REQUEST_DIGEST}  # what "request" says in a word
 OF_TASK |= OF_REQUEST
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from evaluation.impl import is_undecided
 from evaluation.over_images import auc_interval, exact_interval
 
 Mark = Literal["good", "bad", "open"]
@@ -70,6 +71,12 @@ class Measurements:
 
     def value(self, model: str, metric: str) -> float | None:
         return self.models.get(model, {}).get(metric)
+
+
+def undecided_models(undefined: Mapping[str, str]) -> dict[str, str]:
+    """Why mia is undecided, by model; of a model where it has a value, or was not measured, nothing. undefined: by the metric's name."""
+    names = {"unlearned": "mia", "initial": "initial_mia", "ideal": "ideal_mia"}
+    return {model: undefined[name] for model, name in names.items() if is_undecided(name, undefined)}
 
 
 def verdict(run: Measurements) -> Verdict:

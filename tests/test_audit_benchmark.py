@@ -26,7 +26,7 @@ def test_a_table_with_intervals_and_why_a_method_has_no_line(folder, capsys, mon
     assert audit.main([*SMALL, "--json", "audit.json"]) == 0
 
     out = capsys.readouterr().out
-    assert re.search(r"^default +\d+\.\d\d .* \d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\)", out, flags=re.MULTILINE)
+    assert re.search(r"^default +\d+\.\d\d .* \d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\) .*\d+$", out, flags=re.MULTILINE)
     assert "UNSIR: UNSIR: expected a forget request for whole classes" in out
     found = json.loads((folder / "audit.json").read_text())["rows"][0]
     assert (found["klom_models"], found["ulira_shadows"]) == (10, 8)
@@ -84,5 +84,9 @@ def test_the_gap_is_taken_per_seed():
         for seed, value in enumerate(values, 1)
     ]
 
+    models += [{"side": side, "seed": 4, "mia_confidence": value} for side, value in (("unlearned", None), ("oracle", 50))]
+
+    assert audit.gaps_of(models).n == 3
+    assert audit.gaps_of(models[-2:]) is None
     assert audit.gaps_of(models).mean == 2
     assert audit.gaps_of(models).sd == 1

@@ -28,7 +28,7 @@ def test_three_steps_of_bad_teacher_by_hand(temperature, model):
 
     steps = [imitation(rows) for rows in torch.randperm(40, generator=data.generator("bad_teacher", "order")).split(15)]
     expected = copy.deepcopy(model)
-    adam(expected, map(slope, steps), 1e-2)
+    adam(expected, [slope(step) for step in steps], 1e-2)
     settings = {"unlearn_lr": 1e-2, "batch_size": 15, "retain_share": 1.0, "teacher_temperature": temperature}
     assert_weights(unlearn("bad_teacher", model, data, **settings).model, expected.parameters())
 

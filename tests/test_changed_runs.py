@@ -119,7 +119,7 @@ def run(kept, tmp_path):
 
 def narrow(run):
     run.param("metrics", "test_score")
-    run.metric("avg_gap", 0)
+    run.metric("avg_gap_without_mia", 0)
 
 
 CHANGES = {
@@ -144,7 +144,7 @@ CHANGES = {
     "the class": (lambda run: run.param("class_to_replace", "3"), "DIFFERS: forget list, of the class and number asked for"),
     "the seed of the record": (lambda run: run.change_raw("decisive", seed=2), "DIFFERS: config_hash"),
     "config_hash": (lambda run: run.tag("config_hash", "0" * 64), "DIFFERS: config_hash"),
-    "fewer metrics": (narrow, r"\navg_gap +0\.0 +\d"),
+    "fewer metrics": (narrow, r"\navg_gap_without_mia +0\.0 +\d"),
     "an invented metric": (lambda run: run.invent("forgotten"), "DIFFERS: metrics that the raw metrics JSON has not\n.*got forgotten"),
     "a number of the record": (lambda run: run.change_raw("metrics", forget_score=1.5), "DIFFERS: metrics in the raw metrics JSON\n.*1.5"),
     "no record": (lambda run: run.raw.unlink(), "GONE: raw metrics JSON"),

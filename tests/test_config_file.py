@@ -51,7 +51,7 @@ def test_a_key_without_a_value_is_a_flag_left_out_and_a_hyperparameters_none(con
 
 def test_flags_of_the_line_win(config_of):
     (config,) = config_of(FULL, "--kappa=0.2", "--seed", "7", "--class-to-replace", "1")
-    assert (config.settings, config.base.seed, config.base.request.classes) == ({"kappa": 0.2}, 7, (1,))
+    assert (config.settings, config.base.seed, config.base.request.classes) == ({"kappa": 0.2}, 7, ("1",))
     assert config.base.epochs == 2
 
 
@@ -60,9 +60,9 @@ def test_a_request_of_the_line_takes_the_place_of_the_files(config_of, folder):
     (config,) = config_of("unlearn: SSD\nclass_to_replace: 3\nnum_indexes_to_replace: 9\n", "--forget_indexes", "list.txt")
     assert config.base.request.indexes == (3, 5)
     (config,) = config_of("unlearn: SSD\nforget_indexes: list.txt\n", "--class_to_replace", "4")
-    assert config.base.request.classes == (4,)
+    assert config.base.request.classes == ("4",)
     (config,) = config_of("unlearn: SSD\nclass_to_replace: 3\nnum_indexes_to_replace: 9\n", "--num_indexes_to_replace", "5")
-    assert (config.base.request.classes, config.base.request.number) == ((3,), 5)
+    assert (config.base.request.classes, config.base.request.number) == (("3",), 5)
 
 
 def test_a_checkpoint_is_a_mask(config_of):

@@ -229,7 +229,8 @@ def test_amounts_and_what_depends_on_other_flags_are_resolved_before_the_method_
     assert counts.keys() == {f"{name}_count" for name in entry.hyperparameters if name in ("topk", "kappa")}
     assert all(1 <= count <= SIZE for count in counts.values())
     assert all(value is not None for value in found.values())
-    assert all(entry.hyperparameters[name].default is None for name in found.keys() - counts.keys())
+    defaults = {name: entry.hyperparameters[name].default for name in found.keys() - counts.keys()}
+    assert all(default is None or default == found[name] for name, default in defaults.items())
 
 
 @every_method

@@ -140,7 +140,9 @@ def test_everything_that_was_asked_for_is_shown(capsys):
     assert mlflow_forget.main(["--unlearn", "random_mask", "--kappa", "0.5", "--epochs", "2", "--metrics", "zrf,weight_distance"]) == 0
     out = capsys.readouterr().out
 
-    assert [line.split()[0] for line in out.splitlines()[3:5]] == ["zrf", "weight_distance"]
+    lines = out.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("metric "))
+    assert [line.split()[0] for line in lines[start + 2 : start + 4]] == ["zrf", "weight_distance"]
 
 
 @pytest.mark.parametrize("metrics", [("zrf",), ("all",)])

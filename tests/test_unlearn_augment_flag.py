@@ -18,7 +18,7 @@ FLIPPED = {"train_augment": ("flip",)}
 def own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr("pipeline.check_store", lambda: None)
+    monkeypatch.setattr("pipeline.check_store", lambda name: None)
 
 
 def job(method="FT", asked=AUTO, training=None):
