@@ -280,9 +280,11 @@ def quality_table(rows: Sequence[Row], timings: Sequence[Row]) -> str:
         values = [text_of(over, of) for over, of in overs.values()]
         values += [interval(gap)] if seeds > 1 else []
         seconds = number(mean(row["seconds"] for row in own), 2)
-        lines.append((mean(row["avg_gap_without_mia"] for row in own), [name, *values, seconds, passes_of(own[0], timings)]))
+        passes = [passes_of(own[0], timings)] if timings else []
+        lines.append((mean(row["avg_gap_without_mia"] for row in own), [name, *values, seconds, *passes]))
     lines.sort(key=lambda line: line[0])
-    header = ["method", *COLUMNS, "avg_gap", "without MIA", *(["95 % interval"] if seeds > 1 else []), "seconds", "x passes"]
+    header = ["method", *COLUMNS, "avg_gap", "without MIA", *(["95 % interval"] if seeds > 1 else []), "seconds"]
+    header += ["x passes"] if timings else []
     table = text_table(header, [line for _, line in lines])
     notes = ["= no image is predicted differently than by the initial model"] * unchanged
     return "\n".join([table, *notes, *reasons(rows)])
