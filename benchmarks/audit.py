@@ -118,6 +118,7 @@ def audited(options: Any, method: str, base: Any) -> Row:
         "intervals": {name: list(ends) for name, ends in ulira.intervals.items()},
         "gap": gaps and gaps.mean,
         "gap_interval": gaps and list(gaps.interval),
+        "gap_seeds": gaps.n if gaps else 0,
         "seconds": klom.stages["total"] + ulira.stages["total"],
         "runs": [klom.run_id, ulira.run_id],
     }
@@ -128,14 +129,14 @@ def _line(error: Exception) -> str:
 
 
 def gaps_of(models: Sequence[Mapping[str, Any]]) -> Any:
-    """mia_confidence less the oracle's of the same seed, of the seeds for which neither is undecided; None for fewer than two."""
+    """mia_confidence less the oracle's of the same seed, of the seeds for which neither is undecided; None where that is half of them or fewer."""
     from evaluation.over_seeds import gaps, over_seeds
 
     ours, theirs = (
         {row["seed"]: float(row[MIA]) for row in models if row["side"] == side and row[MIA] is not None} for side in ("unlearned", "oracle")
     )
     both = ours.keys() & theirs.keys()
-    if len(both) < 2:
+    if 2 * len(both) <= len({row["seed"] for row in models}):
         return None
     return over_seeds(gaps({seed: ours[seed] for seed in both}, {seed: theirs[seed] for seed in both}), "points")
 
@@ -180,7 +181,7 @@ def table(rows: Sequence[Row]) -> str:
         "score",
         "U-LiRA AUC",
         "TPR at 1 % FPR",
-        "mia_confidence gap",
+        "mia_confidence gap, seeds",
         "seconds",
     ]
     lines = text_table(header, [line(row) for row in found])
@@ -193,7 +194,7 @@ def line(row: Row) -> list[str]:
     numbers = [f"{row[name]:.2f}" for name in ("klom_forget_p95", "klom_retain_p95", "klom_validation_p95")]
     numbers += [f"{row[name]:.3f}" for name in ("forgetting_quality", "forgetting_score")]
     numbers += [with_ends(row[name], row["intervals"][name], 3) for name in ("ulira_auc", "ulira_tpr_at_1_fpr")]
-    gap = UNDECIDED if row["gap"] is None else with_ends(row["gap"], row["gap_interval"], 1)
+    gap = UNDECIDED if row["gap"] is None else f"{with_ends(row['gap'], row['gap_interval'], 1)} of {row['gap_seeds']}"
     return [row["method"], *numbers, gap, f"{row['seconds']:.0f}"]
 
 
