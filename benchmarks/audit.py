@@ -129,7 +129,10 @@ def _line(error: Exception) -> str:
 
 
 def gaps_of(models: Sequence[Mapping[str, Any]]) -> Any:
-    """mia_confidence less the oracle's of the same seed, of the seeds for which neither is undecided; None where that is half of them or fewer."""
+    """mia_confidence less the oracle's of the same seed, of the seeds for which neither is undecided.
+
+    None where that is half of them or fewer.
+    """
     from evaluation.over_seeds import gaps, over_seeds
 
     ours, theirs = (
