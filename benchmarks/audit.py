@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json:
         check_writable(Path(options.json).absolute().parent, "Choose another --json")
     shared = tuple(place for place in MEASURED_CODE if place != "unlearn")
-    kept = Cells(cells_file(options), code=(*shared, *CODE))
+    kept = Cells(cells_file(options), __file__, code=(*shared, *CODE))
     rows = [measured(options, method, kept) for method in command_line.progress_bar(options.methods, "methods")]
     print(heading(rows, options), table(rows), "", *in_words(rows), "", kept.note(), describe(), sep="\n")
     write_json(options.json, {"command": f"benchmarks/audit.py {' '.join(sys.argv[1:] if argv is None else argv)}", "rows": rows})
