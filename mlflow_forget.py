@@ -236,13 +236,19 @@ def cell(result: Result, metric: str, model: str = "unlearned", digits: int = 2)
 
 def remarks(results: Sequence[Result]) -> list[str]:
     """What was not measured and why, in a line for each reason, and the notes; each once, whatever number of runs it holds for."""
-    from evaluation import UNDECIDED
+    from evaluation import is_undecided
 
     names: dict[str, dict[str, None]] = {}
+    undecided: dict[str, None] = {}
     for result in results:
         for name, why in result.undefined.items():
-            names.setdefault(why, {})[name] = None
-    missing = [f"{'' if why.startswith(UNDECIDED) else 'not measured: '}{', '.join(own)}: {why}" for why, own in names.items()]
+            group = undecided if is_undecided(name, result.undefined) else names.setdefault(why, {})
+            group[name] = None
+    missing = [f"not measured: {', '.join(own)}: {why}" for why, own in names.items()]
+    if undecided:
+        missing.append(
+            f"undecided, for it hangs on which images an attack is trained on (from where to where: tags): {', '.join(undecided)}"
+        )
     commands = [why.partition(MAKE_IT)[2] for why in names if MAKE_IT in why]
     said = tuple(MAKE_IT + command for command in commands)
     return [*missing, *(note for note in dict.fromkeys(note for result in results for note in result.notes) if not note.endswith(said))]
