@@ -17,6 +17,7 @@ DEEPEST = 100  # folders in each other
 FOLLOW_LINKS = "LETHE_FOLLOW_LINKS"  # a variable of the environment: 1 where a person trusts the links of all folders
 
 # Without blocking: to open a named pipe would otherwise wait for a writer that never comes. Windows has no such flag, and no such pipe.
+PART = 2**20  # bytes that are read at once
 CAREFULLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -53,12 +54,23 @@ def read_foreign(path: Path, *, most: int = TEXT, inside: Path | None = None) ->
     """The content of a file. Raises as `open_foreign`."""
     with open_foreign(path, most=most, inside=inside) as file:
         try:
-            content = file.read(most + 1)  # some files of a system, and those that grow, have more than their size says
+            content = _read_up_to(file, most + 1)
         except OSError as error:
             raise ValueError(f"{path}: expected a file that can be read, and it can't be ({reason_of(error)})") from error
     if len(content) > most:
         raise _too_large(path, f"more than {size_text(most)}", most)
     return content
+
+
+def _read_up_to(file: BinaryIO, most: int) -> bytes:
+    """Part by part: some files of a system, and those that grow, have more than their size says, and `read(most)` would take memory for
+    all that may come."""
+    parts: list[bytes] = []
+    left = most
+    while left and (part := file.read(min(left, PART))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
 
 
 def foreign_text(path: Path, *, most: int = TEXT, inside: Path | None = None, errors: str = "strict") -> str:
