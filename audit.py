@@ -195,14 +195,19 @@ def _one_line(text: str) -> str:
 
 def measured_report(result: ForeignResult) -> str:
     """Every metric of the models, and why others are missing."""
-    from reporter.text_table import number, text_table
+    from evaluation.impl import is_undecided, reasons_of
+    from reporter.metric_cell import metric_cell
+    from reporter.text_table import text_table
     from tracking.store_uri import shown_uri
 
-    sides = (result.measured.initial, result.measured.model, result.measured.ideal)
-    names = dict.fromkeys(name for side in (sides[1], *sides) for name in side)
-    rows = [[name, *(number(side.get(name), 4) for side in sides)] for name in names]
-    reasons = dict.fromkeys(result.measured.undefined.values())
-    undefined = result.measured.undefined.items()
+    measured = result.measured
+    sides = {"initial": measured.initial, "unlearned": measured.model, "ideal": measured.ideal}
+    why = {model: reasons_of(model, measured.undefined) for model in sides}
+    undecided = [name for name in why["unlearned"] if is_undecided(name, why["unlearned"])]
+    names = dict.fromkeys(name for side in (measured.model, undecided, *sides.values()) for name in side)
+    rows = [[name, *(metric_cell(name, values, why[model], 4) for model, values in sides.items())] for name in names]
+    reasons = dict.fromkeys(measured.undefined.values())
+    undefined = measured.undefined.items()
     missing = [f"not measured ({why}): {', '.join(name for name, reason in undefined if reason == why)}" for why in reasons]
     warnings = [f"warning: {warning}" for warning in result.warnings]
     table = text_table(["metric", "initial", "unlearned", "ideal"], rows)
@@ -215,7 +220,7 @@ def report(result: AuditResult) -> str:
     from tracking.store_uri import shown_uri
 
     rows = [[name, number(value, 4), against(name, result), verdict(name, result)] for name, value in result.values.items()]
-    rows += [[name, number(value, 4), "", ""] for name, value in result.beside.items() if "_mean_" in name]
+    rows += [[name, number(value, 4), "", ""] for name, value in result.beside.items() if "_mean_" in name or "_undecided_" in name]
     missing = [f"not measured: {name}: {reason}" for name, reason in result.undefined.items()]
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in result.stages.items())
     where = f"run in {shown_uri()}: {result.run_id}"

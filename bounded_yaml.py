@@ -145,4 +145,5 @@ def _of_value(node: Any, error: Exception) -> str:
     """Why a value can't be read. Python's own words for a number that is too long name a setting of Python."""
     value = str(node.value)
     shown = value if len(value) <= 40 else f"{value[:40]}... of {len(value)} characters"
-    return f"expected a {node.tag.rpartition(':')[2]}, got {shown} ({type(error).__name__}). Correct it, or put it in quotes"
+    kind = node.tag.rpartition(":")[2]
+    return f"expected {'an' if kind[0] in 'aeiou' else 'a'} {kind}, got {shown} ({type(error).__name__}). Correct it, or put it in quotes"

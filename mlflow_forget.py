@@ -223,15 +223,11 @@ def report(result: Result) -> str:
 
 def cell(result: Result, metric: str, model: str = "unlearned", digits: int = 2) -> str:
     """A metric of one of the run's models as a table shows it: a number, "undecided", or nothing."""
-    from evaluation import UNDECIDED, is_undecided
-    from reporter.text_table import number
+    from evaluation.impl import reasons_of
+    from reporter.metric_cell import metric_cell
 
-    values, prefix = {
-        "initial": (result.initial, "initial_"),
-        "unlearned": (result.metrics, ""),
-        "ideal": (result.ideal, "ideal_"),
-    }[model]
-    return UNDECIDED if is_undecided(prefix + metric, result.undefined) else number(values.get(metric), digits)
+    values = {"initial": result.initial, "unlearned": result.metrics, "ideal": result.ideal}[model]
+    return metric_cell(metric, values, reasons_of(model, result.undefined), digits)
 
 
 def remarks(results: Sequence[Result]) -> list[str]:
@@ -247,7 +243,8 @@ def remarks(results: Sequence[Result]) -> list[str]:
     missing = [f"not measured: {', '.join(own)}: {why}" for why, own in names.items()]
     if undecided:
         missing.append(
-            f"undecided, for it hangs on which images an attack is trained on (from where to where: tags): {', '.join(undecided)}"
+            "undecided (the attack's answer depends on which images it is trained on; the tags undefined.NAME have the range): "
+            + ", ".join(undecided)
         )
     commands = [why.partition(MAKE_IT)[2] for why in names if MAKE_IT in why]
     said = tuple(MAKE_IT + command for command in commands)

@@ -18,8 +18,8 @@ from audits.many_models import AuditResult, Notice, Start, audit_run, job_of, lo
 from audits.margin_files import COLUMNS, SETS, array_of, check_columns, columns, npy, read_margins, sets_of, table
 from base_models import BaseConfig, BaseModels
 from evaluation import METRICS, Evidence, MetricFacts, Population, evaluate, needs_of, noise_floor
+from evaluation.impl import Undecided
 from evaluation.klom import KLOM
-from evaluation.membership import Undecided
 from evaluation.population import MINIMUM
 from measurement import evidence_of
 from model_sets import Kind, Member, make, members_of
@@ -106,9 +106,7 @@ class KlomAudit:
             with stage(self.stages, "unlearn"):
                 models = Population.of(self._after(initial, rows))
             with stage(self.stages, "evaluate"):
-                values, undefined = evaluate(models=models, oracles=oracles)
-                if self.config.klom_direction == "oracle_unlearned":
-                    values |= evaluate(names=KLOM, models=oracles, oracles=models)[0]
+                values, undefined = compared(models, oracles, self.config.klom_direction)
                 beside = floor_of(self.config.models) | means_of(rows, self._names)
             self._log(run, models, oracles, rows)
             self.stages["total"] = time.perf_counter() - started
@@ -205,6 +203,14 @@ class KlomAudit:
         return [f"{self.config.models} unlearned models beside {whose}", *missing, *warning]
 
 
+def compared(models: Population, oracles: Population, direction: str) -> tuple[dict[str, float], dict[str, str]]:
+    """The metrics of many models, and why others have no value. direction: of KLoM, see KlomConfig."""
+    values, undefined = evaluate(models=models, oracles=oracles)
+    if direction == "oracle_unlearned":
+        values |= evaluate(names=KLOM, models=oracles, oracles=models)[0]
+    return values, undefined
+
+
 def _value(metric: Entry[MetricFacts], evidence: Evidence) -> float | None:
     """A metric of one model, None where it is undecided. ValueError, with its name, where it can't be measured."""
     try:
@@ -216,7 +222,7 @@ def _value(metric: Entry[MetricFacts], evidence: Evidence) -> float | None:
 
 
 def means_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:
-    """The mean of each metric over the models of each side: unlearned_mean_<name>, oracle_mean_<name>.
+    """The mean of each metric over the models of each side: unlearned_mean_<name>, oracle_mean_<name>. rows: also as read from models.csv.
 
     Models of which it is undecided are left out, and counted: unlearned_undecided_<name>, oracle_undecided_<name>, where there are some.
     """
@@ -224,7 +230,7 @@ def means_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[st
     for side in ("unlearned", "oracle"):
         own = [row for row in rows if row["side"] == side]
         for name in names:
-            values = [float(row[name]) for row in own if row[name] is not None]
+            values = [float(row[name]) for row in own if row[name] not in (None, "")]
             if values:
                 found[f"{side}_mean_{name}"] = mean(values)
             if len(values) < len(own):

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from audits.klom import MODELS, ORACLES, UNLEARNED, floor_of, means_of
+from audits.klom import MODELS, ORACLES, UNLEARNED, compared, floor_of, means_of
 from audits.margin_files import COLUMNS, columns, read_array, read_margins, sets_of, table
 from audits.recorded_run import RecordedRun
 from audits.ulira import MARGINS, MEMBER, ends_of, sizes_of
@@ -39,7 +39,8 @@ def verify_klom(run: RecordedRun, progress: Progress) -> Verification:
         Population(read_margins(run.artifact(file), sizes), _scores(rows, who))
         for file, who in ((UNLEARNED, "unlearned"), (ORACLES, "oracle"))
     )
-    values, _ = evaluate(models=models, oracles=oracles)
+    direction = run.record.params.get("klom_direction", "unlearned_oracle")  # which older audits had
+    values, _ = compared(models, oracles, direction)
     also = [name for name in rows[0] if name not in OF_A_MODEL]
     _compare(run, done, values | floor_of(len(models)) | means_of(rows, also))
     return done

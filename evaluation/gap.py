@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 
 from evaluation.evidence import Evidence
-from evaluation.impl import UNDECIDED, register
-from evaluation.membership import Undecided
+from evaluation.impl import Undecided, register
 
 
 def mean_gap(values: Sequence[float], ideals: Sequence[float]) -> float:
@@ -51,7 +50,7 @@ def avg_gap(model: Evidence, ideal: Evidence) -> float:
     try:
         return mean_gap(ua_ra_ta_mia(model), ua_ra_ta_mia(ideal))
     except Undecided as error:
-        raise Undecided(f"{UNDECIDED}, for mia is: see avg_gap_without_mia") from error
+        raise Undecided("mia is. See avg_gap_without_mia") from error
 
 
 @register("avg_gap_without_mia", unit="points", better="lower", source="Fan et al. 2024, arXiv:2310.12508, without its fourth term")

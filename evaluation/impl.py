@@ -50,6 +50,23 @@ IN_WORDS = {
 }
 OF_MANY = frozenset({"models", "oracles", "shadows"})  # what an audit has, and no run of one model
 NO_WAYS: Mapping[str, str] = MappingProxyType({})
+OF_BASE_MODELS = ("initial", "ideal")  # a run logs their metrics as initial_<name> and ideal_<name>
+
+
+class Undecided(ValueError):
+    """A metric that was measured and came to no value. The message, which becomes its reason in the run, begins with "undecided: "."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{UNDECIDED}: {why}")
+
+
+def reasons_of(model: str, reasons: Mapping[str, str]) -> dict[str, str]:
+    """Why metrics of one model (initial, unlearned or ideal) have no value, by the metric's name. reasons: of a run, by logged name."""
+    if model in OF_BASE_MODELS:
+        prefix = f"{model}_"
+        return {name.removeprefix(prefix): why for name, why in reasons.items() if name.startswith(prefix)}
+    others = tuple(f"{base}_" for base in OF_BASE_MODELS)
+    return {name: why for name, why in reasons.items() if not name.startswith(others)}
 
 
 def is_undecided(metric: str, reasons: Mapping[str, str]) -> bool:

@@ -11,20 +11,17 @@ from torch import Tensor
 from evaluation import kernel_svm
 from evaluation.entropies import entropy, modified_entropy
 from evaluation.evidence import Attack, Evidence, Outputs
-from evaluation.impl import BAD_TEACHING, UNDECIDED, register
+from evaluation.impl import BAD_TEACHING, Undecided, register
 
 MINIMUM = 10
 COST = 3.0
 TIE = 1e-6  # a decision value nearer to 0 is one
 TOLERANCE = 0.01  # ten times scikit-learn's: how far a decision value may move between that and an exact solution
+REGRESSION_TOLERANCE = 1e-4  # of LogisticRegression
 LARGEST_SPREAD = 25.0  # points between the draws of an attack; beyond it the value is luck
 SOURCE = "features: Song and Mittal 2021, arXiv:2003.10595; protocol: Jia et al. 2023, arXiv:2304.04934"
 
 Tell = Callable[[Tensor, Tensor, Tensor], "Decision"]
-
-
-class Undecided(ValueError):
-    """An attack whose share of non-members hangs on the draw of its members, or on the solver's tolerance."""
 
 
 class Decision(NamedTuple):
@@ -115,7 +112,7 @@ def regression_decision(members: Tensor, non_members: Tensor, target: Tensor) ->
     is_member = np.repeat([1, 0], [len(members), len(non_members)])
     attack = LogisticRegression(class_weight="balanced", max_iter=1000).fit(known, is_member)
     scores = torch.from_numpy(attack.decision_function(target.double().cpu().reshape(-1, 1).numpy()))
-    return Decision(scores, 1e-4)  # LogisticRegression's own tolerance
+    return Decision(scores, REGRESSION_TOLERANCE)
 
 
 def _check_sizes(members: int, non_members: int, target: int) -> None:
@@ -138,8 +135,8 @@ def attacked(model: Evidence, name: str, feature: Callable[[Outputs], Tensor], t
     attack = model.attacks[name]
     if attack.highest - attack.lowest > LARGEST_SPREAD:
         raise Undecided(
-            f"{UNDECIDED}: this attack calls {attack.lowest:.0f} to {attack.highest:.0f} % of the forget images non-members, "
-            "by which images it is trained on"
+            f"this attack calls {attack.lowest:.0f} to {attack.highest:.0f} % of the forget images non-members, "
+            "depending on which images it is trained on"
         )
     return called_non_member(attack.scores)
 
@@ -216,8 +213,7 @@ def mia_prob(model: Evidence) -> float:
 
     Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
 
-    Trap: where a whole class was forgotten, the attack has seen no image of it. What it says of vectors that are near none of its own
-    is its offset's sign, for all of them: 0 or 100, whatever was forgotten.
+    Trap: where a whole class was forgotten, the attack has seen no image of it, and is often undecided.
 
     Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is undecided.
     """

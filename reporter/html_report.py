@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from evaluation import UNDECIDED, MetricFacts, Outputs, is_undecided
+from evaluation.impl import reasons_of
 from registry import Entry
 from reporter.best_known import best_known
 from reporter.curve_charts import curves
@@ -113,8 +114,7 @@ def _row(facts: RunFacts, kind: Entry[MetricFacts], models: Sequence[str]) -> Ro
 
 
 def _value(facts: RunFacts, kind: Entry[MetricFacts], model: str) -> str:
-    prefix = "" if model == "unlearned" else f"{model}_"
-    if is_undecided(prefix + kind.name, facts.undefined):
+    if is_undecided(kind.name, reasons_of(model, facts.undefined)):
         return UNDECIDED
     return shown(facts.measured.value(model, kind.name), kind.facts.unit)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from evaluation import METRICS, OF_MANY, needs_of
 from evaluation.evidence import DRAWS
-from evaluation.membership import LARGEST_SPREAD, TOLERANCE
+from evaluation.membership import LARGEST_SPREAD, REGRESSION_TOLERANCE, TOLERANCE
 from registry import Entry
 from reporter.markdown import capital, codes, paragraph, paragraphs_of, prose, table
 from reporter.text_table import wrapped_table
@@ -56,14 +56,14 @@ anew: index, label and set, prediction, `p_y`, margin, loss, all logits, and wha
 
 A membership attack (`mia`, `mia_correctness`, `mia_confidence`, `mia_entropy`, `mia_m_entropy`, `mia_prob`, `mia_lr`) is trained on as many
 members (retain images) as non-members (test images), and on as many of each class: of class c there are n_c = min(retain images of c, test
-images of c) on both sides, drawn by the seed, and none of a class that was forgotten whole. With digits' class 0 forgotten that is 323 and
-323, with a tenth of all images 359 and 359; with MNIST's class 0, 9,020 and 9,020. `mia_auc` and `mia_tpr_at_1_fpr` train nothing: they
+images of c) on both sides, drawn by the seed, and none of a class that was forgotten whole. With digits' class 0 forgotten these are 323
+of each, with MNIST's class 0 9,020 of each. Under 10 of each there is no attack. `mia_auc` and `mia_tpr_at_1_fpr` train nothing: they
 compare all forget images with all test images.
 
 The attack is trained {DRAWS} times, on other draws. The first one's value is the metric. Where the values of the draws are more than
-{LARGEST_SPREAD:g} points apart, or would be if scores within the solver's tolerance of 0 ({TOLERANCE:g}) were on the other side, the metric
-is **undecided**: it has no value, tables say `undecided`, the tag `undefined.<name>` says from where to where the draws go, and
-`avg_gap` has no value either; `avg_gap_without_mia` has.
+{LARGEST_SPREAD:g} points apart, or would be if scores within the solver's tolerance of 0 were on the other side ({TOLERANCE:g};
+{REGRESSION_TOLERANCE:g} for `mia_lr`), the metric is **undecided**: it has no value, tables say `undecided`, the tag `undefined.<name>`
+has the range, and `avg_gap` has no value either; `avg_gap_without_mia` has.
 
 Over seeds (`--seed 1 2 3`) a run prints mean, standard deviation and the 95 % interval of Student's t, of the models and of the gaps to
 the ideal model of the same seed, and its parent run has them as `over_seeds.json`. One seed has no interval. Where every value is at an

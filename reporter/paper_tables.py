@@ -39,7 +39,8 @@ FOUR: tuple[tuple[Part, str, str], ...] = (
     ("retain", "score", "percent"),
 )
 COLUMNS_ABREAST = 4
-SCORES = ("UA", "RA", "TA", "MIA")
+ALWAYS = ("UA", "RA", "TA")  # MIA may be undecided
+SCORES = (*ALWAYS, "MIA")
 NOT_RUN = "--"
 PREVIEW = "preview.tex"
 MAKE_MIMU = "python -u mlflow_forget.py --unlearn MIMU --topk 50 --kappa 0.1"
@@ -89,13 +90,13 @@ def gap_table(task: Task) -> str | None:
 
     The mean of the four gaps in brackets is avg_gap where a run has all four.
     """
-    ideals = by_seed(groups_of(task), four_of_ideal)
+    ideals = by_seed(groups_of(task), scores_of_ideal)
     if not ideals:
         return None
     labels = labels_of(task)
     groups = [group for group in groups_of(task) if group.method != REFERENCE and group.done]
     seeds = seeds_of([ideals, *(group.done for group in groups)])
-    first = [spread(over_seeds([scores[name] for scores in ideals.values()], "percent")) + " (0.00)" for name in SCORES]
+    first = [ideal_cell([scores[name] for scores in ideals.values() if name in scores], len(ideals)) for name in SCORES]
     retrain = [*first, "0.00", with_n(seconds_of_ideal(task), len(ideals))]
     rows = [row_of("Retrain" + of_fewer(len(ideals), len(seeds)), retrain), r"\midrule"]
     for group in groups:
@@ -107,7 +108,7 @@ def gap_table(task: Task) -> str | None:
     caption = (
         f"{latex_text(about(task))}. UA, RA, TA and MIA in percent, mean $\\pm$ standard deviation over "
         f"{seeds_text(seeds)}{fewer_text(rows)}; in brackets the mean absolute gap to the model retrained with "
-        "the same seed, of whose four averages the average gap is made. "
+        "the same seed, of whose four averages, over the same seeds, the average gap is made. "
         "UA: 100 $-$ accuracy on the forget images, RA: accuracy on the retain images, TA: accuracy on the "
         f"{what}, MIA: forget images that an attack on the confidence takes for never seen. RTE: run time, seconds. Numbers of seeds "
         f"such as ``1 x 0, 2 x 100'' stand where each is at an end of the scale.{several_ideals(task)}"
@@ -115,10 +116,17 @@ def gap_table(task: Task) -> str | None:
     return f"{PACKAGES}\n{latex_table('lrrrrrr', [(header, rows)], caption)}"
 
 
-def four_of_ideal(run: SeedRun) -> dict[str, float] | None:
-    """UA, RA, TA and MIA of the ideal model beside a run, percent; None where one of them is lacking."""
+def scores_of_ideal(run: SeedRun) -> dict[str, float] | None:
+    """UA, RA, TA and, unless it is undecided, MIA of the ideal model beside a run, percent.
+
+    None where one of the first three is lacking.
+    """
     scores = ideal_scores_beside(run)
-    return scores if len(scores) == len(SCORES) else None
+    return scores if set(ALWAYS) <= scores.keys() else None
+
+
+def ideal_cell(values: Sequence[float], n: int) -> str:
+    return with_n(over_seeds(values, "percent") if values else None, n) + " (0.00)" * bool(values)
 
 
 def several_ideals(task: Task) -> str:
@@ -126,7 +134,7 @@ def several_ideals(task: Task) -> str:
     found: dict[str, set[tuple[float, ...]]] = {}
     for group in groups_of(task):
         for seed, run in group.done.items():
-            if four_of_ideal(run) is not None:
+            if scores_of_ideal(run) is not None:
                 found.setdefault(seed, set()).add(tuple(ideal_scores_beside(run).values()))
     differing = sorted((seed for seed, scores in found.items() if len(scores) > 1), key=seed_order)
     if not differing:
@@ -139,7 +147,7 @@ def lacking_of_ideal(task: Task) -> str:
     found = max((ideal_scores_beside(run) for ranked in task.ranking for run in ranked.group.done.values()), key=len, default={})
     if not found:
         return f"no run has an ideal model beside it. Make it: {MAKE_IDEAL}"
-    missing = ", ".join(name for name in SCORES if name not in found)
+    missing = ", ".join(name for name in ALWAYS if name not in found)
     return f"its ideal model's {missing} is lacking. Measure it: {MEASURE_ALL}"
 
 

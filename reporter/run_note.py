@@ -10,7 +10,7 @@ from reporter.run_facts import RunFacts
 from reporter.text_table import number
 from reporter.verdict import Verdict
 
-IN_SWEEP = ("forget_score", "retain_score", "test_forget_score", "test_retain_score", "mia", "avg_gap")
+IN_SWEEP = ("forget_score", "retain_score", "test_forget_score", "test_retain_score", "mia", "avg_gap", "avg_gap_without_mia")
 MOST_ROWS = 40
 
 

@@ -200,7 +200,7 @@ def ranking_of(groups: Sequence[Group]) -> list[Ranked]:
     """By the mean of avg_gap over the seeds, smallest first; equal means share a rank.
 
     best: rank 1. within: a mean inside the best's 95 % interval, which is all that a glance can say: it is no test. The ideal
-    model comes first without a rank, what has no finite mean last.
+    model comes first without a rank, what has no finite mean over all its seeds last.
     """
     ranked = sorted((group for group in groups if mean_gap(group) is not None and group.method != REFERENCE), key=by_gap)
     means = [mean_gap(group) for group in ranked]
@@ -213,7 +213,8 @@ def ranking_of(groups: Sequence[Group]) -> list[Ranked]:
 
 
 def mean_gap(group: Group) -> float | None:
-    return None if group.gap is None else group.gap.mean
+    """None where a seed has no avg_gap, as where its attack is undecided: a mean over other seeds can't be ranked beside means over all."""
+    return None if group.gap is None or group.gap.n < len(group.done) else group.gap.mean
 
 
 def by_gap(group: Group) -> tuple[float, str, Settings]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from evaluation.impl import is_undecided
+from evaluation.impl import is_undecided, reasons_of
 from evaluation.over_images import auc_interval, exact_interval
 
 Mark = Literal["good", "bad", "open"]
@@ -75,8 +75,8 @@ class Measurements:
 
 def undecided_models(undefined: Mapping[str, str]) -> dict[str, str]:
     """Why mia is undecided, by model; of a model where it has a value, or was not measured, nothing. undefined: by the metric's name."""
-    names = {"unlearned": "mia", "initial": "initial_mia", "ideal": "ideal_mia"}
-    return {model: undefined[name] for model, name in names.items() if is_undecided(name, undefined)}
+    reasons = {model: reasons_of(model, undefined) for model in ("unlearned", "initial", "ideal")}
+    return {model: own["mia"] for model, own in reasons.items() if is_undecided("mia", own)}
 
 
 def verdict(run: Measurements) -> Verdict:
@@ -137,7 +137,7 @@ def _whole(run: Measurements, value: float, attack: Sequence[Finding]) -> Findin
             told = " Every attack that can tell agrees, below."
             return Finding("good", f"forgets {run.what} completely, as far as predictions show", evidence + told)
         claim = f"predicts {run.what} no more often than the ideal model"
-        told = " The attacks tell it from the ideal model, say nothing here, or were not run: see below."
+        told = " The attacks tell it from the ideal model, say nothing here, are undecided, or were not run: see below."
         return Finding("open", claim, evidence + told)
     if all(found[name] <= uppers[name] for name in sets):
         limits = " and ".join(f"{uppers[name]:.2f} %" for name in sets)
@@ -178,7 +178,7 @@ def _part(run: Measurements, value: float, attack: Sequence[Finding]) -> Finding
         told = f" But so does the initial model, before anything was forgotten, and {_unseen(run)}: these tests are too weak here."
         return Finding("open", f"can't be told from the ideal model on {run.what}, nor can the initial model", evidence + told)
     if not attack:
-        told = " No attack that was run can tell even the initial model from the ideal one: see below."
+        told = " No attack that was run is evidence here: see below."
         return Finding("open", f"predicts {run.what} as the ideal model does", evidence + told)
     return Finding("good", f"can't be told from the ideal model on {run.what}", evidence + " An interval, not a proof.")
 
@@ -190,7 +190,7 @@ def _attack_sees_initial(run: Measurements) -> bool:
 def _unseen(run: Measurements) -> str:
     """What is said of the initial model where no attack sees it."""
     asked = "initial" in run.undecided or any(run.value("initial", name) is not None for name in ("mia", "mia_auc"))
-    return "no attack tells that apart" if asked else "no attack was run"
+    return "no attack that is decided tells that apart" if asked else "no attack was run"
 
 
 def _right(run: Measurements, name: str, model: str, *, short: bool = False) -> str:
@@ -292,6 +292,8 @@ def _per_example(run: Measurements, found: float) -> Finding:
     if before is not None and low <= 100 - before <= high:
         shares = [_percent(share) for share in (100 - before, found, alarms)]
         return _says_nothing("a per-example attack", "takes {} of the forget images for training images", shares, evidence)
+    if "initial" in run.undecided:  # nothing shows that it could have told
+        return _undecided(run, "initial")
     return Finding(
         "good", f"a per-example attack finds no more than with the ideal model ({_percent(found)})" if found else claim, evidence
     )

@@ -14,6 +14,7 @@ from own_store import there  # noqa: F401 (every test runs in the module's folde
 import audit
 import model_sets
 from audits import many_models
+from audits.klom import means_of
 from audits.ulira import UliraAudit, UliraConfig, said_by
 from base_models import BaseConfig
 from evaluation import noise_floor
@@ -136,6 +137,11 @@ def test_metrics_of_one_model_are_measured_of_each(capsys):
         undecided = [row for row in rows if row["side"] == side and not row["mia"]]
         assert run.data.metrics.get(f"{side}_undecided_mia", 0) == len(undecided)
     assert "oracle_mean_forget_score" in out
+
+
+def test_models_of_which_a_metric_is_undecided_are_counted_also_as_read_from_the_table():
+    rows = [{"side": "unlearned", "mia": value} for value in ("50.0", "", "70.0")]
+    assert means_of(rows, ["mia"]) == {"unlearned_mean_mia": 60.0, "unlearned_undecided_mia": 1.0}
 
 
 def test_the_ideal_model_is_compared_with_oracles_of_other_seeds(capsys):

@@ -114,3 +114,9 @@ def test_lotus_needs_validation_images_unless_whole_classes_go(model):
     with pytest.raises(ValueError, match="LoTUS: expected validation images.* got none"):
         unlearn("LoTUS", model, ForgetData.of_tensors(x, y, torch.tensor([3, 4])))
     assert unlearn("LoTUS", model, ForgetData.of_tensors(x, y, y == 2)).history[0]["gap"] >= 0
+
+
+@pytest.mark.parametrize(("data", "alpha"), [(data_of(1), 32.0), (data_of(part=[0, 2]), 8.0)])
+def test_alpha_is_32_for_whole_classes_as_in_the_source(data, alpha, trained):
+    (row,) = unlearn("LoTUS", trained, data, unlearn_epochs=1).history
+    assert row["temperature"] == pytest.approx(math.exp(alpha * row["gap"]))

@@ -229,7 +229,7 @@ def test_an_undecided_attack_leaves_a_gap_without_it():
     values, reasons = evaluate(names=("mia", "avg_gap", "avg_gap_without_mia"), model=undecided, ideal=ideal)
     assert values == {"avg_gap_without_mia": pytest.approx(50 / 3)}
     assert reasons["mia"].startswith(UNDECIDED)
-    assert reasons["avg_gap"] == "undecided, for mia is: see avg_gap_without_mia"
+    assert reasons["avg_gap"] == "undecided: mia is. See avg_gap_without_mia"
 
 
 def test_test_images_of_the_forgotten_class_do_not_change_the_attack():

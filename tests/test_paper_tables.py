@@ -88,6 +88,14 @@ def test_what_was_not_measured_is_a_dash():
     assert rows(gap_table(one(run("FT", metrics=metrics))))["FT"][3:] == ["--", "--", "--"]
 
 
+def test_an_attack_that_is_undecided_of_the_ideal_model_is_a_dash():
+    metrics = scored((10, 90, 80, 50), (10, 90, 80, 50), None)
+    del metrics["ideal_mia"]
+    found = rows(gap_table(one(run("FT", metrics=metrics))))
+    assert found["Retrain"][:4] == ["10.00 (0.00)", "90.00 (0.00)", "80.00 (0.00)", "--"]
+    assert found["FT"][3] == "50.00"
+
+
 def test_without_an_ideal_there_is_no_table_and_the_command_is_said():
     files, lacking = paper_tables(tasks_of([run("FT", metrics={"UA": 1.0})]))
     assert files == {}
@@ -107,9 +115,9 @@ def test_two_comparisons_of_one_model_write_two_tables_of_mimu():
 
 def test_where_an_ideal_model_lacks_a_measure_that_is_what_is_said():
     metrics = scored((10, 90, 80, 50), (10, 90, 80, 50))
-    del metrics["ideal_mia"]
+    del metrics["ideal_retain_score"]
     _, lacking = paper_tables(tasks_of([run("FT", metrics=metrics)]))
-    assert lacking[0].startswith("no table of gaps for class0: its ideal model's MIA is lacking. Measure it: python -u mlflow_forget.py")
+    assert lacking[0].startswith("no table of gaps for class0: its ideal model's RA is lacking. Measure it: python -u mlflow_forget.py")
 
 
 BOTH = scored((10, 90, 80, 50), (10, 90, 80, 50), 0.0)

@@ -176,6 +176,12 @@ def test_the_ideal_model_is_the_reference_and_what_has_no_gap_is_last():
     assert ranks == [(None, "retrain", "reference"), (1, "A", "best"), (None, "B", ""), (None, "Z", "")]
 
 
+def test_a_method_whose_attack_is_undecided_for_a_seed_has_no_rank():
+    """A mean over the other seeds is no mean over the same seeds as the others have."""
+    undecided = [run("A", "1", 0.5), run("A", "2", None)]
+    assert ranking(*undecided, run("B", "1", 1.0), run("B", "2", 1.0))[1] == [(1, "B", "best"), (None, "A", "")]
+
+
 GAPS = st.dictionaries(st.sampled_from("ABCDE"), st.lists(st.floats(0, 100), min_size=1, max_size=4), min_size=1)
 
 

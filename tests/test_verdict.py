@@ -112,7 +112,7 @@ def test_an_attack_that_finds_more_is_named_with_what_it_finds_in_the_ideal_mode
 
 
 def test_an_undecided_attack_is_no_evidence():
-    """Of the unlearned or the ideal model: the verdict rests on the other attack. Of the initial model it takes nothing away."""
+    """The verdict rests on the other attack, whichever model it is undecided of; what it finds bad stays bad."""
     why = "undecided: this attack calls 2 to 91 % of the forget images non-members"
     for model in ("unlearned", "ideal"):
         run = replace(changed(CLASS, model, mia=None), undecided={model: why})
@@ -123,7 +123,10 @@ def test_an_undecided_attack_is_no_evidence():
         alone = replace(changed(run, "unlearned", mia_auc=None), undecided={model: why})
         assert forgetting(alone) == ("open", "predicts class 0 no more often than the ideal model")
     initial = replace(changed(CLASS, "initial", mia=None), undecided={"initial": why})
+    assert claims(initial)["a per-example attack is undecided"] == "open"
     assert forgetting(initial) == ("good", "forgets class 0 completely, as far as predictions show")
+    found = changed(initial, mia=50.0)
+    assert claims(found)["a per-example attack still finds 50 % of the forget images (0 % with the ideal model)"] == "bad"
 
 
 def test_without_an_ideal_model_nothing_is_complete():

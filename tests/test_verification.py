@@ -68,7 +68,10 @@ def test_a_run_of_a_method_is_what_its_artifacts_give(job, capsys):
         assert f"same: {what}\n" in out
 
 
-@pytest.mark.parametrize("command", [["klom", "--models", "10", "--metrics", "forget_score"], ["ulira", "--shadows", "16"]])
+KLOM_AUDITS = (["--metrics", "forget_score"], ["--klom_direction", "oracle_unlearned"])
+
+
+@pytest.mark.parametrize("command", [*(["klom", "--models", "10", *flags] for flags in KLOM_AUDITS), ["ulira", "--shadows", "16"]])
 def test_an_audit_is_what_its_artifacts_give(command, folder, capsys):
     code, out = verified(capsys, made(audit.main, *command, *JOB))
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 VIEW = "lethe"  # the end of the page's address: ?viewStateShareKey=lethe
-COLUMNS = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score", "mia", "avg_gap")
+COLUMNS = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score", "mia", "avg_gap", "avg_gap_without_mia")
 
 
 def tags_of_new() -> dict[str, str]:
-    """The tags of a new experiment: that it is about models, not prompts, and a view of its runs with the five metrics, mia and avg_gap."""
+    """The tags of a new experiment: that it is about models, not prompts, and a view of its runs with the main metrics."""
     state = {
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
