@@ -89,10 +89,10 @@ def test_depth_is_counted_through_aliases():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (f"a: 1\nb: [1, {'9' * 5000}]\n", r"line 2: expected a int, got 9{40}\.\.\. of 5000 characters"),
-        (f"? {'9' * 5000}\n: 1\n", "line 1: expected a int"),
+        (f"a: 1\nb: [1, {'9' * 5000}]\n", r"line 2: expected an int, got 9{40}\.\.\. of 5000 characters"),
+        (f"? {'9' * 5000}\n: 1\n", "line 1: expected an int"),
         ("a: 1\nb: 2026-13-45\n", r"line 2: expected a timestamp, got 2026-13-45 \(ValueError\)\. Correct it, or put it in quotes"),
-        ("a: !!int x\n", "line 1: expected a int, got x"),
+        ("a: !!int x\n", "line 1: expected an int, got x"),
         ("a: !!python/object/apply:os.system [ls]\n", "line 1: could not determine a constructor for the tag"),
         ("a: 1\nb: *none\n", "line 2: found undefined alias"),
         ("a: [1\nb: 2\n", "line 2: did not find|line 2: expected"),

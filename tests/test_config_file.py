@@ -90,7 +90,7 @@ def test_a_checkpoint_is_a_mask(config_of):
         ("- SSD\n", "run.yml: expected flags and their values"),
         ("unlearn: SSD\nepochs: [1, 2]\n", "run.yml, line 2: argument --epochs: invalid int value: '1,2'"),
         ("unlearn: SSD\nseed: &a [*a]\n", "--config: run.yml, line 2 is not YAML that can be read (expected values, got *a inside of &a"),
-        (f"unlearn: SSD\nseed: {'9' * 5000}\n", "--config: run.yml, line 2 is not YAML that can be read (expected a int, got 9999"),
+        (f"unlearn: SSD\nseed: {'9' * 5000}\n", "--config: run.yml, line 2 is not YAML that can be read (expected an int, got 9999"),
         ('unlearn: SSD\nexperiment: "a\\nb"\n', r"run.yml, line 2: expected a value of one line, got 'a\nb' with the control character"),
         ("epochs: 3\n", "--unlearn is missing"),
         (None, "--config: expected a YAML file, and there is no file run.yml"),
