@@ -52,7 +52,7 @@ def closed_form(m: int, n: int, device: torch.device) -> Step:
 
 
 def edge_list(m: int, n: int, device: torch.device) -> Step:
-    from unlearn.mimu.message_passing import logits_by_messages, rook_edges
+    from tests.message_passing import logits_by_messages, rook_edges
 
     gcn, x = network_and_features(1, m, n, device)
     vertices, edges = x[0].flatten(0, 1), rook_edges(m, n).to(device)

@@ -1,16 +1,15 @@
 """MIMU's network against message passing over an edge list, and its gradients against autograd."""
 
 import itertools
-import warnings
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.message_passing import EdgeConv, logits_by_messages, rook_edges
 from tests.seeded import assert_close, generator, normal, seeded
 from unlearn.mimu.gcn import MaskingGCN, RookConv
-from unlearn.mimu.message_passing import logits_by_messages, rook_edges
 
 
 def brute_force_edges(m, n):
@@ -31,27 +30,11 @@ def test_rook_edges_join_rows_and_columns_once(m, n):
     assert set(pairs) == brute_force_edges(m, n)
 
 
-@pytest.fixture(scope="module")
-def message_passing():
-    """RookConv over an edge list, by PyTorch Geometric: (conv, x (m, n, d)) -> (m, n, width)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # its own use of torch.jit
-        from torch_geometric.nn import MessagePassing
-
-    class EdgeListConv(MessagePassing):
-        def __init__(self, conv):
-            super().__init__(aggr="mean")
-            self.conv = conv
-
-        def forward(self, x, edges):
-            return self.conv.neighbours(self.propagate(edges, x=x)) + self.conv.itself(x)
-
-    def run(conv, x):
-        m, n, d = x.shape
-        edges = torch.tensor(sorted(brute_force_edges(m, n)), dtype=torch.long).reshape(-1, 2).T
-        return EdgeListConv(conv)(x.reshape(m * n, d), edges).view(m, n, -1)
-
-    return run
+def message_passing(conv, x):
+    """RookConv over a list of edges that is written down by brute force: x (m, n, d) -> (m, n, width)."""
+    m, n, d = x.shape
+    edges = torch.tensor(sorted(brute_force_edges(m, n)), dtype=torch.long).reshape(-1, 2).T
+    return EdgeConv(conv)(x.reshape(m * n, d), edges).view(m, n, -1)
 
 
 @pytest.mark.parametrize(("m", "n"), [(1, 5), (4, 3), (6, 9)])
@@ -62,13 +45,13 @@ def test_the_closed_form_is_what_messages_along_the_edges_give(m, n):
 
 
 @pytest.mark.parametrize(("m", "n"), [*SHAPES, (9, 13)])
-def test_the_closed_form_is_message_passing(m, n, message_passing):
+def test_the_closed_form_is_message_passing(m, n):
     conv = seeded(lambda: RookConv(4, 6)).double()
     x = normal(m, n, 4)
     assert_close(conv(x), message_passing(conv, x))
 
 
-def network_by_message_passing(gcn, x, message_passing):
+def network_by_message_passing(gcn, x):
     """The logits (m n,) of one graph (m, n, 4)."""
     x = message_passing(gcn.rounds[0], x)
     x = message_passing(gcn.rounds[1], x).relu()
@@ -77,7 +60,7 @@ def network_by_message_passing(gcn, x, message_passing):
 
 
 @pytest.mark.parametrize(("m", "n"), [(1, 6), (3, 5)])
-def test_the_closed_form_has_the_gradients_of_message_passing(m, n, message_passing):
+def test_the_closed_form_has_the_gradients_of_message_passing(m, n):
     conv = seeded(lambda: RookConv(4, 6)).double()
     x, out = normal(2, m, n, 4).requires_grad_(), normal(2, m, n, 6, seed=1)
     slow = torch.stack([message_passing(conv, graph) for graph in x])
@@ -88,10 +71,10 @@ def test_the_closed_form_has_the_gradients_of_message_passing(m, n, message_pass
 
 
 @pytest.mark.parametrize(("m", "n"), [(1, 6), (3, 5), (8, 6)])
-def test_the_network_has_the_gradients_of_message_passing(m, n, message_passing):
+def test_the_network_has_the_gradients_of_message_passing(m, n):
     gcn = seeded(MaskingGCN).double()
     x, out = normal(2, m, n, 4).requires_grad_(), normal(2, m * n, seed=1)
-    slow = torch.stack([network_by_message_passing(gcn, graph, message_passing) for graph in x])
+    slow = torch.stack([network_by_message_passing(gcn, graph) for graph in x])
     leaves = [x, *gcn.parameters()]
     fast = torch.autograd.grad((gcn(x) * out).sum(), leaves)
     for ours, theirs in zip(fast, torch.autograd.grad((slow * out).sum(), leaves), strict=True):
@@ -104,10 +87,10 @@ def test_the_network_has_the_gradient_of_its_values():
 
 
 @pytest.mark.parametrize(("m", "n"), [(1, 6), (3, 5), (8, 6)])
-def test_the_network_is_three_rounds_of_message_passing(m, n, message_passing):
+def test_the_network_is_three_rounds_of_message_passing(m, n):
     gcn = seeded(MaskingGCN).double()
     x = normal(m, n, 4)
-    assert_close(gcn(x), network_by_message_passing(gcn, x, message_passing))
+    assert_close(gcn(x), network_by_message_passing(gcn, x))
 
 
 def test_the_network_takes_many_graphs_at_once():

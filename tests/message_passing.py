@@ -1,4 +1,4 @@
-"""The same network over an explicit list of edges: the truth that the closed form is tested against, and for any other graph."""
+"""MIMU's network as message passing over a list of edges, by PyTorch Geometric: what the closed form is tested against."""
 
 from __future__ import annotations
 
