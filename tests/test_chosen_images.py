@@ -176,31 +176,29 @@ def test_the_budget_follows_the_limits_of_the_process():
 
 
 GROUPS = {
-    "v2, a limit above": ("0::/user/job", {"": None, "user": (1000, 400, 0), "user/job": ("max", 300, 0)}, 2, 600),
-    "v2, its own is less": ("0::/user/job", {"user": (1000, 400, 0), "user/job": (500, 300, 0)}, 2, 200),
-    "v2, in a container": ("0::/", {"": (1000, 400, 0)}, 2, 600),
-    "v2, as seen from outside": ("0::/../job", {"job": (1000, 400, 0)}, 2, 600),
-    "v2, files that were read once": ("0::/job", {"job": (1000, 900, 700)}, 2, 800),
-    "v1, a limit above": ("5:cpu:/\n4:memory:/user/job\n0::/", {"user": (1000, 400, 0), "user/job": (2**62, 300, 0)}, 1, 600),
-    "v1, beside another": ("4:hugetlb,memory:/job", {"job": (1000, 900, 700)}, 1, 800),
-    "v1, in a container that begins below": ("4:memory:/docker/1f2e", {"": (1000, 400, 0)}, 1, 600),
-    "none": ("", {}, 2, 10**6),
+    "a limit above": ("0::/user/job", {"": None, "user": (1000, 400, 0), "user/job": ("max", 300, 0)}, 600),
+    "its own is less": ("0::/user/job", {"user": (1000, 400, 0), "user/job": (500, 300, 0)}, 200),
+    "in a container": ("0::/", {"": (1000, 400, 0)}, 600),
+    "in a container that begins below": ("0::/docker/1f2e", {"": (1000, 400, 0)}, 600),
+    "files that were read once": ("0::/job", {"job": (1000, 900, 700)}, 800),
+    "beside groups of version 1": ("4:memory:/job\n0::/job", {"job": (1000, 400, 0)}, 600),
+    "none": ("", {}, 10**6),
 }
 
 
 @pytest.mark.parametrize("case", GROUPS)
 @pytest.mark.parametrize("processes", [1, 4])
 def test_the_budget_follows_the_control_groups_and_is_shared_by_the_processes_of_torchrun(tmp_path, monkeypatch, case, processes):
-    said, groups, version, left = GROUPS[case]
+    said, groups, left = GROUPS[case]
     (tmp_path / "proc").write_text(said)
     for name, numbers in groups.items():
-        folder = tmp_path / "sys" / ("memory" if version == 1 else "") / name
+        folder = tmp_path / "sys" / name
         folder.mkdir(parents=True, exist_ok=True)
         if numbers is not None:
-            limit, used, inactive = ("memory.max", "memory.current", "") if version == 2 else (*memory.V1[:2], "total_")
-            for file, number in zip((limit, used), numbers[:2], strict=True):
-                (folder / file).write_text(f"{number}\n")
-            (folder / "memory.stat").write_text(f"anon 7\n{inactive}inactive_file {numbers[2]}\n")
+            limit, used, inactive = numbers
+            (folder / "memory.max").write_text(f"{limit}\n")
+            (folder / "memory.current").write_text(f"{used}\n")
+            (folder / "memory.stat").write_text(f"anon 7\ninactive_file {inactive}\n")
     monkeypatch.setattr(memory, "PROC", tmp_path / "proc")
     monkeypatch.setattr(memory, "CGROUP", tmp_path / "sys")
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**6))
