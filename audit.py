@@ -209,7 +209,7 @@ def measured_report(result: ForeignResult) -> str:
     reasons = dict.fromkeys(measured.undefined.values())
     undefined = measured.undefined.items()
     missing = [f"not measured ({why}): {', '.join(name for name, reason in undefined if reason == why)}" for why in reasons]
-    warnings = [f"warning: {warning}" for warning in result.warnings]
+    warnings = [f"warning: {warning.text}" for warning in result.warnings]
     table = text_table(["metric", "initial", "unlearned", "ideal"], rows)
     return "\n".join(["", table, "", *missing, *result.notes, *warnings, f"run in {shown_uri()}: {result.run_id}"])
 

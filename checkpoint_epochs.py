@@ -13,6 +13,7 @@ from torch import nn
 from base_models import score_of
 from evaluation import Evidence, NotFinite
 from measurement import Metric, known_evidence, values_of
+from reporter.run_warning import RunWarning
 from unlearn import ForgetData
 from vision_data import ImageSet
 
@@ -70,13 +71,14 @@ class Intermediate:
         """The step of the final model's metrics: after those of the intermediate models, 0 without any."""
         return max(self.scores) if self.metrics else 0
 
-    def warnings(self) -> list[str]:
-        """One line for the wanted epochs that the method did not reach, and one for each after which there was nothing to measure."""
+    def warnings(self) -> list[RunWarning]:
+        """One for the wanted epochs that the method did not reach, and one for each after which there was nothing to measure."""
         missed = [epoch for epoch in self.wanted if epoch not in self.scores]
         ended = f"the method ended after epoch {max(self.scores)}" if self.scores else "the method has no epochs"
-        lines = [f"not evaluated after --checkpoint_epochs {_listed(missed)}: {ended}"] if missed else []
+        text = f"not evaluated after --checkpoint_epochs {_listed(missed)}: {ended}"
+        found = [RunWarning("not evaluated", text)] if missed else []
         broken = [next(iter(self.undefined[epoch].values())) for epoch, values in self.metrics.items() if not values]
-        return lines + [f"diverged: {reason}" for reason in broken]
+        return found + [RunWarning("diverged", f"diverged: {reason}") for reason in broken]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from measurement import Measured
+from reporter.run_warning import RunWarning
 from unlearn import Unlearned
 
 LARGEST_LOSS = 1e4  # of a method's steps or of the measured model; beyond it something has diverged
@@ -18,8 +19,8 @@ COMPARED = ("forget", "retain", "test")
 SHOWN = 3  # names of weights in one line
 
 
-def judge(initial: nn.Module, unlearned: Unlearned, measured: Measured, *, classes: int, leaves_weights: bool = False) -> list[str]:
-    """One line for each thing that makes the numbers of a run doubtful; [] for none.
+def judge(initial: nn.Module, unlearned: Unlearned, measured: Measured, *, classes: int, leaves_weights: bool = False) -> list[RunWarning]:
+    """One for each thing that makes the numbers of a run doubtful; [] for none.
 
     diverged: a weight is not finite, or a loss (of the method's history, or measured on forget or retain) is not or is over 1e4
     gives probabilities: every row of a model's outputs is a distribution, which a softmax inside the model makes
@@ -37,18 +38,19 @@ def judge(initial: nn.Module, unlearned: Unlearned, measured: Measured, *, class
     ]
 
 
-def _diverged(unlearned: Unlearned, measured: Measured) -> Iterator[str]:
+def _diverged(unlearned: Unlearned, measured: Measured) -> Iterator[RunWarning]:
     signs = [*_broken_weights(unlearned.model), *_broken_steps(unlearned.history), *_broken_losses(measured)]
     if signs:
-        yield f"diverged: {', '.join(signs)}"
+        yield RunWarning("diverged", f"diverged: {', '.join(signs)}")
 
 
-def _no_logits(measured: Measured) -> Iterator[str]:
+def _no_logits(measured: Measured) -> Iterator[RunWarning]:
     """A softmax at a model's end is no error of any computation, but every loss and probability is another one than the model's."""
     for name, evidence in measured.evidence.items():
         outputs = torch.cat([own.logits for own in evidence.sets.values()]).double()
         if bool((outputs >= 0).all()) and bool(((outputs.sum(dim=1) - 1).abs() < 1e-4).all()):
-            yield f"the {name} gives probabilities: expected logits, got rows that are not negative and sum to 1. Leave out its softmax"
+            expected = "expected logits, got rows that are not negative and sum to 1. Leave out its softmax"
+            yield RunWarning("probabilities", f"the {name} gives probabilities: {expected}")
 
 
 def _broken_weights(model: nn.Module) -> Iterator[str]:
@@ -84,22 +86,22 @@ def _beyond(loss: float) -> bool:
     return not math.isfinite(loss) or abs(loss) > LARGEST_LOSS
 
 
-def _destroyed(measured: Measured, classes: int) -> list[str]:
+def _destroyed(measured: Measured, classes: int) -> list[RunWarning]:
     """Where two classes make twice chance 100 %, chance itself is the limit."""
     chance = 100 / classes
     limit, words = (2 * chance, "twice chance") if classes > 2 else (chance, "chance")
     before, after = _before_and_after(measured, "retain_score")
-    if after < limit and before < limit:
-        return [
-            f"nothing to preserve: the initial model's own retain_score, {before:.2f} %, is under {words} ({limit:.4g} %), "
-            f"and the unlearned model's is {after:.2f} %. Train the initial model for more epochs"
-        ]
-    if after < limit:
-        return [f"destroyed the model: retain_score {after:.2f} % is under {words} ({limit:.4g} %); the initial model has {before:.2f} %"]
-    return []
+    if after >= limit:
+        return []
+    if before < limit:
+        own = f"the initial model's own retain_score, {before:.2f} %, is under {words} ({limit:.4g} %)"
+        text = f"nothing to preserve: {own}, and the unlearned model's is {after:.2f} %. Train the initial model for more epochs"
+        return [RunWarning("nothing to preserve", text)]
+    text = f"retain_score {after:.2f} % is under {words} ({limit:.4g} %); the initial model has {before:.2f} %"
+    return [RunWarning("destroyed", f"destroyed the model: {text}")]
 
 
-def _lost(measured: Measured) -> list[str]:
+def _lost(measured: Measured) -> list[RunWarning]:
     """Where the score of the retain set, or of the test images that are to be kept, fell by 5 percentage points or more.
 
     Both are named: a method may keep the images that it repairs the model with, and lose those that nobody showed it.
@@ -113,27 +115,26 @@ def _lost(measured: Measured) -> list[str]:
         # Scores are shares of counted images: 95 % less 90 % is 5 points, whatever binary fractions make of it.
         if round(before - after, 9) >= LARGEST_FALL:
             falls.append(f"{name} fell {before - after:.2f} points, from {before:.2f} % to {after:.2f} %")
-    return [f"lost accuracy: {'; '.join(falls)}"] if falls else []
+    return [RunWarning("lost accuracy", f"lost accuracy: {'; '.join(falls)}")] if falls else []
 
 
 def _before_and_after(measured: Measured, name: str) -> tuple[float, float]:
     return _value(measured, "initial", name), _value(measured, "unlearned", name)
 
 
-def _unchanged(initial: nn.Module, unlearned: nn.Module, measured: Measured, leaves_weights: bool) -> Iterator[str]:
+def _unchanged(initial: nn.Module, unlearned: nn.Module, measured: Measured, leaves_weights: bool) -> Iterator[RunWarning]:
     """Not one forget, retain or test image is taken for another class than before; the weights say whether anything was done."""
     before, after = (measured.evidence[f"{name} model"].sets for name in ("initial", "unlearned"))
     if any(not torch.equal(before[name].logits.argmax(1), after[name].logits.argmax(1)) for name in COMPARED):
         return
     if _same_weights(initial, unlearned):
         if not leaves_weights:
-            yield "changed nothing: every weight is what it was"
+            yield RunWarning("changed nothing", "changed nothing: every weight is what it was")
         return
     moved = max(float((before[name].true_probabilities - after[name].true_probabilities).abs().max()) for name in COMPARED)
-    yield (
-        "changed no prediction: every forget, retain and test image is taken for the class that it was taken for before "
-        f"(largest change of a true class's probability: {moved:.2g})"
-    )
+    same = "every forget, retain and test image is taken for the class that it was taken for before"
+    text = f"changed no prediction: {same} (largest change of a true class's probability: {moved:.2g})"
+    yield RunWarning("changed no prediction", text)
 
 
 def _same_weights(one: nn.Module, other: nn.Module) -> bool:

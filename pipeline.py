@@ -26,6 +26,7 @@ from judgement import judge
 from measurement import INCOMPETENT, Measured, evidence_of_others, measure, of_intermediate_models
 from model_sets import oracles_of
 from registry import Entry
+from reporter.run_warning import RunWarning, in_one_line
 from run_artifacts import JSON_FOLDER, METRICS_WAY_OUT, MeasuredRun, log_code, log_report, log_results, write_json
 from run_settings import (
     AUTO,
@@ -129,7 +130,7 @@ class Pipeline:
         """Nothing of an earlier run counts for the next."""
         self.counts = dict(self.asked)
         self.intermediate = Intermediate(self.checkpoint_epochs, of_intermediate_models(self.metrics), ways=self._ways())
-        self.warnings: list[str] = []
+        self.warnings: list[RunWarning] = []
         self.stages: dict[str, float] = {}
 
     def run(self, *, nested: bool = False, tags: Mapping[str, str] = NO_TAGS) -> Result:
@@ -191,7 +192,7 @@ class Pipeline:
             undefined=measured.undefined,
             stages=self.stages,
             json_path=path,
-            notes=[f"warning: {self.name}: {warning}" for warning in self.warnings] + done.notes,
+            notes=[f"warning: {self.name}: {warning.text}" for warning in self.warnings] + done.notes,
             checkpoints=self.intermediate.metrics,
             chosen=self.config.metrics,
             seed=self.config.base.seed,
@@ -206,15 +207,15 @@ class Pipeline:
                 "Work on copy_of(model)"
             )
 
-    def _judge(self, initial: Trained, unlearned: Unlearned, measured: Measured) -> list[str]:
+    def _judge(self, initial: Trained, unlearned: Unlearned, measured: Measured) -> list[RunWarning]:
         by_design = self.method.facts.leaves_weights
         return judge(initial.model, unlearned, measured, classes=self.base.splits.classes, leaves_weights=by_design)
 
-    def _warn(self, run: TrackedRun, warnings: list[str]) -> None:
+    def _warn(self, run: TrackedRun, warnings: list[RunWarning]) -> None:
         """Add to the run's warnings, which its tag holds as soon as they are known."""
         self.warnings += warnings
         if self.warnings:
-            run.tags({"warning": "; ".join(self.warnings)})
+            run.tags({"warning": in_one_line(self.warnings)})
 
     @contextmanager
     def _divergence_told(self, run: TrackedRun) -> Iterator[None]:
@@ -222,12 +223,12 @@ class Pipeline:
         try:
             yield
         except FloatingPointError as error:
-            self._warn(run, [f"diverged: {error}"])
+            self._warn(run, [RunWarning("diverged", f"diverged: {error}")])
             if self.intermediate.metrics:
                 run.text(json.dumps(self.intermediate.metrics, indent=2), "checkpoints.json")
             raise
 
-    def _count_masked(self, run: TrackedRun, unlearned: Unlearned) -> list[str]:
+    def _count_masked(self, run: TrackedRun, unlearned: Unlearned) -> list[RunWarning]:
         """Log how many weights really are switched off; a warning where that is fewer than were asked for."""
         if unlearned.mask is None:
             return []
@@ -235,7 +236,8 @@ class Pipeline:
         run.params({MASKED: self.counts[MASKED]})
         if asked in (None, self.counts[MASKED]):  # None: a method that declares no amounts
             return []
-        return [f"{self.counts[MASKED]} weights were switched off, fewer than the {asked} asked for"]
+        text = f"{self.counts[MASKED]} weights were switched off, fewer than the {asked} asked for"
+        return [RunWarning("fewer masked", text)]
 
     def _forget_data(self) -> ForgetData:
         return ForgetData.of(

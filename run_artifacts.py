@@ -94,7 +94,7 @@ def write_json(done: MeasuredRun, run_id: str) -> Path:
         "undefined": measured.undefined,
         "checkpoints": experiment.intermediate.metrics,
         "checkpoints_undefined": experiment.intermediate.undefined,
-        "warnings": experiment.warnings,
+        "warnings": [warning.as_json() for warning in experiment.warnings],
         "facts": done.unlearned.facts,
         "stages": experiment.stages,
         "versions": library_versions(),

@@ -70,7 +70,7 @@ def run_facts(
         histories=_histories(initial, ideal, unlearned, experiment.intermediate.scores),
         stages=dict(experiment.stages),
         versions=library_versions(),
-        notes=tuple(note for note in notes if note not in experiment.warnings),
+        notes=tuple(notes),
     )
 
 

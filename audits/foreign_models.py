@@ -16,6 +16,7 @@ from judgement import judge
 from measurement import INCOMPETENT, Measured, measure
 from models import ARCHITECTURES, build
 from registry import Entry, __version__
+from reporter.run_warning import RunWarning, in_one_line
 from run_artifacts import log_code
 from run_report import FORGET_LIST
 from run_settings import git_commit
@@ -64,7 +65,7 @@ class ForeignResult:
 
     run_id: str
     measured: Measured
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[RunWarning] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -95,7 +96,9 @@ class ForeignModels:
         identity = config.base.request.identity
         trained_on = {"initial": "train", "unlearned": f"unlearned {identity} by ", "ideal": identity}
         self.doubts = [
-            doubt for name, images in trained_on.items() if (path := files[name]) and (doubt := self._check_training(name, path, images))
+            RunWarning("not checked", doubt)
+            for name, images in trained_on.items()
+            if (path := files[name]) and (doubt := self._check_training(name, path, images))
         ]
         self.notes = [f"{files[name]}: {words}" for name, loaded in self.loaded.items() for words in loaded.said]
         self.notes.append(in_words(self.normalize, self.splits.train.normalisation))
@@ -167,12 +170,12 @@ class ForeignModels:
         }
         return {name: digest for name, digest in digests.items() if digest is not None}
 
-    def _log(self, run: TrackedRun, measured: Measured, warnings: list[str]) -> None:
+    def _log(self, run: TrackedRun, measured: Measured, warnings: list[RunWarning]) -> None:
         run.metrics(measured.model)
         for name, values in (("initial", measured.initial), ("ideal", measured.ideal)):
             run.metrics({f"{name}_{metric}": value for metric, value in values.items()})
         run.tags({f"undefined.{name}": reason for name, reason in measured.undefined.items()})
-        run.tags({"warning": "; ".join(warnings)} if warnings else {})
+        run.tags({"warning": in_one_line(warnings)} if warnings else {})
         for name, images in (("forget", self.data.forget), ("retain", self.data.retain), ("test", self.splits.test)):
             run.image_set(f"{self.splits.dataset} {name}", images.digest, self.splits.dataset, name)
         run.text("".join(f"{index}\n" for index in self.data.forget.indexes.tolist()), FORGET_LIST)

@@ -10,6 +10,7 @@ from typing import Any
 
 from audits.recorded_run import RecordedRun
 from audits.verified import Check, Verification
+from reporter.run_warning import RunWarning, in_one_line
 from run_settings import hash_of
 from tracking.run import LONGEST_PARAM, LONGEST_TAG
 
@@ -28,7 +29,7 @@ class RawMetrics:
     decisive: Mapping[str, Any] = field(default_factory=dict)
     undefined: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[RunWarning, ...] = ()
     run_id: str = ""
     config_hash: str = ""
     version: str = ""
@@ -43,7 +44,7 @@ def raw_metrics(run: RecordedRun, done: Verification) -> RawMetrics | None:
     try:
         found = json.loads(run.content(files[0]))
         return _parts(found)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         done.checks.append(Check(f"raw metrics JSON, {files[0]}", "one that can be read", f"{type(error).__name__}: {error}"))
         return None
 
@@ -65,7 +66,7 @@ def _parts(found: Any) -> RawMetrics:
         decisive=dict(found.get("decisive", {})),
         undefined=dict(found["undefined"]),
         facts=facts,
-        warnings=tuple(map(str, found["warnings"])),
+        warnings=tuple(map(RunWarning.of_json, found["warnings"])),
         run_id=str(found["run_id"]),
         config_hash=str(found["config_hash"]),
         version=str(found["versions"]["lethe"]),
@@ -85,7 +86,7 @@ def compare_records(run: RecordedRun, done: Verification, raw: RawMetrics) -> No
     tags = {"config_hash": raw.config_hash, "lethe_version": raw.version}
     tags |= {name: value for name, value in raw.facts.items() if isinstance(value, str)}
     tags |= {f"undefined.{name}": str(reason) for name, reason in raw.undefined.items()}
-    tags |= {"warning": "; ".join(raw.warnings)} if raw.warnings else {}
+    tags |= {"warning": in_one_line(raw.warnings)} if raw.warnings else {}
     _same(done, "tags in the raw metrics JSON", {name: text[:LONGEST_TAG] for name, text in tags.items()}, record.tags)
     run.tags_seen |= tags.keys()
     if not raw.warnings and "warning" in record.tags:

@@ -11,11 +11,11 @@ from typing import Literal
 
 from evaluation.impl import is_undecided, reasons_of
 from evaluation.over_images import auc_interval, exact_interval
+from reporter.run_warning import RunWarning
 
 Mark = Literal["good", "bad", "open"]
 Numbers = Mapping[str, float]
 RELEARNED_SOON = 0.5  # relearning in under half of the ideal model's steps
-OVERRIDING = ("diverged", "destroyed the model", "nothing to preserve", "changed nothing", "changed no prediction", "gives probabilities")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Measurements:
     classes: int
     models: Mapping[str, Numbers]
     images: Mapping[str, int]
-    warnings: Sequence[str] = ()
+    warnings: Sequence[RunWarning] = ()
     masked: str = ""
     undecided: Mapping[str, str] = field(default_factory=dict)
     ways: Mapping[str, str] = field(default_factory=dict)
@@ -81,23 +81,18 @@ def undecided_models(undefined: Mapping[str, str]) -> dict[str, str]:
 
 def verdict(run: Measurements) -> Verdict:
     """The rules applied: forgetting, utility, attacks, what is left inside, and what these numbers can't say."""
-    overriding = [Finding("bad" if _overrides(warning) else "open", warning, "The run's own warning.") for warning in run.warnings]
+    overriding = [Finding("bad" if own.overrides else "open", own.text, "The run's own warning.") for own in run.warnings]
     attack, utility = list(_attack(run)), list(_utility(run))
     telling = [finding for finding in attack if finding.telling]
     heard = telling or attack
     forgetting = _forgetting(run, telling)
     inside = list(_inside(run))
-    stops = [warning for warning in run.warnings if _overrides(warning)]
+    stops = [warning.text for warning in run.warnings if warning.overrides]
     said = [*forgetting, *utility, *heard[:1], *(f for f in (*heard[1:], *inside) if f.mark == "bad")]
     headline = "; ".join(stops) or "; ".join(finding.claim for finding in said)
     marks = {finding.mark for finding in (*overriding, *forgetting, *utility, *attack, *inside)}
     mark: Mark = "bad" if "bad" in marks else "open" if "open" in {f.mark for f in (*forgetting, *heard)} else "good"
     return Verdict(_sentence(headline), mark, (*overriding, *forgetting, *utility, *attack, *inside, *_limits(run)))
-
-
-def _overrides(warning: str) -> bool:
-    """Whether it makes every other claim doubtful; that fewer weights were switched off than asked for does not."""
-    return any(words in warning for words in OVERRIDING)
 
 
 # Forgetting

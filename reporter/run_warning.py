@@ -1,0 +1,47 @@
+"""A warning of a run: its kind, for programs, and its text, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+Kind = Literal[
+    "diverged",
+    "probabilities",  # the model ends in a softmax
+    "destroyed",
+    "nothing to preserve",
+    "lost accuracy",
+    "changed nothing",
+    "changed no prediction",
+    "fewer masked",
+    "not evaluated",
+    "not checked",
+]
+OVERRIDING: frozenset[Kind] = frozenset(get_args(Kind)) - {"lost accuracy", "fewer masked", "not evaluated", "not checked"}
+
+
+@dataclass(frozen=True)
+class RunWarning:
+    kind: Kind
+    text: str
+
+    @property
+    def overrides(self) -> bool:
+        """Whether it makes every other claim about the run doubtful."""
+        return self.kind in OVERRIDING
+
+    def as_json(self) -> dict[str, str]:
+        return asdict(self)
+
+    @classmethod
+    def of_json(cls, found: Mapping[str, Any]) -> RunWarning:
+        """Raises KeyError, TypeError or ValueError for what is no warning."""
+        if found["kind"] not in get_args(Kind):
+            raise ValueError(f"expected a kind of warning, got {found['kind']!r}")
+        return cls(found["kind"], str(found["text"]))
+
+
+def in_one_line(warnings: list[RunWarning] | tuple[RunWarning, ...]) -> str:
+    """What a run's tag `warning` holds."""
+    return "; ".join(warning.text for warning in warnings)
