@@ -54,11 +54,12 @@ NO_TAGS: Mapping[str, str] = {}
 class Result:
     """What one run measured, and where it is. `checkpoints`: the metrics after each of the config's checkpoint_epochs.
 
-    `chosen`: the config's choice of metrics. `forgotten`: what was to be forgotten, in words.
+    `setting`: what runs of other seeds share with it. `chosen`: the config's choice of metrics. `forgotten`: what was to be forgotten, in words.
     """
 
     run_id: str
     name: str
+    setting: str
     unlearned: Unlearned
     metrics: dict[str, float]
     initial: dict[str, float]
@@ -116,10 +117,23 @@ class Pipeline:
     @property
     def name(self) -> str:
         """The run's name: method, request, seed, and the settings that were given."""
-        given = "".join(f" {name}={value}" for name, value in self.config.settings.items())
+        return " ".join([*self._asked, f"seed{self.config.base.seed}", *self._given])
+
+    @property
+    def setting(self) -> str:
+        """What runs share that differ in the seed alone."""
+        return " ".join([*self._asked, *self._given])
+
+    @property
+    def _asked(self) -> list[str]:
+        return [self.method.name, self.base.request_slug]
+
+    @property
+    def _given(self) -> list[str]:
+        given = [f"{name}={value}" for name, value in self.config.settings.items()]
         if self.config.unlearn_augment != AUTO:
-            given += f" unlearn_augment={','.join(self.config.unlearn_augment)}"
-        return f"{self.method.name} {self.base.request_slug} seed{self.config.base.seed}{given}"
+            given.append(f"unlearn_augment={','.join(self.config.unlearn_augment)}")
+        return given
 
     @property
     def entries(self) -> list[Entry[Any]]:
@@ -185,6 +199,7 @@ class Pipeline:
         return Result(
             run_id=run.run_id,
             name=self.name,
+            setting=self.setting,
             unlearned=unlearned,
             metrics=measured.model,
             initial=measured.initial,

@@ -58,10 +58,10 @@ def run_all(configs: Sequence[PipelineConfig], *, progress: Progress = silent) -
 
 
 def by_setting(results: Sequence[Result]) -> dict[str, dict[int, Result]]:
-    """The results by the name of what they share, the seed left out, and by seed."""
+    """The results by what they share, the seed left out, and by seed."""
     found: dict[str, dict[int, Result]] = {}
     for result in results:
-        found.setdefault(result.name.replace(f" seed{result.seed}", "", 1), {})[result.seed] = result
+        found.setdefault(result.setting, {})[result.seed] = result
     return found
 
 
