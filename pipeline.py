@@ -54,7 +54,8 @@ NO_TAGS: Mapping[str, str] = {}
 class Result:
     """What one run measured, and where it is. `checkpoints`: the metrics after each of the config's checkpoint_epochs.
 
-    `setting`: what runs of other seeds share with it. `chosen`: the config's choice of metrics. `forgotten`: what was to be forgotten, in words.
+    `setting`: what runs of other seeds share with it. `chosen`: the config's choice of metrics. `forgotten`: what was to be
+    forgotten, in words.
     """
 
     run_id: str
