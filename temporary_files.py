@@ -8,21 +8,38 @@ import os
 import re
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 # NAME.PROCESS@MACHINE.partial; older versions named no machine.
-WRITTEN_BY = re.compile(r"\.(?P<process>\d{1,10})(?:@(?P<machine>[^@/]+))?\.(?:partial|tmp)$")
+WRITTEN_BY = re.compile(r"\.(?P<process>\d{1,10})(?:@(?P<machine>[^@/]+))?\.partial$")
 ABANDONED_SECONDS = 24 * 3600  # on another machine, where nobody can tell from here whether the process goes on
 
 
-def temporary_name(path: Path, ending: str = ".partial") -> Path:
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A temporary name beside a file: what is written there becomes the file when all went well, and is gone when not.
+
+    Readers see the old file or the new one, never a part. What dead processes left of the file is removed.
+    """
+    remove_left_over(path.parent, path.name)
+    partial = temporary_name(path)
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def temporary_name(path: Path) -> Path:
     """The name, beside a file, under which this process writes it."""
-    return path.with_name(f"{path.name}.{os.getpid()}@{socket.gethostname()}{ending}")
+    return path.with_name(f"{path.name}.{os.getpid()}@{socket.gethostname()}.partial")
 
 
-def remove_left_over(folder: Path, name: str = "*", ending: str = ".partial") -> None:
+def remove_left_over(folder: Path, name: str = "*") -> None:
     """Remove what dead processes left of files of that name (default: of all) which they were writing in a folder."""
-    for path in folder.glob(f"{name if name == '*' else glob.escape(name)}.*{ending}"):
+    for path in folder.glob(f"{name if name == '*' else glob.escape(name)}.*.partial"):
         if is_left_over(path):
             with contextlib.suppress(OSError):  # gone meanwhile, or another user's
                 path.unlink()

@@ -9,12 +9,11 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from temporary_files import remove_left_over, temporary_name
+from temporary_files import replaced
 
 Columns = Mapping[str, str]  # name -> kind: text, number (a float), integer, time (ms since 1970, UTC)
 Row = Sequence[Any]  # None for no value
@@ -83,22 +82,6 @@ def write_parquet(output: Path, columns: Columns, rows: Iterable[Row]) -> None:
 
 
 WRITERS: dict[str, Write] = {"csv": write_csv, "parquet": write_parquet, "jsonl": write_json_lines}
-
-
-@contextmanager
-def replaced(output: Path) -> Iterator[Path]:
-    """A temporary name beside `output`, which becomes it when all went well and is gone when not.
-
-    Names that begin with a point are no tables to those who look for some. Those of killed processes are removed.
-    """
-    hidden = output.with_name(f".{output.name}")
-    remove_left_over(output.parent, hidden.name, ".tmp")
-    temporary = temporary_name(hidden, ".tmp")
-    try:
-        yield temporary
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 
 import mlflow
 import pytest
@@ -13,10 +12,11 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
 
 from grids import run as grid_run
 from grids.job_queue import Job
+from temporary_files import temporary_name
 from tracking import store
 from tracking.finished import finished_jobs
 from tracking.store import open_experiment
-from tracking.store_file import clean_beside, is_left_over
+from tracking.store_file import clean_beside
 from tracking.store_uri import database_of, tracking_uri
 
 
@@ -59,22 +59,17 @@ def test_the_lock_is_beside_the_store_and_one_for_all_machines(folder, monkeypat
 
 
 def test_what_another_process_makes_a_store_of_is_left_to_it(folder):
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait(60)
-    here = socket.gethostname()
-    names = {"alive": f"{here}.{os.getpid()}", "gone": f"{here}.{gone.pid}", "elsewhere": f"another.machine.{gone.pid}", "old": "m.1"}
-    files = {what: folder / f"mlflow.db.{name}.partial" for what, name in names.items()}
-    for file in files.values():
-        file.touch()
-    an_hour_ago = time.time() - 3601
-    os.utime(files["old"], (an_hour_ago, an_hour_ago))
-    left_over = {what for what, file in files.items() if is_left_over(file, folder / "mlflow.db")}
-    assert left_over == {"gone", "old"}
+    here, alive = socket.gethostname(), os.getppid()
+    names = {f"mlflow.db.{alive}@{here}.partial", f"mlflow.db.{alive}@another.machine.partial"}
+    for name in names:
+        (folder / name).touch()
+    clean_beside(folder / "mlflow.db")
+    assert {path.name for path in folder.iterdir()} == names
 
 
 def test_what_was_half_made_under_the_own_name_is_made_anew(folder):
     """In a container that was killed and started again, name and number of the process are the same."""
-    half = folder / f"mlflow.db.{socket.gethostname()}.{os.getpid()}.partial"
+    half = temporary_name(folder / "mlflow.db")
     half.write_bytes(b"half of a store")
     store._create(folder / "mlflow.db")
     assert (folder / "mlflow.db").stat().st_size > 0 and not half.exists()
@@ -84,7 +79,7 @@ def test_what_was_half_made_under_the_own_name_is_made_anew(folder):
 def test_what_a_killed_process_left_of_a_store_goes_though_the_store_is_there(folder, ending):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait(60)
-    (folder / f"mlflow.db.{socket.gethostname()}.{gone.pid}.partial{ending}").touch()
+    (folder / f"mlflow.db.{gone.pid}@{socket.gethostname()}.partial{ending}").touch()
     (folder / "mlflow.db.backup.partial").touch()
     clean_beside(folder / "mlflow.db")
     assert [path.name for path in folder.iterdir()] == ["mlflow.db.backup.partial"]

@@ -27,7 +27,7 @@ def names_in(folder) -> list[str]:
 
 
 def test_a_dead_process_writes_no_more(tmp_path, gone):
-    for name in (f"a.safetensors.{gone}@{HERE}.partial", f"a.{gone}.tmp"):
+    for name in (f"a.safetensors.{gone}@{HERE}.partial", f"a.{gone}.partial"):
         assert is_left_over(tmp_path / name)
 
 
@@ -60,7 +60,7 @@ def test_the_next_one_that_writes_or_looks_cleans(tmp_path, gone):
 
 def test_a_table_cleans_its_own_name_alone(tmp_path, gone):
     """It may be written into any folder."""
-    for name in (".t.csv", ".other.csv"):
-        (tmp_path / f"{name}.{gone}.tmp").touch()
+    for name in ("t.csv", "other.csv"):
+        (tmp_path / f"{name}.{gone}@{HERE}.partial").touch()
     write_csv(tmp_path / "t.csv", {"a": "text"}, [["1"]])
-    assert names_in(tmp_path) == [f".other.csv.{gone}.tmp", "t.csv"]
+    assert names_in(tmp_path) == [f"other.csv.{gone}@{HERE}.partial", "t.csv"]

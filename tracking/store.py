@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from temporary_files import temporary_name
 from tracking.answers import ask_database, ask_server
 from tracking.artifact_place import check_place, new_place
 from tracking.experiment_page import description_of, tags_of_new
@@ -20,7 +21,7 @@ from tracking.missing_driver import driver_told
 from tracking.named_store import check_driver, check_folder, check_name, check_sqlite
 from tracking.patience import StoreTrouble, patiently
 from tracking.shown_uri import without_password
-from tracking.store_file import clean_beside, connect_anew, name_while_made, remove
+from tracking.store_file import clean_beside, connect_anew, remove
 from tracking.store_uri import (
     VARIABLE,
     database_of,
@@ -185,7 +186,7 @@ def _create(file: Path) -> None:
     from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    partial = name_while_made(file)
+    partial = temporary_name(file)
     remove(partial)
     try:
         SqlAlchemyStore(sqlite_uri(partial), DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import glob
-import os
-import socket
-import time
 from pathlib import Path
 
-from temporary_files import is_running
+from temporary_files import is_left_over, temporary_name
 from tracking.patience import StoreTrouble, Trouble
 
 PARTIAL = ".partial"
-ABANDONED_SECONDS = 3600  # a store is made in seconds
 BESIDE = ("-journal", "-wal", "-shm")  # what sqlite keeps beside a database that is written to
 
 Identity = tuple[int, int] | None  # None: there is no file
@@ -56,10 +52,6 @@ def connect_anew(file: Path) -> None:
 _used: dict[Path, Identity] = {}  # the files that this process has used
 
 
-def name_while_made(file: Path) -> Path:
-    return file.with_name(f"{file.name}.{socket.gethostname()}.{os.getpid()}{PARTIAL}")
-
-
 def clean_beside(file: Path) -> None:
     """Remove what processes left that were killed while they made the store.
 
@@ -67,7 +59,7 @@ def clean_beside(file: Path) -> None:
     """
     for other in file.parent.glob(f"{glob.escape(file.name)}.*{PARTIAL}*"):
         partial = other.with_name(other.name.partition(PARTIAL)[0] + PARTIAL)
-        if partial == name_while_made(file) or is_left_over(partial, file):
+        if partial == temporary_name(file) or is_left_over(partial):
             remove(partial)
 
 
@@ -75,15 +67,3 @@ def remove(partial: Path) -> None:
     """A database, and what sqlite keeps beside it."""
     for ending in ("", *BESIDE):
         partial.with_name(partial.name + ending).unlink(missing_ok=True)
-
-
-def is_left_over(partial: Path, file: Path) -> bool:
-    """Whether nobody makes a store of it any more: its process, of this machine, is gone, or it is old."""
-    host, _, process = partial.name.removeprefix(f"{file.name}.").removesuffix(PARTIAL).rpartition(".")
-    if host == socket.gethostname() and process.isdecimal() and not is_running(int(process)):
-        return True
-    try:
-        newest = max(one.stat().st_mtime for one in partial.parent.glob(f"{glob.escape(partial.name)}*"))
-    except (OSError, ValueError):  # gone meanwhile
-        return False
-    return time.time() - newest > ABANDONED_SECONDS

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from temporary_files import replaced
 from tracking.entries import Artifact, Batch, Entry
 from tracking.patience import StoreTrouble
 
@@ -54,9 +55,8 @@ class Unlogged:
     def _write(self) -> None:
         listed = [{"kind": type(entry).__name__, **_as_json(entry)} for entry in self.entries]
         text = json.dumps({**self.about, "entries": listed}, indent=1)
-        partial = self.folder / "entries.json.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(self.folder / "entries.json")
+        with replaced(self.folder / "entries.json") as partial:
+            partial.write_text(text, encoding="utf-8")
 
 
 def _as_json(entry: Entry) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from temporary_files import remove_left_over, temporary_name
+from temporary_files import remove_left_over, replaced, temporary_name
 from training.what_arrived import AGAIN, not_weights
 
 HEADER, HEADER_DIGEST = "lethe", "lethe_sha256"
@@ -49,24 +49,14 @@ def write_bytes(path: Path, content: bytes, way_out: str = WAY_OUT) -> None:
     Raises ValueError where the folder can't be written.
     """
     try:
-        _replace(path, content)
-    except OSError as error:
-        raise ValueError(f"{path} can't be written ({error.strerror}). {way_out}") from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = temporary_name(path)
-    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_left_over(path.parent)
-        with partial.open("wb") as file:
+        with replaced(path) as partial, partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    except OSError as error:
+        raise ValueError(f"{path} can't be written ({error.strerror}). {way_out}") from error
 
 
 def check_writable(folder: Path, way_out: str = WAY_OUT) -> None:

@@ -17,6 +17,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from foreign_files import LIST, foreign_text
+from temporary_files import replaced
 from vision_data.at_hand import begin_to_fetch
 from vision_data.chosen_images import Images
 from vision_data.encoded_image import EncodedImage, pixels_of
@@ -146,7 +147,5 @@ def _read(place: Path) -> RawDataset:
 
 
 def _write_json(file: Path, value: object) -> None:
-    """Whole or not at all."""
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(json.dumps(value), encoding="utf-8")
-    partial.replace(file)
+    with replaced(file) as partial:
+        partial.write_text(json.dumps(value), encoding="utf-8")
