@@ -169,7 +169,7 @@ def flags(method: Entry[Any] | None, architecture: Entry[Any]) -> argparse.Argum
         "--report",
         default="full",
         choices=("full", "no_images", "skip"),
-        help="pictures and an HTML page; without images of the forget set; or neither, which saves a second (default: %(default)s)",
+        help="pictures and an HTML page; without images of the forget set; or neither (default: %(default)s)",
     )
     job.add_argument(
         "--unlearn_augment",

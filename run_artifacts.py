@@ -7,21 +7,17 @@ import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from base_models import Trained
-from evaluation import Evidence
 from measurement import INCOMPETENT, Measured
 from registry import Entry, __version__
-from reporter.html_report import html_report
-from reporter.layer_pictures import masked_layer_image, weight_histogram
-from reporter.margin_pictures import margin_histograms
+from reporter.html_report import html_report, report_pictures
 from reporter.per_image import per_image, write_per_image
-from reporter.pictures import class_probabilities
 from reporter.run_note import run_note
+from reporter.svg_file import svg_file
 from reporter.verdict import verdict
 from run_report import FORGET_LIST, run_facts
 from run_settings import decisive_of, hash_of, run_params
@@ -37,7 +33,7 @@ if TYPE_CHECKING:
     from pipeline import Pipeline
 
 JSON_FOLDER = Path("eval/metrics_and_plots/json")
-REPORT, CODE = "report.html", "code"
+REPORT, PICTURES, CODE = "report.html", "pictures", "code"
 METRICS_WAY_OUT = "Free the place, or start in another folder: the metrics are written below the current one"
 
 
@@ -158,25 +154,10 @@ def log_report(run: TrackedRun, done: MeasuredRun) -> None:
     run.tags({"verdict": told.headline})
     run.note(run_note(facts, told))
     if done.experiment.config.report != "skip":
-        _draw(run, done)
-        run.text(html_report(facts, told), REPORT)
-
-
-def _draw(run: TrackedRun, done: MeasuredRun) -> None:
-    """What the forget images are taken for, how sure the models are, and where there is a mask, what it switches off."""
-    experiment, mask, measured = done.experiment, done.unlearned.mask, done.measured
-    dataset, request = experiment.base.splits.dataset, experiment.base.request_slug
-    bars = {name: evidence.forget.probabilities.mean(0).tolist() for name, evidence in measured.evidence.items()}
-    title = f"{experiment.method.name}: forget images of {dataset}, {request}"
-    run.picture(class_probabilities(bars, experiment.base.splits.class_names, title=title), "class_probabilities.png")
-    margins = {name: _margins(evidence) for name, evidence in measured.evidence.items()}
-    before, after, ideal = margins["initial model"], margins["unlearned model"], margins.get("ideal model")
-    run.picture(margin_histograms(before, after, ideal, title=f"{experiment.method.name}: {dataset}, {request}"), "margins.png")
-    if mask is not None:
-        weight, keep = done.initial.model.get_parameter(f"{mask.layer}.weight"), mask.keep
-        title = f"{experiment.method.name}: {mask.layer} of {dataset} {experiment.base.architecture.name}, {request}"
-        run.picture(masked_layer_image(weight, keep, title=title), "layer.png")
-        run.picture(weight_histogram(weight, keep, title=title), "layer_weights.png")
+        pictures = report_pictures(facts)
+        run.text(html_report(facts, told, pictures), REPORT)
+        for picture in chain.from_iterable(pictures.values()):
+            run.text(svg_file(picture, facts.name), f"{PICTURES}/{picture.name}.svg")
 
 
 def _saved(folder: Path, experiment: Pipeline, unlearned: Unlearned, run_id: str) -> list[Path]:
@@ -213,13 +194,3 @@ def image_table(measured: Measured, data: ForgetData, test: ImageSet, about: Map
     models |= {INCOMPETENT: measured.incompetent} if measured.incompetent else {}
     sets = {"forget": data.forget, "retain": data.retain, "validation": data.validation, "test": test}
     return per_image(models, {name: images.indexes for name, images in sets.items()}, about)
-
-
-def _margins(evidence: Evidence) -> dict[str, Tensor]:
-    """The margins of forget and of test images; where a class was forgotten whole, of its test images and of the others'."""
-    sets = {"forget images": evidence.forget}
-    if evidence.forget_classes:
-        sets |= {"test images of the forgotten": evidence.test_forget, "test images of the others": evidence.test_retain}
-    else:
-        sets |= {"test images": evidence.test}
-    return {name: outputs.margins for name, outputs in sets.items() if len(outputs)}

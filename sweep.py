@@ -7,21 +7,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from base_models import BaseConfig, BaseModels
 from evaluation.over_seeds import OverSeeds
 from pipeline import Pipeline, PipelineConfig, Result
-from reporter.pictures import curves_over
+from reporter.kappa_chart import kappa_curve
 from reporter.run_note import sweep_note
 from reporter.seeds_text import seeds_of
+from reporter.svg import Picture
+from reporter.svg_file import svg_file
+from run_artifacts import PICTURES
 from run_settings import run_params
 from tracking.run import TrackedRun, tracked_run
 from training import Progress, silent
 from vision_data import Splits
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def run_all(configs: Sequence[PipelineConfig], *, progress: Progress = silent) -> list[Result]:
@@ -114,7 +114,8 @@ def _log_parent(parent: TrackedRun, pipelines: Sequence[Pipeline], results: Sequ
     made_by_seed = {"seed", "mask"}
     scored = all(name in result.metrics for result in results for name in _scores(pipelines[0]))
     if scored and "kappa" in varying and set(varying) <= {"kappa", "kappa_count"} | made_by_seed:
-        parent.picture(kappa_curve(pipelines, results), "forget_and_retain_over_kappa.png")
+        picture = _kappa_curve(pipelines, results)
+        parent.text(svg_file(picture, f"{len(results)} runs"), f"{PICTURES}/{picture.name}.svg")
 
 
 def _scores(pipeline: Pipeline) -> list[str]:
@@ -122,7 +123,7 @@ def _scores(pipeline: Pipeline) -> list[str]:
     return [f"{on_test}{name}_score" for name in ("forget", "retain")]
 
 
-def kappa_curve(pipelines: Sequence[Pipeline], results: Sequence[Result]) -> Figure:
+def _kappa_curve(pipelines: Sequence[Pipeline], results: Sequence[Result]) -> Picture:
     """Forget and retain score of every run over its kappa: test images where a whole class went, else training images."""
     first = pipelines[0]
     scores = _scores(first)
@@ -130,7 +131,7 @@ def kappa_curve(pipelines: Sequence[Pipeline], results: Sequence[Result]) -> Fig
         (pipeline.counts["kappa_count"], result.metrics[scores[0]], result.metrics[scores[1]])
         for pipeline, result in zip(pipelines, results, strict=True)
     ]
-    initial = [mean(result.initial[name] for result in results) for name in scores]
+    forget, retain = (mean(result.initial[name] for result in results) for name in scores)
     images = "test images" if first.data.forget_classes else "training images"
     title = f"{first.method.name}, {first.base.splits.dataset}, {first.base.request_slug}: {images}"
-    return curves_over(points, initial, title=title, size=first.layer_size)
+    return kappa_curve(points, (forget, retain), title=title, size=first.layer_size)

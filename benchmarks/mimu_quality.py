@@ -75,7 +75,7 @@ def options_of(argv: Sequence[str] | None) -> Any:
     parser.add_argument("--kappa", default=["0.1"], nargs="+", help="default: 0.1")
     parser.add_argument("--ideal", default="auto", choices=("auto", "train", "skip"), help="the ideal models (default: %(default)s)")
     parser.add_argument("--on_features", action="store_true", help="run what precedes the masked layer once; seconds leave it out")
-    parser.add_argument("--picture", metavar="FILE", help="draw forget and retain score over kappa there")
+    parser.add_argument("--picture", metavar="FILE", help="draw forget and retain score over kappa there, as SVG")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
     command_line.add_shared_flags(parser, several_seeds=True)
     command_line.add_signature_flags(parser, command_line.architecture_named(argv), "architecture")
@@ -304,12 +304,14 @@ def draw(file: str, rows: Sequence[dict[str, Any]], title: str) -> None:
     """MIMU's forget and retain score over kappa, a point per class and seed."""
     from statistics import mean
 
-    from reporter.pictures import curves_over
+    from reporter.kappa_chart import kappa_curve
+    from reporter.svg_file import svg_file
 
     own = [row for row in rows if row["method"] == MIMU]
     points = [(row["masked"], row["forget_score"], row["retain_score"]) for row in own]
     before = mean(row["retain_score"] + row["retain_drop"] for row in own)
-    curves_over(points, (before, before), title=title, size=own[0]["layer_size"]).savefig(file)
+    picture = kappa_curve(points, (before, before), title=title, size=own[0]["layer_size"])
+    Path(file).write_text(svg_file(picture, f"{len(own)} runs"), encoding="utf-8")
 
 
 if __name__ == "__main__":

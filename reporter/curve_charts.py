@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from evaluation import METRICS
-from reporter.svg import Panel, Picture, axes, document, line, room_for, text, ticks
+from reporter.svg import Panel, Picture, axes, line, room_for, text, ticks
 
 MOST_CURVES = 12
 UNITS = {"loss": "nats", "score": "percent"}  # by a name's last word, of what is no metric of the registry
@@ -48,7 +49,7 @@ def _curve(title: str, name: str, points: Sequence[tuple[int, float]], role: str
     ends = f"from {finite[0][1]:.4g} to {finite[-1][1]:.4g}" if finite else "no finite value"
     alt = f"{title}, {_with_unit(name)} over {len(points)} {step}s: {ends}."
     note = f"{broken} values that are not finite are left out." if broken else ""
-    return Picture(f"{title}: {readable(name)}", alt, document(panel.bottom + 38, parts, alt), note=note)
+    return Picture(file_name(title, name), f"{title}: {readable(name)}", alt, parts, panel.bottom + 38, note=note)
 
 
 def _inside(low: float, high: float, room: float, unit: str) -> tuple[float, float]:
@@ -71,6 +72,11 @@ def _decades(low: float, high: float) -> list[tuple[float, str]]:
     """The powers of ten between two logarithms, every second one and so on where there are many."""
     inside = range(math.ceil(low), math.floor(high) + 1)
     return [(float(power), f"{10.0**power:g}") for power in inside[:: max(1, -(-len(inside) // 4))]]
+
+
+def file_name(title: str, name: str) -> str:
+    """ "after_each_epoch_forget_loss"; of a user's own history too, whose names may hold anything."""
+    return re.sub(r"\W+", "_", f"{title}_{name}").lower()
 
 
 def readable(name: str) -> str:

@@ -22,7 +22,7 @@ from reporter.loss_charts import attack_roc, loss_histogram
 from reporter.palette import css_variables
 from reporter.prediction_charts import class_bars, confusion
 from reporter.run_facts import RunFacts
-from reporter.svg import Picture
+from reporter.svg import CSS, Picture
 from reporter.verdict import Verdict, verdict
 
 if TYPE_CHECKING:
@@ -51,17 +51,11 @@ class Row:
     values: tuple[str, ...]
 
 
-def html_report(facts: RunFacts, told: Verdict | None = None) -> str:
-    """The page. Pictures are made from the models' outputs as the run has them; what was not measured is named with the command."""
+def html_report(facts: RunFacts, told: Verdict | None = None, pictures: Mapping[str, Sequence[Picture]] | None = None) -> str:
+    """The page. Pictures (by their heading) are those of `report_pictures`; what was not measured is named with the command."""
     models = {name: own for name in MODELS if (own := facts.evidence.get(name)) is not None}
     headline = [name for name in (*FIVE, *ON_TEST, *ATTACKS, *AGAINST_IDEAL) if facts.measured.whole or name not in ON_TEST]
     others = [kind.name for kind in facts.kinds if kind.name not in headline]
-    groups = [
-        ("Predictions", prediction_pictures(facts)),
-        ("Losses and attacks", loss_pictures(facts)),
-        ("The masked layer", [] if facts.layer is None else [layer_map(facts.layer), weight_sizes(facts.layer)]),
-        ("History", [p for h in facts.histories if len(h.steps) > 1 for p in curves(h.title, h.steps, role=h.role, step=h.step)]),
-    ]
     return (
         _environment()
         .get_template("run.html")
@@ -72,12 +66,24 @@ def html_report(facts: RunFacts, told: Verdict | None = None) -> str:
             headline=rows_of(facts, headline, tuple(models)),
             every=[row for row in rows_of(facts, others, tuple(models)) if set(row.values) != {NONE}],
             missing=grouped(facts.undefined),
-            groups=[(title, pictures) for title, pictures in groups if pictures],
+            groups=report_pictures(facts) if pictures is None else pictures,
             thumbnails=[] if facts.images is None else best_known(facts.images, outputs_by_model(facts, "forget"), facts.names),
-            style=Markup(css_variables() + (TEMPLATES / "page.css").read_text(encoding="utf-8")),
+            style=Markup(css_variables() + CSS + (TEMPLATES / "page.css").read_text(encoding="utf-8")),
             markup=Markup,
         )
     )
+
+
+def report_pictures(facts: RunFacts) -> dict[str, list[Picture]]:
+    """What a run's report shows, by heading, made from the models' outputs as the run has them."""
+    layer, histories = facts.layer, [history for history in facts.histories if len(history.steps) > 1]
+    groups = {
+        "Predictions": prediction_pictures(facts),
+        "Losses and attacks": loss_pictures(facts),
+        "The masked layer": [] if layer is None else [layer_map(layer), weight_sizes(layer)],
+        "History": [picture for own in histories for picture in curves(own.title, own.steps, role=own.role, step=own.step)],
+    }
+    return {heading: pictures for heading, pictures in groups.items() if pictures}
 
 
 def outputs_by_model(facts: RunFacts, images: str) -> dict[str, Outputs]:

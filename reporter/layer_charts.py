@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from reporter.layer_pictures import COLOURS, PERCENTILE, checked_layer
-from reporter.svg import WIDTH, Key, Panel, Picture, axes, document, image, outline, room_for, text, ticks
+from reporter.palette import rgb
+from reporter.svg import WIDTH, Key, Panel, Picture, axes, image, outline, room_for, text, ticks
 
 MOST_PIXELS = 480  # of the layer's picture along one side; a larger layer is scaled down to it
 MOST_RINGS = 100
 BINS = 48
+PERCENTILE = 99.5  # of |w|, where the colours end: a few large weights don't pale the others
+# Okabe and Ito's sky blue and orange: as light as each other, so that black stands out against both.
+NEGATIVE, ZERO, POSITIVE = rgb("#56B4E9"), rgb("#FFFFFF"), rgb("#E69F00")
 
 
 @dataclass(frozen=True)
@@ -50,17 +54,17 @@ def layer_map(layer: Layer) -> Picture:
     worst = ", ".join(f"{neuron} ({lost[neuron]:,})" for neuron in np.argsort(-lost, kind="stable")[:5] if lost[neuron])
     alt = f"The weights of {layer.name}, {rows} x {columns}, those switched off in black. {layer.switched_off}. Most at: {worst or 'none'}."
     note = f"Blue: negative, orange: positive, black: switched off. Bars: switched off at each neuron. Most at the output neurons {worst}."
-    title = f"Where the mask is: {layer.name}"
-    return Picture(title, alt, document(panel.bottom + 38, parts, alt), note=note if worst else "The mask switches off no weight.")
+    if not worst:
+        note = "The mask switches off no weight."
+    return Picture("layer", f"Where the mask is: {layer.name}", alt, parts, panel.bottom + 38, note=note)
 
 
 def weight_sizes(layer: Layer) -> Picture:
     """How large the weights were that are switched off, beside all of the layer; counts on a log scale."""
     values, off = checked_layer(layer.weight, layer.keep)
-    reach = min(float(abs(values).max()), 3 * float(np.percentile(abs(values), PERCENTILE))) or 1.0
-    edges = np.linspace(-reach, reach, BINS + 1)
-    counted = {"initial": values.ravel(), "unlearned": values[off]}
-    heights = {role: np.log10(np.maximum(np.histogram(some.clip(-reach, reach), edges)[0], 0.7)) for role, some in counted.items()}
+    edges, counts = weight_counts(values, off)
+    reach = edges[-1]
+    heights = {role: np.log10(np.maximum(own, 0.7)) for role, own in counts.items()}
     low, high = np.log10(0.7), max(1.0, float(heights["initial"].max()) * 1.05)
     powers = [(float(power), f"{10**power:,}") for power in range(int(high) + 1)]
     left = room_for(powers)
@@ -69,17 +73,46 @@ def weight_sizes(layer: Layer) -> Picture:
     parts += [outline(panel, edges, np.maximum(own, low), role, base=low) for role, own in heights.items()]
     keys = (Key("initial", f"all {off.size:,}"), Key("unlearned", f"switched off: {int(off.sum()):,}"))
     alt = f"Histogram of the weights of {layer.name}, and of those switched off. " + "; ".join(
-        f"median size {np.median(abs(some)):.3g} of {len(some):,}" for some in counted.values() if len(some)
+        f"median size {np.median(abs(some)):.3g} of {some.size:,}" for some in (values, values[off]) if some.size
     )
     beyond = int((abs(values) > reach).sum())
     note = f"{beyond:,} {'weight' if beyond == 1 else 'weights'} beyond ±{reach:.3g} counted in the outermost bins." if beyond else ""
-    return Picture(f"How large they were: {layer.name}", alt, document(panel.bottom + 38, parts, alt), keys, note)
+    return Picture("layer_weights", f"How large they were: {layer.name}", alt, parts, panel.bottom + 38, keys, note)
+
+
+def weight_counts(values: np.ndarray, off: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The edges of 48 bins, and how many weights each has: all of the layer ("initial") and those switched off ("unlearned").
+
+    What is beyond three times the 99.5th percentile of |w| is counted in the outermost bins.
+    """
+    reach = min(float(abs(values).max()), 3 * float(np.percentile(abs(values), PERCENTILE))) or 1.0
+    edges = np.linspace(-reach, reach, BINS + 1)
+    counted = {"initial": values, "unlearned": values[off]}
+    return edges, {role: np.histogram(some.clip(-reach, reach), edges)[0] for role, some in counted.items()}
+
+
+def checked_layer(weight: Tensor, keep: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The weights, and which of them are switched off, as arrays (m, n). ValueError for what is no masked layer."""
+    if weight.ndim != 2 or not weight.numel() or not weight.is_floating_point():
+        got = f"{weight.dtype} {tuple(weight.shape)}"
+        raise ValueError(f"expected weights (m, n), got {got}. Give the weight matrix of a linear layer.")
+    if keep.shape != weight.shape or keep.dtype != torch.bool:
+        raise ValueError(
+            f"expected a bool mask of the weights' shape {tuple(weight.shape)}, got {keep.dtype} {tuple(keep.shape)}. "
+            "Give the mask that was made for this layer."
+        )
+    broken = int((~weight.isfinite()).sum())
+    if broken:
+        raise ValueError(f"expected finite weights, got NaN or infinity for {broken} of {weight.numel()}. Lower the learning rate.")
+    return weight.detach().double().cpu().numpy(), ~keep.cpu().numpy()
 
 
 def _pixels(values: np.ndarray, off: np.ndarray) -> np.ndarray:
     """The layer in colours that end at the 99.5th percentile of |w|, scaled down to 480 pixels a side by means."""
     reach = float(np.percentile(abs(values), PERCENTILE)) or 1.0
-    pixels = COLOURS((values / reach + 1) / 2, bytes=True)[..., :3]
+    shares = np.clip(values / reach, -1, 1)
+    colours = [np.interp(shares, (-1, 0, 1), levels) for levels in zip(NEGATIVE, ZERO, POSITIVE, strict=True)]
+    pixels = np.stack(colours, axis=-1).round().astype(np.uint8)
     pixels[off] = 0
     edges = [np.unique(np.linspace(0, n, min(n, MOST_PIXELS) + 1).astype(int)) for n in off.shape]
     if any(len(edge) - 1 < n for edge, n in zip(edges, off.shape, strict=True)):

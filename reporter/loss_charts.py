@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from evaluation import Outputs
-from reporter.svg import Key, Panel, Picture, axes, document, line, outline, rule, ticks
+from reporter.svg import Key, Panel, Picture, axes, line, outline, rule, ticks
 
 LEAST, MOST = 1e-8, 1e2  # nats; what is beyond is counted at the ends
 BINS = 36
@@ -26,7 +26,7 @@ def loss_histogram(model: str, forget: Outputs, test: Outputs) -> Picture:
     alt = f"Histograms of the losses of forget and of test images, {model} model. Medians in nats: {medians}."
     note = f"{beyond:,} images beyond the ends are counted in the outermost bins." if beyond else ""
     keys = (Key("forget", f"forget ({len(forget):,})"), Key("test", f"test ({len(test):,})"))
-    return Picture(f"Losses: {model} model", alt, document(panel.bottom + 38, parts, alt), keys, note)
+    return Picture(f"losses_{model}", f"Losses: {model} model", alt, parts, panel.bottom + 38, keys, note)
 
 
 def attack_roc(sets: Mapping[str, tuple[Outputs, Outputs]]) -> Picture:
@@ -45,7 +45,7 @@ def attack_roc(sets: Mapping[str, tuple[Outputs, Outputs]]) -> Picture:
         keys.append(Key(model, f"{model}: AUC {area(false, true):.3f}"))
     alt = "ROC curves of a threshold on the loss. " + "; ".join(key.text for key in keys) + "."
     note = "Dotted: chance. Like the ideal model is the aim; a curve below chance tells the images apart as well as one above."
-    return Picture("A membership attack by the loss", alt, document(panel.bottom + 38, parts, alt), tuple(keys), note)
+    return Picture("attack_roc", "A membership attack by the loss", alt, parts, panel.bottom + 38, tuple(keys), note)
 
 
 def roc(forget: Outputs, test: Outputs) -> tuple[np.ndarray, np.ndarray]:

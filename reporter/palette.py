@@ -46,6 +46,11 @@ DARK: Final[Mapping[str, str]] = {
 }
 
 
+def rgb(colour: str) -> tuple[int, ...]:
+    """Red, green and blue of "#RRGGBB", 0 to 255."""
+    return tuple(bytes.fromhex(colour.removeprefix("#")))
+
+
 def css_variables() -> str:
     """`:root` with a variable for each colour ("--unlearned"), dark where the reader's system asks for that, light in print."""
     light, dark = (" ".join(f"--{name}: {colour};" for name, colour in colours.items()) for colours in (LIGHT, DARK))

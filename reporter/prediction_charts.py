@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.colors import to_rgb
 
 from evaluation import Outputs
-from reporter.palette import UNLEARNED
+from reporter.palette import UNLEARNED, rgb
 from reporter.short_names import shortened
-from reporter.svg import CHARACTER, WIDTH, Key, Panel, Picture, apart, box, document, image, rule, text, ticks
+from reporter.svg import CHARACTER, WIDTH, Key, Panel, Picture, apart, box, image, rule, text, ticks
 
 MOST_BARS = 20
 MOST_CELLS = 20  # classes that each get a row and a column
@@ -47,20 +46,23 @@ def class_bars(models: Mapping[str, Outputs], names: Sequence[str]) -> Picture:
     alt = f"Bars of the mean probability of each class on the forget images. Most probable: {tops}."
     note = "" if len(names) <= MOST_BARS else f"The {MOST_BARS} of {len(names):,} classes with the longest bars, and all others together."
     keys = tuple(Key(model, model, filled=True) for model in models)
-    return Picture("What the forget images are taken for", alt, document(panel.bottom + 38, parts, alt), keys, note)
+    return Picture("class_probabilities", "What the forget images are taken for", alt, parts, panel.bottom + 38, keys, note)
 
 
 def confusion(model: str, outputs: Outputs, names: Sequence[str]) -> Picture:
     """Which class the test images of each class are taken for, percent of the true class' images; beyond 20 classes, in blocks."""
     counts = confusion_counts(outputs)
-    title, right = f"Confusion of test images: {model} model", 100 * counts.diagonal().sum() / max(1, counts.sum())
+    name, title = f"confusion_{model}", f"Confusion of test images: {model} model"
+    right = 100 * counts.diagonal().sum() / max(1, counts.sum())
     alt = f"Matrix of true against predicted class on the test images, {model} model: {right:.2f} percent on the diagonal."
     if len(names) <= MOST_CELLS:
-        return Picture(title, alt, _cells(counts, names, alt), note="Percent of the true class's test images.")
+        parts, height = _cells(counts, names)
+        return Picture(name, title, alt, parts, height, note="Percent of the true class's test images.")
     blocks = min(BLOCKS, len(names))
     edges = np.linspace(0, len(names), blocks + 1).astype(int)
     grouped = np.add.reduceat(np.add.reduceat(counts, edges[:-1], axis=0), edges[:-1], axis=1)
-    return Picture(title, alt, _blocks(shares(grouped), len(names), alt), note=_block_note(len(names), blocks, right))
+    parts, height = _blocks(shares(grouped), len(names))
+    return Picture(name, title, alt, parts, height, note=_block_note(len(names), blocks, right))
 
 
 def confusion_counts(outputs: Outputs) -> np.ndarray:
@@ -76,7 +78,8 @@ def shares(counts: np.ndarray) -> np.ndarray:
     return fractions
 
 
-def _cells(counts: np.ndarray, names: Sequence[str], alt: str) -> str:
+def _cells(counts: np.ndarray, names: Sequence[str]) -> tuple[list[str], float]:
+    """The matrix and its height."""
     fractions, own = shares(counts), shortened(names, LONGEST_NAME)
     left = 24 + CHARACTER * max(map(len, own)) + 4
     panel = Panel((0, len(own)), (0, len(own)), left=left, width=WIDTH - left - 8, height=min(WIDTH - left - 8, 26 * len(own)))
@@ -100,13 +103,14 @@ def _cells(counts: np.ndarray, names: Sequence[str], alt: str) -> str:
     below = panel.bottom + (10 + CHARACTER * max(map(len, own)) if turned else 20)
     parts.append(text(panel.left + panel.width / 2, below + 12, "predicted class"))
     parts.append(text(11, panel.top + panel.height / 2, "true class", turned=True))
-    return document(below + 20, parts, alt)
+    return parts, below + 20
 
 
-def _blocks(fractions: np.ndarray, classes: int, alt: str) -> str:
+def _blocks(fractions: np.ndarray, classes: int) -> tuple[list[str], float]:
+    """The matrix and its height."""
     panel = Panel((0, classes), (0, classes), left=52, width=WIDTH - 52 - 14, height=WIDTH - 52 - 14)
     pixels = np.empty((*fractions.shape, 4), dtype=np.uint8)
-    pixels[..., :3] = np.array([round(255 * part) for part in to_rgb(UNLEARNED)])
+    pixels[..., :3] = rgb(UNLEARNED)
     pixels[..., 3] = np.round(255 * np.sqrt(fractions))
     parts = [box(panel.left, panel.top, panel.width, panel.height, "ground")]
     parts.append(image(panel.left, panel.top, panel.width, panel.height, pixels))
@@ -115,7 +119,7 @@ def _blocks(fractions: np.ndarray, classes: int, alt: str) -> str:
         parts.append(text(panel.left - 5, panel.top + panel.height * at / classes + 4, words, anchor="end", kind="tick"))
     parts.append(text(panel.left + panel.width / 2, panel.bottom + 31, "predicted class"))
     parts.append(text(11, panel.top + panel.height / 2, "true class", turned=True))
-    return document(panel.bottom + 38, parts, alt)
+    return parts, panel.bottom + 38
 
 
 def _block_note(classes: int, blocks: int, right: float) -> str:

@@ -1,17 +1,17 @@
-"""Pieces of SVG for the pictures of a page: scales, axes, lines, bars. Colours are the page's CSS variables: pictures go dark with it.
+"""Pieces of SVG for a run's pictures: scales, axes, lines, bars. Colours are the page's CSS variables: pictures go dark with it.
 
 A picture is 360 units wide, as a phone is: there its text has its own size, and a wide page sets several side by side. Titles, legends
-and notes are the page's own text, which wraps.
+and notes are the page's own text, which wraps; `svg_file` draws them into a file.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import pairwise
 
 import numpy as np
 
@@ -21,6 +21,15 @@ WIDTH = 360
 CHARACTER = 6.2  # how wide one of 11 units' height is, on the safe side
 LARGE, COLOURS = 20_000, 64  # pixels beyond which a picture gets by with fewer colours
 MOST_POINTS = 300  # more than that on 300 units can't be seen
+STEPS = (1.0, 2.0, 2.5, 5.0)  # from tick to tick, times a power of ten
+CSS = """
+svg { font-size: 11px; }
+svg text { fill: var(--ink); }
+svg .tick { font-size: 10px; fill: var(--faint); }
+svg .in { font-size: 10px; }
+svg .on { font-size: 10px; fill: var(--paper); }
+svg .pixels { image-rendering: pixelated; }
+"""
 
 
 @dataclass(frozen=True)
@@ -34,13 +43,21 @@ class Key:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of the page: what stands above it, what it shows for who can't see it, itself, its legend, and a note below it."""
+    """A picture: its file's name, the title above it, what it shows in words, its parts and their height, its legend, a note below it."""
 
+    name: str
     title: str
     alt: str
-    svg: str
+    parts: Sequence[str]
+    height: float
     keys: tuple[Key, ...] = ()
     note: str = ""
+
+    @property
+    def svg(self) -> str:
+        """The element, for a page that has `CSS` and palette.css_variables."""
+        label = escape(self.alt)
+        return f'<svg viewBox="0 0 {WIDTH} {self.height:g}" role="img" aria-label="{label}">{"".join(self.parts)}</svg>'
 
 
 @dataclass(frozen=True)
@@ -67,11 +84,6 @@ class Panel:
     @property
     def right(self) -> float:
         return self.left + self.width
-
-
-def document(height: float, parts: Iterable[str], alt: str) -> str:
-    body = "".join(parts)
-    return f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(alt)}">{body}</svg>'
 
 
 def text(x: float, y: float, words: str, *, anchor: str = "middle", kind: str = "", turned: bool = False) -> str:
@@ -147,15 +159,24 @@ def room_for(labels: Sequence[tuple[float, str]]) -> float:
 
 
 def ticks(low: float, high: float, most: int = 5, *, whole: bool = False) -> list[tuple[float, str]]:
-    """Round numbers between two ends, with as many digits as tell them apart; `whole` numbers where only those exist."""
-    from matplotlib.ticker import MaxNLocator
-
-    places = [float(at) for at in MaxNLocator(most, steps=[1, 2, 2.5, 5, 10], integer=whole, min_n_ticks=1).tick_values(low, high)]
-    inside = [at for at in places if low - 1e-9 * abs(high - low) <= at <= high + 1e-9 * abs(high - low)]
-    steps = [b - a for a, b in pairwise(inside)] or [1.0]
-    digits = next((d for d in range(8) if all(abs(round(at, d) - at) < 1e-6 * min(steps) for at in inside)), 8)
+    """Round numbers between two ends, `most` steps or fewer, with digits enough to tell them apart; `whole` ones where only those exist."""
+    step = _step((high - low) / most, whole)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    inside = [n * step for n in range(first, last + 1)]
+    digits = next((d for d in range(8) if abs(round(step, d) - step) < 1e-6 * step), 8)
     large = max(map(abs, inside), default=0)
-    return [(at, f"{at:.0e}" if large >= 1e6 or (digits > 4) else f"{at:,.{digits}f}") for at in inside]
+    return [(at, f"{at:.0e}" if large >= 1e6 or digits > 4 else f"{at:,.{digits}f}") for at in inside]
+
+
+def _step(least: float, whole: bool) -> float:
+    """The smallest round number that is no less."""
+    if least <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(least))
+    steps = [factor * power for factor in (*STEPS, 10.0)]
+    if whole:
+        steps = [max(1.0, step) for step in steps if max(1.0, step).is_integer()]
+    return next(step for step in steps if step >= least * (1 - 1e-9))
 
 
 def thinned(places: np.ndarray, most: int = MOST_POINTS) -> np.ndarray:

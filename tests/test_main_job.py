@@ -4,9 +4,9 @@ import contextlib
 import itertools
 import json
 import re
-import struct
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -177,23 +177,22 @@ def test_the_logged_scores_are_those_of_the_saved_weights(prefix, file, folder, 
     assert {name: jobs.first.metrics[prefix + name] for name in by_hand} == pytest.approx(by_hand)
 
 
-def png_size(path: Path) -> tuple[int, int]:
-    content = path.read_bytes()
-    assert content.startswith(b"\x89PNG\r\n\x1a\n")
-    width, height = struct.unpack(">II", content[16:24])
-    return width, height
-
-
 def assert_sensible(path: Path) -> None:
-    width, height = png_size(path)
-    assert 500 <= width <= 2000
-    assert 300 <= height <= 1500
-    assert 5_000 < path.stat().st_size < 1_000_000
+    root = ElementTree.parse(path).getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert 500 <= float(root.attrib["width"]) <= 2000
+    assert 300 <= float(root.attrib["height"]) <= 1500
+    assert 1_000 < path.stat().st_size < 1_000_000
 
 
-@pytest.mark.parametrize("name", ["class_probabilities", "margins", "layer", "layer_weights"])
-def test_a_masking_run_has_pictures(name, jobs):
-    assert_sensible(jobs.first.artifacts / f"pictures/{name}.png")
+def test_a_masking_run_has_the_pictures_of_its_page_as_files(jobs):
+    pictures = {path.name: path for path in (jobs.first.artifacts / "pictures").iterdir()}
+    page = (jobs.first.artifacts / "report.html").read_text()
+
+    assert {"class_probabilities.svg", "losses_unlearned.svg", "attack_roc.svg", "layer.svg", "layer_weights.svg"} <= set(pictures)
+    assert len(pictures) == page.count("<svg")
+    for path in pictures.values():
+        assert_sensible(path)
 
 
 def test_forget_retain_and_test_set_are_inputs(jobs):
@@ -317,7 +316,7 @@ def test_several_values_make_a_parent_with_a_child_for_each_combination(sweep):
 
 def test_several_kappas_make_a_picture_of_forget_and_retain(sweep):
     (parent,) = [run for run in sweep.runs if "mlflow.parentRunId" not in run.data.tags]
-    picture = artifacts_of(parent) / "pictures/forget_and_retain_over_kappa.png"
+    picture = artifacts_of(parent) / "pictures/forget_and_retain_over_kappa.svg"
 
     assert_sensible(picture)
 
@@ -374,7 +373,7 @@ def test_a_mask_of_a_users_method_is_counted_kept_and_drawn(folder, jobs):
     assert outcome.code == 0, outcome.err
     assert outcome.params["kappa_count"] == str(2 * 128)
     assert load_mask(outcome.artifacts / "mask.safetensors").kappa_count == 2 * 128
-    assert_sensible(outcome.artifacts / "pictures/layer.png")
+    assert_sensible(outcome.artifacts / "pictures/layer.svg")
 
 
 def test_fewer_weights_than_asked_for_are_a_warning_and_the_true_number_a_param(folder, jobs):

@@ -17,8 +17,9 @@ from PIL import Image
 
 from base_models import BaseConfig
 from pipeline import Pipeline, PipelineConfig
-from reporter.html_report import html_report
+from reporter.html_report import html_report, report_pictures
 from reporter.palette import DARK, LIGHT
+from reporter.svg_file import svg_file
 from sweep import run_all
 from tests.browser import chromium, errors_of, mlflow_ui, resized, screenshot, shows, text_of, wait_for
 from tests.report_facts import facts
@@ -93,6 +94,16 @@ def test_no_text_overlaps_or_is_cut_and_the_page_needs_no_sideways_scrolling(bro
     assert not browser.execute_script(SCROLLS)
     assert browser.execute_script(SMALLEST_TEXT) > 9
     assert errors_of(browser) == []
+
+
+@pytest.mark.parametrize("classes", [10, 20, 1000])
+def test_no_text_of_a_picture_as_a_file_overlaps_or_is_cut(browser, pages, classes):
+    for number, picture in enumerate(picture for own in report_pictures(facts(classes)).values() for picture in own):
+        file = pages / f"{classes}-{number}.svg"
+        file.write_text(svg_file(picture, "MIMU class0 seed1 kappa=0.1 topk=50"), encoding="utf-8")
+        opened(browser, file, 1280)
+
+        assert (browser.execute_script(OVERLAPS), browser.execute_script(OUTSIDE)) == ([], []), picture.name
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -198,12 +209,11 @@ def test_the_report_opens_in_the_artifact_tab_without_an_error(browser, store, u
 
 def test_a_picture_opens_in_the_artifact_tab(browser, store, ui):
     _, run = store
-    visited(browser, f"{ui}/runs/{run.run_id}/artifacts/pictures/class_probabilities.png")
-    shows(browser, "class_probabilities.png")
+    visited(browser, f"{ui}/runs/{run.run_id}/artifacts/pictures/class_probabilities.svg")
+    shows(browser, "class_probabilities.svg")
     drawn = "return [...document.querySelectorAll('img')].some(i => i.naturalWidth > 500)"
-    pictured = "return [...document.querySelectorAll('canvas, svg image, [style*=\"background-image\"]')].length > 0"
 
-    assert wait_for(lambda: browser.execute_script(drawn) or browser.execute_script(pictured), "the picture")
+    assert wait_for(lambda: browser.execute_script(drawn), "the picture")
     assert errors_of(browser) == []
 
 

@@ -31,7 +31,6 @@ from tracking.store_uri import database_of, shown_uri, tracking_uri
 from tracking.unlogged import Unlogged
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000
@@ -104,11 +103,6 @@ class TrackedRun:
     def text(self, content: str, name: str) -> None:
         with _named(name) as (path, folder):
             path.write_text(content, encoding="utf-8")
-            self.file(path, folder)
-
-    def picture(self, figure: Figure, name: str) -> None:
-        with _named(f"pictures/{name}") as (path, folder):
-            figure.savefig(path)
             self.file(path, folder)
 
     def end(self, status: str) -> None:
