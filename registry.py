@@ -1,12 +1,13 @@
 """What all registries share: registration, names and aliases, the nearest match, and the signature as schema.
 
-A registered function stays the function it was; the registry only remembers it. Its keyword-only parameters are its
-hyperparameters: their names become flags, their annotations are checked, its docstring is the help.
+The keyword-only parameters of a registered function are its hyperparameters: their names become flags, their annotations say what is
+checked at every call and how a search draws them, its docstring is the help.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -17,7 +18,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from foreign_files import read_foreign, warn_if_others_write
 
@@ -28,6 +29,7 @@ _CODE = "__lethe_code__"  # of the module of a user's file: what was run of it
 Facts = TypeVar("Facts")
 Function = Callable[..., Any]
 Decorated = TypeVar("Decorated", bound=Function)
+Note = TypeVar("Note")
 _FLAGS = r"^Flags:\n(?: {4}.*(?:\n|\Z))*\n?"  # the block of a docstring that holds the flags' help
 
 
@@ -43,36 +45,122 @@ def did_you_mean(kind: str, name: str, known: Iterable[str], plural: str = "", l
 
 
 @dataclass(frozen=True)
+class Range:
+    """The numbers that a flag takes, written into its annotation: Annotated[float, Range(0, 1, "(]")].
+
+    `ends` is as in an interval: [ and ] count, ( and ) do not. Without `most`, numbers end at 3e37, for Adam's first step is ten times its
+    learning rate and float32 ends at 3.4e38, and integers at 10^9.
+    """
+
+    least: float
+    most: float | None = None
+    ends: Literal["[]", "(]", "[)", "()"] = "[]"
+
+    def holds(self, value: float) -> bool:
+        """Whether the value is in the range, which NaN never is."""
+        above = value >= self.least if self.ends[0] == "[" else value > self.least
+        most = self.limit(value)
+        return above and (value <= most if self.ends[1] == "]" else value < most)
+
+    def limit(self, value: float) -> float:
+        """The upper end for a number of this type."""
+        if self.most is not None:
+            return self.most
+        return 10**9 if isinstance(value, int) else 3e37
+
+    def words(self, number: str) -> str:
+        """The range in words, after "an integer" or "a number"."""
+        if self.most is None:
+            return f"{number} {'>=' if self.ends[0] == '[' else '>'} {self.least}"
+        forms = {"[]": "from {} to {}", "(]": "above {} and at most {}", "[)": "from {} to below {}", "()": "between {} and {}"}
+        return f"{number} {forms[self.ends].format(self.least, self.most)}"
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a search draws a flag's values: evenly between `low` and `high`, on a linear or on a logarithmic scale."""
+
+    scale: Literal["linear", "log"]
+    low: float
+    high: float
+
+    @property
+    def middle(self) -> float:
+        """The middle of the scale, to one digit."""
+        middle = math.sqrt(self.low * self.high) if self.scale == "log" else (self.low + self.high) / 2
+        rounded = float(f"{middle:.1g}")
+        return int(rounded) if isinstance(self.low, int) and rounded >= 1 else rounded
+
+
+@dataclass(frozen=True)
+class Help:
+    """The help of a flag that many functions share; the line of a function's own docstring goes before it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Hyperparameter:
-    """One keyword-only parameter of a registered function: a flag on the command line."""
+    """One keyword-only parameter of a registered function: a flag on the command line.
+
+    `annotation` is the type alone; `notes` is what is Annotated: a Range, a Search, a Help, or a str that says what is expected.
+    """
 
     name: str
     annotation: Any
     default: Any
     help: str
+    notes: tuple[Any, ...] = ()
 
     @property
     def required(self) -> bool:
         return self.default is inspect.Parameter.empty
 
     @property
+    def range(self) -> Range | None:
+        return _last(Range, self.notes)
+
+    @property
+    def search(self) -> Search | None:
+        return _last(Search, self.notes)
+
+    @property
     def expects(self) -> str:
         """What a value has to be, in words."""
-        return _described(self.annotation)
+        return _last(str, self.notes) or _described(self.annotation, self.range)
 
     def parse(self, text: str) -> Any:
         """The value that `text` spells. Raises ValueError that names the flag, what was expected and what came."""
         try:
-            return self.check(_parse(self.annotation, text))
+            value = _parse(self.annotation, text)
         except ValueError:
-            raise ValueError(f"--{self.name}: expected {_described(self.annotation)}, got {text!r}") from None
+            raise self._refused(text) from None
+        return self.check(value, text)
 
-    def check(self, value: Any) -> Any:
+    def check(self, value: Any, text: str | None = None) -> Any:
         """`value` as the annotation has it (an int where a float is meant becomes one), or ValueError."""
         try:
-            return _checked(self.annotation, value)
+            checked = _checked(self.annotation, value)
         except ValueError:
-            raise ValueError(f"{self.name}: expected {_described(self.annotation)}, got {value!r}") from None
+            raise self._refused(value if text is None else text) from None
+        for number in checked if isinstance(checked, tuple) else (checked,):
+            if self.range is not None and isinstance(number, (int, float)) and not self.range.holds(number):
+                raise self._refused(value, number)
+        return checked
+
+    def _refused(self, value: Any, number: float = math.nan) -> ValueError:
+        """The error for a value; `number` is what of it is out of the range."""
+        if self.range is None:
+            return ValueError(f"--{self.name}: expected {self.expects}, got {value!r}")
+        limit = self.range.limit(number)
+        end = f" and at most {limit:g}" if self.range.most is None and number > limit else ""
+        expects = self.expects.removesuffix(" or none")
+        return ValueError(f"--{self.name}: expected {expects}{end}, got {value!r}. Give e.g. {self._example}")
+
+    @property
+    def _example(self) -> str:
+        default = self.search.middle if self.search is not None and self.default is None else self.default
+        return ",".join(map(str, default)) if isinstance(default, tuple) else f"{default}"
 
 
 @dataclass(frozen=True)
@@ -136,18 +224,8 @@ class Entry(Generic[Facts]):
         return f"{self.name}{also}: {text}" + (f"\n\nSource: {source}" if source else "")
 
     def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Every hyperparameter with its value: the given one, checked, else the default.
-
-        Raises ValueError for a name that the function does not have, a value of another type, or a missing one.
-        """
-        known = self.hyperparameters
-        for name in given:
-            if name not in known:
-                raise ValueError(did_you_mean(f"flag of {self.name}", f"--{name}", [f"--{k}" for k in known], f"flags of {self.name}"))
-        missing = [name for name, parameter in known.items() if parameter.required and name not in given]
-        if missing:
-            raise ValueError(f"{self.name} needs --{' and --'.join(missing)}. Give a value for each")
-        return {name: p.check(given[name]) if name in given else p.default for name, p in known.items()}
+        """Every hyperparameter with its value: the given one, checked, else the default. See `settings_of`."""
+        return settings_of(self.name, self.function, given)
 
 
 class Registry(Generic[Facts]):
@@ -166,12 +244,13 @@ class Registry(Generic[Facts]):
         self._families: dict[str, tuple[str, Callable[[str], Entry[Facts]]]] = {}
 
     def register(self, name: str, *aliases: str, **facts: Any) -> Callable[[Decorated], Decorated]:
-        """Decorator: remember a function under `name` and `aliases`, with the facts this kind declares; returns it unchanged."""
+        """Decorator: remember a function under `name` and `aliases`, with the facts this kind declares; returns it `checked`."""
 
         def remember(function: Decorated) -> Decorated:
+            function = checked(name, function)
             taken = [n for n in (name, *aliases) if n.casefold() in self._names and not self._is_again(n, function)]
             if taken:
-                where = inspect.getsourcefile(self[taken[0]].function)
+                where = inspect.getsourcefile(inspect.unwrap(self[taken[0]].function))
                 raise ValueError(f"{self.kind} {taken[0]!r} is registered already (in {where}). Choose another name")
             self._entries[name] = Entry(name, function, aliases, self._facts(**facts))
             self._names |= {n.casefold(): name for n in (name, *aliases)}
@@ -243,7 +322,7 @@ class Registry(Generic[Facts]):
                 f"{spec}: expected a {self.kind}, a function of ({', '.join(self._takes)}, *, flags), got one of "
                 f"{inspect.signature(function)}. Name another function, or put a * before its flags"
             )
-        return Entry(function.__name__, function, (), self._facts())
+        return Entry(function.__name__, checked(function.__name__, function), (), self._facts())
 
 
 def function_from_file(spec: str) -> Function:
@@ -292,20 +371,74 @@ def changed_files() -> list[Path]:
     return [file for file, code in files if not file.is_file() or file.read_bytes() != code]
 
 
+def checked(name: str, function: Decorated) -> Decorated:
+    """The function, its settings checked at every call as `settings_of` does; itself where it has none."""
+    if not _own_flags(function):
+        return function
+    others = [p.name for p in inspect.signature(function).parameters.values() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+
+    @functools.wraps(function)
+    def call(*args: Any, **given: Any) -> Any:
+        arguments = {other: given.pop(other) for other in others if other in given}
+        return function(*args, **arguments, **settings_of(name, function, given))
+
+    return cast(Decorated, call)
+
+
+def settings_of(name: str, function: Function, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every hyperparameter with its value: the given one, checked, else the default. `name` is the function's, for errors.
+
+    Raises ValueError for a flag that the function does not have, a value of another type or out of its range, or a missing one.
+    """
+    known = hyperparameters_of(function)
+    for flag in given:
+        if flag not in known:
+            raise ValueError(did_you_mean(f"flag of {name}", f"--{flag}", [f"--{k}" for k in known], f"flags of {name}"))
+    missing = [flag for flag, parameter in known.items() if parameter.required and flag not in given]
+    if missing:
+        raise ValueError(f"{name} needs --{' and --'.join(missing)}. Give a value for each")
+    return {flag: p.check(given[flag]) if flag in given else p.default for flag, p in known.items()}
+
+
 def hyperparameters_of(function: Function) -> dict[str, Hyperparameter]:
     """The keyword-only parameters of `function`, by name.
 
-    The help of each is its line in the docstring, written `    name: what it is` under `Flags:`. Raises ValueError for one whose
-    type is not among those that a flag can have.
+    The help of each is its line in the docstring, written `    name: what it is` under `Flags:`, else that of its annotation. One whose
+    default is None takes None too. Raises ValueError for one whose type is not among those that a flag can have.
     """
-    hints = get_type_hints(function, include_extras=True)
+    types_alone, annotated = get_type_hints(function), get_type_hints(function, include_extras=True)
     block = re.search(_FLAGS, inspect.getdoc(function) or "", flags=re.MULTILINE)
     helps = dict(re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", block[0] if block else "", flags=re.MULTILINE))
-    flags = [name for name, p in inspect.signature(function).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    for name in flags:
-        _check_understood(function, name, hints.get(name))
-    defaults = {name: inspect.signature(function).parameters[name].default for name in flags}
-    return {name: Hyperparameter(name, hints[name], defaults[name], re.sub(r"\s+", " ", helps.get(name, ""))) for name in flags}
+    found = {}
+    for name, parameter in _own_flags(function).items():
+        _check_understood(function, name, types_alone.get(name))
+        kind, notes = types_alone[name], tuple(_notes(annotated[name]))
+        if parameter.default is None and type(None) not in _members(kind):
+            kind |= None
+        shared = _last(Help, notes)
+        own = re.sub(r"\s+", " ", helps.get(name, ""))
+        found[name] = Hyperparameter(name, kind, parameter.default, own or (shared.text if shared else ""), notes)
+    return found
+
+
+def _own_flags(function: Function) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(function).parameters
+    return {name: p for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _notes(annotation: Any) -> Iterator[Any]:
+    """What is Annotated anywhere in an annotation, the outer after the inner."""
+    if get_origin(annotation) is Annotated:
+        yield from _notes(get_args(annotation)[0])
+        yield from annotation.__metadata__
+    else:
+        for part in get_args(annotation):
+            yield from _notes(part)
+
+
+def _last(kind: type[Note], notes: tuple[Any, ...]) -> Note | None:
+    """The outermost note of a kind, which goes before those inside."""
+    return next((note for note in reversed(notes) if isinstance(note, kind)), None)
 
 
 def _check_understood(function: Function, name: str, annotation: Any) -> None:
@@ -322,8 +455,6 @@ def _check_understood(function: Function, name: str, annotation: Any) -> None:
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
@@ -371,10 +502,10 @@ def _checked(annotation: Any, value: Any) -> Any:
     raise ValueError(value)
 
 
-def _described(annotation: Any) -> str:
-    if get_origin(annotation) is Annotated:
-        return str(get_args(annotation)[1])
+def _described(annotation: Any, numbers: Range | None) -> str:
     words = {int: "an integer", float: "a finite number", str: "text", bool: "true or false", type(None): "none"}
+    if numbers is not None:
+        words |= {int: numbers.words("an integer"), float: numbers.words("a number")}
 
     def one(kind: Any) -> str:
         if get_origin(kind) is Literal:

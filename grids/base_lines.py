@@ -119,19 +119,19 @@ def oracle_seeds(run: Sequence[str], method: Any) -> list[int]:
 
     import command_line
     import mlflow_forget
-    from unlearn import ForgetData, Oracles
+    from unlearn import ForgetData, Oracles, resolved
 
-    if "oracles" not in method.facts.needs or method.facts.resolve is None:
+    if "oracles" not in method.facts.needs:
         return []
     options, _, _ = mlflow_forget.options_of(run)
     (seed,) = options.seed
     asked: list[int] = []
     given = command_line.several_settings_from(options, method)
-    settings = method.settings({name: values[0] for name, values in given.items()})
+    settings = {name: values[0] for name, values in given.items()}
     oracles = Oracles(lambda seeds: asked.extend(seeds) or (), judges=(seed,))  # type: ignore[func-returns-value]
     labels = torch.arange(4) % 2
     data = ForgetData.of_tensors(torch.zeros(4, 1, 2, 2), labels, labels == 0, seed=seed, oracles=oracles)
-    method.facts.resolve(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), data, **settings)
+    resolved(method, nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), data, settings)
     return asked
 
 

@@ -107,7 +107,7 @@ def _add_on_of(entry: Entry[Any]) -> str | None:
 
 def _method_of(entry: Entry[Any]) -> Entry[Any]:
     """The method that a joint name has in it."""
-    return next(other for other in METHODS if other.function is inspect.unwrap(entry.function))
+    return next(other for other in METHODS if inspect.unwrap(other.function) is inspect.unwrap(entry.function))
 
 
 def _in_short(entry: Entry[Any]) -> str:

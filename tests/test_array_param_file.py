@@ -203,7 +203,11 @@ def test_python_may_count(folder):
     [
         ("methods:\n  MIMO: {}\n", 2, "Did you mean 'MIMU'"),
         ("methods:\n  SSD:\n  SFT: {sft_steps: 3, kappa: 0.1}\n", 3, "unknown flag '--kappa'"),
-        ("methods:\n  SFT:\n    sft_lr: 0.1\n    sft_steps:\n    - 5\n    - many\n", 6, "--sft_steps: expected an integer, got 'many'"),
+        (
+            "methods:\n  SFT:\n    sft_lr: 0.1\n    sft_steps:\n    - 5\n    - many\n",
+            6,
+            "--sft_steps: expected an integer >= 1, got",
+        ),
         ("seed: 1\ndataset: [digits, digit]\nmethods:\n  SFT: {}\n", 2, "Did you mean 'digits'"),
         ("\nseeds: 1\nmethods:\n  SFT: {}\n", 2, "Did you mean '--seed'"),
         ("dataset: digits\n", None, "expected a mapping with 'methods"),

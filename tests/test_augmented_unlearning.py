@@ -1,6 +1,7 @@
 """Which images a method sees augmented: those that it trains on, and none that it measures or ranks by."""
 
 import copy
+import inspect
 from dataclasses import dataclass, field
 
 import pytest
@@ -36,7 +37,7 @@ with_a_teacher = pytest.mark.parametrize("name", ["SCRUB", "SCRUBGradMask", "bad
 
 def method_in(entry):
     """Of a joint name the method that it has in it."""
-    return next(other.name for other in METHODS if other.function is getattr(entry.function, "__wrapped__", entry.function))
+    return next(other.name for other in METHODS if inspect.unwrap(other.function) is inspect.unwrap(entry.function))
 
 
 def data_of(splits, request=CLASS_1, **world):

@@ -1,6 +1,7 @@
 """Which pass of which method normalises by its batch, and so moves the running statistics of batch norm."""
 
 import functools
+import inspect
 
 import pytest
 import torch
@@ -148,8 +149,7 @@ PASSES = {
 
 def base_of(entry):
     """The entry whose function this is, with an add-on or without."""
-    function = getattr(entry.function, "__wrapped__", entry.function)
-    return next(base.name for base in METHODS if base.function is function)
+    return next(base.name for base in METHODS if inspect.unwrap(base.function) is inspect.unwrap(entry.function))
 
 
 @pytest.mark.parametrize("entry", [e for e in METHODS if e.file is None], ids=lambda entry: entry.name)

@@ -115,7 +115,7 @@ def test_values_to_try_are_a_line_each():
         (["--methods", "MIMO"], "Did you mean 'MIMU'?"),
         (["--methods", "FT", "--set", "unlearn_rl=1"], "Did you mean 'unlearn_lr'?"),
         (["--methods", "FT", "--set", "unlearn_lr"], "--set: expected NAME=VALUE, got 'unlearn_lr'"),
-        (["--methods", "FT", "--set", "unlearn_lr=much"], "--unlearn_lr: expected a finite number, got 'much'"),
+        (["--methods", "FT", "--set", "unlearn_lr=much"], "--unlearn_lr: expected a number > 0, got 'much'"),
         (["--set", "unlearn_lr=1"], "--set: expected --methods too"),
         (["--requests", "class1"], "invalid choice: 'class1'"),
         (["--datasets", "digit"], "Did you mean 'digits'?"),

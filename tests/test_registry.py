@@ -3,6 +3,7 @@
 import importlib
 import math
 import os
+import re
 import sys
 from dataclasses import dataclass
 from types import ModuleType
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry import Registry, changed_files, did_you_mean, function_from_file, hyperparameters_of
+from registry import Help, Range, Registry, Search, changed_files, did_you_mean, function_from_file, hyperparameters_of
 
 Amount = Annotated[int | float | str, "a count, a fraction or a percentage"]
 
@@ -70,8 +71,18 @@ def entry_of(function):
 # Registration and names
 
 
-def test_the_decorator_returns_the_function_unchanged():
-    assert Registry("thing", Facts).register("name", "alias")(sample) is sample
+def test_a_function_without_flags_stays_as_it_is():
+    function = lambda: "other"  # noqa: E731
+    assert Registry("thing", Facts).register("name", "alias")(function) is function
+
+
+def test_a_registered_function_checks_its_settings_when_it_is_called_directly():
+    made = Registry("thing", Facts).register("name", "alias")(sample)
+    assert made(model="m", steps=3) == ("m", 3)
+    with pytest.raises(ValueError, match="^--rate: expected a finite number, got nan$"):
+        made("m", rate=math.nan)
+    with pytest.raises(ValueError, match=r"unknown flag of name '--stepps'\. Did you mean '--steps'"):
+        made("m", stepps=3)
 
 
 def test_an_entry_calls_its_function(things):
@@ -80,7 +91,7 @@ def test_an_entry_calls_its_function(things):
 
 @pytest.mark.parametrize("name", ["Sample", "sample", "SAMPLE", "pattern", "Pattern"])
 def test_names_and_aliases_are_case_insensitive(things, name):
-    assert things[name].function is sample
+    assert things[name]("m", steps=3) == ("m", 3)
 
 
 @pytest.mark.parametrize("name", ["sample", "PATTERN"])
@@ -345,7 +356,7 @@ def test_check(name, value, checked):
     ],
 )
 def test_a_value_of_another_type_is_refused(name, value):
-    with pytest.raises(ValueError, match=f"^{name}: expected .*, got "):
+    with pytest.raises(ValueError, match=f"^--{name}: expected .*, got "):
         PARAMETERS[name].check(value)
 
 
@@ -370,6 +381,88 @@ def test_a_number_that_passes_as_an_amount_is_left_as_it_is(value):
     assert (checked, type(checked)) == (value, type(value))
 
 
+# Ranges
+
+Rate = Annotated[float, Range(0, ends="(]"), Search("log", 1e-4, 1e-1), Help("size of a step")]
+
+
+def ranged(
+    x,
+    *,
+    rate: Rate = 0.5,
+    own_rate: Annotated[Rate, Help("my own")] | None = None,
+    part: Annotated[float, Range(0, 1, "[)")] = 0.0,
+    share: Annotated[float, Range(0, 1, "(]")] = 1.0,
+    inside: Annotated[float, Range(0, 1, "()")] = 0.5,
+    angle: Annotated[float, Range(-90, 90)] = 0.0,
+    count: Annotated[int, Range(1)] = 3,
+    widths: tuple[Annotated[int, Range(1, 64)], ...] = (8, 4),
+):
+    return rate
+
+
+RANGED = hyperparameters_of(ranged)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rate", 1e-300),
+        ("rate", 3e37),
+        ("own_rate", None),
+        ("part", 0.0),
+        ("share", 1.0),
+        ("angle", -90.0),
+        ("angle", 90.0),
+        ("count", 1),
+        ("count", 10**9),
+        ("widths", (1, 64)),
+    ],
+)
+def test_an_end_that_counts_is_in_the_range(name, value):
+    assert RANGED[name].check(value) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("rate", 0.0, "a number > 0, got 0.0. Give e.g. 0.5"),
+        ("rate", 1e38, "a number > 0 and at most 3e+37, got 1e+38. Give e.g. 0.5"),
+        ("rate", math.nan, "a number > 0, got nan. Give e.g. 0.5"),
+        ("rate", math.inf, "a number > 0, got inf. Give e.g. 0.5"),
+        ("own_rate", -1.0, "a number > 0, got -1.0. Give e.g. 0.003"),
+        ("part", 1.0, "a number from 0 to below 1, got 1.0. Give e.g. 0.0"),
+        ("share", 0.0, "a number above 0 and at most 1, got 0.0. Give e.g. 1.0"),
+        ("inside", 1.0, "a number between 0 and 1, got 1.0. Give e.g. 0.5"),
+        ("inside", 0.0, "a number between 0 and 1, got 0.0. Give e.g. 0.5"),
+        ("angle", -91.0, "a number from -90 to 90, got -91.0. Give e.g. 0.0"),
+        ("count", 0, "an integer >= 1, got 0. Give e.g. 3"),
+        ("count", 10**300, f"an integer >= 1 and at most 1e+09, got {10**300}. Give e.g. 3"),
+        ("count", 1e300, "an integer >= 1, got 1e+300. Give e.g. 3"),
+        ("widths", (0, 3), "an integer from 1 to 64, or several separated by commas, got (0, 3). Give e.g. 8,4"),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(name, value, expected):
+    with pytest.raises(ValueError, match=re.escape(f"--{name}: expected {expected}") + "$"):
+        RANGED[name].check(value)
+
+
+def test_a_text_out_of_the_range_is_refused():
+    with pytest.raises(ValueError, match=r"^--rate: expected a number > 0, got -1\.0\. Give e\.g\. 0\.5$"):
+        RANGED["rate"].parse("-1")
+    with pytest.raises(ValueError, match=r"^--count: expected an integer >= 1, got '1e300'\. Give e\.g\. 3$"):
+        RANGED["count"].parse("1e300")
+
+
+def test_the_help_of_an_annotation_is_a_flags_own_unless_the_function_has_another():
+    assert (RANGED["rate"].help, RANGED["own_rate"].help) == ("size of a step", "my own")
+
+
+def test_the_annotation_says_how_a_search_draws():
+    assert RANGED["own_rate"].search == Search("log", 1e-4, 1e-1)
+    assert RANGED["part"].search is None
+
+
 # Settings
 
 
@@ -383,7 +476,7 @@ def test_settings_take_the_given_value(things):
 
 
 def test_settings_check_the_given_value(things):
-    with pytest.raises(ValueError, match="steps: expected an integer, got 'nine'"):
+    with pytest.raises(ValueError, match="--steps: expected an integer, got 'nine'"):
         things["Sample"].settings({"steps": "nine"})
 
 

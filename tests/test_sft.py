@@ -103,7 +103,7 @@ def test_sft_lowers_its_own_loss(model, splits):
 
 @pytest.mark.parametrize("setting", ["sft_steps", "sft_batch"])
 def test_sft_needs_a_step_and_a_batch(setting, model, splits):
-    with pytest.raises(ValueError, match="--sft_steps and --sft_batch: expected integers >= 1"):
+    with pytest.raises(ValueError, match=f"--{setting}: expected an integer >= 1, got 0"):
         unlearn("SFT", model, ForgetData.of(splits, CLASS_1), **{setting: 0})
 
 

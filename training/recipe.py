@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
-from registry import Entry
+from registry import Entry, Help, Range, Search
 from vision_data.augmentation import Augmentation, augmentations, named
 
 Optimizer = Literal["sgd", "adamw"]
@@ -18,6 +18,11 @@ Precision = Literal["float32", "bf16", "auto"]
 MemoryFormat = Literal["contiguous", "channels_last", "auto"]
 Compile = Literal["no", "yes", "auto"]
 PREFIX = "train_"
+
+LearningRate = Annotated[float, Range(0, ends="(]"), Search("log", 1e-5, 1), Help("learning rate of the optimiser")]
+WeightDecay = Annotated[float, Range(0), Search("log", 1e-6, 1e-1), Help("weight decay of the optimiser")]
+BatchSize = Annotated[int, Range(1), Search("log", 16, 1024), Help("images a step")]
+LabelSmoothing = Annotated[float, Range(0, 1, "[)"), Search("linear", 0, 0.3)]
 
 
 @dataclass(frozen=True)
@@ -40,14 +45,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise ValueError(f"--epochs: expected an integer >= 1, got {self.epochs}. Give the number of epochs")
-        for name, fits, expected in (
-            ("lr", self.lr > 0, "a number > 0"),
-            ("batch_size", self.batch_size >= 1, "an integer >= 1"),
-            ("weight_decay", self.weight_decay >= 0, "a number >= 0"),
-            ("label_smoothing", 0 <= self.label_smoothing < 1, "a number from 0 to below 1"),
-        ):
-            if not fits:
-                raise ValueError(f"--{PREFIX}{name}: expected {expected}, got {getattr(self, name)}. Correct the number")
+        for name, flag in FLAGS.hyperparameters.items():
+            if flag.range is not None:
+                flag.check(getattr(self, name.removeprefix(PREFIX)))
         try:
             augmentations(self.augment)
         except ValueError as error:
@@ -73,12 +73,12 @@ def changed(
     recipe: Recipe,
     *,
     train_optimizer: Optimizer | None = None,
-    train_lr: float | None = None,
-    train_batch_size: int | None = None,
-    train_weight_decay: float | None = None,
+    train_lr: LearningRate | None = None,
+    train_batch_size: BatchSize | None = None,
+    train_weight_decay: WeightDecay | None = None,
     train_augment: tuple[Literal["crop", "flip", "cutout", "none"], ...] | None = None,
     train_schedule: Schedule = "one_cycle",
-    train_label_smoothing: float = 0.0,
+    train_label_smoothing: LabelSmoothing = 0.0,
     train_precision: Precision = "float32",
     train_memory_format: MemoryFormat = "contiguous",
     train_compile: Compile = "no",
@@ -90,7 +90,6 @@ def changed(
         train_optimizer: SGD with Nesterov momentum 0.9, or AdamW
         train_lr: highest learning rate of the schedule
         train_batch_size: images of a step, of all processes together
-        train_weight_decay: of the optimiser
         train_augment: what each training image goes through; none for nothing
         train_schedule: one_cycle rises for a quarter of the steps and falls, cosine falls from the first step on
         train_label_smoothing: share of the target spread over all classes

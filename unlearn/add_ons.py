@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from registry import Registry
+from unlearn.settings import Memory, MemoryStart, Quantile
 
 Gradients = list[Tensor]
 EPSILON = 1e-8
@@ -57,55 +58,47 @@ def plain(step: Step) -> Gradients:
 
 
 @register("GradMask")
-def grad_mask(*, quantile: float = 0.3, memory: float = 0.9, memory_start: float | None = None) -> Rule:
+def grad_mask(*, quantile: Quantile = 0.3, memory: Memory = 0.9, memory_start: MemoryStart | None = None) -> Rule:
     """Keep the entries whose two gradients are likely enough to agree in sign.
 
         d * 1[v >= quantile]        v: the probability that they agree
 
     Flags:
         quantile: least v that an entry is kept with
-        memory: how much of the second moments is kept from step to step
-        memory_start: V of the first step, over the squared gradient (1 - memory; VarGrad 1)
     """
     return _masked_by(Agreement(memory, memory_start), quantile)
 
 
 @register("ANDMask")
-def and_mask(*, memory: float = 0.9, memory_start: float | None = None) -> Rule:
+def and_mask(*, memory: Memory = 0.9, memory_start: MemoryStart | None = None) -> Rule:
     """Keep the entries whose two gradients agree in sign: GradMask at .5.
 
         d * 1[v >= .5]
 
-    Flags:
-        memory: how much of the second moments is kept from step to step
-        memory_start: V of the first step, over the squared gradient (1 - memory; VarGrad 1)
+    v: see `Agreement`.
     """
     return _masked_by(Agreement(memory, memory_start), 0.5)
 
 
 @register("VarGrad")
-def var_grad(*, quantile: float = 0.3, memory: float = 0.9, memory_start: float = 1.0) -> Rule:
+def var_grad(*, quantile: Quantile = 0.3, memory: Memory = 0.9, memory_start: MemoryStart = 1.0) -> Rule:
     """Keep entries as GradMask does, the second moments started at the first squared gradients instead of 0.
 
         d * 1[v >= quantile]        V = g^2 at the first step
 
     Flags:
         quantile: least v that an entry is kept with
-        memory: how much of the second moments is kept from step to step
-        memory_start: V of the first step, over the squared gradient (1 - memory; VarGrad 1)
     """
     return _masked_by(Agreement(memory, memory_start), quantile)
 
 
 @register("GradFocus")
-def grad_focus(*, memory: float = 0.9, memory_start: float | None = None) -> Rule:
+def grad_focus(*, memory: Memory = 0.9, memory_start: MemoryStart | None = None) -> Rule:
     """Weigh every entry by the probability that its two gradients agree in sign.
 
         d * v
 
-    Flags:
-        memory: how much of the second moments is kept from step to step
-        memory_start: V of the first step, over the squared gradient (1 - memory; VarGrad 1)
+    v: see `Agreement`.
     """
     agreement = Agreement(memory, memory_start)
     return lambda step: [d * v for d, v in zip(step.direction, agreement(step), strict=True)]
@@ -128,16 +121,12 @@ def opt() -> Rule:
 
 
 @register("FocusOPT")
-def focus_opt(*, memory: float = 0.9, memory_start: float | None = None) -> Rule:
+def focus_opt(*, memory: Memory = 0.9, memory_start: MemoryStart | None = None) -> Rule:
     """Weigh as GradFocus does, then drop entries as OPT does, until the step is feasible.
 
         d * v * 1[kept]        dropped: the smallest v g_u g_c
 
     Feasible: see `kept`.
-
-    Flags:
-        memory: how much of the second moments is kept from step to step
-        memory_start: V of the first step, over the squared gradient (1 - memory; VarGrad 1)
 
     Departure: the source tests (v g_u)(v g_c), which guarantees nothing for the gradients themselves.
     """
@@ -151,7 +140,7 @@ def focus_opt(*, memory: float = 0.9, memory_start: float | None = None) -> Rule
 
 
 @register("SalUn", true_labels=True)
-def saliency(*, quantile: float = 0.3) -> Rule:
+def saliency(*, quantile: Quantile = 0.3) -> Rule:
     """Keep the entries that are most salient for the forget batch, tensor by tensor, anew for each batch.
 
         d * 1[|g| >= quantile of |g|]        g: the gradient of the forget batch's cross-entropy with true labels

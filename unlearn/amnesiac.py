@@ -7,17 +7,21 @@ from torch import nn
 
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from unlearn.passes import Pass, fine_tune
-from unlearn.random_label import check, relabelled
+from unlearn.random_label import relabelled
+from unlearn.settings import BatchSize, Epochs, LearningRate
+from unlearn.srl import check_classes
 
 
 @register(
     "amnesiac",
     source="Graves, Nagisetty, Ganesh 2021, arXiv:2010.10981",
-    resolve=check,
+    resolve=(check_classes,),
     augments=("forget", "retain"),
     source_augments="nothing",
 )
-def amnesiac(model: nn.Module, data: ForgetData, *, unlearn_epochs: int = 3, unlearn_lr: float = 1e-4, batch_size: int = 128) -> Unlearned:
+def amnesiac(
+    model: nn.Module, data: ForgetData, *, unlearn_epochs: Epochs = 3, unlearn_lr: LearningRate = 1e-4, batch_size: BatchSize = 128
+) -> Unlearned:
     """Fine-tune on forget and retain set mixed, the forget images under wrong labels that are drawn once.
 
         theta <- Adam(theta, grad CE(f_theta(x), y'))        (x, y') in forget with y' != y, or in retain with y' = y
@@ -28,11 +32,9 @@ def amnesiac(model: nn.Module, data: ForgetData, *, unlearn_epochs: int = 3, unl
     Flags:
         unlearn_epochs: passes over all training images
         unlearn_lr: learning rate of Adam
-        batch_size: images a step
 
-    Raises ValueError for flags that make no sense or a single class, FloatingPointError if it diverges.
+    Raises ValueError for a single class, FloatingPointError if it diverges.
     """
-    check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size)
     student = copy_of(model)
     wrong = relabelled(data.forget, data.classes, data.generator("amnesiac", "labels"))
     passes = [Pass("train", wrong.joined(data.retain).to(data.device))]

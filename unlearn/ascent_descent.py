@@ -6,26 +6,22 @@ from torch import nn
 
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from unlearn.passes import Pass, fine_tune, sgd
-from unlearn.passes import check as check_passes
+from unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, WeightDecay
 
 
-def check(
-    model: nn.Module, data: ForgetData, *, unlearn_epochs: int, ascent_epochs: int, unlearn_lr: float, batch_size: int, **flags: float
-) -> dict[str, int]:
-    """ValueError for flags that make no sense, and for ascent epochs that there are not."""
-    check_passes(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, **flags)
-    if not 1 <= ascent_epochs <= unlearn_epochs:
+def check_ascent(model: nn.Module, data: ForgetData, *, unlearn_epochs: int, ascent_epochs: int) -> None:
+    """ValueError for ascent epochs that there are not."""
+    if ascent_epochs > unlearn_epochs:
         raise ValueError(
             f"--ascent_epochs: expected an integer from 1 to --unlearn_epochs {unlearn_epochs}, got {ascent_epochs}. "
             "Give fewer, or use --unlearn FT for none"
         )
-    return {}
 
 
 @register(
     "ascent_descent",
     source="data-unlearning-bench, github.com/RoyRin/data-unlearning-bench",
-    resolve=check,
+    resolve=(check_ascent,),
     augments=("forget", "retain"),
     source_augments="nothing",
 )
@@ -33,12 +29,12 @@ def ascent_descent(
     model: nn.Module,
     data: ForgetData,
     *,
-    unlearn_epochs: int = 10,
-    ascent_epochs: int = 1,
-    unlearn_lr: float = 1e-3,
-    batch_size: int = 64,
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
+    unlearn_epochs: Epochs = 10,
+    ascent_epochs: Epochs = 1,
+    unlearn_lr: LearningRate = 1e-3,
+    batch_size: BatchSize = 64,
+    momentum: Momentum = 0.0,
+    weight_decay: WeightDecay = 0.0,
 ) -> Unlearned:
     """Ascend the cross-entropy of the forget set in the first epochs, and descend that of the retain set in all of them.
 
@@ -55,22 +51,9 @@ def ascent_descent(
         unlearn_epochs: passes over the retain set
         ascent_epochs: of these, how many begin with a pass over the forget set
         unlearn_lr: learning rate of SGD
-        batch_size: images a step
-        momentum: momentum of SGD
-        weight_decay: weight decay of SGD
 
-    Raises ValueError for flags that make no sense, FloatingPointError if it diverges.
+    Raises FloatingPointError if it diverges.
     """
-    check(
-        model,
-        data,
-        unlearn_epochs=unlearn_epochs,
-        ascent_epochs=ascent_epochs,
-        unlearn_lr=unlearn_lr,
-        batch_size=batch_size,
-        momentum=momentum,
-        weight_decay=weight_decay,
-    )
     student = copy_of(model)
     climb = Pass("forget", data.forget.to(data.device), climb=True, keep_statistics=True)
     descend = Pass("retain", data.retain.to(data.device))

@@ -10,35 +10,29 @@ from torch.nn import functional as F
 
 from unlearn import passes
 from unlearn.blocks import redraw_of
-from unlearn.forget_and_retain import check_share, with_share_of_retain
+from unlearn.forget_and_retain import with_share_of_retain
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.settings import BatchSize, Epochs, LearningRate, Share, Temperature
 from unlearn.teacher import Seen, Teacher
 
 
-def check(
-    model: nn.Module,
-    data: ForgetData,
-    *,
-    unlearn_epochs: int,
-    unlearn_lr: float,
-    batch_size: int,
-    retain_share: float,
-    teacher_temperature: float,
-) -> dict[str, int]:
-    """ValueError for flags that make no sense, and for a model with weights that can't be drawn anew."""
-    passes.check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size)
-    check_share(retain_share)
-    if teacher_temperature <= 0:
-        raise ValueError(f"--teacher_temperature: expected a number > 0, got {teacher_temperature}. Give a positive one")
-    _check_drawable(model)
-    return {}
+def check_drawable(model: nn.Module, data: ForgetData) -> None:
+    """ValueError for a model with weights that can't be drawn anew."""
+    for name, module in model.named_modules():
+        own = [parameter for parameter, _ in module.named_parameters(recurse=False)]
+        if own and redraw_of(module) is None:
+            place = name or "the model itself"
+            raise ValueError(
+                f"bad_teacher: expected modules that can draw their weights anew, got {type(module).__name__} ({place}) with "
+                f"{', '.join(own)} and no reset_parameters(). Give it one"
+            )
 
 
 @register(
     "bad_teacher",
     "bad_teaching",
     source="Chundawat et al. 2023, arXiv:2205.08096",
-    resolve=check,
+    resolve=(check_drawable,),
     augments=("forget", "retain"),
     source_augments="nothing",
 )
@@ -46,11 +40,11 @@ def bad_teacher(
     model: nn.Module,
     data: ForgetData,
     *,
-    unlearn_epochs: int = 1,
-    unlearn_lr: float = 1e-4,
-    batch_size: int = 256,
-    retain_share: float = 0.3,
-    teacher_temperature: float = 1.0,
+    unlearn_epochs: Epochs = 1,
+    unlearn_lr: LearningRate = 1e-4,
+    batch_size: BatchSize = 256,
+    retain_share: Share = 0.3,
+    teacher_temperature: Temperature = 1.0,
 ) -> Unlearned:
     """Imitate an incompetent teacher on forget, the initial model on a part of retain, by Adam.
 
@@ -64,21 +58,12 @@ def bad_teacher(
         retain_share: part of the retain set that is drawn, once
         teacher_temperature: divides the logits of teachers and student
 
-    Raises ValueError for flags that make no sense and for a model with weights that can't be drawn anew, and
+    Raises ValueError for a model with weights that can't be drawn anew, and
     FloatingPointError as soon as a loss is not finite.
 
     Departures: the published loop divides the KL by the number of classes as well; Adam does not see the factor. Its teacher's
     initial weights are the architecture's own; here they are the layers'.
     """
-    check(
-        model,
-        data,
-        unlearn_epochs=unlearn_epochs,
-        unlearn_lr=unlearn_lr,
-        batch_size=batch_size,
-        retain_share=retain_share,
-        teacher_temperature=teacher_temperature,
-    )
     student = copy_of(model)
     images, forgets = with_share_of_retain(data, retain_share, "bad_teacher")
     forgets = forgets.to(data.device)
@@ -106,7 +91,7 @@ def incompetent(model: nn.Module, data: ForgetData) -> nn.Module:
 
     Raises ValueError where a module has parameters and no `reset_parameters`.
     """
-    _check_drawable(model)
+    check_drawable(model, data)
     teacher = copy.deepcopy(model).cpu()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=data.generator("bad_teacher", "incompetent"))))
@@ -114,14 +99,3 @@ def incompetent(model: nn.Module, data: ForgetData) -> nn.Module:
             if (redraw := redraw_of(module)) is not None:
                 redraw()
     return teacher.to(data.device).eval().requires_grad_(False)
-
-
-def _check_drawable(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        own = [parameter for parameter, _ in module.named_parameters(recurse=False)]
-        if own and redraw_of(module) is None:
-            place = name or "the model itself"
-            raise ValueError(
-                f"bad_teacher: expected modules that can draw their weights anew, got {type(module).__name__} ({place}) with "
-                f"{', '.join(own)} and no reset_parameters(). Give it one"
-            )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,31 +12,28 @@ from unlearn import passes
 from unlearn.blocks import classifier_of
 from unlearn.boundary_shrink import learning_rate
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.settings import RESOLVED, BatchSize, Epochs, LearningRate, Momentum
 
 WHOLE_CLASSES, OTHERS = 1e-4, 3e-7  # learning rates
 
 
-def resolve(
-    model: nn.Module, data: ForgetData, *, unlearn_epochs: int, unlearn_lr: float | None, batch_size: int, momentum: float
-) -> dict[str, float]:
-    """The learning rate. ValueError for flags that make no sense, and for a model whose logits do not come from a linear layer."""
-    lr = learning_rate(data, WHOLE_CLASSES, OTHERS) if unlearn_lr is None else unlearn_lr
-    passes.check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=lr, batch_size=batch_size, momentum=momentum)
+def resolve(model: nn.Module, data: ForgetData, *, unlearn_lr: float | None) -> dict[str, float]:
+    """The learning rate, where none is given. ValueError for a model whose logits do not come from a linear layer."""
     classifier_of(model, data)
-    return {"unlearn_lr": lr}
+    return {"unlearn_lr": learning_rate(data, WHOLE_CLASSES, OTHERS) if unlearn_lr is None else unlearn_lr}
 
 
 @register(
-    "boundary_expanding", source="Chen et al. 2023, arXiv:2303.11570", resolve=resolve, augments=("forget",), source_augments="nothing"
+    "boundary_expanding", source="Chen et al. 2023, arXiv:2303.11570", resolve=(resolve,), augments=("forget",), source_augments="nothing"
 )
 def boundary_expanding(
     model: nn.Module,
     data: ForgetData,
     *,
-    unlearn_epochs: int = 10,
-    unlearn_lr: float | None = None,
-    batch_size: int = 64,
-    momentum: float = 0.9,
+    unlearn_epochs: Epochs = 10,
+    unlearn_lr: LearningRate = RESOLVED,
+    batch_size: BatchSize = 64,
+    momentum: Momentum = 0.9,
 ) -> Unlearned:
     """Fine-tune on the forget images under a class of their own, whose weights are removed afterwards.
 
@@ -47,10 +43,8 @@ def boundary_expanding(
     Flags:
         unlearn_epochs: passes over the forget set
         unlearn_lr: learning rate of SGD (1e-4; 3e-7 for images of classes that stay)
-        batch_size: images a step
-        momentum: momentum of SGD
 
-    Raises ValueError for flags that make no sense and for a model whose logits do not come from a linear layer,
+    Raises ValueError for a model whose logits do not come from a linear layer,
     FloatingPointError if it diverges.
 
     The method is made for classes: where images of classes that stay are forgotten, whatever is learned of them holds for the retained
@@ -59,8 +53,6 @@ def boundary_expanding(
     Departures: batch norm keeps its running statistics, see NegGrad; the source's learning rate, 1e-5, is meant for hundreds of steps,
     here it is 1e-4 for classes.
     """
-    settings: dict[str, Any] = {"unlearn_epochs": unlearn_epochs, "batch_size": batch_size, "momentum": momentum}
-    lr = resolve(model, data, unlearn_lr=unlearn_lr, **settings)["unlearn_lr"]
     widened = Widened(copy_of(model), classifier_of(model, data), data.generator("boundary_expanding", "extra class")).to(data.device)
 
     def as_extra(logits: Tensor, labels: Tensor) -> Tensor:
@@ -72,7 +64,7 @@ def boundary_expanding(
         replace(data, on_epoch=lambda _, epoch: data.on_epoch(widened.model, epoch)),
         "boundary_expanding",
         lambda _: plan,
-        optimizer=passes.sgd(widened, lr, momentum, 0.0),
+        optimizer=passes.sgd(widened, unlearn_lr, momentum, 0.0),
         unlearn_epochs=unlearn_epochs,
         batch_size=batch_size,
     )

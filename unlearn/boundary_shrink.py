@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 from models import evaluating
 from unlearn import passes
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.settings import RESOLVED, BatchSize, Epochs, LearningRate, Momentum, Positive
 from vision_data import ImageSet, Normalisation
 
 WHOLE_CLASSES, OTHERS = 1e-4, 1e-7  # learning rates
@@ -23,27 +23,23 @@ def learning_rate(data: ForgetData, whole_classes: float, others: float) -> floa
     return others if set(data.forget.classes) & set(data.retain.classes) else whole_classes
 
 
-def resolve(
-    model: nn.Module, data: ForgetData, *, unlearn_epochs: int, unlearn_lr: float | None, batch_size: int, momentum: float, bound: float
-) -> dict[str, float]:
-    """The learning rate. ValueError for flags that make no sense."""
-    lr = learning_rate(data, WHOLE_CLASSES, OTHERS) if unlearn_lr is None else unlearn_lr
-    passes.check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=lr, batch_size=batch_size, momentum=momentum)
-    if not 0 < bound < math.inf:
-        raise ValueError(f"--bound: expected a number > 0, got {bound}. Give e.g. 0.1")
-    return {"unlearn_lr": lr}
+def resolve(model: nn.Module, data: ForgetData, *, unlearn_lr: float | None) -> dict[str, float]:
+    """The learning rate, where none is given."""
+    return {"unlearn_lr": learning_rate(data, WHOLE_CLASSES, OTHERS) if unlearn_lr is None else unlearn_lr}
 
 
-@register("boundary_shrink", source="Chen et al. 2023, arXiv:2303.11570", resolve=resolve, augments=("forget",), source_augments="nothing")
+@register(
+    "boundary_shrink", source="Chen et al. 2023, arXiv:2303.11570", resolve=(resolve,), augments=("forget",), source_augments="nothing"
+)
 def boundary_shrink(
     model: nn.Module,
     data: ForgetData,
     *,
-    unlearn_epochs: int = 10,
-    unlearn_lr: float | None = None,
-    batch_size: int = 64,
-    momentum: float = 0.9,
-    bound: float = 0.1,
+    unlearn_epochs: Epochs = 10,
+    unlearn_lr: LearningRate = RESOLVED,
+    batch_size: BatchSize = 64,
+    momentum: Momentum = 0.9,
+    bound: Positive = 0.1,
 ) -> Unlearned:
     """Fine-tune on the forget images, each under the class that lies across the nearest boundary of the initial model.
 
@@ -53,12 +49,10 @@ def boundary_shrink(
     Flags:
         unlearn_epochs: passes over the forget set
         unlearn_lr: learning rate of SGD (1e-4; 1e-7 for images of classes that stay)
-        batch_size: images a step
-        momentum: momentum of SGD
         bound: how far a pixel moves, of its range from 0 to 1
 
     Pixels are those before normalisation, black 0 and fully lit 1. Where the images have no normalisation (your own tensors), they
-    move by `bound` as they are, and are not clamped. Raises ValueError for flags that make no sense, FloatingPointError if it
+    move by `bound` as they are, and are not clamped. Raises FloatingPointError if it
     diverges. The method is made for classes: where images of classes that stay are forgotten, whatever is learned of them holds for
     the retained ones as well, and at the learning rate that forgets a class the model goes with them.
 
@@ -66,8 +60,6 @@ def boundary_shrink(
     a boundary, and x' is rounded to grey levels. Its learning rate, 1e-5, is meant for hundreds of steps; 1e-4 forgets a class of
     digits too, and 1e-7 leaves a model the retained images of the classes that stay.
     """
-    settings: dict[str, Any] = {"unlearn_epochs": unlearn_epochs, "batch_size": batch_size, "momentum": momentum}
-    lr = resolve(model, data, unlearn_lr=unlearn_lr, bound=bound, **settings)["unlearn_lr"]
     student = copy_of(model)
     nearest, crossed = relabelled(copy_of(model), data.forget.to(data.device), bound, data.device)
     plan = [passes.Pass("forget", nearest, keep_statistics=True)]
@@ -76,7 +68,7 @@ def boundary_shrink(
         data,
         "boundary_shrink",
         lambda _: plan,
-        optimizer=passes.sgd(student, lr, momentum, 0.0),
+        optimizer=passes.sgd(student, unlearn_lr, momentum, 0.0),
         unlearn_epochs=unlearn_epochs,
         batch_size=batch_size,
     )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import nn
 
-from unlearn import passes
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from unlearn.retain_tuning import tune_on_retain
+from unlearn.settings import BatchSize, Epochs, LearningRate
 
 SOURCE = "Dine, Furon, Faure 2025, arXiv:2511.02435; Cadet et al. 2024, arXiv:2410.01276 (CT, seventh of the NeurIPS 2023 challenge)"
 
@@ -21,19 +20,19 @@ def square_kernels(model: nn.Module) -> list[nn.Conv2d | nn.ConvTranspose2d]:
     return [m for m in convolutions if m.kernel_size[0] == m.kernel_size[1] > 1]
 
 
-def check(model: nn.Module, data: ForgetData, **settings: Any) -> dict[str, int]:
-    """ValueError for a model without a square kernel larger than 1 x 1, and for flags of fine-tuning that make no sense."""
-    passes.check(model, data, **settings)
+def check_kernels(model: nn.Module, data: ForgetData) -> None:
+    """ValueError for a model without a square kernel larger than 1 x 1."""
     if not square_kernels(model):
         raise ValueError(
             "CT: expected a model with a square convolution kernel larger than 1 x 1, got one without, which transposing would leave "
             "as it is. Choose another --arch, such as resnet18, or another method"
         )
-    return {}
 
 
-@register("CT", source=SOURCE, resolve=check, augments=("retain",))
-def ct(model: nn.Module, data: ForgetData, *, unlearn_epochs: int = 30, unlearn_lr: float = 1e-3, batch_size: int = 256) -> Unlearned:
+@register("CT", source=SOURCE, resolve=(check_kernels,), augments=("retain",))
+def ct(
+    model: nn.Module, data: ForgetData, *, unlearn_epochs: Epochs = 30, unlearn_lr: LearningRate = 1e-3, batch_size: BatchSize = 256
+) -> Unlearned:
     """Transpose the kernels of all convolutions, height for width, then fine-tune on the retain set.
 
         W[o, i, h, w] <- W[o, i, w, h]        then theta <- Adam(theta, g_r)
@@ -44,7 +43,6 @@ def ct(model: nn.Module, data: ForgetData, *, unlearn_epochs: int = 30, unlearn_
     Flags:
         unlearn_epochs: passes over the forget set, a retain batch for each of its batches
         unlearn_lr: learning rate of Adam
-        batch_size: images a step
 
     Raises ValueError for a model without a square kernel larger than 1 x 1, FloatingPointError if it diverges.
 
@@ -52,7 +50,6 @@ def ct(model: nn.Module, data: ForgetData, *, unlearn_epochs: int = 30, unlearn_
     learning rate of 1e-4: with a forget set of one batch its 30 steps do not repair what transposing destroyed. They count transposing
     as the first of 30 epochs: 29 tune.
     """
-    check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size)
     student = copy_of(model)
     transpose(student)
     optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr)

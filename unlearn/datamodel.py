@@ -11,16 +11,10 @@ from unlearn.impl import ForgetData, copy_of
 OF_A_PART, OF_A_CLASS = 1.0, 20.0  # multipliers; the second is what digits need, see benchmarks/datamodels.py
 
 
-def check(data: ForgetData, *, multiplier: float | None, attribution_images: int, sketch_size: int, damping: float) -> dict[str, float]:
-    """The multiplier, where none is given; ValueError for flags of a datamodel that make no sense."""
-    factor = multiplier if multiplier is not None else OF_A_CLASS if data.forget_classes else OF_A_PART
-    for name, count in (("attribution_images", attribution_images), ("sketch_size", sketch_size)):
-        if count < 1:
-            raise ValueError(f"--{name}: expected an integer >= 1, got {count}. Give at least 1")
-    for name, value in (("damping", damping), ("multiplier", factor)):
-        if not 0 < value < float("inf"):
-            raise ValueError(f"--{name}: expected a number > 0, got {value}. Give a positive one")
-    return {"multiplier": factor}
+def resolve(model: nn.Module, data: ForgetData, *, multiplier: float | None) -> dict[str, float]:
+    """The multiplier, where none is given."""
+    usual = OF_A_CLASS if data.forget_classes else OF_A_PART
+    return {"multiplier": usual if multiplier is None else multiplier}
 
 
 def without_the_forget_set(

@@ -6,26 +6,24 @@ from torch import nn
 
 from unlearn import datamodel
 from unlearn.impl import ForgetData, register
-
-
-def check(
-    model: nn.Module, data: ForgetData, *, multiplier: float | None, attribution_images: int, sketch_size: int, damping: float
-) -> dict[str, float]:
-    """The multiplier; ValueError for flags that make no sense."""
-    return datamodel.check(data, multiplier=multiplier, attribution_images=attribution_images, sketch_size=sketch_size, damping=damping)
+from unlearn.settings import RESOLVED, Count, Positive
 
 
 @register(
-    "dm_direct", wraps=True, source="Georgiev et al. 2024, arXiv:2410.23232; Park et al. 2023, arXiv:2303.14186", resolve=check, augments=()
+    "dm_direct",
+    wraps=True,
+    source="Georgiev et al. 2024, arXiv:2410.23232; Park et al. 2023, arXiv:2303.14186",
+    resolve=(datamodel.resolve,),
+    augments=(),
 )
 def dm_direct(
     model: nn.Module,
     data: ForgetData,
     *,
-    multiplier: float | None = None,
-    attribution_images: int = 2000,
-    sketch_size: int = 4096,
-    damping: float = 1.0,
+    multiplier: Positive = RESOLVED,
+    attribution_images: Count = 2000,
+    sketch_size: Count = 4096,
+    damping: Positive = 1.0,
 ) -> nn.Module:
     """Subtract the forget images' attribution scores from the logits; the weights stay as they are.
 
@@ -46,12 +44,12 @@ def dm_direct(
         sketch_size: numbers that a gradient is reduced to
         damping: what is added to H, in units of the mean p_y (1 - p_y) |phi|^2
 
-    Raises ValueError for flags that make no sense, FloatingPointError where the scores are not finite.
+    Raises FloatingPointError where the scores are not finite.
 
     Departures: one model where the source averages over many; H keeps the weights p_y (1 - p_y), which the source drops, because
     without them the scores of a well-trained model are far too small; a sparse sketch with one entry a parameter where the source
     projects by a dense random matrix; and damping, without which more numbers than images have no inverse.
     """
-    flags = {"attribution_images": attribution_images, "sketch_size": sketch_size}
-    factor = check(model, data, multiplier=multiplier, damping=damping, **flags)["multiplier"]
-    return datamodel.without_the_forget_set(model, data, multiplier=factor, damping=damping, **flags)
+    return datamodel.without_the_forget_set(
+        model, data, multiplier=multiplier, attribution_images=attribution_images, sketch_size=sketch_size, damping=damping
+    )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
-from unlearn.passes import Pass, check, fine_tune, sgd
+from unlearn.passes import Pass, fine_tune, sgd
+from unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, Positive, WeightDecay
 
 SPARSE_SOURCE = "Jia et al. 2023, arXiv:2304.04934"
 
@@ -16,7 +15,6 @@ SPARSE_SOURCE = "Jia et al. 2023, arXiv:2304.04934"
 @register(
     "FT",
     source="Golatkar et al. 2020, arXiv:1911.04933; " + SPARSE_SOURCE,
-    resolve=check,
     augments=("retain",),
     source_augments="crop and flip in every loader",
 )
@@ -24,11 +22,11 @@ def ft(
     model: nn.Module,
     data: ForgetData,
     *,
-    unlearn_epochs: int = 10,
-    unlearn_lr: float = 1e-2,
-    batch_size: int = 256,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
+    unlearn_epochs: Epochs = 10,
+    unlearn_lr: LearningRate = 1e-2,
+    batch_size: BatchSize = 256,
+    momentum: Momentum = 0.9,
+    weight_decay: WeightDecay = 5e-4,
 ) -> Unlearned:
     """Fine-tune on the retain set.
 
@@ -39,34 +37,13 @@ def ft(
     Flags:
         unlearn_epochs: passes over the retain set
         unlearn_lr: learning rate of SGD
-        batch_size: images a step
-        momentum: momentum of SGD
-        weight_decay: weight decay of SGD
 
-    Raises ValueError for flags that make no sense, FloatingPointError if it diverges.
+    Raises FloatingPointError if it diverges.
     """
-    check(
-        model,
-        data,
-        unlearn_epochs=unlearn_epochs,
-        unlearn_lr=unlearn_lr,
-        batch_size=batch_size,
-        momentum=momentum,
-        weight_decay=weight_decay,
-    )
     student = copy_of(model)
     passes = [Pass("retain", data.retain.to(data.device))]
     optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
     return fine_tune(student, data, "FT", lambda _: passes, optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size)
-
-
-def check_l1(
-    model: nn.Module, data: ForgetData, *, l1_alpha: float, unlearn_epochs: int, unlearn_lr: float, batch_size: int, **flags: float
-) -> dict[str, int]:
-    """FT's check, and ValueError for an l1_alpha that is no positive number."""
-    if not 0 < l1_alpha < math.inf:
-        raise ValueError(f"--l1_alpha: expected a number > 0, got {l1_alpha}. Give e.g. 1e-4, or use --unlearn FT for none")
-    return check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, **flags)
 
 
 @register(
@@ -74,7 +51,6 @@ def check_l1(
     "l1_sparse",
     "FT_prune",
     source=SPARSE_SOURCE,
-    resolve=check_l1,
     augments=("retain",),
     source_augments="crop and flip in every loader",
 )
@@ -82,12 +58,12 @@ def ft_l1(
     model: nn.Module,
     data: ForgetData,
     *,
-    unlearn_epochs: int = 10,
-    unlearn_lr: float = 1e-2,
-    batch_size: int = 256,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    l1_alpha: float = 1e-4,
+    unlearn_epochs: Epochs = 10,
+    unlearn_lr: LearningRate = 1e-2,
+    batch_size: BatchSize = 256,
+    momentum: Momentum = 0.9,
+    weight_decay: WeightDecay = 5e-4,
+    l1_alpha: Positive = 1e-4,
 ) -> Unlearned:
     """Fine-tune on the retain set under an L1 penalty that fades out.
 
@@ -100,23 +76,10 @@ def ft_l1(
     Flags:
         unlearn_epochs: passes over the retain set, E
         unlearn_lr: learning rate of SGD
-        batch_size: images a step
-        momentum: momentum of SGD
-        weight_decay: weight decay of SGD
         l1_alpha: weight of the L1 penalty in the first epoch
 
-    Raises ValueError for flags that make no sense, FloatingPointError if it diverges.
+    Raises FloatingPointError if it diverges.
     """
-    check_l1(
-        model,
-        data,
-        unlearn_epochs=unlearn_epochs,
-        unlearn_lr=unlearn_lr,
-        batch_size=batch_size,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        l1_alpha=l1_alpha,
-    )
     student = copy_of(model)
     retain = data.retain.to(data.device)
 

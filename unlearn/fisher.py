@@ -8,27 +8,25 @@ from torch import nn
 from unlearn.blocks import classifier_of
 from unlearn.fisher_diagonal import fisher_diagonal
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.settings import Positive
 
 GREATEST = 1e-3  # standard deviation
 IN_CLASSIFIER = 10
 
 
-def check(model: nn.Module, data: ForgetData, *, fisher_alpha: float, **_: object) -> dict[str, int]:
-    """ValueError for an alpha that is not positive, and for a model that does not end in a linear classifier."""
-    if fisher_alpha <= 0:
-        raise ValueError(f"--fisher_alpha: expected a number > 0, got {fisher_alpha}. Give a positive one")
+def check_classifier(model: nn.Module, data: ForgetData) -> None:
+    """ValueError for a model that does not end in a linear classifier."""
     classifier_of(model, data)
-    return {}
 
 
 @register(
     "fisher",
     source="Golatkar et al. 2020, arXiv:1911.04933; as in Jia et al. 2023, arXiv:2304.04934",
-    resolve=check,
+    resolve=(check_classifier,),
     augments=(),
     source_augments="crop and flip in every loader",
 )
-def fisher(model: nn.Module, data: ForgetData, *, fisher_alpha: float = 1e-10) -> Unlearned:
+def fisher(model: nn.Module, data: ForgetData, *, fisher_alpha: Positive = 1e-10) -> Unlearned:
     """Add normal noise to every weight, the less the more the retain set determines it.
 
         theta <- theta + s e    e ~ N(0, 1)    s = min(sqrt(fisher_alpha / F), 1e-3), ten times that in the classifier
@@ -47,7 +45,6 @@ def fisher(model: nn.Module, data: ForgetData, *, fisher_alpha: float = 1e-10) -
     classifier's weight has not; here it is found by its place. No 1e-8 is added to each derivative. The published default
     alpha, .2, puts every weight at the bound, where 1e-10 leaves about half of them below.
     """
-    check(model, data, fisher_alpha=fisher_alpha)
     student = copy_of(model)
     classifier, noise = classifier_of(student, data), data.generator("fisher")
     information = fisher_diagonal(student, data.retain, data.device, labels="true", progress=data.progress, label="fisher")

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from unlearn.blocks import classifier_of
-from unlearn.fisher import check
+from unlearn.fisher import check_classifier
 from unlearn.fisher_diagonal import fisher_diagonal
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.settings import Positive
 
 GREATEST, GREATEST_IN_CLASSIFIER = 1e3, 1e2  # of 1 / F
 MORE = 10
@@ -18,11 +19,11 @@ FORGOTTEN_VARIANCE = 1e-4
 @register(
     "fisher_new",
     source="Golatkar et al. 2020, arXiv:1911.04933; as in Jia et al. 2023, arXiv:2304.04934",
-    resolve=check,
+    resolve=(check_classifier,),
     augments=(),
     source_augments="crop and flip in every loader",
 )
-def fisher_new(model: nn.Module, data: ForgetData, *, fisher_alpha: float = 1e-6) -> Unlearned:
+def fisher_new(model: nn.Module, data: ForgetData, *, fisher_alpha: Positive = 1e-6) -> Unlearned:
     """Add normal noise to every weight, of one variance per output (and place in a kernel), and forget a class's own row.
 
         theta <- theta + sqrt(v) e                        e ~ N(0, 1)
@@ -41,7 +42,6 @@ def fisher_new(model: nn.Module, data: ForgetData, *, fisher_alpha: float = 1e-6
     Departures: the published code's F squares the mean derivative of 32 images times their mean p(y), which is not Fisher's;
     its x 10 also hits the variance of the forgotten row; its default alpha, .2, destroys the model.
     """
-    check(model, data, fisher_alpha=fisher_alpha)
     student = copy_of(model)
     classifier, noise = classifier_of(student, data), data.generator("fisher_new")
     information = fisher_diagonal(student, data.retain, data.device, labels="model", progress=data.progress, label="fisher_new")

@@ -12,12 +12,6 @@ from unlearn.impl import ForgetData
 from vision_data import ImageSet
 
 
-def check_share(retain_share: float) -> None:
-    """ValueError for a share of the retain set that is not in (0, 1]."""
-    if not 0 < retain_share <= 1:
-        raise ValueError(f"--retain_share: expected a number above 0 and at most 1, got {retain_share}. Give e.g. 0.3")
-
-
 def with_share_of_retain(data: ForgetData, retain_share: float, *purpose: str) -> tuple[ImageSet, Tensor]:
     """All forget images and floor(retain_share n_r) retain images, at least one, drawn once; and (N,) bool: which to forget.
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import Mask, MaskedLayer, alike, check_copies, check_logits, check_maskable, split_at, uncompiled
-from registry import Registry
+from registry import Entry, Registry
 from training import Progress, generator_for, silent
 from unlearn.oracles import Oracles
 from vision_data import ForgetRequest, ImageSet, Normalisation, Splits
@@ -21,6 +23,7 @@ from vision_data.augmentation import Augmentation, Moves, augmentations, check_a
 
 OnEpoch = Callable[[nn.Module, int], None]
 Batch = tuple[Tensor, Tensor]
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ class Unlearned:
     step: Literal["epoch", "step"] = "epoch"
 
 
-Resolve = Callable[..., dict[str, Any]]
+Resolve = Callable[..., dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -150,9 +153,10 @@ class MethodFacts:
     """What a method declares: its source, whether it leaves the weights alone, whether it refuses to forget a part of a class
     (`whole_class`), what else it needs (`ideal`: the ideal model; `oracles`: those of other seeds), whether what it returns `wraps`
     the model in another module, which images it trains on augmented where the run augments (`augments`; None: nobody has said) and what
-    the source's public code augments (`source_augments`), and how its flags are checked.
+    the source's public code augments (`source_augments`), and what depends on more than one setting.
 
-    `resolve(model, data, **settings)` returns the values that its settings come to, or raises ValueError, before anything is trained.
+    Each `resolve(model, data, *, ...)` takes those settings that it names, each in its range already, and returns the values that
+    settings come to, or raises ValueError, before anything is trained. The method is called with what they return.
     """
 
     source: str = ""
@@ -162,16 +166,45 @@ class MethodFacts:
     wraps: bool = False
     augments: tuple[Literal["forget", "retain"], ...] | None = None
     source_augments: str = ""
-    resolve: Resolve | None = None
+    resolve: tuple[Resolve, ...] = ()
 
 
 METHODS = Registry("method", MethodFacts, takes=("model", "data"))
-register = METHODS.register
+
+
+def register(name: str, *aliases: str, resolve: Sequence[Resolve] = (), **facts: Any) -> Callable[[Method], Method]:
+    """Decorator: a method by its names, with the facts that it declares. Every call of it is checked, and its settings are resolved."""
+
+    def remember(method: Method) -> Method:
+        return METHODS.register(name, *aliases, resolve=tuple(resolve), **facts)(_resolving(method, resolve))
+
+    return remember
+
+
+def _resolving(method: Method, resolve: Sequence[Resolve]) -> Method:
+    """The method, called with what its settings come to."""
+
+    @functools.wraps(method)
+    def call(model: nn.Module, data: ForgetData, **settings: Any) -> Any:
+        found = _resolution(resolve, model, data, settings)
+        return method(model, data, **settings | {name: value for name, value in found.items() if name in settings})
+
+    return cast(Method, call) if resolve else method
+
+
+def _resolution(resolve: Sequence[Resolve], model: nn.Module, data: ForgetData, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the settings come to by each of the functions, which gets those that it names; all, where it has a **parameter."""
+    found: dict[str, Any] = {}
+    for one in resolve:
+        wanted = inspect.signature(one).parameters
+        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in wanted.values())
+        found |= one(model, data, **{name: value for name, value in settings.items() if takes_all or name in wanted}) or {}
+    return found
 
 
 def unlearn(method: str, model: nn.Module, data: ForgetData, **settings: Any) -> Unlearned:
-    """Run a registered method. ValueError for an unknown method or flag, a value of another type, a model that is none of these images
-    (see `check_model`), or a method that returns no model."""
+    """Run a registered method. ValueError for an unknown method or flag, a value that it does not take, a model that is none of these
+    images (see `check_model`), or a method that returns no model."""
     entry = METHODS[method]
     given = entry.settings(settings)
     check_model(model, data)
@@ -205,11 +238,11 @@ class Refused(ValueError):
     """A method's own no, to a request or a setting that makes no sense for it: it says so again, whatever else changes."""
 
 
-def resolved(method: str, model: nn.Module, data: ForgetData, settings: Mapping[str, Any]) -> dict[str, Any]:
+def resolved(method: str | Entry[MethodFacts], model: nn.Module, data: ForgetData, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What the settings come to: amounts as counts, values that depend on others. Raises Refused where the method would ValueError."""
-    entry = METHODS[method]
+    entry = METHODS[method] if isinstance(method, str) else method
     try:
-        return entry.facts.resolve(model, data, **settings) if entry.facts.resolve else {}
+        return _resolution(entry.facts.resolve, model, data, entry.settings(settings))
     except ValueError as error:
         raise Refused(str(error)) from error
 

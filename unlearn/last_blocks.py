@@ -3,46 +3,32 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, TypedDict
 
 import torch
 from torch import nn
 
-from unlearn import passes
 from unlearn.blocks import Block, blocks_of, redraw_of
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from unlearn.retain_tuning import tune_on_retain
+from unlearn.settings import BatchSize, CountFromZero, Epochs, LearningRate, WeightDecay
 from unlearn.train_mode import train_mode
 
 SOURCE = "Goel et al. 2022, arXiv:2201.06640"
 
 
-class Settings(TypedDict):
-    """How the last blocks are trained."""
-
-    unlearn_epochs: int
-    unlearn_lr: float
-    batch_size: int
-    weight_decay: float
-
-
-def check(model: nn.Module, data: ForgetData, *, last_blocks: int, **settings: Any) -> dict[str, int]:
-    """ValueError for more blocks than can be trained with one left frozen, and for flags of fine-tuning that make no sense."""
-    passes.check(model, data, **settings)
+def check_blocks(model: nn.Module, data: ForgetData, *, last_blocks: int) -> None:
+    """ValueError for more blocks than can be trained with one left frozen."""
     trained_blocks(model, data, last_blocks)
-    return {}
 
 
-def check_fresh(model: nn.Module, data: ForgetData, *, last_blocks: int, **settings: Any) -> dict[str, int]:
-    """As `check`; ValueError for blocks that can't be drawn anew as well."""
-    check(model, data, last_blocks=last_blocks, **settings)
+def check_fresh(model: nn.Module, data: ForgetData, *, last_blocks: int) -> None:
+    """As `check_blocks`; ValueError for blocks that can't be drawn anew as well."""
     for name, module in _modules(model, trained_blocks(model, data, last_blocks)):
         if next(module.parameters(recurse=False), None) is not None and redraw_of(module) is None:
             raise ValueError(
                 f"EUk: expected blocks whose weights can be drawn anew, got {name!r}, a {type(module).__name__} without "
                 "reset_parameters(). Give it that method, or use CFk"
             )
-    return {}
 
 
 def trained_blocks(model: nn.Module, data: ForgetData, last_blocks: int) -> list[Block]:
@@ -50,7 +36,7 @@ def trained_blocks(model: nn.Module, data: ForgetData, last_blocks: int) -> list
     blocks = blocks_of(model, data)
     if len(blocks) < 2:
         raise ValueError("expected a model with a block before the classifier, got one without, of which all would be trained. Use FT")
-    if not 0 <= last_blocks < len(blocks) - 1:
+    if last_blocks > len(blocks) - 2:
         named = ", ".join(block[0] for block in blocks)
         raise ValueError(
             f"--last_blocks: expected an integer from 0 to {len(blocks) - 2}, got {last_blocks}, and the first block stays as it is. "
@@ -59,16 +45,16 @@ def trained_blocks(model: nn.Module, data: ForgetData, last_blocks: int) -> list
     return blocks[-1 - last_blocks :]
 
 
-@register("CFk", "CF-k", source=SOURCE, resolve=check, augments=("retain",), source_augments="crop and flip")
+@register("CFk", "CF-k", source=SOURCE, resolve=(check_blocks,), augments=("retain",), source_augments="crop and flip")
 def cfk(
     model: nn.Module,
     data: ForgetData,
     *,
-    last_blocks: int = 1,
-    unlearn_epochs: int = 10,
-    unlearn_lr: float = 0.01,
-    batch_size: int = 64,
-    weight_decay: float = 5e-4,
+    last_blocks: CountFromZero = 1,
+    unlearn_epochs: Epochs = 10,
+    unlearn_lr: LearningRate = 0.01,
+    batch_size: BatchSize = 64,
+    weight_decay: WeightDecay = 5e-4,
 ) -> Unlearned:
     """Fine-tune the classifier and the last blocks on the retain set, everything before them frozen.
 
@@ -81,8 +67,6 @@ def cfk(
         last_blocks: how many blocks before the classifier are trained with it
         unlearn_epochs: passes over the retain set
         unlearn_lr: learning rate of SGD with momentum .9
-        batch_size: images a step
-        weight_decay: of the weights that are trained
 
     Raises ValueError for more blocks than the model has with one left frozen, or a model whose blocks can't be told;
     FloatingPointError if it diverges.
@@ -90,27 +74,21 @@ def cfk(
     Departures: the source counts layers, not blocks, and the running statistics of what is frozen move; there are 62 epochs, in which
     the learning rate falls from .1 to .005.
     """
-    settings: Settings = {
-        "unlearn_epochs": unlearn_epochs,
-        "unlearn_lr": unlearn_lr,
-        "batch_size": batch_size,
-        "weight_decay": weight_decay,
-    }
-    check(model, data, last_blocks=last_blocks, **settings)
     student = copy_of(model)
-    return _train(student, data, "CFk", trained_blocks(student, data, last_blocks), **settings)
+    blocks = trained_blocks(student, data, last_blocks)
+    return _train(student, data, "CFk", blocks, unlearn_epochs, unlearn_lr, batch_size, weight_decay)
 
 
-@register("EUk", "EU-k", source=SOURCE, resolve=check_fresh, augments=("retain",), source_augments="crop and flip")
+@register("EUk", "EU-k", source=SOURCE, resolve=(check_fresh,), augments=("retain",), source_augments="crop and flip")
 def euk(
     model: nn.Module,
     data: ForgetData,
     *,
-    last_blocks: int = 1,
-    unlearn_epochs: int = 10,
-    unlearn_lr: float = 0.01,
-    batch_size: int = 64,
-    weight_decay: float = 5e-4,
+    last_blocks: CountFromZero = 1,
+    unlearn_epochs: Epochs = 10,
+    unlearn_lr: LearningRate = 0.01,
+    batch_size: BatchSize = 64,
+    weight_decay: WeightDecay = 5e-4,
 ) -> Unlearned:
     """Draw the classifier and the last blocks anew and train them on the retain set, everything before them frozen.
 
@@ -122,24 +100,15 @@ def euk(
         last_blocks: how many blocks before the classifier are trained with it
         unlearn_epochs: passes over the retain set
         unlearn_lr: learning rate of SGD with momentum .9
-        batch_size: images a step
-        weight_decay: of the weights that are trained
 
     Raises ValueError as CFk does, and for a block with weights but without reset_parameters(); FloatingPointError if it diverges.
 
     Departures: those of CFk.
     """
-    settings: Settings = {
-        "unlearn_epochs": unlearn_epochs,
-        "unlearn_lr": unlearn_lr,
-        "batch_size": batch_size,
-        "weight_decay": weight_decay,
-    }
-    check_fresh(model, data, last_blocks=last_blocks, **settings)
     student = copy_of(model)
     blocks = trained_blocks(student, data, last_blocks)
     draw_anew(student, blocks, data)
-    return _train(student, data, "EUk", blocks, **settings)
+    return _train(student, data, "EUk", blocks, unlearn_epochs, unlearn_lr, batch_size, weight_decay)
 
 
 def draw_anew(student: nn.Module, blocks: list[Block], data: ForgetData) -> None:
@@ -160,7 +129,6 @@ def _train(
     data: ForgetData,
     name: str,
     blocks: list[Block],
-    *,
     unlearn_epochs: int,
     unlearn_lr: float,
     batch_size: int,

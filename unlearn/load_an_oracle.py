@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from unlearn.impl import ForgetData, Oracles, Unlearned, copy_of, register
 from unlearn.retrain import check_architecture
+from unlearn.settings import Seed
 
 
-def check(model: nn.Module, data: ForgetData, *, oracle_seed: int | None) -> dict[str, Any]:
+def check_seed(model: nn.Module, data: ForgetData, *, oracle_seed: int | None) -> None:
     """ValueError for a seed of the reference set, FileNotFoundError where there is no such oracle.
 
     The seed is not among the settings, of which runs of several seeds have the same: it is a fact of the run.
     """
     if data.oracles is not None:
         data.oracles.apart([_seed(data.seed, data.oracles, oracle_seed)])
-    return {}
 
 
 def _seed(own: int, oracles: Oracles, asked: int | None) -> int:
     return own + len(oracles.judges) if asked is None else asked
 
 
-@register("load_an_oracle", needs=("oracles",), source="Georgiev et al. 2024, arXiv:2410.23232", resolve=check, augments=())
-def load_an_oracle(model: nn.Module, data: ForgetData, *, oracle_seed: int | None = None) -> Unlearned:
+@register("load_an_oracle", needs=("oracles",), source="Georgiev et al. 2024, arXiv:2410.23232", resolve=(check_seed,), augments=())
+def load_an_oracle(model: nn.Module, data: ForgetData, *, oracle_seed: Seed | None = None) -> Unlearned:
     """Return an oracle: the ideal model of another seed than those that the result is judged by.
 
         theta <- theta of the model trained on retain alone, with oracle_seed

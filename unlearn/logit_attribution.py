@@ -5,26 +5,23 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from models import Mask, switched_off
-from unlearn.amount import Amount, count_of
+from unlearn.amount import count_of
 from unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
 from unlearn.mimu.graph import averaged, factors_of
 from unlearn.mimu.ranking import comparisons_of, continuous, keep_largest_out
 from unlearn.random_mask import resolve_kappa
+from unlearn.settings import Kappa, MaskLayer
 from vision_data import ImageSet
 
 
-@register("logit_attribution", resolve=resolve_kappa, augments=())
-def logit_attribution(model: nn.Module, data: ForgetData, *, kappa: Amount = 0.02, mask_layer: str | None = None) -> Unlearned:
+@register("logit_attribution", resolve=(resolve_kappa,), augments=())
+def logit_attribution(model: nn.Module, data: ForgetData, *, kappa: Kappa = 0.02, mask_layer: MaskLayer | None = None) -> Unlearned:
     """Switch off the kappa weights that add most to the forget class's own logit, and least to the others'.
 
         A^c_ij = mean over the training images of class c of (d logit_c / d z_i) h_j W_ij
         s = A^f - mean over the other classes of A^c
 
     For images of a class that stays, s is A of the forget images minus A of the class's retained images.
-
-    Flags:
-        kappa: weights to switch off
-        mask_layer: the masked layer, by name or by index over the linear layers; none is the architecture's choice
 
     Raises ValueError for an amount that the layer does not have, or a layer that can't be masked.
     """

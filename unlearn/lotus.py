@@ -4,61 +4,50 @@ from __future__ import annotations
 
 import math
 from statistics import fmean
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from registry import Range, Search
 from training import descend
-from unlearn import passes
-from unlearn.forget_and_retain import check_share, logits_of, with_share_of_retain
+from unlearn.forget_and_retain import logits_of, with_share_of_retain
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.settings import RESOLVED, BatchSize, Epochs, LearningRate, Share, WeightDecay
 from unlearn.teacher import Seen, Teacher, seen
 from unlearn.train_mode import train_mode, without_a_last_single
 from vision_data import ImageSet
 
 STOP = -0.01
 ALPHA, ALPHA_OF_CLASSES = 8.0, 32.0
-LARGEST_ALPHA = 50.0  # exp(-50) is still a divisor in single precision
+LARGEST_ALPHA = 50  # exp(-50) is still a divisor in single precision
 
 
-def resolve(
-    model: nn.Module,
-    data: ForgetData,
-    *,
-    unlearn_epochs: int,
-    unlearn_lr: float,
-    batch_size: int,
-    retain_share: float,
-    lotus_alpha: float | None,
-    weight_decay: float,
-) -> dict[str, float]:
-    """alpha. ValueError for flags that make no sense, and where the accuracy to reach can't be measured."""
-    passes.check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, weight_decay=weight_decay)
-    check_share(retain_share)
+def resolve(model: nn.Module, data: ForgetData, *, lotus_alpha: float | None) -> dict[str, float]:
+    """alpha, where none is given. ValueError where the accuracy to reach can't be measured."""
     classes_stay = set(data.forget.classes) - set(data.forget_classes)
-    if lotus_alpha is None:
-        lotus_alpha = ALPHA if classes_stay else ALPHA_OF_CLASSES
-    if not 0 < lotus_alpha <= LARGEST_ALPHA:
-        raise ValueError(f"--lotus_alpha: expected a number above 0 and at most {LARGEST_ALPHA:g}, got {lotus_alpha}. Give e.g. 8")
     if not len(data.validation) and classes_stay:
         raise ValueError(
             "LoTUS: expected validation images, on which the initial model shows how well images are known that were never trained on, "
             "got none. Give the data a validation set, or forget whole classes"
         )
-    return {"lotus_alpha": lotus_alpha}
+    usual = ALPHA if classes_stay else ALPHA_OF_CLASSES
+    return {"lotus_alpha": usual if lotus_alpha is None else lotus_alpha}
 
 
-@register("LoTUS", source="Spartalis et al. 2025, arXiv:2503.18314", resolve=resolve, augments=("forget", "retain"), source_augments="crop")
+@register(
+    "LoTUS", source="Spartalis et al. 2025, arXiv:2503.18314", resolve=(resolve,), augments=("forget", "retain"), source_augments="crop"
+)
 def lotus(
     model: nn.Module,
     data: ForgetData,
     *,
-    unlearn_epochs: int = 10,
-    unlearn_lr: float = 1e-4,
-    batch_size: int = 128,
-    retain_share: float = 0.3,
-    lotus_alpha: float | None = None,
-    weight_decay: float = 5e-4,
+    unlearn_epochs: Epochs = 10,
+    unlearn_lr: LearningRate = 1e-4,
+    batch_size: BatchSize = 128,
+    retain_share: Share = 0.3,
+    lotus_alpha: Annotated[float, Range(0, LARGEST_ALPHA, "(]"), Search("log", 1, LARGEST_ALPHA)] = RESOLVED,
+    weight_decay: WeightDecay = 5e-4,
 ) -> Unlearned:
     """Learn the initial model's answers, smoothed by noise on forget until it knows those no better than unseen images.
 
@@ -76,7 +65,6 @@ def lotus(
         retain_share: part of the retain set that is drawn, once
         lotus_alpha: how fast the temperature grows with the gap (32 for whole classes, 8 otherwise; for random images of 100 classes
             Spartalis et al. have 2)
-        weight_decay: weight decay of AdamW
 
     Raises ValueError for flags that make no sense and where validation images are needed and missing, FloatingPointError
     as soon as a loss or a logit is not finite.
@@ -84,17 +72,7 @@ def lotus(
     Departures: the source may end before its first step and return the initial model; here the first epoch is always run. The
     request with both is ours; the source knows whole classes and random images.
     """
-    resolved = resolve(
-        model,
-        data,
-        unlearn_epochs=unlearn_epochs,
-        unlearn_lr=unlearn_lr,
-        batch_size=batch_size,
-        retain_share=retain_share,
-        lotus_alpha=lotus_alpha,
-        weight_decay=weight_decay,
-    )
-    student, alpha = copy_of(model), resolved["lotus_alpha"]
+    student = copy_of(model)
     images, forgets = with_share_of_retain(data, retain_share, "LoTUS")
     forgets, teacher = forgets.to(data.device), Teacher(model, images, data)
     order, noise, dropout, moves = (data.generator("LoTUS", purpose) for purpose in ("order", "noise", "dropout", "augmentation"))
@@ -105,7 +83,7 @@ def lotus(
     for epoch in data.progress(range(1, unlearn_epochs + 1), "LoTUS"):
         if gap <= STOP and history:
             break
-        temperature = math.exp(alpha * gap)
+        temperature = math.exp(lotus_alpha * gap)
 
         def loss(logits: Tensor, batch: Seen, temperature: float = temperature) -> Tensor:
             target = noisy_targets(teacher(batch), forgets[batch.positions], temperature, noise)

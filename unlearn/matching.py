@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -13,28 +12,6 @@ from unlearn import passes
 from unlearn.forget_and_retain import numbered
 from unlearn.impl import ForgetData, Unlearned
 from vision_data import ImageSet
-
-
-def check(
-    *,
-    retain_multiplier: float,
-    forget_multiplier: int,
-    decay: float,
-    wd_lambda: float,
-    model: nn.Module,
-    data: ForgetData,
-    **common: int | float,
-) -> None:
-    """ValueError for flags of matching that make no sense."""
-    passes.check(model, data, **{name: common[name] for name in ("unlearn_epochs", "unlearn_lr", "batch_size")})  # type: ignore[arg-type]
-    if not 0 <= retain_multiplier < math.inf:
-        raise ValueError(f"--retain_multiplier: expected a number >= 0, got {retain_multiplier}. Give e.g. 3")
-    if forget_multiplier < 1:
-        raise ValueError(f"--forget_multiplier: expected an integer >= 1, got {forget_multiplier}. Give at least 1")
-    if not 0 < decay <= 1:
-        raise ValueError(f"--decay: expected a number above 0 and at most 1, got {decay}. Give 1 for a constant learning rate")
-    if not 0 <= wd_lambda < math.inf:
-        raise ValueError(f"--wd_lambda: expected a number >= 0, got {wd_lambda}. Give 0 for none")
 
 
 def images_to_match(data: ForgetData, name: str, retain_multiplier: float, forget_multiplier: int) -> ImageSet:

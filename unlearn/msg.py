@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 
-from unlearn import passes
 from unlearn.fisher_information import Tensors, batch_gradient
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from unlearn.retain_tuning import tune_on_retain
+from unlearn.settings import RESOLVED, BatchSize, BetweenZeroAndOne, Epochs, LearningRate
 from unlearn.streams import endless
 
 SOURCE = "Dine, Furon, Faure 2025, arXiv:2511.02435; Cadet et al. 2024, arXiv:2410.01276 (kgltop2 of the NeurIPS 2023 challenge)"
@@ -21,37 +21,25 @@ OTHERS = 0.1  # what the gradients of the weights that were not reset are multip
 Variant = Literal["dine", "kgltop2"]
 
 
-def check(
-    model: nn.Module,
-    data: ForgetData,
-    *,
-    msg_variant: Variant,
-    reset_share: float,
-    batch_size: int | None,
-    **settings: Any,
-) -> dict[str, int]:
-    """The variant's batch size where none is given. ValueError for values out of their range, and kgltop2 without convolutions."""
-    size = BATCH_SIZES[msg_variant] if batch_size is None else batch_size
-    passes.check(model, data, batch_size=size, **settings)
-    if not 0 < reset_share < 1:
-        raise ValueError(f"--reset_share: expected a number between 0 and 1, got {reset_share}. Give e.g. 0.3")
+def resolve(model: nn.Module, data: ForgetData, *, msg_variant: Variant, batch_size: int | None) -> dict[str, int]:
+    """The variant's batch size where none is given. ValueError for kgltop2 without convolutions."""
     if msg_variant == "kgltop2" and not _kernels(model):
         raise ValueError(
             "--msg_variant kgltop2: expected a model with a convolution, got one without. Use --msg_variant dine, which resets any weight"
         )
-    return {"batch_size": size}
+    return {"batch_size": BATCH_SIZES[msg_variant] if batch_size is None else batch_size}
 
 
-@register("MSG", source=SOURCE, resolve=check, augments=("retain",))
+@register("MSG", source=SOURCE, resolve=(resolve,), augments=("retain",))
 def msg(
     model: nn.Module,
     data: ForgetData,
     *,
     msg_variant: Variant = "dine",
-    reset_share: float = 0.3,
-    unlearn_epochs: int = 30,
-    unlearn_lr: float = 1e-3,
-    batch_size: int | None = None,
+    reset_share: BetweenZeroAndOne = 0.3,
+    unlearn_epochs: Epochs = 30,
+    unlearn_lr: LearningRate = 1e-3,
+    batch_size: BatchSize = RESOLVED,
 ) -> Unlearned:
     """Reset the weights with the smallest gradients, tensor by tensor, then fine-tune on the retain set.
 
@@ -78,20 +66,18 @@ def msg(
     their 30 epochs: 29 tune. kgltop2 had 5 passes over the retain set and a learning rate that rose and fell; its epochs are
     counted here as those of dine.
     """
-    flags = {"reset_share": reset_share, "unlearn_epochs": unlearn_epochs, "unlearn_lr": unlearn_lr}
-    size = check(model, data, msg_variant=msg_variant, batch_size=batch_size, **flags)["batch_size"]
     student = copy_of(model)
     if msg_variant == "dine":
-        reset(student, lowest(smaller_gradients(student, data, size), reset_share), data)
+        reset(student, lowest(smaller_gradients(student, data, batch_size), reset_share), data)
         optimizer: torch.optim.Optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr)
     else:
-        differences = gradient_differences(student, data, size)
+        differences = gradient_differences(student, data, batch_size)
         chosen = lowest({name: differences[name] for name in _kernels(student)}, reset_share)
         reinitialise(student, chosen, data)
         optimizer = torch.optim.SGD(student.parameters(), lr=unlearn_lr, momentum=0.9, weight_decay=5e-4)
         slow_down_others(optimizer, student, chosen)
-    steps = math.ceil(len(data.forget) / size)
-    history = tune_on_retain(student, data, "MSG", optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=size, steps=steps)
+    steps = math.ceil(len(data.forget) / batch_size)
+    history = tune_on_retain(student, data, "MSG", optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size, steps=steps)
     return Unlearned(student, history=history)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
-from unlearn.passes import Pass, check, fine_tune, sgd
+from unlearn.passes import Pass, fine_tune, sgd
+from unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, WeightDecay
 
 
 @register(
@@ -13,7 +14,6 @@ from unlearn.passes import Pass, check, fine_tune, sgd
     "GA",
     "ascent_forget",
     source="Golatkar et al. 2020, arXiv:1911.04933",
-    resolve=check,
     augments=("forget",),
     source_augments="crop and flip in every loader",
 )
@@ -21,11 +21,11 @@ def neg_grad(
     model: nn.Module,
     data: ForgetData,
     *,
-    unlearn_epochs: int = 5,
-    unlearn_lr: float = 1e-4,
-    batch_size: int = 256,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
+    unlearn_epochs: Epochs = 5,
+    unlearn_lr: LearningRate = 1e-4,
+    batch_size: BatchSize = 256,
+    momentum: Momentum = 0.9,
+    weight_decay: WeightDecay = 5e-4,
 ) -> Unlearned:
     """Ascend the cross-entropy of the forget set.
 
@@ -42,21 +42,9 @@ def neg_grad(
     Flags:
         unlearn_epochs: passes over the forget set
         unlearn_lr: learning rate of SGD
-        batch_size: images a step
-        momentum: momentum of SGD
-        weight_decay: weight decay of SGD
 
-    Raises ValueError for flags that make no sense, FloatingPointError if it diverges beyond finite numbers.
+    Raises FloatingPointError if it diverges beyond finite numbers.
     """
-    check(
-        model,
-        data,
-        unlearn_epochs=unlearn_epochs,
-        unlearn_lr=unlearn_lr,
-        batch_size=batch_size,
-        momentum=momentum,
-        weight_decay=weight_decay,
-    )
     student = copy_of(model)
     passes = [Pass("forget", data.forget.to(data.device), climb=True, keep_statistics=True)]
     optimizer = sgd(student, unlearn_lr, momentum, weight_decay)

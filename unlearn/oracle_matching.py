@@ -10,32 +10,29 @@ from torch import Tensor, nn
 from unlearn import matching
 from unlearn.forget_and_retain import logits_of
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.settings import BatchSize, Count, Epochs, LearningRate, Share, Weight
 from vision_data import ImageSet
 
 
-def check(model: nn.Module, data: ForgetData, *, oracle_count: int, **flags: int | float) -> dict[str, int]:
-    """ValueError for flags that make no sense, FileNotFoundError, with the command that makes them, where there are too few oracles."""
-    matching.check(model=model, data=data, **flags)  # type: ignore[arg-type]
-    if oracle_count < 1:
-        raise ValueError(f"--oracle_count: expected an integer >= 1, got {oracle_count}. Give at least 1")
+def check_oracles(model: nn.Module, data: ForgetData, *, oracle_count: int) -> None:
+    """FileNotFoundError, with the command that makes them, where there are too few oracles."""
     if data.oracles is not None:
         data.oracles.apart(data.oracles.seeds(oracle_count))
-    return {}
 
 
-@register("oracle_matching", needs=("oracles",), source="Georgiev et al. 2024, arXiv:2410.23232", resolve=check, augments=())
+@register("oracle_matching", needs=("oracles",), source="Georgiev et al. 2024, arXiv:2410.23232", resolve=(check_oracles,), augments=())
 def oracle_matching(
     model: nn.Module,
     data: ForgetData,
     *,
-    unlearn_epochs: int = 5,
-    unlearn_lr: float = 5e-4,
-    batch_size: int = 512,
-    oracle_count: int = 10,
-    retain_multiplier: float = 3.0,
-    forget_multiplier: int = 1,
-    decay: float = 0.95,
-    wd_lambda: float = 0.0,
+    unlearn_epochs: Epochs = 5,
+    unlearn_lr: LearningRate = 5e-4,
+    batch_size: BatchSize = 512,
+    oracle_count: Count = 10,
+    retain_multiplier: Weight = 3.0,
+    forget_multiplier: Count = 1,
+    decay: Share = 0.95,
+    wd_lambda: Weight = 0.0,
 ) -> Unlearned:
     """Match the oracles' mean logits on the forget images and on some retain images, by Adam.
 
@@ -57,19 +54,26 @@ def oracle_matching(
         decay: what the learning rate is multiplied by after each epoch
         wd_lambda: weight of the squared distance to the initial weights
 
-    Raises ValueError for flags that make no sense and where the data has no `oracles`, FileNotFoundError, with the command that
+    Raises ValueError where the data has no `oracles`, FileNotFoundError, with the command that
     makes them, where there are too few, and FloatingPointError as soon as a loss is not finite.
     """
-    flags = {"unlearn_epochs": unlearn_epochs, "unlearn_lr": unlearn_lr, "batch_size": batch_size}
-    more = {"decay": decay, "wd_lambda": wd_lambda}
-    of_images = {"retain_multiplier": retain_multiplier, "forget_multiplier": forget_multiplier}
-    check(model, data, oracle_count=oracle_count, **flags, **more, **of_images)
     if data.oracles is None:
         raise ValueError("oracle_matching: expected oracles, got none. Give ForgetData `oracles`")
     images = matching.images_to_match(data, "oracle_matching", retain_multiplier, forget_multiplier)
     seeds = data.oracles.seeds(oracle_count)
     targets = mean_logits(data.oracles.apart(seeds), images, data.device)
-    result = matching.match(copy_of(model), data, "oracle_matching", images, targets, **flags, **more)  # type: ignore[arg-type]
+    result = matching.match(
+        copy_of(model),
+        data,
+        "oracle_matching",
+        images,
+        targets,
+        unlearn_epochs=unlearn_epochs,
+        unlearn_lr=unlearn_lr,
+        batch_size=batch_size,
+        decay=decay,
+        wd_lambda=wd_lambda,
+    )
     return matching.with_facts(result, oracles_used=f"seeds {seeds[0]} to {seeds[-1]}")
 
 

@@ -19,8 +19,6 @@ from unlearn.teacher import seen
 from unlearn.train_mode import train_mode, without_a_last_single
 from vision_data import ImageSet
 
-GREATEST_FLOAT = torch.finfo(torch.float32).max
-
 
 @dataclass(frozen=True)
 class Pass:
@@ -45,37 +43,6 @@ class Pass:
 
 
 Plan = Callable[[int], Sequence[Pass]]  # an epoch, counted from 0 -> its passes in order
-
-
-def check(
-    model: nn.Module,
-    data: ForgetData,
-    *,
-    unlearn_epochs: int,
-    unlearn_lr: float,
-    batch_size: int,
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
-    **_: object,
-) -> dict[str, int]:
-    """ValueError for flags of fine-tuning that make no sense."""
-    for name, count in (("unlearn_epochs", unlearn_epochs), ("batch_size", batch_size)):
-        if count < 1:
-            raise ValueError(f"--{name}: expected an integer >= 1, got {count}. Give at least 1")
-    check_rate("unlearn_lr", unlearn_lr)
-    if not 0 <= momentum < 1:
-        raise ValueError(f"--momentum: expected a number from 0 to below 1, got {momentum}. Give e.g. 0.9")
-    if not 0 <= weight_decay < math.inf:
-        raise ValueError(f"--weight_decay: expected a number >= 0, got {weight_decay}. Give 0 for none")
-    return {}
-
-
-def check_rate(name: str, rate: float) -> None:
-    """ValueError for a learning rate that is not positive, or more than a weight can hold; `name` is its flag's."""
-    if not rate > 0:
-        raise ValueError(f"--{name}: expected a number > 0, got {rate}. Give a positive one")
-    if rate > GREATEST_FLOAT:
-        raise ValueError(f"--{name}: expected at most {GREATEST_FLOAT:.2g}, what a weight can hold, got {rate}. Give a smaller one")
 
 
 def sgd(student: nn.Module, unlearn_lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:

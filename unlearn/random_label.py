@@ -9,22 +9,16 @@ from torch import nn
 
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from unlearn.passes import Pass, Plan, fine_tune, sgd
-from unlearn.passes import check as check_passes
+from unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, WeightDecay
 from unlearn.srl import check_classes, other_labels
 from vision_data import ImageSet
-
-
-def check(model: nn.Module, data: ForgetData, *, unlearn_epochs: int, unlearn_lr: float, batch_size: int, **flags: float) -> dict[str, int]:
-    """ValueError for flags that make no sense, and where there is no other class to draw."""
-    check_classes(data)
-    return check_passes(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, **flags)
 
 
 @register(
     "RL",
     "random_label",
     source="Golatkar et al. 2020, arXiv:1911.04933",
-    resolve=check,
+    resolve=(check_classes,),
     augments=("forget", "retain"),
     source_augments="crop and flip in every loader",
 )
@@ -32,11 +26,11 @@ def random_label(
     model: nn.Module,
     data: ForgetData,
     *,
-    unlearn_epochs: int = 10,
-    unlearn_lr: float = 1.3e-2,
-    batch_size: int = 256,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
+    unlearn_epochs: Epochs = 10,
+    unlearn_lr: LearningRate = 1.3e-2,
+    batch_size: BatchSize = 256,
+    momentum: Momentum = 0.9,
+    weight_decay: WeightDecay = 5e-4,
 ) -> Unlearned:
     """Fine-tune on the forget set with random labels, then on the retain set with its own, in each epoch.
 
@@ -52,21 +46,9 @@ def random_label(
     Flags:
         unlearn_epochs: passes over the forget and the retain set
         unlearn_lr: learning rate of SGD
-        batch_size: images a step
-        momentum: momentum of SGD
-        weight_decay: weight decay of SGD
 
-    Raises ValueError for flags that make no sense or a single class, FloatingPointError if it diverges.
+    Raises ValueError for a single class, FloatingPointError if it diverges.
     """
-    check(
-        model,
-        data,
-        unlearn_epochs=unlearn_epochs,
-        unlearn_lr=unlearn_lr,
-        batch_size=batch_size,
-        momentum=momentum,
-        weight_decay=weight_decay,
-    )
     student = copy_of(model)
     optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
     passes = random_label_passes(data)

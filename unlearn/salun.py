@@ -11,25 +11,22 @@ from torch.nn import functional as F
 from models import evaluating
 from unlearn.impl import Batch, ForgetData, Unlearned, copy_of, register
 from unlearn.passes import fine_tune, sgd
-from unlearn.random_label import check as check_random_label
 from unlearn.random_label import random_label_passes
+from unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, Share, WeightDecay
+from unlearn.srl import check_classes
 
 
-def check(
-    model: nn.Module, data: ForgetData, *, density: float, unlearn_epochs: int, unlearn_lr: float, batch_size: int, **flags: float
-) -> dict[str, int]:
-    """ValueError for flags that make no sense, and for a density that leaves no weight to train."""
-    check_random_label(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size, **flags)
+def check_density(model: nn.Module, data: ForgetData, *, density: float) -> None:
+    """ValueError for a density that leaves no weight to train."""
     total = sum(p.numel() for p in model.parameters())
-    if not 0 < density <= 1 or round(density * total) < 1:
+    if round(density * total) < 1:
         raise ValueError(f"--density: expected a share in (0, 1] of at least one of {total} weights, got {density}. Give e.g. 0.5")
-    return {}
 
 
 @register(
     "SalUn",
     source="Fan et al. 2024, arXiv:2310.12508",
-    resolve=check,
+    resolve=(check_classes, check_density),
     augments=("forget", "retain"),
     source_augments="crop and flip in every loader, the saliency's too",
 )
@@ -37,12 +34,12 @@ def salun(
     model: nn.Module,
     data: ForgetData,
     *,
-    unlearn_epochs: int = 10,
-    unlearn_lr: float = 1.3e-2,
-    batch_size: int = 256,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    density: float = 0.5,
+    unlearn_epochs: Epochs = 10,
+    unlearn_lr: LearningRate = 1.3e-2,
+    batch_size: BatchSize = 256,
+    momentum: Momentum = 0.9,
+    weight_decay: WeightDecay = 5e-4,
+    density: Share = 0.5,
 ) -> Unlearned:
     """RL on the most salient weights; the others keep the initial model's values, bit for bit.
 
@@ -59,23 +56,10 @@ def salun(
     Flags:
         unlearn_epochs: passes over the forget and the retain set
         unlearn_lr: learning rate of SGD
-        batch_size: images a step
-        momentum: momentum of SGD
-        weight_decay: weight decay of SGD
         density: share of the weights that are trained, in (0, 1]
 
-    Raises ValueError for flags that make no sense or a single class, FloatingPointError if it diverges.
+    Raises ValueError for a single class, FloatingPointError if it diverges.
     """
-    check(
-        model,
-        data,
-        unlearn_epochs=unlearn_epochs,
-        unlearn_lr=unlearn_lr,
-        batch_size=batch_size,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        density=density,
-    )
     student = copy_of(model)
     forget, moves = data.forget.to(data.device), data.generator("SalUn", "saliency", "augmentation")
     batches = forget.batches(batch_size, device=data.device, augment=data.augment, moves_from=moves)

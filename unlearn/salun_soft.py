@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from unlearn.passes import fine_tune, sgd
 from unlearn.random_label import random_label_passes
-from unlearn.salun import check
+from unlearn.salun import check_density
+from unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, Share, WeightDecay
+from unlearn.srl import check_classes
 from unlearn.train_mode import without_a_last_single
 
 
@@ -19,7 +21,7 @@ from unlearn.train_mode import without_a_last_single
     "SalUn_soft",
     "RL_proximal",
     source="Fan et al. 2024, arXiv:2310.12508",
-    resolve=check,
+    resolve=(check_classes, check_density),
     augments=("forget", "retain"),
     source_augments="crop and flip in every loader",
 )
@@ -27,12 +29,12 @@ def salun_soft(
     model: nn.Module,
     data: ForgetData,
     *,
-    unlearn_epochs: int = 10,
-    unlearn_lr: float = 1.3e-2,
-    batch_size: int = 256,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    density: float = 0.5,
+    unlearn_epochs: Epochs = 10,
+    unlearn_lr: LearningRate = 1.3e-2,
+    batch_size: BatchSize = 256,
+    momentum: Momentum = 0.9,
+    weight_decay: WeightDecay = 5e-4,
+    density: Share = 0.5,
 ) -> Unlearned:
     """RL; after each step every weight's way from the initial model is shortened, and the shortest ways end at 0.
 
@@ -47,23 +49,10 @@ def salun_soft(
     Flags:
         unlearn_epochs: passes over the forget and the retain set
         unlearn_lr: learning rate of SGD
-        batch_size: images a step
-        momentum: momentum of SGD
-        weight_decay: weight decay of SGD
         density: share of the weights that the first step may move, in (0, 1]
 
-    Raises ValueError for flags that make no sense or a single class, FloatingPointError if it diverges.
+    Raises ValueError for a single class, FloatingPointError if it diverges.
     """
-    check(
-        model,
-        data,
-        unlearn_epochs=unlearn_epochs,
-        unlearn_lr=unlearn_lr,
-        batch_size=batch_size,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        density=density,
-    )
     student = copy_of(model)
     optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
     steps = unlearn_epochs * sum(math.ceil(len(s) / without_a_last_single(s, batch_size)) for s in (data.forget, data.retain))

@@ -10,82 +10,58 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.loop import Loss
-from unlearn import passes, rewinding, two_gradients
+from unlearn import rewinding
 from unlearn.forget_and_retain import numbered
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.passes import Pass, fine_tune, sgd
+from unlearn.settings import (
+    RESOLVED,
+    AddOnName,
+    BatchSize,
+    Beta,
+    CountFromZero,
+    Epochs,
+    LearningRate,
+    Memory,
+    MemoryStart,
+    Momentum,
+    Quantile,
+    Temperature,
+    Weight,
+    WeightDecay,
+)
 from unlearn.teacher import Seen, Teacher
-from unlearn.two_gradients import descend_both, register_with_add_ons, rule_of
+from unlearn.two_gradients import OF_ADD_ONS, add_on_of, check_add_on, descend_both, register_with_add_ons
 
 SOURCE = "Kurmanji et al. 2023, arXiv:2302.09880; with an add-on Dine, Furon, Faure 2025, arXiv:2511.02435"
 
 Settings = dict[str, Any]
 
-_LARGE: Settings = {
-    "unlearn_epochs": 3,
-    "unlearn_lr": 5e-4,
-    "batch_size": 256,
-    "forget_batch_size": 512,
-    "ascent_epochs": 2,
-    "gamma": 0.99,
-    "kl_alpha": 1e-3,
-    "temperature": 4.0,
-    "momentum": 0.9,
-    "weight_decay": 5e-4,
-    "rewind": False,
-}
-_SMALL: Settings = {
-    "unlearn_epochs": 10,
-    "unlearn_lr": 5e-4,
-    "batch_size": 32,
-    "forget_batch_size": 64,
-    "ascent_epochs": 3,
-    "gamma": 1.0,
-    "kl_alpha": 0.5,
-    "temperature": 2.0,
-    "weight_decay": 0.1,
-    "rewind": False,
-}
+_LARGE: Settings = {"unlearn_epochs": 3, "unlearn_lr": 5e-4, "batch_size": 256, "forget_batch_size": 512, "ascent_epochs": 2, "gamma": 0.99}
+_LARGE |= {"kl_alpha": 1e-3, "temperature": 4.0, "momentum": 0.9, "weight_decay": 5e-4, "rewind": False}
+_SMALL: Settings = {"unlearn_epochs": 10, "unlearn_lr": 5e-4, "batch_size": 32, "forget_batch_size": 64, "ascent_epochs": 3, "gamma": 1.0}
+_SMALL |= {"kl_alpha": 0.5, "temperature": 2.0, "weight_decay": 0.1, "rewind": False}
 _OWN = _SMALL | {"unlearn_epochs": 5, "batch_size": 64, "forget_batch_size": None, "temperature": 1.0, "weight_decay": 5e-4}
 _JOINTLY = {"unlearn_epochs": 30, "unlearn_lr": 1e-4, "batch_size": 256, "gamma": 1.0, "kl_alpha": 1.0, "temperature": 1.0, "beta": 0.95}
 RECIPES: dict[str, Settings] = {"own": _OWN, "large": _LARGE, "small": _SMALL, "jointly": _JOINTLY}
+DECAYS = {"own": (), "large": (3, 5, 9), "small": (5, 8, 9)}  # epochs after which the learning rate is a tenth of what it was
 CLIMBS = 8  # steps of a pass over forget
-DECAYS: dict[str, tuple[int, ...]] = {
-    "own": (),
-    "large": (3, 5, 9),
-    "small": (5, 8, 9),
-}  # epochs after which the learning rate is a tenth of what it was
 
 
-def resolve(
-    model: nn.Module,
-    data: ForgetData,
-    *,
-    scrub_recipe: str | None = None,
-    addon: str | None = None,
-    quantile: float | None = None,
-    memory: float | None = None,
-    memory_start: float | None = None,
-    **given: float | None,
-) -> Settings:
-    """The settings of the recipe, those that were given put in their place. ValueError for what makes no sense or is not of the recipe."""
+def resolve(model: nn.Module, data: ForgetData, *, scrub_recipe: str | None = None, addon: str | None = None, **flags: Any) -> Settings:
+    """The settings of the recipe, those that were given put in their place. ValueError for what is not of the recipe."""
     if addon is not None and scrub_recipe is not None:
         raise ValueError(f"--scrub_recipe: expected none with an --addon, which has its own, got {scrub_recipe!r}. Leave out one of them")
-    of_add_ons: Settings = {"quantile": quantile, "memory": memory, "memory_start": memory_start}
-    name = "jointly" if addon is not None else scrub_recipe or "own"
-    settings = RECIPES[name] | {flag: value for flag, value in given.items() if value is not None}
-    if settings.get("forget_batch_size", 1) is None:
-        settings["forget_batch_size"] = forget_batch(len(data.forget))
-    foreign = sorted(set(settings) - set(RECIPES[name]))
+    recipe = RECIPES["jointly" if addon is not None else scrub_recipe or "own"]
+    given = {flag: value for flag, value in flags.items() if value is not None and value is not False and flag not in OF_ADD_ONS}
+    foreign = sorted(set(given) - set(recipe))
     if foreign:
         raise ValueError(f"--{' and --'.join(foreign)}: SCRUB has no such flag {_when(addon, foreign)}. Leave it out")
-    _check(settings)
-    if addon is None:
-        rule_of(addon, **of_add_ons)  # refuses what only an add-on has
-        passes.check(model, data, **settings)
-    else:
-        two_gradients.check(model, data, addon=addon, **of_add_ons, **settings)
-    if settings.get("rewind"):
+    if given.get("rewind"):
         rewinding.check(data)
+    settings = recipe | given
+    if settings.get("forget_batch_size", 1) is None:
+        settings["forget_batch_size"] = forget_batch(len(data.forget))
     return settings
 
 
@@ -103,39 +79,28 @@ def _when(addon: str | None, foreign: list[str]) -> str:
     return "without an --addon"
 
 
-def _check(settings: Settings) -> None:
-    for name, least in (("forget_batch_size", 1), ("ascent_epochs", 0)):
-        if settings.get(name, least) < least:
-            raise ValueError(f"--{name}: expected an integer >= {least}, got {settings[name]}. Give at least {least}")
-    for name in ("gamma", "kl_alpha"):
-        if settings[name] < 0:
-            raise ValueError(f"--{name}: expected a number >= 0, got {settings[name]}. Give 0 to leave its term out")
-    if settings["temperature"] <= 0:
-        raise ValueError(f"--temperature: expected a number > 0, got {settings['temperature']}. Give a positive one")
-
-
-@register("SCRUB", source=SOURCE, resolve=resolve, augments=("forget", "retain"), source_augments="nothing")
+@register("SCRUB", source=SOURCE, resolve=(check_add_on, resolve), augments=("forget", "retain"), source_augments="nothing")
 def scrub(
     model: nn.Module,
     data: ForgetData,
     *,
     scrub_recipe: Literal["large", "small"] | None = None,
-    unlearn_epochs: int | None = None,
-    unlearn_lr: float | None = None,
-    batch_size: int | None = None,
-    forget_batch_size: int | None = None,
-    ascent_epochs: int | None = None,
-    gamma: float | None = None,
-    kl_alpha: float | None = None,
-    temperature: float | None = None,
-    momentum: float | None = None,
-    weight_decay: float | None = None,
+    unlearn_epochs: Epochs = RESOLVED,
+    unlearn_lr: LearningRate = RESOLVED,
+    batch_size: BatchSize = RESOLVED,
+    forget_batch_size: BatchSize = RESOLVED,
+    ascent_epochs: CountFromZero = RESOLVED,
+    gamma: Weight = RESOLVED,
+    kl_alpha: Weight = RESOLVED,
+    temperature: Temperature = RESOLVED,
+    momentum: Momentum = RESOLVED,
+    weight_decay: WeightDecay = RESOLVED,
     rewind: bool = False,
-    beta: float | None = None,
-    addon: str | None = None,
-    quantile: float | None = None,
-    memory: float | None = None,
-    memory_start: float | None = None,
+    beta: Beta = RESOLVED,
+    addon: AddOnName | None = None,
+    quantile: Quantile | None = None,
+    memory: Memory | None = None,
+    memory_start: MemoryStart | None = None,
 ) -> Unlearned:
     """Climb the distance from the teacher, which is the initial model, on forget; then descend it on retain, with the cross-entropy.
 
@@ -177,82 +142,42 @@ def scrub(
         rewind: give back the epoch whose forget error is that of images never trained on
         beta: weight of the retain gradient, between 0 and 1, with an add-on (.95)
         addon: rule that combines the two gradients of one step: GradMask, ANDMask, VarGrad, GradFocus, OPT, FocusOPT, SalUn
-        quantile: least agreement (GradMask, VarGrad) or share of the gradient's entries (SalUn) that an add-on masks by (.3)
-        memory: how much of the second moments an add-on keeps from step to step (.9)
-        memory_start: the second moments of an add-on's first step, over the squared gradient (1 - memory; VarGrad 1)
 
     Raises ValueError for flags that make no sense or that the recipe does not have, and for `rewind` where validation has no image
     of a class that is forgotten; FloatingPointError if it diverges.
 
     Departure: the default, which is neither of the source's recipes.
     """
-    settings = resolve(
-        model,
-        data,
-        scrub_recipe=scrub_recipe,
-        addon=addon,
-        quantile=quantile,
-        memory=memory,
-        memory_start=memory_start,
-        unlearn_epochs=unlearn_epochs,
-        unlearn_lr=unlearn_lr,
-        batch_size=batch_size,
-        forget_batch_size=forget_batch_size,
-        ascent_epochs=ascent_epochs,
-        gamma=gamma,
-        kl_alpha=kl_alpha,
-        temperature=temperature,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        rewind=rewind or None,
-        beta=beta,
-    )
-    if addon is None:
-        return _in_turns(model, data, recipe=scrub_recipe or "own", **settings)
-    return _jointly(model, data, addon=addon, quantile=quantile, memory=memory, memory_start=memory_start, **settings)
-
-
-def _in_turns(
-    model: nn.Module,
-    data: ForgetData,
-    *,
-    recipe: str,
-    unlearn_epochs: int,
-    unlearn_lr: float,
-    batch_size: int,
-    forget_batch_size: int,
-    ascent_epochs: int,
-    gamma: float,
-    kl_alpha: float,
-    temperature: float,
-    weight_decay: float,
-    rewind: bool,
-    momentum: float = 0.0,
-) -> Unlearned:
-    student = copy_of(model)
-    forget, retain = data.forget.to(data.device), data.retain.to(data.device)
     away, near = _objectives(model, data, gamma, kl_alpha, temperature)
-    climb = passes.Pass("forget", numbered(forget), away, climb=True, batch_size=forget_batch_size, numbered=True)
-    stay = passes.Pass("retain", numbered(retain), near, numbered=True)
-    optimizer: torch.optim.Optimizer = passes.sgd(student, unlearn_lr, momentum, weight_decay)
-    if recipe != "large":
-        optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr, weight_decay=weight_decay)
+    if addon is not None:
+        return descend_both(
+            model,
+            data,
+            "SCRUB",
+            forget=lambda logits, batch: -away(logits, batch),
+            retain=near,
+            add_on=add_on_of(addon, quantile=quantile, memory=memory, memory_start=memory_start),
+            beta=beta,
+            unlearn_epochs=unlearn_epochs,
+            unlearn_lr=unlearn_lr,
+            batch_size=batch_size,
+        )
+    student = copy_of(model)
+    forget, retain = numbered(data.forget.to(data.device)), numbered(data.retain.to(data.device))
+    climb = Pass("forget", forget, away, climb=True, batch_size=forget_batch_size, numbered=True)
+    stay = Pass("retain", retain, near, numbered=True)
+    optimizer: torch.optim.Optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr, weight_decay=weight_decay)
+    if scrub_recipe == "large":
+        optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
 
-    def plan(epoch: int) -> list[passes.Pass]:
+    def plan(epoch: int) -> list[Pass]:
         for group in optimizer.param_groups:
-            group["lr"] = unlearn_lr * decayed(epoch, DECAYS[recipe])
+            group["lr"] = unlearn_lr * decayed(epoch, DECAYS[scrub_recipe or "own"])
         return [climb, stay] if epoch < ascent_epochs else [stay]
 
     checkpoints = rewinding.Checkpoints(data)
-    done = passes.fine_tune(
-        student,
-        checkpoints.watching() if rewind else data,
-        "SCRUB",
-        plan,
-        optimizer=optimizer,
-        unlearn_epochs=unlearn_epochs,
-        batch_size=batch_size,
-    )
+    seen = checkpoints.watching() if rewind else data
+    done = fine_tune(student, seen, "SCRUB", plan, optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size)
     return checkpoints.rewound(done) if rewind else done
 
 
@@ -260,40 +185,6 @@ def decayed(epoch: int, after: Sequence[int]) -> float:
     """What the learning rate is multiplied by in an epoch, counted from 0: a tenth for each of the numbers of epochs that are over."""
     over = sum(epoch >= count for count in after)
     return 0.1**over
-
-
-def _jointly(
-    model: nn.Module,
-    data: ForgetData,
-    *,
-    addon: str,
-    quantile: float | None,
-    memory: float | None,
-    memory_start: float | None,
-    unlearn_epochs: int,
-    unlearn_lr: float,
-    batch_size: int,
-    gamma: float,
-    kl_alpha: float,
-    temperature: float,
-    beta: float,
-) -> Unlearned:
-    climb, stay = _objectives(model, data, gamma, kl_alpha, temperature)
-    return descend_both(
-        model,
-        data,
-        "SCRUB",
-        forget=lambda logits, batch: -climb(logits, batch),
-        retain=stay,
-        addon=addon,
-        quantile=quantile,
-        memory=memory,
-        memory_start=memory_start,
-        beta=beta,
-        unlearn_epochs=unlearn_epochs,
-        unlearn_lr=unlearn_lr,
-        batch_size=batch_size,
-    )
 
 
 def distance(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
@@ -323,5 +214,5 @@ register_with_add_ons(
     without=("scrub_recipe", "forget_batch_size", "ascent_epochs", "momentum", "weight_decay", "rewind"),
     source=SOURCE,
     augments=("forget", "retain"),
-    resolve=resolve,
+    resolve=(check_add_on, resolve),
 )

@@ -11,33 +11,27 @@ from torch import Tensor, nn
 
 from training import descend
 from unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
+from unlearn.settings import BatchSize, Count, LearningRate, MaskLayer
 from unlearn.streams import endless
 
 Mode = Literal["randomize_forget", "finetune_retain", "randomize_forget_and_finetune_retain"]
 
 
-def check(
-    model: nn.Module, data: ForgetData, *, sft_steps: int, sft_lr: float, sft_batch: int, mask_layer: str | None, **_: object
-) -> dict[str, int]:
-    """ValueError for a layer that can't be masked, and for steps, a batch or a learning rate that are not positive."""
-    if sft_steps < 1 or sft_batch < 1:
-        raise ValueError(f"--sft_steps and --sft_batch: expected integers >= 1, got {sft_steps} and {sft_batch}. Give at least 1")
-    if sft_lr <= 0:
-        raise ValueError(f"--sft_lr: expected a number > 0, got {sft_lr}. Give a positive one")
+def check_layer(model: nn.Module, data: ForgetData, *, mask_layer: str | None) -> None:
+    """ValueError for a layer that can't be masked."""
     masked_layer(model, data, mask_layer)
-    return {}
 
 
-@register("SFT", source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu", resolve=check, augments=())
+@register("SFT", source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu", resolve=(check_layer,), augments=())
 def sft(
     model: nn.Module,
     data: ForgetData,
     *,
     sft_mode: Mode = "randomize_forget",
-    sft_steps: int = 32,
-    sft_lr: float = 1e-3,
-    sft_batch: int = 32,
-    mask_layer: str | None = None,
+    sft_steps: Count = 32,
+    sft_lr: LearningRate = 1e-3,
+    sft_batch: BatchSize = 32,
+    mask_layer: MaskLayer | None = None,
 ) -> Unlearned:
     """Fine-tune the masked layer alone, by sft_steps steps of AdamW on the mean cross-entropy.
 
@@ -53,12 +47,11 @@ def sft(
         sft_batch: images of each kind a step
         mask_layer: the tuned layer, by name or by index over the linear layers; none is the architecture's choice
 
-    Raises ValueError for a layer that can't be masked, or for steps or a batch below 1.
+    Raises ValueError for a layer that can't be masked.
 
     Departures: the source's learning rate, 1e-2, destroys the model (on digits half of the retained classes goes with the forgotten
     one); it tunes in train mode, here dropout is off and batch norm keeps its running statistics.
     """
-    check(model, data, sft_steps=sft_steps, sft_lr=sft_lr, sft_batch=sft_batch, mask_layer=mask_layer)
     student = copy_of(model)
     layer = masked_layer(student, data, mask_layer).layer
     student.requires_grad_(False)

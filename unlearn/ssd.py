@@ -9,21 +9,14 @@ from torch import nn
 
 from unlearn.fisher_information import Tensors, batch_gradient
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.settings import BatchSize, Positive
 from vision_data import ImageSet
 
 
-def check(model: nn.Module, data: ForgetData, *, selection_alpha: float, dampening: float, batch_size: int, **_: object) -> dict[str, int]:
-    """ValueError for values that are not positive."""
-    for name, value in (("selection_alpha", selection_alpha), ("dampening", dampening)):
-        if value <= 0:
-            raise ValueError(f"--{name}: expected a number > 0, got {value}. Give a positive one")
-    if batch_size < 1:
-        raise ValueError(f"--batch_size: expected an integer >= 1, got {batch_size}. Give at least 1")
-    return {}
-
-
-@register("SSD", source="Foster et al. 2024, arXiv:2308.07707", resolve=check, augments=(), source_augments="nothing")
-def ssd(model: nn.Module, data: ForgetData, *, selection_alpha: float = 10.0, dampening: float = 1.0, batch_size: int = 64) -> Unlearned:
+@register("SSD", source="Foster et al. 2024, arXiv:2308.07707", augments=(), source_augments="nothing")
+def ssd(
+    model: nn.Module, data: ForgetData, *, selection_alpha: Positive = 10.0, dampening: Positive = 1.0, batch_size: BatchSize = 64
+) -> Unlearned:
     """Shrink every weight whose importance for the forget set is selection_alpha times that for the training set, or more.
 
         w <- w min(dampening F_train / F_forget, 1)    where F_forget > selection_alpha F_train
@@ -43,7 +36,6 @@ def ssd(model: nn.Module, data: ForgetData, *, selection_alpha: float = 10.0, da
     Departure: in the source a short last batch counts as much as a whole one, which makes a small forget set look important and
     can destroy the model; and there a loader's global state shuffles, here the seed.
     """
-    check(model, data, selection_alpha=selection_alpha, dampening=dampening, batch_size=batch_size)
     student = copy_of(model)
     size = min(batch_size, len(data.forget))
     train = importance(student, data.train, size, data, "train")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,48 +22,43 @@ from unlearn.train_mode import train_mode, without_a_last_single
 
 Objective = Callable[[Tensor, Seen], Tensor]  # the student's logits, and of which images they are -> a scalar to descend
 
-
-def check(
-    model: nn.Module,
-    data: ForgetData,
-    *,
-    unlearn_epochs: int,
-    unlearn_lr: float,
-    batch_size: int,
-    beta: float,
-    quantile: float | None = None,
-    memory: float | None = None,
-    memory_start: float | None = None,
-    addon: str | None = None,
-    **_: Any,
-) -> dict[str, int]:
-    """ValueError for flags that make no sense, and for those of an add-on that is not asked for."""
-    passes.check(model, data, unlearn_epochs=unlearn_epochs, unlearn_lr=unlearn_lr, batch_size=batch_size)
-    if not 0 < beta < 1:
-        raise ValueError(f"--beta: expected a number between 0 and 1, got {beta}. It weighs the retain gradient against 1 - beta")
-    for name, share in (("quantile", quantile), ("memory", memory)):
-        if share is not None and not 0 <= share < 1:
-            raise ValueError(f"--{name}: expected a number from 0 to below 1, got {share}. Give e.g. 0.5")
-    if memory_start is not None and not 0 <= memory_start <= passes.GREATEST_FLOAT:
-        raise ValueError(f"--memory_start: expected a number >= 0 that a weight can hold, got {memory_start}. Give e.g. 0.1")
-    rule_of(addon, quantile=quantile, memory=memory, memory_start=memory_start)
-    return {}
+OF_ADD_ONS = {"quantile", "memory", "memory_start"}  # flags
 
 
-def rule_of(addon: str | None, **flags: float | None) -> Rule:
-    """The add-on's rule for one run. ValueError for an unknown add-on, or a flag that it does not have."""
+class AddOn(NamedTuple):
+    """A rule for one run, and whether it asks for the gradient of the forget batch's true labels."""
+
+    rule: Rule = plain
+    true_labels: bool = False
+
+
+def add_on_of(addon: str | None, *, quantile: float | None, memory: float | None, memory_start: float | None) -> AddOn:
+    """The add-on for one run. ValueError for an unknown add-on, or a flag that it does not have."""
+    flags = {"quantile": quantile, "memory": memory, "memory_start": memory_start}
     given = {name: value for name, value in flags.items() if value is not None}
     if addon is None:
         if given:
             raise ValueError(
                 f"--{' and --'.join(given)}: expected an --addon that has it, got none. Name one of {', '.join(ADD_ONS.names)}"
             )
-        return plain
+        return AddOn()
     if addon not in ADD_ONS:
         raise ValueError(f"--addon: {did_you_mean('add-on', addon, ADD_ONS.names)}")
     entry = ADD_ONS[addon]
-    rule: Rule = entry(**entry.settings(given))
-    return rule
+    return AddOn(entry(**entry.settings(given)), entry.facts.true_labels)
+
+
+def check_add_on(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    addon: str | None = None,
+    quantile: float | None = None,
+    memory: float | None = None,
+    memory_start: float | None = None,
+) -> None:
+    """ValueError for an unknown add-on, and for flags of one that is not asked for."""
+    add_on_of(addon, quantile=quantile, memory=memory, memory_start=memory_start)
 
 
 def descend_both(
@@ -73,10 +68,7 @@ def descend_both(
     *,
     forget: Objective,
     retain: Objective,
-    addon: str | None,
-    quantile: float | None,
-    memory: float | None,
-    memory_start: float | None,
+    add_on: AddOn,
     beta: float,
     unlearn_epochs: int,
     unlearn_lr: float,
@@ -90,8 +82,6 @@ def descend_both(
     eval mode by running statistics than retaining can repair. Raises FloatingPointError at the end of an epoch after which a loss
     or a weight is not finite.
     """
-    rule = rule_of(addon, quantile=quantile, memory=memory, memory_start=memory_start)
-    again = addon is not None and ADD_ONS[addon].facts.true_labels
     student = copy_of(model)
     parameters = list(student.parameters())
     optimizer = torch.optim.Adam(parameters, lr=unlearn_lr)
@@ -109,11 +99,11 @@ def descend_both(
             for (x_f, of_forget), (x_r, of_retain) in zip(forget_batches, others, strict=False):
                 logits = student(x_f)
                 forget_loss = forget(logits, of_forget)
-                g_u = _gradients(forget_loss, parameters, retain_graph=again)
+                g_u = _gradients(forget_loss, parameters, retain_graph=add_on.true_labels)
                 true = functools.partial(_of_true_labels, logits, labels[of_forget.positions], parameters)
                 retain_loss = retain(student(x_r), of_retain)
                 g_c = _gradients(retain_loss, parameters)
-                for parameter, direction in zip(parameters, rule(Step(g_u, g_c, beta, true)), strict=True):
+                for parameter, direction in zip(parameters, add_on.rule(Step(g_u, g_c, beta, true)), strict=True):
                     parameter.grad = direction
                 optimizer.step()
                 losses.append(torch.stack([forget_loss.detach(), retain_loss.detach()]))
@@ -135,16 +125,17 @@ def _of_true_labels(logits: Tensor, labels: Tensor, parameters: list[nn.Paramete
 
 
 def register_with_add_ons(
-    method: Callable[..., Any], names: dict[str, str], *, resolve: Resolve, without: Collection[str] = (), **facts: Any
+    method: Callable[..., Any], names: dict[str, str], *, resolve: Sequence[Resolve], without: Collection[str] = (), **facts: Any
 ) -> None:
     """Register `method` under each of the names as well, with the add-on of that name fixed: it is no flag there.
 
     Neither are the flags that other add-ons have, nor those `without` which the method does where it has an add-on.
     """
     for name, addon in names.items():
-        foreign = {"quantile", "memory", "memory_start"} - set(ADD_ONS[addon].hyperparameters)
+        foreign = OF_ADD_ONS - set(ADD_ONS[addon].hyperparameters)
         function = _with_add_on(method, name, addon, {"addon", *foreign, *without})
-        METHODS.register(name, resolve=functools.partial(resolve, addon=addon), **facts)(function)
+        with_it = tuple(functools.partial(one, addon=addon) if "addon" in inspect.signature(one).parameters else one for one in resolve)
+        METHODS.register(name, resolve=with_it, **facts)(function)
 
 
 def _with_add_on(method: Callable[..., Any], name: str, addon: str, without: Collection[str]) -> Callable[..., Any]:

@@ -14,56 +14,44 @@ from models import evaluating
 from training import descend
 from unlearn import passes
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.settings import BatchSize, Count, CountFromZero, Epochs, LearningRate
 from unlearn.train_mode import train_mode, without_a_last_single
 from vision_data import ImageSet
 
 NOISE_LR, NOISE_PENALTY = 0.1, 0.1
 
 
-def check(
-    model: nn.Module,
-    data: ForgetData,
-    *,
-    impair_epochs: int,
-    repair_epochs: int,
-    impair_lr: float,
-    repair_lr: float,
-    batch_size: int,
-    **counts: int,
-) -> dict[str, int]:
-    """ValueError for a request that is not whole classes, and for flags that make no sense."""
+def check_whole(model: nn.Module, data: ForgetData) -> None:
+    """ValueError for a request that is not whole classes."""
     partly = sorted(set(data.forget.classes) - set(data.forget_classes))
     if partly:
         raise ValueError(
             f"UNSIR: expected a forget request for whole classes, got one that takes a part of class {partly[0]}. "
             "Ask for all of it, or choose another method"
         )
-    passes.check_rate("impair_lr", impair_lr)
-    passes.check_rate("repair_lr", repair_lr)
-    for name, count in {"impair_epochs": impair_epochs, "batch_size": batch_size, **counts}.items():
-        if count < 1:
-            raise ValueError(f"--{name}: expected an integer >= 1, got {count}. Give at least 1")
-    if repair_epochs < 0:
-        raise ValueError(f"--repair_epochs: expected an integer >= 0, got {repair_epochs}. Give 0 for none")
-    return {}
 
 
 @register(
-    "UNSIR", source="Tarun et al. 2023, arXiv:2111.08947", whole_class=True, resolve=check, augments=("retain",), source_augments="nothing"
+    "UNSIR",
+    source="Tarun et al. 2023, arXiv:2111.08947",
+    whole_class=True,
+    resolve=(check_whole,),
+    augments=("retain",),
+    source_augments="nothing",
 )
 def unsir(
     model: nn.Module,
     data: ForgetData,
     *,
-    impair_epochs: int = 1,
-    repair_epochs: int = 1,
-    impair_lr: float = 5e-3,
-    repair_lr: float = 2e-3,
-    noise_images: int = 256,
-    noise_copies: int = 20,
-    noise_steps: int = 40,
-    batch_size: int = 64,
-    retained_per_class: int = 1000,
+    impair_epochs: Epochs = 1,
+    repair_epochs: CountFromZero = 1,
+    impair_lr: LearningRate = 5e-3,
+    repair_lr: LearningRate = 2e-3,
+    noise_images: Count = 256,
+    noise_copies: Count = 20,
+    noise_steps: Count = 40,
+    batch_size: BatchSize = 64,
+    retained_per_class: Count = 1000,
 ) -> Unlearned:
     """Impair the model by noise that it is taught to take for the forgotten class, then repair it on retained images.
 
@@ -79,7 +67,6 @@ def unsir(
         noise_images: images of noise against each forgotten class
         noise_copies: how often each of them is in a pass
         noise_steps: steps that make the noise
-        batch_size: images a step
         retained_per_class: images drawn from each retained class; all where there are fewer
 
     The forget images themselves are never looked at. Raises ValueError for a request that is not whole classes and for flags
@@ -89,19 +76,6 @@ def unsir(
     256 images, at learning rates of .02 and .01: on digits, where a repair is then of five steps, that breaks the model, and on MNIST it
     costs 4 points of the retained images. Smaller batches at lower rates forget the class as well and lose less.
     """
-    check(
-        model,
-        data,
-        impair_epochs=impair_epochs,
-        repair_epochs=repair_epochs,
-        impair_lr=impair_lr,
-        repair_lr=repair_lr,
-        noise_images=noise_images,
-        noise_copies=noise_copies,
-        noise_steps=noise_steps,
-        batch_size=batch_size,
-        retained_per_class=retained_per_class,
-    )
     student = copy_of(model)
     noise = torch.cat([noise_against(model, data, label, noise_images, noise_steps) for label in data.forget_classes])
     labels = torch.tensor(data.forget_classes, device=data.device).repeat_interleave(noise_images)

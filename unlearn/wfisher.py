@@ -11,6 +11,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from unlearn.fisher_information import BATCH, Tensors, batch_gradient, mean_gradient
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from unlearn.layer_gradients import Factors, ImageGradients
+from unlearn.settings import Count, Positive
 from vision_data import ImageSet
 
 NUMBERS = 2**28  # of single images' gradients that are held at once; twice where they are not all
@@ -18,25 +19,16 @@ AT_ONCE = 64  # images by one call
 BLOCK = 128  # rows of the matrix of inner products that are computed at once
 
 
-def check(model: nn.Module, data: ForgetData, *, wfisher_step: float, damping: float, fisher_images: int, **_: object) -> dict[str, int]:
-    """ValueError for a step or a damping that is not positive, and for no images."""
-    for name, value in (("wfisher_step", wfisher_step), ("damping", damping)):
-        if value <= 0:
-            raise ValueError(f"--{name}: expected a number > 0, got {value}. Give a positive one")
-    if fisher_images < 1:
-        raise ValueError(f"--fisher_images: expected an integer >= 1, got {fisher_images}. Give at least 1")
-    return {}
-
-
 @register(
     "wfisher",
     "IU",
     source="Izzo et al. 2021, arXiv:2002.10077; Jia et al. 2023, arXiv:2304.04934",
-    resolve=check,
     augments=(),
     source_augments="crop and flip in every loader",
 )
-def wfisher(model: nn.Module, data: ForgetData, *, wfisher_step: float = 5.0, damping: float = 1.0, fisher_images: int = 1000) -> Unlearned:
+def wfisher(
+    model: nn.Module, data: ForgetData, *, wfisher_step: Positive = 5.0, damping: Positive = 1.0, fisher_images: Count = 1000
+) -> Unlearned:
     """Step against the influence of the forget set on the weights, the Hessian replaced by the empirical Fisher matrix.
 
         theta <- theta + wfisher_step (damping I + F)^-1 v
@@ -57,7 +49,6 @@ def wfisher(model: nn.Module, data: ForgetData, *, wfisher_step: float = 5.0, da
     Departures: the published code's recursion updates the first gradient's direction over and over, which is not the inverse, and its
     ImageNet branch takes the retain gradient from the forget set.
     """
-    check(model, data, wfisher_step=wfisher_step, damping=damping, fisher_images=fisher_images)
     student = copy_of(model)
     forget, retain = data.forget.to(data.device), data.retain.to(data.device)
     share = len(forget) / (len(forget) + len(retain))

@@ -3,78 +3,59 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from torch import nn
 
 from models import Mask, switched_off
-from unlearn.amount import Amount, count_of
+from unlearn.amount import count_of
 from unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
 from unlearn.mimu.graph import Gradient
-from unlearn.mimu.network import GREATEST, NetworkSettings, network_of
+from unlearn.mimu.network import NetworkSettings, network_of
 from unlearn.mimu.objective import Prior
 from unlearn.mimu.ranking import Ranking, comparisons_of, keep_largest_out, scores_of
 from unlearn.mimu.refine import refined, unseen_of
 from unlearn.mimu.topk import Sampler
+from unlearn.settings import Amount, BatchSize, Count, CountFromZero, Kappa, LearningRate, MaskLayer, Temperature, Weight, WeightDecay
 
 
-def resolve_amounts(
-    model: nn.Module,
-    data: ForgetData,
-    *,
-    mask_layer: str | None,
-    ranking: Ranking,
-    refine_steps: int,
-    refine_lr: float,
-    **flags: Any,
+def resolve(
+    model: nn.Module, data: ForgetData, *, topk: Amount, kappa: Amount, mask_layer: str | None, ranking: Ranking, refine_steps: int
 ) -> dict[str, int]:
-    """topk and kappa as numbers of weights of the masked layer. Raises ValueError for every flag that the method would refuse."""
-    _check_refinement(data, ranking, refine_steps, refine_lr)
-    size = masked_layer(model, data, mask_layer).size
-    counts = {name: count_of(flags[name], size, name) for name in ("topk", "kappa")}
-    NetworkSettings(**(flags | counts))
-    return {f"{name}_count": count for name, count in counts.items()}
-
-
-def _check_refinement(data: ForgetData, ranking: Ranking, refine_steps: int, refine_lr: float) -> None:
+    """topk and kappa as numbers of weights of the masked layer. ValueError for a refinement that the request or the ranking can't have."""
     if ranking == "set_difference" and refine_steps:
         raise ValueError(
             f"--refine_steps: expected 0 with --ranking set_difference, which says what may go at all, got {refine_steps}. "
             "Choose the continuous or the binary ranking"
         )
-    if refine_steps < 0 or refine_lr <= 0:
-        raise ValueError(
-            f"--refine_steps and --refine_lr: expected >= 0 and > 0, got {refine_steps} and {refine_lr}. Give 0 steps for none"
-        )
-    if refine_lr > GREATEST:
-        raise ValueError(f"--refine_lr: expected at most {GREATEST:g}, got {refine_lr}. Give a smaller one")
     if refine_steps:
         unseen_of(data)
+    size = masked_layer(model, data, mask_layer).size
+    return {"topk_count": count_of(topk, size, "topk"), "kappa_count": count_of(kappa, size, "kappa")}
 
 
-@register("MIMU", source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu", resolve=resolve_amounts, augments=())
+@register("MIMU", source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu", resolve=(resolve,), augments=())
 def mimu(
     model: nn.Module,
     data: ForgetData,
     *,
     topk: Amount = 50,
-    kappa: Amount = 0.1,
-    mask_layer: str | None = None,
+    kappa: Kappa = 0.1,
+    mask_layer: MaskLayer | None = None,
     ranking: Ranking = "continuous",
     sampler: Sampler = "sinkhorn",
-    contrast: float = 100.0,
-    retain_weight: float = 4.0,
+    contrast: Weight = 100.0,
+    retain_weight: Weight = 4.0,
     prior: Prior = "weight",
-    rho: float = 0.1,
-    tau: float = 0.1,
+    rho: Weight = 0.1,
+    tau: Temperature = 0.1,
     gradient: Gradient = "margin",
-    representatives: int = 128,
-    gcn_steps: int = 300,
-    gcn_lr: float = 1e-2,
-    gcn_weight_decay: float = 5e-4,
-    gcn_batch: int = 1024,
-    refine_steps: int = 0,
-    refine_lr: float = 0.1,
+    representatives: Count = 128,
+    gcn_steps: Count = 300,
+    gcn_lr: LearningRate = 1e-2,
+    gcn_weight_decay: WeightDecay = 5e-4,
+    gcn_batch: BatchSize = 1024,
+    refine_steps: CountFromZero = 0,
+    refine_lr: LearningRate = 0.1,
 ) -> Unlearned:
     """Switch off the few weights of one layer that serve what is to be forgotten, as a graph network reads them.
 
@@ -94,8 +75,6 @@ def mimu(
 
     Flags:
         topk: weights that a class mask marks as important
-        kappa: weights that the final mask switches off
-        mask_layer: the masked layer, by name or by index over the linear layers; none is the architecture's choice
         ranking: how a request orders the weights (training ranks by the continuous score)
         sampler: how training chooses the top-k: exactly, with Gumbel noise, or by the plain k-th value
         contrast: weight of L_drop; 0 is the paper's objective
@@ -120,26 +99,12 @@ def mimu(
     L_drop, averaged features and the ranking by s are ours. Between the rounds of the network it has sigmoid, here relu; it takes 32
     steps of single images' graphs, here 300 of averaged ones; its topk is 8,000 weights, here 50.
     """
+    given = dict(locals())
     started = time.perf_counter()
-    _check_refinement(data, ranking, refine_steps, refine_lr)
     student = copy_of(model)
     layer = masked_layer(student, data, mask_layer)
-    settings = NetworkSettings(
-        topk=count_of(topk, layer.size, "topk"),
-        kappa=count_of(kappa, layer.size, "kappa"),
-        contrast=contrast,
-        retain_weight=retain_weight,
-        prior=prior,
-        rho=rho,
-        tau=tau,
-        sampler=sampler,
-        gradient=gradient,
-        representatives=representatives,
-        gcn_steps=gcn_steps,
-        gcn_lr=gcn_lr,
-        gcn_weight_decay=gcn_weight_decay,
-        gcn_batch=gcn_batch,
-    )
+    counts = {name: count_of(given[name], layer.size, name) for name in ("topk", "kappa")}
+    settings = NetworkSettings.of(given | counts)
     network = network_of(student, layer, data, settings)
     trained = time.perf_counter()
     comparisons = comparisons_of(data, lambda: network.by_class, lambda images: network.of_images(layer, images, gradient, data.device))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,13 +22,12 @@ from vision_data import ImageSet
 
 CLASSES_A_STEP = 10
 IMAGES_IN_KEY = 64
-GREATEST = 1e37  # of what a weight is multiplied with: Adam's first step takes ten times its learning rate, and float32 ends at 3.4e38
 VERSION = 3  # part of the cache's key: raise it when the same settings would train another network
 
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """The flags that the trained network depends on, topk and kappa as numbers of weights. Raises ValueError for what makes no sense."""
+    """The flags that the trained network depends on, topk and kappa as numbers of weights."""
 
     topk: int
     kappa: int
@@ -44,21 +44,10 @@ class NetworkSettings:
     gcn_weight_decay: float
     gcn_batch: int
 
-    def __post_init__(self) -> None:
-        for name in ("representatives", "gcn_steps", "gcn_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name}: expected an integer >= 1, got {getattr(self, name)}. Give at least 1")
-        for name in ("tau", "gcn_lr"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"--{name}: expected a number > 0, got {getattr(self, name)}. Give a positive one")
-        for name in ("contrast", "rho", "retain_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name}: expected a number >= 0, got {getattr(self, name)}. Give 0 to leave the term out")
-        for name in ("gcn_lr", "gcn_weight_decay"):
-            if getattr(self, name) > GREATEST:
-                raise ValueError(f"--{name}: expected at most {GREATEST:g}, got {getattr(self, name)}. Give a smaller one")
-        if self.gcn_weight_decay < 0:
-            raise ValueError(f"--gcn_weight_decay: expected a number >= 0, got {self.gcn_weight_decay}. Give 0 for none")
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> NetworkSettings:
+        """Those of the method's settings that the network depends on."""
+        return cls(**{field.name: settings[field.name] for field in fields(cls)})
 
 
 @dataclass(frozen=True)

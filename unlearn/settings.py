@@ -1,0 +1,51 @@
+"""The types of hyperparameters: each with its range, how a search draws it, and the help that methods share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from registry import Help, Range, Search
+from training.recipe import BatchSize, LearningRate, WeightDecay
+from unlearn.amount import Amount
+
+__all__ = ["Amount", "BatchSize", "LearningRate", "WeightDecay"]
+
+RESOLVED: Any = None  # the default of a setting that depends on the model, the data or another setting: see `resolve` of the method
+
+Count = Annotated[int, Range(1), Search("log", 1, 1000)]
+CountFromZero = Annotated[int, Range(0), Search("linear", 0, 10)]
+Seed = Annotated[int, Range(0, 2**63 - 1)]
+Epochs = Annotated[int, Range(1), Search("log", 1, 30)]
+Momentum = Annotated[float, Range(0, 1, "[)"), Search("linear", 0, 0.99), Help("momentum of SGD")]
+Temperature = Annotated[float, Range(0, ends="(]"), Search("log", 0.1, 10)]
+
+Positive = Annotated[float, Range(0, ends="(]"), Search("log", 1e-3, 1e3)]
+Weight = Annotated[float, Range(0), Search("log", 1e-3, 1e3)]
+Share = Annotated[float, Range(0, 1, "(]"), Search("linear", 0.05, 1)]
+BetweenZeroAndOne = Annotated[float, Range(0, 1, "()"), Search("linear", 0.01, 0.99)]
+
+Kappa = Annotated[Amount, Help("weights to switch off"), Search("log", 1e-3, 0.5)]
+MaskLayer = Annotated[str, Help("the masked layer, by name or by index over the linear layers; none is the architecture's choice")]
+
+Beta = Annotated[BetweenZeroAndOne, Help("weight of the retain gradient, between 0 and 1"), Search("linear", 0.5, 0.99)]
+AddOnName = Annotated[
+    str, Help("rule that combines the two gradients instead: GradMask, ANDMask, VarGrad, GradFocus, OPT, FocusOPT, SalUn")
+]
+Quantile = Annotated[
+    float,
+    Range(0, 1, "[)"),
+    Search("linear", 0, 0.9),
+    Help("least agreement (GradMask, VarGrad) or share of the gradient's entries (SalUn) that an add-on masks by (.3)"),
+]
+Memory = Annotated[
+    float,
+    Range(0, 1, "[)"),
+    Search("linear", 0, 0.99),
+    Help("how much of the second moments an add-on keeps from step to step (.9)"),
+]
+MemoryStart = Annotated[
+    float,
+    Range(0),
+    Search("log", 1e-3, 1),
+    Help("the second moments of an add-on's first step, over the squared gradient (1 - memory; VarGrad 1)"),
+]
