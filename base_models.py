@@ -39,10 +39,10 @@ from training import (
 )
 from training.estimate import estimated_seconds
 from training.file_lock import locked_together
+from training.precision import Precision
+from training.process_group import ALONE, ProcessGroup, processes_started
 from training.recipe import FLAGS, changed, differences
 from training.storage import LONGEST_NAME, shortened
-from training.way import Way
-from training.world import ALONE, World, processes_started
 from vision_data import (
     AUTO,
     DATA,
@@ -107,23 +107,25 @@ class BaseModels:
 
     Everything that a person may have got wrong is found when this is made, before anything is trained: ValueError for
     unknown names, options, classes, a checkpoint of something else, a folder that can't be written; FileNotFoundError for
-    missing data. `world`: the processes that train a model together; the first of them saves it.
+    missing data. `group`: the processes that train a model together; the first of them saves it.
     """
 
-    def __init__(self, config: BaseConfig, *, progress: Progress = silent, splits: Splits | None = None, world: World = ALONE) -> None:
-        if processes_started() != world.size:
+    def __init__(
+        self, config: BaseConfig, *, progress: Progress = silent, splits: Splits | None = None, group: ProcessGroup = ALONE
+    ) -> None:
+        if processes_started() != group.size:
             raise ValueError(
                 f"expected one process, got {processes_started()} of torchrun (WORLD_SIZE). Train by torchrun main_baseline.py and "
                 "main_ideal.py, then start this without torchrun"
             )
         dataset = DATASETS[config.dataset]
         self.asked = self.config = config
-        self.progress, self.world = progress, world
+        self.progress, self.group = progress, group
         self.device = device_named(config.device)
         self.architecture: Entry[Any] = ARCHITECTURES[config.arch or dataset.facts.arch]
         self.options = self.architecture.settings(config.arch_options)
         mask = config.mask
-        found = world.agreed(checkpoint_metadata(mask) if mask is not None and mask.exists() else None)
+        found = group.agreed(checkpoint_metadata(mask) if mask is not None and mask.exists() else None)
         self.epochs = self._epochs(dataset.facts.epochs, found)
         facts = self.architecture.facts
         usual = Recipe(self.epochs, facts.optimizer, facts.lr, facts.batch_size, facts.weight_decay, dataset.facts.augment)
@@ -178,8 +180,8 @@ class BaseModels:
         if path.exists():
             return
         self.validation_of(trained_on)
-        size = self.recipe.batch_size_for(len(images), self.world.size)
-        if 1 not in (size, len(images)) or self.world.size > 1 or not fails_on_one(self.untrained(), self._few_images(1)):
+        size = self.recipe.batch_size_for(len(images), self.group.size)
+        if 1 not in (size, len(images)) or self.group.size > 1 or not fails_on_one(self.untrained(), self._few_images(1)):
             return
         if len(images) == 1:
             raise ValueError(
@@ -216,8 +218,8 @@ class BaseModels:
             return asked
         if found is not None:
             return found.normalisation or DATA
-        there = self.world.first and mask is not None and mask.exists()
-        return str(self.world.agreed(stated_by(load_weights(Path(str(mask)), self.untrained())) if there else DATA))
+        there = self.group.first and mask is not None and mask.exists()
+        return str(self.group.agreed(stated_by(load_weights(Path(str(mask)), self.untrained())) if there else DATA))
 
     def _tell(self, path: Path, loaded: Loaded) -> None:
         """Warn of what was done to take weights of another program, and of how images are normalised for them."""
@@ -312,10 +314,10 @@ class BaseModels:
 
     def _made_once(self, images: ImageSet, path: Path, trained_on: str, label: str) -> Trained:
         """One process trains, or those of one torchrun together; all others that want the same model wait for it, and load it."""
-        if self.world.agreed(path.exists()):
+        if self.group.agreed(path.exists()):
             return self._load(path)
-        with locked_together(path, self.world):
-            return self._load(path) if self.world.agreed(path.exists()) else self._train(images, path, trained_on, label)
+        with locked_together(path, self.group):
+            return self._load(path) if self.group.agreed(path.exists()) else self._train(images, path, trained_on, label)
 
     def ideal_command(self) -> str:
         """The command that trains this ideal model."""
@@ -350,7 +352,7 @@ class BaseModels:
 
     def _load(self, path: Path) -> Trained:
         started = time.perf_counter()
-        if not self.world.first:  # other machines may not have the file
+        if not self.group.first:  # other machines may not have the file
             return Trained(self.untrained(), path, None, True, time.perf_counter() - started, [])
         model, loaded = self._read(path)
         return Trained(model, path, loaded.metadata, True, time.perf_counter() - started, [])
@@ -371,7 +373,7 @@ class BaseModels:
             progress=self.progress,
             label=label,
             state=state,
-            world=self.world,
+            group=self.group,
         )
         seconds = time.perf_counter() - started + state.before
         validation = score_of(model, validation_images, self.device)
@@ -381,21 +383,21 @@ class BaseModels:
             validation_score=validation,
             train_seconds=seconds,
             versions=library_versions(),
-            computed=str(state.way),
+            computed=str(state.precision),
         )
-        if self.world.first:
+        if self.group.first:
             try:
                 save_checkpoint(path, model, metadata)
             except ValueError as error:
                 kept = f". The training is kept in {state.path}: the same command goes on from there" if state.path.exists() else ""
                 raise ValueError(f"{error}{kept}") from error
             state.remove()
-        self.world.wait()
+        self.group.wait()
         return Trained(model, path, metadata, False, time.perf_counter() - started, history)
 
     def _tell_duration(self, images: ImageSet, label: str) -> None:
         """A warning where images of a person's own take minutes to train on: another architecture may take seconds."""
-        if not DATASETS[self.config.dataset].facts.free_form or not self.world.first or len(images) < 2:
+        if not DATASETS[self.config.dataset].facts.free_form or not self.group.first or len(images) < 2:
             return
         seconds = estimated_seconds(self.untrained(), images, self.recipe, self.device)
         if seconds >= WORTH_A_WORD:
@@ -409,14 +411,14 @@ class BaseModels:
     def settled_recipe(self) -> Recipe:
         """The recipe; what it leaves to be measured is as the initial model, else the ideal one, was trained, where it is there.
 
-        Models that are compared are then computed in one way, whatever the clock says.
+        Models that are compared are then computed in one precision, whatever the clock says.
         """
         if "auto" not in (self.recipe.precision, self.recipe.memory_format, self.recipe.compile):
             return self.recipe
-        there = [path for path in (self.initial_path, self.ideal_path) if path.exists()] if self.world.first else []
+        there = [path for path in (self.initial_path, self.ideal_path) if path.exists()] if self.group.first else []
         said = (found.computed for found in map(checkpoint_metadata, there) if found is not None and found.computed)
-        words = self.world.agreed(next(said, ""))
-        return Way.named(words).settled(self.recipe) if words else self.recipe
+        words = self.group.agreed(next(said, ""))
+        return Precision.named(words).settled(self.recipe) if words else self.recipe
 
     def validation_of(self, trained_on: str) -> ImageSet:
         """The validation images of the classes that are trained on. ValueError, before anything is trained, where there are none."""
@@ -435,7 +437,7 @@ class BaseModels:
         about = asdict(self.metadata(trained_on)) | {
             "versions": library_versions(),
             "recipe": asdict(self.recipe),
-            "processes": self.world.size,
+            "processes": self.group.size,
         }
         plain: dict[str, Any] = json.loads(json.dumps({name: value for name, value in about.items() if value == value}))
         return plain

@@ -469,7 +469,7 @@ def train_base_model(argv: Sequence[str] | None, about: str, which: Literal["ini
 
     from base_models import BaseModels, device_named
     from training import silent
-    from training.world import joined, own_device
+    from training.process_group import joined, own_device
 
     options.device = own_device(options.device)
     config = base_config(options, architecture, options.seed)
@@ -477,10 +477,10 @@ def train_base_model(argv: Sequence[str] | None, about: str, which: Literal["ini
     if wanted:
         with _divergence_as_error():
             return _make_sets(BaseModels(config, progress=progress_bar), wanted)
-    with _divergence_as_error(), joined(device_named(options.device)) as world:
-        base = BaseModels(config, progress=progress_bar if world.first else silent, world=world)
+    with _divergence_as_error(), joined(device_named(options.device)) as group:
+        base = BaseModels(config, progress=progress_bar if group.first else silent, group=group)
         trained = base.initial() if which == "initial" else base.ideal()
-        if world.first:
+        if group.first:
             print(_told(base, trained, which))
     return 0
 
@@ -522,13 +522,13 @@ def _add_set_flags(parser: argparse.ArgumentParser, which: Literal["initial", "i
 
 
 def _make_sets(base: BaseModels, wanted: Mapping[Kind, int]) -> int:
-    from model_sets import make, members_of
+    from model_sets import specs_of, train_set
 
     for kind, count in wanted.items():
-        members_of(base, kind, count)  # before anything is trained
+        specs_of(base, kind, count)  # before anything is trained
     for kind, count in wanted.items():
-        made = make(base, kind, count)
+        made = train_set(base, kind, count)
         trained = count - made.loaded
         each = f"{trained} trained in {made.seconds:.1f} s, {made.seconds / trained:.2f} s each" if trained else "none to train"
-        print(f"{count} {kind}: {made.loaded} were there, {each}: {made.members[0].path} to {made.members[-1].path.name}")
+        print(f"{count} {kind}: {made.loaded} were there, {each}: {made.specs[0].path} to {made.specs[-1].path.name}")
     return 0

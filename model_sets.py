@@ -36,7 +36,7 @@ FLAGS: dict[Kind, str] = {
 
 
 @dataclass(frozen=True)
-class Member:
+class ModelSpec:
     """A model of a set: its checkpoint, what that says of itself, the seed of its weights, and that of its batch order.
 
     `rows` (n,) are the positions in the training set of the images that it is trained on.
@@ -51,16 +51,16 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Made:
-    """What became of a set: its members, how many of them were there already, and the seconds that the others took."""
+class TrainedSet:
+    """What became of a set: its specs, how many of them were there already, and the seconds that the others took."""
 
-    members: list[Member]
+    specs: list[ModelSpec]
     loaded: int
     seconds: float
 
 
 @dataclass(frozen=True)
-class Kept:
+class TrainedModel:
     """A model that was found, in eval mode on the base models' device, and the positions in the training set that it was trained on."""
 
     model: nn.Module
@@ -68,7 +68,7 @@ class Kept:
     path: Path
 
 
-def members_of(base: BaseModels, kind: Kind, count: int) -> list[Member]:
+def specs_of(base: BaseModels, kind: Kind, count: int) -> list[ModelSpec]:
     """The first `count` models of a set.
 
     initial models, oracles    of the seeds seed, seed + 1, ...: the first is the initial or the ideal model itself, and all are
@@ -94,7 +94,7 @@ def members_of(base: BaseModels, kind: Kind, count: int) -> list[Member]:
     return [_seeded(path, "train", seed, everything) for path, seed in zip(paths, seeds, strict=True)]
 
 
-def make(base: BaseModels, kind: Kind, count: int) -> Made:
+def train_set(base: BaseModels, kind: Kind, count: int) -> TrainedSet:
     """Train the models of a set that are not there yet, many at once, and save each: killed, it goes on with those that are missing.
 
     A model that another process makes meanwhile is waited for, and taken as it is: others may rest on it already, and a model that is
@@ -102,43 +102,43 @@ def make(base: BaseModels, kind: Kind, count: int) -> Made:
 
     Raises ValueError for a count that makes no sense and for a checkpoint in its place that is of something else or damaged.
     """
-    members = members_of(base, kind, count)
-    missing = _missing(base, members)
+    specs = specs_of(base, kind, count)
+    missing = _missing(base, specs)
     started = time.perf_counter()
     size = models_at_once(base.untrained(), base.device)
     stacks = [missing[start : start + size] for start in range(0, len(missing), size)]
     trained = 0
     for number, stack in enumerate(stacks, 1):
-        with all_locked([member.path for member in stack]):
+        with all_locked([spec.path for spec in stack]):
             left = _missing(base, stack)
             if left:
                 _train(base, left, kind if len(stacks) == 1 else f"{kind} {number}/{len(stacks)}")
             trained += len(left)
-    return Made(members, count - trained, time.perf_counter() - started)
+    return TrainedSet(specs, count - trained, time.perf_counter() - started)
 
 
-def found(base: BaseModels, kind: Kind, count: int) -> list[Kept]:
+def load_set(base: BaseModels, kind: Kind, count: int) -> list[TrainedModel]:
     """The first `count` models of a set. FileNotFoundError, naming the command that makes them, where some are missing."""
-    members = members_of(base, kind, count)
-    missing = _missing(base, members)
+    specs = specs_of(base, kind, count)
+    missing = _missing(base, specs)
     if missing:
         raise FileNotFoundError(
             f"expected {count} {kind} in {base.save_dir}, and {len(missing)} of them are missing. Make them: {command(base, kind, count)}"
         )
-    return [_load(base, member) for member in members]
+    return [_load(base, spec) for spec in specs]
 
 
 def oracles_of(base: BaseModels, seeds: Sequence[int]) -> Iterator[nn.Module]:
     """The oracles of these seeds, one after the other. FileNotFoundError, naming the command that makes them, where one is missing."""
-    members = _oracles(base, seeds)
-    missing = _missing(base, members)
+    specs = _oracles(base, seeds)
+    missing = _missing(base, specs)
     if missing:
         first = min(base.config.seed, *seeds)
         makes = command(base, "oracles", max(seeds) + 1 - first, seed=first)
         asked = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
         count = f"{len(missing)} of {len(seeds)} missing"
         raise FileNotFoundError(f"expected oracles of {asked} in {base.save_dir}, and found {count}. Make them: {makes}")
-    return (_load(base, member).model for member in members)
+    return (_load(base, spec).model for spec in specs)
 
 
 def command(base: BaseModels, kind: Kind, count: int, *, seed: int | None = None) -> str:
@@ -151,17 +151,17 @@ def _flag(kind: Kind) -> str:
     return FLAGS[kind].partition("--")[2]
 
 
-def _oracles(base: BaseModels, seeds: Sequence[int]) -> list[Member]:
+def _oracles(base: BaseModels, seeds: Sequence[int]) -> list[ModelSpec]:
     retained = torch.isin(base.splits.train.indexes, base.retain.indexes).nonzero().flatten()
     return [_seeded(base.ideal_path_of(seed), base.request_identity, seed, retained) for seed in seeds]
 
 
-def _seeded(path: Path, trained_on: str, seed: int, rows: Tensor) -> Member:
+def _seeded(path: Path, trained_on: str, seed: int, rows: Tensor) -> ModelSpec:
     """A model as main_baseline.py or main_ideal.py would train it with that seed."""
-    return Member(path, trained_on, seed, seed, generator_for(seed, "train"), rows)
+    return ModelSpec(path, trained_on, seed, seed, generator_for(seed, "train"), rows)
 
 
-def _shadow(base: BaseModels, number: int) -> Member:
+def _shadow(base: BaseModels, number: int) -> ModelSpec:
     seed, images = base.config.seed, len(base.splits.train)
     pair, side = divmod(number - 1, 2)
     order = torch.randperm(images, generator=generator_for(seed, "shadows", base.config.split_seed, pair))
@@ -169,38 +169,38 @@ def _shadow(base: BaseModels, number: int) -> Member:
     rows = order[side * half : (side + 1) * half].sort().values
     weights = generator_for(seed, "shadow", number, "weights").initial_seed()
     path = base.checkpoint_named(f"{base.stem_of(seed)}_shadow{number}")
-    return Member(path, f"shadow{number}", seed, weights, generator_for(seed, "shadow", number, "train"), rows)
+    return ModelSpec(path, f"shadow{number}", seed, weights, generator_for(seed, "shadow", number, "train"), rows)
 
 
-def _missing(base: BaseModels, members: Sequence[Member]) -> list[Member]:
+def _missing(base: BaseModels, specs: Sequence[ModelSpec]) -> list[ModelSpec]:
     """Those that are not there. ValueError where something else is in the place of one, or the same model in the place of two."""
-    there = [member for member in members if member.path.exists()]
-    for member in there:
-        _check(base, member)
+    there = [spec for spec in specs if spec.path.exists()]
+    for spec in there:
+        _check(base, spec)
     _check_different(base, there)
-    unsealed_ones = [member.path for member in there if unsealed(member.path)]
+    unsealed_ones = [spec.path for spec in there if unsealed(spec.path)]
     if unsealed_ones:
         warnings.warn(f"{len(unsealed_ones)} models like this: {unsealed(unsealed_ones[0])}", stacklevel=2)
-    return [member for member in members if not member.path.exists()]
+    return [spec for spec in specs if not spec.path.exists()]
 
 
-def _check(base: BaseModels, member: Member) -> None:
-    check_checkpoint(member.path, base.metadata(member.trained_on), base.architecture.defaults)
-    found = checkpoint_metadata(member.path)
-    if found is not None and found.seed != member.seed:
+def _check(base: BaseModels, spec: ModelSpec) -> None:
+    check_checkpoint(spec.path, base.metadata(spec.trained_on), base.architecture.defaults)
+    found = checkpoint_metadata(spec.path)
+    if found is not None and found.seed != spec.seed:
         raise ValueError(
-            f"{member.path}: expected the model of seed {member.seed}, got that of seed {found.seed}. Move this file away: it is made again"
+            f"{spec.path}: expected the model of seed {spec.seed}, got that of seed {found.seed}. Move this file away: it is made again"
         )
 
 
-def _check_different(base: BaseModels, members: Sequence[Member]) -> None:
-    """ValueError where two members of a set have the same weights, or one of them those of the initial model of its seed.
+def _check_different(base: BaseModels, specs: Sequence[ModelSpec]) -> None:
+    """ValueError where two specs of a set have the same weights, or one of them those of the initial model of its seed.
 
     A copy is no second sample, and a copy of the initial model has seen everything.
     """
-    initial = {base.initial_path_of(member.seed): None for member in members if member.trained_on != "train"}
+    initial = {base.initial_path_of(spec.seed): None for spec in specs if spec.trained_on != "train"}
     owner: dict[str, Path] = {}
-    for path in (*(path for path in initial if path.exists()), *(member.path for member in members)):
+    for path in (*(path for path in initial if path.exists()), *(spec.path for spec in specs)):
         first = owner.setdefault(named_digest(path), path)
         if first != path:
             raise ValueError(
@@ -208,35 +208,35 @@ def _check_different(base: BaseModels, members: Sequence[Member]) -> None:
             )
 
 
-def _load(base: BaseModels, member: Member) -> Kept:
-    model = base.built(member.weights)
-    _check(base, member)
-    load_checkpoint(member.path, model)
-    return Kept(model, member.rows, member.path)
+def _load(base: BaseModels, spec: ModelSpec) -> TrainedModel:
+    model = base.built(spec.weights)
+    _check(base, spec)
+    load_checkpoint(spec.path, model)
+    return TrainedModel(model, spec.rows, spec.path)
 
 
-def _train(base: BaseModels, stack: Sequence[Member], label: str) -> None:
+def _train(base: BaseModels, stack: Sequence[ModelSpec], label: str) -> None:
     started = time.perf_counter()
-    models = [base.built(member.weights) for member in stack]
+    models = [base.built(spec.weights) for spec in stack]
     histories = fit_many(
         models,
         base.splits.train,
-        [member.rows for member in stack],
+        [spec.rows for spec in stack],
         base.settled_recipe(),
-        generators=[member.order for member in stack],
+        generators=[spec.order for spec in stack],
         device=base.device,
         progress=base.progress,
         label=label,
     )
     seconds = (time.perf_counter() - started) / len(stack)
     validation = base.validation_of(stack[0].trained_on)
-    for member, model, history in zip(stack, models, histories, strict=True):
+    for spec, model, history in zip(stack, models, histories, strict=True):
         metadata = base.metadata(
-            member.trained_on,
-            seed=member.seed,
+            spec.trained_on,
+            seed=spec.seed,
             train_score=history[-1]["score"],
             validation_score=score_of(model, validation, base.device),
             train_seconds=seconds,
             versions=library_versions(),
         )
-        save_checkpoint(member.path, model, metadata)
+        save_checkpoint(spec.path, model, metadata)

@@ -40,7 +40,7 @@ from run_settings import (
     run_params,
     train_seconds,
 )
-from stages import stage
+from timed import timed
 from tracking.run import TrackedRun, tracked_run
 from tracking.store import check_store
 from training import DiskCache, Progress, check_writable, model_digest, silent, warm_up
@@ -158,9 +158,9 @@ class Pipeline:
             run.params({name: value for name, value in run_params(self).items() if name != MASKED})
             log_code(run, self.entries)
             tell_missing(self.base)
-            with stage(self.stages, "initial"):
+            with timed(self.stages, "initial"):
                 initial = self.base.initial()
-            with stage(self.stages, "ideal"):
+            with timed(self.stages, "ideal"):
                 ideal = self.ideal()
             if ideal is not None:
                 check_retrained(initial.model, ideal.model, ideal.path)
@@ -172,12 +172,12 @@ class Pipeline:
             base_models = self._base_models(initial, ideal)
             self._know(base_models)
             warm_up()
-            with stage(self.stages, "unlearn"), self._divergence_told(run):
+            with timed(self.stages, "unlearn"), self._divergence_told(run):
                 unlearned = unlearn(self.config.unlearn, initial.model, self.data, **self.settings)
             self._check_untouched(initial)
             run.params({"unlearned_digest": model_digest(unlearned.model)})
             self._warn(run, self._count_masked(run, unlearned) + self.intermediate.warnings())
-            with stage(self.stages, "evaluate"), self._divergence_told(run):
+            with timed(self.stages, "evaluate"), self._divergence_told(run):
                 measured = measure(
                     unlearned.model,
                     base_models,
@@ -189,7 +189,7 @@ class Pipeline:
                     ways=self._ways(),
                 )
             self.warnings += self._judge(initial, unlearned, measured)
-            with stage(self.stages, "report"):
+            with timed(self.stages, "report"):
                 done = MeasuredRun(self, initial, ideal, unlearned, measured)
                 path = run.raw = write_json(done, run.run_id)  # before the store is asked for anything: it may be away
                 self._warn(run, [])
@@ -272,10 +272,10 @@ class Pipeline:
     def _on_epoch(self, model: nn.Module, epoch: int) -> None:
         """Look at an intermediate model, without a trace in it, in the random state, or in the seconds of the stage it is in."""
         with undisturbed(self.base.device):
-            with stage(self.stages, "epoch_scores"):
+            with timed(self.stages, "epoch_scores"):
                 self.intermediate.score(model, epoch, self.data)
             if epoch in self.checkpoint_epochs:
-                with stage(self.stages, "checkpoint_evaluation"):
+                with timed(self.stages, "checkpoint_evaluation"):
                     self.intermediate.evaluate(model, epoch, self.data, self.base.splits.test)
 
     def _base_models(self, initial: Trained, ideal: Trained | None) -> dict[str, nn.Module]:
@@ -289,7 +289,7 @@ class Pipeline:
     def _know(self, base_models: Mapping[str, nn.Module]) -> None:
         """Intermediate models are compared with the base models, which are evaluated for that, and for the final model, once."""
         if self.checkpoint_epochs:
-            with stage(self.stages, "checkpoint_evaluation"):
+            with timed(self.stages, "checkpoint_evaluation"):
                 self.intermediate.others = evidence_of_others(base_models, self.data, self.base.splits.test, self.metrics)
 
     def _amounts(self) -> tuple[dict[str, Any], int]:

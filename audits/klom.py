@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from audits.many_models import AuditResult, Notice, Start, audit_run, job_of, loaded, params_of, tell_cost, unlearned
+from audits.many_models import AuditResult, Notice, StartingModel, audit_run, job_of, loaded, params_of, tell_cost, unlearned
 from audits.margin_files import COLUMNS, SETS, array_of, check_columns, columns, npy, read_margins, sets_of, table
 from base_models import BaseConfig, BaseModels
 from evaluation import METRICS, Evidence, MetricFacts, Population, evaluate, needs_of, noise_floor
@@ -22,9 +22,9 @@ from evaluation.impl import Undecided
 from evaluation.klom import KLOM
 from evaluation.population import MINIMUM
 from measurement import evidence_of
-from model_sets import Kind, Member, make, members_of
+from model_sets import Kind, ModelSpec, specs_of, train_set
 from registry import Entry
-from stages import stage
+from timed import timed
 from tracking.run import TrackedRun
 from tracking.stored_run import WARNING_TAG
 from training import Progress, checkpoint_digest, checkpoint_header_digest, model_digest, silent
@@ -71,7 +71,7 @@ class KlomAudit:
         self.given = None if config.oracle_margins is None else self._given(config.oracle_margins)
         needed: tuple[Kind, ...] = ("initial models", "oracles") if self.given is None else ("initial models",)
         for kind in needed:
-            members_of(self.job.base, kind, config.models)
+            specs_of(self.job.base, kind, config.models)
         self.also = [self._of_one_model(name) for name in config.also]
         self._check_also()
         self.stages: dict[str, float] = {}
@@ -95,17 +95,17 @@ class KlomAudit:
             self.notice(f"warning: {self.warning}")
         with audit_run(self.job, "klom", self.name, params_of(self.job, **own)) as run:
             run.tags({WARNING_TAG: self.warning} if self.warning else {})
-            with stage(self.stages, "first"):
-                first = self._starts(make(self.job.base, "initial models", 1).members, self._ideals(1))[0]
+            with timed(self.stages, "first"):
+                first = self._starts(train_set(self.job.base, "initial models", 1).specs, self._ideals(1))[0]
                 tell_cost(self.job, first, self.config.models, self.notice)
-            with stage(self.stages, "initial"):
-                initial = make(self.job.base, "initial models", self.config.models).members
+            with timed(self.stages, "initial"):
+                initial = train_set(self.job.base, "initial models", self.config.models).specs
             rows: list[dict[str, Any]] = []
-            with stage(self.stages, "oracles"):
+            with timed(self.stages, "oracles"):
                 oracles = self._oracles(rows)
-            with stage(self.stages, "unlearn"):
+            with timed(self.stages, "unlearn"):
                 models = Population.of(self._after(initial, rows))
-            with stage(self.stages, "evaluate"):
+            with timed(self.stages, "evaluate"):
                 values, undefined = compared(models, oracles, self.config.klom_direction)
                 beside = floor_of(self.config.models) | means_of(rows, self._names)
             self._log(run, models, oracles, rows)
@@ -153,39 +153,39 @@ class KlomAudit:
     def _oracles(self, rows: list[dict[str, Any]]) -> Population:
         if self.given is not None:
             return Population(self.given)
-        members = make(self.job.base, "oracles", self.config.models).members
-        return Population.of(self._seen("oracle", loaded(self.job, member), member, rows) for member in members)
+        specs = train_set(self.job.base, "oracles", self.config.models).specs
+        return Population.of(self._seen("oracle", loaded(self.job, spec), spec, rows) for spec in specs)
 
-    def _after(self, initial: list[Member], rows: list[dict[str, Any]]) -> Iterator[Evidence]:
+    def _after(self, initial: list[ModelSpec], rows: list[dict[str, Any]]) -> Iterator[Evidence]:
         """What each unlearned model says."""
         starts = self._starts(initial, self._ideals(len(initial)))
-        for member, model in zip(initial, unlearned(self.job, starts), strict=True):
-            yield self._seen("unlearned", model, member, rows)
+        for spec, model in zip(initial, unlearned(self.job, starts), strict=True):
+            yield self._seen("unlearned", model, spec, rows)
 
-    def _starts(self, initial: list[Member], ideals: list[Member]) -> list[Start]:
+    def _starts(self, initial: list[ModelSpec], ideals: list[ModelSpec]) -> list[StartingModel]:
         return [
-            Start(f"the model of seed {member.seed}", partial(self._start, member, ideals[number : number + 1]))
-            for number, member in enumerate(initial)
+            StartingModel(f"the model of seed {spec.seed}", partial(self._start, spec, ideals[number : number + 1]))
+            for number, spec in enumerate(initial)
         ]
 
-    def _ideals(self, count: int) -> list[Member]:
+    def _ideals(self, count: int) -> list[ModelSpec]:
         """Ideal models that no oracle is, for a method that asks for one."""
         if "ideal" not in self.job.method.facts.needs:
             return []
         base = self.job.base
         after = replace(base.config, seed=base.config.seed + self.config.models)
-        return make(BaseModels(after, progress=base.progress, splits=base.splits), "oracles", count).members
+        return train_set(BaseModels(after, progress=base.progress, splits=base.splits), "oracles", count).specs
 
-    def _start(self, member: Member, ideal: list[Member]) -> tuple[nn.Module, ForgetData]:
-        data = replace(self.job.data, seed=member.seed, progress=silent, ideal=partial(loaded, self.job, ideal[0]) if ideal else None)
-        return loaded(self.job, member), data
+    def _start(self, spec: ModelSpec, ideal: list[ModelSpec]) -> tuple[nn.Module, ForgetData]:
+        data = replace(self.job.data, seed=spec.seed, progress=silent, ideal=partial(loaded, self.job, ideal[0]) if ideal else None)
+        return loaded(self.job, spec), data
 
-    def _seen(self, side: str, model: nn.Module, member: Member, rows: list[dict[str, Any]]) -> Evidence:
+    def _seen(self, side: str, model: nn.Module, spec: ModelSpec, rows: list[dict[str, Any]]) -> Evidence:
         evidence = evidence_of(model, self.job.data, self.job.base.splits.test)
         ta = "test_retain_score" if evidence.forget_classes else "test_score"
         scores = {"retain_score": evidence.metric("retain_score"), "ta": evidence.metric(ta)}
         also = {metric.name: _value(metric, evidence) for metric in self.also}
-        rows.append({"side": side, **origin(member), "digest": model_digest(model), **scores, **also})
+        rows.append({"side": side, **origin(spec), "digest": model_digest(model), **scores, **also})
         return evidence
 
     def _log(self, run: TrackedRun, models: Population, oracles: Population, rows: list[dict[str, Any]]) -> None:
@@ -238,11 +238,11 @@ def means_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[st
     return found
 
 
-def origin(member: Member) -> dict[str, Any]:
+def origin(spec: ModelSpec) -> dict[str, Any]:
     """Where a model comes from: its checkpoint, with the digests of its weights and of its header."""
-    header = checkpoint_header_digest(member.path) or ""
-    digests = {"checkpoint_digest": checkpoint_digest(member.path), "header_digest": header}
-    return {"seed": member.seed, "checkpoint": member.path, **digests}
+    header = checkpoint_header_digest(spec.path) or ""
+    digests = {"checkpoint_digest": checkpoint_digest(spec.path), "header_digest": header}
+    return {"seed": spec.seed, "checkpoint": spec.path, **digests}
 
 
 def floor_of(models: int) -> dict[str, float]:

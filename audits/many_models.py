@@ -15,7 +15,7 @@ from torch import nn
 
 from base_models import BaseConfig, BaseModels
 from evaluation import NotFinite
-from model_sets import Member, oracles_of
+from model_sets import ModelSpec, oracles_of
 from pipeline import Pipeline, PipelineConfig
 from run_artifacts import log_code
 from run_settings import MASKED, origin_tags, run_params
@@ -29,7 +29,7 @@ Notice = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Start:
+class StartingModel:
     """One of the models that a method unlearns: who it is, and how to get it and its data."""
 
     name: str
@@ -99,14 +99,14 @@ def audit_run(job: Pipeline, kind: str, name: str, params: Mapping[str, Any]) ->
         yield run
 
 
-def loaded(job: Pipeline, member: Member) -> nn.Module:
+def loaded(job: Pipeline, spec: ModelSpec) -> nn.Module:
     """A model of a set, from its checkpoint."""
-    model = job.base.built(member.weights)
-    load_checkpoint(member.path, model)
+    model = job.base.built(spec.weights)
+    load_checkpoint(spec.path, model)
     return model
 
 
-def tell_cost(job: Pipeline, first: Start, count: int, notice: Notice) -> None:
+def tell_cost(job: Pipeline, first: StartingModel, count: int, notice: Notice) -> None:
     """Unlearn one model, and say what that took and what `count` will: before hundreds are trained. Raises NotFinite if it diverges."""
     warm_up()
     started = time.perf_counter()
@@ -115,13 +115,13 @@ def tell_cost(job: Pipeline, first: Start, count: int, notice: Notice) -> None:
     notice(f"{job.method.name}: {seconds:.2f} s for a first model, so about {_span(seconds * count)} for the {count} of this audit")
 
 
-def unlearned(job: Pipeline, starts: Sequence[Start]) -> Iterator[nn.Module]:
+def unlearned(job: Pipeline, starts: Sequence[StartingModel]) -> Iterator[nn.Module]:
     """The unlearned models, in the order of the starts. Raises NotFinite, which names the model, where a method diverges."""
     for start in job.progress(starts, f"{job.method.name} on many models"):
         yield _unlearned(job, start)
 
 
-def _unlearned(job: Pipeline, start: Start) -> nn.Module:
+def _unlearned(job: Pipeline, start: StartingModel) -> nn.Module:
     model, data = start.made()
     try:
         result = unlearn(job.config.unlearn, model, data, **job.settings).model

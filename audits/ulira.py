@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from audits.klom import MODELS, log_arrays, log_images, origin
-from audits.many_models import AuditResult, Notice, Start, audit_run, job_of, loaded, params_of, tell_cost, unlearned
+from audits.many_models import AuditResult, Notice, StartingModel, audit_run, job_of, loaded, params_of, tell_cost, unlearned
 from audits.margin_files import COLUMNS, columns, npy, table
 from base_models import BaseConfig
 from evaluation import Shadows, evaluate, outputs_of
 from evaluation.ulira import LEAST_SIDE, too_few
-from model_sets import Kind, Member, make, members_of
-from stages import stage
+from model_sets import Kind, ModelSpec, specs_of, train_set
+from timed import timed
 from training import Progress, fit, generator_for, model_digest, silent
 from unlearn import ForgetData
 from vision_data import ImageSet, forward_batch
@@ -70,7 +70,7 @@ class UliraAudit:
             self._check_halves()
         else:
             for kind in BESIDE:
-                members_of(self.job.base, kind, config.shadows // 2)
+                specs_of(self.job.base, kind, config.shadows // 2)
         self.stages: dict[str, float] = {}
 
     @property
@@ -89,7 +89,7 @@ class UliraAudit:
         with audit_run(self.job, "ulira", self.name, params_of(self.job, **own)) as run:
             rows: list[dict[str, Any]] = []
             shadows = self._of_halves(rows) if self.config.out == "unlearned" else self._beside_retrained(rows)
-            with stage(self.stages, "evaluate"):
+            with timed(self.stages, "evaluate"):
                 values, undefined = evaluate(shadows=shadows)
                 intervals = {f"ulira_{name}": ends for name, ends in shadows.intervals.items()}
                 beside = sizes_of(shadows)
@@ -105,13 +105,13 @@ class UliraAudit:
 
     def _of_halves(self, rows: list[dict[str, Any]]) -> Shadows:
         """Each shadow model unlearns the forget images that it was trained on."""
-        with stage(self.stages, "first"):
-            first = make(self.job.base, "shadows", 2).members[0]
-            tell_cost(self.job, Start("shadow model 1", partial(self._start, first, 1)), self.config.shadows, self.notice)
-        with stage(self.stages, "shadows"):
-            members = make(self.job.base, "shadows", self.config.shadows).members
-        starts = [Start(f"shadow model {number}", partial(self._start, shadow, number)) for number, shadow in enumerate(members, 1)]
-        with stage(self.stages, "unlearn"):
+        with timed(self.stages, "first"):
+            first = train_set(self.job.base, "shadows", 2).specs[0]
+            tell_cost(self.job, StartingModel("shadow model 1", partial(self._start, first, 1)), self.config.shadows, self.notice)
+        with timed(self.stages, "shadows"):
+            members = train_set(self.job.base, "shadows", self.config.shadows).specs
+        starts = [StartingModel(f"shadow model {number}", partial(self._start, shadow, number)) for number, shadow in enumerate(members, 1)]
+        with timed(self.stages, "unlearn"):
             margins = torch.stack(list(self._margins_after(starts, members, rows)))
         return Shadows(margins, self._member(members), attacked_halves(len(members)))
 
@@ -119,24 +119,24 @@ class UliraAudit:
         """Models of everything that unlearned the forget set, and oracles."""
         half = self.config.shadows // 2
         base = self.job.base
-        with stage(self.stages, "first"):
-            first = make(base, "initial models", 1).members[0]
-            tell_cost(self.job, Start(f"the model of seed {first.seed}", partial(self._start_of_all, first)), half, self.notice)
-        with stage(self.stages, "shadows"):
-            initial, oracles = (make(base, kind, half).members for kind in BESIDE)
-        starts = [Start(f"the model of seed {model.seed}", partial(self._start_of_all, model)) for model in initial]
-        with stage(self.stages, "unlearn"):
+        with timed(self.stages, "first"):
+            first = train_set(base, "initial models", 1).specs[0]
+            tell_cost(self.job, StartingModel(f"the model of seed {first.seed}", partial(self._start_of_all, first)), half, self.notice)
+        with timed(self.stages, "shadows"):
+            initial, oracles = (train_set(base, kind, half).specs for kind in BESIDE)
+        starts = [StartingModel(f"the model of seed {model.seed}", partial(self._start_of_all, model)) for model in initial]
+        with timed(self.stages, "unlearn"):
             margins = [*self._margins_after(starts, initial, rows), *(self._seen(loaded(self.job, m), m, rows) for m in oracles)]
         member = (torch.arange(2 * half) < half).unsqueeze(1).expand(-1, len(base.forget))
         return Shadows(torch.stack(margins), member, torch.arange(2 * half) % 2 == 1)
 
-    def _start_of_all(self, member: Member) -> tuple[nn.Module, ForgetData]:
+    def _start_of_all(self, member: ModelSpec) -> tuple[nn.Module, ForgetData]:
         """A model that was trained on everything. Its ideal model, where the method asks for it, is no oracle."""
         other = generator_for(member.seed, "ulira", "ideal").initial_seed()
         ideal = partial(self._retrained, self.job.data.retain, other)
         return loaded(self.job, member), replace(self.job.data, seed=member.seed, progress=silent, ideal=ideal)
 
-    def _start(self, shadow: Member, number: int) -> tuple[nn.Module, ForgetData]:
+    def _start(self, shadow: ModelSpec, number: int) -> tuple[nn.Module, ForgetData]:
         """A shadow model, and what it may use: the images that it was trained on."""
         base = self.job.base
         own = base.splits.train.subset(shadow.rows)
@@ -148,7 +148,7 @@ class UliraAudit:
             self.job.data, **sets, seed=seed, progress=silent, ideal=partial(self._retrained, retain, seed)
         )
 
-    def _member(self, shadows: Sequence[Member]) -> Tensor:
+    def _member(self, shadows: Sequence[ModelSpec]) -> Tensor:
         """(K, n) bool: which forget images each shadow model is trained on."""
         base = self.job.base
         return torch.stack([torch.isin(base.forget.indexes, base.splits.train.indexes[shadow.rows]) for shadow in shadows])
@@ -167,7 +167,7 @@ class UliraAudit:
 
     def _wrong_with(self, count: int) -> str:
         """What a number of shadow models can't do, in words; nothing where it will do."""
-        shadows = members_of(self.job.base, "shadows", count)
+        shadows = specs_of(self.job.base, "shadows", count)
         member = self._member(shadows)
         for number, (shadow, forgotten) in enumerate(zip(shadows, member.sum(1).tolist(), strict=True), 1):
             if forgotten in (0, len(shadow.rows)):
@@ -185,11 +185,11 @@ class UliraAudit:
         fit(model, retain, base.recipe, generator=generator_for(seed, "train"), device=base.device)
         return model
 
-    def _margins_after(self, starts: list[Start], members: list[Member], rows: list[dict[str, Any]]) -> Iterator[Tensor]:
+    def _margins_after(self, starts: list[StartingModel], members: list[ModelSpec], rows: list[dict[str, Any]]) -> Iterator[Tensor]:
         for member, model in zip(members, unlearned(self.job, starts), strict=True):
             yield self._seen(model, member, rows)
 
-    def _seen(self, model: nn.Module, member: Member, rows: list[dict[str, Any]]) -> Tensor:
+    def _seen(self, model: nn.Module, member: ModelSpec, rows: list[dict[str, Any]]) -> Tensor:
         """The margins of a model on the forget set; its row in the table of models."""
         forget, device = self.job.base.forget, self.job.base.device
         rows.append({"trained_on": member.trained_on, **origin(member), "digest": model_digest(model)})

@@ -73,18 +73,18 @@ def measured(base: BaseModels, options: Namespace) -> list[Row]:
     """A row for each damping."""
     import torch
 
-    from model_sets import found, make
+    from model_sets import load_set, train_set
     from unlearn import ForgetData
     from unlearn.attribution import Attribution, Shifted
     from unlearn.forget_and_retain import logits_of
     from unlearn.oracle_matching import mean_logits
 
-    make(base, "shadows", options.shadows)
-    make(base, "oracles", options.oracles)
+    train_set(base, "shadows", options.shadows)
+    train_set(base, "oracles", options.oracles)
     data = ForgetData.of(base.splits, base.config.request, seed=base.config.seed, device=base.device, progress=base.progress)
     initial, train, validation = base.initial().model, base.splits.train, base.splits.validation
-    shadows = found(base, "shadows", options.shadows)
-    oracles = [kept.model for kept in found(base, "oracles", options.oracles)]
+    shadows = load_set(base, "shadows", options.shadows)
+    oracles = [kept.model for kept in load_set(base, "oracles", options.oracles)]
     real = torch.stack([margins_of(logits_of(kept.model, validation, base.device).cpu(), validation.labels) for kept in shadows])
     sets = {"forget": base.forget, "others": validation}
     before = {name: logits_of(initial, images, base.device) for name, images in sets.items()}

@@ -4,7 +4,7 @@
     python benchmarks/training.py --part goal --data ./data          # on a GPU
 
 steps    `fit` beside the bare forward, backward and step on the same batch size: the perceptron in float32, the convolutional nets both
-         in the way that --train_precision auto and --train_memory_format auto find for the model on this machine. The perceptron's bare
+         with what --train_precision auto and --train_memory_format auto find for the model on this machine. The perceptron's bare
          loop takes its batches from a tensor of normalised images by a random order; the convolutional nets' has one batch, made before.
          `fit` draws, augments and normalises its own, watches the loss and counts. In turn, --repeats times, --steps steps each (the
          perceptron: 100 times as many). ms: on the clock; cpu ms: of all cores together, which says more where other processes are at
@@ -92,8 +92,8 @@ def row_of(arch: str, options: Namespace, device: Any) -> Row:
     import torch
 
     from models import ARCHITECTURES, build
+    from training.precision import precision_of
     from training.recipe import Recipe
-    from training.way import way_of
     from vision_data import DATASETS, load_splits
 
     dataset, most = MODELS[arch]
@@ -108,18 +108,20 @@ def row_of(arch: str, options: Namespace, device: Any) -> Row:
     drawn = torch.Generator().manual_seed(0)
     few = train.subset(torch.arange(options.batch_size))
     batches = few.batches(options.batch_size, generator=drawn, device=device, augment=recipe.augment)
-    way = way_of(recipe, model, lambda: next(batches), 0)
+    precision = precision_of(recipe, model, lambda: next(batches), 0)
     fixed = replace(
-        recipe, precision="bf16" if way.bf16 else "float32", memory_format="channels_last" if way.channels_last else "contiguous"
+        recipe,
+        precision="bf16" if precision.bf16 else "float32",
+        memory_format="channels_last" if precision.channels_last else "contiguous",
     )
     bare, fitted = [], []
     for _ in range(options.repeats):
-        bare.append(of_bare(arch, model, train, fixed, way, count))
+        bare.append(of_bare(arch, model, train, fixed, precision, count))
         fitted.append(of_fit(model, train, fixed, count))
     ms, cpu = ([median(one[k] for one in times) for times in (bare, fitted)] for k in (0, 1))
     return {
         "model": arch,
-        "way": str(way),
+        "precision": str(precision),
         "bare ms": f"{ms[0]:.3g}",
         "fit ms": f"{ms[1]:.3g}",
         "fit / bare": f"{ms[1] / ms[0]:.2f}",
@@ -139,7 +141,7 @@ def moment(device: Any) -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
-def of_bare(arch: str, model: Any, images: Any, recipe: Any, way: Any, count: int) -> tuple[float, float]:
+def of_bare(arch: str, model: Any, images: Any, recipe: Any, precision: Any, count: int) -> tuple[float, float]:
     """Milliseconds a step, on the clock and of all cores, of forward, backward and step written by hand; the first is not counted."""
     import copy
     from contextlib import nullcontext
@@ -150,7 +152,7 @@ def of_bare(arch: str, model: Any, images: Any, recipe: Any, way: Any, count: in
     from training.recipe import optimizer_of
 
     device, size = images.labels.device, recipe.batch_size
-    layout = torch.channels_last if way.channels_last else torch.contiguous_format
+    layout = torch.channels_last if precision.channels_last else torch.contiguous_format
     model = copy.deepcopy(model).to(memory_format=layout)
     optimizer = optimizer_of(list(model.parameters()), recipe)
     y = images.labels[: len(images) // size * size]
@@ -161,7 +163,7 @@ def of_bare(arch: str, model: Any, images: Any, recipe: Any, way: Any, count: in
     while done <= count:
         for rows in torch.randperm(len(y)).to(device).split(size):
             inputs, labels = (x[rows], y[rows]) if arch == "mlp" else one
-            with torch.autocast(device.type, torch.bfloat16) if way.bf16 else nullcontext():
+            with torch.autocast(device.type, torch.bfloat16) if precision.bf16 else nullcontext():
                 logits = model(inputs)
             loss = F.cross_entropy(logits.float(), labels)
             optimizer.zero_grad()

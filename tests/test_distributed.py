@@ -17,8 +17,8 @@ from base_models import BaseConfig, BaseModels
 from tests.two_processes import RECIPES, WORDS, trained, unused
 from training import Recipe, file_lock, fit, generator_for
 from training.checkpoints import checkpoint_metadata
+from training.process_group import ProcessGroup, own_device
 from training.storage import read_tensors
-from training.world import World, own_device
 from vision_data import ImageSet, Normalisation
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,7 +117,7 @@ def test_all_processes_end_where_one_sees_that_it_diverges(together):
 def test_those_who_train_together_hear_from_the_one_that_waits_for_a_lock(tmp_path, monkeypatch):
     said = []
 
-    class Told(World):
+    class Told(ProcessGroup):
         def agreed(self, value):
             said.append(value)
             if said == [False, False]:
@@ -130,8 +130,8 @@ def test_those_who_train_together_hear_from_the_one_that_waits_for_a_lock(tmp_pa
         with file_lock.locked_together(tmp_path / "it", Told(0, 2)):
             assert said == [False, False, True]
     answers = iter([False, False, True])
-    monkeypatch.setattr(World, "agreed", lambda self, value: next(answers))
-    with file_lock.locked_together(tmp_path / "it", World(1, 2)):
+    monkeypatch.setattr(ProcessGroup, "agreed", lambda self, value: next(answers))
+    with file_lock.locked_together(tmp_path / "it", ProcessGroup(1, 2)):
         assert list(answers) == []
 
 
@@ -177,7 +177,7 @@ def test_every_process_gets_two_images_of_every_batch(images, size, processes):
 
 def test_fewer_images_than_the_processes_need_are_refused():
     with pytest.raises(ValueError, match="training: expected two images a process, got 3 for 2 processes. Start fewer"):
-        fit(torch.nn.Flatten(), some(3), Recipe(1), generator=generator_for(1), world=World(0, 2))
+        fit(torch.nn.Flatten(), some(3), Recipe(1), generator=generator_for(1), group=ProcessGroup(0, 2))
 
 
 def test_what_trains_nothing_together_is_refused_under_torchrun(monkeypatch, capsys, tmp_path):

@@ -16,7 +16,7 @@ import main_baseline
 import main_ideal
 import model_sets
 from base_models import BaseConfig, BaseModels
-from model_sets import command, found, make, members_of
+from model_sets import command, load_set, specs_of, train_set
 from tests.edited_headers import edit_header
 from training import checkpoint_metadata, fit_many
 from training.file_lock import all_locked, locked
@@ -42,8 +42,8 @@ def states(models):
 
 def test_an_oracle_is_the_ideal_model_of_its_seed(tmp_path):
     together = base(save_dir=tmp_path / "together")
-    make(together, "oracles", 3)
-    for seed, oracle in enumerate(found(together, "oracles", 3), 1):
+    train_set(together, "oracles", 3)
+    for seed, oracle in enumerate(load_set(together, "oracles", 3), 1):
         alone = base(save_dir=tmp_path / "alone", seed=seed).ideal()
         torch.testing.assert_close(oracle.model.state_dict(), alone.model.state_dict(), atol=1e-5, rtol=0)
         assert oracle.path.name == alone.path.name
@@ -54,8 +54,8 @@ def test_an_oracle_is_the_ideal_model_of_its_seed(tmp_path):
 
 def test_initial_models_of_several_seeds_are_those_of_main_baseline(tmp_path):
     together = base(save_dir=tmp_path / "together", seed=4)
-    make(together, "initial models", 2)
-    for seed, (one, rows) in enumerate(((kept.model, kept.rows) for kept in found(together, "initial models", 2)), 4):
+    train_set(together, "initial models", 2)
+    for seed, (one, rows) in enumerate(((kept.model, kept.rows) for kept in load_set(together, "initial models", 2)), 4):
         alone = base(save_dir=tmp_path / "alone", seed=seed).initial()
         torch.testing.assert_close(one.state_dict(), alone.model.state_dict(), atol=1e-5, rtol=0)
         assert len(rows) == len(together.splits.train)
@@ -63,10 +63,10 @@ def test_initial_models_of_several_seeds_are_those_of_main_baseline(tmp_path):
 
 def test_models_that_are_there_are_not_trained_again():
     first = base().ideal()
-    made = make(base(), "oracles", 3)
+    made = train_set(base(), "oracles", 3)
     assert made.loaded == 1
-    assert torch.equal(found(base(), "oracles", 1)[0].model[1].weight, first.model[1].weight)
-    assert make(base(), "oracles", 3).loaded == 3
+    assert torch.equal(load_set(base(), "oracles", 1)[0].model[1].weight, first.model[1].weight)
+    assert train_set(base(), "oracles", 3).loaded == 3
 
 
 def test_a_model_that_another_makes_meanwhile_is_waited_for_and_left_as_it_is(monkeypatch):
@@ -81,7 +81,10 @@ def test_a_model_that_another_makes_meanwhile_is_waited_for_and_left_as_it_is(mo
             kept.append(base(seed=2)._train(base().splits.train, place, "train", "initial model").path.read_bytes())
 
     holds, begins = threading.Event(), threading.Event()
-    other, ours = threading.Thread(target=other_process), threading.Thread(target=lambda: done.append(make(base(), "initial models", 3)))
+    other, ours = (
+        threading.Thread(target=other_process),
+        threading.Thread(target=lambda: done.append(train_set(base(), "initial models", 3))),
+    )
     trained = []
     monkeypatch.setattr(
         model_sets, "fit_many", lambda models, *rest, **more: trained.append(len(models)) or fit_many(models, *rest, **more)
@@ -100,49 +103,49 @@ def test_a_model_that_another_makes_meanwhile_is_waited_for_and_left_as_it_is(mo
 
 
 def test_every_image_is_in_half_of_the_shadows_and_they_do_not_depend_on_the_request():
-    shadows, others = members_of(base(), "shadows", 6), members_of(base(request=ForgetRequest((3,), 5)), "shadows", 8)
+    shadows, others = specs_of(base(), "shadows", 6), specs_of(base(request=ForgetRequest((3,), 5)), "shadows", 8)
     images = len(base().splits.train)
-    times = torch.bincount(torch.cat([member.rows for member in shadows]), minlength=images)
+    times = torch.bincount(torch.cat([spec.rows for spec in shadows]), minlength=images)
     assert times.sum() == 6 * (images // 2)
     assert (times < 3).sum() <= 3 * (images % 2)  # an odd one is left out of each pair
-    assert [member.path for member in shadows] == [member.path for member in others[:6]]
+    assert [spec.path for spec in shadows] == [spec.path for spec in others[:6]]
     assert all(torch.equal(one.rows, other.rows) for one, other in zip(shadows, others, strict=False))
     assert not torch.equal(shadows[0].rows, shadows[2].rows)
-    assert len({member.weights for member in shadows}) == 6
+    assert len({spec.weights for spec in shadows}) == 6
 
 
 def test_an_odd_number_of_images_leaves_one_out_of_a_pair(monkeypatch):
     models = base()
     object.__setattr__(models.splits, "train", models.splits.train.subset(torch.arange(101)))
-    for one, other in zip(*[iter(members_of(models, "shadows", 4))] * 2, strict=True):
+    for one, other in zip(*[iter(specs_of(models, "shadows", 4))] * 2, strict=True):
         assert len(one.rows) == len(other.rows) == 50
         assert len(set(one.rows.tolist()) | set(other.rows.tolist())) == 100
 
 
 def test_shadows_are_found_with_their_images():
-    make(base(), "shadows", 2)
-    one, other = found(base(), "shadows", 2)
+    train_set(base(), "shadows", 2)
+    one, other = load_set(base(), "shadows", 2)
     assert not set(one.rows.tolist()) & set(other.rows.tolist())
     assert not torch.equal(one.model[1].weight, other.model[1].weight)
     assert checkpoint_metadata(one.path).trained_on == "shadow1"
 
 
 def test_what_is_missing_is_said_with_the_command_that_makes_it():
-    make(base(), "oracles", 2)
+    train_set(base(), "oracles", 2)
     models = base(request=ForgetRequest((0,)))
     message = "expected 5 oracles in results/digits, and 3 of them are missing. Make them: "
     with pytest.raises(FileNotFoundError, match=re.escape(message + "python -u main_ideal.py --oracles 5 --epochs 1 --hidden 6")):
-        found(models, "oracles", 5)
+        load_set(models, "oracles", 5)
     assert command(models, "shadows", 4) == "python -u main_ideal.py --shadows 4 --epochs 1 --hidden 6"
 
 
 def test_the_command_that_is_named_makes_them(capsys):
     with pytest.raises(FileNotFoundError) as raised:
-        found(base(), "shadows", 2)
+        load_set(base(), "shadows", 2)
     _, _, words = str(raised.value).partition("main_ideal.py ")
     assert main_ideal.main(words.split()) == 0
     assert re.match(r"2 shadows: 0 were there, 2 trained in .* s each: results/digits/", capsys.readouterr().out)
-    assert len(found(base(), "shadows", 2)) == 2
+    assert len(load_set(base(), "shadows", 2)) == 2
 
 
 def test_oracles_of_another_forget_set_are_others(capsys):
@@ -201,7 +204,7 @@ def test_killed_after_40_of_64_it_goes_on_with_the_others_to_the_same_weights(tm
     assert capsys.readouterr().out.startswith(f"64 oracles: {there} were there, {64 - there} trained")
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
     assert main_ideal.main([*flags, "whole"]) == 0
-    interrupted, whole = (found(base(epochs=6, arch_options={}, save_dir=Path(name)), "oracles", 64) for name in ("killed", "whole"))
+    interrupted, whole = (load_set(base(epochs=6, arch_options={}, save_dir=Path(name)), "oracles", 64) for name in ("killed", "whole"))
     for one, other in zip(interrupted, whole, strict=True):
         torch.testing.assert_close(one.model.state_dict(), other.model.state_dict(), atol=1e-4, rtol=0)
 
@@ -221,18 +224,18 @@ def test_killed_after_40_of_64_it_goes_on_with_the_others_to_the_same_weights(tm
 )
 def test_a_copy_is_no_oracle_of_another_seed(source, changes, message):
     folder = Path("results/digits")
-    make(base(), "initial models", 2)
-    make(base(), "oracles", 2)
+    train_set(base(), "initial models", 2)
+    train_set(base(), "oracles", 2)
     edit_header(folder / f"{source}.safetensors", folder / "2mlp_ep1_hidden6_ideal_class0.safetensors", "made anew", **changes)
-    for use in (make, found):
+    for use in (train_set, load_set):
         with pytest.raises(ValueError, match=message):
             use(base(), "oracles", 2)
 
 
 def test_oracles_from_before_the_headers_digest_are_named_once():
-    made = make(base(), "oracles", 3)
-    for member in made.members[1:]:
-        edit_header(member.path, member.path, "taken out")
+    made = train_set(base(), "oracles", 3)
+    for spec in made.specs[1:]:
+        edit_header(spec.path, spec.path, "taken out")
     with pytest.warns(UserWarning, match=r"^2 models like this: \S+/2mlp\S+ was saved before") as told:
-        assert len(found(base(), "oracles", 3)) == 3
+        assert len(load_set(base(), "oracles", 3)) == 3
     assert len(told) == 1

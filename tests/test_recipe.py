@@ -19,14 +19,14 @@ import main_ideal
 import pipeline
 from base_models import BaseConfig, BaseModels
 from command_line import progress_bar
-from model_sets import make
+from model_sets import train_set
 from models import build
 from pipeline import Pipeline, PipelineConfig
 from run_settings import config_hash_of, run_params
 from training import Recipe, StateFile, fit, fit_many, generator_for, load_checkpoint, model_digest
 from training.checkpoints import checkpoint_metadata
+from training.precision import Precision, deterministic, precision_of, seconds_of
 from training.recipe import FLAGS, changed, differences, optimizer_of, schedule_of
-from training.way import Way, deterministic, seconds_of, way_of
 from vision_data import ImageSet, Normalisation
 from vision_data.augmentation import Moves, augmentations
 
@@ -186,58 +186,64 @@ def test_other_errors_of_deterministic_mode_pass():
         raise RuntimeError("something else")
 
 
-# The fastest way
+# The fastest precision, memory format and compiling
 
 
 def test_the_fastest_way_is_taken(monkeypatch):
-    seconds = {Way(): 3.0, Way(bf16=True): 2.0, Way(channels_last=True): 1.0, Way(bf16=True, channels_last=True): 4.0}
-    monkeypatch.setattr("training.way.seconds_of", lambda way, *_: (9.0, seconds[way]))
+    seconds = {
+        Precision(): 3.0,
+        Precision(bf16=True): 2.0,
+        Precision(channels_last=True): 1.0,
+        Precision(bf16=True, channels_last=True): 4.0,
+    }
+    monkeypatch.setattr("training.precision.seconds_of", lambda precision, *_: (9.0, seconds[precision]))
     recipe = Recipe(1, precision="auto", memory_format="auto")
 
     def batch():
         return torch.zeros(1), torch.zeros(1)
 
-    assert way_of(recipe, nn.Flatten(), batch, 1) == Way(channels_last=True)
-    assert way_of(replace(recipe, memory_format="contiguous"), nn.Flatten(), batch, 1) == Way(bf16=True)
+    assert precision_of(recipe, nn.Flatten(), batch, 1) == Precision(channels_last=True)
+    assert precision_of(replace(recipe, memory_format="contiguous"), nn.Flatten(), batch, 1) == Precision(bf16=True)
 
 
 @pytest.mark.parametrize(
-    ("times", "found"), [([0.96] * 30, Way()), ([3.0, 0.9, 3.0] * 10, Way(bf16=True)), ([3.0] * 29 + [0.9], Way(bf16=True))]
+    ("times", "found"),
+    [([0.96] * 30, Precision()), ([3.0, 0.9, 3.0] * 10, Precision(bf16=True)), ([3.0] * 29 + [0.9], Precision(bf16=True))],
 )
 def test_another_way_than_plain_float32_has_to_be_clearly_faster_in_its_best_measurement(times, found, monkeypatch):
     answers = iter(times)
-    monkeypatch.setattr("training.way.seconds_of", lambda way, *_: (0.0, next(answers) if way.bf16 else 1.0))
+    monkeypatch.setattr("training.precision.seconds_of", lambda precision, *_: (0.0, next(answers) if precision.bf16 else 1.0))
     batch = (torch.zeros(1), torch.zeros(1))
-    assert way_of(Recipe(1, precision="auto"), nn.Flatten(), lambda: batch, 1) == found
+    assert precision_of(Recipe(1, precision="auto"), nn.Flatten(), lambda: batch, 1) == found
 
 
 def test_measurements_that_take_long_are_few(monkeypatch):
     now, asked = [0.0], []
 
-    def measured(way, *_):
+    def measured(precision, *_):
         now[0] += 1.0
-        asked.append(way)
+        asked.append(precision)
         return 9.0, 1.0
 
-    monkeypatch.setattr("training.way.seconds_of", measured)
-    monkeypatch.setattr("training.way.time.perf_counter", lambda: now[0])
-    way_of(Recipe(1, precision="auto", memory_format="auto"), nn.Flatten(), lambda: (torch.zeros(1), torch.zeros(1)), 1)
+    monkeypatch.setattr("training.precision.seconds_of", measured)
+    monkeypatch.setattr("training.precision.time.perf_counter", lambda: now[0])
+    precision_of(Recipe(1, precision="auto", memory_format="auto"), nn.Flatten(), lambda: (torch.zeros(1), torch.zeros(1)), 1)
     assert len(asked) == 4
 
 
-@pytest.mark.parametrize("way", [Way(*flags) for flags in product((False, True), repeat=3)], ids=str)
-def test_the_words_of_a_way_are_its_name(way):
-    assert Way.named(str(way)) == way
+@pytest.mark.parametrize("precision", [Precision(*flags) for flags in product((False, True), repeat=3)], ids=str)
+def test_the_words_of_a_precision_are_its_name(precision):
+    assert Precision.named(str(precision)) == precision
     auto = Recipe(1, precision="auto", memory_format="auto", compile="auto")
-    settled = way.settled(auto)
-    assert (settled.precision == "bf16", settled.memory_format == "channels_last", settled.compile == "auto") == astuple(way)
-    assert way.settled(Recipe(1)) == Recipe(1)
+    settled = precision.settled(auto)
+    assert (settled.precision == "bf16", settled.memory_format == "channels_last", settled.compile == "auto") == astuple(precision)
+    assert precision.settled(Recipe(1)) == Recipe(1)
 
 
 @pytest.mark.parametrize(("steps", "compiled"), [(9, False), (20, True)])
 def test_compiling_is_chosen_where_it_pays(steps, compiled, monkeypatch):
-    monkeypatch.setattr("training.way.seconds_of", lambda way, *_: (10.0, 1.0) if way.compiled else (0.0, 2.0))
-    found = way_of(Recipe(1, compile="auto"), nn.Flatten(), lambda: (torch.zeros(1), torch.zeros(1)), steps)
+    monkeypatch.setattr("training.precision.seconds_of", lambda precision, *_: (10.0, 1.0) if precision.compiled else (0.0, 2.0))
+    found = precision_of(Recipe(1, compile="auto"), nn.Flatten(), lambda: (torch.zeros(1), torch.zeros(1)), steps)
     assert found.compiled == compiled
 
 
@@ -253,7 +259,7 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch, digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     says = r"--train_compile: this model can't be compiled here \(No working C\+\+ compiler\). Choose no"
     with pytest.warns(UserWarning, match=says):
-        assert way_of(Recipe(1, compile="auto"), model, lambda: next(digits.train.batches(4)), 99) == Way()
+        assert precision_of(Recipe(1, compile="auto"), model, lambda: next(digits.train.batches(4)), 99) == Precision()
     with pytest.raises(ValueError, match=says):
         fit(model, digits.train, Recipe(1, compile="yes"), generator=generator_for(1))
 
@@ -261,7 +267,7 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch, digits):
 def test_measuring_leaves_model_and_random_state_alone(digits):
     model = build("cnn", SHAPE, 10, seed=1).train()
     before, state = model_digest(model), torch.get_rng_state()
-    first, each = seconds_of(Way(bf16=True, channels_last=True), model, *next(digits.train.batches(32)), Recipe(1))
+    first, each = seconds_of(Precision(bf16=True, channels_last=True), model, *next(digits.train.batches(32)), Recipe(1))
     assert first > 0 and each > 0
     assert model_digest(model) == before and torch.equal(torch.get_rng_state(), state)
 
@@ -278,22 +284,25 @@ AUTO = {"train_precision": "auto", "train_memory_format": "auto"}
 
 @pytest.mark.parametrize("first", ["initial", "ideal"])
 def test_models_that_are_compared_are_computed_in_one_way(first, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.loop.way_of", lambda *_: Way(bf16=True, channels_last=True))
+    monkeypatch.setattr("training.loop.precision_of", lambda *_: Precision(bf16=True, channels_last=True))
     config = BaseConfig(epochs=1, save_dir=tmp_path, training=AUTO)
     getattr(BaseModels(config), first)()
-    ways = []
-    monkeypatch.setattr("training.loop.way_of", lambda recipe, *others: ways.append(recipe) or way_of(recipe, *others))
-    monkeypatch.setattr("training.many.way_of", None)
+    precisions = []
+    monkeypatch.setattr("training.loop.precision_of", lambda recipe, *others: precisions.append(recipe) or precision_of(recipe, *others))
+    monkeypatch.setattr("training.many.precision_of", None)
     base = BaseModels(config)
     others = [base.initial(), base.ideal()]
     assert [made.metadata.computed for made in others] == ["bf16 channels_last"] * 2
-    assert (ways[0].precision, ways[0].memory_format) == ("bf16", "channels_last")
-    make(base, "oracles", 2)
-    assert all((recipe.precision, recipe.memory_format) == ("bf16", "channels_last") for recipe in ways) and len(ways) == 2
+    assert (precisions[0].precision, precisions[0].memory_format) == ("bf16", "channels_last")
+    train_set(base, "oracles", 2)
+    assert all((recipe.precision, recipe.memory_format) == ("bf16", "channels_last") for recipe in precisions) and len(precisions) == 2
 
 
 def test_a_way_that_this_machine_can_not_compute_is_measured_anew(monkeypatch):
-    recipe, theirs = Recipe(1, precision="auto", memory_format="auto", compile="auto"), Way(bf16=True, channels_last=True, compiled=True)
+    recipe, theirs = (
+        Recipe(1, precision="auto", memory_format="auto", compile="auto"),
+        Precision(bf16=True, channels_last=True, compiled=True),
+    )
     here = theirs.settled(recipe)
     assert (here.precision, here.memory_format, here.compile) == ("bf16", "channels_last", "auto")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -304,7 +313,7 @@ def test_a_way_that_this_machine_can_not_compute_is_measured_anew(monkeypatch):
 
 def test_many_models_are_measured_once(digits, monkeypatch):
     asked = []
-    monkeypatch.setattr("training.many.way_of", lambda *_: asked.append(1) or Way())
+    monkeypatch.setattr("training.many.precision_of", lambda *_: asked.append(1) or Precision())
     models = [nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in range(3)]
     fit_many(models, digits.train, [torch.arange(8)] * 3, Recipe(1, precision="auto"), generators=[generator_for(k) for k in range(3)])
     assert asked == [1]

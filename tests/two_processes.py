@@ -11,8 +11,8 @@ from torch import nn
 import main_baseline
 from models import build
 from training import StateFile, fit, generator_for, model_digest
+from training.process_group import joined
 from training.recipe import Recipe
-from training.world import joined
 from vision_data import load_splits
 
 RECIPES = {
@@ -23,15 +23,15 @@ RECIPES = {
 WORDS = ["--epochs", "5", "--save_dir", "results"]
 
 
-def trained(arch, recipe, world=None, **options):
+def trained(arch, recipe, group=None, **options):
     """The history and the model of one training on digits."""
     train = load_splits("digits", ".").train
     model = build(arch, train.image_shape, 10, seed=1)
-    own = {} if world is None else {"world": world}
+    own = {} if group is None else {"group": group}
     return fit(model, train, recipe, generator=generator_for(1, "train"), **own, **options), model
 
 
-def resumed(world):
+def resumed(group):
     """The first recipe, stopped in the middle of its second epoch, and gone on with."""
 
     def stopped(steps, label):
@@ -41,18 +41,18 @@ def resumed(world):
             yield step
 
     with suppress(KeyboardInterrupt):
-        trained("mlp", RECIPES["mlp"], world, state=StateFile(Path("state"), {}, every=0.0), progress=stopped)
-    return trained("mlp", RECIPES["mlp"], world, state=StateFile(Path("state"), {}, every=0.0))
+        trained("mlp", RECIPES["mlp"], group, state=StateFile(Path("state"), {}, every=0.0), progress=stopped)
+    return trained("mlp", RECIPES["mlp"], group, state=StateFile(Path("state"), {}, every=0.0))
 
 
-def diverged(world):
+def diverged(group):
     """The messages of a training whose loss is not finite in the second process alone, in its only step."""
     train = load_splits("digits", ".").train.subset(torch.arange(8))
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    if not world.first:
+    if not group.first:
         model.register_forward_hook(lambda module, inputs, logits: logits * float("nan"))
     try:
-        fit(model, train, Recipe(1), generator=generator_for(1, "train"), world=world)
+        fit(model, train, Recipe(1), generator=generator_for(1, "train"), group=group)
     except FloatingPointError as error:
         return [str(error)], model
     return [], model
@@ -70,25 +70,25 @@ class WithUnused(nn.Module):
         return self.linear(x.flatten(1))
 
 
-def unused(world=None):
+def unused(group=None):
     """The history and the model of a training that leaves parameters without a gradient."""
     torch.manual_seed(1)
     model = WithUnused()
-    own = {} if world is None else {"world": world}
+    own = {} if group is None else {"group": group}
     return fit(model, load_splits("digits", ".").train, RECIPES["mlp"], generator=generator_for(1, "train"), **own), model
 
 
 def main() -> int:
     torch.set_num_threads(1)
-    with joined(torch.device("cpu")) as world:  # once: those who join a second time may meet what is left of the first
+    with joined(torch.device("cpu")) as group:  # once: those who join a second time may meet what is left of the first
         code = main_baseline.main(WORDS)
-        found = {name: trained(name.split()[0], recipe, world) for name, recipe in RECIPES.items()}
-        found["mlp resumed"] = resumed(world)
-        found["unused"] = unused(world)
-        found["mlp diverged"] = diverged(world)
+        found = {name: trained(name.split()[0], recipe, group) for name, recipe in RECIPES.items()}
+        found["mlp resumed"] = resumed(group)
+        found["unused"] = unused(group)
+        found["mlp diverged"] = diverged(group)
         content = {name: {"history": history, "digest": model_digest(model)} for name, (history, model) in found.items()}
         content["unused"]["spare"] = found["unused"][1].spare.weight.tolist()
-        Path(f"rank{world.rank}.json").write_text(json.dumps(content))
+        Path(f"rank{group.rank}.json").write_text(json.dumps(content))
     return code
 
 

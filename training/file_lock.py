@@ -8,7 +8,7 @@ from pathlib import Path
 
 import filelock
 
-from training.world import World
+from training.process_group import ProcessGroup
 
 TOLD = 30.0  # seconds between two words to those who wait for the one that waits
 
@@ -47,15 +47,15 @@ def _acquired(lock: filelock.BaseFileLock, seconds: float) -> bool:
 
 
 @contextmanager
-def locked_together(path: Path, world: World) -> Iterator[None]:
+def locked_together(path: Path, group: ProcessGroup) -> Iterator[None]:
     """`locked` for processes that train together: the first one waits, and tells the others, who would take it for dead, that it does."""
-    if not world.first:
-        while not world.agreed(None):
+    if not group.first:
+        while not group.agreed(None):
             continue
         yield
         return
-    with locked(path, waiting=lambda: world.agreed(False)):
-        world.agreed(True)
+    with locked(path, waiting=lambda: group.agreed(False)):
+        group.agreed(True)
         yield
 
 

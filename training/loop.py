@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.precision import Precision, deterministic, leaves_unused, precision_of
+from training.process_group import ALONE, ProcessGroup
 from training.recipe import Recipe, optimizer_of, schedule_of
 from training.state import Position, StateFile, restore
-from training.way import Way, deterministic, leaves_unused, way_of
-from training.world import ALONE, World
 from vision_data import ImageSet, Normalisation
 from vision_data.augmentation import augmentations
 
@@ -44,7 +44,7 @@ def fit(
     progress: Progress = silent,
     label: str = "train",
     state: StateFile | None = None,
-    world: World = ALONE,
+    group: ProcessGroup = ALONE,
     own_random_state: bool = True,
 ) -> list[dict[str, float]]:
     """Train `model` in place on the mean cross-entropy; returns loss (nats) and score (percent) of each epoch.
@@ -55,7 +55,7 @@ def fit(
     `state`: where the training is kept while it lasts; one that is found there is gone on with, to the same bits on a CPU. Who saves the
     model removes it; of a training that diverges nothing is kept.
 
-    `world`: processes that train together. Each computes its part of every batch, and all end with the same weights: those of one
+    `group`: processes that train together. Each computes its part of every batch, and all end with the same weights: those of one
     process but for float noise, and for batch norm, which normalises a part by that part's own statistics.
 
     Raises ValueError on an empty set, and for an operation without a deterministic form where the recipe asks for such; FloatingPointError
@@ -64,11 +64,11 @@ def fit(
     device = torch.device(device)
     if not len(images):
         raise ValueError("training: expected at least one image, got none. Ask for a smaller forget set")
-    if len(images) < 2 * world.size and world.size > 1:
-        raise ValueError(f"training: expected two images a process, got {len(images)} for {world.size} processes. Start fewer")
+    if len(images) < 2 * group.size and group.size > 1:
+        raise ValueError(f"training: expected two images a process, got {len(images)} for {group.size} processes. Start fewer")
     images = _ready(images.to(device), recipe)
-    with deterministic(recipe.deterministic), _seeded(generator.initial_seed() + world.rank, device, own_random_state):
-        history = _Training(model.to(device).train(), images, recipe, generator, device, state, world).run(progress, label)
+    with deterministic(recipe.deterministic), _seeded(generator.initial_seed() + group.rank, device, own_random_state):
+        history = _Training(model.to(device).train(), images, recipe, generator, device, state, group).run(progress, label)
     model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return history
 
@@ -84,27 +84,29 @@ class _Training:
         generator: torch.Generator,
         device: torch.device,
         state: StateFile | None,
-        world: World,
+        group: ProcessGroup,
     ) -> None:
-        self.images, self.recipe, self.generator, self.device, self.state, self.world = images, recipe, generator, device, state, world
-        self.size = recipe.batch_size_for(len(images), world.size)
+        self.images, self.recipe, self.generator, self.device, self.state, self.group = images, recipe, generator, device, state, group
+        self.size = recipe.batch_size_for(len(images), group.size)
         self.per_epoch = math.ceil(len(images) / self.size)
-        kept = world.agreed(state.read(model) if state is not None and world.first else None)
+        kept = group.agreed(state.read(model) if state is not None and group.first else None)
         self.position: Position = kept.position if kept else Position()
-        self.way: Way = kept.way if kept else world.agreed(way_of(recipe, model, self._trial_batch, self.per_epoch * recipe.epochs))
-        self.model = self.way.placed(model)
+        self.precision: Precision = (
+            kept.precision if kept else group.agreed(precision_of(recipe, model, self._trial_batch, self.per_epoch * recipe.epochs))
+        )
+        self.model = self.precision.placed(model)
         self.optimizer = optimizer_of(list(model.parameters()), recipe)
-        self.schedule = schedule_of(self.optimizer, recipe, len(images), world.size)
+        self.schedule = schedule_of(self.optimizer, recipe, len(images), group.size)
         if kept:
             done = self.position.epoch * self.per_epoch + self.position.step
             restore(kept, model, self.optimizer, self.schedule, generator, device, done)
-            if not world.first:  # the sums in the state are those of all processes, and its random state is the first one's
+            if not group.first:  # the sums in the state are those of all processes, and its random state is the first one's
                 self.position.total = self.position.correct = 0.0
-                _seed(generator.initial_seed() + world.rank + world.size * done, device)
-        unused = world.size > 1 and world.agreed(world.first and leaves_unused(self.way, model, *self._trial_batch()))
-        self.runner = self.way.runner(world.together(model, device, unused=unused))
+                _seed(generator.initial_seed() + group.rank + group.size * done, device)
+        unused = group.size > 1 and group.agreed(group.first and leaves_unused(self.precision, model, *self._trial_batch()))
+        self.runner = self.precision.runner(group.together(model, device, unused=unused))
         if state is not None:
-            state.before, state.way = self.position.seconds, self.way
+            state.before, state.precision = self.position.seconds, self.precision
         self.begun = time.perf_counter() - self.position.seconds
         self.unseen: list[Tensor] = []  # losses that nobody has looked at yet
 
@@ -120,7 +122,7 @@ class _Training:
         return at.history
 
     def _epoch(self, steps: Iterator[Any], shown: _Shown) -> None:
-        at, world = self.position, self.world
+        at, group = self.position, self.group
         before = self.generator.get_state()
         total, correct = (torch.tensor(value, device=self.device) for value in (at.total, at.correct))
         batches = self.images.batches(
@@ -129,7 +131,7 @@ class _Training:
             device=self.device,
             augment=self.recipe.augment,
             skip=at.step,
-            share=(world.rank, world.size),
+            share=(group.rank, group.size),
         )
         for x, y in batches:
             next(steps)
@@ -138,26 +140,26 @@ class _Training:
             total += loss * len(y)
             correct += (logits.argmax(1) == y).sum()
             if (self.device.type == "cpu" or len(self.unseen) == WATCHED) and self._look() and at.step < self.per_epoch:
-                self._keep(before, world.summed(torch.stack([total, correct])))
-            shown.images += len(y) * world.size
+                self._keep(before, group.summed(torch.stack([total, correct])))
+            shown.images += len(y) * group.size
             if shown.due():
-                seen = min(at.step * self.size, len(self.images)) / world.size
+                seen = min(at.step * self.size, len(self.images)) / group.size
                 shown.refresh(total.item() / seen, 100 * correct.item() / seen)
         self._look()
-        loss_and_score = world.summed(torch.stack([total, correct])).tolist()
+        loss_and_score = group.summed(torch.stack([total, correct])).tolist()
         at.history.append({"loss": loss_and_score[0] / len(self.images), "score": 100 * loss_and_score[1] / len(self.images)})
         at.epoch, at.step, at.total, at.correct = at.epoch + 1, 0, 0.0, 0.0
         shown.refresh(at.history[-1]["loss"], at.history[-1]["score"])
-        if self.state is not None and world.first and at.epoch < self.recipe.epochs and self.state.due():
+        if self.state is not None and group.first and at.epoch < self.recipe.epochs and self.state.due():
             self._keep(self.generator.get_state(), torch.zeros(2))
 
     def _step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The mean loss over this process's part of a batch, and its logits."""
-        logits, loss = self.way.loss(self.runner, x, y, self.recipe.label_smoothing)
+        logits, loss = self.precision.loss(self.runner, x, y, self.recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
-        if self.world.size > 1:
+        if self.group.size > 1:
             whole = min(self.size, len(self.images) - (self.position.step - 1) * self.size)
-            (loss * (len(y) * self.world.size / whole)).backward()
+            (loss * (len(y) * self.group.size / whole)).backward()
         else:
             loss.backward()
         self.optimizer.step()
@@ -167,9 +169,9 @@ class _Training:
 
     def _look(self) -> bool:
         """Whether the state is to be written now, which the first process says; FloatingPointError where a loss of any is not finite."""
-        due = self.state is not None and self.world.first and self.state.due()
-        if self.world.size > 1:
-            *losses, said = self.world.summed(torch.stack([*self.unseen, torch.tensor(float(due), device=self.device)])).tolist()
+        due = self.state is not None and self.group.first and self.state.due()
+        if self.group.size > 1:
+            *losses, said = self.group.summed(torch.stack([*self.unseen, torch.tensor(float(due), device=self.device)])).tolist()
             due = said > 0
         else:
             losses = torch.stack(self.unseen).tolist() if len(self.unseen) > 1 else [loss.item() for loss in self.unseen]
@@ -183,27 +185,27 @@ class _Training:
         """FloatingPointError where a weight is not finite: no loss tells what the last step has made of them."""
         weights = [weight.detach().isfinite().all() for weight in self.model.parameters() if weight.numel()]
         finite = torch.stack(weights).all() if weights else torch.tensor(True)
-        if self.world.summed((~finite).float()).item():
+        if self.group.summed((~finite).float()).item():
             raise self._diverged(self.position.epoch, f"a weight is not finite after step {self.per_epoch} of {self.per_epoch}")
 
     def _diverged(self, epoch: int, how: str) -> FloatingPointError:
         """What to raise; nothing is kept of such a training."""
-        if self.state is not None and self.world.first:
+        if self.state is not None and self.group.first:
             self.state.remove()
         return FloatingPointError(
             f"training diverged in epoch {epoch}: {how}. Choose a smaller --train_lr (it is {self.recipe.lr:g})"
-            + (", or --train_precision float32" if self.way.bf16 else "")
+            + (", or --train_precision float32" if self.precision.bf16 else "")
         )
 
     def _keep(self, generator_state: Tensor, sums: Tensor) -> None:
         """`sums` (2,): the losses and the right predictions of this epoch, of all processes."""
         at = self.position
         (at.total, at.correct), at.seconds = sums.tolist(), time.perf_counter() - self.begun
-        if self.state is not None and self.world.first:
-            self.state.write(self.model, self.optimizer, generator_state, at, self.way, self.device)
+        if self.state is not None and self.group.first:
+            self.state.write(self.model, self.optimizer, generator_state, at, self.precision, self.device)
 
     def _trial_batch(self) -> tuple[Tensor, Tensor]:
-        return trial_batch(self.images, self.recipe, self.size, self.device, share=(self.world.rank, self.world.size))
+        return trial_batch(self.images, self.recipe, self.size, self.device, share=(self.group.rank, self.group.size))
 
 
 def trial_batch(

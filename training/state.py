@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.precision import Precision
 from training.storage import read_tensors, write_tensors
-from training.way import Way
 
 KIND = "training state"
 SECONDS = 5.0  # between two writes, at least
@@ -38,10 +38,10 @@ class Position:
 
 @dataclass
 class Kept:
-    """A state that was read: the position, the way, the tensors, and the optimiser's own settings."""
+    """A state that was read: the position, the precision, the tensors, and the optimiser's own settings."""
 
     position: Position
-    way: Way
+    precision: Precision
     tensors: Tensors
     groups: list[dict[str, Any]]
 
@@ -49,14 +49,14 @@ class Kept:
 class StateFile:
     """The state of one training. `about` says which: a file of another one is not taken for it.
 
-    every: seconds between two writes, at least. `fit` notes the way in which it computes here, and the seconds of earlier processes.
+    every: seconds between two writes, at least. `fit` notes the precision in which it computes here, and the seconds of earlier processes.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any], *, every: float | None = None) -> None:
         self.path, self.about = path, dict(about)
         self.every = SECONDS if every is None else every
         self.before = 0.0  # seconds of earlier processes
-        self.way = Way()
+        self.precision = Precision()
         self._next = time.perf_counter() + self.every
 
     def due(self) -> bool:
@@ -68,7 +68,7 @@ class StateFile:
         optimizer: torch.optim.Optimizer,
         generator_state: Tensor,
         position: Position,
-        way: Way,
+        precision: Precision,
         device: torch.device,
     ) -> None:
         """`generator_state`: as it was when the epoch began. The steps done are not read but drawn again."""
@@ -80,7 +80,7 @@ class StateFile:
         tensors |= {"generator": generator_state, "random": torch.get_rng_state()}
         tensors |= {"random_cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
         groups = [{name: value for name, value in group.items() if name != "params"} for group in inner["param_groups"]]
-        header = {"kind": KIND, "about": self.about, "position": asdict(position), "way": asdict(way), "groups": groups}
+        header = {"kind": KIND, "about": self.about, "position": asdict(position), "way": asdict(precision), "groups": groups}
         try:
             write_tensors(self.path, tensors, header)
         except ValueError as error:  # a full disk is no reason to lose what was trained
@@ -115,18 +115,18 @@ class StateFile:
 
 def _kept(header: Mapping[str, Any], tensors: Tensors) -> Kept | None:
     """What a state says, None where it is not what `StateFile.write` leaves."""
-    position, way, groups = (header.get(name) for name in ("position", "way", "groups"))
+    position, precision, groups = (header.get(name) for name in ("position", "way", "groups"))
     try:
-        kept = Kept(Position(**position), Way(**way), tensors, groups)  # type: ignore[arg-type]
+        kept = Kept(Position(**position), Precision(**precision), tensors, groups)  # type: ignore[arg-type]
     except TypeError:  # no mappings, or of other names
         return None
     at = kept.position
     counts = all(type(value) is int and value >= 0 for value in (at.epoch, at.step))
     sums = all(type(value) is float and math.isfinite(value) for value in (at.total, at.correct, at.seconds))
     epochs = isinstance(at.history, list) and len(at.history) == at.epoch and all(isinstance(values, dict) for values in at.history)
-    ways = all(isinstance(value, bool) for value in asdict(kept.way).values())
+    precisions = all(isinstance(value, bool) for value in asdict(kept.precision).values())
     one_group = isinstance(groups, list) and len(groups) == 1 and isinstance(groups[0], dict)
-    return kept if counts and sums and epochs and ways and one_group else None
+    return kept if counts and sums and epochs and precisions and one_group else None
 
 
 def _fits(kept: Kept, model: nn.Module) -> bool:

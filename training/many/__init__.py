@@ -17,8 +17,8 @@ from training.many.linear_stack import LinearStack
 from training.many.lockstep import History, Stack, lockstep
 from training.many.module_stack import ModuleStack
 from training.many.threads import side_by_side
+from training.precision import deterministic, precision_of
 from training.recipe import Recipe
-from training.way import deterministic, way_of
 from vision_data import ImageSet
 
 __all__ = ["LinearStack", "ModuleStack", "fit_many", "models_at_once"]
@@ -94,7 +94,7 @@ def _settled(recipe: Recipe, model: nn.Module, images: ImageSet, rows: Tensor, d
 
     with deterministic(recipe.deterministic):
         steps = recipe.epochs * math.ceil(len(rows) / size)
-        return way_of(recipe, copy.deepcopy(model).to(device).train(), batch, steps).settled(recipe)
+        return precision_of(recipe, copy.deepcopy(model).to(device).train(), batch, steps).settled(recipe)
 
 
 def models_at_once(model: nn.Module, device: torch.device | str) -> int:

@@ -21,13 +21,13 @@ from torch.nn import functional as F
 from training.recipe import Recipe, optimizer_of
 
 WARM_UP, TIMED = 2, 5  # steps of a measurement
-ROUNDS, SECONDS = 30, 2.0  # measurements of each way, unless they take longer
-CLEARLY = 0.95  # of the seconds of another way: models that are compared are not to differ by the noise of a clock
+ROUNDS, SECONDS = 30, 2.0  # measurements of each precision, unless they take longer
+CLEARLY = 0.95  # of the seconds of another precision: models that are compared are not to differ by the noise of a clock
 NOT_DETERMINISTIC = " does not have a deterministic implementation"  # how torch says it
 
 
 @dataclass(frozen=True)
-class Way:
+class Precision:
     """How a step is computed."""
 
     bf16: bool = False
@@ -39,12 +39,12 @@ class Way:
         return " ".join([*words, "compiled"] if self.compiled else words)
 
     @staticmethod
-    def named(words: str) -> Way:
-        """The way of which these are the words: Way.named(str(way)) == way."""
-        return Way(*(word in words.split() for word in ("bf16", "channels_last", "compiled")))
+    def named(words: str) -> Precision:
+        """The precision of which these are the words: Precision.named(str(precision)) == precision."""
+        return Precision(*(word in words.split() for word in ("bf16", "channels_last", "compiled")))
 
     def settled(self, recipe: Recipe) -> Recipe:
-        """The recipe, in this way: what it left to be measured is said, as far as any machine, or this one, can compute so."""
+        """The recipe, in this precision: what it left to be measured is said, as far as any machine, or this one, can compute so."""
         settings: dict[str, Any] = {
             "precision": "auto" if self.bf16 and not _has_bf16() else "bf16" if self.bf16 else "float32",
             "memory_format": "channels_last" if self.channels_last else "contiguous",
@@ -89,8 +89,8 @@ def _has_bf16() -> bool:
     return not torch.cuda.is_available() or torch.cuda.is_bf16_supported()
 
 
-def way_of(recipe: Recipe, model: nn.Module, batch: Callable[[], tuple[Tensor, Tensor]], steps: int) -> Way:
-    """The recipe's way; where it leaves a choice, the fastest for this model and a batch, measured on a copy of the model.
+def precision_of(recipe: Recipe, model: nn.Module, batch: Callable[[], tuple[Tensor, Tensor]], steps: int) -> Precision:
+    """The recipe's precision; where it leaves a choice, the fastest for this model and a batch, measured on a copy of the model.
 
     float32 before bf16 and contiguous before channels_last, unless the later one is faster by a twentieth. Compiling is chosen where
     compile seconds + steps x its seconds a step < .95 x steps x the seconds of the other. Raises ValueError for bf16 on a GPU without it;
@@ -100,16 +100,16 @@ def way_of(recipe: Recipe, model: nn.Module, batch: Callable[[], tuple[Tensor, T
     layouts = {"contiguous": (False,), "channels_last": (True,), "auto": (False, True)}[recipe.memory_format]
     if recipe.precision == "bf16" and not _has_bf16():
         raise ValueError("--train_precision: expected a GPU that computes in bf16, got one that does not. Choose float32")
-    ways = [Way(*each, compiled=recipe.compile == "yes") for each in product(formats, layouts)]
-    if len(ways) == 1 and recipe.compile != "auto":
-        return ways[0]
+    precisions = [Precision(*each, compiled=recipe.compile == "yes") for each in product(formats, layouts)]
+    if len(precisions) == 1 and recipe.compile != "auto":
+        return precisions[0]
     x, y = batch()
-    seconds = _least_seconds(ways, lambda way: seconds_of(way, model, x, y, recipe)[1])
-    best = ways[0]
-    for way in ways[1:]:
-        best = way if seconds[way] < CLEARLY * seconds[best] else best
+    seconds = _least_seconds(precisions, lambda precision: seconds_of(precision, model, x, y, recipe)[1])
+    best = precisions[0]
+    for precision in precisions[1:]:
+        best = precision if seconds[precision] < CLEARLY * seconds[best] else best
     if recipe.compile == "auto":
-        compiled = Way(best.bf16, best.channels_last, compiled=True)
+        compiled = Precision(best.bf16, best.channels_last, compiled=True)
         try:
             first, each = seconds_of(compiled, model, x, y, recipe)
         except ValueError as error:
@@ -119,26 +119,26 @@ def way_of(recipe: Recipe, model: nn.Module, batch: Callable[[], tuple[Tensor, T
     return best
 
 
-def _least_seconds(ways: Sequence[Way], measured: Callable[[Way], float]) -> dict[Way, float]:
-    """Of several measurements of each way, taken in turns, the least: what else the machine does only adds to them."""
-    began, least = time.perf_counter(), dict.fromkeys(ways, math.inf)
+def _least_seconds(precisions: Sequence[Precision], measured: Callable[[Precision], float]) -> dict[Precision, float]:
+    """Of several measurements of each precision, taken in turns, the least: what else the machine does only adds to them."""
+    began, least = time.perf_counter(), dict.fromkeys(precisions, math.inf)
     for _ in range(ROUNDS):
-        least = {way: min(least[way], measured(way)) for way in ways}
+        least = {precision: min(least[precision], measured(precision)) for precision in precisions}
         if time.perf_counter() - began > SECONDS:
             break
     return least
 
 
-def seconds_of(way: Way, model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe) -> tuple[float, float]:
+def seconds_of(precision: Precision, model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe) -> tuple[float, float]:
     """Seconds before the first step is done and of a step then (median), on a copy of the model; the random state is left as it was."""
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
-        trial = way.placed(copy.deepcopy(model))
-        runner, optimizer = way.runner(trial), optimizer_of(list(trial.parameters()), recipe)
+        trial = precision.placed(copy.deepcopy(model))
+        runner, optimizer = precision.runner(trial), optimizer_of(list(trial.parameters()), recipe)
 
         def step() -> float:
             started = time.perf_counter()
             optimizer.zero_grad(set_to_none=True)
-            way.loss(runner, x, y, recipe.label_smoothing)[1].backward()
+            precision.loss(runner, x, y, recipe.label_smoothing)[1].backward()
             optimizer.step()
             if x.device.type == "cuda":
                 torch.cuda.synchronize(x.device)
@@ -148,12 +148,12 @@ def seconds_of(way: Way, model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe)
         return first, median(step() for _ in range(TIMED))
 
 
-def leaves_unused(way: Way, model: nn.Module, x: Tensor, y: Tensor) -> bool:
+def leaves_unused(precision: Precision, model: nn.Module, x: Tensor, y: Tensor) -> bool:
     """Whether the loss of a batch depends not on all of a model's parameters; tried on a copy, the random state is left as it was."""
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
-        trial = way.placed(copy.deepcopy(model))
+        trial = precision.placed(copy.deepcopy(model))
         trial.zero_grad()
-        replace(way, compiled=False).loss(trial, x, y, 0.0)[1].backward()
+        replace(precision, compiled=False).loss(trial, x, y, 0.0)[1].backward()
         return any(parameter.requires_grad and parameter.grad is None for parameter in trial.parameters())
 
 

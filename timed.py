@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def stage(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Count the seconds inside as those of `name`, but for those of the stages inside; a stage that is entered again goes on."""
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the seconds inside to `seconds[stage]`, without those of the stages timed inside it."""
     started, others = time.perf_counter(), sum(seconds.values())
     yield
     inside = sum(seconds.values()) - others
-    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started - inside
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started - inside

@@ -16,7 +16,7 @@ WAIT = datetime.timedelta(minutes=10)  # for a process that is slower: rank 0 sa
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """`size` processes, of which this is number `rank`."""
 
     rank: int = 0
@@ -53,7 +53,7 @@ class World:
         return nn.parallel.DistributedDataParallel(model, device_ids=own, find_unused_parameters=unused)
 
 
-ALONE = World()
+ALONE = ProcessGroup()
 
 
 def processes_started() -> int:
@@ -64,15 +64,15 @@ def processes_started() -> int:
     return int(size)
 
 
-def current() -> World:
+def current() -> ProcessGroup:
     """The processes that have joined."""
     if distributed.is_available() and distributed.is_initialized():
-        return World(distributed.get_rank(), distributed.get_world_size())
+        return ProcessGroup(distributed.get_rank(), distributed.get_world_size())
     return ALONE
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[World]:
+def joined(device: torch.device) -> Iterator[ProcessGroup]:
     """Join the other processes that torchrun has started, over nccl for a GPU and gloo otherwise; alone or joined already, do nothing."""
     if processes_started() == 1 or current().size > 1:
         yield current()
