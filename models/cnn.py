@@ -7,23 +7,23 @@ from itertools import pairwise
 
 from torch import nn
 
-from models.impl import ImageShape, register
+from models.impl import ImageShape, Width, register
 
 POOLED = 2  # height and width that the classifier sees
 
 
 @register("cnn", mask_layer="-2", optimizer="adamw", lr=3e-3, batch_size=128, weight_decay=1e-2)
-def cnn(image_shape: ImageShape, classes: int, *, channels: tuple[int, ...] = (32, 64), hidden: int = 128) -> nn.Sequential:
+def cnn(image_shape: ImageShape, classes: int, *, channels: tuple[Width, ...] = (32, 64), hidden: Width = 128) -> nn.Sequential:
     """(convolution 3 x 3, stride 2 -> batch norm -> relu) per stage, mean over each quarter, linear -> relu -> linear.
 
     Flags:
         channels: channels of the stages, separated by commas; each halves height and width
         hidden: outputs of the masked layer
 
-    With the defaults the masked layer is 128 x 256. Raises ValueError for a width below 1, and for images too small for the stages.
+    With the defaults the masked layer is 128 x 256. Raises ValueError for no stage, and for images too small for the stages.
     """
-    if any(width < 1 for width in (*channels, hidden)) or not channels:
-        raise ValueError(f"--channels and --hidden: expected widths >= 1, got {channels} and {hidden}. Correct the list")
+    if not channels:
+        raise ValueError("--channels: expected at least one width, got none. Give e.g. 32,64")
     least = 2 ** len(channels)
     if min(image_shape[1:]) < least:
         raise ValueError(

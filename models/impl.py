@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
 
 from models.contract import check_copies, check_logits
-from registry import Entry, Registry
+from registry import Entry, Range, Registry, Search
 
 ImageShape = tuple[int, int, int]
+Width = Annotated[int, Range(1), Search("log", 8, 512)]
+Count = Annotated[int, Range(1), Search("log", 1, 16)]
 
 
 @dataclass(frozen=True)

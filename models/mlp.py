@@ -7,21 +7,18 @@ from itertools import pairwise
 
 from torch import nn
 
-from models.impl import ImageShape, register
+from models.impl import ImageShape, Width, register
 
 
 @register("mlp", "HookedMLPClassifier", mask_layer="-2", optimizer="adamw", lr=3e-3, batch_size=128, weight_decay=1e-2)
-def mlp(image_shape: ImageShape, classes: int, *, hidden: tuple[int, ...] = (128, 64)) -> nn.Sequential:
+def mlp(image_shape: ImageShape, classes: int, *, hidden: tuple[Width, ...] = (128, 64)) -> nn.Sequential:
     """flatten -> linear -> relu -> ... -> linear, every linear map without a bias.
 
     Flags:
         hidden: widths of the hidden layers, separated by commas
 
-    With the default and digits the layers are 64 -> 128 -> 64 -> 10, and the masked one is 64 x 128. Raises ValueError for
-    a width below 1.
+    With the default and digits the layers are 64 -> 128 -> 64 -> 10, and the masked one is 64 x 128.
     """
-    if any(width < 1 for width in hidden):
-        raise ValueError(f"--hidden: expected widths >= 1, got {hidden}. Correct the list")
     channels, height, width = image_shape
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for number, (inputs, outputs) in enumerate(pairwise((channels * height * width, *hidden, classes)), 1):

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from models.impl import ImageShape, register
+from models.impl import ImageShape, Width, register
 from torchvision_import import torchvision_module
 
 WIDTH = 64
@@ -16,54 +16,45 @@ SOURCE = "He et al. 2016, arXiv:1512.03385"
 
 
 @register("resnet18", mask_layer="-1", source=SOURCE)
-def resnet18(image_shape: ImageShape, classes: int, *, width: int = WIDTH) -> nn.Module:
+def resnet18(image_shape: ImageShape, classes: int, *, width: Width = WIDTH) -> nn.Module:
     """torchvision's ResNet-18 with the CIFAR stem: a 3 x 3 convolution of stride 1 first, and no max-pooling.
 
     Flags:
         width: channels of the first stage, doubled by each of the next three; 64 is ResNet-18, fewer make a narrow one
 
-    Images of more than 64 pixels a side get the ImageNet stem: a 7 x 7 convolution of stride 2, then max-pooling. Raises ValueError
-    for a width below 1.
+    Images of more than 64 pixels a side get the ImageNet stem: a 7 x 7 convolution of stride 2, then max-pooling.
     """
     return _resnet("BasicBlock", [2, 2, 2, 2], image_shape, classes, width)
 
 
 @register("resnet34", mask_layer="-1", source=SOURCE)
-def resnet34(image_shape: ImageShape, classes: int, *, width: int = WIDTH) -> nn.Module:
+def resnet34(image_shape: ImageShape, classes: int, *, width: Width = WIDTH) -> nn.Module:
     """torchvision's ResNet-34, with the stem of resnet18.
 
     Flags:
         width: channels of the first stage, doubled by each of the next three; 64 is ResNet-34, fewer make a narrow one
-
-    Raises ValueError for a width below 1.
     """
     return _resnet("BasicBlock", [3, 4, 6, 3], image_shape, classes, width)
 
 
 @register("resnet50", mask_layer="-1", source=SOURCE)
-def resnet50(image_shape: ImageShape, classes: int, *, width: int = WIDTH) -> nn.Module:
+def resnet50(image_shape: ImageShape, classes: int, *, width: Width = WIDTH) -> nn.Module:
     """torchvision's ResNet-50, with the stem of resnet18; a stage has four times its width in channels.
 
     Flags:
         width: channels of the first stage, doubled by each of the next three; 64 is ResNet-50, fewer make a narrow one
-
-    Raises ValueError for a width below 1.
     """
     return _resnet("Bottleneck", [3, 4, 6, 3], image_shape, classes, width)
 
 
 @register("HookedResnet", mask_layer="-2", source=SOURCE)
-def hooked_resnet(image_shape: ImageShape, classes: int, *, hooked_width: int = 128, width: int = WIDTH) -> nn.Module:
+def hooked_resnet(image_shape: ImageShape, classes: int, *, hooked_width: Width = 128, width: Width = WIDTH) -> nn.Module:
     """resnet18 whose classifier is 8 width -> hooked_width -> relu -> classes, without biases; the first of the two is masked.
 
     Flags:
         hooked_width: outputs of the masked layer
         width: channels of the first stage, doubled by each of the next three; 64 is ResNet-18, fewer make a narrow one
-
-    Raises ValueError for a width below 1.
     """
-    if hooked_width < 1:
-        raise ValueError(f"--hooked_width: expected an integer >= 1, got {hooked_width}. Give a width")
     model = resnet18(image_shape, classes, width=width)
     model.fc = nn.Sequential(
         OrderedDict(
@@ -77,8 +68,6 @@ def hooked_resnet(image_shape: ImageShape, classes: int, *, hooked_width: int = 
 
 def _resnet(block: str, depths: list[int], image_shape: ImageShape, classes: int, width: int) -> nn.Module:
     """torchvision's ResNet of that many blocks a stage, `width` channels in the first instead of 64."""
-    if width < 1:
-        raise ValueError(f"--width: expected an integer >= 1, got {width}. Give the channels of the first stage, 64 for the published net")
     resnet = torchvision_module("models").resnet
 
     class ResNet(resnet.ResNet):  # type: ignore[name-defined]  # known only once torchvision is imported

@@ -6,24 +6,22 @@ from collections import OrderedDict
 
 from torch import nn
 
-from models.impl import ImageShape, register
+from models.impl import ImageShape, Width, register
 from torchvision_import import torchvision_module
 
 WIDTH = 64
 
 
 @register("vgg16_bn", mask_layer="-2", lr=0.05, source="Simonyan, Zisserman 2015, arXiv:1409.1556")
-def vgg16_bn(image_shape: ImageShape, classes: int, *, width: int = WIDTH) -> nn.Sequential:
+def vgg16_bn(image_shape: ImageShape, classes: int, *, width: Width = WIDTH) -> nn.Sequential:
     """torchvision's VGG-16 with batch norm; its classifier, made for 7 x 7 pixels, becomes 512 -> 512 -> relu -> dropout -> classes.
 
     Flags:
         width: channels of the first stage, at most eight times as many in the last; 64 is VGG-16, fewer make a narrow one
 
     The features are averaged over the image. Of the five max-poolings, those are left out that would leave no pixel of an image
-    smaller than 32 x 32. The masked layer is 512 x 512. Raises ValueError for a width below 1.
+    smaller than 32 x 32. The masked layer is 512 x 512.
     """
-    if width < 1:
-        raise ValueError(f"--width: expected an integer >= 1, got {width}. Give the channels of the first stage, 64 for VGG-16")
     vgg = torchvision_module("models").vgg
     features = vgg.make_layers(_stages(vgg.cfgs["D"], width, min(image_shape[1:])), batch_norm=True)
     features[0] = nn.Conv2d(image_shape[0], width, kernel_size=3, padding=1)

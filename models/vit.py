@@ -8,7 +8,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from models.impl import ImageShape, register
+from models.impl import Count, ImageShape, Width, register
 
 SIDE = 8  # patches a side, about, unless told otherwise
 
@@ -22,7 +22,7 @@ SIDE = 8  # patches a side, about, unless told otherwise
     source="Dosovitskiy et al. 2021, arXiv:2010.11929; the width and the heads of DeiT-Ti, Touvron et al. 2021, arXiv:2012.12877",
 )
 def vit_tiny(
-    image_shape: ImageShape, classes: int, *, patch: int | None = None, depth: int = 12, dim: int = 192, heads: int = 3
+    image_shape: ImageShape, classes: int, *, patch: Count | None = None, depth: Count = 12, dim: Width = 192, heads: Count = 3
 ) -> nn.Sequential:
     """Patches -> tokens + places -> depth x (x + attention(norm(x)), x + mlp(norm(x))) -> norm -> mean of the tokens -> linear.
 
@@ -33,16 +33,13 @@ def vit_tiny(
         heads: attention heads of a block, which divide dim
 
     An image that patches do not fill is padded with zeros, right and below. The mean of the tokens stands for DeiT's class token. The
-    masked layer is classes x dim; the layers before it see a vector for each token. Raises ValueError for a number below 1, a patch
+    masked layer is classes x dim; the layers before it see a vector for each token. Raises ValueError for a patch
     larger than the image, and heads that do not divide dim.
     """
     channels, height, width = image_shape
     side = max(1, round(min(height, width) / SIDE)) if patch is None else patch
-    if min(side, depth, dim, heads) < 1 or dim % heads:
-        raise ValueError(
-            f"--patch, --depth, --dim and --heads: expected integers >= 1, and heads that divide dim, got {side}, {depth}, {dim} and "
-            f"{heads}. Correct them"
-        )
+    if dim % heads:
+        raise ValueError(f"--heads and --dim: expected heads that divide dim, got {heads} and {dim}. Correct one of them")
     if side > min(height, width):
         raise ValueError(f"--patch: expected at most the image's {min(height, width)} pixels, got {side}. Give fewer")
     down, right = -height % side, -width % side

@@ -203,7 +203,7 @@ def test_the_patches_of_vit_tiny_follow_the_image(shape, side, tokens):
     [
         ("resnet9", (1, 8, 8), {}, "--arch resnet9: expected images of at least 11 x 11 pixels, got 8 x 8. Choose cnn"),
         ("resnet50", COLOUR, {"width": 0}, "--width: expected an integer >= 1, got 0"),
-        ("vit_tiny", COLOUR, {"depth": 0}, "--patch, --depth, --dim and --heads: expected integers >= 1"),
+        ("vit_tiny", COLOUR, {"depth": 0}, "--depth: expected an integer >= 1, got 0"),
         ("vit_tiny", COLOUR, {"heads": 5}, "heads that divide dim"),
         ("vit_tiny", COLOUR, {"patch": 33}, "--patch: expected at most the image's 32 pixels, got 33"),
         (

@@ -94,8 +94,8 @@ def test_the_stages_of_the_cnn_are_an_option():
 @pytest.mark.parametrize(
     ("arch", "options", "message"),
     [
-        ("cnn", {"channels": (0,)}, "--channels and --hidden: expected widths >= 1"),
-        ("cnn", {"hidden": 0}, "--channels and --hidden: expected widths >= 1"),
+        ("cnn", {"channels": (0,)}, "--channels: expected an integer >= 1, or several"),
+        ("cnn", {"hidden": 0}, "--hidden: expected an integer >= 1, got 0"),
         ("cnn", {"channels": (4, 4, 4, 4)}, "--channels: expected images of at least 16 x 16 pixels for 4 stages, got 8 x 8"),
         ("vgg16_bn", {"width": 0}, "--width: expected an integer >= 1, got 0"),
     ],

@@ -87,7 +87,7 @@ def test_the_mlps_hidden_sizes_are_an_option():
 
 @pytest.mark.parametrize("hidden", [(0,), (8, -1)])
 def test_a_width_below_1_is_refused(hidden):
-    with pytest.raises(ValueError, match="--hidden: expected widths >= 1"):
+    with pytest.raises(ValueError, match="--hidden: expected an integer >= 1, or several"):
         build("mlp", SMALL, 10, seed=1, options={"hidden": hidden})
 
 

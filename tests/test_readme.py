@@ -1,6 +1,8 @@
 """What README shows works as it stands."""
 
+import os
 import re
+import subprocess
 import sys
 from collections import OrderedDict
 from pathlib import Path
@@ -62,6 +64,17 @@ def test_the_test_of_readme_passes(method_file):
     scope: dict = {}
     exec(compile(block("def test_one_step"), "README.md", "exec"), scope)
     scope["test_one_step_goes_towards_even_probabilities"]()
+
+
+def test_the_method_of_readme_keeps_the_whole_contract(tmp_path):
+    (tmp_path / "uniform.py").write_text(block("def uniform"))
+    (tmp_path / "registers_uniform.py").write_text(
+        f"from unlearn import METHODS\n\nMETHODS[{str(tmp_path / 'uniform.py')!r} + ':uniform']\n"
+    )
+    contract = [sys.executable, "-m", "pytest", "-q", "-p", "registers_uniform", "-k", "Uniform", "tests/test_methods.py"]
+    paths = os.pathsep.join((str(tmp_path), str(ROOT)))
+    done = subprocess.run(contract, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_no_place_is_left_open():
