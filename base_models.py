@@ -59,6 +59,7 @@ from vision_data import (
     spelled,
 )
 from vision_data.augmentation import augmentations, check_augmentable
+from vision_data.impl import results_folder
 from vision_data.splits import FEWEST_IN_CLASS
 
 WORTH_A_WORD = 60.0  # seconds of a training
@@ -131,7 +132,7 @@ class BaseModels:
         usual = Recipe(self.epochs, facts.optimizer, facts.lr, facts.batch_size, facts.weight_decay, dataset.facts.augment)
         self.recipe = self._recipe(usual, found)
         self.training = differences(self.recipe, usual)
-        self.save_dir = config.save_dir or Path("results") / dataset.name
+        self.save_dir = config.save_dir or results_folder(config.dataset)
         self.splits = splits or load_splits(config.dataset, config.data, config.split_seed, config.reading)
         if config.num_classes not in (None, self.splits.classes):
             raise ValueError(

@@ -38,18 +38,17 @@ def run_facts(
     layer = None
     if unlearned.mask is not None:
         layer = Layer(unlearned.mask.layer, initial.model.get_parameter(f"{unlearned.mask.layer}.weight").detach(), unlearned.mask.keep)
-    what = base.config.request.in_words(len(data.forget), base.splits.class_names)
     config = experiment.config
     return RunFacts(
         name=experiment.name,
         run_id=run_id,
-        asked=f"Forget {what}, {len(data.forget):,} of the {len(data.train):,} training images of {base.splits.dataset}, "
+        asked=f"Forget {base.forgotten}, {len(data.forget):,} of the {len(data.train):,} training images of {base.splits.dataset}, "
         f"in a model of architecture {base.architecture.name}.",
         method=experiment.method.name,
         about=experiment.method.summary,
         source=experiment.method.facts.source,
         measured=Measurements(
-            what=what,
+            what=base.forgotten,
             whole=bool(data.forget_classes),
             classes=base.splits.classes,
             models={"initial": measured.initial, "unlearned": measured.model, "ideal": measured.ideal},

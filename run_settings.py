@@ -96,6 +96,7 @@ def run_params(experiment: Pipeline) -> dict[str, Any]:
         "num_indexes_to_replace": base.request.number,
         "forget_indexes": base.request.file,
         "request": experiment.base.request_slug,
+        "forget_request": experiment.base.forgotten,
         "forget_count": len(experiment.data.forget),
         "retain_count": len(experiment.data.retain),
         "save_dir": experiment.base.save_dir,

@@ -151,6 +151,7 @@ class ForeignModels:
             "num_indexes_to_replace": base.request.number,
             "forget_indexes": base.request.file,
             "request": self.request_slug,
+            "forget_request": self.forgotten,
             "forget_count": len(self.data.forget),
             "retain_count": len(self.data.retain),
             "device": self.device,

@@ -58,6 +58,9 @@ def check_request(run: RecordedRun, done: Verification, splits: Splits, data: Fo
         done.checks.append(Check("forget list, of the class and number asked for", _digest(asked.indexes.tolist()), str(listed.digest)))
     request = spelled or listed
     done.checks.append(Check("forget request's name", run.param("request"), request.slug))
+    if "forget_request" in run.record.params:  # which earlier runs don't log
+        words = request.in_words(len(data.forget), splits.class_names)
+        done.checks.append(Check("forget request in words", run.param("forget_request"), words))
     return request
 
 

@@ -40,9 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks.cells import Cells
     from benchmarks.machine import describe, write_json
     from reporter.text_table import number, text_table
-    from vision_data import DATASETS
+    from vision_data.impl import results_folder
 
-    folder = command_line.path_or_none(options.save_dir) or Path("results") / DATASETS[options.dataset].name
+    folder = command_line.path_or_none(options.save_dir) or results_folder(options.dataset)
     cells = Cells(folder / "benchmarks" / "mimu_images.jsonl", __file__, command_line.__file__)
     rows = [row for seed in options.seed for row in measured(options, seed, cells)]
     columns = (*METRICS, "forget_margin", "test_margin", "seconds")

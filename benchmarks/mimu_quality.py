@@ -97,9 +97,9 @@ def heading(options: Any) -> str:
 
 
 def cells_file(options: Any) -> Path:
-    from vision_data import DATASETS
+    from vision_data.impl import results_folder
 
-    folder = command_line.path_or_none(options.save_dir) or Path("results") / DATASETS[options.dataset].name
+    folder = command_line.path_or_none(options.save_dir) or results_folder(options.dataset)
     return folder / "benchmarks" / "mimu_quality.jsonl"
 
 

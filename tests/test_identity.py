@@ -62,6 +62,14 @@ def test_a_runs_params_have_the_lists_whole_digest(base):
     assert "request_digest" not in run_params(job(base(ForgetRequest())))
 
 
+def test_a_run_says_its_classes_by_name_and_is_of_the_task_of_those_from_before_it_did(digits):
+    named = replace(digits, class_names=("zero", "one", "two", *digits.class_names[3:]))
+    params = run_params(job(BaseModels(BaseConfig(**SMALL, request=ForgetRequest(("two", 1))), splits=named)))
+    assert (params["class_to_replace"], params["forget_request"]) == ("1 2", "classes 1 (one) and 2 (two)")
+    before = {"unlearn": "FT", "dataset": "digits", "request": "class1+2"}
+    assert settings_of(before) == settings_of(before | {"forget_request": params["forget_request"]})
+
+
 def test_the_ideal_model_of_a_list_that_is_named_by_eight_letters_is_believed_aloud(base):
     path = base(ONE).ideal().path
     edit_header(path, path, "made anew", trained_on=ONE.slug)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from vision_data import DATASETS, ForgetRequest
 from vision_data.impl import read as read_dataset
+from vision_data.impl import results_folder
 
 
 def read(own, **given):
@@ -43,6 +44,17 @@ def test_a_link_keeps_the_name_that_it_was_given(tmp_path, monkeypatch):
     (tmp_path / "sign").symlink_to(tmp_path / "elsewhere" / "Dataset")
     monkeypatch.chdir(tmp_path)
     assert DATASETS["folder:sign"].name == "folder-sign"
+
+
+def test_functions_of_one_name_in_two_files_have_results_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = [tmp_path / name for name in ("a/file.py", "b/file.py", "file.py", "other.py")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("def digits(folder): ...\n")
+    folders = [results_folder(f"{file.relative_to(tmp_path)}:digits") for file in files]
+    assert len({*folders, results_folder("digits")}) == 5
+    assert folders[2].as_posix() == "results/file-file.py-digits" and results_folder("digits").as_posix() == "results/digits"
 
 
 # Channels

@@ -77,6 +77,13 @@ DATASETS = Registry("dataset", DatasetFacts, takes=("folder",))
 register = DATASETS.register
 
 
+def results_folder(dataset: str) -> Path:
+    """Where a dataset's checkpoints and caches are by default: results/NAME; of a person's function its file's place decides too."""
+    entry = DATASETS[dataset]
+    name = entry.name if entry.file is None else place_name("file", f"{entry.file}-{entry.name}")
+    return Path("results") / name
+
+
 def read(dataset: str, folder: str | Path, given: Mapping[str, Any] = NOTHING_GIVEN) -> RawDataset:
     """The dataset of that name. `given`: settings of `reading`, by the names of its flags.
 
