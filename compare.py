@@ -116,12 +116,17 @@ def runs_of_file(options: argparse.Namespace) -> tuple[list[SeedRun], str]:
     if given:
         raise ValueError(f"--csv: expected a file alone, got {', '.join(given)} too. Give these to mlruns_parser.py, which makes the file")
 
-    from reporter.runs_of_csv import runs_of_csv
+    from models import ARCHITECTURES
+    from reporter.comparison import compared_metrics
+    from unlearn import METHODS
 
-    runs, left_out, unknown = runs_of_csv(Path(options.csv))
+    found = stored_runs.runs_of_csv(Path(options.csv))
+    runs = stored_runs.seed_runs(found, compared_metrics)
+    architectures = {dict(run.settings).get("arch", "") for run in runs} - {"", *ARCHITECTURES.names}
+    unknown = sorted({run.method for run in runs} - set(METHODS.names)) + [f"the architecture {name}" for name in sorted(architectures)]
     if unknown:
         complain(f"of {', '.join(unknown)} the file can't tell settings from metrics: runs that differ in them are one line. The store can")
-    return runs, f"{stored_runs.counted(len(runs), 'run')} of {options.csv}{stored_runs.others(left_out)}."
+    return runs, f"{stored_runs.counted(len(runs), 'run')} of {options.csv}{stored_runs.others(len(found) - len(runs))}."
 
 
 def of_those(runs: Sequence[SeedRun]) -> str:

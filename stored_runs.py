@@ -1,14 +1,16 @@
-"""The runs of a tracking store that a command line asks for: what mlruns_parser.py and compare.py share."""
+"""The runs of a tracking store, or of its table, that a command line asks for: what mlruns_parser.py and compare.py share."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import command_line
+from foreign_files import LIST, open_foreign
 from tracking.client_reader import ClientStore
 from tracking.long_params import Read, local_artifact, with_whole_params
 from tracking.readers import Store
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 SWEEP_TAG, AUDIT_TAG = "sweep", "audit"  # of a run that stands for its children; of one on many models
 NOT_OF_ONE_SEED = (SWEEP_TAG, AUDIT_TAG)
+CSV_COLUMNS = ("run_id", "experiment", "status", "start_time", "unlearn", "seed", "parent_run_id")
+OF_AUDITS = "sha256.columns.csv"  # a param of every run on many models
 
 Complain = Callable[[str], None]
 MetricsOf = Callable[[Mapping[str, float], Mapping[str, str]], dict[str, float]]
@@ -121,6 +125,55 @@ def seed_runs(runs: Iterable[StoredRun], metrics_of: MetricsOf) -> list[SeedRun]
         for run in runs
         if "unlearn" in run.params and run.tags.get(SWEEP_TAG) != "parent" and AUDIT_TAG not in run.tags
     ]
+
+
+def runs_of_csv(path: Path) -> list[StoredRun]:
+    """The runs in a CSV file of mlruns_parser.py, with the tags NOT_OF_ONE_SEED. Raises ValueError for any other file.
+
+    A CSV says of no column whether it holds a param or a metric: params are what a registered method, an architecture or the job is
+    known to have.
+    """
+    import pandas as pd
+
+    try:
+        with open_foreign(path, most=LIST) as file:
+            table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        missing = [name for name in CSV_COLUMNS if name not in table]
+        if missing:
+            raise ValueError(f"it has no columns {', '.join(missing)}")
+        parents = set(table["parent_run_id"])
+        return [_run_of_row(row, parents) for row in table.to_dict("records")]
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(
+            f"--csv: expected a CSV file of mlruns_parser.py, got {path}: {error}. Make it: python mlruns_parser.py"
+        ) from error
+
+
+def _run_of_row(row: Mapping[str, str], parents: Collection[str]) -> StoredRun:
+    from reporter.comparison import compared_names, known_params
+
+    tags = {SWEEP_TAG: "parent"} if row["run_id"] in parents else {}
+    tags |= {AUDIT_TAG: "of many models"} if row.get(OF_AUDITS) else {}
+    metrics = _cells(row, compared_names(), "metric.").items()
+    return StoredRun(
+        run_id=row["run_id"],
+        run_name="",
+        experiment=row["experiment"],
+        status=row["status"],
+        start_time=int(datetime.fromisoformat(row["start_time"]).timestamp() * 1000) if row["start_time"] else None,
+        end_time=None,
+        parent_run_id=row["parent_run_id"],
+        warning=row.get("warning", ""),
+        params=_cells(row, known_params(row["unlearn"], row.get("arch", "")), "param."),
+        metrics={name: float(text) for name, text in metrics},
+        tags=tags,
+    )
+
+
+def _cells(row: Mapping[str, str], names: Iterable[str], prefix: str) -> dict[str, str]:
+    """What a row has of these params or metrics. The parser gives the columns of names that clash a prefix."""
+    columns = {name: prefix + name if prefix + name in row else name for name in names}
+    return {name: row[column] for name, column in columns.items() if row.get(column)}
 
 
 def counted(number: int, what: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -31,7 +31,6 @@ from training import Progress, checkpoint_digest, checkpoint_header_digest, mode
 from unlearn import ForgetData
 
 Direction = Literal["unlearned_oracle", "oracle_unlearned"]
-DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 ORACLES, UNLEARNED, MODELS = "oracle_margins.npy", "unlearned_margins.npy", "models.csv"
 
 

@@ -6,13 +6,12 @@ import hashlib
 import re
 from pathlib import Path
 
+from foreign_files import LIST, check_inside, read_foreign
 from run_artifacts import CODE
 from tracking.record import Record
 from tracking.run import LONGEST_PARAM
 from training import shortened
 from vision_data import DATASETS
-
-LARGEST = 1_000_000_000  # bytes of an artifact that is read whole: the margins of many models
 
 
 class RecordedRun:
@@ -54,19 +53,13 @@ class RecordedRun:
             raise FileNotFoundError(
                 f"run {self.record.run_id}: expected its artifact {name}, and there is none in {self.record.folder}. Bring it back"
             )
-        if not path.resolve().is_relative_to(self.record.folder.resolve()):
-            raise ValueError(f"{path}: expected an artifact inside the run's folder, got a link to {path.resolve()}. Copy the file there")
+        check_inside(path, self.record.folder)
         self.artifacts_seen.add(name)
         return path
 
     def content(self, name: str) -> bytes:
         """An artifact's bytes. Raises as `artifact`, and ValueError for one that is too large to be Lethe's."""
-        path = self.artifact(name)
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise ValueError(f"{path}: expected at most {LARGEST:,} bytes, got more. Verify another run")
-        return content
+        return read_foreign(self.artifact(name), most=LIST)
 
     def dataset(self) -> str:
         """What the run's dataset is called: a name, folder:PATH and its like, or the checked copy of a person's file."""

@@ -20,7 +20,7 @@ class OverSeeds:
         mean = sum_i v_i / n    sd^2 = sum_i (v_i - mean)^2 / (n - 1)    interval = mean -+ t(0.975, n - 1) sd / sqrt(n)
 
     `sd` and `interval` (low, high) are None for a single seed, which says nothing of the spread. Where a value is infinite
-    or NaN, all three are None: nothing is averaged over what is left, and `not_finite` has these values. The interval is
+    or NaN, all three are None: nothing is averaged over what is left. The interval is
     Student's: it holds for values that are about normal, may reach beyond the ends of a scale, and has no width where all
     values are the same. `saturated`: every value is at an end of the scale (0 or 100 percent); a mean of such values looks
     graded and is not, so `counts` is what to show.
@@ -35,10 +35,6 @@ class OverSeeds:
     @property
     def n(self) -> int:
         return len(self.values)
-
-    @property
-    def not_finite(self) -> tuple[float, ...]:
-        return tuple(value for value in self.values if not math.isfinite(value))
 
     @property
     def counts(self) -> dict[float, int]:

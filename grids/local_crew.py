@@ -20,6 +20,7 @@ from typing import Any
 
 import command_line
 from grids.job_queue import Died, Job, Left, Word
+from tracking.folder_process import processor_count
 
 GRACE_SECONDS = 20  # for a run that is broken off to end as KILLED
 
@@ -112,7 +113,7 @@ class LocalCrew:
 
 def places(workers: int, gpus: Sequence[str], logs: Path) -> list[Place]:
     """As many places, with the cores divided among them, and the GPUs in turn. OMP_NUM_THREADS, where it is set, counts instead."""
-    threads = threads_asked() or max(1, cores() // workers)
+    threads = threads_asked() or max(1, processor_count() // workers)
     return [Place(logs / f"worker{n + 1}.log", threads, gpus[n % len(gpus)] if gpus else None) for n in range(workers)]
 
 
@@ -125,11 +126,6 @@ def threads_asked() -> int | None:
     if not first.isdecimal() or int(first) < 1:
         raise ValueError(f"OMP_NUM_THREADS: expected an integer >= 1, got {said!r}. Correct or unset it")
     return int(first)
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

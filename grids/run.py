@@ -218,24 +218,25 @@ def queue_of(runs: Sequence[Sequence[str]]) -> list[Job]:
 
 def crew_of(options: argparse.Namespace, jobs: Sequence[Job]) -> Crew:
     """The workers; before they start, the tracking store is there and has said what is finished."""
-    from grids.local_crew import LocalCrew, cores, places
+    from grids.local_crew import LocalCrew, places
+    from tracking.folder_process import processor_count
     from tracking.store import check_store
 
     check_store()
     asked = options.workers or len(options.gpus) * options.jobs_per_gpu
     if options.address is not None:
         return _ray_crew(options, asked, jobs)
-    size = min(asked or min(cores(), MOST_WORKERS), len(jobs))
+    size = min(asked or min(processor_count(), MOST_WORKERS), len(jobs))
     return LocalCrew(places(size, options.gpus, Path(options.logs)), finished_in_store(jobs))
 
 
 def _ray_crew(options: argparse.Namespace, asked: int, jobs: Sequence[Job]) -> Crew:
     """Actors: as many as were asked for (0: as the cluster has room for), a word on stderr where it has not."""
-    from grids.local_crew import cores
     from grids.ray_crew import RayCrew, connected, room
+    from tracking.folder_process import processor_count
 
     gpu_share = 1 / options.jobs_per_gpu if options.gpus else 0
-    ray = connected(options.address, min(asked or min(cores(), MOST_WORKERS), len(jobs)))
+    ray = connected(options.address, min(asked or min(processor_count(), MOST_WORKERS), len(jobs)))
     there = room(ray, gpu_share)
     size = min(asked or max(1, there), len(jobs))
     if there < size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +13,32 @@ from evaluation.gap import mean_gap
 from evaluation.over_seeds import OverSeeds, over_seeds
 from reporter.markdown import capital
 from reporter.pareto import pareto_front
-from reporter.seeds_summary import RANKED_BY, REFERENCE, Group, SeedRun, Settings, Task, labels_of, said, seed_order
+from reporter.seeds_summary import (
+    BASE_MODELS,
+    INITIAL,
+    RANKED_BY,
+    REFERENCE,
+    Group,
+    SeedRun,
+    Settings,
+    Task,
+    labels_of,
+    names_of_task,
+    own_names,
+    said,
+    seed_order,
+    unit_of,
+    without_base,
+)
 from reporter.seeds_tables import SECONDS, shown_metrics
 from training.storage import shortened
 
-BASE_MODELS = ("initial_", "ideal_")
 KAPPA, KAPPA_COUNT = "kappa", "kappa_count"
 IDEAL_SECONDS = "ideal_seconds"
 LONGEST_SLUG = 100  # bytes of what is said of a task in the names of its files
 WHOLE_CLASS, PART = "whole classes", "a part"  # of what was trained on
+
+OF_EVERY_METHOD = {"unlearn", "unlearn_file", "unlearn_code", "seed", INITIAL, KAPPA_COUNT}  # params, beside OF_TASK
 
 Part = Literal["forget", "retain"]
 Value = TypeVar("Value")
@@ -34,14 +52,17 @@ def compared_metrics(metrics: Mapping[str, float], params: Mapping[str, str]) ->
     return shown_metrics(metrics) | of_base | masked
 
 
-def without_base(name: str) -> str:
-    return name.removeprefix("initial_").removeprefix("ideal_")
+@functools.cache
+def compared_names() -> frozenset[str]:
+    """The metrics that `compared_metrics` keeps."""
+    own = [name for name in METRICS.names if without_base(name) == name]
+    return frozenset([*METRICS.names, *(f"{base}{name}" for base in BASE_MODELS for name in own)])
 
 
-def unit_of(name: str) -> str:
-    """Of a metric, the initial model's and the ideal model's too."""
-    own = without_base(name) if name.startswith(BASE_MODELS) and name not in METRICS else name
-    return METRICS[own].facts.unit if own in METRICS else ""
+@functools.cache
+def known_params(method: str, arch: str) -> frozenset[str]:
+    """The params that a run of a registered method on a registered architecture may have, as far as a comparison needs them."""
+    return frozenset(names_of_task(arch) | OF_EVERY_METHOD | own_names(method))
 
 
 def request_kind(task: Task) -> str:
@@ -167,7 +188,7 @@ def time_against_gap(task: Task) -> Plane:
 def points_of(task: Task, x_name: str, y_name: str) -> tuple[tuple[Point, ...], tuple[str, ...]]:
     points, left_out = [], []
     for label, group in labelled(task).items():
-        x, y = (group.over(name, unit_of(name)) for name in (x_name, y_name))
+        x, y = (group.over(name) for name in (x_name, y_name))
         if x is None or y is None or x.mean is None or y.mean is None:
             left_out.append(label)
         else:
@@ -195,7 +216,7 @@ class KappaLine:
 
     def over(self, metric: str) -> list[tuple[int, OverSeeds]]:
         """Where the metric has a finite mean."""
-        found = [(count, group.over(metric, unit_of(metric))) for count, group in self.groups]
+        found = [(count, group.over(metric)) for count, group in self.groups]
         return [(count, over) for count, over in found if over is not None and over.mean is not None]
 
 
@@ -203,7 +224,7 @@ def kappa_lines(task: Task) -> list[KappaLine]:
     """A line for each method, and choice of its other settings, that was run with at least two numbers of weights switched off."""
     families: dict[tuple[str, Settings], list[tuple[int, Group]]] = {}
     for group in groups_of(task):
-        masked = group.over(KAPPA_COUNT, "")
+        masked = group.over(KAPPA_COUNT)
         if masked is not None and KAPPA in dict(group.own):
             others = tuple(it for it in group.own if it[0] != KAPPA)
             families.setdefault((group.method, others), []).append((round(finite(masked)), group))

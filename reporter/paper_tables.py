@@ -23,7 +23,6 @@ from reporter.comparison import (
     safe,
     seconds_of_ideal,
     slugs_of,
-    unit_of,
     unlike,
 )
 from reporter.latex_table import PACKAGES, latex_table
@@ -165,8 +164,8 @@ def cells_of(group: Group) -> list[str]:
     for name in SCORES:
         pairs = [(run.metrics[name], ideal_scores_beside(run)[name]) for run in group.done.values() if has_both(run, name)]
         gap = f" ({mean_gap(*zip(*pairs, strict=True)):.2f}{'' if len(pairs) == n else f', n={len(pairs)}'})" if pairs else ""
-        cells.append(with_n(group.over(name, "percent"), n) + gap)
-    others = (group.over(RANKED_BY, "points"), group.over(SECONDS, "seconds"))
+        cells.append(with_n(group.over(name), n) + gap)
+    others = (group.over(RANKED_BY), group.over(SECONDS))
     return [*cells, *(with_n(over, n) for over in others)]
 
 
@@ -298,7 +297,7 @@ def group_of(task: Task, method: str, setting: Settings) -> Group | None:
 
 def over_of(task: Task, method: str, setting: Settings, part: Part, what: str) -> OverSeeds | None:
     group, metric = group_of(task, method, setting), measured(task, part, what)
-    return None if group is None else group.over(metric, unit_of(metric))
+    return None if group is None else group.over(metric)
 
 
 def images_text(columns: Sequence[Task], part: Part) -> str:

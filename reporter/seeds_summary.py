@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from evaluation import METRICS
 from evaluation.over_seeds import OverSeeds, over_seeds
 from models import ARCHITECTURES
 from training.recipe import FLAGS
@@ -51,6 +52,9 @@ OF_TASK |= OF_REQUEST
 # The setting that tells groups apart where one seed has several initial models.
 INITIAL, ONE_EACH, SHORT_DIGEST = "initial_digest", "one a seed", 8
 
+COLUMNS = {"UA": "forget_score", "RA": "retain_score", "TA": "test_score", "MIA": "mia"}  # of a table: the metric that each comes from
+BASE_MODELS = ("initial_", "ideal_")
+
 Settings = tuple[tuple[str, str], ...]
 
 
@@ -67,6 +71,17 @@ class SeedRun:
     metrics: Mapping[str, float]
     warned: bool = False
     initial: str = ""
+
+
+def without_base(name: str) -> str:
+    return name.removeprefix("initial_").removeprefix("ideal_")
+
+
+def unit_of(name: str) -> str:
+    """Of a table's column, or of a metric: the unlearned, the initial or the ideal model's. Empty for one without."""
+    own = COLUMNS.get(name, name)
+    own = own if own in METRICS else without_base(own)
+    return METRICS[own].facts.unit if own in METRICS else ""
 
 
 def settings_of(params: Mapping[str, str]) -> Settings:
@@ -87,6 +102,11 @@ def said(settings: Mapping[str, str], name: str) -> str:
 def own_names(method: str) -> frozenset[str]:
     """The hyperparameters of a method that is registered; none for another, whose settings are told by what they are not."""
     return frozenset(METHODS[method].hyperparameters) if method in METHODS.names else frozenset()
+
+
+def names_of_task(arch: str) -> set[str]:
+    """The settings of a task, with the options of its architecture, if that is registered."""
+    return OF_TASK | (set(ARCHITECTURES[arch].hyperparameters) if arch in ARCHITECTURES else set())
 
 
 class Group:
@@ -124,14 +144,14 @@ class Group:
         """Those of the seeds of which there is no run at all."""
         return sorted(set(seeds) - {run.seed for run in self.runs}, key=seed_order)
 
-    def over(self, metric: str, unit: str) -> OverSeeds | None:
+    def over(self, metric: str) -> OverSeeds | None:
         """A metric over the seeds that have it; None if none has."""
         found = [self.done[seed].metrics[metric] for seed in sorted(self.done, key=seed_order) if metric in self.done[seed].metrics]
-        return over_seeds(found, unit) if found else None
+        return over_seeds(found, unit_of(metric)) if found else None
 
     @cached_property
     def gap(self) -> OverSeeds | None:
-        return self.over(RANKED_BY, "points")
+        return self.over(RANKED_BY)
 
 
 @dataclass(frozen=True)
@@ -192,8 +212,7 @@ def by_initial_model(group: Group) -> list[Group]:
 @functools.cache
 def divided(settings: Settings) -> tuple[Settings, Settings]:
     """The task's settings, and the method's."""
-    arch = dict(settings).get("arch", "")
-    names = OF_TASK | (set(ARCHITECTURES[arch].hyperparameters) if arch in ARCHITECTURES else set())
+    names = names_of_task(dict(settings).get("arch", ""))
     return tuple(it for it in settings if it[0] in names), tuple(it for it in settings if it[0] not in names)
 
 

@@ -12,7 +12,7 @@ from reporter.latex_table import latex_table as latex_table_of
 from reporter.markdown import prose
 from reporter.markdown import table as markdown_table
 from reporter.method_names import latex_name, latex_text
-from reporter.seeds_summary import RANKED_BY, Ranked, Task, heading_of, labels_of, seed_order
+from reporter.seeds_summary import COLUMNS, RANKED_BY, Ranked, Task, heading_of, labels_of, seed_order
 from reporter.seeds_text import interval, spread
 
 SECONDS = "unlearn_seconds"
@@ -37,13 +37,6 @@ def shown_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     forget = {"UA": 100 - metrics["forget_score"]} if "forget_score" in metrics else {}
     own = {name: value for name, value in metrics.items() if name in METRICS or name == SECONDS}
     return forget | short | own
-
-
-def unit_of(name: str) -> str:
-    return "percent" if name in COLUMNS else "seconds" if name == SECONDS else METRICS[name].facts.unit
-
-
-COLUMNS = {"UA": "forget_score", "RA": "retain_score", "TA": "test_score", "MIA": "mia"}  # of a table: the metric that each comes from
 
 
 def header_of(name: str) -> str:
@@ -74,7 +67,7 @@ def summary_rows(tasks: Sequence[Task]) -> list[list[Any]]:
             own = " ".join(f"{name}={value}" for name, value in group.own)
             lists = [sorted_text(group.done), *map(", ".join, (group.missing(task.seeds), group.not_done, group.repeated, group.warned))]
             first = [task.experiment, *(of_task.get(name) for name in settings), group.method, own]
-            numbers = [cell for name in metrics for cell in numbers_of(group.over(name, unit_of(name)))]
+            numbers = [cell for name in metrics for cell in numbers_of(group.over(name))]
             rows.append([*first, ranked.rank, ranked.mark, len(group.done), *lists, *numbers])
     return rows
 
@@ -99,7 +92,7 @@ def table_of(task: Task) -> tuple[list[str], list[list[str]]]:
 
 def cells_of(ranked: Ranked, label: str, task: Task) -> list[str]:
     group, n = ranked.group, len(ranked.group.done)
-    overs = [group.over(name, unit_of(name)) for name in (*COLUMNS, RANKED_BY, SECONDS)]
+    overs = [group.over(name) for name in (*COLUMNS, RANKED_BY, SECONDS)]
     scores = [cell_of(over, n) for over in overs]
     between = interval(overs[-2]) if overs[-2] is not None else ""
     rank = "ideal" if ranked.mark == "reference" else str(ranked.rank or "")

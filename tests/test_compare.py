@@ -138,7 +138,7 @@ def test_mistakes_are_one_line_and_leave_nothing(compared, capsys, tmp_path):
     assert "--tables: expected a folder, got none. Write e.g. --tables paper/tables" in refused(capsys, "--tables", "")
     assert "--figures: expected a folder, got none" in refused(capsys, "--figures", "")
     assert "--tables: expected a folder, got file, which is none" in refused(capsys, "--tables", "file")
-    assert "--csv: expected a file of mlruns_parser.py, got gone.csv" in refused(capsys, "--csv", "gone.csv")
+    assert "--csv: expected a CSV file of mlruns_parser.py, got gone.csv: expected a file" in refused(capsys, "--csv", "gone.csv")
     assert "--csv: expected a file alone, got --filter too" in refused(capsys, "--csv", "file", "--filter", "status = 'FAILED'")
     assert "--csv: expected a CSV file of mlruns_parser.py, got file" in refused(capsys, "--csv", "file")
     assert "unrecognized arguments: --nothing" in refused(capsys, "--nothing")
@@ -147,9 +147,17 @@ def test_mistakes_are_one_line_and_leave_nothing(compared, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("column", "value", "said"),
     [
-        ("test_forget_score", "many", "expected numbers in column test_forget_score of broken.csv, got 'many'"),
-        ("start_time", "noon", "expected times like 2026-05-01T12:30:00.000Z in broken.csv, got 'noon'"),
-        ("seed", None, "without the columns seed. Make it: python mlruns_parser.py"),
+        (
+            "test_forget_score",
+            "many",
+            "got broken.csv: could not convert string to float: 'many'. Make it: python mlruns_parser.py",
+        ),
+        (
+            "start_time",
+            "noon",
+            "got broken.csv: Invalid isoformat string: 'noon'. Make it",
+        ),
+        ("seed", None, "got broken.csv: it has no columns seed. Make it: python mlruns_parser.py"),
     ],
 )
 def test_a_broken_csv_is_a_mistake(compared, capsys, column, value, said):

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 import array_param_file
-from grids import local_crew, ray_crew
+from grids import ray_crew
 from grids import run as grid_run
 from grids.job_queue import Job, Left, Outcome, work_off
 from grids.ray_crew import RayCrew
+from tracking import folder_process
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -116,7 +117,7 @@ def test_an_actor_that_leaves_is_replaced(tmp_path):
 )
 def test_there_are_as_many_actors_as_the_cluster_has_room_for(monkeypatch, capsys, words, size, says):
     monkeypatch.setattr(ray_crew, "connected", lambda *_: Cluster(cores=3))
-    monkeypatch.setattr(local_crew, "cores", lambda: 1)
+    monkeypatch.setattr(folder_process, "processor_count", lambda: 1)
     monkeypatch.setattr(grid_run, "finished_in_store", lambda jobs: set())
     options = grid_run.flags().parse_args(["--address", "auto", *words.split()])
     crew = grid_run.crew_of(options, [Job(("mlflow_forget.py", "--unlearn", "SSD", "--seed", str(seed))) for seed in range(20)])

@@ -197,7 +197,7 @@ def test_a_lock_goes_with_the_process_that_held_it(folder):
 
 
 def test_workers_share_cores_and_gpus(folder, monkeypatch):
-    monkeypatch.setattr(local_crew, "cores", lambda: 8)
+    monkeypatch.setattr(local_crew, "processor_count", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert [(one.gpu, one.threads) for one in local_crew.places(4, ("0", "1"), folder)] == [("0", 2), ("1", 2), ("0", 2), ("1", 2)]
     assert [(one.gpu, one.threads) for one in local_crew.places(3, (), folder)] == [(None, 2)] * 3
