@@ -25,11 +25,7 @@ if TYPE_CHECKING:
     from pipeline import PipelineConfig, Result
     from registry import Entry
 
-HEADLINE = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score", "mia", "mia_auc", "test_score")
 MAKE_IT = "Make it: "  # before the command that makes what is missing
-AGAINST_IDEAL = ("rUA", "avg_gap", "avg_gap_without_mia")
-ON_TEST = ("test_forget_loss", "test_retain_loss", "test_forget_probability", "test_forget_score", "test_retain_score")
-SUMMARY = ("forget_score", "retain_score", "test_forget_score", "test_retain_score", "test_score", "mia", "avg_gap", "avg_gap_without_mia")
 
 
 @command_line.command
@@ -210,10 +206,10 @@ def configs_from(options: argparse.Namespace, method: Entry[Any], architecture: 
 
 def report(result: Result) -> str:
     """The numbers before, after and of the ideal, the seconds of each stage, and where everything is."""
-    from evaluation import is_undecided
+    from evaluation import is_undecided, names_in
     from reporter.text_table import number, text_table
 
-    names = shown_of([result], (*HEADLINE, *ON_TEST, *AGAINST_IDEAL))
+    names = shown_of([result], names_in("headline"))
     known = [name for name in names if name in result.metrics or is_undecided(name, result.undefined)]
     rows = [[name, *(cell(result, name, model, 3) for model in ("initial", "unlearned", "ideal"))] for name in known]
     metrics = text_table(["metric", "initial", "unlearned", "ideal"], rows)
@@ -259,7 +255,11 @@ def shown_of(results: Sequence[Result], by_default: Sequence[str]) -> list[str]:
 
 def columns_of(results: Sequence[Result]) -> list[str]:
     """As shown_of, for a table with a column each: not all that there are where all were asked for."""
-    return list(SUMMARY) if any("all" in map(str.casefold, result.chosen) for result in results) else shown_of(results, SUMMARY)
+    from evaluation import ALL, names_in
+
+    summary = names_in("summary")
+    asked_for_all = any(ALL in map(str.casefold, result.chosen) for result in results)
+    return summary if asked_for_all else shown_of(results, summary)
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -274,6 +274,7 @@ def summary(results: Sequence[Result]) -> str:
 
 def over_seeds(results: Sequence[Result]) -> list[str]:
     """A table for each setting that was run with several seeds; [] without any."""
+    from evaluation import names_in
     from reporter.seeds_text import seeds_table
     from sweep import by_setting
 
@@ -282,7 +283,7 @@ def over_seeds(results: Sequence[Result]) -> list[str]:
         if len(runs) > 1:
             metrics = {seed: run.metrics for seed, run in runs.items()}
             ideals = {seed: run.ideal for seed, run in runs.items()}
-            names = [n for n in shown_of(results, SUMMARY) if any(n in values for values in metrics.values())]
+            names = [n for n in shown_of(results, names_in("summary")) if any(n in values for values in metrics.values())]
             seeds = ", ".join(map(str, sorted(runs)))
             tables += ["", f"{name}: mean ± standard deviation and 95 % t-interval over seeds {seeds}", seeds_table(names, metrics, ideals)]
     return tables

@@ -21,7 +21,7 @@ from torch import nn
 
 from base_models import BaseModels, Trained, check_retrained
 from checkpoint_epochs import Intermediate, checked, undisturbed
-from evaluation import DEFAULT, Times, chosen
+from evaluation import DEFAULT, Times, chosen, names_in
 from judgement import judge
 from measurement import INCOMPETENT, Measured, evidence_of_others, measure, of_intermediate_models
 from model_sets import oracles_of
@@ -153,7 +153,8 @@ class Pipeline:
         in a tag, Ctrl-C KILLED."""
         started = time.perf_counter()
         self._start_afresh()
-        with tracked_run(self.experiment, self.name, nested=nested, tags={**origin_tags(self), **tags}) as run:
+        tags = {**origin_tags(self), **tags}
+        with tracked_run(self.experiment, self.name, nested=nested, tags=tags, columns=names_in("overview")) as run:
             self.stages["tracking_start"] = time.perf_counter() - started
             run.params({name: value for name, value in run_params(self).items() if name != MASKED})
             log_code(run, self.entries)

@@ -10,6 +10,7 @@ from statistics import mean
 from typing import Any
 
 from base_models import BaseConfig, BaseModels
+from evaluation import names_in
 from evaluation.over_seeds import OverSeeds
 from pipeline import Pipeline, PipelineConfig, Result
 from reporter.kappa_chart import kappa_curve
@@ -46,9 +47,8 @@ def run_all(configs: Sequence[PipelineConfig], *, progress: Progress = silent) -
     if len(pipelines) == 1:
         return [pipelines[0].run()]
     first = pipelines[0]
-    with tracked_run(
-        first.experiment, f"{first.method.name} {first.base.request_slug} x {len(pipelines)}", tags={"sweep": "parent"}
-    ) as parent:
+    name = f"{first.method.name} {first.base.request_slug} x {len(pipelines)}"
+    with tracked_run(first.experiment, name, tags={"sweep": "parent"}, columns=names_in("overview")) as parent:
         try:
             results = [pipeline.run(nested=True) for pipeline in pipelines]
         finally:  # a method that diverged ended it all: that is when somebody looks

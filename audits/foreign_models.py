@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import nn
 
 from base_models import BaseConfig, check_retrained, device_named, stated_by
-from evaluation import ALL, OF_MANY, chosen, needs_of
+from evaluation import ALL, OF_MANY, chosen, names_in, needs_of
 from judgement import judge
 from measurement import INCOMPETENT, Measured, measure
 from models import ARCHITECTURES, build
@@ -117,7 +117,7 @@ class ForeignModels:
         started = time.perf_counter()
         name = f"evaluate {self.config.unlearned.name} {self.request_slug}"
         tags = {"audit": "evaluate", "lethe_version": __version__, "git_commit": git_commit()}
-        with tracked_run(self.experiment, name, tags=tags) as run:
+        with tracked_run(self.experiment, name, tags=tags, columns=names_in("overview")) as run:
             run.params(self.params())
             log_code(run, [self.architecture, DATASETS[self.config.base.dataset], *self.metrics])
             others = {name: model for name, model in self.models.items() if name != "unlearned"} | {

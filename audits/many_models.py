@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from base_models import BaseConfig, BaseModels
-from evaluation import NotFinite
+from evaluation import NotFinite, names_in
 from model_sets import ModelSpec, oracles_of
 from pipeline import Pipeline, PipelineConfig
 from run_artifacts import log_code
@@ -93,7 +93,8 @@ def audit_run(job: Pipeline, kind: str, name: str, params: Mapping[str, Any]) ->
     settings = {"audit": kind, **{setting: str(value) for setting, value in params.items()}}
     settings_hash = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     tags = {"audit": kind, **origin_tags(job), HASH: settings_hash}
-    with locked(job.base.save_dir / settings_hash), tracked_run(job.experiment, name, tags=tags) as run:
+    begun = tracked_run(job.experiment, name, tags=tags, columns=names_in("overview"))
+    with locked(job.base.save_dir / settings_hash), begun as run:
         run.params(params)
         log_code(run, job.entries)
         yield run

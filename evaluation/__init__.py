@@ -24,7 +24,7 @@ from evaluation import (
     weights,
     what_is_left,
 )
-from evaluation.choice import ALL, DEFAULT, chosen
+from evaluation.choice import ALL, DEFAULT, chosen, names_in
 from evaluation.evaluate import evaluate
 from evaluation.evidence import Attack, Evidence, NotFinite, Outputs, Subject, Times, outputs_of
 from evaluation.impl import METRICS, OF_MANY, UNDECIDED, VERSION, MetricFacts, is_undecided, needs_of, register
@@ -63,6 +63,7 @@ __all__ = [
     "last_linear_layer",
     "loss_threshold",
     "membership",
+    "names_in",
     "needs_of",
     "noise_floor",
     "outputs_of",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from evaluation.impl import IN_WORDS, METRICS, OF_MANY, MetricFacts, needs_of
+from evaluation.impl import IN_WORDS, METRICS, OF_MANY, Group, MetricFacts, needs_of
 from registry import Entry
 
 ALL, DEFAULT = "all", "default"
@@ -31,6 +31,12 @@ def chosen(words: Sequence[str]) -> list[Entry[MetricFacts]]:
                 "Rename them in your function"
             )
     return list(entries.values())
+
+
+def names_in(group: Group) -> list[str]:
+    """The names of the metrics of that group, those that compare with the ideal model last."""
+    entries = [entry for entry in METRICS if group in entry.facts.groups]
+    return [entry.name for entry in sorted(entries, key=lambda entry: "ideal" in needs_of(entry.function))]
 
 
 def _named(word: str) -> list[Entry[MetricFacts]]:

@@ -25,7 +25,7 @@ def percent(correct: Tensor) -> float:
     return 100 * mean(correct)
 
 
-@register("forget_loss", unit="nats", better="higher")
+@register("forget_loss", unit="nats", better="higher", better_of_images="near the ideal's", groups=("headline", "overview"))
 def forget_loss(model: Evidence) -> float:
     """Mean cross-entropy of the forget set.
 
@@ -39,7 +39,7 @@ def forget_loss(model: Evidence) -> float:
     return mean(model.forget.losses)
 
 
-@register("retain_loss", unit="nats", better="near the ideal's")
+@register("retain_loss", unit="nats", better="near the ideal's", groups=("headline", "overview"))
 def retain_loss(model: Evidence) -> float:
     """Mean cross-entropy of the retain set.
 
@@ -50,7 +50,7 @@ def retain_loss(model: Evidence) -> float:
     return mean(model.retain.losses)
 
 
-@register("forget_probability", unit="fraction", better="lower")
+@register("forget_probability", unit="fraction", better="lower", better_of_images="near the ideal's", groups=("headline", "overview"))
 def forget_probability(model: Evidence) -> float:
     """Mean softmax probability of the true class on the forget set.
 
@@ -61,7 +61,7 @@ def forget_probability(model: Evidence) -> float:
     return mean(model.forget.true_probabilities)
 
 
-@register("forget_score", unit="percent", better="lower")
+@register("forget_score", unit="percent", better="lower", better_of_images="near the ideal's", groups=("headline", "summary", "overview"))
 def forget_score(model: Evidence) -> float:
     """Percent correct on the forget set: 100 - UA, not UA.
 
@@ -75,7 +75,7 @@ def forget_score(model: Evidence) -> float:
     return percent(model.forget.correct)
 
 
-@register("retain_score", unit="percent", better="higher")
+@register("retain_score", unit="percent", better="higher", groups=("headline", "summary", "overview"))
 def retain_score(model: Evidence) -> float:
     """Percent correct on the retain set: RA.
 
@@ -97,7 +97,7 @@ def test_loss(model: Evidence) -> float:
     return mean(model.test.losses)
 
 
-@register("test_score", unit="percent", better="higher")
+@register("test_score", unit="percent", better="higher", groups=("headline", "summary"))
 def test_score(model: Evidence) -> float:
     """Percent correct on the whole test set: TA where no whole class was forgotten.
 
@@ -109,7 +109,7 @@ def test_score(model: Evidence) -> float:
     return percent(model.test.correct)
 
 
-@register("test_forget_loss", unit="nats", better="higher", whole_class=True)
+@register("test_forget_loss", unit="nats", better="higher", whole_class=True, groups=("headline",))
 def test_forget_loss(model: Evidence) -> float:
     """Mean cross-entropy of the test images of the forgotten classes.
 
@@ -120,7 +120,7 @@ def test_forget_loss(model: Evidence) -> float:
     return mean(model.test_forget.losses)
 
 
-@register("test_retain_loss", unit="nats", better="near the ideal's", whole_class=True)
+@register("test_retain_loss", unit="nats", better="near the ideal's", whole_class=True, groups=("headline",))
 def test_retain_loss(model: Evidence) -> float:
     """Mean cross-entropy of the test images of the other classes.
 
@@ -131,7 +131,7 @@ def test_retain_loss(model: Evidence) -> float:
     return mean(model.test_retain.losses)
 
 
-@register("test_forget_probability", unit="fraction", better="lower", whole_class=True)
+@register("test_forget_probability", unit="fraction", better="lower", whole_class=True, groups=("headline",))
 def test_forget_probability(model: Evidence) -> float:
     """Mean softmax probability of the true class on the test images of the forgotten classes.
 
@@ -142,7 +142,7 @@ def test_forget_probability(model: Evidence) -> float:
     return mean(model.test_forget.true_probabilities)
 
 
-@register("test_forget_score", unit="percent", better="lower", whole_class=True)
+@register("test_forget_score", unit="percent", better="lower", whole_class=True, groups=("headline", "summary"))
 def test_forget_score(model: Evidence) -> float:
     """Percent correct on the test images of the forgotten classes.
 
@@ -153,7 +153,7 @@ def test_forget_score(model: Evidence) -> float:
     return percent(model.test_forget.correct)
 
 
-@register("test_retain_score", unit="percent", better="higher", whole_class=True)
+@register("test_retain_score", unit="percent", better="higher", whole_class=True, groups=("headline", "summary"))
 def test_retain_score(model: Evidence) -> float:
     """Percent correct on the test images of the other classes: TA where a whole class was forgotten.
 

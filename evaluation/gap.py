@@ -35,7 +35,7 @@ def ua_ra_ta_mia(model: Evidence) -> tuple[float, float, float, float]:
     return *ua_ra_ta(model), model.metric("mia")
 
 
-@register("avg_gap", unit="points", better="lower", source="Fan et al. 2024, arXiv:2310.12508")
+@register("avg_gap", unit="points", better="lower", source="Fan et al. 2024, arXiv:2310.12508", groups=("headline", "summary", "overview"))
 def avg_gap(model: Evidence, ideal: Evidence) -> float:
     """Mean absolute difference to the ideal in UA, RA, TA and mia.
 
@@ -53,7 +53,13 @@ def avg_gap(model: Evidence, ideal: Evidence) -> float:
         raise Undecided("mia is. See avg_gap_without_mia") from error
 
 
-@register("avg_gap_without_mia", unit="points", better="lower", source="Fan et al. 2024, arXiv:2310.12508, without its fourth term")
+@register(
+    "avg_gap_without_mia",
+    unit="points",
+    better="lower",
+    source="Fan et al. 2024, arXiv:2310.12508, without its fourth term",
+    groups=("headline", "summary", "overview"),
+)
 def avg_gap_without_mia(model: Evidence, ideal: Evidence) -> float:
     """Mean absolute difference to the ideal in UA, RA and TA: avg_gap where mia is undecided.
 
@@ -92,7 +98,7 @@ def _check_same_request(model: Evidence, ideal: Evidence) -> None:
         )
 
 
-@register("rUA", unit="points", better="near 0", source="Dine et al.")
+@register("rUA", unit="points", better="near 0", source="Dine et al.", groups=("headline",))
 def rua(model: Evidence, ideal: Evidence) -> float:
     """Signed difference of the forget scores.
 

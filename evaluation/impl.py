@@ -11,6 +11,8 @@ from typing import Literal
 from registry import Function, Registry
 
 Unit = Literal["", "percent", "points", "nats", "fraction", "distance", "seconds", "steps", "ratio"]
+# Where a metric is shown: in the table of one run, in tables of several, in MLflow's list of runs; attack: one that is trained.
+Group = Literal["headline", "summary", "overview", "attack"]
 Better = Literal["", "higher", "lower", "near the ideal's", "near 0", "near 0.5", "near 0.01", "near 1"]
 
 
@@ -18,9 +20,10 @@ Better = Literal["", "higher", "lower", "near the ideal's", "near 0", "near 0.5"
 class MetricFacts:
     """What a metric's registration declares; empty where a user's own function declares nothing.
 
-    unit is that of the value, better the direction that is good, source its origin. whole_class marks a metric that
-    exists only where a whole class was forgotten, costly one that is measured only when it, or all, is asked for. What it
-    needs is not here: its positional parameters say that.
+    unit is that of the value, better the direction that is good, source its origin. better_of_images and better_of_classes
+    are the direction where images of classes that stay, or whole classes, were forgotten, where that is another one.
+    groups say where it is shown. whole_class marks a metric that exists only where a whole class was forgotten, costly one
+    that is measured only when it, or all, is asked for. What it needs is not here: its positional parameters say that.
     """
 
     unit: Unit = ""
@@ -28,6 +31,13 @@ class MetricFacts:
     source: str = ""
     whole_class: bool = False
     costly: bool = False
+    groups: tuple[Group, ...] = ()
+    better_of_images: Better = ""
+    better_of_classes: Better = ""
+
+    def direction(self, whole: bool) -> Better:
+        """The direction that is good where whole classes were forgotten, or else images of classes that stay."""
+        return (self.better_of_classes if whole else self.better_of_images) or self.better
 
 
 VERSION = 3  # part of what kept values are found by: raise it when the same outputs would give another value

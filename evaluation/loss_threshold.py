@@ -42,7 +42,7 @@ def tpr_at_1_fpr(forget: Tensor, test: Tensor) -> float:
     return (forget.double() < threshold).double().mean().item()
 
 
-@register("mia_auc", unit="fraction", better="near 0.5", source=SOURCE)
+@register("mia_auc", unit="fraction", better="near 0.5", source=SOURCE, better_of_classes="near the ideal's", groups=("headline",))
 def mia_auc(model: Evidence) -> float:
     """AUC of a loss threshold between forget (member) and all test images; 0.5 = indistinguishable.
 

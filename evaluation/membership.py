@@ -149,7 +149,7 @@ def _attack(model: Evidence, feature: Callable[[Outputs], Tensor], tell: Tell) -
     return Attack(drawn[0].scores, lowest, highest)
 
 
-@register("mia_correctness", unit="percent", better="near the ideal's", source=SOURCE)
+@register("mia_correctness", unit="percent", better="near the ideal's", source=SOURCE, groups=("attack",))
 def mia_correctness(model: Evidence) -> float:
     """Percent of forget that an SVC on correctness (0 or 1) calls non-member.
 
@@ -164,7 +164,7 @@ def mia_correctness(model: Evidence) -> float:
     return attacked(model, "mia_correctness", lambda outputs: outputs.correct)
 
 
-@register("mia_confidence", unit="percent", better="near the ideal's", source=SOURCE)
+@register("mia_confidence", unit="percent", better="near the ideal's", source=SOURCE, groups=("attack",))
 def mia_confidence(model: Evidence) -> float:
     """Percent of forget that an SVC on the probability of the true class calls non-member.
 
@@ -177,7 +177,7 @@ def mia_confidence(model: Evidence) -> float:
     return attacked(model, "mia_confidence", lambda outputs: outputs.true_probabilities)
 
 
-@register("mia_entropy", unit="percent", better="near the ideal's", source=SOURCE)
+@register("mia_entropy", unit="percent", better="near the ideal's", source=SOURCE, groups=("attack",))
 def mia_entropy(model: Evidence) -> float:
     """Percent of forget that an SVC on the entropy calls non-member.
 
@@ -190,7 +190,7 @@ def mia_entropy(model: Evidence) -> float:
     return attacked(model, "mia_entropy", lambda outputs: entropy(outputs.logits))
 
 
-@register("mia_m_entropy", unit="percent", better="near the ideal's", source=SOURCE)
+@register("mia_m_entropy", unit="percent", better="near the ideal's", source=SOURCE, groups=("attack",))
 def mia_m_entropy(model: Evidence) -> float:
     """Percent of forget that an SVC on the modified entropy calls non-member.
 
@@ -205,7 +205,7 @@ def mia_m_entropy(model: Evidence) -> float:
     return attacked(model, "mia_m_entropy", lambda outputs: modified_entropy(outputs.logits, outputs.labels))
 
 
-@register("mia_prob", unit="percent", better="near the ideal's", source=SOURCE)
+@register("mia_prob", unit="percent", better="near the ideal's", source=SOURCE, groups=("attack",))
 def mia_prob(model: Evidence) -> float:
     """Percent of forget that an SVC on the softmax vector calls non-member.
 
@@ -220,7 +220,7 @@ def mia_prob(model: Evidence) -> float:
     return attacked(model, "mia_prob", lambda outputs: outputs.probabilities)
 
 
-@register("mia", unit="percent", better="near the ideal's", source=SOURCE)
+@register("mia", unit="percent", better="near the ideal's", source=SOURCE, groups=("headline", "summary", "overview", "attack"))
 def mia(model: Evidence) -> float:
     """The same number as mia_confidence. Compare with the ideal's, not with 50.
 
@@ -233,7 +233,7 @@ def mia(model: Evidence) -> float:
     return model.metric("mia_confidence")
 
 
-@register("mia_lr", unit="percent", better="near the ideal's", source=f"{BAD_TEACHING}, their code")
+@register("mia_lr", unit="percent", better="near the ideal's", source=f"{BAD_TEACHING}, their code", groups=("attack",))
 def mia_lr(model: Evidence) -> float:
     """Percent of forget that a logistic regression on the entropy calls member.
 

@@ -246,6 +246,7 @@ def _ray_crew(options: argparse.Namespace, asked: int, jobs: Sequence[Job]) -> C
 
 def finished_in_store(jobs: Sequence[Job]) -> set[tuple[str, str]]:
     """What is finished, by what the tracking store says, which is there from now on, and has the experiments of the jobs."""
+    from evaluation import names_in
     from grids.base_lines import flags_of
     from mlflow_forget import configs_from, options_of
     from run_settings import experiment_of
@@ -258,7 +259,7 @@ def finished_in_store(jobs: Sequence[Job]) -> set[tuple[str, str]]:
 
     for job in {named(job): job for job in jobs if not job.is_base}.values():
         (config,) = configs_from(*options_of(job.words[1:]))
-        open_experiment(experiment_of(config))
+        open_experiment(experiment_of(config), names_in("overview"))
     return finished_jobs()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from evaluation import names_in
 from pipeline import Pipeline, Result
 from run_settings import config_hash_of
 from tracking.finished import HASH, Job, finished_run
@@ -34,6 +35,6 @@ def run_once(pipeline: Pipeline, known: Collection[Job] = NONE_KNOWN) -> Once:
     if job in known:
         return Once(job, None)
     with locked(pipeline.base.save_dir / job[1]):
-        if finished_run(job) is not None:
+        if finished_run(job, names_in("overview")) is not None:
             return Once(job, None)
         return Once(job, pipeline.run(tags={HASH: job[1]}))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from evaluation import UNDECIDED, MetricFacts, Outputs, is_undecided
+from evaluation import UNDECIDED, MetricFacts, Outputs, is_undecided, names_in
 from evaluation.impl import reasons_of
 from registry import Entry
 from reporter.best_known import best_known
@@ -30,14 +30,9 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 MODELS = ("initial", "unlearned", "ideal")
-FIVE = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score")
-ON_TEST = tuple(f"test_{name}" for name in FIVE)
-ATTACKS = ("mia", "mia_auc")
-AGAINST_IDEAL = ("avg_gap", "avg_gap_without_mia", "rUA")
 DIGITS = {"percent": 2, "points": 2, "nats": 3, "fraction": 3, "seconds": 3, "steps": 0, "ratio": 3, "distance": 3}
 UNITS = {"percent": "%", "steps": "steps", "seconds": "s"}
 NONE = "–"
-LIKE_IDEAL = "near the ideal's"
 
 
 @dataclass(frozen=True)
@@ -54,8 +49,8 @@ class Row:
 def html_report(facts: RunFacts, told: Verdict | None = None, pictures: Mapping[str, Sequence[Picture]] | None = None) -> str:
     """The page. Pictures (by their heading) are those of `report_pictures`; what was not measured is named with the command."""
     models = {name: own for name in MODELS if (own := facts.evidence.get(name)) is not None}
-    headline = [name for name in (*FIVE, *ON_TEST, *ATTACKS, *AGAINST_IDEAL) if facts.measured.whole or name not in ON_TEST]
-    others = [kind.name for kind in facts.kinds if kind.name not in headline]
+    main = headline(facts)
+    others = [kind.name for kind in facts.kinds if kind.name not in main]
     return (
         _environment()
         .get_template("run.html")
@@ -63,7 +58,7 @@ def html_report(facts: RunFacts, told: Verdict | None = None, pictures: Mapping[
             facts=facts,
             verdict=told or verdict(facts.measured),
             models=tuple(models),
-            headline=rows_of(facts, headline, tuple(models)),
+            headline=rows_of(facts, main, tuple(models)),
             every=[row for row in rows_of(facts, others, tuple(models)) if set(row.values) != {NONE}],
             missing=grouped(facts.undefined),
             groups=report_pictures(facts) if pictures is None else pictures,
@@ -108,6 +103,12 @@ def loss_pictures(facts: RunFacts) -> list[Picture]:
     return [*(loss_histogram(model, forget, test) for model, (forget, test) in sets.items()), attack_roc(sets)]
 
 
+def headline(facts: RunFacts) -> list[str]:
+    """The metrics of a run's main table: what is of whole classes is left out where none was forgotten whole."""
+    of_classes = {kind.name for kind in facts.kinds if kind.facts.whole_class}
+    return [name for name in names_in("headline") if facts.measured.whole or name not in of_classes]
+
+
 def rows_of(facts: RunFacts, names: Iterable[str], models: Sequence[str]) -> list[Row]:
     """The metrics of that name that were asked for, in that order; a metric that only compares has one value, under "unlearned"."""
     kinds = {kind.name: kind for kind in facts.kinds}
@@ -116,21 +117,14 @@ def rows_of(facts: RunFacts, names: Iterable[str], models: Sequence[str]) -> lis
 
 def _row(facts: RunFacts, kind: Entry[MetricFacts], models: Sequence[str]) -> Row:
     values = tuple(_value(facts, kind, model) for model in models)
-    return Row(kind.name, kind.summary, UNITS.get(kind.facts.unit, kind.facts.unit), direction(kind, facts.measured.whole), values)
+    unit = UNITS.get(kind.facts.unit, kind.facts.unit)
+    return Row(kind.name, kind.summary, unit, kind.facts.direction(facts.measured.whole), values)
 
 
 def _value(facts: RunFacts, kind: Entry[MetricFacts], model: str) -> str:
     if is_undecided(kind.name, reasons_of(model, facts.undefined)):
         return UNDECIDED
     return shown(facts.measured.value(model, kind.name), kind.facts.unit)
-
-
-def direction(kind: Entry[MetricFacts], whole: bool) -> str:
-    """Which direction is good. Of images whose class stays, as much should be known as the ideal model knows; a loss attack tells a class
-    that went from the others, of an ideal model too."""
-    if kind.name in (("mia_auc",) if whole else ("forget_loss", "forget_probability", "forget_score")):
-        return LIKE_IDEAL
-    return kind.facts.better
 
 
 def shown(value: float | None, unit: str) -> str:

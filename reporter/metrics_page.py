@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation import METRICS, OF_MANY, needs_of
+from evaluation import METRICS, OF_MANY, names_in, needs_of
 from evaluation.evidence import DRAWS
 from evaluation.membership import LARGEST_SPREAD, REGRESSION_TOLERANCE, TOLERANCE
 from registry import Entry
@@ -54,11 +54,11 @@ The artifact `per_image.parquet` of a run has the values of each image and model
 anew: index, label and set, prediction, `p_y`, margin, loss, all logits, and what the attacks say of each forget image (`member_score` is
 `mia`'s; positive for member).
 
-A membership attack (`mia`, `mia_correctness`, `mia_confidence`, `mia_entropy`, `mia_m_entropy`, `mia_prob`, `mia_lr`) is trained on as many
-members (retain images) as non-members (test images), and on as many of each class: of class c there are n_c = min(retain images of c, test
-images of c) on both sides, drawn by the seed, and none of a class that was forgotten whole. With digits' class 0 forgotten these are 323
-of each, with MNIST's class 0 9,020 of each. Under 10 of each there is no attack. `mia_auc` and `mia_tpr_at_1_fpr` train nothing: they
-compare all forget images with all test images.
+A membership attack ({", ".join(f"`{name}`" for name in names_in("attack"))})
+is trained on as many members (retain images) as non-members (test images), and on as many of each class: of class c there are
+n_c = min(retain images of c, test images of c) on both sides, drawn by the seed, and none of a class that was forgotten whole. With
+digits' class 0 forgotten these are 323 of each, with MNIST's class 0 9,020 of each. Under 10 of each there is no attack.
+`mia_auc` and `mia_tpr_at_1_fpr` train nothing: they compare all forget images with all test images.
 
 The attack is trained {DRAWS} times, on other draws. The first one's value is the metric. Where the values of the draws are more than
 {LARGEST_SPREAD:g} points apart, or would be if scores within the solver's tolerance of 0 were on the other side ({TOLERANCE:g};
@@ -120,6 +120,8 @@ def _measured(entry: Entry[Any]) -> str:
 def _facts(entry: Entry[Any]) -> list[str]:
     unit, better = entry.facts.unit, entry.facts.better
     facts = [f"Unit: {UNITS.get(unit, unit)}", f"Good: {better}"]
+    facts += [f"Good for images of classes that stay: {entry.facts.better_of_images}"] if entry.facts.better_of_images else []
+    facts += [f"Good for whole classes: {entry.facts.better_of_classes}"] if entry.facts.better_of_classes else []
     facts += [f"Needs: {', '.join(_needs(entry)) or 'the model alone'}"]
     facts += [f"Costly: {COSTLY}"] if entry.facts.costly else []
     return [*facts, f"Source: {prose(entry.facts.source) or 'the definition above'}"]

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from reporter.html_report import ATTACKS, FIVE, MODELS, ON_TEST, rows_of
+from evaluation import names_in
+from reporter.html_report import MODELS, headline, rows_of
 from reporter.markdown import escaped, prose, table
 from reporter.run_facts import RunFacts
 from reporter.text_table import number
 from reporter.verdict import Verdict
 
-IN_SWEEP = ("forget_score", "retain_score", "test_forget_score", "test_retain_score", "mia", "avg_gap", "avg_gap_without_mia")
 MOST_ROWS = 40
 
 
 def run_note(facts: RunFacts, verdict: Verdict) -> str:
     """A few lines for who looks at the run before its artifacts."""
     models = [model for model in MODELS if model in facts.evidence]
-    names = [*FIVE, *(ON_TEST if facts.measured.whole else ()), *ATTACKS]
-    rows = [[f"`{row.name}`", *row.values, row.better] for row in rows_of(facts, names, models)]
+    rows = [[f"`{row.name}`", *row.values, row.better] for row in rows_of(facts, headline(facts), models)]
     numbers = table(["metric", *models, "good"], rows) if rows else ""
     said = [
         f"**{escaped(verdict.headline)}**",
@@ -32,7 +31,7 @@ def run_note(facts: RunFacts, verdict: Verdict) -> str:
 
 def sweep_note(runs: Mapping[str, Mapping[str, float]], varying: str) -> str:
     """The description of several runs' parent: what varies, and a line with the main numbers of each; of many runs the first 40."""
-    names = [name for name in IN_SWEEP if any(name in metrics for metrics in runs.values())]
+    names = [name for name in names_in("summary") if any(name in metrics for metrics in runs.values())]
     rows = [[escaped(run), *(number(metrics.get(name)) for name in names)] for run, metrics in list(runs.items())[:MOST_ROWS]]
     more = f"\n\n{len(runs) - MOST_ROWS} more are not shown." if len(runs) > MOST_ROWS else ""
     return f"**{len(runs)} runs, in which these vary: {escaped(varying)}**\n\n{table(['run', *names], rows)}{more}"

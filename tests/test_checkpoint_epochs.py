@@ -18,7 +18,7 @@ import mlruns_parser
 import pipeline
 from base_models import BaseConfig
 from checkpoint_epochs import Intermediate, checked
-from evaluation import UNDECIDED
+from evaluation import UNDECIDED, names_in
 from measurement import known_evidence
 from pipeline import Pipeline, PipelineConfig, Result
 from sweep import run_all
@@ -198,9 +198,9 @@ def test_a_table_shows_them(capsys, done):
         (line.split(), out.splitlines()[n + 2 : n + 4]) for n, line in enumerate(out.splitlines()) if line.startswith("intermediate")
     )
 
-    assert header[2:] == list(mlflow_forget.SUMMARY)
+    assert header[2:] == names_in("summary")
     for epoch, row in zip((1, 3), rows, strict=True):
-        assert row.split() == ["epoch", str(epoch), *(f"{done.checkpoints[epoch][name]:.2f}" for name in mlflow_forget.SUMMARY)]
+        assert row.split() == ["epoch", str(epoch), *(f"{done.checkpoints[epoch][name]:.2f}" for name in names_in("summary"))]
 
 
 def test_a_sweep_has_them_in_every_child(capsys):

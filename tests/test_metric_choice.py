@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import measurement
 import mlflow_forget
 import mlruns_parser
 from base_models import BaseConfig
-from evaluation import METRICS, OF_MANY, UNDECIDED, chosen, is_undecided, needs_of
+from evaluation import METRICS, OF_MANY, UNDECIDED, chosen, is_undecided, names_in, needs_of
 from pipeline import Pipeline, PipelineConfig
 from sweep import run_all
 from tests.own_store import there  # noqa: F401 (a fixture of every test here)
@@ -48,6 +49,62 @@ def test_names_are_in_any_case_and_once_each():
     assert names("RUA", "forget_score", "rua") == ["rUA", "forget_score"]
     assert names("forget_score", "Default")[0] == "forget_score"
     assert len(names("default", "probe_score")) == len(METRICS.names) - len(COSTLY) - len(OF_AUDITS) + 1
+
+
+# Where a metric is shown
+
+
+def test_the_groups_are_those_of_the_tables():
+    five = ["forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score"]
+    gaps = ["avg_gap", "avg_gap_without_mia"]
+
+    assert names_in("headline")[:5] == five and names_in("headline")[-3:] == [*gaps, "rUA"]
+    assert names_in("overview") == [*five, "mia", *gaps]
+    assert names_in("summary") == [*five[3:], "test_score", "test_forget_score", "test_retain_score", "mia", *gaps]
+    assert len(names_in("attack")) == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "of_classes", "of_images"),
+    [
+        ("forget_score", "lower", "near the ideal's"),
+        ("forget_loss", "higher", "near the ideal's"),
+        ("retain_score", "higher", "higher"),
+        ("mia_auc", "near the ideal's", "near 0.5"),
+        ("mia", "near the ideal's", "near the ideal's"),
+    ],
+)
+def test_the_direction_that_is_good_depends_on_what_was_forgotten(name, of_classes, of_images):
+    facts = METRICS[name].facts
+
+    assert (facts.direction(True), facts.direction(False)) == (of_classes, of_images)
+
+
+SHOWN = """from evaluation import register
+
+@register("of_mine", unit="points", better="near 1", better_of_classes="near 0", groups=("headline", "summary", "overview"))
+def of_mine(model):
+    \"\"\"Twelve and a half.\"\"\"
+    return 12.5
+"""
+
+
+def test_a_metric_of_a_persons_file_is_shown_where_it_says(folder, capsys, monkeypatch):
+    for table in ("_entries", "_names"):
+        monkeypatch.setattr(METRICS, table, dict(getattr(METRICS, table)))
+    (folder / "shown.py").write_text(SHOWN)
+    words = f"--unlearn random_mask --kappa 0.5 --epochs 2 --experiment shown --metrics forget_score,{folder / 'shown.py'}:of_mine"
+
+    assert mlflow_forget.main(words.split()) == 0
+    assert re.search(r"^of_mine +12.500 +12.500 +12.500$", capsys.readouterr().out, flags=re.MULTILINE)
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("shown")
+    (run,) = client.search_runs([experiment.experiment_id])
+    page = Path(run.info.artifact_uri.removeprefix("file://"), "report.html").read_text()
+
+    assert "metrics.`of_mine`" in experiment.tags["mlflow.sharedViewState.lethe"]
+    assert "| `of_mine` | 12.50 | 12.50 | 12.50 | near 0 |" in run.data.tags["mlflow.note.content"]
+    assert "of_mine" in page.partition("Predictions")[0] and "points; good: near 0" in page
 
 
 @pytest.mark.parametrize("words", [(), ("",)])

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 VIEW = "lethe"  # the end of the page's address: ?viewStateShareKey=lethe
-COLUMNS = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score", "mia", "avg_gap", "avg_gap_without_mia")
 
 
-def tags_of_new() -> dict[str, str]:
-    """The tags of a new experiment: that it is about models, not prompts, and a view of its runs with the main metrics."""
+def tags_of_new(columns: Sequence[str]) -> dict[str, str]:
+    """The tags of a new experiment: that it is about models, not prompts, and a view of its runs with the metrics named by `columns`."""
     state = {
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
-        "selectedColumns": [*(f"metrics.`{name}`" for name in COLUMNS), "tags.`verdict`"],
+        "selectedColumns": [*(f"metrics.`{name}`" for name in columns), "tags.`verdict`"],
     }
     return {"mlflow.experimentKind": "custom_model_development", f"mlflow.sharedViewState.{VIEW}": json.dumps(state)}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tracking.alive import OWNER, is_gone
@@ -34,15 +35,18 @@ def finished_jobs() -> set[Job]:
         return {(run.experiment, run.tags[HASH]) for run in runs if run.status == "FINISHED" and HASH in run.tags}
 
 
-def finished_run(job: Job) -> str | None:
-    """The id of the job's FINISHED run, if there is one. Ends the runs that nobody goes on with. Raises ValueError if it can't be asked."""
+def finished_run(job: Job, columns: Sequence[str] = ()) -> str | None:
+    """The id of the job's FINISHED run, if there is one. Ends the runs that nobody goes on with. columns: see open_experiment.
+
+    Raises ValueError if the store can't be asked.
+    """
     from mlflow import MlflowClient
 
     from tracking.store import open_experiment, way_out
     from tracking.store_uri import shown_uri
 
     experiment, config_hash = job
-    experiment_id = open_experiment(experiment)  # first: it makes a store that is new, which many may want at once
+    experiment_id = open_experiment(experiment, columns)  # first: it makes a store that is new, which many may want at once
     end_gone_runs()
     client = MlflowClient()
     wanted = f"tags.{HASH} = '{config_hash}' and attributes.status = 'FINISHED'"

@@ -184,13 +184,20 @@ def _named(name: str) -> Iterator[tuple[Path, str]]:
 
 
 @contextmanager
-def tracked_run(experiment: str, name: str, *, nested: bool = False, tags: Mapping[str, str] | None = None) -> Iterator[TrackedRun]:
+def tracked_run(
+    experiment: str,
+    name: str,
+    *,
+    nested: bool = False,
+    tags: Mapping[str, str] | None = None,
+    columns: Sequence[str] = (),
+) -> Iterator[TrackedRun]:
     """A run that ends as what happened: FINISHED; KILLED on Ctrl-C or a signal; else FAILED, the error in the tag `error`.
 
     Runs whose processes are gone are ended first. Raises ValueError where the run can't begin, StoreLost where the store is lost later.
-    A signal waits while a run is begun or ended. `nested`: a child of the run that this process began last.
+    A signal waits while a run is begun or ended. `nested`: a child of the run that this process began last. columns: see open_experiment.
     """
-    experiment_id = open_experiment(experiment)
+    experiment_id = open_experiment(experiment, columns)
     if not nested:
         end_gone_runs()
     claim = Claim()

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,10 @@ def _check_server(uri: str) -> None:
         ) from trouble
 
 
-def open_experiment(name: str) -> str:
+def open_experiment(name: str, columns: Sequence[str] = ()) -> str:
     """The id of an experiment, made if it is new, in a store that is made if it is new. Raises ValueError if neither can be.
+
+    columns: the metrics that MLflow's list of the runs shows first, of a new experiment.
 
     The first use of a sqlite file creates its tables, which several processes must not do at once: it happens under a lock, and
     elsewhere, so that a process that is killed over it leaves no half of a store. What a lock does not keep out, another machine or
@@ -80,7 +83,7 @@ def open_experiment(name: str) -> str:
     file = database_of(uri)
     _give_to_mlflow(uri)
     try:
-        found = patiently(lambda: _experiment(uri, file, name))
+        found = patiently(lambda: _experiment(uri, file, name, columns))
     except StoreTrouble as trouble:
         if isinstance(trouble.__cause__, ImportError):
             raise driver_told(uri, trouble.__cause__) from trouble
@@ -103,7 +106,7 @@ def way_out(trouble: StoreTrouble) -> str:
     return f"Start it, or correct or unset {VARIABLE}"
 
 
-def _experiment(uri: str, file: Path | None, name: str) -> Any:
+def _experiment(uri: str, file: Path | None, name: str, columns: Sequence[str]) -> Any:
     """The experiment, made if it is new. file: that of a sqlite store."""
     import filelock
     import mlflow
@@ -121,7 +124,7 @@ def _experiment(uri: str, file: Path | None, name: str) -> Any:
         client = mlflow.MlflowClient()
         found = client.get_experiment_by_name(name)
         if found is None:
-            _new_experiment(client, file, name)
+            _new_experiment(client, file, name, columns)
             found = client.get_experiment_by_name(name)
         return found
 
@@ -166,12 +169,12 @@ def _user() -> str:
     return str(os.getuid()) if hasattr(os, "getuid") else getpass.getuser()
 
 
-def _new_experiment(client: Any, file: Path | None, name: str) -> str:
+def _new_experiment(client: Any, file: Path | None, name: str, columns: Sequence[str]) -> str:
     """The id of an experiment that was not there a moment ago."""
     from mlflow.exceptions import MlflowException
 
     try:
-        made: str = client.create_experiment(name, artifact_location=new_place(file, name), tags=tags_of_new())
+        made: str = client.create_experiment(name, artifact_location=new_place(file, name), tags=tags_of_new(columns))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS" or (found := client.get_experiment_by_name(name)) is None:
             raise
