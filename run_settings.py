@@ -19,7 +19,7 @@ from training import checkpoint_header_digest, model_digest
 from training.recipe import PREFIX
 from unlearn.impl import MethodFacts
 from vision_data import DATA, DATASETS, origin
-from vision_data.augmentation import augmentations, check_augmentable, named
+from vision_data.augmentation import augmentations, augmentations_of_flag, check_augmentable
 from vision_data.reading import FLAGS as READING
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def augmentation_of(asked: Sequence[str], method: Entry[MethodFacts], base: Base
     if tuple(asked) == AUTO:
         return () if trains_on_none else augmentations(base.recipe.augment)
     try:
-        kinds = named(asked)
+        kinds = augmentations_of_flag(asked)
         check_augmentable(kinds, base.splits.train.image_shape)
     except ValueError as error:
         raise ValueError(f"--unlearn_augment: {error}. Or leave the flag out, for what the base models' recipe does") from error

@@ -293,7 +293,7 @@ def test_a_class_that_is_a_link_may_not_lead_back_to_all_classes(tmp_path, monke
 def test_a_link_that_leads_nowhere_is_named(tmp_path, lost):
     class_folders(tmp_path / "own", {"cat": 2, "dog": 2})
     (tmp_path / "own" / lost).symlink_to(tmp_path / "gone")
-    refused(tmp_path, rf"own/{lost}: expected a link to what is there, got one to .*gone\. Restore that, or remove the link")
+    refused(tmp_path, rf"own/{lost}: expected a link to an existing file, got one to .*gone\. Restore that file, or remove the link")
 
 
 def test_a_link_to_nowhere_that_is_no_image_is_left_out_with_a_word(tmp_path):
@@ -399,7 +399,9 @@ def test_the_same_file_twice_in_a_class_is_worth_a_word_each_time(tmp_path):
     class_folders(tmp_path / "own", {"a": 2, "b": 2})
     write(tmp_path / "own" / "a" / "copy.png", noise(0))
     for _ in range(2):
-        with pytest.warns(UserWarning, match=r"the same image is there twice: .*000\.png and .*copy\.png\. To forget one leaves the other"):
+        with pytest.warns(
+            UserWarning, match=r"the same image is there twice: .*000\.png and .*copy\.png\. Forgetting one leaves the other"
+        ):
             read(tmp_path / "own", tmp_path / "data")
 
 
@@ -446,7 +448,7 @@ def test_images_of_a_folder_that_can_not_be_written_are_decoded_into_data(tmp_pa
     expected = class_folders(tmp_path / "share", {"cat": 2, "dog": 2})
     monkeypatch.chdir(tmp_path)
     read_only(tmp_path / "share", monkeypatch)
-    with pytest.warns(UserWarning, match=r"share.decoded can't be written \(Read-only file system\): data.decoded takes its place"):
+    with pytest.warns(UserWarning, match=r"share.decoded can't be written \(Read-only file system\): data.decoded is used instead"):
         assert np.array_equal(read(tmp_path / "share", tmp_path / "share").train[0].numpy(), expected)
     monkeypatch.setattr(decoding, "pixels_of", None)  # the second time nothing is decoded
     assert np.array_equal(read(tmp_path / "share", tmp_path / "share").train[0].numpy(), expected)

@@ -91,7 +91,7 @@ def test_one_pixel_of_colour_makes_three(tmp_path):
 
 
 def test_sets_of_a_fixed_form_have_no_such_flag(tmp_path):
-    with pytest.raises(ValueError, match="--image_channels: digits is read in one way alone, this is for folder:PATH and hf:NAME"):
+    with pytest.raises(ValueError, match="--image_channels: expected folder:PATH or hf:NAME with this flag, got digits"):
         read_dataset("digits", tmp_path, {"image_channels": 3})
 
 
@@ -101,7 +101,7 @@ def test_sets_of_a_fixed_form_have_no_such_flag(tmp_path):
 def test_the_message_of_one_file_under_two_classes_says_how_to_go_on(tmp_path):
     class_folders(tmp_path / "own", {"a": 3, "b": 3})
     write(tmp_path / "own" / "b" / "copy.png", noise(0))
-    with pytest.raises(ValueError, match="the same file under two: .* by --duplicates drop"):
+    with pytest.raises(ValueError, match="the same file under two: .* with --duplicates drop"):
         read(tmp_path / "own")
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from registry import Entry, Help, Range, Search
-from vision_data.augmentation import Augmentation, augmentations, named
+from vision_data.augmentation import Augmentation, augmentations, augmentations_of_flag
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["one_cycle", "cosine"]
@@ -104,7 +104,7 @@ def changed(
     settings: dict[str, Any] = {name.removeprefix(PREFIX): value for name, value in given.items()}
     if "augment" in settings:
         try:
-            settings["augment"] = named(settings["augment"])
+            settings["augment"] = augmentations_of_flag(settings["augment"])
         except ValueError as error:
             raise ValueError(f"--{PREFIX}augment: {error}") from error
     return replace(recipe, **settings)

@@ -1,4 +1,4 @@
-"""How images are normalised where a person, or a file of weights, asks for another way than by the training images' own numbers."""
+"""The --normalize flag: parse it, format it, and build the `Normalisation` that it asks for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXPECTED = "auto, data, none or MEAN,...:STD,..., as 0.5,0.5,0.5:0.25,0.25,0.25"
 
 
 def checked_normalisation(asked: str) -> str:
-    """What --normalize asks for, in the one way that it is written: auto, data, none, or numbers without needless digits.
+    """Return the canonical text of a --normalize value: auto, data, none, or numbers of six digits.
 
     Raises ValueError for anything else.
     """
@@ -27,7 +27,10 @@ def checked_normalisation(asked: str) -> str:
 
 
 def spelled(mean: Sequence[float], deviation: Sequence[float]) -> str:
-    """Numbers as --normalize has them; none for 0 and 1. ValueError where they are no means and deviations."""
+    """Format means and standard deviations for --normalize; "none" if all are 0 and 1.
+
+    Raises ValueError for different lengths, numbers that are not finite, and deviations <= 0.
+    """
     if len(mean) != len(deviation) or not all(map(math.isfinite, (*mean, *deviation))) or min(deviation) <= 0:
         raise ValueError("expected as many deviations as means, all finite, and deviations > 0")
     if set(mean) == {0.0} and set(deviation) == {1.0}:
@@ -36,9 +39,9 @@ def spelled(mean: Sequence[float], deviation: Sequence[float]) -> str:
 
 
 def normalisation_of(asked: str, own: Normalisation) -> Normalisation:
-    """The normalisation that is asked for (data, none or numbers); `own` is the training images'. One number stands for all channels.
+    """Return the `Normalisation` of "data", "none" or numbers; `own` is that of the training images.
 
-    Raises ValueError for another number of channels.
+    A single number applies to all channels. Raises ValueError for another number of channels.
     """
     if asked == DATA:
         return own
@@ -51,7 +54,7 @@ def normalisation_of(asked: str, own: Normalisation) -> Normalisation:
 
 
 def in_words(asked: str, normalisation: Normalisation) -> str:
-    """What is done to images, for a reader."""
+    """Describe a normalisation in a sentence."""
     if asked == NONE:
         return "images are taken as pixels in [0, 1] (--normalize none)"
     mean, deviation = (", ".join(f"{value:.4g}" for value in values) for values in (normalisation.mean, normalisation.std))

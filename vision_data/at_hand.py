@@ -1,4 +1,4 @@
-"""Images that can be read at once: their files are here, and decoded where that takes its time."""
+"""Forbid downloading and decoding for a while, so that only datasets that load at once are read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ALONE = ContextVar("alone", default=False)
 
 @contextmanager
 def only_at_hand() -> Iterator[None]:
-    """Inside, a dataset that would have to be downloaded or decoded is a FileNotFoundError."""
+    """Inside, a dataset that has to be downloaded or decoded first raises FileNotFoundError."""
     token = _ALONE.set(True)
     try:
         yield
@@ -19,7 +19,7 @@ def only_at_hand() -> Iterator[None]:
         _ALONE.reset(token)
 
 
-def begin_to_fetch(name: str) -> None:
-    """To be called before what takes its time. FileNotFoundError inside of `only_at_hand`."""
+def check_may_fetch(name: str) -> None:
+    """Raise FileNotFoundError inside `only_at_hand`. Call it before downloading or decoding a dataset."""
     if _ALONE.get():
-        raise FileNotFoundError(f"{name}: its images are not at hand")
+        raise FileNotFoundError(f"{name}: its images would have to be downloaded or decoded first")

@@ -1,4 +1,4 @@
-"""Augmentation of a batch at once, on the device that its images are on; what is drawn is drawn by a generator on the CPU."""
+"""Augmentation of a whole batch on its device, with random numbers from a generator on the CPU."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 Kind = Literal["crop", "flip", "cutout"]
 Augmentation = bool | Sequence[str]  # True: crop and flip
 CROP_AND_FLIP: tuple[Kind, ...] = ("crop", "flip")
-HOLE = 4  # a hole's sides are that part of the height
-MARGIN = 8  # a crop moves an image by up to that part of the height
-LEAST_PIXELS = {"crop": MARGIN, "flip": 2, "cutout": HOLE}  # of the shorter side, for the kind to do anything but wipe the image
+HOLE = 4  # a hole's side is height / HOLE
+MARGIN = 8  # a crop shifts an image by at most height / MARGIN
+LEAST_PIXELS = {"crop": MARGIN, "flip": 2, "cutout": HOLE}  # of the shorter side; below, the kind has no effect or wipes the image
 
 
 def augmentations(asked: Augmentation) -> tuple[str, ...]:
-    """The kinds asked for, in the order in which they are applied. ValueError for one that there is not."""
+    """Return the kinds asked for, in the order of application. Raises ValueError for an unknown kind."""
     if isinstance(asked, bool):
         return CROP_AND_FLIP if asked else ()
     for kind in asked:
@@ -27,15 +27,18 @@ def augmentations(asked: Augmentation) -> tuple[str, ...]:
     return tuple(kind for kind in get_args(Kind) if kind in asked)
 
 
-def named(words: Sequence[str]) -> tuple[str, ...]:
-    """As `augmentations`, of the words of a flag: `none` alone is nothing. ValueError for no word, and for `none` beside others."""
+def augmentations_of_flag(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the kinds that the words of a flag name; none for `none`.
+
+    Raises ValueError for an unknown kind, for no word, and for `none` beside others.
+    """
     if not words or ("none" in words and len(words) > 1):
         raise ValueError(f"expected none alone, or some of {', '.join(get_args(Kind))}, got {','.join(words) or 'nothing'}. Choose")
     return augmentations(() if "none" in words else words)
 
 
 def check_augmentable(kinds: Sequence[str], shape: Sequence[int]) -> None:
-    """ValueError for images of a shape (C, H, W) that one of the kinds can't be done to, or would leave as they are."""
+    """Raise ValueError if a kind can't be applied to images of a shape (C, H, W) or has no effect on them."""
     if kinds and len(shape) != 3:
         raise ValueError(f"augmentation {','.join(kinds)}: expected images (channels, height, width), got {tuple(shape)}. Ask for none")
     for kind in kinds:
@@ -48,9 +51,11 @@ def check_augmentable(kinds: Sequence[str], shape: Sequence[int]) -> None:
 
 @dataclass(frozen=True)
 class Moves:
-    """What happens to each of N images: moved down and right (N, 1) by 0 to twice an eighth of the height, mirrored (N, 1) or not.
+    """The augmentation of each of N images.
 
-    `holes` (N, 2): the row and the column of the centre of a square that is made the mean colour; None without cutout.
+    down, right: (N, 1) int64, the crop's offset in the padded image: 0 to 2 * (height // 8) pixels
+    mirrored: (N, 1) bool
+    holes: (N, 2), row and column of the hole's centre as fractions of height and width; None without cutout
     """
 
     down: Tensor
@@ -60,7 +65,7 @@ class Moves:
 
     @classmethod
     def drawn(cls, count: int, height: int, generator: torch.Generator, kinds: Sequence[str] = CROP_AND_FLIP) -> Moves:
-        """For `count` images of that height. Draws nothing for a kind that is not asked for."""
+        """Draw the augmentation of `count` images. Uses no random number for a kind that is not in `kinds`."""
         down = right = torch.full((count, 1), height // MARGIN)
         mirrored, holes = torch.zeros(count, 1, dtype=torch.bool), None
         if "crop" in kinds:
@@ -73,21 +78,20 @@ class Moves:
 
     @classmethod
     def joined(cls, parts: Sequence[Moves]) -> Moves:
-        """The moves of several sets of images, one set after the other."""
+        """Concatenate the moves of several sets of images."""
         holes = [part.holes for part in parts if part.holes is not None]
         down, right, mirrored = (torch.cat([getattr(part, name) for part in parts]) for name in ("down", "right", "mirrored"))
         return cls(down, right, mirrored, torch.cat(holes) if holes else None)
 
     def of(self, chosen: slice) -> Moves:
-        """Those of some of the images."""
+        """Return the moves of some of the images."""
         return Moves(self.down[chosen], self.right[chosen], self.mirrored[chosen], None if self.holes is None else self.holes[chosen])
 
     def __call__(self, images: Tensor, normalisation: Callable[[Tensor], Tensor] = lambda images: images) -> Tensor:
-        """The images (N, C, H, W), padded with zeros, shifted and mirrored, normalised, and holes cut out: 0 after the normalisation.
+        """Pad the images (N, C, H, W) with zeros, crop, mirror and normalise them; then set the holes to 0.
 
-        Crop and flip: He et al. 2016, arXiv:1512.03385. Cutout: DeVries, Taylor 2017, arXiv:1708.04552; the centre is anywhere, and
-        what of the square is outside the image is lost. Its sides are a quarter of the height; there, 16 pixels of 32 for CIFAR-10 and 8
-        for CIFAR-100.
+        Crop and flip: He et al. 2016, arXiv:1512.03385. Cutout: DeVries, Taylor 2017, arXiv:1708.04552. A hole may reach over the
+        border. Its side is a quarter of the height; in the paper it is 16 of 32 pixels for CIFAR-10 and 8 for CIFAR-100.
         """
         count, _, height, width = images.shape
         pad = height // MARGIN

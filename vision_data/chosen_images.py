@@ -1,4 +1,4 @@
-"""Images that several sets share: kept once, each set knows which rows are its own."""
+"""Image sets that share one tensor or file; each set holds the indexes of its rows."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _on_devices: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # base -> {dev
 
 
 class Chosen:
-    """Some rows of images (N, C, H, W) that are not copied for it: a tensor, or a file too large for memory.
+    """A view of some rows of images (N, C, H, W) in a tensor or in a file.
 
-    `chosen[rows]` is a new tensor of those of its rows, `chosen[:]` of all of them. What else a tensor has (`flatten`, a place in
-    torch's functions) it has too, by such a copy, unless the images are in a file.
+    `chosen[rows]` copies these rows into a new tensor, `chosen[:]` all rows. Tensor methods and torch functions work too, on such a
+    copy; they raise ValueError for images in a file.
     """
 
     def __init__(self, base: Base, rows: Tensor) -> None:
@@ -35,7 +35,7 @@ class Chosen:
         return self.base[self.rows[rows if isinstance(rows, slice) else rows.to(self.rows.device)]]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in ("base", "rows"):  # asked by copy and pickle, before there is anything to ask
+        if name.startswith("__") or name in ("base", "rows"):  # copy and pickle look these up before __init__ has run
             raise AttributeError(name)
         return getattr(self._copied(), name)
 
@@ -63,9 +63,9 @@ class Chosen:
         return self.base.device
 
     def to(self, device: torch.device | str) -> Images:
-        """These images on a device. The base goes there once for all sets that share it; a small part of it goes alone.
+        """Move the images to a device: the base once for all views, or a small part alone.
 
-        What is in a file stays there: its batches are moved.
+        Images in a file stay there; their batches are moved.
         """
         if isinstance(self.base, ImageFile) or self.base.device == torch.device(device):
             return self
@@ -78,7 +78,7 @@ Images = Tensor | Chosen | ImageFile
 
 
 def choose(images: Images, chosen: Tensor) -> Chosen:
-    """The images that a boolean mask (N,) or a tensor of positions selects, without a copy."""
+    """Select images by a boolean mask (N,) or a tensor of positions, without a copy."""
     positions = chosen.nonzero().squeeze(1) if chosen.dtype == torch.bool else chosen
     if isinstance(images, Chosen):
         return Chosen(images.base, images.rows[positions])
@@ -86,14 +86,14 @@ def choose(images: Images, chosen: Tensor) -> Chosen:
 
 
 def joined(first: Images, second: Images, order: Tensor) -> Images:
-    """Both, one after the other, in that order: without a copy where both are rows of the same images."""
+    """Concatenate two sets and reorder them; without a copy if both are views of the same base."""
     if isinstance(first, Chosen) and isinstance(second, Chosen) and first.base is second.base:
         return Chosen(first.base, torch.cat([first.rows, second.rows])[order])
     return torch.cat([first[:], second[:]])[order]
 
 
 def in_parts(images: Images, most_bytes: int = 1 << 22) -> Iterator[Tensor]:
-    """The images in order, some at a time, so that a pass over all of them needs little memory."""
+    """Yield the images in order, in parts of about `most_bytes` bytes."""
     size = max(1, most_bytes // max(1, images.shape[1:].numel()))
     for start in range(0, len(images), size):
         yield images[start : start + size]
@@ -105,7 +105,7 @@ def _copy_of(base: Tensor, device: torch.device | str) -> Tensor | None:
 
 
 def _moved(base: Tensor, device: torch.device | str) -> Tensor:
-    """The base on a device: the copy that is there already while anybody uses it, else a new one."""
+    """Return the base on a device: the present copy while a view uses it, else a new one."""
     found = _copy_of(base, device)
     if found is None:
         found = base.to(device)

@@ -1,4 +1,4 @@
-"""Which files a dataset's README.md gives to which split: the `configs` in its front matter, as the Hugging Face hub has them."""
+"""The splits of a dataset card: `configs` in the front matter of README.md, as the hub has them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTA
 
 
 def described_splits(name: str, root: Path) -> dict[str, list[str]]:
-    """The files of each split that root/README.md names; {} where it names none.
+    """Return the files of each split in root/README.md; {} if it names none.
 
-    Raises ValueError for a README that can't be read, for several configurations of which none is the default, and for files that are not
-    there.
+    Raises ValueError for a README that can't be read, for several configurations without a default, and for missing files.
     """
     configs = _configs(name, root / "README.md")
     if not configs:
@@ -29,7 +28,7 @@ def described_splits(name: str, root: Path) -> dict[str, list[str]]:
 
 
 def all_end_as(splits: Mapping[str, list[str]], endings: tuple[str, ...]) -> bool:
-    """Whether there are files, and each of them ends so."""
+    """Return whether there are files and all have one of these endings."""
     files = [file for listed in splits.values() for file in listed]
     return bool(files) and all(file.casefold().endswith(endings) for file in files)
 
@@ -62,7 +61,7 @@ def _default_of(name: str, root: Path, configs: list[dict[str, Any]]) -> dict[st
 
 
 def _patterns(name: str, root: Path, data_files: Any) -> Iterator[tuple[str, list[str]]]:
-    """(split, patterns). What names no split is for training, as for the `datasets` library."""
+    """Yield (split, patterns). Patterns without a split belong to train, as in the `datasets` library."""
     if isinstance(data_files, dict):
         data_files = [{"split": split, "path": path} for split, path in data_files.items()]
     listed = data_files if isinstance(data_files, list) else [data_files]
@@ -77,7 +76,7 @@ def _patterns(name: str, root: Path, data_files: Any) -> Iterator[tuple[str, lis
 
 
 def _files(name: str, root: Path, split: str, patterns: list[str]) -> list[str]:
-    """The files in root that match. ValueError for a pattern that leads out of it, and where no file matches."""
+    """Return the files in root that match. Raises ValueError for none, and for a pattern that leaves root."""
     found: list[Path] = []
     for pattern in patterns:
         steps = PurePosixPath(pattern)

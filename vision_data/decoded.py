@@ -1,4 +1,4 @@
-"""Encoded images decoded once, into a folder that later runs read: killed on the way, the next run goes on where it stopped."""
+"""Decode a dataset's images once, into a folder that later runs read. An interrupted decoding resumes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from foreign_files import LIST, foreign_text
 from temporary_files import replaced
-from vision_data.at_hand import begin_to_fetch
+from vision_data.at_hand import check_may_fetch
 from vision_data.chosen_images import Images
 from vision_data.encoded_image import EncodedImage, pixels_of
 from vision_data.image_file import ImageFile
@@ -29,25 +29,24 @@ from vision_data.reading import Reading
 from vision_data.scanned import Published, in_parallel, refuse_unreadable, scan, without
 
 BYTES_AT_ONCE = 1 << 26
-FORMAT = 2  # of the folder: another number, and everything is decoded anew
+FORMAT = 2  # of the folder; a new number decodes everything again
 
 
 def decoded(published: Published, folder: Path, reading: Reading | None = None) -> RawDataset:
-    """The images as uint8 of one size, from `<folder>/decoded/<name>-<key>`, where they are put the first time.
+    """Read the images as uint8 of one size from <folder>/decoded; decode them there the first time.
 
-    Of a folder that can only be read, what is decoded there is taken; else they are put into ./data/decoded.
+    The folder is decoded/<name>-<key>. If it is read-only, new images are decoded into ./data/decoded.
 
-    In memory where that is large enough for all of them, else as files that are read batch by batch. All of one size, none of
-    its sides above 224, stay as they are; of others the squares have the median short side of the training images, at most 224,
-    and from 32 on a multiple of 32. Grey where all training images are, else RGB.
-    Raises ValueError that names the images that can't be read, and those that contradict each other.
+    The images are in memory if they fit, else in files that are read batch by batch. Images that all have one size, no side above
+    224, keep it. Others become squares of the median short side of the training images, at most 224, and a multiple of 32 from 32
+    on. They are grey if all training images are, else RGB. Raises ValueError for images that can't be read or contradict each other.
     """
     if reading is not None:
         published = published.read_as(reading)
     called = Path("decoded") / f"{published.name}-{published.key[:16]}"
     place = next((place / called for place in (folder, INSTEAD) if (place / called / "about.json").exists()), None)
     if place is None:
-        begin_to_fetch(published.name)
+        check_may_fetch(published.name)
         place = own_files(published.name, folder, "decoded") / called.name
     try:
         if not (place / "about.json").exists():
@@ -73,13 +72,13 @@ def _decode(published: Published, place: Path) -> None:
             _decode_part(published, place, part, shape)
         refuse_unreadable(published.name, [line for part in shapes for line in _progress(place, part)["bad"]])
         scanned.replace(place / "about.json")
-    except ValueError:  # of what is published: nothing of it is of use once it has been corrected
+    except ValueError:  # the published images have to change, and then all are decoded again
         shutil.rmtree(place)
         raise
 
 
 def _check_room(name: str, place: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    """ValueError where the disk has no room for what is not decoded yet."""
+    """Raise ValueError if the disk has no room for the images that are still to be decoded."""
     needed = sum((count - _progress(place, part)["done"]) * int(np.prod(of_one)) for part, (count, *of_one) in shapes.items())
     free = shutil.disk_usage(place).free
     if needed > free:
@@ -90,7 +89,7 @@ def _check_room(name: str, place: Path, shapes: dict[str, tuple[int, ...]]) -> N
 
 
 def _decode_part(published: Published, place: Path, part: str, shape: tuple[int, ...]) -> None:
-    """Append the pixels of the images that are not there yet. What is on disk is counted only after it has been flushed to it."""
+    """Append the pixels of the remaining images; write the progress only after a flush to disk."""
     count, channels, height, width = shape
     progress, size = _progress(place, part), channels * height * width
     kept = without(published.parts[part](), json.loads(foreign_text(place / "scanned.json", most=LIST)).get("dropped", {}).get(part, []))

@@ -1,4 +1,4 @@
-"""Which architecture images of no fixed form get where nobody names one."""
+"""The default architecture of datasets of your own and of the hub."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SMALL = 32  # pixels a side
 
 
 def arch_for(first: Path | None) -> str:
-    """mlp for small grey images, going by the first of them, stored as RGB or not; else what trains in reasonable time on this machine.
+    """Return mlp if the first image is small and grey, else resnet18 on a GPU and cnn on a CPU.
 
-    That is resnet18 on a GPU and cnn on a CPU, where resnet18 takes minutes for what cnn does in seconds.
+    Grey images may be stored as RGB. On a CPU resnet18 takes minutes for what cnn does in seconds.
     """
     if first is not None and _is_small_and_grey(EncodedImage(str(first), "", partial(read_foreign, first, most=IMAGE))):
         return "mlp"

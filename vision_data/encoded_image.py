@@ -1,4 +1,4 @@
-"""One published image, still encoded (JPEG, PNG, ...): what its header says, and its pixels in a common size."""
+"""An encoded image (JPEG, PNG, ...): read its header, decode its pixels to a common size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # of the endings below, and no other: some start programs
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # no others: Pillow starts programs for some formats
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N", "I")
 TURNS = {
@@ -30,7 +30,7 @@ NOT_AN_IMAGE = (OSError, UnidentifiedImageError, Image.DecompressionBombError, V
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image file: its name, for messages, its class, a function that reads its bytes, and how many of them are in memory already."""
+    """An image file: its name in messages, class, reader, and the number of bytes already in memory."""
 
     name: str
     label: str
@@ -40,7 +40,7 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of an image before it is decoded: height and width as it is to be looked at, grey or not, its content's digest."""
+    """Height and width of an upright image, whether its mode is grey, and the digest of its file."""
 
     height: int
     width: int
@@ -49,7 +49,7 @@ class Header:
 
 
 def header_of(image: EncodedImage) -> Header | str:
-    """The header of an image, or in words why it has none."""
+    """Return the header of an image, or a text that says why it can't be read."""
     try:
         content = image.read()
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
@@ -62,17 +62,17 @@ def header_of(image: EncodedImage) -> Header | str:
 
 
 def pixels_of(image: EncodedImage, shape: tuple[int, int, int]) -> np.ndarray | str:
-    """The pixels (C, H, W) as uint8, or in words why they can't be had.
+    """Return the pixels (C, H, W) as uint8, or a text that says why they can't be decoded.
 
-    Turned upright by its EXIF orientation; palettes, CMYK and the like become RGB, 16 bits a pixel 8, what is transparent is laid on
-    white; the first frame of several. Where its size is another than `shape`'s: resized (bilinear, antialiased) until it covers
-    that, the middle cut out.
+    Applies the EXIF orientation, converts palettes, CMYK and others to RGB and 16-bit grey to 8 bits, lays transparent images on
+    white, and takes the first frame of several. An image of another size is resized (bilinear, antialiased) to cover `shape`, and
+    its centre is cropped.
     """
     channels, height, width = shape
     try:
         with Image.open(io.BytesIO(image.read()), formats=FORMATS) as opened:
             if channels == 3 and opened.format == "JPEG":
-                opened.draft("RGB", (2 * width, 2 * height))  # libjpeg halves a large photograph on the way, before it is resized
+                opened.draft("RGB", (2 * width, 2 * height))  # libjpeg decodes a large photograph at 1/2, 1/4 or 1/8: faster
             turn = TURNS.get(_orientation(opened))
             upright = opened if turn is None else opened.transpose(turn)
             flat = _without_transparency(_eight_bits(upright)).convert("L" if channels == 1 else "RGB")
@@ -84,7 +84,7 @@ def pixels_of(image: EncodedImage, shape: tuple[int, int, int]) -> np.ndarray | 
 
 
 def _orientation(opened: Image.Image) -> int:
-    """EXIF's orientation, 1 (upright) where there is none or it can't be read, and of a TIFF: Pillow turns that itself."""
+    """Return EXIF's orientation; 1 (upright) if there is none, and for TIFF: Pillow rotates that itself."""
     if opened.format == "TIFF":
         return 1
     try:
@@ -95,7 +95,7 @@ def _orientation(opened: Image.Image) -> int:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits a pixel scaled to 8: Pillow's own conversion would clip it. ValueError for what has no such scale."""
+    """Scale 16-bit grey to 8 bits, as Pillow would clip it. Raises ValueError without a known white."""
     if image.mode == "F" or (image.mode == "I" and not 0 <= np.asarray(image).min() <= np.asarray(image).max() <= 65535):
         raise ValueError(f"pixels of mode {image.mode}, which have no known white")
     if image.mode == "I" or image.mode.startswith("I;16"):

@@ -17,9 +17,9 @@ from registry import did_you_mean
 from vision_data.image_set import ImageSet
 
 ANY_CLASS = -1
-SHORT = 8  # letters of a digest in a slug
-LONGEST_INDEX = 18  # digits: what an int64 holds
-LONGEST = 100  # letters of a name: a file's may have 255 with all that comes beside it
+SHORT = 8  # characters of a digest in a slug
+LONGEST_INDEX = 18  # digits that fit into an int64
+LONGEST = 100  # characters of a slug; a file name may have 255 with everything else in it
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,22 @@ class ForgetRequest:
     | (3, 5) | | | every training image of the classes 3 and 5 |
     | (3,) | 450 | | 450 images of class 3, drawn by the split's seed |
     | (-1,) | 4500 | | 4500 images of any class |
-    | ("cat",) | | | every training image of the class of that name, once `of_classes` has looked it up |
-    | | | (7, 12, ...) | exactly the images with these indexes in the original training set; `file` is where they stood |
+    | ("cat",) | | | every training image of the class of that name; `of_classes` looks it up |
+    | | | (7, 12, ...) | exactly the images with these indexes in the original training set, read from `file` |
     """
 
     classes: tuple[int | str, ...] = (0,)
     number: int | None = None
     indexes: tuple[int, ...] | None = None
     file: str | None = None
-    spelled: tuple[str, ...] = field(default=(), compare=False)  # the classes as flags that mean them, once they have been looked up
+    spelled: tuple[str, ...] = field(default=(), compare=False)  # the classes as --class_to_replace takes them, set by `of_classes`
 
     def __post_init__(self) -> None:
         each = {label if isinstance(label, str) else int(label) for label in self.classes}
-        object.__setattr__(self, "classes", tuple(sorted(each, key=lambda label: (isinstance(label, str), label))))  # one request, one name
+        # Sorted, so that one request has one name.
+        object.__setattr__(self, "classes", tuple(sorted(each, key=lambda label: (isinstance(label, str), label))))
         if self.indexes is not None:
             object.__setattr__(self, "indexes", tuple(sorted({int(index) for index in self.indexes})))
-        if self.indexes is not None:
             return
         if ANY_CLASS in self.classes and self.number is None:
             raise ValueError(
@@ -60,16 +60,16 @@ class ForgetRequest:
             raise ValueError(f"--num_indexes_to_replace: expected an integer >= 1, got {self.number}. Say how many images to forget")
 
     def of_classes(self, names: Sequence[str]) -> ForgetRequest:
-        """The same request with each class as its number: a word is the name of a class, else its number.
+        """Replace each class by its number: a word is the name of a class, else a number.
 
-        Raises ValueError for a word that is neither. A warning where a word is the name of one class and the number of another.
+        Raises ValueError for a word that is neither. Warns if a word is the name of one class and the number of another.
         """
         numbers = [_class_of(label, names) if isinstance(label, str) else label for label in self.classes]
         spelled = [_word_for(number, names) for number in sorted(set(numbers))]
         return replace(self, classes=tuple(numbers), spelled=tuple(spelled))
 
     def in_words(self, count: int, names: Sequence[str]) -> str:
-        """ "class 3 (cat)", "classes 3 (cat) and 5 (dog)", "450 images of class 3 (cat)", "130 images"."""
+        """Describe the request: "classes 3 (cat) and 5 (dog)", "450 images of class 3 (cat)", "130 images"."""
         images = f"{count:,} image{'s' if count > 1 else ''}"
         if self.indexes is not None or ANY_CLASS in self.classes:
             return images
@@ -81,7 +81,7 @@ class ForgetRequest:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """The classes' numbers. ValueError for one that is still a name."""
+        """The classes as numbers. Raises ValueError for a class that is still a name."""
         names = [label for label in self.classes if isinstance(label, str)]
         if names:
             raise ValueError(f"expected classes as numbers, got the name {names[0]!r}. Look the names up with of_classes(class_names)")
@@ -89,12 +89,12 @@ class ForgetRequest:
 
     @property
     def slug(self) -> str:
-        """A short name for files and runs: class3, class3-450, any-4500, indexes-1f2e3d4c; classes80-1f2e3d4c where it were too long."""
+        """A short name for files and runs: class3-450, any-4500, indexes-1f2e3d4c, classes80-1f2e3d4c."""
         return self.identity if self.digest is None else self.identity.replace(self.digest, self.digest[:SHORT])
 
     @property
     def identity(self) -> str:
-        """The slug with a whole digest in it: equal if and only if the requests are. A slug's eight letters, two lists may share."""
+        """The slug with the whole digest: equal if and only if the requests are. Short digests may collide."""
         if self.indexes is not None:
             return f"indexes-{self.digest}"
         name = "any" if ANY_CLASS in self.classes else self._classes
@@ -104,7 +104,7 @@ class ForgetRequest:
 
     @property
     def digest(self) -> str | None:
-        """SHA-256 of the indexes, or of classes whose names together are too long; None where the slug says it all."""
+        """SHA-256 of the indexes, or of the classes if they are too long for a slug; else None."""
         numbers = self.numbers if self.indexes is None else self.indexes
         if self.indexes is None and len(self._classes) <= LONGEST:
             return None
@@ -115,7 +115,7 @@ class ForgetRequest:
         return "class" + "+".join(map(str, self.numbers))
 
     def flags(self) -> list[str]:
-        """The command line's flags for this request."""
+        """Return the command line's flags for this request."""
         if self.indexes is not None:
             return [f"--forget_indexes {shlex.quote(self.file or 'FILE')}"]
         words = self.spelled or tuple(map(str, self.classes))
@@ -123,10 +123,10 @@ class ForgetRequest:
         return classes + ([f"--num_indexes_to_replace {self.number}"] if self.number is not None else [])
 
     def divide(self, train: ImageSet, classes: int, split_seed: int) -> tuple[ImageSet, ImageSet]:
-        """The forget set and the retain set, both in the order of `train`.
+        """Return the forget set and the retain set, both in the order of `train`.
 
-        Raises ValueError for a class that does not exist, more images than there are, an index that is not a training
-        image's, and a request that leaves nothing to retain.
+        Raises ValueError for an unknown class, more images than there are, an index that is no training image's, and an empty
+        forget or retain set.
         """
         forget = self._chosen(train, classes, split_seed)
         if not bool(forget.any()):
@@ -169,7 +169,7 @@ class ForgetRequest:
 
 
 def _class_of(word: str, names: Sequence[str]) -> int:
-    """The class of that name, in any case of letters where one alone has it; else of that number."""
+    """Return the number of the class of that name (in any case if only one matches), or the number itself."""
     exact = [number for number, name in enumerate(names) if name == word]
     alike = exact or [number for number, name in enumerate(names) if name.casefold() == word.casefold()]
     if len(alike) != 1:
@@ -187,13 +187,13 @@ def _class_of(word: str, names: Sequence[str]) -> int:
 
 
 def _word_for(number: int, names: Sequence[str]) -> str:
-    """What `_class_of` takes for this class: its number, unless another class is called so."""
+    """Return the word that `_class_of` maps to this class: its number, unless that names another class."""
     is_free = str(number) not in names or not 0 <= number < len(names) or names[number] == str(number)
     return str(number) if is_free else names[number]
 
 
 def read_indexes(file: str | Path) -> tuple[int, ...]:
-    """The indexes in a file, one a line; empty lines are skipped. ValueError names the line that is no index."""
+    """Read indexes from a file, one per line; skip empty lines. Raises ValueError for any other line."""
     path = Path(file)
     if not path.is_file():
         raise FileNotFoundError(f"--forget_indexes: expected a file with one index a line, and there is no file {path}")

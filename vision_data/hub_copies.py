@@ -1,4 +1,4 @@
-"""Where a dataset of the Hugging Face hub is: in a local copy, else on the hub."""
+"""Find a dataset of the Hugging Face hub: in a local copy, else on the hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from foreign_files import MB, check_inside, foreign_text, open_foreign
 from system_files import is_system_file
-from vision_data.at_hand import begin_to_fetch
+from vision_data.at_hand import check_may_fetch
 from vision_data.own_files import own_files
 from vision_data.split_names import MEANING, meaning_of
 
@@ -22,8 +22,11 @@ Splits = Mapping[str, Any]
 
 
 def local_copy(hub_name: str, folder: Path, also: tuple[str, ...] = ()) -> Path | None:
-    """NAME itself where it is a path, else <folder>/NAME, <folder>/NAME without its owner (OWNER/NAME/CONFIGURATION: NAME/CONFIGURATION),
-    <folder>/<the last part of NAME>, or a folder called as `also` in any case."""
+    """Return the local copy of a dataset OWNER/NAME or OWNER/NAME/CONFIGURATION; None if there is none.
+
+    The places, in order: the path itself, <folder>/OWNER/NAME/..., <folder>/NAME/..., <folder>/<last part>, and a folder in
+    <folder> that has one of the lower-case names `also` in any case.
+    """
     places = [Path(hub_name).expanduser(), folder / hub_name]
     places += [folder / hub_name.partition("/")[2], folder / hub_name.rpartition("/")[2]] if "/" in hub_name else []
     if folder.is_dir():
@@ -32,14 +35,14 @@ def local_copy(hub_name: str, folder: Path, also: tuple[str, ...] = ()) -> Path 
 
 
 def is_saved(place: Path) -> bool:
-    """Whether `save_to_disk` wrote it."""
+    """Return whether the `datasets` library's `save_to_disk` wrote this folder."""
     return (place / "dataset_dict.json").exists() or (place / "state.json").exists()
 
 
 def tables(place: Path) -> dict[str, list[str]]:
-    """The Parquet files by split, as a folder or their name says (train-00000-of-00002.parquet, test/0000.parquet).
+    """Return the Parquet files of each split: train-00000-of-00002.parquet, test/0000.parquet, ...
 
-    Where none of them says anything, and there are no shards of several splits, all are of one split.
+    If no name means a split and there are no shards of several splits, all files are for training.
     """
     files = [place] if place.suffix == ".parquet" else [file for file in sorted(place.rglob("*.parquet")) if not _is_hidden(place, file)]
     if not files:
@@ -60,12 +63,12 @@ def tables(place: Path) -> dict[str, list[str]]:
 
 
 def _is_hidden(place: Path, file: Path) -> bool:
-    """Whether a file, or a folder on the way to it, is nobody's: hidden, or a system's."""
+    """Return whether the file, or a folder between `place` and it, is hidden or a system file."""
     return any(is_system_file(part) for part in file.relative_to(place).parts)
 
 
 def _refuse_configurations(place: Path, files: list[Path]) -> None:
-    """ValueError for the files of several datasets, a folder of each, of which no folder is a split."""
+    """Raise ValueError if the top folders are several configurations rather than splits."""
     top = {file.relative_to(place).parts[0] for file in files if file != place and file.parent != place}
     if any(name.casefold() in MEANING for name in top):
         return
@@ -75,7 +78,7 @@ def _refuse_configurations(place: Path, files: list[Path]) -> None:
 
 
 def _split_named(place: Path, file: Path) -> str | None:
-    """The split of a file: a shard's own word if that is a split's, else the last such word in the file's place."""
+    """Return the split of a file: by its shard name, else by the last word in its path that means one."""
     shard = _shard_of(file)
     if meaning_of(shard):
         return shard
@@ -84,13 +87,13 @@ def _split_named(place: Path, file: Path) -> str | None:
 
 
 def _shard_of(file: Path) -> str:
-    """SPLIT of SPLIT-00000-of-00001.parquet, as `push_to_hub` calls its files; empty for others."""
+    """Return SPLIT of SPLIT-00000-of-00001.parquet, as `push_to_hub` names files; "" for other names."""
     found = re.fullmatch(r"(\w+(?:\.\w+)*)-\d{5}-of-\d{5}(?:-\w+)?\.parquet", file.name)
     return found[1] if found else ""
 
 
 def _leading_word(place: Path, file: Path) -> str:
-    """The first word of a file's name, else of the folder that it is in."""
+    """Return the first word of a file's name, else of the nearest folder."""
     for name in (file.stem, *reversed(file.relative_to(place).parts[:-1])):
         words = re.findall(r"[^\W\d_]+", name)
         if words:
@@ -99,14 +102,14 @@ def _leading_word(place: Path, file: Path) -> str:
 
 
 def zips(place: Path) -> dict[str, Path]:
-    """The zip files that are called as a split, by its name; none where they are unpacked beside."""
+    """Return the zip files named after splits; {} if folders are named so: the files are unpacked."""
     if not place.is_dir() or any((place / split).is_dir() for split in MEANING):
         return {}
     return {file.stem: file for file in sorted(place.glob("*.zip")) if file.stem.casefold() in MEANING}
 
 
 def saved(name: str, local: Path) -> Splits:
-    """The splits that `save_to_disk` wrote. ValueError where one of them is empty, which the `datasets` library can't load."""
+    """Load splits that `save_to_disk` wrote. Raises ValueError for an empty one: `datasets` can't load it."""
     import datasets
 
     for file in sorted([*local.glob("*"), *local.glob("*/*")]):
@@ -124,9 +127,9 @@ def saved(name: str, local: Path) -> Splits:
 
 
 class ParquetSplits(Mapping[str, Any]):
-    """The splits in these Parquet files, each read when it is asked for; the `datasets` library keeps its tables in <folder>/huggingface.
+    """Splits in Parquet files, read at their first use. `datasets` caches tables in <folder>/huggingface.
 
-    Raises ValueError where two files of a split number their classes differently: that library would take the first file's for both.
+    Raises ValueError if two files of a split number their classes differently: that library would apply the first file's to both.
     """
 
     def __init__(self, name: str, local: Path, files: Mapping[str, list[str]], folder: Path) -> None:
@@ -157,7 +160,7 @@ class ParquetSplits(Mapping[str, Any]):
             rows = sum(pq.read_metadata(path).num_rows for path in paths)
         _refuse_empty(self.name, [] if rows else [paths[0]])
         _check_same_classes(self.name, split, features)
-        called = re.sub(r"\W+", "_", split)  # that library's rule for a split's name
+        called = re.sub(r"\W+", "_", split)  # the library's rule for the name of a split
         with _read_from(self.name, self.local):
             return datasets.load_dataset("parquet", data_files={called: paths}, split=called, cache_dir=self.cache)
 
@@ -199,39 +202,39 @@ def _read_from(name: str, local: Path) -> Iterator[None]:
 
 
 def from_hub(name: str, hub_name: str, folder: Path) -> Splits:
-    """The splits of the hub's dataset OWNER/NAME or OWNER/NAME/CONFIGURATION, by the `datasets` library."""
-    begin_to_fetch(name)
+    """Load the splits of a hub dataset OWNER/NAME or OWNER/NAME/CONFIGURATION with the `datasets` library."""
+    check_may_fetch(name)
     import datasets
 
     try:
-        with _no_retries_told():
+        with _quiet_client():
             owner_and_name, configuration = "/".join(hub_name.split("/")[:2]), hub_name.split("/")[2:]
             return _as_splits(datasets.load_dataset(owner_and_name, *configuration))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise _not_to_be_had(name, hub_name, folder, error) from error
+        raise _not_available(name, hub_name, folder, error) from error
 
 
 def hub_cache() -> Path:
-    """The folder where the `datasets` library and the hub's client keep what they fetch."""
+    """Return the cache folder of the `datasets` library and the hub's client."""
     import datasets
 
     return Path(datasets.config.HF_CACHE_HOME).expanduser()
 
 
 def zips_from_hub(name: str, hub_name: str, folder: Path) -> dict[str, Path]:
-    """data/train.zip and data/test.zip of the hub's dataset."""
-    begin_to_fetch(name)
+    """Download data/train.zip and data/test.zip of a hub dataset."""
+    check_may_fetch(name)
     import huggingface_hub
 
     try:
-        with _no_retries_told():
+        with _quiet_client():
             fetch = functools.partial(huggingface_hub.hf_hub_download, hub_name, repo_type="dataset")
             return {part: Path(fetch(f"data/{part}.zip")) for part in ("train", "test")}
     except (OSError, ValueError, RuntimeError, huggingface_hub.errors.HfHubHTTPError) as error:
-        raise _not_to_be_had(name, hub_name, folder, error) from error
+        raise _not_available(name, hub_name, folder, error) from error
 
 
-def _not_to_be_had(name: str, hub_name: str, folder: Path, error: Exception) -> FileNotFoundError:
+def _not_available(name: str, hub_name: str, folder: Path, error: Exception) -> FileNotFoundError:
     owner_and_name = "/".join(hub_name.split("/")[:2])
     root = folder / owner_and_name.rpartition("/")[2]
     place = root.joinpath(*hub_name.split("/")[2:])
@@ -242,8 +245,8 @@ def _not_to_be_had(name: str, hub_name: str, folder: Path, error: Exception) -> 
 
 
 @contextlib.contextmanager
-def _no_retries_told() -> Iterator[None]:
-    """The hub's client tells of each attempt to reach it; what came of them is one line."""
+def _quiet_client() -> Iterator[None]:
+    """Silence the hub client's line for each attempt to connect; the error message says the outcome."""
     from huggingface_hub.utils import logging
 
     before = logging.get_verbosity()

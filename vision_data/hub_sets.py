@@ -1,4 +1,4 @@
-"""Image datasets of the Hugging Face hub, or local copies of such: Parquet, `save_to_disk`, zipped or unpacked folders."""
+"""Image datasets of the Hugging Face hub, or local copies: Parquet, `save_to_disk`, zips, folders."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LABEL_NAMES = ("label", "labels", "class", "target", "category")
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column has the images, and which the labels; None where the data is to say."""
+    """The names of the image and the label column; None finds the column from the features."""
 
     image: str | None = None
     label: str | None = None
@@ -39,7 +39,7 @@ class Columns:
 
 @DATASETS.family("hf", "NAME[:IMAGE_COLUMN:LABEL_COLUMN]")
 def hub_set(spec: str) -> Entry[DatasetFacts]:
-    """The dataset NAME of the hub, or the local copy of one: in NAME, <folder>/NAME or <folder>/<its last part>."""
+    """The dataset NAME of the hub, or a local copy in NAME, <folder>/NAME or <folder>/<its last part>."""
     name, *columns = [spec] if Path(spec).expanduser().exists() else spec.split(":")
     if not name or len(columns) not in (0, 2) or not all(columns[:]):
         raise ValueError(f"--dataset hf:{spec}: expected hf:NAME or hf:NAME:IMAGE_COLUMN:LABEL_COLUMN. Give both columns or none")
@@ -63,7 +63,7 @@ def plant_classification(folder: Path) -> RawDataset:
 def pokemon_classification(folder: Path) -> RawDataset:
     """Pictures of Pokemon, from <folder>/pokemon-classification (data/train.zip, data/test.zip, unpacked or not, Parquet), else the hub."""
     also = ("pokemon-classification",)
-    if local_copy(POKEMON, folder, also) is None:  # the dataset's own script would not be run
+    if local_copy(POKEMON, folder, also) is None:  # on the hub it has a loading script, which `datasets` refuses to run
         return decoded(published_zips("POKEMON_CLASSIFICATION", zips_from_hub("POKEMON_CLASSIFICATION", POKEMON, folder)), folder)
     return read_hub_set("POKEMON_CLASSIFICATION", POKEMON, folder, also=also)
 
@@ -71,10 +71,9 @@ def pokemon_classification(folder: Path) -> RawDataset:
 def read_hub_set(
     name: str, hub_name: str, folder: Path, *, columns: Columns = Columns(), also: tuple[str, ...] = (), reading: Reading | None = None
 ) -> RawDataset:
-    """A local copy where there is one, else what the hub has.
+    """Read a local copy if there is one, else download the dataset from the hub.
 
-    Raises FileNotFoundError where there is neither, and ValueError for what can't be read, and for columns that are not there or not
-    to be guessed.
+    Raises FileNotFoundError if there is neither, and ValueError for damaged files and for columns that are missing or ambiguous.
     """
     asked = NOTHING_ASKED if reading is None else reading.asked
     local = local_copy(hub_name, folder, also)
@@ -99,13 +98,13 @@ def read_hub_set(
 
 
 def _by_part(splits: Mapping[str, T], chosen: Chosen) -> dict[str, T]:
-    """What is for training, and where there is a test split, what is for the test."""
+    """Return the chosen training split as "train" and the test split, if there is one, as "test"."""
     train = {"train": splits[chosen.train]}
     return train if chosen.test is None else train | {"test": splits[chosen.test]}
 
 
 def _of_images(name: str, root: Path, splits: Mapping[str, list[str]], asked: Asked) -> Published:
-    """Image files that a README gives to splits; the class of each is the folder that it is in."""
+    """Return the image files of a dataset card's splits; the class of each is the name of its folder."""
     classes = {split: {Path(file).parent.name for file in files} for split, files in splits.items()}
     chosen = choose(name, splits, lambda split, train: bool(classes[split] & classes[train]), asked)
     files = {part: [(Path(file).parent.name, Path(file)) for file in listed] for part, listed in _by_part(splits, chosen).items()}
@@ -120,7 +119,7 @@ def _one_each(name: str, splits: Mapping[str, list[str]]) -> dict[str, Path]:
 
 
 def _published(name: str, splits: Splits, columns: Columns, asked: Asked, root: Path) -> Published:
-    """The training and the test split of a dataset with an image column and a label column; images that are files lie below `root`."""
+    """Return the training and test split of a table of images and labels; image files lie below `root`."""
 
     def has_labels(split: str, train: str) -> bool:
         _, label = _columns_of(name, splits[train], columns)
@@ -158,19 +157,19 @@ def _published(name: str, splits: Splits, columns: Columns, asked: Asked, root: 
 
 
 def _has_labels(rows: Any, label: str) -> bool:
-    """Whether any row has one: where they are not public the column is missing, or -1 or null in every row."""
+    """Return whether any label is public; if none is, the column is missing, or -1 or null in every row."""
     return label in rows.column_names and any(value not in (None, -1, "") for value in rows.unique(label))
 
 
 def _encoded(rows: Any, image: str) -> Any:
-    """The rows with their images as they are stored: bytes, or the file that has them."""
+    """Return the rows with their images still encoded: bytes, or a file's path."""
     import datasets
 
     return rows.cast_column(image, datasets.Image(decode=False)) if isinstance(rows.features[image], datasets.Image) else rows
 
 
 def _class_names(name: str, feature: Any, label: str) -> tuple[str, ...] | None:
-    """What the numbers in a part's label column mean; None where the column holds the classes themselves."""
+    """Return the class names of a numeric label column; None if the column holds the classes themselves."""
     import datasets
 
     if not isinstance(feature, (datasets.ClassLabel, datasets.Value)):
@@ -179,7 +178,7 @@ def _class_names(name: str, feature: Any, label: str) -> tuple[str, ...] | None:
 
 
 def _files_named(rows: Any, image: str) -> Iterator[str]:
-    """The files that hold the images of cells with a path alone: the table's own fingerprint says nothing of their content."""
+    """Yield the image files of cells without bytes: the table's fingerprint does not cover their content."""
     import pyarrow.compute as pc
     import pyarrow.types
 
@@ -191,7 +190,7 @@ def _files_named(rows: Any, image: str) -> Iterator[str]:
 
 
 def _about(file: Path) -> str:
-    """A file's name, size and time of change; of one that is not there the name."""
+    """Return a file's name, size and time of change; the name alone if it is missing."""
     try:
         about = file.stat()
     except (OSError, ValueError):
@@ -200,7 +199,7 @@ def _about(file: Path) -> str:
 
 
 def _columns_of(name: str, rows: Any, columns: Columns) -> tuple[str, str]:
-    """The image and the label column: those asked for, else the only ones that can be meant."""
+    """Return the image and the label column: those asked for, else the only candidates."""
     import datasets
 
     for asked in (columns.image, columns.label):
@@ -252,7 +251,7 @@ def _opening(
 
 
 def _bytes_of(cell: Any, root: Path) -> bytes:
-    """What is in an image cell: bytes, or a file below `root` that it names. ValueError for an empty one."""
+    """Return the bytes of an image cell, or of its file below `root`. Raises ValueError for an empty cell."""
     content = cell.get("bytes") if isinstance(cell, dict) else cell
     if content is None and isinstance(cell, dict) and cell.get("path"):
         return read_foreign(root / cell["path"], most=IMAGE, inside=root)

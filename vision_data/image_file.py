@@ -1,4 +1,4 @@
-"""uint8 images in a file, one after the other: read where they are asked for, never all of them."""
+"""uint8 images in a file, read a few rows at a time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ MOST_AT_ONCE = 1 << 30
 
 
 class ImageFile:
-    """Images (N, C, H, W) as bytes in a file. `images[rows]` reads those rows into a new tensor.
+    """Images (N, C, H, W) as bytes in a file. `images[rows]` reads these rows into a new tensor.
 
-    They are read, not mapped: what a process holds of them is what it asked for, also under a limit on its address space.
-    Raises ValueError where the file is shorter than it was.
+    The file is not memory-mapped: a map of a large file would exceed a limit on the address space. Raises ValueError if the file is
+    too short.
     """
 
     dtype = torch.uint8
@@ -25,7 +25,7 @@ class ImageFile:
         self.path, self.shape = path, torch.Size(shape)
 
     def to(self, device: torch.device | str) -> ImageFile:
-        """What is in a file stays there: its batches are moved."""
+        """Return self: the images stay in the file, and their batches are moved."""
         return self
 
     def __len__(self) -> int:
@@ -39,7 +39,7 @@ class ImageFile:
         return found
 
     def _read_into(self, buffer: memoryview, wanted: np.ndarray) -> None:
-        """One read for each run of rows that follow each other in the file."""
+        """Read consecutive rows together."""
         size = self.shape[1:].numel()
         filled = 0
         with self.path.open("rb", buffering=0) as file:

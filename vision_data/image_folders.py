@@ -1,4 +1,4 @@
-"""Images in folders: a class per folder, in train and test folders or without."""
+"""Images in folders: a class per folder, with or without folders for train and test."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from vision_data.reading import AS_THEY_ARE, Reading
 from vision_data.scanned import Published
 from vision_data.split_names import MEANING, NAMES, NOTHING_ASKED, Asked, choose, training_splits
 
-OF_LETHE = ("decoded", "huggingface")  # what runs put into the folder of --data
+OF_LETHE = ("decoded", "huggingface")  # the folders that runs make in the folder of --data
 
 
 @DATASETS.family("folder", "PATH")
 def image_folder(path: str) -> Entry[DatasetFacts]:
-    """The dataset of your own images in PATH/<class>/..., or in PATH/train/<class>/... and PATH/test/<class>/..."""
+    """Your own images in PATH/<class>/..., or in PATH/train/<class>/... and PATH/test/<class>/..."""
     if not path:
         raise ValueError("--dataset folder:PATH: expected a folder after the colon, got nothing. Name one")
     name = f"folder-{slug(absolute(path).name)}"
@@ -40,10 +40,10 @@ def image_folder(path: str) -> Entry[DatasetFacts]:
 
 
 def first_image(folder: Path, depth: int = 8) -> Path | None:
-    """The first image file below a folder in the order of names; None where there is none, or a folder can't be read."""
+    """Return the first image file below a folder, by name; None if none is there or can be read."""
     try:
         entries = sorted(_entries_of(folder), key=lambda entry: entry.name)
-    except ValueError:  # which reading the dataset will say
+    except ValueError:  # reading the dataset reports it
         return None
     for entry in entries:
         path = folder / entry.name
@@ -56,21 +56,20 @@ def first_image(folder: Path, depth: int = 8) -> Path | None:
 
 
 def published_folder(name: str, root: Path, *, own: bool = False, besides: Iterable[Path] = (), asked: Asked = NOTHING_ASKED) -> Published:
-    """The images of a folder: a class per folder, in sorted order, of any depth; `besides` are folders that are none of its classes.
+    """Return the images of a folder with a folder per class, sorted; `besides` are no classes.
 
-    Where there are folders of splits (train, and test or val), see `split_names.choose` for which of them count.
-    Raises FileNotFoundError for a folder that is not there and ValueError for a class folder without images, naming it, and for a test
-    part without a train part.
+    `split_names.choose` picks among folders of splits (train, test, val). Raises FileNotFoundError for a missing folder, and
+    ValueError for a class folder without images and for a test part without a train part.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{name}: expected a folder with a folder of images per class, and there is no folder {root}")
     folders = {entry.name: entry for entry in _folders_in(root, besides)}
     if not _are_splits(name, folders, asked):
         return of_files(name, root, {"train": files_by_class(name, root, besides=besides, within=root)}, own=own)
-    _tell_loose(name, root)
+    _warn_of_loose_images(name, root)
 
     def has_labels(split: str, train: str) -> bool:
-        """Whether a folder in it is called as a class: those of images without labels are called otherwise, or there are none."""
+        """Return whether a split has a folder named after a class: images without labels lie in none."""
         classes = {folder.name for folder in _folders_in(folders[train])}
         return any(folder.name in classes for folder in _folders_in(folders[split]))
 
@@ -82,7 +81,7 @@ def published_folder(name: str, root: Path, *, own: bool = False, besides: Itera
 
 
 def _are_splits(name: str, folders: Mapping[str, Path], asked: Asked) -> bool:
-    """Whether these folders are splits, which hold folders of classes, and not classes. ValueError for a test split alone."""
+    """Return whether these folders are splits, not classes. Raises ValueError for a test split alone."""
     if asked != NOTHING_ASKED:
         return True
     training = training_splits(folders)
@@ -91,17 +90,17 @@ def _are_splits(name: str, folders: Mapping[str, Path], asked: Asked) -> bool:
         alone = [folders[split] for split in tests if _has_folders_alone(folders[split])]
         if alone:
             raise ValueError(f"{name}: expected a folder train beside {alone[0]}, got none. Name the folder of the training images train")
-        _tell_alike(name, folders)
+        _warn_of_equal_subfolders(name, folders)
         return False
     if all(_has_folders_alone(folders[split]) for split in training):
         return True
-    # With images of its own, train is a class of that name, unless a test split, or nothing, lies beside it.
-    called_so = training[0].casefold() in NAMES["train"]
-    return called_so and (bool(tests) or len(folders) == 1)
+    # A folder train with images of its own is a class of that name, unless a test split lies beside it, or nothing does.
+    is_named_train = training[0].casefold() in NAMES["train"]
+    return is_named_train and (bool(tests) or len(folders) == 1)
 
 
-def _tell_alike(name: str, folders: Mapping[str, Path]) -> None:
-    """A warning where the folders that are taken for classes hold the same folders each, as splits do."""
+def _warn_of_equal_subfolders(name: str, folders: Mapping[str, Path]) -> None:
+    """Warn if all class folders have the same subfolders, as splits do."""
     inside = {frozenset(below.name for below in _folders_in(folder)) for folder in folders.values()}
     if len(folders) > 1 and len(inside) == 1 and len(next(iter(inside))) > 1 and all(map(_has_folders_alone, folders.values())):
         warnings.warn(
@@ -114,11 +113,13 @@ def _tell_alike(name: str, folders: Mapping[str, Path]) -> None:
 def files_by_class(
     name: str, part: Path, beside: tuple[str, ...] = (), besides: Iterable[Path] = (), *, within: Path | None = None
 ) -> list[tuple[str, Path]]:
-    """(class, file) of each image below `part`, sorted; links are followed. Raises ValueError for one that leads nowhere, or out of
-    `within` (default: `part`).
+    """Return (class, file) of each image below `part`, sorted. Warns of images outside the class folders.
 
-    `beside` ends the names of files that are known to be something else, `besides` are folders that are no class. A warning counts the
-    images that are in no class folder.
+    beside: endings of files that are known to be no images
+    besides: folders that are no classes
+    within: links are followed, but not out of this folder (default: `part`)
+
+    Raises ValueError for a broken link, a link out of `within`, and a class folder without images.
     """
     classes = _folders_in(part, besides)
     if not classes:
@@ -126,7 +127,7 @@ def files_by_class(
             f"{name}: expected a folder of images per class in {part}, got no folder. Put each class's images in a folder of its own"
         )
     _check_names(name, classes)
-    _tell_loose(name, part)
+    _warn_of_loose_images(name, part)
     loose = [entry for entry in part.iterdir() if entry.is_file() and not is_system_file(entry.name)]
     in_classes = [file for folder in classes for file in files_below(folder, within or part)]
     images = _images_among(sorted([*loose, *in_classes]), beside)
@@ -140,7 +141,7 @@ def files_by_class(
 
 
 def images_below(folder: Path, beside: tuple[str, ...] = ()) -> list[Path]:
-    """The image files below a folder, sorted; a warning counts what is no image and does not end as `beside` says."""
+    """Return the image files below a folder, sorted. Warns of others, unless they end as in `beside`."""
     return _images_among(files_below(folder, folder), beside)
 
 
@@ -153,9 +154,9 @@ def _images_among(files: list[Path], beside: tuple[str, ...]) -> list[Path]:
 
 
 def files_below(folder: Path, within: Path) -> list[Path]:
-    """The files below a folder, sorted. Links are followed, but not back to a folder that they are in, or above: a warning names those.
+    """Return the files below a folder, sorted. Follows links, but warns of those to a folder above them.
 
-    Raises ValueError for a folder that is linked from outside of `within`.
+    Raises ValueError for a link out of `within`.
     """
     check_inside(folder, within)
     above = (*folder.resolve().parents, *(place.resolve() for place in folder.absolute().parents))
@@ -178,9 +179,9 @@ def _walked(folder: Path, above: tuple[Path, ...], within: Path) -> Iterator[Pat
 
 
 def _entries_of(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder and not hidden.
+    """Return the entries of a folder that are not hidden.
 
-    Raises ValueError for a folder that can't be read, and for a link to nowhere that is called as an image or as a folder.
+    Raises ValueError for a folder that can't be read, and for a broken link that is named like an image or a folder.
     """
     try:
         with os.scandir(folder) as entries:
@@ -189,25 +190,25 @@ def _entries_of(folder: Path) -> list[os.DirEntry[str]]:
         if not lost:
             return found
     except OSError as error:
-        raise ValueError(f"{folder}: expected a folder that can be read ({error}). Correct its rights, or remove what is named") from error
+        raise ValueError(f"{folder}: expected a folder that can be read ({error}). Correct its permissions, or remove it") from error
     more = f" and {len(lost) - 1} more" if lost[1:] else ""
     raise ValueError(
-        f"{lost[0]}{more}: expected a link to what is there, got one to {lost[0].readlink()}. Restore that, or remove the link"
+        f"{lost[0]}{more}: expected a link to an existing file, got one to {lost[0].readlink()}. Restore that file, or remove the link"
     )
 
 
 def _may_be_images(place: PurePath) -> bool:
-    """Whether it is called as an image, or as a folder."""
+    """Return whether the name is that of an image or of a folder (no ending)."""
     return place.suffix.casefold() in ("", *SUFFIXES)
 
 
 def class_name(folder: PurePath) -> str:
-    """The folder's name in UTF-8, whatever the locale takes file names for."""
+    """Return the folder's name decoded as UTF-8, whatever the locale's encoding is."""
     return os.fsencode(folder.name).decode()
 
 
 def _check_names(name: str, classes: list[Path]) -> None:
-    """ValueError for a class that is called in bytes which are no text: neither a report nor a store could name it."""
+    """Raise ValueError for a class folder whose name is not UTF-8: reports and stores can't contain it."""
     for folder in classes:
         try:
             class_name(folder)
@@ -227,12 +228,12 @@ def _loose_images(folder: Path) -> list[Path]:
 
 
 def _has_folders_alone(folder: Path) -> bool:
-    """Whether it looks like a part, of class folders, rather than a class, of images."""
+    """Return whether the folder has subfolders and no images of its own: a split rather than a class."""
     return bool(_folders_in(folder)) and not _loose_images(folder)
 
 
-def _tell_loose(name: str, folder: Path) -> None:
-    """A warning that counts the images that lie in no class folder."""
+def _warn_of_loose_images(name: str, folder: Path) -> None:
+    """Warn of images that lie in no class folder."""
     loose = _loose_images(folder)
     if loose:
         more = f" and {len(loose) - 1} more" if loose[1:] else ""
@@ -242,13 +243,13 @@ def _tell_loose(name: str, folder: Path) -> None:
 def of_files(
     name: str, root: Path, files: dict[str, list[tuple[str, Path]]], *, class_names: tuple[str, ...] | None = None, own: bool = False
 ) -> Published:
-    """What is published as files: known anew when a name, a size or a time of change differs."""
+    """Return a dataset of image files. Its key changes with the files' names, sizes and times of change."""
     key = key_of(root, {part: [(file, file.relative_to(root)) for _, file in listed] for part, listed in files.items()})
     return Published(name, key, {part: _opening(listed, root) for part, listed in files.items()}, class_names, own)
 
 
 def key_of(root: Path, files: Mapping[str, Iterable[tuple[Path, PurePath]]]) -> str:
-    """A digest of where the parts' files are, what each is to be called, its size and its time of change."""
+    """Return a digest of the root, and of the name, size and time of change of each file."""
     content = hashlib.sha256(f"format {FORMAT}\0{root.resolve()}".encode(errors="surrogateescape"))
     for part, listed in files.items():
         for file, place in listed:

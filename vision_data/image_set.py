@@ -1,4 +1,4 @@
-"""Images, their labels, and where each stood in the original training set."""
+"""Images, their labels, and their indexes in the original training set."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from vision_data.image_file import ImageFile
 
 
 def forward_batch(device: torch.device | str) -> int:
-    """How many images a forward pass alone takes at once: 1024, and 256 on a CPU, where convolutions of more take longer an image."""
+    """Return the batch size of a forward pass: 1024, or 256 on a CPU: larger ones slow convolutions down."""
     return 256 if torch.device(device).type == "cpu" else 1024
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """x -> (x / white - mean) / std per channel; `white` is the value of a fully lit pixel (255, or 16 for digits).
+    """x -> (x / white - mean) / std per channel; `white` is the largest pixel value (16 for digits).
 
-    Without channels, mean = std = (), it leaves images as they are.
+    mean = std = () leaves images unchanged.
     """
 
     mean: tuple[float, ...]
@@ -33,7 +33,7 @@ class Normalisation:
 
     @classmethod
     def of(cls, images: Images, white: int) -> Normalisation:
-        """Mean and standard deviation of each channel of uint8 images (N, C, H, W), exact (from the histogram)."""
+        """Compute the exact mean and standard deviation of each channel of uint8 images (N, C, H, W)."""
         levels = torch.arange(256, dtype=torch.float64) / white
         counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
         for part in in_parts(images):
@@ -51,17 +51,17 @@ class Normalisation:
         if isinstance(images, Chosen):
             images = images[:]
         if not self.mean:
-            return images.clone()  # a model may write into what it is given (ReLU(inplace=True))
+            return images.clone()  # a model may write into its input (ReLU(inplace=True))
         mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return images.to(torch.float32, copy=True).div_(self.white).sub_(mean).div_(std)
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """uint8 images (N, C, H, W), int64 labels (N,), and the index (N,) of each image in the original training set.
+    """Images (N, C, H, W) uint8, labels (N,) int64, and indexes (N,) in the original training set.
 
-    `images[rows]` is a tensor, `images[:]` one of all of them: the parts of a dataset share their images without a copy of their
-    own, and those of a set larger than memory are in a file. They are not to be written into: the digest is computed once.
+    `images[rows]` is a tensor, `images[:]` one of all of them. The parts of a dataset share their images, and a set larger than
+    memory stays in a file. Don't write into them: the digest is computed once.
     """
 
     images: Images
@@ -71,10 +71,11 @@ class ImageSet:
 
     @classmethod
     def of_tensors(cls, images: Tensor, labels: Tensor, normalisation: Normalisation | None = None) -> ImageSet:
-        """Your own images: floats (N, ...) as the model takes them, or uint8 (N, C, H, W) with a normalisation; int64 labels (N,).
+        """Make a set of your own images with int64 labels (N,).
 
-        The index of an image is its position; labels and indexes are where the images are. Raises ValueError for other types
-        or lengths, for a negative label, and for images that are not finite.
+        Images are floats (N, ...), the model's inputs, or uint8 (N, C, H, W) with a normalisation. The index of an image is its
+        position. Labels and indexes move to the images' device. Raises ValueError for other types or lengths, negative labels, and
+        images that are not finite.
         """
         for name, value in (("images", images), ("labels", labels)):
             if not isinstance(value, Tensor):
@@ -104,7 +105,7 @@ class ImageSet:
 
     @property
     def streamed(self) -> bool:
-        """Whether the images are in a file, because memory is too small for them."""
+        """Whether the images are in a file because they don't fit into memory."""
         return isinstance(self.images.base if isinstance(self.images, Chosen) else self.images, ImageFile)
 
     @property
@@ -129,7 +130,7 @@ class ImageSet:
         return content.hexdigest()
 
     def subset(self, chosen: Tensor) -> ImageSet:
-        """The images that a boolean mask (N,) or a tensor of positions selects."""
+        """Select images by a boolean mask (N,) or a tensor of positions."""
         return replace(self, images=choose(self.images, chosen), labels=self.labels[chosen], indexes=self.indexes[chosen])
 
     def of_classes(self, *classes: int) -> ImageSet:
@@ -139,14 +140,14 @@ class ImageSet:
         return self.subset(~torch.isin(self.labels, torch.tensor(classes, device=self.labels.device)))
 
     def joined(self, other: ImageSet) -> ImageSet:
-        """Both sets in the order of their indexes, so that how they were divided leaves no trace."""
+        """Merge both sets in the order of their indexes, however they were divided."""
         indexes = torch.cat([self.indexes, other.indexes])
         order = indexes.argsort()
         labels = torch.cat([self.labels, other.labels])[order]
         return replace(self, images=joined(self.images, other.images, order), labels=labels, indexes=indexes[order])
 
     def to(self, device: torch.device | str) -> ImageSet:
-        """The set on a device; streamed images stay in their file."""
+        """Move the set to a device; streamed images stay in their file."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device), indexes=self.indexes.to(device))
 
     def batches(
@@ -160,12 +161,14 @@ class ImageSet:
         skip: int = 0,
         share: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised float images and labels, `size` at a time; in a new random order if a generator is given.
+        """Yield normalised float images and labels, `size` at a time.
 
-        `augment`: True shifts each image by up to an eighth of its height and mirrors it with probability 1/2; see
-        `vision_data.augmentation`. It draws from `moves_from`, else from the generator: without either, nothing is augmented. The
-        first `skip` batches are drawn and not read. Of each batch, process k of n takes every n-th image from the k-th on:
-        `share` (k, n).
+        generator: shuffles the images; None keeps their order
+        augment: True shifts each image by up to an eighth of its height and mirrors it with probability 1/2; see
+            `vision_data.augmentation`
+        moves_from: the generator of the augmentation, by default `generator`; without either nothing is augmented
+        skip: number of first batches whose random numbers are drawn, but which are not read or yielded
+        share: (k, n) yields every n-th image of each batch from the k-th on: process k of n
         """
         moving = generator if moves_from is None else moves_from
         kinds = () if moving is None else augmentations(augment)

@@ -1,4 +1,4 @@
-"""Images in zip files, one per part: a class per folder in each."""
+"""Images in zip files: a file per part, in it a folder per class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENCRYPTED = 1  # bit of a member's flags
 
 
 def published_zips(name: str, files: dict[str, Path]) -> Published:
-    """The images of train.zip and test.zip, sorted by class and name."""
+    """Return the images of train.zip and test.zip, sorted by class and name."""
 
     def opening(file: Path) -> Callable[[], Iterable[EncodedImage]]:
         return lambda: _images_in(name, file)
@@ -30,7 +30,7 @@ def published_zips(name: str, files: dict[str, Path]) -> Published:
 
 
 def is_hidden(member: str) -> bool:
-    """Whether a file of an archive, or a folder that it is in, is hidden or a system's."""
+    """Return whether an archive's file, or a folder that it is in, is hidden or a system file."""
     return any(map(is_system_file, PurePosixPath(member).parts))
 
 
@@ -51,7 +51,7 @@ def _images_in(name: str, file: Path) -> Iterator[EncodedImage]:
                 if member.flag_bits & ENCRYPTED:
                     raise ValueError(f"{name}: expected a zip file without a password, got one with it: {file}. Unpack it into {unpacked}")
                 check_size(shown, member.file_size, IMAGE)
-                content = opened.read(member)  # by its entry: several may have one name
+                content = opened.read(member)  # by its entry, as several members may have one name
                 yield EncodedImage(shown, label, functools.partial(bytes, content), len(content))
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise ValueError(f"{name}: expected a whole zip file, got a damaged one: {file} ({error}). Download it again") from error

@@ -1,4 +1,4 @@
-"""Parts of ImageNet from folders and archives as they are published: IMAGENET_SMALL, TinyImageNet, Living17, Imagenette."""
+"""ImageNet and subsets, from published files: IMAGENET_SMALL, TinyImageNet, Living17, Imagenette."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vision_data.living17 import LIVING17
 from vision_data.scanned import Published
 
 SYNSET = re.compile(r"n\d{8}")
-PART_IN_NAME = {"ilsvrc2012_val_": "test", "ilsvrc2012_test_": None}  # of an image that lies in no folder of a part or class
+PART_IN_NAME = {"ilsvrc2012_val_": "test", "ilsvrc2012_test_": None}  # of an image outside the folders of parts and classes
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 IMAGENET_FOLDERS = ("imagenet_small", "imagenet-small", "imagenet-1k", "imagenet")
 SMALLEST = "imagenette2-160"
@@ -33,11 +33,11 @@ ClassOf = Callable[[str], str | None]
 
 @register("IMAGENET_SMALL", epochs=30, augment=True, source="Russakovsky et al. 2015, arXiv:1409.0575")
 def imagenet_small(folder: Path) -> RawDataset:
-    """ImageNet-1k or a part of it, from <folder>/imagenet_small: what is there of it, as the hub has it, unpacked, or an archive per class.
+    """ImageNet-1k or a part of it, from <folder>/imagenet_small: the hub's archives, unpacked images, or an archive per class.
 
-    The class of an image is the synset (n01440764) that its folder or archive is called, else the one in its own name. What is in
-    train*/ or in train*.tar.gz is for training, in val*/ for the test. Where archives of the hub were unpacked in place, an image's own
-    name tells its part (ILSVRC2012_val_...).
+    The class of an image is the synset (n01440764) in the name of its folder or archive, else in its own name. Images in train*/ or
+    train*.tar.gz are for training, those in val*/ for the test. If the hub's archives were unpacked in place, an image's own name
+    gives its part (ILSVRC2012_val_...).
     """
     return decoded(
         published_imagenet("IMAGENET_SMALL", _first_of("IMAGENET_SMALL", folder, IMAGENET_FOLDERS), lambda synset: synset), folder
@@ -62,7 +62,7 @@ def tiny_imagenet(folder: Path) -> RawDataset:
 def living17(folder: Path) -> RawDataset:
     """Living17: ImageNet's images of 17 kinds of animals, four classes each, from <folder>/living17, else from IMAGENET_SMALL's folder.
 
-    As IMAGENET_SMALL; other classes are left out. Folders that are called as the 17 kinds are taken as they are.
+    Read as IMAGENET_SMALL, without the other classes. Folders named after the 17 kinds are read as they are.
     """
     root = _first_of("Living17", folder, ("living17", *IMAGENET_FOLDERS))
     kinds = {synset: kind for kind, synsets in LIVING17.items() for synset in synsets}
@@ -94,7 +94,7 @@ def imagenette(folder: Path) -> RawDataset:
 def published_imagenet(
     name: str, root: Path, class_of: ClassOf, needed: tuple[str, ...] = (), class_names: tuple[str, ...] | None = None
 ) -> Published:
-    """Image files and archives below a folder; images of a synset for which `class_of` gives None are left out."""
+    """Return the images below a folder, without the synsets for which `class_of` returns None."""
     there: dict[str, list[Path]] = {"train": [], "test": []}
     for file in sorted([*images_below(root, beside=ARCHIVES), *_archives_below(root)]):
         part = _part_of(file.relative_to(root))
@@ -138,7 +138,13 @@ def _images_of(name: str, root: Path, files: list[Path], class_of: ClassOf) -> I
 
 @dataclass(frozen=True)
 class Found:
-    """An image before its class is known: its name, its place below the root, its content, and how much of that is in memory."""
+    """An image whose class is not known yet.
+
+    shown: its name in messages
+    place: its path below the root
+    read: returns its bytes
+    held: number of these bytes that memory already holds
+    """
 
     shown: str
     place: Path | PurePosixPath
@@ -151,7 +157,7 @@ def _file_of(root: Path, file: Path) -> Found:
 
 
 class BoundedMember(tarfile.TarInfo):
-    """A tar archive's member, whose long name or extended header, which tarfile reads at once, is not larger than such things are."""
+    """A member of a tar archive with a bounded long name and extended header: tarfile reads these whole."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> BoundedMember:
@@ -162,7 +168,7 @@ class BoundedMember(tarfile.TarInfo):
 
 
 def _inside(root: Path, archive: Path) -> Iterator[Found]:
-    """The images in a tar archive, in its order. Raises ValueError for one that is larger than an image is."""
+    """Yield the images of a tar archive in its order. Raises ValueError for one that is too large."""
     folder = PurePosixPath(_stem(archive.relative_to(root)))
     with open_foreign(archive, most=LARGEST_ARCHIVE, inside=root) as opened:
         try:
@@ -183,9 +189,9 @@ def _member_of(tar: tarfile.TarFile, member: tarfile.TarInfo, shown: str, place:
 
 
 def _part_of(place: Path) -> str | None:
-    """train or test, from how the folders and archives on the way are called; None for the published test part: it has no labels.
+    """Return train or test, by the folders in the path; None for the published test part (no labels).
 
-    What lies in neither a part's folder nor a class's is told by its own name.
+    For an image outside the folders of parts and classes, its own name decides.
     """
     for step in place.parts if _is_archive(place) else place.parts[:-1]:
         for start, part in (("train", "train"), ("val", "test"), ("test", None)):
@@ -197,19 +203,19 @@ def _part_of(place: Path) -> str | None:
 
 
 def _synset_of(place: Path | PurePosixPath) -> str | None:
-    """The synset that the nearest folder or archive is called."""
+    """Return the synset in the name of the nearest folder or archive."""
     steps = (*place.parts[:-1], _stem(place)) if _is_archive(place) else place.parts[:-1]
     return next((PurePosixPath(step).name for step in reversed(steps) if SYNSET.fullmatch(PurePosixPath(step).name)), None)
 
 
 def _synset_in_name(place: Path | PurePosixPath) -> str | None:
-    """n01440764 in n01440764_10026_n01440764.JPEG, n01440764_10026.JPEG or ILSVRC2012_val_00000293_n01440764.JPEG."""
+    """Return the synset in n01440764_10026.JPEG or ILSVRC2012_val_00000293_n01440764.JPEG."""
     first, *_, last = (place.stem.split("_")[0], place.stem.split("_")[-1])
     return next((text for text in (last, first) if SYNSET.fullmatch(text)), None)
 
 
 def _annotated(val: Path, root: Path) -> list[tuple[str, Path]]:
-    """(class, file) of TinyImageNet's validation images: from val_annotations.txt, or from class folders where there are some."""
+    """Return (class, file) of TinyImageNet's validation images, by val_annotations.txt or class folders."""
     notes = val / "val_annotations.txt"
     if not notes.exists():
         return files_by_class("TinyImageNet", val, within=root)
@@ -234,12 +240,12 @@ def _is_archive(file: Path | PurePosixPath) -> bool:
 
 
 def _stem(file: Path | PurePosixPath) -> str:
-    """A path without its archive's ending."""
+    """Return a path without its archive ending."""
     return re.sub(r"\.(tar\.gz|tgz|tar)$", "", str(file), flags=re.IGNORECASE)
 
 
 def _first_of(name: str, folder: Path, names: tuple[str, ...]) -> Path:
-    """The first of these folders that is there, in any case of letters."""
+    """Return the first of these folders that exists, ignoring case. Raises FileNotFoundError for none."""
     there = {entry.name.casefold(): entry for entry in folder.iterdir() if entry.is_dir()} if folder.is_dir() else {}
     found = next((there[wanted] for wanted in names if wanted in there), None)
     if found is None:

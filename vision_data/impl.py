@@ -1,4 +1,4 @@
-"""The registry of datasets: names -> functions that read one from a folder."""
+"""The registry of datasets: a name -> a function that reads the dataset from a folder."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ NOTHING_GIVEN: Mapping[str, Any] = {}
 
 @dataclass(frozen=True)
 class RawDataset:
-    """What a loader returns: uint8 images (N, C, H, W), int64 labels (N,), class names, and the value of a lit pixel.
+    """A loader's result: images (N, C, H, W) uint8 and labels (N,) int64 of each part, and class names.
 
-    The images are a tensor, or an `ImageFile` where they are too large for memory. `test` is None where the published set has no
-    test part.
+    The images are a tensor, or an `ImageFile` if they don't fit into memory. `test` is None if the published set has no test part.
+    `white` is the largest pixel value.
     """
 
     train: tuple[Images, Tensor]
@@ -35,9 +35,9 @@ class RawDataset:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What a dataset's registration declares beside its loader.
+    """The facts that a dataset's registration declares.
 
-    free_form: images whose channels, splits and repetitions are a person's to decide: the loader takes a `Reading` too.
+    free_form: the flags of `reading` choose channels, splits and duplicates; the loader takes a `Reading` too
     """
 
     arch: str = "resnet18"
@@ -49,27 +49,27 @@ class DatasetFacts:
 
 
 def slug(text: str) -> str:
-    """A name for files and runs: what is neither letter, digit nor dot as a dash."""
+    """Return a name for files and runs: dashes replace all but letters, digits, underscores and dots."""
     return re.sub(r"[^\w.]+", "-", text).strip("-") or "root"
 
 
 def absolute(path: str) -> Path:
-    """The path as it was given, from the root: links keep the names that people gave them."""
+    """Return the absolute path without resolving links, so that names stay those that people gave."""
     return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100  # resolve() would follow them
 
 
 def place_name(family: str, path: str) -> str:
-    """What results, checkpoints and experiments of the images at a path are called: family-NAME.
+    """Return the name that results, checkpoints and experiments give to the images at a path: family-NAME.
 
-    Unless it lies right in the working folder, where there is one of that name alone, with a digest of the path: folder:a/data and
-    folder:b/data are two datasets. A path below the working folder is taken from there, so that a project may be moved.
+    A path that is not directly in the working folder gets a digest of the path too, as folder:a/data and folder:b/data are two
+    datasets. A path below the working folder is hashed relative to it, so that a project may be moved.
     """
     place, here = absolute(path), Path.cwd()
     name = f"{family}-{slug(place.name)}"
     if place.parent == here:
         return name
-    told = place.relative_to(here) if place.is_relative_to(here) else place
-    digest = hashlib.sha256(told.as_posix().encode(errors="surrogateescape")).hexdigest()
+    hashed = place.relative_to(here) if place.is_relative_to(here) else place
+    digest = hashlib.sha256(hashed.as_posix().encode(errors="surrogateescape")).hexdigest()
     return f"{name}-{digest[:8]}"
 
 
@@ -85,9 +85,9 @@ def results_folder(dataset: str) -> Path:
 
 
 def read(dataset: str, folder: str | Path, given: Mapping[str, Any] = NOTHING_GIVEN) -> RawDataset:
-    """The dataset of that name. `given`: settings of `reading`, by the names of its flags.
+    """Read the dataset of that name. `given`: settings of `reading`, by flag name.
 
-    ValueError for an unknown name and for settings that this dataset does not have, FileNotFoundError for files that are not to be had.
+    Raises ValueError for an unknown name and for settings that this dataset does not have, FileNotFoundError for missing files.
     """
     entry = DATASETS[dataset]
     check_given(entry, given)
@@ -96,14 +96,14 @@ def read(dataset: str, folder: str | Path, given: Mapping[str, Any] = NOTHING_GI
 
 
 def check_given(entry: Entry[DatasetFacts], given: Mapping[str, Any]) -> None:
-    """ValueError for a setting of how images are read where the dataset has its own form."""
+    """Raise ValueError for settings of `reading` if the dataset has a fixed form."""
     if given and not entry.facts.free_form:
-        raise ValueError(f"--{next(iter(given))}: {entry.name} is read in one way alone, this is for folder:PATH and hf:NAME. Leave it out")
+        raise ValueError(f"--{next(iter(given))}: expected folder:PATH or hf:NAME with this flag, got {entry.name}. Leave it out")
     FLAGS.settings(given)
 
 
 def origin(dataset: str) -> str | None:
-    """What a name in a run does not say: the person's file, or the whole folder:PATH or hf:NAME. None for a registered name."""
+    """Return the source of your own dataset: a file, folder:PATH or hf:NAME; None for a registered name."""
     entry = DATASETS[dataset]
     if entry.file is not None:
         return str(entry.file)

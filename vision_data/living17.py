@@ -1,6 +1,6 @@
-"""Living17: which four classes of ImageNet make each of its 17.
+"""Living17: the four ImageNet classes of each of its 17 classes.
 
-Source: Santurkar, Tsipras, Madry 2021, BREEDS, arXiv:2008.04859: the two of its source domain, then the two of its target.
+Source: Santurkar, Tsipras, Madry 2021, BREEDS, arXiv:2008.04859. Two classes of the source domain, then two of the target.
 """
 
 LIVING17 = {

@@ -1,4 +1,4 @@
-"""How much memory a dataset may take."""
+"""The memory that a dataset may use."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ PROC, CGROUP = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def memory_budget() -> int:
-    """Half of the bytes that this process can still get: of the machine's, its control groups' and its own limits', the least.
+    """Return half of the bytes that this process can still allocate under all limits.
 
-    Of what the machine and the control groups leave, each process that torchrun has started on the machine has its part.
+    The processes that torchrun has started on this machine share the memory of the machine and of the control groups equally.
     """
     shared = min([psutil.virtual_memory().available, *_of_the_groups()]) // _processes_here()
     return int(SHARE * max(0, min([shared, *_of_the_process()])))
@@ -26,9 +26,9 @@ def _processes_here() -> int:
 
 
 def _of_the_groups() -> list[int]:
-    """What the limits of Linux's control groups leave, which psutil does not read: of the process's own group and of those above it.
+    """Return the free bytes of this process's Linux control groups, which psutil does not read.
 
-    Version 2 only. A container may show less than /proc names: groups that are not there are passed over.
+    Version 2 only. Groups that /proc names but a container doesn't show are skipped.
     """
     try:
         own = PurePosixPath(PROC.read_text().partition("0::/")[2].strip())
@@ -44,13 +44,13 @@ def _left(group: Path) -> list[int]:
         about = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except OSError:
         return []
-    # Linux gives up first what a file holds that was read and that nobody has asked for again.
+    # Linux drops the inactive page cache before it runs out of memory.
     used -= int(about["inactive_file"])
     return [int(limit) - max(0, used)] if limit.isdecimal() else []
 
 
 def _of_the_process() -> list[int]:
-    """What `ulimit -v` and `ulimit -d` leave, where they are set and kept to (on Linux)."""
+    """Return the free bytes under `ulimit -v` and `ulimit -d`, if they are set (Linux only)."""
     process = psutil.Process()
     if not hasattr(process, "rlimit"):
         return []

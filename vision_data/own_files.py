@@ -1,4 +1,4 @@
-"""Where runs put what they make of a dataset: beside its files, or where those can only be read, in ./data."""
+"""The folder for files derived from a dataset: beside its files, or ./data if those are read-only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def own_files(dataset: str, folder: Path, called: str) -> Path:
-    """<folder>/<called>, made if need be; ./data/<called>, with a warning, where files can't be made there for want of permission."""
+    """Make and return <folder>/<called>; ./data/<called>, with a warning, if the folder is read-only."""
     place = folder / called
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -24,5 +24,5 @@ def own_files(dataset: str, folder: Path, called: str) -> Path:
             raise ValueError(
                 f"{dataset}: {place} can't be written or read ({error}). Make room, or name another folder with --data"
             ) from error
-        warnings.warn(f"{place} can't be written ({error.strerror}): {instead} takes its place", stacklevel=2)
+        warnings.warn(f"{place} can't be written ({error.strerror}): {instead} is used instead", stacklevel=2)
     return own_files(dataset, INSTEAD, called)

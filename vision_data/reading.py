@@ -1,4 +1,4 @@
-"""How a person wants images read that have no fixed form: folders of one's own, and sets of the hub."""
+"""The flags that say how to read folders of your own and datasets of the hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Channels = Literal[1, 3]
 
 @dataclass(frozen=True)
 class Reading:
-    """channels: None where the images are to say; `asked`: the splits; see `reading`."""
+    """The settings of `reading`. channels: None counts the images' own; asked: the named splits."""
 
     channels: Channels | None = None
     duplicates: Duplicates = "keep"
@@ -31,12 +31,12 @@ def reading(
     train_split: str | None = None,
     test_split: str | None = None,
 ) -> Reading:
-    """How the images are read.
+    """Choose how images are read.
 
     Flags:
         image_channels: 1 reads every image as grey, 3 as RGB; by default 1 where all training images are grey, stored as RGB or not
-        duplicates: drop leaves out every file that lies under two classes, and all but the first of one that is there twice
-        train_split: the split (or folder) for training, where its name does not say so
+        duplicates: drop leaves out every file that has two classes, and all but the first copy of a file
+        train_split: the split (or folder) for training, if its name does not say so
         test_split: the split (or folder) for the test
     """
     return Reading(image_channels, duplicates, Asked(train_split, test_split))

@@ -1,4 +1,4 @@
-"""What is published, encoded image by encoded image, and what their headers say before anything is decoded."""
+"""A published dataset of encoded images, and the scan of their headers before decoding."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from vision_data.reading import AS_THEY_ARE, Reading
 
 LARGEST_SIDE, STEP = 224, 32
 AT_ONCE = 256  # images
-AT_FIRST = 8  # of which one is mostly in colour, where any is
-BYTES_AT_ONCE = 256_000_000  # of images that are held in memory
+AT_FIRST = 8  # images; in a dataset in colour, one of them nearly always is
+BYTES_AT_ONCE = 256_000_000  # of encoded images in memory
 NAMED = 3
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Published:
-    """A dataset as it is published: encoded images, part by part.
+    """A dataset of encoded images.
 
-    `key` changes when the images do. `parts` maps train, and test where there is one, to what gives the images in their order, each
-    time it is called. `class_names` are those of the data if None. `own` images are the person's to correct: the same file under two
-    classes is refused there, and warned of in what others published.
+    key: changes with the images
+    parts: train, and test if there is one: a function that yields the images in order
+    class_names: None takes the labels that occur in train
+    own: the images are the user's own: the same file under two classes is an error; in published sets it is a warning
     """
 
     name: str
@@ -41,7 +42,7 @@ class Published:
     reading: Reading | None = None
 
     def read_as(self, reading: Reading) -> Published:
-        """The same images, read as a person wants them: what comes of it is known by another key, unless that is the usual way."""
+        """Set how the images are read. Settings other than the defaults change the key."""
         unusual = [reading.channels, reading.duplicates] if (reading.channels, reading.duplicates) != (None, "keep") else []
         key = hashlib.sha256(f"{self.key}\0{unusual}".encode()).hexdigest() if unusual else self.key
         return replace(self, key=key, reading=reading)
@@ -49,8 +50,13 @@ class Published:
 
 @dataclass(frozen=True)
 class Scan:
-    """The common shape, the classes' names, each part's labels as numbers, what is worth a warning, and which images of each part are
-    left out."""
+    """The result of a scan.
+
+    shape: (C, H, W) of the decoded images
+    labels: the class numbers of each part
+    remarks: texts for warnings
+    dropped: positions of the images that are left out, for each part
+    """
 
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
@@ -60,8 +66,8 @@ class Scan:
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What is known of an image that has been looked at: its name and class, and its header."""
+class ScannedImage:
+    """An image's name, class and header."""
 
     name: str
     label: str
@@ -69,24 +75,24 @@ class Looked:
 
 
 def scan(published: Published) -> Scan:
-    """Read every header. Raises ValueError that names the images and the classes that are wrong."""
-    found: dict[str, list[Looked]] = {}
+    """Read every header. Raises ValueError, with their names, for wrong images and classes."""
+    found: dict[str, list[ScannedImage]] = {}
     bad = []
     for part, images in published.parts.items():
         found[part] = []
-        for image, header in in_parallel(header_of, images(), f"{published.name}: looking at the {part} images"):
+        for image, header in in_parallel(header_of, images(), f"{published.name}: reading the headers of the {part} images"):
             if isinstance(header, str):
                 bad.append(f"{image.name} ({header})")
             else:
-                found[part].append(Looked(image.name, image.label, header))
+                found[part].append(ScannedImage(image.name, image.label, header))
     refuse_unreadable(published.name, bad)
-    seen = Seen()
-    for looked in itertools.chain(*found.values()):
-        seen.add(looked)
+    copies = Copies()
+    for scanned in itertools.chain(*found.values()):
+        copies.add(scanned)
     reading = published.reading or AS_THEY_ARE
-    dropped = _repeated(found, seen) if reading.duplicates == "drop" else {}
-    remarks = _told_dropped(published.name, dropped) if dropped else seen.remarks(published.name, published.own)
-    kept = {part: [one for row, one in enumerate(images) if row not in dropped.get(part, ())] for part, images in found.items()}
+    dropped = _rows_to_drop(found, copies) if reading.duplicates == "drop" else {}
+    remarks = _remarks_on_dropped(published.name, dropped) if dropped else copies.remarks(published.name, published.own)
+    kept = {part: list(without(images, dropped.get(part, ()))) for part, images in found.items()}
     headers = [image.header for image in kept["train"]]
     if not headers:
         raise ValueError(f"{published.name}: expected training images, and there are none. Put images there")
@@ -97,31 +103,31 @@ def scan(published: Published) -> Scan:
     numbered = {part: [numbers[label] for label in labels_of] for part, labels_of in labels.items() if labels_of}
     channels, height, width = common_shape(headers)
     if published.reading is not None:
-        channels, told = _channels(published, channels, (height, width))
-        remarks += told
+        channels, more = _channels(published, channels, (height, width))
+        remarks += more
     return Scan((channels, height, width), names, numbered, remarks, {part: sorted(rows) for part, rows in dropped.items()})
 
 
-def _repeated(found: Mapping[str, list[Looked]], seen: Seen) -> dict[str, set[int]]:
-    """The rows of each part whose file is under two classes, or was there before."""
+def _rows_to_drop(found: Mapping[str, list[ScannedImage]], copies: Copies) -> dict[str, set[int]]:
+    """Return the rows of each part whose file has two classes or repeats an earlier one."""
     dropped: dict[str, set[int]] = {}
     known: set[bytes] = set()
     for part, images in found.items():
         for row, image in enumerate(images):
             digest = image.header.digest
-            if digest in known or len(seen.classes[digest]) > 1:
+            if digest in known or len(copies.classes[digest]) > 1:
                 dropped.setdefault(part, set()).add(row)
             known.add(digest)
     return dropped
 
 
-def _told_dropped(name: str, dropped: Mapping[str, set[int]]) -> list[str]:
+def _remarks_on_dropped(name: str, dropped: Mapping[str, set[int]]) -> list[str]:
     counts = " and ".join(f"{len(rows)} of the {part} images" for part, rows in dropped.items())
-    return [f"{name}: left out {counts}: of one file under two classes all, of one that is there twice all but the first"]
+    return [f"{name}: left out {counts}: every file with two classes, and all but the first copy of a file"]
 
 
 def _channels(published: Published, by_headers: int, size: tuple[int, int]) -> tuple[int, list[str]]:
-    """How many channels are read, and what to say of it: one too where every training image is grey, however it is stored."""
+    """Return the number of channels, and remarks: 1 if all training images are grey, also stored as RGB."""
     asked = published.reading.channels if published.reading is not None else None
     if asked is not None or by_headers == 1:
         return asked or by_headers, []
@@ -131,7 +137,7 @@ def _channels(published: Published, by_headers: int, size: tuple[int, int]) -> t
 
 
 def _all_grey(published: Published, size: tuple[int, int]) -> bool:
-    """Whether red, green and blue are equal in every pixel of every training image. The first in colour ends the search."""
+    """Return whether red, green and blue are equal in every training image. Stops at the first in colour."""
 
     def is_grey(image: EncodedImage) -> bool:
         pixels = pixels_of(image, (3, *size))
@@ -140,18 +146,18 @@ def _all_grey(published: Published, size: tuple[int, int]) -> bool:
     first = itertools.islice(published.parts["train"](), AT_FIRST)
     if not all(map(is_grey, first)):
         return False
-    looked_at = in_parallel(is_grey, published.parts["train"](), f"{published.name}: looking for colour")
-    return all(grey for _, grey in looked_at)
+    checked = in_parallel(is_grey, published.parts["train"](), f"{published.name}: looking for colour")
+    return all(grey for _, grey in checked)
 
 
-def without(images: Iterable[EncodedImage], rows: Collection[int]) -> Iterable[EncodedImage]:
-    """The images but those of these rows."""
+def without(images: Iterable[T], rows: Collection[int]) -> Iterable[T]:
+    """Leave out the images of these rows."""
     rows = set(rows)
     return (image for row, image in enumerate(images) if row not in rows)
 
 
 def _check_classes(name: str, labels: dict[str, list[str]], names: tuple[str, ...]) -> None:
-    """ValueError for a training image of no class that there is, and for a class that only another part has."""
+    """Raise ValueError for an unknown class, and for one that the training images lack."""
     for part, known in {part: names if part == "train" else labels["train"] for part in labels}.items():
         strangers = sorted(set(labels[part]) - set(known))
         if strangers:
@@ -161,8 +167,8 @@ def _check_classes(name: str, labels: dict[str, list[str]], names: tuple[str, ..
             )
 
 
-class Seen:
-    """Which contents have been seen, under which name and class."""
+class Copies:
+    """Files with the same content, by digest: their names and classes."""
 
     def __init__(self) -> None:
         self.first: dict[bytes, tuple[str, str]] = {}
@@ -170,7 +176,7 @@ class Seen:
         self.contradictions: list[str] = []
         self.repetitions: list[str] = []
 
-    def add(self, image: Looked) -> None:
+    def add(self, image: ScannedImage) -> None:
         digest = image.header.digest
         self.classes.setdefault(digest, set()).add(image.label)
         name, label = self.first.setdefault(digest, (image.name, image.label))
@@ -180,23 +186,23 @@ class Seen:
             self.repetitions.append(f"{name} and {image.name}")
 
     def remarks(self, dataset: str, own: bool) -> list[str]:
-        """What is worth a warning. ValueError where a person's own images contradict each other."""
+        """Return texts for warnings. Raises ValueError if the user's own images contradict each other."""
         if self.contradictions and own:
             raise ValueError(
                 f"{dataset}: expected one class for each image, got the same file under two: {_some(self.contradictions)}. "
-                "Remove one of each two, or leave out both, and all repetitions, by --duplicates drop"
+                "Remove one of each pair, or leave out both, and all repetitions, with --duplicates drop"
             )
         remarks = []
-        way_out = ", unless --duplicates drop leaves it out" if own else ""
+        remedy = ", unless --duplicates drop leaves it out" if own else ""
         if self.contradictions:
             remarks.append(f"{dataset}: the same image has two classes, as published: {_some(self.contradictions)}")
         if self.repetitions:
-            remarks.append(f"{dataset}: the same image is there twice: {_some(self.repetitions)}. To forget one leaves the other{way_out}")
+            remarks.append(f"{dataset}: the same image is there twice: {_some(self.repetitions)}. Forgetting one leaves the other{remedy}")
         return remarks
 
 
 def common_shape(headers: Iterable[Header]) -> tuple[int, int, int]:
-    """(channels, height, width) for images of these headers, as `decoded` says."""
+    """Return the common (channels, height, width) of images with these headers; see `decoded`."""
     headers = list(headers)
     channels = 1 if all(header.grey for header in headers) else 3
     sizes = {(header.height, header.width) for header in headers}
@@ -210,7 +216,7 @@ def common_shape(headers: Iterable[Header]) -> tuple[int, int, int]:
 def in_parallel(
     function: Callable[[EncodedImage], T], images: Iterable[EncodedImage], label: str, done: int = 0, total: int | None = None
 ) -> Iterator[tuple[EncodedImage, T]]:
-    """Each image with what the function says of it, in order, worked on by as many threads as there are cores."""
+    """Yield each image with the function's result, in order, on as many threads as there are cores."""
     images = iter(images)
     bar = tqdm(desc=label, initial=done, total=total, delay=2, leave=False, dynamic_ncols=True, unit=" images")
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -220,7 +226,7 @@ def in_parallel(
 
 
 def _next_of(images: Iterator[EncodedImage]) -> list[EncodedImage]:
-    """The next images: as many as are worked on at once, or as memory is to hold."""
+    """Return the next images: AT_ONCE of them, or about BYTES_AT_ONCE bytes."""
     some: list[EncodedImage] = []
     held = 0
     for image in itertools.islice(images, AT_ONCE):
@@ -232,7 +238,7 @@ def _next_of(images: Iterator[EncodedImage]) -> list[EncodedImage]:
 
 
 def refuse_unreadable(dataset: str, bad: list[str]) -> None:
-    """ValueError that names the first of the images that can't be read, if there are any."""
+    """Raise ValueError, with the first names, if there are images that can't be read."""
     if bad:
         raise ValueError(f"{dataset}: {len(bad)} of the images can't be read: {_some(bad)}. Replace or remove them")
 

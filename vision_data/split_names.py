@@ -1,4 +1,4 @@
-"""Which of a dataset's splits is for training and which for the test: one table of names for folders, zips, Parquet and the hub."""
+"""Choose a dataset's training and test split by name, for folders, zips, Parquet and the hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from registry import did_you_mean
 
-# The names that each split has, in lower case; where there are several of a kind, the first that is there counts.
+# The names of each split, in lower case; the first that exists is taken.
 NAMES = {
     "train": ("train", "training"),
     "test": ("test", "testing", "eval", "evaluation"),
@@ -20,7 +20,7 @@ MEANING = {name: split for split, names in NAMES.items() for name in names}
 
 @dataclass(frozen=True)
 class Asked:
-    """The splits that a person named for training and for the test; None where their names are to say."""
+    """The values of --train_split and --test_split; None chooses by name."""
 
     train: str | None = None
     test: str | None = None
@@ -31,14 +31,14 @@ NOTHING_ASKED = Asked()
 
 @dataclass(frozen=True)
 class Chosen:
-    """The names of the split for training and of that for the test; test is None where a part of train takes its place."""
+    """The names of the training and the test split; test is None if a part of train is held out instead."""
 
     train: str
     test: str | None
 
 
 def meaning_of(name: str) -> str | None:
-    """train, test or validation: what a split's name means, else the last such word in it (training_set, seg_test); None for others."""
+    """Return train, test or validation, by a split's name or the last such word in it (seg_test), or None."""
     whole = MEANING.get(name.casefold())
     if whole is not None:
         return whole
@@ -47,11 +47,10 @@ def meaning_of(name: str) -> str | None:
 
 
 def choose(dataset: str, splits: Iterable[str], has_labels: Callable[[str, str], bool], asked: Asked = NOTHING_ASKED) -> Chosen:
-    """The splits for training and for the test. No other split is ever added to them: a warning names what is left out.
+    """Choose the splits for training and for the test. Warns of every split that is left out.
 
-    For the test the first of NAMES that has labels (of a split and the training split): the validation split where the labels of the
-    test split are not public.
-    Raises ValueError where no name, or more than one, means train.
+    The test split is the first by NAMES for which `has_labels(split, train)` is true: the validation split if the labels of the test
+    split are not public. Raises ValueError if no name or several names mean train.
     """
     splits = list(splits)
     train = _named(dataset, splits, "train_split", asked.train) or _training_split(dataset, splits)
@@ -62,12 +61,12 @@ def choose(dataset: str, splits: Iterable[str], has_labels: Callable[[str, str],
             test = candidate
             break
         unlabelled.append(candidate)
-    _tell(dataset, Chosen(train, test), splits, unlabelled)
+    _warn_of_unused(dataset, Chosen(train, test), splits, unlabelled)
     return Chosen(train, test)
 
 
 def _named(dataset: str, splits: Sequence[str], flag: str, asked: str | None) -> str | None:
-    """The split that a person asked for. ValueError for one that is not there."""
+    """Return the split that a flag names. Raises ValueError if there is none of that name."""
     if asked is None or asked in splits:
         return asked
     found = [split for split in splits if split.casefold() == asked.casefold()]
@@ -77,7 +76,7 @@ def _named(dataset: str, splits: Sequence[str], flag: str, asked: str | None) ->
 
 
 def training_splits(splits: Iterable[str]) -> list[str]:
-    """The splits that are called train; without any, those with that word in their names: train_extra is not train where train is."""
+    """Return the splits named train or training; without any, those with such a word in their names."""
     splits = list(splits)
     exact = [split for split in splits if split.casefold() in NAMES["train"]]
     return exact or [split for split in splits if meaning_of(split) == "train"]
@@ -86,7 +85,7 @@ def training_splits(splits: Iterable[str]) -> list[str]:
 def _training_split(dataset: str, splits: Sequence[str]) -> str:
     found = training_splits(splits)
     if not found and len(splits) == 1:
-        found = list(splits)  # without a second there is nothing to take for it by mistake
+        found = list(splits)
     if len(found) != 1:
         raise ValueError(
             f"{dataset}: expected one split called train, got {', '.join(found or splits)}. "
@@ -96,14 +95,14 @@ def _training_split(dataset: str, splits: Sequence[str]) -> str:
 
 
 def _test_splits(splits: Sequence[str], train: str) -> list[str]:
-    """What may be the test split, best first: by its whole name, then by a word in it."""
+    """Return the candidates for the test split, best first: by the whole name, then by a word in it."""
     others = [split for split in splits if split != train]
     whole = [split for name in (*NAMES["test"], *NAMES["validation"]) for split in others if split.casefold() == name]
     by_word = [split for kind in ("test", "validation") for split in others if meaning_of(split) == kind]
     return list(dict.fromkeys([*whole, *by_word]))
 
 
-def _tell(dataset: str, chosen: Chosen, splits: Sequence[str], unlabelled: Sequence[str]) -> None:
+def _warn_of_unused(dataset: str, chosen: Chosen, splits: Sequence[str], unlabelled: Sequence[str]) -> None:
     test = chosen.test or f"a part of {chosen.train}"
     if unlabelled:
         warnings.warn(f"{dataset}: no labels in the split {', '.join(unlabelled)}: {test} is for the test", stacklevel=3)

@@ -17,14 +17,14 @@ from vision_data.image_set import ImageSet, Normalisation
 from vision_data.impl import DATASETS, NOTHING_GIVEN, RawDataset, read
 
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2
-FEWEST_IN_CLASS = next(n for n in range(1, 100) if round(VALIDATION_SHARE * n))  # of which one is for validation
+FEWEST_IN_CLASS = next(n for n in range(1, 100) if round(VALIDATION_SHARE * n))  # images, so that one is for validation
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The three parts of a dataset. Test images carry the index that they have in the published test part.
+    """The three parts of a dataset. The index of a test image is its index in the published test part.
 
-    of_the_data: by the training images' own mean and deviation, where the images are normalised in another way.
+    of_the_data: the normalisation by the training images' own mean and deviation, if another one is in use
     """
 
     train: ImageSet
@@ -37,11 +37,11 @@ class Splits:
 
     @property
     def own_normalisation(self) -> Normalisation:
-        """By the training images' own mean and deviation, whatever the images are normalised by."""
+        """The normalisation by the training images' own mean and deviation, also if another one is in use."""
         return self.of_the_data or self.train.normalisation
 
     def normalised(self, normalisation: Normalisation) -> Splits:
-        """The same images, normalised in another way: as a model from elsewhere was trained."""
+        """Replace the normalisation, for a model that was trained elsewhere."""
         if normalisation == self.train.normalisation:
             return self
         parts = {name: replace(getattr(self, name), normalisation=normalisation) for name in ("train", "validation", "test")}
@@ -52,7 +52,7 @@ class Splits:
         return len(self.class_names)
 
     def without_validation(self) -> Splits:
-        """All training images as train, none for validation: as models from elsewhere are mostly trained."""
+        """Move the validation images to train: most foreign models were trained without a validation set."""
         train = self.train.joined(self.validation)
         return replace(self, train=train, validation=self.validation.subset(torch.zeros(len(self.validation), dtype=torch.bool)))
 
@@ -64,22 +64,21 @@ class Splits:
 
 
 def load_splits(dataset: str, folder: str | Path, split_seed: int = 0, given: Mapping[str, Any] = NOTHING_GIVEN) -> Splits:
-    """Read a dataset and divide it: 10 % of each class of the training images for validation, drawn by `split_seed`.
+    """Read a dataset and hold out 10 % of each training class for validation, drawn with `split_seed`.
 
-    `given`: settings of `reading`, by the names of its flags.
-
-    Where the published set has no test part, 20 % of each class are taken for it first. Raises ValueError where there are no test images.
+    If the published set has no test part, 20 % of each class are held out for it first. `given`: settings of `reading`, by flag
+    name. Raises ValueError if there are no test images.
     """
     raw, name = read(dataset, folder, given), DATASETS[dataset].name
     splits = split(raw, name, split_seed)
     if not len(splits.test):
-        way_out = "Add images" if raw.test is None else "Leave the test part out: then a fifth of each class is taken for it"
-        raise ValueError(f"{name}: expected at least one test image, got none. {way_out}")
+        remedy = "Add images" if raw.test is None else "Leave the test part out: then a fifth of each class is taken for it"
+        raise ValueError(f"{name}: expected at least one test image, got none. {remedy}")
     return splits
 
 
 def split(raw: RawDataset, dataset: str, split_seed: int) -> Splits:
-    """Divide a dataset that has been read, as `load_splits` does. The parts share its images: nothing is copied."""
+    """Divide a dataset as `load_splits` does. The parts share its images without a copy."""
     images, labels = raw.train
     generator = torch.Generator().manual_seed(split_seed)
     rest = torch.arange(len(labels))
@@ -101,7 +100,7 @@ def split(raw: RawDataset, dataset: str, split_seed: int) -> Splits:
 
 
 def drawn_from_each_class(labels: Tensor, rows: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """round(share x n_c) of the rows of each class c, and the other rows; both ascending."""
+    """Draw round(share x n_c) of the rows of each class c; return them and the other rows, both ascending."""
     drawn = []
     for label in labels[rows].unique():
         members = rows[labels[rows] == label]

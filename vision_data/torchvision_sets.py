@@ -1,4 +1,4 @@
-"""MNIST and its like, USPS, SVHN, CIFAR10, CIFAR100 and STL10: read (and downloaded, if missing) by torchvision."""
+"""The MNIST family, USPS, SVHN, CIFAR10, CIFAR100 and STL10, read or downloaded by torchvision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from foreign_files import MB, open_foreign
 from torchvision_import import torchvision_module
-from vision_data.at_hand import begin_to_fetch
+from vision_data.at_hand import check_may_fetch
 from vision_data.impl import RawDataset, register
 
 LARGEST = 100_000 * MB
@@ -142,7 +142,7 @@ def _loading(name: str, folder: Path, **settings: Any) -> Callable[[bool, bool],
 
 
 def _raw(parts: tuple[Any, Any], class_names: tuple[str, ...]) -> RawDataset:
-    """Both parts as uint8 (N, C, H, W) and int64."""
+    """Convert both parts to uint8 images (N, C, H, W) and int64 labels."""
 
     def part_of(part: Any) -> tuple[Tensor, Tensor]:
         images = torch.as_tensor(part.data if isinstance(part.data, Tensor) else np.ascontiguousarray(part.data))
@@ -156,30 +156,28 @@ def _labels(part: Any) -> Any:
 
 
 def _refuse_misplaced(name: str, files_in: Path, files: tuple[str, ...]) -> None:
-    """ValueError for a folder that is called as a file, and for a file that lies one folder too deep, as some archives unpack."""
+    """Raise ValueError for a folder in place of a file, and for files one folder too deep."""
     for file in files:
         place = files_in / file
         if place.is_dir():
             inside = sorted(entry.name for entry in place.iterdir())
             raise ValueError(
                 f"{name}: expected the file {place}, got a folder of that name with {', '.join(inside[:3]) or 'nothing'} in it. "
-                f"Move the file out of it, to where the folder is, and call it {file}"
+                f"Replace the folder by the file in it, and name that {file}"
             )
         deeper = [] if place.exists() or not files_in.is_dir() else [below / file for below in sorted(files_in.iterdir()) if below.is_dir()]
         found = next((candidate for candidate in deeper if candidate.is_file()), None)
         if found is not None:
-            raise ValueError(
-                f"{name}: expected the file {place}, and it is one folder too deep: {found}. Move the files of {found.parent} up"
-            )
+            raise ValueError(f"{name}: expected the file {place}, got {found}, one folder too deep. Move the files of {found.parent} up")
 
 
 def _both_parts(name: str, files_in: Path, files: tuple[str, ...], load: Callable[[bool, bool], Any]) -> tuple[Any, Any]:
     missing = [file for file in files if not (files_in / file).exists()]
     _refuse_misplaced(name, files_in, files)
     for file in set(files).difference(missing):
-        open_foreign(files_in / file, most=LARGEST).close()  # a pipe or a device in its place would be read for ever
+        open_foreign(files_in / file, most=LARGEST).close()  # refuses a pipe or a device: reading one never ends
     if missing:
-        begin_to_fetch(name)
+        check_may_fetch(name)
     not_there_yet = [place for place in (files_in, *files_in.parents) if not place.exists()]
     try:
         with warnings.catch_warnings():
