@@ -112,7 +112,7 @@ def test_duplicates_are_dropped_of_two_classes_both_of_one_all_but_the_first(tmp
     write(own / "train" / "b" / "copy.png", noise(0))  # a/000.png
     write(own / "train" / "a" / "copy.png", noise(1))  # a/001.png
     write(own / "test" / "a" / "copy.png", noise(2))  # of training
-    with pytest.warns(UserWarning, match="left out 3 of the train images and 1 of the test images: of one file under two classes all, of"):
+    with pytest.warns(UserWarning, match="left out 3 of the train images and 1 of the test images: every file with two classes, and"):
         raw = read(own, duplicates="drop")
     assert np.array_equal(raw.train[0].numpy(), pixels[1:])
     assert (raw.train[1].tolist(), raw.test[1].tolist()) == ([0, 0, 1, 1, 1], [0, 1])
