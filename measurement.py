@@ -14,11 +14,12 @@ from torch import nn
 
 from evaluation import (
     DEFAULT,
+    NO_COMMANDS,
     OF_MANY,
     VERSION,
     Attack,
-    Evidence,
     MetricFacts,
+    ModelOutputs,
     NotFinite,
     Subject,
     Times,
@@ -38,7 +39,6 @@ ON_FEATURES = ("probe_score", "probe_gap")
 Metric = Entry[MetricFacts]
 MEMBER, RANGE = "member score of ", "range of "  # before the name of an attack, in the cache
 ATTACK_OF = {"mia": "mia_confidence"}  # whose member scores a metric of another name has
-NO_WAYS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Measured:
     initial: dict[str, float]
     ideal: dict[str, float]
     undefined: dict[str, str]
-    evidence: dict[str, Evidence]
-    incompetent: Evidence | None = None
+    outputs: dict[str, ModelOutputs]
+    incompetent: ModelOutputs | None = None
 
 
 def measure(
@@ -63,15 +63,15 @@ def measure(
     test: ImageSet,
     *,
     metrics: Sequence[Metric] | None = None,
-    others: Mapping[str, Evidence] | None = None,
+    others: Mapping[str, ModelOutputs] | None = None,
     times: Times | None = None,
-    ways: Mapping[str, str] = NO_WAYS,
+    commands: Mapping[str, str] = NO_COMMANDS,
 ) -> Measured:
     """Evaluate the unlearned model, and by all metrics that need no ideal model the base models too.
 
     base_models: "initial", and where there are some, "ideal" and the "incompetent" teacher, which is only compared with.
-    metrics: what `evaluation.chosen` gives (default: all but the costly ones). others: what evidence_of_others has said of the base models
-    already. ways: the commands that make what may be missing, by need, for the reasons.
+    metrics: what `evaluation.chosen` gives (default: all but the costly ones). others: what outputs_of_others has said of the base models
+    already. commands: the commands that make what may be missing, by need, for the reasons.
     What depends on one model alone is kept in `data.cache`, so that a model is attacked once. `undefined` names
     the base models' missing metrics too, as initial_<name> and ideal_<name>. Raises NotFinite for a model that diverged.
     """
@@ -80,57 +80,59 @@ def measure(
         raise ValueError("the test set: expected at least one image, got none. Give images that no model was trained on")
     for model in (unlearned, *base_models.values()):
         check_model(model, data, copied=False)
-    others = evidence_of_others(base_models, data, test, metrics) if others is None else others
-    evidence = {name: own for name, own in others.items() if name != INCOMPETENT}
-    evidence["unlearned"] = known_evidence(unlearned, "unlearned", data, test, metrics)
+    others = outputs_of_others(base_models, data, test, metrics) if others is None else others
+    outputs = {name: own for name, own in others.items() if name != INCOMPETENT}
+    outputs["unlearned"] = outputs_with_metrics(unlearned, "unlearned", data, test, metrics)
     values: dict[str, dict[str, float]] = {}
     undefined: dict[str, str] = {}
-    for name, own in evidence.items():
+    for name, own in outputs.items():
         wanted, known = (metrics, times) if name == "unlearned" else (of_base_models(metrics), None)
-        values[name], reasons = values_of(own, others, wanted, times=known, ways=ways)
+        values[name], reasons = values_of(own, others, wanted, times=known, commands=commands)
         prefix = "" if name == "unlearned" else f"{name}_"
         undefined |= {prefix + metric: reason for metric, reason in reasons.items()}
-    named = {f"{name} model": evidence[name] for name in ("initial", "unlearned", "ideal") if name in evidence}
+    named = {f"{name} model": outputs[name] for name in ("initial", "unlearned", "ideal") if name in outputs}
     return Measured(values["unlearned"], values["initial"], values.get("ideal", {}), undefined, named, others.get(INCOMPETENT))
 
 
 def values_of(
-    model: Evidence,
-    others: Mapping[str, Evidence],
+    model: ModelOutputs,
+    others: Mapping[str, ModelOutputs],
     metrics: Sequence[Metric] | None = None,
     *,
     times: Times | None = None,
-    ways: Mapping[str, str] = NO_WAYS,
+    commands: Mapping[str, str] = NO_COMMANDS,
 ) -> tuple[dict[str, float], dict[str, str]]:
     """The metrics of a model, where `others` (by name) is what to compare with; and why the rest has no value."""
     known: dict[str, Any] = dict(others) if times is None else {**others, TIMES: times}
-    return evaluate(names=by_default() if metrics is None else metrics, model=model, ways=ways, **known)
+    return evaluate(names=by_default() if metrics is None else metrics, model=model, commands=commands, **known)
 
 
-def evidence_of_others(
+def outputs_of_others(
     models: Mapping[str, nn.Module], data: ForgetData, test: ImageSet, metrics: Sequence[Metric] | None = None
-) -> dict[str, Evidence]:
+) -> dict[str, ModelOutputs]:
     """What an unlearned model is compared with, by name. Of the incompetent teacher that is the forget set alone."""
     return {
-        name: evidence_on_forget(model, data) if name == INCOMPETENT else known_evidence(model, name, data, test, metrics)
+        name: outputs_on_forget(model, data) if name == INCOMPETENT else outputs_with_metrics(model, name, data, test, metrics)
         for name, model in models.items()
     }
 
 
-def known_evidence(model: nn.Module, name: str, data: ForgetData, test: ImageSet, metrics: Sequence[Metric] | None = None) -> Evidence:
+def outputs_with_metrics(
+    model: nn.Module, name: str, data: ForgetData, test: ImageSet, metrics: Sequence[Metric] | None = None
+) -> ModelOutputs:
     """What a model says about the images, with those metrics of it alone, which are kept. NotFinite, with its name, if it diverged."""
     metrics = by_default() if metrics is None else metrics
     try:
         features = any(metric.name in ON_FEATURES for metric in metrics)
-        evidence = evidence_of(model, data, test, features=features, name=f"{name} model")
+        outputs = model_outputs(model, data, test, features=features, name=f"{name} model")
     except NotFinite as error:
         raise NotFinite(f"the {name} model: {error}") from error
     alone = [metric for metric in metrics if needs_of(metric.function) == ("model",) and metric.file is None]
-    _recall(evidence, alone, data.cache, lambda metrics: data.progress(metrics, f"evaluate {name} model"))
-    return evidence
+    _recall(outputs, alone, data.cache, lambda metrics: data.progress(metrics, f"evaluate {name} model"))
+    return outputs
 
 
-def evidence_of(model: nn.Module, data: ForgetData, test: ImageSet, *, features: bool = False, name: str = "model") -> Evidence:
+def model_outputs(model: nn.Module, data: ForgetData, test: ImageSet, *, features: bool = False, name: str = "model") -> ModelOutputs:
     """What a model says about the images: one forward pass per set, which keeps the penultimate features if they are asked for.
 
     name: what `data.progress` calls the model.
@@ -140,22 +142,22 @@ def evidence_of(model: nn.Module, data: ForgetData, test: ImageSet, *, features:
     if features:
         with contextlib.suppress(ValueError):  # no such layer: the metrics that need it say so
             layer = last_linear_layer(model, data.forget, device=data.device)
-    outputs: dict[str, Any] = dict.fromkeys(sets)
+    by_set: dict[str, Any] = dict.fromkeys(sets)
     size = forward_batch(data.device)
     for which, images in sets.items():
         if len(images):
             steps = data.progress(range(-(-len(images) // size)), f"{name}, {which} images")
             batches = (batch for _, batch in zip(steps, images.batches(size, device=data.device), strict=True))
-            outputs[which] = outputs_of(model, batches, layer if which in ("forget", "retain") else None)
+            by_set[which] = outputs_of(model, batches, layer if which in ("forget", "retain") else None)
     subject = Subject(model, data.forget, data.retain, data.device)
-    return Evidence(**outputs, forget_classes=data.forget_classes, seed=data.seed, subject=subject)
+    return ModelOutputs(**by_set, forget_classes=data.forget_classes, seed=data.seed, subject=subject)
 
 
-def evidence_on_forget(model: nn.Module, data: ForgetData) -> Evidence:
+def outputs_on_forget(model: nn.Module, data: ForgetData) -> ModelOutputs:
     """What a model says about the forget set; the other sets are empty."""
     forget = outputs_of(model, data.forget.batches(forward_batch(data.device), device=data.device))
     none = forget.subset(torch.zeros(len(forget), dtype=torch.bool))
-    return Evidence(forget, retain=none, test=none, validation=None, forget_classes=data.forget_classes, seed=data.seed)
+    return ModelOutputs(forget, retain=none, test=none, validation=None, forget_classes=data.forget_classes, seed=data.seed)
 
 
 def by_default() -> list[Metric]:
@@ -172,29 +174,29 @@ def of_intermediate_models(metrics: Sequence[Metric]) -> list[Metric]:
     return [metric for metric in metrics if TIMES not in needs_of(metric.function)]
 
 
-def _recall(evidence: Evidence, metrics: Sequence[Metric], cache: Cache, progress: Callable[[Iterable[Any]], Iterable[Any]]) -> None:
+def _recall(outputs: ModelOutputs, metrics: Sequence[Metric], cache: Cache, progress: Callable[[Iterable[Any]], Iterable[Any]]) -> None:
     """Fill in metrics of one model: from the cache if these very outputs were measured before, else computed and kept."""
-    outputs = {f"{name}.{part}": getattr(own, part) for name, own in evidence.sets.items() for part in ("logits", "labels")}
+    tensors = {f"{name}.{part}": getattr(own, part) for name, own in outputs.sets.items() for part in ("logits", "labels")}
     depends_on = {
         "what": "metrics of one model",
-        "outputs": digest_of(outputs),
-        "model": None if evidence.subject is None else model_digest(evidence.subject.model),
-        "forget_classes": evidence.forget_classes,
-        "seed": evidence.seed,
+        "outputs": digest_of(tensors),
+        "model": None if outputs.subject is None else model_digest(outputs.subject.model),
+        "forget_classes": outputs.forget_classes,
+        "seed": outputs.seed,
         "version": VERSION,
     }
     key = json.dumps(depends_on, sort_keys=True)
     kept = dict(cache.get(key, {}))
     unknown = [metric for metric in metrics if metric.name not in kept]
     if unknown:
-        values, _ = evaluate(names=unknown, progress=progress, model=evidence)
+        values, _ = evaluate(names=unknown, progress=progress, model=outputs)
         kept |= {metric.name: torch.tensor(values.get(metric.name, math.nan), dtype=torch.float64) for metric in unknown}
-        for name, attack in evidence.attacks.items():
+        for name, attack in outputs.attacks.items():
             kept |= {MEMBER + name: attack.scores, RANGE + name: torch.tensor([attack.lowest, attack.highest], dtype=torch.float64)}
         cache[key] = kept
     known = {metric.name: float(kept[metric.name]) for metric in metrics}
-    evidence.remember({name: value for name, value in known.items() if not math.isnan(value)})
+    outputs.remember({name: value for name, value in known.items() if not math.isnan(value)})
     attacks = {ATTACK_OF.get(metric.name, metric.name) for metric in metrics}  # an earlier run may have asked for more
     for name in attacks:
         if MEMBER + name in kept:
-            evidence.attacks[name] = Attack(kept[MEMBER + name], *kept[RANGE + name].tolist())
+            outputs.attacks[name] = Attack(kept[MEMBER + name], *kept[RANGE + name].tolist())

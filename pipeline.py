@@ -20,10 +20,9 @@ from typing import Any
 from torch import nn
 
 from base_models import BaseModels, Trained, check_retrained
-from checkpoint_epochs import Intermediate, checked, undisturbed
 from evaluation import DEFAULT, Times, chosen, names_in
-from judgement import judge
-from measurement import INCOMPETENT, Measured, evidence_of_others, measure, of_intermediate_models
+from intermediate_models import Intermediate, checked, undisturbed
+from measurement import INCOMPETENT, Measured, measure, of_intermediate_models, outputs_of_others
 from model_sets import oracles_of
 from registry import Entry
 from reporter.run_warning import RunWarning, in_one_line
@@ -40,6 +39,7 @@ from run_settings import (
     run_params,
     train_seconds,
 )
+from run_warnings import warnings_of
 from timed import timed
 from tracking.run import TrackedRun, tracked_run
 from tracking.store import check_store
@@ -144,7 +144,7 @@ class Pipeline:
     def _start_afresh(self) -> None:
         """Nothing of an earlier run counts for the next."""
         self.counts = dict(self.asked)
-        self.intermediate = Intermediate(self.checkpoint_epochs, of_intermediate_models(self.metrics), ways=self._ways())
+        self.intermediate = Intermediate(self.checkpoint_epochs, of_intermediate_models(self.metrics), commands=self._commands())
         self.warnings: list[RunWarning] = []
         self.stages: dict[str, float] = {}
 
@@ -171,7 +171,7 @@ class Pipeline:
             run.tags({"config_hash": config_hash})
             run.history(initial.history, "initial_train_")
             base_models = self._base_models(initial, ideal)
-            self._know(base_models)
+            self._evaluate_base_models(base_models)
             warm_up()
             with timed(self.stages, "unlearn"), self._divergence_told(run):
                 unlearned = unlearn(self.config.unlearn, initial.model, self.data, **self.settings)
@@ -187,9 +187,9 @@ class Pipeline:
                     metrics=self.metrics,
                     others=self.intermediate.others or None,  # evaluated already, for the intermediate models
                     times=Times(self.stages["unlearn"], train_seconds(ideal)),
-                    ways=self._ways(),
+                    commands=self._commands(),
                 )
-            self.warnings += self._judge(initial, unlearned, measured)
+            self.warnings += self._warnings_of(initial, unlearned, measured)
             with timed(self.stages, "report"):
                 done = MeasuredRun(self, initial, ideal, unlearned, measured)
                 path = run.raw = write_json(done, run.run_id)  # before the store is asked for anything: it may be away
@@ -224,9 +224,9 @@ class Pipeline:
                 "Work on copy_of(model)"
             )
 
-    def _judge(self, initial: Trained, unlearned: Unlearned, measured: Measured) -> list[RunWarning]:
+    def _warnings_of(self, initial: Trained, unlearned: Unlearned, measured: Measured) -> list[RunWarning]:
         by_design = self.method.facts.leaves_weights
-        return judge(initial.model, unlearned, measured, classes=self.base.splits.classes, leaves_weights=by_design)
+        return warnings_of(initial.model, unlearned, measured, classes=self.base.splits.classes, leaves_weights=by_design)
 
     def _warn(self, run: TrackedRun, warnings: list[RunWarning]) -> None:
         """Add to the run's warnings, which its tag holds as soon as they are known."""
@@ -283,15 +283,15 @@ class Pipeline:
         """What the unlearned model is compared with."""
         return {"initial": initial.model, INCOMPETENT: self.base.incompetent()} | ({"ideal": ideal.model} if ideal else {})
 
-    def _ways(self) -> dict[str, str]:
+    def _commands(self) -> dict[str, str]:
         """The commands that make what a metric may need and a run may not have."""
         return {"ideal": self.base.ideal_command()}
 
-    def _know(self, base_models: Mapping[str, nn.Module]) -> None:
+    def _evaluate_base_models(self, base_models: Mapping[str, nn.Module]) -> None:
         """Intermediate models are compared with the base models, which are evaluated for that, and for the final model, once."""
         if self.checkpoint_epochs:
             with timed(self.stages, "checkpoint_evaluation"):
-                self.intermediate.others = evidence_of_others(base_models, self.data, self.base.splits.test, self.metrics)
+                self.intermediate.others = outputs_of_others(base_models, self.data, self.base.splits.test, self.metrics)
 
     def _amounts(self) -> tuple[dict[str, Any], int]:
         """What the settings come to (amounts as numbers of weights), and the size of the masked layer that they are of (0 without one)."""

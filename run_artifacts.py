@@ -190,7 +190,7 @@ def _per_image(folder: Path, experiment: Pipeline, measured: Measured, run_id: s
 
 def image_table(measured: Measured, data: ForgetData, test: ImageSet, about: Mapping[str, object]) -> pa.Table:
     """What each model says of each image; about: see `per_image`."""
-    models = {name.removesuffix(" model"): own for name, own in measured.evidence.items()}
+    models = {name.removesuffix(" model"): own for name, own in measured.outputs.items()}
     models |= {INCOMPETENT: measured.incompetent} if measured.incompetent else {}
     sets = {"forget": data.forget, "retain": data.retain, "validation": data.validation, "test": test}
     return per_image(models, {name: images.indexes for name, images in sets.items()}, about)

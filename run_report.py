@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from base_models import BaseConfig, Trained, flags_of
-from evaluation import DEFAULT, Evidence
+from evaluation import DEFAULT, ModelOutputs
 from measurement import Measured
 from reporter.layer_charts import Layer
 from reporter.run_facts import ForgetImages, History, RunFacts
@@ -34,7 +34,7 @@ def run_facts(
 ) -> RunFacts:
     """What the report of a run says, from what the run has."""
     base, data = experiment.base, experiment.data
-    evidence = {name.removesuffix(" model"): own for name, own in measured.evidence.items()}
+    outputs = {name.removesuffix(" model"): own for name, own in measured.outputs.items()}
     layer = None
     if unlearned.mask is not None:
         layer = Layer(unlearned.mask.layer, initial.model.get_parameter(f"{unlearned.mask.layer}.weight").detach(), unlearned.mask.keep)
@@ -52,15 +52,15 @@ def run_facts(
             whole=bool(data.forget_classes),
             classes=base.splits.classes,
             models={"initial": measured.initial, "unlearned": measured.model, "ideal": measured.ideal},
-            images=image_counts(evidence["unlearned"]),
+            images=image_counts(outputs["unlearned"]),
             warnings=tuple(experiment.warnings),
             masked="" if layer is None else layer.switched_off,
             undecided=undecided_models(measured.undefined),
-            ways=_ways(config) | {"ideal": base.ideal_command()},
+            commands=_commands(config) | {"ideal": base.ideal_command()},
         ),
         kinds=experiment.metrics,
         undefined=measured.undefined,
-        evidence=evidence,
+        outputs=outputs,
         names=base.splits.class_names,
         params={name: value for name, value in sorted(run_params(experiment).items()) if value is not None},
         command=command_of(config),
@@ -95,13 +95,13 @@ def command_of(config: PipelineConfig) -> str:
     return " ".join(words)
 
 
-def _ways(config: PipelineConfig) -> dict[str, str]:
+def _commands(config: PipelineConfig) -> dict[str, str]:
     """The commands that measure what this config left out."""
     everything = replace(config, metrics=("all",), ideal="auto" if config.ideal == "skip" else config.ideal)
-    ways = {"all": command_of(everything)}
+    commands = {"all": command_of(everything)}
     if config.base.mask is None:  # one checkpoint is of one seed
-        ways["seeds"] = f"{command_of(replace(config, base=replace(config.base, seed=1)))} --seed 1 2 3"
-    return ways
+        commands["seeds"] = f"{command_of(replace(config, base=replace(config.base, seed=1)))} --seed 1 2 3"
+    return commands
 
 
 def _with_file(base: BaseConfig) -> BaseConfig:
@@ -115,11 +115,11 @@ def _word(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def image_counts(evidence: Evidence) -> dict[str, int]:
+def image_counts(outputs: ModelOutputs) -> dict[str, int]:
     """How many images there are in each set; where whole classes went, of which of the test images too."""
-    counts = {name: len(outputs) for name, outputs in evidence.sets.items()}
-    if evidence.forget_classes:
-        counts |= {"test_forget": len(evidence.test_forget), "test_retain": len(evidence.test_retain)}
+    counts = {name: len(own) for name, own in outputs.sets.items()}
+    if outputs.forget_classes:
+        counts |= {"test_forget": len(outputs.test_forget), "test_retain": len(outputs.test_retain)}
     return counts
 
 

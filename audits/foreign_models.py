@@ -12,7 +12,6 @@ from torch import nn
 
 from base_models import BaseConfig, check_retrained, device_named, stated_by
 from evaluation import ALL, OF_MANY, chosen, names_in, needs_of
-from judgement import judge
 from measurement import INCOMPETENT, Measured, measure
 from models import ARCHITECTURES, build
 from registry import Entry, __version__
@@ -20,6 +19,7 @@ from reporter.run_warning import RunWarning, in_one_line
 from run_artifacts import log_code
 from run_report import FORGET_LIST
 from run_settings import git_commit
+from run_warnings import warnings_of
 from tracking.run import TrackedRun, tracked_run
 from tracking.store import check_store
 from training import (
@@ -125,7 +125,7 @@ class ForeignModels:
             }
             measured = measure(self.models["unlearned"], others, self.data, self.splits.test, metrics=self.metrics)
             unlearned = Unlearned(self.models["unlearned"])
-            warnings = self.doubts + judge(self.models["initial"], unlearned, measured, classes=self.splits.classes)
+            warnings = self.doubts + warnings_of(self.models["initial"], unlearned, measured, classes=self.splits.classes)
             self._log(run, measured, warnings)
             run.metrics({"stage_total_seconds": time.perf_counter() - started})
         return ForeignResult(run.run_id, measured, warnings, self.notes)

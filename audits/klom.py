@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from audits.many_models import AuditResult, Notice, StartingModel, audit_run, job_of, loaded, params_of, tell_cost, unlearned
 from audits.margin_files import COLUMNS, SETS, array_of, check_columns, columns, npy, read_margins, sets_of, table
 from base_models import BaseConfig, BaseModels
-from evaluation import METRICS, Evidence, MetricFacts, Population, evaluate, needs_of, noise_floor
+from evaluation import METRICS, MetricFacts, ModelOutputs, Population, evaluate, needs_of, noise_floor
 from evaluation.impl import Undecided
 from evaluation.klom import KLOM
 from evaluation.population import MINIMUM
-from measurement import evidence_of
+from measurement import model_outputs
 from model_sets import Kind, ModelSpec, specs_of, train_set
 from registry import Entry
 from timed import timed
@@ -132,9 +132,9 @@ class KlomAudit:
     def _check_also(self) -> None:
         """ValueError for a metric that these images, or this architecture, don't allow: found by an untrained model."""
         if self.also:
-            evidence = evidence_of(self.job.base.untrained(), self.job.data, self.job.base.splits.test)
+            outputs = model_outputs(self.job.base.untrained(), self.job.data, self.job.base.splits.test)
             for metric in self.also:
-                _value(metric, evidence)
+                _value(metric, outputs)
 
     def _given(self, path: Path) -> dict[str, Tensor]:
         margins = read_margins(path, {name: len(images) for name, images in self.sets.items()})
@@ -155,7 +155,7 @@ class KlomAudit:
         specs = train_set(self.job.base, "oracles", self.config.models).specs
         return Population.of(self._seen("oracle", loaded(self.job, spec), spec, rows) for spec in specs)
 
-    def _after(self, initial: list[ModelSpec], rows: list[dict[str, Any]]) -> Iterator[Evidence]:
+    def _after(self, initial: list[ModelSpec], rows: list[dict[str, Any]]) -> Iterator[ModelOutputs]:
         """What each unlearned model says."""
         starts = self._starts(initial, self._ideals(len(initial)))
         for spec, model in zip(initial, unlearned(self.job, starts), strict=True):
@@ -179,13 +179,13 @@ class KlomAudit:
         data = replace(self.job.data, seed=spec.seed, progress=silent, ideal=partial(loaded, self.job, ideal[0]) if ideal else None)
         return loaded(self.job, spec), data
 
-    def _seen(self, side: str, model: nn.Module, spec: ModelSpec, rows: list[dict[str, Any]]) -> Evidence:
-        evidence = evidence_of(model, self.job.data, self.job.base.splits.test)
-        ta = "test_retain_score" if evidence.forget_classes else "test_score"
-        scores = {"retain_score": evidence.metric("retain_score"), "ta": evidence.metric(ta)}
-        also = {metric.name: _value(metric, evidence) for metric in self.also}
+    def _seen(self, side: str, model: nn.Module, spec: ModelSpec, rows: list[dict[str, Any]]) -> ModelOutputs:
+        outputs = model_outputs(model, self.job.data, self.job.base.splits.test)
+        ta = "test_retain_score" if outputs.forget_classes else "test_score"
+        scores = {"retain_score": outputs.metric("retain_score"), "ta": outputs.metric(ta)}
+        also = {metric.name: _value(metric, outputs) for metric in self.also}
         rows.append({"side": side, **origin(spec), "digest": model_digest(model), **scores, **also})
-        return evidence
+        return outputs
 
     def _log(self, run: TrackedRun, models: Population, oracles: Population, rows: list[dict[str, Any]]) -> None:
         log_images(run, self.job.base, self.sets)
@@ -210,10 +210,10 @@ def compared(models: Population, oracles: Population, direction: str) -> tuple[d
     return values, undefined
 
 
-def _value(metric: Entry[MetricFacts], evidence: Evidence) -> float | None:
+def _value(metric: Entry[MetricFacts], outputs: ModelOutputs) -> float | None:
     """A metric of one model, None where it is undecided. ValueError, with its name, where it can't be measured."""
     try:
-        return evidence.value(metric)
+        return outputs.value(metric)
     except Undecided:
         return None
     except ValueError as error:

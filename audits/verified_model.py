@@ -295,7 +295,7 @@ class _OfOneModel:
             whole=bool(self.data.forget_classes),
             classes=self.splits.classes,
             models=sides,
-            images=image_counts(measured.evidence["unlearned model"]),
+            images=image_counts(measured.outputs["unlearned model"]),
             warnings=self.raw.warnings if self.raw else (),
             undecided=undecided_models(measured.undefined),
         )

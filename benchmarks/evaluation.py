@@ -73,7 +73,7 @@ def options_of(argv: Sequence[str] | None) -> Namespace:
 def world_of(options: Namespace) -> dict[str, Any]:
     """The model, the images, and what the ideal and the incompetent model say of them."""
     from base_models import BaseModels
-    from measurement import evidence_of, evidence_on_forget
+    from measurement import model_outputs, outputs_on_forget
     from unlearn import ForgetData
 
     architecture = command_line.architecture_of(options.arch, options.dataset)
@@ -82,8 +82,8 @@ def world_of(options: Namespace) -> dict[str, Any]:
     data = ForgetData.of(base.splits, base.config.request, seed=options.seed, device=base.device)
     test = base.splits.test
     sets = [images for images in (data.forget, data.retain, data.validation, test) if len(images)]
-    known = evidence_of(model, data, test)
-    others = {"initial": known, "ideal": known, "incompetent": evidence_on_forget(base.untrained(), data)}
+    known = model_outputs(model, data, test)
+    others = {"initial": known, "ideal": known, "incompetent": outputs_on_forget(base.untrained(), data)}
     about = {"base": base, "model": model, "data": data, "test": test, "sets": sets, "others": others}
     return about | {"images": sum(map(len, sets)), "kept": {}}
 
@@ -93,7 +93,7 @@ def steps_of(options: Namespace, world: dict[str, Any]) -> dict[str, Step]:
     import torch
 
     from evaluation import DEFAULT, chosen, evaluate, needs_of
-    from measurement import TIMES, evidence_of
+    from measurement import TIMES, model_outputs
     from models import evaluating
     from vision_data import forward_batch
 
@@ -109,10 +109,10 @@ def steps_of(options: Namespace, world: dict[str, Any]) -> dict[str, Step]:
                     model(x)
 
     def forward() -> None:
-        kept["evidence"] = evidence_of(model, data, world["test"])
+        kept["outputs"] = model_outputs(model, data, world["test"])
 
     def metrics() -> None:
-        values, reasons = evaluate(names=plain, model=kept["evidence"], **world["others"])
+        values, reasons = evaluate(names=plain, model=kept["outputs"], **world["others"])
         if not values:
             raise ValueError(next(iter(reasons.values())))
 
@@ -123,7 +123,7 @@ def steps_of(options: Namespace, world: dict[str, Any]) -> dict[str, Step]:
 def attack(name: str, kept: dict[str, Any]) -> Step:
     from evaluation import evaluate
 
-    return lambda: evaluate(names=(name,), model=kept["evidence"])
+    return lambda: evaluate(names=(name,), model=kept["outputs"])
 
 
 def libsvm_steps(kept: dict[str, Any]) -> dict[str, Step]:
@@ -135,7 +135,7 @@ def libsvm_steps(kept: dict[str, Any]) -> dict[str, Step]:
     def step(name: str) -> Step:
         def run() -> None:
             with patch.object(kernel_svm, "fit", side_effect=kernel_svm.NotSolved("libsvm is next")):
-                evaluate(names=(name,), model=replace(kept["evidence"]))
+                evaluate(names=(name,), model=replace(kept["outputs"]))
 
         return run
 

@@ -13,9 +13,9 @@ from torch import nn
 
 from base_models import BaseConfig, BaseModels, Trained
 from benchmarks.cells import MEASURED_CODE, Cells, code_digest, files_behind
-from evaluation import Evidence, evaluate, is_undecided
+from evaluation import ModelOutputs, evaluate, is_undecided
 from evaluation.gap import ua_ra_ta
-from measurement import evidence_of
+from measurement import model_outputs
 from model_sets import oracles_of
 from registry import Entry
 from training import Progress, model_digest, warm_up
@@ -81,15 +81,15 @@ class World:
         return self.base.ideal()
 
     @cached_property
-    def of_initial(self) -> Evidence:
-        return self.evidence(self.initial.model)
+    def of_initial(self) -> ModelOutputs:
+        return self.outputs(self.initial.model)
 
     @cached_property
-    def of_ideal(self) -> Evidence:
-        return self.evidence(self.ideal.model)
+    def of_ideal(self) -> ModelOutputs:
+        return self.outputs(self.ideal.model)
 
-    def evidence(self, model: nn.Module) -> Evidence:
-        return evidence_of(model, self.data, self.judges)
+    def outputs(self, model: nn.Module) -> ModelOutputs:
+        return model_outputs(model, self.data, self.judges)
 
     @cached_property
     def common(self) -> dict[str, Any]:
@@ -149,18 +149,18 @@ def _judged(make: Callable[[], tuple[nn.Module, float]], world: World) -> Row:
     except ValueError as error:
         return {"failed": f"refused: {_line(error)}"}
     try:
-        evidence = world.evidence(model)
+        outputs = world.outputs(model)
     except ValueError as error:
         return {"failed": f"can't be evaluated: {_line(error)}"}
-    values, undefined = evaluate(names=("mia", *GAPS), model=evidence, ideal=world.of_ideal)
+    values, undefined = evaluate(names=("mia", *GAPS), model=outputs, ideal=world.of_ideal)
     broken = {name: why for name, why in undefined.items() if not is_undecided(name, undefined)}
     if broken:
         return {"failed": f"can't be compared: {next(iter(broken.values()))}"}
-    scores = dict(zip(COLUMNS, (*ua_ra_ta(evidence), values.pop("mia", None)), strict=True))
-    return scores | {"avg_gap": None} | values | {"seconds": seconds, "changed": _changed(evidence, world.of_initial)}
+    scores = dict(zip(COLUMNS, (*ua_ra_ta(outputs), values.pop("mia", None)), strict=True))
+    return scores | {"avg_gap": None} | values | {"seconds": seconds, "changed": _changed(outputs, world.of_initial)}
 
 
-def _changed(one: Evidence, other: Evidence) -> int:
+def _changed(one: ModelOutputs, other: ModelOutputs) -> int:
     """How many images, of all sets, the two predict differently."""
     return sum(int((one.sets[name].logits.argmax(1) != other.sets[name].logits.argmax(1)).sum()) for name in ("forget", "retain", "test"))
 

@@ -80,7 +80,7 @@ def measured(options: Any, seed: int, cells: Any) -> Iterator[dict[str, Any]]:
     from dataclasses import replace
 
     from base_models import BaseModels
-    from measurement import evidence_of
+    from measurement import model_outputs
     from training import DiskCache, model_digest
     from unlearn import METHODS as REGISTRY
     from unlearn import ForgetData, Unlearned, resolved, unlearn
@@ -98,7 +98,7 @@ def measured(options: Any, seed: int, cells: Any) -> Iterator[dict[str, Any]]:
     initial, ideal = base.initial().model, base.ideal().model
     cache = DiskCache(base.save_dir / "cache")
     data = ForgetData.of(splits, request, seed=seed, device=base.device, cache=cache, progress=command_line.progress_bar)
-    of_ideal = evidence_of(ideal, data, splits.test)
+    of_ideal = model_outputs(ideal, data, splits.test)
     makers: dict[tuple[str, str], Callable[[], Any]] = {
         ("initial", ""): lambda: Unlearned(initial),
         ("ideal", ""): lambda: Unlearned(ideal),
@@ -123,14 +123,14 @@ def measured(options: Any, seed: int, cells: Any) -> Iterator[dict[str, Any]]:
 def numbers(make: Callable[[], Any], of_ideal: Any, data: Any, test: Any) -> dict[str, Any]:
     """The metrics of one unlearned model, with the seconds that it took to make it."""
     from evaluation import evaluate
-    from measurement import evidence_of
+    from measurement import model_outputs
 
     started = time.perf_counter()
     model = make().model
     seconds = time.perf_counter() - started
-    evidence = evidence_of(model, data, test)
-    values, undefined = evaluate(names=METRICS, model=evidence, ideal=of_ideal)
-    margins = {f"{name}_margin": getattr(evidence, name).margins.median().item() for name in ("forget", "test")}
+    outputs = model_outputs(model, data, test)
+    values, undefined = evaluate(names=METRICS, model=outputs, ideal=of_ideal)
+    margins = {f"{name}_margin": getattr(outputs, name).margins.median().item() for name in ("forget", "test")}
     return values | undefined | margins | {"seconds": seconds}
 
 

@@ -1,8 +1,8 @@
 """Numbers about a model: what it still knows of the forget set, and what forgetting cost.
 
-    values, reasons = evaluate(model=Evidence(...), ideal=Evidence(...))
+    values, reasons = evaluate(model=ModelOutputs(...), ideal=ModelOutputs(...))
 
-One forward pass per model and image set makes an Evidence; every metric reads that. Many models' margins make a Population (KLoM, the
+One forward pass per model and image set makes ModelOutputs; every metric reads that. Many models' margins make a Population (KLoM, the
 challenge's score) or Shadows (U-LiRA). What is left behind the logits is
 asked of the model itself: probe_score of its features, relearn_steps of a copy that learns the forget set again.
 `chosen` says which metrics "all", "default" and names are.
@@ -13,6 +13,7 @@ from evaluation import (
     entropies,
     forgetting_quality,
     gap,
+    internal_knowledge,
     klom,
     loss_threshold,
     membership,
@@ -22,13 +23,12 @@ from evaluation import (
     seconds,
     ulira,
     weights,
-    what_is_left,
 )
 from evaluation.choice import ALL, DEFAULT, chosen, names_in
 from evaluation.evaluate import evaluate
-from evaluation.evidence import Attack, Evidence, NotFinite, Outputs, Subject, Times, outputs_of
-from evaluation.impl import METRICS, OF_MANY, UNDECIDED, VERSION, MetricFacts, is_undecided, needs_of, register
+from evaluation.impl import METRICS, NO_COMMANDS, OF_MANY, UNDECIDED, VERSION, MetricFacts, is_undecided, needs_of, register
 from evaluation.klom import noise_floor
+from evaluation.model_outputs import Attack, ModelOutputs, NotFinite, Outputs, Subject, Times, outputs_of
 from evaluation.population import Population
 from evaluation.probe import last_linear_layer, penultimate_features, probe_score
 from evaluation.relearning import Relearned, anamnesis_index, relearn_steps
@@ -38,12 +38,13 @@ __all__ = [
     "ALL",
     "DEFAULT",
     "METRICS",
+    "NO_COMMANDS",
     "OF_MANY",
     "UNDECIDED",
     "VERSION",
     "Attack",
-    "Evidence",
     "MetricFacts",
+    "ModelOutputs",
     "NotFinite",
     "Outputs",
     "Population",
@@ -58,6 +59,7 @@ __all__ = [
     "evaluate",
     "forgetting_quality",
     "gap",
+    "internal_knowledge",
     "is_undecided",
     "klom",
     "last_linear_layer",
@@ -77,5 +79,4 @@ __all__ = [
     "seconds",
     "ulira",
     "weights",
-    "what_is_left",
 ]

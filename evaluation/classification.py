@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from evaluation.evidence import Evidence
 from evaluation.impl import register
+from evaluation.model_outputs import ModelOutputs
 
 
 def mean(values: Tensor) -> float:
@@ -26,7 +26,7 @@ def percent(correct: Tensor) -> float:
 
 
 @register("forget_loss", unit="nats", better="higher", better_of_images="near the ideal's", groups=("headline", "overview"))
-def forget_loss(model: Evidence) -> float:
+def forget_loss(model: ModelOutputs) -> float:
     """Mean cross-entropy of the forget set.
 
         mean over (x, y) in forget of -log p_y
@@ -40,7 +40,7 @@ def forget_loss(model: Evidence) -> float:
 
 
 @register("retain_loss", unit="nats", better="near the ideal's", groups=("headline", "overview"))
-def retain_loss(model: Evidence) -> float:
+def retain_loss(model: ModelOutputs) -> float:
     """Mean cross-entropy of the retain set.
 
         mean over (x, y) in retain of -log p_y
@@ -51,7 +51,7 @@ def retain_loss(model: Evidence) -> float:
 
 
 @register("forget_probability", unit="fraction", better="lower", better_of_images="near the ideal's", groups=("headline", "overview"))
-def forget_probability(model: Evidence) -> float:
+def forget_probability(model: ModelOutputs) -> float:
     """Mean softmax probability of the true class on the forget set.
 
         mean over (x, y) in forget of p_y
@@ -62,7 +62,7 @@ def forget_probability(model: Evidence) -> float:
 
 
 @register("forget_score", unit="percent", better="lower", better_of_images="near the ideal's", groups=("headline", "summary", "overview"))
-def forget_score(model: Evidence) -> float:
+def forget_score(model: ModelOutputs) -> float:
     """Percent correct on the forget set: 100 - UA, not UA.
 
         100 |{(x, y) in forget : argmax f(x) = y}| / |forget|
@@ -76,7 +76,7 @@ def forget_score(model: Evidence) -> float:
 
 
 @register("retain_score", unit="percent", better="higher", groups=("headline", "summary", "overview"))
-def retain_score(model: Evidence) -> float:
+def retain_score(model: ModelOutputs) -> float:
     """Percent correct on the retain set: RA.
 
         100 |{(x, y) in retain : argmax f(x) = y}| / |retain|
@@ -87,7 +87,7 @@ def retain_score(model: Evidence) -> float:
 
 
 @register("test_loss", unit="nats", better="lower")
-def test_loss(model: Evidence) -> float:
+def test_loss(model: ModelOutputs) -> float:
     """Mean cross-entropy of the whole test set.
 
         mean over (x, y) in test of -log p_y
@@ -98,7 +98,7 @@ def test_loss(model: Evidence) -> float:
 
 
 @register("test_score", unit="percent", better="higher", groups=("headline", "summary"))
-def test_score(model: Evidence) -> float:
+def test_score(model: ModelOutputs) -> float:
     """Percent correct on the whole test set: TA where no whole class was forgotten.
 
         100 |{(x, y) in test : argmax f(x) = y}| / |test|
@@ -110,7 +110,7 @@ def test_score(model: Evidence) -> float:
 
 
 @register("test_forget_loss", unit="nats", better="higher", whole_class=True, groups=("headline",))
-def test_forget_loss(model: Evidence) -> float:
+def test_forget_loss(model: ModelOutputs) -> float:
     """Mean cross-entropy of the test images of the forgotten classes.
 
         mean over (x, y) in test_forget of -log p_y
@@ -121,7 +121,7 @@ def test_forget_loss(model: Evidence) -> float:
 
 
 @register("test_retain_loss", unit="nats", better="near the ideal's", whole_class=True, groups=("headline",))
-def test_retain_loss(model: Evidence) -> float:
+def test_retain_loss(model: ModelOutputs) -> float:
     """Mean cross-entropy of the test images of the other classes.
 
         mean over (x, y) in test_retain of -log p_y
@@ -132,7 +132,7 @@ def test_retain_loss(model: Evidence) -> float:
 
 
 @register("test_forget_probability", unit="fraction", better="lower", whole_class=True, groups=("headline",))
-def test_forget_probability(model: Evidence) -> float:
+def test_forget_probability(model: ModelOutputs) -> float:
     """Mean softmax probability of the true class on the test images of the forgotten classes.
 
         mean over (x, y) in test_forget of p_y
@@ -143,7 +143,7 @@ def test_forget_probability(model: Evidence) -> float:
 
 
 @register("test_forget_score", unit="percent", better="lower", whole_class=True, groups=("headline", "summary"))
-def test_forget_score(model: Evidence) -> float:
+def test_forget_score(model: ModelOutputs) -> float:
     """Percent correct on the test images of the forgotten classes.
 
         100 |{(x, y) in test_forget : argmax f(x) = y}| / |test_forget|
@@ -154,7 +154,7 @@ def test_forget_score(model: Evidence) -> float:
 
 
 @register("test_retain_score", unit="percent", better="higher", whole_class=True, groups=("headline", "summary"))
-def test_retain_score(model: Evidence) -> float:
+def test_retain_score(model: ModelOutputs) -> float:
     """Percent correct on the test images of the other classes: TA where a whole class was forgotten.
 
         100 |{(x, y) in test_retain : argmax f(x) = y}| / |test_retain|

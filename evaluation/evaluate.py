@@ -1,4 +1,4 @@
-"""Every metric that the evidence allows, and for each of the others the reason why it is missing."""
+"""Evaluate every metric whose inputs are there, and say why each of the others is missing."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from itertools import combinations
 
 import torch
 
-from evaluation.evidence import NO_WHOLE_CLASS, Evidence, Times
-from evaluation.impl import METRICS, NO_WAYS, OF_MANY, MetricFacts, missing, needs_of
+from evaluation.impl import METRICS, NO_COMMANDS, OF_MANY, MetricFacts, missing, needs_of
+from evaluation.model_outputs import NO_WHOLE_CLASS, ModelOutputs, Times
 from evaluation.population import Population
 from evaluation.ulira import Shadows
 from registry import Entry
 
 Metric = Entry[MetricFacts]
-Known = Evidence | Times | Population | Shadows
+Known = ModelOutputs | Times | Population | Shadows
 
 
 def _untouched(metrics: Iterable[Metric]) -> Iterable[Metric]:
@@ -26,8 +26,8 @@ def evaluate(
     *,
     names: Sequence[str | Metric] | None = None,
     progress: Callable[[Iterable[Metric]], Iterable[Metric]] = _untouched,
-    ways: Mapping[str, str] = NO_WAYS,
-    **evidence: Known,
+    commands: Mapping[str, str] = NO_COMMANDS,
+    **given: Known,
 ) -> tuple[dict[str, float], dict[str, str]]:
     """The values by metric name, in the metrics' units, and the reasons of those that have none.
 
@@ -36,19 +36,19 @@ def evaluate(
         values, reasons = evaluate(shadows=...)
 
     names: which metrics, or the registry's entries themselves (default: all registered ones of one model, or where populations
-    or shadows are given, those of many). progress wraps the list of metrics, as tqdm does. ways: the commands that make what a
+    or shadows are given, those of many). progress wraps the list of metrics, as tqdm does. commands: the commands that make what a
     metric needs, by need (`impl.IN_WORDS`), for the reasons. `times` are Times, `models` and `oracles` Populations, `shadows`
-    Shadows, all else is Evidence. Each chosen metric is in exactly one of the two results; NaN is a reason, not a value. Raises
-    ValueError for an unknown name, or for evidence that was not made on the same images.
+    Shadows, all else is ModelOutputs. Each chosen metric is in exactly one of the two results; NaN is a reason, not a value. Raises
+    ValueError for an unknown name, or for outputs that were not made on the same images.
     """
-    _check_same_images({name: own for name, own in evidence.items() if isinstance(own, Evidence)})
-    found = _about(evidence) if names is None else [METRICS[name] if isinstance(name, str) else name for name in names]
+    _check_same_images({name: own for name, own in given.items() if isinstance(own, ModelOutputs)})
+    found = _about(given) if names is None else [METRICS[name] if isinstance(name, str) else name for name in names]
     chosen = list({metric.function: metric for metric in found}.values())
     values: dict[str, float] = {}
     reasons: dict[str, str] = {}
     for metric in progress(chosen):
         try:
-            values[metric.name] = _value(metric, evidence, ways)
+            values[metric.name] = _value(metric, given, commands)
         except ValueError as error:
             reasons[metric.name] = str(error)
     return values, reasons
@@ -61,23 +61,23 @@ def _about(given: Mapping[str, Known]) -> list[Metric]:
     return [metric for metric, of_many in needs.items() if (of_many & wanted if wanted else not of_many)]
 
 
-def _value(metric: Metric, evidence: Mapping[str, Known], ways: Mapping[str, str]) -> float:
+def _value(metric: Metric, given: Mapping[str, Known], commands: Mapping[str, str]) -> float:
     needs = needs_of(metric.function)
-    absent = missing(needs, tuple(evidence), ways)
+    absent = missing(needs, tuple(given), commands)
     if absent:
         raise ValueError(absent)
-    given = {need: evidence[need] for need in needs}
-    if metric.facts.whole_class and not all(own.forget_classes for own in given.values() if isinstance(own, Evidence)):
+    arguments = {need: given[need] for need in needs}
+    if metric.facts.whole_class and not all(own.forget_classes for own in arguments.values() if isinstance(own, ModelOutputs)):
         raise ValueError(NO_WHOLE_CLASS)
-    alone = given["model"] if needs == ("model",) else None
-    value = alone.value(metric) if isinstance(alone, Evidence) else metric(**given)
+    alone = arguments["model"] if needs == ("model",) else None
+    value = alone.value(metric) if isinstance(alone, ModelOutputs) else metric(**arguments)
     if math.isnan(value):
         raise ValueError("the result is not a number")
     return float(value)
 
 
-def _check_same_images(evidence: Mapping[str, Evidence]) -> None:
-    for (one, first), (other, second) in combinations(evidence.items(), 2):
+def _check_same_images(given: Mapping[str, ModelOutputs]) -> None:
+    for (one, first), (other, second) in combinations(given.items(), 2):
         for name in first.sets.keys() & second.sets.keys():
             ours, theirs = first.sets[name].labels, second.sets[name].labels
             if len(ours) and len(theirs) and not torch.equal(ours.cpu(), theirs.cpu()):  # a set without images was left out

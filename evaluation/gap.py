@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from evaluation.evidence import Evidence
 from evaluation.impl import Undecided, register
+from evaluation.model_outputs import ModelOutputs
 
 
 def mean_gap(values: Sequence[float], ideals: Sequence[float]) -> float:
@@ -21,7 +21,7 @@ def mean_gap(values: Sequence[float], ideals: Sequence[float]) -> float:
     return sum(abs(value - ideal) for value, ideal in zip(values, ideals, strict=True)) / len(values)
 
 
-def ua_ra_ta(model: Evidence) -> tuple[float, float, float]:
+def ua_ra_ta(model: ModelOutputs) -> tuple[float, float, float]:
     """UA, RA and TA, percent.
 
     UA = 100 - forget_score, RA = retain_score, TA = test_score, or test_retain_score where a whole class was forgotten.
@@ -30,13 +30,13 @@ def ua_ra_ta(model: Evidence) -> tuple[float, float, float]:
     return 100 - model.metric("forget_score"), model.metric("retain_score"), model.metric(ta)
 
 
-def ua_ra_ta_mia(model: Evidence) -> tuple[float, float, float, float]:
+def ua_ra_ta_mia(model: ModelOutputs) -> tuple[float, float, float, float]:
     """UA, RA, TA as of ua_ra_ta, and MIA = mia, percent."""
     return *ua_ra_ta(model), model.metric("mia")
 
 
 @register("avg_gap", unit="points", better="lower", source="Fan et al. 2024, arXiv:2310.12508", groups=("headline", "summary", "overview"))
-def avg_gap(model: Evidence, ideal: Evidence) -> float:
+def avg_gap(model: ModelOutputs, ideal: ModelOutputs) -> float:
     """Mean absolute difference to the ideal in UA, RA, TA and mia.
 
         (|UA - UA_ideal| + |RA - RA_ideal| + |TA - TA_ideal| + |MIA - MIA_ideal|) / 4
@@ -60,7 +60,7 @@ def avg_gap(model: Evidence, ideal: Evidence) -> float:
     source="Fan et al. 2024, arXiv:2310.12508, without its fourth term",
     groups=("headline", "summary", "overview"),
 )
-def avg_gap_without_mia(model: Evidence, ideal: Evidence) -> float:
+def avg_gap_without_mia(model: ModelOutputs, ideal: ModelOutputs) -> float:
     """Mean absolute difference to the ideal in UA, RA and TA: avg_gap where mia is undecided.
 
         (|UA - UA_ideal| + |RA - RA_ideal| + |TA - TA_ideal|) / 3
@@ -76,7 +76,7 @@ def avg_gap_without_mia(model: Evidence, ideal: Evidence) -> float:
 
 
 @register("tow", unit="fraction", better="higher", source="Zhao et al. 2024, arXiv:2406.01257")
-def tow(model: Evidence, ideal: Evidence) -> float:
+def tow(model: ModelOutputs, ideal: ModelOutputs) -> float:
     """Tug of war: how close forget, retain and test accuracy all are to the ideal's.
 
         (1 - |dA_forget|) (1 - |dA_retain|) (1 - |dA_test|)    dA = accuracy - the ideal's, as fractions
@@ -90,7 +90,7 @@ def tow(model: Evidence, ideal: Evidence) -> float:
     return math.prod(1 - abs(ours - ideals) / 100 for ours, ideals in zip(ua_ra_ta(model), ua_ra_ta(ideal), strict=True))
 
 
-def _check_same_request(model: Evidence, ideal: Evidence) -> None:
+def _check_same_request(model: ModelOutputs, ideal: ModelOutputs) -> None:
     if set(model.forget_classes) != set(ideal.forget_classes):
         raise ValueError(
             f"expected an ideal model without the classes {model.forget_classes}, got one without {ideal.forget_classes}. "
@@ -99,7 +99,7 @@ def _check_same_request(model: Evidence, ideal: Evidence) -> None:
 
 
 @register("rUA", unit="points", better="near 0", source="Dine et al.", groups=("headline",))
-def rua(model: Evidence, ideal: Evidence) -> float:
+def rua(model: ModelOutputs, ideal: ModelOutputs) -> float:
     """Signed difference of the forget scores.
 
         forget_score(model) - forget_score(ideal) = -(UA - UA_ideal)

@@ -1,4 +1,4 @@
-"""The registry of metrics: names -> functions of evidence."""
+"""The registry of metrics: names -> functions of models' outputs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ IN_WORDS = {
     "times": "the seconds that the models took to make",
 }
 OF_MANY = frozenset({"models", "oracles", "shadows"})  # what an audit has, and no run of one model
-NO_WAYS: Mapping[str, str] = MappingProxyType({})
+NO_COMMANDS: Mapping[str, str] = MappingProxyType({})
 OF_BASE_MODELS = ("initial", "ideal")  # a run logs their metrics as initial_<name> and ideal_<name>
 
 
@@ -85,7 +85,7 @@ def is_undecided(metric: str, reasons: Mapping[str, str]) -> bool:
 
 
 def needs_of(metric: Function) -> tuple[str, ...]:
-    """The names of the evidence that a metric needs: its parameters, but for the keyword-only ones.
+    """The names of what a metric needs: its parameters, but for the keyword-only ones.
 
     ("model",), or ("model", "ideal") for one that compares with the ideal model. Takes the function itself, not its registry entry.
     """
@@ -93,13 +93,13 @@ def needs_of(metric: Function) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def missing(needs: tuple[str, ...], given: tuple[str, ...], ways: Mapping[str, str] = NO_WAYS) -> str:
+def missing(needs: tuple[str, ...], given: tuple[str, ...], commands: Mapping[str, str] = NO_COMMANDS) -> str:
     """One line on the needs that are not among the given, as "needs an ideal model"; empty if all are.
 
-    ways: the commands that make them, by need; those that are known are named.
+    commands: the commands that make them, by need; those that are known are named.
     """
     absent = [need for need in needs if need not in given]
     if not absent:
         return ""
-    makers = [ways[need] for need in absent if need in ways]
+    makers = [commands[need] for need in absent if need in commands]
     return f"needs {' and '.join(IN_WORDS.get(need, need) for need in absent)}" + (f". Make it: {'; '.join(makers)}" if makers else "")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from evaluation.evidence import Evidence
 from evaluation.impl import register
+from evaluation.model_outputs import ModelOutputs
 
 SOURCE = "Yeom et al. 2018, arXiv:1709.01604"
 
@@ -43,7 +43,7 @@ def tpr_at_1_fpr(forget: Tensor, test: Tensor) -> float:
 
 
 @register("mia_auc", unit="fraction", better="near 0.5", source=SOURCE, better_of_classes="near the ideal's", groups=("headline",))
-def mia_auc(model: Evidence) -> float:
+def mia_auc(model: ModelOutputs) -> float:
     """AUC of a loss threshold between forget (member) and all test images; 0.5 = indistinguishable.
 
         P(l_forget < l_test) + P(l_forget = l_test) / 2    over all pairs of a forget and a test image, l = -log p_y
@@ -59,7 +59,7 @@ def mia_auc(model: Evidence) -> float:
 
 
 @register("mia_tpr_at_1_fpr", unit="fraction", better="near 0.01", source="Carlini et al. 2022, arXiv:2112.03570")
-def mia_tpr_at_1_fpr(model: Evidence) -> float:
+def mia_tpr_at_1_fpr(model: ModelOutputs) -> float:
     """Share of forget that a loss threshold calls member where it calls at most 1 % of all test images so.
 
         mean over forget of 1[l < t]    t: the largest with mean over test of 1[l < t] <= 0.01,  l = -log p_y

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from evaluation import kernel_svm
 from evaluation.entropies import entropy, modified_entropy
-from evaluation.evidence import Attack, Evidence, Outputs
 from evaluation.impl import BAD_TEACHING, Undecided, register
+from evaluation.model_outputs import Attack, ModelOutputs, Outputs
 
 MINIMUM = 10
 COST = 3.0
@@ -123,10 +123,10 @@ def _check_sizes(members: int, non_members: int, target: int) -> None:
         )
 
 
-def attacked(model: Evidence, name: str, feature: Callable[[Outputs], Tensor], tell: Tell = svm_decision) -> float:
+def attacked(model: ModelOutputs, name: str, feature: Callable[[Outputs], Tensor], tell: Tell = svm_decision) -> float:
     """The non-member share (percent) of the forget set by one feature of each image. The attack is kept under the metric's name.
 
-    The value is that of the first draw of members and non-members (`Evidence.draws`: as many of each class on both sides; the published
+    The value is that of the first draw of members and non-members (`ModelOutputs.draws`: as many of each class on both sides; the published
     code takes the first retain images, whatever their classes). Raises Undecided where the draws, or scores within the solver's tolerance
     of 0, put it more than 25 points apart.
     """
@@ -141,7 +141,7 @@ def attacked(model: Evidence, name: str, feature: Callable[[Outputs], Tensor], t
     return called_non_member(attack.scores)
 
 
-def _attack(model: Evidence, feature: Callable[[Outputs], Tensor], tell: Tell) -> Attack:
+def _attack(model: ModelOutputs, feature: Callable[[Outputs], Tensor], tell: Tell) -> Attack:
     of_retain, of_test, of_forget = (feature(outputs) for outputs in (model.retain, model.test, model.forget))
     drawn = [tell(of_retain[members], of_test[non_members], of_forget) for members, non_members in model.draws]
     lowest = min(called_non_member(scores + tolerance) for scores, tolerance in drawn)
@@ -150,7 +150,7 @@ def _attack(model: Evidence, feature: Callable[[Outputs], Tensor], tell: Tell) -
 
 
 @register("mia_correctness", unit="percent", better="near the ideal's", source=SOURCE, groups=("attack",))
-def mia_correctness(model: Evidence) -> float:
+def mia_correctness(model: ModelOutputs) -> float:
     """Percent of forget that an SVC on correctness (0 or 1) calls non-member.
 
         100 |{x in forget : svc(1[argmax f(x) = y]) = non-member}| / |forget|
@@ -165,7 +165,7 @@ def mia_correctness(model: Evidence) -> float:
 
 
 @register("mia_confidence", unit="percent", better="near the ideal's", source=SOURCE, groups=("attack",))
-def mia_confidence(model: Evidence) -> float:
+def mia_confidence(model: ModelOutputs) -> float:
     """Percent of forget that an SVC on the probability of the true class calls non-member.
 
         100 |{x in forget : svc(p_y) = non-member}| / |forget|
@@ -178,7 +178,7 @@ def mia_confidence(model: Evidence) -> float:
 
 
 @register("mia_entropy", unit="percent", better="near the ideal's", source=SOURCE, groups=("attack",))
-def mia_entropy(model: Evidence) -> float:
+def mia_entropy(model: ModelOutputs) -> float:
     """Percent of forget that an SVC on the entropy calls non-member.
 
         100 |{x in forget : svc(H(p)) = non-member}| / |forget|    H(p) = -sum_j p_j log p_j
@@ -191,7 +191,7 @@ def mia_entropy(model: Evidence) -> float:
 
 
 @register("mia_m_entropy", unit="percent", better="near the ideal's", source=SOURCE, groups=("attack",))
-def mia_m_entropy(model: Evidence) -> float:
+def mia_m_entropy(model: ModelOutputs) -> float:
     """Percent of forget that an SVC on the modified entropy calls non-member.
 
         100 |{x in forget : svc(M(p, y)) = non-member}| / |forget|    M(p, y) = -(1 - p_y) log p_y - sum_{j != y} p_j log(1 - p_j)
@@ -206,7 +206,7 @@ def mia_m_entropy(model: Evidence) -> float:
 
 
 @register("mia_prob", unit="percent", better="near the ideal's", source=SOURCE, groups=("attack",))
-def mia_prob(model: Evidence) -> float:
+def mia_prob(model: ModelOutputs) -> float:
     """Percent of forget that an SVC on the softmax vector calls non-member.
 
         100 |{x in forget : svc(p_1, ..., p_C) = non-member}| / |forget|
@@ -221,7 +221,7 @@ def mia_prob(model: Evidence) -> float:
 
 
 @register("mia", unit="percent", better="near the ideal's", source=SOURCE, groups=("headline", "summary", "overview", "attack"))
-def mia(model: Evidence) -> float:
+def mia(model: ModelOutputs) -> float:
     """The same number as mia_confidence. Compare with the ideal's, not with 50.
 
         mia = mia_confidence
@@ -234,7 +234,7 @@ def mia(model: Evidence) -> float:
 
 
 @register("mia_lr", unit="percent", better="near the ideal's", source=f"{BAD_TEACHING}, their code", groups=("attack",))
-def mia_lr(model: Evidence) -> float:
+def mia_lr(model: ModelOutputs) -> float:
     """Percent of forget that a logistic regression on the entropy calls member.
 
         100 |{x in forget : r(H(x)) = member}| / |forget|    r = LogisticRegression(class_weight="balanced"), H = entropy

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from evaluation.evidence import Evidence
+from evaluation.model_outputs import ModelOutputs
 
 MINIMUM = 10  # models a side; below it no histogram of margins says anything
 
@@ -38,16 +38,16 @@ class Population:
         return len(self.margins["forget"])
 
     @classmethod
-    def of(cls, models: Iterable[Evidence]) -> Population:
+    def of(cls, models: Iterable[ModelOutputs]) -> Population:
         """From what each model says, one at a time. Margins are kept as float32, which is what a file of them holds."""
         sets: dict[str, list[Tensor]] = {}
         scores: dict[str, list[float]] = {"retain_score": [], "ta": []}
-        for evidence in models:
+        for outputs in models:
             for name in ("forget", "retain", "validation"):
-                if name in evidence.sets and len(evidence.sets[name]):
-                    sets.setdefault(name, []).append(evidence.sets[name].margins.float())
-            scores["retain_score"].append(evidence.metric("retain_score"))
-            scores["ta"].append(evidence.metric("test_retain_score" if evidence.forget_classes else "test_score"))
+                if name in outputs.sets and len(outputs.sets[name]):
+                    sets.setdefault(name, []).append(outputs.sets[name].margins.float())
+            scores["retain_score"].append(outputs.metric("retain_score"))
+            scores["ta"].append(outputs.metric("test_retain_score" if outputs.forget_classes else "test_score"))
         margins = {name: torch.stack(rows) for name, rows in sets.items()}
         return cls(margins, {name: torch.tensor(values, dtype=torch.float64) for name, values in scores.items()})
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from evaluation.classification import mean, percent
-from evaluation.evidence import Evidence, Outputs
 from evaluation.impl import BAD_TEACHING, register
+from evaluation.model_outputs import ModelOutputs, Outputs
 
 
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def class_means(outputs: Outputs, classes: Tensor) -> Tensor:
     return members @ outputs.probabilities / counts
 
 
-def _on_forget(one: Evidence, other: Evidence) -> tuple[Outputs, Outputs]:
+def _on_forget(one: ModelOutputs, other: ModelOutputs) -> tuple[Outputs, Outputs]:
     if len(one.forget) != len(other.forget):
         raise ValueError(
             f"expected the same forget images for both models, got {len(one.forget)} and {len(other.forget)}. "
@@ -68,7 +68,7 @@ def _on_forget(one: Evidence, other: Evidence) -> tuple[Outputs, Outputs]:
 
 
 @register("fidelity", unit="percent", better="higher")
-def fidelity(model: Evidence, ideal: Evidence) -> float:
+def fidelity(model: ModelOutputs, ideal: ModelOutputs) -> float:
     """Percent of forget for which the model and the ideal predict the same class.
 
         100 |{x in forget : argmax f(x) = argmax f_ideal(x)}| / |forget|
@@ -82,7 +82,7 @@ def fidelity(model: Evidence, ideal: Evidence) -> float:
 
 
 @register("js_divergence", unit="nats", better="lower", source=BAD_TEACHING)
-def js_divergence(model: Evidence, ideal: Evidence) -> float:
+def js_divergence(model: ModelOutputs, ideal: ModelOutputs) -> float:
     """Mean Jensen-Shannon divergence between the predictions of the model and of the ideal on forget.
 
         mean over x in forget of (KL(p, m) + KL(q, m)) / 2    p = softmax f(x),  q = softmax f_ideal(x),  m = (p + q) / 2
@@ -96,7 +96,7 @@ def js_divergence(model: Evidence, ideal: Evidence) -> float:
 
 
 @register("rf_js_divergence", unit="nats", better="near the ideal's", source="Spartalis et al. 2025, arXiv:2503.18314")
-def rf_js_divergence(model: Evidence, initial: Evidence) -> float:
+def rf_js_divergence(model: ModelOutputs, initial: ModelOutputs) -> float:
     """Jensen-Shannon divergence between the model on forget and the initial model on test images of the same classes.
 
         mean over classes c in forget of JSD(mean of softmax f(x) over x in forget of c, mean of softmax f_0(x) over x in test of c)
@@ -114,7 +114,7 @@ def rf_js_divergence(model: Evidence, initial: Evidence) -> float:
 
 
 @register("activation_distance", unit="distance", better="lower", source=BAD_TEACHING)
-def activation_distance(model: Evidence, ideal: Evidence) -> float:
+def activation_distance(model: ModelOutputs, ideal: ModelOutputs) -> float:
     """Mean Euclidean distance between the predictions of the model and of the ideal on forget.
 
         mean over x in forget of |softmax f(x) - softmax f_ideal(x)|_2
@@ -128,7 +128,7 @@ def activation_distance(model: Evidence, ideal: Evidence) -> float:
 
 
 @register("zrf", unit="fraction", better="near the ideal's", source=BAD_TEACHING)
-def zrf(model: Evidence, incompetent: Evidence) -> float:
+def zrf(model: ModelOutputs, incompetent: ModelOutputs) -> float:
     """Zero retrain forgetting: how close the predictions on forget are to those of a model that was never trained.
 
         1 - mean over x in forget of JSD(softmax f(x), softmax f_incompetent(x))

@@ -11,7 +11,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from evaluation.evidence import outputs_of
+from evaluation.model_outputs import outputs_of
 from training import descend, generator_for
 from vision_data import ImageSet, forward_batch
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from evaluation.evidence import Evidence, Times
 from evaluation.impl import register
+from evaluation.model_outputs import ModelOutputs, Times
 
 
 @register("unlearn_seconds", unit="seconds", better="lower")
@@ -18,7 +18,7 @@ def unlearn_seconds(times: Times) -> float:
 
 
 @register("ideal_seconds", unit="seconds", better="lower")
-def ideal_seconds(times: Times, ideal: Evidence) -> float:
+def ideal_seconds(times: Times, ideal: ModelOutputs) -> float:
     """Wall time of the ideal model's training, as its checkpoint says.
 
         end - start of the training loop
@@ -33,7 +33,7 @@ def ideal_seconds(times: Times, ideal: Evidence) -> float:
 
 
 @register("speedup", unit="ratio", better="higher")
-def speedup(times: Times, ideal: Evidence) -> float:
+def speedup(times: Times, ideal: ModelOutputs) -> float:
     """How many times faster than retraining the method was.
 
         ideal_seconds / unlearn_seconds

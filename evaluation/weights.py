@@ -6,8 +6,8 @@ import math
 
 from torch import Tensor, nn
 
-from evaluation.evidence import Evidence
 from evaluation.impl import register
+from evaluation.model_outputs import ModelOutputs
 from models import uncompiled
 
 
@@ -43,7 +43,7 @@ def _shape(parameters: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
 
 
 @register("weight_distance", unit="distance", better="near the ideal's")
-def distance_of_weights(model: Evidence, initial: Evidence) -> float:
+def distance_of_weights(model: ModelOutputs, initial: ModelOutputs) -> float:
     """Euclidean distance of all parameters to the initial model's.
 
         sqrt( sum_p |theta_p - theta_0p|^2 )    p over the parameters; running means of batch norm are none
@@ -59,7 +59,7 @@ def distance_of_weights(model: Evidence, initial: Evidence) -> float:
 
 
 @register("weights_changed", unit="fraction", better="near the ideal's")
-def share_of_weights_changed(model: Evidence, initial: Evidence) -> float:
+def share_of_weights_changed(model: ModelOutputs, initial: ModelOutputs) -> float:
     """Share of the parameters' elements that are not what they were in the initial model.
 
         |{i : theta_i != theta_0i}| / |theta|

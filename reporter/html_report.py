@@ -48,7 +48,7 @@ class Row:
 
 def html_report(facts: RunFacts, told: Verdict | None = None, pictures: Mapping[str, Sequence[Picture]] | None = None) -> str:
     """The page. Pictures (by their heading) are those of `report_pictures`; what was not measured is named with the command."""
-    models = {name: own for name in MODELS if (own := facts.evidence.get(name)) is not None}
+    models = {name: own for name in MODELS if (own := facts.outputs.get(name)) is not None}
     main = headline(facts)
     others = [kind.name for kind in facts.kinds if kind.name not in main]
     return (
@@ -82,7 +82,7 @@ def report_pictures(facts: RunFacts) -> dict[str, list[Picture]]:
 
 
 def outputs_by_model(facts: RunFacts, images: str) -> dict[str, Outputs]:
-    return {name: facts.evidence[name].sets[images] for name in MODELS if name in facts.evidence}
+    return {name: facts.outputs[name].sets[images] for name in MODELS if name in facts.outputs}
 
 
 def prediction_pictures(facts: RunFacts) -> list[Picture]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import METRICS, OF_MANY, names_in, needs_of
-from evaluation.evidence import DRAWS
 from evaluation.membership import LARGEST_SPREAD, REGRESSION_TOLERANCE, TOLERANCE
+from evaluation.model_outputs import DRAWS
 from registry import Entry
 from reporter.markdown import capital, codes, paragraph, paragraphs_of, prose, table
 from reporter.text_table import wrapped_table

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from evaluation import Evidence, Outputs
+from evaluation import ModelOutputs, Outputs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,10 +20,10 @@ CATEGORIES = ("model", "set", "attack")
 MEMBER, NON_MEMBER, TARGET = "member", "non-member", "target"
 
 
-def per_image(evidence: Mapping[str, Evidence], indexes: Mapping[str, Tensor], about: Mapping[str, object] | None = None) -> pa.Table:
+def per_image(outputs: Mapping[str, ModelOutputs], indexes: Mapping[str, Tensor], about: Mapping[str, object] | None = None) -> pa.Table:
     """A row for each model and image, in the order of the sets.
 
-    model, set   "unlearned", "initial", ..., as in `evidence`; "forget", "retain", "test", "validation"
+    model, set   "unlearned", "initial", ..., as in `outputs`; "forget", "retain", "test", "validation"
     index        of the image in the original training set, or in the original test set; `indexes` by set, (N,) each
     label, predicted
     p_y, margin, loss   probability of the true class, log(p_y / (1 - p_y)) and -log p_y in nats, float64
@@ -37,10 +37,10 @@ def per_image(evidence: Mapping[str, Evidence], indexes: Mapping[str, Tensor], a
     import pyarrow as pa
 
     parts = [
-        _of_set(model, name, own, outputs, indexes[name])
-        for model, own in evidence.items()
-        for name, outputs in own.sets.items()
-        if len(outputs)
+        _of_set(model, name, own, of_set, indexes[name])
+        for model, own in outputs.items()
+        for name, of_set in own.sets.items()
+        if len(of_set)
     ]
     table = pa.concat_tables(parts)
     for name in CATEGORIES:
@@ -55,7 +55,7 @@ def write_per_image(table: pa.Table, path: Path) -> None:
     pq.write_table(table, path, compression="zstd", use_dictionary=[*CATEGORIES, "label", "predicted"])
 
 
-def _of_set(model: str, name: str, own: Evidence, outputs: Outputs, indexes: Tensor) -> pa.Table:
+def _of_set(model: str, name: str, own: ModelOutputs, outputs: Outputs, indexes: Tensor) -> pa.Table:
     import pyarrow as pa
 
     count = len(outputs)
@@ -76,7 +76,7 @@ def _of_set(model: str, name: str, own: Evidence, outputs: Outputs, indexes: Ten
     return pa.table(columns)
 
 
-def _scores(own: Evidence, name: str, attack: str) -> pa.Array:
+def _scores(own: ModelOutputs, name: str, attack: str) -> pa.Array:
     import pyarrow as pa
 
     if name == "forget" and attack in own.attacks:
@@ -84,7 +84,7 @@ def _scores(own: Evidence, name: str, attack: str) -> pa.Array:
     return pa.nulls(len(own.sets[name]), pa.float64())
 
 
-def _roles(own: Evidence, name: str) -> list[str | None]:
+def _roles(own: ModelOutputs, name: str) -> list[str | None]:
     """What each image of a set is to the attacks. Nothing where the sets are not all here."""
     count = len(own.sets[name])
     if not own.attacks:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from evaluation import Evidence, MetricFacts
+from evaluation import MetricFacts, ModelOutputs
 from registry import Entry
 from reporter.layer_charts import Layer
 from reporter.verdict import Measurements
@@ -38,7 +38,7 @@ class RunFacts:
     """One run.
 
     asked, method, about, source: the request and the method in words. measured: the numbers, by model. kinds: the metrics that were asked
-    for, with their units. undefined: why metrics have no value. evidence: the models' outputs, by "initial", "unlearned", "ideal". names:
+    for, with their units. undefined: why metrics have no value. outputs: the models' outputs, by "initial", "unlearned", "ideal". names:
     of the classes. params, versions, stages (seconds), notes: as the run logs them. command: what makes this run again.
     """
 
@@ -51,7 +51,7 @@ class RunFacts:
     measured: Measurements
     kinds: Sequence[Entry[MetricFacts]]
     undefined: Mapping[str, str]
-    evidence: Mapping[str, Evidence]
+    outputs: Mapping[str, ModelOutputs]
     names: Sequence[str]
     params: Mapping[str, object]
     command: str

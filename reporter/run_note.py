@@ -16,7 +16,7 @@ MOST_ROWS = 40
 
 def run_note(facts: RunFacts, verdict: Verdict) -> str:
     """A few lines for who looks at the run before its artifacts."""
-    models = [model for model in MODELS if model in facts.evidence]
+    models = [model for model in MODELS if model in facts.outputs]
     rows = [[f"`{row.name}`", *row.values, row.better] for row in rows_of(facts, headline(facts), models)]
     numbers = table(["metric", *models, "good"], rows) if rows else ""
     said = [

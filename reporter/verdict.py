@@ -47,7 +47,7 @@ class Measurements:
     what: the forget set in words ("class 0", "130 images"); whole: whether it is made of whole classes. models: metrics by the name of the
     model (initial, unlearned, and where there is one, ideal) and of the metric, in the metrics' units. images: how many there are in
     forget, retain, test, and where whole classes went, test_forget and test_retain. warnings: the run's own. undecided: why the attack
-    on the confidence has no value, by the name of the model. ways: the command that measures everything ("all"), runs several seeds
+    on the confidence has no value, by the name of the model. commands: the command that measures everything ("all"), runs several seeds
     ("seeds"), makes the ideal model ("ideal").
     """
 
@@ -59,15 +59,15 @@ class Measurements:
     warnings: Sequence[RunWarning] = ()
     masked: str = ""
     undecided: Mapping[str, str] = field(default_factory=dict)
-    ways: Mapping[str, str] = field(default_factory=dict)
+    commands: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ideal(self) -> Numbers | None:
         return self.models.get("ideal") or None
 
-    def way(self, need: str) -> str:
+    def command(self, need: str) -> str:
         """The command that makes what is missing; empty where none is known."""
-        return self.ways.get(need, "")
+        return self.commands.get(need, "")
 
     def value(self, model: str, metric: str) -> float | None:
         return self.models.get(model, {}).get(metric)
@@ -102,7 +102,7 @@ def _forgetting(run: Measurements, attack: Sequence[Finding]) -> list[Finding]:
     """attack: what the attacks that can tell find, or that none was run."""
     value = run.value("unlearned", "forget_score")
     if value is None:
-        return [Finding("open", f"whether {run.what} is forgotten was not measured", "forget_score was not asked for.", run.way("all"))]
+        return [Finding("open", f"whether {run.what} is forgotten was not measured", "forget_score was not asked for.", run.command("all"))]
     return [_whole(run, value, attack) if run.whole else _part(run, value, attack)]
 
 
@@ -115,10 +115,10 @@ def _whole(run: Measurements, value: float, attack: Sequence[Finding]) -> Findin
         evidence += " Without an ideal model there is nothing to hold this against."
         if not any(found.values()) and all(run.value("initial", f"{name}_score") == 0 for name in sets):
             told = " Nor did the initial model predict it, before anything was forgotten: this can't show forgetting."
-            return Finding("open", f"never predicts {run.what}, nor does the initial model", evidence + told, run.way("ideal"))
+            return Finding("open", f"never predicts {run.what}, nor does the initial model", evidence + told, run.command("ideal"))
         if not any(found.values()):
-            return Finding("open", f"no longer predicts {run.what}; whether that is complete is not known", evidence, run.way("ideal"))
-        return Finding(*_how_far(run, value, max(found.values())), evidence, run.way("ideal"))
+            return Finding("open", f"no longer predicts {run.what}; whether that is complete is not known", evidence, run.command("ideal"))
+        return Finding(*_how_far(run, value, max(found.values())), evidence, run.command("ideal"))
     aims = {name: run.ideal[f"{name}_score"] for name in sets}
     uppers = {name: exact_interval(aims[name], run.images[name])[1] for name in sets}
     evidence += " The ideal model, never shown them: " + " and ".join(_right(run, name, "ideal", short=True) for name in sets) + "."
@@ -155,7 +155,7 @@ def _part(run: Measurements, value: float, attack: Sequence[Finding]) -> Finding
     evidence = _right(run, "forget", "unlearned") + " are predicted right."
     if run.ideal is None or "forget_score" not in run.ideal:
         why = " A model that never saw them predicts most of them right too: without an ideal model this says nothing."
-        return Finding("open", f"whether {run.what} are forgotten is not known", evidence + why, run.way("ideal"))
+        return Finding("open", f"whether {run.what} are forgotten is not known", evidence + why, run.command("ideal"))
     low, high = exact_interval(run.ideal["forget_score"], run.images["forget"])
     evidence += (
         f" The ideal model, never shown them: {_right(run, 'forget', 'ideal', short=True)}, 95 % interval {low:.1f} to {high:.1f} %."
@@ -219,7 +219,7 @@ def _utility(run: Measurements) -> Iterator[Finding]:
         beside = "" if reference is None else f"; ideal {reference:.2f} %"
         told.append(f"{change}: {before:.2f} to {after:.2f} %{beside}")
     if not claims:
-        yield Finding("open", "what it cost was not measured", "retain_score was not asked for.", run.way("all"))
+        yield Finding("open", "what it cost was not measured", "retain_score was not asked for.", run.command("all"))
         return
     limit = "the ideal model's 95 % interval" if run.ideal else "the initial model's 95 % interval"
     inside = f"Below {limit}." if below else f"Not below {limit}."
@@ -248,7 +248,7 @@ def _attack(run: Measurements, of: str = "unlearned") -> Iterator[Finding]:
     share, area = run.value(of, "mia"), run.value(of, "mia_auc")
     undecided = [model for model in (of, "ideal") if model in run.undecided]
     if share is None and area is None and not undecided:
-        yield Finding("open", "no attack was run", "Neither mia nor mia_auc was measured.", run.way("all"))
+        yield Finding("open", "no attack was run", "Neither mia nor mia_auc was measured.", run.command("all"))
         return
     by_loss = None if area is None else _threshold(run, area)
     if undecided:
@@ -273,7 +273,7 @@ def _per_example(run: Measurements, found: float) -> Finding:
     other = run.value("ideal", "mia")
     if other is None:
         unknown = " How many of them are false alarms only an ideal model can tell."
-        return Finding("open", claim, evidence + unknown, run.way("ideal"))
+        return Finding("open", claim, evidence + unknown, run.command("ideal"))
     alarms = 100 - other
     low, high = exact_interval(alarms, run.images["forget"])
     evidence += f" Of the ideal model, which saw none of them: {alarms:.2f} %, 95 % interval {low:.1f} to {high:.1f} %."
@@ -340,7 +340,7 @@ def _inside(run: Measurements) -> Iterator[Finding]:
         yield _relearning(run, steps)
     if probe is None and steps is None:
         why = "Predictions may hide what the features keep. Neither a linear probe nor relearning was tried."
-        yield Finding("open", "what is left inside was not measured", why, run.way("all"))
+        yield Finding("open", "what is left inside was not measured", why, run.command("all"))
 
 
 def _probe(run: Measurements, found: float) -> Finding:
@@ -387,7 +387,7 @@ def _limits(run: Measurements) -> Iterator[Finding]:
         told = "They are hidden, not erased: who has the initial checkpoint has what was forgotten. The layers before are as they were."
         yield Finding("open", run.masked, told)
     told = "The intervals are those of the number of images. How much another seed would change is another question."
-    yield Finding("open", "one run, one seed", told, run.way("seeds"))
+    yield Finding("open", "one run, one seed", told, run.command("seeds"))
 
 
 def _percent(share: float) -> str:

@@ -1,9 +1,9 @@
-"""Outputs of models that a seed draws, and evidence of them."""
+"""Outputs of models that a seed draws, as Outputs and ModelOutputs."""
 
 import torch
 from torch import nn
 
-from evaluation import Evidence, Outputs
+from evaluation import ModelOutputs, Outputs
 
 SVC_FAMILY = ["mia_correctness", "mia_confidence", "mia_entropy", "mia_m_entropy", "mia_prob"]
 
@@ -16,8 +16,8 @@ def drawn(n, *, classes=3, sharpness=1.0, labels=None, seed=0):
     return Outputs(logits + sharpness * nn.functional.one_hot(y, classes), y)
 
 
-def evidence(*, forget=None, retain=None, test=None, forget_classes=(), seed=1):
-    return Evidence(
+def model_outputs(*, forget=None, retain=None, test=None, forget_classes=(), seed=1):
+    return ModelOutputs(
         forget=forget or drawn(40, sharpness=2.0, seed=1),
         retain=retain or drawn(300, sharpness=4.0, seed=2),
         test=test or drawn(120, sharpness=2.0, seed=3),
@@ -29,7 +29,7 @@ def evidence(*, forget=None, retain=None, test=None, forget_classes=(), seed=1):
 
 def by_class():
     """Class 0 forgotten whole."""
-    return evidence(
+    return model_outputs(
         forget=drawn(30, sharpness=-1.0, labels=[0] * 30, seed=4),
         retain=drawn(200, sharpness=3.0, labels=[1, 2] * 100, seed=5),
         test=drawn(120, sharpness=2.0, labels=[0, 1, 2] * 40, seed=6),

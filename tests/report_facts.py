@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from evaluation import METRICS, Evidence, Outputs, evaluate
+from evaluation import METRICS, ModelOutputs, Outputs, evaluate
 from reporter.layer_charts import Layer
 from reporter.run_facts import ForgetImages, History, RunFacts
 from reporter.verdict import Measurements
@@ -23,18 +23,18 @@ def outputs(labels, classes, *, sure, seed, avoid=()):
     return Outputs(logits, labels)
 
 
-def evidence(classes, *, sure=6.0, avoid=(), seed=0, test=0):
+def model_outputs(classes, *, sure=6.0, avoid=(), seed=0, test=0):
     forget = torch.zeros(60, dtype=torch.int64)
     retain = torch.arange(3 * classes) % (classes - 1) + 1
     tested = torch.arange(test or 4 * classes) % classes
     made = [outputs(own, classes, sure=sure, seed=seed + n, avoid=avoid) for n, own in enumerate((forget, retain, tested))]
-    return Evidence(*made, validation=None, forget_classes=(0,), seed=1)
+    return ModelOutputs(*made, validation=None, forget_classes=(0,), seed=1)
 
 
 def facts(classes=10, *, rows=64, columns=128, ideal=True, test=0):
-    models = {"initial": evidence(classes, test=test), "unlearned": evidence(classes, avoid=(0,), seed=10, test=test)}
+    models = {"initial": model_outputs(classes, test=test), "unlearned": model_outputs(classes, avoid=(0,), seed=10, test=test)}
     if ideal:
-        models["ideal"] = evidence(classes, avoid=(0,), seed=20, test=test)
+        models["ideal"] = model_outputs(classes, avoid=(0,), seed=20, test=test)
     kinds = [METRICS[name] for name in (*DEFAULT, *ON_TEST)]
     numbers = {name: evaluate(names=kinds, model=own)[0] for name, own in models.items()}
     own = models["unlearned"]
@@ -51,7 +51,7 @@ def facts(classes=10, *, rows=64, columns=128, ideal=True, test=0):
         numbers,
         counts,
         masked="some weights are switched off",
-        ways={"all": "COMMAND --metrics all", "ideal": "MAKE"},
+        commands={"all": "COMMAND --metrics all", "ideal": "MAKE"},
     )
     draw = torch.Generator().manual_seed(2)
     return RunFacts(
@@ -64,7 +64,7 @@ def facts(classes=10, *, rows=64, columns=128, ideal=True, test=0):
         measured=measured,
         kinds=kinds,
         undefined={"avg_gap": "needs an ideal model. Make it: MAKE", "rUA": "needs an ideal model. Make it: MAKE"},
-        evidence=models,
+        outputs=models,
         names=names,
         params={"kappa": 0.1, "data": "<./data>", "note": "a & b"},
         command="python -u mlflow_forget.py --unlearn method --data '<./data>'",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mlflow_forget
-from evaluation import Evidence, Outputs, evaluate
+from evaluation import ModelOutputs, Outputs, evaluate
 from evaluation.prediction_distance import jensen_shannon
 from tests.own_store import there  # noqa: F401 (a fixture of every test here)
 
@@ -89,7 +89,7 @@ def test_a_test_set_of_the_forgotten_class_alone_is_a_reason():
     def outputs(labels):
         return Outputs(torch.randn(len(labels), 2), torch.tensor(labels))
 
-    own = Evidence(outputs([0] * 20), outputs([1] * 40), outputs([0] * 30), None, (0,), seed=1)
+    own = ModelOutputs(outputs([0] * 20), outputs([1] * 40), outputs([0] * 30), None, (0,), seed=1)
     values, reasons = evaluate(model=own, names=["mia", "test_retain_score", "test_forget_score"])
     assert list(values) == ["test_forget_score"]
     assert reasons["mia"].endswith("got 0, 0 and 20. Evaluate on larger sets.")

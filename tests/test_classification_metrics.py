@@ -12,7 +12,7 @@ from torch import nn
 from evaluation import Outputs, outputs_of
 from evaluation.classification import mean, percent
 from evaluation.entropies import cross_entropy, entropy, modified_entropy
-from tests.drawn_outputs import drawn, evidence
+from tests.drawn_outputs import drawn, model_outputs
 from tests.hypothesis_settings import UNTIMED
 
 
@@ -53,13 +53,13 @@ WHOLE_CLASS_BY_HAND = {
 
 @pytest.mark.parametrize(("name", "expected"), BY_HAND.items())
 def test_metrics_by_hand(name, expected):
-    assert evidence(forget=FORGET, retain=RETAIN, test=TEST).metric(name) == pytest.approx(expected, abs=1e-12)
+    assert model_outputs(forget=FORGET, retain=RETAIN, test=TEST).metric(name) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(("name", "expected"), WHOLE_CLASS_BY_HAND.items())
 def test_whole_class_metrics_by_hand(name, expected):
     forget = FORGET.subset(FORGET.labels == 0)
-    model = evidence(forget=forget, retain=RETAIN, test=TEST, forget_classes=(0,))
+    model = model_outputs(forget=forget, retain=RETAIN, test=TEST, forget_classes=(0,))
     assert model.metric(name) == pytest.approx(expected, abs=1e-12)
 
 

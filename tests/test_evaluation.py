@@ -12,7 +12,7 @@ from torch import nn
 
 from evaluation import METRICS, Attack, MetricFacts, Outputs, evaluate, needs_of, outputs_of
 from evaluation.impl import Better, Unit
-from tests.drawn_outputs import SVC_FAMILY, by_class, drawn, evidence
+from tests.drawn_outputs import SVC_FAMILY, by_class, drawn, model_outputs
 
 THE_FIVE = {"forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score"}
 WHOLE_CLASS = {f"test_{name}" for name in THE_FIVE}
@@ -154,7 +154,7 @@ def test_outputs_of_no_batch_is_an_error():
         outputs_of(nn.Linear(2, 3), [])
 
 
-# Evidence
+# ModelOutputs
 
 
 def test_the_test_split_is_divided_by_the_forgotten_classes():
@@ -167,22 +167,22 @@ def test_the_test_split_is_divided_by_the_forgotten_classes():
 @pytest.mark.parametrize("part", ["test_forget", "test_retain"])
 def test_without_a_forgotten_class_the_test_split_is_whole(part):
     with pytest.raises(ValueError, match="no whole class was forgotten"):
-        getattr(evidence(), part)
+        getattr(model_outputs(), part)
 
 
 def test_evidence_refuses_sets_with_different_classes():
     with pytest.raises(ValueError, match="expected as many classes in every set"):
-        evidence(test=drawn(10, classes=4))
+        model_outputs(test=drawn(10, classes=4))
 
 
 def test_evidence_refuses_a_class_that_does_not_exist():
     with pytest.raises(ValueError, match=r"expected forgotten classes from 0 to 2, got \[3\]"):
-        replace(evidence(), forget_classes=(3,))
+        replace(model_outputs(), forget_classes=(3,))
 
 
 def test_evidence_refuses_a_retain_set_that_still_has_the_forgotten_class():
     with pytest.raises(ValueError, match=r"expected no image of the forgotten classes \(0,\) in retain, got 1"):
-        evidence(retain=drawn(3, labels=[0, 1, 2]), forget_classes=(0,))
+        model_outputs(retain=drawn(3, labels=[0, 1, 2]), forget_classes=(0,))
 
 
 def test_a_metric_is_computed_once(monkeypatch):
@@ -193,25 +193,25 @@ def test_a_metric_is_computed_once(monkeypatch):
         return Attack(torch.tensor([1.0, -1.0]), 50.0, 50.0)
 
     monkeypatch.setattr("evaluation.membership._attack", counted)
-    model = evidence()
+    model = model_outputs()
     assert model.metric("mia") == model.metric("mia_confidence") == model.metric("MIA") == 50.0
     assert len(calls) == 1
 
 
 def test_a_metric_that_needs_an_ideal_says_so():
     with pytest.raises(ValueError, match=r"avg_gap needs an ideal model. Call evaluate\(model=..., ideal=...\)"):
-        evidence().metric("avg_gap")
+        model_outputs().metric("avg_gap")
 
 
 def test_an_unknown_metric_gets_the_nearest():
     with pytest.raises(ValueError, match=r"unknown metric 'forget_los'\. Did you mean 'forget_loss'"):
-        evidence().metric("forget_los")
+        model_outputs().metric("forget_los")
 
 
 # evaluate
 
 
-@pytest.mark.parametrize("make", [evidence, by_class])
+@pytest.mark.parametrize("make", [model_outputs, by_class])
 @pytest.mark.parametrize("with_ideal", [False, True])
 def test_every_metric_has_a_value_or_a_reason(make, with_ideal):
     values, reasons = evaluate(model=make(), initial=make(), incompetent=make(), **({"ideal": make()} if with_ideal else {}))
@@ -219,7 +219,7 @@ def test_every_metric_has_a_value_or_a_reason(make, with_ideal):
     assert not values.keys() & reasons.keys()
     assert all(type(value) is float and math.isfinite(value) for value in values.values())
     expected = {} if make is by_class else dict.fromkeys(WHOLE_CLASS, "no whole class was forgotten")
-    expected |= dict.fromkeys(OF_THE_MODEL_ITSELF, "needs the model itself, not its outputs alone. Give the evidence its subject")
+    expected |= dict.fromkeys(OF_THE_MODEL_ITSELF, "needs the model itself, not its outputs alone. Give ModelOutputs its subject")
     expected |= dict.fromkeys(SECONDS, "needs the seconds that the models took to make")
     if not with_ideal:
         expected |= dict.fromkeys([*AGAINST_THE_IDEAL, "probe_gap", "anamnesis_index"], "needs an ideal model")
@@ -235,14 +235,14 @@ def test_percentages_and_fractions_stay_in_their_range():
 
 
 def test_chosen_names_in_any_case_and_once_each():
-    values, reasons = evaluate(model=evidence(), names=["RUA", "Forget_Score", "forget_score"])
+    values, reasons = evaluate(model=model_outputs(), names=["RUA", "Forget_Score", "forget_score"])
     assert list(values) == ["forget_score"]
     assert reasons == {"rUA": "needs an ideal model"}
 
 
 def test_an_unknown_name_is_an_error_before_anything_is_computed():
     with pytest.raises(ValueError, match=r"unknown metric 'test_scor'\. Did you mean 'test_score'"):
-        evaluate(model=evidence(), names=["mia", "test_scor"])
+        evaluate(model=model_outputs(), names=["mia", "test_scor"])
 
 
 def test_without_a_model_everything_is_missing():
@@ -251,7 +251,7 @@ def test_without_a_model_everything_is_missing():
 
 
 def test_sets_that_are_too_small_are_a_reason():
-    values, reasons = evaluate(model=evidence(test=drawn(9)), names=["mia", "mia_tpr_at_1_fpr", "test_score"])
+    values, reasons = evaluate(model=model_outputs(test=drawn(9)), names=["mia", "mia_tpr_at_1_fpr", "test_score"])
     assert list(values) == ["test_score"]
     assert "at least 10 members" in reasons["mia"] and "100 test images" in reasons["mia_tpr_at_1_fpr"]
 
@@ -264,22 +264,22 @@ def test_progress_sees_every_metric():
             seen.append(metric.name)
             yield metric
 
-    evaluate(model=evidence(), names=["test_loss", "test_score"], progress=watched)
+    evaluate(model=model_outputs(), names=["test_loss", "test_score"], progress=watched)
     assert seen == ["test_loss", "test_score"]
 
 
 def test_a_users_own_metric_from_a_file_and_nan_is_a_reason(tmp_path):
     (tmp_path / "mine.py").write_text("def mia(model):\n    return 0.25\n\ndef broken(model):\n    return float('nan')\n")
     names = [f"{tmp_path}/mine.py:mia", f"{tmp_path}/mine.py:broken"]
-    model = evidence()
+    model = model_outputs()
     assert evaluate(model=model, names=names) == ({"mia": 0.25}, {"broken": "the result is not a number"})
     assert model.metric("mia") == model.metric("mia_confidence")
 
 
-def test_evidence_of_other_images_is_refused():
-    other = evidence(forget=drawn(40, seed=99))
+def test_outputs_on_other_images_are_refused():
+    other = model_outputs(forget=drawn(40, seed=99))
     with pytest.raises(ValueError, match="expected the same forget images for model and ideal, got other labels"):
-        evaluate(model=evidence(), ideal=other)
+        evaluate(model=model_outputs(), ideal=other)
 
 
 def test_another_batching_gives_the_same_values():
@@ -290,7 +290,7 @@ def test_another_batching_gives_the_same_values():
     def seen(size):
         parts = {"forget": slice(0, 50), "retain": slice(50, 250), "test": slice(250, 400)}
         sets = {n: outputs_of(model, zip(images[s].split(size), labels[s].split(size), strict=True)) for n, s in parts.items()}
-        return evaluate(model=evidence(**sets))[0]
+        return evaluate(model=model_outputs(**sets))[0]
 
     first, second = seen(400), seen(7)
     assert first.keys() == second.keys()

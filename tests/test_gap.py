@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from evaluation import METRICS, evaluate
 from evaluation.gap import mean_gap, ua_ra_ta_mia
-from tests.drawn_outputs import by_class, drawn, evidence
+from tests.drawn_outputs import by_class, drawn, model_outputs
 from tests.hypothesis_settings import UNTIMED
 
 
 def known(monkeypatch_values, **changes):
-    """Evidence whose metrics have been computed already, with these values."""
-    model = evidence(**changes)
+    """ModelOutputs whose metrics have been computed already, with these values."""
+    model = model_outputs(**changes)
     model._values.update({METRICS[name].function: value for name, value in monkeypatch_values.items()})
     return model
 
@@ -36,7 +36,7 @@ def test_avg_gap_takes_the_test_score_of_the_other_classes_where_a_whole_class_w
 BEST = {"avg_gap": 0.0, "rUA": 0.0, "tow": 1.0, "fidelity": 100.0, "js_divergence": 0.0, "activation_distance": 0.0, "zrf": 1.0}
 
 
-@pytest.mark.parametrize("make", [evidence, by_class])
+@pytest.mark.parametrize("make", [model_outputs, by_class])
 def test_a_model_compared_with_itself_has_the_best_values(make):
     values, _ = evaluate(model=make(), ideal=make(), incompetent=make(), names=list(BEST))
     assert values == BEST

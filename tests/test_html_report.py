@@ -23,7 +23,7 @@ from reporter.loss_charts import area, attack_roc, loss_histogram, roc
 from reporter.prediction_charts import class_bars, confusion, confusion_counts
 from reporter.run_facts import ForgetImages
 from reporter.svg import apart, ticks
-from tests.report_facts import evidence, facts, with_numbers
+from tests.report_facts import facts, model_outputs, with_numbers
 
 MOST_BYTES = 2_000_000
 VOID = {"meta", "img", "br"}
@@ -161,7 +161,7 @@ def test_a_run_with_few_metrics_no_mask_no_history_and_no_images_has_a_page():
 
 
 def test_the_roc_curve_has_the_area_that_is_measured():
-    own = evidence(10)
+    own = model_outputs(10)
     forget, test = own.forget, own.test
     false, true = roc(forget, test)
     trained = np.repeat([1, 0], [len(forget), len(test)])
@@ -179,7 +179,7 @@ def test_equal_losses_are_one_step_of_the_curve():
 
 
 def test_confusion_is_that_of_scikit_learn():
-    own = evidence(7, sure=1.0).test
+    own = model_outputs(7, sure=1.0).test
 
     assert np.array_equal(confusion_counts(own), confusion_matrix(own.labels, own.logits.argmax(1), labels=range(7)))
 
@@ -235,7 +235,7 @@ def test_weights_that_are_counted_at_the_edge_are_said():
 
 
 def test_bars_of_many_classes_keep_the_largest_and_sum_up_the_others():
-    picture = class_bars({"initial": evidence(100).forget}, [f"name {c}" for c in range(100)])
+    picture = class_bars({"initial": model_outputs(100).forget}, [f"name {c}" for c in range(100)])
 
     assert "80 others" in picture.svg
     assert "name 0" in picture.svg
@@ -243,7 +243,7 @@ def test_bars_of_many_classes_keep_the_largest_and_sum_up_the_others():
 
 
 def test_a_long_class_name_is_cut_and_escaped():
-    picture = confusion("initial", evidence(3).test, ["a<b", "an extraordinarily long name", "c"])
+    picture = confusion("initial", model_outputs(3).test, ["a<b", "an extraordinarily long name", "c"])
 
     assert "a&lt;b" in picture.svg
     assert "an extraordin…" in picture.svg

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from evaluation import METRICS, Evidence, Outputs, Population, Shadows, evaluate, noise_floor
+from evaluation import METRICS, ModelOutputs, Outputs, Population, Shadows, evaluate, noise_floor
 from evaluation.forgetting_quality import DELTA, epsilons, of_rates, points
 from evaluation.klom import CAP, klom, klom_forget_p95, p95
 
@@ -295,7 +295,7 @@ def test_margins_that_say_nothing_are_at_exactly_chance():
 def test_a_population_is_what_each_model_says():
     def said(seed):
         outputs = [Outputs(normal(n, 3, seed=seed + n).float(), torch.arange(n) % 3) for n in (6, 9, 12)]
-        return Evidence(*outputs, validation=None, forget_classes=(), seed=1)
+        return ModelOutputs(*outputs, validation=None, forget_classes=(), seed=1)
 
     models = [said(seed) for seed in range(10)]
     population = Population.of(models)

@@ -13,12 +13,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.svm import SVC
 
-from evaluation import UNDECIDED, Evidence, Outputs, evaluate
+from evaluation import UNDECIDED, ModelOutputs, Outputs, evaluate
 from evaluation.entropies import modified_entropy
-from evaluation.evidence import DRAWS
 from evaluation.loss_threshold import auc, tpr_at_1_fpr
 from evaluation.membership import MINIMUM, Decision, Undecided, attacked, member_share, non_member_share
-from tests.drawn_outputs import SVC_FAMILY, by_class, drawn, evidence
+from evaluation.model_outputs import DRAWS
+from tests.drawn_outputs import SVC_FAMILY, by_class, drawn, model_outputs
 from tests.hypothesis_settings import UNTIMED
 
 FEW = settings(deadline=None, max_examples=20)
@@ -98,7 +98,7 @@ def test_mia_lr_never_sees_a_test_image_of_the_forgotten_class():
 def test_mia_lr_counts_members_and_the_svc_family_non_members():
     sure = drawn(40, sharpness=30.0, labels=[1, 2] * 20, seed=1)
     unsure = Outputs(torch.tensor([[1.0, 0.0, 0.0]] * 40), torch.tensor([1, 2] * 20))
-    remembers, forgot = (evidence(forget=forget, retain=sure, test=unsure) for forget in (sure, unsure))
+    remembers, forgot = (model_outputs(forget=forget, retain=sure, test=unsure) for forget in (sure, unsure))
     assert (remembers.metric("mia_lr"), remembers.metric("mia_entropy")) == (100.0, 0.0)
     assert (forgot.metric("mia_lr"), forgot.metric("mia_entropy")) == (0.0, 100.0)
 
@@ -113,8 +113,8 @@ def test_sets_too_small_for_the_regression_say_the_minimum(members, non_members,
 def test_each_attack_tells_members_from_non_members(name):
     sure = drawn(40, sharpness=30.0, labels=[1, 2] * 20, seed=1)
     unsure = Outputs(torch.tensor([[1.0, 0.0, 0.0]] * 40), torch.tensor([1, 2] * 20))
-    assert evidence(forget=sure, retain=sure, test=unsure).metric(name) == 0.0
-    assert evidence(forget=unsure, retain=sure, test=unsure).metric(name) == 100.0
+    assert model_outputs(forget=sure, retain=sure, test=unsure).metric(name) == 0.0
+    assert model_outputs(forget=unsure, retain=sure, test=unsure).metric(name) == 100.0
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_each_attack_tells_members_from_non_members(name):
     ],
 )
 def test_each_attack_reads_its_feature(name, feature):
-    model = evidence()
+    model = model_outputs()
     expected = reference_share(feature(model.members), feature(model.non_members), feature(model.forget))
     assert model.metric(name) == pytest.approx(expected, abs=1e-9)
 
@@ -146,15 +146,15 @@ def test_the_share_is_a_percentage(seed):
 
 
 def test_members_are_drawn_by_seed_from_retain():
-    rows = [set(map(tuple, evidence(seed=seed).members.logits.tolist())) for seed in (1, 1, 2)]
+    rows = [set(map(tuple, model_outputs(seed=seed).members.logits.tolist())) for seed in (1, 1, 2)]
     assert rows[0] == rows[1] != rows[2]
-    assert rows[0] < set(map(tuple, evidence().retain.logits.tolist()))
-    assert evidence(seed=3).metric("mia_entropy") == evidence(seed=3).metric("mia_entropy")
+    assert rows[0] < set(map(tuple, model_outputs().retain.logits.tolist()))
+    assert model_outputs(seed=3).metric("mia_entropy") == model_outputs(seed=3).metric("mia_entropy")
 
 
 def test_a_small_retain_set_is_taken_whole():
     retain = drawn(45, sharpness=4.0, labels=[0, 1, 2] * 15)
-    model = evidence(retain=retain, test=drawn(120, sharpness=2.0, labels=[0, 1, 2] * 40))
+    model = model_outputs(retain=retain, test=drawn(120, sharpness=2.0, labels=[0, 1, 2] * 40))
     assert sorted(model.members.logits.tolist()) == sorted(retain.logits.tolist())
     assert len(model.non_members) == 45
 
@@ -165,7 +165,7 @@ def test_the_forgotten_class_is_on_neither_side():
 
 
 def test_all_test_images_are_non_members_where_no_whole_class_went():
-    model = evidence()
+    model = model_outputs()
     assert sorted(model.non_members.logits.tolist()) == sorted(model.test.logits.tolist())
 
 
@@ -176,7 +176,7 @@ def test_both_sides_have_the_same_classes_in_every_draw(retain, test, whole, see
     gone = (3,) if whole else ()
     retain = [label for label in retain if label not in gone]
     of_retain, of_test = (Outputs(torch.zeros(len(y), 4), torch.tensor(y, dtype=torch.int64)) for y in (retain, test))
-    model = Evidence(of_test, of_retain, of_test, validation=None, forget_classes=gone, seed=seed)
+    model = ModelOutputs(of_test, of_retain, of_test, validation=None, forget_classes=gone, seed=seed)
     expected = [0 if c in gone else min(retain.count(c), test.count(c)) for c in range(4)]
     assert len(model.draws) == DRAWS
     for members, non_members in model.draws:
@@ -198,14 +198,14 @@ def confident(probabilities, classes=2):
 def test_an_attack_on_what_is_always_the_same_is_undecided(name):
     same = confident([0.9] * 20)
     with pytest.raises(Undecided, match=r"^undecided: this attack calls 0 to 100 % of the forget images non-members"):
-        evidence(forget=same, retain=same, test=same).metric(name)
+        model_outputs(forget=same, retain=same, test=same).metric(name)
 
 
 def test_an_attack_that_hangs_on_the_draw_is_undecided():
     """A third of the retain images are less sure than all test images: the forget images lie where a draw has more of them or fewer."""
     retain = confident([0.2] * 60 + [0.6] * 60)
     test = confident([0.6] * 20 + [0.2] * 20)
-    model = evidence(forget=confident([0.6] * 30), retain=retain, test=test)
+    model = model_outputs(forget=confident([0.6] * 30), retain=retain, test=test)
     with pytest.raises(Undecided, match="calls 0 to 100 %"):
         model.metric("mia")
     assert model.attacks["mia_confidence"].scores.shape == (30,)
@@ -217,15 +217,15 @@ def test_scores_within_the_tolerance_of_0_count_as_either():
     def tell(members, non_members, target):
         return Decision(torch.tensor([-1.0] * 5 + [0.5, -0.5, 0.0] + [1.0] * 12), 0.6)
 
-    model = evidence(forget=same, retain=same, test=same)
+    model = model_outputs(forget=same, retain=same, test=same)
     assert attacked(model, "toy", lambda o: o.losses, tell) == 30.0
     assert (model.attacks["toy"].lowest, model.attacks["toy"].highest) == (25.0, 40.0)
 
 
 def test_an_undecided_attack_leaves_a_gap_without_it():
     same = confident([0.9] * 20)
-    undecided = evidence(forget=same, retain=same, test=same)
-    ideal = evidence(forget=confident([0.1] * 10 + [0.9] * 10), retain=same, test=same)
+    undecided = model_outputs(forget=same, retain=same, test=same)
+    ideal = model_outputs(forget=confident([0.1] * 10 + [0.9] * 10), retain=same, test=same)
     values, reasons = evaluate(names=("mia", "avg_gap", "avg_gap_without_mia"), model=undecided, ideal=ideal)
     assert values == {"avg_gap_without_mia": pytest.approx(50 / 3)}
     assert reasons["mia"].startswith(UNDECIDED)
@@ -283,7 +283,7 @@ def test_auc_of_exchangeable_sets_is_one_half_on_average():
 
 
 def test_auc_is_high_where_forget_still_has_the_smaller_loss():
-    model = evidence(forget=drawn(40, sharpness=50.0), test=drawn(120, sharpness=-50.0))
+    model = model_outputs(forget=drawn(40, sharpness=50.0), test=drawn(120, sharpness=-50.0))
     assert model.metric("mia_auc") == 1.0
     assert model.metric("mia_tpr_at_1_fpr") == 1.0
 

@@ -222,8 +222,8 @@ def test_intermediate_models_get_what_is_asked_for():
 
 def test_with_intermediate_models_the_base_models_are_evaluated_once(monkeypatch):
     seen = []
-    evidence_of = measurement.evidence_of
-    monkeypatch.setattr(measurement, "evidence_of", lambda model, *a, **k: seen.append(model) or evidence_of(model, *a, **k))
+    model_outputs = measurement.model_outputs
+    monkeypatch.setattr(measurement, "model_outputs", lambda model, *a, **k: seen.append(model) or model_outputs(model, *a, **k))
     config = PipelineConfig("FT", {"unlearn_epochs": 2}, BaseConfig(epochs=2), checkpoint_epochs=(1,))
     Pipeline(config).run()
 
@@ -351,7 +351,7 @@ def test_the_scores_of_each_image_are_those_of_the_attacks_that_were_asked_for()
     pipeline = Pipeline(replace(QUICK, base=BaseConfig(epochs=1)))
     initial, data, test = pipeline.base.initial().model, pipeline.data, pipeline.base.splits.test
     scores = [
-        set(measurement.measure(initial, {"initial": initial}, data, test, metrics=chosen(words)).evidence["unlearned model"].attacks)
+        set(measurement.measure(initial, {"initial": initial}, data, test, metrics=chosen(words)).outputs["unlearned model"].attacks)
         for words in (["default"], ["mia_auc"], ["mia"], ["mia_prob"])
     ]
 

@@ -10,7 +10,7 @@ from torch import nn
 import measurement
 from evaluation import (
     OF_MANY,
-    Evidence,
+    ModelOutputs,
     Outputs,
     Times,
     chosen,
@@ -23,7 +23,7 @@ from evaluation import (
     relearn_steps,
 )
 from evaluation.weights import changed_share, weight_distance
-from measurement import evidence_of, measure
+from measurement import measure, model_outputs
 from unlearn import ForgetData
 from vision_data import ImageSet
 
@@ -92,7 +92,7 @@ def seconds(unlearn, ideal):
     return evaluate(
         names=["unlearn_seconds", "ideal_seconds", "speedup"],
         times=Times(unlearn, ideal),
-        ideal=Evidence(some, some, some, None, (), seed=1),
+        ideal=ModelOutputs(some, some, some, None, (), seed=1),
     )
 
 
@@ -186,7 +186,7 @@ def test_a_model_is_relearned_once(world, monkeypatch):
     data, test, initial, ideal = world
     calls = []
     monkeypatch.setattr(
-        "evaluation.what_is_left.relearn_steps", lambda *args, **options: calls.append(1) or relearn_steps(*args, **options)
+        "evaluation.internal_knowledge.relearn_steps", lambda *args, **options: calls.append(1) or relearn_steps(*args, **options)
     )
     measure(ideal, {"initial": initial, "ideal": ideal}, data, test, metrics=chosen(COSTLY))
     assert len(calls) == 3  # of the unlearned, the initial and the ideal model
@@ -207,14 +207,14 @@ def test_the_forward_pass_keeps_the_features(world):
     data, test, initial, _ = world
     passes = []
     handle = initial.register_forward_hook(lambda *_: passes.append(1))
-    evidence = evidence_of(initial, data, test, features=True)
+    outputs = model_outputs(initial, data, test, features=True)
     seen = len(passes)
-    evidence.metric("probe_score")
+    outputs.metric("probe_score")
     handle.remove()
 
     assert (seen, len(passes)) == (4, 4)  # two images to find the layer, then forget, retain and test
-    torch.testing.assert_close(evidence.forget.features, penultimate_features(initial, data.forget))
-    assert evidence.test.features is None
+    torch.testing.assert_close(outputs.forget.features, penultimate_features(initial, data.forget))
+    assert outputs.test.features is None
 
 
 def test_a_pass_over_many_images_shows_its_progress(world, monkeypatch):
@@ -226,7 +226,7 @@ def test_a_pass_over_many_images_shows_its_progress(world, monkeypatch):
         bars[label] = len(steps)
         return steps
 
-    whole = evidence_of(initial, replace(data, progress=watched), test, name="initial model")
+    whole = model_outputs(initial, replace(data, progress=watched), test, name="initial model")
 
     sets = {"forget": data.forget, "retain": data.retain, "test": test}
     assert bars == {f"initial model, {name} images": math.ceil(len(images) / 7) for name, images in sets.items()}

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.svm import SVC
 
 from base_models import BaseConfig
-from evaluation import Evidence, Outputs, is_undecided
+from evaluation import ModelOutputs, Outputs, is_undecided
 from pipeline import Pipeline, PipelineConfig, Result
 from reporter.per_image import per_image
 from tests.own_store import store_in, there  # noqa: F401 (there: a fixture of every test here)
@@ -196,7 +196,7 @@ def test_an_index_is_the_image_in_the_original_training_set(run):
 
 def test_an_attack_that_was_not_run_has_no_scores():
     outputs = Outputs(torch.tensor([[0.0, 1.0], [2.0, 0.0]]), torch.tensor([0, 1]))
-    own = Evidence(outputs, outputs, outputs, None, (), seed=1)
+    own = ModelOutputs(outputs, outputs, outputs, None, (), seed=1)
     table = per_image({"unlearned": own}, dict.fromkeys(("forget", "retain", "test"), torch.tensor([7, 5])))
 
     assert table["index"].to_pylist() == [7, 5] * 3
@@ -206,7 +206,7 @@ def test_an_attack_that_was_not_run_has_no_scores():
 
 def test_a_probability_of_zero_is_an_infinite_loss():
     outputs = Outputs(torch.tensor([[-float("inf"), 1.0]]), torch.tensor([0]))
-    own = Evidence(outputs, outputs, outputs, None, (), seed=1)
+    own = ModelOutputs(outputs, outputs, outputs, None, (), seed=1)
     table = per_image({"unlearned": own}, dict.fromkeys(("forget", "retain", "test"), torch.tensor([0])))
 
     assert (table["p_y"][0].as_py(), table["loss"][0].as_py(), table["margin"][0].as_py()) == (0.0, float("inf"), -float("inf"))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from evaluation import METRICS, Evidence, Outputs, evaluate
+from evaluation import METRICS, ModelOutputs, Outputs, evaluate
 from evaluation.prediction_distance import class_means, jensen_shannon
 
 LN2 = math.log(2)
@@ -22,13 +22,13 @@ def outputs(probabilities, labels):
     return Outputs(torch.tensor(probabilities, dtype=torch.float64).log(), torch.tensor(labels))
 
 
-def evidence(forget, test=None):
+def model_outputs(forget, test=None):
     test = outputs([[0.6, 0.4]], [0]) if test is None else test
-    return Evidence(forget=forget, retain=test, test=test, validation=None, forget_classes=(), seed=1)
+    return ModelOutputs(forget=forget, retain=test, test=test, validation=None, forget_classes=(), seed=1)
 
 
 def measured(name, ours, theirs, labels=(0, 1)):
-    return METRICS[name](evidence(outputs(ours, labels)), evidence(outputs(theirs, labels)))
+    return METRICS[name](model_outputs(outputs(ours, labels)), model_outputs(outputs(theirs, labels)))
 
 
 # The divergence
@@ -106,7 +106,7 @@ def test_they_are_symmetric_and_in_their_range(pair, name):
     p, q = (np.maximum(r, 1e-12) for r in pair)
     labels = [0] * len(p)
     sets = [Outputs(torch.tensor(r).log(), torch.tensor(labels)) for r in (p, q)]
-    ours, theirs = (evidence(forget, outputs([[0.2, 0.3, 0.5]], [0])) for forget in sets)
+    ours, theirs = (model_outputs(forget, outputs([[0.2, 0.3, 0.5]], [0])) for forget in sets)
     value = METRICS[name](ours, theirs)
     assert value == pytest.approx(METRICS[name](theirs, ours), abs=1e-12)
     lowest, highest = {"fidelity": (0, 100), "js_divergence": (0, LN2), "activation_distance": (0, math.sqrt(2)), "zrf": (1 - LN2, 1)}[name]
@@ -118,7 +118,7 @@ def test_a_model_that_saw_no_forget_image_is_refused(name):
     some = outputs([[0.9, 0.1], [0.4, 0.6]], [0, 1])
     none = some.subset(torch.zeros(2, dtype=torch.bool))
     with pytest.raises(ValueError, match="expected the same forget images for both models, got 2 and 0"):
-        METRICS[name](evidence(some), evidence(none))
+        METRICS[name](model_outputs(some), model_outputs(none))
 
 
 # Without an ideal model
@@ -135,40 +135,40 @@ def test_rf_js_divergence_by_hand():
     # class 0: (.7, .3) on forget against (.8/3, 2.2/3) on test; class 1: (.2, .8) against (.6, .4)
     pairs = (((0.7, 0.3), (0.8 / 3, 2.2 / 3)), ((0.2, 0.8), (0.6, 0.4)))
     expected = sum(jensenshannon(p, q) ** 2 for p, q in pairs) / 2
-    assert METRICS["rf_js_divergence"](evidence(FORGET), evidence(FORGET, TEST)) == pytest.approx(expected, abs=1e-12)
+    assert METRICS["rf_js_divergence"](model_outputs(FORGET), model_outputs(FORGET, TEST)) == pytest.approx(expected, abs=1e-12)
 
 
 def test_only_the_classes_in_forget_count():
     forget = FORGET.subset(FORGET.labels == 1)
     expected = jensenshannon((0.2, 0.8), (0.6, 0.4)) ** 2
-    assert METRICS["rf_js_divergence"](evidence(forget), evidence(forget, TEST)) == pytest.approx(expected, abs=1e-12)
+    assert METRICS["rf_js_divergence"](model_outputs(forget), model_outputs(forget, TEST)) == pytest.approx(expected, abs=1e-12)
 
 
 def test_predictions_as_on_test_are_the_best():
-    assert METRICS["rf_js_divergence"](evidence(TEST), evidence(FORGET, TEST)) == 0.0
+    assert METRICS["rf_js_divergence"](model_outputs(TEST), model_outputs(FORGET, TEST)) == 0.0
 
 
 def test_where_a_whole_class_was_forgotten_a_low_value_means_that_it_still_is_there():
     test = outputs([[0.99, 0.01], [0.01, 0.99]], [0, 1])
     remembers, forgot = outputs([[0.99, 0.01]], [0]), outputs([[0.0, 1.0]], [0])
-    values = [METRICS["rf_js_divergence"](evidence(forget), evidence(forget, test)) for forget in (remembers, forgot)]
+    values = [METRICS["rf_js_divergence"](model_outputs(forget), model_outputs(forget, test)) for forget in (remembers, forgot)]
     assert values[0] == 0.0
     assert 0.9 * LN2 < values[1] <= LN2
 
 
 def test_a_class_without_a_test_image_is_a_reason():
     test = TEST.subset(TEST.labels == 0)
-    _, reasons = evaluate(model=evidence(FORGET, test), initial=evidence(FORGET, test), names=["rf_js_divergence"])
+    _, reasons = evaluate(model=model_outputs(FORGET, test), initial=model_outputs(FORGET, test), names=["rf_js_divergence"])
     assert reasons["rf_js_divergence"].startswith("expected test images of every class in forget, got none of [1]")
 
 
 def test_what_is_not_given_is_a_reason():
-    _, reasons = evaluate(model=evidence(FORGET), names=["rf_js_divergence", "zrf"])
+    _, reasons = evaluate(model=model_outputs(FORGET), names=["rf_js_divergence", "zrf"])
     assert reasons["rf_js_divergence"] == "needs the initial model"
     assert reasons["zrf"] == "needs an incompetent teacher (an untrained model of the same architecture)"
 
 
 def test_an_incompetent_teacher_may_have_seen_forget_alone():
     none = TEST.subset(torch.zeros(4, dtype=torch.bool))
-    values, _ = evaluate(model=evidence(FORGET, TEST), incompetent=evidence(FORGET, none), names=["zrf"])
+    values, _ = evaluate(model=model_outputs(FORGET, TEST), incompetent=model_outputs(FORGET, none), names=["zrf"])
     assert values == {"zrf": 1.0}

@@ -15,10 +15,10 @@ from torch import nn
 import mlflow_forget
 import mlruns_parser
 from base_models import BaseConfig
-from evaluation import Evidence, NotFinite, Outputs
-from judgement import judge
+from evaluation import ModelOutputs, NotFinite, Outputs
 from measurement import Measured
 from pipeline import Pipeline, PipelineConfig
+from run_warnings import warnings_of
 from sweep import run_all
 from tests.own_store import there  # noqa: F401 (a fixture of every test here)
 from training import digest_of
@@ -64,7 +64,7 @@ def wrapped(model, data):
 '''
 
 
-# The judgement alone
+# warnings_of alone
 
 
 def logits_for(labels: torch.Tensor, sure: float = 5.0) -> torch.Tensor:
@@ -76,9 +76,9 @@ RIGHT = logits_for(TRUTH)
 WRONG = logits_for((TRUTH + 1) % CLASSES)
 
 
-def evidence(logits: torch.Tensor) -> Evidence:
+def model_outputs(logits: torch.Tensor) -> ModelOutputs:
     outputs = Outputs(logits, TRUTH)
-    return Evidence(outputs, outputs, outputs, None, (), seed=1)
+    return ModelOutputs(outputs, outputs, outputs, None, (), seed=1)
 
 
 def linear(value: float) -> nn.Module:
@@ -99,14 +99,14 @@ def judged(
     **metrics: float,
 ) -> list[str]:
     """What is said of a model that is linear(1) at first; `metrics` replace those of the unlearned model."""
-    both = {"initial model": evidence(before), "unlearned model": evidence(after)}
+    both = {"initial model": model_outputs(before), "unlearned model": model_outputs(after)}
     values = [
         {name: own.metric(name) for name in ("forget_loss", "retain_loss", "retain_score", "test_score")}
         for own in (both["initial model"], both["unlearned model"])
     ]
     measured = Measured(values[1] | metrics, values[0], {}, {}, both)
     unlearned = Unlearned(model or linear(2), history=history or [])
-    return [own.text for own in judge(linear(1), unlearned, measured, classes=classes, leaves_weights=leaves_weights)]
+    return [own.text for own in warnings_of(linear(1), unlearned, measured, classes=classes, leaves_weights=leaves_weights)]
 
 
 ONE_WRONG = torch.cat([WRONG[:1], RIGHT[1:]])
@@ -127,11 +127,11 @@ def test_a_method_that_is_to_leave_the_weights_alone_may():
 def test_a_buffer_is_a_weight_too():
     one, other = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
     other.running_mean += 1
-    both = {"initial model": evidence(RIGHT), "unlearned model": evidence(RIGHT)}
+    both = {"initial model": model_outputs(RIGHT), "unlearned model": model_outputs(RIGHT)}
     measured = Measured({"retain_score": 90.0}, {"retain_score": 90.0}, {}, {}, both)
 
-    assert [own.kind for own in judge(one, Unlearned(one), measured, classes=CLASSES)] == ["changed nothing"]
-    assert [own.kind for own in judge(one, Unlearned(other), measured, classes=CLASSES)] == ["changed no prediction"]
+    assert [own.kind for own in warnings_of(one, Unlearned(one), measured, classes=CLASSES)] == ["changed nothing"]
+    assert [own.kind for own in warnings_of(one, Unlearned(other), measured, classes=CLASSES)] == ["changed no prediction"]
 
 
 def test_other_weights_that_change_no_prediction_are_a_milder_warning():
@@ -343,7 +343,7 @@ def test_a_second_run_of_a_pipeline_warns_again():
     assert {run.data.tags["warning"] for run in runs()[:2]} == {first.notes[0].partition("gcn_steps=2: ")[2]}
 
 
-def test_the_judge_touches_nothing():
+def test_warnings_of_touches_nothing():
     model = linear(3)
     before = digest_of(model.state_dict())
     judged(model)

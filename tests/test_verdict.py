@@ -22,7 +22,7 @@ CLASS = Measurements(
     10,
     {"initial": KNOWN, "unlearned": GONE, "ideal": GONE},
     IMAGES,
-    ways={"all": "MEASURE", "ideal": "MAKE", "seeds": "SEEDS"},
+    commands={"all": "MEASURE", "ideal": "MAKE", "seeds": "SEEDS"},
 )
 
 LIKE = {"forget_score": 95.0, "retain_score": 99.0, "test_score": 95.0, "mia": 10.0, "mia_auc": 0.5}

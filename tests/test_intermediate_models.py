@@ -12,14 +12,14 @@ import torch
 from mlflow import MlflowClient
 from torch import nn
 
-import checkpoint_epochs
+import intermediate_models
 import mlflow_forget
 import mlruns_parser
 import pipeline
 from base_models import BaseConfig
-from checkpoint_epochs import Intermediate, checked
 from evaluation import UNDECIDED, names_in
-from measurement import known_evidence
+from intermediate_models import Intermediate, checked
+from measurement import outputs_with_metrics
 from pipeline import Pipeline, PipelineConfig, Result
 from sweep import run_all
 from tests.own_store import store_in, there  # noqa: F401 (there: a fixture of every test here)
@@ -248,9 +248,9 @@ def test_looking_leaves_mode_gradients_and_random_state_as_they_are(monkeypatch,
 
     def drawing(*args):
         torch.rand(3)
-        return known_evidence(*args)
+        return outputs_with_metrics(*args)
 
-    monkeypatch.setattr(checkpoint_epochs, "known_evidence", drawing)
+    monkeypatch.setattr(intermediate_models, "outputs_with_metrics", drawing)
     state = torch.get_rng_state()
     watching._on_epoch(model, 1)
 
@@ -263,10 +263,10 @@ def test_looking_leaves_mode_gradients_and_random_state_as_they_are(monkeypatch,
 def test_looking_is_not_unlearning_time(monkeypatch, done):
     def slow(*args):
         time.sleep(0.4)
-        return known_evidence(*args)
+        return outputs_with_metrics(*args)
 
-    monkeypatch.setattr(checkpoint_epochs, "known_evidence", slow)
-    monkeypatch.setattr(checkpoint_epochs, "score_of", lambda *_: time.sleep(0.2) or 50.0)
+    monkeypatch.setattr(intermediate_models, "outputs_with_metrics", slow)
+    monkeypatch.setattr(intermediate_models, "score_of", lambda *_: time.sleep(0.2) or 50.0)
     result = Pipeline(replace(CONFIG, unlearn="mine.py:stops_early", settings={}, ideal="skip", checkpoint_epochs=(1, 2))).run()
     logged = client().get_run(result.run_id).data.metrics
 

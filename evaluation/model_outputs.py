@@ -146,7 +146,7 @@ class Attack:
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class ModelOutputs:
     """The outputs of one model on the image sets of one forget request.
 
     forget_classes: the classes that were forgotten whole, () where none was. seed: draws the members of the attacks.
@@ -189,7 +189,7 @@ class Evidence:
     def at_hand(self) -> Subject:
         """The model itself. ValueError where only its outputs are here."""
         if self.subject is None:
-            raise ValueError("needs the model itself, not its outputs alone. Give the evidence its subject")
+            raise ValueError("needs the model itself, not its outputs alone. Give ModelOutputs its subject")
         return self.subject
 
     @cached_property
@@ -253,7 +253,7 @@ class Evidence:
         return made
 
     def remember(self, values: Mapping[str, float]) -> None:
-        """Take values, by metric name, that were computed on this same evidence before."""
+        """Take values, by metric name, that were computed from these outputs before."""
         self._values.update({METRICS[name].function: value for name, value in values.items()})
 
     def _is_forgotten(self, outputs: Outputs) -> Tensor:

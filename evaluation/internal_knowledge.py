@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from evaluation.evidence import Evidence
 from evaluation.impl import register
+from evaluation.model_outputs import ModelOutputs
 from evaluation.probe import penultimate_features, probe_score
 from evaluation.relearning import Relearned, anamnesis_index, relearn_steps
 
@@ -14,7 +14,7 @@ RELEARNING = "Chundawat et al. 2022, arXiv:2201.05629"
 
 
 @register("probe_score", unit="percent", better="near the ideal's", source=PROBE, costly=True)
-def score_of_probe(model: Evidence) -> float:
+def score_of_probe(model: ModelOutputs) -> float:
     """Percent of held-out forget images whose class a linear probe finds in the penultimate features.
 
         100 |{x in half of forget : argmax_c (V h(x) + a)_c = y}| / |half of forget|    V, a trained on retain and the other half
@@ -30,7 +30,7 @@ def score_of_probe(model: Evidence) -> float:
 
 
 @register("probe_gap", unit="points", better="near 0", source=PROBE, costly=True)
-def probe_gap(model: Evidence, ideal: Evidence) -> float:
+def probe_gap(model: ModelOutputs, ideal: ModelOutputs) -> float:
     """Signed difference of the probe scores: what is inside beyond what a model has that never saw the forget set.
 
         probe_score(model) - probe_score(ideal)
@@ -43,7 +43,7 @@ def probe_gap(model: Evidence, ideal: Evidence) -> float:
 
 
 @register("relearn_steps", unit="steps", better="near the ideal's", source=RELEARNING, costly=True)
-def steps_to_relearn(model: Evidence, initial: Evidence) -> float:
+def steps_to_relearn(model: ModelOutputs, initial: ModelOutputs) -> float:
     """Optimiser steps on the forget set until the model knows it again nearly as well as the initial model.
 
         min { t : forget_score(theta_t) >= 0.95 forget_score(initial) },    theta_{t+1} = AdamW(theta_t, grad CE(batch t of forget))
@@ -62,7 +62,7 @@ def steps_to_relearn(model: Evidence, initial: Evidence) -> float:
 
 
 @register("relearn_censored", unit="fraction", better="near the ideal's", source=RELEARNING, costly=True)
-def relearning_censored(model: Evidence, initial: Evidence) -> float:
+def relearning_censored(model: ModelOutputs, initial: ModelOutputs) -> float:
     """1 if relearning was ended by its cap of 1000 steps, and relearn_steps is a lower bound; else 0.
 
         1[forget_score(theta_1000) < 0.95 forget_score(initial)]
@@ -73,7 +73,7 @@ def relearning_censored(model: Evidence, initial: Evidence) -> float:
 
 
 @register("anamnesis_index", unit="ratio", better="near 1", source=RELEARNING, costly=True)
-def index_of_anamnesis(model: Evidence, ideal: Evidence, initial: Evidence) -> float:
+def index_of_anamnesis(model: ModelOutputs, ideal: ModelOutputs, initial: ModelOutputs) -> float:
     """The model's relearning steps over the ideal's.
 
         (relearn_steps(model) + .01) / (relearn_steps(ideal) + .01)
@@ -87,7 +87,7 @@ def index_of_anamnesis(model: Evidence, ideal: Evidence, initial: Evidence) -> f
     return anamnesis_index(_relearned(model, initial).steps, _relearned(ideal, initial).steps)
 
 
-def _features(model: Evidence) -> tuple[Tensor, Tensor]:
+def _features(model: ModelOutputs) -> tuple[Tensor, Tensor]:
     """Of forget and retain: those that the forward pass kept, else by a pass of their own."""
     if model.forget.features is not None and model.retain.features is not None:
         return model.forget.features, model.retain.features
@@ -96,7 +96,7 @@ def _features(model: Evidence) -> tuple[Tensor, Tensor]:
     return forget, retain
 
 
-def _relearned(model: Evidence, initial: Evidence) -> Relearned:
+def _relearned(model: ModelOutputs, initial: ModelOutputs) -> Relearned:
     """Relearning costs many steps: it is done once for each model."""
     subject, known = model.at_hand, initial.metric("forget_score")
     return model.once(

@@ -19,7 +19,9 @@ COMPARED = ("forget", "retain", "test")
 SHOWN = 3  # names of weights in one line
 
 
-def judge(initial: nn.Module, unlearned: Unlearned, measured: Measured, *, classes: int, leaves_weights: bool = False) -> list[RunWarning]:
+def warnings_of(
+    initial: nn.Module, unlearned: Unlearned, measured: Measured, *, classes: int, leaves_weights: bool = False
+) -> list[RunWarning]:
     """One for each thing that makes the numbers of a run doubtful; [] for none.
 
     diverged: a weight is not finite, or a loss (of the method's history, or measured on forget or retain) is not or is over 1e4
@@ -46,8 +48,8 @@ def _diverged(unlearned: Unlearned, measured: Measured) -> Iterator[RunWarning]:
 
 def _no_logits(measured: Measured) -> Iterator[RunWarning]:
     """A softmax at a model's end is no error of any computation, but every loss and probability is another one than the model's."""
-    for name, evidence in measured.evidence.items():
-        outputs = torch.cat([own.logits for own in evidence.sets.values()]).double()
+    for name, model in measured.outputs.items():
+        outputs = torch.cat([own.logits for own in model.sets.values()]).double()
         if bool((outputs >= 0).all()) and bool(((outputs.sum(dim=1) - 1).abs() < 1e-4).all()):
             expected = "expected logits, got rows that are not negative and sum to 1. Leave out its softmax"
             yield RunWarning("probabilities", f"the {name} gives probabilities: {expected}")
@@ -79,7 +81,7 @@ def _broken_losses(measured: Measured) -> Iterator[str]:
 def _value(measured: Measured, which: Literal["initial", "unlearned"], name: str) -> float:
     """What was measured, or where that metric was not asked for, what the model's outputs say."""
     values = measured.initial if which == "initial" else measured.model
-    return values[name] if name in values else measured.evidence[f"{which} model"].metric(name)
+    return values[name] if name in values else measured.outputs[f"{which} model"].metric(name)
 
 
 def _beyond(loss: float) -> bool:
@@ -106,8 +108,8 @@ def _lost(measured: Measured) -> list[RunWarning]:
 
     Both are named: a method may keep the images that it repairs the model with, and lose those that nobody showed it.
     """
-    evidence = measured.evidence["unlearned model"]
-    of_test, on_test = (evidence.test_retain, "test_retain_score") if evidence.forget_classes else (evidence.test, "test_score")
+    outputs = measured.outputs["unlearned model"]
+    of_test, on_test = (outputs.test_retain, "test_retain_score") if outputs.forget_classes else (outputs.test, "test_score")
     kept = ("retain_score", on_test) if len(of_test) else ("retain_score",)
     falls = []
     for name in kept:
@@ -124,7 +126,7 @@ def _before_and_after(measured: Measured, name: str) -> tuple[float, float]:
 
 def _unchanged(initial: nn.Module, unlearned: nn.Module, measured: Measured, leaves_weights: bool) -> Iterator[RunWarning]:
     """Not one forget, retain or test image is taken for another class than before; the weights say whether anything was done."""
-    before, after = (measured.evidence[f"{name} model"].sets for name in ("initial", "unlearned"))
+    before, after = (measured.outputs[f"{name} model"].sets for name in ("initial", "unlearned"))
     if any(not torch.equal(before[name].logits.argmax(1), after[name].logits.argmax(1)) for name in COMPARED):
         return
     if _same_weights(initial, unlearned):

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from base_models import score_of
-from evaluation import Evidence, NotFinite
-from measurement import Metric, known_evidence, values_of
+from evaluation import ModelOutputs, NotFinite
+from measurement import Metric, outputs_with_metrics, values_of
 from reporter.run_warning import RunWarning
 from unlearn import ForgetData
 from vision_data import ImageSet
@@ -42,13 +42,13 @@ class Intermediate:
 
     `wanted`: the epochs to evaluate after. `scores`: percent on forget and validation, of every epoch. `metrics`: of the wanted
     ones, what was `asked` and the final model gets too (but for a whole run's seconds), compared with the same `others`;
-    `undefined` says why metrics are missing, and by `ways` how to make what they need.
+    `undefined` says why metrics are missing, and by `commands` how to make what they need.
     """
 
     wanted: tuple[int, ...]
     asked: Sequence[Metric] = ()
-    others: Mapping[str, Evidence] = field(default_factory=dict)
-    ways: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, ModelOutputs] = field(default_factory=dict)
+    commands: Mapping[str, str] = field(default_factory=dict)
     scores: dict[int, dict[str, float]] = field(default_factory=dict)
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
     undefined: dict[int, dict[str, str]] = field(default_factory=dict)
@@ -60,11 +60,11 @@ class Intermediate:
     def evaluate(self, model: nn.Module, epoch: int, data: ForgetData, test: ImageSet) -> None:
         """Every metric; none where the outputs are not finite, for the method may recover."""
         try:
-            own = known_evidence(model, f"epoch {epoch}", data, test, self.asked)
+            own = outputs_with_metrics(model, f"epoch {epoch}", data, test, self.asked)
         except NotFinite as error:
             self.metrics[epoch], self.undefined[epoch] = {}, {metric.name: str(error) for metric in self.asked}
         else:
-            self.metrics[epoch], self.undefined[epoch] = values_of(own, self.others, self.asked, ways=self.ways)
+            self.metrics[epoch], self.undefined[epoch] = values_of(own, self.others, self.asked, commands=self.commands)
 
     @property
     def last_step(self) -> int:
