@@ -39,4 +39,4 @@ def amnesiac(
     wrong = relabelled(data.forget, data.classes, data.generator("amnesiac", "labels"))
     passes = [Pass("train", wrong.joined(data.retain).to(data.device))]
     optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr)
-    return fine_tune(student, data, "amnesiac", lambda _: passes, optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size)
+    return fine_tune(student, data, "amnesiac", lambda _: passes, optimizer, unlearn_epochs, batch_size)

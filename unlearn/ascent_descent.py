@@ -57,12 +57,9 @@ def ascent_descent(
     student = copy_of(model)
     climb = Pass("forget", data.forget.to(data.device), climb=True, keep_statistics=True)
     descend = Pass("retain", data.retain.to(data.device))
-    return fine_tune(
-        student,
-        data,
-        "ascent_descent",
-        lambda epoch: [climb, descend] if epoch < ascent_epochs else [descend],
-        optimizer=sgd(student, unlearn_lr, momentum, weight_decay),
-        unlearn_epochs=unlearn_epochs,
-        batch_size=batch_size,
-    )
+    optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
+
+    def plan(epoch: int) -> list[Pass]:
+        return [climb, descend] if epoch < ascent_epochs else [descend]
+
+    return fine_tune(student, data, "ascent_descent", plan, optimizer, unlearn_epochs, batch_size)

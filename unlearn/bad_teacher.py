@@ -75,15 +75,8 @@ def bad_teacher(
         return F.kl_div(learned, (taught / teacher_temperature).log_softmax(1), reduction="batchmean", log_target=True)
 
     plan = [passes.Pass("imitation", images, divergence, numbered=True)]
-    return passes.fine_tune(
-        student,
-        data,
-        "bad_teacher",
-        lambda _: plan,
-        optimizer=torch.optim.Adam(student.parameters(), lr=unlearn_lr),
-        unlearn_epochs=unlearn_epochs,
-        batch_size=batch_size,
-    )
+    optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr)
+    return passes.fine_tune(student, data, "bad_teacher", lambda _: plan, optimizer, unlearn_epochs, batch_size)
 
 
 def incompetent(model: nn.Module, data: ForgetData) -> nn.Module:

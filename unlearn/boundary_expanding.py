@@ -59,15 +59,9 @@ def boundary_expanding(
         return F.cross_entropy(logits, torch.full_like(labels, logits.shape[1] - 1))
 
     plan = [passes.Pass("forget", data.forget.to(data.device), as_extra, keep_statistics=True)]
-    done = passes.fine_tune(
-        widened,
-        replace(data, on_epoch=lambda _, epoch: data.on_epoch(widened.model, epoch)),
-        "boundary_expanding",
-        lambda _: plan,
-        optimizer=passes.sgd(widened, unlearn_lr, momentum, 0.0),
-        unlearn_epochs=unlearn_epochs,
-        batch_size=batch_size,
-    )
+    optimizer = passes.sgd(widened, unlearn_lr, momentum, 0.0)
+    watched = replace(data, on_epoch=lambda _, epoch: data.on_epoch(widened.model, epoch))
+    done = passes.fine_tune(widened, watched, "boundary_expanding", lambda _: plan, optimizer, unlearn_epochs, batch_size)
     return replace(done, model=widened.model)
 
 

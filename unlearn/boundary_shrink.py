@@ -63,15 +63,8 @@ def boundary_shrink(
     student = copy_of(model)
     nearest, crossed = relabelled(copy_of(model), data.forget.to(data.device), bound, data.device)
     plan = [passes.Pass("forget", nearest, keep_statistics=True)]
-    done = passes.fine_tune(
-        student,
-        data,
-        "boundary_shrink",
-        lambda _: plan,
-        optimizer=passes.sgd(student, unlearn_lr, momentum, 0.0),
-        unlearn_epochs=unlearn_epochs,
-        batch_size=batch_size,
-    )
+    optimizer = passes.sgd(student, unlearn_lr, momentum, 0.0)
+    done = passes.fine_tune(student, data, "boundary_shrink", lambda _: plan, optimizer, unlearn_epochs, batch_size)
     return replace(done, facts={"crossed_share": crossed})
 
 

@@ -18,7 +18,7 @@ def resolve(model: nn.Module, data: ForgetData, *, multiplier: float | None) -> 
 
 
 def without_the_forget_set(
-    model: nn.Module, data: ForgetData, *, multiplier: float, attribution_images: int, sketch_size: int, damping: float
+    model: nn.Module, data: ForgetData, multiplier: float, attribution_images: int, sketch_size: int, damping: float
 ) -> Shifted:
     """A module that gives the logits predicted for training without the forget set, `multiplier` times as far away. In eval mode.
 

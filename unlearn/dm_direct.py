@@ -50,6 +50,4 @@ def dm_direct(
     without them the scores of a well-trained model are far too small; a sparse sketch with one entry a parameter where the source
     projects by a dense random matrix; and damping, without which more numbers than images have no inverse.
     """
-    return datamodel.without_the_forget_set(
-        model, data, multiplier=multiplier, attribution_images=attribution_images, sketch_size=sketch_size, damping=damping
-    )
+    return datamodel.without_the_forget_set(model, data, multiplier, attribution_images, sketch_size, damping)

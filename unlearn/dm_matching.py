@@ -57,19 +57,7 @@ def dm_matching(
     Departures: those of dm_direct.
     """
     images = matching.images_to_match(data, "dm_matching", retain_multiplier, forget_multiplier)
-    predicted = datamodel.without_the_forget_set(
-        model, data, multiplier=multiplier, attribution_images=attribution_images, sketch_size=sketch_size, damping=damping
-    )
+    predicted = datamodel.without_the_forget_set(model, data, multiplier, attribution_images, sketch_size, damping)
     targets = logits_of(predicted, images, data.device)
-    return matching.match(
-        copy_of(model),
-        data,
-        "dm_matching",
-        images,
-        targets,
-        unlearn_epochs=unlearn_epochs,
-        unlearn_lr=unlearn_lr,
-        batch_size=batch_size,
-        decay=decay,
-        wd_lambda=wd_lambda,
-    )
+    tuning = (unlearn_epochs, unlearn_lr, batch_size, decay, wd_lambda)
+    return matching.match(copy_of(model), data, "dm_matching", images, targets, *tuning)

@@ -43,7 +43,7 @@ def ft(
     student = copy_of(model)
     passes = [Pass("retain", data.retain.to(data.device))]
     optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
-    return fine_tune(student, data, "FT", lambda _: passes, optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size)
+    return fine_tune(student, data, "FT", lambda _: passes, optimizer, unlearn_epochs, batch_size)
 
 
 @register(
@@ -88,7 +88,7 @@ def ft_l1(
         return [Pass("retain", retain, lambda logits, y: F.cross_entropy(logits, y) + weight * l1_norm(student))]
 
     optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
-    return fine_tune(student, data, "FT_l1", passes, optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size)
+    return fine_tune(student, data, "FT_l1", passes, optimizer, unlearn_epochs, batch_size)
 
 
 def l1_norm(model: nn.Module) -> Tensor:

@@ -33,7 +33,6 @@ def match(
     name: str,
     images: ImageSet,
     targets: Tensor,
-    *,
     unlearn_epochs: int,
     unlearn_lr: float,
     batch_size: int,
@@ -56,7 +55,7 @@ def match(
             group["lr"] = unlearn_lr * decay**epoch
         return [passes.Pass("matching", images, difference, as_they_are=True)]
 
-    return passes.fine_tune(student, data, name, plan, optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size)
+    return passes.fine_tune(student, data, name, plan, optimizer, unlearn_epochs, batch_size)
 
 
 def with_facts(unlearned: Unlearned, **facts: int | float | str) -> Unlearned:

@@ -48,12 +48,4 @@ def neg_grad(
     student = copy_of(model)
     passes = [Pass("forget", data.forget.to(data.device), climb=True, keep_statistics=True)]
     optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
-    return fine_tune(
-        student,
-        data,
-        "NegGrad",
-        lambda _: passes,
-        optimizer=optimizer,
-        unlearn_epochs=unlearn_epochs,
-        batch_size=batch_size,
-    )
+    return fine_tune(student, data, "NegGrad", lambda _: passes, optimizer, unlearn_epochs, batch_size)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unlearn.impl import ForgetData, Unlearned, register
 from unlearn.settings import AddOnName, BatchSize, Beta, Epochs, LearningRate, Memory, MemoryStart, Quantile
+from unlearn.teacher import Seen
 from unlearn.two_gradients import add_on_of, check_add_on, descend_both, register_with_add_ons
 
 SOURCE = "Kurmanji et al. 2023, arXiv:2302.09880; Dine, Furon, Faure 2025, arXiv:2511.02435"
@@ -47,18 +48,15 @@ def ng_plus(
     its running statistics; the retain loss has .05 |theta - theta_0|^2 beside it; the optimiser is SGD without momentum (.01, 10 epochs).
     """
     of_forget, of_retain = (images.labels.to(data.device) for images in (data.forget, data.retain))
-    return descend_both(
-        model,
-        data,
-        "NGPlus",
-        forget=lambda logits, batch: -F.cross_entropy(logits, of_forget[batch.positions]),
-        retain=lambda logits, batch: F.cross_entropy(logits, of_retain[batch.positions]),
-        add_on=add_on_of(addon, quantile=quantile, memory=memory, memory_start=memory_start),
-        beta=beta,
-        unlearn_epochs=unlearn_epochs,
-        unlearn_lr=unlearn_lr,
-        batch_size=batch_size,
-    )
+
+    def ascend(logits: Tensor, batch: Seen) -> Tensor:
+        return -F.cross_entropy(logits, of_forget[batch.positions])
+
+    def descend(logits: Tensor, batch: Seen) -> Tensor:
+        return F.cross_entropy(logits, of_retain[batch.positions])
+
+    add_on = add_on_of(addon, quantile=quantile, memory=memory, memory_start=memory_start)
+    return descend_both(model, data, "NGPlus", ascend, descend, add_on, beta, unlearn_epochs, unlearn_lr, batch_size)
 
 
 register_with_add_ons(

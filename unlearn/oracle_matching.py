@@ -62,18 +62,8 @@ def oracle_matching(
     images = matching.images_to_match(data, "oracle_matching", retain_multiplier, forget_multiplier)
     seeds = data.oracles.seeds(oracle_count)
     targets = mean_logits(data.oracles.apart(seeds), images, data.device)
-    result = matching.match(
-        copy_of(model),
-        data,
-        "oracle_matching",
-        images,
-        targets,
-        unlearn_epochs=unlearn_epochs,
-        unlearn_lr=unlearn_lr,
-        batch_size=batch_size,
-        decay=decay,
-        wd_lambda=wd_lambda,
-    )
+    tuning = (unlearn_epochs, unlearn_lr, batch_size, decay, wd_lambda)
+    result = matching.match(copy_of(model), data, "oracle_matching", images, targets, *tuning)
     return matching.with_facts(result, oracles_used=f"seeds {seeds[0]} to {seeds[-1]}")
 
 

@@ -55,10 +55,10 @@ def fine_tune(
     data: ForgetData,
     name: str,
     plan: Plan,
-    *,
     optimizer: torch.optim.Optimizer,
     unlearn_epochs: int,
     batch_size: int,
+    *,
     streams: str | None = None,
 ) -> Unlearned:
     """Run the passes of each epoch over `student`, in train mode; its history has each pass's mean loss, per epoch.

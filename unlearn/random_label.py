@@ -52,7 +52,7 @@ def random_label(
     student = copy_of(model)
     optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
     passes = random_label_passes(data)
-    return fine_tune(student, data, "RL", passes, optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size)
+    return fine_tune(student, data, "RL", passes, optimizer, unlearn_epochs, batch_size)
 
 
 def random_label_passes(data: ForgetData) -> Plan:

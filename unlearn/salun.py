@@ -67,16 +67,7 @@ def salun(
     optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
     freeze_outside(keep, list(student.parameters()), optimizer)
     passes = random_label_passes(data)
-    unlearned = fine_tune(
-        student,
-        data,
-        "SalUn",
-        passes,
-        optimizer=optimizer,
-        unlearn_epochs=unlearn_epochs,
-        batch_size=batch_size,
-        streams="RL",
-    )
+    unlearned = fine_tune(student, data, "SalUn", passes, optimizer, unlearn_epochs, batch_size, streams="RL")
     counts: dict[str, int | float | str] = {"weights": sum(k.numel() for k in keep), "trained_weights": sum(int(k.sum()) for k in keep)}
     return Unlearned(unlearned.model, history=unlearned.history, facts=counts)
 

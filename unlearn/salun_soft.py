@@ -58,16 +58,7 @@ def salun_soft(
     steps = unlearn_epochs * sum(math.ceil(len(s) / without_a_last_single(s, batch_size)) for s in (data.forget, data.retain))
     shorten_ways(list(student.parameters()), optimizer, falling(1 - density, steps))
     passes = random_label_passes(data)
-    return fine_tune(
-        student,
-        data,
-        "SalUn_soft",
-        passes,
-        optimizer=optimizer,
-        unlearn_epochs=unlearn_epochs,
-        batch_size=batch_size,
-        streams="RL",
-    )
+    return fine_tune(student, data, "SalUn_soft", passes, optimizer, unlearn_epochs, batch_size, streams="RL")
 
 
 def falling(start: float, steps: int) -> Iterator[float]:

@@ -150,18 +150,12 @@ def scrub(
     """
     away, near = _objectives(model, data, gamma, kl_alpha, temperature)
     if addon is not None:
-        return descend_both(
-            model,
-            data,
-            "SCRUB",
-            forget=lambda logits, batch: -away(logits, batch),
-            retain=near,
-            add_on=add_on_of(addon, quantile=quantile, memory=memory, memory_start=memory_start),
-            beta=beta,
-            unlearn_epochs=unlearn_epochs,
-            unlearn_lr=unlearn_lr,
-            batch_size=batch_size,
-        )
+        add_on = add_on_of(addon, quantile=quantile, memory=memory, memory_start=memory_start)
+
+        def climb_away(logits: Tensor, batch: Seen) -> Tensor:
+            return -away(logits, batch)
+
+        return descend_both(model, data, "SCRUB", climb_away, near, add_on, beta, unlearn_epochs, unlearn_lr, batch_size)
     student = copy_of(model)
     forget, retain = numbered(data.forget.to(data.device)), numbered(data.retain.to(data.device))
     climb = Pass("forget", forget, away, climb=True, batch_size=forget_batch_size, numbered=True)
@@ -177,7 +171,7 @@ def scrub(
 
     checkpoints = rewinding.Checkpoints(data)
     seen = checkpoints.watching() if rewind else data
-    done = fine_tune(student, seen, "SCRUB", plan, optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size)
+    done = fine_tune(student, seen, "SCRUB", plan, optimizer, unlearn_epochs, batch_size)
     return checkpoints.rewound(done) if rewind else done
 
 

@@ -58,19 +58,12 @@ def srl(
     def wrong_labels(logits: Tensor, batch: Seen) -> Tensor:
         return F.cross_entropy(logits, other_labels(of_forget[batch.positions], data.classes, draws))
 
-    return descend_both(
-        model,
-        data,
-        "SRL",
-        forget=wrong_labels,
-        retain=lambda logits, batch: F.cross_entropy(logits, of_retain[batch.positions]),
-        add_on=add_on_of(addon, quantile=quantile, memory=memory, memory_start=memory_start),
-        beta=beta,
-        unlearn_epochs=unlearn_epochs,
-        unlearn_lr=unlearn_lr,
-        batch_size=batch_size,
-        keep_statistics=True,
-    )
+    def true_labels(logits: Tensor, batch: Seen) -> Tensor:
+        return F.cross_entropy(logits, of_retain[batch.positions])
+
+    add_on = add_on_of(addon, quantile=quantile, memory=memory, memory_start=memory_start)
+    settings = (add_on, beta, unlearn_epochs, unlearn_lr, batch_size)
+    return descend_both(model, data, "SRL", wrong_labels, true_labels, *settings, keep_statistics=True)
 
 
 def other_labels(labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:

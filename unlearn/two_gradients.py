@@ -65,7 +65,6 @@ def descend_both(
     model: nn.Module,
     data: ForgetData,
     name: str,
-    *,
     forget: Objective,
     retain: Objective,
     add_on: AddOn,
@@ -73,6 +72,7 @@ def descend_both(
     unlearn_epochs: int,
     unlearn_lr: float,
     batch_size: int,
+    *,
     keep_statistics: bool = False,
 ) -> Unlearned:
     """Adam on rule(g_u, g_c), the gradients of the two objectives on a forget and a retain batch; an epoch is a pass over forget.

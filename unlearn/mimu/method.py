@@ -23,10 +23,7 @@ def resolve(
 ) -> dict[str, int]:
     """topk and kappa as numbers of weights of the masked layer. ValueError for a refinement that the request or the ranking can't have."""
     if ranking == "set_difference" and refine_steps:
-        raise ValueError(
-            f"--refine_steps: expected 0 with --ranking set_difference, which says what may go at all, got {refine_steps}. "
-            "Choose the continuous or the binary ranking"
-        )
+        raise ValueError(f"--refine_steps: expected 0 with --ranking set_difference, got {refine_steps}. Choose another --ranking")
     if refine_steps:
         unseen_of(data)
     size = masked_layer(model, data, mask_layer).size
