@@ -126,7 +126,7 @@ class BaseModels:
         self.architecture: Entry[Any] = ARCHITECTURES[config.arch or dataset.facts.arch]
         self.options = self.architecture.settings(config.arch_options)
         mask = config.mask
-        found = group.agreed(checkpoint_metadata(mask) if mask is not None and mask.exists() else None)
+        found = group.broadcast(checkpoint_metadata(mask) if mask is not None and mask.exists() else None)
         self.epochs = self._epochs(dataset.facts.epochs, found)
         facts = self.architecture.facts
         usual = Recipe(self.epochs, facts.optimizer, facts.lr, facts.batch_size, facts.weight_decay, dataset.facts.augment)
@@ -167,7 +167,7 @@ class BaseModels:
             return
         images, classes = self._few_images(2), self.splits.classes
         who = f"--arch {self.config.arch}: expected an architecture"
-        check_logits(model, images, classes, who=who, way_out="Correct it, or choose another --arch")
+        check_logits(model, images, classes, who=who, remedy="Correct it, or choose another --arch")
         check_trains(model, images, classes, who=who)
 
     def _few_images(self, count: int) -> Tensor:
@@ -220,12 +220,12 @@ class BaseModels:
         if found is not None:
             return found.normalisation or DATA
         there = self.group.first and mask is not None and mask.exists()
-        return str(self.group.agreed(stated_by(load_weights(Path(str(mask)), self.untrained())) if there else DATA))
+        return str(self.group.broadcast(stated_by(load_weights(Path(str(mask)), self.untrained())) if there else DATA))
 
     def _tell(self, path: Path, loaded: Loaded) -> None:
         """Warn of what was done to take weights of another program, and of how images are normalised for them."""
         if loaded.metadata is None:
-            said = "".join(f"{words}; " for words in loaded.said)
+            said = "".join(f"{words}; " for words in loaded.notes)
             warnings.warn(f"{path}: {said}{in_words(self.normalize, self.splits.train.normalisation)}", stacklevel=2)
 
     @property
@@ -315,10 +315,10 @@ class BaseModels:
 
     def _made_once(self, images: ImageSet, path: Path, trained_on: str, label: str) -> Trained:
         """One process trains, or those of one torchrun together; all others that want the same model wait for it, and load it."""
-        if self.group.agreed(path.exists()):
+        if self.group.broadcast(path.exists()):
             return self._load(path)
         with locked_together(path, self.group):
-            return self._load(path) if self.group.agreed(path.exists()) else self._train(images, path, trained_on, label)
+            return self._load(path) if self.group.broadcast(path.exists()) else self._train(images, path, trained_on, label)
 
     def ideal_command(self) -> str:
         """The command that trains this ideal model."""
@@ -418,7 +418,7 @@ class BaseModels:
             return self.recipe
         there = [path for path in (self.initial_path, self.ideal_path) if path.exists()] if self.group.first else []
         said = (found.computed for found in map(checkpoint_metadata, there) if found is not None and found.computed)
-        words = self.group.agreed(next(said, ""))
+        words = self.group.broadcast(next(said, ""))
         return Precision.named(words).settled(self.recipe) if words else self.recipe
 
     def validation_of(self, trained_on: str) -> ImageSet:

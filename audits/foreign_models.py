@@ -100,7 +100,7 @@ class ForeignModels:
             for name, images in trained_on.items()
             if (path := files[name]) and (doubt := self._check_training(name, path, images))
         ]
-        self.notes = [f"{files[name]}: {words}" for name, loaded in self.loaded.items() for words in loaded.said]
+        self.notes = [f"{files[name]}: {words}" for name, loaded in self.loaded.items() for words in loaded.notes]
         self.notes.append(in_words(self.normalize, self.splits.train.normalisation))
         if config.ideal is not None:
             check_retrained(self.models["initial"], self.models["ideal"], config.ideal)

@@ -19,16 +19,16 @@ SHOWN = 3  # names in one line
 LETHES = Path(__file__).resolve().parent.parent
 
 
-def check_logits(model: nn.Module, images: Tensor, classes: int, *, who: str, more: bool = False, way_out: str = "Correct it") -> None:
+def check_logits(model: nn.Module, images: Tensor, classes: int, *, who: str, more: bool = False, remedy: str = "Correct it") -> None:
     """ValueError where the model, in eval mode, gives anything but logits (N, classes): of the images, and of the first alone.
 
     A model that squeezes its output fails on a single image, which the last batch may be. who: what the message is about, as "--arch
-    mine.py:net: expected an architecture". more: outputs beyond the classes are allowed. way_out: the end of the message.
+    mine.py:net: expected an architecture". more: outputs beyond the classes are allowed. remedy: the end of the message.
     """
     model = uncompiled(model)
     with evaluating(model), torch.no_grad():
         for batch in (images, images[:1]):
-            _check_output(_output(model, batch, who, way_out), len(batch), classes, who=who, more=more, way_out=way_out)
+            _check_output(_output(model, batch, who, remedy), len(batch), classes, who=who, more=more, remedy=remedy)
 
 
 def check_copies(model: nn.Module, *, who: str) -> None:
@@ -54,7 +54,7 @@ def check_trains(model: nn.Module, images: Tensor, classes: int, *, who: str) ->
     trial = copy.deepcopy(uncompiled(model)).train()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         output = _output(trial, images, f"{who} that can be trained", "Correct it")
-    _check_output(output, len(images), classes, who=f"{who}, in train mode too, one", more=False, way_out="Correct it")
+    _check_output(output, len(images), classes, who=f"{who}, in train mode too, one", more=False, remedy="Correct it")
 
 
 def fails_on_one(model: nn.Module, image: Tensor) -> bool:
@@ -70,7 +70,7 @@ def fails_on_one(model: nn.Module, image: Tensor) -> bool:
     return False
 
 
-def _output(model: nn.Module, images: Tensor, who: str, way_out: str) -> Any:
+def _output(model: nn.Module, images: Tensor, who: str, remedy: str) -> Any:
     """What the model gives for the images, which it may write into. ValueError, with the reason, where it fails."""
     try:
         return model(images.clone())
@@ -84,10 +84,10 @@ def _output(model: nn.Module, images: Tensor, who: str, way_out: str) -> Any:
                 f"{who} of the images' precision, got weights in {weights} and images in {_short(images.dtype)}. Bring both to float32: "
                 "model.float(), images.float()"
             ) from error
-        raise ValueError(f"{who} for images of {_size(images)}, got one that fails ({_reason(error)}). {way_out}") from error
+        raise ValueError(f"{who} for images of {_size(images)}, got one that fails ({_reason(error)}). {remedy}") from error
 
 
-def _check_output(output: Any, count: int, classes: int, *, who: str, more: bool, way_out: str) -> None:
+def _check_output(output: Any, count: int, classes: int, *, who: str, more: bool, remedy: str) -> None:
     wanted = f"({count}, {classes} or more)" if more else f"({count}, {classes})"
     begin = f"{who} whose output is logits {wanted} of {count} image{'s' if count > 1 else ''}, got"
     if not isinstance(output, Tensor):
@@ -96,7 +96,7 @@ def _check_output(output: Any, count: int, classes: int, *, who: str, more: bool
         raise ValueError(f"{begin} {_short(output.dtype)} {tuple(output.shape)}. Return the logits, as floats")
     fits = output.ndim == 2 and len(output) == count and (output.shape[1] >= classes if more else output.shape[1] == classes)
     if not fits:
-        raise ValueError(f"{begin} {tuple(output.shape)}. {way_out}")
+        raise ValueError(f"{begin} {tuple(output.shape)}. {remedy}")
 
 
 def _kind(output: Any) -> str:

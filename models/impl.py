@@ -47,7 +47,7 @@ def build(arch: str, image_shape: ImageShape, classes: int, *, seed: int, option
             who = f"--arch {arch}: expected an architecture"
             if not isinstance(model, nn.Module):
                 raise ValueError(f"{who} that returns an nn.Module, got {type(model).__name__}. Return the model that it builds")
-            check_logits(model, torch.zeros(2, *image_shape), classes, who=who, way_out="Correct it, or choose another --arch")
+            check_logits(model, torch.zeros(2, *image_shape), classes, who=who, remedy="Correct it, or choose another --arch")
             check_copies(model, who=who)
     model.mask_layer = entry.facts.mask_layer  # type: ignore[assignment]
     return model.eval()

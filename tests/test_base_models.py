@@ -291,7 +291,7 @@ def test_an_ideal_model_whose_header_was_edited_is_refused(base):
     """The initial model, said to be the ideal one."""
     made = base()
     edit_header(made.initial().path, made.ideal_path, trained_on="class0")
-    with pytest.raises(ValueError, match=r"_ideal_class0\.safetensors: what it says of itself is not what was saved"):
+    with pytest.raises(ValueError, match=r"_ideal_class0\.safetensors: its header is not the one that was saved"):
         base()
 
 
@@ -305,7 +305,7 @@ def test_an_ideal_model_with_the_initial_models_weights_is_refused(base):
 def test_what_a_checkpoint_from_before_the_headers_digest_says_is_believed_aloud(base):
     path = base().initial().path
     edit_header(path, path, "taken out")
-    with pytest.warns(UserWarning, match=r"1mlp_ep1\.safetensors was saved before .* covered its header: .* can't be checked"):
+    with pytest.warns(UserWarning, match=r"1mlp_ep1\.safetensors was saved before .* covered its header: .* can't be detected"):
         base()
 
 

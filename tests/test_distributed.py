@@ -118,19 +118,19 @@ def test_those_who_train_together_hear_from_the_one_that_waits_for_a_lock(tmp_pa
     said = []
 
     class Told(ProcessGroup):
-        def agreed(self, value):
+        def broadcast(self, value):
             said.append(value)
             if said == [False, False]:
                 held.close()
             return value
 
-    monkeypatch.setattr(file_lock, "TOLD", 0.1)
+    monkeypatch.setattr(file_lock, "REPORT_EVERY", 0.1)
     with ExitStack() as held:
         held.enter_context(file_lock.locked(tmp_path / "it"))
         with file_lock.locked_together(tmp_path / "it", Told(0, 2)):
             assert said == [False, False, True]
     answers = iter([False, False, True])
-    monkeypatch.setattr(ProcessGroup, "agreed", lambda self, value: next(answers))
+    monkeypatch.setattr(ProcessGroup, "broadcast", lambda self, value: next(answers))
     with file_lock.locked_together(tmp_path / "it", ProcessGroup(1, 2)):
         assert list(answers) == []
 

@@ -86,7 +86,7 @@ def test_what_is_plain_is_taken_and_said(loaded, content, said):
     found, model = loaded(content)
 
     assert states_equal(model.state_dict(), mlp().state_dict())
-    assert found.said == said
+    assert found.notes == said
     assert (found.metadata, found.normalisation) == (None, None)
 
 
@@ -94,7 +94,7 @@ def test_pruned_weights_are_multiplied_by_their_masks(loaded):
     expected = pruned()
     found, model = loaded(expected.state_dict())
 
-    assert found.said == (f"pruned weights multiplied by their masks ({', '.join(repr(n) for n in NAMES if 'weight' in n)})",)
+    assert found.notes == (f"pruned weights multiplied by their masks ({', '.join(repr(n) for n in NAMES if 'weight' in n)})",)
     assert torch.equal(model.linear1.weight, expected.linear1.weight)
     assert int((model.linear1.weight == 0).sum()) == model.linear1.weight.numel() // 2
 
@@ -103,7 +103,7 @@ def test_a_part_called_module_keeps_its_name(loaded):
     model = Around("module", mlp(seed=2))
     found, _ = loaded(under("module."), model)
 
-    assert found.said == ()
+    assert found.notes == ()
     assert states_equal(model.module.state_dict(), mlp().state_dict())
 
 
@@ -111,7 +111,7 @@ def test_a_model_inside_of_another_takes_bare_weights(loaded):
     model = Around("net", mlp(seed=2))
     found, _ = loaded(under(""), model)
 
-    assert found.said == ("names with 'net.' before them",)
+    assert found.notes == ("names with 'net.' before them",)
     assert states_equal(model.net.state_dict(), mlp().state_dict())
 
 
@@ -119,7 +119,7 @@ def test_counts_that_older_files_have_not_are_a_new_models(loaded):
     weights = build("cnn", SHAPE, 10, seed=1).state_dict()
     found, model = loaded({n: v for n, v in weights.items() if "num_batches" not in n}, build("cnn", SHAPE, 10, seed=2))
 
-    assert found.said == ()
+    assert found.notes == ()
     assert states_equal(model.state_dict(), weights)
 
 
@@ -128,8 +128,8 @@ def test_other_precisions_become_the_models(loaded, kind):
     found, model = loaded({name: value.to(kind) for name, value in under("").items()})
 
     assert torch.equal(model.linear1.weight, mlp().linear1.weight.to(kind).float())
-    assert [words for words in found.said if "rounded to float32" in words] == list(found.said)
-    assert bool(found.said) == (kind == torch.float64)
+    assert [words for words in found.notes if "rounded to float32" in words] == list(found.notes)
+    assert bool(found.notes) == (kind == torch.float64)
 
 
 def broken():
@@ -157,9 +157,9 @@ REFUSED = {
     "sparse": ({**under(""), NAMES[0]: torch.ones(8, 64).to_sparse()}, "torch.sparse_coo for 'linear1.weight', where it has float32"),
     "two that fit": (
         {"student": under(""), "teacher": under("", seed=3)},
-        r"several that fit, under 'student', 'teacher'. Save the one that is meant alone: torch.save\(torch.load\(FILE\)\['student'\]",
+        r"several that fit, under 'student', 'teacher'. Save one of them alone: torch.save\(torch.load\(FILE\)\['student'\]",
     ),
-    "two prefixes that fit": ({**under("one."), **under("two.", seed=3)}, "several that fit, under 'one.', 'two.'. Save the one"),
+    "two prefixes that fit": ({**under("one."), **under("two.", seed=3)}, "several that fit, under 'one.', 'two.'. Save one of them"),
     "no tensors": ({"epoch": 3}, "no tensors: neither a state dict nor one under 'state_dict'"),
     "half a normalisation": ({**under(""), "normalize.mean": torch.zeros(1)}, r"a layer that normalises images .* Say .*--normalize"),
     "a normalisation in 0 to 255": (
@@ -178,7 +178,7 @@ def test_what_does_not_fit_is_refused_with_the_cause(loaded, content, message):
 
 
 def test_equal_copies_are_one(loaded):
-    assert loaded({"a": under(""), "b": under("")})[0].said == ("the weights under 'a', not those under 'b'",)
+    assert loaded({"a": under(""), "b": under("")})[0].notes == ("the weights under 'a', not those under 'b'",)
 
 
 @pytest.mark.parametrize("shape", [(1,), (1, 1, 1, 1)])
@@ -213,7 +213,7 @@ def test_safetensors_under_another_name_are_known_by_what_is_in_them(tmp_path):
     save_file(under("module."), tmp_path / "weights.bin")
     model = mlp(seed=2)
 
-    assert load_weights(tmp_path / "weights.bin", model).said == ("names without 'module.'",)
+    assert load_weights(tmp_path / "weights.bin", model).notes == ("names without 'module.'",)
     assert states_equal(model.state_dict(), mlp().state_dict())
 
 
@@ -221,10 +221,10 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 DID_NOT_ARRIVE = {
     "LFS": (LFS, "got a Git LFS pointer: .* Run git lfs pull there"),
     "annex": (b"/annex/objects/SHA256E-s1--0\n", "got a git-annex pointer: .* Run git annex get there"),
-    "page": (b"\n<!DOCTYPE html><html>404</html>", "got a web page .* Bring the file again"),
-    "empty": (b"", "got an empty file. Bring the file again"),
-    "words": (b"Not Found", "got a text, 'Not Found'. Bring the file again"),
-    "JSON": (b'{"message": "Bad credentials"}', 'got a text, \'{"message": "Bad credentials"}\'. Bring the file again'),
+    "page": (b"\n<!DOCTYPE html><html>404</html>", "got a web page .* Copy or download the file again"),
+    "empty": (b"", "got an empty file. Copy or download the file again"),
+    "words": (b"Not Found", "got a text, 'Not Found'. Copy or download the file again"),
+    "JSON": (b'{"message": "Bad credentials"}', 'got a text, \'{"message": "Bad credentials"}\'. Copy or download the file again'),
     "gzip": (b"\x1f\x8b\x08\x00abc", "got a gzip archive. Unpack it"),
     "Keras": (b"\x89HDF\r\n\x1a\n\x00", "got an HDF5 file, of Keras perhaps. Name a file of PyTorch's"),
 }
@@ -241,7 +241,7 @@ def test_a_file_that_did_not_arrive_is_told_by_what_came(tmp_path, name, content
 def test_half_a_download_is_told(tmp_path):
     torch.save(under(""), tmp_path / OLDER)
     (tmp_path / OLDER).write_bytes((tmp_path / OLDER).read_bytes()[:2000])
-    with pytest.raises(ValueError, match="got the beginning of such a file: its end is missing. Bring the file again"):
+    with pytest.raises(ValueError, match="got the beginning of such a file: its end is missing. Copy or download the file again"):
         load_weights(tmp_path / OLDER, mlp())
 
 

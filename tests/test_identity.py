@@ -46,7 +46,7 @@ def test_a_slug_without_a_digest_is_the_identity(request_):
 
 def test_the_ideal_model_of_another_list_is_refused(base):
     base(ONE).ideal()
-    with pytest.raises(ValueError, match=r"got one marked 'indexes-82710d77\w{56}': two forget lists that share the name .*--save_dir"):
+    with pytest.raises(ValueError, match=r"got one marked 'indexes-82710d77\w{56}': two forget lists share the name .*--save_dir"):
         base(OTHER)
 
 
@@ -74,21 +74,21 @@ def test_the_ideal_model_of_a_list_that_is_named_by_eight_letters_is_believed_al
     path = base(ONE).ideal().path
     edit_header(path, path, "made anew", trained_on=ONE.slug)
     with pytest.warns(
-        UserWarning, match=r"names its forget list by eight letters of a digest, as Lethe did before: another may share them"
+        UserWarning, match=r"names its forget list by the first eight characters of a digest \(older Lethe\): they may collide"
     ):
         base(ONE)
 
 
 def test_an_architecture_that_is_named_by_eight_letters_is_believed_aloud(tmp_path):
     save_checkpoint(tmp_path / SAFETENSORS, mlp(), described(arch="net-82710d77"))
-    with pytest.warns(UserWarning, match="names the file of its architecture by eight letters"):
+    with pytest.warns(UserWarning, match="names the file of its architecture by the first eight characters"):
         check_checkpoint(tmp_path / SAFETENSORS, described(arch=f"net-{DIGEST}"))
 
 
 def test_an_architecture_of_another_file_is_refused_though_eight_letters_agree(tmp_path):
     other = f"net-82710d77{'1' * 56}"
     save_checkpoint(tmp_path / SAFETENSORS, mlp(), described(arch=other))
-    with pytest.raises(ValueError, match=f"expected a checkpoint with arch net-{DIGEST}, got {other}.*letter by letter"):
+    with pytest.raises(ValueError, match=f"expected a checkpoint with arch net-{DIGEST}, got {other}.*byte for byte"):
         check_checkpoint(tmp_path / SAFETENSORS, described(arch=f"net-{DIGEST}"))
 
 

@@ -169,9 +169,9 @@ def models_of(*widths):
 @pytest.mark.parametrize(
     ("models", "rows", "message"),
     [
-        ([], [], "expected as many models, sets of images and generators, at least one, got 0, 0 and 0"),
+        ([], [], "expected equal numbers of models, sets of images and generators, at least one, got 0, 0 and 0"),
         (models_of(3, 3), [[0]], "got 2, 1 and 1"),
-        (models_of(3, 3), [[0, 1], [0]], r"expected as many images for every model, got \[1, 2\]"),
+        (models_of(3, 3), [[0, 1], [0]], r"expected the same number of images for every model, got \[1, 2\]"),
         (models_of(3), [[]], "expected at least one image, got none"),
         (models_of(3, 4), [[0], [1]], "expected models of one architecture, got several"),
     ],

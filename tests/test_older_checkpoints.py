@@ -61,7 +61,7 @@ def test_an_older_checkpoint_that_was_edited_is_refused(tmp_path, part):
     content = torch.load(tmp_path / OLDER, weights_only=True)
     content[part] |= {"trained_on": "class0"} if part == "lethe" else {"1.bias": torch.zeros(8)}
     torch.save(content, tmp_path / OLDER)
-    with pytest.raises(ValueError, match=r"model\.pth\.tar: what it says of itself is not what was saved"):
+    with pytest.raises(ValueError, match=r"model\.pth\.tar: its header is not the one that was saved"):
         load_checkpoint(tmp_path / OLDER, mlp())
 
 

@@ -68,7 +68,7 @@ def test_a_flipped_bit_in_the_tensors_is_noticed(tmp_path_factory, position, bit
 def test_an_edited_header_is_noticed(tmp_path, read):
     write_tensors(tmp_path / "t.safetensors", TENSORS, {"trained_on": "train"})
     edit_header(tmp_path / "t.safetensors", tmp_path / "t.safetensors", trained_on="class0")
-    with pytest.raises(ValueError, match=r"t\.safetensors: what it says of itself is not what was saved .* Make it again"):
+    with pytest.raises(ValueError, match=r"t\.safetensors: its header is not the one that was saved .* Make it again"):
         read(tmp_path / "t.safetensors")
 
 

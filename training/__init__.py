@@ -1,4 +1,4 @@
-"""The one training loop, checkpoints, random streams, the cache."""
+"""The training loop, checkpoints, random streams and the cache."""
 
 from training.checkpoints import (
     Loaded,

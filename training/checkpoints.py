@@ -1,4 +1,4 @@
-"""Checkpoints: a model's weights, and in the header what it is and what it was trained on."""
+"""Checkpoints: a model's weights with metadata in the header."""
 
 from __future__ import annotations
 
@@ -44,10 +44,13 @@ CHECKED = ("arch", "dataset", "classes", "image_shape", "options", "training", "
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a checkpoint says of itself. `split` is the digest of the split, `trained_on` "train" or the forget request left out.
+    """The metadata of a checkpoint.
 
-    `training`: the flags of the recipe that were not the defaults; `computed`: in which precision and memory format. `normalisation`: of
-    the images, as --normalize has it; "" for that by the training images' own mean and deviation.
+    split: digest of the split
+    trained_on: "train", or the forget request that was left out
+    training: the recipe's flags that differ from the defaults
+    computed: precision and memory format
+    normalisation: of the images, as a --normalize value; "" for the training images' own mean and deviation
     """
 
     dataset: str
@@ -74,7 +77,7 @@ def library_versions() -> dict[str, str]:
 
 
 def save_checkpoint(path: Path, model: nn.Module, metadata: Metadata) -> None:
-    """Write weights and metadata, whole or not at all: safetensors, or the older format where the name ends otherwise."""
+    """Write weights and metadata atomically: safetensors, or the older format for another ending."""
     if path.suffix == ".safetensors":
         write_tensors(path, model.state_dict(), {"kind": "checkpoint", **asdict(metadata)})
         return
@@ -86,36 +89,39 @@ def save_checkpoint(path: Path, model: nn.Module, metadata: Metadata) -> None:
 
 
 def same_weights(model: nn.Module, other: nn.Module) -> bool:
-    """Whether two models have the same weights, bit for bit."""
+    """Return whether two models have the same weights, bit for bit."""
     return model_digest(model) == model_digest(other)
 
 
 def model_digest(model: nn.Module) -> str:
-    """SHA-256 of the state dict."""
+    """Return the SHA-256 of the state dict."""
     return digest_of(model.state_dict())
 
 
 def checkpoint_digest(path: Path, model: nn.Module | None = None) -> str:
-    """`model_digest` of the model in a checkpoint, from the tensors themselves. Raises as `load_checkpoint`.
+    """Compute the `model_digest` of a checkpoint from its tensors. Raises as `load_checkpoint`.
 
-    Weights of another program have one only as they are loaded into such a `model`.
+    For weights of another program give the `model` that they are loaded into.
     """
     content, header = _read(path)
     if model is not None:
         return digest_of(_fitted(path, content, header, model).weights)
     if header is None:
-        raise ValueError(f"{path}: expected a checkpoint of Lethe's, got weights of another program. Give the model that they are of")
+        raise ValueError(f"{path}: expected a checkpoint of Lethe's, got weights of another program. Give their model")
     return digest_of(content)
 
 
 def named_digest(path: Path) -> str:
-    """The weights' digest that a checkpoint names, which is checked when it is loaded; of a file that names none, `checkpoint_digest`."""
+    """Return the weights' digest in the header, which loading verifies, else `checkpoint_digest`."""
     header = _checkpoint_header(path, read_header(path)) if path.suffix == ".safetensors" and has_header(path) else {}
     return str(header["digest"]) if "digest" in header else checkpoint_digest(path)
 
 
 def checkpoint_header_digest(path: Path) -> str | None:
-    """SHA-256 of what a checkpoint says of itself, its weights' digest included; None for weights alone. Raises as `load_checkpoint`."""
+    """Return the SHA-256 of the header, the weights' digest included; None for weights without a header.
+
+    Raises as `load_checkpoint`.
+    """
     if _is_safetensors(path):
         return header_digest(path) if has_header(path) else None
     tensors, header = _read(path)
@@ -123,28 +129,28 @@ def checkpoint_header_digest(path: Path) -> str | None:
 
 
 def unsealed(path: Path) -> str:
-    """What can't be checked of a checkpoint from before the digest covered the header, as a line; empty for others."""
+    """Return a warning for a checkpoint older than the header's digest; "" for others."""
     sealed = is_sealed(path) if _is_safetensors(path) else METADATA_DIGEST in (read_pickle(path) or ())
     if sealed:
         return ""
     return (
-        f"{path} was saved before a checkpoint's digest covered its header: whether what it says of itself (dataset, split, forget set) "
-        "was edited can't be checked. A checkpoint that is made again can be"
+        f"{path} was saved before a checkpoint's digest covered its header: an edit of its metadata (dataset, split, forget set) "
+        "can't be detected. Train it again to have the digest"
     )
 
 
 def check_checkpoint(path: Path, expected: Metadata, defaults: Mapping[str, Any] | None = None, *, named: bool = False) -> None:
-    """ValueError if the checkpoint at `path` is of another architecture, dataset, split or forget set than `expected`.
+    """Raise ValueError if a checkpoint's architecture, dataset, split or forget set is not `expected`.
 
-    `defaults` are those of the architecture's options: one that the checkpoint does not name is younger than it, and had its
-    default. Reads the header only. Weights alone have none: warns of an older `.pth.tar`, and of
-    safetensors that a person has `named`; those that lie where Lethe puts its own are refused, for its own have one.
+    Reads the header only. `defaults` are the defaults of the architecture's options, for options newer than the checkpoint.
+    Without a header, warns for a `.pth.tar` and for safetensors that the user `named`; other safetensors are refused, as Lethe's own
+    have a header.
     """
     found_here = checkpoint_metadata(path)
     if found_here is None:
         if not named and path.suffix == ".safetensors":
-            read_header(path)  # Lethe's own have one: says so
-        warnings.warn(f"{path} has no metadata: that it fits this dataset, split and forget set can't be checked", stacklevel=2)
+            read_header(path)  # raises ValueError: Lethe's own checkpoints have a header
+        warnings.warn(f"{path} has no metadata: its dataset, split and forget set can't be checked", stacklevel=2)
         return
     header = _plain(asdict(found_here))
     for name in CHECKED:
@@ -153,11 +159,11 @@ def check_checkpoint(path: Path, expected: Metadata, defaults: Mapping[str, Any]
             found = _plain(dict(defaults or {})) | found
         if name in ("arch", "trained_on") and wanted != found and shortened(wanted) == found:
             what = "the file of its architecture" if name == "arch" else "its forget list"
-            warnings.warn(f"{path} names {what} by eight letters of a digest, as Lethe did before: another may share them", stacklevel=2)
+            warnings.warn(f"{path} names {what} by the first eight characters of a digest (older Lethe): they may collide", stacklevel=2)
             continue
         if wanted != found and name == "trained_on" and shortened(wanted) == shortened(str(found)):
             raise ValueError(
-                f"{path}: expected a model trained on all but {wanted}, got one marked {found!r}: two forget lists that share the name "
+                f"{path}: expected a model trained on all but {wanted}, got one marked {found!r}: two forget lists share the name "
                 f"{shortened(wanted)}. Name another file with --mask, or another folder with --save_dir"
             )
         if wanted != found and name == "trained_on":
@@ -169,12 +175,12 @@ def check_checkpoint(path: Path, expected: Metadata, defaults: Mapping[str, Any]
         if wanted != found:
             raise ValueError(
                 f"{path}: expected a checkpoint with {name} {_short(wanted, found)}, got {_short(found, wanted)}. "
-                f"{_way_out(name, wanted, found)}, or name another file with --mask"
+                f"{_remedy(name, wanted, found)}, or name another file with --mask"
             )
 
 
 def checkpoint_metadata(path: Path) -> Metadata | None:
-    """What a checkpoint says of itself; None for weights alone. Raises as `load_checkpoint`."""
+    """Read the metadata of a checkpoint; None for weights without a header. Raises as `load_checkpoint`."""
     if _is_safetensors(path):
         return _metadata(path, _checkpoint_header(path, read_header(path))) if has_header(path) else None
     header = _read(path)[1]
@@ -182,37 +188,34 @@ def checkpoint_metadata(path: Path) -> Metadata | None:
 
 
 def load_checkpoint(path: Path, model: nn.Module) -> Metadata | None:
-    """Load the weights into `model`, in place; returns the metadata (None for weights alone: an older `.pth.tar`, others' safetensors).
-
-    Raises as `load_weights`.
-    """
+    """Load weights into `model` in place; return the metadata (None: no header). Raises as `load_weights`."""
     return load_weights(path, model).metadata
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a file of weights says of itself (None: nothing), what was done to fit them to the model, and how images are normalised."""
+    """A file's metadata, notes on how its weights were fitted to the model, and its normalisation."""
 
     metadata: Metadata | None
-    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     normalisation: Stated | None = None
 
 
 def load_weights(path: Path, model: nn.Module, *, normalisation_known: bool = False) -> Loaded:
-    """Load the weights into `model`, in place. Lethe's own checkpoints have the model's names; those of other programs are fitted to it.
+    """Load weights into `model` in place, those of another program after a match of their names.
 
-    Raises FileNotFoundError, or ValueError, with the model left alone, for a truncated or tampered file, weights of another architecture
-    or other classes, ones that are not finite floats, and a pickle that holds more than tensors.
+    Raises FileNotFoundError, or ValueError for a truncated or tampered file, weights of another architecture or other classes,
+    weights that are not finite floats, and a pickle that holds more than tensors. The model is unchanged then.
     """
     content, header = _read(path)
     metadata = None if header is None else _metadata(path, header)
     found = _fitted(path, content, header, model, normalisation_known=normalisation_known)
     model.load_state_dict(found.weights)
-    return Loaded(metadata, found.said, found.normalisation)
+    return Loaded(metadata, found.notes, found.normalisation)
 
 
 def _fitted(path: Path, content: Any, header: Mapping[str, Any] | None, model: nn.Module, *, normalisation_known: bool = False) -> Fitted:
-    """The weights in a file's content under the model's names."""
+    """Rename the weights in a file's content to the model's names."""
     wanted = model.state_dict()
     try:
         if header is not None:
@@ -223,12 +226,12 @@ def _fitted(path: Path, content: Any, header: Mapping[str, Any] | None, model: n
 
 
 def save_mask(path: Path, mask: Mask, header: Mapping[str, Any]) -> None:
-    """Write a mask (1 keeps, 0 switches off) with the layer it belongs to and what made it."""
+    """Write a mask (1 keeps, 0 switches off) with its layer and a header."""
     write_tensors(path, {"mask": mask.keep.to(torch.uint8)}, {**header, "kind": "mask", "layer": mask.layer})
 
 
 def load_mask(path: Path) -> Mask:
-    """The mask in a file that `save_mask` wrote. Raises FileNotFoundError or ValueError."""
+    """Load the mask in a file that `save_mask` wrote. Raises FileNotFoundError or ValueError."""
     tensors, header = read_tensors(path)
     if header.get("kind") != "mask":
         raise ValueError(f"{path}: expected a mask, got a {header.get('kind')}. Name the mask's file")
@@ -239,21 +242,21 @@ def load_mask(path: Path) -> Mask:
 
 
 def shortened(identity: str) -> str:
-    """An identity as checkpoints from before 0.2 have it, with the first eight letters of a digest."""
+    """Shorten the digests in an identity to eight characters, as in checkpoints from before 0.2."""
     return re.sub(r"-([0-9a-f]{8})[0-9a-f]{56}(?![0-9a-f])", r"-\1", identity)
 
 
-def _way_out(name: str, wanted: Any, found: Any) -> str:
-    """What to ask for instead: flags as a person would write them."""
+def _remedy(name: str, wanted: Any, found: Any) -> str:
+    """Return the remedy for a mismatch, with flags as users write them."""
     if name in ("options", "training"):
         flags = {f"--{option} {_written(value)}" for option, value in found.items() if wanted.get(option) != value}
         return f"Ask for {' '.join(sorted(flags)) or f'fewer {name} flags'}"
     if name == "arch" and re.search(r"-[0-9a-f]{8}([0-9a-f]{56})?$", str(found)):
-        return "Give the --arch path/to/file.py:function that it was made with; the file has to be the same, letter by letter"
-    if name in ("split", "classes", "image_shape"):  # which nobody asks for: they are what the images are
+        return "Give the --arch path/to/file.py:function that it was made with; the file has to be the same, byte for byte"
+    if name in ("split", "classes", "image_shape"):  # no flag sets them: they follow from the images
         return (
             "The images differ from those it was trained on: they were changed, or are those of another folder. "
-            "Train anew in another folder with --save_dir, bring those images back"
+            "Train again in another folder with --save_dir, restore those images"
         )
     if name == "normalisation":
         return f"Ask for --normalize {found or 'data'}"
@@ -269,7 +272,7 @@ def _trained_on(found: Any) -> str:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """By its name, or by what is in it: a length, then JSON."""
+    """Return whether the name ends in .safetensors, or the file begins with a length and JSON."""
     if path.suffix == ".safetensors":
         return True
     check_there(path)
@@ -279,7 +282,7 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read(path: Path) -> tuple[Any, dict[str, Any] | None]:
-    """A file's content, tensors by name or what was pickled; and Lethe's header, None where another program wrote it."""
+    """Read a file: its tensors or pickled content, and Lethe's header (None from another program)."""
     if _is_safetensors(path):
         if not has_header(path):
             return bare_tensors(path), None
@@ -303,11 +306,11 @@ def _checkpoint_header(path: Path, header: dict[str, Any]) -> dict[str, Any]:
 
 
 def _metadata(path: Path, header: Mapping[str, Any]) -> Metadata:
-    """The metadata in a header. ValueError for a field of another type, one too many or one too few."""
+    """Parse the metadata in a header. Raises ValueError for unknown, missing and wrongly typed fields."""
     stored = {name: value for name, value in header.items() if name not in ("kind", "digest")}
     for name, value in stored.items():
         if name not in KINDS:
-            raise damaged_header(path, f"{_short(name)!r} is no field of it")
+            raise damaged_header(path, f"unknown field {_short(name)!r}")
         what, holds = KINDS[name]
         if not holds(value):
             raise damaged_header(path, f"expected {what} for {name}, got {_short(value)}")
@@ -319,12 +322,12 @@ def _metadata(path: Path, header: Mapping[str, Any]) -> Metadata:
 
 
 def _older_digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
-    """SHA-256 of metadata and tensors."""
+    """Return the SHA-256 of metadata and tensors."""
     return text_digest(json.dumps({**header, "digest": digest_of(tensors)}, sort_keys=True, default=str))
 
 
 def _as_tuples(value: Any) -> Any:
-    """Lists as the tuples that they were: JSON has none."""
+    """Convert lists back to tuples, which JSON lacks."""
     if isinstance(value, dict):
         return {name: _as_tuples(inner) for name, inner in value.items()}
     return tuple(value) if isinstance(value, (list, tuple)) else value
@@ -351,7 +354,7 @@ def _is_setting(value: Any) -> bool:
 
 
 def _are_settings(value: Any) -> bool:
-    """Texts to numbers, texts, true, false, none, or lists of them."""
+    """Return whether it is a dict from texts to numbers, texts, booleans, None, or lists of them."""
     if not isinstance(value, dict) or not all(_is_text(name) for name in value):
         return False
     singles = [part for each in value.values() for part in (each if isinstance(each, (list, tuple)) else [each])]
@@ -386,6 +389,6 @@ def _plain(value: Any) -> Any:
 
 
 def _short(value: Any, other: Any = None) -> str:
-    """A value as a message has it: of a long one the beginning, unless the other one begins alike."""
+    """Shorten a long value for a message, unless it begins as the other one."""
     text = str(value)
     return text if len(text) <= 24 or str(other)[:12] == text[:12] else text[:12] + "..."

@@ -1,4 +1,4 @@
-"""A mapping from keys to tensors, kept on disk: what is expensive is computed once."""
+"""A cache on disk for tensors that are expensive to compute."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Cache = MutableMapping[str, Tensors]
 
 
 def computed_once(cache: Cache, key: str, compute: Callable[[], Tensors]) -> tuple[Tensors, bool]:
-    """The tensors of this key, and whether they were there; else what `compute` gives, which is kept.
+    """Return the tensors of this key and whether they were cached; if not, compute and cache them.
 
-    Processes that want the same key of a `DiskCache` wait for the one that computes it; if that one dies, the next computes.
+    Processes that want the same key of a `DiskCache` wait for the one that computes it. If that process dies, the next one computes.
     """
     with cache.alone_with(key) if isinstance(cache, DiskCache) and key not in cache else contextlib.nullcontext():
         kept = cache.get(key)
@@ -33,7 +33,7 @@ def computed_once(cache: Cache, key: str, compute: Callable[[], Tensors]) -> tup
 class DiskCache(Cache):
     """`cache[key] = {name: tensor}`; one safetensors file per key under `folder`, named by the key's hash.
 
-    A key has to name everything that its value depends on. A file that is damaged counts as absent; one that can't be written is warned of.
+    A key has to name everything that its value depends on. A damaged file counts as absent. A failed write is a warning.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,7 +43,7 @@ class DiskCache(Cache):
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
 
     def alone_with(self, key: str) -> contextlib.AbstractContextManager[object]:
-        """A context in which no other process is that asked for the same key. Raises ValueError where the lock's file can't be made."""
+        """Lock a key against other processes. Raises ValueError if the lock file can't be made."""
         return locked(self._path(key))
 
     def __getitem__(self, key: str) -> Tensors:
@@ -58,8 +58,8 @@ class DiskCache(Cache):
     def __setitem__(self, key: str, value: Tensors) -> None:
         try:
             write_tensors(self._path(key), value, {"key": key})
-        except ValueError as error:  # a full disk is no reason to lose what was computed
-            warnings.warn(f"what was computed is not kept, and is computed anew next time: {error}", stacklevel=2)
+        except ValueError as error:  # the result is still of use if the disk is full
+            warnings.warn(f"a result could not be cached and will be computed again: {error}", stacklevel=2)
 
     def __delitem__(self, key: str) -> None:
         if key not in self:

@@ -1,4 +1,4 @@
-"""How long a training will take, before it begins."""
+"""Estimate the duration of a training before it begins."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import nn
 from training.recipe import Recipe
 from vision_data import ImageSet
 
-LOOKED_AT = 16  # images
-TIMES = 3
+FEW = 16  # images
+TRIALS = 3
 
 
 def estimated_seconds(model: nn.Module, images: ImageSet, recipe: Recipe, device: torch.device) -> float:
-    """The seconds that `recipe` will take on these images: those of a forward and a backward pass on a few, the fastest of three.
+    """Estimate the seconds of `recipe` on these images, from the fastest of three passes over a few.
 
-    Trains nothing, but batch norm's statistics move: give it a model of its own. The random state is left as it was.
+    Updates the batch norm statistics of `model`, but no weights. Restores the random state.
     """
-    x, y = next(iter(images.batches(LOOKED_AT, device=device)))
+    x, y = next(iter(images.batches(FEW, device=device)))
     fastest = float("inf")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         model.to(device).train()
-        for _ in range(TIMES):
+        for _ in range(TRIALS):
             started = time.perf_counter()
             F.cross_entropy(model(x), y).backward()
             if device.type == "cuda":

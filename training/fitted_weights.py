@@ -1,4 +1,4 @@
-"""Weights from a file, for a model: by its names, of its shapes, in floats, finite; or the reason why they are not."""
+"""Fit the weights in a file to a model: match names, shapes and types, and check that they are finite."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ CHOOSE_ARCH = "Choose the --arch it was made with"
 
 @dataclass(frozen=True)
 class Fitted:
-    """Weights by a model's own names, and what was done to get them, a phrase each.
+    """Weights under a model's own names.
 
-    `normalisation`: mean and standard deviation of each channel where the file has them; ITS_OWN where the model has a layer for that,
-    and takes images in [0, 1]; None where nothing is said.
+    notes: what was changed to fit them, a phrase each
+    normalisation: mean and standard deviation of each channel from the file; ITS_OWN if a layer of the model normalises images in
+        [0, 1]; None if the file has neither
     """
 
     weights: Weights
-    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     normalisation: Stated | None = None
 
 
 def fitted(content: Any, wanted: Mapping[str, Tensor], *, normalisation_known: bool = False) -> Fitted:
-    """The weights in the content of another program's file for the model whose state dict is `wanted`.
+    """Fit the weights in another program's file to the model with the state dict `wanted`.
 
-    `normalisation_known`: the file is not asked for it. Raises Unfit with the reason where no state dict of the file fits, or several do.
+    `normalisation_known`: don't look for a normalisation in the file. Raises Unfit if no state dict in the file fits, or several do.
     """
     found = dict(state_dicts(content))
     if not found:
@@ -45,12 +46,12 @@ def fitted(content: Any, wanted: Mapping[str, Tensor], *, normalisation_known: b
     one = fits[place]
     check_weights(one.weights, wanted)
     normalisation = None if normalisation_known else _normalisation(one)
-    said = [*_where(place, also), *one.said, *_left_out(one), *_rounded(one.weights, wanted)]
-    return Fitted(_complete(one.weights, wanted), tuple(said), normalisation)
+    notes = [*_where(place, also), *one.notes, *_left_out(one), *_rounded(one.weights, wanted)]
+    return Fitted(_complete(one.weights, wanted), tuple(notes), normalisation)
 
 
 def as_they_are(weights: Weights, wanted: Mapping[str, Tensor]) -> Fitted:
-    """The weights of a file that Lethe wrote: they have the model's own names. Raises Unfit as `fitted`."""
+    """Check the weights of a Lethe file, which have the model's own names. Raises Unfit as `fitted`."""
     if weights.keys() != wanted.keys():
         raise _unlike(weights, wanted)
     check_weights(weights, wanted)
@@ -58,7 +59,7 @@ def as_they_are(weights: Weights, wanted: Mapping[str, Tensor]) -> Fitted:
 
 
 def check_weights(weights: Weights, wanted: Mapping[str, Tensor]) -> None:
-    """Raises Unfit where a weight is of another shape or kind of number than the model's, or is not finite."""
+    """Raise Unfit if a weight has another shape or kind of number than the model's, or is not finite."""
     _check_shapes(weights, wanted)
     for name, value in weights.items():
         if value.layout != torch.strided or value.is_quantized or value.is_meta or _kind(value) != _kind(wanted[name]):
@@ -75,12 +76,12 @@ def check_weights(weights: Weights, wanted: Mapping[str, Tensor]) -> None:
 
 
 def _kind(value: Tensor) -> str:
-    """What kind of numbers: those of one kind become each other's precision."""
+    """Return the kind of a tensor's numbers; loading converts the precision within a kind."""
     return "complex" if value.is_complex() else "float" if value.is_floating_point() else "bool" if value.dtype == torch.bool else "integer"
 
 
 def _not_finite(value: Tensor, own: Tensor) -> Tensor:
-    """Which numbers are not finite; but for those that the untrained model has so too, as a mask of -inf before a softmax."""
+    """Return which numbers are not finite, but are in the untrained model (attention masks hold -inf)."""
     floats = value.float() if value.is_floating_point() and value.dtype.itemsize == 1 else value  # 8 bits have no isfinite
     return ~floats.isfinite() & own.detach().to(value.device).isfinite()
 
@@ -101,7 +102,7 @@ def _check_shapes(weights: Weights, wanted: Mapping[str, Tensor]) -> None:
 
 
 def _is_head(differ: list[str], weights: Weights, wanted: Mapping[str, Tensor]) -> bool:
-    """Whether what differs is the number of outputs of the last layer alone."""
+    """Return whether only the number of outputs of the last layer differs."""
     layers = {name.rpartition(".")[0] for name in differ}
     last = [name.rpartition(".")[0] for name in wanted][-1]
     outputs = all(weights[name].ndim > 0 and weights[name].shape[1:] == wanted[name].shape[1:] for name in differ)
@@ -121,14 +122,14 @@ def _unlike(weights: Weights, wanted: Mapping[str, Tensor]) -> Unfit:
 
 
 def _normalisation(one: Named) -> Stated | None:
-    """What the file says of the normalisation of images, in the model or beside it."""
+    """Return the normalisation of images that the file has, in the model or beside it."""
     if stated_normalisation(one.weights) is not None:
         return ITS_OWN
     return stated_normalisation(one.others)
 
 
 def _left_out(one: Named) -> list[str]:
-    """What of the file is not the model's. Unfit for a weight that may be part of what it computes: only what wraps a model is none."""
+    """Note the file's other tensors. Raises Unfit if they may belong to the model: it has no prefix."""
     images = normalising_names(one.others)
     others = [name for name in one.others if name not in images and not is_count(name)]
     if others and not one.prefix:
@@ -144,11 +145,11 @@ def _where(place: str, also: list[str]) -> list[str]:
 
 
 def _rounded(weights: Weights, wanted: Mapping[str, Tensor]) -> list[str]:
-    """Which weights lose digits."""
+    """Note the weights that lose precision."""
     longer = [name for name, value in weights.items() if value.is_floating_point() and value.dtype.itemsize > wanted[name].dtype.itemsize]
     return [f"{listed(longer)} rounded to {str(wanted[longer[0]].dtype).removeprefix('torch.')}"] if longer else []
 
 
 def _complete(weights: Weights, wanted: Mapping[str, Tensor]) -> Weights:
-    """With the counts that older files have not: as they are in a new model."""
+    """Add the counts that older files lack, with their values in a new model."""
     return {name: weights.get(name, value) for name, value in wanted.items()}

@@ -1,4 +1,4 @@
-"""The names that other programs give to a model's weights: prefixes, pruned layers, the wrappers of torch.compile and DataParallel."""
+"""Match other programs' names of weights: prefixes, pruning, torch.compile, DataParallel."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from torch import Tensor
 
 from training.state_dicts import Unfit, Weights, listed, same
 
-WRAPPERS = (("_orig_mod",), ("_orig_mod", "module"))  # parts of names that torch.compile and DataParallel put in, anywhere
-COUNTS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")  # kept beside weights; no output depends on them
+WRAPPERS = (("_orig_mod",), ("_orig_mod", "module"))  # parts that torch.compile and DataParallel insert into names
+COUNTS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")  # buffers that no output depends on
 ORIGINAL, KEPT = "_orig", "_mask"  # torch.nn.utils.prune: weight = weight_orig x weight_mask
 
 
 @dataclass(frozen=True)
 class Named:
-    """A state dict under a model's names: `weights` of the model, `others` that it has no place for, by the names that the file has.
+    """A state dict's weights of the model, under its names, and its others, under the file's names.
 
-    `prefix`: what the file's names of the model begin with. `said`: what was done, a phrase each.
+    prefix: of the model's weights in the file
+    notes: the changes of names and values, a phrase each
     """
 
     weights: Weights
     others: Weights
     prefix: str = ""
-    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def named(weights: Weights, wanted: Mapping[str, Tensor]) -> Named | None:
-    """A file's weights by the names of the model whose state dict is `wanted`; None where they can't be.
+    """Rename a file's weights for the model with the state dict `wanted`; None if they don't match.
 
-    Tried in turn: the names as they are or under a prefix; pruned layers multiplied out; without _orig_mod and module, anywhere.
-    Raises Unfit where two prefixes would do.
+    Tries in turn: the names as they are or with a prefix; pruned layers multiplied out; names without _orig_mod and module.
+    Raises Unfit if several prefixes match.
     """
     for variant, done in _variants(weights):
         found = _under_a_prefix(variant, wanted)
         if found is not None:
-            return Named(found.weights, found.others, found.prefix, (*done, *found.said))
+            return Named(found.weights, found.others, found.prefix, (*done, *found.notes))
     return None
 
 
@@ -45,7 +46,7 @@ def is_count(name: str) -> bool:
 
 
 def _variants(weights: Weights) -> Iterator[tuple[Weights, tuple[str, ...]]]:
-    """The weights as they are, then what is left of them once pruning, then wrappers, are taken away; and what was done."""
+    """Yield the weights as they are, then without pruning, then without wrappers, each with its notes."""
     yield weights, ()
     plain: Weights = weights
     done: tuple[str, ...] = ()
@@ -55,12 +56,12 @@ def _variants(weights: Weights) -> Iterator[tuple[Weights, tuple[str, ...]]]:
         yield plain, done
     for parts in WRAPPERS:
         shorter = {_without(name, parts): value for name, value in plain.items()}
-        if len(shorter) == len(plain):  # else two names become one
+        if len(shorter) == len(plain):  # else two names are the same now
             yield shorter, (*done, f"names without {' and '.join(repr(part) for part in parts)}")
 
 
 def _pruned(weights: Weights) -> list[str]:
-    """The names of weights that are kept as an original and a mask."""
+    """Return the names of pruned weights, stored as an original and a mask."""
     stems = [name.removesuffix(ORIGINAL) for name in weights if name.endswith(ORIGINAL)]
     return [stem for stem in stems if stem + KEPT in weights and weights[stem + KEPT].shape == weights[stem + ORIGINAL].shape]
 
@@ -76,7 +77,7 @@ def _without(name: str, parts: tuple[str, ...]) -> str:
 
 
 def _under_a_prefix(weights: Weights, wanted: Mapping[str, Tensor]) -> Named | None:
-    """The weights of the model by its names: after a prefix that these have not, or without one that all of them have."""
+    """Match names after adding a prefix to the model's names, or removing one that they all have."""
     needed = [name for name in wanted if not is_count(name)]
     for added in _common_prefixes(needed):
         bare = {name: name.removeprefix(added) for name in needed}
@@ -90,7 +91,7 @@ def _under_a_prefix(weights: Weights, wanted: Mapping[str, Tensor]) -> Named | N
 
 
 def _common_prefixes(names: list[str]) -> Iterator[str]:
-    """ "", and what all names begin with, a part at a time: "", "model.", "model.net."."""
+    """Yield the common prefixes of the names, shortest first: "", "model.", "model.net."."""
     yield ""
     parts = names[0].split(".")[:-1] if names else []
     for count in range(1, len(parts) + 1):
@@ -101,7 +102,7 @@ def _common_prefixes(names: list[str]) -> Iterator[str]:
 
 
 def _prefixes(weights: Weights, names: list[str]) -> list[str]:
-    """What has to stand before each of the names for all of them to be in the file; "" alone where nothing has to."""
+    """Return the prefixes under which the file has all names; [""] if it has them without a prefix."""
     first = names[0] if names else ""
     ends = [name for name in weights if name == first or name.endswith(f".{first}")]
     prefixes = sorted((name.removesuffix(first) for name in ends), key=len)
@@ -110,16 +111,16 @@ def _prefixes(weights: Weights, names: list[str]) -> list[str]:
 
 
 def _mostly_alike(weights: Weights, wanted: Mapping[str, Tensor], bare: Mapping[str, str], prefix: str) -> bool:
-    """Whether more than half of the shapes agree: else a short name, as 1.weight, is found in any model."""
+    """Return whether more than half of the shapes agree; short names such as 1.weight match in any model."""
     alike = sum(weights[prefix + own].shape == wanted[name].shape for name, own in bare.items())
     return 2 * alike > len(bare)
 
 
 def _the_one(prefixes: list[str], weights: Weights, bare: Mapping[str, str]) -> str:
-    """The prefix that is meant. Unfit where weights under several fit, and differ."""
+    """Return the first prefix. Raises Unfit if the weights under the others differ."""
     models = [{own: weights[prefix + own] for own in bare.values()} for prefix in prefixes]
     if any(not same(models[0], model) for model in models[1:]):
-        raise Unfit(f"several that fit, under {listed(prefixes)}. Save the one that is meant alone, under the model's own names")
+        raise Unfit(f"several that fit, under {listed(prefixes)}. Save one of them alone, under the model's own names")
     return prefixes[0]
 
 
@@ -127,10 +128,10 @@ def _taken(weights: Weights, wanted: Mapping[str, Tensor], prefix: str, added: s
     sources = {name: prefix + name.removeprefix(added) for name in wanted}
     there = {name: source for name, source in sources.items() if source in weights}
     used = set(there.values())
-    said = [f"names without {prefix!r}"] * bool(prefix) + [f"names with {added!r} before them"] * bool(added)
+    notes = [f"names without {prefix!r}"] * bool(prefix) + [f"names with {added!r} before them"] * bool(added)
     return Named(
         weights={name: weights[source] for name, source in there.items()},
         others={name: value for name, value in weights.items() if name not in used},
         prefix=prefix,
-        said=tuple(said),
+        notes=tuple(notes),
     )

@@ -1,4 +1,4 @@
-"""What another program, or Lethe under an older name, pickled with torch.save: tensors in mappings, read without running anything."""
+"""Read files of torch.save without running code: tensors, numbers, texts and mappings of them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from training.what_arrived import AGAIN, not_weights
 
 ALONE = "expected a pickle of tensors alone, and it is damaged or holds more, which loading would run as code"
 SMALL = 2**20  # bytes
-FOREIGN_CLASS = re.compile(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)")  # how torch names what it refuses to load
+FOREIGN_CLASS = re.compile(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)")  # torch's message on a class it refuses to load
 
 
 def read_pickle(path: Path) -> Any:
-    """The content of a pickle: tensors, numbers, texts and mappings of them. ValueError for any other file, and for a pickle of more."""
+    """Read a pickle of tensors, numbers, texts and mappings of them. Raises ValueError for any other file."""
     _check_zip(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of a pickle protocol before it refuses what is in it
+            warnings.simplefilter("ignore")  # torch warns of a pickle protocol before it refuses the content
             return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
@@ -49,14 +49,14 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _check_zip(path: Path) -> None:
-    """ValueError for a zip that unpacks to more than twice its size: torch compresses no tensors, and few bytes may fill the memory."""
+    """Raise ValueError for a zip that unpacks to over twice its size: torch compresses no tensors."""
     if not zipfile.is_zipfile(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # torch says what is wrong with it
+        return  # torch.load reports it
     if unpacked > 2 * path.stat().st_size + SMALL:
         raise ValueError(
             f"{path}: expected weights that torch.save wrote, got a compressed zip archive of {unpacked:,} bytes. Unpack it, and name the "

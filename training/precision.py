@@ -1,4 +1,4 @@
-"""How a step is computed: in which precision and memory format, compiled or not; and which of them is the fastest here."""
+"""The precision and memory format of a training step, compiled or not, and the choice of the fastest."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from torch.nn import functional as F
 from training.recipe import Recipe, optimizer_of
 
 WARM_UP, TIMED = 2, 5  # steps of a measurement
-ROUNDS, SECONDS = 30, 2.0  # measurements of each precision, unless they take longer
-CLEARLY = 0.95  # of the seconds of another precision: models that are compared are not to differ by the noise of a clock
-NOT_DETERMINISTIC = " does not have a deterministic implementation"  # how torch says it
+ROUNDS, SECONDS = 30, 2.0  # measurements of each precision, within these seconds
+CLEARLY = 0.95  # x the other's seconds: the choice must not depend on noise, or models that are compared would differ
+NOT_DETERMINISTIC = " does not have a deterministic implementation"  # torch's message
 
 
 @dataclass(frozen=True)
 class Precision:
-    """How a step is computed."""
+    """The precision and memory format of a step, and whether the model is compiled."""
 
     bf16: bool = False
     channels_last: bool = False
@@ -40,11 +40,11 @@ class Precision:
 
     @staticmethod
     def named(words: str) -> Precision:
-        """The precision of which these are the words: Precision.named(str(precision)) == precision."""
+        """Parse a name: Precision.named(str(precision)) == precision."""
         return Precision(*(word in words.split() for word in ("bf16", "channels_last", "compiled")))
 
     def settled(self, recipe: Recipe) -> Recipe:
-        """The recipe, in this precision: what it left to be measured is said, as far as any machine, or this one, can compute so."""
+        """Replace the recipe's `auto` settings by this precision, as far as this machine supports it."""
         settings: dict[str, Any] = {
             "precision": "auto" if self.bf16 and not _has_bf16() else "bf16" if self.bf16 else "float32",
             "memory_format": "channels_last" if self.channels_last else "contiguous",
@@ -53,15 +53,15 @@ class Precision:
         return replace(recipe, **{name: value for name, value in settings.items() if getattr(recipe, name) == "auto"})
 
     def placed(self, model: nn.Module) -> nn.Module:
-        """The model with its weights in this memory format, in place."""
+        """Convert the model's weights to this memory format, in place."""
         return model.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)  # type: ignore[call-overload]
 
     def runner(self, model: nn.Module) -> nn.Module:
-        """What to call: the model, or its compiled form."""
+        """Return the model, or its compiled form."""
         return torch.compile(model) if self.compiled else model  # type: ignore[return-value]
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
-        """Logits (N, classes) and the mean cross-entropy, both float32."""
+        """Return logits (N, classes) and the mean cross-entropy, both float32."""
         if self.channels_last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16) if self.bf16 else nullcontext():
@@ -85,16 +85,18 @@ class Precision:
 
 
 def _has_bf16() -> bool:
-    """Whether what is trained on here computes in bf16: every processor does, and most GPUs."""
+    """Return whether the GPU supports bf16; all CPUs do."""
     return not torch.cuda.is_available() or torch.cuda.is_bf16_supported()
 
 
 def precision_of(recipe: Recipe, model: nn.Module, batch: Callable[[], tuple[Tensor, Tensor]], steps: int) -> Precision:
-    """The recipe's precision; where it leaves a choice, the fastest for this model and a batch, measured on a copy of the model.
+    """Return the recipe's precision; for `auto` the fastest, measured on a batch and a copy of the model.
 
-    float32 before bf16 and contiguous before channels_last, unless the later one is faster by a twentieth. Compiling is chosen where
-    compile seconds + steps x its seconds a step < .95 x steps x the seconds of the other. Raises ValueError for bf16 on a GPU without it;
-    warns where `auto` finds that nothing can be compiled.
+    bf16 and channels_last have to be faster than float32 and contiguous by 5 %. Compiling is chosen if
+
+        compile seconds + steps x seconds per compiled step < .95 x steps x seconds per step
+
+    Raises ValueError for bf16 on a GPU without it; warns if `auto` can't compile the model.
     """
     formats = {"float32": (False,), "bf16": (True,), "auto": (False, True)}[recipe.precision]
     layouts = {"contiguous": (False,), "channels_last": (True,), "auto": (False, True)}[recipe.memory_format]
@@ -107,7 +109,8 @@ def precision_of(recipe: Recipe, model: nn.Module, batch: Callable[[], tuple[Ten
     seconds = _least_seconds(precisions, lambda precision: seconds_of(precision, model, x, y, recipe)[1])
     best = precisions[0]
     for precision in precisions[1:]:
-        best = precision if seconds[precision] < CLEARLY * seconds[best] else best
+        if seconds[precision] < CLEARLY * seconds[best]:
+            best = precision
     if recipe.compile == "auto":
         compiled = Precision(best.bf16, best.channels_last, compiled=True)
         try:
@@ -120,7 +123,7 @@ def precision_of(recipe: Recipe, model: nn.Module, batch: Callable[[], tuple[Ten
 
 
 def _least_seconds(precisions: Sequence[Precision], measured: Callable[[Precision], float]) -> dict[Precision, float]:
-    """Of several measurements of each precision, taken in turns, the least: what else the machine does only adds to them."""
+    """Return the least of several measurements of each precision, in turns: other load only adds to them."""
     began, least = time.perf_counter(), dict.fromkeys(precisions, math.inf)
     for _ in range(ROUNDS):
         least = {precision: min(least[precision], measured(precision)) for precision in precisions}
@@ -130,7 +133,7 @@ def _least_seconds(precisions: Sequence[Precision], measured: Callable[[Precisio
 
 
 def seconds_of(precision: Precision, model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe) -> tuple[float, float]:
-    """Seconds before the first step is done and of a step then (median), on a copy of the model; the random state is left as it was."""
+    """Measure the seconds of the warm-up and of a step (median), on a copy; keep the random state."""
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
         trial = precision.placed(copy.deepcopy(model))
         runner, optimizer = precision.runner(trial), optimizer_of(list(trial.parameters()), recipe)
@@ -149,7 +152,7 @@ def seconds_of(precision: Precision, model: nn.Module, x: Tensor, y: Tensor, rec
 
 
 def leaves_unused(precision: Precision, model: nn.Module, x: Tensor, y: Tensor) -> bool:
-    """Whether the loss of a batch depends not on all of a model's parameters; tried on a copy, the random state is left as it was."""
+    """Return whether some parameters get no gradient, tried on a copy; keep the random state."""
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
         trial = precision.placed(copy.deepcopy(model))
         trial.zero_grad()
@@ -159,7 +162,7 @@ def leaves_unused(precision: Precision, model: nn.Module, x: Tensor, y: Tensor) 
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Operations that give the same bits each time; ValueError for one that torch has no such form of."""
+    """Use deterministic operations. Raises ValueError for an operation without a deterministic form."""
     if not wanted:
         yield
         return

@@ -1,4 +1,4 @@
-"""The processes that train a model together, as torchrun starts them: gradients are averaged by DistributedDataParallel."""
+"""The processes that torchrun starts to train a model together, with DistributedDataParallel."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ WAIT = datetime.timedelta(minutes=10)  # for a process that is slower: rank 0 sa
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """`size` processes, of which this is number `rank`."""
+    """A group of `size` processes; this one is number `rank`."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether it is the one that prints and saves."""
+        """Whether this process prints and saves."""
         return self.rank == 0
 
-    def agreed(self, value: Any) -> Any:
-        """What the first process says, for all of them."""
+    def broadcast(self, value: Any) -> Any:
+        """Return the first process's value in all processes."""
         if self.size == 1:
             return value
-        said = [value]
-        distributed.broadcast_object_list(said, src=0)
-        return said[0]
+        values = [value]
+        distributed.broadcast_object_list(values, src=0)
+        return values[0]
 
-    def summed(self, values: Tensor) -> Tensor:
-        """The sum over the processes."""
+    def all_reduce(self, values: Tensor) -> Tensor:
+        """Sum over the processes, in place."""
         if self.size > 1:
             distributed.all_reduce(values)
         return values
@@ -45,8 +45,8 @@ class ProcessGroup:
         if self.size > 1:
             distributed.barrier()
 
-    def together(self, model: nn.Module, device: torch.device, *, unused: bool = False) -> nn.Module:
-        """The model, whose gradients are averaged over the processes in each backward pass; `unused`: some of its parameters have none."""
+    def parallel(self, model: nn.Module, device: torch.device, *, unused: bool = False) -> nn.Module:
+        """Wrap a model to average gradients over the processes; `unused`: some parameters have no gradient."""
         if self.size == 1:
             return model
         own = [device] if device.type == "cuda" else None
@@ -57,7 +57,7 @@ ALONE = ProcessGroup()
 
 
 def processes_started() -> int:
-    """How many processes torchrun has started; 1 without it. ValueError where its variables make no sense."""
+    """Return the number of processes that torchrun started, or 1. Raises ValueError for a bad WORLD_SIZE."""
     size = os.environ.get("WORLD_SIZE", "1")
     if not size.isdecimal() or int(size) < 1:
         raise ValueError(f"WORLD_SIZE: expected an integer >= 1, as torchrun sets it, got {size!r}. Start by torchrun, or unset it")
@@ -65,7 +65,7 @@ def processes_started() -> int:
 
 
 def current() -> ProcessGroup:
-    """The processes that have joined."""
+    """Return the process group that this process has joined."""
     if distributed.is_available() and distributed.is_initialized():
         return ProcessGroup(distributed.get_rank(), distributed.get_world_size())
     return ALONE
@@ -73,7 +73,7 @@ def current() -> ProcessGroup:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[ProcessGroup]:
-    """Join the other processes that torchrun has started, over nccl for a GPU and gloo otherwise; alone or joined already, do nothing."""
+    """Join the processes that torchrun has started, if not done yet: with nccl on a GPU, else gloo."""
     if processes_started() == 1 or current().size > 1:
         yield current()
         return
@@ -87,7 +87,7 @@ def joined(device: torch.device) -> Iterator[ProcessGroup]:
 
 
 def own_device(name: str) -> str:
-    """The device of this process: its own GPU where --device is auto or cuda. ValueError for one GPU named for several processes."""
+    """Return this process's device: its own GPU for auto and cuda. Raises ValueError for a shared GPU."""
     if processes_started() == 1 or name not in ("auto", "cuda"):
         if processes_started() > 1 and name.startswith("cuda:"):
             raise ValueError(

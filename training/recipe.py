@@ -1,4 +1,4 @@
-"""How a model is trained: the settings, and the optimiser and the schedule that they mean."""
+"""The settings of a training, and its optimiser and schedule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vision_data.augmentation import Augmentation, augmentations, augmentations_
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["one_cycle", "cosine"]
-Precision = Literal["float32", "bf16", "auto"]
+Dtype = Literal["float32", "bf16", "auto"]
 MemoryFormat = Literal["contiguous", "channels_last", "auto"]
 Compile = Literal["no", "yes", "auto"]
 PREFIX = "train_"
@@ -27,7 +27,7 @@ LabelSmoothing = Annotated[float, Range(0, 1, "[)"), Search("linear", 0, 0.3)]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained: SGD (with Nesterov momentum .9) or AdamW under a schedule; see `changed` for the settings."""
+    """The settings of a training: SGD (Nesterov momentum .9) or AdamW with a schedule; see `changed`."""
 
     epochs: int
     optimizer: Optimizer = "sgd"
@@ -37,7 +37,7 @@ class Recipe:
     augment: Augmentation = False
     schedule: Schedule = "one_cycle"
     label_smoothing: float = 0.0
-    precision: Precision = "float32"
+    precision: Dtype = "float32"
     memory_format: MemoryFormat = "contiguous"
     compile: Compile = "no"
     deterministic: bool = False
@@ -54,7 +54,7 @@ class Recipe:
             raise ValueError(f"--{PREFIX}augment: {error}") from error
 
     def batch_size_for(self, images: int, processes: int = 1) -> int:
-        """The batch size, or a little more where a process would get a single image of the last batch: batch norm can't train on one."""
+        """Return a batch size that leaves each process two images of the last batch: batch norm needs them."""
         fewest = 2 * processes
         size = self.batch_size if processes == 1 else max(self.batch_size, fewest)
         while images >= fewest and 0 < images % size < fewest:
@@ -63,7 +63,7 @@ class Recipe:
 
     @property
     def plain(self) -> bool:
-        """Whether a step is nothing but float32 forward, backward and step of the mean cross-entropy: what many models at once do."""
+        """Whether a step is plain: float32 and cross-entropy, the only one that stacked models can take."""
         default = Recipe(self.epochs)
         names = ("label_smoothing", "precision", "memory_format", "compile", "deterministic")
         return all(getattr(self, name) == getattr(default, name) for name in names)
@@ -79,24 +79,24 @@ def changed(
     train_augment: tuple[Literal["crop", "flip", "cutout", "none"], ...] | None = None,
     train_schedule: Schedule = "one_cycle",
     train_label_smoothing: LabelSmoothing = 0.0,
-    train_precision: Precision = "float32",
+    train_precision: Dtype = "float32",
     train_memory_format: MemoryFormat = "contiguous",
     train_compile: Compile = "no",
     train_deterministic: bool = False,
 ) -> Recipe:
-    """The recipe with these settings; None leaves what the architecture or the dataset has.
+    """Replace settings of a recipe; None keeps the architecture's or the dataset's default.
 
     Flags:
         train_optimizer: SGD with Nesterov momentum 0.9, or AdamW
         train_lr: highest learning rate of the schedule
         train_batch_size: images of a step, of all processes together
-        train_augment: what each training image goes through; none for nothing
+        train_augment: augmentations of each training image, or none
         train_schedule: one_cycle rises for a quarter of the steps and falls, cosine falls from the first step on
         train_label_smoothing: share of the target spread over all classes
-        train_precision: of forward and backward passes; auto takes what is clearly faster before the first step, or the initial model's
+        train_precision: of forward and backward passes; auto measures which is clearly faster, or takes the initial model's
         train_memory_format: of images and weights; auto as above
         train_compile: torch.compile; auto where it saves more seconds than it takes
-        train_deterministic: operations that give the same bits on a GPU each time, or an error where there is none
+        train_deterministic: operations that give the same bits on a GPU each time; an error for one without such a form
 
     Raises ValueError for a value that makes no sense.
     """
@@ -114,7 +114,7 @@ FLAGS: Entry[None] = Entry("recipe", changed, (), None)
 
 
 def differences(recipe: Recipe, default: Recipe) -> dict[str, Any]:
-    """The settings, by the names of their flags, in which a recipe differs from another, but for the epochs."""
+    """Return the settings, by flag, in which a recipe differs from another; the epochs aside."""
 
     def value(of: Recipe, name: str) -> Any:
         return (augmentations(of.augment) or ("none",)) if name == "augment" else getattr(of, name)
@@ -124,14 +124,14 @@ def differences(recipe: Recipe, default: Recipe) -> dict[str, Any]:
 
 
 def optimizer_of(parameters: list[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser over these parameters."""
+    """Return the recipe's optimiser of these parameters."""
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.SGD(parameters, lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay, fused=True)
 
 
 def schedule_of(optimizer: torch.optim.Optimizer, recipe: Recipe, images: int, processes: int = 1) -> torch.optim.lr_scheduler.LRScheduler:
-    """The learning rate over the steps that the recipe takes on so many images: one cycle, or half a cosine from `lr` to 0."""
+    """Return the schedule over the recipe's steps: one cycle, or half a cosine from `lr` to 0."""
     steps = math.ceil(images / recipe.batch_size_for(images, processes)) * recipe.epochs
     if recipe.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)

@@ -8,6 +8,6 @@ import torch
 
 
 def generator_for(seed: int, *purpose: str | int) -> torch.Generator:
-    """A CPU generator whose stream depends on the seed and the purpose alone: equal arguments, equal numbers."""
+    """Return a CPU generator whose stream depends on the seed and the purpose alone."""
     digest = hashlib.sha256(repr((seed, purpose)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

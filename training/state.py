@@ -1,4 +1,4 @@
-"""A training that is interrupted goes on where it was: everything that its next step depends on, in a file, written whole or not at all."""
+"""The state of an unfinished training in a file; an interrupted training resumes from it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ from training.precision import Precision
 from training.storage import read_tensors, write_tensors
 
 KIND = "training state"
-SECONDS = 5.0  # between two writes, at least
-SHARE = 50  # and this many times what a write takes, so that writing costs at most 2 %
+SECONDS = 5.0  # at least, between two writes
+SHARE = 50  # times the duration of a write, at least, between two: writing costs at most 2 %
 
 Tensors = dict[str, Tensor]
 
 
 @dataclass
 class Position:
-    """Where a training is: `step` steps of epoch number `epoch` are done; sums over that epoch; what the epochs before it came to."""
+    """The position of a training.
+
+    epoch, step: finished epochs, and finished steps of the current one
+    total, correct: sums of losses and of correct predictions over the current epoch
+    history: loss and score of each finished epoch
+    """
 
     epoch: int = 0
     step: int = 0
@@ -37,8 +42,8 @@ class Position:
 
 
 @dataclass
-class Kept:
-    """A state that was read: the position, the precision, the tensors, and the optimiser's own settings."""
+class State:
+    """A training state from a file; `groups` are the optimiser's parameter groups."""
 
     position: Position
     precision: Precision
@@ -47,9 +52,12 @@ class Kept:
 
 
 class StateFile:
-    """The state of one training. `about` says which: a file of another one is not taken for it.
+    """The state file of one training.
 
-    every: seconds between two writes, at least. `fit` notes the precision in which it computes here, and the seconds of earlier processes.
+    about: identifies the training; a file with another one is ignored
+    every: seconds between two writes, at least
+
+    `fit` sets `precision`, and `before`, the seconds of earlier processes.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any], *, every: float | None = None) -> None:
@@ -71,7 +79,7 @@ class StateFile:
         precision: Precision,
         device: torch.device,
     ) -> None:
-        """`generator_state`: as it was when the epoch began. The steps done are not read but drawn again."""
+        """Write the state, with `generator_state` at the epoch's beginning: resuming starts there."""
         started = time.perf_counter()
         tensors: Tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         inner = optimizer.state_dict()
@@ -83,67 +91,67 @@ class StateFile:
         header = {"kind": KIND, "about": self.about, "position": asdict(position), "way": asdict(precision), "groups": groups}
         try:
             write_tensors(self.path, tensors, header)
-        except ValueError as error:  # a full disk is no reason to lose what was trained
-            warnings.warn(f"the training goes on, and begins anew if it is interrupted: {error}", stacklevel=2)
+        except ValueError as error:  # a full disk doesn't stop the training
+            warnings.warn(f"the training goes on, but starts over if it is interrupted: {error}", stacklevel=2)
             self._next = math.inf
             return
         self._next = time.perf_counter() + max(self.every, SHARE * (time.perf_counter() - started) if self.every else 0)
 
-    def read(self, model: nn.Module) -> Kept | None:
-        """The state, None where there is none; a warning and None for one that is damaged, or of another training or model."""
+    def read(self, model: nn.Module) -> State | None:
+        """Read the state; None if there is none, with a warning if it is damaged or of another training."""
         if not self.path.exists():
             return None
         try:
             tensors, header = read_tensors(self.path)
         except ValueError as error:
-            warnings.warn(f"the training begins anew: {error}", stacklevel=2)
+            warnings.warn(f"the training starts over: {error}", stacklevel=2)
             return None
         if header.get("kind") != KIND or header.get("about") != self.about:
-            warnings.warn(f"the training begins anew: {self.path} is the state of another one, of other settings or versions", stacklevel=2)
+            warnings.warn(f"the training starts over: {self.path} is the state of one with other settings or versions", stacklevel=2)
             return None
-        kept = _kept(header, tensors)
-        if kept is None or not _fits(kept, model):
-            warnings.warn(f"the training begins anew: {self.path} is damaged, or the state of another model", stacklevel=2)
+        state = _state(header, tensors)
+        if state is None or not _fits(state, model):
+            warnings.warn(f"the training starts over: {self.path} is damaged, or the state of another model", stacklevel=2)
             return None
-        return kept
+        return state
 
     def remove(self) -> None:
-        """The file, and what a process that was killed while it wrote has left of one."""
+        """Delete the file, and parts that killed processes have left."""
         for path in (self.path, *self.path.parent.glob(f"{glob.escape(self.path.name)}.*.partial")):
             path.unlink(missing_ok=True)
 
 
-def _kept(header: Mapping[str, Any], tensors: Tensors) -> Kept | None:
-    """What a state says, None where it is not what `StateFile.write` leaves."""
+def _state(header: Mapping[str, Any], tensors: Tensors) -> State | None:
+    """Parse a state; None if `StateFile.write` did not write it."""
     position, precision, groups = (header.get(name) for name in ("position", "way", "groups"))
     try:
-        kept = Kept(Position(**position), Precision(**precision), tensors, groups)  # type: ignore[arg-type]
+        state = State(Position(**position), Precision(**precision), tensors, groups)  # type: ignore[arg-type]
     except TypeError:  # no mappings, or of other names
         return None
-    at = kept.position
+    at = state.position
     counts = all(type(value) is int and value >= 0 for value in (at.epoch, at.step))
     sums = all(type(value) is float and math.isfinite(value) for value in (at.total, at.correct, at.seconds))
     epochs = isinstance(at.history, list) and len(at.history) == at.epoch and all(isinstance(values, dict) for values in at.history)
-    precisions = all(isinstance(value, bool) for value in asdict(kept.precision).values())
+    precisions = all(isinstance(value, bool) for value in asdict(state.precision).values())
     one_group = isinstance(groups, list) and len(groups) == 1 and isinstance(groups[0], dict)
-    return kept if counts and sums and epochs and precisions and one_group else None
+    return state if counts and sums and epochs and precisions and one_group else None
 
 
-def _fits(kept: Kept, model: nn.Module) -> bool:
-    """Whether a state has the weights of such a model, moments of its parameters, and the random states."""
+def _fits(state: State, model: nn.Module) -> bool:
+    """Return whether a state has the model's weights, moments of its parameters, and the random states."""
     parameters = list(model.parameters())
-    weights = {name.removeprefix("model."): value.shape for name, value in kept.tensors.items() if name.startswith("model.")}
+    weights = {name.removeprefix("model."): value.shape for name, value in state.tensors.items() if name.startswith("model.")}
     if weights != {name: value.shape for name, value in model.state_dict().items()}:
         return False
-    moments = [name.split(".") for name in kept.tensors if name.startswith("optimizer.")]
+    moments = [name.split(".") for name in state.tensors if name.startswith("optimizer.")]
     numbered = all(len(parts) == 3 and parts[1].isdecimal() and int(parts[1]) < len(parameters) for parts in moments)
     random = torch.get_rng_state()
-    states = [kept.tensors.get(name) for name in ("generator", "random")]
-    return numbered and all(state is not None and state.dtype == random.dtype and state.shape == random.shape for state in states)
+    streams = [state.tensors.get(name) for name in ("generator", "random")]
+    return numbered and all(each is not None and each.dtype == random.dtype and each.shape == random.shape for each in streams)
 
 
 def restore(
-    kept: Kept,
+    state: State,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
@@ -151,23 +159,23 @@ def restore(
     device: torch.device,
     steps: int,
 ) -> None:
-    """Put a state, in which `steps` steps are done, into a model, its optimiser, schedule and generator, and the global random state."""
-    model.load_state_dict({name.removeprefix("model."): value for name, value in kept.tensors.items() if name.startswith("model.")})
+    """Restore model, optimiser, schedule, generator and the global random state after `steps` steps."""
+    model.load_state_dict({name.removeprefix("model."): value for name, value in state.tensors.items() if name.startswith("model.")})
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in kept.tensors.items():
+    for name, value in state.tensors.items():
         if name.startswith("optimizer."):
             _, number, own = name.split(".")
             moments.setdefault(int(number), {})[own] = value
     inner = optimizer.state_dict()
-    groups = [group | {"params": here["params"]} for group, here in zip(kept.groups, inner["param_groups"], strict=True)]
+    groups = [group | {"params": here["params"]} for group, here in zip(state.groups, inner["param_groups"], strict=True)]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:  # fused optimisers need its strides, which a file has not
+            if isinstance(value, Tensor) and value.shape == parameter.shape:  # fused optimisers need the parameter's strides
                 values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     rates = [group["lr"] for group in optimizer.param_groups]
     schedule.load_state_dict({"last_epoch": steps, "_step_count": steps + 1, "_last_lr": rates})
-    generator.set_state(kept.tensors["generator"])
-    torch.set_rng_state(kept.tensors["random"])
-    if device.type == "cuda" and "random_cuda" in kept.tensors:
-        torch.cuda.set_rng_state(kept.tensors["random_cuda"], device)
+    generator.set_state(state.tensors["generator"])
+    torch.set_rng_state(state.tensors["random"])
+    if device.type == "cuda" and "random_cuda" in state.tensors:
+        torch.cuda.set_rng_state(state.tensors["random_cuda"], device)

@@ -1,4 +1,4 @@
-"""Which of the state dicts that a file holds is a model's: found wherever they lie, chosen where it is plain which is meant."""
+"""Find the state dicts in a file's content, and choose the model's."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 
 Weights = dict[str, Tensor]
 
-USUAL = ("", "state_dict")  # where most programs keep the weights, beside copies of them: an average, those of the start
-DEEPEST = 4  # mappings inside of mappings
+USUAL = ("", "state_dict")  # the usual places of the weights; others are copies, such as an average or the initial weights
+DEEPEST = 4  # nested mappings
 SHOWN = 3  # names in one line
 
 
 class Unfit(ValueError):
-    """Why weights don't fit a model, as the end of a sentence "expected the weights of this architecture, got"."""
+    """Weights that don't fit a model. The message follows "expected the weights of ..., got"."""
 
 
 def state_dicts(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Weights]]:
-    """Every mapping of names to tensors in a file's content, by where it lies: "" for the content itself, "ema.model" for a nested one."""
+    """Yield (place, state dict) of each in a file's content: "" for the content itself, or "ema.model"."""
     if not isinstance(content, Mapping) or depth > DEEPEST:
         return
     own = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
@@ -31,27 +31,27 @@ def state_dicts(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple
 
 
 def chosen(places: Mapping[str, Weights]) -> tuple[str, list[str]]:
-    """Where the weights that are meant lie, and where others are that would fit too.
+    """Choose a place; return it and the other places.
 
-    Raises Unfit where several would do, differ, and none lies where programs keep the weights.
+    Raises Unfit if several state dicts differ and none lies in a usual place.
     """
     usual = [place for place in USUAL if place in places]
     first, *others = [*usual, *(place for place in places if place not in usual)]
     if not usual and any(not same(places[first], places[other]) for other in others):
         raise Unfit(
-            f"several that fit, under {listed(places)}. Save the one that is meant alone: "
+            f"several that fit, under {listed(places)}. Save one of them alone: "
             f"torch.save(torch.load(FILE)[{first.partition('.')[0]!r}], NEW_FILE)"
         )
     return first, others
 
 
 def same(one: Weights, other: Weights) -> bool:
-    """Whether the names and the values are equal."""
+    """Return whether names and values are equal."""
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first names in quotes, and how many more there are."""
+    """List the first names in quotes, and the number of further ones."""
     every = list(names)
     more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
     return ", ".join(repr(name) for name in every[:SHOWN]) + more

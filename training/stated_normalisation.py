@@ -1,4 +1,4 @@
-"""How a model's images are to be normalised, where its weights say it: published code often keeps that in a layer, as normalize.mean."""
+"""Find the normalisation of images in a model's weights, often a layer such as normalize.mean."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Stated = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def normalising_names(weights: Mapping[str, Tensor]) -> list[str]:
-    """The names of what may be a mean or a deviation of pixels, a number a channel."""
+    """Return the names of tensors that may be the mean or standard deviation of each channel."""
     return [name for name, value in weights.items() if value.numel() <= MOST_CHANNELS and _is(name, f"({MEAN}|{DEVIATION})")]
 
 
 def stated_normalisation(weights: Mapping[str, Tensor]) -> Stated | None:
-    """Mean and standard deviation of each channel that are among these weights, in units of pixels in [0, 1]; None where there are none.
+    """Return each channel's mean and standard deviation in these weights (pixels in [0, 1]), or None.
 
-    Raises Unfit where one of the two is missing, there are several, or they are no mean and deviation of such pixels.
+    Raises Unfit if one of the two is missing, if there are several, and for values that pixels in [0, 1] can't have.
     """
     names = normalising_names(weights)
     if not names:

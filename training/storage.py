@@ -1,4 +1,4 @@
-"""safetensors files: tensors, a JSON header, a digest of the contents; written whole or not at all."""
+"""safetensors files with a JSON header and digests, written atomically."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from training.what_arrived import AGAIN, not_weights
 
 HEADER, HEADER_DIGEST = "lethe", "lethe_sha256"
 LONGEST = 255  # bytes of a name in most file systems
-LONGEST_NAME = 220  # the same without what a file's name gets more: .safetensors, .state, and .PID.partial while it is written
-WAY_OUT = "Free the place, or choose another with --save_dir"
+LONGEST_NAME = 220  # the same without endings: .safetensors, .state, and .PID.partial while it is written
+REMEDY = "Make that path writable, or choose another with --save_dir"
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
+    """Return the SHA-256 of names, types, shapes and bytes, in the order of the names."""
     content = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -35,7 +35,7 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def shortened(name: str, longest: int) -> str:
-    """A name as it is, or where it has more bytes than `longest`, its beginning and a digest of it."""
+    """Return a name of at most `longest` bytes: a longer one is cut and gets a digest."""
     whole = name.encode(errors="surrogateescape")
     if len(whole) <= longest:
         return name
@@ -43,11 +43,8 @@ def shortened(name: str, longest: int) -> str:
     return f"{whole[: longest - len(digest) - 1].decode(errors='ignore')}_{digest}"
 
 
-def write_bytes(path: Path, content: bytes, way_out: str = WAY_OUT) -> None:
-    """Write a file under a temporary name beside it, then rename: readers see the old file or the new one, never a part.
-
-    Raises ValueError where the folder can't be written.
-    """
+def write_bytes(path: Path, content: bytes, remedy: str = REMEDY) -> None:
+    """Write a file atomically, by renaming a temporary one. Raises ValueError if it can't be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_left_over(path.parent)
@@ -56,26 +53,25 @@ def write_bytes(path: Path, content: bytes, way_out: str = WAY_OUT) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise ValueError(f"{path} can't be written ({error.strerror}). {way_out}") from error
+        raise ValueError(f"{path} can't be written ({error.strerror}). {remedy}") from error
 
 
-def check_writable(folder: Path, way_out: str = WAY_OUT) -> None:
-    """ValueError if files can't be made in `folder`, or the folder itself in what there is of its parents.
+def check_writable(folder: Path, remedy: str = REMEDY) -> None:
+    """Raise ValueError if files can't be made in `folder`, or in its nearest existing parent.
 
-    Leaves nothing behind, neither its own nor what killed processes were writing there.
-
-    Makes no folder: one that another process finds, and that is gone again before it writes there, would be its error.
+    Removes its own probe and the temporary files of killed processes. Makes no folder: another process could start to use it just
+    before it is removed.
     """
     long = next((part for part in folder.parts if len(os.fsencode(part)) > LONGEST), None)
     if long is not None:
-        raise ValueError(f"{folder} can't be made: {long[:40]}... has more than {LONGEST} bytes, more than a file system holds. {way_out}")
+        raise ValueError(f"{folder} can't be made: {long[:40]}... has more than {LONGEST} bytes, more than a file system holds. {remedy}")
     there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     probe = temporary_name(there / ".writable")
     try:
         with probe.open("wb") as file:
             os.fsync(file.fileno())
     except OSError as error:
-        raise ValueError(f"{folder} can't be written ({error.strerror}). {way_out}") from error
+        raise ValueError(f"{folder} can't be written ({error.strerror}). {remedy}") from error
     finally:
         with contextlib.suppress(OSError):
             probe.unlink()
@@ -83,28 +79,28 @@ def check_writable(folder: Path, way_out: str = WAY_OUT) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Save tensors with a JSON header that also holds their digest, and beside the header its own: the digest of all that is said."""
+    """Save tensors with a JSON header that holds their digest, and with a digest of that header."""
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps({**header, "digest": digest_of(contiguous)}, sort_keys=True)
     write_bytes(path, save(contiguous, {HEADER: text, HEADER_DIGEST: text_digest(text)}))
 
 
 def text_digest(text: str) -> str:
-    """SHA-256 of a text."""
+    """Return the SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The JSON header.
+    """Read the JSON header.
 
-    FileNotFoundError if there is no file, ValueError if it isn't one that Lethe wrote, is truncated, or has a header that was edited.
+    Raises FileNotFoundError without a file, ValueError for a file that Lethe did not write, a truncated file and an edited header.
     """
     notes = _notes(path)
     if HEADER not in notes:
         raise ValueError(f"{path}: expected a safetensors file written by Lethe (it has no Lethe header). Delete it and make it again")
     try:
         header = json.loads(notes[HEADER])
-    except (ValueError, RecursionError) as error:  # no JSON, an integer of thousands of digits, lists in lists without end
+    except (ValueError, RecursionError) as error:  # no JSON, an integer of thousands of digits, deeply nested lists
         raise damaged_header(path, f"it is no JSON that can be read, {type(error).__name__}") from error
     if not isinstance(header, dict):
         raise damaged_header(path, f"expected an object, got {type(header).__name__}")
@@ -114,32 +110,32 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def header_digest(path: Path) -> str:
-    """SHA-256 of the header, in which the tensors' digest is: of everything that a file holds. Raises as `has_header`."""
+    """Return the SHA-256 of the header, which covers the tensors by their digest. Raises as `has_header`."""
     return text_digest(_notes(path).get(HEADER, ""))
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether a file says what its header's digest is. Files from before 0.2 don't: their headers can be edited unseen."""
+    """Return whether a file has a digest of its header; files from before 0.2 have none."""
     return HEADER_DIGEST in _notes(path)
 
 
 def edited(path: Path) -> ValueError:
-    """For a file whose header is not the one that was saved."""
-    return ValueError(f"{path}: what it says of itself is not what was saved (its header's digest differs). Make it again")
+    """Return the error for an edited header."""
+    return ValueError(f"{path}: its header is not the one that was saved (its digest differs). Make it again")
 
 
 def damaged_header(path: Path, reason: str) -> ValueError:
-    """What to raise where a header is not as Lethe writes it."""
+    """Return the error for a header that Lethe did not write so."""
     return ValueError(f"{path}: its header is damaged, or of another version of Lethe ({reason}). Delete it and make it again")
 
 
 def has_header(path: Path) -> bool:
-    """Whether a safetensors file says that Lethe wrote it. FileNotFoundError if there is none, ValueError for a damaged one."""
+    """Return whether a safetensors file has Lethe's header. Raises ValueError for a damaged file."""
     return HEADER in _notes(path)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header. Raises as `read_header`, and ValueError if the tensors are not the ones that were saved."""
+    """Read tensors and header. Raises as `read_header`, and ValueError if the tensors were changed."""
     header = read_header(path)
     tensors = bare_tensors(path)
     if digest_of(tensors) != header.get("digest"):
@@ -148,13 +144,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def bare_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of any safetensors file, whoever wrote it."""
+    """Read the tensors of any safetensors file."""
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
 
 
 def _notes(path: Path) -> dict[str, str]:
-    """What a safetensors file says of itself."""
+    """Read the metadata of a safetensors file."""
     check_there(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -167,7 +163,7 @@ def _notes(path: Path) -> dict[str, str]:
 
 
 def check_there(path: Path) -> None:
-    """FileNotFoundError where there is no file, ValueError for a folder and for what is no regular file."""
+    """Raise FileNotFoundError for a missing file, ValueError for a folder, a device and a pipe."""
     if path.is_dir():
         raise ValueError(f"expected a file, got the folder {path}. Name the file in it")
     if path.exists() and not path.is_file():

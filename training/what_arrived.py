@@ -1,15 +1,15 @@
-"""What a file is that was to hold weights and does not: said by its first bytes, so that a message can name the real cause."""
+"""Recognise by its first bytes what a file without weights is, for the error message."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 PEEK = 512  # bytes
-AGAIN = "Bring the file again; one that Lethe made can be deleted, and is made again"
+AGAIN = "Copy or download the file again; delete one that Lethe made, and it is made again"
 UNPACK = "Unpack it, and name the file of weights in it"
 SAVE = "Save the model's state_dict with torch.save"
 
-# What a file begins with, what it is then, and what to do.
+# (first bytes, kind of file, remedy)
 BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer: the repository was cloned without its large files", "Run git lfs pull there"),
     (b"/annex/objects/", "a git-annex pointer: the repository was cloned without its large files", "Run git annex get there"),
@@ -27,15 +27,15 @@ BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
 
 
 def not_weights(path: Path) -> str | None:
-    """What the file is instead and what to do about it, as the end of a sentence "expected ..., got"; None where it may hold weights."""
+    """Return the kind of file and the remedy, to end "expected ..., got"; None if it may hold weights."""
     with path.open("rb") as file:
         start = file.read(PEEK)
     if not start:
         return f"an empty file. {AGAIN}"
     bare = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    for beginning, what, way_out in BEGINNINGS:
+    for beginning, what, remedy in BEGINNINGS:
         if bare.startswith(beginning):
-            return f"{what}. {way_out}"
+            return f"{what}. {remedy}"
     if _is_text(start):
         words = " ".join(start.decode("ascii").split())
         return f"a text, {words[:40]!r}{'...' if len(words) > 40 else ''}. {AGAIN}"
@@ -43,5 +43,5 @@ def not_weights(path: Path) -> str | None:
 
 
 def _is_text(start: bytes) -> bool:
-    """A safetensors file begins with a length, which holds zero bytes; a pickle with a byte that no text has, but for the oldest kind."""
+    """Return whether all bytes are text: a safetensors length has zero bytes, a pickle a control byte."""
     return all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start)

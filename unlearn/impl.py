@@ -235,7 +235,7 @@ def check_model(model: nn.Module, data: ForgetData, *, copied: bool = True) -> N
         place = elsewhere.pop()
         raise ValueError(f"expected a model on the data's device {data.device}, got one on {place}. Give the data device={str(place)!r}")
     images = data.forget.normalisation(data.forget.images[:2].to(data.device))
-    check_logits(model, images, data.classes, who=who, more=True, way_out="Give a model of these images and classes")
+    check_logits(model, images, data.classes, who=who, more=True, remedy="Give a model of these images and classes")
     if copied:
         check_copies(model, who=who)
 

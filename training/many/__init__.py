@@ -1,4 +1,4 @@
-"""Many models of one architecture at once: each as `training.fit` would train it alone, for a part of the cost."""
+"""Train many models of one architecture at once, as `training.fit` does, at a fraction of the cost."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from vision_data import ImageSet
 
 __all__ = ["LinearStack", "ModuleStack", "fit_many", "models_at_once"]
 
-CPU_STACK = 8  # perceptrons in one thread: more fall out of the processor's cache (benchmarks/many_models.py)
-GPU_MODELS = 8  # a guess: nothing was measured on a GPU yet, and the activations of as many have to fit
+CPU_STACK = 8  # perceptrons in one thread: more don't fit into the processor's cache (benchmarks/many_models.py)
+GPU_MODELS = 8  # not measured on a GPU yet; the activations of all have to fit
 
 
 def fit_many(
@@ -38,19 +38,19 @@ def fit_many(
     progress: Progress = silent,
     label: str = "train",
 ) -> list[History]:
-    """Train K models in place; model k on the images at positions rows[k]. Returns the history of each, as `fit` does.
+    """Train K models in place, model k on the images at positions rows[k]; return each one's history.
 
         fit_many(models, images, rows, ...)[k] == fit(models[k], images.subset(rows[k]), recipe, generator=generators[k], ...)
 
-    up to float noise: batch order and augmentation of model k come from generators[k] alone, in the order in which `fit` draws
-    them, and every model has its own running statistics. Dropout comes from the global random state, and differs.
+    up to float noise and dropout, which uses the global random state. Batch order and augmentation of model k come from
+    generators[k] alone. Every model has its own running statistics. The models end in eval mode.
 
-    On a CPU every thread of torch's trains a part of them, by itself: perceptrons as `LinearStack`s, others one after another. On
-    a GPU all of them take each step at once, unless the recipe asks for more than plain steps (label smoothing, bf16, ...). The images,
-    which they share, are held once, as floats unless they are augmented. The models end in eval mode.
+    On a CPU each of torch's threads trains a part of the models: perceptrons as `LinearStack`s, others one after another. On a GPU
+    all models take each step at once, unless the recipe needs other than plain steps (label smoothing, bf16, ...). The images are in
+    memory once, as floats unless they are augmented.
 
-    Raises ValueError where numbers do not fit, where a model has no images, another number of them than the first or another
-    architecture, and FloatingPointError as soon as the loss of an epoch is not finite.
+    Raises ValueError if the numbers of models, rows and generators differ, if a model has no images, another number of images than
+    the first or another architecture; FloatingPointError if the loss of an epoch is not finite.
     """
     _check(models, rows, generators)
     place = torch.device(device)
@@ -66,7 +66,7 @@ def fit_many(
             return [fit(model, kept, plain, generator=generator, device=place, progress=ticking, own_random_state=False)]
 
         steps = recipe.epochs * math.ceil(len(rows[0]) / recipe.batch_size_for(len(rows[0])))
-        with deterministic(recipe.deterministic):  # for the whole process: no thread may end it for the others
+        with deterministic(recipe.deterministic):  # a setting of the process, so not set by each thread
             return side_by_side(alone, _parts(whole, 1), steps, progress, label)
 
     shared = SharedImages(images, place, augment=recipe.augment)
@@ -84,7 +84,7 @@ def fit_many(
 
 
 def _settled(recipe: Recipe, model: nn.Module, images: ImageSet, rows: Tensor, device: torch.device) -> Recipe:
-    """The recipe without a choice, measured once before any thread is busy: what is `auto` is the same for all models."""
+    """Replace the recipe's `auto` settings, measured once for all models before the threads start."""
     if "auto" not in (recipe.precision, recipe.memory_format, recipe.compile):
         return recipe
     size = recipe.batch_size_for(len(rows))
@@ -98,14 +98,14 @@ def _settled(recipe: Recipe, model: nn.Module, images: ImageSet, rows: Tensor, d
 
 
 def models_at_once(model: nn.Module, device: torch.device | str) -> int:
-    """How many models like this one keep the device busy. More of them take as much longer, and a kill loses more of them."""
+    """Return how many models keep the device busy: more are no faster, and more are lost on a kill."""
     if torch.device(device).type != "cpu":
         return GPU_MODELS
     return torch.get_num_threads() * (CPU_STACK if LinearStack.takes(model) else 1)
 
 
 def _parts(whole: slice, most: int) -> list[slice]:
-    """Parts of at most so many, as many to each thread as can be, all about as large."""
+    """Divide into equal parts of at most `most` models, with a part for each thread if possible."""
     count = max(-(-whole.stop // most), min(torch.get_num_threads(), whole.stop))
     ends = [whole.stop * number // count for number in range(count + 1)]
     return [slice(start, end) for start, end in pairwise(ends)]
@@ -114,12 +114,12 @@ def _parts(whole: slice, most: int) -> list[slice]:
 def _check(models: Sequence[nn.Module], rows: Sequence[Tensor], generators: Sequence[torch.Generator]) -> None:
     if not models or not len(models) == len(rows) == len(generators):
         raise ValueError(
-            f"training: expected as many models, sets of images and generators, at least one, got {len(models)}, {len(rows)} and "
+            f"training: expected equal numbers of models, sets of images and generators, at least one, got {len(models)}, {len(rows)} and "
             f"{len(generators)}. Give one of each for every model"
         )
     counts = {len(chosen) for chosen in rows}
     if len(counts) > 1:
-        raise ValueError(f"training: expected as many images for every model, got {sorted(counts)}. Train those of one number at once")
+        raise ValueError(f"training: expected the same number of images for every model, got {sorted(counts)}. Train them separately")
     if counts == {0}:
         raise ValueError("training: expected at least one image, got none. Ask for a smaller forget set")
     if len({str(model) for model in models}) > 1 or len({_shapes(model) for model in models}) > 1:

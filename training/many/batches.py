@@ -1,4 +1,4 @@
-"""The batches of many models: each model's own order and augmentation, the images gathered from one tensor."""
+"""Batches for many models: each has its own order and augmentation, and all share the images."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from vision_data.chosen_images import Images
 
 
 class SharedImages:
-    """Images on a device, from which many models take their batches: normalised once, unless each batch is to be augmented first."""
+    """Images on a device that many models share, normalised in advance unless they are augmented."""
 
     def __init__(self, images: ImageSet, device: torch.device, *, augment: Augmentation) -> None:
         here = images.to(device)
         self.kinds, self.device = augmentations(augment), device
-        self.as_they_are = bool(self.kinds) or here.streamed
+        self.is_raw = bool(self.kinds) or here.streamed
         self.normalisation, self.labels = images.normalisation, here.labels
-        self.images: Images = here.images if self.as_they_are else self.normalisation(here.images[:])
+        self.images: Images = here.images if self.is_raw else self.normalisation(here.images[:])
 
     def epoch(self, rows: Sequence[Tensor], generators: Sequence[torch.Generator], size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (K, size, C, H, W) and labels (K, size) of K models, those at rows[k] in a new order of generators[k]'s.
+        """Yield images (K, size, C, H, W) and labels (K, size): those at rows[k], shuffled by generators[k].
 
         The last batch may be smaller.
         """
@@ -35,6 +35,6 @@ class SharedImages:
             if self.kinds:
                 moves = [Moves.drawn(chosen.shape[1], x.shape[2], generator, self.kinds) for generator in generators]
                 x = Moves.joined(moves)(x, self.normalisation)
-            elif self.as_they_are:
+            elif self.is_raw:
                 x = self.normalisation(x)
             yield x.unflatten(0, chosen.shape), self.labels.index_select(0, place).view(chosen.shape)

@@ -1,4 +1,4 @@
-"""A stack of perceptrons: forward and backward as products of stacked matrices, nothing recorded and nothing dispatched per model."""
+"""A stack of perceptrons: forward and backward passes as batched matrix products, without autograd."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 class LinearStack:
-    """K models that are flatten -> linear -> relu -> ... -> linear without biases; each weight is one tensor (K, outputs, inputs).
+    """K models flatten -> linear -> relu -> ... -> linear without biases; weights (K, outputs, inputs).
 
     With h_0 the images (K, N, inputs), h_l = max(h_(l-1) W_l', 0) and logits z = W_L h_(L-1)' (K, classes, N), the gradient of each
     model's mean cross-entropy is
 
         dz = (softmax(z) - onehot(y)) / N    dW_L = dz h_(L-1)    dh_(L-1) = dz' W_L    dW_l = (dh_l 1[h_l > 0])' h_(l-1)    ...
 
-    The logits have the classes before the images: a softmax along the last, short dimension costs as much as a layer on a CPU.
+    The logits have the classes before the images: on a CPU, a softmax along a short last dimension costs as much as a layer.
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
@@ -28,7 +28,7 @@ class LinearStack:
 
     @staticmethod
     def takes(model: nn.Module) -> bool:
-        """Whether a model is such a perceptron, to the letter: no subclass, no hook, no frozen weight."""
+        """Return whether a model is exactly such a perceptron: no subclass, no hook, no frozen weight."""
         if type(model) is not nn.Sequential or any(part._forward_hooks or part._forward_pre_hooks for part in model.modules()):
             return False
         kinds = [type(part) for part in model]
@@ -55,7 +55,7 @@ class LinearStack:
         return losses, right
 
     def _backward(self, gradient: Tensor, inputs: list[Tensor]) -> None:
-        """From d loss / d logits (K, N, classes) and what each layer was given, the gradients of the weights."""
+        """Compute the weights' gradients from d loss / d logits (K, N, classes) and the layers' inputs."""
         for layer in reversed(range(len(self.parameters))):
             torch.bmm(gradient.mT, inputs[layer], out=self.parameters[layer].grad)
             if layer:

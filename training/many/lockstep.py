@@ -1,4 +1,4 @@
-"""The training loop of many models: as `training.loop.fit`, every step for all of them."""
+"""The training loop of many models that take each step together, as `training.loop.fit` for one."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ History = list[dict[str, float]]
 
 
 class Stack(Protocol):
-    """K models in train mode as one: their parameters stacked, (K, ...) each."""
+    """K models in train mode with stacked parameters, (K, ...) each."""
 
     parameters: list[Tensor]
 
     def gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the gradients of each model's mean cross-entropy into the parameters' `grad`; images (K, N, ...), labels (K, N).
+        """Set `grad` to each model's gradient of its mean cross-entropy; images (K, N, ...), labels (K, N).
 
-        Returns the mean losses (K,) and the numbers of right predictions (K,).
+        Return the mean losses (K,) and the numbers of correct predictions (K,).
         """
 
     def write_back(self) -> None:
-        """Put the stacked values into the models that they came from."""
+        """Copy the stacked values back into the models."""
 
 
 def lockstep(
@@ -41,9 +41,9 @@ def lockstep(
     progress: Progress,
     label: str,
 ) -> list[History]:
-    """Train the models of a stack, model k on the images at rows[k] (as many for each) in generators[k]'s order; the history of each.
+    """Train a stack's models, model k on the images at rows[k] in generators[k]'s order.
 
-    Raises FloatingPointError as soon as the loss of an epoch is not finite, or where a weight is not in the end.
+    All models have the same number of images. Raises FloatingPointError if a loss of an epoch or a final weight is not finite.
     """
     count = len(rows[0])
     optimizer = optimizer_of(stack.parameters, recipe)

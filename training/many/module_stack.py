@@ -1,4 +1,4 @@
-"""A stack of any modules of one architecture, by vmap: every operation is done for all models at once."""
+"""A stack of modules of any one architecture: vmap applies each operation to all models at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class ModuleStack:
-    """K modules; parameters and buffers (running statistics) are stacked, (K, ...) each, and gradients come from autograd."""
+    """K modules with stacked parameters and buffers, (K, ...) each; gradients come from autograd."""
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         self.models = models

@@ -1,4 +1,4 @@
-"""Work for several models side by side: one thread each, in which torch uses no others."""
+"""Work on several models in parallel: a thread for each, in which torch uses one thread."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Result = TypeVar("Result")
 
 
 class Stopped(Exception):
-    """Another part has failed, or the user has had enough."""
+    """Another part failed, or the user interrupted."""
 
 
 def side_by_side(
     work: Callable[[slice, Progress], list[Result]], parts: Sequence[slice], steps: int, progress: Progress, label: str
 ) -> list[Result]:
-    """The results of `work(part, ticking)` of all parts, in their order, as many at a time as torch has threads.
+    """Return the results of `work(part, ticking)` for all parts, in order, on as many threads as torch.
 
-    Each part's `ticking` has to be asked for its `steps` steps, of which `progress` shows those of all parts. Where one part raises, the
-    others end at their next step, and its error is raised. Two threads that do not wait for each other within an operation are
-    faster than operations cut in two, the more so where other processes are at work.
+    Each part iterates over `ticking(...)` of its `steps` steps; `progress` shows the steps of all parts. If a part raises, the others
+    stop at their next step, and its error is raised. Independent threads are faster than operations divided among threads, all the
+    more on a busy machine.
     """
     threads, stopped, ticks = torch.get_num_threads(), Event(), SimpleQueue[bool]()
 
