@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import datamodels, many_models, mimu_images, mimu_quality
+from benchmarks import datamodels, many_models, mimu_images, mimu_quality, warm_run
 from benchmarks.cells import Cells
 
 
@@ -137,6 +137,23 @@ def test_images_have_a_line_for_each_model_and_kappa(quick, tmp_path, capsys):
     assert [row["model"] for row in rows] == ["initial", "ideal", *mimu_images.METHODS]
     assert rows[1]["avg_gap_without_mia"] == 0
     assert "\nideal" in capsys.readouterr().out
+
+
+def test_a_warm_run_has_a_line_and_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert warm_run.main(["--repeats", "1", "--json", "seconds.json"]) == 0
+    assert capsys.readouterr().out.startswith("SSD on digits, --report full, medians of 1: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["seconds.json"]
+    assert {len(values) for values in json.loads((tmp_path / "seconds.json").read_text())["seconds"].values()} == {1}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"), [(["--repeats", "0"], "an integer >= 1, got 0"), (["--unlearn", "nope"], "unknown method 'nope'")]
+)
+def test_a_warm_run_that_fails_is_one_line(flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert warm_run.main(flags) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
