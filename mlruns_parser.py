@@ -177,7 +177,7 @@ def leave_out_system_metrics(spool: Spool) -> None:
 def write_summary(spool: Spool, output: Path, write: Write, options: argparse.Namespace) -> str:
     """The summary's three files, and what was written. Raises ValueError where there is nothing to summarise."""
     from reporter.seeds_summary import heading_of, tasks_of
-    from reporter.seeds_tables import latex_of, markdown_of, shown_metrics, summary_columns, summary_rows, table_of
+    from reporter.seeds_tables import latex_of, markdown_of, shown_metrics, summary_of, table_of
     from reporter.text_table import text_table
     from training.storage import write_bytes
 
@@ -186,11 +186,13 @@ def write_summary(spool: Spool, output: Path, write: Write, options: argparse.Na
         raise ValueError(f"--summary: expected runs of mlflow_forget.py, got none among {len(spool)} runs. {where_runs_are(options)}")
     tasks = tasks_of(runs)
     markdown, latex = beside(output)
-    write(output, summary_columns(tasks)[0], summary_rows(tasks))
+    summary = summary_of(tasks)
+    write(output, dict.fromkeys(summary, "text"), summary.values.tolist())
     write_bytes(markdown, markdown_of(tasks).encode())
     write_bytes(latex, latex_of(tasks).encode())
     for task in tasks:
-        print(f"\n{heading_of(task, tasks)}\n{text_table(*table_of(task))}")
+        table = table_of(task)
+        print(f"\n{heading_of(task, tasks)}\n{text_table(list(table), table.values.tolist())}")
     print()
     left_out = len(spool) - len(runs)
     return f"{counted(len(runs), 'run')} -> {output.name}, {markdown.name}, {latex.name}{others(left_out)}"

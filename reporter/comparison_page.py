@@ -23,8 +23,8 @@ from reporter.comparison import (
 from reporter.comparison_pictures import MOST_LINES, forget_retain_picture, kappa_picture, rank_picture, time_picture
 from reporter.figure_files import svg_of
 from reporter.palette import css_variables
-from reporter.seeds_summary import Ranked, Task, heading_of
-from reporter.seeds_tables import LEGEND, table_of
+from reporter.seeds_summary import Task, heading_of
+from reporter.seeds_tables import LEGEND, marked, table_of
 from reporter.seeds_text import spread
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -103,7 +103,7 @@ def comparison_page(tasks: Sequence[Task], drawn: Mapping[int, Sequence[Drawn]],
                 {"title": one.title, "note": one.note, "svg": Markup(svg_of(one.figure, f"t{place}-{one.name}", alt_of(one, task)))}
                 for one in drawn[place]
             ],
-            "header": table_of(task)[0],
+            "header": list(table_of(task)),
             "rows": rows_of(task),
         }
         for place, task in enumerate(tasks)
@@ -127,9 +127,5 @@ def notes_of(task: Task) -> list[str]:
 
 
 def rows_of(task: Task) -> list[dict[str, object]]:
-    _, rows = table_of(task)
-    return [{"mark": ranked.mark, "cells": marked(ranked, row)} for ranked, row in zip(task.ranking, rows, strict=True)]
-
-
-def marked(ranked: Ranked, row: Sequence[str]) -> list[str]:
-    return [row[0], row[1] + (DAGGER if ranked.mark == "within" else ""), *row[2:]]
+    rows = marked(task, table_of(task), "{}", "{}" + DAGGER).values.tolist()
+    return [{"mark": ranked.mark, "cells": cells} for ranked, cells in zip(task.ranking, rows, strict=True)]

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from evaluation import METRICS
 from evaluation.over_seeds import OverSeeds
-from reporter.latex_table import PACKAGES
-from reporter.latex_table import latex_table as latex_table_of
+from reporter.latex_table import PACKAGES, latex_table
 from reporter.markdown import prose
 from reporter.markdown import table as markdown_table
 from reporter.method_names import latex_name, latex_text
 from reporter.seeds_summary import COLUMNS, RANKED_BY, Ranked, Task, heading_of, labels_of, seed_order
 from reporter.seeds_text import interval, spread
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SECONDS = "unlearn_seconds"
 ARROWS = {"higher": "↑", "lower": "↓", "": ""}  # everything else: as near as can be to some value
 TURNED = {"↑": "↓", "↓": "↑"}
 PARTS = ("mean", "sd", "low", "high", "n")
-OF_ITSELF = ("rank", "mark", "n", "seeds", "missing_seeds", "not_finished", "repeated_seeds", "seeds_with_a_warning")
 LEGEND = (
     "mean ± standard deviation over the seeds (n); avg_gap with the 95 % t-interval of its mean, by which the lines are ranked. "
     "Bold: the smallest. †: a mean inside the best's interval. (n=2): the other seeds have no value, as "
@@ -45,58 +46,66 @@ def header_of(name: str) -> str:
     return f"{name} {TURNED.get(arrow, '') if name == 'UA' else arrow}".strip()
 
 
-def summary_columns(tasks: Sequence[Task]) -> tuple[dict[str, str], list[str], list[str]]:
-    """The CSV's columns with their kinds, the names of the tasks' settings, and those of the metrics."""
+def summary_of(tasks: Sequence[Task]) -> pd.DataFrame:
+    """A line for each group: its task, itself, and for every metric mean, sd, ends of the 95 % t-interval and number of seeds."""
+    import pandas as pd
+
     settings = sorted({name for task in tasks for name, _ in task.settings})
     found = {name for task in tasks for ranked in task.ranking for run in ranked.group.runs for name in run.metrics}
-    metrics = [*(name for name in (*COLUMNS, RANKED_BY) if name in found), *sorted(found - {*COLUMNS, RANKED_BY})]
-    of_metrics = {f"{name}_{part}": "integer" if part == "n" else "number" for name in metrics for part in PARTS}
-    first = {"experiment": "text", **{f"task_{name}": "text" for name in settings}, "method": "text", "settings": "text"}
-    itself = {name: "integer" if name in ("rank", "n") else "text" for name in OF_ITSELF}
-    return first | itself | of_metrics, settings, metrics
+    first = [name for name in (*COLUMNS, RANKED_BY) if name in found]
+    metrics = [*first, *sorted(found.difference(first))]
+    lines = [summary_line(task, ranked, settings, metrics) for task in tasks for ranked in task.ranking]
+    return pd.DataFrame(lines, dtype=object)
 
 
-def summary_rows(tasks: Sequence[Task]) -> list[list[Any]]:
-    """A line for each group: its task, itself, and for every metric mean, sd, ends of the 95 % t-interval and number of seeds."""
-    _, settings, metrics = summary_columns(tasks)
-    rows = []
-    for task in tasks:
-        of_task = dict(task.settings)
-        for ranked in task.ranking:
-            group = ranked.group
-            own = " ".join(f"{name}={value}" for name, value in group.own)
-            lists = [sorted_text(group.done), *map(", ".join, (group.missing(task.seeds), group.not_done, group.repeated, group.warned))]
-            first = [task.experiment, *(of_task.get(name) for name in settings), group.method, own]
-            numbers = [cell for name in metrics for cell in numbers_of(group.over(name))]
-            rows.append([*first, ranked.rank, ranked.mark, len(group.done), *lists, *numbers])
-    return rows
+def summary_line(task: Task, ranked: Ranked, settings: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
+    group, of_task = ranked.group, dict(task.settings)
+    line: dict[str, Any] = {
+        "experiment": task.experiment,
+        **{f"task_{name}": of_task.get(name) for name in settings},
+        "method": group.method,
+        "settings": " ".join(f"{name}={value}" for name, value in group.own),
+        "rank": ranked.rank,
+        "mark": ranked.mark,
+        "n": len(group.done),
+        "seeds": ", ".join(sorted(group.done, key=seed_order)),
+        "missing_seeds": ", ".join(group.missing(task.seeds)),
+        "not_finished": ", ".join(group.not_done),
+        "repeated_seeds": ", ".join(group.repeated),
+        "seeds_with_a_warning": ", ".join(group.warned),
+    }
+    for name in metrics:
+        numbers = numbers_of(group.over(name))
+        line |= {f"{name}_{part}": value for part, value in zip(PARTS, numbers, strict=True)}
+    return line
 
 
 def numbers_of(over: OverSeeds | None) -> tuple[float | int | None, ...]:
     if over is None:
         return None, None, None, None, 0
-    low, high = over.interval or (None, None)
-    return over.mean, over.sd, low, high, over.n
+    return over.mean, over.sd, *(over.interval or (None, None)), over.n
 
 
-def sorted_text(seeds: Iterable[str]) -> str:
-    return ", ".join(sorted(seeds, key=seed_order))
-
-
-def table_of(task: Task) -> tuple[list[str], list[list[str]]]:
+def table_of(task: Task) -> pd.DataFrame:
     """A paper's table as plain cells: rank, method, settings, the four scores, avg_gap and its interval, seconds, n, notes."""
+    import pandas as pd
+
     labels = labels_of(task)
-    header = ["rank", "method", "settings", *map(header_of, (*COLUMNS, RANKED_BY)), "95 % interval", "seconds", "n", "notes"]
-    return header, [cells_of(ranked, labels[id(ranked.group)], task) for ranked in task.ranking]
+    return pd.DataFrame([cells_of(ranked, labels[id(ranked.group)], task) for ranked in task.ranking])
 
 
-def cells_of(ranked: Ranked, label: str, task: Task) -> list[str]:
+def cells_of(ranked: Ranked, label: str, task: Task) -> dict[str, str]:
     group, n = ranked.group, len(ranked.group.done)
-    overs = [group.over(name) for name in (*COLUMNS, RANKED_BY, SECONDS)]
-    scores = [cell_of(over, n) for over in overs]
-    between = interval(overs[-2]) if overs[-2] is not None else ""
-    rank = "ideal" if ranked.mark == "reference" else str(ranked.rank or "")
-    return [rank, group.method, label, *scores[:-1], between, scores[-1], str(n), notes_of(ranked, task)]
+    return {
+        "rank": "ideal" if ranked.mark == "reference" else str(ranked.rank or ""),
+        "method": group.method,
+        "settings": label,
+        **{header_of(name): cell_of(group.over(name), n) for name in (*COLUMNS, RANKED_BY)},
+        "95 % interval": interval(group.gap),
+        "seconds": cell_of(group.over(SECONDS), n),
+        "n": str(n),
+        "notes": notes_of(ranked, task),
+    }
 
 
 def cell_of(over: OverSeeds | None, n: int) -> str:
@@ -123,43 +132,35 @@ def markdown_of(tasks: Sequence[Task]) -> str:
     """A section for each task; the best in bold, those within its interval with a dagger."""
     parts = []
     for task in tasks:
-        header, rows = table_of(task)
-        marked = [
-            [marked_name(ranked.mark, cell, at) for at, cell in enumerate(row)] for ranked, row in zip(task.ranking, rows, strict=True)
-        ]
-        parts += [f"## {prose(heading_of(task, tasks))}", markdown_table(header, marked)]
+        table = marked(task, table_of(task).map(lambda cell: prose(cell, cell=True)), "**{}**", "{} †")
+        parts += [f"## {prose(heading_of(task, tasks))}", markdown_table(list(table), table.values.tolist())]
     return "\n\n".join([*parts, prose(LEGEND)]) + "\n"
 
 
-def marked_name(mark: str, cell: str, column: int) -> str:
-    """A cell of Markdown: the method's and avg_gap's show the mark."""
-    text = prose(cell, cell=True)
-    if column not in (1, 7):
-        return text
-    return f"**{text}**" if mark == "best" else f"{text} †" if mark == "within" and column == 1 else text
+def marked(task: Task, table: pd.DataFrame, best: str, within: str) -> pd.DataFrame:
+    """The table with the marks: the best's method and avg_gap as `best` shows them, the methods within its interval as `within` does."""
+    marks = [ranked.mark for ranked in task.ranking]
+    for column, formats in {"method": {"best": best, "within": within}, header_of(RANKED_BY): {"best": best}}.items():
+        table[column] = [formats.get(mark, "{}").format(cell) for mark, cell in zip(marks, table[column], strict=True)]
+    return table
 
 
 def latex_of(tasks: Sequence[Task]) -> str:
     """A table environment of booktabs for each task; notes below it."""
-    return "\n".join([PACKAGES, *(latex_table(task, tasks) for task in tasks)])
+    return "\n".join([PACKAGES, *(latex_table_of(task, tasks) for task in tasks)])
 
 
-def latex_table(task: Task, tasks: Sequence[Task]) -> str:
-    header, rows = table_of(task)
-    with_settings = any(row[2] for row in rows)
-    kept = [at for at in range(1, len(header) - 1) if at != 2 or with_settings]
+def latex_table_of(task: Task, tasks: Sequence[Task]) -> str:
+    plain = table_of(task)
+    names = [latex_name(method) for method in plain["method"]]
+    table = marked(task, plain.map(latex_text).assign(method=names), r"\textbf{{{}}}", r"{}$^{{\dagger}}$")
+    left_out = ["rank", "notes"] if any(plain["settings"]) else ["rank", "notes", "settings"]
+    shown = table.drop(columns=left_out)
     lines = []
-    for ranked, row in zip(task.ranking, rows, strict=True):
-        cells = [latex_cell(ranked, at, row[at]) for at in kept]
+    for ranked, cells in zip(task.ranking, shown.values.tolist(), strict=True):
         lines += [" & ".join(cells) + r" \\", *([r"\midrule"] if ranked.mark == "reference" else [])]
-    notes = [f"{latex_name(row[1])}{latex_text(f', {row[2]}' if row[2] else '')}: {latex_text(row[-1])}." for row in rows if row[-1]]
-    columns = "".join("l" if at in (1, 2) else "r" for at in kept)
+    called = [name + latex_text(f", {label}" if label else "") for name, label in zip(names, plain["settings"], strict=True)]
+    notes = [f"{name}: {latex_text(note)}." for name, note in zip(called, plain["notes"], strict=True) if note]
     caption = ". ".join([latex_text(heading_of(task, tasks)), latex_text(LEGEND)]) + ". " + " ".join(notes)
-    return latex_table_of(columns, [([latex_text(header[at]) for at in kept], lines)], caption.strip())
-
-
-def latex_cell(ranked: Ranked, column: int, cell: str) -> str:
-    text = latex_name(cell) if column == 1 else latex_text(cell)
-    if column == 1 and ranked.mark == "within":
-        return f"{text}$^{{\\dagger}}$"
-    return rf"\textbf{{{text}}}" if column in (1, 7) and ranked.mark == "best" else text
+    columns = "".join("l" if name in ("method", "settings") else "r" for name in shown)
+    return latex_table(columns, [([*map(latex_text, shown)], lines)], caption.strip())

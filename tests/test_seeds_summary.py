@@ -18,7 +18,7 @@ import mlruns_parser
 from base_models import BaseConfig
 from reporter.method_names import LATEX, latex_name, latex_text
 from reporter.seeds_summary import OF_TASK, SeedRun, Settings, heading_of, labels_of, settings_of, tasks_of
-from reporter.seeds_tables import header_of, latex_of, markdown_of, shown_metrics, summary_columns, summary_rows, table_of
+from reporter.seeds_tables import header_of, latex_of, markdown_of, shown_metrics, summary_of, table_of
 from stored_runs import seed_runs
 from tests.filled_stores import empty_place  # noqa: F401 (a fixture of every test here)
 from tracking.stored_run import StoredRun
@@ -39,8 +39,7 @@ def ranking(*runs: SeedRun):
 
 def cells(*runs: SeedRun) -> list[dict[str, str]]:
     (task,) = tasks_of(runs)
-    header, rows = table_of(task)
-    return [dict(zip(header, row, strict=True)) for row in rows]
+    return table_of(task).to_dict("records")
 
 
 # Groups
@@ -250,9 +249,7 @@ def test_directions_come_from_the_registry():
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=5))
 def test_the_csv_has_mean_sd_interval_and_n(values):
     tasks = tasks_of([run(seed=str(seed), gap=gap) for seed, gap in enumerate(values)])
-    columns, _, _ = summary_columns(tasks)
-    (row,) = summary_rows(tasks)
-    found = dict(zip(columns, row, strict=True))
+    (found,) = summary_of(tasks).to_dict("records")
     assert found["avg_gap_mean"] == pytest.approx(statistics.fmean(values)) and found["avg_gap_n"] == len(values)
     assert found["avg_gap_sd"] == pytest.approx(statistics.stdev(values))
     if found["avg_gap_sd"] > 1e-6:
