@@ -29,7 +29,7 @@ OTHERS = {
 
 def limit_met(error: BaseException) -> str | None:
     """What an error, or one that it came from, says of the machine; None where it says nothing."""
-    for one in _chain(error):
+    for one in chain_of(error):
         said = _said_by(one)
         if said is not None:
             return said
@@ -52,7 +52,8 @@ def _said_by(error: BaseException) -> str | None:
     return None
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it came from, and so on."""
     one: BaseException | None = error
     while one is not None:
         yield one

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from foreign_files import foreign_text
 from tracking.missing_driver import driver_told
-from tracking.patience import StoreTrouble, patiently
+from tracking.patience import StoreTrouble, environment, patiently
 from tracking.run_filter import for_mlflow
 from tracking.selection import EVERY_RUN, Selection
 from tracking.shown_uri import without_password
@@ -72,17 +72,10 @@ def asked(uri: str, call: Callable[[], Answer]) -> Answer:
         ) from trouble
 
 
-@contextmanager
-def few_retries() -> Iterator[None]:
+def few_retries() -> AbstractContextManager[None]:
     """Give up on a silent server after seconds: MLflow's own seven retries take minutes. A person's setting stays."""
     name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-    given = name in os.environ
-    os.environ.setdefault(name, "2")
-    try:
-        yield
-    finally:
-        if not given:
-            del os.environ[name]
+    return environment({name: os.environ.get(name, "2")})
 
 
 @dataclass(frozen=True)
@@ -166,7 +159,7 @@ class ClientStore:
                 for name in sorted({name for run in some for name in run.metrics}):
                     for run_id, history in self._histories([run.run_id for run in some if name in run.metrics], name):
                         try:
-                            found.add([point_of(run_id, name, *values) for values in history])
+                            found.add(Point(run_id, name, step, checked_time(at), infinity_restored(value)) for step, at, value in history)
                         except (ValueError, TypeError) as error:
                             broken[run_id] = str(error)
                 yield from (BrokenRun(f"history of run {run_id}", reason) for run_id, reason in broken.items())
@@ -206,7 +199,3 @@ class ClientStore:
             return found
         except (ValueError, KeyError, TypeError):  # another server's answer to this path
             return None
-
-
-def point_of(run_id: str, name: str, step: int, time: int, value: float) -> Point:
-    return Point(run_id, name, step, checked_time(time), infinity_restored(value))

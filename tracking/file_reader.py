@@ -126,9 +126,5 @@ def experiment_name(folder: Path) -> str | None:
 def subfolders(folder: Path, others: set[str]) -> Iterator[Path]:
     """Folders that may be experiments or runs, sorted. A dangling link is among them: its target may have been one."""
     for path in sorted(folder.iterdir()):
-        if path.name not in others and not is_system_file(path.name) and (path.is_dir() or is_dangling(path)):
+        if path.name not in others and not is_system_file(path.name) and (path.is_dir() or (path.is_symlink() and not path.exists())):
             yield path
-
-
-def is_dangling(path: Path) -> bool:
-    return path.is_symlink() and not path.exists()

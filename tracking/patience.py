@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from machine_limits import chain_of
 from tracking.shown_uri import without_password
 
 PATIENCE = 150.0  # seconds: a backup, a database browser or a server's restart holds a store for a minute or two
@@ -131,7 +132,7 @@ def _worth(state: State, known: bool) -> float:
 def trouble_of(error: BaseException) -> Trouble:
     """What an error says of the store: the innermost that says something does."""
     found = None
-    for one in _chain(error):
+    for one in chain_of(error):
         found = _of_database(one) or _of_http(one) or found
     return found or Trouble(_said(str(error)), reason_of(error))
 
@@ -140,14 +141,6 @@ def reason_of(error: BaseException) -> str:
     """An error in a line without a password, cut where it is long."""
     text = " ".join(str(error).split()) or type(error).__name__
     return without_password(text)[:LONGEST_REASON]
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, what it came from, and so on."""
-    one: BaseException | None = error
-    while one is not None:
-        yield one
-        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
 
 
 def _of_database(error: BaseException) -> Trouble | None:
@@ -231,8 +224,15 @@ def _no_other_retries() -> Iterator[None]:
     own = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
     limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": ANSWER_SECONDS, "PGCONNECT_TIMEOUT": CONNECT_SECONDS}
     own |= {name: str(seconds) for name, seconds in limits.items() if name not in os.environ}
-    before = {name: os.environ.get(name) for name in own}
-    os.environ.update(own)
+    with environment(own):
+        yield
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Variables of the environment, for as long as this lasts."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tracking.artifact_place import artifact_folder
 from tracking.client_reader import few_retries
+from tracking.patience import environment
 from tracking.shown_uri import one_line, without_password
 from tracking.store_uri import database_of, mlflow_uri, tracking_uri
 from tracking.stored_run import PARENT_TAG, infinity_restored
@@ -53,7 +52,7 @@ def read_record(run_id: str, artifact_root: Path | None = None) -> Record:
             f"expected a tracking store {without_password(uri)}, and there is none. Go to the folder of the run, or set MLFLOW_TRACKING_URI"
         )
     try:
-        with few_retries(), _no_progress_bar():
+        with few_retries(), environment({PROGRESS_BAR: "false"}):
             client = MlflowClient(tracking_uri=mlflow_uri(uri))
             run = client.get_run(run_id)
             _check_single(client, run)
@@ -109,16 +108,3 @@ def _images(run: Any) -> Iterator[tuple[str, str]]:
         for tag in one.tags:
             if tag.key == "mlflow.data.context":
                 yield tag.value, one.dataset.digest
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    given = os.environ.get(PROGRESS_BAR)
-    os.environ[PROGRESS_BAR] = "false"
-    try:
-        yield
-    finally:
-        if given is None:
-            del os.environ[PROGRESS_BAR]
-        else:
-            os.environ[PROGRESS_BAR] = given

@@ -44,7 +44,8 @@ def tables(place: Path) -> dict[str, list[str]]:
 
     If no name means a split and there are no shards of several splits, all files are for training.
     """
-    files = [place] if place.suffix == ".parquet" else [file for file in sorted(place.rglob("*.parquet")) if not _is_hidden(place, file)]
+    below = [place] if place.suffix == ".parquet" else sorted(place.rglob("*.parquet"))
+    files = [file for file in below if not any(map(is_system_file, file.relative_to(place).parts))]
     if not files:
         return {}
     named = [_split_named(place, file) for file in files]
@@ -60,11 +61,6 @@ def tables(place: Path) -> dict[str, list[str]]:
     for file, split, shard in zip(files, named, shards, strict=True):
         found.setdefault(split or shard or _leading_word(place, file), []).append(str(file))
     return found
-
-
-def _is_hidden(place: Path, file: Path) -> bool:
-    """Return whether the file, or a folder between `place` and it, is hidden or a system file."""
-    return any(is_system_file(part) for part in file.relative_to(place).parts)
 
 
 def _refuse_configurations(place: Path, files: list[Path]) -> None:

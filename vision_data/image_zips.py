@@ -29,13 +29,9 @@ def published_zips(name: str, files: dict[str, Path]) -> Published:
     return Published(name, key, {part: opening(file) for part, file in files.items()})
 
 
-def is_hidden(member: str) -> bool:
-    """Return whether an archive's file, or a folder that it is in, is hidden or a system file."""
-    return any(map(is_system_file, PurePosixPath(member).parts))
-
-
 def _is_image(member: zipfile.ZipInfo) -> bool:
-    return member.filename.casefold().endswith(SUFFIXES) and not is_hidden(member.filename)
+    hidden = any(map(is_system_file, PurePosixPath(member.filename).parts))
+    return member.filename.casefold().endswith(SUFFIXES) and not hidden
 
 
 def _images_in(name: str, file: Path) -> Iterator[EncodedImage]:
