@@ -1,11 +1,10 @@
-"""Numbers about a model: what it still knows of the forget set, and what forgetting cost.
+"""Metrics of an unlearned model: how much of the forget set it still knows, and what unlearning cost.
 
     values, reasons = evaluate(model=ModelOutputs(...), ideal=ModelOutputs(...))
 
-One forward pass per model and image set makes ModelOutputs; every metric reads that. Many models' margins make a Population (KLoM, the
-challenge's score) or Shadows (U-LiRA). What is left behind the logits is
-asked of the model itself: probe_score of its features, relearn_steps of a copy that learns the forget set again.
-`chosen` says which metrics "all", "default" and names are.
+One forward pass per model and image set gives ModelOutputs, which every metric reads. The margins of many models form a Population
+(KLoM, the challenge's score) or Shadows (U-LiRA). Two metrics need the model itself: probe_score reads its features, relearn_steps
+trains a copy of it on the forget set. `chosen` resolves "all", "default" and names to metrics.
 """
 
 from evaluation import (

@@ -1,4 +1,4 @@
-"""Which metrics are asked for: all, the default ones, or some by name."""
+"""Resolve the values of --metrics: all, default, or names."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ ALL, DEFAULT = "all", "default"
 
 
 def chosen(words: Sequence[str]) -> list[Entry[MetricFacts]]:
-    """The metrics that words name, each once: "all", "default" (not the costly ones, nor those of many models), names, file.py:function.
+    """Return the metrics that words name, each once: "all", "default", names, file.py:function.
 
-    Raises ValueError for no word, an unknown name, a function that needs what there is none of, or two
-    metrics that would be written under the same name.
+    "default" leaves out costly metrics and metrics of many models. Raises ValueError for no word, an unknown name, a function with
+    an unknown parameter, and two metrics of one name.
     """
     if not any(words):
         raise ValueError(f"--metrics: expected {ALL}, {DEFAULT} or names separated by commas, got none. Name at least one")
@@ -34,7 +34,7 @@ def chosen(words: Sequence[str]) -> list[Entry[MetricFacts]]:
 
 
 def names_in(group: Group) -> list[str]:
-    """The names of the metrics of that group, those that compare with the ideal model last."""
+    """Return the names of a group's metrics, comparisons with the ideal model last."""
     entries = [entry for entry in METRICS if group in entry.facts.groups]
     return [entry.name for entry in sorted(entries, key=lambda entry: "ideal" in needs_of(entry.function))]
 

@@ -9,7 +9,7 @@ from evaluation.model_outputs import ModelOutputs
 
 
 def mean(values: Tensor) -> float:
-    """The mean over images, not over batches.
+    """Return the mean over images, not over batches.
 
         sum_i v_i / N    values (N,), summed in float64
 
@@ -21,7 +21,7 @@ def mean(values: Tensor) -> float:
 
 
 def percent(correct: Tensor) -> float:
-    """100 x the share of images that are right, in [0, 100]. correct (N,) bool; ValueError if there is no image."""
+    """Return the percentage of True in correct (N,) bool. Raises ValueError if it is empty."""
     return 100 * mean(correct)
 
 

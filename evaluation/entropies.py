@@ -1,6 +1,6 @@
 """Cross-entropy, margin, entropy and modified entropy of each image, in nats and float64.
 
-All take logits (N, C), from which they are exact where a probability rounds to 0 or 1. Log-probabilities are logits too.
+All take logits (N, C) and are exact where a probability rounds to 0 or 1. Log-probabilities are valid logits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FLOOR = math.log(1e-30)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The loss of each image.
+    """Return the cross-entropy of each image.
 
         -log p_y    p = softmax(logits)
 
@@ -25,7 +25,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """How far the true class is ahead of all others together.
+    """Return the log-odds of the true class for each image.
 
         z_y - log sum_(j != y) exp z_j = log(p_y / (1 - p_y))    p = softmax(z)
 
@@ -36,7 +36,7 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """The entropy of each prediction.
+    """Return the entropy of each prediction.
 
         -sum_j p_j log p_j    0 log 0 = 0
 
@@ -46,14 +46,14 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 def modified_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Entropy that knows the true class: 0 for a sure and right prediction, large for a sure and wrong one.
+    """Return the modified entropy: 0 for a sure and right prediction, large for a sure and wrong one.
 
         -(1 - p_y) log p_y - sum_{j != y} p_j log(1 - p_j)
 
     logits (N, C), labels (N,) -> (N,) nats >= 0, float64. Each image's value depends on that image alone.
-    Source: Song and Mittal 2021, arXiv:2003.10595. As in their code a logarithm is at least log 1e-30, so that the
-    value is finite at p = 0 and p = 1. Here log(1 - p) of the likeliest class is the logsumexp of the others, which
-    loses no digits. Public unlearning code mixes the labels of a batch, and floors the wrong logarithm.
+    Source: Song and Mittal 2021, arXiv:2003.10595. As in their code, logarithms are at least log 1e-30, which keeps the value finite
+    at p = 0 and p = 1. Here log(1 - p) of the likeliest class is the logsumexp of the other logits, which loses no digits.
+    Public unlearning code mixes the labels of a batch, and clamps the wrong logarithm.
     """
     log_p = logits.double().log_softmax(dim=1)
     p = log_p.exp()

@@ -1,4 +1,4 @@
-"""Evaluate every metric whose inputs are there, and say why each of the others is missing."""
+"""Evaluate metrics, and give the reason for each that has no value."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def evaluate(
     commands: Mapping[str, str] = NO_COMMANDS,
     **given: Known,
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """The values by metric name, in the metrics' units, and the reasons of those that have none.
+    """Return the values by metric name, and for metrics without a value the reasons.
 
         values, reasons = evaluate(model=..., ideal=...)
         values, reasons = evaluate(models=..., oracles=...)    populations
         values, reasons = evaluate(shadows=...)
 
-    names: which metrics, or the registry's entries themselves (default: all registered ones of one model, or where populations
-    or shadows are given, those of many). progress wraps the list of metrics, as tqdm does. commands: the commands that make what a
-    metric needs, by need (`impl.IN_WORDS`), for the reasons. `times` are Times, `models` and `oracles` Populations, `shadows`
-    Shadows, all else is ModelOutputs. Each chosen metric is in exactly one of the two results; NaN is a reason, not a value. Raises
-    ValueError for an unknown name, or for outputs that were not made on the same images.
+    names: names or registry entries of metrics (default: all metrics of one model; with populations or shadows, all metrics of many).
+    progress: wraps the list of metrics, as tqdm does. commands: the commands that make missing inputs, by input name
+    (`impl.IN_WORDS`). Inputs: `times` is Times, `models` and `oracles` are Populations, `shadows` is Shadows, all others are
+    ModelOutputs. Each metric is in exactly one of the two results; NaN is a reason, not a value. Raises ValueError for an unknown
+    name, and for outputs on different images.
     """
     _check_same_images({name: own for name, own in given.items() if isinstance(own, ModelOutputs)})
-    found = _about(given) if names is None else [METRICS[name] if isinstance(name, str) else name for name in names]
-    chosen = list({metric.function: metric for metric in found}.values())
+    named = _about(given) if names is None else [METRICS[name] if isinstance(name, str) else name for name in names]
+    chosen = list({metric.function: metric for metric in named}.values())
     values: dict[str, float] = {}
     reasons: dict[str, str] = {}
     for metric in progress(chosen):
@@ -55,7 +55,7 @@ def evaluate(
 
 
 def _about(given: Mapping[str, Known]) -> list[Metric]:
-    """Those of many models that read what is given, or those of one model."""
+    """Return the metrics of many models that read the given inputs, else all metrics of one model."""
     wanted = OF_MANY & given.keys()
     needs = {metric: OF_MANY & set(needs_of(metric.function)) for metric in METRICS}
     return [metric for metric, of_many in needs.items() if (of_many & wanted if wanted else not of_many)]

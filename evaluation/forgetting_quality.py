@@ -1,4 +1,4 @@
-"""The measure of the NeurIPS 2023 unlearning challenge: what the best of many attacks tells about each forgotten image."""
+"""The NeurIPS 2023 unlearning challenge's measure: the best of many attacks on each forgotten image."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ DELTA, LARGEST, STEP, REACH, NARROW = 1e-5, 50.0, 0.5, 2.0, 0.01
 
 
 def epsilons(unlearned: Tensor, oracles: Tensor) -> Tensor:
-    """How well the best attack on one number tells an unlearned model from an oracle, for each image.
+    """Return for each image how well the best attack tells an unlearned model from an oracle.
 
         eps = max over attacks of max(log(1 - delta - FPR) - log FNR, log(1 - delta - FNR) - log FPR)    delta = 1e-5
 
-    Margins (N, n) -> (n,) in [0, 50], float64. The attacks: "at least t" for every t, where the side with the larger median is the
-    positive one; and "within [l, r]" about the side with the smaller range w, where r is at most 2 from its largest value and r - l at
-    most 2 from w. FPR = FNR = 0 is an infinite eps, exactly one zero discards the attack, and without an attack eps is 0. Where one
-    range is under 1 % of the other, eps is 50.
+    Margins (N, n) -> (n,) in [0, 50], float64. Attacks with one threshold t: "margin >= t", for every t; the side with the larger
+    median is positive. Attacks with two: "l <= margin <= r"; the side with the smaller range w is positive, r is at most 2 from its
+    largest margin, and r - l is at most 2 from w. FPR = FNR = 0 gives an infinite eps; an attack with exactly one zero is discarded;
+    eps is 0 if no attack is left, and 50 if one range is under 1 % of the other.
 
-    Raises ValueError for fewer than 10 models, another number of oracles, other shapes, and NaN.
-    Source: Triantafillou et al. 2024, arXiv:2406.09073, and the challenge's published measure, whose thresholds are a grid of
-    step 0.01: here they are all there are between two margins.
+    Raises ValueError for fewer than 10 models, different numbers of models, wrong shapes, and NaN.
+    Source: Triantafillou et al. 2024, arXiv:2406.09073, and the challenge's code, which takes thresholds from a grid of step 0.01;
+    here every threshold between two margins is tried.
     """
     check_margins(unlearned, "unlearned margins")
     check_margins(oracles, "oracle margins")
@@ -45,7 +45,7 @@ def _epsilon(unlearned: Tensor, oracles: Tensor) -> Tensor:
 
 
 def _one_threshold(unlearned: Tensor, oracles: Tensor) -> Tensor:
-    """eps of "at least t is positive", for t at every margin."""
+    """Return eps of "margin >= t is positive", for t at every margin."""
     oracles_larger = oracles.quantile(0.5) > unlearned.quantile(0.5)
     positive, negative = (oracles, unlearned) if oracles_larger else (unlearned, oracles)
     thresholds = torch.cat([positive, negative])
@@ -55,7 +55,7 @@ def _one_threshold(unlearned: Tensor, oracles: Tensor) -> Tensor:
 
 
 def _two_thresholds(unlearned: Tensor, oracles: Tensor) -> Tensor:
-    """eps of "within [l, r] is positive", for every pair of gaps between margins that such an l and r can lie in."""
+    """Return eps of "l <= margin <= r is positive", for every pair of gaps between margins."""
     ours, theirs = (side.sort().values for side in (unlearned, oracles))
     oracles_narrower = theirs[-1] - theirs[0] <= ours[-1] - ours[0]
     positive, negative = (theirs, ours) if oracles_narrower else (ours, theirs)
@@ -75,14 +75,16 @@ def _two_thresholds(unlearned: Tensor, oracles: Tensor) -> Tensor:
 
 
 def of_rates(fpr: Tensor, fnr: Tensor) -> Tensor:
-    """eps of attacks with these rates, float64: infinite for one without a mistake, 0 for one that makes mistakes of one kind alone."""
+    """Return eps of attacks with these rates: infinite without errors, 0 with one kind of error only."""
     fpr, fnr = fpr.double(), fnr.double()
     best = torch.maximum((1 - DELTA - fpr).clamp(min=0).log() - fnr.log(), (1 - DELTA - fnr).clamp(min=0).log() - fpr.log())
     return best.where((fpr == 0) == (fnr == 0), 0.0)
 
 
 def points(eps: Tensor, models: int) -> Tensor:
-    """What each image's eps is worth: 1 below 0.5, 1/2 below 1, 1/4 below 1.5, ...; 0 from ceil(ln(N - 1)) on, all that N models can show.
+    """Return the points of each eps: 1 below 0.5, 1/2 below 1, 1/4 below 1.5, ...
+
+    0 from ceil(ln(N - 1)) on, the largest eps that N models can show.
 
     eps (n,) -> (n,), float64.
     """
@@ -92,17 +94,16 @@ def points(eps: Tensor, models: int) -> Tensor:
 
 @register("forgetting_quality", unit="fraction", better="higher", source=SOURCE)
 def forgetting_quality(models: Population, oracles: Population) -> float:
-    """How little attacks on the margin tell N unlearned models from N oracles, as the NeurIPS 2023 challenge has it.
+    """The NeurIPS 2023 challenge's forgetting quality: 1 where no attack on the margin tells N unlearned models from N oracles.
 
         mean over x in forget of points(eps(x))    1 for eps < 0.5, 1/2 for eps < 1, 1/4 for eps < 1.5, ..., 0 from ceil(ln(N - 1)) on
         eps = max over attacks of max(log(1 - delta - FPR) - log FNR, log(1 - delta - FNR) - log FPR)    delta = 1e-5
 
-    The attacks call a model unlearned, or an oracle, by one threshold on the margin of x, or by two. An attack with FPR = FNR = 0 makes eps
-    infinite, one where exactly one is 0 is discarded. eps lies in [0, 50]; it is 50 where the margins of one side have less than a
-    hundredth of the other's range.
+    Each attack classifies models by one or two thresholds on the margin of x. FPR = FNR = 0 gives an infinite eps; an attack with
+    exactly one zero is discarded. eps lies in [0, 50]; it is 50 where the range of one side's margins is under 1 % of the other's.
 
-    Trap: 1 is out of reach. The best of many attacks finds something in two samples of one distribution too, less so for larger N:
-    values of different N can't be compared.
+    Trap: 1 is out of reach. The best of many attacks separates even two samples of one distribution, less so for larger N. Do not
+    compare values of different N.
     """
     ours, theirs = models.margins["forget"], oracles.margins["forget"]
     return mean(points(epsilons(ours, theirs), len(models)))
@@ -110,7 +111,7 @@ def forgetting_quality(models: Population, oracles: Population) -> float:
 
 @register("forgetting_score", unit="fraction", better="higher", source=SOURCE)
 def forgetting_score(models: Population, oracles: Population) -> float:
-    """forgetting_quality, less where the unlearned models are worse than the oracles: the NeurIPS 2023 challenge's score.
+    """The NeurIPS 2023 challenge's score: forgetting_quality times the ratios of retain and test accuracy.
 
         forgetting_quality x RA_u / RA_o x TA_u / TA_o    means over the N models of each side
 
@@ -118,7 +119,7 @@ def forgetting_score(models: Population, oracles: Population) -> float:
 
     Trap: unlearned models that are better than the oracles raise it above forgetting_quality.
 
-    Raises ValueError where the scores of a side are not known, as those of oracles of which there is a file of margins alone.
+    Raises ValueError where the scores of a side are unknown, as for oracles from a file of margins.
     """
     quality = forgetting_quality(models, oracles)
     for name in ("retain_score", "ta"):

@@ -10,7 +10,7 @@ from evaluation.model_outputs import ModelOutputs
 
 
 def mean_gap(values: Sequence[float], ideals: Sequence[float]) -> float:
-    """The mean of the absolute differences, in the unit of both.
+    """Return the mean absolute difference of two lists.
 
         sum_k |v_k - i_k| / K
 
@@ -22,7 +22,7 @@ def mean_gap(values: Sequence[float], ideals: Sequence[float]) -> float:
 
 
 def ua_ra_ta(model: ModelOutputs) -> tuple[float, float, float]:
-    """UA, RA and TA, percent.
+    """Return UA, RA and TA, percent.
 
     UA = 100 - forget_score, RA = retain_score, TA = test_score, or test_retain_score where a whole class was forgotten.
     """
@@ -31,7 +31,7 @@ def ua_ra_ta(model: ModelOutputs) -> tuple[float, float, float]:
 
 
 def ua_ra_ta_mia(model: ModelOutputs) -> tuple[float, float, float, float]:
-    """UA, RA, TA as of ua_ra_ta, and MIA = mia, percent."""
+    """Return UA, RA, TA and MIA = mia, percent. See `ua_ra_ta`."""
     return *ua_ra_ta(model), model.metric("mia")
 
 
@@ -43,8 +43,8 @@ def avg_gap(model: ModelOutputs, ideal: ModelOutputs) -> float:
 
     UA = 100 - forget_score, RA = retain_score, MIA = mia, TA = test_score, or test_retain_score where a whole class was forgotten.
 
-    Raises ValueError if the two forgot different classes, the sets are too small for mia, or mia is undecided for one of the models:
-    then there is avg_gap_without_mia.
+    Raises ValueError if the models forgot different classes, the sets are too small for mia, or mia is undecided for one of the
+    models. Use avg_gap_without_mia then.
     """
     _check_same_request(model, ideal)
     try:
@@ -67,7 +67,7 @@ def avg_gap_without_mia(model: ModelOutputs, ideal: ModelOutputs) -> float:
 
     UA, RA and TA as in avg_gap.
 
-    Trap: it is no avg_gap. Compare it with avg_gap_without_mia alone.
+    Trap: do not compare it with avg_gap.
 
     Raises ValueError if the two forgot different classes.
     """
@@ -77,7 +77,7 @@ def avg_gap_without_mia(model: ModelOutputs, ideal: ModelOutputs) -> float:
 
 @register("tow", unit="fraction", better="higher", source="Zhao et al. 2024, arXiv:2406.01257")
 def tow(model: ModelOutputs, ideal: ModelOutputs) -> float:
-    """Tug of war: how close forget, retain and test accuracy all are to the ideal's.
+    """Tug of war: closeness of forget, retain and test accuracy to the ideal's.
 
         (1 - |dA_forget|) (1 - |dA_retain|) (1 - |dA_test|)    dA = accuracy - the ideal's, as fractions
 

@@ -18,12 +18,12 @@ Better = Literal["", "higher", "lower", "near the ideal's", "near 0", "near 0.5"
 
 @dataclass(frozen=True)
 class MetricFacts:
-    """What a metric's registration declares; empty where a user's own function declares nothing.
+    """The facts that a metric registers; all empty for an unregistered function of a user.
 
-    unit is that of the value, better the direction that is good, source its origin. better_of_images and better_of_classes
-    are the direction where images of classes that stay, or whole classes, were forgotten, where that is another one.
-    groups say where it is shown. whole_class marks a metric that exists only where a whole class was forgotten, costly one
-    that is measured only when it, or all, is asked for. What it needs is not here: its positional parameters say that.
+    unit: of the value. better: the good direction. source: the publication. better_of_images, better_of_classes: the good direction
+    for a request of some images of a class, or of whole classes, where it differs. groups: the tables that show the metric.
+    whole_class: the metric exists only for a request of whole classes. costly: measured only when named, or with "all". The positional
+    parameters of the function declare its inputs.
     """
 
     unit: Unit = ""
@@ -36,13 +36,13 @@ class MetricFacts:
     better_of_classes: Better = ""
 
     def direction(self, whole: bool) -> Better:
-        """The direction that is good where whole classes were forgotten, or else images of classes that stay."""
+        """Return the good direction for a request of whole classes (`whole`), or of images."""
         return (self.better_of_classes if whole else self.better_of_images) or self.better
 
 
-VERSION = 3  # part of what kept values are found by: raise it when the same outputs would give another value
+VERSION = 3  # part of the cache key: raise it when a metric changes its value for the same outputs
 
-UNDECIDED = "undecided"  # how the reason of a metric begins that was measured and came to no value
+UNDECIDED = "undecided"  # prefix of the reason of a metric that was measured without a result
 BAD_TEACHING = "Chundawat et al. 2023, arXiv:2205.08096"  # the source of several metrics
 
 METRICS: Registry[MetricFacts] = Registry("metric", MetricFacts)
@@ -58,20 +58,20 @@ IN_WORDS = {
     "shadows": "shadow models (python -u audit.py ulira --unlearn NAME)",
     "times": "the seconds that the models took to make",
 }
-OF_MANY = frozenset({"models", "oracles", "shadows"})  # what an audit has, and no run of one model
+OF_MANY = frozenset({"models", "oracles", "shadows"})  # inputs that only an audit of many models has
 NO_COMMANDS: Mapping[str, str] = MappingProxyType({})
 OF_BASE_MODELS = ("initial", "ideal")  # a run logs their metrics as initial_<name> and ideal_<name>
 
 
 class Undecided(ValueError):
-    """A metric that was measured and came to no value. The message, which becomes its reason in the run, begins with "undecided: "."""
+    """Raised for a metric that was measured without a result. Its message begins with "undecided: "."""
 
     def __init__(self, why: str) -> None:
         super().__init__(f"{UNDECIDED}: {why}")
 
 
 def reasons_of(model: str, reasons: Mapping[str, str]) -> dict[str, str]:
-    """Why metrics of one model (initial, unlearned or ideal) have no value, by the metric's name. reasons: of a run, by logged name."""
+    """Return why metrics of one model have no value, by metric name. reasons: of a run, by logged name."""
     if model in OF_BASE_MODELS:
         prefix = f"{model}_"
         return {name.removeprefix(prefix): why for name, why in reasons.items() if name.startswith(prefix)}
@@ -80,26 +80,27 @@ def reasons_of(model: str, reasons: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_undecided(metric: str, reasons: Mapping[str, str]) -> bool:
-    """Whether the metric of that name was measured and came to no value. reasons: of the metrics without a value, by name."""
+    """Return whether a metric was measured without a result. reasons: of the metrics without a value, by name."""
     return reasons.get(metric, "").startswith(UNDECIDED)
 
 
 def needs_of(metric: Function) -> tuple[str, ...]:
-    """The names of what a metric needs: its parameters, but for the keyword-only ones.
+    """Return the names of a metric's inputs: its positional parameters.
 
-    ("model",), or ("model", "ideal") for one that compares with the ideal model. Takes the function itself, not its registry entry.
+    ("model",), or ("model", "ideal") for a comparison with the ideal model. Takes the function itself, not its registry entry.
     """
     parameters = inspect.signature(metric).parameters.values()
     return tuple(p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def missing(needs: tuple[str, ...], given: tuple[str, ...], commands: Mapping[str, str] = NO_COMMANDS) -> str:
-    """One line on the needs that are not among the given, as "needs an ideal model"; empty if all are.
+    """Return one line about the missing inputs, such as "needs an ideal model"; "" if none is missing.
 
-    commands: the commands that make them, by need; those that are known are named.
+    commands: the commands that make missing inputs, by input name.
     """
     absent = [need for need in needs if need not in given]
     if not absent:
         return ""
-    makers = [commands[need] for need in absent if need in commands]
-    return f"needs {' and '.join(IN_WORDS.get(need, need) for need in absent)}" + (f". Make it: {'; '.join(makers)}" if makers else "")
+    inputs = " and ".join(IN_WORDS.get(need, need) for need in absent)
+    makers = "; ".join(commands[need] for need in absent if need in commands)
+    return f"needs {inputs}. Make it: {makers}" if makers else f"needs {inputs}"

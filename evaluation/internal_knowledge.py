@@ -1,4 +1,4 @@
-"""What is left inside a model, whatever its predictions say: metrics that ask the model itself."""
+"""Metrics of the knowledge inside a model, behind its predictions: a linear probe and relearning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def score_of_probe(model: ModelOutputs) -> float:
 
     The probe is a multinomial logistic regression (C=1) on the standardised inputs of the model's last linear layer.
 
-    Trap: 0 is not the aim. A model that never saw a class still separates it to a degree: compare with the ideal's, as probe_gap does.
+    Trap: 0 is not the aim. A model that never saw a class still separates it to a degree. Compare with the ideal, as probe_gap does.
 
     Raises ValueError for fewer than 2 forget images, or a model whose last linear layer does not see one vector an image.
     """
@@ -31,11 +31,11 @@ def score_of_probe(model: ModelOutputs) -> float:
 
 @register("probe_gap", unit="points", better="near 0", source=PROBE, costly=True)
 def probe_gap(model: ModelOutputs, ideal: ModelOutputs) -> float:
-    """Signed difference of the probe scores: what is inside beyond what a model has that never saw the forget set.
+    """Signed difference of the probe scores of the model and of the ideal model.
 
         probe_score(model) - probe_score(ideal)
 
-    Positive where the class is easier to find than in the ideal model.
+    Positive where the probe finds the class more often than in the ideal model.
 
     Raises ValueError where probe_score does.
     """
@@ -44,26 +44,25 @@ def probe_gap(model: ModelOutputs, ideal: ModelOutputs) -> float:
 
 @register("relearn_steps", unit="steps", better="near the ideal's", source=RELEARNING, costly=True)
 def steps_to_relearn(model: ModelOutputs, initial: ModelOutputs) -> float:
-    """Optimiser steps on the forget set until the model knows it again nearly as well as the initial model.
+    """Optimiser steps on the forget set until its score is 95 % of the initial model's.
 
         min { t : forget_score(theta_t) >= 0.95 forget_score(initial) },    theta_{t+1} = AdamW(theta_t, grad CE(batch t of forget))
 
-    0 if the model is there already. AdamW with learning rate 1e-3, no weight decay, batches of 128, at most 1000 steps; the score is
+    0 if the score is already that high. AdamW with learning rate 1e-3, no weight decay, batches of 128, at most 1000 steps; the score is
     taken on at most 1000 forget images.
 
-    Trap: 1000 may mean that it was not relearned: see relearn_censored.
+    Trap: 1000 may mean that the score was not reached. See relearn_censored.
 
-    Trap: preferring one class for every image can be learned in a few steps. It is the ratio to the ideal's steps, anamnesis_index,
-    that says something.
+    Trap: predicting one class for every image can be learned in a few steps. Read anamnesis_index, the ratio to the ideal's steps.
 
-    Raises ValueError where the initial model knows nothing of the forget set, or relearning diverges.
+    Raises ValueError where the initial model's forget_score is 0, or relearning diverges.
     """
     return float(_relearned(model, initial).steps)
 
 
 @register("relearn_censored", unit="fraction", better="near the ideal's", source=RELEARNING, costly=True)
 def relearning_censored(model: ModelOutputs, initial: ModelOutputs) -> float:
-    """1 if relearning was ended by its cap of 1000 steps, and relearn_steps is a lower bound; else 0.
+    """1 if relearning stopped at its cap of 1000 steps, so that relearn_steps is a lower bound; else 0.
 
         1[forget_score(theta_1000) < 0.95 forget_score(initial)]
 
@@ -74,13 +73,14 @@ def relearning_censored(model: ModelOutputs, initial: ModelOutputs) -> float:
 
 @register("anamnesis_index", unit="ratio", better="near 1", source=RELEARNING, costly=True)
 def index_of_anamnesis(model: ModelOutputs, ideal: ModelOutputs, initial: ModelOutputs) -> float:
-    """The model's relearning steps over the ideal's.
+    """Ratio of the model's relearning steps to the ideal's.
 
         (relearn_steps(model) + .01) / (relearn_steps(ideal) + .01)
 
-    Below 1 something was still there. The .01, which the source has not, keeps it finite for an ideal model that needs no step.
+    Below 1 the model relearns faster than the ideal. The .01, absent in the source, keeps the ratio finite for an ideal model that
+    needs no step.
 
-    Trap: a bound where relearn_censored is 1: a lower one where the model's steps were capped, an upper one where the ideal's were.
+    Trap: where relearn_censored is 1 it is a bound: a lower one if the model's steps were capped, an upper one if the ideal's were.
 
     Raises ValueError where relearn_steps does.
     """
@@ -88,17 +88,17 @@ def index_of_anamnesis(model: ModelOutputs, ideal: ModelOutputs, initial: ModelO
 
 
 def _features(model: ModelOutputs) -> tuple[Tensor, Tensor]:
-    """Of forget and retain: those that the forward pass kept, else by a pass of their own."""
+    """Return the features of forget and retain: from the forward pass, else computed now."""
     if model.forget.features is not None and model.retain.features is not None:
         return model.forget.features, model.retain.features
-    subject = model.at_hand
+    subject = model.model_itself
     forget, retain = (penultimate_features(subject.model, images, device=subject.device) for images in (subject.forget, subject.retain))
     return forget, retain
 
 
 def _relearned(model: ModelOutputs, initial: ModelOutputs) -> Relearned:
-    """Relearning costs many steps: it is done once for each model."""
-    subject, known = model.at_hand, initial.metric("forget_score")
+    """Relearn once per model, for all metrics that need it."""
+    subject, known = model.model_itself, initial.metric("forget_score")
     return model.once(
         f"relearned to {known}", lambda: relearn_steps(subject.model, subject.forget, known, seed=model.seed, device=subject.device)
     )

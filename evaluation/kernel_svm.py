@@ -1,4 +1,4 @@
-"""A support vector machine with a Gaussian kernel, solved by an interior-point method on a low-rank factor of the kernel matrix."""
+"""A support vector machine with a Gaussian kernel: interior-point method on a low-rank kernel matrix."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-RESIDUAL = 1e-6  # largest diagonal element of the kernel matrix less its factor's product
-FINE_RESIDUAL, LOW_RANK = 1e-10, 64  # as far as a rank of 64 gets
-GAP = 1e-8  # of the duality, relative to the objective
+RESIDUAL = 1e-6  # largest diagonal element of K - G G^T
+FINE_RESIDUAL, LOW_RANK = 1e-10, 64  # up to a rank of 64
+GAP = 1e-8  # duality gap, relative to the objective
 MAX_STEPS = 80
 
 
 class NotSolved(ArithmeticError):
-    """The steps did not get to the optimum."""
+    """Raised if the steps do not converge."""
 
 
 @dataclass(frozen=True)
 class KernelSVM:
-    """f(x) = sum_j w_j g_j(x) + b, where g(x) are the coordinates of x in the span of the kernel functions at the pivots.
+    """f(x) = sum_j w_j g_j(x) + b, with g(x) the coordinates of x in the span of the pivots' kernel functions.
 
-    slack: every offset from b - slack to b + slack is optimal; 0 where one alone is.
+    slack: every offset in [b - slack, b + slack] is optimal; 0 if the optimum is unique.
     """
 
     pivots: Tensor
@@ -33,23 +33,23 @@ class KernelSVM:
     gamma: float
 
     def decision(self, points: Tensor) -> Tensor:
-        """f of each point: (m, d) -> (m,), positive on the first side."""
+        """Return f of each point: (m, d) -> (m,), positive on side +1."""
         coordinates = torch.linalg.solve_triangular(self.factor, _gaussian(self.pivots, points, self.gamma), upper=False)
         return self.weights @ coordinates + self.offset
 
 
 def fit(points: Tensor, sides: Tensor, bounds: Tensor, gamma: float) -> KernelSVM:
-    """The soft-margin machine that tells points of side +1 from those of side -1.
+    """Fit a soft-margin machine that separates points of side +1 from points of side -1.
 
         min_a  a^T Q a / 2 - sum_i a_i    0 <= a_i <= bounds_i,  sum_i sides_i a_i = 0,  Q_ij = sides_i sides_j exp(-gamma |x_i - x_j|^2)
 
-    points (n, d), sides (n,) of +-1, bounds (n,) > 0 (C, times how many times a point is there), all float64. Both sides have a
-    point. Where every point is at one of its bounds, the offset is the middle of what is optimal, as libsvm's is.
+    points (n, d), sides (n,) of +-1, bounds (n,) > 0 (C times the multiplicity of a point), all float64; at least one point a side. If
+    every multiplier is at a bound, the offset is the middle of the optimal interval, as in libsvm.
 
-    The kernel matrix is K = G G^T to 1e-10, or 1e-6 beyond a rank of 64 (incomplete Cholesky with pivots); the rank r is ten or so for
-    one feature and a few hundred for a vector of probabilities. A step of the interior-point method then costs O(n r^2), and fifteen
-    or so are enough, however much the sides overlap. The decision is libsvm's at a tolerance of 1e-6 to a few thousandths of the
-    margin; libsvm's own default tolerance is 1e-3.
+    K = G G^T to 1e-10, or 1e-6 beyond a rank of 64 (incomplete Cholesky with pivots); the rank r is about ten for one feature and a few
+    hundred for a vector of probabilities. An interior-point step costs O(n r^2), and about fifteen steps converge, however much the
+    sides overlap. The decision agrees with libsvm's at tolerance 1e-6 to a few thousandths of the margin (libsvm's default
+    tolerance is 1e-3).
     Raises NotSolved. Source: Fine and Scheinberg 2001, JMLR 2:243-264.
     """
     factor, rows = _incomplete_cholesky(points, gamma)
@@ -64,7 +64,7 @@ def _gaussian(one: Tensor, other: Tensor, gamma: float) -> Tensor:
 
 
 def _incomplete_cholesky(points: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
-    """G (n, r) and the rows of its pivots, of which it is lower triangular."""
+    """Return G (n, r) and the pivots' rows; G is lower triangular in these rows."""
     left = torch.ones(len(points), dtype=torch.float64)
     columns = torch.zeros(16, len(points), dtype=torch.float64)
     rows: list[int] = []
@@ -82,7 +82,7 @@ def _incomplete_cholesky(points: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
 
 
 class _Point(NamedTuple):
-    """The multipliers a, their room below the bounds, and the multipliers z of 0 <= a and w of a <= bounds: all positive."""
+    """Multipliers a, room = bounds - a, and the dual variables z of a >= 0 and w of a <= bounds: all positive."""
 
     a: Tensor
     room: Tensor
@@ -91,7 +91,7 @@ class _Point(NamedTuple):
 
 
 def _interior_point(v: Tensor, sides: Tensor, bounds: Tensor) -> _Point:
-    """The optimum, by Mehrotra's predictor and corrector. v (n, r) is a factor of Q, b the multiplier of the equality."""
+    """Mehrotra's predictor-corrector method. v (n, r) is a factor of Q, b the multiplier of the equality."""
     here, b = _Point(bounds / 2, bounds / 2, torch.ones_like(bounds), torch.ones_like(bounds)), 0.0
     for _ in range(MAX_STEPS):
         a, room, z, w = here
@@ -111,14 +111,14 @@ def _interior_point(v: Tensor, sides: Tensor, bounds: Tensor) -> _Point:
 
 
 def _direction(equations: _Equations, here: _Point, gradient: Tensor, uneven: float, of_z: Tensor, of_w: Tensor) -> tuple[_Point, float]:
-    """The step that makes z a = of_z and w room = of_w, linearised, and that of b."""
+    """Return the Newton step towards z a = of_z and w room = of_w, and the step of b."""
     a, room, z, w = here
     da, db = equations.solved(of_z / a - z - of_w / room + w - gradient, uneven)
     return _Point(da, -da, of_z / a - z - z * da / a, of_w / room - w + w * da / room), db
 
 
 def _lengths(here: _Point, step: _Point) -> tuple[float, float, float, float]:
-    """How far of the step leaves a and room, and z and w, positive; 1 at most."""
+    """Return the largest step lengths <= 1 that keep a and room, and z and w, positive."""
     primal, dual = min(_reach(here.a, step.a), _reach(here.room, step.room)), min(_reach(here.z, step.z), _reach(here.w, step.w))
     return primal, primal, dual, dual
 
@@ -146,16 +146,17 @@ class _Equations:
 
 
 def _reach(value: Tensor, step: Tensor) -> float:
-    """The largest t <= 1 with value + t step >= 0."""
+    """Return the largest t <= 1 with value + t step >= 0."""
     down = step < 0
     return min(1.0, float((-value[down] / step[down]).min())) if bool(down.any()) else 1.0
 
 
 def _offset(scores: Tensor, optimum: _Point, sides: Tensor, bounds: Tensor) -> tuple[float, float]:
-    """b, and how far it can be moved at no loss: the mean over the points between their bounds and 0; without one, the optimal interval's
-    middle and half its width."""
+    """Return b and its slack.
+
+    The mean over the points with 0 < a < bound; without one, the middle and half the width of the optimal interval."""
     wanted = sides - scores  # f = sides where a point is between its bounds
-    # Of a multiplier and the room that it leaves, one is 0 at the optimum. The larger one, each by its own scale, says which.
+    # Complementarity: at the optimum a z = 0 and room w = 0. The relatively larger factor decides which one is 0.
     lower, upper = optimum.a / bounds < optimum.z, optimum.room / bounds < optimum.w
     between = ~upper & ~lower
     if bool(between.any()):

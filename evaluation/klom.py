@@ -1,4 +1,4 @@
-"""KLoM: how far the margins of unlearned models are, image by image, from those of models that never saw the forget set."""
+"""KLoM: the divergence of margins between unlearned models and oracles, image by image."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from training import generator_for
 SOURCE = "Georgiev et al. 2024, arXiv:2410.23232"
 KLOM = ("klom_forget_p95", "klom_retain_p95", "klom_validation_p95")
 LIMIT, BINS, LEAST = 100.0, 20, 1e-5
-CAP = -math.log(LEAST)  # ln 1e5, what disjoint margins come to
-FLOOR_POINTS, FLOOR_MARGINS = 20_000, 2_000_000  # fewer models, more points: their KLoM has few values, far apart
+CAP = -math.log(LEAST)  # ln 1e5, KLoM of disjoint margins
+FLOOR_POINTS, FLOOR_MARGINS = 20_000, 2_000_000  # KLoM of few models has few distinct values: it takes more points
 
 
 def klom(unlearned: Tensor, oracles: Tensor) -> Tensor:
-    """The KL divergence between the margins of N unlearned models and of N oracles, for each image.
+    """Return for each image the KL divergence between the margins of N unlearned models and of N oracles.
 
         sum over bins b with p_b > 0 of p_b log(p_b / max(q_b, 1e-5))    p: unlearned, q: oracles, shares of N
 
-    Margins (N, n) -> (n,) nats in [0, ln 1e5], float64. Margins are clipped to [-100, 100], an infinite one too; the 20 bins divide the
-    range of both sides together, and the largest value lies in the last one; a range without a width is widened by 1. q is not normalised
-    again after it was raised to 1e-5.
+    Margins (N, n) -> (n,) nats in [0, ln 1e5], float64. Margins are clipped to [-100, 100]. 20 bins divide the joint range of both
+    sides; the last bin includes its upper end; a range of width 0 is widened to 1. q is not renormalised after the clamp to 1e-5.
 
-    Raises ValueError for fewer than 10 models, another number of oracles, other shapes, and NaN.
-    Source: Georgiev et al. 2024, arXiv:2410.23232. Public versions drop the largest value, which is in no half-open bin. EasyDUB has this
-    direction; data-unlearning-bench calls its function the other way round, KL(oracles || unlearned): klom(oracles, unlearned) here.
+    Raises ValueError for fewer than 10 models, different numbers of models, wrong shapes, and NaN.
+    Source: Georgiev et al. 2024, arXiv:2410.23232. Public versions lose the largest value, which no half-open bin holds. EasyDUB has
+    this direction; data-unlearning-bench has KL(oracles || unlearned), here klom(oracles, unlearned).
     """
     check_margins(unlearned, "unlearned margins")
     check_margins(oracles, "oracle margins")
@@ -45,14 +44,14 @@ def klom(unlearned: Tensor, oracles: Tensor) -> Tensor:
 
 
 def _shares(margins: Tensor, low: Tensor, width: Tensor) -> Tensor:
-    """The share of the models in each bin, (20, n)."""
+    """Return the share of the models in each bin, (20, n)."""
     bins = ((margins - low) / width * BINS).long().clamp(max=BINS - 1)
     counts = torch.zeros(BINS, margins.shape[1], dtype=torch.float64, device=margins.device)
     return counts.scatter_add_(0, bins, torch.ones_like(margins)) / len(margins)
 
 
 def p95(values: Tensor) -> float:
-    """The 95th percentile, linear between neighbours."""
+    """Return the 95th percentile, with linear interpolation."""
     ordered = values.sort().values  # torch.quantile refuses more than 16 million values
     place = 0.95 * (len(ordered) - 1)
     below = math.floor(place)
@@ -62,17 +61,17 @@ def p95(values: Tensor) -> float:
 
 @lru_cache
 def noise_floor(models: int) -> tuple[float, float]:
-    """What KLoM comes to where there is nothing to find: mean and 95th percentile, nats.
+    """Return mean and 95th percentile (nats) of KLoM between equal distributions.
 
-        KLoM of two independent samples of one normal, `models` a side, over 2,000,000 / models points, at least 20,000
+        KLoM of two independent samples of one normal, `models` a side, over max(20,000, 2,000,000 / models) points
 
-    It depends on N alone, see klom_forget_p95. A KLoM is to be held against it, not against 0. At N = 10 hardly a value lies between 8.0
-    and 8.3, where the percentile is: another draw may come to 0.1 more or less. Raises ValueError for fewer than 10 models.
+    It depends on N alone, see klom_forget_p95. Compare a KLoM with it, not with 0. At N = 10 few values lie near the percentile, between
+    8.0 and 8.3: another draw may differ by 0.1. Raises ValueError for fewer than 10 models.
     """
     draw = generator_for(0, "evaluation", "klom", "floor")
     points = max(FLOOR_POINTS, FLOOR_MARGINS // models)
     found = []
-    for _ in range(20):  # a part at a time: at a thousand models the whole would not fit
+    for _ in range(20):  # in parts: a thousand models would not fit into memory at once
         sides = torch.randn(2, models, points // 20, generator=draw, dtype=torch.float64)
         found.append(klom(sides[0], sides[1]))
     values = torch.cat(found)
@@ -80,7 +79,7 @@ def noise_floor(models: int) -> tuple[float, float]:
 
 
 def klom_p95(models: Population, oracles: Population, name: str) -> float:
-    """The 95th percentile of KLoM over the images of one set. ValueError where either side was not measured on it."""
+    """Return the 95th percentile of KLoM over one set. Raises ValueError if a side has no margins of it."""
     for who, side in (("the unlearned models", models), ("the oracles", oracles)):
         if name not in side.margins:
             raise ValueError(f"no {name} margins of {who}")
@@ -89,26 +88,26 @@ def klom_p95(models: Population, oracles: Population, name: str) -> float:
 
 @register("klom_forget_p95", unit="nats", better="lower", source=SOURCE)
 def klom_forget_p95(models: Population, oracles: Population) -> float:
-    """95th percentile over forget of KLoM, the divergence between the margins of N unlearned models and of N oracles.
+    """95th percentile over forget of KLoM: margins of N unlearned models against N oracles.
 
         P95 over x in forget of KL(histogram of m_u(x), histogram of m_o(x))    m = log(p_y / (1 - p_y))
 
     In [0, ln 1e5 = 11.513]. It weighs the bins by the unlearned models; data-unlearning-bench weighs them by the oracles, KL(m_o || m_u):
-    `audit.py klom --klom_direction oracle_unlearned` gives that, and the two can't be compared. Margins are clipped to [-100, 100],
-    20 bins divide the range of both sides, the second side's shares are at least 1e-5.
+    `audit.py klom --klom_direction oracle_unlearned` computes that. Do not compare the two. Margins are clipped to [-100, 100], 20 bins
+    divide the joint range, the second side's shares are at least 1e-5.
 
     Trap: it has a noise floor, which depends on N alone (two samples of one normal, mean / P95): 5.63 / 8.06 at N = 10, 0.90 / 1.73 at
-    N = 50, 0.35 / 0.69 at N = 100, 0.15 / 0.28 at N = 200. `klom_models` and `klom_floor_p95` stand beside it; values of
-    different N can't be compared.
+    N = 50, 0.35 / 0.69 at N = 100, 0.15 / 0.28 at N = 200. `klom_models` and `klom_floor_p95` are logged with it. Do not compare values
+    of different N.
 
-    Trap: on forget alone it says nothing of what was lost: see the other two.
+    Trap: on forget alone it does not measure damage. See the other two.
     """
     return klom_p95(models, oracles, "forget")
 
 
 @register("klom_retain_p95", unit="nats", better="lower", source=SOURCE)
 def klom_retain_p95(models: Population, oracles: Population) -> float:
-    """95th percentile over retain of KLoM: what unlearning did to the images that were to stay.
+    """95th percentile over retain of KLoM: the damage to the retained images.
 
         P95 over x in retain of KL(histogram of m_u(x), histogram of m_o(x))    m = log(p_y / (1 - p_y))
 
@@ -119,12 +118,12 @@ def klom_retain_p95(models: Population, oracles: Population) -> float:
 
 @register("klom_validation_p95", unit="nats", better="lower", source=SOURCE)
 def klom_validation_p95(models: Population, oracles: Population) -> float:
-    """95th percentile over validation of KLoM: what unlearning did to images that no model was trained on.
+    """95th percentile over validation of KLoM: the damage on images that no model was trained on.
 
         P95 over x in validation of KL(histogram of m_u(x), histogram of m_o(x))    m = log(p_y / (1 - p_y))
 
-    As klom_forget_p95, with its noise floor. Where a class is forgotten whole, validation has lost it too.
+    As klom_forget_p95, with its noise floor. Without the images of a class that is forgotten whole.
 
-    Trap: where the models were chosen by validation images it is no measure of anything new.
+    Trap: it is no independent measure where the models were chosen by validation images.
     """
     return klom_p95(models, oracles, "validation")

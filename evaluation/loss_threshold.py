@@ -1,4 +1,4 @@
-"""Membership inference with a threshold on the loss: can forget and test images be told apart?"""
+"""Membership inference with a threshold on the loss, between forget and test images."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ SOURCE = "Yeom et al. 2018, arXiv:1709.01604"
 
 
 def auc(forget: Tensor, test: Tensor) -> float:
-    """The area under the ROC curve of "forgotten images have the smaller loss".
+    """Return the area under the ROC curve of "a forget image has a smaller loss than a test image".
 
         P(l_forget < l_test) + P(l_forget = l_test) / 2    over all pairs
 
-    Losses (n,) and (m,) -> [0, 1]: above 0.5 forget still looks trained on, below 0.5 it has a larger loss than unseen
-    images. O((n + m) log m). Raises ValueError if either is empty.
+    Losses (n,) and (m,) -> [0, 1]: above 0.5 forget looks like training images, below 0.5 its loss is larger than that
+    of unseen images. O((n + m) log m). Raises ValueError if either is empty.
     """
     if not len(forget) or not len(test):
         raise ValueError(f"expected at least 1 forget and 1 test image, got {len(forget)} and {len(test)}. Evaluate on larger sets.")
@@ -29,12 +29,12 @@ def auc(forget: Tensor, test: Tensor) -> float:
 
 
 def tpr_at_1_fpr(forget: Tensor, test: Tensor) -> float:
-    """The share of forget called member by the loss threshold that calls at most 1 % of test member.
+    """Return the share of forget called member at the loss threshold that calls 1 % of test member.
 
         mean(l_forget < t)    t: the largest with mean(l_test < t) <= 0.01
 
-    Losses (n,) and (m,) -> [0, 1]; 0.01 where they can't be told apart. Raises ValueError for fewer than 100 test images,
-    of which 1 % is no image, or no forget image. Source of the measure: Carlini et al. 2022, arXiv:2112.03570.
+    Losses (n,) and (m,) -> [0, 1]; 0.01 for equal distributions. Needs at least 100 test images and 1 forget image, else
+    raises ValueError. Source: Carlini et al. 2022, arXiv:2112.03570.
     """
     if not len(forget) or len(test) < 100:
         raise ValueError(f"expected at least 1 forget and 100 test images, got {len(forget)} and {len(test)}. Evaluate on larger sets.")
@@ -48,10 +48,10 @@ def mia_auc(model: ModelOutputs) -> float:
 
         P(l_forget < l_test) + P(l_forget = l_test) / 2    over all pairs of a forget and a test image, l = -log p_y
 
-    Above 0.5 forget still looks trained on, below 0.5 it has a larger loss than unseen images.
+    Above 0.5 forget looks like training images, below 0.5 its loss is larger than that of unseen images.
 
-    Trap: far below 0.5 is no success. What has an unusually large loss can be told apart as well. Where a whole class was forgotten,
-    the ideal model is there too.
+    Trap: far below 0.5 is no success: an unusually large loss gives the forget images away as well. Where a whole class was forgotten,
+    the ideal model is far below 0.5 too.
 
     Raises ValueError for no forget or no test image.
     """
@@ -60,12 +60,10 @@ def mia_auc(model: ModelOutputs) -> float:
 
 @register("mia_tpr_at_1_fpr", unit="fraction", better="near 0.01", source="Carlini et al. 2022, arXiv:2112.03570")
 def mia_tpr_at_1_fpr(model: ModelOutputs) -> float:
-    """Share of forget that a loss threshold calls member where it calls at most 1 % of all test images so.
+    """Share of forget called member at the loss threshold that calls at most 1 % of test member.
 
         mean over forget of 1[l < t]    t: the largest with mean over test of 1[l < t] <= 0.01,  l = -log p_y
 
-    0.01 where they can't be told apart.
-
-    Raises ValueError for fewer than 100 test images, of which 1 % is no image, or no forget image.
+    0.01 for equal distributions. Needs at least 100 test images and 1 forget image, else raises ValueError.
     """
     return tpr_at_1_fpr(model.forget.losses, model.test.losses)

@@ -1,4 +1,4 @@
-"""Membership inference with a trained classifier: does the forget set look as if it had been trained on?"""
+"""Membership inference with a trained classifier: does the forget set look like training images?"""
 
 from __future__ import annotations
 
@@ -15,50 +15,50 @@ from evaluation.model_outputs import Attack, ModelOutputs, Outputs
 
 MINIMUM = 10
 COST = 3.0
-TIE = 1e-6  # a decision value nearer to 0 is one
-TOLERANCE = 0.01  # ten times scikit-learn's: how far a decision value may move between that and an exact solution
+TIE = 1e-6  # decision values nearer to 0 are ties
+TOLERANCE = 0.01  # ten times scikit-learn's: distance of its decision values from an exact solution's
 REGRESSION_TOLERANCE = 1e-4  # of LogisticRegression
-LARGEST_SPREAD = 25.0  # points between the draws of an attack; beyond it the value is luck
+LARGEST_SPREAD = 25.0  # points between the draws of an attack; beyond it the attack is undecided
 SOURCE = "features: Song and Mittal 2021, arXiv:2003.10595; protocol: Jia et al. 2023, arXiv:2304.04934"
 
-Tell = Callable[[Tensor, Tensor, Tensor], "Decision"]
+Classify = Callable[[Tensor, Tensor, Tensor], "Decision"]
 
 
 class Decision(NamedTuple):
-    """What a trained attack says of each target: (m,) float64, negative for non-member; and by how much any of it may be off."""
+    """Decision values of the targets, (m,) float64, negative for non-member, and their tolerance."""
 
     scores: Tensor
     tolerance: float
 
 
 def non_member_share(members: Tensor, non_members: Tensor, target: Tensor) -> float:
-    """100 x the share of target that a classifier of members against non-members calls non-member, in [0, 100].
+    """Return the percentage of target that an SVC of members against non-members calls non-member.
 
         SVC(C=3, kernel="rbf", gamma="auto"): features -> member (1) or non-member (0)
 
-    Features (n,) or (n, d), finite; the three sets may differ in n. A tie, as where all features are equal, is called member.
+    Features (n,) or (n, d), finite; the three sets may differ in n. A tie (all features equal) counts as member.
     Raises ValueError for fewer than 10 members or non-members, no target, or features that are not finite.
     """
     return called_non_member(member_scores(members, non_members, target))
 
 
 def called_non_member(scores: Tensor) -> float:
-    """100 x the share of member scores that say non-member: below 0."""
+    """Return the percentage of scores below 0 (non-member)."""
     return 100 * float((scores < 0).double().mean())
 
 
 def member_scores(members: Tensor, non_members: Tensor, target: Tensor) -> Tensor:
-    """The scores of `svm_decision`: (m,) float64, negative for non-member, 0 for a tie. Raises ValueError as non_member_share."""
+    """Return the scores of `svm_decision`, (m,) float64. Raises ValueError as non_member_share."""
     return svm_decision(members, non_members, target).scores
 
 
 def svm_decision(members: Tensor, non_members: Tensor, target: Tensor) -> Decision:
-    """What the classifier of `non_member_share` says of each target.
+    """Return the decision value of each target by the classifier of `non_member_share`.
 
         f(x) = sum_i a_i s_i exp(-gamma |x - x_i|^2) + b    s_i = 1 for a member, -1 for a non-member,  gamma = 1 / d
 
-    Identical points enter once, weighted by their number, and `kernel_svm` solves for a and b; where it can't, libsvm does.
-    Where several b are optimal, the tolerance reaches to all of them. Raises ValueError as non_member_share.
+    Identical points enter once, weighted by their number. `kernel_svm` solves for a and b; libsvm does if it does not converge.
+    Where several b are optimal, the tolerance covers all of them. Raises ValueError as non_member_share.
     """
     _check_sizes(len(members), len(non_members), len(target))
     known, asked = (_columns(torch.cat([members.double(), non_members.double()]).cpu()), _columns(target.double().cpu()))
@@ -92,18 +92,18 @@ def _columns(features: Tensor) -> Tensor:
 
 
 def member_share(members: Tensor, non_members: Tensor, target: Tensor) -> float:
-    """100 x the share of target that a logistic regression of members against non-members calls **member**, in [0, 100].
+    """Return the percentage of target that a logistic regression calls **member**.
 
         LogisticRegression(C=1, class_weight="balanced"): feature -> member (1) or non-member (0)
 
-    Features (n,), finite; the three sets may differ in n, and are weighted so that members and non-members count the same.
+    Features (n,), finite; the three sets may differ in n. Members and non-members have the same total weight.
     Raises ValueError for fewer than 10 members or non-members, or no target.
     """
     return 100 - called_non_member(regression_decision(members, non_members, target).scores)
 
 
 def regression_decision(members: Tensor, non_members: Tensor, target: Tensor) -> Decision:
-    """The log odds of each target by the classifier of `member_share`. Raises ValueError as that."""
+    """Return the log-odds of each target by the classifier of `member_share`. Raises ValueError as it does."""
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 
@@ -123,15 +123,15 @@ def _check_sizes(members: int, non_members: int, target: int) -> None:
         )
 
 
-def attacked(model: ModelOutputs, name: str, feature: Callable[[Outputs], Tensor], tell: Tell = svm_decision) -> float:
-    """The non-member share (percent) of the forget set by one feature of each image. The attack is kept under the metric's name.
+def attacked(model: ModelOutputs, name: str, feature: Callable[[Outputs], Tensor], classify: Classify = svm_decision) -> float:
+    """Return the percentage of forget called non-member, by one feature of each image.
 
-    The value is that of the first draw of members and non-members (`ModelOutputs.draws`: as many of each class on both sides; the published
-    code takes the first retain images, whatever their classes). Raises Undecided where the draws, or scores within the solver's tolerance
-    of 0, put it more than 25 points apart.
+    Keeps the attack in `model.attacks` under the metric's name. The value is that of the first draw (`ModelOutputs.draws` balances the
+    classes; the published code takes the first retain images). Raises Undecided if the draws and the solver's tolerance spread the
+    value over more than 25 points.
     """
     if name not in model.attacks:
-        model.attacks[name] = _attack(model, feature, tell)
+        model.attacks[name] = _attack(model, feature, classify)
     attack = model.attacks[name]
     if attack.highest - attack.lowest > LARGEST_SPREAD:
         raise Undecided(
@@ -141,9 +141,9 @@ def attacked(model: ModelOutputs, name: str, feature: Callable[[Outputs], Tensor
     return called_non_member(attack.scores)
 
 
-def _attack(model: ModelOutputs, feature: Callable[[Outputs], Tensor], tell: Tell) -> Attack:
+def _attack(model: ModelOutputs, feature: Callable[[Outputs], Tensor], classify: Classify) -> Attack:
     of_retain, of_test, of_forget = (feature(outputs) for outputs in (model.retain, model.test, model.forget))
-    drawn = [tell(of_retain[members], of_test[non_members], of_forget) for members, non_members in model.draws]
+    drawn = [classify(of_retain[members], of_test[non_members], of_forget) for members, non_members in model.draws]
     lowest = min(called_non_member(scores + tolerance) for scores, tolerance in drawn)
     highest = max(called_non_member(scores - tolerance) for scores, tolerance in drawn)
     return Attack(drawn[0].scores, lowest, highest)
@@ -155,9 +155,9 @@ def mia_correctness(model: ModelOutputs) -> float:
 
         100 |{x in forget : svc(1[argmax f(x) = y]) = non-member}| / |forget|
 
-    Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+    Trap: counts non-members, so a model that remembers everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
 
-    Trap: one bit an image. Most models are 0 or 100 here.
+    Trap: one bit per image. Most models get 0 or 100.
 
     Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is undecided.
     """
@@ -170,7 +170,7 @@ def mia_confidence(model: ModelOutputs) -> float:
 
         100 |{x in forget : svc(p_y) = non-member}| / |forget|
 
-    Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+    Trap: counts non-members, so a model that remembers everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
 
     Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is undecided.
     """
@@ -183,7 +183,7 @@ def mia_entropy(model: ModelOutputs) -> float:
 
         100 |{x in forget : svc(H(p)) = non-member}| / |forget|    H(p) = -sum_j p_j log p_j
 
-    Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+    Trap: counts non-members, so a model that remembers everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
 
     Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is undecided.
     """
@@ -196,9 +196,9 @@ def mia_m_entropy(model: ModelOutputs) -> float:
 
         100 |{x in forget : svc(M(p, y)) = non-member}| / |forget|    M(p, y) = -(1 - p_y) log p_y - sum_{j != y} p_j log(1 - p_j)
 
-    Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+    Trap: counts non-members, so a model that remembers everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
 
-    Trap: here an image's value depends on that image alone. In public code it depends on the batch, and pairs p with the wrong logarithm.
+    Trap: not comparable with public code, where an image's value depends on the batch and pairs p with the wrong logarithm.
 
     Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is undecided.
     """
@@ -211,9 +211,9 @@ def mia_prob(model: ModelOutputs) -> float:
 
         100 |{x in forget : svc(p_1, ..., p_C) = non-member}| / |forget|
 
-    Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+    Trap: counts non-members, so a model that remembers everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
 
-    Trap: where a whole class was forgotten, the attack has seen no image of it, and is often undecided.
+    Trap: where a whole class was forgotten, the attack is trained without that class, and is often undecided.
 
     Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is undecided.
     """
@@ -226,7 +226,7 @@ def mia(model: ModelOutputs) -> float:
 
         mia = mia_confidence
 
-    Trap: counts non-members, so a model that still knows everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+    Trap: counts non-members, so a model that remembers everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
 
     Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is undecided.
     """
@@ -241,7 +241,7 @@ def mia_lr(model: ModelOutputs) -> float:
 
     Members and non-members are drawn as for the SVC family. The source takes all retain and all test images.
 
-    Trap: it counts members, the SVC family counts non-members. A model that still knows everything is near 100 here, and near 0 there.
+    Trap: it counts members, the SVC family counts non-members. A model that remembers everything is near 100 here, and near 0 there.
 
     Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is undecided.
     """

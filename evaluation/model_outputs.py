@@ -1,4 +1,4 @@
-"""What the metrics read: the outputs of one model on the image sets, made by one forward pass each."""
+"""The outputs of one model on the image sets, from one forward pass per set: the input of the metrics."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from vision_data import ImageSet
 
 Made = TypeVar("Made")
 NO_WHOLE_CLASS = "no whole class was forgotten"
-DRAWS = 5  # of an attack's members: the first one makes its value, the others say how far that hangs on the draw
+DRAWS = 5  # draws of an attack's members: the first gives the value, the others its spread
 
 
 class NotFinite(FloatingPointError, ValueError):
-    """The outputs of a model that diverged: NaN or infinity where logits should be."""
+    """Raised for NaN or infinite logits: the model diverged."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
     """The logits (N, C) of one model on N images, with their labels (N,) int64; N may be 0.
 
-    What is derived from them is float64, computed once. -inf is a logit (probability 0). features: the input of the model's last
-    linear layer for each image, (N, d), where it was kept.
-    Raises ValueError for another shape or type, fewer than 2 classes, a label that is no class; NotFinite for NaN or +inf.
+    Derived values are float64 and computed once. A logit may be -inf (probability 0). features: the input of the model's last linear
+    layer, (N, d), or None.
+    Raises ValueError for a wrong shape or type, fewer than 2 classes, and labels outside of the classes; NotFinite for NaN or +inf.
     """
 
     logits: Tensor
@@ -72,13 +72,13 @@ class Outputs:
 
     @cached_property
     def correct(self) -> Tensor:
-        """Whether the largest logit is the true class's, (N,) bool. The first of equal ones counts."""
+        """Whether the prediction is the true class, (N,) bool. The first of equal logits is the prediction."""
         return self.logits.argmax(dim=1) == self.labels
 
     def subset(self, mask: Tensor) -> Outputs:
-        """The images that a bool mask (N,) keeps, or that int64 indexes name, in their order.
+        """Select images by a bool mask (N,) or by int64 indexes.
 
-        Raises ValueError for a mask of another shape or type.
+        Raises ValueError for a mask of a wrong shape or type.
         """
         if mask.ndim != 1 or mask.dtype not in (torch.bool, torch.int64) or (mask.dtype == torch.bool and len(mask) != len(self)):
             raise ValueError(
@@ -116,7 +116,7 @@ def _check_labels(labels: Tensor, images: int, classes: int) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """The model that outputs are of, on its device, and the training images: for metrics that its outputs alone can't answer."""
+    """The model on its device, and its training images: for metrics that need more than the outputs."""
 
     model: nn.Module
     forget: ImageSet
@@ -126,7 +126,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds that the method alone took, and the training of the ideal model; None where that is not known."""
+    """Seconds of the method alone, and of the ideal model's training (None if unknown)."""
 
     unlearn: float
     ideal: float | None
@@ -134,10 +134,10 @@ class Times:
 
 @dataclass(frozen=True, eq=False)
 class Attack:
-    """What a membership attack says of the forget images.
+    """The result of a membership attack on the forget images.
 
-    scores: of each forget image by the first draw of the members, (m,) float64, positive for member. lowest, highest: the smallest and
-    the largest share of non-members over all draws, percent, where a score within the solver's tolerance of 0 counts as either.
+    scores: (m,) float64, from the first draw of the members; positive for member. lowest, highest: the range over all draws of the share
+    called non-member, percent; a score within the solver's tolerance of 0 counts as either.
     """
 
     scores: Tensor
@@ -149,9 +149,9 @@ class Attack:
 class ModelOutputs:
     """The outputs of one model on the image sets of one forget request.
 
-    forget_classes: the classes that were forgotten whole, () where none was. seed: draws the members of the attacks.
-    subject: the model itself, where it is at hand. attacks: those that were run, by the metric's name (see `evaluation.membership`).
-    Raises ValueError if the sets differ in their number of classes, a forgotten class does not exist, or retain still has it.
+    forget_classes: the classes that were forgotten whole, or (). seed: draws the members of the attacks. subject: the model itself,
+    if available. attacks: results by metric name (see `evaluation.membership`).
+    Raises ValueError if the sets differ in their number of classes, a forgotten class does not exist, or retain has images of it.
     """
 
     forget: Outputs
@@ -181,13 +181,13 @@ class ModelOutputs:
 
     @property
     def sets(self) -> dict[str, Outputs]:
-        """The outputs by the name of their set; no validation where there is none."""
+        """The outputs by set name, without an absent validation set."""
         named = {"forget": self.forget, "retain": self.retain, "test": self.test, "validation": self.validation}
         return {name: outputs for name, outputs in named.items() if outputs is not None}
 
     @property
-    def at_hand(self) -> Subject:
-        """The model itself. ValueError where only its outputs are here."""
+    def model_itself(self) -> Subject:
+        """The model and its training images. Raises ValueError if there are only outputs."""
         if self.subject is None:
             raise ValueError("needs the model itself, not its outputs alone. Give ModelOutputs its subject")
         return self.subject
@@ -206,12 +206,11 @@ class ModelOutputs:
 
     @cached_property
     def draws(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        """DRAWS times, the rows of retain that an attack knows as trained on, and the rows of test that it knows as never trained on.
+        """DRAWS pairs of row indexes: members from retain and non-members from test, to train an attack on.
 
-            n_c = min(retain images of class c, test images of class c)    of each class c that was not forgotten whole, on both sides
+            n_c = min(retain images of class c, test images of class c)    for each class c that was not forgotten whole
 
-        Both sides have the same number of images and the same classes: what tells them apart is membership alone. They are drawn by
-        seed; the side that has fewer images of a class is there with all of them.
+        Both sides have n_c images of each class, so they differ in membership alone. `seed` draws them.
         """
         retain, test = self.retain.labels.cpu(), self.test.labels.cpu()
         counts = torch.minimum(retain.bincount(minlength=self.test.classes), test.bincount(minlength=self.test.classes))
@@ -221,23 +220,23 @@ class ModelOutputs:
 
     @cached_property
     def members(self) -> Outputs:
-        """The first draw's members: retain images, see `draws`."""
+        """The members of the first draw (retain images, see `draws`)."""
         return self.retain.subset(self.draws[0][0])
 
     @cached_property
     def non_members(self) -> Outputs:
-        """The first draw's non-members: test images of the classes that were not forgotten whole, see `draws`."""
+        """The non-members of the first draw (test images, see `draws`)."""
         return self.test.subset(self.draws[0][1])
 
     def metric(self, name: str) -> float:
-        """The value of a metric of this model alone, by name or alias, computed once.
+        """Return a metric of this model alone, by name or alias. Computes it once.
 
-        Raises ValueError for an unknown name, a metric that needs a second model, or sets that it can't be computed on.
+        Raises ValueError for an unknown name, a metric that needs a second model, and unsuitable image sets.
         """
         return self.value(METRICS[name])
 
     def value(self, entry: Entry[MetricFacts]) -> float:
-        """As metric(name), for a metric that has been looked up already."""
+        """Return the value of a registry entry; see `metric`."""
         absent = missing(needs_of(entry.function), ("model",))
         if absent:
             raise ValueError(f"{entry.name} {absent}. Call evaluate(model=..., ideal=...)")
@@ -246,14 +245,14 @@ class ModelOutputs:
         return self._values[entry.function]
 
     def once(self, name: str, make: Callable[[], Made]) -> Made:
-        """What `make` gives, made by the first call with this name: for what several metrics of this model share."""
+        """Call `make` at the first call with this name, and return its result from then on."""
         if name not in self._made:
             self._made[name] = make()
         made: Made = self._made[name]
         return made
 
     def remember(self, values: Mapping[str, float]) -> None:
-        """Take values, by metric name, that were computed from these outputs before."""
+        """Set values, by metric name, that were computed from these outputs earlier."""
         self._values.update({METRICS[name].function: value for name, value in values.items()})
 
     def _is_forgotten(self, outputs: Outputs) -> Tensor:
@@ -265,7 +264,7 @@ class ModelOutputs:
 
 
 def _some_of_each_class(labels: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
-    """Rows of `counts[c]` random images of each class c, int64."""
+    """Return the rows (int64) of `counts[c]` random images of each class c."""
     shuffled = torch.randperm(len(labels), generator=generator)
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
     of_each = labels.bincount(minlength=len(counts))
@@ -275,10 +274,10 @@ def _some_of_each_class(labels: Tensor, counts: Tensor, generator: torch.Generat
 
 
 def outputs_of(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], features_of: nn.Module | None = None) -> Outputs:
-    """What a model says about every batch of images and labels (on the model's device), on the CPU.
+    """Run a model on batches of images and labels on its device, and return the outputs on the CPU.
 
-    The model runs in eval mode and keeps the mode that each of its modules had. features_of: a layer of it whose inputs are kept.
-    Raises ValueError if there is no batch, or if the outputs are no logits (see Outputs).
+    Runs in eval mode and restores the mode of every module. features_of: a layer whose inputs become the features.
+    Raises ValueError if there is no batch, and for outputs that are not logits (see Outputs).
     """
     inputs: list[Tensor] = []
     handle = features_of and features_of.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))

@@ -1,4 +1,4 @@
-"""How far a number that was measured on some images would vary with other images: exact and normal intervals."""
+"""Confidence intervals of metrics over the images: exact and normal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Interval = tuple[float, float]
 
 
 def exact_interval(share: float, images: int, level: float = 0.95) -> Interval:
-    """The Clopper-Pearson interval of a percentage of N images, percent.
+    """Return the Clopper-Pearson interval of a percentage of N images, percent.
 
         lower: the p with P(X >= k) = (1 - level) / 2,  upper: the p with P(X <= k) = (1 - level) / 2
         X ~ Binomial(N, p),  k = share N / 100
@@ -26,13 +26,12 @@ def exact_interval(share: float, images: int, level: float = 0.95) -> Interval:
 
 
 def auc_interval(auc: float, positives: int, negatives: int) -> Interval:
-    """The 95 % interval of an area under the ROC curve from so many positive and negative images.
+    """Return the 95 % interval of an area under the ROC curve, by the numbers of images of each side.
 
         A +- 1.96 sqrt((A (1 - A) + (P - 1) (Q1 - A^2) + (N - 1) (Q2 - A^2)) / (P N)),   Q1 = A / (2 - A),  Q2 = 2 A^2 / (1 + A)
 
-    Within [0, 1]. At 0 and 1 the formula has no width: the upper end is never below, the lower never above, where the Clopper-Pearson
-    interval of none and of all of min(P, N) pairs of separate images ends. Source: Hanley and McNeil 1982. Raises ValueError for no image
-    on a side.
+    Within [0, 1]. At A = 0 and A = 1 the formula has no width; there the ends of the Clopper-Pearson interval of 0 and of all of
+    min(P, N) pairs apply. Source: Hanley and McNeil 1982. Raises ValueError for no image on a side.
     """
     if min(positives, negatives) < 1:
         raise ValueError(f"expected at least 1 image on both sides, got {positives} and {negatives}. Evaluate on larger sets")

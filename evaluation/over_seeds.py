@@ -1,4 +1,4 @@
-"""A number that was measured once for each seed: mean, standard deviation and a 95 % interval of the mean."""
+"""A metric over seeds: mean, standard deviation and a 95 % interval of the mean."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ from statistics import mean as exact_mean
 from statistics import stdev
 
 CONFIDENCE = 0.95
-ENDS = {"percent": (0.0, 100.0), "fraction": (0.0, 1.0)}  # of the units that have some
+ENDS = {"percent": (0.0, 100.0), "fraction": (0.0, 1.0)}  # of bounded units
 
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """The values of n seeds and what they come to, in the values' unit.
+    """The values of n seeds and their statistics, in the unit of the values.
 
         mean = sum_i v_i / n    sd^2 = sum_i (v_i - mean)^2 / (n - 1)    interval = mean -+ t(0.975, n - 1) sd / sqrt(n)
 
-    `sd` and `interval` (low, high) are None for a single seed, which says nothing of the spread. Where a value is infinite
-    or NaN, all three are None: nothing is averaged over what is left. The interval is
-    Student's: it holds for values that are about normal, may reach beyond the ends of a scale, and has no width where all
-    values are the same. `saturated`: every value is at an end of the scale (0 or 100 percent); a mean of such values looks
-    graded and is not, so `counts` is what to show.
+    `sd` and `interval` (low, high) are None for a single seed. If a value is infinite or NaN, all three are None. The interval is
+    Student's: it assumes approximately normal values, may exceed the bounds of the unit, and has width 0 for equal values.
+    `saturated`: every value is at a bound of its unit (0 or 100 percent); show `counts` rather than the mean.
     """
 
     values: tuple[float, ...]
@@ -38,14 +36,14 @@ class OverSeeds:
 
     @property
     def counts(self) -> dict[float, int]:
-        """How many seeds have each value, the smallest first."""
+        """The number of seeds by value, in ascending order."""
         return dict(sorted(Counter(self.values).items()))
 
 
 def over_seeds(values: Sequence[float], unit: str = "") -> OverSeeds:
-    """What the values of one metric, one for each seed, come to.
+    """Return the statistics of one metric over seeds.
 
-    unit: the metric's; "percent" and "fraction" have ends that a value can be saturated at. Raises ValueError for no value.
+    unit: of the metric; "percent" and "fraction" are bounded. Raises ValueError for no value.
     """
     if not values:
         raise ValueError("expected a value of at least 1 seed, got none. Measure one")
@@ -60,12 +58,12 @@ def over_seeds(values: Sequence[float], unit: str = "") -> OverSeeds:
 
 
 def gaps(values: Mapping[int, float], ideals: Mapping[int, float]) -> list[float]:
-    """The signed gap of each seed, in the unit of both, in the order of the seeds.
+    """Return the signed gap to the ideal of each seed, in the order of the seeds.
 
         g_s = v_s - i_s    for each seed s
 
-    Both by seed: a model is compared with the ideal model of its own seed, and averaged (`over_seeds`) afterwards.
-    Raises ValueError where a seed has one of the two alone.
+    Compares each model with the ideal model of its seed; average afterwards (`over_seeds`).
+    Raises ValueError for a seed without both.
     """
     alone = sorted(values.keys() ^ ideals.keys())
     if alone:

@@ -1,4 +1,4 @@
-"""What several models of one kind say about the same images: what KLoM and the challenge's score compare."""
+"""Margins of several models on the same images: the input of KLoM and of the challenge's score."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 from evaluation.model_outputs import ModelOutputs
 
-MINIMUM = 10  # models a side; below it no histogram of margins says anything
+MINIMUM = 10  # models a side; a histogram of fewer margins has no meaning
 
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """The margins of N models on the images of each set, and where they are known, the scores of each model.
+    """The margins of N models by image set, and the scores of each model, if known.
 
-    margins: "forget", and where they were measured "retain" and "validation" -> (N, n) nats, float. Infinite ones are fine, NaN is not.
+    margins: "forget", and optionally "retain" and "validation" -> (N, n) nats, float; may be infinite, not NaN.
     scores: "retain_score" and "ta" (test_score, or test_retain_score where a whole class was forgotten) -> (N,) percent.
-    Raises ValueError for other shapes, NaN, fewer than 10 models, and sets that differ in their number of models.
+    Raises ValueError for wrong shapes, NaN, fewer than 10 models, and sets of different numbers of models.
     """
 
     margins: Mapping[str, Tensor]
@@ -39,7 +39,7 @@ class Population:
 
     @classmethod
     def of(cls, models: Iterable[ModelOutputs]) -> Population:
-        """From what each model says, one at a time. Margins are kept as float32, which is what a file of them holds."""
+        """Collect the margins (as float32, as in files) and scores of models, one at a time."""
         sets: dict[str, list[Tensor]] = {}
         scores: dict[str, list[float]] = {"retain_score": [], "ta": []}
         for outputs in models:
@@ -53,7 +53,7 @@ class Population:
 
 
 def check_margins(margins: Tensor, what: str = "margins", minimum: int = MINIMUM) -> None:
-    """ValueError for margins that are not floats (N, n) of at least `minimum` models and one image, or that have NaN."""
+    """Raise ValueError unless margins are floats (N, n) without NaN, N >= minimum and n >= 1."""
     if margins.ndim != 2 or not margins.is_floating_point() or not margins.shape[1]:
         raise ValueError(
             f"{what}: expected floats (models, images) of at least 1 image, got {margins.dtype} {tuple(margins.shape)}. "
@@ -70,7 +70,7 @@ def check_margins(margins: Tensor, what: str = "margins", minimum: int = MINIMUM
 
 
 def check_same(unlearned: Tensor, oracles: Tensor) -> None:
-    """ValueError for margins of another number of models, or of images, on the two sides."""
+    """Raise ValueError unless both sides have the same numbers of models and of images."""
     if unlearned.shape != oracles.shape:
         raise ValueError(
             f"expected as many oracles as unlearned models, on the same images, got {tuple(oracles.shape)} and {tuple(unlearned.shape)} "

@@ -1,4 +1,4 @@
-"""How far apart the predictions of two models are: on the forget set, image by image, or class by class."""
+"""Distances between the predictions of two models on the forget set, by image or by class."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from evaluation.model_outputs import ModelOutputs, Outputs
 
 
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
-    """The Jensen-Shannon divergence of each pair of distributions.
+    """Return the Jensen-Shannon divergence of each pair of distributions.
 
         (KL(p, m) + KL(q, m)) / 2    m = (p + q) / 2,  KL(p, m) = sum_j p_j log(p_j / m_j),  0 log 0 = 0
 
     p and q (N, C), rows that sum to 1 -> (N,) nats in [0, ln 2], float64: 0 where p = q, ln 2 where they share no class.
-    Raises ValueError for other shapes, and for rows that are no probabilities.
+    Raises ValueError for wrong shapes, and for rows that are not probabilities.
     """
     if p.ndim != 2 or p.shape != q.shape:
         raise ValueError(
@@ -44,7 +44,7 @@ def _checked(probabilities: Tensor) -> Tensor:
 
 
 def class_means(outputs: Outputs, classes: Tensor) -> Tensor:
-    """The mean prediction for the images of each of the classes.
+    """Return the mean prediction for the images of each class.
 
         sum_{i : y_i = c} p_i / n_c
 
@@ -89,7 +89,7 @@ def js_divergence(model: ModelOutputs, ideal: ModelOutputs) -> float:
 
     In [0, ln 2], 0 for identical predictions.
 
-    Trap: this is the standard definition, in nats and per image. Public code has KL(m, p) in the place of KL(p, m), which has no bound.
+    Trap: this is the standard definition, in nats and per image. Public code computes KL(m, p) instead of KL(p, m), which is unbounded.
     """
     ours, ideals = _on_forget(model, ideal)
     return mean(jensen_shannon(ours.probabilities, ideals.probabilities))
@@ -97,17 +97,17 @@ def js_divergence(model: ModelOutputs, ideal: ModelOutputs) -> float:
 
 @register("rf_js_divergence", unit="nats", better="near the ideal's", source="Spartalis et al. 2025, arXiv:2503.18314")
 def rf_js_divergence(model: ModelOutputs, initial: ModelOutputs) -> float:
-    """Jensen-Shannon divergence between the model on forget and the initial model on test images of the same classes.
+    """JS divergence between the model on forget and the initial model on test, class by class.
 
         mean over classes c in forget of JSD(mean of softmax f(x) over x in forget of c, mean of softmax f_0(x) over x in test of c)
 
-    In [0, ln 2]; the initial model's predictions on images that it was not trained on stand in for the ideal model's, so none has to be
-    trained. Raises ValueError where test has no image of a class in forget.
+    In [0, ln 2]; the initial model's predictions on test images replace the ideal model's on forget, so no ideal model is needed. Raises
+    ValueError if test has no image of a class in forget.
 
-    Trap: lower is better, as the source has it, where a part of a class was forgotten. Where a whole class was, the initial model still
-    knows its test images, which the ideal model does not: the value is next to 0 before unlearning, and near ln 2 for the ideal model.
+    Trap: lower is better, as in the source, where a part of a class was forgotten. For a whole class the initial model still predicts
+    its test images and the ideal model does not: the value is near 0 before unlearning, and near ln 2 for the ideal model.
 
-    Trap: the values that the source prints normalise the whole matrix of classes and are not comparable.
+    Trap: the source's values are normalised over the whole matrix of classes and are not comparable.
     """
     classes = model.forget.labels.unique()
     return mean(jensen_shannon(class_means(model.forget, classes), class_means(initial.test, classes)))
@@ -129,17 +129,17 @@ def activation_distance(model: ModelOutputs, ideal: ModelOutputs) -> float:
 
 @register("zrf", unit="fraction", better="near the ideal's", source=BAD_TEACHING)
 def zrf(model: ModelOutputs, incompetent: ModelOutputs) -> float:
-    """Zero retrain forgetting: how close the predictions on forget are to those of a model that was never trained.
+    """Zero retrain forgetting: similarity of the predictions on forget to those of an untrained model.
 
         1 - mean over x in forget of JSD(softmax f(x), softmax f_incompetent(x))
 
     In nats, so in [1 - ln 2, 1]; 1 for identical predictions. The incompetent teacher has the model's architecture, and initial
     weights of another seed.
 
-    Trap: this is the standard Jensen-Shannon divergence, in nats and per image. Public code has KL(m, p) in the place of KL(p, m), which
-    has no bound: its values are not comparable.
+    Trap: this is the standard Jensen-Shannon divergence, in nats and per image. Public code computes KL(m, p) instead of KL(p, m), which
+    is unbounded: its values are not comparable.
 
-    Trap: 1 is not the aim. A model that never saw the forget set still knows something of it: compare with the ideal's.
+    Trap: 1 is not the aim. A model that never saw the forget set does not predict at random on it. Compare with the ideal's.
     """
     ours, untrained = _on_forget(model, incompetent)
     return 1 - mean(jensen_shannon(ours.probabilities, untrained.probabilities))

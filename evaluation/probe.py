@@ -1,4 +1,4 @@
-"""A linear probe on the features of a model: is the forgotten class still inside, whatever the logits say?"""
+"""A linear probe on the features of a model: do they still separate the forgotten class?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_ITER = 1000
 
 
 def probe_score(forget: Tensor, forget_labels: Tensor, retain: Tensor, retain_labels: Tensor, *, seed: int = 1) -> float:
-    """Percent of held-out forget images whose class a linear probe finds in a model's features, in [0, 100].
+    """Return the percentage of held-out forget images that a linear probe on the features classifies right.
 
         P = argmax_c (V s(h) + a)_c    V, a = argmin sum_i CE(V s(h_i) + a, y_i) + |V|^2 / 2    over retain and half of forget
         probe_score = 100 x share of P(h) = y over the other half of forget
@@ -25,14 +25,14 @@ def probe_score(forget: Tensor, forget_labels: Tensor, retain: Tensor, retain_la
     `seed` draws the halves, within each class (see `halves`).
 
     The probe is scikit-learn's multinomial LogisticRegression in float64: C=1, Newton steps (newton-cg; about ten are usual,
-    1,000 allowed) until no partial derivative of the mean objective is above tol=1e-4. Newton's last step lands on the
-    optimum; lbfgs, the default, is sooner at this tolerance, but stops where the score can still change by a point.
+    1,000 allowed) until no partial derivative of the mean objective is above tol=1e-4. Newton's last step reaches the
+    optimum; lbfgs, the default, is faster, but at this tolerance its score can be off by a point.
 
     A model that never saw the class separates it to a degree: compare with the ideal's. Where a retained class has the
     same features, the larger of the two wins.
 
-    Raises ValueError for fewer than 2 forget images, a single forget image of a class that retain has not, fewer than 2
-    classes, other shapes or types, features that are not finite, and a probe that does not converge.
+    Raises ValueError for fewer than 2 forget images, a single forget image of a class absent from retain, fewer than 2
+    classes, wrong shapes or types, features that are not finite, and a probe that does not converge.
     Source: Alain and Bengio 2016, arXiv:1610.01644 (linear probes).
     """
     _check_features("forget", forget, forget_labels)
@@ -51,10 +51,10 @@ def probe_score(forget: Tensor, forget_labels: Tensor, retain: Tensor, retain_la
 
 
 def halves(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """The rows of forget that the probe is trained on, and the other ones.
+    """Split the rows of forget into those that the probe is trained on and the held-out ones.
 
-    labels (n,) -> int64 indexes, ceil(n / 2) and floor(n / 2) of them. The images are shuffled, put in the order of their
-    classes and taken in turn, so that the parts differ by at most 1 in every class and in all.
+    labels (n,) -> int64 indexes, ceil(n / 2) and floor(n / 2) of them. The images are shuffled, sorted by class and
+    assigned alternately, so that the parts differ by at most 1 in every class and in total.
     """
     shuffled = torch.randperm(len(labels), generator=generator_for(seed, "evaluation", "probe"))
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
@@ -62,13 +62,13 @@ def halves(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def penultimate_features(model: nn.Module, images: ImageSet, *, device: torch.device | str = "cpu") -> Tensor:
-    """The input of the model's last linear layer for each image, (N, d) on the CPU, in the order of `images`.
+    """Return the input of the model's last linear layer, (N, d) on the CPU, in the order of `images`.
 
         model(x) = head(W h + b)    h = the features of x
 
-    The model, which is on `device`, runs in eval mode, and each of its modules keeps the mode that it had. Last is the
-    layer that runs last, as -1 of --mask_layer; a mask that is applied holds.
-    Raises ValueError for a set without images, or a model whose last linear layer does not see one vector an image.
+    The model is on `device`, runs in eval mode, and gets the mode of each module back. The last layer is the one that
+    runs last, as -1 of --mask_layer; an applied mask stays on.
+    Raises ValueError for an empty set, or a model whose last linear layer does not take one vector per image.
     """
     if not len(images):
         raise ValueError("expected at least 1 image, got 0. Take the features of a set that is not empty.")

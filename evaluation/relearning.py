@@ -1,4 +1,4 @@
-"""Relearning: how many optimiser steps on the forget set bring back what a model forgot."""
+"""Relearning: the number of optimiser steps on the forget set that restore a model's score on it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHARE = 0.95
 
 @dataclass(frozen=True)
 class Relearned:
-    """The optimiser steps that relearning took. censored: the score was not reached, and steps is the cap, a lower bound."""
+    """The number of optimiser steps. censored: the score was not reached; steps is the cap, a lower bound."""
 
     steps: int
     censored: bool
@@ -38,31 +38,28 @@ def relearn_steps(
     judged_on: int = 1000,
     device: torch.device | str = "cpu",
 ) -> Relearned:
-    """Optimiser steps on the forget set until a model knows it again as well as 95 % of a given score says.
+    """Count the optimiser steps on the forget set until a model reaches 95 % of a given score on it.
 
         min { t : forget_score(theta_t) >= 0.95 initial_score },    theta_{t+1} = AdamW(theta_t, grad CE(batch t of forget))
 
-    0 if the model is there already; censored if it is not there after `cap` steps. initial_score is the initial model's
-    forget_score, percent. The score is taken before the first and after every step, on `judged_on` images of forget drawn
-    by `seed`, or on all where they are fewer. AdamW has betas (.9, .999), `lr` and no weight decay. Batches are a new random
-    order of forget in every epoch, not augmented, the last of an epoch may be smaller; they depend on `seed` alone, so that
-    two models see the same ones.
+    0 if the score is high enough already; censored if it is not reached after `cap` steps. initial_score: the initial model's
+    forget_score, percent. The score is computed before the first and after every step, on `judged_on` images of forget drawn
+    by `seed` (all, if forget is smaller). AdamW with betas (.9, .999), `lr` and no weight decay. Every epoch shuffles forget
+    anew; no augmentation; the last batch may be smaller. Batches depend on `seed` alone, so two models see the same ones.
 
-    A copy of the model is trained, with all its parameters trainable, zeros that a mask wrote included: where a mask
-    switched weights off for good, what the other weights still hold can bring them back, and that is what is asked. (A mask
-    that is only applied, not written, stays on while the copy learns.)
+    Trains a copy of the model with all parameters trainable, including zeros that a mask wrote: the remaining weights may
+    restore them, which is what this measures. (A mask that is applied but not written stays on.)
 
-    The copy stays in eval mode: the model that is judged is the one that takes the step. In train mode the steps would
-    also count how long the running means of batch norm take to drift towards a forget set of one class, and dropout
-    would add its noise.
+    The copy stays in eval mode, so the steps do not count the drift of batch-norm statistics towards a forget set of one
+    class, nor dropout noise.
 
-    Where one class is forgotten, preferring it for every image is enough, and a few steps can do that: it is the ratio to
-    the ideal's steps that says something (see `anamnesis_index`).
+    Where one class is forgotten, a few steps can teach the model to predict it for every image: read the ratio to the
+    ideal's steps (`anamnesis_index`).
 
-    Raises ValueError for an empty forget set, a score outside (0, 100], a `batch_size`, `cap` or `judged_on` below 1, and a
-    model whose logits are not finite, from the start or because relearning diverged.
-    Source: Chundawat et al. 2022, arXiv:2201.05629. Their code relearns on the whole training set, in train mode, and judges
-    on validation images; here it is the forget set, so that the steps count what is left of it.
+    Raises ValueError for an empty forget set, a score outside (0, 100], a `batch_size`, `cap` or `judged_on` below 1, and
+    logits that are not finite.
+    Source: Chundawat et al. 2022, arXiv:2201.05629. Their code relearns on the whole training set, in train mode, and scores
+    validation images; here both use the forget set, to measure what is left of it.
     """
     _check(forget, initial_score, batch_size=batch_size, cap=cap, judged_on=judged_on)
     student = copy.deepcopy(model).to(device).eval().requires_grad_(True)
@@ -71,7 +68,7 @@ def relearn_steps(
     judged = _drawn(images, judged_on, seed)
     exam = list(judged.batches(forward_batch(device), device=device))
     batches = _epochs(images, batch_size, generator_for(seed, "evaluation", "relearning", "batches"), device)
-    needed = math.ceil(SHARE * initial_score / 100 * len(judged) - 1e-9)  # images; products may be a rounding above a whole number
+    needed = math.ceil(SHARE * initial_score / 100 * len(judged) - 1e-9)  # images; 1e-9 absorbs rounding
     steps = 0
     while int(outputs_of(student, exam).correct.sum()) < needed:
         if steps == cap:
@@ -82,12 +79,12 @@ def relearn_steps(
 
 
 def anamnesis_index(steps: int, ideal_steps: int) -> float:
-    """The unlearned model's relearning steps over the ideal model's: 1 is best, below 1 something was still there.
+    """Return the ratio of the unlearned model's relearning steps to the ideal model's; 1 is best.
 
         (steps + .01) / (ideal_steps + .01)
 
-    The .01, which the source has not, keeps it finite for an ideal model that needs no step. Censored steps are lower
-    bounds: the index is then a lower bound (the model's are censored), an upper one (the ideal's), or none (both).
+    Below 1 the unlearned model relearns faster. The .01, absent in the source, keeps the ratio finite for an ideal model that
+    needs no step. With censored steps it is a lower bound (the model's are censored), an upper one (the ideal's), or neither (both).
     Raises ValueError for a negative number of steps. Source: Chundawat et al. 2022, arXiv:2201.05629.
     """
     if min(steps, ideal_steps) < 0:

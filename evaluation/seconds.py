@@ -1,4 +1,4 @@
-"""What unlearning costs in time, beside training the ideal model."""
+"""The duration of unlearning, compared with training the ideal model."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from evaluation.model_outputs import ModelOutputs, Times
 def unlearn_seconds(times: Times) -> float:
     """Wall time of the method alone.
 
-        end - start of the method's call; loading, evaluation and tracking are not in it
+        end - start of the method's call, without loading, evaluation and tracking
 
-    Trap: of this machine, as busy as it was.
+    Trap: depends on the machine and its load.
     """
     return times.unlearn
 
 
 @register("ideal_seconds", unit="seconds", better="lower")
 def ideal_seconds(times: Times, ideal: ModelOutputs) -> float:
-    """Wall time of the ideal model's training, as its checkpoint says.
+    """Wall time of the ideal model's training, from its checkpoint.
 
         end - start of the training loop
 
-    Trap: of the machine that trained it, as busy as it was then, and of all its epochs: a shorter recipe may be as good.
+    Trap: depends on the machine, its load and the number of epochs: a shorter recipe may be as good.
 
-    Raises ValueError where the checkpoint does not say it.
+    Raises ValueError if the checkpoint has no duration.
     """
     if times.ideal is None:
-        raise ValueError("expected an ideal model that knows how long its training took, got one that does not. Train it anew")
+        raise ValueError("expected an ideal model with the duration of its training, got one without. Train it anew")
     return times.ideal
 
 
 @register("speedup", unit="ratio", better="higher")
 def speedup(times: Times, ideal: ModelOutputs) -> float:
-    """How many times faster than retraining the method was.
+    """Speed of the method relative to training the ideal model.
 
         ideal_seconds / unlearn_seconds
 
     Above 1 the method is faster than training the ideal model.
 
-    Trap: the two may have been measured on different machines, or beside other work.
+    Trap: the two may be measured on different machines, or under different load.
 
-    Raises ValueError where ideal_seconds does, or the method took no time that can be measured.
+    Raises ValueError where ideal_seconds does, or if the method took no measurable time.
     """
     if not times.unlearn > 0:
         raise ValueError(f"expected unlearn_seconds above 0, got {times.unlearn}. Measure a method that does something")

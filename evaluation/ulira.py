@@ -1,4 +1,4 @@
-"""U-LiRA: can an attacker with shadow models tell, image by image, what was trained on and unlearned from what never was?"""
+"""U-LiRA: a per-image attack with shadow models on unlearned images against never-seen images."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from training import generator_for
 
 SOURCE = "Hayes et al. 2024, arXiv:2403.01218"
 LIMIT = 100.0
-LEAST_SIDE = 4  # models with an image, and without it, that fit its Gaussians; as many are attacked
+LEAST_SIDE = 4  # models with an image, and without it, to fit its Gaussians; as many to attack
 LEAST_DEVIATION = 1e-6
 LEAST_FOR_TPR = 100
 RESAMPLES = 1000
 
 
 class Rates(NamedTuple):
-    """How well members are told from non-members: fractions."""
+    """Success of an attack on membership: fractions."""
 
     accuracy: float
     auc: float
@@ -31,11 +31,11 @@ class Rates(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Shadows:
-    """The margins of K models after unlearning, and which images each had been trained on, and then unlearned.
+    """The margins of K models after unlearning, and the images that each unlearned.
 
     margins (K, n) floats, nats. member (K, n) bool: True where model k was trained on image i and unlearned it, False where it
-    never saw it. attacked (K,) bool: the models that are attacked; the others fit the Gaussians. Raises ValueError for other shapes,
-    NaN, and images with fewer than 4 models of a kind.
+    never saw it. attacked (K,) bool: the attacked models; the others fit the Gaussians. Raises ValueError for wrong shapes, NaN, and
+    images with fewer than 4 models of a kind.
     """
 
     margins: Tensor
@@ -48,7 +48,7 @@ class Shadows:
         for name, value, shape in (("member", self.member, self.margins.shape), ("attacked", self.attacked, (models,))):
             if value.dtype != torch.bool or value.shape != shape:
                 raise ValueError(
-                    f"{name}: expected bool {tuple(shape)}, got {value.dtype} {tuple(value.shape)}. Say it of each model"
+                    f"{name}: expected bool {tuple(shape)}, got {value.dtype} {tuple(value.shape)}. Give one entry per model"
                     + " and image" * (name == "member")
                 )
         short = too_few(self.member, self.attacked)
@@ -57,7 +57,7 @@ class Shadows:
 
     @cached_property
     def log_odds(self) -> Tensor:
-        """log N_u(m) - log N_r(m) of each attacked model and image, (attacked, n), float64: above 0 the image is called a member."""
+        """log N_u(m) - log N_r(m) of each attacked model and image, (attacked, n) float64; member above 0."""
         margins = self.margins.double().clamp(-LIMIT, LIMIT)
         fit, member = margins[~self.attacked], self.member[~self.attacked]
         targets = margins[self.attacked]
@@ -65,18 +65,18 @@ class Shadows:
 
     @cached_property
     def rates(self) -> Rates:
-        """Of all attacked models and images together."""
+        """The rates over all attacked models and images."""
         weights = torch.ones(int(self.attacked.sum()), dtype=torch.float64)
         return self._ranks.rates(weights)
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """A 95 % interval of each rate, by name, within [0, 1].
+        """95 % intervals of the rates, by name, within [0, 1].
 
             rate -+ t(0.975, K - 1) sqrt(K / (K - 1)) sd    sd: over 1,000 resamples of the attacked models, K of a kind
 
-        Models are resampled, not images: what one model says of its images is not independent. The Gaussians stay as they are,
-        so that the interval is that of attacking more models with the same shadow models.
+        Resamples models, not images: the margins of one model are not independent. The Gaussians are not refitted, so the interval
+        is that of attacking more models with the same shadow models.
         """
         from scipy.special import stdtrit
 
@@ -100,7 +100,7 @@ class Shadows:
 
 
 def too_few(member: Tensor, attacked: Tensor) -> str:
-    """What there is too little of, in words; nothing where each image has at least 4 models with it and 4 without it on both sides.
+    """Return a message if an image has fewer than 4 models of a kind, to fit or to attack; "" otherwise.
 
     member (K, n) and attacked (K,) are bool, as in `Shadows`.
     """
@@ -113,7 +113,7 @@ def too_few(member: Tensor, attacked: Tensor) -> str:
 
 
 def _log_density(at: Tensor, margins: Tensor, chosen: Tensor) -> Tensor:
-    """log of the Gaussian that the chosen margins of each image have, at other margins of it."""
+    """Return the log-density at other margins of each image's Gaussian, fitted to the chosen margins."""
     count = chosen.sum(0)
     center = (margins * chosen).sum(0) / count
     variance = ((margins - center).square() * chosen).sum(0) / (count - 1)
@@ -123,12 +123,12 @@ def _log_density(at: Tensor, margins: Tensor, chosen: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Ranks:
-    """Every decision by the rank of its score, the highest first; equal scores have one rank."""
+    """All decisions by the rank of their score, highest first; equal scores share a rank."""
 
     rank: Tensor
     row: Tensor
     member: Tensor
-    above: Tensor  # of each rank: whether its score is above 0, 1/2 where it is 0
+    above: Tensor  # by rank: 1 for a score above 0, 1/2 for 0, else 0
 
     @classmethod
     def of(cls, scores: Tensor, member: Tensor) -> _Ranks:
@@ -137,7 +137,7 @@ class _Ranks:
         return cls(rank, row, member.flatten(), (1 - values.sign()) / 2)
 
     def rates(self, weights: Tensor) -> Rates:
-        """With each model counted as often as its weight says."""
+        """Return the rates with one weight per model."""
         own = weights[self.row]
         members, others = (self._shares(own * side.double()) for side in (self.member, ~self.member))
         accuracy = ((members * self.above).sum() + (others * (1 - self.above)).sum()) / 2
@@ -153,18 +153,18 @@ class _Ranks:
 
 @register("ulira_accuracy", unit="fraction", better="near 0.5", source=SOURCE)
 def ulira_accuracy(shadows: Shadows) -> float:
-    """Share of right answers of an attack on each image: trained on and unlearned, or never seen?
+    """Accuracy of a per-image attack: was the image trained on and unlearned, or never seen?
 
         p(x) = N_u(m) / (N_u(m) + N_r(m))    m = log(p_y / (1 - p_y)),  member where p > 1/2
 
     For each forget image, N_u is a Gaussian fitted to the margins of shadow models that were trained with it and unlearned it, N_r to
     those of shadow models that were never trained on it and unlearned something else (`--ulira_out retrained`: of retrained models). Half
-    of the models fit the Gaussians, the other half is attacked. Members and non-members count the same. 0.5 where nothing can be told,
-    as of retrained models; `ulira_shadows` and an interval stand beside it.
+    of the models fit the Gaussians, the other half is attacked. Members and non-members have equal weight. 0.5 is chance, as for
+    retrained models. `ulira_shadows` and an interval are logged with it.
 
-    Trap: it looks at each image by itself, which no other attack here does: a method may pass `mia` and fail this.
+    Trap: unlike the other attacks it fits each image separately: a method may pass `mia` and fail here.
 
-    Raises ValueError for fewer than 4 models a side that fit, or that are attacked.
+    Raises ValueError for fewer than 4 models a side to fit, or to attack.
     """
     return shadows.rates.accuracy
 
@@ -175,20 +175,18 @@ def ulira_auc(shadows: Shadows) -> float:
 
         P(s_member > s_other) + P(s_member = s_other) / 2    s = log N_u(m) - log N_r(m)
 
-    As ulira_accuracy; 0.5 where nothing can be told.
+    As ulira_accuracy; 0.5 is chance.
     """
     return shadows.rates.auc
 
 
 @register("ulira_tpr_at_1_fpr", unit="fraction", better="near 0.01", source=SOURCE)
 def ulira_tpr_at_1_fpr(shadows: Shadows) -> float:
-    """Share of the members that U-LiRA finds where it calls at most 1 % of the others member.
+    """Share of the members that U-LiRA finds at a false-positive rate of 1 %.
 
         mean over members of 1[s > t]    t: the smallest with mean over others of 1[s > t] <= 0.01,  s = log N_u(m) - log N_r(m)
 
-    As ulira_accuracy; 0.01 where nothing can be told.
-
-    Raises ValueError for fewer than 100 non-members, of which 1 % is no image.
+    As ulira_accuracy; 0.01 is chance. Needs attacks on at least 100 non-members, else raises ValueError.
     """
     others = int((~shadows.member[shadows.attacked]).sum())
     if others < LEAST_FOR_TPR:

@@ -103,7 +103,7 @@ def test_the_speedup_is_the_ratio_of_the_seconds():
 def test_an_ideal_model_that_does_not_know_its_seconds_is_a_reason():
     values, reasons = seconds(4.0, None)
     assert values == {"unlearn_seconds": 4.0}
-    assert set(reasons.values()) == {"expected an ideal model that knows how long its training took, got one that does not. Train it anew"}
+    assert set(reasons.values()) == {"expected an ideal model with the duration of its training, got one without. Train it anew"}
 
 
 def test_a_method_that_took_no_time_has_no_speedup():
