@@ -125,15 +125,9 @@ def unlearned(job: Pipeline, starts: Sequence[StartingModel]) -> Iterator[nn.Mod
 def _unlearned(job: Pipeline, start: StartingModel) -> nn.Module:
     model, data = start.made()
     try:
-        result = unlearn(job.config.unlearn, model, data, **job.settings).model
+        return unlearn(job.config.unlearn, model, data, **job.settings).model
     except FloatingPointError as error:
         raise NotFinite(f"{job.method.name} on {start.name}: {error}") from error
-    broken = [name for name, value in result.state_dict().items() if value.is_floating_point() and not value.isfinite().all()]
-    if broken:
-        raise NotFinite(
-            f"{job.method.name} on {start.name}: weights that are not finite ({broken[0]}). Lower the learning rate: it diverged"
-        )
-    return result
 
 
 def _span(seconds: float) -> str:

@@ -292,7 +292,7 @@ def test_what_is_as_it_should_be_has_no_warning(method):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("mine.py:broken",), "the unlearned model: expected logits with a finite maximum"),
+        (("mine.py:broken",), "broken diverged: weights that are not finite"),
         (("mine.py:gives_up", "--share", "0.9"), "gives_up diverged in epoch 3"),
         (("NegGrad", "--unlearn_lr", "1e30"), "NegGrad diverged in epoch"),
     ],
