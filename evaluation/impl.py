@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from evaluation.units import Unit
 from registry import Function, Registry
 
-Unit = Literal["", "percent", "points", "nats", "fraction", "distance", "seconds", "steps", "ratio"]
 # Where a metric is shown: in the table of one run, in tables of several, in MLflow's list of runs; attack: one that is trained.
 Group = Literal["headline", "summary", "overview", "attack"]
 Better = Literal["", "higher", "lower", "near the ideal's", "near 0", "near 0.5", "near 0.01", "near 1"]

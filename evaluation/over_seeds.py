@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from statistics import mean as exact_mean
 from statistics import stdev
 
+from evaluation.units import unit_facts
+
 CONFIDENCE = 0.95
-ENDS = {"percent": (0.0, 100.0), "fraction": (0.0, 1.0)}  # of bounded units
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def over_seeds(values: Sequence[float], unit: str = "") -> OverSeeds:
     if not values:
         raise ValueError("expected a value of at least 1 seed, got none. Measure one")
     own = tuple(map(float, values))
-    saturated = unit in ENDS and all(value in ENDS[unit] for value in own)
+    ends = unit_facts(unit).ends
+    saturated = all(value in ends for value in own)
     if not all(map(math.isfinite, own)):
         return OverSeeds(own, None, None, None, saturated)
     mean = exact_mean(own)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from evaluation import UNDECIDED, MetricFacts, Outputs, is_undecided, names_in
 from evaluation.impl import reasons_of
+from evaluation.units import unit_facts
 from registry import Entry
 from reporter.best_known import best_known
 from reporter.curve_charts import curves
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 MODELS = ("initial", "unlearned", "ideal")
-DIGITS = {"percent": 2, "points": 2, "nats": 3, "fraction": 3, "seconds": 3, "steps": 0, "ratio": 3, "distance": 3}
-UNITS = {"percent": "%", "steps": "steps", "seconds": "s"}
 NONE = "–"
 
 
@@ -117,7 +116,7 @@ def rows_of(facts: RunFacts, names: Iterable[str], models: Sequence[str]) -> lis
 
 def _row(facts: RunFacts, kind: Entry[MetricFacts], models: Sequence[str]) -> Row:
     values = tuple(_value(facts, kind, model) for model in models)
-    unit = UNITS.get(kind.facts.unit, kind.facts.unit)
+    unit = unit_facts(kind.facts.unit).sign
     return Row(kind.name, kind.summary, unit, kind.facts.direction(facts.measured.whole), values)
 
 
@@ -133,7 +132,7 @@ def shown(value: float | None, unit: str) -> str:
         return NONE
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
-    digits = DIGITS.get(unit, 3)
+    digits = unit_facts(unit).digits
     smallest = 0.5 * 10**-digits
     if value and abs(value) < smallest:
         return f"{'<' if value > 0 else '>-'} {10**-digits:.{digits}f}".replace(">- ", "> -")

@@ -12,6 +12,7 @@ from typing import Any
 from evaluation import METRICS, OF_MANY, names_in, needs_of
 from evaluation.membership import LARGEST_SPREAD, REGRESSION_TOLERANCE, TOLERANCE
 from evaluation.model_outputs import DRAWS
+from evaluation.units import unit_facts
 from registry import Entry
 from reporter.markdown import capital, codes, paragraph, paragraphs_of, prose, table
 from reporter.text_table import wrapped_table
@@ -19,14 +20,6 @@ from training.storage import write_bytes
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 COMMAND = "python -m reporter.metrics_page"
-UNITS = {
-    "percent": "percent, in [0, 100]",
-    "points": "points: a difference of percentages",
-    "fraction": "a fraction, in [0, 1]",
-    "distance": "a distance, without a unit",
-    "steps": "steps of the optimiser",
-    "ratio": "a ratio, 0 or more",
-}
 NEEDS = {
     "ideal": "the ideal model",
     "initial": "the initial model",
@@ -119,7 +112,7 @@ def _measured(entry: Entry[Any]) -> str:
 
 def _facts(entry: Entry[Any]) -> list[str]:
     unit, better = entry.facts.unit, entry.facts.better
-    facts = [f"Unit: {UNITS.get(unit, unit)}", f"Good: {better}"]
+    facts = [f"Unit: {unit_facts(unit).in_words}", f"Good: {better}"]
     facts += [f"Good for images of classes that stay: {entry.facts.better_of_images}"] if entry.facts.better_of_images else []
     facts += [f"Good for whole classes: {entry.facts.better_of_classes}"] if entry.facts.better_of_classes else []
     facts += [f"Needs: {', '.join(_needs(entry)) or 'the model alone'}"]

@@ -121,6 +121,11 @@ def test_mlflow_is_imported_in_tracking_alone(path):
     assert "mlflow" not in first_parts(imports_in(path))
 
 
+def test_matplotlib_draws_the_figures_of_a_comparison_alone():
+    drawing = {name_of(path) for path in SOURCES if "matplotlib" in first_parts(imports_in(path))}
+    assert drawing == {"reporter/comparison_page.py", "reporter/comparison_pictures.py", "reporter/figure_files.py"}
+
+
 @pytest.mark.parametrize("path", sources_of(*SILENT), ids=name_of)
 def test_libraries_print_nothing(path):
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
