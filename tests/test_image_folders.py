@@ -547,3 +547,21 @@ def test_the_command_line_says_it_in_one_line(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert done.stderr.startswith("error: folder-own: 1 of the images can't be read:") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("around", ["own", "own/more", "archive"])
+@pytest.mark.parametrize("below", ["", "train"])
+def test_folders_around_the_classes_are_looked_into_with_a_word(tmp_path, around, below):
+    class_folders(tmp_path / "own" / around / below, {"cat": 2, "dog": 2})
+    with pytest.warns(UserWarning, match=f"own/{around} is read, the one folder in"):
+        raw = read(tmp_path / "own", tmp_path / "data")
+    assert (raw.class_names, raw.train[1].tolist()) == (("cat", "dog"), [0, 0, 1, 1])
+
+
+def test_archives_that_are_still_packed_are_named(tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "photos.zip").touch()
+    with pytest.raises(ValueError, match="got no folder. Unpack photos.zip there"):
+        read(tmp_path / "own", tmp_path / "data")
+    with pytest.raises(ValueError, match="got the file .*photos.zip. Unpack it, and name the folder"):
+        read(tmp_path / "own" / "photos.zip", tmp_path / "data")

@@ -193,6 +193,20 @@ def test_a_readme_may_name_image_files(own):
     assert (raw.class_names, raw.train[1].tolist(), raw.test[1].tolist()) == (("cat", "dog"), [0, 0, 1], [0, 1])
 
 
+SEVERAL = "---\nconfigs:\n- {config_name: a, data_files: d/a.parquet}\n- {config_name: b, data_files: d/b.parquet}\n---\n"
+
+
+def test_a_readme_s_configuration_is_chosen_behind_the_path(own):
+    (own / "d").mkdir(parents=True)
+    for name, labels in {"a": [0, 1, 0], "b": [1, 0]}.items():
+        rows(labels).to_parquet(own / "d" / f"{name}.parquet")
+    (own / "README.md").write_text(SEVERAL)
+    assert hub(own / "a").train[1].tolist() == [0, 1, 0]
+    assert hub(own / "b").train[1].tolist() == [1, 0]
+    with pytest.raises(ValueError, match=r"unknown configuration 'c'\. Configurations: a, b \(of .*README.md\)\. Name one of them"):
+        hub(own / "c")
+
+
 @pytest.mark.parametrize(
     ("readme", "message"),
     [
@@ -202,7 +216,7 @@ def test_a_readme_may_name_image_files(own):
         ("---\nconfigs: [\n---\n", "expected YAML at the top of .*README.md"),
         (
             "---\nconfigs:\n- {config_name: a, data_files: x.parquet}\n- {config_name: b, data_files: y.parquet}\n---\n",
-            "expected one default configuration in .*README.md, got a, b. Write `default: true` at one",
+            "expected one default configuration in .*README.md, got a, b. Name one, e.g. hf:.*own/a",
         ),
     ],
 )

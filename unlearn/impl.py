@@ -57,6 +57,7 @@ class ForgetData:
             if not len(images):
                 raise ValueError(f"the {name} set: expected at least one image, got none. Change the forget request")
         object.__setattr__(self, "device", torch.device(self.device))  # "cuda" will do
+        _check_has_float64(self.device)
         kinds = augmentations(self.augment)
         check_augmentable(kinds, self.forget.images.shape[1:])
         object.__setattr__(self, "augment", kinds)
@@ -224,6 +225,11 @@ def _is_finite(model: nn.Module) -> bool:
     return all(bool(value.isfinite().all()) for value in model.state_dict().values())
 
 
+def _check_has_float64(device: torch.device) -> None:
+    if device.type == "mps":  # Apple's GPU
+        raise ValueError("expected a device with float64, which metrics and methods need, got mps. Use cpu: model.to('cpu')")
+
+
 def check_model(model: nn.Module, data: ForgetData, *, copied: bool = True) -> None:
     """ValueError for a model that is not on the data's device, gives anything but logits (N, classes) of at least as many classes as there
     are, or where it is to be `copied`, can't be."""
@@ -233,6 +239,7 @@ def check_model(model: nn.Module, data: ForgetData, *, copied: bool = True) -> N
     elsewhere = {p.device for p in model.parameters() if p.device.type != data.device.type}
     if elsewhere:
         place = elsewhere.pop()
+        _check_has_float64(place)
         raise ValueError(f"expected a model on the data's device {data.device}, got one on {place}. Give the data device={str(place)!r}")
     images = data.forget.normalisation(data.forget.images[:2].to(data.device))
     check_logits(model, images, data.classes, who=who, more=True, remedy="Give a model of these images and classes")

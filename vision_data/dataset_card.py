@@ -9,22 +9,37 @@ from typing import Any
 
 from bounded_yaml import NotYaml, read_yaml
 from foreign_files import LIST, open_foreign
+from registry import did_you_mean
 from system_files import is_system_file
 
 LARGEST = 1 << 20  # bytes of a README's front matter
 FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
 
 
-def described_splits(name: str, root: Path) -> dict[str, list[str]]:
-    """Return the files of each split in root/README.md; {} if it names none.
+def described_splits(name: str, root: Path, asked: str | None = None) -> dict[str, list[str]]:
+    """Return the files of each split in root/README.md; {} if it names none. asked: the configuration, or the default.
 
     Raises ValueError for a README that can't be read, for several configurations without a default, and for missing files.
     """
     configs = _configs(name, root / "README.md")
     if not configs:
         return {}
-    config = _default_of(name, root, configs)
+    config = _default_of(name, root, configs) if asked is None else _named(name, root, configs, asked)
     return {split: _files(name, root, split, patterns) for split, patterns in _patterns(name, root, config.get("data_files"))}
+
+
+def with_configuration(place: Path) -> tuple[Path, str | None]:
+    """(PATH, CONFIGURATION) for a path PATH/CONFIGURATION where PATH/README.md has configurations; else the path, and None."""
+    is_asked = not place.exists() and bool(_configs(str(place.parent), place.parent / "README.md"))
+    return (place.parent, place.name) if is_asked else (place, None)
+
+
+def _named(name: str, root: Path, configs: list[dict[str, Any]], asked: str) -> dict[str, Any]:
+    found = [config for config in configs if str(config.get("config_name")) == asked]
+    if len(found) != 1:
+        names = [str(config.get("config_name")) for config in configs]
+        raise ValueError(f"{name}: {did_you_mean('configuration', asked, names)} (of {root / 'README.md'}). Name one of them")
+    return found[0]
 
 
 def all_end_as(splits: Mapping[str, list[str]], endings: tuple[str, ...]) -> bool:
@@ -56,7 +71,8 @@ def _default_of(name: str, root: Path, configs: list[dict[str, Any]]) -> dict[st
     chosen = chosen or [config for config in configs if config.get("config_name") == "default"]
     if len(chosen) != 1:
         names = ", ".join(str(config.get("config_name")) for config in configs)
-        raise ValueError(f"{name}: expected one default configuration in {root / 'README.md'}, got {names}. Write `default: true` at one")
+        first = root / str(configs[0].get("config_name"))
+        raise ValueError(f"{name}: expected one default configuration in {root / 'README.md'}, got {names}. Name one, e.g. hf:{first}")
     return chosen[0]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from foreign_files import MB, check_inside, foreign_text, open_foreign
 from system_files import is_system_file
 from vision_data.at_hand import check_may_fetch
+from vision_data.dataset_card import with_configuration
 from vision_data.own_files import own_files
 from vision_data.split_names import MEANING, meaning_of
 
@@ -25,13 +26,14 @@ def local_copy(hub_name: str, folder: Path, also: tuple[str, ...] = ()) -> Path 
     """Return the local copy of a dataset OWNER/NAME or OWNER/NAME/CONFIGURATION; None if there is none.
 
     The places, in order: the path itself, <folder>/OWNER/NAME/..., <folder>/NAME/..., <folder>/<last part>, and a folder in
-    <folder> that has one of the lower-case names `also` in any case.
+    <folder> that has one of the lower-case names `also` in any case. A path may end in a configuration of its README.md.
     """
     places = [Path(hub_name).expanduser(), folder / hub_name]
     places += [folder / hub_name.partition("/")[2], folder / hub_name.rpartition("/")[2]] if "/" in hub_name else []
     if folder.is_dir():
         places += [entry for entry in sorted(folder.iterdir()) if entry.name.casefold() in also]
-    return next((place for place in places if place.exists()), None)
+    configured = [place for place in places if place.parent not in (folder, Path()) and with_configuration(place)[1] is not None]
+    return next((place for place in (*places, *configured) if place.exists() or place in configured), None)
 
 
 def is_saved(place: Path) -> bool:

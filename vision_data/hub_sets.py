@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from foreign_files import IMAGE, check_inside, check_size, read_foreign
 from registry import Entry, did_you_mean
-from vision_data.dataset_card import all_end_as, described_splits
+from vision_data.dataset_card import all_end_as, described_splits, with_configuration
 from vision_data.decoded import FORMAT, decoded
 from vision_data.default_arch import arch_for
 from vision_data.encoded_image import SUFFIXES, EncodedImage
@@ -79,10 +79,11 @@ def read_hub_set(
     local = local_copy(hub_name, folder, also)
     if local is None:
         return decoded(_published(name, from_hub(name, hub_name, folder), columns, asked, hub_cache()), folder, reading)
+    local, configuration = with_configuration(local)
     root = local / "data" if (local / "data").is_dir() and not is_saved(local) else local
     if is_saved(local):
         return decoded(_published(name, saved(name, local), columns, asked, local), folder, reading)
-    described = described_splits(name, local)
+    described = described_splits(name, local, configuration)
     if files := described if all_end_as(described, PARQUET) else tables(local):
         tables_in = local if local.is_dir() else local.parent
         return decoded(_published(name, ParquetSplits(name, local, files, folder), columns, asked, tables_in), folder, reading)

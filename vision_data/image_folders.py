@@ -18,8 +18,9 @@ from vision_data.encoded_image import SUFFIXES, EncodedImage
 from vision_data.impl import DATASETS, DatasetFacts, RawDataset, absolute, place_name, slug
 from vision_data.reading import AS_THEY_ARE, Reading
 from vision_data.scanned import Published
-from vision_data.split_names import MEANING, NAMES, NOTHING_ASKED, Asked, choose, training_splits
+from vision_data.split_names import MEANING, NAMES, NOTHING_ASKED, Asked, choose, meaning_of, training_splits
 
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 OF_LETHE = ("decoded", "huggingface")  # the folders that runs make in the folder of --data
 
 
@@ -61,8 +62,13 @@ def published_folder(name: str, root: Path, *, own: bool = False, besides: Itera
     `split_names.choose` picks among folders of splits (train, test, val). Raises FileNotFoundError for a missing folder, and
     ValueError for a class folder without images and for a test part without a train part.
     """
+    if root.is_file():
+        raise ValueError(
+            f"{name}: expected a folder with a folder of images per class, got the file {root}. Unpack it, and name the folder"
+        )
     if not root.is_dir():
         raise FileNotFoundError(f"{name}: expected a folder with a folder of images per class, and there is no folder {root}")
+    root = _unwrapped(name, root, besides)
     folders = {entry.name: entry for entry in _folders_in(root, besides)}
     if not _are_splits(name, folders, asked):
         return of_files(name, root, {"train": files_by_class(name, root, besides=besides, within=root)}, own=own)
@@ -78,6 +84,18 @@ def published_folder(name: str, root: Path, *, own: bool = False, besides: Itera
     if chosen.test is not None:
         files["test"] = files_by_class(name, folders[chosen.test], within=root)
     return of_files(name, root, files, own=own)
+
+
+def _unwrapped(name: str, root: Path, besides: Iterable[Path]) -> Path:
+    """The folder of the classes or splits, where an unpacked archive has put one or more folders around it: a class alone is no dataset."""
+    found, inside = root, _folders_in(root, besides)
+    while len(inside) == 1 and meaning_of(inside[0].name) is None and not _loose_images(found) and _has_folders_alone(inside[0]):
+        found, inside = inside[0], _folders_in(inside[0], besides)
+        check_depth(found, len(found.parts) - len(root.parts))
+    if found != root:
+        check_inside(found, root)
+        warnings.warn(f"{name}: {found} is read, the one folder in {root}", stacklevel=2)
+    return found
 
 
 def _are_splits(name: str, folders: Mapping[str, Path], asked: Asked) -> bool:
@@ -123,9 +141,9 @@ def files_by_class(
     """
     classes = _folders_in(part, besides)
     if not classes:
-        raise ValueError(
-            f"{name}: expected a folder of images per class in {part}, got no folder. Put each class's images in a folder of its own"
-        )
+        packed = sorted(file.name for file in part.iterdir() if file.name.casefold().endswith(ARCHIVES))
+        way_out = f"Unpack {packed[0]} there" if packed else "Put each class's images in a folder of its own"
+        raise ValueError(f"{name}: expected a folder of images per class in {part}, got no folder. {way_out}")
     _check_names(name, classes)
     _warn_of_loose_images(name, part)
     loose = [entry for entry in part.iterdir() if entry.is_file() and not is_system_file(entry.name)]

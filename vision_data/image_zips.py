@@ -38,11 +38,14 @@ def _images_in(name: str, file: Path) -> Iterator[EncodedImage]:
     unpacked = file.with_suffix("")
     try:
         with open_foreign(file, most=LARGEST_ARCHIVE) as packed, zipfile.ZipFile(packed) as opened:
-            for member in sorted(filter(_is_image, opened.infolist()), key=attrgetter("filename")):
+            members = sorted(filter(_is_image, opened.infolist()), key=attrgetter("filename"))
+            around = {PurePosixPath(member.filename).parent.name for member in members} == {file.stem}  # train/1.png in train.zip
+            for member in members:
                 shown, label = f"{file}:{member.filename}", PurePosixPath(member.filename).parent.name
-                if not label:
+                if around or not label:
                     raise ValueError(
-                        f"{name}: expected a folder per class in {file}, got {member.filename} outside of any. Pack the folders"
+                        f"{name}: expected a folder per class in {file}, got {member.filename} outside of any. "
+                        "Pack the folders of the classes"
                     )
                 if member.flag_bits & ENCRYPTED:
                     raise ValueError(f"{name}: expected a zip file without a password, got one with it: {file}. Unpack it into {unpacked}")
