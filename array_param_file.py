@@ -28,26 +28,11 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import command_line
-
-DEFAULT_GRID: dict[str, Any] = {
-    "dataset": "digits",
-    "class_to_replace": [0, 1, 2],
-    "seed": [1, 2],
-    "methods": {
-        "MIMU": {"topk": 50, "kappa": [0.05, 0.1]},
-        "SFT": {"sft_mode": ["randomize_forget", "randomize_forget_and_finetune_retain"]},
-        "logit_attribution": {"kappa": [0.05, 0.1]},
-        "random_mask": {"kappa": 0.1},
-        "default": {},
-    },
-}
-PYTHON = ["python", "-u"]
-JOB = "mlflow_forget.py"
 
 
 @command_line.command
@@ -65,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--params", default="params.txt", metavar="FILE", help="default: %(default)s")
     add_slurm_flags(parser)
     options = command_line.parsed(parser, words)
+
+    from grids.run import write_lines
 
     base, jobs = commands(options.grid)
     script = None if options.slurm is None else slurm_script(options, len(base), len(jobs))
@@ -109,28 +96,12 @@ def slurm_script(options: Any, bases: int, runs: int) -> str:
 
 def commands(grid: str | None) -> tuple[list[str], list[str]]:
     """The commands that train the base models of a grid's file, each once, and those that unlearn. Raises as `grid.jobs_of`."""
-    from grids.base_lines import base_models_of
+    from grids.base_lines import JOB, PYTHON, base_models_of
+    from grids.grid import jobs_in
 
     jobs = jobs_in(grid)
     base = base_models_of(jobs).commands
     return [shlex.join([*PYTHON, *words]) for words in base], [shlex.join([*PYTHON, JOB, *words]) for words in jobs]
-
-
-def jobs_in(grid: str | None) -> list[list[str]]:
-    """The words after mlflow_forget.py of every run of a grid's file; None: of the small grid inside."""
-    from grids.grid import jobs_of
-    from grids.located import Located, read_python, read_yaml
-
-    if grid is None:
-        return jobs_of(Located(DEFAULT_GRID, None, {}))
-    path = Path(grid)
-    return jobs_of(read_python(path) if path.suffix == ".py" else read_yaml(path, "grid"))
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    from training import write_bytes
-
-    write_bytes(path, "".join(f"{line}\n" for line in lines).encode(), "Free the place, or choose another")
 
 
 if __name__ == "__main__":

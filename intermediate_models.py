@@ -18,7 +18,7 @@ from unlearn import ForgetData
 from vision_data import ImageSet
 
 
-def checked(epochs: Collection[int], settings: Mapping[str, Any]) -> tuple[int, ...]:
+def checked_epochs(epochs: Collection[int], settings: Mapping[str, Any]) -> tuple[int, ...]:
     """The epochs in ascending order. ValueError for what is no epoch, twice the same, and more than the method's unlearn_epochs."""
     for epoch in epochs:
         if type(epoch) is not int or epoch < 1:

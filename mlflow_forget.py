@@ -10,7 +10,6 @@ with a child for each combination.
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import command_line
+import run_flags
 
 if TYPE_CHECKING:
     import argparse
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(methods(), metrics(), sep="\n\n")
         return 0
     options, method, architecture = options_of(argv)
-    configs = configs_from(options, method, architecture)
+    configs = run_flags.configs_from(options, method, architecture)
 
     from sweep import run_all
 
@@ -91,117 +91,17 @@ def metrics() -> str:
 
 
 def options_of(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Entry[Any], Entry[Any]]:
-    """The flags' values, with the method and the architecture that are named. ValueError for unknown names, flags and values."""
-    config = command_line.first_pass(argv, {"config": None})["config"]
-    return _options_of(argv) if config is None else options_with_config(Path(config), argv)
-
-
-def options_with_config(file: Path, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Entry[Any], Entry[Any]]:
-    """As options_of, with more flags from a file. ValueError with the file's line for what is wrong in it."""
+    """As `run_flags.options_of`, with more flags from the file that --config names: ValueError with the line for what is wrong in it."""
+    file = command_line.first_pass(argv, {"config": None})["config"]
+    if file is None:
+        return run_flags.options_of(argv, __doc__)
     from grids.config_file import read_config
 
-    config = read_config(file, argv)
+    config = read_config(Path(file), argv)
     try:
-        return _options_of([*config.words, *config.given])
+        return run_flags.options_of([*config.words, *config.given], __doc__)
     except ValueError as error:
         raise config.told(error) from error
-
-
-def _options_of(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Entry[Any], Entry[Any]]:
-    method, architecture = entries_of(command_line.first_pass(argv, {"unlearn": None, "arch": None, "dataset": "digits"}))
-    options = command_line.parsed(flags(method, architecture), argv, method)
-    if method is None:
-        raise ValueError("--unlearn is missing. Name a method: " + ", ".join(command_line.method_names()))
-    command_line.several_settings_from(options, method)
-    command_line.settings_from(options, architecture)
-    return options, method, architecture
-
-
-def entries_of(chosen: dict[str, Any]) -> tuple[Entry[Any] | None, Entry[Any]]:
-    """The method and the architecture that the command line names, so that their flags can be added."""
-    from unlearn import METHODS
-
-    architecture = command_line.architecture_of(chosen["arch"], chosen["dataset"])
-    return (None if chosen["unlearn"] is None else METHODS[chosen["unlearn"]]), architecture
-
-
-def flags(method: Entry[Any] | None, architecture: Entry[Any]) -> argparse.ArgumentParser:
-    summary, _, details = (__doc__ or "").partition("\n")
-    about = method.about if method else "methods: " + ", ".join(command_line.method_names())
-    parser = command_line.OneLineParser(summary, f"{details.strip()}\n\n{about}")
-    job = parser.add_argument_group("the job")
-    job.add_argument("--unlearn", metavar="METHOD", help="name, or path/to/file.py:function")
-    job.add_argument("--list", action="store_true", help="print every method, add-on and metric in a line each, and do nothing else")
-    job.add_argument(
-        "--ideal",
-        default="auto",
-        choices=("auto", "train", "skip"),
-        help="the model to be judged by: auto loads it if it exists and trains it for embedded data (default: %(default)s)",
-    )
-    job.add_argument(
-        "--config", metavar="FILE", help="YAML with the same flags, 'kappa: 0.1'; those given here count instead of the file's"
-    )
-    job.add_argument(
-        "--skip_finished",
-        action="store_true",
-        help="do nothing where the experiment has a FINISHED run of the same settings and base models (the same config_hash)",
-    )
-    job.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: <dataset>-<arch>)")
-    job.add_argument(
-        "--checkpoint_epochs",
-        type=command_line.epochs,
-        default=(),
-        metavar="N,N,...",
-        help="epochs of the method after which the intermediate model is evaluated too, separated by commas (default: none)",
-    )
-    job.add_argument(
-        "--metrics",
-        type=command_line.words,
-        default=("default",),
-        metavar="NAME,...",
-        help="what to measure: default, all (the costly ones too), or names separated by commas; --list shows them (default: default)",
-    )
-    job.add_argument(
-        "--report",
-        default="full",
-        choices=("full", "no_images", "skip"),
-        help="pictures and an HTML page; without images of the forget set; or neither (default: %(default)s)",
-    )
-    job.add_argument(
-        "--unlearn_augment",
-        type=command_line.words,
-        default=("auto",),
-        metavar="auto|none|KIND,...",
-        help="what the images go through that the method trains on: auto, as the base models' recipe has it; none; or some of crop, flip, "
-        "cutout. What is measured or ranked is not augmented (default: auto)",
-    )
-    command_line.add_shared_flags(parser, several_seeds=True)
-    command_line.add_signature_flags(parser, architecture, "architecture")
-    if method is not None:
-        command_line.add_signature_flags(parser, method, "method", several=True)
-    return parser
-
-
-def configs_from(options: argparse.Namespace, method: Entry[Any], architecture: Entry[Any]) -> list[PipelineConfig]:
-    """One config per combination of the values given for --seed and for the method's flags."""
-    from pipeline import PipelineConfig
-
-    values = command_line.several_settings_from(options, method)
-    return [
-        PipelineConfig(
-            unlearn=options.unlearn,
-            settings=dict(zip(values, combination, strict=True)),
-            base=command_line.base_config(options, architecture, seed),
-            ideal=options.ideal,
-            experiment=options.experiment,
-            checkpoint_epochs=options.checkpoint_epochs,
-            metrics=options.metrics,
-            report=options.report,
-            unlearn_augment=options.unlearn_augment,
-        )
-        for seed in options.seed
-        for combination in itertools.product(*values.values())
-    ]
 
 
 def report(result: Result) -> str:

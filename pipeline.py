@@ -21,19 +21,19 @@ from torch import nn
 
 from base_models import BaseModels, Trained, check_retrained
 from evaluation import DEFAULT, Times, chosen, names_in
-from intermediate_models import Intermediate, checked, undisturbed
+from intermediate_models import Intermediate, checked_epochs, undisturbed
 from measurement import INCOMPETENT, Measured, measure, of_intermediate_models, outputs_of_others
 from model_sets import oracles_of
 from registry import Entry
 from reporter.run_warning import RunWarning, in_one_line
-from run_artifacts import JSON_FOLDER, METRICS_WAY_OUT, MeasuredRun, log_code, log_report, log_results, write_json
+from run_artifacts import JSON_FOLDER, METRICS_WAY_OUT, log_code, log_report, log_results, write_json
+from run_record import RunRecord
 from run_settings import (
-    AUTO,
     MASKED,
+    CheckedConfig,
     PipelineConfig,
     augmentation_of,
     config_hash_of,
-    experiment_of,
     origin_tags,
     provenance,
     run_params,
@@ -45,7 +45,8 @@ from tracking.run import TrackedRun, tracked_run
 from tracking.store import check_store
 from training import DiskCache, Progress, check_writable, model_digest, silent, warm_up
 from unlearn import METHODS, ForgetData, Oracles, Unlearned, masked_layer, resolved, unlearn
-from vision_data import DATASETS
+from unlearn.impl import MethodFacts
+from vision_data.augmentation import Augmentation
 
 NO_TAGS: Mapping[str, str] = {}
 
@@ -69,6 +70,7 @@ class Result:
     stages: dict[str, float]
     json_path: Path
     notes: list[str]
+    params: dict[str, Any]
     checkpoints: dict[int, dict[str, float]] = field(default_factory=dict)
     chosen: tuple[str, ...] = (DEFAULT,)
     seed: int = 1
@@ -80,6 +82,7 @@ class Pipeline:
 
     Raises ValueError or FileNotFoundError, before anything is trained, for everything that a person may have got wrong:
     names, flags, amounts, the forget request, the layer, checkpoints, folders, a tracking server that does not answer.
+    `checked` is what comes of it.
     `base` lets several pipelines share one set of base models. `judges`: seeds of the oracles that the result is held against, which no
     method may have (default: the config's own seed, that of the ideal model).
     """
@@ -87,64 +90,32 @@ class Pipeline:
     def __init__(
         self, config: PipelineConfig, *, progress: Progress = silent, base: BaseModels | None = None, judges: Sequence[int] | None = None
     ) -> None:
-        self.config = config
-        self.judges = tuple(judges or (config.base.seed,))
         self.progress = progress
-        self.method = METHODS[config.unlearn]
-        self.settings = self.method.settings(config.settings)
-        self.metrics = chosen(config.metrics)
-        if config.ideal not in ("auto", "train", "skip"):
-            raise ValueError(f"--ideal: expected auto, train or skip, got {config.ideal!r}. Choose one")
-        if config.report not in ("full", "no_images", "skip"):
-            raise ValueError(f"--report: expected full, no_images or skip, got {config.report!r}. Choose one")
-        if config.ideal == "skip" and "ideal" in self.method.facts.needs:
-            raise ValueError(f"--ideal: {self.method.name} needs the ideal model, got skip. Leave the flag out")
+        method = METHODS[config.unlearn]
+        settings, metrics = method.settings(config.settings), chosen(config.metrics)
+        _check_choices(config, method)
         if base is not None and config.base not in (base.asked, base.config):
             raise ValueError("expected the base models of this config, got those of another. Make them with BaseModels(config.base)")
         self.base = base or BaseModels(config.base, progress=progress)
-        self.config = replace(config, base=self.base.config)
-        self.augment = augmentation_of(config.unlearn_augment, self.method, self.base)
+        config = replace(config, base=self.base.config)
+        augment = augmentation_of(config.unlearn_augment, method, self.base)
+        data = self._forget_data(augment, tuple(judges or (config.base.seed,)))
+        model = self.base.untrained()
+        counts = resolved(config.unlearn, model, data, settings)
+        layer_size = masked_layer(model, data, settings.get("mask_layer")).size if MASKED in counts else 0
+        epochs = checked_epochs(config.checkpoint_epochs, settings | counts)
+        self.checked = CheckedConfig(config, method, settings, metrics, self.base, data, augment, epochs, counts, layer_size)
         if self._wants_ideal():
             self.base.check_trainable(self.base.request_identity)
-        self.data = self._forget_data()
-        self.asked, self.layer_size = self._amounts()
-        self.checkpoint_epochs = checked(config.checkpoint_epochs, self.settings | self.asked)
-        self.experiment = experiment_of(config)
         self._start_afresh()
         check_writable(self.base.save_dir / "cache")
         check_writable(JSON_FOLDER, METRICS_WAY_OUT)
-        check_store(self.experiment)
-
-    @property
-    def name(self) -> str:
-        """The run's name: method, request, seed, and the settings that were given."""
-        return " ".join([*self._asked, f"seed{self.config.base.seed}", *self._given])
-
-    @property
-    def setting(self) -> str:
-        """What runs share that differ in the seed alone."""
-        return " ".join([*self._asked, *self._given])
-
-    @property
-    def _asked(self) -> list[str]:
-        return [self.method.name, self.base.request_slug]
-
-    @property
-    def _given(self) -> list[str]:
-        given = [f"{name}={value}" for name, value in self.config.settings.items()]
-        if self.config.unlearn_augment != AUTO:
-            given.append(f"unlearn_augment={','.join(self.config.unlearn_augment)}")
-        return given
-
-    @property
-    def entries(self) -> list[Entry[Any]]:
-        """What may be a person's own code: the method, the architecture, the dataset, metrics."""
-        return [self.method, self.base.architecture, DATASETS[self.config.base.dataset], *self.metrics]
+        check_store(self.checked.experiment)
 
     def _start_afresh(self) -> None:
         """Nothing of an earlier run counts for the next."""
-        self.counts = dict(self.asked)
-        self.intermediate = Intermediate(self.checkpoint_epochs, of_intermediate_models(self.metrics), commands=self._commands())
+        asked = of_intermediate_models(self.checked.metrics)
+        self.intermediate = Intermediate(self.checked.checkpoint_epochs, asked, commands=self._commands())
         self.warnings: list[RunWarning] = []
         self.stages: dict[str, float] = {}
 
@@ -153,11 +124,12 @@ class Pipeline:
         in a tag, Ctrl-C KILLED."""
         started = time.perf_counter()
         self._start_afresh()
-        tags = {**origin_tags(self), **tags}
-        with tracked_run(self.experiment, self.name, nested=nested, tags=tags, columns=names_in("overview")) as run:
+        checked = self.checked
+        tags = {**origin_tags(checked), **tags}
+        with tracked_run(checked.experiment, checked.name, nested=nested, tags=tags, columns=names_in("overview")) as run:
             self.stages["tracking_start"] = time.perf_counter() - started
-            run.params({name: value for name, value in run_params(self).items() if name != MASKED})
-            log_code(run, self.entries)
+            run.params({name: value for name, value in run_params(checked).items() if name != MASKED})
+            log_code(run, checked.entries)
             tell_missing(self.base)
             with timed(self.stages, "initial"):
                 initial = self.base.initial()
@@ -166,42 +138,43 @@ class Pipeline:
             if ideal is not None:
                 check_retrained(initial.model, ideal.model, ideal.path)
             run.params(provenance("initial", initial) | provenance("ideal", ideal))
-            self.initial_digest = model_digest(initial.model)
-            config_hash = config_hash_of(self, initial, ideal)
-            run.tags({"config_hash": config_hash})
+            initial_digest = model_digest(initial.model)
+            run.tags({"config_hash": config_hash_of(checked, initial, ideal)})
             run.history(initial.history, "initial_train_")
             base_models = self._base_models(initial, ideal)
             self._evaluate_base_models(base_models)
             warm_up()
             with timed(self.stages, "unlearn"), self._divergence_told(run):
-                unlearned = unlearn(self.config.unlearn, initial.model, self.data, **self.settings)
-            self._check_untouched(initial)
+                unlearned = unlearn(checked.config.unlearn, initial.model, checked.data, **checked.settings)
+            self._check_untouched(initial.model, initial_digest)
             run.params({"unlearned_digest": model_digest(unlearned.model)})
-            self._warn(run, self._count_masked(run, unlearned) + self.intermediate.warnings())
+            checked = self._with_masked(run, unlearned)
+            self._warn(run, self.intermediate.warnings())
             with timed(self.stages, "evaluate"), self._divergence_told(run):
-                measured = measure(
-                    unlearned.model,
-                    base_models,
-                    self.data,
-                    self.base.splits.test,
-                    metrics=self.metrics,
-                    others=self.intermediate.others or None,  # evaluated already, for the intermediate models
-                    times=Times(self.stages["unlearn"], train_seconds(ideal)),
-                    commands=self._commands(),
-                )
+                measured = self._measure(unlearned, base_models, ideal)
             self.warnings += self._warnings_of(initial, unlearned, measured)
             with timed(self.stages, "report"):
-                done = MeasuredRun(self, initial, ideal, unlearned, measured)
-                path = run.raw = write_json(done, run.run_id)  # before the store is asked for anything: it may be away
+                record = RunRecord(
+                    run_id=run.run_id,
+                    checked=checked,
+                    initial=initial,
+                    ideal=ideal,
+                    unlearned=unlearned,
+                    measured=measured,
+                    intermediate=self.intermediate,
+                    stages=dict(self.stages),
+                    warnings=tuple(self.warnings),
+                )
+                path = run.raw = write_json(record)  # before the store is asked for anything: it may be away
                 self._warn(run, [])
-                log_results(run, done, path)
-                log_report(run, done)
+                log_results(run, record, path)
+                log_report(run, record)
             self.stages["total"] = time.perf_counter() - started
             run.metrics({f"stage_{stage}_seconds": seconds for stage, seconds in self.stages.items()})
         return Result(
             run_id=run.run_id,
-            name=self.name,
-            setting=self.setting,
+            name=checked.name,
+            setting=checked.setting,
             unlearned=unlearned,
             metrics=measured.model,
             initial=measured.initial,
@@ -209,23 +182,36 @@ class Pipeline:
             undefined=measured.undefined,
             stages=self.stages,
             json_path=path,
-            notes=[f"warning: {self.name}: {warning.text}" for warning in self.warnings] + done.notes,
+            notes=[f"warning: {checked.name}: {warning.text}" for warning in self.warnings] + record.notes,
+            params=run_params(checked),
             checkpoints=self.intermediate.metrics,
-            chosen=self.config.metrics,
-            seed=self.config.base.seed,
+            chosen=checked.config.metrics,
+            seed=checked.config.base.seed,
             forgotten=self.base.forgotten,
         )
 
-    def _check_untouched(self, initial: Trained) -> None:
+    def _check_untouched(self, initial: nn.Module, digest: str) -> None:
         """ValueError where a method wrote into the model that all others start from."""
-        if model_digest(initial.model) != self.initial_digest:
+        if model_digest(initial) != digest:
             raise ValueError(
-                f"{self.method.name}: expected a method that leaves the model it is given as it was, got one that changed it. "
+                f"{self.checked.method.name}: expected a method that leaves the model it is given as it was, got one that changed it. "
                 "Work on copy_of(model)"
             )
 
+    def _measure(self, unlearned: Unlearned, base_models: Mapping[str, nn.Module], ideal: Trained | None) -> Measured:
+        return measure(
+            unlearned.model,
+            base_models,
+            self.checked.data,
+            self.base.splits.test,
+            metrics=self.checked.metrics,
+            others=self.intermediate.others or None,  # evaluated already, for the intermediate models
+            times=Times(self.stages["unlearn"], train_seconds(ideal)),
+            commands=self._commands(),
+        )
+
     def _warnings_of(self, initial: Trained, unlearned: Unlearned, measured: Measured) -> list[RunWarning]:
-        by_design = self.method.facts.leaves_weights
+        by_design = self.checked.method.facts.leaves_weights
         return warnings_of(initial.model, unlearned, measured, classes=self.base.splits.classes, leaves_weights=by_design)
 
     def _warn(self, run: TrackedRun, warnings: list[RunWarning]) -> None:
@@ -245,39 +231,39 @@ class Pipeline:
                 run.text(json.dumps(self.intermediate.metrics, indent=2), "checkpoints.json")
             raise
 
-    def _count_masked(self, run: TrackedRun, unlearned: Unlearned) -> list[RunWarning]:
-        """Log how many weights really are switched off; a warning where that is fewer than were asked for."""
+    def _with_masked(self, run: TrackedRun, unlearned: Unlearned) -> CheckedConfig:
+        """With the number of weights that really are switched off; a warning where those are fewer than were asked for."""
         if unlearned.mask is None:
-            return []
-        asked, self.counts[MASKED] = self.asked.get(MASKED), unlearned.mask.kappa_count
-        run.params({MASKED: self.counts[MASKED]})
-        if asked in (None, self.counts[MASKED]):  # None: a method that declares no amounts
-            return []
-        text = f"{self.counts[MASKED]} weights were switched off, fewer than the {asked} asked for"
-        return [RunWarning("fewer masked", text)]
+            return self.checked
+        asked, switched_off = self.checked.counts.get(MASKED), unlearned.mask.kappa_count
+        run.params({MASKED: switched_off})
+        if asked not in (None, switched_off):  # None: a method that declares no amounts
+            text = f"{switched_off} weights were switched off, fewer than the {asked} asked for"
+            self._warn(run, [RunWarning("fewer masked", text)])
+        return replace(self.checked, counts={**self.checked.counts, MASKED: switched_off})
 
-    def _forget_data(self) -> ForgetData:
+    def _forget_data(self, augment: Augmentation, judges: tuple[int, ...]) -> ForgetData:
         return ForgetData.of(
             self.base.splits,
-            self.config.base.request,
-            seed=self.config.base.seed,
+            self.base.config.request,
+            seed=self.base.config.seed,
             device=self.base.device,
             cache=DiskCache(self.base.save_dir / "cache"),
             progress=self.progress,
             on_epoch=self._on_epoch,
             ideal=lambda: self.base.ideal().model,
-            oracles=Oracles(partial(oracles_of, self.base), judges=self.judges),
-            augment=self.augment,
+            oracles=Oracles(partial(oracles_of, self.base), judges=judges),
+            augment=augment,
         )
 
     def _on_epoch(self, model: nn.Module, epoch: int) -> None:
         """Look at an intermediate model, without a trace in it, in the random state, or in the seconds of the stage it is in."""
         with undisturbed(self.base.device):
             with timed(self.stages, "epoch_scores"):
-                self.intermediate.score(model, epoch, self.data)
-            if epoch in self.checkpoint_epochs:
+                self.intermediate.score(model, epoch, self.checked.data)
+            if epoch in self.checked.checkpoint_epochs:
                 with timed(self.stages, "checkpoint_evaluation"):
-                    self.intermediate.evaluate(model, epoch, self.data, self.base.splits.test)
+                    self.intermediate.evaluate(model, epoch, self.checked.data, self.base.splits.test)
 
     def _base_models(self, initial: Trained, ideal: Trained | None) -> dict[str, nn.Module]:
         """What the unlearned model is compared with."""
@@ -289,24 +275,29 @@ class Pipeline:
 
     def _evaluate_base_models(self, base_models: Mapping[str, nn.Module]) -> None:
         """Intermediate models are compared with the base models, which are evaluated for that, and for the final model, once."""
-        if self.checkpoint_epochs:
+        if self.checked.checkpoint_epochs:
             with timed(self.stages, "checkpoint_evaluation"):
-                self.intermediate.others = outputs_of_others(base_models, self.data, self.base.splits.test, self.metrics)
-
-    def _amounts(self) -> tuple[dict[str, Any], int]:
-        """What the settings come to (amounts as numbers of weights), and the size of the masked layer that they are of (0 without one)."""
-        model = self.base.untrained()
-        counts = resolved(self.config.unlearn, model, self.data, self.settings)
-        return counts, masked_layer(model, self.data, self.settings.get("mask_layer")).size if MASKED in counts else 0
+                data, metrics = self.checked.data, self.checked.metrics
+                self.intermediate.others = outputs_of_others(base_models, data, self.base.splits.test, metrics)
 
     def ideal(self) -> Trained | None:
         """The ideal model that the config asks for, loaded or trained."""
         return self.base.ideal() if self._wants_ideal() else None
 
     def _wants_ideal(self) -> bool:
-        needed = "ideal" in self.method.facts.needs
+        needed = "ideal" in self.checked.method.facts.needs
         wanted = {"train": True, "skip": False, "auto": needed or self.base.embedded or self.base.ideal_path.exists()}
-        return wanted[self.config.ideal]
+        return wanted[self.checked.config.ideal]
+
+
+def _check_choices(config: PipelineConfig, method: Entry[MethodFacts]) -> None:
+    """ValueError for a choice that there is not, and for a run without the ideal model of a method that needs it."""
+    if config.ideal not in ("auto", "train", "skip"):
+        raise ValueError(f"--ideal: expected auto, train or skip, got {config.ideal!r}. Choose one")
+    if config.report not in ("full", "no_images", "skip"):
+        raise ValueError(f"--report: expected full, no_images or skip, got {config.report!r}. Choose one")
+    if config.ideal == "skip" and "ideal" in method.facts.needs:
+        raise ValueError(f"--ideal: {method.name} needs the ideal model, got skip. Leave the flag out")
 
 
 def tell_missing(base: BaseModels) -> None:

@@ -3,73 +3,62 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from base_models import BaseConfig, Trained, flags_of
+from base_models import BaseConfig, flags_of
 from evaluation import DEFAULT, ModelOutputs
-from measurement import Measured
 from reporter.layer_charts import Layer
 from reporter.run_facts import ForgetImages, History, RunFacts
 from reporter.verdict import Measurements, undecided_models
-from run_settings import AUTO, run_params
+from run_record import RunRecord
+from run_settings import AUTO, PipelineConfig, run_params
 from training import library_versions
-from unlearn import Unlearned
-
-if TYPE_CHECKING:
-    from pipeline import Pipeline, PipelineConfig
 
 FORGET_LIST = "forget_indexes.txt"  # the run's artifact
 
 
-def run_facts(
-    experiment: Pipeline,
-    run_id: str,
-    initial: Trained,
-    ideal: Trained | None,
-    unlearned: Unlearned,
-    measured: Measured,
-    notes: Sequence[str],
-) -> RunFacts:
+def run_facts(record: RunRecord) -> RunFacts:
     """What the report of a run says, from what the run has."""
-    base, data = experiment.base, experiment.data
+    checked, measured, unlearned = record.checked, record.measured, record.unlearned
+    base, data, config = checked.base, checked.data, checked.config
     outputs = {name.removesuffix(" model"): own for name, own in measured.outputs.items()}
     layer = None
     if unlearned.mask is not None:
-        layer = Layer(unlearned.mask.layer, initial.model.get_parameter(f"{unlearned.mask.layer}.weight").detach(), unlearned.mask.keep)
-    config = experiment.config
+        layer = Layer(
+            unlearned.mask.layer, record.initial.model.get_parameter(f"{unlearned.mask.layer}.weight").detach(), unlearned.mask.keep
+        )
     return RunFacts(
-        name=experiment.name,
-        run_id=run_id,
+        name=checked.name,
+        run_id=record.run_id,
         asked=f"Forget {base.forgotten}, {len(data.forget):,} of the {len(data.train):,} training images of {base.splits.dataset}, "
         f"in a model of architecture {base.architecture.name}.",
-        method=experiment.method.name,
-        about=experiment.method.summary,
-        source=experiment.method.facts.source,
+        method=checked.method.name,
+        about=checked.method.summary,
+        source=checked.method.facts.source,
         measured=Measurements(
             what=base.forgotten,
             whole=bool(data.forget_classes),
             classes=base.splits.classes,
             models={"initial": measured.initial, "unlearned": measured.model, "ideal": measured.ideal},
             images=image_counts(outputs["unlearned"]),
-            warnings=tuple(experiment.warnings),
+            warnings=tuple(record.warnings),
             masked="" if layer is None else layer.switched_off,
             undecided=undecided_models(measured.undefined),
             commands=_commands(config) | {"ideal": base.ideal_command()},
         ),
-        kinds=experiment.metrics,
+        kinds=checked.metrics,
         undefined=measured.undefined,
         outputs=outputs,
         names=base.splits.class_names,
-        params={name: value for name, value in sorted(run_params(experiment).items()) if value is not None},
+        params={name: value for name, value in sorted(run_params(checked).items()) if value is not None},
         command=command_of(config),
         layer=layer,
         images=ForgetImages(data.forget.images, data.forget.normalisation.white, data.forget.indexes) if config.report == "full" else None,
-        histories=_histories(initial, ideal, unlearned, experiment.intermediate.scores),
-        stages=dict(experiment.stages),
+        histories=_histories(record),
+        stages=dict(record.stages),
         versions=library_versions(),
-        notes=tuple(notes),
+        notes=tuple(record.notes),
     )
 
 
@@ -123,13 +112,13 @@ def image_counts(outputs: ModelOutputs) -> dict[str, int]:
     return counts
 
 
-def _histories(initial: Trained, ideal: Trained | None, unlearned: Unlearned, scores: Mapping[int, Mapping[str, float]]) -> list[History]:
+def _histories(record: RunRecord) -> list[History]:
     """Of the training of base models that were not loaded, of the method's own steps, and of its models after each epoch."""
     found = [
-        History("Unlearning", unlearned.history, "unlearned", unlearned.step),
-        History("After each epoch", [*scores.values()], "unlearned"),
+        History("Unlearning", record.unlearned.history, "unlearned", record.unlearned.step),
+        History("After each epoch", [*record.intermediate.scores.values()], "unlearned"),
+        History("Training the initial model", record.initial.history, "initial"),
     ]
-    found.append(History("Training the initial model", initial.history, "initial"))
-    if ideal is not None:
-        found.append(History("Training the ideal model", ideal.history, "ideal"))
+    if record.ideal is not None:
+        found.append(History("Training the ideal model", record.ideal.history, "ideal"))
     return [history for history in found if history.steps]

@@ -9,21 +9,20 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from base_models import BaseConfig, BaseModels, Trained
 from evaluation import DEFAULT
+from measurement import Metric
 from models import ARCHITECTURES
 from registry import Entry, __version__
 from training import checkpoint_header_digest, model_digest
 from training.recipe import PREFIX
+from unlearn import ForgetData
 from unlearn.impl import MethodFacts
 from vision_data import DATA, DATASETS, origin
 from vision_data.augmentation import augmentations, augmentations_of_flag, check_augmentable
 from vision_data.reading import FLAGS as READING
-
-if TYPE_CHECKING:
-    from pipeline import Pipeline
 
 MASKED = "kappa_count"  # known for certain only once the mask is made
 AUTO = ("auto",)  # augment as the base models' recipe does
@@ -47,6 +46,56 @@ class PipelineConfig:
     metrics: tuple[str, ...] = (DEFAULT,)
     report: Literal["full", "no_images", "skip"] = "full"
     unlearn_augment: tuple[str, ...] = AUTO
+
+
+@dataclass(frozen=True)
+class CheckedConfig:
+    """A config that can be run, with what its names stand for.
+
+    settings: of the method, the defaults too. counts: what they come to, amounts as numbers of weights. layer_size: weights of the masked
+    layer, 0 for a method without one.
+    """
+
+    config: PipelineConfig
+    method: Entry[MethodFacts]
+    settings: Mapping[str, Any]
+    metrics: Sequence[Metric]
+    base: BaseModels
+    data: ForgetData
+    augment: tuple[str, ...]
+    checkpoint_epochs: tuple[int, ...]
+    counts: Mapping[str, Any]
+    layer_size: int
+
+    @property
+    def name(self) -> str:
+        """The run's name: method, request, seed, and the settings that were given."""
+        return " ".join([*self._asked, f"seed{self.config.base.seed}", *self._given])
+
+    @property
+    def setting(self) -> str:
+        """What runs share that differ in the seed alone."""
+        return " ".join([*self._asked, *self._given])
+
+    @property
+    def _asked(self) -> list[str]:
+        return [self.method.name, self.base.request_slug]
+
+    @property
+    def _given(self) -> list[str]:
+        given = [f"{name}={value}" for name, value in self.config.settings.items()]
+        if self.config.unlearn_augment != AUTO:
+            given.append(f"unlearn_augment={','.join(self.config.unlearn_augment)}")
+        return given
+
+    @property
+    def experiment(self) -> str:
+        return experiment_of(self.config)
+
+    @property
+    def entries(self) -> list[Entry[Any]]:
+        """What may be a person's own code: the method, the architecture, the dataset, metrics."""
+        return [self.method, self.base.architecture, DATASETS[self.config.base.dataset], *self.metrics]
 
 
 def experiment_of(config: PipelineConfig) -> str:
@@ -76,54 +125,54 @@ def augmentation_of(asked: Sequence[str], method: Entry[MethodFacts], base: Base
     return kinds
 
 
-def run_params(experiment: Pipeline) -> dict[str, Any]:
+def run_params(checked: CheckedConfig) -> dict[str, Any]:
     """Every setting, resolved values too."""
-    base = experiment.config.base
+    base = checked.config.base
     return {
-        "unlearn": experiment.method.name,
-        "unlearn_file": experiment.method.file,
-        "arch_file": experiment.base.architecture.file,
-        "dataset": experiment.base.splits.dataset,
+        "unlearn": checked.method.name,
+        "unlearn_file": checked.method.file,
+        "arch_file": checked.base.architecture.file,
+        "dataset": checked.base.splits.dataset,
         "dataset_file": origin(base.dataset),
         "data": base.data,
-        "arch": experiment.base.architecture.name,
-        "num_classes": experiment.base.splits.classes,
-        "epochs": experiment.base.epochs,
+        "arch": checked.base.architecture.name,
+        "num_classes": checked.base.splits.classes,
+        "epochs": checked.base.epochs,
         "seed": base.seed,
         "split_seed": base.split_seed,
-        "normalize": experiment.base.normalize,
+        "normalize": checked.base.normalize,
         "class_to_replace": " ".join(map(str, base.request.classes)),
         "num_indexes_to_replace": base.request.number,
         "forget_indexes": base.request.file,
-        "request": experiment.base.request_slug,
-        "forget_request": experiment.base.forgotten,
-        "forget_count": len(experiment.data.forget),
-        "retain_count": len(experiment.data.retain),
-        "save_dir": experiment.base.save_dir,
-        "mask": experiment.base.initial_path,
-        "ideal": experiment.config.ideal,
-        "device": experiment.base.device,
-        "experiment": experiment.experiment,
-        "checkpoint_epochs": ",".join(map(str, experiment.checkpoint_epochs)),
-        "metrics": ",".join(experiment.config.metrics),
-        "report": experiment.config.report,
-        "unlearn_augment": ",".join(experiment.augment) or "none",
-        **_digests(experiment),
-        **_recipe(experiment.base),
+        "request": checked.base.request_slug,
+        "forget_request": checked.base.forgotten,
+        "forget_count": len(checked.data.forget),
+        "retain_count": len(checked.data.retain),
+        "save_dir": checked.base.save_dir,
+        "mask": checked.base.initial_path,
+        "ideal": checked.config.ideal,
+        "device": checked.base.device,
+        "experiment": checked.experiment,
+        "checkpoint_epochs": ",".join(map(str, checked.checkpoint_epochs)),
+        "metrics": ",".join(checked.config.metrics),
+        "report": checked.config.report,
+        "unlearn_augment": ",".join(checked.augment) or "none",
+        **_digests(checked),
+        **_recipe(checked.base),
         **{name: base.reading.get(name) for name in READING.hyperparameters},
-        **experiment.base.options,
-        **experiment.settings,
-        **experiment.counts,
+        **checked.base.options,
+        **checked.settings,
+        **checked.counts,
     }
 
 
-def _digests(experiment: Pipeline) -> dict[str, str]:
+def _digests(checked: CheckedConfig) -> dict[str, str]:
     """The whole digests of what a name or a slug says in a few letters: the forget list, the users' files as they were run."""
     digests = {
-        "request_digest": experiment.config.base.request.digest,
-        "unlearn_code": experiment.method.code_digest,
-        "arch_code": experiment.base.architecture.code_digest,
-        "dataset_code": DATASETS[experiment.config.base.dataset].code_digest,
+        "request_digest": checked.config.base.request.digest,
+        "unlearn_code": checked.method.code_digest,
+        "arch_code": checked.base.architecture.code_digest,
+        "dataset_code": DATASETS[checked.config.base.dataset].code_digest,
     }
     return {name: digest for name, digest in digests.items() if digest is not None}
 
@@ -137,9 +186,9 @@ def _recipe(base: BaseModels) -> dict[str, Any]:
     return every | {"training": " ".join(words) or "default"}
 
 
-def config_hash_of(experiment: Pipeline, initial: Trained, ideal: Trained | None) -> str:
+def config_hash_of(checked: CheckedConfig, initial: Trained, ideal: Trained | None) -> str:
     """SHA-256 of what decides a result."""
-    return hash_of(decisive_of(experiment, initial, ideal))
+    return hash_of(decisive_of(checked, initial, ideal))
 
 
 def hash_of(decisive: Mapping[str, Any]) -> str:
@@ -147,39 +196,39 @@ def hash_of(decisive: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-def decisive_of(experiment: Pipeline, initial: Trained, ideal: Trained | None) -> dict[str, Any]:
+def decisive_of(checked: CheckedConfig, initial: Trained, ideal: Trained | None) -> dict[str, Any]:
     """Every setting that changes the result, the digests of the base models' weights, and Lethe's version."""
     decisive = {
-        "method": experiment.method.identity,
-        "settings": experiment.settings,
-        "request": experiment.base.request_identity,
-        "split": experiment.base.splits.digest,
-        "seed": experiment.config.base.seed,
-        "arch": experiment.base.architecture.identity,
+        "method": checked.method.identity,
+        "settings": checked.settings,
+        "request": checked.base.request_identity,
+        "split": checked.base.splits.digest,
+        "seed": checked.config.base.seed,
+        "arch": checked.base.architecture.identity,
         "initial": model_digest(initial.model),
         "ideal": model_digest(ideal.model) if ideal else None,
         "version": __version__,
     }
-    if experiment.augment:
-        decisive["unlearn_augment"] = experiment.augment
-    if experiment.checkpoint_epochs:
-        decisive["checkpoint_epochs"] = experiment.checkpoint_epochs
-    if experiment.base.training:
-        decisive["training"] = experiment.base.training
-    if experiment.base.normalize != DATA:
-        decisive["normalize"] = experiment.base.normalize
-    if experiment.base.unusual:  # what an option does may show in no weight
-        decisive["options"] = experiment.base.unusual
-    if "oracles" in experiment.method.facts.needs:  # models of the same epochs and shape, whose weights are not in here
-        decisive |= {"epochs": experiment.base.epochs, "options": dict(experiment.base.options)}
-    if experiment.config.metrics != (DEFAULT,):
-        decisive["metrics"] = sorted(metric.identity for metric in experiment.metrics)
+    if checked.augment:
+        decisive["unlearn_augment"] = checked.augment
+    if checked.checkpoint_epochs:
+        decisive["checkpoint_epochs"] = checked.checkpoint_epochs
+    if checked.base.training:
+        decisive["training"] = checked.base.training
+    if checked.base.normalize != DATA:
+        decisive["normalize"] = checked.base.normalize
+    if checked.base.unusual:  # what an option does may show in no weight
+        decisive["options"] = checked.base.unusual
+    if "oracles" in checked.method.facts.needs:  # models of the same epochs and shape, whose weights are not in here
+        decisive |= {"epochs": checked.base.epochs, "options": dict(checked.base.options)}
+    if checked.config.metrics != (DEFAULT,):
+        decisive["metrics"] = sorted(metric.identity for metric in checked.metrics)
     return decisive
 
 
-def origin_tags(experiment: Pipeline) -> dict[str, str]:
+def origin_tags(checked: CheckedConfig) -> dict[str, str]:
     """Where a run comes from."""
-    return {"lethe_version": __version__, "git_commit": git_commit(), "method_source": experiment.method.facts.source}
+    return {"lethe_version": __version__, "git_commit": git_commit(), "method_source": checked.method.facts.source}
 
 
 def provenance(name: str, trained: Trained | None) -> dict[str, Any]:

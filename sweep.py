@@ -19,7 +19,7 @@ from reporter.seeds_text import seeds_of
 from reporter.svg import Picture
 from reporter.svg_file import svg_file
 from run_artifacts import PICTURES
-from run_settings import run_params
+from run_settings import CheckedConfig
 from tracking.run import TrackedRun, tracked_run
 from training import Progress, silent
 from vision_data import Splits
@@ -46,14 +46,14 @@ def run_all(configs: Sequence[PipelineConfig], *, progress: Progress = silent) -
         pipelines.append(Pipeline(config, progress=progress, base=base))
     if len(pipelines) == 1:
         return [pipelines[0].run()]
-    first = pipelines[0]
+    first = pipelines[0].checked
     name = f"{first.method.name} {first.base.request_slug} x {len(pipelines)}"
     with tracked_run(first.experiment, name, tags={"sweep": "parent"}, columns=names_in("overview")) as parent:
         try:
             results = [pipeline.run(nested=True) for pipeline in pipelines]
         finally:  # a method that diverged ended it all: that is when somebody looks
             _tag_warnings(parent, pipelines)
-        _log_parent(parent, pipelines, results)
+        _log_parent(parent, first, results)
     return results
 
 
@@ -100,9 +100,9 @@ def same_splits(bases: Sequence[BaseModels], config: BaseConfig) -> Splits | Non
     return next((base.splits for base in bases if all(getattr(base.config, name) == getattr(config, name) for name in same)), None)
 
 
-def _log_parent(parent: TrackedRun, pipelines: Sequence[Pipeline], results: Sequence[Result]) -> None:
+def _log_parent(parent: TrackedRun, first: CheckedConfig, results: Sequence[Result]) -> None:
     """What all children share as params, what varies as a tag, and where only kappa and the seed vary, the curve over kappa."""
-    params = [run_params(pipeline) for pipeline in pipelines]
+    params = [result.params for result in results]
     varying = sorted(name for name in params[0] if len({str(own[name]) for own in params}) > 1)
     parent.params({name: value for name, value in params[0].items() if name not in varying})
     parent.tags({"varying": ", ".join(varying)})
@@ -112,25 +112,21 @@ def _log_parent(parent: TrackedRun, pipelines: Sequence[Pipeline], results: Sequ
     if seeds:
         parent.text(json.dumps(seeds, indent=2, allow_nan=False), "over_seeds.json")
     made_by_seed = {"seed", "mask"}
-    scored = all(name in result.metrics for result in results for name in _scores(pipelines[0]))
+    scored = all(name in result.metrics for result in results for name in _scores(first))
     if scored and "kappa" in varying and set(varying) <= {"kappa", "kappa_count"} | made_by_seed:
-        picture = _kappa_curve(pipelines, results)
+        picture = _kappa_curve(first, results)
         parent.text(svg_file(picture, f"{len(results)} runs"), f"{PICTURES}/{picture.name}.svg")
 
 
-def _scores(pipeline: Pipeline) -> list[str]:
-    on_test = "test_" if pipeline.data.forget_classes else ""
+def _scores(checked: CheckedConfig) -> list[str]:
+    on_test = "test_" if checked.data.forget_classes else ""
     return [f"{on_test}{name}_score" for name in ("forget", "retain")]
 
 
-def _kappa_curve(pipelines: Sequence[Pipeline], results: Sequence[Result]) -> Picture:
+def _kappa_curve(first: CheckedConfig, results: Sequence[Result]) -> Picture:
     """Forget and retain score of every run over its kappa: test images where a whole class went, else training images."""
-    first = pipelines[0]
     scores = _scores(first)
-    points = [
-        (pipeline.counts["kappa_count"], result.metrics[scores[0]], result.metrics[scores[1]])
-        for pipeline, result in zip(pipelines, results, strict=True)
-    ]
+    points = [(result.params["kappa_count"], result.metrics[scores[0]], result.metrics[scores[1]]) for result in results]
     forget, retain = (mean(result.initial[name] for result in results) for name in scores)
     images = "test images" if first.data.forget_classes else "training images"
     title = f"{first.method.name}, {first.base.splits.dataset}, {first.base.request_slug}: {images}"

@@ -18,7 +18,7 @@ from evaluation import NotFinite, names_in
 from model_sets import ModelSpec, oracles_of
 from pipeline import Pipeline, PipelineConfig
 from run_artifacts import log_code
-from run_settings import MASKED, origin_tags, run_params
+from run_settings import MASKED, CheckedConfig, origin_tags, run_params
 from tracking.finished import HASH
 from tracking.run import TrackedRun, tracked_run
 from training import Progress, load_checkpoint, warm_up
@@ -56,7 +56,7 @@ class AuditResult:
 
 def job_of(
     unlearn: str, settings: Mapping[str, Any], base: BaseConfig, experiment: str | None, progress: Progress, judges: Sequence[int] | None
-) -> Pipeline:
+) -> CheckedConfig:
     """The method, its settings and its data, checked as for a run of it. Raises ValueError or FileNotFoundError as `Pipeline` does.
 
     judges: the seeds of the oracles that the audit compares with; None where each model would need oracles of its own.
@@ -75,17 +75,17 @@ def job_of(
         oracles = Oracles(partial(oracles_of, made), tuple(judges))
         data = ForgetData.of(made.splits, base.request, seed=judges[-1], device=made.device, oracles=oracles)
         resolved(unlearn, made.untrained(), data, method.settings(settings))
-    return Pipeline(config, progress=progress, base=made, judges=judges)
+    return Pipeline(config, progress=progress, base=made, judges=judges).checked
 
 
-def params_of(job: Pipeline, **own: Any) -> dict[str, Any]:
+def params_of(job: CheckedConfig, **own: Any) -> dict[str, Any]:
     """What an audit logs of its settings: those of a run, but for what is of one model."""
     of_one = {"mask", "ideal", "checkpoint_epochs", "report", MASKED}
     return {name: value for name, value in run_params(job).items() if name not in of_one} | {"split": job.base.splits.digest, **own}
 
 
 @contextmanager
-def audit_run(job: Pipeline, kind: str, name: str, params: Mapping[str, Any]) -> Iterator[TrackedRun]:
+def audit_run(job: CheckedConfig, kind: str, name: str, params: Mapping[str, Any]) -> Iterator[TrackedRun]:
     """The MLflow run of an audit, begun with its params.
 
     Processes that want the same audit wait for each other, by a lock in the folder of the checkpoints.
@@ -100,14 +100,14 @@ def audit_run(job: Pipeline, kind: str, name: str, params: Mapping[str, Any]) ->
         yield run
 
 
-def loaded(job: Pipeline, spec: ModelSpec) -> nn.Module:
+def loaded(job: CheckedConfig, spec: ModelSpec) -> nn.Module:
     """A model of a set, from its checkpoint."""
     model = job.base.built(spec.weights)
     load_checkpoint(spec.path, model)
     return model
 
 
-def tell_cost(job: Pipeline, first: StartingModel, count: int, notice: Notice) -> None:
+def tell_cost(job: CheckedConfig, first: StartingModel, count: int, notice: Notice) -> None:
     """Unlearn one model, and say what that took and what `count` will: before hundreds are trained. Raises NotFinite if it diverges."""
     warm_up()
     started = time.perf_counter()
@@ -116,13 +116,13 @@ def tell_cost(job: Pipeline, first: StartingModel, count: int, notice: Notice) -
     notice(f"{job.method.name}: {seconds:.2f} s for a first model, so about {_span(seconds * count)} for the {count} of this audit")
 
 
-def unlearned(job: Pipeline, starts: Sequence[StartingModel]) -> Iterator[nn.Module]:
+def unlearned(job: CheckedConfig, starts: Sequence[StartingModel]) -> Iterator[nn.Module]:
     """The unlearned models, in the order of the starts. Raises NotFinite, which names the model, where a method diverges."""
-    for start in job.progress(starts, f"{job.method.name} on many models"):
+    for start in job.data.progress(starts, f"{job.method.name} on many models"):
         yield _unlearned(job, start)
 
 
-def _unlearned(job: Pipeline, start: StartingModel) -> nn.Module:
+def _unlearned(job: CheckedConfig, start: StartingModel) -> nn.Module:
     model, data = start.made()
     try:
         return unlearn(job.config.unlearn, model, data, **job.settings).model

@@ -10,7 +10,8 @@ from typing import Any
 
 SHOWS = ("list", "help", "h")  # flags that show something, and run nothing
 REQUEST = ("class_to_replace", "num_indexes_to_replace", "forget_indexes")
-INITIAL, IDEAL = "main_baseline.py", "main_ideal.py"
+PYTHON = ["python", "-u"]
+JOB, INITIAL, IDEAL = "mlflow_forget.py", "main_baseline.py", "main_ideal.py"
 
 Flags = dict[str, list[str]]
 
@@ -74,25 +75,25 @@ def models_of(run: Sequence[str]) -> Iterable[Model]:
 def of_the_job() -> frozenset[str]:
     """The flags that mlflow_forget.py has and the commands for base models have not."""
     import command_line
-    import mlflow_forget
+    import run_flags
     from models import ARCHITECTURES
 
     of_base_models = command_line.OneLineParser("")
     command_line.add_shared_flags(of_base_models)
     architecture = ARCHITECTURES["mlp"]
-    names = [{action.dest for action in parser._actions} for parser in (mlflow_forget.flags(None, architecture), of_base_models)]
+    names = [{action.dest for action in parser._actions} for parser in (run_flags.flags(None, architecture), of_base_models)]
     return frozenset(names[0] - names[1] - set(architecture.hyperparameters))
 
 
 @cache
 def plain_flags() -> frozenset[str]:
     """The flags of mlflow_forget.py that are no hyperparameters of anything: none is no value of them."""
-    import mlflow_forget
+    import run_flags
     from models import ARCHITECTURES
     from training.recipe import FLAGS
 
     architecture = ARCHITECTURES["mlp"]
-    parser = mlflow_forget.flags(None, architecture)
+    parser = run_flags.flags(None, architecture)
     names = {flag.removeprefix("--") for action in parser._actions for flag in action.option_strings}
     return frozenset(names - set(architecture.hyperparameters) - set(FLAGS.hyperparameters))
 
@@ -118,12 +119,12 @@ def oracle_seeds(run: Sequence[str], method: Any) -> list[int]:
     from torch import nn
 
     import command_line
-    import mlflow_forget
+    import run_flags
     from unlearn import ForgetData, Oracles, resolved
 
     if "oracles" not in method.facts.needs:
         return []
-    options, _, _ = mlflow_forget.options_of(run)
+    options, _, _ = run_flags.options_of(run)
     (seed,) = options.seed
     asked: list[int] = []
     given = command_line.several_settings_from(options, method)

@@ -25,21 +25,35 @@ import math
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bounded_yaml import DEEPEST
 from grids.base_lines import SHOWS, oracle_seeds, plain_flags
-from grids.located import Located, Place, blamed, control_character
+from grids.located import Located, Place, blamed, control_character, read_python, read_yaml
 
 if TYPE_CHECKING:
     from base_models import BaseConfig, BaseModels
-    from pipeline import PipelineConfig
+    from run_settings import PipelineConfig
     from vision_data import RawDataset, Splits
 
 METHODS, EXCLUDE, INCLUDE, METHOD = "methods", "exclude", "include", "unlearn"
 MASK = ("mask", "checkpoint")  # one flag
 SEVERAL = ("class_to_replace", "seed")
 MOST_RUNS = 100_000
+
+DEFAULT_GRID: dict[str, Any] = {
+    "dataset": "digits",
+    "class_to_replace": [0, 1, 2],
+    "seed": [1, 2],
+    "methods": {
+        "MIMU": {"topk": 50, "kappa": [0.05, 0.1]},
+        "SFT": {"sft_mode": ["randomize_forget", "randomize_forget_and_finetune_retain"]},
+        "logit_attribution": {"kappa": [0.05, 0.1]},
+        "random_mask": {"kappa": 0.1},
+        "default": {},
+    },
+}
 
 Setting = dict[str, Any]
 
@@ -62,6 +76,14 @@ class Combination:
         given = {name: value for name, value in self.values.items() if value is not None or name.replace("-", "_") not in plain_flags()}
         several = several_words(self.values.get(METHOD))
         return [word for name, value in given.items() for word in (f"--{name}", *words_of(name, value, several))]
+
+
+def jobs_in(grid: str | None) -> list[list[str]]:
+    """The words after mlflow_forget.py of every run of a grid's file; None: of the small grid inside."""
+    if grid is None:
+        return jobs_of(Located(DEFAULT_GRID, None, {}))
+    path = Path(grid)
+    return jobs_of(read_python(path) if path.suffix == ".py" else read_yaml(path, "grid"))
 
 
 def jobs_of(grid: Located) -> list[list[str]]:
@@ -258,14 +280,14 @@ def check_run(grid: Located, run: Combination, at_hand: AtHand | None, *, parse:
 
 def config_of(run: Combination) -> PipelineConfig:
     """The run's config. Raises for what is no flag or value of one run."""
-    import mlflow_forget
+    import run_flags
 
     shows = next((name for name in SHOWS if name in run.values), None)
     if shows is not None:
         raise ValueError(f"--{shows} shows what there is, and runs nothing. Leave it out")
     if "config" in run.values:
         raise ValueError("--config: expected the flags themselves, got a file of them. Write them into the grid")
-    configs = mlflow_forget.configs_from(*mlflow_forget.options_of(run.words))
+    configs = run_flags.configs_from(*run_flags.options_of(run.words))
     if len(configs) > 1:
         raise ValueError("expected one value for each flag of a run. Put them side by side, not in a list")
     return configs[0]

@@ -17,7 +17,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +140,11 @@ def lines_of(options: argparse.Namespace) -> list[list[str]]:
 
     Lines that train base models, which a file of failures may have, are left out: those that the runs need are trained anyway.
     """
-    import array_param_file
     from grids.base_lines import IDEAL, INITIAL
+    from grids.grid import jobs_in
 
     if options.grid is not None:
-        return array_param_file.jobs_in(options.grid)
+        return jobs_in(options.grid)
     path = Path(options.params)
     if not path.is_file():
         raise FileNotFoundError(f"--params: expected a file of lines, and there is no file {path}. Make it: python array_param_file.py")
@@ -161,9 +161,8 @@ def lines_of(options: argparse.Namespace) -> list[list[str]]:
 
 def words_of(line: str, where: str) -> list[str]:
     """The words after mlflow_forget.py of a line. ValueError for a line of anything else, or that mlflow_forget.py would refuse."""
-    import mlflow_forget
-    from array_param_file import JOB
-    from grids.base_lines import SHOWS, flags_of
+    import run_flags
+    from grids.base_lines import JOB, SHOWS, flags_of
 
     try:
         script, own = script_of(shlex.split(line))
@@ -174,7 +173,7 @@ def words_of(line: str, where: str) -> list[str]:
             raise ValueError(f"--{shows} shows what there is, and runs nothing. Leave it out")
         if command_line.first_pass(own, {"config": None})["config"] is not None:
             raise ValueError("--config: expected the flags themselves, got a file of them. Write them into the line")
-        if len(mlflow_forget.configs_from(*mlflow_forget.options_of(own))) > 1:
+        if len(run_flags.configs_from(*run_flags.options_of(own))) > 1:
             raise ValueError("expected one run a line, got several values of one flag. Write a line for each")
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"{where}: {error}") from error
@@ -208,8 +207,7 @@ def chosen(runs: list[list[str]], words: Sequence[str]) -> list[list[str]]:
 
 def queue_of(runs: Sequence[Sequence[str]]) -> list[Job]:
     """The base models that the runs need, and the runs."""
-    from array_param_file import JOB
-    from grids.base_lines import base_models_of
+    from grids.base_lines import JOB, base_models_of
 
     needed = base_models_of(runs)
     bases = [Job(tuple(words)) for words in needed.commands]
@@ -248,7 +246,7 @@ def finished_in_store(jobs: Sequence[Job]) -> set[tuple[str, str]]:
     """What is finished, by what the tracking store says, which is there from now on, and has the experiments of the jobs."""
     from evaluation import names_in
     from grids.base_lines import flags_of
-    from mlflow_forget import configs_from, options_of
+    from run_flags import configs_from, options_of
     from run_settings import experiment_of
     from tracking.finished import finished_jobs
     from tracking.store import open_experiment
@@ -295,13 +293,19 @@ class Screen:
 
 def write_failures(path: Path, board: Board, others: Sequence[str] = ()) -> None:
     """Every failed line, to be run again as it stands, under its error, after those of other sweeps; no file where there are none."""
-    from array_param_file import PYTHON, write_lines
+    from grids.base_lines import PYTHON
 
     own = [f"# {' '.join(board.outcomes[n].error.split())}\n{shlex.join([*PYTHON, *board.jobs[n].words])}" for n in board.failed]
     if own or others:
         write_lines(path, [*others, *own])
     else:
         path.unlink(missing_ok=True)
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    from training import write_bytes
+
+    write_bytes(path, "".join(f"{line}\n" for line in lines).encode(), "Free the place, or choose another")
 
 
 def _rest_of(failures: Path, board: Board, options: argparse.Namespace) -> list[str]:

@@ -31,7 +31,7 @@ def run_once(pipeline: Pipeline, known: Collection[Job] = NONE_KNOWN) -> Once:
     `known`: jobs of which it is known that they are finished. Raises as Pipeline.run.
     """
     initial, ideal = pipeline.base.initial(), pipeline.ideal()
-    job = (pipeline.experiment, config_hash_of(pipeline, initial, ideal))
+    job = (pipeline.checked.experiment, config_hash_of(pipeline.checked, initial, ideal))
     if job in known:
         return Once(job, None)
     with locked(pipeline.base.save_dir / job[1]):

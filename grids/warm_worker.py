@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import command_line
-import mlflow_forget
+import run_flags
 from base_models import BaseConfig, BaseModels
 from grids.job_queue import Left, Outcome
 from grids.run_once import run_once
@@ -68,7 +68,7 @@ class WarmWorker:
         return Outcome("finished")
 
     def _run(self, argv: Sequence[str]) -> Outcome:
-        (config,) = mlflow_forget.configs_from(*mlflow_forget.options_of(argv))
+        (config,) = run_flags.configs_from(*run_flags.options_of(argv))
         pipeline = Pipeline(config, progress=command_line.progress_bar, base=self._base(config.base))
         once = run_once(pipeline, self.known)
         return Outcome("skipped") if once.result is None else Outcome("finished", warnings=len(pipeline.warnings))

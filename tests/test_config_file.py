@@ -3,6 +3,7 @@
 import pytest
 
 import mlflow_forget
+import run_flags
 
 
 @pytest.fixture(autouse=True)
@@ -16,13 +17,13 @@ def folder(tmp_path, monkeypatch):
 def config_of(folder):
     def of(text, *words):
         (folder / "run.yml").write_text(text)
-        return mlflow_forget.configs_from(*mlflow_forget.options_of(["--config", "run.yml", *words]))
+        return run_flags.configs_from(*mlflow_forget.options_of(["--config", "run.yml", *words]))
 
     return of
 
 
 def of_line(*words):
-    return mlflow_forget.configs_from(*mlflow_forget.options_of(words))
+    return run_flags.configs_from(*mlflow_forget.options_of(words))
 
 
 FULL = """

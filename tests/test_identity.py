@@ -29,7 +29,7 @@ def base(tmp_path, digits, monkeypatch):
 
 
 def job(made):
-    return Pipeline(PipelineConfig("default", base=made.config), base=made)
+    return Pipeline(PipelineConfig("default", base=made.config), base=made).checked
 
 
 def test_two_lists_may_share_a_slug_and_never_an_identity():

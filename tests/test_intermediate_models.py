@@ -18,7 +18,7 @@ import mlruns_parser
 import pipeline
 from base_models import BaseConfig
 from evaluation import UNDECIDED, names_in
-from intermediate_models import Intermediate, checked
+from intermediate_models import Intermediate, checked_epochs
 from measurement import outputs_with_metrics
 from pipeline import Pipeline, PipelineConfig, Result
 from sweep import run_all
@@ -242,7 +242,7 @@ def test_the_final_weights_are_the_same_bits(method, arch):
 def test_looking_leaves_mode_gradients_and_random_state_as_they_are(monkeypatch, done):
     watching = Pipeline(CONFIG)
     model = watching.base.initial().model.train()
-    loss = model(watching.data.forget.normalisation(watching.data.forget.images[:4])).square().sum()
+    loss = model(watching.checked.data.forget.normalisation(watching.checked.data.forget.images[:4])).square().sum()
     loss.backward()
     before = [parameter.grad.clone() for parameter in model.parameters()]
 
@@ -344,9 +344,9 @@ def test_a_mistake_is_one_line(value, says, tmp_path, monkeypatch, capsys):
 
 
 def test_the_epochs_are_in_order():
-    assert checked([5, 1, 3], {"unlearn_epochs": 5}) == (1, 3, 5)
-    assert checked((), {}) == ()
-    assert checked((1000,), {"kappa": 0.1}) == (1000,)
+    assert checked_epochs([5, 1, 3], {"unlearn_epochs": 5}) == (1, 3, 5)
+    assert checked_epochs((), {}) == ()
+    assert checked_epochs((1000,), {"kappa": 0.1}) == (1000,)
 
 
 def test_an_empty_validation_set_has_no_score():

@@ -87,6 +87,42 @@ def test_imports_run_one_way(path):
     assert not sideways, f"{name_of(path)} imports {sideways}, which stand between the same two arrows"
 
 
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def import_graph() -> dict[str, set[str]]:
+    """The modules that each module imports: at its top, in functions and under TYPE_CHECKING."""
+    modules = {module_name(path): path for path in SOURCES}
+    graph = {}
+    for module, path in modules.items():
+        names = imports_in(path)
+        imported = {name if name in modules else name.rpartition(".")[0] for name in names}
+        graph[module] = imported & set(modules) - {module}
+    return graph
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """The modules that import each other in a circle, directly or by way of others; [] where there is none."""
+    left = dict(graph)
+    while free := [module for module, imported in left.items() if not imported & set(left)]:
+        for module in free:
+            del left[module]
+    return sorted(left)
+
+
+def test_a_circle_is_found_and_what_leads_to_it():
+    assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == ["a", "b", "c"]
+    assert circle_in({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_no_imports_go_in_circles():
+    graph = import_graph()
+
+    assert {"run_settings", "tracking.run", "reporter.run_note"} <= graph["pipeline"] | graph["sweep"]
+    assert circle_in(graph) == []
+
+
 def registering_modules(package: str) -> set[str]:
     """The modules of a package that register something; a package of its own (unlearn/mimu) stands for its files."""
     registering = [p for p in (ROOT / package).rglob("*.py") if p.name != "impl.py" and "\n@register(" in p.read_text()]

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
-import mlflow_forget
+import run_flags
 from base_models import BaseConfig
 from evaluation import UNDECIDED
 from models import ARCHITECTURES
@@ -75,7 +75,7 @@ def test_a_run_finishes(jobs):
 
 
 def test_every_flag_is_a_param(jobs):
-    flags = {action.dest for action in mlflow_forget.flags(METHODS["MIMU"], ARCHITECTURES["mlp"])._actions}
+    flags = {action.dest for action in run_flags.flags(METHODS["MIMU"], ARCHITECTURES["mlp"])._actions}
     flags -= {"help", "list", "config", "skip_finished"}  # where flags come from, and whether anything is done at all
 
     assert flags - set(jobs.first.params) == set()

@@ -242,7 +242,7 @@ def test_one_forward_pass_per_image(monkeypatch):
 
     pipeline = Pipeline(QUICK)
     initial, ideal = pipeline.base.initial().model, pipeline.base.ideal().model
-    data, test = pipeline.data, pipeline.base.splits.test
+    data, test = pipeline.checked.data, pipeline.base.splits.test
     every = len(data.forget) + len(data.retain) + len(data.validation) + len(test)
     monkeypatch.setattr(nn.Module, "__call__", counted)
     measurement.measure(initial, {"initial": initial, "ideal": ideal, "incompetent": pipeline.base.incompetent()}, data, test)
@@ -254,7 +254,7 @@ def test_one_forward_pass_per_image(monkeypatch):
 def test_kept_values_are_added_to(monkeypatch):
     """A later run that asks for more measures only what is new."""
     pipeline = Pipeline(replace(QUICK, base=BaseConfig(epochs=1)))
-    initial, data, test = pipeline.base.initial().model, pipeline.data, pipeline.base.splits.test
+    initial, data, test = pipeline.base.initial().model, pipeline.checked.data, pipeline.base.splits.test
     asked = []
     evaluate = measurement.evaluate
 
@@ -349,7 +349,7 @@ def test_a_need_that_there_is_none_of_is_refused(folder, capsys):
 
 def test_the_scores_of_each_image_are_those_of_the_attacks_that_were_asked_for():
     pipeline = Pipeline(replace(QUICK, base=BaseConfig(epochs=1)))
-    initial, data, test = pipeline.base.initial().model, pipeline.data, pipeline.base.splits.test
+    initial, data, test = pipeline.base.initial().model, pipeline.checked.data, pipeline.base.splits.test
     scores = [
         set(measurement.measure(initial, {"initial": initial}, data, test, metrics=chosen(words)).outputs["unlearned model"].attacks)
         for words in (["default"], ["mia_auc"], ["mia"], ["mia_prob"])

@@ -508,8 +508,8 @@ def test_settings_are_part_of_the_config_hash_and_the_params(tmp_path, monkeypat
     for name, training in (("usual", {}), ("the same", {"train_schedule": "one_cycle"}), ("other", {"train_schedule": "cosine"})):
         job = Pipeline(PipelineConfig("default", base=BaseConfig(epochs=1, training=training)))
         initial = pipeline.Trained(job.base.untrained(), tmp_path, None, True, 0.0, [])
-        hashes[name] = config_hash_of(job, initial, None)
-        assert run_params(job)["train_schedule"] == ("cosine" if name == "other" else "one_cycle")
+        hashes[name] = config_hash_of(job.checked, initial, None)
+        assert run_params(job.checked)["train_schedule"] == ("cosine" if name == "other" else "one_cycle")
     assert hashes["usual"] == hashes["the same"] != hashes["other"]
 
 

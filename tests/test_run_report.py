@@ -10,7 +10,7 @@ import torch
 from mlflow import MlflowClient
 from torch import nn
 
-import mlflow_forget
+import run_flags
 from base_models import BaseConfig
 from pipeline import Pipeline, PipelineConfig
 from run_report import command_of
@@ -36,7 +36,7 @@ NAMES = ("0", "1", "cat", "dog")
 )
 def test_the_command_makes_the_same_config_again(config):
     words = shlex.split(command_of(config))
-    (again,) = mlflow_forget.configs_from(*mlflow_forget.options_of(words[3:]))
+    (again,) = run_flags.configs_from(*run_flags.options_of(words[3:]))
 
     assert words[:3] == ["python", "-u", "mlflow_forget.py"]
     assert again == config

@@ -86,7 +86,7 @@ def test_what_a_real_run_logs_of_its_making_is_no_setting():
 
     pipeline = Pipeline(PipelineConfig(unlearn="MIMU", base=BaseConfig(epochs=1)))
     trained = pipeline.base.initial()
-    params = run_params(pipeline) | provenance("initial", trained) | provenance("ideal", trained)
+    params = run_params(pipeline.checked) | provenance("initial", trained) | provenance("ideal", trained)
 
     names = {name for name, _ in settings_of({name: str(value) for name, value in params.items()})}
     unsaid = {"training", "normalize", "dataset_file", "arch_file", "dataset_code", "arch_code", "request_digest"}

@@ -53,7 +53,7 @@ def test_a_checkpoint_that_is_not_there_is_said_and_one_of_another_seed_noted(tm
 def test_the_hash_says_which_ideal_model_judged():
     pipeline = Pipeline(QUICK)
     initial, ideal = pipeline.base.initial(), pipeline.base.ideal()
-    assert config_hash_of(pipeline, initial, None) != config_hash_of(pipeline, initial, ideal)
+    assert config_hash_of(pipeline.checked, initial, None) != config_hash_of(pipeline.checked, initial, ideal)
     assert model_digest(initial.model) != model_digest(ideal.model)
 
 
@@ -104,7 +104,7 @@ def test_the_hash_says_what_options_the_architecture_has(tmp_path):
         base = BaseConfig(epochs=1, arch=f"own.py:{net}", arch_options=options)
         pipeline = Pipeline(PipelineConfig("default", base=base, ideal="skip"))
         initial = Trained(pipeline.base.untrained(), Path(), None, True, 0.0, [])
-        return config_hash_of(pipeline, initial, None)
+        return config_hash_of(pipeline.checked, initial, None)
 
     assert hash_of("net") == hash_of("net", scale=1.0) != hash_of("net", scale=2.0)
     assert hash_of("must", scale=1.0) != hash_of("must", scale=2.0)  # one that has to be given is no mistake either
@@ -116,7 +116,7 @@ def test_the_hash_of_a_method_with_oracles_says_of_which_epochs_they_are(monkeyp
     def hashes_of(method):
         pipelines = [Pipeline(PipelineConfig(method, base=BaseConfig(epochs=epochs), ideal="skip")) for epochs in (1, 2)]
         initial = Trained(pipelines[0].base.untrained(), Path(), None, True, 0.0, [])
-        return {config_hash_of(pipeline, initial, None) for pipeline in pipelines}
+        return {config_hash_of(pipeline.checked, initial, None) for pipeline in pipelines}
 
     assert len(hashes_of("load_an_oracle")) == 2
     assert len(hashes_of("default")) == 1

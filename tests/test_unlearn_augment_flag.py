@@ -23,7 +23,7 @@ def own_folder(tmp_path, monkeypatch):
 
 def job(method="FT", asked=AUTO, training=None):
     base = BaseConfig(epochs=1, training=training or {})
-    return Pipeline(PipelineConfig(method, base=base, ideal="skip", unlearn_augment=asked))
+    return Pipeline(PipelineConfig(method, base=base, ideal="skip", unlearn_augment=asked)).checked
 
 
 def hash_of(made):

@@ -1,0 +1,116 @@
+"""The flags of a run, and the configs that they mean."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import command_line
+
+if TYPE_CHECKING:
+    import argparse
+
+    from registry import Entry
+    from run_settings import PipelineConfig
+
+
+def options_of(argv: Sequence[str] | None, about: str | None = None) -> tuple[argparse.Namespace, Entry[Any], Entry[Any]]:
+    """The flags' values, with the method and the architecture that are named. ValueError for unknown names, flags and values.
+
+    about: the text of --help.
+    """
+    method, architecture = entries_of(command_line.first_pass(argv, {"unlearn": None, "arch": None, "dataset": "digits"}))
+    options = command_line.parsed(flags(method, architecture, about), argv, method)
+    if method is None:
+        raise ValueError("--unlearn is missing. Name a method: " + ", ".join(command_line.method_names()))
+    command_line.several_settings_from(options, method)
+    command_line.settings_from(options, architecture)
+    return options, method, architecture
+
+
+def entries_of(chosen: dict[str, Any]) -> tuple[Entry[Any] | None, Entry[Any]]:
+    """The method and the architecture that the command line names, so that their flags can be added."""
+    from unlearn import METHODS
+
+    architecture = command_line.architecture_of(chosen["arch"], chosen["dataset"])
+    return (None if chosen["unlearn"] is None else METHODS[chosen["unlearn"]]), architecture
+
+
+def flags(method: Entry[Any] | None, architecture: Entry[Any], about: str | None = None) -> argparse.ArgumentParser:
+    summary, _, details = (about or "").partition("\n")
+    own = method.about if method else "methods: " + ", ".join(command_line.method_names())
+    parser = command_line.OneLineParser(summary, f"{details.strip()}\n\n{own}")
+    job = parser.add_argument_group("the job")
+    job.add_argument("--unlearn", metavar="METHOD", help="name, or path/to/file.py:function")
+    job.add_argument("--list", action="store_true", help="print every method, add-on and metric in a line each, and do nothing else")
+    job.add_argument(
+        "--ideal",
+        default="auto",
+        choices=("auto", "train", "skip"),
+        help="the model to be judged by: auto loads it if it exists and trains it for embedded data (default: %(default)s)",
+    )
+    job.add_argument(
+        "--config", metavar="FILE", help="YAML with the same flags, 'kappa: 0.1'; those given here count instead of the file's"
+    )
+    job.add_argument(
+        "--skip_finished",
+        action="store_true",
+        help="do nothing where the experiment has a FINISHED run of the same settings and base models (the same config_hash)",
+    )
+    job.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: <dataset>-<arch>)")
+    job.add_argument(
+        "--checkpoint_epochs",
+        type=command_line.epochs,
+        default=(),
+        metavar="N,N,...",
+        help="epochs of the method after which the intermediate model is evaluated too, separated by commas (default: none)",
+    )
+    job.add_argument(
+        "--metrics",
+        type=command_line.words,
+        default=("default",),
+        metavar="NAME,...",
+        help="what to measure: default, all (the costly ones too), or names separated by commas; --list shows them (default: default)",
+    )
+    job.add_argument(
+        "--report",
+        default="full",
+        choices=("full", "no_images", "skip"),
+        help="pictures and an HTML page; without images of the forget set; or neither (default: %(default)s)",
+    )
+    job.add_argument(
+        "--unlearn_augment",
+        type=command_line.words,
+        default=("auto",),
+        metavar="auto|none|KIND,...",
+        help="what the images go through that the method trains on: auto, as the base models' recipe has it; none; or some of crop, flip, "
+        "cutout. What is measured or ranked is not augmented (default: auto)",
+    )
+    command_line.add_shared_flags(parser, several_seeds=True)
+    command_line.add_signature_flags(parser, architecture, "architecture")
+    if method is not None:
+        command_line.add_signature_flags(parser, method, "method", several=True)
+    return parser
+
+
+def configs_from(options: argparse.Namespace, method: Entry[Any], architecture: Entry[Any]) -> list[PipelineConfig]:
+    """One config per combination of the values given for --seed and for the method's flags."""
+    from run_settings import PipelineConfig
+
+    values = command_line.several_settings_from(options, method)
+    return [
+        PipelineConfig(
+            unlearn=options.unlearn,
+            settings=dict(zip(values, combination, strict=True)),
+            base=command_line.base_config(options, architecture, seed),
+            ideal=options.ideal,
+            experiment=options.experiment,
+            checkpoint_epochs=options.checkpoint_epochs,
+            metrics=options.metrics,
+            report=options.report,
+            unlearn_augment=options.unlearn_augment,
+        )
+        for seed in options.seed
+        for combination in itertools.product(*values.values())
+    ]
