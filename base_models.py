@@ -142,7 +142,7 @@ class BaseModels:
         self.normalize = self._normalize(found)
         self.splits = self.splits.normalised(normalisation_of(self.normalize, self.splits.own_normalisation))
         self.config = config = replace(config, request=config.request.of_classes(self.splits.class_names))
-        self.forget, self.retain = config.request.divide(self.splits.train, self.splits.classes, config.split_seed)
+        self.division = config.request.divide(self.splits.train, self.splits.classes, config.split_seed)
         self._check_architecture()
         self.check_trainable("train")
         remove_left_over(self.save_dir)
@@ -177,7 +177,7 @@ class BaseModels:
 
     def check_trainable(self, trained_on: str) -> None:
         """ValueError where the initial ("train") or the ideal model (the request) is still to be trained, and can't be on these images."""
-        images, path = (self.splits.train, self.initial_path) if trained_on == "train" else (self.retain, self.ideal_path)
+        images, path = (self.splits.train, self.initial_path) if trained_on == "train" else (self.division.retain, self.ideal_path)
         if path.exists():
             return
         self.validation_of(trained_on)
@@ -235,14 +235,9 @@ class BaseModels:
         return {name: value for name, value in self.options.items() if name not in defaults or value != defaults[name]}
 
     @property
-    def gone(self) -> tuple[int, ...]:
-        """The classes that are forgotten whole."""
-        return tuple(sorted(set(self.forget.classes) - set(self.retain.classes)))
-
-    @property
     def forgotten(self) -> str:
         """What is to be forgotten, in words: the classes with their names."""
-        return self.config.request.in_words(len(self.forget), self.splits.class_names)
+        return self.config.request.in_words(len(self.division.forget), self.splits.class_names)
 
     @property
     def request_slug(self) -> str:
@@ -311,7 +306,7 @@ class BaseModels:
 
     def ideal(self) -> Trained:
         """The same recipe without the forget set: loaded if its checkpoint exists, else trained and saved there."""
-        return self._made_once(self.retain, self.ideal_path, self.request_identity, "ideal model")
+        return self._made_once(self.division.retain, self.ideal_path, self.request_identity, "ideal model")
 
     def _made_once(self, images: ImageSet, path: Path, trained_on: str, label: str) -> Trained:
         """One process trains, or those of one torchrun together; all others that want the same model wait for it, and load it."""
@@ -423,7 +418,7 @@ class BaseModels:
 
     def validation_of(self, trained_on: str) -> ImageSet:
         """The validation images of the classes that are trained on. ValueError, before anything is trained, where there are none."""
-        left_out = self.gone if trained_on == self.request_identity else ()
+        left_out = self.division.gone if trained_on == self.request_identity else ()
         found = self.splits.validation.without_classes(*left_out)
         if not len(found):
             counts = self.splits.train.without_classes(*left_out).labels.bincount()

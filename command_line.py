@@ -499,7 +499,7 @@ def _told(base: BaseModels, trained: Trained, which: Literal["initial", "ideal"]
     from base_models import score_of
 
     verb = "loaded" if trained.loaded else f"trained in {trained.seconds:.1f} s"
-    left_out = base.gone if which == "ideal" else ()
+    left_out = base.division.gone if which == "ideal" else ()
     of_which = " of the retained classes" if left_out else ""
     scores = {
         name: score_of(trained.model, images.without_classes(*left_out), base.device)

@@ -152,7 +152,7 @@ def _flag(kind: Kind) -> str:
 
 
 def _oracles(base: BaseModels, seeds: Sequence[int]) -> list[ModelSpec]:
-    retained = torch.isin(base.splits.train.indexes, base.retain.indexes).nonzero().flatten()
+    retained = torch.isin(base.splits.train.indexes, base.division.retain.indexes).nonzero().flatten()
     return [_seeded(base.ideal_path_of(seed), base.request_identity, seed, retained) for seed in seeds]
 
 

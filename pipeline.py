@@ -243,9 +243,9 @@ class Pipeline:
         return replace(self.checked, counts={**self.checked.counts, MASKED: switched_off})
 
     def _forget_data(self, augment: Augmentation, judges: tuple[int, ...]) -> ForgetData:
-        return ForgetData.of(
+        return ForgetData.of_division(
             self.base.splits,
-            self.base.config.request,
+            self.base.division,
             seed=self.base.config.seed,
             device=self.base.device,
             cache=DiskCache(self.base.save_dir / "cache"),

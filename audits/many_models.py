@@ -73,7 +73,7 @@ def job_of(
     made = BaseModels(base, progress=progress)
     if judges is not None and "oracles" in method.facts.needs:  # first the last model, which asks for the last of them
         oracles = Oracles(partial(oracles_of, made), tuple(judges))
-        data = ForgetData.of(made.splits, base.request, seed=judges[-1], device=made.device, oracles=oracles)
+        data = ForgetData.of_division(made.splits, made.division, seed=judges[-1], device=made.device, oracles=oracles)
         resolved(unlearn, made.untrained(), data, method.settings(settings))
     return Pipeline(config, progress=progress, base=made, judges=judges).checked
 

@@ -93,7 +93,7 @@ class UliraAudit:
                 values, undefined = evaluate(shadows=shadows)
                 intervals = {f"ulira_{name}": ends for name, ends in shadows.intervals.items()}
                 beside = sizes_of(shadows)
-            sets = {"forget": base.forget}
+            sets = {"forget": self.job.data.forget}
             log_images(run, base, sets)
             rows = [row | {"attacked": bool(own)} for row, own in zip(rows, shadows.attacked, strict=True)]
             tables = {COLUMNS: table(columns(sets)).encode(), MODELS: table(rows).encode()}
@@ -127,7 +127,7 @@ class UliraAudit:
         starts = [StartingModel(f"the model of seed {model.seed}", partial(self._start_of_all, model)) for model in initial]
         with timed(self.stages, "unlearn"):
             margins = [*self._margins_after(starts, initial, rows), *(self._seen(loaded(self.job, m), m, rows) for m in oracles)]
-        member = (torch.arange(2 * half) < half).unsqueeze(1).expand(-1, len(base.forget))
+        member = (torch.arange(2 * half) < half).unsqueeze(1).expand(-1, len(self.job.data.forget))
         return Shadows(torch.stack(margins), member, torch.arange(2 * half) % 2 == 1)
 
     def _start_of_all(self, member: ModelSpec) -> tuple[nn.Module, ForgetData]:
@@ -140,7 +140,7 @@ class UliraAudit:
         """A shadow model, and what it may use: the images that it was trained on."""
         base = self.job.base
         own = base.splits.train.subset(shadow.rows)
-        forgotten = torch.isin(own.indexes, base.forget.indexes)
+        forgotten = torch.isin(own.indexes, self.job.data.forget.indexes)
         seed = generator_for(shadow.seed, "shadow", number, "unlearn").initial_seed()
         retain = own.subset(~forgotten)
         sets: dict[str, Any] = {"forget": own.subset(forgotten), "retain": retain, "whole": own}
@@ -150,8 +150,8 @@ class UliraAudit:
 
     def _member(self, shadows: Sequence[ModelSpec]) -> Tensor:
         """(K, n) bool: which forget images each shadow model is trained on."""
-        base = self.job.base
-        return torch.stack([torch.isin(base.forget.indexes, base.splits.train.indexes[shadow.rows]) for shadow in shadows])
+        base, forget = self.job.base, self.job.data.forget
+        return torch.stack([torch.isin(forget.indexes, base.splits.train.indexes[shadow.rows]) for shadow in shadows])
 
     def _check_halves(self) -> None:
         """ValueError where the halves that are drawn leave a shadow model nothing to forget, or an image too few models of a kind.
@@ -191,7 +191,7 @@ class UliraAudit:
 
     def _seen(self, model: nn.Module, member: ModelSpec, rows: list[dict[str, Any]]) -> Tensor:
         """The margins of a model on the forget set; its row in the table of models."""
-        forget, device = self.job.base.forget, self.job.base.device
+        forget, device = self.job.data.forget, self.job.base.device
         rows.append({"trained_on": member.trained_on, **origin(member), "digest": model_digest(model)})
         return outputs_of(model, forget.batches(forward_batch(device), device=device)).margins.float()
 

@@ -54,7 +54,7 @@ def check_request(run: RecordedRun, done: Verification, splits: Splits, data: Fo
         done.unchecked.append("the file that --forget_indexes named")
         run.params_seen.add("forget_indexes")
     else:
-        asked = spelled.divide(splits.train, splits.classes, splits.split_seed)[0]
+        asked = spelled.divide(splits.train, splits.classes, splits.split_seed).forget
         done.checks.append(Check("forget list, of the class and number asked for", _digest(asked.indexes.tolist()), str(listed.digest)))
     request = spelled or listed
     done.checks.append(Check("forget request's name", run.param("request"), request.slug))

@@ -81,15 +81,15 @@ def measured(base: BaseModels, options: Namespace) -> list[Row]:
 
     train_set(base, "shadows", options.shadows)
     train_set(base, "oracles", options.oracles)
-    data = ForgetData.of(base.splits, base.config.request, seed=base.config.seed, device=base.device, progress=base.progress)
+    data = ForgetData.of_division(base.splits, base.division, seed=base.config.seed, device=base.device, progress=base.progress)
     initial, train, validation = base.initial().model, base.splits.train, base.splits.validation
     shadows = load_set(base, "shadows", options.shadows)
     oracles = [kept.model for kept in load_set(base, "oracles", options.oracles)]
     real = torch.stack([margins_of(logits_of(kept.model, validation, base.device).cpu(), validation.labels) for kept in shadows])
-    sets = {"forget": base.forget, "others": validation}
+    sets = {"forget": data.forget, "others": validation}
     before = {name: logits_of(initial, images, base.device) for name, images in sets.items()}
     changes = {name: mean_logits(oracles, images, base.device) - before[name] for name, images in sets.items()}
-    forgets = torch.isin(train.indexes, base.forget.indexes)
+    forgets = torch.isin(train.indexes, data.forget.indexes)
     rows = []
     for damping in options.damping:
         attribution = Attribution(initial, train, data, sketch_size=options.sketch_size, damping=damping)

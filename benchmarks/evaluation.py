@@ -79,7 +79,7 @@ def world_of(options: Namespace) -> dict[str, Any]:
     architecture = command_line.architecture_of(options.arch, options.dataset)
     base = BaseModels(command_line.base_config(options, architecture, options.seed), progress=command_line.progress_bar)
     model = base.initial().model
-    data = ForgetData.of(base.splits, base.config.request, seed=options.seed, device=base.device)
+    data = ForgetData.of_division(base.splits, base.division, seed=options.seed, device=base.device)
     test = base.splits.test
     sets = [images for images in (data.forget, data.retain, data.validation, test) if len(images)]
     known = model_outputs(model, data, test)

@@ -66,7 +66,7 @@ class World:
     def data(self) -> ForgetData:
         """With an empty cache, so that no method's time depends on who came before."""
         world = {"seed": self.seed, "device": self.base.device, "progress": self.progress, "augment": self.base.recipe.augment}
-        return ForgetData.of(self.base.splits, self.base.config.request, ideal=lambda: self.ideal.model, oracles=self.oracles, **world)
+        return ForgetData.of_division(self.base.splits, self.base.division, ideal=lambda: self.ideal.model, oracles=self.oracles, **world)
 
     @property
     def oracles(self) -> Oracles:

@@ -205,7 +205,7 @@ def measured(options: Any, tables: Mapping[str, list[Any]], splits: Mapping[str,
     for dataset, request, seed in itertools.product(splits, options.requests, options.seeds):
         world = method_cells.world_of(base_config(options, dataset, seed), request, splits[dataset], options.part, show)
         about = {"dataset": dataset, "arch": world.base.architecture.name, "request": request, "seed": seed, "part": options.part}
-        about |= {"forget_images": len(world.base.forget), "training_images": len(splits[dataset].train)}
+        about |= {"forget_images": len(world.base.division.forget), "training_images": len(splits[dataset].train)}
         wanted = {table: trials for table, trials in tables.items() if table != ADD_ONS_TABLE or dataset in WITH_ADD_ONS}
         lines = [(table, trial) for table, trials in wanted.items() for trial in trials]
         for table, trial in show(lines, f"{dataset} {request} seed {seed}"):

@@ -47,7 +47,8 @@ def set_of(images, classes=3):
 def test_the_parts_of_a_dataset_and_of_a_request_hold_the_same_images():
     images = images_of()
     parts = split(RawDataset((images, torch.arange(60) % 3), None, ("a", "b", "c")), "made", 0)
-    forget, retain = ForgetRequest((1,)).divide(parts.train, 3, 0)
+    division = ForgetRequest((1,)).divide(parts.train, 3, 0)
+    forget, retain = division.forget, division.retain
     again = forget.joined(retain)
     for part in (parts.train, parts.validation, parts.test, forget, retain, again, parts.without_validation().train):
         assert part.images.base is images
@@ -249,7 +250,8 @@ def test_a_dataset_larger_than_what_a_process_may_take_is_decoded_trained_on_and
         except RuntimeError:
             over = 0
         splits = load_splits("folder:" + sys.argv[1], sys.argv[2])
-        forget, retain = ForgetRequest((1,)).divide(splits.train, 2, 0)
+        division = ForgetRequest((1,)).divide(splits.train, 2, 0)
+        forget, retain = division.forget, division.retain
         fit(model, retain.joined(forget), Recipe(1, batch_size=8), generator=generator_for(1, "train"))
         print(int(splits.train.streamed), int(len(splits.digest) == 64), over)
         """,
@@ -273,7 +275,8 @@ def test_the_images_of_a_dataset_are_in_memory_once(tmp_path):
         images = torch.randint(0, 256, (20_000, 3, 32, 32), dtype=torch.uint8)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         parts = split(RawDataset((images, labels), (images[:2000], labels[:2000]), tuple("0123456789")), "made", 0)
-        forget, retain = ForgetRequest((3,)).divide(parts.train, 10, 0)
+        division = ForgetRequest((3,)).divide(parts.train, 10, 0)
+        forget, retain = division.forget, division.retain
         for some in (parts.train, parts.validation, parts.test, forget, retain):
             some.digest
             for _ in some.batches(128, generator=torch.Generator()): pass

@@ -52,7 +52,7 @@ def trained(arch, kind, request=None):
     """A few steps; without the request's images where one is given."""
     splits = splits_of(kind)
     model = build(arch, SHAPES[kind], CLASSES, seed=1, options=NARROW.get(arch))
-    images = splits.train if request is None else request.divide(splits.train, CLASSES, 0)[1]
+    images = splits.train if request is None else request.divide(splits.train, CLASSES, 0).retain
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # dropout
         fit(model, images, Recipe(3, "adamw", lr=3e-3, batch_size=9), generator=torch.Generator().manual_seed(0))

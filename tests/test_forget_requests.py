@@ -18,7 +18,8 @@ LABELS = [0] * 4 + [1] * 6 + [2] * 10
 
 
 def divided(request, labels=LABELS, classes=3, split_seed=0):
-    return request.divide(numbered(labels), classes, split_seed)
+    division = request.divide(numbered(labels), classes, split_seed)
+    return division.forget, division.retain
 
 
 def test_the_default_is_every_image_of_class_0():
@@ -51,9 +52,15 @@ def test_a_number_may_be_the_whole_class():
     assert len(divided(ForgetRequest((0,), 4))[0]) == 4
 
 
+def test_the_classes_that_go_are_those_that_retain_nothing():
+    images = numbered([0, 1, 1, 2])
+    assert ForgetRequest(indexes=(0, 1, 3)).divide(images, 3, 0).gone == (0, 2)
+
+
 def test_listed_indexes_are_exactly_these_images():
     images = numbered([0, 1, 2, 0], indexes=[5, 11, 12, 40])
-    forget, retain = ForgetRequest(indexes=(40, 11)).divide(images, 3, 0)
+    division = ForgetRequest(indexes=(40, 11)).divide(images, 3, 0)
+    forget, retain = division.forget, division.retain
     assert (forget.indexes.tolist(), retain.indexes.tolist()) == ([11, 40], [5, 12])
 
 

@@ -91,7 +91,8 @@ def test_the_whole_way_to_forget_and_retain(tmp_path, monkeypatch):
     class_folders(tmp_path / "own", {"a": 20, "b": 20})
     splits = load_splits(f"folder:{tmp_path}/own", tmp_path / "data")
     assert (len(splits.train), len(splits.validation), len(splits.test), splits.dataset) == (28, 4, 8, "folder-own")
-    forget, retain = ForgetRequest((1,)).divide(splits.train, 2, 0)
+    division = ForgetRequest((1,)).divide(splits.train, 2, 0)
+    forget, retain = division.forget, division.retain
     assert (len(forget), len(retain)) == (14, 14)
 
 

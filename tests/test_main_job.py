@@ -153,7 +153,8 @@ def test_the_mask_on_the_initial_model_is_the_unlearned_model(folder, jobs):
 def scores_by_hand(weights: dict[str, torch.Tensor], request: ForgetRequest) -> dict[str, float]:
     """The scores of a bias-free MLP with these weights, by three products."""
     splits = load_splits("digits", "./data", 0)
-    forget, retain = request.divide(splits.train, 10, 0)
+    division = request.divide(splits.train, 10, 0)
+    forget, retain = division.forget, division.retain
 
     def score(images: torch.Tensor, labels: torch.Tensor) -> float:
         pixels = splits.train.images.double() / 16

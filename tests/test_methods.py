@@ -39,7 +39,7 @@ def cheap(entry):
 @functools.cache
 def retrained(request, seed=0):
     """An ideal model of the request: a short recipe, without the forget set."""
-    _, retain = request.divide(images_of(PER_CLASS, seed=0), CLASSES, 0)
+    retain = request.divide(images_of(PER_CLASS, seed=0), CLASSES, 0).retain
     model = classifier()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # dropout

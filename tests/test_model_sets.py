@@ -49,7 +49,7 @@ def test_an_oracle_is_the_ideal_model_of_its_seed(tmp_path):
         assert oracle.path.name == alone.path.name
         assert checkpoint_metadata(oracle.path).seed == seed
         assert checkpoint_metadata(oracle.path).validation_score == pytest.approx(alone.metadata.validation_score, abs=1)
-        assert torch.equal(together.splits.train.subset(oracle.rows).indexes, together.retain.indexes)
+        assert torch.equal(together.splits.train.subset(oracle.rows).indexes, together.division.retain.indexes)
 
 
 def test_initial_models_of_several_seeds_are_those_of_main_baseline(tmp_path):

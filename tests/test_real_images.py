@@ -47,7 +47,8 @@ def test_the_published_images(dataset, shape, mean, first_labels):
 
 def test_cifar10_is_in_memory_once():
     splits = real("CIFAR10")
-    forget, retain = ForgetRequest((3,)).divide(splits.train, 10, 0)
+    division = ForgetRequest((3,)).divide(splits.train, 10, 0)
+    forget, retain = division.forget, division.retain
     bases = {id(part.images.base): part.images.base for part in (splits.train, splits.validation, forget, retain)}
     assert len(bases) == 1
     assert next(iter(bases.values())).nbytes + splits.test.images.nbytes == 60_000 * 3 * 32 * 32

@@ -18,7 +18,7 @@ from models import Mask, MaskedLayer, alike, check_copies, check_logits, check_m
 from registry import Entry, Registry
 from training import Progress, generator_for, silent
 from unlearn.oracles import Oracles
-from vision_data import ForgetRequest, ImageSet, Normalisation, Splits
+from vision_data import Division, ForgetRequest, ImageSet, Normalisation, Splits
 from vision_data.augmentation import Augmentation, Moves, augmentations, check_augmentable
 
 OnEpoch = Callable[[nn.Module, int], None]
@@ -65,9 +65,14 @@ class ForgetData:
     @classmethod
     def of(cls, splits: Splits, request: ForgetRequest, **world: Any) -> ForgetData:
         """A forget request on a split. Where a whole class is forgotten, validation loses it too."""
-        forget, retain = request.of_classes(splits.class_names).divide(splits.train, splits.classes, splits.split_seed)
-        gone = tuple(sorted(set(forget.classes) - set(retain.classes)))
-        return cls(forget, retain, splits.validation.without_classes(*gone), splits.classes, whole=splits.train, **world)
+        division = request.of_classes(splits.class_names).divide(splits.train, splits.classes, splits.split_seed)
+        return cls.of_division(splits, division, **world)
+
+    @classmethod
+    def of_division(cls, splits: Splits, division: Division, **world: Any) -> ForgetData:
+        """As `of`, for a request that has divided the split's training images already."""
+        validation = splits.validation.without_classes(*division.gone)
+        return cls(division.forget, division.retain, validation, splits.classes, whole=splits.train, **world)
 
     @classmethod
     def of_tensors(
@@ -87,7 +92,7 @@ class ForgetData:
     @cached_property
     def forget_classes(self) -> tuple[int, ...]:
         """The classes that are forgotten whole: of which the retain set has no image."""
-        return tuple(sorted(set(self.forget.classes) - set(self.retain.classes)))
+        return Division(self.forget, self.retain).gone
 
     @cached_property
     def train(self) -> ImageSet:

@@ -2,7 +2,7 @@
 
 from vision_data import digits, hub_sets, image_folders, imagenet_folders, torchvision_sets
 from vision_data.asked_normalisation import AUTO, DATA, NONE, checked_normalisation, in_words, normalisation_of, spelled
-from vision_data.forget_request import ForgetRequest, read_indexes
+from vision_data.forget_request import Division, ForgetRequest, read_indexes
 from vision_data.image_set import ImageSet, Normalisation, forward_batch
 from vision_data.impl import DATASETS, RawDataset, origin
 from vision_data.splits import Splits, load_splits, split
@@ -12,6 +12,7 @@ __all__ = [
     "DATA",
     "DATASETS",
     "NONE",
+    "Division",
     "ForgetRequest",
     "ImageSet",
     "Normalisation",

@@ -8,6 +8,7 @@ import shlex
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -122,8 +123,8 @@ class ForgetRequest:
         classes = [f"--class_to_replace {shlex.join(words)}"] if self.classes != (0,) else []
         return classes + ([f"--num_indexes_to_replace {self.number}"] if self.number is not None else [])
 
-    def divide(self, train: ImageSet, classes: int, split_seed: int) -> tuple[ImageSet, ImageSet]:
-        """Return the forget set and the retain set, both in the order of `train`.
+    def divide(self, train: ImageSet, classes: int, split_seed: int) -> Division:
+        """Divide the training images into the forget and the retain set, both in the order of `train`.
 
         Raises ValueError for an unknown class, more images than there are, an index that is no training image's, and an empty
         forget or retain set.
@@ -133,7 +134,7 @@ class ForgetRequest:
             raise ValueError("the forget request takes no training image: expected at least one. Name others")
         if bool(forget.all()):
             raise ValueError("the forget request takes every training image and leaves nothing to retain. Ask for fewer")
-        return train.subset(forget), train.subset(~forget)
+        return Division(train.subset(forget), train.subset(~forget))
 
     def _chosen(self, train: ImageSet, classes: int, split_seed: int) -> torch.Tensor:
         if self.indexes is not None:
@@ -166,6 +167,19 @@ class ForgetRequest:
                 "that are validation or test images or do not exist. Remove them from the list"
             )
         return torch.isin(train.indexes, torch.tensor(indexes, dtype=torch.int64))
+
+
+@dataclass(frozen=True)
+class Division:
+    """The training images as a forget request divides them."""
+
+    forget: ImageSet
+    retain: ImageSet
+
+    @cached_property
+    def gone(self) -> tuple[int, ...]:
+        """The classes that are forgotten whole: of which the retain set has no image."""
+        return tuple(sorted(set(self.forget.classes) - set(self.retain.classes)))
 
 
 def _class_of(word: str, names: Sequence[str]) -> int:
