@@ -101,7 +101,7 @@ def commands(grid: str | None) -> tuple[list[str], list[str]]:
 
     jobs = jobs_in(grid)
     base = base_models_of(jobs).commands
-    return [shlex.join([*PYTHON, *words]) for words in base], [shlex.join([*PYTHON, JOB, *words]) for words in jobs]
+    return [shlex.join([*PYTHON, *words]) for words in base], [shlex.join([*PYTHON, JOB, *run.words]) for run in jobs]
 
 
 if __name__ == "__main__":

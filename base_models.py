@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import time
 import warnings
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flag_words import Flags, command, text_of
 from models import ARCHITECTURES, build, check_logits, check_trains, evaluating, fails_on_one, is_lethes
 from registry import Entry
 from temporary_files import remove_left_over
@@ -317,7 +317,7 @@ class BaseModels:
 
     def ideal_command(self) -> str:
         """The command that trains this ideal model."""
-        return " ".join(["python -u main_ideal.py", *flags_of(self.config)])
+        return command("main_ideal.py", flags_of(self.config))
 
     @cached_property
     def _split_digest(self) -> str:
@@ -480,19 +480,14 @@ def device_named(name: str) -> torch.device:
         raise ValueError(f"--device: expected a device with float64, which metrics and methods need, got {name!r}. Use cpu") from error
 
 
-def flags_of(config: BaseConfig) -> list[str]:
+def flags_of(config: BaseConfig) -> Flags:
     """The command line's flags for what differs from the defaults in `config`."""
-    flags = []
+    flags: Flags = {}
     defaults = BaseConfig()
-    for name in ("dataset", "data", "arch", "epochs", "seed", "split_seed", "device", "normalize", "save_dir", "mask"):
+    for name in ("dataset", "data", "arch", "num_classes", "epochs", "seed", "split_seed", "device", "normalize", "save_dir", "mask"):
         value = getattr(config, name)
         if value is not None and value != getattr(defaults, name):
-            flags.append(f"--{name} {shlex.quote(str(value))}")
+            flags[name] = [text_of(value)]
     for name, value in sorted((dict(config.arch_options) | dict(config.training) | dict(config.reading)).items()):
-        flags.append(f"--{name} {shlex.quote(_written(value))}")
-    return flags + config.request.flags()
-
-
-def _written(value: Any) -> str:
-    """A value as the command line has it."""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        flags[name] = [text_of(value)]
+    return flags | config.request.flags()

@@ -20,6 +20,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 import needed_platform  # noqa: F401  # before anything asks for what Windows has not
+from flag_words import text_of
 from machine_limits import limit_met
 from tracking.shown_uri import without_password
 from tracking.signals import ENDING
@@ -314,7 +315,7 @@ def add_signature_flags(
     """
     group = parser.add_argument_group(f"{kind} {entry.name}")
     for parameter in entry.hyperparameters.values():
-        usual = default if default is not None and parameter.default is None else _shown(parameter.default)
+        usual = default if default is not None and parameter.default is None else text_of(parameter.default)
         own = "" if parameter.required else f"; default: {usual}"
         expects = parameter.expects.removesuffix(" or none") if default is not None else parameter.expects
         try:
@@ -357,6 +358,15 @@ def first_pass(argv: Sequence[str] | None, flags: Mapping[str, str | None]) -> d
     return vars(parser.parse_known_args(argv)[0])
 
 
+def named_on(argv: Sequence[str] | None, flags: Iterable[str]) -> set[str]:
+    """Which of these flags the command line has, everything else left alone."""
+    parser = OneLineParser("", add_help=False)
+    for flag in flags:
+        parser.add_argument(f"--{flag}", nargs="*")
+    given = vars(parser.parse_known_args(argv)[0])
+    return {flag for flag, value in given.items() if value is not None}
+
+
 def asks_for(argv: Sequence[str] | None, flag: str) -> bool:
     """Whether the command line has --flag, one without a value that decides alone: no other flag is looked at."""
     parser = OneLineParser("", add_help=False)
@@ -391,16 +401,6 @@ def request_from(options: argparse.Namespace) -> ForgetRequest:
 
 def path_or_none(text: str | None) -> Path | None:
     return None if text is None else Path(text)
-
-
-def _shown(value: Any) -> str:
-    return (
-        ",".join(map(str, value))
-        if isinstance(value, tuple)
-        else str(value).lower()
-        if value is None or isinstance(value, bool)
-        else str(value)
-    )
 
 
 def architecture_of(arch: str | None, dataset: str) -> Entry[Any]:

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+import flag_words
 from base_models import BaseModels, flags_of, score_of
 from training import (
     check_checkpoint,
@@ -28,10 +29,10 @@ from training.file_lock import all_locked
 from training.many import models_at_once
 
 Kind = Literal["initial models", "oracles", "shadows"]
-FLAGS: dict[Kind, str] = {
-    "initial models": "main_baseline.py --models",
-    "oracles": "main_ideal.py --oracles",
-    "shadows": "main_ideal.py --shadows",
+MADE_BY: dict[Kind, tuple[str, str]] = {
+    "initial models": ("main_baseline.py", "models"),
+    "oracles": ("main_ideal.py", "oracles"),
+    "shadows": ("main_ideal.py", "shadows"),
 }
 
 
@@ -80,7 +81,7 @@ def specs_of(base: BaseModels, kind: Kind, count: int) -> list[ModelSpec]:
     Raises ValueError for a count below 1, for an odd number of shadows, and where there are no validation images to score them on.
     """
     if count < 1:
-        raise ValueError(f"--{_flag(kind)}: expected an integer >= 1, got {count}. Say how many models")
+        raise ValueError(f"--{MADE_BY[kind][1]}: expected an integer >= 1, got {count}. Say how many models")
     if kind == "shadows" and count % 2:
         raise ValueError(f"--shadows: expected an even number, for they come in pairs of halves, got {count}. Give {count + 1}")
     base.check_trainable(base.request_identity if kind == "oracles" else "train")
@@ -144,11 +145,8 @@ def oracles_of(base: BaseModels, seeds: Sequence[int]) -> Iterator[nn.Module]:
 def command(base: BaseModels, kind: Kind, count: int, *, seed: int | None = None) -> str:
     """The command that makes the first `count` models of a set, from another seed on if one is given."""
     config = base.config if seed is None else replace(base.config, seed=seed)
-    return " ".join([f"python -u {FLAGS[kind]} {count}", *flags_of(config)])
-
-
-def _flag(kind: Kind) -> str:
-    return FLAGS[kind].partition("--")[2]
+    script, flag = MADE_BY[kind]
+    return flag_words.command(script, {flag: [str(count)]} | flags_of(config))
 
 
 def _oracles(base: BaseModels, seeds: Sequence[int]) -> list[ModelSpec]:

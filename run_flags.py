@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import command_line
+from flag_words import Flags, text_of
 
 if TYPE_CHECKING:
-    import argparse
-
     from registry import Entry
     from run_settings import PipelineConfig
+
+NAMES = {"unlearn": None, "arch": None, "dataset": "digits"}  # of what has flags of its own, with the defaults
+OF_THE_JOB = (
+    "unlearn",
+    "list",
+    "ideal",
+    "config",
+    "skip_finished",
+    "experiment",
+    "checkpoint_epochs",
+    "metrics",
+    "report",
+    "unlearn_augment",
+)
 
 
 def options_of(argv: Sequence[str] | None, about: str | None = None) -> tuple[argparse.Namespace, Entry[Any], Entry[Any]]:
@@ -20,13 +35,35 @@ def options_of(argv: Sequence[str] | None, about: str | None = None) -> tuple[ar
 
     about: the text of --help.
     """
-    method, architecture = entries_of(command_line.first_pass(argv, {"unlearn": None, "arch": None, "dataset": "digits"}))
+    method, architecture = entries_of(command_line.first_pass(argv, NAMES))
     options = command_line.parsed(flags(method, architecture, about), argv, method)
     if method is None:
         raise ValueError("--unlearn is missing. Name a method: " + ", ".join(command_line.method_names()))
     command_line.several_settings_from(options, method)
     command_line.settings_from(options, architecture)
     return options, method, architecture
+
+
+def flags_given(argv: Sequence[str]) -> Flags:
+    """The flags of a command line, in their order, with the words of each. ValueError for an unknown flag, or a value that is none."""
+    method, architecture = entries_of(command_line.first_pass(argv, NAMES))
+    parser = flags(method, architecture)
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS  # what is not given is not there
+    given = vars(command_line.parsed(parser, argv, method))
+    switches: Flags = {name: [] for name, value in given.items() if value is True}
+    return {name: [text_of(one) for one in (value if isinstance(value, list) else [value])] for name, value in given.items()} | switches
+
+
+@cache
+def plain_flags() -> frozenset[str]:
+    """The flags that are no hyperparameters of anything: none is no value of them."""
+    from models import ARCHITECTURES
+    from training.recipe import FLAGS
+
+    architecture = ARCHITECTURES["mlp"]
+    names = {flag.removeprefix("--") for action in flags(None, architecture)._actions for flag in action.option_strings}
+    return frozenset(names - set(architecture.hyperparameters) - set(FLAGS.hyperparameters))
 
 
 def entries_of(chosen: dict[str, Any]) -> tuple[Entry[Any] | None, Entry[Any]]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
-from typing import Any
 
-from base_models import BaseConfig, flags_of
-from evaluation import DEFAULT, ModelOutputs
+from base_models import BaseConfig
+from evaluation import ModelOutputs
+from flag_words import command
 from reporter.layer_charts import Layer
 from reporter.run_facts import ForgetImages, History, RunFacts
 from reporter.verdict import Measurements, undecided_models
 from run_record import RunRecord
-from run_settings import AUTO, PipelineConfig, run_params
+from run_settings import PipelineConfig, flags_of, run_params
 from training import library_versions
 
 FORGET_LIST = "forget_indexes.txt"  # the run's artifact
@@ -63,25 +62,8 @@ def run_facts(record: RunRecord) -> RunFacts:
 
 
 def command_of(config: PipelineConfig) -> str:
-    """The command line that runs this config; None is a flag that is not given.
-
-    A list of indexes that came from no file is the artifact forget_indexes.txt.
-    """
-    given = [f"--{name} {shlex.quote(_word(value))}" for name, value in config.settings.items() if value is not None]
-    words = ["python -u mlflow_forget.py", f"--unlearn {shlex.quote(config.unlearn)}", *given, *flags_of(_with_file(config.base))]
-    if config.ideal != "auto":
-        words.append(f"--ideal {config.ideal}")
-    if config.experiment is not None:
-        words.append(f"--experiment {shlex.quote(config.experiment)}")
-    if config.checkpoint_epochs:
-        words.append(f"--checkpoint_epochs {','.join(map(str, config.checkpoint_epochs))}")
-    if config.metrics != (DEFAULT,):
-        words.append(f"--metrics {shlex.quote(','.join(config.metrics))}")
-    if config.unlearn_augment != AUTO:
-        words.append(f"--unlearn_augment {','.join(config.unlearn_augment)}")
-    if config.report != "full":
-        words.append(f"--report {config.report}")
-    return " ".join(words)
+    """The command line that runs this config. A list of indexes that came from no file is the artifact forget_indexes.txt."""
+    return command("mlflow_forget.py", flags_of(replace(config, base=_with_file(config.base))))
 
 
 def _commands(config: PipelineConfig) -> dict[str, str]:
@@ -96,12 +78,6 @@ def _commands(config: PipelineConfig) -> dict[str, str]:
 def _with_file(base: BaseConfig) -> BaseConfig:
     request = base.request
     return base if request.indexes is None or request.file else replace(base, request=replace(request, file=FORGET_LIST))
-
-
-def _word(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def image_counts(outputs: ModelOutputs) -> dict[str, int]:

@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import base_models
 from base_models import BaseConfig, BaseModels, Trained
 from evaluation import DEFAULT
+from flag_words import Flags, text_of
 from measurement import Metric
 from models import ARCHITECTURES
 from registry import Entry, __version__
@@ -98,6 +100,18 @@ class CheckedConfig:
         return [self.method, self.base.architecture, DATASETS[self.config.base.dataset], *self.metrics]
 
 
+def flags_of(config: PipelineConfig) -> Flags:
+    """The command line's flags for this config: the method, its settings, and what else differs from the defaults."""
+    settings = {name: [text_of(value)] for name, value in config.settings.items()}
+    flags = {"unlearn": [config.unlearn]} | settings | base_models.flags_of(config.base)
+    defaults = PipelineConfig(config.unlearn)
+    for name in ("ideal", "experiment", "checkpoint_epochs", "metrics", "unlearn_augment", "report"):
+        value = getattr(config, name)
+        if value != getattr(defaults, name):
+            flags[name] = [text_of(value)]
+    return flags
+
+
 def experiment_of(config: PipelineConfig) -> str:
     """The name of the MLflow experiment that the config's run is in."""
     dataset = DATASETS[config.base.dataset]
@@ -153,8 +167,8 @@ def run_params(checked: CheckedConfig) -> dict[str, Any]:
         "ideal": checked.config.ideal,
         "device": checked.base.device,
         "experiment": checked.experiment,
-        "checkpoint_epochs": ",".join(map(str, checked.checkpoint_epochs)),
-        "metrics": ",".join(checked.config.metrics),
+        "checkpoint_epochs": text_of(checked.checkpoint_epochs),
+        "metrics": text_of(checked.config.metrics),
         "report": checked.config.report,
         "unlearn_augment": ",".join(checked.augment) or "none",
         **_digests(checked),

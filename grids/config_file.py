@@ -5,14 +5,18 @@ A key without a value (YAML's null) is a flag left out; of a hyperparameter it i
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from grids.base_lines import REQUEST, SHOWS, flags_of, plain_flags
-from grids.grid import METHOD, check_printable, several_words, words_of
+import command_line
+from flag_words import Flags, words_of
+from grids.base_lines import REQUEST, SHOWS
+from grids.grid import METHOD, check_printable, several_words, value_words
 from grids.located import Located, blamed, read_yaml
+from run_flags import plain_flags
 
 EXCLUSIVE = {"forget_indexes": REQUEST[:2], **dict.fromkeys(REQUEST[:2], ("forget_indexes",))}
 SAME = {"checkpoint": "mask"}
@@ -24,12 +28,12 @@ class Config:
     """The words of a file and those of the command line, which come after them."""
 
     source: Located
-    flags: dict[str, list[str]]
+    flags: Flags
     given: list[str]
 
     @property
     def words(self) -> list[str]:
-        return [word for name, values in self.flags.items() for word in (f"--{name}", *values)]
+        return words_of(self.flags)
 
     def told(self, error: ValueError) -> ValueError:
         """The error with the line of the flag it is about, where that is one of the file's."""
@@ -44,11 +48,12 @@ def read_config(file: Path, argv: Sequence[str] | None) -> Config:
         raise source.error((), "expected flags and their values. Write e.g. 'unlearn: SSD'")
     check_printable(source, source.content, ())
     words = list(sys.argv[1:] if argv is None else argv)
-    on_the_line = flags_of(words).get(METHOD)
-    several = several_words(on_the_line[-1] if on_the_line else source.content.get(METHOD))
-    on_line = {SAME.get(name, name) for name in flags_of([word for word in words if word != "--"])}
+    several = several_words(command_line.first_pass(words, {METHOD: None})[METHOD] or source.content.get(METHOD))
+    names = {str(key).replace("-", "_") for key in source.content if re.fullmatch(r"[A-Za-z][\w-]*", str(key))}
+    on_line = command_line.named_on([word for word in words if word != "--"], names.union(REQUEST, SAME, SAME.values()))
+    on_line = {SAME.get(name, name) for name in on_line}
     hidden = on_line.union(*(EXCLUSIVE.get(name, ()) for name in on_line))
-    flags = {}
+    flags: Flags = {}
     for key, value in source.content.items():
         name = SAME.get(str(key), str(key)).replace("-", "_")
         if name == "config" or isinstance(value, Mapping):
@@ -60,8 +65,8 @@ def read_config(file: Path, argv: Sequence[str] | None) -> Config:
     return Config(source, flags, words)
 
 
-def _words(name: str, value: object, several: Collection[str]) -> dict[str, list[str]]:
+def _words(name: str, value: object, several: Collection[str]) -> Flags:
     """A flag with its values, as they stand on a command line; a switch that is off is not there."""
     if name in SWITCHES and isinstance(value, bool):
         return {name: []} if value else {}
-    return {name: words_of(name, value, several)}
+    return {name: value_words(name, value, several)}

@@ -29,8 +29,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bounded_yaml import DEEPEST
-from grids.base_lines import SHOWS, oracle_seeds, plain_flags
+from flag_words import Flags, text_of, words_of
+from grids.base_lines import SHOWS, Run, oracle_seeds
 from grids.located import Located, Place, blamed, control_character, read_python, read_yaml
+from run_flags import plain_flags
 
 if TYPE_CHECKING:
     from base_models import BaseConfig, BaseModels
@@ -72,35 +74,39 @@ class Combination:
         return Combination(self.values | other.values, self.places | other.places)
 
     @property
-    def words(self) -> list[str]:
-        given = {name: value for name, value in self.values.items() if value is not None or name.replace("-", "_") not in plain_flags()}
+    def run(self) -> Run:
         several = several_words(self.values.get(METHOD))
-        return [word for name, value in given.items() for word in (f"--{name}", *words_of(name, value, several))]
+        given: Flags = {}
+        for name, value in self.values.items():
+            underscored = name.replace("-", "_")
+            if value is not None or underscored not in plain_flags():
+                given[name] = value_words(underscored, value, several)
+        return Run(tuple(words_of(given)), {name.replace("-", "_"): words for name, words in given.items()})
 
 
-def jobs_in(grid: str | None) -> list[list[str]]:
-    """The words after mlflow_forget.py of every run of a grid's file; None: of the small grid inside."""
+def jobs_in(grid: str | None) -> list[Run]:
+    """Every run of a grid's file; None: of the small grid inside."""
     if grid is None:
         return jobs_of(Located(DEFAULT_GRID, None, {}))
     path = Path(grid)
     return jobs_of(read_python(path) if path.suffix == ".py" else read_yaml(path, "grid"))
 
 
-def jobs_of(grid: Located) -> list[list[str]]:
-    """The words after `mlflow_forget.py` of every run, each once, in the order of the grid.
+def jobs_of(grid: Located) -> list[Run]:
+    """Every run, each once, in the order of the grid.
 
     Raises ValueError, with the grid's line, for what is no grid, for a rule that matches nothing, and for all that mlflow_forget.py would
     refuse: unknown names, flags and values, and what can't go together. What depends on images is checked where they are
     at hand: without a download, and without decoding them first.
     """
     check_printable(grid, grid.content, ())
-    found: dict[str, Combination] = {}
+    found: dict[tuple[str, ...], Combination] = {}
     for combination in combinations_of(grid):
-        found.setdefault(shlex.join(combination.words), combination)
+        found.setdefault(combination.run.words, combination)
     if not found:
         raise grid.error((), "no run is left. Leave out some of `exclude`")
     check(grid, list(found.values()))
-    return [combination.words for combination in found.values()]
+    return [combination.run for combination in found.values()]
 
 
 def combinations_of(grid: Located) -> list[Combination]:
@@ -165,8 +171,8 @@ def _meets(values: Setting, rule: Setting) -> bool:
 
 
 def _is_one_of(value: Any, wanted: Any) -> bool:
-    spelled = [text(one).casefold() for one in _listed(wanted)]
-    return text(value).casefold() in spelled or value == wanted
+    spelled = [text_of(one).casefold() for one in _listed(wanted)]
+    return text_of(value).casefold() in spelled or value == wanted
 
 
 def included(grid: Located, shared: Setting) -> list[Combination]:
@@ -190,16 +196,9 @@ def _rules(grid: Located, key: str) -> Iterator[tuple[Setting, Place]]:
         yield dict(rule), (key, number)
 
 
-def text(value: Any) -> str:
-    """A value as a word of a command."""
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
-
-
-def words_of(name: str, value: Any, several: Collection[str]) -> list[str]:
+def value_words(name: str, value: Any, several: Collection[str]) -> list[str]:
     """The words after a flag. A list for a flag that takes one word is that word's parts, between commas: hidden: [64, 32]."""
-    if name.replace("-", "_") in several:
-        return [",".join(map(text, _listed(one))) for one in _listed(value)]
-    return [",".join(map(text, _listed(value)))]
+    return [text_of(one) for one in (_listed(value) if name in several else [value])]
 
 
 def several_words(method: object) -> frozenset[str]:
@@ -207,7 +206,7 @@ def several_words(method: object) -> frozenset[str]:
     from unlearn import METHODS as ALL
 
     try:
-        own = ALL[text(method)].hyperparameters
+        own = ALL[text_of(method)].hyperparameters
     except (ValueError, FileNotFoundError):  # for the flag --unlearn itself to say
         return frozenset(SEVERAL)
     return frozenset((*SEVERAL, *own))
@@ -236,15 +235,15 @@ def _listed(value: Any) -> Sequence[Any]:
 
 def check(grid: Located, runs: Sequence[Combination]) -> None:
     """ValueError for the first run that mlflow_forget.py would refuse. Those that differ in the seed alone are checked once."""
-    seen: set[str] = set()
+    seen: set[object] = set()
     at_hand = AtHand()
     seed_of: dict[str, str] = {}
     for run in news_first(runs):
-        alike = shlex.join(run.without(["seed"]).words)
+        alike = run.without(["seed"]).run.words
         seed = f"seed {run.values.get('seed')}"
         check_run(grid, run, at_hand if alike not in seen else None, parse=alike not in seen or seed not in seen)
         seen |= {alike, seed}
-        mask = next((text(run.values[name]) for name in MASK if run.values.get(name) is not None), None)
+        mask = next((text_of(run.values[name]) for name in MASK if run.values.get(name) is not None), None)
         if mask is not None and seed_of.setdefault(mask, seed) != seed:
             place = next(run.places[name] for name in ("seed", *MASK) if name in run.places)
             raise grid.error(place, f"--mask {mask} is one model, and several seeds mean several. Leave out the mask, or give one seed")
@@ -256,7 +255,7 @@ def news_first(runs: Sequence[Combination]) -> list[Combination]:
     news: list[Combination] = []
     rest: list[Combination] = []
     for run in runs:
-        values = {(name, text(value)) for name, value in run.values.items()}
+        values = {(name, text_of(value)) for name, value in run.values.items()}
         (rest if values <= seen else news).append(run)
         seen |= values
     return news + rest
@@ -272,10 +271,10 @@ def check_run(grid: Located, run: Combination, at_hand: AtHand | None, *, parse:
             config = config_of(run)
             if at_hand is not None:
                 _check_on_images(config, at_hand)
-        _check_oracles(run)
+        oracle_seeds(run.run)  # which depend on the seed too
     except (ValueError, FileNotFoundError) as error:
         place = run.places[blamed(str(error), run.values, METHOD)]
-        raise grid.error(place, f"{error} (in {shlex.join(run.words)})") from error
+        raise grid.error(place, f"{error} (in {shlex.join(run.run.words)})") from error
 
 
 def config_of(run: Combination) -> PipelineConfig:
@@ -287,17 +286,10 @@ def config_of(run: Combination) -> PipelineConfig:
         raise ValueError(f"--{shows} shows what there is, and runs nothing. Leave it out")
     if "config" in run.values:
         raise ValueError("--config: expected the flags themselves, got a file of them. Write them into the grid")
-    configs = run_flags.configs_from(*run_flags.options_of(run.words))
+    configs = run_flags.configs_from(*run_flags.options_of(run.run.words))
     if len(configs) > 1:
         raise ValueError("expected one value for each flag of a run. Put them side by side, not in a list")
     return configs[0]
-
-
-def _check_oracles(run: Combination) -> None:
-    """ValueError for oracles that the method can't have, which depends on the seed too."""
-    from unlearn import METHODS as ALL
-
-    oracle_seeds(run.words, ALL[text(run.values[METHOD])])
 
 
 class AtHand:

@@ -19,11 +19,14 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import command_line
 from foreign_files import LIST, foreign_text
 from grids.job_queue import Board, Crew, Job, work_off
+
+if TYPE_CHECKING:
+    from grids.base_lines import Run
 
 MOST_WORKERS = 8
 FAILURES = "failed.txt"
@@ -135,8 +138,8 @@ def _same(file: Path, other: str) -> bool:
     return file.resolve() == Path(other).resolve()
 
 
-def lines_of(options: argparse.Namespace) -> list[list[str]]:
-    """The words after mlflow_forget.py of each run: from the grid, or from the lines of a file.
+def lines_of(options: argparse.Namespace) -> list[Run]:
+    """The runs: of the grid, or of the lines of a file.
 
     Lines that train base models, which a file of failures may have, are left out: those that the runs need are trained anyway.
     """
@@ -153,22 +156,22 @@ def lines_of(options: argparse.Namespace) -> list[list[str]]:
     for number, line in enumerate(text.split("\n"), 1):  # as a shell divides it
         trains = any(Path(word).name in (INITIAL, IDEAL) for word in line.split()[:3])
         if line.strip() and not line.lstrip().startswith("#") and not trains:
-            found.append(words_of(line, f"{path}, line {number}"))
+            found.append(run_of(line, f"{path}, line {number}"))
     if not found:
         raise ValueError(f"--params: expected lines to run, and {path} has none. Make it: python array_param_file.py")
     return found
 
 
-def words_of(line: str, where: str) -> list[str]:
-    """The words after mlflow_forget.py of a line. ValueError for a line of anything else, or that mlflow_forget.py would refuse."""
+def run_of(line: str, where: str) -> Run:
+    """The run of a line. ValueError for a line of anything else, or that mlflow_forget.py would refuse."""
     import run_flags
-    from grids.base_lines import JOB, SHOWS, flags_of
+    from grids.base_lines import JOB, SHOWS, Run
 
     try:
         script, own = script_of(shlex.split(line))
         if script != JOB:
             raise ValueError(f"expected 'python -u {JOB} --unlearn ...' and nothing before it, got {line!r}. Correct the line")
-        shows = next((name for name in SHOWS if name in flags_of(own) or f"-{name}" in own), None)
+        shows = next((name for name in SHOWS if {f"-{name}", f"--{name}"} & set(own)), None)
         if shows is not None:
             raise ValueError(f"--{shows} shows what there is, and runs nothing. Leave it out")
         if command_line.first_pass(own, {"config": None})["config"] is not None:
@@ -177,7 +180,7 @@ def words_of(line: str, where: str) -> list[str]:
             raise ValueError("expected one run a line, got several values of one flag. Write a line for each")
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"{where}: {error}") from error
-    return own
+    return Run(tuple(own), run_flags.flags_given(own))
 
 
 def script_of(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -188,14 +191,9 @@ def script_of(words: Sequence[str]) -> tuple[str, list[str]]:
     return (Path(rest[0]).name, rest[1:]) if rest and rest[0].endswith(".py") else ("", rest)
 
 
-def chosen(runs: list[list[str]], words: Sequence[str]) -> list[list[str]]:
+def chosen(runs: list[Run], words: Sequence[str]) -> list[Run]:
     """The runs whose lines have all the words. ValueError for a word that none has, or that none has together with the others."""
-    from grids.base_lines import flags_of
-
-    named = [
-        {spelled for name, values in flags_of(run).items() for value in values for spelled in (value, f"{name}={value}")} for run in runs
-    ]
-    folded = [{spelled.casefold() for spelled in one} for one in named]
+    folded = [_spelled(run) for run in runs]
     for word in words:
         if not any(word.casefold() in one for one in folded):
             raise ValueError(f"--filter: no line has {word!r} as a value, or as flag=value. Look at the lines")
@@ -205,13 +203,19 @@ def chosen(runs: list[list[str]], words: Sequence[str]) -> list[list[str]]:
     return kept
 
 
-def queue_of(runs: Sequence[Sequence[str]]) -> list[Job]:
+def _spelled(run: Run) -> set[str]:
+    """The values of a run, alone and as flag=value."""
+    values = [(name, value.casefold()) for name, words in run.flags.items() for value in words]
+    return {value for _, value in values} | {f"{name}={value}" for name, value in values}
+
+
+def queue_of(runs: Sequence[Run]) -> list[Job]:
     """The base models that the runs need, and the runs."""
     from grids.base_lines import JOB, base_models_of
 
     needed = base_models_of(runs)
-    bases = [Job(tuple(words)) for words in needed.commands]
-    return bases + [Job((JOB, *words), frozenset(needs)) for words, needs in zip(runs, needed.of_run, strict=True)]
+    bases = [Job(words) for words in needed.commands]
+    return bases + [Job((JOB, *run.words), frozenset(needs)) for run, needs in zip(runs, needed.of_run, strict=True)]
 
 
 def crew_of(options: argparse.Namespace, jobs: Sequence[Job]) -> Crew:
@@ -245,15 +249,13 @@ def _ray_crew(options: argparse.Namespace, asked: int, jobs: Sequence[Job]) -> C
 def finished_in_store(jobs: Sequence[Job]) -> set[tuple[str, str]]:
     """What is finished, by what the tracking store says, which is there from now on, and has the experiments of the jobs."""
     from evaluation import names_in
-    from grids.base_lines import flags_of
     from run_flags import configs_from, options_of
     from run_settings import experiment_of
     from tracking.finished import finished_jobs
     from tracking.store import open_experiment
 
-    def named(job: Job) -> tuple[tuple[str, ...], ...]:
-        flags = flags_of(job.words)
-        return tuple(tuple(flags.get(name, ())) for name in ("experiment", "dataset", "arch"))
+    def named(job: Job) -> tuple[str, ...]:
+        return tuple(command_line.first_pass(job.words[1:], {"experiment": None, "dataset": None, "arch": None}).values())
 
     for job in {named(job): job for job in jobs if not job.is_base}.values():
         (config,) = configs_from(*options_of(job.words[1:]))

@@ -11,11 +11,13 @@ import pytest
 import yaml
 
 import array_param_file
+import command_line
 import mlflow_forget
 from array_param_file import commands, main
 from benchmarks import sweep as benchmark
 from grids import grid
-from grids.base_lines import of_the_job
+from models import ARCHITECTURES
+from run_flags import OF_THE_JOB, flags
 from tests.idx_format import idx
 from vision_data import impl, torchvision_sets
 from vision_data.impl import read
@@ -136,8 +138,10 @@ def test_what_is_excluded_and_included(lines):
 def test_the_job_flags_do_not_reach_the_base_models(lines):
     base, jobs = lines("ideal: train\nexperiment: e\nmetrics: mia\nreport: skip\nmethods: {default: }\n")
     assert base == ["python -u main_baseline.py", "python -u main_ideal.py"]
-    assert {"unlearn", "ideal", "experiment", "metrics", "report", "checkpoint_epochs"} <= of_the_job()
-    assert not of_the_job() & {"seed", "mask", "arch", "hidden", "class_to_replace", "save_dir"}
+    of_both = {action.dest for action in flags(None, ARCHITECTURES["mlp"])._actions} - set(OF_THE_JOB)
+    parser = command_line.OneLineParser("")
+    command_line.add_shared_flags(parser)
+    assert of_both == {action.dest for action in parser._actions} | set(ARCHITECTURES["mlp"].hyperparameters)
     assert flags_in(jobs) == ["--unlearn default --ideal train --experiment e --metrics mia --report skip"]
 
 

@@ -176,12 +176,12 @@ def test_other_indexes_have_another_slug():
 @pytest.mark.parametrize(
     ("request_", "flags"),
     [
-        (ForgetRequest(), []),
-        (ForgetRequest((3,)), ["--class_to_replace 3"]),
-        (ForgetRequest((3, 5)), ["--class_to_replace 3 5"]),
-        (ForgetRequest((0,), 20), ["--num_indexes_to_replace 20"]),
-        (ForgetRequest((-1,), 4500), ["--class_to_replace -1", "--num_indexes_to_replace 4500"]),
-        (ForgetRequest(indexes=(7,), file="forget.txt"), ["--forget_indexes forget.txt"]),
+        (ForgetRequest(), {}),
+        (ForgetRequest((3,)), {"class_to_replace": ["3"]}),
+        (ForgetRequest((3, 5)), {"class_to_replace": ["3", "5"]}),
+        (ForgetRequest((0,), 20), {"num_indexes_to_replace": ["20"]}),
+        (ForgetRequest((-1,), 4500), {"class_to_replace": ["-1"], "num_indexes_to_replace": ["4500"]}),
+        (ForgetRequest(indexes=(7,), file="forget.txt"), {"forget_indexes": ["forget.txt"]}),
     ],
 )
 def test_flags(request_, flags):

@@ -42,8 +42,11 @@ def test_the_command_makes_the_same_config_again(config):
     assert again == config
 
 
-def test_a_flag_without_a_value_is_left_out():
-    assert command_of(PipelineConfig("random_mask", {"mask_layer": None})) == "python -u mlflow_forget.py --unlearn random_mask"
+def test_a_setting_that_is_none_is_said():
+    assert (
+        command_of(PipelineConfig("random_mask", {"mask_layer": None}))
+        == "python -u mlflow_forget.py --unlearn random_mask --mask_layer none"
+    )
 
 
 def test_a_list_of_indexes_comes_from_its_file_or_from_the_artifact():

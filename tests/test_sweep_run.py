@@ -365,7 +365,7 @@ def lines(folder):
 
     def left(*words):
         found = grid_run.lines_of(grid_run.flags().parse_args([]))
-        return [" ".join(words) for words in grid_run.chosen(found, words)]
+        return [" ".join(run.words) for run in grid_run.chosen(found, words)]
 
     return left
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shlex
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from flag_words import Flags
 from foreign_files import LIST, foreign_text
 from registry import did_you_mean
 from vision_data.image_set import ImageSet
@@ -115,13 +115,16 @@ class ForgetRequest:
     def _classes(self) -> str:
         return "class" + "+".join(map(str, self.numbers))
 
-    def flags(self) -> list[str]:
+    def flags(self) -> Flags:
         """Return the command line's flags for this request."""
         if self.indexes is not None:
-            return [f"--forget_indexes {shlex.quote(self.file or 'FILE')}"]
-        words = self.spelled or tuple(map(str, self.classes))
-        classes = [f"--class_to_replace {shlex.join(words)}"] if self.classes != (0,) else []
-        return classes + ([f"--num_indexes_to_replace {self.number}"] if self.number is not None else [])
+            return {"forget_indexes": [self.file or "FILE"]}
+        flags: Flags = {}
+        if self.classes != (0,):
+            flags["class_to_replace"] = list(self.spelled or map(str, self.classes))
+        if self.number is not None:
+            flags["num_indexes_to_replace"] = [str(self.number)]
+        return flags
 
     def divide(self, train: ImageSet, classes: int, split_seed: int) -> Division:
         """Divide the training images into the forget and the retain set, both in the order of `train`.
