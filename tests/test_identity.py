@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from base_models import BaseConfig, BaseModels
+from base_models import BaseConfig, BaseModels, Trained
 from pipeline import Pipeline, PipelineConfig
 from reporter.seeds_summary import SeedRun, heading_of, settings_of, tasks_of
 from run_artifacts import _own_file
-from run_settings import config_hash_of, run_params
+from run_settings import config_hash_of, decisive_of, hash_of, run_params
 from tests.edited_headers import edit_header
 from tests.saved_models import SAFETENSORS, described, mlp
 from training import check_checkpoint, checkpoint_metadata, save_checkpoint
@@ -122,3 +122,21 @@ def test_runs_of_two_lists_of_one_name_are_two_tasks():
     tasks = tasks_of(runs)
     said = {heading_of(task, tasks).partition("request_digest ")[2].partition(";")[0] for task in tasks}
     assert said == {ONE.digest, OTHER.digest}
+
+
+@pytest.mark.parametrize(
+    ("method", "digest"),
+    [
+        ("FT", "e63d59146c44ebeb521d11182d9a8082d634f2ab7cb1676447dd7d56daf820d6"),
+        ("MIMU", "c58e7da7f2d2270c7c764689b8e636859c948233750df8b0bf8a5cd8cd616e8b"),
+        ("SCRUB", "4a79c549ece1527d1b35801ceb492de3e3ba59854e1587ec85d676b04be2c16b"),
+        ("SSD", "b9496e231e0e15c173a4547a75e9fc01914ec056327da57b0ff24c24cb6c71c1"),
+    ],
+)
+def test_the_hash_of_a_default_run_stays_as_it_was_in_0_1(method, digest, tmp_path, monkeypatch, digits):
+    monkeypatch.chdir(tmp_path)
+    made = BaseModels(BaseConfig(), splits=digits)
+    initial = Trained(made.untrained(), made.initial_path, None, True, 0.0, [])
+    decisive = decisive_of(Pipeline(PipelineConfig(method), base=made).checked, initial, None)
+
+    assert hash_of(decisive | {"initial": "weights"}) == digest
