@@ -224,7 +224,7 @@ def test_an_ideal_model_is_no_initial_model(base):
         ({"dataset": "digit"}, "unknown dataset 'digit'"),
         ({"arch": "mpl"}, "unknown architecture 'mpl'"),
         ({"arch_options": {"width": 3}}, "unknown flag of mlp '--width'"),
-        ({"arch_options": {"hidden": (0,)}}, "--hidden: expected widths >= 1"),
+        ({"arch_options": {"hidden": (0,)}}, "--hidden: expected an integer >= 1, or several separated by commas"),
         ({"request": ForgetRequest((10,))}, "expected a class from 0 to 9, got 10"),
     ],
     ids=lambda value: str(value)[:32],
