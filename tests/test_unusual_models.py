@@ -200,5 +200,5 @@ def test_a_list_of_positions_is_told_what_to_be():
 
 
 def test_a_learning_rate_that_no_float_holds_is_refused(data):
-    with pytest.raises(ValueError, match=r"--refine_lr: expected at most 1e\+37, got 1e\+38"):
+    with pytest.raises(ValueError, match=r"--refine_lr: expected a number > 0 and at most 3e\+37, got 1e\+38"):
         unlearn("MIMU", perceptron(), data, topk=4, kappa=10, refine_steps=1, refine_lr=1e38)

@@ -9,6 +9,7 @@ from unlearn.blocks import classifier_of
 from unlearn.fisher import check_classifier
 from unlearn.fisher_diagonal import fisher_diagonal
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.passes import check_finite
 from unlearn.settings import Positive
 
 GREATEST, GREATEST_IN_CLASSIFIER = 1e3, 1e2  # of 1 / F
@@ -53,6 +54,7 @@ def fisher_new(model: nn.Module, data: ForgetData, *, fisher_alpha: Positive = 1
                 rows = list(data.forget_classes)
                 weight[rows], spread[rows] = 0.0, FORGOTTEN_VARIANCE
             weight.add_(spread.sqrt() * torch.randn(weight.shape, generator=noise, dtype=weight.dtype).to(weight.device))
+    check_finite(student, {}, "fisher_new diverged", rate="fisher_alpha")
     return Unlearned(student)
 
 

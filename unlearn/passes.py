@@ -102,5 +102,6 @@ def check_finite(student: nn.Module, losses: dict[str, float], what: str, rate: 
     """FloatingPointError for losses or weights that are not finite; `rate` is the name of the learning rate's flag."""
     floats = [value for value in student.state_dict().values() if value.is_floating_point()]
     if not all(map(math.isfinite, losses.values())) or not torch.stack([value.isfinite().all() for value in floats]).all():
-        shown = ", ".join(f"{name} {value:g}" for name, value in losses.items())
-        raise FloatingPointError(f"{what}: {shown}, or weights that are not finite. Choose a smaller --{rate}")
+        shown = [f"{name} {value:g}" for name, value in losses.items()]
+        found = ", or ".join(([", ".join(shown)] if shown else []) + ["weights that are not finite"])
+        raise FloatingPointError(f"{what}: {found}. Choose a smaller --{rate}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from training import descend
 from unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
+from unlearn.passes import check_finite
 from unlearn.settings import BatchSize, Count, LearningRate, MaskLayer
 from unlearn.streams import endless
 
@@ -47,7 +48,7 @@ def sft(
         sft_batch: images of each kind a step
         mask_layer: the tuned layer, by name or by index over the linear layers; none is the architecture's choice
 
-    Raises ValueError for a layer that can't be masked.
+    Raises ValueError for a layer that can't be masked, FloatingPointError if it diverges.
 
     Departures: the source's learning rate, 1e-2, destroys the model (on digits half of the retained classes goes with the forgotten
     one); it tunes in train mode, here dropout is off and batch norm keeps its running statistics.
@@ -60,6 +61,7 @@ def sft(
     batches = itertools.islice(_batches(data, sft_mode, sft_batch), sft_steps)
     losses = descend(student, data.progress(batches, "SFT", sft_steps), optimizer=optimizer)
     optimizer.zero_grad(set_to_none=True)
+    check_finite(student, {"loss": losses[-1]}, "SFT diverged", rate="sft_lr")
     return Unlearned(student.requires_grad_(True), history=[{"loss": loss} for loss in losses], step="step")
 
 
