@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import replace
 
 from evaluation import METRICS
 from reporter.svg import Panel, Picture, axes, line, room_for, text, ticks
+from training.storage import LONGEST_NAME, shortened
 
 MOST_CURVES = 12
 UNITS = {"loss": "nats", "score": "percent"}  # by a name's last word, of what is no metric of the registry
@@ -75,8 +77,11 @@ def _decades(low: float, high: float) -> list[tuple[float, str]]:
 
 
 def file_name(title: str, name: str) -> str:
-    """ "after_each_epoch_forget_loss"; of a user's own history too, whose names may hold anything."""
-    return re.sub(r"\W+", "_", f"{title}_{name}").lower()
+    """ "after_each_epoch_forget_loss". A user's own history may have any names: no two of them come to the same file."""
+    own = re.sub(r"[^\w.-]", "_", name)
+    if own != name:
+        own += f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return shortened(f"{title.lower().replace(' ', '_')}_{own}", LONGEST_NAME)
 
 
 def readable(name: str) -> str:

@@ -11,6 +11,7 @@ import torch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from reporter.curve_charts import curves
 from reporter.html_report import html_report, report_pictures
 from reporter.kappa_chart import kappa_curve
 from reporter.layer_charts import Layer, layer_map, weight_counts, weight_sizes
@@ -54,6 +55,14 @@ def test_every_picture_of_the_page_is_a_file_of_another_name(pictures):
     assert {"unlearning_loss", "unlearning_score"} <= set(names)
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"\w+", name) for name in names)
+
+
+def test_a_history_may_have_any_names():
+    odd = ["a/b", "a b", "../a", "x" * 250, "ä" * 250]
+    names = [picture.name for picture in curves("After each epoch", [dict.fromkeys(odd, 1.0)] * 2, role="unlearned", step="epoch")]
+
+    assert len(set(names)) == len(odd)
+    assert all(len(name.encode()) < 250 and "/" not in name for name in names)
 
 
 def test_a_file_needs_no_page(pictures):
