@@ -53,11 +53,11 @@ def run_unless_finished(configs: Sequence[PipelineConfig]) -> int:
 
     if len(configs) > 1:
         raise ValueError(f"--skip_finished: expected one run, got {len(configs)}. Give one value for each flag")
-    once = run_once(Pipeline(configs[0], progress=command_line.progress_bar))
-    if once.result is None:
-        print(f"finished before, in {shown_uri()}: experiment {once.job[0]}, config_hash {once.job[1]}")
+    job, result = run_once(Pipeline(configs[0], progress=command_line.progress_bar))
+    if result is None:
+        print(f"finished before, in {shown_uri()}: experiment {job[0]}, config_hash {job[1]}")
     else:
-        tell([once.result])
+        tell([result])
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from evaluation import names_in
 from pipeline import Pipeline, Result
@@ -11,18 +10,8 @@ from run_settings import config_hash_of
 from tracking.finished import HASH, Job, finished_run
 from training.file_lock import locked
 
-NONE_KNOWN: Collection[Job] = ()
 
-
-@dataclass(frozen=True)
-class Once:
-    """The result of the run, or None where the job was finished before."""
-
-    job: Job
-    result: Result | None
-
-
-def run_once(pipeline: Pipeline, known: Collection[Job] = NONE_KNOWN) -> Once:
+def run_once(pipeline: Pipeline, known: Collection[Job] = ()) -> tuple[Job, Result | None]:
     """Run a job unless the tracking store has a FINISHED run of it, in the same experiment and with the same config_hash.
 
     Processes that want the same job wait for each other, by a lock in the folder of the checkpoints, which has to be one for all of them.
@@ -33,8 +22,8 @@ def run_once(pipeline: Pipeline, known: Collection[Job] = NONE_KNOWN) -> Once:
     initial, ideal = pipeline.base.initial(), pipeline.ideal()
     job = (pipeline.checked.experiment, config_hash_of(pipeline.checked, initial, ideal))
     if job in known:
-        return Once(job, None)
+        return job, None
     with locked(pipeline.base.save_dir / job[1]):
         if finished_run(job, names_in("overview")) is not None:
-            return Once(job, None)
-        return Once(job, pipeline.run(tags={HASH: job[1]}))
+            return job, None
+        return job, pipeline.run(tags={HASH: job[1]})

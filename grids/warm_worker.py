@@ -70,8 +70,8 @@ class WarmWorker:
     def _run(self, argv: Sequence[str]) -> Outcome:
         (config,) = run_flags.configs_from(*run_flags.options_of(argv))
         pipeline = Pipeline(config, progress=command_line.progress_bar, base=self._base(config.base))
-        once = run_once(pipeline, self.known)
-        return Outcome("skipped") if once.result is None else Outcome("finished", warnings=len(pipeline.warnings))
+        _, result = run_once(pipeline, self.known)
+        return Outcome("skipped") if result is None else Outcome("finished", warnings=len(pipeline.warnings))
 
     def _base(self, config: BaseConfig) -> BaseModels:
         """The base models of a config, kept for the next job with the same; the splits of another where they are the same."""

@@ -156,21 +156,21 @@ def test_a_finished_job_is_skipped_by_a_single_command_too(folder, capsys):
 def test_a_run_that_was_cut_off_ends_as_killed_when_its_job_is_run_again(folder):
     base = BaseConfig(epochs=1)
     pipeline = Pipeline(PipelineConfig(unlearn="default", base=base, ideal="skip"))
-    job = run_once(pipeline).job
+    job, _ = run_once(pipeline)
     with closing(sqlite3.connect(folder / "mlflow.db")) as store, store:
         store.execute("UPDATE runs SET status = 'RUNNING', end_time = NULL")
-    assert run_once(pipeline).result is not None
+    assert run_once(pipeline)[1] is not None
     assert Counter(status for _, status in runs(folder)) == {"KILLED": 1, "FINISHED": 1}
-    assert run_once(pipeline).result is None
+    assert run_once(pipeline)[1] is None
     assert finished_jobs() == {job}
-    assert run_once(pipeline, known={job}).result is None
+    assert run_once(pipeline, known={job})[1] is None
 
 
 def test_a_run_that_goes_on_beside_a_sweep_is_left_alone(folder):
     """One of mlflow_forget.py as it stands."""
     pipeline = Pipeline(PipelineConfig(unlearn="default", base=BaseConfig(epochs=1), ideal="skip"))
     with tracked_run("digits-mlp", "beside", tags={"config_hash": "another"}):
-        assert run_once(pipeline).result is not None
+        assert run_once(pipeline)[1] is not None
         assert Counter(status for _, status in runs(folder)) == {"RUNNING": 1, "FINISHED": 1}
 
 
