@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from flag_words import Flags, command, text_of
-from models import ARCHITECTURES, build, check_logits, check_trains, evaluating, fails_on_one, is_lethes
+from models import ARCHITECTURES, build, check_logits, check_trains, evaluating, fails_on_one, is_builtin
 from registry import Entry
 from temporary_files import remove_left_over
 from training import (
@@ -163,7 +163,7 @@ class BaseModels:
     def _check_architecture(self) -> None:
         """ValueError where the model, on images as they are, gives anything but logits; a person's own is tried in train mode too."""
         model = self.untrained()
-        if is_lethes(self.architecture):
+        if is_builtin(self.architecture):
             return
         images, classes = self._few_images(2), self.splits.classes
         who = f"--arch {self.config.arch}: expected an architecture"

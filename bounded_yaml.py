@@ -1,4 +1,4 @@
-"""YAML that somebody else wrote: of a bounded size once its aliases are followed, of a bounded depth, and never inside of itself."""
+"""Read untrusted YAML: of a bounded size and depth with its aliases expanded, and without cycles."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-MOST_VALUES = 100_000  # once aliases are followed
-DEEPEST = 100  # lists and mappings in each other
+MOST_VALUES = 100_000  # with aliases expanded
+DEEPEST = 100  # nested lists and mappings
 LONGEST_REASON = 160
 
 
 class NotYaml(ValueError):
-    """What is wrong with a text, and on which line, where that is known."""
+    """The reason why a text can't be read, and its line if known."""
 
     def __init__(self, reason: str, line: int | None = None) -> None:
         super().__init__(reason if line is None else f"line {line}: {reason}")
@@ -22,7 +22,7 @@ class NotYaml(ValueError):
 
 @dataclass
 class Branch:
-    """A list or a mapping: its anchor, how many values it has, itself among them, and how many are in each other."""
+    """A list or a mapping: its anchor, its number of values (itself included), and its depth."""
 
     anchor: str | None = None
     values: int = 1
@@ -30,26 +30,26 @@ class Branch:
 
 
 @dataclass
-class Weighed:
-    """How large a text gets once its aliases are followed, event by event."""
+class ExpandedSize:
+    """The size of a text with its aliases expanded, counted event by event."""
 
     open: list[Branch] = field(default_factory=list)
     anchors: dict[str | None, Branch] = field(default_factory=dict)
     values: int = 0
 
     def add(self, values: int, depth: int, line: int) -> None:
-        """A value, with all that is in it. Raises NotYaml for too many or too deep."""
+        """Add a value that has `values` values. Raises NotYaml for too many, and for too deep ones."""
         self.values += values
         if self.values > MOST_VALUES:
             raise NotYaml(f"expected at most {MOST_VALUES} values, aliases followed, got more. Write fewer", line)
         if len(self.open) + depth > DEEPEST:
-            raise NotYaml(f"expected at most {DEEPEST} lists and mappings in each other, got more. Write fewer", line)
+            raise NotYaml(f"expected at most {DEEPEST} nested lists and mappings, got more. Write fewer", line)
         self._into_the_open(values, depth)
 
     def alias(self, anchor: str | None, line: int) -> None:
         if any(branch.anchor == anchor for branch in self.open):
             raise NotYaml(f"expected values, got *{anchor} inside of &{anchor}, which has no end. Write the values", line)
-        meant = self.anchors.get(anchor, Branch())  # one that is not there is for the parser to say
+        meant = self.anchors.get(anchor, Branch())  # the parser reports an unknown anchor
         self.add(meant.values, meant.depth, line)
 
     def begin(self, anchor: str | None, line: int) -> None:
@@ -70,25 +70,25 @@ class Weighed:
 
 
 def read_yaml(text: str | bytes) -> Any:
-    """What a YAML text says. Raises NotYaml for none, and for one that exceeds the bounds, before anything is made of it."""
+    """Read a YAML text. Raises NotYaml for another text, and, before it is built, for too large a one."""
     return content_of(nodes_of(text))
 
 
 def nodes_of(text: str | bytes) -> Any:
-    """The nodes of a YAML text, which know their lines; None for an empty one. Raises as `read_yaml`."""
+    """Parse a YAML text into nodes with their lines; None for an empty one. Raises as `read_yaml`."""
     import yaml
 
-    with _told():
-        _weigh(text)
+    with _as_not_yaml():
+        _check_size(text)
         return yaml.compose(text, Loader=_loader_class())
 
 
 def content_of(root: Any) -> Any:
-    """What nodes say. Raises NotYaml for a value that can't be read."""
+    """Construct the values of nodes. Raises NotYaml for a value that can't be read."""
     from yaml.constructor import ConstructorError, SafeConstructor
 
     class Constructor(SafeConstructor):
-        """A value that PyYAML fails on is an error that knows its line."""
+        """Adds the line to errors of values that PyYAML fails on."""
 
         def construct_object(self, node: Any, deep: bool = False) -> Any:
             try:
@@ -96,13 +96,13 @@ def content_of(root: Any) -> Any:
             except (ValueError, OverflowError, LookupError, AttributeError, TypeError) as error:  # 99...9, 2026-13-45, !!int x
                 raise ConstructorError(None, None, _of_value(node, error), node.start_mark) from error
 
-    with _told():
+    with _as_not_yaml():
         return None if root is None else Constructor().construct_document(root)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """PyYAML's errors as NotYaml."""
+def _as_not_yaml() -> Iterator[None]:
+    """Convert PyYAML's errors to NotYaml."""
     import yaml
 
     try:
@@ -115,34 +115,34 @@ def _told() -> Iterator[None]:
         raise NotYaml(f"{error.reason} at byte {error.start}") from error
 
 
-def _weigh(text: str | bytes) -> None:
-    """Follow the events of a text, of which none is larger than what stands in it."""
+def _check_size(text: str | bytes) -> None:
+    """Count the values of a text by its events, without expanding aliases."""
     import yaml
 
-    weighed = Weighed()
+    size = ExpandedSize()
     event: Any
     for event in yaml.parse(text, Loader=_loader_class()):
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
-            weighed.alias(event.anchor, line)
+            size.alias(event.anchor, line)
         elif isinstance(event, yaml.ScalarEvent):
-            weighed.anchors.pop(event.anchor, None)
-            weighed.add(1, 0, line)
+            size.anchors.pop(event.anchor, None)
+            size.add(1, 0, line)
         elif isinstance(event, yaml.CollectionStartEvent):
-            weighed.begin(event.anchor, line)
+            size.begin(event.anchor, line)
         elif isinstance(event, yaml.CollectionEndEvent):
-            weighed.end()
+            size.end()
 
 
 def _loader_class() -> Any:
-    """PyYAML's safe loader, in C where there is that: ten times faster."""
+    """Return PyYAML's safe loader, the one in C if available: ten times faster."""
     import yaml
 
     return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _of_value(node: Any, error: Exception) -> str:
-    """Why a value can't be read. Python's own words for a number that is too long name a setting of Python."""
+    """Describe a value that can't be read; Python's own message on a long number names a setting."""
     value = str(node.value)
     shown = value if len(value) <= 40 else f"{value[:40]}... of {len(value)} characters"
     kind = node.tag.rpartition(":")[2]

@@ -1,4 +1,4 @@
-"""Files that somebody else made: opened only if they are regular, of a bounded size, and inside the folder that they belong to."""
+"""Open untrusted files: only regular ones of a bounded size, inside the folder that they belong to."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 MB = 1_000_000
-TEXT = 16 * MB  # settings, a note, a table of a few thousand rows
-LIST = 1000 * MB  # a line per image or per run
+TEXT = 16 * MB  # settings, notes, tables of a few thousand rows
+LIST = 1000 * MB  # files with a line per image or per run
 IMAGE = 256 * MB  # one encoded image
 
-DEEPEST = 100  # folders in each other
-FOLLOW_LINKS = "LETHE_FOLLOW_LINKS"  # a variable of the environment: 1 where a person trusts the links of all folders
+DEEPEST = 100  # nested folders
+FOLLOW_LINKS = "LETHE_FOLLOW_LINKS"  # environment variable; 1 follows links out of folders
+PART = 2**20  # bytes of a read
 
-# Without blocking: to open a named pipe would otherwise wait for a writer that never comes. Windows has no such flag, and no such pipe.
-PART = 2**20  # bytes that are read at once
+# O_NONBLOCK: opening a named pipe would wait for a writer. Windows has neither.
 CAREFULLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -29,10 +29,10 @@ KINDS = (
 
 
 def open_foreign(path: Path, *, most: int = TEXT, inside: Path | None = None) -> BinaryIO:
-    """A file, opened for reading bytes. Links are followed, but not out of the folder `inside`.
+    """Open a file for reading bytes; follow links, but not out of the folder `inside`.
 
-    Raises FileNotFoundError for a file that is not there, and ValueError for one that is no regular file, that has more than `most`
-    bytes, that lies elsewhere, or that can't be read.
+    Raises FileNotFoundError for a missing file, and ValueError for one that is not regular, has more than `most` bytes, lies outside
+    of `inside`, or can't be read.
     """
     if inside is not None:
         check_inside(path, inside)
@@ -51,20 +51,22 @@ def open_foreign(path: Path, *, most: int = TEXT, inside: Path | None = None) ->
 
 
 def read_foreign(path: Path, *, most: int = TEXT, inside: Path | None = None) -> bytes:
-    """The content of a file. Raises as `open_foreign`."""
+    """Read a file. Raises as `open_foreign`."""
     with open_foreign(path, most=most, inside=inside) as file:
         try:
             content = _read_up_to(file, most + 1)
         except OSError as error:
-            raise ValueError(f"{path}: expected a file that can be read, and it can't be ({reason_of(error)})") from error
+            raise ValueError(f"{path}: expected a file that can be read, got one that can't ({reason_of(error)})") from error
     if len(content) > most:
         raise _too_large(path, f"more than {size_text(most)}", most)
     return content
 
 
 def _read_up_to(file: BinaryIO, most: int) -> bytes:
-    """Part by part: some files of a system, and those that grow, have more than their size says, and `read(most)` would take memory for
-    all that may come."""
+    """Read at most `most` bytes in parts, as some files are longer than their size says.
+
+    `file.read(most)` would allocate all of them at once.
+    """
     parts: list[bytes] = []
     left = most
     while left and (part := file.read(min(left, PART))):
@@ -74,7 +76,7 @@ def _read_up_to(file: BinaryIO, most: int) -> bytes:
 
 
 def foreign_text(path: Path, *, most: int = TEXT, inside: Path | None = None, errors: str = "strict") -> str:
-    """The content of a text in UTF-8, whatever the locale. Raises as `open_foreign`, and ValueError for other bytes."""
+    """Read a text in UTF-8, whatever the locale. Raises as `open_foreign`, and ValueError for other bytes."""
     try:
         return read_foreign(path, most=most, inside=inside).decode("utf-8-sig", errors=errors)
     except UnicodeDecodeError as error:
@@ -82,7 +84,7 @@ def foreign_text(path: Path, *, most: int = TEXT, inside: Path | None = None, er
 
 
 def check_regular(number: int, path: Path | str, most: int) -> None:
-    """ValueError for an open file that is no regular file, or has more than `most` bytes."""
+    """Raise ValueError for an open file that is not regular, or has more than `most` bytes."""
     about = os.fstat(number)
     if not stat.S_ISREG(about.st_mode):
         kind = next((words for is_kind, words in KINDS if is_kind(about.st_mode)), "something else")
@@ -91,34 +93,34 @@ def check_regular(number: int, path: Path | str, most: int) -> None:
 
 
 def check_size(path: Path | str, size: int, most: int) -> None:
-    """ValueError for a file, or a member of an archive, that says of itself that it is larger."""
+    """Raise ValueError for a file, or an archive's member, whose stated size exceeds `most` bytes."""
     if size > most:
         raise _too_large(path, size_text(size), most)
 
 
 def check_inside(path: Path, folder: Path) -> None:
-    """ValueError for a path that leads out of a folder, by a link or by its steps, unless the environment says that all links are good."""
+    """Raise ValueError for a path out of a folder, by links or "..", unless LETHE_FOLLOW_LINKS is 1."""
     place = Path(os.path.realpath(path))
     if not place.is_relative_to(os.path.realpath(folder)) and os.environ.get(FOLLOW_LINKS) != "1":
         raise ValueError(
-            f"{path}: expected what lies inside {folder}, got what leads to {place}. Copy it there; "
-            f"or, where the links are yours and lead where you want, set {FOLLOW_LINKS}=1"
+            f"{path}: expected a path inside {folder}, got one that leads to {place}. Copy it there; "
+            f"or, if you trust the links, set {FOLLOW_LINKS}=1"
         )
 
 
 def check_depth(path: Path | str, depth: int) -> None:
-    """ValueError for a folder that lies too deep in others for one that a person made."""
+    """Raise ValueError for a folder that is nested too deeply."""
     if depth > DEEPEST:
-        raise ValueError(f"{str(path)[:200]}...: expected at most {DEEPEST} folders in each other, got more. Remove them")
+        raise ValueError(f"{str(path)[:200]}...: expected at most {DEEPEST} nested folders, got more. Remove them")
 
 
 def warn_if_others_write(path: Path) -> None:
-    """A warning for code that is about to be run, of another user, and that anybody on this machine can change."""
+    """Warn of code to run that another user owns and anybody on this machine can change."""
     about = path.stat()
     own = not hasattr(os, "getuid") or about.st_uid == os.getuid()
     if about.st_mode & stat.S_IWOTH and not own:
         warnings.warn(
-            f"{path} is run as your own code, but it is another user's, and anybody can change it. Copy it, look at it, and name the copy",
+            f"{path} is run as your own code, but it is another user's, and anybody can change it. Copy it, read it, and name the copy",
             stacklevel=2,
         )
 
@@ -128,7 +130,7 @@ def _too_large(path: Path | str, found: str, most: int) -> ValueError:
 
 
 def size_text(size: int) -> str:
-    """1.5 MB of 1500000."""
+    """Format a number of bytes: 1500000 -> 1.5 MB."""
     number = float(size)
     for unit in ("bytes", "kB", "MB", "GB"):
         if number < 1000:

@@ -1,4 +1,4 @@
-"""What the machine could not give, in a line: memory, room on a disk, the size of a file. A traceback would add nothing."""
+"""One-line messages for limits of the machine: memory, disk space, file size, open files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import re
 from collections.abc import Iterator
 
-# Memory that C++ asked for in vain, a library that did not fit in, a thread that could not be started: no MemoryError of Python's.
+# Failed allocations in C++ and failed loads of libraries raise no MemoryError.
 OF_MEMORY = re.compile(
     r"can't allocate memory|cannot allocate memory|not enough memory|bad_alloc|out of memory|failed to map segment"
     r"|error return without exception set|without setting an exception",  # the interpreter, which had no room for the exception
@@ -28,15 +28,15 @@ OTHERS = {
 
 
 def limit_met(error: BaseException) -> str | None:
-    """What an error, or one that it came from, says of the machine; None where it says nothing."""
+    """Return the message on a machine's limit that caused an error; None for other errors."""
     for one in chain_of(error):
-        said = _said_by(one)
-        if said is not None:
-            return said
+        limit = _limit_of(one)
+        if limit is not None:
+            return limit
     return None
 
 
-def _said_by(error: BaseException) -> str | None:
+def _limit_of(error: BaseException) -> str | None:
     text = str(error)
     if isinstance(error, MemoryError):
         return MEMORY

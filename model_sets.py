@@ -1,4 +1,4 @@
-"""Models by the hundred, of one recipe: initial models and oracles of many seeds, shadow models; trained many at once, found again."""
+"""Sets of models of one recipe (initial models, oracles, shadow models), trained many at once."""
 
 from __future__ import annotations
 
@@ -38,9 +38,12 @@ MADE_BY: dict[Kind, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model of a set: its checkpoint, what that says of itself, the seed of its weights, and that of its batch order.
+    """The specification of a model in a set.
 
-    `rows` (n,) are the positions in the training set of the images that it is trained on.
+    path, trained_on, seed: its checkpoint, and the metadata there
+    weights: seed of the initial weights
+    order: generator of the batch order
+    rows: (n,), positions in the training set of the images that it is trained on
     """
 
     path: Path
@@ -53,7 +56,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class TrainedSet:
-    """What became of a set: its specs, how many of them were there already, and the seconds that the others took."""
+    """A set after training: specs, the number of models that already existed, seconds for the others."""
 
     specs: list[ModelSpec]
     loaded: int
@@ -62,7 +65,7 @@ class TrainedSet:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model that was found, in eval mode on the base models' device, and the positions in the training set that it was trained on."""
+    """A loaded model in eval mode on the base models' device, and its training images' positions."""
 
     model: nn.Module
     rows: Tensor
@@ -70,20 +73,19 @@ class TrainedModel:
 
 
 def specs_of(base: BaseModels, kind: Kind, count: int) -> list[ModelSpec]:
-    """The first `count` models of a set.
+    """Return the specs of the first `count` models of a set.
 
-    initial models, oracles    of the seeds seed, seed + 1, ...: the first is the initial or the ideal model itself, and all are
-                               kept where main_baseline.py and main_ideal.py keep those of their seeds
-    shadows                    in pairs: a random half of the training images, and the other half. Every image is in half of all
-                               shadows (where their number is odd, one is left out of both). They depend on seed and split, not on
-                               what is to be forgotten
+    initial models, oracles    of the seeds seed, seed + 1, ...: the first is the initial or the ideal model itself. Their checkpoints
+                               are those of main_baseline.py and main_ideal.py with these seeds
+    shadows                    pairs, one of a random half of the training images, one of the other half (of an odd number of images
+                               one is in neither). They depend on seed and split, not on the forget request
 
-    Raises ValueError for a count below 1, for an odd number of shadows, and where there are no validation images to score them on.
+    Raises ValueError for a count below 1, for an odd number of shadows, and without validation images.
     """
     if count < 1:
         raise ValueError(f"--{MADE_BY[kind][1]}: expected an integer >= 1, got {count}. Say how many models")
     if kind == "shadows" and count % 2:
-        raise ValueError(f"--shadows: expected an even number, for they come in pairs of halves, got {count}. Give {count + 1}")
+        raise ValueError(f"--shadows: expected an even number, as they are pairs of halves, got {count}. Give {count + 1}")
     base.check_trainable(base.request_identity if kind == "oracles" else "train")
     if kind == "shadows":
         return [_shadow(base, number) for number in range(1, count + 1)]
@@ -96,12 +98,12 @@ def specs_of(base: BaseModels, kind: Kind, count: int) -> list[ModelSpec]:
 
 
 def train_set(base: BaseModels, kind: Kind, count: int) -> TrainedSet:
-    """Train the models of a set that are not there yet, many at once, and save each: killed, it goes on with those that are missing.
+    """Train the missing models of a set, many at once, and save each, so that an interrupted call resumes.
 
-    A model that another process makes meanwhile is waited for, and taken as it is: others may rest on it already, and a model that is
-    trained with others has not the very bits of one that is trained alone.
+    Waits for models that other processes train meanwhile and does not train them again: other results may depend on their bits, which
+    differ slightly from those of a model that is trained alone.
 
-    Raises ValueError for a count that makes no sense and for a checkpoint in its place that is of something else or damaged.
+    Raises ValueError for an invalid count, and for a checkpoint at its path that is damaged or of another model.
     """
     specs = specs_of(base, kind, count)
     missing = _missing(base, specs)
@@ -119,7 +121,7 @@ def train_set(base: BaseModels, kind: Kind, count: int) -> TrainedSet:
 
 
 def load_set(base: BaseModels, kind: Kind, count: int) -> list[TrainedModel]:
-    """The first `count` models of a set. FileNotFoundError, naming the command that makes them, where some are missing."""
+    """Load the first `count` models of a set. Raises FileNotFoundError, with the command to train them."""
     specs = specs_of(base, kind, count)
     missing = _missing(base, specs)
     if missing:
@@ -130,7 +132,7 @@ def load_set(base: BaseModels, kind: Kind, count: int) -> list[TrainedModel]:
 
 
 def oracles_of(base: BaseModels, seeds: Sequence[int]) -> Iterator[nn.Module]:
-    """The oracles of these seeds, one after the other. FileNotFoundError, naming the command that makes them, where one is missing."""
+    """Load the oracles of these seeds lazily. Raises FileNotFoundError, with the command to train them."""
     specs = _oracles(base, seeds)
     missing = _missing(base, specs)
     if missing:
@@ -143,7 +145,7 @@ def oracles_of(base: BaseModels, seeds: Sequence[int]) -> Iterator[nn.Module]:
 
 
 def command(base: BaseModels, kind: Kind, count: int, *, seed: int | None = None) -> str:
-    """The command that makes the first `count` models of a set, from another seed on if one is given."""
+    """Return the command that trains the first `count` models of a set, from `seed` on if given."""
     config = base.config if seed is None else replace(base.config, seed=seed)
     script, flag = MADE_BY[kind]
     return flag_words.command(script, {flag: [str(count)]} | flags_of(config))
@@ -155,7 +157,7 @@ def _oracles(base: BaseModels, seeds: Sequence[int]) -> list[ModelSpec]:
 
 
 def _seeded(path: Path, trained_on: str, seed: int, rows: Tensor) -> ModelSpec:
-    """A model as main_baseline.py or main_ideal.py would train it with that seed."""
+    """Return the spec of a model that main_baseline.py or main_ideal.py trains with that seed."""
     return ModelSpec(path, trained_on, seed, seed, generator_for(seed, "train"), rows)
 
 
@@ -171,14 +173,14 @@ def _shadow(base: BaseModels, number: int) -> ModelSpec:
 
 
 def _missing(base: BaseModels, specs: Sequence[ModelSpec]) -> list[ModelSpec]:
-    """Those that are not there. ValueError where something else is in the place of one, or the same model in the place of two."""
+    """Return the specs without a checkpoint. Raises ValueError for another model's checkpoint and copies."""
     there = [spec for spec in specs if spec.path.exists()]
     for spec in there:
         _check(base, spec)
     _check_different(base, there)
     unsealed_ones = [spec.path for spec in there if unsealed(spec.path)]
     if unsealed_ones:
-        warnings.warn(f"{len(unsealed_ones)} models like this: {unsealed(unsealed_ones[0])}", stacklevel=2)
+        warnings.warn(f"{len(unsealed_ones)} models, the first: {unsealed(unsealed_ones[0])}", stacklevel=2)
     return [spec for spec in specs if not spec.path.exists()]
 
 
@@ -187,14 +189,14 @@ def _check(base: BaseModels, spec: ModelSpec) -> None:
     found = checkpoint_metadata(spec.path)
     if found is not None and found.seed != spec.seed:
         raise ValueError(
-            f"{spec.path}: expected the model of seed {spec.seed}, got that of seed {found.seed}. Move this file away: it is made again"
+            f"{spec.path}: expected the model of seed {spec.seed}, got that of seed {found.seed}. Move this file away: the model is then trained again"
         )
 
 
 def _check_different(base: BaseModels, specs: Sequence[ModelSpec]) -> None:
-    """ValueError where two specs of a set have the same weights, or one of them those of the initial model of its seed.
+    """Raise ValueError if two models of a set have the same weights, or one those of the initial model.
 
-    A copy is no second sample, and a copy of the initial model has seen everything.
+    A copy is no second sample, and the initial model was trained on all images.
     """
     initial = {base.initial_path_of(spec.seed): None for spec in specs if spec.trained_on != "train"}
     owner: dict[str, Path] = {}
@@ -202,7 +204,7 @@ def _check_different(base: BaseModels, specs: Sequence[ModelSpec]) -> None:
         first = owner.setdefault(named_digest(path), path)
         if first != path:
             raise ValueError(
-                f"{path}: expected a model of its own, got the weights of {first}. Move the copy away: that model is made anew"
+                f"{path}: expected a model of its own, got the weights of {first}. Move the copy away: the model is then trained again"
             )
 
 

@@ -1,4 +1,4 @@
-"""Linux and macOS. Elsewhere, what imports this says so in one line, and ends; see docs/platforms.md."""
+"""Importing this exits with one line on other systems than Linux and macOS (docs/platforms.md)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NEEDED = ((os, "O_DIRECTORY"), (os, "O_NONBLOCK"), (os, "getuid"), (signal, "SIG
 
 
 def check_platform() -> None:
-    """Exit code 2 where this system's Python lacks what the tracking of runs is built on."""
+    """Exit with code 2 if Python lacks the functions that the tracking of runs needs."""
     lacking = [f"{module.__name__}.{name}" for module, name in NEEDED if not hasattr(module, name)]
     if lacking:
         print(

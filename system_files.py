@@ -1,8 +1,8 @@
-"""Files and folders that nobody put there on purpose: what systems, editors and cloud folders leave among a person's own."""
+"""Hidden files, and files that operating systems and editors leave in folders."""
 
 from __future__ import annotations
 
-# By their names in lower case. What begins with a dot (.DS_Store, ._photo.jpg, .gitkeep, .ipynb_checkpoints) needs no entry.
+# Names in lower case. Names that begin with a dot (.DS_Store, ._photo.jpg, .ipynb_checkpoints) need no entry.
 OF_SYSTEMS = frozenset(
     {
         "__macosx",  # what macOS adds to a zip
@@ -13,9 +13,9 @@ OF_SYSTEMS = frozenset(
         "desktop.ini",
         "$recycle.bin",
         "system volume information",
-        "@eadir",  # a Synology's thumbnails: JPEGs, in a folder of every folder
+        "@eadir",  # Synology's thumbnails, in every folder
         "#recycle",
-        "@recycle",  # a QNAP's
+        "@recycle",  # QNAP
         "lost+found",
         "__pycache__",
     }
@@ -23,5 +23,5 @@ OF_SYSTEMS = frozenset(
 
 
 def is_system_file(name: str) -> bool:
-    """Whether a file or folder of that name is hidden or a system's own."""
+    """Return whether a file or folder of that name is hidden or a system file."""
     return name.startswith((".", "~$")) or name.casefold() in OF_SYSTEMS

@@ -1,4 +1,4 @@
-"""Names of files while they are written, and the end of those that killed processes left behind."""
+"""Write files atomically under temporary names, and remove those that killed processes left behind."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 
 # NAME.PROCESS@MACHINE.partial; older versions named no machine.
 WRITTEN_BY = re.compile(r"\.(?P<process>\d{1,10})(?:@(?P<machine>[^@/]+))?\.partial$")
-ABANDONED_SECONDS = 24 * 3600  # on another machine, where nobody can tell from here whether the process goes on
+ABANDONED_SECONDS = 24 * 3600  # for another machine, whose processes can't be seen from here
 
 
 @contextlib.contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """A temporary name beside a file: what is written there becomes the file when all went well, and is gone when not.
+    """Yield a temporary name beside a file; rename it to the file on success, else delete it.
 
-    Readers see the old file or the new one, never a part. What dead processes left of the file is removed.
+    Readers see the old file or the new one, never a part. Removes what dead processes left of the file.
     """
     remove_left_over(path.parent, path.name)
     partial = temporary_name(path)
@@ -33,12 +33,12 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def temporary_name(path: Path) -> Path:
-    """The name, beside a file, under which this process writes it."""
+    """Return the name, beside a file, under which this process writes it."""
     return path.with_name(f"{path.name}.{os.getpid()}@{socket.gethostname()}.partial")
 
 
 def remove_left_over(folder: Path, name: str = "*") -> None:
-    """Remove what dead processes left of files of that name (default: of all) which they were writing in a folder."""
+    """Remove the temporary files of dead processes in a folder, for a file's name or for all."""
     for path in folder.glob(f"{name if name == '*' else glob.escape(name)}.*.partial"):
         if is_left_over(path):
             with contextlib.suppress(OSError):  # gone meanwhile, or another user's
@@ -46,7 +46,7 @@ def remove_left_over(folder: Path, name: str = "*") -> None:
 
 
 def is_left_over(path: Path) -> bool:
-    """Whether the process that a temporary name names writes no more. False for any other name."""
+    """Return whether a file's temporary name is that of a dead process."""
     found = WRITTEN_BY.search(path.name)
     if found is None:
         return False
@@ -59,8 +59,8 @@ def is_left_over(path: Path) -> bool:
 
 
 def is_running(process: int) -> bool:
-    """Whether this machine has a process of that number; True where that can't be told."""
-    if os.name == "nt":  # where the call below would end it
+    """Return whether this machine has a process of that number; True if unknown."""
+    if os.name == "nt":  # os.kill would end it there
         return True
     try:
         os.kill(process, 0)

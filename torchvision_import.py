@@ -1,8 +1,7 @@
-"""`import torchvision`, also beside a torch build that its wheel was not made for.
+"""Import torchvision, also with a torch build that its wheel was not compiled for.
 
-torchvision's wheels are compiled for one torch build. Beside another (a CPU-only torch, say) its compiled operators are
-not loaded, and the import fails because it describes an operator, nms, that nobody has defined. Lethe uses its
-datasets and its architectures, never an operator; declaring the two schemas is enough to get past that line.
+With another build (a CPU-only torch, for instance) torchvision's compiled operators are not loaded, and the import fails on the
+missing operator nms. Lethe uses its datasets and architectures, but no operator: declaring two schemas is enough.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _kept_alive: list[torch.library.Library] = []
 
 
 def torchvision_module(name: str) -> ModuleType:
-    """The module `torchvision.<name>`. Raises ImportError or RuntimeError as the import does, but for the missing operator."""
+    """Import `torchvision.<name>`. Raises as the import does, except for a missing operator."""
     try:
         return importlib.import_module(f"torchvision.{name}")
     except RuntimeError as error:

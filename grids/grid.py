@@ -215,7 +215,7 @@ def several_words(method: object) -> frozenset[str]:
 def check_printable(grid: Located, value: Any, place: Place) -> None:
     """ValueError for a value that has a line's end or another control character in it: a line of a file is a command."""
     if len(place) > DEEPEST:
-        raise grid.error(place[:1], f"expected at most {DEEPEST} lists and mappings in each other, got more. Write fewer")
+        raise grid.error(place[:1], f"expected at most {DEEPEST} nested lists and mappings, got more. Write fewer")
     if isinstance(value, Mapping):
         for key, one in value.items():
             check_printable(grid, str(key), (*place, str(key)))

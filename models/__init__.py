@@ -1,8 +1,8 @@
-"""Architectures, and what the other packages may ask of one: its parts around a layer, a mask applied and lifted."""
+"""Architectures, their split around a layer, and masks."""
 
 from models import cnn, mlp, published, resnet, resnet9, vgg, vit
 from models.contract import check_copies, check_logits, check_trains, fails_on_one
-from models.impl import ARCHITECTURES, build, is_lethes
+from models.impl import ARCHITECTURES, build, is_builtin
 from models.mask import Mask, apply_mask, check_maskable, lift_mask, switched_off, uncompiled
 from models.masked_layer import MaskedLayer, alike, evaluating, find_layer, linear_layers, split_at, tail_at
 
@@ -21,7 +21,7 @@ __all__ = [
     "evaluating",
     "fails_on_one",
     "find_layer",
-    "is_lethes",
+    "is_builtin",
     "lift_mask",
     "linear_layers",
     "mlp",

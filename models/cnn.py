@@ -1,4 +1,4 @@
-"""A small convolutional network, for images from 8 x 8 pixels up."""
+"""A small convolutional network, for images of at least 8 x 8 pixels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from models.impl import ImageShape, Width, register
 
-POOLED = 2  # height and width that the classifier sees
+POOLED = 2  # height and width of the classifier's input
 
 
 @register("cnn", mask_layer="-2", optimizer="adamw", lr=3e-3, batch_size=128, weight_decay=1e-2)

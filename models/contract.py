@@ -1,4 +1,4 @@
-"""What every model has to be: images (N, C, H, W) -> logits (N, classes), with weights of its own. Found before anything is trained."""
+"""Check the contract of a model: images (N, C, H, W) -> logits (N, classes), copyable and trainable."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from torch import Tensor, nn
 from models.mask import uncompiled
 from models.masked_layer import evaluating
 
-ONE_IMAGE = "Expected more than 1 value per channel"  # how torch says that batch norm can't be trained on a single image
+ONE_IMAGE = "Expected more than 1 value per channel"  # torch's message on batch norm and a single image
 SHOWN = 3  # names in one line
 LETHES = Path(__file__).resolve().parent.parent
 
 
 def check_logits(model: nn.Module, images: Tensor, classes: int, *, who: str, more: bool = False, remedy: str = "Correct it") -> None:
-    """ValueError where the model, in eval mode, gives anything but logits (N, classes): of the images, and of the first alone.
+    """Raise ValueError if the model in eval mode doesn't return logits (N, classes), also for one image.
 
-    A model that squeezes its output fails on a single image, which the last batch may be. who: what the message is about, as "--arch
-    mine.py:net: expected an architecture". more: outputs beyond the classes are allowed. remedy: the end of the message.
+    The last batch may be a single image, on which a model that squeezes its output fails.
+
+    who: the beginning of the message, as "--arch mine.py:net: expected an architecture"
+    more: allow more outputs than classes
+    remedy: the end of the message
     """
     model = uncompiled(model)
     with evaluating(model), torch.no_grad():
@@ -32,9 +35,9 @@ def check_logits(model: nn.Module, images: Tensor, classes: int, *, who: str, mo
 
 
 def check_copies(model: nn.Module, *, who: str) -> None:
-    """ValueError for a model that can't be copied and trained, which every method does: a scripted one, one without weights.
+    """Raise ValueError for a model that can't be copied and trained: scripted, or without weights.
 
-    Looked at after a pass without gradients: weights that are computed (pruning, weight_norm) can be copied from then on.
+    Call it after a forward pass without gradients: computed weights (pruning, weight_norm) can be copied only then.
     """
     model = uncompiled(model)
     if isinstance(model, torch.jit.ScriptModule):
@@ -50,7 +53,7 @@ def check_copies(model: nn.Module, *, who: str) -> None:
 
 
 def check_trains(model: nn.Module, images: Tensor, classes: int, *, who: str) -> None:
-    """ValueError where the model in train mode gives anything but logits, as one with auxiliary outputs does. Tried on a copy."""
+    """Raise ValueError if a copy in train mode doesn't return logits, as with auxiliary outputs."""
     trial = copy.deepcopy(uncompiled(model)).train()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         output = _output(trial, images, f"{who} that can be trained", "Correct it")
@@ -58,7 +61,7 @@ def check_trains(model: nn.Module, images: Tensor, classes: int, *, who: str) ->
 
 
 def fails_on_one(model: nn.Module, image: Tensor) -> bool:
-    """Whether batch norm keeps the model from being trained on a batch of this one image. Tried on a copy."""
+    """Return whether batch norm fails on a batch of this one image in train mode, tried on a copy."""
     trial = copy.deepcopy(uncompiled(model)).train()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
@@ -71,7 +74,7 @@ def fails_on_one(model: nn.Module, image: Tensor) -> bool:
 
 
 def _output(model: nn.Module, images: Tensor, who: str, remedy: str) -> Any:
-    """What the model gives for the images, which it may write into. ValueError, with the reason, where it fails."""
+    """Return the model's output for a copy of the images. Raises ValueError, with the reason, if it fails."""
     try:
         return model(images.clone())
     except (MemoryError, FloatingPointError):
@@ -100,7 +103,7 @@ def _check_output(output: Any, count: int, classes: int, *, who: str, more: bool
 
 
 def _kind(output: Any) -> str:
-    """What came instead of a tensor."""
+    """Describe an output that is no tensor."""
     name = type(output).__name__
     if isinstance(output, Mapping):
         return f"{name} of {', '.join(map(repr, list(output)[:SHOWN]))}"
@@ -110,7 +113,7 @@ def _kind(output: Any) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What was raised, and in which line of a person's own file."""
+    """Describe an error, with the line of the user's own file."""
     words = " ".join(str(error).split())[:160]
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not _is_a_librarys(Path(frame.filename))]

@@ -1,4 +1,4 @@
-"""The registry of architectures: names -> functions that build a classifier for an image shape and a number of classes."""
+"""The registry of architectures: a name -> a function that builds a classifier for an image shape."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Count = Annotated[int, Range(1), Search("log", 1, 16)]
 
 @dataclass(frozen=True)
 class ArchitectureFacts:
-    """What an architecture declares: the layer that MIMU masks unless told otherwise, and how it is best trained."""
+    """What an architecture declares: the default layer of MIMU's mask, and defaults of its training."""
 
     mask_layer: str = "-1"
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -34,16 +34,16 @@ register = ARCHITECTURES.register
 
 
 def build(arch: str, image_shape: ImageShape, classes: int, *, seed: int, options: Mapping[str, Any] | None = None) -> nn.Module:
-    """A new model in eval mode, its weights drawn by `seed`; the global random state is left as it was.
+    """Build a model in eval mode with weights drawn from `seed`; keep the global random state.
 
-    Raises ValueError for an unknown architecture or option, and where a person's own or another library's gives anything but logits.
+    Raises ValueError for an unknown architecture or option, and for one from outside Lethe that doesn't return logits.
     """
     entry = ARCHITECTURES[arch]
     settings = entry.settings(options or {})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: nn.Module = entry(image_shape, classes, **settings)
-        if not is_lethes(entry):
+        if not is_builtin(entry):
             who = f"--arch {arch}: expected an architecture"
             if not isinstance(model, nn.Module):
                 raise ValueError(f"{who} that returns an nn.Module, got {type(model).__name__}. Return the model that it builds")
@@ -53,6 +53,6 @@ def build(arch: str, image_shape: ImageShape, classes: int, *, seed: int, option
     return model.eval()
 
 
-def is_lethes(entry: Entry[ArchitectureFacts]) -> bool:
-    """Whether it is an architecture of this package, which its tests hold to what a model has to be."""
+def is_builtin(entry: Entry[ArchitectureFacts]) -> bool:
+    """Return whether an architecture is of this package, where tests check the contract of a model."""
     return entry.name in ARCHITECTURES and entry.function.__module__.startswith("models.")

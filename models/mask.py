@@ -1,4 +1,4 @@
-"""A mask, and the two functions that apply it to a model and lift it again."""
+"""Masks of a linear layer: apply one to a model and lift it again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Which weights of one linear layer stay: `keep` (m, n) bool, False = switched off."""
+    """A mask of one linear layer's weights: `keep` (m, n) bool, False = switched off."""
 
     layer: str
     keep: Tensor
@@ -22,18 +22,18 @@ class Mask:
 
     @property
     def kappa_count(self) -> int:
-        """How many weights it switches off."""
+        """The number of weights that are switched off."""
         return int((~self.keep).sum())
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
-    """The model that torch.compile wrapped, whose layers have the names that it gave them and hooks that run; any other as it is."""
+    """Return the model inside torch.compile's wrapper, where hooks work; other models as they are."""
     inner: nn.Module = getattr(model, "_orig_mod", model)
     return inner
 
 
 class _Masks(nn.Module):
-    """The parametrization W -> W where every applied mask keeps it, else 0. W itself is never written."""
+    """The parametrization W -> W if every applied mask keeps it, else 0. W itself is never written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,10 +48,9 @@ class _Masks(nn.Module):
 def apply_mask(model: nn.Module, mask: Mask) -> None:
     """Switch off, in place, the weights that `mask` does not keep. Several masks may be applied at once.
 
-    W' = W * keep_1 * ... * keep_k. The weights themselves stay behind the parametrization, so that lifting the masks, in
-    any order, gives back the model bit for bit; `state_dict` of a masked model therefore still holds them (use
-    `switched_off` for a model without them). Raises ValueError for a layer that the model does not have, that has
-    another shape, or whose weight is computed (`check_maskable`).
+    W' = W * keep_1 * ... * keep_k. The parametrization keeps the weights themselves: lifting the masks, in any order, restores the
+    model bit for bit, and `state_dict` of a masked model still holds them (`switched_off` removes them). Raises ValueError for a
+    missing layer, another shape, and a layer whose weight is computed (`check_maskable`).
     """
     layer = _layer_of(model, mask)
     if not parametrize.is_parametrized(layer, "weight"):
@@ -60,7 +59,7 @@ def apply_mask(model: nn.Module, mask: Mask) -> None:
 
 
 def lift_mask(model: nn.Module, mask: Mask) -> None:
-    """Undo one `apply_mask` of the same mask, in place; after the last one the layer is as it was, bit for bit.
+    """Undo one `apply_mask` of the same mask, in place; the last one restores the layer bit for bit.
 
     Raises ValueError if this mask is not applied.
     """
@@ -83,17 +82,16 @@ def lift_mask(model: nn.Module, mask: Mask) -> None:
 
 
 def switched_off(model: nn.Module, mask: Mask) -> None:
-    """Write the zeros into the weights of `model`, in place and for good: what a method returns, and what is saved."""
+    """Set the weights that `mask` does not keep to 0, in place and permanently."""
     weight = original_weight(_layer_of(model, mask))
     with torch.no_grad():
         weight[~mask.keep.to(weight.device)] = 0.0
 
 
 def check_maskable(model: nn.Module, name: str) -> None:
-    """ValueError where zeros in the weight of layer `name` do not last, or are not all that changes.
+    """Raise ValueError if the weight of layer `name` is computed or shared.
 
-    A weight that is computed (weight_norm, spectral_norm, pruning) is written anew at the next pass, and one that another layer has
-    too is masked in both.
+    A computed weight (weight_norm, spectral_norm, pruning) is overwritten at the next pass, and a shared one is masked in all layers.
     """
     layer = model.get_submodule(name)
     _check_own_weight(layer, name)
@@ -116,7 +114,7 @@ def _check_own_weight(layer: nn.Module, name: str) -> None:
 
 
 def original_weight(layer: nn.Module) -> Tensor:
-    """The parameter itself, behind the masks that are applied."""
+    """Return the parameter itself, without the applied masks."""
     masked = parametrize.is_parametrized(layer, "weight")
     weight: Tensor = layer.parametrizations.weight.original if masked else layer.weight  # type: ignore[union-attr, assignment]
     return weight

@@ -1,4 +1,4 @@
-"""The layer that a mask acts on, and the model split there: body -> linear layer -> head.
+"""Split a model at the layer that is masked: body -> linear layer -> head.
 
 Everything before the layer is computed once; a masked model is never rebuilt to be evaluated.
 """
@@ -25,8 +25,9 @@ class MaskedLayer:
     """A linear layer z = W h + b inside a model, W (m, n).
 
     `body(images) -> h (N, n)` and `head(z (N, m), images) -> logits (N, classes)`: head(layer(body(x)), x) equals model(x).
-    `head` reads the images only where the model has a way around the layer (`needs_images`). `relu_follows`: the traced model shows that
-    nothing but a relu reads z (False where it is not traced, or where something else cuts z off at 0).
+
+    needs_images: `head` reads the images, as a path in the model bypasses the layer or the model can't be traced
+    relu_follows: in the traced model only a relu reads z
     """
 
     name: str
@@ -54,15 +55,15 @@ class MaskedLayer:
 
 
 def linear_layers(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """The linear layers that run on `images` (N, C, H, W), in forward order, each with all the input it saw.
+    """Return the linear layers that run on `images` (N, C, H, W), in forward order, with their inputs.
 
-    Raises ValueError for a model of which a part is compiled, for what runs there does not heed hooks.
+    Raises ValueError for a model with a compiled part, in which hooks don't run.
     """
     model = uncompiled(model)
     for part, module in model.named_modules():
         if uncompiled(module) is not module:
             raise ValueError(
-                f"expected a model that torch.compile got as a whole or not at all, got one with a compiled part {part!r}. Uncompile it"
+                f"expected a model that is compiled as a whole or not at all, got one with a compiled part {part!r}. Uncompile it"
             )
     seen: dict[str, Tensor] = {}
     names = {module: name for name, module in model.named_modules()}
@@ -83,10 +84,9 @@ def linear_layers(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def find_layer(model: nn.Module, mask_layer: str, images: Tensor) -> str:
-    """The name of the layer that `mask_layer` means: a module name, or an index over the linear layers in forward order.
+    """Resolve `mask_layer`: a module name, or an index over the linear layers in forward order.
 
-    Raises ValueError for a name or index that does not exist, a layer that is not linear, and one that does not see
-    exactly one vector an image.
+    Raises ValueError for an unknown name or index, a layer that is not linear, and one whose input is not one vector per image.
     """
     model = uncompiled(model)
     inputs = linear_layers(model, images)
@@ -116,11 +116,10 @@ def find_layer(model: nn.Module, mask_layer: str, images: Tensor) -> str:
 
 
 def split_at(model: nn.Module, mask_layer: str, images: Tensor) -> MaskedLayer:
-    """The model split at the layer that `mask_layer` means (see `find_layer`); `images` is any small batch.
+    """Split the model at the layer `mask_layer` (see `find_layer`); `images` is any small batch.
 
-    The model is traced (torch.fx) and cut where the head depends on the layer's output alone. A model that can't be
-    traced, that leads around the layer, or of which the trace leaves something out (a hook on the model itself) keeps its whole forward
-    pass, with the layer's output put in.
+    The model is traced (torch.fx) and cut if the head depends on the layer's output alone. Otherwise, or if it can't be traced or
+    the trace lacks something (a hook on the model itself), the head is the whole forward pass with the layer's output replaced.
     """
     model = uncompiled(model)
     name = find_layer(model, mask_layer, images)
@@ -146,25 +145,25 @@ def split_at(model: nn.Module, mask_layer: str, images: Tensor) -> MaskedLayer:
 
 
 def tail_at(model: nn.Module, mask_layer: str, images: Tensor) -> nn.Module:
-    """The model from its masked layer on, a module h (N, n) -> logits in eval mode: `layer`, a copy, and `head`, the model's own modules.
+    """Return the model from its masked layer on, h (N, n) -> logits in eval mode.
 
-    tail_at(model, ...)(split_at(model, ...).body(x)) equals model(x): what is done to the layer can be tried without the part
-    before it. Raises ValueError where the model can't be traced or leads around the layer.
+    Its `layer` is a copy, its `head` has the model's own modules: tail_at(model, ...)(split_at(model, ...).body(x)) equals model(x).
+    Raises ValueError if the model can't be traced or a path bypasses the layer.
     """
     model = uncompiled(model)
     name = find_layer(model, mask_layer, images)
     cut = _cut(model, name, images)
     if cut is None:
-        raise ValueError(f"expected a model whose logits depend on layer {name!r} alone, got one that leads around it. Use the whole model")
+        raise ValueError(f"expected a model whose logits depend on layer {name!r} alone, got one that bypasses it. Use the whole model")
     tail = nn.Sequential(OrderedDict(layer=copy.deepcopy(model.get_submodule(name)), head=cut[1]))
-    tail.mask_layer = "layer"  # type: ignore[assignment]  # where methods look for it
+    tail.mask_layer = "layer"  # type: ignore[assignment]  # read by methods
     return tail.eval()
 
 
 def _cut(model: nn.Module, name: str, images: Tensor) -> tuple[nn.Module, nn.Module, bool] | None:
-    """body and head as graphs over the model's own modules, and whether only a relu reads z.
+    """Return body and head as graphs over the model's own modules, and whether only a relu reads z.
 
-    None where it can't be cut at `name`, or where what is cut gives `images` other logits than the model.
+    None if the model can't be cut at `name`, or if the parts give other logits for `images` than the model.
     """
     with evaluating(model), torch.no_grad():
         cut = _traced(model, name)
@@ -175,7 +174,7 @@ def _cut(model: nn.Module, name: str, images: Tensor) -> tuple[nn.Module, nn.Mod
 
 
 def alike(ours: Any, theirs: Any) -> bool:
-    """Equal but for rounding, infinities and what is no number in the same places; what is no tensor is not compared."""
+    """Return whether two tensors are equal up to rounding, also NaN and infinities; True for no tensors."""
     if not (isinstance(ours, Tensor) and isinstance(theirs, Tensor)):
         return True
     largest = theirs[theirs.isfinite()].abs()
@@ -186,7 +185,7 @@ def alike(ours: Any, theirs: Any) -> bool:
 def _traced(model: nn.Module, name: str) -> tuple[nn.Module, nn.Module, bool] | None:
     try:
         graph = fx.Tracer().trace(model)
-    except Exception:  # noqa: BLE001 (the model's own code runs on fx's stand-ins and may raise anything; the hooks need no trace)
+    except Exception:  # noqa: BLE001 (the model's own code runs on fx's proxies and may raise anything; the hooks need no trace)
         return None
     calls = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
     if len(calls) != 1:
@@ -266,7 +265,7 @@ def _hooked(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode; afterwards every module is in the mode it was in."""
+    """Set the model to eval mode; restore every module's mode afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

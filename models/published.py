@@ -1,4 +1,4 @@
-"""Architectures of torchvision and of timm by their own names: `torchvision:NAME`, `timm:NAME`."""
+"""The architectures of torchvision and timm: `torchvision:NAME`, `timm:NAME`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Maker = Callable[[ImageShape, int], nn.Module]
 def of_torchvision(name: str) -> Entry[ArchitectureFacts]:
     """torchvision's classifier of that name, untrained, for any number of channels and classes.
 
-    Raises ValueError for an unknown name; building one raises it for images that the architecture does not take.
+    Raises ValueError for an unknown name. Building it raises ValueError for images of an unsuitable size.
     """
     models = torchvision_module("models")
     name = _known(name, models.list_models(module=models), "torchvision")
@@ -47,7 +47,10 @@ def of_torchvision(name: str) -> Entry[ArchitectureFacts]:
 
 @ARCHITECTURES.family("timm")
 def of_timm(name: str) -> Entry[ArchitectureFacts]:
-    """timm's classifier of that name, untrained, for any number of channels and classes. Raises as `of_torchvision`, and without timm."""
+    """timm's classifier of that name, untrained, for any number of channels and classes.
+
+    Raises as `of_torchvision`, and without timm.
+    """
     torchvision_module("models")  # timm imports torchvision
     try:
         timm = importlib.import_module("timm")
@@ -66,7 +69,7 @@ def of_timm(name: str) -> Entry[ArchitectureFacts]:
 
 
 def _known(name: str, names: list[str], library: str) -> str:
-    """The name as the library writes it. Only those near it are shown, where there are hundreds."""
+    """Return the name in the library's spelling. Raises ValueError with similar names for an unknown one."""
     written = {each.casefold(): each for each in names}.get(name.casefold())
     if written is None:
         alike = [each for each in names if each.casefold().startswith(name.casefold()[:3])] if name else []
@@ -97,7 +100,7 @@ def _size(image_shape: ImageShape) -> str:
 
 
 def _take_channels(model: nn.Module, channels: int) -> None:
-    """Put a convolution of that many channels in the place of the first one, which takes three; its weights are drawn anew."""
+    """Replace the first convolution by a new one with that many input channels."""
     name, first = next((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d))
     parent, _, own = name.rpartition(".")
     settings = {key: getattr(first, key) for key in ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")}

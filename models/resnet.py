@@ -1,4 +1,4 @@
-"""ResNet-18, -34 and -50 with the stem for the size of the images, and ResNet-18 with a bias-free tail for masking."""
+"""ResNet-18, -34 and -50 with a stem that fits the images; ResNet-18 with a bias-free tail."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from models.impl import ImageShape, Width, register
 from torchvision_import import torchvision_module
 
 WIDTH = 64
-SMALL = 64  # the most pixels of a side for which the stem leaves the size of an image as it is
+SMALL = 64  # pixels a side, at most, for the stem that keeps the size of an image
 SOURCE = "He et al. 2016, arXiv:1512.03385"
 
 
 @register("resnet18", mask_layer="-1", source=SOURCE)
 def resnet18(image_shape: ImageShape, classes: int, *, width: Width = WIDTH) -> nn.Module:
-    """torchvision's ResNet-18 with the CIFAR stem: a 3 x 3 convolution of stride 1 first, and no max-pooling.
+    """torchvision's ResNet-18 with the CIFAR stem: a 3 x 3 convolution of stride 1, no max-pooling.
 
     Flags:
         width: channels of the first stage, doubled by each of the next three; 64 is ResNet-18, fewer make a narrow one
@@ -49,11 +49,13 @@ def resnet50(image_shape: ImageShape, classes: int, *, width: Width = WIDTH) -> 
 
 @register("HookedResnet", mask_layer="-2", source=SOURCE)
 def hooked_resnet(image_shape: ImageShape, classes: int, *, hooked_width: Width = 128, width: Width = WIDTH) -> nn.Module:
-    """resnet18 whose classifier is 8 width -> hooked_width -> relu -> classes, without biases; the first of the two is masked.
+    """resnet18 with the classifier 8 width -> hooked_width -> relu -> classes without biases.
 
     Flags:
         hooked_width: outputs of the masked layer
         width: channels of the first stage, doubled by each of the next three; 64 is ResNet-18, fewer make a narrow one
+
+    The masked layer is the first of the classifier.
     """
     model = resnet18(image_shape, classes, width=width)
     model.fc = nn.Sequential(
@@ -67,7 +69,7 @@ def hooked_resnet(image_shape: ImageShape, classes: int, *, hooked_width: Width 
 
 
 def _resnet(block: str, depths: list[int], image_shape: ImageShape, classes: int, width: int) -> nn.Module:
-    """torchvision's ResNet of that many blocks a stage, `width` channels in the first instead of 64."""
+    """Build torchvision's ResNet with `depths` blocks per stage and `width` channels in the first stage."""
     resnet = torchvision_module("models").resnet
 
     class ResNet(resnet.ResNet):  # type: ignore[name-defined]  # known only once torchvision is imported

@@ -1,4 +1,4 @@
-"""ResNet-9: a small, fast network for images of 11 pixels a side and more."""
+"""ResNet-9: a small, fast network for images of at least 11 x 11 pixels."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from torch import Tensor, nn
 
 from models.impl import ImageShape, register
 
-LEAST = 11  # pixels a side: fewer leave the unpadded convolution nothing
+LEAST = 11  # pixels a side that leave the unpadded convolution an input
 TEMPERATURE = 0.2
 
 
 @register("resnet9", mask_layer="-1", lr=0.5, batch_size=512, source="Leclerc et al. 2023, arXiv:2306.12517, FFCV: its CIFAR-10 example")
 def resnet9(image_shape: ImageShape, classes: int) -> nn.Sequential:
-    """conv 3-64, conv 5-128 of stride 2, residual 128, conv 3-256, max-pool, residual 256, unpadded conv 3-128, max-pool, linear, x 0.2.
+    """A ResNet of nine layers that trains fast.
+
+        conv 3-64, conv 5-128 of stride 2, residual 128, conv 3-256, max-pool, residual 256, unpadded conv 3-128, max-pool, linear, x 0.2
 
     Every convolution is followed by batch norm and relu; a residual block is x + conv 3(conv 3(x)). No biases but batch norm's:
     2,274,880 parameters for colour images of ten classes. The masked layer is classes x 128. Raises ValueError for images
@@ -67,7 +69,7 @@ class Scale(nn.Module):
 
 
 def _convolution(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, padding: int | None = None) -> nn.Sequential:
-    """Convolution, batch norm, relu; padded so that only the stride changes the size, unless told otherwise."""
+    """Return convolution, batch norm and relu; by default padded so that only the stride changes the size."""
     around = kernel // 2 if padding is None else padding
     convolution = nn.Conv2d(inputs, outputs, kernel_size=kernel, stride=stride, padding=around, bias=False)
     return nn.Sequential(OrderedDict(conv=convolution, norm=nn.BatchNorm2d(outputs), relu=nn.ReLU(inplace=True)))

@@ -14,13 +14,13 @@ WIDTH = 64
 
 @register("vgg16_bn", mask_layer="-2", lr=0.05, source="Simonyan, Zisserman 2015, arXiv:1409.1556")
 def vgg16_bn(image_shape: ImageShape, classes: int, *, width: Width = WIDTH) -> nn.Sequential:
-    """torchvision's VGG-16 with batch norm; its classifier, made for 7 x 7 pixels, becomes 512 -> 512 -> relu -> dropout -> classes.
+    """torchvision's VGG-16 with batch norm and the classifier 512 -> 512 -> relu -> dropout -> classes.
 
     Flags:
         width: channels of the first stage, at most eight times as many in the last; 64 is VGG-16, fewer make a narrow one
 
-    The features are averaged over the image. Of the five max-poolings, those are left out that would leave no pixel of an image
-    smaller than 32 x 32. The masked layer is 512 x 512.
+    The features are averaged over the image. For images smaller than 32 x 32, those of the five max-poolings that would leave no
+    pixel are left out. The masked layer is 512 x 512.
     """
     vgg = torchvision_module("models").vgg
     features = vgg.make_layers(_stages(vgg.cfgs["D"], width, min(image_shape[1:])), batch_norm=True)
@@ -35,7 +35,7 @@ def vgg16_bn(image_shape: ImageShape, classes: int, *, width: Width = WIDTH) -> 
 
 
 def _stages(published: list[int | str], width: int, side: int) -> list[int | str]:
-    """torchvision's list of widths and "M" for max-pooling, scaled to `width`, with as many poolings as `side` pixels can halve."""
+    """Scale torchvision's widths to `width`; drop the max-poolings ("M") that leave no pixel of `side`."""
     stages: list[int | str] = []
     for stage in published:
         if isinstance(stage, int):

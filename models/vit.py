@@ -1,4 +1,4 @@
-"""A small vision transformer, for small images too."""
+"""A small vision transformer, also for small images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.impl import Count, ImageShape, Width, register
 
-SIDE = 8  # patches a side, about, unless told otherwise
+SIDE = 8  # default number of patches a side, about
 
 
 @register(
@@ -24,17 +24,19 @@ SIDE = 8  # patches a side, about, unless told otherwise
 def vit_tiny(
     image_shape: ImageShape, classes: int, *, patch: Count | None = None, depth: Count = 12, dim: Width = 192, heads: Count = 3
 ) -> nn.Sequential:
-    """Patches -> tokens + places -> depth x (x + attention(norm(x)), x + mlp(norm(x))) -> norm -> mean of the tokens -> linear.
+    """A vision transformer without a class token.
+
+        patches -> tokens + positions -> depth x (x + attention(norm(x)), x + mlp(norm(x))) -> norm -> mean of the tokens -> linear
 
     Flags:
-        patch: pixels a side of a patch; none is an eighth of the image's smaller side, rounded
+        patch: pixels a side of a patch; by default an eighth of the image's smaller side, rounded
         depth: number of blocks
         dim: width of a token
         heads: attention heads of a block, which divide dim
 
-    An image that patches do not fill is padded with zeros, right and below. The mean of the tokens stands for DeiT's class token. The
-    masked layer is classes x dim; the layers before it see a vector for each token. Raises ValueError for a patch
-    larger than the image, and heads that do not divide dim.
+    An image whose sides are no multiples of the patch is padded with zeros, right and below. The mean of the tokens replaces DeiT's
+    class token. The masked layer is classes x dim; earlier linear layers get a vector per token. Raises ValueError for a patch larger
+    than the image, and heads that do not divide dim.
     """
     channels, height, width = image_shape
     side = max(1, round(min(height, width) / SIDE)) if patch is None else patch
@@ -49,7 +51,7 @@ def vit_tiny(
             pad=nn.ZeroPad2d((0, right, 0, down)),
             patches=nn.Conv2d(channels, dim, kernel_size=side, stride=side),
             flatten=nn.Flatten(2),
-            places=Places(tokens, dim),
+            places=PositionEmbedding(tokens, dim),
             blocks=nn.Sequential(*(Block(dim, heads) for _ in range(depth))),
             norm=nn.LayerNorm(dim),
             mean=Mean(),
@@ -58,8 +60,8 @@ def vit_tiny(
     )
 
 
-class Places(nn.Module):
-    """(N, dim, tokens) -> (N, tokens, dim), a learned vector for each place added."""
+class PositionEmbedding(nn.Module):
+    """(N, dim, tokens) -> (N, tokens, dim), plus a learned vector for each position."""
 
     def __init__(self, tokens: int, dim: int) -> None:
         super().__init__()
@@ -98,5 +100,5 @@ class Block(nn.Module):
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k' / sqrt(d)) v, (N, heads, tokens, d) each. Not torch's fused one, which has no forward derivative and no vmap rule."""
+    """softmax(q k' / sqrt(d)) v, (N, heads, tokens, d) each; torch's has no forward derivative, no vmap."""
     return (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1) @ v

@@ -351,7 +351,7 @@ def test_a_python_grid_that_exits_is_told(folder, capsys, ends):
 def test_a_python_grid_inside_of_itself_is_refused(folder, capsys):
     (folder / "grid.py").write_text("GRID = {'methods': {'default': {}}}\nGRID['seed'] = [GRID]\n")
     assert main(["--grid", "grid.py"]) == 2
-    assert "expected at most 100 lists and mappings in each other" in capsys.readouterr().err
+    assert "expected at most 100 nested lists and mappings" in capsys.readouterr().err
 
 
 def test_a_list_in_a_list_for_a_flag_of_one_word_is_its_parts(lines):

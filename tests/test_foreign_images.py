@@ -59,7 +59,7 @@ def test_every_promised_format_is_read(kind):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda path: path.symlink_to("/dev/zero"), "expected what lies inside .*own, got what leads to /dev/zero"),
+        (lambda path: path.symlink_to("/dev/zero"), "expected a path inside .*own, got one that leads to /dev/zero"),
         (os.mkfifo, "expected a regular file, got a named pipe"),
         (lambda path: (os.mkfifo(path.with_name("pipe")), path.symlink_to("pipe")), "expected a regular file, got a named pipe"),
     ],
@@ -85,7 +85,7 @@ def test_a_link_out_of_the_folder_is_refused_with_its_target(own, tmp_path, link
     (image,) = (tmp_path / "elsewhere" / "private").iterdir()
     (own / link).symlink_to(image if link.endswith("png") else image.parent)
 
-    refused(own, rf"{link}: expected what lies inside .*own, got what leads to .*private.*, set LETHE_FOLLOW_LINKS=1")
+    refused(own, rf"{link}: expected a path inside .*own, got one that leads to .*private.*, set LETHE_FOLLOW_LINKS=1")
 
 
 @pytest.mark.parametrize("link", ["cat/x.png", "cat/more", "bird"])
@@ -101,7 +101,7 @@ def test_links_that_a_person_trusts_are_followed(own, tmp_path, link, monkeypatc
 def test_folders_that_go_on_in_each_other_are_refused(own):
     (own / "cat" / "/".join(["a"] * 200)).mkdir(parents=True)
 
-    refused(own, "expected at most 100 folders in each other")
+    refused(own, "expected at most 100 nested folders")
 
 
 def test_links_within_the_folder_are_followed(tmp_path):
@@ -146,7 +146,7 @@ def test_a_zip_that_leads_out_of_the_dataset_is_not_read(tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "train.zip").symlink_to("../other/train.zip")
 
-    with pytest.raises(ValueError, match=r"train\.zip: expected what lies inside .*own"):
+    with pytest.raises(ValueError, match=r"train\.zip: expected a path inside .*own"):
         DATASETS[f"hf:{tmp_path}/own"](tmp_path / "data")
 
 
@@ -222,7 +222,7 @@ def test_a_cell_names_no_file_outside_of_the_dataset(tmp_path, path):
     (own / "own.png").write_bytes(encoded(noise(2)))
     (own / "link.png").symlink_to("../private.png")
 
-    with pytest.raises(ValueError, match=r"1 of the images can't be read: row 0 of train .*(expected what lies inside|embedded null byte)"):
+    with pytest.raises(ValueError, match=r"1 of the images can't be read: row 0 of train .*(expected a path inside|embedded null byte)"):
         DATASETS[f"hf:{own}"](tmp_path / "data")
 
 
@@ -263,7 +263,7 @@ def test_a_saved_dataset_is_read(tmp_path):
     [
         (
             '{"_data_files": [{"filename": "../other/data-00000-of-00001.arrow"}]}',
-            "expected what lies inside .*own, got what leads to .*other",
+            "expected a path inside .*own, got one that leads to .*other",
         ),
         ('{"_data_files": [1]}', "it can't be read"),
         ("[1]", "it can't be read"),
@@ -307,6 +307,6 @@ def test_a_table_of_classes_that_leads_out_of_the_folder_is_not_read(tmp_path):
     (val / "val_annotations.txt").symlink_to("/etc/passwd")
 
     with pytest.raises(
-        ValueError, match=r"val_annotations\.txt: expected what lies inside .*tiny-imagenet-200, got what leads to /etc/passwd"
+        ValueError, match=r"val_annotations\.txt: expected a path inside .*tiny-imagenet-200, got one that leads to /etc/passwd"
     ):
         DATASETS["TinyImageNet"](tmp_path)

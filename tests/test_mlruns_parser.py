@@ -366,15 +366,15 @@ def linked_run(run: Path) -> None:
         (unreadable, "params/unlearn", "Is a directory"),
         (linked_run, "meta.yaml", "No such file"),
         (pipe, "metrics/tiny", "expected a regular file, got a named pipe"),
-        (link("params/unlearn", "/dev/zero"), "params/unlearn", "expected what lies inside"),
-        (link("params/unlearn", "/etc/passwd"), "params/unlearn", "got what leads to /etc/passwd"),
-        (link("params/unlearn", "../../../../../outside"), "params/unlearn", "expected what lies inside"),
-        (link("metrics", "/etc"), "metrics", "got what leads to /etc"),
-        (link("meta.yaml", "/etc/passwd"), "meta.yaml", "got what leads to /etc/passwd"),
+        (link("params/unlearn", "/dev/zero"), "params/unlearn", "expected a path inside"),
+        (link("params/unlearn", "/etc/passwd"), "params/unlearn", "got one that leads to /etc/passwd"),
+        (link("params/unlearn", "../../../../../outside"), "params/unlearn", "expected a path inside"),
+        (link("metrics", "/etc"), "metrics", "got one that leads to /etc"),
+        (link("meta.yaml", "/etc/passwd"), "meta.yaml", "got one that leads to /etc/passwd"),
         (huge("params/unlearn"), "params/unlearn", "expected at most 16 MB, got 1 TB"),
         (huge("metrics/tiny"), "metrics/tiny", "expected at most 1 GB, got 1 TB"),
         (huge("meta.yaml"), "meta.yaml", "expected at most 16 MB, got 1 TB"),
-        (deep("params"), "params/a/a", "expected at most 100 folders in each other"),
+        (deep("params"), "params/a/a", "expected at most 100 nested folders"),
         (garble("meta.yaml", b"a: &a [*a]\n"), "meta.yaml", "expected YAML"),
         (garble("meta.yaml", b"a: " + b"9" * 5000), "meta.yaml", "expected YAML"),
     ],
@@ -415,7 +415,7 @@ def test_a_link_out_of_the_store_is_no_part_of_it_unless_it_is_trusted(folder, f
     place.symlink_to(tmp_path / "elsewhere")
 
     assert run.name not in parse("--tracking_uri", str(folder)).index
-    assert f"skipped {place}" in (said := capsys.readouterr().err) and f"got what leads to {tmp_path}/elsewhere" in said
+    assert f"skipped {place}" in (said := capsys.readouterr().err) and f"got one that leads to {tmp_path}/elsewhere" in said
 
     monkeypatch.setenv("LETHE_FOLLOW_LINKS", "1")
     assert len(parse("--tracking_uri", str(folder))) == 4

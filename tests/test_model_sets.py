@@ -158,7 +158,7 @@ def test_oracles_of_another_forget_set_are_others(capsys):
     ("flags", "message"),
     [
         (["--oracles", "0"], "error: --oracles: expected an integer >= 1, got 0. Say how many models"),
-        (["--shadows", "3"], "error: --shadows: expected an even number, for they come in pairs of halves, got 3. Give 4"),
+        (["--shadows", "3"], "error: --shadows: expected an even number, as they are pairs of halves, got 3. Give 4"),
         (["--oracles", "2", "--shadows", "3"], "error: --shadows: expected an even number"),
         (["--oracles", "many"], "error: argument --oracles: invalid int value: 'many'"),
     ],
@@ -236,6 +236,6 @@ def test_oracles_from_before_the_headers_digest_are_named_once():
     made = train_set(base(), "oracles", 3)
     for spec in made.specs[1:]:
         edit_header(spec.path, spec.path, "taken out")
-    with pytest.warns(UserWarning, match=r"^2 models like this: \S+/2mlp\S+ was saved before") as told:
+    with pytest.warns(UserWarning, match=r"^2 models, the first: \S+/2mlp\S+ was saved before") as told:
         assert len(load_set(base(), "oracles", 3)) == 3
     assert len(told) == 1
