@@ -189,7 +189,7 @@ def _check(base: BaseModels, spec: ModelSpec) -> None:
     found = checkpoint_metadata(spec.path)
     if found is not None and found.seed != spec.seed:
         raise ValueError(
-            f"{spec.path}: expected the model of seed {spec.seed}, got that of seed {found.seed}. Move this file away: the model is then trained again"
+            f"{spec.path}: expected the model of seed {spec.seed}, got that of seed {found.seed}. Move it away to train that again"
         )
 
 
@@ -204,7 +204,7 @@ def _check_different(base: BaseModels, specs: Sequence[ModelSpec]) -> None:
         first = owner.setdefault(named_digest(path), path)
         if first != path:
             raise ValueError(
-                f"{path}: expected a model of its own, got the weights of {first}. Move the copy away: the model is then trained again"
+                f"{path}: expected a model of its own, got the weights of {first}. Move the copy away to train that model again"
             )
 
 

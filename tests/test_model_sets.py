@@ -212,7 +212,7 @@ def test_killed_after_40_of_64_it_goes_on_with_the_others_to_the_same_weights(tm
 @pytest.mark.parametrize(
     ("source", "changes", "message"),
     [
-        ("1mlp_ep1_hidden6_ideal_class0", {}, r"2mlp\S+: expected the model of seed 2, got that of seed 1\. Move this file away"),
+        ("1mlp_ep1_hidden6_ideal_class0", {}, r"2mlp\S+: expected the model of seed 2, got that of seed 1\. Move it away"),
         ("1mlp_ep1_hidden6_ideal_class0", {"seed": 2}, r"2mlp\S+: expected a model of its own, got the weights of \S+/1mlp"),
         (
             "2mlp_ep1_hidden6",
