@@ -210,7 +210,7 @@ def _resolution(resolve: Sequence[Resolve], model: nn.Module, data: ForgetData, 
 
 def unlearn(method: str, model: nn.Module, data: ForgetData, **settings: Any) -> Unlearned:
     """Run a registered method. ValueError for an unknown method or flag, a value that it does not take, a model that is none of these
-    images (see `check_model`), or a method that returns no model."""
+    images (see `check_model`), or a method that returns no model; FloatingPointError where weights are not finite afterwards."""
     entry = METHODS[method]
     given = entry.settings(settings)
     check_model(model, data)
@@ -221,7 +221,13 @@ def unlearn(method: str, model: nn.Module, data: ForgetData, **settings: Any) ->
         raise ValueError(
             f"{entry.name}: expected a method that returns a model or Unlearned(model, ...), got {type(result).__name__}. Correct it"
         )
+    if not _is_finite(result.model) and _is_finite(model):
+        raise FloatingPointError(f"{entry.name} diverged: weights that are not finite. Give its flags values nearer to their defaults")
     return result
+
+
+def _is_finite(model: nn.Module) -> bool:
+    return all(bool(value.isfinite().all()) for value in model.state_dict().values())
 
 
 def _check_has_float64(device: torch.device) -> None:
