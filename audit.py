@@ -1,12 +1,12 @@
-"""Audits: does a method forget, by the measures that take many models?
+"""Audits of a method by many models, of two models made elsewhere, or of a finished run.
 
     python -u audit.py klom --unlearn NAME          N unlearned models beside N oracles: KLoM, and the NeurIPS 2023 challenge's score
     python -u audit.py ulira --unlearn NAME         shadow models that forgot, attacked image by image
     python -u audit.py evaluate --initial FILE --unlearned FILE --forget_indexes FILE      two models that were made elsewhere
     python -u audit.py verify RUN_ID                recompute every number of a run from its artifacts
 
-The models are trained many at once, and kept: the next audit finds them. Each audit is one MLflow run. audit.py COMMAND --help shows the
-command's flags, with --unlearn NAME the method's own.
+Models are trained many at once and kept for the next audit. Each audit is one MLflow run. audit.py COMMAND --help lists the flags of
+the command; add --unlearn NAME for the method's flags.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the audit that the first word names."""
+    """Run the audit named by the first argument."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print((__doc__ or "").strip())
@@ -43,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def klom(argv: Sequence[str]) -> int:
-    """KLoM audit: N models of different seeds unlearn the forget set, beside N oracles that never saw it.
+    """KLoM audit: compare N unlearned models of different seeds with N oracles.
 
-    The initial models and the oracles are those of --seed and the N - 1 seeds after it; those that are missing are trained.
+    The initial models and the oracles have --seed and the N - 1 seeds after it; missing ones are trained.
     """
     parser, method, architecture = _parser(argv, klom)
     group = parser.add_argument_group("the audit")
@@ -71,15 +71,15 @@ def klom(argv: Sequence[str]) -> int:
 
 
 def ulira(argv: Sequence[str]) -> int:
-    """U-LiRA audit: can what was trained on and unlearned be told, image by image, from what was never trained on?
+    """U-LiRA audit: attack each forget image, unlearned or never seen, with shadow models.
 
-    Shadow models are trained on random halves of the training set; each unlearns those forget images that it was trained on.
+    Shadow models are trained on random halves of the training set; each unlearns its part of the forget images.
     """
     parser, method, architecture = _parser(argv, ulira)
     group = parser.add_argument_group("the audit")
-    shadows = "shadow models; every image is in half of them, so that there are N / 2 a side (default: %(default)s)"
+    shadows = "shadow models; every image is in half of them (default: %(default)s)"
     group.add_argument("--shadows", type=int, default=128, metavar="N", help=shadows)
-    out = "who was never trained on an image: shadow models that unlearned others, or oracles (default: %(default)s)"
+    out = "models that never saw an image: shadow models that unlearned others, or oracles (default: %(default)s)"
     group.add_argument("--ulira_out", choices=("unlearned", "retrained"), default="unlearned", help=out)
     options = _parsed(parser, argv, method)
 
@@ -93,7 +93,7 @@ def ulira(argv: Sequence[str]) -> int:
 
 
 def evaluate(argv: Sequence[str]) -> int:
-    """Evaluate two models that were made elsewhere: before and after unlearning.
+    """Evaluate two models made elsewhere, before and after unlearning.
 
     FILE is a safetensors file, or a pickle of a state dict (.pt, .pth, .pth.tar), of the architecture that --arch names. The forget
     request is Lethe's: --forget_indexes with the positions in the published training part, or a class.
@@ -105,9 +105,9 @@ def evaluate(argv: Sequence[str]) -> int:
     group.add_argument("--initial", metavar="FILE", help="the model before unlearning, trained on everything")
     group.add_argument("--unlearned", metavar="FILE", help="the model after unlearning")
     group.add_argument("--ideal", metavar="FILE", help="the model retrained without the forget set (default: none)")
-    trained_on = "what the initial model saw: all but a tenth for validation, as Lethe splits it, or the whole published training part"
+    trained_on = "training images of the initial model: Lethe's train split (without a tenth for validation), or all"
     group.add_argument("--trained_on", choices=("train", "all"), default="train", help=f"{trained_on} (default: %(default)s)")
-    which = "all, default, or names (default: all that these models allow)"
+    which = "all, default, or names (default: all)"
     group.add_argument("--metrics", type=command_line.words, default=("all",), metavar="NAME,...", help=which)
     group.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: <dataset>-<arch>)")
     command_line.add_shared_flags(parser)
@@ -135,16 +135,16 @@ def evaluate(argv: Sequence[str]) -> int:
 
 
 def verify(argv: Sequence[str]) -> int:
-    """Recompute every number of a run from its artifacts, and say what differs, and what was not checked.
+    """Recompute every number of a run from its artifacts, and list differences and unchecked parts.
 
-    The digests of models, forget list and images are checked, the images read anew, the models evaluated anew; the table of every image,
-    the mask, the verdict and the config_hash are made again. Code that the run names is not run. Exit code 1 where something differs.
+    Checks the digests of models, forget list and images; reads the images and evaluates the models again; recomputes the table of
+    images, the mask, the verdict and the config_hash. Does not run code that the run names. Exit code 1 if something differs.
     """
     summary, _, details = (verify.__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip())
     parser.add_argument("run_id", metavar="RUN_ID", help="32 digits and letters; mlruns_parser.py lists them")
-    trusted = "run the architecture, dataset or metric that was a person's own file: the copy among the artifacts, whose digest is checked"
-    moved = "the folder of the experiments' artifacts, where they were moved or copied (default: where the store says)"
+    trusted = "run a user's architecture, dataset or metric: its copy among the artifacts, after a check of its digest"
+    moved = "the folder of the experiments' artifacts, if they were moved or copied (default: from the store)"
     parser.add_argument("--artifact_root", metavar="FOLDER", help=moved)
     parser.add_argument("--trust_code", action="store_true", help=trusted)
     options = command_line.parsed(parser, argv)
@@ -163,7 +163,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"klom": klom, "ulira": ul
 
 
 def verification_report(record: Record, done: Verification) -> str:
-    """What was checked in a line each, the numbers that differ, those that can't be recomputed, and at the end what was not checked."""
+    """Return a line per check, the numbers that differ or can't be recomputed, and the unchecked parts."""
     from reporter.text_table import text_table
 
     lines = []
@@ -188,13 +188,13 @@ def verification_report(record: Record, done: Verification) -> str:
 
 
 def _one_line(text: str) -> str:
-    """What a run says, as part of a report on it: no line of its own, and none without an end."""
+    """Return text of a run on one line of bounded length, without control characters."""
     plain = "".join(letter if letter.isprintable() else " " for letter in text)
     return plain if len(plain) <= LONGEST_LINE else f"{plain[:LONGEST_LINE]}..."
 
 
 def measured_report(result: ForeignResult) -> str:
-    """Every metric of the models, and why others are missing."""
+    """Return a table of the models' metrics, and the reasons of missing ones."""
     from evaluation.impl import is_undecided, reasons_of
     from reporter.metric_cell import metric_cell
     from reporter.text_table import text_table
@@ -215,7 +215,7 @@ def measured_report(result: ForeignResult) -> str:
 
 
 def report(result: AuditResult) -> str:
-    """Each value with what it is to be held against, in a line and in words."""
+    """Return a table of the values with their references."""
     from reporter.text_table import number, text_table
     from tracking.store_uri import shown_uri
 
@@ -230,7 +230,7 @@ def report(result: AuditResult) -> str:
 
 
 def against(name: str, result: AuditResult) -> str:
-    """The noise floor of a KLoM, the interval of an attack."""
+    """Return the reference of a value: the noise floor of KLoM, the interval of an attack."""
     if name.startswith("klom"):
         return f"floor {result.beside['klom_floor_p95']:.4f} (N = {result.beside['klom_models']:.0f})"
     if name in result.intervals:
@@ -240,14 +240,14 @@ def against(name: str, result: AuditResult) -> str:
 
 
 def verdict(name: str, result: AuditResult) -> str:
-    """What an interval says; nothing where there is none."""
-    from audits.ulira import said_by
+    """Return the meaning of a value's interval; "" without one."""
+    from audits.ulira import interval_message
 
-    return said_by(name, result.intervals[name]) if name in result.intervals else ""
+    return interval_message(name, result.intervals[name]) if name in result.intervals else ""
 
 
 def _parser(argv: Sequence[str], of: Callable[..., int]) -> tuple[command_line.OneLineParser, Entry[Any] | None, Entry[Any]]:
-    """Flags of the method and of the architecture that are named, and those that every script has."""
+    """Return a parser with the shared flags and those of the named method and architecture."""
     from unlearn import METHODS
 
     chosen = command_line.first_pass(argv, {"unlearn": None, "arch": None, "dataset": "digits"})
@@ -274,7 +274,7 @@ def _parsed(parser: command_line.OneLineParser, argv: Sequence[str], method: Ent
 
 
 def _common(options: argparse.Namespace, method: Entry[Any] | None, architecture: Entry[Any]) -> dict[str, Any]:
-    """What every audit of a method is told."""
+    """Return the settings that every audit of a method has."""
     return {
         "unlearn": options.unlearn,
         "settings": {} if method is None else command_line.settings_from(options, method),

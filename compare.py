@@ -1,11 +1,11 @@
-"""A report over runs: who forgets at what price, curves over kappa, ranks with intervals, time against the distance from the ideal model.
+"""A report over runs: forgetting against its cost, curves over kappa, ranks, time against avg_gap.
 
     python -u compare.py                                             # the store of this folder -> comparison.html
     python -u compare.py --csv mlruns_parsed.csv --output report.html
     python -u compare.py --tables paper/tables --figures paper/figures
 
-Which store, and which of its runs: as mlruns_parser.py does it. --csv reads a file of that parser instead; of methods and architectures
-that Lethe does not have, it can't tell settings from metrics, and says so.
+Which store, and which of its runs: as for mlruns_parser.py. --csv reads a file of that parser instead; for methods and architectures
+unknown to Lethe it can't distinguish settings from metrics, and prints a warning.
 
 The report is one HTML file that needs no network and no script. --figures writes its pictures as PDF with the fonts embedded; --tables
 writes LaTeX (booktabs, graphicx): for each request a table of UA, RA, TA and MIA with their distance from the ideal model in brackets,
@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """What the flags ask for. Raises ValueError or OSError, with nothing written, for a person's mistake."""
+    """Write the report. Raises ValueError or OSError for a user's mistake, and writes nothing then."""
     output = checked_output(options.output)
     for flag in ("tables", "figures"):
         check_folder(flag, getattr(options, flag))
@@ -88,7 +88,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def runs_from(options: argparse.Namespace, folder: Path) -> tuple[list[SeedRun], str]:
-    """The runs, and in a sentence where they are from."""
+    """Return the runs, and a sentence about their origin."""
     if options.csv is not None:
         return runs_of_file(options)
     uri, reason = stored_runs.choose_store(options.tracking_uri)
@@ -125,7 +125,8 @@ def runs_of_file(options: argparse.Namespace) -> tuple[list[SeedRun], str]:
     architectures = {dict(run.settings).get("arch", "") for run in runs} - {"", *ARCHITECTURES.names}
     unknown = sorted({run.method for run in runs} - set(METHODS.names)) + [f"the architecture {name}" for name in sorted(architectures)]
     if unknown:
-        complain(f"of {', '.join(unknown)} the file can't tell settings from metrics: runs that differ in them are one line. The store can")
+        mixed = "settings can't be distinguished from metrics in a CSV: runs that differ in them are one line"
+        complain(f"{', '.join(unknown)}: {mixed}. Read the store instead")
     return runs, f"{stored_runs.counted(len(runs), 'run')} of {options.csv}{stored_runs.others(len(found) - len(runs))}."
 
 
@@ -134,7 +135,7 @@ def of_those(runs: Sequence[SeedRun]) -> str:
 
 
 def contents(tasks: Sequence[Task], options: argparse.Namespace, output: Path, origin: str) -> tuple[dict[Path, bytes], list[str]]:
-    """Every file, made in memory before the first is written; and what could not be made, and why."""
+    """Return the content of every file, before any is written, and messages about missing parts."""
     from reporter.comparison import about, slugs_of
     from reporter.comparison_page import comparison_page, figures_of
 
@@ -155,7 +156,7 @@ def contents(tasks: Sequence[Task], options: argparse.Namespace, output: Path, o
 
 
 def command_of(options: argparse.Namespace) -> str:
-    """The command that made the report, without a password."""
+    """Return the command of the report, without passwords."""
     flags = [
         shlex.join([f"--{name}", *(value if isinstance(value, list) else [without_password(value)])])
         for name, value in vars(options).items()
@@ -165,7 +166,7 @@ def command_of(options: argparse.Namespace) -> str:
 
 
 def checked_output(name: str) -> Path:
-    """The report's path. Raises ValueError, before anything is read, if it can't be written."""
+    """Return the report's path. Raises ValueError, before anything is read, for an unusable path."""
     if not name:
         raise ValueError(f"--output: expected a name that ends in .html, got none. Write e.g. --output {REPORT}")
     output = Path(name)

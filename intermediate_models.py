@@ -1,4 +1,4 @@
-"""The models on a method's way: two scores after every epoch, and after the epochs that a person asks for, every metric."""
+"""Evaluate intermediate models during unlearning: two scores every epoch, all metrics at --checkpoint_epochs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vision_data import ImageSet
 
 
 def checked_epochs(epochs: Collection[int], settings: Mapping[str, Any]) -> tuple[int, ...]:
-    """The epochs in ascending order. ValueError for what is no epoch, twice the same, and more than the method's unlearn_epochs."""
+    """Return the epochs sorted. Raises ValueError for values below 1, duplicates, and values over unlearn_epochs."""
     for epoch in epochs:
         if type(epoch) is not int or epoch < 1:
             raise ValueError(f"--checkpoint_epochs: expected integers >= 1, got {epoch!r}. Count epochs from 1, e.g. 1,3,5")
@@ -38,11 +38,11 @@ def checked_epochs(epochs: Collection[int], settings: Mapping[str, Any]) -> tupl
 
 @dataclass
 class Intermediate:
-    """What is known of the models of one run after each epoch, counted from 1.
+    """Evaluation of one run's models after each epoch, counted from 1.
 
-    `wanted`: the epochs to evaluate after. `scores`: percent on forget and validation, of every epoch. `metrics`: of the wanted
-    ones, what was `asked` and the final model gets too (but for a whole run's seconds), compared with the same `others`;
-    `undefined` says why metrics are missing, and by `commands` how to make what they need.
+    `wanted`: epochs for full evaluation. `scores`: percent on forget and validation, for every epoch. `metrics`: the `asked` metrics
+    of the wanted epochs, compared with the base models' outputs `others`. `undefined`: the reasons of missing metrics. `commands`:
+    the commands that make missing inputs.
     """
 
     wanted: tuple[int, ...]
@@ -58,7 +58,7 @@ class Intermediate:
         self.scores[epoch] = {name: score_of(model, images, data.device) for name, images in sets.items() if len(images)}
 
     def evaluate(self, model: nn.Module, epoch: int, data: ForgetData, test: ImageSet) -> None:
-        """Every metric; none where the outputs are not finite, for the method may recover."""
+        """Evaluate all metrics. Outputs that are not finite give none and no error: the method may recover."""
         try:
             own = outputs_with_metrics(model, f"epoch {epoch}", data, test, self.asked)
         except NotFinite as error:
@@ -68,11 +68,11 @@ class Intermediate:
 
     @property
     def last_step(self) -> int:
-        """The step of the final model's metrics: after those of the intermediate models, 0 without any."""
+        """The step of the final model's metrics: the last epoch, or 0 without intermediate metrics."""
         return max(self.scores) if self.metrics else 0
 
     def warnings(self) -> list[RunWarning]:
-        """One for the wanted epochs that the method did not reach, and one for each after which there was nothing to measure."""
+        """Return a warning for wanted epochs that were not reached, and for each without finite outputs."""
         missed = [epoch for epoch in self.wanted if epoch not in self.scores]
         ended = f"the method ended after epoch {max(self.scores)}" if self.scores else "the method has no epochs"
         text = f"not evaluated after --checkpoint_epochs {_listed(missed)}: {ended}"
@@ -83,7 +83,7 @@ class Intermediate:
 
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """What is drawn inside leaves the global random state, the CPU's and the device's, as it was."""
+    """Restore the global random state of the CPU and the device on exit."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 

@@ -1,4 +1,4 @@
-"""What the unlearned, the initial and the ideal model know: one forward pass per model and image set, every metric once."""
+"""Evaluate the unlearned, the initial and the ideal model: one forward pass per model and image set."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from vision_data import ImageSet, forward_batch
 INCOMPETENT, TIMES = "incompetent", "times"
 ON_FEATURES = ("probe_score", "probe_gap")
 Metric = Entry[MetricFacts]
-MEMBER, RANGE = "member score of ", "range of "  # before the name of an attack, in the cache
-ATTACK_OF = {"mia": "mia_confidence"}  # whose member scores a metric of another name has
+MEMBER, RANGE = "member score of ", "range of "  # prefixes of an attack's name in the cache
+ATTACK_OF = {"mia": "mia_confidence"}  # metrics that share the member scores of another metric
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Metrics of the unlearned, the initial and the ideal model, why others have no value, and the outputs behind them.
+    """Metrics of the unlearned, the initial and the ideal model, the reasons of missing ones, and the models' outputs.
 
-    `incompetent`: what the incompetent teacher says of the forget set, where it was asked.
+    `incompetent`: the outputs of the incompetent teacher on the forget set, if it was evaluated.
     """
 
     model: dict[str, float]
@@ -67,13 +67,13 @@ def measure(
     times: Times | None = None,
     commands: Mapping[str, str] = NO_COMMANDS,
 ) -> Measured:
-    """Evaluate the unlearned model, and by all metrics that need no ideal model the base models too.
+    """Evaluate the unlearned model, and the base models by all metrics that need no ideal model.
 
-    base_models: "initial", and where there are some, "ideal" and the "incompetent" teacher, which is only compared with.
-    metrics: what `evaluation.chosen` gives (default: all but the costly ones). others: what outputs_of_others has said of the base models
-    already. commands: the commands that make what may be missing, by need, for the reasons.
-    What depends on one model alone is kept in `data.cache`, so that a model is attacked once. `undefined` names
-    the base models' missing metrics too, as initial_<name> and ideal_<name>. Raises NotFinite for a model that diverged.
+    base_models: "initial", and optionally "ideal" and the "incompetent" teacher (for comparison only).
+    metrics: from `evaluation.chosen` (default: all but the costly ones). others: the base models' outputs from `outputs_of_others`, if
+    they exist already. commands: the commands that make missing inputs, by input name.
+    Metrics of one model alone are cached in `data.cache`, so each model is attacked once. `undefined` includes the base models'
+    missing metrics as initial_<name> and ideal_<name>. Raises NotFinite for a model that diverged.
     """
     metrics = by_default() if metrics is None else metrics
     if not len(test):
@@ -102,7 +102,7 @@ def values_of(
     times: Times | None = None,
     commands: Mapping[str, str] = NO_COMMANDS,
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """The metrics of a model, where `others` (by name) is what to compare with; and why the rest has no value."""
+    """Return a model's metrics, compared with `others` by name, and the reasons of missing ones."""
     known: dict[str, Any] = dict(others) if times is None else {**others, TIMES: times}
     return evaluate(names=by_default() if metrics is None else metrics, model=model, commands=commands, **known)
 
@@ -110,7 +110,7 @@ def values_of(
 def outputs_of_others(
     models: Mapping[str, nn.Module], data: ForgetData, test: ImageSet, metrics: Sequence[Metric] | None = None
 ) -> dict[str, ModelOutputs]:
-    """What an unlearned model is compared with, by name. Of the incompetent teacher that is the forget set alone."""
+    """Return the outputs of the base models, by name; of the incompetent teacher on the forget set only."""
     return {
         name: outputs_on_forget(model, data) if name == INCOMPETENT else outputs_with_metrics(model, name, data, test, metrics)
         for name, model in models.items()
@@ -120,7 +120,7 @@ def outputs_of_others(
 def outputs_with_metrics(
     model: nn.Module, name: str, data: ForgetData, test: ImageSet, metrics: Sequence[Metric] | None = None
 ) -> ModelOutputs:
-    """What a model says about the images, with those metrics of it alone, which are kept. NotFinite, with its name, if it diverged."""
+    """Return a model's outputs with its cached metrics. Raises NotFinite, naming the model, if it diverged."""
     metrics = by_default() if metrics is None else metrics
     try:
         features = any(metric.name in ON_FEATURES for metric in metrics)
@@ -133,14 +133,14 @@ def outputs_with_metrics(
 
 
 def model_outputs(model: nn.Module, data: ForgetData, test: ImageSet, *, features: bool = False, name: str = "model") -> ModelOutputs:
-    """What a model says about the images: one forward pass per set, which keeps the penultimate features if they are asked for.
+    """Return a model's outputs on all image sets, by one forward pass per set.
 
-    name: what `data.progress` calls the model.
+    features: keep the inputs of the last linear layer. name: of the model, for the progress bar.
     """
     sets = {"forget": data.forget, "retain": data.retain, "test": test, "validation": data.validation}
     layer: nn.Module | None = None
     if features:
-        with contextlib.suppress(ValueError):  # no such layer: the metrics that need it say so
+        with contextlib.suppress(ValueError):  # without such a layer, the metrics that need it have no value
             layer = last_linear_layer(model, data.forget, device=data.device)
     by_set: dict[str, Any] = dict.fromkeys(sets)
     size = forward_batch(data.device)
@@ -154,7 +154,7 @@ def model_outputs(model: nn.Module, data: ForgetData, test: ImageSet, *, feature
 
 
 def outputs_on_forget(model: nn.Module, data: ForgetData) -> ModelOutputs:
-    """What a model says about the forget set; the other sets are empty."""
+    """Return a model's outputs on the forget set; the other sets are empty."""
     forget = outputs_of(model, data.forget.batches(forward_batch(data.device), device=data.device))
     none = forget.subset(torch.zeros(len(forget), dtype=torch.bool))
     return ModelOutputs(forget, retain=none, test=none, validation=None, forget_classes=data.forget_classes, seed=data.seed)
@@ -165,17 +165,17 @@ def by_default() -> list[Metric]:
 
 
 def of_base_models(metrics: Sequence[Metric]) -> list[Metric]:
-    """Those that a base model has too: all that need neither an ideal model, nor a method's seconds, nor many models."""
+    """Select the metrics of base models: those without the ideal model, a method's seconds or many models."""
     return [metric for metric in metrics if not {"ideal", TIMES, *OF_MANY} & set(needs_of(metric.function))]
 
 
 def of_intermediate_models(metrics: Sequence[Metric]) -> list[Metric]:
-    """Those that a model on the method's way has too: all that need no seconds of a whole run."""
+    """Select the metrics of intermediate models: those without the seconds of a whole run."""
     return [metric for metric in metrics if TIMES not in needs_of(metric.function)]
 
 
 def _recall(outputs: ModelOutputs, metrics: Sequence[Metric], cache: Cache, progress: Callable[[Iterable[Any]], Iterable[Any]]) -> None:
-    """Fill in metrics of one model: from the cache if these very outputs were measured before, else computed and kept."""
+    """Fill in metrics of one model from the cache; compute and cache those that are missing."""
     tensors = {f"{name}.{part}": getattr(own, part) for name, own in outputs.sets.items() for part in ("logits", "labels")}
     depends_on = {
         "what": "metrics of one model",

@@ -7,8 +7,8 @@
 
 Which store: --tracking_uri, else the environment's MLFLOW_TRACKING_URI, else ./mlflow.db, else an old file-store folder ./mlruns.
 Columns: run_id, run_name, experiment, status, start_time, end_time, duration_s, then params, metrics, parent_run_id and warning
-sorted by name; names that clash get `param.` or `metric.` in front. `warning` says what makes the numbers of a run doubtful, and is
-empty where nothing does. Nothing is dropped and nothing rounded: floats round trip, NaN is `nan`, infinities are `inf` and `-inf`, a
+sorted by name; names that clash get `param.` or `metric.` in front. `warning` holds the warnings of a run, or is empty.
+Nothing is dropped or rounded: floats round trip, NaN is `nan`, infinities are `inf` and `-inf`, a
 missing value is an empty cell (JSON lines: "NaN", "Infinity", "-Infinity", and no entry; Parquet: NaN, infinity and null). Deleted runs
 are left out. Rows are sorted by start time.
 
@@ -54,11 +54,11 @@ from tracking.spool import Spool
 from tracking.stored_run import BrokenRun
 
 SYSTEM = "system/"
-TABLE, HISTORY, SUMMARY = "mlruns_parsed.csv", "mlruns_history.csv", "mlruns_summary.csv"  # what is written where nothing is said
+TABLE, HISTORY, SUMMARY = "mlruns_parsed.csv", "mlruns_history.csv", "mlruns_summary.csv"  # default names
 ENDINGS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 complain = functools.partial(stored_runs.complain, "mlruns_parser.py")
 POINTS = {"run_id": "text", "metric": "text", "step": "integer", "time": "time", "value": "number"}
-RUNS_AT_ONCE = 200  # whose histories are asked for together; how much of them is in memory is the store's to bound
+RUNS_AT_ONCE = 200  # per request for histories; the store bounds the memory
 
 
 @command_line.command
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(options: argparse.Namespace) -> None:
-    """What the flags ask for. Raises ValueError or OSError, with nothing written, for a person's mistake."""
+    """Write the output. Raises ValueError or OSError for a user's mistake, and writes nothing then."""
     uri, reason = choose_store(options.tracking_uri)
     name = options.output or (SUMMARY if options.summary else HISTORY if options.history else TABLE)
     output = checked_output(name)
@@ -106,7 +106,7 @@ def parse(options: argparse.Namespace) -> None:
 
 
 def checked_output(name: str) -> Path:
-    """The path to write. Raises ValueError, before anything is read, if it can't or must not be written."""
+    """Return the path to write. Raises ValueError, before anything is read, for an unusable path."""
     output = Path(name).resolve()  # a link stays a link: what it points to is replaced
     if not output.parent.is_dir():
         raise ValueError(f"expected an existing folder for --output, got {name}. Make {output.parent} first.")
@@ -123,7 +123,7 @@ def beside(output: Path) -> tuple[Path, Path]:
 
 
 def check_beside(output: Path) -> None:
-    """ValueError where writing them would lose what no summary wrote: its CSV would be there too."""
+    """Raise ValueError if the summary would overwrite a file of another origin (without a CSV beside it)."""
     for path in beside(output):
         checked_output(str(path))
         if path.exists() and not output.exists():
@@ -154,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def chosen_writer(output: Path, options: argparse.Namespace) -> Write:
-    """What writes the output's format. Raises ValueError where the flags do not name one that can be."""
+    """Return the writer of the output's format. Raises ValueError for flags that do not fit together."""
     if options.format is None and output.suffix.lower() not in ("", *ENDINGS):
         raise ValueError(f"expected --output to end in {', '.join(ENDINGS)}, got {output.name}. Rename it, or name its --format")
     name = options.format or ENDINGS.get(output.suffix.lower(), "csv")
@@ -175,7 +175,7 @@ def leave_out_system_metrics(spool: Spool) -> None:
 
 
 def write_summary(spool: Spool, output: Path, write: Write, options: argparse.Namespace) -> str:
-    """The summary's three files, and what was written. Raises ValueError where there is nothing to summarise."""
+    """Write the three files of a summary; return a message. Raises ValueError if there are no runs."""
     from reporter.seeds_summary import heading_of, tasks_of
     from reporter.seeds_tables import latex_of, markdown_of, shown_metrics, summary_of, table_of
     from reporter.text_table import text_table
@@ -199,7 +199,7 @@ def write_summary(spool: Spool, output: Path, write: Write, options: argparse.Na
 
 
 class Points:
-    """The rows of the history: those of a run whose history can't be read are left out, and it is named on stderr."""
+    """The rows of the history. A run whose history can't be read is skipped and named on stderr."""
 
     def __init__(self, store: Store, spool: Spool) -> None:
         self.store, self.spool = store, spool

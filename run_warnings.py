@@ -1,4 +1,4 @@
-"""What a run has to warn of: a method that diverged, destroyed the model, lost accuracy that was to be kept, or changed nothing."""
+"""Warnings of a run: the method diverged, destroyed the model, lost accuracy, or changed nothing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from measurement import Measured
 from reporter.run_warning import RunWarning
 from unlearn import Unlearned
 
-LARGEST_LOSS = 1e4  # of a method's steps or of the measured model; beyond it something has diverged
-LARGEST_FALL = 5.0  # percentage points of accuracy on what is to be kept; from there on it is worth a warning
+LARGEST_LOSS = 1e4  # of a method's steps or of the evaluated model; a larger one has diverged
+LARGEST_FALL = 5.0  # percentage points of accuracy on retained images; a larger fall is a warning
 COMPARED = ("forget", "retain", "test")
 SHOWN = 3  # names of weights in one line
 
@@ -22,20 +22,20 @@ SHOWN = 3  # names of weights in one line
 def warnings_of(
     initial: nn.Module, unlearned: Unlearned, measured: Measured, *, classes: int, leaves_weights: bool = False
 ) -> list[RunWarning]:
-    """One for each thing that makes the numbers of a run doubtful; [] for none.
+    """Return the warnings of a run; [] if there are none.
 
-    diverged: a weight is not finite, or a loss (of the method's history, or measured on forget or retain) is not or is over 1e4
-    gives probabilities: every row of a model's outputs is a distribution, which a softmax inside the model makes
+    diverged: a weight is not finite, or a loss (in the method's history, or on forget or retain) is not finite or over 1e4
+    gives probabilities: every row of a model's outputs is a distribution (the model ends in a softmax)
     destroyed the model: retain_score below twice chance, 2 x 100 / classes percent
-    lost accuracy: short of that, see `_lost`
+    lost accuracy: if it is not destroyed, see `_lost_accuracy`
     changed nothing, changed no prediction: see `_unchanged`
 
-    `leaves_weights`: the method is meant to leave them alone.
+    `leaves_weights`: the method leaves the weights unchanged by design.
     """
     return [
         *_diverged(unlearned, measured),
         *_no_logits(measured),
-        *(_destroyed(measured, classes) or _lost(measured)),
+        *(_destroyed(measured, classes) or _lost_accuracy(measured)),
         *_unchanged(initial, unlearned.model, measured, leaves_weights),
     ]
 
@@ -47,7 +47,7 @@ def _diverged(unlearned: Unlearned, measured: Measured) -> Iterator[RunWarning]:
 
 
 def _no_logits(measured: Measured) -> Iterator[RunWarning]:
-    """A softmax at a model's end is no error of any computation, but every loss and probability is another one than the model's."""
+    """A softmax inside the model raises no error, but makes every loss and probability wrong."""
     for name, model in measured.outputs.items():
         outputs = torch.cat([own.logits for own in model.sets.values()]).double()
         if bool((outputs >= 0).all()) and bool(((outputs.sum(dim=1) - 1).abs() < 1e-4).all()):
@@ -62,7 +62,7 @@ def _broken_weights(model: nn.Module) -> Iterator[str]:
 
 
 def _broken_steps(history: list[dict[str, float]]) -> Iterator[str]:
-    """The first step of each loss that is beyond the limit. What else a history holds has limits of its own."""
+    """Yield the first step of each loss beyond the limit. Other values of a history are not checked."""
     seen = set()
     for step, values in enumerate(history, 1):
         for name, value in values.items():
@@ -79,7 +79,7 @@ def _broken_losses(measured: Measured) -> Iterator[str]:
 
 
 def _value(measured: Measured, which: Literal["initial", "unlearned"], name: str) -> float:
-    """What was measured, or where that metric was not asked for, what the model's outputs say."""
+    """Return a metric: measured, or computed now from the model's outputs."""
     values = measured.initial if which == "initial" else measured.model
     return values[name] if name in values else measured.outputs[f"{which} model"].metric(name)
 
@@ -89,7 +89,7 @@ def _beyond(loss: float) -> bool:
 
 
 def _destroyed(measured: Measured, classes: int) -> list[RunWarning]:
-    """Where two classes make twice chance 100 %, chance itself is the limit."""
+    """For two classes the limit is chance, as twice chance would be 100 %."""
     chance = 100 / classes
     limit, words = (2 * chance, "twice chance") if classes > 2 else (chance, "chance")
     before, after = _before_and_after(measured, "retain_score")
@@ -103,10 +103,10 @@ def _destroyed(measured: Measured, classes: int) -> list[RunWarning]:
     return [RunWarning("destroyed", f"destroyed the model: {text}")]
 
 
-def _lost(measured: Measured) -> list[RunWarning]:
-    """Where the score of the retain set, or of the test images that are to be kept, fell by 5 percentage points or more.
+def _lost_accuracy(measured: Measured) -> list[RunWarning]:
+    """Warn if the score of retain, or of the retained classes' test images, fell by 5 points or more.
 
-    Both are named: a method may keep the images that it repairs the model with, and lose those that nobody showed it.
+    Checks both: a method may keep the score on the images that it repairs the model with, and lose it on unseen ones.
     """
     outputs = measured.outputs["unlearned model"]
     of_test, on_test = (outputs.test_retain, "test_retain_score") if outputs.forget_classes else (outputs.test, "test_score")
@@ -114,7 +114,7 @@ def _lost(measured: Measured) -> list[RunWarning]:
     falls = []
     for name in kept:
         before, after = _before_and_after(measured, name)
-        # Scores are shares of counted images: 95 % less 90 % is 5 points, whatever binary fractions make of it.
+        # Rounded, as binary fractions would make 95 % - 90 % less or more than 5 points.
         if round(before - after, 9) >= LARGEST_FALL:
             falls.append(f"{name} fell {before - after:.2f} points, from {before:.2f} % to {after:.2f} %")
     return [RunWarning("lost accuracy", f"lost accuracy: {'; '.join(falls)}")] if falls else []
@@ -125,7 +125,7 @@ def _before_and_after(measured: Measured, name: str) -> tuple[float, float]:
 
 
 def _unchanged(initial: nn.Module, unlearned: nn.Module, measured: Measured, leaves_weights: bool) -> Iterator[RunWarning]:
-    """Not one forget, retain or test image is taken for another class than before; the weights say whether anything was done."""
+    """Warn if no prediction on forget, retain and test changed, and whether the weights did."""
     before, after = (measured.outputs[f"{name} model"].sets for name in ("initial", "unlearned"))
     if any(not torch.equal(before[name].logits.argmax(1), after[name].logits.argmax(1)) for name in COMPARED):
         return
@@ -140,7 +140,7 @@ def _unchanged(initial: nn.Module, unlearned: nn.Module, measured: Measured, lea
 
 
 def _same_weights(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two models have the same parameters and buffers, by name and bit for bit. A wrapped model has other names."""
+    """Return whether two models have equal parameters and buffers, by name and bit by bit."""
     first, second = _tensors(one), _tensors(other)
     return first.keys() == second.keys() and all(_same_bits(value, second[name]) for name, value in first.items())
 

@@ -1,4 +1,4 @@
-"""The runs of a tracking store, or of its table, that a command line asks for: what mlruns_parser.py and compare.py share."""
+"""Runs of a tracking store or of its CSV, selected by flags: shared by mlruns_parser.py and compare.py."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tracking.stored_run import BrokenRun, StoredRun
 if TYPE_CHECKING:
     from reporter.seeds_summary import SeedRun
 
-SWEEP_TAG, AUDIT_TAG = "sweep", "audit"  # of a run that stands for its children; of one on many models
+SWEEP_TAG, AUDIT_TAG = "sweep", "audit"  # of the parent of a sweep; of an audit of many models
 NOT_OF_ONE_SEED = (SWEEP_TAG, AUDIT_TAG)
 CSV_COLUMNS = ("run_id", "experiment", "status", "start_time", "unlearn", "seed", "parent_run_id")
 OF_AUDITS = "sha256.columns.csv"  # a param of every run on many models
@@ -35,7 +35,7 @@ MetricsOf = Callable[[Mapping[str, float], Mapping[str, str]], dict[str, float]]
 
 
 def add_store_flags(flags: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Which store, which of its runs."""
+    """Add the flags that name a store and select its runs."""
     which = flags.add_argument_group("which store, which runs")
     which.add_argument("--tracking_uri", metavar="URI", help="sqlite:///FILE, a file-store folder, postgresql://..., http(s)://..., ...")
     which.add_argument("--experiment", nargs="+", default=[], metavar="NAME", help="runs of these experiments (default: all)")
@@ -45,7 +45,7 @@ def add_store_flags(flags: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 
 def choose_store(given: str | None) -> Choice:
-    """The store to read. Raises ValueError if there is none."""
+    """Return the store to read. Raises ValueError if there is none."""
     choice = chosen_store(given)
     if choice is None:
         raise ValueError(
@@ -56,7 +56,7 @@ def choose_store(given: str | None) -> Choice:
 
 
 def selection_from(options: argparse.Namespace, tags: tuple[str, ...] = ()) -> Selection:
-    """What the flags of `add_store_flags` ask for. tags: see Selection."""
+    """Return the selection of the flags of `add_store_flags`. tags: see Selection."""
     return Selection(
         experiments=tuple(options.experiment),
         since=None if options.since is None else since_time(options.since),
@@ -66,7 +66,7 @@ def selection_from(options: argparse.Namespace, tags: tuple[str, ...] = ()) -> S
 
 
 def where_runs_are(options: argparse.Namespace) -> str:
-    """What a person can do who got none of the runs that are asked for."""
+    """Return advice for a selection without runs."""
     given = [f"--{name}" for name in ("experiment", "since", "filter") if getattr(options, name)]
     if given:
         return f"Check {' and '.join(given)}"
@@ -74,7 +74,7 @@ def where_runs_are(options: argparse.Namespace) -> str:
 
 
 def long_params_from(artifact_root: str | None, store: Store) -> Read:
-    """How the whole text of a long param is read. Raises ValueError for a folder that is none."""
+    """Return the reader of long params. Raises ValueError if artifact_root is not a folder."""
     root = None if artifact_root is None else Path(artifact_root)
     if root is not None and not root.is_dir():
         raise ValueError(f"expected the folder of the artifacts as --artifact_root, got {root}. Check the path")
@@ -83,7 +83,7 @@ def long_params_from(artifact_root: str | None, store: Store) -> Read:
 
 
 def collect(store: Store, spool: Spool, read: Read, complain: Complain) -> int:
-    """Put all runs into the spool; the number of those skipped, each of which is named on stderr."""
+    """Put all runs into the spool, name unreadable ones on stderr, and return their number."""
     skipped, cut = 0, 0
     total, runs = store.runs()
     for run in command_line.progress_bar(runs, "reading", total):
@@ -103,13 +103,13 @@ def collect(store: Store, spool: Spool, read: Read, complain: Complain) -> int:
 
 
 def seed_runs(runs: Iterable[StoredRun], metrics_of: MetricsOf) -> list[SeedRun]:
-    """The runs of a method on a seed: no sweep's parent, which stands for its children, and no audit, which is of many seeds.
+    """Return the runs of a method on one seed, without parents of sweeps and audits.
 
-    The runs have to be read with the tags NOT_OF_ONE_SEED. metrics_of: what is kept of the numbers.
+    Read the runs with the tags NOT_OF_ONE_SEED. metrics_of: selects the metrics to keep.
     """
     from reporter.seeds_summary import INITIAL, SeedRun, settings_of
 
-    shared: dict[Any, Any] = {}  # most runs have their settings in common: one copy of each in memory
+    shared: dict[Any, Any] = {}  # most runs share their settings: keep one copy in memory
     return [
         SeedRun(
             experiment=run.experiment,
@@ -130,8 +130,7 @@ def seed_runs(runs: Iterable[StoredRun], metrics_of: MetricsOf) -> list[SeedRun]
 def runs_of_csv(path: Path) -> list[StoredRun]:
     """The runs in a CSV file of mlruns_parser.py, with the tags NOT_OF_ONE_SEED. Raises ValueError for any other file.
 
-    A CSV says of no column whether it holds a param or a metric: params are what a registered method, an architecture or the job is
-    known to have.
+    A CSV does not mark its columns as params or metrics: params are the settings of registered methods and architectures and of the job.
     """
     import pandas as pd
 
@@ -171,7 +170,7 @@ def _run_of_row(row: Mapping[str, str], parents: Collection[str]) -> StoredRun:
 
 
 def _cells(row: Mapping[str, str], names: Iterable[str], prefix: str) -> dict[str, str]:
-    """What a row has of these params or metrics. The parser gives the columns of names that clash a prefix."""
+    """Return a row's values of these params or metrics. Clashing names have a prefix in the CSV."""
     columns = {name: prefix + name if prefix + name in row else name for name in names}
     return {name: row[column] for name, column in columns.items() if row.get(column)}
 
@@ -181,7 +180,7 @@ def counted(number: int, what: str) -> str:
 
 
 def others(number: int) -> str:
-    """What `seed_runs` left out, to end a line with."""
+    """Return the end of a line about runs that `seed_runs` left out."""
     return f"; {counted(number, 'other run')} left out (parents of sweeps, audits, no param unlearn)" if number else ""
 
 

@@ -1,4 +1,4 @@
-"""Two models that were made elsewhere, one before and one after unlearning: every metric that they allow, as one run."""
+"""Evaluate two models made elsewhere, before and after unlearning, in one run."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ TrainedOn = Literal["train", "all"]
 
 @dataclass(frozen=True)
 class ForeignConfig:
-    """Files of weights, and what they are of: dataset, architecture, forget request, as in `base`.
+    """Files of weights; `base` has their dataset, architecture and forget request.
 
-    trained_on: the images that the initial model saw, "train" (Lethe's split, a tenth of each class is left for validation) or "all",
-    the whole published training part.
+    trained_on: the training images of the initial model, "train" (Lethe's split, without a tenth of each class for validation) or
+    "all" (the whole published training part).
     """
 
     initial: Path
@@ -61,7 +61,7 @@ class ForeignConfig:
 
 @dataclass(frozen=True)
 class ForeignResult:
-    """What was measured, and where it is. `notes`: how the images were normalised, and what was done to take weights of other programs."""
+    """The metrics and the run. `notes`: the normalisation, and conversions of other programs' weights."""
 
     run_id: str
     measured: Measured
@@ -70,7 +70,7 @@ class ForeignResult:
 
 
 class ForeignModels:
-    """Raises ValueError or FileNotFoundError, before anything is measured, for files that are not there or do not fit the architecture."""
+    """Raises ValueError or FileNotFoundError for files that are missing or do not fit the architecture."""
 
     def __init__(self, config: ForeignConfig, *, progress: Progress = silent) -> None:
         splits = load_splits(config.base.dataset, config.base.data, config.base.split_seed, config.base.reading)
@@ -109,11 +109,11 @@ class ForeignModels:
 
     @property
     def forgotten(self) -> str:
-        """What is to be forgotten, in words: the classes with their names."""
+        """The forget request in words, with the names of classes."""
         return self.config.base.request.in_words(len(self.data.forget), self.splits.class_names)
 
     def run(self) -> ForeignResult:
-        """Measure them, in one MLflow run."""
+        """Evaluate the models in one MLflow run."""
         started = time.perf_counter()
         name = f"evaluate {self.config.unlearned.name} {self.request_slug}"
         tags = {"audit": "evaluate", "lethe_version": __version__, "git_commit": git_commit()}
@@ -187,19 +187,19 @@ class ForeignModels:
                 run.file(path)
 
     def _normalize(self) -> str:
-        """How images are normalised: as asked for; else as the files of the models say; else by the training images' own numbers.
+        """Return the normalisation: from the flag, else from the files, else from the training images.
 
-        Raises ValueError where two files say different things.
+        Raises ValueError if two files disagree.
         """
         asked = checked_normalisation(self.config.base.normalize)
         if asked != AUTO:
             return asked
         saying = {name: own for name, own in self.loaded.items() if own.metadata is not None or own.normalisation is not None}
-        said = {name: stated_by(own) for name, own in saying.items()}
-        if len(set(said.values())) > 1:
-            each = ", ".join(f"{how} ({name})" for name, how in said.items())
+        stated = {name: stated_by(own) for name, own in saying.items()}
+        if len(set(stated.values())) > 1:
+            each = ", ".join(f"{how} ({name})" for name, how in stated.items())
             raise ValueError(f"--normalize: expected models of one normalisation, and their files say {each}. Say which one holds for all")
-        return next(iter(said.values()), DATA)
+        return next(iter(stated.values()), DATA)
 
     def _forget_data(self, progress: Progress) -> ForgetData:
         base = self.config.base
@@ -232,8 +232,9 @@ class ForeignModels:
         )
 
     def _check_training(self, name: str, path: Path, trained_on: str) -> str:
-        """Lethe's own checkpoints say on which images they were trained, or what they unlearned. Others are believed; that a model which
-        the unlearned one is compared with is, is worth a line."""
+        """Check the training images in the metadata of Lethe's checkpoints; return a warning for other files.
+
+        Returns no warning for the unlearned model."""
         found = self.loaded[name].metadata
         if found is None:
             return "" if name == "unlearned" else f"that {path} was trained on these images can't be checked, it has no metadata of Lethe"
@@ -252,7 +253,7 @@ class ForeignModels:
 
 
 def _check_unlearned(path: Path, found: Metadata, what: str) -> None:
-    """ValueError where an unlearned model of Lethe's forgot something else."""
+    """Raise ValueError for an unlearned model of Lethe with another forget request."""
     if not found.trained_on.startswith((what, shortened(what))):
         got = "one trained on everything" if found.trained_on == "train" else f"one marked {found.trained_on!r}"
         raise ValueError(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from audits.many_models import AuditResult, Notice, StartingModel, audit_run, job_of, loaded, params_of, tell_cost, unlearned
+from audits.many_models import AuditResult, Notice, StartingModel, announce_cost, audit_run, job_of, loaded, params_of, unlearned
 from audits.margin_files import COLUMNS, SETS, array_of, check_columns, columns, npy, read_margins, sets_of, table
 from base_models import BaseConfig, BaseModels
 from evaluation import METRICS, MetricFacts, ModelOutputs, Population, evaluate, needs_of, noise_floor
@@ -96,7 +96,7 @@ class KlomAudit:
             run.tags({WARNING_TAG: self.warning} if self.warning else {})
             with timed(self.stages, "first"):
                 first = self._starts(train_set(self.job.base, "initial models", 1).specs, self._ideals(1))[0]
-                tell_cost(self.job, first, self.config.models, self.notice)
+                announce_cost(self.job, first, self.config.models, self.notice)
             with timed(self.stages, "initial"):
                 initial = train_set(self.job.base, "initial models", self.config.models).specs
             rows: list[dict[str, Any]] = []

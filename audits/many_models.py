@@ -1,4 +1,4 @@
-"""A method on many models, one after the other: what every audit does."""
+"""A method on many models, one after the other: shared by the audits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Notice = Callable[[str], None]
 
 @dataclass(frozen=True)
 class StartingModel:
-    """One of the models that a method unlearns: who it is, and how to get it and its data."""
+    """A model to unlearn: its name, and a function that loads it with its data."""
 
     name: str
     made: Callable[[], tuple[nn.Module, ForgetData]]
@@ -38,9 +38,9 @@ class StartingModel:
 
 @dataclass(frozen=True)
 class AuditResult:
-    """What an audit measured, and where it is. `beside`: what the values are to be held against. `notes`: lines for a reader.
+    """The result of an audit. `beside`: references for the values. `notes`: lines for the reader.
 
-    `models`: a row for each model that was measured, as in the artifact models.csv.
+    `models`: a row per evaluated model, as in the artifact models.csv.
     """
 
     run_id: str
@@ -57,9 +57,9 @@ class AuditResult:
 def job_of(
     unlearn: str, settings: Mapping[str, Any], base: BaseConfig, experiment: str | None, progress: Progress, judges: Sequence[int] | None
 ) -> CheckedConfig:
-    """The method, its settings and its data, checked as for a run of it. Raises ValueError or FileNotFoundError as `Pipeline` does.
+    """Return the method, its settings and its data. Raises ValueError or FileNotFoundError as `Pipeline`.
 
-    judges: the seeds of the oracles that the audit compares with; None where each model would need oracles of its own.
+    judges: the seeds of the oracles to compare with; None if each model would need its own oracles.
     """
     if base.mask is not None:
         raise ValueError(f"--mask is one model, and an audit needs many, of seeds from --seed on, got {base.mask}. Leave out --mask")
@@ -71,7 +71,7 @@ def job_of(
         )
     config = PipelineConfig(unlearn=unlearn, settings=settings, base=base, experiment=experiment)
     made = BaseModels(base, progress=progress)
-    if judges is not None and "oracles" in method.facts.needs:  # first the last model, which asks for the last of them
+    if judges is not None and "oracles" in method.facts.needs:  # check the last model first: it needs the last oracles
         oracles = Oracles(partial(oracles_of, made), tuple(judges))
         data = ForgetData.of_division(made.splits, made.division, seed=judges[-1], device=made.device, oracles=oracles)
         resolved(unlearn, made.untrained(), data, method.settings(settings))
@@ -79,16 +79,16 @@ def job_of(
 
 
 def params_of(job: CheckedConfig, **own: Any) -> dict[str, Any]:
-    """What an audit logs of its settings: those of a run, but for what is of one model."""
+    """Return an audit's params: those of a run, without the settings of one model."""
     of_one = {"mask", "ideal", "checkpoint_epochs", "report", MASKED}
     return {name: value for name, value in run_params(job).items() if name not in of_one} | {"split": job.base.splits.digest, **own}
 
 
 @contextmanager
 def audit_run(job: CheckedConfig, kind: str, name: str, params: Mapping[str, Any]) -> Iterator[TrackedRun]:
-    """The MLflow run of an audit, begun with its params.
+    """Begin the MLflow run of an audit and log its params.
 
-    Processes that want the same audit wait for each other, by a lock in the folder of the checkpoints.
+    Processes with the same audit wait for each other, by a lock in the folder of the checkpoints.
     """
     settings = {"audit": kind, **{setting: str(value) for setting, value in params.items()}}
     settings_hash = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -101,14 +101,14 @@ def audit_run(job: CheckedConfig, kind: str, name: str, params: Mapping[str, Any
 
 
 def loaded(job: CheckedConfig, spec: ModelSpec) -> nn.Module:
-    """A model of a set, from its checkpoint."""
+    """Load a model of a set from its checkpoint."""
     model = job.base.built(spec.weights)
     load_checkpoint(spec.path, model)
     return model
 
 
-def tell_cost(job: CheckedConfig, first: StartingModel, count: int, notice: Notice) -> None:
-    """Unlearn one model, and say what that took and what `count` will: before hundreds are trained. Raises NotFinite if it diverges."""
+def announce_cost(job: CheckedConfig, first: StartingModel, count: int, notice: Notice) -> None:
+    """Unlearn one model and print the time for `count` of them. Raises NotFinite if it diverges."""
     warm_up()
     started = time.perf_counter()
     _unlearned(job, first)
@@ -117,7 +117,7 @@ def tell_cost(job: CheckedConfig, first: StartingModel, count: int, notice: Noti
 
 
 def unlearned(job: CheckedConfig, starts: Sequence[StartingModel]) -> Iterator[nn.Module]:
-    """The unlearned models, in the order of the starts. Raises NotFinite, which names the model, where a method diverges."""
+    """Yield the unlearned models in order. Raises NotFinite, naming the model, if the method diverges."""
     for start in job.data.progress(starts, f"{job.method.name} on many models"):
         yield _unlearned(job, start)
 

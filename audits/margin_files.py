@@ -1,4 +1,4 @@
-"""Margins of many models as files: an array with a row per model, and a table that says which image each column is."""
+"""Margins of many models as files: an array with a row per model, and a table of its columns' images."""
 
 from __future__ import annotations
 
@@ -32,39 +32,37 @@ WAY_OUT = "Restore it, or move it away where you know that the columns are in th
 
 
 def sets_of(data: ForgetData) -> dict[str, ImageSet]:
-    """The image sets whose margins KLoM reads, by name, in the order of the columns. An empty one is left out."""
+    """Return the non-empty image sets of KLoM by name, in the order of the columns."""
     return {name: images for name in SETS if len(images := getattr(data, name))}
 
 
 def columns(sets: Mapping[str, ImageSet]) -> list[dict[str, Any]]:
-    """For each column its set, the image's index in the original training set, and its label: forget, retain, validation images,
-    each in ascending order of the index."""
-    return [
-        {"column": number, "set": name, "index": index, "label": label}
-        for number, (name, index, label) in enumerate(
-            (name, index, label)
-            for name, images in sets.items()
-            for index, label in zip(images.indexes.tolist(), images.labels.tolist(), strict=True)
-        )
-    ]
+    """Return for each column its set, the image's index in the original training set, and the label.
+
+    Forget, retain and validation images, each in ascending order of the index."""
+    rows: list[dict[str, Any]] = []
+    for name, images in sets.items():
+        for index, label in zip(images.indexes.tolist(), images.labels.tolist(), strict=True):
+            rows.append({"column": len(rows), "set": name, "index": index, "label": label})
+    return rows
 
 
 def check_columns(path: Path, sets: Mapping[str, ImageSet], count: int) -> bool:
-    """Whether a columns.csv beside a file of margins says which images its `count` columns are: those of these sets, then.
+    """Check the images of `count` columns against a columns.csv beside the file; return whether there is one.
 
-    False where there is none. Raises ValueError where it names other images, too few, or is no such table.
+    Raises ValueError if it names other or too few images, or is no such table.
     """
     beside = path.parent / COLUMNS
     if not beside.exists():
         return False
     try:
-        said = foreign_text(beside, most=LIST).splitlines()
+        lines = foreign_text(beside, most=LIST).splitlines()
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"{beside}: expected the table of the columns of {path.name} ({error}). {WAY_OUT}") from error
     head, *expected = table(columns(sets)).splitlines()
-    if said[:1] != [head] or len(said) <= count:
-        raise ValueError(f"{beside}: expected {head} and a row for each of {count} columns, got {len(said)} lines. {WAY_OUT}")
-    for place, row in enumerate(said[1:]):
+    if lines[:1] != [head] or len(lines) <= count:
+        raise ValueError(f"{beside}: expected {head} and a row for each of {count} columns, got {len(lines)} lines. {WAY_OUT}")
+    for place, row in enumerate(lines[1:]):
         if [row] != expected[place : place + 1]:
             here = expected[place] if place < len(expected) else "no such column"
             raise ValueError(
@@ -75,7 +73,7 @@ def check_columns(path: Path, sets: Mapping[str, ImageSet], count: int) -> bool:
 
 
 def array_of(margins: Mapping[str, Tensor]) -> np.ndarray[Any, Any]:
-    """float32 (models, columns)."""
+    """Return float32 (models, columns)."""
     return torch.cat([margins[name] for name in SETS if name in margins], dim=1).float().numpy()
 
 
@@ -95,7 +93,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def read_array(path: Path) -> np.ndarray[Any, Any]:
-    """The array in a .npy file. Raises FileNotFoundError, or ValueError for a file that is none, or a pickle."""
+    """Read a .npy file. Raises FileNotFoundError, or ValueError for another kind of file or a pickle."""
     if not path.exists():
         raise FileNotFoundError(f"expected a .npy file, and there is no file {path}. Check --oracle_margins")
     with open_foreign(path, most=LARGEST_ARRAY) as file:
@@ -108,7 +106,7 @@ def read_array(path: Path) -> np.ndarray[Any, Any]:
 
 
 def _check_length(file: BinaryIO) -> None:
-    """ValueError for an array whose header names more than the file has: memory would be asked for first. Leaves the file at its start."""
+    """Raise ValueError for a header that claims more bytes than the file has, before memory is allocated."""
     magic = file.read(len(np.lib.format.MAGIC_PREFIX))
     if magic.startswith(ARCHIVE):
         raise ValueError("got an archive of several arrays")
@@ -123,10 +121,10 @@ def _check_length(file: BinaryIO) -> None:
 
 
 def read_margins(path: Path, sizes: Mapping[str, int]) -> dict[str, Tensor]:
-    """The margins of each set in a file of them: (models, columns), float, where the columns are those of `columns`.
+    """Read the margins (models, columns), float, of each set; see `columns` for the order.
 
-    sizes: the number of images by set. The file may end after the forget set, or after the retain set; what is not in it is not
-    measured. Raises ValueError for another number of columns, NaN, and fewer than 10 models.
+    sizes: the number of images by set. The file may end after the forget or the retain set; missing sets are not evaluated.
+    Raises ValueError for another number of columns, NaN, and fewer than 10 models.
     """
     array = read_array(path)
     ends = list(accumulate(sizes.values()))

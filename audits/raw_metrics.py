@@ -1,4 +1,4 @@
-"""The raw metrics JSON of a run beside what its store has: two records of the same numbers and settings."""
+"""Compare the raw metrics JSON of a run with the record in its store."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tracking.run import LONGEST_PARAM, LONGEST_TAG
 
 SHOWN = 3  # of the values that differ
 OTHER_JSON = ("checkpoints.json", "over_seeds.json")
-ON_THE_WAY = ("stage_", "unlearn_", "initial_train_", "epoch_")  # seconds and histories, by the beginnings of their names
+NOT_IN_RAW = ("stage_", "unlearn_", "initial_train_", "epoch_")  # prefixes of seconds and histories
 
 
 @dataclass(frozen=True)
 class RawMetrics:
-    """What the file holds, each part a mapping or a list, empty where the file has none of it."""
+    """The content of the file; missing parts are empty."""
 
     numbers: Mapping[str, float] = field(default_factory=dict)
     sides: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class RawMetrics:
 
 
 def raw_metrics(run: RecordedRun, done: Verification) -> RawMetrics | None:
-    """The run's raw metrics; None, and a check that fails, where they are gone or can't be read."""
+    """Return the run's raw metrics; None, with a failed check, if they are missing or unreadable."""
     files = sorted(path.name for path in run.record.folder.glob("*.json") if path.name not in OTHER_JSON)
     if len(files) != 1:
         done.checks.append(Check("raw metrics JSON", "one file", f"{len(files)} files" if files else None))
@@ -50,7 +50,7 @@ def raw_metrics(run: RecordedRun, done: Verification) -> RawMetrics | None:
 
 
 def _parts(found: Any) -> RawMetrics:
-    """The parts of the file. Raises TypeError, ValueError or AttributeError where they are of other types."""
+    """Return the parts of the file. Raises TypeError, ValueError or AttributeError for wrong types."""
     sides = {"unlearned": found["metrics"], "initial": found["initial"], "ideal": found["ideal"]}
     sides = {side: {name: float(value) for name, value in values.items()} for side, values in sides.items()}
     prefixes = {"unlearned": "", "initial": "initial_", "ideal": "ideal_"}
@@ -74,11 +74,11 @@ def _parts(found: Any) -> RawMetrics:
 
 
 def compare_records(run: RecordedRun, done: Verification, raw: RawMetrics) -> None:
-    """Checks that the store has what the raw metrics have: numbers, settings, warnings, reasons."""
+    """Check the store's numbers, settings, warnings and reasons against the raw metrics."""
     record = run.record
     metrics = {name: repr(value) for name, value in record.metrics.items()}
     _same(done, "metrics in the raw metrics JSON", {name: repr(value) for name, value in raw.numbers.items()}, metrics)
-    invented = sorted(name for name in metrics.keys() - raw.numbers.keys() if not name.startswith(ON_THE_WAY))
+    invented = sorted(name for name in metrics.keys() - raw.numbers.keys() if not name.startswith(NOT_IN_RAW))
     done.checks.append(Check("metrics that the raw metrics JSON has not", "none", ", ".join(invented) or "none"))
     params = {name: str(value)[:LONGEST_PARAM] for name, value in raw.params.items()}
     _same(done, "params in the raw metrics JSON", params, record.params)
@@ -96,9 +96,9 @@ def compare_records(run: RecordedRun, done: Verification, raw: RawMetrics) -> No
 
 
 def compare_decisive(run: RecordedRun, done: Verification, raw: RawMetrics, expected: Mapping[str, Any]) -> None:
-    """Checks what config_hash is made of against `expected`, by name: what params, images and models come to.
+    """Check the parts of config_hash against `expected`, by name, from params, images and models.
 
-    A setting of the method is compared as the text that its param is.
+    The method's settings are compared as the text of their params.
     """
     if not raw.decisive:
         done.unchecked.append("config_hash (the run is from before its parts were kept in the raw metrics JSON)")
@@ -117,7 +117,7 @@ def compare_decisive(run: RecordedRun, done: Verification, raw: RawMetrics, expe
 
 
 def _same(done: Verification, what: str, named: Mapping[str, str], found: Mapping[str, str]) -> None:
-    """One check of many values, which names the first of those that differ."""
+    """Add one check of many values, which names the first that differ."""
     wrong = sorted(name for name, value in named.items() if found.get(name) != value)
     if not wrong:
         done.checks.append(Check(f"{what} ({len(named)})", "equal", "equal"))

@@ -1,4 +1,4 @@
-"""The U-LiRA audit: shadow models that forgot, attacked image by image."""
+"""The U-LiRA audit: a per-image attack on unlearned shadow models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from audits.klom import MODELS, log_arrays, log_images, origin
-from audits.many_models import AuditResult, Notice, StartingModel, audit_run, job_of, loaded, params_of, tell_cost, unlearned
+from audits.many_models import AuditResult, Notice, StartingModel, announce_cost, audit_run, job_of, loaded, params_of, unlearned
 from audits.margin_files import COLUMNS, columns, npy, table
 from base_models import BaseConfig
 from evaluation import Shadows, evaluate, outputs_of
@@ -26,14 +26,14 @@ from vision_data import ImageSet, forward_batch
 Out = Literal["unlearned", "retrained"]
 MARGINS, MEMBER = "shadow_margins.npy", "member.npy"
 AT_CHANCE, CAUGHT, BELOW = "at chance", "above chance: caught", "below chance"
-NOT_TOLD = "can't be told: too few shadow models"
+INCONCLUSIVE = "inconclusive: too few shadow models"
 BESIDE: tuple[Kind, Kind] = ("initial models", "oracles")
 FEWEST = 4 * LEAST_SIDE  # half of them have an image, and half of those are attacked
 
 
 @dataclass(frozen=True)
 class UliraConfig:
-    """A method, how many shadow models (half of them a side), and who has not been trained on an image.
+    """A method, the number of shadow models (half of them a side), and the models that never saw an image.
 
     out: "unlearned", shadow models of random halves of the training set, each of which unlearns those forget images that it was trained
     on; or "retrained", oracles, beside as many models that were trained on everything and unlearned the forget set, as public code does.
@@ -50,7 +50,7 @@ class UliraConfig:
 class UliraAudit:
     """Half of the models fit the Gaussians, every second one (or pair of halves) is attacked.
 
-    Raises ValueError or FileNotFoundError, before anything is trained, for everything that a person may have got wrong.
+    Raises ValueError or FileNotFoundError for a user's mistake, before anything is trained.
     """
 
     def __init__(self, config: UliraConfig, *, progress: Progress = silent, notice: Notice = lambda line: None) -> None:
@@ -81,7 +81,7 @@ class UliraAudit:
         return f"U-LiRA {who}{of} seed{self.config.base.seed}{given}"
 
     def run(self) -> AuditResult:
-        """Do it, in one MLflow run."""
+        """Run the audit in one MLflow run."""
         started = time.perf_counter()
         self.stages = {}
         base = self.job.base
@@ -104,10 +104,10 @@ class UliraAudit:
         return AuditResult(run.run_id, self.name, values, beside, undefined, [self._note()], self.stages, intervals, rows)
 
     def _of_halves(self, rows: list[dict[str, Any]]) -> Shadows:
-        """Each shadow model unlearns the forget images that it was trained on."""
+        """Train shadow models on halves; each unlearns its part of the forget images."""
         with timed(self.stages, "first"):
             first = train_set(self.job.base, "shadows", 2).specs[0]
-            tell_cost(self.job, StartingModel("shadow model 1", partial(self._start, first, 1)), self.config.shadows, self.notice)
+            announce_cost(self.job, StartingModel("shadow model 1", partial(self._start, first, 1)), self.config.shadows, self.notice)
         with timed(self.stages, "shadows"):
             members = train_set(self.job.base, "shadows", self.config.shadows).specs
         starts = [StartingModel(f"shadow model {number}", partial(self._start, shadow, number)) for number, shadow in enumerate(members, 1)]
@@ -116,12 +116,12 @@ class UliraAudit:
         return Shadows(margins, self._member(members), attacked_halves(len(members)))
 
     def _beside_retrained(self, rows: list[dict[str, Any]]) -> Shadows:
-        """Models of everything that unlearned the forget set, and oracles."""
+        """Unlearn the forget set from models of the whole training set, and compare with oracles."""
         half = self.config.shadows // 2
         base = self.job.base
         with timed(self.stages, "first"):
             first = train_set(base, "initial models", 1).specs[0]
-            tell_cost(self.job, StartingModel(f"the model of seed {first.seed}", partial(self._start_of_all, first)), half, self.notice)
+            announce_cost(self.job, StartingModel(f"the model of seed {first.seed}", partial(self._start_of_all, first)), half, self.notice)
         with timed(self.stages, "shadows"):
             initial, oracles = (train_set(base, kind, half).specs for kind in BESIDE)
         starts = [StartingModel(f"the model of seed {model.seed}", partial(self._start_of_all, model)) for model in initial]
@@ -131,13 +131,13 @@ class UliraAudit:
         return Shadows(torch.stack(margins), member, torch.arange(2 * half) % 2 == 1)
 
     def _start_of_all(self, member: ModelSpec) -> tuple[nn.Module, ForgetData]:
-        """A model that was trained on everything. Its ideal model, where the method asks for it, is no oracle."""
+        """Load a model trained on everything. Its ideal model, if the method needs one, is not among the oracles."""
         other = generator_for(member.seed, "ulira", "ideal").initial_seed()
         ideal = partial(self._retrained, self.job.data.retain, other)
         return loaded(self.job, member), replace(self.job.data, seed=member.seed, progress=silent, ideal=ideal)
 
     def _start(self, shadow: ModelSpec, number: int) -> tuple[nn.Module, ForgetData]:
-        """A shadow model, and what it may use: the images that it was trained on."""
+        """Load a shadow model, with its own training images as data."""
         base = self.job.base
         own = base.splits.train.subset(shadow.rows)
         forgotten = torch.isin(own.indexes, self.job.data.forget.indexes)
@@ -149,14 +149,14 @@ class UliraAudit:
         )
 
     def _member(self, shadows: Sequence[ModelSpec]) -> Tensor:
-        """(K, n) bool: which forget images each shadow model is trained on."""
+        """Return (K, n) bool: the forget images that each shadow model is trained on."""
         base, forget = self.job.base, self.job.data.forget
         return torch.stack([torch.isin(forget.indexes, base.splits.train.indexes[shadow.rows]) for shadow in shadows])
 
     def _check_halves(self) -> None:
-        """ValueError where the halves that are drawn leave a shadow model nothing to forget, or an image too few models of a kind.
+        """Raise ValueError if a shadow model has nothing to forget, or an image has too few models of a kind.
 
-        The latter is chance: of an odd number of training images each pair of halves leaves one out.
+        The latter is chance: each pair of halves leaves out one of an odd number of training images.
         """
         count = self.config.shadows
         wrong = self._wrong_with(count)
@@ -166,7 +166,7 @@ class UliraAudit:
             raise ValueError(f"{wrong}. {way_out}, or audit with --ulira_out retrained")
 
     def _wrong_with(self, count: int) -> str:
-        """What a number of shadow models can't do, in words; nothing where it will do."""
+        """Return the problem with a number of shadow models; "" if there is none."""
         shadows = specs_of(self.job.base, "shadows", count)
         member = self._member(shadows)
         for number, (shadow, forgotten) in enumerate(zip(shadows, member.sum(1).tolist(), strict=True), 1):
@@ -179,7 +179,7 @@ class UliraAudit:
         return short and f"--shadows: {short} of {count}"
 
     def _retrained(self, retain: ImageSet, seed: int) -> nn.Module:
-        """The ideal model of a shadow model: trained on what it retains, from weights of its own."""
+        """Train the ideal model of a shadow model on its retain set, from new weights."""
         base = self.job.base
         model = base.built(seed)
         fit(model, retain, base.recipe, generator=generator_for(seed, "train"), device=base.device)
@@ -190,7 +190,7 @@ class UliraAudit:
             yield self._seen(model, member, rows)
 
     def _seen(self, model: nn.Module, member: ModelSpec, rows: list[dict[str, Any]]) -> Tensor:
-        """The margins of a model on the forget set; its row in the table of models."""
+        """Return a model's margins on the forget set, and add its row to the table of models."""
         forget, device = self.job.data.forget, self.job.base.device
         rows.append({"trained_on": member.trained_on, **origin(member), "digest": model_digest(model)})
         return outputs_of(model, forget.batches(forward_batch(device), device=device)).margins.float()
@@ -204,15 +204,15 @@ class UliraAudit:
 
 
 def attacked_halves(count: int) -> Tensor:
-    """(K,) bool: which shadow models are attacked. Every second pair of halves."""
+    """Return (K,) bool: the attacked shadow models, every second pair of halves."""
     return torch.arange(count) // 2 % 2 == 1
 
 
-def said_by(name: str, ends: tuple[float, float]) -> str:
-    """What the 95 % interval of an attack's rate says, in words.
+def interval_message(name: str, ends: tuple[float, float]) -> str:
+    """Return the meaning of the 95 % interval of an attack's rate.
 
-    Where chance is within it, a method passes only if the interval has nothing as far up as half the way from chance to 1, an AUC of
-    0.75: one that has leaves open whether the attack finds much or nothing.
+    An interval around chance is a pass only if it ends below the middle between chance and 1 (an AUC of 0.75); a wider one is
+    inconclusive.
     """
     low, high = ends
     chance = 0.01 if name == "ulira_tpr_at_1_fpr" else 0.5
@@ -220,16 +220,16 @@ def said_by(name: str, ends: tuple[float, float]) -> str:
         return CAUGHT
     if high < chance:
         return BELOW
-    return NOT_TOLD if high > (1 + chance) / 2 else AT_CHANCE
+    return INCONCLUSIVE if high > (1 + chance) / 2 else AT_CHANCE
 
 
 def sizes_of(shadows: Shadows) -> dict[str, float]:
-    """How many models there are for an image: a side, the fewest of all images."""
+    """Return the number of models a side (the least of all images) and of attacked models."""
     member = shadows.member.sum(0)
     fewest = torch.minimum(member, len(shadows.member) - member).min()
     return {"ulira_shadows": float(fewest), "ulira_attacked": float(shadows.attacked.sum())}
 
 
 def ends_of(intervals: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """The intervals as metrics."""
+    """Return the intervals as metrics."""
     return {f"{name}_{end}": value for name, ends in intervals.items() for end, value in zip(("low", "high"), ends, strict=True)}

@@ -33,14 +33,14 @@ def check_mask(run: RecordedRun, done: Verification, unlearned: nn.Module) -> No
     if weight.shape == mask.keep.shape:
         left = int(weight.cpu()[~mask.keep].count_nonzero())
         done.checks.append(Check(f"{MASK_FILE}: weights under it that the unlearned model still has", "0", str(left)))
-    said = {name: str(header.get(name)) for name in ("run_id", "method", "request", "dataset")}
+    recorded = {name: str(header.get(name)) for name in ("run_id", "method", "request", "dataset")}
     expected = {
         "run_id": run.record.run_id,
         "method": run.param("unlearn"),
         "request": run.param("request"),
         "dataset": run.param("dataset"),
     }
-    done.checks.append(Check(f"{MASK_FILE}: what it is of", _words(expected), _words(said)))
+    done.checks.append(Check(f"{MASK_FILE}: what it is of", _words(expected), _words(recorded)))
 
 
 def _words(values: dict[str, str]) -> str:

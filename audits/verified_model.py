@@ -131,7 +131,7 @@ class _OfOneModel:
             raise ValueError(f"{method} returns a module, which its file alone does not give back; this run can't be recomputed") from error
 
     def _base_models(self, request: ForgetRequest) -> dict[str, nn.Module]:
-        """The initial and the ideal model that the run names, found again by path and digest; the incompetent teacher anew."""
+        """Load the initial and the ideal model by path and digest; rebuild the incompetent teacher."""
         models: dict[str, nn.Module] = {}
         for name in ("initial", "ideal"):
             if f"{name}_digest" in self.run.record.params:
@@ -143,7 +143,7 @@ class _OfOneModel:
         return models
 
     def _find(self, name: str, trained_on: str, models: dict[str, nn.Module]) -> None:
-        """Put a base model among the models, if it is there, and check what its checkpoint says of itself."""
+        """Load a base model, if it exists, and check the metadata of its checkpoint."""
         run, done, kept = self.run, self.done, f"{name}.safetensors"
         path = run.artifact(kept) if run.has(kept) else Path(run.param(f"{name}_checkpoint"))
         run.params_seen |= {f"{name}_digest", f"{name}_checkpoint"}
@@ -163,7 +163,7 @@ class _OfOneModel:
         self._check_header(name, path, Trained(models[name], path, metadata, True, 0.0, []))
 
     def _check_header(self, name: str, path: Path, trained: Trained) -> None:
-        """The params that a run has of a base model, from its checkpoint's header."""
+        """Check the run's params of a base model against its checkpoint's header."""
         run = self.run
         params = {one: str(value) for one, value in provenance(name, trained).items()}
         of_file = [one for one in params if one.removeprefix(f"{name}_") not in NOT_OF_THE_FILE and one in run.record.params]
@@ -183,8 +183,9 @@ class _OfOneModel:
     # Numbers
 
     def _metrics(self) -> list[Metric]:
-        """Those that the run was asked for and those that it has, whatever the param says; none that are a person's code, but with
-        --trust_code, and none of many models or of seconds."""
+        """Return the metrics that the run names or has, without metrics of many models or of seconds.
+
+        A user's own code is left out without --trust_code."""
         run = self.run
         run.params_seen.add("metrics")
         words = [word for word in run.record.params.get("metrics", DEFAULT).split(",") if word]
@@ -196,7 +197,7 @@ class _OfOneModel:
         return [metric for metric in found if not (OF_MANY | {TIMES}) & set(needs_of(metric.function))]
 
     def _safe(self, word: str) -> str | None:
-        """A metric's name, or the trusted copy of its file; None, and a note, where it is not run."""
+        """Return a metric's name, or the trusted copy of its file; None, with a note, if it is not run."""
         if word in METRICS or word.casefold() in (ALL, DEFAULT):
             return word
         if not METRICS.runs_code(word):
@@ -220,7 +221,7 @@ class _OfOneModel:
         self.done.unchecked += [f"metrics {', '.join(once)}"] if once else []
 
     def _check_amounts(self, initial: nn.Module) -> None:
-        """What topk and the like come to, computed from the settings."""
+        """Check resolved settings such as topk."""
         run, method = self.run, self.run.record.params.get("unlearn", "")
         if method not in METHODS or self.raw is None or not self.raw.decisive:
             return
@@ -234,10 +235,10 @@ class _OfOneModel:
             if name != "kappa_count":  # as many as there really are: see the mask
                 self.done.checks.append(Check(f"param {name}", run.record.params.get(name, "none"), str(value)))
 
-    # What was said of it
+    # Identity and verdict
 
     def _decisive(self, request: ForgetRequest, models: Mapping[str, nn.Module]) -> dict[str, Any]:
-        """What config_hash is made of, from what was found: see run_settings.decisive_of."""
+        """Return the parts of config_hash, recomputed: see run_settings.decisive_of."""
         run, params = self.run, self.run.record.params
         run.params_seen |= {"unlearn_code", "unlearn_file"}
         code = params.get("unlearn_code")
@@ -281,7 +282,7 @@ class _OfOneModel:
         }
 
     def _check_verdict(self, measured: Measured, request: ForgetRequest) -> None:
-        """The headline, from the rules of this version; of another one's rules nothing can be said."""
+        """Check the headline by the rules of this version; runs of other versions are not checked."""
         run = self.run
         tags = run.record.tags
         if (tags.get("lethe_version"), tags.get("git_commit")) != (__version__, git_commit()):
@@ -303,7 +304,7 @@ class _OfOneModel:
 
 
 def _reasons(metrics: Sequence[Metric], undefined: Mapping[str, str], *, ideal_gone: bool) -> dict[str, str]:
-    """Why a metric of a model may have no value, though the run has one, by the names that a run gives it."""
+    """Return the reasons of metrics that can't be recomputed, by logged name."""
     of_each = {f"{side}{metric.name}": metric for side in ("", "initial_", "ideal_") for metric in metrics}
     gone = {name for name, metric in of_each.items() if name.startswith("ideal_") or "ideal" in needs_of(metric.function)}
     return {
@@ -312,9 +313,9 @@ def _reasons(metrics: Sequence[Metric], undefined: Mapping[str, str], *, ideal_g
     }
 
 
-def _whole(said: str, expected: str) -> str:
-    """What a checkpoint says; as expected, where it says so by eight letters of a digest, as earlier ones do."""
-    return expected if said == shortened(expected) else said
+def _whole(stated: str, expected: str) -> str:
+    """Return the stated request; older checkpoints state it with a digest of eight letters."""
+    return expected if stated == shortened(expected) else stated
 
 
 def _named(prefix: str, values: Mapping[str, float]) -> dict[str, float]:

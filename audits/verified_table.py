@@ -1,4 +1,4 @@
-"""The table of every image, computed anew and compared cell by cell."""
+"""Recompute the table of images and compare it cell by cell."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MUCH = 8  # times the size of the table that is expected
 
 
 def check_table(run: RecordedRun, done: Verification, expected: pa.Table) -> None:
-    """One check for the whole table, which names the columns that differ."""
+    """Add one check of the whole table, which names the columns that differ."""
     rows = f"{expected.num_rows} rows"
     if not run.has(PER_IMAGE):
         done.checks.append(Check(PER_IMAGE, rows, None))
@@ -28,7 +28,7 @@ def check_table(run: RecordedRun, done: Verification, expected: pa.Table) -> Non
 
 
 def _found(path: Path, expected: pa.Table, rows: str) -> str:
-    """The words for a table that is as expected, else what is wrong with it."""
+    """Return a description of the table, equal to `rows` if it is as expected."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -47,7 +47,7 @@ def _found(path: Path, expected: pa.Table, rows: str) -> str:
 
 
 def differences(found: pa.Table, expected: pa.Table) -> list[str]:
-    """The columns that differ, and "what it is of" where what the file says of itself does."""
+    """Return the columns that differ, and "what it is of" if the metadata differ."""
     if found.column_names != expected.column_names:
         return ["other columns"]
     about = [(table.schema.metadata or {}).get(b"lethe") for table in (found, expected)]

@@ -154,11 +154,11 @@ def passes_mia(row: Row) -> bool | None:
 
 def passes_ulira(row: Row) -> bool | None:
     """None where there are too few shadow models to tell."""
-    from audits.ulira import CAUGHT, NOT_TOLD, said_by
+    from audits.ulira import CAUGHT, INCONCLUSIVE, interval_message
 
     low, high = row["intervals"]["ulira_auc"]
-    said = said_by("ulira_auc", (low, high))
-    return None if said == NOT_TOLD else said != CAUGHT
+    said = interval_message("ulira_auc", (low, high))
+    return None if said == INCONCLUSIVE else said != CAUGHT
 
 
 def heading(rows: Sequence[Row], options: Any) -> str:

@@ -15,7 +15,7 @@ import audit
 import model_sets
 from audits import many_models
 from audits.klom import means_of
-from audits.ulira import UliraAudit, UliraConfig, said_by
+from audits.ulira import UliraAudit, UliraConfig, interval_message
 from base_models import BaseConfig
 from evaluation import noise_floor
 from evaluation.klom import klom, p95
@@ -243,18 +243,18 @@ def test_default_is_caught_on_images_with_planted_wrong_labels(capsys, folder):
 @pytest.mark.parametrize(
     ("name", "ends", "words"),
     [
-        ("ulira_auc", (0.0, 1.0), "can't be told: too few shadow models"),
-        ("ulira_auc", (0.5, 0.76), "can't be told: too few shadow models"),
+        ("ulira_auc", (0.0, 1.0), "inconclusive: too few shadow models"),
+        ("ulira_auc", (0.5, 0.76), "inconclusive: too few shadow models"),
         ("ulira_auc", (0.45, 0.75), "at chance"),
         ("ulira_auc", (0.51, 1.0), "above chance: caught"),
         ("ulira_auc", (0.2, 0.49), "below chance"),
-        ("ulira_tpr_at_1_fpr", (0.0, 0.6), "can't be told: too few shadow models"),
+        ("ulira_tpr_at_1_fpr", (0.0, 0.6), "inconclusive: too few shadow models"),
         ("ulira_tpr_at_1_fpr", (0.0, 0.04), "at chance"),
         ("ulira_tpr_at_1_fpr", (0.02, 0.04), "above chance: caught"),
     ],
 )
 def test_an_interval_in_words(name, ends, words):
-    assert said_by(name, ends) == words
+    assert interval_message(name, ends) == words
 
 
 @pytest.mark.parametrize("out", ["unlearned", "retrained"])

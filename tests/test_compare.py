@@ -96,7 +96,7 @@ def test_a_csv_of_a_method_of_somebodys_own_says_what_it_cannot_tell(compared, c
     table.loc[table.unlearn == "FT", "unlearn"] = "mine"
     table.to_csv("mine.csv", index=False)
     assert compare.main(["--csv", "mine.csv"]) == 0
-    assert "compare.py: of mine the file can't tell settings from metrics" in capsys.readouterr().err
+    assert "compare.py: mine: settings can't be distinguished from metrics" in capsys.readouterr().err
     assert "mine" in Path("comparison.html").read_text()
 
 
@@ -105,7 +105,7 @@ def test_a_csv_of_an_architecture_of_somebodys_own_says_what_it_cannot_tell(comp
     table = pd.read_csv("mlruns_parsed.csv", dtype=str, keep_default_na=False)
     table.assign(arch="my_net", width=[str(n) for n in range(len(table))]).to_csv("mine.csv", index=False)
     assert compare.main(["--csv", "mine.csv"]) == 0
-    assert "compare.py: of the architecture my_net the file can't tell settings from metrics" in capsys.readouterr().err
+    assert "compare.py: the architecture my_net: settings can't be distinguished from metrics" in capsys.readouterr().err
 
 
 def test_runs_from_two_initial_models_in_a_csv_are_two_lines(compared, capsys):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from foreign_files import foreign_text
-from tracking.missing_driver import driver_told
+from tracking.missing_driver import missing_driver_error
 from tracking.patience import StoreTrouble, environment, patiently
 from tracking.run_filter import for_mlflow
 from tracking.selection import EVERY_RUN, Selection
@@ -44,7 +44,7 @@ def client_store(uri: str, selection: Selection = EVERY_RUN, page: int = PAGE) -
 
             client = asked(uri, lambda: MlflowClient(tracking_uri=mlflow_uri(uri)))
         except ImportError as error:
-            raise driver_told(uri, error) from error
+            raise missing_driver_error(uri, error) from error
         yield ClientStore(client, uri, selection, page)
 
 

@@ -12,7 +12,7 @@ PACKAGES = {
 }  # module -> what pip calls it, where they differ
 
 
-def driver_told(uri: str, error: ImportError) -> ValueError:
+def missing_driver_error(uri: str, error: ImportError) -> ValueError:
     """The error of a URI whose driver is not installed."""
     module = error.name or "the driver"
     package = PACKAGES.get(module, module)

@@ -7,7 +7,7 @@ import re
 import unicodedata
 
 from tracking.file_reader import folder_path
-from tracking.missing_driver import driver_told
+from tracking.missing_driver import missing_driver_error
 from tracking.shown_uri import one_line, without_password
 from tracking.store_uri import ALLOWED, DEFAULT_STORE, VARIABLE, sqlite_file
 
@@ -62,7 +62,7 @@ def check_driver(uri: str) -> None:
     try:
         create_engine(uri).dispose()
     except ImportError as error:
-        raise driver_told(uri, error) from error
+        raise missing_driver_error(uri, error) from error
     except (SQLAlchemyError, ValueError) as error:
         reason = one_line(error)
         raise ValueError(

@@ -24,7 +24,7 @@ from tracking.shown_uri import without_password
 PATIENCE = 150.0  # seconds: a backup, a database browser or a server's restart holds a store for a minute or two
 BRIEFLY = 3.0  # for an answer that was lost
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
-TOLD_AFTER = 5.0  # seconds of waiting, after which a person is told what for
+NOTICE_AFTER = 5.0  # seconds of waiting, after which a person is announced what for
 ANSWER_SECONDS, CONNECT_SECONDS = 60, 10  # of one request
 LONGEST_REASON = 200
 
@@ -44,7 +44,7 @@ SQLSTATES: tuple[tuple[str, State], ...] = (
 )
 
 # A connection that can't be made has no such code: what drivers of PostgreSQL and MySQL say instead.
-SAID: tuple[tuple[re.Pattern[str], State], ...] = (
+TEXT_STATES: tuple[tuple[re.Pattern[str], State], ...] = (
     (
         re.compile(r"starting up|shutting down|recovery mode|too many (clients|connections)|connection slots|lock wait|deadlock", re.I),
         "busy",
@@ -73,7 +73,7 @@ class StoreTrouble(Exception):
     """The store could not be used. `refused`: it answered, and would not."""
 
     def __init__(self, trouble: Trouble, waited: float = 0.0) -> None:
-        after = f", for {waited:.0f} s" if waited >= TOLD_AFTER else ""
+        after = f", for {waited:.0f} s" if waited >= NOTICE_AFTER else ""
         super().__init__(trouble.reason + after)
         self.state = trouble.state
         self.refused = trouble.state == "wrong"  # which no waiting changes
@@ -100,7 +100,7 @@ def patiently(
     if known and _given_up:
         limit = 0.0
     began = time.monotonic()
-    pause, told = FIRST_PAUSE, False
+    pause, announced = FIRST_PAUSE, False
     while True:
         try:
             with _no_other_retries():
@@ -115,8 +115,8 @@ def patiently(
             if waited + pause > min(limit, _worth(trouble.state, known)):
                 _given_up = known and trouble.state != "wrong"
                 raise StoreTrouble(trouble, waited) from error
-        if waited > TOLD_AFTER and not told:
-            told = True
+        if waited > NOTICE_AFTER and not announced:
+            announced = True
             print(f"waiting for the tracking store, up to {limit:.0f} s: {trouble.reason}", file=sys.stderr)
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
@@ -134,7 +134,7 @@ def trouble_of(error: BaseException) -> Trouble:
     found = None
     for one in chain_of(error):
         found = _of_database(one) or _of_http(one) or found
-    return found or Trouble(_said(str(error)), reason_of(error))
+    return found or Trouble(_state_of_text(str(error)), reason_of(error))
 
 
 def reason_of(error: BaseException) -> str:
@@ -163,13 +163,13 @@ def _state_of_driver(error: BaseException) -> State:
     sqlstate = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
     if isinstance(sqlstate, str):
         return next((state for start, state in SQLSTATES if sqlstate.startswith(start)), "wrong")
-    return _said(str(error))
+    return _state_of_text(str(error))
 
 
-def _said(text: str) -> State:
+def _state_of_text(text: str) -> State:
     if WRONG.search(text):
         return "wrong"
-    return next((state for words, state in SAID if words.search(text)), "wrong")
+    return next((state for words, state in TEXT_STATES if words.search(text)), "wrong")
 
 
 def _of_http(error: BaseException) -> Trouble | None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tracking import sorted_points
-from tracking.missing_driver import driver_told
+from tracking.missing_driver import missing_driver_error
 from tracking.patience import StoreTrouble, patiently
 from tracking.selection import Selection
 from tracking.shown_uri import one_line, without_password
@@ -47,7 +47,7 @@ def connected(uri: str) -> Iterator[Connection]:
 
         engine = create_engine(uri)
     except ImportError as error:
-        raise driver_told(uri, error) from error
+        raise missing_driver_error(uri, error) from error
     except SQLAlchemyError as error:
         raise ValueError(
             f"expected a PostgreSQL store, got {shown}: {one_line(error)}. Write e.g. postgresql+psycopg2://HOST/DATABASE"
@@ -71,7 +71,7 @@ def selecting(connection: Connection) -> Select:
 
     def select(statement: str, runs: Sequence[Any]) -> Rows:
         query = text(statement.format(runs=":runs"))
-        with errors_told():
+        with as_value_errors():
             if runs:
                 rows = connection.execute(query.bindparams(bindparam("runs", expanding=True)), {"runs": list(runs)})
             else:
@@ -87,7 +87,7 @@ def paging(connection: Connection) -> Pages:
 
     def pages(run_id: str) -> Iterator[Rows]:
         options = {"stream_results": True, "yield_per": sorted_points.AT_ONCE}
-        with errors_told(), connection.execute(text(HISTORY.format(runs="(:run)")), {"run": run_id}, execution_options=options) as rows:
+        with as_value_errors(), connection.execute(text(HISTORY.format(runs="(:run)")), {"run": run_id}, execution_options=options) as rows:
             for some in rows.partitions():
                 yield [tuple(row) for row in some]
 
@@ -95,7 +95,7 @@ def paging(connection: Connection) -> Pages:
 
 
 @contextmanager
-def errors_told() -> Iterator[None]:
+def as_value_errors() -> Iterator[None]:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:

@@ -51,13 +51,13 @@ class SortedPoints:
             yield from sorted(self._held, key=lambda point: (self._place[point.run_id], point))
             return
         self._write()
-        with _told():
+        with _explained_errors():
             rows = self._file.execute(ORDERED)
             for place, metric, step, time, exact in rows:
                 yield Point(self._runs[place], metric, step, time, *DOUBLE.unpack(exact))
 
     def _write(self) -> None:
-        with _told():
+        with _explained_errors():
             if self._file is None:
                 self._file = sqlite3.connect("", isolation_level=None)
                 self._file.execute("PRAGMA journal_mode = OFF")  # nobody goes on with it
@@ -71,7 +71,7 @@ class SortedPoints:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _explained_errors() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:

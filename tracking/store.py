@@ -18,7 +18,7 @@ from temporary_files import temporary_name
 from tracking.answers import ask_database, ask_server
 from tracking.artifact_place import check_place, new_place
 from tracking.experiment_page import description_of, tags_of_new
-from tracking.missing_driver import driver_told
+from tracking.missing_driver import missing_driver_error
 from tracking.named_store import check_driver, check_folder, check_name, check_sqlite
 from tracking.patience import StoreTrouble, patiently
 from tracking.shown_uri import without_password
@@ -86,7 +86,7 @@ def open_experiment(name: str, columns: Sequence[str] = ()) -> str:
         found = patiently(lambda: _experiment(uri, file, name, columns))
     except StoreTrouble as trouble:
         if isinstance(trouble.__cause__, ImportError):
-            raise driver_told(uri, trouble.__cause__) from trouble
+            raise missing_driver_error(uri, trouble.__cause__) from trouble
         raise ValueError(f"the tracking store {shown_uri()} can't be used ({trouble}). {way_out(trouble)}") from trouble
     if found.lifecycle_stage != "active":
         restore = f"mlflow experiments restore --experiment-id {found.experiment_id}"
