@@ -1,4 +1,4 @@
-"""Which processes are alive that runs belong to: each run has a lock, which the kernel gives back however its process ends.
+"""Detect runs whose process has died: each run holds a file lock, which the kernel releases with the process.
 
 A run's tag `owner` is `HOST PROCESS TOKEN`. The token, drawn at random, is the name of the lock; no path is taken from a store.
 """
@@ -22,17 +22,17 @@ TOKEN = re.compile(r"[0-9a-f]{32}")
 
 
 class Claim:
-    """This process's claim to one run, from before the run is there until it has ended."""
+    """This process's lock on one run, from before its creation until its end."""
 
     def __init__(self) -> None:
-        """Raises OSError where no lock can be made."""
+        """Raises OSError if the lock can't be created."""
         self.token = secrets.token_hex(16)
         self.owner = f"{socket.gethostname()} {os.getpid()} {self.token}"
         self._lock = filelock.FileLock(_lock_file(self.token))
         self._lock.acquire(timeout=0)
 
     def give_up(self, *, ended: bool) -> None:
-        """The run has ended, or it is left to the next process that looks for runs whose lock nobody holds."""
+        """Release the lock. If the run has not ended, the next process that finds it unlocked ends it."""
         if ended:
             with contextlib.suppress(OSError):  # somebody cleaned the folder
                 _lock_file(self.token).unlink()
@@ -40,7 +40,7 @@ class Claim:
 
 
 def is_gone(owner: str) -> bool:
-    """Whether a run's owner was a process of this machine that is no more. False where nobody can tell from here."""
+    """Return whether a run's owner was a process of this machine that has died. False if unknown."""
     host, _, rest = owner.partition(" ")
     process, _, token = rest.partition(" ")
     if host != socket.gethostname() or not process.isdecimal() or not TOKEN.fullmatch(token):

@@ -1,4 +1,4 @@
-"""Whether a store answers now, asked at once and cheaply; to be asked patiently."""
+"""A single cheap request that checks whether a store answers. Call it through `patiently`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SERVER_ERROR = 500  # below it the server answers, if only to ask who we are
 
 
 def ask_server(uri: str) -> None:
-    """Raises requests' error where a server does not answer, or has trouble of its own."""
+    """Raise requests' error if a server does not answer, or answers with a server error."""
     import requests
 
     answer = requests.get(f"{uri.rstrip('/')}/health", timeout=(CONNECT_SECONDS, ANSWER_SECONDS))
@@ -19,9 +19,9 @@ def ask_server(uri: str) -> None:
 
 
 def ask_database(uri: str, file: Path | None) -> None:
-    """Raises the driver's error where a database can't be used now: MLflow would try ten times, whatever the reason is, in two minutes.
+    """Raise the driver's error if a database can't be used now. (MLflow would retry ten times, over two minutes.)
 
-    file: that of a sqlite store.
+    file: of a sqlite store.
     """
     from sqlalchemy import create_engine, text
     from sqlalchemy.pool import NullPool

@@ -1,4 +1,4 @@
-"""Where the artifacts of an experiment are: beside a sqlite store, and checked before there are any."""
+"""The place of an experiment's artifacts: beside a sqlite store, and checked before a run begins."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ LONGEST_FOLDER = 120  # bytes of a folder's name: every file system holds it, en
 
 
 def new_place(file: Path | None, experiment: str) -> str | None:
-    """The URI of a new experiment's artifacts: beside a sqlite file, whatever folder the process is in; else the store's own choice."""
+    """Return the URI of a new experiment's artifacts, beside a sqlite file; None for other stores."""
     return None if file is None else (file.parent / "mlruns" / folder_name(experiment)).as_uri()
 
 
 def folder_name(experiment: str) -> str:
-    """A name that every file system holds and that stays below mlruns/; with a digest where the experiment's own is too long."""
+    """Return a portable folder name below mlruns/, with a digest if the experiment's name is too long."""
     name = re.sub(r"[^\w.+-]", "_", experiment)
     if name.strip(".") and len(name.encode()) <= LONGEST_FOLDER:
         return name
@@ -27,9 +27,9 @@ def folder_name(experiment: str) -> str:
 
 
 def check_place(location: str, file: Path | None, experiment: str) -> None:
-    """ValueError where an experiment's artifacts can't be put where the store says. file: the store's own, if it is a sqlite file.
+    """Raise ValueError if the place that the store names for artifacts can't be used. file: of a sqlite store.
 
-    The store of a project that was moved or copied still names the old place, and the folder beside it is the right one.
+    The store of a moved or copied project still names the old place; the folder beside the store is the right one.
     """
     place = artifact_folder(location, None)
     if place is None:

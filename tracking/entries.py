@@ -1,4 +1,4 @@
-"""What is written into a run, as data: written once more where the store was away, and into a folder where it does not come back."""
+"""Entries of a run as data, which can be written again after the store was away, or kept in a folder."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class InputSet:
     context: str
 
     def write(self, client: MlflowClient, run_id: str) -> None:
-        """An experiment's runs share it. MLflow looks for it, then adds it.
+        """Log the set, which the runs of an experiment share.
 
-        Of two runs that add it at once, one fails, and finds it the next time.
+        Of two runs that add it at the same time, one fails; its second attempt finds the set.
         """
         from mlflow.data.code_dataset_source import CodeDatasetSource
         from mlflow.data.meta_dataset import MetaDataset

@@ -1,4 +1,4 @@
-"""What MLflow's own page shows of an experiment before anybody has chosen columns there."""
+"""The default view of an experiment in MLflow's page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ VIEW = "lethe"  # the end of the page's address: ?viewStateShareKey=lethe
 
 
 def tags_of_new(columns: Sequence[str]) -> dict[str, str]:
-    """The tags of a new experiment: that it is about models, not prompts, and a view of its runs with the metrics named by `columns`."""
+    """Return the tags of a new experiment: its kind (models, not prompts), and a view with the metrics `columns`."""
     state = {
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
@@ -19,6 +19,6 @@ def tags_of_new(columns: Sequence[str]) -> dict[str, str]:
 
 
 def description_of(experiment_id: str) -> str:
-    """Markdown: what a run has, and the way to the view."""
+    """Return Markdown with a link to the view."""
     columns = f"[the runs with their numbers](#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW})"
     return f"Machine unlearning by Lethe: {columns}. Each has a verdict in its description, and `report.html` among its artifacts."

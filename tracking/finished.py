@@ -1,6 +1,6 @@
-"""Which jobs are done, and the end of those runs that nobody goes on with.
+"""Find finished jobs, and end runs whose processes have died.
 
-A job is the hash of its settings within an experiment, and done by the one run that FINISHED with it.
+A job is an experiment and a hash of settings; it is done if a run with that hash FINISHED.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Job = tuple[str, str]  # experiment, config_hash
 
 
 def finished_jobs() -> set[Job]:
-    """Every job that the tracking store has a FINISHED run of, asked once. Raises ValueError or OSError if it can't be read."""
+    """Return every job with a FINISHED run, by one query. Raises ValueError or OSError if it fails."""
     from tracking.readers import open_store
     from tracking.selection import Selection
     from tracking.store_uri import database_of, tracking_uri
@@ -36,9 +36,9 @@ def finished_jobs() -> set[Job]:
 
 
 def finished_run(job: Job, columns: Sequence[str] = ()) -> str | None:
-    """The id of the job's FINISHED run, if there is one. Ends the runs that nobody goes on with. columns: see open_experiment.
+    """Return the id of the job's FINISHED run, or None. Ends abandoned runs. columns: see open_experiment.
 
-    Raises ValueError if the store can't be asked.
+    Raises ValueError if the store can't be queried.
     """
     from mlflow import MlflowClient
 
@@ -58,10 +58,9 @@ def finished_run(job: Job, columns: Sequence[str] = ()) -> str | None:
 
 
 def end_gone_runs() -> None:
-    """End the runs of this machine whose processes are gone, as KILLED: they were killed at once, or had lost the store.
+    """End the runs of this machine whose processes have died, as KILLED.
 
-    What the processes of other machines run, that share the store, is theirs: from here nobody can tell whether it goes on. That a store
-    can't be used is for whoever writes into it to say.
+    Leaves the runs of other machines alone. Ignores a store that can't be used: the next write reports it.
     """
     from mlflow import MlflowClient
 
@@ -82,7 +81,7 @@ def _running(client: Any) -> list[Any]:
 
 
 def _end(client: Any, run_id: str, owner: str) -> None:
-    """Unless it has ended itself since it was asked for."""
+    """End a run as KILLED, unless it has ended in the meantime."""
     info = client.get_run(run_id).info
     if info.status == "RUNNING":
         client.set_tag(run_id, "error", f"its process ended before it did, or lost the tracking store ({owner})")

@@ -1,7 +1,7 @@
-"""Run folders read by several processes at once: a run is dozens of tiny files, and opening them is all processor time.
+"""Read run folders by several processes: a run is dozens of tiny files, and opening them takes processor time.
 
-Each process gets its share of the folders at its start and writes what it read, a batch at a time, down a pipe. The pipes are read in
-turn, so that the order is kept; a pipe that is full makes its process wait, so that memory stays bounded.
+Each process gets its share of the folders at its start and writes batches into a pipe. The pipes are read in turn, which keeps the
+order; a full pipe blocks its process, which bounds the memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def found_in(places: Sequence[Place], selection: Selection, processes: int | None = None) -> Iterator[Found]:
-    """What `read_places` finds, in its order, by as many processes as there is work and processors for (or as many as are named).
+    """Yield the results of `read_places` in order, read by several processes (default: by work and processors).
 
     Raises OSError if a process dies.
     """
@@ -67,7 +67,7 @@ def reader(batches: Sequence[Sequence[Place]], selection: Selection) -> Iterator
 
 
 def main() -> None:
-    """The process: batches and selection from stdin, what was found to stdout."""
+    """Read batches and selection from stdin, and write the results to stdout."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group, and is the caller's to answer
     batches, selection = pickle.load(sys.stdin.buffer)  # of our own caller
     with contextlib.suppress(BrokenPipeError):

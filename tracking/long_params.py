@@ -1,4 +1,4 @@
-"""Params that are longer than MLflow keeps: cut there, and whole in the artifact params/<name>.txt that every run of Lethe has of them."""
+"""Params beyond MLflow's limit: cut in the store, and whole in the artifact params/<name>.txt."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Read = Callable[[StoredRun, str], str | None]  # the text of a run's artifact, N
 
 
 def with_whole_params(run: StoredRun, read: Read) -> tuple[StoredRun, list[str]]:
-    """The run with its long params whole, and the names of those that may be cut and are not at hand whole.
+    """Return the run with whole long params, and the names of params that may be cut.
 
-    A param of exactly LONGEST_PARAM characters may have been cut there; an artifact that goes on where it ends is its whole text.
+    A param of exactly LONGEST_PARAM characters may be cut; an artifact that begins with it is its whole text.
     """
     suspects = [name for name, value in run.params.items() if len(value) == LONGEST_PARAM]
     if not suspects:
@@ -28,7 +28,7 @@ def with_whole_params(run: StoredRun, read: Read) -> tuple[StoredRun, list[str]]
 
 
 def local_artifact(root: Path | None) -> Read:
-    """Reads artifacts from this machine's disk: below `root`, if that is given, else where the run says that they are."""
+    """Return a reader of artifacts on this machine: below `root`, else at the run's artifact URI."""
 
     def read(run: StoredRun, name: str) -> str | None:
         folder = artifact_folder(run.artifact_uri, root)

@@ -1,4 +1,4 @@
-"""What to install for a database, where Python lacks its driver."""
+"""The error for a database whose Python driver is not installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKAGES = {
 
 
 def missing_driver_error(uri: str, error: ImportError) -> ValueError:
-    """The error of a URI whose driver is not installed."""
+    """Return the error for a URI whose driver is not installed."""
     module = error.name or "the driver"
     package = PACKAGES.get(module, module)
     return ValueError(f"expected the driver of {without_password(uri)} to be installed, got {error}. Install it: pip install '{package}'")

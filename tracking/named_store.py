@@ -1,4 +1,4 @@
-"""What can be said of a store's and an experiment's name alone, before anything is opened."""
+"""Checks of a store's and an experiment's name, before anything is opened."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST_NAME = 256  # of an experiment, in characters: what MLflow's tables hold
 
 
 def check_name(experiment: str) -> None:
-    """ValueError for the name of an experiment that a store can't keep."""
+    """Raise ValueError for an experiment's name that a store can't hold."""
     if not experiment.strip():
         raise ValueError(f"--experiment: expected a name, got {experiment!r}. Write one, or leave out the flag")
     if len(experiment) > LONGEST_NAME:
@@ -30,7 +30,7 @@ def check_name(experiment: str) -> None:
 
 
 def check_sqlite(uri: str) -> None:
-    """ValueError for a sqlite URI without a file, and for MLflow's workspaces, which a server has."""
+    """Raise ValueError for a sqlite URI without a file, and for MLflow's workspaces, which need a server."""
     sqlite_file(uri)
     if os.environ.get(WORKSPACES, "").lower() in TRUE:
         raise ValueError(
@@ -39,7 +39,7 @@ def check_sqlite(uri: str) -> None:
 
 
 def check_folder(uri: str) -> None:
-    """ValueError for a folder, which is an old file store that MLflow refuses, unless it is told not to."""
+    """Raise ValueError for an old file store, unless MLflow is set to allow it."""
     if os.environ.get(ALLOWED, "").lower() in TRUE:
         return
     if folder_path(uri).is_file():
@@ -53,7 +53,7 @@ def check_folder(uri: str) -> None:
 
 
 def check_driver(uri: str) -> None:
-    """ValueError if SQLAlchemy can't make an engine of a database's URI. Connects to nothing."""
+    """Raise ValueError if SQLAlchemy can't make an engine of a database's URI. Does not connect."""
     from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 

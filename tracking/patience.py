@@ -1,7 +1,7 @@
-"""Waiting for a tracking store: patient with one that is busy, quick with one that is wrong.
+"""Retry calls to a tracking store that is busy; fail at once for a wrong one.
 
-Every call that reads or writes a store goes through `patiently`. MLflow's own retries are off meanwhile: they wait for four minutes where a
-server is wrong, and for seconds where a database is locked.
+Every call that reads or writes a store goes through `patiently`. It switches MLflow's own retries off, which wait four minutes for a
+wrong server and only seconds for a locked database.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tracking.shown_uri import without_password
 PATIENCE = 150.0  # seconds: a backup, a database browser or a server's restart holds a store for a minute or two
 BRIEFLY = 3.0  # for an answer that was lost
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
-NOTICE_AFTER = 5.0  # seconds of waiting, after which a person is announced what for
+NOTICE_AFTER = 5.0  # seconds of waiting before the reason is printed
 ANSWER_SECONDS, CONNECT_SECONDS = 60, 10  # of one request
 LONGEST_REASON = 200
 
-# What each thing says is one of: it is busy, which passes; it is away, which passes where it has been there before; it is wrong.
+# busy: passes. away: passes if the store has been reached before. wrong: does not pass.
 State = Literal["busy", "away", "wrong"]
 STATUSES: Mapping[int, State] = {408: "busy", 425: "busy", 429: "busy", 503: "busy", 504: "busy", 500: "away", 502: "away"}
 SQLITE_STATES: Mapping[int, State] = {sqlite3.SQLITE_BUSY: "busy", sqlite3.SQLITE_LOCKED: "busy"}
@@ -43,7 +43,7 @@ SQLSTATES: tuple[tuple[str, State], ...] = (
     ("08", "away"),
 )
 
-# A connection that can't be made has no such code: what drivers of PostgreSQL and MySQL say instead.
+# A failed connection has no such code: messages of the drivers of PostgreSQL and MySQL.
 TEXT_STATES: tuple[tuple[re.Pattern[str], State], ...] = (
     (
         re.compile(r"starting up|shutting down|recovery mode|too many (clients|connections)|connection slots|lock wait|deadlock", re.I),
@@ -63,23 +63,23 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Trouble:
-    """What an error says of the store, and why, in a line without a password."""
+    """The state of the store, and the reason in one line without a password."""
 
     state: State
     reason: str
 
 
 class StoreTrouble(Exception):
-    """The store could not be used. `refused`: it answered, and would not."""
+    """Raised if the store can't be used. `refused`: it answered with an error that waiting does not change."""
 
     def __init__(self, trouble: Trouble, waited: float = 0.0) -> None:
         after = f", for {waited:.0f} s" if waited >= NOTICE_AFTER else ""
         super().__init__(trouble.reason + after)
         self.state = trouble.state
-        self.refused = trouble.state == "wrong"  # which no waiting changes
+        self.refused = trouble.state == "wrong"
 
 
-_given_up = False  # whether the last call was waited for in vain: no other run of this process waits for the same again, see `known`
+_given_up = False  # whether the last call waited in vain: later runs of this process then do not wait, see `known`
 
 
 def patiently(
@@ -89,11 +89,11 @@ def patiently(
     patience: float | None = None,
     of: type[Exception] | tuple[type[Exception], ...] = Exception,
 ) -> Answer:
-    """The call's answer, as soon as the store gives one.
+    """Call until the store answers, and return the answer.
 
-    known: the store has been used before by this process, so that one which is away will be back.
-    patience: seconds (default: PATIENCE). of: the errors that the store is to answer for.
-    Raises StoreTrouble, from the last error, where it is wrong or patience has ended. A lack of memory passes through.
+    known: this process has used the store before, so a store that is away will come back.
+    patience: seconds (default: PATIENCE). of: the errors of the store.
+    Raises StoreTrouble, from the last error, if the store is wrong or patience has ended. MemoryError is not caught.
     """
     global _given_up
     limit = PATIENCE if patience is None else patience
@@ -123,14 +123,14 @@ def patiently(
 
 
 def _worth(state: State, known: bool) -> float:
-    """How many seconds of waiting a store is worth: where nobody has seen it, one that is away may be an address that is wrong."""
+    """Return how long to wait: briefly for a store never reached, whose address may be wrong."""
     if state == "busy" or (state == "away" and known):
         return math.inf
     return BRIEFLY if state == "away" else 0.0
 
 
 def trouble_of(error: BaseException) -> Trouble:
-    """What an error says of the store: the innermost that says something does."""
+    """Classify an error by the innermost one in its chain that has a known state."""
     found = None
     for one in chain_of(error):
         found = _of_database(one) or _of_http(one) or found
@@ -138,7 +138,7 @@ def trouble_of(error: BaseException) -> Trouble:
 
 
 def reason_of(error: BaseException) -> str:
-    """An error in a line without a password, cut where it is long."""
+    """Return an error on one line of bounded length, without a password."""
     text = " ".join(str(error).split()) or type(error).__name__
     return without_password(text)[:LONGEST_REASON]
 
@@ -156,7 +156,7 @@ def _of_database(error: BaseException) -> Trouble | None:
 
 
 def _state_of_driver(error: BaseException) -> State:
-    """By the code that sqlite or PostgreSQL gives, else by what is said."""
+    """Classify by the code of sqlite or PostgreSQL, else by the message."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is not None:
         return SQLITE_STATES.get(code & 0xFF, "wrong")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 TABLE_NAMES = "SELECT tablename FROM pg_tables WHERE schemaname = ANY (current_schemas(false))"
-SNAPSHOT = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}  # holds nobody up, here
+SNAPSHOT = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}  # blocks no writer
 
 
 def is_postgres(uri: str) -> bool:
@@ -66,7 +66,7 @@ def connected(uri: str) -> Iterator[Connection]:
 
 
 def selecting(connection: Connection) -> Select:
-    """A statement's rows, the run ids in the place of its {runs}."""
+    """Return a function for the rows of a statement, with run ids for its {runs}."""
     from sqlalchemy import bindparam, text
 
     def select(statement: str, runs: Sequence[Any]) -> Rows:
@@ -82,7 +82,7 @@ def selecting(connection: Connection) -> Select:
 
 
 def paging(connection: Connection) -> Pages:
-    """A run's history from a cursor on the server, AT_ONCE rows at a time."""
+    """Return a function for a run's history, from a server-side cursor, AT_ONCE rows at a time."""
     from sqlalchemy import text
 
     def pages(run_id: str) -> Iterator[Rows]:

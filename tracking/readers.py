@@ -17,14 +17,14 @@ from tracking.stored_run import BrokenRun, Point, StoredRun
 
 
 class Store(Protocol):
-    """What every kind of store answers."""
+    """The interface of every kind of store."""
 
     def runs(self) -> tuple[int | None, Iterator[StoredRun | BrokenRun]]:
-        """How many there are to look at, where that is known; the selected ones, and a BrokenRun for each that can't be read."""
+        """Return the number of candidates, if known; the selected runs, and a BrokenRun for each unreadable one."""
         ...
 
     def points(self, runs: Sequence[StoredRun]) -> Iterator[Point | BrokenRun]:
-        """All values of all metrics of these runs, which this store gave, sorted by run (as given), metric, step and time."""
+        """Yield all values of all metrics of runs from this store, sorted by run (as given), metric, step and time."""
         ...
 
 
@@ -33,7 +33,7 @@ def open_store(uri: str, selection: Selection, notice: Callable[[str], None]) ->
     """The store at `uri`.
 
     sqlite files, PostgreSQL and file-store folders are read directly, ten times faster than through MLflow and without importing
-    it; anything else, and tables of a schema that this reader does not know (`notice` is told), through MLflow's client.
+    it; anything else, and tables of an unknown schema (reported to `notice`), through MLflow's client.
     Raises ValueError or OSError if the store can't be opened or read.
     """
     if is_sqlite(uri):

@@ -1,4 +1,4 @@
-"""One finished run, read back whole: what it logged, and the folder of its artifacts."""
+"""Read one finished run: everything that it logged, and the folder of its artifacts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ PROGRESS_BAR = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 
 @dataclass(frozen=True)
 class Record:
-    """A run's id, name and status, its params and tags as text, its metrics at their last value, the digests of its image sets by
-    context, and where its artifacts are (those of a server were fetched)."""
+    """One run.
+
+    metrics: last values. images: digests of the image sets, by context. folder: of the artifacts (downloaded from a server).
+    """
 
     run_id: str
     name: str
@@ -34,10 +36,10 @@ class Record:
 
 
 def read_record(run_id: str, artifact_root: Path | None = None) -> Record:
-    """The run with that id in the tracking store. artifact_root: the folder that its experiment's folder is in now, if it was moved.
+    """Read the run with that id. artifact_root: the folder with the experiments' artifacts, if they were moved.
 
-    Raises ValueError for an id that is none, a run that is not there, the parent of several runs, one that did not finish, artifacts
-    that were moved or copied, and a store that can't be used.
+    Raises ValueError for a malformed id, a missing or unfinished run, the parent of several runs, artifacts that were moved or copied,
+    and a store that can't be used.
     """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -75,9 +77,9 @@ def read_record(run_id: str, artifact_root: Path | None = None) -> Record:
 
 
 def _there(run_id: str, folder: Path, store: Path | None, root: Path | None) -> Path:
-    """The folder of a run's artifacts on this machine. ValueError where it is gone, and where there is another one beside the store.
+    """Return the local folder of a run's artifacts. Raises ValueError if it is gone or ambiguous.
 
-    The store names the place where the artifacts were made. In a folder that was copied with its store, that is the original's.
+    The store names the original place of the artifacts. After a copy of folder and store, another one lies beside the store.
     """
     if not folder.is_dir():
         raise ValueError(

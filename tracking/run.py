@@ -1,7 +1,6 @@
-"""One MLflow run: begun, filled, and ended as what it was, whatever happens to its process and to its store.
+"""Write one MLflow run and end it with the right status, whatever happens to the process and the store.
 
-Through MLflow's client alone: an active run, as `mlflow.start_run` has it, would be continued from MLFLOW_RUN_ID and ended as FINISHED
-with the process.
+Uses MLflow's client alone: `mlflow.start_run` would continue the run in MLFLOW_RUN_ID, and end as FINISHED with the process.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ if TYPE_CHECKING:
 
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000
 LONGEST_NAME = 250  # of a run, in characters: what MLflow's tables hold
-ONCE = 0.0  # seconds of patience: for what has been waited for already, or with a person who wants to leave
+ONCE = 0.0  # seconds of patience: after a wait in vain, or for a user who wants to leave
 
 
 class StoreLost(ConnectionError):
-    """A run's store did not take all of it. The message says why, and where the rest is."""
+    """Raised if the store did not take the whole run. The message has the reason and the place of the rest."""
 
 
 class TrackedRun:
-    """What can be written into a run. Nothing here fails for the store's sake: what it does not take is kept, see `Unlogged`."""
+    """Writes into a run. A failing store raises nothing: entries that it does not take are kept, see `Unlogged`."""
 
     def __init__(self, run_id: str, experiment_id: str, name: str = "") -> None:
         self.run_id = run_id
@@ -57,7 +56,7 @@ class TrackedRun:
         self._file = StoreFile(database_of(tracking_uri()))
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Params, as text; one that is longer than MLflow keeps is cut there and whole in params/<name>.txt."""
+        """Log params as text; one beyond MLflow's limit is cut, and whole in params/<name>.txt."""
         texts = {name: str(value) for name, value in values.items()}
         for name, text in texts.items():
             if len(text) > LONGEST_PARAM:
@@ -65,18 +64,18 @@ class TrackedRun:
         self._write(Batch(params={name: text[:LONGEST_PARAM] for name, text in texts.items()}))
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Metrics at full precision. One that is not a number becomes a tag `undefined.<name>`, never a value."""
+        """Log metrics at full precision. NaN becomes a tag `undefined.<name>`."""
         now = self._now()
         self._write(Batch(points=[Point(name, float(value), now, step) for name, value in values.items() if not math.isnan(value)]))
         self.tags({f"undefined.{name}": "not a number" for name, value in values.items() if math.isnan(value)})
 
     def history(self, steps: Sequence[Mapping[str, float]], prefix: str) -> None:
-        """A history: one point per step, counted from 1, and name."""
+        """Log a history: one point per name and step, counted from 1."""
         self.points(dict(enumerate(steps, 1)), prefix)
 
     def points(self, steps: Mapping[int, Mapping[str, float]], prefix: str = "") -> None:
-        """Metrics by step, in one batch. At the same step, what `metrics` logs afterwards is the later point, which MLflow shows."""
-        a_moment_ago = self._now() - 1  # of two points at one step and millisecond the larger value would count
+        """Log metrics by step, in one batch. At the same step, later values of `metrics` take precedence in MLflow."""
+        a_moment_ago = self._now() - 1  # at equal step and time MLflow takes the larger value
         points = [
             Point(f"{prefix}{name}", float(value), a_moment_ago, step)
             for step, values in steps.items()
@@ -90,11 +89,11 @@ class TrackedRun:
             self._write(Batch(tags={name: str(value)[:LONGEST_TAG] for name, value in values.items()}))
 
     def note(self, markdown: str) -> None:
-        """What MLflow's page of the run shows as its description."""
+        """Set the description on MLflow's page of the run."""
         self.tags({"mlflow.note.content": markdown})
 
     def image_set(self, name: str, digest: str, dataset: str, context: str) -> None:
-        """Note a set of images as an input of the run: its name and digest, not its pixels."""
+        """Log a set of images as an input of the run, by name and digest."""
         self._write(InputSet(name, digest, dataset, context))
 
     def file(self, path: Path, folder: str = "") -> None:
@@ -106,9 +105,9 @@ class TrackedRun:
             self.file(path, folder)
 
     def end(self, status: str) -> None:
-        """Write what is left, and say how the run ended. Raises StoreLost where the store has not taken all of it by then.
+        """Write the kept entries and end the run. Raises StoreLost if the store does not take all of it.
 
-        Waits only where nothing has been waited for before, and nobody wants to leave.
+        Waits only for a FINISHED run without kept entries.
         """
         if self.unlogged is not None:
             self.unlogged.send(lambda entry: self._send(entry, ONCE))
@@ -165,7 +164,7 @@ class TrackedRun:
         return self.unlogged
 
     def _now(self) -> int:
-        """Milliseconds: the clock as it was when the run began, and the time since, which no correction of the clock turns back."""
+        """Return milliseconds: the clock at the run's begin plus the monotonic time since."""
         return self.started + int((time.monotonic() - self._started) * 1000)
 
     @cached_property
@@ -177,7 +176,7 @@ class TrackedRun:
 
 @contextmanager
 def _named(name: str) -> Iterator[tuple[Path, str]]:
-    """A place for a file that is to be the artifact of that name, and the artifact's folder."""
+    """Yield a temporary path for an artifact of that name, and the artifact's folder."""
     folder, _, file = name.rpartition("/")
     with tempfile.TemporaryDirectory() as place:
         yield Path(place) / file, folder
@@ -192,10 +191,10 @@ def tracked_run(
     tags: Mapping[str, str] | None = None,
     columns: Sequence[str] = (),
 ) -> Iterator[TrackedRun]:
-    """A run that ends as what happened: FINISHED; KILLED on Ctrl-C or a signal; else FAILED, the error in the tag `error`.
+    """Begin a run; end it as FINISHED, KILLED (Ctrl-C, a signal) or FAILED (with the tag `error`).
 
-    Runs whose processes are gone are ended first. Raises ValueError where the run can't begin, StoreLost where the store is lost later.
-    A signal waits while a run is begun or ended. `nested`: a child of the run that this process began last. columns: see open_experiment.
+    First ends runs whose processes have died. Raises ValueError if the run can't begin, StoreLost if the store is lost later. Signals
+    wait while the run begins or ends. `nested`: a child of this process's latest run. columns: see open_experiment.
     """
     experiment_id = open_experiment(experiment, columns)
     if not nested:
@@ -222,7 +221,7 @@ def tracked_run(
 
 
 def _begin(run: TrackedRun, claim: Claim, tags: Mapping[str, str]) -> None:
-    """Create the run, once: an answer that was lost on its way is no reason for a second one, for the first has this claim's tag."""
+    """Create the run once: a retry after a lost answer finds the first run by this claim's tag."""
     client = run._client
     given = shown_tags({**tags, OWNER: claim.owner, "mlflow.runName": run.name})
     asked = False
@@ -244,7 +243,7 @@ def _begin(run: TrackedRun, claim: Claim, tags: Mapping[str, str]) -> None:
 
 
 def _end(run: TrackedRun, claim: Claim, status: str) -> None:
-    """End a run that was begun; what is wrong with the store is an error only where there is no other."""
+    """End a run. A lost store raises only if there is no other error; else it is printed."""
     lost: StoreLost | None = None
     if run.run_id:
         try:
@@ -260,7 +259,7 @@ def _end(run: TrackedRun, claim: Claim, status: str) -> None:
 
 
 def shown_tags(own: Mapping[str, str]) -> dict[str, str]:
-    """A run's first tags, and those that MLflow adds (user, source, git): a clone's address may hold a token."""
+    """Return the first tags with those of MLflow (user, source, git), without passwords in addresses."""
     from mlflow.tracking.context.registry import resolve_tags
 
     return {name: without_password(str(value)) for name, value in resolve_tags(dict(own)).items()}
@@ -271,7 +270,7 @@ _begun: list[TrackedRun] = []  # the runs of this process that were begun and no
 
 @cache
 def _end_with_the_process() -> None:
-    """A signal between two lines may leave a run that was begun."""
+    """End open runs at exit: a signal between two lines may leave one."""
     atexit.register(_end_as_killed, os.getpid())
 
 

@@ -1,4 +1,4 @@
-"""MLflow's search language, evaluated on runs that were read without it: `metrics.avg_gap < 1 AND params.unlearn = 'MIMU'`."""
+"""Evaluate MLflow's search language on runs: `metrics.avg_gap < 1 AND params.unlearn = 'MIMU'`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ EXAMPLE = "Write e.g. --filter \"metrics.avg_gap < 1 AND params.unlearn = 'MIMU'
 
 @dataclass(frozen=True)
 class Clause:
-    """One comparison: kind (metric, param, tag, attribute), key, comparator (upper case), the value it is compared with."""
+    """One comparison: kind (metric, param, tag, attribute), key, comparator (upper case) and value."""
 
     kind: str
     key: str
@@ -54,7 +54,7 @@ class Clause:
     value: float | str | tuple[str, ...] | None
 
     def holds(self, run: StoredRun) -> bool:
-        """Whether the run has the key and it compares so. As in MLflow, != is false too for a run without it."""
+        """Return whether the run fulfils the comparison. As in MLflow, != is false for a run without the key."""
         found = self.of(run)
         if self.comparator in NULLS:
             return (found is None) == (self.comparator == "IS NULL")
@@ -116,7 +116,7 @@ def clause_of(found: re.Match[str]) -> Clause:
 
 
 def check_status(value: float | str | tuple[str, ...] | None, comparator: str) -> None:
-    """ValueError for a status that no run can have: nothing would be found, or everything, without a word."""
+    """Raise ValueError for an unknown status."""
     if comparator in ("LIKE", "ILIKE"):
         pattern = like(str(value), ignore_case=comparator == "ILIKE")
         if not any(map(pattern.fullmatch, STATUSES)):
@@ -151,10 +151,9 @@ def value_of(text: str, comparator: str, numeric: bool, after: str) -> float | s
 
 
 def like(pattern: str, *, ignore_case: bool) -> re.Pattern[str]:
-    """SQL's LIKE: % is any text, _ any sign.
+    """Return the pattern of SQL's LIKE: % is any text, _ any character.
 
-    Each part between two % is taken where it is found first, and never looked for again: another place would not help the parts after it,
-    and to try them all takes for ever.
+    Atomic groups match each part between two % at its first place: backtracking never helps, and would take exponential time.
     """
     parts = ["".join("." if sign == "_" else re.escape(sign) for sign in part) for part in pattern.split("%")]
     flags = re.DOTALL | (re.IGNORECASE if ignore_case else 0)
@@ -165,9 +164,9 @@ def like(pattern: str, *, ignore_case: bool) -> re.Pattern[str]:
 
 
 def for_mlflow(clauses: tuple[Clause, ...]) -> str:
-    """The comparisons that a server answers as they are answered here, in its language: fewer runs come over the wire.
+    """Return the comparisons that a server evaluates in the same way, so that it sends fewer runs.
 
-    Not those of metrics (its databases hold 0 for NaN and the largest float for infinity), nor lists of params and tags, which it has not.
+    Leaves out metrics (MLflow's databases store 0 for NaN and the largest float for infinity), and lists, which it does not support.
     """
     return " AND ".join(
         f"{clause.kind}.`{clause.key}` {clause.comparator} {quoted(str(clause.value))}"

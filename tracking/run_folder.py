@@ -35,7 +35,7 @@ Found = tuple[str, StoredRun | BrokenRun]  # the folder, and what it holds
 
 
 def read_places(places: Iterable[Place], selection: Selection) -> Iterator[Found]:
-    """The runs in these folders, but for those that are deleted or not asked for. No link leads out of their store."""
+    """Yield the active, selected runs in these folders. Refuses links out of the store."""
     for folder, experiment in places:
         try:
             root = folder.rsplit("/", 2)[0]
@@ -80,10 +80,10 @@ def stored_run(folder: str, root: str, meta: Meta, experiment: str, tag_names: S
 def contents_below(
     folder: str, root: str, prefix: str = "", only: Collection[str] | None = None, *, most: int = TEXT
 ) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of every file, or of these names; a slash in a param's or a metric's name is a folder here.
+    """Yield (name, content) of every file, or of the files `only`; a slash in a name is a subfolder.
 
-    No folder means no values: git, for one, does not keep empty folders. Hidden files and those of systems are no values. By as few
-    system calls as can be, none of which walks the whole path: a run is dozens of tiny files. Raises OSError that names the path, and
+    A missing folder has no values (git does not keep empty folders). Skips hidden and system files. Uses few system calls, relative to
+    the open folder, as a run is dozens of tiny files. Raises OSError that names the path, and
     ValueError for what is no regular file, has more than `most` bytes, or lies outside of the store at `root`.
     """
     check_link(folder, root)
@@ -112,7 +112,7 @@ def contents_below(
 
 
 def read_bytes(path: str, root: str, name: str | None = None, directory: int | None = None, most: int = TEXT) -> bytes:
-    """A file's content. Where its folder is open as `directory`, `name` is what it is called there."""
+    """Return a file's content. `name`: relative to the open folder `directory`, if given."""
     file = open_without_leaving(path, root, name or path, directory)
     try:
         content = os.read(file, CHUNK)
@@ -126,7 +126,7 @@ def read_bytes(path: str, root: str, name: str | None = None, directory: int | N
 
 
 def open_without_leaving(path: str, root: str, name: str, directory: int | None) -> int:
-    """An open file; a link is followed where it stays in the store at `root`."""
+    """Open a file; follow a link only inside the store at `root`."""
     try:
         return os.open(name, NO_LINK, dir_fd=directory)
     except OSError as error:
@@ -137,7 +137,7 @@ def open_without_leaving(path: str, root: str, name: str, directory: int | None)
 
 
 def check_link(folder: str, root: str) -> None:
-    """ValueError for a folder that is a link which leads out of the store at `root`."""
+    """Raise ValueError for a folder that is a link out of the store at `root`."""
     if os.path.islink(folder):  # noqa: PTH114
         check_inside(Path(folder), Path(root))
 
@@ -154,7 +154,7 @@ def read_texts(folder: str, root: str, only: Collection[str] | None = None) -> d
 
 
 def read_meta(folder: Path | str, root: Path | str) -> Meta:
-    """The mapping in a folder's meta.yaml. Raises OSError or ValueError if there is none."""
+    """Return the mapping in a folder's meta.yaml. Raises OSError or ValueError if there is none."""
     path = f"{folder}/meta.yaml"
     content = read_bytes(path, str(root))
     meta: object = plain_mapping(content) or any_yaml(content, path)
@@ -164,9 +164,9 @@ def read_meta(folder: Path | str, root: Path | str) -> Meta:
 
 
 def plain_mapping(content: bytes) -> Meta | None:
-    """A mapping of which every line is as MLflow writes it, without a YAML parser, which is most of the time a run takes.
+    """Parse a mapping in MLflow's own format without a YAML parser, which would take most of the time.
 
-    None for everything else: only what can't be read in another way is read here.
+    None for everything else: accepts only lines that YAML reads in the same way.
     """
     meta: Meta = {}
     for line in content.splitlines(keepends=True):
@@ -204,7 +204,7 @@ def latest_value(content: bytes, path: str) -> float:
 
 
 def metric_blocks(content: bytes) -> Iterator[bytes]:
-    """The content of a metric's file in pieces of whole lines; one of nothing where there is none."""
+    """Yield a metric's file in blocks of whole lines; one empty block for an empty file."""
     start = 0
     while len(content) - start > BLOCK:
         end = content.find(b"\n", start + BLOCK) + 1 or len(content)

@@ -1,4 +1,4 @@
-"""Which runs of a store are asked for."""
+"""The selection of runs of a store."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tracking.stored_run import PARENT_TAG, RUN_NAME_TAG, WARNING_TAG, StoredRun
 
 @dataclass(frozen=True)
 class Selection:
-    """Runs of these experiments (all, if none is named) that began at `since` (ms since 1970) or later and meet every clause.
+    """Runs of these experiments (default: all) that began at `since` (ms since 1970) or later and fulfil every clause.
 
-    `tags`: what to read of each run's tags, beside those that the clauses and the columns need.
+    `tags`: names of tags to read, besides those of the clauses and the columns.
     """
 
     experiments: tuple[str, ...] = ()
@@ -33,14 +33,14 @@ class Selection:
         return not self.experiments or name in self.experiments
 
     def takes_time(self, start_time: object) -> bool:
-        """A run without a time did not begin since any; one with a time that can't be is for the reader to report."""
+        """Return whether the start time is selected. Accepts a malformed time, which the reader reports."""
         return self.since is None or (start_time is not None and (not isinstance(start_time, int) or start_time >= self.since))
 
     def takes(self, run: StoredRun) -> bool:
         return all(clause.holds(run) for clause in self.clauses)
 
     def check(self, experiments: Iterable[str]) -> None:
-        """ValueError where an experiment that is asked for is not among those of the store."""
+        """Raise ValueError for a selected experiment that the store does not have."""
         known = set(experiments)
         for name in self.experiments:
             if name not in known:
@@ -51,7 +51,7 @@ EVERY_RUN = Selection()
 
 
 def since_time(text: str) -> int:
-    """ms since 1970 of `2026-05-01`, `2026-05-01T12:30` or `2026-05-01T12:30:00+02:00`; UTC where nothing else is said.
+    """Parse `2026-05-01`, `2026-05-01T12:30` or `2026-05-01T12:30:00+02:00` (default: UTC) to ms since 1970.
 
     Raises ValueError for anything else.
     """

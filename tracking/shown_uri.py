@@ -1,4 +1,4 @@
-"""The address of a store as it may be shown, and whatever text may hold one."""
+"""Hide passwords in the addresses of stores, and in text that may contain them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONGEST_REASON = 600  # characters of what a server or a driver says: some send 
 
 
 def without_password(text: str) -> str:
-    """A text in whose addresses *** stands for user, password and token."""
+    """Return a text with *** for user, password and token in its addresses."""
     text = WHO.sub(lambda found: f"{found[1] or found[2]}***@", text)
     text = SECRET.sub(r"\1***", text)
     text = IN_JSON.sub(r"\1***", text)
@@ -29,6 +29,6 @@ def without_password(text: str) -> str:
 
 
 def one_line(error: object) -> str:
-    """What an error says, on one line and without a password."""
+    """Return an error's message on one line, without a password."""
     line = " ".join(without_password(str(error)).split())
     return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} ..."

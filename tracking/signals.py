@@ -1,4 +1,4 @@
-"""Signals that wait for what must not be left half done."""
+"""Delay signals during operations that must not be interrupted."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ WAITING = (signal.SIGINT, *ENDING, *((signal.SIGALRM,) if hasattr(signal, "SIGAL
 
 @contextmanager
 def signals_wait() -> Iterator[None]:
-    """Signals that end a process do what they do when this is left.
+    """Delay signals that end a process until the context exits.
 
-    A person's second one does it at once: what hangs can be broken off. The others come more than once by themselves: SIGXCPU each second,
-    SIGHUP from the kernel and from the shell. Only where they have handlers in Python, and in the main thread, which is the one that runs
-    them.
+    A second SIGINT or SIGTERM takes effect at once, to break off a hanging call; other signals repeat by themselves (SIGXCPU each second,
+    SIGHUP from kernel and shell). Affects only signals with Python handlers, in the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

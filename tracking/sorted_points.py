@@ -1,4 +1,4 @@
-"""The values that metrics had, in order: in memory, or where they are too many for that, in a temporary file."""
+"""Sort the values of metrics, in memory or, if there are too many, in a temporary file."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ DOUBLE = struct.Struct("<d")
 
 
 class SortedPoints:
-    """What is added, sorted by run (as given), metric, step, time and value, while the context is open.
+    """Points sorted by run (as given), metric, step, time and value, while the context is open.
 
-    Of any number of values AT_ONCE are in memory; beyond, sqlite sorts them in a file without a name, where it keeps temporary ones
-    (SQLITE_TMPDIR, else /var/tmp). Raises OSError where that has no room.
+    Holds at most AT_ONCE values in memory; sqlite sorts more in an unnamed temporary file (in SQLITE_TMPDIR, else /var/tmp). Raises
+    OSError if there is no room.
     """
 
     def __init__(self, runs: Sequence[str]) -> None:

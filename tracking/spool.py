@@ -1,4 +1,4 @@
-"""Runs on their way from a store to a file: on disk, so that a hundred thousand of them do not have to fit into memory."""
+"""A temporary file of runs between a store and the output, so that they need not fit into memory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ values_of = attrgetter(*(field.name for field in fields(StoredRun)))
 
 
 class Spool:
-    """A nameless file with a line for each run; iterating gives them by start time.
+    """An unnamed file with a line per run; iterates by start time.
 
-    `params`, `metrics`: all names that occur; `warned`: how many runs have a warning.
+    `params`, `metrics`: all names; `warned`: the number of runs with a warning.
     """
 
     def __init__(self, folder: Path) -> None:

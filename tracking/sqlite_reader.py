@@ -1,4 +1,4 @@
-"""MLflow's sqlite store, read-only: no mlflow, no ORM, no lock that a running job would feel."""
+"""Read MLflow's sqlite store without mlflow, an ORM, or locks that block a running job."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGE = """
     SELECT rowid, run_uuid, key, step, timestamp, value, is_nan FROM metrics
     WHERE run_uuid IN {runs} AND rowid > {after} ORDER BY rowid LIMIT {at_once}
 """
-AT_ONCE_SECONDS = 1  # sqlite's own waiting hears no Ctrl-C
+AT_ONCE_SECONDS = 1  # Ctrl-C does not interrupt sqlite's own waiting
 
 
 def schema_version(uri: str) -> str:
@@ -98,7 +98,7 @@ def pages(path: Path, run_id: str) -> Iterator[Rows]:
 
 
 def way_out_of(error: sqlite3.Error) -> str:
-    """What helps where a database can't be read."""
+    """Return advice for an unreadable database."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
         return "Check that you may read it, and its folder"
@@ -106,7 +106,7 @@ def way_out_of(error: sqlite3.Error) -> str:
 
 
 def left_unfinished(path: Path, error: sqlite3.Error) -> bool:
-    """Whether reading needs a writer first: to roll back the journal, or to go through the write-ahead log, of one that was killed.
+    """Return whether a writer must first roll back the journal, or replay the log, of a killed process.
 
     SQLITE_READONLY and its extended codes (ROLLBACK, RECOVERY, CANTINIT, ...), for nothing is written here; SQLITE_CANTOPEN where the log
     is there and its index is not.

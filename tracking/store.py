@@ -1,4 +1,4 @@
-"""Where runs go, checked before anything expensive begins: the store, the experiment, the place of its artifacts."""
+"""Check and open the store, the experiment and the place of its artifacts, before anything expensive."""
 
 from __future__ import annotations
 
@@ -42,8 +42,10 @@ REDIRECTS = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", 
 
 
 def check_store(experiment: str | None = None) -> None:
-    """ValueError if runs can't be tracked: an experiment's name that can't be kept, a store that is none, a server that does not answer,
-    a driver that is not installed, an old file store, which MLflow refuses."""
+    """Raise ValueError if runs can't be tracked.
+
+    Causes: an invalid name of an experiment, an invalid store, a server that does not answer, a missing driver, an old file store.
+    """
     if experiment is not None:
         check_name(experiment)
     uri = tracking_uri()
@@ -68,13 +70,12 @@ def _check_server(uri: str) -> None:
 
 
 def open_experiment(name: str, columns: Sequence[str] = ()) -> str:
-    """The id of an experiment, made if it is new, in a store that is made if it is new. Raises ValueError if neither can be.
+    """Return the id of an experiment; create store and experiment if they are new. Raises ValueError on failure.
 
-    columns: the metrics that MLflow's list of the runs shows first, of a new experiment.
+    columns: metrics that MLflow's list of runs shows first, in a new experiment.
 
-    The first use of a sqlite file creates its tables, which several processes must not do at once: it happens under a lock, and
-    elsewhere, so that a process that is killed over it leaves no half of a store. What a lock does not keep out, another machine or
-    another user, loses: the store and the experiment that were there first count.
+    Creates a sqlite file under a lock and a temporary name, so that processes do not collide and a killed one leaves no half of a store.
+    Against another machine or user, whom the lock does not stop, the first store and experiment win.
     """
     check_name(name)
     uri = tracking_uri()
@@ -96,7 +97,7 @@ def open_experiment(name: str, columns: Sequence[str] = ()) -> str:
 
 
 def way_out(trouble: StoreTrouble) -> str:
-    """What a person can do about it."""
+    """Return advice for the user."""
     if ON_DISK.search(str(trouble)):
         return "Make room on the disk, or raise the limit of a file's size (ulimit -f)"
     if trouble.refused:
@@ -130,7 +131,7 @@ def _experiment(uri: str, file: Path | None, name: str, columns: Sequence[str]) 
 
 
 def _give_to_mlflow(uri: str) -> None:
-    """From now on MLflow's calls in this process go to this store, and a new run is a run of its own, whatever the environment names."""
+    """Point MLflow in this process to this store, and ignore a run named in the environment."""
     import mlflow
 
     named = os.environ.get(VARIABLE)
@@ -146,7 +147,7 @@ def _give_to_mlflow(uri: str) -> None:
 
 
 def _check_file(file: Path) -> None:
-    """OSError for a file that is something else, before a lock is left beside it. A folder that is new is made, as MLflow does."""
+    """Raise OSError for a file that is no sqlite database. Creates its folder, as MLflow does."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if not file.exists():
         return
@@ -158,7 +159,7 @@ def _check_file(file: Path) -> None:
 
 
 def _lock_of(file: Path | None, uri: str) -> Path:
-    """Beside a sqlite file, so that it is one for all machines; each user's own, as others can't open it."""
+    """Return the lock file: beside a sqlite file, so that all machines share it; one per user."""
     if file is not None:
         return file.with_name(f".{file.name}.{_user()}.lock")
     key = hashlib.sha256(uri.encode()).hexdigest()[:16]

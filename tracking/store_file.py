@@ -1,4 +1,4 @@
-"""The file of a local sqlite store: made whole or not at all, and the same from the beginning of a run to its end."""
+"""The file of a sqlite store: created whole or not at all, and unchanged from a run's begin to its end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Identity = tuple[int, int] | None  # None: there is no file
 
 
 class StoreFile:
-    """The file as it is now; None: a store of another kind. One that is deleted or replaced later would lose what is written."""
+    """Detects that the file is deleted or replaced, which would lose later writes. None: another kind of store."""
 
     def __init__(self, file: Path | None) -> None:
         self.file = file
@@ -38,7 +38,7 @@ def _identity_of(file: Path | None) -> Identity:
 
 
 def connect_anew(file: Path) -> None:
-    """Have MLflow give up its connections to a file that is another by now: they would go on writing into the one that is gone."""
+    """Close MLflow's connections to a replaced file: they would write into the deleted one."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     now = _identity_of(file)
@@ -53,9 +53,9 @@ _used: dict[Path, Identity] = {}  # the files that this process has used
 
 
 def clean_beside(file: Path) -> None:
-    """Remove what processes left that were killed while they made the store.
+    """Remove files of processes that were killed while they created the store.
 
-    What has this process's own name is of a container that was killed, and had the same.
+    A file with this process's own name is from a killed container with the same process id.
     """
     for other in file.parent.glob(f"{glob.escape(file.name)}.*{PARTIAL}*"):
         partial = other.with_name(other.name.partition(PARTIAL)[0] + PARTIAL)

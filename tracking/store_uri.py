@@ -1,4 +1,4 @@
-"""Which store: one answer for those who write runs, for those who read them, and for MLflow."""
+"""Choose the tracking store: one rule for writers, readers and MLflow."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Choice(NamedTuple):
 
 
 def chosen_store(given: str | None = None) -> Choice | None:
-    """The store that is named, else the one in this folder; None where there is none. A database counts before an old file store.
+    """Return the named store, else the one in this folder (a database before an old file store), else None.
 
     Raises ValueError for an empty name.
     """
@@ -61,14 +61,14 @@ def shown_uri() -> str:
 
 
 def other_store() -> str:
-    """What a person can do where the store that runs are written to can't be used."""
+    """Return advice for a store that can't be used."""
     if os.environ.get(VARIABLE, "").strip():
         return f"Correct or unset {VARIABLE}"
     return f"Move ./{DATABASE} away to begin a new one, or name another store in {VARIABLE}"
 
 
 def ui_command() -> str:
-    """What shows the runs in a browser: a server's address, or the command that serves the store.
+    """Return the server's address, or the command that shows the runs in a browser.
 
     `mlflow ui` alone looks for ./mlruns first, then for ./mlflow.db, and not at MLFLOW_TRACKING_URI.
     """

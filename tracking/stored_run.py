@@ -1,4 +1,4 @@
-"""What a reader of a tracking store yields: a run, or the reason why there is none."""
+"""The runs that a reader of a tracking store yields, and reasons for unreadable ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a store did not take: kept in a folder, so that no number and no model of a run is lost with its store."""
+"""Keep entries that a store did not take in a folder, so that nothing is lost with the store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLDER = Path("eval/unlogged")
 
 
 class Unlogged:
-    """The entries of one run that are on disk alone: `entries.json`, and below `artifacts` the files under their own names."""
+    """Entries of one run that are only on disk: `entries.json`, and below `artifacts` the files under their own names."""
 
     def __init__(self, run_id: str, name: str) -> None:
         self.folder = (FOLDER / run_id).absolute()  # of a process that may change its own
@@ -36,7 +36,7 @@ class Unlogged:
         self._write()
 
     def send(self, write: Callable[[Entry], None]) -> None:
-        """Write the entries once more. Those that are refused stay, and all that are left once the store is away."""
+        """Write the entries again. Refused entries stay, and all remaining ones if the store is away."""
         waiting, self.entries, self.trouble = self.entries, [], None
         for entry in waiting:
             try:
