@@ -1,5 +1,6 @@
 """A store that is lost while a run goes on: the run goes on, what the store did not take is kept, and the next run ends it."""
 
+import errno
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -109,6 +110,21 @@ def test_a_store_that_is_back_at_the_end_has_all_of_it(lock, tmp_path):
     assert (logged.info.status, logged.data.metrics) == ("FINISHED", {"score": 2.0})
     assert [one.path for one in MlflowClient().list_artifacts(run.run_id)] == ["model.bin"]
     assert not Path("eval/unlogged", run.run_id).exists()
+
+
+def test_a_full_disk_that_the_store_shares_ends_the_run_in_one_line(lock, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StoreLost, match=r"but not all of it \(No space left on device\)"), tracked_run("lost", "full") as run:
+        lock.take()
+        monkeypatch.setattr("shutil.copy", full)
+        monkeypatch.setattr(Path, "write_text", full)
+        run.metrics({"score": 2.0})
+        file = Path("model.bin")
+        file.write_bytes(b"weights")
+        run.file(file)
+    assert status(run.run_id) == "RUNNING"
 
 
 def test_what_is_refused_alone_is_kept_alone(refusing):

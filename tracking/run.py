@@ -136,7 +136,11 @@ class TrackedRun:
 
     def _what_is_lost(self, trouble: StoreTrouble | None, left: StoreTrouble | None) -> str:
         run = f"run {self.run_id}"
-        kept = f"What {run} could not log is in {self.unlogged.folder}" if left and self.unlogged else f"All that {run} logs is there"
+        kept = f"All that {run} logs is there"
+        if left and self.unlogged:
+            kept = f"What {run} could not log is in {self.unlogged.folder}"
+            if self.unlogged.disk_error is not None:
+                kept += f", but not all of it ({self.unlogged.disk_error.strerror})"
         says = ". It says RUNNING until the next run on this machine begins, which ends it" if trouble else ""
         numbers = f"; the numbers are in {self.raw}" if self.raw else ""
         return f"the tracking store {shown_uri()} was lost ({trouble or left}). {kept}{numbers}{says}"

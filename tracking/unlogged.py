@@ -24,14 +24,20 @@ class Unlogged:
         self.about = {"run_id": run_id, "run_name": name}
         self.entries: list[Entry] = []
         self.trouble: StoreTrouble | None = None
+        self.disk_error: OSError | None = None  # why not all entries are in the folder
 
     def keep(self, entry: Entry) -> None:
-        """Raises OSError where the disk does not take it either."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if isinstance(entry, Artifact):
-            place = self.folder / "artifacts" / entry.folder
-            place.mkdir(parents=True, exist_ok=True)
-            entry = replace(entry, path=Path(shutil.copy(entry.path, place)))
+        """Keep an entry in the folder. If the disk is full, keep it in memory; an artifact's file is lost then."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if isinstance(entry, Artifact):
+                place = self.folder / "artifacts" / entry.folder
+                place.mkdir(parents=True, exist_ok=True)
+                entry = replace(entry, path=Path(shutil.copy(entry.path, place)))
+        except OSError as error:
+            self.disk_error = error
+            if isinstance(entry, Artifact):
+                return
         self.entries.append(entry)
         self._write()
 
@@ -55,8 +61,11 @@ class Unlogged:
     def _write(self) -> None:
         listed = [{"kind": type(entry).__name__, **_as_json(entry)} for entry in self.entries]
         text = json.dumps({**self.about, "entries": listed}, indent=1)
-        with replaced(self.folder / "entries.json") as partial:
-            partial.write_text(text, encoding="utf-8")
+        try:
+            with replaced(self.folder / "entries.json") as partial:
+                partial.write_text(text, encoding="utf-8")
+        except OSError as error:  # the run has to end all the same
+            self.disk_error = error
 
 
 def _as_json(entry: Entry) -> dict[str, Any]:
