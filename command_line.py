@@ -367,13 +367,6 @@ def named_on(argv: Sequence[str] | None, flags: Iterable[str]) -> set[str]:
     return {flag for flag, value in given.items() if value is not None}
 
 
-def asks_for(argv: Sequence[str] | None, flag: str) -> bool:
-    """Whether the command line has --flag, one without a value that decides alone: no other flag is looked at."""
-    parser = OneLineParser("", add_help=False)
-    parser.add_argument(f"--{flag}", action="store_true")
-    return bool(vars(parser.parse_known_args(argv)[0])[flag])
-
-
 def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None, entry: Entry[Any] | None = None) -> argparse.Namespace:
     """The flags' values. An unknown flag is a ValueError with the nearest match and the flags that the entry has."""
     from registry import did_you_mean

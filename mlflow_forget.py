@@ -31,7 +31,7 @@ MAKE_IT = "Make it: "  # before the command that makes what is missing
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, build the configs, run them, print what came out and where it is. With --list, print the registries instead."""
-    if command_line.asks_for(argv, "list"):
+    if command_line.named_on(argv, ["list"]):
         print(methods(), metrics(), sep="\n\n")
         return 0
     options, method, architecture = options_of(argv)

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
+import command_line
+import run_flags
 from flag_words import Flags, words_of
 from run_flags import OF_THE_JOB
+
+if TYPE_CHECKING:
+    from run_settings import PipelineConfig
 
 SHOWS = ("list", "help", "h")  # flags that show something, and run nothing
 REQUEST = ("class_to_replace", "num_indexes_to_replace", "forget_indexes")
@@ -78,6 +84,19 @@ def models_of(run: Run) -> Iterable[Model]:
         yield Model(IDEAL, retained, oracle, oracle=True)
 
 
+def one_config(words: Sequence[str], place: Literal["grid", "line"]) -> PipelineConfig:
+    """The config of one run. ValueError for a flag that shows something, for a file of flags, and for several runs."""
+    shows = next((name for name in SHOWS if {f"-{name}", f"--{name}"} & set(words)), None)
+    if shows is not None:
+        raise ValueError(f"--{shows} shows what there is, and runs nothing. Leave it out")
+    if command_line.first_pass(words, {"config": None})["config"] is not None:
+        raise ValueError(f"--config: expected the flags themselves, got a file of them. Write them into the {place}")
+    configs = run_flags.configs_from(*run_flags.options_of(words))
+    if len(configs) > 1:
+        raise ValueError("expected one run, got several values of one flag. Give one value for each flag of a run")
+    return configs[0]
+
+
 def oracle_seeds(run: Run) -> list[int]:
     """The seeds of the oracles that the run's method asks for, when its settings are resolved: here, beside images of no account.
 
@@ -86,7 +105,6 @@ def oracle_seeds(run: Run) -> list[int]:
     import torch
     from torch import nn
 
-    import run_flags
     from unlearn import METHODS, ForgetData, Oracles, resolved
 
     method = METHODS[run.flags["unlearn"][-1]]

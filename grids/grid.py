@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from bounded_yaml import DEEPEST
 from flag_words import Flags, text_of, words_of
-from grids.base_lines import SHOWS, Run, oracle_seeds
+from grids.base_lines import Run, one_config, oracle_seeds
 from grids.located import Located, Place, blamed, control_character, read_python, read_yaml
 from run_flags import plain_flags
 
@@ -279,17 +279,7 @@ def check_run(grid: Located, run: Combination, at_hand: AtHand | None, *, parse:
 
 def config_of(run: Combination) -> PipelineConfig:
     """The run's config. Raises for what is no flag or value of one run."""
-    import run_flags
-
-    shows = next((name for name in SHOWS if name in run.values), None)
-    if shows is not None:
-        raise ValueError(f"--{shows} shows what there is, and runs nothing. Leave it out")
-    if "config" in run.values:
-        raise ValueError("--config: expected the flags themselves, got a file of them. Write them into the grid")
-    configs = run_flags.configs_from(*run_flags.options_of(run.run.words))
-    if len(configs) > 1:
-        raise ValueError("expected one value for each flag of a run. Put them side by side, not in a list")
-    return configs[0]
+    return one_config(run.run.words, "grid")
 
 
 class AtHand:

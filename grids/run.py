@@ -165,19 +165,13 @@ def lines_of(options: argparse.Namespace) -> list[Run]:
 def run_of(line: str, where: str) -> Run:
     """The run of a line. ValueError for a line of anything else, or that mlflow_forget.py would refuse."""
     import run_flags
-    from grids.base_lines import JOB, SHOWS, Run
+    from grids.base_lines import JOB, Run, one_config
 
     try:
         script, own = script_of(shlex.split(line))
         if script != JOB:
             raise ValueError(f"expected 'python -u {JOB} --unlearn ...' and nothing before it, got {line!r}. Correct the line")
-        shows = next((name for name in SHOWS if {f"-{name}", f"--{name}"} & set(own)), None)
-        if shows is not None:
-            raise ValueError(f"--{shows} shows what there is, and runs nothing. Leave it out")
-        if command_line.first_pass(own, {"config": None})["config"] is not None:
-            raise ValueError("--config: expected the flags themselves, got a file of them. Write them into the line")
-        if len(run_flags.configs_from(*run_flags.options_of(own))) > 1:
-            raise ValueError("expected one run a line, got several values of one flag. Write a line for each")
+        one_config(own, "line")
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"{where}: {error}") from error
     return Run(tuple(own), run_flags.flags_given(own))

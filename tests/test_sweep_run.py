@@ -389,7 +389,7 @@ def test_a_filter_takes_lines_with_all_its_words(lines):
         ("--params other.txt", "other.txt, line 2: expected 'python -u mlflow_forget.py --unlearn ...' and nothing before it, got 'echo'"),
         ("--params wrong.txt", "wrong.txt, line 1: unknown method 'SSDD'"),
         ("--params config.txt", "config.txt, line 1: --config: expected the flags themselves"),
-        ("--params two.txt", "two.txt, line 1: expected one run a line"),
+        ("--params two.txt", "two.txt, line 1: expected one run, got several values of one flag"),
         ("--params open.txt", "open.txt, line 1: No closing quotation"),
         (
             "--params before.txt",
