@@ -225,7 +225,7 @@ def test_python_may_count(folder):
         ("ideal: skip\nmethods: {retrain: }\n", 1, "needs the ideal model, got skip"),
         ("ideal: skip\ndataset: MNIST\nmethods: {retrain: }\n", 1, "needs the ideal model, got skip"),
         ("methods:\n  random_mask: {kappa: [1, 8193]}\n", 2, "--kappa: expected a count"),
-        ("methods:\n  random_mask: {kappa: [[1, 2]]}\n", 2, "expected one value for each flag of a run"),
+        ("methods:\n  random_mask: {kappa: [[1, 2]]}\n", 2, "expected one run, got several values of one flag"),
         ("methods: {SSD: }\n{a: 1}: 2\n", 2, "expected a word as key, got a list or a mapping"),
         ("config: run.yml\nmethods:\n  SSD:\n", 1, "Write them into the grid"),
         ("help: true\nmethods:\n  SSD:\n", 1, "--help shows what there is, and runs nothing"),
