@@ -100,12 +100,16 @@ def check_size(path: Path | str, size: int, most: int) -> None:
 
 def check_inside(path: Path, folder: Path) -> None:
     """Raise ValueError for a path out of a folder, by links or "..", unless LETHE_FOLLOW_LINKS is 1."""
-    place = Path(os.path.realpath(path))
-    if not place.is_relative_to(os.path.realpath(folder)) and os.environ.get(FOLLOW_LINKS) != "1":
+    if leads_out(path, folder) and os.environ.get(FOLLOW_LINKS) != "1":
         raise ValueError(
-            f"{path}: expected a path inside {folder}, got one that leads to {place}. Copy it there; "
+            f"{path}: expected a path inside {folder}, got one that leads to {os.path.realpath(path)}. Copy it there; "
             f"or, if you trust the links, set {FOLLOW_LINKS}=1"
         )
+
+
+def leads_out(path: Path, folder: Path) -> bool:
+    """Return whether a path leads out of a folder, by links or ".."."""
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def check_depth(path: Path | str, depth: int) -> None:

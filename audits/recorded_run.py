@@ -6,7 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from foreign_files import LIST, check_inside, read_foreign
+from foreign_files import LIST, leads_out, read_foreign
 from run_artifacts import CODE
 from tracking.record import Record
 from tracking.run import LONGEST_PARAM
@@ -53,7 +53,8 @@ class RecordedRun:
             raise FileNotFoundError(
                 f"run {self.record.run_id}: expected its artifact {name}, and there is none in {self.record.folder}. Bring it back"
             )
-        check_inside(path, self.record.folder)
+        if leads_out(path, self.record.folder):  # whatever LETHE_FOLLOW_LINKS is: what is verified is the run's own
+            raise ValueError(f"{path}: expected an artifact inside the run's folder, got a link to {path.resolve()}. Copy the file there")
         self.artifacts_seen.add(name)
         return path
 
