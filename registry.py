@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
+import importlib
 import importlib.util
 import inspect
 import math
+import pkgutil
 import re
 import sys
 import types
@@ -226,6 +228,12 @@ class Entry(Generic[Facts]):
     def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Every hyperparameter with its value: the given one, checked, else the default. See `settings_of`."""
         return settings_of(self.name, self.function, given)
+
+
+def import_modules(package: str, path: Iterable[str]) -> None:
+    """Import every module of a package, which registers what is in it: a new file needs no entry in a list."""
+    for module in pkgutil.iter_modules(path):
+        importlib.import_module(f"{package}.{module.name}")
 
 
 class Registry(Generic[Facts]):

@@ -7,22 +7,10 @@ One forward pass per model and image set gives ModelOutputs, which every metric 
 trains a copy of it on the forget set. `chosen` resolves "all", "default" and names to metrics.
 """
 
-from evaluation import (
-    classification,
-    entropies,
-    forgetting_quality,
-    gap,
-    internal_knowledge,
-    klom,
-    loss_threshold,
-    membership,
-    prediction_distance,
-    probe,
-    relearning,
-    seconds,
-    ulira,
-    weights,
-)
+from registry import import_modules
+
+import_modules(__name__, __path__)  # first, so that metrics stand in the order of their files
+
 from evaluation.choice import ALL, DEFAULT, chosen, names_in
 from evaluation.evaluate import evaluate
 from evaluation.impl import METRICS, NO_COMMANDS, OF_MANY, UNDECIDED, VERSION, MetricFacts, is_undecided, needs_of, register
@@ -53,29 +41,15 @@ __all__ = [
     "Times",
     "anamnesis_index",
     "chosen",
-    "classification",
-    "entropies",
     "evaluate",
-    "forgetting_quality",
-    "gap",
-    "internal_knowledge",
     "is_undecided",
-    "klom",
     "last_linear_layer",
-    "loss_threshold",
-    "membership",
     "names_in",
     "needs_of",
     "noise_floor",
     "outputs_of",
     "penultimate_features",
-    "prediction_distance",
-    "probe",
     "probe_score",
     "register",
     "relearn_steps",
-    "relearning",
-    "seconds",
-    "ulira",
-    "weights",
 ]

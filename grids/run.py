@@ -109,6 +109,11 @@ def check(options: argparse.Namespace) -> None:
     from grids.local_crew import threads_asked
 
     threads_asked()
+    _check_places(options)
+    _check_workers(options)
+
+
+def _check_places(options: argparse.Namespace) -> None:
     failures, logs = failures_of(options), Path(options.logs)
     if failures.is_dir():
         raise ValueError(f"--failed: expected a file, and {failures} is a folder. Choose another")
@@ -121,6 +126,9 @@ def check(options: argparse.Namespace) -> None:
             raise ValueError(f"--failed: {failures} is the file of --params, which it would overwrite. Choose another")
         if options.filter:
             raise ValueError(f"--filter: {failures} would lose the lines that are left out. Give another file with --failed")
+
+
+def _check_workers(options: argparse.Namespace) -> None:
     for flag, number in (("workers", options.workers), ("jobs_per_gpu", options.jobs_per_gpu)):
         if number is not None and number < 1:
             raise ValueError(f"--{flag}: expected an integer >= 1, got {number}. Correct the number")

@@ -3,15 +3,12 @@
 Importing the package imports every file in it, so that a new method is there as soon as its file is.
 """
 
-import importlib
-import pkgutil
-
+from registry import import_modules
 from unlearn.amount import Amount, count_of
 from unlearn.impl import METHODS, ForgetData, Refused, Unlearned, check_model, copy_of, masked_layer, register, resolved, unlearn
 from unlearn.oracles import Oracles
 
-for _file in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"unlearn.{_file.name}")
+import_modules(__name__, __path__)
 
 __all__ = [
     "METHODS",

@@ -54,14 +54,24 @@ def side_by_side(
                 futures = [pool.submit(in_one_thread, part) for part in parts]
                 for future in futures:
                     future.add_done_callback(ended)
-                for _ in progress(range(steps * len(parts)), label):
-                    if not ticks.get() or stopped.is_set():
-                        break
-                for error in [future.exception() for future in futures]:
-                    if error is not None and not isinstance(error, Stopped):
-                        raise error
-                return [result for future in futures for result in future.result()]
+                _show(progress(range(steps * len(parts)), label), ticks)
+                return _results(futures)
             finally:
                 stopped.set()
     finally:
         torch.set_num_threads(threads)
+
+
+def _show(steps: Iterable[int], ticks: SimpleQueue[bool]) -> None:
+    """Advance a progress bar with each tick; stop at False."""
+    for _ in steps:
+        if not ticks.get():
+            return
+
+
+def _results(parts: Sequence[Future[list[Result]]]) -> list[Result]:
+    """Return the results of all parts, or raise the error that stopped the others."""
+    for error in [part.exception() for part in parts]:
+        if error is not None and not isinstance(error, Stopped):
+            raise error
+    return [result for part in parts for result in part.result()]
