@@ -36,7 +36,9 @@ class RunWarning:
 
     @classmethod
     def of_json(cls, found: Mapping[str, Any]) -> RunWarning:
-        """Raises KeyError, TypeError or ValueError for what is no warning."""
+        """Raises KeyError or ValueError for what is no warning."""
+        if not isinstance(found, Mapping):
+            raise ValueError("expected warnings with a kind, got text alone, as of a run before 0.2")
         if found["kind"] not in get_args(Kind):
             raise ValueError(f"expected a kind of warning, got {found['kind']!r}")
         return cls(found["kind"], str(found["text"]))
