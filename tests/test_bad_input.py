@@ -291,7 +291,7 @@ def test_a_damaged_checkpoint(damage, refused, initial):
     refused(
         JOB,
         re.escape("results/digits/1mlp_ep2.safetensors")
-        + r": .*(Delete it and make it again|can be deleted, and is made again|Name the checkpoint's file)",
+        + r": .*(Delete it and make it again|delete one that Lethe made, and it is made again|Name the checkpoint's file)",
     )
 
 

@@ -30,6 +30,13 @@ def alone(folder):
     return RawDataset(images(60, 1), images(20, 1), ("a",))
 
 def broken(model, data):
+    """Finite weights, infinite logits."""
+    student = copy_of(model)
+    for value in student.parameters():
+        value.data.fill_(1e30)
+    return student
+
+def not_finite(model, data):
     student = copy_of(model)
     next(student.parameters()).data.fill_(float("nan"))
     return student
@@ -103,6 +110,13 @@ def test_nan_logits_end_the_run(capsys):
     assert err.splitlines()[-1].startswith(
         "error: the unlearned model: expected logits with a finite maximum, got NaN or infinity for 128 of 128 images. "
     )
+
+
+def test_weights_that_are_not_finite_end_the_run(capsys):
+    code, _, err = job(capsys, "--unlearn mine.py:not_finite --metrics forget_score")
+
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: not_finite diverged: weights that are not finite. ")
 
 
 def test_a_model_that_gives_probabilities_is_warned_of(capsys):

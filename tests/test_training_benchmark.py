@@ -35,7 +35,7 @@ def test_the_steps_of_each_model_and_the_loading_are_a_row(tmp_path, capsys):
     assert benchmark.main([*QUICK, "--archs", "mlp", "resnet9", "--json", str(file)]) == 0
     shown, numbers = capsys.readouterr().out, json.loads(file.read_text())
     assert [row["model"] for row in numbers["steps"]] == ["mlp", "resnet9"]
-    assert numbers["steps"][0]["way"] == "float32 contiguous"
+    assert numbers["steps"][0]["precision"] == "float32 contiguous"
     assert all(float(row["fit ms"]) > 0 and float(row["bare cpu ms"]) > 0 for row in numbers["steps"])
     assert numbers["load"][0]["CIFAR10"] == "120 images"
     assert numbers["goal"] == [] and "goal: not measured, there is no GPU here" in shown
