@@ -1,5 +1,6 @@
 """What can't be measured, as a person would have it: a line that says what was expected, and the rest of the numbers."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -103,13 +104,12 @@ def test_a_test_set_of_the_forgotten_class_alone_is_a_reason():
     assert reasons["test_retain_score"] == "expected at least 1 image, got 0. Evaluate on a set that is not empty."
 
 
-def test_nan_logits_end_the_run(capsys):
+def test_logits_that_are_not_finite_end_the_run(capsys):
     code, _, err = job(capsys, "--unlearn mine.py:broken --metrics forget_score")
 
     assert code == 1
-    assert err.splitlines()[-1].startswith(
-        "error: the unlearned model: expected logits with a finite maximum, got NaN or infinity for 128 of 128 images. "
-    )
+    said = r"error: the unlearned model: expected logits with a finite maximum, got NaN or infinity for \d+ of 128 images\. "
+    assert re.match(said, err.splitlines()[-1])
 
 
 def test_weights_that_are_not_finite_end_the_run(capsys):
