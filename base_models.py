@@ -405,9 +405,9 @@ class BaseModels:
             )
 
     def settled_recipe(self) -> Recipe:
-        """The recipe; what it leaves to be measured is as the initial model, else the ideal one, was trained, where it is there.
+        """Return the recipe with each `auto` as the initial model, else the ideal model, was trained, if there is one.
 
-        Models that are compared are then computed in one precision, whatever the clock says.
+        Models that are compared are then computed in the same precision.
         """
         if "auto" not in (self.recipe.precision, self.recipe.memory_format, self.recipe.compile):
             return self.recipe

@@ -78,7 +78,7 @@ class Result:
 
 
 class Pipeline:
-    """Checks its config when it is made, and does nothing that lasts before `run`.
+    """Validates the config; writes nothing until `run`.
 
     Raises ValueError or FileNotFoundError, before anything is trained, for everything that a person may have got wrong:
     names, flags, amounts, the forget request, the layer, checkpoints, folders, a tracking server that does not answer.

@@ -139,6 +139,11 @@ class Hyperparameter:
             raise self._refused(text) from None
         return self.check(value, text)
 
+    def setting(self, given: Mapping[str, Any]) -> Any:
+        """The given value, checked, else the default, which the function's author answers for."""
+        value = given.get(self.name, self.default)
+        return value if value is self.default or value == self.default else self.check(value)
+
     def check(self, value: Any, text: str | None = None) -> Any:
         """`value` as the annotation has it (an int where a float is meant becomes one), or ValueError."""
         try:
@@ -157,12 +162,16 @@ class Hyperparameter:
         limit = self.range.limit(number)
         end = f" and at most {limit:g}" if self.range.most is None and number > limit else ""
         expects = self.expects.removesuffix(" or none")
-        return ValueError(f"--{self.name}: expected {expects}{end}, got {value!r}. Give e.g. {self._example}")
+        example = self._example
+        way_out = "" if example is None else f". Give e.g. {example}"
+        return ValueError(f"--{self.name}: expected {expects}{end}, got {value!r}{way_out}")
 
     @property
-    def _example(self) -> str:
-        default = self.search.middle if self.search is not None and self.default is None else self.default
-        return ",".join(map(str, default)) if isinstance(default, tuple) else f"{default}"
+    def _example(self) -> str | None:
+        """A value that is taken: the default, else the middle of a search; None if neither is known."""
+        if self.required or self.default is None:
+            return None if self.search is None else str(self.search.middle)
+        return ",".join(map(str, self.default)) if isinstance(self.default, tuple) else str(self.default)
 
 
 @dataclass(frozen=True)
@@ -250,6 +259,7 @@ class Registry(Generic[Facts]):
         self._entries: dict[str, Entry[Facts]] = {}
         self._names: dict[str, str] = {}
         self._families: dict[str, tuple[str, Callable[[str], Entry[Facts]]]] = {}
+        self._of_files: dict[Function, Entry[Facts]] = {}  # by a user's unregistered function: one entry, however often it is named
 
     def register(self, name: str, *aliases: str, **facts: Any) -> Callable[[Decorated], Decorated]:
         """Decorator: remember a function under `name` and `aliases`, with the facts this kind declares; returns it `checked`."""
@@ -330,7 +340,10 @@ class Registry(Generic[Facts]):
                 f"{spec}: expected a {self.kind}, a function of ({', '.join(self._takes)}, *, flags), got one of "
                 f"{inspect.signature(function)}. Name another function, or put a * before its flags"
             )
-        return Entry(function.__name__, checked(function.__name__, function), (), self._facts())
+        if function not in self._of_files:
+            name = function.__name__
+            self._of_files[function] = Entry(name, checked(name, function), (), self._facts())
+        return self._of_files[function]
 
 
 def function_from_file(spec: str) -> Function:
@@ -405,7 +418,7 @@ def settings_of(name: str, function: Function, given: Mapping[str, Any]) -> dict
     missing = [flag for flag, parameter in known.items() if parameter.required and flag not in given]
     if missing:
         raise ValueError(f"{name} needs --{' and --'.join(missing)}. Give a value for each")
-    return {flag: p.check(given[flag]) if flag in given else p.default for flag, p in known.items()}
+    return {flag: parameter.setting(given) for flag, parameter in known.items()}
 
 
 def hyperparameters_of(function: Function) -> dict[str, Hyperparameter]:

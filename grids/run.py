@@ -207,8 +207,11 @@ def chosen(runs: list[Run], words: Sequence[str]) -> list[Run]:
 
 def _spelled(run: Run) -> set[str]:
     """The values of a run, alone and as flag=value."""
-    values = [(name, value.casefold()) for name, words in run.flags.items() for value in words]
-    return {value for _, value in values} | {f"{name}={value}" for name, value in values}
+    values = [(name, value) for name, words in run.flags.items() for value in words]
+    # --checkpoint is another word for --mask, and lines are known by either.
+    values += [("checkpoint", value) for name, value in values if name == "mask"]
+    spelled = {value for _, value in values} | {f"{name}={value}" for name, value in values}
+    return {one.casefold() for one in spelled}
 
 
 def queue_of(runs: Sequence[Run]) -> list[Job]:

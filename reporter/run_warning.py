@@ -38,7 +38,7 @@ class RunWarning:
     def of_json(cls, found: Mapping[str, Any]) -> RunWarning:
         """Raises KeyError or ValueError for what is no warning."""
         if not isinstance(found, Mapping):
-            raise ValueError("expected warnings with a kind, got text alone, as of a run before 0.2")
+            raise ValueError("expected warnings with a kind, got text alone, as in an earlier format")
         if found["kind"] not in get_args(Kind):
             raise ValueError(f"expected a kind of warning, got {found['kind']!r}")
         return cls(found["kind"], str(found["text"]))

@@ -71,4 +71,4 @@ def _sample(key: Key, x: float, y: float) -> str:
 
 def _light(svg: str) -> str:
     """The page's variables as colours: many programs that show SVG know no variables."""
-    return re.sub(r"var\(--(\w+)\)", lambda match: LIGHT[match[1]], svg)
+    return re.sub(r"var\(--(\w+)\)", lambda match: LIGHT.get(match[1], match[0]), svg)

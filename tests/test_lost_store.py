@@ -127,6 +127,24 @@ def test_a_full_disk_that_the_store_shares_ends_the_run_in_one_line(lock, monkey
     assert status(run.run_id) == "RUNNING"
 
 
+def test_a_file_that_nothing_had_room_for_fails_the_run_though_the_store_is_back(lock, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    said = r"no room for weights\.bin.*but not all of it \(No space left on device\): lost are weights\.bin"
+    with pytest.raises(StoreLost, match=said), tracked_run("lost", "room") as run:
+        lock.take()
+        run.metrics({"score": 2.0})
+        with monkeypatch.context() as patch:
+            patch.setattr("shutil.copy", full)
+            file = Path("weights.bin")
+            file.write_bytes(b"weights")
+            run.file(file)
+        lock.give_back()
+    logged = MlflowClient().get_run(run.run_id)
+    assert (logged.info.status, logged.data.metrics) == ("FAILED", {"score": 2.0})
+
+
 def test_what_is_refused_alone_is_kept_alone(refusing):
     with pytest.raises(StoreLost, match="files are not for you"), tracked_run("lost", "refused") as run:
         run.text("a page", "report.html")

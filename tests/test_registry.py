@@ -628,3 +628,35 @@ def test_what_was_run_of_a_file_is_its_code_whatever_it_says_by_now(user_file):
     file.unlink()
     assert again.identity == identity
     assert file in changed_files()
+
+
+def test_a_default_is_the_authors_own_and_is_not_held_to_the_range():
+    registry = Registry("thing", Facts)
+
+    @registry.register("unbounded")
+    def unbounded(*, norm: float = math.inf) -> float:
+        return norm
+
+    assert unbounded(norm=math.inf) == unbounded() == math.inf
+    with pytest.raises(ValueError, match="--norm: expected a finite number, got nan"):
+        unbounded(norm=math.nan)
+
+
+def test_a_refusal_gives_no_example_where_none_is_known():
+    registry = Registry("thing", Facts)
+
+    @registry.register("needy")
+    def needy(*, size: Annotated[int, Range(1)], seed: Annotated[int, Range(0)] | None = None) -> int:
+        return size
+
+    with pytest.raises(ValueError, match="--size: expected an integer >= 1, got 0$"):
+        needy(size=0)
+    with pytest.raises(ValueError, match="--seed: expected an integer >= 0, got -1$"):
+        needy(size=1, seed=-1)
+
+
+def test_an_unregistered_function_of_a_file_is_one_entry(tmp_path):
+    (tmp_path / "own.py").write_text("def own(*, size: int = 1):\n    return size\n")
+    registry = Registry("thing", Facts)
+    name = f"{tmp_path}/own.py:own"
+    assert registry[name] is registry[name]

@@ -141,6 +141,7 @@ class TrackedRun:
             kept = f"What {run} could not log is in {self.unlogged.folder}"
             if self.unlogged.disk_error is not None:
                 kept += f", but not all of it ({self.unlogged.disk_error.strerror})"
+                kept += f": lost are {', '.join(self.unlogged.lost)}" if self.unlogged.lost else ""
         says = ". It says RUNNING until the next run on this machine begins, which ends it" if trouble else ""
         numbers = f"; the numbers are in {self.raw}" if self.raw else ""
         return f"the tracking store {shown_uri()} was lost ({trouble or left}). {kept}{numbers}{says}"

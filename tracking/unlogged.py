@@ -11,7 +11,7 @@ from typing import Any
 
 from temporary_files import replaced
 from tracking.entries import Artifact, Batch, Entry
-from tracking.patience import StoreTrouble
+from tracking.patience import StoreTrouble, Trouble
 
 FOLDER = Path("eval/unlogged")
 
@@ -25,21 +25,28 @@ class Unlogged:
         self.entries: list[Entry] = []
         self.trouble: StoreTrouble | None = None
         self.disk_error: OSError | None = None  # why not all entries are in the folder
+        self.lost: list[str] = []  # artifacts that neither the store nor the disk took
 
     def keep(self, entry: Entry) -> None:
         """Keep an entry in the folder. If the disk is full, keep it in memory; an artifact's file is lost then."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if isinstance(entry, Artifact):
-                place = self.folder / "artifacts" / entry.folder
-                place.mkdir(parents=True, exist_ok=True)
-                entry = replace(entry, path=Path(shutil.copy(entry.path, place)))
+                entry = replace(entry, path=self._copied(entry))
         except OSError as error:
             self.disk_error = error
             if isinstance(entry, Artifact):
+                self.lost.append(entry.path.name)
                 return
         self.entries.append(entry)
         self._write()
+
+    def _copied(self, entry: Artifact) -> Path:
+        place = self.folder / "artifacts" / entry.folder
+        place.mkdir(parents=True, exist_ok=True)
+        with replaced(place / entry.path.name) as partial:
+            shutil.copy(entry.path, partial)
+        return place / entry.path.name
 
     def send(self, write: Callable[[Entry], None]) -> None:
         """Write the entries again. Refused entries stay, and all remaining ones if the store is away."""
@@ -53,6 +60,8 @@ class Unlogged:
             except StoreTrouble as trouble:
                 self.trouble = trouble
                 self.entries.append(entry)
+        if self.lost and self.trouble is None:  # the store is back, and the files are not
+            self.trouble = StoreTrouble(Trouble("wrong", f"no room for {', '.join(self.lost)}"))
         if self.entries:
             self._write()
         else:

@@ -227,7 +227,9 @@ def unlearn(method: str, model: nn.Module, data: ForgetData, **settings: Any) ->
 
 
 def _is_finite(model: nn.Module) -> bool:
-    return all(bool(value.isfinite().all()) for value in model.state_dict().values())
+    """Whether all weights are; a module's extra state, which need not be a tensor, is not looked at."""
+    values = [value for value in model.state_dict().values() if isinstance(value, Tensor)]
+    return all(bool(value.isfinite().all()) for value in values)
 
 
 def _check_has_float64(device: torch.device) -> None:

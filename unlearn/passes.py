@@ -100,7 +100,7 @@ def _times(sign: int, loss: Loss) -> Loss:
 
 def check_finite(student: nn.Module, losses: dict[str, float], what: str, rate: str = "unlearn_lr") -> None:
     """FloatingPointError for losses or weights that are not finite; `rate` is the name of the learning rate's flag."""
-    floats = [value for value in student.state_dict().values() if value.is_floating_point()]
+    floats = [value for value in student.state_dict().values() if isinstance(value, Tensor) and value.is_floating_point()]
     if not all(map(math.isfinite, losses.values())) or not torch.stack([value.isfinite().all() for value in floats]).all():
         shown = [f"{name} {value:g}" for name, value in losses.items()]
         found = ", or ".join(([", ".join(shown)] if shown else []) + ["weights that are not finite"])
