@@ -37,6 +37,7 @@ from training.storage import (
     write_bytes,
     write_tensors,
 )
+from vision_data.impl import DATASETS
 
 METADATA, METADATA_DIGEST = "lethe", "lethe_sha256"
 CHECKED = ("arch", "dataset", "classes", "image_shape", "options", "training", "normalisation", "trained_on", "split_seed", "split")
@@ -258,6 +259,8 @@ def _remedy(name: str, wanted: Any, found: Any) -> str:
             "The images differ from those it was trained on: they were changed, or are those of another folder. "
             "Train again in another folder with --save_dir, restore those images"
         )
+    if name == "dataset" and str(found) not in DATASETS:  # a folder's or a file's name in results, which is no flag's value
+        return "Give the --dataset, a folder or a file, that it was trained on, or another folder with --save_dir"
     if name == "normalisation":
         return f"Ask for --normalize {found or 'data'}"
     return f"Ask for {name} {_short(found)}"
