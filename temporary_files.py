@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-# NAME.PROCESS@MACHINE.partial; older versions named no machine.
-WRITTEN_BY = re.compile(r"\.(?P<process>\d{1,10})(?:@(?P<machine>[^@/]+))?\.partial$")
+# NAME.PROCESS@MACHINE.partial. Older versions named no machine, and tables .NAME.PROCESS.tmp.
+WRITTEN_BY = re.compile(r"\.(?P<process>\d{1,10})(?:@(?P<machine>[^@/]+))?\.(?:partial|tmp)$")
 ABANDONED_SECONDS = 24 * 3600  # for another machine, whose processes can't be seen from here
 
 
@@ -39,7 +39,8 @@ def temporary_name(path: Path) -> Path:
 
 def remove_left_over(folder: Path, name: str = "*") -> None:
     """Remove the temporary files of dead processes in a folder, for a file's name or for all."""
-    for path in folder.glob(f"{name if name == '*' else glob.escape(name)}.*.partial"):
+    escaped = name if name == "*" else glob.escape(name)
+    for path in [*folder.glob(f"{escaped}.*.partial"), *folder.glob(f".{escaped}.*.tmp")]:
         if is_left_over(path):
             with contextlib.suppress(OSError):  # gone meanwhile, or another user's
                 path.unlink()

@@ -62,5 +62,6 @@ def test_a_table_cleans_its_own_name_alone(tmp_path, gone):
     """It may be written into any folder."""
     for name in ("t.csv", "other.csv"):
         (tmp_path / f"{name}.{gone}@{HERE}.partial").touch()
+    (tmp_path / f".t.csv.{gone}.tmp").touch()  # of an older version
     write_csv(tmp_path / "t.csv", {"a": "text"}, [["1"]])
     assert names_in(tmp_path) == [f"other.csv.{gone}@{HERE}.partial", "t.csv"]
