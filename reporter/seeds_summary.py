@@ -20,7 +20,7 @@ DONE = "FINISHED"
 
 # Params that say where and how a run was made, or follow from others: runs that differ in these alone are of one group. Every one is
 # named: what is in no list is a setting, for two settings that pass for one are averaged in silence, and one that passes for two is seen.
-OF_THE_JOB = {"unlearn", "seed", "mask", "save_dir", "data", "device", "ideal", "experiment", "checkpoint_epochs", "metrics", "report"}
+NO_SETTINGS = {"unlearn", "seed", "mask", "save_dir", "data", "device", "ideal", "experiment", "checkpoint_epochs", "metrics", "report"}
 IN_WORDS = {"forget_request"}  # `request`, with the classes' names
 OF_A_BASE_MODEL = ("model", "checkpoint", "digest", "header_digest", "seed", "epochs", "computed", "train_seconds")
 COUNTS = {f"{name}_count" for name in ("forget", "retain", "topk", "kappa")}  # what an amount comes to, of images or of weights
@@ -28,7 +28,7 @@ RECIPE = set(FLAGS.hyperparameters)  # `training` says what of it is unusual
 NOT_A_SETTING = (
     {"unlearned_digest"}
     | IN_WORDS
-    | OF_THE_JOB
+    | NO_SETTINGS
     | COUNTS
     | RECIPE
     | {f"{base}_{name}" for base in ("initial", "ideal") for name in OF_A_BASE_MODEL}
