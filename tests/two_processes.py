@@ -78,6 +78,12 @@ def unused(group=None):
     return fit(model, load_splits("digits", ".").train, RECIPES["mlp"], generator=generator_for(1, "train"), **own), model
 
 
+def threads_of_gloo():
+    """The number of this process's threads that gloo has started."""
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    return sum("gloo" in name for name in names)
+
+
 def main() -> int:
     torch.set_num_threads(1)
     with joined(torch.device("cpu")) as group:  # once: those who join a second time may meet what is left of the first
@@ -89,6 +95,7 @@ def main() -> int:
         content = {name: {"history": history, "digest": model_digest(model)} for name, (history, model) in found.items()}
         content["unused"]["spare"] = found["unused"][1].spare.weight.tolist()
         Path(f"rank{group.rank}.json").write_text(json.dumps(content))
+    Path(f"threads{group.rank}.json").write_text(json.dumps(threads_of_gloo()))
     return code
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import gc
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,17 +75,23 @@ def current() -> ProcessGroup:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[ProcessGroup]:
-    """Join the processes that torchrun has started, if not done yet: with nccl on a GPU, else gloo."""
+    """Join the processes that torchrun has started, if not done yet: with nccl on a GPU, else gloo.
+
+    The group's threads end with it. Threads that outlive it may abort the process when Python exits.
+    """
     if processes_started() == 1 or current().size > 1:
         yield current()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    # This module keeps the group of the moment of its import in its functions' defaults, for ever. DistributedDataParallel imports it.
+    importlib.import_module("torch.distributed.nn.functional")
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
     try:
         yield current()
     finally:
         distributed.destroy_process_group()
+        gc.collect()  # a wrapped model in a reference cycle, as an error's traceback makes, holds the group too
 
 
 def own_device(name: str) -> str:
