@@ -5,8 +5,8 @@
     python array_param_file.py run --grid grid.yml --workers 2       # runs them; `run --help` has its flags
     python array_param_file.py --grid grid.yml --slurm && bash sweep.sbatch
 
-base_params.txt trains every initial and ideal model, and the oracles that methods ask for, once; params.txt unlearns. Each line runs as it
-stands. A grid is YAML, or a Python file with the same as a dict GRID:
+base_params.txt trains every initial and ideal model, and the oracles that methods ask for, once; params.txt
+unlearns. Each line runs as it stands. A grid is YAML, or a Python file with the same as a dict GRID:
 
     dataset: digits                       # a value or a list of values for each of the shared flags
     class_to_replace: [0, 1, [3, 5]]      # a list in the list is one value of several words
@@ -45,8 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(words[1:])
     summary, _, details = (__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip("\n"))
-    parser.add_argument("--grid", metavar="FILE", help="a YAML or Python grid (default: the small grid inside)")
-    parser.add_argument("--base_params", default="base_params.txt", metavar="FILE", help="default: %(default)s")
+    parser.add_argument(
+        "--grid", metavar="FILE", help="a YAML or Python grid (default: the small grid inside)"
+    )
+    parser.add_argument(
+        "--base_params", default="base_params.txt", metavar="FILE", help="default: %(default)s"
+    )
     parser.add_argument("--params", default="params.txt", metavar="FILE", help="default: %(default)s")
     add_slurm_flags(parser)
     options = command_line.parsed(parser, words)
@@ -60,7 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{len(base)} base models -> {options.base_params}, {len(jobs)} runs -> {options.params}")
     if script is None:
         grid = "" if options.grid is None else f" --grid {shlex.quote(options.grid)}"
-        print(f"run them:  python array_param_file.py run{grid}      or:  sh -e {options.base_params} && sh {options.params}")
+        print(
+            f"run them:  python array_param_file.py run{grid}      or:  sh -e {options.base_params} && sh "
+            f"{options.params}"
+        )
         return 0
     write_lines(Path(options.slurm), script.splitlines())
     print(f"submit them:  bash {options.slurm}")
@@ -69,11 +76,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def add_slurm_flags(parser: command_line.OneLineParser) -> None:
     group = parser.add_argument_group("SLURM")
-    group.add_argument("--slurm", nargs="?", const="sweep.sbatch", metavar="FILE", help="write job arrays too (without a name: %(const)s)")
-    group.add_argument("--slurm_concurrency", type=int, default=8, metavar="N", help="tasks of an array at once (default: %(default)s)")
-    group.add_argument("--slurm_gpus", type=int, default=0, metavar="N", help="GPUs of each task (default: %(default)s)")
-    group.add_argument("--slurm_cpus", type=int, default=1, metavar="N", help="cores of each task (default: %(default)s)")
-    group.add_argument("--slurm_logs", default="sweep_logs", metavar="FOLDER", help="what the tasks print (default: ./%(default)s)")
+    group.add_argument(
+        "--slurm",
+        nargs="?",
+        const="sweep.sbatch",
+        metavar="FILE",
+        help="write job arrays too (without a name: %(const)s)",
+    )
+    group.add_argument(
+        "--slurm_concurrency",
+        type=int,
+        default=8,
+        metavar="N",
+        help="tasks of an array at once (default: %(default)s)",
+    )
+    group.add_argument(
+        "--slurm_gpus", type=int, default=0, metavar="N", help="GPUs of each task (default: %(default)s)"
+    )
+    group.add_argument(
+        "--slurm_cpus", type=int, default=1, metavar="N", help="cores of each task (default: %(default)s)"
+    )
+    group.add_argument(
+        "--slurm_logs",
+        default="sweep_logs",
+        metavar="FOLDER",
+        help="what the tasks print (default: ./%(default)s)",
+    )
 
 
 def slurm_script(options: Any, bases: int, runs: int) -> str:
@@ -95,13 +123,17 @@ def slurm_script(options: Any, bases: int, runs: int) -> str:
 
 
 def commands(grid: str | None) -> tuple[list[str], list[str]]:
-    """The commands that train the base models of a grid's file, each once, and those that unlearn. Raises as `grid.jobs_of`."""
+    """The commands that train the base models of a grid's file, each once, and those that unlearn. Raises as
+    `grid.jobs_of`.
+    """
     from grids.base_lines import JOB, PYTHON, base_models_of
     from grids.grid import jobs_in
 
     jobs = jobs_in(grid)
     base = base_models_of(jobs).commands
-    return [shlex.join([*PYTHON, *words]) for words in base], [shlex.join([*PYTHON, JOB, *run.words]) for run in jobs]
+    return [shlex.join([*PYTHON, *words]) for words in base], [
+        shlex.join([*PYTHON, JOB, *run.words]) for run in jobs
+    ]
 
 
 if __name__ == "__main__":

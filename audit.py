@@ -5,8 +5,8 @@
     python -u audit.py evaluate --initial FILE --unlearned FILE --forget_indexes FILE      two models that were made elsewhere
     python -u audit.py verify RUN_ID                recompute every number of a run from its artifacts
 
-Models are trained many at once and kept for the next audit. Each audit is one MLflow run. audit.py COMMAND --help lists the flags of
-the command; add --unlearn NAME for the method's flags.
+Models are trained many at once and kept for the next audit. Each audit is one MLflow run. audit.py COMMAND
+--help lists the flags of the command; add --unlearn NAME for the method's flags.
 """
 
 from __future__ import annotations
@@ -49,13 +49,20 @@ def klom(argv: Sequence[str]) -> int:
     """
     parser, method, architecture = _parser(argv, klom)
     group = parser.add_argument_group("the audit")
-    group.add_argument("--models", type=int, default=100, metavar="N", help="models a side (default: %(default)s)")
+    group.add_argument(
+        "--models", type=int, default=100, metavar="N", help="models a side (default: %(default)s)"
+    )
     from_file = "the oracles' margins, made elsewhere: a row per model; a column per forget, retain and validation image (see README)"
     group.add_argument("--oracle_margins", metavar="FILE.npy", help=from_file)
     of_each = "metrics of one model, by name, measured of each of these, as mia_confidence; the means are logged (default: none)"
     group.add_argument("--metrics", type=command_line.words, default=(), metavar="NAME,...", help=of_each)
     direction = "KL(unlearned || oracles), or as in data-unlearning-bench KL(oracles || unlearned) (default: %(default)s)"
-    group.add_argument("--klom_direction", choices=("unlearned_oracle", "oracle_unlearned"), default="unlearned_oracle", help=direction)
+    group.add_argument(
+        "--klom_direction",
+        choices=("unlearned_oracle", "oracle_unlearned"),
+        default="unlearned_oracle",
+        help=direction,
+    )
     options = _parsed(parser, argv, method)
 
     from audits.klom import KlomAudit, KlomConfig
@@ -73,7 +80,8 @@ def klom(argv: Sequence[str]) -> int:
 def ulira(argv: Sequence[str]) -> int:
     """U-LiRA audit: attack each forget image, unlearned or never seen, with shadow models.
 
-    Shadow models are trained on random halves of the training set; each unlearns its part of the forget images.
+    Shadow models are trained on random halves of the training set; each unlearns its part of the forget
+    images.
     """
     parser, method, architecture = _parser(argv, ulira)
     group = parser.add_argument_group("the audit")
@@ -85,7 +93,9 @@ def ulira(argv: Sequence[str]) -> int:
 
     from audits.ulira import UliraAudit, UliraConfig
 
-    config = UliraConfig(**_common(options, method, architecture), shadows=options.shadows, out=options.ulira_out)
+    config = UliraConfig(
+        **_common(options, method, architecture), shadows=options.shadows, out=options.ulira_out
+    )
     audit = UliraAudit(config, progress=command_line.progress_bar, notice=print)
     print(f"to forget: {audit.job.base.forgotten}")
     print(report(audit.run()))
@@ -95,8 +105,9 @@ def ulira(argv: Sequence[str]) -> int:
 def evaluate(argv: Sequence[str]) -> int:
     """Evaluate two models made elsewhere, before and after unlearning.
 
-    FILE is a safetensors file, or a pickle of a state dict (.pt, .pth, .pth.tar), of the architecture that --arch names. The forget
-    request is Lethe's: --forget_indexes with the positions in the published training part, or a class.
+    FILE is a safetensors file, or a pickle of a state dict (.pt, .pth, .pth.tar), of the architecture that
+    --arch names. The forget request is Lethe's: --forget_indexes with the positions in the published training
+    part, or a class.
     """
     architecture = command_line.architecture_named(argv)
     summary, _, details = (evaluate.__doc__ or "").partition("\n")
@@ -104,9 +115,15 @@ def evaluate(argv: Sequence[str]) -> int:
     group = parser.add_argument_group("the models")
     group.add_argument("--initial", metavar="FILE", help="the model before unlearning, trained on everything")
     group.add_argument("--unlearned", metavar="FILE", help="the model after unlearning")
-    group.add_argument("--ideal", metavar="FILE", help="the model retrained without the forget set (default: none)")
-    trained_on = "training images of the initial model: Lethe's train split (without a tenth for validation), or all"
-    group.add_argument("--trained_on", choices=("train", "all"), default="train", help=f"{trained_on} (default: %(default)s)")
+    group.add_argument(
+        "--ideal", metavar="FILE", help="the model retrained without the forget set (default: none)"
+    )
+    trained_on = (
+        "training images of the initial model: Lethe's train split (without a tenth for validation), or all"
+    )
+    group.add_argument(
+        "--trained_on", choices=("train", "all"), default="train", help=f"{trained_on} (default: %(default)s)"
+    )
     which = "all, default, or names (default: all)"
     group.add_argument("--metrics", type=command_line.words, default=("all",), metavar="NAME,...", help=which)
     group.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: <dataset>-<arch>)")
@@ -137,8 +154,9 @@ def evaluate(argv: Sequence[str]) -> int:
 def verify(argv: Sequence[str]) -> int:
     """Recompute every number of a run from its artifacts, and list differences and unchecked parts.
 
-    Checks the digests of models, forget list and images; reads the images and evaluates the models again; recomputes the table of
-    images, the mask, the verdict and the config_hash. Does not run code that the run names. Exit code 1 if something differs.
+    Checks the digests of models, forget list and images; reads the images and evaluates the models again;
+    recomputes the table of images, the mask, the verdict and the config_hash. Does not run code that the run
+    names. Exit code 1 if something differs.
     """
     summary, _, details = (verify.__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip())
@@ -159,7 +177,12 @@ def verify(argv: Sequence[str]) -> int:
 
 
 LONGEST_LINE = 1000
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"klom": klom, "ulira": ulira, "evaluate": evaluate, "verify": verify}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "klom": klom,
+    "ulira": ulira,
+    "evaluate": evaluate,
+    "verify": verify,
+}
 
 
 def verification_report(record: Record, done: Verification) -> str:
@@ -168,7 +191,9 @@ def verification_report(record: Record, done: Verification) -> str:
 
     lines = []
     for check in done.checks:
-        lines.append(f"{'same' if check.holds else 'GONE' if check.found is None else 'DIFFERS'}: {check.what}")
+        lines.append(
+            f"{'same' if check.holds else 'GONE' if check.found is None else 'DIFFERS'}: {check.what}"
+        )
         if not check.holds and check.found is not None:
             lines.append(f"    expected {check.named}, got {check.found}")
     wrong = [number for number in done.numbers if not number.same and number.name not in done.lost]
@@ -177,14 +202,27 @@ def verification_report(record: Record, done: Verification) -> str:
         for why in dict.fromkeys(done.lost.values())
     ]
     rows = [[_one_line(number.name), repr(number.logged), repr(number.recomputed)] for number in wrong]
-    table = ["", *text_table(["number that differs", "the run has", "recomputed"], rows).splitlines()] if rows else []
+    table = (
+        ["", *text_table(["number that differs", "the run has", "recomputed"], rows).splitlines()]
+        if rows
+        else []
+    )
     gone = [f"not there any more: {one}" for one in done.gone]
-    left_out = [f"not of the kind that artifacts can give (seconds, the way there): {', '.join(done.left_out)}"] if done.left_out else []
+    left_out = (
+        [f"not of the kind that artifacts can give (seconds, the way there): {', '.join(done.left_out)}"]
+        if done.left_out
+        else []
+    )
     count = f"{sum(number.same for number in done.numbers)} of {len(done.numbers)} numbers are what the artifacts give"
     verdict = "verified" if done.holds else "NOT verified"
     where = f"artifacts in {record.folder}"
     above = [f"run: {record.name}", where, *lines, *table, "", *left_out, *gone, *lost]
-    return "\n".join([*map(_one_line, above), f"{verdict}: {count}; not checked: {'; '.join(map(_one_line, done.unchecked))}"])
+    return "\n".join(
+        [
+            *map(_one_line, above),
+            f"{verdict}: {count}; not checked: {'; '.join(map(_one_line, done.unchecked))}",
+        ]
+    )
 
 
 def _one_line(text: str) -> str:
@@ -205,13 +243,21 @@ def measured_report(result: ForeignResult) -> str:
     why = {model: reasons_of(model, measured.undefined) for model in sides}
     undecided = [name for name in why["unlearned"] if is_undecided(name, why["unlearned"])]
     names = dict.fromkeys(name for side in (measured.model, undecided, *sides.values()) for name in side)
-    rows = [[name, *(metric_cell(name, values, why[model], 4) for model, values in sides.items())] for name in names]
+    rows = [
+        [name, *(metric_cell(name, values, why[model], 4) for model, values in sides.items())]
+        for name in names
+    ]
     reasons = dict.fromkeys(measured.undefined.values())
     undefined = measured.undefined.items()
-    missing = [f"not measured ({why}): {', '.join(name for name, reason in undefined if reason == why)}" for why in reasons]
+    missing = [
+        f"not measured ({why}): {', '.join(name for name, reason in undefined if reason == why)}"
+        for why in reasons
+    ]
     warnings = [f"warning: {warning.text}" for warning in result.warnings]
     table = text_table(["metric", "initial", "unlearned", "ideal"], rows)
-    return "\n".join(["", table, "", *missing, *result.notes, *warnings, f"run in {shown_uri()}: {result.run_id}"])
+    return "\n".join(
+        ["", table, "", *missing, *result.notes, *warnings, f"run in {shown_uri()}: {result.run_id}"]
+    )
 
 
 def report(result: AuditResult) -> str:
@@ -219,13 +265,28 @@ def report(result: AuditResult) -> str:
     from reporter.text_table import number, text_table
     from tracking.store_uri import shown_uri
 
-    rows = [[name, number(value, 4), against(name, result), verdict(name, result)] for name, value in result.values.items()]
-    rows += [[name, number(value, 4), "", ""] for name, value in result.beside.items() if "_mean_" in name or "_undecided_" in name]
+    rows = [
+        [name, number(value, 4), against(name, result), verdict(name, result)]
+        for name, value in result.values.items()
+    ]
+    rows += [
+        [name, number(value, 4), "", ""]
+        for name, value in result.beside.items()
+        if "_mean_" in name or "_undecided_" in name
+    ]
     missing = [f"not measured: {name}: {reason}" for name, reason in result.undefined.items()]
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in result.stages.items())
     where = f"run in {shown_uri()}: {result.run_id}"
     return "\n".join(
-        ["", text_table(["metric", "value", "against", "in words"], rows), "", *result.notes, *missing, f"seconds: {seconds}", where]
+        [
+            "",
+            text_table(["metric", "value", "against", "in words"], rows),
+            "",
+            *result.notes,
+            *missing,
+            f"seconds: {seconds}",
+            where,
+        ]
     )
 
 
@@ -246,7 +307,9 @@ def verdict(name: str, result: AuditResult) -> str:
     return interval_message(name, result.intervals[name]) if name in result.intervals else ""
 
 
-def _parser(argv: Sequence[str], of: Callable[..., int]) -> tuple[command_line.OneLineParser, Entry[Any] | None, Entry[Any]]:
+def _parser(
+    argv: Sequence[str], of: Callable[..., int]
+) -> tuple[command_line.OneLineParser, Entry[Any] | None, Entry[Any]]:
     """Return a parser with the shared flags and those of the named method and architecture."""
     from unlearn import METHODS
 
@@ -266,14 +329,18 @@ def _parser(argv: Sequence[str], of: Callable[..., int]) -> tuple[command_line.O
     return parser, method, architecture
 
 
-def _parsed(parser: command_line.OneLineParser, argv: Sequence[str], method: Entry[Any] | None) -> argparse.Namespace:
+def _parsed(
+    parser: command_line.OneLineParser, argv: Sequence[str], method: Entry[Any] | None
+) -> argparse.Namespace:
     options = command_line.parsed(parser, argv, method)
     if method is None:
         raise ValueError("--unlearn is missing. Name a method: " + ", ".join(command_line.method_names()))
     return options
 
 
-def _common(options: argparse.Namespace, method: Entry[Any] | None, architecture: Entry[Any]) -> dict[str, Any]:
+def _common(
+    options: argparse.Namespace, method: Entry[Any] | None, architecture: Entry[Any]
+) -> dict[str, Any]:
     """Return the settings that every audit of a method has."""
     return {
         "unlearn": options.unlearn,

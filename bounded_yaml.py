@@ -41,14 +41,21 @@ class ExpandedSize:
         """Add a value that has `values` values. Raises NotYaml for too many, and for too deep ones."""
         self.values += values
         if self.values > MOST_VALUES:
-            raise NotYaml(f"expected at most {MOST_VALUES} values, aliases followed, got more. Write fewer", line)
+            raise NotYaml(
+                f"expected at most {MOST_VALUES} values, aliases followed, got more. Write fewer", line
+            )
         if len(self.open) + depth > DEEPEST:
-            raise NotYaml(f"expected at most {DEEPEST} nested lists and mappings, got more. Write fewer", line)
+            raise NotYaml(
+                f"expected at most {DEEPEST} nested lists and mappings, got more. Write fewer", line
+            )
         self._into_the_open(values, depth)
 
     def alias(self, anchor: str | None, line: int) -> None:
         if any(branch.anchor == anchor for branch in self.open):
-            raise NotYaml(f"expected values, got *{anchor} inside of &{anchor}, which has no end. Write the values", line)
+            raise NotYaml(
+                f"expected values, got *{anchor} inside of &{anchor}, which has no end. Write the values",
+                line,
+            )
         meant = self.anchors.get(anchor, Branch())  # the parser reports an unknown anchor
         self.add(meant.values, meant.depth, line)
 
@@ -93,7 +100,13 @@ def content_of(root: Any) -> Any:
         def construct_object(self, node: Any, deep: bool = False) -> Any:
             try:
                 return super().construct_object(node, deep)
-            except (ValueError, OverflowError, LookupError, AttributeError, TypeError) as error:  # 99...9, 2026-13-45, !!int x
+            except (
+                ValueError,
+                OverflowError,
+                LookupError,
+                AttributeError,
+                TypeError,
+            ) as error:  # 99...9, 2026-13-45, !!int x
                 raise ConstructorError(None, None, _of_value(node, error), node.start_mark) from error
 
     with _as_not_yaml():

@@ -1,4 +1,6 @@
-"""The flags that every script shares, flags from signatures, and what a mistake looks like: one line, exit code 2."""
+"""The flags that every script shares, flags from signatures, and what a mistake looks like: one line, exit
+code 2.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,10 @@ from tracking.signals import ENDING
 
 STARTED = time.perf_counter()
 
-# Threads that wait for microseconds before they sleep: two processes on the same cores would otherwise stop each other, and to wake one
-# takes longer than many a product. Read when torch loads; GNU's OpenMP counts turns, the others know the policy alone.
+# Threads that wait for microseconds before they sleep: two processes on the same cores would otherwise stop
+# each other, and to wake one
+# takes longer than many a product. Read when torch loads; GNU's OpenMP counts turns, the others know the
+# policy alone.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -39,9 +43,16 @@ if TYPE_CHECKING:
     from registry import Entry
     from vision_data import ForgetRequest
 
-FAILED, MISTAKE, INTERRUPTED, BY_SIGNAL = 1, 2, 130, 128  # the last one: and the signal's number, as a shell has it
+FAILED, MISTAKE, INTERRUPTED, BY_SIGNAL = (
+    1,
+    2,
+    130,
+    128,
+)  # the last one: and the signal's number, as a shell has it
 BROKEN_PIPE = BY_SIGNAL + 13  # what a shell says of a program that such a signal ends
-SHORT = {"image_channels": "channels"}  # a flag's other name, unless an architecture or a method has a flag of that name
+SHORT = {
+    "image_channels": "channels"
+}  # a flag's other name, unless an architecture or a method has a flag of that name
 ENDED_WITHIN = 10.0  # seconds in which torchrun ends the other processes where one has failed
 
 
@@ -58,7 +69,13 @@ class OneLineParser(argparse.ArgumentParser):
 
     def __init__(self, description: str, epilog: str = "", add_help: bool = True) -> None:
         shape = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, epilog=epilog, formatter_class=shape, allow_abbrev=False, add_help=add_help)
+        super().__init__(
+            description=description,
+            epilog=epilog,
+            formatter_class=shape,
+            allow_abbrev=False,
+            add_help=add_help,
+        )
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}. See --help")
@@ -74,7 +91,9 @@ def _with_underscores(argument: str) -> str:
 
 
 def _in_home(argument: str) -> str:
-    """~/x with the home folder in its place, where no shell put it: after a flag's equals sign, in a config or a grid."""
+    """~/x with the home folder in its place, where no shell put it: after a flag's equals sign, in a config
+    or a grid.
+    """
     flag, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
     return flag + equals + str(Path(value).expanduser()) if value.startswith("~") else argument
 
@@ -86,7 +105,8 @@ class Main(Protocol):
 
 
 def command(main: Main) -> Main:
-    """A script's main: a mistake becomes one line on stderr and exit code 2; divergence, and what the machine or the store could not do, 1.
+    """A script's main: a mistake becomes one line on stderr and exit code 2; divergence, and what the machine
+    or the store could not do, 1.
 
     Ctrl-C is 130, another signal 128 and its number, as a shell has it.
     """
@@ -105,7 +125,9 @@ def command(main: Main) -> Main:
         except BrokenPipeError:  # who reads what is printed, as head does, has enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return BROKEN_PIPE
-        except FloatingPointError as error:  # something diverged: no mistake in the command, and nothing a traceback would add
+        except (
+            FloatingPointError
+        ) as error:  # something diverged: no mistake in the command, and nothing a traceback would add
             _say(error)
             return FAILED
         except (ValueError, FileNotFoundError) as error:
@@ -113,12 +135,18 @@ def command(main: Main) -> Main:
             return MISTAKE
         except (RuntimeError, MemoryError, ImportError, SystemError, OSError) as error:
             line = limit_met(error) or (" ".join(str(error).split()) if isinstance(error, OSError) else None)
-            if line is None:  # nothing to do with the machine: of a method, perhaps a user's own, who wants to see where
+            if (
+                line is None
+            ):  # nothing to do with the machine: of a method, perhaps a user's own, who wants to see where
                 raise
             _say(line)
             return FAILED
         except Terminated as ended:
-            _last_word("terminated" if ended.number == signal.SIGTERM else f"ended by {signal.Signals(ended.number).name}")
+            _last_word(
+                "terminated"
+                if ended.number == signal.SIGTERM
+                else f"ended by {signal.Signals(ended.number).name}"
+            )
             return BY_SIGNAL + ended.number
         except KeyboardInterrupt:
             _last_word("interrupted")
@@ -133,7 +161,8 @@ def _last_word(text: str) -> None:
 
 
 def heed_signals() -> None:
-    """The signals that end a process raise Terminated, but for those that are ignored, as SIGHUP is after nohup.
+    """The signals that end a process raise Terminated, but for those that are ignored, as SIGHUP is after
+    nohup.
 
     ValueError outside of the main thread.
     """
@@ -144,7 +173,9 @@ def heed_signals() -> None:
 
 
 def _print_anything() -> None:
-    """A console that can't show a sign (±, or a class's name in a Latin-1 terminal) gets its code, \\xb1, and no traceback."""
+    """A console that can't show a sign (±, or a class's name in a Latin-1 terminal) gets its code, \\xb1, and
+    no traceback.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -164,8 +195,8 @@ def _traceback(kind: type[BaseException], error: BaseException, trace: Traceback
 def _say(error: Exception | str) -> None:
     """An error as one line on stderr.
 
-    Of several processes that torchrun has started on a machine, which mostly make the same mistake, the first says it: then torchrun
-    ends the others, and only one that is not ended has something of its own to say.
+    Of several processes that torchrun has started on a machine, which mostly make the same mistake, the first
+    says it: then torchrun ends the others, and only one that is not ended has something of its own to say.
     """
     line, rank = f"error: {without_password(' '.join(str(error).split()))}", os.environ.get("LOCAL_RANK", "0")
     if rank != "0":
@@ -178,7 +209,9 @@ def _say(error: Exception | str) -> None:
 
 
 def _raise_again(dropped: sys.UnraisableHookArgs) -> None:
-    """Python drops what a signal raises inside a destructor or a weak reference's callback: raise it again, a moment later."""
+    """Python drops what a signal raises inside a destructor or a weak reference's callback: raise it again, a
+    moment later.
+    """
     if not isinstance(dropped.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(dropped)
         return
@@ -192,7 +225,9 @@ def _raise_again(dropped: sys.UnraisableHookArgs) -> None:
 
 
 def _terminate(number: int, _: FrameType | None) -> NoReturn:
-    """Those that come by themselves come more than once: SIGXCPU each second, SIGHUP from the kernel and from the shell."""
+    """Those that come by themselves come more than once: SIGXCPU each second, SIGHUP from the kernel and from
+    the shell.
+    """
     if number != signal.SIGTERM:
         signal.signal(number, signal.SIG_IGN)
     if signal.Signals(number).name == "SIGHUP":
@@ -201,7 +236,9 @@ def _terminate(number: int, _: FrameType | None) -> NoReturn:
 
 
 def _leave_terminal() -> None:
-    """What is written to a terminal that was closed is an error, where a run is to be ended: let it go nowhere."""
+    """What is written to a terminal that was closed is an error, where a run is to be ended: let it go
+    nowhere.
+    """
     for descriptor in (1, 2):
         with contextlib.suppress(OSError):  # closed
             if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
@@ -209,7 +246,9 @@ def _leave_terminal() -> None:
 
 
 def benchmark_parser(description: str | None, argv: Sequence[str] | None) -> tuple[OneLineParser, Entry[Any]]:
-    """The flags of an experiment and of its architecture, under a module's docstring, for a benchmark to add its own; the architecture."""
+    """The flags of an experiment and of its architecture, under a module's docstring, for a benchmark to add
+    its own; the architecture.
+    """
     architecture = architecture_named(argv)
     summary, _, details = (description or "").partition("\n")
     parser = OneLineParser(summary, details.strip("\n"))
@@ -238,12 +277,20 @@ def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = F
         help="name, or path/to/file.py:function (default: the dataset's own; for folder:PATH mlp where images are grey and up to 32 x 32, "
         "else, as for hf:NAME, resnet18 on a GPU, cnn without)",
     )
-    data.add_argument("--num_classes", type=int, metavar="N", help="refused if the dataset has another number")
-    data.add_argument("--epochs", type=int, metavar="N", help="epochs of training (default: the dataset's own)")
+    data.add_argument(
+        "--num_classes", type=int, metavar="N", help="refused if the dataset has another number"
+    )
+    data.add_argument(
+        "--epochs", type=int, metavar="N", help="epochs of training (default: the dataset's own)"
+    )
     seeds: dict[str, Any] = {"nargs": "+", "default": [1]} if several_seeds else {"default": 1}
     data.add_argument("--seed", type=seed_number, metavar="N", help="all randomness (default: 1)", **seeds)
     data.add_argument(
-        "--split_seed", type=seed_number, default=0, metavar="N", help="the train / validation / test split (default: %(default)s)"
+        "--split_seed",
+        type=seed_number,
+        default=0,
+        metavar="N",
+        help="the train / validation / test split (default: %(default)s)",
     )
     data.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
 
@@ -252,7 +299,8 @@ def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = F
         default="auto",
         metavar="HOW",
         help="how images are normalised: data, by the training images' mean and deviation; none, pixels in [0, 1]; MEAN,...:STD,..., a "
-        "number a channel or one for all; auto, as the models' own files say, else data (default: %(default)s)",
+        "number a channel or one for all; auto, as the models' own files say, else data (default: "
+        "%(default)s)",
     )
 
     from training.recipe import FLAGS
@@ -269,11 +317,17 @@ def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = F
         metavar="C",
         help="these classes, by their names or numbers; -1 is any class (default: 0)",
     )
-    request.add_argument("--num_indexes_to_replace", type=int, metavar="N", help="N images of them instead of all")
-    request.add_argument("--forget_indexes", metavar="FILE", help="exactly the images with these indexes, one a line")
+    request.add_argument(
+        "--num_indexes_to_replace", type=int, metavar="N", help="N images of them instead of all"
+    )
+    request.add_argument(
+        "--forget_indexes", metavar="FILE", help="exactly the images with these indexes, one a line"
+    )
 
     places = parser.add_argument_group("places")
-    places.add_argument("--save_dir", metavar="FOLDER", help="checkpoints and caches (default: ./results/<dataset>)")
+    places.add_argument(
+        "--save_dir", metavar="FOLDER", help="checkpoints and caches (default: ./results/<dataset>)"
+    )
     places.add_argument(
         "--mask",
         "--checkpoint",
@@ -297,7 +351,9 @@ def seed_number(text: str) -> int:
 def epochs(text: str) -> tuple[int, ...]:
     """Epochs separated by commas."""
     if not re.fullmatch(r"[+-]?\d{1,18}(,[+-]?\d{1,18})*", text):
-        raise argparse.ArgumentTypeError(f"expected integers separated by commas, got {text!r}. Write e.g. 1,3,5")
+        raise argparse.ArgumentTypeError(
+            f"expected integers separated by commas, got {text!r}. Write e.g. 1,3,5"
+        )
     return tuple(map(int, text.split(",")))
 
 
@@ -307,9 +363,15 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def add_signature_flags(
-    parser: argparse.ArgumentParser, entry: Entry[Any], kind: str, *, several: bool = False, default: str | None = None
+    parser: argparse.ArgumentParser,
+    entry: Entry[Any],
+    kind: str,
+    *,
+    several: bool = False,
+    default: str | None = None,
 ) -> None:
-    """The hyperparameters of a registered function as flags; with `several`, more than one value of each makes a sweep.
+    """The hyperparameters of a registered function as flags; with `several`, more than one value of each
+    makes a sweep.
 
     default: what is shown for None.
     """
@@ -328,11 +390,15 @@ def add_signature_flags(
                 help=f"{parameter.help} ({expects}{own})".replace("%", "%%"),
             )
         except argparse.ArgumentError as error:
-            raise ValueError(f"{kind} {entry.name}: --{parameter.name} is a flag of the job already. Rename the parameter") from error
+            raise ValueError(
+                f"{kind} {entry.name}: --{parameter.name} is a flag of the job already. Rename the parameter"
+            ) from error
 
 
 def _free(parser: argparse.ArgumentParser, name: str) -> None:
-    """Take a name from the flag that has it as its short one: --channels is cnn's own where that is the architecture."""
+    """Take a name from the flag that has it as its short one: --channels is cnn's own where that is the
+    architecture.
+    """
     flag = f"--{name}"
     if name in SHORT.values() and flag in parser._option_string_actions:
         parser._option_string_actions.pop(flag).option_strings.remove(flag)  # type: ignore[attr-defined]
@@ -347,7 +413,11 @@ def settings_from(options: argparse.Namespace, entry: Entry[Any]) -> dict[str, A
 def several_settings_from(options: argparse.Namespace, entry: Entry[Any]) -> dict[str, list[Any]]:
     """As `settings_from`, a list of values for each."""
     given = {name: getattr(options, name) for name in entry.hyperparameters}
-    return {name: [entry.hyperparameters[name].parse(text) for text in texts] for name, texts in given.items() if texts is not None}
+    return {
+        name: [entry.hyperparameters[name].parse(text) for text in texts]
+        for name, texts in given.items()
+        if texts is not None
+    }
 
 
 def first_pass(argv: Sequence[str] | None, flags: Mapping[str, str | None]) -> dict[str, Any]:
@@ -367,16 +437,24 @@ def named_on(argv: Sequence[str] | None, flags: Iterable[str]) -> set[str]:
     return {flag for flag, value in given.items() if value is not None}
 
 
-def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None, entry: Entry[Any] | None = None) -> argparse.Namespace:
-    """The flags' values. An unknown flag is a ValueError with the nearest match and the flags that the entry has."""
+def parsed(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, entry: Entry[Any] | None = None
+) -> argparse.Namespace:
+    """The flags' values. An unknown flag is a ValueError with the nearest match and the flags that the entry
+    has.
+    """
     from registry import did_you_mean
 
     options, unknown = parser.parse_known_args(argv)
     if unknown:
-        flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+        flags = [
+            flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")
+        ]
         name = next((word for word in unknown if word.startswith("-")), unknown[0])
         own = None if entry is None else [f"--{flag}" for flag in entry.hyperparameters]
-        plural = "flags" if entry is None else f"flags of {entry.name} itself (--help shows those of the job too)"
+        plural = (
+            "flags" if entry is None else f"flags of {entry.name} itself (--help shows those of the job too)"
+        )
         raise ValueError(did_you_mean("flag", name.partition("=")[0], flags, plural, own))
     return options
 
@@ -388,7 +466,10 @@ def request_from(options: argparse.Namespace) -> ForgetRequest:
     if options.forget_indexes is None:
         return ForgetRequest(tuple(options.class_to_replace or (0,)), options.num_indexes_to_replace)
     if options.class_to_replace is not None or options.num_indexes_to_replace is not None:
-        raise ValueError("--forget_indexes names every image itself. Leave out --class_to_replace and --num_indexes_to_replace")
+        raise ValueError(
+            "--forget_indexes names every image itself. Leave out --class_to_replace and "
+            "--num_indexes_to_replace"
+        )
     return ForgetRequest((), None, read_indexes(options.forget_indexes), options.forget_indexes)
 
 
@@ -446,7 +527,9 @@ def progress_bar(steps: Iterable[Any], label: str, total: int | None = None) -> 
     from tqdm import tqdm
 
     slow = 0.1 if sys.stderr.isatty() else 10  # a log file gets a line every ten seconds
-    bar: Iterable[Any] = tqdm(steps, desc=label, total=total, delay=2, leave=False, dynamic_ncols=True, mininterval=slow)
+    bar: Iterable[Any] = tqdm(
+        steps, desc=label, total=total, delay=2, leave=False, dynamic_ncols=True, mininterval=slow
+    )
     return bar
 
 
@@ -507,10 +590,17 @@ def _add_set_flags(parser: argparse.ArgumentParser, which: Literal["initial", "i
     """The flags that ask for many models at once; the kind of set that each of them makes."""
     group = parser.add_argument_group("many models at once", "killed, it goes on where it stopped")
     if which == "initial":
-        group.add_argument("--models", type=int, metavar="N", help="the initial models of N seeds, from --seed on")
+        group.add_argument(
+            "--models", type=int, metavar="N", help="the initial models of N seeds, from --seed on"
+        )
         return {"models": "initial models"}
     group.add_argument("--oracles", type=int, metavar="N", help="the ideal models of N seeds, from --seed on")
-    group.add_argument("--shadows", type=int, metavar="N", help="N models of random halves of the training set, for U-LiRA and datamodels")
+    group.add_argument(
+        "--shadows",
+        type=int,
+        metavar="N",
+        help="N models of random halves of the training set, for U-LiRA and datamodels",
+    )
     return {"oracles": "oracles", "shadows": "shadows"}
 
 
@@ -522,6 +612,13 @@ def _make_sets(base: BaseModels, wanted: Mapping[Kind, int]) -> int:
     for kind, count in wanted.items():
         made = train_set(base, kind, count)
         trained = count - made.loaded
-        each = f"{trained} trained in {made.seconds:.1f} s, {made.seconds / trained:.2f} s each" if trained else "none to train"
-        print(f"{count} {kind}: {made.loaded} were there, {each}: {made.specs[0].path} to {made.specs[-1].path.name}")
+        each = (
+            f"{trained} trained in {made.seconds:.1f} s, {made.seconds / trained:.2f} s each"
+            if trained
+            else "none to train"
+        )
+        print(
+            f"{count} {kind}: {made.loaded} were there, {each}: {made.specs[0].path} to "
+            f"{made.specs[-1].path.name}"
+        )
     return 0

@@ -4,13 +4,14 @@
     python -u compare.py --csv mlruns_parsed.csv --output report.html
     python -u compare.py --tables paper/tables --figures paper/figures
 
-Which store, and which of its runs: as for mlruns_parser.py. --csv reads a file of that parser instead; for methods and architectures
-unknown to Lethe it can't distinguish settings from metrics, and prints a warning.
+Which store, and which of its runs: as for mlruns_parser.py. --csv reads a file of that parser instead; for
+methods and architectures unknown to Lethe it can't distinguish settings from metrics, and prints a warning.
 
-The report is one HTML file that needs no network and no script. --figures writes its pictures as PDF with the fonts embedded; --tables
-writes LaTeX (booktabs, graphicx): for each request a table of UA, RA, TA and MIA with their distance from the ideal model in brackets,
-avg_gap and run time; where MIMU was run, the loss and the score on forget and on retain images beside SFT, a random mask and the initial
-model; and preview.tex, a document with all of them. Runs of mlflow_forget.py that differ in the seed alone are one line.
+The report is one HTML file that needs no network and no script. --figures writes its pictures as PDF with the
+fonts embedded; --tables writes LaTeX (booktabs, graphicx): for each request a table of UA, RA, TA and MIA
+with their distance from the ideal model in brackets, avg_gap and run time; where MIMU was run, the loss and
+the score on forget and on retain images beside SFT, a random mask and the initial model; and preview.tex, a
+document with all of them. Runs of mlflow_forget.py that differ in the seed alone are one line.
 """
 
 from __future__ import annotations
@@ -76,7 +77,10 @@ def compare(options: argparse.Namespace) -> None:
     runs, origin = runs_from(options, output.parent)
     tasks = tasks_of(runs)
     if not any(ranked.group.done for task in tasks for ranked in task.ranking):
-        raise ValueError(f"expected finished runs of mlflow_forget.py, got none{of_those(runs)}. {stored_runs.where_runs_are(options)}")
+        raise ValueError(
+            f"expected finished runs of mlflow_forget.py, got none{of_those(runs)}. "
+            f"{stored_runs.where_runs_are(options)}"
+        )
     files, lacking = contents(tasks, options, output, origin)
     for path, content in files.items():
         write_bytes(path, content, WAY_OUT)
@@ -100,9 +104,15 @@ def runs_from(options: argparse.Namespace, folder: Path) -> tuple[list[SeedRun],
 
         from reporter.comparison import compared_metrics
 
-        runs = stored_runs.seed_runs(command_line.progress_bar(spool, "grouping", len(spool)), compared_metrics)
+        runs = stored_runs.seed_runs(
+            command_line.progress_bar(spool, "grouping", len(spool)), compared_metrics
+        )
         left_out = len(spool) - len(runs)
-    asked = [f"--{name} {value}" for name in ("experiment", "since", "filter") if (value := flag_text(getattr(options, name)))]
+    asked = [
+        f"--{name} {value}"
+        for name in ("experiment", "since", "filter")
+        if (value := flag_text(getattr(options, name)))
+    ]
     which = f"{stored_runs.counted(len(runs), 'run')} of {', '.join(filter(None, (shown, ' '.join(asked))))}"
     return runs, f"{which}{stored_runs.others(left_out)}."
 
@@ -112,9 +122,14 @@ def flag_text(value: str | list[str] | None) -> str:
 
 
 def runs_of_file(options: argparse.Namespace) -> tuple[list[SeedRun], str]:
-    given = [f"--{name}" for name in ("tracking_uri", "experiment", "since", "filter") if getattr(options, name)]
+    given = [
+        f"--{name}" for name in ("tracking_uri", "experiment", "since", "filter") if getattr(options, name)
+    ]
     if given:
-        raise ValueError(f"--csv: expected a file alone, got {', '.join(given)} too. Give these to mlruns_parser.py, which makes the file")
+        raise ValueError(
+            f"--csv: expected a file alone, got {', '.join(given)} too. Give these to mlruns_parser.py, "
+            "which makes the file"
+        )
 
     from models import ARCHITECTURES
     from reporter.comparison import compared_metrics
@@ -123,23 +138,34 @@ def runs_of_file(options: argparse.Namespace) -> tuple[list[SeedRun], str]:
     found = stored_runs.runs_of_csv(Path(options.csv))
     runs = stored_runs.seed_runs(found, compared_metrics)
     architectures = {dict(run.settings).get("arch", "") for run in runs} - {"", *ARCHITECTURES.names}
-    unknown = sorted({run.method for run in runs} - set(METHODS.names)) + [f"the architecture {name}" for name in sorted(architectures)]
+    unknown = sorted({run.method for run in runs} - set(METHODS.names)) + [
+        f"the architecture {name}" for name in sorted(architectures)
+    ]
     if unknown:
         mixed = "settings can't be distinguished from metrics in a CSV: runs that differ in them are one line"
         complain(f"{', '.join(unknown)}: {mixed}. Read the store instead")
-    return runs, f"{stored_runs.counted(len(runs), 'run')} of {options.csv}{stored_runs.others(len(found) - len(runs))}."
+    return (
+        runs,
+        f"{stored_runs.counted(len(runs), 'run')} of "
+        f"{options.csv}{stored_runs.others(len(found) - len(runs))}.",
+    )
 
 
 def of_those(runs: Sequence[SeedRun]) -> str:
     return f": {stored_runs.counted(len(runs), 'run')}, none FINISHED" if runs else ""
 
 
-def contents(tasks: Sequence[Task], options: argparse.Namespace, output: Path, origin: str) -> tuple[dict[Path, bytes], list[str]]:
+def contents(
+    tasks: Sequence[Task], options: argparse.Namespace, output: Path, origin: str
+) -> tuple[dict[Path, bytes], list[str]]:
     """Return the content of every file, before any is written, and messages about missing parts."""
     from reporter.comparison import about, slugs_of
     from reporter.comparison_page import comparison_page, figures_of
 
-    drawn = {place: figures_of(task) for place, task in enumerate(command_line.progress_bar(tasks, "drawing", len(tasks)))}
+    drawn = {
+        place: figures_of(task)
+        for place, task in enumerate(command_line.progress_bar(tasks, "drawing", len(tasks)))
+    }
     files = {output: comparison_page(tasks, drawn, origin=origin, command=command_of(options)).encode()}
     lacking: list[str] = []
     if options.tables:
@@ -151,7 +177,12 @@ def contents(tasks: Sequence[Task], options: argparse.Namespace, output: Path, o
         from reporter.figure_files import pdf_of
 
         for slug, heading, figures in zip(slugs_of(tasks), map(about, tasks), drawn.values(), strict=True):
-            files |= {Path(options.figures) / f"{slug}_{one.name}.pdf": pdf_of(one.figure, f"{one.title}\n{heading}") for one in figures}
+            files |= {
+                Path(options.figures) / f"{slug}_{one.name}.pdf": pdf_of(
+                    one.figure, f"{one.title}\n{heading}"
+                )
+                for one in figures
+            }
     return files, lacking
 
 
@@ -168,10 +199,15 @@ def command_of(options: argparse.Namespace) -> str:
 def checked_output(name: str) -> Path:
     """Return the report's path. Raises ValueError, before anything is read, for an unusable path."""
     if not name:
-        raise ValueError(f"--output: expected a name that ends in .html, got none. Write e.g. --output {REPORT}")
+        raise ValueError(
+            f"--output: expected a name that ends in .html, got none. Write e.g. --output {REPORT}"
+        )
     output = Path(name)
     if output.suffix.lower() not in HTML:
-        raise ValueError(f"--output: expected a name that ends in .html, got {name}. Write e.g. --output {output.stem}.html")
+        raise ValueError(
+            f"--output: expected a name that ends in .html, got {name}. Write e.g. --output "
+            f"{output.stem}.html"
+        )
     if output.exists() and not output.is_file():
         raise ValueError(f"--output: expected a file, got {name}, which is none. Name a file, e.g. {REPORT}")
     if not output.parent.is_dir():
@@ -183,7 +219,10 @@ def check_folder(flag: str, name: str | None) -> None:
     if name == "":
         raise ValueError(f"--{flag}: expected a folder, got none. Write e.g. --{flag} paper/{flag}")
     if name is not None and Path(name).exists() and not Path(name).is_dir():
-        raise ValueError(f"--{flag}: expected a folder, got {name}, which is none. Name a folder; it is made where it is not there")
+        raise ValueError(
+            f"--{flag}: expected a folder, got {name}, which is none. Name a folder; it is made where it is "
+            "not there"
+        )
 
 
 if __name__ == "__main__":

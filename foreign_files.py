@@ -31,8 +31,8 @@ KINDS = (
 def open_foreign(path: Path, *, most: int = TEXT, inside: Path | None = None) -> BinaryIO:
     """Open a file for reading bytes; follow links, but not out of the folder `inside`.
 
-    Raises FileNotFoundError for a missing file, and ValueError for one that is not regular, has more than `most` bytes, lies outside
-    of `inside`, or can't be read.
+    Raises FileNotFoundError for a missing file, and ValueError for one that is not regular, has more than
+    `most` bytes, lies outside of `inside`, or can't be read.
     """
     if inside is not None:
         check_inside(path, inside)
@@ -41,7 +41,10 @@ def open_foreign(path: Path, *, most: int = TEXT, inside: Path | None = None) ->
     except FileNotFoundError as error:
         raise FileNotFoundError(f"expected a file, and there is no file {path}. Check the path") from error
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        raise ValueError(f"{path}: expected a file that can be read, got one that can't ({reason_of(error)}). Check the path") from error
+        raise ValueError(
+            f"{path}: expected a file that can be read, got one that can't ({reason_of(error)}). Check the "
+            "path"
+        ) from error
     try:
         check_regular(number, path, most)
     except BaseException:
@@ -56,7 +59,9 @@ def read_foreign(path: Path, *, most: int = TEXT, inside: Path | None = None) ->
         try:
             content = _read_up_to(file, most + 1)
         except OSError as error:
-            raise ValueError(f"{path}: expected a file that can be read, got one that can't ({reason_of(error)})") from error
+            raise ValueError(
+                f"{path}: expected a file that can be read, got one that can't ({reason_of(error)})"
+            ) from error
     if len(content) > most:
         raise _too_large(path, f"more than {size_text(most)}", most)
     return content
@@ -80,7 +85,9 @@ def foreign_text(path: Path, *, most: int = TEXT, inside: Path | None = None, er
     try:
         return read_foreign(path, most=most, inside=inside).decode("utf-8-sig", errors=errors)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected text in UTF-8, got {error.reason} at byte {error.start}. Save it in UTF-8") from error
+        raise ValueError(
+            f"{path}: expected text in UTF-8, got {error.reason} at byte {error.start}. Save it in UTF-8"
+        ) from error
 
 
 def check_regular(number: int, path: Path | str, most: int) -> None:
@@ -88,7 +95,9 @@ def check_regular(number: int, path: Path | str, most: int) -> None:
     about = os.fstat(number)
     if not stat.S_ISREG(about.st_mode):
         kind = next((words for is_kind, words in KINDS if is_kind(about.st_mode)), "something else")
-        raise ValueError(f"{path}: expected a regular file, got {kind}. Put the file itself there, or remove this")
+        raise ValueError(
+            f"{path}: expected a regular file, got {kind}. Put the file itself there, or remove this"
+        )
     check_size(path, about.st_size, most)
 
 
@@ -102,7 +111,8 @@ def check_inside(path: Path, folder: Path) -> None:
     """Raise ValueError for a path out of a folder, by links or "..", unless LETHE_FOLLOW_LINKS is 1."""
     if leads_out(path, folder) and os.environ.get(FOLLOW_LINKS) != "1":
         raise ValueError(
-            f"{path}: expected a path inside {folder}, got one that leads to {os.path.realpath(path)}. Copy it there; "
+            f"{path}: expected a path inside {folder}, got one that leads to {os.path.realpath(path)}. Copy "
+            "it there; "
             f"or, if you trust the links, set {FOLLOW_LINKS}=1"
         )
 
@@ -115,7 +125,9 @@ def leads_out(path: Path, folder: Path) -> bool:
 def check_depth(path: Path | str, depth: int) -> None:
     """Raise ValueError for a folder that is nested too deeply."""
     if depth > DEEPEST:
-        raise ValueError(f"{str(path)[:200]}...: expected at most {DEEPEST} nested folders, got more. Remove them")
+        raise ValueError(
+            f"{str(path)[:200]}...: expected at most {DEEPEST} nested folders, got more. Remove them"
+        )
 
 
 def warn_if_others_write(path: Path) -> None:
@@ -124,13 +136,16 @@ def warn_if_others_write(path: Path) -> None:
     own = not hasattr(os, "getuid") or about.st_uid == os.getuid()
     if about.st_mode & stat.S_IWOTH and not own:
         warnings.warn(
-            f"{path} is run as your own code, but it is another user's, and anybody can change it. Copy it, read it, and name the copy",
+            f"{path} is run as your own code, but it is another user's, and anybody can change it. Copy it, "
+            "read it, and name the copy",
             stacklevel=2,
         )
 
 
 def _too_large(path: Path | str, found: str, most: int) -> ValueError:
-    return ValueError(f"{path}: expected at most {size_text(most)}, got {found}. Check that it is the file you mean")
+    return ValueError(
+        f"{path}: expected at most {size_text(most)}, got {found}. Check that it is the file you mean"
+    )
 
 
 def size_text(size: int) -> str:

@@ -19,18 +19,25 @@ from vision_data import ImageSet
 
 
 def checked_epochs(epochs: Collection[int], settings: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the epochs sorted. Raises ValueError for values below 1, duplicates, and values over unlearn_epochs."""
+    """Return the epochs sorted. Raises ValueError for values below 1, duplicates, and values over
+    unlearn_epochs.
+    """
     for epoch in epochs:
         if type(epoch) is not int or epoch < 1:
-            raise ValueError(f"--checkpoint_epochs: expected integers >= 1, got {epoch!r}. Count epochs from 1, e.g. 1,3,5")
+            raise ValueError(
+                f"--checkpoint_epochs: expected integers >= 1, got {epoch!r}. Count epochs from 1, e.g. 1,3,5"
+            )
     twice = sorted({epoch for epoch in epochs if list(epochs).count(epoch) > 1})
     if twice:
-        raise ValueError(f"--checkpoint_epochs: expected each epoch once, got {_listed(twice)} again. Name it once")
+        raise ValueError(
+            f"--checkpoint_epochs: expected each epoch once, got {_listed(twice)} again. Name it once"
+        )
     last = settings.get("unlearn_epochs")
     beyond = sorted(epoch for epoch in epochs if last is not None and epoch > last)
     if beyond:
         raise ValueError(
-            f"--checkpoint_epochs: expected epochs up to {last}, the --unlearn_epochs, got {_listed(beyond)}. Give earlier ones, "
+            f"--checkpoint_epochs: expected epochs up to {last}, the --unlearn_epochs, got "
+            f"{_listed(beyond)}. Give earlier ones, "
             "or more --unlearn_epochs"
         )
     return tuple(sorted(epochs))
@@ -40,9 +47,9 @@ def checked_epochs(epochs: Collection[int], settings: Mapping[str, Any]) -> tupl
 class Intermediate:
     """Evaluation of one run's models after each epoch, counted from 1.
 
-    `wanted`: epochs for full evaluation. `scores`: percent on forget and validation, for every epoch. `metrics`: the `asked` metrics
-    of the wanted epochs, compared with the base models' outputs `others`. `undefined`: the reasons of missing metrics. `commands`:
-    the commands that make missing inputs.
+    `wanted`: epochs for full evaluation. `scores`: percent on forget and validation, for every epoch.
+    `metrics`: the `asked` metrics of the wanted epochs, compared with the base models' outputs `others`.
+    `undefined`: the reasons of missing metrics. `commands`: the commands that make missing inputs.
     """
 
     wanted: tuple[int, ...]
@@ -55,16 +62,23 @@ class Intermediate:
 
     def score(self, model: nn.Module, epoch: int, data: ForgetData) -> None:
         sets = {"forget_score": data.forget, "validation_score": data.validation}
-        self.scores[epoch] = {name: score_of(model, images, data.device) for name, images in sets.items() if len(images)}
+        self.scores[epoch] = {
+            name: score_of(model, images, data.device) for name, images in sets.items() if len(images)
+        }
 
     def evaluate(self, model: nn.Module, epoch: int, data: ForgetData, test: ImageSet) -> None:
         """Evaluate all metrics. Outputs that are not finite give none and no error: the method may recover."""
         try:
             own = outputs_with_metrics(model, f"epoch {epoch}", data, test, self.asked)
         except NotFinite as error:
-            self.metrics[epoch], self.undefined[epoch] = {}, {metric.name: str(error) for metric in self.asked}
+            self.metrics[epoch], self.undefined[epoch] = (
+                {},
+                {metric.name: str(error) for metric in self.asked},
+            )
         else:
-            self.metrics[epoch], self.undefined[epoch] = values_of(own, self.others, self.asked, commands=self.commands)
+            self.metrics[epoch], self.undefined[epoch] = values_of(
+                own, self.others, self.asked, commands=self.commands
+            )
 
     @property
     def last_step(self) -> int:
@@ -74,10 +88,14 @@ class Intermediate:
     def warnings(self) -> list[RunWarning]:
         """Return a warning for wanted epochs that were not reached, and for each without finite outputs."""
         missed = [epoch for epoch in self.wanted if epoch not in self.scores]
-        ended = f"the method ended after epoch {max(self.scores)}" if self.scores else "the method has no epochs"
+        ended = (
+            f"the method ended after epoch {max(self.scores)}" if self.scores else "the method has no epochs"
+        )
         text = f"not evaluated after --checkpoint_epochs {_listed(missed)}: {ended}"
         found = [RunWarning("not evaluated", text)] if missed else []
-        broken = [next(iter(self.undefined[epoch].values())) for epoch, values in self.metrics.items() if not values]
+        broken = [
+            next(iter(self.undefined[epoch].values())) for epoch, values in self.metrics.items() if not values
+        ]
         return found + [RunWarning("diverged", f"diverged: {reason}") for reason in broken]
 
 

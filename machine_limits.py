@@ -44,7 +44,9 @@ def _limit_of(error: BaseException) -> str | None:
         return OTHERS[error.errno]
     if isinstance(error, OSError) and error.errno in ON_DISK:
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{ON_DISK[error.errno]}. Make room, or work in another folder; what is complete is kept"
+        return (
+            f"{where}{ON_DISK[error.errno]}. Make room, or work in another folder; what is complete is kept"
+        )
     if isinstance(error, RuntimeError | ImportError | SystemError) and OF_MEMORY.search(text):
         return MEMORY
     if isinstance(error, RuntimeError) and OF_THREADS.search(text):

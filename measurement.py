@@ -43,7 +43,8 @@ ATTACK_OF = {"mia": "mia_confidence"}  # metrics that share the member scores of
 
 @dataclass(frozen=True)
 class Measured:
-    """Metrics of the unlearned, the initial and the ideal model, the reasons of missing ones, and the models' outputs.
+    """Metrics of the unlearned, the initial and the ideal model, the reasons of missing ones, and the models'
+    outputs.
 
     `incompetent`: the outputs of the incompetent teacher on the forget set, if it was evaluated.
     """
@@ -70,14 +71,18 @@ def measure(
     """Evaluate the unlearned model, and the base models by all metrics that need no ideal model.
 
     base_models: "initial", and optionally "ideal" and the "incompetent" teacher (for comparison only).
-    metrics: from `evaluation.chosen` (default: all but the costly ones). others: the base models' outputs from `outputs_of_others`, if
+    metrics: from `evaluation.chosen` (default: all but the costly ones). others: the base models' outputs
+    from `outputs_of_others`, if
     they exist already. commands: the commands that make missing inputs, by input name.
-    Metrics of one model alone are cached in `data.cache`, so each model is attacked once. `undefined` includes the base models'
-    missing metrics as initial_<name> and ideal_<name>. Raises NotFinite for a model that diverged.
+    Metrics of one model alone are cached in `data.cache`, so each model is attacked once. `undefined`
+    includes the base models' missing metrics as initial_<name> and ideal_<name>. Raises NotFinite for a model
+    that diverged.
     """
     metrics = by_default() if metrics is None else metrics
     if not len(test):
-        raise ValueError("the test set: expected at least one image, got none. Give images that no model was trained on")
+        raise ValueError(
+            "the test set: expected at least one image, got none. Give images that no model was trained on"
+        )
     for model in (unlearned, *base_models.values()):
         check_model(model, data, copied=False)
     others = outputs_of_others(base_models, data, test, metrics) if others is None else others
@@ -91,7 +96,14 @@ def measure(
         prefix = "" if name == "unlearned" else f"{name}_"
         undefined |= {prefix + metric: reason for metric, reason in reasons.items()}
     named = {f"{name} model": outputs[name] for name in ("initial", "unlearned", "ideal") if name in outputs}
-    return Measured(values["unlearned"], values["initial"], values.get("ideal", {}), undefined, named, others.get(INCOMPETENT))
+    return Measured(
+        values["unlearned"],
+        values["initial"],
+        values.get("ideal", {}),
+        undefined,
+        named,
+        others.get(INCOMPETENT),
+    )
 
 
 def values_of(
@@ -104,7 +116,9 @@ def values_of(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Return a model's metrics, compared with `others` by name, and the reasons of missing ones."""
     known: dict[str, Any] = dict(others) if times is None else {**others, TIMES: times}
-    return evaluate(names=by_default() if metrics is None else metrics, model=model, commands=commands, **known)
+    return evaluate(
+        names=by_default() if metrics is None else metrics, model=model, commands=commands, **known
+    )
 
 
 def outputs_of_others(
@@ -112,7 +126,9 @@ def outputs_of_others(
 ) -> dict[str, ModelOutputs]:
     """Return the outputs of the base models, by name; of the incompetent teacher on the forget set only."""
     return {
-        name: outputs_on_forget(model, data) if name == INCOMPETENT else outputs_with_metrics(model, name, data, test, metrics)
+        name: outputs_on_forget(model, data)
+        if name == INCOMPETENT
+        else outputs_with_metrics(model, name, data, test, metrics)
         for name, model in models.items()
     }
 
@@ -132,7 +148,9 @@ def outputs_with_metrics(
     return outputs
 
 
-def model_outputs(model: nn.Module, data: ForgetData, test: ImageSet, *, features: bool = False, name: str = "model") -> ModelOutputs:
+def model_outputs(
+    model: nn.Module, data: ForgetData, test: ImageSet, *, features: bool = False, name: str = "model"
+) -> ModelOutputs:
     """Return a model's outputs on all image sets, by one forward pass per set.
 
     features: keep the inputs of the last linear layer. name: of the model, for the progress bar.
@@ -147,7 +165,9 @@ def model_outputs(model: nn.Module, data: ForgetData, test: ImageSet, *, feature
     for which, images in sets.items():
         if len(images):
             steps = data.progress(range(-(-len(images) // size)), f"{name}, {which} images")
-            batches = (batch for _, batch in zip(steps, images.batches(size, device=data.device), strict=True))
+            batches = (
+                batch for _, batch in zip(steps, images.batches(size, device=data.device), strict=True)
+            )
             by_set[which] = outputs_of(model, batches, layer if which in ("forget", "retain") else None)
     subject = Subject(model, data.forget, data.retain, data.device)
     return ModelOutputs(**by_set, forget_classes=data.forget_classes, seed=data.seed, subject=subject)
@@ -157,7 +177,9 @@ def outputs_on_forget(model: nn.Module, data: ForgetData) -> ModelOutputs:
     """Return a model's outputs on the forget set; the other sets are empty."""
     forget = outputs_of(model, data.forget.batches(forward_batch(data.device), device=data.device))
     none = forget.subset(torch.zeros(len(forget), dtype=torch.bool))
-    return ModelOutputs(forget, retain=none, test=none, validation=None, forget_classes=data.forget_classes, seed=data.seed)
+    return ModelOutputs(
+        forget, retain=none, test=none, validation=None, forget_classes=data.forget_classes, seed=data.seed
+    )
 
 
 def by_default() -> list[Metric]:
@@ -174,9 +196,18 @@ def of_intermediate_models(metrics: Sequence[Metric]) -> list[Metric]:
     return [metric for metric in metrics if TIMES not in needs_of(metric.function)]
 
 
-def _recall(outputs: ModelOutputs, metrics: Sequence[Metric], cache: Cache, progress: Callable[[Iterable[Any]], Iterable[Any]]) -> None:
+def _recall(
+    outputs: ModelOutputs,
+    metrics: Sequence[Metric],
+    cache: Cache,
+    progress: Callable[[Iterable[Any]], Iterable[Any]],
+) -> None:
     """Fill in metrics of one model from the cache; compute and cache those that are missing."""
-    tensors = {f"{name}.{part}": getattr(own, part) for name, own in outputs.sets.items() for part in ("logits", "labels")}
+    tensors = {
+        f"{name}.{part}": getattr(own, part)
+        for name, own in outputs.sets.items()
+        for part in ("logits", "labels")
+    }
     depends_on = {
         "what": "metrics of one model",
         "outputs": digest_of(tensors),
@@ -190,13 +221,21 @@ def _recall(outputs: ModelOutputs, metrics: Sequence[Metric], cache: Cache, prog
     unknown = [metric for metric in metrics if metric.name not in kept]
     if unknown:
         values, _ = evaluate(names=unknown, progress=progress, model=outputs)
-        kept |= {metric.name: torch.tensor(values.get(metric.name, math.nan), dtype=torch.float64) for metric in unknown}
+        kept |= {
+            metric.name: torch.tensor(values.get(metric.name, math.nan), dtype=torch.float64)
+            for metric in unknown
+        }
         for name, attack in outputs.attacks.items():
-            kept |= {MEMBER + name: attack.scores, RANGE + name: torch.tensor([attack.lowest, attack.highest], dtype=torch.float64)}
+            kept |= {
+                MEMBER + name: attack.scores,
+                RANGE + name: torch.tensor([attack.lowest, attack.highest], dtype=torch.float64),
+            }
         cache[key] = kept
     known = {metric.name: float(kept[metric.name]) for metric in metrics}
     outputs.remember({name: value for name, value in known.items() if not math.isnan(value)})
-    attacks = {ATTACK_OF.get(metric.name, metric.name) for metric in metrics}  # an earlier run may have asked for more
+    attacks = {
+        ATTACK_OF.get(metric.name, metric.name) for metric in metrics
+    }  # an earlier run may have asked for more
     for name in attacks:
         if MEMBER + name in kept:
             outputs.attacks[name] = Attack(kept[MEMBER + name], *kept[RANGE + name].tolist())

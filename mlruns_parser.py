@@ -1,25 +1,28 @@
 """Every run of an MLflow tracking store as one row of a table.
 
     python mlruns_parser.py [--tracking_uri URI] [--output mlruns_parsed.csv]
-    python mlruns_parser.py --filter "metrics.avg_gap < 1 AND params.unlearn = 'MIMU'" --since 2026-05-01 --output runs.parquet
-    python mlruns_parser.py --history
-    python mlruns_parser.py --summary
+    python mlruns_parser.py --filter "metrics.avg_gap < 1 AND params.unlearn = 'MIMU'" --since 2026-05-01
+    --output runs.parquet python mlruns_parser.py --history python mlruns_parser.py --summary
 
-Which store: --tracking_uri, else the environment's MLFLOW_TRACKING_URI, else ./mlflow.db, else an old file-store folder ./mlruns.
-Columns: run_id, run_name, experiment, status, start_time, end_time, duration_s, then params, metrics, parent_run_id and warning
-sorted by name; names that clash get `param.` or `metric.` in front. `warning` holds the warnings of a run, or is empty.
+Which store: --tracking_uri, else the environment's MLFLOW_TRACKING_URI, else ./mlflow.db, else an old
+file-store folder ./mlruns.
+Columns: run_id, run_name, experiment, status, start_time, end_time, duration_s, then params, metrics,
+parent_run_id and warning sorted by name; names that clash get `param.` or `metric.` in front. `warning` holds
+the warnings of a run, or is empty.
 Nothing is dropped or rounded: floats round trip, NaN is `nan`, infinities are `inf` and `-inf`, a
-missing value is an empty cell (JSON lines: "NaN", "Infinity", "-Infinity", and no entry; Parquet: NaN, infinity and null). Deleted runs
-are left out. Rows are sorted by start time.
+missing value is an empty cell (JSON lines: "NaN", "Infinity", "-Infinity", and no entry; Parquet: NaN,
+infinity and null). Deleted runs are left out. Rows are sorted by start time.
 
---filter takes MLflow's search language: metrics.NAME and the times start_time, end_time with = != < <= > >= NUMBER; params.NAME,
-tags.NAME, status, run_id and run_name with = != LIKE ILIKE 'TEXT', IN and NOT IN ('A', 'B'); params and tags with IS NULL, IS NOT NULL; AND
-between them. A name with other signs than letters, digits and _./:- stands in `backticks`.
+--filter takes MLflow's search language: metrics.NAME and the times start_time, end_time with = != < <= > >=
+NUMBER; params.NAME, tags.NAME, status, run_id and run_name with = != LIKE ILIKE 'TEXT', IN and NOT IN ('A',
+'B'); params and tags with IS NULL, IS NOT NULL; AND between them. A name with other signs than letters,
+digits and _./:- stands in `backticks`.
 
 --history writes a row for every value that a metric had instead: run_id, metric, step, time, value.
 
---summary groups the runs of mlflow_forget.py that differ in the seed alone: mean, standard deviation, 95 % t-interval of the mean and
-number of seeds, ranked by avg_gap, as CSV, Markdown and LaTeX (booktabs) side by side. Seeds that are missing or failed are named.
+--summary groups the runs of mlflow_forget.py that differ in the seed alone: mean, standard deviation, 95 %
+t-interval of the mean and number of seeds, ranked by avg_gap, as CSV, Markdown and LaTeX (booktabs) side by
+side. Seeds that are missing or failed are named.
 """
 
 from __future__ import annotations
@@ -101,7 +104,11 @@ def parse(options: argparse.Namespace) -> None:
     print(
         written
         + (f" ({skipped} skipped)" if skipped else "")
-        + (f"; {warned} with a warning: see the column warning" if warned and not (options.summary or options.history) else "")
+        + (
+            f"; {warned} with a warning: see the column warning"
+            if warned and not (options.summary or options.history)
+            else ""
+        )
     )
 
 
@@ -111,7 +118,9 @@ def checked_output(name: str) -> Path:
     if not output.parent.is_dir():
         raise ValueError(f"expected an existing folder for --output, got {name}. Make {output.parent} first.")
     if output.exists() and not output.is_file():
-        raise ValueError(f"expected a file as --output, got {name}, which is none. Name a file, e.g. mlruns_parsed.csv")
+        raise ValueError(
+            f"expected a file as --output, got {name}, which is none. Name a file, e.g. mlruns_parsed.csv"
+        )
     if output.is_file() and is_database(output):
         raise ValueError(f"expected a table's file as --output, got the database {name}. Name another file.")
     return output
@@ -127,7 +136,10 @@ def check_beside(output: Path) -> None:
     for path in beside(output):
         checked_output(str(path))
         if path.exists() and not output.exists():
-            raise ValueError(f"--summary would write {path.name} beside {output.name}, and there is one already. Choose another --output")
+            raise ValueError(
+                f"--summary would write {path.name} beside {output.name}, and there is one already. Choose "
+                "another --output"
+            )
 
 
 def is_database(path: Path) -> bool:
@@ -141,14 +153,28 @@ def parser() -> argparse.ArgumentParser:
     add_store_flags(flags)
     what = flags.add_argument_group("what is written")
     instead = what.add_mutually_exclusive_group()
-    instead.add_argument("--history", action="store_true", help="every value of every metric instead of a row per run")
-    instead.add_argument("--summary", action="store_true", help="methods over seeds, ranked, instead of a row per run")
-    what.add_argument("--output", metavar="FILE", help=f"default: {TABLE}, with --history {HISTORY}, with --summary {SUMMARY}")
-    what.add_argument("--format", choices=WRITERS, help="default: by the ending of --output (.csv, .parquet, .jsonl)")
-    what.add_argument("--spreadsheet_safe", action="store_true", help="CSV whose texts no spreadsheet takes for formulas")
+    instead.add_argument(
+        "--history", action="store_true", help="every value of every metric instead of a row per run"
+    )
+    instead.add_argument(
+        "--summary", action="store_true", help="methods over seeds, ranked, instead of a row per run"
+    )
+    what.add_argument(
+        "--output",
+        metavar="FILE",
+        help=f"default: {TABLE}, with --history {HISTORY}, with --summary {SUMMARY}",
+    )
+    what.add_argument(
+        "--format", choices=WRITERS, help="default: by the ending of --output (.csv, .parquet, .jsonl)"
+    )
+    what.add_argument(
+        "--spreadsheet_safe", action="store_true", help="CSV whose texts no spreadsheet takes for formulas"
+    )
     what.add_argument("--system_metrics", action="store_true", help="keep the metrics named system/*")
     what.add_argument(
-        "--artifact_root", metavar="FOLDER", help="where the experiments' artifact folders are now: long params are read there whole"
+        "--artifact_root",
+        metavar="FOLDER",
+        help="where the experiments' artifact folders are now: long params are read there whole",
     )
     return flags
 
@@ -156,11 +182,15 @@ def parser() -> argparse.ArgumentParser:
 def chosen_writer(output: Path, options: argparse.Namespace) -> Write:
     """Return the writer of the output's format. Raises ValueError for flags that do not fit together."""
     if options.format is None and output.suffix.lower() not in ("", *ENDINGS):
-        raise ValueError(f"expected --output to end in {', '.join(ENDINGS)}, got {output.name}. Rename it, or name its --format")
+        raise ValueError(
+            f"expected --output to end in {', '.join(ENDINGS)}, got {output.name}. Rename it, or name its "
+            "--format"
+        )
     name = options.format or ENDINGS.get(output.suffix.lower(), "csv")
     if options.summary and (name != "csv" or output.suffix.lower() not in ("", ".csv")):
         raise ValueError(
-            f"--summary: expected the name of a CSV file as --output, got {output.name}. Markdown and LaTeX are written beside it"
+            f"--summary: expected the name of a CSV file as --output, got {output.name}. Markdown and LaTeX "
+            "are written beside it"
         )
     if options.spreadsheet_safe and name != "csv":
         raise ValueError(f"--spreadsheet_safe is for CSV, which spreadsheets open, got {name}. Leave it out")
@@ -181,9 +211,14 @@ def write_summary(spool: Spool, output: Path, write: Write, options: argparse.Na
     from reporter.text_table import text_table
     from training.storage import write_bytes
 
-    runs = seed_runs(command_line.progress_bar(spool, "grouping", len(spool)), lambda metrics, _: shown_metrics(metrics))
+    runs = seed_runs(
+        command_line.progress_bar(spool, "grouping", len(spool)), lambda metrics, _: shown_metrics(metrics)
+    )
     if not runs:
-        raise ValueError(f"--summary: expected runs of mlflow_forget.py, got none among {len(spool)} runs. {where_runs_are(options)}")
+        raise ValueError(
+            f"--summary: expected runs of mlflow_forget.py, got none among {len(spool)} runs. "
+            f"{where_runs_are(options)}"
+        )
     tasks = tasks_of(runs)
     markdown, latex = beside(output)
     summary = summary_of(tasks)
@@ -206,7 +241,9 @@ class Points:
         self.number = self.skipped = 0
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        for runs in batches(command_line.progress_bar(self.spool, "histories", len(self.spool)), RUNS_AT_ONCE):
+        for runs in batches(
+            command_line.progress_bar(self.spool, "histories", len(self.spool)), RUNS_AT_ONCE
+        ):
             for point in self.store.points(runs):
                 if isinstance(point, BrokenRun):
                     complain(f"skipped {point.where}: {point.reason}")

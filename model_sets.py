@@ -85,7 +85,9 @@ def specs_of(base: BaseModels, kind: Kind, count: int) -> list[ModelSpec]:
     if count < 1:
         raise ValueError(f"--{MADE_BY[kind][1]}: expected an integer >= 1, got {count}. Say how many models")
     if kind == "shadows" and count % 2:
-        raise ValueError(f"--shadows: expected an even number, as they are pairs of halves, got {count}. Give {count + 1}")
+        raise ValueError(
+            f"--shadows: expected an even number, as they are pairs of halves, got {count}. Give {count + 1}"
+        )
     base.check_trainable(base.request_identity if kind == "oracles" else "train")
     if kind == "shadows":
         return [_shadow(base, number) for number in range(1, count + 1)]
@@ -100,10 +102,11 @@ def specs_of(base: BaseModels, kind: Kind, count: int) -> list[ModelSpec]:
 def train_set(base: BaseModels, kind: Kind, count: int) -> TrainedSet:
     """Train the missing models of a set, many at once, and save each, so that an interrupted call resumes.
 
-    Waits for models that other processes train meanwhile and does not train them again: other results may depend on their bits, which
-    differ slightly from those of a model that is trained alone.
+    Waits for models that other processes train meanwhile and does not train them again: other results may
+    depend on their bits, which differ slightly from those of a model that is trained alone.
 
-    Raises ValueError for an invalid count, and for a checkpoint at its path that is damaged or of another model.
+    Raises ValueError for an invalid count, and for a checkpoint at its path that is damaged or of another
+    model.
     """
     specs = specs_of(base, kind, count)
     missing = _missing(base, specs)
@@ -126,7 +129,8 @@ def load_set(base: BaseModels, kind: Kind, count: int) -> list[TrainedModel]:
     missing = _missing(base, specs)
     if missing:
         raise FileNotFoundError(
-            f"expected {count} {kind} in {base.save_dir}, and {len(missing)} of them are missing. Make them: {command(base, kind, count)}"
+            f"expected {count} {kind} in {base.save_dir}, and {len(missing)} of them are missing. Make them: "
+            f"{command(base, kind, count)}"
         )
     return [_load(base, spec) for spec in specs]
 
@@ -140,7 +144,9 @@ def oracles_of(base: BaseModels, seeds: Sequence[int]) -> Iterator[nn.Module]:
         makes = command(base, "oracles", max(seeds) + 1 - first, seed=first)
         asked = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
         count = f"{len(missing)} of {len(seeds)} missing"
-        raise FileNotFoundError(f"expected oracles of {asked} in {base.save_dir}, and found {count}. Make them: {makes}")
+        raise FileNotFoundError(
+            f"expected oracles of {asked} in {base.save_dir}, and found {count}. Make them: {makes}"
+        )
     return (_load(base, spec).model for spec in specs)
 
 
@@ -169,7 +175,9 @@ def _shadow(base: BaseModels, number: int) -> ModelSpec:
     rows = order[side * half : (side + 1) * half].sort().values
     weights = generator_for(seed, "shadow", number, "weights").initial_seed()
     path = base.checkpoint_named(f"{base.stem_of(seed)}_shadow{number}")
-    return ModelSpec(path, f"shadow{number}", seed, weights, generator_for(seed, "shadow", number, "train"), rows)
+    return ModelSpec(
+        path, f"shadow{number}", seed, weights, generator_for(seed, "shadow", number, "train"), rows
+    )
 
 
 def _missing(base: BaseModels, specs: Sequence[ModelSpec]) -> list[ModelSpec]:
@@ -189,7 +197,8 @@ def _check(base: BaseModels, spec: ModelSpec) -> None:
     found = checkpoint_metadata(spec.path)
     if found is not None and found.seed != spec.seed:
         raise ValueError(
-            f"{spec.path}: expected the model of seed {spec.seed}, got that of seed {found.seed}. Move it away to train that again"
+            f"{spec.path}: expected the model of seed {spec.seed}, got that of seed {found.seed}. Move it "
+            "away to train that again"
         )
 
 
@@ -204,7 +213,8 @@ def _check_different(base: BaseModels, specs: Sequence[ModelSpec]) -> None:
         first = owner.setdefault(named_digest(path), path)
         if first != path:
             raise ValueError(
-                f"{path}: expected a model of its own, got the weights of {first}. Move the copy away to train that model again"
+                f"{path}: expected a model of its own, got the weights of {first}. Move the copy away to "
+                "train that model again"
             )
 
 

@@ -6,7 +6,14 @@ import os
 import signal
 import sys
 
-NEEDED = ((os, "O_DIRECTORY"), (os, "O_NONBLOCK"), (os, "getuid"), (signal, "SIGALRM"), (signal, "pthread_sigmask"), (signal, "setitimer"))
+NEEDED = (
+    (os, "O_DIRECTORY"),
+    (os, "O_NONBLOCK"),
+    (os, "getuid"),
+    (signal, "SIGALRM"),
+    (signal, "pthread_sigmask"),
+    (signal, "setitimer"),
+)
 
 
 def check_platform() -> None:

@@ -53,10 +53,11 @@ NO_TAGS: Mapping[str, str] = {}
 
 @dataclass(frozen=True)
 class Result:
-    """What one run measured, and where it is. `checkpoints`: the metrics after each of the config's checkpoint_epochs.
+    """What one run measured, and where it is. `checkpoints`: the metrics after each of the config's
+    checkpoint_epochs.
 
-    `setting`: what runs of other seeds share with it. `chosen`: the config's choice of metrics. `forgotten`: what was to be
-    forgotten, in words.
+    `setting`: what runs of other seeds share with it. `chosen`: the config's choice of metrics. `forgotten`:
+    what was to be forgotten, in words.
     """
 
     run_id: str
@@ -80,22 +81,30 @@ class Result:
 class Pipeline:
     """Validates the config; writes nothing until `run`.
 
-    Raises ValueError or FileNotFoundError, before anything is trained, for everything that a person may have got wrong:
-    names, flags, amounts, the forget request, the layer, checkpoints, folders, a tracking server that does not answer.
-    `checked` is what comes of it.
-    `base` lets several pipelines share one set of base models. `judges`: seeds of the oracles that the result is held against, which no
-    method may have (default: the config's own seed, that of the ideal model).
+    Raises ValueError or FileNotFoundError, before anything is trained, for everything that a person may have
+    got wrong: names, flags, amounts, the forget request, the layer, checkpoints, folders, a tracking server
+    that does not answer. `checked` is what comes of it. `base` lets several pipelines share one set of base
+    models. `judges`: seeds of the oracles that the result is held against, which no method may have (default:
+    the config's own seed, that of the ideal model).
     """
 
     def __init__(
-        self, config: PipelineConfig, *, progress: Progress = silent, base: BaseModels | None = None, judges: Sequence[int] | None = None
+        self,
+        config: PipelineConfig,
+        *,
+        progress: Progress = silent,
+        base: BaseModels | None = None,
+        judges: Sequence[int] | None = None,
     ) -> None:
         self.progress = progress
         method = METHODS[config.unlearn]
         settings, metrics = method.settings(config.settings), chosen(config.metrics)
         _check_choices(config, method)
         if base is not None and config.base not in (base.asked, base.config):
-            raise ValueError("expected the base models of this config, got those of another. Make them with BaseModels(config.base)")
+            raise ValueError(
+                "expected the base models of this config, got those of another. Make them with "
+                "BaseModels(config.base)"
+            )
         self.base = base or BaseModels(config.base, progress=progress)
         config = replace(config, base=self.base.config)
         augment = augmentation_of(config.unlearn_augment, method, self.base)
@@ -104,7 +113,9 @@ class Pipeline:
         counts = resolved(config.unlearn, model, data, settings)
         layer_size = masked_layer(model, data, settings.get("mask_layer")).size if MASKED in counts else 0
         epochs = checked_epochs(config.checkpoint_epochs, settings | counts)
-        self.checked = CheckedConfig(config, method, settings, metrics, self.base, data, augment, epochs, counts, layer_size)
+        self.checked = CheckedConfig(
+            config, method, settings, metrics, self.base, data, augment, epochs, counts, layer_size
+        )
         if self._wants_ideal():
             self.base.check_trainable(self.base.request_identity)
         self._start_afresh()
@@ -120,13 +131,16 @@ class Pipeline:
         self.stages: dict[str, float] = {}
 
     def run(self, *, nested: bool = False, tags: Mapping[str, str] = NO_TAGS) -> Result:
-        """Do it, in one MLflow run, with more tags from its beginning if any are given; an exception ends that FAILED with the error
+        """Do it, in one MLflow run, with more tags from its beginning if any are given; an exception ends
+        that FAILED with the error
         in a tag, Ctrl-C KILLED."""
         started = time.perf_counter()
         self._start_afresh()
         checked = self.checked
         tags = {**origin_tags(checked), **tags}
-        with tracked_run(checked.experiment, checked.name, nested=nested, tags=tags, columns=names_in("overview")) as run:
+        with tracked_run(
+            checked.experiment, checked.name, nested=nested, tags=tags, columns=names_in("overview")
+        ) as run:
             self.stages["tracking_start"] = time.perf_counter() - started
             run.params({name: value for name, value in run_params(checked).items() if name != MASKED})
             log_code(run, checked.entries)
@@ -194,11 +208,14 @@ class Pipeline:
         """ValueError where a method wrote into the model that all others start from."""
         if model_digest(initial) != digest:
             raise ValueError(
-                f"{self.checked.method.name}: expected a method that leaves the model it is given as it was, got one that changed it. "
+                f"{self.checked.method.name}: expected a method that leaves the model it is given as it was, "
+                "got one that changed it. "
                 "Work on copy_of(model)"
             )
 
-    def _measure(self, unlearned: Unlearned, base_models: Mapping[str, nn.Module], ideal: Trained | None) -> Measured:
+    def _measure(
+        self, unlearned: Unlearned, base_models: Mapping[str, nn.Module], ideal: Trained | None
+    ) -> Measured:
         return measure(
             unlearned.model,
             base_models,
@@ -212,7 +229,9 @@ class Pipeline:
 
     def _warnings_of(self, initial: Trained, unlearned: Unlearned, measured: Measured) -> list[RunWarning]:
         by_design = self.checked.method.facts.leaves_weights
-        return warnings_of(initial.model, unlearned, measured, classes=self.base.splits.classes, leaves_weights=by_design)
+        return warnings_of(
+            initial.model, unlearned, measured, classes=self.base.splits.classes, leaves_weights=by_design
+        )
 
     def _warn(self, run: TrackedRun, warnings: list[RunWarning]) -> None:
         """Add to the run's warnings, which its tag holds as soon as they are known."""
@@ -232,7 +251,9 @@ class Pipeline:
             raise
 
     def _with_masked(self, run: TrackedRun, unlearned: Unlearned) -> CheckedConfig:
-        """With the number of weights that really are switched off; a warning where those are fewer than were asked for."""
+        """With the number of weights that really are switched off; a warning where those are fewer than were
+        asked for.
+        """
         if unlearned.mask is None:
             return self.checked
         asked, switched_off = self.checked.counts.get(MASKED), unlearned.mask.kappa_count
@@ -257,7 +278,9 @@ class Pipeline:
         )
 
     def _on_epoch(self, model: nn.Module, epoch: int) -> None:
-        """Look at an intermediate model, without a trace in it, in the random state, or in the seconds of the stage it is in."""
+        """Look at an intermediate model, without a trace in it, in the random state, or in the seconds of the
+        stage it is in.
+        """
         with undisturbed(self.base.device):
             with timed(self.stages, "epoch_scores"):
                 self.intermediate.score(model, epoch, self.checked.data)
@@ -267,18 +290,24 @@ class Pipeline:
 
     def _base_models(self, initial: Trained, ideal: Trained | None) -> dict[str, nn.Module]:
         """What the unlearned model is compared with."""
-        return {"initial": initial.model, INCOMPETENT: self.base.incompetent()} | ({"ideal": ideal.model} if ideal else {})
+        return {"initial": initial.model, INCOMPETENT: self.base.incompetent()} | (
+            {"ideal": ideal.model} if ideal else {}
+        )
 
     def _commands(self) -> dict[str, str]:
         """The commands that make what a metric may need and a run may not have."""
         return {"ideal": self.base.ideal_command()}
 
     def _evaluate_base_models(self, base_models: Mapping[str, nn.Module]) -> None:
-        """Intermediate models are compared with the base models, which are evaluated for that, and for the final model, once."""
+        """Intermediate models are compared with the base models, which are evaluated for that, and for the
+        final model, once.
+        """
         if self.checked.checkpoint_epochs:
             with timed(self.stages, "checkpoint_evaluation"):
                 data, metrics = self.checked.data, self.checked.metrics
-                self.intermediate.others = outputs_of_others(base_models, data, self.base.splits.test, metrics)
+                self.intermediate.others = outputs_of_others(
+                    base_models, data, self.base.splits.test, metrics
+                )
 
     def ideal(self) -> Trained | None:
         """The ideal model that the config asks for, loaded or trained."""
@@ -286,12 +315,18 @@ class Pipeline:
 
     def _wants_ideal(self) -> bool:
         needed = "ideal" in self.checked.method.facts.needs
-        wanted = {"train": True, "skip": False, "auto": needed or self.base.embedded or self.base.ideal_path.exists()}
+        wanted = {
+            "train": True,
+            "skip": False,
+            "auto": needed or self.base.embedded or self.base.ideal_path.exists(),
+        }
         return wanted[self.checked.config.ideal]
 
 
 def _check_choices(config: PipelineConfig, method: Entry[MethodFacts]) -> None:
-    """ValueError for a choice that there is not, and for a run without the ideal model of a method that needs it."""
+    """ValueError for a choice that there is not, and for a run without the ideal model of a method that needs
+    it.
+    """
     if config.ideal not in ("auto", "train", "skip"):
         raise ValueError(f"--ideal: expected auto, train or skip, got {config.ideal!r}. Choose one")
     if config.report not in ("full", "no_images", "skip"):
@@ -304,4 +339,7 @@ def tell_missing(base: BaseModels) -> None:
     """A line on stderr where the checkpoint that is named is not there: another model takes its place."""
     mask = base.config.mask
     if mask is not None and not mask.exists():
-        print(f"warning: --mask: there is no file {mask}. A new initial model is trained, and saved there", file=sys.stderr)
+        print(
+            f"warning: --mask: there is no file {mask}. A new initial model is trained, and saved there",
+            file=sys.stderr,
+        )

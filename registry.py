@@ -1,7 +1,7 @@
 """What all registries share: registration, names and aliases, the nearest match, and the signature as schema.
 
-The keyword-only parameters of a registered function are its hyperparameters: their names become flags, their annotations say what is
-checked at every call and how a search draws them, its docstring is the help.
+The keyword-only parameters of a registered function are its hyperparameters: their names become flags, their
+annotations say what is checked at every call and how a search draws them, its docstring is the help.
 """
 
 from __future__ import annotations
@@ -20,7 +20,18 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from foreign_files import read_foreign, warn_if_others_write
 
@@ -35,8 +46,12 @@ Note = TypeVar("Note")
 _FLAGS = r"^Flags:\n(?: {4}.*(?:\n|\Z))*\n?"  # the block of a docstring that holds the flags' help
 
 
-def did_you_mean(kind: str, name: str, known: Iterable[str], plural: str = "", listed: Iterable[str] | None = None) -> str:
-    """One line for an unknown name: the nearest match among all that are known, then those that are `listed` (all, by default)."""
+def did_you_mean(
+    kind: str, name: str, known: Iterable[str], plural: str = "", listed: Iterable[str] | None = None
+) -> str:
+    """One line for an unknown name: the nearest match among all that are known, then those that are `listed`
+    (all, by default).
+    """
     known = sorted(known, key=str.casefold)
     listed = known if listed is None else sorted(listed, key=str.casefold)
     folded = {candidate.casefold(): candidate for candidate in known}
@@ -50,8 +65,8 @@ def did_you_mean(kind: str, name: str, known: Iterable[str], plural: str = "", l
 class Range:
     """The numbers that a flag takes, written into its annotation: Annotated[float, Range(0, 1, "(]")].
 
-    `ends` is as in an interval: [ and ] count, ( and ) do not. Without `most`, numbers end at 3e37, for Adam's first step is ten times its
-    learning rate and float32 ends at 3.4e38, and integers at 10^9.
+    `ends` is as in an interval: [ and ] count, ( and ) do not. Without `most`, numbers end at 3e37, for
+    Adam's first step is ten times its learning rate and float32 ends at 3.4e38, and integers at 10^9.
     """
 
     least: float
@@ -74,13 +89,20 @@ class Range:
         """The range in words, after "an integer" or "a number"."""
         if self.most is None:
             return f"{number} {'>=' if self.ends[0] == '[' else '>'} {self.least}"
-        forms = {"[]": "from {} to {}", "(]": "above {} and at most {}", "[)": "from {} to below {}", "()": "between {} and {}"}
+        forms = {
+            "[]": "from {} to {}",
+            "(]": "above {} and at most {}",
+            "[)": "from {} to below {}",
+            "()": "between {} and {}",
+        }
         return f"{number} {forms[self.ends].format(self.least, self.most)}"
 
 
 @dataclass(frozen=True)
 class Search:
-    """How a search draws a flag's values: evenly between `low` and `high`, on a linear or on a logarithmic scale."""
+    """How a search draws a flag's values: evenly between `low` and `high`, on a linear or on a logarithmic
+    scale.
+    """
 
     scale: Literal["linear", "log"]
     low: float
@@ -105,7 +127,8 @@ class Help:
 class Hyperparameter:
     """One keyword-only parameter of a registered function: a flag on the command line.
 
-    `annotation` is the type alone; `notes` is what is Annotated: a Range, a Search, a Help, or a str that says what is expected.
+    `annotation` is the type alone; `notes` is what is Annotated: a Range, a Search, a Help, or a str that
+    says what is expected.
     """
 
     name: str
@@ -132,7 +155,9 @@ class Hyperparameter:
         return _last(str, self.notes) or _described(self.annotation, self.range)
 
     def parse(self, text: str) -> Any:
-        """The value that `text` spells. Raises ValueError that names the flag, what was expected and what came."""
+        """The value that `text` spells. Raises ValueError that names the flag, what was expected and what
+        came.
+        """
         try:
             value = _parse(self.annotation, text)
         except ValueError:
@@ -193,13 +218,21 @@ class Entry(Generic[Facts]):
     @property
     def defaults(self) -> dict[str, Any]:
         """The values of the hyperparameters that need not be given."""
-        return {name: parameter.default for name, parameter in self.hyperparameters.items() if not parameter.required}
+        return {
+            name: parameter.default
+            for name, parameter in self.hyperparameters.items()
+            if not parameter.required
+        }
 
     @property
     def file(self) -> Path | None:
         """The user's file that the function came from, None for Lethe's own."""
         module = sys.modules.get(self.function.__module__)
-        return Path(str(module.__file__)) if module is not None and module.__name__.startswith(USER_MODULE) else None
+        return (
+            Path(str(module.__file__))
+            if module is not None and module.__name__.startswith(USER_MODULE)
+            else None
+        )
 
     @property
     def code(self) -> bytes | None:
@@ -224,7 +257,9 @@ class Entry(Generic[Facts]):
 
     @property
     def summary(self) -> str:
-        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+        """The docstring's first paragraph, in one line."""
+        paragraph = (inspect.getdoc(self.function) or "").partition("\n\n")[0]
+        return " ".join(paragraph.split())
 
     @property
     def about(self) -> str:
@@ -248,7 +283,8 @@ def import_modules(package: str, path: Iterable[str]) -> None:
 class Registry(Generic[Facts]):
     """Names to functions, for one kind of thing ("method", "dataset", ...).
 
-    Names and aliases are case-insensitive. Registering a name a second time raises ValueError. `takes` names the positional
+    Names and aliases are case-insensitive. Registering a name a second time raises ValueError. `takes` names
+    the positional
     parameters that every function of the kind has: one from a person's file is held to them.
     """
 
@@ -259,25 +295,37 @@ class Registry(Generic[Facts]):
         self._entries: dict[str, Entry[Facts]] = {}
         self._names: dict[str, str] = {}
         self._families: dict[str, tuple[str, Callable[[str], Entry[Facts]]]] = {}
-        self._of_files: dict[Function, Entry[Facts]] = {}  # by a user's unregistered function: one entry, however often it is named
+        self._of_files: dict[
+            Function, Entry[Facts]
+        ] = {}  # by a user's unregistered function: one entry, however often it is named
 
     def register(self, name: str, *aliases: str, **facts: Any) -> Callable[[Decorated], Decorated]:
-        """Decorator: remember a function under `name` and `aliases`, with the facts this kind declares; returns it `checked`."""
+        """Decorator: remember a function under `name` and `aliases`, with the facts this kind declares;
+        returns it `checked`.
+        """
 
         def remember(function: Decorated) -> Decorated:
             function = checked(name, function)
-            taken = [n for n in (name, *aliases) if n.casefold() in self._names and not self._is_again(n, function)]
+            taken = [
+                n for n in (name, *aliases) if n.casefold() in self._names and not self._is_again(n, function)
+            ]
             if taken:
                 where = inspect.getsourcefile(inspect.unwrap(self[taken[0]].function))
-                raise ValueError(f"{self.kind} {taken[0]!r} is registered already (in {where}). Choose another name")
+                raise ValueError(
+                    f"{self.kind} {taken[0]!r} is registered already (in {where}). Choose another name"
+                )
             self._entries[name] = Entry(name, function, aliases, self._facts(**facts))
             self._names |= {n.casefold(): name for n in (name, *aliases)}
             return function
 
         return remember
 
-    def family(self, prefix: str, what: str = "NAME") -> Callable[[Callable[[str], Entry[Facts]]], Callable[[str], Entry[Facts]]]:
-        """Decorator: names written prefix:NAME are the entries that the decorated function of NAME returns; `what` is shown for NAME."""
+    def family(
+        self, prefix: str, what: str = "NAME"
+    ) -> Callable[[Callable[[str], Entry[Facts]]], Callable[[str], Entry[Facts]]]:
+        """Decorator: names written prefix:NAME are the entries that the decorated function of NAME returns;
+        `what` is shown for NAME.
+        """
 
         def remember(entry_of: Callable[[str], Entry[Facts]]) -> Callable[[str], Entry[Facts]]:
             self._families[prefix.casefold()] = (f"{prefix}:{what}", entry_of)
@@ -304,12 +352,17 @@ class Registry(Generic[Facts]):
         if ".py:" in name:
             return self._from_file(name)
         if Path(name).suffix == ".py":
-            raise ValueError(f"{self.kind} {name!r}: expected path/to/file.py:function, got the file alone. Name a function of it")
+            raise ValueError(
+                f"{self.kind} {name!r}: expected path/to/file.py:function, got the file alone. Name a "
+                "function of it"
+            )
         families = [shown for shown, _ in self._families.values()]
         raise ValueError(did_you_mean(self.kind, name, self._entries, listed=[*self._entries, *families]))
 
     def runs_code(self, name: str) -> bool:
-        """Whether looking this name up would run a person's file: never to be done with a name that a store or a file gives."""
+        """Whether looking this name up would run a person's file: never to be done with a name that a store
+        or a file gives.
+        """
         prefix, colon, _ = name.partition(":")
         known = name in self or (bool(colon) and prefix.casefold() in self._families)
         return not known and ".py:" in name
@@ -334,10 +387,17 @@ class Registry(Generic[Facts]):
         for entry in self._entries.values():
             if entry.function is function:
                 return entry
-        own = [p for p in inspect.signature(function).parameters.values() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-        if self._takes and len([p for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD]) != len(self._takes):
+        own = [
+            p
+            for p in inspect.signature(function).parameters.values()
+            if p.kind is not inspect.Parameter.KEYWORD_ONLY
+        ]
+        if self._takes and len([p for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD]) != len(
+            self._takes
+        ):
             raise ValueError(
-                f"{spec}: expected a {self.kind}, a function of ({', '.join(self._takes)}, *, flags), got one of "
+                f"{spec}: expected a {self.kind}, a function of ({', '.join(self._takes)}, *, flags), got "
+                "one of "
                 f"{inspect.signature(function)}. Name another function, or put a * before its flags"
             )
         if function not in self._of_files:
@@ -347,12 +407,16 @@ class Registry(Generic[Facts]):
 
 
 def function_from_file(spec: str) -> Function:
-    """The function that `path/to/file.py:function` names. The file is run as the user's own code, once: see `changed_files`."""
+    """The function that `path/to/file.py:function` names. The file is run as the user's own code, once: see
+    `changed_files`.
+    """
     path, _, name = spec.rpartition(":")
     module = module_of(path, spec)
     function = getattr(module, name, None)
     if not callable(function):
-        known = [n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__]
+        known = [
+            n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__
+        ]
         raise ValueError(did_you_mean(f"function of {path}", name, known, f"functions of {path}"))
     return function
 
@@ -361,7 +425,9 @@ def module_of(path: str, spec: str) -> types.ModuleType:
     """The module that a user's file is, run now if it wasn't before. spec: what names it, for the error."""
     file = Path(path)
     if not file.is_file():
-        raise FileNotFoundError(f"expected path/to/file.py:function, got {spec!r}, and there is no file {path}")
+        raise FileNotFoundError(
+            f"expected path/to/file.py:function, got {spec!r}, and there is no file {path}"
+        )
     warn_if_others_write(file)
     module_name = f"{USER_MODULE}{file.stem}_{abs(hash(file.resolve()))}"
     module = sys.modules.get(module_name)
@@ -373,11 +439,14 @@ def module_of(path: str, spec: str) -> types.ModuleType:
         sys.modules[module_name] = module
         try:
             vars(module)[_CODE] = code = read_foreign(file)
-            exec(compile(code, str(file), "exec", dont_inherit=True), vars(module))  # these bytes, not those of a second look
+            exec(
+                compile(code, str(file), "exec", dont_inherit=True), vars(module)
+            )  # these bytes, not those of a second look
         except SystemExit as error:
             del sys.modules[module_name]
             raise ValueError(
-                f"{path} ends the program (exit code {error.code}) when it is imported. Put that under if __name__ == '__main__'"
+                f"{path} ends the program (exit code {error.code}) when it is imported. Put that under if "
+                "__name__ == '__main__'"
             ) from error
         except BaseException:
             del sys.modules[module_name]
@@ -386,7 +455,9 @@ def module_of(path: str, spec: str) -> types.ModuleType:
 
 
 def changed_files() -> list[Path]:
-    """The users' files that say by now something else than what was run of them, or are gone: a process of its own would run that."""
+    """The users' files that say by now something else than what was run of them, or are gone: a process of
+    its own would run that.
+    """
     modules = [module for name, module in sys.modules.items() if name.startswith(USER_MODULE)]
     files = ((Path(str(module.__file__)), vars(module).get(_CODE)) for module in modules)
     return [file for file, code in files if not file.is_file() or file.read_bytes() != code]
@@ -396,7 +467,11 @@ def checked(name: str, function: Decorated) -> Decorated:
     """The function, its settings checked at every call as `settings_of` does; itself where it has none."""
     if not _own_flags(function):
         return function
-    others = [p.name for p in inspect.signature(function).parameters.values() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    others = [
+        p.name
+        for p in inspect.signature(function).parameters.values()
+        if p.kind is not inspect.Parameter.KEYWORD_ONLY
+    ]
 
     @functools.wraps(function)
     def call(*args: Any, **given: Any) -> Any:
@@ -407,14 +482,18 @@ def checked(name: str, function: Decorated) -> Decorated:
 
 
 def settings_of(name: str, function: Function, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Every hyperparameter with its value: the given one, checked, else the default. `name` is the function's, for errors.
+    """Every hyperparameter with its value: the given one, checked, else the default. `name` is the
+    function's, for errors.
 
-    Raises ValueError for a flag that the function does not have, a value of another type or out of its range, or a missing one.
+    Raises ValueError for a flag that the function does not have, a value of another type or out of its range,
+    or a missing one.
     """
     known = hyperparameters_of(function)
     for flag in given:
         if flag not in known:
-            raise ValueError(did_you_mean(f"flag of {name}", f"--{flag}", [f"--{k}" for k in known], f"flags of {name}"))
+            raise ValueError(
+                did_you_mean(f"flag of {name}", f"--{flag}", [f"--{k}" for k in known], f"flags of {name}")
+            )
     missing = [flag for flag, parameter in known.items() if parameter.required and flag not in given]
     if missing:
         raise ValueError(f"{name} needs --{' and --'.join(missing)}. Give a value for each")
@@ -425,7 +504,8 @@ def hyperparameters_of(function: Function) -> dict[str, Hyperparameter]:
     """The keyword-only parameters of `function`, by name.
 
     The help of each is its line in the docstring, written `    name: what it is` under `Flags:`, else that of its annotation. One whose
-    default is None takes None too. Raises ValueError for one whose type is not among those that a flag can have.
+    default is None takes None too. Raises ValueError for one whose type is not among those that a flag can
+    have.
     """
     types_alone, annotated = get_type_hints(function), get_type_hints(function, include_extras=True)
     block = re.search(_FLAGS, inspect.getdoc(function) or "", flags=re.MULTILINE)
@@ -438,7 +518,9 @@ def hyperparameters_of(function: Function) -> dict[str, Hyperparameter]:
             kind |= None
         shared = _last(Help, notes)
         own = re.sub(r"\s+", " ", helps.get(name, ""))
-        found[name] = Hyperparameter(name, kind, parameter.default, own or (shared.text if shared else ""), notes)
+        found[name] = Hyperparameter(
+            name, kind, parameter.default, own or (shared.text if shared else ""), notes
+        )
     return found
 
 
@@ -470,7 +552,8 @@ def _check_understood(function: Function, name: str, annotation: Any) -> None:
             annotation = None
     if annotation is None:
         raise ValueError(
-            f"{function.__name__}: expected a type for {name} that a flag can have, got {inspect.signature(function).parameters[name]}. "
+            f"{function.__name__}: expected a type for {name} that a flag can have, got "
+            f"{inspect.signature(function).parameters[name]}. "
             "Annotate it with int, float, str, bool, Literal[...], tuple[int, ...] or one of them | None"
         )
 
@@ -516,7 +599,12 @@ def _checked(annotation: Any, value: Any) -> Any:
             return value
         if get_origin(kind) is tuple and isinstance(value, (tuple, list)):
             return tuple(_checked(get_args(kind)[0], part) for part in value)
-        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        if (
+            kind is float
+            and isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and math.isfinite(value)
+        ):
             return float(value)
         if kind in (int, str, bool) and type(value) is kind:
             return value
@@ -524,7 +612,13 @@ def _checked(annotation: Any, value: Any) -> Any:
 
 
 def _described(annotation: Any, numbers: Range | None) -> str:
-    words = {int: "an integer", float: "a finite number", str: "text", bool: "true or false", type(None): "none"}
+    words = {
+        int: "an integer",
+        float: "a finite number",
+        str: "text",
+        bool: "true or false",
+        type(None): "none",
+    }
     if numbers is not None:
         words |= {int: numbers.words("an integer"), float: numbers.words("a number")}
 

@@ -56,7 +56,8 @@ def write_json(record: RunRecord) -> Path:
     content = {
         "run_id": record.run_id,
         "params": {
-            name: value if isinstance(value, (int, float, str, type(None))) else str(value) for name, value in run_params(checked).items()
+            name: value if isinstance(value, (int, float, str, type(None))) else str(value)
+            for name, value in run_params(checked).items()
         },
         "config_hash": config_hash,
         "decisive": decisive,
@@ -81,9 +82,13 @@ def write_json(record: RunRecord) -> Path:
 
 
 def _own_file(folder: Path, name: str, config_hash: str) -> Path:
-    """<name>_<eight letters of the hash>.json; with the whole hash where another setting's file has these letters."""
+    """<name>_<eight letters of the hash>.json; with the whole hash where another setting's file has these
+    letters.
+    """
     path = folder / f"{name}_{config_hash[:8]}.json"
-    if not path.exists() or f'"config_hash": "{config_hash}"' in path.read_text(encoding="utf-8", errors="replace"):
+    if not path.exists() or f'"config_hash": "{config_hash}"' in path.read_text(
+        encoding="utf-8", errors="replace"
+    ):
         return path
     return folder / f"{name}_{config_hash}.json"
 
@@ -95,15 +100,24 @@ def log_results(run: TrackedRun, record: RunRecord, json_path: Path) -> None:
     run.metrics(measured.model, step=record.intermediate.last_step)
     run.metrics({f"initial_{name}": value for name, value in measured.initial.items()})
     run.metrics({f"ideal_{name}": value for name, value in measured.ideal.items()})
-    run.metrics({"unlearn_seconds": record.stages["unlearn"]} | {f"unlearn_{stage}_seconds": s for stage, s in unlearned.stages.items()})
+    run.metrics(
+        {"unlearn_seconds": record.stages["unlearn"]}
+        | {f"unlearn_{stage}_seconds": s for stage, s in unlearned.stages.items()}
+    )
     run.metrics({name: value for name, value in unlearned.facts.items() if not isinstance(value, str)})
     run.tags({name: value for name, value in unlearned.facts.items() if isinstance(value, str)})
     run.tags({f"undefined.{name}": reason for name, reason in measured.undefined.items()})
     run.history(unlearned.history, "unlearn_")
     for epoch, scores in record.intermediate.scores.items():
         run.metrics({f"epoch_{name}": score for name, score in scores.items()}, step=epoch)
-    for name, images in (("forget", checked.data.forget), ("retain", checked.data.retain), ("test", checked.base.splits.test)):
-        run.image_set(f"{checked.base.splits.dataset} {name}", images.digest, checked.base.splits.dataset, name)
+    for name, images in (
+        ("forget", checked.data.forget),
+        ("retain", checked.data.retain),
+        ("test", checked.base.splits.test),
+    ):
+        run.image_set(
+            f"{checked.base.splits.dataset} {name}", images.digest, checked.base.splits.dataset, name
+        )
     run.file(json_path)
     run.text("".join(f"{index}\n" for index in checked.data.forget.indexes.tolist()), FORGET_LIST)
     with tempfile.TemporaryDirectory() as folder:
@@ -114,15 +128,22 @@ def log_results(run: TrackedRun, record: RunRecord, json_path: Path) -> None:
 def _log_checkpoints(run: TrackedRun, record: RunRecord) -> None:
     """The intermediate models as earlier steps of the final model's metrics.
 
-    MLflow shows a metric's last step. Nothing intermediate may pass for final: what the final model has no value of is in
-    the raw metrics alone, and nothing is logged here while the method runs.
+    MLflow shows a metric's last step. Nothing intermediate may pass for final: what the final model has no
+    value of is in the raw metrics alone, and nothing is logged here while the method runs.
     """
     steps = record.intermediate.metrics.items()
-    run.points({epoch: {name: value for name, value in values.items() if name in record.measured.model} for epoch, values in steps})
+    run.points(
+        {
+            epoch: {name: value for name, value in values.items() if name in record.measured.model}
+            for epoch, values in steps
+        }
+    )
 
 
 def log_report(run: TrackedRun, record: RunRecord) -> None:
-    """The verdict in words, as a tag and in the run's description; and unless they are to be skipped, the pictures and the page."""
+    """The verdict in words, as a tag and in the run's description; and unless they are to be skipped, the
+    pictures and the page.
+    """
     facts = run_facts(record)
     told = verdict(facts.measured)
     run.tags({"verdict": told.headline})
@@ -142,7 +163,12 @@ def _saved(folder: Path, record: RunRecord) -> list[Path]:
     save_checkpoint(files[0], unlearned.model, metadata)
     if unlearned.mask is not None:
         files.append(folder / "mask.safetensors")
-        header = {"method": method, "request": base.request_slug, "run_id": record.run_id, "dataset": base.splits.dataset}
+        header = {
+            "method": method,
+            "request": base.request_slug,
+            "run_id": record.run_id,
+            "dataset": base.splits.dataset,
+        }
         save_mask(files[1], unlearned.mask, header)
     return files
 
@@ -162,7 +188,9 @@ def _per_image(folder: Path, record: RunRecord) -> Path:
     return path
 
 
-def image_table(measured: Measured, data: ForgetData, test: ImageSet, about: Mapping[str, object]) -> pa.Table:
+def image_table(
+    measured: Measured, data: ForgetData, test: ImageSet, about: Mapping[str, object]
+) -> pa.Table:
     """What each model says of each image; about: see `per_image`."""
     models = {name.removesuffix(" model"): own for name, own in measured.outputs.items()}
     models |= {INCOMPETENT: measured.incompetent} if measured.incompetent else {}

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from registry import Entry
     from run_settings import PipelineConfig
 
-NAMES = {"unlearn": None, "arch": None, "dataset": "digits"}  # of what has flags of its own, with the defaults
+NAMES = {
+    "unlearn": None,
+    "arch": None,
+    "dataset": "digits",
+}  # of what has flags of its own, with the defaults
 OF_THE_JOB = (
     "unlearn",
     "list",
@@ -30,8 +34,11 @@ OF_THE_JOB = (
 )
 
 
-def options_of(argv: Sequence[str] | None, about: str | None = None) -> tuple[argparse.Namespace, Entry[Any], Entry[Any]]:
-    """The flags' values, with the method and the architecture that are named. ValueError for unknown names, flags and values.
+def options_of(
+    argv: Sequence[str] | None, about: str | None = None
+) -> tuple[argparse.Namespace, Entry[Any], Entry[Any]]:
+    """The flags' values, with the method and the architecture that are named. ValueError for unknown names,
+    flags and values.
 
     about: the text of --help.
     """
@@ -45,14 +52,19 @@ def options_of(argv: Sequence[str] | None, about: str | None = None) -> tuple[ar
 
 
 def flags_given(argv: Sequence[str]) -> Flags:
-    """The flags of a command line, in their order, with the words of each. ValueError for an unknown flag, or a value that is none."""
+    """The flags of a command line, in their order, with the words of each. ValueError for an unknown flag, or
+    a value that is none.
+    """
     method, architecture = entries_of(command_line.first_pass(argv, NAMES))
     parser = flags(method, architecture)
     for action in parser._actions:
         action.default = argparse.SUPPRESS  # what is not given is not there
     given = vars(command_line.parsed(parser, argv, method))
     switches: Flags = {name: [] for name, value in given.items() if value is True}
-    return {name: [text_of(one) for one in (value if isinstance(value, list) else [value])] for name, value in given.items()} | switches
+    return {
+        name: [text_of(one) for one in (value if isinstance(value, list) else [value])]
+        for name, value in given.items()
+    } | switches
 
 
 @cache
@@ -62,7 +74,11 @@ def plain_flags() -> frozenset[str]:
     from training.recipe import FLAGS
 
     architecture = ARCHITECTURES["mlp"]
-    names = {flag.removeprefix("--") for action in flags(None, architecture)._actions for flag in action.option_strings}
+    names = {
+        flag.removeprefix("--")
+        for action in flags(None, architecture)._actions
+        for flag in action.option_strings
+    }
     return frozenset(names - set(architecture.hyperparameters) - set(FLAGS.hyperparameters))
 
 
@@ -74,13 +90,19 @@ def entries_of(chosen: dict[str, Any]) -> tuple[Entry[Any] | None, Entry[Any]]:
     return (None if chosen["unlearn"] is None else METHODS[chosen["unlearn"]]), architecture
 
 
-def flags(method: Entry[Any] | None, architecture: Entry[Any], about: str | None = None) -> argparse.ArgumentParser:
+def flags(
+    method: Entry[Any] | None, architecture: Entry[Any], about: str | None = None
+) -> argparse.ArgumentParser:
     summary, _, details = (about or "").partition("\n")
     own = method.about if method else "methods: " + ", ".join(command_line.method_names())
     parser = command_line.OneLineParser(summary, f"{details.strip()}\n\n{own}")
     job = parser.add_argument_group("the job")
     job.add_argument("--unlearn", metavar="METHOD", help="name, or path/to/file.py:function")
-    job.add_argument("--list", action="store_true", help="print every method, add-on and metric in a line each, and do nothing else")
+    job.add_argument(
+        "--list",
+        action="store_true",
+        help="print every method, add-on and metric in a line each, and do nothing else",
+    )
     job.add_argument(
         "--ideal",
         default="auto",
@@ -88,7 +110,9 @@ def flags(method: Entry[Any] | None, architecture: Entry[Any], about: str | None
         help="the model to be judged by: auto loads it if it exists and trains it for embedded data (default: %(default)s)",
     )
     job.add_argument(
-        "--config", metavar="FILE", help="YAML with the same flags, 'kappa: 0.1'; those given here count instead of the file's"
+        "--config",
+        metavar="FILE",
+        help="YAML with the same flags, 'kappa: 0.1'; those given here count instead of the file's",
     )
     job.add_argument(
         "--skip_finished",
@@ -131,7 +155,9 @@ def flags(method: Entry[Any] | None, architecture: Entry[Any], about: str | None
     return parser
 
 
-def configs_from(options: argparse.Namespace, method: Entry[Any], architecture: Entry[Any]) -> list[PipelineConfig]:
+def configs_from(
+    options: argparse.Namespace, method: Entry[Any], architecture: Entry[Any]
+) -> list[PipelineConfig]:
     """One config per combination of the values given for --seed and for the method's flags."""
     from run_settings import PipelineConfig
 

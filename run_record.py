@@ -15,7 +15,9 @@ from unlearn import Unlearned
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What was asked for, the models, what was measured of them, the seconds of each stage so far, and what to warn of."""
+    """What was asked for, the models, what was measured of them, the seconds of each stage so far, and what
+    to warn of.
+    """
 
     run_id: str
     checked: CheckedConfig
@@ -33,5 +35,8 @@ class RunRecord:
         base, initial = self.checked.base, self.initial
         notes = [] if self.ideal else [f"no ideal model to compare with. Make it: {base.ideal_command()}"]
         if initial.metadata and initial.metadata.seed != base.config.seed:
-            notes.append(f"the initial model in {initial.path} was trained with seed {initial.metadata.seed}, not {base.config.seed}")
+            notes.append(
+                f"the initial model in {initial.path} was trained with seed {initial.metadata.seed}, not "
+                f"{base.config.seed}"
+            )
         return notes

@@ -25,7 +25,9 @@ def run_facts(record: RunRecord) -> RunFacts:
     layer = None
     if unlearned.mask is not None:
         layer = Layer(
-            unlearned.mask.layer, record.initial.model.get_parameter(f"{unlearned.mask.layer}.weight").detach(), unlearned.mask.keep
+            unlearned.mask.layer,
+            record.initial.model.get_parameter(f"{unlearned.mask.layer}.weight").detach(),
+            unlearned.mask.keep,
         )
     return RunFacts(
         name=checked.name,
@@ -53,7 +55,9 @@ def run_facts(record: RunRecord) -> RunFacts:
         params={name: value for name, value in sorted(run_params(checked).items()) if value is not None},
         command=command_of(config),
         layer=layer,
-        images=ForgetImages(data.forget.images, data.forget.normalisation.white, data.forget.indexes) if config.report == "full" else None,
+        images=ForgetImages(data.forget.images, data.forget.normalisation.white, data.forget.indexes)
+        if config.report == "full"
+        else None,
         histories=_histories(record),
         stages=dict(record.stages),
         versions=library_versions(),
@@ -62,7 +66,9 @@ def run_facts(record: RunRecord) -> RunFacts:
 
 
 def command_of(config: PipelineConfig) -> str:
-    """The command line that runs this config. A list of indexes that came from no file is the artifact forget_indexes.txt."""
+    """The command line that runs this config. A list of indexes that came from no file is the artifact
+    forget_indexes.txt.
+    """
     return command("mlflow_forget.py", flags_of(replace(config, base=_with_file(config.base))))
 
 
@@ -77,7 +83,11 @@ def _commands(config: PipelineConfig) -> dict[str, str]:
 
 def _with_file(base: BaseConfig) -> BaseConfig:
     request = base.request
-    return base if request.indexes is None or request.file else replace(base, request=replace(request, file=FORGET_LIST))
+    return (
+        base
+        if request.indexes is None or request.file
+        else replace(base, request=replace(request, file=FORGET_LIST))
+    )
 
 
 def image_counts(outputs: ModelOutputs) -> dict[str, int]:
@@ -89,7 +99,9 @@ def image_counts(outputs: ModelOutputs) -> dict[str, int]:
 
 
 def _histories(record: RunRecord) -> list[History]:
-    """Of the training of base models that were not loaded, of the method's own steps, and of its models after each epoch."""
+    """Of the training of base models that were not loaded, of the method's own steps, and of its models after
+    each epoch.
+    """
     found = [
         History("Unlearning", record.unlearned.history, "unlearned", record.unlearned.step),
         History("After each epoch", [*record.intermediate.scores.values()], "unlearned"),

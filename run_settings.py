@@ -1,4 +1,6 @@
-"""The settings of a run: what may be asked for, its params, the hash of what decides its result, and where it comes from."""
+"""The settings of a run: what may be asked for, its params, the hash of what decides its result, and where it
+comes from.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,10 @@ AUTO = ("auto",)  # augment as the base models' recipe does
 class PipelineConfig:
     """One experiment: a method with its own settings, on base models, under an experiment's name.
 
-    metrics: "default", "all" (the costly ones too), names; see evaluation.chosen. report: pictures and an HTML page; the page without
-    images of the forget set; neither. unlearn_augment: what the images go through that the method trains on: ("auto",), as the base
-    models' recipe has it; ("none",); or some of crop, flip, cutout.
+    metrics: "default", "all" (the costly ones too), names; see evaluation.chosen. report: pictures and an
+    HTML page; the page without images of the forget set; neither. unlearn_augment: what the images go through
+    that the method trains on: ("auto",), as the base models' recipe has it; ("none",); or some of crop, flip,
+    cutout.
     """
 
     unlearn: str
@@ -54,8 +57,8 @@ class PipelineConfig:
 class CheckedConfig:
     """A config that can be run, with what its names stand for.
 
-    settings: of the method, the defaults too. counts: what they come to, amounts as numbers of weights. layer_size: weights of the masked
-    layer, 0 for a method without one.
+    settings: of the method, the defaults too. counts: what they come to, amounts as numbers of weights.
+    layer_size: weights of the masked layer, 0 for a method without one.
     """
 
     config: PipelineConfig
@@ -101,7 +104,9 @@ class CheckedConfig:
 
 
 def flags_of(config: PipelineConfig) -> Flags:
-    """The command line's flags for this config: the method, its settings, and what else differs from the defaults."""
+    """The command line's flags for this config: the method, its settings, and what else differs from the
+    defaults.
+    """
     settings = {name: [text_of(value)] for name, value in config.settings.items()}
     flags = {"unlearn": [config.unlearn]} | settings | base_models.flags_of(config.base)
     defaults = PipelineConfig(config.unlearn)
@@ -119,9 +124,11 @@ def experiment_of(config: PipelineConfig) -> str:
 
 
 def augmentation_of(asked: Sequence[str], method: Entry[MethodFacts], base: BaseModels) -> tuple[str, ...]:
-    """What is done to the images that the method trains on; nothing where it trains on none, whatever the base models' recipe says.
+    """What is done to the images that the method trains on; nothing where it trains on none, whatever the
+    base models' recipe says.
 
-    Raises ValueError for kinds that there are not, that these images can't take, or that the method has no use for.
+    Raises ValueError for kinds that there are not, that these images can't take, or that the method has no
+    use for.
     """
     trains_on_none = method.facts.augments == ()
     if tuple(asked) == AUTO:
@@ -130,10 +137,13 @@ def augmentation_of(asked: Sequence[str], method: Entry[MethodFacts], base: Base
         kinds = augmentations_of_flag(asked)
         check_augmentable(kinds, base.splits.train.image_shape)
     except ValueError as error:
-        raise ValueError(f"--unlearn_augment: {error}. Or leave the flag out, for what the base models' recipe does") from error
+        raise ValueError(
+            f"--unlearn_augment: {error}. Or leave the flag out, for what the base models' recipe does"
+        ) from error
     if kinds and trains_on_none:
         raise ValueError(
-            f"--unlearn_augment: {method.name} does not train on augmented images (docs/methods.md says which methods do), got "
+            f"--unlearn_augment: {method.name} does not train on augmented images (docs/methods.md says "
+            "which methods do), got "
             f"{','.join(kinds)}. Leave the flag out"
         )
     return kinds
@@ -181,7 +191,9 @@ def run_params(checked: CheckedConfig) -> dict[str, Any]:
 
 
 def _digests(checked: CheckedConfig) -> dict[str, str]:
-    """The whole digests of what a name or a slug says in a few letters: the forget list, the users' files as they were run."""
+    """The whole digests of what a name or a slug says in a few letters: the forget list, the users' files as
+    they were run.
+    """
     digests = {
         "request_digest": checked.config.base.request.digest,
         "unlearn_code": checked.method.code_digest,
@@ -192,9 +204,13 @@ def _digests(checked: CheckedConfig) -> dict[str, str]:
 
 
 def _recipe(base: BaseModels) -> dict[str, Any]:
-    """How the base models are trained, by the names of the flags; and what of it is not as usual for this architecture and dataset."""
+    """How the base models are trained, by the names of the flags; and what of it is not as usual for this
+    architecture and dataset.
+    """
     unusual = {name.removeprefix(PREFIX): value for name, value in sorted(base.training.items())}
-    words = [f"{name}={','.join(value) if isinstance(value, tuple) else value}" for name, value in unusual.items()]
+    words = [
+        f"{name}={','.join(value) if isinstance(value, tuple) else value}" for name, value in unusual.items()
+    ]
     settings = asdict(base.recipe) | {"augment": ",".join(augmentations(base.recipe.augment)) or "none"}
     every = {f"{PREFIX}{name}": value for name, value in settings.items() if name != "epochs"}
     return every | {"training": " ".join(words) or "default"}
@@ -233,7 +249,9 @@ def decisive_of(checked: CheckedConfig, initial: Trained, ideal: Trained | None)
         decisive["normalize"] = checked.base.normalize
     if checked.base.unusual:  # what an option does may show in no weight
         decisive["options"] = checked.base.unusual
-    if "oracles" in checked.method.facts.needs:  # models of the same epochs and shape, whose weights are not in here
+    if (
+        "oracles" in checked.method.facts.needs
+    ):  # models of the same epochs and shape, whose weights are not in here
         decisive |= {"epochs": checked.base.epochs, "options": dict(checked.base.options)}
     if checked.config.metrics != (DEFAULT,):
         decisive["metrics"] = sorted(metric.identity for metric in checked.metrics)
@@ -242,7 +260,11 @@ def decisive_of(checked: CheckedConfig, initial: Trained, ideal: Trained | None)
 
 def origin_tags(checked: CheckedConfig) -> dict[str, str]:
     """Where a run comes from."""
-    return {"lethe_version": __version__, "git_commit": git_commit(), "method_source": checked.method.facts.source}
+    return {
+        "lethe_version": __version__,
+        "git_commit": git_commit(),
+        "method_source": checked.method.facts.source,
+    }
 
 
 def provenance(name: str, trained: Trained | None) -> dict[str, Any]:

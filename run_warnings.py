@@ -20,11 +20,17 @@ SHOWN = 3  # names of weights in one line
 
 
 def warnings_of(
-    initial: nn.Module, unlearned: Unlearned, measured: Measured, *, classes: int, leaves_weights: bool = False
+    initial: nn.Module,
+    unlearned: Unlearned,
+    measured: Measured,
+    *,
+    classes: int,
+    leaves_weights: bool = False,
 ) -> list[RunWarning]:
     """Return the warnings of a run; [] if there are none.
 
-    diverged: a weight is not finite, or a loss (in the method's history, or on forget or retain) is not finite or over 1e4
+    diverged: a weight is not finite, or a loss (in the method's history, or on forget or retain) is not
+    finite or over 1e4
     gives probabilities: every row of a model's outputs is a distribution (the model ends in a softmax)
     destroyed the model: retain_score below twice chance, 2 x 100 / classes percent
     lost accuracy: if it is not destroyed, see `_lost_accuracy`
@@ -56,7 +62,11 @@ def _no_logits(measured: Measured) -> Iterator[RunWarning]:
 
 
 def _broken_weights(model: nn.Module) -> Iterator[str]:
-    broken = [name for name, value in _tensors(model).items() if value.is_floating_point() and not value.isfinite().all()]
+    broken = [
+        name
+        for name, value in _tensors(model).items()
+        if value.is_floating_point() and not value.isfinite().all()
+    ]
     if broken:
         yield f"weights that are not finite ({', '.join(broken[:SHOWN])}{', ...' if len(broken) > SHOWN else ''})"
 
@@ -99,17 +109,22 @@ def _destroyed(measured: Measured, classes: int) -> list[RunWarning]:
         own = f"the initial model's own retain_score, {before:.2f} %, is under {words} ({limit:.4g} %)"
         text = f"nothing to preserve: {own}, and the unlearned model's is {after:.2f} %. Train the initial model for more epochs"
         return [RunWarning("nothing to preserve", text)]
-    text = f"retain_score {after:.2f} % is under {words} ({limit:.4g} %); the initial model has {before:.2f} %"
+    text = (
+        f"retain_score {after:.2f} % is under {words} ({limit:.4g} %); the initial model has {before:.2f} %"
+    )
     return [RunWarning("destroyed", f"destroyed the model: {text}")]
 
 
 def _lost_accuracy(measured: Measured) -> list[RunWarning]:
     """Warn if the score of retain, or of the retained classes' test images, fell by 5 points or more.
 
-    Checks both: a method may keep the score on the images that it repairs the model with, and lose it on unseen ones.
+    Checks both: a method may keep the score on the images that it repairs the model with, and lose it on
+    unseen ones.
     """
     outputs = measured.outputs["unlearned model"]
-    of_test, on_test = (outputs.test_retain, "test_retain_score") if outputs.forget_classes else (outputs.test, "test_score")
+    of_test, on_test = (
+        (outputs.test_retain, "test_retain_score") if outputs.forget_classes else (outputs.test, "test_score")
+    )
     kept = ("retain_score", on_test) if len(of_test) else ("retain_score",)
     falls = []
     for name in kept:
@@ -124,7 +139,9 @@ def _before_and_after(measured: Measured, name: str) -> tuple[float, float]:
     return _value(measured, "initial", name), _value(measured, "unlearned", name)
 
 
-def _unchanged(initial: nn.Module, unlearned: nn.Module, measured: Measured, leaves_weights: bool) -> Iterator[RunWarning]:
+def _unchanged(
+    initial: nn.Module, unlearned: nn.Module, measured: Measured, leaves_weights: bool
+) -> Iterator[RunWarning]:
     """Warn if no prediction on forget, retain and test changed, and whether the weights did."""
     before, after = (measured.outputs[f"{name} model"].sets for name in ("initial", "unlearned"))
     if any(not torch.equal(before[name].logits.argmax(1), after[name].logits.argmax(1)) for name in COMPARED):
@@ -133,7 +150,10 @@ def _unchanged(initial: nn.Module, unlearned: nn.Module, measured: Measured, lea
         if not leaves_weights:
             yield RunWarning("changed nothing", "changed nothing: every weight is what it was")
         return
-    moved = max(float((before[name].true_probabilities - after[name].true_probabilities).abs().max()) for name in COMPARED)
+    moved = max(
+        float((before[name].true_probabilities - after[name].true_probabilities).abs().max())
+        for name in COMPARED
+    )
     same = "every forget, retain and test image is taken for the class that it was taken for before"
     text = f"changed no prediction: {same} (largest change of a true class's probability: {moved:.2g})"
     yield RunWarning("changed no prediction", text)
@@ -142,7 +162,9 @@ def _unchanged(initial: nn.Module, unlearned: nn.Module, measured: Measured, lea
 def _same_weights(one: nn.Module, other: nn.Module) -> bool:
     """Return whether two models have equal parameters and buffers, by name and bit by bit."""
     first, second = _tensors(one), _tensors(other)
-    return first.keys() == second.keys() and all(_same_bits(value, second[name]) for name, value in first.items())
+    return first.keys() == second.keys() and all(
+        _same_bits(value, second[name]) for name, value in first.items()
+    )
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:

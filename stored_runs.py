@@ -37,9 +37,17 @@ MetricsOf = Callable[[Mapping[str, float], Mapping[str, str]], dict[str, float]]
 def add_store_flags(flags: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add the flags that name a store and select its runs."""
     which = flags.add_argument_group("which store, which runs")
-    which.add_argument("--tracking_uri", metavar="URI", help="sqlite:///FILE, a file-store folder, postgresql://..., http(s)://..., ...")
-    which.add_argument("--experiment", nargs="+", default=[], metavar="NAME", help="runs of these experiments (default: all)")
-    which.add_argument("--since", metavar="DATE", help="runs that began then (2026-05-01, 2026-05-01T12:30Z) or later")
+    which.add_argument(
+        "--tracking_uri",
+        metavar="URI",
+        help="sqlite:///FILE, a file-store folder, postgresql://..., http(s)://..., ...",
+    )
+    which.add_argument(
+        "--experiment", nargs="+", default=[], metavar="NAME", help="runs of these experiments (default: all)"
+    )
+    which.add_argument(
+        "--since", metavar="DATE", help="runs that began then (2026-05-01, 2026-05-01T12:30Z) or later"
+    )
     which.add_argument("--filter", metavar="TEXT", help="runs that meet every comparison")
     return which
 
@@ -49,8 +57,10 @@ def choose_store(given: str | None) -> Choice:
     choice = chosen_store(given)
     if choice is None:
         raise ValueError(
-            f"expected a tracking store, got none: no --tracking_uri, no {VARIABLE}, no ./{DATABASE} and no ./{FOLDER} with meta.yaml "
-            f"files. Run this where the runs were logged, or name the store, e.g. --tracking_uri sqlite:///path/to/{DATABASE}"
+            f"expected a tracking store, got none: no --tracking_uri, no {VARIABLE}, no ./{DATABASE} and no "
+            f"./{FOLDER} with meta.yaml "
+            "files. Run this where the runs were logged, or name the store, e.g. --tracking_uri "
+            f"sqlite:///path/to/{DATABASE}"
         )
     return choice
 
@@ -77,9 +87,15 @@ def long_params_from(artifact_root: str | None, store: Store) -> Read:
     """Return the reader of long params. Raises ValueError if artifact_root is not a folder."""
     root = None if artifact_root is None else Path(artifact_root)
     if root is not None and not root.is_dir():
-        raise ValueError(f"expected the folder of the artifacts as --artifact_root, got {root}. Check the path")
+        raise ValueError(
+            f"expected the folder of the artifacts as --artifact_root, got {root}. Check the path"
+        )
     here = local_artifact(root)
-    return (lambda run, name: here(run, name) or store.artifact(run, name)) if isinstance(store, ClientStore) else here
+    return (
+        (lambda run, name: here(run, name) or store.artifact(run, name))
+        if isinstance(store, ClientStore)
+        else here
+    )
 
 
 def collect(store: Store, spool: Spool, read: Read, complain: Complain) -> int:
@@ -96,8 +112,10 @@ def collect(store: Store, spool: Spool, read: Read, complain: Complain) -> int:
             cut += len(missing)
     if cut:
         print(
-            f"{cut} {'param has' if cut == 1 else 'params have'} {LONGEST_PARAM} characters, where MLflow cuts, and no artifact "
-            "params/<name>.txt that goes on. If they were cut, --artifact_root names where the artifacts are now"
+            f"{cut} {'param has' if cut == 1 else 'params have'} {LONGEST_PARAM} characters, where MLflow "
+            "cuts, and no artifact "
+            "params/<name>.txt that goes on. If they were cut, --artifact_root names where the artifacts are "
+            "now"
         )
     return skipped
 
@@ -128,9 +146,11 @@ def seed_runs(runs: Iterable[StoredRun], metrics_of: MetricsOf) -> list[SeedRun]
 
 
 def runs_of_csv(path: Path) -> list[StoredRun]:
-    """The runs in a CSV file of mlruns_parser.py, with the tags NOT_OF_ONE_SEED. Raises ValueError for any other file.
+    """The runs in a CSV file of mlruns_parser.py, with the tags NOT_OF_ONE_SEED. Raises ValueError for any
+    other file.
 
-    A CSV does not mark its columns as params or metrics: params are the settings of registered methods and architectures and of the job.
+    A CSV does not mark its columns as params or metrics: params are the settings of registered methods and
+    architectures and of the job.
     """
     import pandas as pd
 
@@ -144,7 +164,8 @@ def runs_of_csv(path: Path) -> list[StoredRun]:
         return [_run_of_row(row, parents) for row in table.to_dict("records")]
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(
-            f"--csv: expected a CSV file of mlruns_parser.py, got {path}: {error}. Make it: python mlruns_parser.py"
+            f"--csv: expected a CSV file of mlruns_parser.py, got {path}: {error}. Make it: python "
+            "mlruns_parser.py"
         ) from error
 
 
@@ -159,7 +180,9 @@ def _run_of_row(row: Mapping[str, str], parents: Collection[str]) -> StoredRun:
         run_name="",
         experiment=row["experiment"],
         status=row["status"],
-        start_time=int(datetime.fromisoformat(row["start_time"]).timestamp() * 1000) if row["start_time"] else None,
+        start_time=int(datetime.fromisoformat(row["start_time"]).timestamp() * 1000)
+        if row["start_time"]
+        else None,
         end_time=None,
         parent_run_id=row["parent_run_id"],
         warning=row.get("warning", ""),
@@ -181,7 +204,11 @@ def counted(number: int, what: str) -> str:
 
 def others(number: int) -> str:
     """Return the end of a line about runs that `seed_runs` left out."""
-    return f"; {counted(number, 'other run')} left out (parents of sweeps, audits, no param unlearn)" if number else ""
+    return (
+        f"; {counted(number, 'other run')} left out (parents of sweeps, audits, no param unlearn)"
+        if number
+        else ""
+    )
 
 
 def complain(program: str, message: str) -> None:

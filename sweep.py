@@ -26,16 +26,24 @@ from vision_data import Splits
 
 
 def run_all(configs: Sequence[PipelineConfig], *, progress: Progress = silent) -> list[Result]:
-    """Run experiments that differ in the method's settings and the seed, as children of one parent run; a single one stands alone.
+    """Run experiments that differ in the method's settings and the seed, as children of one parent run; a
+    single one stands alone.
 
     All are checked before the first is run. Base models are made once.
     """
     if len({config.base.seed for config in configs}) > 1 and any(config.base.mask for config in configs):
-        raise ValueError("--mask is one model, and several seeds mean several. Leave out --mask, or give one --seed")
+        raise ValueError(
+            "--mask is one model, and several seeds mean several. Leave out --mask, or give one --seed"
+        )
     twice = next((config for number, config in enumerate(configs) if config in configs[:number]), None)
     if twice is not None:
-        given = ", ".join(f"{name} {value}" for name, value in {**twice.settings, "seed": twice.base.seed}.items())
-        raise ValueError(f"expected every run once, got the same twice: {twice.unlearn} with {given}. Leave out the repeated value")
+        given = ", ".join(
+            f"{name} {value}" for name, value in {**twice.settings, "seed": twice.base.seed}.items()
+        )
+        raise ValueError(
+            f"expected every run once, got the same twice: {twice.unlearn} with {given}. Leave out the "
+            "repeated value"
+        )
     bases: list[BaseModels] = []
     pipelines = []
     for config in configs:
@@ -48,7 +56,9 @@ def run_all(configs: Sequence[PipelineConfig], *, progress: Progress = silent) -
         return [pipelines[0].run()]
     first = pipelines[0].checked
     name = f"{first.method.name} {first.base.request_slug} x {len(pipelines)}"
-    with tracked_run(first.experiment, name, tags={"sweep": "parent"}, columns=names_in("overview")) as parent:
+    with tracked_run(
+        first.experiment, name, tags={"sweep": "parent"}, columns=names_in("overview")
+    ) as parent:
         try:
             results = [pipeline.run(nested=True) for pipeline in pipelines]
         finally:  # a method that diverged ended it all: that is when somebody looks
@@ -66,7 +76,9 @@ def by_setting(results: Sequence[Result]) -> dict[str, dict[int, Result]]:
 
 
 def over_seeds_of(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
-    """By setting and metric: what the values of several seeds come to, and the gaps to the ideal model of each seed."""
+    """By setting and metric: what the values of several seeds come to, and the gaps to the ideal model of
+    each seed.
+    """
     return {setting: _over_seeds(runs) for setting, runs in by_setting(results).items() if len(runs) > 1}
 
 
@@ -81,27 +93,47 @@ def _over_seeds(runs: Mapping[int, Result]) -> dict[str, Any]:
 
 
 def _as_json(over: OverSeeds) -> dict[str, Any]:
-    """Its numbers, those that JSON has not (infinity, NaN) as text; for saturated values how many there are of each, and no mean."""
+    """Its numbers, those that JSON has not (infinity, NaN) as text; for saturated values how many there are
+    of each, and no mean.
+    """
     values = [value if math.isfinite(value) else str(value) for value in over.values]
     if over.saturated and over.n > 1:
-        return {"seeds": over.n, "values": values, "saturated": True, "counts": {f"{value:g}": n for value, n in over.counts.items()}}
+        return {
+            "seeds": over.n,
+            "values": values,
+            "saturated": True,
+            "counts": {f"{value:g}": n for value, n in over.counts.items()},
+        }
     return {"seeds": over.n, **asdict(over), "values": values}
 
 
 def _tag_warnings(parent: TrackedRun, pipelines: Sequence[Pipeline]) -> None:
     warned = sum(bool(pipeline.warnings) for pipeline in pipelines)
     if warned:
-        parent.tags({"warning": f"{warned} of {len(pipelines)} runs {'has a warning' if warned == 1 else 'have warnings'}"})
+        parent.tags(
+            {
+                "warning": f"{warned} of {len(pipelines)} runs {'has a warning' if warned == 1 else 'have warnings'}"
+            }
+        )
 
 
 def same_splits(bases: Sequence[BaseModels], config: BaseConfig) -> Splits | None:
     """The splits of base models made before, where they are the same: images are read once."""
     same = ("dataset", "data", "split_seed", "reading")
-    return next((base.splits for base in bases if all(getattr(base.config, name) == getattr(config, name) for name in same)), None)
+    return next(
+        (
+            base.splits
+            for base in bases
+            if all(getattr(base.config, name) == getattr(config, name) for name in same)
+        ),
+        None,
+    )
 
 
 def _log_parent(parent: TrackedRun, first: CheckedConfig, results: Sequence[Result]) -> None:
-    """What all children share as params, what varies as a tag, and where only kappa and the seed vary, the curve over kappa."""
+    """What all children share as params, what varies as a tag, and where only kappa and the seed vary, the
+    curve over kappa.
+    """
     params = [result.params for result in results]
     varying = sorted(name for name in params[0] if len({str(own[name]) for own in params}) > 1)
     parent.params({name: value for name, value in params[0].items() if name not in varying})
@@ -124,9 +156,14 @@ def _scores(checked: CheckedConfig) -> list[str]:
 
 
 def _kappa_curve(first: CheckedConfig, results: Sequence[Result]) -> Picture:
-    """Forget and retain score of every run over its kappa: test images where a whole class went, else training images."""
+    """Forget and retain score of every run over its kappa: test images where a whole class went, else
+    training images.
+    """
     scores = _scores(first)
-    points = [(result.params["kappa_count"], result.metrics[scores[0]], result.metrics[scores[1]]) for result in results]
+    points = [
+        (result.params["kappa_count"], result.metrics[scores[0]], result.metrics[scores[1]])
+        for result in results
+    ]
     forget, retain = (mean(result.initial[name] for result in results) for name in scores)
     images = "test images" if first.data.forget_classes else "training images"
     title = f"{first.method.name}, {first.base.splits.dataset}, {first.base.request_slug}: {images}"

@@ -1,7 +1,8 @@
 """Import torchvision, also with a torch build that its wheel was not compiled for.
 
-With another build (a CPU-only torch, for instance) torchvision's compiled operators are not loaded, and the import fails on the
-missing operator nms. Lethe uses its datasets and architectures, but no operator: declaring two schemas is enough.
+With another build (a CPU-only torch, for instance) torchvision's compiled operators are not loaded, and the
+import fails on the missing operator nms. Lethe uses its datasets and architectures, but no operator:
+declaring two schemas is enough.
 """
 
 from __future__ import annotations

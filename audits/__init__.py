@@ -1,1 +1,3 @@
-"""What audit.py does: a method on many models (KLoM, U-LiRA), models that were made elsewhere, a run recomputed."""
+"""What audit.py does: a method on many models (KLoM, U-LiRA), models that were made elsewhere, a run
+recomputed.
+"""

@@ -1,4 +1,6 @@
-"""The KLoM audit: N unlearned models beside N oracles, image by image, and the NeurIPS 2023 challenge's score of them."""
+"""The KLoM audit: N unlearned models beside N oracles, image by image, and the NeurIPS 2023 challenge's score
+of them.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,28 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from audits.many_models import AuditResult, Notice, StartingModel, announce_cost, audit_run, job_of, loaded, params_of, unlearned
-from audits.margin_files import COLUMNS, SETS, array_of, check_columns, columns, npy, read_margins, sets_of, table
+from audits.many_models import (
+    AuditResult,
+    Notice,
+    StartingModel,
+    announce_cost,
+    audit_run,
+    job_of,
+    loaded,
+    params_of,
+    unlearned,
+)
+from audits.margin_files import (
+    COLUMNS,
+    SETS,
+    array_of,
+    check_columns,
+    columns,
+    npy,
+    read_margins,
+    sets_of,
+    table,
+)
 from base_models import BaseConfig, BaseModels
 from evaluation import METRICS, MetricFacts, ModelOutputs, Population, evaluate, needs_of, noise_floor
 from evaluation.impl import Undecided
@@ -38,8 +60,10 @@ ORACLES, UNLEARNED, MODELS = "oracle_margins.npy", "unlearned_margins.npy", "mod
 class KlomConfig:
     """A method, and how many models a side.
 
-    oracle_margins: a file of the oracles' margins, from elsewhere; see margin_files.columns. also: metrics of one model, measured of each.
-    klom_direction: whether KLoM is KL(unlearned || oracles), as in EasyDUB, or KL(oracles || unlearned), as in data-unlearning-bench.
+    oracle_margins: a file of the oracles' margins, from elsewhere; see margin_files.columns. also: metrics of
+    one model, measured of each.
+    klom_direction: whether KLoM is KL(unlearned || oracles), as in EasyDUB, or KL(oracles || unlearned), as
+    in data-unlearning-bench.
     """
 
     unlearn: str
@@ -53,22 +77,33 @@ class KlomConfig:
 
 
 class KlomAudit:
-    """N initial models of seeds from --seed on, each unlearned; N oracles of the same seeds, or their margins from a file.
+    """N initial models of seeds from --seed on, each unlearned; N oracles of the same seeds, or their margins
+    from a file.
 
-    A method that returns the ideal model gets one of a seed after all of these, for an oracle is not to be compared with itself.
-    Raises ValueError or FileNotFoundError, before anything is trained, for everything that a person may have got wrong.
+    A method that returns the ideal model gets one of a seed after all of these, for an oracle is not to be
+    compared with itself. Raises ValueError or FileNotFoundError, before anything is trained, for everything
+    that a person may have got wrong.
     """
 
-    def __init__(self, config: KlomConfig, *, progress: Progress = silent, notice: Notice = lambda line: None) -> None:
+    def __init__(
+        self, config: KlomConfig, *, progress: Progress = silent, notice: Notice = lambda line: None
+    ) -> None:
         if config.models < MINIMUM:
-            raise ValueError(f"--models: expected at least {MINIMUM} a side, got {config.models}. Ask for more: 100 have a low noise floor")
+            raise ValueError(
+                f"--models: expected at least {MINIMUM} a side, got {config.models}. Ask for more: 100 have "
+                "a low noise floor"
+            )
         self.config = config
         self.notice = notice
-        self.job = job_of(config.unlearn, config.settings, config.base, config.experiment, progress, self._seeds)
+        self.job = job_of(
+            config.unlearn, config.settings, config.base, config.experiment, progress, self._seeds
+        )
         self.sets = sets_of(self.job.data)
         self.warning = ""
         self.given = None if config.oracle_margins is None else self._given(config.oracle_margins)
-        needed: tuple[Kind, ...] = ("initial models", "oracles") if self.given is None else ("initial models",)
+        needed: tuple[Kind, ...] = (
+            ("initial models", "oracles") if self.given is None else ("initial models",)
+        )
         for kind in needed:
             specs_of(self.job.base, kind, config.models)
         self.also = [self._of_one_model(name) for name in config.also]
@@ -88,7 +123,11 @@ class KlomAudit:
         """Do it, in one MLflow run."""
         started = time.perf_counter()
         self.stages = {}
-        own = {"models": self.config.models, "oracle_margins": self.config.oracle_margins, "metrics": ",".join(self._names)}
+        own = {
+            "models": self.config.models,
+            "oracle_margins": self.config.oracle_margins,
+            "metrics": ",".join(self._names),
+        }
         own |= {"klom_direction": self.config.klom_direction}
         if self.warning:
             self.notice(f"warning: {self.warning}")
@@ -109,28 +148,42 @@ class KlomAudit:
                 beside = floor_of(self.config.models) | means_of(rows, self._names)
             self._log(run, models, oracles, rows)
             self.stages["total"] = time.perf_counter() - started
-            run.metrics(values | beside | {f"stage_{stage}_seconds": seconds for stage, seconds in self.stages.items()})
+            run.metrics(
+                values
+                | beside
+                | {f"stage_{stage}_seconds": seconds for stage, seconds in self.stages.items()}
+            )
             run.tags({f"undefined.{name}": reason for name, reason in undefined.items()})
-        return AuditResult(run.run_id, self.name, values, beside, undefined, self._notes(), self.stages, models=rows)
+        return AuditResult(
+            run.run_id, self.name, values, beside, undefined, self._notes(), self.stages, models=rows
+        )
 
     @property
     def _names(self) -> list[str]:
         return [metric.name for metric in self.also]
 
     def _of_one_model(self, name: str) -> Entry[MetricFacts]:
-        """A metric that needs one model alone. ValueError for another, and for one that this request can't have."""
+        """A metric that needs one model alone. ValueError for another, and for one that this request can't
+        have.
+        """
         metric = METRICS[name]
         if needs_of(metric.function) != ("model",):
-            raise ValueError(f"--metrics: expected metrics of one model alone, got {metric.name}, which needs others. Leave it out")
+            raise ValueError(
+                f"--metrics: expected metrics of one model alone, got {metric.name}, which needs others. "
+                "Leave it out"
+            )
         if metric.facts.whole_class and not self.job.data.forget_classes:
             raise ValueError(
-                f"--metrics: {metric.name} needs a class that is forgotten whole, got the request {self.job.base.request_slug}. Leave it "
+                f"--metrics: {metric.name} needs a class that is forgotten whole, got the request "
+                f"{self.job.base.request_slug}. Leave it "
                 "out, or forget a whole class, e.g. --class_to_replace 3"
             )
         return metric
 
     def _check_also(self) -> None:
-        """ValueError for a metric that these images, or this architecture, don't allow: found by an untrained model."""
+        """ValueError for a metric that these images, or this architecture, don't allow: found by an untrained
+        model.
+        """
         if self.also:
             outputs = model_outputs(self.job.base.untrained(), self.job.data, self.job.base.splits.test)
             for metric in self.also:
@@ -141,12 +194,11 @@ class KlomAudit:
         count = len(margins["forget"])
         if count != self.config.models:
             raise ValueError(
-                f"{path}: expected {self.config.models} oracles, as many as unlearned models, got {count}. Ask for --models {count}"
+                f"{path}: expected {self.config.models} oracles, as many as unlearned models, got {count}. "
+                f"Ask for --models {count}"
             )
         if not check_columns(path, self.sets, sum(own.shape[1] for own in margins.values())):
-            self.warning = (
-                f"there is no {COLUMNS} beside {path}, so that nothing can tell whether its margins are of this forget request and split"
-            )
+            self.warning = f"there is no {COLUMNS} beside {path}, so that nothing can tell whether its margins are of this forget request and split"
         return margins
 
     def _oracles(self, rows: list[dict[str, Any]]) -> Population:
@@ -163,7 +215,9 @@ class KlomAudit:
 
     def _starts(self, initial: list[ModelSpec], ideals: list[ModelSpec]) -> list[StartingModel]:
         return [
-            StartingModel(f"the model of seed {spec.seed}", partial(self._start, spec, ideals[number : number + 1]))
+            StartingModel(
+                f"the model of seed {spec.seed}", partial(self._start, spec, ideals[number : number + 1])
+            )
             for number, spec in enumerate(initial)
         ]
 
@@ -173,10 +227,17 @@ class KlomAudit:
             return []
         base = self.job.base
         after = replace(base.config, seed=base.config.seed + self.config.models)
-        return train_set(BaseModels(after, progress=base.progress, splits=base.splits), "oracles", count).specs
+        return train_set(
+            BaseModels(after, progress=base.progress, splits=base.splits), "oracles", count
+        ).specs
 
     def _start(self, spec: ModelSpec, ideal: list[ModelSpec]) -> tuple[nn.Module, ForgetData]:
-        data = replace(self.job.data, seed=spec.seed, progress=silent, ideal=partial(loaded, self.job, ideal[0]) if ideal else None)
+        data = replace(
+            self.job.data,
+            seed=spec.seed,
+            progress=silent,
+            ideal=partial(loaded, self.job, ideal[0]) if ideal else None,
+        )
         return loaded(self.job, spec), data
 
     def _seen(self, side: str, model: nn.Module, spec: ModelSpec, rows: list[dict[str, Any]]) -> ModelOutputs:
@@ -187,13 +248,19 @@ class KlomAudit:
         rows.append({"side": side, **origin(spec), "digest": model_digest(model), **scores, **also})
         return outputs
 
-    def _log(self, run: TrackedRun, models: Population, oracles: Population, rows: list[dict[str, Any]]) -> None:
+    def _log(
+        self, run: TrackedRun, models: Population, oracles: Population, rows: list[dict[str, Any]]
+    ) -> None:
         log_images(run, self.job.base, self.sets)
         tables = {COLUMNS: table(columns(self.sets)).encode(), MODELS: table(rows).encode()}
-        log_arrays(run, tables | {UNLEARNED: npy(array_of(models.margins)), ORACLES: npy(array_of(oracles.margins))})
+        log_arrays(
+            run, tables | {UNLEARNED: npy(array_of(models.margins)), ORACLES: npy(array_of(oracles.margins))}
+        )
 
     def _notes(self) -> list[str]:
-        whose = f"margins from {self.config.oracle_margins}" if self.given else f"{self.config.models} oracles"
+        whose = (
+            f"margins from {self.config.oracle_margins}" if self.given else f"{self.config.models} oracles"
+        )
         left_out = [name for name in SETS if name not in self.sets]
         missing = [f"no {name} images: not measured on them" for name in left_out]
         if self.config.klom_direction == "oracle_unlearned":
@@ -202,7 +269,9 @@ class KlomAudit:
         return [f"{self.config.models} unlearned models beside {whose}", *missing, *warning]
 
 
-def compared(models: Population, oracles: Population, direction: str) -> tuple[dict[str, float], dict[str, str]]:
+def compared(
+    models: Population, oracles: Population, direction: str
+) -> tuple[dict[str, float], dict[str, str]]:
     """The metrics of many models, and why others have no value. direction: of KLoM, see KlomConfig."""
     values, undefined = evaluate(models=models, oracles=oracles)
     if direction == "oracle_unlearned":
@@ -211,19 +280,25 @@ def compared(models: Population, oracles: Population, direction: str) -> tuple[d
 
 
 def _value(metric: Entry[MetricFacts], outputs: ModelOutputs) -> float | None:
-    """A metric of one model, None where it is undecided. ValueError, with its name, where it can't be measured."""
+    """A metric of one model, None where it is undecided. ValueError, with its name, where it can't be
+    measured.
+    """
     try:
         return outputs.value(metric)
     except Undecided:
         return None
     except ValueError as error:
-        raise ValueError(f"--metrics: {metric.name} can't be measured here: {str(error).rstrip('.')}. Leave it out") from error
+        raise ValueError(
+            f"--metrics: {metric.name} can't be measured here: {str(error).rstrip('.')}. Leave it out"
+        ) from error
 
 
 def means_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:
-    """The mean of each metric over the models of each side: unlearned_mean_<name>, oracle_mean_<name>. rows: also as read from models.csv.
+    """The mean of each metric over the models of each side: unlearned_mean_<name>, oracle_mean_<name>. rows:
+    also as read from models.csv.
 
-    Models of which it is undecided are left out, and counted: unlearned_undecided_<name>, oracle_undecided_<name>, where there are some.
+    Models of which it is undecided are left out, and counted: unlearned_undecided_<name>,
+    oracle_undecided_<name>, where there are some.
     """
     found: dict[str, float] = {}
     for side in ("unlearned", "oracle"):

@@ -55,25 +55,38 @@ class AuditResult:
 
 
 def job_of(
-    unlearn: str, settings: Mapping[str, Any], base: BaseConfig, experiment: str | None, progress: Progress, judges: Sequence[int] | None
+    unlearn: str,
+    settings: Mapping[str, Any],
+    base: BaseConfig,
+    experiment: str | None,
+    progress: Progress,
+    judges: Sequence[int] | None,
 ) -> CheckedConfig:
     """Return the method, its settings and its data. Raises ValueError or FileNotFoundError as `Pipeline`.
 
     judges: the seeds of the oracles to compare with; None if each model would need its own oracles.
     """
     if base.mask is not None:
-        raise ValueError(f"--mask is one model, and an audit needs many, of seeds from --seed on, got {base.mask}. Leave out --mask")
+        raise ValueError(
+            f"--mask is one model, and an audit needs many, of seeds from --seed on, got {base.mask}. Leave "
+            "out --mask"
+        )
     method = METHODS[unlearn]
     if judges is None and "oracles" in method.facts.needs:
         raise ValueError(
-            f"{method.name} needs oracles, and each shadow model would need its own, of what it retains. Audit it by klom, or with "
+            f"{method.name} needs oracles, and each shadow model would need its own, of what it retains. "
+            "Audit it by klom, or with "
             "--ulira_out retrained"
         )
     config = PipelineConfig(unlearn=unlearn, settings=settings, base=base, experiment=experiment)
     made = BaseModels(base, progress=progress)
-    if judges is not None and "oracles" in method.facts.needs:  # check the last model first: it needs the last oracles
+    if (
+        judges is not None and "oracles" in method.facts.needs
+    ):  # check the last model first: it needs the last oracles
         oracles = Oracles(partial(oracles_of, made), tuple(judges))
-        data = ForgetData.of_division(made.splits, made.division, seed=judges[-1], device=made.device, oracles=oracles)
+        data = ForgetData.of_division(
+            made.splits, made.division, seed=judges[-1], device=made.device, oracles=oracles
+        )
         resolved(unlearn, made.untrained(), data, method.settings(settings))
     return Pipeline(config, progress=progress, base=made, judges=judges).checked
 
@@ -81,7 +94,10 @@ def job_of(
 def params_of(job: CheckedConfig, **own: Any) -> dict[str, Any]:
     """Return an audit's params: those of a run, without the settings of one model."""
     of_one = {"mask", "ideal", "checkpoint_epochs", "report", MASKED}
-    return {name: value for name, value in run_params(job).items() if name not in of_one} | {"split": job.base.splits.digest, **own}
+    return {name: value for name, value in run_params(job).items() if name not in of_one} | {
+        "split": job.base.splits.digest,
+        **own,
+    }
 
 
 @contextmanager
@@ -113,7 +129,10 @@ def announce_cost(job: CheckedConfig, first: StartingModel, count: int, notice: 
     started = time.perf_counter()
     _unlearned(job, first)
     seconds = time.perf_counter() - started
-    notice(f"{job.method.name}: {seconds:.2f} s for a first model, so about {_span(seconds * count)} for the {count} of this audit")
+    notice(
+        f"{job.method.name}: {seconds:.2f} s for a first model, so about {_span(seconds * count)} for the "
+        f"{count} of this audit"
+    )
 
 
 def unlearned(job: CheckedConfig, starts: Sequence[StartingModel]) -> Iterator[nn.Module]:
@@ -131,4 +150,10 @@ def _unlearned(job: CheckedConfig, start: StartingModel) -> nn.Module:
 
 
 def _span(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} minutes"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} hours"
+    )

@@ -24,7 +24,17 @@ from vision_data import ImageSet
 ARCHIVE = b"PK"
 LONGEST_REASON = 200
 # What NumPy raises for headers, which it reads as Python.
-NO_ARRAY = (ValueError, TypeError, EOFError, OSError, OverflowError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
+NO_ARRAY = (
+    ValueError,
+    TypeError,
+    EOFError,
+    OSError,
+    OverflowError,
+    SyntaxError,
+    RecursionError,
+    MemoryError,
+    tokenize.TokenError,
+)
 LARGEST_ARRAY = 1_000_000 * MB
 SETS = ("forget", "retain", "validation")
 COLUMNS = "columns.csv"  # beside every file of margins that Lethe writes
@@ -58,16 +68,23 @@ def check_columns(path: Path, sets: Mapping[str, ImageSet], count: int) -> bool:
     try:
         lines = foreign_text(beside, most=LIST).splitlines()
     except (FileNotFoundError, ValueError) as error:
-        raise ValueError(f"{beside}: expected the table of the columns of {path.name} ({error}). {WAY_OUT}") from error
+        raise ValueError(
+            f"{beside}: expected the table of the columns of {path.name} ({error}). {WAY_OUT}"
+        ) from error
     head, *expected = table(columns(sets)).splitlines()
     if lines[:1] != [head] or len(lines) <= count:
-        raise ValueError(f"{beside}: expected {head} and a row for each of {count} columns, got {len(lines)} lines. {WAY_OUT}")
+        raise ValueError(
+            f"{beside}: expected {head} and a row for each of {count} columns, got {len(lines)} lines. "
+            f"{WAY_OUT}"
+        )
     for place, row in enumerate(lines[1:]):
         if [row] != expected[place : place + 1]:
             here = expected[place] if place < len(expected) else "no such column"
             raise ValueError(
-                f"{path}: expected margins of the images of this forget request and split, got others: {beside.name} has {row} "
-                f"({head}), and it would be {here}. Audit the request, --dataset and --split_seed that they were made with"
+                f"{path}: expected margins of the images of this forget request and split, got others: "
+                f"{beside.name} has {row} "
+                f"({head}), and it would be {here}. Audit the request, --dataset and --split_seed that they "
+                "were made with"
             )
     return True
 
@@ -102,7 +119,9 @@ def read_array(path: Path) -> np.ndarray[Any, Any]:
             return np.lib.format.read_array(file, allow_pickle=False)
         except NO_ARRAY as error:
             reason = " ".join(str(error).split())[:LONGEST_REASON]
-            raise ValueError(f"{path}: expected a .npy file of numbers ({reason}). Write it by numpy.save") from error
+            raise ValueError(
+                f"{path}: expected a .npy file of numbers ({reason}). Write it by numpy.save"
+            ) from error
 
 
 def _check_length(file: BinaryIO) -> None:
@@ -112,7 +131,9 @@ def _check_length(file: BinaryIO) -> None:
         raise ValueError("got an archive of several arrays")
     file.seek(0)
     version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    read_header = (
+        np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    )
     shape, _, dtype = read_header(file)
     there, named = os.fstat(file.fileno()).st_size - file.tell(), math.prod(shape) * dtype.itemsize
     if not dtype.hasobject and there < named:
@@ -123,17 +144,19 @@ def _check_length(file: BinaryIO) -> None:
 def read_margins(path: Path, sizes: Mapping[str, int]) -> dict[str, Tensor]:
     """Read the margins (models, columns), float, of each set; see `columns` for the order.
 
-    sizes: the number of images by set. The file may end after the forget or the retain set; missing sets are not evaluated.
-    Raises ValueError for another number of columns, NaN, and fewer than 10 models.
+    sizes: the number of images by set. The file may end after the forget or the retain set; missing sets are
+    not evaluated. Raises ValueError for another number of columns, NaN, and fewer than 10 models.
     """
     array = read_array(path)
     ends = list(accumulate(sizes.values()))
     if array.ndim != 2 or array.dtype.kind != "f" or array.shape[1] not in ends:
         words = [f"{end} ({' + '.join(list(sizes)[: number + 1])})" for number, end in enumerate(ends)]
         raise ValueError(
-            f"{path}: expected floats (models, images) with {', '.join(words[:-1])} or {words[-1]} images, got {array.dtype} "
+            f"{path}: expected floats (models, images) with {', '.join(words[:-1])} or {words[-1]} images, "
+            f"got {array.dtype} "
             f"{array.shape}. "
-            "Are they of this forget request and split? A column is an image, in ascending order of its index in the original training set"
+            "Are they of this forget request and split? A column is an image, in ascending order of its "
+            "index in the original training set"
         )
     margins = torch.from_numpy(array.astype(np.float32, copy=False))
     check_margins(margins, str(path))

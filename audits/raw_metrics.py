@@ -45,7 +45,9 @@ def raw_metrics(run: RecordedRun, done: Verification) -> RawMetrics | None:
         found = json.loads(run.content(files[0]))
         return _parts(found)
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        done.checks.append(Check(f"raw metrics JSON, {files[0]}", "one that can be read", f"{type(error).__name__}: {error}"))
+        done.checks.append(
+            Check(f"raw metrics JSON, {files[0]}", "one that can be read", f"{type(error).__name__}: {error}")
+        )
         return None
 
 
@@ -54,7 +56,9 @@ def _parts(found: Any) -> RawMetrics:
     sides = {"unlearned": found["metrics"], "initial": found["initial"], "ideal": found["ideal"]}
     sides = {side: {name: float(value) for name, value in values.items()} for side, values in sides.items()}
     prefixes = {"unlearned": "", "initial": "initial_", "ideal": "ideal_"}
-    numbers = {prefixes[side] + name: value for side, values in sides.items() for name, value in values.items()}
+    numbers = {
+        prefixes[side] + name: value for side, values in sides.items() for name, value in values.items()
+    }
     facts, stages = dict(found["facts"]), dict(found["stages"])
     numbers |= {name: float(value) for name, value in facts.items() if not isinstance(value, str)}
     numbers |= {f"stage_{name}_seconds": float(seconds) for name, seconds in stages.items()}
@@ -77,9 +81,16 @@ def compare_records(run: RecordedRun, done: Verification, raw: RawMetrics) -> No
     """Check the store's numbers, settings, warnings and reasons against the raw metrics."""
     record = run.record
     metrics = {name: repr(value) for name, value in record.metrics.items()}
-    _same(done, "metrics in the raw metrics JSON", {name: repr(value) for name, value in raw.numbers.items()}, metrics)
+    _same(
+        done,
+        "metrics in the raw metrics JSON",
+        {name: repr(value) for name, value in raw.numbers.items()},
+        metrics,
+    )
     invented = sorted(name for name in metrics.keys() - raw.numbers.keys() if not name.startswith(NOT_IN_RAW))
-    done.checks.append(Check("metrics that the raw metrics JSON has not", "none", ", ".join(invented) or "none"))
+    done.checks.append(
+        Check("metrics that the raw metrics JSON has not", "none", ", ".join(invented) or "none")
+    )
     params = {name: str(value)[:LONGEST_PARAM] for name, value in raw.params.items()}
     _same(done, "params in the raw metrics JSON", params, record.params)
     run.params_seen |= params.keys()
@@ -87,7 +98,12 @@ def compare_records(run: RecordedRun, done: Verification, raw: RawMetrics) -> No
     tags |= {name: value for name, value in raw.facts.items() if isinstance(value, str)}
     tags |= {f"undefined.{name}": str(reason) for name, reason in raw.undefined.items()}
     tags |= {"warning": in_one_line(raw.warnings)} if raw.warnings else {}
-    _same(done, "tags in the raw metrics JSON", {name: text[:LONGEST_TAG] for name, text in tags.items()}, record.tags)
+    _same(
+        done,
+        "tags in the raw metrics JSON",
+        {name: text[:LONGEST_TAG] for name, text in tags.items()},
+        record.tags,
+    )
     run.tags_seen |= tags.keys()
     if not raw.warnings and "warning" in record.tags:
         done.checks.append(Check("warning", "none", record.tags["warning"]))
@@ -95,18 +111,27 @@ def compare_records(run: RecordedRun, done: Verification, raw: RawMetrics) -> No
     done.checks.append(Check("run that the raw metrics JSON is of", record.run_id, raw.run_id))
 
 
-def compare_decisive(run: RecordedRun, done: Verification, raw: RawMetrics, expected: Mapping[str, Any]) -> None:
+def compare_decisive(
+    run: RecordedRun, done: Verification, raw: RawMetrics, expected: Mapping[str, Any]
+) -> None:
     """Check the parts of config_hash against `expected`, by name, from params, images and models.
 
     The method's settings are compared as the text of their params.
     """
     if not raw.decisive:
-        done.unchecked.append("config_hash (the run is from before its parts were kept in the raw metrics JSON)")
+        done.unchecked.append(
+            "config_hash (the run is from before its parts were kept in the raw metrics JSON)"
+        )
         return
-    done.checks.append(Check("config_hash", run.record.tags.get("config_hash", "none"), hash_of(raw.decisive)))
+    done.checks.append(
+        Check("config_hash", run.record.tags.get("config_hash", "none"), hash_of(raw.decisive))
+    )
     parts = dict(raw.decisive)
     settings = parts.pop("settings", {})
-    texts = {name: str(tuple(value) if isinstance(value, list) else value) for name, value in dict(settings).items()}
+    texts = {
+        name: str(tuple(value) if isinstance(value, list) else value)
+        for name, value in dict(settings).items()
+    }
     _same(done, "settings of the method in config_hash", texts, run.record.params)
     found = {name: json.dumps(value, sort_keys=True) for name, value in expected.items()}
     named = {name: json.dumps(parts.get(name), sort_keys=True) for name in expected}

@@ -1,4 +1,6 @@
-"""A run as its store has it, which somebody else may have written: its params, its artifacts, and the code that it names."""
+"""A run as its store has it, which somebody else may have written: its params, its artifacts, and the code
+that it names.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from vision_data import DATASETS
 class RecordedRun:
     """Notes which params, tags and artifacts were looked at, so that what was not can be named.
 
-    Code that the run names is run only with `trust_code`, and then only the copy among the artifacts, if its digest is the recorded one.
+    Code that the run names is run only with `trust_code`, and then only the copy among the artifacts, if its
+    digest is the recorded one.
     """
 
     def __init__(self, record: Record, *, trust_code: bool = False) -> None:
@@ -29,7 +32,9 @@ class RecordedRun:
     def param(self, name: str) -> str:
         """A param, whole where MLflow has cut it. ValueError where the run has none of that name."""
         if name not in self.record.params:
-            raise ValueError(f"run {self.record.run_id}: expected its param {name}, and there is none. Verify another run")
+            raise ValueError(
+                f"run {self.record.run_id}: expected its param {name}, and there is none. Verify another run"
+            )
         text, beside = self.record.params[name], f"params/{name}.txt"
         if len(text) == LONGEST_PARAM and self.has(beside):
             whole = self.content(beside).decode(errors="replace")
@@ -40,21 +45,32 @@ class RecordedRun:
         """A param that is an integer. ValueError for any other."""
         text = self.param(name)
         if not re.fullmatch(r"-?\d{1,19}", text):
-            raise ValueError(f"run {self.record.run_id}: expected an integer as its param {name}, got {text[:40]!r}. Verify another run")
+            raise ValueError(
+                f"run {self.record.run_id}: expected an integer as its param {name}, got {text[:40]!r}. "
+                "Verify another run"
+            )
         return int(text)
 
     def has(self, name: str) -> bool:
         return (self.record.folder / name).is_file()
 
     def artifact(self, name: str) -> Path:
-        """The path of an artifact. FileNotFoundError where there is none, ValueError for a link out of the run's folder."""
+        """The path of an artifact. FileNotFoundError where there is none, ValueError for a link out of the
+        run's folder.
+        """
         path = self.record.folder / name
         if not path.is_file():
             raise FileNotFoundError(
-                f"run {self.record.run_id}: expected its artifact {name}, and there is none in {self.record.folder}. Bring it back"
+                f"run {self.record.run_id}: expected its artifact {name}, and there is none in "
+                f"{self.record.folder}. Bring it back"
             )
-        if leads_out(path, self.record.folder):  # whatever LETHE_FOLLOW_LINKS is: what is verified is the run's own
-            raise ValueError(f"{path}: expected an artifact inside the run's folder, got a link to {path.resolve()}. Copy the file there")
+        if leads_out(
+            path, self.record.folder
+        ):  # whatever LETHE_FOLLOW_LINKS is: what is verified is the run's own
+            raise ValueError(
+                f"{path}: expected an artifact inside the run's folder, got a link to {path.resolve()}. Copy "
+                "the file there"
+            )
         self.artifacts_seen.add(name)
         return path
 
@@ -63,7 +79,9 @@ class RecordedRun:
         return read_foreign(self.artifact(name), most=LIST)
 
     def dataset(self) -> str:
-        """What the run's dataset is called: a name, folder:PATH and its like, or the checked copy of a person's file."""
+        """What the run's dataset is called: a name, folder:PATH and its like, or the checked copy of a
+        person's file.
+        """
         file, name = self.record.params.get("dataset_file", "None"), self.param("dataset")
         spelled = name if file == "None" else file
         if file.endswith(".py") or DATASETS.runs_code(spelled):
@@ -71,16 +89,25 @@ class RecordedRun:
         return spelled
 
     def code(self, kind: str, function: str, digest: str | None) -> str:
-        """path/to/file.py:function of the copy of a person's file among the artifacts. ValueError where it is not to be run."""
+        """path/to/file.py:function of the copy of a person's file among the artifacts. ValueError where it is
+        not to be run.
+        """
         who = f"run {self.record.run_id}: its {kind} {function!r} is a person's own code"
         if digest is None:
-            raise ValueError(f"{who}, of which no digest is recorded: it can't be told which file it was. Verify another run")
+            raise ValueError(
+                f"{who}, of which no digest is recorded: it can't be told which file it was. Verify another "
+                "run"
+            )
         copy = self._copy(digest)
         if copy is None:
-            raise ValueError(f"{who} with the digest {digest}, and no file in its artifacts' {CODE}/ has it. Bring that back")
+            raise ValueError(
+                f"{who} with the digest {digest}, and no file in its artifacts' {CODE}/ has it. Bring that "
+                "back"
+            )
         if not self.trust_code:
             raise ValueError(
-                f"{who} ({copy}), which is not run without being told to. Read it, and if you trust it, verify with --trust_code"
+                f"{who} ({copy}), which is not run without being told to. Read it, and if you trust it, "
+                "verify with --trust_code"
             )
         return f"{copy}:{function}"
 
@@ -96,7 +123,9 @@ class RecordedRun:
     def unseen(self) -> dict[str, list[str]]:
         """The artifacts, params and tags that nothing looked at."""
         folder = self.record.folder
-        artifacts = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or path.is_file()}
+        artifacts = {
+            str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or path.is_file()
+        }
         return {
             "artifacts": sorted(artifacts - self.artifacts_seen),
             "params": sorted(self.record.params.keys() - self.params_seen),

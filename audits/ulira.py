@@ -12,7 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from audits.klom import MODELS, log_arrays, log_images, origin
-from audits.many_models import AuditResult, Notice, StartingModel, announce_cost, audit_run, job_of, loaded, params_of, unlearned
+from audits.many_models import (
+    AuditResult,
+    Notice,
+    StartingModel,
+    announce_cost,
+    audit_run,
+    job_of,
+    loaded,
+    params_of,
+    unlearned,
+)
 from audits.margin_files import COLUMNS, columns, npy, table
 from base_models import BaseConfig
 from evaluation import Shadows, evaluate, outputs_of
@@ -35,8 +45,9 @@ FEWEST = 4 * LEAST_SIDE  # half of them have an image, and half of those are att
 class UliraConfig:
     """A method, the number of shadow models (half of them a side), and the models that never saw an image.
 
-    out: "unlearned", shadow models of random halves of the training set, each of which unlearns those forget images that it was trained
-    on; or "retrained", oracles, beside as many models that were trained on everything and unlearned the forget set, as public code does.
+    out: "unlearned", shadow models of random halves of the training set, each of which unlearns those forget
+    images that it was trained on; or "retrained", oracles, beside as many models that were trained on
+    everything and unlearned the forget set, as public code does.
     """
 
     unlearn: str
@@ -53,7 +64,9 @@ class UliraAudit:
     Raises ValueError or FileNotFoundError for a user's mistake, before anything is trained.
     """
 
-    def __init__(self, config: UliraConfig, *, progress: Progress = silent, notice: Notice = lambda line: None) -> None:
+    def __init__(
+        self, config: UliraConfig, *, progress: Progress = silent, notice: Notice = lambda line: None
+    ) -> None:
         if config.shadows < FEWEST or config.shadows % 4:
             raise ValueError(
                 f"--shadows: expected a multiple of 4 of at least {FEWEST}, got {config.shadows}. "
@@ -88,7 +101,9 @@ class UliraAudit:
         own = {"shadows": self.config.shadows, "ulira_out": self.config.out}
         with audit_run(self.job, "ulira", self.name, params_of(self.job, **own)) as run:
             rows: list[dict[str, Any]] = []
-            shadows = self._of_halves(rows) if self.config.out == "unlearned" else self._beside_retrained(rows)
+            shadows = (
+                self._of_halves(rows) if self.config.out == "unlearned" else self._beside_retrained(rows)
+            )
             with timed(self.stages, "evaluate"):
                 values, undefined = evaluate(shadows=shadows)
                 intervals = {f"ulira_{name}": ends for name, ends in shadows.intervals.items()}
@@ -97,20 +112,37 @@ class UliraAudit:
             log_images(run, base, sets)
             rows = [row | {"attacked": bool(own)} for row, own in zip(rows, shadows.attacked, strict=True)]
             tables = {COLUMNS: table(columns(sets)).encode(), MODELS: table(rows).encode()}
-            log_arrays(run, tables | {MARGINS: npy(shadows.margins.numpy()), MEMBER: npy(shadows.member.numpy())})
+            log_arrays(
+                run, tables | {MARGINS: npy(shadows.margins.numpy()), MEMBER: npy(shadows.member.numpy())}
+            )
             self.stages["total"] = time.perf_counter() - started
-            run.metrics(values | beside | ends_of(intervals) | {f"stage_{stage}_seconds": s for stage, s in self.stages.items()})
+            run.metrics(
+                values
+                | beside
+                | ends_of(intervals)
+                | {f"stage_{stage}_seconds": s for stage, s in self.stages.items()}
+            )
             run.tags({f"undefined.{name}": reason for name, reason in undefined.items()})
-        return AuditResult(run.run_id, self.name, values, beside, undefined, [self._note()], self.stages, intervals, rows)
+        return AuditResult(
+            run.run_id, self.name, values, beside, undefined, [self._note()], self.stages, intervals, rows
+        )
 
     def _of_halves(self, rows: list[dict[str, Any]]) -> Shadows:
         """Train shadow models on halves; each unlearns its part of the forget images."""
         with timed(self.stages, "first"):
             first = train_set(self.job.base, "shadows", 2).specs[0]
-            announce_cost(self.job, StartingModel("shadow model 1", partial(self._start, first, 1)), self.config.shadows, self.notice)
+            announce_cost(
+                self.job,
+                StartingModel("shadow model 1", partial(self._start, first, 1)),
+                self.config.shadows,
+                self.notice,
+            )
         with timed(self.stages, "shadows"):
             members = train_set(self.job.base, "shadows", self.config.shadows).specs
-        starts = [StartingModel(f"shadow model {number}", partial(self._start, shadow, number)) for number, shadow in enumerate(members, 1)]
+        starts = [
+            StartingModel(f"shadow model {number}", partial(self._start, shadow, number))
+            for number, shadow in enumerate(members, 1)
+        ]
         with timed(self.stages, "unlearn"):
             margins = torch.stack(list(self._margins_after(starts, members, rows)))
         return Shadows(margins, self._member(members), attacked_halves(len(members)))
@@ -121,20 +153,35 @@ class UliraAudit:
         base = self.job.base
         with timed(self.stages, "first"):
             first = train_set(base, "initial models", 1).specs[0]
-            announce_cost(self.job, StartingModel(f"the model of seed {first.seed}", partial(self._start_of_all, first)), half, self.notice)
+            announce_cost(
+                self.job,
+                StartingModel(f"the model of seed {first.seed}", partial(self._start_of_all, first)),
+                half,
+                self.notice,
+            )
         with timed(self.stages, "shadows"):
             initial, oracles = (train_set(base, kind, half).specs for kind in BESIDE)
-        starts = [StartingModel(f"the model of seed {model.seed}", partial(self._start_of_all, model)) for model in initial]
+        starts = [
+            StartingModel(f"the model of seed {model.seed}", partial(self._start_of_all, model))
+            for model in initial
+        ]
         with timed(self.stages, "unlearn"):
-            margins = [*self._margins_after(starts, initial, rows), *(self._seen(loaded(self.job, m), m, rows) for m in oracles)]
+            margins = [
+                *self._margins_after(starts, initial, rows),
+                *(self._seen(loaded(self.job, m), m, rows) for m in oracles),
+            ]
         member = (torch.arange(2 * half) < half).unsqueeze(1).expand(-1, len(self.job.data.forget))
         return Shadows(torch.stack(margins), member, torch.arange(2 * half) % 2 == 1)
 
     def _start_of_all(self, member: ModelSpec) -> tuple[nn.Module, ForgetData]:
-        """Load a model trained on everything. Its ideal model, if the method needs one, is not among the oracles."""
+        """Load a model trained on everything. Its ideal model, if the method needs one, is not among the
+        oracles.
+        """
         other = generator_for(member.seed, "ulira", "ideal").initial_seed()
         ideal = partial(self._retrained, self.job.data.retain, other)
-        return loaded(self.job, member), replace(self.job.data, seed=member.seed, progress=silent, ideal=ideal)
+        return loaded(self.job, member), replace(
+            self.job.data, seed=member.seed, progress=silent, ideal=ideal
+        )
 
     def _start(self, shadow: ModelSpec, number: int) -> tuple[nn.Module, ForgetData]:
         """Load a shadow model, with its own training images as data."""
@@ -151,7 +198,9 @@ class UliraAudit:
     def _member(self, shadows: Sequence[ModelSpec]) -> Tensor:
         """Return (K, n) bool: the forget images that each shadow model is trained on."""
         base, forget = self.job.base, self.job.data.forget
-        return torch.stack([torch.isin(forget.indexes, base.splits.train.indexes[shadow.rows]) for shadow in shadows])
+        return torch.stack(
+            [torch.isin(forget.indexes, base.splits.train.indexes[shadow.rows]) for shadow in shadows]
+        )
 
     def _check_halves(self) -> None:
         """Raise ValueError if a shadow model has nothing to forget, or an image has too few models of a kind.
@@ -161,7 +210,9 @@ class UliraAudit:
         count = self.config.shadows
         wrong = self._wrong_with(count)
         if wrong:
-            enough = next((more for more in range(count + 4, 2 * count + 1, 4) if not self._wrong_with(more)), None)
+            enough = next(
+                (more for more in range(count + 4, 2 * count + 1, 4) if not self._wrong_with(more)), None
+            )
             way_out = f"Ask for --shadows {enough}" if enough else "Forget more images"
             raise ValueError(f"{wrong}. {way_out}, or audit with --ulira_out retrained")
 
@@ -172,7 +223,8 @@ class UliraAudit:
         for number, (shadow, forgotten) in enumerate(zip(shadows, member.sum(1).tolist(), strict=True), 1):
             if forgotten in (0, len(shadow.rows)):
                 return (
-                    f"expected forget images among those that shadow model {number} is trained on, and others, got {forgotten} "
+                    f"expected forget images among those that shadow model {number} is trained on, and "
+                    f"others, got {forgotten} "
                     f"of {len(shadow.rows)}"
                 )
         short = too_few(member, attacked_halves(count))
@@ -185,7 +237,9 @@ class UliraAudit:
         fit(model, retain, base.recipe, generator=generator_for(seed, "train"), device=base.device)
         return model
 
-    def _margins_after(self, starts: list[StartingModel], members: list[ModelSpec], rows: list[dict[str, Any]]) -> Iterator[Tensor]:
+    def _margins_after(
+        self, starts: list[StartingModel], members: list[ModelSpec], rows: list[dict[str, Any]]
+    ) -> Iterator[Tensor]:
         for member, model in zip(members, unlearned(self.job, starts), strict=True):
             yield self._seen(model, member, rows)
 
@@ -197,10 +251,12 @@ class UliraAudit:
 
     def _note(self) -> str:
         half = self.config.shadows // 2
-        others = f"{half} that were not, and unlearned others" if self.config.out == "unlearned" else f"{half} oracles"
-        return (
-            f"for each image {half} models that were trained on it and unlearned it, beside {others}; half of them fit, half are attacked"
+        others = (
+            f"{half} that were not, and unlearned others"
+            if self.config.out == "unlearned"
+            else f"{half} oracles"
         )
+        return f"for each image {half} models that were trained on it and unlearned it, beside {others}; half of them fit, half are attacked"
 
 
 def attacked_halves(count: int) -> Tensor:
@@ -211,8 +267,8 @@ def attacked_halves(count: int) -> Tensor:
 def interval_message(name: str, ends: tuple[float, float]) -> str:
     """Return the meaning of the 95 % interval of an attack's rate.
 
-    An interval around chance is a pass only if it ends below the middle between chance and 1 (an AUC of 0.75); a wider one is
-    inconclusive.
+    An interval around chance is a pass only if it ends below the middle between chance and 1 (an AUC of
+    0.75); a wider one is inconclusive.
     """
     low, high = ends
     chance = 0.01 if name == "ulira_tpr_at_1_fpr" else 0.5
@@ -232,4 +288,8 @@ def sizes_of(shadows: Shadows) -> dict[str, float]:
 
 def ends_of(intervals: Mapping[str, tuple[float, float]]) -> dict[str, float]:
     """Return the intervals as metrics."""
-    return {f"{name}_{end}": value for name, ends in intervals.items() for end, value in zip(("low", "high"), ends, strict=True)}
+    return {
+        f"{name}_{end}": value
+        for name, ends in intervals.items()
+        for end, value in zip(("low", "high"), ends, strict=True)
+    }

@@ -17,7 +17,9 @@ NO_REASONS: Mapping[str, str] = {}
 
 @dataclass(frozen=True)
 class Check:
-    """Something that a run names, and what was found: equal, different, or (found is None) not there any more."""
+    """Something that a run names, and what was found: equal, different, or (found is None) not there any
+    more.
+    """
 
     what: str
     named: str
@@ -48,8 +50,9 @@ class Number:
 class Verification:
     """What was checked, which numbers were recomputed, and what was not looked at.
 
-    `lost`: numbers that could be, were all still there, and why they could not; they are among the numbers. `left_out`: metrics of a kind
-    that artifacts can't give. `gone`: what the run needed and is no longer there. `unchecked`: all else that nothing here speaks for.
+    `lost`: numbers that could be, were all still there, and why they could not; they are among the numbers.
+    `left_out`: metrics of a kind that artifacts can't give. `gone`: what the run needed and is no longer
+    there. `unchecked`: all else that nothing here speaks for.
     """
 
     checks: list[Check] = field(default_factory=list)
@@ -63,8 +66,15 @@ class Verification:
     def holds(self) -> bool:
         return all(check.holds for check in self.checks) and all(number.same for number in self.numbers)
 
-    def compare(self, logged: Mapping[str, float], recomputed: Mapping[str, float], reasons: Mapping[str, str] = NO_REASONS) -> None:
-        """Take the numbers of both sides. What the run alone has is lost where there is a reason, and else left out."""
+    def compare(
+        self,
+        logged: Mapping[str, float],
+        recomputed: Mapping[str, float],
+        reasons: Mapping[str, str] = NO_REASONS,
+    ) -> None:
+        """Take the numbers of both sides. What the run alone has is lost where there is a reason, and else
+        left out.
+        """
         for name in recomputed.keys() | logged.keys():
             if name in recomputed or name in reasons:
                 self.numbers.append(Number(name, logged.get(name), recomputed.get(name)))

@@ -23,7 +23,18 @@ from training import Progress, checkpoint_header_digest
 # An audit of many
 
 
-OF_A_MODEL = {"side", "seed", "trained_on", "checkpoint", "checkpoint_digest", "header_digest", "digest", "retain_score", "ta", "attacked"}
+OF_A_MODEL = {
+    "side",
+    "seed",
+    "trained_on",
+    "checkpoint",
+    "checkpoint_digest",
+    "header_digest",
+    "digest",
+    "retain_score",
+    "ta",
+    "attacked",
+}
 KEPT_FILE = "sha256."  # begins the params that have an artifact's digest
 
 
@@ -32,7 +43,9 @@ def verify_klom(run: RecordedRun, progress: Progress) -> Verification:
     splits, data = read_data(run, done, progress)
     check_request(run, done, splits, data)
     sets = sets_of(data)
-    check_images(run, done, {name: images.digest for name, images in sets.items()} | {"test": splits.test.digest})
+    check_images(
+        run, done, {name: images.digest for name, images in sets.items()} | {"test": splits.test.digest}
+    )
     rows = _check_kept(run, done, (UNLEARNED, ORACLES), table(columns(sets)), progress)
     sizes = {name: len(images) for name, images in sets.items()}
     models, oracles = (
@@ -60,17 +73,26 @@ def verify_ulira(run: RecordedRun, progress: Progress) -> Verification:
     return done
 
 
-def _check_kept(run: RecordedRun, done: Verification, arrays: tuple[str, ...], images: str, progress: Progress) -> list[dict[str, str]]:
-    """Checks of the kept files, of the params by the audit's hash, and of the models; the table of these. images: that of the columns."""
+def _check_kept(
+    run: RecordedRun, done: Verification, arrays: tuple[str, ...], images: str, progress: Progress
+) -> list[dict[str, str]]:
+    """Checks of the kept files, of the params by the audit's hash, and of the models; the table of these.
+    images: that of the columns.
+    """
     for name in (*arrays, COLUMNS, MODELS):
         run.params_seen.add(KEPT_FILE + name)
         done.checks.append(Check(name, run.param(KEPT_FILE + name), _sha256(run.content(name))))
-    done.checks.append(Check("images of the columns", _sha256(run.content(COLUMNS)), _sha256(images.encode())))
+    done.checks.append(
+        Check("images of the columns", _sha256(run.content(COLUMNS)), _sha256(images.encode()))
+    )
     _check_hash(run, done)
     rows = list(csv.DictReader(io.StringIO(run.content(MODELS).decode())))
     needed = {"checkpoint", "checkpoint_digest", "digest"}
     if not rows or not needed <= rows[0].keys():
-        raise ValueError(f"{run.artifact(MODELS)}: expected a row for each model with {', '.join(sorted(needed))}. Bring the file back")
+        raise ValueError(
+            f"{run.artifact(MODELS)}: expected a row for each model with {', '.join(sorted(needed))}. Bring "
+            "the file back"
+        )
     _check_models(done, rows, progress)
     done.unchecked.append("the unlearned models (an audit keeps their margins and digests alone)")
     return rows
@@ -95,14 +117,25 @@ def _compare(run: RecordedRun, done: Verification, found: dict[str, float]) -> N
 
 def _scores(rows: list[dict[str, str]], side: str) -> dict[str, Tensor]:
     own = [row for row in rows if row["side"] == side]
-    return {name: torch.tensor([float(row[name]) for row in own], dtype=torch.float64) for name in ("retain_score", "ta")} if own else {}
+    return (
+        {
+            name: torch.tensor([float(row[name]) for row in own], dtype=torch.float64)
+            for name in ("retain_score", "ta")
+        }
+        if own
+        else {}
+    )
 
 
 def _check_models(done: Verification, rows: list[dict[str, str]], progress: Progress) -> None:
-    """The checkpoints that the audit started from: one line for all that are as they were, one for each that is not."""
+    """The checkpoints that the audit started from: one line for all that are as they were, one for each that
+    is not.
+    """
     named = {row["checkpoint"]: _words(row["checkpoint_digest"], row.get("header_digest")) for row in rows}
     headers = "header_digest" in rows[0]
-    found = {path: _found(Path(path), headers=headers) for path in progress(list(named), "digests of the models")}
+    found = {
+        path: _found(Path(path), headers=headers) for path in progress(list(named), "digests of the models")
+    }
     there = [path for path in named if found[path] is not None]
     done.checks += [Check(path, named[path], found[path]) for path in there if found[path] != named[path]]
     good = sum(found[path] == named[path] for path in there)
@@ -111,7 +144,10 @@ def _check_models(done: Verification, rows: list[dict[str, str]], progress: Prog
     if len(there) < len(named):
         done.gone.append(f"{len(named) - len(there)} of {len(named)} checkpoints that the audit started from")
     if not headers:
-        done.unchecked.append("whether the headers of those checkpoints were edited (the run is from before their digests were kept)")
+        done.unchecked.append(
+            "whether the headers of those checkpoints were edited (the run is from before their digests were "
+            "kept)"
+        )
 
 
 def _found(path: Path, *, headers: bool) -> str | None:

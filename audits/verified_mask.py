@@ -32,7 +32,9 @@ def check_mask(run: RecordedRun, done: Verification, unlearned: nn.Module) -> No
     done.checks.append(Check(f"{MASK_FILE}: shape", str(tuple(weight.shape)), str(tuple(mask.keep.shape))))
     if weight.shape == mask.keep.shape:
         left = int(weight.cpu()[~mask.keep].count_nonzero())
-        done.checks.append(Check(f"{MASK_FILE}: weights under it that the unlearned model still has", "0", str(left)))
+        done.checks.append(
+            Check(f"{MASK_FILE}: weights under it that the unlearned model still has", "0", str(left))
+        )
     recorded = {name: str(header.get(name)) for name in ("run_id", "method", "request", "dataset")}
     expected = {
         "run_id": run.record.run_id,

@@ -1,4 +1,6 @@
-"""A run of one model, recomputed: numbers, the table of every image, the mask, the verdict, and what its hash is made of."""
+"""A run of one model, recomputed: numbers, the table of every image, the mask, the verdict, and what its hash
+is made of.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,13 @@ from unlearn import METHODS, resolved
 from vision_data import DATA, ForgetRequest
 
 UNLEARNED_MODEL = "unlearned.safetensors"
-CODED = re.compile(r"(?P<name>.+)-(?P<digest>[0-9a-f]{64}|[0-9a-f]{8})")  # the identity of a person's function
-NOT_OF_THE_FILE = ("model", "checkpoint")  # of a base model's params: whether it was trained then, and where it was
+CODED = re.compile(
+    r"(?P<name>.+)-(?P<digest>[0-9a-f]{64}|[0-9a-f]{8})"
+)  # the identity of a person's function
+NOT_OF_THE_FILE = (
+    "model",
+    "checkpoint",
+)  # of a base model's params: whether it was trained then, and where it was
 
 
 def verify_model(run: RecordedRun, progress: Progress) -> Verification:
@@ -56,7 +63,9 @@ class _OfOneModel:
         self.file = run.artifact(UNLEARNED_MODEL)
         metadata = checkpoint_metadata(self.file)
         if metadata is None:
-            raise ValueError(f"{self.file}: expected a checkpoint with metadata, got one without. Verify another run")
+            raise ValueError(
+                f"{self.file}: expected a checkpoint with metadata, got one without. Verify another run"
+            )
         self.metadata = metadata
         self.arch = self._architecture()
         self.raw = None if self.foreign else raw_metrics(run, self.done)
@@ -65,14 +74,27 @@ class _OfOneModel:
     def verified(self) -> Verification:
         run, done = self.run, self.done
         done.checks.append(Check("split", self.metadata.split, self.splits.digest))
-        done.checks.append(Check("normalisation", self.metadata.normalisation or DATA, run.record.params.get("normalize", DATA)))
-        check_images(run, done, {"forget": self.data.forget.digest, "retain": self.data.retain.digest, "test": self.splits.test.digest})
+        done.checks.append(
+            Check(
+                "normalisation", self.metadata.normalisation or DATA, run.record.params.get("normalize", DATA)
+            )
+        )
+        check_images(
+            run,
+            done,
+            {
+                "forget": self.data.forget.digest,
+                "retain": self.data.retain.digest,
+                "test": self.splits.test.digest,
+            },
+        )
         request = check_request(run, done, self.splits, self.data)
         models = self._base_models(request)
         unlearned = self._unlearned(request)
         if "initial" not in models:
             raise ValueError(
-                "expected the initial model's checkpoint, without which nothing can be compared, and it is gone. Bring it back"
+                "expected the initial model's checkpoint, without which nothing can be compared, and it is "
+                "gone. Bring it back"
             )
         metrics = self._metrics()
         measured = measure(unlearned, models, self.data, self.splits.test, metrics=metrics)
@@ -90,16 +112,24 @@ class _OfOneModel:
     # Models
 
     def _architecture(self) -> str:
-        """What to build: as the unlearned model's checkpoint says, which has a digest where it was a person's code."""
+        """What to build: as the unlearned model's checkpoint says, which has a digest where it was a person's
+        code.
+        """
         run, name = self.run, self.metadata.arch
         run.params_seen |= {"arch", "arch_file", "arch_code"}
         coded = CODED.fullmatch(name)
-        self.done.checks.append(Check("architecture", name if coded is None else coded["name"], run.param("arch")))
+        self.done.checks.append(
+            Check("architecture", name if coded is None else coded["name"], run.param("arch"))
+        )
         if coded is not None:
             return run.code("architecture", coded["name"], coded["digest"])
         if ARCHITECTURES.runs_code(name):
-            raise ValueError(f"{self.file}: expected the name of an architecture, got {name!r}. Verify another run")
-        self.done.checks.append(Check("file of the architecture", "None", run.record.params.get("arch_file", "None")))
+            raise ValueError(
+                f"{self.file}: expected the name of an architecture, got {name!r}. Verify another run"
+            )
+        self.done.checks.append(
+            Check("file of the architecture", "None", run.record.params.get("arch_file", "None"))
+        )
         return name
 
     def _built(self, seed: int) -> nn.Module:
@@ -118,17 +148,27 @@ class _OfOneModel:
         run, done, method = self.run, self.done, self.run.record.params.get("unlearn", "")
         if "unlearned_digest" in run.record.params:
             run.params_seen |= {"unlearned_digest", "unlearn"}
-            done.checks.append(Check("unlearned model", run.param("unlearned_digest"), checkpoint_digest(self.file)))
+            done.checks.append(
+                Check("unlearned model", run.param("unlearned_digest"), checkpoint_digest(self.file))
+            )
         if not self.foreign:
             named = f"unlearned {request.identity} by {method}"
-            done.checks.append(Check("what the unlearned model is of", named, _whole(self.metadata.trained_on, named)))
+            done.checks.append(
+                Check("what the unlearned model is of", named, _whole(self.metadata.trained_on, named))
+            )
         self._note_unsealed(self.file)
         try:
             return self._model(self.file)
         except ValueError as error:
-            if not {f"model.{name}" for name in self._built(0).state_dict()} <= read_tensors(self.file)[0].keys():
+            if (
+                not {f"model.{name}" for name in self._built(0).state_dict()}
+                <= read_tensors(self.file)[0].keys()
+            ):
                 raise
-            raise ValueError(f"{method} returns a module, which its file alone does not give back; this run can't be recomputed") from error
+            raise ValueError(
+                f"{method} returns a module, which its file alone does not give back; this run can't be "
+                "recomputed"
+            ) from error
 
     def _base_models(self, request: ForgetRequest) -> dict[str, nn.Module]:
         """Load the initial and the ideal model by path and digest; rebuild the incompetent teacher."""
@@ -137,7 +177,9 @@ class _OfOneModel:
             if f"{name}_digest" in self.run.record.params:
                 self._find(name, "train" if name == "initial" else request.identity, models)
         if "initial" in models and "ideal" in models and same_weights(models["initial"], models["ideal"]):
-            self.done.checks.append(Check("ideal model", "another than the initial model", "the same weights"))
+            self.done.checks.append(
+                Check("ideal model", "another than the initial model", "the same weights")
+            )
         teacher = generator_for(self.run.whole_number("seed"), "evaluation", INCOMPETENT).initial_seed()
         models[INCOMPETENT] = self._built(teacher)
         return models
@@ -148,7 +190,9 @@ class _OfOneModel:
         path = run.artifact(kept) if run.has(kept) else Path(run.param(f"{name}_checkpoint"))
         run.params_seen |= {f"{name}_digest", f"{name}_checkpoint"}
         found, words = digest_at(path, self._built(0))
-        done.checks.append(Check(f"{name} model, {path}", run.param(f"{name}_digest"), found or words or None))
+        done.checks.append(
+            Check(f"{name} model, {path}", run.param(f"{name}_digest"), found or words or None)
+        )
         if found is None:
             done.gone.append(f"the {name} model ({path})")
             return
@@ -157,7 +201,11 @@ class _OfOneModel:
         if self.foreign or metadata is None:
             done.unchecked.append(f"on which images the {name} model was trained (it was made elsewhere)")
             return
-        done.checks.append(Check(f"what the {name} model was trained on", trained_on, _whole(metadata.trained_on, trained_on)))
+        done.checks.append(
+            Check(
+                f"what the {name} model was trained on", trained_on, _whole(metadata.trained_on, trained_on)
+            )
+        )
         done.checks.append(Check(f"split of the {name} model", self.splits.digest, metadata.split))
         self._note_unsealed(path)
         self._check_header(name, path, Trained(models[name], path, metadata, True, 0.0, []))
@@ -166,15 +214,25 @@ class _OfOneModel:
         """Check the run's params of a base model against its checkpoint's header."""
         run = self.run
         params = {one: str(value) for one, value in provenance(name, trained).items()}
-        of_file = [one for one in params if one.removeprefix(f"{name}_") not in NOT_OF_THE_FILE and one in run.record.params]
+        of_file = [
+            one
+            for one in params
+            if one.removeprefix(f"{name}_") not in NOT_OF_THE_FILE and one in run.record.params
+        ]
         run.params_seen |= set(of_file)
         wrong = [one for one in of_file if run.record.params[one] != params[one]]
         named = ", ".join(f"{one} {run.record.params[one]}" for one in wrong) or "equal"
         self.done.checks.append(
-            Check(f"what the {name} model's checkpoint says", named, ", ".join(f"{one} {params[one]}" for one in wrong) or "equal")
+            Check(
+                f"what the {name} model's checkpoint says",
+                named,
+                ", ".join(f"{one} {params[one]}" for one in wrong) or "equal",
+            )
         )
         if f"{name}_header_digest" not in run.record.params:
-            self.done.unchecked.append(f"whether the header of {path} was edited since the run (the run has no digest of it)")
+            self.done.unchecked.append(
+                f"whether the header of {path} was edited since the run (the run has no digest of it)"
+            )
 
     def _note_unsealed(self, path: Path) -> None:
         if remark := unsealed(path):
@@ -205,7 +263,9 @@ class _OfOneModel:
             return None
         function = word.rpartition(":")[2]
         identities = self.raw.decisive.get("metrics", ()) if self.raw else ()
-        digests = [str(one).removeprefix(f"{function}-") for one in identities if str(one).startswith(f"{function}-")]
+        digests = [
+            str(one).removeprefix(f"{function}-") for one in identities if str(one).startswith(f"{function}-")
+        ]
         if not self.run.trust_code or not digests:
             why = "not run without --trust_code" if digests else "of which no digest is recorded"
             self.done.unchecked.append(f"metric {function} (a person's own code, {why})")
@@ -226,14 +286,19 @@ class _OfOneModel:
         if method not in METHODS or self.raw is None or not self.raw.decisive:
             return
         try:
-            given = {name: tuple(value) if isinstance(value, list) else value for name, value in self.raw.decisive["settings"].items()}
+            given = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in self.raw.decisive["settings"].items()
+            }
             counts = resolved(method, initial, self.data, METHODS[method].settings(given))
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             self.done.checks.append(Check("settings of the method", f"ones of {method}", str(error)))
             return
         for name, value in counts.items():
             if name != "kappa_count":  # as many as there really are: see the mask
-                self.done.checks.append(Check(f"param {name}", run.record.params.get(name, "none"), str(value)))
+                self.done.checks.append(
+                    Check(f"param {name}", run.record.params.get(name, "none"), str(value))
+                )
 
     # Identity and verdict
 
@@ -259,7 +324,11 @@ class _OfOneModel:
         found |= {"normalize": normalize} if normalize != DATA or "normalize" in decisive else {}
         augment = [word for word in params.get("unlearn_augment", "none").split(",") if word != "none"]
         found |= {"unlearn_augment": augment} if augment or "unlearn_augment" in decisive else {}
-        found |= {name: value for name, value in asdict(self.metadata).items() if name in ("training", "epochs") and name in decisive}
+        found |= {
+            name: value
+            for name, value in asdict(self.metadata).items()
+            if name in ("training", "epochs") and name in decisive
+        }
         if isinstance(decisive.get("options"), dict):
             found["options"] = {name: self.metadata.options.get(name) for name in decisive["options"]}
         words = params.get("metrics", DEFAULT)
@@ -286,11 +355,17 @@ class _OfOneModel:
         run = self.run
         tags = run.record.tags
         if (tags.get("lethe_version"), tags.get("git_commit")) != (__version__, git_commit()):
-            self.done.unchecked.append("verdict (the run is of another version of Lethe, whose rules may be others)")
+            self.done.unchecked.append(
+                "verdict (the run is of another version of Lethe, whose rules may be others)"
+            )
             run.tags_seen.add("verdict")
             return
         run.tags_seen |= {"verdict", "git_commit"}
-        sides = self.raw.sides if self.raw else {"unlearned": measured.model, "initial": measured.initial, "ideal": measured.ideal}
+        sides = (
+            self.raw.sides
+            if self.raw
+            else {"unlearned": measured.model, "initial": measured.initial, "ideal": measured.ideal}
+        )
         facts = Measurements(
             what=request.in_words(len(self.data.forget), self.splits.class_names),
             whole=bool(self.data.forget_classes),
@@ -306,9 +381,15 @@ class _OfOneModel:
 def _reasons(metrics: Sequence[Metric], undefined: Mapping[str, str], *, ideal_gone: bool) -> dict[str, str]:
     """Return the reasons of metrics that can't be recomputed, by logged name."""
     of_each = {f"{side}{metric.name}": metric for side in ("", "initial_", "ideal_") for metric in metrics}
-    gone = {name for name, metric in of_each.items() if name.startswith("ideal_") or "ideal" in needs_of(metric.function)}
+    gone = {
+        name
+        for name, metric in of_each.items()
+        if name.startswith("ideal_") or "ideal" in needs_of(metric.function)
+    }
     return {
-        name: "the ideal model is gone" if ideal_gone and name in gone else undefined.get(name, "these models do not give it")
+        name: "the ideal model is gone"
+        if ideal_gone and name in gone
+        else undefined.get(name, "these models do not give it")
         for name in of_each
     }
 

@@ -76,4 +76,6 @@ def _plain(column: pa.ChunkedArray) -> pa.Array:
         array = pa.concat_arrays(array.chunks)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
-    return array.flatten() if pa.types.is_fixed_size_list(array.type) or pa.types.is_list(array.type) else array
+    return (
+        array.flatten() if pa.types.is_fixed_size_list(array.type) or pa.types.is_list(array.type) else array
+    )

@@ -1,16 +1,20 @@
-"""What the audits find: every method beside N oracles (KLoM, the challenge's score) and under shadow models' attack (U-LiRA).
+"""What the audits find: every method beside N oracles (KLoM, the challenge's score) and under shadow models'
+attack (U-LiRA).
 
     python benchmarks/audit.py
     python benchmarks/audit.py --methods FT NegGrad --dataset MNIST --arch mlp
 
-KLoM is the 95th percentile over the images of a set, nats, beside the noise floor of N models a side: what two samples of one
-normal come to. quality, score: forgetting_quality and forgetting_score. U-LiRA: AUC and TPR at 1 % FPR with 95 % intervals; 0.5 and
-0.01 where nothing can be told. mia_confidence is the percentage of forget images that an attack on the confidence of one model takes
-for never seen: the mean over the N models, less the oracles', with the 95 % interval of the difference per seed. It passes where 0 is
-within the interval; U-LiRA is passed where 0.5 is, or where all of it is below. Where the interval of the AUC goes from 0.5 to above
-0.75, there are too few shadow models to tell.
+KLoM is the 95th percentile over the images of a set, nats, beside the noise floor of N models a side: what
+two samples of one
+normal come to. quality, score: forgetting_quality and forgetting_score. U-LiRA: AUC and TPR at 1 % FPR with
+95 % intervals; 0.5 and 0.01 where nothing can be told. mia_confidence is the percentage of forget images that
+an attack on the confidence of one model takes
+for never seen: the mean over the N models, less the oracles', with the 95 % interval of the difference per
+seed. It passes where 0 is within the interval; U-LiRA is passed where 0.5 is, or where all of it is below.
+Where the interval of the AUC goes from 0.5 to above 0.75, there are too few shadow models to tell.
 
-`default` is the initial model, which has to be caught, `retrain` the ideal model of another seed than the oracle, which has to pass.
+`default` is the initial model, which has to be caught, `retrain` the ideal model of another seed than the
+oracle, which has to pass.
 Finished audits are kept and used again: an interrupted run goes on where it stopped.
 """
 
@@ -45,21 +49,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_writable(Path(options.json).absolute().parent, "Choose another --json")
     shared = tuple(place for place in MEASURED_CODE if place != "unlearn")
     kept = Cells(cells_file(options), __file__, code=(*shared, *CODE))
-    rows = [measured(options, method, kept) for method in command_line.progress_bar(options.methods, "methods")]
+    rows = [
+        measured(options, method, kept) for method in command_line.progress_bar(options.methods, "methods")
+    ]
     print(heading(rows, options), table(rows), "", *in_words(rows), "", kept.note(), describe(), sep="\n")
-    write_json(options.json, {"command": f"benchmarks/audit.py {' '.join(sys.argv[1:] if argv is None else argv)}", "rows": rows})
+    write_json(
+        options.json,
+        {"command": f"benchmarks/audit.py {' '.join(sys.argv[1:] if argv is None else argv)}", "rows": rows},
+    )
     return 0
 
 
 def options_of(argv: Sequence[str] | None) -> Any:
     summary, _, details = (__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip())
-    parser.add_argument("--methods", nargs="+", default=METHODS, metavar="NAME", help="default: " + " ".join(METHODS))
-    parser.add_argument("--models", type=int, default=100, metavar="N", help="KLoM: models a side (default: %(default)s)")
     parser.add_argument(
-        "--shadows", type=int, default=128, metavar="N", help="U-LiRA: shadow models, half of them a side (default: %(default)s)"
+        "--methods", nargs="+", default=METHODS, metavar="NAME", help="default: " + " ".join(METHODS)
     )
-    parser.add_argument("--cells", metavar="FILE", help="where the audits are kept (default: <save_dir>/benchmarks/audit.jsonl)")
+    parser.add_argument(
+        "--models", type=int, default=100, metavar="N", help="KLoM: models a side (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--shadows",
+        type=int,
+        default=128,
+        metavar="N",
+        help="U-LiRA: shadow models, half of them a side (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cells",
+        metavar="FILE",
+        help="where the audits are kept (default: <save_dir>/benchmarks/audit.jsonl)",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
     command_line.add_shared_flags(parser)
     parser.set_defaults(class_to_replace=[-1], num_indexes_to_replace=130)
@@ -74,7 +95,11 @@ def options_of(argv: Sequence[str] | None) -> Any:
 
 
 def cells_file(options: Any) -> Path:
-    return Path(options.cells) if options.cells else Path(options.save_dir or f"results/{options.dataset}") / "benchmarks" / "audit.jsonl"
+    return (
+        Path(options.cells)
+        if options.cells
+        else Path(options.save_dir or f"results/{options.dataset}") / "benchmarks" / "audit.jsonl"
+    )
 
 
 def measured(options: Any, method: str, kept: Any) -> Row:
@@ -85,16 +110,26 @@ def measured(options: Any, method: str, kept: Any) -> Row:
     architecture = command_line.architecture_of(options.arch, options.dataset)
     base = command_line.base_config(options, architecture, options.seed)
     entry = REGISTERED[method]
-    key = {"what": "audits", "method": method, "settings": entry.settings({}), "method_code": method_code(entry), "base": repr(base)}
+    key = {
+        "what": "audits",
+        "method": method,
+        "settings": entry.settings({}),
+        "method_code": method_code(entry),
+        "base": repr(base),
+    }
     key |= {"models": options.models, "shadows": options.shadows}
     try:
         return {"method": method} | kept.measured(key, lambda: audited(options, method, base))
-    except ValueError as error:  # of the surroundings, as a tracking server that does not answer: another time it may
+    except (
+        ValueError
+    ) as error:  # of the surroundings, as a tracking server that does not answer: another time it may
         return {"method": method, "failed": f"not run: {_line(error)}"}
 
 
 def audited(options: Any, method: str, base: Any) -> Row:
-    """Both audits' numbers, or what the method says of the request that it refuses, or of its own divergence: it would say so again."""
+    """Both audits' numbers, or what the method says of the request that it refuses, or of its own divergence:
+    it would say so again.
+    """
     from audits.klom import KlomAudit, KlomConfig
     from audits.ulira import UliraAudit, UliraConfig
     from unlearn import Refused
@@ -136,12 +171,15 @@ def gaps_of(models: Sequence[Mapping[str, Any]]) -> Any:
     from evaluation.over_seeds import gaps, over_seeds
 
     ours, theirs = (
-        {row["seed"]: float(row[MIA]) for row in models if row["side"] == side and row[MIA] is not None} for side in ("unlearned", "oracle")
+        {row["seed"]: float(row[MIA]) for row in models if row["side"] == side and row[MIA] is not None}
+        for side in ("unlearned", "oracle")
     )
     both = ours.keys() & theirs.keys()
     if 2 * len(both) <= len({row["seed"] for row in models}):
         return None
-    return over_seeds(gaps({seed: ours[seed] for seed in both}, {seed: theirs[seed] for seed in both}), "points")
+    return over_seeds(
+        gaps({seed: ours[seed] for seed in both}, {seed: theirs[seed] for seed in both}), "points"
+    )
 
 
 def passes_mia(row: Row) -> bool | None:
@@ -196,8 +234,14 @@ def line(row: Row) -> list[str]:
 
     numbers = [f"{row[name]:.2f}" for name in ("klom_forget_p95", "klom_retain_p95", "klom_validation_p95")]
     numbers += [f"{row[name]:.3f}" for name in ("forgetting_quality", "forgetting_score")]
-    numbers += [with_ends(row[name], row["intervals"][name], 3) for name in ("ulira_auc", "ulira_tpr_at_1_fpr")]
-    gap = UNDECIDED if row["gap"] is None else f"{with_ends(row['gap'], row['gap_interval'], 1)} of {row['gap_seeds']}"
+    numbers += [
+        with_ends(row[name], row["intervals"][name], 3) for name in ("ulira_auc", "ulira_tpr_at_1_fpr")
+    ]
+    gap = (
+        UNDECIDED
+        if row["gap"] is None
+        else f"{with_ends(row['gap'], row['gap_interval'], 1)} of {row['gap_seeds']}"
+    )
     return [row["method"], *numbers, gap, f"{row['seconds']:.0f}"]
 
 
@@ -209,20 +253,29 @@ def in_words(rows: Sequence[Row]) -> list[str]:
     """What a reader of one attack alone would miss."""
     found = [row for row in rows if "failed" not in row]
     kinds = {
-        f"pass {MIA} and fail U-LiRA: what they forgot can be told, though not by the attack that most tables have": (True, False),
+        f"pass {MIA} and fail U-LiRA: what they forgot can be told, though not by the attack that most tables have": (
+            True,
+            False,
+        ),
         f"fail {MIA} and fail U-LiRA": (False, False),
         f"pass {MIA} and pass U-LiRA": (True, True),
         f"fail {MIA} and pass U-LiRA: confidence is another than the oracles', but it does not tell which images were forgotten": (
             False,
             True,
         ),
-        f"pass {MIA}, and are not told by U-LiRA: too few shadow models, its interval goes from chance to above 0.75": (True, None),
+        f"pass {MIA}, and are not told by U-LiRA: too few shadow models, its interval goes from chance to above 0.75": (
+            True,
+            None,
+        ),
         f"fail {MIA}, and are not told by U-LiRA: too few shadow models": (False, None),
         f"{MIA} is undecided, pass U-LiRA": (None, True),
         f"{MIA} is undecided, fail U-LiRA": (None, False),
         f"{MIA} is undecided, and are not told by U-LiRA: too few shadow models": (None, None),
     }
-    of = {words: [row["method"] for row in found if (passes_mia(row), passes_ulira(row)) == kind] for words, kind in kinds.items()}
+    of = {
+        words: [row["method"] for row in found if (passes_mia(row), passes_ulira(row)) == kind]
+        for words, kind in kinds.items()
+    }
     return [f"{words}: {', '.join(methods)}" for words, methods in of.items() if methods]
 
 

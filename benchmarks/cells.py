@@ -1,4 +1,6 @@
-"""Measurements of a long benchmark, kept one by one, so that one that was interrupted goes on where it stopped."""
+"""Measurements of a long benchmark, kept one by one, so that one that was interrupted goes on where it
+stopped.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +15,38 @@ from typing import Any
 from benchmarks.machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
-MEASURED_CODE = ("models", "vision_data", "training", "unlearn", "evaluation", "base_models.py", "measurement.py")
+MEASURED_CODE = (
+    "models",
+    "vision_data",
+    "training",
+    "unlearn",
+    "evaluation",
+    "base_models.py",
+    "measurement.py",
+)
 
 
 class Cells:
     """A file with a JSON line for each finished measurement.
 
-    A measurement is known by its key, which names all that it depends on, with the machine and the text of the code that it
-    measures (the packages and the benchmark's own `files`): what is found was measured here and by this code. A line that
-    a kill cut short is measured again.
+    A measurement is known by its key, which names all that it depends on, with the machine and the text of
+    the code that it measures (the packages and the benchmark's own `files`): what is found was measured here
+    and by this code. A line that a kill cut short is measured again.
     """
 
     def __init__(self, path: Path, *files: str, code: Sequence[str] = MEASURED_CODE) -> None:
         """`code`: what of the project is measured, if not all of it."""
         self.path = path
         self.reused = 0
-        self._common = {"machine": machine(), "code": code_digest([*(str(ROOT / place) for place in code), *files])}
-        self._found = {name: value for name, value in map(_parsed, path.read_text().splitlines() if path.exists() else []) if name}
+        self._common = {
+            "machine": machine(),
+            "code": code_digest([*(str(ROOT / place) for place in code), *files]),
+        }
+        self._found = {
+            name: value
+            for name, value in map(_parsed, path.read_text().splitlines() if path.exists() else [])
+            if name
+        }
 
     def measured(self, key: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The numbers of this key: from the file, or made now and added to it."""
@@ -63,7 +80,9 @@ def code_digest(files: Iterable[str | Path]) -> str:
 
 
 def files_behind(module: str, package: str) -> list[Path]:
-    """The file of a module of one of the project's packages, and those of this package that it imports, directly or not."""
+    """The file of a module of one of the project's packages, and those of this package that it imports,
+    directly or not.
+    """
     found: set[Path] = set()
     waiting = [module]
     while waiting:

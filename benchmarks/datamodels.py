@@ -4,14 +4,16 @@
     python benchmarks/datamodels.py --class_to_replace -1 --num_indexes_to_replace 60 --damping 0.1 1 10
 
 lds              linear datamodeling score: for each image, Spearman's correlation over --shadows models, each trained on another half
-                 of the training set, of the margin that the model has with the sum of its training images' scores; the mean over
-                 the validation images. No shadow has a part in the scores.
+                 of the training set, of the margin that the model has with the sum of its training images'
+                 scores; the mean over the validation images. No shadow has a part in the scores.
 forget, others   Pearson's correlation, over images and classes, of the change of the logits that dm_direct makes with that from the
-                 initial model to the mean of --oracles retrained ones; of the forget images, and of the validation images.
+                 initial model to the mean of --oracles retrained ones; of the forget images, and of the
+                 validation images.
 scale            what the predicted change of the forget images' logits has to be multiplied by to come nearest to the real one.
                  dm_direct's --multiplier stands for it.
 
-Shadows and oracles are made where they are not there yet, many at once. All training images take part in the scores.
+Shadows and oracles are made where they are not there yet, many at once. All training images take part in the
+scores.
 """
 
 from __future__ import annotations
@@ -40,32 +42,55 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, and write the same numbers with --json."""
     parser, architecture = command_line.benchmark_parser(__doc__, argv)
     own = parser.add_argument_group("what is measured")
-    own.add_argument("--shadows", type=int, default=64, metavar="N", help="models of random halves (default: %(default)s)")
-    own.add_argument("--oracles", type=int, default=16, metavar="N", help="retrained models (default: %(default)s)")
-    own.add_argument("--damping", type=float, nargs="+", default=[0.1, 1.0, 10.0], metavar="X", help="default: 0.1 1 10")
-    own.add_argument("--sketch_size", type=int, default=4096, metavar="K", help="numbers of a gradient (default: %(default)s)")
+    own.add_argument(
+        "--shadows", type=int, default=64, metavar="N", help="models of random halves (default: %(default)s)"
+    )
+    own.add_argument(
+        "--oracles", type=int, default=16, metavar="N", help="retrained models (default: %(default)s)"
+    )
+    own.add_argument(
+        "--damping", type=float, nargs="+", default=[0.1, 1.0, 10.0], metavar="X", help="default: 0.1 1 10"
+    )
+    own.add_argument(
+        "--sketch_size",
+        type=int,
+        default=4096,
+        metavar="K",
+        help="numbers of a gradient (default: %(default)s)",
+    )
     own.add_argument("--json", metavar="FILE", help="write the numbers there too")
     options = command_line.parsed(parser, argv)
     if options.shadows < 4:
         raise ValueError(f"--shadows: expected at least 4, got {options.shadows}. A correlation needs more")
     if min(options.damping) <= 0 or options.sketch_size < 1:
         raise ValueError(
-            f"--damping and --sketch_size: expected numbers > 0, got {options.damping} and {options.sketch_size}. Correct them"
+            f"--damping and --sketch_size: expected numbers > 0, got {options.damping} and "
+            f"{options.sketch_size}. Correct them"
         )
 
     from base_models import BaseModels
     from benchmarks.machine import describe, write_json
     from reporter.text_table import text_table
 
-    base = BaseModels(command_line.base_config(options, architecture, options.seed), progress=command_line.progress_bar)
+    base = BaseModels(
+        command_line.base_config(options, architecture, options.seed), progress=command_line.progress_bar
+    )
     rows = measured(base, options)
     models = f"{options.shadows} shadows, {options.oracles} oracles, seed {options.seed}, sketch of {options.sketch_size}"
     print(f"{base.splits.dataset}, {base.architecture.name}, {base.request_slug}: {models}")
     print(
-        text_table(list(COLUMNS), [[f"{row[name]:.4g}" if name == "damping" else f"{row[name]:.3f}" for name in COLUMNS] for row in rows])
+        text_table(
+            list(COLUMNS),
+            [
+                [f"{row[name]:.4g}" if name == "damping" else f"{row[name]:.3f}" for name in COLUMNS]
+                for row in rows
+            ],
+        )
     )
     print(describe())
-    write_json(options.json, {"command": f"benchmarks/datamodels.py {' '.join(argv or sys.argv[1:])}", "rows": rows})
+    write_json(
+        options.json, {"command": f"benchmarks/datamodels.py {' '.join(argv or sys.argv[1:])}", "rows": rows}
+    )
     return 0
 
 
@@ -81,14 +106,23 @@ def measured(base: BaseModels, options: Namespace) -> list[Row]:
 
     train_set(base, "shadows", options.shadows)
     train_set(base, "oracles", options.oracles)
-    data = ForgetData.of_division(base.splits, base.division, seed=base.config.seed, device=base.device, progress=base.progress)
+    data = ForgetData.of_division(
+        base.splits, base.division, seed=base.config.seed, device=base.device, progress=base.progress
+    )
     initial, train, validation = base.initial().model, base.splits.train, base.splits.validation
     shadows = load_set(base, "shadows", options.shadows)
     oracles = [kept.model for kept in load_set(base, "oracles", options.oracles)]
-    real = torch.stack([margins_of(logits_of(kept.model, validation, base.device).cpu(), validation.labels) for kept in shadows])
+    real = torch.stack(
+        [
+            margins_of(logits_of(kept.model, validation, base.device).cpu(), validation.labels)
+            for kept in shadows
+        ]
+    )
     sets = {"forget": data.forget, "others": validation}
     before = {name: logits_of(initial, images, base.device) for name, images in sets.items()}
-    changes = {name: mean_logits(oracles, images, base.device) - before[name] for name, images in sets.items()}
+    changes = {
+        name: mean_logits(oracles, images, base.device) - before[name] for name, images in sets.items()
+    }
     forgets = torch.isin(train.indexes, data.forget.indexes)
     rows = []
     for damping in options.damping:
@@ -96,10 +130,14 @@ def measured(base: BaseModels, options: Namespace) -> list[Row]:
         scores = attribution.scores(validation).cpu()
         predicted = torch.stack([scores[:, kept.rows].sum(1) for kept in shadows])
         shifted = Shifted(initial, attribution.shift(forgets)).eval()
-        guesses = {name: logits_of(shifted, images, base.device) - before[name] for name, images in sets.items()}
+        guesses = {
+            name: logits_of(shifted, images, base.device) - before[name] for name, images in sets.items()
+        }
         row: Row = {name: pearson(guesses[name], changes[name]) for name in sets}
         scale = float((guesses["forget"] * changes["forget"]).sum() / guesses["forget"].square().sum())
-        rows.append({"damping": damping, "lds": linear_datamodeling_score(predicted, real), **row, "scale": scale})
+        rows.append(
+            {"damping": damping, "lds": linear_datamodeling_score(predicted, real), **row, "scale": scale}
+        )
     return rows
 
 

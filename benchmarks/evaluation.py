@@ -2,17 +2,19 @@
 
     python benchmarks/evaluation.py
     python benchmarks/evaluation.py --dataset CIFAR10 --arch resnet18 --width 16 --epochs 1
-    python benchmarks/evaluation.py --dataset benchmarks/drawn_images.py:drawn --arch resnet18 --width 16 --epochs 1
+    python benchmarks/evaluation.py --dataset benchmarks/drawn_images.py:drawn --arch resnet18 --width 16
+    --epochs 1
 
 bare      the model on every image (forget, retain, validation and test set), in the batches that the evaluation takes, nothing kept
 forward   the same as the evaluation does it: outputs checked and kept
 metrics   every default metric of one model that is no attack, and those that compare with the ideal model's outputs, which are there
 attacks   each metric that trains a classifier; with --libsvm beside scikit-learn's SVC on the same features
 
-The drawn images need no download. Medians of calls in turns, in one process; processor seconds are those of all its threads, and say what
-a call costs on a machine that does other work too (of what a GPU does they say nothing). The whole is what `measure` spends on one
-model where nothing is cached; a run measures the unlearned model so, and the initial and the ideal model once. The model is the
-initial one of the flags, trained if need be.
+The drawn images need no download. Medians of calls in turns, in one process; processor seconds are those of
+all its threads, and say what a call costs on a machine that does other work too (of what a GPU does they say
+nothing). The whole is what `measure` spends on one model where nothing is cached; a run measures the
+unlearned model so, and the initial and the ideal model once. The model is the initial one of the flags,
+trained if need be.
 """
 
 from __future__ import annotations
@@ -50,15 +52,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     seconds = in_turns(steps_of(options, world), world, options.repeats)
     print(heading(options, world), table(seconds), describe(), sep="\n")
     command = f"benchmarks/evaluation.py {' '.join(sys.argv[1:] if argv is None else argv)}"
-    write_json(options.json, {"command": command, "images": world["images"], "seconds": seconds, "shares": shares(seconds)})
+    write_json(
+        options.json,
+        {"command": command, "images": world["images"], "seconds": seconds, "shares": shares(seconds)},
+    )
     return 0
 
 
 def options_of(argv: Sequence[str] | None) -> Namespace:
     summary, _, details = (__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip("\n"))
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="counted calls of each (default: %(default)s)")
-    parser.add_argument("--libsvm", action="store_true", help="the SVC attacks by scikit-learn too (minutes, where the sides overlap)")
+    parser.add_argument(
+        "--repeats", type=int, default=5, metavar="N", help="counted calls of each (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--libsvm",
+        action="store_true",
+        help="the SVC attacks by scikit-learn too (minutes, where the sides overlap)",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
     command_line.add_shared_flags(parser)
     parser.set_defaults(dataset="MNIST")
@@ -77,7 +88,9 @@ def world_of(options: Namespace) -> dict[str, Any]:
     from unlearn import ForgetData
 
     architecture = command_line.architecture_of(options.arch, options.dataset)
-    base = BaseModels(command_line.base_config(options, architecture, options.seed), progress=command_line.progress_bar)
+    base = BaseModels(
+        command_line.base_config(options, architecture, options.seed), progress=command_line.progress_bar
+    )
     model = base.initial().model
     data = ForgetData.of_division(base.splits, base.division, seed=options.seed, device=base.device)
     test = base.splits.test
@@ -99,7 +112,9 @@ def steps_of(options: Namespace, world: dict[str, Any]) -> dict[str, Step]:
 
     model, data, kept = world["model"], world["data"], world["kept"]
     plain = [
-        entry for entry in chosen([DEFAULT]) if entry.name not in (*ATTACKS, "mia", "avg_gap") and TIMES not in needs_of(entry.function)
+        entry
+        for entry in chosen([DEFAULT])
+        if entry.name not in (*ATTACKS, "mia", "avg_gap") and TIMES not in needs_of(entry.function)
     ]
 
     def bare() -> None:
@@ -117,7 +132,11 @@ def steps_of(options: Namespace, world: dict[str, Any]) -> dict[str, Step]:
             raise ValueError(next(iter(reasons.values())))
 
     steps: dict[str, Step] = {"bare": bare, "forward": forward, "metrics": metrics}
-    return steps | {name: attack(name, kept) for name in ATTACKS} | (libsvm_steps(kept) if options.libsvm else {})
+    return (
+        steps
+        | {name: attack(name, kept) for name in ATTACKS}
+        | (libsvm_steps(kept) if options.libsvm else {})
+    )
 
 
 def attack(name: str, kept: dict[str, Any]) -> Step:
@@ -142,7 +161,9 @@ def libsvm_steps(kept: dict[str, Any]) -> dict[str, Step]:
     return {f"{name} {LIBSVM}": step(name) for name in ATTACKS if name != "mia_lr"}
 
 
-def in_turns(steps: dict[str, Step], world: dict[str, Any], repeats: int) -> dict[str, dict[str, list[float]]]:
+def in_turns(
+    steps: dict[str, Step], world: dict[str, Any], repeats: int
+) -> dict[str, dict[str, list[float]]]:
     """Wall and processor seconds of each call, all steps in turn, after one round that is not counted.
 
     What scikit-learn may take minutes for is run once, in the last round.
@@ -163,12 +184,15 @@ def in_turns(steps: dict[str, Step], world: dict[str, Any], repeats: int) -> dic
 
 
 def shares(seconds: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, float]]:
-    """What the evaluation costs in bare passes, without the attacks and as a whole: medians over the rounds, by either clock."""
+    """What the evaluation costs in bare passes, without the attacks and as a whole: medians over the rounds,
+    by either clock.
+    """
     parts = {"without_attacks": ("forward", "metrics"), "whole": ("forward", "metrics", *ATTACKS)}
     return {
         clock: {
             name: median(
-                sum(seconds[part][clock][n] for part in own) / seconds["bare"][clock][n] for n in range(len(seconds["bare"][clock]))
+                sum(seconds[part][clock][n] for part in own) / seconds["bare"][clock][n]
+                for n in range(len(seconds["bare"][clock]))
             )
             for name, own in parts.items()
         }
@@ -178,7 +202,9 @@ def shares(seconds: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, fl
 
 def heading(options: Namespace, world: dict[str, Any]) -> str:
     base = world["base"]
-    sizes = ", ".join(f"{len(getattr(world['data'], name))} {name}" for name in ("forget", "retain", "validation"))
+    sizes = ", ".join(
+        f"{len(getattr(world['data'], name))} {name}" for name in ("forget", "retain", "validation")
+    )
     of = f"{base.request_slug}, {world['images']} images ({sizes}, {len(world['test'])} test)"
     return f"{base.splits.dataset}, {base.architecture.name}, {of}, {world['data'].device.type}, medians of {options.repeats}"
 
@@ -189,7 +215,10 @@ def table(seconds: dict[str, dict[str, list[float]]]) -> str:
 
     found = shares(seconds)
     own = {name: {clock: median(values) for clock, values in both.items()} for name, both in seconds.items()}
-    rows = [row(name, both, {clock: both[clock] / own["bare"][clock] for clock in both}) for name, both in own.items()]
+    rows = [
+        row(name, both, {clock: both[clock] / own["bare"][clock] for clock in both})
+        for name, both in own.items()
+    ]
     for name, label, parts in (
         ("without_attacks", "forward + metrics", ("forward", "metrics")),
         ("whole", "the whole", ("forward", "metrics", *ATTACKS)),
@@ -200,7 +229,14 @@ def table(seconds: dict[str, dict[str, list[float]]]) -> str:
 
 
 def row(name: str, seconds: dict[str, float], passes: dict[str, float]) -> list[str]:
-    return [name, *(text for clock in ("wall", "processor") for text in (f"{seconds[clock]:.3f}", f"{passes[clock]:.2f}"))]
+    return [
+        name,
+        *(
+            text
+            for clock in ("wall", "processor")
+            for text in (f"{seconds[clock]:.3f}", f"{passes[clock]:.2f}")
+        ),
+    ]
 
 
 if __name__ == "__main__":

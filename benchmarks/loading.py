@@ -1,4 +1,5 @@
-"""What it costs to have a dataset: from its files to the device, its memory, and an epoch of batches from memory and from a file.
+"""What it costs to have a dataset: from its files to the device, its memory, and an epoch of batches from
+memory and from a file.
 
     python benchmarks/loading.py
     python benchmarks/loading.py --dataset MNIST --repeats 9
@@ -10,9 +11,9 @@ digest    SHA-256 of every image, label and index: what says that a checkpoint i
 memory    an epoch of shuffled batches of 128, normalised, from memory
 file      the same from a file, as it is read where memory is too small
 
-Medians of `--repeats` in one process, the files in the system's cache from the second time on; processor seconds are those of all
-threads, and say what a call costs on a machine that does other work too. The memory is the growth of the process over all of it, peak
-and what stays, beside the bytes of the images.
+Medians of `--repeats` in one process, the files in the system's cache from the second time on; processor
+seconds are those of all threads, and say what a call costs on a machine that does other work too. The memory
+is the growth of the process over all of it, peak and what stays, beside the bytes of the images.
 """
 
 from __future__ import annotations
@@ -55,10 +56,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def options_of(argv: Sequence[str] | None) -> Namespace:
     summary, _, details = (__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip("\n"))
-    parser.add_argument("--dataset", default="CIFAR10", help="name, or path/to/file.py:function (default: %(default)s)")
-    parser.add_argument("--data", default="./data", metavar="FOLDER", help="where the dataset's files are (default: %(default)s)")
+    parser.add_argument(
+        "--dataset", default="CIFAR10", help="name, or path/to/file.py:function (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--data",
+        default="./data",
+        metavar="FOLDER",
+        help="where the dataset's files are (default: %(default)s)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="counted calls of each (default: %(default)s)")
+    parser.add_argument(
+        "--repeats", type=int, default=5, metavar="N", help="counted calls of each (default: %(default)s)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
     options = command_line.parsed(parser, argv)
     if options.repeats < 1:
@@ -93,7 +103,9 @@ def measured(options: Namespace) -> dict[str, Any]:
         del raw, splits
     after = resident_and_peak()
     if train is None or train.streamed:
-        raise ValueError(f"--dataset: expected one that memory has room for, got {name}. Choose a smaller one")
+        raise ValueError(
+            f"--dataset: expected one that memory has room for, got {name}. Choose a smaller one"
+        )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "images.u8"
         train.images[:].numpy().tofile(file)
@@ -103,7 +115,13 @@ def measured(options: Namespace) -> dict[str, Any]:
             clock.timed("memory", lambda: epoch(train, device))
             clock.timed("file", lambda: epoch(in_file, device))
     memory = {"images": images, "stays": after[0] - before[0], "peak": after[1] - before[1]}
-    return {"dataset": name, "device": str(device), "repeats": options.repeats, "seconds": clock.medians(), "bytes": memory}
+    return {
+        "dataset": name,
+        "device": str(device),
+        "repeats": options.repeats,
+        "seconds": clock.medians(),
+        "bytes": memory,
+    }
 
 
 class Clock:
@@ -124,7 +142,10 @@ class Clock:
         return result
 
     def medians(self) -> dict[str, dict[str, float]]:
-        return {part: {"wall": median(w for w, _ in calls), "processor": median(p for _, p in calls)} for part, calls in self.calls.items()}
+        return {
+            part: {"wall": median(w for w, _ in calls), "processor": median(p for _, p in calls)}
+            for part, calls in self.calls.items()
+        }
 
 
 def on_device(splits: Any, device: Any) -> list[Any]:
@@ -156,7 +177,10 @@ def table(options: Namespace, found: dict[str, Any]) -> str:
     total = {clock: sum(seconds[part][clock] for part in LOADING) for clock in ("wall", "processor")}
     rows = [(part, seconds[part]) for part in LOADING] + [("files to device", total)]
     rows += [(part, seconds[part]) for part in ("digest", "memory", "file")]
-    lines = [f"{found['dataset']}, {found['device']}, medians of {found['repeats']}", f"{'':15}  wall [s]  processor [s]"]
+    lines = [
+        f"{found['dataset']}, {found['device']}, medians of {found['repeats']}",
+        f"{'':15}  wall [s]  processor [s]",
+    ]
     lines += [f"{name:15}  {clocks['wall']:8.3f}  {clocks['processor']:13.3f}" for name, clocks in rows]
     megabytes = ", ".join(f"{name} {count / 1e6:.1f} MB" for name, count in size.items())
     return "\n".join([*lines, f"memory: {megabytes}"])

@@ -16,7 +16,13 @@ from training import library_versions, write_bytes
 def machine() -> dict[str, Any]:
     """Processor, cores, threads, GPU and versions."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu, **library_versions()}
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        **library_versions(),
+    }
 
 
 def describe() -> str:
@@ -31,6 +37,12 @@ def write_json(path: str | None, content: dict[str, Any]) -> None:
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     models = (
-        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+        [
+            line.partition(":")[2].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        if info.exists()
+        else []
     )
     return models[0] if models else platform.processor() or platform.machine()

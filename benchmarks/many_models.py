@@ -1,4 +1,5 @@
-"""What a model costs where K are trained at once, beside one after another in one process, and beside a process each.
+"""What a model costs where K are trained at once, beside one after another in one process, and beside a
+process each.
 
     python benchmarks/many_models.py
     python benchmarks/many_models.py --dataset MNIST --epochs 1 --models 1 4 16
@@ -9,10 +10,10 @@ loop         `fit`, one model after another in one process, with as many threads
 loop, one thread    the same with one thread for torch, which is the faster where layers are small.
 processes    main_baseline.py as it is, one process after another, start and reading the data included. As many as --processes says.
 
-Everything is done --repeats times, in turn; the table has the medians, and the range of what was measured. CPU seconds, of all cores
-together, say what was computed where other processes were at work. Each measurement runs in a process of its own, which tells the
-most memory that training took beyond what was there before (GPU: that torch gave out). Kept one by one: interrupted, it goes on
-where it stopped.
+Everything is done --repeats times, in turn; the table has the medians, and the range of what was measured.
+CPU seconds, of all cores together, say what was computed where other processes were at work. Each measurement
+runs in a process of its own, which tells the most memory that training took beyond what was there before
+(GPU: that torch gave out). Kept one by one: interrupted, it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -36,7 +37,18 @@ import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 AT_ONCE, LOOP, ONE_THREAD, PROCESSES = "at once", "loop", "loop, one thread", "processes"
-COLUMNS = ("way", "models", "s a model", "least", "most", "cpu s", "loop / way", "processes / way", "MiB", "measured")
+COLUMNS = (
+    "way",
+    "models",
+    "s a model",
+    "least",
+    "most",
+    "cpu s",
+    "loop / way",
+    "processes / way",
+    "MiB",
+    "measured",
+)
 
 Row = dict[str, Any]
 
@@ -46,10 +58,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, and write the same numbers with --json."""
     parser, architecture = command_line.benchmark_parser(__doc__, argv)
     own = parser.add_argument_group("what is measured")
-    own.add_argument("--models", type=int, nargs="+", default=[1, 4, 16, 64], metavar="K", help="models at once (default: 1 4 16 64)")
-    own.add_argument("--loop", type=int, default=3, metavar="N", help="models of the loop, 0 leaves it out (default: %(default)s)")
-    own.add_argument("--processes", type=int, default=1, metavar="N", help="runs of main_baseline.py, 0: none (default: %(default)s)")
-    own.add_argument("--repeats", type=int, default=3, metavar="N", help="of everything (default: %(default)s)")
+    own.add_argument(
+        "--models",
+        type=int,
+        nargs="+",
+        default=[1, 4, 16, 64],
+        metavar="K",
+        help="models at once (default: 1 4 16 64)",
+    )
+    own.add_argument(
+        "--loop",
+        type=int,
+        default=3,
+        metavar="N",
+        help="models of the loop, 0 leaves it out (default: %(default)s)",
+    )
+    own.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs of main_baseline.py, 0: none (default: %(default)s)",
+    )
+    own.add_argument(
+        "--repeats", type=int, default=3, metavar="N", help="of everything (default: %(default)s)"
+    )
     own.add_argument("--json", metavar="FILE", help="write the numbers there too")
     options = command_line.parsed(parser, argv)
     for flag, least in (("models", 1), ("loop", 0), ("processes", 0), ("repeats", 1)):
@@ -61,10 +94,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from reporter.text_table import text_table
 
     base, rows, note = measured(options, command_line.base_config(options, architecture, options.seed))
-    print(f"{base.splits.dataset}, {base.architecture.name}, {base.epochs} epochs, {len(base.splits.train)} images, {base.device}")
+    print(
+        f"{base.splits.dataset}, {base.architecture.name}, {base.epochs} epochs, {len(base.splits.train)} "
+        f"images, {base.device}"
+    )
     print(text_table(list(COLUMNS), [_shown(row, rows) for row in rows]))
     print(f"{describe()}\n{note}")
-    write_json(options.json, {"command": f"benchmarks/many_models.py {' '.join(argv or sys.argv[1:])}", "rows": rows})
+    write_json(
+        options.json, {"command": f"benchmarks/many_models.py {' '.join(argv or sys.argv[1:])}", "rows": rows}
+    )
     return 0
 
 
@@ -77,12 +115,28 @@ def measured(options: Namespace, config: Any) -> tuple[Any, list[Row], str]:
     code = ("training", "models", "vision_data", "base_models.py")
     cells = Cells(base.save_dir / "benchmarks" / "many_models.jsonl", __file__, code=code)
     ways = [(AT_ONCE, count) for count in options.models]
-    ways += [(way, count) for way, count in ((LOOP, options.loop), (ONE_THREAD, options.loop), (PROCESSES, options.processes)) if count]
-    about = {"split": base.splits.digest, "arch": base.architecture.identity, "options": base.options, "device": str(base.device)}
+    ways += [
+        (way, count)
+        for way, count in ((LOOP, options.loop), (ONE_THREAD, options.loop), (PROCESSES, options.processes))
+        if count
+    ]
+    about = {
+        "split": base.splits.digest,
+        "arch": base.architecture.identity,
+        "options": base.options,
+        "device": str(base.device),
+    }
     found: dict[tuple[str, int], list[Row]] = {way: [] for way in ways}
     for repeat in range(options.repeats):
         for way, count in command_line.progress_bar(ways, f"repeat {repeat + 1}/{options.repeats}"):
-            key = {**about, "recipe": str(base.recipe), "seed": config.seed, "way": way, "models": count, "repeat": repeat}
+            key = {
+                **about,
+                "recipe": str(base.recipe),
+                "seed": config.seed,
+                "way": way,
+                "models": count,
+                "repeat": repeat,
+            }
             found[way, count].append(cells.measured(key, lambda w=way, c=count: in_a_process(w, c, config)))  # type: ignore[misc]
     return base, [_row(way, count, values) for (way, count), values in found.items()], cells.note()
 
@@ -96,7 +150,9 @@ def in_a_process(way: str, count: int, config: Any) -> Row:
 
 
 def _trained(way: str, count: int, config: Any) -> Row:
-    """Seconds and bytes of training `count` models of the seeds from the config's on; a step before has loaded what steps load."""
+    """Seconds and bytes of training `count` models of the seeds from the config's on; a step before has
+    loaded what steps load.
+    """
     import torch
 
     from base_models import BaseModels
@@ -109,11 +165,21 @@ def _trained(way: str, count: int, config: Any) -> Row:
     few = train.subset(torch.arange(min(len(train), 2 * base.recipe.batch_size)))
     fit(base.untrained(), few, replace(base.recipe, epochs=1), generator=generator_for(0), device=device)
     seeds = range(config.seed, config.seed + count)
-    models, generators = [base.built(seed) for seed in seeds], [generator_for(seed, "train") for seed in seeds]
+    models, generators = (
+        [base.built(seed) for seed in seeds],
+        [generator_for(seed, "train") for seed in seeds],
+    )
     before = _memory(device)
     started, worked = time.perf_counter(), time.process_time()
     if way == AT_ONCE:
-        fit_many(models, train, [torch.arange(len(train))] * count, base.recipe, generators=generators, device=device)
+        fit_many(
+            models,
+            train,
+            [torch.arange(len(train))] * count,
+            base.recipe,
+            generators=generators,
+            device=device,
+        )
     else:
         for model, generator in zip(models, generators, strict=True):
             fit(model, train, base.recipe, generator=generator, device=device)
@@ -154,13 +220,25 @@ def _processes(count: int, config: Any) -> Row:
 def _row(way: str, count: int, values: list[Row]) -> Row:
     each = [value["seconds"] / count for value in values]
     held = [value["bytes"] for value in values if value["bytes"] is not None]
-    row: Row = {"way": way, "models": count, "seconds_a_model": median(each), "least": min(each), "most": max(each), "measured": len(each)}
-    return row | {"cpu_seconds": median(value["cpu_seconds"] / count for value in values), "bytes": median(held) if held else None}
+    row: Row = {
+        "way": way,
+        "models": count,
+        "seconds_a_model": median(each),
+        "least": min(each),
+        "most": max(each),
+        "measured": len(each),
+    }
+    return row | {
+        "cpu_seconds": median(value["cpu_seconds"] / count for value in values),
+        "bytes": median(held) if held else None,
+    }
 
 
 def _shown(row: Row, rows: list[Row]) -> list[str]:
     seconds = {one["way"]: one["seconds_a_model"] for one in rows}
-    ratios = [f"{seconds[way] / row['seconds_a_model']:.1f}" if way in seconds else "" for way in (LOOP, PROCESSES)]
+    ratios = [
+        f"{seconds[way] / row['seconds_a_model']:.1f}" if way in seconds else "" for way in (LOOP, PROCESSES)
+    ]
     memory = "" if row["bytes"] is None else f"{row['bytes'] / 2**20:.0f}"
     times = [f"{row[name]:.3f}" for name in ("seconds_a_model", "least", "most", "cpu_seconds")]
     return [row["way"], str(row["models"]), *times, *ratios, memory, str(row["measured"])]

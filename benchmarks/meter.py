@@ -1,4 +1,6 @@
-"""What one call costs: the median of its milliseconds, and the memory that it asks for beyond what is there already."""
+"""What one call costs: the median of its milliseconds, and the memory that it asks for beyond what is there
+already.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +12,22 @@ from itertools import accumulate
 from statistics import median
 
 import torch
-from torch.autograd.profiler import profile  # of torch.profiler, without the five seconds that this imports for
+from torch.autograd.profiler import (
+    profile,
+)  # of torch.profiler, without the five seconds that this imports for
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler announces every start and stop on stderr otherwise
+os.environ.setdefault(
+    "KINETO_LOG_LEVEL", "6"
+)  # the profiler announces every start and stop on stderr otherwise
 
 Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Meter:
-    """On one device: at most `repeats` counted calls, and none begins once `seconds` are spent on them (one always does)."""
+    """On one device: at most `repeats` counted calls, and none begins once `seconds` are spent on them (one
+    always does).
+    """
 
     device: torch.device
     repeats: int
@@ -28,7 +36,9 @@ class Meter:
     def timed(self, step: Step) -> dict[str, float]:
         """Median milliseconds a call, and how many were counted. Nothing is warmed up: call `step` before."""
         milliseconds: list[float] = []
-        while not milliseconds or (len(milliseconds) < self.repeats and sum(milliseconds) < 1000 * self.seconds):
+        while not milliseconds or (
+            len(milliseconds) < self.repeats and sum(milliseconds) < 1000 * self.seconds
+        ):
             milliseconds.append(self.once(step))
         return {"milliseconds": median(milliseconds), "passes": len(milliseconds)}
 
@@ -41,7 +51,9 @@ class Meter:
         return 1000 * (time.perf_counter() - started)
 
     def extra_bytes(self, step: Step) -> int:
-        """The most bytes of torch's allocator that one call holds at a time, beyond what was held when it began."""
+        """The most bytes of torch's allocator that one call holds at a time, beyond what was held when it
+        began.
+        """
         if self.device.type != "cuda":
             return _extra_bytes_on_cpu(step)
         self._wait()
@@ -57,11 +69,16 @@ class Meter:
 
 
 def _extra_bytes_on_cpu(step: Step) -> int:
-    """The peak of the running sum over the allocator's events, each the bytes that it gave out (or took back: negative).
+    """The peak of the running sum over the allocator's events, each the bytes that it gave out (or took back:
+    negative).
 
     Exact if `step` frees nothing that was there before: the profiler does not know what that held.
     """
     with profile(profile_memory=True) as profiled:
         step()
     events = [event for event in profiled.kineto_results.events() if event.name() == "[memory]"]
-    return max(accumulate((event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())), initial=0))
+    return max(
+        accumulate(
+            (event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())), initial=0
+        )
+    )

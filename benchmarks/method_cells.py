@@ -1,4 +1,6 @@
-"""One measurement of the methods' benchmark: a method on a request, and the metrics of the model that it gives back."""
+"""One measurement of the methods' benchmark: a method on a request, and the metrics of the model that it
+gives back.
+"""
 
 from __future__ import annotations
 
@@ -49,11 +51,17 @@ class Trial:
     @property
     def label(self) -> str:
         others = {name: value for name, value in self.settings.items() if name != "addon"}
-        return self.method + (f" + {self.addon}" if self.addon else "") + "".join(f" {name}={value}" for name, value in others.items())
+        return (
+            self.method
+            + (f" + {self.addon}" if self.addon else "")
+            + "".join(f" {name}={value}" for name, value in others.items())
+        )
 
 
 class World:
-    """A request on a split and one seed: the data, the two base models, and what they answer. Each is made when first asked for."""
+    """A request on a split and one seed: the data, the two base models, and what they answer. Each is made
+    when first asked for.
+    """
 
     def __init__(self, config: BaseConfig, splits: Splits, part: str, progress: Progress) -> None:
         self.base = BaseModels(config, progress=progress, splits=splits)
@@ -65,8 +73,19 @@ class World:
     @property
     def data(self) -> ForgetData:
         """With an empty cache, so that no method's time depends on who came before."""
-        world = {"seed": self.seed, "device": self.base.device, "progress": self.progress, "augment": self.base.recipe.augment}
-        return ForgetData.of_division(self.base.splits, self.base.division, ideal=lambda: self.ideal.model, oracles=self.oracles, **world)
+        world = {
+            "seed": self.seed,
+            "device": self.base.device,
+            "progress": self.progress,
+            "augment": self.base.recipe.augment,
+        }
+        return ForgetData.of_division(
+            self.base.splits,
+            self.base.division,
+            ideal=lambda: self.ideal.model,
+            oracles=self.oracles,
+            **world,
+        )
 
     @property
     def oracles(self) -> Oracles:
@@ -95,16 +114,23 @@ class World:
     def common(self) -> dict[str, Any]:
         """All that a cell depends on beside the method."""
         models = {"initial": model_digest(self.initial.model), "ideal": model_digest(self.ideal.model)}
-        about = {"request": self.base.request_identity, "split": self.base.splits.digest, "seed": self.seed, "part": self.part}
+        about = {
+            "request": self.base.request_identity,
+            "split": self.base.splits.digest,
+            "seed": self.seed,
+            "part": self.part,
+        }
         augment = augmentations(self.base.recipe.augment)
-        return {**models, **about, "device": str(self.base.device)} | ({"augment": augment} if augment else {})
+        return {**models, **about, "device": str(self.base.device)} | (
+            {"augment": augment} if augment else {}
+        )
 
 
 def measured(trial: Trial, world: World, cells: Cells) -> Row:
     """The cell's numbers, or `failed` with the reason why there are none.
 
-    What a method says of a request that it refuses, or of its own divergence, is kept like any number; an error of the
-    machine (too little memory) is reported and tried again by the next call.
+    What a method says of a request that it refuses, or of its own divergence, is kept like any number; an
+    error of the machine (too little memory) is reported and tried again by the next call.
     """
     if trial.method == RETRAIN:
         settings, make, code = {}, partial(_ideal, world), ""
@@ -114,7 +140,8 @@ def measured(trial: Trial, world: World, cells: Cells) -> Row:
         code = method_code(entry)
     try:
         return cells.measured(
-            {**world.common, "method": trial.method, "settings": settings, "method_code": code}, partial(_judged, make, world)
+            {**world.common, "method": trial.method, "settings": settings, "method_code": code},
+            partial(_judged, make, world),
         )
     except FileNotFoundError as error:  # the oracles may be there next time
         return {"failed": f"not run: {_line(error)}"}
@@ -123,8 +150,12 @@ def measured(trial: Trial, world: World, cells: Cells) -> Row:
 
 
 def method_code(entry: Entry[Any]) -> str:
-    """The digest of a method's own file and of what that shares with others; of a person's file alone, if it is from there."""
-    return code_digest([entry.file] if entry.file else files_behind(inspect.unwrap(entry.function).__module__, "unlearn"))
+    """The digest of a method's own file and of what that shares with others; of a person's file alone, if it
+    is from there.
+    """
+    return code_digest(
+        [entry.file] if entry.file else files_behind(inspect.unwrap(entry.function).__module__, "unlearn")
+    )
 
 
 def _ideal(world: World) -> tuple[nn.Module, float]:
@@ -157,12 +188,20 @@ def _judged(make: Callable[[], tuple[nn.Module, float]], world: World) -> Row:
     if broken:
         return {"failed": f"can't be compared: {next(iter(broken.values()))}"}
     scores = dict(zip(COLUMNS, (*ua_ra_ta(outputs), values.pop("mia", None)), strict=True))
-    return scores | {"avg_gap": None} | values | {"seconds": seconds, "changed": _changed(outputs, world.of_initial)}
+    return (
+        scores
+        | {"avg_gap": None}
+        | values
+        | {"seconds": seconds, "changed": _changed(outputs, world.of_initial)}
+    )
 
 
 def _changed(one: ModelOutputs, other: ModelOutputs) -> int:
     """How many images, of all sets, the two predict differently."""
-    return sum(int((one.sets[name].logits.argmax(1) != other.sets[name].logits.argmax(1)).sum()) for name in ("forget", "retain", "test"))
+    return sum(
+        int((one.sets[name].logits.argmax(1) != other.sets[name].logits.argmax(1)).sum())
+        for name in ("forget", "retain", "test")
+    )
 
 
 def _line(error: Exception) -> str:

@@ -1,9 +1,9 @@
 """What a method's step costs, in plain passes: the forward and backward of one batch by the same model.
 
-A method is only watched: a hook on the model (its copies keep it) counts the images of every forward pass, and a hook on all
-optimisers tells the steps apart. Steps that forward the same batches are of one kind; the kind that learns from most images counts.
-Plain passes of batches of those very sizes are then timed in the same process, and so are plain training steps (fetch the batch,
-forward, backward, the same optimiser).
+A method is only watched: a hook on the model (its copies keep it) counts the images of every forward pass,
+and a hook on all optimisers tells the steps apart. Steps that forward the same batches are of one kind; the
+kind that learns from most images counts. Plain passes of batches of those very sizes are then timed in the
+same process, and so are plain training steps (fetch the batch, forward, backward, the same optimiser).
 """
 
 from __future__ import annotations
@@ -37,11 +37,32 @@ FORGET, RETAIN = 512, 1024  # images that a method is timed on, at most
 FORWARD = 1 / 3  # of a pass
 CALLS = 5  # of a plain pass in a sample
 BOUND = 1.5  # times the passes that the formula needs
-NEEDS = dict.fromkeys(("FT", "FT_l1", "NegGrad", "ascent_descent", "RL", "SalUn", "SalUn_soft", "amnesiac", "UNSIR", "MSG", "CT"), 1.0)
-NEEDS |= dict.fromkeys(("CFk", "EUk", "LoTUS", "bad_teacher", "boundary_shrink", "boundary_expanding"), 1.0)  # a teacher is asked once
-NEEDS |= dict.fromkeys(("oracle_matching", "dm_matching", "SCRUB"), 1.0) | dict.fromkeys(("NGPlus", "SRL"), 2.0)
+NEEDS = dict.fromkeys(
+    (
+        "FT",
+        "FT_l1",
+        "NegGrad",
+        "ascent_descent",
+        "RL",
+        "SalUn",
+        "SalUn_soft",
+        "amnesiac",
+        "UNSIR",
+        "MSG",
+        "CT",
+    ),
+    1.0,
+)
+NEEDS |= dict.fromkeys(
+    ("CFk", "EUk", "LoTUS", "bad_teacher", "boundary_shrink", "boundary_expanding"), 1.0
+)  # a teacher is asked once
+NEEDS |= dict.fromkeys(("oracle_matching", "dm_matching", "SCRUB"), 1.0) | dict.fromkeys(
+    ("NGPlus", "SRL"), 2.0
+)
 WITH_ADD_ON = {"SCRUB": 2.0}  # a gradient of each objective, as NGPlus and SRL have without one
-ADD_ON_NEEDS = {"SalUn": 1 - FORWARD}  # a third gradient, on forget with true labels, from a forward pass that is there already
+ADD_ON_NEEDS = {
+    "SalUn": 1 - FORWARD
+}  # a third gradient, on forget with true labels, from a forward pass that is there already
 
 
 def _of_ssd(plain: Plain, data: ForgetData, size: int) -> float:
@@ -55,16 +76,21 @@ def _of_fisher(plain: Plain, data: ForgetData, size: int) -> float:
 def _of_fisher_new(plain: Plain, data: ForgetData, size: int) -> float:
     """A forward pass, and for each label a backward pass and the squares."""
     labels = data.classes
-    return (FORWARD + labels * (1 - FORWARD)) * plain.over(len(data.retain), size) + labels * plain.squares(len(data.retain), size)
+    return (FORWARD + labels * (1 - FORWARD)) * plain.over(len(data.retain), size) + labels * plain.squares(
+        len(data.retain), size
+    )
 
 
 def _of_wfisher(plain: Plain, data: ForgetData, size: int) -> float:
-    """The mean gradients, those of the single images, and their weighted sum; and the inner product of each pair of images."""
+    """The mean gradients, those of the single images, and their weighted sum; and the inner product of each
+    pair of images.
+    """
     images = min(len(data.retain), METHODS["wfisher"].hyperparameters["fisher_images"].default)
     return plain.over(len(data.forget) + len(data.retain) + 2 * images, size) + plain.products(images)
 
 
-# what a whole run needs, in milliseconds, where there are gradients of images and no optimiser: the run is compared, not a step
+# what a whole run needs, in milliseconds, where there are gradients of images and no optimiser: the run is
+# compared, not a step
 STEPLESS: dict[str, Callable[[Plain, ForgetData, int], float]] = {
     "SSD": _of_ssd,
     "fisher": _of_fisher,
@@ -80,7 +106,8 @@ def needed(method: str, addon: str | None) -> float | None:
 
 
 class Watch:
-    """The forward passes of a model and its copies in one run, and the seconds from one optimiser step to the next.
+    """The forward passes of a model and its copies in one run, and the seconds from one optimiser step to the
+    next.
 
     `steps`: by the passes between the two. The first is left out, for what prepares it is no part of a step.
     """
@@ -131,20 +158,32 @@ def watched(model: nn.Module, pixels: int, device: torch.device) -> Iterator[Wat
 
 
 def timing_data(splits: Splits, device: torch.device) -> ForgetData:
-    """The first images of class 0 to forget, and the first of the others to retain: a whole class, as every method takes."""
+    """The first images of class 0 to forget, and the first of the others to retain: a whole class, as every
+    method takes.
+    """
     forgotten = splits.train.labels == 0
-    forget, retain = (which.nonzero().flatten()[:most] for which, most in ((forgotten, FORGET), (~forgotten, RETAIN)))
+    forget, retain = (
+        which.nonzero().flatten()[:most] for which, most in ((forgotten, FORGET), (~forgotten, RETAIN))
+    )
     train = splits.train
-    return ForgetData(train.subset(forget), train.subset(retain), splits.validation.without_classes(0), splits.classes, device=device)
+    return ForgetData(
+        train.subset(forget),
+        train.subset(retain),
+        splits.validation.without_classes(0),
+        splits.classes,
+        device=device,
+    )
 
 
 def cost(method: str, addon: str | None, model: nn.Module, splits: Splits, meter: Meter, epochs: int) -> Row:
     """One method's step and run, beside plain passes on the same batches. Raises what the method raises.
 
-    A sample is a run with the plain passes timed right after it, so that whatever else slows the machine slows both; each number is
-    the median over the samples.
+    A sample is a run with the plain passes timed right after it, so that whatever else slows the machine
+    slows both; each number is the median over the samples.
     """
-    settings = _few_epochs(method, {"addon": addon} if addon else {}, model, timing_data(splits, meter.device), epochs)
+    settings = _few_epochs(
+        method, {"addon": addon} if addon else {}, model, timing_data(splits, meter.device), epochs
+    )
 
     def run() -> tuple[float, Watch]:
         data = timing_data(splits, meter.device)
@@ -168,17 +207,24 @@ def cost(method: str, addon: str | None, model: nn.Module, splits: Splits, meter
 
 
 def _stepless(method: str, watch: Watch, plain: Plain, splits: Splits) -> dict[str, float]:
-    """`needs`, what the formula of a method without steps needs, in the unit of `run_ratio`: the passes that it makes."""
+    """`needs`, what the formula of a method without steps needs, in the unit of `run_ratio`: the passes that
+    it makes.
+    """
     if method not in STEPLESS:
         return {}
     size = max(images for images, with_gradient in watch.forwards if with_gradient)
-    return {"needs": STEPLESS[method](plain, timing_data(splits, plain.device), size) / plain.of(watch.forwards)}
+    return {
+        "needs": STEPLESS[method](plain, timing_data(splits, plain.device), size) / plain.of(watch.forwards)
+    }
 
 
 @functools.cache
 def _warm_up() -> None:
     """Two seconds of passes, once a process: its first ones wait for memory and for what torch imports late."""
-    model, started = nn.Sequential(nn.Conv2d(1, 32, 3), nn.Flatten(), nn.Linear(32 * 26 * 26, 10)), time.perf_counter()
+    model, started = (
+        nn.Sequential(nn.Conv2d(1, 32, 3), nn.Flatten(), nn.Linear(32 * 26 * 26, 10)),
+        time.perf_counter(),
+    )
     optimizer = torch.optim.Adam(model.parameters())
     while time.perf_counter() - started < 2:
         model(torch.zeros(256, 1, 28, 28)).sum().backward()
@@ -198,27 +244,44 @@ def _sample(run_ms: float, watch: Watch, kind: Step | None, plain: Plain) -> dic
     pass_ms, optimizer = fmean(map(plain.both_ways, sizes)), watch.optimizers[kind]
     made = sum(1 if with_gradient else FORWARD for _, with_gradient in kind)
     x_training_steps = step_ms / fmean(plain.training_step(size, optimizer) for size in sizes)
-    shown = {"step_ms": step_ms, "pass_ms": pass_ms, "x_passes": step_ms / pass_ms, "x_training_steps": x_training_steps}
+    shown = {
+        "step_ms": step_ms,
+        "pass_ms": pass_ms,
+        "x_passes": step_ms / pass_ms,
+        "x_training_steps": x_training_steps,
+    }
     return numbers | shown | {"passes_made": made}
 
 
 def _slow(row: Mapping[str, Any]) -> bool:
-    """More than 1.5 times what its formula needs: a step by plain passes and by plain training steps, or the whole run without steps."""
+    """More than 1.5 times what its formula needs: a step by plain passes and by plain training steps, or the
+    whole run without steps.
+    """
     if "x_passes" in row:
-        return row["needs"] is not None and min(row["x_passes"], row["x_training_steps"]) > BOUND * row["needs"]
+        return (
+            row["needs"] is not None and min(row["x_passes"], row["x_training_steps"]) > BOUND * row["needs"]
+        )
     return row["needs"] is not None and bool(row["run_ratio"] > BOUND * row["needs"])
 
 
-def _few_epochs(method: str, given: Mapping[str, Any], model: nn.Module, data: ForgetData, epochs: int) -> dict[str, Any]:
+def _few_epochs(
+    method: str, given: Mapping[str, Any], model: nn.Module, data: ForgetData, epochs: int
+) -> dict[str, Any]:
     """The settings with at most so many epochs, also where the method itself decides how many there are."""
     settings = METHODS[method].settings(dict(given))
     known = settings | resolved(method, model, data, settings)
-    few = {name: min(known[name], epochs) for name in settings if name.endswith("epochs") and isinstance(known[name], int)}
+    few = {
+        name: min(known[name], epochs)
+        for name in settings
+        if name.endswith("epochs") and isinstance(known[name], int)
+    }
     return dict(given) | few
 
 
 class Plain:
-    """Milliseconds of what any training does, on batches of some size: forward, forward and backward, a whole step."""
+    """Milliseconds of what any training does, on batches of some size: forward, forward and backward, a whole
+    step.
+    """
 
     def __init__(self, model: nn.Module, splits: Splits, device: torch.device) -> None:
         self.student, self.images, self.device = copy_of(model), splits.train, device
@@ -228,7 +291,10 @@ class Plain:
 
     def of(self, forwards: list[Forward]) -> float:
         """Of these passes, one after another: with a backward where a gradient can follow."""
-        return sum(self.both_ways(images) if with_gradient else self.forward(images) for images, with_gradient in forwards)
+        return sum(
+            self.both_ways(images) if with_gradient else self.forward(images)
+            for images, with_gradient in forwards
+        )
 
     def over(self, images: int, size: int) -> float:
         """Forward and backward of so many images, `size` at a time."""
@@ -240,7 +306,9 @@ class Plain:
         return images / len(rows) * self._timed(lambda: rows.square().sum(0))
 
     def products(self, images: int) -> float:
-        """The inner product of each pair of so many images' gradients, written out: half a matrix product, for it is symmetric."""
+        """The inner product of each pair of so many images' gradients, written out: half a matrix product,
+        for it is symmetric.
+        """
         rows = torch.ones(images, self._parameters(), device=self.device)
         return self._timed(lambda: rows @ rows.T) / 2
 
@@ -253,7 +321,11 @@ class Plain:
         settings = {name: value for name, value in like.defaults.items() if name in known}
         optimizer = type(like)(self.student.train(size > 1).parameters(), **settings)
         images, order = self._images(size).to(self.device), torch.Generator().manual_seed(1)
-        return self._timed(lambda: descend(self.student, images.batches(size, generator=order, device=self.device), optimizer=optimizer))
+        return self._timed(
+            lambda: descend(
+                self.student, images.batches(size, generator=order, device=self.device), optimizer=optimizer
+            )
+        )
 
     def _both_ways(self, size: int) -> float:
         x, y = next(self._images(size).batches(size, device=self.device))

@@ -1,27 +1,33 @@
-"""Every method beside the ideal model: what it forgets, what it loses, how long it takes, how many passes a step costs.
+"""Every method beside the ideal model: what it forgets, what it loses, how long it takes, how many passes a
+step costs.
 
     python benchmarks/methods.py
     python benchmarks/methods.py --timing                       the passes alone
-    python benchmarks/methods.py --methods FT --set unlearn_lr=0.01,0.1 --part validation --seeds 101 --timing skip
+    python benchmarks/methods.py --methods FT --set unlearn_lr=0.01,0.1 --part validation --seeds 101 --timing
+    skip
 
-Every registered method with its default flags, on digits (mlp) and MNIST (cnn), forgetting class 0 (class0) or a tenth of the training
-images (random10); then, on digits, every method that takes an add-on with every add-on. UA = 100 - accuracy on the forget images,
-RA = on the retain images, TA = on the test images (of the retained classes, where one is forgotten), MIA = percent of the forget images
-that an attack on the confidence takes for never seen, "undecided" where that hangs on the images that the attack is trained on; avg_gap =
-mean distance in these four to `retrain`, the ideal model of the same seed, points, and without MIA = in the first three: the tables are
-sorted by that, which every row has. "(2 of 3)": on the third seed MIA is undecided. `default` is the initial model.
+Every registered method with its default flags, on digits (mlp) and MNIST (cnn), forgetting class 0 (class0)
+or a tenth of the training images (random10); then, on digits, every method that takes an add-on with every
+add-on. UA = 100 - accuracy on the forget images, RA = on the retain images, TA = on the test images (of the
+retained classes, where one is forgotten), MIA = percent of the forget images that an attack on the confidence
+takes for never seen, "undecided" where that hangs on the images that the attack is trained on; avg_gap = mean
+distance in these four to `retrain`, the ideal model of the same seed, points, and without MIA = in the first
+three: the tables are sorted by that, which every row has. "(2 of 3)": on the third seed MIA is undecided.
+`default` is the initial model.
 
-x passes: seconds of a step over those of one plain forward and backward pass on the same batches, the same model, in the same
-process (medians); beside it the passes that the formula needs. x steps: over a plain training step, which also fetches its batch and
-moves the weights, and that is most of it in a model as small as digits' mlp. A ! where both are above 1.5 times what is needed. made:
-passes in a step by the images forwarded, a forward alone being a third, a backward alone nothing. run: seconds of the whole run over
-those of all passes that it makes; where there are no steps, `needs` is in this unit, with a ! above 1.5 times as much: fisher needs a pass
-and the squares of each image's own gradient, fisher_new both for each label, wfisher two passes and the inner products of all pairs of
-images, these beyond a pass timed as plain tensor operations. Timed on an untrained model and at most 512 images to forget
-and 1024 to retain; where an epoch is a single step (the 128 zeros of digits), what is done once an epoch is part of the step.
+x passes: seconds of a step over those of one plain forward and backward pass on the same batches, the same
+model, in the same process (medians); beside it the passes that the formula needs. x steps: over a plain
+training step, which also fetches its batch and moves the weights, and that is most of it in a model as small
+as digits' mlp. A ! where both are above 1.5 times what is needed. made: passes in a step by the images
+forwarded, a forward alone being a third, a backward alone nothing. run: seconds of the whole run over those
+of all passes that it makes; where there are no steps, `needs` is in this unit, with a ! above 1.5 times as
+much: fisher needs a pass and the squares of each image's own gradient, fisher_new both for each label,
+wfisher two passes and the inner products of all pairs of images, these beyond a pass timed as plain tensor
+operations. Timed on an untrained model and at most 512 images to forget and 1024 to retain; where an epoch is
+a single step (the 128 zeros of digits), what is done once an epoch is part of the step.
 
-Finished cells are kept and used again: an interrupted run goes on where it stopped, and a method is measured anew only if its own
-code, or what it shares with others, has changed.
+Finished cells are kept and used again: an interrupted run goes on where it stopped, and a method is measured
+anew only if its own code, or what it shares with others, has changed.
 """
 
 from __future__ import annotations
@@ -45,7 +51,9 @@ Row = dict[str, Any]
 
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a table for each dataset and request, one for the add-ons, and one of the passes; the same numbers with --json."""
+    """Print a table for each dataset and request, one for the add-ons, and one of the passes; the same
+    numbers with --json.
+    """
     options = options_of(argv)
 
     from benchmarks import cells, machine, method_cells, method_passes
@@ -55,11 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     splits = splits_of(options)
     if options.json:
         check_writable(Path(options.json).absolute().parent, "Choose another --json")
-    kept = cells.Cells(cells_file(options), method_cells.__file__, method_passes.__file__, code=method_cells.SHARED_CODE)
+    kept = cells.Cells(
+        cells_file(options), method_cells.__file__, method_passes.__file__, code=method_cells.SHARED_CODE
+    )
     timings = [] if options.timing == "skip" else timed(options, tables, splits, kept)
     rows = [] if options.timing == "only" else list(measured(options, tables, splits, kept))
-    for dataset, request, table in dict.fromkeys((row["dataset"], row["request"], row["table"]) for row in rows):
-        own = [row for row in rows if (row["dataset"], row["request"], row["table"]) == (dataset, request, table)]
+    for dataset, request, table in dict.fromkeys(
+        (row["dataset"], row["request"], row["table"]) for row in rows
+    ):
+        own = [
+            row for row in rows if (row["dataset"], row["request"], row["table"]) == (dataset, request, table)
+        ]
         print(heading(own, options), quality_table(own, timings), sep="\n", end="\n\n")
     for dataset in dict.fromkeys(row["dataset"] for row in timings):
         print(timing_table([row for row in timings if row["dataset"] == dataset]), end="\n\n")
@@ -75,23 +89,75 @@ def options_of(argv: Sequence[str] | None) -> Any:
     add = parser.add_argument
     add("--datasets", nargs="+", metavar="NAME", help="default: digits MNIST, those whose files are there")
     add("--methods", nargs="+", metavar="NAME", help="these alone, beside default and retrain (default: all)")
-    add("--requests", nargs="+", choices=("class0", "random10"), default=["class0", "random10"], help="default: both")
-    add("--seeds", nargs="+", type=command_line.seed_number, default=[1, 2, 3], metavar="N", help="default: 1 2 3")
-    add("--set", action="append", default=[], metavar="NAME=VALUE", help="a flag of the given methods; VALUE,VALUE is a row each")
+    add(
+        "--requests",
+        nargs="+",
+        choices=("class0", "random10"),
+        default=["class0", "random10"],
+        help="default: both",
+    )
+    add(
+        "--seeds",
+        nargs="+",
+        type=command_line.seed_number,
+        default=[1, 2, 3],
+        metavar="N",
+        help="default: 1 2 3",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a flag of the given methods; VALUE,VALUE is a row each",
+    )
     part = "judge by these images: validation is for choosing defaults, with other seeds (LoTUS uses validation itself)"
     add("--part", choices=("test", "validation"), default="test", help=f"{part} (default: %(default)s)")
-    add("--addons", choices=("also", "only", "skip"), default="also", help="the add-on part (default: %(default)s)")
-    timing = "the passes: with the rest, alone, or not at all (default: %(default)s; --timing is --timing only)"
+    add(
+        "--addons",
+        choices=("also", "only", "skip"),
+        default="also",
+        help="the add-on part (default: %(default)s)",
+    )
+    timing = (
+        "the passes: with the rest, alone, or not at all (default: %(default)s; --timing is --timing only)"
+    )
     add("--timing", nargs="?", choices=("also", "only", "skip"), const="only", default="also", help=timing)
-    add("--timing_epochs", type=int, default=3, metavar="N", help="epochs of a timed run, at most (default: %(default)s)")
-    add("--repeats", type=int, default=20, metavar="N", help="timed runs of a method, medians are shown (default: %(default)s)")
+    add(
+        "--timing_epochs",
+        type=int,
+        default=3,
+        metavar="N",
+        help="epochs of a timed run, at most (default: %(default)s)",
+    )
+    add(
+        "--repeats",
+        type=int,
+        default=20,
+        metavar="N",
+        help="timed runs of a method, medians are shown (default: %(default)s)",
+    )
     add("--seconds", type=float, default=4.0, help="no timed run begins after these (default: %(default)s)")
     add("--epochs", type=int, metavar="N", help="of the base models' training (default: the dataset's own)")
     add("--split_seed", type=command_line.seed_number, default=0, metavar="N", help="default: %(default)s")
     add("--device", default="auto", help="default: %(default)s")
-    add("--data", default="./data", metavar="FOLDER", help="where the datasets' files are (default: %(default)s)")
-    add("--save_dir", default="results", metavar="FOLDER", help="checkpoints, below it in a folder for each dataset (default: %(default)s)")
-    add("--cells", metavar="FILE", help="where the cells are kept (default: <save_dir>/benchmarks/methods.jsonl)")
+    add(
+        "--data",
+        default="./data",
+        metavar="FOLDER",
+        help="where the datasets' files are (default: %(default)s)",
+    )
+    add(
+        "--save_dir",
+        default="results",
+        metavar="FOLDER",
+        help="checkpoints, below it in a folder for each dataset (default: %(default)s)",
+    )
+    add(
+        "--cells",
+        metavar="FILE",
+        help="where the cells are kept (default: <save_dir>/benchmarks/methods.jsonl)",
+    )
     add("--json", metavar="FILE", help="write the numbers there too")
     options = command_line.parsed(parser, argv)
     for name, least in (("repeats", 1), ("timing_epochs", 1), ("seconds", 0)):
@@ -107,14 +173,20 @@ def cells_file(options: Any) -> Path:
 
 
 def trials_of(options: Any) -> dict[str, list[Any]]:
-    """The lines of both tables. ValueError for an unknown method, or a setting that one of them does not have."""
+    """The lines of both tables. ValueError for an unknown method, or a setting that one of them does not
+    have.
+    """
     from benchmarks.method_cells import RETRAIN, Trial
     from unlearn import METHODS
     from unlearn.add_ons import ADD_ONS
 
     entries = chosen_entries(options.methods)
     ends = [Trial(RETRAIN), Trial("default")]
-    alone = [Trial(name, settings) for name, entry in entries.items() for settings in settings_of(entry, options.set)]
+    alone = [
+        Trial(name, settings)
+        for name, entry in entries.items()
+        for settings in settings_of(entry, options.set)
+    ]
     taking = {name: entry for name, entry in entries.items() if "addon" in entry.hyperparameters}
     pairs = [
         Trial(name, {"addon": addon, **settings})
@@ -131,7 +203,8 @@ def trials_of(options: Any) -> dict[str, list[Any]]:
 
 
 def chosen_entries(names: Sequence[str] | None) -> dict[str, Any]:
-    """The entries of these names; of all registered ones, without the joint names (a method with its add-on). Never `retrain`'s.
+    """The entries of these names; of all registered ones, without the joint names (a method with its add-on).
+    Never `retrain`'s.
 
     By the name, or for a function of a file that registers nothing by path/to/file.py:function.
     """
@@ -158,7 +231,9 @@ def settings_of(entry: Any, given: Sequence[str]) -> Iterator[Row]:
         if not equals or not values:
             raise ValueError(f"--set: expected NAME=VALUE, got {text!r}. Write e.g. --set unlearn_lr=0.1")
         if name not in entry.hyperparameters:
-            raise ValueError(f"--set: {did_you_mean(f'flag of {entry.name}', name, entry.hyperparameters, f'flags of {entry.name}')}")
+            raise ValueError(
+                f"--set: {did_you_mean(f'flag of {entry.name}', name, entry.hyperparameters, f'flags of {entry.name}')}"
+            )
         columns.append([(name, entry.hyperparameters[name].parse(value)) for value in values.split(",")])
     return (dict(pairs) for pairs in itertools.product(*columns))
 
@@ -168,7 +243,9 @@ def unique(trials: Sequence[Any]) -> list[Any]:
 
 
 def splits_of(options: Any) -> dict[str, Any]:
-    """The datasets' splits. One whose files are missing is left out with a line, or FileNotFoundError if it was asked for."""
+    """The datasets' splits. One whose files are missing is left out with a line, or FileNotFoundError if it
+    was asked for.
+    """
     from vision_data import load_splits
 
     found = {}
@@ -197,20 +274,41 @@ def base_config(options: Any, dataset: str, seed: int) -> Any:
     )
 
 
-def measured(options: Any, tables: Mapping[str, list[Any]], splits: Mapping[str, Any], kept: Any) -> Iterator[Row]:
+def measured(
+    options: Any, tables: Mapping[str, list[Any]], splits: Mapping[str, Any], kept: Any
+) -> Iterator[Row]:
     """A row for each dataset, request, seed and line of a table."""
     from benchmarks import method_cells
 
     show = command_line.progress_bar
     for dataset, request, seed in itertools.product(splits, options.requests, options.seeds):
-        world = method_cells.world_of(base_config(options, dataset, seed), request, splits[dataset], options.part, show)
-        about = {"dataset": dataset, "arch": world.base.architecture.name, "request": request, "seed": seed, "part": options.part}
-        about |= {"forget_images": len(world.base.division.forget), "training_images": len(splits[dataset].train)}
-        wanted = {table: trials for table, trials in tables.items() if table != ADD_ONS_TABLE or dataset in WITH_ADD_ONS}
+        world = method_cells.world_of(
+            base_config(options, dataset, seed), request, splits[dataset], options.part, show
+        )
+        about = {
+            "dataset": dataset,
+            "arch": world.base.architecture.name,
+            "request": request,
+            "seed": seed,
+            "part": options.part,
+        }
+        about |= {
+            "forget_images": len(world.base.division.forget),
+            "training_images": len(splits[dataset].train),
+        }
+        wanted = {
+            table: trials
+            for table, trials in tables.items()
+            if table != ADD_ONS_TABLE or dataset in WITH_ADD_ONS
+        }
         lines = [(table, trial) for table, trials in wanted.items() for trial in trials]
         for table, trial in show(lines, f"{dataset} {request} seed {seed}"):
             numbers = method_cells.measured(trial, world, kept)
-            yield about | {"table": table, "label": trial.label, "method": trial.method, "settings": trial.settings} | numbers
+            yield (
+                about
+                | {"table": table, "label": trial.label, "method": trial.method, "settings": trial.settings}
+                | numbers
+            )
 
 
 def timed(options: Any, tables: Mapping[str, list[Any]], splits: Mapping[str, Any], kept: Any) -> list[Row]:
@@ -218,7 +316,12 @@ def timed(options: Any, tables: Mapping[str, list[Any]], splits: Mapping[str, An
     from base_models import BaseModels
     from benchmarks.method_cells import RETRAIN
 
-    pairs = dict.fromkeys((trial.method, trial.addon) for trials in tables.values() for trial in trials if trial.method != RETRAIN)
+    pairs = dict.fromkeys(
+        (trial.method, trial.addon)
+        for trials in tables.values()
+        for trial in trials
+        if trial.method != RETRAIN
+    )
     bases = [BaseModels(base_config(options, dataset, 1), splits=splits[dataset]) for dataset in splits]
     steps = command_line.progress_bar([(base, *pair) for base in bases for pair in pairs], "passes")
     return [timing_cell(options, base, method, addon, kept) for base, method, addon in steps]
@@ -238,7 +341,13 @@ def timing_cell(options: Any, base: Any, method: str, addon: str | None, kept: A
         except (ValueError, FloatingPointError) as error:
             return {"failed": f"not timed: {' '.join(str(error).split())}"}
 
-    key = {"what": "passes", "dataset": base.splits.dataset, "arch": base.architecture.name, "method": method, "addon": addon}
+    key = {
+        "what": "passes",
+        "dataset": base.splits.dataset,
+        "arch": base.architecture.name,
+        "method": method,
+        "addon": addon,
+    }
     key |= {"method_code": method_code(METHODS[method])}
     key |= {"device": str(base.device), "split": base.splits.digest, "settings": METHODS[method].settings({})}
     key |= {name: getattr(options, name) for name in ("timing_epochs", "repeats", "seconds")}
@@ -283,7 +392,14 @@ def quality_table(rows: Sequence[Row], timings: Sequence[Row]) -> str:
         passes = [passes_of(own[0], timings)] if timings else []
         lines.append((mean(row["avg_gap_without_mia"] for row in own), [name, *values, seconds, *passes]))
     lines.sort(key=lambda line: line[0])
-    header = ["method", *COLUMNS, "avg_gap", "without MIA", *(["95 % interval"] if seeds > 1 else []), "seconds"]
+    header = [
+        "method",
+        *COLUMNS,
+        "avg_gap",
+        "without MIA",
+        *(["95 % interval"] if seeds > 1 else []),
+        "seconds",
+    ]
     header += ["x passes"] if timings else []
     table = text_table(header, [line for _, line in lines])
     notes = ["= no image is predicted differently than by the initial model"] * unchanged
@@ -291,7 +407,9 @@ def quality_table(rows: Sequence[Row], timings: Sequence[Row]) -> str:
 
 
 def decided(rows: Sequence[Row], name: str, unit: str) -> tuple[Any, int]:
-    """What the rows that have a value of that column come to, None where none has; and how many rows there are."""
+    """What the rows that have a value of that column come to, None where none has; and how many rows there
+    are.
+    """
     from evaluation.over_seeds import over_seeds
 
     values = [row[name] for row in rows if row[name] is not None]
@@ -299,7 +417,9 @@ def decided(rows: Sequence[Row], name: str, unit: str) -> tuple[Any, int]:
 
 
 def text_of(over: Any, rows: int) -> str:
-    """Mean and standard deviation, with how many seeds they are of where that is not all; "undecided" where it is none."""
+    """Mean and standard deviation, with how many seeds they are of where that is not all; "undecided" where
+    it is none.
+    """
     from evaluation import UNDECIDED
     from reporter.seeds_text import spread
 
@@ -311,7 +431,11 @@ def text_of(over: Any, rows: int) -> str:
 def passes_of(row: Row, timings: Sequence[Row]) -> str:
     """What a step costs and what its formula needs, where that was timed."""
     key = (row["dataset"], row["method"], row["settings"].get("addon"))
-    found = [timing for timing in timings if (timing["dataset"], timing["method"], timing["addon"]) == key and "x_passes" in timing]
+    found = [
+        timing
+        for timing in timings
+        if (timing["dataset"], timing["method"], timing["addon"]) == key and "x_passes" in timing
+    ]
     if not found:
         return ""
     needs = "" if found[0]["needs"] is None else f" of {found[0]['needs']:.3g}"
@@ -326,7 +450,8 @@ def reasons(rows: Sequence[Row]) -> list[str]:
             failed.setdefault((row["label"], row["failed"]), []).append(str(row["seed"]))
     every = len({row["seed"] for row in rows})
     return [
-        f"{label}{'' if len(seeds) == every else f', seed {chr(32).join(seeds)}'}: {reason}" for (label, reason), seeds in failed.items()
+        f"{label}{'' if len(seeds) == every else f', seed {chr(32).join(seeds)}'}: {reason}"
+        for (label, reason), seeds in failed.items()
     ]
 
 
@@ -352,7 +477,9 @@ def timing_table(rows: Sequence[Row]) -> str:
         shown = [number(row.get(column), digits) for column, digits in columns]
         lines.append([name, *shown, number(row["run_ms"], 1), "!" * row["slow"]])
     header = ["method", "step ms", "pass ms", "x passes", "needs", "made", "x steps", "run", "run ms", ""]
-    return "\n".join([f"{rows[0]['dataset']}, {rows[0]['arch']}: passes a step", text_table(header, lines), *missing])
+    return "\n".join(
+        [f"{rows[0]['dataset']}, {rows[0]['arch']}: passes a step", text_table(header, lines), *missing]
+    )
 
 
 if __name__ == "__main__":

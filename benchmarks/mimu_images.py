@@ -2,9 +2,11 @@
 
     python benchmarks/mimu_images.py --dataset MNIST --share 0.1
 
-A share of the training images, of any class, is the forget set. The ideal model is as sure of it as of test images: it never
-saw either. forget, retain: percent of these training images predicted right; test: of all test images; mia: percent of the forget
-images that an attack on the confidence takes for never seen; auc: a loss threshold's, forget against test images; margins: medians,
+A share of the training images, of any class, is the forget set. The ideal model is as sure of it as of test
+images: it never
+saw either. forget, retain: percent of these training images predicted right; test: of all test images; mia:
+percent of the forget images that an attack on the confidence takes for never seen; auc: a loss threshold's,
+forget against test images; margins: medians,
 nats. gap: avg_gap_without_mia, the mean distance from the ideal in UA, RA and TA,
 points. Finished cells are kept in <save_dir>/benchmarks.
 """
@@ -49,20 +51,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     lines = []
     for model, kappa in dict.fromkeys((row["model"], row["kappa"]) for row in rows):
         own = [row for row in rows if (row["model"], row["kappa"]) == (model, kappa)]
-        lines.append([model, kappa, *(number(mean_of(row.get(name) for row in own), 3 if name == "mia_auc" else 2) for name in columns)])
-    print(f"{options.dataset}, {options.share} of the training images forgotten, means over seeds {options.seed}")
+        lines.append(
+            [
+                model,
+                kappa,
+                *(
+                    number(mean_of(row.get(name) for row in own), 3 if name == "mia_auc" else 2)
+                    for name in columns
+                ),
+            ]
+        )
     print(
-        text_table(["model", "kappa", "forget %", "retain %", "test %", "mia %", "auc", "gap", "forget margin", "test margin", "s"], lines)
+        f"{options.dataset}, {options.share} of the training images forgotten, means over seeds "
+        f"{options.seed}"
+    )
+    print(
+        text_table(
+            [
+                "model",
+                "kappa",
+                "forget %",
+                "retain %",
+                "test %",
+                "mia %",
+                "auc",
+                "gap",
+                "forget margin",
+                "test margin",
+                "s",
+            ],
+            lines,
+        )
     )
     print(cells.note(), describe(), sep="\n")
-    write_json(options.json, {"command": f"benchmarks/mimu_images.py {' '.join(argv or sys.argv[1:])}", "rows": rows})
+    write_json(
+        options.json, {"command": f"benchmarks/mimu_images.py {' '.join(argv or sys.argv[1:])}", "rows": rows}
+    )
     return 0
 
 
 def options_of(argv: Sequence[str] | None) -> Any:
     summary, _, details = (__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip())
-    parser.add_argument("--share", type=float, default=0.1, help="share of the training images to forget (default: %(default)s)")
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=0.1,
+        help="share of the training images to forget (default: %(default)s)",
+    )
     parser.add_argument("--kappa", default=["0.01", "0.1", "0.3"], nargs="+", help="default: 0.01 0.1 0.3")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
     command_line.add_shared_flags(parser, several_seeds=True)
@@ -71,7 +107,9 @@ def options_of(argv: Sequence[str] | None) -> Any:
     if not 0 < options.share < 1:
         raise ValueError(f"--share: expected a number between 0 and 1, got {options.share}. Give e.g. 0.1")
     if options.class_to_replace or options.num_indexes_to_replace or options.forget_indexes:
-        raise ValueError("expected --share alone to say what is forgotten, got a forget request too. Leave it out")
+        raise ValueError(
+            "expected --share alone to say what is forgotten, got a forget request too. Leave it out"
+        )
     return options
 
 
@@ -97,7 +135,9 @@ def measured(options: Any, seed: int, cells: Any) -> Iterator[dict[str, Any]]:
         resolved("random_mask", base.untrained(), some, REGISTRY["random_mask"].settings({"kappa": amount}))
     initial, ideal = base.initial().model, base.ideal().model
     cache = DiskCache(base.save_dir / "cache")
-    data = ForgetData.of(splits, request, seed=seed, device=base.device, cache=cache, progress=command_line.progress_bar)
+    data = ForgetData.of(
+        splits, request, seed=seed, device=base.device, cache=cache, progress=command_line.progress_bar
+    )
     of_ideal = model_outputs(ideal, data, splits.test)
     makers: dict[tuple[str, str], Callable[[], Any]] = {
         ("initial", ""): lambda: Unlearned(initial),
@@ -130,7 +170,9 @@ def numbers(make: Callable[[], Any], of_ideal: Any, data: Any, test: Any) -> dic
     seconds = time.perf_counter() - started
     outputs = model_outputs(model, data, test)
     values, undefined = evaluate(names=METRICS, model=outputs, ideal=of_ideal)
-    margins = {f"{name}_margin": getattr(outputs, name).margins.median().item() for name in ("forget", "test")}
+    margins = {
+        f"{name}_margin": getattr(outputs, name).margins.median().item() for name in ("forget", "test")
+    }
     return values | undefined | margins | {"seconds": seconds}
 
 

@@ -1,14 +1,18 @@
-"""What a mask forgets, what it costs, and what is left: test images, beside rivals, the bound and the ideal model.
+"""What a mask forgets, what it costs, and what is left: test images, beside rivals, the bound and the ideal
+model.
 
     python benchmarks/mimu_quality.py --dataset digits --seed 1 2 3
 
-Every class in turn is the forget class (or those of --class_to_replace). For each method, over classes and seeds: the forget score
-(percent of the forgotten class's test images still predicted right) and the retain drop (initial minus masked score on the
-other classes' test images, points), mean and worst. The bound is a mask optimised for each class by itself, on training images; no
-network can be expected to do better. What is left: the score of a linear probe on the penultimate features of training images of the
-forgotten class, and the optimiser steps that bring 95 % of its training score back (evaluation/probe.py, relearning.py).
+Every class in turn is the forget class (or those of --class_to_replace). For each method, over classes and
+seeds: the forget score (percent of the forgotten class's test images still predicted right) and the retain
+drop (initial minus masked score on the other classes' test images, points), mean and worst. The bound is a
+mask optimised for each class by itself, on training images; no
+network can be expected to do better. What is left: the score of a linear probe on the penultimate features of
+training images of the forgotten class, and the optimiser steps that bring 95 % of its training score back
+(evaluation/probe.py, relearning.py).
 
-Several values of --kappa give the table over kappa, and with --picture FILE its picture. Finished cells are kept
+Several values of --kappa give the table over kappa, and with --picture FILE its picture. Finished cells are
+kept
 in <save_dir>/benchmarks and used again: an interrupted run goes on where it stopped.
 """
 
@@ -57,13 +61,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(options, flag):
             check_writable(Path(getattr(options, flag)).absolute().parent, f"Choose another --{flag}")
     cells = Cells(cells_file(options), __file__, command_line.__file__)
-    rows = [row for seed in options.seed for kappa in options.kappa for row in measured(options, seed, kappa, cells)]
+    rows = [
+        row
+        for seed in options.seed
+        for kappa in options.kappa
+        for row in measured(options, seed, kappa, cells)
+    ]
     print(heading(options))
     print(table(rows) if len(options.kappa) == 1 else table_over_kappa(rows))
     print(cells.note(), describe(), sep="\n")
     if options.picture:
         draw(options.picture, rows, f"{options.dataset}: {MIMU}, test images, every class")
-    write_json(options.json, {"command": f"benchmarks/mimu_quality.py {' '.join(argv or sys.argv[1:])}", "rows": rows})
+    write_json(
+        options.json,
+        {"command": f"benchmarks/mimu_quality.py {' '.join(argv or sys.argv[1:])}", "rows": rows},
+    )
     return 0
 
 
@@ -73,24 +85,44 @@ def options_of(argv: Sequence[str] | None) -> Any:
     parser = command_line.OneLineParser(summary, details.strip())
     parser.add_argument("--topk", default="50", help="default: %(default)s")
     parser.add_argument("--kappa", default=["0.1"], nargs="+", help="default: 0.1")
-    parser.add_argument("--ideal", default="auto", choices=("auto", "train", "skip"), help="the ideal models (default: %(default)s)")
-    parser.add_argument("--on_features", action="store_true", help="run what precedes the masked layer once; seconds leave it out")
-    parser.add_argument("--picture", metavar="FILE", help="draw forget and retain score over kappa there, as SVG")
+    parser.add_argument(
+        "--ideal",
+        default="auto",
+        choices=("auto", "train", "skip"),
+        help="the ideal models (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--on_features",
+        action="store_true",
+        help="run what precedes the masked layer once; seconds leave it out",
+    )
+    parser.add_argument(
+        "--picture", metavar="FILE", help="draw forget and retain score over kappa there, as SVG"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
     command_line.add_shared_flags(parser, several_seeds=True)
     command_line.add_signature_flags(parser, command_line.architecture_named(argv), "architecture")
     options = command_line.parsed(parser, argv)
     if options.num_indexes_to_replace or options.forget_indexes or -1 in (options.class_to_replace or ()):
-        raise ValueError("expected whole classes, got a request for images. See benchmarks/mimu_images.py for these")
+        raise ValueError(
+            "expected whole classes, got a request for images. See benchmarks/mimu_images.py for these"
+        )
     if options.picture and len(options.kappa) < 2:
-        raise ValueError(f"--picture: expected several values of --kappa, got {options.kappa}. Give e.g. --kappa 0.01 0.05 0.1")
+        raise ValueError(
+            f"--picture: expected several values of --kappa, got {options.kappa}. Give e.g. --kappa 0.01 "
+            "0.05 0.1"
+        )
     return options
 
 
 def heading(options: Any) -> str:
-    """What was measured on what: the dataset, the architecture with the options that were given, and the settings."""
+    """What was measured on what: the dataset, the architecture with the options that were given, and the
+    settings.
+    """
     architecture = command_line.architecture_of(options.arch, options.dataset)
-    given = "".join(f" {name} {value}" for name, value in command_line.settings_from(options, architecture).items())
+    given = "".join(
+        f" {name} {value}" for name, value in command_line.settings_from(options, architecture).items()
+    )
     tail = ", on features" if options.on_features else ""
     kappas = " ".join(options.kappa)
     return f"{options.dataset}, {architecture.name}{given}, seeds {options.seed}, topk {options.topk}, kappa {kappas}, test images{tail}"
@@ -114,27 +146,49 @@ def measured(options: Any, seed: int, kappa: str, cells: Any) -> Iterator[dict[s
     architecture = command_line.architecture_of(options.arch, options.dataset)
     config = replace(command_line.base_config(options, architecture, seed), request=ForgetRequest((0,)))
     base = BaseModels(config, progress=command_line.progress_bar)
-    amounts = {name: REGISTRY["MIMU"].hyperparameters[name].parse(text) for name, text in (("topk", options.topk), ("kappa", kappa))}
+    amounts = {
+        name: REGISTRY["MIMU"].hyperparameters[name].parse(text)
+        for name, text in (("topk", options.topk), ("kappa", kappa))
+    }
     some = ForgetData.of(base.splits, config.request, device=base.device)
-    resolved("MIMU", base.untrained(), some, REGISTRY["MIMU"].settings(amounts))  # ValueError for amounts that make no sense
+    resolved(
+        "MIMU", base.untrained(), some, REGISTRY["MIMU"].settings(amounts)
+    )  # ValueError for amounts that make no sense
     whole = base.initial().model
     initial, splits = on_features(whole, base.splits, some) if options.on_features else (whole, base.splits)
-    world = {"seed": seed, "device": base.device, "cache": DiskCache(base.save_dir / "cache"), "progress": command_line.progress_bar}
-    common = {"initial": model_digest(whole), "split": base.splits.digest, "seed": seed, "device": str(base.device), **amounts}
+    world = {
+        "seed": seed,
+        "device": base.device,
+        "cache": DiskCache(base.save_dir / "cache"),
+        "progress": command_line.progress_bar,
+    }
+    common = {
+        "initial": model_digest(whole),
+        "split": base.splits.digest,
+        "seed": seed,
+        "device": str(base.device),
+        **amounts,
+    }
     common["on_features"] = options.on_features
     about = {"seed": seed, "kappa": kappa, "layer_size": masked_layer(whole, some, None).size}
     before = correct(initial, splits.test, base.device)
-    asked = ForgetRequest(tuple(options.class_to_replace or range(splits.classes))).of_classes(splits.class_names)
+    asked = ForgetRequest(tuple(options.class_to_replace or range(splits.classes))).of_classes(
+        splits.class_names
+    )
     for label in asked.numbers:
         request = ForgetRequest((label,))
         data, images = (ForgetData.of(parts, request, **world) for parts in (splits, base.splits))
-        of_class = BaseModels(replace(config, request=request), progress=command_line.progress_bar, splits=base.splits)
+        of_class = BaseModels(
+            replace(config, request=request), progress=command_line.progress_bar, splits=base.splits
+        )
         makers: dict[str, Callable[[], Any]] = {}
         for method, (name, settings) in METHODS.items():
             given = {key: amounts[key] if value is None else value for key, value in settings.items()}
             makers[method] = partial(unlearn, name, initial, data, **given)
         makers[BOUND] = partial(bound, initial, data, amounts["kappa"])
-        if options.ideal == "train" or (options.ideal == "auto" and (base.embedded or of_class.ideal_path.exists())):
+        if options.ideal == "train" or (
+            options.ideal == "auto" and (base.embedded or of_class.ideal_path.exists())
+        ):
             makers[IDEAL] = partial(ideal, of_class)
         for method, make in makers.items():
             if len(options.kappa) > 1 and method not in OVER_KAPPA:
@@ -142,12 +196,21 @@ def measured(options: Any, seed: int, kappa: str, cells: Any) -> Iterator[dict[s
             parts, own = (base.splits, images) if method == IDEAL else (splits, data)
             back = partial(put_back, whole, images) if options.on_features and method != IDEAL else None
             key = {**common, "method": method, "class": label}
-            row = cells.measured(key, partial(numbers, make, parts.test, before, own, method in PROBED, back, whole, images))
+            row = cells.measured(
+                key, partial(numbers, make, parts.test, before, own, method in PROBED, back, whole, images)
+            )
             yield {**about, "method": method, "class": label} | row
 
 
 def numbers(
-    make: Callable[[], Any], test: Any, before: Any, data: Any, is_probed: bool, back: Callable[[Any], Any] | None, whole: Any, images: Any
+    make: Callable[[], Any],
+    test: Any,
+    before: Any,
+    data: Any,
+    is_probed: bool,
+    back: Callable[[Any], Any] | None,
+    whole: Any,
+    images: Any,
 ) -> dict[str, Any]:
     """All of one row. `back` makes a whole model of a tail; `whole` is the initial model, on `images`."""
     unlearned, row = forgotten(make, test, before, data)
@@ -158,7 +221,9 @@ def numbers(
 
 
 def on_features(model: Any, splits: Any, data: Any) -> tuple[Any, Any]:
-    """The model from its masked layer on, and the splits with each image as that layer sees it: the part before runs once."""
+    """The model from its masked layer on, and the splits with each image as that layer sees it: the part
+    before runs once.
+    """
     import torch
 
     from models import tail_at
@@ -169,7 +234,9 @@ def on_features(model: Any, splits: Any, data: Any) -> tuple[Any, Any]:
 
     def seen(images: Any) -> Any:
         with torch.no_grad():
-            h = torch.cat([layer.body(x) for x, _ in images.batches(forward_batch(data.device), device=data.device)])
+            h = torch.cat(
+                [layer.body(x) for x, _ in images.batches(forward_batch(data.device), device=data.device)]
+            )
         return replace(images, images=h.cpu(), normalisation=Normalisation((), ()))
 
     parts = {name: seen(getattr(splits, name)) for name in ("train", "validation", "test")}
@@ -182,7 +249,9 @@ def ideal(base: Any) -> Any:
     from unlearn import Unlearned
 
     trained = base.ideal()
-    return Unlearned(trained.model, facts={"train_seconds": trained.metadata.train_seconds} if trained.loaded else {})
+    return Unlearned(
+        trained.model, facts={"train_seconds": trained.metadata.train_seconds} if trained.loaded else {}
+    )
 
 
 def bound(model: Any, data: Any, kappa: Any) -> Any:
@@ -198,7 +267,9 @@ def bound(model: Any, data: Any, kappa: Any) -> Any:
     layer = masked_layer(student, data, None)
     count = count_of(kappa, layer.size, "kappa")
     nothing = torch.randn(layer.size, generator=data.generator("bound")).to(data.device)
-    scores = refined(nothing, layer, data, count, steps=BOUND_STEPS, lr=BOUND_LR, retain_weight=4.0, tau=1.0, batch=1024)
+    scores = refined(
+        nothing, layer, data, count, steps=BOUND_STEPS, lr=BOUND_LR, retain_weight=4.0, tau=1.0, batch=1024
+    )
     mask = Mask(layer.name, keep_largest_out(scores, count, layer.shape))
     switched_off(student, mask)
     return Unlearned(student, mask)
@@ -229,8 +300,15 @@ def forgotten(make: Callable[[], Any], test: Any, before: Any, data: Any) -> tup
     after = correct(unlearned.model, test, data.device)
     of_class = test.labels == data.forget_classes[0]
     retain, retain_before = (100 * known[~of_class].double().mean().item() for known in (after, before))
-    row = {"forget_score": 100 * after[of_class].double().mean().item(), "retain_score": retain, "retain_drop": retain_before - retain}
-    row |= {"seconds": unlearned.facts.get("train_seconds", seconds), "network_cached": unlearned.facts.get("network_cached", 0)}
+    row = {
+        "forget_score": 100 * after[of_class].double().mean().item(),
+        "retain_score": retain,
+        "retain_drop": retain_before - retain,
+    }
+    row |= {
+        "seconds": unlearned.facts.get("train_seconds", seconds),
+        "network_cached": unlearned.facts.get("network_cached", 0),
+    }
     return unlearned, row | {"masked": None if unlearned.mask is None else unlearned.mask.kappa_count}
 
 
@@ -238,8 +316,12 @@ def probed(model: Any, data: Any) -> dict[str, Any]:
     """What a linear probe still finds."""
     from evaluation import penultimate_features, probe_score
 
-    forget, retain = (penultimate_features(model, images, device=data.device) for images in (data.forget, data.retain))
-    return {"probe_score": probe_score(forget, data.forget.labels, retain, data.retain.labels, seed=data.seed)}
+    forget, retain = (
+        penultimate_features(model, images, device=data.device) for images in (data.forget, data.retain)
+    )
+    return {
+        "probe_score": probe_score(forget, data.forget.labels, retain, data.retain.labels, seed=data.seed)
+    }
 
 
 def relearned(model: Any, whole: Any, data: Any) -> dict[str, Any]:
@@ -255,7 +337,9 @@ def relearned(model: Any, whole: Any, data: Any) -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """One line per method: means and worst values over classes and seeds (of how many, where some are not there); medians of the rest."""
+    """One line per method: means and worst values over classes and seeds (of how many, where some are not
+    there); medians of the rest.
+    """
     from statistics import mean, median
 
     from reporter.text_table import number, text_table
@@ -265,13 +349,39 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
         name = method if len(own) == most else f"{method}, {len(own)} of {most}"
-        column = {name: [row[name] for row in own if row.get(name) is not None] for name in own[0]}  # of one method, alike
-        values = [mean(column["masked"]) if column["masked"] else None, mean(column["forget_score"]), max(column["forget_score"])]
+        column = {
+            name: [row[name] for row in own if row.get(name) is not None] for name in own[0]
+        }  # of one method, alike
+        values = [
+            mean(column["masked"]) if column["masked"] else None,
+            mean(column["forget_score"]),
+            max(column["forget_score"]),
+        ]
         values += [mean(column["retain_score"]), mean(column["retain_drop"]), max(column["retain_drop"])]
         left = [number(mean(column["probe_score"])), steps(own)] if "probe_score" in column else ["", ""]
         digits = (0, 2, 2, 2, 2, 2)
-        lines.append([name, *map(number, values, digits), *left, number(median(column["seconds"]), 3), number(max(column["seconds"]), 1)])
-    header = ["method", "masked", "forget %", "worst", "retain %", "retain drop", "worst", "probe %", "relearn", "median s", "longest s"]
+        lines.append(
+            [
+                name,
+                *map(number, values, digits),
+                *left,
+                number(median(column["seconds"]), 3),
+                number(max(column["seconds"]), 1),
+            ]
+        )
+    header = [
+        "method",
+        "masked",
+        "forget %",
+        "worst",
+        "retain %",
+        "retain drop",
+        "worst",
+        "probe %",
+        "relearn",
+        "median s",
+        "longest s",
+    ]
     return text_table(header, lines)
 
 
@@ -281,7 +391,9 @@ def steps(rows: Sequence[dict[str, Any]]) -> str:
 
     learned = [row for row in rows if "relearn_steps" in row]
     censored = sum(row["relearn_censored"] for row in learned)
-    return f"{median(row['relearn_steps'] for row in learned):g}" * bool(learned) + f" ({censored} censored)" * bool(censored)
+    return f"{median(row['relearn_steps'] for row in learned):g}" * bool(
+        learned
+    ) + f" ({censored} censored)" * bool(censored)
 
 
 def table_over_kappa(rows: Sequence[dict[str, Any]]) -> str:
@@ -294,10 +406,21 @@ def table_over_kappa(rows: Sequence[dict[str, Any]]) -> str:
     for method in dict.fromkeys(row["method"] for row in rows):
         for kappa in dict.fromkeys(row["kappa"] for row in rows):
             own = [row for row in rows if (row["method"], row["kappa"]) == (method, kappa)]
-            forget, retain, drop = ([row[name] for row in own] for name in ("forget_score", "retain_score", "retain_drop"))
-            values = [mean(row["masked"] for row in own), mean(forget), max(forget), mean(retain), mean(drop), max(drop)]
+            forget, retain, drop = (
+                [row[name] for row in own] for name in ("forget_score", "retain_score", "retain_drop")
+            )
+            values = [
+                mean(row["masked"] for row in own),
+                mean(forget),
+                max(forget),
+                mean(retain),
+                mean(drop),
+                max(drop),
+            ]
             lines.append([method, kappa, *map(number, values, (0, 2, 2, 2, 2, 2))])
-    return text_table(["method", "kappa", "masked", "forget %", "worst", "retain %", "retain drop", "worst"], lines)
+    return text_table(
+        ["method", "kappa", "masked", "forget %", "worst", "retain %", "retain drop", "worst"], lines
+    )
 
 
 def draw(file: str, rows: Sequence[dict[str, Any]], title: str) -> None:

@@ -22,7 +22,9 @@ Row = dict[str, Any]
 
 
 def features(m: int, n: int, images: int, meter: Meter) -> list[Row]:
-    """Features of that many images of digits, in a batch and one at a time, of the layer m x n of an MLP 64 -> n -> m -> 10."""
+    """Features of that many images of digits, in a batch and one at a time, of the layer m x n of an MLP 64
+    -> n -> m -> 10.
+    """
     train = load_splits("digits", "").train
     chosen = train.subset(torch.arange(images) % len(train)).to(meter.device)
     model = multilayer_perceptron(chosen, 10, m, n, meter.device)
@@ -47,7 +49,9 @@ def features(m: int, n: int, images: int, meter: Meter) -> list[Row]:
 
 
 def features_by_autograd(model: nn.Module, layer: nn.Linear, x: Tensor, y: Tensor) -> Tensor:
-    """h_j, a_i, W_ij and dL/dW_ij (m, n, 4) of one image x (1, C, H, W): a hook, and the gradient of the whole model."""
+    """h_j, a_i, W_ij and dL/dW_ij (m, n, 4) of one image x (1, C, H, W): a hook, and the gradient of the
+    whole model.
+    """
     seen: list[Tensor] = []
     handle = layer.register_forward_hook(lambda _, inputs, z: seen.extend((inputs[0].detach(), z.detach())))
     loss = F.cross_entropy(model(x), y)
@@ -67,28 +71,47 @@ def floats_in(*tensors: Tensor) -> int:
 
 
 def second_class(dataset: str, folder: Path, m: int, n: int, meter: Meter) -> list[Row]:
-    """A request for each class but the first, after the first has trained the network: a row for each kind of cache."""
+    """A request for each class but the first, after the first has trained the network: a row for each kind of
+    cache.
+    """
     splits = load_splits(dataset, folder)
     model = multilayer_perceptron(splits.train, splits.classes, m, n, meter.device)
     with tempfile.TemporaryDirectory() as temporary:
         caches: dict[str, Cache] = {"memory": {}, "disk": DiskCache(Path(temporary))}
         rows = []
         for kind, cache in caches.items():
-            requests = [ForgetData.of(splits, ForgetRequest((label,)), device=meter.device, cache=cache) for label in range(splits.classes)]
+            requests = [
+                ForgetData.of(splits, ForgetRequest((label,)), device=meter.device, cache=cache)
+                for label in range(splits.classes)
+            ]
             served = [request_cost(model, data, m, n, meter) for data in requests][1:]
             milliseconds = [request["milliseconds"] for request in served]
             cost = {"milliseconds": median(milliseconds), "slowest_ms": max(milliseconds)}
             counts = {"requests": len(served), "from_cache": sum(request["from_cache"] for request in served)}
-            rows.append({"dataset": dataset, "images": len(splits.train), "m": m, "n": n, "cache": kind, **cost, **counts})
+            rows.append(
+                {
+                    "dataset": dataset,
+                    "images": len(splits.train),
+                    "m": m,
+                    "n": n,
+                    "cache": kind,
+                    **cost,
+                    **counts,
+                }
+            )
     return rows
 
 
 def request_cost(model: nn.Module, data: ForgetData, m: int, n: int, meter: Meter) -> Row:
-    """Milliseconds of one request, and whether a cached network served it. Two steps of training: a request costs the same after 300."""
+    """Milliseconds of one request, and whether a cached network served it. Two steps of training: a request
+    costs the same after 300.
+    """
     facts: Row = {}
 
     def request() -> None:
-        facts.update(unlearn("MIMU", model, data, topk=min(50, m * n), kappa=max(1, m * n // 10), gcn_steps=2).facts)
+        facts.update(
+            unlearn("MIMU", model, data, topk=min(50, m * n), kappa=max(1, m * n // 10), gcn_steps=2).facts
+        )
 
     return {"milliseconds": meter.once(request), "from_cache": facts["network_cached"]}
 

@@ -1,24 +1,30 @@
-"""What MIMU costs: a pass of its graph network, the features of many images, a request on a cached network, many graphs at once.
+"""What MIMU costs: a pass of its graph network, the features of many images, a request on a cached network,
+many graphs at once.
 
     python benchmarks/mimu_speed.py
     python benchmarks/mimu_speed.py --parts passes --shape 64x128
 
-Medians, all in one process; `counted` is of how many. Weights and graph features are random: no number here depends on them.
+Medians, all in one process; `counted` is of how many. Weights and graph features are random: no number here
+depends on them.
 
 passes    Forward and backward of the network on one graph of m x n vertices: by the closed form, and by messages along the list of
-          edges. The floor is the dense products of the three rounds, forward and backward, into arrays that are there already. The
-          closed form computes rounds one and two as one: the stricter floor counts the products of the two that are left. Extra
-          MiB: the most that torch's allocator has given out at one time during a pass beyond what was there before; the list of
-          edges was, and its own size stands in the heading.
+          edges. The floor is the dense products of the three rounds, forward and backward, into arrays that
+          are there already. The
+          closed form computes rounds one and two as one: the stricter floor counts the products of the two
+          that are left. Extra
+          MiB: the most that torch's allocator has given out at one time during a pass beyond what was there
+          before; the list of edges was, and its own size stands in the heading.
 features  h, a and delta of images of digits in batches (`factors_of`), beside all four features per weight (h_j, a_i, W_ij,
-          dL/dW_ij) of one image after another, by a hook and the gradient of the whole model, a bias-free MLP 64 -> n -> m -> 10.
+          dL/dW_ij) of one image after another, by a hook and the gradient of the whole model, a bias-free MLP
+          64 -> n -> m -> 10.
           Floats an image: the memory behind what is kept of one.
 requests  unlearn("MIMU", ...) for each class but the first after the first has trained the network into the cache: copying and
-          splitting the model, hashing it, reading the cache, ranking, writing the zeros. Not included: dividing the images into
-          forget and retain set; hashing the training images, which the first request of a process does for all. The model is that
-          MLP; on MNIST only if its files are in --data.
+          splitting the model, hashing it, reading the cache, ranking, writing the zeros. Not included:
+          dividing the images into forget and retain set; hashing the training images, which the first request
+          of a process does for all. The model is that MLP; on MNIST only if its files are in --data.
 graphs    Forward and backward on --graphs graphs of the largest shape at once, compiled by torch.compile (first: the pass that
-          compiles) and not. The memory floor is one copy of one round's activations, (graphs, m, n, 32) floats read and written.
+          compiles) and not. The memory floor is one copy of one round's activations, (graphs, m, n, 32)
+          floats read and written.
 """
 
 from __future__ import annotations
@@ -54,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     meter = Meter(device_named(options.device), options.repeats, options.seconds)
     measured = {part: TABLES[part](options, shapes, meter) for part in dict.fromkeys(options.parts)}
     print(describe())
-    write_json(options.json, {"command": f"benchmarks/mimu_speed.py {' '.join(argv or sys.argv[1:])}", **measured})
+    write_json(
+        options.json, {"command": f"benchmarks/mimu_speed.py {' '.join(argv or sys.argv[1:])}", **measured}
+    )
     return 0
 
 
@@ -63,20 +71,57 @@ def options_of(argv: Sequence[str] | None) -> Namespace:
     parser = command_line.OneLineParser(summary, details.strip("\n"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
     shapes = ["64x128", "128x512"]
-    parser.add_argument("--shape", nargs="+", default=shapes, metavar="MxN", help="rows and columns of the layer (default: 64x128 128x512)")
-    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="counted calls of each, at most (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="no call is added after that long (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=2048, metavar="N", help="of which features are taken (default: %(default)s)")
-    parser.add_argument("--graphs", type=int, metavar="N", help="graphs at once (default: 64 on a GPU, else that part is left out)")
-    parser.add_argument("--data", default="./data", metavar="FOLDER", help="where MNIST's files are (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
+    parser.add_argument(
+        "--shape",
+        nargs="+",
+        default=shapes,
+        metavar="MxN",
+        help="rows and columns of the layer (default: 64x128 128x512)",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=20,
+        metavar="N",
+        help="counted calls of each, at most (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="no call is added after that long (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=2048,
+        metavar="N",
+        help="of which features are taken (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--graphs",
+        type=int,
+        metavar="N",
+        help="graphs at once (default: 64 on a GPU, else that part is left out)",
+    )
+    parser.add_argument(
+        "--data", default="./data", metavar="FOLDER", help="where MNIST's files are (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
     options = command_line.parsed(parser, argv)
     for flag in ("repeats", "images", "graphs"):
         if getattr(options, flag) is not None and getattr(options, flag) < 1:
-            raise ValueError(f"--{flag}: expected an integer >= 1, got {getattr(options, flag)}. Give at least 1")
+            raise ValueError(
+                f"--{flag}: expected an integer >= 1, got {getattr(options, flag)}. Give at least 1"
+            )
     if not options.seconds >= 0:
-        raise ValueError(f"--seconds: expected a number >= 0, got {options.seconds}. Give 0 for one counted call of each")
+        raise ValueError(
+            f"--seconds: expected a number >= 0, got {options.seconds}. Give 0 for one counted call of each"
+        )
     return options
 
 
@@ -90,17 +135,34 @@ def shape_of(text: str) -> tuple[int, int]:
 def passes(options: Namespace, shapes: list[tuple[int, int]], meter: Any) -> list[Row]:
     from benchmarks.gcn_passes import CLOSED, FLOOR, one_graph
 
-    columns = {"way": "way", "milliseconds": "milliseconds", "of_closed": "times closed form", "of_floor": "times floor"}
+    columns = {
+        "way": "way",
+        "milliseconds": "milliseconds",
+        "of_closed": "times closed form",
+        "of_floor": "times floor",
+    }
     columns |= {"extra_mib": "extra MiB", "extra_of_closed": "times closed form", "passes": "counted"}
     every = []
     for m, n in shapes:
         rows = one_graph(m, n, meter)
-        closed, floor = (next(row for row in rows if row["way"] == way) for way in (CLOSED, FLOOR))  # both are always there
+        closed, floor = (
+            next(row for row in rows if row["way"] == way) for way in (CLOSED, FLOOR)
+        )  # both are always there
         for row in rows:
-            row["of_closed"], row["of_floor"] = (row["milliseconds"] / one["milliseconds"] for one in (closed, floor))
-            row["extra_mib"], row["extra_of_closed"] = row["extra_bytes"] / MIB, row["extra_bytes"] / max(closed["extra_bytes"], 1)
+            row["of_closed"], row["of_floor"] = (
+                row["milliseconds"] / one["milliseconds"] for one in (closed, floor)
+            )
+            row["extra_mib"], row["extra_of_closed"] = (
+                row["extra_bytes"] / MIB,
+                row["extra_bytes"] / max(closed["extra_bytes"], 1),
+            )
         edges = m * n * (m + n - 2)
-        print_table(f"layer {m} x {n}, {edges} directed edges ({16 * edges / MIB:.0f} MiB), one graph, forward and backward", columns, rows)
+        print_table(
+            f"layer {m} x {n}, {edges} directed edges ({16 * edges / MIB:.0f} MiB), one graph, forward and "
+            "backward",
+            columns,
+            rows,
+        )
         every += rows
     return every
 
@@ -108,12 +170,24 @@ def passes(options: Namespace, shapes: list[tuple[int, int]], meter: Any) -> lis
 def features(options: Namespace, shapes: list[tuple[int, int]], meter: Any) -> list[Row]:
     from benchmarks import mimu_requests
 
-    rows = or_a_line("features", lambda: [row for m, n in shapes for row in mimu_requests.features(m, n, options.images, meter)])
+    rows = or_a_line(
+        "features",
+        lambda: [row for m, n in shapes for row in mimu_requests.features(m, n, options.images, meter)],
+    )
     for row in rows:
         batches = next(one for one in rows if (one["m"], one["n"]) == (row["m"], row["n"]))
         row["of_batches"] = row["milliseconds"] / batches["milliseconds"]
-        row |= {"layer": f"{row['m']} x {row['n']}", "n + 2m": row["n"] + 2 * row["m"], "4mn": 4 * row["m"] * row["n"]}
-    columns = {"layer": "layer", "way": "way", "milliseconds": "milliseconds", "of_batches": "times the batches"}
+        row |= {
+            "layer": f"{row['m']} x {row['n']}",
+            "n + 2m": row["n"] + 2 * row["m"],
+            "4mn": 4 * row["m"] * row["n"],
+        }
+    columns = {
+        "layer": "layer",
+        "way": "way",
+        "milliseconds": "milliseconds",
+        "of_batches": "times the batches",
+    }
     columns |= {"floats_an_image": "floats an image", "n + 2m": "n + 2m", "4mn": "4mn", "passes": "counted"}
     print_table(f"features of {options.images} images", columns, rows)
     return rows
@@ -125,10 +199,20 @@ def requests(options: Namespace, shapes: list[tuple[int, int]], meter: Any) -> l
     folder = Path(options.data)
     rows = []
     for dataset in ["digits"] + ["MNIST"] * (folder / "MNIST" / "raw").is_dir():
-        rows += or_a_line(dataset, lambda d=dataset: [row for m, n in shapes for row in second_class(d, folder, m, n, meter)])  # type: ignore[misc]
+
+        def measured(dataset: str = dataset) -> list[dict]:
+            return [row for m, n in shapes for row in second_class(dataset, folder, m, n, meter)]
+
+        rows += or_a_line(dataset, measured)
     for row in rows:
         row["layer"] = f"{row['m']} x {row['n']}"
-    columns = {"dataset": "dataset", "layer": "layer", "cache": "cache", "milliseconds": "milliseconds", "slowest_ms": "slowest"}
+    columns = {
+        "dataset": "dataset",
+        "layer": "layer",
+        "cache": "cache",
+        "milliseconds": "milliseconds",
+        "slowest_ms": "slowest",
+    }
     columns |= {"images": "training images", "requests": "requests", "from_cache": "from the cache"}
     print_table("one class more on a cached network", columns, rows)
     return rows
@@ -145,7 +229,12 @@ def graphs(options: Namespace, shapes: list[tuple[int, int]], meter: Any) -> lis
     rows = or_a_line("many graphs at once", lambda: many_graphs(count, m, n, meter))
     for row in rows:
         row["extra_mib"] = row["extra_bytes"] / MIB
-    columns = {"way": "way", "milliseconds_a_graph": "milliseconds a graph", "fraction_of_floor": "floor / way", "extra_mib": "extra MiB"}
+    columns = {
+        "way": "way",
+        "milliseconds_a_graph": "milliseconds a graph",
+        "fraction_of_floor": "floor / way",
+        "extra_mib": "extra MiB",
+    }
     title = f"{count} graphs of {m} x {n} at once, forward and backward, {meter.device.type}"
     print_table(title, columns | {"first_ms": "first, ms", "passes": "counted"}, rows)
     return rows
@@ -170,7 +259,9 @@ def print_table(title: str, columns: dict[str, str], rows: list[Row]) -> None:
 
     if rows:
         print(title)
-        print(text_table(list(columns.values()), [[cell(row[key]) for key in columns] for row in rows]) + "\n")
+        print(
+            text_table(list(columns.values()), [[cell(row[key]) for key in columns] for row in rows]) + "\n"
+        )
 
 
 def cell(value: Any) -> str:

@@ -1,19 +1,24 @@
-"""mlruns_parser.py on large stores, and beside mlflow.search_runs(...).to_csv: seconds, memory, and whether every cell is the same.
+"""mlruns_parser.py on large stores, and beside mlflow.search_runs(...).to_csv: seconds, memory, and whether
+every cell is the same.
 
     python benchmarks/parser.py
     python benchmarks/parser.py --stores sqlite files --runs 5000
 
-The comparison: a sqlite store and a file store, read by both in turn, medians; ratio is MLflow's seconds over the parser's, neither with
-its imports: by the clock, and of the CPU, which other jobs on the machine disturb less. Each reads once before that, uncounted: what is
-compared is reading files that the system has in memory, not the disk, which is the same for both. Cells are compared one by one: status,
-name, times, every param and every metric of every run. MLflow's sqlite gives infinities as the largest float and its CSV has NaN as an
-empty cell; the parser gives what was logged, and these are counted apart.
+The comparison: a sqlite store and a file store, read by both in turn, medians; ratio is MLflow's seconds over
+the parser's, neither with
+its imports: by the clock, and of the CPU, which other jobs on the machine disturb less. Each reads once
+before that, uncounted: what is compared is reading files that the system has in memory, not the disk, which
+is the same for both. Cells are compared one by one: status, name, times, every param and every metric of
+every run. MLflow's sqlite gives infinities as the largest float and its CSV has NaN as an empty cell; the
+parser gives what was logged, and these are counted apart.
 
-The scale: a row per run (table) and a row per logged value (history), from sqlite and PostgreSQL with --runs, from a file store and a
-server with --slow_runs. Peak memory is that of the reading process and of the largest that helps it.
+The scale: a row per run (table) and a row per logged value (history), from sqlite and PostgreSQL with --runs,
+from a file store and a server with --slow_runs. Peak memory is that of the reading process and of the largest
+that helps it.
 
-Stores are written in bulk, kept in --folder and used again; finished readings are kept too: an interrupted run goes on where it stopped.
-PostgreSQL is started from its installed binaries, or is the --postgres that you name.
+Stores are written in bulk, kept in --folder and used again; finished readings are kept too: an interrupted
+run goes on where it stopped. PostgreSQL is started from its installed binaries, or is the --postgres that you
+name.
 """
 
 from __future__ import annotations
@@ -52,7 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     folder = Path(options.folder)
     kept = cells.Cells(folder / "cells.jsonl", parser_stores.__file__, parser_process.__file__, code=CODE)
-    compared = [comparison(kind, options, kept) for kind in COMPARED if kind in options.stores and options.compare_runs]
+    compared = [
+        comparison(kind, options, kept)
+        for kind in COMPARED
+        if kind in options.stores and options.compare_runs
+    ]
     if compared:
         print(comparison_table(compared), end="\n\n")
     scaled = [row for kind in STORES if kind in options.stores for row in readings(kind, options, kept)]
@@ -69,18 +78,58 @@ def options_of(argv: Sequence[str] | None) -> Any:
     parser = command_line.OneLineParser(summary, details.strip())
     add = parser.add_argument
     add("--stores", nargs="+", choices=STORES, default=list(STORES), help="default: all")
-    add("--compare_runs", type=int, default=5000, metavar="N", help="of the comparison; 0 leaves it out (default: %(default)s)")
-    add("--repeats", type=int, default=3, metavar="N", help="of the comparison, medians are shown (default: %(default)s)")
-    add("--runs", type=int, default=100_000, metavar="N", help="of sqlite and PostgreSQL; 0 leaves the scale out (default: %(default)s)")
-    add("--slow_runs", type=int, default=5000, metavar="N", help="of the file store and the server (default: %(default)s)")
+    add(
+        "--compare_runs",
+        type=int,
+        default=5000,
+        metavar="N",
+        help="of the comparison; 0 leaves it out (default: %(default)s)",
+    )
+    add(
+        "--repeats",
+        type=int,
+        default=3,
+        metavar="N",
+        help="of the comparison, medians are shown (default: %(default)s)",
+    )
+    add(
+        "--runs",
+        type=int,
+        default=100_000,
+        metavar="N",
+        help="of sqlite and PostgreSQL; 0 leaves the scale out (default: %(default)s)",
+    )
+    add(
+        "--slow_runs",
+        type=int,
+        default=5000,
+        metavar="N",
+        help="of the file store and the server (default: %(default)s)",
+    )
     add("--params", type=int, default=20, metavar="N", help="a run (default: %(default)s)")
     add("--metrics", type=int, default=20, metavar="N", help="a run (default: %(default)s)")
     add("--points", type=int, default=5, metavar="N", help="a metric (default: %(default)s)")
-    add("--folder", default="results/benchmarks/parser", help="where stores and readings are kept (default: %(default)s)")
-    add("--postgres", metavar="URI", help="a server in which databases may be made (default: one that is started here)")
+    add(
+        "--folder",
+        default="results/benchmarks/parser",
+        help="where stores and readings are kept (default: %(default)s)",
+    )
+    add(
+        "--postgres",
+        metavar="URI",
+        help="a server in which databases may be made (default: one that is started here)",
+    )
     add("--json", metavar="FILE", help="write the numbers there too")
     options = command_line.parsed(parser, argv)
-    for name, least in (("compare_runs", 0), ("repeats", 1), ("runs", 0), ("slow_runs", 0), ("params", 0), ("metrics", 1), ("points", 1)):
+    for name, least in (
+        ("compare_runs", 0),
+        ("repeats", 1),
+        ("runs", 0),
+        ("slow_runs", 0),
+        ("params", 0),
+        ("metrics", 1),
+        ("points", 1),
+    ):
         if getattr(options, name) < least:
             raise ValueError(f"--{name}: expected at least {least}, got {getattr(options, name)}. Give more")
     return options
@@ -106,7 +155,11 @@ def comparison(kind: str, options: Any, kept: Any) -> Row:
             for repeat in range(options.repeats):
                 for who in reversed(outputs) if repeat % 2 == 0 else outputs:
                     taken[who].append(reading(who, uri, outputs[who]))
-        numbers = {f"{who}_{name}": median(row[name] for row in rows) for who, rows in taken.items() for name in MEASURED}
+        numbers = {
+            f"{who}_{name}": median(row[name] for row in rows)
+            for who, rows in taken.items()
+            for name in MEASURED
+        }
         return numbers | compared_cells(outputs["table"], outputs["mlflow"])
 
     return {"store": kind, "runs": size.runs} | kept.measured(
@@ -131,7 +184,9 @@ def readings(kind: str, options: Any, kept: Any) -> list[Row]:
     rows = []
     for what in ("table", "history"):
         try:
-            found = kept.measured({"what": what, "store": kind, "size": size.name}, lambda what=what: make(what))
+            found = kept.measured(
+                {"what": what, "store": kind, "size": size.name}, lambda what=what: make(what)
+            )
         except ValueError as error:
             print(f"{kind}: not measured ({error})")
             break
@@ -182,7 +237,9 @@ def store(kind: str, size: Any, options: Any) -> Iterator[str]:
 
 @contextlib.contextmanager
 def mlflow_server(backend: str, folder: Path) -> Iterator[str]:
-    """A real `mlflow server` on that store, on a free port. Raises ValueError if it does not answer within a minute."""
+    """A real `mlflow server` on that store, on a free port. Raises ValueError if it does not answer within a
+    minute.
+    """
     import requests
 
     from benchmarks.postgres_cluster import free_port
@@ -200,7 +257,10 @@ def mlflow_server(backend: str, folder: Path) -> Iterator[str]:
     ]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "server.log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment) as server:
+    with (
+        (folder / "server.log").open("w") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment) as server,
+    ):
         try:
             for _ in range(240):
                 with contextlib.suppress(requests.RequestException):
@@ -208,20 +268,26 @@ def mlflow_server(backend: str, folder: Path) -> Iterator[str]:
                         break
                 time.sleep(0.25)
             else:
-                raise ValueError(f"expected an answer of mlflow server, got none in a minute: see {folder / 'server.log'}")
+                raise ValueError(
+                    f"expected an answer of mlflow server, got none in a minute: see {folder / 'server.log'}"
+                )
             yield uri
         finally:
             server.terminate()
 
 
 def compared_cells(ours: Path, mlflows: Path) -> Row:
-    """How many cells were compared, how many differ, and how many MLflow's CSV can't show (NaN, and infinities of sqlite)."""
+    """How many cells were compared, how many differ, and how many MLflow's CSV can't show (NaN, and
+    infinities of sqlite).
+    """
     import pandas
 
     from tracking.stored_run import infinity_restored
 
     read = {"dtype": str, "keep_default_na": False}
-    parsed, theirs = (pandas.read_csv(path, **read).set_index("run_id").sort_index() for path in (ours, mlflows))
+    parsed, theirs = (
+        pandas.read_csv(path, **read).set_index("run_id").sort_index() for path in (ours, mlflows)
+    )
     if list(parsed.index) != list(theirs.index):
         raise ValueError(f"expected the same runs in {ours} and {mlflows}, got others")
     cells = differing = special = 0
@@ -234,12 +300,18 @@ def compared_cells(ours: Path, mlflows: Path) -> Row:
             if own == other:
                 continue
             if kind == "metrics" and (
-                (own == "nan" and other == "") or (own in ("inf", "-inf") and infinity_restored(float(other)) == float(own))
+                (own == "nan" and other == "")
+                or (own in ("inf", "-inf") and infinity_restored(float(other)) == float(own))
             ):
                 special += 1
             elif kind == "params" or other == "" or float(own) != float(other):
                 differing += 1
-    same = {"status": "status", "run_name": "tags.mlflow.runName", "start_time": "start_time", "end_time": "end_time"}
+    same = {
+        "status": "status",
+        "run_name": "tags.mlflow.runName",
+        "start_time": "start_time",
+        "end_time": "end_time",
+    }
     for own_column, other_column in same.items():
         own, other = parsed[own_column], theirs[other_column]
         if own_column.endswith("_time"):
@@ -267,12 +339,19 @@ def comparison_table(rows: Sequence[Row]) -> str:
         "differing",
         "NaN and inf",
     ]
-    numbers = [(f"{who}{name}", digits) for name, digits in (("_seconds", 2), ("_cpu_seconds", 2)) for who in ("table", "mlflow", "ratio")]
+    numbers = [
+        (f"{who}{name}", digits)
+        for name, digits in (("_seconds", 2), ("_cpu_seconds", 2))
+        for who in ("table", "mlflow", "ratio")
+    ]
     numbers += [("table_peak_mib", 0), ("mlflow_peak_mib", 0)]
     counts = ("cells", "differing", "special")
     lines = []
     for row in rows:
-        with_ratio = row | {f"ratio{name}": row[f"mlflow{name}"] / row[f"table{name}"] for name in ("_seconds", "_cpu_seconds")}
+        with_ratio = row | {
+            f"ratio{name}": row[f"mlflow{name}"] / row[f"table{name}"]
+            for name in ("_seconds", "_cpu_seconds")
+        }
         shown = [number(with_ratio[name], digits) for name, digits in numbers]
         lines.append([row["store"], str(row["runs"]), *shown, *(str(row[name]) for name in counts)])
     return "beside mlflow.search_runs(...).to_csv\n" + text_table(header, lines)

@@ -1,4 +1,5 @@
-"""One reading of a store in a process of its own, so that its memory is its own: prints seconds and peak memory as JSON.
+"""One reading of a store in a process of its own, so that its memory is its own: prints seconds and peak
+memory as JSON.
 
 python -m benchmarks.parser_process WHO URI OUTPUT    WHO: table, history, or mlflow for mlflow.search_runs(...).to_csv
 """
@@ -18,7 +19,16 @@ def main() -> int:
     who, uri, output = sys.argv[1:]
     read = with_mlflow if who == "mlflow" else with_parser
     seconds, of_cpu = read(uri, output, who)
-    print(json.dumps({"seconds": seconds, "cpu_seconds": of_cpu, "peak_mib": peak_mib(), "bytes": Path(output).stat().st_size}))
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "cpu_seconds": of_cpu,
+                "peak_mib": peak_mib(),
+                "bytes": Path(output).stat().st_size,
+            }
+        )
+    )
     return 0
 
 
@@ -27,7 +37,9 @@ def with_parser(uri: str, output: str, who: str) -> tuple[float, float]:
 
     started = time.perf_counter(), cpu_seconds()
     with contextlib.redirect_stdout(sys.stderr):
-        status = mlruns_parser.main(["--tracking_uri", uri, "--output", output, *(["--history"] if who == "history" else [])])
+        status = mlruns_parser.main(
+            ["--tracking_uri", uri, "--output", output, *(["--history"] if who == "history" else [])]
+        )
     if status:
         raise SystemExit(status)
     return time.perf_counter() - started[0], cpu_seconds() - started[1]

@@ -74,12 +74,20 @@ def run_rows(size: Size, experiment: int) -> Iterator[tuple[Any, ...]]:
 
 
 def param_rows(size: Size) -> Iterator[tuple[str, str, str]]:
-    return ((f"param_{which:02}", param(run, which), ident) for run, ident in enumerate(size.ids()) for which in range(size.params))
+    return (
+        (f"param_{which:02}", param(run, which), ident)
+        for run, ident in enumerate(size.ids())
+        for which in range(size.params)
+    )
 
 
 def tag_rows(size: Size) -> Iterator[tuple[str, str, str]]:
     tags = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.runName")
-    return ((tag, f"run {run}" if tag == "mlflow.runName" else "x", ident) for run, ident in enumerate(size.ids()) for tag in tags)
+    return (
+        (tag, f"run {run}" if tag == "mlflow.runName" else "x", ident)
+        for run, ident in enumerate(size.ids())
+        for tag in tags
+    )
 
 
 def metric_rows(size: Size, steps: Iterable[int]) -> Iterator[tuple[str, float, int, int, bool, str]]:
@@ -206,8 +214,10 @@ def write_run(folder: Path, run: int, ident: str, size: Size) -> None:
     for part in ("params", "metrics", "tags", "artifacts"):
         (folder / part).mkdir(parents=True)
     (folder / "meta.yaml").write_text(
-        f"artifact_uri: /gone/{ident}/artifacts\nend_time: {time_of(run, 30)}\nentry_point_name: ''\nexperiment_id: '1'\n"
-        f"lifecycle_stage: active\nrun_id: {ident}\nrun_name: run {run}\nrun_uuid: {ident}\nsource_name: ''\nsource_type: 4\n"
+        f"artifact_uri: /gone/{ident}/artifacts\nend_time: {time_of(run, 30)}\nentry_point_name: "
+        "''\nexperiment_id: '1'\n"
+        f"lifecycle_stage: active\nrun_id: {ident}\nrun_name: run {run}\nrun_uuid: {ident}\nsource_name: "
+        "''\nsource_type: 4\n"
         f"source_version: ''\nstart_time: {time_of(run)}\nstatus: 3\ntags: []\nuser_id: me\n"
     )
     for tag, content, _ in islice(tag_rows(Size(1)), 4):

@@ -1,4 +1,6 @@
-"""A PostgreSQL server of one's own, from the binaries that a system's package brings: for tests and benchmarks, on a free port."""
+"""A PostgreSQL server of one's own, from the binaries that a system's package brings: for tests and
+benchmarks, on a free port.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ def binaries() -> Path | None:
     found = shutil.which("pg_ctl")
     if found and shutil.which("initdb"):
         return Path(found).resolve().parent
-    versions = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/pg_ctl") if (path.parent / "initdb").exists()]
+    versions = [
+        path.parent
+        for path in Path("/usr/lib/postgresql").glob("*/bin/pg_ctl")
+        if (path.parent / "initdb").exists()
+    ]
     return max(versions, key=lambda folder: float(folder.parent.name), default=None)
 
 
@@ -28,7 +34,8 @@ def binaries() -> Path | None:
 def postgres(folder: Path) -> Iterator[str]:
     """The URI of a server whose data are in `folder` (made at the first use), while the context is open.
 
-    It answers on this machine alone, without a password. Raises ValueError where PostgreSQL is not installed or does not start.
+    It answers on this machine alone, without a password. Raises ValueError where PostgreSQL is not installed
+    or does not start.
     """
     programs = binaries()
     if programs is None:
@@ -38,7 +45,21 @@ def postgres(folder: Path) -> Iterator[str]:
         shutil.chown(folder, USER)
     data, port = folder / "data", free_port()
     if not (data / "PG_VERSION").exists():
-        run([programs / "initdb", "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8"])
+        run(
+            [
+                programs / "initdb",
+                "-D",
+                data,
+                "-U",
+                USER,
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--no-sync",
+                "--locale=C.UTF-8",
+            ]
+        )
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 {FAST}"
     run([programs / "pg_ctl", "-D", data, "-o", options, "-l", folder / "log", "-w", "start"])
     try:
@@ -77,9 +98,13 @@ def connected(uri: str) -> Any:
 
 def run(command: Sequence[str | Path]) -> None:
     words = [*(["runuser", "-u", USER, "--"] if os.getuid() == 0 else []), *map(str, command)]
-    done = subprocess.run(words, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        words, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
+    )
     if done.returncode:
-        raise ValueError(f"expected {command[0]} to succeed, got {' '.join(done.stderr.split()) or done.returncode}")
+        raise ValueError(
+            f"expected {command[0]} to succeed, got {' '.join(done.stderr.split()) or done.returncode}"
+        )
 
 
 def free_port() -> int:

@@ -1,13 +1,15 @@
-"""Runs a minute of a grid of small runs: the queue of warm workers, beside `xargs -P2` with a fresh process for every line.
+"""Runs a minute of a grid of small runs: the queue of warm workers, beside `xargs -P2` with a fresh process
+for every line.
 
     python benchmarks/sweep.py
     python benchmarks/sweep.py --baseline_runs 200 --repeats 1      # every line by xargs too
 
-The grid is digits, random_mask and SSD, half of the --runs each. Both ways begin with the base models there and no tracking store, each in
-a folder of its own, and are timed from the first command to the last: the start of the workers is counted. A run in a process of its
-own takes as long as the next, so that xargs may be given fewer lines (--baseline_runs). Both are done --repeats times, in turn; the
-table has the medians, and least and most. CPU seconds, of all processes together, say what was computed where the machine did other
-work as well.
+The grid is digits, random_mask and SSD, half of the --runs each. Both ways begin with the base models there
+and no tracking store, each in a folder of its own, and are timed from the first command to the last: the
+start of the workers is counted. A run in a process of its own takes as long as the next, so that xargs may be
+given fewer lines (--baseline_runs). Both are done --repeats times, in turn; the table has the medians, and
+least and most. CPU seconds, of all processes together, say what was computed where the machine did other work
+as well.
 """
 
 from __future__ import annotations
@@ -31,7 +33,17 @@ import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 QUEUE, XARGS = "run --workers", "xargs -P"
-COLUMNS = ("way", "runs", "runs a minute", "least", "most", "times xargs", "CPU s a run", "times xargs", "measured")
+COLUMNS = (
+    "way",
+    "runs",
+    "runs a minute",
+    "least",
+    "most",
+    "times xargs",
+    "CPU s a run",
+    "times xargs",
+    "measured",
+)
 
 Row = dict[str, Any]
 
@@ -41,16 +53,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, and write the same numbers with --json."""
     summary, _, details = (__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip("\n"))
-    parser.add_argument("--runs", type=int, default=200, metavar="N", help="of the queue (default: %(default)s)")
-    parser.add_argument("--baseline_runs", type=int, default=40, metavar="N", help="of xargs (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes at once, of both (default: %(default)s)")
+    parser.add_argument(
+        "--runs", type=int, default=200, metavar="N", help="of the queue (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--baseline_runs", type=int, default=40, metavar="N", help="of xargs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=2,
+        metavar="N",
+        help="processes at once, of both (default: %(default)s)",
+    )
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="of both (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=30, metavar="N", help="of the base models (default: %(default)s)")
+    parser.add_argument(
+        "--epochs", type=int, default=30, metavar="N", help="of the base models (default: %(default)s)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
     options = command_line.parsed(parser, argv)
     for flag, least in (("runs", 2), ("baseline_runs", 2), ("workers", 1), ("repeats", 1), ("epochs", 1)):
         if getattr(options, flag) < least:
-            raise ValueError(f"--{flag}: expected an integer >= {least}, got {getattr(options, flag)}. Correct the number")
+            raise ValueError(
+                f"--{flag}: expected an integer >= {least}, got {getattr(options, flag)}. Correct the number"
+            )
 
     from benchmarks.machine import describe, write_json
     from reporter.text_table import text_table
@@ -59,7 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("digits, random_mask and SSD, one tracked run each")
     print(text_table(list(COLUMNS), [shown(row, rows[-1]) for row in rows]))
     print(f"{describe()}, load {os.getloadavg()[0]:.1f}")
-    write_json(options.json, {"command": f"benchmarks/sweep.py {shlex.join(sys.argv[1:] if argv is None else argv)}", "rows": rows})
+    write_json(
+        options.json,
+        {
+            "command": f"benchmarks/sweep.py {shlex.join(sys.argv[1:] if argv is None else argv)}",
+            "rows": rows,
+        },
+    )
     return 0
 
 
@@ -67,7 +99,10 @@ def measured(options: Any) -> list[Row]:
     """A row for each of both ways."""
     ways: dict[str, tuple[int, Callable[[Path], None]]] = {
         f"{QUEUE} {options.workers}": (options.runs, lambda folder: by_queue(folder, options.workers)),
-        f"{XARGS}{options.workers}": (options.baseline_runs, lambda folder: by_xargs(folder, options.workers)),
+        f"{XARGS}{options.workers}": (
+            options.baseline_runs,
+            lambda folder: by_xargs(folder, options.workers),
+        ),
     }
     timed: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as made:
@@ -75,7 +110,9 @@ def measured(options: Any) -> list[Row]:
         prepare(bases, options.runs, options.epochs)
         sh("sh -e base_params.txt", bases)
         for repeat in range(options.repeats):
-            for way, (runs, do) in command_line.progress_bar(ways.items(), f"repeat {repeat + 1}/{options.repeats}"):
+            for way, (runs, do) in command_line.progress_bar(
+                ways.items(), f"repeat {repeat + 1}/{options.repeats}"
+            ):
                 timed[way].append(timed_in_a_copy(bases, runs, do))
     return [row_of(way, ways[way][0], values) for way, values in timed.items()]
 
@@ -87,19 +124,30 @@ def prepare(folder: Path, runs: int, epochs: int) -> None:
     alphas = ", ".join(str(5 + number / 10) for number in range(rest))
     methods = f"methods:\n  random_mask: {{kappa: [{amounts}]}}\n  SSD: {{selection_alpha: [{alphas}]}}\n"
     (folder / "grid.yml").write_text(f"epochs: {epochs}\n{methods}")
-    sh(f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'array_param_file.py'))} --grid grid.yml", folder)
+    sh(
+        f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'array_param_file.py'))} --grid grid.yml",
+        folder,
+    )
     for name in ("params.txt", "base_params.txt"):
-        lines = (folder / name).read_text().replace("python -u ", f"{shlex.quote(sys.executable)} -u {shlex.quote(str(ROOT))}/")
+        lines = (
+            (folder / name)
+            .read_text()
+            .replace("python -u ", f"{shlex.quote(sys.executable)} -u {shlex.quote(str(ROOT))}/")
+        )
         (folder / name).write_text(lines)
 
 
 def timed_in_a_copy(bases: Path, runs: int, do: Callable[[Path], None]) -> tuple[float, float]:
-    """Seconds, and CPU seconds, of `runs` lines, half of each method, in a folder that has the base models and nothing else."""
+    """Seconds, and CPU seconds, of `runs` lines, half of each method, in a folder that has the base models
+    and nothing else.
+    """
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         shutil.copytree(bases / "results", folder / "results")
         lines = (bases / "params.txt").read_text().splitlines()
-        (folder / "params.txt").write_text("".join(f"{line}\n" for line in [*lines[: runs // 2], *lines[-(runs - runs // 2) :]]))
+        (folder / "params.txt").write_text(
+            "".join(f"{line}\n" for line in [*lines[: runs // 2], *lines[-(runs - runs // 2) :]])
+        )
         started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         do(folder)
         seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -108,7 +156,11 @@ def timed_in_a_copy(bases: Path, runs: int, do: Callable[[Path], None]) -> tuple
 
 
 def by_queue(folder: Path, workers: int) -> None:
-    sh(f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'array_param_file.py'))} run --workers {workers}", folder)
+    sh(
+        f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'array_param_file.py'))} run --workers "
+        f"{workers}",
+        folder,
+    )
 
 
 def by_xargs(folder: Path, workers: int) -> None:
@@ -116,8 +168,12 @@ def by_xargs(folder: Path, workers: int) -> None:
 
 
 def sh(command: str, folder: Path) -> None:
-    """Run it in the folder, one thread for torch in each process as there are as many processes as cores. RuntimeError if it fails."""
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | {"OMP_NUM_THREADS": "1"}
+    """Run it in the folder, one thread for torch in each process as there are as many processes as cores.
+    RuntimeError if it fails.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | {
+        "OMP_NUM_THREADS": "1"
+    }
     done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{command}: exit code {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
@@ -129,7 +185,11 @@ def check_finished(folder: Path, runs: int) -> None:
     from tracking.sqlite_reader import read_sqlite
     from tracking.stored_run import StoredRun
 
-    found = [run for run in read_sqlite(f"sqlite:///{folder / 'mlflow.db'}", EVERY_RUN) if isinstance(run, StoredRun)]
+    found = [
+        run
+        for run in read_sqlite(f"sqlite:///{folder / 'mlflow.db'}", EVERY_RUN)
+        if isinstance(run, StoredRun)
+    ]
     finished = sum(run.status == "FINISHED" for run in found)
     if (len(found), finished) != (runs, runs):
         raise RuntimeError(f"expected {runs} finished runs, got {finished} of {len(found)}")
@@ -150,9 +210,20 @@ def row_of(way: str, runs: int, values: Sequence[tuple[float, float]]) -> Row:
 
 
 def shown(row: Row, beside: Row) -> list[str]:
-    faster, lighter = row["runs_a_minute"] / beside["runs_a_minute"], row["cpu_seconds"] / beside["cpu_seconds"]
+    faster, lighter = (
+        row["runs_a_minute"] / beside["runs_a_minute"],
+        row["cpu_seconds"] / beside["cpu_seconds"],
+    )
     rates = [f"{row[name]:.1f}" for name in ("runs_a_minute", "least", "most")]
-    return [row["way"], str(row["runs"]), *rates, f"{faster:.1f}", f"{row['cpu_seconds']:.2f}", f"{lighter:.2f}", str(row["n"])]
+    return [
+        row["way"],
+        str(row["runs"]),
+        *rates,
+        f"{faster:.1f}",
+        f"{row['cpu_seconds']:.2f}",
+        f"{lighter:.2f}",
+        str(row["n"]),
+    ]
 
 
 if __name__ == "__main__":

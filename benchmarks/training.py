@@ -1,18 +1,22 @@
-"""What a training step of Lethe's loop costs beside a loop written by hand, how long CIFAR-10 takes to the device, and to a goal on a GPU.
+"""What a training step of Lethe's loop costs beside a loop written by hand, how long CIFAR-10 takes to the
+device, and to a goal on a GPU.
 
     python benchmarks/training.py
     python benchmarks/training.py --part goal --data ./data          # on a GPU
 
 steps    `fit` beside the bare forward, backward and step on the same batch size: the perceptron in float32, the convolutional nets both
-         with what --train_precision auto and --train_memory_format auto find for the model on this machine. The perceptron's bare
-         loop takes its batches from a tensor of normalised images by a random order; the convolutional nets' has one batch, made before.
-         `fit` draws, augments and normalises its own, watches the loss and counts. In turn, --repeats times, --steps steps each (the
-         perceptron: 100 times as many). ms: on the clock; cpu ms: of all cores together, which says more where other processes are at
-         work. Medians.
+         with what --train_precision auto and --train_memory_format auto find for the model on this machine.
+         The perceptron's bare loop takes its batches from a tensor of normalised images by a random order;
+         the convolutional nets' has one batch, made before. `fit` draws, augments and normalises its own,
+         watches the loss and counts. In turn, --repeats times, --steps steps each (the
+         perceptron: 100 times as many). ms: on the clock; cpu ms: of all cores together, which says more
+         where other processes are at work. Medians.
 load     CIFAR-10 from its files to the device, the split and the normalisation included.
 goal     CIFAR-10 on a GPU: ResNet-18 and ResNet-9 trained as RECIPES says, test score, seconds, images a second, what part of the bf16
-         matrix rate (a product of two 8192 x 8192 matrices, measured here) the training's products reach, peak memory. Held against an
-         A100: 94 % in 2.6 s by airbench94's specialised network, a standard ResNet-18 to 96 % in 7 minutes. Not without a GPU.
+         matrix rate (a product of two 8192 x 8192 matrices, measured here) the training's products reach,
+         peak memory. Held against an
+         A100: 94 % in 2.6 s by airbench94's specialised network, a standard ResNet-18 to 96 % in 7 minutes.
+         Not without a GPU.
 """
 
 from __future__ import annotations
@@ -53,18 +57,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables, and write the same numbers with --json."""
     summary, _, details = (__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip("\n"))
-    parser.add_argument("--part", nargs="+", default=list(PARTS), choices=PARTS, help="what is measured (default: all)")
-    parser.add_argument("--data", default="./data", metavar="FOLDER", help="where MNIST and CIFAR10 are (default: %(default)s)")
-    parser.add_argument("--archs", nargs="+", default=list(MODELS), choices=list(MODELS), help="whose steps are timed (default: all)")
-    parser.add_argument("--batch_size", type=int, default=128, metavar="N", help="images of a timed step (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=5, metavar="N", help="timed steps of a repeat (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="of everything timed (default: %(default)s)")
+    parser.add_argument(
+        "--part", nargs="+", default=list(PARTS), choices=PARTS, help="what is measured (default: all)"
+    )
+    parser.add_argument(
+        "--data",
+        default="./data",
+        metavar="FOLDER",
+        help="where MNIST and CIFAR10 are (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--archs",
+        nargs="+",
+        default=list(MODELS),
+        choices=list(MODELS),
+        help="whose steps are timed (default: all)",
+    )
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        default=128,
+        metavar="N",
+        help="images of a timed step (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=5, metavar="N", help="timed steps of a repeat (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=5, metavar="N", help="of everything timed (default: %(default)s)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
     options = command_line.parsed(parser, argv)
     for flag, least in (("steps", 1), ("repeats", 1), ("batch_size", 2)):
         if getattr(options, flag) < least:
-            raise ValueError(f"--{flag}: expected at least {least}, got {getattr(options, flag)}. Correct the number")
+            raise ValueError(
+                f"--{flag}: expected at least {least}, got {getattr(options, flag)}. Correct the number"
+            )
 
     from base_models import device_named
     from benchmarks.machine import describe, write_json
@@ -75,16 +104,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     for part in options.part:
         tables[part] = {"steps": steps, "load": load, "goal": goal}[part](options, device)
         if tables[part]:
-            print(text_table(list(tables[part][0]), [[str(value) for value in row.values()] for row in tables[part]]), end="\n\n")
+            print(
+                text_table(
+                    list(tables[part][0]), [[str(value) for value in row.values()] for row in tables[part]]
+                ),
+                end="\n\n",
+            )
         else:
             print(f"{part}: not measured, there is no GPU here\n")
     print(describe())
-    write_json(options.json, {"command": f"benchmarks/training.py {' '.join(argv or sys.argv[1:])}", **tables})
+    write_json(
+        options.json, {"command": f"benchmarks/training.py {' '.join(argv or sys.argv[1:])}", **tables}
+    )
     return 0
 
 
 def steps(options: Namespace, device: Any) -> list[Row]:
-    """A row for each model: milliseconds of a bare step and of one of `fit`, and how many times as many that is."""
+    """A row for each model: milliseconds of a bare step and of one of `fit`, and how many times as many that
+    is.
+    """
     return [row_of(arch, options, device) for arch in options.archs]
 
 
@@ -101,7 +139,14 @@ def row_of(arch: str, options: Namespace, device: Any) -> Row:
     train = load_splits(dataset, options.data).train
     train = train.subset(torch.arange(min(len(train), (count + 2) * options.batch_size))).to(device)
     epochs = -(-(count + 2) * options.batch_size // len(train))
-    recipe = Recipe(epochs, facts.optimizer, facts.lr / 100, options.batch_size, facts.weight_decay, DATASETS[dataset].facts.augment)
+    recipe = Recipe(
+        epochs,
+        facts.optimizer,
+        facts.lr / 100,
+        options.batch_size,
+        facts.weight_decay,
+        DATASETS[dataset].facts.augment,
+    )
     if arch != "mlp":
         recipe = replace(recipe, precision="auto", memory_format="auto")
     model = build(arch, train.image_shape, 10, seed=1).to(device).train()
@@ -141,8 +186,12 @@ def moment(device: Any) -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
-def of_bare(arch: str, model: Any, images: Any, recipe: Any, precision: Any, count: int) -> tuple[float, float]:
-    """Milliseconds a step, on the clock and of all cores, of forward, backward and step written by hand; the first is not counted."""
+def of_bare(
+    arch: str, model: Any, images: Any, recipe: Any, precision: Any, count: int
+) -> tuple[float, float]:
+    """Milliseconds a step, on the clock and of all cores, of forward, backward and step written by hand; the
+    first is not counted.
+    """
     import copy
     from contextlib import nullcontext
 
@@ -199,7 +248,14 @@ def of_fit(model: Any, images: Any, recipe: Any, count: int) -> tuple[float, flo
             yield step
 
     with suppress(Enough):
-        fit(copy.deepcopy(model), images, recipe, generator=generator_for(1, "train"), device=device, progress=watched)
+        fit(
+            copy.deepcopy(model),
+            images,
+            recipe,
+            generator=generator_for(1, "train"),
+            device=device,
+            progress=watched,
+        )
     return between(moments[0], moments[1], count)
 
 
@@ -210,7 +266,9 @@ def between(started: tuple[float, float], ended: tuple[float, float], count: int
 
 
 def load(options: Namespace, device: Any) -> list[Row]:
-    """Seconds, on the clock and of all cores, from CIFAR-10's files to images and labels on the device, and their bytes."""
+    """Seconds, on the clock and of all cores, from CIFAR-10's files to images and labels on the device, and
+    their bytes.
+    """
     from vision_data import load_splits
 
     load_splits("CIFAR10", options.data)  # what is imported, and the files in the system's cache
@@ -222,7 +280,15 @@ def load(options: Namespace, device: Any) -> list[Row]:
         seconds.append(between(started, moment(device), 1000))
     count, size = sum(map(len, parts)), sum(part.images[:].numel() for part in parts) / 1e6
     clock, cores = (f"{median(each):.2f}" for each in zip(*seconds, strict=True))
-    return [{"CIFAR10": f"{count} images", "MB": f"{size:.0f}", "median s": clock, "cpu s": cores, "device": str(device)}]
+    return [
+        {
+            "CIFAR10": f"{count} images",
+            "MB": f"{size:.0f}",
+            "median s": clock,
+            "cpu s": cores,
+            "device": str(device),
+        }
+    ]
 
 
 def goal(options: Namespace, device: Any) -> list[Row]:
@@ -244,7 +310,13 @@ def to_goal(arch: str, options: Namespace, device: Any, rate: float) -> Row:
 
     splits = load_splits("CIFAR10", options.data).without_validation()
     train, scores, seconds = splits.train.to(device), [], []
-    recipe = Recipe(augment=("crop", "flip"), precision="bf16", memory_format="channels_last", compile="auto", **RECIPES[arch])
+    recipe = Recipe(
+        augment=("crop", "flip"),
+        precision="bf16",
+        memory_format="channels_last",
+        compile="auto",
+        **RECIPES[arch],
+    )
     torch.cuda.reset_peak_memory_stats(device)
     for repeat in range(options.repeats):
         model = build(arch, train.image_shape, 10, seed=repeat + 1)

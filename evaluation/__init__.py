@@ -2,9 +2,10 @@
 
     values, reasons = evaluate(model=ModelOutputs(...), ideal=ModelOutputs(...))
 
-One forward pass per model and image set gives ModelOutputs, which every metric reads. The margins of many models form a Population
-(KLoM, the challenge's score) or Shadows (U-LiRA). Two metrics need the model itself: probe_score reads its features, relearn_steps
-trains a copy of it on the forget set. `chosen` resolves "all", "default" and names to metrics.
+One forward pass per model and image set gives ModelOutputs, which every metric reads. The margins of many
+models form a Population (KLoM, the challenge's score) or Shadows (U-LiRA). Two metrics need the model itself:
+probe_score reads its features, relearn_steps trains a copy of it on the forget set. `chosen` resolves "all",
+"default" and names to metrics.
 """
 
 from registry import import_modules
@@ -13,7 +14,17 @@ import_modules(__name__, __path__)  # first, so that metrics stand in the order 
 
 from evaluation.choice import ALL, DEFAULT, chosen, names_in
 from evaluation.evaluate import evaluate
-from evaluation.impl import METRICS, NO_COMMANDS, OF_MANY, UNDECIDED, VERSION, MetricFacts, is_undecided, needs_of, register
+from evaluation.impl import (
+    METRICS,
+    NO_COMMANDS,
+    OF_MANY,
+    UNDECIDED,
+    VERSION,
+    MetricFacts,
+    is_undecided,
+    needs_of,
+    register,
+)
 from evaluation.klom import noise_floor
 from evaluation.model_outputs import Attack, ModelOutputs, NotFinite, Outputs, Subject, Times, outputs_of
 from evaluation.population import Population

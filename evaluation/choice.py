@@ -14,20 +14,26 @@ ALL, DEFAULT = "all", "default"
 def chosen(words: Sequence[str]) -> list[Entry[MetricFacts]]:
     """Return the metrics that words name, each once: "all", "default", names, file.py:function.
 
-    "default" leaves out costly metrics and metrics of many models. Raises ValueError for no word, an unknown name, a function with
-    an unknown parameter, and two metrics of one name.
+    "default" leaves out costly metrics and metrics of many models. Raises ValueError for no word, an unknown
+    name, a function with an unknown parameter, and two metrics of one name.
     """
     if not any(words):
-        raise ValueError(f"--metrics: expected {ALL}, {DEFAULT} or names separated by commas, got none. Name at least one")
+        raise ValueError(
+            f"--metrics: expected {ALL}, {DEFAULT} or names separated by commas, got none. Name at least one"
+        )
     entries = {entry.function: entry for word in words for entry in _named(word)}
     twice = [name for name, count in Counter(entry.name for entry in entries.values()).items() if count > 1]
     if twice:
-        raise ValueError(f"--metrics: expected metrics of different names, got several called {', '.join(twice)}. Rename your function")
+        raise ValueError(
+            f"--metrics: expected metrics of different names, got several called {', '.join(twice)}. Rename "
+            "your function"
+        )
     for entry in entries.values():
         unknown = sorted(set(needs_of(entry.function)) - set(IN_WORDS))
         if unknown:
             raise ValueError(
-                f"--metrics: {entry.name}: expected parameters among {', '.join(IN_WORDS)}, got {', '.join(unknown)}. "
+                f"--metrics: {entry.name}: expected parameters among {', '.join(IN_WORDS)}, got "
+                f"{', '.join(unknown)}. "
                 "Rename them in your function"
             )
     return list(entries.values())
@@ -43,7 +49,11 @@ def _named(word: str) -> list[Entry[MetricFacts]]:
     if word.casefold() == ALL:
         return list(METRICS)
     if word.casefold() == DEFAULT:
-        return [entry for entry in METRICS if not entry.facts.costly and OF_MANY.isdisjoint(needs_of(entry.function))]
+        return [
+            entry
+            for entry in METRICS
+            if not entry.facts.costly and OF_MANY.isdisjoint(needs_of(entry.function))
+        ]
     try:
         return [METRICS[word]]
     except ValueError as error:

@@ -25,7 +25,13 @@ def percent(correct: Tensor) -> float:
     return 100 * mean(correct)
 
 
-@register("forget_loss", unit="nats", better="higher", better_of_images="near the ideal's", groups=("headline", "overview"))
+@register(
+    "forget_loss",
+    unit="nats",
+    better="higher",
+    better_of_images="near the ideal's",
+    groups=("headline", "overview"),
+)
 def forget_loss(model: ModelOutputs) -> float:
     """Mean cross-entropy of the forget set.
 
@@ -33,8 +39,8 @@ def forget_loss(model: ModelOutputs) -> float:
 
     Infinite where a true class has probability 0.
 
-    Trap: without a bound. Where a part of a class was forgotten, a loss above the ideal's gives away what was forgotten as well as one
-    below does.
+    Trap: without a bound. Where a part of a class was forgotten, a loss above the ideal's gives away what was
+    forgotten as well as one below does.
     """
     return mean(model.forget.losses)
 
@@ -50,7 +56,13 @@ def retain_loss(model: ModelOutputs) -> float:
     return mean(model.retain.losses)
 
 
-@register("forget_probability", unit="fraction", better="lower", better_of_images="near the ideal's", groups=("headline", "overview"))
+@register(
+    "forget_probability",
+    unit="fraction",
+    better="lower",
+    better_of_images="near the ideal's",
+    groups=("headline", "overview"),
+)
 def forget_probability(model: ModelOutputs) -> float:
     """Mean softmax probability of the true class on the forget set.
 
@@ -61,7 +73,13 @@ def forget_probability(model: ModelOutputs) -> float:
     return mean(model.forget.true_probabilities)
 
 
-@register("forget_score", unit="percent", better="lower", better_of_images="near the ideal's", groups=("headline", "summary", "overview"))
+@register(
+    "forget_score",
+    unit="percent",
+    better="lower",
+    better_of_images="near the ideal's",
+    groups=("headline", "summary", "overview"),
+)
 def forget_score(model: ModelOutputs) -> float:
     """Percent correct on the forget set: 100 - UA, not UA.
 
@@ -69,8 +87,8 @@ def forget_score(model: ModelOutputs) -> float:
 
     Trap: UA is not forget accuracy. UA = 100 - forget_score; published tables mix up the two.
 
-    Trap: where a whole class was forgotten, 0 is what the ideal model has; where a part of a class was, the ideal model is about as
-    right on it as on test images, and lower is not better.
+    Trap: where a whole class was forgotten, 0 is what the ideal model has; where a part of a class was, the
+    ideal model is about as right on it as on test images, and lower is not better.
     """
     return percent(model.forget.correct)
 
@@ -103,8 +121,8 @@ def test_score(model: ModelOutputs) -> float:
 
         100 |{(x, y) in test : argmax f(x) = y}| / |test|
 
-    Trap: where a whole class was forgotten, this counts its test images too, and a model that forgot well loses them. TA is then
-    test_retain_score.
+    Trap: where a whole class was forgotten, this counts its test images too, and a model that forgot well
+    loses them. TA is then test_retain_score.
     """
     return percent(model.test.correct)
 
@@ -142,7 +160,9 @@ def test_forget_probability(model: ModelOutputs) -> float:
     return mean(model.test_forget.true_probabilities)
 
 
-@register("test_forget_score", unit="percent", better="lower", whole_class=True, groups=("headline", "summary"))
+@register(
+    "test_forget_score", unit="percent", better="lower", whole_class=True, groups=("headline", "summary")
+)
 def test_forget_score(model: ModelOutputs) -> float:
     """Percent correct on the test images of the forgotten classes.
 
@@ -153,7 +173,9 @@ def test_forget_score(model: ModelOutputs) -> float:
     return percent(model.test_forget.correct)
 
 
-@register("test_retain_score", unit="percent", better="higher", whole_class=True, groups=("headline", "summary"))
+@register(
+    "test_retain_score", unit="percent", better="higher", whole_class=True, groups=("headline", "summary")
+)
 def test_retain_score(model: ModelOutputs) -> float:
     """Percent correct on the test images of the other classes: TA where a whole class was forgotten.
 

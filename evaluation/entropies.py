@@ -29,7 +29,8 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
         z_y - log sum_(j != y) exp z_j = log(p_y / (1 - p_y))    p = softmax(z)
 
-    logits (N, C), labels (N,) -> (N,) nats, float64. Infinite where the true class has probability exactly 0 or 1.
+    logits (N, C), labels (N,) -> (N,) nats, float64. Infinite where the true class has probability exactly 0
+    or 1.
     """
     z, true = logits.double(), labels.unsqueeze(1)
     return z.gather(1, true).squeeze(1) - z.scatter(1, true, -math.inf).logsumexp(dim=1)
@@ -51,9 +52,10 @@ def modified_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         -(1 - p_y) log p_y - sum_{j != y} p_j log(1 - p_j)
 
     logits (N, C), labels (N,) -> (N,) nats >= 0, float64. Each image's value depends on that image alone.
-    Source: Song and Mittal 2021, arXiv:2003.10595. As in their code, logarithms are at least log 1e-30, which keeps the value finite
-    at p = 0 and p = 1. Here log(1 - p) of the likeliest class is the logsumexp of the other logits, which loses no digits.
-    Public unlearning code mixes the labels of a batch, and clamps the wrong logarithm.
+    Source: Song and Mittal 2021, arXiv:2003.10595. As in their code, logarithms are at least log 1e-30, which
+    keeps the value finite at p = 0 and p = 1. Here log(1 - p) of the likeliest class is the logsumexp of the
+    other logits, which loses no digits. Public unlearning code mixes the labels of a batch, and clamps the
+    wrong logarithm.
     """
     log_p = logits.double().log_softmax(dim=1)
     p = log_p.exp()

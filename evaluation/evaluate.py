@@ -35,14 +35,19 @@ def evaluate(
         values, reasons = evaluate(models=..., oracles=...)    populations
         values, reasons = evaluate(shadows=...)
 
-    names: names or registry entries of metrics (default: all metrics of one model; with populations or shadows, all metrics of many).
-    progress: wraps the list of metrics, as tqdm does. commands: the commands that make missing inputs, by input name
-    (`impl.IN_WORDS`). Inputs: `times` is Times, `models` and `oracles` are Populations, `shadows` is Shadows, all others are
-    ModelOutputs. Each metric is in exactly one of the two results; NaN is a reason, not a value. Raises ValueError for an unknown
-    name, and for outputs on different images.
+    names: names or registry entries of metrics (default: all metrics of one model; with populations or
+    shadows, all metrics of many).
+    progress: wraps the list of metrics, as tqdm does. commands: the commands that make missing inputs, by
+    input name (`impl.IN_WORDS`). Inputs: `times` is Times, `models` and `oracles` are Populations, `shadows`
+    is Shadows, all others are ModelOutputs. Each metric is in exactly one of the two results; NaN is a
+    reason, not a value. Raises ValueError for an unknown name, and for outputs on different images.
     """
     _check_same_images({name: own for name, own in given.items() if isinstance(own, ModelOutputs)})
-    named = _about(given) if names is None else [METRICS[name] if isinstance(name, str) else name for name in names]
+    named = (
+        _about(given)
+        if names is None
+        else [METRICS[name] if isinstance(name, str) else name for name in names]
+    )
     chosen = list({metric.function: metric for metric in named}.values())
     values: dict[str, float] = {}
     reasons: dict[str, str] = {}
@@ -67,7 +72,9 @@ def _value(metric: Metric, given: Mapping[str, Known], commands: Mapping[str, st
     if absent:
         raise ValueError(absent)
     arguments = {need: given[need] for need in needs}
-    if metric.facts.whole_class and not all(own.forget_classes for own in arguments.values() if isinstance(own, ModelOutputs)):
+    if metric.facts.whole_class and not all(
+        own.forget_classes for own in arguments.values() if isinstance(own, ModelOutputs)
+    ):
         raise ValueError(NO_WHOLE_CLASS)
     alone = arguments["model"] if needs == ("model",) else None
     value = alone.value(metric) if isinstance(alone, ModelOutputs) else metric(**arguments)
@@ -80,7 +87,9 @@ def _check_same_images(given: Mapping[str, ModelOutputs]) -> None:
     for (one, first), (other, second) in combinations(given.items(), 2):
         for name in first.sets.keys() & second.sets.keys():
             ours, theirs = first.sets[name].labels, second.sets[name].labels
-            if len(ours) and len(theirs) and not torch.equal(ours.cpu(), theirs.cpu()):  # a set without images was left out
+            if (
+                len(ours) and len(theirs) and not torch.equal(ours.cpu(), theirs.cpu())
+            ):  # a set without images was left out
                 raise ValueError(
                     f"expected the same {name} images for {one} and {other}, got other labels. "
                     "Evaluate both on the same sets, in the same order."

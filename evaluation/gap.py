@@ -17,14 +17,18 @@ def mean_gap(values: Sequence[float], ideals: Sequence[float]) -> float:
     Raises ValueError if they differ in length or are empty.
     """
     if len(values) != len(ideals) or not values:
-        raise ValueError(f"expected as many ideal values as values, at least 1, got {len(ideals)} and {len(values)}. Give both.")
+        raise ValueError(
+            f"expected as many ideal values as values, at least 1, got {len(ideals)} and {len(values)}. Give "
+            "both."
+        )
     return sum(abs(value - ideal) for value, ideal in zip(values, ideals, strict=True)) / len(values)
 
 
 def ua_ra_ta(model: ModelOutputs) -> tuple[float, float, float]:
     """Return UA, RA and TA, percent.
 
-    UA = 100 - forget_score, RA = retain_score, TA = test_score, or test_retain_score where a whole class was forgotten.
+    UA = 100 - forget_score, RA = retain_score, TA = test_score, or test_retain_score where a whole class was
+    forgotten.
     """
     ta = "test_retain_score" if model.forget_classes else "test_score"
     return 100 - model.metric("forget_score"), model.metric("retain_score"), model.metric(ta)
@@ -35,16 +39,23 @@ def ua_ra_ta_mia(model: ModelOutputs) -> tuple[float, float, float, float]:
     return *ua_ra_ta(model), model.metric("mia")
 
 
-@register("avg_gap", unit="points", better="lower", source="Fan et al. 2024, arXiv:2310.12508", groups=("headline", "summary", "overview"))
+@register(
+    "avg_gap",
+    unit="points",
+    better="lower",
+    source="Fan et al. 2024, arXiv:2310.12508",
+    groups=("headline", "summary", "overview"),
+)
 def avg_gap(model: ModelOutputs, ideal: ModelOutputs) -> float:
     """Mean absolute difference to the ideal in UA, RA, TA and mia.
 
         (|UA - UA_ideal| + |RA - RA_ideal| + |TA - TA_ideal| + |MIA - MIA_ideal|) / 4
 
-    UA = 100 - forget_score, RA = retain_score, MIA = mia, TA = test_score, or test_retain_score where a whole class was forgotten.
+    UA = 100 - forget_score, RA = retain_score, MIA = mia, TA = test_score, or test_retain_score where a whole
+    class was forgotten.
 
-    Raises ValueError if the models forgot different classes, the sets are too small for mia, or mia is undecided for one of the
-    models. Use avg_gap_without_mia then.
+    Raises ValueError if the models forgot different classes, the sets are too small for mia, or mia is
+    undecided for one of the models. Use avg_gap_without_mia then.
     """
     _check_same_request(model, ideal)
     try:
@@ -81,19 +92,22 @@ def tow(model: ModelOutputs, ideal: ModelOutputs) -> float:
 
         (1 - |dA_forget|) (1 - |dA_retain|) (1 - |dA_test|)    dA = accuracy - the ideal's, as fractions
 
-    In [0, 1], 1 where all three are equal. The accuracies are forget_score, retain_score and TA, which is test_score, or
-    test_retain_score where a whole class was forgotten.
+    In [0, 1], 1 where all three are equal. The accuracies are forget_score, retain_score and TA, which is
+    test_score, or test_retain_score where a whole class was forgotten.
 
     Raises ValueError if the two forgot different classes.
     """
     _check_same_request(model, ideal)
-    return math.prod(1 - abs(ours - ideals) / 100 for ours, ideals in zip(ua_ra_ta(model), ua_ra_ta(ideal), strict=True))
+    return math.prod(
+        1 - abs(ours - ideals) / 100 for ours, ideals in zip(ua_ra_ta(model), ua_ra_ta(ideal), strict=True)
+    )
 
 
 def _check_same_request(model: ModelOutputs, ideal: ModelOutputs) -> None:
     if set(model.forget_classes) != set(ideal.forget_classes):
         raise ValueError(
-            f"expected an ideal model without the classes {model.forget_classes}, got one without {ideal.forget_classes}. "
+            f"expected an ideal model without the classes {model.forget_classes}, got one without "
+            f"{ideal.forget_classes}. "
             "Train the ideal model for the same forget request."
         )
 

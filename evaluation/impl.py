@@ -11,7 +11,8 @@ from typing import Literal
 from evaluation.units import Unit
 from registry import Function, Registry
 
-# Where a metric is shown: in the table of one run, in tables of several, in MLflow's list of runs; attack: one that is trained.
+# Where a metric is shown: in the table of one run, in tables of several, in MLflow's list of runs; attack:
+# one that is trained.
 Group = Literal["headline", "summary", "overview", "attack"]
 Better = Literal["", "higher", "lower", "near the ideal's", "near 0", "near 0.5", "near 0.01", "near 1"]
 
@@ -20,10 +21,11 @@ Better = Literal["", "higher", "lower", "near the ideal's", "near 0", "near 0.5"
 class MetricFacts:
     """The facts that a metric registers; all empty for an unregistered function of a user.
 
-    unit: of the value. better: the good direction. source: the publication. better_of_images, better_of_classes: the good direction
-    for a request of some images of a class, or of whole classes, where it differs. groups: the tables that show the metric.
-    whole_class: the metric exists only for a request of whole classes. costly: measured only when named, or with "all". The positional
-    parameters of the function declare its inputs.
+    unit: of the value. better: the good direction. source: the publication. better_of_images,
+    better_of_classes: the good direction for a request of some images of a class, or of whole classes, where
+    it differs. groups: the tables that show the metric.
+    whole_class: the metric exists only for a request of whole classes. costly: measured only when named, or
+    with "all". The positional parameters of the function declare its inputs.
     """
 
     unit: Unit = ""
@@ -80,14 +82,17 @@ def reasons_of(model: str, reasons: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_undecided(metric: str, reasons: Mapping[str, str]) -> bool:
-    """Return whether a metric was measured without a result. reasons: of the metrics without a value, by name."""
+    """Return whether a metric was measured without a result. reasons: of the metrics without a value, by
+    name.
+    """
     return reasons.get(metric, "").startswith(UNDECIDED)
 
 
 def needs_of(metric: Function) -> tuple[str, ...]:
     """Return the names of a metric's inputs: its positional parameters.
 
-    ("model",), or ("model", "ideal") for a comparison with the ideal model. Takes the function itself, not its registry entry.
+    ("model",), or ("model", "ideal") for a comparison with the ideal model. Takes the function itself, not
+    its registry entry.
     """
     parameters = inspect.signature(metric).parameters.values()
     return tuple(p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -19,11 +19,14 @@ def score_of_probe(model: ModelOutputs) -> float:
 
         100 |{x in half of forget : argmax_c (V h(x) + a)_c = y}| / |half of forget|    V, a trained on retain and the other half
 
-    The probe is a multinomial logistic regression (C=1) on the standardised inputs of the model's last linear layer.
+    The probe is a multinomial logistic regression (C=1) on the standardised inputs of the model's last linear
+    layer.
 
-    Trap: 0 is not the aim. A model that never saw a class still separates it to a degree. Compare with the ideal, as probe_gap does.
+    Trap: 0 is not the aim. A model that never saw a class still separates it to a degree. Compare with the
+    ideal, as probe_gap does.
 
-    Raises ValueError for fewer than 2 forget images, or a model whose last linear layer does not see one vector an image.
+    Raises ValueError for fewer than 2 forget images, or a model whose last linear layer does not see one
+    vector an image.
     """
     forget, retain = _features(model)
     return probe_score(forget, model.forget.labels, retain, model.retain.labels, seed=model.seed)
@@ -48,12 +51,13 @@ def steps_to_relearn(model: ModelOutputs, initial: ModelOutputs) -> float:
 
         min { t : forget_score(theta_t) >= 0.95 forget_score(initial) },    theta_{t+1} = AdamW(theta_t, grad CE(batch t of forget))
 
-    0 if the score is already that high. AdamW with learning rate 1e-3, no weight decay, batches of 128, at most 1000 steps; the score is
-    taken on at most 1000 forget images.
+    0 if the score is already that high. AdamW with learning rate 1e-3, no weight decay, batches of 128, at
+    most 1000 steps; the score is taken on at most 1000 forget images.
 
     Trap: 1000 may mean that the score was not reached. See relearn_censored.
 
-    Trap: predicting one class for every image can be learned in a few steps. Read anamnesis_index, the ratio to the ideal's steps.
+    Trap: predicting one class for every image can be learned in a few steps. Read anamnesis_index, the ratio
+    to the ideal's steps.
 
     Raises ValueError where the initial model's forget_score is 0, or relearning diverges.
     """
@@ -77,10 +81,11 @@ def index_of_anamnesis(model: ModelOutputs, ideal: ModelOutputs, initial: ModelO
 
         (relearn_steps(model) + .01) / (relearn_steps(ideal) + .01)
 
-    Below 1 the model relearns faster than the ideal. The .01, absent in the source, keeps the ratio finite for an ideal model that
-    needs no step.
+    Below 1 the model relearns faster than the ideal. The .01, absent in the source, keeps the ratio finite
+    for an ideal model that needs no step.
 
-    Trap: where relearn_censored is 1 it is a bound: a lower one if the model's steps were capped, an upper one if the ideal's were.
+    Trap: where relearn_censored is 1 it is a bound: a lower one if the model's steps were capped, an upper
+    one if the ideal's were.
 
     Raises ValueError where relearn_steps does.
     """
@@ -92,7 +97,10 @@ def _features(model: ModelOutputs) -> tuple[Tensor, Tensor]:
     if model.forget.features is not None and model.retain.features is not None:
         return model.forget.features, model.retain.features
     subject = model.model_itself
-    forget, retain = (penultimate_features(subject.model, images, device=subject.device) for images in (subject.forget, subject.retain))
+    forget, retain = (
+        penultimate_features(subject.model, images, device=subject.device)
+        for images in (subject.forget, subject.retain)
+    )
     return forget, retain
 
 
@@ -100,5 +108,6 @@ def _relearned(model: ModelOutputs, initial: ModelOutputs) -> Relearned:
     """Relearn once per model, for all metrics that need it."""
     subject, known = model.model_itself, initial.metric("forget_score")
     return model.once(
-        f"relearned to {known}", lambda: relearn_steps(subject.model, subject.forget, known, seed=model.seed, device=subject.device)
+        f"relearned to {known}",
+        lambda: relearn_steps(subject.model, subject.forget, known, seed=model.seed, device=subject.device),
     )

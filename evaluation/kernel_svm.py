@@ -20,7 +20,8 @@ class NotSolved(ArithmeticError):
 
 @dataclass(frozen=True)
 class KernelSVM:
-    """f(x) = sum_j w_j g_j(x) + b, with g(x) the coordinates of x in the span of the pivots' kernel functions.
+    """f(x) = sum_j w_j g_j(x) + b, with g(x) the coordinates of x in the span of the pivots' kernel
+    functions.
 
     slack: every offset in [b - slack, b + slack] is optimal; 0 if the optimum is unique.
     """
@@ -34,7 +35,9 @@ class KernelSVM:
 
     def decision(self, points: Tensor) -> Tensor:
         """Return f of each point: (m, d) -> (m,), positive on side +1."""
-        coordinates = torch.linalg.solve_triangular(self.factor, _gaussian(self.pivots, points, self.gamma), upper=False)
+        coordinates = torch.linalg.solve_triangular(
+            self.factor, _gaussian(self.pivots, points, self.gamma), upper=False
+        )
         return self.weights @ coordinates + self.offset
 
 
@@ -43,13 +46,14 @@ def fit(points: Tensor, sides: Tensor, bounds: Tensor, gamma: float) -> KernelSV
 
         min_a  a^T Q a / 2 - sum_i a_i    0 <= a_i <= bounds_i,  sum_i sides_i a_i = 0,  Q_ij = sides_i sides_j exp(-gamma |x_i - x_j|^2)
 
-    points (n, d), sides (n,) of +-1, bounds (n,) > 0 (C times the multiplicity of a point), all float64; at least one point a side. If
-    every multiplier is at a bound, the offset is the middle of the optimal interval, as in libsvm.
+    points (n, d), sides (n,) of +-1, bounds (n,) > 0 (C times the multiplicity of a point), all float64; at
+    least one point a side. If every multiplier is at a bound, the offset is the middle of the optimal
+    interval, as in libsvm.
 
-    K = G G^T to 1e-10, or 1e-6 beyond a rank of 64 (incomplete Cholesky with pivots); the rank r is about ten for one feature and a few
-    hundred for a vector of probabilities. An interior-point step costs O(n r^2), and about fifteen steps converge, however much the
-    sides overlap. The decision agrees with libsvm's at tolerance 1e-6 to a few thousandths of the margin (libsvm's default
-    tolerance is 1e-3).
+    K = G G^T to 1e-10, or 1e-6 beyond a rank of 64 (incomplete Cholesky with pivots); the rank r is about ten
+    for one feature and a few hundred for a vector of probabilities. An interior-point step costs O(n r^2),
+    and about fifteen steps converge, however much the sides overlap. The decision agrees with libsvm's at
+    tolerance 1e-6 to a few thousandths of the margin (libsvm's default tolerance is 1e-3).
     Raises NotSolved. Source: Fine and Scheinberg 2001, JMLR 2:243-264.
     """
     factor, rows = _incomplete_cholesky(points, gamma)
@@ -82,7 +86,9 @@ def _incomplete_cholesky(points: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
 
 
 class _Point(NamedTuple):
-    """Multipliers a, room = bounds - a, and the dual variables z of a >= 0 and w of a <= bounds: all positive."""
+    """Multipliers a, room = bounds - a, and the dual variables z of a >= 0 and w of a <= bounds: all
+    positive.
+    """
 
     a: Tensor
     room: Tensor
@@ -98,19 +104,33 @@ def _interior_point(v: Tensor, sides: Tensor, bounds: Tensor) -> _Point:
         image = v.T @ a
         gradient, uneven = v @ image - 1 + b * sides - z + w, float(sides @ a)
         gap, objective = float(z @ a + w @ room), abs(float(image @ image / 2 - a.sum()))
-        if gap < GAP * (1 + objective) and float(gradient.abs().max()) < 1e-6 and abs(uneven) < 1e-8 * (1 + float(a.sum())):
+        if (
+            gap < GAP * (1 + objective)
+            and float(gradient.abs().max()) < 1e-6
+            and abs(uneven) < 1e-8 * (1 + float(a.sum()))
+        ):
             return here
         equations, zero = _Equations(v, z / a + w / room, sides), torch.zeros_like(a)
         ahead, _ = _direction(equations, here, gradient, uneven, zero, zero)
-        reached = [one + length * change for one, change, length in zip(here, ahead, _lengths(here, ahead), strict=True)]
+        reached = [
+            one + length * change
+            for one, change, length in zip(here, ahead, _lengths(here, ahead), strict=True)
+        ]
         centred = (float(reached[2] @ reached[0] + reached[3] @ reached[1]) / gap) ** 3 * gap / (2 * len(a))
-        step, db = _direction(equations, here, gradient, uneven, centred - ahead.a * ahead.z, centred - ahead.room * ahead.w)
+        step, db = _direction(
+            equations, here, gradient, uneven, centred - ahead.a * ahead.z, centred - ahead.room * ahead.w
+        )
         length = 0.99 * min(_lengths(here, step))
-        here, b = _Point(*(one + length * change for one, change in zip(here, step, strict=True))), b + length * db
+        here, b = (
+            _Point(*(one + length * change for one, change in zip(here, step, strict=True))),
+            b + length * db,
+        )
     raise NotSolved(f"no optimum after {MAX_STEPS} steps")
 
 
-def _direction(equations: _Equations, here: _Point, gradient: Tensor, uneven: float, of_z: Tensor, of_w: Tensor) -> tuple[_Point, float]:
+def _direction(
+    equations: _Equations, here: _Point, gradient: Tensor, uneven: float, of_z: Tensor, of_w: Tensor
+) -> tuple[_Point, float]:
     """Return the Newton step towards z a = of_z and w room = of_w, and the step of b."""
     a, room, z, w = here
     da, db = equations.solved(of_z / a - z - of_w / room + w - gradient, uneven)
@@ -119,17 +139,24 @@ def _direction(equations: _Equations, here: _Point, gradient: Tensor, uneven: fl
 
 def _lengths(here: _Point, step: _Point) -> tuple[float, float, float, float]:
     """Return the largest step lengths <= 1 that keep a and room, and z and w, positive."""
-    primal, dual = min(_reach(here.a, step.a), _reach(here.room, step.room)), min(_reach(here.z, step.z), _reach(here.w, step.w))
+    primal, dual = (
+        min(_reach(here.a, step.a), _reach(here.room, step.room)),
+        min(_reach(here.z, step.z), _reach(here.w, step.w)),
+    )
     return primal, primal, dual, dual
 
 
 class _Equations:
-    """(V V^T + diag(d)) da + sides db = right, sides^T da = -uneven, by the Sherman-Morrison-Woodbury formula."""
+    """(V V^T + diag(d)) da + sides db = right, sides^T da = -uneven, by the Sherman-Morrison-Woodbury
+    formula.
+    """
 
     def __init__(self, v: Tensor, diagonal: Tensor, sides: Tensor) -> None:
         self.v, self.diagonal, self.sides = v, diagonal, sides
         self.scaled = v / diagonal[:, None]
-        factor, failed = torch.linalg.cholesky_ex(torch.eye(v.shape[1], dtype=torch.float64) + v.T @ self.scaled)
+        factor, failed = torch.linalg.cholesky_ex(
+            torch.eye(v.shape[1], dtype=torch.float64) + v.T @ self.scaled
+        )
         if int(failed) or not bool(factor.isfinite().all()):
             raise NotSolved("the Newton equations are singular")
         self.factor = factor
@@ -154,9 +181,12 @@ def _reach(value: Tensor, step: Tensor) -> float:
 def _offset(scores: Tensor, optimum: _Point, sides: Tensor, bounds: Tensor) -> tuple[float, float]:
     """Return b and its slack.
 
-    The mean over the points with 0 < a < bound; without one, the middle and half the width of the optimal interval."""
+    The mean over the points with 0 < a < bound; without one, the middle and half the width of the optimal
+    interval.
+    """
     wanted = sides - scores  # f = sides where a point is between its bounds
-    # Complementarity: at the optimum a z = 0 and room w = 0. The relatively larger factor decides which one is 0.
+    # Complementarity: at the optimum a z = 0 and room w = 0. The relatively larger factor decides which one
+    # is 0.
     lower, upper = optimum.a / bounds < optimum.z, optimum.room / bounds < optimum.w
     between = ~upper & ~lower
     if bool(between.any()):

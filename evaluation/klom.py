@@ -16,7 +16,10 @@ SOURCE = "Georgiev et al. 2024, arXiv:2410.23232"
 KLOM = ("klom_forget_p95", "klom_retain_p95", "klom_validation_p95")
 LIMIT, BINS, LEAST = 100.0, 20, 1e-5
 CAP = -math.log(LEAST)  # ln 1e5, KLoM of disjoint margins
-FLOOR_POINTS, FLOOR_MARGINS = 20_000, 2_000_000  # KLoM of few models has few distinct values: it takes more points
+FLOOR_POINTS, FLOOR_MARGINS = (
+    20_000,
+    2_000_000,
+)  # KLoM of few models has few distinct values: it takes more points
 
 
 def klom(unlearned: Tensor, oracles: Tensor) -> Tensor:
@@ -24,12 +27,14 @@ def klom(unlearned: Tensor, oracles: Tensor) -> Tensor:
 
         sum over bins b with p_b > 0 of p_b log(p_b / max(q_b, 1e-5))    p: unlearned, q: oracles, shares of N
 
-    Margins (N, n) -> (n,) nats in [0, ln 1e5], float64. Margins are clipped to [-100, 100]. 20 bins divide the joint range of both
-    sides; the last bin includes its upper end; a range of width 0 is widened to 1. q is not renormalised after the clamp to 1e-5.
+    Margins (N, n) -> (n,) nats in [0, ln 1e5], float64. Margins are clipped to [-100, 100]. 20 bins divide
+    the joint range of both sides; the last bin includes its upper end; a range of width 0 is widened to 1. q
+    is not renormalised after the clamp to 1e-5.
 
     Raises ValueError for fewer than 10 models, different numbers of models, wrong shapes, and NaN.
-    Source: Georgiev et al. 2024, arXiv:2410.23232. Public versions lose the largest value, which no half-open bin holds. EasyDUB has
-    this direction; data-unlearning-bench has KL(oracles || unlearned), here klom(oracles, unlearned).
+    Source: Georgiev et al. 2024, arXiv:2410.23232. Public versions lose the largest value, which no half-open
+    bin holds. EasyDUB has this direction; data-unlearning-bench has KL(oracles || unlearned), here
+    klom(oracles, unlearned).
     """
     check_margins(unlearned, "unlearned margins")
     check_margins(oracles, "oracle margins")
@@ -63,9 +68,11 @@ def p95(values: Tensor) -> float:
 def noise_floor(models: int) -> tuple[float, float]:
     """Return mean and 95th percentile (nats) of KLoM between equal distributions.
 
-        KLoM of two independent samples of one normal, `models` a side, over max(20,000, 2,000,000 / models) points
+        KLoM of two independent samples of one normal, `models` a side, over max(20,000, 2,000,000 / models)
+        points
 
-    It depends on N alone, see klom_forget_p95. Compare a KLoM with it, not with 0. At N = 10 few values lie near the percentile, between
+    It depends on N alone, see klom_forget_p95. Compare a KLoM with it, not with 0. At N = 10 few values lie
+    near the percentile, between
     8.0 and 8.3: another draw may differ by 0.1. Raises ValueError for fewer than 10 models.
     """
     draw = generator_for(0, "evaluation", "klom", "floor")
@@ -92,13 +99,14 @@ def klom_forget_p95(models: Population, oracles: Population) -> float:
 
         P95 over x in forget of KL(histogram of m_u(x), histogram of m_o(x))    m = log(p_y / (1 - p_y))
 
-    In [0, ln 1e5 = 11.513]. It weighs the bins by the unlearned models; data-unlearning-bench weighs them by the oracles, KL(m_o || m_u):
-    `audit.py klom --klom_direction oracle_unlearned` computes that. Do not compare the two. Margins are clipped to [-100, 100], 20 bins
-    divide the joint range, the second side's shares are at least 1e-5.
+    In [0, ln 1e5 = 11.513]. It weighs the bins by the unlearned models; data-unlearning-bench weighs them by
+    the oracles, KL(m_o || m_u): `audit.py klom --klom_direction oracle_unlearned` computes that. Do not
+    compare the two. Margins are clipped to [-100, 100], 20 bins divide the joint range, the second side's
+    shares are at least 1e-5.
 
-    Trap: it has a noise floor, which depends on N alone (two samples of one normal, mean / P95): 5.63 / 8.06 at N = 10, 0.90 / 1.73 at
-    N = 50, 0.35 / 0.69 at N = 100, 0.15 / 0.28 at N = 200. `klom_models` and `klom_floor_p95` are logged with it. Do not compare values
-    of different N.
+    Trap: it has a noise floor, which depends on N alone (two samples of one normal, mean / P95): 5.63 / 8.06
+    at N = 10, 0.90 / 1.73 at N = 50, 0.35 / 0.69 at N = 100, 0.15 / 0.28 at N = 200. `klom_models` and
+    `klom_floor_p95` are logged with it. Do not compare values of different N.
 
     Trap: on forget alone it does not measure damage. See the other two.
     """

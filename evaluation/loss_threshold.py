@@ -16,11 +16,14 @@ def auc(forget: Tensor, test: Tensor) -> float:
 
         P(l_forget < l_test) + P(l_forget = l_test) / 2    over all pairs
 
-    Losses (n,) and (m,) -> [0, 1]: above 0.5 forget looks like training images, below 0.5 its loss is larger than that
-    of unseen images. O((n + m) log m). Raises ValueError if either is empty.
+    Losses (n,) and (m,) -> [0, 1]: above 0.5 forget looks like training images, below 0.5 its loss is larger
+    than that of unseen images. O((n + m) log m). Raises ValueError if either is empty.
     """
     if not len(forget) or not len(test):
-        raise ValueError(f"expected at least 1 forget and 1 test image, got {len(forget)} and {len(test)}. Evaluate on larger sets.")
+        raise ValueError(
+            f"expected at least 1 forget and 1 test image, got {len(forget)} and {len(test)}. Evaluate on "
+            "larger sets."
+        )
     ordered = test.double().sort().values
     losses = forget.double()
     larger = len(test) - torch.searchsorted(ordered, losses, right=True).double()
@@ -33,16 +36,27 @@ def tpr_at_1_fpr(forget: Tensor, test: Tensor) -> float:
 
         mean(l_forget < t)    t: the largest with mean(l_test < t) <= 0.01
 
-    Losses (n,) and (m,) -> [0, 1]; 0.01 for equal distributions. Needs at least 100 test images and 1 forget image, else
+    Losses (n,) and (m,) -> [0, 1]; 0.01 for equal distributions. Needs at least 100 test images and 1 forget
+    image, else
     raises ValueError. Source: Carlini et al. 2022, arXiv:2112.03570.
     """
     if not len(forget) or len(test) < 100:
-        raise ValueError(f"expected at least 1 forget and 100 test images, got {len(forget)} and {len(test)}. Evaluate on larger sets.")
+        raise ValueError(
+            f"expected at least 1 forget and 100 test images, got {len(forget)} and {len(test)}. Evaluate on "
+            "larger sets."
+        )
     threshold = test.double().sort().values[len(test) // 100]
     return (forget.double() < threshold).double().mean().item()
 
 
-@register("mia_auc", unit="fraction", better="near 0.5", source=SOURCE, better_of_classes="near the ideal's", groups=("headline",))
+@register(
+    "mia_auc",
+    unit="fraction",
+    better="near 0.5",
+    source=SOURCE,
+    better_of_classes="near the ideal's",
+    groups=("headline",),
+)
 def mia_auc(model: ModelOutputs) -> float:
     """AUC of a loss threshold between forget (member) and all test images; 0.5 = indistinguishable.
 
@@ -50,15 +64,17 @@ def mia_auc(model: ModelOutputs) -> float:
 
     Above 0.5 forget looks like training images, below 0.5 its loss is larger than that of unseen images.
 
-    Trap: far below 0.5 is no success: an unusually large loss gives the forget images away as well. Where a whole class was forgotten,
-    the ideal model is far below 0.5 too.
+    Trap: far below 0.5 is no success: an unusually large loss gives the forget images away as well. Where a
+    whole class was forgotten, the ideal model is far below 0.5 too.
 
     Raises ValueError for no forget or no test image.
     """
     return auc(model.forget.losses, model.test.losses)
 
 
-@register("mia_tpr_at_1_fpr", unit="fraction", better="near 0.01", source="Carlini et al. 2022, arXiv:2112.03570")
+@register(
+    "mia_tpr_at_1_fpr", unit="fraction", better="near 0.01", source="Carlini et al. 2022, arXiv:2112.03570"
+)
 def mia_tpr_at_1_fpr(model: ModelOutputs) -> float:
     """Share of forget called member at the loss threshold that calls at most 1 % of test member.
 

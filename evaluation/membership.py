@@ -36,8 +36,9 @@ def non_member_share(members: Tensor, non_members: Tensor, target: Tensor) -> fl
 
         SVC(C=3, kernel="rbf", gamma="auto"): features -> member (1) or non-member (0)
 
-    Features (n,) or (n, d), finite; the three sets may differ in n. A tie (all features equal) counts as member.
-    Raises ValueError for fewer than 10 members or non-members, no target, or features that are not finite.
+    Features (n,) or (n, d), finite; the three sets may differ in n. A tie (all features equal) counts as
+    member. Raises ValueError for fewer than 10 members or non-members, no target, or features that are not
+    finite.
     """
     return called_non_member(member_scores(members, non_members, target))
 
@@ -57,11 +58,15 @@ def svm_decision(members: Tensor, non_members: Tensor, target: Tensor) -> Decisi
 
         f(x) = sum_i a_i s_i exp(-gamma |x - x_i|^2) + b    s_i = 1 for a member, -1 for a non-member,  gamma = 1 / d
 
-    Identical points enter once, weighted by their number. `kernel_svm` solves for a and b; libsvm does if it does not converge.
-    Where several b are optimal, the tolerance covers all of them. Raises ValueError as non_member_share.
+    Identical points enter once, weighted by their number. `kernel_svm` solves for a and b; libsvm does if it
+    does not converge. Where several b are optimal, the tolerance covers all of them. Raises ValueError as
+    non_member_share.
     """
     _check_sizes(len(members), len(non_members), len(target))
-    known, asked = (_columns(torch.cat([members.double(), non_members.double()]).cpu()), _columns(target.double().cpu()))
+    known, asked = (
+        _columns(torch.cat([members.double(), non_members.double()]).cpu()),
+        _columns(target.double().cpu()),
+    )
     sides = torch.ones(len(known), 1, dtype=torch.float64)
     sides[len(members) :] = -1.0
     points, counts = torch.cat([known, sides], dim=1).unique(dim=0, return_counts=True)
@@ -86,7 +91,8 @@ def _columns(features: Tensor) -> Tensor:
     if not bool(features.isfinite().all()):
         broken = int((~features.reshape(len(features), -1).isfinite().all(dim=1)).sum())
         raise ValueError(
-            f"expected finite features, got NaN or infinity for {broken} of {len(features)} images. Evaluate a model that did not diverge."
+            f"expected finite features, got NaN or infinity for {broken} of {len(features)} images. Evaluate "
+            "a model that did not diverge."
         )
     return features.reshape(len(features), -1)
 
@@ -123,19 +129,22 @@ def _check_sizes(members: int, non_members: int, target: int) -> None:
         )
 
 
-def attacked(model: ModelOutputs, name: str, feature: Callable[[Outputs], Tensor], classify: Classify = svm_decision) -> float:
+def attacked(
+    model: ModelOutputs, name: str, feature: Callable[[Outputs], Tensor], classify: Classify = svm_decision
+) -> float:
     """Return the percentage of forget called non-member, by one feature of each image.
 
-    Keeps the attack in `model.attacks` under the metric's name. The value is that of the first draw (`ModelOutputs.draws` balances the
-    classes; the published code takes the first retain images). Raises Undecided if the draws and the solver's tolerance spread the
-    value over more than 25 points.
+    Keeps the attack in `model.attacks` under the metric's name. The value is that of the first draw
+    (`ModelOutputs.draws` balances the classes; the published code takes the first retain images). Raises
+    Undecided if the draws and the solver's tolerance spread the value over more than 25 points.
     """
     if name not in model.attacks:
         model.attacks[name] = _attack(model, feature, classify)
     attack = model.attacks[name]
     if attack.highest - attack.lowest > LARGEST_SPREAD:
         raise Undecided(
-            f"this attack calls {attack.lowest:.0f} to {attack.highest:.0f} % of the forget images non-members, "
+            f"this attack calls {attack.lowest:.0f} to {attack.highest:.0f} % of the forget images "
+            "non-members, "
             "depending on which images it is trained on"
         )
     return called_non_member(attack.scores)
@@ -143,7 +152,9 @@ def attacked(model: ModelOutputs, name: str, feature: Callable[[Outputs], Tensor
 
 def _attack(model: ModelOutputs, feature: Callable[[Outputs], Tensor], classify: Classify) -> Attack:
     of_retain, of_test, of_forget = (feature(outputs) for outputs in (model.retain, model.test, model.forget))
-    drawn = [classify(of_retain[members], of_test[non_members], of_forget) for members, non_members in model.draws]
+    drawn = [
+        classify(of_retain[members], of_test[non_members], of_forget) for members, non_members in model.draws
+    ]
     lowest = min(called_non_member(scores + tolerance) for scores, tolerance in drawn)
     highest = max(called_non_member(scores - tolerance) for scores, tolerance in drawn)
     return Attack(drawn[0].scores, lowest, highest)
@@ -155,11 +166,13 @@ def mia_correctness(model: ModelOutputs) -> float:
 
         100 |{x in forget : svc(1[argmax f(x) = y]) = non-member}| / |forget|
 
-    Trap: counts non-members, so a model that remembers everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+    Trap: counts non-members, so a model that remembers everything is near 0. Neither 50 nor 100 is the aim:
+    compare with the ideal's.
 
     Trap: one bit per image. Most models get 0 or 100.
 
-    Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is undecided.
+    Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is
+    undecided.
     """
     return attacked(model, "mia_correctness", lambda outputs: outputs.correct)
 
@@ -170,9 +183,11 @@ def mia_confidence(model: ModelOutputs) -> float:
 
         100 |{x in forget : svc(p_y) = non-member}| / |forget|
 
-    Trap: counts non-members, so a model that remembers everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+    Trap: counts non-members, so a model that remembers everything is near 0. Neither 50 nor 100 is the aim:
+    compare with the ideal's.
 
-    Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is undecided.
+    Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is
+    undecided.
     """
     return attacked(model, "mia_confidence", lambda outputs: outputs.true_probabilities)
 
@@ -183,9 +198,11 @@ def mia_entropy(model: ModelOutputs) -> float:
 
         100 |{x in forget : svc(H(p)) = non-member}| / |forget|    H(p) = -sum_j p_j log p_j
 
-    Trap: counts non-members, so a model that remembers everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+    Trap: counts non-members, so a model that remembers everything is near 0. Neither 50 nor 100 is the aim:
+    compare with the ideal's.
 
-    Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is undecided.
+    Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is
+    undecided.
     """
     return attacked(model, "mia_entropy", lambda outputs: entropy(outputs.logits))
 
@@ -196,11 +213,14 @@ def mia_m_entropy(model: ModelOutputs) -> float:
 
         100 |{x in forget : svc(M(p, y)) = non-member}| / |forget|    M(p, y) = -(1 - p_y) log p_y - sum_{j != y} p_j log(1 - p_j)
 
-    Trap: counts non-members, so a model that remembers everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+    Trap: counts non-members, so a model that remembers everything is near 0. Neither 50 nor 100 is the aim:
+    compare with the ideal's.
 
-    Trap: not comparable with public code, where an image's value depends on the batch and pairs p with the wrong logarithm.
+    Trap: not comparable with public code, where an image's value depends on the batch and pairs p with the
+    wrong logarithm.
 
-    Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is undecided.
+    Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is
+    undecided.
     """
     return attacked(model, "mia_m_entropy", lambda outputs: modified_entropy(outputs.logits, outputs.labels))
 
@@ -211,29 +231,45 @@ def mia_prob(model: ModelOutputs) -> float:
 
         100 |{x in forget : svc(p_1, ..., p_C) = non-member}| / |forget|
 
-    Trap: counts non-members, so a model that remembers everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+    Trap: counts non-members, so a model that remembers everything is near 0. Neither 50 nor 100 is the aim:
+    compare with the ideal's.
 
     Trap: where a whole class was forgotten, the attack is trained without that class, and is often undecided.
 
-    Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is undecided.
+    Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is
+    undecided.
     """
     return attacked(model, "mia_prob", lambda outputs: outputs.probabilities)
 
 
-@register("mia", unit="percent", better="near the ideal's", source=SOURCE, groups=("headline", "summary", "overview", "attack"))
+@register(
+    "mia",
+    unit="percent",
+    better="near the ideal's",
+    source=SOURCE,
+    groups=("headline", "summary", "overview", "attack"),
+)
 def mia(model: ModelOutputs) -> float:
     """The same number as mia_confidence. Compare with the ideal's, not with 50.
 
         mia = mia_confidence
 
-    Trap: counts non-members, so a model that remembers everything is near 0. Neither 50 nor 100 is the aim: compare with the ideal's.
+    Trap: counts non-members, so a model that remembers everything is near 0. Neither 50 nor 100 is the aim:
+    compare with the ideal's.
 
-    Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is undecided.
+    Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is
+    undecided.
     """
     return model.metric("mia_confidence")
 
 
-@register("mia_lr", unit="percent", better="near the ideal's", source=f"{BAD_TEACHING}, their code", groups=("attack",))
+@register(
+    "mia_lr",
+    unit="percent",
+    better="near the ideal's",
+    source=f"{BAD_TEACHING}, their code",
+    groups=("attack",),
+)
 def mia_lr(model: ModelOutputs) -> float:
     """Percent of forget that a logistic regression on the entropy calls member.
 
@@ -241,8 +277,10 @@ def mia_lr(model: ModelOutputs) -> float:
 
     Members and non-members are drawn as for the SVC family. The source takes all retain and all test images.
 
-    Trap: it counts members, the SVC family counts non-members. A model that remembers everything is near 100 here, and near 0 there.
+    Trap: it counts members, the SVC family counts non-members. A model that remembers everything is near 100
+    here, and near 0 there.
 
-    Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is undecided.
+    Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is
+    undecided.
     """
     return 100 - attacked(model, "mia_lr", lambda outputs: entropy(outputs.logits), regression_decision)

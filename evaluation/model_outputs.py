@@ -29,9 +29,9 @@ class NotFinite(FloatingPointError, ValueError):
 class Outputs:
     """The logits (N, C) of one model on N images, with their labels (N,) int64; N may be 0.
 
-    Derived values are float64 and computed once. A logit may be -inf (probability 0). features: the input of the model's last linear
-    layer, (N, d), or None.
-    Raises ValueError for a wrong shape or type, fewer than 2 classes, and labels outside of the classes; NotFinite for NaN or +inf.
+    Derived values are float64 and computed once. A logit may be -inf (probability 0). features: the input of
+    the model's last linear layer, (N, d), or None. Raises ValueError for a wrong shape or type, fewer than 2
+    classes, and labels outside of the classes; NotFinite for NaN or +inf.
     """
 
     logits: Tensor
@@ -80,23 +80,36 @@ class Outputs:
 
         Raises ValueError for a mask of a wrong shape or type.
         """
-        if mask.ndim != 1 or mask.dtype not in (torch.bool, torch.int64) or (mask.dtype == torch.bool and len(mask) != len(self)):
+        if (
+            mask.ndim != 1
+            or mask.dtype not in (torch.bool, torch.int64)
+            or (mask.dtype == torch.bool and len(mask) != len(self))
+        ):
             raise ValueError(
                 f"expected a bool mask of shape ({len(self)},) or int64 indexes, "
                 f"got {mask.dtype} of shape {tuple(mask.shape)}. Give one entry per image."
             )
-        return Outputs(self.logits[mask], self.labels[mask], None if self.features is None else self.features[mask])
+        return Outputs(
+            self.logits[mask], self.labels[mask], None if self.features is None else self.features[mask]
+        )
 
 
 def _check_logits(logits: Tensor) -> None:
     if logits.ndim != 2 or logits.shape[1] < 2:
-        raise ValueError(f"expected logits (N, C) with C >= 2, got shape {tuple(logits.shape)}. Give a row of class scores per image.")
+        raise ValueError(
+            f"expected logits (N, C) with C >= 2, got shape {tuple(logits.shape)}. Give a row of class "
+            "scores per image."
+        )
     if not logits.is_floating_point():
-        raise ValueError(f"expected floating-point logits, got {logits.dtype}. Give the model's outputs, not its predictions.")
+        raise ValueError(
+            f"expected floating-point logits, got {logits.dtype}. Give the model's outputs, not its "
+            "predictions."
+        )
     broken = len(logits) - int(logits.amax(dim=1).isfinite().sum())
     if broken:
         raise NotFinite(
-            f"expected logits with a finite maximum, got NaN or infinity for {broken} of {len(logits)} images. "
+            f"expected logits with a finite maximum, got NaN or infinity for {broken} of {len(logits)} "
+            "images. "
             "Lower the learning rate: the model diverged."
         )
 
@@ -136,8 +149,9 @@ class Times:
 class Attack:
     """The result of a membership attack on the forget images.
 
-    scores: (m,) float64, from the first draw of the members; positive for member. lowest, highest: the range over all draws of the share
-    called non-member, percent; a score within the solver's tolerance of 0 counts as either.
+    scores: (m,) float64, from the first draw of the members; positive for member. lowest, highest: the range
+    over all draws of the share called non-member, percent; a score within the solver's tolerance of 0 counts
+    as either.
     """
 
     scores: Tensor
@@ -149,9 +163,11 @@ class Attack:
 class ModelOutputs:
     """The outputs of one model on the image sets of one forget request.
 
-    forget_classes: the classes that were forgotten whole, or (). seed: draws the members of the attacks. subject: the model itself,
+    forget_classes: the classes that were forgotten whole, or (). seed: draws the members of the attacks.
+    subject: the model itself,
     if available. attacks: results by metric name (see `evaluation.membership`).
-    Raises ValueError if the sets differ in their number of classes, a forgotten class does not exist, or retain has images of it.
+    Raises ValueError if the sets differ in their number of classes, a forgotten class does not exist, or
+    retain has images of it.
     """
 
     forget: Outputs
@@ -168,10 +184,15 @@ class ModelOutputs:
     def __post_init__(self) -> None:
         counts = {name: outputs.classes for name, outputs in self.sets.items()}
         if len(set(counts.values())) > 1:
-            raise ValueError(f"expected as many classes in every set, got {counts}. Make all outputs with one model.")
+            raise ValueError(
+                f"expected as many classes in every set, got {counts}. Make all outputs with one model."
+            )
         unknown = [c for c in self.forget_classes if not 0 <= c < self.test.classes]
         if unknown:
-            raise ValueError(f"expected forgotten classes from 0 to {self.test.classes - 1}, got {unknown}. Name classes that exist.")
+            raise ValueError(
+                f"expected forgotten classes from 0 to {self.test.classes - 1}, got {unknown}. Name classes "
+                "that exist."
+            )
         left = int(self._is_forgotten(self.retain).sum())
         if left:
             raise ValueError(
@@ -182,7 +203,12 @@ class ModelOutputs:
     @property
     def sets(self) -> dict[str, Outputs]:
         """The outputs by set name, without an absent validation set."""
-        named = {"forget": self.forget, "retain": self.retain, "test": self.test, "validation": self.validation}
+        named = {
+            "forget": self.forget,
+            "retain": self.retain,
+            "test": self.test,
+            "validation": self.validation,
+        }
         return {name: outputs for name, outputs in named.items() if outputs is not None}
 
     @property
@@ -213,10 +239,15 @@ class ModelOutputs:
         Both sides have n_c images of each class, so they differ in membership alone. `seed` draws them.
         """
         retain, test = self.retain.labels.cpu(), self.test.labels.cpu()
-        counts = torch.minimum(retain.bincount(minlength=self.test.classes), test.bincount(minlength=self.test.classes))
+        counts = torch.minimum(
+            retain.bincount(minlength=self.test.classes), test.bincount(minlength=self.test.classes)
+        )
         counts[list(self.forget_classes)] = 0
         generator = torch.Generator().manual_seed(self.seed)
-        return tuple((_some_of_each_class(retain, counts, generator), _some_of_each_class(test, counts, generator)) for _ in range(DRAWS))
+        return tuple(
+            (_some_of_each_class(retain, counts, generator), _some_of_each_class(test, counts, generator))
+            for _ in range(DRAWS)
+        )
 
     @cached_property
     def members(self) -> Outputs:
@@ -256,7 +287,9 @@ class ModelOutputs:
         self._values.update({METRICS[name].function: value for name, value in values.items()})
 
     def _is_forgotten(self, outputs: Outputs) -> Tensor:
-        return torch.isin(outputs.labels, torch.tensor(self.forget_classes, dtype=torch.int64, device=outputs.labels.device))
+        return torch.isin(
+            outputs.labels, torch.tensor(self.forget_classes, dtype=torch.int64, device=outputs.labels.device)
+        )
 
     def _check_whole_class(self) -> None:
         if not self.forget_classes:
@@ -273,11 +306,13 @@ def _some_of_each_class(labels: Tensor, counts: Tensor, generator: torch.Generat
     return by_class[place_in_class < counts[labels[by_class]]]
 
 
-def outputs_of(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], features_of: nn.Module | None = None) -> Outputs:
+def outputs_of(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], features_of: nn.Module | None = None
+) -> Outputs:
     """Run a model on batches of images and labels on its device, and return the outputs on the CPU.
 
-    Runs in eval mode and restores the mode of every module. features_of: a layer whose inputs become the features.
-    Raises ValueError if there is no batch, and for outputs that are not logits (see Outputs).
+    Runs in eval mode and restores the mode of every module. features_of: a layer whose inputs become the
+    features. Raises ValueError if there is no batch, and for outputs that are not logits (see Outputs).
     """
     inputs: list[Tensor] = []
     handle = features_of and features_of.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
@@ -288,6 +323,8 @@ def outputs_of(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], featu
         if handle:
             handle.remove()
     if not seen:
-        raise ValueError("expected at least 1 batch of images and labels, got 0. Evaluate on a set that is not empty.")
+        raise ValueError(
+            "expected at least 1 batch of images and labels, got 0. Evaluate on a set that is not empty."
+        )
     logits, labels = (torch.cat(parts).cpu() for parts in zip(*seen, strict=True))
     return Outputs(logits, labels, torch.cat(inputs).cpu() if inputs else None)

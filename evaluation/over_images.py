@@ -18,7 +18,9 @@ def exact_interval(share: float, images: int, level: float = 0.95) -> Interval:
     from scipy.special import betaincinv
 
     if images < 1 or not 0 <= share <= 100:
-        raise ValueError(f"expected a percentage of at least 1 image, got {share} of {images}. Give 100 k / N and N")
+        raise ValueError(
+            f"expected a percentage of at least 1 image, got {share} of {images}. Give 100 k / N and N"
+        )
     hits, tail = round(share * images / 100), (1 - level) / 2
     lower = 0.0 if hits == 0 else float(betaincinv(hits, images - hits + 1, tail))
     upper = 1.0 if hits == images else float(betaincinv(hits + 1, images - hits, 1 - tail))
@@ -30,13 +32,19 @@ def auc_interval(auc: float, positives: int, negatives: int) -> Interval:
 
         A +- 1.96 sqrt((A (1 - A) + (P - 1) (Q1 - A^2) + (N - 1) (Q2 - A^2)) / (P N)),   Q1 = A / (2 - A),  Q2 = 2 A^2 / (1 + A)
 
-    Within [0, 1]. At A = 0 and A = 1 the formula has no width; there the ends of the Clopper-Pearson interval of 0 and of all of
-    min(P, N) pairs apply. Source: Hanley and McNeil 1982. Raises ValueError for no image on a side.
+    Within [0, 1]. At A = 0 and A = 1 the formula has no width; there the ends of the Clopper-Pearson interval
+    of 0 and of all of min(P, N) pairs apply. Source: Hanley and McNeil 1982. Raises ValueError for no image
+    on a side.
     """
     if min(positives, negatives) < 1:
-        raise ValueError(f"expected at least 1 image on both sides, got {positives} and {negatives}. Evaluate on larger sets")
+        raise ValueError(
+            f"expected at least 1 image on both sides, got {positives} and {negatives}. Evaluate on larger "
+            "sets"
+        )
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    variance = (auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)) / (positives * negatives)
+    variance = (auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)) / (
+        positives * negatives
+    )
     reach = 1.96 * math.sqrt(max(variance, 0.0))
     least = exact_interval(0, min(positives, negatives))[1] / 100
     return max(0.0, min(auc - reach, 1 - least)), min(1.0, max(auc + reach, least))

@@ -20,8 +20,9 @@ class OverSeeds:
 
         mean = sum_i v_i / n    sd^2 = sum_i (v_i - mean)^2 / (n - 1)    interval = mean -+ t(0.975, n - 1) sd / sqrt(n)
 
-    `sd` and `interval` (low, high) are None for a single seed. If a value is infinite or NaN, all three are None. The interval is
-    Student's: it assumes approximately normal values, may exceed the bounds of the unit, and has width 0 for equal values.
+    `sd` and `interval` (low, high) are None for a single seed. If a value is infinite or NaN, all three are
+    None. The interval is Student's: it assumes approximately normal values, may exceed the bounds of the
+    unit, and has width 0 for equal values.
     `saturated`: every value is at a bound of its unit (0 or 100 percent); show `counts` rather than the mean.
     """
 
@@ -70,7 +71,8 @@ def gaps(values: Mapping[int, float], ideals: Mapping[int, float]) -> list[float
     alone = sorted(values.keys() ^ ideals.keys())
     if alone:
         raise ValueError(
-            f"expected the same seeds of the models and of the ideal models, got {', '.join(map(str, alone))} for one of them alone. "
+            "expected the same seeds of the models and of the ideal models, got "
+            f"{', '.join(map(str, alone))} for one of them alone. "
             "Measure both for every seed"
         )
     return [values[seed] - ideals[seed] for seed in sorted(values)]

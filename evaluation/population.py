@@ -17,9 +17,11 @@ MINIMUM = 10  # models a side; a histogram of fewer margins has no meaning
 class Population:
     """The margins of N models by image set, and the scores of each model, if known.
 
-    margins: "forget", and optionally "retain" and "validation" -> (N, n) nats, float; may be infinite, not NaN.
-    scores: "retain_score" and "ta" (test_score, or test_retain_score where a whole class was forgotten) -> (N,) percent.
-    Raises ValueError for wrong shapes, NaN, fewer than 10 models, and sets of different numbers of models.
+    margins: "forget", and optionally "retain" and "validation" -> (N, n) nats, float; may be infinite, not
+    NaN.
+    scores: "retain_score" and "ta" (test_score, or test_retain_score where a whole class was forgotten) ->
+    (N,) percent. Raises ValueError for wrong shapes, NaN, fewer than 10 models, and sets of different numbers
+    of models.
     """
 
     margins: Mapping[str, Tensor]
@@ -27,12 +29,17 @@ class Population:
 
     def __post_init__(self) -> None:
         if "forget" not in self.margins:
-            raise ValueError(f"expected margins of the forget set, got those of {', '.join(self.margins) or 'none'}. Give them")
+            raise ValueError(
+                f"expected margins of the forget set, got those of {', '.join(self.margins) or 'none'}. Give "
+                "them"
+            )
         for name, margins in self.margins.items():
             check_margins(margins, f"{name} margins")
         lengths = {name: len(values) for name, values in (dict(self.margins) | dict(self.scores)).items()}
         if len(set(lengths.values())) > 1:
-            raise ValueError(f"expected as many models in every set, got {lengths}. Measure all models on every set")
+            raise ValueError(
+                f"expected as many models in every set, got {lengths}. Measure all models on every set"
+            )
 
     def __len__(self) -> int:
         return len(self.margins["forget"])
@@ -47,16 +54,21 @@ class Population:
                 if name in outputs.sets and len(outputs.sets[name]):
                     sets.setdefault(name, []).append(outputs.sets[name].margins.float())
             scores["retain_score"].append(outputs.metric("retain_score"))
-            scores["ta"].append(outputs.metric("test_retain_score" if outputs.forget_classes else "test_score"))
+            scores["ta"].append(
+                outputs.metric("test_retain_score" if outputs.forget_classes else "test_score")
+            )
         margins = {name: torch.stack(rows) for name, rows in sets.items()}
-        return cls(margins, {name: torch.tensor(values, dtype=torch.float64) for name, values in scores.items()})
+        return cls(
+            margins, {name: torch.tensor(values, dtype=torch.float64) for name, values in scores.items()}
+        )
 
 
 def check_margins(margins: Tensor, what: str = "margins", minimum: int = MINIMUM) -> None:
     """Raise ValueError unless margins are floats (N, n) without NaN, N >= minimum and n >= 1."""
     if margins.ndim != 2 or not margins.is_floating_point() or not margins.shape[1]:
         raise ValueError(
-            f"{what}: expected floats (models, images) of at least 1 image, got {margins.dtype} {tuple(margins.shape)}. "
+            f"{what}: expected floats (models, images) of at least 1 image, got {margins.dtype} "
+            f"{tuple(margins.shape)}. "
             "Give a row per model"
         )
     if len(margins) < minimum:
@@ -64,7 +76,8 @@ def check_margins(margins: Tensor, what: str = "margins", minimum: int = MINIMUM
     broken = int(margins.isnan().sum())
     if broken:
         raise ValueError(
-            f"{what}: expected numbers, got NaN in {broken} of {margins.numel()} ({int(margins.isnan().any(1).sum())} of {len(margins)} "
+            f"{what}: expected numbers, got NaN in {broken} of {margins.numel()} "
+            f"({int(margins.isnan().any(1).sum())} of {len(margins)} "
             "models). Leave out the models that diverged"
         )
 
@@ -73,6 +86,7 @@ def check_same(unlearned: Tensor, oracles: Tensor) -> None:
     """Raise ValueError unless both sides have the same numbers of models and of images."""
     if unlearned.shape != oracles.shape:
         raise ValueError(
-            f"expected as many oracles as unlearned models, on the same images, got {tuple(oracles.shape)} and {tuple(unlearned.shape)} "
+            f"expected as many oracles as unlearned models, on the same images, got {tuple(oracles.shape)} "
+            f"and {tuple(unlearned.shape)} "
             "(models, images). Compare equal numbers: the noise floor depends on them"
         )

@@ -17,12 +17,13 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
 
         (KL(p, m) + KL(q, m)) / 2    m = (p + q) / 2,  KL(p, m) = sum_j p_j log(p_j / m_j),  0 log 0 = 0
 
-    p and q (N, C), rows that sum to 1 -> (N,) nats in [0, ln 2], float64: 0 where p = q, ln 2 where they share no class.
-    Raises ValueError for wrong shapes, and for rows that are not probabilities.
+    p and q (N, C), rows that sum to 1 -> (N,) nats in [0, ln 2], float64: 0 where p = q, ln 2 where they
+    share no class. Raises ValueError for wrong shapes, and for rows that are not probabilities.
     """
     if p.ndim != 2 or p.shape != q.shape:
         raise ValueError(
-            f"expected two tensors of probabilities (N, C), got shapes {tuple(p.shape)} and {tuple(q.shape)}. "
+            f"expected two tensors of probabilities (N, C), got shapes {tuple(p.shape)} and "
+            f"{tuple(q.shape)}. "
             "Compare predictions on the same images."
         )
     p, q = _checked(p), _checked(q)
@@ -37,7 +38,8 @@ def _checked(probabilities: Tensor) -> Tensor:
     wrong = ~((p >= 0).all(dim=1) & ((sums - 1).abs() < 1e-5))
     if wrong.any():
         raise ValueError(
-            f"expected rows of probabilities that are not negative and sum to 1, got {int(wrong.sum())} of {len(p)} that are not "
+            f"expected rows of probabilities that are not negative and sum to 1, got {int(wrong.sum())} of "
+            f"{len(p)} that are not "
             f"(the first sums to {sums[wrong][0].item():g}). Give softmaxes, not logits."
         )
     return p
@@ -54,14 +56,18 @@ def class_means(outputs: Outputs, classes: Tensor) -> Tensor:
     counts = members.sum(dim=1, keepdim=True)
     empty = classes[counts.squeeze(1) == 0].tolist()
     if empty:
-        raise ValueError(f"expected test images of every class in forget, got none of {empty}. Evaluate on a larger test set.")
+        raise ValueError(
+            f"expected test images of every class in forget, got none of {empty}. Evaluate on a larger test "
+            "set."
+        )
     return members @ outputs.probabilities / counts
 
 
 def _on_forget(one: ModelOutputs, other: ModelOutputs) -> tuple[Outputs, Outputs]:
     if len(one.forget) != len(other.forget):
         raise ValueError(
-            f"expected the same forget images for both models, got {len(one.forget)} and {len(other.forget)}. "
+            f"expected the same forget images for both models, got {len(one.forget)} and "
+            f"{len(other.forget)}. "
             "Evaluate both on the same set."
         )
     return one.forget, other.forget
@@ -89,23 +95,32 @@ def js_divergence(model: ModelOutputs, ideal: ModelOutputs) -> float:
 
     In [0, ln 2], 0 for identical predictions.
 
-    Trap: this is the standard definition, in nats and per image. Public code computes KL(m, p) instead of KL(p, m), which is unbounded.
+    Trap: this is the standard definition, in nats and per image. Public code computes KL(m, p) instead of
+    KL(p, m), which is unbounded.
     """
     ours, ideals = _on_forget(model, ideal)
     return mean(jensen_shannon(ours.probabilities, ideals.probabilities))
 
 
-@register("rf_js_divergence", unit="nats", better="near the ideal's", source="Spartalis et al. 2025, arXiv:2503.18314")
+@register(
+    "rf_js_divergence",
+    unit="nats",
+    better="near the ideal's",
+    source="Spartalis et al. 2025, arXiv:2503.18314",
+)
 def rf_js_divergence(model: ModelOutputs, initial: ModelOutputs) -> float:
     """JS divergence between the model on forget and the initial model on test, class by class.
 
-        mean over classes c in forget of JSD(mean of softmax f(x) over x in forget of c, mean of softmax f_0(x) over x in test of c)
+        mean over classes c in forget of JSD(mean of softmax f(x) over x in forget of c, mean of softmax
+        f_0(x) over x in test of c)
 
-    In [0, ln 2]; the initial model's predictions on test images replace the ideal model's on forget, so no ideal model is needed. Raises
-    ValueError if test has no image of a class in forget.
+    In [0, ln 2]; the initial model's predictions on test images replace the ideal model's on forget, so no
+    ideal model is needed. Raises ValueError if test has no image of a class in forget.
 
-    Trap: lower is better, as in the source, where a part of a class was forgotten. For a whole class the initial model still predicts
-    its test images and the ideal model does not: the value is near 0 before unlearning, and near ln 2 for the ideal model.
+    Trap: lower is better, as in the source, where a part of a class was forgotten. For a whole class the
+    initial model still predicts
+    its test images and the ideal model does not: the value is near 0 before unlearning, and near ln 2 for the
+    ideal model.
 
     Trap: the source's values are normalised over the whole matrix of classes and are not comparable.
     """
@@ -133,13 +148,15 @@ def zrf(model: ModelOutputs, incompetent: ModelOutputs) -> float:
 
         1 - mean over x in forget of JSD(softmax f(x), softmax f_incompetent(x))
 
-    In nats, so in [1 - ln 2, 1]; 1 for identical predictions. The incompetent teacher has the model's architecture, and initial
-    weights of another seed.
+    In nats, so in [1 - ln 2, 1]; 1 for identical predictions. The incompetent teacher has the model's
+    architecture, and initial weights of another seed.
 
-    Trap: this is the standard Jensen-Shannon divergence, in nats and per image. Public code computes KL(m, p) instead of KL(p, m), which
+    Trap: this is the standard Jensen-Shannon divergence, in nats and per image. Public code computes KL(m, p)
+    instead of KL(p, m), which
     is unbounded: its values are not comparable.
 
-    Trap: 1 is not the aim. A model that never saw the forget set does not predict at random on it. Compare with the ideal's.
+    Trap: 1 is not the aim. A model that never saw the forget set does not predict at random on it. Compare
+    with the ideal's.
     """
     ours, untrained = _on_forget(model, incompetent)
     return 1 - mean(jensen_shannon(ours.probabilities, untrained.probabilities))

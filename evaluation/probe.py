@@ -14,25 +14,29 @@ from vision_data import ImageSet, forward_batch
 MAX_ITER = 1000
 
 
-def probe_score(forget: Tensor, forget_labels: Tensor, retain: Tensor, retain_labels: Tensor, *, seed: int = 1) -> float:
+def probe_score(
+    forget: Tensor, forget_labels: Tensor, retain: Tensor, retain_labels: Tensor, *, seed: int = 1
+) -> float:
     """Return the percentage of held-out forget images that a linear probe on the features classifies right.
 
         P = argmax_c (V s(h) + a)_c    V, a = argmin sum_i CE(V s(h_i) + a, y_i) + |V|^2 / 2    over retain and half of forget
         probe_score = 100 x share of P(h) = y over the other half of forget
 
-    forget (n, d) and retain (N, d) are features of one model, of any float type, with labels (n,) and (N,) int64. s
-    standardises each feature by the mean and deviation of what the probe is trained on; a constant feature becomes 0.
-    `seed` draws the halves, within each class (see `halves`).
+    forget (n, d) and retain (N, d) are features of one model, of any float type, with labels (n,) and (N,)
+    int64. s standardises each feature by the mean and deviation of what the probe is trained on; a constant
+    feature becomes 0. `seed` draws the halves, within each class (see `halves`).
 
-    The probe is scikit-learn's multinomial LogisticRegression in float64: C=1, Newton steps (newton-cg; about ten are usual,
-    1,000 allowed) until no partial derivative of the mean objective is above tol=1e-4. Newton's last step reaches the
-    optimum; lbfgs, the default, is faster, but at this tolerance its score can be off by a point.
+    The probe is scikit-learn's multinomial LogisticRegression in float64: C=1, Newton steps (newton-cg; about
+    ten are usual, 1,000 allowed) until no partial derivative of the mean objective is above tol=1e-4.
+    Newton's last step reaches the optimum; lbfgs, the default, is faster, but at this tolerance its score can
+    be off by a point.
 
-    A model that never saw the class separates it to a degree: compare with the ideal's. Where a retained class has the
-    same features, the larger of the two wins.
+    A model that never saw the class separates it to a degree: compare with the ideal's. Where a retained
+    class has the same features, the larger of the two wins.
 
-    Raises ValueError for fewer than 2 forget images, a single forget image of a class absent from retain, fewer than 2
-    classes, wrong shapes or types, features that are not finite, and a probe that does not converge.
+    Raises ValueError for fewer than 2 forget images, a single forget image of a class absent from retain,
+    fewer than 2 classes, wrong shapes or types, features that are not finite, and a probe that does not
+    converge.
     Source: Alain and Bengio 2016, arXiv:1610.01644 (linear probes).
     """
     _check_features("forget", forget, forget_labels)
@@ -53,8 +57,8 @@ def probe_score(forget: Tensor, forget_labels: Tensor, retain: Tensor, retain_la
 def halves(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Split the rows of forget into those that the probe is trained on and the held-out ones.
 
-    labels (n,) -> int64 indexes, ceil(n / 2) and floor(n / 2) of them. The images are shuffled, sorted by class and
-    assigned alternately, so that the parts differ by at most 1 in every class and in total.
+    labels (n,) -> int64 indexes, ceil(n / 2) and floor(n / 2) of them. The images are shuffled, sorted by
+    class and assigned alternately, so that the parts differ by at most 1 in every class and in total.
     """
     shuffled = torch.randperm(len(labels), generator=generator_for(seed, "evaluation", "probe"))
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
@@ -66,9 +70,9 @@ def penultimate_features(model: nn.Module, images: ImageSet, *, device: torch.de
 
         model(x) = head(W h + b)    h = the features of x
 
-    The model is on `device`, runs in eval mode, and gets the mode of each module back. The last layer is the one that
-    runs last, as -1 of --mask_layer; an applied mask stays on.
-    Raises ValueError for an empty set, or a model whose last linear layer does not take one vector per image.
+    The model is on `device`, runs in eval mode, and gets the mode of each module back. The last layer is the
+    one that runs last, as -1 of --mask_layer; an applied mask stays on. Raises ValueError for an empty set,
+    or a model whose last linear layer does not take one vector per image.
     """
     if not len(images):
         raise ValueError("expected at least 1 image, got 0. Take the features of a set that is not empty.")
@@ -79,7 +83,9 @@ def penultimate_features(model: nn.Module, images: ImageSet, *, device: torch.de
 
 
 def last_linear_layer(model: nn.Module, images: ImageSet, *, device: torch.device | str = "cpu") -> nn.Module:
-    """The linear layer that runs last, whose inputs are the penultimate features. ValueError as of penultimate_features."""
+    """The linear layer that runs last, whose inputs are the penultimate features. ValueError as of
+    penultimate_features.
+    """
     return model.get_submodule(_last_linear(model, _few(images, device)))
 
 
@@ -92,9 +98,14 @@ def _last_linear(model: nn.Module, images: Tensor) -> str:
     inputs = linear_layers(model, images)
     name, seen = list(inputs.items())[-1] if inputs else ("", torch.empty(0))
     if seen.ndim != 2 or len(seen) != len(images):
-        got = f"{name!r}, which sees {tuple(seen.shape)} for {len(images)} images" if inputs else f"a {type(model).__name__} without one"
+        got = (
+            f"{name!r}, which sees {tuple(seen.shape)} for {len(images)} images"
+            if inputs
+            else f"a {type(model).__name__} without one"
+        )
         raise ValueError(
-            f"expected a model whose last linear layer sees one vector an image, got {got}. Give the probe features of your own."
+            f"expected a model whose last linear layer sees one vector an image, got {got}. Give the probe "
+            "features of your own."
         )
     return name
 
@@ -105,14 +116,17 @@ def _percent_found(features: Tensor, labels: Tensor, held_out: Tensor, held_out_
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    probe = make_pipeline(StandardScaler(copy=False), LogisticRegression(C=1.0, solver="newton-cg", tol=1e-4, max_iter=MAX_ITER))
+    probe = make_pipeline(
+        StandardScaler(copy=False), LogisticRegression(C=1.0, solver="newton-cg", tol=1e-4, max_iter=MAX_ITER)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         try:
             probe.fit(features.numpy(), labels.numpy())
         except ConvergenceWarning as warning:
             raise ValueError(
-                f"expected a probe that converges within {MAX_ITER} iterations, got one that did not. Give features of a smaller range."
+                f"expected a probe that converges within {MAX_ITER} iterations, got one that did not. Give "
+                "features of a smaller range."
             ) from warning
     return 100 * float(probe.score(held_out.numpy(), held_out_labels.numpy()))
 
@@ -120,12 +134,14 @@ def _percent_found(features: Tensor, labels: Tensor, held_out: Tensor, held_out_
 def _check_features(name: str, features: Tensor, labels: Tensor) -> None:
     if features.ndim != 2 or not features.shape[1] or not features.is_floating_point():
         raise ValueError(
-            f"expected floating-point {name} features (N, d), got {features.dtype} of shape {tuple(features.shape)}. "
+            f"expected floating-point {name} features (N, d), got {features.dtype} of shape "
+            f"{tuple(features.shape)}. "
             "Give a row of features per image."
         )
     if labels.dtype != torch.int64 or labels.shape != features.shape[:1]:
         raise ValueError(
-            f"expected int64 {name} labels of shape ({len(features)},), got {labels.dtype} of shape {tuple(labels.shape)}. "
+            f"expected int64 {name} labels of shape ({len(features)},), got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}. "
             "Give one class index per row of features."
         )
     broken = len(features) - int(features.isfinite().all(dim=1).sum())
@@ -138,7 +154,9 @@ def _check_features(name: str, features: Tensor, labels: Tensor) -> None:
 
 def _check_classes(forget_labels: Tensor, retain_labels: Tensor) -> None:
     if len(forget_labels) < 2:
-        raise ValueError(f"expected at least 2 forget images, got {len(forget_labels)}. Probe a larger forget request.")
+        raise ValueError(
+            f"expected at least 2 forget images, got {len(forget_labels)}. Probe a larger forget request."
+        )
     classes, counts = forget_labels.unique(return_counts=True)
     retained = retain_labels.unique()
     alone = classes[(counts == 1) & ~torch.isin(classes, retained)].tolist()
@@ -148,4 +166,7 @@ def _check_classes(forget_labels: Tensor, retain_labels: Tensor) -> None:
             "Leave these images out: half of one image is no image."
         )
     if len(torch.cat([classes, retained]).unique()) < 2:
-        raise ValueError(f"expected images of at least 2 classes, got class {int(classes[0])} alone. Give a retain set with another class.")
+        raise ValueError(
+            f"expected images of at least 2 classes, got class {int(classes[0])} alone. Give a retain set "
+            "with another class."
+        )

@@ -28,7 +28,9 @@ def ideal_seconds(times: Times, ideal: ModelOutputs) -> float:
     Raises ValueError if the checkpoint has no duration.
     """
     if times.ideal is None:
-        raise ValueError("expected an ideal model with the duration of its training, got one without. Train it anew")
+        raise ValueError(
+            "expected an ideal model with the duration of its training, got one without. Train it anew"
+        )
     return times.ideal
 
 
@@ -45,5 +47,7 @@ def speedup(times: Times, ideal: ModelOutputs) -> float:
     Raises ValueError where ideal_seconds does, or if the method took no measurable time.
     """
     if not times.unlearn > 0:
-        raise ValueError(f"expected unlearn_seconds above 0, got {times.unlearn}. Measure a method that does something")
+        raise ValueError(
+            f"expected unlearn_seconds above 0, got {times.unlearn}. Measure a method that does something"
+        )
     return ideal_seconds(times, ideal) / times.unlearn

@@ -33,9 +33,9 @@ class Rates(NamedTuple):
 class Shadows:
     """The margins of K models after unlearning, and the images that each unlearned.
 
-    margins (K, n) floats, nats. member (K, n) bool: True where model k was trained on image i and unlearned it, False where it
-    never saw it. attacked (K,) bool: the attacked models; the others fit the Gaussians. Raises ValueError for wrong shapes, NaN, and
-    images with fewer than 4 models of a kind.
+    margins (K, n) floats, nats. member (K, n) bool: True where model k was trained on image i and unlearned
+    it, False where it never saw it. attacked (K,) bool: the attacked models; the others fit the Gaussians.
+    Raises ValueError for wrong shapes, NaN, and images with fewer than 4 models of a kind.
     """
 
     margins: Tensor
@@ -45,11 +45,14 @@ class Shadows:
     def __post_init__(self) -> None:
         check_margins(self.margins, "shadow margins", minimum=4 * LEAST_SIDE)
         models = len(self.margins)
-        for name, value, shape in (("member", self.member, self.margins.shape), ("attacked", self.attacked, (models,))):
+        for name, value, shape in (
+            ("member", self.member, self.margins.shape),
+            ("attacked", self.attacked, (models,)),
+        ):
             if value.dtype != torch.bool or value.shape != shape:
                 raise ValueError(
-                    f"{name}: expected bool {tuple(shape)}, got {value.dtype} {tuple(value.shape)}. Give one entry per model"
-                    + " and image" * (name == "member")
+                    f"{name}: expected bool {tuple(shape)}, got {value.dtype} {tuple(value.shape)}. Give one "
+                    "entry per model" + " and image" * (name == "member")
                 )
         short = too_few(self.member, self.attacked)
         if short:
@@ -75,22 +78,30 @@ class Shadows:
 
             rate -+ t(0.975, K - 1) sqrt(K / (K - 1)) sd    sd: over 1,000 resamples of the attacked models, K of a kind
 
-        Resamples models, not images: the margins of one model are not independent. The Gaussians are not refitted, so the interval
-        is that of attacking more models with the same shadow models.
+        Resamples models, not images: the margins of one model are not independent. The Gaussians are not
+        refitted, so the interval is that of attacking more models with the same shadow models.
         """
         from scipy.special import stdtrit
 
         member = self.member[self.attacked]
         strata = [torch.arange(len(member))]
-        if (member == member[:, :1]).all():  # a model has all images or none: each kind is resampled by itself
+        if (
+            member == member[:, :1]
+        ).all():  # a model has all images or none: each kind is resampled by itself
             strata = [rows.nonzero().flatten() for rows in (member[:, 0], ~member[:, 0])]
         draw = generator_for(0, "evaluation", "ulira", "interval")
         found = []
         for _ in range(RESAMPLES):
-            drawn = torch.cat([rows[torch.randint(len(rows), (len(rows),), generator=draw)] for rows in strata])
+            drawn = torch.cat(
+                [rows[torch.randint(len(rows), (len(rows),), generator=draw)] for rows in strata]
+            )
             found.append(self._ranks.rates(torch.bincount(drawn, minlength=len(member)).double()))
         rarest = min(map(len, strata))
-        halves = torch.tensor(found, dtype=torch.float64).std(0) * (rarest / (rarest - 1)) ** 0.5 * float(stdtrit(rarest - 1, 0.975))
+        halves = (
+            torch.tensor(found, dtype=torch.float64).std(0)
+            * (rarest / (rarest - 1)) ** 0.5
+            * float(stdtrit(rarest - 1, 0.975))
+        )
         ends = zip(Rates._fields, self.rates, halves.tolist(), strict=True)
         return {name: (max(0.0, rate - half), min(1.0, rate + half)) for name, rate, half in ends}
 
@@ -108,7 +119,9 @@ def too_few(member: Tensor, attacked: Tensor) -> str:
         for side, words in ((member, "trained on it"), (~member, "not trained on it")):
             fewest = int(side[rows].sum(0).min())
             if fewest < LEAST_SIDE:
-                return f"expected for each image at least {LEAST_SIDE} models {words} that {what}, got {fewest}"
+                return (
+                    f"expected for each image at least {LEAST_SIDE} models {words} that {what}, got {fewest}"
+                )
     return ""
 
 
@@ -157,10 +170,11 @@ def ulira_accuracy(shadows: Shadows) -> float:
 
         p(x) = N_u(m) / (N_u(m) + N_r(m))    m = log(p_y / (1 - p_y)),  member where p > 1/2
 
-    For each forget image, N_u is a Gaussian fitted to the margins of shadow models that were trained with it and unlearned it, N_r to
-    those of shadow models that were never trained on it and unlearned something else (`--ulira_out retrained`: of retrained models). Half
-    of the models fit the Gaussians, the other half is attacked. Members and non-members have equal weight. 0.5 is chance, as for
-    retrained models. `ulira_shadows` and an interval are logged with it.
+    For each forget image, N_u is a Gaussian fitted to the margins of shadow models that were trained with it
+    and unlearned it, N_r to those of shadow models that were never trained on it and unlearned something else
+    (`--ulira_out retrained`: of retrained models). Half of the models fit the Gaussians, the other half is
+    attacked. Members and non-members have equal weight. 0.5 is chance, as for retrained models.
+    `ulira_shadows` and an interval are logged with it.
 
     Trap: unlike the other attacks it fits each image separately: a method may pass `mia` and fail here.
 
@@ -190,5 +204,8 @@ def ulira_tpr_at_1_fpr(shadows: Shadows) -> float:
     """
     others = int((~shadows.member[shadows.attacked]).sum())
     if others < LEAST_FOR_TPR:
-        raise ValueError(f"expected at least {LEAST_FOR_TPR} attacks on non-members, got {others}. Train more shadow models")
+        raise ValueError(
+            f"expected at least {LEAST_FOR_TPR} attacks on non-members, got {others}. Train more shadow "
+            "models"
+        )
     return shadows.rates.tpr_at_1_fpr

@@ -12,7 +12,9 @@ Unit = Literal["", "percent", "points", "nats", "fraction", "distance", "seconds
 
 @dataclass(frozen=True)
 class UnitFacts:
-    """in_words and sign: as docs and tables write the unit. digits: after the point. ends: of its scale, where it has some."""
+    """in_words and sign: as docs and tables write the unit. digits: after the point. ends: of its scale,
+    where it has some.
+    """
 
     in_words: str
     sign: str

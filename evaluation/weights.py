@@ -18,7 +18,9 @@ def weight_distance(model: nn.Module, initial: nn.Module) -> float:
 
     Raises ValueError if the two differ in names or shapes of parameters.
     """
-    return math.sqrt(sum(float((one.double() - other.double()).square().sum()) for one, other in _pairs(model, initial)))
+    return math.sqrt(
+        sum(float((one.double() - other.double()).square().sum()) for one, other in _pairs(model, initial))
+    )
 
 
 def changed_share(model: nn.Module, initial: nn.Module) -> float:
@@ -28,12 +30,17 @@ def changed_share(model: nn.Module, initial: nn.Module) -> float:
 
 
 def _pairs(model: nn.Module, initial: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    ours, theirs = ({name: p.detach().cpu() for name, p in uncompiled(one).named_parameters()} for one in (model, initial))
+    ours, theirs = (
+        {name: p.detach().cpu() for name, p in uncompiled(one).named_parameters()} for one in (model, initial)
+    )
     other = sorted(name for name in ours.keys() | theirs.keys() if _shape(ours, name) != _shape(theirs, name))
     if other or not ours:
         first = f"{', '.join(other[:3])}{', ...' if len(other) > 3 else ''}"
         what = f"other shapes or none of {first}" if other else "a model without parameters"
-        raise ValueError(f"expected a model with the initial model's parameters, got {what}. Compare models of one architecture")
+        raise ValueError(
+            f"expected a model with the initial model's parameters, got {what}. Compare models of one "
+            "architecture"
+        )
     return [(ours[name], theirs[name]) for name in ours]
 
 
@@ -49,8 +56,8 @@ def distance_of_weights(model: ModelOutputs, initial: ModelOutputs) -> float:
 
     0 for unchanged weights.
 
-    Trap: it depends on the architecture and on the training, and does not measure forgetting. An ideal model trained from the same
-    initial weights is far away.
+    Trap: it depends on the architecture and on the training, and does not measure forgetting. An ideal model
+    trained from the same initial weights is far away.
 
     Raises ValueError if the two differ in names or shapes of parameters.
     """

@@ -31,7 +31,9 @@ class Run:
 
 @dataclass
 class Needed:
-    """The commands, as words after `python -u`, initial models first; and for each run the positions of those that it needs."""
+    """The commands, as words after `python -u`, initial models first; and for each run the positions of those
+    that it needs.
+    """
 
     commands: list[Words] = field(default_factory=list)
     of_run: list[set[int]] = field(default_factory=list)
@@ -39,7 +41,9 @@ class Needed:
 
 @dataclass(frozen=True)
 class Model:
-    """A base model: what is to be trained with which flags, the seed left out; and the seed, None where the flags name none."""
+    """A base model: what is to be trained with which flags, the seed left out; and the seed, None where the
+    flags name none.
+    """
 
     script: str
     flags: tuple[tuple[str, Words], ...]
@@ -54,8 +58,8 @@ class Model:
 def base_models_of(runs: Sequence[Run]) -> Needed:
     """What the runs, which have been checked, start from and are judged by.
 
-    The ideal model is one of them unless a run says `--ideal skip`; oracles where its method asks for some, those of
-    neighbouring seeds by one command.
+    The ideal model is one of them unless a run says `--ideal skip`; oracles where its method asks for some,
+    those of neighbouring seeds by one command.
     """
     wanted = [list(models_of(run)) for run in runs]
     commands: dict[Model, Words] = {}
@@ -85,20 +89,27 @@ def models_of(run: Run) -> Iterable[Model]:
 
 
 def one_config(words: Sequence[str], place: Literal["grid", "line"]) -> PipelineConfig:
-    """The config of one run. ValueError for a flag that shows something, for a file of flags, and for several runs."""
+    """The config of one run. ValueError for a flag that shows something, for a file of flags, and for several
+    runs.
+    """
     shows = next((name for name in SHOWS if {f"-{name}", f"--{name}"} & set(words)), None)
     if shows is not None:
         raise ValueError(f"--{shows} shows what there is, and runs nothing. Leave it out")
     if command_line.first_pass(words, {"config": None})["config"] is not None:
-        raise ValueError(f"--config: expected the flags themselves, got a file of them. Write them into the {place}")
+        raise ValueError(
+            f"--config: expected the flags themselves, got a file of them. Write them into the {place}"
+        )
     configs = run_flags.configs_from(*run_flags.options_of(words))
     if len(configs) > 1:
-        raise ValueError("expected one run, got several values of one flag. Give one value for each flag of a run")
+        raise ValueError(
+            "expected one run, got several values of one flag. Give one value for each flag of a run"
+        )
     return configs[0]
 
 
 def oracle_seeds(run: Run) -> list[int]:
-    """The seeds of the oracles that the run's method asks for, when its settings are resolved: here, beside images of no account.
+    """The seeds of the oracles that the run's method asks for, when its settings are resolved: here, beside
+    images of no account.
 
     ValueError for oracles that it can't have.
     """
@@ -121,7 +132,9 @@ def oracle_seeds(run: Run) -> list[int]:
 
 
 def _oracles(models: Sequence[Model]) -> dict[Model, Words]:
-    """One command for neighbouring seeds of ideal models where some of them are oracles; it makes the ideal models among them too."""
+    """One command for neighbouring seeds of ideal models where some of them are oracles; it makes the ideal
+    models among them too.
+    """
     commands: dict[Model, Words] = {}
     for flags in dict.fromkeys(model.flags for model in models if model.oracle):
         alike = [model for model in models if model.flags == flags]

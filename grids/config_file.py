@@ -1,4 +1,5 @@
-"""The flags of one experiment from a file: `kappa: 0.1` is `--kappa 0.1`; a flag on the command line counts instead of the file's.
+"""The flags of one experiment from a file: `kappa: 0.1` is `--kappa 0.1`; a flag on the command line counts
+instead of the file's.
 
 A key without a value (YAML's null) is a flag left out; of a hyperparameter it is `none`.
 """
@@ -42,24 +43,39 @@ class Config:
 
 
 def read_config(file: Path, argv: Sequence[str] | None) -> Config:
-    """The flags of a YAML file but for those that the command line has. Raises as `read_yaml`, and ValueError for no flag."""
+    """The flags of a YAML file but for those that the command line has. Raises as `read_yaml`, and ValueError
+    for no flag.
+    """
     source = read_yaml(file, "config")
     if not isinstance(source.content, Mapping) or not source.content:
         raise source.error((), "expected flags and their values. Write e.g. 'unlearn: SSD'")
     check_printable(source, source.content, ())
     words = list(sys.argv[1:] if argv is None else argv)
-    several = several_words(command_line.first_pass(words, {METHOD: None})[METHOD] or source.content.get(METHOD))
-    names = {str(key).replace("-", "_") for key in source.content if re.fullmatch(r"[A-Za-z][\w-]*", str(key))}
-    on_line = command_line.named_on([word for word in words if word != "--"], names.union(REQUEST, SAME, SAME.values()))
+    several = several_words(
+        command_line.first_pass(words, {METHOD: None})[METHOD] or source.content.get(METHOD)
+    )
+    names = {
+        str(key).replace("-", "_") for key in source.content if re.fullmatch(r"[A-Za-z][\w-]*", str(key))
+    }
+    on_line = command_line.named_on(
+        [word for word in words if word != "--"], names.union(REQUEST, SAME, SAME.values())
+    )
     on_line = {SAME.get(name, name) for name in on_line}
     hidden = on_line.union(*(EXCLUSIVE.get(name, ()) for name in on_line))
     flags: Flags = {}
     for key, value in source.content.items():
         name = SAME.get(str(key), str(key)).replace("-", "_")
         if name == "config" or isinstance(value, Mapping):
-            raise source.error((str(key),), f"expected a flag and its value, got {key}: {value!r:.80}. One file is one experiment")
+            raise source.error(
+                (str(key),),
+                f"expected a flag and its value, got {key}: {value!r:.80}. One file is one experiment",
+            )
         if name in SHOWS:
-            raise source.error((str(key),), f"--{key} shows what there is, and runs nothing. Leave it out, and give it on the command line")
+            raise source.error(
+                (str(key),),
+                f"--{key} shows what there is, and runs nothing. Leave it out, and give it on the command "
+                "line",
+            )
         if name not in hidden and not (value is None and name in plain_flags()):
             flags.update(_words(name, value, several))
     return Config(source, flags, words)

@@ -68,7 +68,9 @@ class Combination:
     places: dict[str, Place]
 
     def without(self, names: Sequence[str]) -> Combination:
-        return Combination(*({name: own[name] for name in own if name not in names} for own in (self.values, self.places)))
+        return Combination(
+            *({name: own[name] for name in own if name not in names} for own in (self.values, self.places))
+        )
 
     def __or__(self, other: Combination) -> Combination:
         return Combination(self.values | other.values, self.places | other.places)
@@ -95,8 +97,10 @@ def jobs_in(grid: str | None) -> list[Run]:
 def jobs_of(grid: Located) -> list[Run]:
     """Every run, each once, in the order of the grid.
 
-    Raises ValueError, with the grid's line, for what is no grid, for a rule that matches nothing, and for all that mlflow_forget.py would
-    refuse: unknown names, flags and values, and what can't go together. What depends on images is checked where they are
+    Raises ValueError, with the grid's line, for what is no grid, for a rule that matches nothing, and for all
+    that mlflow_forget.py would
+    refuse: unknown names, flags and values, and what can't go together. What depends on images is checked
+    where they are
     at hand: without a download, and without decoding them first.
     """
     check_printable(grid, grid.content, ())
@@ -110,13 +114,22 @@ def jobs_of(grid: Located) -> list[Run]:
 
 
 def combinations_of(grid: Located) -> list[Combination]:
-    """All runs: every method on every combination of what is shared, less what is excluded, and what is included."""
+    """All runs: every method on every combination of what is shared, less what is excluded, and what is
+    included.
+    """
     content = grid.content
-    if not isinstance(content, Mapping) or not isinstance(content.get(METHODS), Mapping) or not content[METHODS]:
+    if (
+        not isinstance(content, Mapping)
+        or not isinstance(content.get(METHODS), Mapping)
+        or not content[METHODS]
+    ):
         raise grid.error((), "expected a mapping with 'methods: {NAME: {flag: values}}'. See --help")
     shared = {name: value for name, value in content.items() if name not in (METHODS, EXCLUDE, INCLUDE)}
     runs = []
-    own_of = {method: list(combinations(grid, own or {}, (METHODS, method))) for method, own in content[METHODS].items()}
+    own_of = {
+        method: list(combinations(grid, own or {}, (METHODS, method)))
+        for method, own in content[METHODS].items()
+    }
     commons = list(combinations(grid, shared, ()))
     check_number(grid, (), len(commons) * sum(map(len, own_of.values())))
     for common in commons:
@@ -129,7 +142,9 @@ def combinations_of(grid: Located) -> list[Combination]:
 def combinations(grid: Located, values: Any, place: Place) -> Iterator[Combination]:
     """Every combination of the listed values, in their order."""
     if not isinstance(values, Mapping):
-        raise grid.error(place, f"expected flags and their values, got {values!r:.80}. Write e.g. {{kappa: [0.05, 0.1]}}")
+        raise grid.error(
+            place, f"expected flags and their values, got {values!r:.80}. Write e.g. {{kappa: [0.05, 0.1]}}"
+        )
     axes = [alternatives(grid, value, (*place, str(name))) for name, value in values.items()]
     check_number(grid, place, math.prod(map(len, axes)))
     for chosen in itertools.product(*axes):
@@ -142,18 +157,29 @@ def combinations(grid: Located, values: Any, place: Place) -> Iterator[Combinati
 def check_number(grid: Located, place: Place, runs: int) -> None:
     """ValueError for more runs than anybody waits for, before they are made."""
     if runs > MOST_RUNS:
-        raise grid.error(place, f"expected at most {MOST_RUNS} runs, got {runs}. Leave out values, or write several grids")
+        raise grid.error(
+            place, f"expected at most {MOST_RUNS} runs, got {runs}. Leave out values, or write several grids"
+        )
 
 
 def alternatives(grid: Located, value: Any, place: Place) -> list[Combination]:
-    """What one entry of a grid can be: one flag with each of its values, or each of several mappings of flags."""
+    """What one entry of a grid can be: one flag with each of its values, or each of several mappings of
+    flags.
+    """
     items = _listed(value)
     if not items:
-        raise grid.error(place, f"expected a value or a list of values for {place[-1]}, got an empty list. Leave it out")
+        raise grid.error(
+            place, f"expected a value or a list of values for {place[-1]}, got an empty list. Leave it out"
+        )
     places = [(*place, number) if items is value else place for number in range(len(items))]
     if any(isinstance(item, Mapping) for item in items):
-        return [one for item, where in zip(items, places, strict=True) for one in combinations(grid, item, where)]
-    return [Combination({str(place[-1]): item}, {str(place[-1]): where}) for item, where in zip(items, places, strict=True)]
+        return [
+            one for item, where in zip(items, places, strict=True) for one in combinations(grid, item, where)
+        ]
+    return [
+        Combination({str(place[-1]): item}, {str(place[-1]): where})
+        for item, where in zip(items, places, strict=True)
+    ]
 
 
 def excluded(grid: Located, runs: list[Combination]) -> list[Combination]:
@@ -161,7 +187,9 @@ def excluded(grid: Located, runs: list[Combination]) -> list[Combination]:
     for rule, place in _rules(grid, EXCLUDE):
         kept = [run for run in runs if not _meets(run.values, rule)]
         if len(kept) == len(runs):
-            raise grid.error(place, f"this excludes no run: {rule!s:.80}. Correct its flags and values, or leave it out")
+            raise grid.error(
+                place, f"this excludes no run: {rule!s:.80}. Correct its flags and values, or leave it out"
+            )
         runs = kept
     return runs
 
@@ -181,8 +209,13 @@ def included(grid: Located, shared: Setting) -> list[Combination]:
         if METHOD not in rule:
             raise grid.error(place, f"expected 'unlearn: METHOD' and flags, got {rule}. Name a method")
         named = Combination({METHOD: rule[METHOD]}, {METHOD: (*place, METHOD)})
-        for chosen in combinations(grid, {name: value for name, value in rule.items() if name != METHOD}, place):
-            runs += [named | common.without(list(chosen.values)) | chosen for common in combinations(grid, shared, ())]
+        for chosen in combinations(
+            grid, {name: value for name, value in rule.items() if name != METHOD}, place
+        ):
+            runs += [
+                named | common.without(list(chosen.values)) | chosen
+                for common in combinations(grid, shared, ())
+            ]
     return runs
 
 
@@ -190,14 +223,18 @@ def _rules(grid: Located, key: str) -> Iterator[tuple[Setting, Place]]:
     rules = grid.content.get(key) or []
     if not isinstance(rules, list) or not all(isinstance(rule, Mapping) and rule for rule in rules):
         raise grid.error(
-            (key,), f"expected a list of mappings of flags to values, got {rules!r:.80}. Write e.g. '- {{unlearn: MIMU, seed: 1}}'"
+            (key,),
+            f"expected a list of mappings of flags to values, got {rules!r:.80}. Write e.g. '- "
+            f"{{unlearn: MIMU, seed: 1}}'",
         )
     for number, rule in enumerate(rules):
         yield dict(rule), (key, number)
 
 
 def value_words(name: str, value: Any, several: Collection[str]) -> list[str]:
-    """The words after a flag. A list for a flag that takes one word is that word's parts, between commas: hidden: [64, 32]."""
+    """The words after a flag. A list for a flag that takes one word is that word's parts, between commas:
+    hidden: [64, 32].
+    """
     return [text_of(one) for one in (_listed(value) if name in several else [value])]
 
 
@@ -213,9 +250,13 @@ def several_words(method: object) -> frozenset[str]:
 
 
 def check_printable(grid: Located, value: Any, place: Place) -> None:
-    """ValueError for a value that has a line's end or another control character in it: a line of a file is a command."""
+    """ValueError for a value that has a line's end or another control character in it: a line of a file is a
+    command.
+    """
     if len(place) > DEEPEST:
-        raise grid.error(place[:1], f"expected at most {DEEPEST} nested lists and mappings, got more. Write fewer")
+        raise grid.error(
+            place[:1], f"expected at most {DEEPEST} nested lists and mappings, got more. Write fewer"
+        )
     if isinstance(value, Mapping):
         for key, one in value.items():
             check_printable(grid, str(key), (*place, str(key)))
@@ -226,7 +267,11 @@ def check_printable(grid: Located, value: Any, place: Place) -> None:
     elif isinstance(value, str):
         bad = control_character(value)
         if bad is not None:
-            raise grid.error(place, f"expected a value of one line, got {value!r:.80} with the control character {bad!r}. Leave it out")
+            raise grid.error(
+                place,
+                f"expected a value of one line, got {value!r:.80} with the control character {bad!r}. Leave "
+                "it out",
+            )
 
 
 def _listed(value: Any) -> Sequence[Any]:
@@ -234,19 +279,27 @@ def _listed(value: Any) -> Sequence[Any]:
 
 
 def check(grid: Located, runs: Sequence[Combination]) -> None:
-    """ValueError for the first run that mlflow_forget.py would refuse. Those that differ in the seed alone are checked once."""
+    """ValueError for the first run that mlflow_forget.py would refuse. Those that differ in the seed alone
+    are checked once.
+    """
     seen: set[object] = set()
     at_hand = AtHand()
     seed_of: dict[str, str] = {}
     for run in news_first(runs):
         alike = run.without(["seed"]).run.words
         seed = f"seed {run.values.get('seed')}"
-        check_run(grid, run, at_hand if alike not in seen else None, parse=alike not in seen or seed not in seen)
+        check_run(
+            grid, run, at_hand if alike not in seen else None, parse=alike not in seen or seed not in seen
+        )
         seen |= {alike, seed}
         mask = next((text_of(run.values[name]) for name in MASK if run.values.get(name) is not None), None)
         if mask is not None and seed_of.setdefault(mask, seed) != seed:
             place = next(run.places[name] for name in ("seed", *MASK) if name in run.places)
-            raise grid.error(place, f"--mask {mask} is one model, and several seeds mean several. Leave out the mask, or give one seed")
+            raise grid.error(
+                place,
+                f"--mask {mask} is one model, and several seeds mean several. Leave out the mask, or give "
+                "one seed",
+            )
 
 
 def news_first(runs: Sequence[Combination]) -> list[Combination]:
@@ -262,7 +315,8 @@ def news_first(runs: Sequence[Combination]) -> list[Combination]:
 
 
 def check_run(grid: Located, run: Combination, at_hand: AtHand | None, *, parse: bool = True) -> None:
-    """ValueError, with the grid's line, for what mlflow_forget.py would refuse; at_hand None: all but what depends on images.
+    """ValueError, with the grid's line, for what mlflow_forget.py would refuse; at_hand None: all but what
+    depends on images.
 
     parse: whether the flags were not looked at before, each with its value.
     """
@@ -283,14 +337,18 @@ def config_of(run: Combination) -> PipelineConfig:
 
 
 class AtHand:
-    """The base models of a grid's runs, untrained, on the images that can be read at once; each dataset is read once."""
+    """The base models of a grid's runs, untrained, on the images that can be read at once; each dataset is
+    read once.
+    """
 
     def __init__(self) -> None:
         self.read: dict[tuple[str, str, tuple[tuple[str, Any], ...]], RawDataset | None] = {}
         self.made: list[BaseModels] = []
 
     def base(self, config: BaseConfig) -> BaseModels | None:
-        """None where the images are not here, or a person's own code makes them. Raises ValueError as BaseModels."""
+        """None where the images are not here, or a person's own code makes them. Raises ValueError as
+        BaseModels.
+        """
         from base_models import BaseModels
 
         found = next((base for base in self.made if base.asked == config), None)
@@ -321,7 +379,9 @@ class AtHand:
 
 
 def _check_on_images(config: PipelineConfig, at_hand: AtHand) -> None:
-    """As the run itself will, before it begins, where the images are at hand; on any device, as another machine may run it."""
+    """As the run itself will, before it begins, where the images are at hand; on any device, as another
+    machine may run it.
+    """
     from pipeline import Pipeline
     from unlearn import METHODS as ALL
 

@@ -1,4 +1,6 @@
-"""A queue of jobs and those who work it off, one job after another each; who dies over a job is replaced, and the job given again."""
+"""A queue of jobs and those who work it off, one job after another each; who dies over a job is replaced, and
+the job given again.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ Status = Literal["finished", "skipped", "failed"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: `skipped` was finished before. `error` is a line, "" if there is none; seconds of the worker's time."""
+    """What became of a job: `skipped` was finished before. `error` is a line, "" if there is none; seconds of
+    the worker's time.
+    """
 
     status: Status
     error: str = ""
@@ -31,7 +35,9 @@ class Died:
 
 @dataclass(frozen=True)
 class Left:
-    """A worker ended before it began with its job, which needs a fresh one: code that it has loaded is another by now."""
+    """A worker ended before it began with its job, which needs a fresh one: code that it has loaded is
+    another by now.
+    """
 
 
 Word = Outcome | Died | Left  # what there is to say of a job
@@ -39,7 +45,9 @@ Word = Outcome | Died | Left  # what there is to say of a job
 
 @dataclass(frozen=True)
 class Job:
-    """A line, as its words after `python -u`, and the positions in the queue of the base models that it waits for."""
+    """A line, as its words after `python -u`, and the positions in the queue of the base models that it waits
+    for.
+    """
 
     words: tuple[str, ...]
     needs: frozenset[int] = frozenset()
@@ -93,11 +101,14 @@ class Board:
         return len(self.jobs) - len(self.outcomes)
 
 
-def work_off(jobs: Sequence[Job], crew: Crew, show: Callable[[Board, int | None], None], board: Board | None = None) -> Board:
-    """Have every job done; base models first, each run as soon as those it needs are there. One that fails stops no other.
+def work_off(
+    jobs: Sequence[Job], crew: Crew, show: Callable[[Board, int | None], None], board: Board | None = None
+) -> Board:
+    """Have every job done; base models first, each run as soon as those it needs are there. One that fails
+    stops no other.
 
-    `show(board, job)` is told of every change: the job that ended, None where one began or a second went by. `board` is filled as it goes,
-    for whoever is interrupted.
+    `show(board, job)` is told of every change: the job that ended, None where one began or a second went by.
+    `board` is filled as it goes, for whoever is interrupted.
     """
     board = Board(jobs) if board is None else board
     waiting = deque(sorted(range(len(jobs)), key=lambda number: not jobs[number].is_base))
@@ -120,7 +131,11 @@ def work_off(jobs: Sequence[Job], crew: Crew, show: Callable[[Board, int | None]
                 if deaths[number] < DEATHS:
                     waiting.appendleft(number)
                     continue
-                said = Outcome("failed", f"{DEATHS} workers died over it ({said.how}). Look into their logs; is there enough memory?")
+                said = Outcome(
+                    "failed",
+                    f"{DEATHS} workers died over it ({said.how}). Look into their logs; is there enough "
+                    "memory?",
+                )
             board.outcomes[number] = said
             show(board, number)
     return board
@@ -138,7 +153,9 @@ def _there(needs: Collection[int], board: Board) -> bool:
     return all(number in board.outcomes and board.outcomes[number].status != "failed" for number in needs)
 
 
-def _give_up(waiting: deque[int], jobs: Sequence[Job], board: Board, show: Callable[[Board, int | None], None]) -> bool:
+def _give_up(
+    waiting: deque[int], jobs: Sequence[Job], board: Board, show: Callable[[Board, int | None], None]
+) -> bool:
     """The jobs whose base models failed fail with them."""
     failed = set(board.failed)
     lost = [number for number in waiting if jobs[number].needs & failed]

@@ -27,7 +27,9 @@ GRACE_SECONDS = 20  # for a run that is broken off to end as KILLED
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker works: its log, the threads that torch gets, the GPU that it sees (None: what the machine has)."""
+    """Where a worker works: its log, the threads that torch gets, the GPU that it sees (None: what the
+    machine has).
+    """
 
     log: Path
     threads: int
@@ -67,7 +69,9 @@ class LocalCrew:
 
     def wait(self, seconds: float) -> list[tuple[int, Word]]:
         busy = {worker: own for worker, own in self._workers.items() if own.busy}
-        connection.wait([thing for own in busy.values() for thing in (own.pipe, own.process.sentinel)], timeout=seconds)
+        connection.wait(
+            [thing for own in busy.values() for thing in (own.pipe, own.process.sentinel)], timeout=seconds
+        )
         said = [(worker, self._said(own)) for worker, own in busy.items()]
         return [(worker, word) for worker, word in said if word is not None]
 
@@ -112,13 +116,20 @@ class LocalCrew:
 
 
 def places(workers: int, gpus: Sequence[str], logs: Path) -> list[Place]:
-    """As many places, with the cores divided among them, and the GPUs in turn. OMP_NUM_THREADS, where it is set, counts instead."""
+    """As many places, with the cores divided among them, and the GPUs in turn. OMP_NUM_THREADS, where it is
+    set, counts instead.
+    """
     threads = threads_asked() or max(1, processor_count() // workers)
-    return [Place(logs / f"worker{n + 1}.log", threads, gpus[n % len(gpus)] if gpus else None) for n in range(workers)]
+    return [
+        Place(logs / f"worker{n + 1}.log", threads, gpus[n % len(gpus)] if gpus else None)
+        for n in range(workers)
+    ]
 
 
 def threads_asked() -> int | None:
-    """OMP_NUM_THREADS, of a list (4,2: threads within threads) the first; None where it is not set. ValueError for what is no number."""
+    """OMP_NUM_THREADS, of a list (4,2: threads within threads) the first; None where it is not set.
+    ValueError for what is no number.
+    """
     said = os.environ.get("OMP_NUM_THREADS")
     if not said:
         return None
@@ -130,7 +141,9 @@ def threads_asked() -> int | None:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """A Ctrl-C, which the terminal sends to every process, is for the one that asks the others to stop: what starts here never sees it."""
+    """A Ctrl-C, which the terminal sends to every process, is for the one that asks the others to stop: what
+    starts here never sees it.
+    """
     resource_tracker.ensure_running()  # which lets signals through again, were it begun below
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -140,7 +153,9 @@ def _without_interrupts() -> Iterator[None]:
 
 
 def work(pipe: Connection, place: Place, known: Collection[tuple[str, str]]) -> None:
-    """What a worker's process does: jobs, until there are no more, or nobody who gives them. SIGTERM ends its run as KILLED."""
+    """What a worker's process does: jobs, until there are no more, or nobody who gives them. SIGTERM ends its
+    run as KILLED.
+    """
     command_line.heed_signals()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
@@ -149,7 +164,9 @@ def work(pipe: Connection, place: Place, known: Collection[tuple[str, str]]) -> 
     os.environ["OMP_NUM_THREADS"] = str(place.threads)
     write_to(place.log)
     try:
-        from grids.warm_worker import WarmWorker  # not before: torch looks at the environment when it is imported
+        from grids.warm_worker import (
+            WarmWorker,
+        )  # not before: torch looks at the environment when it is imported
 
         worker = WarmWorker(place.threads, known)
         word: Word | None = None
@@ -190,12 +207,17 @@ def _end_with_the_parent() -> None:
 
 
 def write_to(log: Path) -> None:
-    """What the jobs print and warn of goes to the log, whoever prints it; a log that can't be written is a warning and ends nothing."""
+    """What the jobs print and warn of goes to the log, whoever prints it; a log that can't be written is a
+    warning and ends nothing.
+    """
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     except OSError as error:
-        print(f"warning: {log} can't be written ({error.strerror}): what a worker prints is lost", file=sys.stderr)
+        print(
+            f"warning: {log} can't be written ({error.strerror}): what a worker prints is lost",
+            file=sys.stderr,
+        )
         file = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(file, stream)
@@ -204,11 +226,18 @@ def write_to(log: Path) -> None:
 
 
 def _text_to(descriptor: int) -> io.TextIOWrapper:
-    return io.TextIOWrapper(io.BufferedWriter(_Unfailing(descriptor)), encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Unfailing(descriptor)),
+        encoding="utf-8",
+        errors="backslashreplace",
+        line_buffering=True,
+    )
 
 
 class _Unfailing(io.RawIOBase):
-    """A file descriptor to write to. What can't be written, as the disk is full, is lost, and no reason to end a job."""
+    """A file descriptor to write to. What can't be written, as the disk is full, is lost, and no reason to
+    end a job.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor

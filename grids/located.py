@@ -15,9 +15,16 @@ from bounded_yaml import NotYaml, content_of, nodes_of
 from foreign_files import foreign_text, warn_if_others_write
 from registry import did_you_mean
 
-Place = tuple[str | int, ...]  # the keys and positions that lead to a value: ("methods", "SFT", "sft_mode", 1)
+Place = tuple[
+    str | int, ...
+]  # the keys and positions that lead to a value: ("methods", "SFT", "sft_mode", 1)
 PYTHON_NAME = "GRID"
-NOT_PRINTED = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of a character, ends of lines and paragraphs
+NOT_PRINTED = (
+    "Cc",
+    "Cs",
+    "Zl",
+    "Zp",
+)  # control characters, halves of a character, ends of lines and paragraphs
 
 
 @dataclass(frozen=True)
@@ -45,14 +52,18 @@ def control_character(text: str) -> str | None:
 
 
 def blamed(message: str, flags: Mapping[str, Any], otherwise: str) -> str:
-    """Which of a command's flags an error message is about: the one it names, else the one whose value it quotes, else `otherwise`."""
+    """Which of a command's flags an error message is about: the one it names, else the one whose value it
+    quotes, else `otherwise`.
+    """
     named = (name for name in re.findall(r"--(\w+)", message) if name in flags)
     quoted = (name for name, value in flags.items() if f"'{value}'" in message)
     return next(named, None) or next(quoted, None) or otherwise
 
 
 def read_yaml(path: Path, flag: str) -> Located:
-    """A YAML file. FileNotFoundError, or ValueError for what is none, for a key that stands there twice, and for one that is no word."""
+    """A YAML file. FileNotFoundError, or ValueError for what is none, for a key that stands there twice, and
+    for one that is no word.
+    """
     text = settings_text(path, flag, "a YAML file")
     try:
         root = nodes_of(text)
@@ -60,7 +71,9 @@ def read_yaml(path: Path, flag: str) -> Located:
         content = content_of(root)
     except NotYaml as error:
         where = "" if error.line is None else f", line {error.line}"
-        raise ValueError(f"--{flag}: {path}{where} is not YAML that can be read ({error.reason}). Correct it") from error
+        raise ValueError(
+            f"--{flag}: {path}{where} is not YAML that can be read ({error.reason}). Correct it"
+        ) from error
     return Located(content, path, lines)
 
 
@@ -82,11 +95,13 @@ def _lines_of_yaml(node: Any, place: Place, path: Path) -> Iterator[tuple[Place,
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise ValueError(
-                    f"{path}, line {key.start_mark.line + 1}: expected a word as key, got a list or a mapping. Write a flag's name"
+                    f"{path}, line {key.start_mark.line + 1}: expected a word as key, got a list or a "
+                    "mapping. Write a flag's name"
                 )
             if key.value in seen:
                 raise ValueError(
-                    f"{path}, line {key.start_mark.line + 1}: {key.value!r} stands here a second time. Leave out one of the two"
+                    f"{path}, line {key.start_mark.line + 1}: {key.value!r} stands here a second time. Leave "
+                    "out one of the two"
                 )
             seen.add(str(key.value))
             yield (*place, str(key.value)), key.start_mark.line + 1
@@ -98,7 +113,8 @@ def _lines_of_yaml(node: Any, place: Place, path: Path) -> Iterator[tuple[Place,
 
 
 def read_python(path: Path) -> Located:
-    """The mapping GRID of a Python file, which is run as the user's own code. Where it is written out, its lines are known.
+    """The mapping GRID of a Python file, which is run as the user's own code. Where it is written out, its
+    lines are known.
 
     FileNotFoundError, or ValueError for a file that has none or can't be run.
     """
@@ -111,11 +127,15 @@ def read_python(path: Path) -> Located:
         reason = f"ends the program (exit code {error.code}) before {PYTHON_NAME} is read"
         raise ValueError(f"--grid: {path} {reason}. Leave that out") from error
     except Exception as error:  # whatever the user's code does
-        raise ValueError(f"--grid: {path} can't be run ({type(error).__name__}: {error}). Correct it") from error
+        raise ValueError(
+            f"--grid: {path} can't be run ({type(error).__name__}: {error}). Correct it"
+        ) from error
     if PYTHON_NAME not in found:
         names = [name for name in found if not name.startswith("_")]
         raise ValueError(did_you_mean(f"name in {path}: it has no", PYTHON_NAME, names, f"names in {path}"))
-    assigned = (node.value for node in tree.body if isinstance(node, ast.Assign) and _assigns(node) and node.value)
+    assigned = (
+        node.value for node in tree.body if isinstance(node, ast.Assign) and _assigns(node) and node.value
+    )
     written = next(assigned, None)
     return Located(found[PYTHON_NAME], path, {} if written is None else dict(_lines_of_python(written, ())))
 

@@ -1,4 +1,6 @@
-"""Workers on a Ray cluster, whose machines see the same folders: an actor each, which lives for the whole queue."""
+"""Workers on a Ray cluster, whose machines see the same folders: an actor each, which lives for the whole
+queue.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,24 @@ PASSED_ON = "MLFLOW_"  # the environment's settings of the tracking store
 
 
 class RayCrew:
-    """As many actors as `size`, each with a core and `gpu_share` of a GPU, which Ray chooses. `known`: jobs that are finished.
+    """As many actors as `size`, each with a core and `gpu_share` of a GPU, which Ray chooses. `known`: jobs
+    that are finished.
 
-    ray: the module, connected to a cluster. An actor gets no job before it has answered: one for which the cluster has no room yet waits
-    for it without one.
+    ray: the module, connected to a cluster. An actor gets no job before it has answered: one for which the
+    cluster has no room yet waits for it without one.
     """
 
     farewell = "the runs that are going on say RUNNING until the next ones begin on their machines"  # Ray ends an actor without a warning
 
-    def __init__(self, ray: Any, size: int, logs: Path, known: Collection[tuple[str, str]] = (), *, gpu_share: float = 0) -> None:
+    def __init__(
+        self,
+        ray: Any,
+        size: int,
+        logs: Path,
+        known: Collection[tuple[str, str]] = (),
+        *,
+        gpu_share: float = 0,
+    ) -> None:
         self.size = size
         self._ray = ray
         self._about = (str(Path.cwd()), str(logs), threads_asked(), frozenset(known))
@@ -42,7 +53,9 @@ class RayCrew:
     def ready(self) -> list[int]:
         for worker in range(self.size):
             if worker not in self._actors:
-                self._actors[worker] = self._ray.remote(Actor).options(**self._options).remote(worker, *self._about)
+                self._actors[worker] = (
+                    self._ray.remote(Actor).options(**self._options).remote(worker, *self._about)
+                )
                 self._starting[self._actors[worker].answer.remote()] = worker
         for reference in self._done(self._starting, 0):
             del self._starting[reference]  # one that died meanwhile says so of its first job
@@ -61,7 +74,9 @@ class RayCrew:
     def _done(self, references: Collection[Any], seconds: float) -> list[Any]:
         """Those that are there; where none is, the first one after at most so many seconds."""
         number = len(references) if not seconds else 1
-        done: list[Any] = self._ray.wait(list(references), num_returns=number, timeout=seconds)[0] if references else []
+        done: list[Any] = (
+            self._ray.wait(list(references), num_returns=number, timeout=seconds)[0] if references else []
+        )
         return done
 
     def stop(self) -> None:
@@ -83,24 +98,30 @@ class RayCrew:
 def connected(address: str, cpus: int) -> Any:
     """The module ray, connected to a cluster; actors import Lethe from this folder.
 
-    address: of the cluster, as ray.init takes it; `local` starts one of so many cores on this machine. Raises ValueError where Ray is not
-    there or there is no cluster.
+    address: of the cluster, as ray.init takes it; `local` starts one of so many cores on this machine. Raises
+    ValueError where Ray is not there or there is no cluster.
     """
     try:
         import ray
     except ImportError as error:
         raise ValueError(
-            "--address needs Ray, which is not installed. pip install -r requirements-ray.txt, or leave out --address"
+            "--address needs Ray, which is not installed. pip install -r requirements-ray.txt, or leave out "
+            "--address"
         ) from error
     tracking = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     environment = {"env_vars": {"PYTHONPATH": str(ROOT), **tracking}}
-    where: dict[str, Any] = {"address": LOCAL, "num_cpus": cpus, "include_dashboard": False} if address == LOCAL else {"address": address}
+    where: dict[str, Any] = (
+        {"address": LOCAL, "num_cpus": cpus, "include_dashboard": False}
+        if address == LOCAL
+        else {"address": address}
+    )
     try:
         answering(address)
         ray.init(**where, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:  # ConnectionError is an OSError
         raise ValueError(
-            f"--address: no Ray cluster at {address!r} ({' '.join(str(error).split())[:160]}). Start it: ray start --head"
+            f"--address: no Ray cluster at {address!r} ({' '.join(str(error).split())[:160]}). Start it: ray "
+            "start --head"
         ) from error
     return ray
 
@@ -113,7 +134,9 @@ def room(ray: Any, gpu_share: float = 0) -> int:
 
 
 def answering(address: str) -> None:
-    """OSError if nobody listens at host:port, which Ray itself would find out in a minute or two, with many words."""
+    """OSError if nobody listens at host:port, which Ray itself would find out in a minute or two, with many
+    words.
+    """
     place = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", address)
     if place is not None:
         socket.create_connection((place[1], int(place[2])), timeout=ANSWER_SECONDS).close()
@@ -122,7 +145,9 @@ def answering(address: str) -> None:
 class Actor:
     """A warm worker in an actor's process, in the folder of the queue."""
 
-    def __init__(self, number: int, folder: str, logs: str, threads: int | None, known: Collection[tuple[str, str]]) -> None:
+    def __init__(
+        self, number: int, folder: str, logs: str, threads: int | None, known: Collection[tuple[str, str]]
+    ) -> None:
         os.chdir(folder)
         sys.path.insert(0, str(ROOT))
         os.environ["OMP_NUM_THREADS"] = str(threads or 1)

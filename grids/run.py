@@ -5,8 +5,9 @@
     python array_param_file.py run --gpus 0,1 --jobs_per_gpu 2 --filter NegGrad,CIFAR10
     python array_param_file.py run --address ray://head:10001 --workers 64
 
-A job is the config_hash of its settings within its experiment: a job that has a FINISHED run in the tracking store is skipped, one that was
-interrupted or failed is run again. Killed, or stopped by Ctrl-C, the same command goes on with what is missing.
+A job is the config_hash of its settings within its experiment: a job that has a FINISHED run in the tracking
+store is skipped, one that was interrupted or failed is run again. Killed, or stopped by Ctrl-C, the same
+command goes on with what is missing.
 """
 
 from __future__ import annotations
@@ -73,7 +74,12 @@ def flags() -> command_line.OneLineParser:
     parser = command_line.OneLineParser(summary, details.strip("\n"))
     what = parser.add_argument_group("what is run")
     what.add_argument("--grid", metavar="FILE", help="a YAML or Python grid (default: the lines of --params)")
-    what.add_argument("--params", default="params.txt", metavar="FILE", help="lines to run, where no grid is given (default: %(default)s)")
+    what.add_argument(
+        "--params",
+        default="params.txt",
+        metavar="FILE",
+        help="lines to run, where no grid is given (default: %(default)s)",
+    )
     what.add_argument(
         "--filter",
         type=some_words,
@@ -83,16 +89,42 @@ def flags() -> command_line.OneLineParser:
     )
     who = parser.add_argument_group("who runs it")
     who.add_argument(
-        "--workers", type=int, metavar="N", help=f"processes (default: one a core, here at most {MOST_WORKERS}; with GPUs, what they hold)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help=f"processes (default: one a core, here at most {MOST_WORKERS}; with GPUs, what they hold)",
     )
-    who.add_argument("--gpus", type=some_words, default=(), metavar="ID,...", help="each worker sees one of these (default: all see all)")
-    who.add_argument("--jobs_per_gpu", type=int, default=1, metavar="N", help="workers that share a GPU (default: %(default)s)")
     who.add_argument(
-        "--address", metavar="ADDRESS", help="of a Ray cluster that sees the same folders (ray://host:10001, auto; local: one of its own)"
+        "--gpus",
+        type=some_words,
+        default=(),
+        metavar="ID,...",
+        help="each worker sees one of these (default: all see all)",
+    )
+    who.add_argument(
+        "--jobs_per_gpu",
+        type=int,
+        default=1,
+        metavar="N",
+        help="workers that share a GPU (default: %(default)s)",
+    )
+    who.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="of a Ray cluster that sees the same folders (ray://host:10001, auto; local: one of its own)",
     )
     places = parser.add_argument_group("places")
-    places.add_argument("--logs", default="sweep_logs", metavar="FOLDER", help="what the workers print (default: ./%(default)s)")
-    places.add_argument("--failed", metavar="FILE", help=f"failed lines with their errors, to be given to --params (default: {FAILURES})")
+    places.add_argument(
+        "--logs",
+        default="sweep_logs",
+        metavar="FOLDER",
+        help="what the workers print (default: ./%(default)s)",
+    )
+    places.add_argument(
+        "--failed",
+        metavar="FILE",
+        help=f"failed lines with their errors, to be given to --params (default: {FAILURES})",
+    )
     return parser
 
 
@@ -100,12 +132,16 @@ def some_words(text: str) -> tuple[str, ...]:
     """Words separated by commas, at least one."""
     found = command_line.words(text)
     if not found:
-        raise argparse.ArgumentTypeError(f"expected words separated by commas, got {text!r}. Name one, or leave out the flag")
+        raise argparse.ArgumentTypeError(
+            f"expected words separated by commas, got {text!r}. Name one, or leave out the flag"
+        )
     return found
 
 
 def check(options: argparse.Namespace) -> None:
-    """ValueError for numbers of workers that make no sense, and for places that can't be written or would overwrite what is read."""
+    """ValueError for numbers of workers that make no sense, and for places that can't be written or would
+    overwrite what is read.
+    """
     from grids.local_crew import threads_asked
 
     threads_asked()
@@ -120,12 +156,19 @@ def _check_places(options: argparse.Namespace) -> None:
     if logs.exists() and not logs.is_dir():
         raise ValueError(f"--logs: expected a folder, and {logs} is a file. Choose another")
     if options.grid is not None and _same(failures, options.grid):
-        raise ValueError(f"--failed: {failures} is the file of --grid, which it would overwrite. Choose another")
+        raise ValueError(
+            f"--failed: {failures} is the file of --grid, which it would overwrite. Choose another"
+        )
     if options.grid is None and _same(failures, options.params):
         if options.failed is not None:
-            raise ValueError(f"--failed: {failures} is the file of --params, which it would overwrite. Choose another")
+            raise ValueError(
+                f"--failed: {failures} is the file of --params, which it would overwrite. Choose another"
+            )
         if options.filter:
-            raise ValueError(f"--filter: {failures} would lose the lines that are left out. Give another file with --failed")
+            raise ValueError(
+                f"--filter: {failures} would lose the lines that are left out. Give another file with "
+                "--failed"
+            )
 
 
 def _check_workers(options: argparse.Namespace) -> None:
@@ -133,7 +176,9 @@ def _check_workers(options: argparse.Namespace) -> None:
         if number is not None and number < 1:
             raise ValueError(f"--{flag}: expected an integer >= 1, got {number}. Correct the number")
     if options.workers is not None and options.gpus:
-        raise ValueError("--workers: with --gpus there are as many as those hold, --jobs_per_gpu each. Leave out --workers")
+        raise ValueError(
+            "--workers: with --gpus there are as many as those hold, --jobs_per_gpu each. Leave out --workers"
+        )
     if options.jobs_per_gpu > 1 and not options.gpus:
         raise ValueError("--jobs_per_gpu: expected --gpus with it. Name the GPUs, e.g. --gpus 0,1")
 
@@ -149,7 +194,8 @@ def _same(file: Path, other: str) -> bool:
 def lines_of(options: argparse.Namespace) -> list[Run]:
     """The runs: of the grid, or of the lines of a file.
 
-    Lines that train base models, which a file of failures may have, are left out: those that the runs need are trained anyway.
+    Lines that train base models, which a file of failures may have, are left out: those that the runs need
+    are trained anyway.
     """
     from grids.base_lines import IDEAL, INITIAL
     from grids.grid import jobs_in
@@ -158,7 +204,10 @@ def lines_of(options: argparse.Namespace) -> list[Run]:
         return jobs_in(options.grid)
     path = Path(options.params)
     if not path.is_file():
-        raise FileNotFoundError(f"--params: expected a file of lines, and there is no file {path}. Make it: python array_param_file.py")
+        raise FileNotFoundError(
+            f"--params: expected a file of lines, and there is no file {path}. Make it: python "
+            "array_param_file.py"
+        )
     found = []
     text = foreign_text(path, most=LIST, errors="backslashreplace")
     for number, line in enumerate(text.split("\n"), 1):  # as a shell divides it
@@ -166,7 +215,9 @@ def lines_of(options: argparse.Namespace) -> list[Run]:
         if line.strip() and not line.lstrip().startswith("#") and not trains:
             found.append(run_of(line, f"{path}, line {number}"))
     if not found:
-        raise ValueError(f"--params: expected lines to run, and {path} has none. Make it: python array_param_file.py")
+        raise ValueError(
+            f"--params: expected lines to run, and {path} has none. Make it: python array_param_file.py"
+        )
     return found
 
 
@@ -178,7 +229,10 @@ def run_of(line: str, where: str) -> Run:
     try:
         script, own = script_of(shlex.split(line))
         if script != JOB:
-            raise ValueError(f"expected 'python -u {JOB} --unlearn ...' and nothing before it, got {line!r}. Correct the line")
+            raise ValueError(
+                f"expected 'python -u {JOB} --unlearn ...' and nothing before it, got {line!r}. Correct the "
+                "line"
+            )
         one_config(own, "line")
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"{where}: {error}") from error
@@ -186,7 +240,9 @@ def run_of(line: str, where: str) -> Run:
 
 
 def script_of(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The name of the script that a line runs by `python -u`, or by itself, and the words after it; "" where there is more before it."""
+    """The name of the script that a line runs by `python -u`, or by itself, and the words after it; "" where
+    there is more before it.
+    """
     rest = list(words)
     if rest and re.fullmatch(r"python[\d.]*", Path(rest[0]).name):
         rest = rest[2 if rest[1:2] == ["-u"] else 1 :]
@@ -194,12 +250,18 @@ def script_of(words: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def chosen(runs: list[Run], words: Sequence[str]) -> list[Run]:
-    """The runs whose lines have all the words. ValueError for a word that none has, or that none has together with the others."""
+    """The runs whose lines have all the words. ValueError for a word that none has, or that none has together
+    with the others.
+    """
     folded = [_spelled(run) for run in runs]
     for word in words:
         if not any(word.casefold() in one for one in folded):
-            raise ValueError(f"--filter: no line has {word!r} as a value, or as flag=value. Look at the lines")
-    kept = [run for run, one in zip(runs, folded, strict=True) if all(word.casefold() in one for word in words)]
+            raise ValueError(
+                f"--filter: no line has {word!r} as a value, or as flag=value. Look at the lines"
+            )
+    kept = [
+        run for run, one in zip(runs, folded, strict=True) if all(word.casefold() in one for word in words)
+    ]
     if not kept:
         raise ValueError(f"--filter: no line has all of {', '.join(words)}. Leave out some of them")
     return kept
@@ -220,7 +282,9 @@ def queue_of(runs: Sequence[Run]) -> list[Job]:
 
     needed = base_models_of(runs)
     bases = [Job(words) for words in needed.commands]
-    return bases + [Job((JOB, *run.words), frozenset(needs)) for run, needs in zip(runs, needed.of_run, strict=True)]
+    return bases + [
+        Job((JOB, *run.words), frozenset(needs)) for run, needs in zip(runs, needed.of_run, strict=True)
+    ]
 
 
 def crew_of(options: argparse.Namespace, jobs: Sequence[Job]) -> Crew:
@@ -247,12 +311,17 @@ def _ray_crew(options: argparse.Namespace, asked: int, jobs: Sequence[Job]) -> C
     there = room(ray, gpu_share)
     size = min(asked or max(1, there), len(jobs))
     if there < size:
-        print(f"warning: the cluster has room for {there} of {size} workers; the others begin when it has more", file=sys.stderr)
+        print(
+            f"warning: the cluster has room for {there} of {size} workers; the others begin when it has more",
+            file=sys.stderr,
+        )
     return RayCrew(ray, size, Path(options.logs), finished_in_store(jobs), gpu_share=gpu_share)
 
 
 def finished_in_store(jobs: Sequence[Job]) -> set[tuple[str, str]]:
-    """What is finished, by what the tracking store says, which is there from now on, and has the experiments of the jobs."""
+    """What is finished, by what the tracking store says, which is there from now on, and has the experiments
+    of the jobs.
+    """
     from evaluation import names_in
     from run_flags import configs_from, options_of
     from run_settings import experiment_of
@@ -260,7 +329,11 @@ def finished_in_store(jobs: Sequence[Job]) -> set[tuple[str, str]]:
     from tracking.store import open_experiment
 
     def named(job: Job) -> tuple[str, ...]:
-        return tuple(command_line.first_pass(job.words[1:], {"experiment": None, "dataset": None, "arch": None}).values())
+        return tuple(
+            command_line.first_pass(
+                job.words[1:], {"experiment": None, "dataset": None, "arch": None}
+            ).values()
+        )
 
     for job in {named(job): job for job in jobs if not job.is_base}.values():
         (config,) = configs_from(*options_of(job.words[1:]))
@@ -269,9 +342,11 @@ def finished_in_store(jobs: Sequence[Job]) -> set[tuple[str, str]]:
 
 
 class Screen:
-    """A bar with what is done, running and failed, and the time left; a line for each failure, which the file of failures has too.
+    """A bar with what is done, running and failed, and the time left; a line for each failure, which the file
+    of failures has too.
 
-    failures: None where the lines come from that very file, which stays as it is until all of them have been run.
+    failures: None where the lines come from that very file, which stays as it is until all of them have been
+    run.
     """
 
     def __init__(self, board: Board, failures: Path | None) -> None:
@@ -279,7 +354,14 @@ class Screen:
 
         slow = 0.5 if sys.stderr.isatty() else 10  # a log file gets a line every ten seconds
         self.failures = failures
-        self.bar: Any = tqdm(total=len(board.jobs), desc="jobs", unit="job", dynamic_ncols=True, mininterval=slow, smoothing=0.1)
+        self.bar: Any = tqdm(
+            total=len(board.jobs),
+            desc="jobs",
+            unit="job",
+            dynamic_ncols=True,
+            mininterval=slow,
+            smoothing=0.1,
+        )
 
     def show(self, board: Board, ended: int | None) -> None:
         state = f"{len(board.running)} running, {len(board.failed)} failed"
@@ -299,10 +381,15 @@ class Screen:
 
 
 def write_failures(path: Path, board: Board, others: Sequence[str] = ()) -> None:
-    """Every failed line, to be run again as it stands, under its error, after those of other sweeps; no file where there are none."""
+    """Every failed line, to be run again as it stands, under its error, after those of other sweeps; no file
+    where there are none.
+    """
     from grids.base_lines import PYTHON
 
-    own = [f"# {' '.join(board.outcomes[n].error.split())}\n{shlex.join([*PYTHON, *board.jobs[n].words])}" for n in board.failed]
+    own = [
+        f"# {' '.join(board.outcomes[n].error.split())}\n{shlex.join([*PYTHON, *board.jobs[n].words])}"
+        for n in board.failed
+    ]
     if own or others:
         write_lines(path, [*others, *own])
     else:
@@ -316,7 +403,9 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def _rest_of(failures: Path, board: Board, options: argparse.Namespace) -> list[str]:
-    """The lines in the file of failures that stay there: none where the queue was read from it, and each of them has been run."""
+    """The lines in the file of failures that stay there: none where the queue was read from it, and each of
+    them has been run.
+    """
     return [] if options.grid is None and _same(failures, options.params) else others_in(failures, board)
 
 

@@ -12,11 +12,12 @@ from training.file_lock import locked
 
 
 def run_once(pipeline: Pipeline, known: Collection[Job] = ()) -> tuple[Job, Result | None]:
-    """Run a job unless the tracking store has a FINISHED run of it, in the same experiment and with the same config_hash.
+    """Run a job unless the tracking store has a FINISHED run of it, in the same experiment and with the same
+    config_hash.
 
-    Processes that want the same job wait for each other, by a lock in the folder of the checkpoints, which has to be one for all of them.
-    The store is asked while the lock is held, so that a run which was finished meanwhile counts; runs of this machine whose processes
-    were killed end as KILLED.
+    Processes that want the same job wait for each other, by a lock in the folder of the checkpoints, which
+    has to be one for all of them. The store is asked while the lock is held, so that a run which was finished
+    meanwhile counts; runs of this machine whose processes were killed end as KILLED.
     `known`: jobs of which it is known that they are finished. Raises as Pipeline.run.
     """
     initial, ideal = pipeline.base.initial(), pipeline.ideal()

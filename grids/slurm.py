@@ -43,7 +43,9 @@ exit "$status"
 
 @dataclass(frozen=True)
 class Arrays:
-    """What the job arrays are made of: the two files of lines in their folder, tasks at once, and what each task gets."""
+    """What the job arrays are made of: the two files of lines in their folder, tasks at once, and what each
+    task gets.
+    """
 
     folder: Path
     base_params: Path
@@ -59,16 +61,26 @@ class Arrays:
 
 def script(arrays: Arrays, name: Path) -> str:
     """The sbatch file. ValueError for numbers that make no sense, and for paths that sbatch can't be given."""
-    for flag, number, least in (("concurrency", arrays.concurrency, 1), ("gpus", arrays.gpus, 0), ("cpus", arrays.cpus, 1)):
+    for flag, number, least in (
+        ("concurrency", arrays.concurrency, 1),
+        ("gpus", arrays.gpus, 0),
+        ("cpus", arrays.cpus, 1),
+    ):
         if number < least:
-            raise ValueError(f"--slurm_{flag}: expected an integer >= {least}, got {number}. Correct the number")
+            raise ValueError(
+                f"--slurm_{flag}: expected an integer >= {least}, got {number}. Correct the number"
+            )
     for path in (name, arrays.logs, arrays.base_params, arrays.params, arrays.folder):
         if control_character(str(path)) is not None:
-            raise ValueError(f"expected a name of one line, which a line of a script is to have, got {str(path)!r}. Choose another")
+            raise ValueError(
+                f"expected a name of one line, which a line of a script is to have, got {str(path)!r}. "
+                "Choose another"
+            )
     for path in (arrays.base_params, arrays.params):
         if "," in str(path) or " " in str(path):
             raise ValueError(
-                f"expected a file name without commas and blanks, which sbatch --export divides at, got {path}. Choose another"
+                "expected a file name without commas and blanks, which sbatch --export divides at, got "
+                f"{path}. Choose another"
             )
     return SCRIPT.format(
         name=shlex.quote(str(name)),

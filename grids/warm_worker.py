@@ -44,9 +44,11 @@ class WarmWorker:
         self.random_state = torch.get_rng_state()  # that of a process which has drawn nothing
 
     def do(self, words: Sequence[str]) -> Outcome | Left:
-        """Run a line, given as the words after `python -u`. What fails is an outcome too; Ctrl-C and SIGTERM are not.
+        """Run a line, given as the words after `python -u`. What fails is an outcome too; Ctrl-C and SIGTERM
+        are not.
 
-        Left, and nothing is run, where a user's file was edited after it was loaded: what a process has loaded it keeps.
+        Left, and nothing is run, where a user's file was edited after it was loaded: what a process has
+        loaded it keeps.
         """
         if changed_files():
             return Left()
@@ -59,12 +61,18 @@ class WarmWorker:
             self.bases.clear()
             self.checkpoints.clear()  # nothing that a failure may have damaged is used again
             known = isinstance(error, (ValueError, OSError, FloatingPointError))
-            outcome = Outcome("failed", ("" if known else f"{type(error).__name__}: ") + without_password(" ".join(str(error).split())))
+            outcome = Outcome(
+                "failed",
+                ("" if known else f"{type(error).__name__}: ")
+                + without_password(" ".join(str(error).split())),
+            )
         return replace(outcome, seconds=time.perf_counter() - started)
 
     def _train(self, script: str, argv: Sequence[str]) -> Outcome:
         about = importlib.import_module(Path(script).stem).__doc__ or ""
-        command_line.train_base_model(argv, about, which="initial" if script == "main_baseline.py" else "ideal")
+        command_line.train_base_model(
+            argv, about, which="initial" if script == "main_baseline.py" else "ideal"
+        )
         return Outcome("finished")
 
     def _run(self, argv: Sequence[str]) -> Outcome:
@@ -74,7 +82,9 @@ class WarmWorker:
         return Outcome("skipped") if result is None else Outcome("finished", warnings=len(pipeline.warnings))
 
     def _base(self, config: BaseConfig) -> BaseModels:
-        """The base models of a config, kept for the next job with the same; the splits of another where they are the same."""
+        """The base models of a config, kept for the next job with the same; the splits of another where they
+        are the same.
+        """
         found = next((base for base in self.bases if base.config == config), None)
         if found is None:
             found = WarmModels(config, splits=same_splits(self.bases, config), checkpoints=self.checkpoints)
@@ -83,7 +93,9 @@ class WarmWorker:
 
 
 class WarmModels(BaseModels):
-    """Base models that read a checkpoint again only if it has changed, or is for another architecture; `checkpoints`: the last few."""
+    """Base models that read a checkpoint again only if it has changed, or is for another architecture;
+    `checkpoints`: the last few.
+    """
 
     def __init__(self, config: BaseConfig, *, splits: Splits | None, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints

@@ -13,21 +13,26 @@ POOLED = 2  # height and width of the classifier's input
 
 
 @register("cnn", mask_layer="-2", optimizer="adamw", lr=3e-3, batch_size=128, weight_decay=1e-2)
-def cnn(image_shape: ImageShape, classes: int, *, channels: tuple[Width, ...] = (32, 64), hidden: Width = 128) -> nn.Sequential:
-    """(convolution 3 x 3, stride 2 -> batch norm -> relu) per stage, mean over each quarter, linear -> relu -> linear.
+def cnn(
+    image_shape: ImageShape, classes: int, *, channels: tuple[Width, ...] = (32, 64), hidden: Width = 128
+) -> nn.Sequential:
+    """(convolution 3 x 3, stride 2 -> batch norm -> relu) per stage, mean over each quarter, linear -> relu
+    -> linear.
 
     Flags:
         channels: channels of the stages, separated by commas; each halves height and width
         hidden: outputs of the masked layer
 
-    With the defaults the masked layer is 128 x 256. Raises ValueError for no stage, and for images too small for the stages.
+    With the defaults the masked layer is 128 x 256. Raises ValueError for no stage, and for images too small
+    for the stages.
     """
     if not channels:
         raise ValueError("--channels: expected at least one width, got none. Give e.g. 32,64")
     least = 2 ** len(channels)
     if min(image_shape[1:]) < least:
         raise ValueError(
-            f"--channels: expected images of at least {least} x {least} pixels for {len(channels)} stages, got "
+            f"--channels: expected images of at least {least} x {least} pixels for {len(channels)} stages, "
+            "got "
             f"{image_shape[1]} x {image_shape[2]}. Give fewer"
         )
     layers: OrderedDict[str, nn.Module] = OrderedDict()

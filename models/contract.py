@@ -19,7 +19,15 @@ SHOWN = 3  # names in one line
 LETHES = Path(__file__).resolve().parent.parent
 
 
-def check_logits(model: nn.Module, images: Tensor, classes: int, *, who: str, more: bool = False, remedy: str = "Correct it") -> None:
+def check_logits(
+    model: nn.Module,
+    images: Tensor,
+    classes: int,
+    *,
+    who: str,
+    more: bool = False,
+    remedy: str = "Correct it",
+) -> None:
     """Raise ValueError if the model in eval mode doesn't return logits (N, classes), also for one image.
 
     The last batch may be a single image, on which a model that squeezes its output fails.
@@ -31,17 +39,23 @@ def check_logits(model: nn.Module, images: Tensor, classes: int, *, who: str, mo
     model = uncompiled(model)
     with evaluating(model), torch.no_grad():
         for batch in (images, images[:1]):
-            _check_output(_output(model, batch, who, remedy), len(batch), classes, who=who, more=more, remedy=remedy)
+            _check_output(
+                _output(model, batch, who, remedy), len(batch), classes, who=who, more=more, remedy=remedy
+            )
 
 
 def check_copies(model: nn.Module, *, who: str) -> None:
     """Raise ValueError for a model that can't be copied and trained: scripted, or without weights.
 
-    Call it after a forward pass without gradients: computed weights (pruning, weight_norm) can be copied only then.
+    Call it after a forward pass without gradients: computed weights (pruning, weight_norm) can be copied only
+    then.
     """
     model = uncompiled(model)
     if isinstance(model, torch.jit.ScriptModule):
-        raise ValueError(f"{who} in Python, got a scripted one, which can't be trained as a copy. Give the module that was scripted")
+        raise ValueError(
+            f"{who} in Python, got a scripted one, which can't be trained as a copy. Give the module that "
+            "was scripted"
+        )
     if not any(weight.is_floating_point() and weight.numel() for weight in model.parameters()):
         raise ValueError(f"{who} with weights that can be trained, got one without. Give another")
     try:
@@ -49,7 +63,9 @@ def check_copies(model: nn.Module, *, who: str) -> None:
     except (MemoryError, FloatingPointError):
         raise
     except Exception as error:  # the model's own code may raise anything
-        raise ValueError(f"{who} that can be copied, got one that can't ({_reason(error)}). Leave such parts out of it") from error
+        raise ValueError(
+            f"{who} that can be copied, got one that can't ({_reason(error)}). Leave such parts out of it"
+        ) from error
 
 
 def check_trains(model: nn.Module, images: Tensor, classes: int, *, who: str) -> None:
@@ -57,7 +73,9 @@ def check_trains(model: nn.Module, images: Tensor, classes: int, *, who: str) ->
     trial = copy.deepcopy(uncompiled(model)).train()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         output = _output(trial, images, f"{who} that can be trained", "Correct it")
-    _check_output(output, len(images), classes, who=f"{who}, in train mode too, one", more=False, remedy="Correct it")
+    _check_output(
+        output, len(images), classes, who=f"{who}, in train mode too, one", more=False, remedy="Correct it"
+    )
 
 
 def fails_on_one(model: nn.Module, image: Tensor) -> bool:
@@ -84,10 +102,13 @@ def _output(model: nn.Module, images: Tensor, who: str, remedy: str) -> Any:
         if kinds and images.is_floating_point() and kinds != {images.dtype}:
             weights = " and ".join(sorted(_short(kind) for kind in kinds))
             raise ValueError(
-                f"{who} of the images' precision, got weights in {weights} and images in {_short(images.dtype)}. Bring both to float32: "
+                f"{who} of the images' precision, got weights in {weights} and images in "
+                f"{_short(images.dtype)}. Bring both to float32: "
                 "model.float(), images.float()"
             ) from error
-        raise ValueError(f"{who} for images of {_size(images)}, got one that fails ({_reason(error)}). {remedy}") from error
+        raise ValueError(
+            f"{who} for images of {_size(images)}, got one that fails ({_reason(error)}). {remedy}"
+        ) from error
 
 
 def _check_output(output: Any, count: int, classes: int, *, who: str, more: bool, remedy: str) -> None:
@@ -96,8 +117,14 @@ def _check_output(output: Any, count: int, classes: int, *, who: str, more: bool
     if not isinstance(output, Tensor):
         raise ValueError(f"{begin} {_kind(output)}. Return the logits alone")
     if not output.is_floating_point():
-        raise ValueError(f"{begin} {_short(output.dtype)} {tuple(output.shape)}. Return the logits, as floats")
-    fits = output.ndim == 2 and len(output) == count and (output.shape[1] >= classes if more else output.shape[1] == classes)
+        raise ValueError(
+            f"{begin} {_short(output.dtype)} {tuple(output.shape)}. Return the logits, as floats"
+        )
+    fits = (
+        output.ndim == 2
+        and len(output) == count
+        and (output.shape[1] >= classes if more else output.shape[1] == classes)
+    )
     if not fits:
         raise ValueError(f"{begin} {tuple(output.shape)}. {remedy}")
 

@@ -33,10 +33,13 @@ ARCHITECTURES = Registry("architecture", ArchitectureFacts, takes=("image_shape"
 register = ARCHITECTURES.register
 
 
-def build(arch: str, image_shape: ImageShape, classes: int, *, seed: int, options: Mapping[str, Any] | None = None) -> nn.Module:
+def build(
+    arch: str, image_shape: ImageShape, classes: int, *, seed: int, options: Mapping[str, Any] | None = None
+) -> nn.Module:
     """Build a model in eval mode with weights drawn from `seed`; keep the global random state.
 
-    Raises ValueError for an unknown architecture or option, and for one from outside Lethe that doesn't return logits.
+    Raises ValueError for an unknown architecture or option, and for one from outside Lethe that doesn't
+    return logits.
     """
     entry = ARCHITECTURES[arch]
     settings = entry.settings(options or {})
@@ -46,8 +49,17 @@ def build(arch: str, image_shape: ImageShape, classes: int, *, seed: int, option
         if not is_builtin(entry):
             who = f"--arch {arch}: expected an architecture"
             if not isinstance(model, nn.Module):
-                raise ValueError(f"{who} that returns an nn.Module, got {type(model).__name__}. Return the model that it builds")
-            check_logits(model, torch.zeros(2, *image_shape), classes, who=who, remedy="Correct it, or choose another --arch")
+                raise ValueError(
+                    f"{who} that returns an nn.Module, got {type(model).__name__}. Return the model that it "
+                    "builds"
+                )
+            check_logits(
+                model,
+                torch.zeros(2, *image_shape),
+                classes,
+                who=who,
+                remedy="Correct it, or choose another --arch",
+            )
             check_copies(model, who=who)
     model.mask_layer = entry.facts.mask_layer  # type: ignore[assignment]
     return model.eval()

@@ -18,7 +18,10 @@ class Mask:
 
     def __post_init__(self) -> None:
         if self.keep.dtype != torch.bool or self.keep.ndim != 2:
-            raise ValueError(f"mask: expected a bool tensor (m, n), got {self.keep.dtype} {tuple(self.keep.shape)}. Use keep = mask.bool()")
+            raise ValueError(
+                f"mask: expected a bool tensor (m, n), got {self.keep.dtype} {tuple(self.keep.shape)}. Use "
+                "keep = mask.bool()"
+            )
 
     @property
     def kappa_count(self) -> int:
@@ -48,9 +51,10 @@ class _Masks(nn.Module):
 def apply_mask(model: nn.Module, mask: Mask) -> None:
     """Switch off, in place, the weights that `mask` does not keep. Several masks may be applied at once.
 
-    W' = W * keep_1 * ... * keep_k. The parametrization keeps the weights themselves: lifting the masks, in any order, restores the
-    model bit for bit, and `state_dict` of a masked model still holds them (`switched_off` removes them). Raises ValueError for a
-    missing layer, another shape, and a layer whose weight is computed (`check_maskable`).
+    W' = W * keep_1 * ... * keep_k. The parametrization keeps the weights themselves: lifting the masks, in
+    any order, restores the model bit for bit, and `state_dict` of a masked model still holds them
+    (`switched_off` removes them). Raises ValueError for a missing layer, another shape, and a layer whose
+    weight is computed (`check_maskable`).
     """
     layer = _layer_of(model, mask)
     if not parametrize.is_parametrized(layer, "weight"):
@@ -68,7 +72,8 @@ def lift_mask(model: nn.Module, mask: Mask) -> None:
     found = [i for i, keep in enumerate(applied) if torch.equal(keep.cpu(), mask.keep.cpu())]
     if not found:
         raise ValueError(
-            f"expected a mask that was put on layer {mask.layer!r} by apply_mask, got one that was not. A model that a method returned has "
+            f"expected a mask that was put on layer {mask.layer!r} by apply_mask, got one that was not. A "
+            "model that a method returned has "
             "its zeros for good: lift a mask from the model that you applied it to"
         )
     del applied[found[0]]
@@ -78,7 +83,9 @@ def lift_mask(model: nn.Module, mask: Mask) -> None:
         own = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
         layer.__class__ = type(shared.__name__, shared.__bases__, own)
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
-        layer.register_parameter("bias", layer._parameters.pop("bias"))  # removal puts weight last; state_dict has it first
+        layer.register_parameter(
+            "bias", layer._parameters.pop("bias")
+        )  # removal puts weight last; state_dict has it first
 
 
 def switched_off(model: nn.Module, mask: Mask) -> None:
@@ -91,24 +98,35 @@ def switched_off(model: nn.Module, mask: Mask) -> None:
 def check_maskable(model: nn.Module, name: str) -> None:
     """Raise ValueError if the weight of layer `name` is computed or shared.
 
-    A computed weight (weight_norm, spectral_norm, pruning) is overwritten at the next pass, and a shared one is masked in all layers.
+    A computed weight (weight_norm, spectral_norm, pruning) is overwritten at the next pass, and a shared one
+    is masked in all layers.
     """
     layer = model.get_submodule(name)
     _check_own_weight(layer, name)
     weight = original_weight(layer)
-    others = [other for other, module in model.named_modules() for own in module.parameters(recurse=False) if own is weight]
+    others = [
+        other
+        for other, module in model.named_modules()
+        for own in module.parameters(recurse=False)
+        if own is weight
+    ]
     if len(others) > 1:
         raise ValueError(
-            f"--mask_layer: expected a layer with weights of its own, got {name!r}, one of {', '.join(others)}, which share theirs. "
+            f"--mask_layer: expected a layer with weights of its own, got {name!r}, one of "
+            f"{', '.join(others)}, which share theirs. "
             "Choose another layer"
         )
 
 
 def _check_own_weight(layer: nn.Module, name: str) -> None:
-    masked = parametrize.is_parametrized(layer, "weight") and all(isinstance(p, _Masks) for p in layer.parametrizations.weight)  # type: ignore[union-attr]
+    masked = False
+    if parametrize.is_parametrized(layer, "weight"):
+        own = layer.parametrizations.weight  # type: ignore[union-attr]
+        masked = all(isinstance(p, _Masks) for p in own)  # type: ignore[union-attr]
     if "weight" not in layer._parameters and not masked:
         raise ValueError(
-            f"--mask_layer: expected a layer that holds its weight, got {name!r}, which computes it (weight_norm, spectral_norm or "
+            f"--mask_layer: expected a layer that holds its weight, got {name!r}, which computes it "
+            "(weight_norm, spectral_norm or "
             "pruning). Remove that from the model first, or choose another layer"
         )
 
@@ -123,12 +141,16 @@ def original_weight(layer: nn.Module) -> Tensor:
 def _layer_of(model: nn.Module, mask: Mask) -> nn.Linear:
     layer = dict(uncompiled(model).named_modules()).get(mask.layer)
     if not isinstance(layer, nn.Linear):
-        raise ValueError(f"expected a model with a linear layer {mask.layer!r}, got one without. Use the model that the mask was made for")
+        raise ValueError(
+            f"expected a model with a linear layer {mask.layer!r}, got one without. Use the model that the "
+            "mask was made for"
+        )
     _check_own_weight(layer, mask.layer)
     if tuple(layer.weight.shape) != tuple(mask.keep.shape):
         expected, got = tuple(layer.weight.shape), tuple(mask.keep.shape)
         raise ValueError(
-            f"expected a mask of shape {expected} for layer {mask.layer!r}, got {got}. Use the model that the mask was made for"
+            f"expected a mask of shape {expected} for layer {mask.layer!r}, got {got}. Use the model that "
+            "the mask was made for"
         )
     return layer
 

@@ -24,9 +24,11 @@ from registry import did_you_mean
 class MaskedLayer:
     """A linear layer z = W h + b inside a model, W (m, n).
 
-    `body(images) -> h (N, n)` and `head(z (N, m), images) -> logits (N, classes)`: head(layer(body(x)), x) equals model(x).
+    `body(images) -> h (N, n)` and `head(z (N, m), images) -> logits (N, classes)`: head(layer(body(x)), x)
+    equals model(x).
 
-    needs_images: `head` reads the images, as a path in the model bypasses the layer or the model can't be traced
+    needs_images: `head` reads the images, as a path in the model bypasses the layer or the model can't be
+    traced
     relu_follows: in the traced model only a relu reads z
     """
 
@@ -63,7 +65,8 @@ def linear_layers(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     for part, module in model.named_modules():
         if uncompiled(module) is not module:
             raise ValueError(
-                f"expected a model that is compiled as a whole or not at all, got one with a compiled part {part!r}. Uncompile it"
+                "expected a model that is compiled as a whole or not at all, got one with a compiled part "
+                f"{part!r}. Uncompile it"
             )
     seen: dict[str, Tensor] = {}
     names = {module: name for name, module in model.named_modules()}
@@ -86,30 +89,40 @@ def linear_layers(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 def find_layer(model: nn.Module, mask_layer: str, images: Tensor) -> str:
     """Resolve `mask_layer`: a module name, or an index over the linear layers in forward order.
 
-    Raises ValueError for an unknown name or index, a layer that is not linear, and one whose input is not one vector per image.
+    Raises ValueError for an unknown name or index, a layer that is not linear, and one whose input is not one
+    vector per image.
     """
     model = uncompiled(model)
     inputs = linear_layers(model, images)
     names = list(inputs)
     if not names:
-        raise ValueError("--mask_layer: expected a model with a linear layer, got one without. Choose another --arch")
+        raise ValueError(
+            "--mask_layer: expected a model with a linear layer, got one without. Choose another --arch"
+        )
     modules = dict(model.named_modules())
     if mask_layer in modules and mask_layer:
         name = mask_layer
         if name not in inputs:
             kind = type(modules[name]).__name__
-            raise ValueError(f"--mask_layer: expected a linear layer, got {name!r}, a {kind}. Linear layers: {', '.join(names)}")
+            raise ValueError(
+                f"--mask_layer: expected a linear layer, got {name!r}, a {kind}. Linear layers: "
+                f"{', '.join(names)}"
+            )
     elif mask_layer.removeprefix("-").isdecimal():
         if not -len(names) <= int(mask_layer) < len(names):
             least, most = -len(names), len(names) - 1
-            raise ValueError(f"--mask_layer: expected an index from {least} to {most}, got {mask_layer}. Linear layers: {', '.join(names)}")
+            raise ValueError(
+                f"--mask_layer: expected an index from {least} to {most}, got {mask_layer}. Linear layers: "
+                f"{', '.join(names)}"
+            )
         name = names[int(mask_layer)]
     else:
         raise ValueError(f"--mask_layer: {did_you_mean('layer', mask_layer, names, 'linear layers')}")
     if inputs[name].ndim != 2 or len(inputs[name]) != len(images):
         shape = tuple(inputs[name].shape)
         raise ValueError(
-            f"--mask_layer: expected a layer that sees one vector an image, and {name!r} sees {shape} for {len(images)} images. "
+            f"--mask_layer: expected a layer that sees one vector an image, and {name!r} sees {shape} for "
+            f"{len(images)} images. "
             f"Choose another of {', '.join(names)}"
         )
     return name
@@ -118,8 +131,9 @@ def find_layer(model: nn.Module, mask_layer: str, images: Tensor) -> str:
 def split_at(model: nn.Module, mask_layer: str, images: Tensor) -> MaskedLayer:
     """Split the model at the layer `mask_layer` (see `find_layer`); `images` is any small batch.
 
-    The model is traced (torch.fx) and cut if the head depends on the layer's output alone. Otherwise, or if it can't be traced or
-    the trace lacks something (a hook on the model itself), the head is the whole forward pass with the layer's output replaced.
+    The model is traced (torch.fx) and cut if the head depends on the layer's output alone. Otherwise, or if
+    it can't be traced or the trace lacks something (a hook on the model itself), the head is the whole
+    forward pass with the layer's output replaced.
     """
     model = uncompiled(model)
     name = find_layer(model, mask_layer, images)
@@ -128,7 +142,9 @@ def split_at(model: nn.Module, mask_layer: str, images: Tensor) -> MaskedLayer:
         raise ValueError(f"--mask_layer: expected a linear layer, got {name!r}. Choose a linear one")
     cut = _cut(model, name, images)
     if cut is None:
-        return MaskedLayer(name, layer, _body_by_hook(model, layer), _head_by_hook(model, layer), needs_images=True)
+        return MaskedLayer(
+            name, layer, _body_by_hook(model, layer), _head_by_hook(model, layer), needs_images=True
+        )
     body, head, relu_follows = cut
 
     def body_in_eval(images: Tensor) -> Tensor:
@@ -147,14 +163,18 @@ def split_at(model: nn.Module, mask_layer: str, images: Tensor) -> MaskedLayer:
 def tail_at(model: nn.Module, mask_layer: str, images: Tensor) -> nn.Module:
     """Return the model from its masked layer on, h (N, n) -> logits in eval mode.
 
-    Its `layer` is a copy, its `head` has the model's own modules: tail_at(model, ...)(split_at(model, ...).body(x)) equals model(x).
-    Raises ValueError if the model can't be traced or a path bypasses the layer.
+    Its `layer` is a copy, its `head` has the model's own modules: tail_at(model, ...)(split_at(model,
+    ...).body(x)) equals model(x). Raises ValueError if the model can't be traced or a path bypasses the
+    layer.
     """
     model = uncompiled(model)
     name = find_layer(model, mask_layer, images)
     cut = _cut(model, name, images)
     if cut is None:
-        raise ValueError(f"expected a model whose logits depend on layer {name!r} alone, got one that bypasses it. Use the whole model")
+        raise ValueError(
+            f"expected a model whose logits depend on layer {name!r} alone, got one that bypasses it. Use "
+            "the whole model"
+        )
     tail = nn.Sequential(OrderedDict(layer=copy.deepcopy(model.get_submodule(name)), head=cut[1]))
     tail.mask_layer = "layer"  # type: ignore[assignment]  # read by methods
     return tail.eval()
@@ -170,7 +190,11 @@ def _cut(model: nn.Module, name: str, images: Tensor) -> tuple[nn.Module, nn.Mod
         if cut is None:
             return None
         body, head, _ = cut
-        return cut if alike(head(model.get_submodule(name)(body(images.clone()))), model(images.clone())) else None
+        return (
+            cut
+            if alike(head(model.get_submodule(name)(body(images.clone()))), model(images.clone()))
+            else None
+        )
 
 
 def alike(ours: Any, theirs: Any) -> bool:
@@ -178,7 +202,11 @@ def alike(ours: Any, theirs: Any) -> bool:
     if not (isinstance(ours, Tensor) and isinstance(theirs, Tensor)):
         return True
     largest = theirs[theirs.isfinite()].abs()
-    rounding = 16 * torch.finfo(theirs.dtype).eps * float(largest.max()) if theirs.is_floating_point() and len(largest) else 0.0
+    rounding = (
+        16 * torch.finfo(theirs.dtype).eps * float(largest.max())
+        if theirs.is_floating_point() and len(largest)
+        else 0.0
+    )
     return ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=0, atol=rounding, equal_nan=True)
 
 

@@ -10,7 +10,15 @@ from torch import nn
 from models.impl import ImageShape, Width, register
 
 
-@register("mlp", "HookedMLPClassifier", mask_layer="-2", optimizer="adamw", lr=3e-3, batch_size=128, weight_decay=1e-2)
+@register(
+    "mlp",
+    "HookedMLPClassifier",
+    mask_layer="-2",
+    optimizer="adamw",
+    lr=3e-3,
+    batch_size=128,
+    weight_decay=1e-2,
+)
 def mlp(image_shape: ImageShape, classes: int, *, hidden: tuple[Width, ...] = (128, 64)) -> nn.Sequential:
     """flatten -> linear -> relu -> ... -> linear, every linear map without a bias.
 

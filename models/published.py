@@ -14,7 +14,9 @@ from torchvision_import import torchvision_module
 
 COLOURS = 3
 CHOOSE = "Choose another --arch"
-WITHOUT_TIMM = "timm:NAME: expected the package timm, and it is not installed. Run: pip install -r requirements-timm.txt"
+WITHOUT_TIMM = (
+    "timm:NAME: expected the package timm, and it is not installed. Run: pip install -r requirements-timm.txt"
+)
 
 Maker = Callable[[ImageShape, int], nn.Module]
 
@@ -62,7 +64,9 @@ def of_timm(name: str) -> Entry[ArchitectureFacts]:
     def make(image_shape: ImageShape, classes: int) -> nn.Module:
         about = timm.get_pretrained_cfg(name)
         size = {"img_size": image_shape[1:]} if about is not None and about.fixed_input_size else {}
-        model: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, in_chans=image_shape[0], **size)
+        model: nn.Module = timm.create_model(
+            name, pretrained=False, num_classes=classes, in_chans=image_shape[0], **size
+        )
         return model
 
     return _entry(f"timm:{name}", make)
@@ -73,7 +77,11 @@ def _known(name: str, names: list[str], library: str) -> str:
     written = {each.casefold(): each for each in names}.get(name.casefold())
     if written is None:
         alike = [each for each in names if each.casefold().startswith(name.casefold()[:3])] if name else []
-        raise ValueError(did_you_mean(f"architecture of {library}", name, names, f"architectures of {library} like it", alike[:20]))
+        raise ValueError(
+            did_you_mean(
+                f"architecture of {library}", name, names, f"architectures of {library} like it", alike[:20]
+            )
+        )
     return written
 
 
@@ -81,17 +89,31 @@ def _entry(name: str, make: Maker) -> Entry[ArchitectureFacts]:
     def published(image_shape: ImageShape, classes: int) -> nn.Module:
         """An architecture of another library, with random weights.
 
-        AdamW at 1e-3 trains it unless --train_optimizer and --train_lr say otherwise. The masked layer is its last linear one.
+        AdamW at 1e-3 trains it unless --train_optimizer and --train_lr say otherwise. The masked layer is its
+        last linear one.
         """
         try:
             return make(image_shape, classes)
-        except (RuntimeError, ValueError, AssertionError, TypeError, IndexError, ZeroDivisionError) as error:  # each library's own way
+        except (
+            RuntimeError,
+            ValueError,
+            AssertionError,
+            TypeError,
+            IndexError,
+            ZeroDivisionError,
+        ) as error:  # each library's own way
             reason = " ".join(str(error).split())[:160]
             raise ValueError(
-                f"--arch {name}: expected an architecture for {_size(image_shape)}, got one that fails ({reason}). {CHOOSE}"
+                f"--arch {name}: expected an architecture for {_size(image_shape)}, got one that fails "
+                f"({reason}). {CHOOSE}"
             ) from error
 
-    return Entry(name, published, (), ArchitectureFacts(optimizer="adamw", lr=1e-3, weight_decay=0.05, source=name.partition(":")[0]))
+    return Entry(
+        name,
+        published,
+        (),
+        ArchitectureFacts(optimizer="adamw", lr=1e-3, weight_decay=0.05, source=name.partition(":")[0]),
+    )
 
 
 def _size(image_shape: ImageShape) -> str:
@@ -103,5 +125,12 @@ def _take_channels(model: nn.Module, channels: int) -> None:
     """Replace the first convolution by a new one with that many input channels."""
     name, first = next((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d))
     parent, _, own = name.rpartition(".")
-    settings = {key: getattr(first, key) for key in ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")}
-    setattr(model.get_submodule(parent), own, nn.Conv2d(channels, first.out_channels, bias=first.bias is not None, **settings))
+    settings = {
+        key: getattr(first, key)
+        for key in ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    }
+    setattr(
+        model.get_submodule(parent),
+        own,
+        nn.Conv2d(channels, first.out_channels, bias=first.bias is not None, **settings),
+    )

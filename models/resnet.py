@@ -20,9 +20,11 @@ def resnet18(image_shape: ImageShape, classes: int, *, width: Width = WIDTH) -> 
     """torchvision's ResNet-18 with the CIFAR stem: a 3 x 3 convolution of stride 1, no max-pooling.
 
     Flags:
-        width: channels of the first stage, doubled by each of the next three; 64 is ResNet-18, fewer make a narrow one
+        width: channels of the first stage, doubled by each of the next three; 64 is ResNet-18, fewer make a
+            narrow one
 
-    Images of more than 64 pixels a side get the ImageNet stem: a 7 x 7 convolution of stride 2, then max-pooling.
+    Images of more than 64 pixels a side get the ImageNet stem: a 7 x 7 convolution of stride 2, then
+    max-pooling.
     """
     return _resnet("BasicBlock", [2, 2, 2, 2], image_shape, classes, width)
 
@@ -32,7 +34,8 @@ def resnet34(image_shape: ImageShape, classes: int, *, width: Width = WIDTH) -> 
     """torchvision's ResNet-34, with the stem of resnet18.
 
     Flags:
-        width: channels of the first stage, doubled by each of the next three; 64 is ResNet-34, fewer make a narrow one
+        width: channels of the first stage, doubled by each of the next three; 64 is ResNet-34, fewer make a
+            narrow one
     """
     return _resnet("BasicBlock", [3, 4, 6, 3], image_shape, classes, width)
 
@@ -42,18 +45,22 @@ def resnet50(image_shape: ImageShape, classes: int, *, width: Width = WIDTH) -> 
     """torchvision's ResNet-50, with the stem of resnet18; a stage has four times its width in channels.
 
     Flags:
-        width: channels of the first stage, doubled by each of the next three; 64 is ResNet-50, fewer make a narrow one
+        width: channels of the first stage, doubled by each of the next three; 64 is ResNet-50, fewer make a
+            narrow one
     """
     return _resnet("Bottleneck", [3, 4, 6, 3], image_shape, classes, width)
 
 
 @register("HookedResnet", mask_layer="-2", source=SOURCE)
-def hooked_resnet(image_shape: ImageShape, classes: int, *, hooked_width: Width = 128, width: Width = WIDTH) -> nn.Module:
+def hooked_resnet(
+    image_shape: ImageShape, classes: int, *, hooked_width: Width = 128, width: Width = WIDTH
+) -> nn.Module:
     """resnet18 with the classifier 8 width -> hooked_width -> relu -> classes without biases.
 
     Flags:
         hooked_width: outputs of the masked layer
-        width: channels of the first stage, doubled by each of the next three; 64 is ResNet-18, fewer make a narrow one
+        width: channels of the first stage, doubled by each of the next three; 64 is ResNet-18, fewer make a
+            narrow one
 
     The masked layer is the first of the classifier.
     """
@@ -73,7 +80,9 @@ def _resnet(block: str, depths: list[int], image_shape: ImageShape, classes: int
     resnet = torchvision_module("models").resnet
 
     class ResNet(resnet.ResNet):  # type: ignore[name-defined]  # known only once torchvision is imported
-        def _make_layer(self, block: type[nn.Module], planes: int, *arguments: Any, **options: Any) -> nn.Sequential:
+        def _make_layer(
+            self, block: type[nn.Module], planes: int, *arguments: Any, **options: Any
+        ) -> nn.Sequential:
             if planes == WIDTH:
                 self.inplanes = width
             stage: nn.Sequential = super()._make_layer(block, planes * width // WIDTH, *arguments, **options)
@@ -82,7 +91,9 @@ def _resnet(block: str, depths: list[int], image_shape: ImageShape, classes: int
     model: nn.Module = ResNet(getattr(resnet, block), depths)
     small = min(image_shape[1:]) <= SMALL
     kernel, stride, padding = (3, 1, 1) if small else (7, 2, 3)
-    model.conv1 = nn.Conv2d(image_shape[0], width, kernel_size=kernel, stride=stride, padding=padding, bias=False)
+    model.conv1 = nn.Conv2d(
+        image_shape[0], width, kernel_size=kernel, stride=stride, padding=padding, bias=False
+    )
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.bn1 = nn.BatchNorm2d(width)
     if small:

@@ -17,10 +17,11 @@ def vgg16_bn(image_shape: ImageShape, classes: int, *, width: Width = WIDTH) -> 
     """torchvision's VGG-16 with batch norm and the classifier 512 -> 512 -> relu -> dropout -> classes.
 
     Flags:
-        width: channels of the first stage, at most eight times as many in the last; 64 is VGG-16, fewer make a narrow one
+        width: channels of the first stage, at most eight times as many in the last; 64 is VGG-16, fewer make
+            a narrow one
 
-    The features are averaged over the image. For images smaller than 32 x 32, those of the five max-poolings that would leave no
-    pixel are left out. The masked layer is 512 x 512.
+    The features are averaged over the image. For images smaller than 32 x 32, those of the five max-poolings
+    that would leave no pixel are left out. The masked layer is 512 x 512.
     """
     vgg = torchvision_module("models").vgg
     features = vgg.make_layers(_stages(vgg.cfgs["D"], width, min(image_shape[1:])), batch_norm=True)
@@ -30,7 +31,12 @@ def vgg16_bn(image_shape: ImageShape, classes: int, *, width: Width = WIDTH) -> 
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]
     tail = (nn.Linear(8 * width, 8 * width), nn.ReLU(), nn.Dropout(), nn.Linear(8 * width, classes))
-    parts = OrderedDict(features=features, avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), classifier=nn.Sequential(*tail))
+    parts = OrderedDict(
+        features=features,
+        avgpool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        classifier=nn.Sequential(*tail),
+    )
     return nn.Sequential(parts)
 
 

@@ -22,11 +22,18 @@ SIDE = 8  # default number of patches a side, about
     source="Dosovitskiy et al. 2021, arXiv:2010.11929; the width and the heads of DeiT-Ti, Touvron et al. 2021, arXiv:2012.12877",
 )
 def vit_tiny(
-    image_shape: ImageShape, classes: int, *, patch: Count | None = None, depth: Count = 12, dim: Width = 192, heads: Count = 3
+    image_shape: ImageShape,
+    classes: int,
+    *,
+    patch: Count | None = None,
+    depth: Count = 12,
+    dim: Width = 192,
+    heads: Count = 3,
 ) -> nn.Sequential:
     """A vision transformer without a class token.
 
-        patches -> tokens + positions -> depth x (x + attention(norm(x)), x + mlp(norm(x))) -> norm -> mean of the tokens -> linear
+        patches -> tokens + positions -> depth x (x + attention(norm(x)), x + mlp(norm(x))) -> norm -> mean of
+        the tokens -> linear
 
     Flags:
         patch: pixels a side of a patch; by default an eighth of the image's smaller side, rounded
@@ -34,16 +41,20 @@ def vit_tiny(
         dim: width of a token
         heads: attention heads of a block, which divide dim
 
-    An image whose sides are no multiples of the patch is padded with zeros, right and below. The mean of the tokens replaces DeiT's
-    class token. The masked layer is classes x dim; earlier linear layers get a vector per token. Raises ValueError for a patch larger
-    than the image, and heads that do not divide dim.
+    An image whose sides are no multiples of the patch is padded with zeros, right and below. The mean of the
+    tokens replaces DeiT's class token. The masked layer is classes x dim; earlier linear layers get a vector
+    per token. Raises ValueError for a patch larger than the image, and heads that do not divide dim.
     """
     channels, height, width = image_shape
     side = max(1, round(min(height, width) / SIDE)) if patch is None else patch
     if dim % heads:
-        raise ValueError(f"--heads and --dim: expected heads that divide dim, got {heads} and {dim}. Correct one of them")
+        raise ValueError(
+            f"--heads and --dim: expected heads that divide dim, got {heads} and {dim}. Correct one of them"
+        )
     if side > min(height, width):
-        raise ValueError(f"--patch: expected at most the image's {min(height, width)} pixels, got {side}. Give fewer")
+        raise ValueError(
+            f"--patch: expected at most the image's {min(height, width)} pixels, got {side}. Give fewer"
+        )
     down, right = -height % side, -width % side
     tokens = (height + down) * (width + right) // side**2
     return nn.Sequential(
@@ -90,7 +101,9 @@ class Block(nn.Module):
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.mlp = nn.Sequential(OrderedDict(up=nn.Linear(dim, 4 * dim), gelu=nn.GELU(), down=nn.Linear(4 * dim, dim)))
+        self.mlp = nn.Sequential(
+            OrderedDict(up=nn.Linear(dim, 4 * dim), gelu=nn.GELU(), down=nn.Linear(4 * dim, dim))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)

@@ -17,7 +17,9 @@ LARGEST = 96  # pixels a side
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """One forget image: its index in the original training set, its class, p of that class by model, and its picture as a data URI."""
+    """One forget image: its index in the original training set, its class, p of that class by model, and its
+    picture as a data URI.
+    """
 
     index: int
     label: str
@@ -30,7 +32,9 @@ class Thumbnail:
         return f"Forget image {self.index}, {self.label}. Probability of its class: {known}."
 
 
-def best_known(forget: ForgetImages, models: Mapping[str, Outputs], names: Sequence[str], shown: int = SHOWN) -> list[Thumbnail]:
+def best_known(
+    forget: ForgetImages, models: Mapping[str, Outputs], names: Sequence[str], shown: int = SHOWN
+) -> list[Thumbnail]:
     """The images with the largest p_y of the unlearned model, the largest first; of equal ones the earlier."""
     known = models["unlearned"].true_probabilities
     rows = known.argsort(descending=True, stable=True)[:shown].tolist()
@@ -46,7 +50,9 @@ def best_known(forget: ForgetImages, models: Mapping[str, Outputs], names: Seque
 
 
 def _pixels(image: np.ndarray, white: int) -> np.ndarray:
-    """(C, H, W) with a fully lit pixel of `white` -> (h, w, 3) uint8; every k-th pixel of a large one. Of 2 or many channels the first."""
+    """(C, H, W) with a fully lit pixel of `white` -> (h, w, 3) uint8; every k-th pixel of a large one. Of 2
+    or many channels the first.
+    """
     every = max(1, -(-max(image.shape[1:]) // LARGEST))
     channels = image if len(image) == 3 else np.repeat(image[:1], 3, axis=0)
     scaled = np.round(255.0 * channels[:, ::every, ::every] / white).clip(0, 255).astype(np.uint8)

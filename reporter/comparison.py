@@ -1,4 +1,6 @@
-"""Runs side by side as numbers: who forgets at what price, what kappa does, who is near the ideal model in what time."""
+"""Runs side by side as numbers: who forgets at what price, what kappa does, who is near the ideal model in
+what time.
+"""
 
 from __future__ import annotations
 
@@ -38,15 +40,28 @@ IDEAL_SECONDS = "ideal_seconds"
 LONGEST_SLUG = 100  # bytes of what is said of a task in the names of its files
 WHOLE_CLASS, PART = "whole classes", "a part"  # of what was trained on
 
-OF_EVERY_METHOD = {"unlearn", "unlearn_file", "unlearn_code", "seed", INITIAL, KAPPA_COUNT}  # params, beside OF_TASK
+OF_EVERY_METHOD = {
+    "unlearn",
+    "unlearn_file",
+    "unlearn_code",
+    "seed",
+    INITIAL,
+    KAPPA_COUNT,
+}  # params, beside OF_TASK
 
 Part = Literal["forget", "retain"]
 Value = TypeVar("Value")
 
 
 def compared_metrics(metrics: Mapping[str, float], params: Mapping[str, str]) -> dict[str, float]:
-    """What a comparison needs of a run's numbers: its own, those of the initial and the ideal model, how many weights were switched off."""
-    of_base = {name: value for name, value in metrics.items() if name.startswith(BASE_MODELS) and without_base(name) in METRICS}
+    """What a comparison needs of a run's numbers: its own, those of the initial and the ideal model, how many
+    weights were switched off.
+    """
+    of_base = {
+        name: value
+        for name, value in metrics.items()
+        if name.startswith(BASE_MODELS) and without_base(name) in METRICS
+    }
     count = params.get(KAPPA_COUNT, "")
     masked = {KAPPA_COUNT: float(count)} if count.isdecimal() else {}
     return shown_metrics(metrics) | of_base | masked
@@ -61,17 +76,25 @@ def compared_names() -> frozenset[str]:
 
 @functools.cache
 def known_params(method: str, arch: str) -> frozenset[str]:
-    """The params that a run of a registered method on a registered architecture may have, as far as a comparison needs them."""
+    """The params that a run of a registered method on a registered architecture may have, as far as a
+    comparison needs them.
+    """
     return frozenset(names_of_task(arch) | OF_EVERY_METHOD | own_names(method))
 
 
 def request_kind(task: Task) -> str:
     """Whether whole classes were forgotten: then test images of them tell what was forgotten."""
-    return WHOLE_CLASS if any("test_forget_score" in run.metrics for group in groups_of(task) for run in group.done.values()) else PART
+    return (
+        WHOLE_CLASS
+        if any("test_forget_score" in run.metrics for group in groups_of(task) for run in group.done.values())
+        else PART
+    )
 
 
 def measured(task: Task, part: Part, what: str) -> str:
-    """The metric of forget or retain: on test images where whole classes were forgotten, else on training images."""
+    """The metric of forget or retain: on test images where whole classes were forgotten, else on training
+    images.
+    """
     return f"{'test_' if request_kind(task) == WHOLE_CLASS else ''}{part}_{what}"
 
 
@@ -80,7 +103,9 @@ def groups_of(task: Task) -> list[Group]:
 
 
 def by_seed(groups: Iterable[Group], value: Callable[[SeedRun], Value | None]) -> dict[str, Value]:
-    """What the finished runs of a seed share, as the ideal model's numbers: of each seed what the latest run with it says."""
+    """What the finished runs of a seed share, as the ideal model's numbers: of each seed what the latest run
+    with it says.
+    """
     found: dict[str, tuple[int, Value]] = {}
     for group in groups:
         for seed, run in group.done.items():
@@ -90,9 +115,15 @@ def by_seed(groups: Iterable[Group], value: Callable[[SeedRun], Value | None]) -
     return {seed: found[seed][1] for seed in sorted(found, key=seed_order)}
 
 
-def of_base_model(task: Task, model: Literal["initial", "ideal"], metric: str, groups: Sequence[Group] | None = None) -> OverSeeds | None:
-    """A number of the initial or the ideal model over the task's seeds; `groups`: over those of these groups alone."""
-    values = by_seed(groups_of(task) if groups is None else groups, lambda run: run.metrics.get(f"{model}_{metric}"))
+def of_base_model(
+    task: Task, model: Literal["initial", "ideal"], metric: str, groups: Sequence[Group] | None = None
+) -> OverSeeds | None:
+    """A number of the initial or the ideal model over the task's seeds; `groups`: over those of these groups
+    alone.
+    """
+    values = by_seed(
+        groups_of(task) if groups is None else groups, lambda run: run.metrics.get(f"{model}_{metric}")
+    )
     return over_seeds(list(values.values()), unit_of(metric)) if values else None
 
 
@@ -104,7 +135,9 @@ def seconds_of_ideal(task: Task) -> OverSeeds | None:
 
 @dataclass(frozen=True)
 class Point:
-    """A method in a plane: two numbers over its seeds, both with a finite mean; `front`: no other point is better in both."""
+    """A method in a plane: two numbers over its seeds, both with a finite mean; `front`: no other point is
+    better in both.
+    """
 
     label: str
     x: OverSeeds
@@ -120,8 +153,8 @@ class Point:
 class Plane:
     """Points over two metrics.
 
-    left_out: methods that have no finite mean of one of them. front_reason: why there is no front. unjudged: points that it can't be said
-    of whether they are on it, for want of an ideal model beside them.
+    left_out: methods that have no finite mean of one of them. front_reason: why there is no front. unjudged:
+    points that it can't be said of whether they are on it, for want of an ideal model beside them.
     """
 
     x_name: str
@@ -139,9 +172,15 @@ def finite(over: OverSeeds) -> float:
 
 
 def labelled(task: Task) -> dict[str, Group]:
-    """The groups by method, and where it has several, by what its settings differ in; not the ideal model's own runs."""
+    """The groups by method, and where it has several, by what its settings differ in; not the ideal model's
+    own runs.
+    """
     labels = labels_of(task)
-    return {f"{group.method} {labels[id(group)]}".strip(): group for group in groups_of(task) if group.method != REFERENCE}
+    return {
+        f"{group.method} {labels[id(group)]}".strip(): group
+        for group in groups_of(task)
+        if group.method != REFERENCE
+    }
 
 
 def forget_against_retain(task: Task) -> Plane:
@@ -149,8 +188,9 @@ def forget_against_retain(task: Task) -> Plane:
 
         costs = (sum over seeds |forget score - the ideal's| / seeds, -mean retain score)    percent; the ideal model of the same seed
 
-    Where there is no ideal model to go by, a forgotten class is best at 0; for a part of a class nobody can say, and there is no front.
-    Where some methods have an ideal model beside them, those that have none are not judged.
+    Where there is no ideal model to go by, a forgotten class is best at 0; for a part of a class nobody can
+    say, and there is no front. Where some methods have an ideal model beside them, those that have none are
+    not judged.
     """
     x_name, y_name = measured(task, "forget", "score"), measured(task, "retain", "score")
     points, left_out = points_of(task, x_name, y_name)
@@ -168,9 +208,15 @@ def forget_against_retain(task: Task) -> Plane:
 
 
 def distance_to_ideal(group: Group, metric: str) -> float | None:
-    """The mean over the seeds of the absolute difference to the ideal model beside each run; None where no run has one."""
+    """The mean over the seeds of the absolute difference to the ideal model beside each run; None where no
+    run has one.
+    """
     ideal = f"ideal_{metric}"
-    pairs = [(run.metrics[metric], run.metrics[ideal]) for run in group.done.values() if {metric, ideal} <= run.metrics.keys()]
+    pairs = [
+        (run.metrics[metric], run.metrics[ideal])
+        for run in group.done.values()
+        if {metric, ideal} <= run.metrics.keys()
+    ]
     return mean_gap(*zip(*pairs, strict=True)) if pairs else None
 
 
@@ -202,7 +248,8 @@ def marked(points: Sequence[Point], front: Sequence[int]) -> tuple[Point, ...]:
 
 @dataclass(frozen=True)
 class KappaLine:
-    """A method that was run with several kappas, all else equal: its groups with the number of weights switched off, ascending.
+    """A method that was run with several kappas, all else equal: its groups with the number of weights
+    switched off, ascending.
 
     Two kappas may come to the same number, as 0.1 and 819 do: both are there.
     """
@@ -221,15 +268,24 @@ class KappaLine:
 
 
 def kappa_lines(task: Task) -> list[KappaLine]:
-    """A line for each method, and choice of its other settings, that was run with at least two numbers of weights switched off."""
+    """A line for each method, and choice of its other settings, that was run with at least two numbers of
+    weights switched off.
+    """
     families: dict[tuple[str, Settings], list[tuple[int, Group]]] = {}
     for group in groups_of(task):
         masked = group.over(KAPPA_COUNT)
         if masked is not None and KAPPA in dict(group.own):
             others = tuple(it for it in group.own if it[0] != KAPPA)
             families.setdefault((group.method, others), []).append((round(finite(masked)), group))
-    several = {key: tuple(sorted(own, key=by_count)) for key, own in families.items() if len({count for count, _ in own}) > 1}
-    return [KappaLine(label_among(key, several), several[key]) for key in sorted(several, key=lambda it: (it[0].casefold(), it[1]))]
+    several = {
+        key: tuple(sorted(own, key=by_count))
+        for key, own in families.items()
+        if len({count for count, _ in own}) > 1
+    }
+    return [
+        KappaLine(label_among(key, several), several[key])
+        for key in sorted(several, key=lambda it: (it[0].casefold(), it[1]))
+    ]
 
 
 def by_count(counted: tuple[int, Group]) -> tuple[int, Settings]:
@@ -242,13 +298,17 @@ def label_among(family: tuple[str, Settings], families: Mapping[tuple[str, Setti
     method, settings = family
     siblings = [dict(others) for name, others in families if name == method]
     own = dict(settings)
-    names = sorted({name for one in siblings for name in one if len({other.get(name) for other in siblings}) > 1})
+    names = sorted(
+        {name for one in siblings for name in one if len({other.get(name) for other in siblings}) > 1}
+    )
     return " ".join([method, *(f"{name}={said(own, name)}" for name in names)])
 
 
 def about(task: Task) -> str:
     own = dict(task.settings)
-    return f"{capital(request_text(task))} of {own.get('dataset', 'data')} forgotten, {own.get('arch', 'model')}"
+    return (
+        f"{capital(request_text(task))} of {own.get('dataset', 'data')} forgotten, {own.get('arch', 'model')}"
+    )
 
 
 def request_text(task: Task) -> str:
@@ -273,5 +333,7 @@ def unlike(names: Sequence[str]) -> list[str]:
     found: list[str] = []
     for name in names:
         numbered = (f"{name}_{number}" for number in range(2, len(names) + 2))
-        found.append(name if name not in found else next(other for other in numbered if other not in (*found, *names)))
+        found.append(
+            name if name not in found else next(other for other in numbered if other not in (*found, *names))
+        )
     return found

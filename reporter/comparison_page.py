@@ -20,7 +20,13 @@ from reporter.comparison import (
     request_kind,
     time_against_gap,
 )
-from reporter.comparison_pictures import MOST_LINES, forget_retain_picture, kappa_picture, rank_picture, time_picture
+from reporter.comparison_pictures import (
+    MOST_LINES,
+    forget_retain_picture,
+    kappa_picture,
+    rank_picture,
+    time_picture,
+)
 from reporter.figure_files import svg_of
 from reporter.palette import css_variables
 from reporter.seeds_summary import Task, heading_of
@@ -48,7 +54,9 @@ def figures_of(task: Task) -> list[Drawn]:
     found = []
     if plane.points:
         note = f"{front_note(plane)} Means over the seeds on {images}, bars: standard deviation.{left_out(plane)}"
-        found.append(Drawn("forget_retain", "Forget score against retain score", note, forget_retain_picture(task)))
+        found.append(
+            Drawn("forget_retain", "Forget score against retain score", note, forget_retain_picture(task))
+        )
     lines, over_kappa = kappa_lines(task), kappa_picture(task)
     if over_kappa is not None:
         more = f" {MOST_LINES} of {len(lines)} lines are shown." if len(lines) > MOST_LINES else ""
@@ -68,9 +76,15 @@ def front_note(plane: Plane) -> str:
     if plane.front_reason:
         return f"No Pareto front: {plane.front_reason}."
     return (
-        "Joined: the Pareto front, the methods of which no other has both a forget score as near to the ideal model's of the same seed, "
-        "in the mean over the seeds, and a retain score as high. It is one of means: points within each other's bars are not told apart."
-        + (f" Not judged, for want of an ideal model beside them: {', '.join(plane.unjudged)}." if plane.unjudged else "")
+        "Joined: the Pareto front, the methods of which no other has both a forget score as near to the "
+        "ideal model's of the same seed, "
+        "in the mean over the seeds, and a retain score as high. It is one of means: points within each "
+        "other's bars are not told apart."
+        + (
+            f" Not judged, for want of an ideal model beside them: {', '.join(plane.unjudged)}."
+            if plane.unjudged
+            else ""
+        )
     )
 
 
@@ -82,25 +96,38 @@ def alt_of(drawn: Drawn, task: Task) -> str:
     """What the picture shows, in words."""
     if drawn.name == "forget_retain":
         plane = forget_against_retain(task)
-        points = "; ".join(f"{p.label} {p.x.mean:.1f} and {p.y.mean:.1f}{', on the front' if p.front else ''}" for p in plane.points)
+        points = "; ".join(
+            f"{p.label} {p.x.mean:.1f} and {p.y.mean:.1f}{', on the front' if p.front else ''}"
+            for p in plane.points
+        )
         return f"{drawn.title}, percent. {points}"
     if drawn.name == "kappa":
         return f"{drawn.title}: {', '.join(line.label for line in kappa_lines(task))}"
     return f"{drawn.title}. The table below has the numbers"
 
 
-def comparison_page(tasks: Sequence[Task], drawn: Mapping[int, Sequence[Drawn]], *, origin: str, command: str) -> str:
-    """The page of all tasks. drawn: the figures by a task's place; origin: where the runs are from, in a sentence."""
+def comparison_page(
+    tasks: Sequence[Task], drawn: Mapping[int, Sequence[Drawn]], *, origin: str, command: str
+) -> str:
+    """The page of all tasks. drawn: the figures by a task's place; origin: where the runs are from, in a
+    sentence.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
     parts = [
         {
             "heading": heading_of(task, tasks),
             "notes": notes_of(task),
             "pictures": [
-                {"title": one.title, "note": one.note, "svg": Markup(svg_of(one.figure, f"t{place}-{one.name}", alt_of(one, task)))}
+                {
+                    "title": one.title,
+                    "note": one.note,
+                    "svg": Markup(svg_of(one.figure, f"t{place}-{one.name}", alt_of(one, task))),
+                }
                 for one in drawn[place]
             ],
             "header": list(table_of(task)),
@@ -109,9 +136,18 @@ def comparison_page(tasks: Sequence[Task], drawn: Mapping[int, Sequence[Drawn]],
         for place, task in enumerate(tasks)
     ]
     title = "Unlearning methods side by side"
-    style = Markup(css_variables() + "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "comparison.css")))
+    style = Markup(
+        css_variables()
+        + "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "comparison.css"))
+    )
     return environment.get_template("comparison.html").render(
-        title=title, origin=origin, parts=parts, legend=f"{LEGEND}.", style=style, command=command, version=__version__
+        title=title,
+        origin=origin,
+        parts=parts,
+        legend=f"{LEGEND}.",
+        style=style,
+        command=command,
+        version=__version__,
     )
 
 
@@ -120,7 +156,11 @@ def notes_of(task: Task) -> list[str]:
     parts: tuple[Part, ...] = ("forget", "retain")
     scores = {name: of_base_model(task, "ideal", measured(task, name, "score")) for name in parts}
     said = [f"{name} score {spread(over)} percent" for name, over in scores.items() if over is not None]
-    notes = [f"The ideal model: {', '.join(said)}." if said else "No run here has an ideal model: there is no avg_gap and no rank."]
+    notes = [
+        f"The ideal model: {', '.join(said)}."
+        if said
+        else "No run here has an ideal model: there is no avg_gap and no rank."
+    ]
     if len(task.seeds) == 1:
         notes.append("One seed: no interval, and no telling how far another seed would be.")
     return notes

@@ -1,4 +1,6 @@
-"""Runs side by side as pictures: planes with a label for every method, curves over kappa, ranks with intervals."""
+"""Runs side by side as pictures: planes with a label for every method, curves over kappa, ranks with
+intervals.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,10 @@ WIDTH, PLANE_WIDTH = 7.2, 4.4  # inches: of a picture, and of the part with poin
 LONGEST = 46  # characters of a name's line
 MOST_LINES = 16  # over kappa: as many as there are pairs of a colour and a dash
 COLOURS = (UNLEARNED, FORGET, RETAIN, TEST)  # with a dash of its own for each line of a colour
-BASE_MODELS: tuple[tuple[Literal["initial", "ideal"], str, str], ...] = (("ideal", IDEAL, "D"), ("initial", INITIAL, "s"))
+BASE_MODELS: tuple[tuple[Literal["initial", "ideal"], str, str], ...] = (
+    ("ideal", IDEAL, "D"),
+    ("initial", INITIAL, "s"),
+)
 DASHES = ("-", "--", ":", "-.")
 PANELS: tuple[tuple[Part, str, str], ...] = (
     ("forget", "loss", "loss (nats)"),
@@ -63,7 +68,9 @@ PANELS: tuple[tuple[Part, str, str], ...] = (
 
 @rc_context(STYLE)
 def forget_retain_picture(task: Task) -> Figure:
-    """Forget score against retain score, means over the seeds with their standard deviation, the Pareto front, ideal and initial model."""
+    """Forget score against retain score, means over the seeds with their standard deviation, the Pareto
+    front, ideal and initial model.
+    """
     plane = forget_against_retain(task)
     figure, axes = plane_axes(plane)
     others = []
@@ -99,7 +106,9 @@ def time_picture(task: Task) -> Figure:
 
 
 def logarithmic(axes: Axes) -> None:
-    """An x axis with a few plain numbers on it, over a part of a decade too. What is drawn already decides how few."""
+    """An x axis with a few plain numbers on it, over a part of a decade too. What is drawn already decides
+    how few.
+    """
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 300 * low else (1.0, 2.0, 5.0), numticks=8))
@@ -111,11 +120,15 @@ def plane_axes(plane: Plane) -> tuple[Figure, Axes]:
     """Axes with room on the right for a line of text for each point."""
     height = max(3.4, (len(plane.points) + 1) * gap_of(point.label for point in plane.points) / 72)
     figure = Figure(figsize=(WIDTH, height + 1.2))
-    return figure, figure.add_axes((0.6 / WIDTH, 0.9 / (height + 1.2), PLANE_WIDTH / WIDTH, height / (height + 1.2)))
+    return figure, figure.add_axes(
+        (0.6 / WIDTH, 0.9 / (height + 1.2), PLANE_WIDTH / WIDTH, height / (height + 1.2))
+    )
 
 
 def wrapped(label: str) -> str:
-    """A name whole, whatever its length: methods that differ in their last setting alone are told apart by it."""
+    """A name whole, whatever its length: methods that differ in their last setting alone are told apart by
+    it.
+    """
     return "\n".join(textwrap.wrap(label, LONGEST, break_on_hyphens=False)) or label
 
 
@@ -133,8 +146,20 @@ def draw_points(axes: Axes, plane: Plane) -> None:
         points = [point for point in plane.points if point.front == front]
         if points:
             x, y = zip(*(point.at for point in points), strict=True)
-            spreads = [[over.sd or 0.0 for over in own] for own in ([p.x for p in points], [p.y for p in points])]
-            axes.errorbar(x, y, xerr=spreads[0], yerr=spreads[1], fmt="none", ecolor=FAINT, alpha=0.4, elinewidth=0.8, zorder=1)
+            spreads = [
+                [over.sd or 0.0 for over in own] for own in ([p.x for p in points], [p.y for p in points])
+            ]
+            axes.errorbar(
+                x,
+                y,
+                xerr=spreads[0],
+                yerr=spreads[1],
+                fmt="none",
+                ecolor=FAINT,
+                alpha=0.4,
+                elinewidth=0.8,
+                zorder=1,
+            )
             axes.plot(x, y, "o", markersize=5, zorder=4 if front else 3, **style)
     front_points = sorted(point.at for point in plane.points if point.front)
     if len(front_points) > 1:
@@ -149,11 +174,17 @@ def within(axes: Axes, plane: Plane, others: Sequence[float] = ()) -> None:
 
 
 def label_beside(axes: Axes, points: Sequence[Point]) -> None:
-    """The names in a column on the right, in the order of their points' height, each with a thin line to its point: none overlap."""
+    """The names in a column on the right, in the order of their points' height, each with a thin line to its
+    point: none overlap.
+    """
     low, high = axes.get_ylim()
     height = 72 * inches_high(axes)
     ordered = sorted(points, key=lambda point: (-point.at[1], point.at[0], point.label))
-    places = spread_out([(point.at[1] - low) / (high - low) * height for point in ordered], gap_of(p.label for p in points), height)
+    places = spread_out(
+        [(point.at[1] - low) / (high - low) * height for point in ordered],
+        gap_of(p.label for p in points),
+        height,
+    )
     for point, place in zip(ordered, places, strict=True):
         axes.annotate(
             wrapped(point.label),
@@ -163,12 +194,22 @@ def label_beside(axes: Axes, points: Sequence[Point]) -> None:
             va="center",
             fontsize=SMALL,
             color=INK if point.front else FAINT,
-            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": FAINT, "alpha": 0.5, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 3},
+            arrowprops={
+                "arrowstyle": "-",
+                "linewidth": 0.4,
+                "color": FAINT,
+                "alpha": 0.5,
+                "relpos": (0, 0.5),
+                "shrinkA": 1,
+                "shrinkB": 3,
+            },
         )
 
 
 def spread_out(wanted: Sequence[float], gap: float, height: float) -> list[float]:
-    """Places at least `gap` apart near the wanted ones, which descend; all in 0 to `height` where that has room for them."""
+    """Places at least `gap` apart near the wanted ones, which descend; all in 0 to `height` where that has
+    room for them.
+    """
     places: list[float] = []
     for want in wanted:
         places.append(min(want, places[-1] - gap) if places else min(want, height))
@@ -182,7 +223,14 @@ def spread_out(wanted: Sequence[float], gap: float, height: float) -> list[float
 def legend_below(axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))
-    axes.legend(once.values(), once, loc="upper center", bbox_to_anchor=(0.5, -0.5 / inches_high(axes)), ncols=2, fontsize=8)
+    axes.legend(
+        once.values(),
+        once,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.5 / inches_high(axes)),
+        ncols=2,
+        fontsize=8,
+    )
 
 
 def inches_high(axes: Axes) -> float:
@@ -192,7 +240,8 @@ def inches_high(axes: Axes) -> float:
 
 @rc_context(STYLE)
 def kappa_picture(task: Task) -> Figure | None:
-    """Forget loss, score and probability, retain loss and score over the number of weights switched off; None without two of a method.
+    """Forget loss, score and probability, retain loss and score over the number of weights switched off; None
+    without two of a method.
 
     Lines join the means over the seeds, bands reach from the smallest to the largest seed.
     """
@@ -210,7 +259,9 @@ def kappa_picture(task: Task) -> Figure | None:
         for model, colour, _ in BASE_MODELS:
             over = of_base_model(task, model, metric)
             if over is not None and over.mean is not None:
-                axes.axhline(over.mean, color=colour, linestyle=LINES[model], linewidth=1.6, label=f"{model} model")
+                axes.axhline(
+                    over.mean, color=colour, linestyle=LINES[model], linewidth=1.6, label=f"{model} model"
+                )
         axes.set(xlabel="weights switched off", ylabel=unit, title=part)
         counts = [count for line in lines for count in line.counts]
         if max(counts) >= 10 * min(counts):
@@ -225,38 +276,73 @@ def kappa_picture(task: Task) -> Figure | None:
 
 def styled(lines: Sequence[KappaLine]) -> list[tuple[KappaLine, str, str]]:
     """Each line with a colour and a dash of its own; at most MOST_LINES of them."""
-    return [(line, COLOURS[n % len(COLOURS)], DASHES[n // len(COLOURS) % len(DASHES)]) for n, line in enumerate(lines[:MOST_LINES])]
+    return [
+        (line, COLOURS[n % len(COLOURS)], DASHES[n // len(COLOURS) % len(DASHES)])
+        for n, line in enumerate(lines[:MOST_LINES])
+    ]
 
 
-def draw_line(axes: Axes, points: Sequence[tuple[int, OverSeeds]], colour: str, dash: str, label: str) -> None:
+def draw_line(
+    axes: Axes, points: Sequence[tuple[int, OverSeeds]], colour: str, dash: str, label: str
+) -> None:
     if not points:
         return
     counts, overs = zip(*points, strict=True)
-    axes.fill_between(counts, [min(o.values) for o in overs], [max(o.values) for o in overs], color=colour, alpha=0.2, linewidth=0)
+    axes.fill_between(
+        counts,
+        [min(o.values) for o in overs],
+        [max(o.values) for o in overs],
+        color=colour,
+        alpha=0.2,
+        linewidth=0,
+    )
     axes.plot(counts, [finite(o) for o in overs], dash, marker="o", markersize=3, color=colour, label=label)
 
 
 @rc_context(STYLE)
 def rank_picture(task: Task) -> Figure | None:
-    """avg_gap of each method in the order of the ranks, with the 95 % interval of its mean; None where no run has one."""
-    found = [(label, group.gap) for label, group in labelled(task).items() if group.gap is not None and group.gap.mean is not None]
+    """avg_gap of each method in the order of the ranks, with the 95 % interval of its mean; None where no run
+    has one.
+    """
+    found = [
+        (label, group.gap)
+        for label, group in labelled(task).items()
+        if group.gap is not None and group.gap.mean is not None
+    ]
     if not found:
         return None
     height = max(1.5, len(found) * (gap_of(label for label, _ in found) + GAP / 2) / 72)
     below, above = 0.95, 0.15
     figure = Figure(figsize=(WIDTH, height + below + above))
     axes = figure.add_axes(
-        (2.6 / WIDTH, below / (height + below + above), (WIDTH - 2.8) / WIDTH, height / (height + below + above)),
+        (
+            2.6 / WIDTH,
+            below / (height + below + above),
+            (WIDTH - 2.8) / WIDTH,
+            height / (height + below + above),
+        ),
     )
     means = [finite(over) for _, over in found]
     for place, (_, over) in enumerate(found):
         if over.interval is not None:
-            axes.plot(over.interval, (place, place), "-", color=UNLEARNED, linewidth=1.4, alpha=0.6, label="95 % interval")
+            axes.plot(
+                over.interval,
+                (place, place),
+                "-",
+                color=UNLEARNED,
+                linewidth=1.4,
+                alpha=0.6,
+                label="95 % interval",
+            )
         label, style = ("mean over the seeds", "full") if over.interval else ("one seed", "none")
         axes.plot(finite(over), place, "o", color=UNLEARNED, markersize=5, fillstyle=style, label=label)
     axes.axvline(0, color=IDEAL, linestyle=LINES["ideal"], linewidth=1, label="ideal model")
     edge = max(means) * 1.15 or 1.0
-    axes.set(xlim=(-0.06 * edge, edge), ylim=(len(found) - 0.5, -0.5), xlabel=f"{RANKED_BY} (points from the ideal model)")
+    axes.set(
+        xlim=(-0.06 * edge, edge),
+        ylim=(len(found) - 0.5, -0.5),
+        xlabel=f"{RANKED_BY} (points from the ideal model)",
+    )
     axes.set(ylabel="method, nearest first")
     axes.set_yticks(range(len(found)), [wrapped(label) for label, _ in found], fontsize=SMALL)
     axes.tick_params(axis="y", length=0)

@@ -21,7 +21,10 @@ def curves(title: str, steps: Sequence[Mapping[str, float]], *, role: str, step:
     """A curve over the steps, counted from 1, for each name in them, the first 12; what is left out is said."""
     names = list(dict.fromkeys(name for values in steps for name in values))
     shown, others = names[:MOST_CURVES], names[MOST_CURVES:]
-    points = {name: [(n, float(values[name])) for n, values in enumerate(steps, 1) if name in values] for name in shown}
+    points = {
+        name: [(n, float(values[name])) for n, values in enumerate(steps, 1) if name in values]
+        for name in shown
+    }
     pictures = [_curve(title, name, own, role, step) for name, own in points.items()]
     if others:
         told = f"{len(others)} more of this history are not drawn: {', '.join(map(readable, others))}."
@@ -39,11 +42,15 @@ def _curve(title: str, name: str, points: Sequence[tuple[int, float]], role: str
     up = (low - room, high + room) if steep else _inside(low, high, room, unit_of(name))
     sides = _decades(*up) if steep else ticks(*up, 4)
     left = room_for(sides)
-    panel = Panel((points[0][0], max(points[-1][0], points[0][0] + 1)), up, left=left, width=346 - left, height=110)
+    panel = Panel(
+        (points[0][0], max(points[-1][0], points[0][0] + 1)), up, left=left, width=346 - left, height=110
+    )
     whole = ticks(*panel.x, whole=True)
     parts = [axes(panel, whole, sides, xlabel=step, ylabel=_with_unit(name, log=steep))]
     if len(finite) == 1:
-        parts.append(f'<circle cx="{panel.across(finite[0][0]):.1f}" cy="{panel.up(values[0]):.1f}" r="3.5" fill="var(--{role})"/>')
+        parts.append(
+            f'<circle cx="{panel.across(finite[0][0]):.1f}" cy="{panel.up(values[0]):.1f}" r="3.5" fill="var(--{role})"/>'
+        )
     elif finite:
         parts.append(line(panel, [n for n, _ in finite], values, role))
     else:
@@ -51,7 +58,9 @@ def _curve(title: str, name: str, points: Sequence[tuple[int, float]], role: str
     ends = f"from {finite[0][1]:.4g} to {finite[-1][1]:.4g}" if finite else "no finite value"
     alt = f"{title}, {_with_unit(name)} over {len(points)} {step}s: {ends}."
     note = f"{broken} values that are not finite are left out." if broken else ""
-    return Picture(file_name(title, name), f"{title}: {readable(name)}", alt, parts, panel.bottom + 38, note=note)
+    return Picture(
+        file_name(title, name), f"{title}: {readable(name)}", alt, parts, panel.bottom + 38, note=note
+    )
 
 
 def _inside(low: float, high: float, room: float, unit: str) -> tuple[float, float]:
@@ -62,7 +71,11 @@ def _inside(low: float, high: float, room: float, unit: str) -> tuple[float, flo
 
 def unit_of(name: str) -> str:
     """Of a number of a history; empty for one without."""
-    return METRICS[name].facts.unit if name in METRICS else OTHER_UNITS.get(name, UNITS.get(name.rsplit("_", 1)[-1], ""))
+    return (
+        METRICS[name].facts.unit
+        if name in METRICS
+        else OTHER_UNITS.get(name, UNITS.get(name.rsplit("_", 1)[-1], ""))
+    )
 
 
 def _with_unit(name: str, *, log: bool = False) -> str:
@@ -77,7 +90,9 @@ def _decades(low: float, high: float) -> list[tuple[float, str]]:
 
 
 def file_name(title: str, name: str) -> str:
-    """ "after_each_epoch_forget_loss". A user's own history may have any names: no two of them come to the same file."""
+    """ "after_each_epoch_forget_loss". A user's own history may have any names: no two of them come to the
+    same file.
+    """
     own = re.sub(r"[^\w.-]", "_", name)
     if own != name:
         own += f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}"

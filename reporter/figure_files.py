@@ -18,8 +18,12 @@ NO_DATE = {"CreationDate": None}  # the same figure is the same file
 
 @contextlib.contextmanager
 def titled(figure: Figure, title: str) -> Iterator[None]:
-    """The figure with a title above all that it has, for a file of its own; on a page it has the page's heading."""
-    heading = figure.text(0.5, 1 + 0.08 / figure.get_figheight(), title, ha="center", va="bottom", fontsize=10, parse_math=False)
+    """The figure with a title above all that it has, for a file of its own; on a page it has the page's
+    heading.
+    """
+    heading = figure.text(
+        0.5, 1 + 0.08 / figure.get_figheight(), title, ha="center", va="bottom", fontsize=10, parse_math=False
+    )
     try:
         yield
     finally:
@@ -27,7 +31,9 @@ def titled(figure: Figure, title: str) -> Iterator[None]:
 
 
 def pdf_of(figure: Figure, title: str) -> bytes:
-    """Vector PDF. Its fonts are embedded as TrueType (type 42), which publishers ask for, and its text can be searched."""
+    """Vector PDF. Its fonts are embedded as TrueType (type 42), which publishers ask for, and its text can be
+    searched.
+    """
     content = io.BytesIO()
     with titled(figure, title), rc_context({"pdf.fonttype": 42}):
         figure.savefig(content, format="pdf", bbox_inches="tight", metadata=NO_DATE)
@@ -35,7 +41,8 @@ def pdf_of(figure: Figure, title: str) -> bytes:
 
 
 def svg_of(figure: Figure, name: str, about: str) -> str:
-    """An `<svg>` element for a page that defines palette.css_variables: light and dark follow the page. Letters are outlines.
+    """An `<svg>` element for a page that defines palette.css_variables: light and dark follow the page.
+    Letters are outlines.
 
     name: unlike that of every other figure of the page. about: what a reader who can't see it should know.
     """

@@ -36,7 +36,9 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Row:
-    """A metric in a table: name, what it is, unit, the direction that is good, and its values in the order of the models."""
+    """A metric in a table: name, what it is, unit, the direction that is good, and its values in the order of
+    the models.
+    """
 
     name: str
     about: str
@@ -45,8 +47,12 @@ class Row:
     values: tuple[str, ...]
 
 
-def html_report(facts: RunFacts, told: Verdict | None = None, pictures: Mapping[str, Sequence[Picture]] | None = None) -> str:
-    """The page. Pictures (by their heading) are those of `report_pictures`; what was not measured is named with the command."""
+def html_report(
+    facts: RunFacts, told: Verdict | None = None, pictures: Mapping[str, Sequence[Picture]] | None = None
+) -> str:
+    """The page. Pictures (by their heading) are those of `report_pictures`; what was not measured is named
+    with the command.
+    """
     models = {name: own for name in MODELS if (own := facts.outputs.get(name)) is not None}
     main = headline(facts)
     others = [kind.name for kind in facts.kinds if kind.name not in main]
@@ -61,7 +67,9 @@ def html_report(facts: RunFacts, told: Verdict | None = None, pictures: Mapping[
             every=[row for row in rows_of(facts, others, tuple(models)) if set(row.values) != {NONE}],
             missing=grouped(facts.undefined),
             groups=report_pictures(facts) if pictures is None else pictures,
-            thumbnails=[] if facts.images is None else best_known(facts.images, outputs_by_model(facts, "forget"), facts.names),
+            thumbnails=[]
+            if facts.images is None
+            else best_known(facts.images, outputs_by_model(facts, "forget"), facts.names),
             style=Markup(css_variables() + CSS + (TEMPLATES / "page.css").read_text(encoding="utf-8")),
             markup=Markup,
         )
@@ -75,7 +83,11 @@ def report_pictures(facts: RunFacts) -> dict[str, list[Picture]]:
         "Predictions": prediction_pictures(facts),
         "Losses and attacks": loss_pictures(facts),
         "The masked layer": [] if layer is None else [layer_map(layer), weight_sizes(layer)],
-        "History": [picture for own in histories for picture in curves(own.title, own.steps, role=own.role, step=own.step)],
+        "History": [
+            picture
+            for own in histories
+            for picture in curves(own.title, own.steps, role=own.role, step=own.step)
+        ],
     }
     return {heading: pictures for heading, pictures in groups.items() if pictures}
 
@@ -96,10 +108,17 @@ def prediction_pictures(facts: RunFacts) -> list[Picture]:
 def loss_pictures(facts: RunFacts) -> list[Picture]:
     """Forget against test images: the losses of every model, and what a threshold on them tells."""
     test = outputs_by_model(facts, "test")
-    sets = {model: (forget, test[model]) for model, forget in outputs_by_model(facts, "forget").items() if len(test[model])}
+    sets = {
+        model: (forget, test[model])
+        for model, forget in outputs_by_model(facts, "forget").items()
+        if len(test[model])
+    }
     if not sets:
         return []
-    return [*(loss_histogram(model, forget, test) for model, (forget, test) in sets.items()), attack_roc(sets)]
+    return [
+        *(loss_histogram(model, forget, test) for model, (forget, test) in sets.items()),
+        attack_roc(sets),
+    ]
 
 
 def headline(facts: RunFacts) -> list[str]:
@@ -109,7 +128,9 @@ def headline(facts: RunFacts) -> list[str]:
 
 
 def rows_of(facts: RunFacts, names: Iterable[str], models: Sequence[str]) -> list[Row]:
-    """The metrics of that name that were asked for, in that order; a metric that only compares has one value, under "unlearned"."""
+    """The metrics of that name that were asked for, in that order; a metric that only compares has one value,
+    under "unlearned".
+    """
     kinds = {kind.name: kind for kind in facts.kinds}
     return [_row(facts, kinds[name], models) for name in names if name in kinds]
 
@@ -140,7 +161,9 @@ def shown(value: float | None, unit: str) -> str:
 
 
 def grouped(reasons: Mapping[str, str]) -> list[tuple[str, list[str]]]:
-    """Every reason once, with the metrics that it holds for; those of a base model are left to the model's own."""
+    """Every reason once, with the metrics that it holds for; those of a base model are left to the model's
+    own.
+    """
     own = {name: why for name, why in reasons.items() if not name.startswith(("initial_", "ideal_"))}
     others = {name: why for name, why in reasons.items() if name not in own and why not in own.values()}
     ordered = sorted((own | others).items(), key=lambda item: item[1])
@@ -151,4 +174,10 @@ def grouped(reasons: Mapping[str, str]) -> list[tuple[str, list[str]]]:
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,4 +1,6 @@
-"""The picture of a sweep over kappa: how many images of both kinds are still predicted right, the more weights are switched off."""
+"""The picture of a sweep over kappa: how many images of both kinds are still predicted right, the more
+weights are switched off.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +12,29 @@ from reporter.svg import Key, Panel, Picture, axes, box, line, rule, ticks
 MARK = 5  # units of a point's side
 
 
-def kappa_curve(points: Sequence[tuple[int, float, float]], initial: tuple[float, float], *, title: str, size: int) -> Picture:
-    """Forget and retain score over kappa: points (weights switched off, forget score, retain score); level: the initial model.
+def kappa_curve(
+    points: Sequence[tuple[int, float, float]], initial: tuple[float, float], *, title: str, size: int
+) -> Picture:
+    """Forget and retain score over kappa: points (weights switched off, forget score, retain score); level:
+    the initial model.
 
-    Several points of one kappa (seeds) are all shown; the lines join their means. `size` is the layer's number of weights.
+    Several points of one kappa (seeds) are all shown; the lines join their means. `size` is the layer's
+    number of weights.
     """
     kappas = sorted({kappa for kappa, _, _ in points})
     shares = [100 * kappa / size for kappa in kappas]
     room = (shares[-1] - shares[0]) * 0.04 or 0.5
     panel = Panel((max(0.0, shares[0] - room), min(100.0, shares[-1] + room)), (-3, 103))
     across, up = ticks(*panel.x, 8), ticks(0, 100)
-    parts = [axes(panel, across, up, xlabel="weights of the masked layer switched off (percent)", ylabel="score (percent correct)")]
+    parts = [
+        axes(
+            panel,
+            across,
+            up,
+            xlabel="weights of the masked layer switched off (percent)",
+            ylabel="score (percent correct)",
+        )
+    ]
     keys, ends = [], []
     for column, role in ((1, "forget"), (2, "retain")):
         own = [(point[0], point[column]) for point in points]

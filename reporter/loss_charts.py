@@ -19,10 +19,22 @@ def loss_histogram(model: str, forget: Outputs, test: Outputs) -> Picture:
     top = 1.05 * max(float(values.max()) for values in heights.values())
     panel = Panel((np.log10(LEAST), np.log10(MOST)), (0, top), height=150)
     decades = [(float(d), _power(d)) for d in range(-8, 3, 2)]
-    parts = [axes(panel, decades, ticks(0, top, 4), xlabel="loss, -log p of the true class (nats)", ylabel="images (percent)")]
+    parts = [
+        axes(
+            panel,
+            decades,
+            ticks(0, top, 4),
+            xlabel="loss, -log p of the true class (nats)",
+            ylabel="images (percent)",
+        )
+    ]
     parts += [outline(panel, np.log10(edges), values, role) for role, values in heights.items()]
-    beyond = int(((forget.losses < LEAST) | (forget.losses > MOST)).sum()) + int(((test.losses < LEAST) | (test.losses > MOST)).sum())
-    medians = ", ".join(f"{role} {float(own.losses.median()):.3g}" for role, own in (("forget", forget), ("test", test)))
+    beyond = int(((forget.losses < LEAST) | (forget.losses > MOST)).sum()) + int(
+        ((test.losses < LEAST) | (test.losses > MOST)).sum()
+    )
+    medians = ", ".join(
+        f"{role} {float(own.losses.median()):.3g}" for role, own in (("forget", forget), ("test", test))
+    )
     alt = f"Histograms of the losses of forget and of test images, {model} model. Medians in nats: {medians}."
     note = f"{beyond:,} images beyond the ends are counted in the outermost bins." if beyond else ""
     keys = (Key("forget", f"forget ({len(forget):,})"), Key("test", f"test ({len(test):,})"))
@@ -30,11 +42,17 @@ def loss_histogram(model: str, forget: Outputs, test: Outputs) -> Picture:
 
 
 def attack_roc(sets: Mapping[str, tuple[Outputs, Outputs]]) -> Picture:
-    """The ROC curve of "the loss is below a threshold: it was trained on", forget images against all test images, for each model."""
+    """The ROC curve of "the loss is below a threshold: it was trained on", forget images against all test
+    images, for each model.
+    """
     panel = Panel((0, 1), (0, 1), height=300)
     parts = [
         axes(
-            panel, ticks(0, 1), ticks(0, 1), xlabel="test images called trained on (fraction)", ylabel="forget images called so (fraction)"
+            panel,
+            ticks(0, 1),
+            ticks(0, 1),
+            xlabel="test images called trained on (fraction)",
+            ylabel="forget images called so (fraction)",
         )
     ]
     parts.append(rule(panel.across(0), panel.up(0), panel.across(1), panel.up(1), role="faint", dash="2 4"))
@@ -45,7 +63,9 @@ def attack_roc(sets: Mapping[str, tuple[Outputs, Outputs]]) -> Picture:
         keys.append(Key(model, f"{model}: AUC {area(false, true):.3f}"))
     alt = "ROC curves of a threshold on the loss. " + "; ".join(key.text for key in keys) + "."
     note = "Dotted: chance. Like the ideal model is the aim; a curve below chance tells the images apart as well as one above."
-    return Picture("attack_roc", "A membership attack by the loss", alt, parts, panel.bottom + 38, tuple(keys), note)
+    return Picture(
+        "attack_roc", "A membership attack by the loss", alt, parts, panel.bottom + 38, tuple(keys), note
+    )
 
 
 def roc(forget: Outputs, test: Outputs) -> tuple[np.ndarray, np.ndarray]:

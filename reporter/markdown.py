@@ -16,20 +16,30 @@ def by_name(entries: Iterable[Entry[Any]]) -> list[Entry[Any]]:
 
 
 def paragraphs_of(function: Any, label: str = "Departures?") -> tuple[list[str], list[str]]:
-    """The docstring's paragraphs after its one line, without the flags: those without a label, and those with it, which it is cut from."""
+    """The docstring's paragraphs after its one line, without the flags: those without a label, and those with
+    it, which it is cut from.
+    """
     paragraphs = re.split(r"\n\s*\n", inspect.getdoc(function) or "")[1:]
     rest = [text for text in paragraphs if not text.startswith("Flags:")]
     labelled = [text for text in rest if re.match(f"{label}:", text)]
-    return [text for text in rest if text not in labelled], [re.sub(rf"^{label}:\s+", "", text) for text in labelled]
+    return [text for text in rest if text not in labelled], [
+        re.sub(rf"^{label}:\s+", "", text) for text in labelled
+    ]
 
 
 def paragraph(text: str) -> str:
     """An indented paragraph is a formula and stays as it is; another one is prose."""
-    return f"```text\n{textwrap.dedent(text)}\n```" if all(line.startswith("    ") for line in text.splitlines()) else prose(text)
+    return (
+        f"```text\n{textwrap.dedent(text)}\n```"
+        if all(line.startswith("    ") for line in text.splitlines())
+        else prose(text)
+    )
 
 
 def prose(text: str, *, cell: bool = False) -> str:
-    """Text as Markdown on one line: names with an underscore and flags as code, everything else that Markdown reads escaped."""
+    """Text as Markdown on one line: names with an underscore and flags as code, everything else that Markdown
+    reads escaped.
+    """
 
     def marked(match: re.Match[str]) -> str:
         code, name, sign = match.groups()

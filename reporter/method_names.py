@@ -48,4 +48,8 @@ def latex_name(method: str) -> str:
 
 def latex_text(text: str) -> str:
     """Text as LaTeX prints it: everything that is a sign of LaTeX's own is escaped."""
-    return re.sub(r"[&%$#_{}]|[\\~^<>|±−→↑↓†]", lambda sign: SPECIAL.get(sign[0], f"\\{sign[0]}"), " ".join(text.split()))
+    return re.sub(
+        r"[&%$#_{}]|[\\~^<>|±−→↑↓†]",
+        lambda sign: SPECIAL.get(sign[0], f"\\{sign[0]}"),
+        " ".join(text.split()),
+    )

@@ -55,7 +55,10 @@ The last column is what the public code of the method's source augments where it
 
 def listing(methods: Iterable[Entry[Any]], add_ons: Iterable[Entry[Any]]) -> str:
     """A line per method: name, aliases, the add-ons that it takes, what it does; then a line per add-on."""
-    rows = [[e.name, ", ".join(e.aliases), "all" if "addon" in e.hyperparameters else "", _in_short(e)] for e in by_name(methods)]
+    rows = [
+        [e.name, ", ".join(e.aliases), "all" if "addon" in e.hyperparameters else "", _in_short(e)]
+        for e in by_name(methods)
+    ]
     rules = [[entry.name, entry.summary] for entry in by_name(add_ons)]
     return "\n".join(
         [
@@ -63,17 +66,24 @@ def listing(methods: Iterable[Entry[Any]], add_ons: Iterable[Entry[Any]]) -> str
             "",
             wrapped_table(["add-on", "what it does"], rules),
             "",
-            "one method with its flags:  python -u mlflow_forget.py --unlearn NAME --help      all of them: docs/methods.md",
+            "one method with its flags:  python -u mlflow_forget.py --unlearn NAME --help      all of them: "
+            "docs/methods.md",
         ]
     )
 
 
-def page(methods: Iterable[Entry[Any]], add_ons: Iterable[Entry[Any]], own_pages: Collection[str] = ()) -> str:
-    """docs/methods.md: an index, a section for each method, one for the add-ons. `own_pages`: names of other files beside it."""
+def page(
+    methods: Iterable[Entry[Any]], add_ons: Iterable[Entry[Any]], own_pages: Collection[str] = ()
+) -> str:
+    """docs/methods.md: an index, a section for each method, one for the add-ons. `own_pages`: names of other
+    files beside it.
+    """
     methods, add_ons = by_name(methods), by_name(add_ons)
     alone = [entry for entry in methods if _add_on_of(entry) is None]
     joint = [entry for entry in methods if _add_on_of(entry) is not None]
-    index = [[f"[`{e.name}`](#{e.name.lower()})", codes(e.aliases), prose(_in_short(e), cell=True)] for e in alone]
+    index = [
+        [f"[`{e.name}`](#{e.name.lower()})", codes(e.aliases), prose(_in_short(e), cell=True)] for e in alone
+    ]
     parts = [
         HEAD,
         "## Index",
@@ -89,7 +99,14 @@ def page(methods: Iterable[Entry[Any]], add_ons: Iterable[Entry[Any]], own_pages
 
 
 def _augmentation_table(alone: Iterable[Entry[Any]]) -> str:
-    rows = [[f"[`{e.name}`](#{e.name.lower()})", " and ".join(e.facts.augments or ("nothing",)), e.facts.source_augments] for e in alone]
+    rows = [
+        [
+            f"[`{e.name}`](#{e.name.lower()})",
+            " and ".join(e.facts.augments or ("nothing",)),
+            e.facts.source_augments,
+        ]
+        for e in alone
+    ]
     return table(["method", "augmented images", "in the source"], rows)
 
 
@@ -107,7 +124,9 @@ def _add_on_of(entry: Entry[Any]) -> str | None:
 
 def _method_of(entry: Entry[Any]) -> Entry[Any]:
     """The method that a joint name has in it."""
-    return next(other for other in METHODS if inspect.unwrap(other.function) is inspect.unwrap(entry.function))
+    return next(
+        other for other in METHODS if inspect.unwrap(other.function) is inspect.unwrap(entry.function)
+    )
 
 
 def _in_short(entry: Entry[Any]) -> str:
@@ -140,7 +159,10 @@ def _section(entry: Entry[Any], own_pages: Collection[str]) -> str:
 
 
 def _facts(entry: Entry[Any], own_pages: Collection[str]) -> list[str]:
-    facts = [f"Forgets: {'whole classes only' if entry.facts.whole_class else 'any request, whole classes or images'}"]
+    facts = [
+        "Forgets: "
+        f"{'whole classes only' if entry.facts.whole_class else 'any request, whole classes or images'}"
+    ]
     facts += [f"Needs: {', '.join(_needs(entry))}"] if _needs(entry) else []
     facts += ["Add-ons: [all](#add-ons), by `--addon`"] if "addon" in entry.hyperparameters else []
     facts += [f"Source: {prose(entry.facts.source)}"] if entry.facts.source else []
@@ -148,7 +170,9 @@ def _facts(entry: Entry[Any], own_pages: Collection[str]) -> list[str]:
     return facts + ([f"More: [{own}.md]({own}.md)"] if own in own_pages else [])
 
 
-def _add_ons_section(alone: Sequence[Entry[Any]], joint: Sequence[Entry[Any]], add_ons: Sequence[Entry[Any]]) -> str:
+def _add_ons_section(
+    alone: Sequence[Entry[Any]], joint: Sequence[Entry[Any]], add_ons: Sequence[Entry[Any]]
+) -> str:
     takers = [entry.name for entry in alone if "addon" in entry.hyperparameters]
     names = [
         [
@@ -191,7 +215,9 @@ def _add_on(entry: Entry[Any]) -> str:
 
 def _lacks(entry: Entry[Any]) -> str:
     """The method's flags that a joint name does not have."""
-    return codes(f"--{name}" for name in _method_of(entry).hyperparameters if name not in entry.hyperparameters)
+    return codes(
+        f"--{name}" for name in _method_of(entry).hyperparameters if name not in entry.hyperparameters
+    )
 
 
 def _one_line(documented: Any) -> str:
@@ -199,12 +225,19 @@ def _one_line(documented: Any) -> str:
 
 
 def _flags(hyperparameters: Mapping[str, Hyperparameter]) -> list[str]:
-    rows = [[f"`--{p.name}`", prose(p.expects, cell=True), _default(p), prose(p.help, cell=True)] for p in hyperparameters.values()]
+    rows = [
+        [f"`--{p.name}`", prose(p.expects, cell=True), _default(p), prose(p.help, cell=True)]
+        for p in hyperparameters.values()
+    ]
     return [table(["flag", "value", "default", "what it is"], rows)] if rows else []
 
 
 def _default(parameter: Hyperparameter) -> str:
-    return "required" if parameter.required else f"`{str(parameter.default).lower() if parameter.default is None else parameter.default}`"
+    return (
+        "required"
+        if parameter.required
+        else f"`{str(parameter.default).lower() if parameter.default is None else parameter.default}`"
+    )
 
 
 if __name__ == "__main__":

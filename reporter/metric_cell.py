@@ -9,5 +9,7 @@ from reporter.text_table import number
 
 
 def metric_cell(metric: str, values: Mapping[str, float], reasons: Mapping[str, str], digits: int = 2) -> str:
-    """A metric of a model in a table: its value, "undecided", or nothing. reasons: why metrics of that model have no value, by name."""
+    """A metric of a model in a table: its value, "undecided", or nothing. reasons: why metrics of that model
+    have no value, by name.
+    """
     return UNDECIDED if is_undecided(metric, reasons) else number(values.get(metric), digits)

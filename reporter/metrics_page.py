@@ -74,7 +74,13 @@ def page(metrics: Iterable[Entry[Any]]) -> str:
     """docs/metrics.md: an index, and a section for each metric, in the order of the registry."""
     metrics = list(metrics)
     header = ["name", "what it is", "unit", "good", "needs"]
-    parts = [HEAD, "## Index", table(header, [_row(entry) for entry in metrics]), "## The metrics", *map(_section, metrics)]
+    parts = [
+        HEAD,
+        "## Index",
+        table(header, [_row(entry) for entry in metrics]),
+        "## The metrics",
+        *map(_section, metrics),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -84,15 +90,26 @@ def written() -> str:
 
 
 def listing(metrics: Iterable[Entry[Any]]) -> str:
-    """A line per metric: name, unit, what it needs, whether a run measures it without being asked, what it is."""
-    rows = [[entry.name, entry.facts.unit, ", ".join(_needs(entry)), _measured(entry), entry.summary] for entry in metrics]
+    """A line per metric: name, unit, what it needs, whether a run measures it without being asked, what it
+    is.
+    """
+    rows = [
+        [entry.name, entry.facts.unit, ", ".join(_needs(entry)), _measured(entry), entry.summary]
+        for entry in metrics
+    ]
     lines = wrapped_table(["metric", "unit", "needs", "by default", "what it is"], rows)
     return f"{lines}\n\nall of them: docs/metrics.md"
 
 
 def _row(entry: Entry[Any]) -> list[str]:
     name = f"[`{entry.name}`](#{entry.name.lower()})"
-    return [name, prose(entry.summary, cell=True), entry.facts.unit, entry.facts.better, ", ".join(_needs(entry))]
+    return [
+        name,
+        prose(entry.summary, cell=True),
+        entry.facts.unit,
+        entry.facts.better,
+        ", ".join(_needs(entry)),
+    ]
 
 
 def _section(entry: Entry[Any]) -> str:
@@ -101,7 +118,9 @@ def _section(entry: Entry[Any]) -> str:
     text, traps = paragraphs_of(entry.function, "Trap")
     facts = "\n".join(f"- {fact}" for fact in _facts(entry))
     warnings = [f"**Trap.** {prose(capital(trap))}" for trap in traps]
-    return "\n\n".join([f"### `{entry.name}`", also + prose(entry.summary), *map(paragraph, text), *warnings, facts])
+    return "\n\n".join(
+        [f"### `{entry.name}`", also + prose(entry.summary), *map(paragraph, text), *warnings, facts]
+    )
 
 
 def _measured(entry: Entry[Any]) -> str:
@@ -113,8 +132,14 @@ def _measured(entry: Entry[Any]) -> str:
 def _facts(entry: Entry[Any]) -> list[str]:
     unit, better = entry.facts.unit, entry.facts.better
     facts = [f"Unit: {unit_facts(unit).in_words}", f"Good: {better}"]
-    facts += [f"Good for images of classes that stay: {entry.facts.better_of_images}"] if entry.facts.better_of_images else []
-    facts += [f"Good for whole classes: {entry.facts.better_of_classes}"] if entry.facts.better_of_classes else []
+    facts += (
+        [f"Good for images of classes that stay: {entry.facts.better_of_images}"]
+        if entry.facts.better_of_images
+        else []
+    )
+    facts += (
+        [f"Good for whole classes: {entry.facts.better_of_classes}"] if entry.facts.better_of_classes else []
+    )
     facts += [f"Needs: {', '.join(_needs(entry)) or 'the model alone'}"]
     facts += [f"Costly: {COSTLY}"] if entry.facts.costly else []
     return [*facts, f"Source: {prose(entry.facts.source) or 'the definition above'}"]

@@ -1,7 +1,8 @@
-"""The colours of every picture and page: one for each role, told apart by people with any kind of colour vision.
+"""The colours of every picture and page: one for each role, told apart by people with any kind of colour
+vision.
 
-Okabe and Ito 2008 (Color Universal Design); only what a dark page would swallow is lighter there. Pictures never rely on colour alone:
-models and sets of images differ in their lines or markers too.
+Okabe and Ito 2008 (Color Universal Design); only what a dark page would swallow is lighter there. Pictures
+never rely on colour alone: models and sets of images differ in their lines or markers too.
 """
 
 from __future__ import annotations
@@ -17,11 +18,26 @@ SETS: Final[Mapping[str, str]] = {"forget": FORGET, "retain": RETAIN, "test": TE
 ROLES: Final[Mapping[str, str]] = {**MODELS, **SETS}
 
 # How a line of each role is drawn, as matplotlib and as SVG's stroke-dasharray have it.
-LINES: Final[Mapping[str, str]] = {"initial": "-", "unlearned": "-", "ideal": "--", "forget": "-", "retain": "--", "test": ":"}
+LINES: Final[Mapping[str, str]] = {
+    "initial": "-",
+    "unlearned": "-",
+    "ideal": "--",
+    "forget": "-",
+    "retain": "--",
+    "test": ":",
+}
 DASHES: Final[Mapping[str, str]] = {"-": "none", "--": "5 3", ":": "2 2"}
-MARKERS: Final[Mapping[str, str]] = {"initial": "s", "unlearned": "o", "ideal": "D", "forget": "o", "retain": "s", "test": "^"}
+MARKERS: Final[Mapping[str, str]] = {
+    "initial": "s",
+    "unlearned": "o",
+    "ideal": "D",
+    "forget": "o",
+    "retain": "s",
+    "test": "^",
+}
 
-# The page around them: paper, ink, ink of what matters less, lines, the ground of tables and code, a mark on what needs attention.
+# The page around them: paper, ink, ink of what matters less, lines, the ground of tables and code, a mark on
+# what needs attention.
 LIGHT: Final[Mapping[str, str]] = {
     **ROLES,
     "paper": "#FFFFFF",
@@ -52,8 +68,12 @@ def rgb(colour: str) -> tuple[int, ...]:
 
 
 def css_variables() -> str:
-    """`:root` with a variable for each colour ("--unlearned"), dark where the reader's system asks for that, light in print."""
-    light, dark = (" ".join(f"--{name}: {colour};" for name, colour in colours.items()) for colours in (LIGHT, DARK))
+    """`:root` with a variable for each colour ("--unlearned"), dark where the reader's system asks for that,
+    light in print.
+    """
+    light, dark = (
+        " ".join(f"--{name}: {colour};" for name, colour in colours.items()) for colours in (LIGHT, DARK)
+    )
     return (
         f":root {{ color-scheme: light dark; {light} }}\n"
         f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"

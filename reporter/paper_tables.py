@@ -1,4 +1,6 @@
-"""Tables for a paper, in LaTeX: MIMU's four beside its baselines, and every method's UA, RA, TA and MIA with their gaps to retraining."""
+"""Tables for a paper, in LaTeX: MIMU's four beside its baselines, and every method's UA, RA, TA and MIA with
+their gaps to retraining.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,17 @@ from reporter.comparison import (
 )
 from reporter.latex_table import PACKAGES, latex_table
 from reporter.method_names import latex_name, latex_text
-from reporter.seeds_summary import OF_REQUEST, RANKED_BY, REFERENCE, Group, SeedRun, Settings, Task, labels_of, seed_order
+from reporter.seeds_summary import (
+    OF_REQUEST,
+    RANKED_BY,
+    REFERENCE,
+    Group,
+    SeedRun,
+    Settings,
+    Task,
+    labels_of,
+    seed_order,
+)
 from reporter.seeds_tables import SECONDS
 from reporter.seeds_text import spread
 
@@ -48,7 +60,9 @@ MAKE_IDEAL = "python -u main_ideal.py, with the flags of the runs, before they a
 
 
 def paper_tables(tasks: Sequence[Task]) -> tuple[dict[str, str], list[str]]:
-    """The files by name, preview.tex among them, which shows them all; and in a line each, what could not be made and how it can."""
+    """The files by name, preview.tex among them, which shows them all; and in a line each, what could not be
+    made and how it can.
+    """
     files: dict[str, str] = {}
     lacking = []
     for task, slug in zip(tasks, slugs_of(tasks), strict=True):
@@ -59,7 +73,9 @@ def paper_tables(tasks: Sequence[Task]) -> tuple[dict[str, str], list[str]]:
         else:
             files[f"gaps_{slug}.tex"] = table
     several = [(same, setting) for same in families_of(tasks) for setting in mimu_settings(same)]
-    for (same, setting), slug in zip(several, unlike([mimu_slug(same[0], setting) for same, setting in several]), strict=True):
+    for (same, setting), slug in zip(
+        several, unlike([mimu_slug(same[0], setting) for same, setting in several]), strict=True
+    ):
         files[f"mimu_{slug}.tex"] = mimu_tables(same, setting)
     if not any(name.startswith("mimu_") for name in files):
         lacking.append(f"no tables of MIMU: it was not run. Run it: {MAKE_MIMU}")
@@ -83,7 +99,8 @@ def preview(files: Iterable[str]) -> str:
 
 
 def gap_table(task: Task) -> str | None:
-    """The four scores of each method with their mean absolute gap to the ideal model, avg_gap and run time; None without an ideal model.
+    """The four scores of each method with their mean absolute gap to the ideal model, avg_gap and run time;
+    None without an ideal model.
 
         gap = sum over seeds |v_s - i_s| / seeds        i_s: the ideal model that stands beside the run of seed s
 
@@ -95,21 +112,30 @@ def gap_table(task: Task) -> str | None:
     labels = labels_of(task)
     groups = [group for group in groups_of(task) if group.method != REFERENCE and group.done]
     seeds = seeds_of([ideals, *(group.done for group in groups)])
-    first = [ideal_cell([scores[name] for scores in ideals.values() if name in scores], len(ideals)) for name in SCORES]
+    first = [
+        ideal_cell([scores[name] for scores in ideals.values() if name in scores], len(ideals))
+        for name in SCORES
+    ]
     retrain = [*first, "0.00", with_n(seconds_of_ideal(task), len(ideals))]
     rows = [row_of("Retrain" + of_fewer(len(ideals), len(seeds)), retrain), r"\midrule"]
     for group in groups:
         label = labels[id(group)]
-        name = latex_name(group.method) + (f" {{\\small {latex_text(label)}}}" if label else "") + of_fewer(len(group.done), len(seeds))
+        name = (
+            latex_name(group.method)
+            + (f" {{\\small {latex_text(label)}}}" if label else "")
+            + of_fewer(len(group.done), len(seeds))
+        )
         rows.append(row_of(name, cells_of(group)))
     header = ["Method", "UA", "RA", "TA", "MIA", r"Avg.\ gap $\downarrow$", r"RTE (s) $\downarrow$"]
     what = "test images of the retained classes" if request_kind(task) == WHOLE_CLASS else "test images"
     caption = (
         f"{latex_text(about(task))}. UA, RA, TA and MIA in percent, mean $\\pm$ standard deviation over "
-        f"{seeds_text(seeds)}{fewer_text(rows)}; in brackets the mean absolute gap to the model retrained with "
+        f"{seeds_text(seeds)}{fewer_text(rows)}; in brackets the mean absolute gap to the model retrained "
+        "with "
         "the same seed, of whose four averages, over the same seeds, the average gap is made. "
         "UA: 100 $-$ accuracy on the forget images, RA: accuracy on the retain images, TA: accuracy on the "
-        f"{what}, MIA: forget images that an attack on the confidence takes for never seen. RTE: run time, seconds. Numbers of seeds "
+        f"{what}, MIA: forget images that an attack on the confidence takes for never seen. RTE: run time, "
+        "seconds. Numbers of seeds "
         f"such as ``1 x 0, 2 x 100'' stand where each is at an end of the scale.{several_ideals(task)}"
     )
     return f"{PACKAGES}\n{latex_table('lrrrrrr', [(header, rows)], caption)}"
@@ -129,7 +155,9 @@ def ideal_cell(values: Sequence[float], n: int) -> str:
 
 
 def several_ideals(task: Task) -> str:
-    """A sentence where runs of one seed have other ideal models beside them: the row of Retrain is of the latest, each gap of its own."""
+    """A sentence where runs of one seed have other ideal models beside them: the row of Retrain is of the
+    latest, each gap of its own.
+    """
     found: dict[str, set[tuple[float, ...]]] = {}
     for group in groups_of(task):
         for seed, run in group.done.items():
@@ -143,7 +171,11 @@ def several_ideals(task: Task) -> str:
 
 def lacking_of_ideal(task: Task) -> str:
     """Why there are no `ideal_scores`, and what makes them."""
-    found = max((ideal_scores_beside(run) for ranked in task.ranking for run in ranked.group.done.values()), key=len, default={})
+    found = max(
+        (ideal_scores_beside(run) for ranked in task.ranking for run in ranked.group.done.values()),
+        key=len,
+        default={},
+    )
     if not found:
         return f"no run has an ideal model beside it. Make it: {MAKE_IDEAL}"
     missing = ", ".join(name for name in ALWAYS if name not in found)
@@ -158,12 +190,22 @@ def ideal_scores_beside(run: SeedRun) -> dict[str, float]:
 
 
 def cells_of(group: Group) -> list[str]:
-    """Of each score the mean and, in brackets, the gap; each with the number of its seeds where that is not all of the row's."""
+    """Of each score the mean and, in brackets, the gap; each with the number of its seeds where that is not
+    all of the row's.
+    """
     n = len(group.done)
     cells = []
     for name in SCORES:
-        pairs = [(run.metrics[name], ideal_scores_beside(run)[name]) for run in group.done.values() if has_both(run, name)]
-        gap = f" ({mean_gap(*zip(*pairs, strict=True)):.2f}{'' if len(pairs) == n else f', n={len(pairs)}'})" if pairs else ""
+        pairs = [
+            (run.metrics[name], ideal_scores_beside(run)[name])
+            for run in group.done.values()
+            if has_both(run, name)
+        ]
+        gap = (
+            f" ({mean_gap(*zip(*pairs, strict=True)):.2f}{'' if len(pairs) == n else f', n={len(pairs)}'})"
+            if pairs
+            else ""
+        )
         cells.append(with_n(group.over(name), n) + gap)
     others = (group.over(RANKED_BY), group.over(SECONDS))
     return [*cells, *(with_n(over, n) for over in others)]
@@ -205,7 +247,9 @@ def families_of(tasks: Sequence[Task]) -> list[list[Task]]:
     """Tasks that differ in the forget request alone, together."""
     found: dict[tuple[str, Settings], list[Task]] = {}
     for task in tasks:
-        found.setdefault((task.experiment, tuple(it for it in task.settings if it[0] not in OF_REQUEST | {"request"})), []).append(task)
+        found.setdefault(
+            (task.experiment, tuple(it for it in task.settings if it[0] not in OF_REQUEST | {"request"})), []
+        ).append(task)
     return list(found.values())
 
 
@@ -215,13 +259,19 @@ def mimu_settings(tasks: Iterable[Task]) -> list[Settings]:
 
 
 def mimu_tables(tasks: Sequence[Task], setting: Settings) -> str:
-    """Four tables, forget and retain images by loss and score; a column for each request that MIMU was run on with this setting."""
+    """Four tables, forget and retain images by loss and score; a column for each request that MIMU was run on
+    with this setting.
+    """
     columns = [task for task in tasks if group_of(task, "MIMU", setting) is not None]
-    tables = [four_table(columns, setting, part, what, unit, mimu_settings(tasks)) for part, what, unit in FOUR]
+    tables = [
+        four_table(columns, setting, part, what, unit, mimu_settings(tasks)) for part, what, unit in FOUR
+    ]
     return "\n".join([PACKAGES, *tables])
 
 
-def four_table(columns: Sequence[Task], setting: Settings, part: Part, what: str, unit: str, others: Sequence[Settings]) -> str:
+def four_table(
+    columns: Sequence[Task], setting: Settings, part: Part, what: str, unit: str, others: Sequence[Settings]
+) -> str:
     blocks = []
     width = min(COLUMNS_ABREAST, len(columns))
     baselines = baselines_of(columns, setting)
@@ -235,15 +285,24 @@ def four_table(columns: Sequence[Task], setting: Settings, part: Part, what: str
     every = [row for _, rows in blocks for row in rows]
     own = dict(columns[0].settings)
     model = latex_text(f"{own.get('arch', 'model')} on {own.get('dataset', 'data')}")
-    said = [f"{what.capitalize()} ({unit}) on {images_text(columns, part)}, {model}; {amounts_text(columns, setting, others)}"]
+    said = [
+        f"{what.capitalize()} ({unit}) on {images_text(columns, part)}, {model}; "
+        f"{amounts_text(columns, setting, others)}"
+    ]
     several = any(len(own) > 1 for own in seeds)
-    said += [f"Mean $\\pm$ standard deviation over {shared_seeds(columns, seeds)}{fewer_text(every)}"] if several else []
+    said += (
+        [f"Mean $\\pm$ standard deviation over {shared_seeds(columns, seeds)}{fewer_text(every)}"]
+        if several
+        else []
+    )
     said += [f"{NOT_RUN}: not run"] if any(f" {NOT_RUN} " in row for row in every) else []
     return latex_table("l" + "r" * width, blocks, ". ".join(said) + ".")
 
 
 def baselines_of(columns: Sequence[Task], setting: Settings) -> list[tuple[str, set[Settings]]]:
-    """The methods of the rows, each with its settings: MIMU's own, SFT on its layer, random masks of its size."""
+    """The methods of the rows, each with its settings: MIMU's own, SFT on its layer, random masks of its
+    size.
+    """
     own = dict(setting)
     layer = ("mask_layer",)
     masks = {it for it in settings_run(columns, "random_mask") if same(it, own, (KAPPA, *layer))}
@@ -266,13 +325,21 @@ def rows_of(
     """A row's name in LaTeX and its cells, one for each task abreast; seeds: those of each task's column."""
 
     def cells(overs: Iterable[OverSeeds | None]) -> list[str]:
-        return [with_n(over, len(own), 3 if what == "loss" else 2) for over, own in zip(overs, seeds, strict=True)]
+        return [
+            with_n(over, len(own), 3 if what == "loss" else 2) for over, own in zip(overs, seeds, strict=True)
+        ]
 
     rows = []
     for method, found in baselines:
-        rows += [(row_name(method, it, found), cells(over_of(task, method, it, part, what) for task in abreast)) for it in sorted(found)]
+        rows += [
+            (row_name(method, it, found), cells(over_of(task, method, it, part, what) for task in abreast))
+            for it in sorted(found)
+        ]
         rows += [] if found else [(latex_name(method), [NOT_RUN] * len(abreast))]
-    initial = [of_base_model(task, "initial", measured(task, part, what), shown_groups(task, baselines)) for task in abreast]
+    initial = [
+        of_base_model(task, "initial", measured(task, part, what), shown_groups(task, baselines))
+        for task in abreast
+    ]
     return [*rows, (latex_name("default"), cells(initial))]
 
 
@@ -283,7 +350,12 @@ def row_name(method: str, setting: Settings, siblings: Iterable[Settings]) -> st
 
 
 def settings_run(tasks: Iterable[Task], method: str) -> set[Settings]:
-    return {ranked.group.own for task in tasks for ranked in task.ranking if ranked.group.method == method and ranked.group.done}
+    return {
+        ranked.group.own
+        for task in tasks
+        for ranked in task.ranking
+        if ranked.group.method == method and ranked.group.done
+    }
 
 
 def same(setting: Settings, other: Mapping[str, str], names: Iterable[str]) -> bool:
@@ -291,7 +363,11 @@ def same(setting: Settings, other: Mapping[str, str], names: Iterable[str]) -> b
 
 
 def group_of(task: Task, method: str, setting: Settings) -> Group | None:
-    found = (ranked.group for ranked in task.ranking if ranked.group.method == method and ranked.group.own == setting and ranked.group.done)
+    found = (
+        ranked.group
+        for ranked in task.ranking
+        if ranked.group.method == method and ranked.group.own == setting and ranked.group.done
+    )
     return next(found, None)
 
 
@@ -312,9 +388,22 @@ def amounts_text(columns: Sequence[Task], setting: Settings, others: Sequence[Se
     """K and kappa, and what else other choices of MIMU's settings differ in."""
     own = dict(setting)
     groups = [group for task in columns if (group := group_of(task, "MIMU", setting)) is not None]
-    masked = {run.metrics[KAPPA_COUNT] for group in groups for run in group.done.values() if KAPPA_COUNT in run.metrics}
-    count = f" ({min(masked):,.0f}{f' to {max(masked):,.0f}' if len(masked) > 1 else ''} weights switched off)" if masked else ""
-    differing = [name for name in own if name not in ("topk", KAPPA) and any(dict(other).get(name) != own[name] for other in others)]
+    masked = {
+        run.metrics[KAPPA_COUNT]
+        for group in groups
+        for run in group.done.values()
+        if KAPPA_COUNT in run.metrics
+    }
+    count = (
+        f" ({min(masked):,.0f}{f' to {max(masked):,.0f}' if len(masked) > 1 else ''} weights switched off)"
+        if masked
+        else ""
+    )
+    differing = [
+        name
+        for name in own
+        if name not in ("topk", KAPPA) and any(dict(other).get(name) != own[name] for other in others)
+    ]
     more = "".join(f", {latex_text(f'{name}={own[name]}')}" for name in differing)
     return f"$K = {latex_text(own.get('topk', '?'))}$, $\\kappa = {latex_text(own.get(KAPPA, '?'))}${count}{more}"
 
@@ -322,4 +411,7 @@ def amounts_text(columns: Sequence[Task], setting: Settings, others: Sequence[Se
 def shared_seeds(columns: Sequence[Task], seeds: Sequence[Sequence[str]]) -> str:
     if all(own == seeds[0] for own in seeds):
         return seeds_text(seeds[0])
-    return "; ".join(f"{seeds_text(own)} of {latex_text(request_text(task))}" for task, own in zip(columns, seeds, strict=True))
+    return "; ".join(
+        f"{seeds_text(own)} of {latex_text(request_text(task))}"
+        for task, own in zip(columns, seeds, strict=True)
+    )

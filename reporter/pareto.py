@@ -11,7 +11,8 @@ def pareto_front(costs: Sequence[tuple[float, float]]) -> list[int]:
 
         a dominates b    if    a_1 <= b_1 and a_2 <= b_2, and one of the two is smaller
 
-    costs: of each point two numbers of which less is better. Equal points are all on the front, or none is. Raises ValueError for NaN.
+    costs: of each point two numbers of which less is better. Equal points are all on the front, or none is.
+    Raises ValueError for NaN.
     """
     if any(math.isnan(cost) for point in costs for cost in point):
         raise ValueError("expected costs that can be compared, got NaN. Leave such points out")

@@ -1,4 +1,6 @@
-"""What each model says of each image, as a table: what every number about predictions can be computed from anew."""
+"""What each model says of each image, as a table: what every number about predictions can be computed from
+anew.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ CATEGORIES = ("model", "set", "attack")
 MEMBER, NON_MEMBER, TARGET = "member", "non-member", "target"
 
 
-def per_image(outputs: Mapping[str, ModelOutputs], indexes: Mapping[str, Tensor], about: Mapping[str, object] | None = None) -> pa.Table:
+def per_image(
+    outputs: Mapping[str, ModelOutputs],
+    indexes: Mapping[str, Tensor],
+    about: Mapping[str, object] | None = None,
+) -> pa.Table:
     """A row for each model and image, in the order of the sets.
 
     model, set   "unlearned", "initial", ..., as in `outputs`; "forget", "retain", "test", "validation"
@@ -29,7 +35,8 @@ def per_image(outputs: Mapping[str, ModelOutputs], indexes: Mapping[str, Tensor]
     p_y, margin, loss   probability of the true class, log(p_y / (1 - p_y)) and -log p_y in nats, float64
     logits       all of them, as the model gave them, float32
     attack       what the image is to the attacks' first draw: "member", "non-member", "target", or null
-    member_score what mia's attack says of a forget image, positive for member; member_score_<attack> what the others say; null
+    member_score what mia's attack says of a forget image, positive for member; member_score_<attack> what the
+    others say; null
                  elsewhere, and where an attack was not run
 
     about: what is written into the file's metadata, as JSON, under "lethe"; values that JSON has.
@@ -68,11 +75,15 @@ def _of_set(model: str, name: str, own: ModelOutputs, outputs: Outputs, indexes:
         "p_y": outputs.true_probabilities.numpy(),
         "margin": outputs.margins.numpy(),
         "loss": outputs.losses.numpy(),
-        "logits": pa.FixedSizeListArray.from_arrays(outputs.logits.float().reshape(-1).numpy(), outputs.classes),
+        "logits": pa.FixedSizeListArray.from_arrays(
+            outputs.logits.float().reshape(-1).numpy(), outputs.classes
+        ),
         "attack": pa.array(_roles(own, name), pa.string()),
         "member_score": _scores(own, name, MIA),
     }
-    columns |= {f"member_score_{attack.removeprefix('mia_')}": _scores(own, name, attack) for attack in OTHER_ATTACKS}
+    columns |= {
+        f"member_score_{attack.removeprefix('mia_')}": _scores(own, name, attack) for attack in OTHER_ATTACKS
+    }
     return pa.table(columns)
 
 
@@ -92,6 +103,8 @@ def _roles(own: ModelOutputs, name: str) -> list[str | None]:
     if name == "forget":
         return [TARGET] * count
     members, non_members = own.draws[0]
-    role, rows = {"retain": (MEMBER, members), "test": (NON_MEMBER, non_members)}.get(name, (None, members[:0]))
+    role, rows = {"retain": (MEMBER, members), "test": (NON_MEMBER, non_members)}.get(
+        name, (None, members[:0])
+    )
     drawn = set(rows.tolist())
     return [role if row in drawn else None for row in range(count)]

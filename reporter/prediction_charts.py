@@ -19,7 +19,9 @@ LONGEST_NAME = 14
 
 
 def class_bars(models: Mapping[str, Outputs], names: Sequence[str]) -> Picture:
-    """Mean softmax probability of every class on the forget images, a bar for each model; of more than 20 classes the 20 largest."""
+    """Mean softmax probability of every class on the forget images, a bar for each model; of more than 20
+    classes the 20 largest.
+    """
     means = {model: outputs.probabilities.mean(0).numpy() for model, outputs in models.items()}
     order = list(range(len(names)))
     if len(names) > MOST_BARS:
@@ -39,18 +41,37 @@ def class_bars(models: Mapping[str, Outputs], names: Sequence[str]) -> Picture:
     for number, (name, values) in enumerate(rows):
         top = panel.top + number * row + 3
         parts.append(text(left - 6, top + bar * len(models) / 2 + 4, name, anchor="end", kind="tick"))
-        parts += [box(left, top + bar * k, panel.across(v) - left, bar - 1, model) for k, (model, v) in enumerate(values.items())]
-    parts.append(text(panel.left + panel.width / 2, panel.bottom + 31, "mean predicted probability (fraction)"))
+        parts += [
+            box(left, top + bar * k, panel.across(v) - left, bar - 1, model)
+            for k, (model, v) in enumerate(values.items())
+        ]
+    parts.append(
+        text(panel.left + panel.width / 2, panel.bottom + 31, "mean predicted probability (fraction)")
+    )
     parts.append(text(11, panel.top + panel.height / 2, "class", turned=True))
     tops = ", ".join(f"{m}: {short[int(v.argmax())]} {v.max():.2f}" for m, v in means.items())
     alt = f"Bars of the mean probability of each class on the forget images. Most probable: {tops}."
-    note = "" if len(names) <= MOST_BARS else f"The {MOST_BARS} of {len(names):,} classes with the longest bars, and all others together."
+    note = (
+        ""
+        if len(names) <= MOST_BARS
+        else f"The {MOST_BARS} of {len(names):,} classes with the longest bars, and all others together."
+    )
     keys = tuple(Key(model, model, filled=True) for model in models)
-    return Picture("class_probabilities", "What the forget images are taken for", alt, parts, panel.bottom + 38, keys, note)
+    return Picture(
+        "class_probabilities",
+        "What the forget images are taken for",
+        alt,
+        parts,
+        panel.bottom + 38,
+        keys,
+        note,
+    )
 
 
 def confusion(model: str, outputs: Outputs, names: Sequence[str]) -> Picture:
-    """Which class the test images of each class are taken for, percent of the true class' images; beyond 20 classes, in blocks."""
+    """Which class the test images of each class are taken for, percent of the true class' images; beyond 20
+    classes, in blocks.
+    """
     counts = confusion_counts(outputs)
     name, title = f"confusion_{model}", f"Confusion of test images: {model} model"
     right = 100 * counts.diagonal().sum() / max(1, counts.sum())
@@ -82,7 +103,13 @@ def _cells(counts: np.ndarray, names: Sequence[str]) -> tuple[list[str], float]:
     """The matrix and its height."""
     fractions, own = shares(counts), shortened(names, LONGEST_NAME)
     left = 24 + CHARACTER * max(map(len, own)) + 4
-    panel = Panel((0, len(own)), (0, len(own)), left=left, width=WIDTH - left - 8, height=min(WIDTH - left - 8, 26 * len(own)))
+    panel = Panel(
+        (0, len(own)),
+        (0, len(own)),
+        left=left,
+        width=WIDTH - left - 8,
+        height=min(WIDTH - left - 8, 26 * len(own)),
+    )
     wide, high = panel.width / len(own), panel.height / len(own)
     parts = [box(panel.left, panel.top, panel.width, panel.height, "ground")]
     for row, line in enumerate(fractions):
@@ -91,10 +118,19 @@ def _cells(counts: np.ndarray, names: Sequence[str]) -> tuple[list[str], float]:
         for column, share in enumerate(line):
             if counts[row, column]:
                 x = panel.left + column * wide
-                parts.append(box(x + 0.5, y + 0.5, wide - 1, high - 1, "unlearned", opacity=max(0.08, float(share))))
+                parts.append(
+                    box(x + 0.5, y + 0.5, wide - 1, high - 1, "unlearned", opacity=max(0.08, float(share)))
+                )
                 if len(own) <= NUMBERED:
                     kind = "on" if share > 0.5 else "in"
-                    parts.append(text(x + wide / 2, y + high / 2 + 4, f"{100 * share:.0f}" if round(100 * share) else "·", kind=kind))
+                    parts.append(
+                        text(
+                            x + wide / 2,
+                            y + high / 2 + 4,
+                            f"{100 * share:.0f}" if round(100 * share) else "·",
+                            kind=kind,
+                        )
+                    )
     turned = max(map(len, own)) * CHARACTER > wide
     for column, name in enumerate(own):
         x = panel.left + (column + 0.5) * wide
@@ -116,7 +152,11 @@ def _blocks(fractions: np.ndarray, classes: int) -> tuple[list[str], float]:
     parts.append(image(panel.left, panel.top, panel.width, panel.height, pixels))
     for at, words in ticks(0, classes - 1, whole=True):
         parts.append(text(panel.across(at), panel.bottom + 15, words, kind="tick"))
-        parts.append(text(panel.left - 5, panel.top + panel.height * at / classes + 4, words, anchor="end", kind="tick"))
+        parts.append(
+            text(
+                panel.left - 5, panel.top + panel.height * at / classes + 4, words, anchor="end", kind="tick"
+            )
+        )
     parts.append(text(panel.left + panel.width / 2, panel.bottom + 31, "predicted class"))
     parts.append(text(11, panel.top + panel.height / 2, "true class", turned=True))
     return parts, panel.bottom + 38

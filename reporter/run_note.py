@@ -26,12 +26,19 @@ def run_note(facts: RunFacts, verdict: Verdict) -> str:
         numbers,
         f"```\n{facts.command}\n```",
     ]
-    return "\n\n".join(part for part in [*said, "The whole report: `report.html` among the artifacts."] if part)
+    return "\n\n".join(
+        part for part in [*said, "The whole report: `report.html` among the artifacts."] if part
+    )
 
 
 def sweep_note(runs: Mapping[str, Mapping[str, float]], varying: str) -> str:
-    """The description of several runs' parent: what varies, and a line with the main numbers of each; of many runs the first 40."""
+    """The description of several runs' parent: what varies, and a line with the main numbers of each; of many
+    runs the first 40.
+    """
     names = [name for name in names_in("summary") if any(name in metrics for metrics in runs.values())]
-    rows = [[escaped(run), *(number(metrics.get(name)) for name in names)] for run, metrics in list(runs.items())[:MOST_ROWS]]
+    rows = [
+        [escaped(run), *(number(metrics.get(name)) for name in names)]
+        for run, metrics in list(runs.items())[:MOST_ROWS]
+    ]
     more = f"\n\n{len(runs) - MOST_ROWS} more are not shown." if len(runs) > MOST_ROWS else ""
     return f"**{len(runs)} runs, in which these vary: {escaped(varying)}**\n\n{table(['run', *names], rows)}{more}"

@@ -18,7 +18,12 @@ Kind = Literal[
     "not evaluated",
     "not checked",
 ]
-OVERRIDING: frozenset[Kind] = frozenset(get_args(Kind)) - {"lost accuracy", "fewer masked", "not evaluated", "not checked"}
+OVERRIDING: frozenset[Kind] = frozenset(get_args(Kind)) - {
+    "lost accuracy",
+    "fewer masked",
+    "not evaluated",
+    "not checked",
+}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""Runs that differ in the seed alone as one line: what they come to, which seeds are not in it, and who is nearest to the ideal."""
+"""Runs that differ in the seed alone as one line: what they come to, which seeds are not in it, and who is
+nearest to the ideal.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,37 @@ RANKED_BY = "avg_gap"
 REFERENCE = "retrain"  # the ideal model itself, which the gap is measured to
 DONE = "FINISHED"
 
-# Params that say where and how a run was made, or follow from others: runs that differ in these alone are of one group. Every one is
-# named: what is in no list is a setting, for two settings that pass for one are averaged in silence, and one that passes for two is seen.
-NO_SETTINGS = {"unlearn", "seed", "mask", "save_dir", "data", "device", "ideal", "experiment", "checkpoint_epochs", "metrics", "report"}
+# Params that say where and how a run was made, or follow from others: runs that differ in these alone are of
+# one group. Every one is
+# named: what is in no list is a setting, for two settings that pass for one are averaged in silence, and one
+# that passes for two is seen.
+NO_SETTINGS = {
+    "unlearn",
+    "seed",
+    "mask",
+    "save_dir",
+    "data",
+    "device",
+    "ideal",
+    "experiment",
+    "checkpoint_epochs",
+    "metrics",
+    "report",
+}
 IN_WORDS = {"forget_request"}  # `request`, with the classes' names
-OF_A_BASE_MODEL = ("model", "checkpoint", "digest", "header_digest", "seed", "epochs", "computed", "train_seconds")
-COUNTS = {f"{name}_count" for name in ("forget", "retain", "topk", "kappa")}  # what an amount comes to, of images or of weights
+OF_A_BASE_MODEL = (
+    "model",
+    "checkpoint",
+    "digest",
+    "header_digest",
+    "seed",
+    "epochs",
+    "computed",
+    "train_seconds",
+)
+COUNTS = {
+    f"{name}_count" for name in ("forget", "retain", "topk", "kappa")
+}  # what an amount comes to, of images or of weights
 RECIPE = set(FLAGS.hyperparameters)  # `training` says what of it is unusual
 NOT_A_SETTING = (
     {"unlearned_digest"}
@@ -44,15 +71,36 @@ REQUEST_DIGEST = "request_digest"  # where the slug has but eight letters of it
 CODE = ("unlearn_code", "arch_code", "dataset_code")  # digests of users' files
 
 # What a method is set before, with the architecture's own options; every other setting is the method's.
-OF_TASK = {"dataset", "dataset_file", "dataset_code", "arch", "arch_file", "arch_code", "num_classes", "epochs", "split_seed", "training"}
+OF_TASK = {
+    "dataset",
+    "dataset_file",
+    "dataset_code",
+    "arch",
+    "arch_file",
+    "arch_code",
+    "num_classes",
+    "epochs",
+    "split_seed",
+    "training",
+}
 OF_TASK |= {"request", "normalize", "image_channels", "duplicates", "train_split", "test_split"}
-OF_REQUEST = {"class_to_replace", "num_indexes_to_replace", "forget_indexes", REQUEST_DIGEST}  # what "request" says in a word
+OF_REQUEST = {
+    "class_to_replace",
+    "num_indexes_to_replace",
+    "forget_indexes",
+    REQUEST_DIGEST,
+}  # what "request" says in a word
 OF_TASK |= OF_REQUEST
 
 # The setting that tells groups apart where one seed has several initial models.
 INITIAL, ONE_EACH, SHORT_DIGEST = "initial_digest", "one a seed", 8
 
-COLUMNS = {"UA": "forget_score", "RA": "retain_score", "TA": "test_score", "MIA": "mia"}  # of a table: the metric that each comes from
+COLUMNS = {
+    "UA": "forget_score",
+    "RA": "retain_score",
+    "TA": "test_score",
+    "MIA": "mia",
+}  # of a table: the metric that each comes from
 BASE_MODELS = ("initial_", "ideal_")
 
 Settings = tuple[tuple[str, str], ...]
@@ -60,7 +108,9 @@ Settings = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class SeedRun:
-    """One run of mlflow_forget.py as far as a summary needs it. start: ms since 1970; initial: the initial model's digest, where logged."""
+    """One run of mlflow_forget.py as far as a summary needs it. start: ms since 1970; initial: the initial
+    model's digest, where logged.
+    """
 
     experiment: str
     method: str
@@ -78,29 +128,41 @@ def without_base(name: str) -> str:
 
 
 def unit_of(name: str) -> str:
-    """Of a table's column, or of a metric: the unlearned, the initial or the ideal model's. Empty for one without."""
+    """Of a table's column, or of a metric: the unlearned, the initial or the ideal model's. Empty for one
+    without.
+    """
     own = COLUMNS.get(name, name)
     own = own if own in METRICS else without_base(own)
     return METRICS[own].facts.unit if own in METRICS else ""
 
 
 def settings_of(params: Mapping[str, str]) -> Settings:
-    """What decides a run's result, but for the method and the seed. A hyperparameter of the method is a setting, whatever its name."""
+    """What decides a run's result, but for the method and the seed. A hyperparameter of the method is a
+    setting, whatever its name.
+    """
     own = own_names(params.get("unlearn", ""))
     return tuple(
-        sorted((name, value) for name, value in params.items() if name in own or (name not in NOT_A_SETTING and UNSAID.get(name) != value))
+        sorted(
+            (name, value)
+            for name, value in params.items()
+            if name in own or (name not in NOT_A_SETTING and UNSAID.get(name) != value)
+        )
     )
 
 
 def said(settings: Mapping[str, str], name: str) -> str:
-    """A setting's value, of a digest of code a few letters; where a run does not log it, what it means by that."""
+    """A setting's value, of a digest of code a few letters; where a run does not log it, what it means by
+    that.
+    """
     value = settings.get(name, UNSAID.get(name, "not logged"))
     return value[:SHORT_DIGEST] if name in CODE and name in settings else value
 
 
 @functools.cache
 def own_names(method: str) -> frozenset[str]:
-    """The hyperparameters of a method that is registered; none for another, whose settings are told by what they are not."""
+    """The hyperparameters of a method that is registered; none for another, whose settings are told by what
+    they are not.
+    """
     return frozenset(METHODS[method].hyperparameters) if method in METHODS.names else frozenset()
 
 
@@ -121,14 +183,18 @@ class Group:
 
     @cached_property
     def done(self) -> dict[str, SeedRun]:
-        """The finished run of each seed; the latest, if there are several: the same seed twice is no second sample."""
+        """The finished run of each seed; the latest, if there are several: the same seed twice is no second
+        sample.
+        """
         return {run.seed: run for run in sorted(self.runs, key=lambda run: run.start) if run.status == DONE}
 
     @property
     def not_done(self) -> list[str]:
         """Every run that did not finish, as `3 FAILED`; also where the seed was run again."""
         return [
-            f"{run.seed} {run.status}" for run in sorted(self.runs, key=lambda run: (seed_order(run.seed), run.start)) if run.status != DONE
+            f"{run.seed} {run.status}"
+            for run in sorted(self.runs, key=lambda run: (seed_order(run.seed), run.start))
+            if run.status != DONE
         ]
 
     @property
@@ -146,7 +212,11 @@ class Group:
 
     def over(self, metric: str) -> OverSeeds | None:
         """A metric over the seeds that have it; None if none has."""
-        found = [self.done[seed].metrics[metric] for seed in sorted(self.done, key=seed_order) if metric in self.done[seed].metrics]
+        found = [
+            self.done[seed].metrics[metric]
+            for seed in sorted(self.done, key=seed_order)
+            if metric in self.done[seed].metrics
+        ]
         return over_seeds(found, unit_of(metric)) if found else None
 
     @cached_property
@@ -156,7 +226,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A group with its rank (None without a gap to rank by, and for the ideal model) and its mark: best, within, reference or none."""
+    """A group with its rank (None without a gap to rank by, and for the ideal model) and its mark: best,
+    within, reference or none.
+    """
 
     group: Group
     rank: int | None
@@ -165,7 +237,9 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Task:
-    """What was forgotten from which model on which data, and how the methods did on it, best first. seeds: of all of its runs."""
+    """What was forgotten from which model on which data, and how the methods did on it, best first. seeds: of
+    all of its runs.
+    """
 
     experiment: str
     settings: Settings
@@ -187,10 +261,11 @@ def tasks_of(runs: Iterable[SeedRun]) -> list[Task]:
 
 
 def by_initial_model(group: Group) -> list[Group]:
-    """The group; where one seed of it was run from several initial models, one for each of these, and one for the seeds that have one.
+    """The group; where one seed of it was run from several initial models, one for each of these, and one for
+    the seeds that have one.
 
-    A seed is repeated by the same model alone: another one, given as --checkpoint, is another experiment. Which initial models of two
-    seeds belong together can't be told, so that each stands for itself.
+    A seed is repeated by the same model alone: another one, given as --checkpoint, is another experiment.
+    Which initial models of two seeds belong together can't be told, so that each stands for itself.
     """
     initials: dict[str, set[str]] = {}
     for run in group.runs:
@@ -205,7 +280,9 @@ def by_initial_model(group: Group) -> list[Group]:
         name = run.initial[:SHORT_DIGEST] if run.initial in apart else ONE_EACH
         seeds = sorted((seed for seed, own in several.items() if run.initial in own), key=seed_order)
         own = tuple(sorted((*group.own, (INITIAL, name))))
-        found.setdefault(run.initial if run.initial in apart else "", Group(group.method, own, seeds)).runs.append(run)
+        found.setdefault(
+            run.initial if run.initial in apart else "", Group(group.method, own, seeds)
+        ).runs.append(run)
     return list(found.values())
 
 
@@ -224,21 +301,33 @@ def task_of(experiment: str, settings: Settings, groups: Sequence[Group]) -> Tas
 def ranking_of(groups: Sequence[Group]) -> list[Ranked]:
     """By the mean of avg_gap over the seeds, smallest first; equal means share a rank.
 
-    best: rank 1. within: a mean inside the best's 95 % interval, which is all that a glance can say: it is no test. The ideal
-    model comes first without a rank, what has no finite mean over all its seeds last.
+    best: rank 1. within: a mean inside the best's 95 % interval, which is all that a glance can say: it is no
+    test. The ideal model comes first without a rank, what has no finite mean over all its seeds last.
     """
-    ranked = sorted((group for group in groups if mean_gap(group) is not None and group.method != REFERENCE), key=by_gap)
+    ranked = sorted(
+        (group for group in groups if mean_gap(group) is not None and group.method != REFERENCE), key=by_gap
+    )
     means = [mean_gap(group) for group in ranked]
     highest = ranked[0].gap.interval[1] if ranked and ranked[0].gap and ranked[0].gap.interval else -math.inf
-    marks = ["best" if mean == means[0] else "within" if mean is not None and mean <= highest else "" for mean in means]
+    marks = [
+        "best" if mean == means[0] else "within" if mean is not None and mean <= highest else ""
+        for mean in means
+    ]
     reference = [Ranked(group, None, "reference") for group in groups if group.method == REFERENCE]
-    others = [Ranked(group, None, "") for group in groups if mean_gap(group) is None and group.method != REFERENCE]
-    placed = [Ranked(group, means.index(mean) + 1, mark) for group, mean, mark in zip(ranked, means, marks, strict=True)]
+    others = [
+        Ranked(group, None, "") for group in groups if mean_gap(group) is None and group.method != REFERENCE
+    ]
+    placed = [
+        Ranked(group, means.index(mean) + 1, mark)
+        for group, mean, mark in zip(ranked, means, marks, strict=True)
+    ]
     return reference + placed + sorted(others, key=lambda it: (it.group.method.casefold(), it.group.own))
 
 
 def mean_gap(group: Group) -> float | None:
-    """None where a seed has no avg_gap, as where its attack is undecided: a mean over other seeds can't be ranked beside means over all."""
+    """None where a seed has no avg_gap, as where its attack is undecided: a mean over other seeds can't be
+    ranked beside means over all.
+    """
     return None if group.gap is None or group.gap.n < len(group.done) else group.gap.mean
 
 
@@ -251,11 +340,17 @@ def seed_order(seed: str) -> tuple[int, int, str]:
 
 
 def labels_of(task: Task) -> dict[int, str]:
-    """By a group's id: what its settings differ in from the method's other groups, as `kappa=0.1 topk=50`; empty for the only one."""
+    """By a group's id: what its settings differ in from the method's other groups, as `kappa=0.1 topk=50`;
+    empty for the only one.
+    """
     found = {}
     for ranked in task.ranking:
-        siblings = [dict(other.group.own) for other in task.ranking if other.group.method == ranked.group.method]
-        names = sorted({name for own in siblings for name in own if len({other.get(name) for other in siblings}) > 1})
+        siblings = [
+            dict(other.group.own) for other in task.ranking if other.group.method == ranked.group.method
+        ]
+        names = sorted(
+            {name for own in siblings for name in own if len({other.get(name) for other in siblings}) > 1}
+        )
         own = dict(ranked.group.own)
         found[id(ranked.group)] = " ".join(f"{name}={said(own, name)}" for name in names)
     return found
@@ -264,7 +359,9 @@ def labels_of(task: Task) -> dict[int, str]:
 def heading_of(task: Task, tasks: Sequence[Task]) -> str:
     """The experiment with data, model and request, and what else the tasks differ in."""
     settings = [dict(other.settings) for other in tasks]
-    differing = sorted({name for one in settings for name in one if len({other.get(name) for other in settings}) > 1})
+    differing = sorted(
+        {name for one in settings for name in one if len({other.get(name) for other in settings}) > 1}
+    )
     always = ("dataset", "arch", "request")
     own = dict(task.settings)
     others = [name for name in differing if name not in OF_REQUEST.union(always)]

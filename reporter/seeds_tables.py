@@ -22,16 +22,20 @@ ARROWS = {"higher": "↑", "lower": "↓", "": ""}  # everything else: as near a
 TURNED = {"↑": "↓", "↓": "↑"}
 PARTS = ("mean", "sd", "low", "high", "n")
 LEGEND = (
-    "mean ± standard deviation over the seeds (n); avg_gap with the 95 % t-interval of its mean, by which the lines are ranked. "
+    "mean ± standard deviation over the seeds (n); avg_gap with the 95 % t-interval of its mean, by which "
+    "the lines are ranked. "
     "Bold: the smallest. †: a mean inside the best's interval. (n=2): the other seeds have no value, as "
     "where an attack is undecided. 'all 100', '1 x 0, 2 x 100': every seed is at an end of the scale. "
-    "↑ ↓: better so; without an arrow: near the ideal model's. UA = 100 - forget_score, RA = retain_score, MIA = mia, TA = test_score or, "
+    "↑ ↓: better so; without an arrow: near the ideal model's. UA = 100 - forget_score, RA = retain_score, "
+    "MIA = mia, TA = test_score or, "
     "where a whole class was forgotten, test_retain_score"
 )
 
 
 def shown_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """A run's numbers by the names of the tables: UA, RA, TA and MIA as the literature has them, and its metrics."""
+    """A run's numbers by the names of the tables: UA, RA, TA and MIA as the literature has them, and its
+    metrics.
+    """
     test = "test_retain_score" if "test_retain_score" in metrics else "test_score"
     names = {"RA": "retain_score", "TA": test, "MIA": "mia"}
     short = {name: metrics[source] for name, source in names.items() if source in metrics}
@@ -47,18 +51,24 @@ def header_of(name: str) -> str:
 
 
 def summary_of(tasks: Sequence[Task]) -> pd.DataFrame:
-    """A line for each group: its task, itself, and for every metric mean, sd, ends of the 95 % t-interval and number of seeds."""
+    """A line for each group: its task, itself, and for every metric mean, sd, ends of the 95 % t-interval and
+    number of seeds.
+    """
     import pandas as pd
 
     settings = sorted({name for task in tasks for name, _ in task.settings})
-    found = {name for task in tasks for ranked in task.ranking for run in ranked.group.runs for name in run.metrics}
+    found = {
+        name for task in tasks for ranked in task.ranking for run in ranked.group.runs for name in run.metrics
+    }
     first = [name for name in (*COLUMNS, RANKED_BY) if name in found]
     metrics = [*first, *sorted(found.difference(first))]
     lines = [summary_line(task, ranked, settings, metrics) for task in tasks for ranked in task.ranking]
     return pd.DataFrame(lines, dtype=object)
 
 
-def summary_line(task: Task, ranked: Ranked, settings: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
+def summary_line(
+    task: Task, ranked: Ranked, settings: Sequence[str], metrics: Sequence[str]
+) -> dict[str, Any]:
     group, of_task = ranked.group, dict(task.settings)
     line: dict[str, Any] = {
         "experiment": task.experiment,
@@ -87,7 +97,9 @@ def numbers_of(over: OverSeeds | None) -> tuple[float | int | None, ...]:
 
 
 def table_of(task: Task) -> pd.DataFrame:
-    """A paper's table as plain cells: rank, method, settings, the four scores, avg_gap and its interval, seconds, n, notes."""
+    """A paper's table as plain cells: rank, method, settings, the four scores, avg_gap and its interval,
+    seconds, n, notes.
+    """
     import pandas as pd
 
     labels = labels_of(task)
@@ -138,10 +150,17 @@ def markdown_of(tasks: Sequence[Task]) -> str:
 
 
 def marked(task: Task, table: pd.DataFrame, best: str, within: str) -> pd.DataFrame:
-    """The table with the marks: the best's method and avg_gap as `best` shows them, the methods within its interval as `within` does."""
+    """The table with the marks: the best's method and avg_gap as `best` shows them, the methods within its
+    interval as `within` does.
+    """
     marks = [ranked.mark for ranked in task.ranking]
-    for column, formats in {"method": {"best": best, "within": within}, header_of(RANKED_BY): {"best": best}}.items():
-        table[column] = [formats.get(mark, "{}").format(cell) for mark, cell in zip(marks, table[column], strict=True)]
+    for column, formats in {
+        "method": {"best": best, "within": within},
+        header_of(RANKED_BY): {"best": best},
+    }.items():
+        table[column] = [
+            formats.get(mark, "{}").format(cell) for mark, cell in zip(marks, table[column], strict=True)
+        ]
     return table
 
 
@@ -159,8 +178,13 @@ def latex_table_of(task: Task, tasks: Sequence[Task]) -> str:
     lines = []
     for ranked, cells in zip(task.ranking, shown.values.tolist(), strict=True):
         lines += [" & ".join(cells) + r" \\", *([r"\midrule"] if ranked.mark == "reference" else [])]
-    called = [name + latex_text(f", {label}" if label else "") for name, label in zip(names, plain["settings"], strict=True)]
-    notes = [f"{name}: {latex_text(note)}." for name, note in zip(called, plain["notes"], strict=True) if note]
+    called = [
+        name + latex_text(f", {label}" if label else "")
+        for name, label in zip(names, plain["settings"], strict=True)
+    ]
+    notes = [
+        f"{name}: {latex_text(note)}." for name, note in zip(called, plain["notes"], strict=True) if note
+    ]
     caption = ". ".join([latex_text(heading_of(task, tasks)), latex_text(LEGEND)]) + ". " + " ".join(notes)
     columns = "".join("l" if name in ("method", "settings") else "r" for name in shown)
     return latex_table(columns, [([*map(latex_text, shown)], lines)], caption.strip())

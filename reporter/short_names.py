@@ -9,18 +9,25 @@ GONE = "…"
 
 
 def shortened(names: Sequence[str], longest: int) -> list[str]:
-    """The names with at most `longest` characters each: cut at the end, where that makes two alike in the middle, else numbered.
+    """The names with at most `longest` characters each: cut at the end, where that makes two alike in the
+    middle, else numbered.
 
     The number is the name's index, as of a class. Raises ValueError where there is no room for that.
     """
     needed = len(str(len(names))) + 3
     if longest < needed:
-        raise ValueError(f"expected room for {needed} characters of {len(names)} names, got {longest}. Give more")
+        raise ValueError(
+            f"expected room for {needed} characters of {len(names)} names, got {longest}. Give more"
+        )
     short = [_cut_at_the_end(at, name, longest) for at, name in enumerate(names)]
     for way in (_cut_in_the_middle, _numbered):
         alike = Counter(short)
         short = [own if alike[own] == 1 else way(at, names[at], longest) for at, own in enumerate(short)]
-    return short if len(set(short)) == len(short) else [_numbered(at, name, longest) for at, name in enumerate(names)]
+    return (
+        short
+        if len(set(short)) == len(short)
+        else [_numbered(at, name, longest) for at, name in enumerate(names)]
+    )
 
 
 def _cut_at_the_end(at: int, name: str, longest: int) -> str:

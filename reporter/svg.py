@@ -1,7 +1,8 @@
-"""Pieces of SVG for a run's pictures: scales, axes, lines, bars. Colours are the page's CSS variables: pictures go dark with it.
+"""Pieces of SVG for a run's pictures: scales, axes, lines, bars. Colours are the page's CSS variables:
+pictures go dark with it.
 
-A picture is 360 units wide, as a phone is: there its text has its own size, and a wide page sets several side by side. Titles, legends
-and notes are the page's own text, which wraps; `svg_file` draws them into a file.
+A picture is 360 units wide, as a phone is: there its text has its own size, and a wide page sets several side
+by side. Titles, legends and notes are the page's own text, which wraps; `svg_file` draws them into a file.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class Key:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture: its file's name, the title above it, what it shows in words, its parts and their height, its legend, a note below it."""
+    """A picture: its file's name, the title above it, what it shows in words, its parts and their height, its
+    legend, a note below it.
+    """
 
     name: str
     title: str
@@ -86,7 +89,9 @@ class Panel:
         return self.left + self.width
 
 
-def text(x: float, y: float, words: str, *, anchor: str = "middle", kind: str = "", turned: bool = False) -> str:
+def text(
+    x: float, y: float, words: str, *, anchor: str = "middle", kind: str = "", turned: bool = False
+) -> str:
     turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turned else ""
     called = f' class="{kind}"' if kind else ""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{called}{turn}>{escape(words)}</text>'
@@ -130,7 +135,9 @@ def axes(
     xlabel: str,
     ylabel: str,
 ) -> str:
-    """Grid lines with their numbers, those left out that would touch the one before, and the names of both sides."""
+    """Grid lines with their numbers, those left out that would touch the one before, and the names of both
+    sides.
+    """
     parts = [rule(panel.left, panel.up(at), panel.right, panel.up(at)) for at, _ in up]
     parts += [text(panel.left - 5, panel.up(at) + 3.5, words, anchor="end", kind="tick") for at, words in up]
     for at, words in apart([(panel.across(at), words) for at, words in across]):
@@ -143,7 +150,9 @@ def axes(
 
 
 def apart(labels: Sequence[tuple[float, str]], gap: float = 6) -> list[tuple[float, str]]:
-    """Labels centred at their places, without those that would touch the one before or reach beyond the picture."""
+    """Labels centred at their places, without those that would touch the one before or reach beyond the
+    picture.
+    """
     kept: list[tuple[float, str]] = []
     for at, words in labels:
         half = CHARACTER * len(words) / 2
@@ -159,7 +168,9 @@ def room_for(labels: Sequence[tuple[float, str]]) -> float:
 
 
 def ticks(low: float, high: float, most: int = 5, *, whole: bool = False) -> list[tuple[float, str]]:
-    """Round numbers between two ends, `most` steps or fewer, with digits enough to tell them apart; `whole` ones where only those exist."""
+    """Round numbers between two ends, `most` steps or fewer, with digits enough to tell them apart; `whole`
+    ones where only those exist.
+    """
     step = _step((high - low) / most, whole)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     inside = [n * step for n in range(first, last + 1)]
@@ -186,12 +197,16 @@ def thinned(places: np.ndarray, most: int = MOST_POINTS) -> np.ndarray:
     kept: list[int] = []
     for stretch in np.array_split(np.arange(len(places)), max(1, most // 4)):
         ys = places[stretch, 1]
-        kept += sorted({int(stretch[0]), int(stretch[ys.argmin()]), int(stretch[ys.argmax()]), int(stretch[-1])})
+        kept += sorted(
+            {int(stretch[0]), int(stretch[ys.argmin()]), int(stretch[ys.argmax()]), int(stretch[-1])}
+        )
     return places[kept]
 
 
 def png(pixels: np.ndarray) -> str:
-    """Pixels (height, width, 3 or 4) uint8 as a data URI; a large picture without transparency gets by with 64 colours."""
+    """Pixels (height, width, 3 or 4) uint8 as a data URI; a large picture without transparency gets by with
+    64 colours.
+    """
     from PIL import Image
 
     picture, content = Image.fromarray(pixels), io.BytesIO()
@@ -202,7 +217,9 @@ def png(pixels: np.ndarray) -> str:
 
 
 def image(x: float, y: float, width: float, height: float, pixels: np.ndarray) -> str:
-    """Pixels as they are, enlarged without blurring; where there are more of them than units, the browser scales them down."""
+    """Pixels as they are, enlarged without blurring; where there are more of them than units, the browser
+    scales them down.
+    """
     crisp = ' class="pixels"' if pixels.shape[1] <= 1.5 * width else ""
     place = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" preserveAspectRatio="none"'
     return f'<image {place}{crisp} href="{png(pixels)}"/>'

@@ -19,7 +19,9 @@ FONT = "svg { font-family: system-ui, 'Segoe UI', Roboto, 'Liberation Sans', san
 
 
 def svg_file(picture: Picture, about: str) -> str:
-    """The file's text: the title, `about` below it, the picture, its legend and its note, each below the one before."""
+    """The file's text: the title, `about` below it, the picture, its legend and its note, each below the one
+    before.
+    """
     column = _Column()
     column.words(picture.title, "title")
     column.words(about, "tick")

@@ -1,4 +1,6 @@
-"""Tables of any length as CSV, Parquet or JSON lines: written row by row, under a temporary name that is renamed when complete."""
+"""Tables of any length as CSV, Parquet or JSON lines: written row by row, under a temporary name that is
+renamed when complete.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,23 @@ Write = Callable[[Path, Columns, Iterable[Row]], None]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CELLS_AT_ONCE = 500_000  # of Parquet, which is written by columns
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)", re.ASCII)
-EXECUTED = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four: their full-width forms
+EXECUTED = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\uff1d",
+    "\uff0b",
+    "\uff0d",
+    "\uff20",
+)  # the last four: their full-width forms
 BLANK_STARTS = ("\t", "\r", "\n")
 
 
 def write_csv(output: Path, columns: Columns, rows: Iterable[Row]) -> None:
-    """RFC 4180: floats round trip, NaN is `nan`, infinities `inf` and `-inf`, times ISO 8601 in UTC, no value is an empty cell."""
+    """RFC 4180: floats round trip, NaN is `nan`, infinities `inf` and `-inf`, times ISO 8601 in UTC, no value
+    is an empty cell.
+    """
     # The csv module's own line end, CRLF: with "\n" it would leave a lone "\r" in a value unquoted.
     with replaced(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -37,25 +50,38 @@ def write_csv(output: Path, columns: Columns, rows: Iterable[Row]) -> None:
 
 
 def write_spreadsheet_csv(output: Path, columns: Columns, rows: Iterable[Row]) -> None:
-    """CSV whose texts a spreadsheet takes for texts: see `defused`. Every text is in quotes, so that none reaches the next cell."""
+    """CSV whose texts a spreadsheet takes for texts: see `defused`. Every text is in quotes, so that none
+    reaches the next cell.
+    """
     with replaced(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)
         writer.writerow([defused(name) for name in columns])
         for row in with_iso_times(columns, rows):
-            writer.writerow([defused(value) if isinstance(value, str) else "" if value is None else value for value in row])
+            writer.writerow(
+                [
+                    defused(value) if isinstance(value, str) else "" if value is None else value
+                    for value in row
+                ]
+            )
 
 
 def defused(text: str) -> str:
-    """A text that begins like a formula with an apostrophe in front, which makes a spreadsheet show it; a number as it is."""
+    """A text that begins like a formula with an apostrophe in front, which makes a spreadsheet show it; a
+    number as it is.
+    """
     formula = text.lstrip().startswith(EXECUTED) or text.startswith(BLANK_STARTS)
     return f"'{text}" if formula and not NUMBER.fullmatch(text) else text
 
 
 def write_json_lines(output: Path, columns: Columns, rows: Iterable[Row]) -> None:
-    """An object a row, without the columns that have no value. JSON has no NaN: "NaN", "Infinity" and "-Infinity" are texts."""
+    """An object a row, without the columns that have no value. JSON has no NaN: "NaN", "Infinity" and
+    "-Infinity" are texts.
+    """
     with replaced(output) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for row in with_iso_times(columns, rows):
-            found = {name: json_value(value) for name, value in zip(columns, row, strict=True) if value is not None}
+            found = {
+                name: json_value(value) for name, value in zip(columns, row, strict=True) if value is not None
+            }
             file.write(json.dumps(found, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -70,13 +96,19 @@ def write_parquet(output: Path, columns: Columns, rows: Iterable[Row]) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    types = {"text": pyarrow.string(), "number": pyarrow.float64(), "integer": pyarrow.int64(), "time": pyarrow.timestamp("ms", tz="UTC")}
+    types = {
+        "text": pyarrow.string(),
+        "number": pyarrow.float64(),
+        "integer": pyarrow.int64(),
+        "time": pyarrow.timestamp("ms", tz="UTC"),
+    }
     schema = pyarrow.schema([(name, types[kind]) for name, kind in columns.items()])
     at_once = max(1, CELLS_AT_ONCE // len(columns))
     with replaced(output) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
         for some in batches(rows, at_once):
             arrays = [
-                pyarrow.array(values, field.type, from_pandas=False) for values, field in zip(zip(*some, strict=True), schema, strict=True)
+                pyarrow.array(values, field.type, from_pandas=False)
+                for values, field in zip(zip(*some, strict=True), schema, strict=True)
             ]
             writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
 

@@ -13,7 +13,9 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
-        return "  ".join([cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]).rstrip()
+        return "  ".join(
+            [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
+        ).rstrip()
 
     return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, rows)])
 
@@ -30,7 +32,9 @@ def wrapped_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     def lines(row: Sequence[str]) -> str:
         start = "".join(f"{cell:<{width + 2}}" for cell, width in zip(row[:-1], widths, strict=True))
-        return textwrap.fill(row[-1], WIDTH, initial_indent=start, subsequent_indent=" " * left, break_on_hyphens=False).rstrip()
+        return textwrap.fill(
+            row[-1], WIDTH, initial_indent=start, subsequent_indent=" " * left, break_on_hyphens=False
+        ).rstrip()
 
     ruler = ["-" * width for width in (*widths, max(len(row[-1]) for row in (header, *rows)))]
     ruler[-1] = ruler[-1][: WIDTH - left]

@@ -34,7 +34,9 @@ def fixture_splits():
 
 
 def classifier(classes=CLASSES):
-    """One of everything that a method may stumble over, or needs: a convolution, biases, running statistics, dropout."""
+    """One of everything that a method may stumble over, or needs: a convolution, biases, running statistics,
+    dropout.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         body = (
@@ -52,7 +54,12 @@ def fixture_trained(splits):
     model = classifier()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # dropout
-        fit(model, splits.train, Recipe(8, "adamw", lr=2e-2, batch_size=20), generator=torch.Generator().manual_seed(0))
+        fit(
+            model,
+            splits.train,
+            Recipe(8, "adamw", lr=2e-2, batch_size=20),
+            generator=torch.Generator().manual_seed(0),
+        )
     return model
 
 
@@ -67,5 +74,6 @@ def snapshot(model):
 
 def same_bits(one, other):
     return list(one) == list(other) and all(
-        one[name].dtype == other[name].dtype and one[name].numpy().tobytes() == other[name].numpy().tobytes() for name in one
+        one[name].dtype == other[name].dtype and one[name].numpy().tobytes() == other[name].numpy().tobytes()
+        for name in one
     )

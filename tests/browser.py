@@ -20,7 +20,9 @@ PATIENCE = 120  # seconds for a busy machine; a page that is there is not waited
 @contextmanager
 def chromium():
     """A driver whose console is kept; the test skips where there is no Chromium."""
-    selenium = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install -r requirements-dev.txt")
+    selenium = pytest.importorskip(
+        "selenium.webdriver", reason="no selenium: pip install -r requirements-dev.txt"
+    )
     program, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
     if program is None or driver is None:
         pytest.skip("no Chromium: apt-get install chromium chromium-driver")
@@ -28,7 +30,13 @@ def chromium():
 
     options = selenium.ChromeOptions()
     options.binary_location = program
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars", "--disable-background-networking"):
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+        "--disable-background-networking",
+    ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = selenium.Chrome(options=options, service=Service(driver))
@@ -46,9 +54,13 @@ def mlflow_ui(folder):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"]
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | {"OMP_NUM_THREADS": "1"}
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | {
+        "OMP_NUM_THREADS": "1"
+    }
     with (folder / "ui.log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        server = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
     address = f"http://127.0.0.1:{port}"
     try:
         wait_for(lambda: answers(address) or server.poll() is not None, f"mlflow ui at {address}")
@@ -93,14 +105,17 @@ def shows(browser, *words):
 
 def resized(browser, width, height=900, *, dark=False):
     browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
     )
     scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
 
 
 def errors_of(browser):
-    """What the console has said of errors since it was last asked, but for what MLflow's own page always misses."""
+    """What the console has said of errors since it was last asked, but for what MLflow's own page always
+    misses.
+    """
     severe = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     return [message for message in severe if "ajax-api/2.0/mlflow/users/current" not in message]
 
@@ -109,5 +124,7 @@ def screenshot(browser, path, height=None):
     """The window as a PNG, or so much of the page."""
     width = browser.execute_script("return document.documentElement.clientWidth")
     clip = {} if height is None else {"clip": {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}}
-    shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": height is not None, **clip})
+    shot = browser.execute_cdp_cmd(
+        "Page.captureScreenshot", {"captureBeyondViewport": height is not None, **clip}
+    )
     path.write_bytes(base64.b64decode(shot["data"]))

@@ -17,7 +17,9 @@ def images_of(per_class, seed=0, first=0):
     labels = torch.arange(CLASSES).repeat(per_class)
     images = torch.randint(80, (len(labels), 1, 4, 4), generator=torch.Generator().manual_seed(seed))
     images[torch.arange(len(labels)), 0, :, labels] += 120
-    return ImageSet(images.to(torch.uint8), labels, first + torch.arange(len(labels)), Normalisation((0.3,), (0.2,)))
+    return ImageSet(
+        images.to(torch.uint8), labels, first + torch.arange(len(labels)), Normalisation((0.3,), (0.2,))
+    )
 
 
 def data_of(*classes, part=None, **world):
@@ -31,7 +33,9 @@ def data_of(*classes, part=None, **world):
 def classifier(*between, classes=CLASSES):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), *between, nn.ReLU(), nn.Linear(8, classes)).eval()
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(16, 8), *between, nn.ReLU(), nn.Linear(8, classes)
+        ).eval()
 
 
 @pytest.fixture(name="model")
@@ -71,5 +75,7 @@ def assert_weights(model, expected, atol=1e-6):
 def fixture_trained_on():
     """A model, and how many images it was given at each training step; copies of it count as well."""
     model, counts = classifier(), []
-    model.register_forward_pre_hook(lambda module, inputs: counts.append(len(inputs[0])) if module.training else None)
+    model.register_forward_pre_hook(
+        lambda module, inputs: counts.append(len(inputs[0])) if module.training else None
+    )
     return model, counts

@@ -21,8 +21,17 @@ def run(
 
 def whole_class(forget: float, retain: float, gap: float = 1.0, seconds: float = 1.0) -> dict[str, float]:
     """A run's numbers where a class was forgotten: percent, points, seconds; the ideal model's beside them."""
-    own = {"test_forget_score": forget, "test_retain_score": retain, "avg_gap": gap, "unlearn_seconds": seconds}
-    own |= {f"test_{part}_{what}": forget / 100 for part in ("forget", "retain") for what in ("loss", "probability")}
+    own = {
+        "test_forget_score": forget,
+        "test_retain_score": retain,
+        "avg_gap": gap,
+        "unlearn_seconds": seconds,
+    }
+    own |= {
+        f"test_{part}_{what}": forget / 100
+        for part in ("forget", "retain")
+        for what in ("loss", "probability")
+    }
     base = {"ideal_test_forget_score": 0.0, "ideal_test_retain_score": 98.0, "ideal_seconds": 30.0}
     base |= {"initial_test_forget_score": 99.0, "initial_test_retain_score": 99.0}
     return own | base

@@ -1,4 +1,6 @@
-"""What every test shares: one thread, so that the same seed gives the same bits and the cores stay free; stores and digits, made once."""
+"""What every test shares: one thread, so that the same seed gives the same bits and the cores stay free;
+stores and digits, made once.
+"""
 
 import shutil
 import sys
@@ -81,7 +83,9 @@ def postgres_server():
     if binaries() is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
     pytest.importorskip("psycopg2", reason="no driver of PostgreSQL: pip install psycopg2-binary")
-    folder = Path(tempfile.mkdtemp(prefix="lethe-postgres-"))  # not below pytest's own, which PostgreSQL's user may not enter
+    folder = Path(
+        tempfile.mkdtemp(prefix="lethe-postgres-")
+    )  # not below pytest's own, which PostgreSQL's user may not enter
     folder.chmod(0o755)
     try:
         with postgres(folder) as uri:

@@ -1,4 +1,6 @@
-"""Eight processes that log into one store, which may be new, at the same time: `python -m tests.eight_workers` where that is set."""
+"""Eight processes that log into one store, which may be new, at the same time: `python -m
+tests.eight_workers` where that is set.
+"""
 
 import multiprocessing
 import sys

@@ -46,7 +46,9 @@ def fill(client: MlflowClient) -> dict[str, str]:
         client.log_metric(full, name, number, timestamp=1_700_000_000_500)
     log_history(client, full)
     client.set_terminated(full, end_time=1_700_000_001_456)
-    child = client.create_run(first, start_time=1_700_000_002_000, tags={"mlflow.parentRunId": full}).info.run_id
+    child = client.create_run(
+        first, start_time=1_700_000_002_000, tags={"mlflow.parentRunId": full}
+    ).info.run_id
     client.set_terminated(child, "FAILED", end_time=1_700_000_002_001)
     running = client.create_run(second, start_time=1_700_000_003_000).info.run_id
     killed = client.create_run(second, start_time=1_700_000_004_000).info.run_id
@@ -56,7 +58,14 @@ def fill(client: MlflowClient) -> dict[str, str]:
     gone = client.create_experiment("gone")
     orphan = client.create_run(gone).info.run_id
     client.delete_experiment(gone)
-    return {"full": full, "child": child, "running": running, "killed": killed, "deleted": deleted, "orphan": orphan}
+    return {
+        "full": full,
+        "child": child,
+        "running": running,
+        "killed": killed,
+        "deleted": deleted,
+        "orphan": orphan,
+    }
 
 
 def log_history(client: MlflowClient, run_id: str) -> None:

@@ -6,7 +6,9 @@ from torch import nn
 
 from models import ARCHITECTURES, build
 
-EVERY = [entry.name for entry in ARCHITECTURES if entry.name != "resnet9"]  # it takes no 8 x 8; tests/test_architectures.py has all
+EVERY = [
+    entry.name for entry in ARCHITECTURES if entry.name != "resnet9"
+]  # it takes no 8 x 8; tests/test_architectures.py has all
 SMALL, COLOUR = (1, 8, 8), (3, 32, 32)
 
 
@@ -23,7 +25,12 @@ def fixture_built(request):
 def sequential(*, bias=False):
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 6, bias=bias), nn.ReLU(), nn.Linear(6, 5, bias=bias), nn.Tanh(), nn.Linear(5, 4, bias=bias)
+        nn.Flatten(),
+        nn.Linear(64, 6, bias=bias),
+        nn.ReLU(),
+        nn.Linear(6, 5, bias=bias),
+        nn.Tanh(),
+        nn.Linear(5, 4, bias=bias),
     ).eval()
 
 

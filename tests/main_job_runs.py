@@ -1,4 +1,6 @@
-"""The main job in a folder of a test module's own: what a command gave back, and runs that several tests look at."""
+"""The main job in a folder of a test module's own: what a command gave back, and runs that several tests look
+at.
+"""
 
 import contextlib
 import io
@@ -108,7 +110,11 @@ def client_of(folder: Path, store: str = "mlflow.db") -> MlflowClient:
 def all_runs(folder: Path, store: str = "mlflow.db") -> list[Run]:
     """Every run of the store, oldest first."""
     client = client_of(folder, store)
-    return list(client.search_runs([e.experiment_id for e in client.search_experiments()], order_by=["attributes.start_time"]))
+    return list(
+        client.search_runs(
+            [e.experiment_id for e in client.search_experiments()], order_by=["attributes.start_time"]
+        )
+    )
 
 
 def call(folder: Path, *argv: str, main: Any = mlflow_forget.main, store: str = "mlflow.db") -> Outcome:
@@ -117,12 +123,20 @@ def call(folder: Path, *argv: str, main: Any = mlflow_forget.main, store: str = 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(argv)
-    runs = [run for run in all_runs(folder, store) if run.info.run_id not in known] if (folder / store).exists() else []
+    runs = (
+        [run for run in all_runs(folder, store) if run.info.run_id not in known]
+        if (folder / store).exists()
+        else []
+    )
     return Outcome(code, out.getvalue(), err.getvalue(), runs)
 
 
 def files_below(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    return {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,4 +1,6 @@
-"""MIMU's network as message passing over a list of edges, by PyTorch Geometric: what the closed form is tested against."""
+"""MIMU's network as message passing over a list of edges, by PyTorch Geometric: what the closed form is
+tested against.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from unlearn.mimu.gcn import MaskingGCN, RookConv
 
 
 class EdgeConv(MessagePassing):
-    """conv(x) = A mean_over_neighbours(x) + B x with the maps of a RookConv, on edges (2, E): x (vertices, d) -> (vertices, width)."""
+    """conv(x) = A mean_over_neighbours(x) + B x with the maps of a RookConv, on edges (2, E): x (vertices, d)
+    -> (vertices, width).
+    """
 
     def __init__(self, conv: RookConv) -> None:
         super().__init__(aggr="mean")
@@ -32,7 +36,9 @@ def logits_by_messages(gcn: MaskingGCN, x: Tensor, edges: Tensor) -> Tensor:
 
 
 def rook_edges(m: int, n: int) -> Tensor:
-    """The edges (2, mn(m+n-2)) of the rook's graph, vertex (i, j) numbered i n + j: what the closed form does without."""
+    """The edges (2, mn(m+n-2)) of the rook's graph, vertex (i, j) numbered i n + j: what the closed form does
+    without.
+    """
     vertices = torch.arange(m * n).view(m, n)
     rows = (
         [vertices[:, j].repeat_interleave(n - 1) for j in range(n)],

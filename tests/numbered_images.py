@@ -21,6 +21,12 @@ def raw(counts, *, test_counts=None, seed=0):
 
     def part(numbers, seed):
         labels = torch.tensor([c for c, n in enumerate(numbers) for _ in range(n)])
-        return torch.randint(0, 256, (len(labels), 3, 4, 4), dtype=torch.uint8, generator=generator(seed)), labels
+        return torch.randint(
+            0, 256, (len(labels), 3, 4, 4), dtype=torch.uint8, generator=generator(seed)
+        ), labels
 
-    return RawDataset(part(counts, seed), None if test_counts is None else part(test_counts, seed + 1), tuple(map(str, range(len(counts)))))
+    return RawDataset(
+        part(counts, seed),
+        None if test_counts is None else part(test_counts, seed + 1),
+        tuple(map(str, range(len(counts)))),
+    )

@@ -13,7 +13,9 @@ def plain(colour, size=(8, 8), mode="RGB"):
 
 def noise(seed, size=(8, 8)):
     """A picture of which no two seeds have the same."""
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    )
 
 
 def encoded(picture, kind="PNG", **settings):
@@ -31,7 +33,9 @@ def write(file, picture, kind="PNG", **settings):
 
 
 def class_folders(root, counts, *, start=0, size=(8, 8)):
-    """root/<class>/<number>.png, counts[class] of each, all different; returns the pixels (C, H, W) in the order of the files."""
+    """root/<class>/<number>.png, counts[class] of each, all different; returns the pixels (C, H, W) in the
+    order of the files.
+    """
     pixels = []
     for name in sorted(counts):
         for number in range(counts[name]):

@@ -10,8 +10,22 @@ from reporter.run_facts import ForgetImages, History, RunFacts
 from reporter.verdict import Measurements
 
 NAMES = ("tench, Tinca tinca", "goldfish <Carassius>", "great white shark & other sharks", "ox")
-DEFAULT = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score", "test_score", "mia_auc")
-ON_TEST = ("test_forget_score", "test_retain_score", "test_forget_loss", "test_retain_loss", "test_forget_probability")
+DEFAULT = (
+    "forget_loss",
+    "retain_loss",
+    "forget_probability",
+    "forget_score",
+    "retain_score",
+    "test_score",
+    "mia_auc",
+)
+ON_TEST = (
+    "test_forget_score",
+    "test_retain_score",
+    "test_forget_loss",
+    "test_retain_loss",
+    "test_forget_probability",
+)
 
 
 def outputs(labels, classes, *, sure, seed, avoid=()):
@@ -27,12 +41,18 @@ def model_outputs(classes, *, sure=6.0, avoid=(), seed=0, test=0):
     forget = torch.zeros(60, dtype=torch.int64)
     retain = torch.arange(3 * classes) % (classes - 1) + 1
     tested = torch.arange(test or 4 * classes) % classes
-    made = [outputs(own, classes, sure=sure, seed=seed + n, avoid=avoid) for n, own in enumerate((forget, retain, tested))]
+    made = [
+        outputs(own, classes, sure=sure, seed=seed + n, avoid=avoid)
+        for n, own in enumerate((forget, retain, tested))
+    ]
     return ModelOutputs(*made, validation=None, forget_classes=(0,), seed=1)
 
 
 def facts(classes=10, *, rows=64, columns=128, ideal=True, test=0):
-    models = {"initial": model_outputs(classes, test=test), "unlearned": model_outputs(classes, avoid=(0,), seed=10, test=test)}
+    models = {
+        "initial": model_outputs(classes, test=test),
+        "unlearned": model_outputs(classes, avoid=(0,), seed=10, test=test),
+    }
     if ideal:
         models["ideal"] = model_outputs(classes, avoid=(0,), seed=20, test=test)
     kinds = [METRICS[name] for name in (*DEFAULT, *ON_TEST)]
@@ -42,7 +62,10 @@ def facts(classes=10, *, rows=64, columns=128, ideal=True, test=0):
         "test_forget": len(own.test_forget),
         "test_retain": len(own.test_retain),
     }
-    names = [NAMES[c] if c < len(NAMES) else f"class number {c}" if classes > 10 else str(c) for c in range(classes)]
+    names = [
+        NAMES[c] if c < len(NAMES) else f"class number {c}" if classes > 10 else str(c)
+        for c in range(classes)
+    ]
     keep = torch.rand(rows, columns, generator=torch.Generator().manual_seed(1)) > 0.1
     measured = Measurements(
         "class 0",
@@ -63,14 +86,28 @@ def facts(classes=10, *, rows=64, columns=128, ideal=True, test=0):
         source="Somebody 2020",
         measured=measured,
         kinds=kinds,
-        undefined={"avg_gap": "needs an ideal model. Make it: MAKE", "rUA": "needs an ideal model. Make it: MAKE"},
+        undefined={
+            "avg_gap": "needs an ideal model. Make it: MAKE",
+            "rUA": "needs an ideal model. Make it: MAKE",
+        },
         outputs=models,
         names=names,
         params={"kappa": 0.1, "data": "<./data>", "note": "a & b"},
         command="python -u mlflow_forget.py --unlearn method --data '<./data>'",
         layer=Layer("linear2", torch.randn(rows, columns, generator=draw), keep),
-        images=ForgetImages(torch.randint(256, (60, 3, 224, 224), dtype=torch.uint8, generator=draw), 255, torch.arange(60) * 7),
-        histories=[History("Unlearning", [{"loss": 10.0 / (n + 1), "score": float(n)} for n in range(1000)], "unlearned", "step")],
+        images=ForgetImages(
+            torch.randint(256, (60, 3, 224, 224), dtype=torch.uint8, generator=draw),
+            255,
+            torch.arange(60) * 7,
+        ),
+        histories=[
+            History(
+                "Unlearning",
+                [{"loss": 10.0 / (n + 1), "score": float(n)} for n in range(1000)],
+                "unlearned",
+                "step",
+            )
+        ],
         stages={"unlearn": 1.5},
         versions={"torch": "2"},
         notes=("A note.",),
@@ -79,5 +116,9 @@ def facts(classes=10, *, rows=64, columns=128, ideal=True, test=0):
 
 def with_numbers(own, model, **values):
     """The same facts with other values of a model's metrics; None removes one."""
-    numbers = {name: value for name, value in (dict(own.measured.models[model]) | values).items() if value is not None}
+    numbers = {
+        name: value
+        for name, value in (dict(own.measured.models[model]) | values).items()
+        if value is not None
+    }
     return replace(own, measured=replace(own.measured, models=dict(own.measured.models) | {model: numbers}))

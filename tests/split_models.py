@@ -36,7 +36,13 @@ class WithAWayAround(nn.Module):
 
 
 def plain(bias):
-    return InDoubles(nn.Linear(9, 6, bias=bias), nn.ReLU(), nn.Linear(6, 5, bias=bias), nn.ReLU(), nn.Linear(5, 4, bias=bias))
+    return InDoubles(
+        nn.Linear(9, 6, bias=bias),
+        nn.ReLU(),
+        nn.Linear(6, 5, bias=bias),
+        nn.ReLU(),
+        nn.Linear(5, 4, bias=bias),
+    )
 
 
 MODELS = {

@@ -1,4 +1,6 @@
-"""Add-ons: what they keep of a step, by hand and by definition; OPT and FocusOPT never climb either objective."""
+"""Add-ons: what they keep of a step, by hand and by definition; OPT and FocusOPT never climb either
+objective.
+"""
 
 import math
 
@@ -58,7 +60,9 @@ def test_agreement_is_the_chance_of_one_sign(memory, start):
 
 @pytest.mark.parametrize("name", ["GradMask", "ANDMask", "VarGrad", "GradFocus", "FocusOPT"])
 def test_the_public_codes_first_steps_can_be_had(name):
-    """V_1 = .1 g_1^2, V_2 = .9 g_2^2 + .1 V_1: it keeps a tenth of the moments, and starts as if it kept nine."""
+    """V_1 = .1 g_1^2, V_2 = .9 g_2^2 + .1 V_1: it keeps a tenth of the moments, and starts as if it kept
+    nine.
+    """
     rule = ADD_ONS[name](memory=0.1, memory_start=0.1)
     pairs = [(0.3, -0.4), (0.2, -0.3)]
     moments = [(0.1 * 0.09, 0.1 * 0.16)]
@@ -67,14 +71,22 @@ def test_the_public_codes_first_steps_can_be_had(name):
         p_u, p_c = (norm.cdf(g / math.sqrt(m + 1e-8)) for g, m in zip(pair, of_both, strict=True))
         v = p_u * p_c + (1 - p_u) * (1 - p_c)
         u, c = pair
-        weight = {"GradMask": v >= 0.3, "ANDMask": v >= 0.5, "VarGrad": v >= 0.3, "GradFocus": v, "FocusOPT": 0.0}[name]
+        weight = {
+            "GradMask": v >= 0.3,
+            "ANDMask": v >= 0.5,
+            "VarGrad": v >= 0.3,
+            "GradFocus": v,
+            "FocusOPT": 0.0,
+        }[name]
         assert values(rule(step([u], [c])))[0] == pytest.approx(weight * (0.5 * u + 0.5 * c))
 
 
 @pytest.mark.parametrize("name", ["SRL", "NGPlus", "SCRUB"])
 def test_every_method_hands_the_memory_and_its_start_to_the_add_on(name):
     def weights(**flags):
-        found = unlearn(name, tiny_model(), tiny([0, 4, 5]), addon="GradFocus", unlearn_epochs=3, **flags).model
+        found = unlearn(
+            name, tiny_model(), tiny([0, 4, 5]), addon="GradFocus", unlearn_epochs=3, **flags
+        ).model
         return torch.cat([p.detach().flatten() for p in found.parameters()])
 
     assert torch.equal(weights(memory=0.75, memory_start=0.25), weights(memory=0.75))
@@ -92,7 +104,9 @@ def direction_and_v(memory=0.9, start=None):
     return u, c, [0.5 * a + 0.5 * b for a, b in zip(u, c, strict=True)], v
 
 
-@pytest.mark.parametrize(("name", "least", "start"), [("GradMask", 0.3, None), ("ANDMask", 0.5, None), ("VarGrad", 0.3, 1.0)])
+@pytest.mark.parametrize(
+    ("name", "least", "start"), [("GradMask", 0.3, None), ("ANDMask", 0.5, None), ("VarGrad", 0.3, 1.0)]
+)
 def test_masks_keep_what_agrees(name, least, start):
     u, c, d, v = direction_and_v(start=start)
     expected = [a * (b >= least) for a, b in zip(d, v, strict=True)]
@@ -102,11 +116,14 @@ def test_masks_keep_what_agrees(name, least, start):
 
 def test_focus_weighs_by_agreement():
     u, c, d, v = direction_and_v()
-    assert values(ADD_ONS["GradFocus"]()(step(u, c))) == pytest.approx([a * b for a, b in zip(d, v, strict=True)])
+    assert values(ADD_ONS["GradFocus"]()(step(u, c))) == pytest.approx(
+        [a * b for a, b in zip(d, v, strict=True)]
+    )
 
 
 @pytest.mark.parametrize(
-    ("quantile", "expected"), [(0.0, [1, 1, 1, 1, 1]), (0.5, [0, 1, 0, 1, 1]), (0.9, [0, 0, 0, 0, 1]), (0.6, [0, 0, 0, 1, 1])]
+    ("quantile", "expected"),
+    [(0.0, [1, 1, 1, 1, 1]), (0.5, [0, 1, 0, 1, 1]), (0.9, [0, 0, 0, 0, 1]), (0.6, [0, 0, 0, 1, 1])],
 )
 def test_salun_keeps_the_largest_gradients_of_true_labels(quantile, expected):
     rule = ADD_ONS["SalUn"](quantile=quantile)
@@ -159,7 +176,9 @@ def test_opt_drops_no_more_than_it_must(entries, beta):
     assert kept(u, c, beta).sum() >= len(left)
 
 
-@pytest.mark.parametrize("entries", [[(1.0, -1.0)], [(1.0, -100.0), (0.1, 0.1)], [(1e-3, -1.0)] * 5, [(3.0, -1.0), (-1.0, 3.0)]])
+@pytest.mark.parametrize(
+    "entries", [[(1.0, -1.0)], [(1.0, -100.0), (0.1, 0.1)], [(1e-3, -1.0)] * 5, [(3.0, -1.0), (-1.0, 3.0)]]
+)
 @pytest.mark.parametrize("name", ["OPT", "FocusOPT"])
 def test_adversarial_pairs_are_feasible(name, entries):
     one = step(*map(list, zip(*entries, strict=True)), beta=0.95)
@@ -176,7 +195,13 @@ def test_adversarial_pairs_are_feasible(name, entries):
         ([1.0, 1.0], [-2.0, -3.0], 0.5, None, [0, 0]),  # min(2, 13) - 5 < 0, min(1, 4) - 2 < 0
         ([1.0, 1.0], [-2.0, 1.0], 0.8, None, [0, 1]),  # min(2 / 4, 5 * 4) - 1 < 0
         ([-2.0, 1.0], [1.0, 1.0], 0.8, None, [1, 1]),  # the other way round: min(5 / 4, 2 * 4) - 1 > 0
-        ([1.0, 2.0], [-3.0, -2.0], 0.5, [1.0, 0.5], [0, 1]),  # min(3, 11) - 5 < 0, then min(2, 2) - 2 = 0; 4 > 3 but for v
+        (
+            [1.0, 2.0],
+            [-3.0, -2.0],
+            0.5,
+            [1.0, 0.5],
+            [0, 1],
+        ),  # min(3, 11) - 5 < 0, then min(2, 2) - 2 = 0; 4 > 3 but for v
     ],
 )
 def test_the_smallest_products_are_dropped_until_the_step_is_feasible(g_u, g_c, beta, v, stay):
@@ -197,7 +222,9 @@ def test_a_feasible_step_is_left_alone_and_not_sorted(g_c, monkeypatch):
 
 def tiny(forget_rows, size=12, classes=3):
     labels = torch.arange(size) % classes
-    pixels = torch.randint(0, 256, (size, 1, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pixels = torch.randint(
+        0, 256, (size, 1, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     images = ImageSet(pixels, labels, torch.arange(size), Normalisation((0.5,), (0.25,)))
     chosen = torch.isin(torch.arange(size), torch.tensor(forget_rows))
     return ForgetData(images.subset(chosen), images.subset(~chosen), images, classes)
@@ -210,7 +237,11 @@ def tiny_model(classes=3):
 
 
 ONE_STEP = {"unlearn_epochs": 1, "unlearn_lr": 0.01, "batch_size": 100}
-FOUR_STEPS = {"unlearn_epochs": 2, "unlearn_lr": 0.05, "batch_size": 3}  # on 5 forget images: batches of 3 and 2
+FOUR_STEPS = {
+    "unlearn_epochs": 2,
+    "unlearn_lr": 0.05,
+    "batch_size": 3,
+}  # on 5 forget images: batches of 3 and 2
 
 
 def pairs_of_batches(data, name):
@@ -228,24 +259,35 @@ def test_four_steps_on_both_gradients_by_hand(name, sign, shift, monkeypatch):
     found = unlearn(name, model, data, **FOUR_STEPS, beta=0.8).model
 
     def both(x_f, y_f, x_r, y_r):
-        return slope(lambda m: 0.8 * F.cross_entropy(m(x_r), y_r) + sign * 0.2 * F.cross_entropy(m(x_f), (y_f + shift) % 3))
+        return slope(
+            lambda m: (
+                0.8 * F.cross_entropy(m(x_r), y_r) + sign * 0.2 * F.cross_entropy(m(x_f), (y_f + shift) % 3)
+            )
+        )
 
     adam(model, [both(*forget, *retain) for forget, retain in pairs_of_batches(data, name)], 0.05)
     torch.testing.assert_close(list(found.parameters()), list(model.parameters()), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("name", "sign", "shift"), [("NGSalUn", -1, 0), ("SRSalUn", 1, 1)])
-def test_one_step_on_the_entries_that_matter_for_the_true_labels_of_the_forget_batch(name, sign, shift, monkeypatch):
+def test_one_step_on_the_entries_that_matter_for_the_true_labels_of_the_forget_batch(
+    name, sign, shift, monkeypatch
+):
     data, model = tiny([0, 4, 5]), tiny_model()
     monkeypatch.setattr("unlearn.srl.other_labels", lambda labels, *_: (labels + 1) % 3)
     (x_f, y_f), (x_r, y_r) = next(data.forget.batches(100)), next(data.retain.batches(100))
     of_forget, of_retain, learned = (
-        slope(lambda m, x=x, y=y: F.cross_entropy(m(x), y))(model) for x, y in ((x_f, y_f), (x_r, y_r), (x_f, (y_f + shift) % 3))
+        slope(lambda m, x=x, y=y: F.cross_entropy(m(x), y))(model)
+        for x, y in ((x_f, y_f), (x_r, y_r), (x_f, (y_f + shift) % 3))
     )
     moves = [g.abs() >= g.abs().flatten().sort().values[math.ceil(0.6 * (g.numel() - 1))] for g in of_forget]
-    direction = [keep * (0.5 * r + sign * 0.5 * f) for keep, r, f in zip(moves, of_retain, learned, strict=True)]
+    direction = [
+        keep * (0.5 * r + sign * 0.5 * f) for keep, r, f in zip(moves, of_retain, learned, strict=True)
+    ]
     found = unlearn(name, model, data, **ONE_STEP, beta=0.5, quantile=0.6).model
-    assert [p.ne(q).tolist() for p, q in zip(found.parameters(), model.parameters(), strict=True)] == [keep.tolist() for keep in moves]
+    assert [p.ne(q).tolist() for p, q in zip(found.parameters(), model.parameters(), strict=True)] == [
+        keep.tolist() for keep in moves
+    ]
     adam(model, [lambda _: direction], 0.01)
     torch.testing.assert_close(list(found.parameters()), list(model.parameters()), atol=1e-6, rtol=0)
 
@@ -277,11 +319,17 @@ def counting(monkeypatch):
     """How many images of each kind the loop saw, epoch by epoch, without changing what it does."""
     seen = []
     original = F.cross_entropy
-    monkeypatch.setattr(F, "cross_entropy", lambda logits, labels, **kw: seen.append(len(labels)) or original(logits, labels, **kw))
+    monkeypatch.setattr(
+        F,
+        "cross_entropy",
+        lambda logits, labels, **kw: seen.append(len(labels)) or original(logits, labels, **kw),
+    )
     return seen
 
 
-@pytest.mark.parametrize("forget_rows", [[0], list(range(10))], ids=["forget is shorter", "retain is shorter"])
+@pytest.mark.parametrize(
+    "forget_rows", [[0], list(range(10))], ids=["forget is shorter", "retain is shorter"]
+)
 def test_an_epoch_is_a_pass_over_forget_whichever_is_shorter(forget_rows, monkeypatch):
     data = tiny(forget_rows)
     seen = counting(monkeypatch)
@@ -317,11 +365,16 @@ def test_a_joint_name_is_its_method_with_the_add_on_and_with_no_other(name, meth
             unlearn(called, model, data, **{**FOUR_STEPS, "unlearn_epochs": 6}, **flags).model.parameters()
         )
 
-    same = [other for other in (None, *ADD_ONS.names) if torch.equal(weights(name), weights(method, addon=other))]
+    same = [
+        other for other in (None, *ADD_ONS.names) if torch.equal(weights(name), weights(method, addon=other))
+    ]
     assert same == [addon]
 
 
-@pytest.mark.parametrize("name", ["NGradMask", "VarGrad", "NGradFocus", "NGPlus_OPT", "NGradFocusOPT", "NGSalUn", "SRGradMask", "SRL_OPT"])
+@pytest.mark.parametrize(
+    "name",
+    ["NGradMask", "VarGrad", "NGradFocus", "NGPlus_OPT", "NGradFocusOPT", "NGSalUn", "SRGradMask", "SRL_OPT"],
+)
 def test_a_joint_name_has_the_flags_of_its_method_but_the_add_on(name):
     assert "addon" not in METHODS[name].hyperparameters
     assert {"beta", "unlearn_epochs"} <= METHODS[name].hyperparameters.keys()
@@ -330,7 +383,12 @@ def test_a_joint_name_has_the_flags_of_its_method_but_the_add_on(name):
 
 @pytest.mark.parametrize(
     ("name", "flags"),
-    [("NGradMask", {"quantile", *MEMORY}), ("SRGradFocus", MEMORY), ("NGPlus_OPT", set()), ("SRSalUn", {"quantile"})],
+    [
+        ("NGradMask", {"quantile", *MEMORY}),
+        ("SRGradFocus", MEMORY),
+        ("NGPlus_OPT", set()),
+        ("SRSalUn", {"quantile"}),
+    ],
 )
 def test_a_joint_name_has_the_flags_of_its_add_on(name, flags):
     own = METHODS[name].hyperparameters.keys()
@@ -368,7 +426,9 @@ def test_every_add_on_is_found_in_any_case():
 
 
 def test_a_run_that_diverges_says_so():
-    with pytest.raises(FloatingPointError, match=r"NGPlus diverged in epoch \d+: .* Choose a smaller --unlearn_lr"):
+    with pytest.raises(
+        FloatingPointError, match=r"NGPlus diverged in epoch \d+: .* Choose a smaller --unlearn_lr"
+    ):
         unlearn("NGPlus", tiny_model(), tiny([0, 1]), unlearn_lr=3e37, unlearn_epochs=9, batch_size=1)
 
 

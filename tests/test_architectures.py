@@ -1,4 +1,6 @@
-"""The contract of every architecture: Lethe's own, those of torchvision and timm by name, and a function of a person's file."""
+"""The contract of every architecture: Lethe's own, those of torchvision and timm by name, and a function of a
+person's file.
+"""
 
 import importlib.util
 import math
@@ -17,7 +19,12 @@ GREY, COLOUR, LARGE = (1, 28, 28), (3, 32, 32), (3, 72, 72)
 NARROW = {name: {"width": 8} for name in ("resnet18", "resnet34", "resnet50", "HookedResnet", "vgg16_bn")} | {
     "vit_tiny": {"depth": 2, "dim": 24}
 }
-PUBLISHED = ["torchvision:shufflenet_v2_x0_5", "torchvision:squeezenet1_1", "timm:test_efficientnet", "timm:test_resnet.r160_in1k"]
+PUBLISHED = [
+    "torchvision:shufflenet_v2_x0_5",
+    "torchvision:squeezenet1_1",
+    "timm:test_efficientnet",
+    "timm:test_resnet.r160_in1k",
+]
 IN_A_FILE = """
 import math
 from torch import nn
@@ -65,7 +72,9 @@ def test_it_gives_logits_in_eval_and_in_train_mode(arch, shape):
 def test_every_weight_gets_a_finite_gradient(arch):
     model = made(arch).train()
     F.cross_entropy(model(images(COLOUR)), torch.tensor([0, 1, 2, 6])).backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    assert [
+        name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()
+    ] == []
     assert any(p.grad.abs().sum() > 0 for p in model.parameters())
 
 
@@ -93,7 +102,10 @@ def test_weights_come_back_from_a_checkpoint(arch, tmp_path):
 def test_its_masked_layer_splits_it_or_is_refused_with_the_reason(arch):
     model, x = made(arch), images(COLOUR)
     if not any(isinstance(module, nn.Linear) for module in model.modules()):
-        with pytest.raises(ValueError, match="--mask_layer: expected a model with a linear layer, got one without. Choose another --arch"):
+        with pytest.raises(
+            ValueError,
+            match="--mask_layer: expected a model with a linear layer, got one without. Choose another --arch",
+        ):
             split_at(model, model.mask_layer, x)
         return
     parts = split_at(model, model.mask_layer, x)
@@ -138,7 +150,9 @@ def test_resnet9_by_hand():
     model, x = build("resnet9", COLOUR, 10, seed=1), images(COLOUR)
 
     def convolved(x, name, **how):
-        return model.get_submodule(name).norm(F.conv2d(x, model.get_submodule(name).conv.weight, **how)).relu()
+        return (
+            model.get_submodule(name).norm(F.conv2d(x, model.get_submodule(name).conv.weight, **how)).relu()
+        )
 
     h = convolved(x, "conv1", padding=1)
     h = convolved(h, "conv2", stride=2, padding=2)
@@ -156,7 +170,9 @@ def test_resnet9_by_hand():
 def test_the_imagenet_resnets_are_the_published_ones(arch, count):
     model = build(arch, (3, 224, 224), 1000, seed=1)
     assert parameters_of(model) == count
-    assert (model.conv1.kernel_size, model.conv1.stride) == ((7, 7), (2, 2)) and isinstance(model.maxpool, nn.MaxPool2d)
+    assert (model.conv1.kernel_size, model.conv1.stride) == ((7, 7), (2, 2)) and isinstance(
+        model.maxpool, nn.MaxPool2d
+    )
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "HookedResnet"])
@@ -180,13 +196,17 @@ def test_a_block_of_vit_tiny_by_hand():
         block = Block(6, 2)
     x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
     q, k, v = block.qkv(block.norm1(x)).split(6, -1)
-    heads = [torch.softmax(q[..., part] @ k[..., part].mT / math.sqrt(3), -1) @ v[..., part] for part in (slice(0, 3), slice(3, 6))]
+    heads = [
+        torch.softmax(q[..., part] @ k[..., part].mT / math.sqrt(3), -1) @ v[..., part]
+        for part in (slice(0, 3), slice(3, 6))
+    ]
     y = x + block.out(torch.cat(heads, -1))
     torch.testing.assert_close(block(x), y + block.mlp.down(F.gelu(block.mlp.up(block.norm2(y)))))
 
 
 @pytest.mark.parametrize(
-    ("shape", "side", "tokens"), [((1, 8, 8), 1, 64), ((1, 28, 28), 4, 49), ((3, 45, 50), 6, 72), ((3, 64, 64), 8, 64)]
+    ("shape", "side", "tokens"),
+    [((1, 8, 8), 1, 64), ((1, 28, 28), 4, 49), ((3, 45, 50), 6, 72), ((3, 64, 64), 8, 64)],
 )
 def test_the_patches_of_vit_tiny_follow_the_image(shape, side, tokens):
     model = build("vit_tiny", shape, 10, seed=1, options={"depth": 1})
@@ -201,7 +221,12 @@ def test_the_patches_of_vit_tiny_follow_the_image(shape, side, tokens):
 @pytest.mark.parametrize(
     ("arch", "shape", "options", "message"),
     [
-        ("resnet9", (1, 8, 8), {}, "--arch resnet9: expected images of at least 11 x 11 pixels, got 8 x 8. Choose cnn"),
+        (
+            "resnet9",
+            (1, 8, 8),
+            {},
+            "--arch resnet9: expected images of at least 11 x 11 pixels, got 8 x 8. Choose cnn",
+        ),
         ("resnet50", COLOUR, {"width": 0}, "--width: expected an integer >= 1, got 0"),
         ("vit_tiny", COLOUR, {"depth": 0}, "--depth: expected an integer >= 1, got 0"),
         ("vit_tiny", COLOUR, {"heads": 5}, "heads that divide dim"),
@@ -210,12 +235,23 @@ def test_the_patches_of_vit_tiny_follow_the_image(shape, side, tokens):
             "torchvision:alexnet",
             GREY,
             {},
-            "--arch torchvision:alexnet: expected an architecture for images of 28 x 28 pixels and 1 channel, got one that fails",
+            "--arch torchvision:alexnet: expected an architecture for images of 28 x 28 pixels and 1 "
+            "channel, got one that fails",
         ),
-        ("torchvision:resnt18", COLOUR, {}, "unknown architecture of torchvision 'resnt18'. Did you mean 'resnet18'?"),
+        (
+            "torchvision:resnt18",
+            COLOUR,
+            {},
+            "unknown architecture of torchvision 'resnt18'. Did you mean 'resnet18'?",
+        ),
         ("torchvision:resnet18", COLOUR, {"width": 3}, "unknown flag of torchvision:resnet18 '--width'"),
         ("torchvison:resnet18", COLOUR, {}, "unknown architecture 'torchvison:resnet18'.*torchvision:NAME"),
-        ("resnet", COLOUR, {}, "unknown architecture 'resnet'. Did you mean 'resnet9'?.*timm:NAME, torchvision:NAME"),
+        (
+            "resnet",
+            COLOUR,
+            {},
+            "unknown architecture 'resnet'. Did you mean 'resnet9'?.*timm:NAME, torchvision:NAME",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(arch, shape, options, message):
@@ -223,14 +259,22 @@ def test_what_makes_no_sense_is_refused(arch, shape, options, message):
         build(arch, shape, 10, seed=1, options=options)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed: pip install -r requirements-timm.txt")
+@pytest.mark.skipif(
+    importlib.util.find_spec("timm") is None,
+    reason="timm is not installed: pip install -r requirements-timm.txt",
+)
 def test_a_transformer_of_timm_takes_images_that_its_patches_fill():
     assert build("timm:test_vit", COLOUR, 10, seed=1)(images(COLOUR)).shape == (4, 10)
-    with pytest.raises(ValueError, match="--arch timm:test_vit: expected .* got one that fails .*divisible by patch size"):
+    with pytest.raises(
+        ValueError, match="--arch timm:test_vit: expected .* got one that fails .*divisible by patch size"
+    ):
         build("timm:test_vit", GREY, 10, seed=1)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed: pip install -r requirements-timm.txt")
+@pytest.mark.skipif(
+    importlib.util.find_spec("timm") is None,
+    reason="timm is not installed: pip install -r requirements-timm.txt",
+)
 def test_an_unknown_name_of_timm_is_refused():
     with pytest.raises(ValueError, match="unknown architecture of timm 'test_vti'. Did you mean 'test_vit"):
         build("timm:test_vti", COLOUR, 10, seed=1)
@@ -238,9 +282,16 @@ def test_an_unknown_name_of_timm_is_refused():
 
 def test_without_timm_the_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    with pytest.raises(ValueError, match="expected the package timm, and it is not installed. Run: pip install -r requirements-timm.txt"):
+    with pytest.raises(
+        ValueError,
+        match="expected the package timm, and it is not installed. Run: pip install -r requirements-timm.txt",
+    ):
         ARCHITECTURES["timm:resnet18"]
 
 
 def test_names_of_a_family_are_case_insensitive():
-    assert ARCHITECTURES["TorchVision:ResNet18"].name == "torchvision:resnet18" == of_torchvision("resnet18").name
+    assert (
+        ARCHITECTURES["TorchVision:ResNet18"].name
+        == "torchvision:resnet18"
+        == of_torchvision("resnet18").name
+    )

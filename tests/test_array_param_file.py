@@ -1,4 +1,6 @@
-"""The grid: every line runs as printed, base models once, mistakes refused with their line before a line is written."""
+"""The grid: every line runs as printed, base models once, mistakes refused with their line before a line is
+written.
+"""
 
 import re
 import shlex
@@ -60,7 +62,10 @@ def test_one_line_per_combination(lines):
     _, jobs = lines(SMALL)
     assert len(jobs) == 2 * 2 * (2 + 1)
     assert len(set(jobs)) == len(jobs)
-    assert "python -u mlflow_forget.py --unlearn random_mask --dataset digits --class_to_replace 3 --seed 2 --kappa 0.05" in jobs
+    assert (
+        "python -u mlflow_forget.py --unlearn random_mask --dataset digits --class_to_replace 3 --seed 2 "
+        "--kappa 0.05" in jobs
+    )
 
 
 def test_combinations_follow_the_order_of_the_grid(lines):
@@ -97,16 +102,26 @@ def test_oracles_are_made_with_the_ideal_models_among_them(lines):
 
 def test_an_oracle_of_another_seed_is_made(lines):
     base, _ = lines("methods:\n  load_an_oracle: {oracle_seed: 7}\n")
-    assert base == ["python -u main_baseline.py", "python -u main_ideal.py --oracles 1 --seed 7", "python -u main_ideal.py"]
+    assert base == [
+        "python -u main_baseline.py",
+        "python -u main_ideal.py --oracles 1 --seed 7",
+        "python -u main_ideal.py",
+    ]
 
 
 def test_a_list_in_a_list_is_one_value_of_several_words(lines):
     _, jobs = lines("class_to_replace: [[3, 5], 1]\nmethods: {default: }\n")
-    assert flags_in(jobs) == ["--unlearn default --class_to_replace 3 5", "--unlearn default --class_to_replace 1"]
+    assert flags_in(jobs) == [
+        "--unlearn default --class_to_replace 3 5",
+        "--unlearn default --class_to_replace 1",
+    ]
 
 
 def test_flags_that_go_together(lines):
-    _, jobs = lines("requests:\n- {class_to_replace: [0, 3]}\n- {class_to_replace: -1, num_indexes_to_replace: 9}\nmethods: {default: }\n")
+    _, jobs = lines(
+        "requests:\n- {class_to_replace: [0, 3]}\n- {class_to_replace: -1, num_indexes_to_replace: "
+        "9}\nmethods: {default: }\n"
+    )
     assert flags_in(jobs) == [
         "--unlearn default --class_to_replace 0",
         "--unlearn default --class_to_replace 3",
@@ -116,7 +131,11 @@ def test_flags_that_go_together(lines):
 
 def test_a_method_may_have_its_own_value_of_a_shared_flag(lines):
     _, jobs = lines("seed: [1, 2]\nmethods:\n  default: {seed: 7}\n  SSD:\n")
-    assert flags_in(jobs) == ["--unlearn default --seed 7", "--unlearn SSD --seed 1", "--unlearn SSD --seed 2"]
+    assert flags_in(jobs) == [
+        "--unlearn default --seed 7",
+        "--unlearn SSD --seed 1",
+        "--unlearn SSD --seed 2",
+    ]
 
 
 def test_what_is_excluded_and_included(lines):
@@ -177,12 +196,15 @@ def test_lines_with_quotes_run_under_xargs_as_documented(folder, monkeypatch):
     lines = [shlex.join([*program, f"{number}.out", *words, str(number)]) for number in range(3)]
     (folder / "params.txt").write_text("".join(f"{line}\n" for line in lines))
     subprocess.run(command, shell=True, check=True, timeout=60)
-    assert [(folder / f"{number}.out").read_text().split("\n") for number in range(3)] == [[*words, str(number)] for number in range(3)]
+    assert [(folder / f"{number}.out").read_text().split("\n") for number in range(3)] == [
+        [*words, str(number)] for number in range(3)
+    ]
 
 
 def test_null_is_a_flag_left_out_and_a_hyperparameters_none(lines):
     _, jobs = lines(
-        "experiment:\nmask: null\nseed: [1, 2]\nrequests:\n- {class-to-replace: 3, num_indexes_to_replace: [null, 9]}\n"
+        "experiment:\nmask: null\nseed: [1, 2]\nrequests:\n- {class-to-replace: 3, num_indexes_to_replace: "
+        "[null, 9]}\n"
         "methods:\n  MIMU: {mask_layer: null, kappa: 3}\n"
     )
     assert [line.partition(" --seed 1 ")[2] for line in flags_in(jobs)[:2]] == [
@@ -220,19 +242,31 @@ def test_python_may_count(folder):
         ("seed: 1\nseed: 2\nmethods: {SFT: }\n", 2, "a second time"),
         ("seed: []\nmethods: {SFT: }\n", 1, "got an empty list"),
         ("methods:\n  SSD: 3\n", 2, "expected flags and their values, got 3"),
-        ("seed: 1\nclass_to_replace: 10\nmethods: {SSD: }\n", 2, "--class_to_replace: expected a class from 0 to 9, got 10"),
+        (
+            "seed: 1\nclass_to_replace: 10\nmethods: {SSD: }\n",
+            2,
+            "--class_to_replace: expected a class from 0 to 9, got 10",
+        ),
         ("class_to_replace: 3\nforget_indexes: f.txt\nmethods: {SSD: }\n", 2, "Leave out --class_to_replace"),
         ("ideal: skip\nmethods: {retrain: }\n", 1, "needs the ideal model, got skip"),
         ("ideal: skip\ndataset: MNIST\nmethods: {retrain: }\n", 1, "needs the ideal model, got skip"),
         ("methods:\n  random_mask: {kappa: [1, 8193]}\n", 2, "--kappa: expected a count"),
-        ("methods:\n  random_mask: {kappa: [[1, 2]]}\n", 2, "expected one run, got several values of one flag"),
+        (
+            "methods:\n  random_mask: {kappa: [[1, 2]]}\n",
+            2,
+            "expected one run, got several values of one flag",
+        ),
         ("methods: {SSD: }\n{a: 1}: 2\n", 2, "expected a word as key, got a list or a mapping"),
         ("config: run.yml\nmethods:\n  SSD:\n", 1, "Write them into the grid"),
         ("help: true\nmethods:\n  SSD:\n", 1, "--help shows what there is, and runs nothing"),
         ("h: true\nmethods:\n  SSD:\n", 1, "--h shows what there is, and runs nothing"),
         ("methods:\n  SSD:\n    list: true\n", 3, "--list shows what there is, and runs nothing"),
         ("methods:\n  SSD:\n    kapa:\n", 3, "unknown flag '--kapa'"),
-        ("methods:\n  SSD:\nexclude:\n- {unlearn: SSD}\n", None, "grid.yml: no run is left. Leave out some of `exclude`"),
+        (
+            "methods:\n  SSD:\nexclude:\n- {unlearn: SSD}\n",
+            None,
+            "grid.yml: no run is left. Leave out some of `exclude`",
+        ),
         (
             "mask: own.safetensors\nseed: [1, 2]\nmethods: {SSD: }\n",
             2,
@@ -261,7 +295,9 @@ def mnist(folder, monkeypatch):
     raw = folder / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for part in ("train", "t10k"):
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(idx(np.random.default_rng(0).integers(0, 256, (200, 28, 28), dtype=np.uint8)))
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(
+            idx(np.random.default_rng(0).integers(0, 256, (200, 28, 28), dtype=np.uint8))
+        )
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.arange(200, dtype=np.uint8) % 10))
     reads = []
     monkeypatch.setattr(impl, "read", lambda *place: reads.append(place) or read(*place))
@@ -271,9 +307,17 @@ def mnist(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("grid", "line", "says"),
     [
-        ("dataset: MNIST\nclass_to_replace: [3, 12]\nmethods: {SSD: }\n", 2, "--class_to_replace: expected a class from 0 to 9, got 12"),
+        (
+            "dataset: MNIST\nclass_to_replace: [3, 12]\nmethods: {SSD: }\n",
+            2,
+            "--class_to_replace: expected a class from 0 to 9, got 12",
+        ),
         ("dataset: MNIST\nmethods:\n  random_mask: {kappa: [1, 99999999]}\n", 3, "--kappa: expected a count"),
-        ("methods:\n  load_an_oracle:\n    oracle_seed: [7, 2]\nseed: [1, 2]\n", 2, "in --unlearn load_an_oracle --seed 2 --oracle_seed 2"),
+        (
+            "methods:\n  load_an_oracle:\n    oracle_seed: [7, 2]\nseed: [1, 2]\n",
+            2,
+            "in --unlearn load_an_oracle --seed 2 --oracle_seed 2",
+        ),
     ],
 )
 def test_what_can_not_be_is_refused_where_images_are_at_hand(folder, mnist, capsys, grid, line, says):
@@ -285,13 +329,18 @@ def test_what_can_not_be_is_refused_where_images_are_at_hand(folder, mnist, caps
 
 
 def test_no_image_is_fetched_to_check_a_grid(lines, monkeypatch):
-    monkeypatch.setattr(torchvision_sets, "torchvision_module", lambda _: pytest.fail("something is downloaded"))
+    monkeypatch.setattr(
+        torchvision_sets, "torchvision_module", lambda _: pytest.fail("something is downloaded")
+    )
     _, jobs = lines("dataset: KMNIST\nclass_to_replace: [0, 12]\nmethods: {SSD: }\n")
     assert len(jobs) == 2
 
 
 def test_a_dataset_is_read_once(lines, mnist):
-    _, jobs = lines("dataset: [MNIST, KMNIST]\nclass_to_replace: [0, 3]\nsplit_seed: [0, 1]\ndevice: cuda\nmethods: {SSD: , default: }\n")
+    _, jobs = lines(
+        "dataset: [MNIST, KMNIST]\nclass_to_replace: [0, 3]\nsplit_seed: [0, 1]\ndevice: cuda\nmethods: "
+        "{SSD: , default: }\n"
+    )
     assert len(jobs) == 16
     assert sorted(dataset for dataset, *_ in mnist) == ["KMNIST", "MNIST"]
 
@@ -319,7 +368,11 @@ def test_no_module_of_the_grid_takes_part_in_help():
     assert ended.value.code == 0
 
 
-@pytest.mark.parametrize("sign", ["\\n", "\\r", "\\0", "\\x1b", "\\L", "\\N"], ids=["line", "return", "zero", "escape", "U+2028", "U+0085"])
+@pytest.mark.parametrize(
+    "sign",
+    ["\\n", "\\r", "\\0", "\\x1b", "\\L", "\\N"],
+    ids=["line", "return", "zero", "escape", "U+2028", "U+0085"],
+)
 def test_a_control_character_in_a_value_is_refused_with_its_line(folder, capsys, sign):
     """A line of params.txt is a command: what stands behind a line's end would be one of its own."""
     (folder / "grid.yml").write_text(f'methods:\n  default: {{}}\nexperiment: "x{sign}touch PWNED #"\n')
@@ -345,7 +398,10 @@ def test_a_python_grid_with_a_control_character_is_refused_too(folder, capsys):
 def test_a_python_grid_that_exits_is_told(folder, capsys, ends):
     (folder / "grid.py").write_text(f"{ends}\nGRID = {{}}\n")
     assert main(["--grid", "grid.py"]) == 2
-    assert "error: --grid: grid.py ends the program (exit code 3) before GRID is read. Leave that out\n" in capsys.readouterr().err
+    assert (
+        "error: --grid: grid.py ends the program (exit code 3) before GRID is read. Leave that out\n"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_python_grid_inside_of_itself_is_refused(folder, capsys):
@@ -361,13 +417,20 @@ def test_a_list_in_a_list_for_a_flag_of_one_word_is_its_parts(lines):
 
 def test_a_grid_of_more_runs_than_anybody_waits_for_is_refused_before_they_are_made(folder, capsys):
     seeds = list(range(1000))
-    (folder / "grid.yml").write_text(yaml.safe_dump({"seed": seeds, "split_seed": seeds, "methods": {"default": {}}}))
+    (folder / "grid.yml").write_text(
+        yaml.safe_dump({"seed": seeds, "split_seed": seeds, "methods": {"default": {}}})
+    )
     assert main(["--grid", "grid.yml"]) == 2
-    assert "error: grid.yml: expected at most 100000 runs, got 1000000. Leave out values" in capsys.readouterr().err
+    assert (
+        "error: grid.yml: expected at most 100000 runs, got 1000000. Leave out values"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_wrong_value_is_found_before_the_runs_without_one(folder, capsys, monkeypatch):
-    (folder / "grid.yml").write_text("epochs: [1, 2, 3, x]\nsplit_seed: [1, 2, 3, 4, 5]\nmethods: {default: {}}\n")
+    (folder / "grid.yml").write_text(
+        "epochs: [1, 2, 3, x]\nsplit_seed: [1, 2, 3, 4, 5]\nmethods: {default: {}}\n"
+    )
     looked_at = []
     monkeypatch.setattr(grid, "config_of", lambda run, of=grid.config_of: looked_at.append(run) or of(run))
     assert main(["--grid", "grid.yml"]) == 2

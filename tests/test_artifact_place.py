@@ -13,7 +13,11 @@ def folder(tmp_path):
 
 
 def test_an_ordinary_name_is_the_folders():
-    assert [folder_name(name) for name in ("digits-mlp", "Größe 1", "a/b")] == ["digits-mlp", "Größe_1", "a_b"]
+    assert [folder_name(name) for name in ("digits-mlp", "Größe 1", "a/b")] == [
+        "digits-mlp",
+        "Größe_1",
+        "a_b",
+    ]
 
 
 @pytest.mark.parametrize("name", ["..", ".", "遗忘实验" * 23, "x" * 256])

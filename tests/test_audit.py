@@ -1,4 +1,6 @@
-"""audit.py klom and ulira on digits, as a person runs them: what they find, what they leave behind, and what they refuse."""
+"""audit.py klom and ulira on digits, as a person runs them: what they find, what they leave behind, and what
+they refuse.
+"""
 
 import csv
 import re
@@ -77,7 +79,9 @@ def audited(capsys, *argv):
 def test_klom_is_what_its_files_of_margins_say(capsys):
     run, _ = audited(capsys, *KLOM, "--unlearn", "default")
 
-    unlearned, oracles = (torch.from_numpy(np.load(artifact(run, f"{side}_margins.npy"))) for side in ("unlearned", "oracle"))
+    unlearned, oracles = (
+        torch.from_numpy(np.load(artifact(run, f"{side}_margins.npy"))) for side in ("unlearned", "oracle")
+    )
     rows = list(csv.DictReader(artifact(run, "columns.csv").open()))
     for name in ("forget", "retain", "validation"):
         columns = [int(row["column"]) for row in rows if row["set"] == name]
@@ -88,7 +92,9 @@ def test_klom_is_what_its_files_of_margins_say(capsys):
 
 def test_the_other_direction_is_klom_with_the_sides_exchanged(capsys):
     run, _ = audited(capsys, *KLOM, "--unlearn", "default", "--klom_direction", "oracle_unlearned")
-    unlearned, oracles = (torch.from_numpy(np.load(artifact(run, f"{side}_margins.npy"))) for side in ("unlearned", "oracle"))
+    unlearned, oracles = (
+        torch.from_numpy(np.load(artifact(run, f"{side}_margins.npy"))) for side in ("unlearned", "oracle")
+    )
 
     assert run.data.params["klom_direction"] == "oracle_unlearned"
     assert run.data.metrics["klom_forget_p95"] == p95(klom(oracles[:, :60], unlearned[:, :60]))
@@ -107,10 +113,20 @@ def test_an_audit_is_a_run_like_all_others(capsys):
     run, _ = audited(capsys, *KLOM, "--unlearn", "random_mask", "--kappa", "3")
 
     params = run.data.params
-    assert (params["unlearn"], params["kappa"], params["models"], params["num_indexes_to_replace"]) == ("random_mask", "3", "10", "60")
+    assert (params["unlearn"], params["kappa"], params["models"], params["num_indexes_to_replace"]) == (
+        "random_mask",
+        "3",
+        "10",
+        "60",
+    )
     assert run.data.tags["audit"] == "klom"
     assert run.info.status == "FINISHED"
-    assert {one.tags[0].value for one in run.inputs.dataset_inputs} >= {"forget", "retain", "validation", "test"}
+    assert {one.tags[0].value for one in run.inputs.dataset_inputs} >= {
+        "forget",
+        "retain",
+        "validation",
+        "test",
+    }
     assert len(list(csv.DictReader(artifact(run, "models.csv").open()))) == 20
 
 
@@ -124,7 +140,11 @@ def test_an_audit_that_was_killed_says_so_once_another_run_begins(command, capsy
 
     found = [mlflow.MlflowClient().get_run(run.info.run_id) for run in (first, again)]
     assert [run.info.status for run in found] == ["KILLED", "FINISHED"]
-    assert found[0].data.tags["error"].startswith("its process ended before it did, or lost the tracking store (")
+    assert (
+        found[0]
+        .data.tags["error"]
+        .startswith("its process ended before it did, or lost the tracking store (")
+    )
 
 
 def test_metrics_of_one_model_are_measured_of_each(capsys):
@@ -168,7 +188,11 @@ def test_what_all_models_will_take_is_said_before_more_than_a_pair_is_trained(ca
     _, out = audited(capsys, *ULIRA, "--unlearn", "default", "--seed", "77")
 
     assert said == [2]  # a shadow model and the one of the other half
-    assert re.search(r"^default: \d+\.\d\d s for a first model, so about \d+ s for the 16 of this audit$", out, re.MULTILINE)
+    assert re.search(
+        r"^default: \d+\.\d\d s for a first model, so about \d+ s for the 16 of this audit$",
+        out,
+        re.MULTILINE,
+    )
 
 
 def test_margins_from_elsewhere_take_the_oracles_place(capsys):
@@ -178,17 +202,23 @@ def test_margins_from_elsewhere_take_the_oracles_place(capsys):
     again, out = audited(capsys, *KLOM, "--unlearn", "default", "--oracle-margins", str(file))
 
     names = [name for name in first.data.metrics if name.startswith("klom") or name == "forgetting_quality"]
-    assert {name: again.data.metrics[name] for name in names} == {name: first.data.metrics[name] for name in names}
+    assert {name: again.data.metrics[name] for name in names} == {
+        name: first.data.metrics[name] for name in names
+    }
     assert "warning" not in again.data.tags  # columns.csv lies beside it
     assert "forgetting_score" not in again.data.metrics
-    assert "not measured: forgetting_score: the scores of the oracles are not known, only their margins" in out
+    assert (
+        "not measured: forgetting_score: the scores of the oracles are not known, only their margins" in out
+    )
 
 
 @pytest.mark.parametrize("other", [["--split_seed", "1"], ["--forget_indexes", "others.txt"]])
 def test_margins_of_another_split_or_forget_set_are_refused(other, capsys, folder, monkeypatch):
     """Of as many images, which columns.csv beside the file names."""
     first, _ = audited(capsys, *KLOM, "--unlearn", "default")
-    (folder / "others.txt").write_text("\n".join(map(str, load_splits("digits", ".").train.indexes[:60].tolist())))
+    (folder / "others.txt").write_text(
+        "\n".join(map(str, load_splits("digits", ".").train.indexes[:60].tolist()))
+    )
     request = SMALL if other[0] == "--split_seed" else SMALL[:2]
     monkeypatch.setattr(model_sets, "fit_many", lambda *_, **__: pytest.fail("something was trained"))
 
@@ -196,12 +226,16 @@ def test_margins_of_another_split_or_forget_set_are_refused(other, capsys, folde
     assert audit.main([*argv, str(artifact(first, "oracle_margins.npy"))]) == 2
 
     printed = capsys.readouterr().err
-    assert "expected margins of the images of this forget request and split, got others: columns.csv has 0,forget," in printed
+    assert (
+        "expected margins of the images of this forget request and split, got others: columns.csv has "
+        "0,forget," in printed
+    )
     assert printed.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("", "got 0 lines. Restore it"), ("column,set,index,label\n", "got 1 lines"), ("\udcff", "UTF-8")]
+    ("content", "message"),
+    [("", "got 0 lines. Restore it"), ("column,set,index,label\n", "got 1 lines"), ("\udcff", "UTF-8")],
 )
 def test_a_table_of_columns_that_is_none_is_refused(content, message, capsys, folder):
     place = folder / "broken"
@@ -228,10 +262,22 @@ def test_margins_of_the_forget_set_alone_are_enough_for_its_klom(capsys, folder)
 
 
 def test_default_is_caught_on_images_with_planted_wrong_labels(capsys, folder):
-    """Sixty epochs, so that the shadow models learn wrong labels by heart; retrained models have no such image to remember."""
+    """Sixty epochs, so that the shadow models learn wrong labels by heart; retrained models have no such
+    image to remember.
+    """
     train = load_splits("planted.py:planted", ".").train.indexes.tolist()
     (folder / "planted.txt").write_text("\n".join(str(index) for index in train if index % 12 == 0))
-    common = ["ulira", "--dataset", "planted.py:planted", "--arch", "mlp", "--forget_indexes", "planted.txt", "--shadows", "32"]
+    common = [
+        "ulira",
+        "--dataset",
+        "planted.py:planted",
+        "--arch",
+        "mlp",
+        "--forget_indexes",
+        "planted.txt",
+        "--shadows",
+        "32",
+    ]
 
     caught, out = audited(capsys, *common, "--epochs", "60", "--unlearn", "default")
 
@@ -259,7 +305,9 @@ def test_an_interval_in_words(name, ends, words):
 
 @pytest.mark.parametrize("out", ["unlearned", "retrained"])
 def test_retrained_models_are_at_chance(out, capsys):
-    """In weights and in batch order they are as other oracles are, so that 0.5 is within the interval (19 times in 20)."""
+    """In weights and in batch order they are as other oracles are, so that 0.5 is within the interval (19
+    times in 20).
+    """
     run, printed = audited(capsys, *ULIRA, "--epochs", "5", "--unlearn", "retrain", "--ulira_out", out)
 
     assert run.data.metrics["ulira_auc_low"] <= 0.5 <= run.data.metrics["ulira_auc_high"]
@@ -277,7 +325,9 @@ def test_ulira_is_what_its_files_say(capsys):
 
 
 def unlucky() -> tuple[int, int]:
-    """A seed of which 16 shadow models leave a forget image without 4 of a kind, as each pair leaves one out; and what will do."""
+    """A seed of which 16 shadow models leave a forget image without 4 of a kind, as each pair leaves one out;
+    and what will do.
+    """
     for seed in range(1, 100):
         base = BaseConfig(epochs=2, request=ForgetRequest((-1,), 60), seed=seed)
         try:
@@ -287,16 +337,22 @@ def unlucky() -> tuple[int, int]:
     pytest.fail("every seed will do")
 
 
-def test_too_few_shadow_models_of_an_odd_training_set_are_refused_with_a_number_that_will_do(capsys, monkeypatch):
+def test_too_few_shadow_models_of_an_odd_training_set_are_refused_with_a_number_that_will_do(
+    capsys, monkeypatch
+):
     seed, enough = unlucky()
     trains = model_sets.fit_many
     monkeypatch.setattr(model_sets, "fit_many", lambda *_, **__: pytest.fail("something was trained"))
 
     assert audit.main([*ULIRA, "--seed", str(seed), "--unlearn", "default"]) == 2
-    assert "--shadows: expected for each image at least 4 models trained on it that" in capsys.readouterr().err
+    assert (
+        "--shadows: expected for each image at least 4 models trained on it that" in capsys.readouterr().err
+    )
 
     monkeypatch.setattr(model_sets, "fit_many", trains)
-    run, _ = audited(capsys, "ulira", "--shadows", str(enough), *SMALL, "--seed", str(seed), "--unlearn", "default")
+    run, _ = audited(
+        capsys, "ulira", "--shadows", str(enough), *SMALL, "--seed", str(seed), "--unlearn", "default"
+    )
     assert run.data.metrics["ulira_shadows"] < enough / 2  # an image that is left out of a pair
 
 
@@ -316,30 +372,70 @@ def test_help_shows_the_methods_own_flags(capsys):
         (["clom"], "unknown audit 'clom'. Did you mean 'klom'?"),
         (["klom", "--unlearn", "defautl"], "unknown method 'defautl'. Did you mean 'default'?"),
         (["klom"], "--unlearn is missing. Name a method: "),
-        (["klom", "--unlearn", "default", "--modles", "9"], "unknown flag '--modles'. Did you mean '--models'?"),
-        (["klom", "--unlearn", "default", "--models", "9"], "--models: expected at least 10 a side, got 9"),
-        (["klom", "--unlearn", "default", "--mask", "a.safetensors"], "--mask is one model, and an audit needs many"),
-        (["klom", "--unlearn", "default", "--metrics", "avg_gap"], "--metrics: expected metrics of one model alone, got avg_gap"),
         (
-            ["klom", "--unlearn", "default", "--num_indexes_to_replace", "9", "--metrics", "mia,test_forget_score"],
-            "--metrics: test_forget_score needs a class that is forgotten whole, got the request class0-9. Leave it out, or forget a whole",
+            ["klom", "--unlearn", "default", "--modles", "9"],
+            "unknown flag '--modles'. Did you mean '--models'?",
+        ),
+        (["klom", "--unlearn", "default", "--models", "9"], "--models: expected at least 10 a side, got 9"),
+        (
+            ["klom", "--unlearn", "default", "--mask", "a.safetensors"],
+            "--mask is one model, and an audit needs many",
+        ),
+        (
+            ["klom", "--unlearn", "default", "--metrics", "avg_gap"],
+            "--metrics: expected metrics of one model alone, got avg_gap",
+        ),
+        (
+            [
+                "klom",
+                "--unlearn",
+                "default",
+                "--num_indexes_to_replace",
+                "9",
+                "--metrics",
+                "mia,test_forget_score",
+            ],
+            "--metrics: test_forget_score needs a class that is forgotten whole, got the request class0-9. "
+            "Leave it out, or forget a whole",
         ),
         (
             ["klom", "--unlearn", "default", "--num_indexes_to_replace", "1", "--metrics", "probe_score"],
-            "--metrics: probe_score can't be measured here: expected at least 2 forget images, got 1. Probe a larger",
+            "--metrics: probe_score can't be measured here: expected at least 2 forget images, got 1. Probe "
+            "a larger",
         ),
-        (["ulira", "--unlearn", "oracle_matching"], "oracle_matching needs oracles, and each shadow model would need its own"),
+        (
+            ["ulira", "--unlearn", "oracle_matching"],
+            "oracle_matching needs oracles, and each shadow model would need its own",
+        ),
         (["klom", "--unlearn", "load_an_oracle"], "Make them: python -u main_ideal.py --oracles 200"),
         (
             ["ulira", "--unlearn", "default", "--class_to_replace", "-1", "--num_indexes_to_replace", "2"],
             "expected forget images among those",
         ),
-        (["ulira", "--unlearn", "default", "--shadows", "12"], "--shadows: expected a multiple of 4 of at least 16, got 12"),
-        (["ulira", "--unlearn", "default", "--shadows", "18"], "--shadows: expected a multiple of 4 of at least 16, got 18"),
-        (["ulira", "--unlearn", "default", "--ulira_out", "oracles"], "--ulira_out: invalid choice: 'oracles'"),
-        (["klom", "--unlearn", "default", "--oracle_margins", "none.npy"], "expected a .npy file, and there is no file none.npy"),
-        (["klom", "--unlearn", "default", "--oracle_margins", "mine.py"], "mine.py: expected a .npy file of numbers"),
-        (["klom", "--unlearn", "UNSIR", "--num_indexes_to_replace", "9"], "UNSIR: expected a forget request for whole classes"),
+        (
+            ["ulira", "--unlearn", "default", "--shadows", "12"],
+            "--shadows: expected a multiple of 4 of at least 16, got 12",
+        ),
+        (
+            ["ulira", "--unlearn", "default", "--shadows", "18"],
+            "--shadows: expected a multiple of 4 of at least 16, got 18",
+        ),
+        (
+            ["ulira", "--unlearn", "default", "--ulira_out", "oracles"],
+            "--ulira_out: invalid choice: 'oracles'",
+        ),
+        (
+            ["klom", "--unlearn", "default", "--oracle_margins", "none.npy"],
+            "expected a .npy file, and there is no file none.npy",
+        ),
+        (
+            ["klom", "--unlearn", "default", "--oracle_margins", "mine.py"],
+            "mine.py: expected a .npy file of numbers",
+        ),
+        (
+            ["klom", "--unlearn", "UNSIR", "--num_indexes_to_replace", "9"],
+            "UNSIR: expected a forget request for whole classes",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_trained(argv, message, capsys, monkeypatch):
@@ -355,10 +451,14 @@ def test_a_mistake_is_one_line_before_anything_is_trained(argv, message, capsys,
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((12, 60), np.float32), "expected 10 oracles, as many as unlearned models, got 12. Ask for --models 12"),
+        (
+            np.zeros((12, 60), np.float32),
+            "expected 10 oracles, as many as unlearned models, got 12. Ask for --models 12",
+        ),
         (
             np.zeros((10, 61), np.float32),
-            "with 60 (forget), 1295 (forget + retain) or 1438 (forget + retain + validation) images, got float32 (10, 61)",
+            "with 60 (forget), 1295 (forget + retain) or 1438 (forget + retain + validation) images, got "
+            "float32 (10, 61)",
         ),
         (np.zeros((9, 60), np.float32), "expected at least 10 models, got 9"),
         (np.zeros((10, 60), np.int64), "expected floats (models, images)"),
@@ -377,7 +477,9 @@ def test_margins_that_do_not_fit_are_refused(array, message, capsys, folder):
 def test_oracles_of_another_forget_set_are_refused(capsys, folder):
     """As where a file was renamed."""
     audited(capsys, *KLOM, "--unlearn", "default", "--save_dir", "renamed")
-    (folder / "renamed/3mlp_ep2_ideal_any-60.safetensors").rename(folder / "renamed/3mlp_ep2_ideal_any-61.safetensors")
+    (folder / "renamed/3mlp_ep2_ideal_any-60.safetensors").rename(
+        folder / "renamed/3mlp_ep2_ideal_any-61.safetensors"
+    )
 
     assert audit.main([*KLOM[:-1], "61", "--unlearn", "default", "--save_dir", "renamed"]) == 2
 
@@ -387,4 +489,7 @@ def test_oracles_of_another_forget_set_are_refused(capsys, folder):
 def test_a_method_that_diverges_is_named_with_its_model(capsys):
     assert audit.main([*ULIRA, "--unlearn", "mine.py:diverging"]) == 1
 
-    assert "diverging on shadow model 1: diverging diverged: weights that are not finite" in capsys.readouterr().err
+    assert (
+        "diverging on shadow model 1: diverging diverged: weights that are not finite"
+        in capsys.readouterr().err
+    )

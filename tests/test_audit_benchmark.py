@@ -1,4 +1,6 @@
-"""benchmarks/audit.py: goes on where it stopped, and says in words what passes one attack and fails the other."""
+"""benchmarks/audit.py: goes on where it stopped, and says in words what passes one attack and fails the
+other.
+"""
 
 import json
 import re
@@ -10,7 +12,19 @@ from own_store import there  # noqa: F401 (every test runs in the module's folde
 from audits import klom
 from benchmarks import audit
 
-SMALL = ["--methods", "default", "UNSIR", "--models", "10", "--shadows", "16", "--epochs", "2", "--num_indexes_to_replace", "60"]
+SMALL = [
+    "--methods",
+    "default",
+    "UNSIR",
+    "--models",
+    "10",
+    "--shadows",
+    "16",
+    "--epochs",
+    "2",
+    "--num_indexes_to_replace",
+    "60",
+]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +40,9 @@ def test_a_table_with_intervals_and_why_a_method_has_no_line(folder, capsys, mon
     assert audit.main([*SMALL, "--json", "audit.json"]) == 0
 
     out = capsys.readouterr().out
-    assert re.search(r"^default +\d+\.\d\d .* \d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\) .*\d+$", out, flags=re.MULTILINE)
+    assert re.search(
+        r"^default +\d+\.\d\d .* \d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\) .*\d+$", out, flags=re.MULTILINE
+    )
     assert "UNSIR: UNSIR: expected a forget request for whole classes" in out
     found = json.loads((folder / "audit.json").read_text())["rows"][0]
     assert (found["klom_models"], found["ulira_shadows"]) == (10, 8)
@@ -51,7 +67,11 @@ def test_what_passes_one_attack_and_fails_the_other_is_said():
 
 
 def test_an_interval_that_covers_everything_is_no_pass():
-    rows = [row("one", gap=(-1, 1), auc=(0.0, 1.0)), row("two", gap=(1, 2), auc=(0.49, 0.76)), row("three", gap=(-1, 1), auc=(0.3, 0.75))]
+    rows = [
+        row("one", gap=(-1, 1), auc=(0.0, 1.0)),
+        row("two", gap=(1, 2), auc=(0.49, 0.76)),
+        row("three", gap=(-1, 1), auc=(0.3, 0.75)),
+    ]
 
     lines = audit.in_words(rows)
 
@@ -63,7 +83,9 @@ def test_an_interval_that_covers_everything_is_no_pass():
     ("refuses", "kept"),
     [("the tracking server can't be reached", 0), ("it diverged", 1)],
 )
-def test_a_failure_of_the_surroundings_is_shown_and_measured_again(refuses, kept, folder, capsys, monkeypatch):
+def test_a_failure_of_the_surroundings_is_shown_and_measured_again(
+    refuses, kept, folder, capsys, monkeypatch
+):
     error = FloatingPointError if kept else ValueError
     cells = ["--cells", f"{error.__name__}.jsonl"]
     monkeypatch.setattr(klom.KlomAudit, "run", lambda self: (_ for _ in ()).throw(error(refuses)))
@@ -72,7 +94,9 @@ def test_a_failure_of_the_surroundings_is_shown_and_measured_again(refuses, kept
 
     monkeypatch.undo()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(klom.KlomAudit, "run", lambda self: (_ for _ in ()).throw(FloatingPointError("asked again")))
+    monkeypatch.setattr(
+        klom.KlomAudit, "run", lambda self: (_ for _ in ()).throw(FloatingPointError("asked again"))
+    )
     assert audit.main(["--methods", "default", *SMALL[3:], *cells]) == 0
     assert ("asked again" in capsys.readouterr().out) == (not kept)
 
@@ -84,7 +108,10 @@ def test_the_gap_is_taken_per_seed():
         for seed, value in enumerate(values, 1)
     ]
 
-    models += [{"side": side, "seed": 4, "mia_confidence": value} for side, value in (("unlearned", None), ("oracle", 50))]
+    models += [
+        {"side": side, "seed": 4, "mia_confidence": value}
+        for side, value in (("unlearned", None), ("oracle", 50))
+    ]
 
     assert audit.gaps_of(models).n == 3
     assert audit.gaps_of(models[-2:]) is None

@@ -21,10 +21,17 @@ BOTH = (*FORGET, *RETAIN)
 TRAINED_ON = {
     **dict.fromkeys(("FT", "FT_l1", "CFk", "EUk", "CT", "MSG", "UNSIR"), RETAIN),
     **dict.fromkeys(("NegGrad", "boundary_shrink", "boundary_expanding"), FORGET),
-    **dict.fromkeys(("RL", "SalUn", "SalUn_soft", "amnesiac", "ascent_descent", "bad_teacher", "LoTUS"), BOTH),
+    **dict.fromkeys(
+        ("RL", "SalUn", "SalUn_soft", "amnesiac", "ascent_descent", "bad_teacher", "LoTUS"), BOTH
+    ),
     **dict.fromkeys(("NGPlus", "SRL", "SCRUB"), BOTH),
 }
-ASKED_BESIDE = {"SalUn": FORGET, "bad_teacher": BOTH, "LoTUS": BOTH, "SCRUB": BOTH}  # in eval mode: a ranking, and teachers
+ASKED_BESIDE = {
+    "SalUn": FORGET,
+    "bad_teacher": BOTH,
+    "LoTUS": BOTH,
+    "SCRUB": BOTH,
+}  # in eval mode: a ranking, and teachers
 NEVER = (
     *("default", "retrain", "load_an_oracle", "oracle_matching", "dm_matching", "dm_direct"),
     *("MIMU", "SFT", "random_mask", "logit_attribution", "SSD", "fisher", "fisher_new", "wfisher"),
@@ -37,7 +44,9 @@ with_a_teacher = pytest.mark.parametrize("name", ["SCRUB", "SCRUBGradMask", "bad
 
 def method_in(entry):
     """Of a joint name the method that it has in it."""
-    return next(other.name for other in METHODS if inspect.unwrap(other.function) is inspect.unwrap(entry.function))
+    return next(
+        other.name for other in METHODS if inspect.unwrap(other.function) is inspect.unwrap(entry.function)
+    )
 
 
 def data_of(splits, request=CLASS_1, **world):
@@ -47,7 +56,9 @@ def data_of(splits, request=CLASS_1, **world):
 
 @dataclass
 class Watched:
-    """What models in train mode, and in eval mode, were given: for each batch, which of the training images were marked, and which not."""
+    """What models in train mode, and in eval mode, were given: for each batch, which of the training images
+    were marked, and which not.
+    """
 
     data: ForgetData
     training: list = field(default_factory=list)
@@ -69,13 +80,19 @@ class Watched:
         return watch
 
     def sets_of(self, batches, *, marked):
-        """The sets that the marked, or the unmarked, images of the batches are of; what is no training image (UNSIR's noise) is of none."""
+        """The sets that the marked, or the unmarked, images of the batches are of; what is no training image
+        (UNSIR's noise) is of none.
+        """
         found = set()
         for x in batches:
             flat = x.flatten(1)
             chosen = flat[(flat[:, 0] == torch.tensor(MARK)) == marked]
             known = (chosen[:, None, 1:] == self.pixels[None]).all(2).any(0)
-            found |= {name for name, own in zip(BOTH, (self.forgets, ~self.forgets), strict=True) if (known & own).any()}
+            found |= {
+                name
+                for name, own in zip(BOTH, (self.forgets, ~self.forgets), strict=True)
+                if (known & own).any()
+            }
         return tuple(name for name in BOTH if name in found)
 
 
@@ -113,7 +130,9 @@ def test_a_method_declares_what_it_augments(entry):
     assert entry.facts.augments == TRAINED_ON.get(method_in(entry), ())
 
 
-@pytest.mark.parametrize("entry", [e for e in own_name if method_in(e) in TRAINED_ON], ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    "entry", [e for e in own_name if method_in(e) in TRAINED_ON], ids=lambda entry: entry.name
+)
 def test_what_is_trained_on_is_augmented_and_nothing_else(entry, model, splits, marks):
     watch, name = watched(entry, model, splits), method_in(entry)
     assert watch.sets_of(watch.training, marked=True) == TRAINED_ON[name]
@@ -123,7 +142,10 @@ def test_what_is_trained_on_is_augmented_and_nothing_else(entry, model, splits, 
 
 @pytest.mark.parametrize("name", NEVER)
 def test_a_method_that_trains_on_no_stream_of_images_is_left_alone(name, model, splits, marks):
-    results = [unlearn(name, model, data_of(splits, augment=augment), **cheap(METHODS[name])) for augment in ((), ("flip",))]
+    results = [
+        unlearn(name, model, data_of(splits, augment=augment), **cheap(METHODS[name]))
+        for augment in ((), ("flip",))
+    ]
     assert same_bits(*(result.model.state_dict() for result in results))
     assert marks == []
 
@@ -149,10 +171,14 @@ def test_a_teacher_that_is_asked_says_what_one_says_that_is_looked_up(model, spl
     assert not asked(batch).requires_grad
 
 
-@pytest.mark.parametrize("name", ["FT", "RL", "SRL", "SCRUB", "LoTUS", "MSG", "UNSIR", "SalUn", "bad_teacher"])
+@pytest.mark.parametrize(
+    "name", ["FT", "RL", "SRL", "SCRUB", "LoTUS", "MSG", "UNSIR", "SalUn", "bad_teacher"]
+)
 def test_a_seed_decides_every_bit_and_augmentation_changes_them(name, model, splits):
     entry, kinds = METHODS[name], (("flip",), ("flip",), ())
-    first, again, plain = (unlearn(name, model, data_of(splits, augment=augment, seed=3), **cheap(entry)) for augment in kinds)
+    first, again, plain = (
+        unlearn(name, model, data_of(splits, augment=augment, seed=3), **cheap(entry)) for augment in kinds
+    )
     assert same_bits(first.model.state_dict(), again.model.state_dict())
     assert first.history == again.history
     assert not same_bits(first.model.state_dict(), plain.model.state_dict())
@@ -163,7 +189,9 @@ def positions_trained_on(name, model, splits, augment):
     watch, model = Watched(data_of(splits, SEVEN_IMAGES, augment=augment)), copy.deepcopy(model)
     model.register_forward_pre_hook(watch.hook)
     unlearn(name, model, watch.data, **cheap(METHODS[name]))
-    return [(x.flatten(1)[:, None, 1:] == watch.pixels[None]).all(2).nonzero().tolist() for x in watch.training]
+    return [
+        (x.flatten(1)[:, None, 1:] == watch.pixels[None]).all(2).nonzero().tolist() for x in watch.training
+    ]
 
 
 @pytest.mark.parametrize("name", ["RL", "SRL", "CT"])
@@ -182,9 +210,15 @@ def test_two_passes_over_the_same_images_move_them_differently(splits):
 
 def test_batches_without_a_shuffle_are_augmented_by_the_generator_of_the_moves():
     images = ImageSet.of_tensors(
-        torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64), Normalisation((0.0,), (1.0,), white=1)
+        torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8),
+        torch.zeros(1, dtype=torch.int64),
+        Normalisation((0.0,), (1.0,), white=1),
     )
-    seen = {x.sum().item() for _ in range(20) for x, _ in images.batches(1, augment=("crop",), moves_from=torch.Generator().manual_seed(_))}
+    seen = {
+        x.sum().item()
+        for _ in range(20)
+        for x, _ in images.batches(1, augment=("crop",), moves_from=torch.Generator().manual_seed(_))
+    }
     assert len(seen) > 1
     ((plain, _),) = images.batches(1, augment=("crop",))
     assert torch.equal(plain[0, 0], torch.arange(64.0).view(8, 8))
@@ -193,8 +227,14 @@ def test_batches_without_a_shuffle_are_augmented_by_the_generator_of_the_moves()
 @pytest.mark.parametrize(
     ("augment", "message"),
     [
-        (("flip", "mixup"), "augmentation: expected some of crop, flip, cutout, got 'mixup'. Correct the list"),
-        (("crop", "flip"), "augmentation crop: expected images of at least 8 x 8 pixels, got 4 x 4. Leave crop out"),
+        (
+            ("flip", "mixup"),
+            "augmentation: expected some of crop, flip, cutout, got 'mixup'. Correct the list",
+        ),
+        (
+            ("crop", "flip"),
+            "augmentation crop: expected images of at least 8 x 8 pixels, got 4 x 4. Leave crop out",
+        ),
         (True, "augmentation crop: expected images of at least 8 x 8 pixels, got 4 x 4. Leave crop out"),
     ],
 )
@@ -205,5 +245,8 @@ def test_an_augmentation_that_there_is_not_or_that_the_images_cant_take_is_refus
 
 def test_rows_of_numbers_are_no_images():
     labels = torch.arange(4) % 2
-    with pytest.raises(ValueError, match=r"augmentation flip: expected images \(channels, height, width\), got \(3,\). Ask for none"):
+    with pytest.raises(
+        ValueError,
+        match=r"augmentation flip: expected images \(channels, height, width\), got \(3,\). Ask for none",
+    ):
         ForgetData.of_tensors(torch.zeros(4, 3), labels, labels == 0, augment=("flip",))

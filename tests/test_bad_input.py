@@ -1,4 +1,6 @@
-"""A person's mistakes: exit code 2, one line that says what to do, before anything is trained, and nothing left behind."""
+"""A person's mistakes: exit code 2, one line that says what to do, before anything is trained, and nothing
+left behind.
+"""
 
 import json
 import pickle
@@ -67,7 +69,9 @@ def initial(folder, monkeypatch) -> Path:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]  # Python's, beside a user's file
+    files = [
+        path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    ]  # Python's, beside a user's file
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -97,16 +101,25 @@ def refused(folder, capfd) -> Callable[..., str]:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("--unlearn MIMO", r"unknown method 'MIMO'\. Did you mean 'MIMU'\? Methods: amnesiac, .*default, .*SFT"),
+        (
+            "--unlearn MIMO",
+            r"unknown method 'MIMO'\. Did you mean 'MIMU'\? Methods: amnesiac, .*default, .*SFT",
+        ),
         ("--unlearn no/such/file.py:method", r"path/to/file\.py:function.*no file no/such/file\.py"),
         ("--epochs 2", r"--unlearn is missing\. Name a method: .*MIMU"),
         ("", r"--unlearn is missing\. Name a method"),
         (JOB + "--dataset MINST", r"unknown dataset 'MINST'\. Did you mean 'MNIST'\? Datasets: .*digits"),
         (JOB + "--arch mpl", r"unknown architecture 'mpl'\. Did you mean 'mlp'\? Architectures: .*resnet18"),
-        (JOB + "--kapa 0.1", r"unknown flag '--kapa'\. Did you mean '--kappa'\? Flags of random_mask .*--kappa, --mask_layer"),
+        (
+            JOB + "--kapa 0.1",
+            r"unknown flag '--kapa'\. Did you mean '--kappa'\? Flags of random_mask .*--kappa, --mask_layer",
+        ),
         (JOB + "--kapp 0.1", r"unknown flag '--kapp'\. Did you mean '--kappa'"),  # no abbreviations
         (JOB + "--mask-laye 1", r"unknown flag '--mask_laye'\. Did you mean '--mask_layer'"),
-        (JOB + "--topk 50", r"unknown flag '--topk'.* Flags of random_mask .*--kappa"),  # another method's flag
+        (
+            JOB + "--topk 50",
+            r"unknown flag '--topk'.* Flags of random_mask .*--kappa",
+        ),  # another method's flag
         (JOB + "--hooked_width 8", r"unknown flag '--hooked_width'"),  # another architecture's flag
         (JOB + "astray", r"unknown flag 'astray'"),
         (JOB + "--kappa", r"--kappa: expected at least one argument.*--help"),
@@ -123,8 +136,14 @@ def refused(folder, capfd) -> Callable[..., str]:
         (JOB + "--ideal perhaps", r"--ideal.*'perhaps'.*auto.*train.*skip"),
         (JOB + "--num_classes 7", r"--num_classes: digits has 10 classes, got 7\. Leave the flag out"),
         (JOB + "--hidden 0", r"--hidden: expected an integer >= 1, or several"),
-        (JOB + "--hidden 128,wide", r"--hidden: expected an integer >= 1, or several separated by commas, got '128,wide'"),
-        ("--unlearn SFT --sft_mode upside_down", r"--sft_mode: expected one of randomize_forget, .*got 'upside_down'"),
+        (
+            JOB + "--hidden 128,wide",
+            r"--hidden: expected an integer >= 1, or several separated by commas, got '128,wide'",
+        ),
+        (
+            "--unlearn SFT --sft_mode upside_down",
+            r"--sft_mode: expected one of randomize_forget, .*got 'upside_down'",
+        ),
         ("--unlearn SFT --sft_lr nan", r"--sft_lr: expected a number > 0, got 'nan'"),
         ("--unlearn MIMU --gcn_steps 1.5", r"--gcn_steps: expected an integer >= 1, got '1\.5'"),
         ("--unlearn MIMU --gcn_steps 0", r"--gcn_steps: expected an integer >= 1, got 0"),
@@ -146,12 +165,21 @@ def test_the_command_line(words, says, refused):
         ("--class_to_replace -1 3", r"-1"),
         ("--class_to_replace 0 1 2 3 4 5 6 7 8 9", r"every training image.*Ask for fewer"),
         ("--num_indexes_to_replace 129", r"--num_indexes_to_replace: expected at most 128, .*got 129"),
-        ("--class_to_replace -1 --num_indexes_to_replace 99999", r"--num_indexes_to_replace: expected at most 129\d, .*got 99999"),
+        (
+            "--class_to_replace -1 --num_indexes_to_replace 99999",
+            r"--num_indexes_to_replace: expected at most 129\d, .*got 99999",
+        ),
         ("--num_indexes_to_replace 0", r"--num_indexes_to_replace: expected an integer >= 1, got 0"),
         ("--num_indexes_to_replace -5", r"--num_indexes_to_replace: expected an integer >= 1, got -5"),
         ("--forget_indexes absent.txt", r"--forget_indexes: .*no file absent\.txt"),
-        ("--forget_indexes list.txt --class_to_replace 3", r"--forget_indexes .*Leave out --class_to_replace"),
-        ("--forget_indexes list.txt --num_indexes_to_replace 3", r"--forget_indexes .*Leave out .*--num_indexes_to_replace"),
+        (
+            "--forget_indexes list.txt --class_to_replace 3",
+            r"--forget_indexes .*Leave out --class_to_replace",
+        ),
+        (
+            "--forget_indexes list.txt --num_indexes_to_replace 3",
+            r"--forget_indexes .*Leave out .*--num_indexes_to_replace",
+        ),
     ],
 )
 @pytest.mark.parametrize("main", [mlflow_forget.main, main_ideal.main], ids=["job", "ideal"])
@@ -201,7 +229,10 @@ def test_one_bad_amount_among_several_stops_all(refused):
 @pytest.mark.parametrize(
     ("layer", "says"),
     [
-        ("linear9", r"unknown layer 'linear9'\. Did you mean 'linear\d'\? Linear layers: linear1, linear2, linear3"),
+        (
+            "linear9",
+            r"unknown layer 'linear9'\. Did you mean 'linear\d'\? Linear layers: linear1, linear2, linear3",
+        ),
         ("relu1", r"expected a linear layer, got 'relu1', a ReLU\. Linear layers: linear1, linear2, linear3"),
         ("3", r"expected an index from -3 to 2, got 3\. Linear layers"),
         ("-4", r"expected an index from -3 to 2, got -4\. Linear layers"),
@@ -214,7 +245,10 @@ def test_layers(method, layer, says, refused):
 def test_a_flag_of_a_persons_method_that_is_taken(refused, folder):
     (folder / "mine.py").write_text(METHODS_OF_A_USER)
     refused("--unlearn mine.py:clash", r"--epochs")
-    refused("--unlearn mine.py:clas", r"unknown function of mine\.py 'clas'\. Did you mean 'clash'\? Functions of mine\.py: clash")
+    refused(
+        "--unlearn mine.py:clas",
+        r"unknown function of mine\.py 'clas'\. Did you mean 'clash'\? Functions of mine\.py: clash",
+    )
 
 
 # Checkpoints
@@ -223,15 +257,23 @@ def test_a_flag_of_a_persons_method_that_is_taken(refused, folder):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("--arch resnet18", r"with arch resnet18, got mlp\. Ask for arch mlp, or name another file with --mask"),
+        (
+            "--arch resnet18",
+            r"with arch resnet18, got mlp\. Ask for arch mlp, or name another file with --mask",
+        ),
         ("--hidden 64,32", r"with options .*hidden"),
         ("--split_seed 1", r"with split_seed 1, got 0\. Ask for split_seed 0"),
-        ("--hidden 128,32", r"with options {'hidden': \[128, 32\]}, got .*\. Ask for --hidden 128,64, or name another file with --mask"),
+        (
+            "--hidden 128,32",
+            r"with options {'hidden': \[128, 32\]}, got .*\. Ask for --hidden 128,64, or name another file with --mask",
+        ),
         ("--dataset other.py:other", r"with dataset other, got digits\. Ask for dataset digits"),
     ],
 )
 def test_a_checkpoint_of_something_else(words, says, refused, initial, folder):
-    (folder / "other.py").write_text("from vision_data.digits import digits\ndef other(folder):\n    return digits(folder)\n")
+    (folder / "other.py").write_text(
+        "from vision_data.digits import digits\ndef other(folder):\n    return digits(folder)\n"
+    )
     arch = "" if "--arch" in words else "--arch mlp "
     refused(f"{JOB}{arch}--mask {initial} {words}", re.escape(str(initial)) + r".*" + says)
 
@@ -247,7 +289,8 @@ def test_the_ideal_model_is_not_an_initial_one(refused, initial, monkeypatch):
         patch.setattr(base_models, "fit", fit)
         main_ideal.main(["--epochs", "2"])
     refused(
-        JOB + "--mask results/digits/1mlp_ep2_ideal_class0.safetensors", r"expected a model trained on everything, got one marked 'class0'"
+        JOB + "--mask results/digits/1mlp_ep2_ideal_class0.safetensors",
+        r"expected a model trained on everything, got one marked 'class0'",
     )
 
 
@@ -285,7 +328,9 @@ def as_a_mask(path: Path) -> None:
     save_file(load_file(path), path, {"lethe": json.dumps(metadata_of(path) | {"kind": "mask"})})
 
 
-@pytest.mark.parametrize("damage", [cut, emptied, with_one_bit_flipped, with_another_weight, without_metadata, as_a_mask])
+@pytest.mark.parametrize(
+    "damage", [cut, emptied, with_one_bit_flipped, with_another_weight, without_metadata, as_a_mask]
+)
 def test_a_damaged_checkpoint(damage, refused, initial):
     damage(initial)
     refused(
@@ -304,7 +349,9 @@ def test_a_damaged_ideal_checkpoint(refused, initial, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "content", [OpensAFile(), {"state_dict": OpensAFile()}, {"linear1.weight": OpensAFile()}], ids=["all", "inside", "value"]
+    "content",
+    [OpensAFile(), {"state_dict": OpensAFile()}, {"linear1.weight": OpensAFile()}],
+    ids=["all", "inside", "value"],
 )
 def test_a_pickle_that_is_more_than_tensors_is_not_run(content, refused, folder):
     torch.save(content, folder / "old.pth.tar")
@@ -315,9 +362,15 @@ def test_a_pickle_that_is_more_than_tensors_is_not_run(content, refused, folder)
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (pickle.dumps({"a": 1})[:-3], r"old\.pth\.tar: expected a pickle of tensors alone, and it is damaged"),
+        (
+            pickle.dumps({"a": 1})[:-3],
+            r"old\.pth\.tar: expected a pickle of tensors alone, and it is damaged",
+        ),
         (b"", r"old\.pth\.tar: expected weights that torch.save wrote, got an empty file"),
-        (b"GIF89a, not a checkpoint", r"old\.pth\.tar: expected weights that torch.save wrote, got a text, 'GIF89a, not a checkpoint'"),
+        (
+            b"GIF89a, not a checkpoint",
+            r"old\.pth\.tar: expected weights that torch.save wrote, got a text, 'GIF89a, not a checkpoint'",
+        ),
     ],
     ids=["cut", "empty", "picture"],
 )
@@ -328,14 +381,19 @@ def test_an_older_checkpoint_that_is_none(content, says, refused, folder):
 
 def test_an_older_checkpoint_without_tensors(refused, folder):
     torch.save({"epoch": 3, "accuracy": 99.0}, folder / "old.pth.tar")
-    refused(JOB + "--mask old.pth.tar", r"old\.pth\.tar: expected the weights of this architecture, got no tensors")
+    refused(
+        JOB + "--mask old.pth.tar",
+        r"old\.pth\.tar: expected the weights of this architecture, got no tensors",
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*old.pth.tar has no metadata")
 def test_an_older_checkpoint_of_another_architecture(folder, refused):
     torch.save({"state_dict": {"module.fc.weight": torch.zeros(10, 64)}}, folder / "old.pth.tar")
 
-    line = refused(JOB + "--mask old.pth.tar", r"old\.pth\.tar: expected the weights of this architecture.*--arch")
+    line = refused(
+        JOB + "--mask old.pth.tar", r"old\.pth\.tar: expected the weights of this architecture.*--arch"
+    )
 
     assert line.count("error:") == 1
 
@@ -343,14 +401,17 @@ def test_an_older_checkpoint_of_another_architecture(folder, refused):
 # Data, folders, the store
 
 
-@pytest.mark.parametrize(("dataset", "file"), [("MNIST", "train-images-idx3-ubyte"), ("CIFAR10", "data_batch_1")])
+@pytest.mark.parametrize(
+    ("dataset", "file"), [("MNIST", "train-images-idx3-ubyte"), ("CIFAR10", "data_batch_1")]
+)
 def test_missing_data_without_network(dataset, file, refused, monkeypatch, folder):
     def no_network(*_: object, **__: object) -> None:
         raise urllib.error.URLError("no network in tests")
 
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
     refused(
-        f"{JOB}--arch mlp --dataset {dataset} --data nowhere", rf"{dataset}: expected .*{file}.* in nowhere/.*Put the files there, .*--data"
+        f"{JOB}--arch mlp --dataset {dataset} --data nowhere",
+        rf"{dataset}: expected .*{file}.* in nowhere/.*Put the files there, .*--data",
     )
     assert not (folder / "nowhere").exists() or not list((folder / "nowhere").iterdir())
 
@@ -360,12 +421,20 @@ def test_damaged_data(refused, folder):
     raw.mkdir(parents=True)
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (raw / f"{name}-ubyte").write_bytes(b"\x00\x00\x08\x01\x00\x00\x00\x02\x01")
-    refused(JOB + "--dataset MNIST", r"MNIST: the files in data/MNIST/raw are damaged.*Delete train-images-idx3-ubyte, .* there")
+    refused(
+        JOB + "--dataset MNIST",
+        r"MNIST: the files in data/MNIST/raw are damaged.*Delete train-images-idx3-ubyte, .* there",
+    )
 
 
 @pytest.mark.parametrize(
     ("in_the_way", "flags"),
-    [("results", ""), ("results/digits", ""), ("mine", "--save_dir mine"), ("mine", "--mask mine/model.safetensors")],
+    [
+        ("results", ""),
+        ("results/digits", ""),
+        ("mine", "--save_dir mine"),
+        ("mine", "--mask mine/model.safetensors"),
+    ],
 )
 def test_an_unwritable_results_folder(in_the_way, flags, refused, folder):
     (folder / in_the_way).parent.mkdir(parents=True, exist_ok=True)
@@ -394,14 +463,22 @@ def test_base_models_need_a_folder_too(command, refused, folder):
 
 def test_a_tracking_server_that_does_not_answer(refused, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:secret@127.0.0.1:9")
-    line = refused(JOB, r"tracking server http://\S*127\.0\.0\.1:9 does not answer.*Start it, or correct or unset MLFLOW_TRACKING_URI")
+    line = refused(
+        JOB,
+        r"tracking server http://\S*127\.0\.0\.1:9 does not answer.*Start it, or correct or unset MLFLOW_TRACKING_URI",
+    )
     assert "secret" not in line
 
 
 def test_an_old_file_store(refused, folder):
     (folder / "mlruns/0").mkdir(parents=True)
-    (folder / "mlruns/0/meta.yaml").write_text("artifact_location: mlruns/0\nexperiment_id: '0'\nlifecycle_stage: active\nname: Default\n")
-    refused(JOB, r"\./mlruns is an old file store.*MLFLOW_TRACKING_URI=sqlite:///mlflow\.db .*MLFLOW_ALLOW_FILE_STORE=true")
+    (folder / "mlruns/0/meta.yaml").write_text(
+        "artifact_location: mlruns/0\nexperiment_id: '0'\nlifecycle_stage: active\nname: Default\n"
+    )
+    refused(
+        JOB,
+        r"\./mlruns is an old file store.*MLFLOW_TRACKING_URI=sqlite:///mlflow\.db .*MLFLOW_ALLOW_FILE_STORE=true",
+    )
 
 
 @pytest.mark.parametrize("uri", ["nonsense://somewhere", "file:./mlruns", "sqlite:///notes.txt"])

@@ -1,4 +1,6 @@
-"""What can't be measured, as a person would have it: a line that says what was expected, and the rest of the numbers."""
+"""What can't be measured, as a person would have it: a line that says what was expected, and the rest of the
+numbers.
+"""
 
 import re
 from pathlib import Path
@@ -75,9 +77,14 @@ def test_sets_too_small_for_an_attack_say_the_minimum_and_the_rest_is_measured(c
     assert "forget_score" in out
     minimum = "expected at least 10 members (retain), 10 non-members (test) and 1 forget image, got 4, 4 and 45. Evaluate on larger sets."
     (line,) = [line for line in out.splitlines() if line.endswith(minimum)]
-    assert {f"mia_{name}," for name in ("correctness", "confidence", "entropy", "m_entropy", "prob")} < set(line.split())
+    assert {f"mia_{name}," for name in ("correctness", "confidence", "entropy", "m_entropy", "prob")} < set(
+        line.split()
+    )
     assert any(
-        line.endswith("expected at least 1 forget and 100 test images, got 45 and 6. Evaluate on larger sets.") for line in out.splitlines()
+        line.endswith(
+            "expected at least 1 forget and 100 test images, got 45 and 6. Evaluate on larger sets."
+        )
+        for line in out.splitlines()
     )
 
 
@@ -85,7 +92,10 @@ def test_one_class_alone_is_refused(capsys):
     code, _, err = job(capsys, "--unlearn default --dataset mine.py:alone --arch mlp")
 
     assert code == 2
-    assert err == "error: the forget request takes every training image and leaves nothing to retain. Ask for fewer\n"
+    assert (
+        err
+        == "error: the forget request takes every training image and leaves nothing to retain. Ask for fewer\n"
+    )
 
 
 def test_logits_of_one_class_are_refused():
@@ -101,7 +111,10 @@ def test_a_test_set_of_the_forgotten_class_alone_is_a_reason():
     values, reasons = evaluate(model=own, names=["mia", "test_retain_score", "test_forget_score"])
     assert list(values) == ["test_forget_score"]
     assert reasons["mia"].endswith("got 0, 0 and 20. Evaluate on larger sets.")
-    assert reasons["test_retain_score"] == "expected at least 1 image, got 0. Evaluate on a set that is not empty."
+    assert (
+        reasons["test_retain_score"]
+        == "expected at least 1 image, got 0. Evaluate on a set that is not empty."
+    )
 
 
 def test_logits_that_are_not_finite_end_the_run(capsys):
@@ -123,12 +136,18 @@ def test_a_model_that_gives_probabilities_is_warned_of(capsys):
     code, out, _ = job(capsys, "--unlearn mine.py:softened")
 
     assert code == 0
-    assert "warning: softened class0 seed1: the unlearned model gives probabilities: expected logits, got rows that are not negative" in out
+    assert (
+        "warning: softened class0 seed1: the unlearned model gives probabilities: expected logits, got rows "
+        "that are not negative" in out
+    )
     assert "the initial model gives" not in out
     assert "weight_distance, weights_changed: expected a model with the initial model's parameters" in out
 
 
 @pytest.mark.parametrize("p", [[[0.5, 0.6]], [[1.2, -0.2]], [[0.0, 0.0]], [[float("nan"), 1.0]]])
 def test_probabilities_that_do_not_sum_to_1_are_refused(p):
-    with pytest.raises(ValueError, match="expected rows of probabilities that are not negative and sum to 1, got 1 of 1 that are not"):
+    with pytest.raises(
+        ValueError,
+        match="expected rows of probabilities that are not negative and sum to 1, got 1 of 1 that are not",
+    ):
         jensen_shannon(torch.tensor(p), torch.tensor([[0.5, 0.5]]))

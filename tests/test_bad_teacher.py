@@ -9,7 +9,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.by_hand import adam, slope
-from tests.columns import accuracy, assert_weights, classifier, data_of, everything, fixture_model, fixture_trained  # noqa: F401 (fixtures)
+from tests.columns import (
+    accuracy,
+    assert_weights,
+    classifier,
+    data_of,
+    everything,
+    fixture_model,  # noqa: F401
+    fixture_trained,  # noqa: F401
+)
 from unlearn import resolved, unlearn
 from unlearn.bad_teacher import incompetent
 from unlearn.forget_and_retain import with_share_of_retain
@@ -17,16 +25,23 @@ from unlearn.forget_and_retain import with_share_of_retain
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_three_steps_of_bad_teacher_by_hand(temperature, model):
-    model[2] = nn.Tanh()  # where a ReLU is off on forget, the gradient is only the rounding of retain's, and Adam makes a step of it
+    model[2] = (
+        nn.Tanh()
+    )  # where a ReLU is off on forget, the gradient is only the rounding of retain's, and Adam makes a step of it
     data = data_of(1)
     images, forgets = with_share_of_retain(data, 1.0, "bad_teacher")
     x, ignorant = everything(images)[0], incompetent(model, data)
     p = (torch.where(forgets[:, None], ignorant(x), model(x)) / temperature).softmax(1).detach()
 
     def imitation(rows):
-        return lambda m: (p[rows] * (p[rows].log() - (m(x[rows]) / temperature).log_softmax(1))).sum() / len(rows)
+        return lambda m: (
+            (p[rows] * (p[rows].log() - (m(x[rows]) / temperature).log_softmax(1))).sum() / len(rows)
+        )
 
-    steps = [imitation(rows) for rows in torch.randperm(40, generator=data.generator("bad_teacher", "order")).split(15)]
+    steps = [
+        imitation(rows)
+        for rows in torch.randperm(40, generator=data.generator("bad_teacher", "order")).split(15)
+    ]
     expected = copy.deepcopy(model)
     adam(expected, [slope(step) for step in steps], 1e-2)
     settings = {"unlearn_lr": 1e-2, "batch_size": 15, "retain_share": 1.0, "teacher_temperature": temperature}
@@ -38,7 +53,9 @@ def test_the_history_of_bad_teacher_is_its_loss(model):
     total = torch.zeros(())
     for images, taught_by in ((data.forget, incompetent(model, data)), (data.retain, model)):
         x = everything(images)[0]
-        total = total + F.kl_div(model(x).log_softmax(1), taught_by(x).log_softmax(1), reduction="sum", log_target=True)
+        total = total + F.kl_div(
+            model(x).log_softmax(1), taught_by(x).log_softmax(1), reduction="sum", log_target=True
+        )
     result = unlearn("bad_teacher", model, data, retain_share=1.0)
     assert result.history == [{"imitation_loss": pytest.approx(total.item() / 40, abs=1e-6)}]
 
@@ -99,10 +116,18 @@ class Scaled(nn.Module):
 
 def test_a_model_that_can_not_be_drawn_anew_is_refused():
     model, data = classifier(Scaled()), data_of(1)
-    message = r"bad_teacher: expected modules that can draw .* got Scaled \(2\) with scale and no reset_parameters"
+    message = (
+        r"bad_teacher: expected modules that can draw .* got Scaled \(2\) with scale and no reset_parameters"
+    )
     with pytest.raises(ValueError, match=message):
         unlearn("bad_teacher", model, data)
-    settings = {"unlearn_epochs": 1, "unlearn_lr": 1e-4, "batch_size": 2, "retain_share": 0.5, "teacher_temperature": 1.0}
+    settings = {
+        "unlearn_epochs": 1,
+        "unlearn_lr": 1e-4,
+        "batch_size": 2,
+        "retain_share": 0.5,
+        "teacher_temperature": 1.0,
+    }
     with pytest.raises(ValueError, match=message):
         resolved("bad_teacher", model, data, settings)
 

@@ -25,7 +25,9 @@ def base(tmp_path, digits, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def make(**settings):
-        return BaseModels(BaseConfig(**{"epochs": 1, **settings}), splits=None if "split_seed" in settings else digits)
+        return BaseModels(
+            BaseConfig(**{"epochs": 1, **settings}), splits=None if "split_seed" in settings else digits
+        )
 
     return make
 
@@ -68,7 +70,11 @@ def test_the_name_holds_what_is_not_the_default(base, settings, name):
 
 @pytest.mark.parametrize(
     ("request_", "slug"),
-    [(ForgetRequest((3,), 20), "class3-20"), (ForgetRequest((-1,), 100), "any-100"), (ForgetRequest((3, 5)), "class3+5")],
+    [
+        (ForgetRequest((3,), 20), "class3-20"),
+        (ForgetRequest((-1,), 100), "any-100"),
+        (ForgetRequest((3, 5)), "class3+5"),
+    ],
 )
 def test_the_ideal_models_name_holds_the_forget_request(base, request_, slug):
     assert base(request=request_).ideal_path.name == f"1mlp_ep1_ideal_{slug}.safetensors"
@@ -122,13 +128,21 @@ def test_a_checkpoint_says_what_it_was_trained_on(base, which, trained_on):
 
 def test_the_metadata_is_that_of_the_experiment(base, digits):
     metadata = base(seed=5).initial().metadata
-    assert (metadata.dataset, metadata.split, metadata.arch, metadata.seed, metadata.epochs) == ("digits", digits.digest, "mlp", 5, 1)
+    assert (metadata.dataset, metadata.split, metadata.arch, metadata.seed, metadata.epochs) == (
+        "digits",
+        digits.digest,
+        "mlp",
+        5,
+        1,
+    )
 
 
 def test_the_validation_score_in_the_metadata_is_the_models(base, digits):
     initial = base().initial()
     ((x, y),) = digits.validation.batches(1000)
-    assert initial.metadata.validation_score == pytest.approx(100 * (initial.model(x).argmax(1) == y).double().mean().item())
+    assert initial.metadata.validation_score == pytest.approx(
+        100 * (initial.model(x).argmax(1) == y).double().mean().item()
+    )
 
 
 def test_models_come_in_eval_mode(base):
@@ -137,7 +151,10 @@ def test_models_come_in_eval_mode(base):
 
 def test_an_older_checkpoint_can_be_the_initial_model(base, tmp_path):
     torch.save(build("mlp", SHAPE, 10, seed=9).state_dict(), tmp_path / OLDER)
-    with pytest.warns(UserWarning, match="has no metadata"), pytest.warns(UserWarning, match=r"images are normalised by mean 0\.3058 and"):
+    with (
+        pytest.warns(UserWarning, match="has no metadata"),
+        pytest.warns(UserWarning, match=r"images are normalised by mean 0\.3058 and"),
+    ):
         made = base(mask=tmp_path / OLDER)
     assert model_digest(made.initial().model) == model_digest(build("mlp", SHAPE, 10, seed=9))
 
@@ -145,23 +162,35 @@ def test_an_older_checkpoint_can_be_the_initial_model(base, tmp_path):
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_safetensors_of_another_program_can_be_the_initial_model(base, tmp_path, prefix):
     weights = build("mlp", SHAPE, 10, seed=9).state_dict()
-    save_file({prefix + name: value for name, value in weights.items()}, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
+    save_file(
+        {prefix + name: value for name, value in weights.items()},
+        tmp_path / "theirs.safetensors",
+        metadata={"format": "pt"},
+    )
     said = r"theirs\.safetensors: (names without 'module\.'; )?images are normalised by mean 0\.3058 and deviation 0\.3765"
-    with pytest.warns(UserWarning, match=r"theirs\.safetensors has no metadata"), pytest.warns(UserWarning, match=said):
+    with (
+        pytest.warns(UserWarning, match=r"theirs\.safetensors has no metadata"),
+        pytest.warns(UserWarning, match=said),
+    ):
         made = base(mask=tmp_path / "theirs.safetensors")
     assert model_digest(made.initial().model) == model_digest(build("mlp", SHAPE, 10, seed=9))
-    assert checkpoint_digest(tmp_path / "theirs.safetensors", made.untrained()) == model_digest(made.initial().model)
+    assert checkpoint_digest(tmp_path / "theirs.safetensors", made.untrained()) == model_digest(
+        made.initial().model
+    )
 
 
 def test_safetensors_of_another_architecture_are_refused(base, tmp_path):
     save_file({"x": torch.ones(2)}, tmp_path / "theirs.safetensors")
-    with pytest.raises(ValueError, match=r"theirs\.safetensors: expected the weights of this architecture, got others"):
+    with pytest.raises(
+        ValueError, match=r"theirs\.safetensors: expected the weights of this architecture, got others"
+    ):
         base(mask=tmp_path / "theirs.safetensors")
 
 
 def test_a_function_in_a_file_can_be_the_architecture(base, tmp_path):
     (tmp_path / "mine.py").write_text(
-        "from torch import nn\ndef flat(shape, classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
+        "from torch import nn\ndef flat(shape, classes):\n    return nn.Sequential(nn.Flatten(), "
+        "nn.Linear(64, classes))\n"
     )
     assert base(arch=f"{tmp_path}/mine.py:flat").initial().path.name.startswith("1flat-")
 
@@ -198,7 +227,9 @@ def test_the_epochs_of_a_given_checkpoint_are_those_of_the_ideal_model(base, tmp
         ({"split_seed": 3}, "expected a checkpoint with split_seed 3, got 0"),
     ],
 )
-def test_a_checkpoint_of_something_else_is_found_before_training(base, trainings, tmp_path, settings, message):
+def test_a_checkpoint_of_something_else_is_found_before_training(
+    base, trainings, tmp_path, settings, message
+):
     base(mask=tmp_path / "mine.safetensors").initial()
     trainings.clear()
     with pytest.raises(ValueError, match=message):
@@ -224,7 +255,10 @@ def test_an_ideal_model_is_no_initial_model(base):
         ({"dataset": "digit"}, "unknown dataset 'digit'"),
         ({"arch": "mpl"}, "unknown architecture 'mpl'"),
         ({"arch_options": {"width": 3}}, "unknown flag of mlp '--width'"),
-        ({"arch_options": {"hidden": (0,)}}, "--hidden: expected an integer >= 1, or several separated by commas"),
+        (
+            {"arch_options": {"hidden": (0,)}},
+            "--hidden: expected an integer >= 1, or several separated by commas",
+        ),
         ({"request": ForgetRequest((10,))}, "expected a class from 0 to 9, got 10"),
     ],
     ids=lambda value: str(value)[:32],
@@ -235,7 +269,13 @@ def test_a_mistake_is_found_by_the_constructor(base, settings, message):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"num_classes": 9}, {"epochs": 0}, {"request": ForgetRequest((10,))}, {"arch_options": {"hidden": (0,)}}]
+    "settings",
+    [
+        {"num_classes": 9},
+        {"epochs": 0},
+        {"request": ForgetRequest((10,))},
+        {"arch_options": {"hidden": (0,)}},
+    ],
 )
 def test_a_mistake_leaves_nothing_behind(base, tmp_path, settings):
     with pytest.raises(ValueError, match=r"expected|classes"):
@@ -267,7 +307,8 @@ def test_the_incompetent_model_has_weights_of_its_own_that_the_seed_decides(base
 def test_the_command_of_the_ideal_model_names_what_is_not_the_default(base):
     made = base(seed=3, arch_options={"hidden": (8, 4)}, request=ForgetRequest((3,), 20))
     assert made.ideal_command() == (
-        "python -u main_ideal.py --epochs 1 --seed 3 --hidden 8,4 --class_to_replace 3 --num_indexes_to_replace 20"
+        "python -u main_ideal.py --epochs 1 --seed 3 --hidden 8,4 --class_to_replace 3 "
+        "--num_indexes_to_replace 20"
     )
 
 
@@ -291,21 +332,29 @@ def test_an_ideal_model_whose_header_was_edited_is_refused(base):
     """The initial model, said to be the ideal one."""
     made = base()
     edit_header(made.initial().path, made.ideal_path, trained_on="class0")
-    with pytest.raises(ValueError, match=r"_ideal_class0\.safetensors: its header is not the one that was saved"):
+    with pytest.raises(
+        ValueError, match=r"_ideal_class0\.safetensors: its header is not the one that was saved"
+    ):
         base()
 
 
 def test_an_ideal_model_with_the_initial_models_weights_is_refused(base):
     made = base()
     edit_header(made.initial().path, made.ideal_path, "made anew", trained_on="class0")
-    with pytest.raises(ValueError, match=r"expected a model that was retrained .*, got the weights of the initial model\. .*main_ideal"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected a model that was retrained .*, got the weights of the initial model\. .*main_ideal",
+    ):
         base()
 
 
 def test_what_a_checkpoint_from_before_the_headers_digest_says_is_believed_aloud(base):
     path = base().initial().path
     edit_header(path, path, "taken out")
-    with pytest.warns(UserWarning, match=r"1mlp_ep1\.safetensors was saved before .* covered its header: .* can't be detected"):
+    with pytest.warns(
+        UserWarning,
+        match=r"1mlp_ep1\.safetensors was saved before .* covered its header: .* can't be detected",
+    ):
         base()
 
 

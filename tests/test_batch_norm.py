@@ -18,7 +18,9 @@ RUNNING, BATCH = "running", "batch"
 
 def images_of(labels, chosen):
     """5 x 5 images of noise whose first row says that they are real, and whether they are to be forgotten."""
-    pixels = torch.randint(100, (len(labels), 1, 5, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pixels = torch.randint(
+        100, (len(labels), 1, 5, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     pixels[:, 0, 0, MARKED] = 255
     pixels[:, 0, 0, FORGET] = 255 * chosen.to(torch.uint8)
     pixels[torch.arange(len(labels)), 0, 1 + labels, :] += 100
@@ -30,7 +32,9 @@ def data_of(**world):
     labels = torch.arange(CLASSES).repeat(6)
     chosen = labels == 1
     images = images_of(labels, chosen)
-    return ForgetData(images.subset(chosen), images.subset(~chosen), images.subset(~chosen), CLASSES, whole=images, **world)
+    return ForgetData(
+        images.subset(chosen), images.subset(~chosen), images.subset(~chosen), CLASSES, whole=images, **world
+    )
 
 
 def classifier():
@@ -38,7 +42,9 @@ def classifier():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         first = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()
-        return nn.Sequential(*first, nn.Linear(100, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, CLASSES)).eval()
+        return nn.Sequential(
+            *first, nn.Linear(100, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, CLASSES)
+        ).eval()
 
 
 FIRST, LAST = "1", "5"
@@ -54,7 +60,8 @@ def kinds_of(x):
 
 
 def watched():
-    """A model, and the set of (what is in the batch, by what the first and the last batch norm normalise) of its passes with gradients.
+    """A model, and the set of (what is in the batch, by what the first and the last batch norm normalise) of
+    its passes with gradients.
 
     What is asked without gradients must not move any statistics. Copies of the model report as well.
     """
@@ -65,7 +72,9 @@ def watched():
         if not torch.is_grad_enabled():
             assert modes == [RUNNING, RUNNING]
             return
-        by_image = torch._C._functorch.peek_interpreter_stack() is not None  # inside vmap no value can be looked at
+        by_image = (
+            torch._C._functorch.peek_interpreter_stack() is not None
+        )  # inside vmap no value can be looked at
         seen.add(("each image alone" if by_image else kinds_of(inputs[0]), *modes))
 
     model.register_forward_pre_hook(look)
@@ -87,7 +96,9 @@ def passes_of(name, **settings):
     model, seen = watched()
     oracles = Oracles(lambda seeds: (retrained(seed) for seed in seeds), judges=(1,))
     entry = METHODS[name]
-    counts = {flag: p.default for flag, p in entry.hyperparameters.items() if flag.endswith(("steps", "epochs"))}
+    counts = {
+        flag: p.default for flag, p in entry.hyperparameters.items() if flag.endswith(("steps", "epochs"))
+    }
     few = {flag: min(count, 4) for flag, count in counts.items() if count is not None}
     result = unlearn(name, model, data_of(ideal=lambda: retrained(1), oracles=oracles), **few | settings)
     before, after = (dict(m.named_buffers()) for m in (model, getattr(result.model, "model", result.model)))
@@ -138,7 +149,9 @@ PASSES = {
     "SRL": rows(("forget", RUNNING), ("retain", RUNNING)),
     "NGPlus": BOTH,
     "SCRUB": BOTH,
-    "UNSIR": rows(("noise", RUNNING), ("noise and retain", BATCH), ("retain", BATCH)),  # first the noise is made
+    "UNSIR": rows(
+        ("noise", RUNNING), ("noise and retain", BATCH), ("retain", BATCH)
+    ),  # first the noise is made
     "dm_direct": BY_IMAGE,
     "fisher": BY_IMAGE | rows(("retain", RUNNING)),
     "fisher_new": BY_IMAGE | rows(("retain", RUNNING)),
@@ -149,13 +162,17 @@ PASSES = {
 
 def base_of(entry):
     """The entry whose function this is, with an add-on or without."""
-    return next(base.name for base in METHODS if inspect.unwrap(base.function) is inspect.unwrap(entry.function))
+    return next(
+        base.name for base in METHODS if inspect.unwrap(base.function) is inspect.unwrap(entry.function)
+    )
 
 
 @pytest.mark.parametrize("entry", [e for e in METHODS if e.file is None], ids=lambda entry: entry.name)
 def test_only_these_passes_normalise_by_their_batch(entry):
     expected = PASSES[base_of(entry)]
-    settings = {"noise_images": 8, "noise_copies": 1} if entry.name == "UNSIR" else {}  # with the retain images in one batch
+    settings = (
+        {"noise_images": 8, "noise_copies": 1} if entry.name == "UNSIR" else {}
+    )  # with the retain images in one batch
     seen, same = passes_of(entry.name, **settings)
     assert seen == expected
     assert same == (BATCH not in {mode for _, *modes in expected for mode in modes})

@@ -36,7 +36,9 @@ def test_another_code_is_another_cell(file, tmp_path):
     code = tmp_path / "code.py"
     for number in (1, 2):
         code.write_text(f"x = {number}")
-        assert Cells(file, str(code)).measured({}, lambda number=number: {"value": number}) == {"value": number}
+        assert Cells(file, str(code)).measured({}, lambda number=number: {"value": number}) == {
+            "value": number
+        }
 
 
 def test_a_cell_that_a_kill_cut_short_is_measured_again_and_the_others_are_kept(file):
@@ -80,17 +82,29 @@ def test_quality_has_a_line_for_each_method_and_the_ideal(quick, tmp_path, capsy
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert [row["method"] for row in rows] == [*mimu_quality.METHODS, mimu_quality.BOUND, mimu_quality.IDEAL]
     by_method = {row["method"]: row for row in rows}
-    assert {row["masked"] for row in rows if "MIMU" in row["method"] and "difference" not in row["method"]} == {round(0.1 * 12 * 8)}
-    assert by_method[mimu_quality.NO_MASK]["retain_drop"] == by_method[mimu_quality.NO_MASK]["relearn_steps"] == 0
+    assert {
+        row["masked"] for row in rows if "MIMU" in row["method"] and "difference" not in row["method"]
+    } == {round(0.1 * 12 * 8)}
+    assert (
+        by_method[mimu_quality.NO_MASK]["retain_drop"]
+        == by_method[mimu_quality.NO_MASK]["relearn_steps"]
+        == 0
+    )
     assert all(0 <= by_method[method]["probe_score"] <= 100 for method in mimu_quality.PROBED)
 
     assert mimu_quality.main(command) == 0
-    assert capsys.readouterr().out.splitlines()[:-2] == first.splitlines()[:-2]  # seconds too: nothing is measured again
+    assert (
+        capsys.readouterr().out.splitlines()[:-2] == first.splitlines()[:-2]
+    )  # seconds too: nothing is measured again
 
 
 @pytest.mark.slow
 def test_quality_of_several_seeds_counts_the_cells_of_all(quick, capsys):
-    for seeds, said in ((["1"], "measured now"), (["1", "2"], "11 cells were"), (["1", "2"], "22 cells were")):
+    for seeds, said in (
+        (["1"], "measured now"),
+        (["1", "2"], "11 cells were"),
+        (["1", "2"], "22 cells were"),
+    ):
         assert mimu_quality.main([*SMALL, "--class_to_replace", "3", "--seed", *seeds]) == 0
         shown = capsys.readouterr().out
         assert shown.startswith(f"digits, mlp hidden (12, 8), seeds [{', '.join(seeds)}]")
@@ -117,16 +131,27 @@ def test_quality_on_features_is_the_same_but_for_the_seconds(quick, tmp_path):
     def rows(*flags):
         assert mimu_quality.main([*SMALL, "--class_to_replace", "3", "--json", "rows.json", *flags]) == 0
         rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-        return [{name: value for name, value in row.items() if name not in ("seconds", "network_cached")} for row in rows]
+        return [
+            {name: value for name, value in row.items() if name not in ("seconds", "network_cached")}
+            for row in rows
+        ]
 
     assert rows("--on_features") == rows()
 
 
 @pytest.mark.slow
 def test_quality_over_kappa_is_a_table_and_a_picture(quick, tmp_path, capsys):
-    assert mimu_quality.main([*SMALL, "--class_to_replace", "3", "--kappa", "0.1", "50%", "--picture", "curve.svg"]) == 0
+    assert (
+        mimu_quality.main(
+            [*SMALL, "--class_to_replace", "3", "--kappa", "0.1", "50%", "--picture", "curve.svg"]
+        )
+        == 0
+    )
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [line[:3] for line in lines if line[:1] == ["MIMU"]] == [["MIMU", "0.1", "10"], ["MIMU", "50%", "48"]]
+    assert [line[:3] for line in lines if line[:1] == ["MIMU"]] == [
+        ["MIMU", "0.1", "10"],
+        ["MIMU", "50%", "48"],
+    ]
     assert "weights of the masked layer" in (tmp_path / "curve.svg").read_text()
 
 
@@ -144,11 +169,14 @@ def test_a_warm_run_has_a_line_and_leaves_nothing_behind(tmp_path, monkeypatch, 
     assert warm_run.main(["--repeats", "1", "--json", "seconds.json"]) == 0
     assert capsys.readouterr().out.startswith("SSD on digits, --report full, medians of 1: ")
     assert [path.name for path in tmp_path.iterdir()] == ["seconds.json"]
-    assert {len(values) for values in json.loads((tmp_path / "seconds.json").read_text())["seconds"].values()} == {1}
+    assert {
+        len(values) for values in json.loads((tmp_path / "seconds.json").read_text())["seconds"].values()
+    } == {1}
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"), [(["--repeats", "0"], "an integer >= 1, got 0"), (["--unlearn", "nope"], "unknown method 'nope'")]
+    ("flags", "message"),
+    [(["--repeats", "0"], "an integer >= 1, got 0"), (["--unlearn", "nope"], "unknown method 'nope'")],
 )
 def test_a_warm_run_that_fails_is_one_line(flags, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -159,7 +187,11 @@ def test_a_warm_run_that_fails_is_one_line(flags, message, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("benchmark", "flags", "message"),
     [
-        (mimu_quality, ["--class_to_replace", "-1", "--num_indexes_to_replace", "9"], "expected whole classes"),
+        (
+            mimu_quality,
+            ["--class_to_replace", "-1", "--num_indexes_to_replace", "9"],
+            "expected whole classes",
+        ),
         (mimu_quality, ["--picture", "a.svg"], "--picture: expected several values of --kappa"),
         (mimu_quality, ["--kappa", "0"], "--kappa: expected a count from 1 to 96"),
         (mimu_quality, ["--topk", "many"], "topk"),
@@ -182,7 +214,15 @@ def test_the_files_behind_a_method_are_its_own_and_those_that_it_imports():
     from benchmarks.cells import files_behind
 
     names = {path.name for path in files_behind("unlearn.salun", "unlearn")}
-    assert {"salun.py", "passes.py", "random_label.py", "srl.py", "impl.py", "two_gradients.py", "add_ons.py"} <= names
+    assert {
+        "salun.py",
+        "passes.py",
+        "random_label.py",
+        "srl.py",
+        "impl.py",
+        "two_gradients.py",
+        "add_ons.py",
+    } <= names
     assert not {"ssd.py", "__init__.py", "fisher.py"} & names
     assert {"gcn.py", "method.py"} <= {path.name for path in files_behind("unlearn.mimu.method", "unlearn")}
 
@@ -190,7 +230,20 @@ def test_the_files_behind_a_method_are_its_own_and_those_that_it_imports():
 def test_many_models_has_a_row_for_each_way_and_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(many_models, "in_a_process", many_models._trained)  # here, where torch is imported
-    command = ["--models", "1", "2", "--loop", "1", "--processes", "0", "--repeats", "1", "--json", "rows.json", *SMALL]
+    command = [
+        "--models",
+        "1",
+        "2",
+        "--loop",
+        "1",
+        "--processes",
+        "0",
+        "--repeats",
+        "1",
+        "--json",
+        "rows.json",
+        *SMALL,
+    ]
     assert many_models.main(command) == 0
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     ways = [("at once", 1), ("at once", 2), ("loop", 1), ("loop, one thread", 1)]
@@ -210,7 +263,19 @@ def test_many_models_refuses_numbers_that_make_no_sense(flags, capsys):
 @pytest.mark.slow
 def test_datamodels_are_held_against_retraining(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    command = ["--shadows", "4", "--oracles", "2", "--damping", "1", "--sketch_size", "64", "--json", "rows.json", *SMALL]
+    command = [
+        "--shadows",
+        "4",
+        "--oracles",
+        "2",
+        "--damping",
+        "1",
+        "--sketch_size",
+        "64",
+        "--json",
+        "rows.json",
+        *SMALL,
+    ]
     assert datamodels.main(command) == 0
     (row,) = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert all(-1 <= row[name] <= 1 for name in ("lds", "forget", "others"))

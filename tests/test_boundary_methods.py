@@ -1,4 +1,6 @@
-"""boundary_shrink and boundary_expanding: two epochs of each by hand, labels across a boundary, an extra class."""
+"""boundary_shrink and boundary_expanding: two epochs of each by hand, labels across a boundary, an extra
+class.
+"""
 
 import copy
 
@@ -8,7 +10,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.by_hand import sgd, slope
-from tests.columns import CLASSES, CPU, accuracy, assert_weights, classifier, data_of, everything, fixture_model, fixture_trained, images_of  # noqa: F401 (fixtures)
+from tests.columns import (
+    CLASSES,
+    CPU,
+    accuracy,
+    assert_weights,
+    classifier,
+    data_of,
+    everything,
+    fixture_model,  # noqa: F401
+    fixture_trained,  # noqa: F401
+    images_of,
+)
 from unlearn import METHODS, ForgetData, resolved, unlearn
 from unlearn.blocks import classifier_of
 from unlearn.boundary_expanding import Widened
@@ -42,7 +55,10 @@ def test_the_nearest_class_by_hand():
         model.bias.copy_(torch.tensor([0.0, 0.0, -1.0]))
     x = torch.tensor([[0.5, 0.4], [9.0, 0.0]])
     nearest, crossed = nearest_class(model, x, torch.tensor([0, 0]), Normalisation((), ()), 0.1)
-    assert nearest.tolist() == [1, 2]  # at (.4, .5) it is class 1; at (8.9, .1) class 0 still, and class 2 the next
+    assert nearest.tolist() == [
+        1,
+        2,
+    ]  # at (.4, .5) it is class 1; at (8.9, .1) class 0 still, and class 2 the next
     assert crossed.tolist() == [True, False]
     assert all(p.grad is None for p in model.parameters())
 
@@ -67,7 +83,10 @@ def test_two_epochs_of_boundary_shrink_by_hand(trained):
     moved_pixels = (pixels + 0.1 * leaf.grad.flatten(1).sign()).clamp(0, 1)
     logits = frozen(((moved_pixels - 0.3) / 0.2).view(-1, 1, 4, 4)).detach()
     nearest = torch.tensor(
-        [max((k for k in range(CLASSES) if k != true), key=row.__getitem__) for row, true in zip(logits, y, strict=True)]
+        [
+            max((k for k in range(CLASSES) if k != true), key=row.__getitem__)
+            for row, true in zip(logits, y, strict=True)
+        ]
     )
     expected = copy.deepcopy(trained)
     sgd(expected, [slope(lambda f: F.cross_entropy(f(x), nearest))] * 2, 0.3, 0.5)
@@ -95,14 +114,25 @@ def test_two_epochs_of_boundary_expanding_by_hand(model):
         wide[3].bias.copy_(torch.cat([model[3].bias, extra.bias]))
     sgd(wide, [slope(lambda f: F.cross_entropy(f(x), torch.full((10,), CLASSES)))] * 2, 0.3, 0.9)
     result = unlearn("boundary_expanding", model, data, unlearn_epochs=2, unlearn_lr=0.3)
-    assert_weights(result.model, [wide[1].weight, wide[1].bias, wide[3].weight[:CLASSES], wide[3].bias[:CLASSES]], atol=1e-5)
+    assert_weights(
+        result.model,
+        [wide[1].weight, wide[1].bias, wide[3].weight[:CLASSES], wide[3].bias[:CLASSES]],
+        atol=1e-5,
+    )
 
 
 def test_boundary_expanding_leaves_no_extra_class(model):
     seen = []
-    data = data_of(1, on_epoch=lambda student, epoch: seen.append(student(images_of(1).normalisation(images_of(1).images)).shape))
+    data = data_of(
+        1,
+        on_epoch=lambda student, epoch: seen.append(
+            student(images_of(1).normalisation(images_of(1).images)).shape
+        ),
+    )
     result = unlearn("boundary_expanding", model, data, unlearn_epochs=2)
-    assert [(k, v.shape) for k, v in result.model.state_dict().items()] == [(k, v.shape) for k, v in model.state_dict().items()]
+    assert [(k, v.shape) for k, v in result.model.state_dict().items()] == [
+        (k, v.shape) for k, v in model.state_dict().items()
+    ]
     assert repr(result.model) == repr(model)
     assert seen == [(4, CLASSES)] * 2
     assert not any(m._forward_pre_hooks for m in result.model.modules())
@@ -110,7 +140,12 @@ def test_boundary_expanding_leaves_no_extra_class(model):
 
 def test_boundary_expanding_shows_each_epoch_a_model_of_the_callers_architecture(model):
     shown = []
-    data = data_of(1, on_epoch=lambda student, epoch: shown.append((epoch, {k: v.shape for k, v in student.state_dict().items()})))
+    data = data_of(
+        1,
+        on_epoch=lambda student, epoch: shown.append(
+            (epoch, {k: v.shape for k, v in student.state_dict().items()})
+        ),
+    )
     unlearn("boundary_expanding", model, data, unlearn_epochs=2)
     own = {k: v.shape for k, v in model.state_dict().items()}
     assert shown == [(1, own), (2, own)]

@@ -7,7 +7,10 @@ from bounded_yaml import NotYaml, read_yaml
 
 
 def test_what_it_says():
-    assert read_yaml("a: [1, 2.5, yes, null, x]\nb: {c: '1'}\n") == {"a": [1, 2.5, True, None, "x"], "b": {"c": "1"}}
+    assert read_yaml("a: [1, 2.5, yes, null, x]\nb: {c: '1'}\n") == {
+        "a": [1, 2.5, True, None, "x"],
+        "b": {"c": "1"},
+    }
 
 
 def test_aliases_and_merges_are_followed():
@@ -31,7 +34,9 @@ def laughs(levels, start="[1,1,1,1,1,1,1,1,1,1]", join="[{}]"):
 
 @pytest.mark.parametrize("text", [laughs(9), laughs(9, "{k: v}", "{{<<: [{}]}}")], ids=["aliases", "merges"])
 def test_aliases_that_grow_are_refused_at_the_line_where_they_are_too_many(text):
-    with pytest.raises(NotYaml, match=r"line [4-6]: expected at most 100000 values, aliases followed, got more"):
+    with pytest.raises(
+        NotYaml, match=r"line [4-6]: expected at most 100000 values, aliases followed, got more"
+    ):
         read_yaml(text)
 
 
@@ -56,17 +61,29 @@ def test_the_bound_counts_every_value_that_aliases_make(monkeypatch):
     ],
 )
 def test_what_is_inside_of_itself_is_refused(text, line):
-    with pytest.raises(NotYaml, match=rf"line {line}: expected values, got \*a inside of &a, which has no end"):
+    with pytest.raises(
+        NotYaml, match=rf"line {line}: expected values, got \*a inside of &a, which has no end"
+    ):
         read_yaml(text)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 101 + "]" * 101, "[" * 5000 + "1" + "]" * 5000, "[" * 5000, "- " * 200 + "1", "{a: " * 200 + "}" * 200, "? " * 200],
+    [
+        "[" * 101 + "]" * 101,
+        "[" * 5000 + "1" + "]" * 5000,
+        "[" * 5000,
+        "- " * 200 + "1",
+        "{a: " * 200 + "}" * 200,
+        "? " * 200,
+    ],
     ids=["one too many", "lists", "never closed", "dashes", "mappings", "keys"],
 )
 def test_what_is_too_deep_is_refused(text):
-    with pytest.raises(NotYaml, match="line 1: (expected at most 100 nested lists and mappings, got more|exceeded maximum nesting depth)"):
+    with pytest.raises(
+        NotYaml,
+        match="line 1: (expected at most 100 nested lists and mappings, got more|exceeded maximum nesting depth)",
+    ):
         read_yaml(text)
 
 
@@ -89,9 +106,15 @@ def test_depth_is_counted_through_aliases():
     [
         (f"a: 1\nb: [1, {'9' * 5000}]\n", r"line 2: expected an int, got 9{40}\.\.\. of 5000 characters"),
         (f"? {'9' * 5000}\n: 1\n", "line 1: expected an int"),
-        ("a: 1\nb: 2026-13-45\n", r"line 2: expected a timestamp, got 2026-13-45 \(ValueError\)\. Correct it, or put it in quotes"),
+        (
+            "a: 1\nb: 2026-13-45\n",
+            r"line 2: expected a timestamp, got 2026-13-45 \(ValueError\)\. Correct it, or put it in quotes",
+        ),
         ("a: !!int x\n", "line 1: expected an int, got x"),
-        ("a: !!python/object/apply:os.system [ls]\n", "line 1: could not determine a constructor for the tag"),
+        (
+            "a: !!python/object/apply:os.system [ls]\n",
+            "line 1: could not determine a constructor for the tag",
+        ),
         ("a: 1\nb: *none\n", "line 2: found undefined alias"),
         ("a: [1\nb: 2\n", "line 2: did not find|line 2: expected"),
         ("--- 1\n--- 2\n", "line 2: but found another document"),

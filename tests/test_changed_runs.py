@@ -1,4 +1,6 @@
-"""audit.py verify finds what somebody changed in a run's store or artifacts, runs no code that they name, and ends with what it left."""
+"""audit.py verify finds what somebody changed in a run's store or artifacts, runs no code that they name, and
+ends with what it left.
+"""
 
 import json
 import re
@@ -18,7 +20,18 @@ import mlflow_forget
 from models import Mask
 from training import load_mask, save_mask
 
-JOB = ["--unlearn", "random_mask", "--kappa", "30", "--epochs", "2", "--class_to_replace", "-1", "--num_indexes_to_replace", "60"]
+JOB = [
+    "--unlearn",
+    "random_mask",
+    "--kappa",
+    "30",
+    "--epochs",
+    "2",
+    "--class_to_replace",
+    "-1",
+    "--num_indexes_to_replace",
+    "60",
+]
 
 FOLDERS, TABLES = ("mlruns", "results"), ("params", "tags", "latest_metrics", "datasets")
 
@@ -111,7 +124,9 @@ def run(kept, tmp_path):
     for name in FOLDERS:
         shutil.rmtree(name)
         shutil.copytree(tmp_path / "as_it_was" / name, name)
-    with sqlite3.connect("mlflow.db") as store:  # not by a copy of the file: MLflow's own connection would not see that it is another
+    with sqlite3.connect(
+        "mlflow.db"
+    ) as store:  # not by a copy of the file: MLflow's own connection would not see that it is another
         for table, own in rows.items():
             store.execute(f"DELETE FROM {table}")
             store.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(own[0]))})", own)
@@ -123,10 +138,16 @@ def narrow(run):
 
 
 CHANGES = {
-    "a table that is none": (lambda run: (run.artifacts / "per_image.parquet").write_text("x"), "DIFFERS: per_image.parquet"),
+    "a table that is none": (
+        lambda run: (run.artifacts / "per_image.parquet").write_text("x"),
+        "DIFFERS: per_image.parquet",
+    ),
     "a cell": (Run.change_cell, r"DIFFERS: per_image.parquet\n.*others in p_y"),
     "no table": (lambda run: (run.artifacts / "per_image.parquet").unlink(), "GONE: per_image.parquet"),
-    "a mask that is none": (lambda run: (run.artifacts / "mask.safetensors").write_text("x"), "DIFFERS: mask.safetensors"),
+    "a mask that is none": (
+        lambda run: (run.artifacts / "mask.safetensors").write_text("x"),
+        "DIFFERS: mask.safetensors",
+    ),
     "another mask": (
         Run.change_mask,
         "DIFFERS: mask.safetensors: weights under it that the unlearned model still has\n.*expected 0, got 1",
@@ -136,17 +157,29 @@ CHANGES = {
         lambda run: run.tag("verdict", "Everything is forgotten"),
         "DIFFERS: verdict\n.*expected Everything is forgotten, got ",
     ),
-    "the method": (lambda run: run.param("unlearn", "SSD"), "DIFFERS: params in the raw metrics JSON\n.*random_mask.*SSD"),
+    "the method": (
+        lambda run: run.param("unlearn", "SSD"),
+        "DIFFERS: params in the raw metrics JSON\n.*random_mask.*SSD",
+    ),
     "a setting": (
         lambda run: run.param("kappa", "0.5"),
         "DIFFERS: settings of the method in config_hash\n.*expected kappa 30, got kappa 0.5",
     ),
-    "the class": (lambda run: run.param("class_to_replace", "3"), "DIFFERS: forget list, of the class and number asked for"),
+    "the class": (
+        lambda run: run.param("class_to_replace", "3"),
+        "DIFFERS: forget list, of the class and number asked for",
+    ),
     "the seed of the record": (lambda run: run.change_raw("decisive", seed=2), "DIFFERS: config_hash"),
     "config_hash": (lambda run: run.tag("config_hash", "0" * 64), "DIFFERS: config_hash"),
     "fewer metrics": (narrow, r"\navg_gap_without_mia +0\.0 +\d"),
-    "an invented metric": (lambda run: run.invent("forgotten"), "DIFFERS: metrics that the raw metrics JSON has not\n.*got forgotten"),
-    "a number of the record": (lambda run: run.change_raw("metrics", forget_score=1.5), "DIFFERS: metrics in the raw metrics JSON\n.*1.5"),
+    "an invented metric": (
+        lambda run: run.invent("forgotten"),
+        "DIFFERS: metrics that the raw metrics JSON has not\n.*got forgotten",
+    ),
+    "a number of the record": (
+        lambda run: run.change_raw("metrics", forget_score=1.5),
+        "DIFFERS: metrics in the raw metrics JSON\n.*1.5",
+    ),
     "no record": (lambda run: run.raw.unlink(), "GONE: raw metrics JSON"),
     "a record that is none": (lambda run: run.raw.write_text("[" * 100_000), "DIFFERS: raw metrics JSON"),
     "a warning": (lambda run: run.tag("warning", "none of it holds"), "DIFFERS: (warning|tags in the raw)"),
@@ -156,7 +189,8 @@ CHANGES = {
     ),
     "the digest of the images": (
         lambda run: run.store(
-            "UPDATE datasets SET digest = '' WHERE dataset_uuid IN (SELECT source_id FROM inputs WHERE destination_id = ?)"
+            "UPDATE datasets SET digest = '' WHERE dataset_uuid IN (SELECT source_id FROM inputs WHERE "
+            "destination_id = ?)"
         ),
         "DIFFERS: forget images",
     ),
@@ -168,10 +202,14 @@ def test_a_run_as_it_was_made_is_verified_and_what_was_not_checked_is_named(run,
 
     assert (code, "DIFFERS" in out, "GONE" in out) == (0, False, False)
     last = out.splitlines()[-1]
-    assert re.match(r"verified: (\d+) of \1 numbers are what the artifacts give; not checked: artifacts ", last)
+    assert re.match(
+        r"verified: (\d+) of \1 numbers are what the artifacts give; not checked: artifacts ", last
+    )
     artifacts = last.partition("not checked: artifacts ")[2].partition(";")[0].split(", ")
     assert "report.html" in artifacts
-    assert not {"per_image.parquet", "mask.safetensors", "unlearned.safetensors", "forget_indexes.txt"} & set(artifacts)
+    assert not {"per_image.parquet", "mask.safetensors", "unlearned.safetensors", "forget_indexes.txt"} & set(
+        artifacts
+    )
     assert "; who made it (nothing in a run is signed: " in last
 
 
@@ -219,7 +257,10 @@ def test_a_header_that_was_edited_since_is_found(run, capsys):
 
 
 def test_an_ideal_model_that_is_the_initial_one_is_found(run, capsys):
-    initial, ideal = Path("results/digits/1mlp_ep2.safetensors"), Path("results/digits/1mlp_ep2_ideal_any-60.safetensors")
+    initial, ideal = (
+        Path("results/digits/1mlp_ep2.safetensors"),
+        Path("results/digits/1mlp_ep2_ideal_any-60.safetensors"),
+    )
     edit_header(initial, ideal, "made anew", trained_on="any-60")
 
     code, out = run.verified(capsys)
@@ -260,7 +301,10 @@ def test_artifacts_that_were_moved_are_asked_for(run, tmp_path, capsys):
 
     code, out = run.verified(capsys)
     assert code == 2
-    assert "and there is no such folder. Where they were moved, name the folder of the experiments with --artifact_root" in out
+    assert (
+        "and there is no such folder. Where they were moved, name the folder of the experiments with "
+        "--artifact_root" in out
+    )
     assert run.verified(capsys, "--artifact_root", str(tmp_path / "moved"))[0] == 0
     shutil.copytree(tmp_path / "moved", "mlruns")
 
@@ -287,7 +331,12 @@ def ran():
         ("dataset_file", "evil.py", 2, "is a person's own code, of which no digest is recorded"),
         ("dataset_file", "x:evil.py:read", 2, "is a person's own code, of which no digest is recorded"),
         ("dataset", "evil.py:read", 2, "is a person's own code, of which no digest is recorded"),
-        ("metrics", "default,evil.py:read", 1, r"not checked: .*metric read \(a person's own code, of which no digest is recorded\)"),
+        (
+            "metrics",
+            "default,evil.py:read",
+            1,
+            r"not checked: .*metric read \(a person's own code, of which no digest is recorded\)",
+        ),
     ],
 )
 def test_code_that_the_store_names_is_never_run(flags, param, value, code, message, run, capsys):
@@ -301,7 +350,9 @@ def test_code_that_the_store_names_is_never_run(flags, param, value, code, messa
     assert re.search(message, out)
 
 
-def test_an_architecture_of_ones_own_is_run_only_where_it_is_trusted_and_only_the_recorded_copy(folder, capsys):
+def test_an_architecture_of_ones_own_is_run_only_where_it_is_trusted_and_only_the_recorded_copy(
+    folder, capsys
+):
     Path("net.py").write_text(NET)
     run = made(*JOB, "--arch", "net.py:net")
     Path("net.py").write_text(NET + "raise SystemExit('another file by now')\n")

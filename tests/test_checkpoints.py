@@ -32,7 +32,9 @@ def test_weights_of_batch_norm_come_back(tmp_path):
     assert states_equal(other.state_dict(), one.state_dict())
 
 
-@pytest.mark.parametrize("name", ["dataset", "split", "seed", "arch", "epochs", "trained_on", "train_score", "versions", "classes"])
+@pytest.mark.parametrize(
+    "name", ["dataset", "split", "seed", "arch", "epochs", "trained_on", "train_score", "versions", "classes"]
+)
 def test_metadata_comes_back(checkpoint, name):
     assert getattr(load_checkpoint(checkpoint, mlp()), name) == getattr(described(), name)
 
@@ -74,13 +76,19 @@ def test_another_seed_or_length_of_training_is_accepted(checkpoint, name):
     ids=lambda change: next(iter(change)),
 )
 def test_a_checkpoint_of_something_else_is_refused(checkpoint, change):
-    expected = "a model trained on all but class0" if "trained_on" in change else f"a checkpoint with {next(iter(change))} "
+    expected = (
+        "a model trained on all but class0"
+        if "trained_on" in change
+        else f"a checkpoint with {next(iter(change))} "
+    )
     with pytest.raises(ValueError, match=f"expected {expected}.*, got .*--mask"):
         check_checkpoint(checkpoint, described(**change))
 
 
 @pytest.mark.parametrize(
-    "act", [lambda path: check_checkpoint(path, described()), lambda path: load_checkpoint(path, mlp())], ids=["check", "load"]
+    "act",
+    [lambda path: check_checkpoint(path, described()), lambda path: load_checkpoint(path, mlp())],
+    ids=["check", "load"],
 )
 @pytest.mark.parametrize("name", [SAFETENSORS, OLDER])
 def test_a_checkpoint_that_is_not_there(tmp_path, act, name):
@@ -163,7 +171,11 @@ WRONG_TYPES = {
 def test_a_field_of_another_type_is_a_damaged_header(tmp_path, name):
     assert set(WRONG_TYPES) == {field.name for field in fields(Metadata)}
     save_checkpoint(tmp_path / SAFETENSORS, mlp(), described())
-    with_header(tmp_path / SAFETENSORS, lambda text: json.dumps(json.loads(text) | {name: WRONG_TYPES[name]}), sealed=False)
+    with_header(
+        tmp_path / SAFETENSORS,
+        lambda text: json.dumps(json.loads(text) | {name: WRONG_TYPES[name]}),
+        sealed=False,
+    )
     for act in (lambda path: check_checkpoint(path, described()), lambda path: load_checkpoint(path, mlp())):
         with pytest.raises(ValueError, match=rf"model\.safetensors: its header is damaged.* for {name}, got"):
             act(tmp_path / SAFETENSORS)
@@ -171,7 +183,12 @@ def test_a_field_of_another_type_is_a_damaged_header(tmp_path, name):
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 100_000, '{"epochs": ' + "9" * 5000 + "}", '{"kind": ["checkpoint"]}', '{"kind": "checkpoint", "dataset": "\\ud800"}'],
+    [
+        "[" * 100_000,
+        '{"epochs": ' + "9" * 5000 + "}",
+        '{"kind": ["checkpoint"]}',
+        '{"kind": "checkpoint", "dataset": "\\ud800"}',
+    ],
     ids=["lists in lists", "a long integer", "a list for a kind", "half a character"],
 )
 def test_a_header_that_json_does_not_take_is_a_line(tmp_path, text):

@@ -1,4 +1,6 @@
-"""Images that sets share, and images in a file: the same numbers as from a tensor of one's own, without its memory."""
+"""Images that sets share, and images in a file: the same numbers as from a tensor of one's own, without its
+memory.
+"""
 
 import copy
 import pickle
@@ -28,7 +30,9 @@ HALF = Normalisation((0.5,) * 3, (0.5,) * 3)
 
 
 def images_of(count=60, shape=(3, 8, 8)):
-    return torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (count, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def in_file(images, folder):
@@ -50,7 +54,15 @@ def test_the_parts_of_a_dataset_and_of_a_request_hold_the_same_images():
     division = ForgetRequest((1,)).divide(parts.train, 3, 0)
     forget, retain = division.forget, division.retain
     again = forget.joined(retain)
-    for part in (parts.train, parts.validation, parts.test, forget, retain, again, parts.without_validation().train):
+    for part in (
+        parts.train,
+        parts.validation,
+        parts.test,
+        forget,
+        retain,
+        again,
+        parts.without_validation().train,
+    ):
         assert part.images.base is images
         assert torch.equal(part.images[:], images[part.indexes])
 
@@ -73,7 +85,9 @@ def test_what_else_a_tensor_does_chosen_images_do():
     chosen = choose(images_of(), torch.tensor([3, 1]))
     assert torch.equal(chosen.flatten(1), images_of()[[3, 1]].flatten(1))
     assert torch.equal(torch.cat([chosen, chosen]), images_of()[[3, 1, 3, 1]])
-    assert torch.equal(pickle.loads(pickle.dumps(chosen))[:], chosen[:]) and torch.equal(copy.deepcopy(chosen)[:], chosen[:])
+    assert torch.equal(pickle.loads(pickle.dumps(chosen))[:], chosen[:]) and torch.equal(
+        copy.deepcopy(chosen)[:], chosen[:]
+    )
 
 
 def test_all_sets_share_one_copy_on_a_device_while_one_of_them_lives():
@@ -100,7 +114,9 @@ def test_a_small_part_goes_to_a_device_alone_unless_the_images_are_there():
 def test_rows_of_a_file_are_those_of_the_tensor(tmp_path_factory, rows, stop, step):
     images = images_of()
     file = in_file(images, tmp_path_factory.mktemp("file"))
-    assert torch.equal(file[torch.tensor(rows, dtype=torch.int64)], images[torch.tensor(rows, dtype=torch.int64)])
+    assert torch.equal(
+        file[torch.tensor(rows, dtype=torch.int64)], images[torch.tensor(rows, dtype=torch.int64)]
+    )
     assert torch.equal(file[:stop:step], images[:stop:step])
 
 
@@ -121,9 +137,16 @@ def test_a_set_in_a_file_is_the_set_in_memory(tmp_path):
     assert there.streamed and there.subset(torch.arange(5)).streamed and not here.streamed
     assert (there.digest, there.image_shape) == (here.digest, here.image_shape)
     assert Normalisation.of(there.images, 255) == Normalisation.of(here.images, 255)
-    for one, other in ((here, there), (here.of_classes(1), there.of_classes(1)), (here.without_classes(1), there.without_classes(1))):
+    for one, other in (
+        (here, there),
+        (here.of_classes(1), there.of_classes(1)),
+        (here.without_classes(1), there.without_classes(1)),
+    ):
         for settings_ in ({}, {"generator": 1}, {"generator": 1, "augment": True}):
-            drawn = [dict(settings_) | ({"generator": torch.Generator().manual_seed(1)} if settings_ else {}) for _ in range(2)]
+            drawn = [
+                dict(settings_) | ({"generator": torch.Generator().manual_seed(1)} if settings_ else {})
+                for _ in range(2)
+            ]
             for mine, theirs in zip(one.batches(7, **drawn[0]), other.batches(7, **drawn[1]), strict=True):
                 assert torch.equal(mine[0], theirs[0]) and torch.equal(mine[1], theirs[1])
 
@@ -133,7 +156,12 @@ def test_training_on_a_file_is_training_on_memory(tmp_path):
     for images in (images_of(), in_file(images_of(), tmp_path)):
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
-        fit(model, set_of(images).without_classes(2), Recipe(2, augment=True), generator=generator_for(1, "train"))
+        fit(
+            model,
+            set_of(images).without_classes(2),
+            Recipe(2, augment=True),
+            generator=generator_for(1, "train"),
+        )
         weights.append(model[1].weight)
     assert torch.equal(*weights)
 
@@ -150,7 +178,9 @@ def test_a_dataset_larger_than_the_budget_is_streamed_with_the_same_numbers(tmp_
     monkeypatch.setattr(decoding, "memory_budget", lambda: 40 * 192 - 1)
     streamed = load_splits(f"folder:{tmp_path}/own", tmp_path / "data")
     assert streamed.train.streamed and streamed.test.streamed and not in_memory.train.streamed
-    assert streamed.digest == in_memory.digest and streamed.train.normalisation == in_memory.train.normalisation
+    assert (
+        streamed.digest == in_memory.digest and streamed.train.normalisation == in_memory.train.normalisation
+    )
 
 
 # Memory
@@ -158,7 +188,11 @@ def test_a_dataset_larger_than_the_budget_is_streamed_with_the_same_numbers(tmp_
 
 def child(script, *arguments):
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return [float(word) for word in done.stdout.split()]
@@ -189,7 +223,9 @@ GROUPS = {
 
 @pytest.mark.parametrize("case", GROUPS)
 @pytest.mark.parametrize("processes", [1, 4])
-def test_the_budget_follows_the_control_groups_and_is_shared_by_the_processes_of_torchrun(tmp_path, monkeypatch, case, processes):
+def test_the_budget_follows_the_control_groups_and_is_shared_by_the_processes_of_torchrun(
+    tmp_path, monkeypatch, case, processes
+):
     said, groups, left = GROUPS[case]
     (tmp_path / "proc").write_text(said)
     for name, numbers in groups.items():
@@ -222,7 +258,8 @@ def test_the_budget_is_positive_here():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits on memory are Linux's")
 def test_a_dataset_larger_than_what_a_process_may_take_is_decoded_trained_on_and_hashed(tmp_path):
-    # 1,200 images of 224 x 224 x 3 are 181 MB; the process may take 120 MB more than it has before it sees them.
+    # 1,200 images of 224 x 224 x 3 are 181 MB; the process may take 120 MB more than it has before it sees
+    # them.
     for name, colour in (("a", "red"), ("b", "blue")):
         file = write(tmp_path / "own" / name / "0.jpg", plain(colour, (224, 224)), "JPEG")
         for number in range(1, 600):
@@ -262,7 +299,8 @@ def test_a_dataset_larger_than_what_a_process_may_take_is_decoded_trained_on_and
 
 
 def test_the_images_of_a_dataset_are_in_memory_once(tmp_path):
-    # 20,000 images of 3 x 32 x 32 are 61 MB; splits, a request, digests and an epoch add less than half of that.
+    # 20,000 images of 3 x 32 x 32 are 61 MB; splits, a request, digests and an epoch add less than half of
+    # that.
     (grown,) = child("""
         import resource
         import torch

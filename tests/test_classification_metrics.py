@@ -1,4 +1,6 @@
-"""Losses, probabilities, scores, entropies and margins by hand, by scikit-learn and by their definitions, image by image."""
+"""Losses, probabilities, scores, entropies and margins by hand, by scikit-learn and by their definitions,
+image by image.
+"""
 
 import math
 
@@ -53,7 +55,9 @@ WHOLE_CLASS_BY_HAND = {
 
 @pytest.mark.parametrize(("name", "expected"), BY_HAND.items())
 def test_metrics_by_hand(name, expected):
-    assert model_outputs(forget=FORGET, retain=RETAIN, test=TEST).metric(name) == pytest.approx(expected, abs=1e-12)
+    assert model_outputs(forget=FORGET, retain=RETAIN, test=TEST).metric(name) == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize(("name", "expected"), WHOLE_CLASS_BY_HAND.items())
@@ -73,7 +77,10 @@ def test_the_mean_is_over_samples_not_batches():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Linear(2, 3)
-    images, labels = torch.randn(7, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    images, labels = (
+        torch.randn(7, 2, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 1, 2, 0, 1, 2, 0]),
+    )
     whole = outputs_of(model, [(images, labels)])
     batched = outputs_of(model, zip(images.split(5), labels.split(5), strict=True))
     assert mean(batched.losses) == pytest.approx(mean(whole.losses), rel=1e-6)
@@ -109,7 +116,9 @@ def test_entropy_by_hand():
 
 def test_modified_entropy_by_hand():
     got = modified_entropy(torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64).log(), torch.tensor([1]))
-    assert got.item() == pytest.approx(-0.8 * math.log(0.2) - 0.7 * math.log(0.3) - 0.1 * math.log(0.9), rel=1e-12)
+    assert got.item() == pytest.approx(
+        -0.8 * math.log(0.2) - 0.7 * math.log(0.3) - 0.1 * math.log(0.9), rel=1e-12
+    )
 
 
 def test_modified_entropy_is_finite_where_a_probability_is_zero_or_one():
@@ -140,7 +149,9 @@ def test_modified_entropy_is_its_definition_image_by_image(case):
             return math.log(max(q, 1e-30))
 
         expected.append(-rest[y] * log(p[y]) - sum(p[j] * log(rest[j]) for j in range(4) if j != y))
-    torch.testing.assert_close(modified_entropy(logits, labels), torch.tensor(expected, dtype=torch.float64), atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(
+        modified_entropy(logits, labels), torch.tensor(expected, dtype=torch.float64), atol=1e-9, rtol=1e-9
+    )
 
 
 @UNTIMED
@@ -151,7 +162,9 @@ def test_modified_entropy_depends_on_the_image_alone(case, random):
     alone = torch.cat([modified_entropy(logits[i : i + 1], labels[i : i + 1]) for i in range(len(labels))])
     order = torch.tensor(random.sample(range(len(labels)), len(labels)))
     torch.testing.assert_close(together, alone, atol=1e-12, rtol=1e-12)
-    torch.testing.assert_close(modified_entropy(logits[order], labels[order]), together[order], atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(
+        modified_entropy(logits[order], labels[order]), together[order], atol=1e-12, rtol=1e-12
+    )
     assert bool((together >= 0).all() and together.isfinite().all())
 
 
@@ -166,4 +179,8 @@ def test_margin_is_the_log_odds_of_the_true_class():
 
 def test_margin_keeps_its_digits_where_the_probability_rounds_to_1_and_may_be_infinite():
     logits = torch.tensor([[100.0, 0.0, 0.0], [0.0, -math.inf, 0.0], [0.0, -math.inf, -math.inf]])
-    assert Outputs(logits, torch.tensor([0, 1, 0])).margins.tolist() == [100.0 - math.log(2), -math.inf, math.inf]
+    assert Outputs(logits, torch.tensor([0, 1, 0])).margins.tolist() == [
+        100.0 - math.log(2),
+        -math.inf,
+        math.inf,
+    ]

@@ -17,24 +17,38 @@ from tests.filled_stores import empty_place  # noqa: F401 (a fixture of every te
 
 
 def test_the_command_can_be_pasted():
-    options = compare.parser().parse_args(["--experiment", "two words", "b", "--filter", "params.arch = 'mlp'"])
-    assert shlex.split(compare.command_of(options))[3:] == ["--experiment", "two words", "b", "--filter", "params.arch = 'mlp'"]
+    options = compare.parser().parse_args(
+        ["--experiment", "two words", "b", "--filter", "params.arch = 'mlp'"]
+    )
+    assert shlex.split(compare.command_of(options))[3:] == [
+        "--experiment",
+        "two words",
+        "b",
+        "--filter",
+        "params.arch = 'mlp'",
+    ]
 
 
 @pytest.fixture
 def compared(database):
-    """A store with two methods on two seeds, MIMU with two kappas, a sweep's parent, a failed run and one of somebody else's."""
+    """A store with two methods on two seeds, MIMU with two kappas, a sweep's parent, a failed run and one of
+    somebody else's.
+    """
     client = MlflowClient(f"sqlite:///{database}")
     experiment = client.create_experiment("compared")
     same = {"dataset": "digits", "arch": "mlp", "request": "class0", "hidden": "128,64"}
-    client.log_param(client.create_run(client.create_experiment("others"), run_name="no method").info.run_id, "lr", "1")
+    client.log_param(
+        client.create_run(client.create_experiment("others"), run_name="no method").info.run_id, "lr", "1"
+    )
     parent = client.create_run(experiment, tags={"sweep": "parent"}).info.run_id
     client.log_param(parent, "unlearn", "MIMU")
 
     def log(params, metrics, status="FINISHED", **tags):
         run = client.create_run(experiment, tags=tags).info.run_id
         numbers = [Metric(name, value, 0, 0) for name, value in ({"unlearn_loss": 0.1} | metrics).items()]
-        client.log_batch(run, metrics=numbers, params=[Param(name, value) for name, value in (same | params).items()])
+        client.log_batch(
+            run, metrics=numbers, params=[Param(name, value) for name, value in (same | params).items()]
+        )
         client.set_terminated(run, status)
 
     more = {
@@ -65,9 +79,16 @@ def refused(capsys, *words) -> str:
 def test_a_store_becomes_a_page_tables_and_figures(compared, capsys):
     assert compare.main([*compared, "--tables", "paper/tables", "--figures", "paper/figures"]) == 0
     said = capsys.readouterr()
-    assert "7 runs, 1 comparison -> comparison.html and 8 files in paper/tables and paper/figures" in said.out and said.err == ""
+    assert (
+        "7 runs, 1 comparison -> comparison.html and 8 files in paper/tables and paper/figures" in said.out
+        and said.err == ""
+    )
     page = Path("comparison.html").read_text()
-    assert "7 runs of sqlite:///" in page and "2 other runs left out" in page and "not finished: seed 3 FAILED" in page
+    assert (
+        "7 runs of sqlite:///" in page
+        and "2 other runs left out" in page
+        and "not finished: seed 3 FAILED" in page
+    )
     assert all(name in page for name in ("MIMU", "kappa=0.1", "kappa=0.02", "Over kappa", "Pareto front"))
     assert (
         sorted(path.name for path in Path("paper/tables").iterdir())
@@ -105,7 +126,10 @@ def test_a_csv_of_an_architecture_of_somebodys_own_says_what_it_cannot_tell(comp
     table = pd.read_csv("mlruns_parsed.csv", dtype=str, keep_default_na=False)
     table.assign(arch="my_net", width=[str(n) for n in range(len(table))]).to_csv("mine.csv", index=False)
     assert compare.main(["--csv", "mine.csv"]) == 0
-    assert "compare.py: the architecture my_net: settings can't be distinguished from metrics" in capsys.readouterr().err
+    assert (
+        "compare.py: the architecture my_net: settings can't be distinguished from metrics"
+        in capsys.readouterr().err
+    )
 
 
 def test_runs_from_two_initial_models_in_a_csv_are_two_lines(compared, capsys):
@@ -117,13 +141,20 @@ def test_runs_from_two_initial_models_in_a_csv_are_two_lines(compared, capsys):
     both.to_csv("two.csv", index=False)
     assert compare.main(["--csv", "two.csv"]) == 0
     page = Path("comparison.html").read_text()
-    assert "initial_digest=aaaa" in page and "initial_digest=bbbb" in page and "one of several initial models: seed 1" in page
+    assert (
+        "initial_digest=aaaa" in page
+        and "initial_digest=bbbb" in page
+        and "one of several initial models: seed 1" in page
+    )
 
 
 def test_selected_runs_alone(compared, capsys):
     assert compare.main([*compared, "--filter", "params.unlearn = 'FT'"]) == 0
     page = Path("comparison.html").read_text()
-    assert "--experiment compared others --filter params.unlearn = &#39;FT&#39;" in page and "kappa=0.1" not in page
+    assert (
+        "--experiment compared others --filter params.unlearn = &#39;FT&#39;" in page
+        and "kappa=0.1" not in page
+    )
 
 
 def test_mistakes_are_one_line_and_leave_nothing(compared, capsys, tmp_path):
@@ -134,12 +165,21 @@ def test_mistakes_are_one_line_and_leave_nothing(compared, capsys, tmp_path):
     assert "Did you mean 'others'" in refused(capsys, *compared[:-1], "othres")
     assert "expected a name that ends in .html, got out.pdf" in refused(capsys, "--output", "out.pdf")
     assert "expected an existing folder, got no/out.html" in refused(capsys, "--output", "no/out.html")
-    assert "--output: expected a name that ends in .html, got none. Write e.g. --output comparison.html" in refused(capsys, "--output", "")
-    assert "--tables: expected a folder, got none. Write e.g. --tables paper/tables" in refused(capsys, "--tables", "")
+    assert (
+        "--output: expected a name that ends in .html, got none. Write e.g. --output comparison.html"
+        in refused(capsys, "--output", "")
+    )
+    assert "--tables: expected a folder, got none. Write e.g. --tables paper/tables" in refused(
+        capsys, "--tables", ""
+    )
     assert "--figures: expected a folder, got none" in refused(capsys, "--figures", "")
     assert "--tables: expected a folder, got file, which is none" in refused(capsys, "--tables", "file")
-    assert "--csv: expected a CSV file of mlruns_parser.py, got gone.csv: expected a file" in refused(capsys, "--csv", "gone.csv")
-    assert "--csv: expected a file alone, got --filter too" in refused(capsys, "--csv", "file", "--filter", "status = 'FAILED'")
+    assert "--csv: expected a CSV file of mlruns_parser.py, got gone.csv: expected a file" in refused(
+        capsys, "--csv", "gone.csv"
+    )
+    assert "--csv: expected a file alone, got --filter too" in refused(
+        capsys, "--csv", "file", "--filter", "status = 'FAILED'"
+    )
     assert "--csv: expected a CSV file of mlruns_parser.py, got file" in refused(capsys, "--csv", "file")
     assert "unrecognized arguments: --nothing" in refused(capsys, "--nothing")
 
@@ -177,11 +217,19 @@ def test_a_folder_that_cannot_be_written_leaves_no_page_behind(compared, capsys)
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that nobody can write, as Linux has")
 def test_a_report_that_cannot_be_written_is_said_of_the_report_and_before_anything_is_read(compared, capsys):
     said = refused(capsys, *compared, "--output", "/proc/report.html")
-    assert "/proc can't be written" in said and "Free the place, or choose another with --output, --tables or --figures" in said
+    assert (
+        "/proc can't be written" in said
+        and "Free the place, or choose another with --output, --tables or --figures" in said
+    )
 
 
 def test_real_runs_side_by_side(capsys):
-    assert mlflow_forget.main(["--unlearn", "random_mask", "--kappa", "0.1", "0.5", "--epochs", "2", "--seed", "1", "2"]) == 0
+    assert (
+        mlflow_forget.main(
+            ["--unlearn", "random_mask", "--kappa", "0.1", "0.5", "--epochs", "2", "--seed", "1", "2"]
+        )
+        == 0
+    )
     assert compare.main(["--tables", "tables"]) == 0
     page = Path("comparison.html").read_text()
     assert (

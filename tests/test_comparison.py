@@ -1,4 +1,6 @@
-"""What a comparison shows, as numbers: planes, fronts, lines over kappa, and pictures whose text does not overlap."""
+"""What a comparison shows, as numbers: planes, fronts, lines over kappa, and pictures whose text does not
+overlap.
+"""
 
 import itertools
 import math
@@ -28,7 +30,14 @@ from reporter.comparison import (
     unlike,
 )
 from reporter.comparison_page import alt_of, comparison_page, figures_of
-from reporter.comparison_pictures import MOST_LINES, forget_retain_picture, kappa_picture, rank_picture, spread_out, time_picture
+from reporter.comparison_pictures import (
+    MOST_LINES,
+    forget_retain_picture,
+    kappa_picture,
+    rank_picture,
+    spread_out,
+    time_picture,
+)
 from reporter.figure_files import pdf_of, svg_of, titled
 from reporter.palette import DARK, LIGHT, LINES
 from reporter.seeds_summary import tasks_of
@@ -43,9 +52,23 @@ PART = (("arch", "mlp"), ("dataset", "digits"), ("request", "any-130"))
 
 
 def test_what_is_kept_of_a_runs_numbers():
-    metrics = {"forget_score": 2.0, "ideal_mia": 9.0, "initial_mia": 1.0, "ideal_seconds": 3.0, "ideal_train_loss": 7.0, "epoch_score": 1.0}
+    metrics = {
+        "forget_score": 2.0,
+        "ideal_mia": 9.0,
+        "initial_mia": 1.0,
+        "ideal_seconds": 3.0,
+        "ideal_train_loss": 7.0,
+        "epoch_score": 1.0,
+    }
     kept = compared_metrics(metrics, {"kappa_count": "819"})
-    assert kept == {"UA": 98.0, "forget_score": 2.0, "ideal_mia": 9.0, "initial_mia": 1.0, "ideal_seconds": 3.0, "kappa_count": 819.0}
+    assert kept == {
+        "UA": 98.0,
+        "forget_score": 2.0,
+        "ideal_mia": 9.0,
+        "initial_mia": 1.0,
+        "ideal_seconds": 3.0,
+        "kappa_count": 819.0,
+    }
 
 
 def test_the_front_by_hand():
@@ -57,32 +80,66 @@ def test_the_front_by_hand():
     )
     plane = forget_against_retain(task)
     assert (plane.x_name, plane.y_name) == ("test_forget_score", "test_retain_score")
-    assert {point.label: point.front for point in plane.points} == {"A": True, "B": True, "C": False, "D": True}
+    assert {point.label: point.front for point in plane.points} == {
+        "A": True,
+        "B": True,
+        "C": False,
+        "D": True,
+    }
 
 
 def test_near_the_ideal_counts_and_not_low_where_a_part_is_forgotten():
     def scores(forget, retain):
-        return {"forget_score": forget, "retain_score": retain, "ideal_forget_score": 95.0, "ideal_retain_score": 99.0}
+        return {
+            "forget_score": forget,
+            "retain_score": retain,
+            "ideal_forget_score": 95.0,
+            "ideal_retain_score": 99.0,
+        }
 
-    found = [run("far below", task=PART, metrics=scores(20, 98)), run("near", task=PART, metrics=scores(96, 98))]
-    assert {point.label: point.front for point in forget_against_retain(one(*found)).points} == {"far below": False, "near": True}
+    found = [
+        run("far below", task=PART, metrics=scores(20, 98)),
+        run("near", task=PART, metrics=scores(96, 98)),
+    ]
+    assert {point.label: point.front for point in forget_against_retain(one(*found)).points} == {
+        "far below": False,
+        "near": True,
+    }
 
 
 def near(method, seed, forget, ideal):
     return run(
-        method, seed, task=PART, metrics={"forget_score": forget, "retain_score": 90.0} | ({"ideal_forget_score": ideal} if ideal else {})
+        method,
+        seed,
+        task=PART,
+        metrics={"forget_score": forget, "retain_score": 90.0}
+        | ({"ideal_forget_score": ideal} if ideal else {}),
     )
 
 
 def test_distances_of_two_seeds_do_not_cancel():
-    far = [near("far", "1", 100.0, 95.0), near("far", "2", 90.0, 95.0)]  # 5 points away each, and 0 in the mean of both
+    far = [
+        near("far", "1", 100.0, 95.0),
+        near("far", "2", 90.0, 95.0),
+    ]  # 5 points away each, and 0 in the mean of both
     close = [near("close", seed, 96.0, 95.0) for seed in "12"]
-    assert {p.label: p.front for p in forget_against_retain(one(*far, *close)).points} == {"far": False, "close": True}
+    assert {p.label: p.front for p in forget_against_retain(one(*far, *close)).points} == {
+        "far": False,
+        "close": True,
+    }
 
 
 def test_a_seed_is_held_against_the_ideal_of_that_seed():
-    runs = [near("A", "1", 98.0, 98.0), near("B", "2", 92.0, 92.0), near("C", "1", 95.0, 98.0)]  # C is at the mean of the two ideals
-    assert {p.label: p.front for p in forget_against_retain(one(*runs)).points} == {"A": True, "B": True, "C": False}
+    runs = [
+        near("A", "1", 98.0, 98.0),
+        near("B", "2", 92.0, 92.0),
+        near("C", "1", 95.0, 98.0),
+    ]  # C is at the mean of the two ideals
+    assert {p.label: p.front for p in forget_against_retain(one(*runs)).points} == {
+        "A": True,
+        "B": True,
+        "C": False,
+    }
 
 
 def test_without_an_ideal_beside_it_a_method_is_not_judged_and_the_page_says_so():
@@ -98,22 +155,33 @@ def test_without_an_ideal_nobody_can_say_what_a_part_should_come_to():
 
 
 def test_what_is_not_finite_is_named_and_left_out():
-    task = one(run("A", metrics=whole_class(0, 90)), run("B", metrics=whole_class(0, 90, gap=math.inf)), run("C"))
+    task = one(
+        run("A", metrics=whole_class(0, 90)), run("B", metrics=whole_class(0, 90, gap=math.inf)), run("C")
+    )
     assert [point.label for point in time_against_gap(task).points] == ["A"]
     assert time_against_gap(task).left_out == ("B", "C")
 
 
 def test_the_ideal_is_counted_once_a_seed_and_the_latest_run_has_it():
-    early, late, other = whole_class(0, 90), whole_class(0, 90) | {"ideal_test_retain_score": 97.0}, whole_class(0, 90)
+    early, late, other = (
+        whole_class(0, 90),
+        whole_class(0, 90) | {"ideal_test_retain_score": 97.0},
+        whole_class(0, 90),
+    )
     found = of_base_model(
-        one(run("A", metrics=early, start=1), run("B", metrics=late, start=2), run("A", "2", metrics=other)), "ideal", "test_retain_score"
+        one(run("A", metrics=early, start=1), run("B", metrics=late, start=2), run("A", "2", metrics=other)),
+        "ideal",
+        "test_retain_score",
     )
     assert found is not None and found.values == (97.0, 98.0)
 
 
 def test_the_ideals_own_runs_are_no_rival():
     assert [
-        p.label for p in forget_against_retain(one(run("retrain", metrics=whole_class(0, 98)), run("A", metrics=whole_class(1, 97)))).points
+        p.label
+        for p in forget_against_retain(
+            one(run("retrain", metrics=whole_class(0, 98)), run("A", metrics=whole_class(1, 97)))
+        ).points
     ] == ["A"]
 
 
@@ -132,15 +200,26 @@ def swept(kappas: dict[str, int], method="MIMU", seeds="12"):
 
 def test_a_line_over_kappa_is_of_what_differs_in_kappa_alone():
     single = run("SFT", metrics=whole_class(0, 90))
-    other_k = [run("MIMU", own=(("kappa", "0.1"), ("topk", "9")), metrics=whole_class(0, 90) | {"kappa_count": 819.0})]
+    other_k = [
+        run(
+            "MIMU", own=(("kappa", "0.1"), ("topk", "9")), metrics=whole_class(0, 90) | {"kappa_count": 819.0}
+        )
+    ]
     (line,) = kappa_lines(one(*swept({"0.1": 819, "0.02": 163}), *other_k, single))
     assert line.label == "MIMU" and line.counts == [163, 819]
-    assert [(count, over.values) for count, over in line.over("test_forget_score")] == [(163, (1.63, 1.63)), (819, (8.19, 8.19))]
+    assert [(count, over.values) for count, over in line.over("test_forget_score")] == [
+        (163, (1.63, 1.63)),
+        (819, (8.19, 8.19)),
+    ]
 
 
 def test_two_kappas_of_one_size_are_both_on_the_line():
     (line,) = kappa_lines(one(*swept({"0.1": 819, "819": 819, "0.02": 163}, seeds="1")))
-    assert [(count, dict(group.own)["kappa"]) for count, group in line.groups] == [(163, "0.02"), (819, "0.1"), (819, "819")]
+    assert [(count, dict(group.own)["kappa"]) for count, group in line.groups] == [
+        (163, "0.02"),
+        (819, "0.1"),
+        (819, "819"),
+    ]
     figure = kappa_picture(one(*swept({"0.1": 819, "819": 819, "0.02": 163}, seeds="1")))
     assert len(figure.axes[0].lines[0].get_xdata()) == 3
     assert kappa_lines(one(*swept({"0.1": 819, "819": 819}))) == []
@@ -148,14 +227,19 @@ def test_two_kappas_of_one_size_are_both_on_the_line():
 
 def test_lines_of_one_method_say_what_differs():
     runs = swept({"0.1": 819, "0.02": 163})
-    runs += [run("MIMU", "1", (("kappa", str(k)), ("topk", "9")), metrics=whole_class(0, 9) | {"kappa_count": k}) for k in (1.0, 2.0)]
+    runs += [
+        run("MIMU", "1", (("kappa", str(k)), ("topk", "9")), metrics=whole_class(0, 9) | {"kappa_count": k})
+        for k in (1.0, 2.0)
+    ]
     assert [line.label for line in kappa_lines(one(*runs))] == ["MIMU topk=50", "MIMU topk=9"]
 
 
 @given(st.lists(st.sampled_from(["a", "b", "a_2", "a_3"]), max_size=6))
 def test_no_two_files_have_one_name(names):
     found = unlike(names)
-    assert len(set(found)) == len(found) and all(own.startswith(name) for own, name in zip(found, names, strict=True))
+    assert len(set(found)) == len(found) and all(
+        own.startswith(name) for own, name in zip(found, names, strict=True)
+    )
 
 
 def test_a_files_name_has_no_sign_of_anybodys():
@@ -182,7 +266,11 @@ def crowd_runs(number: int, spread: float):
         forget, retain = draw.random() * spread, 98 - draw.random() * spread / 10
         for seed in "12":
             runs.append(
-                run(f"method_number_{i}", seed, metrics=whole_class(forget, retain, draw.random() * 50, 10 ** (draw.random() * 4 - 2)))
+                run(
+                    f"method_number_{i}",
+                    seed,
+                    metrics=whole_class(forget, retain, draw.random() * 50, 10 ** (draw.random() * 4 - 2)),
+                )
             )
     return runs
 
@@ -219,7 +307,11 @@ def test_a_dollar_in_a_name_is_no_formula(picture):
 def test_the_time_of_the_ideal_is_over_all_of_its_seeds_and_the_tables():
     runs = [run("retrain", "1", metrics=whole_class(0, 98, gap=0) | {"ideal_seconds": 100.0})]
     runs += [run("A", seed, metrics=whole_class(0, 98) | {"ideal_seconds": 10.0}) for seed in "23"]
-    (line,) = [line for line in time_picture(one(*runs)).axes[0].lines if line.get_label() == "training the ideal model"]
+    (line,) = [
+        line
+        for line in time_picture(one(*runs)).axes[0].lines
+        if line.get_label() == "training the ideal model"
+    ]
     assert list(line.get_xdata()) == [40.0, 40.0] and seconds_of_ideal(one(*runs)).mean == 40.0
 
 
@@ -232,20 +324,35 @@ def test_over_kappa_the_initial_and_the_ideal_model_differ_in_more_than_colour()
 
 
 def test_what_took_no_time_is_not_on_a_logarithmic_axis():
-    plane = time_against_gap(one(run("A", metrics=whole_class(0, 90, seconds=0)), run("B", metrics=whole_class(0, 90))))
+    plane = time_against_gap(
+        one(run("A", metrics=whole_class(0, 90, seconds=0)), run("B", metrics=whole_class(0, 90)))
+    )
     assert [point.label for point in plane.points] == ["B"] and plane.left_out == ("A",)
 
 
 def test_a_method_that_never_finished_is_in_the_table_alone():
-    tasks = tasks_of([run("A", metrics=whole_class(0, 90)), run("B", status="FAILED"), run("C", task=PART, status="KILLED")])
-    page = comparison_page(tasks, {n: figures_of(task) for n, task in enumerate(tasks)}, origin="here", command="compare.py")
+    tasks = tasks_of(
+        [
+            run("A", metrics=whole_class(0, 90)),
+            run("B", status="FAILED"),
+            run("C", task=PART, status="KILLED"),
+        ]
+    )
+    page = comparison_page(
+        tasks, {n: figures_of(task) for n, task in enumerate(tasks)}, origin="here", command="compare.py"
+    )
     assert "not finished: seed 1 FAILED" in page and "not finished: seed 1 KILLED" in page
     assert [len(figures_of(task)) for task in tasks] == [0, 3]
 
 
 def test_a_metric_that_is_nowhere_finite_leaves_its_panel_empty():
     runs = [
-        run("MIMU", "1", (("kappa", kappa),), metrics=whole_class(1, 98) | {"test_forget_loss": math.inf, "kappa_count": count})
+        run(
+            "MIMU",
+            "1",
+            (("kappa", kappa),),
+            metrics=whole_class(1, 98) | {"test_forget_loss": math.inf, "kappa_count": count},
+        )
         for kappa, count in (("a", 10.0), ("b", 200.0))
     ]
     figure = kappa_picture(one(*runs))
@@ -270,7 +377,10 @@ def test_the_band_is_from_the_smallest_to_the_largest_seed():
     figure = kappa_picture(one(*runs))
     (band,) = figure.axes[1].collections
     corners = band.get_paths()[0].vertices
-    assert {(x, min(y for other, y in corners if other == x), max(y for other, y in corners if other == x)) for x, _ in corners} == {
+    assert {
+        (x, min(y for other, y in corners if other == x), max(y for other, y in corners if other == x))
+        for x, _ in corners
+    } == {
         (10.0, 1.0, 5.0),
         (20.0, 0.0, 9.0),
     }
@@ -291,10 +401,18 @@ def long_ones(names="12", kappas=(100, 200)):
     """Methods whose names differ at their end alone, beyond where a line is cut, each with several kappas."""
     runs = []
     for at, name in enumerate(names):
-        own = (("a_setting_of_it", f"0.0000{at % 2}"), ("another_one", f"1.0e-{at % 3}"), ("the_one_that_differs", name))
+        own = (
+            ("a_setting_of_it", f"0.0000{at % 2}"),
+            ("another_one", f"1.0e-{at % 3}"),
+            ("the_one_that_differs", name),
+        )
         metrics = whole_class(at, 90 + at % 9, at)
         for kappa, seed in itertools.product(kappas, "12"):
-            runs.append(run(LONG, seed, (*own, ("kappa", str(kappa))), metrics=metrics | {"kappa_count": float(kappa)}))
+            runs.append(
+                run(
+                    LONG, seed, (*own, ("kappa", str(kappa))), metrics=metrics | {"kappa_count": float(kappa)}
+                )
+            )
     return one(*runs)
 
 
@@ -305,7 +423,9 @@ def test_long_names_are_whole_and_do_not_overlap(picture, number):
     figure = picture(long)
     assert texts_that_overlap(figure) == []
     words = {" ".join(text.get_text().split()) for text in figure.findobj(Text)}
-    labels = set(labelled(long)) if picture is not kappa_picture else {line.label for line in kappa_lines(long)}
+    labels = (
+        set(labelled(long)) if picture is not kappa_picture else {line.label for line in kappa_lines(long)}
+    )
     assert labels <= words and len(labels) >= number
 
 
@@ -316,14 +436,21 @@ def test_a_figure_of_its_own_has_a_title_units_and_names_of_all_axes(number):
     for drawn in figures_of(task):
         with titled(drawn.figure, f"{drawn.title}\n{about(task)}"):
             assert texts_that_overlap(drawn.figure) == []
-            assert f"{drawn.title}\nClass 0 of digits forgotten, mlp" in [text.get_text() for text in drawn.figure.texts]
+            assert f"{drawn.title}\nClass 0 of digits forgotten, mlp" in [
+                text.get_text() for text in drawn.figure.texts
+            ]
         shown = [axes for axes in drawn.figure.axes if axes.axison]
         assert all(axes.get_xlabel() and axes.get_ylabel() for axes in shown)
         assert not drawn.figure.texts
 
 
 def test_the_legend_of_the_ranks_says_what_is_drawn():
-    figure = rank_picture(one(run("A", metrics=whole_class(0, 90)), *(run("B", seed, metrics=whole_class(0, 90, 2)) for seed in "12")))
+    figure = rank_picture(
+        one(
+            run("A", metrics=whole_class(0, 90)),
+            *(run("B", seed, metrics=whole_class(0, 90, 2)) for seed in "12"),
+        )
+    )
     words = {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
     assert words == {"one seed", "mean over the seeds", "95 % interval", "ideal model"}
 
@@ -334,7 +461,9 @@ def test_the_legend_of_the_ranks_says_what_is_drawn():
 @pytest.mark.skipif(shutil.which("pdffonts") is None, reason="needs pdffonts (Debian: poppler-utils)")
 def test_the_fonts_of_a_pdf_are_in_it(tmp_path):
     (tmp_path / "ranks.pdf").write_bytes(pdf_of(rank_picture(crowd(3, 50)), "t"))
-    lines = subprocess.run(["pdffonts", tmp_path / "ranks.pdf"], capture_output=True, text=True, check=True).stdout.splitlines()[2:]
+    lines = subprocess.run(
+        ["pdffonts", tmp_path / "ranks.pdf"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()[2:]
     assert lines and all(re.search(r"TrueType +\S+ +yes", line) for line in lines)  # emb: yes; no Type 3
 
 
@@ -343,7 +472,9 @@ def test_the_same_figure_is_the_same_file():
 
 
 def test_a_picture_takes_the_pages_colours_and_has_ids_of_its_own():
-    first, second = (svg_of(rank_picture(crowd(3, 50)), name, 'who is "near"') for name in ("t0-ranks", "t1-ranks"))
+    first, second = (
+        svg_of(rank_picture(crowd(3, 50)), name, 'who is "near"') for name in ("t0-ranks", "t1-ranks")
+    )
     assert "#1b1f24" not in first.lower() and "var(--ink)" in first and "var(--unlearned)" in first
     assert not set(re.findall(r'\bid="([^"]+)"', first)) & set(re.findall(r'\bid="([^"]+)"', second))
     assert ElementTree.fromstring(first).get("aria-label") == 'who is "near"'
@@ -351,25 +482,52 @@ def test_a_picture_takes_the_pages_colours_and_has_ids_of_its_own():
 
 
 def test_the_page_needs_nothing_else_and_escapes_what_it_is_told():
-    tasks = tasks_of([run("<b>&", seed, metrics=whole_class(1, 97)) for seed in "12"] + [run("A", task=(*TASK, ("hidden", "<i>")))])
-    page = comparison_page(tasks, {n: figures_of(task) for n, task in enumerate(tasks)}, origin="2 runs of <x>", command="compare.py")
-    assert not re.search(r"<script|<link|<img|https?://(?!www\.w3\.org)", page) and "<b>&" not in page and "<i>" not in page
-    assert "&lt;b&gt;&amp;" in page and "No run here has an ideal model" in page and "One seed: no interval" in page
+    tasks = tasks_of(
+        [run("<b>&", seed, metrics=whole_class(1, 97)) for seed in "12"]
+        + [run("A", task=(*TASK, ("hidden", "<i>")))]
+    )
+    page = comparison_page(
+        tasks,
+        {n: figures_of(task) for n, task in enumerate(tasks)},
+        origin="2 runs of <x>",
+        command="compare.py",
+    )
+    assert (
+        not re.search(r"<script|<link|<img|https?://(?!www\.w3\.org)", page)
+        and "<b>&" not in page
+        and "<i>" not in page
+    )
+    assert (
+        "&lt;b&gt;&amp;" in page
+        and "No run here has an ideal model" in page
+        and "One seed: no interval" in page
+    )
 
 
 def test_a_reader_who_sees_no_picture_is_told_the_points():
     task = one(run("A", metrics=whole_class(0, 90)), run("B", metrics=whole_class(5, 80)))
-    assert alt_of(figures_of(task)[0], task) == "Forget score against retain score, percent. A 0.0 and 90.0, on the front; B 5.0 and 80.0"
+    assert (
+        alt_of(figures_of(task)[0], task)
+        == "Forget score against retain score, percent. A 0.0 and 90.0, on the front; B 5.0 and 80.0"
+    )
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """A page with two comparisons, of 60 methods and over kappa, as a file."""
     tasks = tasks_of(
-        [*(it for it in crowd_runs(60, 50.0)), *swept({"0.1": 819, "0.02": 163}), run("FT", task=PART, metrics=whole_class(90, 98))]
+        [
+            *(it for it in crowd_runs(60, 50.0)),
+            *swept({"0.1": 819, "0.02": 163}),
+            run("FT", task=PART, metrics=whole_class(90, 98)),
+        ]
     )
     file = tmp_path_factory.mktemp("page") / "comparison.html"
-    file.write_text(comparison_page(tasks, {n: figures_of(task) for n, task in enumerate(tasks)}, origin="here", command="compare.py"))
+    file.write_text(
+        comparison_page(
+            tasks, {n: figures_of(task) for n, task in enumerate(tasks)}, origin="here", command="compare.py"
+        )
+    )
     return file
 
 
@@ -379,7 +537,11 @@ def test_a_real_browser_shows_the_page_without_an_error_or_sideways_scrolling(pa
         resized(browser, width, dark=dark)
         browser.get(page.as_uri())
         assert errors_of(browser) == []
-        assert not browser.execute_script("return document.documentElement.scrollWidth > document.documentElement.clientWidth")
+        assert not browser.execute_script(
+            "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
+        )
         asked = browser.execute_script("return performance.getEntriesByType('resource').map(r => r.name)")
-        ink = browser.execute_script("return getComputedStyle(document.querySelector('svg [style*=\"fill: var(--ink)\"]')).fill")
+        ink = browser.execute_script(
+            "return getComputedStyle(document.querySelector('svg [style*=\"fill: var(--ink)\"]')).fill"
+        )
         assert asked == [] and ink == f"rgb{tuple(bytes.fromhex((DARK if dark else LIGHT)['ink'][1:]))}"

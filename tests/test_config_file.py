@@ -46,7 +46,9 @@ def test_a_file_is_the_same_as_its_flags(config_of):
 
 
 def test_a_key_without_a_value_is_a_flag_left_out_and_a_hyperparameters_none(config_of):
-    text = "unlearn: MIMU\nexperiment:\ndataset: ~\nskip_finished:\nnum-indexes-to-replace: null\nmask_layer:\n"
+    text = (
+        "unlearn: MIMU\nexperiment:\ndataset: ~\nskip_finished:\nnum-indexes-to-replace: null\nmask_layer:\n"
+    )
     assert config_of(text) == of_line("--unlearn", "MIMU", "--mask_layer", "none")
 
 
@@ -58,11 +60,15 @@ def test_flags_of_the_line_win(config_of):
 
 def test_a_request_of_the_line_takes_the_place_of_the_files(config_of, folder):
     (folder / "list.txt").write_text("3\n5\n")
-    (config,) = config_of("unlearn: SSD\nclass_to_replace: 3\nnum_indexes_to_replace: 9\n", "--forget_indexes", "list.txt")
+    (config,) = config_of(
+        "unlearn: SSD\nclass_to_replace: 3\nnum_indexes_to_replace: 9\n", "--forget_indexes", "list.txt"
+    )
     assert config.base.request.indexes == (3, 5)
     (config,) = config_of("unlearn: SSD\nforget_indexes: list.txt\n", "--class_to_replace", "4")
     assert config.base.request.classes == ("4",)
-    (config,) = config_of("unlearn: SSD\nclass_to_replace: 3\nnum_indexes_to_replace: 9\n", "--num_indexes_to_replace", "5")
+    (config,) = config_of(
+        "unlearn: SSD\nclass_to_replace: 3\nnum_indexes_to_replace: 9\n", "--num_indexes_to_replace", "5"
+    )
     assert (config.base.request.classes, config.base.request.number) == (("3",), 5)
 
 
@@ -90,9 +96,18 @@ def test_a_checkpoint_is_a_mask(config_of):
         ("unlearn: [SSD\n", "is not YAML that can be read"),
         ("- SSD\n", "run.yml: expected flags and their values"),
         ("unlearn: SSD\nepochs: [1, 2]\n", "run.yml, line 2: argument --epochs: invalid int value: '1,2'"),
-        ("unlearn: SSD\nseed: &a [*a]\n", "--config: run.yml, line 2 is not YAML that can be read (expected values, got *a inside of &a"),
-        (f"unlearn: SSD\nseed: {'9' * 5000}\n", "--config: run.yml, line 2 is not YAML that can be read (expected an int, got 9999"),
-        ('unlearn: SSD\nexperiment: "a\\nb"\n', r"run.yml, line 2: expected a value of one line, got 'a\nb' with the control character"),
+        (
+            "unlearn: SSD\nseed: &a [*a]\n",
+            "--config: run.yml, line 2 is not YAML that can be read (expected values, got *a inside of &a",
+        ),
+        (
+            f"unlearn: SSD\nseed: {'9' * 5000}\n",
+            "--config: run.yml, line 2 is not YAML that can be read (expected an int, got 9999",
+        ),
+        (
+            'unlearn: SSD\nexperiment: "a\\nb"\n',
+            r"run.yml, line 2: expected a value of one line, got 'a\nb' with the control character",
+        ),
         ("epochs: 3\n", "--unlearn is missing"),
         (None, "--config: expected a YAML file, and there is no file run.yml"),
     ],
@@ -141,7 +156,9 @@ def test_a_tilde_is_the_home_folder(config_of, monkeypatch, name):
     assert str(config.base.mask) == "/home/somebody/mine.pth"
 
 
-@pytest.mark.parametrize("words", [["--mask=~/mine.pth"], ["--mask", "~/mine.pth"], ["--checkpoint=~/mine.pth"]])
+@pytest.mark.parametrize(
+    "words", [["--mask=~/mine.pth"], ["--mask", "~/mine.pth"], ["--checkpoint=~/mine.pth"]]
+)
 def test_a_tilde_that_no_shell_put_the_home_folder_for_is_that_too(monkeypatch, words):
     monkeypatch.setenv("HOME", "/home/somebody")
     (config,) = of_line("--unlearn", "SSD", *words)

@@ -1,4 +1,6 @@
-"""What a model has to be is checked before anything is trained: logits of a shape, weights of its own, batches that can be trained on."""
+"""What a model has to be is checked before anything is trained: logits of a shape, weights of its own,
+batches that can be trained on.
+"""
 
 import types
 from dataclasses import replace
@@ -80,7 +82,11 @@ def own(tmp_path, monkeypatch):
         ("labels", r"got int64 \(2,\). Return the logits, as floats"),
         ("few", r"got \(2, 5\)"),
         ("many", r"got \(2, 1000\)"),
-        ("colour", "for images of 8 x 8 pixels and 1 channel, got one that fails .RuntimeError: .* expected input.*to have 3 channels"),
+        (
+            "colour",
+            "for images of 8 x 8 pixels and 1 channel, got one that fails .RuntimeError: .* expected "
+            "input.*to have 3 channels",
+        ),
         ("fails", r"got one that fails \(KeyError: 'stem', own.py line 25\)"),
         ("double", "got weights in float64 and images in float32. Bring both to float32"),
         ("no_weights", "with weights that can be trained, got one without"),
@@ -93,7 +99,10 @@ def test_an_own_architecture_that_is_no_classifier_is_refused_when_it_is_built(o
 
 
 def test_outputs_of_train_mode_are_found_before_training(own, digits):
-    with pytest.raises(ValueError, match=r"own.py:auxiliary: expected an architecture, in train mode too, one .* got tuple of 2"):
+    with pytest.raises(
+        ValueError,
+        match=r"own.py:auxiliary: expected an architecture, in train mode too, one .* got tuple of 2",
+    ):
         BaseModels(BaseConfig(arch=own("auxiliary"), epochs=1), splits=digits)
 
 
@@ -116,7 +125,9 @@ def test_building_leaves_the_random_state_alone(own):
 
 def test_batches_of_one_image_and_batch_norm(own, digits):
     assert BaseModels(BaseConfig(arch="mlp", epochs=1, training={"train_batch_size": 1}), splits=digits)
-    with pytest.raises(ValueError, match="--train_batch_size: expected at least 2 for a model with batch norm, got 1"):
+    with pytest.raises(
+        ValueError, match="--train_batch_size: expected at least 2 for a model with batch norm, got 1"
+    ):
         BaseModels(BaseConfig(arch=own("normed"), epochs=1, training={"train_batch_size": 1}), splits=digits)
 
 
@@ -132,17 +143,28 @@ def all_but(digits, count):
     return ForgetRequest((), None, tuple(digits.train.indexes.tolist()[count:]), "f.txt")
 
 
-def test_an_ideal_model_of_one_image_and_batch_norm_is_found_before_the_initial_model_is_trained(own, digits, nothing_is_trained):
-    config = PipelineConfig("default", base=BaseConfig(arch=own("normed"), epochs=1, request=all_but(digits, 1)), ideal="train")
+def test_an_ideal_model_of_one_image_and_batch_norm_is_found_before_the_initial_model_is_trained(
+    own, digits, nothing_is_trained
+):
+    config = PipelineConfig(
+        "default", base=BaseConfig(arch=own("normed"), epochs=1, request=all_but(digits, 1)), ideal="train"
+    )
     base = BaseModels(config.base, splits=digits)
-    with pytest.raises(ValueError, match="expected at least two images to train a model with batch norm on, got one: the forget request"):
+    with pytest.raises(
+        ValueError,
+        match="expected at least two images to train a model with batch norm on, got one: the forget request",
+    ):
         Pipeline(config, base=base)
 
 
-def test_an_ideal_model_without_validation_images_is_found_before_the_initial_model_is_trained(own, digits, nothing_is_trained):
+def test_an_ideal_model_without_validation_images_is_found_before_the_initial_model_is_trained(
+    own, digits, nothing_is_trained
+):
     kept = digits.validation.classes[0]
     one_class = replace(digits, validation=digits.validation.of_classes(kept))
-    config = PipelineConfig("default", base=BaseConfig(epochs=1, request=ForgetRequest((kept,))), ideal="train")
+    config = PipelineConfig(
+        "default", base=BaseConfig(epochs=1, request=ForgetRequest((kept,))), ideal="train"
+    )
     with pytest.raises(ValueError, match="expected a class of at least 6 images beside the test part"):
         Pipeline(config, base=BaseModels(config.base, splits=one_class))
 
@@ -153,7 +175,11 @@ def test_only_batch_norm_over_single_numbers_fails_on_one_image():
     flat = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192))
     before = {name: value.clone() for name, value in flat.state_dict().items()}
 
-    assert (fails_on_one(conv, images), fails_on_one(flat, images), fails_on_one(nn.Flatten(), images)) == (False, True, False)
+    assert (fails_on_one(conv, images), fails_on_one(flat, images), fails_on_one(nn.Flatten(), images)) == (
+        False,
+        True,
+        False,
+    )
     assert all(torch.equal(value, before[name]) for name, value in flat.state_dict().items())
 
 
@@ -187,11 +213,28 @@ def data_of(images=X):
 @pytest.mark.parametrize(
     ("model", "images", "message"),
     [
-        (WithLogits(), X, r"expected a model whose output is logits \(2, 4 or more\) of 2 images, got SimpleNamespace with .logits"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), X, r"got \(2, 2\). Give a model of these images and classes"),
-        (small(), X.double(), "got weights in float32 and images in float64. Bring both to float32: model.float.., images.float"),
+        (
+            WithLogits(),
+            X,
+            r"expected a model whose output is logits \(2, 4 or more\) of 2 images, got SimpleNamespace with .logits",
+        ),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(192, 2)),
+            X,
+            r"got \(2, 2\). Give a model of these images and classes",
+        ),
+        (
+            small(),
+            X.double(),
+            "got weights in float32 and images in float64. Bring both to float32: model.float.., "
+            "images.float",
+        ),
         (small().double(), X, "got weights in float64 and images in float32"),
-        (nn.Flatten(), X[:, :, :1, :2].mean(1)[:, 0].repeat(1, 2), "expected a model with weights that can be trained"),
+        (
+            nn.Flatten(),
+            X[:, :, :1, :2].mean(1)[:, 0].repeat(1, 2),
+            "expected a model with weights that can be trained",
+        ),
         (small().state_dict(), X, "expected a model, an nn.Module, got OrderedDict. Give the model itself"),
     ],
     ids=["object", "few outputs", "double images", "double model", "no weights", "a state dict"],
@@ -212,7 +255,10 @@ def test_a_scripted_model_is_refused():
 def test_a_model_that_cannot_be_copied_is_refused():
     model = small()
     model.lock = (each for each in "ab")
-    with pytest.raises(ValueError, match=r"expected a model that can be copied, got one that can't \(TypeError: cannot pickle 'generator'"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected a model that can be copied, got one that can't \(TypeError: cannot pickle 'generator'",
+    ):
         unlearn("NegGrad", model, data_of())
 
 
@@ -231,7 +277,8 @@ def test_images_that_are_not_finite_are_refused():
     broken[5, 0, 0, 0] = torch.nan
     broken[7] = torch.inf
     with pytest.raises(
-        ValueError, match="images: expected finite numbers, got NaN or infinity in image 5 and 1 more. Leave such images out"
+        ValueError,
+        match="images: expected finite numbers, got NaN or infinity in image 5 and 1 more. Leave such images out",
     ):
         ImageSet.of_tensors(broken, Y)
 
@@ -246,5 +293,8 @@ def test_what_is_right_passes():
     check_logits(model, X[:2], 4, who="this")
     check_copies(model, who="this")
     check_trains(model, X[:2], 4, who="this")
-    with pytest.raises(ValueError, match=r"this whose output is logits \(2, 5 or more\) of 2 images, got \(2, 4\). Correct it"):
+    with pytest.raises(
+        ValueError,
+        match=r"this whose output is logits \(2, 5 or more\) of 2 images, got \(2, 4\). Correct it",
+    ):
         check_logits(model, X[:2], 5, who="this", more=True)

@@ -60,13 +60,19 @@ def bias_before_norm(model):
     """Biases that a batch norm right after takes out again: their gradient is 0 but for rounding."""
     names, modules = zip(*model.named_modules(), strict=True)
     follow = zip(names, modules, modules[1:], strict=False)
-    return {f"{name}.bias" for name, m, after in follow if isinstance(m, nn.Conv2d) and isinstance(after, nn.BatchNorm2d)}
+    return {
+        f"{name}.bias"
+        for name, m, after in follow
+        if isinstance(m, nn.Conv2d) and isinstance(after, nn.BatchNorm2d)
+    }
 
 
 @every_model
 def test_the_seed_decides_the_weights_and_the_global_state_is_left_alone(arch):
     before = torch.get_rng_state()
-    one, again, other = (build(arch, (1, 8, 8), 3, seed=seed, options=NARROW[arch]).state_dict() for seed in (1, 1, 2))
+    one, again, other = (
+        build(arch, (1, 8, 8), 3, seed=seed, options=NARROW[arch]).state_dict() for seed in (1, 1, 2)
+    )
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(one[name], again[name]) for name in one)
     matrices = [name for name, value in one.items() if value.ndim > 1]
@@ -88,7 +94,13 @@ def test_vgg16_bn_pools_as_often_as_the_image_can_be_halved(side, poolings):
 
 def test_the_stages_of_the_cnn_are_an_option():
     model = build("cnn", (3, 32, 32), 10, seed=1, options={"channels": (4, 6, 8), "hidden": 5})
-    assert [tuple(p.shape) for p in model.parameters() if p.ndim > 1] == [(4, 3, 3, 3), (6, 4, 3, 3), (8, 6, 3, 3), (5, 32), (10, 5)]
+    assert [tuple(p.shape) for p in model.parameters() if p.ndim > 1] == [
+        (4, 3, 3, 3),
+        (6, 4, 3, 3),
+        (8, 6, 3, 3),
+        (5, 32),
+        (10, 5),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +108,11 @@ def test_the_stages_of_the_cnn_are_an_option():
     [
         ("cnn", {"channels": (0,)}, "--channels: expected an integer >= 1, or several"),
         ("cnn", {"hidden": 0}, "--hidden: expected an integer >= 1, got 0"),
-        ("cnn", {"channels": (4, 4, 4, 4)}, "--channels: expected images of at least 16 x 16 pixels for 4 stages, got 8 x 8"),
+        (
+            "cnn",
+            {"channels": (4, 4, 4, 4)},
+            "--channels: expected images of at least 16 x 16 pixels for 4 stages, got 8 x 8",
+        ),
         ("vgg16_bn", {"width": 0}, "--width: expected an integer >= 1, got 0"),
     ],
 )

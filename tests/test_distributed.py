@@ -77,7 +77,9 @@ def test_the_loss_curve_is_that_of_one_process_but_for_float_noise(name, togethe
     history, _ = trained(name.split()[0], RECIPES[name])
     found = json.loads((folder / "rank0.json").read_text())[name]["history"]
     assert [epoch["loss"] for epoch in found] == pytest.approx([epoch["loss"] for epoch in history], rel=1e-4)
-    assert [epoch["score"] for epoch in found] == pytest.approx([epoch["score"] for epoch in history], abs=0.1)
+    assert [epoch["score"] for epoch in found] == pytest.approx(
+        [epoch["score"] for epoch in history], abs=0.1
+    )
 
 
 def test_with_batch_norm_the_loss_curve_is_near_it(together):
@@ -100,7 +102,9 @@ def test_a_training_that_goes_on_ends_as_one_that_was_left_alone(together):
     for rank in (0, 1):
         found = json.loads((folder / f"rank{rank}.json").read_text())
         assert found["mlp resumed"]["digest"] == found["mlp"]["digest"]
-        assert [epoch["score"] for epoch in found["mlp resumed"]["history"]] == [epoch["score"] for epoch in found["mlp"]["history"]]
+        assert [epoch["score"] for epoch in found["mlp resumed"]["history"]] == [
+            epoch["score"] for epoch in found["mlp"]["history"]
+        ]
         losses = ([epoch["loss"] for epoch in found[name]["history"]] for name in ("mlp resumed", "mlp"))
         assert next(losses) == pytest.approx(next(losses), rel=1e-6)  # the sums were added in another order
 
@@ -110,7 +114,9 @@ def test_parameters_that_the_loss_does_not_depend_on_stay_as_they_are(together):
     history, model = unused()
     for rank in (0, 1):
         found = json.loads((folder / f"rank{rank}.json").read_text())["unused"]
-        assert [epoch["loss"] for epoch in found["history"]] == pytest.approx([epoch["loss"] for epoch in history], rel=1e-4)
+        assert [epoch["loss"] for epoch in found["history"]] == pytest.approx(
+            [epoch["loss"] for epoch in history], rel=1e-4
+        )
         assert found["spare"] == model.spare.weight.tolist()
 
 
@@ -146,8 +152,12 @@ def test_those_who_train_together_hear_from_the_one_that_waits_for_a_lock(tmp_pa
 
 
 def some(count=23):
-    pixels = torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return ImageSet(pixels, torch.arange(count) % 3, torch.arange(count), Normalisation((0.5,) * 3, (0.25,) * 3))
+    pixels = torch.randint(
+        0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    return ImageSet(
+        pixels, torch.arange(count) % 3, torch.arange(count), Normalisation((0.5,) * 3, (0.25,) * 3)
+    )
 
 
 @pytest.mark.parametrize("augment", [False, True, ("flip", "cutout")])
@@ -172,18 +182,25 @@ def test_batches_that_are_skipped_are_drawn(skip):
         assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
 
 
-@pytest.mark.parametrize(("images", "size", "processes"), [(9, 4, 2), (128, 128, 2), (131, 128, 2), (10, 1, 3), (1000, 7, 4)])
+@pytest.mark.parametrize(
+    ("images", "size", "processes"), [(9, 4, 2), (128, 128, 2), (131, 128, 2), (10, 1, 3), (1000, 7, 4)]
+)
 def test_every_process_gets_two_images_of_every_batch(images, size, processes):
     found = Recipe(1, batch_size=size).batch_size_for(images, processes)
     assert found >= size
-    assert all(len(range(start, min(start + found, images))[processes - 1 :: processes]) >= 2 for start in range(0, images, found))
+    assert all(
+        len(range(start, min(start + found, images))[processes - 1 :: processes]) >= 2
+        for start in range(0, images, found)
+    )
 
 
 # Refusals
 
 
 def test_fewer_images_than_the_processes_need_are_refused():
-    with pytest.raises(ValueError, match="training: expected two images a process, got 3 for 2 processes. Start fewer"):
+    with pytest.raises(
+        ValueError, match="training: expected two images a process, got 3 for 2 processes. Start fewer"
+    ):
         fit(torch.nn.Flatten(), some(3), Recipe(1), generator=generator_for(1), group=ProcessGroup(0, 2))
 
 
@@ -191,16 +208,25 @@ def test_what_trains_nothing_together_is_refused_under_torchrun(monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert mlflow_forget.main(["--unlearn", "default"]) == 2
-    assert "error: expected one process, got 2 of torchrun (WORLD_SIZE). Train by torchrun main_baseline.py" in capsys.readouterr().err
+    assert (
+        "error: expected one process, got 2 of torchrun (WORLD_SIZE). Train by torchrun main_baseline.py"
+        in capsys.readouterr().err
+    )
     assert main_baseline.main(["--models", "2"]) == 2
     with pytest.raises(ValueError, match="expected one process, got 2 of torchrun"):
         BaseModels(BaseConfig())
 
 
 @pytest.mark.parametrize(
-    ("ended", "said"), [(True, ""), (False, "process 5: error: --epochs: expected an integer >= 1, got 0. Give the number of epochs\n")]
+    ("ended", "said"),
+    [
+        (True, ""),
+        (False, "process 5: error: --epochs: expected an integer >= 1, got 0. Give the number of epochs\n"),
+    ],
 )
-def test_another_process_than_the_first_says_what_the_first_has_not_said(ended, said, monkeypatch, capsys, tmp_path):
+def test_another_process_than_the_first_says_what_the_first_has_not_said(
+    ended, said, monkeypatch, capsys, tmp_path
+):
     def sleep(seconds):
         if ended:
             raise command_line.Terminated
@@ -214,7 +240,8 @@ def test_another_process_than_the_first_says_what_the_first_has_not_said(ended, 
 
 
 @pytest.mark.parametrize(
-    ("size", "message"), [("two", "WORLD_SIZE: expected an integer >= 1"), ("0", "WORLD_SIZE: expected an integer >= 1")]
+    ("size", "message"),
+    [("two", "WORLD_SIZE: expected an integer >= 1"), ("0", "WORLD_SIZE: expected an integer >= 1")],
 )
 def test_variables_that_torchrun_did_not_set_are_refused(size, message, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", size)
@@ -224,6 +251,8 @@ def test_variables_that_torchrun_did_not_set_are_refused(size, message, monkeypa
 
 def test_one_gpu_for_several_processes_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="--device: expected auto, cuda or cpu for 2 processes, got 'cuda:1'"):
+    with pytest.raises(
+        ValueError, match="--device: expected auto, cuda or cpu for 2 processes, got 'cuda:1'"
+    ):
         own_device("cuda:1")
     assert own_device("cpu") == "cpu"

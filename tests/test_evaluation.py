@@ -16,14 +16,25 @@ from tests.drawn_outputs import SVC_FAMILY, by_class, drawn, model_outputs
 
 THE_FIVE = {"forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score"}
 WHOLE_CLASS = {f"test_{name}" for name in THE_FIVE}
-AGAINST_THE_IDEAL = {"avg_gap", "avg_gap_without_mia", "rUA", "tow", "fidelity", "js_divergence", "activation_distance"}
+AGAINST_THE_IDEAL = {
+    "avg_gap",
+    "avg_gap_without_mia",
+    "rUA",
+    "tow",
+    "fidelity",
+    "js_divergence",
+    "activation_distance",
+}
 OTHER_NEEDS = {"rf_js_divergence": "initial", "zrf": "incompetent"}
 COSTLY = {"probe_score", "probe_gap", "relearn_steps", "relearn_censored", "anamnesis_index"}
 SECONDS = {"unlearn_seconds", "ideal_seconds", "speedup"}
 OF_THE_MODEL_ITSELF = {*COSTLY, "weight_distance", "weights_changed"}
 NEEDS = {
     **dict.fromkeys({*AGAINST_THE_IDEAL, "probe_gap"}, ("model", "ideal")),
-    **dict.fromkeys(("rf_js_divergence", "weight_distance", "weights_changed", "relearn_steps", "relearn_censored"), ("model", "initial")),
+    **dict.fromkeys(
+        ("rf_js_divergence", "weight_distance", "weights_changed", "relearn_steps", "relearn_censored"),
+        ("model", "initial"),
+    ),
     **dict.fromkeys(("ideal_seconds", "speedup"), ("times", "ideal")),
     "unlearn_seconds": ("times",),
     "anamnesis_index": ("model", "ideal", "initial"),
@@ -32,11 +43,20 @@ NEEDS = {
 MIA = {"mia", *SVC_FAMILY, "mia_lr", "mia_auc", "mia_tpr_at_1_fpr"}
 OF_MANY = {
     **dict.fromkeys(
-        ["klom_forget_p95", "klom_retain_p95", "klom_validation_p95", "forgetting_quality", "forgetting_score"], ("models", "oracles")
+        [
+            "klom_forget_p95",
+            "klom_retain_p95",
+            "klom_validation_p95",
+            "forgetting_quality",
+            "forgetting_score",
+        ],
+        ("models", "oracles"),
     ),
     **dict.fromkeys(["ulira_accuracy", "ulira_auc", "ulira_tpr_at_1_fpr"], ("shadows",)),
 }
-EVERY_METRIC = THE_FIVE | WHOLE_CLASS | {"test_loss", "test_score"} | MIA | AGAINST_THE_IDEAL | set(OTHER_NEEDS)
+EVERY_METRIC = (
+    THE_FIVE | WHOLE_CLASS | {"test_loss", "test_score"} | MIA | AGAINST_THE_IDEAL | set(OTHER_NEEDS)
+)
 EVERY_METRIC |= SECONDS | OF_THE_MODEL_ITSELF
 
 
@@ -61,8 +81,16 @@ def test_units_are_those_of_the_definitions():
     units = {name: METRICS[name].facts.unit for name in EVERY_METRIC | set(OF_MANY)}
     nats = {name for name in units if name.endswith(("_loss", "js_divergence")) or name.startswith("klom")}
     assert {name for name, unit in units.items() if unit == "nats"} == nats
-    assert {name for name, unit in units.items() if unit == "points"} == {"avg_gap", "avg_gap_without_mia", "rUA", "probe_gap"}
-    assert {name for name, unit in units.items() if unit == "distance"} == {"activation_distance", "weight_distance"}
+    assert {name for name, unit in units.items() if unit == "points"} == {
+        "avg_gap",
+        "avg_gap_without_mia",
+        "rUA",
+        "probe_gap",
+    }
+    assert {name for name, unit in units.items() if unit == "distance"} == {
+        "activation_distance",
+        "weight_distance",
+    }
     assert {name for name, unit in units.items() if unit == "seconds"} == {"unlearn_seconds", "ideal_seconds"}
     assert {name for name, unit in units.items() if unit == "ratio"} == {"speedup", "anamnesis_index"}
     assert {name for name, unit in units.items() if unit == "steps"} == {"relearn_steps"}
@@ -78,7 +106,12 @@ def test_facts_are_frozen():
 
 def test_importing_the_package_does_not_load_scikit_learn():
     code = "import evaluation, sys; print([m for m in ('sklearn', 'scipy', 'mlflow') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 # Outputs
@@ -87,15 +120,35 @@ def test_importing_the_package_does_not_load_scikit_learn():
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
-        (torch.zeros(3), torch.zeros(3, dtype=torch.int64), r"expected logits \(N, C\) with C >= 2, got shape \(3,\)"),
+        (
+            torch.zeros(3),
+            torch.zeros(3, dtype=torch.int64),
+            r"expected logits \(N, C\) with C >= 2, got shape \(3,\)",
+        ),
         (torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64), r"C >= 2, got shape \(3, 1\)"),
-        (torch.zeros(3, 2, dtype=torch.int64), torch.zeros(3, dtype=torch.int64), "expected floating-point logits, got torch.int64"),
-        (torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64), r"labels of shape \(3,\), got torch.int64 of shape \(2,\)"),
+        (
+            torch.zeros(3, 2, dtype=torch.int64),
+            torch.zeros(3, dtype=torch.int64),
+            "expected floating-point logits, got torch.int64",
+        ),
+        (
+            torch.zeros(3, 2),
+            torch.zeros(2, dtype=torch.int64),
+            r"labels of shape \(3,\), got torch.int64 of shape \(2,\)",
+        ),
         (torch.zeros(3, 2), torch.zeros(3), "expected int64 labels of shape .* got torch.float32"),
         (torch.zeros(3, 2), torch.tensor([0, 1, 2]), "expected labels from 0 to 1, got 0 to 2"),
         (torch.zeros(3, 2), torch.tensor([0, 1, -1]), "expected labels from 0 to 1, got -1 to 1"),
-        (torch.tensor([[0.0, math.nan], [0.0, 0.0]]), torch.tensor([0, 1]), "got NaN or infinity for 1 of 2 images"),
-        (torch.tensor([[0.0, math.inf], [0.0, 0.0]]), torch.tensor([0, 1]), "got NaN or infinity for 1 of 2 images"),
+        (
+            torch.tensor([[0.0, math.nan], [0.0, 0.0]]),
+            torch.tensor([0, 1]),
+            "got NaN or infinity for 1 of 2 images",
+        ),
+        (
+            torch.tensor([[0.0, math.inf], [0.0, 0.0]]),
+            torch.tensor([0, 1]),
+            "got NaN or infinity for 1 of 2 images",
+        ),
         (torch.full((2, 2), -math.inf), torch.tensor([0, 1]), "got NaN or infinity for 2 of 2 images"),
     ],
 )
@@ -125,7 +178,9 @@ def test_subset_keeps_what_the_mask_names():
     assert len(some.subset(torch.zeros(4, dtype=torch.bool))) == 0
 
 
-@pytest.mark.parametrize("mask", [torch.ones(3, dtype=torch.bool), torch.ones(4), torch.ones(4, 1, dtype=torch.bool)])
+@pytest.mark.parametrize(
+    "mask", [torch.ones(3, dtype=torch.bool), torch.ones(4), torch.ones(4, 1, dtype=torch.bool)]
+)
 def test_subset_refuses_another_mask(mask):
     with pytest.raises(ValueError, match=r"expected a bool mask of shape \(4,\) or int64 indexes"):
         drawn(4).subset(mask)
@@ -181,7 +236,9 @@ def test_evidence_refuses_a_class_that_does_not_exist():
 
 
 def test_evidence_refuses_a_retain_set_that_still_has_the_forgotten_class():
-    with pytest.raises(ValueError, match=r"expected no image of the forgotten classes \(0,\) in retain, got 1"):
+    with pytest.raises(
+        ValueError, match=r"expected no image of the forgotten classes \(0,\) in retain, got 1"
+    ):
         model_outputs(retain=drawn(3, labels=[0, 1, 2]), forget_classes=(0,))
 
 
@@ -199,7 +256,9 @@ def test_a_metric_is_computed_once(monkeypatch):
 
 
 def test_a_metric_that_needs_an_ideal_says_so():
-    with pytest.raises(ValueError, match=r"avg_gap needs an ideal model. Call evaluate\(model=..., ideal=...\)"):
+    with pytest.raises(
+        ValueError, match=r"avg_gap needs an ideal model. Call evaluate\(model=..., ideal=...\)"
+    ):
         model_outputs().metric("avg_gap")
 
 
@@ -214,16 +273,24 @@ def test_an_unknown_metric_gets_the_nearest():
 @pytest.mark.parametrize("make", [model_outputs, by_class])
 @pytest.mark.parametrize("with_ideal", [False, True])
 def test_every_metric_has_a_value_or_a_reason(make, with_ideal):
-    values, reasons = evaluate(model=make(), initial=make(), incompetent=make(), **({"ideal": make()} if with_ideal else {}))
+    values, reasons = evaluate(
+        model=make(), initial=make(), incompetent=make(), **({"ideal": make()} if with_ideal else {})
+    )
     assert values.keys() | reasons.keys() == EVERY_METRIC
     assert not values.keys() & reasons.keys()
     assert all(type(value) is float and math.isfinite(value) for value in values.values())
     expected = {} if make is by_class else dict.fromkeys(WHOLE_CLASS, "no whole class was forgotten")
-    expected |= dict.fromkeys(OF_THE_MODEL_ITSELF, "needs the model itself, not its outputs alone. Give ModelOutputs its subject")
+    expected |= dict.fromkeys(
+        OF_THE_MODEL_ITSELF, "needs the model itself, not its outputs alone. Give ModelOutputs its subject"
+    )
     expected |= dict.fromkeys(SECONDS, "needs the seconds that the models took to make")
     if not with_ideal:
-        expected |= dict.fromkeys([*AGAINST_THE_IDEAL, "probe_gap", "anamnesis_index"], "needs an ideal model")
-        expected |= dict.fromkeys(["ideal_seconds", "speedup"], "needs the seconds that the models took to make and an ideal model")
+        expected |= dict.fromkeys(
+            [*AGAINST_THE_IDEAL, "probe_gap", "anamnesis_index"], "needs an ideal model"
+        )
+        expected |= dict.fromkeys(
+            ["ideal_seconds", "speedup"], "needs the seconds that the models took to make and an ideal model"
+        )
     assert reasons == expected
 
 
@@ -251,7 +318,9 @@ def test_without_a_model_everything_is_missing():
 
 
 def test_sets_that_are_too_small_are_a_reason():
-    values, reasons = evaluate(model=model_outputs(test=drawn(9)), names=["mia", "mia_tpr_at_1_fpr", "test_score"])
+    values, reasons = evaluate(
+        model=model_outputs(test=drawn(9)), names=["mia", "mia_tpr_at_1_fpr", "test_score"]
+    )
     assert list(values) == ["test_score"]
     assert "at least 10 members" in reasons["mia"] and "100 test images" in reasons["mia_tpr_at_1_fpr"]
 
@@ -269,7 +338,9 @@ def test_progress_sees_every_metric():
 
 
 def test_a_users_own_metric_from_a_file_and_nan_is_a_reason(tmp_path):
-    (tmp_path / "mine.py").write_text("def mia(model):\n    return 0.25\n\ndef broken(model):\n    return float('nan')\n")
+    (tmp_path / "mine.py").write_text(
+        "def mia(model):\n    return 0.25\n\ndef broken(model):\n    return float('nan')\n"
+    )
     names = [f"{tmp_path}/mine.py:mia", f"{tmp_path}/mine.py:broken"]
     model = model_outputs()
     assert evaluate(model=model, names=names) == ({"mia": 0.25}, {"broken": "the result is not a number"})
@@ -278,7 +349,9 @@ def test_a_users_own_metric_from_a_file_and_nan_is_a_reason(tmp_path):
 
 def test_outputs_on_other_images_are_refused():
     other = model_outputs(forget=drawn(40, seed=99))
-    with pytest.raises(ValueError, match="expected the same forget images for model and ideal, got other labels"):
+    with pytest.raises(
+        ValueError, match="expected the same forget images for model and ideal, got other labels"
+    ):
         evaluate(model=model_outputs(), ideal=other)
 
 
@@ -289,7 +362,10 @@ def test_another_batching_gives_the_same_values():
 
     def seen(size):
         parts = {"forget": slice(0, 50), "retain": slice(50, 250), "test": slice(250, 400)}
-        sets = {n: outputs_of(model, zip(images[s].split(size), labels[s].split(size), strict=True)) for n, s in parts.items()}
+        sets = {
+            n: outputs_of(model, zip(images[s].split(size), labels[s].split(size), strict=True))
+            for n, s in parts.items()
+        }
         return evaluate(model=model_outputs(**sets))[0]
 
     first, second = seen(400), seen(7)

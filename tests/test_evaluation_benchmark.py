@@ -24,14 +24,25 @@ def test_it_prints_every_part_and_what_they_come_to(capsys):
     assert evaluation.main([*ARGUMENTS, "--libsvm", "--json", "numbers.json"]) == 0
     out = capsys.readouterr().out.splitlines()
     found = json.loads(Path("numbers.json").read_text())
-    parts = ["bare", "forward", "metrics", *evaluation.ATTACKS, *(f"{name} by libsvm" for name in evaluation.ATTACKS if name != "mia_lr")]
+    parts = [
+        "bare",
+        "forward",
+        "metrics",
+        *evaluation.ATTACKS,
+        *(f"{name} by libsvm" for name in evaluation.ATTACKS if name != "mia_lr"),
+    ]
 
     assert out[0].startswith("digits, mlp, class0, ") and out[0].endswith(" test), cpu, medians of 1")
     assert [line.split("  ")[0] for line in out[3:-1]] == [*parts, "forward + metrics", "the whole"]
     assert list(found["seconds"]) == parts
     for clock in ("wall", "processor"):
-        seconds, shares = {name: both[clock][0] for name, both in found["seconds"].items()}, found["shares"][clock]
-        assert shares["without_attacks"] == pytest.approx((seconds["forward"] + seconds["metrics"]) / seconds["bare"])
+        seconds, shares = (
+            {name: both[clock][0] for name, both in found["seconds"].items()},
+            found["shares"][clock],
+        )
+        assert shares["without_attacks"] == pytest.approx(
+            (seconds["forward"] + seconds["metrics"]) / seconds["bare"]
+        )
         assert shares["whole"] > shares["without_attacks"]
 
 
@@ -42,7 +53,10 @@ def test_the_parts_are_all_of_the_default_metrics(monkeypatch):
     measured = []
     world = evaluation.world_of(evaluation.options_of(ARGUMENTS))
     evaluate = everything.evaluate
-    monkeypatch.setattr("evaluation.evaluate", lambda **given: measured.extend(m.name for m in given["names"]) or evaluate(**given))
+    monkeypatch.setattr(
+        "evaluation.evaluate",
+        lambda **given: measured.extend(m.name for m in given["names"]) or evaluate(**given),
+    )
     steps = evaluation.steps_of(evaluation.options_of(ARGUMENTS), world)
     steps["forward"]()
     steps["metrics"]()
@@ -53,7 +67,12 @@ def test_the_parts_are_all_of_the_default_metrics(monkeypatch):
 
 def test_it_runs_where_mlflow_is_not_installed():
     code = f"import sys; sys.modules['mlflow'] = None; from benchmarks import evaluation; sys.exit(evaluation.main({ARGUMENTS}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "the whole" in done.stdout

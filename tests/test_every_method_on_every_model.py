@@ -27,10 +27,18 @@ MODELS = [
 NO_KERNEL = "expected a model with a square convolution kernel larger than 1 x 1"
 NOT_LAST = "expected a model whose last linear layer gives its 3 logits"  # what resnet9 multiplies by 0.2
 REFUSED = {
-    **{("CT", arch, kind): NO_KERNEL for arch, kind in (("mlp", "grey"), ("mlp", "colour"), ("vit_tiny", "grey"))},
-    **{(name, "resnet9", "colour"): NOT_LAST for name in ("boundary_expanding", "fisher", "fisher_new", "CFk", "EUk")},
+    **{
+        ("CT", arch, kind): NO_KERNEL
+        for arch, kind in (("mlp", "grey"), ("mlp", "colour"), ("vit_tiny", "grey"))
+    },
+    **{
+        (name, "resnet9", "colour"): NOT_LAST
+        for name in ("boundary_expanding", "fisher", "fisher_new", "CFk", "EUk")
+    },
 }
-ALONE = [entry for entry in METHODS if getattr(entry.function, "addon", None) is None]  # a joint name is its method's loop again
+ALONE = [
+    entry for entry in METHODS if getattr(entry.function, "addon", None) is None
+]  # a joint name is its method's loop again
 
 
 def images_of(shape, per_class, seed):
@@ -55,14 +63,24 @@ def trained(arch, kind, request=None):
     images = splits.train if request is None else request.divide(splits.train, CLASSES, 0).retain
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # dropout
-        fit(model, images, Recipe(3, "adamw", lr=3e-3, batch_size=9), generator=torch.Generator().manual_seed(0))
+        fit(
+            model,
+            images,
+            Recipe(3, "adamw", lr=3e-3, batch_size=9),
+            generator=torch.Generator().manual_seed(0),
+        )
     return model
 
 
 def quick(entry):
     """One epoch, two steps, batches of 9, under whatever name a method has them."""
     less = {"epochs": 1, "steps": 2, "batch_size": 9}
-    return {name: value for name in entry.hyperparameters for ending, value in less.items() if name.endswith(ending)}
+    return {
+        name: value
+        for name in entry.hyperparameters
+        for ending, value in less.items()
+        if name.endswith(ending)
+    }
 
 
 @pytest.mark.parametrize(("arch", "kind"), MODELS)

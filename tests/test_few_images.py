@@ -13,9 +13,17 @@ import model_sets
 def test_too_few_images_a_class_are_refused_before_training(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     class_folders(tmp_path / "own", {"a": 3, "b": 6})
-    assert mlflow_forget.main(["--unlearn", "random_mask", "--arch", "mlp", "--epochs", "1", "--dataset", "folder:own"]) == 2
+    assert (
+        mlflow_forget.main(
+            ["--unlearn", "random_mask", "--arch", "mlp", "--epochs", "1", "--dataset", "folder:own"]
+        )
+        == 2
+    )
     told = capfd.readouterr().err
-    assert "folder-own: expected a class of at least 6 images beside the test part, of which one is for validation, got at most 5" in told
+    assert (
+        "folder-own: expected a class of at least 6 images beside the test part, of which one is for "
+        "validation, got at most 5" in told
+    )
     assert "training" not in told
 
 
@@ -45,7 +53,10 @@ def test_many_models_are_refused_before_training_too(main, words, classes, tmp_p
     assert main([*words, "--arch", "mlp", "--epochs", "1", "--dataset", "folder:own"]) == 2
 
     told = capfd.readouterr().err
-    assert "folder-own: expected a class of at least 6 images beside the test part, of which one is for validation, got at most" in told
+    assert (
+        "folder-own: expected a class of at least 6 images beside the test part, of which one is for "
+        "validation, got at most" in told
+    )
     assert told.count("\n") == 1
 
 

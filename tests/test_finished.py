@@ -39,7 +39,9 @@ def running(owner: str) -> str:
     """A run that says RUNNING, as its process left it."""
     client = mlflow.MlflowClient()
     found = client.get_experiment_by_name("e")
-    run = client.create_run(found.experiment_id if found else client.create_experiment("e"), tags={OWNER: owner})
+    run = client.create_run(
+        found.experiment_id if found else client.create_experiment("e"), tags={OWNER: owner}
+    )
     return str(run.info.run_id)
 
 
@@ -97,16 +99,33 @@ def test_a_run_that_ended_itself_meanwhile_stays_as_it_ended(monkeypatch):
 
 def test_a_process_that_is_killed_leaves_a_run_that_the_next_one_ends(tmp_path):
     """In whatever experiment, and where the next one finds its own job done and runs nothing."""
-    words = ["--unlearn", "random_mask", "--kappa", "3", "--epochs", "1", "--ideal", "skip", "--report", "skip", "--skip_finished"]
+    words = [
+        "--unlearn",
+        "random_mask",
+        "--kappa",
+        "3",
+        "--epochs",
+        "1",
+        "--ideal",
+        "skip",
+        "--report",
+        "skip",
+        "--skip_finished",
+    ]
     assert mlflow_forget.main(words) == 0
     program = (
         "import os, tempfile, tracking.run as run\n"
         f"tempfile.tempdir = {str(tmp_path)!r}\n"
         "with run.tracked_run('other', 'killed'):\n    os.kill(os.getpid(), 9)\n"
     )
-    killed = subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=300)
+    killed = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=300
+    )
     assert killed.returncode == -9
 
     assert mlflow_forget.main(words) == 0
     found = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    assert sorted((run.info.run_name.split()[0], run.info.status) for run in found) == [("killed", "KILLED"), ("random_mask", "FINISHED")]
+    assert sorted((run.info.run_name.split()[0], run.info.status) for run in found) == [
+        ("killed", "KILLED"),
+        ("random_mask", "FINISHED"),
+    ]

@@ -1,4 +1,6 @@
-"""fisher, fisher_new, wfisher and SSD: the information against a slow loop, dense inverses, and each step by hand."""
+"""fisher, fisher_new, wfisher and SSD: the information against a slow loop, dense inverses, and each step by
+hand.
+"""
 
 import pytest
 import torch
@@ -25,7 +27,8 @@ def peculiar():
 def slow_gradients(model, images, labels):
     """One image at a time, by plain autograd: a list of gradients for each image."""
     return [
-        torch.autograd.grad(F.cross_entropy(model(x[None]), y[None]), list(model.parameters())) for x, y in zip(images, labels, strict=True)
+        torch.autograd.grad(F.cross_entropy(model(x[None]), y[None]), list(model.parameters()))
+        for x, y in zip(images, labels, strict=True)
     ]
 
 
@@ -37,8 +40,16 @@ def slow_fisher(model, images, labels):
         squares = []
         for image, p in zip(x, model(x).softmax(1).detach(), strict=True):
             per_class = [slow_gradients(model, image[None], torch.tensor([c]))[0] for c in range(CLASSES)]
-            squares.append([sum(p[c] * per_class[c][i].square() for c in range(CLASSES)) for i in range(len(per_class[0]))])
-    return {name: torch.stack(one).mean(0) for (name, _), one in zip(model.named_parameters(), zip(*squares, strict=True), strict=True)}
+            squares.append(
+                [
+                    sum(p[c] * per_class[c][i].square() for c in range(CLASSES))
+                    for i in range(len(per_class[0]))
+                ]
+            )
+    return {
+        name: torch.stack(one).mean(0)
+        for (name, _), one in zip(model.named_parameters(), zip(*squares, strict=True), strict=True)
+    }
 
 
 def noise_of(data, purpose, model):
@@ -54,7 +65,10 @@ def noise_of(data, purpose, model):
 def test_the_fisher_diagonal_is_that_of_a_slow_loop(labels, make, monkeypatch):
     model, data = make(), data_of()
     monkeypatch.setattr("unlearn.fisher_diagonal.IN_CACHE", 5)
-    fast, slow = fisher_diagonal(model, data.retain, CPU, labels=labels), slow_fisher(model, data.retain, labels)
+    fast, slow = (
+        fisher_diagonal(model, data.retain, CPU, labels=labels),
+        slow_fisher(model, data.retain, labels),
+    )
     for name, expected in slow.items():
         torch.testing.assert_close(fast[name], expected, rtol=1e-4, atol=1e-9)
 
@@ -78,7 +92,9 @@ def test_fisher_adds_noise_whose_variance_is_alpha_over_the_information():
         deviation = torch.minimum((alpha / information[name]) ** 0.5, torch.tensor(1e-3))
         below += (deviation < 1e-3).sum().item()
         times = 10 if name.startswith("3.") else 1  # the classifier, and not the layer of 10 outputs
-        torch.testing.assert_close(result.model.get_parameter(name), weight + times * deviation * noise[name], rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(
+            result.model.get_parameter(name), weight + times * deviation * noise[name], rtol=1e-5, atol=1e-7
+        )
     total = sum(p.numel() for p in model.parameters())
     assert result.facts["noise_at_bound_percent"] == pytest.approx(100 * (total - below) / total)
     assert 0 < below < total
@@ -96,7 +112,9 @@ def test_fisher_needs_a_positive_alpha_and_a_linear_classifier(method):
     with pytest.raises(ValueError, match="--fisher_alpha: expected a number > 0, got 0"):
         unlearn(method, perceptron(), data_of(), fisher_alpha=0.0)
     model = seeded(lambda: nn.Conv2d(1, CLASSES, 4), nn.Flatten)
-    with pytest.raises(ValueError, match="expected a model whose last linear layer gives its 3 logits, got no linear layer"):
+    with pytest.raises(
+        ValueError, match="expected a model whose last linear layer gives its 3 logits, got no linear layer"
+    ):
         resolved(method, model, data_of(), {"fisher_alpha": 1.0})
 
 
@@ -123,7 +141,9 @@ def test_fisher_new_adds_noise_by_the_models_own_labels(make):
     result = unlearn("fisher_new", model, data, fisher_alpha=alpha).model
     for name, weight in model.named_parameters():
         spread = variance(information[name], alpha, name.startswith(f"{classifier}."))
-        torch.testing.assert_close(result.get_parameter(name), weight + spread.sqrt() * noise[name], rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(
+            result.get_parameter(name), weight + spread.sqrt() * noise[name], rtol=1e-3, atol=1e-6
+        )
 
 
 def test_fisher_new_forgets_the_row_of_a_whole_class_and_no_other():
@@ -132,7 +152,9 @@ def test_fisher_new_forgets_the_row_of_a_whole_class_and_no_other():
     result = unlearn("fisher_new", model, data, fisher_alpha=1e-20).model
     for name in ("3.weight", "3.bias"):
         torch.testing.assert_close(result.get_parameter(name)[1], 0.01 * noise[name][1])
-        torch.testing.assert_close(result.get_parameter(name)[[0, 2]], model.get_parameter(name)[[0, 2]], rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            result.get_parameter(name)[[0, 2]], model.get_parameter(name)[[0, 2]], rtol=0, atol=1e-6
+        )
     torch.testing.assert_close(result[1].weight, model[1].weight, rtol=0, atol=1e-6)
 
 
@@ -140,7 +162,9 @@ def test_fisher_new_forgets_the_row_of_a_whole_class_and_no_other():
 
 
 def dense_rows(model, images):
-    return torch.stack([torch.cat([g.flatten() for g in gs]) for gs in slow_gradients(model, *whole(images))]).double()
+    return torch.stack(
+        [torch.cat([g.flatten() for g in gs]) for gs in slow_gradients(model, *whole(images))]
+    ).double()
 
 
 @pytest.mark.parametrize("make", [perceptron, convolutional])
@@ -150,21 +174,37 @@ def test_wfisher_is_the_step_of_the_dense_inverse(make):
     v = 5 / 18 * (forget.mean(0) - retain.mean(0))
     matrix = damping * torch.eye(v.numel(), dtype=torch.float64) + retain.T @ retain / len(retain)
     result = unlearn("IU", model, data, wfisher_step=3.0, damping=damping)
-    torch.testing.assert_close(flat(result.model).double() - flat(model), 3 * torch.linalg.solve(matrix, v), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        flat(result.model).double() - flat(model), 3 * torch.linalg.solve(matrix, v), rtol=1e-3, atol=1e-5
+    )
     assert result.facts["fisher_images_used"] == 13
 
 
-@pytest.mark.parametrize(("at_once", "block"), [(1, 128), (5, 128), (6, 4), (11, 3), (12, 5), (100, 128), (100, 5)])
+@pytest.mark.parametrize(
+    ("at_once", "block"), [(1, 128), (5, 128), (6, 4), (11, 3), (12, 5), (100, 128), (100, 5)]
+)
 @pytest.mark.parametrize("make", [perceptron, convolutional, peculiar])
 def test_wfisher_in_pieces_is_the_dense_inverse(make, at_once, block, monkeypatch):
     monkeypatch.setattr("unlearn.wfisher.BLOCK", block)
     model, data = make(), data_of()
-    v, rows = torch.randn(flat(model).numel(), generator=torch.Generator().manual_seed(0)), dense_rows(model, data.retain)
-    expected = torch.linalg.solve(0.1 * torch.eye(v.numel(), dtype=torch.float64) + rows.T @ rows / len(rows), v.double())
+    v, rows = (
+        torch.randn(flat(model).numel(), generator=torch.Generator().manual_seed(0)),
+        dense_rows(model, data.retain),
+    )
+    expected = torch.linalg.solve(
+        0.1 * torch.eye(v.numel(), dtype=torch.float64) + rows.T @ rows / len(rows), v.double()
+    )
     pieces = zip(model.named_parameters(), v.split([p.numel() for p in model.parameters()]), strict=True)
     some_images = whole(data.retain)[0][:2]
     numbers = at_once * ImageGradients(model, some_images).numbers_an_image(some_images)
-    found = solved(model, data.retain, {name: piece.view_as(p) for (name, p), piece in pieces}, 0.1, data, numbers=numbers)
+    found = solved(
+        model,
+        data.retain,
+        {name: piece.view_as(p) for (name, p), piece in pieces},
+        0.1,
+        data,
+        numbers=numbers,
+    )
     torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-4)
 
 
@@ -173,7 +213,9 @@ def test_wfisher_computes_each_images_gradient_once_where_all_can_be_held(one_ca
     counts, plain = [], ImageGradients.of_labels
     monkeypatch.setattr("unlearn.wfisher.AT_ONCE", one_call)
     monkeypatch.setattr(ImageGradients, "numbers_an_image", lambda self, x: 100)
-    monkeypatch.setattr(ImageGradients, "of_labels", lambda self, x, y: counts.append(len(y)) or plain(self, x, y))
+    monkeypatch.setattr(
+        ImageGradients, "of_labels", lambda self, x, y: counts.append(len(y)) or plain(self, x, y)
+    )
     unlearn("wfisher", perceptron(), data_of())
     assert counts == ([12] if one_call == 64 else [5, 5, 2])
 
@@ -181,14 +223,19 @@ def test_wfisher_computes_each_images_gradient_once_where_all_can_be_held(one_ca
 def test_wfisher_descends_on_retain_and_ascends_on_forget():
     model, data = perceptron(), data_of()
     after = unlearn("wfisher", model, data, wfisher_step=1e-2).model
-    losses = [[F.cross_entropy(m(x), y).item() for m in (model, after)] for x, y in (whole(data.forget), whole(data.retain))]
+    losses = [
+        [F.cross_entropy(m(x), y).item() for m in (model, after)]
+        for x, y in (whole(data.forget), whole(data.retain))
+    ]
     assert losses[0][1] > losses[0][0]
     assert losses[1][1] < losses[1][0]
 
 
 def test_wfisher_draws_the_images_of_the_fisher_matrix_by_the_seed():
     model = perceptron()
-    results = [unlearn("wfisher", model, data_of(seed=seed), fisher_images=4, damping=0.01) for seed in (1, 1, 2)]
+    results = [
+        unlearn("wfisher", model, data_of(seed=seed), fisher_images=4, damping=0.01) for seed in (1, 1, 2)
+    ]
     assert [r.facts["fisher_images_used"] for r in results] == [4, 4, 4]
     assert torch.equal(flat(results[0].model), flat(results[1].model))
     assert not torch.equal(flat(results[0].model), flat(results[2].model))
@@ -204,14 +251,23 @@ def test_wfisher_needs_positive_values(flags):
 
 
 def ssd_by_hand(model, data, alpha, dampening, size):
-    """Every whole batch of `size` counts once, in the order that the seed decides; what is left over counts for nothing."""
+    """Every whole batch of `size` counts once, in the order that the seed decides; what is left over counts
+    for nothing.
+    """
     importances = []
     for name, images in (("train", data.train), ("forget", data.forget)):
         (x, y), order = whole(images), torch.randperm(len(images), generator=data.generator("SSD", name))
         squares = []
         for batch in range(len(images) // size):
             rows = order[size * batch : size * (batch + 1)]
-            squares.append([g.square() for g in torch.autograd.grad(F.cross_entropy(model(x[rows]), y[rows]), list(model.parameters()))])
+            squares.append(
+                [
+                    g.square()
+                    for g in torch.autograd.grad(
+                        F.cross_entropy(model(x[rows]), y[rows]), list(model.parameters())
+                    )
+                ]
+            )
         importances.append([torch.stack(of_one).mean(0) for of_one in zip(*squares, strict=True)])
     after = {}
     for (name, weight), train, forget in zip(model.named_parameters(), *importances, strict=True):
@@ -222,7 +278,14 @@ def ssd_by_hand(model, data, alpha, dampening, size):
 
 @pytest.mark.parametrize(
     ("alpha", "dampening", "batch_size", "used"),
-    [(10.0, 1.0, 64, 6), (2.0, 0.5, 64, 6), (1.0, 100.0, 64, 6), (2.0, 1.0, 4, 4), (2.0, 0.5, 5, 5), (2.0, 0.5, 1, 1)],
+    [
+        (10.0, 1.0, 64, 6),
+        (2.0, 0.5, 64, 6),
+        (1.0, 100.0, 64, 6),
+        (2.0, 1.0, 4, 4),
+        (2.0, 0.5, 5, 5),
+        (2.0, 0.5, 1, 1),
+    ],
 )
 def test_ssd_shrinks_what_matters_more_to_the_forget_set(alpha, dampening, batch_size, used):
     model, data = perceptron(), data_of()
@@ -241,7 +304,9 @@ def test_ssds_importance_is_a_mean_over_batches_of_the_squared_mean_gradient():
 
     model, data = perceptron(), data_of()
     found = importance(model, data.train, 1, data, "train")
-    torch.testing.assert_close(found["1.weight"], slow_fisher(model, data.train, "true")["1.weight"], rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(
+        found["1.weight"], slow_fisher(model, data.train, "true")["1.weight"], rtol=1e-4, atol=1e-9
+    )
 
 
 def test_ssd_says_that_it_changed_nothing():
@@ -262,4 +327,6 @@ def test_the_gradients_of_single_images_need_no_batch():
     x, y = whole(data.retain)
     for name, gradients in image_gradients(model, x, y).items():
         position = list(dict(model.named_parameters())).index(name)
-        torch.testing.assert_close(gradients[4], slow_gradients(model, x, y)[4][position], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            gradients[4], slow_gradients(model, x, y)[4][position], rtol=1e-4, atol=1e-6
+        )

@@ -1,4 +1,6 @@
-"""Run folders that several processes read are what one process reads, in the same order; a process that dies is an error."""
+"""Run folders that several processes read are what one process reads, in the same order; a process that dies
+is an error.
+"""
 
 import subprocess
 import sys
@@ -25,8 +27,12 @@ def places(tmp_path):
         if number % 17 == 5:
             continue
         (folder / "metrics").mkdir(parents=True)
-        (folder / "meta.yaml").write_text(META.format(name=folder.name, stage="deleted" if number % 13 == 0 else "active"))
-        (folder / "metrics" / "loss").write_text(f"1700000000000 {number}.5 0\n" if number % 11 else "half a li")
+        (folder / "meta.yaml").write_text(
+            META.format(name=folder.name, stage="deleted" if number % 13 == 0 else "active")
+        )
+        (folder / "metrics" / "loss").write_text(
+            f"1700000000000 {number}.5 0\n" if number % 11 else "half a li"
+        )
     return found
 
 

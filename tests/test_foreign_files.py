@@ -5,7 +5,14 @@ import socket
 
 import pytest
 
-from foreign_files import check_inside, foreign_text, open_foreign, read_foreign, size_text, warn_if_others_write
+from foreign_files import (
+    check_inside,
+    foreign_text,
+    open_foreign,
+    read_foreign,
+    size_text,
+    warn_if_others_write,
+)
 
 
 def pipe(path):
@@ -44,7 +51,9 @@ def test_what_is_no_regular_file_is_refused_at_once(make, kind, tmp_path):
 
 def test_a_socket_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a socket's path has at most 108 letters
-    listening(tmp_path / "x") if len(str(tmp_path)) < 90 else pytest.fail("expected a shorter folder for temporary files")
+    listening(tmp_path / "x") if len(str(tmp_path)) < 90 else pytest.fail(
+        "expected a shorter folder for temporary files"
+    )
 
     with pytest.raises(ValueError, match="x: expected a file that can be read, got one that can't"):
         read_foreign(tmp_path / "x")
@@ -79,7 +88,9 @@ def test_what_leads_out_of_its_folder_is_refused(path, tmp_path):
     (tmp_path / "own" / "link").symlink_to("../other/secret")
     (tmp_path / "own" / "folder").symlink_to("../other")
 
-    with pytest.raises(ValueError, match="inside .*own, got one that leads to .*other/secret. Copy it there; or"):
+    with pytest.raises(
+        ValueError, match="inside .*own, got one that leads to .*other/secret. Copy it there; or"
+    ):
         read_foreign(tmp_path / path, inside=tmp_path / "own")
 
 
@@ -107,14 +118,18 @@ def test_a_folder_whose_name_begins_alike_is_another_one(tmp_path):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected a file, and there is no file .*gone. Check the path"):
+    with pytest.raises(
+        FileNotFoundError, match="expected a file, and there is no file .*gone. Check the path"
+    ):
         read_foreign(tmp_path / "gone")
 
 
 def test_what_is_no_utf8_is_refused_with_the_place(tmp_path):
     (tmp_path / "x").write_bytes(b"ab\xff")
 
-    with pytest.raises(ValueError, match="x: expected text in UTF-8, got invalid start byte at byte 2. Save it in UTF-8"):
+    with pytest.raises(
+        ValueError, match="x: expected text in UTF-8, got invalid start byte at byte 2. Save it in UTF-8"
+    ):
         foreign_text(tmp_path / "x")
 
 
@@ -124,7 +139,9 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
     assert foreign_text(tmp_path / "x") == "a"
 
 
-@pytest.mark.parametrize(("size", "words"), [(3, "3 bytes"), (1500, "1.5 kB"), (256 * 10**6, "256 MB"), (2 * 10**15, "2000 TB")])
+@pytest.mark.parametrize(
+    ("size", "words"), [(3, "3 bytes"), (1500, "1.5 kB"), (256 * 10**6, "256 MB"), (2 * 10**15, "2000 TB")]
+)
 def test_sizes_in_words(size, words):
     assert size_text(size) == words
 

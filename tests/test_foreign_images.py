@@ -1,4 +1,6 @@
-"""Datasets that somebody else made: nothing that is read is endless, lies elsewhere, or is of another format than was promised."""
+"""Datasets that somebody else made: nothing that is read is endless, lies elsewhere, or is of another format
+than was promised.
+"""
 
 import io
 import os
@@ -22,7 +24,9 @@ from vision_data.scanned import in_parallel
 from vision_data.torchvision_sets import IDX_FILES
 
 TENCH = "n01440764"
-POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n0 0 8 8 rectfill\nshowpage\n%%EOF\n"
+POSTSCRIPT = (
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n0 0 8 8 rectfill\nshowpage\n%%EOF\n"
+)
 
 
 @pytest.fixture
@@ -40,7 +44,9 @@ def refused(own, match):
 # Formats
 
 
-@pytest.mark.parametrize("content", [POSTSCRIPT, b"GRIB" + bytes(100), b"BUFR" + bytes(100)], ids=["PostScript", "GRIB", "BUFR"])
+@pytest.mark.parametrize(
+    "content", [POSTSCRIPT, b"GRIB" + bytes(100), b"BUFR" + bytes(100)], ids=["PostScript", "GRIB", "BUFR"]
+)
 def test_a_format_that_starts_a_program_is_no_image(content):
     image = EncodedImage("x.png", "a", lambda: content)
 
@@ -59,9 +65,15 @@ def test_every_promised_format_is_read(kind):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda path: path.symlink_to("/dev/zero"), "expected a path inside .*own, got one that leads to /dev/zero"),
+        (
+            lambda path: path.symlink_to("/dev/zero"),
+            "expected a path inside .*own, got one that leads to /dev/zero",
+        ),
         (os.mkfifo, "expected a regular file, got a named pipe"),
-        (lambda path: (os.mkfifo(path.with_name("pipe")), path.symlink_to("pipe")), "expected a regular file, got a named pipe"),
+        (
+            lambda path: (os.mkfifo(path.with_name("pipe")), path.symlink_to("pipe")),
+            "expected a regular file, got a named pipe",
+        ),
     ],
     ids=["a link to a device", "a pipe", "a link to a pipe"],
 )
@@ -85,7 +97,10 @@ def test_a_link_out_of_the_folder_is_refused_with_its_target(own, tmp_path, link
     (image,) = (tmp_path / "elsewhere" / "private").iterdir()
     (own / link).symlink_to(image if link.endswith("png") else image.parent)
 
-    refused(own, rf"{link}: expected a path inside .*own, got one that leads to .*private.*, set LETHE_FOLLOW_LINKS=1")
+    refused(
+        own,
+        rf"{link}: expected a path inside .*own, got one that leads to .*private.*, set LETHE_FOLLOW_LINKS=1",
+    )
 
 
 @pytest.mark.parametrize("link", ["cat/x.png", "cat/more", "bird"])
@@ -114,9 +129,16 @@ def test_links_within_the_folder_are_followed(tmp_path):
 def test_the_names_of_classes_are_utf8_whatever_the_locale(tmp_path):
     class_folders(tmp_path / "own", {"bär": 1, "café": 1})
     program = f"from vision_data.impl import read; print(ascii(read('folder:{tmp_path}/own', '{tmp_path}/data').class_names))"
-    plain = os.environ | {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "OMP_NUM_THREADS": "1"}
+    plain = os.environ | {
+        "LC_ALL": "POSIX",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "OMP_NUM_THREADS": "1",
+    }
     root = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", program], cwd=root, env=plain, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, env=plain, capture_output=True, text=True, timeout=120
+    )
 
     assert (done.stdout.strip(), done.returncode) == (r"('b\xe4r', 'caf\xe9')", 0)
 
@@ -138,7 +160,9 @@ def test_members_of_one_name_in_a_zip_are_each_their_own(tmp_path):
     train, labels = DATASETS[f"hf:{zipped(tmp_path / 'own', members)}"](tmp_path / "data").train
 
     assert labels.tolist() == [0, 0, 0, 1, 1]
-    assert np.array_equal(train[:].numpy(), np.stack([np.asarray(noise(seed)).transpose(2, 0, 1) for seed in range(5)]))
+    assert np.array_equal(
+        train[:].numpy(), np.stack([np.asarray(noise(seed)).transpose(2, 0, 1) for seed in range(5)])
+    )
 
 
 def test_a_zip_that_leads_out_of_the_dataset_is_not_read(tmp_path):
@@ -179,7 +203,9 @@ def test_a_member_of_holes_in_a_tar_is_refused_before_it_is_read(tmp_path):
         DATASETS["IMAGENET_SMALL"](tmp_path)
 
 
-@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+@pytest.mark.parametrize(
+    "kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK]
+)
 def test_a_header_of_a_tar_that_is_larger_than_a_name_is_refused(kind):
     about = tarfile.TarInfo("x")
     about.size, about.type = 10**9, kind
@@ -209,12 +235,18 @@ def test_no_more_images_are_held_than_memory_is_to_hold(monkeypatch):
 def table(folder, paths):
     folder.mkdir()
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
-    made = datasets.Dataset.from_dict({"image": [str(path) for path in paths], "label": [0, 1]}, features=features)
-    pq.write_table(made.data.table, folder / "train.parquet")  # the datasets library would put the content into the cells
+    made = datasets.Dataset.from_dict(
+        {"image": [str(path) for path in paths], "label": [0, 1]}, features=features
+    )
+    pq.write_table(
+        made.data.table, folder / "train.parquet"
+    )  # the datasets library would put the content into the cells
     return folder
 
 
-@pytest.mark.parametrize("path", ["{}/private.png", "../private.png", "/dev/zero", "../pipe", "link.png", "own.png\0"])
+@pytest.mark.parametrize(
+    "path", ["{}/private.png", "../private.png", "/dev/zero", "../pipe", "link.png", "own.png\0"]
+)
 def test_a_cell_names_no_file_outside_of_the_dataset(tmp_path, path):
     (tmp_path / "private.png").write_bytes(encoded(noise(1)))
     os.mkfifo(tmp_path / "pipe")
@@ -222,7 +254,10 @@ def test_a_cell_names_no_file_outside_of_the_dataset(tmp_path, path):
     (own / "own.png").write_bytes(encoded(noise(2)))
     (own / "link.png").symlink_to("../private.png")
 
-    with pytest.raises(ValueError, match=r"1 of the images can't be read: row 0 of train .*(expected a path inside|embedded null byte)"):
+    with pytest.raises(
+        ValueError,
+        match=r"1 of the images can't be read: row 0 of train .*(expected a path inside|embedded null byte)",
+    ):
         DATASETS[f"hf:{own}"](tmp_path / "data")
 
 
@@ -276,7 +311,9 @@ def test_the_state_of_a_saved_dataset_is_checked(tmp_path, state, says):
     own = saved(tmp_path / "own")
     (own / "state.json").write_text(state)
 
-    with pytest.raises(ValueError, match=f"hf-own: expected a dataset in .*own, and it can't be read.*{says}|{says}"):
+    with pytest.raises(
+        ValueError, match=f"hf-own: expected a dataset in .*own, and it can't be read.*{says}|{says}"
+    ):
         DATASETS[f"hf:{own}"](tmp_path / "data")
 
 
@@ -307,6 +344,7 @@ def test_a_table_of_classes_that_leads_out_of_the_folder_is_not_read(tmp_path):
     (val / "val_annotations.txt").symlink_to("/etc/passwd")
 
     with pytest.raises(
-        ValueError, match=r"val_annotations\.txt: expected a path inside .*tiny-imagenet-200, got one that leads to /etc/passwd"
+        ValueError,
+        match=r"val_annotations\.txt: expected a path inside .*tiny-imagenet-200, got one that leads to /etc/passwd",
     ):
         DATASETS["TinyImageNet"](tmp_path)

@@ -1,4 +1,6 @@
-"""Weights that other programs saved: taken where it is plain which is which, and refused with the real cause otherwise."""
+"""Weights that other programs saved: taken where it is plain which is which, and refused with the real cause
+otherwise.
+"""
 
 import zipfile
 from pathlib import Path
@@ -94,7 +96,9 @@ def test_pruned_weights_are_multiplied_by_their_masks(loaded):
     expected = pruned()
     found, model = loaded(expected.state_dict())
 
-    assert found.notes == (f"pruned weights multiplied by their masks ({', '.join(repr(n) for n in NAMES if 'weight' in n)})",)
+    assert found.notes == (
+        f"pruned weights multiplied by their masks ({', '.join(repr(n) for n in NAMES if 'weight' in n)})",
+    )
     assert torch.equal(model.linear1.weight, expected.linear1.weight)
     assert int((model.linear1.weight == 0).sum()) == model.linear1.weight.numel() // 2
 
@@ -117,7 +121,9 @@ def test_a_model_inside_of_another_takes_bare_weights(loaded):
 
 def test_counts_that_older_files_have_not_are_a_new_models(loaded):
     weights = build("cnn", SHAPE, 10, seed=1).state_dict()
-    found, model = loaded({n: v for n, v in weights.items() if "num_batches" not in n}, build("cnn", SHAPE, 10, seed=2))
+    found, model = loaded(
+        {n: v for n, v in weights.items() if "num_batches" not in n}, build("cnn", SHAPE, 10, seed=2)
+    )
 
     assert found.notes == ()
     assert states_equal(model.state_dict(), weights)
@@ -139,29 +145,54 @@ def broken():
 
 
 REFUSED = {
-    "NaN": (broken(), f"512 numbers that are not finite, in '{NAMES[0]}'. The training that made it diverged, or the file is damaged"),
+    "NaN": (
+        broken(),
+        f"512 numbers that are not finite, in '{NAMES[0]}'. The training that made it diverged, or the file "
+        "is damaged",
+    ),
     "seven classes": (
         build("mlp", SHAPE, 7, seed=1, options={"hidden": (8,)}).state_dict(),
         r"a last layer of 7 outputs instead of 10 \('linear2.weight' is \(7, 8\), here \(10, 8\)\): it was trained on other classes",
     ),
-    "wider": (mlp(hidden=(9,)).state_dict(), r"others \('linear1.weight' is \(9, 64\), here \(8, 64\), and 1 more\)"),
+    "wider": (
+        mlp(hidden=(9,)).state_dict(),
+        r"others \('linear1.weight' is \(9, 64\), here \(8, 64\), and 1 more\)",
+    ),
     "another architecture": (
         {"conv.weight": torch.ones(3)},
         r"others \(without 'linear1.weight', .*; with 'conv.weight', for which this one has no place\). Choose the --arch",
     ),
-    "one weight more": ({**under(""), "aux.weight": torch.ones(3, 9)}, "with 'aux.weight', for which this one has no place"),
+    "one weight more": (
+        {**under(""), "aux.weight": torch.ones(3, 9)},
+        "with 'aux.weight', for which this one has no place",
+    ),
     "weight norm": (with_computed_weights().state_dict(), "layers whose weight is computed, by weight_norm"),
-    "int8": ({n: v.to(torch.int8) for n, v in under("").items()}, "int8 for 'linear1.weight', where it has float32"),
+    "int8": (
+        {n: v.to(torch.int8) for n, v in under("").items()},
+        "int8 for 'linear1.weight', where it has float32",
+    ),
     "bool": ({n: v.bool() for n, v in under("").items()}, "bool for 'linear1.weight', where it has float32"),
-    "complex": ({n: v.to(torch.complex64) for n, v in under("").items()}, "complex64 for 'linear1.weight', where it has float32"),
-    "sparse": ({**under(""), NAMES[0]: torch.ones(8, 64).to_sparse()}, "torch.sparse_coo for 'linear1.weight', where it has float32"),
+    "complex": (
+        {n: v.to(torch.complex64) for n, v in under("").items()},
+        "complex64 for 'linear1.weight', where it has float32",
+    ),
+    "sparse": (
+        {**under(""), NAMES[0]: torch.ones(8, 64).to_sparse()},
+        "torch.sparse_coo for 'linear1.weight', where it has float32",
+    ),
     "two that fit": (
         {"student": under(""), "teacher": under("", seed=3)},
         r"several that fit, under 'student', 'teacher'. Save one of them alone: torch.save\(torch.load\(FILE\)\['student'\]",
     ),
-    "two prefixes that fit": ({**under("one."), **under("two.", seed=3)}, "several that fit, under 'one.', 'two.'. Save one of them"),
+    "two prefixes that fit": (
+        {**under("one."), **under("two.", seed=3)},
+        "several that fit, under 'one.', 'two.'. Save one of them",
+    ),
     "no tensors": ({"epoch": 3}, "no tensors: neither a state dict nor one under 'state_dict'"),
-    "half a normalisation": ({**under(""), "normalize.mean": torch.zeros(1)}, r"a layer that normalises images .* Say .*--normalize"),
+    "half a normalisation": (
+        {**under(""), "normalize.mean": torch.zeros(1)},
+        r"a layer that normalises images .* Say .*--normalize",
+    ),
     "a normalisation in 0 to 255": (
         {**under(""), "normalize.mean": torch.tensor([123.7]), "normalize.std": torch.tensor([58.4])},
         r"are no mean and deviation of pixels in \[0, 1\]. Say how its images are normalised: --normalize",
@@ -172,19 +203,25 @@ REFUSED = {
 @pytest.mark.parametrize(("content", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_does_not_fit_is_refused_with_the_cause(loaded, content, message):
     model = mlp(seed=2)
-    with pytest.raises(ValueError, match=rf"model\.pth\.tar: expected the weights of this architecture, got .*{message}"):
+    with pytest.raises(
+        ValueError, match=rf"model\.pth\.tar: expected the weights of this architecture, got .*{message}"
+    ):
         loaded(content, model)
     assert states_equal(model.state_dict(), mlp(seed=2).state_dict())
 
 
 def test_equal_copies_are_one(loaded):
-    assert loaded({"a": under(""), "b": under("")})[0].notes == ("the weights under 'a', not those under 'b'",)
+    assert loaded({"a": under(""), "b": under("")})[0].notes == (
+        "the weights under 'a', not those under 'b'",
+    )
 
 
 @pytest.mark.parametrize("shape", [(1,), (1, 1, 1, 1)])
 @pytest.mark.parametrize("name", ["normalize.mean", "0.mean", "mean", "normalizer.new_mean", "pixel_mean"])
 def test_the_normalisation_that_a_file_says_is_known(loaded, name, shape):
-    found, model = loaded({**under(""), name: torch.full(shape, 0.25), name.replace("mean", "std"): torch.full(shape, 0.5)})
+    found, model = loaded(
+        {**under(""), name: torch.full(shape, 0.25), name.replace("mean", "std"): torch.full(shape, 0.5)}
+    )
 
     assert found.normalisation == ((0.25,), (0.5,))
     assert states_equal(model.state_dict(), mlp().state_dict())
@@ -195,11 +232,17 @@ def test_a_model_with_such_a_layer_takes_pixels(loaded):
     model.register_buffer("mean", torch.zeros(1))
     model.register_buffer("std", torch.ones(1))
 
-    assert loaded({**under(""), "mean": torch.zeros(1), "std": torch.ones(1)}, model)[0].normalisation == ((), ())
+    assert loaded({**under(""), "mean": torch.zeros(1), "std": torch.ones(1)}, model)[0].normalisation == (
+        (),
+        (),
+    )
 
 
 def test_a_normalisation_that_is_known_is_not_asked_for(loaded):
-    assert loaded({**under(""), "normalize.mean": torch.zeros(1)}, normalisation_known=True)[0].normalisation is None
+    assert (
+        loaded({**under(""), "normalize.mean": torch.zeros(1)}, normalisation_known=True)[0].normalisation
+        is None
+    )
 
 
 def test_batch_norms_statistics_are_no_normalisation_of_images(loaded):
@@ -224,7 +267,10 @@ DID_NOT_ARRIVE = {
     "page": (b"\n<!DOCTYPE html><html>404</html>", "got a web page .* Copy or download the file again"),
     "empty": (b"", "got an empty file. Copy or download the file again"),
     "words": (b"Not Found", "got a text, 'Not Found'. Copy or download the file again"),
-    "JSON": (b'{"message": "Bad credentials"}', 'got a text, \'{"message": "Bad credentials"}\'. Copy or download the file again'),
+    "JSON": (
+        b'{"message": "Bad credentials"}',
+        'got a text, \'{"message": "Bad credentials"}\'. Copy or download the file again',
+    ),
     "gzip": (b"\x1f\x8b\x08\x00abc", "got a gzip archive. Unpack it"),
     "Keras": (b"\x89HDF\r\n\x1a\n\x00", "got an HDF5 file, of Keras perhaps. Name a file of PyTorch's"),
 }
@@ -241,7 +287,10 @@ def test_a_file_that_did_not_arrive_is_told_by_what_came(tmp_path, name, content
 def test_half_a_download_is_told(tmp_path):
     torch.save(under(""), tmp_path / OLDER)
     (tmp_path / OLDER).write_bytes((tmp_path / OLDER).read_bytes()[:2000])
-    with pytest.raises(ValueError, match="got the beginning of such a file: its end is missing. Copy or download the file again"):
+    with pytest.raises(
+        ValueError,
+        match="got the beginning of such a file: its end is missing. Copy or download the file again",
+    ):
         load_weights(tmp_path / OLDER, mlp())
 
 

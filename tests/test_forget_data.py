@@ -6,7 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.bars import CLASS_1, PER_CLASS, SEVEN_IMAGES, fixture_model, fixture_splits, fixture_trained, same_bits  # noqa: F401 (fixtures)
+from tests.bars import (
+    CLASS_1,
+    PER_CLASS,
+    SEVEN_IMAGES,
+    fixture_model,  # noqa: F401
+    fixture_splits,  # noqa: F401
+    fixture_trained,  # noqa: F401
+    same_bits,
+)
 from unlearn import ForgetData, copy_of, unlearn
 from vision_data import ForgetRequest
 
@@ -24,7 +32,9 @@ from vision_data import ForgetRequest
 )
 def test_validation_loses_a_class_that_goes_whole_and_only_then(request_, gone, splits):
     data = ForgetData.of(splits, request_)
-    kept = splits.validation.subset(torch.tensor([label not in gone for label in splits.validation.labels.tolist()]))
+    kept = splits.validation.subset(
+        torch.tensor([label not in gone for label in splits.validation.labels.tolist()])
+    )
     assert data.forget_classes == tuple(sorted(gone))
     assert data.validation.indexes.tolist() == kept.indexes.tolist()
 
@@ -71,7 +81,9 @@ def test_a_new_method_is_a_file_with_a_function(tmp_path, model, splits):
         "    return copy_of(model)\n"
     )
     data = ForgetData.of(splits, CLASS_1)
-    assert same_bits(unlearn(f"{file}:forget_nothing", model, data, times=3).model.state_dict(), model.state_dict())
+    assert same_bits(
+        unlearn(f"{file}:forget_nothing", model, data, times=3).model.state_dict(), model.state_dict()
+    )
     with pytest.raises(ValueError, match=r"unknown flag of forget_nothing '--time'\. Did you mean '--times'"):
         unlearn(f"{file}:forget_nothing", model, data, time=3)
 

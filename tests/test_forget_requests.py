@@ -67,7 +67,13 @@ def test_listed_indexes_are_exactly_these_images():
 @FEW
 @given(
     st.sampled_from(
-        [ForgetRequest((0,)), ForgetRequest((0, 1)), ForgetRequest((1,), 2), ForgetRequest((-1,), 7), ForgetRequest(indexes=(1, 19))]
+        [
+            ForgetRequest((0,)),
+            ForgetRequest((0, 1)),
+            ForgetRequest((1,), 2),
+            ForgetRequest((-1,), 7),
+            ForgetRequest(indexes=(1, 19)),
+        ]
     ),
     st.integers(0, 20),
 )
@@ -115,18 +121,24 @@ def test_a_class_that_does_not_exist_is_refused(label):
 
 @pytest.mark.parametrize(("classes", "available"), [((0,), 4), ((0, 1), 10), ((-1,), 20)])
 def test_more_images_than_there_are_is_refused(classes, available):
-    with pytest.raises(ValueError, match=f"--num_indexes_to_replace: expected at most {available}, .*, got {available + 1}"):
+    with pytest.raises(
+        ValueError, match=f"--num_indexes_to_replace: expected at most {available}, .*, got {available + 1}"
+    ):
         divided(ForgetRequest(classes, available + 1))
 
 
-@pytest.mark.parametrize("request_", [ForgetRequest((0, 1, 2)), ForgetRequest((-1,), 20), ForgetRequest(indexes=tuple(range(20)))])
+@pytest.mark.parametrize(
+    "request_", [ForgetRequest((0, 1, 2)), ForgetRequest((-1,), 20), ForgetRequest(indexes=tuple(range(20)))]
+)
 def test_a_request_that_takes_everything_is_refused(request_):
     with pytest.raises(ValueError, match="takes every training image and leaves nothing to retain"):
         divided(request_)
 
 
 @pytest.mark.parametrize(
-    "request_", [ForgetRequest(()), ForgetRequest(indexes=()), ForgetRequest((2,))], ids=["no class", "no index", "no image"]
+    "request_",
+    [ForgetRequest(()), ForgetRequest(indexes=()), ForgetRequest((2,))],
+    ids=["no class", "no index", "no image"],
 )
 def test_a_request_that_takes_nothing_is_refused(request_):
     with pytest.raises(ValueError, match="at least one"):

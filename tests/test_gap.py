@@ -1,4 +1,6 @@
-"""How far a model is from the ideal one, by hand: avg_gap, tow, and the values of a model compared with itself."""
+"""How far a model is from the ideal one, by hand: avg_gap, tow, and the values of a model compared with
+itself.
+"""
 
 from dataclasses import replace
 
@@ -33,7 +35,15 @@ def test_avg_gap_takes_the_test_score_of_the_other_classes_where_a_whole_class_w
     assert ua_ra_ta_mia(model)[2] == model.metric("test_retain_score") != model.metric("test_score")
 
 
-BEST = {"avg_gap": 0.0, "rUA": 0.0, "tow": 1.0, "fidelity": 100.0, "js_divergence": 0.0, "activation_distance": 0.0, "zrf": 1.0}
+BEST = {
+    "avg_gap": 0.0,
+    "rUA": 0.0,
+    "tow": 1.0,
+    "fidelity": 100.0,
+    "js_divergence": 0.0,
+    "activation_distance": 0.0,
+    "zrf": 1.0,
+}
 
 
 @pytest.mark.parametrize("make", [model_outputs, by_class])
@@ -49,7 +59,10 @@ def test_tow_by_hand():
 
 
 def test_tow_takes_the_test_score_of_the_other_classes_where_a_whole_class_went():
-    model, ideal = by_class(), replace(by_class(), test=drawn(120, sharpness=4.0, labels=[0, 1, 2] * 40, seed=9))
+    model, ideal = (
+        by_class(),
+        replace(by_class(), test=drawn(120, sharpness=4.0, labels=[0, 1, 2] * 40, seed=9)),
+    )
     ours, ideals = model.metric("test_retain_score"), ideal.metric("test_retain_score")
     assert METRICS["tow"](model, ideal) == pytest.approx(1 - abs(ours - ideals) / 100) != 1
 
@@ -68,5 +81,9 @@ def test_the_mean_gap_needs_as_many_ideals():
 
 
 def test_the_ideal_of_another_request_is_refused():
-    _, reasons = evaluate(model=by_class(), ideal=replace(by_class(), forget_classes=()), names=["avg_gap", "tow"])
-    assert all("Train the ideal model for the same forget request" in reasons[name] for name in ("avg_gap", "tow"))
+    _, reasons = evaluate(
+        model=by_class(), ideal=replace(by_class(), forget_classes=()), names=["avg_gap", "tow"]
+    )
+    assert all(
+        "Train the ideal model for the same forget request" in reasons[name] for name in ("avg_gap", "tow")
+    )

@@ -1,4 +1,6 @@
-"""Truths and traps of the methods that fine-tune by passes: FT, FT_l1, NegGrad, ascent_descent, RL, SalUn, SalUn_soft, amnesiac."""
+"""Truths and traps of the methods that fine-tune by passes: FT, FT_l1, NegGrad, ascent_descent, RL, SalUn,
+SalUn_soft, amnesiac.
+"""
 
 import copy
 import math
@@ -42,7 +44,9 @@ def linear(classes=3):
 def normed(classes=3):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(2, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Dropout(0.5), nn.Linear(5, classes)).eval()
+        return nn.Sequential(
+            nn.Linear(2, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Dropout(0.5), nn.Linear(5, classes)
+        ).eval()
 
 
 def gradients(model, images, labels=None, **settings):
@@ -92,7 +96,10 @@ def test_the_l1_penalty_is_on_all_weights_and_fades_linearly(name):
         signs = [p.detach().sign() for p in by_hand.model.parameters()]
         grads = gradients(by_hand.model, data.retain)
         by_hand.step([g + weight * s for g, s in zip(grads, signs, strict=True)])
-    assert_close(unlearn(name, linear(), data, unlearn_epochs=epochs, unlearn_lr=0.1, l1_alpha=alpha).model, by_hand.model)
+    assert_close(
+        unlearn(name, linear(), data, unlearn_epochs=epochs, unlearn_lr=0.1, l1_alpha=alpha).model,
+        by_hand.model,
+    )
 
 
 @pytest.mark.parametrize("name", ["NegGrad", "GA", "ascent_forget"])
@@ -102,7 +109,9 @@ def test_neg_grad_ascends_on_forget_while_decay_still_shrinks(name):
         by_hand.step([-g for g in gradients(by_hand.model, data.forget)])
     result = unlearn(name, linear(), data, unlearn_epochs=2, unlearn_lr=0.1, weight_decay=0.05)
     assert_close(result.model, by_hand.model)
-    before, after = (F.cross_entropy(m(data.forget.images), data.forget.labels).item() for m in (linear(), result.model))
+    before, after = (
+        F.cross_entropy(m(data.forget.images), data.forget.labels).item() for m in (linear(), result.model)
+    )
     assert after > before
     assert result.history[0]["forget_loss"] == pytest.approx(before)  # the loss itself, not its negative
 
@@ -115,7 +124,9 @@ def test_ascent_descent_ascends_in_its_first_epochs_and_descends_after_in_all():
         by_hand.step(gradients(by_hand.model, data.retain))
     result = unlearn("ascent_descent", linear(), data, unlearn_epochs=4, ascent_epochs=2, unlearn_lr=0.1)
     assert_close(result.model, by_hand.model)
-    assert [sorted(epoch) for epoch in result.history] == [["forget_loss", "retain_loss"]] * 2 + [["retain_loss"]] * 2
+    assert [sorted(epoch) for epoch in result.history] == [["forget_loss", "retain_loss"]] * 2 + [
+        ["retain_loss"]
+    ] * 2
 
 
 @pytest.mark.parametrize("name", ["RL", "random_label"])
@@ -132,7 +143,10 @@ def test_salun_is_rl_on_its_mask():
     data, by_hand = data_of(), ByHand(linear(), lr=0.1)
     initial = [p.detach().clone() for p in by_hand.model.parameters()]
     ranked = torch.cat([g.abs().flatten() for g in gradients(linear(), data.forget, reduction="sum")])
-    kept = [g.abs() >= ranked.sort(descending=True).values[3] for g in gradients(linear(), data.forget, reduction="sum")]  # 4 of 9
+    kept = [
+        g.abs() >= ranked.sort(descending=True).values[3]
+        for g in gradients(linear(), data.forget, reduction="sum")
+    ]  # 4 of 9
     draws = data.generator("RL", "labels")
     for _ in range(3):
         for images in (relabelled(data.forget, 3, draws), data.retain):
@@ -214,7 +228,9 @@ def test_labels_are_drawn_anew_in_each_epoch_from_all_100_classes(name, batches_
     assert len({tuple(row) for row in drawn.tolist()}) == 60
     assert drawn.min() == 1  # never the true one, 0
     assert len(drawn.unique()) == 99
-    assert all(torch.cat([y for _, y in one]).bincount(minlength=100).tolist() == [0] + [10] * 99 for one in retain)
+    assert all(
+        torch.cat([y for _, y in one]).bincount(minlength=100).tolist() == [0] + [10] * 99 for one in retain
+    )
 
 
 def test_amnesiac_draws_its_labels_once_and_never_the_true_one(batches_seen):
@@ -237,8 +253,19 @@ def test_amnesiac_draws_its_labels_once_and_never_the_true_one(batches_seen):
 @pytest.mark.parametrize("density", [0.1, 0.5])
 def test_frozen_weights_do_not_move_under_momentum_and_weight_decay(density):
     model, data = normed(), data_of()
-    result = unlearn("SalUn", model, data, density=density, unlearn_epochs=5, unlearn_lr=0.1, momentum=0.9, weight_decay=0.1)
-    keep = torch.cat([k.flatten() for k in most_salient(saliency(copy.deepcopy(model), data.forget.batches(3)), density)])
+    result = unlearn(
+        "SalUn",
+        model,
+        data,
+        density=density,
+        unlearn_epochs=5,
+        unlearn_lr=0.1,
+        momentum=0.9,
+        weight_decay=0.1,
+    )
+    keep = torch.cat(
+        [k.flatten() for k in most_salient(saliency(copy.deepcopy(model), data.forget.batches(3)), density)]
+    )
     moved = weights(result.model) != weights(model)
     assert not moved[~keep].any()
     assert moved[keep].all()
@@ -309,8 +336,12 @@ def test_salun_soft_has_as_many_shares_as_steps(batch_size, monkeypatch):
     from unlearn import salun_soft
 
     shares = []
-    monkeypatch.setattr(salun_soft, "falling", lambda *start_and_steps: shares.append(falling(*start_and_steps)) or shares[0])
-    unlearn("SalUn_soft", normed(), data_of(images=15, forget=5), batch_size=batch_size)  # 5 forget, 10 retain: some leave one
+    monkeypatch.setattr(
+        salun_soft, "falling", lambda *start_and_steps: shares.append(falling(*start_and_steps)) or shares[0]
+    )
+    unlearn(
+        "SalUn_soft", normed(), data_of(images=15, forget=5), batch_size=batch_size
+    )  # 5 forget, 10 retain: some leave one
     assert list(shares[0]) == []
 
 
@@ -334,7 +365,15 @@ def test_rl_forgets_a_class_in_eval_mode_behind_batch_norm():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(2, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3))
     everything = [Pass("train", data.train)]
-    model = fine_tune(model, data, "FT", lambda _: everything, optimizer=sgd(model, 0.1, 0.9, 5e-4), unlearn_epochs=40, batch_size=64).model
+    model = fine_tune(
+        model,
+        data,
+        "FT",
+        lambda _: everything,
+        optimizer=sgd(model, 0.1, 0.9, 5e-4),
+        unlearn_epochs=40,
+        batch_size=64,
+    ).model
 
     def share(model, images):
         return (model(images.images).argmax(1) == images.labels).float().mean().item()
@@ -352,7 +391,9 @@ def test_the_others_train_batch_norm_too(name):
 
 
 @pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize(("images", "forget", "batch_size"), [(12, 1, 256), (13, 4, 3), (12, 4, 1), (4, 1, 2)])
+@pytest.mark.parametrize(
+    ("images", "forget", "batch_size"), [(12, 1, 256), (13, 4, 3), (12, 4, 1), (4, 1, 2)]
+)
 def test_no_batch_of_one_image_stops_batch_norm(name, images, forget, batch_size):
     result = unlearn(name, normed(), data_of(images, forget=forget), batch_size=batch_size)
     assert all(value.isfinite().all() for value in result.model.state_dict().values())
@@ -379,7 +420,10 @@ def test_dropout_is_on_and_the_seed_alone_decides_it(name):
 
 def test_train_mode_ends_in_eval_mode_and_puts_the_random_state_back_after_an_error():
     model, state = normed(), torch.get_rng_state()
-    with pytest.raises(KeyError), train_mode(model, torch.Generator().manual_seed(0), CPU, single_images=True):
+    with (
+        pytest.raises(KeyError),
+        train_mode(model, torch.Generator().manual_seed(0), CPU, single_images=True),
+    ):
         assert [m.training for m in model] == [True, False, True, True, True]
         torch.rand(3)
         raise KeyError
@@ -410,7 +454,9 @@ def test_the_model_of_the_caller_stays(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_method_that_diverges_names_itself(name):
-    with pytest.raises(FloatingPointError, match=rf"^{name} diverged in epoch \d+: \w+_loss .* Choose a smaller --unlearn_lr"):
+    with pytest.raises(
+        FloatingPointError, match=rf"^{name} diverged in epoch \d+: \w+_loss .* Choose a smaller --unlearn_lr"
+    ):
         unlearn(name, nn.Sequential(linear(), nn.Linear(3, 3)), data_of(), unlearn_lr=1e30, unlearn_epochs=50)
 
 
@@ -422,7 +468,9 @@ def test_neg_grad_shows_a_loss_that_climbs():
 
 
 def test_weights_that_overflow_in_the_last_step_are_noticed():
-    with pytest.raises(FloatingPointError, match="FT diverged in epoch 1: retain_loss .*, or weights that are not finite"):
+    with pytest.raises(
+        FloatingPointError, match="FT diverged in epoch 1: retain_loss .*, or weights that are not finite"
+    ):
         unlearn("FT", linear(), data_of(), unlearn_lr=3e37, weight_decay=3e37, unlearn_epochs=1)
 
 
@@ -432,7 +480,9 @@ def test_the_published_l1_alpha_shrinks_what_the_default_keeps():
     model = nn.Linear(3, 3, bias=False)
     with torch.no_grad():
         model.weight.copy_(4 * torch.eye(3))
-    kept, shrunk = (unlearn("FT_l1", model, data, batch_size=2, **alpha).model for alpha in ({}, {"l1_alpha": 0.2}))
+    kept, shrunk = (
+        unlearn("FT_l1", model, data, batch_size=2, **alpha).model for alpha in ({}, {"l1_alpha": 0.2})
+    )
     assert kept.weight.diagonal().min() > 3.9
     assert shrunk.weight.diagonal().max() < 2.5
 

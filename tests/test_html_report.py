@@ -65,7 +65,12 @@ def page():
 def test_the_page_is_whole_needs_nothing_else_and_is_small(classes):
     text = html_report(facts(classes, rows=300, columns=700))
     page = Page(text)
-    places = [value for _, attributes in page.elements for name, value in attributes.items() if name in ("src", "href", "action", "data")]
+    places = [
+        value
+        for _, attributes in page.elements
+        for name, value in attributes.items()
+        if name in ("src", "href", "action", "data")
+    ]
 
     assert page.open == []
     assert len(text.encode()) < MOST_BYTES
@@ -79,7 +84,9 @@ def test_every_picture_says_what_it_shows(page):
     pictures = [(tag, attributes) for tag, attributes in Page(page).elements if tag in ("svg", "img")]
 
     assert len(pictures) > 20
-    assert all(len(attributes.get("alt") or attributes.get("aria-label") or "") > 20 for _, attributes in pictures)
+    assert all(
+        len(attributes.get("alt") or attributes.get("aria-label") or "") > 20 for _, attributes in pictures
+    )
 
 
 def test_every_svg_is_xml(page):
@@ -99,7 +106,17 @@ def test_what_a_person_wrote_is_text_and_no_markup(page):
 def test_the_page_has_what_was_asked_done_found_and_every_parameter(page):
     text = Page(page).text
 
-    for words in ("Forget class 0.", "One line & more.", "Somebody 2020", "Completely", "kappa", "a & b", "torch", "A note.", "0" * 32):
+    for words in (
+        "Forget class 0.",
+        "One line & more.",
+        "Somebody 2020",
+        "Completely",
+        "kappa",
+        "a & b",
+        "torch",
+        "A note.",
+        "0" * 32,
+    ):
         assert words.casefold() in text.casefold(), words
     for heading in (
         "Findings",
@@ -117,7 +134,9 @@ def test_the_table_has_the_numbers_with_the_direction_that_is_good(page):
     row = re.search(r"<tr><th scope=\"row\"><code>retain_score</code>.*?</tr>", page, flags=re.DOTALL)[0]
     own = facts().measured.models
 
-    assert re.findall(r"<td>(.*?)</td>", row) == [f"{own[model]['retain_score']:.2f}" for model in ("initial", "unlearned", "ideal")]
+    assert re.findall(r"<td>(.*?)</td>", row) == [
+        f"{own[model]['retain_score']:.2f}" for model in ("initial", "unlearned", "ideal")
+    ]
     assert "good: higher" in row
 
 
@@ -138,7 +157,11 @@ def test_what_was_not_measured_is_there_with_its_reason():
 
 
 def test_a_metric_without_any_value_has_no_row_but_its_reason():
-    own = replace(facts(), kinds=[*facts().kinds, METRICS["klom_forget_p95"]], undefined={"klom_forget_p95": "needs many models"})
+    own = replace(
+        facts(),
+        kinds=[*facts().kinds, METRICS["klom_forget_p95"]],
+        undefined={"klom_forget_p95": "needs many models"},
+    )
     text = html_report(own)
 
     assert text.count("klom_forget_p95") == 1
@@ -148,7 +171,9 @@ def test_a_metric_without_any_value_has_no_row_but_its_reason():
 def test_a_run_with_few_metrics_no_mask_no_history_and_no_images_has_a_page():
     own = replace(facts(), kinds=[METRICS["forget_score"]], layer=None, histories=(), images=None)
     for model in ("initial", "unlearned", "ideal"):
-        own = with_numbers(own, model, **{name: None for name in own.measured.models[model] if name != "forget_score"})
+        own = with_numbers(
+            own, model, **{name: None for name in own.measured.models[model] if name != "forget_score"}
+        )
     text = Page(html_report(own)).text
 
     assert "no attack was run".capitalize() in text
@@ -181,7 +206,9 @@ def test_equal_losses_are_one_step_of_the_curve():
 def test_confusion_is_that_of_scikit_learn():
     own = model_outputs(7, sure=1.0).test
 
-    assert np.array_equal(confusion_counts(own), confusion_matrix(own.labels, own.logits.argmax(1), labels=range(7)))
+    assert np.array_equal(
+        confusion_counts(own), confusion_matrix(own.labels, own.logits.argmax(1), labels=range(7))
+    )
 
 
 def test_infinite_losses_and_histories_are_drawn_and_said():
@@ -190,9 +217,15 @@ def test_infinite_losses_and_histories_are_drawn_and_said():
     sure = Outputs(logits, torch.zeros(20, dtype=torch.int64))
     steps = [{"loss": 1.0}, {"loss": float("nan")}, {"loss": float("inf")}]
 
-    assert loss_histogram("unlearned", sure, sure).note == "40 images beyond the ends are counted in the outermost bins."
+    assert (
+        loss_histogram("unlearned", sure, sure).note
+        == "40 images beyond the ends are counted in the outermost bins."
+    )
     assert "AUC 0.500" in attack_roc({"unlearned": (sure, sure)}).keys[0].text
-    assert curves("Unlearning", steps, role="unlearned", step="step")[0].note == "2 values that are not finite are left out."
+    assert (
+        curves("Unlearning", steps, role="unlearned", step="step")[0].note
+        == "2 values that are not finite are left out."
+    )
 
 
 def ylabel_of(picture):
@@ -200,7 +233,16 @@ def ylabel_of(picture):
 
 
 def test_a_curves_axes_have_units():
-    steps = [{"loss": 1.0, "forget_score": 2.0, "mia_auc": 0.5, "repair_loss": 1.0, "matching_loss": 1.0, "temperature": 3.0}] * 3
+    steps = [
+        {
+            "loss": 1.0,
+            "forget_score": 2.0,
+            "mia_auc": 0.5,
+            "repair_loss": 1.0,
+            "matching_loss": 1.0,
+            "temperature": 3.0,
+        }
+    ] * 3
     labels = [ylabel_of(picture) for picture in curves("Unlearning", steps, role="unlearned", step="epoch")]
     assert labels == [
         "loss (nats)",
@@ -223,7 +265,9 @@ def test_a_score_that_never_changes_has_no_axis_beyond_its_scale(value):
 
 def test_curves_that_are_left_out_are_named():
     pictures = curves("U", [{f"n_{n}": 1.0 for n in range(15)}] * 2, role="unlearned", step="step")
-    assert len(pictures) == 12 and pictures[-1].note == "3 more of this history are not drawn: n 12, n 13, n 14."
+    assert (
+        len(pictures) == 12 and pictures[-1].note == "3 more of this history are not drawn: n 12, n 13, n 14."
+    )
     assert [picture.note for picture in pictures[:-1]] == [""] * 11
 
 
@@ -231,7 +275,10 @@ def test_weights_that_are_counted_at_the_edge_are_said():
     weight, keep = torch.linspace(-0.01, 0.01, 2000).view(20, 100), torch.ones(20, 100, dtype=torch.bool)
     assert weight_sizes(Layer("linear2", weight, keep)).note == ""
     weight[0, 0] = 5.0
-    assert re.fullmatch(r"1 weight beyond ±0\.0\d+ counted in the outermost bins\.", weight_sizes(Layer("linear2", weight, keep)).note)
+    assert re.fullmatch(
+        r"1 weight beyond ±0\.0\d+ counted in the outermost bins\.",
+        weight_sizes(Layer("linear2", weight, keep)).note,
+    )
 
 
 def test_bars_of_many_classes_keep_the_largest_and_sum_up_the_others():
@@ -258,7 +305,9 @@ def test_the_layer_picture_says_what_is_switched_off_where():
 
     assert layer.switched_off == "3 of 24 weights of linear2 are switched off (12.5 %)"
     assert "Most at the output neurons 2 (3)." in picture.note
-    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", picture.svg)[1]))))
+    pixels = np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", picture.svg)[1])))
+    )
     assert np.array_equal((pixels == 0).all(-1), ~keep.numpy())
     assert "switched off: 3" in weight_sizes(layer).keys[1].text
 
@@ -296,7 +345,10 @@ def test_numbers_in_the_table(value, unit, text):
 
 
 def test_a_reason_is_given_once():
-    assert grouped({"a": "x", "initial_a": "x", "b": "x", "ideal_c": "y"}) == [("x", ["a", "b"]), ("y", ["ideal_c"])]
+    assert grouped({"a": "x", "initial_a": "x", "b": "x", "ideal_c": "y"}) == [
+        ("x", ["a", "b"]),
+        ("y", ["ideal_c"]),
+    ]
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 999), (-1e-5, 1e-5), (3, 3), (0, 1e9), (0.1, 0.11)])
@@ -308,4 +360,7 @@ def test_ticks_are_inside_and_differ(low, high):
 
 
 def test_labels_that_would_touch_are_left_out():
-    assert apart([(50, "1,000"), (60, "2,000"), (120, "3,000"), (359, "4,000")]) == [(50, "1,000"), (120, "3,000")]
+    assert apart([(50, "1,000"), (60, "2,000"), (120, "3,000"), (359, "4,000")]) == [
+        (50, "1,000"),
+        (120, "3,000"),
+    ]

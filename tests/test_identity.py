@@ -1,4 +1,6 @@
-"""What a number is about is known by whole digests: two forget lists, or two files, of one short name are told apart."""
+"""What a number is about is known by whole digests: two forget lists, or two files, of one short name are
+told apart.
+"""
 
 import json
 from dataclasses import replace
@@ -38,7 +40,9 @@ def test_two_lists_may_share_a_slug_and_never_an_identity():
     assert ONE.identity == ForgetRequest(indexes=(419, 3)).identity
 
 
-@pytest.mark.parametrize("request_", [ForgetRequest(), ForgetRequest((3, 5)), ForgetRequest((3,), 450), ForgetRequest((-1,), 4500)])
+@pytest.mark.parametrize(
+    "request_", [ForgetRequest(), ForgetRequest((3, 5)), ForgetRequest((3,), 450), ForgetRequest((-1,), 4500)]
+)
 def test_a_slug_without_a_digest_is_the_identity(request_):
     assert request_.identity == request_.slug
     assert request_.digest is None
@@ -46,7 +50,10 @@ def test_a_slug_without_a_digest_is_the_identity(request_):
 
 def test_the_ideal_model_of_another_list_is_refused(base):
     base(ONE).ideal()
-    with pytest.raises(ValueError, match=r"got one marked 'indexes-82710d77\w{56}': two forget lists share the name .*--save_dir"):
+    with pytest.raises(
+        ValueError,
+        match=r"got one marked 'indexes-82710d77\w{56}': two forget lists share the name .*--save_dir",
+    ):
         base(OTHER)
 
 
@@ -74,7 +81,8 @@ def test_the_ideal_model_of_a_list_that_is_named_by_eight_letters_is_believed_al
     path = base(ONE).ideal().path
     edit_header(path, path, "made anew", trained_on=ONE.slug)
     with pytest.warns(
-        UserWarning, match=r"names its forget list by the first eight characters of a digest \(older Lethe\): they may collide"
+        UserWarning,
+        match=r"names its forget list by the first eight characters of a digest \(older Lethe\): they may collide",
     ):
         base(ONE)
 
@@ -88,14 +96,17 @@ def test_an_architecture_that_is_named_by_eight_letters_is_believed_aloud(tmp_pa
 def test_an_architecture_of_another_file_is_refused_though_eight_letters_agree(tmp_path):
     other = f"net-82710d77{'1' * 56}"
     save_checkpoint(tmp_path / SAFETENSORS, mlp(), described(arch=other))
-    with pytest.raises(ValueError, match=f"expected a checkpoint with arch net-{DIGEST}, got {other}.*byte for byte"):
+    with pytest.raises(
+        ValueError, match=f"expected a checkpoint with arch net-{DIGEST}, got {other}.*byte for byte"
+    ):
         check_checkpoint(tmp_path / SAFETENSORS, described(arch=f"net-{DIGEST}"))
 
 
 def test_a_users_file_is_known_by_its_whole_digest(tmp_path, digits, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("net.py").write_text(
-        "from models import build\ndef net(image_shape, classes): return build('mlp', image_shape, classes, seed=0)\n"
+        "from models import build\ndef net(image_shape, classes): return build('mlp', image_shape, classes, "
+        "seed=0)\n"
     )
     made = BaseModels(BaseConfig(epochs=1, arch="net.py:net"), splits=digits)
     digest = made.architecture.code_digest
@@ -118,7 +129,10 @@ def test_a_json_file_of_another_setting_is_not_written_over(tmp_path):
 def test_runs_of_two_lists_of_one_name_are_two_tasks():
     params = {"unlearn": "FT", "dataset": "digits", "arch": "mlp", "request": ONE.slug}
     run = SeedRun("e", "FT", "1", (), "FINISHED", 0, {})
-    runs = [replace(run, settings=settings_of(params | {"request_digest": request.digest})) for request in (ONE, OTHER)]
+    runs = [
+        replace(run, settings=settings_of(params | {"request_digest": request.digest}))
+        for request in (ONE, OTHER)
+    ]
     tasks = tasks_of(runs)
     said = {heading_of(task, tasks).partition("request_digest ")[2].partition(";")[0] for task in tasks}
     assert said == {ONE.digest, OTHER.digest}

@@ -47,7 +47,12 @@ def test_a_folder_per_class_is_read_pixel_by_pixel_in_sorted_order(tmp_path):
     expected = class_folders(tmp_path / "own", {"dog": 3, "cat": 2})
     raw = read(tmp_path / "own", tmp_path / "data")
     assert np.array_equal(raw.train[0].numpy(), expected)
-    assert (raw.train[1].tolist(), raw.class_names, raw.test, raw.white) == ([0, 0, 1, 1, 1], ("cat", "dog"), None, 255)
+    assert (raw.train[1].tolist(), raw.class_names, raw.test, raw.white) == (
+        [0, 0, 1, 1, 1],
+        ("cat", "dog"),
+        None,
+        255,
+    )
 
 
 @pytest.mark.parametrize("test", ["test", "val", "valid", "validation", "Test"])
@@ -63,7 +68,9 @@ def test_where_there_are_val_and_test_val_is_left_out_with_a_word(tmp_path):
     class_folders(tmp_path / "own" / "train", {"cat": 2, "dog": 2})
     class_folders(tmp_path / "own" / "val", {"cat": 1, "dog": 1}, start=20)
     expected = class_folders(tmp_path / "own" / "test", {"cat": 1, "dog": 1}, start=40)
-    with pytest.warns(UserWarning, match="the split val is left out: train is for training, test for the test"):
+    with pytest.warns(
+        UserWarning, match="the split val is left out: train is for training, test for the test"
+    ):
         raw = read(tmp_path / "own", tmp_path / "data")
     assert np.array_equal(raw.test[0].numpy(), expected)
 
@@ -90,7 +97,12 @@ def test_the_whole_way_to_forget_and_retain(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     class_folders(tmp_path / "own", {"a": 20, "b": 20})
     splits = load_splits(f"folder:{tmp_path}/own", tmp_path / "data")
-    assert (len(splits.train), len(splits.validation), len(splits.test), splits.dataset) == (28, 4, 8, "folder-own")
+    assert (len(splits.train), len(splits.validation), len(splits.test), splits.dataset) == (
+        28,
+        4,
+        8,
+        "folder-own",
+    )
     division = ForgetRequest((1,)).divide(splits.train, 2, 0)
     forget, retain = division.forget, division.retain
     assert (len(forget), len(retain)) == (14, 14)
@@ -137,7 +149,10 @@ def test_other_sizes_are_resized_and_cut_in_the_middle_as_pillow_does(tmp_path):
     write(tmp_path / "own" / "b" / "2.png", noise(2, (64, 64)))
     images = read(tmp_path / "own", tmp_path / "data").train[0]
     assert tuple(images.shape) == (3, 3, 64, 64)
-    assert np.array_equal(images[0].numpy(), np.asarray(ImageOps.fit(photo, (64, 64), Image.Resampling.BILINEAR)).transpose(2, 0, 1))
+    assert np.array_equal(
+        images[0].numpy(),
+        np.asarray(ImageOps.fit(photo, (64, 64), Image.Resampling.BILINEAR)).transpose(2, 0, 1),
+    )
 
 
 # Kinds of images
@@ -184,7 +199,15 @@ def test_floats_have_no_known_white():
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_photograph_is_turned_upright(orientation, tmp_path):
     upright = noise(5, (12, 8))
-    undone = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # how Pillow calls the inverse of the turn that the orientation asks for
+    undone = {
+        2: 0,
+        3: 3,
+        4: 1,
+        5: 5,
+        6: 2,
+        7: 6,
+        8: 4,
+    }  # how Pillow calls the inverse of the turn that the orientation asks for
     stored = upright.transpose(Image.Transpose(undone[orientation])) if orientation in undone else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -205,7 +228,9 @@ def test_a_tiff_is_turned_once(orientation):
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded(stored, "PNG", exif=exif))))
     found = header_of(EncodedImage("one", "a", lambda: content))
     assert (found.width, found.height) == upright.size
-    assert np.array_equal(pixels(content, (3, upright.height, upright.width)), np.asarray(upright).transpose(2, 0, 1))
+    assert np.array_equal(
+        pixels(content, (3, upright.height, upright.width)), np.asarray(upright).transpose(2, 0, 1)
+    )
 
 
 @pytest.mark.parametrize(
@@ -228,7 +253,9 @@ def test_malformed_exif_beside_the_orientation_does_no_harm(field):
     assert np.array_equal(pixels_of(image, (3, 8, 8)), turned)
 
 
-@pytest.mark.parametrize("exif", [b"", b"XX", b"MM\0*\0", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x05\0\0\0\x01\xff\xff\xff\xff"])
+@pytest.mark.parametrize(
+    "exif", [b"", b"XX", b"MM\0*\0", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x05\0\0\0\x01\xff\xff\xff\xff"]
+)
 def test_exif_that_can_not_be_read_is_none(exif):
     content = encoded(plain("red"), "JPEG", exif=b"Exif\0\0" + exif)
     with warnings.catch_warnings():
@@ -242,7 +269,9 @@ def test_exif_that_can_not_be_read_is_none(exif):
 def test_a_folder_beside_the_parts_is_left_out_with_a_word(tmp_path):
     for at, place in enumerate(("train", "test", "unlabelled", "__MACOSX")):
         class_folders(tmp_path / "own" / place, {"cat": 2, "dog": 2}, start=20 * at)
-    with pytest.warns(UserWarning, match="the split unlabelled is left out: train is for training, test for the test"):
+    with pytest.warns(
+        UserWarning, match="the split unlabelled is left out: train is for training, test for the test"
+    ):
         raw = read(tmp_path / "own", tmp_path / "data")
     assert (raw.class_names, len(raw.train[1]), len(raw.test[1])) == (("cat", "dog"), 4, 4)
 
@@ -273,7 +302,9 @@ def test_folders_in_a_class_may_be_links_that_are_trusted(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("target", ["own/cat", "own", "."])
 def test_a_link_back_to_a_folder_that_it_is_in_is_left_out_with_a_word(tmp_path, target):
-    """To the folder of its class, to that of all classes, which would put every image into this one, or further up."""
+    """To the folder of its class, to that of all classes, which would put every image into this one, or
+    further up.
+    """
     class_folders(tmp_path / "own", {"cat": 2, "dog": 2})
     (tmp_path / "own" / "cat" / "again").symlink_to(tmp_path / target)
     with pytest.warns(UserWarning, match=r"own/cat/again: leads back to a folder that it is in, left out"):
@@ -294,7 +325,10 @@ def test_a_class_that_is_a_link_may_not_lead_back_to_all_classes(tmp_path, monke
 def test_a_link_that_leads_nowhere_is_named(tmp_path, lost):
     class_folders(tmp_path / "own", {"cat": 2, "dog": 2})
     (tmp_path / "own" / lost).symlink_to(tmp_path / "gone")
-    refused(tmp_path, rf"own/{lost}: expected a link to an existing file, got one to .*gone\. Restore that file, or remove the link")
+    refused(
+        tmp_path,
+        rf"own/{lost}: expected a link to an existing file, got one to .*gone\. Restore that file, or remove the link",
+    )
 
 
 def test_a_link_to_nowhere_that_is_no_image_is_left_out_with_a_word(tmp_path):
@@ -334,7 +368,9 @@ def test_two_folders_of_one_name_with_files_alike_are_two_datasets(tmp_path):
             os.utime(write(tmp_path / place / "own" / label / "1.bmp", picture, "BMP"), (1, 1))
             expected.append((at * 50, 9, ord(label)))
     found = [
-        tuple(image[:, 0, 0].tolist()) for place in ("one", "two") for image in read(tmp_path / place / "own", tmp_path / "data").train[0]
+        tuple(image[:, 0, 0].tolist())
+        for place in ("one", "two")
+        for image in read(tmp_path / place / "own", tmp_path / "data").train[0]
     ]
     assert found == expected
 
@@ -348,7 +384,11 @@ def refused(tmp_path, match, error=ValueError):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    refused(tmp_path, r"folder-own: expected a folder with a folder of images per class, and there is no folder .*own", FileNotFoundError)
+    refused(
+        tmp_path,
+        r"folder-own: expected a folder with a folder of images per class, and there is no folder .*own",
+        FileNotFoundError,
+    )
 
 
 def test_no_path_at_all():
@@ -367,7 +407,9 @@ def test_an_empty_class_folder_is_named(tmp_path):
     refused(tmp_path, "expected images in the class folder .*nobody, got none")
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", encoded(noise(1))[:60], encoded(noise(1, (64, 64)), "JPEG")[:900]])
+@pytest.mark.parametrize(
+    "content", [b"", b"no image", encoded(noise(1))[:60], encoded(noise(1, (64, 64)), "JPEG")[:900]]
+)
 def test_a_corrupt_image_is_named(tmp_path, content):
     class_folders(tmp_path / "own", {"a": 3, "b": 3}, size=(64, 64))
     (tmp_path / "own" / "b" / "broken.jpg").write_bytes(content)
@@ -401,7 +443,8 @@ def test_the_same_file_twice_in_a_class_is_worth_a_word_each_time(tmp_path):
     write(tmp_path / "own" / "a" / "copy.png", noise(0))
     for _ in range(2):
         with pytest.warns(
-            UserWarning, match=r"the same image is there twice: .*000\.png and .*copy\.png\. Forgetting one leaves the other"
+            UserWarning,
+            match=r"the same image is there twice: .*000\.png and .*copy\.png\. Forgetting one leaves the other",
         ):
             read(tmp_path / "own", tmp_path / "data")
 
@@ -426,7 +469,12 @@ def read_only(folder, monkeypatch):
     def refusing(make):
         def made(path, *rest, **named):
             writes = make is os.mkdir or (rest[0] & (os.O_WRONLY | os.O_RDWR))
-            if writes and folder in (Path(path), *Path(path).parents) and Path(path) != folder and not Path(path).is_dir():
+            if (
+                writes
+                and folder in (Path(path), *Path(path).parents)
+                and Path(path) != folder
+                and not Path(path).is_dir()
+            ):
                 raise OSError(errno.EROFS, "Read-only file system", str(path))
             return make(path, *rest, **named)
 
@@ -449,7 +497,10 @@ def test_images_of_a_folder_that_can_not_be_written_are_decoded_into_data(tmp_pa
     expected = class_folders(tmp_path / "share", {"cat": 2, "dog": 2})
     monkeypatch.chdir(tmp_path)
     read_only(tmp_path / "share", monkeypatch)
-    with pytest.warns(UserWarning, match=r"share.decoded can't be written \(Read-only file system\): data.decoded is used instead"):
+    with pytest.warns(
+        UserWarning,
+        match=r"share.decoded can't be written \(Read-only file system\): data.decoded is used instead",
+    ):
         assert np.array_equal(read(tmp_path / "share", tmp_path / "share").train[0].numpy(), expected)
     monkeypatch.setattr(decoding, "pixels_of", None)  # the second time nothing is decoded
     assert np.array_equal(read(tmp_path / "share", tmp_path / "share").train[0].numpy(), expected)
@@ -458,7 +509,11 @@ def test_images_of_a_folder_that_can_not_be_written_are_decoded_into_data(tmp_pa
 
 def test_too_little_room_is_said_before_anything_is_decoded(tmp_path, monkeypatch):
     class_folders(tmp_path / "own", {"a": 2, "b": 2})
-    monkeypatch.setattr(decoding.shutil, "disk_usage", lambda place: os.terminal_size((0, 0)) and type("Usage", (), {"free": 10}))
+    monkeypatch.setattr(
+        decoding.shutil,
+        "disk_usage",
+        lambda place: os.terminal_size((0, 0)) and type("Usage", (), {"free": 10}),
+    )
     refused(tmp_path, "expected 0.0 GB free in .*, got 0.0. Make room")
     assert [place.suffix for place in (tmp_path / "data" / "decoded").iterdir()] == [".lock"]
 
@@ -482,7 +537,9 @@ def test_a_changed_image_is_decoded_anew(tmp_path):
     class_folders(tmp_path / "own", {"a": 2, "b": 2})
     read(tmp_path / "own", tmp_path / "data")
     write(tmp_path / "own" / "a" / "000.png", plain("red"))
-    assert read(tmp_path / "own", tmp_path / "data").train[0][0].flatten(1).unique(dim=1).flatten().tolist() == [255, 0, 0]
+    assert read(tmp_path / "own", tmp_path / "data").train[0][0].flatten(1).unique(
+        dim=1
+    ).flatten().tolist() == [255, 0, 0]
 
 
 def test_what_was_killed_goes_on_where_it_stopped(tmp_path, monkeypatch):
@@ -502,7 +559,9 @@ def test_what_was_killed_goes_on_where_it_stopped(tmp_path, monkeypatch):
         read(tmp_path / "own", tmp_path / "data")
     assert json.loads((decoded_folder(tmp_path) / "train_progress.json").read_text())["done"] == 6
     rest = []
-    monkeypatch.setattr(decoding, "pixels_of", lambda image, shape: rest.append(image.name) or pixels_of(image, shape))
+    monkeypatch.setattr(
+        decoding, "pixels_of", lambda image, shape: rest.append(image.name) or pixels_of(image, shape)
+    )
     assert np.array_equal(read(tmp_path / "own", tmp_path / "data").train[0].numpy(), expected)
     assert len(rest) == 4 and not set(rest) & set(done)
 
@@ -545,9 +604,14 @@ def test_the_command_line_says_it_in_one_line(tmp_path):
         import main_baseline
         raise SystemExit(main_baseline.main(["--dataset", "folder:{tmp_path}/own", "--data", "{tmp_path}/data", "--epochs", "1"]))
     """)
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    assert done.stderr.startswith("error: folder-own: 1 of the images can't be read:") and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.startswith("error: folder-own: 1 of the images can't be read:")
+        and done.stderr.count("\n") == 1
+    )
 
 
 @pytest.mark.parametrize("around", ["own", "own/more", "archive"])

@@ -21,7 +21,11 @@ def test_the_shape_of_an_image():
 
 def test_a_subset_by_mask_keeps_images_labels_and_indexes_together():
     part = numbered([0, 1, 2], indexes=[7, 8, 9]).subset(torch.tensor([True, False, True]))
-    assert (part.images.flatten().tolist(), part.labels.tolist(), part.indexes.tolist()) == ([0, 2], [0, 2], [7, 9])
+    assert (part.images.flatten().tolist(), part.labels.tolist(), part.indexes.tolist()) == (
+        [0, 2],
+        [0, 2],
+        [7, 9],
+    )
 
 
 def test_of_classes_takes_these():
@@ -35,7 +39,9 @@ def test_without_classes_takes_the_others():
 @FEW
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.randoms(use_true_random=False))
 def test_joined_restores_the_set_however_it_was_divided(division, random):
-    whole = numbered([i % 3 for i in range(len(division))], indexes=sorted(random.sample(range(100), len(division))))
+    whole = numbered(
+        [i % 3 for i in range(len(division))], indexes=sorted(random.sample(range(100), len(division)))
+    )
     mask = torch.tensor(division)
     assert whole.subset(mask).joined(whole.subset(~mask)).digest == whole.digest
 
@@ -65,7 +71,9 @@ def test_shuffled_batches_give_every_image_once(count, size, seed):
 @given(st.integers(1, 50), st.integers(1, 12))
 def test_every_batch_is_full_but_the_last(count, size):
     sizes = [len(y) for _, y in numbered([0] * count).batches(size, generator=generator())]
-    assert sizes[:-1] == [size] * (count // size - (count % size == 0)) and sizes[-1] == (count % size or size)
+    assert sizes[:-1] == [size] * (count // size - (count % size == 0)) and sizes[-1] == (
+        count % size or size
+    )
 
 
 def order_of(images, seed):
@@ -91,7 +99,9 @@ def test_another_seed_gives_another_order():
 
 def test_each_pass_over_the_same_generator_has_its_own_order():
     images, shared = numbered([0] * 50), generator()
-    first, second = ([y for x, _ in images.batches(50, generator=shared) for y in x.flatten().tolist()] for _ in range(2))
+    first, second = (
+        [y for x, _ in images.batches(50, generator=shared) for y in x.flatten().tolist()] for _ in range(2)
+    )
     assert first != second
 
 
@@ -102,7 +112,12 @@ def test_batches_leave_the_global_random_state_alone():
 
 
 def test_batches_augment_when_asked():
-    images = ImageSet(torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8), torch.zeros(6).long(), torch.arange(6), PLAIN)
+    images = ImageSet(
+        torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8),
+        torch.zeros(6).long(),
+        torch.arange(6),
+        PLAIN,
+    )
     drawn = generator(3)
     order = torch.randperm(6, generator=drawn)
     expected = shifted_and_mirrored(images.images[order], drawn).float()
@@ -121,11 +136,15 @@ def one_at_a_time(images, source):
     """Pad each image with zeros, crop it, then flip it, with numpy."""
     count, _, height, width = images.shape
     pad = height // 8
-    down, right = (torch.randint(2 * pad + 1, (count, 1), generator=source).flatten().tolist() for _ in range(2))
+    down, right = (
+        torch.randint(2 * pad + 1, (count, 1), generator=source).flatten().tolist() for _ in range(2)
+    )
     mirrored = (torch.rand(count, 1, generator=source) < 0.5).flatten().tolist()
     result = []
     for i, image in enumerate(images.numpy()):
-        crop = np.pad(image, ((0, 0), (pad, pad), (pad, pad)))[:, down[i] : down[i] + height, right[i] : right[i] + width]
+        crop = np.pad(image, ((0, 0), (pad, pad), (pad, pad)))[
+            :, down[i] : down[i] + height, right[i] : right[i] + width
+        ]
         result.append(crop[:, :, ::-1] if mirrored[i] else crop)
     return torch.from_numpy(np.stack(result))
 
@@ -139,7 +158,10 @@ def test_shifted_and_mirrored_is_pad_crop_flip(shape):
 def test_images_below_eight_pixels_are_only_mirrored():
     images = torch.randint(0, 256, (40, 1, 4, 4), dtype=torch.uint8, generator=generator())
     result = shifted_and_mirrored(images, generator())
-    assert all(torch.equal(after, before) or torch.equal(after, before.flip(-1)) for before, after in zip(images, result, strict=True))
+    assert all(
+        torch.equal(after, before) or torch.equal(after, before.flip(-1))
+        for before, after in zip(images, result, strict=True)
+    )
 
 
 def test_about_half_of_the_images_are_mirrored():

@@ -37,13 +37,20 @@ def test_class_folders_of_train_and_val(tmp_path):
     class_folders(tmp_path / "imagenet_small" / "train", {TENCH: 2, GOLDFISH: 3})
     class_folders(tmp_path / "imagenet_small" / "val", {TENCH: 1, GOLDFISH: 1}, start=20)
     raw = DATASETS["imagenet_small"](tmp_path)
-    assert (raw.train[1].tolist(), raw.test[1].tolist(), raw.class_names) == ([0, 0, 1, 1, 1], [0, 1], (TENCH, GOLDFISH))
+    assert (raw.train[1].tolist(), raw.test[1].tolist(), raw.class_names) == (
+        [0, 0, 1, 1, 1],
+        [0, 1],
+        (TENCH, GOLDFISH),
+    )
 
 
 def test_an_archive_per_class(tmp_path):
     contents = {name: [jpeg(seed) for seed in seeds] for name, seeds in ((TENCH, (1, 2)), (GOLDFISH, (3,)))}
     for name, images in contents.items():
-        archive(tmp_path / "imagenet_small" / f"{name}.tar.gz", {f"{name}_{i}.JPEG": image for i, image in enumerate(images)})
+        archive(
+            tmp_path / "imagenet_small" / f"{name}.tar.gz",
+            {f"{name}_{i}.JPEG": image for i, image in enumerate(images)},
+        )
     raw = DATASETS["IMAGENET_SMALL"](tmp_path)
     assert (raw.train[1].tolist(), raw.test, raw.class_names) == ([0, 0, 1], None, (TENCH, GOLDFISH))
     write(tmp_path / "plain" / "a" / "1.jpg", plain("red"))
@@ -53,7 +60,10 @@ def test_an_archive_per_class(tmp_path):
 
 def test_the_hubs_archives_name_the_class_in_each_file(tmp_path):
     root = tmp_path / "imagenet-1k" / "data"
-    archive(root / "train_images_0.tar.gz", {f"{TENCH}_10026_{TENCH}.JPEG": jpeg(1), f"{GOLDFISH}_7_{GOLDFISH}.JPEG": jpeg(2)})
+    archive(
+        root / "train_images_0.tar.gz",
+        {f"{TENCH}_10026_{TENCH}.JPEG": jpeg(1), f"{GOLDFISH}_7_{GOLDFISH}.JPEG": jpeg(2)},
+    )
     archive(root / "train_images_1.tar.gz", {f"{TENCH}_10027_{TENCH}.JPEG": jpeg(3)})
     archive(root / "val_images.tar.gz", {f"ILSVRC2012_val_00000293_{GOLDFISH}.JPEG": jpeg(4)})
     archive(root / "test_images.tar.gz", {"ILSVRC2012_test_00000001.JPEG": jpeg(5)})
@@ -62,7 +72,11 @@ def test_the_hubs_archives_name_the_class_in_each_file(tmp_path):
 
 
 def test_the_hubs_archives_unpacked_as_their_users_do(tmp_path):
-    for folder, seed, file in (("train_images_0", 1, TENCH), ("train_images_0", 2, GOLDFISH), ("val_images", 3, TENCH)):
+    for folder, seed, file in (
+        ("train_images_0", 1, TENCH),
+        ("train_images_0", 2, GOLDFISH),
+        ("val_images", 3, TENCH),
+    ):
         file = tmp_path / "ImageNet-small" / folder / f"x_{seed}_{file}.JPEG"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(jpeg(seed))
@@ -79,7 +93,12 @@ def test_an_images_own_name_says_no_part(tmp_path):
 
 def test_the_hubs_archives_unpacked_in_place(tmp_path):
     for number, name in enumerate(
-        (f"{TENCH}_1_{TENCH}", f"{GOLDFISH}_7_{GOLDFISH}", f"ILSVRC2012_val_00000293_{GOLDFISH}", "ILSVRC2012_test_1")
+        (
+            f"{TENCH}_1_{TENCH}",
+            f"{GOLDFISH}_7_{GOLDFISH}",
+            f"ILSVRC2012_val_00000293_{GOLDFISH}",
+            "ILSVRC2012_test_1",
+        )
     ):
         write(tmp_path / "imagenet-1k" / "data" / f"{name}.JPEG", noise(number), "JPEG")
     raw = DATASETS["IMAGENET_SMALL"](tmp_path)
@@ -96,13 +115,20 @@ def test_a_folder_of_a_part_or_a_class_wins_over_an_images_own_name(tmp_path, pl
 def test_photographs_become_224_by_224(tmp_path):
     for name in (TENCH, GOLDFISH):
         write(tmp_path / "imagenet_small" / name / "1.JPEG", noise(ord(name[-1]), (500, 375)), "JPEG")
-        write(tmp_path / "imagenet_small" / name / "2.JPEG", noise(1 + ord(name[-1]), (333, 500)).convert("L"), "JPEG")
+        write(
+            tmp_path / "imagenet_small" / name / "2.JPEG",
+            noise(1 + ord(name[-1]), (333, 500)).convert("L"),
+            "JPEG",
+        )
     assert tuple(DATASETS["IMAGENET_SMALL"](tmp_path).train[0].shape) == (4, 3, 224, 224)
 
 
 def test_an_image_without_a_class_is_named(tmp_path):
     write(tmp_path / "imagenet_small" / "train" / "ILSVRC2012_00000001.JPEG", plain("red"), "JPEG")
-    with pytest.raises(ValueError, match=r"expected a class like n01440764 in the name of .*ILSVRC2012_00000001\.JPEG or its folder"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected a class like n01440764 in the name of .*ILSVRC2012_00000001\.JPEG or its folder",
+    ):
         DATASETS["IMAGENET_SMALL"](tmp_path)
 
 
@@ -110,14 +136,19 @@ def test_an_image_without_a_class_is_named(tmp_path):
 def test_a_damaged_archive_is_named(tmp_path, kept):
     file = archive(tmp_path / "imagenet_small" / f"{TENCH}.tar.gz", {"1.JPEG": jpeg(1, (200, 200))})
     file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"n01440764\.tar\.gz: expected a whole tar archive, got a damaged one .*Download it again"):
+    with pytest.raises(
+        ValueError,
+        match=r"n01440764\.tar\.gz: expected a whole tar archive, got a damaged one .*Download it again",
+    ):
         DATASETS["IMAGENET_SMALL"](tmp_path)
 
 
 def test_a_corrupt_image_in_an_archive_is_named(tmp_path):
     archive(tmp_path / "imagenet_small" / f"{TENCH}.tar.gz", {"1.JPEG": jpeg(1), "2.JPEG": jpeg(2)[:300]})
     archive(tmp_path / "imagenet_small" / f"{GOLDFISH}.tar.gz", {"1.JPEG": jpeg(3)})
-    with pytest.raises(ValueError, match=r"IMAGENET_SMALL: 1 of the images can't be read: .*n01440764\.tar\.gz:2\.JPEG"):
+    with pytest.raises(
+        ValueError, match=r"IMAGENET_SMALL: 1 of the images can't be read: .*n01440764\.tar\.gz:2\.JPEG"
+    ):
         DATASETS["IMAGENET_SMALL"](tmp_path)
 
 
@@ -135,16 +166,22 @@ def test_one_image_under_two_classes_is_published_so_and_worth_a_word(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "folder"), [("IMAGENET_SMALL", "imagenet_small"), ("TinyImageNet", "tiny-imagenet-200"), ("Living17", "living17")]
+    ("name", "folder"),
+    [("IMAGENET_SMALL", "imagenet_small"), ("TinyImageNet", "tiny-imagenet-200"), ("Living17", "living17")],
 )
 def test_a_missing_folder_is_named(tmp_path, name, folder):
-    with pytest.raises(FileNotFoundError, match=rf"{name}: expected the folder {tmp_path}/{folder}.*Put the files there"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"{name}: expected the folder {tmp_path}/{folder}.*Put the files there"
+    ):
         DATASETS[name](tmp_path)
 
 
 def test_a_folder_without_images_is_named(tmp_path):
     (tmp_path / "imagenet_small").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"expected images or archives \(\.tar\.gz\) of ImageNet in .*imagenet_small, got none"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"expected images or archives \(\.tar\.gz\) of ImageNet in .*imagenet_small, got none",
+    ):
         DATASETS["IMAGENET_SMALL"](tmp_path)
 
 
@@ -160,20 +197,29 @@ def tiny(tmp_path):
         (root / "train" / name / f"{name}_boxes.txt").write_text(f"{name}_0.JPEG\t0\t0\t62\t62\n")
     for number, seed in enumerate((5, 6)):
         write(root / "val" / "images" / f"val_{number}.JPEG", noise(seed, (64, 64)), "JPEG")
-    (root / "val" / "val_annotations.txt").write_text(f"val_0.JPEG\t{GOLDFISH}\t0\t32\t44\t62\nval_1.JPEG\t{TENCH}\t52\t55\t57\t59\n")
+    (root / "val" / "val_annotations.txt").write_text(
+        f"val_0.JPEG\t{GOLDFISH}\t0\t32\t44\t62\nval_1.JPEG\t{TENCH}\t52\t55\t57\t59\n"
+    )
     (root / "wnids.txt").write_text(f"{TENCH}\n{GOLDFISH}\n")
     return tmp_path
 
 
 def test_tiny_imagenet_as_it_is_unpacked(tiny):
     raw = DATASETS["tinyimagenet"](tiny)
-    assert (tuple(raw.train[0].shape), raw.train[1].tolist(), raw.test[1].tolist()) == ((4, 3, 64, 64), [0, 0, 1, 1], [1, 0])
+    assert (tuple(raw.train[0].shape), raw.train[1].tolist(), raw.test[1].tolist()) == (
+        (4, 3, 64, 64),
+        [0, 0, 1, 1],
+        [1, 0],
+    )
     assert raw.class_names == (TENCH, GOLDFISH)
 
 
 def test_a_validation_image_that_is_not_annotated_is_named(tiny):
     write(tiny / "tiny-imagenet-200" / "val" / "images" / "val_9.JPEG", noise(9, (64, 64)), "JPEG")
-    with pytest.raises(ValueError, match=r"val_annotations\.txt to name the class of every image in .*, got none for val_9\.JPEG"):
+    with pytest.raises(
+        ValueError,
+        match=r"val_annotations\.txt to name the class of every image in .*, got none for val_9\.JPEG",
+    ):
         DATASETS["TinyImageNet"](tiny)
 
 
@@ -186,7 +232,8 @@ def test_living17_is_17_kinds_of_four_classes_each():
 
 
 def test_the_kinds_of_living17_are_of_their_part_of_wordnet():
-    # Synsets are offsets into WordNet, which goes through the animals in order: each kind's lie close to each other.
+    # Synsets are offsets into WordNet, which goes through the animals in order: each kind's lie close to each
+    # other.
     for synsets in LIVING17.values():
         offsets = sorted(int(synset[1:]) for synset in synsets)
         assert offsets[-1] - offsets[0] < 80_000
@@ -195,7 +242,9 @@ def test_the_kinds_of_living17_are_of_their_part_of_wordnet():
 @pytest.fixture
 def living(tmp_path):
     for number, synset in enumerate(sorted(synset for four in LIVING17.values() for synset in four)):
-        archive(tmp_path / "living17" / "train" / f"{synset}.tar.gz", {f"{synset}_1.JPEG": jpeg(number, (16, 16))})
+        archive(
+            tmp_path / "living17" / "train" / f"{synset}.tar.gz", {f"{synset}_1.JPEG": jpeg(number, (16, 16))}
+        )
         write(tmp_path / "living17" / "val" / synset / "1.JPEG", noise(100 + number, (16, 16)), "JPEG")
     archive(tmp_path / "living17" / "train" / f"{TENCH}.tar.gz", {f"{TENCH}_1.JPEG": jpeg(500, (16, 16))})
     return tmp_path
@@ -210,7 +259,9 @@ def test_living17_from_archives_and_folders(living):
 
 def test_a_class_that_living17_needs_is_named(living):
     (living / "living17" / "train" / "n02481823.tar.gz").unlink()
-    with pytest.raises(FileNotFoundError, match=r"Living17: expected each of its 68 classes in .*, got none of n02481823"):
+    with pytest.raises(
+        FileNotFoundError, match=r"Living17: expected each of its 68 classes in .*, got none of n02481823"
+    ):
         DATASETS["Living17"](living)
 
 
@@ -232,7 +283,9 @@ def test_folders_of_the_17_kinds_are_taken_as_they_are(tmp_path):
 def imagenette(tmp_path):
     for part, start in (("train", 0), ("val", 50)):
         class_folders(
-            tmp_path / "imagenette2-160" / part, dict.fromkeys(torchvision_module("datasets").Imagenette._WNID_TO_CLASS, 2), start=start
+            tmp_path / "imagenette2-160" / part,
+            dict.fromkeys(torchvision_module("datasets").Imagenette._WNID_TO_CLASS, 2),
+            start=start,
         )
         for folder in (tmp_path / "imagenette2-160" / part).iterdir():
             for file in folder.iterdir():
@@ -252,13 +305,16 @@ def test_torchvision_has_the_same_images_in_the_same_order(imagenette):
     theirs = torchvision_module("datasets").Imagenette(str(imagenette), split="train", size="160px")
     assert [label for _, label in theirs._samples] == raw.train[1].tolist()
     assert all(
-        np.array_equal(np.asarray(image).transpose(2, 0, 1), mine.numpy()) for (image, _), mine in zip(theirs, raw.train[0], strict=True)
+        np.array_equal(np.asarray(image).transpose(2, 0, 1), mine.numpy())
+        for (image, _), mine in zip(theirs, raw.train[0], strict=True)
     )
 
 
 def test_a_class_that_imagenette_does_not_have_is_named(imagenette):
     class_folders(imagenette / "imagenette2-160" / "train", {GOLDFISH: 1}, start=900)
-    with pytest.raises(ValueError, match="Imagenette: expected the dataset's classes in the train part, got n01443537 too"):
+    with pytest.raises(
+        ValueError, match="Imagenette: expected the dataset's classes in the train part, got n01443537 too"
+    ):
         DATASETS["Imagenette"](imagenette)
 
 
@@ -268,6 +324,7 @@ def test_imagenette_that_is_not_there_says_what_to_unpack_where(tmp_path, monkey
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     with pytest.raises(
-        FileNotFoundError, match=r"expected train and val in .*imagenette2-160, and the download failed .*Unpack imagenette2-160\.tgz in"
+        FileNotFoundError,
+        match=r"expected train and val in .*imagenette2-160, and the download failed .*Unpack imagenette2-160\.tgz in",
     ):
         DATASETS["Imagenette"](tmp_path)

@@ -1,4 +1,6 @@
-"""The models on a method's way: measured as the final one is, as earlier steps of the same metrics, without a trace in the result."""
+"""The models on a method's way: measured as the final one is, as earlier steps of the same metrics, without a
+trace in the result.
+"""
 
 import csv
 import json
@@ -74,7 +76,9 @@ def folder(tmp_path_factory) -> Path:
     return place
 
 
-CONFIG = PipelineConfig(unlearn="FT", settings={"unlearn_epochs": 3}, base=BaseConfig(epochs=2), checkpoint_epochs=(1, 3))
+CONFIG = PipelineConfig(
+    unlearn="FT", settings={"unlearn_epochs": 3}, base=BaseConfig(epochs=2), checkpoint_epochs=(1, 3)
+)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +105,11 @@ def client() -> MlflowClient:
 
 def settled(metrics):
     """The names of those that hang on no attack: which attacks are undecided differs from epoch to epoch."""
-    return {name for name in metrics if name in ("mia_auc", "avg_gap_without_mia") or not name.startswith(("mia", "avg_gap"))}
+    return {
+        name
+        for name in metrics
+        if name in ("mia_auc", "avg_gap_without_mia") or not name.startswith(("mia", "avg_gap"))
+    }
 
 
 def test_every_metric_of_the_final_model_is_measured(done):
@@ -134,7 +142,9 @@ def test_they_are_steps_of_the_same_metrics_and_the_final_value_is_the_last(name
 
 def test_mlflow_and_the_parser_show_the_final_values(folder):
     """With a method whose last reported model is not the one it returns."""
-    result = Pipeline(replace(CONFIG, unlearn="mine.py:wandering", settings={}, checkpoint_epochs=(2, 3))).run()
+    result = Pipeline(
+        replace(CONFIG, unlearn="mine.py:wandering", settings={}, checkpoint_epochs=(2, 3))
+    ).run()
     shown = client().get_run(result.run_id).data.metrics
     assert mlruns_parser.main([]) == 0
     with Path("mlruns_parsed.csv").open(newline="") as file:
@@ -161,7 +171,9 @@ def test_the_raw_json_has_them(done):
     raw = json.loads(done.json_path.read_text())
 
     assert raw["checkpoints"] == {str(epoch): values for epoch, values in done.checkpoints.items()}
-    assert all(UNDECIDED in why for reasons in raw["checkpoints_undefined"].values() for why in reasons.values())
+    assert all(
+        UNDECIDED in why for reasons in raw["checkpoints_undefined"].values() for why in reasons.values()
+    )
 
 
 def test_what_the_final_model_has_no_value_of_is_no_metric(monkeypatch, done):
@@ -187,20 +199,33 @@ def test_without_the_flag_nothing_is_different_but_what_is_logged(done):
     assert of_the_model(plain.metrics) == of_the_model(done.metrics)
     assert plain.checkpoints == {}
     assert [point.step for point in points] == [0]
-    assert tags[0]["config_hash"] != tags[1]["config_hash"]  # who asks for the one is not served with the other
+    assert (
+        tags[0]["config_hash"] != tags[1]["config_hash"]
+    )  # who asks for the one is not served with the other
     assert "checkpoint_evaluation" not in plain.stages
 
 
 def test_a_table_shows_them(capsys, done):
-    assert mlflow_forget.main(["--unlearn", "FT", "--epochs", "2", "--unlearn_epochs", "3", "--checkpoint_epochs", "3,1"]) == 0
+    assert (
+        mlflow_forget.main(
+            ["--unlearn", "FT", "--epochs", "2", "--unlearn_epochs", "3", "--checkpoint_epochs", "3,1"]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
     header, rows = next(
-        (line.split(), out.splitlines()[n + 2 : n + 4]) for n, line in enumerate(out.splitlines()) if line.startswith("intermediate")
+        (line.split(), out.splitlines()[n + 2 : n + 4])
+        for n, line in enumerate(out.splitlines())
+        if line.startswith("intermediate")
     )
 
     assert header[2:] == names_in("summary")
     for epoch, row in zip((1, 3), rows, strict=True):
-        assert row.split() == ["epoch", str(epoch), *(f"{done.checkpoints[epoch][name]:.2f}" for name in names_in("summary"))]
+        assert row.split() == [
+            "epoch",
+            str(epoch),
+            *(f"{done.checkpoints[epoch][name]:.2f}" for name in names_in("summary")),
+        ]
 
 
 def test_a_sweep_has_them_in_every_child(capsys):
@@ -242,7 +267,11 @@ def test_the_final_weights_are_the_same_bits(method, arch):
 def test_looking_leaves_mode_gradients_and_random_state_as_they_are(monkeypatch, done):
     watching = Pipeline(CONFIG)
     model = watching.base.initial().model.train()
-    loss = model(watching.checked.data.forget.normalisation(watching.checked.data.forget.images[:4])).square().sum()
+    loss = (
+        model(watching.checked.data.forget.normalisation(watching.checked.data.forget.images[:4]))
+        .square()
+        .sum()
+    )
     loss.backward()
     before = [parameter.grad.clone() for parameter in model.parameters()]
 
@@ -256,7 +285,9 @@ def test_looking_leaves_mode_gradients_and_random_state_as_they_are(monkeypatch,
 
     assert torch.equal(torch.get_rng_state(), state)
     assert all(module.training for module in model.modules())
-    assert all(torch.equal(parameter.grad, old) for parameter, old in zip(model.parameters(), before, strict=True))
+    assert all(
+        torch.equal(parameter.grad, old) for parameter, old in zip(model.parameters(), before, strict=True)
+    )
     assert 1 in watching.intermediate.metrics
 
 
@@ -267,21 +298,27 @@ def test_looking_is_not_unlearning_time(monkeypatch, done):
 
     monkeypatch.setattr(intermediate_models, "outputs_with_metrics", slow)
     monkeypatch.setattr(intermediate_models, "score_of", lambda *_: time.sleep(0.2) or 50.0)
-    result = Pipeline(replace(CONFIG, unlearn="mine.py:stops_early", settings={}, ideal="skip", checkpoint_epochs=(1, 2))).run()
+    result = Pipeline(
+        replace(CONFIG, unlearn="mine.py:stops_early", settings={}, ideal="skip", checkpoint_epochs=(1, 2))
+    ).run()
     logged = client().get_run(result.run_id).data.metrics
 
     assert result.stages["checkpoint_evaluation"] >= 0.8
     assert result.stages["epoch_scores"] >= 0.8  # two epochs, two sets
     assert logged["unlearn_seconds"] == result.stages["unlearn"] < 0.2
     assert logged["stage_checkpoint_evaluation_seconds"] == result.stages["checkpoint_evaluation"]
-    assert sum(seconds for stage, seconds in result.stages.items() if stage != "total") <= result.stages["total"]
+    assert (
+        sum(seconds for stage, seconds in result.stages.items() if stage != "total") <= result.stages["total"]
+    )
 
 
 # Epochs that are not reached, and mistakes
 
 
 def test_a_method_that_stops_early_is_a_warning(done):
-    result = Pipeline(replace(CONFIG, unlearn="mine.py:stops_early", settings={}, checkpoint_epochs=(2, 5, 7))).run()
+    result = Pipeline(
+        replace(CONFIG, unlearn="mine.py:stops_early", settings={}, checkpoint_epochs=(2, 5, 7))
+    ).run()
     warning = "not evaluated after --checkpoint_epochs 5, 7: the method ended after epoch 2"
 
     assert list(result.checkpoints) == [2]
@@ -293,16 +330,23 @@ def test_a_method_without_epochs_is_a_warning():
     result = Pipeline(replace(CONFIG, unlearn="random_mask", settings={"kappa": 0.5}, ideal="skip")).run()
 
     assert result.checkpoints == {}
-    assert any(note.endswith("not evaluated after --checkpoint_epochs 1, 3: the method has no epochs") for note in result.notes)
+    assert any(
+        note.endswith("not evaluated after --checkpoint_epochs 1, 3: the method has no epochs")
+        for note in result.notes
+    )
 
 
 def test_an_intermediate_model_that_diverged_is_a_warning_and_no_end():
     result = Pipeline(replace(CONFIG, unlearn="mine.py:dips", settings={}, ideal="skip")).run()
     assert not any("diverged" in note for note in result.notes)
 
-    result = Pipeline(replace(CONFIG, unlearn="mine.py:dips", settings={}, ideal="skip", checkpoint_epochs=(1, 2))).run()
+    result = Pipeline(
+        replace(CONFIG, unlearn="mine.py:dips", settings={}, ideal="skip", checkpoint_epochs=(1, 2))
+    ).run()
     assert result.checkpoints[2] == {}
-    assert any("diverged: the epoch 2 model: expected logits with a finite maximum" in note for note in result.notes)
+    assert any(
+        "diverged: the epoch 2 model: expected logits with a finite maximum" in note for note in result.notes
+    )
     assert "finite" in json.loads(result.json_path.read_text())["checkpoints_undefined"]["2"]["forget_score"]
 
 
@@ -310,8 +354,12 @@ def test_what_was_measured_before_a_method_diverged_is_kept():
     with pytest.raises(FloatingPointError):
         Pipeline(replace(CONFIG, unlearn="mine.py:dips", settings={"ends": True}, ideal="skip")).run()
     store = client()
-    run = store.search_runs([store.get_experiment_by_name("digits-mlp").experiment_id], order_by=["attributes.start_time DESC"])[0]
-    kept = json.loads((Path(url2pathname(run.info.artifact_uri.removeprefix("file://"))) / "checkpoints.json").read_text())
+    run = store.search_runs(
+        [store.get_experiment_by_name("digits-mlp").experiment_id], order_by=["attributes.start_time DESC"]
+    )[0]
+    kept = json.loads(
+        (Path(url2pathname(run.info.artifact_uri.removeprefix("file://"))) / "checkpoints.json").read_text()
+    )
 
     assert run.info.status == "FAILED"
     assert "forget_score" in kept["1"]
@@ -324,7 +372,11 @@ def test_what_was_measured_before_a_method_diverged_is_kept():
         ("0", "expected integers >= 1, got 0. Count epochs from 1"),
         ("2,-1", "expected integers >= 1, got -1"),
         ("1,2,1", "expected each epoch once, got 1 again"),
-        ("1,4,9", "expected epochs up to 3, the --unlearn_epochs, got 4, 9. Give earlier ones, or more --unlearn_epochs"),
+        (
+            "1,4,9",
+            "expected epochs up to 3, the --unlearn_epochs, got 4, 9. Give earlier ones, or more "
+            "--unlearn_epochs",
+        ),
         ("1.5", "expected integers separated by commas, got '1.5'"),
         ("1,two", "expected integers separated by commas, got '1,two'"),
         ("1,,2", "expected integers separated by commas, got '1,,2'"),

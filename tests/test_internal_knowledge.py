@@ -1,4 +1,6 @@
-"""What an unlearned model still holds: the probe against hand-made features and scikit-learn, relearning against a literal loop."""
+"""What an unlearned model still holds: the probe against hand-made features and scikit-learn, relearning
+against a literal loop.
+"""
 
 import copy
 import math
@@ -13,7 +15,15 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional as F
 
-from evaluation import Relearned, anamnesis_index, outputs_of, penultimate_features, probe, probe_score, relearn_steps
+from evaluation import (
+    Relearned,
+    anamnesis_index,
+    outputs_of,
+    penultimate_features,
+    probe,
+    probe_score,
+    relearn_steps,
+)
 from evaluation.probe import halves
 from models import Mask, apply_mask, build, switched_off
 from training import Recipe, fit, generator_for
@@ -77,12 +87,16 @@ def test_found_is_the_share_of_the_held_out_half_that_lies_apart():
     apart = int((held_out < 12).sum())
 
     assert 0 < apart < 12
-    assert probe_score(forget, labels, at((4, 4, 60)), labels_of(c1=60), seed=5) == pytest.approx(100 * apart / 12)
+    assert probe_score(forget, labels, at((4, 4, 60)), labels_of(c1=60), seed=5) == pytest.approx(
+        100 * apart / 12
+    )
 
 
 def test_the_tested_half_is_not_learned():
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(80, 300, generator=generator)  # more features than images: whatever is learned is known by heart
+    noise = torch.randn(
+        80, 300, generator=generator
+    )  # more features than images: whatever is learned is known by heart
 
     assert probe_score(noise[:20], labels_of(c0=20), noise[20:], labels_of(c1=60)) < 50
 
@@ -96,12 +110,17 @@ def test_agrees_with_scikit_learn_called_by_hand(forgotten, seed):
     y = np.concatenate([retain_labels.numpy(), forget_labels[known].numpy()])
     mean, deviation = x.mean(axis=0), x.std(axis=0)
     by_hand = LogisticRegression(solver="lbfgs", tol=1e-8, max_iter=10_000).fit((x - mean) / deviation, y)
-    found = by_hand.predict((forget[held_out].double().numpy() - mean) / deviation) == forget_labels[held_out].numpy()
+    found = (
+        by_hand.predict((forget[held_out].double().numpy() - mean) / deviation)
+        == forget_labels[held_out].numpy()
+    )
 
     score = probe_score(forget, forget_labels, retain, retain_labels, seed=seed)
 
     assert 20 < score < 95
-    assert score == pytest.approx(100 * found.mean(), abs=100.1 / len(held_out))  # one image may lie on the border
+    assert score == pytest.approx(
+        100 * found.mean(), abs=100.1 / len(held_out)
+    )  # one image may lie on the border
 
 
 def test_scale_and_offset_of_a_feature_do_not_matter():
@@ -112,9 +131,13 @@ def test_scale_and_offset_of_a_feature_do_not_matter():
 
 def test_a_feature_that_is_constant_in_training_changes_nothing():
     forget, forget_labels, retain, retain_labels = parted(*clouds(50))
-    dead = [torch.cat([features, torch.full((len(features), 1), 0.1)], dim=1) for features in (forget, retain)]
+    dead = [
+        torch.cat([features, torch.full((len(features), 1), 0.1)], dim=1) for features in (forget, retain)
+    ]
 
-    assert probe_score(dead[0], forget_labels, dead[1], retain_labels) == probe_score(forget, forget_labels, retain, retain_labels)
+    assert probe_score(dead[0], forget_labels, dead[1], retain_labels) == probe_score(
+        forget, forget_labels, retain, retain_labels
+    )
 
 
 def test_the_order_of_retain_does_not_matter():
@@ -169,22 +192,60 @@ NAN = torch.tensor([[0.0, math.nan], [0.0, 0.0]])
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"forget": at((0, 0, 1)), "forget_labels": labels_of(c0=1)}, "expected at least 2 forget images, got 1. Probe a larger"),
-        ({"forget": torch.empty(0, 2), "forget_labels": torch.empty(0, dtype=torch.int64)}, "at least 2 forget images, got 0"),
-        ({"forget": torch.zeros(2)}, r"floating-point forget features \(N, d\), got torch.float32 of shape \(2,\). Give a row"),
-        ({"retain": torch.zeros(2, 0)}, r"floating-point retain features \(N, d\), got torch.float32 of shape \(2, 0\)"),
-        ({"retain": torch.zeros(2, 2, dtype=torch.int64)}, "expected floating-point retain features .* got torch.int64"),
-        ({"retain": torch.zeros(2, 3)}, "expected as many features in forget as in retain, got 2 and 3. Take both"),
-        ({"forget_labels": labels_of(c0=3)}, r"int64 forget labels of shape \(2,\), got torch.int64 of shape \(3,\). Give one class"),
-        ({"retain_labels": torch.ones(2)}, r"int64 retain labels of shape \(2,\), got torch.float32 of shape \(2,\)"),
+        (
+            {"forget": at((0, 0, 1)), "forget_labels": labels_of(c0=1)},
+            "expected at least 2 forget images, got 1. Probe a larger",
+        ),
+        (
+            {"forget": torch.empty(0, 2), "forget_labels": torch.empty(0, dtype=torch.int64)},
+            "at least 2 forget images, got 0",
+        ),
+        (
+            {"forget": torch.zeros(2)},
+            r"floating-point forget features \(N, d\), got torch.float32 of shape \(2,\). Give a row",
+        ),
+        (
+            {"retain": torch.zeros(2, 0)},
+            r"floating-point retain features \(N, d\), got torch.float32 of shape \(2, 0\)",
+        ),
+        (
+            {"retain": torch.zeros(2, 2, dtype=torch.int64)},
+            "expected floating-point retain features .* got torch.int64",
+        ),
+        (
+            {"retain": torch.zeros(2, 3)},
+            "expected as many features in forget as in retain, got 2 and 3. Take both",
+        ),
+        (
+            {"forget_labels": labels_of(c0=3)},
+            r"int64 forget labels of shape \(2,\), got torch.int64 of shape \(3,\). Give one class",
+        ),
+        (
+            {"retain_labels": torch.ones(2)},
+            r"int64 retain labels of shape \(2,\), got torch.float32 of shape \(2,\)",
+        ),
         ({"forget": NAN}, "expected finite forget features, got NaN or infinity for 1 of 2 images. Lower"),
-        ({"retain": NAN.nan_to_num(math.inf)}, "expected finite retain features, got NaN or infinity for 1 of 2 images"),
-        ({"forget_labels": labels_of(c0=1, c4=1)}, r"at least 2 forget images of a class that retain has not, got 1 of \[0, 4\]. Leave"),
-        ({"retain_labels": labels_of(c0=2)}, "expected images of at least 2 classes, got class 0 alone. Give a retain set"),
+        (
+            {"retain": NAN.nan_to_num(math.inf)},
+            "expected finite retain features, got NaN or infinity for 1 of 2 images",
+        ),
+        (
+            {"forget_labels": labels_of(c0=1, c4=1)},
+            r"at least 2 forget images of a class that retain has not, got 1 of \[0, 4\]. Leave",
+        ),
+        (
+            {"retain_labels": labels_of(c0=2)},
+            "expected images of at least 2 classes, got class 0 alone. Give a retain set",
+        ),
     ],
 )
 def test_what_can_not_be_probed(changed, message):
-    good = {"forget": at((0, 0, 2)), "forget_labels": labels_of(c0=2), "retain": at((1, 1, 2)), "retain_labels": labels_of(c1=2)}
+    good = {
+        "forget": at((0, 0, 2)),
+        "forget_labels": labels_of(c0=2),
+        "retain": at((1, 1, 2)),
+        "retain_labels": labels_of(c1=2),
+    }
 
     assert probe_score(**good) == 100.0
     with pytest.raises(ValueError, match=message):
@@ -194,13 +255,18 @@ def test_what_can_not_be_probed(changed, message):
 def test_one_forget_image_of_a_class_is_enough_where_retain_has_it():
     forget = at((0, 0, 1), (9, 9, 1))
 
-    assert probe_score(forget, labels_of(c0=1, c1=1), at((0, 0, 9), (9, 9, 9)), labels_of(c0=9, c1=9)) == 100.0
+    assert (
+        probe_score(forget, labels_of(c0=1, c1=1), at((0, 0, 9), (9, 9, 9)), labels_of(c0=9, c1=9)) == 100.0
+    )
 
 
 def test_a_probe_that_does_not_converge_gives_no_number(monkeypatch):
     monkeypatch.setattr(probe, "MAX_ITER", 1)
 
-    with pytest.raises(ValueError, match="expected a probe that converges within 1 iterations, got one that did not. Give features"):
+    with pytest.raises(
+        ValueError,
+        match="expected a probe that converges within 1 iterations, got one that did not. Give features",
+    ):
         probe_score(*parted(*clouds(50)))
 
 
@@ -214,7 +280,12 @@ def digits():
 
 def trained_on(images, *, epochs):
     model = build("mlp", (1, 8, 8), 10, seed=1, options={"hidden": (32, 16)})
-    fit(model, images, Recipe(epochs, "adamw", lr=1e-2, batch_size=64), generator=torch.Generator().manual_seed(0))
+    fit(
+        model,
+        images,
+        Recipe(epochs, "adamw", lr=1e-2, batch_size=64),
+        generator=torch.Generator().manual_seed(0),
+    )
     return model
 
 
@@ -229,7 +300,9 @@ def ideal(digits):
 
 
 def probed(model, forget, retain):
-    return probe_score(penultimate_features(model, forget), forget.labels, penultimate_features(model, retain), retain.labels)
+    return probe_score(
+        penultimate_features(model, forget), forget.labels, penultimate_features(model, retain), retain.labels
+    )
 
 
 def test_the_probe_finds_a_class_in_a_trained_model(initial, ideal, digits):
@@ -252,7 +325,9 @@ def test_the_probe_finds_a_class_that_only_the_logits_deny(initial, digits):
 def image_set(count, classes=4, seed=0):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(256, (count, 1, 4, 4), generator=generator, dtype=torch.uint8)
-    return ImageSet(images, torch.arange(count) % classes, torch.arange(count), Normalisation((0.5,), (0.25,)))
+    return ImageSet(
+        images, torch.arange(count) % classes, torch.arange(count), Normalisation((0.5,), (0.25,))
+    )
 
 
 class Branching(nn.Module):
@@ -269,11 +344,20 @@ class Branching(nn.Module):
 
 def with_running_statistics():
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(16, 6), nn.BatchNorm1d(6), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(6, 4), nn.Softplus()
+        nn.Flatten(),
+        nn.Linear(16, 6),
+        nn.BatchNorm1d(6),
+        nn.ReLU(inplace=True),
+        nn.Dropout(0.5),
+        nn.Linear(6, 4),
+        nn.Softplus(),
     )
 
 
-@pytest.mark.parametrize(("make", "last", "head"), [(Branching, "last", nn.Identity()), (with_running_statistics, "5", nn.Softplus())])
+@pytest.mark.parametrize(
+    ("make", "last", "head"),
+    [(Branching, "last", nn.Identity()), (with_running_statistics, "5", nn.Softplus())],
+)
 def test_features_are_what_the_last_linear_layer_sees(make, last, head, monkeypatch):
     monkeypatch.setattr(probe, "forward_batch", lambda _: 4)
     model, images = make().eval(), image_set(11)
@@ -281,7 +365,9 @@ def test_features_are_what_the_last_linear_layer_sees(make, last, head, monkeypa
     features = penultimate_features(model, images)
 
     with torch.no_grad():
-        assert torch.allclose(head(model.get_submodule(last)(features)), model(images.normalisation(images.images)), atol=1e-6)
+        assert torch.allclose(
+            head(model.get_submodule(last)(features)), model(images.normalisation(images.images)), atol=1e-6
+        )
     assert not features.requires_grad
 
 
@@ -315,7 +401,11 @@ def test_an_applied_mask_holds():
     ("model", "count", "message"),
     [
         (nn.Flatten(), 0, "expected at least 1 image, got 0. Take the features"),
-        (nn.Flatten(), 3, "whose last linear layer sees one vector an image, got a Flatten without one. Give the probe"),
+        (
+            nn.Flatten(),
+            3,
+            "whose last linear layer sees one vector an image, got a Flatten without one. Give the probe",
+        ),
         (nn.Linear(4, 2), 3, r"one vector an image, got '', which sees \(2, 1, 4, 4\) for 2 images"),
     ],
 )
@@ -332,7 +422,9 @@ def literal_steps(model, forget, goal, *, seed, lr, batch_size, cap, judged_on):
     model = copy.deepcopy(model).eval()
     parameters = list(model.parameters())
     x, y = forget.normalisation(forget.images), forget.labels
-    drawn = torch.randperm(len(y), generator=generator_for(seed, "evaluation", "relearning", "judged"))[:judged_on]
+    drawn = torch.randperm(len(y), generator=generator_for(seed, "evaluation", "relearning", "judged"))[
+        :judged_on
+    ]
     generator = generator_for(seed, "evaluation", "relearning", "batches")
     first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
     queue = []
@@ -395,7 +487,9 @@ def test_the_cap_censors_one_step_early_but_not_at_the_last(ideal, forget):
 
     assert not needed.censored
     assert relearn_steps(ideal, forget, 98.0, lr=3e-3, cap=needed.steps) == needed
-    assert relearn_steps(ideal, forget, 98.0, lr=3e-3, cap=needed.steps - 1) == Relearned(needed.steps - 1, censored=True)
+    assert relearn_steps(ideal, forget, 98.0, lr=3e-3, cap=needed.steps - 1) == Relearned(
+        needed.steps - 1, censored=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -418,7 +512,9 @@ def test_the_goal_is_95_percent_of_the_score_exactly(right, images, score, there
         says_0[1].weight.zero_()
         says_0[1].bias.copy_(torch.tensor([1.0, 0.0]))
 
-    assert relearn_steps(says_0, images, score, cap=1, lr=0.0) == (Relearned(0, False) if there else Relearned(1, True))
+    assert relearn_steps(says_0, images, score, cap=1, lr=0.0) == (
+        Relearned(0, False) if there else Relearned(1, True)
+    )
 
 
 def test_the_same_seed_gives_the_same_steps(ideal, forget):
@@ -433,7 +529,9 @@ def test_the_same_seed_gives_the_same_steps(ideal, forget):
 
 
 def test_the_model_is_untouched(forget):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 10)).train()
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 10)
+    ).train()
     model[1].requires_grad_(False)
     before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
 
@@ -487,7 +585,9 @@ class Decaying(nn.Module):
 
 
 def test_weights_do_not_decay():
-    assert relearn_steps(Decaying(), image_set(4, classes=1), 100.0, lr=1.0, cap=20) == Relearned(20, censored=True)
+    assert relearn_steps(Decaying(), image_set(4, classes=1), 100.0, lr=1.0, cap=20) == Relearned(
+        20, censored=True
+    )
 
 
 def all_off(model):
@@ -516,7 +616,9 @@ def test_a_model_that_diverged_knows_nothing():
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
     nn.init.constant_(model[1].weight, math.nan)  # of NaN logits argmax says class 0
 
-    with pytest.raises(ValueError, match="logits with a finite maximum, got NaN or infinity for 5 of 5 images"):
+    with pytest.raises(
+        ValueError, match="logits with a finite maximum, got NaN or infinity for 5 of 5 images"
+    ):
         relearn_steps(model, image_set(5, classes=1), 100.0)
 
 
@@ -543,7 +645,8 @@ def test_what_was_relearned_is_frozen():
 
 
 @pytest.mark.parametrize(
-    ("steps", "ideal_steps", "index"), [(0, 0, 1.0), (7, 7, 1.0), (10, 20, 10.01 / 20.01), (0, 1, 1 / 101), (5, 0, 501)]
+    ("steps", "ideal_steps", "index"),
+    [(0, 0, 1.0), (7, 7, 1.0), (10, 20, 10.01 / 20.01), (0, 1, 1 / 101), (5, 0, 501)],
 )
 def test_anamnesis_index(steps, ideal_steps, index):
     assert anamnesis_index(steps, ideal_steps) == pytest.approx(index, rel=1e-12)

@@ -12,7 +12,9 @@ BASE, RUN = "main_ideal.py", "mlflow_forget.py"
 
 
 class Rehearsed:
-    """A crew whose jobs end in any order, as `plan` says: a list for each job of what becomes of it, one attempt after the other."""
+    """A crew whose jobs end in any order, as `plan` says: a list for each job of what becomes of it, one
+    attempt after the other.
+    """
 
     farewell = "exeunt"
 
@@ -25,7 +27,9 @@ class Rehearsed:
         self.answered = range(0)
 
     def ready(self):
-        self.answered = range(min(self.size, len(self.answered) + 1)) if self.order.random() < 0.5 else self.answered
+        self.answered = (
+            range(min(self.size, len(self.answered) + 1)) if self.order.random() < 0.5 else self.answered
+        )
         return self.answered
 
     def give(self, worker, job):
@@ -122,7 +126,9 @@ def test_every_job_ends_once_and_after_what_it_needs(bases, needs, ends, size, s
         if number is not None:
             ended.append(number)
             if board.outcomes[number].status != "failed":
-                assert jobs[number].needs <= {n for n in board.outcomes if board.outcomes[n].status != "failed"}
+                assert jobs[number].needs <= {
+                    n for n in board.outcomes if board.outcomes[n].status != "failed"
+                }
 
     board = work_off(jobs, crew, show)
     assert sorted(ended) == list(range(len(jobs)))

@@ -30,7 +30,9 @@ def sets(kind, seed):
 
 def of_scikit_learn(members, non_members, target, **options):
     known = torch.cat([members, non_members]).reshape(len(members) + len(non_members), -1).numpy()
-    attack = SVC(C=3, kernel="rbf", gamma="auto", **options).fit(known, [1] * len(members) + [0] * len(non_members))
+    attack = SVC(C=3, kernel="rbf", gamma="auto", **options).fit(
+        known, [1] * len(members) + [0] * len(non_members)
+    )
     return attack.decision_function(target.reshape(len(target), -1).numpy())
 
 
@@ -49,34 +51,47 @@ def test_the_decision_is_scikit_learns(kind, seed):
 
 def test_thousands_of_overlapping_images_have_scikit_learns_share():
     draw = np.random.default_rng(0)
-    members, non_members, target = (torch.tensor(1 / (1 + np.exp(-draw.normal(mean, 4, 3000)))) for mean in (6, 4, 5))
+    members, non_members, target = (
+        torch.tensor(1 / (1 + np.exp(-draw.normal(mean, 4, 3000)))) for mean in (6, 4, 5)
+    )
     expected = 100 * (of_scikit_learn(members, non_members, target, cache_size=500) < 0).mean()
 
     assert non_member_share(members, non_members, target) == pytest.approx(expected, abs=0.2)
 
 
 def test_the_multipliers_meet_the_conditions_of_the_optimum():
-    """0 <= a <= C, s a = 0; at a bound a point is on the side of its margin that the bound says, between them it is on the margin."""
+    """0 <= a <= C, s a = 0; at a bound a point is on the side of its margin that the bound says, between them
+    it is on the margin.
+    """
     draw = torch.Generator().manual_seed(0)
     points = torch.randn(60, 2, dtype=torch.float64, generator=draw)
-    sides = torch.where(points[:, 0] + 0.5 * torch.randn(60, dtype=torch.float64, generator=draw) > 0, 1.0, -1.0).double()
+    sides = torch.where(
+        points[:, 0] + 0.5 * torch.randn(60, dtype=torch.float64, generator=draw) > 0, 1.0, -1.0
+    ).double()
     bounds = torch.full((60,), 3.0, dtype=torch.float64)
     factor, _ = kernel_svm._incomplete_cholesky(points, 0.5)
     a = kernel_svm._interior_point(factor * sides[:, None], sides, bounds).a
     margin = sides * kernel_svm.fit(points, sides, bounds, 0.5).decision(points)
 
-    torch.testing.assert_close(factor @ factor.T, kernel_svm._gaussian(points, points, 0.5), atol=1e-8, rtol=0)
+    torch.testing.assert_close(
+        factor @ factor.T, kernel_svm._gaussian(points, points, 0.5), atol=1e-8, rtol=0
+    )
     assert float(a.min()) >= 0 and float(a.max()) <= 3 and abs(float(a @ sides)) < 1e-6
     assert float(margin[a < 1e-5].min()) > 1 - 1e-3
     assert float(margin[a > 3 - 1e-5].max()) < 1 + 1e-3
     torch.testing.assert_close(
-        margin[(a > 1e-3) & (a < 2.999)], torch.ones(1, dtype=torch.float64).expand_as(margin[(a > 1e-3) & (a < 2.999)]), atol=1e-4, rtol=0
+        margin[(a > 1e-3) & (a < 2.999)],
+        torch.ones(1, dtype=torch.float64).expand_as(margin[(a > 1e-3) & (a < 2.999)]),
+        atol=1e-4,
+        rtol=0,
     )
 
 
 def test_without_a_point_between_the_bounds_the_offset_is_the_middle_of_what_is_optimal():
     members, non_members, target = torch.tensor([0.0] * 12), torch.tensor([0.0] * 20), torch.tensor([0.0])
-    assert float(member_scores(members, non_members, target)) == pytest.approx(float(of_scikit_learn(members, non_members, target)[0]))
+    assert float(member_scores(members, non_members, target)) == pytest.approx(
+        float(of_scikit_learn(members, non_members, target)[0])
+    )
 
 
 def test_a_tie_is_called_member():

@@ -1,4 +1,6 @@
-"""Gradients of single images: by their layers or one by one, they are those of plain autograd on one image at a time."""
+"""Gradients of single images: by their layers or one by one, they are those of plain autograd on one image at
+a time.
+"""
 
 import pytest
 import torch
@@ -21,7 +23,9 @@ def seeded(make):
 
 
 class Peculiar(nn.Module):
-    """A layer that runs twice, one whose weight is used elsewhere too, or one that sees a row of vectors an image."""
+    """A layer that runs twice, one whose weight is used elsewhere too, or one that sees a row of vectors an
+    image.
+    """
 
     def __init__(self, kind):
         super().__init__()
@@ -64,9 +68,20 @@ KNOWN = {
     "a layer that never runs": lambda: Peculiar("runs once"),
 }
 OTHERS = {
-    "groups": of_layers(lambda: nn.Conv2d(1, 4, 3), lambda: nn.Conv2d(4, 4, 3, groups=2), nn.Flatten, lambda: nn.Linear(64, CLASSES)),
-    "circular": of_layers(lambda: nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"), nn.Flatten, lambda: nn.Linear(64, CLASSES)),
-    "padding in words": of_layers(lambda: nn.Conv2d(1, 1, 3, padding="same"), nn.Flatten, lambda: nn.Linear(64, CLASSES)),
+    "groups": of_layers(
+        lambda: nn.Conv2d(1, 4, 3),
+        lambda: nn.Conv2d(4, 4, 3, groups=2),
+        nn.Flatten,
+        lambda: nn.Linear(64, CLASSES),
+    ),
+    "circular": of_layers(
+        lambda: nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"),
+        nn.Flatten,
+        lambda: nn.Linear(64, CLASSES),
+    ),
+    "padding in words": of_layers(
+        lambda: nn.Conv2d(1, 1, 3, padding="same"), nn.Flatten, lambda: nn.Linear(64, CLASSES)
+    ),
     "layer norm": of_layers(nn.Flatten, lambda: nn.LayerNorm(64), lambda: nn.Linear(64, CLASSES)),
     **{
         kind: lambda kind=kind: Peculiar(kind)
@@ -97,7 +112,9 @@ def by_parameter(model, flat):
     return {name: piece.view_as(p) for (name, p), piece in zip(model.named_parameters(), pieces, strict=True)}
 
 
-@pytest.mark.parametrize(("name", "by_layers"), [*((name, True) for name in KNOWN), *((name, False) for name in OTHERS)])
+@pytest.mark.parametrize(
+    ("name", "by_layers"), [*((name, True) for name in KNOWN), *((name, False) for name in OTHERS)]
+)
 def test_they_are_those_of_one_image_at_a_time(name, by_layers):
     model, x = seeded((KNOWN | OTHERS)[name]), images()
     gradients = ImageGradients(model, x[:2])
@@ -106,12 +123,18 @@ def test_they_are_those_of_one_image_at_a_time(name, by_layers):
     direction = torch.randn(rows.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     found = gradients.of_labels(x, LABELS)
     zeros = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    squares = zeros | {name: t for layer, f in found.items() for name, t in gradients.unpacked(layer, f.squares(WEIGHTS)).items()}
+    squares = zeros | {
+        name: t
+        for layer, f in found.items()
+        for name, t in gradients.unpacked(layer, f.squares(WEIGHTS)).items()
+    }
     for parameter, value in by_parameter(model, WEIGHTS @ rows.square()).items():
         torch.testing.assert_close(squares[parameter], value, rtol=1e-8, atol=1e-14)
     products = sum(f.images(slice(1, 4)).products(f) for f in found.values())
     torch.testing.assert_close(products, rows[1:4] @ rows.T, rtol=1e-8, atol=1e-14)
-    along = sum(f.along(gradients.packed(layer, by_parameter(model, direction))) for layer, f in found.items())
+    along = sum(
+        f.along(gradients.packed(layer, by_parameter(model, direction))) for layer, f in found.items()
+    )
     torch.testing.assert_close(along, rows @ direction, rtol=1e-8, atol=1e-12)
 
 
@@ -120,10 +143,14 @@ def test_every_answer_has_its_own_gradients(name):
     model, x = seeded((KNOWN | OTHERS)[name]), images()
     gradients = ImageGradients(model, x[:2])
     answers = [(LABELS, WEIGHTS), (torch.ones_like(LABELS), 1 - WEIGHTS)]
-    for (labels, weights), (found, factors) in zip(answers, gradients.of(x, lambda logits: answers), strict=True):
+    for (labels, weights), (found, factors) in zip(
+        answers, gradients.of(x, lambda logits: answers), strict=True
+    ):
         assert found is weights
         norms = sum(f.squares(weights).sum() for f in factors.values())
-        torch.testing.assert_close(norms, weights @ slow_rows(model, x, labels).square().sum(1), rtol=1e-8, atol=1e-14)
+        torch.testing.assert_close(
+            norms, weights @ slow_rows(model, x, labels).square().sum(1), rtol=1e-8, atol=1e-14
+        )
 
 
 def test_packing_is_undone_by_unpacking():

@@ -22,9 +22,17 @@ ARROWS = (
 )
 LEVEL = {name: level for level, names in enumerate(ARROWS, 1) for name in names}
 PACKAGES = [name for name in LEVEL if (ROOT / name).is_dir()]
-OF_SCRIPTS = ("audits", "grids")  # packages that a script has beside it: of the leftmost level, as scripts and pipeline are
+OF_SCRIPTS = (
+    "audits",
+    "grids",
+)  # packages that a script has beside it: of the leftmost level, as scripts and pipeline are
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")} - set(LEVEL) | set(OF_SCRIPTS)
-SOURCES = sorted([*ROOT.glob("*.py"), *(path for package in (*PACKAGES, *OF_SCRIPTS) for path in (ROOT / package).rglob("*.py"))])
+SOURCES = sorted(
+    [
+        *ROOT.glob("*.py"),
+        *(path for package in (*PACKAGES, *OF_SCRIPTS) for path in (ROOT / package).rglob("*.py")),
+    ]
+)
 WITH_A_REGISTRY = ("unlearn", "evaluation", "models", "vision_data")
 SILENT = (*WITH_A_REGISTRY, "training")
 
@@ -124,8 +132,12 @@ def test_no_imports_go_in_circles():
 
 
 def registering_modules(package: str) -> set[str]:
-    """The modules of a package that register something; a package of its own (unlearn/mimu) stands for its files."""
-    registering = [p for p in (ROOT / package).rglob("*.py") if p.name != "impl.py" and "\n@register(" in p.read_text()]
+    """The modules of a package that register something; a package of its own (unlearn/mimu) stands for its
+    files.
+    """
+    registering = [
+        p for p in (ROOT / package).rglob("*.py") if p.name != "impl.py" and "\n@register(" in p.read_text()
+    ]
     return {f"{package}.{Path(path.relative_to(ROOT / package).parts[0]).stem}" for path in registering}
 
 
@@ -159,7 +171,11 @@ def test_mlflow_is_imported_in_tracking_alone(path):
 
 def test_matplotlib_draws_the_figures_of_a_comparison_alone():
     drawing = {name_of(path) for path in SOURCES if "matplotlib" in first_parts(imports_in(path))}
-    assert drawing == {"reporter/comparison_page.py", "reporter/comparison_pictures.py", "reporter/figure_files.py"}
+    assert drawing == {
+        "reporter/comparison_page.py",
+        "reporter/comparison_pictures.py",
+        "reporter/figure_files.py",
+    }
 
 
 @pytest.mark.parametrize("path", sources_of(*SILENT), ids=name_of)
@@ -180,7 +196,9 @@ def python_without(folder: Path, modules: tuple[str, ...], *command: str) -> sub
         "sys.meta_path.insert(0, Absent())\n"
     )
     environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_the_block_blocks(tmp_path):
@@ -212,7 +230,11 @@ def test_training_runs_where_mlflow_is_not_installed(tmp_path):
     ids=["plain", "count", "policy"],
 )
 def test_threads_wait_briefly_unless_the_environment_says_otherwise(given, spins):
-    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")} | given
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    } | given
     asked = "import os, command_line; print(os.environ['OMP_WAIT_POLICY'], os.environ.get('GOMP_SPINCOUNT'))"
-    said = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    said = subprocess.run(
+        [sys.executable, "-c", asked], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
     assert said.stdout.split() == [given.get("OMP_WAIT_POLICY", "PASSIVE"), spins]

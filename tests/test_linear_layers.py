@@ -1,4 +1,6 @@
-"""The linear layers of a model: in which order they come, how one is named, and which is read by a relu alone."""
+"""The linear layers of a model: in which order they come, how one is named, and which is read by a relu
+alone.
+"""
 
 import pytest
 import torch
@@ -74,7 +76,13 @@ def test_a_relu_that_alone_reads_the_layer_is_seen(relu):
 
 @pytest.mark.parametrize(
     "model",
-    [CutsItOff(nn.Tanh()), CutsItOff(nn.LeakyReLU()), CutsItOff(lambda z: -z), CutsItOffAndReadsIt(), Branches()],
+    [
+        CutsItOff(nn.Tanh()),
+        CutsItOff(nn.LeakyReLU()),
+        CutsItOff(lambda z: -z),
+        CutsItOffAndReadsIt(),
+        Branches(),
+    ],
     ids=["tanh", "leaky relu", "minus", "read twice", "untraceable"],
 )
 def test_no_relu_is_seen_where_something_else_reads_the_layer(model):
@@ -97,7 +105,8 @@ def test_linear_layers_come_with_the_input_that_they_saw():
 
 
 @pytest.mark.parametrize(
-    ("mask_layer", "name"), [("linear1", "linear1"), ("0", "linear1"), ("1", "linear2"), ("-1", "linear3"), ("-3", "linear1")]
+    ("mask_layer", "name"),
+    [("linear1", "linear1"), ("0", "linear1"), ("1", "linear2"), ("-1", "linear3"), ("-3", "linear1")],
 )
 def test_a_layer_is_found_by_name_or_index(mask_layer, name):
     assert find_layer(build("mlp", SMALL, 10, seed=1), mask_layer, images()) == name
@@ -110,13 +119,17 @@ def test_a_nested_layer_is_found_by_its_name():
 @pytest.mark.parametrize("index", ["3", "-4", "99"])
 def test_an_index_that_does_not_exist_is_refused(index):
     with pytest.raises(
-        ValueError, match=rf"--mask_layer: expected an index from -3 to 2, got {index}\. Linear layers: linear1, linear2, linear3"
+        ValueError,
+        match=rf"--mask_layer: expected an index from -3 to 2, got {index}\. Linear layers: linear1, linear2, linear3",
     ):
         find_layer(build("mlp", SMALL, 10, seed=1), index, images())
 
 
 def test_a_name_that_does_not_exist_gets_the_nearest_and_the_list():
-    with pytest.raises(ValueError, match=r"unknown layer 'liner2'\. Did you mean 'linear2'\? Linear layers: linear1, linear2, linear3"):
+    with pytest.raises(
+        ValueError,
+        match=r"unknown layer 'liner2'\. Did you mean 'linear2'\? Linear layers: linear1, linear2, linear3",
+    ):
         find_layer(build("mlp", SMALL, 10, seed=1), "liner2", images())
 
 
@@ -127,13 +140,18 @@ def test_what_is_neither_name_nor_index_is_refused(mask_layer):
 
 
 def test_a_layer_that_is_not_linear_is_refused():
-    with pytest.raises(ValueError, match=r"--mask_layer: expected a linear layer, got 'relu1', a ReLU\. Linear layers: linear1"):
+    with pytest.raises(
+        ValueError,
+        match=r"--mask_layer: expected a linear layer, got 'relu1', a ReLU\. Linear layers: linear1",
+    ):
         find_layer(build("mlp", SMALL, 10, seed=1), "relu1", images())
 
 
 @pytest.mark.parametrize("kind", [SeesRows, SeesRowsAsImages])
 def test_a_layer_that_sees_several_vectors_an_image_is_refused(kind):
-    with pytest.raises(ValueError, match="--mask_layer: expected a layer that sees one vector an image, and 'masked' sees"):
+    with pytest.raises(
+        ValueError, match="--mask_layer: expected a layer that sees one vector an image, and 'masked' sees"
+    ):
         find_layer(kind(), "masked", images())
 
 

@@ -95,14 +95,21 @@ def test_a_database_is_asked_for_no_more_at_once(stores, monkeypatch):
 
 def test_short_histories_are_read_together(stores, monkeypatch):
     monkeypatch.setattr(sorted_points, "AT_ONCE", 250)
-    assert answers_for_the_history(stores[0], monkeypatch) == [6, 200, 200, 200]  # how long they are, then two runs at a time
+    assert answers_for_the_history(stores[0], monkeypatch) == [
+        6,
+        200,
+        200,
+        200,
+    ]  # how long they are, then two runs at a time
 
 
 @pytest.mark.usefixtures("small_memory")
 def test_a_page_is_found_by_an_index_and_needs_no_sorting(stores):
     statement = sqlite_reader.PAGE.format(runs="(?)", after=5, at_once=10)
     with closing(sqlite3.connect(stores[0].removeprefix("sqlite:///"))) as connection:
-        (step,) = [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", [next(SIZE.ids())])]
+        (step,) = [
+            row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", [next(SIZE.ids())])
+        ]
     assert "USING INDEX index_metrics_run_uuid (run_uuid=? AND rowid>?)" in step
 
 
@@ -127,9 +134,13 @@ def test_a_long_history_that_is_broken_is_left_out_whole(value, stores, tmp_path
     path.write_bytes(Path(stores[0].removeprefix("sqlite:///")).read_bytes())
     broken = sorted(SIZE.ids())[2]
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"UPDATE metrics SET {value} WHERE run_uuid = ? AND key = 'metric_03' AND step = 24", [broken])
+        connection.execute(
+            f"UPDATE metrics SET {value} WHERE run_uuid = ? AND key = 'metric_03' AND step = 24", [broken]
+        )
         connection.commit()
-    assert mlruns_parser.main(["--tracking_uri", f"sqlite:///{path}", "--history", "--output", "out.csv"]) == 0
+    assert (
+        mlruns_parser.main(["--tracking_uri", f"sqlite:///{path}", "--history", "--output", "out.csv"]) == 0
+    )
     assert f"history of run {broken}" in capsys.readouterr().err
     written = Path("out.csv").read_text()
     assert broken not in written and written.count("\n") == 501
@@ -137,18 +148,26 @@ def test_a_long_history_that_is_broken_is_left_out_whole(value, stores, tmp_path
 
 VALUES = st.one_of(st.sampled_from([0.0, -0.0, math.inf, -math.inf, math.nan]), st.floats())
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
-POINTS = st.lists(st.builds(Point, st.sampled_from("ab"), NAMES, st.integers(-3, 3), st.integers(0, 2), VALUES), max_size=30)
+POINTS = st.lists(
+    st.builds(Point, st.sampled_from("ab"), NAMES, st.integers(-3, 3), st.integers(0, 2), VALUES), max_size=30
+)
 
 
 @settings(deadline=None)
 @given(POINTS, st.integers(1, 12))
 def test_sorted_on_disk_is_sorted_in_memory(points, at_once):
-    points = [point for number, point in enumerate(points) if point[:4] not in {other[:4] for other in points[:number]}]  # NaN has no order
+    points = [
+        point
+        for number, point in enumerate(points)
+        if point[:4] not in {other[:4] for other in points[:number]}
+    ]  # NaN has no order
     before, sorted_points.AT_ONCE = sorted_points.AT_ONCE, at_once
     try:
         with SortedPoints(["b", "a"]) as found:
             found.add(points)
-            assert repr(list(found)) == repr(sorted(points, key=lambda point: (point.run_id == "a", point[1:4])))
+            assert repr(list(found)) == repr(
+                sorted(points, key=lambda point: (point.run_id == "a", point[1:4]))
+            )
     finally:
         sorted_points.AT_ONCE = before
 

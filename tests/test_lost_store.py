@@ -1,4 +1,6 @@
-"""A store that is lost while a run goes on: the run goes on, what the store did not take is kept, and the next run ends it."""
+"""A store that is lost while a run goes on: the run goes on, what the store did not take is kept, and the
+next run ends it.
+"""
 
 import errno
 import json
@@ -85,7 +87,11 @@ def test_what_a_lost_store_did_not_take_is_kept(lock):
         run.tags({"verdict": "forgets"})
         run.text("a page", "pages/report.html")
     batch, tags, page = kept_of(run.run_id)
-    assert (batch["points"][0]["name"], batch["points"][0]["value"], batch["points"][0]["step"]) == ("score", 0.1 + 0.2, 3)
+    assert (batch["points"][0]["name"], batch["points"][0]["value"], batch["points"][0]["step"]) == (
+        "score",
+        0.1 + 0.2,
+        3,
+    )
     assert tags["tags"] == {"verdict": "forgets"}
     assert Path(page["path"]).read_text() == "a page" and page["folder"] == "pages"
     assert "It says RUNNING until the next run on this machine begins, which ends it" in str(lost.value)
@@ -116,7 +122,10 @@ def test_a_full_disk_that_the_store_shares_ends_the_run_in_one_line(lock, monkey
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(StoreLost, match=r"but not all of it \(No space left on device\)"), tracked_run("lost", "full") as run:
+    with (
+        pytest.raises(StoreLost, match=r"but not all of it \(No space left on device\)"),
+        tracked_run("lost", "full") as run,
+    ):
         lock.take()
         monkeypatch.setattr("shutil.copy", full)
         monkeypatch.setattr(Path, "write_text", full)
@@ -165,7 +174,10 @@ def test_an_error_of_the_run_is_the_one_that_is_raised(lock, capsys):
 
 def test_a_run_that_cannot_begin_is_a_mistake(lock):
     lock.take("create_run")
-    with pytest.raises(ValueError, match=r"takes no run \(database is locked\)"), tracked_run("lost", "never"):
+    with (
+        pytest.raises(ValueError, match=r"takes no run \(database is locked\)"),
+        tracked_run("lost", "never"),
+    ):
         pytest.fail("it began")
 
 
@@ -213,7 +225,23 @@ def test_a_main_job_keeps_its_numbers_in_a_line(lock, monkeypatch, capsys):
     """And its model: the work is done when the store is gone."""
     whole = pipeline.unlearn
     monkeypatch.setattr(pipeline, "unlearn", lambda *given, **more: (lock.take(), whole(*given, **more))[1])
-    assert mlflow_forget.main(["--unlearn", "random_mask", "--kappa", "3", "--epochs", "1", "--ideal", "skip", "--report", "skip"]) == 1
+    assert (
+        mlflow_forget.main(
+            [
+                "--unlearn",
+                "random_mask",
+                "--kappa",
+                "3",
+                "--epochs",
+                "1",
+                "--ideal",
+                "skip",
+                "--report",
+                "skip",
+            ]
+        )
+        == 1
+    )
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert "was lost (database is locked)" in line
     (raw,) = Path("eval/metrics_and_plots/json").rglob("random_mask*.json")

@@ -32,7 +32,10 @@ def of_disk(number: int, path: str = "a.csv") -> OSError:
     [
         (MemoryError(), MEMORY),
         (
-            RuntimeError("[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory: you tried to "
+                "allocate 8 bytes"
+            ),
             MEMORY,
         ),
         (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), MEMORY),
@@ -40,12 +43,22 @@ def of_disk(number: int, path: str = "a.csv") -> OSError:
         (ImportError("libtorch_cpu.so: failed to map segment from shared object"), MEMORY),
         (SystemError("error return without exception set"), MEMORY),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), MEMORY),
-        (RuntimeError("can't start new thread"), "no thread can be started. Raise the limits of memory and processes"),
-        (of_disk(errno.ENOSPC), "a.csv: no room is left on the disk. Make room, or work in another folder; what is complete is kept"),
+        (
+            RuntimeError("can't start new thread"),
+            "no thread can be started. Raise the limits of memory and processes",
+        ),
+        (
+            of_disk(errno.ENOSPC),
+            "a.csv: no room is left on the disk. Make room, or work in another folder; what is complete is "
+            "kept",
+        ),
         (of_disk(errno.EDQUOT), "a.csv: the quota on the disk is used up"),
         (of_disk(errno.EFBIG), "a.csv: a file would be larger than is allowed (ulimit -f)"),
         (OSError(errno.ENOSPC, "No space left on device"), "no room is left on the disk"),
-        (OSError(errno.EMFILE, "Too many open files"), "too many files are open. Raise the limit (ulimit -n)"),
+        (
+            OSError(errno.EMFILE, "Too many open files"),
+            "too many files are open. Raise the limit (ulimit -n)",
+        ),
         (of_disk(errno.EIO), "[Errno 5] Input/output error: 'a.csv'"),
         (ConnectionError("the tracking store was lost"), "the tracking store was lost"),
     ],
@@ -63,7 +76,10 @@ def test_a_reader_that_has_enough_is_no_error():
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.close()
-        assert (process.wait(60), process.stderr.read() if process.stderr else b"") == (command_line.BROKEN_PIPE, b"")
+        assert (process.wait(60), process.stderr.read() if process.stderr else b"") == (
+            command_line.BROKEN_PIPE,
+            b"",
+        )
 
 
 def test_the_reason_may_lie_deeper():
@@ -76,7 +92,13 @@ def test_the_reason_may_lie_deeper():
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("the weights fell out"), ImportError("no module named mine"), KeyError("x"), TypeError("y")]
+    "error",
+    [
+        RuntimeError("the weights fell out"),
+        ImportError("no module named mine"),
+        KeyError("x"),
+        TypeError("y"),
+    ],
 )
 def test_every_other_surprise_is_raised(error):
     with pytest.raises(type(error)):

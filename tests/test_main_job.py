@@ -1,4 +1,6 @@
-"""The main job on digits, as a person runs it: what it computes and leaves behind, with their own method, and from Python."""
+"""The main job on digits, as a person runs it: what it computes and leaves behind, with their own method, and
+from Python.
+"""
 
 import contextlib
 import itertools
@@ -37,8 +39,25 @@ from unlearn import METHODS
 from vision_data import ForgetRequest, load_splits
 
 FIVE = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score")
-MIA = ("mia", "mia_lr", "mia_auc", "mia_correctness", "mia_confidence", "mia_entropy", "mia_m_entropy", "mia_prob")
-MEASURED = (*FIVE, *(f"test_{name}" for name in FIVE), "test_loss", "test_score", *MIA, "rf_js_divergence", "zrf")
+MIA = (
+    "mia",
+    "mia_lr",
+    "mia_auc",
+    "mia_correctness",
+    "mia_confidence",
+    "mia_entropy",
+    "mia_m_entropy",
+    "mia_prob",
+)
+MEASURED = (
+    *FIVE,
+    *(f"test_{name}" for name in FIVE),
+    "test_loss",
+    "test_score",
+    *MIA,
+    "rf_js_divergence",
+    "zrf",
+)
 
 
 def saved(outcome: Outcome, name: str) -> dict[str, torch.Tensor]:
@@ -76,7 +95,12 @@ def test_a_run_finishes(jobs):
 
 def test_every_flag_is_a_param(jobs):
     flags = {action.dest for action in run_flags.flags(METHODS["MIMU"], ARCHITECTURES["mlp"])._actions}
-    flags -= {"help", "list", "config", "skip_finished"}  # where flags come from, and whether anything is done at all
+    flags -= {
+        "help",
+        "list",
+        "config",
+        "skip_finished",
+    }  # where flags come from, and whether anything is done at all
 
     assert flags - set(jobs.first.params) == set()
 
@@ -97,13 +121,19 @@ def test_params_hold_the_resolved_values(jobs):
 
 @pytest.mark.parametrize("prefix", ["", "initial_", "ideal_"])
 def test_metrics_have_the_names_of_the_specification(prefix, jobs):
-    undecided = {name.removeprefix("undefined.") for name, why in jobs.first.tags.items() if why.startswith(UNDECIDED)}
-    assert {prefix + name for name in MEASURED} - set(jobs.first.metrics) <= undecided & {prefix + name for name in MIA}
+    undecided = {
+        name.removeprefix("undefined.") for name, why in jobs.first.tags.items() if why.startswith(UNDECIDED)
+    }
+    assert {prefix + name for name in MEASURED} - set(jobs.first.metrics) <= undecided & {
+        prefix + name for name in MIA
+    }
 
 
 def test_the_unlearned_model_alone_is_compared_with_the_ideal(jobs):
     assert set(AGAINST_THE_IDEAL) <= set(jobs.first.metrics)
-    assert not {f"{of}_{name}" for of in ("initial", "ideal") for name in AGAINST_THE_IDEAL} & set(jobs.first.metrics)
+    assert not {f"{of}_{name}" for of in ("initial", "ideal") for name in AGAINST_THE_IDEAL} & set(
+        jobs.first.metrics
+    )
 
 
 def test_the_incompetent_teacher_is_only_compared_with(jobs):
@@ -114,12 +144,16 @@ def test_the_gap_is_the_mean_distance_to_the_ideal(jobs):
     metrics = jobs.first.metrics
     compared = ("forget_score", "retain_score", "test_retain_score")
 
-    assert metrics["avg_gap_without_mia"] == pytest.approx(sum(abs(metrics[name] - metrics[f"ideal_{name}"]) for name in compared) / 3)
+    assert metrics["avg_gap_without_mia"] == pytest.approx(
+        sum(abs(metrics[name] - metrics[f"ideal_{name}"]) for name in compared) / 3
+    )
 
 
 def test_the_raw_json_holds_the_metrics_at_full_precision(jobs):
     raw, metrics = raw_json(jobs.first), jobs.first.metrics
-    measured = raw["metrics"] | {f"{of}_{name}": value for of in ("initial", "ideal") for name, value in raw[of].items()}
+    measured = raw["metrics"] | {
+        f"{of}_{name}": value for of in ("initial", "ideal") for name, value in raw[of].items()
+    }
 
     assert measured == {name: metrics.get(name) for name in measured}
     decided = [name for name in MEASURED if name not in MIA]
@@ -147,7 +181,9 @@ def test_the_mask_on_the_initial_model_is_the_unlearned_model(folder, jobs):
 
     assert mask.kappa_count == int(jobs.first.params["kappa_count"])
     assert set(unlearned) == set(model)
-    assert all(torch.equal(unlearned[name].view(torch.int32), model[name].view(torch.int32)) for name in model)
+    assert all(
+        torch.equal(unlearned[name].view(torch.int32), model[name].view(torch.int32)) for name in model
+    )
 
 
 def scores_by_hand(weights: dict[str, torch.Tensor], request: ForgetRequest) -> dict[str, float]:
@@ -170,7 +206,11 @@ def scores_by_hand(weights: dict[str, torch.Tensor], request: ForgetRequest) -> 
 
 @pytest.mark.parametrize(
     ("prefix", "file"),
-    [("", "unlearned.safetensors"), ("initial_", "1mlp_ep2.safetensors"), ("ideal_", "1mlp_ep2_ideal_class0.safetensors")],
+    [
+        ("", "unlearned.safetensors"),
+        ("initial_", "1mlp_ep2.safetensors"),
+        ("ideal_", "1mlp_ep2_ideal_class0.safetensors"),
+    ],
 )
 def test_the_logged_scores_are_those_of_the_saved_weights(prefix, file, folder, jobs):
     path = jobs.first.artifacts / file if prefix == "" else folder / "results/digits" / file
@@ -191,21 +231,31 @@ def test_a_masking_run_has_the_pictures_of_its_page_as_files(jobs):
     pictures = {path.name: path for path in (jobs.first.artifacts / "pictures").iterdir()}
     page = (jobs.first.artifacts / "report.html").read_text()
 
-    assert {"class_probabilities.svg", "losses_unlearned.svg", "attack_roc.svg", "layer.svg", "layer_weights.svg"} <= set(pictures)
+    assert {
+        "class_probabilities.svg",
+        "losses_unlearned.svg",
+        "attack_roc.svg",
+        "layer.svg",
+        "layer_weights.svg",
+    } <= set(pictures)
     assert len(pictures) == page.count("<svg")
     for path in pictures.values():
         assert_sensible(path)
 
 
 def test_forget_retain_and_test_set_are_inputs(jobs):
-    inputs = {tag.value: given.dataset for given in jobs.first.run.inputs.dataset_inputs for tag in given.tags}
+    inputs = {
+        tag.value: given.dataset for given in jobs.first.run.inputs.dataset_inputs for tag in given.tags
+    }
 
     assert set(inputs) == {"forget", "retain", "test"}
     assert len({dataset.digest for dataset in inputs.values()}) == 3
     assert all("digits" in dataset.name for dataset in inputs.values())
 
 
-@pytest.mark.parametrize(("name", "steps"), [("unlearn_loss", 3), ("initial_train_loss", 2), ("initial_train_score", 2)])
+@pytest.mark.parametrize(
+    ("name", "steps"), [("unlearn_loss", 3), ("initial_train_loss", 2), ("initial_train_score", 2)]
+)
 def test_there_is_a_history_of_each_training(name, steps, folder, jobs):
     points = client_of(folder).get_metric_history(jobs.first.run.info.run_id, name)
 
@@ -215,7 +265,10 @@ def test_there_is_a_history_of_each_training(name, steps, folder, jobs):
 
 def test_stages_have_their_seconds(jobs):
     metrics = jobs.first.metrics
-    stages = [metrics[f"stage_{name}_seconds"] for name in ("tracking_start", "initial", "ideal", "unlearn", "evaluate", "report")]
+    stages = [
+        metrics[f"stage_{name}_seconds"]
+        for name in ("tracking_start", "initial", "ideal", "unlearn", "evaluate", "report")
+    ]
 
     assert all(seconds >= 0 for seconds in stages)
     assert sum(stages) <= metrics["stage_total_seconds"] < 300
@@ -245,11 +298,15 @@ def test_the_report_is_a_table_and_says_where_things_are(jobs):
 
 
 def timeless(metrics: dict[str, float]) -> dict[str, float]:
-    """Without times, the training that a second run has no need of, and whether a network came from the cache."""
+    """Without times, the training that a second run has no need of, and whether a network came from the
+    cache.
+    """
     return {
         name: value
         for name, value in metrics.items()
-        if not name.endswith("_seconds") and not name.startswith("initial_train_") and name not in ("network_cached", "speedup")
+        if not name.endswith("_seconds")
+        and not name.startswith("initial_train_")
+        and name not in ("network_cached", "speedup")
     }
 
 
@@ -263,13 +320,22 @@ def test_the_second_run_loads_what_the_first_one_trained(jobs):
     assert jobs.again.params["initial_model"] == jobs.again.params["ideal_model"] == "loaded"
     assert jobs.again.params["initial_digest"] == jobs.first.params["initial_digest"]
     assert jobs.checkpoint[0] == jobs.checkpoint[1] == jobs.checkpoint[2]
-    assert {f for f in jobs.files[1] if f.startswith("results/")} == {f for f in jobs.files[0] if f.startswith("results/")}
+    assert {f for f in jobs.files[1] if f.startswith("results/")} == {
+        f for f in jobs.files[0] if f.startswith("results/")
+    }
 
 
 def test_the_network_of_a_model_is_trained_once_for_all_classes(jobs):
-    assert [outcome.metrics["network_cached"] for outcome in (jobs.first, jobs.again, jobs.other_class)] == [0, 1, 1]
+    assert [outcome.metrics["network_cached"] for outcome in (jobs.first, jobs.again, jobs.other_class)] == [
+        0,
+        1,
+        1,
+    ]
     assert jobs.other_class.params["request"] == "class3"
-    mine, others = saved(jobs.first, "mask.safetensors")["mask"], saved(jobs.other_class, "mask.safetensors")["mask"]
+    mine, others = (
+        saved(jobs.first, "mask.safetensors")["mask"],
+        saved(jobs.other_class, "mask.safetensors")["mask"],
+    )
     assert not torch.equal(mine, others)
 
 
@@ -283,7 +349,11 @@ def test_config_hash_is_the_same_for_the_same_settings_alone(jobs, sweep, some_i
 
 def test_save_dir_holds_checkpoints_and_the_cache_only(jobs):
     kept = {name.removeprefix("results/digits/") for name in jobs.files[2] if name.startswith("results/")}
-    cached = {name for name in kept if re.fullmatch(r"cache/([0-9a-f]+\.safetensors|locks/[0-9a-f]+\.safetensors\.lock)", name)}
+    cached = {
+        name
+        for name in kept
+        if re.fullmatch(r"cache/([0-9a-f]+\.safetensors|locks/[0-9a-f]+\.safetensors\.lock)", name)
+    }
 
     models = {f"1mlp_ep2{which}.safetensors" for which in ("", "_ideal_class0", "_ideal_class3")}
     assert kept - cached == models | {f"locks/{model}.lock" for model in models}
@@ -297,7 +367,17 @@ def test_nothing_is_left_anywhere_else(jobs):
 
 
 def test_hyphens_are_underscores(folder, jobs):
-    hyphens = call(folder, "--unlearn", "mimu", "--epochs=2", "--gcn-steps", "3", "--class-to-replace=3", "--split-seed", "0")
+    hyphens = call(
+        folder,
+        "--unlearn",
+        "mimu",
+        "--epochs=2",
+        "--gcn-steps",
+        "3",
+        "--class-to-replace=3",
+        "--split-seed",
+        "0",
+    )
 
     assert hyphens.tags["config_hash"] == jobs.other_class.tags["config_hash"]
 
@@ -324,7 +404,9 @@ def test_several_kappas_make_a_picture_of_forget_and_retain(sweep):
 
 
 def test_every_combination_has_its_own_json(folder, sweep):
-    kinds = [folder / f"eval/metrics_and_plots/json/mlp_digits_top-none_kappa_{kappa}" for kappa in ("0.1", "0.5")]
+    kinds = [
+        folder / f"eval/metrics_and_plots/json/mlp_digits_top-none_kappa_{kappa}" for kappa in ("0.1", "0.5")
+    ]
 
     assert [len(list(kind.glob("random_mask_class0_seed*.json"))) for kind in kinds] == [2, 2]
 
@@ -384,19 +466,27 @@ def test_fewer_weights_than_asked_for_are_a_warning_and_the_true_number_a_param(
 
     assert masked <= 50 < round(0.1 * 64 * 128)
     assert outcome.params["kappa_count"] == str(masked)
-    assert f"{masked} weights were switched off, fewer than the {round(0.1 * 64 * 128)} asked for" in outcome.tags["warning"]
+    assert (
+        f"{masked} weights were switched off, fewer than the {round(0.1 * 64 * 128)} asked for"
+        in outcome.tags["warning"]
+    )
     assert outcome.tags["warning"] in outcome.out
 
 
 def test_two_methods_of_one_name_do_not_share_a_hash(folder, jobs):
     (folder / "other.py").write_text(METHODS_OF_A_USER.replace("0.5", "0.125"))
-    mine, other = (call(folder, "--unlearn", f"{file}.py:halve", "--epochs", "2", "--ideal", "skip") for file in ("mine", "other"))
+    mine, other = (
+        call(folder, "--unlearn", f"{file}.py:halve", "--epochs", "2", "--ideal", "skip")
+        for file in ("mine", "other")
+    )
 
     assert mine.tags["config_hash"] != other.tags["config_hash"]
 
 
 def test_the_experiment_is_an_object_too(folder, jobs):
-    config = PipelineConfig(unlearn="random_mask", settings={"kappa": 5}, base=BaseConfig(epochs=2), experiment="from Python")
+    config = PipelineConfig(
+        unlearn="random_mask", settings={"kappa": 5}, base=BaseConfig(epochs=2), experiment="from Python"
+    )
     with contextlib.chdir(folder):
         result = Pipeline(config).run()
     run = client_of(folder).get_run(result.run_id)

@@ -15,7 +15,17 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from tests.main_job_runs import RANDOM, ROOT, all_runs, artifacts_of, call, default_store, files_below, fixture_folder, fixture_jobs  # noqa: F401 (fixtures)
+from tests.main_job_runs import (
+    RANDOM,
+    ROOT,
+    all_runs,
+    artifacts_of,
+    call,
+    default_store,  # noqa: F401
+    files_below,
+    fixture_folder,  # noqa: F401
+    fixture_jobs,  # noqa: F401
+)
 
 
 def test_an_exception_ends_the_run_failed(folder, jobs):
@@ -49,11 +59,20 @@ def test_ctrl_c_in_one_of_several_ends_all_that_run_killed(folder, jobs):
 
 
 def training(folder: Path) -> bool:
-    """Whether the run has noted its settings, after which it trains. Read beside the job, without disturbing it."""
+    """Whether the run has noted its settings, after which it trains. Read beside the job, without disturbing
+    it.
+    """
     if not (folder / "mlflow.db").exists():
         return False
-    with closing(sqlite3.connect(f"file:{folder / 'mlflow.db'}?mode=ro", uri=True)) as store, contextlib.suppress(sqlite3.OperationalError):
-        return bool(store.execute("SELECT 1 FROM params JOIN runs USING (run_uuid) WHERE status = 'RUNNING'").fetchall())
+    with (
+        closing(sqlite3.connect(f"file:{folder / 'mlflow.db'}?mode=ro", uri=True)) as store,
+        contextlib.suppress(sqlite3.OperationalError),
+    ):
+        return bool(
+            store.execute(
+                "SELECT 1 FROM params JOIN runs USING (run_uuid) WHERE status = 'RUNNING'"
+            ).fetchall()
+        )
     return False
 
 
@@ -78,7 +97,10 @@ def test_signals_end_a_training_run_killed_and_the_next_start_works(folder, jobs
     folders = {name: tmp_path_factory.mktemp(name.name) for name in expected}
     for place in folders.values():
         shutil.copy(folder / "mlflow.db", place)  # making a new store takes seconds
-    processes = {name: started(place, ["--unlearn", "random_mask", "--epochs", "1000000"]) for name, place in folders.items()}
+    processes = {
+        name: started(place, ["--unlearn", "random_mask", "--epochs", "1000000"])
+        for name, place in folders.items()
+    }
     try:
         for name, process in processes.items():
             deadline = time.monotonic() + 60
@@ -91,7 +113,11 @@ def test_signals_end_a_training_run_killed_and_the_next_start_works(folder, jobs
             assert process.returncode == expected[name], err
             assert "Traceback" not in err
             assert all_runs(folders[name])[-1].info.status == "KILLED"
-            assert {file for file in files_below(folders[name] / "results") if not file.endswith((".state", ".lock"))} == set()
+            assert {
+                file
+                for file in files_below(folders[name] / "results")
+                if not file.endswith((".state", ".lock"))
+            } == set()
             assert call(folders[name], *RANDOM).run.info.status == "FINISHED"
     finally:
         for process in processes.values():

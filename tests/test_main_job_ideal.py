@@ -1,4 +1,6 @@
-"""The ideal model of the main job: made, printed as a command, loaded; and the commands that make base models."""
+"""The ideal model of the main job: made, printed as a command, loaded; and the commands that make base
+models.
+"""
 
 import re
 import shlex
@@ -9,7 +11,16 @@ import pytest
 
 import main_baseline
 import main_ideal
-from tests.main_job_runs import AGAINST_THE_IDEAL, RANDOM, ROOT, Outcome, call, default_store, files_below, fixture_folder  # noqa: F401 (fixtures)
+from tests.main_job_runs import (
+    AGAINST_THE_IDEAL,
+    RANDOM,
+    ROOT,
+    Outcome,
+    call,
+    default_store,  # noqa: F401
+    files_below,
+    fixture_folder,  # noqa: F401
+)
 
 
 def printed_command(outcome: Outcome) -> list[str]:
@@ -19,7 +30,9 @@ def printed_command(outcome: Outcome) -> list[str]:
 
 @pytest.mark.parametrize("ideal", ["auto", "skip"])
 def test_without_the_ideal_model_the_command_that_makes_it_is_printed(ideal, folder):
-    outcome = call(folder, *RANDOM, "--dataset", "tiny.py:tiny", "--arch", "mlp", "--kappa", "5", "--ideal", ideal)
+    outcome = call(
+        folder, *RANDOM, "--dataset", "tiny.py:tiny", "--arch", "mlp", "--kappa", "5", "--ideal", ideal
+    )
 
     assert outcome.code == 0
     assert outcome.params["ideal_model"] == "none"
@@ -29,7 +42,19 @@ def test_without_the_ideal_model_the_command_that_makes_it_is_printed(ideal, fol
 
 
 def test_the_printed_command_makes_the_ideal_model_and_auto_loads_it(folder):
-    job = (*RANDOM, "--dataset", "tiny.py:tiny", "--arch", "mlp", "--hidden", "8,4", "--kappa", "5", "--class_to_replace", "2")
+    job = (
+        *RANDOM,
+        "--dataset",
+        "tiny.py:tiny",
+        "--arch",
+        "mlp",
+        "--hidden",
+        "8,4",
+        "--kappa",
+        "5",
+        "--class_to_replace",
+        "2",
+    )
     job = (*job, "--save_dir", str(folder / "tiny models"))
     command = printed_command(call(folder, *job))
     (folder / "main_ideal.py").symlink_to(ROOT / "main_ideal.py")
@@ -44,7 +69,20 @@ def test_the_printed_command_makes_the_ideal_model_and_auto_loads_it(folder):
 
 
 def test_train_makes_the_ideal_model_of_any_dataset(folder):
-    outcome = call(folder, *RANDOM, "--dataset", "tiny.py:tiny", "--arch", "mlp", "--kappa", "5", "--ideal", "train", "--save_dir", "train")
+    outcome = call(
+        folder,
+        *RANDOM,
+        "--dataset",
+        "tiny.py:tiny",
+        "--arch",
+        "mlp",
+        "--kappa",
+        "5",
+        "--ideal",
+        "train",
+        "--save_dir",
+        "train",
+    )
 
     assert outcome.params["ideal_model"] == "trained"
     assert (folder / "train/1mlp_ep2_ideal_class0.safetensors").is_file()
@@ -52,7 +90,8 @@ def test_train_makes_the_ideal_model_of_any_dataset(folder):
 
 
 @pytest.mark.parametrize(
-    ("main", "name"), [(main_baseline.main, "1mlp_ep1.safetensors"), (main_ideal.main, "1mlp_ep1_ideal_class4.safetensors")]
+    ("main", "name"),
+    [(main_baseline.main, "1mlp_ep1.safetensors"), (main_ideal.main, "1mlp_ep1_ideal_class4.safetensors")],
 )
 def test_base_models_are_trained_once_and_shown(main, name, tmp_path):
     first = call(tmp_path, "--epochs", "1", "--class_to_replace", "4", main=main)
@@ -60,10 +99,14 @@ def test_base_models_are_trained_once_and_shown(main, name, tmp_path):
     scores = re.findall(r"(validation|test) score(?: of the retained classes)? (\d+\.\d\d) %", first.out)
 
     assert (first.code, again.code) == (0, 0)
-    assert re.search(rf"model(?: without class 4)? trained in [\d.]+ s: results/digits/{re.escape(name)}", first.out)
+    assert re.search(
+        rf"model(?: without class 4)? trained in [\d.]+ s: results/digits/{re.escape(name)}", first.out
+    )
     assert re.search(rf"model(?: without class 4)? loaded: results/digits/{re.escape(name)}", again.out)
     assert [which for which, _ in scores] == ["validation", "test"]
-    assert scores == re.findall(r"(validation|test) score(?: of the retained classes)? (\d+\.\d\d) %", again.out)
+    assert scores == re.findall(
+        r"(validation|test) score(?: of the retained classes)? (\d+\.\d\d) %", again.out
+    )
     assert files_below(tmp_path) == {f"results/digits/{name}", f"results/digits/locks/{name}.lock"}
 
 

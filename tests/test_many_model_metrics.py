@@ -1,4 +1,6 @@
-"""KLoM, the challenge's score and U-LiRA against independent truths: NumPy, SciPy, scikit-learn, the published floor, chance."""
+"""KLoM, the challenge's score and U-LiRA against independent truths: NumPy, SciPy, scikit-learn, the
+published floor, chance.
+"""
 
 import itertools
 import math
@@ -22,7 +24,9 @@ FEW = settings(deadline=None, max_examples=30)
 
 
 def normal(models, images, *, mean=0.0, seed=0):
-    return mean + torch.randn(models, images, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return mean + torch.randn(
+        models, images, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def klom_by_numpy(unlearned, oracles):
@@ -49,17 +53,26 @@ def test_two_samples_of_one_normal_reproduce_the_noise_floor(models):
 def test_the_documented_noise_floors_are_those_that_are_printed():
     said = re.findall(r"([\d.]+) / ([\d.]+) at N = (\d+)", " ".join(klom_forget_p95.__doc__.split()))
 
-    assert {int(n): (mean, top) for mean, top, n in said} == {n: tuple(f"{value:.2f}" for value in noise_floor(n)) for n in FLOORS}
+    assert {int(n): (mean, top) for mean, top, n in said} == {
+        n: tuple(f"{value:.2f}" for value in noise_floor(n)) for n in FLOORS
+    }
 
 
 def test_the_noise_floor_of_few_models_is_that_of_many_points():
-    """NumPy's, of other draws: hardly a value lies between 8.0 and 8.3, so that 20,000 points would come to anything there."""
+    """NumPy's, of other draws: hardly a value lies between 8.0 and 8.3, so that 20,000 points would come to
+    anything there.
+    """
     draw = np.random.default_rng(3)
     ours, theirs = draw.standard_normal((2, 10, 200_000))
     low = np.minimum(ours.min(0), theirs.min(0))
     width = np.maximum(ours.max(0), theirs.max(0)) - low
-    p, q = ([(np.minimum((side - low) / width * 20, 19).astype(int) == b).mean(0) for b in range(20)] for side in (ours, theirs))
-    found = sum(scipy.special.xlogy(own, own / np.maximum(other, 1e-5)) for own, other in zip(p, q, strict=True))
+    p, q = (
+        [(np.minimum((side - low) / width * 20, 19).astype(int) == b).mean(0) for b in range(20)]
+        for side in (ours, theirs)
+    )
+    found = sum(
+        scipy.special.xlogy(own, own / np.maximum(other, 1e-5)) for own, other in zip(p, q, strict=True)
+    )
 
     assert noise_floor(10) == pytest.approx((found.mean(), np.percentile(found, 95)), rel=0.02)
 
@@ -105,7 +118,9 @@ def test_margins_are_clipped_to_a_hundred_infinite_ones_too():
 @given(st.integers(0, 10**6), st.floats(-50, 50), st.floats(0.01, 50))
 def test_klom_does_not_depend_on_place_and_scale_of_the_margins(seed, place, scale):
     unlearned, oracles = normal(12, 4, seed=seed) / 4, normal(12, 4, seed=seed + 1) / 4
-    around = (klom(place + scale * unlearned / 50, place + scale * oracles / 50) - klom(unlearned, oracles)).abs()
+    around = (
+        klom(place + scale * unlearned / 50, place + scale * oracles / 50) - klom(unlearned, oracles)
+    ).abs()
 
     assert float(around.min()) < 1e-9  # a margin on an edge may fall on its other side
 
@@ -128,7 +143,9 @@ def test_the_95th_percentile_is_numpys():
 
 
 def epsilon_by_trying(unlearned, oracles):
-    """One image: every threshold, and every interval on a fine grid that the source allows, one after the other."""
+    """One image: every threshold, and every interval on a fine grid that the source allows, one after the
+    other.
+    """
     unlearned, oracles = np.asarray(unlearned), np.asarray(oracles)
     ranges = sorted((np.ptp(unlearned), np.ptp(oracles)))
     if ranges[1] > 0 and ranges[0] / ranges[1] < 0.01:
@@ -141,7 +158,9 @@ def epsilon_by_trying(unlearned, oracles):
     width = np.ptp(pos)
     for right in np.arange(pos.max() - 2, pos.max() + 2, 0.02):
         for left in np.arange(right - width - 2, right - width + 2, 0.02):
-            found.append((((left <= neg) & (neg <= right)).mean(), 1 - ((left <= pos) & (pos <= right)).mean()))
+            found.append(
+                (((left <= neg) & (neg <= right)).mean(), 1 - ((left <= pos) & (pos <= right)).mean())
+            )
     return min(50.0, max(epsilon_of(fpr, fnr) for fpr, fnr in found))
 
 
@@ -178,7 +197,9 @@ def test_epsilon_is_what_trying_every_attack_finds(mean, scale):
     ],
 )
 def test_epsilon_of_an_attack_by_hand(fpr, fnr, expected):
-    assert of_rates(torch.tensor([fpr], dtype=torch.float64), torch.tensor([fnr], dtype=torch.float64)).item() == pytest.approx(expected)
+    assert of_rates(
+        torch.tensor([fpr], dtype=torch.float64), torch.tensor([fnr], dtype=torch.float64)
+    ).item() == pytest.approx(expected)
 
 
 def test_separate_margins_and_margins_without_a_range_are_at_50():
@@ -200,7 +221,9 @@ def test_quality_and_score_are_their_formulas():
     scores = {"retain_score": torch.full((10,), 80.0), "ta": torch.full((10,), 60.0)}
     better = {"retain_score": torch.linspace(80, 100, 10), "ta": torch.full((10,), 90.0)}
 
-    values, reasons = evaluate(models=Population(margins, scores), oracles=Population({"forget": normal(10, 6, seed=1)}, better))
+    values, reasons = evaluate(
+        models=Population(margins, scores), oracles=Population({"forget": normal(10, 6, seed=1)}, better)
+    )
 
     expected = points(epsilons(margins["forget"], normal(10, 6, seed=1)), 10).mean().item()
     assert values["forgetting_quality"] == pytest.approx(expected)
@@ -215,7 +238,9 @@ def test_a_score_needs_the_scores_of_both_sides():
 
     _, reasons = evaluate(names=["forgetting_score"], models=population, oracles=population)
 
-    assert reasons["forgetting_score"] == "the scores of the unlearned models are not known, only their margins"
+    assert (
+        reasons["forgetting_score"] == "the scores of the unlearned models are not known, only their margins"
+    )
 
 
 # U-LiRA
@@ -310,7 +335,11 @@ def test_a_population_is_what_each_model_says():
 @pytest.mark.parametrize(
     ("unlearned", "oracles", "message"),
     [
-        (normal(12, 3), normal(10, 3), r"expected as many oracles as unlearned models, .* got \(10, 3\) and \(12, 3\)"),
+        (
+            normal(12, 3),
+            normal(10, 3),
+            r"expected as many oracles as unlearned models, .* got \(10, 3\) and \(12, 3\)",
+        ),
         (normal(10, 3), normal(10, 4), r"expected as many oracles as unlearned models, on the same images"),
         (normal(9, 3), normal(9, 3), "unlearned margins: expected at least 10 models, got 9. Train more"),
         (
@@ -331,7 +360,11 @@ def test_margins_that_can_not_be_compared_are_refused(measure, unlearned, oracle
     ("margins", "scores", "message"),
     [
         ({"retain": normal(10, 3)}, {}, "expected margins of the forget set, got those of retain"),
-        ({"forget": normal(10, 3), "retain": normal(11, 3)}, {}, "expected as many models in every set, got {'forget': 10, 'retain': 11}"),
+        (
+            {"forget": normal(10, 3), "retain": normal(11, 3)},
+            {},
+            "expected as many models in every set, got {'forget': 10, 'retain': 11}",
+        ),
         ({"forget": normal(10, 3)}, {"ta": torch.zeros(9)}, "expected as many models in every set"),
     ],
 )
@@ -344,10 +377,22 @@ def test_a_population_that_does_not_fit_together_is_refused(margins, scores, mes
     ("shadows", "message"),
     [
         (lambda: of_sides(normal(7, 2), normal(7, 2)), "at least 16 models, got 14"),
-        (lambda: of_sides(normal(14, 2), normal(6, 2)), "at least 4 models not trained on it that fit the Gaussians, got 3"),
-        (lambda: Shadows(normal(16, 2), torch.zeros(16, dtype=torch.bool), halves(16)), r"member: expected bool \(16, 2\)"),
-        (lambda: Shadows(normal(16, 2), torch.ones(16, 2, dtype=torch.bool), halves(16)), "models not trained on it"),
-        (lambda: Shadows(normal(16, 2), torch.ones(16, 2, dtype=torch.bool), halves(14)), r"attacked: expected bool \(16,\)"),
+        (
+            lambda: of_sides(normal(14, 2), normal(6, 2)),
+            "at least 4 models not trained on it that fit the Gaussians, got 3",
+        ),
+        (
+            lambda: Shadows(normal(16, 2), torch.zeros(16, dtype=torch.bool), halves(16)),
+            r"member: expected bool \(16, 2\)",
+        ),
+        (
+            lambda: Shadows(normal(16, 2), torch.ones(16, 2, dtype=torch.bool), halves(16)),
+            "models not trained on it",
+        ),
+        (
+            lambda: Shadows(normal(16, 2), torch.ones(16, 2, dtype=torch.bool), halves(14)),
+            r"attacked: expected bool \(16,\)",
+        ),
     ],
 )
 def test_shadows_that_can_not_be_attacked_are_refused(shadows, message):
@@ -358,12 +403,18 @@ def test_shadows_that_can_not_be_attacked_are_refused(shadows, message):
 def test_a_true_positive_rate_needs_a_hundred_others():
     _, reasons = evaluate(shadows=of_sides(normal(8, 3), normal(8, 3, seed=1)))
 
-    assert reasons == {"ulira_tpr_at_1_fpr": "expected at least 100 attacks on non-members, got 12. Train more shadow models"}
+    assert reasons == {
+        "ulira_tpr_at_1_fpr": "expected at least 100 attacks on non-members, got 12. Train more shadow models"
+    }
 
 
 @pytest.mark.parametrize(
     ("name", "command"),
-    [("klom_forget_p95", "audit.py klom"), ("forgetting_quality", "audit.py klom"), ("ulira_auc", "audit.py ulira")],
+    [
+        ("klom_forget_p95", "audit.py klom"),
+        ("forgetting_quality", "audit.py klom"),
+        ("ulira_auc", "audit.py ulira"),
+    ],
 )
 def test_what_is_missing_is_said_with_the_command_that_makes_it(name, command):
     _, reasons = evaluate(names=[name])

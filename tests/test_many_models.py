@@ -28,14 +28,22 @@ def digits():
 
 def halves(images, count):
     """Another random half of the images for each model."""
-    return [torch.randperm(len(images), generator=generator_for(k, "half"))[: len(images) // 2].sort().values for k in range(count)]
+    return [
+        torch.randperm(len(images), generator=generator_for(k, "half"))[: len(images) // 2].sort().values
+        for k in range(count)
+    ]
 
 
 def alone_and_at_once(arch, images, rows, recipe, options=None):
     shape = images.image_shape
-    alone, at_once = ([build(arch, shape, 10, seed=k, options=options) for k in range(len(rows))] for _ in range(2))
+    alone, at_once = (
+        [build(arch, shape, 10, seed=k, options=options) for k in range(len(rows))] for _ in range(2)
+    )
     generators = [[generator_for(k, "train") for k in range(len(rows))] for _ in range(2)]
-    histories = [fit(m, images.subset(r), recipe, generator=g) for m, r, g in zip(alone, rows, generators[0], strict=True)]
+    histories = [
+        fit(m, images.subset(r), recipe, generator=g)
+        for m, r, g in zip(alone, rows, generators[0], strict=True)
+    ]
     return alone, at_once, histories, fit_many(at_once, images, rows, recipe, generators=generators[1])
 
 
@@ -61,7 +69,12 @@ def test_every_model_is_the_one_that_is_trained_alone(arch, recipe, digits):
 
 
 @settings(max_examples=12, deadline=None)
-@given(count=st.integers(1, 4), images=st.integers(2, 40), batch=st.integers(2, 17), hidden=st.lists(st.integers(1, 9), max_size=3))
+@given(
+    count=st.integers(1, 4),
+    images=st.integers(2, 40),
+    batch=st.integers(2, 17),
+    hidden=st.lists(st.integers(1, 9), max_size=3),
+)
 def test_whatever_the_last_batch_is_and_the_layers_are(count, images, batch, hidden, digits):
     recipe = Recipe(2, **ADAMW, batch_size=batch)
     rows = [torch.randperm(len(digits), generator=generator_for(k, "some"))[:images] for k in range(count)]
@@ -99,11 +112,16 @@ def test_any_architecture_can_take_its_steps_at_once(arch, recipe, options, digi
     """As on a GPU: running statistics too are those of the model that is trained alone."""
     images = digits.subset(torch.arange(100))
     rows = [torch.arange(k, 100, 2) for k in range(2)]
-    alone, at_once = ([build(arch, images.image_shape, 10, seed=k, options=options) for k in range(2)] for _ in range(2))
+    alone, at_once = (
+        [build(arch, images.image_shape, 10, seed=k, options=options) for k in range(2)] for _ in range(2)
+    )
     for k, model in enumerate(alone):
         fit(model, images.subset(rows[k]), recipe, generator=generator_for(k, "train"))
     shared = SharedImages(images, torch.device("cpu"), augment=recipe.augment)
-    stack, generators = ModuleStack([model.train() for model in at_once]), [generator_for(k, "train") for k in range(2)]
+    stack, generators = (
+        ModuleStack([model.train() for model in at_once]),
+        [generator_for(k, "train") for k in range(2)],
+    )
     lockstep(stack, shared, rows, recipe, generators=generators, progress=silent, label="")
     for one, other in zip(alone, at_once, strict=True):
         for (name, value), found in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
@@ -136,7 +154,15 @@ class Scaled(nn.Linear):
         with_a_hook(build("mlp", (1, 8, 8), 10, seed=0)),
         with_a_frozen_layer(build("mlp", (1, 8, 8), 10, seed=0)),
     ],
-    ids=["convolutions", "a bias", "another activation", "a subclass", "another flatten", "a hook", "a frozen layer"],
+    ids=[
+        "convolutions",
+        "a bias",
+        "another activation",
+        "a subclass",
+        "another flatten",
+        "a hook",
+        "a frozen layer",
+    ],
 )
 def test_what_is_no_plain_perceptron_is_not_taken_for_one(model):
     assert not LinearStack.takes(model)
@@ -145,7 +171,9 @@ def test_what_is_no_plain_perceptron_is_not_taken_for_one(model):
 def test_a_frozen_layer_stays_where_it_is(digits):
     models = [with_a_frozen_layer(build("mlp", digits.image_shape, 10, seed=k)) for k in range(2)]
     before = copy.deepcopy(models)
-    fit_many(models, digits, halves(digits, 2), Recipe(1, **SGD), generators=[generator_for(k) for k in range(2)])
+    fit_many(
+        models, digits, halves(digits, 2), Recipe(1, **SGD), generators=[generator_for(k) for k in range(2)]
+    )
     for one, other in zip(before, models, strict=True):
         assert torch.equal(one[1].weight, other[1].weight)
         assert not torch.equal(one[3].weight, other[3].weight)
@@ -153,13 +181,20 @@ def test_a_frozen_layer_stays_where_it_is(digits):
 
 def test_floats_that_are_no_uint8_images_are_taken_as_they_are():
     images = ImageSet.of_tensors(torch.randn(30, 1, 4, 4), torch.arange(30) % 10)
-    alone, at_once, *_ = alone_and_at_once("mlp", images, [torch.arange(30), torch.arange(30)], Recipe(2, **ADAMW, batch_size=8))
+    alone, at_once, *_ = alone_and_at_once(
+        "mlp", images, [torch.arange(30), torch.arange(30)], Recipe(2, **ADAMW, batch_size=8)
+    )
     for one, other in zip(alone, at_once, strict=True):
         torch.testing.assert_close(other.state_dict(), one.state_dict(), atol=1e-5, rtol=0)
 
 
 def four(classes=10):
-    return ImageSet(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.arange(4), torch.arange(4), Normalisation((0.0,), (1.0,)))
+    return ImageSet(
+        torch.zeros(4, 1, 2, 2, dtype=torch.uint8),
+        torch.arange(4),
+        torch.arange(4),
+        Normalisation((0.0,), (1.0,)),
+    )
 
 
 def models_of(*widths):
@@ -169,7 +204,11 @@ def models_of(*widths):
 @pytest.mark.parametrize(
     ("models", "rows", "message"),
     [
-        ([], [], "expected equal numbers of models, sets of images and generators, at least one, got 0, 0 and 0"),
+        (
+            [],
+            [],
+            "expected equal numbers of models, sets of images and generators, at least one, got 0, 0 and 0",
+        ),
         (models_of(3, 3), [[0]], "got 2, 1 and 1"),
         (models_of(3, 3), [[0, 1], [0]], r"expected the same number of images for every model, got \[1, 2\]"),
         (models_of(3), [[]], "expected at least one image, got none"),
@@ -187,10 +226,15 @@ def test_a_model_that_diverges_ends_all():
     with torch.no_grad():
         models[1][1].weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="training diverged in epoch 1: the loss is nan"):
-        fit_many(models, four(), [torch.arange(4)] * 2, Recipe(1), generators=[generator_for(0), generator_for(1)])
+        fit_many(
+            models, four(), [torch.arange(4)] * 2, Recipe(1), generators=[generator_for(0), generator_for(1)]
+        )
 
 
-@pytest.mark.parametrize(("count", "threads", "sizes"), [(1, 2, [1]), (2, 2, [1, 1]), (16, 2, [8, 8]), (17, 2, [5, 6, 6]), (9, 1, [4, 5])])
+@pytest.mark.parametrize(
+    ("count", "threads", "sizes"),
+    [(1, 2, [1]), (2, 2, [1, 1]), (16, 2, [8, 8]), (17, 2, [5, 6, 6]), (9, 1, [4, 5])],
+)
 def test_parts_are_small_and_there_is_one_for_every_thread(count, threads, sizes, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     parts = many._parts(slice(0, count), 8)
@@ -222,7 +266,10 @@ def test_threads_give_their_results_in_order_and_torch_keeps_its_own(two_threads
     found = side_by_side(work, [slice(0, 1), slice(1, 2)], 2, progress, "")
     assert found == [(0, 1), (0, 1), (1, 1), (1, 1)]
     assert seen == [0, 1, 2, 3]
-    assert [index for index, _ in side_by_side(lambda part, _: [(i, 0) for i in range(9)[part]], parts, 0, silent, "")] == list(range(9))
+    assert [
+        index
+        for index, _ in side_by_side(lambda part, _: [(i, 0) for i in range(9)[part]], parts, 0, silent, "")
+    ] == list(range(9))
 
 
 def test_an_error_in_one_thread_ends_the_others(two_threads):

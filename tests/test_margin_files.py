@@ -12,7 +12,9 @@ from audits.margin_files import npy, read_array
 def promised(shape, version=1):
     """A .npy file whose header promises floats of that shape, and that ends there."""
     header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117).encode() + b"\n"
-    return b"\x93NUMPY" + bytes([version, 0]) + len(header).to_bytes(2 if version == 1 else 4, "little") + header
+    return (
+        b"\x93NUMPY" + bytes([version, 0]) + len(header).to_bytes(2 if version == 1 else 4, "little") + header
+    )
 
 
 def refused(path, content, match):
@@ -31,7 +33,9 @@ def test_an_array_is_read(order, tmp_path):
 
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_header_that_promises_more_than_is_there_is_refused_before_memory_is_asked_for(version, tmp_path):
-    says = r"m\.npy: expected a .npy file of numbers \(its header names 400000000000000 bytes, and 0 are there\)"
+    says = (
+        r"m\.npy: expected a .npy file of numbers \(its header names 400000000000000 bytes, and 0 are there\)"
+    )
     refused(tmp_path / "m.npy", promised((10**7, 10**7), version), says)
 
 

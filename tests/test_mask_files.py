@@ -31,7 +31,9 @@ def test_a_checkpoint_is_no_mask(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "act", [lambda path: check_checkpoint(path, described()), lambda path: load_checkpoint(path, mlp())], ids=["check", "load"]
+    "act",
+    [lambda path: check_checkpoint(path, described()), lambda path: load_checkpoint(path, mlp())],
+    ids=["check", "load"],
 )
 def test_a_mask_is_no_checkpoint(tmp_path, act):
     save_mask(tmp_path / "mask.safetensors", drawn_mask(), {})

@@ -159,7 +159,9 @@ def test_a_refused_mask_leaves_the_model_alone():
     assert type(model[3]) is nn.Linear
 
 
-@pytest.mark.parametrize("keep", [torch.ones(5, 6), torch.ones(5, 6, dtype=torch.int64), torch.ones(30, dtype=torch.bool)])
+@pytest.mark.parametrize(
+    "keep", [torch.ones(5, 6), torch.ones(5, 6, dtype=torch.int64), torch.ones(30, dtype=torch.bool)]
+)
 def test_a_mask_is_a_matrix_of_bools(keep):
     with pytest.raises(ValueError, match=r"mask: expected a bool tensor \(m, n\), got"):
         Mask("3", keep)
@@ -198,7 +200,9 @@ def test_switched_off_writes_zeros_there_alone():
     before = copy.deepcopy(model.state_dict())
     switched_off(model, drawn(1))
     expected = before | {"3.weight": before["3.weight"] * keep}
-    assert states_equal(model.state_dict(), expected) and not torch.equal(before["3.weight"], expected["3.weight"])
+    assert states_equal(model.state_dict(), expected) and not torch.equal(
+        before["3.weight"], expected["3.weight"]
+    )
 
 
 def test_a_model_switched_off_computes_as_one_masked():

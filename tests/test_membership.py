@@ -65,7 +65,9 @@ def test_copies_of_separated_members_are_0_and_copies_of_non_members_100():
 
 def reference_member_share(members, non_members, target):
     features = np.concatenate([members, non_members]).reshape(-1, 1)
-    attack = LogisticRegression(class_weight="balanced").fit(features, [True] * len(members) + [False] * len(non_members))
+    attack = LogisticRegression(class_weight="balanced").fit(
+        features, [True] * len(members) + [False] * len(non_members)
+    )
     return 100 * attack.predict(np.reshape(target, (-1, 1))).mean()
 
 
@@ -85,7 +87,10 @@ def test_the_member_share_by_hand():
 
 def test_mia_lr_reads_the_entropy_of_the_first_draw():
     model = by_class()
-    sets = [-(o.probabilities * o.probabilities.log()).sum(1).numpy() for o in (model.members, model.non_members, model.forget)]
+    sets = [
+        -(o.probabilities * o.probabilities.log()).sum(1).numpy()
+        for o in (model.members, model.non_members, model.forget)
+    ]
     assert model.metric("mia_lr") == pytest.approx(reference_member_share(*sets))
 
 
@@ -105,7 +110,9 @@ def test_mia_lr_counts_members_and_the_svc_family_non_members():
 
 @pytest.mark.parametrize(("members", "non_members", "target"), [(9, 10, 1), (10, 9, 1), (10, 10, 0)])
 def test_sets_too_small_for_the_regression_say_the_minimum(members, non_members, target):
-    with pytest.raises(ValueError, match=f"expected at least {MINIMUM} members .* got {members}, {non_members} and {target}"):
+    with pytest.raises(
+        ValueError, match=f"expected at least {MINIMUM} members .* got {members}, {non_members} and {target}"
+    ):
         member_share(torch.zeros(members), torch.zeros(non_members), torch.zeros(target))
 
 
@@ -161,7 +168,11 @@ def test_a_small_retain_set_is_taken_whole():
 
 def test_the_forgotten_class_is_on_neither_side():
     model = by_class()
-    assert model.members.labels.bincount().tolist() == model.non_members.labels.bincount().tolist() == [0, 40, 40]
+    assert (
+        model.members.labels.bincount().tolist()
+        == model.non_members.labels.bincount().tolist()
+        == [0, 40, 40]
+    )
 
 
 def test_all_test_images_are_non_members_where_no_whole_class_went():
@@ -170,12 +181,19 @@ def test_all_test_images_are_non_members_where_no_whole_class_went():
 
 
 @FEW
-@given(st.lists(st.integers(0, 3), max_size=80), st.lists(st.integers(0, 3), max_size=80), st.booleans(), st.integers(0, 99))
+@given(
+    st.lists(st.integers(0, 3), max_size=80),
+    st.lists(st.integers(0, 3), max_size=80),
+    st.booleans(),
+    st.integers(0, 99),
+)
 def test_both_sides_have_the_same_classes_in_every_draw(retain, test, whole, seed):
     """However unbalanced the sets are: of each class as many as the smaller set has, and no row twice."""
     gone = (3,) if whole else ()
     retain = [label for label in retain if label not in gone]
-    of_retain, of_test = (Outputs(torch.zeros(len(y), 4), torch.tensor(y, dtype=torch.int64)) for y in (retain, test))
+    of_retain, of_test = (
+        Outputs(torch.zeros(len(y), 4), torch.tensor(y, dtype=torch.int64)) for y in (retain, test)
+    )
     model = ModelOutputs(of_test, of_retain, of_test, validation=None, forget_classes=gone, seed=seed)
     expected = [0 if c in gone else min(retain.count(c), test.count(c)) for c in range(4)]
     assert len(model.draws) == DRAWS
@@ -194,15 +212,21 @@ def confident(probabilities, classes=2):
     return Outputs(torch.stack([p.log(), (1 - p).log()], dim=1), torch.zeros(len(p), dtype=torch.int64))
 
 
-@pytest.mark.parametrize("name", ["mia_correctness", "mia_confidence", "mia_entropy", "mia_m_entropy", "mia_prob", "mia", "mia_lr"])
+@pytest.mark.parametrize(
+    "name", ["mia_correctness", "mia_confidence", "mia_entropy", "mia_m_entropy", "mia_prob", "mia", "mia_lr"]
+)
 def test_an_attack_on_what_is_always_the_same_is_undecided(name):
     same = confident([0.9] * 20)
-    with pytest.raises(Undecided, match=r"^undecided: this attack calls 0 to 100 % of the forget images non-members"):
+    with pytest.raises(
+        Undecided, match=r"^undecided: this attack calls 0 to 100 % of the forget images non-members"
+    ):
         model_outputs(forget=same, retain=same, test=same).metric(name)
 
 
 def test_an_attack_that_hangs_on_the_draw_is_undecided():
-    """A third of the retain images are less sure than all test images: the forget images lie where a draw has more of them or fewer."""
+    """A third of the retain images are less sure than all test images: the forget images lie where a draw has
+    more of them or fewer.
+    """
     retain = confident([0.2] * 60 + [0.6] * 60)
     test = confident([0.6] * 20 + [0.2] * 20)
     model = model_outputs(forget=confident([0.6] * 30), retain=retain, test=test)
@@ -234,12 +258,16 @@ def test_an_undecided_attack_leaves_a_gap_without_it():
 
 def test_test_images_of_the_forgotten_class_do_not_change_the_attack():
     model = by_class()
-    other = replace(model, test=Outputs(model.test.logits.where(model.test.labels[:, None] > 0, 9.0), model.test.labels))
+    other = replace(
+        model, test=Outputs(model.test.logits.where(model.test.labels[:, None] > 0, 9.0), model.test.labels)
+    )
     assert model.metric("mia") == other.metric("mia")
     assert model.metric("test_forget_loss") != other.metric("test_forget_loss")
 
 
-@pytest.mark.parametrize(("members", "non_members", "target"), [(9, 10, 1), (10, 9, 1), (0, 10, 1), (10, 0, 1), (10, 10, 0)])
+@pytest.mark.parametrize(
+    ("members", "non_members", "target"), [(9, 10, 1), (10, 9, 1), (0, 10, 1), (10, 0, 1), (10, 10, 0)]
+)
 def test_sets_too_small_for_the_attack_say_the_minimum(members, non_members, target):
     wanted = f"expected at least {MINIMUM} members .* got {members}, {non_members} and {target}"
     with pytest.raises(ValueError, match=wanted):
@@ -264,7 +292,9 @@ def test_auc_by_hand():
 @given(losses, losses)
 def test_auc_is_that_of_scikit_learn_and_the_complement_when_swapped(forget, test):
     members = [1] * len(forget) + [0] * len(test)
-    assert auc(forget, test) == pytest.approx(roc_auc_score(members, -torch.cat([forget, test]).numpy()), abs=1e-12)
+    assert auc(forget, test) == pytest.approx(
+        roc_auc_score(members, -torch.cat([forget, test]).numpy()), abs=1e-12
+    )
     assert auc(forget, test) + auc(test, forget) == pytest.approx(1, abs=1e-12)
 
 
@@ -278,7 +308,9 @@ def test_auc_of_exchangeable_sets_is_one_half_on_average():
     """Over all ways to divide the same losses it is exactly that: a division and the opposite one come to 1."""
     losses = torch.tensor([0.1, 0.4, 0.4, 1.5, 2.0, 7.0])
     divisions = list(itertools.combinations(range(6), 3))
-    values = [auc(losses[list(chosen)], losses[[i for i in range(6) if i not in chosen]]) for chosen in divisions]
+    values = [
+        auc(losses[list(chosen)], losses[[i for i in range(6) if i not in chosen]]) for chosen in divisions
+    ]
     assert sum(values) / len(values) == pytest.approx(0.5, abs=1e-12)
 
 
@@ -303,7 +335,9 @@ def test_tpr_at_1_fpr_is_that_of_scikit_learns_curve(seed, n):
     rng = np.random.default_rng(seed)
     forget, test = rng.integers(0, 300, 60) / 7, rng.integers(0, 300, n) / 5
     fpr, tpr, _ = roc_curve([1] * 60 + [0] * n, -np.concatenate([forget, test]), drop_intermediate=False)
-    assert tpr_at_1_fpr(torch.tensor(forget), torch.tensor(test)) == pytest.approx(tpr[fpr <= 0.01].max(), abs=1e-12)
+    assert tpr_at_1_fpr(torch.tensor(forget), torch.tensor(test)) == pytest.approx(
+        tpr[fpr <= 0.01].max(), abs=1e-12
+    )
 
 
 def test_thresholds_on_too_few_images_say_the_minimum():

@@ -27,12 +27,16 @@ from unlearn import METHODS, ForgetData, Oracles, Unlearned, copy_of, resolved, 
 from vision_data import ForgetRequest
 
 every_method = pytest.mark.parametrize("entry", list(METHODS), ids=lambda entry: entry.name)
-every_request = pytest.mark.parametrize("request_", [CLASS_1, SEVEN_IMAGES], ids=["whole class", "seven images"])
+every_request = pytest.mark.parametrize(
+    "request_", [CLASS_1, SEVEN_IMAGES], ids=["whole class", "seven images"]
+)
 
 
 def cheap(entry):
     """Few steps and epochs, under whatever name a method counts them."""
-    numbers = {name: p.default for name, p in entry.hyperparameters.items() if name.endswith(("steps", "epochs"))}
+    numbers = {
+        name: p.default for name, p in entry.hyperparameters.items() if name.endswith(("steps", "epochs"))
+    }
     return {name: 4 if default is None else min(default, 4) for name, default in numbers.items()}
 
 
@@ -43,12 +47,19 @@ def retrained(request, seed=0):
     model = classifier()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # dropout
-        fit(model, retain, Recipe(2, "adamw", lr=2e-2, batch_size=20), generator=torch.Generator().manual_seed(seed))
+        fit(
+            model,
+            retain,
+            Recipe(2, "adamw", lr=2e-2, batch_size=20),
+            generator=torch.Generator().manual_seed(seed),
+        )
     return model
 
 
 def run(entry, model, splits, request, **world):
-    oracles = Oracles(lambda seeds: (retrained(request, seed) for seed in seeds), judges=(world.get("seed", 1),))
+    oracles = Oracles(
+        lambda seeds: (retrained(request, seed) for seed in seeds), judges=(world.get("seed", 1),)
+    )
     data = ForgetData.of(splits, request, **{"ideal": lambda: retrained(request), "oracles": oracles} | world)
     if entry.facts.whole_class and set(data.forget.classes) != set(data.forget_classes):
         with pytest.raises(ValueError, match="whole class"):
@@ -103,7 +114,9 @@ def test_the_output_is_the_same_architecture_with_finite_weights_in_eval_mode(en
     inner = result.model.model if entry.facts.wraps else result.model
     before, after = model.state_dict(), inner.state_dict()
     assert isinstance(result, Unlearned)
-    assert [(k, v.shape, v.dtype) for k, v in after.items()] == [(k, v.shape, v.dtype) for k, v in before.items()]
+    assert [(k, v.shape, v.dtype) for k, v in after.items()] == [
+        (k, v.shape, v.dtype) for k, v in before.items()
+    ]
     assert repr(inner) == repr(model)
     assert all(value.isfinite().all() for value in after.values())
     assert not any(m.training for m in result.model.modules())
@@ -139,10 +152,14 @@ def test_a_seed_decides_every_bit(entry, request_, model, splits):
 
 @every_method
 @every_request
-def test_another_seed_gives_another_result_where_the_method_draws_anything(entry, request_, model, splits, monkeypatch):
+def test_another_seed_gives_another_result_where_the_method_draws_anything(
+    entry, request_, model, splits, monkeypatch
+):
     drawn = []
     generator = ForgetData.generator
-    monkeypatch.setattr(ForgetData, "generator", lambda data, *purpose: drawn.append(purpose) or generator(data, *purpose))
+    monkeypatch.setattr(
+        ForgetData, "generator", lambda data, *purpose: drawn.append(purpose) or generator(data, *purpose)
+    )
     one, other = (run(entry, model, splits, request_, seed=seed) for seed in (3, 4))
     same = same_bits(one.model.state_dict(), other.model.state_dict()) and one.history == other.history
     assert same == (not drawn and "oracles" not in entry.facts.needs)  # which oracle, the seed decides
@@ -191,7 +208,9 @@ def test_an_empty_set_is_refused(entry, name, model, splits):
 
 @every_method
 def test_a_flag_that_it_does_not_have_is_refused(entry, model, splits):
-    with pytest.raises(ValueError, match=rf"unknown flag of {entry.name} '--no_such_flag'.*[Ff]lags of {entry.name}: ") as raised:
+    with pytest.raises(
+        ValueError, match=rf"unknown flag of {entry.name} '--no_such_flag'.*[Ff]lags of {entry.name}: "
+    ) as raised:
         unlearn(entry.name, model, ForgetData.of(splits, CLASS_1), no_such_flag=1)
     assert all(f"--{name}" in str(raised.value) for name in entry.hyperparameters)
 
@@ -249,7 +268,9 @@ def test_a_returned_mask_is_the_change_of_the_model(entry, model, splits):
 
 
 def test_an_unknown_method_gets_the_nearest_name(model, splits):
-    with pytest.raises(ValueError, match=r"unknown method 'MIMO'\. Did you mean 'MIMU'\? Methods: .*random_mask"):
+    with pytest.raises(
+        ValueError, match=r"unknown method 'MIMO'\. Did you mean 'MIMU'\? Methods: .*random_mask"
+    ):
         unlearn("MIMO", model, ForgetData.of(splits, CLASS_1))
 
 

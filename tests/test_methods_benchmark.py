@@ -1,4 +1,6 @@
-"""The methods' benchmark: its tables, what it says of a method without numbers, and how it counts and times passes."""
+"""The methods' benchmark: its tables, what it says of a method without numbers, and how it counts and times
+passes.
+"""
 
 import json
 import re
@@ -27,7 +29,14 @@ def row(label, avg_gap=1.0, seed=1, **others):
 
 
 def failed(label, reason, seed=1):
-    return {"dataset": "digits", "label": label, "method": label, "settings": {}, "seed": seed, "failed": reason}
+    return {
+        "dataset": "digits",
+        "label": label,
+        "method": label,
+        "settings": {},
+        "seed": seed,
+        "failed": reason,
+    }
 
 
 def names_in(table):
@@ -76,11 +85,22 @@ def test_a_method_that_failed_for_one_seed_says_so_twice():
 def test_a_method_that_changes_no_prediction_is_marked():
     table = methods.quality_table([row("nothing", changed=0), row("something", 2.0)], [])
 
-    assert names_in(table) == ["nothing =", "something", "= no image is predicted differently than by the initial model"]
+    assert names_in(table) == [
+        "nothing =",
+        "something",
+        "= no image is predicted differently than by the initial model",
+    ]
 
 
 def test_the_passes_of_a_method_stand_beside_its_numbers():
-    timing = {"dataset": "digits", "method": "FT", "addon": None, "x_passes": 1.234, "needs": 1.0, "slow": False}
+    timing = {
+        "dataset": "digits",
+        "method": "FT",
+        "addon": None,
+        "x_passes": 1.234,
+        "needs": 1.0,
+        "slow": False,
+    }
 
     assert "1.23 of 1" in methods.quality_table([row("FT")], [timing])
     assert "1.23 of 1 !" in methods.quality_table([row("FT")], [timing | {"slow": True}])
@@ -90,7 +110,9 @@ def test_the_passes_of_a_method_stand_beside_its_numbers():
 def test_joint_names_are_pairs_and_every_pair_is_there():
     tables = methods.trials_of(methods.options_of([]))
 
-    alone, pairs = ([trial.label for trial in tables[name]] for name in (methods.METHODS_TABLE, methods.ADD_ONS_TABLE))
+    alone, pairs = (
+        [trial.label for trial in tables[name]] for name in (methods.METHODS_TABLE, methods.ADD_ONS_TABLE)
+    )
     assert {"retrain", "default", "FT", "NGPlus", "MIMU"} <= set(alone)
     assert not {"NGradMask", "VarGrad", "SRSalUn"} & set(alone)
     assert {"NGPlus", "NGPlus + OPT", "SRL + ANDMask", "default"} <= set(pairs)
@@ -166,7 +188,9 @@ def test_other_images_are_other_cells(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def diverging():
-    """Registered for one test: one that diverges, one whose weights are not finite, one that the machine is too small for."""
+    """Registered for one test: one that diverges, one whose weights are not finite, one that the machine is
+    too small for.
+    """
 
     def diverges(model, data):
         raise FloatingPointError("the loss\nis nan")
@@ -174,7 +198,9 @@ def diverging():
     def breaks(model, data):
         student = method_passes.copy_of(model)
         with torch.no_grad():
-            next(student.parameters()).fill_(torch.finfo(torch.float32).max)  # finite, but no logit of them is
+            next(student.parameters()).fill_(
+                torch.finfo(torch.float32).max
+            )  # finite, but no logit of them is
         return student
 
     def fills_memory(model, data):
@@ -202,7 +228,19 @@ def test_what_goes_wrong_is_a_line_of_its_own(diverging, tmp_path, monkeypatch, 
 
 def test_timing_tells_a_step_and_why_there_is_none(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    command = [*SMALL, "--timing", "--timing_epochs", "1", "--repeats", "1", "--methods", "NGPlus", "CT", "SSD", "default"]
+    command = [
+        *SMALL,
+        "--timing",
+        "--timing_epochs",
+        "1",
+        "--repeats",
+        "1",
+        "--methods",
+        "NGPlus",
+        "CT",
+        "SSD",
+        "default",
+    ]
 
     assert methods.main([*command, "--addons", "skip", "--json", "rows.json"]) == 0
     timings = {one["method"]: one for one in json.loads((tmp_path / "rows.json").read_text())["timings"]}
@@ -300,7 +338,10 @@ def test_an_undeclared_need_is_none():
     ("measured", "slow"),
     [
         ({"x_passes": 3.1, "x_training_steps": 3.2, "needs": 2.0}, True),
-        ({"x_passes": 3.1, "x_training_steps": 2.9, "needs": 2.0}, False),  # a model so small that the optimiser dominates
+        (
+            {"x_passes": 3.1, "x_training_steps": 2.9, "needs": 2.0},
+            False,
+        ),  # a model so small that the optimiser dominates
         ({"x_passes": 9.0, "x_training_steps": 9.0, "needs": None}, False),
         ({"run_ratio": 10.6, "needs": 7.0}, True),  # a run without steps
         ({"run_ratio": 10.4, "needs": 7.0}, False),
@@ -318,17 +359,24 @@ def test_every_declared_need_is_of_a_method_by_its_own_name():
 
 
 @pytest.mark.parametrize(
-    ("method", "addon", "flag"), [("FT", None, "unlearn_epochs"), ("SCRUB", None, "unlearn_epochs"), ("UNSIR", None, "impair_epochs")]
+    ("method", "addon", "flag"),
+    [("FT", None, "unlearn_epochs"), ("SCRUB", None, "unlearn_epochs"), ("UNSIR", None, "impair_epochs")],
 )
 def test_a_timed_run_has_few_epochs_also_where_the_method_decides_how_many(method, addon, flag):
     splits, model = untrained()
-    few = method_passes._few_epochs(method, {}, model, method_passes.timing_data(splits, torch.device("cpu")), 1)
+    few = method_passes._few_epochs(
+        method, {}, model, method_passes.timing_data(splits, torch.device("cpu")), 1
+    )
     assert few[flag] == 1
 
 
 def test_without_steps_what_is_needed_is_in_the_unit_of_the_run():
-    cost = method_passes.cost("fisher_new", None, *untrained()[::-1], Meter(torch.device("cpu"), 1, 0), epochs=1)
-    assert cost["needs"] > (1 + 2 * 10) / 3 * 0.9  # a forward pass and ten backward ones, but for the batch that is left over
+    cost = method_passes.cost(
+        "fisher_new", None, *untrained()[::-1], Meter(torch.device("cpu"), 1, 0), epochs=1
+    )
+    assert (
+        cost["needs"] > (1 + 2 * 10) / 3 * 0.9
+    )  # a forward pass and ten backward ones, but for the batch that is left over
     assert cost["slow"] is bool(cost["run_ratio"] > 1.5 * cost["needs"])
 
 

@@ -47,12 +47,16 @@ def sample(model, data, *, slope_of_it: float = 0.5, level: int | None = None):
 def methods():
     """A registry of one method."""
     registry = Registry("method", Facts)
-    registry.register("Sample", "other", source="Some_body 2000", whole_class=True, needs=("ideal", "luck"))(sample)
+    registry.register("Sample", "other", source="Some_body 2000", whole_class=True, needs=("ideal", "luck"))(
+        sample
+    )
     return registry
 
 
 def section_of(name: str, level: str = "###") -> str:
-    (found,) = re.findall(rf"^{level} {re.escape(name)}\n(.*?)(?=^##|\Z)", TEXT, flags=re.MULTILINE | re.DOTALL)
+    (found,) = re.findall(
+        rf"^{level} {re.escape(name)}\n(.*?)(?=^##|\Z)", TEXT, flags=re.MULTILINE | re.DOTALL
+    )
     return found
 
 
@@ -68,21 +72,39 @@ def test_every_name_and_alias_is_on_the_page(entry):
     assert [name for name in (entry.name, *entry.aliases) if f"`{name}`" not in TEXT] == []
 
 
-@pytest.mark.parametrize("entry", [e for e in OWN if not hasattr(e.function, "addon")], ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    "entry", [e for e in OWN if not hasattr(e.function, "addon")], ids=lambda entry: entry.name
+)
 def test_every_flag_of_a_method_stands_in_its_section_with_its_default(entry):
-    rows = dict(re.findall(r"^\| `--(\w+)` \| .*? \| `([^`]*)` \| .*\|$", section_of(f"`{entry.name}`"), flags=re.MULTILINE))
-    shown = {name: "none" if p.default is None else str(p.default) for name, p in entry.hyperparameters.items()}
+    rows = dict(
+        re.findall(
+            r"^\| `--(\w+)` \| .*? \| `([^`]*)` \| .*\|$", section_of(f"`{entry.name}`"), flags=re.MULTILINE
+        )
+    )
+    shown = {
+        name: "none" if p.default is None else str(p.default) for name, p in entry.hyperparameters.items()
+    }
     assert rows == shown
 
 
 @pytest.mark.parametrize("entry", list(ADD_ONS), ids=lambda entry: entry.name)
 def test_every_flag_of_an_add_on_stands_in_its_section_with_its_default(entry):
-    rows = dict(re.findall(r"^\| `--(\w+)` \| .*? \| `([^`]*)` \| .*\|$", section_of(f"Add-on `{entry.name}`"), flags=re.MULTILINE))
-    assert rows == {name: "none" if p.default is None else str(p.default) for name, p in entry.hyperparameters.items()}
+    rows = dict(
+        re.findall(
+            r"^\| `--(\w+)` \| .*? \| `([^`]*)` \| .*\|$",
+            section_of(f"Add-on `{entry.name}`"),
+            flags=re.MULTILINE,
+        )
+    )
+    assert rows == {
+        name: "none" if p.default is None else str(p.default) for name, p in entry.hyperparameters.items()
+    }
     assert all(p.help for p in entry.hyperparameters.values())
 
 
-@pytest.mark.parametrize("entry", [*(e for e in OWN if not hasattr(e.function, "addon")), *ADD_ONS], ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    "entry", [*(e for e in OWN if not hasattr(e.function, "addon")), *ADD_ONS], ids=lambda entry: entry.name
+)
 def test_every_method_and_add_on_has_a_formula(entry):
     assert any(text.startswith("    ") for text in paragraphs_of(entry.function)[0])
 
@@ -90,7 +112,11 @@ def test_every_method_and_add_on_has_a_formula(entry):
 @pytest.mark.parametrize("entry", [*OWN, *ADD_ONS], ids=lambda entry: entry.name)
 def test_departures_are_a_paragraph_of_their_own(entry):
     text, _ = paragraphs_of(entry.function)
-    assert not [paragraph for paragraph in text if re.search(r"\bDepartures?\b|\b[Tt]he source('s|\b)(?! calls)", paragraph)]
+    assert not [
+        paragraph
+        for paragraph in text
+        if re.search(r"\bDepartures?\b|\b[Tt]he source('s|\b)(?! calls)", paragraph)
+    ]
 
 
 def test_a_joint_name_is_a_row_and_no_section():
@@ -100,10 +126,15 @@ def test_a_joint_name_is_a_row_and_no_section():
 
 def test_every_link_of_the_page_has_its_place():
     slugs = {
-        re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in re.findall(r"^#+ (.*)$", TEXT, flags=re.MULTILINE)
+        re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", TEXT, flags=re.MULTILINE)
     }
     links = re.findall(r"\]\(([^)]+)\)", TEXT)
-    assert [link for link in links if not (link[1:] in slugs if link.startswith("#") else (PAGE.parent / link).is_file())] == []
+    assert [
+        link
+        for link in links
+        if not (link[1:] in slugs if link.startswith("#") else (PAGE.parent / link).is_file())
+    ] == []
 
 
 def test_mimu_links_to_its_own_page():
@@ -121,13 +152,19 @@ def test_a_method_is_written_as_markdown(methods):
     assert r"Prose with \<tags>, M \* W, \*stars\*, `some_name` and `code_here`." in text
     assert r"| `--slope_of_it` | a finite number | `0.5` | a\|b |" in text
     assert r"**Departures.** The source does c|d \* `e_f`." in text
-    assert "- Forgets: whole classes only\n- Needs: the ideal model, luck\n- Source: `Some_body` 2000\n" in text
+    assert (
+        "- Forgets: whole classes only\n- Needs: the ideal model, luck\n- Source: `Some_body` 2000\n" in text
+    )
     assert text.count("Flags:") == 0
 
 
 def test_the_page_says_what_each_method_augments():
-    rows = dict(re.findall(r"^\| \[`([^`]+)`\]\([^)]*\) \| ([a-z ]+) \| [^|`]* \|$", TEXT, flags=re.MULTILINE))
-    assert rows == {e.name: " and ".join(e.facts.augments) or "nothing" for e in OWN if not hasattr(e.function, "addon")}
+    rows = dict(
+        re.findall(r"^\| \[`([^`]+)`\]\([^)]*\) \| ([a-z ]+) \| [^|`]* \|$", TEXT, flags=re.MULTILINE)
+    )
+    assert rows == {
+        e.name: " and ".join(e.facts.augments) or "nothing" for e in OWN if not hasattr(e.function, "addon")
+    }
 
 
 # --list
@@ -145,17 +182,26 @@ def test_list_prints_every_name_and_trains_nothing(capsys, tmp_path, monkeypatch
 
 def test_list_says_what_each_does_whole():
     words = " ".join(listing(OWN, ADD_ONS).split())
-    assert [e.name for e in (*OWN, *ADD_ONS) if not hasattr(e.function, "addon") and " ".join(e.summary.split()) not in words] == []
+    assert [
+        e.name
+        for e in (*OWN, *ADD_ONS)
+        if not hasattr(e.function, "addon") and " ".join(e.summary.split()) not in words
+    ] == []
 
 
-@pytest.mark.parametrize("flags", [["--unlearn", "no such method"], ["--no_such_flag", "3"], ["--seed", "1", "2"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "flags", [["--unlearn", "no such method"], ["--no_such_flag", "3"], ["--seed", "1", "2"]], ids=" ".join
+)
 def test_list_looks_at_no_other_flag(flags, capsys):
     assert mlflow_forget.main([*flags, "--list"]) == 0
     assert "logit_attribution" in capsys.readouterr().out
 
 
 def test_a_line_says_what_a_method_is_limited_to_and_needs(methods):
-    assert "Sample  other           Do a|b to some_weights. (whole classes only; needs the ideal model; needs luck)" in listing(methods, [])
+    assert (
+        "Sample  other           Do a|b to some_weights. (whole classes only; needs the ideal model; needs "
+        "luck)" in listing(methods, [])
+    )
 
 
 def test_a_joint_name_is_listed_as_its_parts():
@@ -165,4 +211,6 @@ def test_a_joint_name_is_listed_as_its_parts():
 
 def test_the_methods_that_take_add_ons_say_so():
     lines = [line.split() for line in listing(OWN, []).splitlines()]
-    assert {line[0] for line in lines if "all" in line[1:3]} == {e.name for e in OWN if "addon" in e.hyperparameters}
+    assert {line[0] for line in lines if "all" in line[1:3]} == {
+        e.name for e in OWN if "addon" in e.hyperparameters
+    }

@@ -1,4 +1,6 @@
-"""--metrics: which ones are measured, what is said of those that can't be, and that the rest of a run does not depend on it."""
+"""--metrics: which ones are measured, what is said of those that can't be, and that the rest of a run does
+not depend on it.
+"""
 
 import csv
 import json
@@ -60,7 +62,14 @@ def test_the_groups_are_those_of_the_tables():
 
     assert names_in("headline")[:5] == five and names_in("headline")[-3:] == [*gaps, "rUA"]
     assert names_in("overview") == [*five, "mia", *gaps]
-    assert names_in("summary") == [*five[3:], "test_score", "test_forget_score", "test_retain_score", "mia", *gaps]
+    assert names_in("summary") == [
+        *five[3:],
+        "test_score",
+        "test_forget_score",
+        "test_retain_score",
+        "mia",
+        *gaps,
+    ]
     assert len(names_in("attack")) == 7
 
 
@@ -109,19 +118,27 @@ def test_a_metric_of_a_persons_file_is_shown_where_it_says(folder, capsys, monke
 
 @pytest.mark.parametrize("words", [(), ("",)])
 def test_no_name_is_refused(words):
-    with pytest.raises(ValueError, match="--metrics: expected all, default or names separated by commas, got none"):
+    with pytest.raises(
+        ValueError, match="--metrics: expected all, default or names separated by commas, got none"
+    ):
         chosen(words)
 
 
 def test_two_of_one_name_are_refused():
-    with pytest.raises(ValueError, match="--metrics: expected metrics of different names, got several called mia"):
+    with pytest.raises(
+        ValueError, match="--metrics: expected metrics of different names, got several called mia"
+    ):
         chosen(["mia", "mine.py:mia"])
 
 
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ("forget_scor", "--metrics: unknown metric 'forget_scor'. Did you mean 'forget_score'? Metrics: activation_distance, "),
+        (
+            "forget_scor",
+            "--metrics: unknown metric 'forget_scor'. Did you mean 'forget_score'? Metrics: "
+            "activation_distance, ",
+        ),
         (",", "--metrics: expected all, default or names separated by commas, got none. Name at least one"),
         ("nothing.py:f", "expected path/to/file.py:function, got 'nothing.py:f'"),
     ],
@@ -158,7 +175,10 @@ def test_only_what_is_asked_for_is_measured_and_written():
 
 
 def test_a_value_does_not_depend_on_what_else_is_asked_for():
-    everything, some = (Pipeline(replace(QUICK, metrics=metrics)).run() for metrics in (("all",), ("mia_auc", "probe_gap", "zrf")))
+    everything, some = (
+        Pipeline(replace(QUICK, metrics=metrics)).run()
+        for metrics in (("all",), ("mia_auc", "probe_gap", "zrf"))
+    )
 
     assert some.metrics == {name: everything.metrics[name] for name in ("mia_auc", "probe_gap", "zrf")}
     undecided = {name for name in METRICS.names if is_undecided(name, everything.undefined)}
@@ -168,7 +188,9 @@ def test_a_value_does_not_depend_on_what_else_is_asked_for():
 
 
 def test_another_choice_is_another_setting_and_overwrites_nothing():
-    pipelines = [Pipeline(replace(QUICK, metrics=metrics)) for metrics in (("default",), ("mia",), ("mia", "zrf"))]
+    pipelines = [
+        Pipeline(replace(QUICK, metrics=metrics)) for metrics in (("default",), ("mia",), ("mia", "zrf"))
+    ]
     paths = {pipeline.run().json_path for pipeline in pipelines}
 
     assert len(paths) == 3
@@ -180,8 +202,12 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not measured")]
     line, klom, ulira = sorted(lines, key=lambda line: line.partition(": needs ")[2])
 
-    assert line.endswith(": needs an ideal model. Make it: python -u main_ideal.py --epochs 2 --class_to_replace 3")
-    assert {"avg_gap", "tow", "rUA", "speedup", "probe_gap", "anamnesis_index"} <= set(re.findall(r"\w+", line))
+    assert line.endswith(
+        ": needs an ideal model. Make it: python -u main_ideal.py --epochs 2 --class_to_replace 3"
+    )
+    assert {"avg_gap", "tow", "rUA", "speedup", "probe_gap", "anamnesis_index"} <= set(
+        re.findall(r"\w+", line)
+    )
     assert klom.endswith(": needs many unlearned models and oracles (python -u audit.py klom --unlearn NAME)")
     assert ulira.endswith(": needs shadow models (python -u audit.py ulira --unlearn NAME)")
 
@@ -194,7 +220,21 @@ def test_a_users_own_metric_that_needs_what_nobody_has_is_said():
 
 
 def test_everything_that_was_asked_for_is_shown(capsys):
-    assert mlflow_forget.main(["--unlearn", "random_mask", "--kappa", "0.5", "--epochs", "2", "--metrics", "zrf,weight_distance"]) == 0
+    assert (
+        mlflow_forget.main(
+            [
+                "--unlearn",
+                "random_mask",
+                "--kappa",
+                "0.5",
+                "--epochs",
+                "2",
+                "--metrics",
+                "zrf,weight_distance",
+            ]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
 
     lines = out.splitlines()
@@ -213,7 +253,13 @@ def test_warnings_do_not_depend_on_the_choice(metrics):
 
 
 def test_intermediate_models_get_what_is_asked_for():
-    config = PipelineConfig("FT", {"unlearn_epochs": 2}, BaseConfig(epochs=2), checkpoint_epochs=(1, 2), metrics=("zrf", "speedup"))
+    config = PipelineConfig(
+        "FT",
+        {"unlearn_epochs": 2},
+        BaseConfig(epochs=2),
+        checkpoint_epochs=(1, 2),
+        metrics=("zrf", "speedup"),
+    )
     result = Pipeline(config).run()
 
     assert set(result.metrics) == {"zrf", "speedup"}
@@ -223,7 +269,11 @@ def test_intermediate_models_get_what_is_asked_for():
 def test_with_intermediate_models_the_base_models_are_evaluated_once(monkeypatch):
     seen = []
     model_outputs = measurement.model_outputs
-    monkeypatch.setattr(measurement, "model_outputs", lambda model, *a, **k: seen.append(model) or model_outputs(model, *a, **k))
+    monkeypatch.setattr(
+        measurement,
+        "model_outputs",
+        lambda model, *a, **k: seen.append(model) or model_outputs(model, *a, **k),
+    )
     config = PipelineConfig("FT", {"unlearn_epochs": 2}, BaseConfig(epochs=2), checkpoint_epochs=(1,))
     Pipeline(config).run()
 
@@ -245,10 +295,14 @@ def test_one_forward_pass_per_image(monkeypatch):
     data, test = pipeline.checked.data, pipeline.base.splits.test
     every = len(data.forget) + len(data.retain) + len(data.validation) + len(test)
     monkeypatch.setattr(nn.Module, "__call__", counted)
-    measurement.measure(initial, {"initial": initial, "ideal": ideal, "incompetent": pipeline.base.incompetent()}, data, test)
+    measurement.measure(
+        initial, {"initial": initial, "ideal": ideal, "incompetent": pipeline.base.incompetent()}, data, test
+    )
 
     tried = 4 * (2 + 1)  # each model is held to what a model has to give first
-    assert sum(images) == tried + 3 * every + len(data.forget)  # the untrained model is asked about the forget set alone
+    assert sum(images) == tried + 3 * every + len(
+        data.forget
+    )  # the untrained model is asked about the forget set alone
 
 
 def test_kept_values_are_added_to(monkeypatch):
@@ -287,10 +341,14 @@ def test_the_parent_run_has_the_values_of_all_seeds_and_gaps_seed_by_seed():
     results = run_all([replace(QUICK, base=replace(QUICK.base, seed=seed)) for seed in (1, 2)])
     store = MlflowClient()
     experiment = store.get_run(results[0].run_id).info.experiment_id
-    parent = store.search_runs([experiment], "tags.sweep = 'parent'", order_by=["attributes.start_time DESC"], max_results=1)[0]
+    parent = store.search_runs(
+        [experiment], "tags.sweep = 'parent'", order_by=["attributes.start_time DESC"], max_results=1
+    )[0]
     path = store.download_artifacts(parent.info.run_id, "over_seeds.json")
     found = json.loads(Path(path).read_text())["random_mask class0 kappa=0.5"]["retain_score"]
-    ours, ideals = ([getattr(result, which)["retain_score"] for result in results] for which in ("metrics", "ideal"))
+    ours, ideals = (
+        [getattr(result, which)["retain_score"] for result in results] for which in ("metrics", "ideal")
+    )
 
     assert (found["unlearned"]["values"], found["ideal"]["values"]) == (ours, ideals)
     assert found["gap"]["values"] == [a - b for a, b in zip(ours, ideals, strict=True)]
@@ -306,13 +364,18 @@ def test_the_parser_has_the_choice_and_the_metrics():
 
 
 def test_a_curve_over_kappa_is_left_out_where_its_scores_were_not_asked_for():
-    run_all([replace(QUICK, settings={"kappa": kappa}, metrics=("zrf",), ideal="skip") for kappa in (0.2, 0.5)])
+    run_all(
+        [replace(QUICK, settings={"kappa": kappa}, metrics=("zrf",), ideal="skip") for kappa in (0.2, 0.5)]
+    )
 
 
 def test_nan_weights_are_no_value(tmp_path):
     broken = nn.Linear(2, 2)
     nn.init.constant_(broken.weight, float("nan"))
-    with pytest.raises(FloatingPointError, match="the unlearned model: expected logits with a finite maximum, got NaN or infinity"):
+    with pytest.raises(
+        FloatingPointError,
+        match="the unlearned model: expected logits with a finite maximum, got NaN or infinity",
+    ):
         from unlearn import ForgetData
         from vision_data import ImageSet
 
@@ -329,15 +392,26 @@ def test_a_sweep_says_what_was_not_measured_once(capsys):
     assert mlflow_forget.main(words.split()) == 0
     missing = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not measured")]
 
-    assert missing == ["not measured: rUA: needs an ideal model. Make it: python -u main_ideal.py --epochs 2 --class_to_replace 3"]
+    assert missing == [
+        "not measured: rUA: needs an ideal model. Make it: python -u main_ideal.py --epochs 2 "
+        "--class_to_replace 3"
+    ]
 
 
 def test_the_same_run_twice_is_refused(capsys):
-    assert mlflow_forget.main(["--unlearn", "random_mask", "--kappa", "0.5", "--epochs", "2", "--seed", "1", "2", "1"]) == 2
+    assert (
+        mlflow_forget.main(
+            ["--unlearn", "random_mask", "--kappa", "0.5", "--epochs", "2", "--seed", "1", "2", "1"]
+        )
+        == 2
+    )
     assert (
         capsys.readouterr()
         .err.strip()
-        .endswith("expected every run once, got the same twice: random_mask with kappa 0.5, seed 1. Leave out the repeated value")
+        .endswith(
+            "expected every run once, got the same twice: random_mask with kappa 0.5, seed 1. Leave out the "
+            "repeated value"
+        )
     )
 
 
@@ -351,7 +425,11 @@ def test_the_scores_of_each_image_are_those_of_the_attacks_that_were_asked_for()
     pipeline = Pipeline(replace(QUICK, base=BaseConfig(epochs=1)))
     initial, data, test = pipeline.base.initial().model, pipeline.checked.data, pipeline.base.splits.test
     scores = [
-        set(measurement.measure(initial, {"initial": initial}, data, test, metrics=chosen(words)).outputs["unlearned model"].attacks)
+        set(
+            measurement.measure(initial, {"initial": initial}, data, test, metrics=chosen(words))
+            .outputs["unlearned model"]
+            .attacks
+        )
         for words in (["default"], ["mia_auc"], ["mia"], ["mia_prob"])
     ]
 

@@ -1,4 +1,6 @@
-"""Metrics that ask the model itself, or the clock: weights by hand, what is left beside the functions that measure it."""
+"""Metrics that ask the model itself, or the clock: weights by hand, what is left beside the functions that
+measure it.
+"""
 
 import math
 from dataclasses import replace
@@ -50,7 +52,10 @@ def test_the_distance_of_weights_by_hand():
 
 def test_it_is_the_norm_of_the_flat_parameters():
     torch.manual_seed(0)
-    one, other = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)), nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
+    one, other = (
+        nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)),
+        nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)),
+    )
     flat = [nn.utils.parameters_to_vector(model.parameters()).detach() for model in (one, other)]
     assert weight_distance(one, other) == pytest.approx(float(torch.dist(*flat)), rel=1e-6)
     assert weight_distance(one, other) == weight_distance(other, one)
@@ -75,7 +80,10 @@ def test_running_means_are_no_parameters():
     ],
 )
 def test_a_model_with_other_parameters_is_refused(other, says):
-    with pytest.raises(ValueError, match=f"expected a model with the initial model's parameters, got {says}. Compare models of one"):
+    with pytest.raises(
+        ValueError,
+        match=f"expected a model with the initial model's parameters, got {says}. Compare models of one",
+    ):
         weight_distance(linear([[1.0, 2.0], [3.0, 4.0]]), other)
 
 
@@ -103,7 +111,9 @@ def test_the_speedup_is_the_ratio_of_the_seconds():
 def test_an_ideal_model_that_does_not_know_its_seconds_is_a_reason():
     values, reasons = seconds(4.0, None)
     assert values == {"unlearn_seconds": 4.0}
-    assert set(reasons.values()) == {"expected an ideal model with the duration of its training, got one without. Train it anew"}
+    assert set(reasons.values()) == {
+        "expected an ideal model with the duration of its training, got one without. Train it anew"
+    }
 
 
 def test_a_method_that_took_no_time_has_no_speedup():
@@ -140,7 +150,9 @@ def trained(images):
 @pytest.fixture(scope="module")
 def measured(world):
     data, test, initial, ideal = world
-    return measure(ideal, {"initial": initial, "ideal": ideal}, data, test, metrics=ALL, times=Times(1.0, 3.0))
+    return measure(
+        ideal, {"initial": initial, "ideal": ideal}, data, test, metrics=ALL, times=Times(1.0, 3.0)
+    )
 
 
 def test_every_metric_is_measured_but_what_nobody_gave(measured):
@@ -165,20 +177,30 @@ def test_a_model_compared_with_itself_has_the_best_values(measured):
         "rUA": 0.0,
         "tow": 1.0,
     }
-    assert measured.initial["weight_distance"] == measured.initial["weights_changed"] == measured.initial["relearn_steps"] == 0
+    assert (
+        measured.initial["weight_distance"]
+        == measured.initial["weights_changed"]
+        == measured.initial["relearn_steps"]
+        == 0
+    )
 
 
 def test_the_probe_is_that_of_the_features(world, measured):
     data, _, initial, _ = world
     forget, retain = (penultimate_features(initial, images) for images in (data.forget, data.retain))
-    assert measured.initial["probe_score"] == probe_score(forget, data.forget.labels, retain, data.retain.labels, seed=data.seed)
+    assert measured.initial["probe_score"] == probe_score(
+        forget, data.forget.labels, retain, data.retain.labels, seed=data.seed
+    )
 
 
 def test_the_steps_are_those_of_relearning(world, measured):
     data, _, _, ideal = world
     again = relearn_steps(ideal, data.forget, measured.initial["forget_score"], seed=data.seed)
     assert again.steps > 0
-    assert (measured.ideal["relearn_steps"], measured.ideal["relearn_censored"]) == (again.steps, again.censored)
+    assert (measured.ideal["relearn_steps"], measured.ideal["relearn_censored"]) == (
+        again.steps,
+        again.censored,
+    )
     assert measured.model["anamnesis_index"] == pytest.approx(1)
 
 
@@ -186,7 +208,8 @@ def test_a_model_is_relearned_once(world, monkeypatch):
     data, test, initial, ideal = world
     calls = []
     monkeypatch.setattr(
-        "evaluation.internal_knowledge.relearn_steps", lambda *args, **options: calls.append(1) or relearn_steps(*args, **options)
+        "evaluation.internal_knowledge.relearn_steps",
+        lambda *args, **options: calls.append(1) or relearn_steps(*args, **options),
     )
     measure(ideal, {"initial": initial, "ideal": ideal}, data, test, metrics=chosen(COSTLY))
     assert len(calls) == 3  # of the unlearned, the initial and the ideal model
@@ -199,7 +222,9 @@ def test_an_initial_model_that_knows_nothing_is_a_reason(world):
     nn.init.constant_(wrong.bias, 0.0)
     wrong.bias.data[1] = 1.0
     measured = measure(ideal, {"initial": wrong}, data, test, metrics=chosen(["relearn_steps"]))
-    assert measured.undefined["relearn_steps"].startswith("expected the initial model's forget_score in percent, above 0")
+    assert measured.undefined["relearn_steps"].startswith(
+        "expected the initial model's forget_score in percent, above 0"
+    )
 
 
 def test_the_forward_pass_keeps_the_features(world):
@@ -229,7 +254,9 @@ def test_a_pass_over_many_images_shows_its_progress(world, monkeypatch):
     whole = model_outputs(initial, replace(data, progress=watched), test, name="initial model")
 
     sets = {"forget": data.forget, "retain": data.retain, "test": test}
-    assert bars == {f"initial model, {name} images": math.ceil(len(images) / 7) for name, images in sets.items()}
+    assert bars == {
+        f"initial model, {name} images": math.ceil(len(images) / 7) for name, images in sets.items()
+    }
     assert [len(whole.sets[name]) for name in sets] == [len(images) for images in sets.values()]
 
 
@@ -237,7 +264,9 @@ def test_a_model_without_a_linear_layer_is_a_reason(world):
     data, test, _, _ = world
     model = nn.Sequential(nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 3, 6), nn.Flatten())
     measured = measure(model, {"initial": model}, data, test, metrics=chosen(["probe_score", "forget_score"]))
-    assert measured.undefined["probe_score"].startswith("expected a model whose last linear layer sees one vector an image")
+    assert measured.undefined["probe_score"].startswith(
+        "expected a model whose last linear layer sees one vector an image"
+    )
     assert math.isfinite(measured.model["forget_score"])
 
 

@@ -79,7 +79,10 @@ def test_no_trap_is_left_in_the_text(entry):
 
 
 def test_every_link_of_the_page_has_its_place():
-    titles = {title.strip("`# \n").lower().replace(" ", "-") for title in re.findall(r"^#+ .*$", TEXT, flags=re.MULTILINE)}
+    titles = {
+        title.strip("`# \n").lower().replace(" ", "-")
+        for title in re.findall(r"^#+ .*$", TEXT, flags=re.MULTILINE)
+    }
     assert [link for link in re.findall(r"\]\(#([^)]+)\)", TEXT) if link not in titles] == []
 
 
@@ -100,13 +103,21 @@ def test_a_metric_is_written_as_markdown():
         """
 
     registry = Registry("metric", MetricFacts)
-    registry.register("Sample", "other", unit="fraction", better="near 0", source="Some_body 2000", whole_class=True)(sample)
+    registry.register(
+        "Sample", "other", unit="fraction", better="near 0", source="Some_body 2000", whole_class=True
+    )(sample)
     text = page(registry)
     needs = "the initial model, luck, a whole class forgotten"
     assert rf"| [`Sample`](#sample) | Share of a\|b in `some_set`. | fraction | near 0 | {needs} |" in text
-    assert "### `Sample`\n\nAlso `other`. Share of a|b in `some_set`.\n\n```text\n|a_b|\n```\n\nIn \\[0, 1].\n\n" in text
+    assert (
+        "### `Sample`\n\nAlso `other`. Share of a|b in `some_set`.\n\n```text\n|a_b|\n```\n\nIn \\[0, 1].\n\n"
+        in text
+    )
     assert r"**Trap.** Not the \<share> of c." in text
-    assert f"- Unit: a fraction, in [0, 1]\n- Good: near 0\n- Needs: {needs}\n- Source: `Some_body` 2000\n" in text
+    assert (
+        f"- Unit: a fraction, in [0, 1]\n- Good: near 0\n- Needs: {needs}\n- Source: `Some_body` 2000\n"
+        in text
+    )
 
 
 def test_every_need_of_a_metric_has_words():

@@ -103,7 +103,10 @@ def test_the_mask_applied_is_the_unlearned_model(model, digits):
         ({"contrast": -1.0}, "--contrast: expected a number >= 0, got -1.0"),
         ({"rho": -0.1}, "--rho: expected a number >= 0, got -0.1"),
         ({"retain_weight": -2.0}, "--retain_weight: expected a number >= 0, got -2.0"),
-        ({"ranking": "set_difference", "refine_steps": 3}, "--refine_steps: expected 0 with --ranking set_difference"),
+        (
+            {"ranking": "set_difference", "refine_steps": 3},
+            "--refine_steps: expected 0 with --ranking set_difference",
+        ),
         ({"refine_steps": -1}, "--refine_steps: expected an integer >= 0, got -1"),
         ({"refine_steps": 1, "refine_lr": 0.0}, "--refine_lr: expected a number > 0, got 0.0"),
         ({"sampler": "softmax"}, "sampler: expected one of sinkhorn, gumbel, threshold, got 'softmax'"),
@@ -142,7 +145,9 @@ def test_any_linear_layer_of_any_model_will_do(layer, images):
     if layer == "masked":
         model = seeded(lambda: WithAWayAround(True, torch.float32))
     else:
-        model = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(9, 6, bias=False), nn.Tanh(), nn.Linear(6, 4)))
+        model = seeded(
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(9, 6, bias=False), nn.Tanh(), nn.Linear(6, 4))
+        )
     data = ForgetData(images.of_classes(2), images.without_classes(2), images, 4)
     result = unlearn("MIMU", model, data, **CHEAP | {"topk": 4, "kappa": 3, "mask_layer": layer})
     assert result.mask.layer == layer

@@ -26,7 +26,10 @@ def test_every_sampler_trains_a_network_of_its_own(sampler, model, digits):
 
 def test_every_ranking_uses_the_same_network(model, digits):
     cache = {}
-    masks = {ranking: forget_class(model, digits, 3, cache, ranking=ranking).mask for ranking in ("continuous", "binary", "set_difference")}
+    masks = {
+        ranking: forget_class(model, digits, 3, cache, ranking=ranking).mask
+        for ranking in ("continuous", "binary", "set_difference")
+    }
     assert len(cache) == 1
     assert masks["continuous"].kappa_count == masks["binary"].kappa_count == KAPPA
     assert 0 < masks["set_difference"].kappa_count <= CHEAP["topk"] < KAPPA
@@ -69,7 +72,9 @@ def test_a_class_on_a_cached_network_does_not_run_the_model_on_the_training_imag
     assert sum(seen) >= len(digits.train)
     seen.clear()
     forget_class(model, digits, 3, cache)
-    assert sum(images for images in seen if images > 2) <= 64  # those in the cache's key; two at a time find the layer and split the model
+    assert (
+        sum(images for images in seen if images > 2) <= 64
+    )  # those in the cache's key; two at a time find the layer and split the model
 
 
 REQUESTS = [
@@ -157,7 +162,9 @@ def another_label(model, splits):
 
 
 def another_normalisation(model, splits):
-    return model, replace(splits, train=replace(splits.train, normalisation=Normalisation((0.0,), (1.0,), 16)))
+    return model, replace(
+        splits, train=replace(splits.train, normalisation=Normalisation((0.0,), (1.0,), 16))
+    )
 
 
 def another_nonlinearity(model, splits):
@@ -176,7 +183,9 @@ def test_a_network_is_for_one_model_and_its_images(change, model, digits):
     assert len(cache) == 2
 
 
-@pytest.mark.parametrize(("what", "value"), [("torch.get_num_threads", lambda: 77), ("unlearn.mimu.network.VERSION", -1)])
+@pytest.mark.parametrize(
+    ("what", "value"), [("torch.get_num_threads", lambda: 77), ("unlearn.mimu.network.VERSION", -1)]
+)
 def test_a_network_is_for_one_number_of_threads_and_one_version(what, value, model, digits, monkeypatch):
     cache = {}
     forget_class(model, digits, 3, cache, gcn_steps=1)

@@ -87,9 +87,13 @@ def test_the_output_activation_is_z_where_no_relu_follows(layers, images):
     assert_close(factors.a, layer.layer(factors.h).detach())
 
 
-@pytest.mark.parametrize("cut", [nn.ReLU6(), nn.Sequential(nn.Dropout(), nn.ReLU())], ids=["relu6", "dropout"])
+@pytest.mark.parametrize(
+    "cut", [nn.ReLU6(), nn.Sequential(nn.Dropout(), nn.ReLU())], ids=["relu6", "dropout"]
+)
 def test_the_output_activation_is_cut_off_where_the_logits_do_not_notice(cut, images):
-    model = seeded(lambda: InDoubles(nn.Linear(9, 6), nn.ReLU(), nn.Linear(6, 5), cut, nn.Linear(5, 4))).eval()
+    model = seeded(
+        lambda: InDoubles(nn.Linear(9, 6), nn.ReLU(), nn.Linear(6, 5), cut, nn.Linear(5, 4))
+    ).eval()
     layer = split_at(model, "layers.3", torch.zeros(2, 1, 3, 3))
     factors = factors_of(layer, images, "margin", CPU, batch_size=4)
     assert not layer.relu_follows
@@ -109,7 +113,9 @@ def test_chosen_factors_are_those_rows(split_model, images):
 
 def loop_averages(layer, model, images, rows):
     """Mean h, a and dL/dW of some images, one at a time."""
-    parts = [seen_at(layer, model, x, y, "margin") for i, (x, y) in enumerate(one_at_a_time(images)) if i in rows]
+    parts = [
+        seen_at(layer, model, x, y, "margin") for i, (x, y) in enumerate(one_at_a_time(images)) if i in rows
+    ]
     return (
         sum(h for h, *_ in parts) / len(parts),
         sum(z.relu() for _, z, *_ in parts) / len(parts),
@@ -122,7 +128,9 @@ def test_averages_are_those_of_a_slow_loop(split_model, images):
     some = images.subset(torch.arange(10))
     vertices = averaged(factors_of(layer, some, "margin", CPU), 2, layer.weight)
     for graph, rows in enumerate((range(5), range(5, 10))):
-        for actual, expected in zip((vertices.h, vertices.a, vertices.gradient), loop_averages(layer, model, some, rows), strict=True):
+        for actual, expected in zip(
+            (vertices.h, vertices.a, vertices.gradient), loop_averages(layer, model, some, rows), strict=True
+        ):
             assert_close(actual[graph], expected)
 
 
@@ -131,13 +139,19 @@ def test_averages_by_class_are_those_of_a_slow_loop(split_model, images):
     vertices = averaged_by_class(factors_of(layer, images, "margin", CPU), (2, 0), layer.weight)
     for graph, label in enumerate((2, 0)):
         rows = (images.labels == label).nonzero().squeeze(1).tolist()
-        for actual, expected in zip((vertices.h, vertices.a, vertices.gradient), loop_averages(layer, model, images, rows), strict=True):
+        for actual, expected in zip(
+            (vertices.h, vertices.a, vertices.gradient),
+            loop_averages(layer, model, images, rows),
+            strict=True,
+        ):
             assert_close(actual[graph], expected)
 
 
 def test_features_are_standardised_each(split_model, images):
     _, layer = split_model
-    features = averaged_by_class(factors_of(layer, images, "margin", CPU), images.classes, layer.weight).standardised()
+    features = averaged_by_class(
+        factors_of(layer, images, "margin", CPU), images.classes, layer.weight
+    ).standardised()
     assert features.shape == (4, 5, 6, 4)
     assert_close(features.mean((1, 2)), torch.zeros(4, 4, dtype=torch.float64))
     assert_close(features.var((1, 2), correction=0), torch.ones(4, 4, dtype=torch.float64))
@@ -147,7 +161,10 @@ def test_features_are_input_output_weight_gradient(split_model, images):
     _, layer = split_model
     vertices = averaged(factors_of(layer, images, "margin", CPU), 1, layer.weight)
     features = vertices.standardised()[0]
-    raw = torch.stack([vertices.h[0].expand(5, 6), vertices.a[0][:, None].expand(5, 6), layer.weight, vertices.gradient[0]], -1)
+    raw = torch.stack(
+        [vertices.h[0].expand(5, 6), vertices.a[0][:, None].expand(5, 6), layer.weight, vertices.gradient[0]],
+        -1,
+    )
     for i in range(4):
         slope = (features[0, 0, i] - features[4, 5, i]) / (raw[0, 0, i] - raw[4, 5, i])
         assert slope > 0
@@ -167,7 +184,9 @@ def test_a_constant_feature_becomes_zero(value, dtype):
 
 
 def test_gradients_that_nearly_vanish_are_still_a_feature():
-    gradient = normal(1, 5, 6, dtype=torch.float32)  # what the cross-entropy leaves of an image that the model is sure of
+    gradient = normal(
+        1, 5, 6, dtype=torch.float32
+    )  # what the cross-entropy leaves of an image that the model is sure of
     h, a, weight = (normal(*shape, dtype=torch.float32) for shape in ((1, 6), (1, 5), (5, 6)))
     features = Vertices(h, a, weight, gradient * 1e-24).standardised()[..., 3]
     assert_close(features, Vertices(h, a, weight, gradient).standardised()[..., 3], atol=1e-4)

@@ -15,7 +15,9 @@ from unlearn.mimu.gcn import MaskingGCN, RookConv
 def brute_force_edges(m, n):
     """Every ordered pair of weights that share a row or a column."""
     board = list(itertools.product(range(m), range(n)))
-    return {(a * n + b, c * n + d) for a, b in board for c, d in board if (a, b) != (c, d) and (a == c or b == d)}
+    return {
+        (a * n + b, c * n + d) for a, b in board for c, d in board if (a, b) != (c, d) and (a == c or b == d)
+    }
 
 
 SHAPES = [(1, 1), (1, 6), (6, 1), (2, 2), (3, 5), (7, 4)]
@@ -114,7 +116,11 @@ def test_the_network_compiles_whole_to_the_same_values_and_gradients():
 def test_the_maps_of_a_round_have_no_bias():
     gcn = MaskingGCN()
     shapes = {name: tuple(p.shape) for name, p in gcn.named_parameters()}
-    rounds = {f"rounds.{i}.{part}.weight": (32, 4 if i == 0 else 32) for i in range(3) for part in ("neighbours", "itself")}
+    rounds = {
+        f"rounds.{i}.{part}.weight": (32, 4 if i == 0 else 32)
+        for i in range(3)
+        for part in ("neighbours", "itself")
+    }
     assert shapes == rounds | {"logit.weight": (1, 32), "logit.bias": (1,)}
 
 
@@ -123,5 +129,8 @@ def test_the_maps_of_a_round_have_no_bias():
 def test_permuted_neurons_permute_the_logits(m, n, seed):
     gcn = seeded(MaskingGCN, seed).double()
     x = normal(m, n, 4, seed=seed)
-    rows, columns = torch.randperm(m, generator=generator(seed)), torch.randperm(n, generator=generator(seed + 1))
+    rows, columns = (
+        torch.randperm(m, generator=generator(seed)),
+        torch.randperm(n, generator=generator(seed + 1)),
+    )
     assert_close(gcn(x[rows][:, columns]).view(m, n), gcn(x).view(m, n)[rows][:, columns])

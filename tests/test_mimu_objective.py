@@ -20,7 +20,12 @@ def test_masked_logits_are_those_of_a_masked_model(split_model, images):
     factors = factors_of(layer, images, "margin", CPU)
     masks = (torch.rand(3, 5, 6, generator=generator()) < 0.6).double()
     logits = masked_logits(layer, masks, factors.h, factors.images)
-    own = masked_logits(layer, masks, torch.stack([factors.h] * 3), None if factors.images is None else torch.stack([factors.images] * 3))
+    own = masked_logits(
+        layer,
+        masks,
+        torch.stack([factors.h] * 3),
+        None if factors.images is None else torch.stack([factors.images] * 3),
+    )
     ((x, _),) = images.batches(11)
     for graph, mask in enumerate(masks):
         masked = copy.deepcopy(model)
@@ -35,7 +40,9 @@ def test_soft_masks_scale_weights_and_carry_gradients(split_model, images):
     _, layer = split_model
     factors = factors_of(layer, images.subset(torch.arange(3)), "margin", CPU)
     mask = torch.rand(1, 5, 6, generator=generator(), dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda mask: masked_logits(layer, mask, factors.h, factors.images), (mask,))
+    assert torch.autograd.gradcheck(
+        lambda mask: masked_logits(layer, mask, factors.h, factors.images), (mask,)
+    )
 
 
 @pytest.mark.parametrize("shape", [(5, 6), (3, 5, 6)])
@@ -45,7 +52,10 @@ def test_the_prior_is_the_share_of_the_raw_values(shape):
     log_pi = log_prior(values).view(-1, 30)
     for row, raw in zip(log_pi, values.reshape(-1, 30), strict=True):
         total = sum(abs(v) for v in raw.tolist())
-        assert_close(row, torch.tensor([math.log(max(abs(v) / total, 1e-7)) for v in raw.tolist()], dtype=torch.float64))
+        assert_close(
+            row,
+            torch.tensor([math.log(max(abs(v) / total, 1e-7)) for v in raw.tolist()], dtype=torch.float64),
+        )
     assert log_pi.min().item() == pytest.approx(math.log(1e-7))
 
 
@@ -99,10 +109,16 @@ def slow_drop_loss(logits, labels, forgotten, retain_weight):
     return total / len(forgotten)
 
 
-@pytest.mark.parametrize("labels", [[0, 1, 2, 1, 0, 3], [1, 1, 1, 1, 1, 1], [3, 3, 3, 3, 3, 0]], ids=["all", "one class", "some missing"])
+@pytest.mark.parametrize(
+    "labels",
+    [[0, 1, 2, 1, 0, 3], [1, 1, 1, 1, 1, 1], [3, 3, 3, 3, 3, 0]],
+    ids=["all", "one class", "some missing"],
+)
 def test_drop_loss_is_what_it_says(labels):
     logits, labels, forgotten = normal(3, 6, 4), torch.tensor(labels), torch.tensor([0, 1, 2])
-    assert drop_loss(logits, labels, forgotten, 2.0).item() == pytest.approx(slow_drop_loss(logits, labels, forgotten, 2.0), rel=1e-12)
+    assert drop_loss(logits, labels, forgotten, 2.0).item() == pytest.approx(
+        slow_drop_loss(logits, labels, forgotten, 2.0), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("certain", [50.0, 1e4])
@@ -116,7 +132,9 @@ def test_drop_loss_is_finite_where_the_model_is_certain(certain):
 
 
 def parameter_gradients(gcn, loss):
-    """The largest gradient of each of the network's parameters but the last bias, which moves all logits alike."""
+    """The largest gradient of each of the network's parameters but the last bias, which moves all logits
+    alike.
+    """
     gradients = torch.autograd.grad(loss, list(gcn.parameters()), allow_unused=True)
     return {
         name: 0.0 if g is None else g.abs().max().item()

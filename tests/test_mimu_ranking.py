@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from tests.seeded import assert_close, normal
 from unlearn import ForgetData
-from unlearn.mimu.ranking import Comparison, comparisons_of, continuous, every_class, keep_largest_out, scores_of
+from unlearn.mimu.ranking import (
+    Comparison,
+    comparisons_of,
+    continuous,
+    every_class,
+    keep_largest_out,
+    scores_of,
+)
 from vision_data import ImageSet, Normalisation
 
 
@@ -39,12 +46,21 @@ def test_exactly_kappa_weights_go(k):
 
 
 def test_among_equal_scores_the_first_weight_goes():
-    assert keep_largest_out(torch.tensor([0.0, 1.0, 0.0, 1.0, 1.0, 1.0]), 3, (2, 3)).flatten().tolist() == [1, 0, 1, 0, 0, 1]
+    assert keep_largest_out(torch.tensor([0.0, 1.0, 0.0, 1.0, 1.0, 1.0]), 3, (2, 3)).flatten().tolist() == [
+        1,
+        0,
+        1,
+        0,
+        0,
+        1,
+    ]
 
 
 def lean_data(forget_rows):
     labels = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2])
-    images = ImageSet(torch.zeros(9, 1, 1, 1, dtype=torch.uint8), labels, torch.arange(9), Normalisation((0.0,), (1.0,)))
+    images = ImageSet(
+        torch.zeros(9, 1, 1, 1, dtype=torch.uint8), labels, torch.arange(9), Normalisation((0.0,), (1.0,))
+    )
     forget = torch.isin(torch.arange(9), torch.tensor(forget_rows))
     return ForgetData(images.subset(forget), images.subset(~forget), images.subset(torch.tensor([0])), 3)
 
@@ -68,15 +84,23 @@ def unasked(*_):
         ([3, 4, 5, 6, 7, 8], lambda: Q, unasked, [((2 - 1) + (5 - 1)) / 2, (10 + 40) / 2]),
         ([4], unasked, q_of_images, [4 - (3 + 5), 1 - 2]),
         ([0, 1, 8], unasked, q_of_images, [((0 + 1 - 2) + (8 - (6 + 7))) / 2, ((2 - 1) + (1 - 2)) / 2]),
-        ([0, 1, 2, 8], lambda: Q, q_of_images, [((1 - (2 + 5) / 2) + (8 - 13)) / 2, ((10 - 35) + (1 - 2)) / 2]),
+        (
+            [0, 1, 2, 8],
+            lambda: Q,
+            q_of_images,
+            [((1 - (2 + 5) / 2) + (8 - 13)) / 2, ((10 - 35) + (1 - 2)) / 2],
+        ),
     ],
     ids=["a class", "two classes", "an image", "images of two classes", "a class and an image"],
 )
 def test_lean_is_forget_minus_retain(rows, by_class, of_images, expected):
-    assert continuous(comparisons_of(lean_data(rows), by_class, of_images)).tolist() == pytest.approx(expected)
+    assert continuous(comparisons_of(lean_data(rows), by_class, of_images)).tolist() == pytest.approx(
+        expected
+    )
 
 
-# Six weights. The top 2: M^f = {0, 1}, M^1 = {1, 3}, M^2 = {0, 4}; the top 3: {0, 1, 2}, {0, 1, 3}, {0, 4, 5}.
+# Six weights. The top 2: M^f = {0, 1}, M^1 = {1, 3}, M^2 = {0, 4}; the top 3: {0, 1, 2}, {0, 1, 3}, {0, 4,
+# 5}.
 FORGOTTEN = torch.tensor([9.0, 8.0, 7.0, 0.0, 0.0, 1.0])
 RETAINED = torch.tensor([[5.0, 9.0, 1.0, 8.0, 0.0, 0.0], [9.0, 1.0, 0.0, 0.0, 8.0, 2.0]])
 
@@ -98,7 +122,13 @@ def test_the_continuous_ranking_by_hand():
 
 def test_the_binary_ranking_by_hand():
     # s = 1 - 1/2 for 0 and 1 (the continuous score prefers 1), 0 for 2 and 5 (prefers 2), -1/2 for 3 and 4
-    assert [masked("binary", kappa) for kappa in (1, 2, 3, 4, 5)] == [[1], [0, 1], [0, 1, 2], [0, 1, 2, 5], [0, 1, 2, 3, 5]]
+    assert [masked("binary", kappa) for kappa in (1, 2, 3, 4, 5)] == [
+        [1],
+        [0, 1],
+        [0, 1, 2],
+        [0, 1, 2, 5],
+        [0, 1, 2, 3, 5],
+    ]
 
 
 def test_the_set_difference_may_be_fewer_than_kappa_or_none():
@@ -111,17 +141,31 @@ def test_the_set_difference_may_be_fewer_than_kappa_or_none():
 @example(3, 3, 1, 3, 0)  # shares that are equal, added in another order
 def test_binary_and_set_difference_are_their_definitions(classes, requests, topk, kappa, seed):
     """Sets and sorts in plain Python, on coarse logits so that there are ties."""
-    q = normal(requests, 1 + classes, 8, seed=seed).mul(2).round().mul(36)  # every mean over 1 to 4 of 1 to 3 is exact: ties stay ties
+    q = (
+        normal(requests, 1 + classes, 8, seed=seed).mul(2).round().mul(36)
+    )  # every mean over 1 to 4 of 1 to 3 is exact: ties stay ties
     comparisons = [Comparison(own[0], own[1:]) for own in q]
     marks = [[{*sorted(range(8), key=lambda i: (-row[i], i))[:topk]} for row in own.tolist()] for own in q]
     s = [sum(own[0][i] - own[1:, i].mean() for own in q) / requests for i in range(8)]
-    share = [sum((i in own[0]) - sum(i in other for other in own[1:]) / classes for own in marks) / requests for i in range(8)]
+    share = [
+        sum((i in own[0]) - sum(i in other for other in own[1:]) / classes for own in marks) / requests
+        for i in range(8)
+    ]
     by_binary = sorted(range(8), key=lambda i: (-round(float(share[i]), 6), -round(float(s[i]), 6), i))
-    of_request, of_others = set().union(*(own[0] for own in marks)), set().union(*(m for own in marks for m in own[1:]))
+    of_request, of_others = (
+        set().union(*(own[0] for own in marks)),
+        set().union(*(m for own in marks for m in own[1:])),
+    )
     by_difference = sorted(of_request - of_others, key=lambda i: (-round(float(s[i]), 6), i))
 
     def gone(ranking):
-        return (~keep_largest_out(scores_of(ranking, comparisons, topk), kappa, (2, 4))).flatten().nonzero().flatten().tolist()
+        return (
+            (~keep_largest_out(scores_of(ranking, comparisons, topk), kappa, (2, 4)))
+            .flatten()
+            .nonzero()
+            .flatten()
+            .tolist()
+        )
 
     assert gone("binary") == sorted(by_binary[:kappa])
     assert gone("set_difference") == sorted(by_difference[:kappa])

@@ -26,7 +26,11 @@ def mixed_request(digits):
 
 @pytest.mark.parametrize("kind", ["class", "images", "both"])
 def test_one_refinement_step_is_adam_on_the_masked_model(kind, model, digits):
-    requests = {"class": ForgetRequest((3,)), "images": ForgetRequest((-1,), number=40), "both": mixed_request(digits)}
+    requests = {
+        "class": ForgetRequest((3,)),
+        "images": ForgetRequest((-1,), number=40),
+        "both": mixed_request(digits),
+    }
     data = ForgetData.of(digits, requests[kind])
     layer = split_at(model, LAYER, torch.zeros(2, 1, 8, 8))
     scores = normal(layer.size, dtype=torch.float32)
@@ -45,7 +49,11 @@ def test_one_refinement_step_is_adam_on_the_masked_model(kind, model, digits):
         p = chances(images)
         margins = (p.log() - (1 - p).log()).sort().values
         places = [(len(margins) - 1) * level / 100 for level in range(1, 100)]
-        return [margins[int(at)] + (at - int(at)) * (margins[min(int(at) + 1, len(margins) - 1)] - margins[int(at)]) for at in places]
+        return [
+            margins[int(at)]
+            + (at - int(at)) * (margins[min(int(at) + 1, len(margins) - 1)] - margins[int(at)])
+            for at in places
+        ]
 
     loss = -4.0 * chances(data.retain).log().mean()
     if kind != "images":
@@ -53,7 +61,11 @@ def test_one_refinement_step_is_adam_on_the_masked_model(kind, model, digits):
     if kind != "class":
         images = data.forget.of_classes(5) if kind == "both" else data.forget
         unseen = data.validation.of_classes(*images.classes)
-        loss = loss + sum((f - v).abs() for f, v in zip(margin_levels(images), margin_levels(unseen), strict=True)) / 99
+        loss = (
+            loss
+            + sum((f - v).abs() for f, v in zip(margin_levels(images), margin_levels(unseen), strict=True))
+            / 99
+        )
     (g,) = torch.autograd.grad(loss, start)
     expected = start.detach() - 0.1 * g / (g.abs() + 1e-8)
     sure = g.abs() > 1e-4 * g.abs().max()  # of the sign
@@ -67,22 +79,36 @@ def test_refinement_starts_from_the_networks_answer_with_the_flags_of_the_reques
     data = ForgetData.of(digits, ForgetRequest((3,)))
     (network,) = cache.values()
     settings_ = {"steps": 3, "lr": 0.2, "retain_weight": 3.0, "tau": 0.3, "batch": CHEAP["gcn_batch"]}
-    scores = refined(every_class(network["q"])[3], split_at(model, LAYER, torch.zeros(2, 1, 8, 8)), data, KAPPA, **settings_)
+    scores = refined(
+        every_class(network["q"])[3],
+        split_at(model, LAYER, torch.zeros(2, 1, 8, 8)),
+        data,
+        KAPPA,
+        **settings_,
+    )
     assert torch.equal(result.mask.keep, keep_largest_out(scores, KAPPA, (20, 32)))
 
 
 def test_images_are_not_refined_without_images_to_liken_them_to(model, digits):
     images, labels = next(digits.train.batches(10_000))
     data = ForgetData.of_tensors(images, labels, torch.arange(40))
-    with pytest.raises(ValueError, match="--refine_steps: expected validation images of the classes .* got none"):
+    with pytest.raises(
+        ValueError, match="--refine_steps: expected validation images of the classes .* got none"
+    ):
         unlearn("MIMU", model, data, **CHEAP, refine_steps=1)
 
 
 @pytest.mark.parametrize("ranking", ["continuous", "binary"])
 @pytest.mark.parametrize("kind", ["class", "images", "both"])
 def test_every_ranking_that_can_be_refined_is(kind, ranking, model, digits):
-    request = {"class": ForgetRequest((3,)), "images": ForgetRequest((-1,), number=40), "both": mixed_request(digits)}[kind]
-    plain_result, result = (forget(model, digits, request, {}, ranking=ranking, refine_steps=steps) for steps in (0, 3))
+    request = {
+        "class": ForgetRequest((3,)),
+        "images": ForgetRequest((-1,), number=40),
+        "both": mixed_request(digits),
+    }[kind]
+    plain_result, result = (
+        forget(model, digits, request, {}, ranking=ranking, refine_steps=steps) for steps in (0, 3)
+    )
     assert result.mask.kappa_count == KAPPA
     assert not torch.equal(result.mask.keep, plain_result.mask.keep)
 
@@ -90,7 +116,10 @@ def test_every_ranking_that_can_be_refined_is(kind, ranking, model, digits):
 def test_images_are_not_likened_to_those_of_another_class(model, digits):
     request = ForgetRequest((0, 5), number=40)
     data = ForgetData.of(replace(digits, validation=digits.validation.without_classes(5)), request)
-    with pytest.raises(ValueError, match=r"--refine_steps: expected validation images of the classes \(0, 5\), .* got none of \[5\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"--refine_steps: expected validation images of the classes \(0, 5\), .* got none of \[5\]",
+    ):
         unlearn("MIMU", model, data, **CHEAP, refine_steps=1)
 
 

@@ -1,4 +1,6 @@
-"""The speed benchmark: its meter is exact, its parts print rows and write them, and no test here asserts a time."""
+"""The speed benchmark: its meter is exact, its parts print rows and write them, and no test here asserts a
+time.
+"""
 
 import json
 import sys
@@ -71,7 +73,10 @@ def test_features_by_autograd_are_those_of_the_factors():
     layer = split_at(model, "-2", x)
 
     written_out = torch.stack(
-        [mimu_requests.features_by_autograd(model, layer.layer, x[i : i + 1], images.labels[i : i + 1]) for i in range(3)]
+        [
+            mimu_requests.features_by_autograd(model, layer.layer, x[i : i + 1], images.labels[i : i + 1])
+            for i in range(3)
+        ]
     )
 
     kept = factors_of(layer, images, "cross_entropy", CPU)
@@ -92,7 +97,12 @@ def test_passes_print_a_row_each_and_json_holds_them(capsys, tmp_path):
     printed = capsys.readouterr().out
     assert "layer 4 x 6, 192 directed edges" in printed
     rows = json.loads((tmp_path / "speed.json").read_text())["passes"]
-    assert [row["way"] for row in rows] == [gcn_passes.CLOSED, gcn_passes.EDGES, gcn_passes.FLOOR, gcn_passes.FUSED]
+    assert [row["way"] for row in rows] == [
+        gcn_passes.CLOSED,
+        gcn_passes.EDGES,
+        gcn_passes.FLOOR,
+        gcn_passes.FUSED,
+    ]
     assert all(row["way"] in printed and row["milliseconds"] > 0 for row in rows)
 
 
@@ -104,7 +114,9 @@ def test_features_and_requests_print_a_row_each_and_json_holds_them(capsys, tmp_
         ("in batches", 6 + 2 * 4),
         ("one at a time", 4 * 4 * 6),
     ]
-    kinds = [(row["dataset"], row["cache"], row["requests"], row["from_cache"]) for row in content["requests"]]
+    kinds = [
+        (row["dataset"], row["cache"], row["requests"], row["from_cache"]) for row in content["requests"]
+    ]
     assert kinds == [("digits", "memory", 9, 9), ("digits", "disk", 9, 9)]
     assert capsys.readouterr().out.count("4 x 6") == 4
 
@@ -119,7 +131,22 @@ def uncompiled(monkeypatch):
 def test_many_graphs_are_measured_on_a_cpu_where_their_number_is_given(capsys, tmp_path):
     shapes = ("--shape", "2x3", "4x6", "3x3")
     assert (
-        main([*shapes, "--repeats", "1", "--parts", "graphs", "--graphs", "3", "--device", "cpu", "--json", str(tmp_path / "s.json")]) == 0
+        main(
+            [
+                *shapes,
+                "--repeats",
+                "1",
+                "--parts",
+                "graphs",
+                "--graphs",
+                "3",
+                "--device",
+                "cpu",
+                "--json",
+                str(tmp_path / "s.json"),
+            ]
+        )
+        == 0
     )
 
     rows = json.loads((tmp_path / "s.json").read_text())["graphs"]
@@ -154,7 +181,11 @@ def test_a_library_that_is_missing_costs_one_line(capsys, monkeypatch):
     assert main([*QUICK, "--parts", "passes", "features", "requests"]) == 0
 
     lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in lines if "not measured" in line] == [gcn_passes.EDGES, "features", "digits"]
+    assert [line.partition(":")[0] for line in lines if "not measured" in line] == [
+        gcn_passes.EDGES,
+        "features",
+        "digits",
+    ]
     assert any(line.startswith(gcn_passes.CLOSED) for line in lines)
 
 

@@ -18,7 +18,14 @@ from unlearn.mimu.topk import hard_topk, sampled_topk, soft_topk, straight_throu
 @pytest.mark.parametrize("k", [1, 50, 300, 599])
 @pytest.mark.parametrize(
     "logits",
-    [normal(3, 600), 1e4 * normal(3, 600), 1e4 + normal(3, 600), torch.full((3, 600), -1e4), torch.zeros(3, 600), normal(3, 600).round()],
+    [
+        normal(3, 600),
+        1e4 * normal(3, 600),
+        1e4 + normal(3, 600),
+        torch.full((3, 600), -1e4),
+        torch.zeros(3, 600),
+        normal(3, 600).round(),
+    ],
     ids=["normal", "spread", "far", "equal and far", "equal", "ties"],
 )
 def test_soft_topk_sums_to_k(logits, k, tau, dtype, tolerance):
@@ -35,7 +42,9 @@ def test_soft_topk_orders_as_the_logits_do(values, data):
     k, tau = data.draw(st.integers(1, len(values))), data.draw(st.sampled_from([0.01, 1.0, 100.0]))
     mask = soft_topk(q, k, tau)
     assert mask.sum().item() == pytest.approx(k, rel=1e-10)
-    assert (mask[q.argsort()].diff() >= -1e-15).all()  # the last of a row may be rounded otherwise than its equals
+    assert (
+        mask[q.argsort()].diff() >= -1e-15
+    ).all()  # the last of a row may be rounded otherwise than its equals
 
 
 @pytest.mark.parametrize("tau", [0.3, 1.0])
@@ -59,7 +68,9 @@ def test_soft_topk_becomes_the_hard_one_as_tau_vanishes(dtype):
 
 
 def test_soft_topk_becomes_even_as_tau_grows():
-    assert_close(soft_topk(normal(4, 50), 13, 1e9), torch.full((4, 50), 13 / 50, dtype=torch.float64), atol=1e-7)
+    assert_close(
+        soft_topk(normal(4, 50), 13, 1e9), torch.full((4, 50), 13 / 50, dtype=torch.float64), atol=1e-7
+    )
 
 
 def test_soft_topk_of_all_is_all():
@@ -78,7 +89,9 @@ def test_soft_topk_needs_a_k_that_there_is(k):
 
 @pytest.mark.parametrize("tau", [0.0, -1.0, math.nan])
 def test_soft_topk_needs_a_positive_tau(tau):
-    with pytest.raises(ValueError, match=r"soft top-k: expected tau > 0, got .*Choose a positive temperature"):
+    with pytest.raises(
+        ValueError, match=r"soft top-k: expected tau > 0, got .*Choose a positive temperature"
+    ):
         soft_topk(torch.zeros(5), 2, tau)
 
 
@@ -87,7 +100,9 @@ def test_soft_topk_needs_a_positive_tau(tau):
 def test_the_threshold_is_the_root(k, tau):
     q = normal(5, 40)
     for row, t in zip(q, threshold(q, k, tau), strict=True):
-        root = brentq(lambda t, row=row: torch.sigmoid((row - t) / tau).sum().item() - k, -200, 200, xtol=1e-13)
+        root = brentq(
+            lambda t, row=row: torch.sigmoid((row - t) / tau).sum().item() - k, -200, 200, xtol=1e-13
+        )
         assert t.item() == pytest.approx(root, abs=1e-8)
 
 
@@ -97,7 +112,10 @@ def test_equal_scores_go_by_position():
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from([-math.inf, -1.0, -0.0, 0.0, 0.5, 2.0, math.inf]), min_size=1, max_size=12), st.data())
+@given(
+    st.lists(st.sampled_from([-math.inf, -1.0, -0.0, 0.0, 0.5, 2.0, math.inf]), min_size=1, max_size=12),
+    st.data(),
+)
 def test_hard_topk_is_a_stable_sort(values, data):
     k = data.draw(st.integers(1, len(values)))
     first = sorted(range(len(values)), key=lambda i: (-values[i], i))[:k]
@@ -127,7 +145,10 @@ def sampled_gradient(sampler, q, k, tau, weights):
 
 
 def test_sinkhorn_has_the_gradient_of_the_exact_soft_topk():
-    q, weights = normal(3, 40), normal(3, 40, seed=1)  # the gradient of soft_topk itself passes gradcheck above
+    q, weights = (
+        normal(3, 40),
+        normal(3, 40, seed=1),
+    )  # the gradient of soft_topk itself passes gradcheck above
     (expected,) = torch.autograd.grad((soft_topk(q.requires_grad_(), 9, 0.5) * weights).sum(), q)
     assert_close(sampled_gradient("sinkhorn", q, 9, 0.5, weights), expected)
 

@@ -36,7 +36,14 @@ def test_the_history_is_a_line_a_step(steps, model, digits):
 @pytest.mark.parametrize("prior", ["weight", "gradient"])
 def test_a_step_is_the_objective_written_out(prior, sampler, model, digits):
     """The first step's losses, from a masked copy of the model for every class."""
-    flags = {"prior": prior, "sampler": sampler, "rho": 0.3, "retain_weight": 3.0, "gcn_steps": 1, "gcn_batch": 10_000}
+    flags = {
+        "prior": prior,
+        "sampler": sampler,
+        "rho": 0.3,
+        "retain_weight": 3.0,
+        "gcn_steps": 1,
+        "gcn_batch": 10_000,
+    }
     (step,) = forget_class(model, digits, 3, {}, **flags).history
     data = ForgetData.of(digits, ForgetRequest((3,)))
     layer, draws = split_at(model, LAYER, torch.zeros(2, 1, 8, 8)), data.generator("MIMU", "training")
@@ -47,7 +54,9 @@ def test_a_step_is_the_objective_written_out(prior, sampler, model, digits):
     with torch.no_grad():
         q = _initial_network(data)(graphs.standardised())
         keep = sampled_topk(sampler, q, 40, 0.1, draws)
-        drop = sampled_topk(sampler, torch.stack([q[c] - (q.sum(0) - q[c]) / 9 for c in range(10)]), KAPPA, 0.1, draws)
+        drop = sampled_topk(
+            sampler, torch.stack([q[c] - (q.sum(0) - q[c]) / 9 for c in range(10)]), KAPPA, 0.1, draws
+        )
 
         def log_p(mask, images):
             masked = {f"{LAYER}.weight": model.linear2.weight * mask.view(20, 32)}
@@ -78,7 +87,9 @@ def test_without_contrast_it_is_the_papers_objective(model, digits):
     assert result.mask.kappa_count == KAPPA
 
 
-@pytest.mark.parametrize("terms", [{"contrast": 0.0, "rho": 0.0}, {"contrast": 1.0}], ids=["likelihood alone", "with contrast"])
+@pytest.mark.parametrize(
+    "terms", [{"contrast": 0.0, "rho": 0.0}, {"contrast": 1.0}], ids=["likelihood alone", "with contrast"]
+)
 def test_training_moves_every_part_of_the_network(terms, model, digits):
     still, moved = {}, {}
     for cache, lr in ((still, 1e-12), (moved, 1e-2)):

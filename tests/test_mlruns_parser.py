@@ -1,4 +1,6 @@
-"""The parser against stores that MLflow's own client wrote, with what that client reads back as the independent truth."""
+"""The parser against stores that MLflow's own client wrote, with what that client reads back as the
+independent truth.
+"""
 
 import math
 import os
@@ -58,13 +60,20 @@ def expected_cells(run: Run, experiment: str) -> dict[str, str]:
     row["duration_s"] = str((info.end_time - info.start_time) / 1000) if ended else ""
     row["parent_run_id"] = run.data.tags.get("mlflow.parentRunId", "")
     row |= {f"param.{name}" if name in clash else name: value for name, value in run.data.params.items()}
-    row |= {f"metric.{name}" if name in clash else name: str(infinity_restored(v)) for name, v in run.data.metrics.items()}
+    row |= {
+        f"metric.{name}" if name in clash else name: str(infinity_restored(v))
+        for name, v in run.data.metrics.items()
+    }
     return row
 
 
 def test_every_cell_is_what_mlflow_says(store):
     table = parse("--tracking_uri", store.uri, "--system_metrics")
-    assert set(table.run_id) == set(store.runs) == {store.ids[kind] for kind in ("full", "child", "running", "killed")}
+    assert (
+        set(table.run_id)
+        == set(store.runs)
+        == {store.ids[kind] for kind in ("full", "child", "running", "killed")}
+    )
     for run_id, run in store.runs.items():
         row = expected_cells(run, store.names[run.info.experiment_id])
         assert table.loc[run_id].to_dict() == dict.fromkeys(table.columns, "") | row
@@ -79,7 +88,11 @@ def test_every_logged_value_is_in_its_cell(store):
             assert row[name] == str(number)
     assert row["metric.lr"] == "0.30000000000000004"
     assert row[["by_step", "by_time", "by_value", "negative_steps"]].tolist() == ["1.5", "1.5", "2.5", "1.5"]
-    assert (row.start_time, row.end_time, row.duration_s) == ("2023-11-14T22:13:20.123Z", "2023-11-14T22:13:21.456Z", "1.333")
+    assert (row.start_time, row.end_time, row.duration_s) == (
+        "2023-11-14T22:13:20.123Z",
+        "2023-11-14T22:13:21.456Z",
+        "1.333",
+    )
     assert (row.run_name, row.experiment, row.status) == ('all, "of"\nit', "digits-mlp", "FINISHED")
 
 
@@ -106,7 +119,13 @@ def comparable(runs: Iterable[StoredRun | BrokenRun]) -> list[str]:
     """Runs in an order and with names in an order; as texts, for which nan is nan."""
     whole = [run for run in runs if isinstance(run, StoredRun)]
     return sorted(
-        repr(replace(run, **{part: dict(sorted(getattr(run, part).items())) for part in ("params", "metrics", "tags")})) for run in whole
+        repr(
+            replace(
+                run,
+                **{part: dict(sorted(getattr(run, part).items())) for part in ("params", "metrics", "tags")},
+            )
+        )
+        for run in whole
     )
 
 
@@ -122,29 +141,40 @@ def test_more_runs_than_a_page(database):
             f"INSERT INTO runs ({columns}) VALUES (?, 'r', 'me', 'FINISHED', 1, 'active', 1)",
             [(run_id,) for run_id in ids],
         )
-        connection.executemany("INSERT INTO params VALUES ('seed', ?, ?)", [(str(int(run_id, 16)), run_id) for run_id in ids])
+        connection.executemany(
+            "INSERT INTO params VALUES ('seed', ?, ?)", [(str(int(run_id, 16)), run_id) for run_id in ids]
+        )
         connection.commit()
     table = parse("--tracking_uri", f"sqlite:///{database}")
     assert len(table) == 1104 and list(table.seed[:1100]) == [str(number) for number in range(1100)]
-    assert comparable(read_client(f"sqlite:///{database}")) == comparable(read_sqlite(f"sqlite:///{database}"))
+    assert comparable(read_client(f"sqlite:///{database}")) == comparable(
+        read_sqlite(f"sqlite:///{database}")
+    )
 
 
 def test_a_run_without_a_name_has_the_one_of_its_tag(database, sqlite_store):
     execute(database, "UPDATE runs SET name = NULL WHERE run_uuid = ?", sqlite_store.ids["full"])
-    assert parse("--tracking_uri", f"sqlite:///{database}").run_name[sqlite_store.ids["full"]] == 'all, "of"\nit'
+    assert (
+        parse("--tracking_uri", f"sqlite:///{database}").run_name[sqlite_store.ids["full"]] == 'all, "of"\nit'
+    )
 
 
 @pytest.mark.parametrize("kind", ["sqlite_store", "file_store"])
 def test_neither_mlflow_nor_torch_is_imported(kind, request):
     store = request.getfixturevalue(kind)
     if kind == "sqlite_store" and schema_version(store.uri) not in KNOWN_SCHEMAS:
-        pytest.skip(f"the installed MLflow has a newer schema, {schema_version(store.uri)}: add it to KNOWN_SCHEMAS once it is checked")
+        pytest.skip(
+            f"the installed MLflow has a newer schema, {schema_version(store.uri)}: add it to KNOWN_SCHEMAS "
+            "once it is checked"
+        )
     code = (
         "import sys, mlruns_parser; assert mlruns_parser.main(sys.argv[1:]) == 0; "
         "print({'mlflow', 'torch', 'pandas', 'numpy', 'sqlalchemy'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", code, "--tracking_uri", store.uri]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
     assert done.stdout.splitlines()[-1] == "set()"
 
 
@@ -169,24 +199,38 @@ def test_mlflow_db_beats_an_old_mlruns_which_is_named(database, folder, capsys):
     folder.rename("mlruns")
     assert len(parse()) == 4
     said = capsys.readouterr().out
-    assert "store: sqlite:///mlflow.db (no MLFLOW_TRACKING_URI is set and ./mlflow.db exists; the old file store" in said
+    assert (
+        "store: sqlite:///mlflow.db (no MLFLOW_TRACKING_URI is set and ./mlflow.db exists; the old file store"
+        in said
+    )
     assert "4 runs -> out.csv\n" in said
 
 
 def test_an_old_mlruns_is_read_where_there_is_no_database(folder, capsys):
     folder.rename("mlruns")
     assert len(parse()) == 4
-    assert "store: ./mlruns (an old file store; no MLFLOW_TRACKING_URI is set and there is no ./mlflow.db)" in capsys.readouterr().out
+    assert (
+        "store: ./mlruns (an old file store; no MLFLOW_TRACKING_URI is set and there is no ./mlflow.db)"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_default_output(database):
     assert mlruns_parser.main(["--tracking_uri", f"sqlite:///{database.name}"]) == 0
-    assert Path("mlruns_parsed.csv").read_bytes().startswith(b"run_id,run_name,experiment,status,start_time,end_time,duration_s,")
+    assert (
+        Path("mlruns_parsed.csv")
+        .read_bytes()
+        .startswith(b"run_id,run_name,experiment,status,start_time,end_time,duration_s,")
+    )
 
 
 def test_an_empty_store_is_a_header(database):
     execute(database, "UPDATE runs SET lifecycle_stage = 'deleted'")
-    assert list(parse("--tracking_uri", f"sqlite:///{database}").columns) == [*FIXED, "parent_run_id", "warning"]
+    assert list(parse("--tracking_uri", f"sqlite:///{database}").columns) == [
+        *FIXED,
+        "parent_run_id",
+        "warning",
+    ]
 
 
 # Mistakes: one line, exit 2, nothing written
@@ -220,11 +264,23 @@ def test_no_store(capsys):
         (["--tracking_uri", "text.txt"], "a sqlite store is written sqlite:///PATH"),
         (["--tracking_uri", "artifacts"], "expected <experiment id>/meta.yaml in artifacts, got none"),
         (["--tracking_uri", "sqlite:///text.txt"], "file is not a database"),
-        (["--tracking_uri", "sqlite:///other.db"], "got a database without alembic_version, experiments, latest_metrics"),
+        (
+            ["--tracking_uri", "sqlite:///other.db"],
+            "got a database without alembic_version, experiments, latest_metrics",
+        ),
         (["--tracking_uri", "nosuchscheme://x"], "expected a store that MLflow can read at nosuchscheme://x"),
-        (["--tracking_uri", "sqlite:///copy.db", "--output", "no/such/out.csv"], "expected an existing folder for --output"),
-        (["--tracking_uri", "sqlite:///copy.db", "--output", "artifacts"], "expected a file as --output, got artifacts"),
-        (["--tracking_uri", "sqlite:///copy.db", "--output", "copy.db"], "expected a table's file as --output, got the database copy.db"),
+        (
+            ["--tracking_uri", "sqlite:///copy.db", "--output", "no/such/out.csv"],
+            "expected an existing folder for --output",
+        ),
+        (
+            ["--tracking_uri", "sqlite:///copy.db", "--output", "artifacts"],
+            "expected a file as --output, got artifacts",
+        ),
+        (
+            ["--tracking_uri", "sqlite:///copy.db", "--output", "copy.db"],
+            "expected a table's file as --output, got the database copy.db",
+        ),
     ],
 )
 def test_a_mistake(arguments, message, database, capsys):
@@ -244,7 +300,9 @@ def test_a_silent_server_is_named_without_its_password(capsys, monkeypatch):
 
 def test_an_unknown_schema_goes_to_mlflow_and_that_is_said(database, capsys):
     execute(database, "UPDATE alembic_version SET version_num = 'from the future'")
-    assert mlruns_parser.main(["--tracking_uri", f"sqlite:///{database}"]) == 2  # this MLflow knows no such schema either
+    assert (
+        mlruns_parser.main(["--tracking_uri", f"sqlite:///{database}"]) == 2
+    )  # this MLflow knows no such schema either
     first, second = capsys.readouterr().err.splitlines()
     assert "unknown schema version from the future: reading through MLflow's own client" in first
     assert "expected a store that MLflow can read" in second
@@ -348,15 +406,27 @@ def linked_run(run: Path) -> None:
         (garble("meta.yaml", b"[" * 5000), "meta.yaml", "expected YAML"),
         (garble("meta.yaml", b"status: 3\n"), "", "meta.yaml has no 'run_uuid'"),
         (meta("status: 3", "status: 17"), "", "expected a status of RUNNING, SCHEDULED"),
-        (meta("lifecycle_stage: active", "lifecycle_stage: actve"), "", "expected the lifecycle_stage active or deleted, got 'actve'"),
-        (meta("1700000000123", "yesterday"), "", "expected a time as whole milliseconds since 1970, got 'yesterday'"),
+        (
+            meta("lifecycle_stage: active", "lifecycle_stage: actve"),
+            "",
+            "expected the lifecycle_stage active or deleted, got 'actve'",
+        ),
+        (
+            meta("1700000000123", "yesterday"),
+            "",
+            "expected a time as whole milliseconds since 1970, got 'yesterday'",
+        ),
         (meta("1700000000123", "9" * 30), "", "expected a time between the years 1 and 9999"),
         (meta("run_id: ", "run_id: of-another-"), "", "meta.yaml is of run of-another-"),
         (garble("metrics/tiny", b"1700000000500 5e-324 0\n17000000"), "metrics/tiny", "half-written"),
         (garble("metrics/tiny", b"1700000000500 5e"), "metrics/tiny", "half-written"),
         (garble("metrics/tiny", b""), "metrics/tiny", "an empty file"),
         (garble("metrics/tiny", b"1 1.0 0\n\n"), "metrics/tiny", "expected `timestamp value step`"),
-        (garble("metrics/tiny", b"1 1.0 2 1.0 0\n1 2 1.0 0\n"), "metrics/tiny", "expected `timestamp value step`"),
+        (
+            garble("metrics/tiny", b"1 1.0 2 1.0 0\n1 2 1.0 0\n"),
+            "metrics/tiny",
+            "expected `timestamp value step`",
+        ),
         (garble("metrics/tiny", b"1 big 0\n"), "metrics/tiny", "could not convert"),
         (garble("metrics/tiny", b"\x00\xff\xfe\n"), "metrics/tiny", "expected UTF-8"),
         (garble("params/unlearn", b"\xff\xfe"), "params/unlearn", "expected UTF-8"),
@@ -408,14 +478,19 @@ def test_a_dangling_experiment_is_reported(folder, capsys):
 
 
 @pytest.mark.parametrize("depth", [0, 1], ids=["an experiment", "a run"])
-def test_a_link_out_of_the_store_is_no_part_of_it_unless_it_is_trusted(folder, file_store, capsys, monkeypatch, tmp_path, depth):
+def test_a_link_out_of_the_store_is_no_part_of_it_unless_it_is_trusted(
+    folder, file_store, capsys, monkeypatch, tmp_path, depth
+):
     run = run_folder(folder, file_store.ids["full"])
     place = (run.parent, run)[depth]
     shutil.move(place, tmp_path / "elsewhere")
     place.symlink_to(tmp_path / "elsewhere")
 
     assert run.name not in parse("--tracking_uri", str(folder)).index
-    assert f"skipped {place}" in (said := capsys.readouterr().err) and f"got one that leads to {tmp_path}/elsewhere" in said
+    assert (
+        f"skipped {place}" in (said := capsys.readouterr().err)
+        and f"got one that leads to {tmp_path}/elsewhere" in said
+    )
 
     monkeypatch.setenv("LETHE_FOLLOW_LINKS", "1")
     assert len(parse("--tracking_uri", str(folder))) == 4
@@ -432,19 +507,36 @@ def test_an_old_meta_yaml(folder, file_store):
     """Before MLflow 1.0: run_uuid, a numeric experiment id, no lifecycle stage, the name only in the tag."""
     run = run_folder(folder, file_store.ids["full"])
     (run / "meta.yaml").write_text(
-        f"run_uuid: {run.name}\nexperiment_id: {run.parent.name}\nname: ''\nstatus: 3\nstart_time: 0\nend_time: 50\n"
+        f"run_uuid: {run.name}\nexperiment_id: {run.parent.name}\nname: ''\nstatus: 3\nstart_time: "
+        "0\nend_time: 50\n"
     )
     row = parse("--tracking_uri", str(folder)).loc[run.name]
-    assert (row.run_name, row.start_time, row.duration_s) == ('all, "of"\nit', "1970-01-01T00:00:00.000Z", "0.05")
+    assert (row.run_name, row.start_time, row.duration_s) == (
+        'all, "of"\nit',
+        "1970-01-01T00:00:00.000Z",
+        "0.05",
+    )
 
 
 @pytest.mark.parametrize(
     ("statement", "reason"),
     [
-        ("UPDATE params SET value = CAST(X'ff00' AS TEXT) WHERE key = 'unlearn' AND run_uuid = ?", "can't decode byte 0xff"),
-        ("UPDATE params SET key = CAST(X'ff00' AS TEXT) WHERE key = 'unlearn' AND run_uuid = ?", "can't decode byte 0xff"),
-        ("UPDATE latest_metrics SET value = 'much' WHERE key = 'tiny' AND run_uuid = ?", "expected a number as metric tiny, got b'much'"),
-        ("UPDATE runs SET start_time = 'noon' WHERE run_uuid = ?", "expected a time as whole milliseconds since 1970, got b'noon'"),
+        (
+            "UPDATE params SET value = CAST(X'ff00' AS TEXT) WHERE key = 'unlearn' AND run_uuid = ?",
+            "can't decode byte 0xff",
+        ),
+        (
+            "UPDATE params SET key = CAST(X'ff00' AS TEXT) WHERE key = 'unlearn' AND run_uuid = ?",
+            "can't decode byte 0xff",
+        ),
+        (
+            "UPDATE latest_metrics SET value = 'much' WHERE key = 'tiny' AND run_uuid = ?",
+            "expected a number as metric tiny, got b'much'",
+        ),
+        (
+            "UPDATE runs SET start_time = 'noon' WHERE run_uuid = ?",
+            "expected a time as whole milliseconds since 1970, got b'noon'",
+        ),
         ("UPDATE runs SET status = 'LOST' WHERE run_uuid = ?", "expected a status of RUNNING"),
         ("UPDATE runs SET status = NULL WHERE run_uuid = ?", "NoneType"),
         ("UPDATE runs SET experiment_id = 99 WHERE run_uuid = ?", "its experiment 99 is not in the store"),
@@ -480,7 +572,12 @@ def test_times():
 
 def test_infinity_restored():
     largest = sys.float_info.max
-    assert [infinity_restored(value) for value in (largest, -largest, 1e308, 0.0)] == [math.inf, -math.inf, 1e308, 0.0]
+    assert [infinity_restored(value) for value in (largest, -largest, 1e308, 0.0)] == [
+        math.inf,
+        -math.inf,
+        1e308,
+        0.0,
+    ]
     assert math.isnan(infinity_restored(math.nan))
 
 
@@ -500,7 +597,21 @@ def test_a_broken_run_is_reported_by_the_client_too(sqlite_store, database):
     assert [run.where for run in broken] == [f"run {sqlite_store.ids['full']}"]
 
 
-NAMES = st.sets(st.sampled_from(["a", "b", "status", "param.a", "metric.a", "param.param.a", "param.status", "parent_run_id", "warning"]))
+NAMES = st.sets(
+    st.sampled_from(
+        [
+            "a",
+            "b",
+            "status",
+            "param.a",
+            "metric.a",
+            "param.param.a",
+            "param.status",
+            "parent_run_id",
+            "warning",
+        ]
+    )
+)
 
 
 @given(NAMES, NAMES)

@@ -1,4 +1,6 @@
-"""Models by the hundred: what each is trained on, where it is kept, and that a kill loses none that was finished."""
+"""Models by the hundred: what each is trained on, where it is kept, and that a kill loses none that was
+finished.
+"""
 
 import os
 import re
@@ -48,14 +50,20 @@ def test_an_oracle_is_the_ideal_model_of_its_seed(tmp_path):
         torch.testing.assert_close(oracle.model.state_dict(), alone.model.state_dict(), atol=1e-5, rtol=0)
         assert oracle.path.name == alone.path.name
         assert checkpoint_metadata(oracle.path).seed == seed
-        assert checkpoint_metadata(oracle.path).validation_score == pytest.approx(alone.metadata.validation_score, abs=1)
-        assert torch.equal(together.splits.train.subset(oracle.rows).indexes, together.division.retain.indexes)
+        assert checkpoint_metadata(oracle.path).validation_score == pytest.approx(
+            alone.metadata.validation_score, abs=1
+        )
+        assert torch.equal(
+            together.splits.train.subset(oracle.rows).indexes, together.division.retain.indexes
+        )
 
 
 def test_initial_models_of_several_seeds_are_those_of_main_baseline(tmp_path):
     together = base(save_dir=tmp_path / "together", seed=4)
     train_set(together, "initial models", 2)
-    for seed, (one, rows) in enumerate(((kept.model, kept.rows) for kept in load_set(together, "initial models", 2)), 4):
+    for seed, (one, rows) in enumerate(
+        ((kept.model, kept.rows) for kept in load_set(together, "initial models", 2)), 4
+    ):
         alone = base(save_dir=tmp_path / "alone", seed=seed).initial()
         torch.testing.assert_close(one.state_dict(), alone.model.state_dict(), atol=1e-5, rtol=0)
         assert len(rows) == len(together.splits.train)
@@ -78,7 +86,9 @@ def test_a_model_that_another_makes_meanwhile_is_waited_for_and_left_as_it_is(mo
         with locked(place):
             holds.set()
             begins.wait(20)
-            kept.append(base(seed=2)._train(base().splits.train, place, "train", "initial model").path.read_bytes())
+            kept.append(
+                base(seed=2)._train(base().splits.train, place, "train", "initial model").path.read_bytes()
+            )
 
     holds, begins = threading.Event(), threading.Event()
     other, ours = (
@@ -87,7 +97,9 @@ def test_a_model_that_another_makes_meanwhile_is_waited_for_and_left_as_it_is(mo
     )
     trained = []
     monkeypatch.setattr(
-        model_sets, "fit_many", lambda models, *rest, **more: trained.append(len(models)) or fit_many(models, *rest, **more)
+        model_sets,
+        "fit_many",
+        lambda models, *rest, **more: trained.append(len(models)) or fit_many(models, *rest, **more),
     )
     monkeypatch.setattr(model_sets, "all_locked", lambda paths: (begins.set(), all_locked(paths))[1])
     monkeypatch.setattr(model_sets, "models_at_once", lambda *_: 3)
@@ -103,7 +115,10 @@ def test_a_model_that_another_makes_meanwhile_is_waited_for_and_left_as_it_is(mo
 
 
 def test_every_image_is_in_half_of_the_shadows_and_they_do_not_depend_on_the_request():
-    shadows, others = specs_of(base(), "shadows", 6), specs_of(base(request=ForgetRequest((3,), 5)), "shadows", 8)
+    shadows, others = (
+        specs_of(base(), "shadows", 6),
+        specs_of(base(request=ForgetRequest((3,), 5)), "shadows", 8),
+    )
     images = len(base().splits.train)
     times = torch.bincount(torch.cat([spec.rows for spec in shadows]), minlength=images)
     assert times.sum() == 6 * (images // 2)
@@ -134,7 +149,10 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it():
     train_set(base(), "oracles", 2)
     models = base(request=ForgetRequest((0,)))
     message = "expected 5 oracles in results/digits, and 3 of them are missing. Make them: "
-    with pytest.raises(FileNotFoundError, match=re.escape(message + "python -u main_ideal.py --oracles 5 --epochs 1 --hidden 6")):
+    with pytest.raises(
+        FileNotFoundError,
+        match=re.escape(message + "python -u main_ideal.py --oracles 5 --epochs 1 --hidden 6"),
+    ):
         load_set(models, "oracles", 5)
     assert command(models, "shadows", 4) == "python -u main_ideal.py --shadows 4 --epochs 1 --hidden 6"
 
@@ -144,7 +162,9 @@ def test_the_command_that_is_named_makes_them(capsys):
         load_set(base(), "shadows", 2)
     _, _, words = str(raised.value).partition("main_ideal.py ")
     assert main_ideal.main(words.split()) == 0
-    assert re.match(r"2 shadows: 0 were there, 2 trained in .* s each: results/digits/", capsys.readouterr().out)
+    assert re.match(
+        r"2 shadows: 0 were there, 2 trained in .* s each: results/digits/", capsys.readouterr().out
+    )
     assert len(load_set(base(), "shadows", 2)) == 2
 
 
@@ -158,7 +178,10 @@ def test_oracles_of_another_forget_set_are_others(capsys):
     ("flags", "message"),
     [
         (["--oracles", "0"], "error: --oracles: expected an integer >= 1, got 0. Say how many models"),
-        (["--shadows", "3"], "error: --shadows: expected an even number, as they are pairs of halves, got 3. Give 4"),
+        (
+            ["--shadows", "3"],
+            "error: --shadows: expected an even number, as they are pairs of halves, got 3. Give 4",
+        ),
         (["--oracles", "2", "--shadows", "3"], "error: --shadows: expected an even number"),
         (["--oracles", "many"], "error: argument --oracles: invalid int value: 'many'"),
     ],
@@ -185,9 +208,15 @@ def test_main_baseline_makes_initial_models(capsys):
 def killed_after(first: int, command: list[str], folder: Path) -> int:
     """Start the command, kill it as soon as so many checkpoints are there, and say how many it left."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, str(SCRIPT), *command], env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *command], env=environment, stdout=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 100
-    while len(list(folder.glob("*.safetensors"))) < first and process.poll() is None and time.monotonic() < deadline:
+    while (
+        len(list(folder.glob("*.safetensors"))) < first
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -204,7 +233,10 @@ def test_killed_after_40_of_64_it_goes_on_with_the_others_to_the_same_weights(tm
     assert capsys.readouterr().out.startswith(f"64 oracles: {there} were there, {64 - there} trained")
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
     assert main_ideal.main([*flags, "whole"]) == 0
-    interrupted, whole = (load_set(base(epochs=6, arch_options={}, save_dir=Path(name)), "oracles", 64) for name in ("killed", "whole"))
+    interrupted, whole = (
+        load_set(base(epochs=6, arch_options={}, save_dir=Path(name)), "oracles", 64)
+        for name in ("killed", "whole")
+    )
     for one, other in zip(interrupted, whole, strict=True):
         torch.testing.assert_close(one.model.state_dict(), other.model.state_dict(), atol=1e-4, rtol=0)
 
@@ -212,8 +244,16 @@ def test_killed_after_40_of_64_it_goes_on_with_the_others_to_the_same_weights(tm
 @pytest.mark.parametrize(
     ("source", "changes", "message"),
     [
-        ("1mlp_ep1_hidden6_ideal_class0", {}, r"2mlp\S+: expected the model of seed 2, got that of seed 1\. Move it away"),
-        ("1mlp_ep1_hidden6_ideal_class0", {"seed": 2}, r"2mlp\S+: expected a model of its own, got the weights of \S+/1mlp"),
+        (
+            "1mlp_ep1_hidden6_ideal_class0",
+            {},
+            r"2mlp\S+: expected the model of seed 2, got that of seed 1\. Move it away",
+        ),
+        (
+            "1mlp_ep1_hidden6_ideal_class0",
+            {"seed": 2},
+            r"2mlp\S+: expected a model of its own, got the weights of \S+/1mlp",
+        ),
         (
             "2mlp_ep1_hidden6",
             {"trained_on": "class0"},
@@ -226,7 +266,12 @@ def test_a_copy_is_no_oracle_of_another_seed(source, changes, message):
     folder = Path("results/digits")
     train_set(base(), "initial models", 2)
     train_set(base(), "oracles", 2)
-    edit_header(folder / f"{source}.safetensors", folder / "2mlp_ep1_hidden6_ideal_class0.safetensors", "made anew", **changes)
+    edit_header(
+        folder / f"{source}.safetensors",
+        folder / "2mlp_ep1_hidden6_ideal_class0.safetensors",
+        "made anew",
+        **changes,
+    )
     for use in (train_set, load_set):
         with pytest.raises(ValueError, match=message):
             use(base(), "oracles", 2)

@@ -63,7 +63,9 @@ def test_an_unknown_option_is_refused():
 
 
 def test_the_mlp_has_the_sizes_64_128_64_10():
-    shapes = {name: tuple(weight.shape) for name, weight in build("mlp", SMALL, 10, seed=1).named_parameters()}
+    shapes = {
+        name: tuple(weight.shape) for name, weight in build("mlp", SMALL, 10, seed=1).named_parameters()
+    }
     assert shapes == {"linear1.weight": (128, 64), "linear2.weight": (64, 128), "linear3.weight": (10, 64)}
 
 

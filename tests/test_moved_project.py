@@ -1,4 +1,6 @@
-"""A run is read back from a project that was moved or copied: with --artifact_root, and never from another place unsaid."""
+"""A run is read back from a project that was moved or copied: with --artifact_root, and never from another
+place unsaid.
+"""
 
 import re
 import shutil
@@ -49,7 +51,9 @@ def test_where_it_was_made_a_run_is_read(project, monkeypatch):
 
 
 def test_elsewhere_the_folder_beside_the_store_is_asked_for(there, tmp_path):
-    with pytest.raises(ValueError, match="Where they were moved, |was the folder copied. Say which are meant"):
+    with pytest.raises(
+        ValueError, match="Where they were moved, |was the folder copied. Say which are meant"
+    ):
         read_record(there)
 
 
@@ -68,14 +72,19 @@ def test_artifacts_that_are_gone_are_asked_for(there, tmp_path, project):
     if project[0].exists():
         assert read_record(there).folder.samefile(project[0] / "mlruns" / "own" / there / "artifacts")
         return
-    with pytest.raises(ValueError, match="no such folder. Where they were moved, name the folder of the experiments with --artifact_root"):
+    with pytest.raises(
+        ValueError,
+        match="no such folder. Where they were moved, name the folder of the experiments with --artifact_root",
+    ):
         read_record(there)
 
 
 def test_the_store_is_mended_as_the_docs_say(there, tmp_path, project):
     page = (ROOT / "docs" / "stores.md").read_text(encoding="utf-8")
     program = re.search(r'python -c "\n(.*?)"\n', page, flags=re.DOTALL)[1]
-    here = program.replace("file:///home/me/old", project[0].as_uri()).replace("file:///home/me/new", (tmp_path / "new").as_uri())
+    here = program.replace("file:///home/me/old", project[0].as_uri()).replace(
+        "file:///home/me/new", (tmp_path / "new").as_uri()
+    )
     exec(compile(here, "docs/stores.md", "exec"), {})
     assert read_record(there).folder == tmp_path / "new" / "mlruns" / "own" / there / "artifacts"
     open_experiment("own")

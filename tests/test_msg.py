@@ -14,7 +14,11 @@ from unlearn.msg import gradient_differences, lowest, reinitialise, smaller_grad
 
 
 def test_lowest_takes_a_share_of_each_tensor():
-    scores = {"a": torch.tensor([[5.0, 1.0], [4.0, 2.0], [3.0, 9.0]]), "b": torch.tensor([1e9]), "c": torch.tensor([0.0, 0.0, 0.0])}
+    scores = {
+        "a": torch.tensor([[5.0, 1.0], [4.0, 2.0], [3.0, 9.0]]),
+        "b": torch.tensor([1e9]),
+        "c": torch.tensor([0.0, 0.0, 0.0]),
+    }
     chosen = lowest(scores, 0.34)
     assert chosen["a"].tolist() == [[False, True], [False, True], [False, False]]
     assert [v.sum().item() for v in chosen.values()] == [2, 0, 1]
@@ -23,15 +27,25 @@ def test_lowest_takes_a_share_of_each_tensor():
 def gradients_of(model, images):
     x, y = whole(images)
     return dict(
-        zip(dict(model.named_parameters()), torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters())), strict=True)
+        zip(
+            dict(model.named_parameters()),
+            torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters())),
+            strict=True,
+        )
     )
 
 
 def test_msg_scores_by_the_smaller_of_the_two_gradients():
     model, data = convolutional(), data_of()
-    scores, forget, retain = smaller_gradients(model, data, 100), gradients_of(model, data.forget), gradients_of(model, data.retain)
+    scores, forget, retain = (
+        smaller_gradients(model, data, 100),
+        gradients_of(model, data.forget),
+        gradients_of(model, data.retain),
+    )
     for name, score in scores.items():
-        torch.testing.assert_close(score, torch.minimum(forget[name].abs(), retain[name].abs()), rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(
+            score, torch.minimum(forget[name].abs(), retain[name].abs()), rtol=1e-4, atol=1e-7
+        )
 
 
 def test_msg_sums_the_scores_of_all_batches():
@@ -40,7 +54,9 @@ def test_msg_sums_the_scores_of_all_batches():
     forget = data.forget.batches(2, generator=data.generator("MSG", "forget"))
     retain = data.retain.batches(2, generator=data.generator("MSG", "beside forget"))
     for (x_f, y_f), (x_r, y_r) in zip(forget, retain, strict=False):
-        g_f, g_r = (slope(lambda m, x=x, y=y: F.cross_entropy(m(x), y))(model) for x, y in ((x_f, y_f), (x_r, y_r)))
+        g_f, g_r = (
+            slope(lambda m, x=x, y=y: F.cross_entropy(m(x), y))(model) for x, y in ((x_f, y_f), (x_r, y_r))
+        )
         for total, f, r in zip(expected.values(), g_f, g_r, strict=True):
             total += torch.minimum(f.abs(), r.abs())
     found = smaller_gradients(model, data, 2)
@@ -73,17 +89,33 @@ def test_msg_then_descends_on_retain_by_adam(monkeypatch):
 
 
 def test_kgltop2_scores_by_the_difference_of_the_summed_gradients():
-    model, data = convolutional(), data_of(forget=[*range(9)])  # as many retain images as forget images: all of them
-    scores, forget, retain = gradient_differences(model, data, 100), gradients_of(model, data.forget), gradients_of(model, data.retain)
+    model, data = (
+        convolutional(),
+        data_of(forget=[*range(9)]),
+    )  # as many retain images as forget images: all of them
+    scores, forget, retain = (
+        gradient_differences(model, data, 100),
+        gradients_of(model, data.forget),
+        gradients_of(model, data.retain),
+    )
     for name, score in scores.items():
         torch.testing.assert_close(score, (retain[name] - forget[name]).abs(), rtol=1e-4, atol=1e-7)
 
 
 def test_kgltop2_reinitialises_kernels_alone():
     model, data = convolutional(), data_of()
-    result = unlearn("MSG", model, data, msg_variant="kgltop2", reset_share=0.5, unlearn_epochs=1, unlearn_lr=1e-12).model
-    moved = {name: ((result.get_parameter(name) - p).abs() > 1e-6).sum().item() for name, p in model.named_parameters()}
-    assert {name: count for name, count in moved.items() if count} == {"0.weight": 18, "3.weight": 12, "4.weight": 2}
+    result = unlearn(
+        "MSG", model, data, msg_variant="kgltop2", reset_share=0.5, unlearn_epochs=1, unlearn_lr=1e-12
+    ).model
+    moved = {
+        name: ((result.get_parameter(name) - p).abs() > 1e-6).sum().item()
+        for name, p in model.named_parameters()
+    }
+    assert {name: count for name, count in moved.items() if count} == {
+        "0.weight": 18,
+        "3.weight": 12,
+        "4.weight": 2,
+    }
 
 
 def test_kgltop2_draws_by_the_outputs_that_a_weight_reaches():
@@ -98,19 +130,29 @@ def test_kgltop2_trains_the_other_entries_of_the_kernels_a_tenth_as_fast(monkeyp
 
     model, data, marked = convolutional(), data_of(), {}
     model[6].p = 0.0
-    monkeypatch.setattr(msg, "reinitialise", lambda student, chosen, data: marked.update(chosen))  # the weights stay
+    monkeypatch.setattr(
+        msg, "reinitialise", lambda student, chosen, data: marked.update(chosen)
+    )  # the weights stay
     size = len(data.retain)
-    result = unlearn("MSG", model, data, msg_variant="kgltop2", unlearn_epochs=1, unlearn_lr=0.1, batch_size=size).model
+    result = unlearn(
+        "MSG", model, data, msg_variant="kgltop2", unlearn_epochs=1, unlearn_lr=0.1, batch_size=size
+    ).model
     gradients = gradients_of(copy.deepcopy(model).train(), data.retain)
     for name, weight in model.named_parameters():
-        gradient = gradients[name] + 5e-4 * weight.detach() / (torch.where(marked[name], 1.0, 0.1) if name in marked else 1.0)
+        gradient = gradients[name] + 5e-4 * weight.detach() / (
+            torch.where(marked[name], 1.0, 0.1) if name in marked else 1.0
+        )
         scale = torch.where(marked[name], 1.0, 0.1) if name in marked else torch.ones(())
-        torch.testing.assert_close(result.get_parameter(name), weight - 0.1 * scale * gradient, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(
+            result.get_parameter(name), weight - 0.1 * scale * gradient, rtol=1e-3, atol=1e-6
+        )
     assert marked.keys() == {"0.weight", "3.weight", "4.weight"}
 
 
 def test_kgltop2_needs_a_convolution():
-    with pytest.raises(ValueError, match="--msg_variant kgltop2: expected a model with a convolution, got one without"):
+    with pytest.raises(
+        ValueError, match="--msg_variant kgltop2: expected a model with a convolution, got one without"
+    ):
         unlearn("MSG", perceptron(), data_of(), msg_variant="kgltop2")
 
 

@@ -89,7 +89,13 @@ def test_the_store_and_the_experiments_are_there_before_a_worker_is():
     def job(*words):
         return Job(("mlflow_forget.py", "--unlearn", "SSD", *words))
 
-    jobs = [Job(("main_baseline.py",)), job(), job("--seed", "2"), job("--arch", "cnn"), job("--experiment", "own")]
+    jobs = [
+        Job(("main_baseline.py",)),
+        job(),
+        job("--seed", "2"),
+        job("--arch", "cnn"),
+        job("--experiment", "own"),
+    ]
     assert grid_run.finished_in_store(jobs) == set()
     assert {one.name for one in mlflow.search_experiments()} == {"Default", "digits-mlp", "digits-cnn", "own"}
 
@@ -119,7 +125,9 @@ def test_options_of_a_sqlite_uri_are_none_of_its_files_name(folder, monkeypatch)
 def test_a_place_where_no_store_can_be_is_left_as_it_was(folder, monkeypatch):
     (folder / "notes.txt").write_text("this is no database")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'notes.txt'}")
-    with pytest.raises(ValueError, match=r"can't be used \(file is not a database\)\. Correct or unset MLFLOW_TRACKING_URI"):
+    with pytest.raises(
+        ValueError, match=r"can't be used \(file is not a database\)\. Correct or unset MLFLOW_TRACKING_URI"
+    ):
         open_experiment("new")
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 

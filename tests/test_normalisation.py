@@ -1,4 +1,6 @@
-"""How images are normalised: by the training images' own numbers, as a person asks, or as the weights' own file says; always said."""
+"""How images are normalised: by the training images' own numbers, as a person asks, or as the weights' own
+file says; always said.
+"""
 
 import pytest
 import torch
@@ -14,13 +16,22 @@ OWN = Normalisation((0.25, 0.5), (0.5, 0.25), white=16)
 
 @pytest.mark.parametrize(
     ("asked", "known"),
-    [("auto", "auto"), ("DATA", "data"), ("none", "none"), ("0.5:0.250", "0.5:0.25"), ("0,0.50:1,2e-1", "0,0.5:1,0.2"), ("0:1", "none")],
+    [
+        ("auto", "auto"),
+        ("DATA", "data"),
+        ("none", "none"),
+        ("0.5:0.250", "0.5:0.25"),
+        ("0,0.50:1,2e-1", "0,0.5:1,0.2"),
+        ("0:1", "none"),
+    ],
 )
 def test_what_may_be_asked(asked, known):
     assert checked_normalisation(asked) == known
 
 
-@pytest.mark.parametrize("asked", ["", "imagenet", "0.5", "0.5:", ":1", "0.5:0", "0.5:-1", "0.5,0.5:1", "nan:1", "0:inf", "0:1:2"])
+@pytest.mark.parametrize(
+    "asked", ["", "imagenet", "0.5", "0.5:", ":1", "0.5:0", "0.5:-1", "0.5,0.5:1", "nan:1", "0:inf", "0:1:2"]
+)
 def test_what_makes_no_sense_is_refused(asked):
     with pytest.raises(ValueError, match=r"--normalize: expected auto, data, none or MEAN,...:STD,..."):
         checked_normalisation(asked)
@@ -91,7 +102,9 @@ def test_a_checkpoint_is_used_as_it_was_trained(base, tmp_path):
 
     assert checkpoint_metadata(mask).normalisation == "none"
     assert base(mask=mask).normalize == "none"
-    with pytest.raises(ValueError, match="expected a checkpoint with normalisation , got none. Ask for --normalize none"):
+    with pytest.raises(
+        ValueError, match="expected a checkpoint with normalisation , got none. Ask for --normalize none"
+    ):
         base(mask=mask, normalize="data")
 
 
@@ -105,11 +118,18 @@ def test_a_checkpoint_is_used_as_it_was_trained(base, tmp_path):
 )
 def test_what_the_weights_of_another_program_say_holds_and_is_told(base, tmp_path, extra, expected):
     torch.save(build("mlp", (1, 8, 8), 10, seed=9).state_dict() | extra, tmp_path / "theirs.pth")
-    words = {"data": "by mean 0.3", "0.5:0.25": "by mean 0.5 and deviation 0.25, of", "none": r"are taken as pixels in \[0, 1\]"}[expected]
+    words = {
+        "data": "by mean 0.3",
+        "0.5:0.25": "by mean 0.5 and deviation 0.25, of",
+        "none": r"are taken as pixels in \[0, 1\]",
+    }[expected]
     with pytest.warns(UserWarning, match="has no metadata"), pytest.warns(UserWarning, match=words):
         made = base(mask=tmp_path / "theirs.pth")
     assert made.normalize == expected
-    with pytest.warns(UserWarning, match="has no metadata"), pytest.warns(UserWarning, match=r"taken as pixels"):
+    with (
+        pytest.warns(UserWarning, match="has no metadata"),
+        pytest.warns(UserWarning, match=r"taken as pixels"),
+    ):
         assert base(mask=tmp_path / "theirs.pth", normalize="none").normalize == "none"
 
 
@@ -121,26 +141,35 @@ def test_evaluate_measures_the_model_as_it_was_trained_and_says_so(base, digits,
     pixels = digits.test.images[:] / 16
     own_score = 100 * (model(pixels).argmax(1) == digits.test.labels).double().mean().item()
     torch.save(model.state_dict(), "bare.pth")
-    torch.save(model.state_dict() | {"normalize.mean": torch.zeros(1), "normalize.std": torch.ones(1)}, "says.pth")
+    torch.save(
+        model.state_dict() | {"normalize.mean": torch.zeros(1), "normalize.std": torch.ones(1)}, "says.pth"
+    )
 
     def evaluated(file, *flags):
         words = ["evaluate", "--initial", file, "--unlearned", file, "--metrics", "test_score", *flags]
         assert audit.main(words) == 0
         out = capsys.readouterr().out
-        return out, float(next(line for line in out.splitlines() if line.startswith("test_score")).split()[-1])
+        return out, float(
+            next(line for line in out.splitlines() if line.startswith("test_score")).split()[-1]
+        )
 
     for file, flags in (("bare.pth", ("--normalize", "none")), ("says.pth", ())):
         out, score = evaluated(file, *flags)
         assert score == pytest.approx(own_score, abs=1e-3)
         assert "\nimages are taken as pixels in [0, 1] (--normalize none)\n" in out
     out, score = evaluated("bare.pth")
-    assert "\nimages are normalised by mean 0.3058 and deviation 0.3765, of pixels in [0, 1] (the training images' own mean" in out
+    assert (
+        "\nimages are normalised by mean 0.3058 and deviation 0.3765, of pixels in [0, 1] (the training "
+        "images' own mean" in out
+    )
 
 
 def test_models_that_say_different_things_are_refused(base, capsys):
     weights = build("mlp", (1, 8, 8), 10, seed=9).state_dict()
     for name, mean in (("a", 0.5), ("b", 0.25)):
-        torch.save(weights | {"normalize.mean": torch.tensor([mean]), "normalize.std": torch.ones(1)}, f"{name}.pth")
+        torch.save(
+            weights | {"normalize.mean": torch.tensor([mean]), "normalize.std": torch.ones(1)}, f"{name}.pth"
+        )
 
     assert audit.main(["evaluate", "--initial", "a.pth", "--unlearned", "b.pth"]) == 2
     said = "expected models of one normalisation, and their files say 0.5:1 (initial), 0.25:1 (unlearned). Say which one holds for all"

@@ -1,4 +1,6 @@
-"""Every number flag of every registry, given what makes no sense: refused in one line, or the run ends finite or says that it diverged."""
+"""Every number flag of every registry, given what makes no sense: refused in one line, or the run ends finite
+or says that it diverged.
+"""
 
 import itertools
 import math
@@ -34,7 +36,9 @@ def takes_numbers(flag):
 
 
 def values_of(flag):
-    """What makes no sense, and the greatest number that the flag takes; of integers that would be a run without end."""
+    """What makes no sense, and the greatest number that the flag takes; of integers that would be a run
+    without end.
+    """
     most = () if flag.range is None or "float" not in str(flag.annotation) else (flag.range.limit(1.0),)
     return [(value,) if "tuple" in str(flag.annotation) else value for value in (*EXTREMES, *most)]
 
@@ -56,14 +60,22 @@ def test_a_search_draws_from_the_range(entry, flag):
     if flag.search is None:
         assert flag.name in ("oracle_seed", "topk")  # nothing that one would search
     elif flag.range is not None:
-        assert all(flag.range.holds(value) for value in (flag.search.low, flag.search.middle, flag.search.high))
+        assert all(
+            flag.range.holds(value) for value in (flag.search.low, flag.search.middle, flag.search.high)
+        )
 
 
 # Methods
 
 
 def network():
-    layers = (lambda: nn.Conv2d(1, 2, 3, padding=1), nn.Flatten, lambda: nn.Linear(32, 6), nn.ReLU, lambda: nn.Linear(6, 3))
+    layers = (
+        lambda: nn.Conv2d(1, 2, 3, padding=1),
+        nn.Flatten,
+        lambda: nn.Linear(32, 6),
+        nn.ReLU,
+        lambda: nn.Linear(6, 3),
+    )
     return seeded(lambda: nn.Sequential(*(layer() for layer in layers)))
 
 
@@ -78,7 +90,12 @@ def data_of():
 def test_a_method_refuses_it_or_ends(entry, flag):
     for value in values_of(flag):
         try:
-            unlearned = unlearn(entry.name, network(), data_of(), **few_steps(entry) | beside(entry, flag) | {flag.name: value})
+            unlearned = unlearn(
+                entry.name,
+                network(),
+                data_of(),
+                **few_steps(entry) | beside(entry, flag) | {flag.name: value},
+            )
         except ValueError as error:
             assert is_one_line_of(error, flag)
         except FloatingPointError as error:
@@ -88,7 +105,14 @@ def test_a_method_refuses_it_or_ends(entry, flag):
 
 
 def few_steps(entry):
-    few = {"unlearn_epochs": 2, "gcn_steps": 2, "sft_steps": 2, "noise_steps": 2, "noise_images": 4, "sketch_size": 16}
+    few = {
+        "unlearn_epochs": 2,
+        "gcn_steps": 2,
+        "sft_steps": 2,
+        "noise_steps": 2,
+        "noise_images": 4,
+        "sketch_size": 16,
+    }
     return {name: value for name, value in few.items() if name in entry.hyperparameters}
 
 

@@ -85,13 +85,22 @@ class Runs:
         return os.system, (self.command,)
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))], ids=["torch", "pickle"])
 @pytest.mark.parametrize(
-    "act", [lambda path: check_checkpoint(path, described()), lambda path: load_checkpoint(path, mlp())], ids=["check", "load"]
+    "save",
+    [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))],
+    ids=["torch", "pickle"],
+)
+@pytest.mark.parametrize(
+    "act",
+    [lambda path: check_checkpoint(path, described()), lambda path: load_checkpoint(path, mlp())],
+    ids=["check", "load"],
 )
 def test_a_pickle_of_more_than_tensors_is_refused_and_not_run(tmp_path, save, act):
     save({"state_dict": mlp().state_dict(), "args": Runs(f"touch {tmp_path}/executed")}, tmp_path / OLDER)
-    with pytest.raises(ValueError, match=r"model\.pth\.tar: expected a pickle of tensors alone, and it is damaged or holds more"):
+    with pytest.raises(
+        ValueError,
+        match=r"model\.pth\.tar: expected a pickle of tensors alone, and it is damaged or holds more",
+    ):
         act(tmp_path / OLDER)
     assert not (tmp_path / "executed").exists()
 

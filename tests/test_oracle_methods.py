@@ -47,14 +47,17 @@ def data_of(digits, request=CLASS_0, **world):
 
 
 @pytest.mark.parametrize(
-    ("seed", "judges", "given", "expected"), [(1, (1,), None, 2), (3, tuple(range(1, 6)), None, 8), (1, (1,), 7, 7), (2, (2,), 1, 1)]
+    ("seed", "judges", "given", "expected"),
+    [(1, (1,), None, 2), (3, tuple(range(1, 6)), None, 8), (1, (1,), 7, 7), (2, (2,), 1, 1)],
 )
 def test_the_oracle_is_none_of_the_judges(seed, judges, given, expected, model, digits):
     data = data_of(digits, seed=seed, oracles=oracles(judges))
     result = unlearn("load_an_oracle", model, data, oracle_seed=given)
     assert torch.equal(result.model[1].weight, oracle(expected)[1].weight)
     assert result.facts == {"oracle_seed_used": expected}
-    assert resolved("load_an_oracle", model, data, {"oracle_seed": given}) == {}  # what follows from the seed is no setting
+    assert (
+        resolved("load_an_oracle", model, data, {"oracle_seed": given}) == {}
+    )  # what follows from the seed is no setting
 
 
 def test_an_oracle_of_the_reference_set_is_refused(model, digits):
@@ -72,7 +75,9 @@ def test_without_oracles_it_says_so(name, model, digits):
 
 def test_an_oracle_of_another_architecture_is_refused(digits):
     other = build("mlp", (1, 8, 8), 10, seed=1, options={"hidden": (5,)})
-    with pytest.raises(ValueError, match="load_an_oracle: expected an ideal model of the initial model's architecture"):
+    with pytest.raises(
+        ValueError, match="load_an_oracle: expected an ideal model of the initial model's architecture"
+    ):
         unlearn("load_an_oracle", other, data_of(digits))
 
 
@@ -82,25 +87,40 @@ def test_an_oracle_of_another_architecture_is_refused(digits):
 def test_one_step_of_oracle_matching_by_hand(model, digits):
     """One batch of all images: Adam's first step is the sign of the gradient, times the learning rate."""
     data = data_of(digits, ForgetRequest((-1,), 7))
-    settings = {"unlearn_epochs": 1, "batch_size": 4000, "unlearn_lr": 1e-3, "oracle_count": 3, "retain_multiplier": 1e9}
+    settings = {
+        "unlearn_epochs": 1,
+        "batch_size": 4000,
+        "unlearn_lr": 1e-3,
+        "oracle_count": 3,
+        "retain_multiplier": 1e9,
+    }
     images = data.forget.joined(data.retain)
     x = images.normalisation(images.images)
     targets = torch.stack([oracle(seed)(x) for seed in (2, 3, 4)]).mean(0).detach()
     for forget_multiplier, wd_lambda in ((1, 0.0), (3, 0.0)):
-        weight = 1 + (forget_multiplier - 1) * torch.isin(images.indexes, data.forget.indexes).float()[:, None]
+        weight = (
+            1 + (forget_multiplier - 1) * torch.isin(images.indexes, data.forget.indexes).float()[:, None]
+        )
         loss = (weight * (model(x) - targets) ** 2).sum() / (10 * weight.sum())
         gradients = torch.autograd.grad(loss, list(model.parameters()))
         flags = {"forget_multiplier": forget_multiplier, "wd_lambda": wd_lambda}
         found = unlearn("oracle_matching", model, data, **settings, **flags)
         assert found.history[0]["matching_loss"] == pytest.approx(loss.item(), rel=1e-5)
-        for before, after, gradient in zip(model.parameters(), found.model.parameters(), gradients, strict=True):
+        for before, after, gradient in zip(
+            model.parameters(), found.model.parameters(), gradients, strict=True
+        ):
             clear = gradient.abs() > 1e-5  # Adam's epsilon decides about the others
-            torch.testing.assert_close((after - before)[clear], -1e-3 * gradient[clear].sign(), atol=2e-5, rtol=0)
+            torch.testing.assert_close(
+                (after - before)[clear], -1e-3 * gradient[clear].sign(), atol=2e-5, rtol=0
+            )
 
 
 def test_the_images_are_all_forget_and_three_times_as_many_retain_images(model, digits, monkeypatch):
     seen = []
-    monkeypatch.setattr("unlearn.matching.match", lambda student, data, name, images, *_: seen.append(images) or Unlearned(student))
+    monkeypatch.setattr(
+        "unlearn.matching.match",
+        lambda student, data, name, images, *_: seen.append(images) or Unlearned(student),
+    )
     data = data_of(digits, ForgetRequest((3,), 20))
     unlearn("oracle_matching", model, data, forget_multiplier=2)
     (images,) = seen
@@ -112,7 +132,13 @@ def test_the_images_are_all_forget_and_three_times_as_many_retain_images(model, 
 
 def test_many_epochs_of_oracle_matching_end_at_the_oracles_logits(model, digits):
     data = data_of(digits, ForgetRequest((-1,), 8))
-    settings = {"unlearn_epochs": 400, "unlearn_lr": 1e-2, "decay": 0.99, "oracle_count": 1, "retain_multiplier": 0.0}
+    settings = {
+        "unlearn_epochs": 400,
+        "unlearn_lr": 1e-2,
+        "decay": 0.99,
+        "oracle_count": 1,
+        "retain_multiplier": 0.0,
+    }
     found = unlearn("oracle_matching", model, data, **settings).model
     x = data.forget.normalisation(data.forget.images)
     assert F.mse_loss(found(x), oracle(2)(x)) < 5e-3 * F.mse_loss(model(x), oracle(2)(x))
@@ -139,8 +165,14 @@ def test_epochs_of_oracle_matching_by_hand(decay, wd_lambda, model, digits):
 
 def test_the_learning_rate_decays_and_the_distance_has_its_price(model, digits):
     data = data_of(digits, ForgetRequest((-1,), 8))
-    free, held = (unlearn("oracle_matching", model, data, wd_lambda=wd_lambda, oracle_count=1).model for wd_lambda in (0.0, 100.0))
-    moved = [sum((p - q).square().sum().item() for p, q in zip(m.parameters(), model.parameters(), strict=True)) for m in (free, held)]
+    free, held = (
+        unlearn("oracle_matching", model, data, wd_lambda=wd_lambda, oracle_count=1).model
+        for wd_lambda in (0.0, 100.0)
+    )
+    moved = [
+        sum((p - q).square().sum().item() for p, q in zip(m.parameters(), model.parameters(), strict=True))
+        for m in (free, held)
+    ]
     assert moved[1] < 0.5 * moved[0]
     still = unlearn("oracle_matching", model, data, decay=1e-9, unlearn_epochs=5, oracle_count=1).model
     once = unlearn("oracle_matching", model, data, decay=1e-9, unlearn_epochs=1, oracle_count=1).model
@@ -151,7 +183,11 @@ def test_the_learning_rate_decays_and_the_distance_has_its_price(model, digits):
     ("method", "flags", "message"),
     [
         ("oracle_matching", {"oracle_count": 0}, "--oracle_count: expected an integer >= 1, got 0"),
-        ("oracle_matching", {"retain_multiplier": -1.0}, "--retain_multiplier: expected a number >= 0, got -1.0"),
+        (
+            "oracle_matching",
+            {"retain_multiplier": -1.0},
+            "--retain_multiplier: expected a number >= 0, got -1.0",
+        ),
         ("oracle_matching", {"forget_multiplier": 0}, "--forget_multiplier: expected an integer >= 1, got 0"),
         ("oracle_matching", {"decay": 1.5}, "--decay: expected a number above 0 and at most 1, got 1.5"),
         ("oracle_matching", {"wd_lambda": -1.0}, "--wd_lambda: expected a number >= 0, got -1.0"),
@@ -176,21 +212,29 @@ def test_flags_that_make_no_sense_are_refused_before_anything_is_done(method, fl
 @pytest.fixture
 def no_sketch(monkeypatch):
     """The features are the gradients themselves."""
-    plain = lambda count, size, generator, device: Sketch(torch.arange(count), torch.ones(count, dtype=torch.float64), count)  # noqa: E731
+    plain = lambda count, size, generator, device: Sketch(  # noqa: E731
+        torch.arange(count), torch.ones(count, dtype=torch.float64), count
+    )
     monkeypatch.setattr(Sketch, "drawn", plain)
 
 
 def two_clouds(seed, count=80):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 2
-    images = torch.randn(count, 1, 1, 3, generator=generator) + 0.8 * (2 * labels - 1)[:, None, None, None] * torch.tensor([1.0, 0.5, 0.0])
+    images = torch.randn(count, 1, 1, 3, generator=generator) + 0.8 * (2 * labels - 1)[
+        :, None, None, None
+    ] * torch.tensor([1.0, 0.5, 0.0])
     return ImageSet.of_tensors(images, labels)
 
 
 def optimum(images, ridge):
-    """The difference of the two classes' weights in a logistic regression without an intercept, by scikit-learn."""
+    """The difference of the two classes' weights in a logistic regression without an intercept, by
+    scikit-learn.
+    """
     fitted = LogisticRegression(C=1 / ridge, fit_intercept=False, tol=1e-10, max_iter=10_000)
-    return torch.from_numpy(fitted.fit(images.images.flatten(1).double().numpy(), images.labels.numpy()).coef_[0])
+    return torch.from_numpy(
+        fitted.fit(images.images.flatten(1).double().numpy(), images.labels.numpy()).coef_[0]
+    )
 
 
 def test_the_shift_is_the_newton_step_to_the_logistic_regression_without_the_images(no_sketch):
@@ -201,7 +245,8 @@ def test_the_shift_is_the_newton_step_to_the_logistic_regression_without_the_ima
     with torch.no_grad():
         model[1].weight.copy_(torch.stack([-whole / 2, whole / 2]))
     data = ForgetData(images.subset(torch.arange(1)), images.subset(torch.arange(1, 80)), images, 2)
-    # a margin's gradient is (-x, x), so that |phi|^2 = 2 |x|^2; ridge w/2 on the two rows' difference is 2 ridge in these features
+    # a margin's gradient is (-x, x), so that |phi|^2 = 2 |x|^2; ridge w/2 on the two rows' difference is 2
+    # ridge in these features
     p = torch.sigmoid(images.images.flatten(1).double() @ whole)
     scale = (p * (1 - p) * 2 * images.images.flatten(1).double().square().sum(1)).mean()
     attribution = Attribution(model, images, data, sketch_size=6, damping=float(2 * ridge / scale))
@@ -212,7 +257,9 @@ def test_the_shift_is_the_newton_step_to_the_logistic_regression_without_the_ima
 
 
 def test_the_scores_are_what_the_shift_takes_from_the_margins(model, digits):
-    """Two ways to the same number, up to the sketch of the other images' gradients, which the shift does not need."""
+    """Two ways to the same number, up to the sketch of the other images' gradients, which the shift does not
+    need.
+    """
     data = data_of(digits, ForgetRequest((-1,), 5))
     images = data.forget.joined(data.retain.subset(torch.arange(200)))
     parameters = sum(p.numel() for p in model.parameters())
@@ -224,7 +271,9 @@ def test_the_scores_are_what_the_shift_takes_from_the_margins(model, digits):
     def margins(step):
         moved = copy_of(model).double()
         with torch.no_grad():
-            for (name, shift), parameter in zip(attribution.shift(chosen).items(), moved.parameters(), strict=True):
+            for (name, shift), parameter in zip(
+                attribution.shift(chosen).items(), moved.parameters(), strict=True
+            ):
                 assert dict(moved.named_parameters())[name] is parameter
                 parameter += step * shift
             logits = moved(x.double())
@@ -251,7 +300,9 @@ def test_a_sketch_keeps_inner_products_on_average():
 def test_shifted_logits_are_the_derivative_in_the_shifts_direction(arch, digits):
     model = build(arch, digits.train.image_shape, 10, seed=3).double()
     generator = torch.Generator().manual_seed(0)
-    shift = {name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in model.named_parameters()}
+    shift = {
+        name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in model.named_parameters()
+    }
     x = digits.train.normalisation(digits.train.images[:6]).double()
     ahead, behind = copy_of(model), copy_of(model)
     with torch.no_grad():
@@ -268,16 +319,23 @@ def test_dm_direct_leaves_the_weights_and_multiplies_the_scores(model, digits):
     data = data_of(digits, ForgetRequest((3,), 10))
     x = digits.validation.normalisation(digits.validation.images)
     once, twice = (unlearn("dm_direct", model, data, multiplier=factor).model for factor in (1.0, 2.0))
-    assert all(torch.equal(p, q) for p, q in zip(once.model.state_dict().values(), model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(p, q)
+        for p, q in zip(once.model.state_dict().values(), model.state_dict().values(), strict=True)
+    )
     with torch.no_grad():
         torch.testing.assert_close(twice(x) - model(x), 2 * (once(x) - model(x)), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(once(x), model(x), atol=1e-3)
 
 
-@pytest.mark.parametrize(("request_", "expected"), [(ForgetRequest((3,)), 20.0), (ForgetRequest((3,), 10), 1.0)])
+@pytest.mark.parametrize(
+    ("request_", "expected"), [(ForgetRequest((3,)), 20.0), (ForgetRequest((3,), 10), 1.0)]
+)
 def test_the_multiplier_is_larger_where_a_whole_class_goes(request_, expected, model, digits):
     for name in ("dm_direct", "dm_matching"):
-        assert resolved(name, model, data_of(digits, request_), METHODS[name].settings({})) == {"multiplier": expected}
+        assert resolved(name, model, data_of(digits, request_), METHODS[name].settings({})) == {
+            "multiplier": expected
+        }
 
 
 def test_dm_matching_learns_what_dm_direct_says(model, digits):
@@ -285,7 +343,9 @@ def test_dm_matching_learns_what_dm_direct_says(model, digits):
     wanted = unlearn("dm_direct", model, data).model
     result = unlearn("dm_matching", model, data, unlearn_epochs=200, unlearn_lr=5e-3, decay=0.98)
     goal = logits_of(wanted, data.forget, data.device)
-    before, after = (F.mse_loss(logits_of(one, data.forget, data.device), goal) for one in (model, result.model))
+    before, after = (
+        F.mse_loss(logits_of(one, data.forget, data.device), goal) for one in (model, result.model)
+    )
     assert after < 0.2 * before
     assert result.history[-1]["matching_loss"] < result.history[0]["matching_loss"]
 
@@ -301,7 +361,9 @@ def test_a_run_names_the_command_that_makes_the_oracles_and_goes_on_after_it(tmp
     command = ["--unlearn", "oracle_matching", *flags, "--oracle_count", "3"]
     assert mlflow_forget.main(command) == 2
     error = capsys.readouterr().err
-    assert "expected oracles of seeds 2 to 4 in results/digits, and found 3 of 3 missing. Make them: " in error
+    assert (
+        "expected oracles of seeds 2 to 4 in results/digits, and found 3 of 3 missing. Make them: " in error
+    )
     makes = error.strip().partition("python -u main_ideal.py ")[2].split()
     assert makes == ["--oracles", "4", *flags]
     assert main_ideal.main(makes) == 0

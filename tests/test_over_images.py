@@ -1,4 +1,6 @@
-"""Intervals of what was measured on a number of images. Truth: scipy's exact test, and the example of Hanley and McNeil's paper."""
+"""Intervals of what was measured on a number of images. Truth: scipy's exact test, and the example of Hanley
+and McNeil's paper.
+"""
 
 import pytest
 from hypothesis import given
@@ -13,7 +15,9 @@ def test_the_exact_interval_is_that_of_scipy(hits_of_images):
     hits, images = hits_of_images
     truth = binomtest(hits, images).proportion_ci(confidence_level=0.95, method="exact")
 
-    assert exact_interval(100 * hits / images, images) == pytest.approx((100 * truth.low, 100 * truth.high), abs=1e-9)
+    assert exact_interval(100 * hits / images, images) == pytest.approx(
+        (100 * truth.low, 100 * truth.high), abs=1e-9
+    )
 
 
 def test_no_image_right_is_not_known_to_be_none():

@@ -20,7 +20,9 @@ def test_three_seeds_by_hand():
     over = over_seeds([1.0, 2.0, 6.0])  # deviations -2, -1, 3: 14 / 2 = 7; t(0.975, 2) = 4.30265
     assert (over.n, over.mean) == (3, 3.0)
     assert over.sd == pytest.approx(math.sqrt(7))
-    assert over.interval == pytest.approx((3 - 4.302653 * math.sqrt(7 / 3), 3 + 4.302653 * math.sqrt(7 / 3)), rel=1e-6)
+    assert over.interval == pytest.approx(
+        (3 - 4.302653 * math.sqrt(7 / 3), 3 + 4.302653 * math.sqrt(7 / 3)), rel=1e-6
+    )
 
 
 @given(st.lists(NUMBERS, min_size=2, max_size=12).filter(lambda values: statistics.stdev(values) > 1e-3))
@@ -98,13 +100,17 @@ def test_a_mean_of_gaps_has_the_spread_of_the_gaps_and_not_of_the_values():
 
 
 def test_a_seed_without_its_ideal_is_named():
-    with pytest.raises(ValueError, match="expected the same seeds of the models and of the ideal models, got 2, 3 for one of them alone"):
+    with pytest.raises(
+        ValueError,
+        match="expected the same seeds of the models and of the ideal models, got 2, 3 for one of them alone",
+    ):
         gaps({1: 0.0, 2: 0.0}, {1: 0.0, 3: 0.0})
 
 
 def test_the_gap_of_saturated_values_is_not_averaged_either():
     metrics, ideals = (
-        {seed: {"mia": value} for seed, value in enumerate(values)} for values in ((0.0, 100.0, 100.0), (100.0, 100.0, 100.0))
+        {seed: {"mia": value} for seed, value in enumerate(values)}
+        for values in ((0.0, 100.0, 100.0), (100.0, 100.0, 100.0))
     )
 
     assert seeds_table(["mia"], metrics, ideals).splitlines()[-1].split("  ")[-1].strip() == "1 x -100, 2 x 0"

@@ -15,7 +15,9 @@ def test_tensors_of_your_own_will_do(dtype, bias):
     """A model on vectors, its own layer, its own numbers: no dataset, no picture, no registry."""
     x, labels = normal(90, 12, dtype=dtype), torch.arange(90) % 3
     x[torch.arange(90), labels] += 3
-    model = seeded(lambda: nn.Sequential(nn.Linear(12, 10, bias=bias), nn.ReLU(), nn.Linear(10, 3, bias=bias)))
+    model = seeded(
+        lambda: nn.Sequential(nn.Linear(12, 10, bias=bias), nn.ReLU(), nn.Linear(10, 3, bias=bias))
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(100):
         optimizer.zero_grad()
@@ -23,7 +25,17 @@ def test_tensors_of_your_own_will_do(dtype, bias):
         optimizer.step()
     model.to(dtype)
     data = ForgetData.of_tensors(x, labels, forget=labels == 1)
-    result = unlearn("MIMU", model, data, mask_layer="0", topk=20, kappa=30, gcn_steps=40, representatives=20, refine_steps=2)
+    result = unlearn(
+        "MIMU",
+        model,
+        data,
+        mask_layer="0",
+        topk=20,
+        kappa=30,
+        gcn_steps=40,
+        representatives=20,
+        refine_steps=2,
+    )
     right = (result.model(x).argmax(1) == labels).double()
     assert (model(x).argmax(1) == labels).all()
     assert right[labels == 1].mean() < 0.2 < 0.7 < right[labels != 1].mean()
@@ -41,8 +53,18 @@ def test_forget_may_be_positions_and_images_bytes_with_a_normalisation(digits):
 @pytest.mark.parametrize(
     ("images", "labels", "forget", "message"),
     [
-        (torch.zeros(4, 2).numpy(), torch.zeros(4), torch.tensor([0]), r"images: expected a torch tensor, got ndarray"),
-        (torch.zeros(4, 2), torch.zeros(4), torch.tensor([0]), r"labels: expected torch.int64 \(4,\), got torch.float32"),
+        (
+            torch.zeros(4, 2).numpy(),
+            torch.zeros(4),
+            torch.tensor([0]),
+            r"images: expected a torch tensor, got ndarray",
+        ),
+        (
+            torch.zeros(4, 2),
+            torch.zeros(4),
+            torch.tensor([0]),
+            r"labels: expected torch.int64 \(4,\), got torch.float32",
+        ),
         (
             torch.zeros(4, 2),
             torch.zeros(3, dtype=torch.int64),
@@ -55,15 +77,40 @@ def test_forget_may_be_positions_and_images_bytes_with_a_normalisation(digits):
             torch.tensor([0]),
             "images: expected floats .* or uint8 and a normal",
         ),
-        (torch.zeros(4, 2), torch.arange(4) - 1, torch.tensor([0]), "labels: expected classes from 0 on, got -1"),
-        (torch.zeros(0, 2), torch.arange(0), torch.tensor([], dtype=torch.int64), "the forget set: expected at least one image"),
-        (torch.zeros(4, 2), torch.arange(4), torch.ones(3, dtype=torch.bool), r"forget: expected bool \(4,\), or int64 positions"),
+        (
+            torch.zeros(4, 2),
+            torch.arange(4) - 1,
+            torch.tensor([0]),
+            "labels: expected classes from 0 on, got -1",
+        ),
+        (
+            torch.zeros(0, 2),
+            torch.arange(0),
+            torch.tensor([], dtype=torch.int64),
+            "the forget set: expected at least one image",
+        ),
+        (
+            torch.zeros(4, 2),
+            torch.arange(4),
+            torch.ones(3, dtype=torch.bool),
+            r"forget: expected bool \(4,\), or int64 positions",
+        ),
         (torch.zeros(4, 2), torch.arange(4), torch.ones(4), "forget: expected bool .* got torch.float32"),
         (torch.zeros(4, 2), torch.arange(4), torch.tensor([0, 1, 0, 1]), "forget: expected .* each once"),
         (torch.zeros(4, 2), torch.arange(4), torch.tensor([-1]), "forget: expected .* positions from 0 to 3"),
         (torch.zeros(4, 2), torch.arange(4), torch.tensor([4]), "forget: expected .* positions from 0 to 3"),
-        (torch.zeros(4, 2), torch.arange(4), torch.tensor([], dtype=torch.int64), "the forget set: expected at least one image"),
-        (torch.zeros(4, 2), torch.arange(4), torch.ones(4, dtype=torch.bool), "the retain set: expected at least one image"),
+        (
+            torch.zeros(4, 2),
+            torch.arange(4),
+            torch.tensor([], dtype=torch.int64),
+            "the forget set: expected at least one image",
+        ),
+        (
+            torch.zeros(4, 2),
+            torch.arange(4),
+            torch.ones(4, dtype=torch.bool),
+            "the retain set: expected at least one image",
+        ),
     ],
 )
 def test_tensors_that_make_no_request_are_refused(images, labels, forget, message):
@@ -81,14 +128,20 @@ def test_a_model_that_writes_into_its_input_leaves_your_images_alone():
 
 
 def test_a_device_may_be_a_word():
-    assert ForgetData.of_tensors(torch.zeros(4, 2), torch.arange(4), torch.tensor([0]), device="cpu").device == CPU
+    assert (
+        ForgetData.of_tensors(torch.zeros(4, 2), torch.arange(4), torch.tensor([0]), device="cpu").device
+        == CPU
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_tensors_of_any_type_have_a_digest(dtype):
     x = torch.arange(8).view(4, 2).to(dtype)
     labels = torch.arange(4)
-    first, again = (ForgetData.of_tensors(x.clone().requires_grad_(), labels, torch.tensor([0])).train.digest for _ in range(2))
+    first, again = (
+        ForgetData.of_tensors(x.clone().requires_grad_(), labels, torch.tensor([0])).train.digest
+        for _ in range(2)
+    )
     assert first == again != ForgetData.of_tensors(x + 1, labels, torch.tensor([0])).train.digest
 
 
@@ -102,9 +155,18 @@ class SaysMore(nn.Linear):
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        (nn.Linear(5, 2), r"expected a model whose output is logits \(2, 3 or more\) of 2 images, got \(2, 2\)"),
-        (SaysMore(5, 3), r"expected a model whose output is logits \(2, 3 or more\) of 2 images, got tuple of 2\. Return the logits alone"),
-        (nn.Linear(5, 3, device="meta"), "expected a model on the data's device cpu, got one on meta. Give the data device='meta'"),
+        (
+            nn.Linear(5, 2),
+            r"expected a model whose output is logits \(2, 3 or more\) of 2 images, got \(2, 2\)",
+        ),
+        (
+            SaysMore(5, 3),
+            r"expected a model whose output is logits \(2, 3 or more\) of 2 images, got tuple of 2\. Return the logits alone",
+        ),
+        (
+            nn.Linear(5, 3, device="meta"),
+            "expected a model on the data's device cpu, got one on meta. Give the data device='meta'",
+        ),
     ],
 )
 @pytest.mark.parametrize("method", ["MIMU", "random_mask", "logit_attribution", "SFT"])

@@ -1,4 +1,5 @@
-"""The report and MLflow's pages in a real browser: what a person sees on a phone, in the dark, in print, and in `mlflow ui`.
+"""The report and MLflow's pages in a real browser: what a person sees on a phone, in the dark, in print, and
+in `mlflow ui`.
 
 LETHE_SCREENSHOTS=docs pytest tests/test_pages.py takes the pictures of docs/ again.
 """
@@ -98,7 +99,9 @@ def test_no_text_overlaps_or_is_cut_and_the_page_needs_no_sideways_scrolling(bro
 
 @pytest.mark.parametrize("classes", [10, 20, 1000])
 def test_no_text_of_a_picture_as_a_file_overlaps_or_is_cut(browser, pages, classes):
-    for number, picture in enumerate(picture for own in report_pictures(facts(classes)).values() for picture in own):
+    for number, picture in enumerate(
+        picture for own in report_pictures(facts(classes)).values() for picture in own
+    ):
         file = pages / f"{classes}-{number}.svg"
         file.write_text(svg_file(picture, "MIMU class0 seed1 kappa=0.1 topk=50"), encoding="utf-8")
         opened(browser, file, 1280)
@@ -110,15 +113,21 @@ def test_no_text_of_a_picture_as_a_file_overlaps_or_is_cut(browser, pages, class
 def test_the_page_follows_the_readers_light(browser, pages, dark):
     opened(browser, pages / "10.html", 390, dark=dark)
     paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
-    bar = browser.execute_script("return getComputedStyle(document.querySelector('svg rect[fill=\"var(--unlearned)\"]')).fill")
+    bar = browser.execute_script(
+        "return getComputedStyle(document.querySelector('svg rect[fill=\"var(--unlearned)\"]')).fill"
+    )
     expected = DARK if dark else LIGHT
 
-    assert [paper, bar] == [f"rgb{tuple(bytes.fromhex(expected[name][1:]))}" for name in ("paper", "unlearned")]
+    assert [paper, bar] == [
+        f"rgb{tuple(bytes.fromhex(expected[name][1:]))}" for name in ("paper", "unlearned")
+    ]
 
 
 def test_the_page_asks_for_nothing(browser, pages):
     opened(browser, pages / "10.html", 1280)
-    asked = browser.execute_script("return performance.getEntriesByType('resource').map(r => r.name).filter(n => !n.startsWith('data:'))")
+    asked = browser.execute_script(
+        "return performance.getEntriesByType('resource').map(r => r.name).filter(n => !n.startsWith('data:'))"
+    )
 
     assert asked == []
 
@@ -126,10 +135,14 @@ def test_the_page_asks_for_nothing(browser, pages):
 def test_print_has_everything_that_is_folded_away(browser, pages, tmp_path):
     opened(browser, pages / "10.html", 1280, dark=True)
     pdf = tmp_path / "report.pdf"
-    pdf.write_bytes(base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"]))
+    pdf.write_bytes(
+        base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
+    )
     if shutil.which("pdftotext") is None:
         pytest.skip("no pdftotext: apt-get install poppler-utils")
-    text = subprocess.run(["pdftotext", "-layout", pdf, "-"], capture_output=True, text=True, check=True, timeout=60).stdout
+    text = subprocess.run(
+        ["pdftotext", "-layout", pdf, "-"], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
 
     for words in ("Findings", "kappa", "needs an ideal model", "Seconds, versions", "unlearn"):
         assert words in text
@@ -142,11 +155,17 @@ def test_print_has_everything_that_is_folded_away(browser, pages, tmp_path):
 def store(tmp_path_factory):
     """A run and a sweep of two, in a store of their own, shown by `mlflow ui`."""
     folder = tmp_path_factory.mktemp("ui")
-    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         base = BaseConfig()
         run = Pipeline(PipelineConfig("logit_attribution", {"kappa": 0.1}, base)).run()
-        run_all([PipelineConfig("random_mask", {"kappa": kappa}, base, report="skip") for kappa in (0.1, 0.2)])
+        run_all(
+            [PipelineConfig("random_mask", {"kappa": kappa}, base, report="skip") for kappa in (0.1, 0.2)]
+        )
     return folder, run
 
 
@@ -158,7 +177,9 @@ def ui(browser, store):
         browser.get(address)
         # MLflow's assistant covers a quarter of every page until it is closed.
         browser.execute_script("localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false')")
-        browser.execute_script("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
+        browser.execute_script(
+            "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
+        )
         yield f"{address}/#/experiments/1"
 
 
@@ -189,7 +210,10 @@ def test_the_page_of_a_run_shows_its_verdict_and_the_five_metrics(browser, store
     for name in FIVE:
         assert float(table[table.index(name) + 1]) == pytest.approx(run.metrics[name])
     described = lines[lines.index("Description") + 1]
-    assert described == MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").get_run(run.run_id).data.tags["verdict"]
+    assert (
+        described
+        == MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").get_run(run.run_id).data.tags["verdict"]
+    )
     assert errors_of(browser) == []
 
 
@@ -226,7 +250,10 @@ return buttons.length > 0;
 
 
 def test_the_runs_of_a_sweep_fold_below_their_parent(browser, store, ui):
-    parent, children = "random_mask class0 x 2", [f"random_mask class0 seed1 kappa={kappa}" for kappa in (0.1, 0.2)]
+    parent, children = (
+        "random_mask class0 x 2",
+        [f"random_mask class0 seed1 kappa={kappa}" for kappa in (0.1, 0.2)],
+    )
     visited(browser, f"{ui}/runs")
     shows(browser, parent, "logit_attribution class0 seed1 kappa=0.1")
     assert not any(child in text_of(browser) for child in children)

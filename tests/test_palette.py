@@ -1,4 +1,6 @@
-"""The colours: apart for every kind of colour vision, and readable on their paper. Truth: published simulations and WCAG's formula."""
+"""The colours: apart for every kind of colour vision, and readable on their paper. Truth: published
+simulations and WCAG's formula.
+"""
 
 from itertools import combinations
 
@@ -10,11 +12,19 @@ from reporter.palette import DARK, DASHES, LIGHT, LINES, MARKERS, MODELS, ROLES,
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
 VISION = {
     "normal": np.eye(3),
-    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
-    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
-    "tritanopia": np.array([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]),
+    "protanopia": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deuteranopia": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+    "tritanopia": np.array(
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
+    ),
 }
-SRGB_TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
+SRGB_TO_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
 APART = 15  # CIE76; 2.3 is a just noticeable difference
 
 
@@ -48,7 +58,9 @@ def test_what_stands_in_one_picture_is_told_apart_with_any_colour_vision(group, 
 @pytest.mark.parametrize("ground", ["paper", "ground"])
 def test_words_have_the_contrast_that_wcag_asks_for(page, ground):
     assert {
-        ink: contrast(page[ink], page[ground]) for ink in ("ink", "faint", "good", "bad") if contrast(page[ink], page[ground]) < 4.5
+        ink: contrast(page[ink], page[ground])
+        for ink in ("ink", "faint", "good", "bad")
+        if contrast(page[ink], page[ground]) < 4.5
     } == {}
 
 

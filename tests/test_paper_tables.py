@@ -50,7 +50,10 @@ def test_gaps_are_to_the_ideal_of_the_same_seed():
         r"3.00 $\pm$ 0.71",
         r"2.00 $\pm$ 0.00",
     ]
-    assert found["Retrain"][0] == r"12.00 $\pm$ 0.00 (0.00)" and found["Retrain"][4:] == ["0.00", r"30.00 $\pm$ 0.00"]
+    assert found["Retrain"][0] == r"12.00 $\pm$ 0.00 (0.00)" and found["Retrain"][4:] == [
+        "0.00",
+        r"30.00 $\pm$ 0.00",
+    ]
 
 
 PERCENT = st.tuples(*[st.floats(0, 100)] * 4)
@@ -59,7 +62,10 @@ PERCENT = st.tuples(*[st.floats(0, 100)] * 4)
 @given(st.lists(st.tuples(PERCENT, PERCENT), min_size=1, max_size=4))
 def test_the_four_brackets_average_to_the_average_gap(pairs):
     gaps = [statistics.fmean(abs(a - b) for a, b in zip(own, ideal, strict=True)) for own, ideal in pairs]
-    runs = [run("FT", str(n), metrics=scored(own, ideal, gap)) for n, ((own, ideal), gap) in enumerate(zip(pairs, gaps, strict=True))]
+    runs = [
+        run("FT", str(n), metrics=scored(own, ideal, gap))
+        for n, ((own, ideal), gap) in enumerate(zip(pairs, gaps, strict=True))
+    ]
     cells = rows(gap_table(one(*runs)))["FT"]
     brackets = [float(re.search(r"\(([\d.]+)\)$", cell)[1]) for cell in cells[:4]]
     assert statistics.fmean(brackets) == pytest.approx(float(cells[4].split(" ")[0]), abs=0.011)
@@ -78,7 +84,9 @@ def test_the_whole_class_is_judged_by_the_test_images_of_the_others():
 
 def test_a_run_of_retrain_is_no_second_ideal_and_one_that_failed_no_row():
     ideal = scored((10, 90, 80, 50), (10, 90, 80, 50), 0.0)
-    table = gap_table(one(run("FT", metrics=ideal), run("retrain", metrics=ideal), run("SSD", status="FAILED")))
+    table = gap_table(
+        one(run("FT", metrics=ideal), run("retrain", metrics=ideal), run("SSD", status="FAILED"))
+    )
     assert list(rows(table)) == ["Method", "Retrain", "FT"]
 
 
@@ -99,13 +107,20 @@ def test_an_attack_that_is_undecided_of_the_ideal_model_is_a_dash():
 def test_without_an_ideal_there_is_no_table_and_the_command_is_said():
     files, lacking = paper_tables(tasks_of([run("FT", metrics={"UA": 1.0})]))
     assert files == {}
-    assert lacking[0].startswith("no table of gaps for class0: no run has an ideal model beside it. Make it: python -u main_ideal.py")
-    assert lacking[1].startswith("no tables of MIMU: it was not run. Run it: python -u mlflow_forget.py --unlearn MIMU")
+    assert lacking[0].startswith(
+        "no table of gaps for class0: no run has an ideal model beside it. Make it: python -u main_ideal.py"
+    )
+    assert lacking[1].startswith(
+        "no tables of MIMU: it was not run. Run it: python -u mlflow_forget.py --unlearn MIMU"
+    )
 
 
 def test_two_comparisons_of_one_model_write_two_tables_of_mimu():
     own = (("kappa", "0.1"), ("topk", "50"))
-    runs = [run("MIMU", own=own, task=(*TASK, ("hidden", hidden)), metrics={"forget_score": 1.0}) for hidden in ("64", "128")]
+    runs = [
+        run("MIMU", own=own, task=(*TASK, ("hidden", hidden)), metrics={"forget_score": 1.0})
+        for hidden in ("64", "128")
+    ]
     files, _ = paper_tables(tasks_of(runs))
     assert [name for name in files if name.startswith("mimu_")] == [
         "mimu_digits_mlp_K50_kappa0.1.tex",
@@ -117,17 +132,27 @@ def test_where_an_ideal_model_lacks_a_measure_that_is_what_is_said():
     metrics = scored((10, 90, 80, 50), (10, 90, 80, 50))
     del metrics["ideal_retain_score"]
     _, lacking = paper_tables(tasks_of([run("FT", metrics=metrics)]))
-    assert lacking[0].startswith("no table of gaps for class0: its ideal model's RA is lacking. Measure it: python -u mlflow_forget.py")
+    assert lacking[0].startswith(
+        "no table of gaps for class0: its ideal model's RA is lacking. Measure it: python -u mlflow_forget.py"
+    )
 
 
 BOTH = scored((10, 90, 80, 50), (10, 90, 80, 50), 0.0)
 
 
 def test_the_caption_names_the_seeds_that_are_in_the_numbers():
-    runs = [run("A", "1", metrics=BOTH), run("A", "2", metrics=BOTH), run("A", "3", status="FAILED"), run("B", "1", metrics=BOTH)]
+    runs = [
+        run("A", "1", metrics=BOTH),
+        run("A", "2", metrics=BOTH),
+        run("A", "3", status="FAILED"),
+        run("B", "1", metrics=BOTH),
+    ]
     table = gap_table(one(*runs))
     assert list(rows(table)) == ["Method", "Retrain", "A", "B (n=1)"]
-    assert "over seeds 1, 2 (n: of so many of them alone)" in table and "3" not in re.search(r"over seeds [^;]*", table)[0]
+    assert (
+        "over seeds 1, 2 (n: of so many of them alone)" in table
+        and "3" not in re.search(r"over seeds [^;]*", table)[0]
+    )
     assert "over seeds 1, 2;" in gap_table(one(*runs[:3]))
 
 
@@ -149,7 +174,10 @@ def test_a_gap_is_to_the_ideal_beside_the_run_where_a_seed_had_two():
     table = gap_table(one(first, second))
     found = rows(table)
     assert found["A"][0] == "5.00 (0.00)" and found["B"][0] == found["Retrain"][0] == "20.00 (0.00)"
-    assert "Of seed 1 there are several retrained models: Retrain is the latest, a gap is to the one beside its run." in table
+    assert (
+        "Of seed 1 there are several retrained models: Retrain is the latest, a gap is to the one beside its "
+        "run." in table
+    )
     assert "several" not in gap_table(one(first))
 
 
@@ -159,11 +187,19 @@ def test_a_gap_is_to_the_ideal_beside_the_run_where_a_seed_had_two():
 def four(request="class0", kappa="0.1", seeds="12", factor=1.0):
     """MIMU, SFT and a random mask with two seeds each, whose numbers tell which is which."""
     task = (("arch", "mlp"), ("dataset", "digits"), ("request", request))
-    settings = {"MIMU": (("kappa", kappa), ("topk", "50")), "SFT": (("steps", "32"),), "random_mask": (("kappa", kappa),)}
+    settings = {
+        "MIMU": (("kappa", kappa), ("topk", "50")),
+        "SFT": (("steps", "32"),),
+        "random_mask": (("kappa", kappa),),
+    }
     for number, (method, own) in enumerate(settings.items(), 1):
         for seed in seeds:
-            values = {f"test_{part}_{what}": 10.0 * number * factor + at for at, (part, what) in enumerate(PARTS)}
-            values |= {f"initial_test_{part}_{what}": 77.0 + at for at, (part, what) in enumerate(PARTS)} | {"kappa_count": 819.0}
+            values = {
+                f"test_{part}_{what}": 10.0 * number * factor + at for at, (part, what) in enumerate(PARTS)
+            }
+            values |= {f"initial_test_{part}_{what}": 77.0 + at for at, (part, what) in enumerate(PARTS)} | {
+                "kappa_count": 819.0
+            }
             yield run(method, seed, own, task, metrics=values)
 
 
@@ -178,49 +214,81 @@ def test_the_four_tables():
         found = rows(table)
         digits = 3 if what == "loss" else 2
         assert list(found) == ["", "MIMU", "SFT", "Random mask", "Original"] and found[""] == ["class 0"]
-        assert [float(found[name][0].split(" ")[0]) for name in list(found)[1:]] == [10.0 + at, 20.0 + at, 30.0 + at, 77.0 + at]
+        assert [float(found[name][0].split(" ")[0]) for name in list(found)[1:]] == [
+            10.0 + at,
+            20.0 + at,
+            30.0 + at,
+            77.0 + at,
+        ]
         assert found["MIMU"] == [rf"{10 + at:.{digits}f} $\pm$ {0:.{digits}f}"]
         of = "forgotten" if part == "forget" else "other"
-        assert f"{what.capitalize()} (" in table and f"on the test images of the {of} classes, mlp on digits" in table
-        assert r"$K = 50$, $\kappa = 0.1$ (819 weights switched off). Mean $\pm$ standard deviation over seeds 1, 2." in table
+        assert (
+            f"{what.capitalize()} (" in table
+            and f"on the test images of the {of} classes, mlp on digits" in table
+        )
+        assert (
+            r"$K = 50$, $\kappa = 0.1$ (819 weights switched off). Mean $\pm$ standard deviation over seeds 1, 2."
+            in table
+        )
 
 
 def test_a_column_for_each_request_and_another_block_where_they_are_many():
     requests = [f"class{n}" for n in range(COLUMNS_ABREAST + 1)]
-    files, _ = paper_tables(tasks_of([it for n, request in enumerate(requests) for it in four(request, factor=1 + n)]))
+    files, _ = paper_tables(
+        tasks_of([it for n, request in enumerate(requests) for it in four(request, factor=1 + n)])
+    )
     table = files["mimu_digits_mlp_K50_kappa0.1.tex"].split(r"\end{table}")[0]
-    assert "\n & class 0 & class 1 & class 2 & class 3 \\\\" in table and "\n & class 4 &  &  &  \\\\" in table
-    assert all(len(re.findall(r"(?<!\\)&", line)) == COLUMNS_ABREAST for line in table.splitlines() if line.endswith(r"\\"))
+    assert (
+        "\n & class 0 & class 1 & class 2 & class 3 \\\\" in table and "\n & class 4 &  &  &  \\\\" in table
+    )
+    assert all(
+        len(re.findall(r"(?<!\\)&", line)) == COLUMNS_ABREAST
+        for line in table.splitlines()
+        if line.endswith(r"\\")
+    )
     assert r"MIMU & 50.000 $\pm$ 0.000 &  &  &  \\" in table
 
 
 def test_a_mask_of_another_size_is_no_baseline_and_what_was_not_run_is_a_dash():
-    runs = [it for it in four() if it.method == "MIMU"] + [it for it in four(kappa="0.5") if it.method == "random_mask"]
+    runs = [it for it in four() if it.method == "MIMU"] + [
+        it for it in four(kappa="0.5") if it.method == "random_mask"
+    ]
     table = paper_tables(tasks_of(runs))[0]["mimu_digits_mlp_K50_kappa0.1.tex"]
     assert r"Random mask & -- \\" in table and r"SFT & -- \\" in table and "--: not run." in table
 
 
 def test_every_kappa_has_its_four():
     files, _ = paper_tables(tasks_of([*four(), *four(kappa="50%")]))
-    assert [name for name in files if name.startswith("mimu")] == ["mimu_digits_mlp_K50_kappa0.1.tex", "mimu_digits_mlp_K50_kappa50-.tex"]
+    assert [name for name in files if name.startswith("mimu")] == [
+        "mimu_digits_mlp_K50_kappa0.1.tex",
+        "mimu_digits_mlp_K50_kappa50-.tex",
+    ]
     assert r"$\kappa = 50\%$" in files["mimu_digits_mlp_K50_kappa50-.tex"]
 
 
 def test_captions_of_the_four_name_the_seeds_that_are_in_the_numbers():
     runs = [it for it in four() if (it.method, it.seed) != ("MIMU", "2")]
-    others = [run("FT", "9", status="FAILED"), run("FT", "8", metrics={"initial_test_forget_loss": 0.0})]  # in no row
-    table = paper_tables(tasks_of([*runs, *others]))[0]["mimu_digits_mlp_K50_kappa0.1.tex"].split(r"\end{table}")[0]
+    others = [
+        run("FT", "9", status="FAILED"),
+        run("FT", "8", metrics={"initial_test_forget_loss": 0.0}),
+    ]  # in no row
+    table = paper_tables(tasks_of([*runs, *others]))[0]["mimu_digits_mlp_K50_kappa0.1.tex"].split(
+        r"\end{table}"
+    )[0]
     found = rows(table)
     assert found["MIMU"] == ["10.000 (n=1)"] and found["Original"] == [r"77.000 $\pm$ 0.000"]
     assert "over seeds 1, 2 (n: of so many of them alone)." in table
-    several = paper_tables(tasks_of([*four(), *four("class3", seeds="1")]))[0]["mimu_digits_mlp_K50_kappa0.1.tex"]
+    several = paper_tables(tasks_of([*four(), *four("class3", seeds="1")]))[0][
+        "mimu_digits_mlp_K50_kappa0.1.tex"
+    ]
     assert "over seeds 1, 2 of class 0; seed 1 of class 3." in several
 
 
 # LaTeX takes them
 
 pdflatex = pytest.mark.skipif(
-    shutil.which("pdflatex") is None, reason="needs pdflatex (Debian: texlive-latex-base texlive-latex-recommended)"
+    shutil.which("pdflatex") is None,
+    reason="needs pdflatex (Debian: texlive-latex-base texlive-latex-recommended)",
 )
 
 
@@ -240,12 +308,16 @@ STRANGE = r"m_{1}^2 ~50% & #1 \x <b> $y$ | é ±→↑"
 @pdflatex
 def test_latex_takes_every_table(tmp_path):
     both = scored((10, 90, 80, 50), (12, 91, 81, 40), 3.5)
-    strange = [run(STRANGE, seed, (("path", f"C:\\{value}_%"),), metrics=both) for seed in "12" for value in "ab"]
+    strange = [
+        run(STRANGE, seed, (("path", f"C:\\{value}_%"),), metrics=both) for seed in "12" for value in "ab"
+    ]
     files, _ = paper_tables(tasks_of([*strange, *four(), *four("class3"), run("FT", metrics=both)]))
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     log = compiled(tmp_path, PREVIEW)
-    assert "Output written on preview.pdf" in log and (tmp_path / "preview.pdf").read_bytes().startswith(b"%PDF")
+    assert "Output written on preview.pdf" in log and (tmp_path / "preview.pdf").read_bytes().startswith(
+        b"%PDF"
+    )
     assert {name for name in files if name != PREVIEW} == set(re.findall(r"input\{([^}]+)\}", files[PREVIEW]))
 
 
@@ -258,6 +330,12 @@ def test_latex_takes_the_parsers_summary(tmp_path):
         for method, own in ((STRANGE, (("lr", "a_b"),)), (STRANGE, ()), ("retrain", ()))
     ]
     (tmp_path / "summary.tex").write_text(latex_of(tasks_of([*runs, run("FT_l1", "3", status="KILLED")])))
-    document = [r"\documentclass{article}", r"\usepackage{booktabs, graphicx}", r"\begin{document}", r"\input{summary}", r"\end{document}"]
+    document = [
+        r"\documentclass{article}",
+        r"\usepackage{booktabs, graphicx}",
+        r"\begin{document}",
+        r"\input{summary}",
+        r"\end{document}",
+    ]
     (tmp_path / "paper.tex").write_text("\n".join(document))
     compiled(tmp_path, "paper.tex")

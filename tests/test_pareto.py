@@ -17,7 +17,9 @@ def dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
 
 @given(st.lists(st.tuples(COST, COST), max_size=12))
 def test_the_front_is_what_nothing_dominates(costs):
-    assert pareto_front(costs) == [i for i, own in enumerate(costs) if not any(dominates(other, own) for other in costs)]
+    assert pareto_front(costs) == [
+        i for i, own in enumerate(costs) if not any(dominates(other, own) for other in costs)
+    ]
 
 
 def test_by_hand():

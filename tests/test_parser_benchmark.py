@@ -1,4 +1,6 @@
-"""The parser's benchmark: its stores are what MLflow would have written, and its comparison finds a difference."""
+"""The parser's benchmark: its stores are what MLflow would have written, and its comparison finds a
+difference.
+"""
 
 from pathlib import Path
 
@@ -30,8 +32,12 @@ def test_mlflow_reads_the_written_database(stores):
         assert (run.info.start_time, run.info.run_name) == (time_of(number), f"run {number}")
         for metric in range(2):
             history = client.get_metric_history(ident, f"metric_{metric:02}")
-            assert [repr(infinity_restored(point.value)) for point in history] == [repr(value(number, metric, step)) for step in range(4)]
-            assert repr(infinity_restored(run.data.metrics[f"metric_{metric:02}"])) == repr(value(number, metric, 3))
+            assert [repr(infinity_restored(point.value)) for point in history] == [
+                repr(value(number, metric, step)) for step in range(4)
+            ]
+            assert repr(infinity_restored(run.data.metrics[f"metric_{metric:02}"])) == repr(
+                value(number, metric, 3)
+            )
 
 
 def test_both_stores_hold_the_same(stores):
@@ -44,9 +50,14 @@ def test_some_values_are_nan_and_infinite():
 
 
 def compared(ours: str, mlflows: str) -> dict[str, int]:
-    times = "2024-01-01T00:00:00.000Z,2024-01-01T00:00:01.000Z", "2024-01-01 00:00:00+00:00,2024-01-01 00:00:01+00:00"
+    times = (
+        "2024-01-01T00:00:00.000Z,2024-01-01T00:00:01.000Z",
+        "2024-01-01 00:00:00+00:00,2024-01-01 00:00:01+00:00",
+    )
     head = f"run_id,status,run_name,start_time,end_time,p,m\na,FINISHED,r,{times[0]},"
-    other = f"run_id,status,tags.mlflow.runName,start_time,end_time,params.p,metrics.m\na,FINISHED,r,{times[1]},"
+    other = (
+        f"run_id,status,tags.mlflow.runName,start_time,end_time,params.p,metrics.m\na,FINISHED,r,{times[1]},"
+    )
     Path("ours.csv").write_text(f"{head}{ours}\n")
     Path("mlflows.csv").write_text(f"{other}{mlflows}\n")
     return benchmark.compared_cells(Path("ours.csv"), Path("mlflows.csv"))
@@ -71,7 +82,20 @@ def test_a_cell_that_differs_is_found(ours, mlflows, differing, special):
 
 def test_a_store_that_is_there_is_measured_and_kept(stores, capsys):
     folder = str(Path(stores[0].removeprefix("sqlite:///")).parent)
-    flags = ["--stores", "files", "--compare_runs", "0", "--slow_runs", "3", "--params", "2", "--metrics", "2", "--points", "4"]
+    flags = [
+        "--stores",
+        "files",
+        "--compare_runs",
+        "0",
+        "--slow_runs",
+        "3",
+        "--params",
+        "2",
+        "--metrics",
+        "2",
+        "--points",
+        "4",
+    ]
     assert benchmark.main([*flags, "--folder", folder]) == 0
     table = capsys.readouterr().out
     assert [line.split()[:4] for line in table.splitlines() if line.startswith("files")] == [

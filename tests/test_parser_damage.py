@@ -1,4 +1,6 @@
-"""Stores that were damaged at random: whatever is left of them is read, what is not is reported, and nothing ends in a traceback."""
+"""Stores that were damaged at random: whatever is left of them is read, what is not is reported, and nothing
+ends in a traceback.
+"""
 
 import csv
 import shutil
@@ -101,7 +103,9 @@ def test_a_run_is_reported_or_read_and_never_both(file_store, capsys):
 
 
 @MANY
-@given(st.lists(st.tuples(st.integers(100, 2**20), st.binary(min_size=1, max_size=300)), min_size=1, max_size=4))
+@given(
+    st.lists(st.tuples(st.integers(100, 2**20), st.binary(min_size=1, max_size=300)), min_size=1, max_size=4)
+)
 def test_a_sqlite_file_damaged_at_random(sqlite_store, capsys, spots):
     path = Path("copy.db")
     shutil.copy(sqlite_store.uri.removeprefix("sqlite:///"), path)
@@ -145,7 +149,9 @@ def test_a_store_whose_writer_was_killed_over_a_commit_is_not_called_broken(data
 
     assert rows_of(f"sqlite:///{database}")[0] == 2
     said = capsys.readouterr().err
-    assert f"got {database} as a process left it that was killed while it wrote" in said and "backup" not in said
+    assert (
+        f"got {database} as a process left it that was killed while it wrote" in said and "backup" not in said
+    )
     assert f"mlflow ui --backend-store-uri sqlite:///{database}" in said and said.count("\n") == 1
 
     MlflowClient(f"sqlite:///{database}").search_experiments()  # as `mlflow ui` does when it starts
@@ -178,8 +184,12 @@ def test_a_damaged_page_of_a_table_costs_the_runs_on_it(database, capsys):
     with closing(sqlite3.connect(database)) as connection:
         columns = "run_uuid, name, user_id, status, start_time, lifecycle_stage, experiment_id"
         rows = [(run_id,) for run_id in ids]
-        connection.executemany(f"INSERT INTO runs ({columns}) VALUES (?, 'r', 'me', 'FINISHED', 1, 'active', 1)", rows)
-        connection.executemany("INSERT INTO params VALUES ('seed', ?, ?)", [("x" * 1000 + run_id, run_id) for run_id in ids])
+        connection.executemany(
+            f"INSERT INTO runs ({columns}) VALUES (?, 'r', 'me', 'FINISHED', 1, 'active', 1)", rows
+        )
+        connection.executemany(
+            "INSERT INTO params VALUES ('seed', ?, ?)", [("x" * 1000 + run_id, run_id) for run_id in ids]
+        )
         connection.commit()
         (size,) = connection.execute("PRAGMA page_size").fetchone()
     content = bytearray(database.read_bytes())
@@ -197,7 +207,11 @@ def test_a_damaged_page_of_a_table_costs_the_runs_on_it(database, capsys):
 
 WORDS = """true No on '' [] 4e5 4e5a 12ab 1e 0 -5 0x1f 1_0 /x/y.z a-b file:///x/y 2024-01-01 12:30 null ~ .inf inf nan yes. y n"""
 PHRASES = """'a b'|a: b|a #b|- a|a - b|MIMU class0 seed1 kappa=0.1|run 5|/a b|a =|n o|'it''s'|"a"|a\nb: c|null x|nullx"""
-VALUES = st.one_of(st.sampled_from(WORDS.split()), st.sampled_from(PHRASES.split("|")), st.text("abe019-+._:'/ #[]yno=,\t\r", max_size=6))
+VALUES = st.one_of(
+    st.sampled_from(WORDS.split()),
+    st.sampled_from(PHRASES.split("|")),
+    st.text("abe019-+._:'/ #[]yno=,\t\r", max_size=6),
+)
 
 
 @settings(max_examples=200, deadline=None)

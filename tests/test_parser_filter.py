@@ -48,7 +48,9 @@ def test_a_filter_finds_what_mlflow_finds(text, sqlite_store):
 
 
 def test_every_one_of_these_filters_tells_runs_apart_somewhere(sqlite_store):
-    sizes = {len(list(read_sqlite(sqlite_store.uri, Selection(clauses=parse_filter(text))))) for text in FILTERS}
+    sizes = {
+        len(list(read_sqlite(sqlite_store.uri, Selection(clauses=parse_filter(text))))) for text in FILTERS
+    }
     assert {0, 1, 3, 4} <= sizes
 
 
@@ -72,11 +74,15 @@ def test_the_client_filters_as_the_direct_reader_does(sqlite_store):
     for text in [*FILTERS, "params.unlearn IN ('MIMU')"]:
         selection = Selection(clauses=parse_filter(text))
         with client_store(sqlite_store.uri, selection) as client:
-            assert {run.run_id for run in client.runs()[1]} == {run.run_id for run in read_sqlite(sqlite_store.uri, selection)}, text
+            assert {run.run_id for run in client.runs()[1]} == {
+                run.run_id for run in read_sqlite(sqlite_store.uri, selection)
+            }, text
 
 
 def test_only_what_a_server_answers_alike_is_asked_of_it():
-    clauses = parse_filter("params.a = 'x' AND metrics.b < 1 AND params.c IN ('y') AND tags.d LIKE '%z' AND params.e != 'f'")
+    clauses = parse_filter(
+        "params.a = 'x' AND metrics.b < 1 AND params.c IN ('y') AND tags.d LIKE '%z' AND params.e != 'f'"
+    )
     assert for_mlflow(clauses) == "param.`a` = 'x' AND tag.`d` LIKE '%z'"
 
 
@@ -85,26 +91,38 @@ def test_only_what_a_server_answers_alike_is_asked_of_it():
     [
         ("", "expected NAME COMPARATOR VALUE, got ''"),
         ("metrics.a", "expected NAME COMPARATOR VALUE, got 'metrics.a'"),
-        ("metrics.a < 1 OR metrics.b < 1", "expected AND or the end, got 'OR metrics.b < 1'. MLflow's language has no OR"),
+        (
+            "metrics.a < 1 OR metrics.b < 1",
+            "expected AND or the end, got 'OR metrics.b < 1'. MLflow's language has no OR",
+        ),
         ("metrics.a < 'x'", "expected a number after metric a <, got 'x'"),
         ("metrics.a <", "expected a number after metric a <, got nothing"),
         ("metrics.a < nan", "Nothing compares with NaN"),
         ("metrics.a LIKE 'x'", "expected = != < <= > >= after metric a, got LIKE"),
-        ("params.a < 1", "expected = != LIKE ILIKE IN NOT IN IS NULL IS NOT NULL after param a, got <. Params and tags are text"),
+        (
+            "params.a < 1",
+            "expected = != LIKE ILIKE IN NOT IN IS NULL IS NOT NULL after param a, got <. Params and tags "
+            "are text",
+        ),
         ("params.a = MIMU", "expected a text in quotes after param a =, got MIMU"),
         ("params.a IN 'x'", "expected texts in brackets after param a IN, got 'x'"),
         ("datasets.a = 'x'", "expected metrics, params, tags or attributes before the dot, got datasets.a"),
         (
             "avg_gap < 1",
-            "expected metrics.NAME, params.NAME, tags.NAME or one of run_id, run_name, status, start_time, end_time, got avg_gap",
+            "expected metrics.NAME, params.NAME, tags.NAME or one of run_id, run_name, status, start_time, "
+            "end_time, got avg_gap",
         ),
         (
             "status = 'finished'",
-            "unknown status 'finished'. Did you mean 'FINISHED'? Statuses: FAILED, FINISHED, KILLED, RUNNING, SCHEDULED",
+            "unknown status 'finished'. Did you mean 'FINISHED'? Statuses: FAILED, FINISHED, KILLED, "
+            "RUNNING, SCHEDULED",
         ),
         ("attributes.status != 'DONE'", "unknown status 'DONE'. Statuses: "),
         ("status IN ('FINISHED', 'FAILD')", "unknown status 'FAILD'. Did you mean 'FAILED'?"),
-        ("status LIKE 'fin%'", "expected a pattern that one of RUNNING, SCHEDULED, FINISHED, FAILED, KILLED meets, got 'fin%'"),
+        (
+            "status LIKE 'fin%'",
+            "expected a pattern that one of RUNNING, SCHEDULED, FINISHED, FAILED, KILLED meets, got 'fin%'",
+        ),
         ("status IS NULL", "expected = != LIKE ILIKE IN NOT IN after attribute status, got IS NULL"),
     ],
 )
@@ -117,14 +135,30 @@ def test_a_filter_that_is_none(text, message):
 NAMES = st.one_of(st.text("abc_/.-:", min_size=1, max_size=5), st.text("abc ü=()", min_size=1, max_size=4))
 TEXTS = st.text(st.characters(exclude_characters="'", exclude_categories=["Cs"]), max_size=8)
 CLAUSES = st.one_of(
-    st.builds(Clause, st.just("metric"), NAMES, st.sampled_from(["=", "!=", "<", "<=", ">", ">="]), st.floats(allow_nan=False)),
-    st.builds(Clause, st.sampled_from(["param", "tag"]), NAMES, st.sampled_from(["=", "!=", "LIKE", "ILIKE"]), TEXTS),
-    st.builds(Clause, st.just("param"), NAMES, st.sampled_from(["IN", "NOT IN"]), st.lists(TEXTS, min_size=1, max_size=3).map(tuple)),
+    st.builds(
+        Clause,
+        st.just("metric"),
+        NAMES,
+        st.sampled_from(["=", "!=", "<", "<=", ">", ">="]),
+        st.floats(allow_nan=False),
+    ),
+    st.builds(
+        Clause, st.sampled_from(["param", "tag"]), NAMES, st.sampled_from(["=", "!=", "LIKE", "ILIKE"]), TEXTS
+    ),
+    st.builds(
+        Clause,
+        st.just("param"),
+        NAMES,
+        st.sampled_from(["IN", "NOT IN"]),
+        st.lists(TEXTS, min_size=1, max_size=3).map(tuple),
+    ),
 )
 
 
 def written(clause: Clause) -> str:
-    listed = "(" + ", ".join(f"'{text}'" for text in clause.value) + ")" if isinstance(clause.value, tuple) else ""
+    listed = (
+        "(" + ", ".join(f"'{text}'" for text in clause.value) + ")" if isinstance(clause.value, tuple) else ""
+    )
     value = listed or (repr(clause.value) if isinstance(clause.value, float) else f"'{clause.value}'")
     return f"{clause.kind}s.`{clause.key}` {clause.comparator} {value}"
 
@@ -182,11 +216,16 @@ def test_a_pattern_of_many_parts_is_not_tried_at_every_place():
 
 
 def test_like():
-    assert like("a_c%", ignore_case=False).fullmatch("abc\nmore") and not like("a.c", ignore_case=False).fullmatch("abc")
+    assert like("a_c%", ignore_case=False).fullmatch("abc\nmore") and not like(
+        "a.c", ignore_case=False
+    ).fullmatch("abc")
 
 
 def test_since_counts_the_start(store):
-    assert list(parse("--tracking_uri", store.uri, "--since", "2023-11-14T22:13:23Z").run_id) == [store.ids["running"], store.ids["killed"]]
+    assert list(parse("--tracking_uri", store.uri, "--since", "2023-11-14T22:13:23Z").run_id) == [
+        store.ids["running"],
+        store.ids["killed"],
+    ]
     assert len(parse("--tracking_uri", store.uri, "--since", "2023-11-14")) == 4
     assert len(parse("--tracking_uri", store.uri, "--since", "2023-11-15")) == 0
 
@@ -197,5 +236,7 @@ def test_since_as_ms():
 
 
 def test_experiments_by_name(store):
-    assert set(parse("--tracking_uri", store.uri, "--experiment", "Größe, zwei").experiment) == {"Größe, zwei"}
+    assert set(parse("--tracking_uri", store.uri, "--experiment", "Größe, zwei").experiment) == {
+        "Größe, zwei"
+    }
     assert len(parse("--tracking_uri", store.uri, "--experiment", "Größe, zwei", "digits-mlp")) == 4

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 
 import mlruns_parser
-from reporter.table_files import WRITERS, defused, iso_utc, write_csv, write_json_lines, write_parquet, write_spreadsheet_csv
+from reporter.table_files import (
+    WRITERS,
+    defused,
+    iso_utc,
+    write_csv,
+    write_json_lines,
+    write_parquet,
+    write_spreadsheet_csv,
+)
 from tests.filled_stores import METRICS, PARAMS, empty_place, parse  # noqa: F401 (empty_place: a fixture of every test here)
 from tracking import sqlite_reader
 from tracking.artifact_place import artifact_folder
@@ -28,7 +36,12 @@ NUMBERS = st.one_of(st.none(), st.floats())
 KINDS = {"text": "text", "a number": "number", "step": "integer", "when": "time"}
 TIMES = st.integers(-(10**12), 10**13)
 ROWS = st.lists(
-    st.tuples(st.one_of(st.none(), TEXT), NUMBERS, st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), st.one_of(st.none(), TIMES))
+    st.tuples(
+        st.one_of(st.none(), TEXT),
+        NUMBERS,
+        st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)),
+        st.one_of(st.none(), TIMES),
+    )
 )
 
 
@@ -37,7 +50,9 @@ def write(*arguments: str) -> None:
 
 
 def same(one, other) -> bool:
-    return one == other or (isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other))
+    return one == other or (
+        isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other)
+    )
 
 
 # Histories
@@ -63,7 +78,9 @@ def test_the_history_has_every_point_that_mlflow_has(store, monkeypatch, capsys)
     table = pd.read_csv("long.csv", dtype=str, keep_default_na=False)
     assert list(table.columns) == ["run_id", "metric", "step", "time", "value"]
     found = [(row.run_id, row.metric, int(row.step), row.time, row.value) for row in table.itertuples()]
-    assert sorted(found) == sorted((run, name, step, iso_utc(time), value) for run, name, step, time, value in expected)
+    assert sorted(found) == sorted(
+        (run, name, step, iso_utc(time), value) for run, name, step, time, value in expected
+    )
     assert f"{len(expected)} values -> long.csv" in capsys.readouterr().out
 
 
@@ -89,7 +106,8 @@ def test_parquet_has_the_same_cells_with_types(store):
     parquet = pyarrow.parquet.read_table("runs.parquet")
     assert parquet.column_names == list(table.columns)
     kinds = {
-        name: str(parquet.schema.field(name).type) for name in ("run_id", "start_time", "duration_s", "param.lr", "metric.lr", "empty")
+        name: str(parquet.schema.field(name).type)
+        for name in ("run_id", "start_time", "duration_s", "param.lr", "metric.lr", "empty")
     }
     assert kinds == {
         "run_id": "string",
@@ -102,7 +120,13 @@ def test_parquet_has_the_same_cells_with_types(store):
     for row in parquet.to_pylist():
         for name, value in row.items():
             shown = table[name][row["run_id"]]
-            text = iso_utc(round(value.timestamp() * 1000)) if isinstance(value, datetime) else "" if value is None else str(value)
+            text = (
+                iso_utc(round(value.timestamp() * 1000))
+                if isinstance(value, datetime)
+                else ""
+                if value is None
+                else str(value)
+            )
             assert text == shown, name
 
 
@@ -110,33 +134,48 @@ def test_json_lines_have_the_same_cells(store):
     table = parse("--tracking_uri", store.uri)
     write("--tracking_uri", store.uri, "--output", "runs.jsonl")
     special = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
-    rows = [json.loads(line, parse_constant=pytest.fail) for line in Path("runs.jsonl").read_bytes().decode().split("\n")[:-1]]
+    rows = [
+        json.loads(line, parse_constant=pytest.fail)
+        for line in Path("runs.jsonl").read_bytes().decode().split("\n")[:-1]
+    ]
     assert [row["run_id"] for row in rows] == list(table.run_id)
     for row in rows:
         numbers = {name for name in row if name in METRICS}
-        assert {name: special.get(value, str(value)) if name in numbers else str(value) for name, value in row.items()} == {
-            name: table[name][row["run_id"]] for name in row
-        }
+        assert {
+            name: special.get(value, str(value)) if name in numbers else str(value)
+            for name, value in row.items()
+        } == {name: table[name][row["run_id"]] for name in row}
         assert all(table[name][row["run_id"]] == "" for name in table.columns if name not in row)
 
 
 @settings(deadline=None)
 @given(ROWS)
 def test_any_cells_round_trip_in_every_format(rows):
-    for write_rows, name in ((write_csv, "t.csv"), (write_json_lines, "t.jsonl"), (write_parquet, "t.parquet")):
+    for write_rows, name in (
+        (write_csv, "t.csv"),
+        (write_json_lines, "t.jsonl"),
+        (write_parquet, "t.parquet"),
+    ):
         write_rows(Path(name).resolve(), KINDS, rows)
     with Path("t.csv").open(newline="", encoding="utf-8") as file:
         from_csv = list(csv.reader(file))[1:]
     shown = [
-        ["" if c is None else repr(c) if isinstance(c, float) else iso_utc(c) if i == 3 else str(c) for i, c in enumerate(row)]
+        [
+            "" if c is None else repr(c) if isinstance(c, float) else iso_utc(c) if i == 3 else str(c)
+            for i, c in enumerate(row)
+        ]
         for row in rows
     ]
     assert from_csv == shown
     table = pyarrow.parquet.read_table("t.parquet").to_pylist()
-    moments = [None if row[3] is None else datetime.fromtimestamp(0, UTC).timestamp() + row[3] / 1000 for row in rows]
+    moments = [
+        None if row[3] is None else datetime.fromtimestamp(0, UTC).timestamp() + row[3] / 1000 for row in rows
+    ]
     for row, found, moment in zip(rows, table, moments, strict=True):
         assert all(same(one, other) for one, other in zip(row[:3], list(found.values())[:3], strict=True))
-        assert (found["when"] is None) == (moment is None) and (moment is None or found["when"].timestamp() == pytest.approx(moment))
+        assert (found["when"] is None) == (moment is None) and (
+            moment is None or found["when"].timestamp() == pytest.approx(moment)
+        )
     lines = [json.loads(line) for line in Path("t.jsonl").read_bytes().decode().split("\n")[:-1]]
     for row, found in zip(rows, lines, strict=True):
         number = found.get("a number")
@@ -156,7 +195,8 @@ def test_the_format_may_be_named(name, sqlite_store):
     [
         (
             ["--output", "runs.xlsx"],
-            "expected --output to end in .csv, .parquet, .jsonl, .ndjson, got runs.xlsx. Rename it, or name its --format",
+            "expected --output to end in .csv, .parquet, .jsonl, .ndjson, got runs.xlsx. Rename it, or name "
+            "its --format",
         ),
         (
             ["--output", "runs.parquet", "--spreadsheet_safe"],
@@ -164,7 +204,10 @@ def test_the_format_may_be_named(name, sqlite_store):
         ),
         (["--history", "--summary"], "argument --summary: not allowed with argument --history"),
         (["--format", "xml"], "invalid choice: 'xml'"),
-        (["--artifact_root", "nowhere"], "expected the folder of the artifacts as --artifact_root, got nowhere. Check the path"),
+        (
+            ["--artifact_root", "nowhere"],
+            "expected the folder of the artifacts as --artifact_root, got nowhere. Check the path",
+        ),
         (["--experiment", "digits-mpl"], "unknown experiment 'digits-mpl'. Did you mean 'digits-mlp'?"),
         (["--since", "yesterday"], "--since: expected a date, or a date and a time, got 'yesterday'"),
     ],
@@ -180,13 +223,33 @@ def test_a_mistake(arguments, message, database, capsys):
 
 
 @pytest.mark.parametrize(
-    "text", ["=1+1", "+1+cmd", "-x", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1+1", "＝1", "-2+3", "-", "+", "--1", "-1_000", "-١"]
+    "text",
+    [
+        "=1+1",
+        "+1+cmd",
+        "-x",
+        "@SUM(A1)",
+        "\t=1",
+        "\r=1",
+        "\n=1",
+        " =1+1",
+        "＝1",
+        "-2+3",
+        "-",
+        "+",
+        "--1",
+        "-1_000",
+        "-١",
+    ],
 )
 def test_a_formula_is_defused(text):
     assert defused(text) == f"'{text}"
 
 
-@pytest.mark.parametrize("text", ["", "1", "-1", "+1", "-1.5e-3", "+.5", "-inf", "nan", "MIMU", "a=1", "'=1", "2024-05-01T12:00:00.000Z"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "1", "-1", "+1", "-1.5e-3", "+.5", "-inf", "nan", "MIMU", "a=1", "'=1", "2024-05-01T12:00:00.000Z"],
+)
 def test_other_texts_and_numbers_stay(text):
     assert defused(text) == text
 
@@ -206,7 +269,12 @@ def test_no_cell_of_a_safe_table_begins_like_a_formula_unless_it_is_a_number(row
 def test_the_flag_defuses_what_was_logged_and_nothing_else(store):
     plain = parse("--tracking_uri", store.uri)
     safe = parse("--tracking_uri", store.uri, "--spreadsheet_safe")
-    differing = {(name, plain[name][i], safe[name][i]) for name in plain.columns for i in plain.index if plain[name][i] != safe[name][i]}
+    differing = {
+        (name, plain[name][i], safe[name][i])
+        for name in plain.columns
+        for i in plain.index
+        if plain[name][i] != safe[name][i]
+    }
     assert differing == {("formula", "=1+1", "'=1+1")}
     assert '"=' not in Path("out.csv").read_text() and PARAMS["formula"] == "=1+1"
 
@@ -221,7 +289,9 @@ def long_run(database, tmp_path):
 
     whole = "0123456789" * 1500
     mlflow.set_tracking_uri(f"sqlite:///{database}")
-    experiment = mlflow.create_experiment("long", artifact_location=(tmp_path / "artifacts" / "long").as_uri())
+    experiment = mlflow.create_experiment(
+        "long", artifact_location=(tmp_path / "artifacts" / "long").as_uri()
+    )
     run_id = mlflow.MlflowClient().create_run(experiment).info.run_id
     TrackedRun(run_id, experiment).params({"forget_indexes": whole})
     yield run_id, whole
@@ -240,7 +310,10 @@ def test_it_is_found_where_the_artifacts_are_now(long_run, database, capsys):
     assert (
         "2 params have 6000 characters, where MLflow cuts, and no artifact" in capsys.readouterr().out
     )  # the other one is exactly so long
-    assert parse("--tracking_uri", f"sqlite:///{database}", "--artifact_root", "moved").forget_indexes[run_id] == whole
+    assert (
+        parse("--tracking_uri", f"sqlite:///{database}", "--artifact_root", "moved").forget_indexes[run_id]
+        == whole
+    )
 
 
 def test_another_artifact_of_that_name_is_not_taken_for_it(long_run, database):

@@ -50,7 +50,9 @@ def refused() -> requests.exceptions.ConnectionError:
 def too_late() -> requests.exceptions.ConnectionError:
     """What requests makes of an answer that does not come, where it is not to ask again."""
     late = ReadTimeoutError(urllib3.HTTPConnectionPool("host"), "/api", "Read timed out. (read timeout=60)")
-    return requests.exceptions.ConnectionError(MaxRetryError(urllib3.HTTPConnectionPool("host"), "/api", late))
+    return requests.exceptions.ConnectionError(
+        MaxRetryError(urllib3.HTTPConnectionPool("host"), "/api", late)
+    )
 
 
 def answered(status: int) -> requests.exceptions.HTTPError:
@@ -65,15 +67,39 @@ def answered(status: int) -> requests.exceptions.HTTPError:
         (of_database(sqlite3.OperationalError("database is locked")), "busy", "database is locked"),
         (sqlite3.OperationalError("database is locked"), "busy", "database is locked"),
         (of_database(sqlite3.OperationalError("no such table: runs")), "wrong", "no such table: runs"),
-        (of_database(sqlite3.OperationalError("attempt to write a readonly database")), "wrong", "attempt to write a readonly database"),
-        (of_database(sqlite3.OperationalError("database or disk is full")), "wrong", "database or disk is full"),
+        (
+            of_database(sqlite3.OperationalError("attempt to write a readonly database")),
+            "wrong",
+            "attempt to write a readonly database",
+        ),
+        (
+            of_database(sqlite3.OperationalError("database or disk is full")),
+            "wrong",
+            "database or disk is full",
+        ),
         (of_database(DriverError("FATAL:  the database system is starting up")), "busy", "starting up"),
         (of_database(DriverError("FATAL:  sorry, too many clients already")), "busy", "too many clients"),
         (of_database(DriverError("deadlock detected", "40P01")), "busy", "deadlock detected"),
-        (of_database(DriverError("terminating connection due to administrator command", "57P01")), "away", "terminating connection"),
-        (of_database(DriverError('connection to server at "h", port 9 failed: Connection refused')), "away", "refused"),
-        (of_database(DriverError("server closed the connection unexpectedly")), "away", "closed the connection"),
-        (of_database(DriverError('FATAL:  password authentication failed for user "me"')), "wrong", "authentication failed"),
+        (
+            of_database(DriverError("terminating connection due to administrator command", "57P01")),
+            "away",
+            "terminating connection",
+        ),
+        (
+            of_database(DriverError('connection to server at "h", port 9 failed: Connection refused')),
+            "away",
+            "refused",
+        ),
+        (
+            of_database(DriverError("server closed the connection unexpectedly")),
+            "away",
+            "closed the connection",
+        ),
+        (
+            of_database(DriverError('FATAL:  password authentication failed for user "me"')),
+            "wrong",
+            "authentication failed",
+        ),
         (of_database(DriverError('FATAL:  database "none" does not exist')), "wrong", "does not exist"),
         (of_database(DriverError("permission denied for table runs", "42501")), "wrong", "permission denied"),
         (ProgrammingError("SELECT 1", {}, DriverError("syntax error", "42601")), "wrong", "syntax error"),
@@ -87,7 +113,11 @@ def answered(status: int) -> requests.exceptions.HTTPError:
         (answered(403), "wrong", "status 403"),
         (answered(502), "away", "status 502"),
         (RestException({"error_code": "PERMISSION_DENIED", "message": "not you"}), "wrong", "not you"),
-        (MlflowException("the response body was not in a valid JSON format. Response body: '<html>'"), "away", "the answer is no JSON"),
+        (
+            MlflowException("the response body was not in a valid JSON format. Response body: '<html>'"),
+            "away",
+            "the answer is no JSON",
+        ),
         (ConnectionResetError(104, "Connection reset by peer"), "away", "reset by peer"),
         (OSError(28, "No space left on device", "a.txt"), "wrong", "No space left on device"),
     ],
@@ -196,4 +226,7 @@ def test_mlflow_makes_each_request_once_and_prints_no_address(monkeypatch):
     during = patiently(lambda: dict(os.environ))
     assert (during["MLFLOW_HTTP_REQUEST_MAX_RETRIES"], during["MLFLOW_HTTP_REQUEST_TIMEOUT"]) == ("0", "60")
     assert during["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] == "true"
-    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "7" and "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
+    assert (
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "7"
+        and "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
+    )

@@ -33,7 +33,9 @@ def folder(tmp_path_factory) -> Path:
     return place
 
 
-@pytest.fixture(scope="module", params=[ForgetRequest((0,)), ForgetRequest((-1,), 120)], ids=["a class", "some images"])
+@pytest.fixture(
+    scope="module", params=[ForgetRequest((0,)), ForgetRequest((-1,), 120)], ids=["a class", "some images"]
+)
 def run(request, folder) -> tuple[Result, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -67,7 +69,9 @@ class Recomputed:
 
     def means(self):
         found = {"test_loss": self.sets["test"].loss.mean(), "test_score": self.score("test")}
-        for name in ("forget", "retain", "test_forget", "test_retain") if self.whole_class else ("forget", "retain"):
+        for name in (
+            ("forget", "retain", "test_forget", "test_retain") if self.whole_class else ("forget", "retain")
+        ):
             found |= {f"{name}_loss": self.sets[name].loss.mean(), f"{name}_score": self.score(name)}
             if name.endswith("forget"):
                 found[f"{name}_probability"] = self.sets[name].p_y.mean()
@@ -80,11 +84,16 @@ class Recomputed:
         lr = LogisticRegression(class_weight="balanced").fit(
             np.concatenate([members, others])[:, None], [1] * len(members) + [0] * len(others)
         )
-        others = {f"mia_{name}": self.called_non_member(f"member_score_{name}") for name in ("correctness", "entropy", "m_entropy", "prob")}
+        others = {
+            f"mia_{name}": self.called_non_member(f"member_score_{name}")
+            for name in ("correctness", "entropy", "m_entropy", "prob")
+        }
         return others | {
             "mia": self.called_non_member("member_score"),
             "mia_confidence": self.called_non_member("member_score"),
-            "mia_auc": roc_auc_score([1] * len(forget) + [0] * len(test), -np.concatenate([forget.loss, test.loss])),
+            "mia_auc": roc_auc_score(
+                [1] * len(forget) + [0] * len(test), -np.concatenate([forget.loss, test.loss])
+            ),
             "mia_tpr_at_1_fpr": (forget.loss < np.sort(test.loss)[len(test) // 100]).mean(),
             "mia_lr": 100 * lr.predict(self.entropy("forget")[:, None]).mean(),
         }
@@ -93,7 +102,13 @@ class Recomputed:
         return self.means() | self.attacks()
 
     def ua_ra_ta(self):
-        return np.array([100 - self.score("forget"), self.score("retain"), self.score("test_retain" if self.whole_class else "test")])
+        return np.array(
+            [
+                100 - self.score("forget"),
+                self.score("retain"),
+                self.score("test_retain" if self.whole_class else "test"),
+            ]
+        )
 
     def against(self, ideal: "Recomputed"):
         gaps = np.abs(self.ua_ra_ta() - ideal.ua_ra_ta())
@@ -103,7 +118,8 @@ class Recomputed:
             "avg_gap": (gaps.sum() + mia_gap) / 4,
             "avg_gap_without_mia": gaps.mean(),
             "tow": np.prod(1 - gaps / 100),
-            "fidelity": 100 * (self.sets["forget"].predicted.to_numpy() == ideal.sets["forget"].predicted.to_numpy()).mean(),
+            "fidelity": 100
+            * (self.sets["forget"].predicted.to_numpy() == ideal.sets["forget"].predicted.to_numpy()).mean(),
             "js_divergence": (jensenshannon(self.p("forget"), ideal.p("forget"), axis=1) ** 2).mean(),
             "activation_distance": np.linalg.norm(self.p("forget") - ideal.p("forget"), axis=1).mean(),
         }
@@ -124,7 +140,10 @@ def read(path):
     about = json.loads(pq.read_schema(path).metadata[b"lethe"])
     rows = pq.read_table(path).to_pandas()
     return (
-        {model: Recomputed(rows, model, about["forget_classes"]) for model in ("unlearned", "initial", "ideal", "incompetent")},
+        {
+            model: Recomputed(rows, model, about["forget_classes"])
+            for model in ("unlearned", "initial", "ideal", "incompetent")
+        },
         rows,
         about,
     )
@@ -146,7 +165,9 @@ def test_every_number_can_be_computed_from_the_file(run):
 def test_so_can_those_of_the_base_models(run, model):
     result, path = run
     models, _, _ = read(path)
-    found = models[model].of_one_model() | models[model].without_an_ideal(models["initial"], models["incompetent"])
+    found = models[model].of_one_model() | models[model].without_an_ideal(
+        models["initial"], models["incompetent"]
+    )
 
     values = getattr(result, model)
     undecided = {name for name in found if is_undecided(f"{model}_{name}", result.undefined)}
@@ -166,7 +187,9 @@ def test_the_attack_can_be_done_again(run):
 
     assert members.label.value_counts().to_dict() == others.label.value_counts().to_dict()
     assert set(members.set) == {"retain"} and set(others.set) == {"test"} and set(target.set) == {"forget"}
-    np.testing.assert_allclose(attack.decision_function(target.p_y.to_numpy()[:, None]), target.member_score, atol=0.02)
+    np.testing.assert_allclose(
+        attack.decision_function(target.p_y.to_numpy()[:, None]), target.member_score, atol=0.02
+    )
 
 
 def test_the_columns_are_what_they_say(run):
@@ -209,4 +232,8 @@ def test_a_probability_of_zero_is_an_infinite_loss():
     own = ModelOutputs(outputs, outputs, outputs, None, (), seed=1)
     table = per_image({"unlearned": own}, dict.fromkeys(("forget", "retain", "test"), torch.tensor([0])))
 
-    assert (table["p_y"][0].as_py(), table["loss"][0].as_py(), table["margin"][0].as_py()) == (0.0, float("inf"), -float("inf"))
+    assert (table["p_y"][0].as_py(), table["loss"][0].as_py(), table["margin"][0].as_py()) == (
+        0.0,
+        float("inf"),
+        -float("inf"),
+    )

@@ -37,13 +37,25 @@ def ascii_console(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "script", ["mlflow_forget.py", "main_baseline.py", "array_param_file.py", "mlruns_parser.py", "compare.py", "audit.py"]
+    "script",
+    [
+        "mlflow_forget.py",
+        "main_baseline.py",
+        "array_param_file.py",
+        "mlruns_parser.py",
+        "compare.py",
+        "audit.py",
+    ],
 )
 def test_windows_is_refused_in_one_line(script):
-    done = subprocess.run([sys.executable, "-c", WINDOWS, str(ROOT / script)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", WINDOWS, str(ROOT / script)], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and done.stdout == ""
-    assert "expected Linux or macOS" in done.stderr and "signal.SIGALRM" in done.stderr and "WSL" in done.stderr
+    assert (
+        "expected Linux or macOS" in done.stderr and "signal.SIGALRM" in done.stderr and "WSL" in done.stderr
+    )
 
 
 def test_a_python_that_has_what_is_needed_is_taken():
@@ -60,7 +72,9 @@ def test_what_is_lacking_is_named(module, name, monkeypatch, capsys):
 
 def test_a_device_without_float64_is_refused(monkeypatch):
     def no_double(_):
-        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
+        raise TypeError(
+            "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
+        )
 
     monkeypatch.setattr(torch.Tensor, "double", no_double)
     with pytest.raises(ValueError, match="--device: expected a device with float64, .*, got 'cpu'. Use cpu"):
@@ -85,4 +99,6 @@ def test_a_traceback_has_no_password(capsys):
     except RuntimeError as error:
         command_line._traceback(type(error), error, error.__traceback__)
     said = capsys.readouterr().err
-    assert said.startswith("Traceback") and said.endswith("RuntimeError: no answer from http://***@server:5000\n")
+    assert said.startswith("Traceback") and said.endswith(
+        "RuntimeError: no answer from http://***@server:5000\n"
+    )

@@ -1,4 +1,6 @@
-"""The metrics that compare the predictions of two models, against hand-made values, scipy, and what they must obey."""
+"""The metrics that compare the predictions of two models, against hand-made values, scipy, and what they must
+obey.
+"""
 
 import math
 
@@ -14,8 +16,14 @@ from evaluation.prediction_distance import class_means, jensen_shannon
 
 LN2 = math.log(2)
 UNTIMED = settings(deadline=None)
-rows = st.lists(st.floats(0, 1), min_size=3, max_size=3).filter(lambda row: sum(row) > 1e-3).map(lambda row: np.divide(row, sum(row)))
-distributions = st.integers(1, 6).flatmap(lambda n: st.tuples(*[st.lists(rows, min_size=n, max_size=n).map(np.array)] * 2))
+rows = (
+    st.lists(st.floats(0, 1), min_size=3, max_size=3)
+    .filter(lambda row: sum(row) > 1e-3)
+    .map(lambda row: np.divide(row, sum(row)))
+)
+distributions = st.integers(1, 6).flatmap(
+    lambda n: st.tuples(*[st.lists(rows, min_size=n, max_size=n).map(np.array)] * 2)
+)
 
 
 def outputs(probabilities, labels):
@@ -62,9 +70,17 @@ def test_the_divergence_by_hand():
 @pytest.mark.parametrize(
     ("p", "q", "message"),
     [
-        (torch.ones(2, 1), torch.ones(1, 1), r"expected two tensors of probabilities \(N, C\), got shapes \(2, 1\) and \(1, 1\)"),
+        (
+            torch.ones(2, 1),
+            torch.ones(1, 1),
+            r"expected two tensors of probabilities \(N, C\), got shapes \(2, 1\) and \(1, 1\)",
+        ),
         (torch.tensor([0.5, 0.5]), torch.tensor([0.5, 0.5]), r"got shapes \(2,\) and \(2,\)"),
-        (torch.tensor([[0.5, 0.5], [3.0, 1.0]]), torch.full((2, 2), 0.5), r"got 1 of 2 that are not \(the first sums to 4\)"),
+        (
+            torch.tensor([[0.5, 0.5], [3.0, 1.0]]),
+            torch.full((2, 2), 0.5),
+            r"got 1 of 2 that are not \(the first sums to 4\)",
+        ),
         (torch.tensor([[0.5, 0.5]]), torch.tensor([[1.5, -0.5]]), "not negative and sum to 1, got 1 of 1"),
         (torch.tensor([[math.nan, 0.5]]), torch.tensor([[0.5, 0.5]]), "got 1 of 1 that are not"),
     ],
@@ -87,17 +103,23 @@ def test_fidelity_asks_what_is_predicted_not_what_is_right():
 
 def test_js_divergence_is_the_mean_over_forget():
     expected = (LN2 + 0) / 2
-    assert measured("js_divergence", [[1.0, 0.0], [0.3, 0.7]], [[0.0, 1.0], [0.3, 0.7]]) == pytest.approx(expected, abs=1e-15)
+    assert measured("js_divergence", [[1.0, 0.0], [0.3, 0.7]], [[0.0, 1.0], [0.3, 0.7]]) == pytest.approx(
+        expected, abs=1e-15
+    )
 
 
 def test_activation_distance_by_hand():
     # |(.6, .4) - (.3, .8 - .1)| = .3 sqrt 2 and |(1, 0) - (0, 1)| = sqrt 2
     expected = (0.3 + 1) * math.sqrt(2) / 2
-    assert measured("activation_distance", [[0.6, 0.4], [1.0, 0.0]], [[0.3, 0.7], [0.0, 1.0]]) == pytest.approx(expected, abs=1e-12)
+    assert measured(
+        "activation_distance", [[0.6, 0.4], [1.0, 0.0]], [[0.3, 0.7], [0.0, 1.0]]
+    ) == pytest.approx(expected, abs=1e-12)
 
 
 def test_zrf_by_hand():
-    assert measured("zrf", [[1.0, 0.0], [0.3, 0.7]], [[0.0, 1.0], [0.3, 0.7]]) == pytest.approx(1 - LN2 / 2, abs=1e-15)
+    assert measured("zrf", [[1.0, 0.0], [0.3, 0.7]], [[0.0, 1.0], [0.3, 0.7]]) == pytest.approx(
+        1 - LN2 / 2, abs=1e-15
+    )
 
 
 @UNTIMED
@@ -109,7 +131,12 @@ def test_they_are_symmetric_and_in_their_range(pair, name):
     ours, theirs = (model_outputs(forget, outputs([[0.2, 0.3, 0.5]], [0])) for forget in sets)
     value = METRICS[name](ours, theirs)
     assert value == pytest.approx(METRICS[name](theirs, ours), abs=1e-12)
-    lowest, highest = {"fidelity": (0, 100), "js_divergence": (0, LN2), "activation_distance": (0, math.sqrt(2)), "zrf": (1 - LN2, 1)}[name]
+    lowest, highest = {
+        "fidelity": (0, 100),
+        "js_divergence": (0, LN2),
+        "activation_distance": (0, math.sqrt(2)),
+        "zrf": (1 - LN2, 1),
+    }[name]
     assert lowest - 1e-12 <= value <= highest + 1e-12
 
 
@@ -135,13 +162,17 @@ def test_rf_js_divergence_by_hand():
     # class 0: (.7, .3) on forget against (.8/3, 2.2/3) on test; class 1: (.2, .8) against (.6, .4)
     pairs = (((0.7, 0.3), (0.8 / 3, 2.2 / 3)), ((0.2, 0.8), (0.6, 0.4)))
     expected = sum(jensenshannon(p, q) ** 2 for p, q in pairs) / 2
-    assert METRICS["rf_js_divergence"](model_outputs(FORGET), model_outputs(FORGET, TEST)) == pytest.approx(expected, abs=1e-12)
+    assert METRICS["rf_js_divergence"](model_outputs(FORGET), model_outputs(FORGET, TEST)) == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 def test_only_the_classes_in_forget_count():
     forget = FORGET.subset(FORGET.labels == 1)
     expected = jensenshannon((0.2, 0.8), (0.6, 0.4)) ** 2
-    assert METRICS["rf_js_divergence"](model_outputs(forget), model_outputs(forget, TEST)) == pytest.approx(expected, abs=1e-12)
+    assert METRICS["rf_js_divergence"](model_outputs(forget), model_outputs(forget, TEST)) == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 def test_predictions_as_on_test_are_the_best():
@@ -151,15 +182,22 @@ def test_predictions_as_on_test_are_the_best():
 def test_where_a_whole_class_was_forgotten_a_low_value_means_that_it_still_is_there():
     test = outputs([[0.99, 0.01], [0.01, 0.99]], [0, 1])
     remembers, forgot = outputs([[0.99, 0.01]], [0]), outputs([[0.0, 1.0]], [0])
-    values = [METRICS["rf_js_divergence"](model_outputs(forget), model_outputs(forget, test)) for forget in (remembers, forgot)]
+    values = [
+        METRICS["rf_js_divergence"](model_outputs(forget), model_outputs(forget, test))
+        for forget in (remembers, forgot)
+    ]
     assert values[0] == 0.0
     assert 0.9 * LN2 < values[1] <= LN2
 
 
 def test_a_class_without_a_test_image_is_a_reason():
     test = TEST.subset(TEST.labels == 0)
-    _, reasons = evaluate(model=model_outputs(FORGET, test), initial=model_outputs(FORGET, test), names=["rf_js_divergence"])
-    assert reasons["rf_js_divergence"].startswith("expected test images of every class in forget, got none of [1]")
+    _, reasons = evaluate(
+        model=model_outputs(FORGET, test), initial=model_outputs(FORGET, test), names=["rf_js_divergence"]
+    )
+    assert reasons["rf_js_divergence"].startswith(
+        "expected test images of every class in forget, got none of [1]"
+    )
 
 
 def test_what_is_not_given_is_a_reason():
@@ -170,5 +208,7 @@ def test_what_is_not_given_is_a_reason():
 
 def test_an_incompetent_teacher_may_have_seen_forget_alone():
     none = TEST.subset(torch.zeros(4, dtype=torch.bool))
-    values, _ = evaluate(model=model_outputs(FORGET, TEST), incompetent=model_outputs(FORGET, none), names=["zrf"])
+    values, _ = evaluate(
+        model=model_outputs(FORGET, TEST), incompetent=model_outputs(FORGET, none), names=["zrf"]
+    )
     assert values == {"zrf": 1.0}

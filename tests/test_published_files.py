@@ -1,4 +1,6 @@
-"""The published files of MNIST, FashionMNIST and CIFAR, read pixel by pixel; files that are missing or damaged."""
+"""The published files of MNIST, FashionMNIST and CIFAR, read pixel by pixel; files that are missing or
+damaged.
+"""
 
 import hashlib
 import pickle
@@ -23,7 +25,10 @@ def grey(request, tmp_path):
     random, raw_folder, content = np.random.default_rng(1), tmp_path / request.param / "raw", {}
     raw_folder.mkdir(parents=True)
     for part, count in (("train", TRAIN_COUNT), ("t10k", TEST_COUNT)):
-        content[part] = random.integers(0, 256, (count, 28, 28), dtype=np.uint8), (np.arange(count) % 10).astype(np.uint8)
+        content[part] = (
+            random.integers(0, 256, (count, 28, 28), dtype=np.uint8),
+            (np.arange(count) % 10).astype(np.uint8),
+        )
         (raw_folder / f"{part}-images-idx3-ubyte").write_bytes(idx(content[part][0]))
         (raw_folder / f"{part}-labels-idx1-ubyte").write_bytes(idx(content[part][1]))
     return request.param, tmp_path, content
@@ -33,7 +38,9 @@ def grey(request, tmp_path):
 def test_grey_files_are_read_pixel_by_pixel(grey, part, files):
     name, folder, content = grey
     images, labels = getattr(DATASETS[name](folder), part)
-    assert np.array_equal(images.numpy(), content[files][0][:, None]) and np.array_equal(labels.numpy(), content[files][1])
+    assert np.array_equal(images.numpy(), content[files][0][:, None]) and np.array_equal(
+        labels.numpy(), content[files][1]
+    )
 
 
 def test_grey_labels_are_int64(grey):
@@ -75,14 +82,17 @@ def test_files_one_folder_too_deep_are_named(grey):
     (folder / name / "raw").mkdir()
     (folder / name / "unpacked").rename(folder / name / "raw" / "archive")
     with pytest.raises(
-        ValueError, match=r"got .*raw/archive/train-images-idx3-ubyte, one folder too deep\. Move the files of .*archive up"
+        ValueError,
+        match=r"got .*raw/archive/train-images-idx3-ubyte, one folder too deep\. Move the files of .*archive up",
     ):
         DATASETS[name](folder)
 
 
 def test_images_and_labels_of_different_numbers_are_refused(grey):
     name, folder, _ = grey
-    (folder / name / "raw" / "train-labels-idx1-ubyte").write_bytes(idx(np.zeros(TRAIN_COUNT - 1, dtype=np.uint8)))
+    (folder / name / "raw" / "train-labels-idx1-ubyte").write_bytes(
+        idx(np.zeros(TRAIN_COUNT - 1, dtype=np.uint8))
+    )
     with pytest.raises(ValueError, match="damaged"):
         DATASETS[name](folder)
 
@@ -91,7 +101,9 @@ def test_images_and_labels_of_different_numbers_are_refused(grey):
 
 
 def write_cifar(folder, monkeypatch, *, per_file=4):
-    """Small batches in CIFAR-10's layout (a pickle of rows R, G, B), their MD5s told to torchvision; the content by file name."""
+    """Small batches in CIFAR-10's layout (a pickle of rows R, G, B), their MD5s told to torchvision; the
+    content by file name.
+    """
     base = folder / "cifar-10-batches-py"
     base.mkdir(parents=True)
     random, content, md5 = np.random.default_rng(2), {}, {}
@@ -99,15 +111,26 @@ def write_cifar(folder, monkeypatch, *, per_file=4):
         rows = random.integers(0, 256, (per_file, 3072), dtype=np.uint8)
         labels = [(number * per_file + i) % 10 for i in range(per_file)]
         content[name] = rows, labels
-        batch = {"batch_label": name, "labels": labels, "data": rows, "filenames": [f"{i}.png" for i in range(per_file)]}
+        batch = {
+            "batch_label": name,
+            "labels": labels,
+            "data": rows,
+            "filenames": [f"{i}.png" for i in range(per_file)],
+        }
         (base / name).write_bytes(pickle.dumps(batch, protocol=2))
     names = [f"name{i}" for i in range(10)]
-    (base / "batches.meta").write_bytes(pickle.dumps({"label_names": names, "num_cases_per_batch": per_file}, protocol=2))
+    (base / "batches.meta").write_bytes(
+        pickle.dumps({"label_names": names, "num_cases_per_batch": per_file}, protocol=2)
+    )
     md5 = {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in base.iterdir()}
     dataset = torchvision_module("datasets").CIFAR10
-    monkeypatch.setattr(dataset, "train_list", [[f"data_batch_{i}", md5[f"data_batch_{i}"]] for i in range(1, 6)])
+    monkeypatch.setattr(
+        dataset, "train_list", [[f"data_batch_{i}", md5[f"data_batch_{i}"]] for i in range(1, 6)]
+    )
     monkeypatch.setattr(dataset, "test_list", [["test_batch", md5["test_batch"]]])
-    monkeypatch.setattr(dataset, "meta", {"filename": "batches.meta", "key": "label_names", "md5": md5["batches.meta"]})
+    monkeypatch.setattr(
+        dataset, "meta", {"filename": "batches.meta", "key": "label_names", "md5": md5["batches.meta"]}
+    )
     return content
 
 
@@ -127,7 +150,10 @@ def test_cifars_training_files_are_read_pixel_by_pixel(cifar):
 def test_cifars_test_file_is_read_pixel_by_pixel(cifar):
     folder, content = cifar
     images, labels = DATASETS["CIFAR10"](folder).test
-    assert np.array_equal(images.numpy().reshape(4, 3072), content["test_batch"][0]) and labels.tolist() == content["test_batch"][1]
+    assert (
+        np.array_equal(images.numpy().reshape(4, 3072), content["test_batch"][0])
+        and labels.tolist() == content["test_batch"][1]
+    )
 
 
 def test_cifars_images_are_3_by_32_by_32_bytes(cifar):
@@ -172,16 +198,28 @@ def test_a_cifar_file_with_another_md5_is_not_unpickled(cifar, file):
 
 @pytest.fixture
 def cifar100(tmp_path, monkeypatch):
-    """400 + 200 images in CIFAR-100's layout (pickles with fine and coarse labels), their MD5s told to torchvision."""
+    """400 + 200 images in CIFAR-100's layout (pickles with fine and coarse labels), their MD5s told to
+    torchvision.
+    """
     base = tmp_path / "cifar-100-python"
     base.mkdir()
     random, content = np.random.default_rng(3), {}
     for name, count in (("train", 400), ("test", 200)):
         rows, fine = random.integers(0, 256, (count, 3072), dtype=np.uint8), [i % 100 for i in range(count)]
         content[name] = rows, fine
-        batch = {"batch_label": name, "fine_labels": fine, "coarse_labels": [label // 5 for label in fine], "data": rows}
-        (base / name).write_bytes(pickle.dumps(batch | {"filenames": [f"{i}.png" for i in range(count)]}, protocol=2))
-    names = {"fine_label_names": [f"fine{i}" for i in range(100)], "coarse_label_names": [f"coarse{i}" for i in range(20)]}
+        batch = {
+            "batch_label": name,
+            "fine_labels": fine,
+            "coarse_labels": [label // 5 for label in fine],
+            "data": rows,
+        }
+        (base / name).write_bytes(
+            pickle.dumps(batch | {"filenames": [f"{i}.png" for i in range(count)]}, protocol=2)
+        )
+    names = {
+        "fine_label_names": [f"fine{i}" for i in range(100)],
+        "coarse_label_names": [f"coarse{i}" for i in range(20)],
+    }
     (base / "meta").write_bytes(pickle.dumps(names, protocol=2))
     md5 = {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in base.iterdir()}
     dataset = torchvision_module("datasets").CIFAR100
@@ -214,7 +252,11 @@ def test_a_cifar100_file_with_another_md5_is_not_unpickled(cifar100):
 
 
 FILES = [
-    ("MNIST", "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte", "MNIST/raw"),
+    (
+        "MNIST",
+        "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte",
+        "MNIST/raw",
+    ),
     (
         "FashionMNIST",
         "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte",
@@ -223,8 +265,16 @@ FILES = [
     ("CIFAR10", "data_batch_1, .*, data_batch_5, test_batch, batches.meta", "cifar-10-batches-py"),
     ("CIFAR100", "train, test, meta", "cifar-100-python"),
     ("KMNIST", "train-images-idx3-ubyte, .*, t10k-labels-idx1-ubyte", "KMNIST/raw"),
-    ("EMNIST_letters", "emnist-letters-train-images-idx3-ubyte, .*, emnist-letters-test-labels-idx1-ubyte", "EMNIST/raw"),
-    ("EMNIST_balanced", "emnist-balanced-train-images-idx3-ubyte, .*, emnist-balanced-test-labels-idx1-ubyte", "EMNIST/raw"),
+    (
+        "EMNIST_letters",
+        "emnist-letters-train-images-idx3-ubyte, .*, emnist-letters-test-labels-idx1-ubyte",
+        "EMNIST/raw",
+    ),
+    (
+        "EMNIST_balanced",
+        "emnist-balanced-train-images-idx3-ubyte, .*, emnist-balanced-test-labels-idx1-ubyte",
+        "EMNIST/raw",
+    ),
     ("USPS", "usps.bz2, usps.t.bz2", ""),
     ("SVHN", "train_32x32.mat, test_32x32.mat", ""),
     ("STL10", "train_X.bin, train_y.bin, unlabeled_X.bin, test_X.bin, test_y.bin", "stl10_binary"),
@@ -233,7 +283,9 @@ FILES = [
 
 @pytest.mark.parametrize(("name", "files", "folder"), FILES)
 def test_missing_files_are_named_with_their_folder(offline, tmp_path, name, files, folder):
-    with pytest.raises(FileNotFoundError, match=rf"{name}: expected {files} in {tmp_path / folder}, and the download failed"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"{name}: expected {files} in {tmp_path / folder}, and the download failed"
+    ):
         DATASETS[name](tmp_path)
     assert list(tmp_path.iterdir()) == []
 

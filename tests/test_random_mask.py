@@ -21,15 +21,23 @@ def test_random_mask_switches_exactly_kappa_weights_off(kappa, count, model, spl
 def test_random_mask_draws_every_weight_equally_often(model, splits):
     data = ForgetData.of(splits, CLASS_1)
     seeds, share = 200, 0.25
-    off = sum((~unlearn("random_mask", model, replace(data, seed=seed), kappa=share).mask.keep).double() for seed in range(seeds))
+    off = sum(
+        (~unlearn("random_mask", model, replace(data, seed=seed), kappa=share).mask.keep).double()
+        for seed in range(seeds)
+    )
     variance = seeds * share * (1 - share)
     assert (off - seeds * share).abs().max() < 4.5 * math.sqrt(variance)
     chi_square = ((off - seeds * share).square() / variance).sum().item()
-    assert abs(chi_square - (SIZE - 1)) < 5 * math.sqrt(2 * (SIZE - 1))  # neither too uneven nor too even to be drawn
+    assert abs(chi_square - (SIZE - 1)) < 5 * math.sqrt(
+        2 * (SIZE - 1)
+    )  # neither too uneven nor too even to be drawn
 
 
 def test_random_mask_does_not_look_at_the_request(model, splits):
-    masks = [unlearn("random_mask", model, ForgetData.of(splits, request)).mask.keep for request in (CLASS_1, SEVEN_IMAGES)]
+    masks = [
+        unlearn("random_mask", model, ForgetData.of(splits, request)).mask.keep
+        for request in (CLASS_1, SEVEN_IMAGES)
+    ]
     assert torch.equal(*masks)
 
 

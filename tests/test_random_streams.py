@@ -17,7 +17,9 @@ def test_the_same_seed_and_purpose_give_the_same_numbers():
     assert numbers(1, "train") == numbers(1, "train")
 
 
-@pytest.mark.parametrize("other", [(2, "train"), (1, "method"), (1, "train", 0), (1,), (-1, "train"), (1, "train", "0")])
+@pytest.mark.parametrize(
+    "other", [(2, "train"), (1, "method"), (1, "train", 0), (1,), (-1, "train"), (1, "train", "0")]
+)
 def test_another_seed_or_purpose_gives_other_numbers(other):
     assert numbers(*other) != numbers(1, "train")
 

@@ -23,20 +23,34 @@ ROOT = Path(__file__).resolve().parent.parent
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "grid.yml").write_text("epochs: 1\nideal: skip\nmethods:\n  random_mask: {kappa: [0.1, 0.2]}\n  SSD:\n")
+    (tmp_path / "grid.yml").write_text(
+        "epochs: 1\nideal: skip\nmethods:\n  random_mask: {kappa: [0.1, 0.2]}\n  SSD:\n"
+    )
     return tmp_path
 
 
 @pytest.mark.slow
 def test_a_local_cluster_runs_every_job_once(folder):
     pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-ray.txt")
-    program = [sys.executable, str(ROOT / "array_param_file.py"), "run", "--grid", "grid.yml", "--address", "local", "--workers", "2"]
+    program = [
+        sys.executable,
+        str(ROOT / "array_param_file.py"),
+        "run",
+        "--grid",
+        "grid.yml",
+        "--address",
+        "local",
+        "--workers",
+        "2",
+    ]
     for said in ("3 finished, 0 were before, 0 failed", "0 finished, 3 were before, 0 failed"):
         done = subprocess.run(program, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
         assert said in done.stdout
     with closing(sqlite3.connect(folder / "mlflow.db")) as store:
-        assert store.execute("SELECT status, COUNT(*) FROM runs GROUP BY status").fetchall() == [("FINISHED", 3)]
+        assert store.execute("SELECT status, COUNT(*) FROM runs GROUP BY status").fetchall() == [
+            ("FINISHED", 3)
+        ]
     assert {path.name for path in (folder / "sweep_logs").iterdir()} <= {"ray1.log", "ray2.log"}
 
 
@@ -54,7 +68,9 @@ def test_no_cluster_is_one_line(capsys):
 
 
 class Cluster:
-    """As much of the module ray as the crew needs, with room for so many actors; a reference is what it will be, and whose it is."""
+    """As much of the module ray as the crew needs, with room for so many actors; a reference is what it will
+    be, and whose it is.
+    """
 
     exceptions = SimpleNamespace(RayError=RuntimeError)
 
@@ -73,7 +89,9 @@ class Cluster:
         return SimpleNamespace(
             number=number,
             answer=SimpleNamespace(remote=lambda: of("here")),
-            do=SimpleNamespace(remote=lambda words: of(Left() if words == ("stale",) else Outcome("finished"))),
+            do=SimpleNamespace(
+                remote=lambda words: of(Left() if words == ("stale",) else Outcome("finished"))
+            ),
         )
 
     def wait(self, references, *, num_returns, timeout):
@@ -111,8 +129,16 @@ def test_an_actor_that_leaves_is_replaced(tmp_path):
     [
         ("", 3, ""),
         ("--workers 2", 2, ""),
-        ("--workers 8", 8, "warning: the cluster has room for 3 of 8 workers; the others begin when it has more\n"),
-        ("--gpus 0,1", 2, "warning: the cluster has room for 0 of 2 workers; the others begin when it has more\n"),
+        (
+            "--workers 8",
+            8,
+            "warning: the cluster has room for 3 of 8 workers; the others begin when it has more\n",
+        ),
+        (
+            "--gpus 0,1",
+            2,
+            "warning: the cluster has room for 0 of 2 workers; the others begin when it has more\n",
+        ),
     ],
 )
 def test_there_are_as_many_actors_as_the_cluster_has_room_for(monkeypatch, capsys, words, size, says):
@@ -120,6 +146,8 @@ def test_there_are_as_many_actors_as_the_cluster_has_room_for(monkeypatch, capsy
     monkeypatch.setattr(folder_process, "processor_count", lambda: 1)
     monkeypatch.setattr(grid_run, "finished_in_store", lambda jobs: set())
     options = grid_run.flags().parse_args(["--address", "auto", *words.split()])
-    crew = grid_run.crew_of(options, [Job(("mlflow_forget.py", "--unlearn", "SSD", "--seed", str(seed))) for seed in range(20)])
+    crew = grid_run.crew_of(
+        options, [Job(("mlflow_forget.py", "--unlearn", "SSD", "--seed", str(seed))) for seed in range(20)]
+    )
     assert crew.size == size
     assert capsys.readouterr().err == says

@@ -1,4 +1,6 @@
-"""How a person's own images are read: their name, their channels, repetitions, and the architecture that they get."""
+"""How a person's own images are read: their name, their channels, repetitions, and the architecture that they
+get.
+"""
 
 import numpy as np
 import pytest
@@ -20,7 +22,9 @@ def read(own, **given):
 
 def test_a_folder_of_the_working_folder_has_its_own_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert [DATASETS[f"folder:{path}"].name for path in ("signs", "./signs/", f"{tmp_path}/signs")] == ["folder-signs"] * 3
+    assert [DATASETS[f"folder:{path}"].name for path in ("signs", "./signs/", f"{tmp_path}/signs")] == [
+        "folder-signs"
+    ] * 3
 
 
 def test_two_folders_of_one_last_name_are_two_datasets(tmp_path, monkeypatch):
@@ -54,7 +58,10 @@ def test_functions_of_one_name_in_two_files_have_results_of_their_own(tmp_path, 
         file.write_text("def digits(folder): ...\n")
     folders = [results_folder(f"{file.relative_to(tmp_path)}:digits") for file in files]
     assert len({*folders, results_folder("digits")}) == 5
-    assert folders[2].as_posix() == "results/file-file.py-digits" and results_folder("digits").as_posix() == "results/digits"
+    assert (
+        folders[2].as_posix() == "results/file-file.py-digits"
+        and results_folder("digits").as_posix() == "results/digits"
+    )
 
 
 # Channels
@@ -71,7 +78,10 @@ def grey_in_colour(root):
 def test_grey_stored_as_rgb_is_one_channel_with_a_word_each_time(tmp_path):
     own = grey_in_colour(tmp_path / "own")
     for _ in range(2):
-        with pytest.warns(UserWarning, match="every training image is grey, stored as RGB: one channel is read. --image_channels 3 reads"):
+        with pytest.warns(
+            UserWarning,
+            match="every training image is grey, stored as RGB: one channel is read. --image_channels 3 reads",
+        ):
             assert read(own).train[0].shape == (4, 1, 8, 8)
 
 
@@ -91,7 +101,9 @@ def test_one_pixel_of_colour_makes_three(tmp_path):
 
 
 def test_sets_of_a_fixed_form_have_no_such_flag(tmp_path):
-    with pytest.raises(ValueError, match="--image_channels: expected folder:PATH or hf:NAME with this flag, got digits"):
+    with pytest.raises(
+        ValueError, match="--image_channels: expected folder:PATH or hf:NAME with this flag, got digits"
+    ):
         read_dataset("digits", tmp_path, {"image_channels": 3})
 
 
@@ -112,7 +124,10 @@ def test_duplicates_are_dropped_of_two_classes_both_of_one_all_but_the_first(tmp
     write(own / "train" / "b" / "copy.png", noise(0))  # a/000.png
     write(own / "train" / "a" / "copy.png", noise(1))  # a/001.png
     write(own / "test" / "a" / "copy.png", noise(2))  # of training
-    with pytest.warns(UserWarning, match="left out 3 of the train images and 1 of the test images: every file with two classes, and"):
+    with pytest.warns(
+        UserWarning,
+        match="left out 3 of the train images and 1 of the test images: every file with two classes, and",
+    ):
         raw = read(own, duplicates="drop")
     assert np.array_equal(raw.train[0].numpy(), pixels[1:])
     assert (raw.train[1].tolist(), raw.test[1].tolist()) == ([0, 0, 1, 1, 1], [0, 1])
@@ -149,7 +164,10 @@ def test_a_class_is_given_by_name_or_number(word, number):
 
 
 def test_a_name_comes_before_a_number_and_both_are_said():
-    with pytest.warns(UserWarning, match="this is the class called '2', number 3 in the order of the names; number 2 is called '10'"):
+    with pytest.warns(
+        UserWarning,
+        match="this is the class called '2', number 3 in the order of the names; number 2 is called '10'",
+    ):
         request = ForgetRequest(("2",)).of_classes(NAMES)
     assert (request.slug, request.in_words(7, NAMES)) == ("class3", "class 3 (2)")
 

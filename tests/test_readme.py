@@ -39,7 +39,16 @@ def method_file(tmp_path, monkeypatch):
 
 
 def test_the_method_of_readme_runs_from_its_file(method_file, capsys):
-    command = ["--unlearn", f"{method_file}:uniform", "--unlearn_epochs", "2", "--unlearn-lr", "0.01", "--epochs", "3"]
+    command = [
+        "--unlearn",
+        f"{method_file}:uniform",
+        "--unlearn_epochs",
+        "2",
+        "--unlearn-lr",
+        "0.01",
+        "--epochs",
+        "3",
+    ]
     assert mlflow_forget.main(command) == 0
     assert "forget_score" in capsys.readouterr().out
 
@@ -71,9 +80,26 @@ def test_the_method_of_readme_keeps_the_whole_contract(tmp_path):
     (tmp_path / "registers_uniform.py").write_text(
         f"from unlearn import METHODS\n\nMETHODS[{str(tmp_path / 'uniform.py')!r} + ':uniform']\n"
     )
-    contract = [sys.executable, "-m", "pytest", "-q", "-p", "registers_uniform", "-k", "Uniform", "tests/test_methods.py"]
+    contract = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "registers_uniform",
+        "-k",
+        "Uniform",
+        "tests/test_methods.py",
+    ]
     paths = os.pathsep.join((str(tmp_path), str(ROOT)))
-    done = subprocess.run(contract, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        contract,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -82,14 +108,18 @@ def test_no_place_is_left_open():
 
 
 def test_every_registered_method_is_in_readme():
-    assert [name for name in METHODS.names if not re.search(rf"^\| .*`{name}`.* \|", README, flags=re.MULTILINE)] == []
+    assert [
+        name for name in METHODS.names if not re.search(rf"^\| .*`{name}`.* \|", README, flags=re.MULTILINE)
+    ] == []
 
 
 def test_the_python_of_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     quick = (
-        block("from pipeline import").replace('"kappa": 0.1}', '"kappa": 0.1, "gcn_steps": 2}').replace("request=", "epochs=3, request=")
+        block("from pipeline import")
+        .replace('"kappa": 0.1}', '"kappa": 0.1, "gcn_steps": 2}')
+        .replace("request=", "epochs=3, request=")
     )
     exec(compile(quick, "README.md", "exec"), {})
     forget, retain = capsys.readouterr().out.split()
@@ -108,7 +138,14 @@ def test_a_deletion_request_is_ten_lines_and_leaves_the_model(tmp_path, monkeypa
         torch.manual_seed(0)
         model, retrained = (nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 4)) for _ in range(2))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    given = {"model": model, "retrained": retrained, "images": images, "labels": labels, "test_images": images, "test_labels": labels}
+    given = {
+        "model": model,
+        "retrained": retrained,
+        "images": images,
+        "labels": labels,
+        "test_images": images,
+        "test_labels": labels,
+    }
     exec(compile("\n".join(lines), "README.md", "exec"), given)
 
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
@@ -125,7 +162,9 @@ def test_a_deletion_request_is_ten_lines_and_leaves_the_model(tmp_path, monkeypa
 
 def test_what_readme_and_the_docs_name_is_there():
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
-    links = {(page, link) for page in pages for link in re.findall(r"\[[^]]*\]\(([^)#:]+)\)", page.read_text())}
+    links = {
+        (page, link) for page in pages for link in re.findall(r"\[[^]]*\]\(([^)#:]+)\)", page.read_text())
+    }
     assert [(page.name, link) for page, link in sorted(links) if not (page.parent / link).exists()] == []
 
 
@@ -137,7 +176,10 @@ def test_your_own_model_and_images_run_as_readme_shows(capsys):
     labels = torch.arange(80) % 4
     images = torch.nn.functional.one_hot(labels, 6).float()
     scope = {"model": model, "labels": labels, "images": images, "test_images": images, "test_labels": labels}
-    exec(compile(block('mask_layer="fc1"').replace("topk=50,", "topk=50, gcn_steps=2,"), "README.md", "exec"), scope)
+    exec(
+        compile(block('mask_layer="fc1"').replace("topk=50,", "topk=50, gcn_steps=2,"), "README.md", "exec"),
+        scope,
+    )
     assert scope["result"].mask.layer == "fc1"
     assert scope["result"].mask.kappa_count == 12
     assert not scope["result"].model.fc1.weight[~scope["result"].mask.keep].any()

@@ -42,14 +42,18 @@ def test_the_published_images(dataset, shape, mean, first_labels):
     assert splits.test.labels[:5].tolist() == first_labels
     assert splits.train.normalisation.mean == pytest.approx(mean, abs=2e-3)
     per_class = torch.bincount(torch.cat([splits.train.labels, splits.validation.labels]))
-    assert torch.bincount(splits.validation.labels).tolist() == [round(0.1 * count) for count in per_class.tolist()]
+    assert torch.bincount(splits.validation.labels).tolist() == [
+        round(0.1 * count) for count in per_class.tolist()
+    ]
 
 
 def test_cifar10_is_in_memory_once():
     splits = real("CIFAR10")
     division = ForgetRequest((3,)).divide(splits.train, 10, 0)
     forget, retain = division.forget, division.retain
-    bases = {id(part.images.base): part.images.base for part in (splits.train, splits.validation, forget, retain)}
+    bases = {
+        id(part.images.base): part.images.base for part in (splits.train, splits.validation, forget, retain)
+    }
     assert len(bases) == 1
     assert next(iter(bases.values())).nbytes + splits.test.images.nbytes == 60_000 * 3 * 32 * 32
 
@@ -80,7 +84,12 @@ def test_mimu_forgets_a_class_of_real_images(dataset):
 def test_mimu_reads_a_residual_network_on_real_images():
     splits = real("CIFAR10")
     rows = torch.arange(200)
-    few = replace(splits, train=splits.train.subset(rows), validation=splits.validation.subset(rows), test=splits.test.subset(rows))
+    few = replace(
+        splits,
+        train=splits.train.subset(rows),
+        validation=splits.validation.subset(rows),
+        test=splits.test.subset(rows),
+    )
     model = build("HookedResnet", (3, 32, 32), 10, seed=1)
     data = ForgetData.of(few, ForgetRequest((3,)), seed=1)
 
@@ -90,5 +99,9 @@ def test_mimu_reads_a_residual_network_on_real_images():
     assert unlearned.mask.layer == "fc.hooked"
     assert unlearned.mask.keep.shape == (128, 512)
     assert unlearned.mask.kappa_count == round(0.1 * 128 * 512)
-    changed = [name for name, value in unlearned.model.state_dict().items() if not torch.equal(value, model.state_dict()[name])]
+    changed = [
+        name
+        for name, value in unlearned.model.state_dict().items()
+        if not torch.equal(value, model.state_dict()[name])
+    ]
     assert changed == ["fc.hooked.weight"]

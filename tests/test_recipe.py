@@ -1,4 +1,6 @@
-"""The settings of a training: what each means, how flags change them, and what keeps models of different settings apart."""
+"""The settings of a training: what each means, how flags change them, and what keeps models of different
+settings apart.
+"""
 
 import copy
 import math
@@ -34,8 +36,15 @@ SHAPE = (1, 8, 8)
 
 
 def tiny(count=12, shape=SHAPE):
-    pixels = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return ImageSet(pixels, torch.arange(count) % 3, torch.arange(count), Normalisation((0.5,) * shape[0], (0.25,) * shape[0]))
+    pixels = torch.randint(
+        0, 256, (count, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    return ImageSet(
+        pixels,
+        torch.arange(count) % 3,
+        torch.arange(count),
+        Normalisation((0.5,) * shape[0], (0.25,) * shape[0]),
+    )
 
 
 def trained(recipe, arch="mlp", images=None):
@@ -60,7 +69,10 @@ def test_cosine_is_half_a_cosine_from_lr_to_0():
 
 
 def test_a_step_with_label_smoothing_by_hand():
-    images, recipe = tiny(), Recipe(1, "sgd", lr=0.2, batch_size=12, label_smoothing=0.3, weight_decay=0.0, schedule="cosine")
+    images, recipe = (
+        tiny(),
+        Recipe(1, "sgd", lr=0.2, batch_size=12, label_smoothing=0.3, weight_decay=0.0, schedule="cosine"),
+    )
     model = build("mlp", SHAPE, 10, seed=1, options={"hidden": ()})
     weight = model.linear1.weight.detach().clone()
     x, y = next(images.batches(12))
@@ -68,13 +80,20 @@ def test_a_step_with_label_smoothing_by_hand():
     probabilities = (x.flatten(1) @ weight.T).softmax(1)
     gradient = (probabilities - target).T @ x.flatten(1) / 12
     (epoch,) = fit(model, images, recipe, generator=generator_for(1))
-    torch.testing.assert_close(model.linear1.weight.detach(), weight - 0.2 * 1.9 * gradient)  # Nesterov's first step: 1 + momentum
+    torch.testing.assert_close(
+        model.linear1.weight.detach(), weight - 0.2 * 1.9 * gradient
+    )  # Nesterov's first step: 1 + momentum
     assert epoch["loss"] == pytest.approx(-(target * probabilities.log()).sum(1).mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("arch", ["mlp", "cnn"])
 @pytest.mark.parametrize(
-    "how", [{"precision": "bf16"}, {"memory_format": "channels_last"}, {"precision": "bf16", "memory_format": "channels_last"}]
+    "how",
+    [
+        {"precision": "bf16"},
+        {"memory_format": "channels_last"},
+        {"precision": "bf16", "memory_format": "channels_last"},
+    ],
 )
 def test_a_faster_step_is_nearly_the_same(arch, how, digits):
     recipe = Recipe(2, "adamw", lr=3e-3)
@@ -144,9 +163,15 @@ def test_a_loss_that_is_not_finite_stops_at_its_step():
 
 @pytest.mark.parametrize("many", [False, True])
 def test_a_last_step_that_ruins_the_weights_is_noticed(many, tmp_path):
-    model, recipe = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), Recipe(1, lr=3e37, weight_decay=1e4, batch_size=60)
+    model, recipe = (
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 10)),
+        Recipe(1, lr=3e37, weight_decay=1e4, batch_size=60),
+    )
     images, state = tiny(), StateFile(tmp_path / "state", {}, every=0.0)
-    with pytest.raises(FloatingPointError, match=r"training diverged in epoch 1: a weight is not finite after .*smaller --train_lr"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"training diverged in epoch 1: a weight is not finite after .*smaller --train_lr",
+    ):
         if many:
             fit_many([model], images, [torch.arange(len(images))], recipe, generators=[generator_for(1)])
         else:
@@ -175,7 +200,13 @@ def test_an_operation_without_a_deterministic_form_is_one_line(many, precision, 
     says = r"--train_deterministic: expected operations .* got put_\. Leave the flag out, or choose another --arch$"
     with pytest.raises(ValueError, match=says):
         if many:
-            fit_many([WithoutDeterministicForm()], digits.train, [torch.arange(9)], recipe, generators=[generator_for(1)])
+            fit_many(
+                [WithoutDeterministicForm()],
+                digits.train,
+                [torch.arange(9)],
+                recipe,
+                generators=[generator_for(1)],
+            )
         else:
             fit(WithoutDeterministicForm(), digits.train, recipe, generator=generator_for(1))
     assert not torch.are_deterministic_algorithms_enabled()
@@ -203,16 +234,26 @@ def test_the_fastest_way_is_taken(monkeypatch):
         return torch.zeros(1), torch.zeros(1)
 
     assert precision_of(recipe, nn.Flatten(), batch, 1) == Precision(channels_last=True)
-    assert precision_of(replace(recipe, memory_format="contiguous"), nn.Flatten(), batch, 1) == Precision(bf16=True)
+    assert precision_of(replace(recipe, memory_format="contiguous"), nn.Flatten(), batch, 1) == Precision(
+        bf16=True
+    )
 
 
 @pytest.mark.parametrize(
     ("times", "found"),
-    [([0.96] * 30, Precision()), ([3.0, 0.9, 3.0] * 10, Precision(bf16=True)), ([3.0] * 29 + [0.9], Precision(bf16=True))],
+    [
+        ([0.96] * 30, Precision()),
+        ([3.0, 0.9, 3.0] * 10, Precision(bf16=True)),
+        ([3.0] * 29 + [0.9], Precision(bf16=True)),
+    ],
 )
-def test_another_way_than_plain_float32_has_to_be_clearly_faster_in_its_best_measurement(times, found, monkeypatch):
+def test_another_way_than_plain_float32_has_to_be_clearly_faster_in_its_best_measurement(
+    times, found, monkeypatch
+):
     answers = iter(times)
-    monkeypatch.setattr("training.precision.seconds_of", lambda precision, *_: (0.0, next(answers) if precision.bf16 else 1.0))
+    monkeypatch.setattr(
+        "training.precision.seconds_of", lambda precision, *_: (0.0, next(answers) if precision.bf16 else 1.0)
+    )
     batch = (torch.zeros(1), torch.zeros(1))
     assert precision_of(Recipe(1, precision="auto"), nn.Flatten(), lambda: batch, 1) == found
 
@@ -227,23 +268,39 @@ def test_measurements_that_take_long_are_few(monkeypatch):
 
     monkeypatch.setattr("training.precision.seconds_of", measured)
     monkeypatch.setattr("training.precision.time.perf_counter", lambda: now[0])
-    precision_of(Recipe(1, precision="auto", memory_format="auto"), nn.Flatten(), lambda: (torch.zeros(1), torch.zeros(1)), 1)
+    precision_of(
+        Recipe(1, precision="auto", memory_format="auto"),
+        nn.Flatten(),
+        lambda: (torch.zeros(1), torch.zeros(1)),
+        1,
+    )
     assert len(asked) == 4
 
 
-@pytest.mark.parametrize("precision", [Precision(*flags) for flags in product((False, True), repeat=3)], ids=str)
+@pytest.mark.parametrize(
+    "precision", [Precision(*flags) for flags in product((False, True), repeat=3)], ids=str
+)
 def test_the_words_of_a_precision_are_its_name(precision):
     assert Precision.named(str(precision)) == precision
     auto = Recipe(1, precision="auto", memory_format="auto", compile="auto")
     settled = precision.settled(auto)
-    assert (settled.precision == "bf16", settled.memory_format == "channels_last", settled.compile == "auto") == astuple(precision)
+    assert (
+        settled.precision == "bf16",
+        settled.memory_format == "channels_last",
+        settled.compile == "auto",
+    ) == astuple(precision)
     assert precision.settled(Recipe(1)) == Recipe(1)
 
 
 @pytest.mark.parametrize(("steps", "compiled"), [(9, False), (20, True)])
 def test_compiling_is_chosen_where_it_pays(steps, compiled, monkeypatch):
-    monkeypatch.setattr("training.precision.seconds_of", lambda precision, *_: (10.0, 1.0) if precision.compiled else (0.0, 2.0))
-    found = precision_of(Recipe(1, compile="auto"), nn.Flatten(), lambda: (torch.zeros(1), torch.zeros(1)), steps)
+    monkeypatch.setattr(
+        "training.precision.seconds_of",
+        lambda precision, *_: (10.0, 1.0) if precision.compiled else (0.0, 2.0),
+    )
+    found = precision_of(
+        Recipe(1, compile="auto"), nn.Flatten(), lambda: (torch.zeros(1), torch.zeros(1)), steps
+    )
     assert found.compiled == compiled
 
 
@@ -259,7 +316,10 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch, digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     says = r"--train_compile: this model can't be compiled here \(No working C\+\+ compiler\). Choose no"
     with pytest.warns(UserWarning, match=says):
-        assert precision_of(Recipe(1, compile="auto"), model, lambda: next(digits.train.batches(4)), 99) == Precision()
+        assert (
+            precision_of(Recipe(1, compile="auto"), model, lambda: next(digits.train.batches(4)), 99)
+            == Precision()
+        )
     with pytest.raises(ValueError, match=says):
         fit(model, digits.train, Recipe(1, compile="yes"), generator=generator_for(1))
 
@@ -267,15 +327,21 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch, digits):
 def test_measuring_leaves_model_and_random_state_alone(digits):
     model = build("cnn", SHAPE, 10, seed=1).train()
     before, state = model_digest(model), torch.get_rng_state()
-    first, each = seconds_of(Precision(bf16=True, channels_last=True), model, *next(digits.train.batches(32)), Recipe(1))
+    first, each = seconds_of(
+        Precision(bf16=True, channels_last=True), model, *next(digits.train.batches(32)), Recipe(1)
+    )
     assert first > 0 and each > 0
     assert model_digest(model) == before and torch.equal(torch.get_rng_state(), state)
 
 
 def test_auto_trains_and_says_how(digits, tmp_path):
-    config = BaseConfig(epochs=1, save_dir=tmp_path, training={"train_precision": "auto", "train_memory_format": "auto"})
+    config = BaseConfig(
+        epochs=1, save_dir=tmp_path, training={"train_precision": "auto", "train_memory_format": "auto"}
+    )
     metadata = BaseModels(config).initial().metadata
-    assert metadata.computed in {f"{p} {m}" for p in ("float32", "bf16") for m in ("contiguous", "channels_last")}
+    assert metadata.computed in {
+        f"{p} {m}" for p in ("float32", "bf16") for m in ("contiguous", "channels_last")
+    }
     assert metadata.training == dict(config.training)
 
 
@@ -288,14 +354,20 @@ def test_models_that_are_compared_are_computed_in_one_way(first, digits, tmp_pat
     config = BaseConfig(epochs=1, save_dir=tmp_path, training=AUTO)
     getattr(BaseModels(config), first)()
     precisions = []
-    monkeypatch.setattr("training.loop.precision_of", lambda recipe, *others: precisions.append(recipe) or precision_of(recipe, *others))
+    monkeypatch.setattr(
+        "training.loop.precision_of",
+        lambda recipe, *others: precisions.append(recipe) or precision_of(recipe, *others),
+    )
     monkeypatch.setattr("training.many.precision_of", None)
     base = BaseModels(config)
     others = [base.initial(), base.ideal()]
     assert [made.metadata.computed for made in others] == ["bf16 channels_last"] * 2
     assert (precisions[0].precision, precisions[0].memory_format) == ("bf16", "channels_last")
     train_set(base, "oracles", 2)
-    assert all((recipe.precision, recipe.memory_format) == ("bf16", "channels_last") for recipe in precisions) and len(precisions) == 2
+    assert (
+        all((recipe.precision, recipe.memory_format) == ("bf16", "channels_last") for recipe in precisions)
+        and len(precisions) == 2
+    )
 
 
 def test_a_way_that_this_machine_can_not_compute_is_measured_anew(monkeypatch):
@@ -315,7 +387,13 @@ def test_many_models_are_measured_once(digits, monkeypatch):
     asked = []
     monkeypatch.setattr("training.many.precision_of", lambda *_: asked.append(1) or Precision())
     models = [nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in range(3)]
-    fit_many(models, digits.train, [torch.arange(8)] * 3, Recipe(1, precision="auto"), generators=[generator_for(k) for k in range(3)])
+    fit_many(
+        models,
+        digits.train,
+        [torch.arange(8)] * 3,
+        Recipe(1, precision="auto"),
+        generators=[generator_for(k) for k in range(3)],
+    )
     assert asked == [1]
 
 
@@ -340,7 +418,10 @@ def test_deterministic_mode_is_not_ended_by_a_thread_for_the_others(digits, monk
 def test_many_models_that_diverge_are_a_mistake_in_the_flags(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main_ideal.main(["--oracles", "2", "--epochs", "1", "--train_lr", "1e30"]) == 2
-    assert "error: training diverged in epoch 1: the loss is nan. Choose a smaller --train_lr (it is 1e+30)" in capsys.readouterr().err
+    assert (
+        "error: training diverged in epoch 1: the loss is nan. Choose a smaller --train_lr (it is 1e+30)"
+        in capsys.readouterr().err
+    )
 
 
 def test_deterministic_mode_lasts_as_long_as_the_training():
@@ -384,7 +465,9 @@ def test_without_a_kind_images_stay_as_they_are():
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="--train_augment: augmentation: expected some of crop, flip, cutout, got 'mixup'"):
+    with pytest.raises(
+        ValueError, match="--train_augment: augmentation: expected some of crop, flip, cutout, got 'mixup'"
+    ):
         Recipe(1, augment=("mixup",))
 
 
@@ -393,15 +476,26 @@ def test_an_unknown_kind_is_refused():
 
 def test_the_flags_change_the_recipe_and_its_differences_name_them():
     usual = Recipe(3, "adamw", lr=0.1, augment=True)
-    given = {"train_lr": 0.2, "train_augment": ("none",), "train_schedule": "cosine", "train_optimizer": "adamw"}
+    given = {
+        "train_lr": 0.2,
+        "train_augment": ("none",),
+        "train_schedule": "cosine",
+        "train_optimizer": "adamw",
+    }
     recipe = changed(usual, **FLAGS.settings(given))
     assert recipe == Recipe(3, "adamw", lr=0.2, augment=(), schedule="cosine")
-    assert differences(recipe, usual) == {"train_lr": 0.2, "train_augment": ("none",), "train_schedule": "cosine"}
+    assert differences(recipe, usual) == {
+        "train_lr": 0.2,
+        "train_augment": ("none",),
+        "train_schedule": "cosine",
+    }
     assert differences(changed(usual, train_augment=("crop", "flip")), usual) == {}
 
 
 def test_every_setting_has_a_flag():
-    assert {f"train_{name}" for name in Recipe.__dataclass_fields__} - {"train_epochs"} == set(FLAGS.hyperparameters)
+    assert {f"train_{name}" for name in Recipe.__dataclass_fields__} - {"train_epochs"} == set(
+        FLAGS.hyperparameters
+    )
 
 
 def test_optimisers_have_the_settings():
@@ -431,16 +525,28 @@ def said(tmp_path, monkeypatch, capsys):
         (["--train_optimizer", "adam"], "--train_optimizer: expected one of sgd, adamw or none, got 'adam'"),
         (["--train_batch_size", "0"], "--train_batch_size: expected an integer >= 1, got 0"),
         (["--train_weight_decay", "-1"], "--train_weight_decay: expected a number >= 0, got -1.0"),
-        (["--train_label_smoothing", "1"], "--train_label_smoothing: expected a number from 0 to below 1, got 1.0"),
+        (
+            ["--train_label_smoothing", "1"],
+            "--train_label_smoothing: expected a number from 0 to below 1, got 1.0",
+        ),
         (["--train_augment", "crop,mixup"], "--train_augment: expected one of crop, flip, cutout, none"),
-        (["--train_augment", "none,crop"], "--train_augment: expected none alone, or some of crop, flip, cutout, got none,crop"),
+        (
+            ["--train_augment", "none,crop"],
+            "--train_augment: expected none alone, or some of crop, flip, cutout, got none,crop",
+        ),
         (["--train_schedule", "step"], "--train_schedule: expected one of one_cycle, cosine, got 'step'"),
         (["--train_precision", "fp8"], "--train_precision: expected one of float32, bf16, auto, got 'fp8'"),
-        (["--train_memory_format", "x"], "--train_memory_format: expected one of contiguous, channels_last, auto"),
+        (
+            ["--train_memory_format", "x"],
+            "--train_memory_format: expected one of contiguous, channels_last, auto",
+        ),
         (["--train_compile", "maybe"], "--train_compile: expected one of no, yes, auto"),
         (["--train_deterministic", "2"], "--train_deterministic: expected true or false, got '2'"),
         (["--lr", "0.1"], "unknown flag '--lr'"),
-        (["--train_lr", "1e30", "--train_optimizer", "sgd"], "training diverged in epoch 1: the loss is nan at step"),
+        (
+            ["--train_lr", "1e30", "--train_optimizer", "sgd"],
+            "training diverged in epoch 1: the loss is nan at step",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -460,7 +566,9 @@ def test_the_name_holds_the_settings_that_are_not_the_usual_ones(tmp_path):
 
     assert name() == "1mlp_ep2.safetensors"
     assert name(train_lr=3e-3) == "1mlp_ep2.safetensors"  # the architecture's own
-    assert name(train_lr=0.01, train_augment=("crop", "flip")) == "1mlp_ep2_augmentcrop-flip_lr0.01.safetensors"
+    assert (
+        name(train_lr=0.01, train_augment=("crop", "flip")) == "1mlp_ep2_augmentcrop-flip_lr0.01.safetensors"
+    )
 
 
 def test_the_name_of_a_published_architecture_is_a_files(tmp_path):
@@ -496,7 +604,9 @@ def test_a_checkpoint_from_before_there_was_a_choice_is_accepted(tmp_path):
 
 
 def test_the_command_of_the_ideal_model_has_the_settings(tmp_path):
-    config = BaseConfig(epochs=1, save_dir=tmp_path, training={"train_lr": 0.01, "train_augment": ("crop", "cutout")})
+    config = BaseConfig(
+        epochs=1, save_dir=tmp_path, training={"train_lr": 0.01, "train_augment": ("crop", "cutout")}
+    )
     command = BaseModels(config).ideal_command()
     assert "--train_augment crop,cutout --train_lr 0.01" in command
 
@@ -505,7 +615,11 @@ def test_settings_are_part_of_the_config_hash_and_the_params(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pipeline, "check_store", lambda _: None)
     hashes = {}
-    for name, training in (("usual", {}), ("the same", {"train_schedule": "one_cycle"}), ("other", {"train_schedule": "cosine"})):
+    for name, training in (
+        ("usual", {}),
+        ("the same", {"train_schedule": "one_cycle"}),
+        ("other", {"train_schedule": "cosine"}),
+    ):
         job = Pipeline(PipelineConfig("default", base=BaseConfig(epochs=1, training=training)))
         initial = pipeline.Trained(job.base.untrained(), tmp_path, None, True, 0.0, [])
         hashes[name] = config_hash_of(job.checked, initial, None)
@@ -522,7 +636,14 @@ def test_the_bar_says_loss_score_images_a_second_and_time_left(capsys, digits):
         shown.delay, shown.mininterval, shown.miniters, shown.dynamic_miniters = 0, 0, 1, False
         return shown
 
-    fit(build("mlp", SHAPE, 10, seed=1), digits.train, Recipe(3, "adamw"), generator=generator_for(1), progress=bar, label="initial model")
+    fit(
+        build("mlp", SHAPE, 10, seed=1),
+        digits.train,
+        Recipe(3, "adamw"),
+        generator=generator_for(1),
+        progress=bar,
+        label="initial model",
+    )
     text = capsys.readouterr().err
     assert "initial model" in text
     assert any(all(word in line for word in ("loss ", " %, ", " images/s", "<")) for line in text.split("\r"))

@@ -13,7 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry import Help, Range, Registry, Search, changed_files, did_you_mean, function_from_file, hyperparameters_of
+from registry import (
+    Help,
+    Range,
+    Registry,
+    Search,
+    changed_files,
+    did_you_mean,
+    function_from_file,
+    hyperparameters_of,
+)
 
 Amount = Annotated[int | float | str, "a count, a fraction or a percentage"]
 
@@ -136,7 +145,9 @@ def test_a_registry_gives_its_entries(things):
 
 
 def test_an_unknown_name_gets_the_nearest_match_and_the_list(things):
-    with pytest.raises(ValueError, match=r"^unknown thing 'sampel'\. Did you mean 'Sample'\? Things: Other, Sample$"):
+    with pytest.raises(
+        ValueError, match=r"^unknown thing 'sampel'\. Did you mean 'Sample'\? Things: Other, Sample$"
+    ):
         things["sampel"]
 
 
@@ -167,14 +178,17 @@ def test_a_function_in_a_file(things, tmp_path):
 
 def test_a_function_in_a_file_has_its_flags(things, tmp_path):
     file = tmp_path / "typed.py"
-    file.write_text("from __future__ import annotations\ndef double(x, *, by: int | None = 2):\n    return x\n")
+    file.write_text(
+        "from __future__ import annotations\ndef double(x, *, by: int | None = 2):\n    return x\n"
+    )
     assert things[f"{file}:double"].settings({"by": None}) == {"by": None}
 
 
 def test_a_file_that_registers_its_function_gives_the_registered_entry(tmp_path, monkeypatch):
     file = tmp_path / "registers.py"
     file.write_text(
-        "from vision_data.impl import DATASETS\n@DATASETS.register('lethe test set', epochs=7)\ndef made_here(folder):\n    return None\n"
+        "from vision_data.impl import DATASETS\n@DATASETS.register('lethe test set', epochs=7)\ndef "
+        "made_here(folder):\n    return None\n"
     )
     from vision_data.impl import DATASETS
 
@@ -205,7 +219,9 @@ def test_a_file_that_does_not_exist(things, tmp_path):
 def test_a_function_that_the_file_does_not_have(things, tmp_path):
     file = tmp_path / "short.py"
     file.write_text("def double(x):\n    return 2 * x\n")
-    with pytest.raises(ValueError, match=r"unknown function of .*short\.py 'duoble'\. Did you mean 'double'\?"):
+    with pytest.raises(
+        ValueError, match=r"unknown function of .*short\.py 'duoble'\. Did you mean 'double'\?"
+    ):
         things[f"{file}:duoble"]
 
 
@@ -222,7 +238,8 @@ def test_a_file_that_ends_the_program_is_told(tmp_path, ends):
     file.write_text(f"def one(): ...\n{ends}\n")
     for _ in range(2):  # it is not taken for imported
         with pytest.raises(
-            ValueError, match=r"ends\.py ends the program \(exit code .*\) when it is imported\. Put that under if __name__"
+            ValueError,
+            match=r"ends\.py ends the program \(exit code .*\) when it is imported\. Put that under if __name__",
         ):
             function_from_file(f"{file}:one")
 
@@ -233,7 +250,10 @@ def test_code_of_another_user_that_anybody_can_change_is_worth_a_warning(tmp_pat
     file.chmod(0o666)
     user = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: user + 1)
-    with pytest.warns(UserWarning, match=r"shared\.py is run as your own code, but it is another user's, and anybody can change it"):
+    with pytest.warns(
+        UserWarning,
+        match=r"shared\.py is run as your own code, but it is another user's, and anybody can change it",
+    ):
         function_from_file(f"{file}:one")
 
 
@@ -242,7 +262,9 @@ def test_a_file_that_fails_can_be_corrected_and_run_again(tmp_path):
     file.write_text("1 / 0\n")
     with pytest.raises(ZeroDivisionError):
         function_from_file(f"{file}:one")
-    file.write_text("def one():\n    return 1  # longer than before, so that no stale bytecode is taken for it\n")
+    file.write_text(
+        "def one():\n    return 1  # longer than before, so that no stale bytecode is taken for it\n"
+    )
     assert function_from_file(f"{file}:one")() == 1
 
 
@@ -439,7 +461,11 @@ def test_an_end_that_counts_is_in_the_range(name, value):
         ("count", 0, "an integer >= 1, got 0. Give e.g. 3"),
         ("count", 10**300, f"an integer >= 1 and at most 1e+09, got {10**300}. Give e.g. 3"),
         ("count", 1e300, "an integer >= 1, got 1e+300. Give e.g. 3"),
-        ("widths", (0, 3), "an integer from 1 to 64, or several separated by commas, got (0, 3). Give e.g. 8,4"),
+        (
+            "widths",
+            (0, 3),
+            "an integer from 1 to 64, or several separated by commas, got (0, 3). Give e.g. 8,4",
+        ),
     ],
 )
 def test_a_number_out_of_its_range_is_refused(name, value, expected):
@@ -468,7 +494,9 @@ def test_the_annotation_says_how_a_search_draws():
 
 def test_settings_are_the_defaults_where_nothing_is_given(things):
     settings = things["Sample"].settings({})
-    assert settings == {name: parameter.default for name, parameter in PARAMETERS.items()} and settings["widths"] == (8, 4)
+    assert settings == {name: parameter.default for name, parameter in PARAMETERS.items()} and settings[
+        "widths"
+    ] == (8, 4)
 
 
 def test_settings_take_the_given_value(things):
@@ -482,7 +510,10 @@ def test_settings_check_the_given_value(things):
 
 def test_an_unknown_setting_names_the_flags(things):
     flags = "--amount, --limit, --mode, --rate, --steps, --title, --verbose, --widths"
-    with pytest.raises(ValueError, match=rf"unknown flag of Sample '--stepps'\. Did you mean '--steps'\? Flags of Sample: {flags}$"):
+    with pytest.raises(
+        ValueError,
+        match=rf"unknown flag of Sample '--stepps'\. Did you mean '--steps'\? Flags of Sample: {flags}$",
+    ):
         things["Sample"].settings({"stepps": 9})
 
 
@@ -576,7 +607,10 @@ def test_a_function_of_other_parameters_is_refused_before_it_runs(user_file):
     file = user_file("def helper(a, b, c): pass\ndef right(a, b, *, rate: float = 1.0): pass\n")
     registry = Registry("thing", Facts, takes=("model", "data"))
     assert registry[f"{file}:right"].name == "right"
-    with pytest.raises(ValueError, match=r"helper: expected a thing, a function of \(model, data, \*, flags\), got one of \(a, b, c\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"helper: expected a thing, a function of \(model, data, \*, flags\), got one of \(a, b, c\)",
+    ):
         registry[f"{file}:helper"]
 
 
@@ -586,14 +620,21 @@ def test_only_the_files_own_functions_are_offered(user_file):
         function_from_file(f"{file}:mine2")
 
 
-@pytest.mark.parametrize("flag", ["rate=0.5", "table: dict = {}", "sizes: list[int] = [1]", "sizes: tuple[dict, ...] = ()"])
+@pytest.mark.parametrize(
+    "flag", ["rate=0.5", "table: dict = {}", "sizes: list[int] = [1]", "sizes: tuple[dict, ...] = ()"]
+)
 def test_a_flag_needs_a_type_that_a_flag_can_have(user_file, flag):
     file = user_file(f"def odd(a, *, {flag}): pass\n")
-    with pytest.raises(ValueError, match="odd: expected a type for .* that a flag can have, got .*Annotate it with int, float"):
+    with pytest.raises(
+        ValueError,
+        match="odd: expected a type for .* that a flag can have, got .*Annotate it with int, float",
+    ):
         hyperparameters_of(function_from_file(f"{file}:odd"))
 
 
-def test_the_same_file_may_be_imported_again_but_another_may_not_take_its_name(tmp_path, monkeypatch, user_file):
+def test_the_same_file_may_be_imported_again_but_another_may_not_take_its_name(
+    tmp_path, monkeypatch, user_file
+):
     things_of_a_test = ModuleType("things_of_a_test")
     monkeypatch.setitem(sys.modules, "things_of_a_test", things_of_a_test)
     text = "from things_of_a_test import registry\n\n@registry.register('Thing')\ndef thing(a): pass\n"

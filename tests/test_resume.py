@@ -38,7 +38,9 @@ class Killed(BaseException):
 
 
 def tiny(count=23):
-    pixels = torch.randint(0, 256, (count, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randint(
+        0, 256, (count, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     return ImageSet(pixels, torch.arange(count) % 3, torch.arange(count), Normalisation((0.5,), (0.25,)))
 
 
@@ -94,7 +96,14 @@ def test_nothing_is_done_twice_where_every_step_is_kept(tmp_path):
     for _ in range(2):
         try:
             state = StateFile(path, {}, every=0.0)
-            fit(with_dropout_and_norm(), tiny(), recipe, generator=generator_for(1), state=state, progress=steps)
+            fit(
+                with_dropout_and_norm(),
+                tiny(),
+                recipe,
+                generator=generator_for(1),
+                state=state,
+                progress=steps,
+            )
         except Killed:
             assert seen == list(range(8))
     assert seen == [*range(8), *range(7, 15)]
@@ -109,7 +118,9 @@ def test_the_state_of_another_training_is_not_gone_on_with(tmp_path):
     path = tmp_path / "model.state"
     with pytest.raises(Killed):
         trained(RECIPES["sgd"], path, killed_at=7)
-    with pytest.warns(UserWarning, match="the training starts over: .*model.state is the state of one with other"):
+    with pytest.warns(
+        UserWarning, match="the training starts over: .*model.state is the state of one with other"
+    ):
         again, _ = trained(RECIPES["adamw"], path)
     assert model_digest(again) == model_digest(trained(RECIPES["adamw"])[0])
 
@@ -119,7 +130,9 @@ def test_a_damaged_state_is_not_gone_on_with(tmp_path):
     with pytest.raises(Killed):
         trained(RECIPES["sgd"], path, killed_at=7)
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.warns(UserWarning, match="the training starts over: .*model.state: expected a complete safetensors file"):
+    with pytest.warns(
+        UserWarning, match="the training starts over: .*model.state: expected a complete safetensors file"
+    ):
         again, _ = trained(RECIPES["sgd"], path)
     assert model_digest(again) == model_digest(trained(RECIPES["sgd"])[0])
 
@@ -165,7 +178,10 @@ def full_disk(monkeypatch):
 
 
 def test_a_training_goes_on_where_its_state_cannot_be_written(tmp_path, full_disk):
-    with pytest.warns(UserWarning, match="the training goes on, but starts over if it is interrupted: .*No space left on device") as told:
+    with pytest.warns(
+        UserWarning,
+        match="the training goes on, but starts over if it is interrupted: .*No space left on device",
+    ) as told:
         model, _ = trained(RECIPES["sgd"], tmp_path / "model.state")
 
     assert len(told) == 1
@@ -233,7 +249,9 @@ def test_kill_9_at_random_times_ends_with_the_same_bits(tmp_path):
 
 
 def test_main_baseline_goes_on_after_kill_9(tmp_path, monkeypatch, capsys):
-    """As a user: the command is killed, started again, and leaves the checkpoint alone, with the weights of a run without a kill."""
+    """As a user: the command is killed, started again, and leaves the checkpoint alone, with the weights of a
+    run without a kill.
+    """
     monkeypatch.chdir(tmp_path)
     words = ["--epochs", "40", "--train_batch_size", "16"]
     program = f"import sys, torch; sys.path.insert(0, {str(ROOT)!r}); torch.set_num_threads(1); import training.state as state; "

@@ -27,7 +27,9 @@ def test_an_epoch_is_a_pass_over_forget_whichever_is_shorter(method, forget, ste
 
 @pytest.mark.parametrize("method", ["MSG", "CT", "CFk", "EUk"])
 def test_divergence_is_raised(method):
-    with pytest.raises(FloatingPointError, match=rf"{method} diverged in epoch \d: loss .* Choose a smaller --unlearn_lr"):
+    with pytest.raises(
+        FloatingPointError, match=rf"{method} diverged in epoch \d: loss .* Choose a smaller --unlearn_lr"
+    ):
         unlearn(method, convolutional(), data_of(), unlearn_lr=1e30)
 
 
@@ -35,6 +37,8 @@ def test_divergence_is_raised(method):
 def test_the_next_epoch_goes_on_where_the_retain_stream_is(method):
     """A step of five of the 17 retain images in each epoch, the last two in the fourth: no image twice."""
     model, seen = convolutional(), []
-    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]) if module.training else None)
+    model.register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0]) if module.training else None
+    )
     unlearn(method, model, data_of(forget=[0]), unlearn_epochs=4, batch_size=4)
     assert len(torch.cat(seen)) == 17 == len(torch.cat(seen).unique(dim=0))

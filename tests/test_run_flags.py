@@ -42,7 +42,13 @@ def values_of(annotation):
     numbers = st.floats(allow_nan=False, allow_infinity=False)
     texts = st.text(st.characters(exclude_categories=["Cs"])).filter(is_text)
     whole = st.integers(-3, 10**12)
-    return {int: whole, float: numbers | st.floats(0, 1), str: texts, bool: st.booleans(), type(None): st.none()}[annotation]
+    return {
+        int: whole,
+        float: numbers | st.floats(0, 1),
+        str: texts,
+        bool: st.booleans(),
+        type(None): st.none(),
+    }[annotation]
 
 
 def accepted(parameter, value):
@@ -81,9 +87,14 @@ def test_the_flags_of_the_base_models_mean_the_same_config_again(architecture):
     @FEWER
     @given(settings_of(architecture), settings_of(RECIPE), settings_of(READING))
     def check(options, recipe, reading):
-        given = {name: {key: value for key, value in own.items() if value is not None} for name, own in (("r", recipe), ("i", reading))}
+        given = {
+            name: {key: value for key, value in own.items() if value is not None}
+            for name, own in (("r", recipe), ("i", reading))
+        }
         config = PipelineConfig(
-            "SSD", {}, BaseConfig(arch=architecture.name, arch_options=options, training=given["r"], reading=given["i"])
+            "SSD",
+            {},
+            BaseConfig(arch=architecture.name, arch_options=options, training=given["r"], reading=given["i"]),
         )
         assert again(config) == [config]
 
@@ -93,9 +104,19 @@ def test_the_flags_of_the_base_models_mean_the_same_config_again(architecture):
 @pytest.mark.parametrize(
     "config",
     [
-        PipelineConfig("SSD", base=BaseConfig("MNIST", "my data", num_classes=10, epochs=3, seed=5, split_seed=2, device="cpu")),
+        PipelineConfig(
+            "SSD",
+            base=BaseConfig("MNIST", "my data", num_classes=10, epochs=3, seed=5, split_seed=2, device="cpu"),
+        ),
         PipelineConfig("SSD", base=BaseConfig(request=ForgetRequest((-1,), 45), normalize="0.5:0.25")),
-        PipelineConfig("SSD", ideal="skip", experiment="-it's mine", checkpoint_epochs=(1, 3), metrics=("mia", "tow"), report="skip"),
+        PipelineConfig(
+            "SSD",
+            ideal="skip",
+            experiment="-it's mine",
+            checkpoint_epochs=(1, 3),
+            metrics=("mia", "tow"),
+            report="skip",
+        ),
     ],
     ids=["base", "request", "job"],
 )
@@ -113,7 +134,9 @@ def test_a_command_can_be_pasted_into_a_shell():
     assert command("main_ideal.py", {"data": ["my data"]}) == "python -u main_ideal.py --data 'my data'"
 
 
-@pytest.mark.parametrize(("value", "text"), [(None, "none"), (True, "true"), ((64, 32), "64,32"), (1e-05, "1e-05"), ("50%", "50%")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "none"), (True, "true"), ((64, 32), "64,32"), (1e-05, "1e-05"), ("50%", "50%")]
+)
 def test_values_as_text(value, text):
     assert text_of(value) == text
 

@@ -1,4 +1,6 @@
-"""The facts of a real run's report: the command that makes it again, the request in words, and what lands in the tracking store."""
+"""The facts of a real run's report: the command that makes it again, the request in words, and what lands in
+the tracking store.
+"""
 
 import contextlib
 import io
@@ -25,12 +27,32 @@ NAMES = ("0", "1", "cat", "dog")
     "config",
     [
         PipelineConfig("MIMU", {"topk": 50, "kappa": 0.1}),
-        PipelineConfig("SFT", {}, BaseConfig(seed=3, epochs=2, arch="mlp", arch_options={"hidden": (32, 16)})),
-        PipelineConfig("FT", {"unlearn_epochs": 3, "unlearn_lr": 1e-05}, BaseConfig(request=ForgetRequest(("3", "5")), split_seed=2)),
-        PipelineConfig("RL", {}, BaseConfig(request=ForgetRequest((-1,), 45), data="my data", save_dir=Path("a b")), ideal="skip"),
-        PipelineConfig("SCRUB", {}, experiment="it's mine", metrics=("mia", "tow"), checkpoint_epochs=(1, 3), report="no_images"),
+        PipelineConfig(
+            "SFT", {}, BaseConfig(seed=3, epochs=2, arch="mlp", arch_options={"hidden": (32, 16)})
+        ),
+        PipelineConfig(
+            "FT",
+            {"unlearn_epochs": 3, "unlearn_lr": 1e-05},
+            BaseConfig(request=ForgetRequest(("3", "5")), split_seed=2),
+        ),
+        PipelineConfig(
+            "RL",
+            {},
+            BaseConfig(request=ForgetRequest((-1,), 45), data="my data", save_dir=Path("a b")),
+            ideal="skip",
+        ),
+        PipelineConfig(
+            "SCRUB",
+            {},
+            experiment="it's mine",
+            metrics=("mia", "tow"),
+            checkpoint_epochs=(1, 3),
+            report="no_images",
+        ),
         PipelineConfig("SRL", {}, unlearn_augment=("crop", "flip")),
-        PipelineConfig("random_mask", {"kappa": "50%"}, BaseConfig(mask=Path("my.safetensors"), device="cpu")),
+        PipelineConfig(
+            "random_mask", {"kappa": "50%"}, BaseConfig(mask=Path("my.safetensors"), device="cpu")
+        ),
     ],
     ids=lambda config: config.unlearn,
 )
@@ -54,7 +76,9 @@ def test_a_list_of_indexes_comes_from_its_file_or_from_the_artifact():
     from_python = ForgetRequest((), None, (1, 2))
 
     assert "--forget_indexes mine.txt" in command_of(PipelineConfig("FT", {}, BaseConfig(request=from_file)))
-    assert "--forget_indexes forget_indexes.txt" in command_of(PipelineConfig("FT", {}, BaseConfig(request=from_python)))
+    assert "--forget_indexes forget_indexes.txt" in command_of(
+        PipelineConfig("FT", {}, BaseConfig(request=from_python))
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,15 +98,24 @@ def test_a_request_in_words(request_, count, words):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Three runs in a store of their own: with a report, without images, without a report; and a sweep of two."""
+    """Three runs in a store of their own: with a report, without images, without a report; and a sweep of
+    two.
+    """
     folder = tmp_path_factory.mktemp("reports")
-    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         base = BaseConfig(epochs=2)
         runs = {
-            report: Pipeline(PipelineConfig("logit_attribution", {}, base, report=report)).run() for report in ("full", "no_images", "skip")
+            report: Pipeline(PipelineConfig("logit_attribution", {}, base, report=report)).run()
+            for report in ("full", "no_images", "skip")
         }
-        run_all([PipelineConfig("random_mask", {"kappa": kappa}, base, report="skip") for kappa in (0.1, 0.2)])
+        run_all(
+            [PipelineConfig("random_mask", {"kappa": kappa}, base, report="skip") for kappa in (0.1, 0.2)]
+        )
     return folder, runs
 
 
@@ -119,7 +152,10 @@ def test_a_report_without_images_has_none_and_one_can_be_skipped(place):
 
 def test_what_is_drawn_changes_no_number_and_no_hash(place):
     hashes = {run_of(place, report).data.tags["config_hash"] for report in ("full", "no_images", "skip")}
-    scores = {tuple(run.metrics[name] for name in ("forget_loss", "retain_score", "mia_auc")) for run in place[1].values()}
+    scores = {
+        tuple(run.metrics[name] for name in ("forget_loss", "retain_score", "mia_auc"))
+        for run in place[1].values()
+    }
 
     assert len(hashes) == len(scores) == 1
 
@@ -159,7 +195,10 @@ def test_another_report_is_refused():
         Pipeline(PipelineConfig("FT", {}, report="pdf"))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("method", "settings", "step"), [("SFT", {"sft_steps": 2}, "step"), ("FT", {"unlearn_epochs": 2}, "epoch")])
+@pytest.mark.parametrize(
+    ("method", "settings", "step"),
+    [("SFT", {"sft_steps": 2}, "step"), ("FT", {"unlearn_epochs": 2}, "epoch")],
+)
 def test_a_history_says_whether_it_goes_by_epochs_or_by_steps(method, settings, step):
     images, labels = torch.rand(40, 1, 4, 4), torch.arange(40) % 4
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4))

@@ -27,7 +27,17 @@ from unlearn import METHODS
 TASK: Settings = (("arch", "mlp"), ("dataset", "digits"), ("request", "class0"))
 
 
-def run(method="FT", seed="1", gap=1.0, status="FINISHED", start=0, own: Settings = (), task=TASK, warned=False, **metrics) -> SeedRun:
+def run(
+    method="FT",
+    seed="1",
+    gap=1.0,
+    status="FINISHED",
+    start=0,
+    own: Settings = (),
+    task=TASK,
+    warned=False,
+    **metrics,
+) -> SeedRun:
     values = ({} if gap is None else {"avg_gap": gap}) | metrics
     return SeedRun("digits-mlp", method, seed, tuple(sorted(task + own)), status, start, values, warned)
 
@@ -57,8 +67,19 @@ def test_runs_that_differ_in_the_seed_and_what_follows_from_it_are_one_group():
         "device": "cuda",
         "metrics": "all",
     }
-    others = {"seed": "1", "mask": "a.safetensors", "initial_digest": "00", "ideal_seed": "1", "kappa_count": "8", "device": "cpu"}
-    assert settings_of(same | of_seed) == settings_of(same | others) == (("dataset", "digits"), ("unlearn_lr", "0.1"))
+    others = {
+        "seed": "1",
+        "mask": "a.safetensors",
+        "initial_digest": "00",
+        "ideal_seed": "1",
+        "kappa_count": "8",
+        "device": "cpu",
+    }
+    assert (
+        settings_of(same | of_seed)
+        == settings_of(same | others)
+        == (("dataset", "digits"), ("unlearn_lr", "0.1"))
+    )
 
 
 @pytest.mark.parametrize("method", list(METHODS), ids=lambda entry: entry.name)
@@ -68,14 +89,21 @@ def test_every_hyperparameter_of_every_method_is_a_setting(method):
         assert settings_of(one) != settings_of(other), name
 
 
-@pytest.mark.parametrize("name", ["image_count", "train_rounds", "ideal_share", "initial_scale", "retain_counts"])
+@pytest.mark.parametrize(
+    "name", ["image_count", "train_rounds", "ideal_share", "initial_scale", "retain_counts"]
+)
 def test_a_users_own_hyperparameter_is_a_setting_whatever_it_is_called(name):
     one, other = ({"unlearn": "mine", "unlearn_file": "mine.py", name: value} for value in ("1", "2"))
     assert settings_of(one) != settings_of(other)
 
 
 def test_which_metrics_were_asked_for_parts_no_seeds():
-    (row,) = cells(*(run(seed=seed, own=settings_of({"metrics": metrics})) for seed, metrics in (("1", "default"), ("2", "all"))))
+    (row,) = cells(
+        *(
+            run(seed=seed, own=settings_of({"metrics": metrics}))
+            for seed, metrics in (("1", "default"), ("2", "all"))
+        )
+    )
     assert row["n"] == "2"
 
 
@@ -89,13 +117,26 @@ def test_what_a_real_run_logs_of_its_making_is_no_setting():
     params = run_params(pipeline.checked) | provenance("initial", trained) | provenance("ideal", trained)
 
     names = {name for name, _ in settings_of({name: str(value) for name, value in params.items()})}
-    unsaid = {"training", "normalize", "dataset_file", "arch_file", "dataset_code", "arch_code", "request_digest"}
+    unsaid = {
+        "training",
+        "normalize",
+        "dataset_file",
+        "arch_file",
+        "dataset_code",
+        "arch_code",
+        "request_digest",
+    }
     assert names == OF_TASK - unsaid | set(METHODS["MIMU"].hyperparameters) | {"hidden"}
 
 
 def test_another_setting_is_another_line_that_names_it():
-    table = cells(*(run(own=(("unlearn_lr", lr), ("beta", "1")), seed=seed) for lr in ("0.1", "0.2") for seed in "12"))
-    assert [(row["settings"], row["n"]) for row in table] == [("unlearn_lr=0.1", "2"), ("unlearn_lr=0.2", "2")]
+    table = cells(
+        *(run(own=(("unlearn_lr", lr), ("beta", "1")), seed=seed) for lr in ("0.1", "0.2") for seed in "12")
+    )
+    assert [(row["settings"], row["n"]) for row in table] == [
+        ("unlearn_lr=0.1", "2"),
+        ("unlearn_lr=0.2", "2"),
+    ]
 
 
 def test_a_line_says_what_its_runs_mean_by_not_logging_a_setting():
@@ -115,16 +156,29 @@ def test_another_task_is_another_table():
 
 def test_the_same_seed_twice_is_no_second_sample():
     (row,) = cells(run(gap=5.0, start=1), run(gap=1.0, start=2), run(gap=3.0, seed="2"))
-    assert row["n"] == "2" and row["avg_gap ↓"] == "2.00 ± 1.41" and row["notes"] == "latest of several: seed 1"
+    assert (
+        row["n"] == "2" and row["avg_gap ↓"] == "2.00 ± 1.41" and row["notes"] == "latest of several: seed 1"
+    )
 
 
 def of_initials(*found: tuple[str, str, str]) -> list[SeedRun]:
     """Runs by seed and initial model, each of another time, whose gap is their place."""
-    return [replace(run(seed=seed, gap=float(at), start=at), initial=initial) for at, (seed, initial) in enumerate(found)]
+    return [
+        replace(run(seed=seed, gap=float(at), start=at), initial=initial)
+        for at, (seed, initial) in enumerate(found)
+    ]
 
 
 def test_another_initial_model_is_no_repetition_of_a_seed():
-    table = cells(*of_initials(("1", "aaaaaaaaaa"), ("1", "bbbbbbbbbb"), ("2", "aaaaaaaaaa"), ("2", "bbbbbbbbbb"), ("1", "bbbbbbbbbb")))
+    table = cells(
+        *of_initials(
+            ("1", "aaaaaaaaaa"),
+            ("1", "bbbbbbbbbb"),
+            ("2", "aaaaaaaaaa"),
+            ("2", "bbbbbbbbbb"),
+            ("1", "bbbbbbbbbb"),
+        )
+    )
     assert [(row["settings"], row["n"], row["avg_gap ↓"]) for row in table] == [
         ("initial_digest=aaaaaaaa", "2", "1.00 ± 1.41"),
         ("initial_digest=bbbbbbbb", "2", "3.50 ± 0.71"),
@@ -155,7 +209,9 @@ def test_the_initial_model_comes_from_the_run():
 
 
 def test_the_smallest_mean_gap_is_first_and_what_is_in_its_interval_is_marked():
-    best = [run("A", seed, gap) for seed, gap in (("1", 1.0), ("2", 2.0), ("3", 3.0))]  # 2 -+ 4.303 / sqrt(3) = 2 -+ 2.484
+    best = [
+        run("A", seed, gap) for seed, gap in (("1", 1.0), ("2", 2.0), ("3", 3.0))
+    ]  # 2 -+ 4.303 / sqrt(3) = 2 -+ 2.484
     within = [run("B", seed, 4.4) for seed in "123"]
     beyond = [run("C", seed, 4.5) for seed in "123"]
     _, ranks = ranking(*beyond, *within, *best)
@@ -167,7 +223,11 @@ def test_one_seed_has_no_interval_to_be_within():
 
 
 def test_equal_means_share_the_rank():
-    assert ranking(run("A", gap=1.0), run("B", gap=1.0), run("C", gap=2.0))[1] == [(1, "A", "best"), (1, "B", "best"), (3, "C", "")]
+    assert ranking(run("A", gap=1.0), run("B", gap=1.0), run("C", gap=2.0))[1] == [
+        (1, "A", "best"),
+        (1, "B", "best"),
+        (3, "C", ""),
+    ]
 
 
 def test_the_ideal_model_is_the_reference_and_what_has_no_gap_is_last():
@@ -178,15 +238,22 @@ def test_the_ideal_model_is_the_reference_and_what_has_no_gap_is_last():
 def test_a_method_whose_attack_is_undecided_for_a_seed_has_no_rank():
     """A mean over the other seeds is no mean over the same seeds as the others have."""
     undecided = [run("A", "1", 0.5), run("A", "2", None)]
-    assert ranking(*undecided, run("B", "1", 1.0), run("B", "2", 1.0))[1] == [(1, "B", "best"), (None, "A", "")]
+    assert ranking(*undecided, run("B", "1", 1.0), run("B", "2", 1.0))[1] == [
+        (1, "B", "best"),
+        (None, "A", ""),
+    ]
 
 
-GAPS = st.dictionaries(st.sampled_from("ABCDE"), st.lists(st.floats(0, 100), min_size=1, max_size=4), min_size=1)
+GAPS = st.dictionaries(
+    st.sampled_from("ABCDE"), st.lists(st.floats(0, 100), min_size=1, max_size=4), min_size=1
+)
 
 
 @given(GAPS)
 def test_ranks_follow_the_means(gaps):
-    task, ranks = ranking(*(run(method, str(seed), gap) for method, values in gaps.items() for seed, gap in enumerate(values)))
+    task, ranks = ranking(
+        *(run(method, str(seed), gap) for method, values in gaps.items() for seed, gap in enumerate(values))
+    )
     means = {method: statistics.mean(values) for method, values in gaps.items()}
     assert [means[method] for _, method, _ in ranks] == sorted(means.values())
     assert all(rank == 1 + sum(mean < means[method] for mean in means.values()) for rank, method, _ in ranks)
@@ -207,7 +274,9 @@ def test_missing_and_failed_seeds_are_named_and_not_averaged():
 
 
 def test_a_method_that_never_finished_is_still_a_line():
-    first, last = cells(run("A"), run("B", gap=None, status="KILLED"), run("B", gap=None, status="RUNNING", start=1))
+    first, last = cells(
+        run("A"), run("B", gap=None, status="KILLED"), run("B", gap=None, status="RUNNING", start=1)
+    )
     assert (last["rank"], last["method"], last["n"], last["avg_gap ↓"]) == ("", "B", "0", "")
     assert last["notes"] == "not finished: seed 1 KILLED, 1 RUNNING" and first["rank"] == "1"
 
@@ -236,21 +305,39 @@ def test_a_warning_is_noted():
 
 
 def test_the_short_names():
-    metrics = {"forget_score": 2.5, "retain_score": 99.0, "test_score": 90.0, "test_retain_score": 97.0, "mia": 40.0, "avg_gap": 1.0}
-    shown = shown_metrics(metrics | {"unlearn_seconds": 3.0, "initial_mia": 1.0, "stage_total_seconds": 9.0, "nothing_of_ours": 1.0})
+    metrics = {
+        "forget_score": 2.5,
+        "retain_score": 99.0,
+        "test_score": 90.0,
+        "test_retain_score": 97.0,
+        "mia": 40.0,
+        "avg_gap": 1.0,
+    }
+    shown = shown_metrics(
+        metrics
+        | {"unlearn_seconds": 3.0, "initial_mia": 1.0, "stage_total_seconds": 9.0, "nothing_of_ours": 1.0}
+    )
     assert shown == metrics | {"UA": 97.5, "RA": 99.0, "TA": 97.0, "MIA": 40.0, "unlearn_seconds": 3.0}
     assert shown_metrics({"test_score": 90.0}) == {"test_score": 90.0, "TA": 90.0}
 
 
 def test_directions_come_from_the_registry():
-    assert [header_of(name) for name in ("UA", "RA", "TA", "MIA", "avg_gap")] == ["UA ↑", "RA ↑", "TA ↑", "MIA", "avg_gap ↓"]
+    assert [header_of(name) for name in ("UA", "RA", "TA", "MIA", "avg_gap")] == [
+        "UA ↑",
+        "RA ↑",
+        "TA ↑",
+        "MIA",
+        "avg_gap ↓",
+    ]
 
 
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=5))
 def test_the_csv_has_mean_sd_interval_and_n(values):
     tasks = tasks_of([run(seed=str(seed), gap=gap) for seed, gap in enumerate(values)])
     (found,) = summary_of(tasks).to_dict("records")
-    assert found["avg_gap_mean"] == pytest.approx(statistics.fmean(values)) and found["avg_gap_n"] == len(values)
+    assert found["avg_gap_mean"] == pytest.approx(statistics.fmean(values)) and found["avg_gap_n"] == len(
+        values
+    )
     assert found["avg_gap_sd"] == pytest.approx(statistics.stdev(values))
     if found["avg_gap_sd"] > 1e-6:
         interval = stats.t.interval(0.95, len(values) - 1, statistics.fmean(values), stats.sem(values))
@@ -262,7 +349,10 @@ def test_the_csv_has_mean_sd_interval_and_n(values):
 
 def test_markdown_marks_the_best():
     text = markdown_of(
-        tasks_of([run("A", seed, gap) for seed, gap in (("1", 1.0), ("2", 3.0))] + [run("NG_x", seed, 2.5) for seed in "12"])
+        tasks_of(
+            [run("A", seed, gap) for seed, gap in (("1", 1.0), ("2", 3.0))]
+            + [run("NG_x", seed, 2.5) for seed in "12"]
+        )
     )
     assert "| 1 | **A** |" in text and "**2.00 ± 1.41**" in text and "| 2 | `NG_x` † |" in text
 
@@ -275,7 +365,11 @@ def test_latex_is_of_booktabs_and_names_are_the_literatures():
     )
     text = latex_of(tasks_of(runs))
     assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
-    assert r"\textbf{A} &" in text and r"\textbf{2.00 $\pm$ 1.41}" in text and r"$\ell_1$-sparse$^{\dagger}$ &" in text
+    assert (
+        r"\textbf{A} &" in text
+        and r"\textbf{2.00 $\pm$ 1.41}" in text
+        and r"$\ell_1$-sparse$^{\dagger}$ &" in text
+    )
     assert text.index("Retrain") < text.index(r"\textbf{A}")
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     (columns,) = re.findall(r"\\begin\{tabular\}\{(\w+)\}", text)
@@ -311,7 +405,13 @@ def seeded(database):
     client.log_param(parent, "unlearn", "FT")
     for seed, gap in ((1, 1.0), (2, 2.0), (3, None)):
         child = client.create_run(experiment, tags={"mlflow.parentRunId": parent}).info.run_id
-        for name, value in {"unlearn": "FT", "seed": seed, "dataset": "digits", "arch": "mlp", "request": "class0"}.items():
+        for name, value in {
+            "unlearn": "FT",
+            "seed": seed,
+            "dataset": "digits",
+            "arch": "mlp",
+            "request": "class0",
+        }.items():
             client.log_param(child, name, value)
         if gap is not None:
             client.log_metric(child, "avg_gap", gap)
@@ -324,7 +424,10 @@ def seeded(database):
 def test_the_summary_of_a_store(seeded, capsys):
     assert mlruns_parser.main(["--tracking_uri", seeded, "--experiment", "seeds", "--summary"]) == 0
     (row,) = csv.DictReader(Path("mlruns_summary.csv").read_text().splitlines())
-    assert {name: row[name] for name in ("experiment", "method", "rank", "mark", "n", "seeds", "not_finished", "avg_gap_mean")} == {
+    assert {
+        name: row[name]
+        for name in ("experiment", "method", "rank", "mark", "n", "seeds", "not_finished", "avg_gap_mean")
+    } == {
         "experiment": "seeds",
         "method": "FT",
         "rank": "1",
@@ -338,7 +441,10 @@ def test_the_summary_of_a_store(seeded, capsys):
     assert r"\textbf{1.50 $\pm$ 0.71}" in Path("mlruns_summary.tex").read_text()
     said = capsys.readouterr().out
     assert "not finished: seed 3 FAILED" in said
-    assert "3 runs -> mlruns_summary.csv, mlruns_summary.md, mlruns_summary.tex; 2 other runs left out (parents of sweeps, audits," in said
+    assert (
+        "3 runs -> mlruns_summary.csv, mlruns_summary.md, mlruns_summary.tex; 2 other runs left out (parents "
+        "of sweeps, audits," in said
+    )
 
 
 def test_nothing_to_summarise_is_a_mistake(sqlite_store, capsys):
@@ -349,13 +455,20 @@ def test_nothing_to_summarise_is_a_mistake(sqlite_store, capsys):
 
 
 def test_the_summary_is_named_as_csv(sqlite_store, capsys):
-    assert mlruns_parser.main(["--tracking_uri", sqlite_store.uri, "--summary", "--output", "summary.md"]) == 2
+    assert (
+        mlruns_parser.main(["--tracking_uri", sqlite_store.uri, "--summary", "--output", "summary.md"]) == 2
+    )
     assert "expected --output to end in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("output", ["summary.md", "summary.tex"])
 def test_no_format_makes_the_table_overwrite_itself(output, sqlite_store, capsys):
-    assert mlruns_parser.main(["--tracking_uri", sqlite_store.uri, "--summary", "--format", "csv", "--output", output]) == 2
+    assert (
+        mlruns_parser.main(
+            ["--tracking_uri", sqlite_store.uri, "--summary", "--format", "csv", "--output", output]
+        )
+        == 2
+    )
     assert "expected the name of a CSV file" in capsys.readouterr().err
 
 

@@ -1,4 +1,6 @@
-"""A real `mlflow server` and a real PostgreSQL: eight workers at once, and the parser's reading of what they hold."""
+"""A real `mlflow server` and a real PostgreSQL: eight workers at once, and the parser's reading of what they
+hold.
+"""
 
 import os
 import subprocess
@@ -58,24 +60,45 @@ def shared_store(request, tmp_path):
 
 
 def test_eight_workers_lose_nothing(shared_store):
-    environment = os.environ | {"MLFLOW_TRACKING_URI": shared_store, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "tests.eight_workers"], env=environment, capture_output=True, text=True, timeout=300)
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": shared_store,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.eight_workers"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     assert "locked" not in done.stderr
 
-    names = [f"{worker} {run}" for worker in range(eight_workers.WORKERS) for run in range(eight_workers.RUNS)]
-    table = parse("--tracking_uri", shared_store, "--experiment", eight_workers.EXPERIMENT).set_index("run_name")
+    names = [
+        f"{worker} {run}" for worker in range(eight_workers.WORKERS) for run in range(eight_workers.RUNS)
+    ]
+    table = parse("--tracking_uri", shared_store, "--experiment", eight_workers.EXPERIMENT).set_index(
+        "run_name"
+    )
     assert sorted(table.index) == sorted(names) and set(table.status) == {"FINISHED"}
     for name in names:
         row = table.loc[name]
         assert {param: row[param] for param in eight_workers.params_of(name)} == eight_workers.params_of(name)
-        assert {metric: float(row[metric]) for metric in eight_workers.metrics_of(name)} == eight_workers.metrics_of(name)
+        assert {
+            metric: float(row[metric]) for metric in eight_workers.metrics_of(name)
+        } == eight_workers.metrics_of(name)
 
     client = MlflowClient(shared_store)
     logged = client.search_runs([client.get_experiment_by_name(eight_workers.EXPERIMENT).experiment_id])
     assert [len(run.inputs.dataset_inputs) for run in logged] == [eight_workers.SETS] * len(names)
 
-    assert mlruns_parser.main(["--tracking_uri", shared_store, "--experiment", eight_workers.EXPERIMENT, "--history"]) == 0
+    assert (
+        mlruns_parser.main(
+            ["--tracking_uri", shared_store, "--experiment", eight_workers.EXPERIMENT, "--history"]
+        )
+        == 0
+    )
     history = pd.read_csv("mlruns_history.csv")
     losses = history[history.metric == "train_loss"].set_index("run_id")
     for name in names:
@@ -86,11 +109,17 @@ def test_eight_workers_lose_nothing(shared_store):
 
 
 def comparable(runs) -> list[str]:
-    return sorted(repr(replace(run, **{piece: dict(sorted(getattr(run, piece).items())) for piece in PIECES})) for run in runs)
+    return sorted(
+        repr(replace(run, **{piece: dict(sorted(getattr(run, piece).items())) for piece in PIECES}))
+        for run in runs
+    )
 
 
 def test_postgres_is_read_directly_as_the_client_reads_it(filled_postgres):
-    with postgres_store(filled_postgres.uri, EVERY_RUN) as (version, direct), client_store(filled_postgres.uri, page=2) as client:
+    with (
+        postgres_store(filled_postgres.uri, EVERY_RUN) as (version, direct),
+        client_store(filled_postgres.uri, page=2) as client,
+    ):
         assert version in KNOWN_SCHEMAS
         runs = list(direct.runs()[1])
         assert len(runs) == 4 and comparable(runs) == comparable(client.runs()[1])
@@ -100,16 +129,26 @@ def test_postgres_is_read_directly_as_the_client_reads_it(filled_postgres):
 def test_every_value_comes_out_of_postgres(filled_postgres, sqlite_store):
     row = parse("--tracking_uri", filled_postgres.uri).loc[filled_postgres.ids["full"]]
     same = parse("--tracking_uri", sqlite_store.uri).loc[sqlite_store.ids["full"]]
-    differing = {"run_id", "end_time", "duration_s", *(name for name in ("start_time",) if row[name] != same[name])}
+    differing = {
+        "run_id",
+        "end_time",
+        "duration_s",
+        *(name for name in ("start_time",) if row[name] != same[name]),
+    }
     assert row.drop(differing).to_dict() == same.drop(differing).to_dict()
     assert row["commas"] == PARAMS["commas"] and row["up"] == "inf" and row["nothing"] == "nan"
 
 
 def test_experiments_since_and_filters_on_postgres(filled_postgres):
     uri, ids = filled_postgres.uri, filled_postgres.ids
-    assert set(parse("--tracking_uri", uri, "--experiment", "digits-mlp").run_id) == {ids["full"], ids["child"]}
+    assert set(parse("--tracking_uri", uri, "--experiment", "digits-mlp").run_id) == {
+        ids["full"],
+        ids["child"],
+    }
     assert list(parse("--tracking_uri", uri, "--since", "2023-11-14T22:13:24Z").run_id) == [ids["killed"]]
-    assert list(parse("--tracking_uri", uri, "--filter", "params.unlearn ILIKE 'mi%' AND metrics.tiny > 0").run_id) == [ids["full"]]
+    assert list(
+        parse("--tracking_uri", uri, "--filter", "params.unlearn ILIKE 'mi%' AND metrics.tiny > 0").run_id
+    ) == [ids["full"]]
 
 
 def test_postgres_of_an_unknown_schema_goes_to_mlflow(filled_postgres, monkeypatch, capsys):
@@ -131,12 +170,18 @@ def test_a_postgres_that_holds_no_store(postgres_server, capsys):
 def test_a_postgres_that_does_not_answer(capsys):
     pytest.importorskip("psycopg2")
     line = mistake("postgresql+psycopg2://me:se@cret@127.0.0.1:9/none", capsys)
-    assert "expected a PostgreSQL server at postgresql+psycopg2://***@127.0.0.1:9/none" in line and "cret" not in line
+    assert (
+        "expected a PostgreSQL server at postgresql+psycopg2://***@127.0.0.1:9/none" in line
+        and "cret" not in line
+    )
 
 
 def test_a_driver_that_is_not_installed(capsys):
     line = mistake("postgresql+nosuchdriver://127.0.0.1/none", capsys)
-    assert "expected a PostgreSQL store, got postgresql+nosuchdriver://" in line and "postgresql+psycopg2://HOST/DATABASE" in line
+    assert (
+        "expected a PostgreSQL store, got postgresql+nosuchdriver://" in line
+        and "postgresql+psycopg2://HOST/DATABASE" in line
+    )
 
 
 def test_a_server_gives_the_same_rows_and_histories(tmp_path, sqlite_store, database, monkeypatch):
@@ -157,4 +202,6 @@ def test_a_param_that_a_server_cut_is_whole(server, monkeypatch):
     client = MlflowClient(server)
     run_id = client.create_run(client.create_experiment("long")).info.run_id
     TrackedRun(run_id, "").params({"forget_indexes": "0123456789" * 1000})
-    assert parse("--tracking_uri", server, "--experiment", "long").forget_indexes[run_id] == "0123456789" * 1000
+    assert (
+        parse("--tracking_uri", server, "--experiment", "long").forget_indexes[run_id] == "0123456789" * 1000
+    )

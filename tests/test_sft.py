@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.bars import CLASS_1, CLASSES, SEVEN_IMAGES, classifier, fixture_model, fixture_splits, fixture_trained, same_bits, snapshot  # noqa: F401 (fixtures)
+from tests.bars import (
+    CLASS_1,
+    CLASSES,
+    SEVEN_IMAGES,
+    classifier,
+    fixture_model,  # noqa: F401
+    fixture_splits,  # noqa: F401
+    fixture_trained,  # noqa: F401
+    same_bits,
+    snapshot,
+)
 from unlearn import ForgetData, unlearn
 from vision_data import ForgetRequest
 
@@ -27,7 +37,9 @@ def batches_seen(monkeypatch):
 
 
 def stepped_by_hand(model, x, y, lr):
-    """The masked weight after one AdamW step from rest: w (1 - lr wd) - lr g / (|g| + eps), wd = 1e-2, eps = 1e-8."""
+    """The masked weight after one AdamW step from rest: w (1 - lr wd) - lr g / (|g| + eps), wd = 1e-2, eps =
+    1e-8.
+    """
     weight = model[5].weight.detach().clone().requires_grad_()
     h = model[:5](x).detach()
     loss = F.cross_entropy(model[6:](F.linear(h, weight, model[5].bias)), y)
@@ -35,7 +47,9 @@ def stepped_by_hand(model, x, y, lr):
     return (weight * (1 - lr * 1e-2) - lr * g / (g.abs() + 1e-8)).detach()
 
 
-@pytest.mark.parametrize("mode", ["randomize_forget", "finetune_retain", "randomize_forget_and_finetune_retain"])
+@pytest.mark.parametrize(
+    "mode", ["randomize_forget", "finetune_retain", "randomize_forget_and_finetune_retain"]
+)
 def test_one_sft_step_is_adamw_on_the_masked_layer(mode, model, splits, batches_seen):
     data = ForgetData.of(splits, CLASS_1)
     result = unlearn("SFT", model, data, sft_mode=mode, sft_steps=1, sft_lr=3e-3, sft_batch=16)
@@ -43,7 +57,10 @@ def test_one_sft_step_is_adamw_on_the_masked_layer(mode, model, splits, batches_
     torch.testing.assert_close(result.model[5].weight, stepped_by_hand(model, x, y, 3e-3), rtol=0, atol=1e-6)
     assert not torch.equal(result.model[5].weight, model[5].weight)
     before, after = snapshot(model), snapshot(result.model)
-    assert same_bits({k: v for k, v in after.items() if k != "5.weight"}, {k: v for k, v in before.items() if k != "5.weight"})
+    assert same_bits(
+        {k: v for k, v in after.items() if k != "5.weight"},
+        {k: v for k, v in before.items() if k != "5.weight"},
+    )
 
 
 def rows_of(x, images):
@@ -97,7 +114,9 @@ def test_sft_starts_over_where_the_forget_set_is_smaller_than_a_batch(mode, mode
 
 
 def test_sft_lowers_its_own_loss(model, splits):
-    result = unlearn("SFT", model, ForgetData.of(splits, CLASS_1), sft_mode="finetune_retain", sft_steps=30, sft_batch=90)
+    result = unlearn(
+        "SFT", model, ForgetData.of(splits, CLASS_1), sft_mode="finetune_retain", sft_steps=30, sft_batch=90
+    )
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 
 
@@ -108,5 +127,7 @@ def test_sft_needs_a_step_and_a_batch(setting, model, splits):
 
 
 def test_sft_has_three_modes(model, splits):
-    with pytest.raises(ValueError, match="sft_mode: expected one of randomize_forget, finetune_retain, randomize"):
+    with pytest.raises(
+        ValueError, match="sft_mode: expected one of randomize_forget, finetune_retain, randomize"
+    ):
         unlearn("SFT", model, ForgetData.of(splits, CLASS_1), sft_mode="finetune")

@@ -16,8 +16,15 @@ PLANTS = ["Corn_(maize)___Common_rust", "Corn_(maize)___healthy", "Corn_(maize)_
 
 def test_a_name_is_cut_where_that_leaves_it_unlike_the_others():
     assert shortened(["a very long name", "another one", "ox"], 8) == ["a very …", "another…", "ox"]
-    assert shortened(["corn (maize) rust", "corn (maize) healthy", "ox"], 10) == ["corn …rust", "corn …lthy", "ox"]
-    assert shortened(["a long name, 1, at the end", "a long name, 2, at the end"], 10) == ["0: a long…", "1: a long…"]
+    assert shortened(["corn (maize) rust", "corn (maize) healthy", "ox"], 10) == [
+        "corn …rust",
+        "corn …lthy",
+        "ox",
+    ]
+    assert shortened(["a long name, 1, at the end", "a long name, 2, at the end"], 10) == [
+        "0: a long…",
+        "1: a long…",
+    ]
     assert shortened(["same", "same"], 8) == ["0: same", "1: same"]
 
 

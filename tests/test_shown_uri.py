@@ -10,16 +10,28 @@ from tracking.shown_uri import LONGEST_REASON, one_line, without_password
     [
         ("postgresql+psycopg2://me:secret@db:5432/runs", "postgresql+psycopg2://***@db:5432/runs"),
         ("postgresql+psycopg2://me:se/cr@et@db/runs", "postgresql+psycopg2://***@db/runs"),
-        ("error: http://token@server can't be used (no answer)", "error: http://***@server can't be used (no answer)"),
+        (
+            "error: http://token@server can't be used (no answer)",
+            "error: http://***@server can't be used (no answer)",
+        ),
         ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
         ("http://server:5000/a", "http://server:5000/a"),
-        ("postgresql://db/ml?user=me&password=secret&sslmode=require", "postgresql://db/ml?user=me&password=***&sslmode=require"),
+        (
+            "postgresql://db/ml?user=me&password=secret&sslmode=require",
+            "postgresql://db/ml?user=me&password=***&sslmode=require",
+        ),
         ("http://server/a?token=secret and more", "http://server/a?token=*** and more"),
-        ("https://b.s3.aws/x?X-Amz-Credential=a/b&X-Amz-Signature=0f", "https://b.s3.aws/x?X-Amz-Credential=***&X-Amz-Signature=***"),
+        (
+            "https://b.s3.aws/x?X-Amz-Credential=a/b&X-Amz-Signature=0f",
+            "https://b.s3.aws/x?X-Amz-Credential=***&X-Amz-Signature=***",
+        ),
         ("host=db password='se cret' dbname=runs", "host=db password=*** dbname=runs"),
         ('{"password": "secret", "user": "me"}', '{"password": "***", "user": "me"}'),
         ("{'Authorization': 'Bearer abc.def'}", "{'Authorization': 'Bearer ***'}"),
-        ("--class_to_replace 3 --filter params.unlearn = 'MIMU'", "--class_to_replace 3 --filter params.unlearn = 'MIMU'"),
+        (
+            "--class_to_replace 3 --filter params.unlearn = 'MIMU'",
+            "--class_to_replace 3 --filter params.unlearn = 'MIMU'",
+        ),
         ('could not translate host name "cret@db"', 'could not translate host name "***@db"'),
     ],
 )

@@ -1,4 +1,6 @@
-"""A method that changed nothing, diverged or destroyed the model says so: on the console, on the run, and in the parser's table."""
+"""A method that changed nothing, diverged or destroyed the model says so: on the console, on the run, and in
+the parser's table.
+"""
 
 import csv
 import math
@@ -106,7 +108,10 @@ def judged(
     ]
     measured = Measured(values[1] | metrics, values[0], {}, {}, both)
     unlearned = Unlearned(model or linear(2), history=history or [])
-    return [own.text for own in warnings_of(linear(1), unlearned, measured, classes=classes, leaves_weights=leaves_weights)]
+    return [
+        own.text
+        for own in warnings_of(linear(1), unlearned, measured, classes=classes, leaves_weights=leaves_weights)
+    ]
 
 
 ONE_WRONG = torch.cat([WRONG[:1], RIGHT[1:]])
@@ -130,14 +135,21 @@ def test_a_buffer_is_a_weight_too():
     both = {"initial model": model_outputs(RIGHT), "unlearned model": model_outputs(RIGHT)}
     measured = Measured({"retain_score": 90.0}, {"retain_score": 90.0}, {}, {}, both)
 
-    assert [own.kind for own in warnings_of(one, Unlearned(one), measured, classes=CLASSES)] == ["changed nothing"]
-    assert [own.kind for own in warnings_of(one, Unlearned(other), measured, classes=CLASSES)] == ["changed no prediction"]
+    assert [own.kind for own in warnings_of(one, Unlearned(one), measured, classes=CLASSES)] == [
+        "changed nothing"
+    ]
+    assert [own.kind for own in warnings_of(one, Unlearned(other), measured, classes=CLASSES)] == [
+        "changed no prediction"
+    ]
 
 
 def test_other_weights_that_change_no_prediction_are_a_milder_warning():
     (line,) = judged(after=logits_for(TRUTH, 5.001))
 
-    assert line.startswith("changed no prediction: every forget, retain and test image is taken for the class that it was taken for before")
+    assert line.startswith(
+        "changed no prediction: every forget, retain and test image is taken for the class that it was taken "
+        "for before"
+    )
     assert "largest change of a true class's probability: 1.9e-05" in line
 
 
@@ -162,11 +174,15 @@ def test_weights_that_are_not_finite_are_divergence(value):
     assert judged(linear(value), after=ONE_WRONG) == ["diverged: weights that are not finite (weight)"]
 
 
-@pytest.mark.parametrize(("loss", "shown"), [(math.nan, "nan"), (-math.inf, "-inf"), (10001.0, "1e+04"), (-2e5, "-2e+05")])
+@pytest.mark.parametrize(
+    ("loss", "shown"), [(math.nan, "nan"), (-math.inf, "-inf"), (10001.0, "1e+04"), (-2e5, "-2e+05")]
+)
 def test_a_loss_of_the_history_that_is_beyond_the_limit_is_divergence(loss, shown):
     history = [{"forget_loss": 1.0, "gap": math.inf}, {"forget_loss": loss}, {"forget_loss": 3e9}]
 
-    assert judged(after=ONE_WRONG, history=history) == [f"diverged: forget_loss {shown} in step 2 of its history"]
+    assert judged(after=ONE_WRONG, history=history) == [
+        f"diverged: forget_loss {shown} in step 2 of its history"
+    ]
 
 
 def test_a_loss_at_the_limit_is_none():
@@ -180,18 +196,26 @@ def test_a_measured_loss_beyond_the_limit_is_divergence(name, loss):
 
 
 @pytest.mark.parametrize(
-    ("classes", "score", "limit"), [(4, 49.9, "twice chance (50 %)"), (10, 19.9, "twice chance (20 %)"), (2, 49.9, "chance (50 %)")]
+    ("classes", "score", "limit"),
+    [(4, 49.9, "twice chance (50 %)"), (10, 19.9, "twice chance (20 %)"), (2, 49.9, "chance (50 %)")],
 )
 def test_a_retain_score_under_twice_chance_is_a_destroyed_model(classes, score, limit):
     at_the_limit = float(limit.split("(")[1].split()[0])
 
     (line,) = judged(after=ONE_WRONG, classes=classes, retain_score=score)
-    assert line == f"destroyed the model: retain_score {score:.2f} % is under {limit}; the initial model has 100.00 %"
-    assert [kind.partition(":")[0] for kind in judged(after=ONE_WRONG, classes=classes, retain_score=at_the_limit)] == ["lost accuracy"]
+    assert (
+        line
+        == f"destroyed the model: retain_score {score:.2f} % is under {limit}; the initial model has 100.00 %"
+    )
+    assert [
+        kind.partition(":")[0] for kind in judged(after=ONE_WRONG, classes=classes, retain_score=at_the_limit)
+    ] == ["lost accuracy"]
 
 
 @pytest.mark.parametrize("name", ["retain_score", "test_score"])
-@pytest.mark.parametrize(("score", "says"), [(95.01, []), (95.0, ["fell 5.00 points, from 100.00 % to 95.00 %"])])
+@pytest.mark.parametrize(
+    ("score", "says"), [(95.01, []), (95.0, ["fell 5.00 points, from 100.00 % to 95.00 %"])]
+)
 def test_a_fall_of_five_points_on_what_is_to_be_kept_is_lost_accuracy(name, score, says):
     assert judged(after=ONE_WRONG, **{"retain_score": 100.0, "test_score": 100.0, name: score}) == [
         f"lost accuracy: {name} {fall}" for fall in says
@@ -202,12 +226,15 @@ def test_what_was_lost_on_training_and_on_test_images_is_one_line():
     line = judged(after=ONE_WRONG, retain_score=60.0, test_score=55.5)
 
     assert line == [
-        "lost accuracy: retain_score fell 40.00 points, from 100.00 % to 60.00 %; test_score fell 44.50 points, from 100.00 % to 55.50 %"
+        "lost accuracy: retain_score fell 40.00 points, from 100.00 % to 60.00 %; test_score fell 44.50 "
+        "points, from 100.00 % to 55.50 %"
     ]
 
 
 def test_a_destroyed_model_is_not_told_what_it_lost_beside():
-    assert [line.partition(":")[0] for line in judged(after=ONE_WRONG, retain_score=10.0, test_score=10.0)] == ["destroyed the model"]
+    assert [
+        line.partition(":")[0] for line in judged(after=ONE_WRONG, retain_score=10.0, test_score=10.0)
+    ] == ["destroyed the model"]
 
 
 def test_a_method_is_not_blamed_for_what_the_initial_model_never_knew():
@@ -229,7 +256,11 @@ def folder(tmp_path_factory) -> Path:
 
 def runs() -> list[Run]:
     client = MlflowClient()
-    return list(client.search_runs([e.experiment_id for e in client.search_experiments()], order_by=["attributes.start_time DESC"]))
+    return list(
+        client.search_runs(
+            [e.experiment_id for e in client.search_experiments()], order_by=["attributes.start_time DESC"]
+        )
+    )
 
 
 def parsed() -> Iterator[dict[str, str]]:
@@ -363,8 +394,12 @@ def test_a_method_that_changes_its_input_is_an_error(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "mine.py").write_text(
-        "def adds(model, data):\n    for parameter in model.parameters():\n        parameter.data += 0.1\n    return model\n"
+        "def adds(model, data):\n    for parameter in model.parameters():\n        parameter.data += 0.1\n   "
+        " return model\n"
     )
     assert mlflow_forget.main(["--unlearn", "mine.py:adds", "--epochs", "1"]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
-    assert "adds: expected a method that leaves the model it is given as it was, got one that changed it. Work on copy_of(model)" in line
+    assert (
+        "adds: expected a method that leaves the model it is given as it was, got one that changed it. Work "
+        "on copy_of(model)" in line
+    )

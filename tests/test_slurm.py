@@ -34,7 +34,9 @@ def executable(path: Path, text: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder, with a blank in its name, whose `sbatch` runs tasks and whose `python` notes what it was asked for."""
+    """A folder, with a blank in its name, whose `sbatch` runs tasks and whose `python` notes what it was
+    asked for.
+    """
     inside = tmp_path / "a folder"
     inside.mkdir()
     monkeypatch.chdir(inside)
@@ -58,11 +60,14 @@ def test_every_line_runs_once_and_the_base_models_first(folder):
     assert done.stderr == ""
     assert subprocess.run(["bash", "-n", "sweep.sbatch"], timeout=60).returncode == 0
     bases, runs = ((folder / name).read_text().splitlines() for name in ("base_params.txt", "params.txt"))
-    expected = [line.removeprefix("python ") for line in bases] + [f"{line.removeprefix('python ')} --skip_finished" for line in runs]
+    expected = [line.removeprefix("python ") for line in bases] + [
+        f"{line.removeprefix('python ')} --skip_finished" for line in runs
+    ]
     assert (folder / "ran.txt").read_text().splitlines() == expected
     calls = (folder / "sbatch_calls.txt").read_text().splitlines()
     assert calls == [
-        "--parsable --array=1-4%3 --export=ALL,SWEEP_LINES=base_params.txt,SWEEP_TASKS=4,SWEEP_MORE= sweep.sbatch",
+        "--parsable --array=1-4%3 --export=ALL,SWEEP_LINES=base_params.txt,SWEEP_TASKS=4,SWEEP_MORE= "
+        "sweep.sbatch",
         "--array=1-6%3 --dependency=afterok:17 --kill-on-invalid-dep=yes "
         "--export=ALL,SWEEP_LINES=params.txt,SWEEP_TASKS=6,SWEEP_MORE=--skip_finished sweep.sbatch",
     ]

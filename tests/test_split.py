@@ -1,4 +1,6 @@
-"""The split of a model around a layer, head(layer(body(x)), x) = model(x), and that it leaves the model as it was."""
+"""The split of a model around a layer, head(layer(body(x)), x) = model(x), and that it leaves the model as it
+was.
+"""
 
 import copy
 
@@ -27,7 +29,9 @@ class Asserts(Small):
 
 class ReadsTheSizeLate(Small):
     def forward(self, x):
-        return self.last(self.masked(self.first(x.flatten(1)).relu()).view(len(x), x.size(0) * 6 // x.shape[0]))
+        return self.last(
+            self.masked(self.first(x.flatten(1)).relu()).view(len(x), x.size(0) * 6 // x.shape[0])
+        )
 
 
 class ScalesLate(Small):
@@ -99,14 +103,19 @@ def test_the_parts_of_a_plain_sequential_give_the_model(bias, name):
 
 
 def test_a_model_that_leads_around_the_layer_has_no_tail():
-    with pytest.raises(ValueError, match="expected a model whose logits depend on layer 'masked' alone, got one that bypasses it"):
+    with pytest.raises(
+        ValueError,
+        match="expected a model whose logits depend on layer 'masked' alone, got one that bypasses it",
+    ):
         tail_at(Skips(), "masked", images())
 
 
 @pytest.mark.parametrize("kind", [Skips, Branches, Asserts, ReadsTheSizeLate, ScalesLate])
 def test_the_parts_of_any_module_give_the_model(kind):
     model = kind()
-    assert torch.equal(put_together(split_at(model, "masked", images()), images(seed=7)), model(images(seed=7)))
+    assert torch.equal(
+        put_together(split_at(model, "masked", images()), images(seed=7)), model(images(seed=7))
+    )
 
 
 def test_the_parts_take_another_number_of_images():
@@ -162,7 +171,12 @@ def test_the_head_does_not_write_into_what_it_is_given():
 
 def test_weight_shape_and_size_are_the_layers():
     parts = split_at(sequential(bias=True), "3", images())
-    assert (parts.shape, parts.size, tuple(parts.weight.shape), tuple(parts.bias.shape)) == ((5, 6), 30, (5, 6), (5,))
+    assert (parts.shape, parts.size, tuple(parts.weight.shape), tuple(parts.bias.shape)) == (
+        (5, 6),
+        30,
+        (5, 6),
+        (5,),
+    )
 
 
 def test_a_layer_without_bias_has_none():
@@ -186,7 +200,9 @@ def flags_of(model):
 
 
 def hooks_of(model):
-    return [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules()]
+    return [
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules()
+    ]
 
 
 def half_training():
@@ -196,14 +212,18 @@ def half_training():
     return model
 
 
-@pytest.mark.parametrize("model", [half_training(), Skips().train(), Branches().train()], ids=["batch norm", "skip", "branch"])
+@pytest.mark.parametrize(
+    "model", [half_training(), Skips().train(), Branches().train()], ids=["batch norm", "skip", "branch"]
+)
 def test_splitting_and_computing_leave_the_training_flags_alone(model):
     before = flags_of(model)
     put_together(split_at(model, "masked", images()), images())
     assert flags_of(model) == before
 
 
-@pytest.mark.parametrize("model", [half_training(), Skips(), Branches()], ids=["batch norm", "skip", "branch"])
+@pytest.mark.parametrize(
+    "model", [half_training(), Skips(), Branches()], ids=["batch norm", "skip", "branch"]
+)
 def test_splitting_and_computing_leave_the_hooks_alone(model):
     model.masked.register_forward_hook(lambda *_: None)
     before = hooks_of(model)

@@ -1,4 +1,6 @@
-"""Which split is for training and which for the test: one table for folders, Parquet, saved sets and what a README says."""
+"""Which split is for training and which for the test: one table for folders, Parquet, saved sets and what a
+README says.
+"""
 
 import re
 
@@ -39,7 +41,8 @@ def test_a_word_in_a_name_counts_where_no_split_has_the_whole_name():
 
 def test_another_split_is_never_added_to_train():
     with pytest.warns(
-        UserWarning, match="own: the split train_extra, unsupervised is left out: train is for training, a part of train for"
+        UserWarning,
+        match="own: the split train_extra, unsupervised is left out: train is for training, a part of train for",
     ):
         assert chosen(["train", "train_extra", "unsupervised"]) == ("train", None)
 
@@ -56,7 +59,10 @@ def test_where_no_other_split_has_labels_a_part_of_train_is_the_test():
 
 @pytest.mark.parametrize("splits", [["full", "extra"], ["a_train", "b_train"]])
 def test_where_no_split_or_several_mean_train_a_person_has_to_say(splits):
-    with pytest.raises(ValueError, match=rf"expected one split called train, got {', '.join(splits)}\. Name the one .* --train_split"):
+    with pytest.raises(
+        ValueError,
+        match=rf"expected one split called train, got {', '.join(splits)}\. Name the one .* --train_split",
+    ):
         chosen(splits)
     with pytest.warns(UserWarning, match=f"the split {splits[1]} is left out"):
         assert chosen(splits, asked=Asked(train=splits[0].upper()))[0] == splits[0]
@@ -122,7 +128,10 @@ def test_a_split_of_another_name_beside_train_is_no_class(own):
 def test_folders_that_look_like_splits_of_other_names_are_classes_with_a_word(own):
     class_folders(own / "full", {"cat": 2, "dog": 2})
     class_folders(own / "extra", {"cat": 2, "dog": 2}, start=20)
-    with pytest.warns(UserWarning, match="extra, full are taken for classes, and each has the same folders: cat, dog. If they are splits"):
+    with pytest.warns(
+        UserWarning,
+        match="extra, full are taken for classes, and each has the same folders: cat, dog. If they are splits",
+    ):
         assert read(own).class_names == ("extra", "full")
     raw = read(own, train_split="full", test_split="extra")
     assert (raw.class_names, len(raw.train[1]), len(raw.test[1])) == (("cat", "dog"), 4, 4)
@@ -141,7 +150,9 @@ def offline(monkeypatch, tmp_path):
 
 def rows(labels, start=0):
     pictures = [noise(start + number) for number in range(len(labels))]
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    )
     return datasets.Dataset.from_dict({"image": pictures, "label": labels}, features=features)
 
 
@@ -160,7 +171,10 @@ def saved(root, **splits):
 
 def test_parquet_splits_of_other_names_are_not_merged(own):
     saved(own, full=rows([0, 1, 0]), extra=rows([1, 1], start=20))
-    with pytest.raises(ValueError, match="expected one split called train, got extra, full. Name the one for training with --train_split"):
+    with pytest.raises(
+        ValueError,
+        match="expected one split called train, got extra, full. Name the one for training with --train_split",
+    ):
         hub(own)
     assert len(hub(own, train_split="full", test_split="extra").train[1]) == 3
 
@@ -168,7 +182,12 @@ def test_parquet_splits_of_other_names_are_not_merged(own):
 @pytest.mark.parametrize("labels", [[-1, -1], [None, None], None])
 def test_a_test_split_whose_labels_are_not_public_gives_way(own, labels):
     test = rows(labels or [0, 0], start=40)
-    saved(own, train=rows([0, 1]), validation=rows([1], start=20), test=test if labels else test.remove_columns("label"))
+    saved(
+        own,
+        train=rows([0, 1]),
+        validation=rows([1], start=20),
+        test=test if labels else test.remove_columns("label"),
+    )
     with pytest.warns(UserWarning, match="no labels in the split test: validation is for the test"):
         assert hub(own).test[1].tolist() == [1]
 
@@ -190,7 +209,11 @@ def test_a_readme_may_name_image_files(own):
     class_folders(own / "y", {"cat": 1, "dog": 1}, start=20)
     (own / "README.md").write_text(README.format("x/**", "y/*/*.png"))
     raw = hub(own)
-    assert (raw.class_names, raw.train[1].tolist(), raw.test[1].tolist()) == (("cat", "dog"), [0, 0, 1], [0, 1])
+    assert (raw.class_names, raw.train[1].tolist(), raw.test[1].tolist()) == (
+        ("cat", "dog"),
+        [0, 0, 1],
+        [0, 1],
+    )
 
 
 SEVERAL = "---\nconfigs:\n- {config_name: a, data_files: d/a.parquet}\n- {config_name: b, data_files: d/b.parquet}\n---\n"
@@ -203,19 +226,29 @@ def test_a_readme_s_configuration_is_chosen_behind_the_path(own):
     (own / "README.md").write_text(SEVERAL)
     assert hub(own / "a").train[1].tolist() == [0, 1, 0]
     assert hub(own / "b").train[1].tolist() == [1, 0]
-    with pytest.raises(ValueError, match=r"unknown configuration 'c'\. Configurations: a, b \(of .*README.md\)\. Name one of them"):
+    with pytest.raises(
+        ValueError,
+        match=r"unknown configuration 'c'\. Configurations: a, b \(of .*README.md\)\. Name one of them",
+    ):
         hub(own / "c")
 
 
 @pytest.mark.parametrize(
     ("readme", "message"),
     [
-        (README.format("../secret.parquet", "b"), "got ../secret.parquet for the split train in its README.md"),
+        (
+            README.format("../secret.parquet", "b"),
+            "got ../secret.parquet for the split train in its README.md",
+        ),
         (README.format("/etc/a.parquet", "b"), "got /etc/a.parquet for the split train"),
-        (README.format("gone.parquet", "b"), "expected gone.parquet for the split train, as README.md says, and there is no such file"),
+        (
+            README.format("gone.parquet", "b"),
+            "expected gone.parquet for the split train, as README.md says, and there is no such file",
+        ),
         ("---\nconfigs: [\n---\n", "expected YAML at the top of .*README.md"),
         (
-            "---\nconfigs:\n- {config_name: a, data_files: x.parquet}\n- {config_name: b, data_files: y.parquet}\n---\n",
+            "---\nconfigs:\n- {config_name: a, data_files: x.parquet}\n- {config_name: b, data_files: "
+            "y.parquet}\n---\n",
             "expected one default configuration in .*README.md, got a, b. Name one, e.g. hf:.*own/a",
         ),
     ],

@@ -21,7 +21,9 @@ from vision_data.splits import drawn_from_each_class
 
 def test_digits_are_scikit_learns_images(digits):
     parts = (digits.train, digits.validation, digits.test)
-    everything = torch.cat([part.images for part in parts])[torch.cat([part.indexes for part in parts]).argsort()]
+    everything = torch.cat([part.images for part in parts])[
+        torch.cat([part.indexes for part in parts]).argsort()
+    ]
     assert np.array_equal(everything.squeeze(1).numpy(), load_digits().images)
 
 
@@ -32,11 +34,20 @@ def test_digits_are_scikit_learns_labels(digits):
 
 def test_digits_have_1797_images_of_8_by_8(digits):
     images, labels = DATASETS["digits"](Path("nowhere")).train
-    assert (tuple(images.shape), images.dtype, tuple(labels.shape), labels.dtype) == ((1797, 1, 8, 8), torch.uint8, (1797,), torch.int64)
+    assert (tuple(images.shape), images.dtype, tuple(labels.shape), labels.dtype) == (
+        (1797, 1, 8, 8),
+        torch.uint8,
+        (1797,),
+        torch.int64,
+    )
 
 
 def test_digits_have_ten_classes(digits):
-    assert (digits.classes, digits.class_names, digits.train.classes) == (10, tuple("0123456789"), tuple(range(10)))
+    assert (digits.classes, digits.class_names, digits.train.classes) == (
+        10,
+        tuple("0123456789"),
+        tuple(range(10)),
+    )
 
 
 def test_an_unknown_dataset_is_refused():
@@ -57,7 +68,9 @@ def test_a_set_without_test_part_gives_a_fifth_of_each_class():
     assert parts.test.labels.bincount().tolist() == [2, 5, 9, 20]
 
 
-@pytest.mark.parametrize(("test_counts", "way_out"), [((0, 0), "Leave the test part out"), (None, "Add images")])
+@pytest.mark.parametrize(
+    ("test_counts", "way_out"), [((0, 0), "Leave the test part out"), (None, "Add images")]
+)
 def test_no_test_images_are_refused(test_counts, way_out, monkeypatch):
     monkeypatch.setattr("vision_data.splits.read", lambda *_: raw((2, 2), test_counts=test_counts))
     with pytest.raises(ValueError, match=f"digits: expected at least one test image, got none. {way_out}"):
@@ -73,7 +86,11 @@ def test_the_sizes_of_digits(digits):
     counts = np.bincount(load_digits().target)
     test = sum(round(0.2 * n) for n in counts)
     validation = sum(round(0.1 * (n - round(0.2 * n))) for n in counts)
-    assert (len(digits.test), len(digits.validation), len(digits.train)) == (test, validation, 1797 - test - validation)
+    assert (len(digits.test), len(digits.validation), len(digits.train)) == (
+        test,
+        validation,
+        1797 - test - validation,
+    )
 
 
 @FEW
@@ -129,7 +146,9 @@ def changed(dataset, *, part=0, pixel=False, label=False):
     return replace(dataset, **{("train", "test")[part]: (images, labels)})
 
 
-@pytest.mark.parametrize("change", [{"pixel": True}, {"label": True}, {"pixel": True, "part": 1}, {"label": True, "part": 1}])
+@pytest.mark.parametrize(
+    "change", [{"pixel": True}, {"label": True}, {"pixel": True, "part": 1}, {"label": True, "part": 1}]
+)
 def test_the_digest_changes_with_one_pixel_and_one_label(change):
     dataset = raw((20, 30), test_counts=(2, 2))
     assert split(changed(dataset, **change), "made", 0).digest != split(dataset, "made", 0).digest
@@ -172,7 +191,9 @@ def test_normalisation_of_digits_counts_to_16(digits):
 
 
 def test_normalisation_by_hand():
-    normalised = Normalisation((0.5, 0.0), (0.25, 2.0), white=4)(torch.tensor([4, 4], dtype=torch.uint8).view(1, 2, 1, 1))
+    normalised = Normalisation((0.5, 0.0), (0.25, 2.0), white=4)(
+        torch.tensor([4, 4], dtype=torch.uint8).view(1, 2, 1, 1)
+    )
     assert normalised.flatten().tolist() == [2.0, 0.5]
 
 
@@ -184,7 +205,11 @@ def test_a_normalised_training_set_has_mean_0_and_deviation_1():
 
 
 def test_all_parts_share_the_training_sets_normalisation(digits):
-    assert digits.validation.normalisation == digits.test.normalisation == Normalisation.of(digits.train.images, 16)
+    assert (
+        digits.validation.normalisation
+        == digits.test.normalisation
+        == Normalisation.of(digits.train.images, 16)
+    )
 
 
 def test_a_channel_of_one_value_is_not_divided_by_zero():

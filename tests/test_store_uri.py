@@ -55,7 +55,14 @@ def test_the_environment_counts_unless_it_is_blank(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "uri", ["sqlite:///", "sqlite://", "sqlite:///:memory:", "sqlite:///?timeout=3", "sqlite:///file:a?mode=memory&uri=true"]
+    "uri",
+    [
+        "sqlite:///",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///?timeout=3",
+        "sqlite:///file:a?mode=memory&uri=true",
+    ],
 )
 def test_a_store_that_would_be_gone_with_the_process_is_refused(uri, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -152,7 +159,8 @@ def test_a_file_store_that_is_allowed_is_taken(monkeypatch):
 def test_a_driver_that_is_not_installed_is_named_with_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg2", None)  # an import fails
     with pytest.raises(
-        ValueError, match=r"driver of postgresql\+psycopg2://\*\*\*@db/runs to be installed, .* pip install 'psycopg2-binary'"
+        ValueError,
+        match=r"driver of postgresql\+psycopg2://\*\*\*@db/runs to be installed, .* pip install 'psycopg2-binary'",
     ):
         check_driver("postgresql+psycopg2://me:secret@db/runs")
 
@@ -185,7 +193,12 @@ def test_sqlalchemy_is_asked_as_it_is_installed():
 
 def test_the_parser_does_not_import_sqlalchemy_to_know():
     program = "import sys, tracking.store_uri as u; u.database_of('sqlite:///a.db'); sys.exit('sqlalchemy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=60).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=60
+        ).returncode
+        == 0
+    )
 
 
 def test_workspaces_are_a_servers(monkeypatch):

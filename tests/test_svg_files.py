@@ -51,7 +51,14 @@ def pictures(request):
 def test_every_picture_of_the_page_is_a_file_of_another_name(pictures):
     names = [picture.name for picture in pictures]
 
-    assert {"class_probabilities", "confusion_ideal", "losses_unlearned", "attack_roc", "layer", "layer_weights"} <= set(names)
+    assert {
+        "class_probabilities",
+        "confusion_ideal",
+        "losses_unlearned",
+        "attack_roc",
+        "layer",
+        "layer_weights",
+    } <= set(names)
     assert {"unlearning_loss", "unlearning_score"} <= set(names)
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"\w+", name) for name in names)
@@ -59,7 +66,12 @@ def test_every_picture_of_the_page_is_a_file_of_another_name(pictures):
 
 def test_a_history_may_have_any_names():
     odd = ["a/b", "a b", "../a", "x" * 250, "ä" * 250]
-    names = [picture.name for picture in curves("After each epoch", [dict.fromkeys(odd, 1.0)] * 2, role="unlearned", step="epoch")]
+    names = [
+        picture.name
+        for picture in curves(
+            "After each epoch", [dict.fromkeys(odd, 1.0)] * 2, role="unlearned", step="epoch"
+        )
+    ]
 
     assert len(set(names)) == len(odd)
     assert all(len(name.encode()) < 250 and "/" not in name for name in names)
@@ -76,7 +88,9 @@ def test_a_file_needs_no_page(pictures):
         assert root.tag == f"{SVG}svg"
         assert not re.search(r"var\(|url\(|@import|script", svg)
         assert ground.get("fill") == LIGHT["paper"]
-        assert [float(ground.get(side)) for side in ("width", "height")] == pytest.approx([width, height], abs=0.1)
+        assert [float(ground.get(side)) for side in ("width", "height")] == pytest.approx(
+            [width, height], abs=0.1
+        )
 
 
 def test_a_file_says_what_the_page_says_around_the_picture(pictures):
@@ -108,7 +122,9 @@ def test_what_a_person_wrote_is_text_and_no_markup():
 
 
 def pixels_of(picture):
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", picture.svg)[1]))).convert("RGB"))
+    return np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", picture.svg)[1]))).convert("RGB")
+    )
 
 
 @pytest.mark.parametrize(("rows", "columns", "off"), [shape for shape in SHAPES if max(shape[:2]) <= 480])
@@ -180,11 +196,31 @@ def test_weights_that_are_all_0_are_drawn():
 @pytest.mark.parametrize(
     ("weight", "keep", "message"),
     [
-        (torch.zeros(3), torch.ones(3, dtype=torch.bool), r"expected weights \(m, n\), got torch.float32 \(3,\). Give"),
-        (torch.zeros(0, 3), torch.ones(0, 3, dtype=torch.bool), r"expected weights \(m, n\), got torch.float32 \(0, 3\). Give"),
-        (torch.zeros(2, 3), torch.ones(3, 2, dtype=torch.bool), r"expected a bool mask .*\(2, 3\), got torch.bool \(3, 2\). Give"),
-        (torch.zeros(2, 3), torch.ones(2, 3), r"expected a bool mask .*\(2, 3\), got torch.float32 \(2, 3\). Give"),
-        (torch.tensor([[0.0, torch.nan, torch.inf]]), torch.ones(1, 3, dtype=torch.bool), "expected finite .*, got .* for 2 of 3. Lower"),
+        (
+            torch.zeros(3),
+            torch.ones(3, dtype=torch.bool),
+            r"expected weights \(m, n\), got torch.float32 \(3,\). Give",
+        ),
+        (
+            torch.zeros(0, 3),
+            torch.ones(0, 3, dtype=torch.bool),
+            r"expected weights \(m, n\), got torch.float32 \(0, 3\). Give",
+        ),
+        (
+            torch.zeros(2, 3),
+            torch.ones(3, 2, dtype=torch.bool),
+            r"expected a bool mask .*\(2, 3\), got torch.bool \(3, 2\). Give",
+        ),
+        (
+            torch.zeros(2, 3),
+            torch.ones(2, 3),
+            r"expected a bool mask .*\(2, 3\), got torch.float32 \(2, 3\). Give",
+        ),
+        (
+            torch.tensor([[0.0, torch.nan, torch.inf]]),
+            torch.ones(1, 3, dtype=torch.bool),
+            "expected finite .*, got .* for 2 of 3. Lower",
+        ),
     ],
 )
 def test_what_is_no_masked_layer_is_refused(picture, weight, keep, message):
@@ -196,9 +232,15 @@ def test_what_is_no_masked_layer_is_refused(picture, weight, keep, message):
 
 
 def test_every_run_is_a_point_at_its_share_and_score_and_the_line_joins_the_means():
-    picture = kappa_curve([(10, 40.0, 90.0), (10, 60.0, 92.0), (30, 0.0, 80.0)], (100.0, 95.0), title="t", size=100)
+    picture = kappa_curve(
+        [(10, 40.0, 90.0), (10, 60.0, 92.0), (30, 0.0, 80.0)], (100.0, 95.0), title="t", size=100
+    )
     boxes = [part for part in picture.parts if part.startswith("<rect")]
-    lines = [re.search(r'points="([^"]+)"', part)[1].split() for part in picture.parts if part.startswith("<polyline")]
+    lines = [
+        re.search(r'points="([^"]+)"', part)[1].split()
+        for part in picture.parts
+        if part.startswith("<polyline")
+    ]
     centre = [[float(value) + 2.5 for value in re.findall(r'\b[xy]="([\d.]+)"', part)] for part in boxes]
 
     assert len(boxes) == 6 and all(len(points) == 2 for points in lines)
@@ -206,7 +248,8 @@ def test_every_run_is_a_point_at_its_share_and_score_and_the_line_joins_the_mean
     assert forget[0] == pytest.approx(np.mean(centre[:2], axis=0), abs=0.1)
     assert forget[1] == pytest.approx(centre[2], abs=0.1)
     assert picture.alt == (
-        "Scores in percent over 2 values of kappa: forget from 50 to 0, initial model 100; retain from 91 to 80, initial model 95."
+        "Scores in percent over 2 values of kappa: forget from 50 to 0, initial model 100; retain from 91 to "
+        "80, initial model 95."
     )
 
 
@@ -221,7 +264,9 @@ FRACTIONS = [(0, 1), (-3, 103), (0.1, 0.11), (-0.317, 0.317), (2.4, 77.1), (0, 7
 WHOLE = [(0, 3), (0, 9), (0, 127), (0, 999), (1, 2), (1, 1000), (0, 1e9)]
 
 
-@pytest.mark.parametrize(("low", "high", "whole"), [(*ends, False) for ends in FRACTIONS] + [(*ends, True) for ends in WHOLE])
+@pytest.mark.parametrize(
+    ("low", "high", "whole"), [(*ends, False) for ends in FRACTIONS] + [(*ends, True) for ends in WHOLE]
+)
 def test_ticks_are_those_of_matplotlib(low, high, whole):
     places = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=whole, min_n_ticks=1).tick_values(low, high)
     inside = [at for at in places if low - 1e-9 * (high - low) <= at <= high + 1e-9 * (high - low)]

@@ -36,7 +36,10 @@ def test_base_models_of_another_config_are_refused():
 
 
 def test_one_checkpoint_for_several_seeds_is_refused(tmp_path):
-    configs = [replace(QUICK, base=replace(QUICK.base, seed=seed, mask=tmp_path / "one.safetensors")) for seed in (1, 2)]
+    configs = [
+        replace(QUICK, base=replace(QUICK.base, seed=seed, mask=tmp_path / "one.safetensors"))
+        for seed in (1, 2)
+    ]
     with pytest.raises(ValueError, match="--mask is one model, and several seeds mean several"):
         run_all(configs)
 
@@ -44,7 +47,10 @@ def test_one_checkpoint_for_several_seeds_is_refused(tmp_path):
 def test_a_checkpoint_that_is_not_there_is_said_and_one_of_another_seed_noted(tmp_path, capsys):
     mask = tmp_path / "one.safetensors"
     run_all([replace(QUICK, base=replace(QUICK.base, mask=mask))])
-    assert f"warning: --mask: there is no file {mask}. A new initial model is trained, and saved there\n" in capsys.readouterr().err
+    assert (
+        f"warning: --mask: there is no file {mask}. A new initial model is trained, and saved there\n"
+        in capsys.readouterr().err
+    )
     (result,) = run_all([replace(QUICK, base=replace(QUICK.base, mask=mask, seed=2))])
     assert "--mask" not in capsys.readouterr().err
     assert any("was trained with seed 1, not 2" in note for note in result.notes)
@@ -76,7 +82,9 @@ def test_a_model_is_attacked_once(monkeypatch):
     run_all([QUICK])
     measured = []
     evaluate = measurement.evaluate
-    monkeypatch.setattr(measurement, "evaluate", lambda **given: measured.append("progress" in given) or evaluate(**given))
+    monkeypatch.setattr(
+        measurement, "evaluate", lambda **given: measured.append("progress" in given) or evaluate(**given)
+    )
     run_all([QUICK])
     assert measured
     assert not any(measured)
@@ -107,14 +115,19 @@ def test_the_hash_says_what_options_the_architecture_has(tmp_path):
         return config_hash_of(pipeline.checked, initial, None)
 
     assert hash_of("net") == hash_of("net", scale=1.0) != hash_of("net", scale=2.0)
-    assert hash_of("must", scale=1.0) != hash_of("must", scale=2.0)  # one that has to be given is no mistake either
+    assert hash_of("must", scale=1.0) != hash_of(
+        "must", scale=2.0
+    )  # one that has to be given is no mistake either
 
 
 def test_the_hash_of_a_method_with_oracles_says_of_which_epochs_they_are(monkeypatch):
     monkeypatch.setattr("pipeline.oracles_of", lambda base, seeds: iter([base.untrained() for _ in seeds]))
 
     def hashes_of(method):
-        pipelines = [Pipeline(PipelineConfig(method, base=BaseConfig(epochs=epochs), ideal="skip")) for epochs in (1, 2)]
+        pipelines = [
+            Pipeline(PipelineConfig(method, base=BaseConfig(epochs=epochs), ideal="skip"))
+            for epochs in (1, 2)
+        ]
         initial = Trained(pipelines[0].base.untrained(), Path(), None, True, 0.0, [])
         return {config_hash_of(pipeline.checked, initial, None) for pipeline in pipelines}
 

@@ -1,4 +1,6 @@
-"""`array_param_file.py run`: every job once, whoever is killed; a warm worker's numbers are those of a fresh process."""
+"""`array_param_file.py run`: every job once, whoever is killed; a warm worker's numbers are those of a fresh
+process.
+"""
 
 import json
 import os
@@ -63,7 +65,9 @@ def runs(folder):
     if not (folder / "mlflow.db").exists():
         return []
     with closing(sqlite3.connect(folder / "mlflow.db", timeout=60)) as store:
-        return store.execute("SELECT value, status FROM runs JOIN tags USING (run_uuid) WHERE key = 'config_hash'").fetchall()
+        return store.execute(
+            "SELECT value, status FROM runs JOIN tags USING (run_uuid) WHERE key = 'config_hash'"
+        ).fetchall()
 
 
 def finished(folder):
@@ -74,16 +78,23 @@ def without_metrics(folder):
     """The FINISHED runs that measured nothing."""
     with closing(sqlite3.connect(folder / "mlflow.db")) as store:
         return store.execute(
-            "SELECT run_uuid FROM runs WHERE status = 'FINISHED' AND run_uuid NOT IN (SELECT run_uuid FROM metrics)"
+            "SELECT run_uuid FROM runs WHERE status = 'FINISHED' AND run_uuid NOT IN (SELECT run_uuid FROM "
+            "metrics)"
         ).fetchall()
 
 
 def metrics_in(folder):
-    """What the runs of a folder measured, by method and settings, with the digest of the model; seconds left out."""
+    """What the runs of a folder measured, by method and settings, with the digest of the model; seconds left
+    out.
+    """
     found = {}
     for path in sorted((folder / "eval").rglob("*.json")):
         content = json.loads(path.read_text())
-        numbers = {name: value for name, value in content["metrics"].items() if "seconds" not in name and name != "speedup"}
+        numbers = {
+            name: value
+            for name, value in content["metrics"].items()
+            if "seconds" not in name and name != "speedup"
+        }
         found[path.name] = (numbers, content["initial"], content["undefined"])
     with closing(sqlite3.connect(folder / "mlflow.db")) as store:
         digests = store.execute("SELECT value FROM params WHERE key = 'unlearned_digest'").fetchall()
@@ -109,9 +120,13 @@ def test_jobs_are_run_once_and_found_again_and_a_failure_stops_no_other(folder):
     assert done.returncode == 1
     assert "3 finished, 0 were before, 1 failed" in done.stdout
     last = done.stdout.splitlines()[-1]
-    assert last == "1 of 5 jobs failed (failed.txt says why). Retry them:  python array_param_file.py run --grid grid.yml --gpus 5"
+    assert (
+        last
+        == "1 of 5 jobs failed (failed.txt says why). Retry them:  python array_param_file.py run --grid grid.yml --gpus 5"
+    )
     assert (folder / "failed.txt").read_text() == (
-        "# RuntimeError: no such luck\npython -u mlflow_forget.py --unlearn own.py:mine --epochs 1 --ideal skip\n"
+        "# RuntimeError: no such luck\npython -u mlflow_forget.py --unlearn own.py:mine --epochs 1 --ideal "
+        "skip\n"
     )
     assert "RuntimeError: no such luck" in done.stderr
     assert Counter(status for _, status in runs(folder)) == {"FINISHED": 3, "FAILED": 1}
@@ -134,8 +149,17 @@ def test_a_warm_worker_measures_what_a_fresh_process_does(folder):
     shutil.rmtree(folder / "eval")
     (folder / "mlflow.db").rename(folder / "warm.db")
     shutil.rmtree(folder / "results" / "digits" / "cache")
-    last = ["--unlearn", "SSD", "--epochs", "1", "--ideal", "skip"]  # what the worker did after all the others
-    subprocess.run([sys.executable, str(ROOT / "mlflow_forget.py"), *last], check=True, capture_output=True, timeout=600)
+    last = [
+        "--unlearn",
+        "SSD",
+        "--epochs",
+        "1",
+        "--ideal",
+        "skip",
+    ]  # what the worker did after all the others
+    subprocess.run(
+        [sys.executable, str(ROOT / "mlflow_forget.py"), *last], check=True, capture_output=True, timeout=600
+    )
     fresh, (digest,) = metrics_in(folder)
     assert list(fresh) == [name for name in warm if name.startswith("SSD")]
     assert fresh.items() <= warm.items()
@@ -147,7 +171,9 @@ def test_a_finished_job_is_skipped_by_a_single_command_too(folder, capsys):
     assert mlflow_forget.main(words) == 0
     assert "metrics: eval" in capsys.readouterr().out
     assert mlflow_forget.main(words) == 0
-    assert capsys.readouterr().out.startswith("finished before, in sqlite:///mlflow.db: experiment digits-mlp, config_hash ")
+    assert capsys.readouterr().out.startswith(
+        "finished before, in sqlite:///mlflow.db: experiment digits-mlp, config_hash "
+    )
     assert list(finished(folder).values()) == [1]
     assert mlflow_forget.main([*words, "--experiment", "another"]) == 0
     assert sorted(finished(folder).values()) == [2]
@@ -176,13 +202,17 @@ def test_a_run_that_goes_on_beside_a_sweep_is_left_alone(folder):
 
 def test_base_models_are_trained_once_by_those_who_want_them_at_the_same_time(folder, monkeypatch):
     trained = []
-    monkeypatch.setattr(base_models, "fit", lambda *given, **more: trained.append(1) or time.sleep(0.2) or fit(*given, **more))
+    monkeypatch.setattr(
+        base_models, "fit", lambda *given, **more: trained.append(1) or time.sleep(0.2) or fit(*given, **more)
+    )
     models = [BaseModels(BaseConfig(epochs=1)) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(lambda base: base.initial(), models))
     assert len(trained) == 1
     assert sorted(one.loaded for one in made) == [False, True, True, True]
-    assert [path.name for path in (folder / "results" / "digits").glob("*.safetensors")] == ["1mlp_ep1.safetensors"]
+    assert [path.name for path in (folder / "results" / "digits").glob("*.safetensors")] == [
+        "1mlp_ep1.safetensors"
+    ]
 
 
 def test_a_lock_goes_with_the_process_that_held_it(folder):
@@ -199,7 +229,12 @@ def test_a_lock_goes_with_the_process_that_held_it(folder):
 def test_workers_share_cores_and_gpus(folder, monkeypatch):
     monkeypatch.setattr(local_crew, "processor_count", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert [(one.gpu, one.threads) for one in local_crew.places(4, ("0", "1"), folder)] == [("0", 2), ("1", 2), ("0", 2), ("1", 2)]
+    assert [(one.gpu, one.threads) for one in local_crew.places(4, ("0", "1"), folder)] == [
+        ("0", 2),
+        ("1", 2),
+        ("0", 2),
+        ("1", 2),
+    ]
     assert [(one.gpu, one.threads) for one in local_crew.places(3, (), folder)] == [(None, 2)] * 3
 
 
@@ -224,7 +259,9 @@ class Crew:
 
     def give(self, worker, job):
         self.asked(job)
-        self.ended.append((worker, Outcome("failed", "no luck") if self.fails in job.words else Outcome("finished")))
+        self.ended.append(
+            (worker, Outcome("failed", "no luck") if self.fails in job.words else Outcome("finished"))
+        )
 
     def wait(self, seconds):
         ended, self.ended = self.ended, []
@@ -267,7 +304,15 @@ def crew(folder):
 
 @pytest.mark.slow
 def test_a_worker_does_not_run_what_a_file_said_before(crew, folder):
-    jobs = [Job(("mlflow_forget.py", *f"--unlearn own.py:mine --epochs 1 --ideal skip --report skip --number {n}".split())) for n in (1, 2)]
+    jobs = [
+        Job(
+            (
+                "mlflow_forget.py",
+                *f"--unlearn own.py:mine --epochs 1 --ideal skip --report skip --number {n}".split(),
+            )
+        )
+        for n in (1, 2)
+    ]
     (folder / "own.py").write_text(OWN.format(which="one"))
     own = crew()
     assert [said.status for said in told(own, jobs[0])] == ["finished"]
@@ -276,7 +321,9 @@ def test_a_worker_does_not_run_what_a_file_said_before(crew, folder):
     assert first == Left()
     assert second.status == "finished"
     with closing(sqlite3.connect(folder / "mlflow.db")) as store:
-        found = store.execute("SELECT run_uuid, value FROM tags WHERE key = 'which' ORDER BY value").fetchall()
+        found = store.execute(
+            "SELECT run_uuid, value FROM tags WHERE key = 'which' ORDER BY value"
+        ).fetchall()
     assert [which for _, which in found] == ["one", "two"]
     for run_id, which in found:
         (code,) = (folder / "mlruns").glob(f"*/{run_id}/artifacts/code/own.py")
@@ -286,9 +333,16 @@ def test_a_worker_does_not_run_what_a_file_said_before(crew, folder):
 
 def test_a_worker_reads_a_checkpoint_once(folder, monkeypatch):
     read = []
-    monkeypatch.setattr(base_models, "load_weights", lambda path, *to, **known: read.append(path.name) or load_weights(path, *to, **known))
+    monkeypatch.setattr(
+        base_models,
+        "load_weights",
+        lambda path, *to, **known: read.append(path.name) or load_weights(path, *to, **known),
+    )
     monkeypatch.setattr(warm_worker, "changed_files", list)  # of other tests
-    worker, line = WarmWorker(threads=1), "mlflow_forget.py --unlearn default --epochs 1 --ideal skip --report skip --metrics forget_score"
+    worker, line = (
+        WarmWorker(threads=1),
+        "mlflow_forget.py --unlearn default --epochs 1 --ideal skip --report skip --metrics forget_score",
+    )
     for request in (0, 3, 5):
         assert worker.do(f"{line} --class_to_replace {request}".split()).status == "finished"
     assert read == ["1mlp_ep1.safetensors"]
@@ -296,7 +350,10 @@ def test_a_worker_reads_a_checkpoint_once(folder, monkeypatch):
     for seed in (1, 2):  # another model takes the place of the one that was read
         shutil.copy(folder / "results" / "digits" / f"{seed}mlp_ep1.safetensors", folder / "own.safetensors")
         for request in (0, 3):
-            assert worker.do(f"{line} --mask own.safetensors --class_to_replace {request}".split()).status != "failed"
+            assert (
+                worker.do(f"{line} --mask own.safetensors --class_to_replace {request}".split()).status
+                != "failed"
+            )
         assert read.count("own.safetensors") == seed
     assert len(finished(folder)) == 5
 
@@ -329,7 +386,15 @@ def test_failed_lines_are_run_again_from_their_file_and_none_is_lost(folder, mon
         *2 * ["mlflow_forget.py"],
     ]
     before = failed.read_text()
-    assert go_on("SSD", "--params", "failed.txt", asked=lambda job: failed.read_text() == before or pytest.fail("lines are lost")) == 1
+    assert (
+        go_on(
+            "SSD",
+            "--params",
+            "failed.txt",
+            asked=lambda job: failed.read_text() == before or pytest.fail("lines are lost"),
+        )
+        == 1
+    )
     assert failed.read_text() == f"# no luck\n{job} SSD --ideal skip\n"
     assert go_on("nothing", "--params", "failed.txt") == 0
     assert not failed.exists()
@@ -386,24 +451,36 @@ def test_a_filter_takes_lines_with_all_its_words(lines):
         ("--jobs_per_gpu 2", "expected --gpus with it"),
         ("--params none.txt", "there is no file none.txt. Make it: python array_param_file.py"),
         ("--params empty.txt", "empty.txt has none"),
-        ("--params other.txt", "other.txt, line 2: expected 'python -u mlflow_forget.py --unlearn ...' and nothing before it, got 'echo'"),
+        (
+            "--params other.txt",
+            "other.txt, line 2: expected 'python -u mlflow_forget.py --unlearn ...' and nothing before it, "
+            "got 'echo'",
+        ),
         ("--params wrong.txt", "wrong.txt, line 1: unknown method 'SSDD'"),
         ("--params config.txt", "config.txt, line 1: --config: expected the flags themselves"),
         ("--params two.txt", "two.txt, line 1: expected one run, got several values of one flag"),
         ("--params open.txt", "open.txt, line 1: No closing quotation"),
         (
             "--params before.txt",
-            "before.txt, line 1: expected 'python -u mlflow_forget.py --unlearn ...' and nothing before it, got 'A=b p",
+            "before.txt, line 1: expected 'python -u mlflow_forget.py --unlearn ...' and nothing before it, "
+            "got 'A=b p",
         ),
         (
             "--params folder.txt",
-            "folder.txt, line 1: expected 'python -u mlflow_forget.py --unlearn ...' and nothing before it, got 'cd x;",
+            "folder.txt, line 1: expected 'python -u mlflow_forget.py --unlearn ...' and nothing before it, "
+            "got 'cd x;",
         ),
         ("--params help.txt", "help.txt, line 1: --help shows what there is"),
         ("--filter ,", "argument --filter: expected words separated by commas, got ','"),
         ("--gpus ,", "argument --gpus: expected words separated by commas, got ','"),
-        ("--params two.txt --failed ./two.txt", "--failed: two.txt is the file of --params, which it would overwrite"),
-        ("--grid grid.yml --failed grid.yml", "--failed: grid.yml is the file of --grid, which it would overwrite"),
+        (
+            "--params two.txt --failed ./two.txt",
+            "--failed: two.txt is the file of --params, which it would overwrite",
+        ),
+        (
+            "--grid grid.yml --failed grid.yml",
+            "--failed: grid.yml is the file of --grid, which it would overwrite",
+        ),
         ("--params failed.txt --filter SSD", "--filter: failed.txt would lose the lines that are left out"),
         ("--failed .", "--failed: expected a file, and . is a folder"),
         ("--logs two.txt", "--logs: expected a folder, and two.txt is a file"),
@@ -435,7 +512,9 @@ def test_a_mistake_is_one_line_and_nothing_runs(lines, folder, capsys, words, sa
 
 
 def children_of(process):
-    """The workers' process ids: children of the driver that have the words of a spawned process, and not those of its tracker."""
+    """The workers' process ids: children of the driver that have the words of a spawned process, and not
+    those of its tracker.
+    """
     found = []
     for task in Path("/proc").glob("[0-9]*"):
         try:
@@ -469,7 +548,9 @@ def test_ctrl_c_stops_cleanly(folder):
         "import pathlib, time\nfrom unlearn import copy_of\n\ndef slow(model, data, *, number: int = 0):\n"
         "    pathlib.Path('begun').touch()\n    time.sleep(600)\n    return copy_of(model)\n"
     )
-    (folder / "grid.yml").write_text("epochs: 1\nideal: skip\nmethods:\n  slow.py:slow: {number: [1, 2, 3]}\n")
+    (folder / "grid.yml").write_text(
+        "epochs: 1\nideal: skip\nmethods:\n  slow.py:slow: {number: [1, 2, 3]}\n"
+    )
     driver = subprocess.Popen(
         [*PROGRAM, "--workers", "1"],
         stdout=subprocess.PIPE,
@@ -485,7 +566,10 @@ def test_ctrl_c_stops_cleanly(folder):
     os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: the driver and its workers
     out, err = driver.communicate(timeout=120)
     assert driver.returncode == 130, err
-    assert out.splitlines()[-1] == "3 of 4 jobs are left. Go on:  python array_param_file.py run --grid grid.yml --workers 1"
+    assert (
+        out.splitlines()[-1]
+        == "3 of 4 jobs are left. Go on:  python array_param_file.py run --grid grid.yml --workers 1"
+    )
     assert "Traceback" not in err
     assert all(map(ended, workers))
     assert [status for _, status in runs(folder)] == ["KILLED"]
@@ -506,7 +590,9 @@ def test_whoever_is_killed_every_job_has_one_finished_run(folder):
     chance = random.Random(seed)
     killed = Counter()
     for _ in range(KILLS):
-        driver = subprocess.Popen([*PROGRAM, "--workers", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        driver = subprocess.Popen(
+            [*PROGRAM, "--workers", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         whom = chance.choice(["driver", "worker"])
         before = sum(finished(folder).values())
         if chance.random() < 0.3:  # while they start, train base models, make the store

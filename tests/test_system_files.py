@@ -11,7 +11,10 @@ LEFT_BEHIND = [".DS_Store", "._loss", ".gitkeep", "desktop.ini", "Thumbs.db", ".
 RUN = "a" * 32
 
 
-@pytest.mark.parametrize("name", [*LEFT_BEHIND, "__MACOSX", "@eaDir", "System Volume Information", "~$cats.png", ".ipynb_checkpoints"])
+@pytest.mark.parametrize(
+    "name",
+    [*LEFT_BEHIND, "__MACOSX", "@eaDir", "System Volume Information", "~$cats.png", ".ipynb_checkpoints"],
+)
 def test_it_is_known_by_its_name(name):
     assert is_system_file(name)
 
@@ -27,8 +30,12 @@ def test_an_old_tracking_folder_is_read_without_it(tmp_path, below, name):
     run = tmp_path / "mlruns" / "0" / RUN
     for folder in ("metrics", "params", "tags"):
         (run / folder).mkdir(parents=True)
-    (tmp_path / "mlruns" / "0" / "meta.yaml").write_text("experiment_id: '0'\nlifecycle_stage: active\nname: Default\n")
-    (run / "meta.yaml").write_text(f"experiment_id: '0'\nlifecycle_stage: active\nrun_id: {RUN}\nstart_time: 1\nend_time: 2\nstatus: 3\n")
+    (tmp_path / "mlruns" / "0" / "meta.yaml").write_text(
+        "experiment_id: '0'\nlifecycle_stage: active\nname: Default\n"
+    )
+    (run / "meta.yaml").write_text(
+        f"experiment_id: '0'\nlifecycle_stage: active\nrun_id: {RUN}\nstart_time: 1\nend_time: 2\nstatus: 3\n"
+    )
     (run / "metrics" / "loss").write_text("1 0.5 0\n")
     (run / "params" / "lr").write_text("0.1")
     (run / below / name).write_bytes(b"\0\5\26\7\377")
@@ -41,7 +48,9 @@ def test_an_old_tracking_folder_is_read_without_it(tmp_path, below, name):
 def test_a_system_folder_beside_runs_and_experiments_is_none(tmp_path):
     for place in ("mlruns/0", "mlruns/0/@eaDir", "mlruns/@eaDir"):
         (tmp_path / place).mkdir(parents=True)
-    (tmp_path / "mlruns" / "0" / "meta.yaml").write_text("experiment_id: '0'\nlifecycle_stage: active\nname: Default\n")
+    (tmp_path / "mlruns" / "0" / "meta.yaml").write_text(
+        "experiment_id: '0'\nlifecycle_stage: active\nname: Default\n"
+    )
 
     assert list(read_folder(str(tmp_path / "mlruns"))) == []
 

@@ -35,9 +35,19 @@ def test_divergence_is_an_error(name, model):
         ("UNSIR", {"noise_images": 0}, "--noise_images: expected an integer >= 1"),
         ("UNSIR", {"noise_copies": 0}, "--noise_copies: expected an integer >= 1"),
         *((name, {"batch_size": 0}, "--batch_size: expected an integer >= 1") for name in METHODS_HERE),
-        *((name, {"unlearn_epochs": 0}, "--unlearn_epochs: expected an integer >= 1") for name in METHODS_HERE if name != "UNSIR"),
-        *((name, {"retain_share": 0.0}, "--retain_share: expected a number above 0 and at most 1") for name in ("bad_teacher", "LoTUS")),
-        *((name, {"retain_share": 1.1}, "--retain_share: expected a number above 0 and at most 1") for name in ("bad_teacher", "LoTUS")),
+        *(
+            (name, {"unlearn_epochs": 0}, "--unlearn_epochs: expected an integer >= 1")
+            for name in METHODS_HERE
+            if name != "UNSIR"
+        ),
+        *(
+            (name, {"retain_share": 0.0}, "--retain_share: expected a number above 0 and at most 1")
+            for name in ("bad_teacher", "LoTUS")
+        ),
+        *(
+            (name, {"retain_share": 1.1}, "--retain_share: expected a number above 0 and at most 1")
+            for name in ("bad_teacher", "LoTUS")
+        ),
         ("bad_teacher", {"teacher_temperature": 0.0}, "--teacher_temperature: expected a number > 0"),
         ("LoTUS", {"lotus_alpha": 0.0}, "--lotus_alpha: expected a number above 0 and at most 50"),
         ("LoTUS", {"lotus_alpha": 51.0}, "--lotus_alpha: expected a number above 0 and at most 50"),
@@ -57,7 +67,9 @@ def test_flags_that_make_no_sense_are_refused(name, setting, message, model):
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_no_batch_size_is_too_small_for_batch_norm(name, batch_size):
     setting = {"noise_images": 33, "noise_copies": 1} if name == "UNSIR" else {}
-    result = unlearn(name, classifier(nn.BatchNorm1d(8)), cut_to_whole_class(name), batch_size=batch_size, **setting)
+    result = unlearn(
+        name, classifier(nn.BatchNorm1d(8)), cut_to_whole_class(name), batch_size=batch_size, **setting
+    )
     assert all(value.isfinite().all() for value in result.model.state_dict().values())
 
 
@@ -81,12 +93,16 @@ def test_a_share_of_retain_joins_the_forget_images(share, count):
         ({"batch_size": 5}, [5, 5, 4]),
     ],
 )
-def test_an_epoch_is_a_pass_over_forget_and_a_share_of_retain_in_batches(name, settings, expected, trained_on):
+def test_an_epoch_is_a_pass_over_forget_and_a_share_of_retain_in_batches(
+    name, settings, expected, trained_on
+):
     model, counts = trained_on
     unlearn(name, model, data_of(part=[0, 5, 6, 11]), unlearn_epochs=1, **settings)
     assert counts == expected
 
 
 def test_the_share_of_retain_is_drawn_by_the_seed():
-    drawn = [with_share_of_retain(data_of(1, seed=seed), 0.3, "test")[0].indexes.tolist() for seed in (1, 1, 2)]
+    drawn = [
+        with_share_of_retain(data_of(1, seed=seed), 0.3, "test")[0].indexes.tolist() for seed in (1, 1, 2)
+    ]
     assert drawn[0] == drawn[1] != drawn[2]

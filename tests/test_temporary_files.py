@@ -32,7 +32,13 @@ def test_a_dead_process_writes_no_more(tmp_path, gone):
 
 
 def test_what_is_written_now_or_elsewhere_is_left_alone(tmp_path, gone):
-    names = [temporary_name(tmp_path / "a").name, f"a.{os.getppid()}.partial", f"a.{gone}@elsewhere.partial", "a.partial", f"a.{gone}"]
+    names = [
+        temporary_name(tmp_path / "a").name,
+        f"a.{os.getppid()}.partial",
+        f"a.{gone}@elsewhere.partial",
+        "a.partial",
+        f"a.{gone}",
+    ]
     for name in names:
         (tmp_path / name).touch()
     remove_left_over(tmp_path)

@@ -14,7 +14,12 @@ from tests.seeded import states_equal
 from training import check_writable, digest_of, write_bytes
 from training.storage import header_digest, is_sealed, read_header, read_tensors, shortened, write_tensors
 
-TENSORS = {"b": torch.arange(6.0).view(2, 3), "a": torch.tensor(7), "mask": torch.tensor([True, False]), "none": torch.empty(0, 3)}
+TENSORS = {
+    "b": torch.arange(6.0).view(2, 3),
+    "a": torch.tensor(7),
+    "mask": torch.tensor([True, False]),
+    "none": torch.empty(0, 3),
+}
 
 
 def test_tensors_and_header_come_back(tmp_path):
@@ -27,7 +32,9 @@ def test_tensors_and_header_come_back(tmp_path):
 def test_special_values_come_back_bit_for_bit(tmp_path):
     special = torch.tensor([float("nan"), float("-inf"), -0.0, 1e-45])
     write_tensors(tmp_path / "t.safetensors", {"x": special}, {})
-    assert torch.equal(read_tensors(tmp_path / "t.safetensors")[0]["x"].view(torch.int32), special.view(torch.int32))
+    assert torch.equal(
+        read_tensors(tmp_path / "t.safetensors")[0]["x"].view(torch.int32), special.view(torch.int32)
+    )
 
 
 def test_tensors_that_share_memory_or_are_transposed_can_be_saved(tmp_path):
@@ -68,7 +75,9 @@ def test_a_flipped_bit_in_the_tensors_is_noticed(tmp_path_factory, position, bit
 def test_an_edited_header_is_noticed(tmp_path, read):
     write_tensors(tmp_path / "t.safetensors", TENSORS, {"trained_on": "train"})
     edit_header(tmp_path / "t.safetensors", tmp_path / "t.safetensors", trained_on="class0")
-    with pytest.raises(ValueError, match=r"t\.safetensors: its header is not the one that was saved .* Make it again"):
+    with pytest.raises(
+        ValueError, match=r"t\.safetensors: its header is not the one that was saved .* Make it again"
+    ):
         read(tmp_path / "t.safetensors")
 
 
@@ -110,7 +119,9 @@ def test_a_file_that_is_not_there(tmp_path):
 
 def test_a_file_where_a_folder_should_be(tmp_path):
     (tmp_path / "results").write_text("")
-    with pytest.raises(ValueError, match=r"results/t\.safetensors can't be written .*another with --save_dir"):
+    with pytest.raises(
+        ValueError, match=r"results/t\.safetensors can't be written .*another with --save_dir"
+    ):
         write_bytes(tmp_path / "results" / "t.safetensors", b"x")
 
 

@@ -32,13 +32,17 @@ def libraries(monkeypatch):
 
 def test_torchvision_is_imported_in_a_fresh_process():
     script = "from torchvision_import import torchvision_module as m; print(m('datasets').MNIST.__name__, m('models').resnet18.__name__)"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert (done.stdout, done.returncode) == ("MNIST resnet18\n", 0), done.stderr
 
 
 def test_vision_data_alone_does_not_import_torchvision():
     script = "import sys, vision_data; print('torchvision' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.stdout == "False\n", done.stderr
 
 

@@ -37,7 +37,9 @@ def test_kmnist_is_read_pixel_by_pixel(tmp_path):
         (tmp_path / "KMNIST" / "raw" / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
         (tmp_path / "KMNIST" / "raw" / f"{part}-labels-idx1-ubyte").write_bytes(idx(labels))
     raw = DATASETS["kmnist"](tmp_path)
-    assert np.array_equal(raw.train[0].numpy(), images[:, None]) and np.array_equal(raw.test[1].numpy(), labels)
+    assert np.array_equal(raw.train[0].numpy(), images[:, None]) and np.array_equal(
+        raw.test[1].numpy(), labels
+    )
     assert raw.class_names == ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
 
@@ -54,20 +56,34 @@ def emnist(folder, kind, first, classes):
 
 @pytest.mark.parametrize(
     ("name", "kind", "first", "classes"),
-    [("EMNIST_letters", "letters", 1, 26), ("EMNIST-balanced", "balanced", 0, 47), ("emnist", "balanced", 0, 47)],
+    [
+        ("EMNIST_letters", "letters", 1, 26),
+        ("EMNIST-balanced", "balanced", 0, 47),
+        ("emnist", "balanced", 0, 47),
+    ],
 )
 def test_emnist_is_upright_and_counts_from_0(tmp_path, name, kind, first, classes):
     upright, labels = emnist(tmp_path, kind, first, classes)
     raw = DATASETS[name](tmp_path)
-    assert np.array_equal(raw.train[0].numpy(), upright[:, None]) and np.array_equal(raw.test[1].numpy(), labels)
+    assert np.array_equal(raw.train[0].numpy(), upright[:, None]) and np.array_equal(
+        raw.test[1].numpy(), labels
+    )
     assert len(raw.class_names) == classes == load_splits(name, tmp_path).classes
 
 
 def test_the_names_of_emnists_classes(tmp_path):
     for kind, first, classes in (("letters", 1, 26), ("balanced", 0, 47)):
         emnist(tmp_path, kind, first, classes)
-    letters, balanced = DATASETS["EMNIST_letters"](tmp_path).class_names, DATASETS["EMNIST_balanced"](tmp_path).class_names
-    assert (letters[0], letters[25], balanced[:11], balanced[36:]) == ("a", "z", (*"0123456789", "A"), tuple("abdefghnqrt"))
+    letters, balanced = (
+        DATASETS["EMNIST_letters"](tmp_path).class_names,
+        DATASETS["EMNIST_balanced"](tmp_path).class_names,
+    )
+    assert (letters[0], letters[25], balanced[:11], balanced[36:]) == (
+        "a",
+        "z",
+        (*"0123456789", "A"),
+        tuple("abdefghnqrt"),
+    )
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -90,7 +106,9 @@ def test_emnists_download_is_a_zip_of_gzipped_files(tmp_path, monkeypatch):
         monkeypatch.setattr(theirs, "md5", md5(tmp_path / "gzip.zip"))
         raw = DATASETS["EMNIST_letters"](tmp_path / "data")
         server.shutdown()
-    assert np.array_equal(raw.train[0].numpy(), upright[:, None]) and np.array_equal(raw.train[1].numpy(), labels)
+    assert np.array_equal(raw.train[0].numpy(), upright[:, None]) and np.array_equal(
+        raw.train[1].numpy(), labels
+    )
 
 
 # USPS
@@ -99,7 +117,10 @@ def test_emnists_download_is_a_zip_of_gzipped_files(tmp_path, monkeypatch):
 def libsvm(images, labels):
     """Lines `label 1:value ... 256:value`, labels from 1 on, values from -1 to 1, compressed."""
     values = images.reshape(len(images), 256) / 255 * 2 - 1
-    lines = [f"{label + 1} " + " ".join(f"{i + 1}:{v:.6f}" for i, v in enumerate(row)) for label, row in zip(labels, values, strict=True)]
+    lines = [
+        f"{label + 1} " + " ".join(f"{i + 1}:{v:.6f}" for i, v in enumerate(row))
+        for label, row in zip(labels, values, strict=True)
+    ]
     return bz2.compress(("\n".join(lines) + "\n").encode())
 
 
@@ -115,7 +136,10 @@ def test_usps_is_read_pixel_by_pixel(usps):
     folder, images, labels = usps
     raw = DATASETS["usps"](folder)
     assert tuple(raw.train[0].shape) == (20, 1, 16, 16) and raw.test[1].tolist() == list(range(10))
-    assert np.abs(raw.train[0].numpy()[:, 0].astype(int) - images).max() <= 1 and raw.train[1].tolist() == labels.tolist()
+    assert (
+        np.abs(raw.train[0].numpy()[:, 0].astype(int) - images).max() <= 1
+        and raw.train[1].tolist() == labels.tolist()
+    )
 
 
 @pytest.mark.parametrize("kept", [0, 10, 300])
@@ -131,14 +155,26 @@ def test_a_truncated_usps_file_is_named_as_damaged(usps, kept):
 
 @pytest.fixture
 def svhn(tmp_path, monkeypatch):
-    """MATLAB files of images (32, 32, 3, N) and labels (N, 1) in which 10 stands for the digit 0, their MD5s told to torchvision."""
+    """MATLAB files of images (32, 32, 3, N) and labels (N, 1) in which 10 stands for the digit 0, their MD5s
+    told to torchvision.
+    """
     images, labels = random(20, 32, 32, 3), np.arange(20) % 10
     split_list = {}
     for part in ("train", "test"):
         file = tmp_path / f"{part}_32x32.mat"
-        scipy.io.savemat(file, {"X": images.transpose(1, 2, 3, 0), "y": np.where(labels == 0, 10, labels).astype(np.uint8)[:, None]})
+        scipy.io.savemat(
+            file,
+            {
+                "X": images.transpose(1, 2, 3, 0),
+                "y": np.where(labels == 0, 10, labels).astype(np.uint8)[:, None],
+            },
+        )
         split_list[part] = ["unused", file.name, md5(file)]
-    monkeypatch.setattr(torchvision_module("datasets").SVHN, "split_list", split_list | {"extra": ["unused", "extra_32x32.mat", ""]})
+    monkeypatch.setattr(
+        torchvision_module("datasets").SVHN,
+        "split_list",
+        split_list | {"extra": ["unused", "extra_32x32.mat", ""]},
+    )
     return tmp_path, images, labels
 
 
@@ -171,8 +207,14 @@ def stl10(tmp_path, monkeypatch):
         (base / f"{part}_y.bin").write_bytes((labels[:count] + np.uint8(1)).tobytes())
     (base / "unlabeled_X.bin").write_bytes(images[:1].tobytes())
     theirs = torchvision_module("datasets").STL10
-    monkeypatch.setattr(theirs, "train_list", [[name, md5(base / name)] for name in ("train_X.bin", "train_y.bin", "unlabeled_X.bin")])
-    monkeypatch.setattr(theirs, "test_list", [[name, md5(base / name)] for name in ("test_X.bin", "test_y.bin")])
+    monkeypatch.setattr(
+        theirs,
+        "train_list",
+        [[name, md5(base / name)] for name in ("train_X.bin", "train_y.bin", "unlabeled_X.bin")],
+    )
+    monkeypatch.setattr(
+        theirs, "test_list", [[name, md5(base / name)] for name in ("test_X.bin", "test_y.bin")]
+    )
     return tmp_path, images, labels
 
 

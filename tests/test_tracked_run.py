@@ -49,13 +49,19 @@ def with_signal(function, number):
 
 
 def last_run():
-    return mlflow.search_runs(search_all_experiments=True, output_format="list", order_by=["attributes.start_time DESC"])[0]
+    return mlflow.search_runs(
+        search_all_experiments=True, output_format="list", order_by=["attributes.start_time DESC"]
+    )[0]
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), *((number, Terminated) for number in ENDING)])
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), *((number, Terminated) for number in ENDING)]
+)
 def test_a_signal_while_a_run_is_begun_ends_it_as_killed(monkeypatch, number, error):
     name = f"begun {number}"
-    monkeypatch.setattr(mlflow.MlflowClient, "create_run", with_signal(mlflow.MlflowClient.create_run, number))
+    monkeypatch.setattr(
+        mlflow.MlflowClient, "create_run", with_signal(mlflow.MlflowClient.create_run, number)
+    )
     with pytest.raises(error), tracked_run("signals", name):
         pytest.fail("the run goes on")
     run = last_run()
@@ -63,14 +69,18 @@ def test_a_signal_while_a_run_is_begun_ends_it_as_killed(monkeypatch, number, er
 
 
 def test_a_signal_while_a_run_is_ended_is_too_late_to_change_it(monkeypatch):
-    monkeypatch.setattr(mlflow.MlflowClient, "set_terminated", with_signal(mlflow.MlflowClient.set_terminated, signal.SIGINT))
+    monkeypatch.setattr(
+        mlflow.MlflowClient, "set_terminated", with_signal(mlflow.MlflowClient.set_terminated, signal.SIGINT)
+    )
     with pytest.raises(KeyboardInterrupt), tracked_run("signals", "ended"):
         pass
     assert (last_run().info.run_name, last_run().info.status) == ("ended", "FINISHED")
 
 
 def test_the_address_of_a_clone_is_logged_without_its_token():
-    with tracked_run("signals", "clone", tags={"mlflow.source.git.repoURL": "https://me:secret@host/lethe.git"}):
+    with tracked_run(
+        "signals", "clone", tags={"mlflow.source.git.repoURL": "https://me:secret@host/lethe.git"}
+    ):
         pass
     assert last_run().data.tags["mlflow.source.git.repoURL"] == "https://***@host/lethe.git"
 
@@ -89,7 +99,12 @@ def test_what_is_left_when_the_process_ends_is_killed_and_not_finished(folder):
         "def broken(*_):\n    raise KeyboardInterrupt\n"
         "with run.tracked_run('signals', 'left'):\n    run._end = broken\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=300,
+    )
     assert b"KeyboardInterrupt" in done.stderr
     assert (last_run().info.run_name, last_run().info.status) == ("left", "KILLED")
 
@@ -112,7 +127,9 @@ def test_a_persons_second_signal_does_not_wait():
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGXCPU])
 def test_what_comes_twice_by_itself_breaks_nothing_off(number):
-    """A terminal's end comes from the kernel and from the shell, a limit of processor time is told each second."""
+    """A terminal's end comes from the kernel and from the shell, a limit of processor time is told each
+    second.
+    """
     done = []
     with pytest.raises(Terminated), signals_wait():
         signal.raise_signal(number)

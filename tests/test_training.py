@@ -14,7 +14,9 @@ from vision_data import ImageSet, Normalisation
 
 def tiny(count=12, seed=0):
     """Random images of two classes."""
-    images = torch.randint(0, 256, (count, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    images = torch.randint(
+        0, 256, (count, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
     return ImageSet(images, torch.arange(count) % 2, torch.arange(count), Normalisation((0.5,), (0.25,)))
 
 
@@ -37,7 +39,12 @@ def test_fit_learns_with_sgd(digits):
 
 def trained(*, seed=1, images=None, recipe=None):
     model = mlp(seed)
-    fit(model, images or tiny(), recipe or Recipe(2, batch_size=5, augment=True), generator=generator_for(seed, "train"))
+    fit(
+        model,
+        images or tiny(),
+        recipe or Recipe(2, batch_size=5, augment=True),
+        generator=generator_for(seed, "train"),
+    )
     return model.state_dict()
 
 
@@ -117,7 +124,14 @@ def test_progress_sees_every_step():
         seen.append((list(steps), label))
         return steps
 
-    fit(mlp(), tiny(), Recipe(2, batch_size=5), generator=generator_for(1), progress=progress, label="initial model")
+    fit(
+        mlp(),
+        tiny(),
+        Recipe(2, batch_size=5),
+        generator=generator_for(1),
+        progress=progress,
+        label="initial model",
+    )
     assert seen == [([0, 1, 2, 3, 4, 5], "initial model")]
 
 
@@ -133,7 +147,10 @@ def test_one_step_is_sgd_by_hand():
     model, (batch,) = mlp(), list(tiny().batches(12))
     loss = F.cross_entropy(model(batch[0]), batch[1])
     gradients = torch.autograd.grad(loss, list(model.parameters()))
-    expected = [(weight - 0.1 * gradient).detach() for weight, gradient in zip(model.parameters(), gradients, strict=True)]
+    expected = [
+        (weight - 0.1 * gradient).detach()
+        for weight, gradient in zip(model.parameters(), gradients, strict=True)
+    ]
     losses = descend(model, [batch], optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
     assert losses == [pytest.approx(loss.item())]
     assert all(torch.allclose(w, e, atol=1e-7) for w, e in zip(model.parameters(), expected, strict=True))
@@ -142,7 +159,9 @@ def test_one_step_is_sgd_by_hand():
 def test_descend_takes_the_loss_that_it_is_given():
     model, (batch,) = mlp(), list(tiny().batches(12))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    (before,) = descend(model, [batch], optimizer=optimizer, loss=lambda logits, y: -F.cross_entropy(logits, y))
+    (before,) = descend(
+        model, [batch], optimizer=optimizer, loss=lambda logits, y: -F.cross_entropy(logits, y)
+    )
     assert F.cross_entropy(model(batch[0]), batch[1]).item() > -before
 
 

@@ -19,9 +19,9 @@ def drawn(monkeypatch):
     """Few images in the place of MNIST and CIFAR10."""
 
     def part(count, shape):
-        return torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)), torch.arange(
-            count
-        ) % 10
+        return torch.randint(
+            0, 256, (count, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        ), torch.arange(count) % 10
 
     for name, shape in (("MNIST", (1, 28, 28)), ("CIFAR10", (3, 32, 32))):
         raw = RawDataset(part(100, shape), part(20, shape), tuple(map(str, range(10))))
@@ -52,7 +52,11 @@ def test_the_operations_of_an_image_are_those_of_its_products_by_hand():
     counts = {}
 
     def note(layer, inputs, output):
-        each = layer.in_channels * math.prod(layer.kernel_size) if isinstance(layer, nn.Conv2d) else layer.in_features
+        each = (
+            layer.in_channels * math.prod(layer.kernel_size)
+            if isinstance(layer, nn.Conv2d)
+            else layer.in_features
+        )
         counts[layer] = 2 * each * output[0].numel()
 
     for module in model.modules():

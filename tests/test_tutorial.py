@@ -14,9 +14,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 TUTORIAL = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TUTORIAL, flags=re.MULTILINE | re.DOTALL)
-SHOWN = [(own.splitlines(), out.splitlines()) for (kind, own), (_, out) in itertools.pairwise(BLOCKS) if kind == "sh"]
+SHOWN = [
+    (own.splitlines(), out.splitlines())
+    for (kind, own), (_, out) in itertools.pairwise(BLOCKS)
+    if kind == "sh"
+]
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:\.\d+)?(?!\w)")
-# By how much a number may differ on another processor: in its unit, or of itself if that is more. What three seeds say of their spread
+# By how much a number may differ on another processor: in its unit, or of itself if that is more. What three
+# seeds say of their spread
 # is far less stable than their mean.
 AT_MOST, SHARE = 1.0, 0.15
 AT_MOST_SPREAD, SHARE_SPREAD = 5.0, 0.5
@@ -29,7 +34,10 @@ def run(command: str) -> str:
     assert python == "python"
     script, *flags = (word for word in words if word != "-u")
     flags = [run_of_the_claim() if word == "RUN_ID" else word for word in flags]
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as errors:
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as errors,
+    ):
         status = importlib.import_module(script.removesuffix(".py")).main(flags)
     assert status == 0, f"{command}: {errors.getvalue()}"
     return out.getvalue()
@@ -59,7 +67,10 @@ def near(shown: float, found: float, at_most: float, share: float) -> bool:
 
 
 def alike(shown: str, line: str) -> bool:
-    spreads = [[float(number) for part in SPREAD.findall(text) for number in NUMBER.findall(part)] for text in (shown, line)]
+    spreads = [
+        [float(number) for part in SPREAD.findall(text) for number in NUMBER.findall(part)]
+        for text in (shown, line)
+    ]
     others = [[float(number) for number in NUMBER.findall(SPREAD.sub(" ", text))] for text in (shown, line)]
     return (
         shape(shown) == shape(line)
@@ -72,12 +83,16 @@ def test_a_number_is_compared_and_words_are_too():
     assert alike("forget_score   100.000  0.000", "forget_score 100.000   0.780")
     assert not alike("forget_score   100.000  0.000", "forget_score 100.000   1.010")
     assert alike("steps 24.0 ± 4.0  10.0 to 38.0", "steps 22.0 ± 7.5  6.0 to 40.0")
-    assert not alike("steps 24.0 ± 4.0", "steps 30.0 ± 4.0") and not alike("steps 24.0 ± 4.0", "steps 24.0 ± 14.0")
+    assert not alike("steps 24.0 ± 4.0", "steps 30.0 ± 4.0") and not alike(
+        "steps 24.0 ± 4.0", "steps 24.0 ± 14.0"
+    )
     assert not alike("forget_score 1.0", "retain_score 1.0") and not alike("score 1.0", "score 1.0 2.0")
 
 
 def test_every_command_has_its_output():
-    assert len(SHOWN) == sum(kind == "sh" for kind, _ in BLOCKS) == sum(kind == "text" for kind, _ in BLOCKS) > 5
+    assert (
+        len(SHOWN) == sum(kind == "sh" for kind, _ in BLOCKS) == sum(kind == "text" for kind, _ in BLOCKS) > 5
+    )
 
 
 @pytest.mark.slow

@@ -89,10 +89,19 @@ KINDS, TOO_SMALL = (
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--unlearn FT --unlearn_augment crop,mixup", f"--unlearn_augment: augmentation: expected {KINDS} 'mixup'."),
-        ("--unlearn FT --unlearn_augment none,crop", f"--unlearn_augment: expected none alone, or {KINDS} none,crop."),
+        (
+            "--unlearn FT --unlearn_augment crop,mixup",
+            f"--unlearn_augment: augmentation: expected {KINDS} 'mixup'.",
+        ),
+        (
+            "--unlearn FT --unlearn_augment none,crop",
+            f"--unlearn_augment: expected none alone, or {KINDS} none,crop.",
+        ),
         ("--unlearn FT --unlearn_augment ,", f"--unlearn_augment: expected none alone, or {KINDS} nothing."),
-        ("--unlearn SSD --unlearn_augment flip", "--unlearn_augment: SSD does not train on augmented images "),
+        (
+            "--unlearn SSD --unlearn_augment flip",
+            "--unlearn_augment: SSD does not train on augmented images ",
+        ),
         ("--unlearn FT --dataset tiny.py:images --unlearn_augment crop", f"--unlearn_augment: {TOO_SMALL}"),
         ("--unlearn FT --dataset tiny.py:images --train_augment crop", f"--train_augment: {TOO_SMALL}"),
     ],

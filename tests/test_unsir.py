@@ -9,7 +9,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.by_hand import adam, slope
-from tests.columns import assert_weights, classifier, data_of, everything, fixture_model, fixture_trained, fixture_trained_on, images_of  # noqa: F401 (fixtures)
+from tests.columns import (
+    assert_weights,
+    classifier,
+    data_of,
+    everything,
+    fixture_model,  # noqa: F401
+    fixture_trained,  # noqa: F401
+    fixture_trained_on,  # noqa: F401
+    images_of,
+)
 from unlearn import METHODS, resolved, unlearn
 from unlearn.unsir import drawn_per_class, impairing, noise_against
 
@@ -71,12 +80,24 @@ def test_impair_and_repair_by_hand(model):
     data = data_of(1, 3)
     noise = torch.cat([noise_against(model, data, label, 8, 3) for label in (1, 3)]).repeat(5, 1, 1, 1)
     x, y = everything(data.retain)
-    mixed_x, mixed_y = torch.cat([noise, x]), torch.cat([torch.tensor([1, 3]).repeat_interleave(8).repeat(5), y])
+    mixed_x, mixed_y = (
+        torch.cat([noise, x]),
+        torch.cat([torch.tensor([1, 3]).repeat_interleave(8).repeat(5), y]),
+    )
     rates = {"impair_lr": 1e-2, "repair_lr": 3e-2}
-    settings = {"noise_images": 8, "noise_copies": 5, "noise_steps": 3, "batch_size": 10_000, "impair_epochs": 3, **rates}
+    settings = {
+        "noise_images": 8,
+        "noise_copies": 5,
+        "noise_steps": 3,
+        "batch_size": 10_000,
+        "impair_epochs": 3,
+        **rates,
+    }
     expected = copy.deepcopy(model)
     adam(expected, [slope(lambda m: F.cross_entropy(m(mixed_x), mixed_y))] * 3, 1e-2)
-    assert_weights(unlearn("UNSIR", model, data, **settings, repair_epochs=0).model, expected.parameters(), atol=1e-5)
+    assert_weights(
+        unlearn("UNSIR", model, data, **settings, repair_epochs=0).model, expected.parameters(), atol=1e-5
+    )
     adam(expected, [slope(lambda m: F.cross_entropy(m(x), y))] * 2, 3e-2)  # from rest again
     got = unlearn("UNSIR", model, data, **settings, repair_epochs=2)
     assert_weights(got.model, expected.parameters(), atol=1e-5)
@@ -86,14 +107,19 @@ def test_impair_and_repair_by_hand(model):
 @pytest.mark.parametrize(("retained_per_class", "retained"), [(2, 6), (500, 30)])
 def test_both_parts_see_so_many_images_of_each_retained_class(retained_per_class, retained, trained_on):
     model, counts = trained_on
-    unlearn("UNSIR", model, data_of(1), batch_size=10_000, noise_steps=1, retained_per_class=retained_per_class)
+    unlearn(
+        "UNSIR", model, data_of(1), batch_size=10_000, noise_steps=1, retained_per_class=retained_per_class
+    )
     assert counts == [20 * 256 + retained, retained]
 
 
 def test_unsir_refuses_a_part_of_a_class(model):
     settings = METHODS["UNSIR"].settings({})
     for data in (data_of(part=[0]), data_of(1, part=[0])):
-        with pytest.raises(ValueError, match="UNSIR: expected a forget request for whole classes, got one that takes a part of class 0"):
+        with pytest.raises(
+            ValueError,
+            match="UNSIR: expected a forget request for whole classes, got one that takes a part of class 0",
+        ):
             unlearn("UNSIR", model, data)
         with pytest.raises(ValueError, match="whole classes"):
             resolved("UNSIR", model, data, settings)

@@ -17,7 +17,18 @@ import mlflow_forget
 from training import checkpoint_digest
 from vision_data import load_splits
 
-JOB = ["--unlearn", "random_mask", "--kappa", "30", "--epochs", "2", "--class_to_replace", "-1", "--num_indexes_to_replace", "60"]
+JOB = [
+    "--unlearn",
+    "random_mask",
+    "--kappa",
+    "30",
+    "--epochs",
+    "2",
+    "--class_to_replace",
+    "-1",
+    "--num_indexes_to_replace",
+    "60",
+]
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +73,29 @@ def test_a_run_of_a_method_is_what_its_artifacts_give(job, capsys):
 
     same, all_of = map(int, re.search(r"^verified: (\d+) of (\d+) numbers", out, flags=re.MULTILINE).groups())
     assert (code, same) == (0, all_of)
-    logged = {name for name in job.data.metrics if not re.search(r"seconds|^unlearn_|_train_|^speedup$|^epoch_|_count$", name)}
+    logged = {
+        name
+        for name in job.data.metrics
+        if not re.search(r"seconds|^unlearn_|_train_|^speedup$|^epoch_|_count$", name)
+    }
     assert all_of == len(logged)
-    for what in ("split", "forget images", "retain images", "test images", "unlearned model", "number of forget images"):
+    for what in (
+        "split",
+        "forget images",
+        "retain images",
+        "test images",
+        "unlearned model",
+        "number of forget images",
+    ):
         assert f"same: {what}\n" in out
 
 
 KLOM_AUDITS = (["--metrics", "forget_score"], ["--klom_direction", "oracle_unlearned"])
 
 
-@pytest.mark.parametrize("command", [*(["klom", "--models", "10", *flags] for flags in KLOM_AUDITS), ["ulira", "--shadows", "16"]])
+@pytest.mark.parametrize(
+    "command", [*(["klom", "--models", "10", *flags] for flags in KLOM_AUDITS), ["ulira", "--shadows", "16"]]
+)
 def test_an_audit_is_what_its_artifacts_give(command, folder, capsys):
     code, out = verified(capsys, made(audit.main, *command, *JOB))
 
@@ -82,7 +106,10 @@ def test_an_audit_is_what_its_artifacts_give(command, folder, capsys):
 
 def test_a_changed_number_is_found(job, folder, capsys):
     with sqlite3.connect(folder / "mlflow.db") as store:
-        store.execute("UPDATE latest_metrics SET value = 12.5 WHERE run_uuid = ? AND key = 'forget_score'", (job.info.run_id,))
+        store.execute(
+            "UPDATE latest_metrics SET value = 12.5 WHERE run_uuid = ? AND key = 'forget_score'",
+            (job.info.run_id,),
+        )
 
     code, out = verified(capsys, job)
 
@@ -93,7 +120,9 @@ def test_a_changed_number_is_found(job, folder, capsys):
 
 def test_another_model_in_the_place_of_the_unlearned_one_is_found(job, capsys):
     """By its digest, though it is a checkpoint that is whole."""
-    artifact(job, "unlearned.safetensors").write_bytes(Path("results/digits/1mlp_ep2.safetensors").read_bytes())
+    artifact(job, "unlearned.safetensors").write_bytes(
+        Path("results/digits/1mlp_ep2.safetensors").read_bytes()
+    )
 
     code, out = verified(capsys, job)
 
@@ -134,7 +163,9 @@ def test_numbers_that_need_an_ideal_model_that_is_gone_are_counted_and_named(fol
 
     code, out = verified(capsys, run)
 
-    lost = re.search(r"^could not be recomputed \(the ideal model is gone\): (.*)$", out, flags=re.MULTILINE)[1].split(", ")
+    lost = re.search(r"^could not be recomputed \(the ideal model is gone\): (.*)$", out, flags=re.MULTILINE)[
+        1
+    ].split(", ")
     assert {"avg_gap_without_mia", "fidelity", "ideal_forget_score"} <= set(lost)
     assert "initial_forget_score" not in lost
     same, of = map(int, re.search(r"^NOT verified: (\d+) of (\d+) numbers", out, flags=re.MULTILINE).groups())
@@ -159,7 +190,9 @@ def test_changed_margins_are_found(klom, capsys):
 
 def test_a_changed_param_and_an_invented_metric_of_an_audit_are_found(klom, folder, capsys):
     with sqlite3.connect(folder / "mlflow.db") as store:
-        store.execute("UPDATE params SET value = 'SSD' WHERE run_uuid = ? AND key = 'unlearn'", (klom.info.run_id,))
+        store.execute(
+            "UPDATE params SET value = 'SSD' WHERE run_uuid = ? AND key = 'unlearn'", (klom.info.run_id,)
+        )
         row = "INSERT INTO latest_metrics (run_uuid, key, value, timestamp, step, is_nan) VALUES (?, 'forgotten', 1, 0, 0, 0)"
         store.execute(row, (klom.info.run_id,))
 
@@ -231,21 +264,36 @@ def test_without_a_store_none_is_made(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def elsewhere(job, folder):
-    """Weights without a word, as another program leaves them, and a list that has images of Lethe's validation part."""
+    """Weights without a word, as another program leaves them, and a list that has images of Lethe's
+    validation part.
+    """
     weights = load_file("results/digits/1mlp_ep2.safetensors")
     save_file(weights, "initial_elsewhere.safetensors")
     torch.save({name: value + 0.05 for name, value in weights.items()}, "unlearned_elsewhere.pth")
     splits = load_splits("digits", ".")
     indexes = [*splits.train.indexes[:30].tolist(), *splits.validation.indexes[:3].tolist()]
     (folder / "forget_elsewhere.txt").write_text("\n".join(map(str, indexes)))
-    return ["evaluate", "--initial", "initial_elsewhere.safetensors", "--unlearned", "unlearned_elsewhere.pth"]
+    return [
+        "evaluate",
+        "--initial",
+        "initial_elsewhere.safetensors",
+        "--unlearned",
+        "unlearned_elsewhere.pth",
+    ]
 
 
 def test_models_from_elsewhere_are_evaluated_and_verified(elsewhere, capsys):
     run = made(audit.main, *elsewhere, "--forget_indexes", "forget_elsewhere.txt", "--trained_on", "all")
     out = capsys.readouterr().out
 
-    assert {"forget_score", "mia_auc", "zrf", "probe_score", "relearn_steps", "initial_forget_score"} <= run.data.metrics.keys()
+    assert {
+        "forget_score",
+        "mia_auc",
+        "zrf",
+        "probe_score",
+        "relearn_steps",
+        "initial_forget_score",
+    } <= run.data.metrics.keys()
     assert run.data.params["forget_count"] == "33"
     assert run.data.params["initial_digest"] == checkpoint_digest(Path("results/digits/1mlp_ep2.safetensors"))
     assert "not measured (needs an ideal model): " in out
@@ -255,7 +303,9 @@ def test_models_from_elsewhere_are_evaluated_and_verified(elsewhere, capsys):
 
 def test_an_ideal_model_allows_the_other_metrics(elsewhere, capsys):
     ideal = "results/digits/1mlp_ep2_ideal_any-60.safetensors"
-    run = made(audit.main, *elsewhere, "--class_to_replace", "-1", "--num_indexes_to_replace", "60", "--ideal", ideal)
+    run = made(
+        audit.main, *elsewhere, "--class_to_replace", "-1", "--num_indexes_to_replace", "60", "--ideal", ideal
+    )
 
     assert {"avg_gap_without_mia", "fidelity", "ideal_forget_score"} <= run.data.metrics.keys()
 
@@ -263,12 +313,19 @@ def test_an_ideal_model_allows_the_other_metrics(elsewhere, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--forget_indexes", "forget_elsewhere.txt"], "If the models saw the whole published training part, say --trained_on all"),
+        (
+            ["--forget_indexes", "forget_elsewhere.txt"],
+            "If the models saw the whole published training part, say --trained_on all",
+        ),
         (
             ["--ideal", "results/digits/1mlp_ep2_ideal_any-60.safetensors"],
-            "expected a model trained on all but class0, got one marked 'any-60'. Name another file with --ideal",
+            "expected a model trained on all but class0, got one marked 'any-60'. Name another file with "
+            "--ideal",
         ),
-        (["--initial", "results/digits/1mlp_ep2.safetensors", "--trained_on", "all"], "is Lethe's, and was trained on its train split"),
+        (
+            ["--initial", "results/digits/1mlp_ep2.safetensors", "--trained_on", "all"],
+            "is Lethe's, and was trained on its train split",
+        ),
         (["--arch", "cnn"], "expected the weights of this architecture, got others"),
         (["--initial", "none.pth"], "expected a file none.pth, and there is none"),
         (["--metrics", "mai"], "unknown metric 'mai'. Did you mean 'mia'?"),
@@ -305,17 +362,34 @@ def test_a_model_that_forgot_something_else_is_refused(job, elsewhere, folder, c
     for other in (["--class_to_replace", "3"], ["--class_to_replace", "-1", "--num_indexes_to_replace", "6"]):
         assert audit.main([*lethes, *other]) == 2
         error = capsys.readouterr().err
-        assert f"forgot60.safetensors: expected a model that unlearned {'class3' if len(other) == 2 else 'any-6'}" in error
+        assert (
+            "forgot60.safetensors: expected a model that unlearned "
+            f"{'class3' if len(other) == 2 else 'any-6'}" in error
+        )
         assert "got one marked 'unlearned any-60 by random_mask'" in error
-    assert audit.main([*lethes, "--class_to_replace", "-1", "--num_indexes_to_replace", "60", "--split_seed", "1"]) == 2
     assert (
-        "expected a checkpoint with split_seed 1, got 0. Ask for split_seed 0, or name another file with --unlearned"
-        in capsys.readouterr().err
+        audit.main(
+            [*lethes, "--class_to_replace", "-1", "--num_indexes_to_replace", "60", "--split_seed", "1"]
+        )
+        == 2
+    )
+    assert (
+        "expected a checkpoint with split_seed 1, got 0. Ask for split_seed 0, or name another file with "
+        "--unlearned" in capsys.readouterr().err
     )
     assert audit.main([*lethes[:-1], "results/digits/1mlp_ep2.safetensors"]) == 2
     assert "expected a model that unlearned class0, got one trained on everything" in capsys.readouterr().err
 
-    run = made(audit.main, *lethes, "--class_to_replace", "-1", "--num_indexes_to_replace", "60", "--metrics", "default")
+    run = made(
+        audit.main,
+        *lethes,
+        "--class_to_replace",
+        "-1",
+        "--num_indexes_to_replace",
+        "60",
+        "--metrics",
+        "default",
+    )
     assert run.data.metrics["forget_score"] == job.data.metrics["forget_score"]
     assert "unlearned" not in run.data.tags.get("warning", "")
 
@@ -323,7 +397,10 @@ def test_a_model_that_forgot_something_else_is_refused(job, elsewhere, folder, c
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("junk.safetensors", "junk.safetensors: expected a complete safetensors file, and this one is damaged or cut off ("),
+        (
+            "junk.safetensors",
+            "junk.safetensors: expected a complete safetensors file, and this one is damaged or cut off (",
+        ),
         ("a_folder", "expected a file, got the folder a_folder. Name the file in it"),
         ("none.safetensors", "expected a file none.safetensors, and there is none. Check the path"),
     ],
@@ -341,9 +418,21 @@ def test_nobodys_file_is_to_be_deleted(name, message, elsewhere, folder, capsys)
 
 
 def test_a_module_around_the_model_is_said_to_be_one(folder, capsys):
-    run = made(mlflow_forget.main, "--unlearn", "dm_direct", "--attribution_images", "50", "--sketch_size", "64", *JOB[4:])
+    run = made(
+        mlflow_forget.main,
+        "--unlearn",
+        "dm_direct",
+        "--attribution_images",
+        "50",
+        "--sketch_size",
+        "64",
+        *JOB[4:],
+    )
 
     code, out = verified(capsys, run)
 
     assert code == 2
-    assert out == "error: dm_direct returns a module, which its file alone does not give back; this run can't be recomputed\n"
+    assert (
+        out
+        == "error: dm_direct returns a module, which its file alone does not give back; this run can't be recomputed\n"
+    )

@@ -24,7 +24,9 @@ def seeded(*layers):
 
 
 def perceptron(bias=True):
-    return seeded(nn.Flatten, lambda: nn.Linear(16, HIDDEN, bias), nn.ReLU, lambda: nn.Linear(HIDDEN, CLASSES, bias))
+    return seeded(
+        nn.Flatten, lambda: nn.Linear(16, HIDDEN, bias), nn.ReLU, lambda: nn.Linear(HIDDEN, CLASSES, bias)
+    )
 
 
 def convolutional():

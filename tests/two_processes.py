@@ -1,4 +1,6 @@
-"""What tests/test_distributed.py has torchrun start twice: main_baseline.py, then trainings whose histories are written down."""
+"""What tests/test_distributed.py has torchrun start twice: main_baseline.py, then trainings whose histories
+are written down.
+"""
 
 import json
 import sys
@@ -75,7 +77,9 @@ def unused(group=None):
     torch.manual_seed(1)
     model = WithUnused()
     own = {} if group is None else {"group": group}
-    return fit(model, load_splits("digits", ".").train, RECIPES["mlp"], generator=generator_for(1, "train"), **own), model
+    return fit(
+        model, load_splits("digits", ".").train, RECIPES["mlp"], generator=generator_for(1, "train"), **own
+    ), model
 
 
 def threads_of_gloo():
@@ -86,13 +90,18 @@ def threads_of_gloo():
 
 def main() -> int:
     torch.set_num_threads(1)
-    with joined(torch.device("cpu")) as group:  # once: those who join a second time may meet what is left of the first
+    with joined(
+        torch.device("cpu")
+    ) as group:  # once: those who join a second time may meet what is left of the first
         code = main_baseline.main(WORDS)
         found = {name: trained(name.split()[0], recipe, group) for name, recipe in RECIPES.items()}
         found["mlp resumed"] = resumed(group)
         found["unused"] = unused(group)
         found["mlp diverged"] = diverged(group)
-        content = {name: {"history": history, "digest": model_digest(model)} for name, (history, model) in found.items()}
+        content = {
+            name: {"history": history, "digest": model_digest(model)}
+            for name, (history, model) in found.items()
+        }
         content["unused"]["spare"] = found["unused"][1].spare.weight.tolist()
         Path(f"rank{group.rank}.json").write_text(json.dumps(content))
     Path(f"threads{group.rank}.json").write_text(json.dumps(threads_of_gloo()))

@@ -1,6 +1,7 @@
 """Detect runs whose process has died: each run holds a file lock, which the kernel releases with the process.
 
-A run's tag `owner` is `HOST PROCESS TOKEN`. The token, drawn at random, is the name of the lock; no path is taken from a store.
+A run's tag `owner` is `HOST PROCESS TOKEN`. The token, drawn at random, is the name of the lock; no path is
+taken from a store.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def is_gone(owner: str) -> bool:
         return False
     file = _lock_file(token)
     if not file.exists():  # given up, or the folder is new: the machine has started again
-        return int(process) == os.getpid() or not is_running(int(process))  # those of this process have their locks
+        return int(process) == os.getpid() or not is_running(
+            int(process)
+        )  # those of this process have their locks
     lock = filelock.FileLock(file)
     try:
         lock.acquire(timeout=0)

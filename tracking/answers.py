@@ -19,7 +19,8 @@ def ask_server(uri: str) -> None:
 
 
 def ask_database(uri: str, file: Path | None) -> None:
-    """Raise the driver's error if a database can't be used now. (MLflow would retry ten times, over two minutes.)
+    """Raise the driver's error if a database can't be used now. (MLflow would retry ten times, over two
+    minutes.)
 
     file: of a sqlite store.
     """

@@ -27,9 +27,11 @@ def folder_name(experiment: str) -> str:
 
 
 def check_place(location: str, file: Path | None, experiment: str) -> None:
-    """Raise ValueError if the place that the store names for artifacts can't be used. file: of a sqlite store.
+    """Raise ValueError if the place that the store names for artifacts can't be used. file: of a sqlite
+    store.
 
-    The store of a moved or copied project still names the old place; the folder beside the store is the right one.
+    The store of a moved or copied project still names the old place; the folder beside the store is the right
+    one.
     """
     place = artifact_folder(location, None)
     if place is None:
@@ -39,19 +41,22 @@ def check_place(location: str, file: Path | None, experiment: str) -> None:
         beside = file.parent / "mlruns" / place.name
         if beside.is_dir() and not (place.is_dir() and place.samefile(beside)):
             raise ValueError(
-                f"experiment {experiment!r} keeps its artifacts in {place}, and beside the store there is {beside}: "
+                f"experiment {experiment!r} keeps its artifacts in {place}, and beside the store there is "
+                f"{beside}: "
                 f"was the project moved or copied? {way_out}"
             )
     there = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"experiment {experiment!r} keeps its artifacts in {place}, which can't be written. {way_out}")
+        raise ValueError(
+            f"experiment {experiment!r} keeps its artifacts in {place}, which can't be written. {way_out}"
+        )
 
 
 def artifact_folder(uri: str, root: Path | None) -> Path | None:
     """The folder of a run's artifacts. None if they are not on this machine.
 
-    MLflow logs `.../<experiment>/<run id>/artifacts` as an absolute path of the machine that made the experiment; `root` is where the
-    folders of the experiments are now.
+    MLflow logs `.../<experiment>/<run id>/artifacts` as an absolute path of the machine that made the
+    experiment; `root` is where the folders of the experiments are now.
     """
     parsed = urlparse(uri)
     if not uri or parsed.scheme not in ("", "file"):

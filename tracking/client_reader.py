@@ -18,14 +18,24 @@ from tracking.selection import EVERY_RUN, Selection
 from tracking.shown_uri import without_password
 from tracking.sorted_points import SortedPoints
 from tracking.store_uri import VARIABLE, is_server, mlflow_uri
-from tracking.stored_run import PARENT_TAG, WARNING_TAG, BrokenRun, Point, StoredRun, checked_time, infinity_restored
+from tracking.stored_run import (
+    PARENT_TAG,
+    WARNING_TAG,
+    BrokenRun,
+    Point,
+    StoredRun,
+    checked_time,
+    infinity_restored,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 PAGE = 1000  # the most experiments and runs that every version of the server gives at once
-HISTORIES = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"  # what a server's own pages ask: one metric of many runs
+HISTORIES = (
+    "/ajax-api/2.0/mlflow/metrics/get-history-bulk"  # what a server's own pages ask: one metric of many runs
+)
 MOST_RUNS, MOST_POINTS = 100, 25_000  # of one such answer
 
 Answer = TypeVar("Answer")
@@ -55,7 +65,9 @@ def read_client(uri: str, page: int = PAGE) -> Iterator[StoredRun | BrokenRun]:
 
 
 def asked(uri: str, call: Callable[[], Answer]) -> Answer:
-    """What a call of MLflow's answers; its errors in one line. Raises ConnectionError for a server, else ValueError."""
+    """What a call of MLflow's answers; its errors in one line. Raises ConnectionError for a server, else
+    ValueError.
+    """
     from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -65,15 +77,19 @@ def asked(uri: str, call: Callable[[], Answer]) -> Answer:
     except StoreTrouble as trouble:
         if is_server(uri):
             raise ConnectionError(
-                f"expected an MLflow server at {without_password(uri)}, got {trouble}. Check the address and that it runs"
+                f"expected an MLflow server at {without_password(uri)}, got {trouble}. Check the address and "
+                "that it runs"
             ) from trouble
         raise ValueError(
-            f"expected a store that MLflow can read at {without_password(uri)}, got {trouble}. Check --tracking_uri and {VARIABLE}"
+            f"expected a store that MLflow can read at {without_password(uri)}, got {trouble}. Check "
+            f"--tracking_uri and {VARIABLE}"
         ) from trouble
 
 
 def few_retries() -> AbstractContextManager[None]:
-    """Give up on a silent server after seconds: MLflow's own seven retries take minutes. A person's setting stays."""
+    """Give up on a silent server after seconds: MLflow's own seven retries take minutes. A person's setting
+    stays.
+    """
     name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
     return environment({name: os.environ.get(name, "2")})
 
@@ -88,18 +104,26 @@ class ClientStore:
     page: int = PAGE
 
     def runs(self) -> tuple[None, Iterator[StoredRun | BrokenRun]]:
-        found = self._pages(lambda token: self.client.search_experiments(max_results=self.page, page_token=token))
+        found = self._pages(
+            lambda token: self.client.search_experiments(max_results=self.page, page_token=token)
+        )
         names = {experiment.experiment_id: experiment.name for experiment in found}
         self.selection.check(names.values())
-        return None, self._runs({ident: name for ident, name in names.items() if self.selection.takes_experiment(name)})
+        return None, self._runs(
+            {ident: name for ident, name in names.items() if self.selection.takes_experiment(name)}
+        )
 
     def _runs(self, experiments: dict[str, str]) -> Iterator[StoredRun | BrokenRun]:
         if not experiments:
             return
         ids, wanted = list(experiments), self._wanted()
-        for run in self._pages(lambda token: self.client.search_runs(ids, wanted, max_results=self.page, page_token=token)):
+        for run in self._pages(
+            lambda token: self.client.search_runs(ids, wanted, max_results=self.page, page_token=token)
+        ):
             read = self._stored_run(run, experiments[run.info.experiment_id])
-            if isinstance(read, BrokenRun) or (self.selection.takes_time(read.start_time) and self.selection.takes(read)):
+            if isinstance(read, BrokenRun) or (
+                self.selection.takes_time(read.start_time) and self.selection.takes(read)
+            ):
                 yield read
 
     def _wanted(self) -> str:
@@ -157,16 +181,25 @@ class ClientStore:
             broken: dict[str, str] = {}
             with SortedPoints([run.run_id for run in some]) as found:
                 for name in sorted({name for run in some for name in run.metrics}):
-                    for run_id, history in self._histories([run.run_id for run in some if name in run.metrics], name):
+                    for run_id, history in self._histories(
+                        [run.run_id for run in some if name in run.metrics], name
+                    ):
                         try:
-                            found.add(Point(run_id, name, step, checked_time(at), infinity_restored(value)) for step, at, value in history)
+                            found.add(
+                                Point(run_id, name, step, checked_time(at), infinity_restored(value))
+                                for step, at, value in history
+                            )
                         except (ValueError, TypeError) as error:
                             broken[run_id] = str(error)
-                yield from (BrokenRun(f"history of run {run_id}", reason) for run_id, reason in broken.items())
+                yield from (
+                    BrokenRun(f"history of run {run_id}", reason) for run_id, reason in broken.items()
+                )
                 yield from (point for point in found if point.run_id not in broken)
 
     def _histories(self, run_ids: list[str], name: str) -> Iterator[tuple[str, list[tuple]]]:
-        """(run id, its (step, time, value)s) of one metric: by one request of many runs where a server has that, else one by one."""
+        """(run id, its (step, time, value)s) of one metric: by one request of many runs where a server has
+        that, else one by one.
+        """
         at_once = self._at_once(run_ids, name) if is_server(self.uri) else None
         if at_once is not None:
             yield from at_once.items()
@@ -176,9 +209,13 @@ class ClientStore:
                 yield run_id, [(point.step, point.timestamp, point.value) for point in history]
 
     def _history_pages(self, run_id: str, name: str) -> Iterator[Any]:
-        """The values of one metric of one run, as many at a time as every version of the server gives: the client itself takes all."""
+        """The values of one metric of one run, as many at a time as every version of the server gives: the
+        client itself takes all.
+        """
         store = self.client._tracking_client.store
-        return self._answers(lambda token: store.get_metric_history(run_id, name, max_results=MOST_POINTS, page_token=token))
+        return self._answers(
+            lambda token: store.get_metric_history(run_id, name, max_results=MOST_POINTS, page_token=token)
+        )
 
     def _at_once(self, run_ids: list[str], name: str) -> dict[str, list[tuple]] | None:
         """None where the server has no such request, or has more values than it gives in one answer."""

@@ -75,7 +75,9 @@ class InputSet:
         try:
             client.log_inputs(run_id, [entry])
         except MlflowException as error:
-            if "unique" not in str(error).lower():  # the word of sqlite, PostgreSQL and a server that has one of them
+            if (
+                "unique" not in str(error).lower()
+            ):  # the word of sqlite, PostgreSQL and a server that has one of them
                 raise
             client.log_inputs(run_id, [entry])
 

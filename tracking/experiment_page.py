@@ -9,13 +9,18 @@ VIEW = "lethe"  # the end of the page's address: ?viewStateShareKey=lethe
 
 
 def tags_of_new(columns: Sequence[str]) -> dict[str, str]:
-    """Return the tags of a new experiment: its kind (models, not prompts), and a view with the metrics `columns`."""
+    """Return the tags of a new experiment: its kind (models, not prompts), and a view with the metrics
+    `columns`.
+    """
     state = {
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
         "selectedColumns": [*(f"metrics.`{name}`" for name in columns), "tags.`verdict`"],
     }
-    return {"mlflow.experimentKind": "custom_model_development", f"mlflow.sharedViewState.{VIEW}": json.dumps(state)}
+    return {
+        "mlflow.experimentKind": "custom_model_development",
+        f"mlflow.sharedViewState.{VIEW}": json.dumps(state),
+    }
 
 
 def description_of(experiment_id: str) -> str:

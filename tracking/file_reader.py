@@ -1,4 +1,6 @@
-"""The runs of MLflow's old file store: `<experiment id>/<run id>/` with meta.yaml, params/, metrics/ and tags/."""
+"""The runs of MLflow's old file store: `<experiment id>/<run id>/` with meta.yaml, params/, metrics/ and
+tags/.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,15 @@ from urllib.request import url2pathname
 from foreign_files import LIST
 from system_files import is_system_file
 from tracking.folder_process import found_in
-from tracking.run_folder import check_link, contents_below, in_words, is_active, metric_blocks, metric_points, read_meta
+from tracking.run_folder import (
+    check_link,
+    contents_below,
+    in_words,
+    is_active,
+    metric_blocks,
+    metric_points,
+    read_meta,
+)
 from tracking.selection import EVERY_RUN, Selection
 from tracking.sorted_points import SortedPoints
 from tracking.stored_run import BrokenRun, Point, StoredRun, checked_time
@@ -26,7 +36,9 @@ def folder_path(uri: str) -> Path:
 
 
 def is_file_store(folder: Path) -> bool:
-    """Whether runs or experiments are described here. MLflow 3 makes an `mlruns` for artifacts alone, which has no meta.yaml."""
+    """Whether runs or experiments are described here. MLflow 3 makes an `mlruns` for artifacts alone, which
+    has no meta.yaml.
+    """
     return any(folder.glob("*/meta.yaml")) or any(folder.glob("*/*/meta.yaml"))
 
 
@@ -55,28 +67,39 @@ class FolderStore:
             raise ValueError(f"expected the folder of a file store at {self.root}, got {found}")
         if not is_file_store(self.root):
             raise ValueError(
-                f"expected <experiment id>/meta.yaml in {self.root}, got none: it may hold only the artifacts of another store. "
+                f"expected <experiment id>/meta.yaml in {self.root}, got none: it may hold only the "
+                "artifacts of another store. "
                 f"Name that store, e.g. --tracking_uri sqlite:///mlflow.db"
             )
 
     def runs(self) -> tuple[int, Iterator[StoredRun | BrokenRun]]:
-        """How many folders there are to look at, and the runs in them. Raises ValueError for an experiment that is not there."""
+        """How many folders there are to look at, and the runs in them. Raises ValueError for an experiment
+        that is not there.
+        """
         experiments = [read_experiment(folder) for folder in subfolders(self.root, NOT_EXPERIMENTS)]
         self.selection.check(experiment.name for experiment in experiments if experiment.name is not None)
-        taken = [it for it in experiments if it.broken or (it.name is not None and self.selection.takes_experiment(it.name))]
+        taken = [
+            it
+            for it in experiments
+            if it.broken or (it.name is not None and self.selection.takes_experiment(it.name))
+        ]
         return sum(len(experiment.folders) for experiment in taken), self._runs(taken)
 
     def _runs(self, experiments: list[Experiment]) -> Iterator[StoredRun | BrokenRun]:
         for experiment in experiments:
             yield from experiment.broken
-        places = [(str(folder), str(experiment.name)) for experiment in experiments for folder in experiment.folders]
+        places = [
+            (str(folder), str(experiment.name)) for experiment in experiments for folder in experiment.folders
+        ]
         for folder, run in found_in(places, self.selection):
             if isinstance(run, StoredRun):
                 self._folders[run.run_id] = folder
             yield run
 
     def points(self, runs: Sequence[StoredRun]) -> Iterator[Point | BrokenRun]:
-        """Every value of every metric of runs that were read, sorted by run (as given), metric, step and time."""
+        """Every value of every metric of runs that were read, sorted by run (as given), metric, step and
+        time.
+        """
         for run in runs:
             folder = self._folders[run.run_id]
             with SortedPoints([run.run_id]) as found:
@@ -95,7 +118,9 @@ class FolderStore:
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment's name (None if it is deleted or broken), the folders that may be its runs, and what is broken."""
+    """An experiment's name (None if it is deleted or broken), the folders that may be its runs, and what is
+    broken.
+    """
 
     name: str | None
     folders: Sequence[Path] = ()
@@ -112,7 +137,9 @@ def read_experiment(folder: Path) -> Experiment:
         return Experiment(experiment_name(folder), runs)
     except (OSError, ValueError, KeyError) as error:
         reason = f"its experiment is broken: {in_words(error)}"
-        return Experiment(None, broken=[BrokenRun(str(run), reason) for run in runs if (run / "meta.yaml").is_file()])
+        return Experiment(
+            None, broken=[BrokenRun(str(run), reason) for run in runs if (run / "meta.yaml").is_file()]
+        )
 
 
 def experiment_name(folder: Path) -> str | None:
@@ -124,7 +151,13 @@ def experiment_name(folder: Path) -> str | None:
 
 
 def subfolders(folder: Path, others: set[str]) -> Iterator[Path]:
-    """Folders that may be experiments or runs, sorted. A dangling link is among them: its target may have been one."""
+    """Folders that may be experiments or runs, sorted. A dangling link is among them: its target may have
+    been one.
+    """
     for path in sorted(folder.iterdir()):
-        if path.name not in others and not is_system_file(path.name) and (path.is_dir() or (path.is_symlink() and not path.exists())):
+        if (
+            path.name not in others
+            and not is_system_file(path.name)
+            and (path.is_dir() or (path.is_symlink() and not path.exists()))
+        ):
             yield path

@@ -32,7 +32,9 @@ def finished_jobs() -> set[Job]:
         return set()
     with open_store(uri, Selection(tags=(HASH,)), notice=lambda _: None) as store:
         runs = (run for run in store.runs()[1] if not isinstance(run, BrokenRun))
-        return {(run.experiment, run.tags[HASH]) for run in runs if run.status == "FINISHED" and HASH in run.tags}
+        return {
+            (run.experiment, run.tags[HASH]) for run in runs if run.status == "FINISHED" and HASH in run.tags
+        }
 
 
 def finished_run(job: Job, columns: Sequence[str] = ()) -> str | None:
@@ -46,14 +48,18 @@ def finished_run(job: Job, columns: Sequence[str] = ()) -> str | None:
     from tracking.store_uri import shown_uri
 
     experiment, config_hash = job
-    experiment_id = open_experiment(experiment, columns)  # first: it makes a store that is new, which many may want at once
+    experiment_id = open_experiment(
+        experiment, columns
+    )  # first: it makes a store that is new, which many may want at once
     end_gone_runs()
     client = MlflowClient()
     wanted = f"tags.{HASH} = '{config_hash}' and attributes.status = 'FINISHED'"
     try:
         found = patiently(lambda: client.search_runs([experiment_id], wanted, max_results=1), known=True)
     except StoreTrouble as trouble:
-        raise ValueError(f"the tracking store {shown_uri()} can't be asked ({trouble}). {way_out(trouble)}") from trouble
+        raise ValueError(
+            f"the tracking store {shown_uri()} can't be asked ({trouble}). {way_out(trouble)}"
+        ) from trouble
     return found[0].info.run_id if found else None
 
 
@@ -84,5 +90,7 @@ def _end(client: Any, run_id: str, owner: str) -> None:
     """End a run as KILLED, unless it has ended in the meantime."""
     info = client.get_run(run_id).info
     if info.status == "RUNNING":
-        client.set_tag(run_id, "error", f"its process ended before it did, or lost the tracking store ({owner})")
+        client.set_tag(
+            run_id, "error", f"its process ended before it did, or lost the tracking store ({owner})"
+        )
         client.set_terminated(run_id, "KILLED", max(info.start_time, int(time.time() * 1000)))

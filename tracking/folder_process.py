@@ -1,7 +1,8 @@
-"""Read run folders by several processes: a run is dozens of tiny files, and opening them takes processor time.
+"""Read run folders by several processes: a run is dozens of tiny files, and opening them takes processor
+time.
 
-Each process gets its share of the folders at its start and writes batches into a pipe. The pipes are read in turn, which keeps the
-order; a full pipe blocks its process, which bounds the memory.
+Each process gets its share of the folders at its start and writes batches into a pipe. The pipes are read in
+turn, which keeps the order; a full pipe blocks its process, which bounds the memory.
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def found_in(places: Sequence[Place], selection: Selection, processes: int | None = None) -> Iterator[Found]:
-    """Yield the results of `read_places` in order, read by several processes (default: by work and processors).
+    """Yield the results of `read_places` in order, read by several processes (default: by work and
+    processors).
 
     Raises OSError if a process dies.
     """
-    number = min(processor_count(), AT_MOST, len(places) // WORTH_A_PROCESS) if processes is None else processes
+    number = (
+        min(processor_count(), AT_MOST, len(places) // WORTH_A_PROCESS) if processes is None else processes
+    )
     if number < 2:
         yield from read_places(places, selection)
         return
@@ -42,7 +46,10 @@ def found_in(places: Sequence[Place], selection: Selection, processes: int | Non
             try:
                 yield from pickle.load(pipes[batch % number])  # of our own process
             except (EOFError, pickle.UnpicklingError):
-                raise OSError("a process that reads run folders ended too early: was it killed, or is memory short? Start again") from None
+                raise OSError(
+                    "a process that reads run folders ended too early: was it killed, or is memory short? "
+                    "Start again"
+                ) from None
 
 
 def processor_count() -> int:
@@ -52,14 +59,21 @@ def processor_count() -> int:
 
 @contextlib.contextmanager
 def reader(batches: Sequence[Sequence[Place]], selection: Selection) -> Iterator[IO[bytes]]:
-    """The pipe from a process that reads these batches. Not multiprocessing, which would run the caller's script once more."""
+    """The pipe from a process that reads these batches. Not multiprocessing, which would run the caller's
+    script once more.
+    """
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-P", "-m", "tracking.folder_process"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}
+    ) as process:
         if process.stdin is None or process.stdout is None:
             raise OSError("expected pipes to a process, got none")
         try:
-            with contextlib.suppress(BrokenPipeError), process.stdin as request:  # a dead process shows at its output
+            with (
+                contextlib.suppress(BrokenPipeError),
+                process.stdin as request,
+            ):  # a dead process shows at its output
                 pickle.dump((batches, selection), request)
             yield process.stdout
         finally:
@@ -68,7 +82,9 @@ def reader(batches: Sequence[Sequence[Place]], selection: Selection) -> Iterator
 
 def main() -> None:
     """Read batches and selection from stdin, and write the results to stdout."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group, and is the caller's to answer
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C goes to the whole group, and is the caller's to answer
     batches, selection = pickle.load(sys.stdin.buffer)  # of our own caller
     with contextlib.suppress(BrokenPipeError):
         for batch in batches:

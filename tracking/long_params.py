@@ -11,7 +11,9 @@ from tracking.artifact_place import artifact_folder
 from tracking.run import LONGEST_PARAM
 from tracking.stored_run import StoredRun
 
-Read = Callable[[StoredRun, str], str | None]  # the text of a run's artifact, None where there is none at hand
+Read = Callable[
+    [StoredRun, str], str | None
+]  # the text of a run's artifact, None where there is none at hand
 
 
 def with_whole_params(run: StoredRun, read: Read) -> tuple[StoredRun, list[str]]:
@@ -23,7 +25,9 @@ def with_whole_params(run: StoredRun, read: Read) -> tuple[StoredRun, list[str]]
     if not suspects:
         return run, []
     found = {name: read(run, f"params/{name}.txt") for name in suspects}
-    whole = {name: text for name, text in found.items() if text is not None and text.startswith(run.params[name])}
+    whole = {
+        name: text for name, text in found.items() if text is not None and text.startswith(run.params[name])
+    }
     return replace(run, params=run.params | whole), sorted(found.keys() - whole.keys())
 
 

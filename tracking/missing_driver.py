@@ -16,4 +16,7 @@ def missing_driver_error(uri: str, error: ImportError) -> ValueError:
     """Return the error for a URI whose driver is not installed."""
     module = error.name or "the driver"
     package = PACKAGES.get(module, module)
-    return ValueError(f"expected the driver of {without_password(uri)} to be installed, got {error}. Install it: pip install '{package}'")
+    return ValueError(
+        f"expected the driver of {without_password(uri)} to be installed, got {error}. Install it: pip "
+        f"install '{package}'"
+    )

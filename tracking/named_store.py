@@ -19,13 +19,19 @@ LONGEST_NAME = 256  # of an experiment, in characters: what MLflow's tables hold
 def check_name(experiment: str) -> None:
     """Raise ValueError for an experiment's name that a store can't hold."""
     if not experiment.strip():
-        raise ValueError(f"--experiment: expected a name, got {experiment!r}. Write one, or leave out the flag")
+        raise ValueError(
+            f"--experiment: expected a name, got {experiment!r}. Write one, or leave out the flag"
+        )
     if len(experiment) > LONGEST_NAME:
-        raise ValueError(f"--experiment: expected at most {LONGEST_NAME} characters, got {len(experiment)}. Shorten the name")
+        raise ValueError(
+            f"--experiment: expected at most {LONGEST_NAME} characters, got {len(experiment)}. Shorten the "
+            "name"
+        )
     odd = next((sign for sign in experiment if unicodedata.category(sign) in ("Cc", "Cs")), None)
     if odd is not None:
         raise ValueError(
-            f"--experiment: expected a name in Unicode without control characters, got {odd!r} in {experiment!r}. Leave it out"
+            f"--experiment: expected a name in Unicode without control characters, got {odd!r} in "
+            f"{experiment!r}. Leave it out"
         )
 
 
@@ -34,7 +40,8 @@ def check_sqlite(uri: str) -> None:
     sqlite_file(uri)
     if os.environ.get(WORKSPACES, "").lower() in TRUE:
         raise ValueError(
-            f"{WORKSPACES} is set, and {uri} is a sqlite store, in which Lethe uses none. Unset {WORKSPACES}, or name a server"
+            f"{WORKSPACES} is set, and {uri} is a sqlite store, in which Lethe uses none. Unset "
+            f"{WORKSPACES}, or name a server"
         )
 
 
@@ -43,12 +50,17 @@ def check_folder(uri: str) -> None:
     if os.environ.get(ALLOWED, "").lower() in TRUE:
         return
     if folder_path(uri).is_file():
-        raise ValueError(f"expected a tracking store, got {uri}, which is a file. Write a sqlite store as {VARIABLE}=sqlite:///{uri}")
+        raise ValueError(
+            f"expected a tracking store, got {uri}, which is a file. Write a sqlite store as "
+            f"{VARIABLE}=sqlite:///{uri}"
+        )
     if re.match(r"[\w.-]+:\d+(/|$)", uri):
         raise ValueError(f"expected a tracking store, got {uri}. Write a server as {VARIABLE}=http://{uri}")
     raise ValueError(
-        f"{uri} is an old file store, which MLflow refuses. Set {VARIABLE}={DEFAULT_STORE} to start a new store beside it (before that, "
-        f"mlflow migrate-filestore --source {uri} --target {DEFAULT_STORE} brings its runs along), or {ALLOWED}=true to go on with it"
+        f"{uri} is an old file store, which MLflow refuses. Set {VARIABLE}={DEFAULT_STORE} to start a new "
+        "store beside it (before that, "
+        f"mlflow migrate-filestore --source {uri} --target {DEFAULT_STORE} brings its runs along), or "
+        f"{ALLOWED}=true to go on with it"
     )
 
 

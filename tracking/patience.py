@@ -1,7 +1,7 @@
 """Retry calls to a tracking store that is busy; fail at once for a wrong one.
 
-Every call that reads or writes a store goes through `patiently`. It switches MLflow's own retries off, which wait four minutes for a
-wrong server and only seconds for a locked database.
+Every call that reads or writes a store goes through `patiently`. It switches MLflow's own retries off, which
+wait four minutes for a wrong server and only seconds for a locked database.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from typing import Literal, TypeVar
 from machine_limits import chain_of
 from tracking.shown_uri import without_password
 
-PATIENCE = 150.0  # seconds: a backup, a database browser or a server's restart holds a store for a minute or two
+PATIENCE = (
+    150.0  # seconds: a backup, a database browser or a server's restart holds a store for a minute or two
+)
 BRIEFLY = 3.0  # for an answer that was lost
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
 NOTICE_AFTER = 5.0  # seconds of waiting before the reason is printed
@@ -30,10 +32,19 @@ LONGEST_REASON = 200
 
 # busy: passes. away: passes if the store has been reached before. wrong: does not pass.
 State = Literal["busy", "away", "wrong"]
-STATUSES: Mapping[int, State] = {408: "busy", 425: "busy", 429: "busy", 503: "busy", 504: "busy", 500: "away", 502: "away"}
+STATUSES: Mapping[int, State] = {
+    408: "busy",
+    425: "busy",
+    429: "busy",
+    503: "busy",
+    504: "busy",
+    500: "away",
+    502: "away",
+}
 SQLITE_STATES: Mapping[int, State] = {sqlite3.SQLITE_BUSY: "busy", sqlite3.SQLITE_LOCKED: "busy"}
 
-# PostgreSQL's classes of errors: resources, conflicts of transactions, a lock, a start; a shutdown, a connection.
+# PostgreSQL's classes of errors: resources, conflicts of transactions, a lock, a start; a shutdown, a
+# connection.
 SQLSTATES: tuple[tuple[str, State], ...] = (
     ("53", "busy"),
     ("40", "busy"),
@@ -46,17 +57,25 @@ SQLSTATES: tuple[tuple[str, State], ...] = (
 # A failed connection has no such code: messages of the drivers of PostgreSQL and MySQL.
 TEXT_STATES: tuple[tuple[re.Pattern[str], State], ...] = (
     (
-        re.compile(r"starting up|shutting down|recovery mode|too many (clients|connections)|connection slots|lock wait|deadlock", re.I),
+        re.compile(
+            r"starting up|shutting down|recovery mode|too many (clients|connections)|connection slots|lock wait|deadlock",
+            re.I,
+        ),
         "busy",
     ),
     (re.compile(r"database( table)? is locked|temporarily", re.I), "busy"),
     (
-        re.compile(r"refused|closed the connection|connection was closed|can't connect|could not connect|gone away|lost connection", re.I),
+        re.compile(
+            r"refused|closed the connection|connection was closed|can't connect|could not connect|gone away|lost connection",
+            re.I,
+        ),
         "away",
     ),
     (re.compile(r"broken pipe|reset by peer|no route to host|timed out|timeout expired", re.I), "away"),
 )
-WRONG = re.compile(r"authentication failed|does not exist|access denied|unknown database|could not translate host name", re.I)
+WRONG = re.compile(
+    r"authentication failed|does not exist|access denied|unknown database|could not translate host name", re.I
+)
 
 Answer = TypeVar("Answer")
 
@@ -79,7 +98,9 @@ class StoreTrouble(Exception):
         self.refused = trouble.state == "wrong"
 
 
-_given_up = False  # whether the last call waited in vain: later runs of this process then do not wait, see `known`
+_given_up = (
+    False  # whether the last call waited in vain: later runs of this process then do not wait, see `known`
+)
 
 
 def patiently(
@@ -93,7 +114,8 @@ def patiently(
 
     known: this process has used the store before, so a store that is away will come back.
     patience: seconds (default: PATIENCE). of: the errors of the store.
-    Raises StoreTrouble, from the last error, if the store is wrong or patience has ended. MemoryError is not caught.
+    Raises StoreTrouble, from the last error, if the store is wrong or patience has ended. MemoryError is not
+    caught.
     """
     global _given_up
     limit = PATIENCE if patience is None else patience
@@ -197,7 +219,9 @@ def _status_of(error: BaseException) -> int | None:
     """The status of an answer that a request was given up for."""
     import requests
 
-    if isinstance(error, requests.exceptions.RetryError):  # no retries: the first answer that would be worth one
+    if isinstance(
+        error, requests.exceptions.RetryError
+    ):  # no retries: the first answer that would be worth one
         found = re.search(r"too many (\d{3}) error", str(error))
         return int(found[1]) if found else None
     response = getattr(error, "response", None)
@@ -205,7 +229,9 @@ def _status_of(error: BaseException) -> int | None:
 
 
 def _layers(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that it wraps, to the innermost, as ConnectionRefusedError: clients hide them in their arguments."""
+    """An error and those that it wraps, to the innermost, as ConnectionRefusedError: clients hide them in
+    their arguments.
+    """
     one: BaseException | None = error
     while one is not None:
         yield one
@@ -219,7 +245,9 @@ def _within(error: BaseException) -> BaseException | None:
 
 @contextmanager
 def _no_other_retries() -> Iterator[None]:
-    """MLflow's requests are made once, and have a time limit, unless a person has set another; it prints no traceback and no address."""
+    """MLflow's requests are made once, and have a time limit, unless a person has set another; it prints no
+    traceback and no address.
+    """
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     own = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
     limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": ANSWER_SECONDS, "PGCONNECT_TIMEOUT": CONNECT_SECONDS}

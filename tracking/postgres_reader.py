@@ -1,4 +1,6 @@
-"""MLflow's PostgreSQL store, read-only and in one snapshot, through SQLAlchemy (which MLflow brings) and any of its drivers."""
+"""MLflow's PostgreSQL store, read-only and in one snapshot, through SQLAlchemy (which MLflow brings) and any
+of its drivers.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,17 @@ def is_postgres(uri: str) -> bool:
 def postgres_store(uri: str, selection: Selection) -> Iterator[tuple[str, SqlStore]]:
     """The schema's alembic revision, and the store's runs and histories, while the context is open.
 
-    Infinities are restored, as MLflow's tables hold the largest float. Raises ValueError if the database can't be opened or
-    holds no MLflow store.
+    Infinities are restored, as MLflow's tables hold the largest float. Raises ValueError if the database
+    can't be opened or holds no MLflow store.
     """
     with connected(uri) as connection:
         select = selecting(connection)
         where = connection.engine.url.render_as_string(hide_password=True)
         check_tables({name for (name,) in select(TABLE_NAMES, ())}, where)
-        yield " ".join(name for (name,) in select(VERSION, ())), SqlStore(where, select, paging(connection), selection, str)
+        yield (
+            " ".join(name for (name,) in select(VERSION, ())),
+            SqlStore(where, select, paging(connection), selection, str),
+        )
 
 
 @contextmanager
@@ -50,13 +55,15 @@ def connected(uri: str) -> Iterator[Connection]:
         raise missing_driver_error(uri, error) from error
     except SQLAlchemyError as error:
         raise ValueError(
-            f"expected a PostgreSQL store, got {shown}: {one_line(error)}. Write e.g. postgresql+psycopg2://HOST/DATABASE"
+            f"expected a PostgreSQL store, got {shown}: {one_line(error)}. Write e.g. "
+            "postgresql+psycopg2://HOST/DATABASE"
         ) from error
     try:
         connection = patiently(engine.connect, of=SQLAlchemyError).execution_options(**SNAPSHOT)
     except StoreTrouble as trouble:
         raise ValueError(
-            f"expected a PostgreSQL server at {shown}, got {trouble}. Check the address, the password, and that it runs"
+            f"expected a PostgreSQL server at {shown}, got {trouble}. Check the address, the password, and "
+            "that it runs"
         ) from trouble
     try:
         yield connection
@@ -73,7 +80,9 @@ def selecting(connection: Connection) -> Select:
         query = text(statement.format(runs=":runs"))
         with as_value_errors():
             if runs:
-                rows = connection.execute(query.bindparams(bindparam("runs", expanding=True)), {"runs": list(runs)})
+                rows = connection.execute(
+                    query.bindparams(bindparam("runs", expanding=True)), {"runs": list(runs)}
+                )
             else:
                 rows = connection.execute(query)
             return [tuple(row) for row in rows]
@@ -87,7 +96,12 @@ def paging(connection: Connection) -> Pages:
 
     def pages(run_id: str) -> Iterator[Rows]:
         options = {"stream_results": True, "yield_per": sorted_points.AT_ONCE}
-        with as_value_errors(), connection.execute(text(HISTORY.format(runs="(:run)")), {"run": run_id}, execution_options=options) as rows:
+        with (
+            as_value_errors(),
+            connection.execute(
+                text(HISTORY.format(runs="(:run)")), {"run": run_id}, execution_options=options
+            ) as rows,
+        ):
             for some in rows.partitions():
                 yield [tuple(row) for row in some]
 
@@ -101,4 +115,6 @@ def as_value_errors() -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        raise ValueError(f"expected a readable PostgreSQL store, got {one_line(error)}. The server's log may say more") from error
+        raise ValueError(
+            f"expected a readable PostgreSQL store, got {one_line(error)}. The server's log may say more"
+        ) from error

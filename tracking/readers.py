@@ -20,11 +20,15 @@ class Store(Protocol):
     """The interface of every kind of store."""
 
     def runs(self) -> tuple[int | None, Iterator[StoredRun | BrokenRun]]:
-        """Return the number of candidates, if known; the selected runs, and a BrokenRun for each unreadable one."""
+        """Return the number of candidates, if known; the selected runs, and a BrokenRun for each unreadable
+        one.
+        """
         ...
 
     def points(self, runs: Sequence[StoredRun]) -> Iterator[Point | BrokenRun]:
-        """Yield all values of all metrics of runs from this store, sorted by run (as given), metric, step and time."""
+        """Yield all values of all metrics of runs from this store, sorted by run (as given), metric, step and
+        time.
+        """
         ...
 
 
@@ -32,9 +36,9 @@ class Store(Protocol):
 def open_store(uri: str, selection: Selection, notice: Callable[[str], None]) -> Iterator[Store]:
     """The store at `uri`.
 
-    sqlite files, PostgreSQL and file-store folders are read directly, ten times faster than through MLflow and without importing
-    it; anything else, and tables of an unknown schema (reported to `notice`), through MLflow's client.
-    Raises ValueError or OSError if the store can't be opened or read.
+    sqlite files, PostgreSQL and file-store folders are read directly, ten times faster than through MLflow
+    and without importing it; anything else, and tables of an unknown schema (reported to `notice`), through
+    MLflow's client. Raises ValueError or OSError if the store can't be opened or read.
     """
     if is_sqlite(uri):
         version = schema_version(uri)
@@ -56,4 +60,6 @@ def open_store(uri: str, selection: Selection, notice: Callable[[str], None]) ->
 
 
 def unknown(version: str) -> str:
-    return f"unknown schema version {version or '(none)'}: reading through MLflow's own client, which is slower"
+    return (
+        f"unknown schema version {version or '(none)'}: reading through MLflow's own client, which is slower"
+    )

@@ -22,7 +22,8 @@ PROGRESS_BAR = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 class Record:
     """One run.
 
-    metrics: last values. images: digests of the image sets, by context. folder: of the artifacts (downloaded from a server).
+    metrics: last values. images: digests of the image sets, by context. folder: of the artifacts (downloaded
+    from a server).
     """
 
     run_id: str
@@ -36,22 +37,27 @@ class Record:
 
 
 def read_record(run_id: str, artifact_root: Path | None = None) -> Record:
-    """Read the run with that id. artifact_root: the folder with the experiments' artifacts, if they were moved.
+    """Read the run with that id. artifact_root: the folder with the experiments' artifacts, if they were
+    moved.
 
-    Raises ValueError for a malformed id, a missing or unfinished run, the parent of several runs, artifacts that were moved or copied,
-    and a store that can't be used.
+    Raises ValueError for a malformed id, a missing or unfinished run, the parent of several runs, artifacts
+    that were moved or copied, and a store that can't be used.
     """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     if not re.fullmatch(r"[0-9a-f]{32}", run_id):
-        raise ValueError(f"expected a run's id, 32 digits and letters from a to f, got {run_id!r}. mlruns_parser.py lists them")
+        raise ValueError(
+            f"expected a run's id, 32 digits and letters from a to f, got {run_id!r}. mlruns_parser.py lists "
+            "them"
+        )
     uri = tracking_uri()
     file = database_of(uri)
     if file is not None and not file.exists():
         raise FileNotFoundError(
-            f"expected a tracking store {without_password(uri)}, and there is none. Go to the folder of the run, or set MLFLOW_TRACKING_URI"
+            f"expected a tracking store {without_password(uri)}, and there is none. Go to the folder of the "
+            "run, or set MLFLOW_TRACKING_URI"
         )
     try:
         with few_retries(), environment({PROGRESS_BAR: "false"}):
@@ -59,10 +65,15 @@ def read_record(run_id: str, artifact_root: Path | None = None) -> Record:
             run = client.get_run(run_id)
             _check_single(client, run)
             local = artifact_folder(run.info.artifact_uri, artifact_root)
-            folder = Path(client.download_artifacts(run_id, "")) if local is None else _there(run_id, local, file, artifact_root)
+            folder = (
+                Path(client.download_artifacts(run_id, ""))
+                if local is None
+                else _there(run_id, local, file, artifact_root)
+            )
     except (MlflowException, SQLAlchemyError) as error:
         raise ValueError(
-            f"no run {run_id} can be read from {without_password(uri)} ({one_line(error)}). Check the id, and MLFLOW_TRACKING_URI"
+            f"no run {run_id} can be read from {without_password(uri)} ({one_line(error)}). Check the id, "
+            "and MLFLOW_TRACKING_URI"
         ) from error
     return Record(
         run_id,
@@ -79,18 +90,22 @@ def read_record(run_id: str, artifact_root: Path | None = None) -> Record:
 def _there(run_id: str, folder: Path, store: Path | None, root: Path | None) -> Path:
     """Return the local folder of a run's artifacts. Raises ValueError if it is gone or ambiguous.
 
-    The store names the original place of the artifacts. After a copy of folder and store, another one lies beside the store.
+    The store names the original place of the artifacts. After a copy of folder and store, another one lies
+    beside the store.
     """
     if not folder.is_dir():
         raise ValueError(
             f"run {run_id}: expected its artifacts in {folder}, and there is no such folder. "
-            "Where they were moved, name the folder of the experiments with --artifact_root, e.g. --artifact_root mlruns"
+            "Where they were moved, name the folder of the experiments with --artifact_root, e.g. "
+            "--artifact_root mlruns"
         )
     beside = None if store is None else store.parent.joinpath("mlruns", *folder.parts[-3:])
     if root is None and beside is not None and beside.is_dir() and not beside.samefile(folder):
         raise ValueError(
-            f"run {run_id}: the store says that its artifacts are in {folder}, and beside the store there are others, in {beside}: was the "
-            f"folder copied? Say which are meant: --artifact_root {beside.parents[2]} or --artifact_root {folder.parents[2]}"
+            f"run {run_id}: the store says that its artifacts are in {folder}, and beside the store there "
+            f"are others, in {beside}: was the "
+            f"folder copied? Say which are meant: --artifact_root {beside.parents[2]} or --artifact_root "
+            f"{folder.parents[2]}"
         )
     return folder
 
@@ -98,11 +113,17 @@ def _there(run_id: str, folder: Path, store: Path | None, root: Path | None) -> 
 def _check_single(client: Any, run: Any) -> None:
     if run.info.status != "FINISHED":
         reason = run.data.tags.get("error", "it was interrupted, or is still running")
-        raise ValueError(f"run {run.info.run_id}: expected one that FINISHED, got {run.info.status} ({reason}). Verify another")
+        raise ValueError(
+            f"run {run.info.run_id}: expected one that FINISHED, got {run.info.status} ({reason}). Verify "
+            "another"
+        )
     if run.data.tags.get("sweep") == "parent":
         found = client.search_runs([run.info.experiment_id], f"tags.`{PARENT_TAG}` = '{run.info.run_id}'")
         children = ", ".join(child.info.run_id for child in found)
-        raise ValueError(f"run {run.info.run_id} is the parent of {len(found)} runs and has no numbers. Verify those: {children}")
+        raise ValueError(
+            f"run {run.info.run_id} is the parent of {len(found)} runs and has no numbers. Verify those: "
+            f"{children}"
+        )
 
 
 def _images(run: Any) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Write one MLflow run and end it with the right status, whatever happens to the process and the store.
 
-Uses MLflow's client alone: `mlflow.start_run` would continue the run in MLFLOW_RUN_ID, and end as FINISHED with the process.
+Uses MLflow's client alone: `mlflow.start_run` would continue the run in MLFLOW_RUN_ID, and end as FINISHED
+with the process.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class StoreLost(ConnectionError):
 
 
 class TrackedRun:
-    """Writes into a run. A failing store raises nothing: entries that it does not take are kept, see `Unlogged`."""
+    """Writes into a run. A failing store raises nothing: entries that it does not take are kept, see
+    `Unlogged`.
+    """
 
     def __init__(self, run_id: str, experiment_id: str, name: str = "") -> None:
         self.run_id = run_id
@@ -66,15 +69,27 @@ class TrackedRun:
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log metrics at full precision. NaN becomes a tag `undefined.<name>`."""
         now = self._now()
-        self._write(Batch(points=[Point(name, float(value), now, step) for name, value in values.items() if not math.isnan(value)]))
-        self.tags({f"undefined.{name}": "not a number" for name, value in values.items() if math.isnan(value)})
+        self._write(
+            Batch(
+                points=[
+                    Point(name, float(value), now, step)
+                    for name, value in values.items()
+                    if not math.isnan(value)
+                ]
+            )
+        )
+        self.tags(
+            {f"undefined.{name}": "not a number" for name, value in values.items() if math.isnan(value)}
+        )
 
     def history(self, steps: Sequence[Mapping[str, float]], prefix: str) -> None:
         """Log a history: one point per name and step, counted from 1."""
         self.points(dict(enumerate(steps, 1)), prefix)
 
     def points(self, steps: Mapping[int, Mapping[str, float]], prefix: str = "") -> None:
-        """Log metrics by step, in one batch. At the same step, later values of `metrics` take precedence in MLflow."""
+        """Log metrics by step, in one batch. At the same step, later values of `metrics` take precedence in
+        MLflow.
+        """
         a_moment_ago = self._now() - 1  # at equal step and time MLflow takes the larger value
         points = [
             Point(f"{prefix}{name}", float(value), a_moment_ago, step)
@@ -114,11 +129,15 @@ class TrackedRun:
         left = self.unlogged.trouble if self.unlogged else None
         if left is not None and left.refused:
             status = "FAILED" if status == "FINISHED" else status
-        trouble = self._terminate(status, left, patience=None if status == "FINISHED" and self.unlogged is None else ONCE)
+        trouble = self._terminate(
+            status, left, patience=None if status == "FINISHED" and self.unlogged is None else ONCE
+        )
         if trouble is not None or left is not None:
             raise StoreLost(self._what_is_lost(trouble, left))
 
-    def _terminate(self, status: str, left: StoreTrouble | None, patience: float | None) -> StoreTrouble | None:
+    def _terminate(
+        self, status: str, left: StoreTrouble | None, patience: float | None
+    ) -> StoreTrouble | None:
         if left is not None and not left.refused:
             return left
         try:
@@ -198,8 +217,10 @@ def tracked_run(
 ) -> Iterator[TrackedRun]:
     """Begin a run; end it as FINISHED, KILLED (Ctrl-C, a signal) or FAILED (with the tag `error`).
 
-    First ends runs whose processes have died. Raises ValueError if the run can't begin, StoreLost if the store is lost later. Signals
-    wait while the run begins or ends. `nested`: a child of this process's latest run. columns: see open_experiment.
+    First ends runs whose processes have died. Raises ValueError if the run can't begin, StoreLost if the
+    store is lost later. Signals
+    wait while the run begins or ends. `nested`: a child of this process's latest run. columns: see
+    open_experiment.
     """
     experiment_id = open_experiment(experiment, columns)
     if not nested:
@@ -243,7 +264,9 @@ def _begin(run: TrackedRun, claim: Claim, tags: Mapping[str, str]) -> None:
     try:
         patiently(create, known=True)
     except StoreTrouble as trouble:
-        raise ValueError(f"the tracking store {shown_uri()} takes no run ({trouble}). {way_out(trouble)}") from trouble
+        raise ValueError(
+            f"the tracking store {shown_uri()} takes no run ({trouble}). {way_out(trouble)}"
+        ) from trouble
     _end_with_the_process()
 
 
@@ -280,7 +303,9 @@ def _end_with_the_process() -> None:
 
 
 def _end_as_killed(process: int) -> None:
-    while _begun and os.getpid() == process:  # a child that was forked has a copy of the list, and none of the runs
+    while (
+        _begun and os.getpid() == process
+    ):  # a child that was forked has a copy of the list, and none of the runs
         run = _begun.pop()
         try:
             run.end("KILLED")

@@ -75,9 +75,11 @@ class Clause:
 def parse_filter(text: str) -> tuple[Clause, ...]:
     """The comparisons that AND joins. Raises ValueError for what is none, in the words of the language.
 
-    metrics.NAME, attributes.start_time and .end_time (ms since 1970): = != < <= > >= NUMBER.  params.NAME, tags.NAME, attributes.status,
-    .run_id and .run_name: = != LIKE ILIKE 'TEXT', IN and NOT IN ('A', 'B'); of params and tags also IS NULL, IS NOT NULL.
-    `attributes.` may be left out; a name with other signs than letters, digits and _./:- stands in `backticks`.
+    metrics.NAME, attributes.start_time and .end_time (ms since 1970): = != < <= > >= NUMBER.  params.NAME,
+    tags.NAME, attributes.status,
+    .run_id and .run_name: = != LIKE ILIKE 'TEXT', IN and NOT IN ('A', 'B'); of params and tags also IS NULL,
+    IS NOT NULL. `attributes.` may be left out; a name with other signs than letters, digits and _./:- stands
+    in `backticks`.
     """
     clauses = []
     place = 0
@@ -91,24 +93,34 @@ def parse_filter(text: str) -> tuple[Clause, ...]:
             return tuple(clauses)
         joined = re.compile(r"AND\b", re.IGNORECASE).match(text, place)
         if joined is None:
-            raise ValueError(f"--filter: expected AND or the end, got {text[place:]!r}. MLflow's language has no OR and no brackets")
+            raise ValueError(
+                f"--filter: expected AND or the end, got {text[place:]!r}. MLflow's language has no OR and "
+                "no brackets"
+            )
         place = joined.end()
 
 
 def clause_of(found: re.Match[str]) -> Clause:
     given, key = (found["kind"] or "").lower(), found["key"].strip('`"')
     if given not in KINDS:
-        raise ValueError(f"--filter: expected metrics, params, tags or attributes before the dot, got {given}.{key}. {EXAMPLE}")
+        raise ValueError(
+            f"--filter: expected metrics, params, tags or attributes before the dot, got {given}.{key}. "
+            f"{EXAMPLE}"
+        )
     kind, comparator = KINDS[given], " ".join((found["null"] or found["comparator"]).upper().split())
     if kind == "attribute" and key not in ATTRIBUTES:
         raise ValueError(
-            f"--filter: expected metrics.NAME, params.NAME, tags.NAME or one of {', '.join(ATTRIBUTES)}, got {key}. "
+            f"--filter: expected metrics.NAME, params.NAME, tags.NAME or one of {', '.join(ATTRIBUTES)}, got "
+            f"{key}. "
             "Say which kind of name it is"
         )
     numeric = kind == "metric" or (kind == "attribute" and key in TIMES)
     allowed = ON_NUMBERS if numeric else ON_TEXT + (NULLS if kind in ("param", "tag") else ())
     if comparator not in allowed:
-        raise ValueError(f"--filter: expected {' '.join(allowed)} after {kind} {key}, got {comparator}. Params and tags are text")
+        raise ValueError(
+            f"--filter: expected {' '.join(allowed)} after {kind} {key}, got {comparator}. Params and tags "
+            "are text"
+        )
     value = value_of(found["value"] or "", comparator, numeric, f"{kind} {key} {comparator}")
     if kind == "attribute" and key == "status":
         check_status(value, comparator)
@@ -121,7 +133,8 @@ def check_status(value: float | str | tuple[str, ...] | None, comparator: str) -
         pattern = like(str(value), ignore_case=comparator == "ILIKE")
         if not any(map(pattern.fullmatch, STATUSES)):
             raise ValueError(
-                f"--filter: expected a pattern that one of {', '.join(STATUSES)} meets, got {value!r}. Statuses are upper case"
+                f"--filter: expected a pattern that one of {', '.join(STATUSES)} meets, got {value!r}. "
+                "Statuses are upper case"
             )
         return
     for status in value if isinstance(value, tuple) else (str(value),):
@@ -136,24 +149,34 @@ def value_of(text: str, comparator: str, numeric: bool, after: str) -> float | s
     if comparator in ("IN", "NOT IN"):
         if text.startswith("(") and texts:
             return tuple(texts)
-        raise ValueError(f"--filter: expected texts in brackets after {after}, got {text or 'nothing'}. Write e.g. ('A', 'B')")
+        raise ValueError(
+            f"--filter: expected texts in brackets after {after}, got {text or 'nothing'}. Write e.g. ('A', "
+            "'B')"
+        )
     if numeric:
         try:
             number = float(text)
         except ValueError:
-            raise ValueError(f"--filter: expected a number after {after}, got {text or 'nothing'}. {EXAMPLE}") from None
+            raise ValueError(
+                f"--filter: expected a number after {after}, got {text or 'nothing'}. {EXAMPLE}"
+            ) from None
         if math.isnan(number):
-            raise ValueError(f"--filter: expected a number after {after}, got {text}. Nothing compares with NaN")
+            raise ValueError(
+                f"--filter: expected a number after {after}, got {text}. Nothing compares with NaN"
+            )
         return number
     if len(texts) != 1 or text.startswith("("):
-        raise ValueError(f"--filter: expected a text in quotes after {after}, got {text or 'nothing'}. {EXAMPLE}")
+        raise ValueError(
+            f"--filter: expected a text in quotes after {after}, got {text or 'nothing'}. {EXAMPLE}"
+        )
     return texts[0]
 
 
 def like(pattern: str, *, ignore_case: bool) -> re.Pattern[str]:
     """Return the pattern of SQL's LIKE: % is any text, _ any character.
 
-    Atomic groups match each part between two % at its first place: backtracking never helps, and would take exponential time.
+    Atomic groups match each part between two % at its first place: backtracking never helps, and would take
+    exponential time.
     """
     parts = ["".join("." if sign == "_" else re.escape(sign) for sign in part) for part in pattern.split("%")]
     flags = re.DOTALL | (re.IGNORECASE if ignore_case else 0)
@@ -166,12 +189,15 @@ def like(pattern: str, *, ignore_case: bool) -> re.Pattern[str]:
 def for_mlflow(clauses: tuple[Clause, ...]) -> str:
     """Return the comparisons that a server evaluates in the same way, so that it sends fewer runs.
 
-    Leaves out metrics (MLflow's databases store 0 for NaN and the largest float for infinity), and lists, which it does not support.
+    Leaves out metrics (MLflow's databases store 0 for NaN and the largest float for infinity), and lists,
+    which it does not support.
     """
     return " AND ".join(
         f"{clause.kind}.`{clause.key}` {clause.comparator} {quoted(str(clause.value))}"
         for clause in clauses
-        if clause.kind in ("param", "tag") and clause.comparator in ("=", "LIKE") and "'" not in str(clause.value)
+        if clause.kind in ("param", "tag")
+        and clause.comparator in ("=", "LIKE")
+        and "'" not in str(clause.value)
     )
 
 

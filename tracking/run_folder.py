@@ -19,13 +19,18 @@ CHUNK = 65536
 NO_LINK = CAREFULLY | getattr(os, "O_NOFOLLOW", 0)
 BLOCK = 2**20  # bytes of a metric's file that are points in memory at once
 
-# `key: value` where value is a decimal number, 'text', [], null, or words that begin with a letter or a slash, or digits with one of a to f
+# `key: value` where value is a decimal number, 'text', [], null, or words that begin with a letter or a
+# slash, or digits with one of a to f
 # among them, as run ids are: what YAML has one reading of.
 NUMBER, QUOTED, EMPTY = rb"(0|-?[1-9][0-9]{0,17})", rb"'([\w .:/+-]*)'", rb"(\[\]|null)"
 WORDS = rb"([A-Za-z/](?:[ :]?[\w/.=,-])*|[0-9]+[a-df][0-9a-f]*|[0-9]+e[0-9]*[a-f][0-9a-f]*)"
 PLAIN_LINE = re.compile(rb"([a-z_]+): (?:%b|%b|%b|%b)\n" % (NUMBER, QUOTED, EMPTY, WORDS), re.ASCII)
 EMPTIES: dict[bytes, list | None] = {b"[]": [], b"null": None}
-NOT_WORDS = {word for name in ("null", "true", "false", "yes", "no", "on", "off", "y", "n") for word in (name, name.title(), name.upper())}
+NOT_WORDS = {
+    word
+    for name in ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
+    for word in (name, name.title(), name.upper())
+}
 
 Meta = dict[str, Any]  # what YAML holds: checked where it is used
 
@@ -82,9 +87,10 @@ def contents_below(
 ) -> Iterator[tuple[str, bytes]]:
     """Yield (name, content) of every file, or of the files `only`; a slash in a name is a subfolder.
 
-    A missing folder has no values (git does not keep empty folders). Skips hidden and system files. Uses few system calls, relative to
-    the open folder, as a run is dozens of tiny files. Raises OSError that names the path, and
-    ValueError for what is no regular file, has more than `most` bytes, or lies outside of the store at `root`.
+    A missing folder has no values (git does not keep empty folders). Skips hidden and system files. Uses few
+    system calls, relative to the open folder, as a run is dozens of tiny files. Raises OSError that names the
+    path, and ValueError for what is no regular file, has more than `most` bytes, or lies outside of the store
+    at `root`.
     """
     check_link(folder, root)
     check_depth(folder, prefix.count("/"))
@@ -111,7 +117,9 @@ def contents_below(
         os.close(directory)
 
 
-def read_bytes(path: str, root: str, name: str | None = None, directory: int | None = None, most: int = TEXT) -> bytes:
+def read_bytes(
+    path: str, root: str, name: str | None = None, directory: int | None = None, most: int = TEXT
+) -> bytes:
     """Return a file's content. `name`: relative to the open folder `directory`, if given."""
     file = open_without_leaving(path, root, name or path, directory)
     try:
@@ -146,11 +154,16 @@ def decoded(content: bytes, path: str) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"expected UTF-8 text in {path}, got {error.reason} at byte {error.start}") from error
+        raise ValueError(
+            f"expected UTF-8 text in {path}, got {error.reason} at byte {error.start}"
+        ) from error
 
 
 def read_texts(folder: str, root: str, only: Collection[str] | None = None) -> dict[str, str]:
-    return {name: decoded(content, f"{folder}/{name}") for name, content in contents_below(folder, root, only=only)}
+    return {
+        name: decoded(content, f"{folder}/{name}")
+        for name, content in contents_below(folder, root, only=only)
+    }
 
 
 def read_meta(folder: Path | str, root: Path | str) -> Meta:
@@ -199,7 +212,9 @@ def latest_values(folder: str, root: str) -> Iterator[tuple[str, float]]:
 
 
 def latest_value(content: bytes, path: str) -> float:
-    """The value with the highest (step, timestamp, value) of a metric's file. Raises ValueError for a malformed file."""
+    """The value with the highest (step, timestamp, value) of a metric's file. Raises ValueError for a
+    malformed file.
+    """
     return max(max(metric_points(block, path)) for block in metric_blocks(content))[2]
 
 
@@ -218,10 +233,14 @@ def metric_points(content: bytes, path: str) -> list[tuple[int, int, float]]:
     """(step, timestamp, value) of every line of a metric's file. Raises ValueError for a malformed one."""
     text = decoded(content, path)
     if not text.endswith("\n"):  # a cut value still parses as a number: the missing end is the only sign
-        raise ValueError(f"expected whole lines in {path}, got {'a half-written last one' if text else 'an empty file'}")
+        raise ValueError(
+            f"expected whole lines in {path}, got {'a half-written last one' if text else 'an empty file'}"
+        )
     lines = text[:-1].split("\n")
     try:
-        return [(int(step), int(time), float(value)) for time, value, step in [line.split(" ") for line in lines]]
+        return [
+            (int(step), int(time), float(value)) for time, value, step in [line.split(" ") for line in lines]
+        ]
     except ValueError:  # not all have three fields, which is the usual form
         pass
     try:

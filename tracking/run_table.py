@@ -9,7 +9,11 @@ from tracking.stored_run import StoredRun
 
 FIXED = ("run_id", "run_name", "experiment", "status", "start_time", "end_time", "duration_s")
 PARENT, WARNING = "parent_run_id", "warning"
-KINDS = {"start_time": "time", "end_time": "time", "duration_s": "number"}  # of the fixed columns; the others are text
+KINDS = {
+    "start_time": "time",
+    "end_time": "time",
+    "duration_s": "number",
+}  # of the fixed columns; the others are text
 
 Names = dict[str, str]  # a param's or a metric's name -> its column
 
@@ -36,7 +40,12 @@ def named(names: set[str], clashing: set[str], prefix: str, taken: set[str]) -> 
 def columns_of(params: Names, metrics: Names) -> dict[str, str]:
     """Every column in order, with its kind: text, number or time."""
     kinds = {name: KINDS.get(name, "text") for name in FIXED}
-    others = {PARENT: "text", WARNING: "text", **dict.fromkeys(params.values(), "text"), **dict.fromkeys(metrics.values(), "number")}
+    others = {
+        PARENT: "text",
+        WARNING: "text",
+        **dict.fromkeys(params.values(), "text"),
+        **dict.fromkeys(metrics.values(), "number"),
+    }
     return kinds | dict(sorted(others.items()))
 
 

@@ -14,7 +14,8 @@ from tracking.stored_run import PARENT_TAG, RUN_NAME_TAG, WARNING_TAG, StoredRun
 
 @dataclass(frozen=True)
 class Selection:
-    """Runs of these experiments (default: all) that began at `since` (ms since 1970) or later and fulfil every clause.
+    """Runs of these experiments (default: all) that began at `since` (ms since 1970) or later and fulfil
+    every clause.
 
     `tags`: names of tags to read, besides those of the clauses and the columns.
     """
@@ -34,7 +35,9 @@ class Selection:
 
     def takes_time(self, start_time: object) -> bool:
         """Return whether the start time is selected. Accepts a malformed time, which the reader reports."""
-        return self.since is None or (start_time is not None and (not isinstance(start_time, int) or start_time >= self.since))
+        return self.since is None or (
+            start_time is not None and (not isinstance(start_time, int) or start_time >= self.since)
+        )
 
     def takes(self, run: StoredRun) -> bool:
         return all(clause.holds(run) for clause in self.clauses)
@@ -59,7 +62,8 @@ def since_time(text: str) -> int:
         moment = datetime.fromisoformat(re.sub(r"Z$", "+00:00", text.strip()))
     except ValueError:
         raise ValueError(
-            f"--since: expected a date, or a date and a time, got {text!r}. Write e.g. 2026-05-01 or 2026-05-01T12:30Z"
+            f"--since: expected a date, or a date and a time, got {text!r}. Write e.g. 2026-05-01 or "
+            "2026-05-01T12:30Z"
         ) from None
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return int(aware.timestamp() * 1000)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
-# Who and with which password, up to the last @ before a blank: SQLAlchemy takes a password with slashes in it. In quotes: the part of a
+# Who and with which password, up to the last @ before a blank: SQLAlchemy takes a password with slashes in
+# it. In quotes: the part of a
 # password that a driver takes for the host.
 WHO = re.compile(r"(://)(?:[^:/@\s\"]*:[^\s\"]*|[^/\s\"]*)@|(\")[^/\s\"]*@")
 
-# A secret by its name: ?password=..., &sslpassword=..., X-Amz-Signature=..., and as libpq writes it, password='...'.
+# A secret by its name: ?password=..., &sslpassword=..., X-Amz-Signature=..., and as libpq writes it,
+# password='...'.
 SECRET = re.compile(
     r"\b([\w-]*(?:password|passwd|pwd|token|secret|credential|signature|api_?key|access_?key|\bsig)=)"
     r"(?:'[^']*'|\"[^\"]*\"|[^\s&;,)'\"]*)",

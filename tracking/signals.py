@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-# What ends a process: a closed terminal, Ctrl-C, Ctrl-\\, a batch system that warns or has no more time to give, its time on a processor.
+# What ends a process: a closed terminal, Ctrl-C, Ctrl-\\, a batch system that warns or has no more time to
+# give, its time on a processor.
 # Not every platform has all of them. SIGALRM: what command_line raises again a moment later.
 ENDING = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK") if hasattr(signal, name)
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")
+    if hasattr(signal, name)
 )
 BY_A_PERSON = (signal.SIGINT, signal.SIGTERM)
 WAITING = (signal.SIGINT, *ENDING, *((signal.SIGALRM,) if hasattr(signal, "SIGALRM") else ()))
@@ -22,13 +25,16 @@ WAITING = (signal.SIGINT, *ENDING, *((signal.SIGALRM,) if hasattr(signal, "SIGAL
 def signals_wait() -> Iterator[None]:
     """Delay signals that end a process until the context exits.
 
-    A second SIGINT or SIGTERM takes effect at once, to break off a hanging call; other signals repeat by themselves (SIGXCPU each second,
-    SIGHUP from kernel and shell). Affects only signals with Python handlers, in the main thread.
+    A second SIGINT or SIGTERM takes effect at once, to break off a hanging call; other signals repeat by
+    themselves (SIGXCPU each second, SIGHUP from kernel and shell). Affects only signals with Python handlers,
+    in the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers: dict[int, Any] = {number: handler for number in WAITING if callable(handler := signal.getsignal(number))}
+    handlers: dict[int, Any] = {
+        number: handler for number in WAITING if callable(handler := signal.getsignal(number))
+    }
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

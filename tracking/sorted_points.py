@@ -12,7 +12,8 @@ from tracking.stored_run import Point
 
 AT_ONCE = 100_000  # values in memory: some 30 MB of them
 
-# value: for the order alone, in which NaN is NULL; exact: its eight bytes, for sqlite has no NaN and no negative zero.
+# value: for the order alone, in which NaN is NULL; exact: its eight bytes, for sqlite has no NaN and no
+# negative zero.
 TABLE = "CREATE TABLE points (run INTEGER, metric TEXT, step INTEGER, time INTEGER, value REAL, exact BLOB)"
 INSERT = "INSERT INTO points VALUES (?, ?, ?, ?, ?, ?)"
 ORDERED = "SELECT run, metric, step, time, exact FROM points ORDER BY run, metric, step, time, value"
@@ -22,8 +23,8 @@ DOUBLE = struct.Struct("<d")
 class SortedPoints:
     """Points sorted by run (as given), metric, step, time and value, while the context is open.
 
-    Holds at most AT_ONCE values in memory; sqlite sorts more in an unnamed temporary file (in SQLITE_TMPDIR, else /var/tmp). Raises
-    OSError if there is no room.
+    Holds at most AT_ONCE values in memory; sqlite sorts more in an unnamed temporary file (in SQLITE_TMPDIR,
+    else /var/tmp). Raises OSError if there is no room.
     """
 
     def __init__(self, runs: Sequence[str]) -> None:
@@ -40,7 +41,9 @@ class SortedPoints:
             self._file.close()
 
     def add(self, points: Iterable[Point]) -> None:
-        """Raises ValueError for a step that no 64 bits hold, where there are too many values for memory, and what `points` raises."""
+        """Raises ValueError for a step that no 64 bits hold, where there are too many values for memory, and
+        what `points` raises.
+        """
         for point in points:
             self._held.append(point)
             if len(self._held) >= AT_ONCE:
@@ -65,7 +68,10 @@ class SortedPoints:
                 self._file.execute("BEGIN")
             self._file.executemany(
                 INSERT,
-                ((self._place[run], metric, step, time, value, DOUBLE.pack(value)) for run, metric, step, time, value in self._held),
+                (
+                    (self._place[run], metric, step, time, value, DOUBLE.pack(value))
+                    for run, metric, step, time, value in self._held
+                ),
             )
         self._held = []
 
@@ -76,7 +82,8 @@ def _explained_errors() -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise OSError(
-            f"histories that are too long for memory can't be sorted on disk ({error}). Make room, or set SQLITE_TMPDIR"
+            f"histories that are too long for memory can't be sorted on disk ({error}). Make room, or set "
+            "SQLITE_TMPDIR"
         ) from error
     except OverflowError as error:
         raise ValueError("expected steps of 64 bits in a history that is too long for memory") from error

@@ -1,4 +1,6 @@
-"""The runs of MLflow's tables by short SELECTs, some hundred runs at a time: what sqlite and PostgreSQL share."""
+"""The runs of MLflow's tables by short SELECTs, some hundred runs at a time: what sqlite and PostgreSQL
+share.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,21 @@ from typing import Any, TypeVar
 from tracking import sorted_points
 from tracking.selection import Selection
 from tracking.sorted_points import SortedPoints
-from tracking.stored_run import PARENT_TAG, RUN_NAME_TAG, WARNING_TAG, BrokenRun, Point, StoredRun, checked_time, infinity_restored
+from tracking.stored_run import (
+    PARENT_TAG,
+    RUN_NAME_TAG,
+    WARNING_TAG,
+    BrokenRun,
+    Point,
+    StoredRun,
+    checked_time,
+    infinity_restored,
+)
 
 TABLES = {"alembic_version", "experiments", "runs", "params", "tags", "latest_metrics", "metrics"}
 
-# Every alembic revision of MLflow's migrations from the one that made latest_metrics to the head of MLflow 3.17.
+# Every alembic revision of MLflow's migrations from the one that made latest_metrics to the head of MLflow
+# 3.17.
 # The SELECTs below were run against a store migrated to each of them.
 REVISIONS = """
     89d4b8295536 2b4d017a5e9b cfd24bdc0731 0a8213491aaa 728d730b5ebd 27a6a02d2cf1 84291f40a231 a8c4a736bde6 39d1c3be5f05 c48cb773bb87
@@ -61,10 +73,11 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class SqlStore:
-    """MLflow's tables behind `select` and `pages`; `text` makes a str of what the driver gives for one, `where` names it in messages.
+    """MLflow's tables behind `select` and `pages`; `text` makes a str of what the driver gives for one,
+    `where` names it in messages.
 
-    Runs come first: what a job logs meanwhile can then only complete a run that is already here. No transaction is
-    around the SELECTs, so that on sqlite a job's writes wait for one short SELECT at most.
+    Runs come first: what a job logs meanwhile can then only complete a run that is already here. No
+    transaction is around the SELECTs, so that on sqlite a job's writes wait for one short SELECT at most.
     """
 
     where: str
@@ -78,7 +91,9 @@ class SqlStore:
         object.__setattr__(self, "key", functools.cache(self.text))  # names repeat in every run
 
     def runs(self) -> tuple[int, Iterator[StoredRun | BrokenRun]]:
-        """How many runs there may be, and those, oldest first. Raises ValueError for an experiment that is not there."""
+        """How many runs there may be, and those, oldest first. Raises ValueError for an experiment that is
+        not there.
+        """
         if self.selection.experiments:
             self.selection.check(printable(name) for (name,) in self.select(EXPERIMENTS, ()))
         names = {name.encode() for name in self.selection.experiments} | set(self.selection.experiments)
@@ -110,7 +125,9 @@ class SqlStore:
             if isinstance(run, BrokenRun) or self.selection.takes(run):
                 yield run
 
-    def _stored_run(self, head: Head, params: list[tuple], metrics: list[tuple], tags: list[tuple]) -> StoredRun | BrokenRun:
+    def _stored_run(
+        self, head: Head, params: list[tuple], metrics: list[tuple], tags: list[tuple]
+    ) -> StoredRun | BrokenRun:
         run_id, name, status, start_time, end_time, artifact_uri, experiment_id, experiment = head
         text, key = self.text, self.key
         try:
@@ -118,7 +135,9 @@ class SqlStore:
                 raise ValueError(f"its experiment {experiment_id} is not in the store")
             asked = self.selection.tag_names
             own_tags = {
-                name: text(value) if value else "" for name, value in ((key(name), value) for _, name, value in tags) if name in asked
+                name: text(value) if value else ""
+                for name, value in ((key(name), value) for _, name, value in tags)
+                if name in asked
             }
             return StoredRun(
                 run_id=text(run_id),
@@ -134,7 +153,10 @@ class SqlStore:
                 artifact_uri=text(artifact_uri) if artifact_uri else "",
                 tags=own_tags,
             )
-        except (ValueError, TypeError) as error:  # TypeError: sqlite's columns take any type, so a text can be a number
+        except (
+            ValueError,
+            TypeError,
+        ) as error:  # TypeError: sqlite's columns take any type, so a text can be a number
             return BrokenRun(f"{self.where}, run {printable(run_id)}", str(error))
 
     def points(self, runs: Sequence[StoredRun]) -> Iterator[Point | BrokenRun]:
@@ -143,7 +165,10 @@ class SqlStore:
         They are counted first, and as many runs read together as memory is meant to hold the histories of.
         """
         try:
-            lengths = {self.text(run_id): length for run_id, length in self.select(LENGTHS, [run.run_id for run in runs])}
+            lengths = {
+                self.text(run_id): length
+                for run_id, length in self.select(LENGTHS, [run.run_id for run in runs])
+            }
         except Unreadable as error:
             yield from self._by_halves(runs, self.points, error)
             return
@@ -168,7 +193,9 @@ class SqlStore:
                 return
             yield from found
 
-    def _by_halves(self, runs: Sequence[StoredRun], read: ReadPoints, error: Unreadable) -> Iterator[Point | BrokenRun]:
+    def _by_halves(
+        self, runs: Sequence[StoredRun], read: ReadPoints, error: Unreadable
+    ) -> Iterator[Point | BrokenRun]:
         """What can be read of these runs, though not of all at once."""
         if len(runs) == 1:
             yield BrokenRun(f"{self.where}, run {runs[0].run_id}", str(error))
@@ -231,10 +258,19 @@ def metric_value(name: Any, value: object, is_nan: object) -> float:
 
 
 def printable(value: object) -> str:
-    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value if isinstance(value, str) else repr(value)
+    return (
+        value.decode(errors="backslashreplace")
+        if isinstance(value, bytes)
+        else value
+        if isinstance(value, str)
+        else repr(value)
+    )
 
 
 def check_tables(names: set[str], where: str) -> None:
     """ValueError for a database that is no tracking store."""
     if missing := TABLES - names:
-        raise ValueError(f"expected an MLflow store in {where}, got a database without {', '.join(sorted(missing))}. Check the path.")
+        raise ValueError(
+            f"expected an MLflow store in {where}, got a database without {', '.join(sorted(missing))}. "
+            "Check the path."
+        )

@@ -44,7 +44,8 @@ REDIRECTS = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", 
 def check_store(experiment: str | None = None) -> None:
     """Raise ValueError if runs can't be tracked.
 
-    Causes: an invalid name of an experiment, an invalid store, a server that does not answer, a missing driver, an old file store.
+    Causes: an invalid name of an experiment, an invalid store, a server that does not answer, a missing
+    driver, an old file store.
     """
     if experiment is not None:
         check_name(experiment)
@@ -65,17 +66,20 @@ def _check_server(uri: str) -> None:
     except StoreTrouble as trouble:
         shown = without_password(uri)
         raise ValueError(
-            f"the tracking server {shown} does not answer ({trouble}). Start it, or correct or unset MLFLOW_TRACKING_URI"
+            f"the tracking server {shown} does not answer ({trouble}). Start it, or correct or unset "
+            "MLFLOW_TRACKING_URI"
         ) from trouble
 
 
 def open_experiment(name: str, columns: Sequence[str] = ()) -> str:
-    """Return the id of an experiment; create store and experiment if they are new. Raises ValueError on failure.
+    """Return the id of an experiment; create store and experiment if they are new. Raises ValueError on
+    failure.
 
     columns: metrics that MLflow's list of runs shows first, in a new experiment.
 
-    Creates a sqlite file under a lock and a temporary name, so that processes do not collide and a killed one leaves no half of a store.
-    Against another machine or user, whom the lock does not stop, the first store and experiment win.
+    Creates a sqlite file under a lock and a temporary name, so that processes do not collide and a killed one
+    leaves no half of a store. Against another machine or user, whom the lock does not stop, the first store
+    and experiment win.
     """
     check_name(name)
     uri = tracking_uri()
@@ -88,10 +92,15 @@ def open_experiment(name: str, columns: Sequence[str] = ()) -> str:
     except StoreTrouble as trouble:
         if isinstance(trouble.__cause__, ImportError):
             raise missing_driver_error(uri, trouble.__cause__) from trouble
-        raise ValueError(f"the tracking store {shown_uri()} can't be used ({trouble}). {way_out(trouble)}") from trouble
+        raise ValueError(
+            f"the tracking store {shown_uri()} can't be used ({trouble}). {way_out(trouble)}"
+        ) from trouble
     if found.lifecycle_stage != "active":
         restore = f"mlflow experiments restore --experiment-id {found.experiment_id}"
-        raise ValueError(f"experiment {name!r} was deleted in MLflow. Choose another --experiment, or restore it: {restore}")
+        raise ValueError(
+            f"experiment {name!r} was deleted in MLflow. Choose another --experiment, or restore it: "
+            f"{restore}"
+        )
     check_place(found.artifact_location, file, name)
     return found.experiment_id
 
@@ -140,10 +149,16 @@ def _give_to_mlflow(uri: str) -> None:
         os.environ.pop(VARIABLE, None)
     else:
         os.environ[VARIABLE] = named
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints the password of a server's address
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = (
+        "true"  # it prints the password of a server's address
+    )
     for variable in REDIRECTS:
         if os.environ.pop(variable, None) is not None:
-            print(f"note: {variable} is set, and left out: every run here is a new one, in the experiment of --experiment", file=sys.stderr)
+            print(
+                f"note: {variable} is set, and left out: every run here is a new one, in the experiment of "
+                "--experiment",
+                file=sys.stderr,
+            )
 
 
 def _check_file(file: Path) -> None:
@@ -175,9 +190,14 @@ def _new_experiment(client: Any, file: Path | None, name: str, columns: Sequence
     from mlflow.exceptions import MlflowException
 
     try:
-        made: str = client.create_experiment(name, artifact_location=new_place(file, name), tags=tags_of_new(columns))
+        made: str = client.create_experiment(
+            name, artifact_location=new_place(file, name), tags=tags_of_new(columns)
+        )
     except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS" or (found := client.get_experiment_by_name(name)) is None:
+        if (
+            error.error_code != "RESOURCE_ALREADY_EXISTS"
+            or (found := client.get_experiment_by_name(name)) is None
+        ):
             raise
         made = found.experiment_id
         return made

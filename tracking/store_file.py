@@ -15,7 +15,9 @@ Identity = tuple[int, int] | None  # None: there is no file
 
 
 class StoreFile:
-    """Detects that the file is deleted or replaced, which would lose later writes. None: another kind of store."""
+    """Detects that the file is deleted or replaced, which would lose later writes. None: another kind of
+    store.
+    """
 
     def __init__(self, file: Path | None) -> None:
         self.file = file

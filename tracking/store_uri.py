@@ -36,7 +36,9 @@ def chosen_store(given: str | None = None) -> Choice | None:
     """
     if given is not None:
         if not given.strip():
-            raise ValueError(f"expected a store as --tracking_uri, got nothing. Write e.g. --tracking_uri {DEFAULT_STORE}")
+            raise ValueError(
+                f"expected a store as --tracking_uri, got nothing. Write e.g. --tracking_uri {DEFAULT_STORE}"
+            )
         return Choice(given.strip(), "--tracking_uri")
     if variable := os.environ.get(VARIABLE, "").strip():
         return Choice(variable, f"the environment's {VARIABLE}")
@@ -91,7 +93,9 @@ def is_sqlite(uri: str) -> bool:
 
 def is_folder(uri: str) -> bool:
     """Whether a URI names a folder, as that of an old file store: file:..., or a path."""
-    return uri.startswith("file:") or not (is_sqlite(uri) or "://" in uri or uri.partition(":")[0] in NOT_A_FOLDER)
+    return uri.startswith("file:") or not (
+        is_sqlite(uri) or "://" in uri or uri.partition(":")[0] in NOT_A_FOLDER
+    )
 
 
 def database_of(uri: str) -> Path | None:
@@ -110,20 +114,25 @@ def sqlite_file(uri: str) -> Path:
     name = unquote(literal) if _decodes() else literal
     if not slashes or name in ("", ":memory:") or name.startswith("file:"):
         raise ValueError(
-            f"expected a sqlite store with a file, got {uri!r}, which names none: its runs would be gone with the process. "
-            f"Write {DEFAULT_STORE}, or with the whole path sqlite:////path/to/{DATABASE}, and look for an empty variable in it"
+            f"expected a sqlite store with a file, got {uri!r}, which names none: its runs would be gone "
+            "with the process. "
+            f"Write {DEFAULT_STORE}, or with the whole path sqlite:////path/to/{DATABASE}, and look for an "
+            "empty variable in it"
         )
     file = Path(name).resolve()
     if name != literal and Path(literal).parent.is_dir() and not file.parent.is_dir():
         raise ValueError(
-            f"{uri} names {file}, whose folder is not there: % and two digits stand for a sign in a sqlite URI. "
+            f"{uri} names {file}, whose folder is not there: % and two digits stand for a sign in a sqlite "
+            "URI. "
             f"Write % itself as %25: sqlite:///{_quoted(literal)}"
         )
     return file
 
 
 def mlflow_uri(uri: str) -> str:
-    """The same store for MLflow: with its whole path, so that it is the same in whatever folder the process is later."""
+    """The same store for MLflow: with its whole path, so that it is the same in whatever folder the process
+    is later.
+    """
     file = database_of(uri)
     if file is not None:
         scheme, _, rest = uri.partition(":///")
@@ -140,8 +149,8 @@ def sqlite_uri(file: Path) -> str:
 def _name_in_uri(file: Path) -> str:
     """A database's path as SQLAlchemy of any version and MLflow read it.
 
-    MLflow makes the folder that the name seems to be in before SQLAlchemy decodes it. A path with a % or a ? is therefore named relative to
-    the current folder, where that leaves these signs out.
+    MLflow makes the folder that the name seems to be in before SQLAlchemy decodes it. A path with a % or a ?
+    is therefore named relative to the current folder, where that leaves these signs out.
     """
     whole, here = str(file), os.path.relpath(file)
     if SPECIAL.isdisjoint(whole):
@@ -152,17 +161,25 @@ def _name_in_uri(file: Path) -> str:
     if _decodes():
         return _quoted(whole)
     if "?" in whole:
-        raise ValueError(f"expected a database's path without '?', got {whole}. Install SQLAlchemy 2.1 or newer, or rename the folder")
+        raise ValueError(
+            f"expected a database's path without '?', got {whole}. Install SQLAlchemy 2.1 or newer, or "
+            "rename the folder"
+        )
     return whole
 
 
-_named_relative: dict[str, Path] = {}  # what this process has given to MLflow, which keeps a database open by its URI
+_named_relative: dict[
+    str, Path
+] = {}  # what this process has given to MLflow, which keeps a database open by its URI
 
 
 def _check_same_folder(name: str, file: Path) -> None:
     known = _named_relative.setdefault(name, file)
     if known != file:
-        raise ValueError(f"this process has {known} open, and can't open {file} too, whose path has a % or a ?. Begin a new process there")
+        raise ValueError(
+            f"this process has {known} open, and can't open {file} too, whose path has a % or a ?. Begin a "
+            "new process there"
+        )
 
 
 def _quoted(path: str) -> str:
@@ -171,6 +188,8 @@ def _quoted(path: str) -> str:
 
 @cache
 def _decodes() -> bool:
-    """Whether the SQLAlchemy that is installed decodes %41 in a database's name. Asked without importing it, which takes longer."""
+    """Whether the SQLAlchemy that is installed decodes %41 in a database's name. Asked without importing it,
+    which takes longer.
+    """
     major, minor = re.match(r"(\d+)\.(\d+)", version("sqlalchemy")).groups()  # type: ignore[union-attr]  # every release has both
     return (int(major), int(minor)) >= (2, 1)

@@ -8,7 +8,13 @@ from typing import NamedTuple
 RUN_NAME_TAG = "mlflow.runName"
 PARENT_TAG = "mlflow.parentRunId"
 WARNING_TAG = "warning"  # what makes the numbers of a run doubtful, as mlflow_forget.py puts it
-STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")  # MLflow's order: file stores number them from 1
+STATUSES = (
+    "RUNNING",
+    "SCHEDULED",
+    "FINISHED",
+    "FAILED",
+    "KILLED",
+)  # MLflow's order: file stores number them from 1
 
 EARLIEST, LATEST = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
 LARGEST = 1.7976931348623157e308  # MLflow's databases hold this in place of infinity
@@ -16,9 +22,11 @@ LARGEST = 1.7976931348623157e308  # MLflow's databases hold this in place of inf
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """One active run, values as they were logged; times in ms since 1970 (UTC), metrics at their latest value, tags where asked for.
+    """One active run, values as they were logged; times in ms since 1970 (UTC), metrics at their latest
+    value, tags where asked for.
 
-    Raises ValueError for a status or a time that can't be, and for text that is no Unicode: such a run is broken.
+    Raises ValueError for a status or a time that can't be, and for text that is no Unicode: such a run is
+    broken.
     """
 
     run_id: str
@@ -40,7 +48,15 @@ class StoredRun:
         for time in (self.start_time, self.end_time):
             if time is not None:
                 checked_time(time)
-        own = (self.run_id, self.run_name, self.experiment, self.parent_run_id, self.warning, self.artifact_uri, *self.tags.values())
+        own = (
+            self.run_id,
+            self.run_name,
+            self.experiment,
+            self.parent_run_id,
+            self.warning,
+            self.artifact_uri,
+            *self.tags.values(),
+        )
         "".join(
             (*own, *self.params, *self.params.values(), *self.metrics)
         ).encode()  # a lone surrogate (a file name of odd bytes) would fail only later, in the middle of the CSV

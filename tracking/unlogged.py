@@ -17,7 +17,9 @@ FOLDER = Path("eval/unlogged")
 
 
 class Unlogged:
-    """Entries of one run that are only on disk: `entries.json`, and below `artifacts` the files under their own names."""
+    """Entries of one run that are only on disk: `entries.json`, and below `artifacts` the files under their
+    own names.
+    """
 
     def __init__(self, run_id: str, name: str) -> None:
         self.folder = (FOLDER / run_id).absolute()  # of a process that may change its own
@@ -28,7 +30,9 @@ class Unlogged:
         self.lost: list[str] = []  # artifacts that neither the store nor the disk took
 
     def keep(self, entry: Entry) -> None:
-        """Keep an entry in the folder. If the disk is full, keep it in memory; an artifact's file is lost then."""
+        """Keep an entry in the folder. If the disk is full, keep it in memory; an artifact's file is lost
+        then.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if isinstance(entry, Artifact):

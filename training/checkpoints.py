@@ -40,7 +40,18 @@ from training.storage import (
 from vision_data.impl import DATASETS
 
 METADATA, METADATA_DIGEST = "lethe", "lethe_sha256"
-CHECKED = ("arch", "dataset", "classes", "image_shape", "options", "training", "normalisation", "trained_on", "split_seed", "split")
+CHECKED = (
+    "arch",
+    "dataset",
+    "classes",
+    "image_shape",
+    "options",
+    "training",
+    "normalisation",
+    "trained_on",
+    "split_seed",
+    "split",
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,12 @@ class Metadata:
 
 
 def library_versions() -> dict[str, str]:
-    return {"lethe": __version__, "torch": str(torch.__version__), "python": platform.python_version(), "platform": sys.platform}
+    return {
+        "lethe": __version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "platform": sys.platform,
+    }
 
 
 def save_checkpoint(path: Path, model: nn.Module, metadata: Metadata) -> None:
@@ -85,7 +101,9 @@ def save_checkpoint(path: Path, model: nn.Module, metadata: Metadata) -> None:
     content = io.BytesIO()
     tensors = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     header = _plain(asdict(metadata))
-    torch.save({"state_dict": tensors, METADATA: header, METADATA_DIGEST: _older_digest(tensors, header)}, content)
+    torch.save(
+        {"state_dict": tensors, METADATA: header, METADATA_DIGEST: _older_digest(tensors, header)}, content
+    )
     write_bytes(path, content.getvalue())
 
 
@@ -108,13 +126,19 @@ def checkpoint_digest(path: Path, model: nn.Module | None = None) -> str:
     if model is not None:
         return digest_of(_fitted(path, content, header, model).weights)
     if header is None:
-        raise ValueError(f"{path}: expected a checkpoint of Lethe's, got weights of another program. Give their model")
+        raise ValueError(
+            f"{path}: expected a checkpoint of Lethe's, got weights of another program. Give their model"
+        )
     return digest_of(content)
 
 
 def named_digest(path: Path) -> str:
     """Return the weights' digest in the header, which loading verifies, else `checkpoint_digest`."""
-    header = _checkpoint_header(path, read_header(path)) if path.suffix == ".safetensors" and has_header(path) else {}
+    header = (
+        _checkpoint_header(path, read_header(path))
+        if path.suffix == ".safetensors" and has_header(path)
+        else {}
+    )
     return str(header["digest"]) if "digest" in header else checkpoint_digest(path)
 
 
@@ -135,23 +159,28 @@ def unsealed(path: Path) -> str:
     if sealed:
         return ""
     return (
-        f"{path} was saved before a checkpoint's digest covered its header: an edit of its metadata (dataset, split, forget set) "
+        f"{path} was saved before a checkpoint's digest covered its header: an edit of its metadata "
+        "(dataset, split, forget set) "
         "can't be detected. Train it again to have the digest"
     )
 
 
-def check_checkpoint(path: Path, expected: Metadata, defaults: Mapping[str, Any] | None = None, *, named: bool = False) -> None:
+def check_checkpoint(
+    path: Path, expected: Metadata, defaults: Mapping[str, Any] | None = None, *, named: bool = False
+) -> None:
     """Raise ValueError if a checkpoint's architecture, dataset, split or forget set is not `expected`.
 
-    Reads the header only. `defaults` are the defaults of the architecture's options, for options newer than the checkpoint.
-    Without a header, warns for a `.pth.tar` and for safetensors that the user `named`; other safetensors are refused, as Lethe's own
-    have a header.
+    Reads the header only. `defaults` are the defaults of the architecture's options, for options newer than
+    the checkpoint. Without a header, warns for a `.pth.tar` and for safetensors that the user `named`; other
+    safetensors are refused, as Lethe's own have a header.
     """
     found_here = checkpoint_metadata(path)
     if found_here is None:
         if not named and path.suffix == ".safetensors":
             read_header(path)  # raises ValueError: Lethe's own checkpoints have a header
-        warnings.warn(f"{path} has no metadata: its dataset, split and forget set can't be checked", stacklevel=2)
+        warnings.warn(
+            f"{path} has no metadata: its dataset, split and forget set can't be checked", stacklevel=2
+        )
         return
     header = _plain(asdict(found_here))
     for name in CHECKED:
@@ -160,11 +189,16 @@ def check_checkpoint(path: Path, expected: Metadata, defaults: Mapping[str, Any]
             found = _plain(dict(defaults or {})) | found
         if name in ("arch", "trained_on") and wanted != found and shortened(wanted) == found:
             what = "the file of its architecture" if name == "arch" else "its forget list"
-            warnings.warn(f"{path} names {what} by the first eight characters of a digest (older Lethe): they may collide", stacklevel=2)
+            warnings.warn(
+                f"{path} names {what} by the first eight characters of a digest (older Lethe): they may "
+                "collide",
+                stacklevel=2,
+            )
             continue
         if wanted != found and name == "trained_on" and shortened(wanted) == shortened(str(found)):
             raise ValueError(
-                f"{path}: expected a model trained on all but {wanted}, got one marked {found!r}: two forget lists share the name "
+                f"{path}: expected a model trained on all but {wanted}, got one marked {found!r}: two forget "
+                "lists share the name "
                 f"{shortened(wanted)}. Name another file with --mask, or another folder with --save_dir"
             )
         if wanted != found and name == "trained_on":
@@ -175,7 +209,8 @@ def check_checkpoint(path: Path, expected: Metadata, defaults: Mapping[str, Any]
             )
         if wanted != found:
             raise ValueError(
-                f"{path}: expected a checkpoint with {name} {_short(wanted, found)}, got {_short(found, wanted)}. "
+                f"{path}: expected a checkpoint with {name} {_short(wanted, found)}, got "
+                f"{_short(found, wanted)}. "
                 f"{_remedy(name, wanted, found)}, or name another file with --mask"
             )
 
@@ -205,8 +240,9 @@ class Loaded:
 def load_weights(path: Path, model: nn.Module, *, normalisation_known: bool = False) -> Loaded:
     """Load weights into `model` in place, those of another program after a match of their names.
 
-    Raises FileNotFoundError, or ValueError for a truncated or tampered file, weights of another architecture or other classes,
-    weights that are not finite floats, and a pickle that holds more than tensors. The model is unchanged then.
+    Raises FileNotFoundError, or ValueError for a truncated or tampered file, weights of another architecture
+    or other classes, weights that are not finite floats, and a pickle that holds more than tensors. The model
+    is unchanged then.
     """
     content, header = _read(path)
     metadata = None if header is None else _metadata(path, header)
@@ -215,7 +251,14 @@ def load_weights(path: Path, model: nn.Module, *, normalisation_known: bool = Fa
     return Loaded(metadata, found.notes, found.normalisation)
 
 
-def _fitted(path: Path, content: Any, header: Mapping[str, Any] | None, model: nn.Module, *, normalisation_known: bool = False) -> Fitted:
+def _fitted(
+    path: Path,
+    content: Any,
+    header: Mapping[str, Any] | None,
+    model: nn.Module,
+    *,
+    normalisation_known: bool = False,
+) -> Fitted:
     """Rename the weights in a file's content to the model's names."""
     wanted = model.state_dict()
     try:
@@ -237,7 +280,12 @@ def load_mask(path: Path) -> Mask:
     if header.get("kind") != "mask":
         raise ValueError(f"{path}: expected a mask, got a {header.get('kind')}. Name the mask's file")
     layer, keep = header.get("layer"), tensors.get("mask")
-    if not isinstance(layer, str) or keep is None or keep.ndim != 2 or keep.dtype not in (torch.uint8, torch.bool):
+    if (
+        not isinstance(layer, str)
+        or keep is None
+        or keep.ndim != 2
+        or keep.dtype not in (torch.uint8, torch.bool)
+    ):
         raise damaged_header(path, "expected a layer's name and a mask (m, n) of 0 and 1")
     return Mask(layer, keep.bool())
 
@@ -250,16 +298,21 @@ def shortened(identity: str) -> str:
 def _remedy(name: str, wanted: Any, found: Any) -> str:
     """Return the remedy for a mismatch, with flags as users write them."""
     if name in ("options", "training"):
-        flags = {f"--{option} {_written(value)}" for option, value in found.items() if wanted.get(option) != value}
+        flags = {
+            f"--{option} {_written(value)}" for option, value in found.items() if wanted.get(option) != value
+        }
         return f"Ask for {' '.join(sorted(flags)) or f'fewer {name} flags'}"
     if name == "arch" and re.search(r"-[0-9a-f]{8}([0-9a-f]{56})?$", str(found)):
         return "Give the --arch path/to/file.py:function that it was made with; the file has to be the same, byte for byte"
     if name in ("split", "classes", "image_shape"):  # no flag sets them: they follow from the images
         return (
-            "The images differ from those it was trained on: they were changed, or are those of another folder. "
+            "The images differ from those it was trained on: they were changed, or are those of another "
+            "folder. "
             "Train again in another folder with --save_dir, restore those images"
         )
-    if name == "dataset" and str(found) not in DATASETS:  # a folder's or a file's name in results, which is no flag's value
+    if (
+        name == "dataset" and str(found) not in DATASETS
+    ):  # a folder's or a file's name in results, which is no flag's value
         return "Give the --dataset, a folder or a file, that it was trained on, or another folder with --save_dir"
     if name == "normalisation":
         return f"Ask for --normalize {found or 'data'}"
@@ -295,7 +348,11 @@ def _read(path: Path) -> tuple[Any, dict[str, Any] | None]:
     if not isinstance(content, dict) or METADATA not in content:
         return content, None
     header, weights = content[METADATA], content.get("state_dict")
-    if not isinstance(header, dict) or not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if (
+        not isinstance(header, dict)
+        or not isinstance(weights, dict)
+        or not all(isinstance(value, Tensor) for value in weights.values())
+    ):
         raise damaged_header(path, "expected the metadata beside a state_dict of tensors")
     if content.get(METADATA_DIGEST, _older_digest(weights, header)) != _older_digest(weights, header):
         raise edited(path)
@@ -304,7 +361,10 @@ def _read(path: Path) -> tuple[Any, dict[str, Any] | None]:
 
 def _checkpoint_header(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     if header.get("kind") != "checkpoint":
-        raise ValueError(f"{path}: expected a checkpoint, got a {_short(header.get('kind'))}. Name the checkpoint's file with --mask")
+        raise ValueError(
+            f"{path}: expected a checkpoint, got a {_short(header.get('kind'))}. Name the checkpoint's file "
+            "with --mask"
+        )
     return header
 
 
@@ -317,7 +377,9 @@ def _metadata(path: Path, header: Mapping[str, Any]) -> Metadata:
         what, holds = KINDS[name]
         if not holds(value):
             raise damaged_header(path, f"expected {what} for {name}, got {_short(value)}")
-    required = [each.name for each in fields(Metadata) if each.default is MISSING and each.default_factory is MISSING]
+    required = [
+        each.name for each in fields(Metadata) if each.default is MISSING and each.default_factory is MISSING
+    ]
     missing = [name for name in required if name not in stored]
     if missing:
         raise damaged_header(path, f"without {', '.join(missing)}")
@@ -360,7 +422,9 @@ def _are_settings(value: Any) -> bool:
     """Return whether it is a dict from texts to numbers, texts, booleans, None, or lists of them."""
     if not isinstance(value, dict) or not all(_is_text(name) for name in value):
         return False
-    singles = [part for each in value.values() for part in (each if isinstance(each, (list, tuple)) else [each])]
+    singles = [
+        part for each in value.values() for part in (each if isinstance(each, (list, tuple)) else [each])
+    ]
     return all(_is_setting(single) for single in singles)
 
 

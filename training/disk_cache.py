@@ -20,9 +20,14 @@ Cache = MutableMapping[str, Tensors]
 def computed_once(cache: Cache, key: str, compute: Callable[[], Tensors]) -> tuple[Tensors, bool]:
     """Return the tensors of this key and whether they were cached; if not, compute and cache them.
 
-    Processes that want the same key of a `DiskCache` wait for the one that computes it. If that process dies, the next one computes.
+    Processes that want the same key of a `DiskCache` wait for the one that computes it. If that process dies,
+    the next one computes.
     """
-    with cache.alone_with(key) if isinstance(cache, DiskCache) and key not in cache else contextlib.nullcontext():
+    with (
+        cache.alone_with(key)
+        if isinstance(cache, DiskCache) and key not in cache
+        else contextlib.nullcontext()
+    ):
         kept = cache.get(key)
         if kept is not None:
             return kept, True
@@ -33,7 +38,8 @@ def computed_once(cache: Cache, key: str, compute: Callable[[], Tensors]) -> tup
 class DiskCache(Cache):
     """`cache[key] = {name: tensor}`; one safetensors file per key under `folder`, named by the key's hash.
 
-    A key has to name everything that its value depends on. A damaged file counts as absent. A failed write is a warning.
+    A key has to name everything that its value depends on. A damaged file counts as absent. A failed write is
+    a warning.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -17,8 +17,9 @@ REPORT_EVERY = 30.0  # seconds between two calls of `waiting`
 def locked(path: Path, *, waiting: Callable[[], object] | None = None) -> Iterator[Path]:
     """Lock `path` against other processes; call `waiting` every 30 seconds while another holds the lock.
 
-    Yields the resolved path of the lock file. The lock is flock on an empty file in the folder `locks` beside the path, which stays
-    there. The kernel releases it when the process ends, however it ends. Raises ValueError if the lock file can't be made.
+    Yields the resolved path of the lock file. The lock is flock on an empty file in the folder `locks` beside
+    the path, which stays there. The kernel releases it when the process ends, however it ends. Raises
+    ValueError if the lock file can't be made.
     """
     file = path.parent / "locks" / f"{path.name}.lock"
     try:
@@ -29,7 +30,9 @@ def locked(path: Path, *, waiting: Callable[[], object] | None = None) -> Iterat
                 waiting()
     except (OSError, NotImplementedError) as error:  # the latter: a file system without flock
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{file} can't be made ({reason}). Make that path writable, or choose another with --save_dir") from error
+        raise ValueError(
+            f"{file} can't be made ({reason}). Make that path writable, or choose another with --save_dir"
+        ) from error
     try:
         yield file.resolve()
     finally:

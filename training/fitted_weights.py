@@ -22,8 +22,8 @@ class Fitted:
     """Weights under a model's own names.
 
     notes: what was changed to fit them, a phrase each
-    normalisation: mean and standard deviation of each channel from the file; ITS_OWN if a layer of the model normalises images in
-        [0, 1]; None if the file has neither
+    normalisation: mean and standard deviation of each channel from the file; ITS_OWN if a layer of the model
+        normalises images in [0, 1]; None if the file has neither
     """
 
     weights: Weights
@@ -34,11 +34,14 @@ class Fitted:
 def fitted(content: Any, wanted: Mapping[str, Tensor], *, normalisation_known: bool = False) -> Fitted:
     """Fit the weights in another program's file to the model with the state dict `wanted`.
 
-    `normalisation_known`: don't look for a normalisation in the file. Raises Unfit if no state dict in the file fits, or several do.
+    `normalisation_known`: don't look for a normalisation in the file. Raises Unfit if no state dict in the
+    file fits, or several do.
     """
     found = dict(state_dicts(content))
     if not found:
-        raise Unfit("no tensors: neither a state dict nor one under 'state_dict'. Save the model's state_dict")
+        raise Unfit(
+            "no tensors: neither a state dict nor one under 'state_dict'. Save the model's state_dict"
+        )
     fits = {place: one for place, weights in found.items() if (one := named(weights, wanted)) is not None}
     if not fits:
         raise _unlike(max(found.values(), key=len), wanted)
@@ -62,27 +65,51 @@ def check_weights(weights: Weights, wanted: Mapping[str, Tensor]) -> None:
     """Raise Unfit if a weight has another shape or kind of number than the model's, or is not finite."""
     _check_shapes(weights, wanted)
     for name, value in weights.items():
-        if value.layout != torch.strided or value.is_quantized or value.is_meta or _kind(value) != _kind(wanted[name]):
+        if (
+            value.layout != torch.strided
+            or value.is_quantized
+            or value.is_meta
+            or _kind(value) != _kind(wanted[name])
+        ):
             expected = str(wanted[name].dtype).removeprefix("torch.")
-            got = str(value.dtype).removeprefix("torch.") if value.layout == torch.strided else str(value.layout)
+            got = (
+                str(value.dtype).removeprefix("torch.")
+                if value.layout == torch.strided
+                else str(value.layout)
+            )
             raise Unfit(f"{got} for {name!r}, where it has {expected}. Save the model in {expected}")
-    broken = {name: int(count) for name, value in weights.items() if (count := _not_finite(value, wanted[name]).sum())}
+    broken = {
+        name: int(count)
+        for name, value in weights.items()
+        if (count := _not_finite(value, wanted[name]).sum())
+    }
     if broken:
         numbers = sum(broken.values())
         raise Unfit(
-            f"{numbers} number{'s' if numbers > 1 else ''} that {'are' if numbers > 1 else 'is'} not finite, in {listed(broken)}. "
+            f"{numbers} number{'s' if numbers > 1 else ''} that {'are' if numbers > 1 else 'is'} not finite, "
+            f"in {listed(broken)}. "
             "The training that made it diverged, or the file is damaged: name other weights"
         )
 
 
 def _kind(value: Tensor) -> str:
     """Return the kind of a tensor's numbers; loading converts the precision within a kind."""
-    return "complex" if value.is_complex() else "float" if value.is_floating_point() else "bool" if value.dtype == torch.bool else "integer"
+    return (
+        "complex"
+        if value.is_complex()
+        else "float"
+        if value.is_floating_point()
+        else "bool"
+        if value.dtype == torch.bool
+        else "integer"
+    )
 
 
 def _not_finite(value: Tensor, own: Tensor) -> Tensor:
     """Return which numbers are not finite, but are in the untrained model (attention masks hold -inf)."""
-    floats = value.float() if value.is_floating_point() and value.dtype.itemsize == 1 else value  # 8 bits have no isfinite
+    floats = (
+        value.float() if value.is_floating_point() and value.dtype.itemsize == 1 else value
+    )  # 8 bits have no isfinite
     return ~floats.isfinite() & own.detach().to(value.device).isfinite()
 
 
@@ -94,30 +121,47 @@ def _check_shapes(weights: Weights, wanted: Mapping[str, Tensor]) -> None:
     got, here = tuple(weights[first].shape), tuple(wanted[first].shape)
     if _is_head(differ, weights, wanted):
         raise Unfit(
-            f"a last layer of {got[0]} outputs instead of {here[0]} ({first!r} is {got}, here {here}): it was trained on other classes. "
+            f"a last layer of {got[0]} outputs instead of {here[0]} ({first!r} is {got}, here {here}): it "
+            "was trained on other classes. "
             "Name weights that were trained on the classes of this --dataset"
         )
     more = f", and {len(differ) - 1} more" if len(differ) > 1 else ""
-    raise Unfit(f"others ({first!r} is {got}, here {here}{more}). {CHOOSE_ARCH}, and its options, and a --dataset of such images")
+    raise Unfit(
+        f"others ({first!r} is {got}, here {here}{more}). {CHOOSE_ARCH}, and its options, and a --dataset of "
+        "such images"
+    )
 
 
 def _is_head(differ: list[str], weights: Weights, wanted: Mapping[str, Tensor]) -> bool:
     """Return whether only the number of outputs of the last layer differs."""
     layers = {name.rpartition(".")[0] for name in differ}
     last = [name.rpartition(".")[0] for name in wanted][-1]
-    outputs = all(weights[name].ndim > 0 and weights[name].shape[1:] == wanted[name].shape[1:] for name in differ)
+    outputs = all(
+        weights[name].ndim > 0 and weights[name].shape[1:] == wanted[name].shape[1:] for name in differ
+    )
     return layers == {last} and outputs
 
 
 def _unlike(weights: Weights, wanted: Mapping[str, Tensor]) -> Unfit:
-    computed = [name for name in weights if ".parametrizations." in f".{name}" or name.endswith(("_g", "_v", "weight_u"))]
+    computed = [
+        name
+        for name in weights
+        if ".parametrizations." in f".{name}" or name.endswith(("_g", "_v", "weight_u"))
+    ]
     if computed and not set(computed) <= wanted.keys():
         return Unfit(
-            f"layers whose weight is computed, by weight_norm, spectral_norm or another parametrization ({listed(computed)}). Remove that "
-            "from the model (torch.nn.utils.parametrize.remove_parametrizations), and save its state_dict again"
+            "layers whose weight is computed, by weight_norm, spectral_norm or another parametrization "
+            f"({listed(computed)}). Remove that "
+            "from the model (torch.nn.utils.parametrize.remove_parametrizations), and save its state_dict "
+            "again"
         )
-    lacks, has = [name for name in wanted if name not in weights], [name for name in weights if name not in wanted]
-    parts = [f"without {listed(lacks)}"] * bool(lacks) + [f"with {listed(has)}, for which this one has no place"] * bool(has)
+    lacks, has = (
+        [name for name in wanted if name not in weights],
+        [name for name in weights if name not in wanted],
+    )
+    parts = [f"without {listed(lacks)}"] * bool(lacks) + [
+        f"with {listed(has)}, for which this one has no place"
+    ] * bool(has)
     return Unfit(f"others ({'; '.join(parts)}). {CHOOSE_ARCH}")
 
 
@@ -146,8 +190,16 @@ def _where(place: str, also: list[str]) -> list[str]:
 
 def _rounded(weights: Weights, wanted: Mapping[str, Tensor]) -> list[str]:
     """Note the weights that lose precision."""
-    longer = [name for name, value in weights.items() if value.is_floating_point() and value.dtype.itemsize > wanted[name].dtype.itemsize]
-    return [f"{listed(longer)} rounded to {str(wanted[longer[0]].dtype).removeprefix('torch.')}"] if longer else []
+    longer = [
+        name
+        for name, value in weights.items()
+        if value.is_floating_point() and value.dtype.itemsize > wanted[name].dtype.itemsize
+    ]
+    return (
+        [f"{listed(longer)} rounded to {str(wanted[longer[0]].dtype).removeprefix('torch.')}"]
+        if longer
+        else []
+    )
 
 
 def _complete(weights: Weights, wanted: Mapping[str, Tensor]) -> Weights:

@@ -9,8 +9,16 @@ from torch import Tensor
 
 from training.state_dicts import Unfit, Weights, listed, same
 
-WRAPPERS = (("_orig_mod",), ("_orig_mod", "module"))  # parts that torch.compile and DataParallel insert into names
-COUNTS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")  # buffers that no output depends on
+WRAPPERS = (
+    ("_orig_mod",),
+    ("_orig_mod", "module"),
+)  # parts that torch.compile and DataParallel insert into names
+COUNTS = (
+    "num_batches_tracked",
+    "n_averaged",
+    "total_ops",
+    "total_params",
+)  # buffers that no output depends on
 ORIGINAL, KEPT = "_orig", "_mask"  # torch.nn.utils.prune: weight = weight_orig x weight_mask
 
 
@@ -31,8 +39,8 @@ class Named:
 def named(weights: Weights, wanted: Mapping[str, Tensor]) -> Named | None:
     """Rename a file's weights for the model with the state dict `wanted`; None if they don't match.
 
-    Tries in turn: the names as they are or with a prefix; pruned layers multiplied out; names without _orig_mod and module.
-    Raises Unfit if several prefixes match.
+    Tries in turn: the names as they are or with a prefix; pruned layers multiplied out; names without
+    _orig_mod and module. Raises Unfit if several prefixes match.
     """
     for variant, done in _variants(weights):
         found = _under_a_prefix(variant, wanted)
@@ -52,7 +60,10 @@ def _variants(weights: Weights) -> Iterator[tuple[Weights, tuple[str, ...]]]:
     done: tuple[str, ...] = ()
     pruned = _pruned(weights)
     if pruned:
-        plain, done = _multiplied_out(weights, pruned), (f"pruned weights multiplied by their masks ({listed(pruned)})",)
+        plain, done = (
+            _multiplied_out(weights, pruned),
+            (f"pruned weights multiplied by their masks ({listed(pruned)})",),
+        )
         yield plain, done
     for parts in WRAPPERS:
         shorter = {_without(name, parts): value for name, value in plain.items()}
@@ -63,7 +74,11 @@ def _variants(weights: Weights) -> Iterator[tuple[Weights, tuple[str, ...]]]:
 def _pruned(weights: Weights) -> list[str]:
     """Return the names of pruned weights, stored as an original and a mask."""
     stems = [name.removesuffix(ORIGINAL) for name in weights if name.endswith(ORIGINAL)]
-    return [stem for stem in stems if stem + KEPT in weights and weights[stem + KEPT].shape == weights[stem + ORIGINAL].shape]
+    return [
+        stem
+        for stem in stems
+        if stem + KEPT in weights and weights[stem + KEPT].shape == weights[stem + ORIGINAL].shape
+    ]
 
 
 def _multiplied_out(weights: Weights, pruned: list[str]) -> Weights:
@@ -110,7 +125,9 @@ def _prefixes(weights: Weights, names: list[str]) -> list[str]:
     return fits[:1] if "" in fits else fits
 
 
-def _mostly_alike(weights: Weights, wanted: Mapping[str, Tensor], bare: Mapping[str, str], prefix: str) -> bool:
+def _mostly_alike(
+    weights: Weights, wanted: Mapping[str, Tensor], bare: Mapping[str, str], prefix: str
+) -> bool:
     """Return whether more than half of the shapes agree; short names such as 1.weight match in any model."""
     alike = sum(weights[prefix + own].shape == wanted[name].shape for name, own in bare.items())
     return 2 * alike > len(bare)
@@ -120,7 +137,9 @@ def _the_one(prefixes: list[str], weights: Weights, bare: Mapping[str, str]) -> 
     """Return the first prefix. Raises Unfit if the weights under the others differ."""
     models = [{own: weights[prefix + own] for own in bare.values()} for prefix in prefixes]
     if any(not same(models[0], model) for model in models[1:]):
-        raise Unfit(f"several that fit, under {listed(prefixes)}. Save one of them alone, under the model's own names")
+        raise Unfit(
+            f"several that fit, under {listed(prefixes)}. Save one of them alone, under the model's own names"
+        )
     return prefixes[0]
 
 

@@ -50,23 +50,32 @@ def fit(
     """Train `model` in place on the mean cross-entropy; return loss (nats) and score (percent) per epoch.
 
     generator: of the batch order, the augmentation, and dropout
-    state: the file in which an interrupted training is kept and from which it resumes, to the same bits on a CPU. The caller removes
-        it after saving the model; a training that diverges removes it itself
-    group: the processes that train together. Each computes its part of every batch. The weights are those of one process up to float
-        noise and batch norm, which normalises each part by its own statistics
+    state: the file in which an interrupted training is kept and from which it resumes, to the same bits on a
+        CPU. The caller removes it after saving the model; a training that diverges removes it itself
+    group: the processes that train together. Each computes its part of every batch. The weights are those of
+        one process up to float noise and batch norm, which normalises each part by its own statistics
     own_random_state: False takes dropout from the global random state
 
-    With label smoothing the loss is the smoothed one. The model ends in eval mode. Raises ValueError for an empty set, and for an
-    operation without a deterministic form if the recipe asks for one; FloatingPointError if a loss or a final weight is not finite.
+    With label smoothing the loss is the smoothed one. The model ends in eval mode. Raises ValueError for an
+    empty set, and for an operation without a deterministic form if the recipe asks for one;
+    FloatingPointError if a loss or a final weight is not finite.
     """
     device = torch.device(device)
     if not len(images):
         raise ValueError("training: expected at least one image, got none. Ask for a smaller forget set")
     if len(images) < 2 * group.size and group.size > 1:
-        raise ValueError(f"training: expected two images a process, got {len(images)} for {group.size} processes. Start fewer")
+        raise ValueError(
+            f"training: expected two images a process, got {len(images)} for {group.size} processes. Start "
+            "fewer"
+        )
     images = _ready(images.to(device), recipe)
-    with deterministic(recipe.deterministic), _seeded(generator.initial_seed() + group.rank, device, own_random_state):
-        history = _Training(model.to(device).train(), images, recipe, generator, device, state, group).run(progress, label)
+    with (
+        deterministic(recipe.deterministic),
+        _seeded(generator.initial_seed() + group.rank, device, own_random_state),
+    ):
+        history = _Training(model.to(device).train(), images, recipe, generator, device, state, group).run(
+            progress, label
+        )
     model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return history
 
@@ -84,13 +93,24 @@ class _Training:
         state: StateFile | None,
         group: ProcessGroup,
     ) -> None:
-        self.images, self.recipe, self.generator, self.device, self.state, self.group = images, recipe, generator, device, state, group
+        self.images, self.recipe, self.generator, self.device, self.state, self.group = (
+            images,
+            recipe,
+            generator,
+            device,
+            state,
+            group,
+        )
         self.size = recipe.batch_size_for(len(images), group.size)
         self.per_epoch = math.ceil(len(images) / self.size)
         kept = group.broadcast(state.read(model) if state is not None and group.first else None)
         self.position: Position = kept.position if kept else Position()
         self.precision: Precision = (
-            kept.precision if kept else group.broadcast(precision_of(recipe, model, self._trial_batch, self.per_epoch * recipe.epochs))
+            kept.precision
+            if kept
+            else group.broadcast(
+                precision_of(recipe, model, self._trial_batch, self.per_epoch * recipe.epochs)
+            )
         )
         self.model = self.precision.placed(model)
         self.optimizer = optimizer_of(list(model.parameters()), recipe)
@@ -101,7 +121,9 @@ class _Training:
             if not group.first:  # the state has the sums of all processes and the random state of the first
                 self.position.total = self.position.correct = 0.0
                 _seed(generator.initial_seed() + group.rank + group.size * done, device)
-        unused = group.size > 1 and group.broadcast(group.first and leaves_unused(self.precision, model, *self._trial_batch()))
+        unused = group.size > 1 and group.broadcast(
+            group.first and leaves_unused(self.precision, model, *self._trial_batch())
+        )
         self.runner = self.precision.runner(group.parallel(model, device, unused=unused))
         if state is not None:
             state.before, state.precision = self.position.seconds, self.precision
@@ -137,7 +159,11 @@ class _Training:
             loss, logits = self._step(x, y)
             total += loss * len(y)
             correct += (logits.argmax(1) == y).sum()
-            if (self.device.type == "cpu" or len(self.unchecked) == WATCHED) and self._check_losses() and at.step < self.per_epoch:
+            if (
+                (self.device.type == "cpu" or len(self.unchecked) == WATCHED)
+                and self._check_losses()
+                and at.step < self.per_epoch
+            ):
                 self._write_state(before, group.all_reduce(torch.stack([total, correct])))
             shown.images += len(y) * group.size
             if shown.due():
@@ -145,7 +171,12 @@ class _Training:
                 shown.refresh(total.item() / seen, 100 * correct.item() / seen)
         self._check_losses()
         loss_and_score = group.all_reduce(torch.stack([total, correct])).tolist()
-        at.history.append({"loss": loss_and_score[0] / len(self.images), "score": 100 * loss_and_score[1] / len(self.images)})
+        at.history.append(
+            {
+                "loss": loss_and_score[0] / len(self.images),
+                "score": 100 * loss_and_score[1] / len(self.images),
+            }
+        )
         at.epoch, at.step, at.total, at.correct = at.epoch + 1, 0, 0.0, 0.0
         shown.refresh(at.history[-1]["loss"], at.history[-1]["score"])
         if self.state is not None and group.first and at.epoch < self.recipe.epochs and self.state.due():
@@ -173,11 +204,18 @@ class _Training:
             *losses, first_is_due = self.group.all_reduce(torch.stack([*self.unchecked, flag])).tolist()
             due = first_is_due > 0
         else:
-            losses = torch.stack(self.unchecked).tolist() if len(self.unchecked) > 1 else [loss.item() for loss in self.unchecked]
+            losses = (
+                torch.stack(self.unchecked).tolist()
+                if len(self.unchecked) > 1
+                else [loss.item() for loss in self.unchecked]
+            )
         self.unchecked.clear()
         for back, loss in enumerate(reversed(losses)):
             if not math.isfinite(loss):
-                raise self._diverged(self.position.epoch + 1, f"the loss is {loss} at step {self.position.step - back} of {self.per_epoch}")
+                raise self._diverged(
+                    self.position.epoch + 1,
+                    f"the loss is {loss} at step {self.position.step - back} of {self.per_epoch}",
+                )
         return due
 
     def _check_weights(self) -> None:
@@ -185,15 +223,17 @@ class _Training:
         weights = [weight.detach().isfinite().all() for weight in self.model.parameters() if weight.numel()]
         finite = torch.stack(weights).all() if weights else torch.tensor(True)
         if self.group.all_reduce((~finite).float()).item():
-            raise self._diverged(self.position.epoch, f"a weight is not finite after step {self.per_epoch} of {self.per_epoch}")
+            raise self._diverged(
+                self.position.epoch, f"a weight is not finite after step {self.per_epoch} of {self.per_epoch}"
+            )
 
     def _diverged(self, epoch: int, how: str) -> FloatingPointError:
         """Remove the state and return the error to raise."""
         if self.state is not None and self.group.first:
             self.state.remove()
         return FloatingPointError(
-            f"training diverged in epoch {epoch}: {how}. Choose a smaller --train_lr (it is {self.recipe.lr:g})"
-            + (", or --train_precision float32" if self.precision.bf16 else "")
+            f"training diverged in epoch {epoch}: {how}. Choose a smaller --train_lr (it is "
+            f"{self.recipe.lr:g})" + (", or --train_precision float32" if self.precision.bf16 else "")
         )
 
     def _write_state(self, generator_state: Tensor, sums: Tensor) -> None:
@@ -204,7 +244,9 @@ class _Training:
             self.state.write(self.model, self.optimizer, generator_state, at, self.precision, self.device)
 
     def _trial_batch(self) -> tuple[Tensor, Tensor]:
-        return trial_batch(self.images, self.recipe, self.size, self.device, share=(self.group.rank, self.group.size))
+        return trial_batch(
+            self.images, self.recipe, self.size, self.device, share=(self.group.rank, self.group.size)
+        )
 
 
 def trial_batch(
@@ -231,7 +273,9 @@ class _BarText:
         if self.set_text is None:
             return
         now = time.perf_counter()
-        self.set_text(f"loss {loss:.3f}, {score:.1f} %, {self.images / (now - self.since):,.0f} images/s", refresh=False)
+        self.set_text(
+            f"loss {loss:.3f}, {score:.1f} %, {self.images / (now - self.since):,.0f} images/s", refresh=False
+        )
         self._next = now + SHOWN
 
 

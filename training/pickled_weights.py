@@ -14,7 +14,9 @@ from training.what_arrived import AGAIN, not_weights
 
 ALONE = "expected a pickle of tensors alone, and it is damaged or holds more, which loading would run as code"
 SMALL = 2**20  # bytes
-FOREIGN_CLASS = re.compile(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)")  # torch's message on a class it refuses to load
+FOREIGN_CLASS = re.compile(
+    r"Unsupported (?:global: GLOBAL|class) ([\w.]+)"
+)  # torch's message on a class it refuses to load
 
 
 def read_pickle(path: Path) -> Any:
@@ -59,6 +61,7 @@ def _check_zip(path: Path) -> None:
         return  # torch.load reports it
     if unpacked > 2 * path.stat().st_size + SMALL:
         raise ValueError(
-            f"{path}: expected weights that torch.save wrote, got a compressed zip archive of {unpacked:,} bytes. Unpack it, and name the "
+            f"{path}: expected weights that torch.save wrote, got a compressed zip archive of {unpacked:,} "
+            "bytes. Unpack it, and name the "
             "file of weights in it"
         )

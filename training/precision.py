@@ -50,7 +50,9 @@ class Precision:
             "memory_format": "channels_last" if self.channels_last else "contiguous",
             "compile": "auto" if self.compiled else "no",
         }
-        return replace(recipe, **{name: value for name, value in settings.items() if getattr(recipe, name) == "auto"})
+        return replace(
+            recipe, **{name: value for name, value in settings.items() if getattr(recipe, name) == "auto"}
+        )
 
     def placed(self, model: nn.Module) -> nn.Module:
         """Convert the model's weights to this memory format, in place."""
@@ -80,7 +82,9 @@ class Precision:
             found = model(x)
         except TorchDynamoException as error:  # no C++ compiler, most often
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ValueError(f"--train_compile: this model can't be compiled here ({reason}). Choose no") from error
+            raise ValueError(
+                f"--train_compile: this model can't be compiled here ({reason}). Choose no"
+            ) from error
         return found
 
 
@@ -89,7 +93,9 @@ def _has_bf16() -> bool:
     return not torch.cuda.is_available() or torch.cuda.is_bf16_supported()
 
 
-def precision_of(recipe: Recipe, model: nn.Module, batch: Callable[[], tuple[Tensor, Tensor]], steps: int) -> Precision:
+def precision_of(
+    recipe: Recipe, model: nn.Module, batch: Callable[[], tuple[Tensor, Tensor]], steps: int
+) -> Precision:
     """Return the recipe's precision; for `auto` the fastest, measured on a batch and a copy of the model.
 
     bf16 and channels_last have to be faster than float32 and contiguous by 5 %. Compiling is chosen if
@@ -101,7 +107,9 @@ def precision_of(recipe: Recipe, model: nn.Module, batch: Callable[[], tuple[Ten
     formats = {"float32": (False,), "bf16": (True,), "auto": (False, True)}[recipe.precision]
     layouts = {"contiguous": (False,), "channels_last": (True,), "auto": (False, True)}[recipe.memory_format]
     if recipe.precision == "bf16" and not _has_bf16():
-        raise ValueError("--train_precision: expected a GPU that computes in bf16, got one that does not. Choose float32")
+        raise ValueError(
+            "--train_precision: expected a GPU that computes in bf16, got one that does not. Choose float32"
+        )
     precisions = [Precision(*each, compiled=recipe.compile == "yes") for each in product(formats, layouts)]
     if len(precisions) == 1 and recipe.compile != "auto":
         return precisions[0]
@@ -122,7 +130,9 @@ def precision_of(recipe: Recipe, model: nn.Module, batch: Callable[[], tuple[Ten
     return best
 
 
-def _least_seconds(precisions: Sequence[Precision], measured: Callable[[Precision], float]) -> dict[Precision, float]:
+def _least_seconds(
+    precisions: Sequence[Precision], measured: Callable[[Precision], float]
+) -> dict[Precision, float]:
     """Return the least of several measurements of each precision, in turns: other load only adds to them."""
     began, least = time.perf_counter(), dict.fromkeys(precisions, math.inf)
     for _ in range(ROUNDS):
@@ -132,7 +142,9 @@ def _least_seconds(precisions: Sequence[Precision], measured: Callable[[Precisio
     return least
 
 
-def seconds_of(precision: Precision, model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe) -> tuple[float, float]:
+def seconds_of(
+    precision: Precision, model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe
+) -> tuple[float, float]:
     """Measure the seconds of the warm-up and of a step (median), on a copy; keep the random state."""
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
         trial = precision.placed(copy.deepcopy(model))
@@ -177,7 +189,8 @@ def deterministic(wanted: bool) -> Iterator[None]:
         if not without:
             raise
         raise ValueError(
-            f"--train_deterministic: expected operations that torch has a deterministic form of here, got {operation.strip()}. "
+            "--train_deterministic: expected operations that torch has a deterministic form of here, got "
+            f"{operation.strip()}. "
             "Leave the flag out, or choose another --arch"
         ) from error
     finally:

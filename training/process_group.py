@@ -62,7 +62,10 @@ def processes_started() -> int:
     """Return the number of processes that torchrun started, or 1. Raises ValueError for a bad WORLD_SIZE."""
     size = os.environ.get("WORLD_SIZE", "1")
     if not size.isdecimal() or int(size) < 1:
-        raise ValueError(f"WORLD_SIZE: expected an integer >= 1, as torchrun sets it, got {size!r}. Start by torchrun, or unset it")
+        raise ValueError(
+            f"WORLD_SIZE: expected an integer >= 1, as torchrun sets it, got {size!r}. Start by torchrun, or "
+            "unset it"
+        )
     return int(size)
 
 
@@ -84,7 +87,8 @@ def joined(device: torch.device) -> Iterator[ProcessGroup]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # This module keeps the group of the moment of its import in its functions' defaults, for ever. DistributedDataParallel imports it.
+    # This module keeps the group of the moment of its import in its functions' defaults, for ever.
+    # DistributedDataParallel imports it.
     importlib.import_module("torch.distributed.nn.functional")
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
     try:
@@ -99,7 +103,8 @@ def own_device(name: str) -> str:
     if processes_started() == 1 or name not in ("auto", "cuda"):
         if processes_started() > 1 and name.startswith("cuda:"):
             raise ValueError(
-                f"--device: expected auto, cuda or cpu for {processes_started()} processes, got {name!r}. Each takes a GPU of its own"
+                f"--device: expected auto, cuda or cpu for {processes_started()} processes, got {name!r}. "
+                "Each takes a GPU of its own"
             )
         return name
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else name

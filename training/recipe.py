@@ -19,7 +19,9 @@ MemoryFormat = Literal["contiguous", "channels_last", "auto"]
 Compile = Literal["no", "yes", "auto"]
 PREFIX = "train_"
 
-LearningRate = Annotated[float, Range(0, ends="(]"), Search("log", 1e-5, 1), Help("learning rate of the optimiser")]
+LearningRate = Annotated[
+    float, Range(0, ends="(]"), Search("log", 1e-5, 1), Help("learning rate of the optimiser")
+]
 WeightDecay = Annotated[float, Range(0), Search("log", 1e-6, 1e-1), Help("weight decay of the optimiser")]
 BatchSize = Annotated[int, Range(1), Search("log", 16, 1024), Help("images a step")]
 LabelSmoothing = Annotated[float, Range(0, 1, "[)"), Search("linear", 0, 0.3)]
@@ -44,7 +46,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
-            raise ValueError(f"--epochs: expected an integer >= 1, got {self.epochs}. Give the number of epochs")
+            raise ValueError(
+                f"--epochs: expected an integer >= 1, got {self.epochs}. Give the number of epochs"
+            )
         for name, flag in FLAGS.hyperparameters.items():
             if flag.range is not None:
                 flag.check(getattr(self, name.removeprefix(PREFIX)))
@@ -91,12 +95,15 @@ def changed(
         train_lr: highest learning rate of the schedule
         train_batch_size: images of a step, of all processes together
         train_augment: augmentations of each training image, or none
-        train_schedule: one_cycle rises for a quarter of the steps and falls, cosine falls from the first step on
+        train_schedule: one_cycle rises for a quarter of the steps and falls, cosine falls from the first step
+            on
         train_label_smoothing: share of the target spread over all classes
-        train_precision: of forward and backward passes; auto measures which is clearly faster, or takes the initial model's
+        train_precision: of forward and backward passes; auto measures which is clearly faster, or takes the
+            initial model's
         train_memory_format: of images and weights; auto as above
         train_compile: torch.compile; auto where it saves more seconds than it takes
-        train_deterministic: operations that give the same bits on a GPU each time; an error for one without such a form
+        train_deterministic: operations that give the same bits on a GPU each time; an error for one without
+            such a form
 
     Raises ValueError for a value that makes no sense.
     """
@@ -120,19 +127,29 @@ def differences(recipe: Recipe, default: Recipe) -> dict[str, Any]:
         return (augmentations(of.augment) or ("none",)) if name == "augment" else getattr(of, name)
 
     names = [each.name for each in fields(Recipe) if each.name != "epochs"]
-    return {f"{PREFIX}{name}": value(recipe, name) for name in names if value(recipe, name) != value(default, name)}
+    return {
+        f"{PREFIX}{name}": value(recipe, name)
+        for name in names
+        if value(recipe, name) != value(default, name)
+    }
 
 
 def optimizer_of(parameters: list[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
     """Return the recipe's optimiser of these parameters."""
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-    return torch.optim.SGD(parameters, lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay, fused=True)
+    return torch.optim.SGD(
+        parameters, lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay, fused=True
+    )
 
 
-def schedule_of(optimizer: torch.optim.Optimizer, recipe: Recipe, images: int, processes: int = 1) -> torch.optim.lr_scheduler.LRScheduler:
+def schedule_of(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, images: int, processes: int = 1
+) -> torch.optim.lr_scheduler.LRScheduler:
     """Return the schedule over the recipe's steps: one cycle, or half a cosine from `lr` to 0."""
     steps = math.ceil(images / recipe.batch_size_for(images, processes)) * recipe.epochs
     if recipe.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=max(steps + 1, 5), pct_start=0.25, cycle_momentum=False)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.lr, total_steps=max(steps + 1, 5), pct_start=0.25, cycle_momentum=False
+    )

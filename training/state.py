@@ -84,18 +84,35 @@ class StateFile:
         tensors: Tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         inner = optimizer.state_dict()
         for number, values in inner["state"].items():
-            tensors |= {f"optimizer.{number}.{name}": value for name, value in values.items() if isinstance(value, Tensor)}
+            tensors |= {
+                f"optimizer.{number}.{name}": value
+                for name, value in values.items()
+                if isinstance(value, Tensor)
+            }
         tensors |= {"generator": generator_state, "random": torch.get_rng_state()}
         tensors |= {"random_cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
-        groups = [{name: value for name, value in group.items() if name != "params"} for group in inner["param_groups"]]
-        header = {"kind": KIND, "about": self.about, "position": asdict(position), "way": asdict(precision), "groups": groups}
+        groups = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in inner["param_groups"]
+        ]
+        header = {
+            "kind": KIND,
+            "about": self.about,
+            "position": asdict(position),
+            "way": asdict(precision),
+            "groups": groups,
+        }
         try:
             write_tensors(self.path, tensors, header)
         except ValueError as error:  # a full disk doesn't stop the training
-            warnings.warn(f"the training goes on, but starts over if it is interrupted: {error}", stacklevel=2)
+            warnings.warn(
+                f"the training goes on, but starts over if it is interrupted: {error}", stacklevel=2
+            )
             self._next = math.inf
             return
-        self._next = time.perf_counter() + max(self.every, SHARE * (time.perf_counter() - started) if self.every else 0)
+        self._next = time.perf_counter() + max(
+            self.every, SHARE * (time.perf_counter() - started) if self.every else 0
+        )
 
     def read(self, model: nn.Module) -> State | None:
         """Read the state; None if there is none, with a warning if it is damaged or of another training."""
@@ -107,11 +124,17 @@ class StateFile:
             warnings.warn(f"the training starts over: {error}", stacklevel=2)
             return None
         if header.get("kind") != KIND or header.get("about") != self.about:
-            warnings.warn(f"the training starts over: {self.path} is the state of one with other settings or versions", stacklevel=2)
+            warnings.warn(
+                f"the training starts over: {self.path} is the state of one with other settings or versions",
+                stacklevel=2,
+            )
             return None
         state = _state(header, tensors)
         if state is None or not _fits(state, model):
-            warnings.warn(f"the training starts over: {self.path} is damaged, or the state of another model", stacklevel=2)
+            warnings.warn(
+                f"the training starts over: {self.path} is damaged, or the state of another model",
+                stacklevel=2,
+            )
             return None
         return state
 
@@ -131,7 +154,11 @@ def _state(header: Mapping[str, Any], tensors: Tensors) -> State | None:
     at = state.position
     counts = all(type(value) is int and value >= 0 for value in (at.epoch, at.step))
     sums = all(type(value) is float and math.isfinite(value) for value in (at.total, at.correct, at.seconds))
-    epochs = isinstance(at.history, list) and len(at.history) == at.epoch and all(isinstance(values, dict) for values in at.history)
+    epochs = (
+        isinstance(at.history, list)
+        and len(at.history) == at.epoch
+        and all(isinstance(values, dict) for values in at.history)
+    )
     precisions = all(isinstance(value, bool) for value in asdict(state.precision).values())
     one_group = isinstance(groups, list) and len(groups) == 1 and isinstance(groups[0], dict)
     return state if counts and sums and epochs and precisions and one_group else None
@@ -140,14 +167,22 @@ def _state(header: Mapping[str, Any], tensors: Tensors) -> State | None:
 def _fits(state: State, model: nn.Module) -> bool:
     """Return whether a state has the model's weights, moments of its parameters, and the random states."""
     parameters = list(model.parameters())
-    weights = {name.removeprefix("model."): value.shape for name, value in state.tensors.items() if name.startswith("model.")}
+    weights = {
+        name.removeprefix("model."): value.shape
+        for name, value in state.tensors.items()
+        if name.startswith("model.")
+    }
     if weights != {name: value.shape for name, value in model.state_dict().items()}:
         return False
     moments = [name.split(".") for name in state.tensors if name.startswith("optimizer.")]
-    numbered = all(len(parts) == 3 and parts[1].isdecimal() and int(parts[1]) < len(parameters) for parts in moments)
+    numbered = all(
+        len(parts) == 3 and parts[1].isdecimal() and int(parts[1]) < len(parameters) for parts in moments
+    )
     random = torch.get_rng_state()
     streams = [state.tensors.get(name) for name in ("generator", "random")]
-    return numbered and all(each is not None and each.dtype == random.dtype and each.shape == random.shape for each in streams)
+    return numbered and all(
+        each is not None and each.dtype == random.dtype and each.shape == random.shape for each in streams
+    )
 
 
 def restore(
@@ -160,18 +195,29 @@ def restore(
     steps: int,
 ) -> None:
     """Restore model, optimiser, schedule, generator and the global random state after `steps` steps."""
-    model.load_state_dict({name.removeprefix("model."): value for name, value in state.tensors.items() if name.startswith("model.")})
+    model.load_state_dict(
+        {
+            name.removeprefix("model."): value
+            for name, value in state.tensors.items()
+            if name.startswith("model.")
+        }
+    )
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in state.tensors.items():
         if name.startswith("optimizer."):
             _, number, own = name.split(".")
             moments.setdefault(int(number), {})[own] = value
     inner = optimizer.state_dict()
-    groups = [group | {"params": here["params"]} for group, here in zip(state.groups, inner["param_groups"], strict=True)]
+    groups = [
+        group | {"params": here["params"]}
+        for group, here in zip(state.groups, inner["param_groups"], strict=True)
+    ]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:  # fused optimisers need the parameter's strides
+            if (
+                isinstance(value, Tensor) and value.shape == parameter.shape
+            ):  # fused optimisers need the parameter's strides
                 values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     rates = [group["lr"] for group in optimizer.param_groups]
     schedule.load_state_dict({"last_epoch": steps, "_step_count": steps + 1, "_last_lr": rates})

@@ -10,7 +10,10 @@ from torch import Tensor
 
 Weights = dict[str, Tensor]
 
-USUAL = ("", "state_dict")  # the usual places of the weights; others are copies, such as an average or the initial weights
+USUAL = (
+    "",
+    "state_dict",
+)  # the usual places of the weights; others are copies, such as an average or the initial weights
 DEEPEST = 4  # nested mappings
 SHOWN = 3  # names in one line
 
@@ -23,7 +26,9 @@ def state_dicts(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple
     """Yield (place, state dict) of each in a file's content: "" for the content itself, or "ema.model"."""
     if not isinstance(content, Mapping) or depth > DEEPEST:
         return
-    own = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    own = {
+        name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)
+    }
     if own:
         yield place, own
     for name, value in content.items():

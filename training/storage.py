@@ -59,12 +59,15 @@ def write_bytes(path: Path, content: bytes, remedy: str = REMEDY) -> None:
 def check_writable(folder: Path, remedy: str = REMEDY) -> None:
     """Raise ValueError if files can't be made in `folder`, or in its nearest existing parent.
 
-    Removes its own probe and the temporary files of killed processes. Makes no folder: another process could start to use it just
-    before it is removed.
+    Removes its own probe and the temporary files of killed processes. Makes no folder: another process could
+    start to use it just before it is removed.
     """
     long = next((part for part in folder.parts if len(os.fsencode(part)) > LONGEST), None)
     if long is not None:
-        raise ValueError(f"{folder} can't be made: {long[:40]}... has more than {LONGEST} bytes, more than a file system holds. {remedy}")
+        raise ValueError(
+            f"{folder} can't be made: {long[:40]}... has more than {LONGEST} bytes, more than a file system "
+            f"holds. {remedy}"
+        )
     there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     probe = temporary_name(there / ".writable")
     try:
@@ -93,14 +96,21 @@ def text_digest(text: str) -> str:
 def read_header(path: Path) -> dict[str, Any]:
     """Read the JSON header.
 
-    Raises FileNotFoundError without a file, ValueError for a file that Lethe did not write, a truncated file and an edited header.
+    Raises FileNotFoundError without a file, ValueError for a file that Lethe did not write, a truncated file
+    and an edited header.
     """
     notes = _notes(path)
     if HEADER not in notes:
-        raise ValueError(f"{path}: expected a safetensors file written by Lethe (it has no Lethe header). Delete it and make it again")
+        raise ValueError(
+            f"{path}: expected a safetensors file written by Lethe (it has no Lethe header). Delete it and "
+            "make it again"
+        )
     try:
         header = json.loads(notes[HEADER])
-    except (ValueError, RecursionError) as error:  # no JSON, an integer of thousands of digits, deeply nested lists
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # no JSON, an integer of thousands of digits, deeply nested lists
         raise damaged_header(path, f"it is no JSON that can be read, {type(error).__name__}") from error
     if not isinstance(header, dict):
         raise damaged_header(path, f"expected an object, got {type(header).__name__}")
@@ -126,7 +136,10 @@ def edited(path: Path) -> ValueError:
 
 def damaged_header(path: Path, reason: str) -> ValueError:
     """Return the error for a header that Lethe did not write so."""
-    return ValueError(f"{path}: its header is damaged, or of another version of Lethe ({reason}). Delete it and make it again")
+    return ValueError(
+        f"{path}: its header is damaged, or of another version of Lethe ({reason}). Delete it and make it "
+        "again"
+    )
 
 
 def has_header(path: Path) -> bool:
@@ -139,7 +152,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     header = read_header(path)
     tensors = bare_tensors(path)
     if digest_of(tensors) != header.get("digest"):
-        raise ValueError(f"{path}: the tensors are not those that were saved (digest differs). Delete it and make it again")
+        raise ValueError(
+            f"{path}: the tensors are not those that were saved (digest differs). Delete it and make it again"
+        )
     return tensors, header
 
 
@@ -159,7 +174,10 @@ def _notes(path: Path) -> dict[str, str]:
         instead = not_weights(path)
         if instead is not None:
             raise ValueError(f"{path}: expected a safetensors file, got {instead}") from error
-        raise ValueError(f"{path}: expected a complete safetensors file, and this one is damaged or cut off ({error}). {AGAIN}") from error
+        raise ValueError(
+            f"{path}: expected a complete safetensors file, and this one is damaged or cut off ({error}). "
+            f"{AGAIN}"
+        ) from error
 
 
 def check_there(path: Path) -> None:

@@ -5,7 +5,18 @@ Importing the package imports every file in it, so that a new method is there as
 
 from registry import import_modules
 from unlearn.amount import Amount, count_of
-from unlearn.impl import METHODS, ForgetData, Refused, Unlearned, check_model, copy_of, masked_layer, register, resolved, unlearn
+from unlearn.impl import (
+    METHODS,
+    ForgetData,
+    Refused,
+    Unlearned,
+    check_model,
+    copy_of,
+    masked_layer,
+    register,
+    resolved,
+    unlearn,
+)
 from unlearn.oracles import Oracles
 
 import_modules(__name__, __path__)

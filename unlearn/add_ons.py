@@ -22,8 +22,9 @@ EPSILON = 1e-8
 class Step:
     """The two gradients of one step, a tensor per parameter, and the weight of the retain one, 0 < beta < 1.
 
-    `unlearn` (g_u) is the descent gradient of the forget objective, `retain` (g_c) that of the retain objective;
-    `of_true_labels` computes the gradient of the forget batch's cross-entropy with its true labels, for an add-on that declares it.
+    `unlearn` (g_u) is the descent gradient of the forget objective, `retain` (g_c) that of the retain
+    objective; `of_true_labels` computes the gradient of the forget batch's cross-entropy with its true
+    labels, for an add-on that declares it.
     """
 
     unlearn: Gradients
@@ -34,7 +35,10 @@ class Step:
     @property
     def direction(self) -> Gradients:
         """d = beta g_c + (1 - beta) g_u, the plain step."""
-        return [self.beta * g_c + (1 - self.beta) * g_u for g_u, g_c in zip(self.unlearn, self.retain, strict=True)]
+        return [
+            self.beta * g_c + (1 - self.beta) * g_u
+            for g_u, g_c in zip(self.unlearn, self.retain, strict=True)
+        ]
 
 
 Rule = Callable[[Step], Gradients]
@@ -42,7 +46,9 @@ Rule = Callable[[Step], Gradients]
 
 @dataclass(frozen=True)
 class AddOnFacts:
-    """What an add-on declares: where it comes from, and whether it asks for the gradient of the forget batch's true labels."""
+    """What an add-on declares: where it comes from, and whether it asks for the gradient of the forget
+    batch's true labels.
+    """
 
     source: str = "Dine, Furon, Faure 2025, arXiv:2511.02435"
     true_labels: bool = False
@@ -58,7 +64,9 @@ def plain(step: Step) -> Gradients:
 
 
 @register("GradMask")
-def grad_mask(*, quantile: Quantile = 0.3, memory: Memory = 0.9, memory_start: MemoryStart | None = None) -> Rule:
+def grad_mask(
+    *, quantile: Quantile = 0.3, memory: Memory = 0.9, memory_start: MemoryStart | None = None
+) -> Rule:
     """Keep the entries whose two gradients are likely enough to agree in sign.
 
         d * 1[v >= quantile]        v: the probability that they agree
@@ -106,7 +114,8 @@ def grad_focus(*, memory: Memory = 0.9, memory_start: MemoryStart | None = None)
 
 @register("OPT")
 def opt() -> Rule:
-    """Drop the entries whose two gradients oppose each other most, per tensor as few as make the step feasible.
+    """Drop the entries whose two gradients oppose each other most, per tensor as few as make the step
+    feasible.
 
         d * 1[kept]        dropped: the most negative g_u g_c
 
@@ -151,7 +160,9 @@ def saliency(*, quantile: Quantile = 0.3) -> Rule:
 
     def rule(step: Step) -> Gradients:
         sizes = [g.abs() for g in step.of_true_labels()]
-        return [d * (size >= _quantile(size, quantile)) for d, size in zip(step.direction, sizes, strict=True)]
+        return [
+            d * (size >= _quantile(size, quantile)) for d, size in zip(step.direction, sizes, strict=True)
+        ]
 
     return rule
 
@@ -162,9 +173,10 @@ class Agreement:
         v = Phi(z_u) Phi(z_c) + (1 - Phi(z_u)) (1 - Phi(z_c))
         z = g / sqrt(V + 1e-8),  V <- memory V + (1 - memory) g^2,  at the first step V = memory_start g^2
 
-    V is kept for each of the two gradients over all steps, without bias correction; Phi is the normal distribution's cdf. Without
-    `memory_start` V is 0 before the first step: 1 - memory. Dine et al.'s public code keeps .1 of V and starts at .1 g^2:
-    --memory .1 --memory_start .1.
+    V is kept for each of the two gradients over all steps, without bias correction; Phi is the normal
+    distribution's cdf. Without
+    `memory_start` V is 0 before the first step: 1 - memory. Dine et al.'s public code keeps .1 of V and
+    starts at .1 g^2: --memory .1 --memory_start .1.
     """
 
     def __init__(self, memory: float, memory_start: float | None = None) -> None:
@@ -183,28 +195,37 @@ class Agreement:
             new = self.memory_start
         for moment, g in zip(self._moments[which], gradients, strict=True):
             moment.mul_(kept).addcmul_(g, g, value=new)
-        return [torch.special.ndtr(g / (moment + EPSILON).sqrt()) for g, moment in zip(gradients, self._moments[which], strict=True)]
+        return [
+            torch.special.ndtr(g / (moment + EPSILON).sqrt())
+            for g, moment in zip(gradients, self._moments[which], strict=True)
+        ]
 
 
 def kept(g_u: Tensor, g_c: Tensor, beta: float, v: Tensor | None = None) -> Tensor:
-    """1 for the entries of one tensor that stay, 0 for those that are dropped, so that the step on the others is feasible.
+    """1 for the entries of one tensor that stay, 0 for those that are dropped, so that the step on the others
+    is feasible.
 
         min(alpha / beta sum v g_u^2, beta / alpha sum v g_c^2) + sum v g_u g_c >= 0        alpha = 1 - beta, v = 1 if not given
 
-    which is <v d, g_u> >= 0 and <v d, g_c> >= 0 for d = beta g_c + alpha g_u. The smallest products v g_u g_c are dropped,
-    as few as it takes. It is a statement about d: what an optimiser makes of it (momentum, Adam's scaling, weight decay)
-    can break it afterwards.
+    which is <v d, g_u> >= 0 and <v d, g_c> >= 0 for d = beta g_c + alpha g_u. The smallest products v g_u g_c
+    are dropped,
+    as few as it takes. It is a statement about d: what an optimiser makes of it (momentum, Adam's scaling,
+    weight decay) can break it afterwards.
     """
     a, b = g_u.flatten().double(), g_c.flatten().double()
     weight = torch.ones_like(a) if v is None else v.flatten().double()
     products = weight * a * b
     alpha = 1 - beta
-    if not a.is_cuda and _least(alpha, beta, weight, a, b) + products.sum() >= 0:  # nothing to drop, and no sort
+    if (
+        not a.is_cuda and _least(alpha, beta, weight, a, b) + products.sum() >= 0
+    ):  # nothing to drop, and no sort
         return torch.ones_like(g_u)
     order = products.argsort()
     sums = [_rest_sums(values[order]) for values in (weight * a.square(), weight * b.square(), products)]
     feasible = torch.minimum(alpha / beta * sums[0], beta / alpha * sums[1]) + sums[2] >= 0
-    dropped = feasible.int().argmax()  # the first that is; where nothing is left it always is. Not an int: a GPU need not wait for it
+    dropped = (
+        feasible.int().argmax()
+    )  # the first that is; where nothing is left it always is. Not an int: a GPU need not wait for it
     stays = torch.empty_like(a)
     stays[order] = (torch.arange(len(a), device=a.device) >= dropped).to(stays)
     return stays.view_as(g_u).to(g_u.dtype)
@@ -215,7 +236,9 @@ def _least(alpha: float, beta: float, v: Tensor, a: Tensor, b: Tensor) -> Tensor
 
 
 def _rest_sums(values: Tensor) -> Tensor:
-    """Sums of what is left when the first 0, 1, ..., N values are taken away, (N + 1,); the last is exactly 0."""
+    """Sums of what is left when the first 0, 1, ..., N values are taken away, (N + 1,); the last is exactly
+    0.
+    """
     return torch.cat([values.flip(0).cumsum(0).flip(0), values.new_zeros(1)])
 
 
@@ -224,6 +247,8 @@ def _masked_by(agreement: Agreement, least: float) -> Rule:
 
 
 def _quantile(values: Tensor, share: float) -> Tensor:
-    """The value of which `share` of the entries are below: torch.quantile's `higher`, for tensors of any size."""
+    """The value of which `share` of the entries are below: torch.quantile's `higher`, for tensors of any
+    size.
+    """
     rank = min(int(-(-share * (values.numel() - 1) // 1)), values.numel() - 1)
     return values.flatten().kthvalue(rank + 1).values

@@ -20,14 +20,20 @@ from unlearn.srl import check_classes
     source_augments="nothing",
 )
 def amnesiac(
-    model: nn.Module, data: ForgetData, *, unlearn_epochs: Epochs = 3, unlearn_lr: LearningRate = 1e-4, batch_size: BatchSize = 128
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    unlearn_epochs: Epochs = 3,
+    unlearn_lr: LearningRate = 1e-4,
+    batch_size: BatchSize = 128,
 ) -> Unlearned:
     """Fine-tune on forget and retain set mixed, the forget images under wrong labels that are drawn once.
 
         theta <- Adam(theta, grad CE(f_theta(x), y'))        (x, y') in forget with y' != y, or in retain with y' = y
 
-    in train mode; an epoch is a pass over all training images. This is what the source calls "Unlearning"; its "Amnesiac
-    Unlearning" subtracts updates that were recorded in training, which an initial model doesn't bring along.
+    in train mode; an epoch is a pass over all training images. This is what the source calls "Unlearning";
+    its "Amnesiac Unlearning" subtracts updates that were recorded in training, which an initial model doesn't
+    bring along.
 
     Flags:
         unlearn_epochs: passes over all training images

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-Amount = Annotated[int | float | str, "a count (an integer >= 1), a fraction in (0, 1), or a percentage such as 50%"]
+Amount = Annotated[
+    int | float | str, "a count (an integer >= 1), a fraction in (0, 1), or a percentage such as 50%"
+]
 
 
 def count_of(amount: int | float | str, total: int, name: str) -> int:
     """How many of `total` weights an amount means; `name` is the flag that it came from.
 
     n -> n for an integer 1 <= n <= total; x -> round(x total) for 0 < x < 1; "p%" -> round(p total / 100) for
-    0 < p <= 100. Raises ValueError for anything else: 0, negatives, NaN, 1.0, more than there is, and less than one weight.
+    0 < p <= 100. Raises ValueError for anything else: 0, negatives, NaN, 1.0, more than there is, and less
+    than one weight.
     """
     if isinstance(amount, bool):
         raise _refused(amount, total, name)
@@ -43,6 +46,7 @@ def _refused(amount: int | float | str, total: int, name: str) -> ValueError:
     if amount == 1 and isinstance(amount, float):
         return ValueError(f"--{name}: 1.0 could mean one weight or all {total}. Write 1 or 100%")
     return ValueError(
-        f"--{name}: expected a count from 1 to {total} (the layer's weights), a fraction in (0, 1) of at least one weight, "
+        f"--{name}: expected a count from 1 to {total} (the layer's weights), a fraction in (0, 1) of at "
+        "least one weight, "
         f"or a percentage up to 100%, got {amount}. Correct the amount"
     )

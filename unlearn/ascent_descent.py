@@ -1,4 +1,6 @@
-"""ascent_descent: climb the loss of what is to be forgotten for some epochs, and descend that of the rest in all."""
+"""ascent_descent: climb the loss of what is to be forgotten for some epochs, and descend that of the rest in
+all.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ def check_ascent(model: nn.Module, data: ForgetData, *, unlearn_epochs: int, asc
     """ValueError for ascent epochs that there are not."""
     if ascent_epochs > unlearn_epochs:
         raise ValueError(
-            f"--ascent_epochs: expected an integer from 1 to --unlearn_epochs {unlearn_epochs}, got {ascent_epochs}. "
+            f"--ascent_epochs: expected an integer from 1 to --unlearn_epochs {unlearn_epochs}, got "
+            f"{ascent_epochs}. "
             "Give fewer, or use --unlearn FT for none"
         )
 
@@ -36,16 +39,19 @@ def ascent_descent(
     momentum: Momentum = 0.0,
     weight_decay: WeightDecay = 0.0,
 ) -> Unlearned:
-    """Ascend the cross-entropy of the forget set in the first epochs, and descend that of the retain set in all of them.
+    """Ascend the cross-entropy of the forget set in the first epochs, and descend that of the retain set in
+    all of them.
 
         epoch <= ascent_epochs:  theta <- theta + unlearn_lr grad CE(f_theta(x), y)        (x, y) in forget
         every epoch, after that: theta <- theta - unlearn_lr grad CE(f_theta(x), y)        (x, y) in retain
 
     by SGD in train mode, a pass over a set each.
 
-    Departures: the source trains the caller's own model, has batches of 32 forget images beside 64 retain images, and takes
-    batch norm's statistics from each batch of forget (here: the running ones, which stay). One epoch
-    of ascent and a learning rate of 1e-3 are ours: three epochs of it diverge on 5,000 images, in batches of 64.
+    Departures: the source trains the caller's own model, has batches of 32 forget images beside 64 retain
+    images, and takes batch norm's statistics from each batch of forget (here: the running ones, which stay).
+    One epoch
+    of ascent and a learning rate of 1e-3 are ours: three epochs of it diverge on 5,000 images, in batches of
+    64.
 
     Flags:
         unlearn_epochs: passes over the retain set

@@ -1,4 +1,6 @@
-"""A datamodel by gradient attribution: what the logits would be had some training images not been there, to first order."""
+"""A datamodel by gradient attribution: what the logits would be had some training images not been there, to
+first order.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ NUMBERS = 2**26  # of single images' gradients that are held at once
 
 @dataclass(frozen=True)
 class Sketch:
-    """A random map from P parameters to k numbers and back: each parameter is added to one of them, with a random sign.
+    """A random map from P parameters to k numbers and back: each parameter is added to one of them, with a
+    random sign.
 
     (S' g)_j = sum over i with bucket_i = j of sign_i g_i    E[S S'] = I
     """
@@ -45,25 +48,31 @@ class Sketch:
 class Attribution:
     """The training images' gradients at the model's weights, and what they say of other images.
 
-    With the margins m(x) = log p_y / (1 - p_y), the sketched gradients phi = S' grad m of the N training images, and q = 1 - p_y, the
-    score of training image i for x is its influence on m(x), as in a logistic regression on these features:
+    With the margins m(x) = log p_y / (1 - p_y), the sketched gradients phi = S' grad m of the N training
+    images, and q = 1 - p_y, the score of training image i for x is its influence on m(x), as in a logistic
+    regression on these features:
 
         tau(x)_i = phi(x)' H^-1 phi_i q_i    H = sum p_y (1 - p_y) phi phi' + c I    c = damping mean(p_y (1 - p_y) |phi|^2)
 
-    so that without the images of a set F the output at x is lower by sum over F of tau(x). In the weights that is the shift
+    so that without the images of a set F the output at x is lower by sum over F of tau(x). In the weights
+    that is the shift
 
         delta = -S H^-1 sum over F of q_f phi_f    f(x) without F is about f(x) + grad f(x) . delta
 
     H^-1 is taken among images (Woodbury): N x N numbers.
     """
 
-    def __init__(self, model: nn.Module, images: ImageSet, data: ForgetData, *, sketch_size: int, damping: float) -> None:
+    def __init__(
+        self, model: nn.Module, images: ImageSet, data: ForgetData, *, sketch_size: int, damping: float
+    ) -> None:
         self.model, self.device = model, data.device
         self.parameters = {name: p.detach() for name, p in model.named_parameters()}
         count = sum(p.numel() for p in self.parameters.values())
         self.sketch = Sketch.drawn(count, sketch_size, data.generator("attribution", "sketch"), data.device)
         pieces = list(self._pieces(images))
-        self.features = torch.cat([self._features(x, y) for x, y in data.progress(pieces, "gradients of training images")])
+        self.features = torch.cat(
+            [self._features(x, y) for x, y in data.progress(pieces, "gradients of training images")]
+        )
         self.residuals = torch.cat([self._residuals(x, y) for x, y in pieces])
         self.weighted = self.features * (self.residuals * (1 - self.residuals)).sqrt()[:, None]
         gram = self.weighted @ self.weighted.T
@@ -71,14 +80,21 @@ class Attribution:
         self.damped = gram + self.ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
 
     def shift(self, chosen: Tensor) -> dict[str, Tensor]:
-        """What is added to the weights where the images that `chosen` (N,) bool says are left out of training."""
+        """What is added to the weights where the images that `chosen` (N,) bool says are left out of
+        training.
+        """
         gradient = (self.residuals * chosen.to(self.device)) @ self.features
         delta = -self.sketch.up(self._solved(gradient[None])[0])
         parts = delta.split([p.numel() for p in self.parameters.values()])
-        return {name: part.view_as(p).to(p) for (name, p), part in zip(self.parameters.items(), parts, strict=True)}
+        return {
+            name: part.view_as(p).to(p)
+            for (name, p), part in zip(self.parameters.items(), parts, strict=True)
+        }
 
     def scores(self, images: ImageSet) -> Tensor:
-        """tau (M, N): how much each of the N training images adds to the margins of M images of which the labels are known."""
+        """tau (M, N): how much each of the N training images adds to the margins of M images of which the
+        labels are known.
+        """
         features = torch.cat([self._features(x, y) for x, y in self._pieces(images)])
         return self._solved(features) @ self.features.T * self.residuals
 

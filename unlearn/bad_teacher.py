@@ -1,4 +1,6 @@
-"""bad_teacher: learn what is forgotten from a teacher that knows nothing, and what is retained from the initial model."""
+"""bad_teacher: learn what is forgotten from a teacher that knows nothing, and what is retained from the
+initial model.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ def check_drawable(model: nn.Module, data: ForgetData) -> None:
         if own and redraw_of(module) is None:
             place = name or "the model itself"
             raise ValueError(
-                f"bad_teacher: expected modules that can draw their weights anew, got {type(module).__name__} ({place}) with "
+                "bad_teacher: expected modules that can draw their weights anew, got "
+                f"{type(module).__name__} ({place}) with "
                 f"{', '.join(own)} and no reset_parameters(). Give it one"
             )
 
@@ -49,7 +52,8 @@ def bad_teacher(
     """Imitate an incompetent teacher on forget, the initial model on a part of retain, by Adam.
 
         theta <- theta - unlearn_lr Adam(grad mean KL(softmax(t(x) / T) || softmax(f_theta(x) / T)))
-        t = the same architecture with new random weights on forget, the initial model on retain; T = teacher_temperature
+        t = the same architecture with new random weights on forget, the initial model on retain; T =
+        teacher_temperature
 
     Flags:
         unlearn_epochs: passes over the forget images and the drawn retain images together
@@ -61,8 +65,8 @@ def bad_teacher(
     Raises ValueError for a model with weights that can't be drawn anew, and
     FloatingPointError as soon as a loss is not finite.
 
-    Departures: the published loop divides the KL by the number of classes as well; Adam does not see the factor. Its teacher's
-    initial weights are the architecture's own; here they are the layers'.
+    Departures: the published loop divides the KL by the number of classes as well; Adam does not see the
+    factor. Its teacher's initial weights are the architecture's own; here they are the layers'.
     """
     student = copy_of(model)
     images, forgets = with_share_of_retain(data, retain_share, "bad_teacher")
@@ -72,22 +76,29 @@ def bad_teacher(
     def divergence(student_logits: Tensor, batch: Seen) -> Tensor:
         taught = torch.where(forgets[batch.positions, None], ignorant(batch), knowing(batch))
         learned = (student_logits / teacher_temperature).log_softmax(1)
-        return F.kl_div(learned, (taught / teacher_temperature).log_softmax(1), reduction="batchmean", log_target=True)
+        return F.kl_div(
+            learned, (taught / teacher_temperature).log_softmax(1), reduction="batchmean", log_target=True
+        )
 
     plan = [passes.Pass("imitation", images, divergence, numbered=True)]
     optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr)
-    return passes.fine_tune(student, data, "bad_teacher", lambda _: plan, optimizer, unlearn_epochs, batch_size)
+    return passes.fine_tune(
+        student, data, "bad_teacher", lambda _: plan, optimizer, unlearn_epochs, batch_size
+    )
 
 
 def incompetent(model: nn.Module, data: ForgetData) -> nn.Module:
-    """A copy whose weights and running statistics are drawn anew by the layers' own `reset_parameters`, from the data's seed.
+    """A copy whose weights and running statistics are drawn anew by the layers' own `reset_parameters`, from
+    the data's seed.
 
     Raises ValueError where a module has parameters and no `reset_parameters`.
     """
     check_drawable(model, data)
     teacher = copy.deepcopy(model).cpu()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=data.generator("bad_teacher", "incompetent"))))
+        torch.manual_seed(
+            int(torch.randint(2**62, (), generator=data.generator("bad_teacher", "incompetent")))
+        )
         for module in teacher.modules():
             if (redraw := redraw_of(module)) is not None:
                 redraw()

@@ -25,9 +25,14 @@ def classifier_of(model: nn.Module, data: ForgetData) -> str:
         logits = model(images)
         made = None if name is None else model.get_submodule(name)(inputs[name])
     if name is None or made is None or made.shape != logits.shape or not torch.allclose(made, logits):
-        found = f"{name!r} with {made.shape[1]} outputs, and something after it" if made is not None else "no linear layer"
+        found = (
+            f"{name!r} with {made.shape[1]} outputs, and something after it"
+            if made is not None
+            else "no linear layer"
+        )
         raise ValueError(
-            f"expected a model whose last linear layer gives its {logits.shape[1]} logits, got {found}. Use a model that ends in one"
+            f"expected a model whose last linear layer gives its {logits.shape[1]} logits, got {found}. Use "
+            "a model that ends in one"
         )
     return name
 
@@ -35,9 +40,10 @@ def classifier_of(model: nn.Module, data: ForgetData) -> str:
 def blocks_of(model: nn.Module, data: ForgetData) -> list[Block]:
     """The blocks in the order in which they first run, and last the classifier with what comes after it.
 
-    A block is a module with a forward pass of its own (torchvision's BasicBlock), or in a chain of layers one that has a weight
-    of two dimensions or more (linear, convolution) with the layers after it up to the next such one (batch norm, activation).
-    Looked into are only Sequential and ModuleList, what holds the classifier, and what holds a row of blocks of the same class.
+    A block is a module with a forward pass of its own (torchvision's BasicBlock), or in a chain of layers one
+    that has a weight of two dimensions or more (linear, convolution) with the layers after it up to the next
+    such one (batch norm, activation). Looked into are only Sequential and ModuleList, what holds the
+    classifier, and what holds a row of blocks of the same class.
     mlp and any Sequential: a block per linear layer or convolution; resnet18: the stem, then 8 BasicBlocks.
 
     Raises ValueError where the order can't be said: for a unit with weights that runs more than once.
@@ -55,7 +61,9 @@ def blocks_of(model: nn.Module, data: ForgetData) -> list[Block]:
 
 def redraw_of(module: nn.Module) -> Callable[[], None] | None:
     """What draws a module's own weights anew; torch's attention layers have it under another name."""
-    found: Callable[[], None] | None = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+    found: Callable[[], None] | None = getattr(module, "reset_parameters", None) or getattr(
+        module, "_reset_parameters", None
+    )
     return found
 
 
@@ -74,31 +82,54 @@ def _units(module: nn.Module, prefix: str, classifier: str) -> Iterator[str]:
 
 def _is_chain(unit: nn.Module) -> bool:
     """Whether it only holds modules in a row: one with a forward pass of its own is a block."""
-    return isinstance(unit, nn.ModuleList) or (isinstance(unit, nn.Sequential) and type(unit).forward is nn.Sequential.forward)
+    return isinstance(unit, nn.ModuleList) or (
+        isinstance(unit, nn.Sequential) and type(unit).forward is nn.Sequential.forward
+    )
 
 
 def _holds_a_row(unit: nn.Module) -> bool:
     """Whether a chain in it has two blocks of the same class, as an encoder has."""
     chains = [child for child in unit.children() if _is_chain(child)]
-    rows = [[type(item) for item in chain.children() if any(True for _ in item.children()) and not _is_chain(item)] for chain in chains]
+    rows = [
+        [
+            type(item)
+            for item in chain.children()
+            if any(True for _ in item.children()) and not _is_chain(item)
+        ]
+        for chain in chains
+    ]
     return any(len(row) > len(set(row)) for row in rows)
 
 
 def _opens_a_block(unit: nn.Module) -> bool:
     parameters = list(unit.parameters())
-    return bool(parameters) and (next(unit.children(), None) is not None or any(p.ndim > 1 for p in parameters))
+    return bool(parameters) and (
+        next(unit.children(), None) is not None or any(p.ndim > 1 for p in parameters)
+    )
 
 
 def _in_forward_order(model: nn.Module, names: list[str], images: Tensor) -> list[str]:
     seen: list[str] = []
-    handles = [model.get_submodule(name).register_forward_pre_hook(lambda module, inputs, name=name: seen.append(name)) for name in names]
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda module, inputs, name=name: seen.append(name)
+        )
+        for name in names
+    ]
     try:
         with evaluating(model), torch.no_grad():
             model(images)
     finally:
         for handle in handles:
             handle.remove()
-    again = [name for name in seen if seen.count(name) > 1 and next(model.get_submodule(name).parameters(), None) is not None]
+    again = [
+        name
+        for name in seen
+        if seen.count(name) > 1 and next(model.get_submodule(name).parameters(), None) is not None
+    ]
     if again:
-        raise ValueError(f"expected a model whose blocks run one after the other, got one that runs {again[0]!r} twice. Use another model")
+        raise ValueError(
+            f"expected a model whose blocks run one after the other, got one that runs {again[0]!r} twice. "
+            "Use another model"
+        )
     return list(dict.fromkeys(seen))

@@ -18,13 +18,19 @@ WHOLE_CLASSES, OTHERS = 1e-4, 3e-7  # learning rates
 
 
 def resolve(model: nn.Module, data: ForgetData, *, unlearn_lr: float | None) -> dict[str, float]:
-    """The learning rate, where none is given. ValueError for a model whose logits do not come from a linear layer."""
+    """The learning rate, where none is given. ValueError for a model whose logits do not come from a linear
+    layer.
+    """
     classifier_of(model, data)
     return {"unlearn_lr": learning_rate(data, WHOLE_CLASSES, OTHERS) if unlearn_lr is None else unlearn_lr}
 
 
 @register(
-    "boundary_expanding", source="Chen et al. 2023, arXiv:2303.11570", resolve=(resolve,), augments=("forget",), source_augments="nothing"
+    "boundary_expanding",
+    source="Chen et al. 2023, arXiv:2303.11570",
+    resolve=(resolve,),
+    augments=("forget",),
+    source_augments="nothing",
 )
 def boundary_expanding(
     model: nn.Module,
@@ -47,13 +53,16 @@ def boundary_expanding(
     Raises ValueError for a model whose logits do not come from a linear layer,
     FloatingPointError if it diverges.
 
-    The method is made for classes: where images of classes that stay are forgotten, whatever is learned of them holds for the retained
-    ones as well, and at the learning rate that forgets a class the model goes with them.
+    The method is made for classes: where images of classes that stay are forgotten, whatever is learned of
+    them holds for the retained ones as well, and at the learning rate that forgets a class the model goes
+    with them.
 
-    Departures: batch norm keeps its running statistics, see NegGrad; the source's learning rate, 1e-5, is meant for hundreds of steps,
-    here it is 1e-4 for classes.
+    Departures: batch norm keeps its running statistics, see NegGrad; the source's learning rate, 1e-5, is
+    meant for hundreds of steps, here it is 1e-4 for classes.
     """
-    widened = Widened(copy_of(model), classifier_of(model, data), data.generator("boundary_expanding", "extra class")).to(data.device)
+    widened = Widened(
+        copy_of(model), classifier_of(model, data), data.generator("boundary_expanding", "extra class")
+    ).to(data.device)
 
     def as_extra(logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, torch.full_like(labels, logits.shape[1] - 1))
@@ -61,32 +70,41 @@ def boundary_expanding(
     plan = [passes.Pass("forget", data.forget.to(data.device), as_extra, keep_statistics=True)]
     optimizer = passes.sgd(widened, unlearn_lr, momentum, 0.0)
     watched = replace(data, on_epoch=lambda _, epoch: data.on_epoch(widened.model, epoch))
-    done = passes.fine_tune(widened, watched, "boundary_expanding", lambda _: plan, optimizer, unlearn_epochs, batch_size)
+    done = passes.fine_tune(
+        widened, watched, "boundary_expanding", lambda _: plan, optimizer, unlearn_epochs, batch_size
+    )
     return replace(done, model=widened.model)
 
 
 class Widened(nn.Module):
     """A classifier with one more class, in train mode; in eval mode the logits are the model's own.
 
-    The extra logit is w.h + b (without b where the classifier has none), h the input of the layer `classifier`, w and b uniform
-    in +-1 / sqrt(n), as PyTorch draws a linear layer. The model itself is not rebuilt.
+    The extra logit is w.h + b (without b where the classifier has none), h the input of the layer
+    `classifier`, w and b uniform in +-1 / sqrt(n), as PyTorch draws a linear layer. The model itself is not
+    rebuilt.
     """
 
     def __init__(self, model: nn.Module, classifier: str, generator: torch.Generator) -> None:
         super().__init__()
         self.model, self.classifier = model, classifier
         layer = _linear(model, classifier)
-        self.extra = nn.Linear(layer.in_features, 1, bias=layer.bias is not None, device="meta").to_empty(device="cpu")
+        self.extra = nn.Linear(layer.in_features, 1, bias=layer.bias is not None, device="meta").to_empty(
+            device="cpu"
+        )
         self.extra.to(dtype=layer.weight.dtype)
         for parameter in self.extra.parameters():
-            nn.init.uniform_(parameter, -(layer.in_features**-0.5), layer.in_features**-0.5, generator=generator)
+            nn.init.uniform_(
+                parameter, -(layer.in_features**-0.5), layer.in_features**-0.5, generator=generator
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             narrow: Tensor = self.model(x)
             return narrow
         seen: list[Tensor] = []
-        handle = _linear(self.model, self.classifier).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        handle = _linear(self.model, self.classifier).register_forward_pre_hook(
+            lambda _, inputs: seen.append(inputs[0])
+        )
         try:
             return torch.cat([self.model(x), self.extra(seen[-1])], 1)
         finally:

@@ -24,37 +24,54 @@ def check_kernels(model: nn.Module, data: ForgetData) -> None:
     """ValueError for a model without a square kernel larger than 1 x 1."""
     if not square_kernels(model):
         raise ValueError(
-            "CT: expected a model with a square convolution kernel larger than 1 x 1, got one without, which transposing would leave "
+            "CT: expected a model with a square convolution kernel larger than 1 x 1, got one without, which "
+            "transposing would leave "
             "as it is. Choose another --arch, such as resnet18, or another method"
         )
 
 
 @register("CT", source=SOURCE, resolve=(check_kernels,), augments=("retain",))
 def ct(
-    model: nn.Module, data: ForgetData, *, unlearn_epochs: Epochs = 30, unlearn_lr: LearningRate = 1e-3, batch_size: BatchSize = 256
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    unlearn_epochs: Epochs = 30,
+    unlearn_lr: LearningRate = 1e-3,
+    batch_size: BatchSize = 256,
 ) -> Unlearned:
     """Transpose the kernels of all convolutions, height for width, then fine-tune on the retain set.
 
         W[o, i, h, w] <- W[o, i, w, h]        then theta <- Adam(theta, g_r)
 
-    An epoch is as many steps as a pass over the forget set has; the retain set is cycled and reshuffled. Kernels that are not
-    square stay as they are.
+    An epoch is as many steps as a pass over the forget set has; the retain set is cycled and reshuffled.
+    Kernels that are not square stay as they are.
 
     Flags:
         unlearn_epochs: passes over the forget set, a retain batch for each of its batches
         unlearn_lr: learning rate of Adam
 
-    Raises ValueError for a model without a square kernel larger than 1 x 1, FloatingPointError if it diverges.
+    Raises ValueError for a model without a square kernel larger than 1 x 1, FloatingPointError if it
+    diverges.
 
-    Departures: the challenge's own fine-tuning was 3 epochs of SGD over the retain set; this is Dine et al.'s, but for their
-    learning rate of 1e-4: with a forget set of one batch its 30 steps do not repair what transposing destroyed. They count transposing
+    Departures: the challenge's own fine-tuning was 3 epochs of SGD over the retain set; this is Dine et
+    al.'s, but for their
+    learning rate of 1e-4: with a forget set of one batch its 30 steps do not repair what transposing
+    destroyed. They count transposing
     as the first of 30 epochs: 29 tune.
     """
     student = copy_of(model)
     transpose(student)
     optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr)
     steps = math.ceil(len(data.forget) / batch_size)
-    history = tune_on_retain(student, data, "CT", optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size, steps=steps)
+    history = tune_on_retain(
+        student,
+        data,
+        "CT",
+        optimizer=optimizer,
+        unlearn_epochs=unlearn_epochs,
+        batch_size=batch_size,
+        steps=steps,
+    )
     return Unlearned(student, history=history)
 
 

@@ -18,19 +18,29 @@ def resolve(model: nn.Module, data: ForgetData, *, multiplier: float | None) -> 
 
 
 def without_the_forget_set(
-    model: nn.Module, data: ForgetData, multiplier: float, attribution_images: int, sketch_size: int, damping: float
+    model: nn.Module,
+    data: ForgetData,
+    multiplier: float,
+    attribution_images: int,
+    sketch_size: int,
+    damping: float,
 ) -> Shifted:
-    """A module that gives the logits predicted for training without the forget set, `multiplier` times as far away. In eval mode.
+    """A module that gives the logits predicted for training without the forget set, `multiplier` times as far
+    away. In eval mode.
 
-    Gradients are taken of all forget images and of `attribution_images` random retain images, all if there are fewer. Raises
-    FloatingPointError where the prediction is not finite.
+    Gradients are taken of all forget images and of `attribution_images` random retain images, all if there
+    are fewer. Raises FloatingPointError where the prediction is not finite.
     """
     initial = copy_of(model)
-    drawn = torch.randperm(len(data.retain), generator=data.generator("attribution", "retain"))[:attribution_images]
+    drawn = torch.randperm(len(data.retain), generator=data.generator("attribution", "retain"))[
+        :attribution_images
+    ]
     images = data.forget.joined(data.retain.subset(drawn))
     attribution = Attribution(initial, images, data, sketch_size=sketch_size, damping=damping)
     shift = attribution.shift(torch.isin(images.indexes, data.forget.indexes))
     shift = {name: multiplier * value for name, value in shift.items()}
     if not all(value.isfinite().all() for value in shift.values()):
-        raise FloatingPointError("the datamodel's prediction is not finite. Choose a larger --damping or a smaller --multiplier")
+        raise FloatingPointError(
+            "the datamodel's prediction is not finite. Choose a larger --damping or a smaller --multiplier"
+        )
     return Shifted(initial, shift).eval()

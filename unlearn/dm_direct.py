@@ -29,14 +29,17 @@ def dm_direct(
 
         logits(x) = f_theta(x) - multiplier sum over f in forget of score(f, x)
         score(f, x) = grad f_theta(x) . S H^-1 phi_f (1 - p_f)    H = sum p_y (1 - p_y) phi phi' + damping mean(p_y (1 - p_y) |phi|^2) I
-        phi_i = S' grad log p_y / (1 - p_y) of training image i, in eval mode; S a random sketch to sketch_size numbers
+        phi_i = S' grad log p_y / (1 - p_y) of training image i, in eval mode; S a random sketch to
+        sketch_size numbers
 
-    That is the influence of the forget images in a logistic regression on the model's gradients. It is of first order: of the
-    right size for a few images, and far too small where a whole class goes, for which the multiplier has to make up.
+    That is the influence of the forget images in a logistic regression on the model's gradients. It is of
+    first order: of the right size for a few images, and far too small where a whole class goes, for which the
+    multiplier has to make up.
 
-    The scores of an input are computed when it is given: summed over the forget set they are one derivative of the logits in one
-    direction of the weights, which is all that is kept. What comes back is a module around the model, of about three times its cost.
-    `python benchmarks/datamodels.py` prints how well such scores agree with retraining.
+    The scores of an input are computed when it is given: summed over the forget set they are one derivative
+    of the logits in one direction of the weights, which is all that is kept. What comes back is a module
+    around the model, of about three times its cost. `python benchmarks/datamodels.py` prints how well such
+    scores agree with retraining.
 
     Flags:
         multiplier: what the scores are multiplied by; by default 1, and 20 where a whole class is forgotten
@@ -46,8 +49,9 @@ def dm_direct(
 
     Raises FloatingPointError where the scores are not finite.
 
-    Departures: one model where the source averages over many; H keeps the weights p_y (1 - p_y), which the source drops, because
-    without them the scores of a well-trained model are far too small; a sparse sketch with one entry a parameter where the source
-    projects by a dense random matrix; and damping, without which more numbers than images have no inverse.
+    Departures: one model where the source averages over many; H keeps the weights p_y (1 - p_y), which the
+    source drops, because without them the scores of a well-trained model are far too small; a sparse sketch
+    with one entry a parameter where the source projects by a dense random matrix; and damping, without which
+    more numbers than images have no inverse.
     """
     return datamodel.without_the_forget_set(model, data, multiplier, attribution_images, sketch_size, damping)

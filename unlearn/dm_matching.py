@@ -34,21 +34,23 @@ def dm_matching(
 ) -> Unlearned:
     """Match the logits that a datamodel predicts for training without the forget set, by Adam.
 
-        theta <- theta - unlearn_lr decay^epoch Adam(grad(mean |f_theta(x) - t(x)|^2 + wd_lambda sum (theta - theta_0)^2))
-        t(x) = logits(x) of dm_direct
+        theta <- theta - unlearn_lr decay^epoch Adam(grad(mean |f_theta(x) - t(x)|^2 + wd_lambda sum (theta -
+        theta_0)^2)) t(x) = logits(x) of dm_direct
 
     oracle_matching without the oracles: the images, epochs and batches are as there.
 
     Flags:
         unlearn_epochs: passes over the images
         unlearn_lr: learning rate of Adam in the first epoch
-        batch_size: images a step (fewer, e.g. 64, for a forget set of hundreds); where batch norm would be left with one image, a few more
+        batch_size: images a step (fewer, e.g. 64, for a forget set of hundreds); where batch norm would be
+            left with one image, a few more
         retain_multiplier: retain images for each forget image, drawn once; all if there are fewer
         forget_multiplier: how often each forget image is in the set
         decay: what the learning rate is multiplied by after each epoch
         wd_lambda: weight of the squared distance to the initial weights
         multiplier: what the scores are multiplied by; by default 1, and 20 where a whole class is forgotten
-        attribution_images: retain images that take part in the scores, drawn at random; all if there are fewer
+        attribution_images: retain images that take part in the scores, drawn at random; all if there are
+            fewer
         sketch_size: numbers that a gradient is reduced to
         damping: what is added to H, in units of the mean p_y (1 - p_y) |phi|^2
 
@@ -57,7 +59,9 @@ def dm_matching(
     Departures: those of dm_direct.
     """
     images = matching.images_to_match(data, "dm_matching", retain_multiplier, forget_multiplier)
-    predicted = datamodel.without_the_forget_set(model, data, multiplier, attribution_images, sketch_size, damping)
+    predicted = datamodel.without_the_forget_set(
+        model, data, multiplier, attribution_images, sketch_size, damping
+    )
     targets = logits_of(predicted, images, data.device)
     tuning = (unlearn_epochs, unlearn_lr, batch_size, decay, wd_lambda)
     return matching.match(copy_of(model), data, "dm_matching", images, targets, *tuning)

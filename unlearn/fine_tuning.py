@@ -69,7 +69,8 @@ def ft_l1(
 
         theta <- theta - unlearn_lr grad [CE(f_theta(x), y) + l1_alpha (1 - e / E) sum |theta|]        (x, y) in retain
 
-    by SGD in train mode, in epoch e = 0, ..., E - 1; all parameters are penalised. The history's loss contains the penalty.
+    by SGD in train mode, in epoch e = 0, ..., E - 1; all parameters are penalised. The history's loss
+    contains the penalty.
 
     Departure: the published parser's l1_alpha of .2 destroys the model; here it is 1e-4.
 
@@ -85,7 +86,9 @@ def ft_l1(
 
     def passes(epoch: int) -> list[Pass]:
         weight = l1_alpha * (1 - epoch / unlearn_epochs)
-        return [Pass("retain", retain, lambda logits, y: F.cross_entropy(logits, y) + weight * l1_norm(student))]
+        return [
+            Pass("retain", retain, lambda logits, y: F.cross_entropy(logits, y) + weight * l1_norm(student))
+        ]
 
     optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
     return fine_tune(student, data, "FT_l1", passes, optimizer, unlearn_epochs, batch_size)

@@ -27,7 +27,8 @@ def fisher_diagonal(
     progress: Progress = silent,
     label: str = "Fisher information",
 ) -> Tensors:
-    """The diagonal of the Fisher information, each entry the mean of a squared derivative over single images, in eval mode.
+    """The diagonal of the Fisher information, each entry the mean of a squared derivative over single images,
+    in eval mode.
 
     true     F = mean_x (d log p(y_x | x) / d theta)^2                          y_x the image's label
     model    F = mean_x sum_y p(y | x) (d log p(y | x) / d theta)^2             exact: no label is drawn
@@ -57,5 +58,6 @@ def _true_labels(labels: Tensor, logits: Tensor) -> Answers:
 def _every_label(logits: Tensor) -> Answers:
     classes = logits.shape[1]
     return [
-        (torch.full((len(logits),), c, device=logits.device), p) for c, p in zip(range(classes), logits.softmax(1).unbind(1), strict=True)
+        (torch.full((len(logits),), c, device=logits.device), p)
+        for c, p in zip(range(classes), logits.softmax(1).unbind(1), strict=True)
     ]

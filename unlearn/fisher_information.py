@@ -15,18 +15,27 @@ BATCH = 512
 
 
 def batch_gradient(model: nn.Module, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensors:
-    """The gradient of the batch's mean cross-entropy; with `weights` (N,), of the sum of weight times cross-entropy.
+    """The gradient of the batch's mean cross-entropy; with `weights` (N,), of the sum of weight times
+    cross-entropy.
 
     Zero for a parameter that the logits do not depend on.
     """
     parameters = dict(model.named_parameters())
-    loss = F.cross_entropy(model(x), y) if weights is None else (weights * F.cross_entropy(model(x), y, reduction="none")).sum()
-    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+    loss = (
+        F.cross_entropy(model(x), y)
+        if weights is None
+        else (weights * F.cross_entropy(model(x), y, reduction="none")).sum()
+    )
+    gradients = torch.autograd.grad(
+        loss, list(parameters.values()), allow_unused=True, materialize_grads=True
+    )
     return dict(zip(parameters, gradients, strict=True))
 
 
 def mean_gradient(model: nn.Module, images: ImageSet, device: torch.device) -> Tensors:
-    """The gradient of the mean cross-entropy of all the images; the model's mode decides what batch norm does."""
+    """The gradient of the mean cross-entropy of all the images; the model's mode decides what batch norm
+    does.
+    """
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for x, y in images.batches(BATCH, device=device):
         for name, gradient in batch_gradient(model, x, y).items():

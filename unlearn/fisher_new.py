@@ -25,7 +25,8 @@ FORGOTTEN_VARIANCE = 1e-4
     source_augments="crop and flip in every loader",
 )
 def fisher_new(model: nn.Module, data: ForgetData, *, fisher_alpha: Positive = 1e-6) -> Unlearned:
-    """Add normal noise to every weight, of one variance per output (and place in a kernel), and forget a class's own row.
+    """Add normal noise to every weight, of one variance per output (and place in a kernel), and forget a
+    class's own row.
 
         theta <- theta + sqrt(v) e                        e ~ N(0, 1)
         v = fisher_alpha mean_j min(1 / F_j, 1e3)         j: the inputs, dim 1; 1e2 in the classifier; v x 10 there and in 1-d tensors
@@ -37,15 +38,18 @@ def fisher_new(model: nn.Module, data: ForgetData, *, fisher_alpha: Positive = 1
     Flags:
         fisher_alpha: variance of the noise where F is 1
 
-    Raises ValueError for an alpha that is not positive, or a model without a linear classifier. It costs a backward pass per
-    image and class.
+    Raises ValueError for an alpha that is not positive, or a model without a linear classifier. It costs a
+    backward pass per image and class.
 
-    Departures: the published code's F squares the mean derivative of 32 images times their mean p(y), which is not Fisher's;
-    its x 10 also hits the variance of the forgotten row; its default alpha, .2, destroys the model.
+    Departures: the published code's F squares the mean derivative of 32 images times their mean p(y), which
+    is not Fisher's; its x 10 also hits the variance of the forgotten row; its default alpha, .2, destroys the
+    model.
     """
     student = copy_of(model)
     classifier, noise = classifier_of(student, data), data.generator("fisher_new")
-    information = fisher_diagonal(student, data.retain, data.device, labels="model", progress=data.progress, label="fisher_new")
+    information = fisher_diagonal(
+        student, data.retain, data.device, labels="model", progress=data.progress, label="fisher_new"
+    )
     with torch.no_grad():
         for name, weight in student.named_parameters():
             in_classifier = name.startswith(f"{classifier}.")
@@ -53,7 +57,10 @@ def fisher_new(model: nn.Module, data: ForgetData, *, fisher_alpha: Positive = 1
             if in_classifier and data.forget_classes:
                 rows = list(data.forget_classes)
                 weight[rows], spread[rows] = 0.0, FORGOTTEN_VARIANCE
-            weight.add_(spread.sqrt() * torch.randn(weight.shape, generator=noise, dtype=weight.dtype).to(weight.device))
+            weight.add_(
+                spread.sqrt()
+                * torch.randn(weight.shape, generator=noise, dtype=weight.dtype).to(weight.device)
+            )
     check_finite(student, {}, "fisher_new diverged", rate="fisher_alpha")
     return Unlearned(student)
 

@@ -13,7 +13,8 @@ from vision_data import ImageSet
 
 
 def with_share_of_retain(data: ForgetData, retain_share: float, *purpose: str) -> tuple[ImageSet, Tensor]:
-    """All forget images and floor(retain_share n_r) retain images, at least one, drawn once; and (N,) bool: which to forget.
+    """All forget images and floor(retain_share n_r) retain images, at least one, drawn once; and (N,) bool:
+    which to forget.
 
     The label of each image is its position in the set, see `numbered`.
     """
@@ -24,7 +25,9 @@ def with_share_of_retain(data: ForgetData, retain_share: float, *purpose: str) -
 
 
 def numbered(images: ImageSet) -> ImageSet:
-    """The same images with their positions as labels, so that batches in any order can be looked up in a table (N, ...)."""
+    """The same images with their positions as labels, so that batches in any order can be looked up in a
+    table (N, ...).
+    """
     return replace(images, labels=torch.arange(len(images), device=images.images.device))
 
 

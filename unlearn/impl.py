@@ -30,11 +30,12 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 class ForgetData:
     """What a method may use of the world. There is no test set in it, so that no method can look.
 
-    `cache` maps a key that names everything its value depends on to tensors; `progress(steps, label)` wraps a loop;
-    `on_epoch(model, epoch)` sees the intermediate models; `whole` is forget and retain together, if at hand; `ideal()` gives the
-    ideal model and `oracles` those of other seeds, for methods that declare that they need them. `augment`: what the images go
-    through that a method trains on (see `vision_data.augmentation`), and those alone: they come by `training_batches`; what is
-    measured or ranked comes by `images.batches`, as it is. Raises ValueError on an empty forget or retain set, and for an
+    `cache` maps a key that names everything its value depends on to tensors; `progress(steps, label)` wraps a
+    loop; `on_epoch(model, epoch)` sees the intermediate models; `whole` is forget and retain together, if at
+    hand; `ideal()` gives the ideal model and `oracles` those of other seeds, for methods that declare that
+    they need them. `augment`: what the images go through that a method trains on (see
+    `vision_data.augmentation`), and those alone: they come by `training_batches`; what is measured or ranked
+    comes by `images.batches`, as it is. Raises ValueError on an empty forget or retain set, and for an
     augmentation that there is not or that the images can't take.
     """
 
@@ -55,7 +56,9 @@ class ForgetData:
     def __post_init__(self) -> None:
         for name, images in (("forget", self.forget), ("retain", self.retain)):
             if not len(images):
-                raise ValueError(f"the {name} set: expected at least one image, got none. Change the forget request")
+                raise ValueError(
+                    f"the {name} set: expected at least one image, got none. Change the forget request"
+                )
         object.__setattr__(self, "device", torch.device(self.device))  # "cuda" will do
         _check_has_float64(self.device)
         kinds = augmentations(self.augment)
@@ -65,7 +68,9 @@ class ForgetData:
     @classmethod
     def of(cls, splits: Splits, request: ForgetRequest, **world: Any) -> ForgetData:
         """A forget request on a split. Where a whole class is forgotten, validation loses it too."""
-        division = request.of_classes(splits.class_names).divide(splits.train, splits.classes, splits.split_seed)
+        division = request.of_classes(splits.class_names).divide(
+            splits.train, splits.classes, splits.split_seed
+        )
         return cls.of_division(splits, division, **world)
 
     @classmethod
@@ -76,12 +81,18 @@ class ForgetData:
 
     @classmethod
     def of_tensors(
-        cls, images: Tensor, labels: Tensor, forget: Tensor, normalisation: Normalisation | None = None, **world: Any
+        cls,
+        images: Tensor,
+        labels: Tensor,
+        forget: Tensor,
+        normalisation: Normalisation | None = None,
+        **world: Any,
     ) -> ForgetData:
-        """Your own training images and labels (see ImageSet.of_tensors); `forget` says which to forget: (N,) bool, or positions.
+        """Your own training images and labels (see ImageSet.of_tensors); `forget` says which to forget: (N,)
+        bool, or positions.
 
-        `device` is where the model is. There is no validation set. Raises ValueError where nothing is to be forgotten, or all,
-        and for a `forget` that is neither.
+        `device` is where the model is. There is no validation set. Raises ValueError where nothing is to be
+        forgotten, or all, and for a `forget` that is neither.
         """
         whole = ImageSet.of_tensors(images, labels, normalisation)
         chosen = _chosen(forget, len(whole))
@@ -96,22 +107,32 @@ class ForgetData:
 
     @cached_property
     def train(self) -> ImageSet:
-        """Forget and retain set together: what the initial model was trained on, in its order, whatever is forgotten."""
+        """Forget and retain set together: what the initial model was trained on, in its order, whatever is
+        forgotten.
+        """
         return self.whole or self.forget.joined(self.retain)
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """A random stream of its own for each purpose, from the one seed."""
         return generator_for(self.seed, "unlearn", *purpose)
 
-    def training_batches(self, images: ImageSet, size: int, order: torch.Generator, moves: torch.Generator) -> Iterator[Batch]:
-        """One pass over the images as a method trains on them: reshuffled by `order`, on the device, augmented as `augment` says.
+    def training_batches(
+        self, images: ImageSet, size: int, order: torch.Generator, moves: torch.Generator
+    ) -> Iterator[Batch]:
+        """One pass over the images as a method trains on them: reshuffled by `order`, on the device,
+        augmented as `augment` says.
 
-        The augmentation draws from `moves`, a stream of its own: with it and without, the images come in the same order.
+        The augmentation draws from `moves`, a stream of its own: with it and without, the images come in the
+        same order.
         """
-        return images.batches(size, generator=order, device=self.device, augment=self.augment, moves_from=moves)
+        return images.batches(
+            size, generator=order, device=self.device, augment=self.augment, moves_from=moves
+        )
 
     def training_images(self, pixels: Tensor, normalisation: Normalisation, moves: torch.Generator) -> Tensor:
-        """Images (N, C, H, W) as a method trains on them, normalised: for a batch that is put together otherwise."""
+        """Images (N, C, H, W) as a method trains on them, normalised: for a batch that is put together
+        otherwise.
+        """
         if not self.augment:
             return normalisation(pixels)
         drawn = Moves.drawn(len(pixels), pixels.shape[2], moves, augmentations(self.augment))
@@ -121,14 +142,17 @@ class ForgetData:
 def _chosen(forget: Tensor, count: int) -> Tensor:
     """A bool mask (count,) on the CPU, of one or of positions."""
     if not isinstance(forget, Tensor):
-        raise ValueError(f"forget: expected a torch tensor, got {type(forget).__name__}. Write e.g. labels == 3")
+        raise ValueError(
+            f"forget: expected a torch tensor, got {type(forget).__name__}. Write e.g. labels == 3"
+        )
     forget = forget.cpu()
     positions = forget.nonzero().flatten() if forget.dtype == torch.bool else forget
     once = forget.dtype == torch.int64 and forget.ndim == 1 and len(forget.unique()) == len(forget)
     there = once and (not len(forget) or (int(forget.min()) >= 0 and int(forget.max()) < count))
     if not (there or (forget.dtype == torch.bool and forget.shape == (count,))):
         raise ValueError(
-            f"forget: expected bool ({count},), or int64 positions from 0 to {count - 1}, each once, got {forget.dtype} "
+            f"forget: expected bool ({count},), or int64 positions from 0 to {count - 1}, each once, got "
+            f"{forget.dtype} "
             f"{tuple(forget.shape)}. Write e.g. labels == 3"
         )
     return torch.zeros(count, dtype=torch.bool).index_fill(0, positions, True)
@@ -138,8 +162,10 @@ def _chosen(forget: Tensor, count: int) -> Tensor:
 class Unlearned:
     """An unlearned model, and what a method has to hand over beside it.
 
-    `history`: one mapping of names to numbers for each `step`, an epoch or an optimiser step; what ends in `loss` is in nats, in `score` in
-    percent. `facts`: numbers and words about what was done (how many weights were switched off, whether a cached network served).
+    `history`: one mapping of names to numbers for each `step`, an epoch or an optimiser step; what ends in
+    `loss` is in nats, in `score` in
+    percent. `facts`: numbers and words about what was done (how many weights were switched off, whether a
+    cached network served).
     `stages`: seconds.
     """
 
@@ -156,13 +182,16 @@ Resolve = Callable[..., dict[str, Any] | None]
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """What a method declares: its source, whether it leaves the weights alone, whether it refuses to forget a part of a class
-    (`whole_class`), what else it needs (`ideal`: the ideal model; `oracles`: those of other seeds), whether what it returns `wraps`
-    the model in another module, which images it trains on augmented where the run augments (`augments`; None: nobody has said) and what
-    the source's public code augments (`source_augments`), and what depends on more than one setting.
+    """What a method declares: its source, whether it leaves the weights alone, whether it refuses to forget a
+    part of a class
+    (`whole_class`), what else it needs (`ideal`: the ideal model; `oracles`: those of other seeds), whether
+    what it returns `wraps` the model in another module, which images it trains on augmented where the run
+    augments (`augments`; None: nobody has said) and what the source's public code augments
+    (`source_augments`), and what depends on more than one setting.
 
-    Each `resolve(model, data, *, ...)` takes those settings that it names, each in its range already, and returns the values that
-    settings come to, or raises ValueError, before anything is trained. The method is called with what they return.
+    Each `resolve(model, data, *, ...)` takes those settings that it names, each in its range already, and
+    returns the values that settings come to, or raises ValueError, before anything is trained. The method is
+    called with what they return.
     """
 
     source: str = ""
@@ -178,8 +207,12 @@ class MethodFacts:
 METHODS = Registry("method", MethodFacts, takes=("model", "data"))
 
 
-def register(name: str, *aliases: str, resolve: Sequence[Resolve] = (), **facts: Any) -> Callable[[Method], Method]:
-    """Decorator: a method by its names, with the facts that it declares. Every call of it is checked, and its settings are resolved."""
+def register(
+    name: str, *aliases: str, resolve: Sequence[Resolve] = (), **facts: Any
+) -> Callable[[Method], Method]:
+    """Decorator: a method by its names, with the facts that it declares. Every call of it is checked, and its
+    settings are resolved.
+    """
 
     def remember(method: Method) -> Method:
         return METHODS.register(name, *aliases, resolve=tuple(resolve), **facts)(_resolving(method, resolve))
@@ -193,24 +226,40 @@ def _resolving(method: Method, resolve: Sequence[Resolve]) -> Method:
     @functools.wraps(method)
     def call(model: nn.Module, data: ForgetData, **settings: Any) -> Any:
         found = _resolution(resolve, model, data, settings)
-        return method(model, data, **settings | {name: value for name, value in found.items() if name in settings})
+        return method(
+            model, data, **settings | {name: value for name, value in found.items() if name in settings}
+        )
 
     return cast(Method, call) if resolve else method
 
 
-def _resolution(resolve: Sequence[Resolve], model: nn.Module, data: ForgetData, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the settings come to by each of the functions, which gets those that it names; all, where it has a **parameter."""
+def _resolution(
+    resolve: Sequence[Resolve], model: nn.Module, data: ForgetData, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the settings come to by each of the functions, which gets those that it names; all, where it has a
+    **parameter.
+    """
     found: dict[str, Any] = {}
     for one in resolve:
         wanted = inspect.signature(one).parameters
         takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in wanted.values())
-        found |= one(model, data, **{name: value for name, value in settings.items() if takes_all or name in wanted}) or {}
+        found |= (
+            one(
+                model,
+                data,
+                **{name: value for name, value in settings.items() if takes_all or name in wanted},
+            )
+            or {}
+        )
     return found
 
 
 def unlearn(method: str, model: nn.Module, data: ForgetData, **settings: Any) -> Unlearned:
-    """Run a registered method. ValueError for an unknown method or flag, a value that it does not take, a model that is none of these
-    images (see `check_model`), or a method that returns no model; FloatingPointError where weights are not finite afterwards."""
+    """Run a registered method. ValueError for an unknown method or flag, a value that it does not take, a
+    model that is none of these
+    images (see `check_model`), or a method that returns no model; FloatingPointError where weights are not
+    finite afterwards.
+    """
     entry = METHODS[method]
     given = entry.settings(settings)
     check_model(model, data)
@@ -219,10 +268,14 @@ def unlearn(method: str, model: nn.Module, data: ForgetData, **settings: Any) ->
         result = Unlearned(result)
     if not isinstance(result, Unlearned):
         raise ValueError(
-            f"{entry.name}: expected a method that returns a model or Unlearned(model, ...), got {type(result).__name__}. Correct it"
+            f"{entry.name}: expected a method that returns a model or Unlearned(model, ...), got "
+            f"{type(result).__name__}. Correct it"
         )
     if not _is_finite(result.model) and _is_finite(model):
-        raise FloatingPointError(f"{entry.name} diverged: weights that are not finite. Give its flags values nearer to their defaults")
+        raise FloatingPointError(
+            f"{entry.name} diverged: weights that are not finite. Give its flags values nearer to their "
+            "defaults"
+        )
     return result
 
 
@@ -234,11 +287,15 @@ def _is_finite(model: nn.Module) -> bool:
 
 def _check_has_float64(device: torch.device) -> None:
     if device.type == "mps":  # Apple's GPU
-        raise ValueError("expected a device with float64, which metrics and methods need, got mps. Use cpu: model.to('cpu')")
+        raise ValueError(
+            "expected a device with float64, which metrics and methods need, got mps. Use cpu: "
+            "model.to('cpu')"
+        )
 
 
 def check_model(model: nn.Module, data: ForgetData, *, copied: bool = True) -> None:
-    """ValueError for a model that is not on the data's device, gives anything but logits (N, classes) of at least as many classes as there
+    """ValueError for a model that is not on the data's device, gives anything but logits (N, classes) of at
+    least as many classes as there
     are, or where it is to be `copied`, can't be."""
     who = "expected a model"
     if not isinstance(model, nn.Module):
@@ -247,19 +304,30 @@ def check_model(model: nn.Module, data: ForgetData, *, copied: bool = True) -> N
     if elsewhere:
         place = elsewhere.pop()
         _check_has_float64(place)
-        raise ValueError(f"expected a model on the data's device {data.device}, got one on {place}. Give the data device={str(place)!r}")
+        raise ValueError(
+            f"expected a model on the data's device {data.device}, got one on {place}. Give the data "
+            f"device={str(place)!r}"
+        )
     images = data.forget.normalisation(data.forget.images[:2].to(data.device))
-    check_logits(model, images, data.classes, who=who, more=True, remedy="Give a model of these images and classes")
+    check_logits(
+        model, images, data.classes, who=who, more=True, remedy="Give a model of these images and classes"
+    )
     if copied:
         check_copies(model, who=who)
 
 
 class Refused(ValueError):
-    """A method's own no, to a request or a setting that makes no sense for it: it says so again, whatever else changes."""
+    """A method's own no, to a request or a setting that makes no sense for it: it says so again, whatever
+    else changes.
+    """
 
 
-def resolved(method: str | Entry[MethodFacts], model: nn.Module, data: ForgetData, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the settings come to: amounts as counts, values that depend on others. Raises Refused where the method would ValueError."""
+def resolved(
+    method: str | Entry[MethodFacts], model: nn.Module, data: ForgetData, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the settings come to: amounts as counts, values that depend on others. Raises Refused where the
+    method would ValueError.
+    """
     entry = METHODS[method] if isinstance(method, str) else method
     try:
         return _resolution(entry.facts.resolve, model, data, entry.settings(settings))
@@ -268,15 +336,18 @@ def resolved(method: str | Entry[MethodFacts], model: nn.Module, data: ForgetDat
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """A deep copy in eval mode, its parameters trainable: what a method works on. Of a compiled model, the model itself."""
+    """A deep copy in eval mode, its parameters trainable: what a method works on. Of a compiled model, the
+    model itself.
+    """
     return copy.deepcopy(uncompiled(model)).eval().requires_grad_(True)
 
 
 def masked_layer(model: nn.Module, data: ForgetData, mask_layer: str | None) -> MaskedLayer:
-    """The model split at its masked layer: the one that is asked for, else the model's own choice, else the second to last.
+    """The model split at its masked layer: the one that is asked for, else the model's own choice, else the
+    second to last.
 
-    Raises ValueError for a layer that can't be masked (`models.check_maskable`) or computes anything but W h + b, and for a model that is
-    none of these images (`check_model`).
+    Raises ValueError for a layer that can't be masked (`models.check_maskable`) or computes anything but W h
+    + b, and for a model that is none of these images (`check_model`).
     """
     check_model(model, data)
     images = data.forget.normalisation(data.forget.images[:2].to(data.device))
@@ -287,7 +358,8 @@ def masked_layer(model: nn.Module, data: ForgetData, mask_layer: str | None) -> 
         z = layer.layer(h.clone())  # a hook may write into it
     if not alike(F.linear(h, layer.weight, layer.bias), z):
         raise ValueError(
-            f"--mask_layer: expected a layer that computes W h + b, got {layer.name!r}, which does something else (a hook, or a forward "
+            f"--mask_layer: expected a layer that computes W h + b, got {layer.name!r}, which does something "
+            "else (a hook, or a forward "
             "of its own). Choose another layer"
         )
     return layer

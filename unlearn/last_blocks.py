@@ -26,7 +26,8 @@ def check_fresh(model: nn.Module, data: ForgetData, *, last_blocks: int) -> None
     for name, module in _modules(model, trained_blocks(model, data, last_blocks)):
         if next(module.parameters(recurse=False), None) is not None and redraw_of(module) is None:
             raise ValueError(
-                f"EUk: expected blocks whose weights can be drawn anew, got {name!r}, a {type(module).__name__} without "
+                f"EUk: expected blocks whose weights can be drawn anew, got {name!r}, a "
+                f"{type(module).__name__} without "
                 "reset_parameters(). Give it that method, or use CFk"
             )
 
@@ -35,17 +36,28 @@ def trained_blocks(model: nn.Module, data: ForgetData, last_blocks: int) -> list
     """The last `last_blocks` blocks and the classifier. ValueError where no block would be left as it is."""
     blocks = blocks_of(model, data)
     if len(blocks) < 2:
-        raise ValueError("expected a model with a block before the classifier, got one without, of which all would be trained. Use FT")
+        raise ValueError(
+            "expected a model with a block before the classifier, got one without, of which all would be "
+            "trained. Use FT"
+        )
     if last_blocks > len(blocks) - 2:
         named = ", ".join(block[0] for block in blocks)
         raise ValueError(
-            f"--last_blocks: expected an integer from 0 to {len(blocks) - 2}, got {last_blocks}, and the first block stays as it is. "
+            f"--last_blocks: expected an integer from 0 to {len(blocks) - 2}, got {last_blocks}, and the "
+            "first block stays as it is. "
             f"Blocks, the classifier last: {named}"
         )
     return blocks[-1 - last_blocks :]
 
 
-@register("CFk", "CF-k", source=SOURCE, resolve=(check_blocks,), augments=("retain",), source_augments="crop and flip")
+@register(
+    "CFk",
+    "CF-k",
+    source=SOURCE,
+    resolve=(check_blocks,),
+    augments=("retain",),
+    source_augments="crop and flip",
+)
 def cfk(
     model: nn.Module,
     data: ForgetData,
@@ -60,26 +72,34 @@ def cfk(
 
         theta_last <- SGD(theta_last, g_r)    momentum .9
 
-    An epoch is a pass over the retain set. What is frozen keeps its running statistics too. A block is a module with a forward
-    pass of its own (resnet18 has 8 after the stem), or a linear layer or convolution with the batch norm and activation after it.
+    An epoch is a pass over the retain set. What is frozen keeps its running statistics too. A block is a
+    module with a forward pass of its own (resnet18 has 8 after the stem), or a linear layer or convolution
+    with the batch norm and activation after it.
 
     Flags:
         last_blocks: how many blocks before the classifier are trained with it
         unlearn_epochs: passes over the retain set
         unlearn_lr: learning rate of SGD with momentum .9
 
-    Raises ValueError for more blocks than the model has with one left frozen, or a model whose blocks can't be told;
-    FloatingPointError if it diverges.
+    Raises ValueError for more blocks than the model has with one left frozen, or a model whose blocks can't
+    be told; FloatingPointError if it diverges.
 
-    Departures: the source counts layers, not blocks, and the running statistics of what is frozen move; there are 62 epochs, in which
-    the learning rate falls from .1 to .005.
+    Departures: the source counts layers, not blocks, and the running statistics of what is frozen move; there
+    are 62 epochs, in which the learning rate falls from .1 to .005.
     """
     student = copy_of(model)
     blocks = trained_blocks(student, data, last_blocks)
     return _train(student, data, "CFk", blocks, unlearn_epochs, unlearn_lr, batch_size, weight_decay)
 
 
-@register("EUk", "EU-k", source=SOURCE, resolve=(check_fresh,), augments=("retain",), source_augments="crop and flip")
+@register(
+    "EUk",
+    "EU-k",
+    source=SOURCE,
+    resolve=(check_fresh,),
+    augments=("retain",),
+    source_augments="crop and flip",
+)
 def euk(
     model: nn.Module,
     data: ForgetData,
@@ -90,7 +110,8 @@ def euk(
     batch_size: BatchSize = 64,
     weight_decay: WeightDecay = 5e-4,
 ) -> Unlearned:
-    """Draw the classifier and the last blocks anew and train them on the retain set, everything before them frozen.
+    """Draw the classifier and the last blocks anew and train them on the retain set, everything before them
+    frozen.
 
         theta_last ~ its initial distribution        then theta_last <- SGD(theta_last, g_r)    momentum .9
 
@@ -101,7 +122,8 @@ def euk(
         unlearn_epochs: passes over the retain set
         unlearn_lr: learning rate of SGD with momentum .9
 
-    Raises ValueError as CFk does, and for a block with weights but without reset_parameters(); FloatingPointError if it diverges.
+    Raises ValueError as CFk does, and for a block with weights but without reset_parameters();
+    FloatingPointError if it diverges.
 
     Departures: those of CFk.
     """
@@ -113,7 +135,9 @@ def euk(
 
 def draw_anew(student: nn.Module, blocks: list[Block], data: ForgetData) -> None:
     """reset_parameters() of every layer in the blocks, by the data's seed."""
-    with train_mode(nn.ModuleList(), data.generator("EUk", "initial weights"), data.device):  # reset_parameters() draws from torch alone
+    with train_mode(
+        nn.ModuleList(), data.generator("EUk", "initial weights"), data.device
+    ):  # reset_parameters() draws from torch alone
         for _, module in _modules(student, blocks):
             if (redraw := redraw_of(module)) is not None:
                 redraw()
@@ -121,7 +145,11 @@ def draw_anew(student: nn.Module, blocks: list[Block], data: ForgetData) -> None
 
 def _modules(model: nn.Module, blocks: list[Block]) -> list[tuple[str, nn.Module]]:
     units = [(name, model.get_submodule(name)) for name in itertools.chain(*blocks)]
-    return [(f"{name}.{inner}".rstrip("."), module) for name, unit in units for inner, module in unit.named_modules()]
+    return [
+        (f"{name}.{inner}".rstrip("."), module)
+        for name, unit in units
+        for inner, module in unit.named_modules()
+    ]
 
 
 def _train(
@@ -141,6 +169,12 @@ def _train(
     weights = [p for p in student.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(weights, lr=unlearn_lr, momentum=0.9, weight_decay=weight_decay)
     history = tune_on_retain(
-        student, data, name, optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size, trained=trained
+        student,
+        data,
+        name,
+        optimizer=optimizer,
+        unlearn_epochs=unlearn_epochs,
+        batch_size=batch_size,
+        trained=trained,
     )
     return Unlearned(student.requires_grad_(True), history=history)

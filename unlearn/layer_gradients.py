@@ -1,4 +1,5 @@
-"""Gradients of single images: from one backward pass over a batch where the layers allow it, else image by image.
+"""Gradients of single images: from one backward pass over a batch where the layers allow it, else image by
+image.
 
 By one layer's weights an image's gradient is an outer product, or short enough to be written out:
 
@@ -21,14 +22,18 @@ from torch.nn import functional as F
 from unlearn.fisher_information import Tensors, image_gradients
 
 Call = tuple[Tensor, GradientEdge]  # inputs of a layer, and where the derivatives by its outputs come from
-Answers = Sequence[tuple[Tensor, Tensor]]  # labels (N,) and weights (N,), once for each label that an image may have
+Answers = Sequence[
+    tuple[Tensor, Tensor]
+]  # labels (N,) and weights (N,), once for each label that an image may have
 TOLERANCE = 1e-3  # of the two ways' agreement, relative to the largest entry of a tensor
 IN_CACHE = 2**17  # numbers
 WHOLE = "*"  # in place of a layer: all weights of the model, image by image
 
 
 class Factors(NamedTuple):
-    """The gradients of N images by the weights of one layer: of image i the matrix outputs_i inputs_i' (b, a)."""
+    """The gradients of N images by the weights of one layer: of image i the matrix outputs_i inputs_i' (b,
+    a).
+    """
 
     inputs: Tensor  # (N, a)
     outputs: Tensor  # (N, b)
@@ -68,11 +73,15 @@ class Places(NamedTuple):
         return _rows(torch.cat([kernel, self.outputs.sum(2)], 1) if self.bias else kernel)
 
     def squares(self, weights: Tensor) -> Tensor:
-        """As `Factors.squares`: of as many images at once as a processor's cache holds, for the gradients are used only here."""
+        """As `Factors.squares`: of as many images at once as a processor's cache holds, for the gradients are
+        used only here.
+        """
         numbers = self.outputs.shape[1] * self.patches.shape[1]
         few = len(weights) if weights.is_cuda else max(1, IN_CACHE // numbers)
         parts = zip(self.outputs.split(few), self.patches.split(few), weights.split(few), strict=True)
-        return torch.stack([Places(outputs, patches, self.bias).written_out().squares(w) for outputs, patches, w in parts]).sum(0)
+        return torch.stack(
+            [Places(outputs, patches, self.bias).written_out().squares(w) for outputs, patches, w in parts]
+        ).sum(0)
 
 
 Gradients = Factors | Places
@@ -81,8 +90,9 @@ Gradients = Factors | Places
 class ImageGradients:
     """The gradients of single images' cross-entropy, layer by layer; the model has to be in eval mode.
 
-    By layers where every weight is of a linear layer, a convolution or a batch norm that runs once, without a gradient for each
-    image and weight of a linear layer. Both ways are taken on `some_images` first, and image by image on all where they
+    By layers where every weight is of a linear layer, a convolution or a batch norm that runs once, without a
+    gradient for each image and weight of a linear layer. Both ways are taken on `some_images` first, and
+    image by image on all where they
     differ: a model of other layers, or one whose weights have more to do than their layer shows.
     """
 
@@ -96,16 +106,24 @@ class ImageGradients:
             return sum(p.numel() for p in self.model.parameters())
         _, calls = self._forward(some_images)
         prepared = [OF_LAYER[type(layer)].prepare(layer, h) for layer, h in self._layers(calls)]
-        factors = self.of_labels(some_images, torch.zeros(len(some_images), dtype=torch.int64, device=some_images.device))
-        return sum(t.numel() for t in (*prepared, *(t for pair in factors.values() for t in pair))) // len(some_images)
+        factors = self.of_labels(
+            some_images, torch.zeros(len(some_images), dtype=torch.int64, device=some_images.device)
+        )
+        return sum(t.numel() for t in (*prepared, *(t for pair in factors.values() for t in pair))) // len(
+            some_images
+        )
 
     def of_labels(self, x: Tensor, labels: Tensor) -> dict[str, Factors]:
         """The factors of the gradients by the layers, one label an image."""
         _, gradients = next(self.of(x, lambda logits: [(labels, torch.ones_like(logits[:, 0]))]))
         return {layer: own.written_out() for layer, own in gradients.items()}
 
-    def of(self, x: Tensor, answers: Callable[[Tensor], Answers]) -> Iterator[tuple[Tensor, dict[str, Gradients]]]:
-        """For each of the answers, which `answers` gives for the logits (N, C): its weights (N,), and the gradients by layer."""
+    def of(
+        self, x: Tensor, answers: Callable[[Tensor], Answers]
+    ) -> Iterator[tuple[Tensor, dict[str, Gradients]]]:
+        """For each of the answers, which `answers` gives for the logits (N, C): its weights (N,), and the
+        gradients by layer.
+        """
         return self._from_layers(x, answers) if self.by_layers else self._one_by_one(x, answers)
 
     def unpacked(self, layer: str, matrix: Tensor) -> Tensors:
@@ -116,7 +134,10 @@ class ImageGradients:
             module = self.model.get_submodule(layer)
             named = {f"{layer}.{name}".lstrip("."): p for name, p in module.named_parameters()}
             if isinstance(module, nn.Linear):
-                return {name: matrix[:, : p.shape[1]] if p.ndim > 1 else matrix[:, -1] for name, p in named.items()}
+                return {
+                    name: matrix[:, : p.shape[1]] if p.ndim > 1 else matrix[:, -1]
+                    for name, p in named.items()
+                }
         pieces = matrix.flatten().split([p.numel() for p in named.values()])
         return {name: piece.view_as(p) for (name, p), piece in zip(named.items(), pieces, strict=True)}
 
@@ -130,14 +151,20 @@ class ImageGradients:
             return torch.cat([t.view(module.out_features, -1) for t in own], 1)
         return torch.cat([t.flatten() for t in own])[None]
 
-    def _one_by_one(self, x: Tensor, answers: Callable[[Tensor], Answers]) -> Iterator[tuple[Tensor, dict[str, Gradients]]]:
+    def _one_by_one(
+        self, x: Tensor, answers: Callable[[Tensor], Answers]
+    ) -> Iterator[tuple[Tensor, dict[str, Gradients]]]:
         with torch.no_grad():
             logits: Tensor = self.model(x)
         for labels, weights in answers(logits):
-            rows = torch.cat([gradient.flatten(1) for gradient in image_gradients(self.model, x, labels).values()], 1)
+            rows = torch.cat(
+                [gradient.flatten(1) for gradient in image_gradients(self.model, x, labels).values()], 1
+            )
             yield weights, {WHOLE: _rows(rows)}
 
-    def _from_layers(self, x: Tensor, answers: Callable[[Tensor], Answers]) -> Iterator[tuple[Tensor, dict[str, Gradients]]]:
+    def _from_layers(
+        self, x: Tensor, answers: Callable[[Tensor], Answers]
+    ) -> Iterator[tuple[Tensor, dict[str, Gradients]]]:
         logits, calls = self._forward(x)
         layers = list(self._layers(calls))
         edges = [edge for _, edge in calls.values()]
@@ -148,7 +175,10 @@ class ImageGradients:
             deltas = torch.autograd.grad(loss, edges, retain_graph=True, allow_unused=True)
             own = zip(calls, layers, prepared, deltas, strict=True)
             used = ((name, layer, h, delta) for name, (layer, _), h, delta in own if delta is not None)
-            yield weights, {name: OF_LAYER[type(layer)].gradients(layer, h, delta) for name, layer, h, delta in used}
+            yield (
+                weights,
+                {name: OF_LAYER[type(layer)].gradients(layer, h, delta) for name, layer, h, delta in used},
+            )
 
     def _forward(self, x: Tensor) -> tuple[Tensor, dict[str, Call]]:
         with _calls(self.model, len(x)) as calls:
@@ -173,7 +203,10 @@ class ImageGradients:
         except LookupError:
             return False
         expected = squares(self._one_by_one(x, unlikely))
-        return all((found[name] - value).abs().max() <= TOLERANCE * value.abs().max() for name, value in expected.items())
+        return all(
+            (found[name] - value).abs().max() <= TOLERANCE * value.abs().max()
+            for name, value in expected.items()
+        )
 
 
 def _rows(rows: Tensor) -> Factors:
@@ -181,7 +214,9 @@ def _rows(rows: Tensor) -> Factors:
 
 
 class OfLayer(NamedTuple):
-    """How the factors of one type of layer follow from its inputs, once prepared, and the derivatives by its outputs."""
+    """How the factors of one type of layer follow from its inputs, once prepared, and the derivatives by its
+    outputs.
+    """
 
     prepare: Callable[[nn.Module, Tensor], Tensor]
     gradients: Callable[[nn.Module, Tensor, Tensor], Gradients]
@@ -219,7 +254,9 @@ def _batch_norm(layer: nn.Module, h: Tensor, delta: Tensor) -> Factors:
 
 OF_LAYER: dict[type[nn.Module], OfLayer] = {
     nn.Linear: OfLayer(_with_ones, lambda _, h, delta: Factors(h, delta)),
-    nn.Conv2d: OfLayer(_patches, lambda layer, patches, delta: Places(delta.flatten(2), patches, layer.bias is not None)),
+    nn.Conv2d: OfLayer(
+        _patches, lambda layer, patches, delta: Places(delta.flatten(2), patches, layer.bias is not None)
+    ),
     nn.BatchNorm1d: OfLayer(_as_it_is, _batch_norm),
     nn.BatchNorm2d: OfLayer(_as_it_is, _batch_norm),
 }
@@ -228,7 +265,10 @@ OF_LAYER: dict[type[nn.Module], OfLayer] = {
 def _is_of_known_layers(model: nn.Module) -> bool:
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     layers = [layer for _, layer in _with_weights(model)]
-    plain = all(type(layer) in OF_LAYER and not layer._forward_hooks and not layer._forward_pre_hooks for layer in layers)
+    plain = all(
+        type(layer) in OF_LAYER and not layer._forward_hooks and not layer._forward_pre_hooks
+        for layer in layers
+    )
     return plain and len(names) == len(dict(model.named_parameters())) and all(map(_is_simple, layers))
 
 
@@ -239,14 +279,17 @@ def _is_simple(layer: nn.Module) -> bool:
 
 
 def _with_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    return ((name, m) for name, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None)
+    return (
+        (name, m) for name, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None
+    )
 
 
 @contextmanager
 def _calls(model: nn.Module, images: int) -> Iterator[dict[str, Call]]:
     """The call of each layer with weights that runs meanwhile.
 
-    LookupError for one that runs twice, on rows of vectors, on other than a row for each image, or where no gradient gets to.
+    LookupError for one that runs twice, on rows of vectors, on other than a row for each image, or where no
+    gradient gets to.
     """
     seen: dict[str, Call] = {}
 
@@ -254,10 +297,15 @@ def _calls(model: nn.Module, images: int) -> Iterator[dict[str, Call]]:
         rows_of_vectors = isinstance(layer, nn.Linear) and inputs[0].ndim != 2
         if name in seen or rows_of_vectors or len(inputs[0]) != images or not output.requires_grad:
             raise LookupError(name)
-        seen[name] = inputs[0].detach(), get_gradient_edge(output)  # not the output: what follows may write into it
+        seen[name] = (
+            inputs[0].detach(),
+            get_gradient_edge(output),
+        )  # not the output: what follows may write into it
 
     handles = [
-        layer.register_forward_hook(lambda layer, inputs, output, name=name: remember(name, layer, inputs, output))
+        layer.register_forward_hook(
+            lambda layer, inputs, output, name=name: remember(name, layer, inputs, output)
+        )
         for name, layer in _with_weights(model)
     ]
     try:

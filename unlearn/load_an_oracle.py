@@ -22,19 +22,28 @@ def _seed(own: int, oracles: Oracles, asked: int | None) -> int:
     return own + len(oracles.judges) if asked is None else asked
 
 
-@register("load_an_oracle", needs=("oracles",), source="Georgiev et al. 2024, arXiv:2410.23232", resolve=(check_seed,), augments=())
+@register(
+    "load_an_oracle",
+    needs=("oracles",),
+    source="Georgiev et al. 2024, arXiv:2410.23232",
+    resolve=(check_seed,),
+    augments=(),
+)
 def load_an_oracle(model: nn.Module, data: ForgetData, *, oracle_seed: Seed | None = None) -> Unlearned:
     """Return an oracle: the ideal model of another seed than those that the result is judged by.
 
         theta <- theta of the model trained on retain alone, with oracle_seed
 
-    What is left between this model and its judges is the noise of training: no method can be expected to come nearer.
+    What is left between this model and its judges is the noise of training: no method can be expected to come
+    nearer.
 
     Flags:
-        oracle_seed: seed of the oracle; by default the model's own seed plus the number of oracles in the reference set
+        oracle_seed: seed of the oracle; by default the model's own seed plus the number of oracles in the
+            reference set
 
-    Raises ValueError where the data has no `oracles`, for a seed of the reference set and for an oracle of another architecture,
-    and FileNotFoundError, with the command that makes it, where the oracle is not there.
+    Raises ValueError where the data has no `oracles`, for a seed of the reference set and for an oracle of
+    another architecture, and FileNotFoundError, with the command that makes it, where the oracle is not
+    there.
     """
     if data.oracles is None:
         raise ValueError("load_an_oracle: expected oracles, got none. Give ForgetData `oracles`")

@@ -15,7 +15,9 @@ from vision_data import ImageSet
 
 
 @register("logit_attribution", resolve=(resolve_kappa,), augments=())
-def logit_attribution(model: nn.Module, data: ForgetData, *, kappa: Kappa = 0.02, mask_layer: MaskLayer | None = None) -> Unlearned:
+def logit_attribution(
+    model: nn.Module, data: ForgetData, *, kappa: Kappa = 0.02, mask_layer: MaskLayer | None = None
+) -> Unlearned:
     """Switch off the kappa weights that add most to the forget class's own logit, and least to the others'.
 
         A^c_ij = mean over the training images of class c of (d logit_c / d z_i) h_j W_ij
@@ -32,7 +34,9 @@ def logit_attribution(model: nn.Module, data: ForgetData, *, kappa: Kappa = 0.02
         gradient = averaged(factors_of(layer, images, "logit", data.device), 1, layer.weight).gradient[0]
         return (gradient * layer.weight).flatten()
 
-    comparisons = comparisons_of(data, lambda: {c: attribution(data.train.of_classes(c)) for c in data.train.classes}, attribution)
+    comparisons = comparisons_of(
+        data, lambda: {c: attribution(data.train.of_classes(c)) for c in data.train.classes}, attribution
+    )
     scores = continuous(comparisons)
     mask = Mask(layer.name, keep_largest_out(scores, count_of(kappa, layer.size, "kappa"), layer.shape))
     switched_off(student, mask)

@@ -1,4 +1,6 @@
-"""LoTUS: learn the initial model's answers with noise that is the larger, the better what is forgotten is still known."""
+"""LoTUS: learn the initial model's answers with noise that is the larger, the better what is forgotten is
+still known.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ def resolve(model: nn.Module, data: ForgetData, *, lotus_alpha: float | None) ->
     classes_stay = set(data.forget.classes) - set(data.forget_classes)
     if not len(data.validation) and classes_stay:
         raise ValueError(
-            "LoTUS: expected validation images, on which the initial model shows how well images are known that were never trained on, "
+            "LoTUS: expected validation images, on which the initial model shows how well images are known "
+            "that were never trained on, "
             "got none. Give the data a validation set, or forget whole classes"
         )
     usual = ALPHA if classes_stay else ALPHA_OF_CLASSES
@@ -36,7 +39,11 @@ def resolve(model: nn.Module, data: ForgetData, *, lotus_alpha: float | None) ->
 
 
 @register(
-    "LoTUS", source="Spartalis et al. 2025, arXiv:2503.18314", resolve=(resolve,), augments=("forget", "retain"), source_augments="crop"
+    "LoTUS",
+    source="Spartalis et al. 2025, arXiv:2503.18314",
+    resolve=(resolve,),
+    augments=("forget", "retain"),
+    source_augments="crop",
 )
 def lotus(
     model: nn.Module,
@@ -49,33 +56,36 @@ def lotus(
     lotus_alpha: Annotated[float, Range(0, LARGEST_ALPHA, "(]"), Search("log", 1, LARGEST_ALPHA)] = RESOLVED,
     weight_decay: WeightDecay = 5e-4,
 ) -> Unlearned:
-    """Learn the initial model's answers, smoothed by noise on forget until it knows those no better than unseen images.
+    """Learn the initial model's answers, smoothed by noise on forget until it knows those no better than
+    unseen images.
 
         theta <- theta - unlearn_lr AdamW(grad mean -sum_c t_c log softmax(f_theta(x))_c),    g ~ Gumbel(0, 1) per class and step
         t = one-hot of argmax(f_0(x) + g) on retain, softmax((f_0(x) + g) / tau) on forget
         tau = exp(lotus_alpha gap),  gap = acc_forget(f_theta) - acc_unseen, both fractions, anew each epoch
 
-    acc_unseen is the initial model's accuracy on validation; for a whole class it is 0, and for a request that has both,
-    the mean over the forget images. It ends early when gap <= -.01.
+    acc_unseen is the initial model's accuracy on validation; for a whole class it is 0, and for a request
+    that has both, the mean over the forget images. It ends early when gap <= -.01.
 
     Flags:
         unlearn_epochs: passes over the forget images and the drawn retain images together, at most
         unlearn_lr: learning rate of AdamW
         batch_size: images a step; where batch norm would be left with a single image, a few more
         retain_share: part of the retain set that is drawn, once
-        lotus_alpha: how fast the temperature grows with the gap (32 for whole classes, 8 otherwise; for random images of 100 classes
-            Spartalis et al. have 2)
+        lotus_alpha: how fast the temperature grows with the gap (32 for whole classes, 8 otherwise; for
+            random images of 100 classes Spartalis et al. have 2)
 
-    Raises ValueError for flags that make no sense and where validation images are needed and missing, FloatingPointError
-    as soon as a loss or a logit is not finite.
+    Raises ValueError for flags that make no sense and where validation images are needed and missing,
+    FloatingPointError as soon as a loss or a logit is not finite.
 
-    Departures: the source may end before its first step and return the initial model; here the first epoch is always run. The
-    request with both is ours; the source knows whole classes and random images.
+    Departures: the source may end before its first step and return the initial model; here the first epoch is
+    always run. The request with both is ours; the source knows whole classes and random images.
     """
     student = copy_of(model)
     images, forgets = with_share_of_retain(data, retain_share, "LoTUS")
     forgets, teacher = forgets.to(data.device), Teacher(model, images, data)
-    order, noise, dropout, moves = (data.generator("LoTUS", purpose) for purpose in ("order", "noise", "dropout", "augmentation"))
+    order, noise, dropout, moves = (
+        data.generator("LoTUS", purpose) for purpose in ("order", "noise", "dropout", "augmentation")
+    )
     optimizer = torch.optim.AdamW(student.parameters(), lr=unlearn_lr, weight_decay=weight_decay)
     size, unseen = without_a_last_single(images, batch_size), accuracy_unseen(model, data)
     gap = accuracy(student, data.forget, data.device) - unseen
@@ -95,7 +105,9 @@ def lotus(
         history.append({"loss": fmean(losses), "gap": gap, "temperature": temperature})
         answers = logits_of(student, data.forget, data.device)
         if not math.isfinite(history[-1]["loss"]) or not answers.isfinite().all():
-            raise FloatingPointError(f"LoTUS diverged in epoch {epoch}: the loss is {fmean(losses)}. Choose a smaller --unlearn_lr")
+            raise FloatingPointError(
+                f"LoTUS diverged in epoch {epoch}: the loss is {fmean(losses)}. Choose a smaller --unlearn_lr"
+            )
         gap = _share_right(answers, data.forget) - unseen
         data.on_epoch(student, epoch)
     optimizer.zero_grad(set_to_none=True)
@@ -103,7 +115,9 @@ def lotus(
 
 
 def noisy_targets(logits: Tensor, forgets: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """t (N, classes) for a teacher's logits: one draw from softmax(logits) where retained, a relaxed one where forgotten."""
+    """t (N, classes) for a teacher's logits: one draw from softmax(logits) where retained, a relaxed one
+    where forgotten.
+    """
     noisy = logits + gumbel(logits.shape, generator).to(logits)
     drawn = torch.zeros_like(noisy).scatter_(1, noisy.argmax(1, keepdim=True), 1.0)
     return torch.where(forgets[:, None], (noisy / temperature).softmax(1), drawn)
@@ -125,6 +139,8 @@ def _share_right(logits: Tensor, images: ImageSet) -> float:
 
 
 def accuracy_unseen(model: nn.Module, data: ForgetData) -> float:
-    """The accuracy that a model without the forget set would have on it: none on whole classes, as on validation on the rest."""
+    """The accuracy that a model without the forget set would have on it: none on whole classes, as on
+    validation on the rest.
+    """
     rest = (~torch.isin(data.forget.labels.cpu(), torch.tensor(data.forget_classes))).double().mean().item()
     return rest * accuracy(model, data.validation, data.device) if rest else 0.0

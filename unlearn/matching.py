@@ -14,13 +14,18 @@ from unlearn.impl import ForgetData, Unlearned
 from vision_data import ImageSet
 
 
-def images_to_match(data: ForgetData, name: str, retain_multiplier: float, forget_multiplier: int) -> ImageSet:
-    """Forget images forget_multiplier times, and retain_multiplier times as many random retain images (at most all), drawn once.
+def images_to_match(
+    data: ForgetData, name: str, retain_multiplier: float, forget_multiplier: int
+) -> ImageSet:
+    """Forget images forget_multiplier times, and retain_multiplier times as many random retain images (at
+    most all), drawn once.
 
     On the data's device; the label of each is its position.
     """
     count = min(len(data.retain), round(retain_multiplier * len(data.forget)))
-    drawn = data.retain.subset(torch.randperm(len(data.retain), generator=data.generator(name, "retain"))[:count])
+    drawn = data.retain.subset(
+        torch.randperm(len(data.retain), generator=data.generator(name, "retain"))[:count]
+    )
     images = drawn
     for _ in range(forget_multiplier):
         images = images.joined(data.forget)
@@ -39,7 +44,9 @@ def match(
     decay: float,
     wd_lambda: float,
 ) -> Unlearned:
-    """Descend the mean squared difference to `targets` (N, classes) on the images, the student's own mean over N and classes, by Adam."""
+    """Descend the mean squared difference to `targets` (N, classes) on the images, the student's own mean
+    over N and classes, by Adam.
+    """
     optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr)
     start = [parameter.detach().clone() for parameter in student.parameters()]
 
@@ -47,7 +54,10 @@ def match(
         loss = F.mse_loss(logits, targets[positions])
         if not wd_lambda:
             return loss
-        moved = sum(((parameter - before) ** 2).sum() for parameter, before in zip(student.parameters(), start, strict=True))
+        moved = sum(
+            ((parameter - before) ** 2).sum()
+            for parameter, before in zip(student.parameters(), start, strict=True)
+        )
         return loss + wd_lambda * moved
 
     def plan(epoch: int) -> list[passes.Pass]:

@@ -21,11 +21,14 @@ OTHERS = 0.1  # what the gradients of the weights that were not reset are multip
 Variant = Literal["dine", "kgltop2"]
 
 
-def resolve(model: nn.Module, data: ForgetData, *, msg_variant: Variant, batch_size: int | None) -> dict[str, int]:
+def resolve(
+    model: nn.Module, data: ForgetData, *, msg_variant: Variant, batch_size: int | None
+) -> dict[str, int]:
     """The variant's batch size where none is given. ValueError for kgltop2 without convolutions."""
     if msg_variant == "kgltop2" and not _kernels(model):
         raise ValueError(
-            "--msg_variant kgltop2: expected a model with a convolution, got one without. Use --msg_variant dine, which resets any weight"
+            "--msg_variant kgltop2: expected a model with a convolution, got one without. Use --msg_variant "
+            "dine, which resets any weight"
         )
     return {"batch_size": BATCH_SIZES[msg_variant] if batch_size is None else batch_size}
 
@@ -46,14 +49,15 @@ def msg(
         dine       s = sum over one pass of min(|g_f|, |g_r|); the reset_share smallest of each tensor: w <- e w, e ~ N(0, 1);
                    then Adam on all weights (lr 1e-3, batch 256)
         kgltop2    s = |sum g_r - sum g_f| over forget and as many retain images; the reset_share smallest of each convolution's
-                   kernels: w ~ N(0, 2 / fan_out); then SGD (lr 1e-3, momentum .9, weight decay 5e-4, batch 64), the gradients
-                   of the kernels' other entries x .1
+                   kernels: w ~ N(0, 2 / fan_out); then SGD (lr 1e-3, momentum .9, weight decay 5e-4, batch
+                   64), the gradients of the kernels' other entries x .1
 
-    g_f, g_r: gradients of the mean cross-entropy of a forget and of a retain batch, eval mode. An epoch is as many steps as a
-    pass over the forget set has; the retain set is cycled and reshuffled.
+    g_f, g_r: gradients of the mean cross-entropy of a forget and of a retain batch, eval mode. An epoch is as
+    many steps as a pass over the forget set has; the retain set is cycled and reshuffled.
 
     Flags:
-        msg_variant: dine (any weight, by the smaller gradient) or kgltop2 (convolutions, by the gradients' difference)
+        msg_variant: dine (any weight, by the smaller gradient) or kgltop2 (convolutions, by the gradients'
+            difference)
         reset_share: share of each tensor's weights that are reset
         unlearn_epochs: passes over the forget set, a retain batch for each of its batches
         unlearn_lr: learning rate of Adam (dine) or SGD (kgltop2)
@@ -61,10 +65,11 @@ def msg(
 
     Raises ValueError for kgltop2 on a model without convolutions, FloatingPointError if it diverges.
 
-    Departures: Dine et al.'s learning rate, 1e-4, does not repair in 30 steps (a forget set of one batch) what the reset
-    destroyed; here it is 1e-3. They rank in train mode, which moves the running statistics, and the pass that ranks is the first of
-    their 30 epochs: 29 tune. kgltop2 had 5 passes over the retain set and a learning rate that rose and fell; its epochs are
-    counted here as those of dine.
+    Departures: Dine et al.'s learning rate, 1e-4, does not repair in 30 steps (a forget set of one batch)
+    what the reset destroyed; here it is 1e-3. They rank in train mode, which moves the running statistics,
+    and the pass that ranks is the first of
+    their 30 epochs: 29 tune. kgltop2 had 5 passes over the retain set and a learning rate that rose and fell;
+    its epochs are counted here as those of dine.
     """
     student = copy_of(model)
     if msg_variant == "dine":
@@ -77,15 +82,27 @@ def msg(
         optimizer = torch.optim.SGD(student.parameters(), lr=unlearn_lr, momentum=0.9, weight_decay=5e-4)
         slow_down_others(optimizer, student, chosen)
     steps = math.ceil(len(data.forget) / batch_size)
-    history = tune_on_retain(student, data, "MSG", optimizer=optimizer, unlearn_epochs=unlearn_epochs, batch_size=batch_size, steps=steps)
+    history = tune_on_retain(
+        student,
+        data,
+        "MSG",
+        optimizer=optimizer,
+        unlearn_epochs=unlearn_epochs,
+        batch_size=batch_size,
+        steps=steps,
+    )
     return Unlearned(student, history=history)
 
 
 def smaller_gradients(model: nn.Module, data: ForgetData, size: int) -> Tensors:
     """s of `dine`: one pass over forget, the retain set cycled beside it."""
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    forget = data.forget.to(data.device).batches(size, generator=data.generator("MSG", "forget"), device=data.device)
-    for (x_f, y_f), (x_r, y_r) in zip(forget, endless(data, data.retain, size, "MSG", "beside forget", augmented=False), strict=False):
+    forget = data.forget.to(data.device).batches(
+        size, generator=data.generator("MSG", "forget"), device=data.device
+    )
+    for (x_f, y_f), (x_r, y_r) in zip(
+        forget, endless(data, data.retain, size, "MSG", "beside forget", augmented=False), strict=False
+    ):
         g_f, g_r = batch_gradient(model, x_f, y_f), batch_gradient(model, x_r, y_r)
         for name in total:
             total[name] += torch.minimum(g_f[name].abs(), g_r[name].abs())
@@ -93,11 +110,17 @@ def smaller_gradients(model: nn.Module, data: ForgetData, size: int) -> Tensors:
 
 
 def gradient_differences(model: nn.Module, data: ForgetData, size: int) -> Tensors:
-    """s of `kgltop2`: over forget, and over as many retain images drawn by the seed (all, if there are fewer)."""
-    drawn = torch.randperm(len(data.retain), generator=data.generator("MSG", "beside forget"))[: len(data.forget)]
+    """s of `kgltop2`: over forget, and over as many retain images drawn by the seed (all, if there are
+    fewer).
+    """
+    drawn = torch.randperm(len(data.retain), generator=data.generator("MSG", "beside forget"))[
+        : len(data.forget)
+    ]
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for images, sign in ((data.retain.subset(drawn.to(data.retain.labels.device)), 1), (data.forget, -1)):
-        for x, y in images.to(data.device).batches(size, generator=data.generator("MSG", "forget"), device=data.device):
+        for x, y in images.to(data.device).batches(
+            size, generator=data.generator("MSG", "forget"), device=data.device
+        ):
             for name, gradient in batch_gradient(model, x, y).items():
                 total[name] += sign * gradient
     return {name: s.abs() for name, s in total.items()}
@@ -128,12 +151,19 @@ def reinitialise(model: nn.Module, chosen: Tensors, data: ForgetData) -> None:
     noise = data.generator("MSG", "reset")
     for name, marked in chosen.items():
         weight = model.get_parameter(name)
-        fresh = nn.init.kaiming_normal_(torch.empty(weight.shape, dtype=weight.dtype), mode="fan_out", nonlinearity="relu", generator=noise)
+        fresh = nn.init.kaiming_normal_(
+            torch.empty(weight.shape, dtype=weight.dtype),
+            mode="fan_out",
+            nonlinearity="relu",
+            generator=noise,
+        )
         weight.copy_(torch.where(marked, fresh.to(weight.device), weight))
 
 
 def slow_down_others(optimizer: torch.optim.Optimizer, model: nn.Module, chosen: Tensors) -> None:
-    """Before each step, multiply by .1 the gradients of the tensors' other entries: slower by SGD, no different by Adam."""
+    """Before each step, multiply by .1 the gradients of the tensors' other entries: slower by SGD, no
+    different by Adam.
+    """
     scales = {model.get_parameter(name): torch.where(marked, 1.0, OTHERS) for name, marked in chosen.items()}
 
     def slow(*_: object) -> None:
@@ -146,5 +176,9 @@ def slow_down_others(optimizer: torch.optim.Optimizer, model: nn.Module, chosen:
 
 def _kernels(model: nn.Module) -> list[str]:
     """The names of the convolutions' weights."""
-    convolutions = {f"{name}.weight" if name else "weight" for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    convolutions = {
+        f"{name}.weight" if name else "weight"
+        for name, m in model.named_modules()
+        if isinstance(m, nn.Conv2d)
+    }
     return [name for name, _ in model.named_parameters() if name in convolutions]

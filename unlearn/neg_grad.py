@@ -31,12 +31,14 @@ def neg_grad(
 
         theta <- theta + unlearn_lr grad CE(f_theta(x), y)        (x, y) in forget
 
-    by SGD in train mode; an epoch is a pass over forget. Nothing holds it back: the cross-entropy has no upper bound, and
-    with more epochs or a larger learning rate the retained classes go too. The history shows the forget set's loss. A set of
+    by SGD in train mode; an epoch is a pass over forget. Nothing holds it back: the cross-entropy has no
+    upper bound, and with more epochs or a larger learning rate the retained classes go too. The history shows
+    the forget set's loss. A set of
     few batches hardly moves in five epochs: raise --unlearn_lr there.
 
-    Departures: batch norm keeps its running statistics; in the source they turn into those of the forget set. The optimiser is that
-    of Fan et al.'s code. data-unlearning-bench's ascent_forget is SGD with momentum 0, weight decay 0 and batches of 64, at rates from
+    Departures: batch norm keeps its running statistics; in the source they turn into those of the forget set.
+    The optimiser is that of Fan et al.'s code. data-unlearning-bench's ascent_forget is SGD with momentum 0,
+    weight decay 0 and batches of 64, at rates from
     1e-5 to 5e-2: give those.
 
     Flags:

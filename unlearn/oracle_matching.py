@@ -20,7 +20,13 @@ def check_oracles(model: nn.Module, data: ForgetData, *, oracle_count: int) -> N
         data.oracles.apart(data.oracles.seeds(oracle_count))
 
 
-@register("oracle_matching", needs=("oracles",), source="Georgiev et al. 2024, arXiv:2410.23232", resolve=(check_oracles,), augments=())
+@register(
+    "oracle_matching",
+    needs=("oracles",),
+    source="Georgiev et al. 2024, arXiv:2410.23232",
+    resolve=(check_oracles,),
+    augments=(),
+)
 def oracle_matching(
     model: nn.Module,
     data: ForgetData,
@@ -36,18 +42,20 @@ def oracle_matching(
 ) -> Unlearned:
     """Match the oracles' mean logits on the forget images and on some retain images, by Adam.
 
-        theta <- theta - unlearn_lr decay^epoch Adam(grad(mean |f_theta(x) - t(x)|^2 + wd_lambda sum (theta - theta_0)^2))
-        t(x) = mean over the oracles of their logits; the first mean is over images and classes
+        theta <- theta - unlearn_lr decay^epoch Adam(grad(mean |f_theta(x) - t(x)|^2 + wd_lambda sum (theta -
+        theta_0)^2)) t(x) = mean over the oracles of their logits; the first mean is over images and classes
 
-    Epochs and batches are for thousands of forget images: a class of digits is one step an epoch, too little to forget it.
+    Epochs and batches are for thousands of forget images: a class of digits is one step an epoch, too little
+    to forget it.
 
-    It needs the retrained models that unlearning is to do without: it is the bound of what matching can reach, and none of the
-    oracles is one that the result is judged by.
+    It needs the retrained models that unlearning is to do without: it is the bound of what matching can
+    reach, and none of the oracles is one that the result is judged by.
 
     Flags:
         unlearn_epochs: passes over the images
         unlearn_lr: learning rate of Adam in the first epoch
-        batch_size: images a step (fewer, e.g. 64, for a forget set of hundreds); where batch norm would be left with one image, a few more
+        batch_size: images a step (fewer, e.g. 64, for a forget set of hundreds); where batch norm would be
+            left with one image, a few more
         oracle_count: oracles whose logits are averaged, of the seeds after those that the result is judged by
         retain_multiplier: retain images for each forget image, drawn once; all if there are fewer
         forget_multiplier: how often each forget image is in the set
@@ -68,7 +76,9 @@ def oracle_matching(
 
 
 def mean_logits(models: Iterable[nn.Module], images: ImageSet, device: torch.device) -> Tensor:
-    """The mean over the models of their logits (N, classes), in the order of the images; one model is held at a time."""
+    """The mean over the models of their logits (N, classes), in the order of the images; one model is held at
+    a time.
+    """
     count, total = 0, torch.zeros(())
     for model in models:
         count, total = count + 1, logits_of(model.to(device), images, device) + total.to(device)

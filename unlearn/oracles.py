@@ -10,10 +10,11 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Oracles:
-    """Oracles by their seeds. `judges` are the seeds of those that the unlearned model is held against: no method may have them.
+    """Oracles by their seeds. `judges` are the seeds of those that the unlearned model is held against: no
+    method may have them.
 
-    `load(seeds)` looks whether all are there, and raises FileNotFoundError with the command that makes them where they are not,
-    before it gives the first.
+    `load(seeds)` looks whether all are there, and raises FileNotFoundError with the command that makes them
+    where they are not, before it gives the first.
     """
 
     load: Callable[[Sequence[int]], Iterable[nn.Module]]
@@ -28,7 +29,8 @@ class Oracles:
         both = sorted(set(seeds) & set(self.judges))
         if both:
             raise ValueError(
-                f"expected oracles that the unlearned model is not judged by, got seed {both[0]}, which is one of the reference set "
+                f"expected oracles that the unlearned model is not judged by, got seed {both[0]}, which is "
+                "one of the reference set "
                 f"(seeds {_span(self.judges)}). Name another, e.g. {max(self.judges) + 1}"
             )
         return self.load(seeds)

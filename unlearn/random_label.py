@@ -39,9 +39,9 @@ def random_label(
 
     by SGD in train mode; y' is drawn anew in each epoch.
 
-    Departures: published code draws from all classes, so that a tenth of the images of ten classes rehearse their true label;
-    and there batch norm takes the statistics of each batch of forget, which leaves a forgotten class known in eval mode (here:
-    the running ones, which such a batch leaves as they are).
+    Departures: published code draws from all classes, so that a tenth of the images of ten classes rehearse
+    their true label; and there batch norm takes the statistics of each batch of forget, which leaves a
+    forgotten class known in eval mode (here: the running ones, which such a batch leaves as they are).
 
     Flags:
         unlearn_epochs: passes over the forget and the retain set
@@ -59,7 +59,10 @@ def random_label_passes(data: ForgetData) -> Plan:
     """RL's epoch: forget with labels drawn anew, then retain."""
     draws = data.generator("RL", "labels")
     forget, retain = data.forget.to(data.device), data.retain.to(data.device)
-    return lambda _: [Pass("forget", relabelled(forget, data.classes, draws), keep_statistics=True), Pass("retain", retain)]
+    return lambda _: [
+        Pass("forget", relabelled(forget, data.classes, draws), keep_statistics=True),
+        Pass("retain", retain),
+    ]
 
 
 def relabelled(images: ImageSet, classes: int, generator: torch.Generator) -> ImageSet:

@@ -11,13 +11,17 @@ from unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
 from unlearn.settings import Kappa, MaskLayer
 
 
-def resolve_kappa(model: nn.Module, data: ForgetData, *, kappa: Amount, mask_layer: str | None) -> dict[str, int]:
+def resolve_kappa(
+    model: nn.Module, data: ForgetData, *, kappa: Amount, mask_layer: str | None
+) -> dict[str, int]:
     """kappa as a number of weights of the masked layer."""
     return {"kappa_count": count_of(kappa, masked_layer(model, data, mask_layer).size, "kappa")}
 
 
 @register("random_mask", resolve=(resolve_kappa,), augments=())
-def random_mask(model: nn.Module, data: ForgetData, *, kappa: Kappa = 0.1, mask_layer: MaskLayer | None = None) -> Unlearned:
+def random_mask(
+    model: nn.Module, data: ForgetData, *, kappa: Kappa = 0.1, mask_layer: MaskLayer | None = None
+) -> Unlearned:
     """Switch off kappa weights of the masked layer, drawn uniformly without repetition by the seed.
 
         W <- M * W    M (m, n) 0 at kappa places and 1 elsewhere

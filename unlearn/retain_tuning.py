@@ -28,9 +28,10 @@ def tune_on_retain(
 ) -> list[dict[str, float]]:
     """Descend the retain set's mean cross-entropy in place; returns each epoch's mean loss (nats).
 
-    An epoch is `steps` batches of a stream that goes on from epoch to epoch, one pass by default. The modules `trained` (all, by
-    default) are in train mode meanwhile, the others in eval mode, so that their running statistics stay. The student ends in
-    eval mode without gradients. Raises FloatingPointError after an epoch whose loss, or a weight, is not finite.
+    An epoch is `steps` batches of a stream that goes on from epoch to epoch, one pass by default. The modules
+    `trained` (all, by default) are in train mode meanwhile, the others in eval mode, so that their running
+    statistics stay. The student ends in eval mode without gradients. Raises FloatingPointError after an epoch
+    whose loss, or a weight, is not finite.
     """
     size = without_a_last_single(data.retain, batch_size)
     steps = steps or math.ceil(len(data.retain) / size)
@@ -42,7 +43,10 @@ def tune_on_retain(
             losses = descend(student, itertools.islice(batches, steps), optimizer=optimizer)
         history.append({"loss": sum(losses) / len(losses)})
         if not (math.isfinite(history[-1]["loss"]) and all(p.isfinite().all() for p in student.parameters())):
-            raise FloatingPointError(f"{name} diverged in epoch {epoch + 1}: loss {history[-1]['loss']:g}. Choose a smaller --unlearn_lr")
+            raise FloatingPointError(
+                f"{name} diverged in epoch {epoch + 1}: loss {history[-1]['loss']:g}. Choose a smaller "
+                "--unlearn_lr"
+            )
         data.on_epoch(student, epoch + 1)
     optimizer.zero_grad(set_to_none=True)
     return history

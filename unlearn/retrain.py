@@ -13,11 +13,14 @@ def retrain(model: nn.Module, data: ForgetData) -> nn.Module:
 
         theta <- argmin over theta of mean CE(f_theta(x), y)    (x, y) in retain, from the initial weights on
 
-    On the command line it is the checkpoint that main_ideal.py leaves, or is trained here where there is none. Raises ValueError
-    where the data has no `ideal`, or one of another architecture.
+    On the command line it is the checkpoint that main_ideal.py leaves, or is trained here where there is
+    none. Raises ValueError where the data has no `ideal`, or one of another architecture.
     """
     if data.ideal is None:
-        raise ValueError("retrain: expected the ideal model, got none. Give ForgetData an `ideal`, a function that returns it")
+        raise ValueError(
+            "retrain: expected the ideal model, got none. Give ForgetData an `ideal`, a function that "
+            "returns it"
+        )
     ideal = copy_of(data.ideal())
     check_architecture(model, ideal, "retrain")
     return ideal
@@ -27,4 +30,7 @@ def check_architecture(model: nn.Module, ideal: nn.Module, method: str) -> None:
     """ValueError for an ideal model whose weights have other names or shapes than the initial model's."""
     shapes = [{name: value.shape for name, value in one.state_dict().items()} for one in (model, ideal)]
     if shapes[0] != shapes[1]:
-        raise ValueError(f"{method}: expected an ideal model of the initial model's architecture, got another. Train it by the same recipe")
+        raise ValueError(
+            f"{method}: expected an ideal model of the initial model's architecture, got another. Train it "
+            "by the same recipe"
+        )

@@ -18,8 +18,10 @@ def check(data: ForgetData) -> None:
     unseen = sorted(set(data.forget.classes) - set(data.validation.classes))
     if unseen:
         raise ValueError(
-            f"--rewind: expected validation images of every class of the forget set, got none of class {unseen[0]} "
-            "(validation loses a class that is forgotten whole). Leave out --rewind, or forget a part of the class"
+            "--rewind: expected validation images of every class of the forget set, got none of class "
+            f"{unseen[0]} "
+            "(validation loses a class that is forgotten whole). Leave out --rewind, or forget a part of the "
+            "class"
         )
 
 
@@ -41,12 +43,16 @@ class Checkpoints:
         return replace(self.data, on_epoch=on_epoch)
 
     def rewound(self, done: Unlearned) -> Unlearned:
-        """The epoch whose forget error is nearest to what the last one makes of unseen images; of two, the later."""
+        """The epoch whose forget error is nearest to what the last one makes of unseen images; of two, the
+        later.
+        """
         aim = unseen_error(done.model, self.data)
         error = nearest({error: epoch for error, (epoch, _) in self._of_error.items()}, aim)
         epoch, weights = self._of_error[error]
         done.model.load_state_dict(weights)
-        return replace(done, facts={**done.facts, "rewound_to_epoch": epoch, "forget_error": error, "unseen_error": aim})
+        return replace(
+            done, facts={**done.facts, "rewound_to_epoch": epoch, "forget_error": error, "unseen_error": aim}
+        )
 
 
 def nearest(epochs: Mapping[float, int], aim: float) -> float:
@@ -60,10 +66,14 @@ def forget_error(model: nn.Module, data: ForgetData) -> float:
 
 
 def unseen_error(model: nn.Module, data: ForgetData) -> float:
-    """Percent of the validation images that the model takes for another class, each class as often as in the forget set."""
+    """Percent of the validation images that the model takes for another class, each class as often as in the
+    forget set.
+    """
     missed = wrong(model, data.validation, data.device)
     forget, labels = data.forget.labels.cpu(), data.validation.labels.cpu()
-    of_class = [missed[labels == label].mean() * (forget == label).double().mean() for label in data.forget.classes]
+    of_class = [
+        missed[labels == label].mean() * (forget == label).double().mean() for label in data.forget.classes
+    ]
     return 100 * torch.stack(of_class).sum().item()
 
 

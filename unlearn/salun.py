@@ -20,7 +20,10 @@ def check_density(model: nn.Module, data: ForgetData, *, density: float) -> None
     """ValueError for a density that leaves no weight to train."""
     total = sum(p.numel() for p in model.parameters())
     if round(density * total) < 1:
-        raise ValueError(f"--density: expected a share in (0, 1] of at least one of {total} weights, got {density}. Give e.g. 0.5")
+        raise ValueError(
+            f"--density: expected a share in (0, 1] of at least one of {total} weights, got {density}. Give "
+            "e.g. 0.5"
+        )
 
 
 @register(
@@ -47,11 +50,12 @@ def salun(
         keep = the density of all weights with the largest S
         theta <- theta_0 where not keep, after each step of RL
 
-    All parameters are ranked together, biases and batch norm's among them. Where the run augments, the images that S is summed over are
-    augmented too.
+    All parameters are ranked together, biases and batch norm's among them. Where the run augments, the images
+    that S is summed over are augmented too.
 
-    Departures: random labels are never the true one, and batch norm keeps its running statistics on forget, see RL. S sums the gradients
-    of single images at one model; the source sums those of batch means, with a step of ascent after each batch.
+    Departures: random labels are never the true one, and batch norm keeps its running statistics on forget,
+    see RL. S sums the gradients of single images at one model; the source sums those of batch means, with a
+    step of ascent after each batch.
 
     Flags:
         unlearn_epochs: passes over the forget and the retain set
@@ -68,7 +72,10 @@ def salun(
     freeze_outside(keep, list(student.parameters()), optimizer)
     passes = random_label_passes(data)
     unlearned = fine_tune(student, data, "SalUn", passes, optimizer, unlearn_epochs, batch_size, streams="RL")
-    counts: dict[str, int | float | str] = {"weights": sum(k.numel() for k in keep), "trained_weights": sum(int(k.sum()) for k in keep)}
+    counts: dict[str, int | float | str] = {
+        "weights": sum(k.numel() for k in keep),
+        "trained_weights": sum(int(k.sum()) for k in keep),
+    }
     return Unlearned(unlearned.model, history=unlearned.history, facts=counts)
 
 
@@ -79,14 +86,18 @@ def saliency(model: nn.Module, batches: Iterable[Batch]) -> list[Tensor]:
     with evaluating(model):
         for x, y in batches:
             loss = F.cross_entropy(model(x), y, reduction="sum")
-            for total, gradient in zip(sums, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+            for total, gradient in zip(
+                sums, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True
+            ):
                 if gradient is not None:
                     total += gradient
     return [total.abs_() for total in sums]
 
 
 def most_salient(scores: list[Tensor], density: float) -> list[Tensor]:
-    """True for the round(density N) largest of all N scores, whatever tensor they are in; of equal ones the first."""
+    """True for the round(density N) largest of all N scores, whatever tensor they are in; of equal ones the
+    first.
+    """
     flat = torch.cat([score.flatten() for score in scores])
     keep = torch.zeros_like(flat, dtype=torch.bool)
     keep[flat.argsort(descending=True, stable=True)[: round(density * len(flat))]] = True
@@ -94,8 +105,11 @@ def most_salient(scores: list[Tensor], density: float) -> list[Tensor]:
     return [part.view_as(score) for part, score in zip(parts, scores, strict=True)]
 
 
-def freeze_outside(keep: list[Tensor], parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
-    """Put each weight that is not kept back to its present value after every step, so that neither decay nor momentum moves it.
+def freeze_outside(
+    keep: list[Tensor], parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer
+) -> None:
+    """Put each weight that is not kept back to its present value after every step, so that neither decay nor
+    momentum moves it.
 
     Exact for optimisers that treat each weight by itself (SGD, Adam).
     """

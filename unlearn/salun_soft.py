@@ -36,15 +36,17 @@ def salun_soft(
     weight_decay: WeightDecay = 5e-4,
     density: Share = 0.5,
 ) -> Unlearned:
-    """RL; after each step every weight's way from the initial model is shortened, and the shortest ways end at 0.
+    """RL; after each step every weight's way from the initial model is shortened, and the shortest ways end
+    at 0.
 
         delta = theta - theta_0;  t = r-quantile of |delta| over all weights
         theta <- theta_0 + sign(delta) max(|delta| - t, 0)
 
-    theta_0 is the initial model throughout; r falls linearly from 1 - density after the first step to 0 after the last.
+    theta_0 is the initial model throughout; r falls linearly from 1 - density after the first step to 0 after
+    the last.
 
-    Departures: the source takes theta_0 anew in each epoch; random labels are never the true one, and batch norm keeps its
-    running statistics on forget, see RL.
+    Departures: the source takes theta_0 anew in each epoch; random labels are never the true one, and batch
+    norm keeps its running statistics on forget, see RL.
 
     Flags:
         unlearn_epochs: passes over the forget and the retain set
@@ -55,7 +57,9 @@ def salun_soft(
     """
     student = copy_of(model)
     optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
-    steps = unlearn_epochs * sum(math.ceil(len(s) / without_a_last_single(s, batch_size)) for s in (data.forget, data.retain))
+    steps = unlearn_epochs * sum(
+        math.ceil(len(s) / without_a_last_single(s, batch_size)) for s in (data.forget, data.retain)
+    )
     shorten_ways(list(student.parameters()), optimizer, falling(1 - density, steps))
     passes = random_label_passes(data)
     return fine_tune(student, data, "SalUn_soft", passes, optimizer, unlearn_epochs, batch_size, streams="RL")
@@ -66,8 +70,12 @@ def falling(start: float, steps: int) -> Iterator[float]:
     return (start * (1 - step / max(steps - 1, 1)) for step in range(steps))
 
 
-def shorten_ways(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, shares: Iterator[float]) -> None:
-    """After each of the optimiser's steps, soft-threshold the way from the present values by the next share's quantile."""
+def shorten_ways(
+    parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, shares: Iterator[float]
+) -> None:
+    """After each of the optimiser's steps, soft-threshold the way from the present values by the next share's
+    quantile.
+    """
     initial = [p.detach().clone() for p in parameters]
 
     @torch.no_grad()
@@ -81,6 +89,8 @@ def shorten_ways(parameters: list[nn.Parameter], optimizer: torch.optim.Optimize
 
 
 def quantile(values: Tensor, share: float) -> Tensor:
-    """The round(share N)-th smallest of N values >= 0, or 0 for the 0th. (torch.quantile refuses more than 2^24 values.)"""
+    """The round(share N)-th smallest of N values >= 0, or 0 for the 0th. (torch.quantile refuses more than
+    2^24 values.)
+    """
     rank = round(share * len(values))
     return values.kthvalue(rank).values if rank else values.new_zeros(())

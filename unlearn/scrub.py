@@ -37,26 +37,76 @@ SOURCE = "Kurmanji et al. 2023, arXiv:2302.09880; with an add-on Dine, Furon, Fa
 
 Settings = dict[str, Any]
 
-_LARGE: Settings = {"unlearn_epochs": 3, "unlearn_lr": 5e-4, "batch_size": 256, "forget_batch_size": 512, "ascent_epochs": 2, "gamma": 0.99}
+_LARGE: Settings = {
+    "unlearn_epochs": 3,
+    "unlearn_lr": 5e-4,
+    "batch_size": 256,
+    "forget_batch_size": 512,
+    "ascent_epochs": 2,
+    "gamma": 0.99,
+}
 _LARGE |= {"kl_alpha": 1e-3, "temperature": 4.0, "momentum": 0.9, "weight_decay": 5e-4, "rewind": False}
-_SMALL: Settings = {"unlearn_epochs": 10, "unlearn_lr": 5e-4, "batch_size": 32, "forget_batch_size": 64, "ascent_epochs": 3, "gamma": 1.0}
+_SMALL: Settings = {
+    "unlearn_epochs": 10,
+    "unlearn_lr": 5e-4,
+    "batch_size": 32,
+    "forget_batch_size": 64,
+    "ascent_epochs": 3,
+    "gamma": 1.0,
+}
 _SMALL |= {"kl_alpha": 0.5, "temperature": 2.0, "weight_decay": 0.1, "rewind": False}
-_OWN = _SMALL | {"unlearn_epochs": 5, "batch_size": 64, "forget_batch_size": None, "temperature": 1.0, "weight_decay": 5e-4}
-_JOINTLY = {"unlearn_epochs": 30, "unlearn_lr": 1e-4, "batch_size": 256, "gamma": 1.0, "kl_alpha": 1.0, "temperature": 1.0, "beta": 0.95}
+_OWN = _SMALL | {
+    "unlearn_epochs": 5,
+    "batch_size": 64,
+    "forget_batch_size": None,
+    "temperature": 1.0,
+    "weight_decay": 5e-4,
+}
+_JOINTLY = {
+    "unlearn_epochs": 30,
+    "unlearn_lr": 1e-4,
+    "batch_size": 256,
+    "gamma": 1.0,
+    "kl_alpha": 1.0,
+    "temperature": 1.0,
+    "beta": 0.95,
+}
 RECIPES: dict[str, Settings] = {"own": _OWN, "large": _LARGE, "small": _SMALL, "jointly": _JOINTLY}
-DECAYS = {"own": (), "large": (3, 5, 9), "small": (5, 8, 9)}  # epochs after which the learning rate is a tenth of what it was
+DECAYS = {
+    "own": (),
+    "large": (3, 5, 9),
+    "small": (5, 8, 9),
+}  # epochs after which the learning rate is a tenth of what it was
 CLIMBS = 8  # steps of a pass over forget
 
 
-def resolve(model: nn.Module, data: ForgetData, *, scrub_recipe: str | None = None, addon: str | None = None, **flags: Any) -> Settings:
-    """The settings of the recipe, those that were given put in their place. ValueError for what is not of the recipe."""
+def resolve(
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    scrub_recipe: str | None = None,
+    addon: str | None = None,
+    **flags: Any,
+) -> Settings:
+    """The settings of the recipe, those that were given put in their place. ValueError for what is not of the
+    recipe.
+    """
     if addon is not None and scrub_recipe is not None:
-        raise ValueError(f"--scrub_recipe: expected none with an --addon, which has its own, got {scrub_recipe!r}. Leave out one of them")
+        raise ValueError(
+            f"--scrub_recipe: expected none with an --addon, which has its own, got {scrub_recipe!r}. Leave "
+            "out one of them"
+        )
     recipe = RECIPES["jointly" if addon is not None else scrub_recipe or "own"]
-    given = {flag: value for flag, value in flags.items() if value is not None and value is not False and flag not in OF_ADD_ONS}
+    given = {
+        flag: value
+        for flag, value in flags.items()
+        if value is not None and value is not False and flag not in OF_ADD_ONS
+    }
     foreign = sorted(set(given) - set(recipe))
     if foreign:
-        raise ValueError(f"--{' and --'.join(foreign)}: SCRUB has no such flag {_when(addon, foreign)}. Leave it out")
+        raise ValueError(
+            f"--{' and --'.join(foreign)}: SCRUB has no such flag {_when(addon, foreign)}. Leave it out"
+        )
     if given.get("rewind"):
         rewinding.check(data)
     settings = recipe | given
@@ -66,7 +116,9 @@ def resolve(model: nn.Module, data: ForgetData, *, scrub_recipe: str | None = No
 
 
 def forget_batch(count: int) -> int:
-    """Forget images a step: a pass has eight steps; more where they would be of over 512 images, fewer where they would be of one."""
+    """Forget images a step: a pass has eight steps; more where they would be of over 512 images, fewer where
+    they would be of one.
+    """
     return min(max(2, -(-count // CLIMBS)), int(_LARGE["forget_batch_size"]))
 
 
@@ -79,7 +131,13 @@ def _when(addon: str | None, foreign: list[str]) -> str:
     return "without an --addon"
 
 
-@register("SCRUB", source=SOURCE, resolve=(check_add_on, resolve), augments=("forget", "retain"), source_augments="nothing")
+@register(
+    "SCRUB",
+    source=SOURCE,
+    resolve=(check_add_on, resolve),
+    augments=("forget", "retain"),
+    source_augments="nothing",
+)
 def scrub(
     model: nn.Module,
     data: ForgetData,
@@ -102,35 +160,41 @@ def scrub(
     memory: Memory | None = None,
     memory_start: MemoryStart | None = None,
 ) -> Unlearned:
-    """Climb the distance from the teacher, which is the initial model, on forget; then descend it on retain, with the cross-entropy.
+    """Climb the distance from the teacher, which is the initial model, on forget; then descend it on retain,
+    with the cross-entropy.
 
         KL_T(x) = T^2 KL(softmax(t(x) / T) || softmax(f_theta(x) / T))        t: the initial model, never changed
         first ascent_epochs epochs: a pass over forget that climbs mean KL_T
         every epoch: then a pass over retain that descends gamma CE(f_theta(x), y) + kl_alpha KL_T
 
-    With an add-on both go into one step, Adam on rule(g_u, g_c): g_u the gradient of -mean KL_T on a forget batch, g_c that of
-    the retain objective, d = beta g_c + (1 - beta) g_u, an epoch a pass over forget.
+    With an add-on both go into one step, Adam on rule(g_u, g_c): g_u the gradient of -mean KL_T on a forget
+    batch, g_c that of the retain objective, d = beta g_c + (1 - beta) g_u, an epoch a pass over forget.
 
     OPT and FocusOPT make d a descent direction of both objectives; what Adam makes of d need not be one.
 
-    Where the student is the teacher, at the start, KL_T has no gradient: on a model without dropout the first step that moves
-    it is a retain step, or weight decay's. A pass over forget of a single step therefore does nothing in the first epoch.
+    Where the student is the teacher, at the start, KL_T has no gradient: on a model without dropout the first
+    step that moves it is a retain step, or weight decay's. A pass over forget of a single step therefore does
+    nothing in the first epoch.
 
-    Batch norm takes the statistics of each batch: the climb has no end, and by the running ones it goes further than retaining repairs.
+    Batch norm takes the statistics of each batch: the climb has no end, and by the running ones it goes
+    further than retaining repairs.
 
-    How far the climb goes is a matter of its steps and of their length. Adam's are of one length whatever the distance's slope, and
-    a pass over forget has eight of them, or more where they would be of more than 512 images. Kurmanji et al.'s two recipes are here
-    as they are: large (SGD) for a class of CIFAR-10, small (Adam) for a few hundred images. On a class of digits large has one step
-    a pass and forgets nothing, on one of MNIST it goes too far.
+    How far the climb goes is a matter of its steps and of their length. Adam's are of one length whatever the
+    distance's slope, and a pass over forget has eight of them, or more where they would be of more than 512
+    images. Kurmanji et al.'s two recipes are here
+    as they are: large (SGD) for a class of CIFAR-10, small (Adam) for a few hundred images. On a class of
+    digits large has one step a pass and forgets nothing, on one of MNIST it goes too far.
 
-    With `rewind` (SCRUB+R) the model of an earlier epoch may be given back: the one whose error on forget is nearest to the last
-    epoch's error on validation images, each class as often as in forget. The weights of each epoch are kept in main memory, once
-    where several have the same error.
+    With `rewind` (SCRUB+R) the model of an earlier epoch may be given back: the one whose error on forget is
+    nearest to the last epoch's error on validation images, each class as often as in forget. The weights of
+    each epoch are kept in main memory, once where several have the same error.
 
     Flags:
-        scrub_recipe: Kurmanji et al.'s values of all flags that are not given, and their optimiser: large or small
+        scrub_recipe: Kurmanji et al.'s values of all flags that are not given, and their optimiser: large or
+            small
         unlearn_epochs: epochs (5; large 3, small 10, with an add-on 30)
-        unlearn_lr: learning rate (5e-4, with an add-on 1e-4); a tenth after epochs 3, 5, 9 (large) or 5, 8, 9 (small)
+        unlearn_lr: learning rate (5e-4, with an add-on 1e-4); a tenth after epochs 3, 5, 9 (large) or 5, 8, 9
+            (small)
         batch_size: retain images a step (64; large 256, small 32); images of each kind with an add-on (256)
         forget_batch_size: forget images a step (an eighth of them, from 2 to 512; large 512, small 64)
         ascent_epochs: the first epochs, which climb on forget (3; large 2), called msteps there
@@ -141,10 +205,11 @@ def scrub(
         weight_decay: weight decay of the optimiser (5e-4; small .1)
         rewind: give back the epoch whose forget error is that of images never trained on
         beta: weight of the retain gradient, between 0 and 1, with an add-on (.95)
-        addon: rule that combines the two gradients of one step: GradMask, ANDMask, VarGrad, GradFocus, OPT, FocusOPT, SalUn
+        addon: rule that combines the two gradients of one step: GradMask, ANDMask, VarGrad, GradFocus, OPT,
+            FocusOPT, SalUn
 
-    Raises ValueError for flags that make no sense or that the recipe does not have, and for `rewind` where validation has no image
-    of a class that is forgotten; FloatingPointError if it diverges.
+    Raises ValueError for flags that make no sense or that the recipe does not have, and for `rewind` where
+    validation has no image of a class that is forgotten; FloatingPointError if it diverges.
 
     Departure: the default, which is neither of the source's recipes.
     """
@@ -155,12 +220,16 @@ def scrub(
         def climb_away(logits: Tensor, batch: Seen) -> Tensor:
             return -away(logits, batch)
 
-        return descend_both(model, data, "SCRUB", climb_away, near, add_on, beta, unlearn_epochs, unlearn_lr, batch_size)
+        return descend_both(
+            model, data, "SCRUB", climb_away, near, add_on, beta, unlearn_epochs, unlearn_lr, batch_size
+        )
     student = copy_of(model)
     forget, retain = numbered(data.forget.to(data.device)), numbered(data.retain.to(data.device))
     climb = Pass("forget", forget, away, climb=True, batch_size=forget_batch_size, numbered=True)
     stay = Pass("retain", retain, near, numbered=True)
-    optimizer: torch.optim.Optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr, weight_decay=weight_decay)
+    optimizer: torch.optim.Optimizer = torch.optim.Adam(
+        student.parameters(), lr=unlearn_lr, weight_decay=weight_decay
+    )
     if scrub_recipe == "large":
         optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
 
@@ -176,7 +245,9 @@ def scrub(
 
 
 def decayed(epoch: int, after: Sequence[int]) -> float:
-    """What the learning rate is multiplied by in an epoch, counted from 0: a tenth for each of the numbers of epochs that are over."""
+    """What the learning rate is multiplied by in an epoch, counted from 0: a tenth for each of the numbers of
+    epochs that are over.
+    """
     over = sum(epoch >= count for count in after)
     return 0.1**over
 
@@ -187,7 +258,9 @@ def distance(teacher_logits: Tensor, student_logits: Tensor, temperature: float)
     return temperature**2 * F.kl_div(learned, taught, reduction="batchmean", log_target=True)
 
 
-def _objectives(model: nn.Module, data: ForgetData, gamma: float, kl_alpha: float, temperature: float) -> tuple[Loss, Loss]:
+def _objectives(
+    model: nn.Module, data: ForgetData, gamma: float, kl_alpha: float, temperature: float
+) -> tuple[Loss, Loss]:
     """What is climbed on forget and what is descended on retain, by what was seen of these sets."""
     of_forget, of_retain = (Teacher(model, images, data) for images in (data.forget, data.retain))
     labels = data.retain.labels.to(data.device)

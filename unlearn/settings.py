@@ -25,17 +25,29 @@ Share = Annotated[float, Range(0, 1, "(]"), Search("linear", 0.05, 1)]
 BetweenZeroAndOne = Annotated[float, Range(0, 1, "()"), Search("linear", 0.01, 0.99)]
 
 Kappa = Annotated[Amount, Help("weights to switch off"), Search("log", 1e-3, 0.5)]
-MaskLayer = Annotated[str, Help("the masked layer, by name or by index over the linear layers; none is the architecture's choice")]
+MaskLayer = Annotated[
+    str,
+    Help("the masked layer, by name or by index over the linear layers; none is the architecture's choice"),
+]
 
-Beta = Annotated[BetweenZeroAndOne, Help("weight of the retain gradient, between 0 and 1"), Search("linear", 0.5, 0.99)]
+Beta = Annotated[
+    BetweenZeroAndOne, Help("weight of the retain gradient, between 0 and 1"), Search("linear", 0.5, 0.99)
+]
 AddOnName = Annotated[
-    str, Help("rule that combines the two gradients instead: GradMask, ANDMask, VarGrad, GradFocus, OPT, FocusOPT, SalUn")
+    str,
+    Help(
+        "rule that combines the two gradients instead: GradMask, ANDMask, VarGrad, GradFocus, OPT, FocusOPT, "
+        "SalUn"
+    ),
 ]
 Quantile = Annotated[
     float,
     Range(0, 1, "[)"),
     Search("linear", 0, 0.9),
-    Help("least agreement (GradMask, VarGrad) or share of the gradient's entries (SalUn) that an add-on masks by (.3)"),
+    Help(
+        "least agreement (GradMask, VarGrad) or share of the gradient's entries (SalUn) that an add-on masks "
+        "by (.3)"
+    ),
 ]
 Memory = Annotated[
     float,

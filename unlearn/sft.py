@@ -23,7 +23,12 @@ def check_layer(model: nn.Module, data: ForgetData, *, mask_layer: str | None) -
     masked_layer(model, data, mask_layer)
 
 
-@register("SFT", source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu", resolve=(check_layer,), augments=())
+@register(
+    "SFT",
+    source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu",
+    resolve=(check_layer,),
+    augments=(),
+)
 def sft(
     model: nn.Module,
     data: ForgetData,
@@ -46,12 +51,14 @@ def sft(
         sft_steps: optimiser steps
         sft_lr: learning rate
         sft_batch: images of each kind a step
-        mask_layer: the tuned layer, by name or by index over the linear layers; none is the architecture's choice
+        mask_layer: the tuned layer, by name or by index over the linear layers; none is the architecture's
+            choice
 
     Raises ValueError for a layer that can't be masked, FloatingPointError if it diverges.
 
-    Departures: the source's learning rate, 1e-2, destroys the model (on digits half of the retained classes goes with the forgotten
-    one); it tunes in train mode, here dropout is off and batch norm keeps its running statistics.
+    Departures: the source's learning rate, 1e-2, destroys the model (on digits half of the retained classes
+    goes with the forgotten one); it tunes in train mode, here dropout is off and batch norm keeps its running
+    statistics.
     """
     student = copy_of(model)
     layer = masked_layer(student, data, mask_layer).layer

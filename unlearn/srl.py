@@ -17,7 +17,10 @@ SOURCE = "Dine, Furon, Faure 2025, arXiv:2511.02435"
 def check_classes(model: nn.Module, data: ForgetData) -> None:
     """ValueError where an image's label is the only one."""
     if data.classes < 2:
-        raise ValueError(f"random labels: expected at least 2 classes, got {data.classes}. Use a method that needs no other class")
+        raise ValueError(
+            f"random labels: expected at least 2 classes, got {data.classes}. Use a method that needs no "
+            "other class"
+        )
 
 
 @register("SRL", source=SOURCE, resolve=(check_classes, check_add_on), augments=("forget", "retain"))
@@ -34,21 +37,23 @@ def srl(
     memory: Memory | None = None,
     memory_start: MemoryStart | None = None,
 ) -> Unlearned:
-    """Descend the cross-entropy of retain images with their labels and of forget images with wrong ones, drawn anew each step.
+    """Descend the cross-entropy of retain images with their labels and of forget images with wrong ones,
+    drawn anew each step.
 
         d = beta g_r + (1 - beta) g_random        theta <- Adam(theta, d)
 
-    g_random is the gradient on a forget batch whose labels are drawn uniformly from all classes but each image's own. An
-    epoch is a pass over forget; retain is cycled and reshuffled. OPT and FocusOPT make d a descent direction of both objectives;
-    what Adam makes of d need not be one. The defaults are Dine et al.'s.
+    g_random is the gradient on a forget batch whose labels are drawn uniformly from all classes but each
+    image's own. An epoch is a pass over forget; retain is cycled and reshuffled. OPT and FocusOPT make d a
+    descent direction of both objectives; what Adam makes of d need not be one. The defaults are Dine et
+    al.'s.
 
     Flags:
         unlearn_epochs: passes over the forget set
         unlearn_lr: learning rate of Adam
         batch_size: images of each kind a step
 
-    Raises ValueError for flags that make no sense, or that the add-on does not have, and for a single class; FloatingPointError
-    if it diverges.
+    Raises ValueError for flags that make no sense, or that the add-on does not have, and for a single class;
+    FloatingPointError if it diverges.
 
     Departure: batch norm keeps its running statistics, see RL.
     """
@@ -74,7 +79,13 @@ def other_labels(labels: Tensor, classes: int, generator: torch.Generator) -> Te
 
 register_with_add_ons(
     srl,
-    {"SRGradMask": "GradMask", "SRGradFocus": "GradFocus", "SRL_OPT": "OPT", "SRGradFocusOPT": "FocusOPT", "SRSalUn": "SalUn"},
+    {
+        "SRGradMask": "GradMask",
+        "SRGradFocus": "GradFocus",
+        "SRL_OPT": "OPT",
+        "SRGradFocusOPT": "FocusOPT",
+        "SRSalUn": "SalUn",
+    },
     source=SOURCE,
     augments=("forget", "retain"),
     resolve=(check_classes, check_add_on),

@@ -15,16 +15,23 @@ from vision_data import ImageSet
 
 @register("SSD", source="Foster et al. 2024, arXiv:2308.07707", augments=(), source_augments="nothing")
 def ssd(
-    model: nn.Module, data: ForgetData, *, selection_alpha: Positive = 10.0, dampening: Positive = 1.0, batch_size: BatchSize = 64
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    selection_alpha: Positive = 10.0,
+    dampening: Positive = 1.0,
+    batch_size: BatchSize = 64,
 ) -> Unlearned:
-    """Shrink every weight whose importance for the forget set is selection_alpha times that for the training set, or more.
+    """Shrink every weight whose importance for the forget set is selection_alpha times that for the training
+    set, or more.
 
         w <- w min(dampening F_train / F_forget, 1)    where F_forget > selection_alpha F_train
         F = mean over batches of (gradient of the batch's mean cross-entropy)^2    eval mode; train = forget and retain
 
-    F depends on the size of the batches, about as 1 / size, so all of them have the same: batch_size, or that of the forget set where
-    it is smaller; what would be left for a shorter last batch is not looked at. `facts` says how many weights were dampened. On images
-    drawn from all classes the two importances are about equal, and it may be none: `facts["unchanged"]` then says so.
+    F depends on the size of the batches, about as 1 / size, so all of them have the same: batch_size, or that
+    of the forget set where it is smaller; what would be left for a shorter last batch is not looked at.
+    `facts` says how many weights were dampened. On images drawn from all classes the two importances are
+    about equal, and it may be none: `facts["unchanged"]` then says so.
 
     Flags:
         selection_alpha: how many times more important to the forget set a weight has to be
@@ -33,8 +40,8 @@ def ssd(
 
     Raises ValueError for values that are not positive.
 
-    Departure: in the source a short last batch counts as much as a whole one, which makes a small forget set look important and
-    can destroy the model; and there a loader's global state shuffles, here the seed.
+    Departure: in the source a short last batch counts as much as a whole one, which makes a small forget set
+    look important and can destroy the model; and there a loader's global state shuffles, here the seed.
     """
     student = copy_of(model)
     size = min(batch_size, len(data.forget))
@@ -64,5 +71,8 @@ def importance(model: nn.Module, images: ImageSet, size: int, data: ForgetData, 
 def _facts(dampened: int, weights: int) -> dict[str, int | float | str]:
     facts: dict[str, int | float | str] = {"dampened": dampened, "dampened_percent": 100 * dampened / weights}
     if not dampened:
-        facts["unchanged"] = "no weight is selection_alpha times as important to the forget set as to training. Lower --selection_alpha"
+        facts["unchanged"] = (
+            "no weight is selection_alpha times as important to the forget set as to training. Lower "
+            "--selection_alpha"
+        )
     return facts

@@ -15,7 +15,9 @@ from vision_data import ImageSet
 
 
 class Seen(NamedTuple):
-    """A batch of numbered images: as the student is given them, augmented or not, and their positions (N,) in their set."""
+    """A batch of numbered images: as the student is given them, augmented or not, and their positions (N,) in
+    their set.
+    """
 
     images: Tensor
     positions: Tensor
@@ -29,8 +31,9 @@ def seen(batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Seen]]:
 class Teacher:
     """A model in eval mode that is asked about batches of one set of images.
 
-    It says what it says of each image as the student sees it: of augmented images it is asked at each step, as in published code, where
-    teacher and student share the batch. Images as they are come again and again, so they are asked about once.
+    It says what it says of each image as the student sees it: of augmented images it is asked at each step,
+    as in published code, where teacher and student share the batch. Images as they are come again and again,
+    so they are asked about once.
     """
 
     def __init__(self, model: nn.Module, images: ImageSet, data: ForgetData) -> None:

@@ -13,10 +13,13 @@ from vision_data import ImageSet
 
 
 @contextmanager
-def train_mode(model: nn.Module, generator: torch.Generator, device: torch.device, *, single_images: bool = False) -> Iterator[None]:
+def train_mode(
+    model: nn.Module, generator: torch.Generator, device: torch.device, *, single_images: bool = False
+) -> Iterator[None]:
     """The model in train mode, and in eval mode afterwards; the global random state is left as it was.
 
-    Dropout can't be given a generator, so the device's global one is seeded by a draw from `generator` and put back at the
+    Dropout can't be given a generator, so the device's global one is seeded by a draw from `generator` and
+    put back at the
     end. `single_images` leaves batch norm in eval mode: it can't normalise by the statistics of one image.
     """
     seed = int(torch.randint(2**62, (), generator=generator))
@@ -36,7 +39,9 @@ def train_mode(model: nn.Module, generator: torch.Generator, device: torch.devic
 
 
 def without_a_last_single(images: ImageSet, size: int) -> int:
-    """`size`, or the next larger batch size that leaves no single image for the last batch (as `training.fit` does)."""
+    """`size`, or the next larger batch size that leaves no single image for the last batch (as `training.fit`
+    does).
+    """
     while len(images) > 1 and len(images) % size == 1:
         size += 1
     return size

@@ -1,4 +1,6 @@
-"""Methods whose step combines a forget and a retain gradient, with or without an add-on: the one loop of them all."""
+"""Methods whose step combines a forget and a retain gradient, with or without an add-on: the one loop of them
+all.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from unlearn.streams import endless
 from unlearn.teacher import Seen, seen
 from unlearn.train_mode import train_mode, without_a_last_single
 
-Objective = Callable[[Tensor, Seen], Tensor]  # the student's logits, and of which images they are -> a scalar to descend
+Objective = Callable[
+    [Tensor, Seen], Tensor
+]  # the student's logits, and of which images they are -> a scalar to descend
 
 OF_ADD_ONS = {"quantile", "memory", "memory_start"}  # flags
 
@@ -32,14 +36,17 @@ class AddOn(NamedTuple):
     true_labels: bool = False
 
 
-def add_on_of(addon: str | None, *, quantile: float | None, memory: float | None, memory_start: float | None) -> AddOn:
+def add_on_of(
+    addon: str | None, *, quantile: float | None, memory: float | None, memory_start: float | None
+) -> AddOn:
     """The add-on for one run. ValueError for an unknown add-on, or a flag that it does not have."""
     flags = {"quantile": quantile, "memory": memory, "memory_start": memory_start}
     given = {name: value for name, value in flags.items() if value is not None}
     if addon is None:
         if given:
             raise ValueError(
-                f"--{' and --'.join(given)}: expected an --addon that has it, got none. Name one of {', '.join(ADD_ONS.names)}"
+                f"--{' and --'.join(given)}: expected an --addon that has it, got none. Name one of "
+                f"{', '.join(ADD_ONS.names)}"
             )
         return AddOn()
     if addon not in ADD_ONS:
@@ -75,12 +82,14 @@ def descend_both(
     *,
     keep_statistics: bool = False,
 ) -> Unlearned:
-    """Adam on rule(g_u, g_c), the gradients of the two objectives on a forget and a retain batch; an epoch is a pass over forget.
+    """Adam on rule(g_u, g_c), the gradients of the two objectives on a forget and a retain batch; an epoch is
+    a pass over forget.
 
-    The retain set is reshuffled and goes round again where it is shorter, and goes on in the next epoch where it is longer.
-    `keep_statistics` as in `passes.fine_tune`: for objectives with a least value. One that climbs without end goes further in
-    eval mode by running statistics than retaining can repair. Raises FloatingPointError at the end of an epoch after which a loss
-    or a weight is not finite.
+    The retain set is reshuffled and goes round again where it is shorter, and goes on in the next epoch where
+    it is longer.
+    `keep_statistics` as in `passes.fine_tune`: for objectives with a least value. One that climbs without end
+    goes further in eval mode by running statistics than retaining can repair. Raises FloatingPointError at
+    the end of an epoch after which a loss or a weight is not finite.
     """
     student = copy_of(model)
     parameters = list(student.parameters())
@@ -103,7 +112,9 @@ def descend_both(
                 true = functools.partial(_of_true_labels, logits, labels[of_forget.positions], parameters)
                 retain_loss = retain(student(x_r), of_retain)
                 g_c = _gradients(retain_loss, parameters)
-                for parameter, direction in zip(parameters, add_on.rule(Step(g_u, g_c, beta, true)), strict=True):
+                for parameter, direction in zip(
+                    parameters, add_on.rule(Step(g_u, g_c, beta, true)), strict=True
+                ):
                     parameter.grad = direction
                 optimizer.step()
                 losses.append(torch.stack([forget_loss.detach(), retain_loss.detach()]))
@@ -116,7 +127,11 @@ def descend_both(
 
 
 def _gradients(loss: Tensor, parameters: list[nn.Parameter], *, retain_graph: bool = False) -> Gradients:
-    return list(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True, retain_graph=retain_graph))
+    return list(
+        torch.autograd.grad(
+            loss, parameters, allow_unused=True, materialize_grads=True, retain_graph=retain_graph
+        )
+    )
 
 
 def _of_true_labels(logits: Tensor, labels: Tensor, parameters: list[nn.Parameter]) -> Gradients:
@@ -125,20 +140,32 @@ def _of_true_labels(logits: Tensor, labels: Tensor, parameters: list[nn.Paramete
 
 
 def register_with_add_ons(
-    method: Callable[..., Any], names: dict[str, str], *, resolve: Sequence[Resolve], without: Collection[str] = (), **facts: Any
+    method: Callable[..., Any],
+    names: dict[str, str],
+    *,
+    resolve: Sequence[Resolve],
+    without: Collection[str] = (),
+    **facts: Any,
 ) -> None:
-    """Register `method` under each of the names as well, with the add-on of that name fixed: it is no flag there.
+    """Register `method` under each of the names as well, with the add-on of that name fixed: it is no flag
+    there.
 
-    Neither are the flags that other add-ons have, nor those `without` which the method does where it has an add-on.
+    Neither are the flags that other add-ons have, nor those `without` which the method does where it has an
+    add-on.
     """
     for name, addon in names.items():
         foreign = OF_ADD_ONS - set(ADD_ONS[addon].hyperparameters)
         function = _with_add_on(method, name, addon, {"addon", *foreign, *without})
-        with_it = tuple(functools.partial(one, addon=addon) if "addon" in inspect.signature(one).parameters else one for one in resolve)
+        with_it = tuple(
+            functools.partial(one, addon=addon) if "addon" in inspect.signature(one).parameters else one
+            for one in resolve
+        )
         METHODS.register(name, resolve=with_it, **facts)(function)
 
 
-def _with_add_on(method: Callable[..., Any], name: str, addon: str, without: Collection[str]) -> Callable[..., Any]:
+def _with_add_on(
+    method: Callable[..., Any], name: str, addon: str, without: Collection[str]
+) -> Callable[..., Any]:
     @functools.wraps(method)
     def run(model: nn.Module, data: ForgetData, **settings: Any) -> Unlearned:
         result: Unlearned = method(model, data, addon=addon, **settings)
@@ -146,7 +173,8 @@ def _with_add_on(method: Callable[..., Any], name: str, addon: str, without: Col
 
     signature = inspect.signature(method)
     base = next(entry.name for entry in METHODS if entry.function is method)
-    run.__signature__ = signature.replace(parameters=[p for p in signature.parameters.values() if p.name not in without])  # type: ignore[attr-defined]
+    kept = [p for p in signature.parameters.values() if p.name not in without]
+    run.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
     run.__doc__ = f"{base} with the add-on {addon}.\n\n{inspect.getdoc(method)}"
     run.__name__ = run.__qualname__ = name
     run.addon = addon  # type: ignore[attr-defined]

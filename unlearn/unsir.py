@@ -26,7 +26,8 @@ def check_whole(model: nn.Module, data: ForgetData) -> None:
     partly = sorted(set(data.forget.classes) - set(data.forget_classes))
     if partly:
         raise ValueError(
-            f"UNSIR: expected a forget request for whole classes, got one that takes a part of class {partly[0]}. "
+            "UNSIR: expected a forget request for whole classes, got one that takes a part of class "
+            f"{partly[0]}. "
             "Ask for all of it, or choose another method"
         )
 
@@ -53,7 +54,8 @@ def unsir(
     batch_size: BatchSize = 64,
     retained_per_class: Count = 1000,
 ) -> Unlearned:
-    """Impair the model by noise that it is taught to take for the forgotten class, then repair it on retained images.
+    """Impair the model by noise that it is taught to take for the forgotten class, then repair it on retained
+    images.
 
         noise of class k, noise_images from N(0, 1):    descend -CE(f_0(x), k) + .1 mean norm(x)^2 over x, noise_steps of Adam(.1)
         impair: theta <- Adam(theta, grad CE)    noise_copies of the noise as class k, and retained_per_class images of each retained class
@@ -69,30 +71,40 @@ def unsir(
         noise_steps: steps that make the noise
         retained_per_class: images drawn from each retained class; all where there are fewer
 
-    The forget images themselves are never looked at. Raises ValueError for a request that is not whole classes and for flags
-    that make no sense, FloatingPointError if it diverges.
+    The forget images themselves are never looked at. Raises ValueError for a request that is not whole
+    classes and for flags that make no sense, FloatingPointError if it diverges.
 
-    Departures: the published notebook labels the noise of every class as class 0; here it has its own class. Its batches are of
-    256 images, at learning rates of .02 and .01: on digits, where a repair is then of five steps, that breaks the model, and on MNIST it
-    costs 4 points of the retained images. Smaller batches at lower rates forget the class as well and lose less.
+    Departures: the published notebook labels the noise of every class as class 0; here it has its own class.
+    Its batches are of
+    256 images, at learning rates of .02 and .01: on digits, where a repair is then of five steps, that breaks
+    the model, and on MNIST it costs 4 points of the retained images. Smaller batches at lower rates forget
+    the class as well and lose less.
     """
     student = copy_of(model)
-    noise = torch.cat([noise_against(model, data, label, noise_images, noise_steps) for label in data.forget_classes])
+    noise = torch.cat(
+        [noise_against(model, data, label, noise_images, noise_steps) for label in data.forget_classes]
+    )
     labels = torch.tensor(data.forget_classes, device=data.device).repeat_interleave(noise_images)
     retained = drawn_per_class(data, retained_per_class).to(data.device)
     order, moves = data.generator("UNSIR", "order"), data.generator("UNSIR", "augmentation")
     as_trained = functools.partial(data.training_images, normalisation=retained.normalisation, moves=moves)
-    impair = functools.partial(impairing, noise, labels, noise_copies, retained, batch_size, order, as_trained)
+    impair = functools.partial(
+        impairing, noise, labels, noise_copies, retained, batch_size, order, as_trained
+    )
     size = without_a_last_single(retained, batch_size)
     repair = functools.partial(data.training_batches, retained, size, order, moves)
     history = _train(student, data, "impair", impair, impair_lr, impair_epochs, single_images=batch_size == 1)
     single = min(size, len(retained)) == 1
-    history += _train(student, data, "repair", repair, repair_lr, repair_epochs, single_images=single, before=impair_epochs)
+    history += _train(
+        student, data, "repair", repair, repair_lr, repair_epochs, single_images=single, before=impair_epochs
+    )
     return Unlearned(student, history=history)
 
 
 def noise_against(model: nn.Module, data: ForgetData, label: int, count: int, steps: int) -> Tensor:
-    """`count` normalised images (count, C, H, W) that the model, in eval mode, takes for `label` as little as it can."""
+    """`count` normalised images (count, C, H, W) that the model, in eval mode, takes for `label` as little as
+    it can.
+    """
     example = data.forget.normalisation(data.forget.images[:1])
     drawn = torch.randn((count, *example.shape[1:]), generator=data.generator("UNSIR", "noise", label))
     noise = drawn.to(data.device, example.dtype).requires_grad_(True)
@@ -100,7 +112,9 @@ def noise_against(model: nn.Module, data: ForgetData, label: int, count: int, st
     optimizer = torch.optim.Adam([noise], lr=NOISE_LR)
     with evaluating(model):
         for _ in range(steps):
-            loss = NOISE_PENALTY * noise.square().flatten(1).sum(1).mean() - F.cross_entropy(model(noise), labels)
+            loss = NOISE_PENALTY * noise.square().flatten(1).sum(1).mean() - F.cross_entropy(
+                model(noise), labels
+            )
             (noise.grad,) = torch.autograd.grad(loss, noise)
             optimizer.step()
     return noise.detach()
@@ -111,7 +125,11 @@ def drawn_per_class(data: ForgetData, count: int) -> ImageSet:
     chosen = []
     for label in data.retain.classes:
         members = (data.retain.labels == label).nonzero().squeeze(1).cpu()
-        chosen.append(members[torch.randperm(len(members), generator=data.generator("UNSIR", "retained", label))[:count]])
+        chosen.append(
+            members[
+                torch.randperm(len(members), generator=data.generator("UNSIR", "retained", label))[:count]
+            ]
+        )
     return data.retain.subset(torch.cat(chosen))
 
 
@@ -126,7 +144,8 @@ def impairing(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One pass over the copies of the noise and the retained images, mixed, `batch_size` at a time.
 
-    `as_trained`: what makes the pixels of the retained images what the model is given; their normalisation alone, by default.
+    `as_trained`: what makes the pixels of the retained images what the model is given; their normalisation
+    alone, by default.
     """
     as_trained = as_trained or retained.normalisation
     real = len(retained)
@@ -155,7 +174,9 @@ def _train(
     for epoch in data.progress(range(before + 1, before + epochs + 1), f"UNSIR, {part}"):
         with train_mode(student, dropout, data.device, single_images=single_images):
             loss = fmean(descend(student, batches(), optimizer=optimizer))
-        passes.check_finite(student, {f"{part}_loss": loss}, f"UNSIR diverged in epoch {epoch}", rate=f"{part}_lr")
+        passes.check_finite(
+            student, {f"{part}_loss": loss}, f"UNSIR diverged in epoch {epoch}", rate=f"{part}_lr"
+        )
         history.append({f"{part}_loss": loss})
         data.on_epoch(student, epoch)
     optimizer.zero_grad(set_to_none=True)

@@ -27,27 +27,37 @@ BLOCK = 128  # rows of the matrix of inner products that are computed at once
     source_augments="crop and flip in every loader",
 )
 def wfisher(
-    model: nn.Module, data: ForgetData, *, wfisher_step: Positive = 5.0, damping: Positive = 1.0, fisher_images: Count = 1000
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    wfisher_step: Positive = 5.0,
+    damping: Positive = 1.0,
+    fisher_images: Count = 1000,
 ) -> Unlearned:
-    """Step against the influence of the forget set on the weights, the Hessian replaced by the empirical Fisher matrix.
+    """Step against the influence of the forget set on the weights, the Hessian replaced by the empirical
+    Fisher matrix.
 
         theta <- theta + wfisher_step (damping I + F)^-1 v
         v = n_f / n (mean g_f - mean g_r)            g: gradients of the cross-entropy, eval mode; n_f of n images are forgotten
         F = 1 / m sum_i g_i g_i'                     m single retain images
 
-    Exact, by Woodbury: with the rows g_i in G, (damping I + F)^-1 v = (v - G' (damping m I + G G')^-1 G v) / damping. By a linear
-    layer's weights g_i is an outer product, delta_i h_i', and g_i g_j' is (delta_i delta_j')(h_i h_j'): it is never written out. G G' is
-    computed in pieces where G, so kept, has more than 2^28 entries; the gradients are then computed anew for each pair of pieces.
+    Exact, by Woodbury: with the rows g_i in G, (damping I + F)^-1 v = (v - G' (damping m I + G G')^-1 G v) /
+    damping. By a linear layer's weights g_i is an outer product, delta_i h_i', and g_i g_j' is (delta_i
+    delta_j')(h_i h_j'): it is never written out. G G' is computed in pieces where G, so kept, has more than
+    2^28 entries; the gradients are then computed anew for each pair of pieces.
 
     Flags:
-        wfisher_step: what the step is multiplied by; influence theory has 1, which a damping of 1 makes too short to see
+        wfisher_step: what the step is multiplied by; influence theory has 1, which a damping of 1 makes too
+            short to see
         damping: what is added to the Fisher matrix's eigenvalues
-        fisher_images: single retain images that the Fisher matrix is made of, drawn at random; all if there are fewer
+        fisher_images: single retain images that the Fisher matrix is made of, drawn at random; all if there
+            are fewer
 
-    Raises ValueError for values that are not positive, FloatingPointError if a weight is not finite afterwards.
+    Raises ValueError for values that are not positive, FloatingPointError if a weight is not finite
+    afterwards.
 
-    Departures: the published code's recursion updates the first gradient's direction over and over, which is not the inverse, and its
-    ImageNet branch takes the retain gradient from the forget set.
+    Departures: the published code's recursion updates the first gradient's direction over and over, which is
+    not the inverse, and its ImageNet branch takes the retain gradient from the forget set.
     """
     student = copy_of(model)
     forget, retain = data.forget.to(data.device), data.retain.to(data.device)
@@ -55,17 +65,25 @@ def wfisher(
     of_forget, of_retain = (mean_gradient(student, images, data.device) for images in (forget, retain))
     v = {name: share * (of_forget[name] - of_retain[name]) for name in of_forget}
     if len(retain) > fisher_images:
-        retain = retain.subset(torch.randperm(len(retain), generator=data.generator("wfisher"))[:fisher_images].to(data.device))
+        retain = retain.subset(
+            torch.randperm(len(retain), generator=data.generator("wfisher"))[:fisher_images].to(data.device)
+        )
     step = wfisher_step * solved(student, retain, v, damping, data)
     if not step.isfinite().all():
-        raise FloatingPointError("wfisher diverged: the step is not finite. Choose a smaller --wfisher_step or a larger --damping")
+        raise FloatingPointError(
+            "wfisher diverged: the step is not finite. Choose a smaller --wfisher_step or a larger --damping"
+        )
     with torch.no_grad():
         vector_to_parameters(parameters_to_vector(student.parameters()) + step, student.parameters())
     return Unlearned(student, facts={"step_norm": step.norm().item(), "fisher_images_used": len(retain)})
 
 
-def solved(model: nn.Module, images: ImageSet, v: Tensors, damping: float, data: ForgetData, numbers: int = NUMBERS) -> Tensor:
-    """(damping I + F)^-1 v, with F from these images; at most twice `numbers` numbers of their gradients are held at once."""
+def solved(
+    model: nn.Module, images: ImageSet, v: Tensors, damping: float, data: ForgetData, numbers: int = NUMBERS
+) -> Tensor:
+    """(damping I + F)^-1 v, with F from these images; at most twice `numbers` numbers of their gradients are
+    held at once.
+    """
     some_images = next(images.batches(2, device=data.device))[0]
     gradients, m = ImageGradients(model, some_images), len(images)
     size = max(1, numbers // gradients.numbers_an_image(some_images))
@@ -93,10 +111,15 @@ def _fill(gram: Tensor, i: int, rows: dict[str, Factors], j: int, others: dict[s
             gram[i + start : end, j : j + len(needed.inputs)] += some.products(needed).double().cpu()
 
 
-def _pieces(gradients: ImageGradients, images: ImageSet, size: int, end: int) -> Iterator[tuple[int, dict[str, Factors]]]:
+def _pieces(
+    gradients: ImageGradients, images: ImageSet, size: int, end: int
+) -> Iterator[tuple[int, dict[str, Factors]]]:
     for start in range(0, end, size):
         piece = images.subset(torch.arange(start, min(start + size, end)))
-        parts = [gradients.of_labels(x, y) for x, y in piece.batches(min(size, AT_ONCE), device=piece.labels.device)]
+        parts = [
+            gradients.of_labels(x, y)
+            for x, y in piece.batches(min(size, AT_ONCE), device=piece.labels.device)
+        ]
         yield start, {layer: Factors.joined([part[layer] for part in parts]) for layer in parts[0]}
 
 

@@ -1,7 +1,15 @@
 """Images: datasets, forget and retain splits, batches."""
 
 from registry import import_modules
-from vision_data.asked_normalisation import AUTO, DATA, NONE, checked_normalisation, in_words, normalisation_of, spelled
+from vision_data.asked_normalisation import (
+    AUTO,
+    DATA,
+    NONE,
+    checked_normalisation,
+    in_words,
+    normalisation_of,
+    spelled,
+)
 from vision_data.forget_request import Division, ForgetRequest, read_indexes
 from vision_data.image_set import ImageSet, Normalisation, forward_batch
 from vision_data.impl import DATASETS, RawDataset, origin

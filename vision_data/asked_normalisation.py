@@ -20,7 +20,9 @@ def checked_normalisation(asked: str) -> str:
         return asked.casefold()
     means, colon, deviations = asked.partition(":")
     try:
-        return spelled([float(value) for value in means.split(",")], [float(value) for value in deviations.split(",")])
+        return spelled(
+            [float(value) for value in means.split(",")], [float(value) for value in deviations.split(",")]
+        )
     except ValueError as error:
         reason = f" ({error})" if colon and "expected" in str(error) else ""
         raise ValueError(f"--normalize: expected {EXPECTED}, got {asked!r}{reason}. Correct it") from error
@@ -46,9 +48,16 @@ def normalisation_of(asked: str, own: Normalisation) -> Normalisation:
     if asked == DATA:
         return own
     channels = len(own.mean)
-    mean, deviation = ([0.0], [1.0]) if asked == NONE else ([float(value) for value in part.split(",")] for part in asked.split(":"))
+    mean, deviation = (
+        ([0.0], [1.0])
+        if asked == NONE
+        else ([float(value) for value in part.split(",")] for part in asked.split(":"))
+    )
     if len(mean) not in (1, channels):
-        raise ValueError(f"--normalize: expected 1 or {channels} channels, got {len(mean)} ({asked}). Give one number for each channel")
+        raise ValueError(
+            f"--normalize: expected 1 or {channels} channels, got {len(mean)} ({asked}). Give one number for "
+            "each channel"
+        )
     every = channels if len(mean) == 1 else 1
     return Normalisation(tuple(mean * every), tuple(deviation * every), own.white)
 
@@ -57,6 +66,8 @@ def in_words(asked: str, normalisation: Normalisation) -> str:
     """Describe a normalisation in a sentence."""
     if asked == NONE:
         return "images are taken as pixels in [0, 1] (--normalize none)"
-    mean, deviation = (", ".join(f"{value:.4g}" for value in values) for values in (normalisation.mean, normalisation.std))
+    mean, deviation = (
+        ", ".join(f"{value:.4g}" for value in values) for values in (normalisation.mean, normalisation.std)
+    )
     whose = "the training images' own mean and deviation" if asked == DATA else f"--normalize {asked}"
     return f"images are normalised by mean {mean} and deviation {deviation}, of pixels in [0, 1] ({whose})"

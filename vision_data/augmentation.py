@@ -14,7 +14,11 @@ Augmentation = bool | Sequence[str]  # True: crop and flip
 CROP_AND_FLIP: tuple[Kind, ...] = ("crop", "flip")
 HOLE = 4  # a hole's side is height / HOLE
 MARGIN = 8  # a crop shifts an image by at most height / MARGIN
-LEAST_PIXELS = {"crop": MARGIN, "flip": 2, "cutout": HOLE}  # of the shorter side; below, the kind has no effect or wipes the image
+LEAST_PIXELS = {
+    "crop": MARGIN,
+    "flip": 2,
+    "cutout": HOLE,
+}  # of the shorter side; below, the kind has no effect or wipes the image
 
 
 def augmentations(asked: Augmentation) -> tuple[str, ...]:
@@ -23,7 +27,9 @@ def augmentations(asked: Augmentation) -> tuple[str, ...]:
         return CROP_AND_FLIP if asked else ()
     for kind in asked:
         if kind not in get_args(Kind):
-            raise ValueError(f"augmentation: expected some of {', '.join(get_args(Kind))}, got {kind!r}. Correct the list")
+            raise ValueError(
+                f"augmentation: expected some of {', '.join(get_args(Kind))}, got {kind!r}. Correct the list"
+            )
     return tuple(kind for kind in get_args(Kind) if kind in asked)
 
 
@@ -33,19 +39,26 @@ def augmentations_of_flag(words: Sequence[str]) -> tuple[str, ...]:
     Raises ValueError for an unknown kind, for no word, and for `none` beside others.
     """
     if not words or ("none" in words and len(words) > 1):
-        raise ValueError(f"expected none alone, or some of {', '.join(get_args(Kind))}, got {','.join(words) or 'nothing'}. Choose")
+        raise ValueError(
+            f"expected none alone, or some of {', '.join(get_args(Kind))}, got "
+            f"{','.join(words) or 'nothing'}. Choose"
+        )
     return augmentations(() if "none" in words else words)
 
 
 def check_augmentable(kinds: Sequence[str], shape: Sequence[int]) -> None:
     """Raise ValueError if a kind can't be applied to images of a shape (C, H, W) or has no effect on them."""
     if kinds and len(shape) != 3:
-        raise ValueError(f"augmentation {','.join(kinds)}: expected images (channels, height, width), got {tuple(shape)}. Ask for none")
+        raise ValueError(
+            f"augmentation {','.join(kinds)}: expected images (channels, height, width), got {tuple(shape)}. "
+            "Ask for none"
+        )
     for kind in kinds:
         least, shorter = LEAST_PIXELS[kind], min(shape[1:])
         if shorter < least:
             raise ValueError(
-                f"augmentation {kind}: expected images of at least {least} x {least} pixels, got {shape[1]} x {shape[2]}. Leave {kind} out"
+                f"augmentation {kind}: expected images of at least {least} x {least} pixels, got {shape[1]} "
+                f"x {shape[2]}. Leave {kind} out"
             )
 
 
@@ -64,12 +77,16 @@ class Moves:
     holes: Tensor | None = None
 
     @classmethod
-    def drawn(cls, count: int, height: int, generator: torch.Generator, kinds: Sequence[str] = CROP_AND_FLIP) -> Moves:
+    def drawn(
+        cls, count: int, height: int, generator: torch.Generator, kinds: Sequence[str] = CROP_AND_FLIP
+    ) -> Moves:
         """Draw the augmentation of `count` images. Uses no random number for a kind that is not in `kinds`."""
         down = right = torch.full((count, 1), height // MARGIN)
         mirrored, holes = torch.zeros(count, 1, dtype=torch.bool), None
         if "crop" in kinds:
-            down, right = (torch.randint(2 * (height // MARGIN) + 1, (count, 1), generator=generator) for _ in range(2))
+            down, right = (
+                torch.randint(2 * (height // MARGIN) + 1, (count, 1), generator=generator) for _ in range(2)
+            )
         if "flip" in kinds:
             mirrored = torch.rand(count, 1, generator=generator) < 0.5
         if "cutout" in kinds:
@@ -80,18 +97,28 @@ class Moves:
     def joined(cls, parts: Sequence[Moves]) -> Moves:
         """Concatenate the moves of several sets of images."""
         holes = [part.holes for part in parts if part.holes is not None]
-        down, right, mirrored = (torch.cat([getattr(part, name) for part in parts]) for name in ("down", "right", "mirrored"))
+        down, right, mirrored = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("down", "right", "mirrored")
+        )
         return cls(down, right, mirrored, torch.cat(holes) if holes else None)
 
     def of(self, chosen: slice) -> Moves:
         """Return the moves of some of the images."""
-        return Moves(self.down[chosen], self.right[chosen], self.mirrored[chosen], None if self.holes is None else self.holes[chosen])
+        return Moves(
+            self.down[chosen],
+            self.right[chosen],
+            self.mirrored[chosen],
+            None if self.holes is None else self.holes[chosen],
+        )
 
-    def __call__(self, images: Tensor, normalisation: Callable[[Tensor], Tensor] = lambda images: images) -> Tensor:
+    def __call__(
+        self, images: Tensor, normalisation: Callable[[Tensor], Tensor] = lambda images: images
+    ) -> Tensor:
         """Pad the images (N, C, H, W) with zeros, crop, mirror and normalise them; then set the holes to 0.
 
-        Crop and flip: He et al. 2016, arXiv:1512.03385. Cutout: DeVries, Taylor 2017, arXiv:1708.04552. A hole may reach over the
-        border. Its side is a quarter of the height; in the paper it is 16 of 32 pixels for CIFAR-10 and 8 for CIFAR-100.
+        Crop and flip: He et al. 2016, arXiv:1512.03385. Cutout: DeVries, Taylor 2017, arXiv:1708.04552. A
+        hole may reach over the border. Its side is a quarter of the height; in the paper it is 16 of 32
+        pixels for CIFAR-10 and 8 for CIFAR-100.
         """
         count, _, height, width = images.shape
         pad = height // MARGIN

@@ -15,14 +15,16 @@ from vision_data.image_file import ImageFile
 
 Rows = Tensor | slice
 Base = Tensor | ImageFile
-_on_devices: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # base -> {device: weak reference to its copy there}
+_on_devices: WeakTensorKeyDictionary = (
+    WeakTensorKeyDictionary()
+)  # base -> {device: weak reference to its copy there}
 
 
 class Chosen:
     """A view of some rows of images (N, C, H, W) in a tensor or in a file.
 
-    `chosen[rows]` copies these rows into a new tensor, `chosen[:]` all rows. Tensor methods and torch functions work too, on such a
-    copy; they raise ValueError for images in a file.
+    `chosen[rows]` copies these rows into a new tensor, `chosen[:]` all rows. Tensor methods and torch
+    functions work too, on such a copy; they raise ValueError for images in a file.
     """
 
     def __init__(self, base: Base, rows: Tensor) -> None:
@@ -35,18 +37,25 @@ class Chosen:
         return self.base[self.rows[rows if isinstance(rows, slice) else rows.to(self.rows.device)]]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in ("base", "rows"):  # copy and pickle look these up before __init__ has run
+        if name.startswith("__") or name in (
+            "base",
+            "rows",
+        ):  # copy and pickle look these up before __init__ has run
             raise AttributeError(name)
         return getattr(self._copied(), name)
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return function(*tree_map_only(Chosen, Chosen._copied, args), **tree_map_only(Chosen, Chosen._copied, kwargs or {}))
+        return function(
+            *tree_map_only(Chosen, Chosen._copied, args),
+            **tree_map_only(Chosen, Chosen._copied, kwargs or {}),
+        )
 
     def _copied(self) -> Tensor:
         if isinstance(self.base, ImageFile):
             raise ValueError(
-                "these images are in a file, too large for memory: expected images[rows] or batches(...). Ask for some at a time"
+                "these images are in a file, too large for memory: expected images[rows] or batches(...). "
+                "Ask for some at a time"
             )
         return self[:]
 

@@ -17,19 +17,26 @@ FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTA
 
 
 def described_splits(name: str, root: Path, asked: str | None = None) -> dict[str, list[str]]:
-    """Return the files of each split in root/README.md; {} if it names none. asked: the configuration, or the default.
+    """Return the files of each split in root/README.md; {} if it names none. asked: the configuration, or the
+    default.
 
-    Raises ValueError for a README that can't be read, for several configurations without a default, and for missing files.
+    Raises ValueError for a README that can't be read, for several configurations without a default, and for
+    missing files.
     """
     configs = _configs(name, root / "README.md")
     if not configs:
         return {}
     config = _default_of(name, root, configs) if asked is None else _named(name, root, configs, asked)
-    return {split: _files(name, root, split, patterns) for split, patterns in _patterns(name, root, config.get("data_files"))}
+    return {
+        split: _files(name, root, split, patterns)
+        for split, patterns in _patterns(name, root, config.get("data_files"))
+    }
 
 
 def with_configuration(place: Path) -> tuple[Path, str | None]:
-    """(PATH, CONFIGURATION) for a path PATH/CONFIGURATION where PATH/README.md has configurations; else the path, and None."""
+    """(PATH, CONFIGURATION) for a path PATH/CONFIGURATION where PATH/README.md has configurations; else the
+    path, and None.
+    """
     is_asked = not place.exists() and bool(_configs(str(place.parent), place.parent / "README.md"))
     return (place.parent, place.name) if is_asked else (place, None)
 
@@ -38,7 +45,10 @@ def _named(name: str, root: Path, configs: list[dict[str, Any]], asked: str) -> 
     found = [config for config in configs if str(config.get("config_name")) == asked]
     if len(found) != 1:
         names = [str(config.get("config_name")) for config in configs]
-        raise ValueError(f"{name}: {did_you_mean('configuration', asked, names)} (of {root / 'README.md'}). Name one of them")
+        raise ValueError(
+            f"{name}: {did_you_mean('configuration', asked, names)} (of {root / 'README.md'}). Name one of "
+            "them"
+        )
     return found[0]
 
 
@@ -58,7 +68,9 @@ def _configs(name: str, readme: Path) -> list[dict[str, Any]]:
     try:
         about = read_yaml(front[1])
     except NotYaml as error:
-        raise ValueError(f"{name}: expected YAML at the top of {readme}, got a mistake: {error}. Correct it, or remove it") from error
+        raise ValueError(
+            f"{name}: expected YAML at the top of {readme}, got a mistake: {error}. Correct it, or remove it"
+        ) from error
     found = about.get("configs") if isinstance(about, dict) else None
     configs = [config for config in found if isinstance(config, dict)] if isinstance(found, list) else []
     return [config for config in configs if config.get("data_files")]
@@ -72,7 +84,10 @@ def _default_of(name: str, root: Path, configs: list[dict[str, Any]]) -> dict[st
     if len(chosen) != 1:
         names = ", ".join(str(config.get("config_name")) for config in configs)
         first = root / str(configs[0].get("config_name"))
-        raise ValueError(f"{name}: expected one default configuration in {root / 'README.md'}, got {names}. Name one, e.g. hf:{first}")
+        raise ValueError(
+            f"{name}: expected one default configuration in {root / 'README.md'}, got {names}. Name one, "
+            f"e.g. hf:{first}"
+        )
     return chosen[0]
 
 
@@ -87,7 +102,10 @@ def _patterns(name: str, root: Path, data_files: Any) -> Iterator[tuple[str, lis
         patterns = one.get("path") if isinstance(one, dict) else None
         patterns = patterns if isinstance(patterns, list) else [patterns]
         if not all(isinstance(pattern, str) and pattern for pattern in patterns):
-            raise ValueError(f"{name}: expected `split` and `path` in the data_files of {root / 'README.md'}, got {one!r:.80}. Correct it")
+            raise ValueError(
+                f"{name}: expected `split` and `path` in the data_files of {root / 'README.md'}, got "
+                f"{one!r:.80}. Correct it"
+            )
         yield str(one.get("split", "train")), patterns
 
 
@@ -97,12 +115,20 @@ def _files(name: str, root: Path, split: str, patterns: list[str]) -> list[str]:
     for pattern in patterns:
         steps = PurePosixPath(pattern)
         if steps.is_absolute() or ".." in steps.parts or "://" in pattern:
-            raise ValueError(f"{name}: expected files in {root}, got {pattern} for the split {split} in its README.md. Correct it")
+            raise ValueError(
+                f"{name}: expected files in {root}, got {pattern} for the split {split} in its README.md. "
+                "Correct it"
+            )
         matching = sorted(root.glob(f"{pattern}/*" if pattern.endswith("**") else pattern))
-        found += [file for file in matching if file.is_file() and not any(map(is_system_file, file.relative_to(root).parts))]
+        found += [
+            file
+            for file in matching
+            if file.is_file() and not any(map(is_system_file, file.relative_to(root).parts))
+        ]
     if not found:
         raise ValueError(
-            f"{name}: expected {', '.join(patterns)} for the split {split}, as README.md says, and there is no such file in {root}. "
+            f"{name}: expected {', '.join(patterns)} for the split {split}, as README.md says, and there is "
+            f"no such file in {root}. "
             "Put it there, or take the split out of README.md"
         )
     return [str(file) for file in dict.fromkeys(found)]

@@ -37,14 +37,17 @@ def decoded(published: Published, folder: Path, reading: Reading | None = None) 
 
     The folder is decoded/<name>-<key>. If it is read-only, new images are decoded into ./data/decoded.
 
-    The images are in memory if they fit, else in files that are read batch by batch. Images that all have one size, no side above
-    224, keep it. Others become squares of the median short side of the training images, at most 224, and a multiple of 32 from 32
-    on. They are grey if all training images are, else RGB. Raises ValueError for images that can't be read or contradict each other.
+    The images are in memory if they fit, else in files that are read batch by batch. Images that all have one
+    size, no side above 224, keep it. Others become squares of the median short side of the training images,
+    at most 224, and a multiple of 32 from 32 on. They are grey if all training images are, else RGB. Raises
+    ValueError for images that can't be read or contradict each other.
     """
     if reading is not None:
         published = published.read_as(reading)
     called = Path("decoded") / f"{published.name}-{published.key[:16]}"
-    place = next((place / called for place in (folder, INSTEAD) if (place / called / "about.json").exists()), None)
+    place = next(
+        (place / called for place in (folder, INSTEAD) if (place / called / "about.json").exists()), None
+    )
     if place is None:
         check_may_fetch(published.name)
         place = own_files(published.name, folder, "decoded") / called.name
@@ -56,7 +59,8 @@ def decoded(published: Published, folder: Path, reading: Reading | None = None) 
         return _read(place)
     except OSError as error:
         raise ValueError(
-            f"{published.name}: {place} can't be written or read ({error}). Make room there, or name another folder with --data"
+            f"{published.name}: {place} can't be written or read ({error}). Make room there, or name another "
+            "folder with --data"
         ) from error
 
 
@@ -79,7 +83,10 @@ def _decode(published: Published, place: Path) -> None:
 
 def _check_room(name: str, place: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     """Raise ValueError if the disk has no room for the images that are still to be decoded."""
-    needed = sum((count - _progress(place, part)["done"]) * int(np.prod(of_one)) for part, (count, *of_one) in shapes.items())
+    needed = sum(
+        (count - _progress(place, part)["done"]) * int(np.prod(of_one))
+        for part, (count, *of_one) in shapes.items()
+    )
     free = shutil.disk_usage(place).free
     if needed > free:
         raise ValueError(
@@ -92,7 +99,10 @@ def _decode_part(published: Published, place: Path, part: str, shape: tuple[int,
     """Append the pixels of the remaining images; write the progress only after a flush to disk."""
     count, channels, height, width = shape
     progress, size = _progress(place, part), channels * height * width
-    kept = without(published.parts[part](), json.loads(foreign_text(place / "scanned.json", most=LIST)).get("dropped", {}).get(part, []))
+    kept = without(
+        published.parts[part](),
+        json.loads(foreign_text(place / "scanned.json", most=LIST)).get("dropped", {}).get(part, []),
+    )
     rest = itertools.islice(kept, progress["done"], None)
 
     def pixels(image: EncodedImage) -> np.ndarray | str:
@@ -102,7 +112,9 @@ def _decode_part(published: Published, place: Path, part: str, shape: tuple[int,
     with file.open("r+b" if file.exists() else "w+b") as output:
         output.seek(progress["done"] * size)
         unflushed = 0
-        for image, found in in_parallel(pixels, rest, f"{published.name}: decoding the {part} images", progress["done"], count):
+        for image, found in in_parallel(
+            pixels, rest, f"{published.name}: decoding the {part} images", progress["done"], count
+        ):
             if isinstance(found, str):
                 progress["bad"].append(f"{image.name} ({found})")
                 found = np.zeros((channels, height, width), dtype=np.uint8)
@@ -115,12 +127,17 @@ def _decode_part(published: Published, place: Path, part: str, shape: tuple[int,
                 _write_json(place / f"{part}_progress.json", progress)
                 unflushed = 0
     if progress["done"] != count:
-        raise ValueError(f"{published.name}: expected {count} {part} images, got {progress['done']}: they changed meanwhile. Run again")
+        raise ValueError(
+            f"{published.name}: expected {count} {part} images, got {progress['done']}: they changed "
+            "meanwhile. Run again"
+        )
 
 
 def _progress(place: Path, part: str) -> dict[str, Any]:
     file = place / f"{part}_progress.json"
-    progress: dict[str, Any] = json.loads(foreign_text(file, most=LIST)) if file.exists() else {"done": 0, "bad": []}
+    progress: dict[str, Any] = (
+        json.loads(foreign_text(file, most=LIST)) if file.exists() else {"done": 0, "bad": []}
+    )
     return progress
 
 
@@ -139,10 +156,14 @@ def _read(place: Path) -> RawDataset:
         file = ImageFile(place / f"{name}.u8", shapes[name])
         size = file.path.stat().st_size
         if size != file.shape.numel():
-            raise ValueError(f"{file.path}: expected {file.shape.numel()} bytes, got {size}. Delete {place} and run again")
+            raise ValueError(
+                f"{file.path}: expected {file.shape.numel()} bytes, got {size}. Delete {place} and run again"
+            )
         return file if streamed else file[:], torch.tensor(about["labels"][name])
 
-    return RawDataset(part_of("train"), part_of("test") if "test" in shapes else None, tuple(about["classes"]))
+    return RawDataset(
+        part_of("train"), part_of("test") if "test" in shapes else None, tuple(about["classes"])
+    )
 
 
 def _write_json(file: Path, value: object) -> None:

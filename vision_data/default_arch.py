@@ -19,7 +19,9 @@ def arch_for(first: Path | None) -> str:
 
     Grey images may be stored as RGB. On a CPU resnet18 takes minutes for what cnn does in seconds.
     """
-    if first is not None and _is_small_and_grey(EncodedImage(str(first), "", partial(read_foreign, first, most=IMAGE))):
+    if first is not None and _is_small_and_grey(
+        EncodedImage(str(first), "", partial(read_foreign, first, most=IMAGE))
+    ):
         return "mlp"
     return "resnet18" if torch.cuda.is_available() else "cnn"
 

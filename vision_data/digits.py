@@ -9,7 +9,13 @@ import torch
 from vision_data.impl import RawDataset, register
 
 
-@register("digits", arch="mlp", epochs=30, embedded=True, source="Alpaydin, Kaynak 1998, UCI optical recognition of handwritten digits")
+@register(
+    "digits",
+    arch="mlp",
+    epochs=30,
+    embedded=True,
+    source="Alpaydin, Kaynak 1998, UCI optical recognition of handwritten digits",
+)
 def digits(folder: Path) -> RawDataset:
     """scikit-learn's digits; nothing is read from the folder."""
     from sklearn.datasets import load_digits

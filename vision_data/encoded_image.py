@@ -11,7 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # no others: Pillow starts programs for some formats
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "BMP",
+    "GIF",
+    "WEBP",
+    "TIFF",
+    "PPM",
+)  # no others: Pillow starts programs for some formats
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N", "I")
 TURNS = {
@@ -24,8 +32,22 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF's orientation
 QUARTER_TURNS = (5, 6, 7, 8)
-BAD_FIELDS = (struct.error, TypeError, KeyError, OverflowError, AttributeError)  # what Pillow raises for malformed EXIF and the like
-NOT_AN_IMAGE = (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError, EOFError, *BAD_FIELDS)
+BAD_FIELDS = (
+    struct.error,
+    TypeError,
+    KeyError,
+    OverflowError,
+    AttributeError,
+)  # what Pillow raises for malformed EXIF and the like
+NOT_AN_IMAGE = (
+    OSError,
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    *BAD_FIELDS,
+)
 
 
 @dataclass(frozen=True)
@@ -64,15 +86,17 @@ def header_of(image: EncodedImage) -> Header | str:
 def pixels_of(image: EncodedImage, shape: tuple[int, int, int]) -> np.ndarray | str:
     """Return the pixels (C, H, W) as uint8, or a text that says why they can't be decoded.
 
-    Applies the EXIF orientation, converts palettes, CMYK and others to RGB and 16-bit grey to 8 bits, lays transparent images on
-    white, and takes the first frame of several. An image of another size is resized (bilinear, antialiased) to cover `shape`, and
-    its centre is cropped.
+    Applies the EXIF orientation, converts palettes, CMYK and others to RGB and 16-bit grey to 8 bits, lays
+    transparent images on white, and takes the first frame of several. An image of another size is resized
+    (bilinear, antialiased) to cover `shape`, and its centre is cropped.
     """
     channels, height, width = shape
     try:
         with Image.open(io.BytesIO(image.read()), formats=FORMATS) as opened:
             if channels == 3 and opened.format == "JPEG":
-                opened.draft("RGB", (2 * width, 2 * height))  # libjpeg decodes a large photograph at 1/2, 1/4 or 1/8: faster
+                opened.draft(
+                    "RGB", (2 * width, 2 * height)
+                )  # libjpeg decodes a large photograph at 1/2, 1/4 or 1/8: faster
             turn = TURNS.get(_orientation(opened))
             upright = opened if turn is None else opened.transpose(turn)
             flat = _without_transparency(_eight_bits(upright)).convert("L" if channels == 1 else "RGB")
@@ -96,7 +120,9 @@ def _orientation(opened: Image.Image) -> int:
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Scale 16-bit grey to 8 bits, as Pillow would clip it. Raises ValueError without a known white."""
-    if image.mode == "F" or (image.mode == "I" and not 0 <= np.asarray(image).min() <= np.asarray(image).max() <= 65535):
+    if image.mode == "F" or (
+        image.mode == "I" and not 0 <= np.asarray(image).min() <= np.asarray(image).max() <= 65535
+    ):
         raise ValueError(f"pixels of mode {image.mode}, which have no known white")
     if image.mode == "I" or image.mode.startswith("I;16"):
         return Image.fromarray(np.rint(np.asarray(image, dtype=np.float64) / 257).astype(np.uint8))

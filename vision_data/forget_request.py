@@ -34,19 +34,24 @@ class ForgetRequest:
     | (3,) | 450 | | 450 images of class 3, drawn by the split's seed |
     | (-1,) | 4500 | | 4500 images of any class |
     | ("cat",) | | | every training image of the class of that name; `of_classes` looks it up |
-    | | | (7, 12, ...) | exactly the images with these indexes in the original training set, read from `file` |
+    | | | (7, 12, ...) | exactly the images with these indexes in the original training set, read from `file`
+    |
     """
 
     classes: tuple[int | str, ...] = (0,)
     number: int | None = None
     indexes: tuple[int, ...] | None = None
     file: str | None = None
-    spelled: tuple[str, ...] = field(default=(), compare=False)  # the classes as --class_to_replace takes them, set by `of_classes`
+    spelled: tuple[str, ...] = field(
+        default=(), compare=False
+    )  # the classes as --class_to_replace takes them, set by `of_classes`
 
     def __post_init__(self) -> None:
         each = {label if isinstance(label, str) else int(label) for label in self.classes}
         # Sorted, so that one request has one name.
-        object.__setattr__(self, "classes", tuple(sorted(each, key=lambda label: (isinstance(label, str), label))))
+        object.__setattr__(
+            self, "classes", tuple(sorted(each, key=lambda label: (isinstance(label, str), label)))
+        )
         if self.indexes is not None:
             object.__setattr__(self, "indexes", tuple(sorted({int(index) for index in self.indexes})))
             return
@@ -56,14 +61,21 @@ class ForgetRequest:
                 "Say how many images with --num_indexes_to_replace, or name a class"
             )
         if ANY_CLASS in self.classes and len(self.classes) > 1:
-            raise ValueError(f"--class_to_replace: expected -1 alone or classes, got {list(self.classes)}. Leave out -1 or the others")
+            raise ValueError(
+                f"--class_to_replace: expected -1 alone or classes, got {list(self.classes)}. Leave out -1 "
+                "or the others"
+            )
         if self.number is not None and self.number < 1:
-            raise ValueError(f"--num_indexes_to_replace: expected an integer >= 1, got {self.number}. Say how many images to forget")
+            raise ValueError(
+                f"--num_indexes_to_replace: expected an integer >= 1, got {self.number}. Say how many images "
+                "to forget"
+            )
 
     def of_classes(self, names: Sequence[str]) -> ForgetRequest:
         """Replace each class by its number: a word is the name of a class, else a number.
 
-        Raises ValueError for a word that is neither. Warns if a word is the name of one class and the number of another.
+        Raises ValueError for a word that is neither. Warns if a word is the name of one class and the number
+        of another.
         """
         numbers = [_class_of(label, names) if isinstance(label, str) else label for label in self.classes]
         spelled = [_word_for(number, names) for number in sorted(set(numbers))]
@@ -75,7 +87,9 @@ class ForgetRequest:
         if self.indexes is not None or ANY_CLASS in self.classes:
             return images
         numbers = self.of_classes(names).numbers
-        classes = [f"{label}" if names[label] == str(label) else f"{label} ({names[label]})" for label in numbers]
+        classes = [
+            f"{label}" if names[label] == str(label) else f"{label} ({names[label]})" for label in numbers
+        ]
         listed = " and ".join([", ".join(classes[:-1]), classes[-1]] if len(classes) > 1 else classes)
         whole = f"class{'es' if len(classes) > 1 else ''} {listed}"
         return whole if self.number is None else f"{images} of {whole}"
@@ -85,13 +99,18 @@ class ForgetRequest:
         """The classes as numbers. Raises ValueError for a class that is still a name."""
         names = [label for label in self.classes if isinstance(label, str)]
         if names:
-            raise ValueError(f"expected classes as numbers, got the name {names[0]!r}. Look the names up with of_classes(class_names)")
+            raise ValueError(
+                f"expected classes as numbers, got the name {names[0]!r}. Look the names up with "
+                "of_classes(class_names)"
+            )
         return tuple(label for label in self.classes if not isinstance(label, str))
 
     @property
     def slug(self) -> str:
         """A short name for files and runs: class3-450, any-4500, indexes-1f2e3d4c, classes80-1f2e3d4c."""
-        return self.identity if self.digest is None else self.identity.replace(self.digest, self.digest[:SHORT])
+        return (
+            self.identity if self.digest is None else self.identity.replace(self.digest, self.digest[:SHORT])
+        )
 
     @property
     def identity(self) -> str:
@@ -129,14 +148,16 @@ class ForgetRequest:
     def divide(self, train: ImageSet, classes: int, split_seed: int) -> Division:
         """Divide the training images into the forget and the retain set, both in the order of `train`.
 
-        Raises ValueError for an unknown class, more images than there are, an index that is no training image's, and an empty
-        forget or retain set.
+        Raises ValueError for an unknown class, more images than there are, an index that is no training
+        image's, and an empty forget or retain set.
         """
         forget = self._chosen(train, classes, split_seed)
         if not bool(forget.any()):
             raise ValueError("the forget request takes no training image: expected at least one. Name others")
         if bool(forget.all()):
-            raise ValueError("the forget request takes every training image and leaves nothing to retain. Ask for fewer")
+            raise ValueError(
+                "the forget request takes every training image and leaves nothing to retain. Ask for fewer"
+            )
         return Division(train.subset(forget), train.subset(~forget))
 
     def _chosen(self, train: ImageSet, classes: int, split_seed: int) -> torch.Tensor:
@@ -144,16 +165,22 @@ class ForgetRequest:
             return self._listed(train, self.indexes)
         for label in self.numbers:
             if label != ANY_CLASS and not 0 <= label < classes:
-                raise ValueError(f"--class_to_replace: expected a class from 0 to {classes - 1}, got {label}. Name a class that exists")
+                raise ValueError(
+                    f"--class_to_replace: expected a class from 0 to {classes - 1}, got {label}. Name a "
+                    "class that exists"
+                )
         wanted = (
-            torch.ones(len(train), dtype=torch.bool) if ANY_CLASS in self.classes else torch.isin(train.labels, torch.tensor(self.numbers))
+            torch.ones(len(train), dtype=torch.bool)
+            if ANY_CLASS in self.classes
+            else torch.isin(train.labels, torch.tensor(self.numbers))
         )
         if self.number is None:
             return wanted
         candidates = wanted.nonzero().squeeze(1)
         if self.number > len(candidates):
             raise ValueError(
-                f"--num_indexes_to_replace: expected at most {len(candidates)}, the training images asked about, got {self.number}"
+                f"--num_indexes_to_replace: expected at most {len(candidates)}, the training images asked "
+                f"about, got {self.number}"
             )
         order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(split_seed))
         chosen = torch.zeros_like(wanted)
@@ -166,7 +193,8 @@ class ForgetRequest:
         strangers = [index for index in indexes if index not in there]
         if strangers:
             raise ValueError(
-                f"--forget_indexes: expected indexes of training images, got {strangers[0]} and {len(strangers) - 1} more "
+                f"--forget_indexes: expected indexes of training images, got {strangers[0]} and "
+                f"{len(strangers) - 1} more "
                 "that are validation or test images or do not exist. Remove them from the list"
             )
         return torch.isin(train.indexes, torch.tensor(indexes, dtype=torch.int64))
@@ -192,11 +220,15 @@ def _class_of(word: str, names: Sequence[str]) -> int:
     if len(alike) != 1:
         if re.fullmatch(r"-?\d{1,18}", word, re.ASCII):
             return int(word)
-        raise ValueError(f"--class_to_replace: {did_you_mean('class', word, names, 'classes')}. Give a name, or a number from 0 on")
+        raise ValueError(
+            f"--class_to_replace: {did_you_mean('class', word, names, 'classes')}. Give a name, or a number "
+            "from 0 on"
+        )
     (found,) = alike
     if word.isdecimal() and int(word) != found and int(word) < len(names):
         warnings.warn(
-            f"--class_to_replace {word}: this is the class called '{names[found]}', number {found} in the order of the names; "
+            f"--class_to_replace {word}: this is the class called '{names[found]}', number {found} in the "
+            "order of the names; "
             f"number {word} is called '{names[int(word)]}'",
             stacklevel=2,
         )
@@ -213,7 +245,9 @@ def read_indexes(file: str | Path) -> tuple[int, ...]:
     """Read indexes from a file, one per line; skip empty lines. Raises ValueError for any other line."""
     path = Path(file)
     if not path.is_file():
-        raise FileNotFoundError(f"--forget_indexes: expected a file with one index a line, and there is no file {path}")
+        raise FileNotFoundError(
+            f"--forget_indexes: expected a file with one index a line, and there is no file {path}"
+        )
     indexes = []
     for number, line in enumerate(foreign_text(path, most=LIST, errors="backslashreplace").splitlines(), 1):
         word = line.strip()
@@ -221,10 +255,17 @@ def read_indexes(file: str | Path) -> tuple[int, ...]:
             continue
         if not word.isdecimal() or len(word) > LONGEST_INDEX:
             shown = word if len(word) <= LONGEST else f"{word[:LONGEST]}... of {len(word)} characters"
-            raise ValueError(f"--forget_indexes: expected an index >= 0 on line {number} of {path}, got {shown!r}. Correct the line")
+            raise ValueError(
+                f"--forget_indexes: expected an index >= 0 on line {number} of {path}, got {shown!r}. "
+                "Correct the line"
+            )
         indexes.append(int(word))
     if not indexes:
-        raise ValueError(f"--forget_indexes: expected at least one index, and {path} has none. Add the indexes to forget")
+        raise ValueError(
+            f"--forget_indexes: expected at least one index, and {path} has none. Add the indexes to forget"
+        )
     if len(set(indexes)) < len(indexes):
-        raise ValueError(f"--forget_indexes: expected each index once, and {path} repeats some. Remove the repetitions")
+        raise ValueError(
+            f"--forget_indexes: expected each index once, and {path} repeats some. Remove the repetitions"
+        )
     return tuple(sorted(indexes))

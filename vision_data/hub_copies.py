@@ -25,14 +25,21 @@ Splits = Mapping[str, Any]
 def local_copy(hub_name: str, folder: Path, also: tuple[str, ...] = ()) -> Path | None:
     """Return the local copy of a dataset OWNER/NAME or OWNER/NAME/CONFIGURATION; None if there is none.
 
-    The places, in order: the path itself, <folder>/OWNER/NAME/..., <folder>/NAME/..., <folder>/<last part>, and a folder in
-    <folder> that has one of the lower-case names `also` in any case. A path may end in a configuration of its README.md.
+    The places, in order: the path itself, <folder>/OWNER/NAME/..., <folder>/NAME/..., <folder>/<last part>,
+    and a folder in <folder> that has one of the lower-case names `also` in any case. A path may end in a
+    configuration of its README.md.
     """
     places = [Path(hub_name).expanduser(), folder / hub_name]
-    places += [folder / hub_name.partition("/")[2], folder / hub_name.rpartition("/")[2]] if "/" in hub_name else []
+    places += (
+        [folder / hub_name.partition("/")[2], folder / hub_name.rpartition("/")[2]] if "/" in hub_name else []
+    )
     if folder.is_dir():
         places += [entry for entry in sorted(folder.iterdir()) if entry.name.casefold() in also]
-    configured = [place for place in places if place.parent not in (folder, Path()) and with_configuration(place)[1] is not None]
+    configured = [
+        place
+        for place in places
+        if place.parent not in (folder, Path()) and with_configuration(place)[1] is not None
+    ]
     return next((place for place in (*places, *configured) if place.exists() or place in configured), None)
 
 
@@ -57,7 +64,9 @@ def tables(place: Path) -> dict[str, list[str]]:
         words = {_leading_word(place, file) for file in files}
         if len(words) > 1:
             called = ", ".join(str(file.relative_to(place)) for file in files)
-            warnings.warn(f"{place}: no file is called as a split: all are for training ({called})", stacklevel=2)
+            warnings.warn(
+                f"{place}: no file is called as a split: all are for training ({called})", stacklevel=2
+            )
         return {"train": [str(file) for file in files]}
     found: dict[str, list[str]] = {}
     for file, split, shard in zip(files, named, shards, strict=True):
@@ -72,7 +81,10 @@ def _refuse_configurations(place: Path, files: list[Path]) -> None:
         return
     kinds = sorted(top - {"data"})
     if len(kinds) > 1:
-        raise ValueError(f"{place}: expected one dataset, got several configurations: {', '.join(kinds)}. Name one: hf:{place / kinds[0]}")
+        raise ValueError(
+            f"{place}: expected one dataset, got several configurations: {', '.join(kinds)}. Name one: "
+            f"hf:{place / kinds[0]}"
+        )
 
 
 def _split_named(place: Path, file: Path) -> str | None:
@@ -115,7 +127,9 @@ def saved(name: str, local: Path) -> Splits:
             open_foreign(file, most=LARGEST_TABLE, inside=local).close()
     with _read_from(name, local):
         states = sorted([*local.glob("state.json"), *local.glob("*/state.json")])
-        places = {state.parent: json.loads(foreign_text(state, inside=local))["_data_files"] for state in states}
+        places = {
+            state.parent: json.loads(foreign_text(state, inside=local))["_data_files"] for state in states
+        }
         for place, files in places.items():
             for file in files or ():
                 check_inside(place / file["filename"], local)
@@ -127,7 +141,8 @@ def saved(name: str, local: Path) -> Splits:
 class ParquetSplits(Mapping[str, Any]):
     """Splits in Parquet files, read at their first use. `datasets` caches tables in <folder>/huggingface.
 
-    Raises ValueError if two files of a split number their classes differently: that library would apply the first file's to both.
+    Raises ValueError if two files of a split number their classes differently: that library would apply the
+    first file's to both.
     """
 
     def __init__(self, name: str, local: Path, files: Mapping[str, list[str]], folder: Path) -> None:
@@ -153,20 +168,27 @@ class ParquetSplits(Mapping[str, Any]):
         paths = self.files[split]
         with _read_from(self.name, self.local):
             for path in paths:
-                open_foreign(Path(path), most=LARGEST_TABLE, inside=self.local if self.local.is_dir() else self.local.parent).close()
+                open_foreign(
+                    Path(path),
+                    most=LARGEST_TABLE,
+                    inside=self.local if self.local.is_dir() else self.local.parent,
+                ).close()
             features = {path: datasets.Features.from_arrow_schema(pq.read_schema(path)) for path in paths}
             rows = sum(pq.read_metadata(path).num_rows for path in paths)
         _refuse_empty(self.name, [] if rows else [paths[0]])
         _check_same_classes(self.name, split, features)
         called = re.sub(r"\W+", "_", split)  # the library's rule for the name of a split
         with _read_from(self.name, self.local):
-            return datasets.load_dataset("parquet", data_files={called: paths}, split=called, cache_dir=self.cache)
+            return datasets.load_dataset(
+                "parquet", data_files={called: paths}, split=called, cache_dir=self.cache
+            )
 
 
 def _refuse_empty(name: str, empty: list[str]) -> None:
     if empty:
         raise ValueError(
-            f"{name}: expected training images and, where there is a test part, test images, got no row in {empty[0]}. Remove it"
+            f"{name}: expected training images and, where there is a test part, test images, got no row in "
+            f"{empty[0]}. Remove it"
         )
 
 
@@ -176,9 +198,13 @@ def _check_same_classes(name: str, part: str, features: dict[str, Any]) -> None:
         different = sorted(column for column in {*its, *found} if its.get(column) != found.get(column))
         if different:
             column = different[0]
-            shown = (f"{', '.join(these.get(column, ('none',)))} in {where}" for where, these in ((first, its), (file, found)))
+            shown = (
+                f"{', '.join(these.get(column, ('none',)))} in {where}"
+                for where, these in ((first, its), (file, found))
+            )
             raise ValueError(
-                f"{name}: expected the same classes, in the same order, in all files of {part}, got for the column {column} "
+                f"{name}: expected the same classes, in the same order, in all files of {part}, got for the "
+                f"column {column} "
                 f"{' and '.join(shown)}. Save them with the same"
             )
 
@@ -186,7 +212,11 @@ def _check_same_classes(name: str, part: str, features: dict[str, Any]) -> None:
 def _classes_of(features: Any) -> dict[str, tuple[str, ...]]:
     import datasets
 
-    return {column: tuple(kind.names) for column, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
+    return {
+        column: tuple(kind.names)
+        for column, kind in features.items()
+        if isinstance(kind, datasets.ClassLabel)
+    }
 
 
 @contextlib.contextmanager
@@ -195,8 +225,18 @@ def _read_from(name: str, local: Path) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"{name}: expected a dataset in {local}, and it can't be read ({_cause(error)}). Download it again") from error
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        LookupError,
+        TypeError,
+        datasets.exceptions.DatasetsError,
+    ) as error:
+        raise ValueError(
+            f"{name}: expected a dataset in {local}, and it can't be read ({_cause(error)}). Download it "
+            "again"
+        ) from error
 
 
 def from_hub(name: str, hub_name: str, folder: Path) -> Splits:
@@ -237,8 +277,10 @@ def _not_available(name: str, hub_name: str, folder: Path, error: Exception) -> 
     root = folder / owner_and_name.rpartition("/")[2]
     place = root.joinpath(*hub_name.split("/")[2:])
     return FileNotFoundError(
-        f"{name}: expected {hub_name} in {place}, and it can't be had from the hub ({_cause(error)}). Put its files there, e.g. by "
-        f"hf download {owner_and_name} --repo-type dataset --local-dir {root}, or name their folder with --data"
+        f"{name}: expected {hub_name} in {place}, and it can't be had from the hub ({_cause(error)}). Put "
+        "its files there, e.g. by "
+        f"hf download {owner_and_name} --repo-type dataset --local-dir {root}, or name their folder with "
+        "--data"
     )
 
 

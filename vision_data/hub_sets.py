@@ -15,7 +15,18 @@ from vision_data.dataset_card import all_end_as, described_splits, with_configur
 from vision_data.decoded import FORMAT, decoded
 from vision_data.default_arch import arch_for
 from vision_data.encoded_image import SUFFIXES, EncodedImage
-from vision_data.hub_copies import ParquetSplits, Splits, from_hub, hub_cache, is_saved, local_copy, saved, tables, zips, zips_from_hub
+from vision_data.hub_copies import (
+    ParquetSplits,
+    Splits,
+    from_hub,
+    hub_cache,
+    is_saved,
+    local_copy,
+    saved,
+    tables,
+    zips,
+    zips_from_hub,
+)
 from vision_data.image_folders import of_files, published_folder
 from vision_data.image_zips import published_zips
 from vision_data.impl import DATASETS, DatasetFacts, RawDataset, absolute, place_name, register, slug
@@ -42,7 +53,10 @@ def hub_set(spec: str) -> Entry[DatasetFacts]:
     """The dataset NAME of the hub, or a local copy in NAME, <folder>/NAME or <folder>/<its last part>."""
     name, *columns = [spec] if Path(spec).expanduser().exists() else spec.split(":")
     if not name or len(columns) not in (0, 2) or not all(columns[:]):
-        raise ValueError(f"--dataset hf:{spec}: expected hf:NAME or hf:NAME:IMAGE_COLUMN:LABEL_COLUMN. Give both columns or none")
+        raise ValueError(
+            f"--dataset hf:{spec}: expected hf:NAME or hf:NAME:IMAGE_COLUMN:LABEL_COLUMN. Give both columns "
+            "or none"
+        )
     here = Path(name).expanduser().exists()
     slugged = f"hf-{slug(absolute(name).name if here else name)}"
 
@@ -55,30 +69,55 @@ def hub_set(spec: str) -> Entry[DatasetFacts]:
 
 @register("PLANT_CLASSIFICATION", epochs=30, augment=True, source=f"huggingface.co/datasets/{PLANT}")
 def plant_classification(folder: Path) -> RawDataset:
-    """Photographs of plants, from <folder>/plant-classification (train/<class>/..., test/<class>/..., or Parquet), else from the hub."""
-    return read_hub_set("PLANT_CLASSIFICATION", PLANT, folder, also=("plant-classification", PLANT.partition("/")[2].casefold()))
+    """Photographs of plants, from <folder>/plant-classification (train/<class>/..., test/<class>/..., or
+    Parquet), else from the hub.
+    """
+    return read_hub_set(
+        "PLANT_CLASSIFICATION",
+        PLANT,
+        folder,
+        also=("plant-classification", PLANT.partition("/")[2].casefold()),
+    )
 
 
 @register("POKEMON_CLASSIFICATION", epochs=30, augment=True, source=f"huggingface.co/datasets/{POKEMON}")
 def pokemon_classification(folder: Path) -> RawDataset:
-    """Pictures of Pokemon, from <folder>/pokemon-classification (data/train.zip, data/test.zip, unpacked or not, Parquet), else the hub."""
+    """Pictures of Pokemon, from <folder>/pokemon-classification (data/train.zip, data/test.zip, unpacked or
+    not, Parquet), else the hub.
+    """
     also = ("pokemon-classification",)
-    if local_copy(POKEMON, folder, also) is None:  # on the hub it has a loading script, which `datasets` refuses to run
-        return decoded(published_zips("POKEMON_CLASSIFICATION", zips_from_hub("POKEMON_CLASSIFICATION", POKEMON, folder)), folder)
+    if (
+        local_copy(POKEMON, folder, also) is None
+    ):  # on the hub it has a loading script, which `datasets` refuses to run
+        return decoded(
+            published_zips(
+                "POKEMON_CLASSIFICATION", zips_from_hub("POKEMON_CLASSIFICATION", POKEMON, folder)
+            ),
+            folder,
+        )
     return read_hub_set("POKEMON_CLASSIFICATION", POKEMON, folder, also=also)
 
 
 def read_hub_set(
-    name: str, hub_name: str, folder: Path, *, columns: Columns = Columns(), also: tuple[str, ...] = (), reading: Reading | None = None
+    name: str,
+    hub_name: str,
+    folder: Path,
+    *,
+    columns: Columns = Columns(),
+    also: tuple[str, ...] = (),
+    reading: Reading | None = None,
 ) -> RawDataset:
     """Read a local copy if there is one, else download the dataset from the hub.
 
-    Raises FileNotFoundError if there is neither, and ValueError for damaged files and for columns that are missing or ambiguous.
+    Raises FileNotFoundError if there is neither, and ValueError for damaged files and for columns that are
+    missing or ambiguous.
     """
     asked = NOTHING_ASKED if reading is None else reading.asked
     local = local_copy(hub_name, folder, also)
     if local is None:
-        return decoded(_published(name, from_hub(name, hub_name, folder), columns, asked, hub_cache()), folder, reading)
+        return decoded(
+            _published(name, from_hub(name, hub_name, folder), columns, asked, hub_cache()), folder, reading
+        )
     local, configuration = with_configuration(local)
     root = local / "data" if (local / "data").is_dir() and not is_saved(local) else local
     if is_saved(local):
@@ -86,7 +125,11 @@ def read_hub_set(
     described = described_splits(name, local, configuration)
     if files := described if all_end_as(described, PARQUET) else tables(local):
         tables_in = local if local.is_dir() else local.parent
-        return decoded(_published(name, ParquetSplits(name, local, files, folder), columns, asked, tables_in), folder, reading)
+        return decoded(
+            _published(name, ParquetSplits(name, local, files, folder), columns, asked, tables_in),
+            folder,
+            reading,
+        )
     if all_end_as(described, SUFFIXES):
         return decoded(_of_images(name, local, described, asked), folder, reading)
     archives = _one_each(name, described) if all_end_as(described, (".zip",)) else zips(root)
@@ -108,14 +151,19 @@ def _of_images(name: str, root: Path, splits: Mapping[str, list[str]], asked: As
     """Return the image files of a dataset card's splits; the class of each is the name of its folder."""
     classes = {split: {Path(file).parent.name for file in files} for split, files in splits.items()}
     chosen = choose(name, splits, lambda split, train: bool(classes[split] & classes[train]), asked)
-    files = {part: [(Path(file).parent.name, Path(file)) for file in listed] for part, listed in _by_part(splits, chosen).items()}
+    files = {
+        part: [(Path(file).parent.name, Path(file)) for file in listed]
+        for part, listed in _by_part(splits, chosen).items()
+    }
     return of_files(name, root, files)
 
 
 def _one_each(name: str, splits: Mapping[str, list[str]]) -> dict[str, Path]:
     several = next((split for split, files in splits.items() if len(files) > 1), None)
     if several is not None:
-        raise ValueError(f"{name}: expected one zip file for the split {several}, got {len(splits[several])}. Unpack them")
+        raise ValueError(
+            f"{name}: expected one zip file for the split {several}, got {len(splits[several])}. Unpack them"
+        )
     return {split: Path(file) for split, (file,) in splits.items()}
 
 
@@ -143,7 +191,8 @@ def _published(name: str, splits: Splits, columns: Columns, asked: Asked, root: 
         kind = parts[part].features[label]
         if names is not None and own is None and "string" not in kind.dtype:
             raise ValueError(
-                f"{name}: expected the classes' names in the column {label} of {part}, as in train, got {kind.dtype} without names. "
+                f"{name}: expected the classes' names in the column {label} of {part}, as in train, got "
+                f"{kind.dtype} without names. "
                 "Save both with the same features"
             )
     content = hashlib.sha256(f"format {FORMAT}".encode())
@@ -152,7 +201,9 @@ def _published(name: str, splits: Splits, columns: Columns, asked: Asked, root: 
         content.update(b"" if classes[part] == names else f"\0{classes[part]}".encode())
         for file in _files_named(rows, image):
             content.update(f"\0{_about(root / file)}".encode(errors="surrogateescape"))
-    opening = {part: _opening(name, part, rows, (image, label), classes[part], root) for part, rows in parts.items()}
+    opening = {
+        part: _opening(name, part, rows, (image, label), classes[part], root) for part, rows in parts.items()
+    }
     in_order = names if names is not None else tuple(map(str, sorted(_labels(name, parts["train"], label))))
     return Published(name, content.hexdigest(), opening, in_order)
 
@@ -166,7 +217,11 @@ def _encoded(rows: Any, image: str) -> Any:
     """Return the rows with their images still encoded: bytes, or a file's path."""
     import datasets
 
-    return rows.cast_column(image, datasets.Image(decode=False)) if isinstance(rows.features[image], datasets.Image) else rows
+    return (
+        rows.cast_column(image, datasets.Image(decode=False))
+        if isinstance(rows.features[image], datasets.Image)
+        else rows
+    )
 
 
 def _class_names(name: str, feature: Any, label: str) -> tuple[str, ...] | None:
@@ -174,7 +229,10 @@ def _class_names(name: str, feature: Any, label: str) -> tuple[str, ...] | None:
     import datasets
 
     if not isinstance(feature, (datasets.ClassLabel, datasets.Value)):
-        raise ValueError(f"{name}: expected a class for each image in the column {label}, got a list or the like. Name another column")
+        raise ValueError(
+            f"{name}: expected a class for each image in the column {label}, got a list or the like. Name "
+            "another column"
+        )
     return tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
 
 
@@ -212,13 +270,15 @@ def _columns_of(name: str, rows: Any, columns: Columns) -> tuple[str, str]:
     images = [
         column
         for column, kind in features.items()
-        if isinstance(kind, datasets.Image) or set(kind if isinstance(kind, dict) else ()) == {"bytes", "path"}
+        if isinstance(kind, datasets.Image)
+        or set(kind if isinstance(kind, dict) else ()) == {"bytes", "path"}
     ]
     labels = [column for column, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
     labels = labels or [column for column in rows.column_names if column.casefold() in LABEL_NAMES]
     if len(images) != 1 or len(labels) != 1:
         raise ValueError(
-            f"{name}: expected one image column and one label column, got {', '.join(images) or 'none'} and {', '.join(labels) or 'none'} "
+            f"{name}: expected one image column and one label column, got {', '.join(images) or 'none'} and "
+            f"{', '.join(labels) or 'none'} "
             f"among {', '.join(rows.column_names)}. Write hf:NAME:IMAGE_COLUMN:LABEL_COLUMN"
         )
     return images[0], labels[0]
@@ -228,7 +288,10 @@ def _labels(name: str, rows: Any, label: str) -> list[Any]:
     found = rows.unique(label) if len(rows) else []
     bad = [value for value in found if not isinstance(value, (str, int))]
     if bad:
-        raise ValueError(f"{name}: expected a class for each image in the column {label}, got {bad[0]!r}. Name another column")
+        raise ValueError(
+            f"{name}: expected a class for each image in the column {label}, got {bad[0]!r}. Name another "
+            "column"
+        )
     return found
 
 
@@ -242,11 +305,18 @@ def _opening(
             value = row[label]
             shown = f"row {number} of {part}"
             if not isinstance(value, (str, int)) or (names is not None and not 0 <= int(value) < len(names)):
-                raise ValueError(f"{name}: expected a class for each image, got {value!r} in {shown}, column {label}. Remove the row")
+                raise ValueError(
+                    f"{name}: expected a class for each image, got {value!r} in {shown}, column {label}. "
+                    "Remove the row"
+                )
             cell = row[image]
             path = cell.get("path") if isinstance(cell, dict) else None
             shown = f"{shown} ({path})" if path else shown
-            yield EncodedImage(shown, str(value) if names is None else names[int(value)], functools.partial(_bytes_of, cell, root))
+            yield EncodedImage(
+                shown,
+                str(value) if names is None else names[int(value)],
+                functools.partial(_bytes_of, cell, root),
+            )
 
     return images
 

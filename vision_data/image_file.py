@@ -14,8 +14,8 @@ MOST_AT_ONCE = 1 << 30
 class ImageFile:
     """Images (N, C, H, W) as bytes in a file. `images[rows]` reads these rows into a new tensor.
 
-    The file is not memory-mapped: a map of a large file would exceed a limit on the address space. Raises ValueError if the file is
-    too short.
+    The file is not memory-mapped: a map of a large file would exceed a limit on the address space. Raises
+    ValueError if the file is too short.
     """
 
     dtype = torch.uint8
@@ -50,7 +50,8 @@ class ImageFile:
                     count = file.readinto(buffer[filled : min(end, filled + MOST_AT_ONCE)])
                     if not count:
                         raise ValueError(
-                            f"{self.path}: expected {len(self) * size} bytes, and it ends earlier. Delete its folder and run again"
+                            f"{self.path}: expected {len(self) * size} bytes, and it ends earlier. Delete "
+                            "its folder and run again"
                         )
                     filled += count
 

@@ -33,10 +33,16 @@ def image_folder(path: str) -> Entry[DatasetFacts]:
 
     def load(folder: Path, reading: Reading = AS_THEY_ARE) -> RawDataset:
         made = [folder / below for below in OF_LETHE]
-        published = published_folder(name, Path(path).expanduser(), own=True, besides=made, asked=reading.asked)
+        published = published_folder(
+            name, Path(path).expanduser(), own=True, besides=made, asked=reading.asked
+        )
         return decoded(published, folder, reading)
 
-    facts = DatasetFacts(arch=arch_for(first_image(absolute(path))), source="your own images, a class per folder", free_form=True)
+    facts = DatasetFacts(
+        arch=arch_for(first_image(absolute(path))),
+        source="your own images, a class per folder",
+        free_form=True,
+    )
     return Entry(place_name("folder", path), load, (), facts)
 
 
@@ -56,22 +62,29 @@ def first_image(folder: Path, depth: int = 8) -> Path | None:
     return None
 
 
-def published_folder(name: str, root: Path, *, own: bool = False, besides: Iterable[Path] = (), asked: Asked = NOTHING_ASKED) -> Published:
+def published_folder(
+    name: str, root: Path, *, own: bool = False, besides: Iterable[Path] = (), asked: Asked = NOTHING_ASKED
+) -> Published:
     """Return the images of a folder with a folder per class, sorted; `besides` are no classes.
 
-    `split_names.choose` picks among folders of splits (train, test, val). Raises FileNotFoundError for a missing folder, and
-    ValueError for a class folder without images and for a test part without a train part.
+    `split_names.choose` picks among folders of splits (train, test, val). Raises FileNotFoundError for a
+    missing folder, and ValueError for a class folder without images and for a test part without a train part.
     """
     if root.is_file():
         raise ValueError(
-            f"{name}: expected a folder with a folder of images per class, got the file {root}. Unpack it, and name the folder"
+            f"{name}: expected a folder with a folder of images per class, got the file {root}. Unpack it, "
+            "and name the folder"
         )
     if not root.is_dir():
-        raise FileNotFoundError(f"{name}: expected a folder with a folder of images per class, and there is no folder {root}")
+        raise FileNotFoundError(
+            f"{name}: expected a folder with a folder of images per class, and there is no folder {root}"
+        )
     root = _unwrapped(name, root, besides)
     folders = {entry.name: entry for entry in _folders_in(root, besides)}
     if not _are_splits(name, folders, asked):
-        return of_files(name, root, {"train": files_by_class(name, root, besides=besides, within=root)}, own=own)
+        return of_files(
+            name, root, {"train": files_by_class(name, root, besides=besides, within=root)}, own=own
+        )
     _warn_of_loose_images(name, root)
 
     def has_labels(split: str, train: str) -> bool:
@@ -87,9 +100,16 @@ def published_folder(name: str, root: Path, *, own: bool = False, besides: Itera
 
 
 def _unwrapped(name: str, root: Path, besides: Iterable[Path]) -> Path:
-    """The folder of the classes or splits, where an unpacked archive has put one or more folders around it: a class alone is no dataset."""
+    """The folder of the classes or splits, where an unpacked archive has put one or more folders around it: a
+    class alone is no dataset.
+    """
     found, inside = root, _folders_in(root, besides)
-    while len(inside) == 1 and meaning_of(inside[0].name) is None and not _loose_images(found) and _has_folders_alone(inside[0]):
+    while (
+        len(inside) == 1
+        and meaning_of(inside[0].name) is None
+        and not _loose_images(found)
+        and _has_folders_alone(inside[0])
+    ):
         found, inside = inside[0], _folders_in(inside[0], besides)
         check_depth(found, len(found.parts) - len(root.parts))
     if found != root:
@@ -107,12 +127,16 @@ def _are_splits(name: str, folders: Mapping[str, Path], asked: Asked) -> bool:
     if not training:
         alone = [folders[split] for split in tests if _has_folders_alone(folders[split])]
         if alone:
-            raise ValueError(f"{name}: expected a folder train beside {alone[0]}, got none. Name the folder of the training images train")
+            raise ValueError(
+                f"{name}: expected a folder train beside {alone[0]}, got none. Name the folder of the "
+                "training images train"
+            )
         _warn_of_equal_subfolders(name, folders)
         return False
     if all(_has_folders_alone(folders[split]) for split in training):
         return True
-    # A folder train with images of its own is a class of that name, unless a test split lies beside it, or nothing does.
+    # A folder train with images of its own is a class of that name, unless a test split lies beside it, or
+    # nothing does.
     is_named_train = training[0].casefold() in NAMES["train"]
     return is_named_train and (bool(tests) or len(folders) == 1)
 
@@ -120,16 +144,27 @@ def _are_splits(name: str, folders: Mapping[str, Path], asked: Asked) -> bool:
 def _warn_of_equal_subfolders(name: str, folders: Mapping[str, Path]) -> None:
     """Warn if all class folders have the same subfolders, as splits do."""
     inside = {frozenset(below.name for below in _folders_in(folder)) for folder in folders.values()}
-    if len(folders) > 1 and len(inside) == 1 and len(next(iter(inside))) > 1 and all(map(_has_folders_alone, folders.values())):
+    if (
+        len(folders) > 1
+        and len(inside) == 1
+        and len(next(iter(inside))) > 1
+        and all(map(_has_folders_alone, folders.values()))
+    ):
         warnings.warn(
-            f"{name}: {', '.join(folders)} are taken for classes, and each has the same folders: {', '.join(sorted(next(iter(inside))))}. "
+            f"{name}: {', '.join(folders)} are taken for classes, and each has the same folders: "
+            f"{', '.join(sorted(next(iter(inside))))}. "
             "If they are splits, name the one for training with --train_split",
             stacklevel=2,
         )
 
 
 def files_by_class(
-    name: str, part: Path, beside: tuple[str, ...] = (), besides: Iterable[Path] = (), *, within: Path | None = None
+    name: str,
+    part: Path,
+    beside: tuple[str, ...] = (),
+    besides: Iterable[Path] = (),
+    *,
+    within: Path | None = None,
 ) -> list[tuple[str, Path]]:
     """Return (class, file) of each image below `part`, sorted. Warns of images outside the class folders.
 
@@ -154,7 +189,10 @@ def files_by_class(
         by_class.get(class_name(PurePath(file.relative_to(part).parts[0])), []).append(file)
     empty = [part / label for label, files in by_class.items() if not files]
     if empty:
-        raise ValueError(f"{name}: expected images in the class folder {empty[0]}, got none. Remove the folder, or put its images there")
+        raise ValueError(
+            f"{name}: expected images in the class folder {empty[0]}, got none. Remove the folder, or put "
+            "its images there"
+        )
     return [(label, file) for label, files in by_class.items() for file in files]
 
 
@@ -199,19 +237,27 @@ def _walked(folder: Path, above: tuple[Path, ...], within: Path) -> Iterator[Pat
 def _entries_of(folder: Path) -> list[os.DirEntry[str]]:
     """Return the entries of a folder that are not hidden.
 
-    Raises ValueError for a folder that can't be read, and for a broken link that is named like an image or a folder.
+    Raises ValueError for a folder that can't be read, and for a broken link that is named like an image or a
+    folder.
     """
     try:
         with os.scandir(folder) as entries:
             found = [entry for entry in entries if not is_system_file(entry.name)]
-        lost = sorted(Path(e.path) for e in found if e.is_symlink() and _may_be_images(Path(e.name)) and not Path(e.path).exists())
+        lost = sorted(
+            Path(e.path)
+            for e in found
+            if e.is_symlink() and _may_be_images(Path(e.name)) and not Path(e.path).exists()
+        )
         if not lost:
             return found
     except OSError as error:
-        raise ValueError(f"{folder}: expected a folder that can be read ({error}). Correct its permissions, or remove it") from error
+        raise ValueError(
+            f"{folder}: expected a folder that can be read ({error}). Correct its permissions, or remove it"
+        ) from error
     more = f" and {len(lost) - 1} more" if lost[1:] else ""
     raise ValueError(
-        f"{lost[0]}{more}: expected a link to an existing file, got one to {lost[0].readlink()}. Restore that file, or remove the link"
+        f"{lost[0]}{more}: expected a link to an existing file, got one to {lost[0].readlink()}. Restore "
+        "that file, or remove the link"
     )
 
 
@@ -232,7 +278,9 @@ def _check_names(name: str, classes: list[Path]) -> None:
             class_name(folder)
         except UnicodeDecodeError as error:
             shown = os.fsencode(folder).decode(errors="backslashreplace")
-            raise ValueError(f"{name}: expected class folders whose names are UTF-8, got {shown}. Rename it") from error
+            raise ValueError(
+                f"{name}: expected class folders whose names are UTF-8, got {shown}. Rename it"
+            ) from error
 
 
 def _folders_in(folder: Path, besides: Iterable[Path] = ()) -> list[Path]:
@@ -242,7 +290,11 @@ def _folders_in(folder: Path, besides: Iterable[Path] = ()) -> list[Path]:
 
 
 def _loose_images(folder: Path) -> list[Path]:
-    return sorted(e for e in folder.iterdir() if e.name.casefold().endswith(SUFFIXES) and not is_system_file(e.name) and e.is_file())
+    return sorted(
+        e
+        for e in folder.iterdir()
+        if e.name.casefold().endswith(SUFFIXES) and not is_system_file(e.name) and e.is_file()
+    )
 
 
 def _has_folders_alone(folder: Path) -> bool:
@@ -259,11 +311,20 @@ def _warn_of_loose_images(name: str, folder: Path) -> None:
 
 
 def of_files(
-    name: str, root: Path, files: dict[str, list[tuple[str, Path]]], *, class_names: tuple[str, ...] | None = None, own: bool = False
+    name: str,
+    root: Path,
+    files: dict[str, list[tuple[str, Path]]],
+    *,
+    class_names: tuple[str, ...] | None = None,
+    own: bool = False,
 ) -> Published:
     """Return a dataset of image files. Its key changes with the files' names, sizes and times of change."""
-    key = key_of(root, {part: [(file, file.relative_to(root)) for _, file in listed] for part, listed in files.items()})
-    return Published(name, key, {part: _opening(listed, root) for part, listed in files.items()}, class_names, own)
+    key = key_of(
+        root, {part: [(file, file.relative_to(root)) for _, file in listed] for part, listed in files.items()}
+    )
+    return Published(
+        name, key, {part: _opening(listed, root) for part, listed in files.items()}, class_names, own
+    )
 
 
 def key_of(root: Path, files: Mapping[str, Iterable[tuple[Path, PurePath]]]) -> str:
@@ -272,7 +333,9 @@ def key_of(root: Path, files: Mapping[str, Iterable[tuple[Path, PurePath]]]) -> 
     for part, listed in files.items():
         for file, place in listed:
             about = file.stat()
-            content.update(f"\0{part}\0{place}\0{about.st_size}\0{about.st_mtime_ns}".encode(errors="surrogateescape"))
+            content.update(
+                f"\0{part}\0{place}\0{about.st_size}\0{about.st_mtime_ns}".encode(errors="surrogateescape")
+            )
     return content.hexdigest()
 
 

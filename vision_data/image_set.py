@@ -60,8 +60,8 @@ class Normalisation:
 class ImageSet:
     """Images (N, C, H, W) uint8, labels (N,) int64, and indexes (N,) in the original training set.
 
-    `images[rows]` is a tensor, `images[:]` one of all of them. The parts of a dataset share their images, and a set larger than
-    memory stays in a file. Don't write into them: the digest is computed once.
+    `images[rows]` is a tensor, `images[:]` one of all of them. The parts of a dataset share their images, and
+    a set larger than memory stays in a file. Don't write into them: the digest is computed once.
     """
 
     images: Images
@@ -70,32 +70,44 @@ class ImageSet:
     normalisation: Normalisation
 
     @classmethod
-    def of_tensors(cls, images: Tensor, labels: Tensor, normalisation: Normalisation | None = None) -> ImageSet:
+    def of_tensors(
+        cls, images: Tensor, labels: Tensor, normalisation: Normalisation | None = None
+    ) -> ImageSet:
         """Make a set of your own images with int64 labels (N,).
 
-        Images are floats (N, ...), the model's inputs, or uint8 (N, C, H, W) with a normalisation. The index of an image is its
-        position. Labels and indexes move to the images' device. Raises ValueError for other types or lengths, negative labels, and
-        images that are not finite.
+        Images are floats (N, ...), the model's inputs, or uint8 (N, C, H, W) with a normalisation. The index
+        of an image is its position. Labels and indexes move to the images' device. Raises ValueError for
+        other types or lengths, negative labels, and images that are not finite.
         """
         for name, value in (("images", images), ("labels", labels)):
             if not isinstance(value, Tensor):
-                raise ValueError(f"{name}: expected a torch tensor, got {type(value).__name__}. Convert it, e.g. by torch.from_numpy")
+                raise ValueError(
+                    f"{name}: expected a torch tensor, got {type(value).__name__}. Convert it, e.g. by "
+                    "torch.from_numpy"
+                )
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             raise ValueError(
-                f"labels: expected torch.int64 ({len(images)},), got {labels.dtype} {tuple(labels.shape)}. Give a class per image"
+                f"labels: expected torch.int64 ({len(images)},), got {labels.dtype} {tuple(labels.shape)}. "
+                "Give a class per image"
             )
         if len(labels) and int(labels.min()) < 0:
-            raise ValueError(f"labels: expected classes from 0 on, got {int(labels.min())}. Give a class per image")
+            raise ValueError(
+                f"labels: expected classes from 0 on, got {int(labels.min())}. Give a class per image"
+            )
         if images.is_floating_point() != (normalisation is None):
             raise ValueError(
-                f"images: expected floats as the model takes them, or uint8 and a normalisation, got {images.dtype} "
+                "images: expected floats as the model takes them, or uint8 and a normalisation, got "
+                f"{images.dtype} "
                 f"and {normalisation}. Give one or the other"
             )
         if images.is_floating_point():
             broken = (~images.flatten(1).isfinite()).any(1).nonzero().flatten().tolist()
             if broken:
                 more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-                raise ValueError(f"images: expected finite numbers, got NaN or infinity in image {broken[0]}{more}. Leave such images out")
+                raise ValueError(
+                    f"images: expected finite numbers, got NaN or infinity in image {broken[0]}{more}. Leave "
+                    "such images out"
+                )
         place = images.device
         indexes = torch.arange(len(labels), device=place)
         return cls(images.detach(), labels.to(place), indexes, normalisation or Normalisation((), ()))
@@ -131,7 +143,9 @@ class ImageSet:
 
     def subset(self, chosen: Tensor) -> ImageSet:
         """Select images by a boolean mask (N,) or a tensor of positions."""
-        return replace(self, images=choose(self.images, chosen), labels=self.labels[chosen], indexes=self.indexes[chosen])
+        return replace(
+            self, images=choose(self.images, chosen), labels=self.labels[chosen], indexes=self.indexes[chosen]
+        )
 
     def of_classes(self, *classes: int) -> ImageSet:
         return self.subset(torch.isin(self.labels, torch.tensor(classes, device=self.labels.device)))
@@ -144,11 +158,18 @@ class ImageSet:
         indexes = torch.cat([self.indexes, other.indexes])
         order = indexes.argsort()
         labels = torch.cat([self.labels, other.labels])[order]
-        return replace(self, images=joined(self.images, other.images, order), labels=labels, indexes=indexes[order])
+        return replace(
+            self, images=joined(self.images, other.images, order), labels=labels, indexes=indexes[order]
+        )
 
     def to(self, device: torch.device | str) -> ImageSet:
         """Move the set to a device; streamed images stay in their file."""
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device), indexes=self.indexes.to(device))
+        return replace(
+            self,
+            images=self.images.to(device),
+            labels=self.labels.to(device),
+            indexes=self.indexes.to(device),
+        )
 
     def batches(
         self,
@@ -164,9 +185,10 @@ class ImageSet:
         """Yield normalised float images and labels, `size` at a time.
 
         generator: shuffles the images; None keeps their order
-        augment: True shifts each image by up to an eighth of its height and mirrors it with probability 1/2; see
-            `vision_data.augmentation`
-        moves_from: the generator of the augmentation, by default `generator`; without either nothing is augmented
+        augment: True shifts each image by up to an eighth of its height and mirrors it with probability 1/2;
+            see `vision_data.augmentation`
+        moves_from: the generator of the augmentation, by default `generator`; without either nothing is
+        augmented
         skip: number of first batches whose random numbers are drawn, but which are not read or yielded
         share: (k, n) yields every n-th image of each batch from the k-th on: process k of n
         """
@@ -176,7 +198,11 @@ class ImageSet:
         own = slice(share[0], None, share[1])
         for number, start in enumerate(range(0, len(self), size)):
             count = min(size, len(self) - start)
-            moves = Moves.drawn(count, self.images.shape[2], moving, kinds) if kinds and moving is not None else None
+            moves = (
+                Moves.drawn(count, self.images.shape[2], moving, kinds)
+                if kinds and moving is not None
+                else None
+            )
             if number < skip:
                 continue
             if shuffled is None:

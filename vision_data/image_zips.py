@@ -25,7 +25,10 @@ def published_zips(name: str, files: dict[str, Path]) -> Published:
     def opening(file: Path) -> Callable[[], Iterable[EncodedImage]]:
         return lambda: _images_in(name, file)
 
-    key = key_of(next(iter(files.values())).parent, {part: [(file, PurePosixPath(part))] for part, file in files.items()})
+    key = key_of(
+        next(iter(files.values())).parent,
+        {part: [(file, PurePosixPath(part))] for part, file in files.items()},
+    )
     return Published(name, key, {part: opening(file) for part, file in files.items()})
 
 
@@ -39,20 +42,30 @@ def _images_in(name: str, file: Path) -> Iterator[EncodedImage]:
     try:
         with open_foreign(file, most=LARGEST_ARCHIVE) as packed, zipfile.ZipFile(packed) as opened:
             members = sorted(filter(_is_image, opened.infolist()), key=attrgetter("filename"))
-            around = {PurePosixPath(member.filename).parent.name for member in members} == {file.stem}  # train/1.png in train.zip
+            around = {PurePosixPath(member.filename).parent.name for member in members} == {
+                file.stem
+            }  # train/1.png in train.zip
             for member in members:
                 shown, label = f"{file}:{member.filename}", PurePosixPath(member.filename).parent.name
                 if around or not label:
                     raise ValueError(
-                        f"{name}: expected a folder per class in {file}, got {member.filename} outside of any. "
+                        f"{name}: expected a folder per class in {file}, got {member.filename} outside of "
+                        "any. "
                         "Pack the folders of the classes"
                     )
                 if member.flag_bits & ENCRYPTED:
-                    raise ValueError(f"{name}: expected a zip file without a password, got one with it: {file}. Unpack it into {unpacked}")
+                    raise ValueError(
+                        f"{name}: expected a zip file without a password, got one with it: {file}. Unpack it "
+                        f"into {unpacked}"
+                    )
                 check_size(shown, member.file_size, IMAGE)
                 content = opened.read(member)  # by its entry, as several members may have one name
                 yield EncodedImage(shown, label, functools.partial(bytes, content), len(content))
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise ValueError(f"{name}: expected a whole zip file, got a damaged one: {file} ({error}). Download it again") from error
+        raise ValueError(
+            f"{name}: expected a whole zip file, got a damaged one: {file} ({error}). Download it again"
+        ) from error
     except NotImplementedError as error:
-        raise ValueError(f"{name}: expected a zip file that Python reads, got {file} ({error}). Unpack it into {unpacked}") from error
+        raise ValueError(
+            f"{name}: expected a zip file that Python reads, got {file} ({error}). Unpack it into {unpacked}"
+        ) from error

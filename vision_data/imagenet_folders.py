@@ -16,31 +16,51 @@ from system_files import is_system_file
 from torchvision_import import torchvision_module
 from vision_data.decoded import decoded
 from vision_data.encoded_image import SUFFIXES, EncodedImage
-from vision_data.image_folders import files_below, files_by_class, images_below, key_of, of_files, published_folder
+from vision_data.image_folders import (
+    files_below,
+    files_by_class,
+    images_below,
+    key_of,
+    of_files,
+    published_folder,
+)
 from vision_data.impl import RawDataset, register
 from vision_data.living17 import LIVING17
 from vision_data.scanned import Published
 
 SYNSET = re.compile(r"n\d{8}")
-PART_IN_NAME = {"ilsvrc2012_val_": "test", "ilsvrc2012_test_": None}  # of an image outside the folders of parts and classes
+PART_IN_NAME = {
+    "ilsvrc2012_val_": "test",
+    "ilsvrc2012_test_": None,
+}  # of an image outside the folders of parts and classes
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 IMAGENET_FOLDERS = ("imagenet_small", "imagenet-small", "imagenet-1k", "imagenet")
 SMALLEST = "imagenette2-160"
-HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 LARGEST_ARCHIVE = 1_000_000 * MB
 ClassOf = Callable[[str], str | None]
 
 
 @register("IMAGENET_SMALL", epochs=30, augment=True, source="Russakovsky et al. 2015, arXiv:1409.0575")
 def imagenet_small(folder: Path) -> RawDataset:
-    """ImageNet-1k or a part of it, from <folder>/imagenet_small: the hub's archives, unpacked images, or an archive per class.
+    """ImageNet-1k or a part of it, from <folder>/imagenet_small: the hub's archives, unpacked images, or an
+    archive per class.
 
-    The class of an image is the synset (n01440764) in the name of its folder or archive, else in its own name. Images in train*/ or
-    train*.tar.gz are for training, those in val*/ for the test. If the hub's archives were unpacked in place, an image's own name
-    gives its part (ILSVRC2012_val_...).
+    The class of an image is the synset (n01440764) in the name of its folder or archive, else in its own
+    name. Images in train*/ or train*.tar.gz are for training, those in val*/ for the test. If the hub's
+    archives were unpacked in place, an image's own name gives its part (ILSVRC2012_val_...).
     """
     return decoded(
-        published_imagenet("IMAGENET_SMALL", _first_of("IMAGENET_SMALL", folder, IMAGENET_FOLDERS), lambda synset: synset), folder
+        published_imagenet(
+            "IMAGENET_SMALL", _first_of("IMAGENET_SMALL", folder, IMAGENET_FOLDERS), lambda synset: synset
+        ),
+        folder,
     )
 
 
@@ -52,7 +72,9 @@ def tiny_imagenet(folder: Path) -> RawDataset:
     """
     root = _first_of("TinyImageNet", folder, ("tiny-imagenet-200",))
     if not (root / "train").is_dir() or not (root / "val").is_dir():
-        raise FileNotFoundError(f"TinyImageNet: expected the folders train and val in {root}. Unpack tiny-imagenet-200.zip there")
+        raise FileNotFoundError(
+            f"TinyImageNet: expected the folders train and val in {root}. Unpack tiny-imagenet-200.zip there"
+        )
     train = files_by_class("TinyImageNet", root / "train", beside=("_boxes.txt",), within=root)
     files = {"train": train, "test": _annotated(root / "val", root)}
     return decoded(of_files("TinyImageNet", root, files), folder)
@@ -60,7 +82,8 @@ def tiny_imagenet(folder: Path) -> RawDataset:
 
 @register("Living17", epochs=25, augment=True, source="Santurkar, Tsipras, Madry 2021, arXiv:2008.04859")
 def living17(folder: Path) -> RawDataset:
-    """Living17: ImageNet's images of 17 kinds of animals, four classes each, from <folder>/living17, else from IMAGENET_SMALL's folder.
+    """Living17: ImageNet's images of 17 kinds of animals, four classes each, from <folder>/living17, else
+    from IMAGENET_SMALL's folder.
 
     Read as IMAGENET_SMALL, without the other classes. Folders named after the 17 kinds are read as they are.
     """
@@ -73,26 +96,41 @@ def living17(folder: Path) -> RawDataset:
 
 @register("Imagenette", epochs=20, augment=True, source="Howard 2019, github.com/fastai/imagenette")
 def imagenette(folder: Path) -> RawDataset:
-    """Imagenette: ten easy classes of ImageNet, 9,469 + 3,925 images, 160 x 160, from <folder>/imagenette2-160."""
+    """Imagenette: ten easy classes of ImageNet, 9,469 + 3,925 images, 160 x 160, from
+    <folder>/imagenette2-160.
+    """
     torchvision_set, root = torchvision_module("datasets").Imagenette, folder / SMALLEST
     if not root.is_dir():
         try:
             torchvision_set(str(folder), size="160px", download=True)
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(
-                f"Imagenette: expected train and val in {root}, and the download failed ({_line(error)}). Unpack {SMALLEST}.tgz in {folder}"
+                f"Imagenette: expected train and val in {root}, and the download failed ({_line(error)}). "
+                f"Unpack {SMALLEST}.tgz in {folder}"
             ) from error
     names = {synset: name for synset, (name, *_) in torchvision_set._WNID_TO_CLASS.items()}
     files = {}
     for part, below in (("train", "train"), ("test", "val")):
         if not (root / below).is_dir():
-            raise FileNotFoundError(f"Imagenette: expected the folder {below} in {root}. Unpack {SMALLEST}.tgz in {folder}")
-        files[part] = [(names.get(synset, synset), file) for synset, file in files_by_class("Imagenette", root / below, within=root)]
-    return decoded(of_files("Imagenette", root, files, class_names=tuple(names[synset] for synset in sorted(names))), folder)
+            raise FileNotFoundError(
+                f"Imagenette: expected the folder {below} in {root}. Unpack {SMALLEST}.tgz in {folder}"
+            )
+        files[part] = [
+            (names.get(synset, synset), file)
+            for synset, file in files_by_class("Imagenette", root / below, within=root)
+        ]
+    return decoded(
+        of_files("Imagenette", root, files, class_names=tuple(names[synset] for synset in sorted(names))),
+        folder,
+    )
 
 
 def published_imagenet(
-    name: str, root: Path, class_of: ClassOf, needed: tuple[str, ...] = (), class_names: tuple[str, ...] | None = None
+    name: str,
+    root: Path,
+    class_of: ClassOf,
+    needed: tuple[str, ...] = (),
+    class_names: tuple[str, ...] | None = None,
 ) -> Published:
     """Return the images below a folder, without the synsets for which `class_of` returns None."""
     there: dict[str, list[Path]] = {"train": [], "test": []}
@@ -101,12 +139,15 @@ def published_imagenet(
         if part is not None:
             there[part].append(file)
     if not there["train"]:
-        raise FileNotFoundError(f"{name}: expected images or archives (.tar.gz) of ImageNet in {root}, got none. Put them there")
+        raise FileNotFoundError(
+            f"{name}: expected images or archives (.tar.gz) of ImageNet in {root}, got none. Put them there"
+        )
     by_class = [_synset_of(file.relative_to(root)) for file in there["train"]]
     missing = sorted(set(needed) - set(by_class)) if all(by_class) else []
     if missing:
         raise FileNotFoundError(
-            f"{name}: expected each of its {len(needed)} classes in {root}, got none of {', '.join(missing)}. Put them there"
+            f"{name}: expected each of its {len(needed)} classes in {root}, got none of "
+            f"{', '.join(missing)}. Put them there"
         )
 
     def opening(files: list[Path]) -> Callable[[], Iterable[EncodedImage]]:
@@ -114,7 +155,12 @@ def published_imagenet(
 
     parts = {part: opening(files) for part, files in there.items() if files}
     return Published(
-        name, key_of(root, {part: [(file, file.relative_to(root)) for file in files] for part, files in there.items()}), parts, class_names
+        name,
+        key_of(
+            root, {part: [(file, file.relative_to(root)) for file in files] for part, files in there.items()}
+        ),
+        parts,
+        class_names,
     )
 
 
@@ -126,7 +172,8 @@ def _images_of(name: str, root: Path, files: list[Path], class_of: ClassOf) -> I
             synset = _synset_of(image.place) or _synset_in_name(image.place)
             if synset is None:
                 raise ValueError(
-                    f"{name}: expected a class like n01440764 in the name of {image.shown} or its folder, got none. "
+                    f"{name}: expected a class like n01440764 in the name of {image.shown} or its folder, "
+                    "got none. "
                     "Put it in its class's folder"
                 )
             label = class_of(synset)
@@ -153,7 +200,9 @@ class Found:
 
 
 def _file_of(root: Path, file: Path) -> Found:
-    return Found(str(file), file.relative_to(root), functools.partial(read_foreign, file, most=IMAGE, inside=root))
+    return Found(
+        str(file), file.relative_to(root), functools.partial(read_foreign, file, most=IMAGE, inside=root)
+    )
 
 
 class BoundedMember(tarfile.TarInfo):
@@ -163,7 +212,9 @@ class BoundedMember(tarfile.TarInfo):
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> BoundedMember:
         member = super().frombuf(buf, encoding, errors)
         if member.type in HEADERS and member.size > MB:
-            raise tarfile.ReadError(f"expected names and headers of at most {size_text(MB)}, got {size_text(member.size)}")
+            raise tarfile.ReadError(
+                f"expected names and headers of at most {size_text(MB)}, got {size_text(member.size)}"
+            )
         return member
 
 
@@ -175,10 +226,17 @@ def _inside(root: Path, archive: Path) -> Iterator[Found]:
             with tarfile.open(fileobj=opened, mode="r|*", tarinfo=BoundedMember) as tar:
                 for member in tar:
                     place = PurePosixPath(member.name)
-                    if member.isfile() and place.suffix.casefold() in SUFFIXES and not is_system_file(place.name):
+                    if (
+                        member.isfile()
+                        and place.suffix.casefold() in SUFFIXES
+                        and not is_system_file(place.name)
+                    ):
                         yield _member_of(tar, member, f"{archive}:{member.name}", folder / place)
         except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-            raise ValueError(f"{archive}: expected a whole tar archive, got a damaged one ({_line(error)}). Download it again") from error
+            raise ValueError(
+                f"{archive}: expected a whole tar archive, got a damaged one ({_line(error)}). Download it "
+                "again"
+            ) from error
 
 
 def _member_of(tar: tarfile.TarFile, member: tarfile.TarInfo, shown: str, place: PurePosixPath) -> Found:
@@ -198,14 +256,19 @@ def _part_of(place: Path) -> str | None:
             if step.casefold().startswith(start):
                 return part
     if _synset_of(place) is None:
-        return next((part for start, part in PART_IN_NAME.items() if place.name.casefold().startswith(start)), "train")
+        return next(
+            (part for start, part in PART_IN_NAME.items() if place.name.casefold().startswith(start)), "train"
+        )
     return "train"
 
 
 def _synset_of(place: Path | PurePosixPath) -> str | None:
     """Return the synset in the name of the nearest folder or archive."""
     steps = (*place.parts[:-1], _stem(place)) if _is_archive(place) else place.parts[:-1]
-    return next((PurePosixPath(step).name for step in reversed(steps) if SYNSET.fullmatch(PurePosixPath(step).name)), None)
+    return next(
+        (PurePosixPath(step).name for step in reversed(steps) if SYNSET.fullmatch(PurePosixPath(step).name)),
+        None,
+    )
 
 
 def _synset_in_name(place: Path | PurePosixPath) -> str | None:
@@ -246,7 +309,11 @@ def _stem(file: Path | PurePosixPath) -> str:
 
 def _first_of(name: str, folder: Path, names: tuple[str, ...]) -> Path:
     """Return the first of these folders that exists, ignoring case. Raises FileNotFoundError for none."""
-    there = {entry.name.casefold(): entry for entry in folder.iterdir() if entry.is_dir()} if folder.is_dir() else {}
+    there = (
+        {entry.name.casefold(): entry for entry in folder.iterdir() if entry.is_dir()}
+        if folder.is_dir()
+        else {}
+    )
     found = next((there[wanted] for wanted in names if wanted in there), None)
     if found is None:
         others = f" (or {', '.join(names[1:])} there)" if names[1:] else ""

@@ -23,8 +23,8 @@ NOTHING_GIVEN: Mapping[str, Any] = {}
 class RawDataset:
     """A loader's result: images (N, C, H, W) uint8 and labels (N,) int64 of each part, and class names.
 
-    The images are a tensor, or an `ImageFile` if they don't fit into memory. `test` is None if the published set has no test part.
-    `white` is the largest pixel value.
+    The images are a tensor, or an `ImageFile` if they don't fit into memory. `test` is None if the published
+    set has no test part. `white` is the largest pixel value.
     """
 
     train: tuple[Images, Tensor]
@@ -61,8 +61,9 @@ def absolute(path: str) -> Path:
 def place_name(family: str, path: str) -> str:
     """Return the name that results, checkpoints and experiments give to the images at a path: family-NAME.
 
-    A path that is not directly in the working folder gets a digest of the path too, as folder:a/data and folder:b/data are two
-    datasets. A path below the working folder is hashed relative to it, so that a project may be moved.
+    A path that is not directly in the working folder gets a digest of the path too, as folder:a/data and
+    folder:b/data are two datasets. A path below the working folder is hashed relative to it, so that a
+    project may be moved.
     """
     place, here = absolute(path), Path.cwd()
     name = f"{family}-{slug(place.name)}"
@@ -78,7 +79,9 @@ register = DATASETS.register
 
 
 def results_folder(dataset: str) -> Path:
-    """Where a dataset's checkpoints and caches are by default: results/NAME; of a person's function its file's place decides too."""
+    """Where a dataset's checkpoints and caches are by default: results/NAME; of a person's function its
+    file's place decides too.
+    """
     entry = DATASETS[dataset]
     name = entry.name if entry.file is None else place_name("file", f"{entry.file}-{entry.name}")
     return Path("results") / name
@@ -87,7 +90,8 @@ def results_folder(dataset: str) -> Path:
 def read(dataset: str, folder: str | Path, given: Mapping[str, Any] = NOTHING_GIVEN) -> RawDataset:
     """Read the dataset of that name. `given`: settings of `reading`, by flag name.
 
-    Raises ValueError for an unknown name and for settings that this dataset does not have, FileNotFoundError for missing files.
+    Raises ValueError for an unknown name and for settings that this dataset does not have, FileNotFoundError
+    for missing files.
     """
     entry = DATASETS[dataset]
     check_given(entry, given)
@@ -98,7 +102,10 @@ def read(dataset: str, folder: str | Path, given: Mapping[str, Any] = NOTHING_GI
 def check_given(entry: Entry[DatasetFacts], given: Mapping[str, Any]) -> None:
     """Raise ValueError for settings of `reading` if the dataset has a fixed form."""
     if given and not entry.facts.free_form:
-        raise ValueError(f"--{next(iter(given))}: expected folder:PATH or hf:NAME with this flag, got {entry.name}. Leave it out")
+        raise ValueError(
+            f"--{next(iter(given))}: expected folder:PATH or hf:NAME with this flag, got {entry.name}. Leave "
+            "it out"
+        )
     FLAGS.settings(given)
 
 

@@ -14,7 +14,8 @@ PROC, CGROUP = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 def memory_budget() -> int:
     """Return half of the bytes that this process can still allocate under all limits.
 
-    The processes that torchrun has started on this machine share the memory of the machine and of the control groups equally.
+    The processes that torchrun has started on this machine share the memory of the machine and of the control
+    groups equally.
     """
     shared = min([psutil.virtual_memory().available, *_of_the_groups()]) // _processes_here()
     return int(SHARE * max(0, min([shared, *_of_the_process()])))

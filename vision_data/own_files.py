@@ -22,7 +22,8 @@ def own_files(dataset: str, folder: Path, called: str) -> Path:
         instead = INSTEAD / called
         if error.errno not in READ_ONLY or instead.resolve() == place.resolve():
             raise ValueError(
-                f"{dataset}: {place} can't be written or read ({error}). Make room, or name another folder with --data"
+                f"{dataset}: {place} can't be written or read ({error}). Make room, or name another folder "
+                "with --data"
             ) from error
         warnings.warn(f"{place} can't be written ({error.strerror}): {instead} is used instead", stacklevel=2)
     return own_files(dataset, INSTEAD, called)

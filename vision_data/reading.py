@@ -34,7 +34,8 @@ def reading(
     """Choose how images are read.
 
     Flags:
-        image_channels: 1 reads every image as grey, 3 as RGB; by default 1 where all training images are grey, stored as RGB or not
+        image_channels: 1 reads every image as grey, 3 as RGB; by default 1 where all training images are
+            grey, stored as RGB or not
         duplicates: drop leaves out every file that has two classes, and all but the first copy of a file
         train_split: the split (or folder) for training, if its name does not say so
         test_split: the split (or folder) for the test

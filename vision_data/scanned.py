@@ -31,7 +31,8 @@ class Published:
     key: changes with the images
     parts: train, and test if there is one: a function that yields the images in order
     class_names: None takes the labels that occur in train
-    own: the images are the user's own: the same file under two classes is an error; in published sets it is a warning
+    own: the images are the user's own: the same file under two classes is an error; in published sets it is a
+    warning
     """
 
     name: str
@@ -43,7 +44,11 @@ class Published:
 
     def read_as(self, reading: Reading) -> Published:
         """Set how the images are read. Settings other than the defaults change the key."""
-        unusual = [reading.channels, reading.duplicates] if (reading.channels, reading.duplicates) != (None, "keep") else []
+        unusual = (
+            [reading.channels, reading.duplicates]
+            if (reading.channels, reading.duplicates) != (None, "keep")
+            else []
+        )
         key = hashlib.sha256(f"{self.key}\0{unusual}".encode()).hexdigest() if unusual else self.key
         return replace(self, key=key, reading=reading)
 
@@ -80,7 +85,9 @@ def scan(published: Published) -> Scan:
     bad = []
     for part, images in published.parts.items():
         found[part] = []
-        for image, header in in_parallel(header_of, images(), f"{published.name}: reading the headers of the {part} images"):
+        for image, header in in_parallel(
+            header_of, images(), f"{published.name}: reading the headers of the {part} images"
+        ):
             if isinstance(header, str):
                 bad.append(f"{image.name} ({header})")
             else:
@@ -91,7 +98,11 @@ def scan(published: Published) -> Scan:
         copies.add(scanned)
     reading = published.reading or AS_THEY_ARE
     dropped = _rows_to_drop(found, copies) if reading.duplicates == "drop" else {}
-    remarks = _remarks_on_dropped(published.name, dropped) if dropped else copies.remarks(published.name, published.own)
+    remarks = (
+        _remarks_on_dropped(published.name, dropped)
+        if dropped
+        else copies.remarks(published.name, published.own)
+    )
     kept = {part: list(without(images, dropped.get(part, ()))) for part, images in found.items()}
     headers = [image.header for image in kept["train"]]
     if not headers:
@@ -100,12 +111,20 @@ def scan(published: Published) -> Scan:
     names = published.class_names or tuple(sorted(set(labels["train"])))
     _check_classes(published.name, labels, names)
     numbers = {name: number for number, name in enumerate(names)}
-    numbered = {part: [numbers[label] for label in labels_of] for part, labels_of in labels.items() if labels_of}
+    numbered = {
+        part: [numbers[label] for label in labels_of] for part, labels_of in labels.items() if labels_of
+    }
     channels, height, width = common_shape(headers)
     if published.reading is not None:
         channels, more = _channels(published, channels, (height, width))
         remarks += more
-    return Scan((channels, height, width), names, numbered, remarks, {part: sorted(rows) for part, rows in dropped.items()})
+    return Scan(
+        (channels, height, width),
+        names,
+        numbered,
+        remarks,
+        {part: sorted(rows) for part, rows in dropped.items()},
+    )
 
 
 def _rows_to_drop(found: Mapping[str, list[ScannedImage]], copies: Copies) -> dict[str, set[int]]:
@@ -133,7 +152,10 @@ def _channels(published: Published, by_headers: int, size: tuple[int, int]) -> t
         return asked or by_headers, []
     if not _all_grey(published, size):
         return by_headers, []
-    return 1, [f"{published.name}: every training image is grey, stored as RGB: one channel is read. --image_channels 3 reads three"]
+    return 1, [
+        f"{published.name}: every training image is grey, stored as RGB: one channel is read. "
+        "--image_channels 3 reads three"
+    ]
 
 
 def _all_grey(published: Published, size: tuple[int, int]) -> bool:
@@ -163,7 +185,8 @@ def _check_classes(name: str, labels: dict[str, list[str]], names: tuple[str, ..
         if strangers:
             whose = "the dataset's classes" if part == "train" else "the classes of the training images"
             raise ValueError(
-                f"{name}: expected {whose} in the {part} part, got {_some(strangers)} too. Remove it there, or add it to train"
+                f"{name}: expected {whose} in the {part} part, got {_some(strangers)} too. Remove it there, "
+                "or add it to train"
             )
 
 
@@ -189,15 +212,21 @@ class Copies:
         """Return texts for warnings. Raises ValueError if the user's own images contradict each other."""
         if self.contradictions and own:
             raise ValueError(
-                f"{dataset}: expected one class for each image, got the same file under two: {_some(self.contradictions)}. "
+                f"{dataset}: expected one class for each image, got the same file under two: "
+                f"{_some(self.contradictions)}. "
                 "Remove one of each pair, or leave out both, and all repetitions, with --duplicates drop"
             )
         remarks = []
         remedy = ", unless --duplicates drop leaves it out" if own else ""
         if self.contradictions:
-            remarks.append(f"{dataset}: the same image has two classes, as published: {_some(self.contradictions)}")
+            remarks.append(
+                f"{dataset}: the same image has two classes, as published: {_some(self.contradictions)}"
+            )
         if self.repetitions:
-            remarks.append(f"{dataset}: the same image is there twice: {_some(self.repetitions)}. Forgetting one leaves the other{remedy}")
+            remarks.append(
+                f"{dataset}: the same image is there twice: {_some(self.repetitions)}. Forgetting one leaves "
+                f"the other{remedy}"
+            )
         return remarks
 
 
@@ -214,11 +243,17 @@ def common_shape(headers: Iterable[Header]) -> tuple[int, int, int]:
 
 
 def in_parallel(
-    function: Callable[[EncodedImage], T], images: Iterable[EncodedImage], label: str, done: int = 0, total: int | None = None
+    function: Callable[[EncodedImage], T],
+    images: Iterable[EncodedImage],
+    label: str,
+    done: int = 0,
+    total: int | None = None,
 ) -> Iterator[tuple[EncodedImage, T]]:
     """Yield each image with the function's result, in order, on as many threads as there are cores."""
     images = iter(images)
-    bar = tqdm(desc=label, initial=done, total=total, delay=2, leave=False, dynamic_ncols=True, unit=" images")
+    bar = tqdm(
+        desc=label, initial=done, total=total, delay=2, leave=False, dynamic_ncols=True, unit=" images"
+    )
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         while some := _next_of(images):
             yield from zip(some, pool.map(function, some), strict=True)
@@ -240,7 +275,9 @@ def _next_of(images: Iterator[EncodedImage]) -> list[EncodedImage]:
 def refuse_unreadable(dataset: str, bad: list[str]) -> None:
     """Raise ValueError, with the first names, if there are images that can't be read."""
     if bad:
-        raise ValueError(f"{dataset}: {len(bad)} of the images can't be read: {_some(bad)}. Replace or remove them")
+        raise ValueError(
+            f"{dataset}: {len(bad)} of the images can't be read: {_some(bad)}. Replace or remove them"
+        )
 
 
 def _some(things: list[str]) -> str:

@@ -46,11 +46,13 @@ def meaning_of(name: str) -> str | None:
     return next((MEANING[word] for word in reversed(words) if word in MEANING), None)
 
 
-def choose(dataset: str, splits: Iterable[str], has_labels: Callable[[str, str], bool], asked: Asked = NOTHING_ASKED) -> Chosen:
+def choose(
+    dataset: str, splits: Iterable[str], has_labels: Callable[[str, str], bool], asked: Asked = NOTHING_ASKED
+) -> Chosen:
     """Choose the splits for training and for the test. Warns of every split that is left out.
 
-    The test split is the first by NAMES for which `has_labels(split, train)` is true: the validation split if the labels of the test
-    split are not public. Raises ValueError if no name or several names mean train.
+    The test split is the first by NAMES for which `has_labels(split, train)` is true: the validation split if
+    the labels of the test split are not public. Raises ValueError if no name or several names mean train.
     """
     splits = list(splits)
     train = _named(dataset, splits, "train_split", asked.train) or _training_split(dataset, splits)
@@ -89,7 +91,8 @@ def _training_split(dataset: str, splits: Sequence[str]) -> str:
     if len(found) != 1:
         raise ValueError(
             f"{dataset}: expected one split called train, got {', '.join(found or splits)}. "
-            "Name the one for training with --train_split, and if there is one for the test, that with --test_split"
+            "Name the one for training with --train_split, and if there is one for the test, that with "
+            "--test_split"
         )
     return found[0]
 
@@ -97,7 +100,12 @@ def _training_split(dataset: str, splits: Sequence[str]) -> str:
 def _test_splits(splits: Sequence[str], train: str) -> list[str]:
     """Return the candidates for the test split, best first: by the whole name, then by a word in it."""
     others = [split for split in splits if split != train]
-    whole = [split for name in (*NAMES["test"], *NAMES["validation"]) for split in others if split.casefold() == name]
+    whole = [
+        split
+        for name in (*NAMES["test"], *NAMES["validation"])
+        for split in others
+        if split.casefold() == name
+    ]
     by_word = [split for kind in ("test", "validation") for split in others if meaning_of(split) == kind]
     return list(dict.fromkeys([*whole, *by_word]))
 
@@ -105,11 +113,14 @@ def _test_splits(splits: Sequence[str], train: str) -> list[str]:
 def _warn_of_unused(dataset: str, chosen: Chosen, splits: Sequence[str], unlabelled: Sequence[str]) -> None:
     test = chosen.test or f"a part of {chosen.train}"
     if unlabelled:
-        warnings.warn(f"{dataset}: no labels in the split {', '.join(unlabelled)}: {test} is for the test", stacklevel=3)
+        warnings.warn(
+            f"{dataset}: no labels in the split {', '.join(unlabelled)}: {test} is for the test", stacklevel=3
+        )
     left_out = [split for split in splits if split not in (chosen.train, chosen.test, *unlabelled)]
     if left_out:
         warnings.warn(
-            f"{dataset}: the split {', '.join(left_out)} is left out: {chosen.train} is for training, {test} for the test, "
+            f"{dataset}: the split {', '.join(left_out)} is left out: {chosen.train} is for training, {test} "
+            "for the test, "
             f"and validation images are drawn from {chosen.train}",
             stacklevel=3,
         )

@@ -17,7 +17,9 @@ from vision_data.image_set import ImageSet, Normalisation
 from vision_data.impl import DATASETS, NOTHING_GIVEN, RawDataset, read
 
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2
-FEWEST_IN_CLASS = next(n for n in range(1, 100) if round(VALIDATION_SHARE * n))  # images, so that one is for validation
+FEWEST_IN_CLASS = next(
+    n for n in range(1, 100) if round(VALIDATION_SHARE * n)
+)  # images, so that one is for validation
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,10 @@ class Splits:
         """Replace the normalisation, for a model that was trained elsewhere."""
         if normalisation == self.train.normalisation:
             return self
-        parts = {name: replace(getattr(self, name), normalisation=normalisation) for name in ("train", "validation", "test")}
+        parts = {
+            name: replace(getattr(self, name), normalisation=normalisation)
+            for name in ("train", "validation", "test")
+        }
         return replace(self, **parts, of_the_data=self.own_normalisation)
 
     @property
@@ -54,7 +59,11 @@ class Splits:
     def without_validation(self) -> Splits:
         """Move the validation images to train: most foreign models were trained without a validation set."""
         train = self.train.joined(self.validation)
-        return replace(self, train=train, validation=self.validation.subset(torch.zeros(len(self.validation), dtype=torch.bool)))
+        return replace(
+            self,
+            train=train,
+            validation=self.validation.subset(torch.zeros(len(self.validation), dtype=torch.bool)),
+        )
 
     @cached_property
     def digest(self) -> str:
@@ -63,16 +72,22 @@ class Splits:
         return hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest()
 
 
-def load_splits(dataset: str, folder: str | Path, split_seed: int = 0, given: Mapping[str, Any] = NOTHING_GIVEN) -> Splits:
+def load_splits(
+    dataset: str, folder: str | Path, split_seed: int = 0, given: Mapping[str, Any] = NOTHING_GIVEN
+) -> Splits:
     """Read a dataset and hold out 10 % of each training class for validation, drawn with `split_seed`.
 
-    If the published set has no test part, 20 % of each class are held out for it first. `given`: settings of `reading`, by flag
-    name. Raises ValueError if there are no test images.
+    If the published set has no test part, 20 % of each class are held out for it first. `given`: settings of
+    `reading`, by flag name. Raises ValueError if there are no test images.
     """
     raw, name = read(dataset, folder, given), DATASETS[dataset].name
     splits = split(raw, name, split_seed)
     if not len(splits.test):
-        remedy = "Add images" if raw.test is None else "Leave the test part out: then a fifth of each class is taken for it"
+        remedy = (
+            "Add images"
+            if raw.test is None
+            else "Leave the test part out: then a fifth of each class is taken for it"
+        )
         raise ValueError(f"{name}: expected at least one test image, got none. {remedy}")
     return splits
 
@@ -99,7 +114,9 @@ def split(raw: RawDataset, dataset: str, split_seed: int) -> Splits:
     return Splits(part(train_rows), part(validation_rows), test, dataset, raw.class_names, split_seed)
 
 
-def drawn_from_each_class(labels: Tensor, rows: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def drawn_from_each_class(
+    labels: Tensor, rows: Tensor, share: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Draw round(share x n_c) of the rows of each class c; return them and the other rows, both ascending."""
     drawn = []
     for label in labels[rows].unique():

@@ -19,8 +19,12 @@ from vision_data.at_hand import check_may_fetch
 from vision_data.impl import RawDataset, register
 
 LARGEST = 100_000 * MB
-IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
-EMNIST_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "test") for kind in ("images-idx3", "labels-idx1"))
+IDX_FILES = tuple(
+    f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
+)
+EMNIST_FILES = tuple(
+    f"{part}-{kind}-ubyte" for part in ("train", "test") for kind in ("images-idx3", "labels-idx1")
+)
 SVHN_FILES, USPS_FILES = ("train_32x32.mat", "test_32x32.mat"), ("usps.bz2", "usps.t.bz2")
 STL10_FILES = ("train_X.bin", "train_y.bin", "unlabeled_X.bin", "test_X.bin", "test_y.bin")
 STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
@@ -34,7 +38,13 @@ def mnist(folder: Path) -> RawDataset:
     return _grey("MNIST", folder)
 
 
-@register("FashionMNIST", "fashion_mnist", arch="mlp", epochs=15, source="Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747")
+@register(
+    "FashionMNIST",
+    "fashion_mnist",
+    arch="mlp",
+    epochs=15,
+    source="Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747",
+)
 def fashion_mnist(folder: Path) -> RawDataset:
     """FashionMNIST: 60,000 + 10,000 garments, 28 x 28, from <folder>/FashionMNIST/raw."""
     return _grey("FashionMNIST", folder)
@@ -46,9 +56,16 @@ def kmnist(folder: Path) -> RawDataset:
     return _grey("KMNIST", folder)
 
 
-@register("EMNIST_letters", "EMNIST-letters", arch="mlp", epochs=15, source="Cohen, Afshar, Tapson, van Schaik 2017, arXiv:1702.05373")
+@register(
+    "EMNIST_letters",
+    "EMNIST-letters",
+    arch="mlp",
+    epochs=15,
+    source="Cohen, Afshar, Tapson, van Schaik 2017, arXiv:1702.05373",
+)
 def emnist_letters(folder: Path) -> RawDataset:
-    """EMNIST letters: 124,800 + 20,800 letters of 26 kinds, upper and lower case together, 28 x 28, from <folder>/EMNIST/raw.
+    """EMNIST letters: 124,800 + 20,800 letters of 26 kinds, upper and lower case together, 28 x 28, from
+    <folder>/EMNIST/raw.
 
     The files have the images transposed and the classes from 1 on; here they are upright, and a is 0.
     """
@@ -56,7 +73,12 @@ def emnist_letters(folder: Path) -> RawDataset:
 
 
 @register(
-    "EMNIST_balanced", "EMNIST-balanced", "EMNIST", arch="mlp", epochs=15, source="Cohen, Afshar, Tapson, van Schaik 2017, arXiv:1702.05373"
+    "EMNIST_balanced",
+    "EMNIST-balanced",
+    "EMNIST",
+    arch="mlp",
+    epochs=15,
+    source="Cohen, Afshar, Tapson, van Schaik 2017, arXiv:1702.05373",
 )
 def emnist_balanced(folder: Path) -> RawDataset:
     """EMNIST balanced: 112,800 + 18,800 digits and letters of 47 kinds, 28 x 28, from <folder>/EMNIST/raw.
@@ -78,10 +100,14 @@ def usps(folder: Path) -> RawDataset:
 
 @register("SVHN", arch="resnet18", epochs=20, source="Netzer et al. 2011, NIPS workshop")
 def svhn(folder: Path) -> RawDataset:
-    """SVHN: 73,257 + 26,032 house numbers' digits in colour, 32 x 32, from <folder>/train_32x32.mat and test_32x32.mat."""
+    """SVHN: 73,257 + 26,032 house numbers' digits in colour, 32 x 32, from <folder>/train_32x32.mat and
+    test_32x32.mat.
+    """
 
     def load(train: bool, download: bool) -> Any:
-        return torchvision_module("datasets").SVHN(str(folder), split="train" if train else "test", download=download)
+        return torchvision_module("datasets").SVHN(
+            str(folder), split="train" if train else "test", download=download
+        )
 
     return _raw(_both_parts("SVHN", folder, SVHN_FILES, load), tuple(string.digits))
 
@@ -97,7 +123,8 @@ def cifar10(folder: Path) -> RawDataset:
 
 @register("CIFAR100", arch="resnet18", epochs=50, augment=True, source="Krizhevsky 2009")
 def cifar100(folder: Path) -> RawDataset:
-    """CIFAR-100: 50,000 + 10,000 colour images of 100 classes (the fine labels), 32 x 32, from <folder>/cifar-100-python.
+    """CIFAR-100: 50,000 + 10,000 colour images of 100 classes (the fine labels), 32 x 32, from
+    <folder>/cifar-100-python.
 
     Its files are pickles: torchvision unpickles them only after their published MD5 matched.
     """
@@ -106,10 +133,14 @@ def cifar100(folder: Path) -> RawDataset:
 
 @register("STL10", arch="resnet18", epochs=50, augment=True, source="Coates, Lee, Ng 2011, AISTATS")
 def stl10(folder: Path) -> RawDataset:
-    """STL-10: 5,000 + 8,000 colour images of ten classes, 96 x 96, from <folder>/stl10_binary. Its images without labels are not used."""
+    """STL-10: 5,000 + 8,000 colour images of ten classes, 96 x 96, from <folder>/stl10_binary. Its images
+    without labels are not used.
+    """
 
     def load(train: bool, download: bool) -> Any:
-        return torchvision_module("datasets").STL10(str(folder), split="train" if train else "test", download=download)
+        return torchvision_module("datasets").STL10(
+            str(folder), split="train" if train else "test", download=download
+        )
 
     return _raw(_both_parts("STL10", folder / "stl10_binary", STL10_FILES, load), STL10_CLASSES)
 
@@ -121,7 +152,9 @@ def _grey(name: str, folder: Path) -> RawDataset:
 
 def _emnist(kind: str, folder: Path, first: int = 0, names: tuple[str, ...] | None = None) -> RawDataset:
     files = tuple(f"emnist-{kind}-{file}" for file in EMNIST_FILES)
-    parts = _both_parts(f"EMNIST_{kind}", folder / "EMNIST" / "raw", files, _loading("EMNIST", folder, split=kind))
+    parts = _both_parts(
+        f"EMNIST_{kind}", folder / "EMNIST" / "raw", files, _loading("EMNIST", folder, split=kind)
+    )
     for part in parts:
         part.data, part.targets = part.data.transpose(1, 2), part.targets - first
     return _raw(parts, names or tuple(parts[0].classes))
@@ -136,7 +169,9 @@ def _cifar(name: str, folder: Path, below: str, files: tuple[str, ...]) -> RawDa
 
 def _loading(name: str, folder: Path, **settings: Any) -> Callable[[bool, bool], Any]:
     def load(train: bool, download: bool) -> Any:
-        return getattr(torchvision_module("datasets"), name)(str(folder), train=train, download=download, **settings)
+        return getattr(torchvision_module("datasets"), name)(
+            str(folder), train=train, download=download, **settings
+        )
 
     return load
 
@@ -145,8 +180,12 @@ def _raw(parts: tuple[Any, Any], class_names: tuple[str, ...]) -> RawDataset:
     """Convert both parts to uint8 images (N, C, H, W) and int64 labels."""
 
     def part_of(part: Any) -> tuple[Tensor, Tensor]:
-        images = torch.as_tensor(part.data if isinstance(part.data, Tensor) else np.ascontiguousarray(part.data))
-        return (images.unsqueeze(1) if images.ndim == 3 else images).contiguous(), torch.as_tensor(_labels(part)).long()
+        images = torch.as_tensor(
+            part.data if isinstance(part.data, Tensor) else np.ascontiguousarray(part.data)
+        )
+        return (images.unsqueeze(1) if images.ndim == 3 else images).contiguous(), torch.as_tensor(
+            _labels(part)
+        ).long()
 
     return RawDataset(part_of(parts[0]), part_of(parts[1]), class_names)
 
@@ -162,26 +201,39 @@ def _refuse_misplaced(name: str, files_in: Path, files: tuple[str, ...]) -> None
         if place.is_dir():
             inside = sorted(entry.name for entry in place.iterdir())
             raise ValueError(
-                f"{name}: expected the file {place}, got a folder of that name with {', '.join(inside[:3]) or 'nothing'} in it. "
+                f"{name}: expected the file {place}, got a folder of that name with "
+                f"{', '.join(inside[:3]) or 'nothing'} in it. "
                 f"Replace the folder by the file in it, and name that {file}"
             )
-        deeper = [] if place.exists() or not files_in.is_dir() else [below / file for below in sorted(files_in.iterdir()) if below.is_dir()]
+        deeper = (
+            []
+            if place.exists() or not files_in.is_dir()
+            else [below / file for below in sorted(files_in.iterdir()) if below.is_dir()]
+        )
         found = next((candidate for candidate in deeper if candidate.is_file()), None)
         if found is not None:
-            raise ValueError(f"{name}: expected the file {place}, got {found}, one folder too deep. Move the files of {found.parent} up")
+            raise ValueError(
+                f"{name}: expected the file {place}, got {found}, one folder too deep. Move the files of "
+                f"{found.parent} up"
+            )
 
 
-def _both_parts(name: str, files_in: Path, files: tuple[str, ...], load: Callable[[bool, bool], Any]) -> tuple[Any, Any]:
+def _both_parts(
+    name: str, files_in: Path, files: tuple[str, ...], load: Callable[[bool, bool], Any]
+) -> tuple[Any, Any]:
     missing = [file for file in files if not (files_in / file).exists()]
     _refuse_misplaced(name, files_in, files)
     for file in set(files).difference(missing):
-        open_foreign(files_in / file, most=LARGEST).close()  # refuses a pipe or a device: reading one never ends
+        open_foreign(
+            files_in / file, most=LARGEST
+        ).close()  # refuses a pipe or a device: reading one never ends
     if missing:
         check_may_fetch(name)
     not_there_yet = [place for place in (files_in, *files_in.parents) if not place.exists()]
     try:
         with warnings.catch_warnings():
-            # NumPy 2.4 warns about the align=0 in CIFAR's pickles and about torchvision's own dtype(...) calls.
+            # NumPy 2.4 warns about the align=0 in CIFAR's pickles and about torchvision's own dtype(...)
+            # calls.
             warnings.simplefilter("ignore")
             parts = load(True, bool(missing)), load(False, bool(missing))
         if any(len(part.data) != len(_labels(part)) for part in parts):

@@ -23,7 +23,9 @@ from vision_data import ImageSet
 
 __all__ = ["LinearStack", "ModuleStack", "fit_many", "models_at_once"]
 
-CPU_STACK = 8  # perceptrons in one thread: more don't fit into the processor's cache (benchmarks/many_models.py)
+CPU_STACK = (
+    8  # perceptrons in one thread: more don't fit into the processor's cache (benchmarks/many_models.py)
+)
 GPU_MODELS = 8  # not measured on a GPU yet; the activations of all have to fit
 
 
@@ -40,17 +42,19 @@ def fit_many(
 ) -> list[History]:
     """Train K models in place, model k on the images at positions rows[k]; return each one's history.
 
-        fit_many(models, images, rows, ...)[k] == fit(models[k], images.subset(rows[k]), recipe, generator=generators[k], ...)
+        fit_many(models, images, rows, ...)[k] == fit(models[k], images.subset(rows[k]), recipe,
+        generator=generators[k], ...)
 
-    up to float noise and dropout, which uses the global random state. Batch order and augmentation of model k come from
-    generators[k] alone. Every model has its own running statistics. The models end in eval mode.
+    up to float noise and dropout, which uses the global random state. Batch order and augmentation of model k
+    come from generators[k] alone. Every model has its own running statistics. The models end in eval mode.
 
-    On a CPU each of torch's threads trains a part of the models: perceptrons as `LinearStack`s, others one after another. On a GPU
-    all models take each step at once, unless the recipe needs other than plain steps (label smoothing, bf16, ...). The images are in
-    memory once, as floats unless they are augmented.
+    On a CPU each of torch's threads trains a part of the models: perceptrons as `LinearStack`s, others one
+    after another. On a GPU all models take each step at once, unless the recipe needs other than plain steps
+    (label smoothing, bf16, ...). The images are in memory once, as floats unless they are augmented.
 
-    Raises ValueError if the numbers of models, rows and generators differ, if a model has no images, another number of images than
-    the first or another architecture; FloatingPointError if the loss of an epoch is not finite.
+    Raises ValueError if the numbers of models, rows and generators differ, if a model has no images, another
+    number of images than the first or another architecture; FloatingPointError if the loss of an epoch is not
+    finite.
     """
     _check(models, rows, generators)
     place = torch.device(device)
@@ -63,7 +67,17 @@ def fit_many(
         def alone(part: slice, ticking: Progress) -> list[History]:
             (model,), (chosen,), (generator,) = models[part], rows[part], generators[part]
             kept = images.subset(chosen)
-            return [fit(model, kept, plain, generator=generator, device=place, progress=ticking, own_random_state=False)]
+            return [
+                fit(
+                    model,
+                    kept,
+                    plain,
+                    generator=generator,
+                    device=place,
+                    progress=ticking,
+                    own_random_state=False,
+                )
+            ]
 
         steps = recipe.epochs * math.ceil(len(rows[0]) / recipe.batch_size_for(len(rows[0])))
         with deterministic(recipe.deterministic):  # a setting of the process, so not set by each thread
@@ -72,8 +86,12 @@ def fit_many(
     shared = SharedImages(images, place, augment=recipe.augment)
 
     def at_once(part: slice, ticking: Progress) -> list[History]:
-        stack: Stack = (LinearStack if stacked else ModuleStack)([model.to(place).train() for model in models[part]])
-        histories = lockstep(stack, shared, rows[part], recipe, generators=generators[part], progress=ticking, label=label)
+        stack: Stack = (LinearStack if stacked else ModuleStack)(
+            [model.to(place).train() for model in models[part]]
+        )
+        histories = lockstep(
+            stack, shared, rows[part], recipe, generators=generators[part], progress=ticking, label=label
+        )
         for model in models[part]:
             model.eval()
         return histories
@@ -83,7 +101,9 @@ def fit_many(
     return at_once(whole, progress)
 
 
-def _settled(recipe: Recipe, model: nn.Module, images: ImageSet, rows: Tensor, device: torch.device) -> Recipe:
+def _settled(
+    recipe: Recipe, model: nn.Module, images: ImageSet, rows: Tensor, device: torch.device
+) -> Recipe:
     """Replace the recipe's `auto` settings, measured once for all models before the threads start."""
     if "auto" not in (recipe.precision, recipe.memory_format, recipe.compile):
         return recipe
@@ -111,19 +131,27 @@ def _parts(whole: slice, most: int) -> list[slice]:
     return [slice(start, end) for start, end in pairwise(ends)]
 
 
-def _check(models: Sequence[nn.Module], rows: Sequence[Tensor], generators: Sequence[torch.Generator]) -> None:
+def _check(
+    models: Sequence[nn.Module], rows: Sequence[Tensor], generators: Sequence[torch.Generator]
+) -> None:
     if not models or not len(models) == len(rows) == len(generators):
         raise ValueError(
-            f"training: expected equal numbers of models, sets of images and generators, at least one, got {len(models)}, {len(rows)} and "
+            "training: expected equal numbers of models, sets of images and generators, at least one, got "
+            f"{len(models)}, {len(rows)} and "
             f"{len(generators)}. Give one of each for every model"
         )
     counts = {len(chosen) for chosen in rows}
     if len(counts) > 1:
-        raise ValueError(f"training: expected the same number of images for every model, got {sorted(counts)}. Train them separately")
+        raise ValueError(
+            f"training: expected the same number of images for every model, got {sorted(counts)}. Train them "
+            "separately"
+        )
     if counts == {0}:
         raise ValueError("training: expected at least one image, got none. Ask for a smaller forget set")
     if len({str(model) for model in models}) > 1 or len({_shapes(model) for model in models}) > 1:
-        raise ValueError("training: expected models of one architecture, got several. Train each architecture alone")
+        raise ValueError(
+            "training: expected models of one architecture, got several. Train each architecture alone"
+        )
 
 
 def _shapes(model: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:

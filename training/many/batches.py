@@ -22,18 +22,29 @@ class SharedImages:
         self.normalisation, self.labels = images.normalisation, here.labels
         self.images: Images = here.images if self.is_raw else self.normalisation(here.images[:])
 
-    def epoch(self, rows: Sequence[Tensor], generators: Sequence[torch.Generator], size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(
+        self, rows: Sequence[Tensor], generators: Sequence[torch.Generator], size: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images (K, size, C, H, W) and labels (K, size): those at rows[k], shuffled by generators[k].
 
         The last batch may be smaller.
         """
         pairs = zip(rows, generators, strict=True)
-        shuffled = torch.stack([chosen.cpu()[torch.randperm(len(chosen), generator=generator)] for chosen, generator in pairs])
+        shuffled = torch.stack(
+            [chosen.cpu()[torch.randperm(len(chosen), generator=generator)] for chosen, generator in pairs]
+        )
         for chosen in shuffled.split(size, dim=1):
             place = chosen.flatten().to(self.device)
-            x = self.images.index_select(0, place) if isinstance(self.images, Tensor) else self.images[place].to(self.device)
+            x = (
+                self.images.index_select(0, place)
+                if isinstance(self.images, Tensor)
+                else self.images[place].to(self.device)
+            )
             if self.kinds:
-                moves = [Moves.drawn(chosen.shape[1], x.shape[2], generator, self.kinds) for generator in generators]
+                moves = [
+                    Moves.drawn(chosen.shape[1], x.shape[2], generator, self.kinds)
+                    for generator in generators
+                ]
                 x = Moves.joined(moves)(x, self.normalisation)
             elif self.is_raw:
                 x = self.normalisation(x)

@@ -11,25 +11,30 @@ from torch import Tensor, nn
 class LinearStack:
     """K models flatten -> linear -> relu -> ... -> linear without biases; weights (K, outputs, inputs).
 
-    With h_0 the images (K, N, inputs), h_l = max(h_(l-1) W_l', 0) and logits z = W_L h_(L-1)' (K, classes, N), the gradient of each
-    model's mean cross-entropy is
+    With h_0 the images (K, N, inputs), h_l = max(h_(l-1) W_l', 0) and logits z = W_L h_(L-1)' (K, classes,
+    N), the gradient of each model's mean cross-entropy is
 
         dz = (softmax(z) - onehot(y)) / N    dW_L = dz h_(L-1)    dh_(L-1) = dz' W_L    dW_l = (dh_l 1[h_l > 0])' h_(l-1)    ...
 
-    The logits have the classes before the images: on a CPU, a softmax along a short last dimension costs as much as a layer.
+    The logits have the classes before the images: on a CPU, a softmax along a short last dimension costs as
+    much as a layer.
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         self.models = models
         self.names = [name for name, _ in models[0].named_parameters()]
-        self.parameters = [torch.stack([model.get_parameter(name).detach() for model in models]) for name in self.names]
+        self.parameters = [
+            torch.stack([model.get_parameter(name).detach() for model in models]) for name in self.names
+        ]
         for parameter in self.parameters:
             parameter.grad = torch.empty_like(parameter)
 
     @staticmethod
     def takes(model: nn.Module) -> bool:
         """Return whether a model is exactly such a perceptron: no subclass, no hook, no frozen weight."""
-        if type(model) is not nn.Sequential or any(part._forward_hooks or part._forward_pre_hooks for part in model.modules()):
+        if type(model) is not nn.Sequential or any(
+            part._forward_hooks or part._forward_pre_hooks for part in model.modules()
+        ):
             return False
         kinds = [type(part) for part in model]
         depth = len(kinds) // 2
@@ -37,7 +42,9 @@ class LinearStack:
             return False
         flatten, *others = model
         whole = isinstance(flatten, nn.Flatten) and (flatten.start_dim, flatten.end_dim) == (1, -1)
-        return whole and all(part.bias is None and part.weight.requires_grad for part in others if isinstance(part, nn.Linear))
+        return whole and all(
+            part.bias is None and part.weight.requires_grad for part in others if isinstance(part, nn.Linear)
+        )
 
     @torch.no_grad()
     def gradients(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

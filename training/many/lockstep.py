@@ -43,7 +43,8 @@ def lockstep(
 ) -> list[History]:
     """Train a stack's models, model k on the images at rows[k] in generators[k]'s order.
 
-    All models have the same number of images. Raises FloatingPointError if a loss of an epoch or a final weight is not finite.
+    All models have the same number of images. Raises FloatingPointError if a loss of an epoch or a final
+    weight is not finite.
     """
     count = len(rows[0])
     optimizer = optimizer_of(stack.parameters, recipe)
@@ -61,7 +62,8 @@ def lockstep(
             history.append({"loss": loss / count, "score": 100 * score / count})
             if not math.isfinite(loss):
                 raise FloatingPointError(
-                    f"training diverged in epoch {epoch + 1}: the loss is {loss / count}. Choose a smaller --train_lr (it is {recipe.lr:g})"
+                    f"training diverged in epoch {epoch + 1}: the loss is {loss / count}. Choose a smaller "
+                    f"--train_lr (it is {recipe.lr:g})"
                 )
     if not all(parameter.isfinite().all() for parameter in stack.parameters):
         raise FloatingPointError(

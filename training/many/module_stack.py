@@ -16,8 +16,14 @@ class ModuleStack:
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         self.models = models
-        self.state = {name: _stacked([model.get_parameter(name) for model in models]) for name, _ in models[0].named_parameters()}
-        self.buffers = {name: _stacked([model.get_buffer(name) for model in models]) for name, _ in models[0].named_buffers()}
+        self.state = {
+            name: _stacked([model.get_parameter(name) for model in models])
+            for name, _ in models[0].named_parameters()
+        }
+        self.buffers = {
+            name: _stacked([model.get_buffer(name) for model in models])
+            for name, _ in models[0].named_buffers()
+        }
         self.parameters: list[Tensor] = list(self.state.values())
         for name, parameter in self.state.items():
             parameter.requires_grad_(models[0].get_parameter(name).requires_grad)

@@ -20,13 +20,17 @@ class Stopped(Exception):
 
 
 def side_by_side(
-    work: Callable[[slice, Progress], list[Result]], parts: Sequence[slice], steps: int, progress: Progress, label: str
+    work: Callable[[slice, Progress], list[Result]],
+    parts: Sequence[slice],
+    steps: int,
+    progress: Progress,
+    label: str,
 ) -> list[Result]:
     """Return the results of `work(part, ticking)` for all parts, in order, on as many threads as torch.
 
-    Each part iterates over `ticking(...)` of its `steps` steps; `progress` shows the steps of all parts. If a part raises, the others
-    stop at their next step, and its error is raised. Independent threads are faster than operations divided among threads, all the
-    more on a busy machine.
+    Each part iterates over `ticking(...)` of its `steps` steps; `progress` shows the steps of all parts. If a
+    part raises, the others stop at their next step, and its error is raised. Independent threads are faster
+    than operations divided among threads, all the more on a busy machine.
     """
     threads, stopped, ticks = torch.get_num_threads(), Event(), SimpleQueue[bool]()
 

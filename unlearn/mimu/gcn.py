@@ -1,8 +1,8 @@
 """The graph network that reads a layer and gives every weight a logit.
 
-On a rook's graph the mean over the neighbours of vertex (i, j) is (row_sum_i + column_sum_j - 2 x_ij) / (m + n - 2), so a
-round of message passing needs no edges. Equivalent row and column pooling: Hartford et al. 2018 (arXiv:1803.02879), NFN
-(Zhou et al. 2023, arXiv:2302.14040), DWSNets (Navon et al. 2023, arXiv:2301.12780).
+On a rook's graph the mean over the neighbours of vertex (i, j) is (row_sum_i + column_sum_j - 2 x_ij) / (m +
+n - 2), so a round of message passing needs no edges. Equivalent row and column pooling: Hartford et al. 2018
+(arXiv:1803.02879), NFN (Zhou et al. 2023, arXiv:2302.14040), DWSNets (Navon et al. 2023, arXiv:2301.12780).
 """
 
 from __future__ import annotations
@@ -42,41 +42,53 @@ class RookConv(nn.Module):
 
 
 class MaskingGCN(nn.Module):
-    """Three rounds, relu after the second and the third, then one logit per weight: (..., m, n, 4) -> (..., m n).
+    """Three rounds, relu after the second and the third, then one logit per weight: (..., m, n, 4) -> (..., m
+    n).
 
-    Nothing bends between the first two rounds, so they are computed as one, with r_i and c_j the row and column sums of
-    x and t its total:
+    Nothing bends between the first two rounds, so they are computed as one, with r_i and c_j the row and
+    column sums of x and t its total:
 
-        conv_2(conv_1(x)) = x S1 S2 + r_i (R1 S2 + S1 R2 + n R1 R2) + c_j (R1 S2 + S1 R2 + m R1 R2) + 2 t R1 R2
+        conv_2(conv_1(x)) = x S1 S2 + r_i (R1 S2 + S1 R2 + n R1 R2) + c_j (R1 S2 + S1 R2 + m R1 R2) + 2 t R1
+        R2
     """
 
     def __init__(self, features: int = FEATURES, width: int = WIDTH) -> None:
         super().__init__()
-        self.rounds = nn.ModuleList([RookConv(features, width), RookConv(width, width), RookConv(width, width)])
+        self.rounds = nn.ModuleList(
+            [RookConv(features, width), RookConv(width, width), RookConv(width, width)]
+        )
         self.logit = nn.Linear(width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.logit.weight.dtype)  # a model in doubles has its features in doubles
         m, n = x.shape[-3:-1]
         (s1, r1), (s2, r2), (s3, r3) = (cast(RookConv, conv).maps(m, n) for conv in self.rounds)
-        (ss, sr), (rs, rr) = (pair.chunk(2, 1) for pair in (torch.cat([s1, r1]) @ torch.cat([s2, r2], 1)).chunk(2))
+        (ss, sr), (rs, rr) = (
+            pair.chunk(2, 1) for pair in (torch.cat([s1, r1]) @ torch.cat([s2, r2], 1)).chunk(2)
+        )
         mixed = rs + sr
         x = _RookRound.apply(x, ss, torch.add(mixed, rr, alpha=n), torch.add(mixed, rr, alpha=m), 2 * rr)
-        x = _RookRound.apply(x, s3, r3, r3.clone(), torch.zeros_like(s3))  # torch.compile takes no tensor twice
+        x = _RookRound.apply(
+            x, s3, r3, r3.clone(), torch.zeros_like(s3)
+        )  # torch.compile takes no tensor twice
         logits: Tensor = self.logit(x).flatten(-3)
         return logits
 
 
 class _RookRound(torch.autograd.Function):
-    """relu(x S + row_sums(x) P + column_sums(x) Q + total(x) T): x (..., m, n, d), the maps S, P, Q, T (d, w).
+    """relu(x S + row_sums(x) P + column_sums(x) Q + total(x) T): x (..., m, n, d), the maps S, P, Q, T (d,
+    w).
 
-    Its gradient by hand, with G the incoming one (zero where relu cut): G S' + row_sums(G) P' + column_sums(G) Q' +
-    total(G) T' for x, and x' G, row_sums(x)' row_sums(G), column_sums(x)' column_sums(G), total(x)' total(G) for the maps.
-    What has the size of a layer is written once, by a sum over rows and columns that the product then adds to.
+    Its gradient by hand, with G the incoming one (zero where relu cut): G S' + row_sums(G) P' +
+    column_sums(G) Q' + total(G) T' for x, and x' G, row_sums(x)' row_sums(G), column_sums(x)' column_sums(G),
+    total(x)' total(G) for the maps. What has the size of a layer is written once, by a sum over rows and
+    columns that the product then adds to.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, own: Tensor, by_row: Tensor, by_column: Tensor, by_total: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, own: Tensor, by_row: Tensor, by_column: Tensor, by_total: Tensor
+    ) -> Tensor:
         sums = _sums(x)
         out = _mapped(x, sums, own, by_row, by_column, by_total).relu_()
         ctx.save_for_backward(x, *sums, own, by_row, by_column, by_total, out)
@@ -88,7 +100,11 @@ class _RookRound(torch.autograd.Function):
         x, *of_x, own, by_row, by_column, by_total, out = ctx.saved_tensors
         gradient = torch.ops.aten.threshold_backward(gradient, out, 0)
         of_gradient = _sums(gradient)
-        to_x = _mapped(gradient, of_gradient, own.T, by_row.T, by_column.T, by_total.T) if ctx.needs_input_grad[0] else None
+        to_x = (
+            _mapped(gradient, of_gradient, own.T, by_row.T, by_column.T, by_total.T)
+            if ctx.needs_input_grad[0]
+            else None
+        )
         pairs = zip((x, *of_x), (gradient, *of_gradient), strict=True)
         return to_x, *(a.flatten(0, -2).T @ b.flatten(0, -2) for a, b in pairs)
 
@@ -99,7 +115,14 @@ def _sums(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return rows, x.sum(-3, keepdim=True), rows.sum(-3, keepdim=True)
 
 
-def _mapped(x: Tensor, sums: tuple[Tensor, Tensor, Tensor], own: Tensor, by_row: Tensor, by_column: Tensor, by_total: Tensor) -> Tensor:
+def _mapped(
+    x: Tensor,
+    sums: tuple[Tensor, Tensor, Tensor],
+    own: Tensor,
+    by_row: Tensor,
+    by_column: Tensor,
+    by_total: Tensor,
+) -> Tensor:
     rows, columns, total = sums
     out = rows @ by_row + (columns @ by_column + total @ by_total)
     out.view(-1, out.shape[-1]).addmm_(x.flatten(0, -2), own)

@@ -1,8 +1,8 @@
 """The masked layer as a graph: one vertex per weight, four features per vertex.
 
-Weight (i, j) of W (m, n), z = W h: vertices are joined if they share a row (an output neuron) or a column (an input
-neuron), the rook's graph of an m x n board. For an image (x, y) the features of (i, j) are h_j, a_i, W_ij and
-g_ij = delta_i h_j with delta = dL/dz, each standardised over the layer.
+Weight (i, j) of W (m, n), z = W h: vertices are joined if they share a row (an output neuron) or a column (an
+input neuron), the rook's graph of an m x n board. For an image (x, y) the features of (i, j) are h_j, a_i,
+W_ij and g_ij = delta_i h_j with delta = dL/dz, each standardised over the layer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Gradient = Literal["margin", "cross_entropy", "logit"]
 
 @dataclass(frozen=True)
 class Factors:
-    """What the features of N images are made of: h (N, n), a (N, m), delta (N, m), labels (N,); n + 2m floats an image.
+    """What the features of N images are made of: h (N, n), a (N, m), delta (N, m), labels (N,); n + 2m floats
+    an image.
 
     `images` (N, C, H, W) normalised pixels are kept only for a model whose head needs them.
     """
@@ -47,18 +48,24 @@ class Factors:
         return self[torch.randperm(len(self), generator=generator)[:count].to(self.labels.device)]
 
 
-def factors_of(layer: MaskedLayer, images: ImageSet, gradient: Gradient, device: torch.device, batch_size: int = 1024) -> Factors:
+def factors_of(
+    layer: MaskedLayer, images: ImageSet, gradient: Gradient, device: torch.device, batch_size: int = 1024
+) -> Factors:
     """h, a and delta of every image, in batches: one pass through the model, one back through its head.
 
     a = relu(z) where the head begins with a relu (the logits do not change if z is cut before), else z.
 
-    delta_i = dL/dz_i per image, where L is minus the margin (`margin`: its gradient does not vanish on images that the
-    model is sure of), the cross-entropy, or the true class's logit.
+    delta_i = dL/dz_i per image, where L is minus the margin (`margin`: its gradient does not vanish on images
+    that the model is sure of), the cross-entropy, or the true class's logit.
     """
     whole: dict[str, Tensor] = {}
     start = 0
     for x, y in images.batches(batch_size, device=device):
-        of_batch = {name: values for name, values in vars(_batch_factors(layer, x, y, gradient)).items() if values is not None}
+        of_batch = {
+            name: values
+            for name, values in vars(_batch_factors(layer, x, y, gradient)).items()
+            if values is not None
+        }
         for name, values in of_batch.items():
             if name not in whole:
                 whole[name] = values.new_empty(len(images), *values.shape[1:])
@@ -68,7 +75,9 @@ def factors_of(layer: MaskedLayer, images: ImageSet, gradient: Gradient, device:
 
 
 def at_least_single(values: Tensor) -> Tensor:
-    """Half precision as float32: what is averaged, standardised and trained on needs more digits than a model in halves has."""
+    """Half precision as float32: what is averaged, standardised and trained on needs more digits than a model
+    in halves has.
+    """
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
@@ -83,7 +92,9 @@ def _batch_factors(layer: MaskedLayer, x: Tensor, y: Tensor, gradient: Gradient)
     with torch.no_grad():
         activation = z.relu()
         is_cut_at_zero = layer.relu_follows or torch.equal(layer.head(activation, x), logits)
-    h, a, delta = (at_least_single(values) for values in (h, activation if is_cut_at_zero else z.detach(), delta))
+    h, a, delta = (
+        at_least_single(values) for values in (h, activation if is_cut_at_zero else z.detach(), delta)
+    )
     return Factors(h, a, delta, y, x if layer.needs_images else None)
 
 
@@ -97,7 +108,9 @@ def _objectives(logits: Tensor, labels: Tensor, gradient: Gradient) -> Tensor:
 
 @dataclass(frozen=True)
 class Vertices:
-    """The raw features of G graphs: h (G, n), a (G, m), weight (m, n) and gradient (G, m, n), averaged over images."""
+    """The raw features of G graphs: h (G, n), a (G, m), weight (m, n) and gradient (G, m, n), averaged over
+    images.
+    """
 
     h: Tensor
     a: Tensor
@@ -105,7 +118,9 @@ class Vertices:
     gradient: Tensor
 
     def standardised(self) -> Tensor:
-        """Features (G, m, n, 4), each with mean 0 and variance 1 over its layer (a constant feature becomes 0)."""
+        """Features (G, m, n, 4), each with mean 0 and variance 1 over its layer (a constant feature becomes
+        0).
+        """
         graphs, m, n = self.gradient.shape
         h = _standardised(self.h, (1,))[:, None, :].expand(graphs, m, n)
         a = _standardised(self.a, (1,))[:, :, None].expand(graphs, m, n)
@@ -125,7 +140,8 @@ def _standardised(values: Tensor, over: tuple[int, ...]) -> Tensor:
 def averaged(factors: Factors, groups: int, weight: Tensor) -> Vertices:
     """One graph for each of `groups` equally long runs of the images, its features averaged over the run.
 
-    The mean of the outer products delta h' is one matrix product a graph: nothing per weight and image is made.
+    The mean of the outer products delta h' is one matrix product a graph: nothing per weight and image is
+    made.
     """
     h, a, delta = (v.unflatten(0, (groups, -1)) for v in (factors.h, factors.a, factors.delta))
     return Vertices(h.mean(1), a.mean(1), weight, delta.transpose(1, 2) @ h / h.shape[1])
@@ -134,11 +150,15 @@ def averaged(factors: Factors, groups: int, weight: Tensor) -> Vertices:
 def averaged_by_class(factors: Factors, classes: tuple[int, ...], weight: Tensor) -> Vertices:
     """One graph per class, its features averaged over all images of that class."""
     graphs = [averaged(factors[factors.labels == label], 1, weight) for label in classes]
-    h, a, gradient = (torch.cat([getattr(graph, name) for graph in graphs]) for name in ("h", "a", "gradient"))
+    h, a, gradient = (
+        torch.cat([getattr(graph, name) for graph in graphs]) for name in ("h", "a", "gradient")
+    )
     return Vertices(h, a, weight, gradient)
 
 
-def drawn_by_class(labels: Tensor, classes: tuple[int, ...], count: int, generator: torch.Generator) -> Tensor:
+def drawn_by_class(
+    labels: Tensor, classes: tuple[int, ...], count: int, generator: torch.Generator
+) -> Tensor:
     """Positions (classes, count) of images of each class, drawn by `generator` with repetition."""
     rows = []
     for label in classes:

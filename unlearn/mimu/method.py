@@ -15,22 +15,50 @@ from unlearn.mimu.objective import Prior
 from unlearn.mimu.ranking import Ranking, comparisons_of, keep_largest_out, scores_of
 from unlearn.mimu.refine import refined, unseen_of
 from unlearn.mimu.topk import Sampler
-from unlearn.settings import Amount, BatchSize, Count, CountFromZero, Kappa, LearningRate, MaskLayer, Temperature, Weight, WeightDecay
+from unlearn.settings import (
+    Amount,
+    BatchSize,
+    Count,
+    CountFromZero,
+    Kappa,
+    LearningRate,
+    MaskLayer,
+    Temperature,
+    Weight,
+    WeightDecay,
+)
 
 
 def resolve(
-    model: nn.Module, data: ForgetData, *, topk: Amount, kappa: Amount, mask_layer: str | None, ranking: Ranking, refine_steps: int
+    model: nn.Module,
+    data: ForgetData,
+    *,
+    topk: Amount,
+    kappa: Amount,
+    mask_layer: str | None,
+    ranking: Ranking,
+    refine_steps: int,
 ) -> dict[str, int]:
-    """topk and kappa as numbers of weights of the masked layer. ValueError for a refinement that the request or the ranking can't have."""
+    """topk and kappa as numbers of weights of the masked layer. ValueError for a refinement that the request
+    or the ranking can't have.
+    """
     if ranking == "set_difference" and refine_steps:
-        raise ValueError(f"--refine_steps: expected 0 with --ranking set_difference, got {refine_steps}. Choose another --ranking")
+        raise ValueError(
+            f"--refine_steps: expected 0 with --ranking set_difference, got {refine_steps}. Choose another "
+            "--ranking"
+        )
     if refine_steps:
         unseen_of(data)
     size = masked_layer(model, data, mask_layer).size
     return {"topk_count": count_of(topk, size, "topk"), "kappa_count": count_of(kappa, size, "kappa")}
 
 
-@register("MIMU", source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu", resolve=(resolve,), augments=())
+@register(
+    "MIMU",
+    source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu",
+    resolve=(resolve,),
+    augments=(),
+)
 def mimu(
     model: nn.Module,
     data: ForgetData,
@@ -54,18 +82,22 @@ def mimu(
     refine_steps: CountFromZero = 0,
     refine_lr: LearningRate = 0.1,
 ) -> Unlearned:
-    """Switch off the few weights of one layer that serve what is to be forgotten, as a graph network reads them.
+    """Switch off the few weights of one layer that serve what is to be forgotten, as a graph network reads
+    them.
 
-    A network gives every weight of the masked layer W (m, n) a logit q for a class, from the class's mean features. It is
-    trained once per model on the training images, ten classes a step (all, where there are fewer), by
+    A network gives every weight of the masked layer W (m, n) a logit q for a class, from the class's mean
+    features. It is trained once per model on the training images, ten classes a step (all, where there are
+    fewer), by
 
         L = L_keep + contrast L_drop
         L_keep = -log p(y | x; M * W) + rho (-<M, log pi> + <M, log softmax(q)>) / topk       M = soft top-topk of q
         L_drop = -log(1 - p_f(x_f; (1 - D) * W)) + retain_weight CE(x_r, y_r; (1 - D) * W)    D = soft top-kappa of s
 
-    with s = q^f - mean over the other classes of q^c; masks are hard forward and soft backward (`sampler`). A forget request
-    ranks the weights by s, or by another `ranking`, and switches off the kappa largest: the unlearned model differs in these
-    weights alone. Images of a class that stays: the forget images' q is held against that of the class's retained images.
+    with s = q^f - mean over the other classes of q^c; masks are hard forward and soft backward (`sampler`). A
+    forget request ranks the weights by s, or by another `ranking`, and switches off the kappa largest: the
+    unlearned model differs in these
+    weights alone. Images of a class that stays: the forget images' q is held against that of the class's
+    retained images.
 
         binary          M^f - mean over the other classes of M^c, M = hard top-topk of q; among equals the larger s first
         set_difference  weights in M^f and in no M^c, by s; `kappa_count` says how many there were, if fewer than kappa
@@ -85,16 +117,19 @@ def mimu(
         gcn_lr: its learning rate (AdamW, cosine schedule)
         gcn_weight_decay: its weight decay
         gcn_batch: images a step that L_drop is evaluated on
-        refine_steps: steps that then tune the scores of this request itself: whole classes by L_drop, images of a class that
-            stays by the distance of their margins from those of validation images; 0 for the network's answer alone
+        refine_steps: steps that then tune the scores of this request itself: whole classes by L_drop, images
+            of a class that stays by the distance of their margins from those of validation images; 0 for the
+            network's answer alone
         refine_lr: their learning rate (Adam)
 
-    Raises ValueError for an amount that the layer does not have, a layer that is not there, is not linear or does not see
-    one vector an image. The mask makes a class unreachable, not absent: what the layers before it know is still there.
+    Raises ValueError for an amount that the layer does not have, a layer that is not there, is not linear or
+    does not see one vector an image. The mask makes a class unreachable, not absent: what the layers before
+    it know is still there.
 
-    Departures: the paper's objective leaves the label without a gradient and its ranking puts weights that serve nobody first;
-    L_drop, averaged features and the ranking by s are ours. Between the rounds of the network it has sigmoid, here relu; it takes 32
-    steps of single images' graphs, here 300 of averaged ones; its topk is 8,000 weights, here 50.
+    Departures: the paper's objective leaves the label without a gradient and its ranking puts weights that
+    serve nobody first; L_drop, averaged features and the ranking by s are ours. Between the rounds of the
+    network it has sigmoid, here relu; it takes 32 steps of single images' graphs, here 300 of averaged ones;
+    its topk is 8,000 weights, here 50.
     """
     given = dict(locals())
     started = time.perf_counter()
@@ -104,13 +139,29 @@ def mimu(
     settings = NetworkSettings.of(given | counts)
     network = network_of(student, layer, data, settings)
     trained = time.perf_counter()
-    comparisons = comparisons_of(data, lambda: network.by_class, lambda images: network.of_images(layer, images, gradient, data.device))
+    comparisons = comparisons_of(
+        data, lambda: network.by_class, lambda images: network.of_images(layer, images, gradient, data.device)
+    )
     scores = scores_of(ranking, comparisons, settings.topk)
     ranked = time.perf_counter()
     scores = refined(
-        scores, layer, data, settings.kappa, steps=refine_steps, lr=refine_lr, retain_weight=retain_weight, tau=tau, batch=gcn_batch
+        scores,
+        layer,
+        data,
+        settings.kappa,
+        steps=refine_steps,
+        lr=refine_lr,
+        retain_weight=retain_weight,
+        tau=tau,
+        batch=gcn_batch,
     )
     mask = Mask(layer.name, keep_largest_out(scores, settings.kappa, layer.shape))
     switched_off(student, mask)
-    stages = {"network": trained - started, "request": ranked - trained, "refinement": time.perf_counter() - ranked}
-    return Unlearned(student, mask, network.history, {"network_cached": int(network.cached)}, stages, step="step")
+    stages = {
+        "network": trained - started,
+        "request": ranked - trained,
+        "refinement": time.perf_counter() - ranked,
+    }
+    return Unlearned(
+        student, mask, network.history, {"network_cached": int(network.cached)}, stages, step="step"
+    )

@@ -52,23 +52,35 @@ class NetworkSettings:
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """The network with the logits q^c (N,) of every class, from features averaged over all its training images."""
+    """The network with the logits q^c (N,) of every class, from features averaged over all its training
+    images.
+    """
 
     gcn: MaskingGCN
     by_class: dict[int, Tensor]
     history: list[dict[str, float]]
     cached: bool
 
-    def of_images(self, layer: MaskedLayer, images: ImageSet, gradient: Gradient, device: torch.device) -> Tensor:
+    def of_images(
+        self, layer: MaskedLayer, images: ImageSet, gradient: Gradient, device: torch.device
+    ) -> Tensor:
         """q (N,) of a set of images, their features averaged first."""
         with torch.no_grad():
-            q: Tensor = self.gcn(averaged(factors_of(layer, images, gradient, device), 1, layer.weight).standardised())[0]
+            q: Tensor = self.gcn(
+                averaged(factors_of(layer, images, gradient, device), 1, layer.weight).standardised()
+            )[0]
         return q
 
 
-def network_of(model: torch.nn.Module, layer: MaskedLayer, data: ForgetData, settings: NetworkSettings) -> TrainedNetwork:
-    """The network of this model, from the cache or trained now on the training images (forget and retain together)."""
-    tensors, cached = computed_once(data.cache, _key(model, layer, data, settings), lambda: _trained(layer, data, settings))
+def network_of(
+    model: torch.nn.Module, layer: MaskedLayer, data: ForgetData, settings: NetworkSettings
+) -> TrainedNetwork:
+    """The network of this model, from the cache or trained now on the training images (forget and retain
+    together).
+    """
+    tensors, cached = computed_once(
+        data.cache, _key(model, layer, data, settings), lambda: _trained(layer, data, settings)
+    )
     return _restored(tensors, cached, data.device)
 
 
@@ -81,10 +93,13 @@ def _trained(layer: MaskedLayer, data: ForgetData, settings: NetworkSettings) ->
         q = gcn(averaged_by_class(factors, data.train.classes, layer.weight).standardised())
     if not q.isfinite().all():
         raise FloatingPointError(
-            f"the MIMU network diverged in {settings.gcn_steps} steps with --gcn_lr {settings.gcn_lr:g}. Choose a smaller one, "
+            f"the MIMU network diverged in {settings.gcn_steps} steps with --gcn_lr {settings.gcn_lr:g}. "
+            "Choose a smaller one, "
             "and --tau, --rho, --contrast and --retain_weight nearer to their defaults"
         )
-    losses = {name: torch.tensor([step[name] for step in history], dtype=torch.float64) for name in history[0]}
+    losses = {
+        name: torch.tensor([step[name] for step in history], dtype=torch.float64) for name in history[0]
+    }
     return {
         "q": q.cpu(),
         "classes": torch.tensor(data.train.classes),
@@ -120,11 +135,17 @@ def _logits_of_some(layer: MaskedLayer, data: ForgetData) -> Tensor:
 def _restored(tensors: Tensors, cached: bool, device: torch.device) -> TrainedNetwork:
     with torch.device("meta"):  # no weights are drawn, for the global random state is the caller's
         gcn = MaskingGCN()
-    own = {name.removeprefix("gcn."): value.clone() for name, value in tensors.items() if name.startswith("gcn.")}
+    own = {
+        name.removeprefix("gcn."): value.clone() for name, value in tensors.items() if name.startswith("gcn.")
+    }
     gcn.load_state_dict(own, assign=True)
     gcn.to(device)
     by_class = dict(zip(tensors["classes"].tolist(), tensors["q"].to(device), strict=True))
-    losses = {name.removeprefix("history."): value.tolist() for name, value in tensors.items() if name.startswith("history.")}
+    losses = {
+        name.removeprefix("history."): value.tolist()
+        for name, value in tensors.items()
+        if name.startswith("history.")
+    }
     history = [dict(zip(losses, step, strict=True)) for step in zip(*losses.values(), strict=True)]
     return TrainedNetwork(gcn, by_class, history, cached)
 
@@ -140,7 +161,9 @@ def _training(
 ) -> Iterator[dict[str, float]]:
     """Train in place, by L = L_keep + contrast L_drop; yields the losses of each step."""
     generator = data.generator("MIMU", "training")
-    optimizer = torch.optim.AdamW(gcn.parameters(), lr=settings.gcn_lr, weight_decay=settings.gcn_weight_decay)
+    optimizer = torch.optim.AdamW(
+        gcn.parameters(), lr=settings.gcn_lr, weight_decay=settings.gcn_weight_decay
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.gcn_steps)
     for _ in data.progress(range(settings.gcn_steps), "MIMU network"):
         classes = _classes_of_step(data.train.classes, generator)
@@ -168,21 +191,37 @@ def _classes_of_step(classes: tuple[int, ...], generator: torch.Generator) -> tu
 
 
 def _keep(
-    q: Tensor, gradient: Tensor, layer: MaskedLayer, images: Factors, settings: NetworkSettings, generator: torch.Generator
+    q: Tensor,
+    gradient: Tensor,
+    layer: MaskedLayer,
+    images: Factors,
+    settings: NetworkSettings,
+    generator: torch.Generator,
 ) -> Tensor:
     """L_keep of the images that each graph was made of, under the topk weights that it marks."""
     graphs = len(q)
     mask = sampled_topk(settings.sampler, q, settings.topk, settings.tau, generator)
     pixels = None if images.images is None else images.images.unflatten(0, (graphs, -1))
-    logits = masked_logits(layer, mask.view(graphs, *layer.shape), images.h.unflatten(0, (graphs, -1)), pixels)
+    logits = masked_logits(
+        layer, mask.view(graphs, *layer.shape), images.h.unflatten(0, (graphs, -1)), pixels
+    )
     log_pi = log_prior(layer.weight if settings.prior == "weight" else gradient)
-    return keep_loss(logits, images.labels.unflatten(0, (graphs, -1)), mask, q, log_pi, settings.topk, settings.rho)
+    return keep_loss(
+        logits, images.labels.unflatten(0, (graphs, -1)), mask, q, log_pi, settings.topk, settings.rho
+    )
 
 
 def _drop(
-    q: Tensor, layer: MaskedLayer, images: Factors, classes: tuple[int, ...], settings: NetworkSettings, generator: torch.Generator
+    q: Tensor,
+    layer: MaskedLayer,
+    images: Factors,
+    classes: tuple[int, ...],
+    settings: NetworkSettings,
+    generator: torch.Generator,
 ) -> Tensor:
-    """L_drop of every class of the step, with the kappa weights switched off that its continuous score chooses."""
+    """L_drop of every class of the step, with the kappa weights switched off that its continuous score
+    chooses.
+    """
     drop = sampled_topk(settings.sampler, ranking.every_class(q), settings.kappa, settings.tau, generator)
     logits = masked_logits(layer, (1 - drop).view(-1, *layer.shape), images.h, images.images)
     return drop_loss(logits, images.labels, torch.tensor(classes, device=q.device), settings.retain_weight)

@@ -27,8 +27,8 @@ def comparisons_of(
 ) -> list[Comparison]:
     """What a request compares, one comparison for each class in the forget set.
 
-    A class that goes whole is held against the classes that are retained (`by_class` gives q^c of each); images of a class
-    that stays against the retained images of that class (`of_images` gives their q).
+    A class that goes whole is held against the classes that are retained (`by_class` gives q^c of each);
+    images of a class that stays against the retained images of that class (`of_images` gives their q).
     """
     q = by_class() if data.forget_classes else {}
     retained = data.retain.classes
@@ -37,17 +37,24 @@ def comparisons_of(
         if label in data.forget_classes:
             found.append(Comparison(q[label], torch.stack([q[c] for c in retained])))
         else:
-            found.append(Comparison(of_images(data.forget.of_classes(label)), of_images(data.retain.of_classes(label))[None]))
+            found.append(
+                Comparison(
+                    of_images(data.forget.of_classes(label)), of_images(data.retain.of_classes(label))[None]
+                )
+            )
     return found
 
 
 def every_class(q: Tensor) -> Tensor:
-    """The continuous score of every class f against all others at once: q^f - mean over the other c of q^c, (C, N) -> (C, N).
+    """The continuous score of every class f against all others at once: q^f - mean over the other c of q^c,
+    (C, N) -> (C, N).
 
     Raises ValueError for fewer than two classes.
     """
     if len(q) < 2:
-        raise ValueError(f"ranking: expected the logits of at least two classes, got {len(q)}. Retain another class")
+        raise ValueError(
+            f"ranking: expected the logits of at least two classes, got {len(q)}. Retain another class"
+        )
     return q - (q.sum(0) - q) / (len(q) - 1)
 
 
@@ -58,8 +65,8 @@ def scores_of(ranking: Ranking, comparisons: Sequence[Comparison], topk: int) ->
         binary          M^f - mean over c of M^c, M = hard top-K of q; among equals the larger continuous score first
         set_difference  the continuous score of the weights in an M^f and in no M^c
 
-    Of several comparisons the mean, and the union of their sets. Departure from the paper: its scores put the weights that
-    serve everybody or nobody first, and its set difference keeps what it should drop.
+    Of several comparisons the mean, and the union of their sets. Departure from the paper: its scores put the
+    weights that serve everybody or nobody first, and its set difference keeps what it should drop.
     """
     return _RANKINGS[ranking](comparisons, topk)
 
@@ -69,9 +76,14 @@ def continuous(comparisons: Sequence[Comparison], _topk: int = 0) -> Tensor:
 
 
 def _binary(comparisons: Sequence[Comparison], topk: int) -> Tensor:
-    marks = [Comparison(hard_topk(forgotten, topk).double(), hard_topk(retained, topk).double()) for forgotten, retained in comparisons]
+    marks = [
+        Comparison(hard_topk(forgotten, topk).double(), hard_topk(retained, topk).double())
+        for forgotten, retained in comparisons
+    ]
     by_continuous = continuous(comparisons).argsort(descending=True, stable=True)
-    shares = continuous(marks).round(decimals=9)  # so that equal ones are equal in whatever order they were added
+    shares = continuous(marks).round(
+        decimals=9
+    )  # so that equal ones are equal in whatever order they were added
     order = by_continuous[shares[by_continuous].argsort(descending=True, stable=True)]
     scores = torch.empty_like(shares)
     scores[order] = torch.arange(len(order), 0, -1, dtype=shares.dtype, device=shares.device)
@@ -92,7 +104,8 @@ _RANKINGS: dict[str, Callable[[Sequence[Comparison], int], Tensor]] = {
 
 
 def keep_largest_out(scores: Tensor, kappa: int, shape: tuple[int, int]) -> Tensor:
-    """False for the kappa weights with the largest score above -inf (fewer if there are fewer), else True: (N,) -> (m, n) bool.
+    """False for the kappa weights with the largest score above -inf (fewer if there are fewer), else True:
+    (N,) -> (m, n) bool.
 
     Among equal scores the weight that comes first in the layer goes first.
     """

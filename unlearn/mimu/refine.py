@@ -1,4 +1,6 @@
-"""Direct refinement: the mask of one request, optimised itself. From the network's answer, or from nothing: then it is the bound."""
+"""Direct refinement: the mask of one request, optimised itself. From the network's answer, or from nothing:
+then it is the bound.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,10 @@ def refined(
         + mean over levels u of |Q_forget(u) - Q_validation(u)|                 where images go whose class stays
         + retain_weight * mean over retain of CE(x, y)
 
-    under the hard mask that switches off the kappa largest, the gradient of the soft one; batches of `batch` images of each
-    kind. Q are quantiles, at 99 levels, of the margins (nats) of forget images and of validation images of the same classes:
-    the 1-Wasserstein distance from what the model, masked, says of images that it never saw. Needs no test image.
+    under the hard mask that switches off the kappa largest, the gradient of the soft one; batches of `batch`
+    images of each kind. Q are quantiles, at 99 levels, of the margins (nats) of forget images and of
+    validation images of the same classes: the 1-Wasserstein distance from what the model, masked, says of
+    images that it never saw. Needs no test image.
     """
     if steps < 1 or kappa == layer.size:
         return scores
@@ -46,16 +49,22 @@ def refined(
         "unseen": unseen_of(data),
         "retain": data.retain,
     }
-    factors = {name: factors_of(layer, images, "logit", data.device) for name, images in sets.items() if len(images)}
+    factors = {
+        name: factors_of(layer, images, "logit", data.device) for name, images in sets.items() if len(images)
+    }
     generator = data.generator("MIMU", "refine")
     scores = scores.float()  # binary ones are ranks in doubles
     spread = scores.std()
     refined_scores = ((scores - scores.mean()) / torch.where(spread > 0, spread, 1.0)).requires_grad_(True)
     optimizer = torch.optim.Adam([refined_scores], lr=lr)
     for _ in data.progress(range(steps), "MIMU refinement"):
-        drop = straight_through(soft_topk(refined_scores, kappa, tau), hard_topk(refined_scores.detach(), kappa))
+        drop = straight_through(
+            soft_topk(refined_scores, kappa, tau), hard_topk(refined_scores.detach(), kappa)
+        )
         mask = (1 - drop).view(1, *layer.shape)
-        seen = {name: _Logits.of(layer, mask, images.drawn(batch, generator)) for name, images in factors.items()}
+        seen = {
+            name: _Logits.of(layer, mask, images.drawn(batch, generator)) for name, images in factors.items()
+        }
         loss = retain_weight * seen["retain"].cross_entropy()
         if "gone" in seen:
             loss = loss + seen["gone"].reached()
@@ -68,10 +77,11 @@ def refined(
 
 
 def unseen_of(data: ForgetData) -> ImageSet:
-    """Validation images of the classes of which only images are forgotten: what these should look like afterwards.
+    """Validation images of the classes of which only images are forgotten: what these should look like
+    afterwards.
 
-    All of them, in the proportions that validation has: a request with many images of one class and few of another is likened to
-    their mixture.
+    All of them, in the proportions that validation has: a request with many images of one class and few of
+    another is likened to their mixture.
 
     Raises ValueError if one of these classes has none.
     """
@@ -80,7 +90,8 @@ def unseen_of(data: ForgetData) -> ImageSet:
     missing = sorted(set(classes) - set(unseen.classes))
     if missing:
         raise ValueError(
-            f"--refine_steps: expected validation images of the classes {classes}, to which forgotten images are likened, "
+            f"--refine_steps: expected validation images of the classes {classes}, to which forgotten images "
+            "are likened, "
             f"got none of {missing}. Give 0 steps, or data with validation images"
         )
     return unseen

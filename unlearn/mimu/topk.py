@@ -1,4 +1,6 @@
-"""Top-K of logits, differentiably: a soft mask that sums to K exactly, the hard one, and the samplers that join them."""
+"""Top-K of logits, differentiably: a soft mask that sums to K exactly, the hard one, and the samplers that
+join them.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,15 @@ ITERATIONS = 100
 
 
 class _SoftTopK(torch.autograd.Function):
-    """M = sigmoid((q - t) / tau), t such that every row sums to K; the gradient of t by the implicit function theorem."""
+    """M = sigmoid((q - t) / tau), t such that every row sums to K; the gradient of t by the implicit function
+    theorem.
+    """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, k: int, tau: float) -> Tensor:
-        centred = logits - logits.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)  # exact where the mask is soft
+        centred = logits - logits.topk(k, dim=-1, sorted=False).values.amin(
+            -1, keepdim=True
+        )  # exact where the mask is soft
         mask = torch.sigmoid((centred - threshold(centred, k, tau)) / tau)
         ctx.save_for_backward(mask)
         ctx.tau = tau
@@ -33,13 +39,15 @@ class _SoftTopK(torch.autograd.Function):
 
 
 def soft_topk(logits: Tensor, k: int, tau: float) -> Tensor:
-    """Soft top-K mask of logits q (..., N), rows summing to K: the fixed point of entropic optimal-transport top-k.
+    """Soft top-K mask of logits q (..., N), rows summing to K: the fixed point of entropic optimal-transport
+    top-k.
 
         M_i = sigmoid((q_i - t) / tau), sum_i M_i = K
         dL/dq = s (g - <s, g> / sum s) / tau with s = M (1 - M), g = dL/dM; zero where sum s = 0
 
-    For K = N the mask is 1 everywhere. Raises ValueError unless 0 < K <= N and tau > 0. Source: Cuturi, Teboul, Vert 2019,
-    arXiv:1905.11885; Xie et al. 2020, arXiv:2002.06504; two bins have a scalar dual, so no N x K matrix is needed.
+    For K = N the mask is 1 everywhere. Raises ValueError unless 0 < K <= N and tau > 0. Source: Cuturi,
+    Teboul, Vert 2019, arXiv:1905.11885; Xie et al. 2020, arXiv:2002.06504; two bins have a scalar dual, so no
+    N x K matrix is needed.
     """
     _check(logits, k, tau)
     if k == logits.shape[-1]:
@@ -57,9 +65,11 @@ def _check(logits: Tensor, k: int, tau: float) -> None:
 
 @torch.no_grad()
 def threshold(logits: Tensor, k: int, tau: float) -> Tensor:
-    """t (..., 1) such that sum_i sigmoid((q_i - t) / tau) = k: Newton steps, bisection where they leave the bracket.
+    """t (..., 1) such that sum_i sigmoid((q_i - t) / tau) = k: Newton steps, bisection where they leave the
+    bracket.
 
-    All N equal to q give t = q - tau logit(k / N), so t lies between that of the smallest and that of the largest logit.
+    All N equal to q give t = q - tau logit(k / N), so t lies between that of the smallest and that of the
+    largest logit.
     """
     q = logits.detach()
     shift = tau * torch.logit(torch.tensor(k / q.shape[-1], dtype=torch.float64)).item()
@@ -99,8 +109,8 @@ def sampled_topk(sampler: Sampler, logits: Tensor, k: int, tau: float, generator
         gumbel      the same of q + g, g standard Gumbel noise: K weights drawn without repetition, in proportion to exp(q)
         threshold   hard top-K of q; gradient of sigmoid((q - t) / tau), t the K-th largest q, taken as a constant
 
-    Raises ValueError unless 0 < K <= N and tau > 0. Source: Kool, van Hoof, Welling 2019, arXiv:1903.06059 (Gumbel top-k);
-    Bengio, Leonard, Courville 2013, arXiv:1308.3432 (straight-through).
+    Raises ValueError unless 0 < K <= N and tau > 0. Source: Kool, van Hoof, Welling 2019, arXiv:1903.06059
+    (Gumbel top-k); Bengio, Leonard, Courville 2013, arXiv:1308.3432 (straight-through).
     """
     return _SAMPLERS[sampler](logits, k, tau, generator)
 
