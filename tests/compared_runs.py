@@ -20,7 +20,7 @@ def run(
 
 
 def whole_class(forget: float, retain: float, gap: float = 1.0, seconds: float = 1.0) -> dict[str, float]:
-    """A run's numbers where a class was forgotten: percent, points, seconds; the ideal model's beside them."""
+    """A run's numbers where a class was forgotten, in percent, points or seconds, and the ideal model's."""
     own = {
         "test_forget_score": forget,
         "test_retain_score": retain,

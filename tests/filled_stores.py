@@ -1,4 +1,4 @@
-"""Stores that MLflow's own client wrote, of runs of every kind; conftest.py has them as fixtures, made once."""
+"""Stores with runs of every kind, written by MLflow's client; conftest.py makes each once, as a fixture."""
 
 import math
 

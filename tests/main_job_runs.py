@@ -30,7 +30,8 @@ from unlearn import Unlearned
 def scale(model, data, *, factor: float = 0.5):
     """Scale every weight."""
     student = copy.deepcopy(model)
-    torch.nn.utils.vector_to_parameters(factor * torch.nn.utils.parameters_to_vector(student.parameters()).detach(), student.parameters())
+    for weight in student.parameters():
+        weight.data *= factor
     return student
 
 def halve(model, data):
@@ -63,7 +64,8 @@ def tiny(folder):
     """Three classes of noise."""
     draw = torch.Generator().manual_seed(0)
     def part(count):
-        return torch.randint(256, (count, 1, 4, 4), dtype=torch.uint8, generator=draw), torch.arange(count) % 3
+        images = torch.randint(256, (count, 1, 4, 4), dtype=torch.uint8, generator=draw)
+        return images, torch.arange(count) % 3
     return RawDataset(part(150), part(60), ("a", "b", "c"))
 '''
 

@@ -36,7 +36,8 @@ def planted(folder):
     raw = DATASETS["digits"](folder)
     images, labels = raw.train
     wrong = torch.arange(len(labels)) % 12 == 0
-    return RawDataset((images, torch.where(wrong, (labels + 1) % 10, labels)), None, raw.class_names, raw.white)
+    labels = torch.where(wrong, (labels + 1) % 10, labels)
+    return RawDataset((images, labels), None, raw.class_names, raw.white)
 '''
 
 METHODS_OF_A_USER = '''
@@ -255,7 +256,10 @@ def test_margins_of_the_forget_set_alone_are_enough_for_its_klom(capsys, folder)
     again, out = audited(capsys, *KLOM, "--unlearn", "default", "--oracle_margins", "forget.npy")
 
     assert again.data.metrics["klom_forget_p95"] == first.data.metrics["klom_forget_p95"]
-    unchecked = "there is no columns.csv beside forget.npy, so that nothing can tell whether its margins are of this forget request"
+    unchecked = (
+        "there is no columns.csv beside forget.npy, so that nothing can tell whether its margins are of "
+        "this forget request"
+    )
     assert f"\nwarning: {unchecked}" in out and out.count(unchecked) == 2
     assert again.data.tags["warning"].startswith(unchecked)
     assert "not measured: klom_retain_p95: no retain margins of the oracles" in out

@@ -25,9 +25,8 @@ from unlearn.forget_and_retain import with_share_of_retain
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_three_steps_of_bad_teacher_by_hand(temperature, model):
-    model[2] = (
-        nn.Tanh()
-    )  # where a ReLU is off on forget, the gradient is only the rounding of retain's, and Adam makes a step of it
+    # Where a ReLU is off on forget, the gradient is only rounding of retain's, and Adam makes a step of it.
+    model[2] = nn.Tanh()
     data = data_of(1)
     images, forgets = with_share_of_retain(data, 1.0, "bad_teacher")
     x, ignorant = everything(images)[0], incompetent(model, data)
@@ -86,7 +85,7 @@ def test_the_incompetent_teacher_is_drawn_by_the_seed_alone(model):
 
 
 class Attending(nn.Module):
-    """torch's attention over two tokens of four numbers; it has no public name for drawing its weights anew."""
+    """torch's attention over two tokens of four numbers; it has no public method that resets its weights."""
 
     def __init__(self):
         super().__init__()

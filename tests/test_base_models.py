@@ -167,7 +167,8 @@ def test_safetensors_of_another_program_can_be_the_initial_model(base, tmp_path,
         tmp_path / "theirs.safetensors",
         metadata={"format": "pt"},
     )
-    said = r"theirs\.safetensors: (names without 'module\.'; )?images are normalised by mean 0\.3058 and deviation 0\.3765"
+    normalised = r"images are normalised by mean 0\.3058 and deviation 0\.3765"
+    said = rf"theirs\.safetensors: (names without 'module\.'; )?{normalised}"
     with (
         pytest.warns(UserWarning, match=r"theirs\.safetensors has no metadata"),
         pytest.warns(UserWarning, match=said),
@@ -196,7 +197,10 @@ def test_a_function_in_a_file_can_be_the_architecture(base, tmp_path):
 
 
 def test_two_files_with_one_function_name_are_two_architectures(base, tmp_path):
-    text = "from torch import nn\ndef flat(shape, classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes, bias={}))\n"
+    text = (
+        "from torch import nn\ndef flat(shape, classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes, bias={}))\n"
+    )
     (tmp_path / "a.py").write_text(text.format(True))
     (tmp_path / "b.py").write_text(text.format(False))
     paths = {base(arch=f"{tmp_path}/{name}.py:flat").initial_path.name for name in "ab"}

@@ -63,8 +63,8 @@ class Run:
         self.store("UPDATE latest_metrics SET value = ? WHERE key = ? AND run_uuid = ?", value, name)
 
     def invent(self, name):
-        row = "INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid) VALUES (?, 1, 0, 0, 0, ?)"
-        self.store(row, name)
+        columns = "key, value, timestamp, step, is_nan, run_uuid"
+        self.store(f"INSERT INTO latest_metrics ({columns}) VALUES (?, 1, 0, 0, 0, ?)", name)
 
     @property
     def raw(self):
@@ -311,7 +311,10 @@ def test_artifacts_that_were_moved_are_asked_for(run, tmp_path, capsys):
 
 # Code
 
-EVIL = "open('ran.txt', 'a').write('x')\nfrom models import ARCHITECTURES\nmlp = ARCHITECTURES['mlp'].function\ndef read(folder): pass\n"
+EVIL = (
+    "open('ran.txt', 'a').write('x')\nfrom models import ARCHITECTURES\n"
+    "mlp = ARCHITECTURES['mlp'].function\ndef read(folder): pass\n"
+)
 NET = (
     "open('ran.txt', 'a').write('x')\nfrom models import build\n"
     "def net(image_shape, classes): return build('mlp', image_shape, classes, seed=0)\n"

@@ -307,12 +307,15 @@ def test_the_images_of_a_dataset_are_in_memory_once(tmp_path):
         from vision_data import ForgetRequest, RawDataset, split
         torch.set_num_threads(1)
         labels = torch.arange(20_000) % 10
-        warm = RawDataset((torch.zeros(100, 3, 32, 32, dtype=torch.uint8), labels[:100]), None, tuple("0123456789"))
+        names = tuple("0123456789")
+        few = torch.zeros(100, 3, 32, 32, dtype=torch.uint8)
+        warm = RawDataset((few, labels[:100]), None, names)
         for _ in split(warm, "warm", 0).train.batches(128, generator=torch.Generator()): pass
         split(warm, "warm", 0).digest
         images = torch.randint(0, 256, (20_000, 3, 32, 32), dtype=torch.uint8)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        parts = split(RawDataset((images, labels), (images[:2000], labels[:2000]), tuple("0123456789")), "made", 0)
+        made = RawDataset((images, labels), (images[:2000], labels[:2000]), names)
+        parts = split(made, "made", 0)
         division = ForgetRequest((3,)).divide(parts.train, 10, 0)
         forget, retain = division.forget, division.retain
         for some in (parts.train, parts.validation, parts.test, forget, retain):

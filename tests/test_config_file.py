@@ -41,8 +41,11 @@ mask: null
 
 
 def test_a_file_is_the_same_as_its_flags(config_of):
-    words = "--unlearn random_mask --kappa 10% --arch mlp --hidden 12,8 --class_to_replace 3 5 --seed 1 2 --epochs 2 --metrics mia,tow"
-    assert config_of(FULL) == of_line(*words.split(), "--ideal", "skip")
+    words = (
+        "--unlearn random_mask --kappa 10% --arch mlp --hidden 12,8 --class_to_replace 3 5 --seed 1 2 "
+        "--epochs 2 --metrics mia,tow --ideal skip"
+    )
+    assert config_of(FULL) == of_line(*words.split())
 
 
 def test_a_key_without_a_value_is_a_flag_left_out_and_a_hyperparameters_none(config_of):

@@ -51,7 +51,7 @@ def test_the_first_process_alone_prints(together):
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")
 def test_no_thread_outlives_the_group(together):
-    """A thread of gloo that drops a tensor while Python exits aborts the process, once in some hundred runs."""
+    """A gloo thread that drops a tensor while Python exits aborts the process, once in some hundred runs."""
     folder, _ = together
     assert [json.loads((folder / f"threads{rank}.json").read_text()) for rank in (0, 1)] == [0, 0]
 

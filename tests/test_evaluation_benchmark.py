@@ -66,7 +66,10 @@ def test_the_parts_are_all_of_the_default_metrics(monkeypatch):
 
 
 def test_it_runs_where_mlflow_is_not_installed():
-    code = f"import sys; sys.modules['mlflow'] = None; from benchmarks import evaluation; sys.exit(evaluation.main({ARGUMENTS}))"
+    code = (
+        "import sys; sys.modules['mlflow'] = None; from benchmarks import evaluation; "
+        f"sys.exit(evaluation.main({ARGUMENTS}))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

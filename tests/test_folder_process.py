@@ -14,7 +14,13 @@ from tracking.run_folder import read_places
 from tracking.selection import EVERY_RUN, Selection
 from tracking.stored_run import BrokenRun
 
-META = "run_id: {name}\nexperiment_id: '7'\nrun_name: run {name}\nstatus: 3\nlifecycle_stage: {stage}\nstart_time: 1700000000000\n"
+META = """run_id: {name}
+experiment_id: '7'
+run_name: run {name}
+status: 3
+lifecycle_stage: {stage}
+start_time: 1700000000000
+"""
 
 
 @pytest.fixture

@@ -128,7 +128,10 @@ def test_links_within_the_folder_are_followed(tmp_path):
 
 def test_the_names_of_classes_are_utf8_whatever_the_locale(tmp_path):
     class_folders(tmp_path / "own", {"bär": 1, "café": 1})
-    program = f"from vision_data.impl import read; print(ascii(read('folder:{tmp_path}/own', '{tmp_path}/data').class_names))"
+    program = (
+        "from vision_data.impl import read; "
+        f"print(ascii(read('folder:{tmp_path}/own', '{tmp_path}/data').class_names))"
+    )
     plain = os.environ | {
         "LC_ALL": "POSIX",
         "PYTHONUTF8": "0",
@@ -343,8 +346,6 @@ def test_a_table_of_classes_that_leads_out_of_the_folder_is_not_read(tmp_path):
     class_folders(tmp_path / "tiny-imagenet-200" / "train", {"a": 1})
     (val / "val_annotations.txt").symlink_to("/etc/passwd")
 
-    with pytest.raises(
-        ValueError,
-        match=r"val_annotations\.txt: expected a path inside .*tiny-imagenet-200, got one that leads to /etc/passwd",
-    ):
+    reason = r"expected a path inside .*tiny-imagenet-200, got one that leads to /etc/passwd"
+    with pytest.raises(ValueError, match=rf"val_annotations\.txt: {reason}"):
         DATASETS["TinyImageNet"](tmp_path)

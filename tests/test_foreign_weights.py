@@ -47,7 +47,7 @@ class Around(nn.Module):
 
 @pytest.fixture
 def loaded(tmp_path):
-    """Load what torch.save saves into a model (of another seed unless given); what was said, and the model."""
+    """Save content by torch.save, load it into a model of another seed; return the messages and the model."""
 
     def load(content, model=None, **known):
         torch.save(content, tmp_path / OLDER)
@@ -152,7 +152,8 @@ REFUSED = {
     ),
     "seven classes": (
         build("mlp", SHAPE, 7, seed=1, options={"hidden": (8,)}).state_dict(),
-        r"a last layer of 7 outputs instead of 10 \('linear2.weight' is \(7, 8\), here \(10, 8\)\): it was trained on other classes",
+        r"a last layer of 7 outputs instead of 10 \('linear2.weight' is \(7, 8\), here \(10, 8\)\): "
+        "it was trained on other classes",
     ),
     "wider": (
         mlp(hidden=(9,)).state_dict(),
@@ -160,7 +161,8 @@ REFUSED = {
     ),
     "another architecture": (
         {"conv.weight": torch.ones(3)},
-        r"others \(without 'linear1.weight', .*; with 'conv.weight', for which this one has no place\). Choose the --arch",
+        r"others \(without 'linear1.weight', .*; with 'conv.weight', for which this one has no place\). "
+        "Choose the --arch",
     ),
     "one weight more": (
         {**under(""), "aux.weight": torch.ones(3, 9)},
@@ -182,7 +184,8 @@ REFUSED = {
     ),
     "two that fit": (
         {"student": under(""), "teacher": under("", seed=3)},
-        r"several that fit, under 'student', 'teacher'. Save one of them alone: torch.save\(torch.load\(FILE\)\['student'\]",
+        "several that fit, under 'student', 'teacher'. Save one of them alone: "
+        r"torch.save\(torch.load\(FILE\)\['student'\]",
     ),
     "two prefixes that fit": (
         {**under("one."), **under("two.", seed=3)},

@@ -356,7 +356,7 @@ def test_batches_of_the_forget_class_leave_the_running_statistics_alone(name):
 
 
 def test_rl_forgets_a_class_in_eval_mode_behind_batch_norm():
-    """With batch statistics it learns to tell the batches of one class from the others, and the class stays."""
+    """With batch statistics it would learn which batches are of one class, and would not forget the class."""
     noise = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(300) % 3
     images = torch.tensor([[0.0, 3.0], [3.0, -2.0], [-3.0, -2.0]])[labels] + 0.3 * noise

@@ -1,4 +1,4 @@
-"""The page of a run: whole, self-contained, honest about what is missing, and the same numbers as elsewhere."""
+"""The page of a run: self-contained, says what is missing and why, and has the same numbers as elsewhere."""
 
 import base64
 import io

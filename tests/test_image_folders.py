@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import textwrap
 import warnings
 from pathlib import Path
 
@@ -325,10 +324,8 @@ def test_a_class_that_is_a_link_may_not_lead_back_to_all_classes(tmp_path, monke
 def test_a_link_that_leads_nowhere_is_named(tmp_path, lost):
     class_folders(tmp_path / "own", {"cat": 2, "dog": 2})
     (tmp_path / "own" / lost).symlink_to(tmp_path / "gone")
-    refused(
-        tmp_path,
-        rf"own/{lost}: expected a link to an existing file, got one to .*gone\. Restore that file, or remove the link",
-    )
+    reason = r"expected a link to an existing file, got one to .*gone\. Restore that file, or remove the link"
+    refused(tmp_path, f"own/{lost}: {reason}")
 
 
 def test_a_link_to_nowhere_that_is_no_image_is_left_out_with_a_word(tmp_path):
@@ -441,11 +438,9 @@ def test_the_same_file_under_two_classes_is_named(tmp_path):
 def test_the_same_file_twice_in_a_class_is_worth_a_word_each_time(tmp_path):
     class_folders(tmp_path / "own", {"a": 2, "b": 2})
     write(tmp_path / "own" / "a" / "copy.png", noise(0))
+    said = r"the same image is there twice: .*000\.png and .*copy\.png\. Forgetting one leaves the other"
     for _ in range(2):
-        with pytest.warns(
-            UserWarning,
-            match=r"the same image is there twice: .*000\.png and .*copy\.png\. Forgetting one leaves the other",
-        ):
+        with pytest.warns(UserWarning, match=said):
             read(tmp_path / "own", tmp_path / "data")
 
 
@@ -600,10 +595,8 @@ def test_two_processes_that_decode_at_once_get_the_same(tmp_path):
 def test_the_command_line_says_it_in_one_line(tmp_path):
     class_folders(tmp_path / "own", {"a": 2, "b": 2})
     (tmp_path / "own" / "a" / "broken.png").write_bytes(b"no")
-    script = textwrap.dedent(f"""
-        import main_baseline
-        raise SystemExit(main_baseline.main(["--dataset", "folder:{tmp_path}/own", "--data", "{tmp_path}/data", "--epochs", "1"]))
-    """)
+    argv = ["--dataset", f"folder:{tmp_path}/own", "--data", f"{tmp_path}/data", "--epochs", "1"]
+    script = f"import main_baseline\nraise SystemExit(main_baseline.main({argv}))"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -33,8 +33,8 @@ from torch import nn
 
 def dropping(image_shape, classes):
     """Batch norm and dropout."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 16),
-                         nn.ReLU(), nn.Linear(16, classes)).eval()
+    first = nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3)
+    return nn.Sequential(*first, nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, classes)).eval()
 '''
 METHODS_OF_A_USER = '''
 import math
@@ -229,7 +229,8 @@ def test_a_table_shows_them(capsys, done):
 
 
 def test_a_sweep_has_them_in_every_child(capsys):
-    words = "--unlearn FT --epochs 2 --ideal skip --unlearn_lr 0.01 0.1 --unlearn_epochs 2 --checkpoint_epochs 1,2"
+    words = "--unlearn FT --epochs 2 --ideal skip --unlearn_epochs 2 --unlearn_lr 0.01 0.1 "
+    words += "--checkpoint_epochs 1,2"
     assert mlflow_forget.main(words.split()) == 0
     out = capsys.readouterr().out
     rows = [line for line in out.splitlines() if line.startswith("FT class0") and ", epoch " in line]

@@ -131,10 +131,11 @@ def test_a_classifier_alone_has_no_last_blocks(method):
 
 @pytest.mark.parametrize("method", LAST)
 def test_frozen_weights_and_statistics_do_not_move_under_momentum_and_weight_decay(method):
-    model = seeded(
-        nn.Flatten, lambda: nn.Linear(16, 8), lambda: nn.BatchNorm1d(8), nn.ReLU, lambda: nn.Linear(8, 8), lambda: nn.BatchNorm1d(8),
-        lambda: nn.Linear(8, CLASSES),
-    )  # fmt: skip
+    def normed() -> nn.BatchNorm1d:
+        return nn.BatchNorm1d(8)
+
+    blocks = nn.Flatten, lambda: nn.Linear(16, 8), normed, nn.ReLU, lambda: nn.Linear(8, 8), normed
+    model = seeded(*blocks, lambda: nn.Linear(8, CLASSES))
     after = unlearn(
         method, model, data_of(), unlearn_epochs=3, weight_decay=0.1, unlearn_lr=0.1
     ).model.state_dict()

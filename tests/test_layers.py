@@ -71,7 +71,10 @@ def name_of(path: Path) -> str:
 
 
 def test_the_walk_sees_imports_wherever_they_stand():
-    source = "if TYPE_CHECKING:\n    import a.b\ndef f():\n    from c import d\n    from . import e\n    from ..g import h\n"
+    source = (
+        "if TYPE_CHECKING:\n    import a.b\n"
+        "def f():\n    from c import d\n    from . import e\n    from ..g import h\n"
+    )
 
     assert set(imports_of(source, "x.y")) == {"a.b", "c.d", "x.y.e", "x.g.h"}
 
@@ -111,7 +114,7 @@ def import_graph() -> dict[str, set[str]]:
 
 
 def circle_in(graph: dict[str, set[str]]) -> list[str]:
-    """The modules that import each other in a circle, directly or by way of others; [] where there is none."""
+    """Return the modules that import each other in a circle, directly or through others."""
     left = dict(graph)
     while free := [module for module, imported in left.items() if not imported & set(left)]:
         for module in free:

@@ -118,10 +118,8 @@ def test_a_nested_layer_is_found_by_its_name():
 
 @pytest.mark.parametrize("index", ["3", "-4", "99"])
 def test_an_index_that_does_not_exist_is_refused(index):
-    with pytest.raises(
-        ValueError,
-        match=rf"--mask_layer: expected an index from -3 to 2, got {index}\. Linear layers: linear1, linear2, linear3",
-    ):
+    reason = rf"expected an index from -3 to 2, got {index}\. Linear layers: linear1, linear2, linear3"
+    with pytest.raises(ValueError, match=f"--mask_layer: {reason}"):
         find_layer(build("mlp", SMALL, 10, seed=1), index, images())
 
 

@@ -1,4 +1,4 @@
-"""Histories that are too long for memory: the same rows, and never more values at once than are meant to be."""
+"""Histories that are too long for memory give the same rows, and memory holds a bounded number of values."""
 
 import gc
 import math

@@ -34,7 +34,7 @@ def impatient(monkeypatch):
 
 
 class Lock:
-    """Another program's lock on the store, as MLflow meets it: of everything that writes, or of some of it."""
+    """Another program's lock on the store, as MLflow meets it: for every write, or for some of them."""
 
     def __init__(self) -> None:
         self.patch = pytest.MonkeyPatch()

@@ -109,11 +109,13 @@ def test_params_hold_the_resolved_values(jobs):
     counts = [len(load_digits().target[load_digits().target == label]) for label in range(10)]
     train = [n - round(0.2 * n) - round(0.1 * (n - round(0.2 * n))) for n in counts]
     wanted = {
-        "unlearn": "MIMU", "dataset": "digits", "arch": "mlp", "seed": "1", "split_seed": "0", "epochs": "2", "class_to_replace": "0",
-        "hidden": "(128, 64)", "topk": "50", "topk_count": "50", "kappa": "0.1", "kappa_count": str(round(0.1 * 128 * 64)),
+        "unlearn": "MIMU", "dataset": "digits", "arch": "mlp", "hidden": "(128, 64)",
+        "seed": "1", "split_seed": "0", "epochs": "2", "class_to_replace": "0",
+        "topk": "50", "topk_count": "50", "kappa": "0.1", "kappa_count": str(round(0.1 * 128 * 64)),
         "gcn_steps": "3", "request": "class0", "forget_request": "class 0",
         "forget_count": str(train[0]), "retain_count": str(sum(train[1:])),
-        "experiment": "digits-mlp", "ideal": "auto", "device": "cuda:0" if torch.cuda.is_available() else "cpu",
+        "experiment": "digits-mlp", "ideal": "auto",
+        "device": "cuda:0" if torch.cuda.is_available() else "cpu",
     }  # fmt: skip
 
     assert {name: jobs.first.params.get(name) for name in wanted} == wanted

@@ -77,7 +77,7 @@ def training(folder: Path) -> bool:
 
 
 def started(folder: Path, argv: Sequence[str]) -> subprocess.Popen[str]:
-    """The job as a process of its own, with Ctrl-C at its default even where pytest runs in the background."""
+    """Start the job as a process, with Ctrl-C at its default even where pytest runs in the background."""
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return subprocess.Popen(

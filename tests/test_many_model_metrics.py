@@ -288,7 +288,7 @@ def test_rates_are_scikit_learns(seed, mean):
 
 
 def test_at_chance_where_the_models_are_exchangeable_and_the_interval_says_so():
-    """Models differ as wholes, so that their margins move together: what a resample of images would not see."""
+    """Margins of one model move together, which resampling images alone would not see."""
     covered = 0
     for seed in range(40):
         margins = normal(64, 30, seed=seed) + normal(64, 1, seed=1000 + seed)

@@ -1,4 +1,4 @@
-"""Membership attacks against scikit-learn, used directly: the SVC family, the regression, the loss threshold."""
+"""Membership attacks against scikit-learn itself: the SVC family, the regression, the loss threshold."""
 
 import itertools
 import math
@@ -305,7 +305,7 @@ def test_auc_of_identical_sets_is_one_half(some):
 
 
 def test_auc_of_exchangeable_sets_is_one_half_on_average():
-    """Over all ways to divide the same losses it is exactly that: a division and the opposite one come to 1."""
+    """Exactly so over all divisions of the same losses: the AUCs of a division and its opposite sum to 1."""
     losses = torch.tensor([0.1, 0.4, 0.4, 1.5, 2.0, 7.0])
     divisions = list(itertools.combinations(range(6), 3))
     values = [

@@ -91,7 +91,9 @@ def test_the_direction_that_is_good_depends_on_what_was_forgotten(name, of_class
 
 SHOWN = """from evaluation import register
 
-@register("of_mine", unit="points", better="near 1", better_of_classes="near 0", groups=("headline", "summary", "overview"))
+GROUPS = ("headline", "summary", "overview")
+
+@register("of_mine", unit="points", better="near 1", better_of_classes="near 0", groups=GROUPS)
 def of_mine(model):
     \"\"\"Twelve and a half.\"\"\"
     return 12.5
@@ -102,7 +104,8 @@ def test_a_metric_of_a_persons_file_is_shown_where_it_says(folder, capsys, monke
     for table in ("_entries", "_names"):
         monkeypatch.setattr(METRICS, table, dict(getattr(METRICS, table)))
     (folder / "shown.py").write_text(SHOWN)
-    words = f"--unlearn random_mask --kappa 0.5 --epochs 2 --experiment shown --metrics forget_score,{folder / 'shown.py'}:of_mine"
+    names = f"forget_score,{folder / 'shown.py'}:of_mine"
+    words = f"--unlearn random_mask --kappa 0.5 --epochs 2 --experiment shown --metrics {names}"
 
     assert mlflow_forget.main(words.split()) == 0
     assert re.search(r"^of_mine +12.500 +12.500 +12.500$", capsys.readouterr().out, flags=re.MULTILINE)
@@ -388,7 +391,8 @@ def test_nan_weights_are_no_value(tmp_path):
 
 
 def test_a_sweep_says_what_was_not_measured_once(capsys):
-    words = "--unlearn random_mask --kappa 0.2 0.5 --epochs 2 --ideal skip --class_to_replace 3 --metrics mia_auc,rUA"
+    words = "--unlearn random_mask --class_to_replace 3 --epochs 2 --ideal skip --kappa 0.2 0.5 "
+    words += "--metrics mia_auc,rUA"
     assert mlflow_forget.main(words.split()) == 0
     missing = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not measured")]
 

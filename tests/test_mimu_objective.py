@@ -94,7 +94,7 @@ def test_keep_loss_is_what_it_says(rho, prior):
 
 
 def slow_drop_loss(logits, labels, forgotten, retain_weight):
-    """-log(1 - p_c) of the images of c and retain_weight CE of the others, each a mean; the mean over graphs."""
+    """Mean -log(1 - p_c) over images of c plus retain_weight * mean CE of the others, mean over graphs."""
     total = 0.0
     for g, c in enumerate(forgotten.tolist()):
         forget, retain = [], []

@@ -37,7 +37,8 @@ def test_a_backward_pass_holds_what_forward_saved_and_the_gradient_that_it_makes
     weight = torch.zeros(1000, requires_grad=True)
 
     def step():
-        weight.exp().sum().backward()  # 4000 bytes saved, 4 of the sum, 4 of its gradient (expanded, not copied), 4000 of weight.grad
+        # 4000 bytes saved, 4 of the sum, 4 of its gradient (expanded, not copied), 4000 of weight.grad
+        weight.exp().sum().backward()
 
     assert METER.extra_bytes(step) == 2 * 4000 + 2 * 4
 

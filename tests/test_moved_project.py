@@ -72,10 +72,8 @@ def test_artifacts_that_are_gone_are_asked_for(there, tmp_path, project):
     if project[0].exists():
         assert read_record(there).folder.samefile(project[0] / "mlruns" / "own" / there / "artifacts")
         return
-    with pytest.raises(
-        ValueError,
-        match="no such folder. Where they were moved, name the folder of the experiments with --artifact_root",
-    ):
+    remedy = "Where they were moved, name the folder of the experiments with --artifact_root"
+    with pytest.raises(ValueError, match=f"no such folder. {remedy}"):
         read_record(there)
 
 

@@ -1,4 +1,4 @@
-"""A store and an experiment that many want at once, on several machines too; and the file that a URI names."""
+"""A store and an experiment that many jobs make at once, on several machines; the file that a URI names."""
 
 import os
 import socket

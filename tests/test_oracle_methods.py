@@ -1,4 +1,4 @@
-"""Methods that learn from oracles, or from what a datamodel says of them: each against an independent truth."""
+"""Methods that learn from oracles or from a datamodel of them, each against an independent truth."""
 
 import copy
 import re
@@ -238,7 +238,7 @@ def optimum(images, ridge):
 
 
 def test_the_shift_is_the_newton_step_to_the_logistic_regression_without_the_images(no_sketch):
-    """Of a convex problem of which scikit-learn finds both optima: what an image adds is told to first order."""
+    """scikit-learn finds both optima of a convex problem; the shift is their difference to first order."""
     images, ridge = two_clouds(0), 1.0
     whole = optimum(images, ridge)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2, bias=False))

@@ -161,7 +161,7 @@ class SaysMore(nn.Linear):
         ),
         (
             SaysMore(5, 3),
-            r"expected a model whose output is logits \(2, 3 or more\) of 2 images, got tuple of 2\. Return the logits alone",
+            r"output is logits \(2, 3 or more\) of 2 images, got tuple of 2\. Return the logits alone",
         ),
         (
             nn.Linear(5, 3, device="meta"),

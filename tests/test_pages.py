@@ -35,7 +35,8 @@ for (const picture of document.querySelectorAll('svg')) {
   const boxes = [...picture.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()]);
   for (let i = 0; i < boxes.length; i++) for (let j = 0; j < i; j++) {
     const [a, b] = [boxes[i][1], boxes[j][1]];
-    const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left), high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+    const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+    const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
     if (wide > 1 && high > 3) found.push([boxes[i][0], boxes[j][0]]);
   }
 }
@@ -48,15 +49,17 @@ for (const picture of document.querySelectorAll('svg')) {
   const all = picture.getBoundingClientRect();
   for (const t of picture.querySelectorAll('text')) {
     const own = t.getBoundingClientRect();
-    const out = own.left < all.left - 1 || own.right > all.right + 1 || own.top < all.top - 1 || own.bottom > all.bottom + 1;
-    if (out) found.push(t.textContent);
+    const across = own.left < all.left - 1 || own.right > all.right + 1;
+    const along = own.top < all.top - 1 || own.bottom > all.bottom + 1;
+    if (across || along) found.push(t.textContent);
   }
 }
 return found;
 """
 SCROLLS = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
 SMALLEST_TEXT = """
-return Math.min(...[...document.querySelectorAll('svg')].map(s => 10 * s.getBoundingClientRect().width / s.viewBox.baseVal.width));
+const scale = svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+return Math.min(...[...document.querySelectorAll('svg')].map(svg => 10 * scale(svg)));
 """
 
 
@@ -190,7 +193,7 @@ def visited(browser, address):
 
 
 def kept(browser, name, tmp_path, height=None):
-    """A screenshot, in docs/ where that is asked for: a picture that is not of one colour and not too large."""
+    """Take a screenshot, in docs/ where asked for, that is not of one colour and not too large."""
     path = Path(os.environ.get("LETHE_SCREENSHOTS", tmp_path)) / name
     screenshot(browser, path, height)
     with Image.open(path) as shot:

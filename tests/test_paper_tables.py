@@ -226,10 +226,8 @@ def test_the_four_tables():
             f"{what.capitalize()} (" in table
             and f"on the test images of the {of} classes, mlp on digits" in table
         )
-        assert (
-            r"$K = 50$, $\kappa = 0.1$ (819 weights switched off). Mean $\pm$ standard deviation over seeds 1, 2."
-            in table
-        )
+        assert r"$K = 50$, $\kappa = 0.1$ (819 weights switched off). " in table
+        assert r"Mean $\pm$ standard deviation over seeds 1, 2." in table
 
 
 def test_a_column_for_each_request_and_another_block_where_they_are_many():

@@ -205,8 +205,12 @@ def test_a_damaged_page_of_a_table_costs_the_runs_on_it(database, capsys):
 
 # The fast reading of meta.yaml
 
-WORDS = """true No on '' [] 4e5 4e5a 12ab 1e 0 -5 0x1f 1_0 /x/y.z a-b file:///x/y 2024-01-01 12:30 null ~ .inf inf nan yes. y n"""
-PHRASES = """'a b'|a: b|a #b|- a|a - b|MIMU class0 seed1 kappa=0.1|run 5|/a b|a =|n o|'it''s'|"a"|a\nb: c|null x|nullx"""
+WORDS = """true No on '' [] 4e5 4e5a 12ab 1e 0 -5 0x1f 1_0 /x/y.z a-b file:///x/y 2024-01-01 12:30
+null ~ .inf inf nan yes. y n"""
+PHRASES = (
+    "'a b'|a: b|a #b|- a|a - b|MIMU class0 seed1 kappa=0.1|run 5|/a b|a =|n o|"
+    """'it''s'|"a"|a\nb: c|null x|nullx"""
+)
 VALUES = st.one_of(
     st.sampled_from(WORDS.split()),
     st.sampled_from(PHRASES.split("|")),

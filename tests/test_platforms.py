@@ -18,9 +18,10 @@ from needed_platform import check_platform
 ROOT = Path(__file__).resolve().parent.parent
 WINDOWS = """
 import os, runpy, signal, sys
-for module, names in ((os, ("getuid", "O_DIRECTORY", "O_NONBLOCK")), (signal, ("SIGALRM", "setitimer", "ITIMER_REAL", "pthread_sigmask"))):
-    for name in names:
-        delattr(module, name)
+for name in ("getuid", "O_DIRECTORY", "O_NONBLOCK"):
+    delattr(os, name)
+for name in ("SIGALRM", "setitimer", "ITIMER_REAL", "pthread_sigmask"):
+    delattr(signal, name)
 sys.path.insert(0, os.path.dirname(sys.argv[1]))
 runpy.run_path(sys.argv[1], run_name="__main__")
 """

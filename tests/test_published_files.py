@@ -69,10 +69,8 @@ def test_a_folder_in_a_files_place_is_named_with_what_is_in_it(grey):
     file.unlink()
     file.mkdir()
     (file / "train-images.idx3-ubyte").write_bytes(content)
-    with pytest.raises(
-        ValueError,
-        match=r"got a folder of that name with train-images\.idx3-ubyte in it\. Replace the folder by the file in it, and name that",
-    ):
+    got = r"got a folder of that name with train-images\.idx3-ubyte in it"
+    with pytest.raises(ValueError, match=rf"{got}\. Replace the folder by the file in it, and name that"):
         DATASETS[name](folder)
 
 
@@ -81,10 +79,8 @@ def test_files_one_folder_too_deep_are_named(grey):
     (folder / name / "raw").rename(folder / name / "unpacked")
     (folder / name / "raw").mkdir()
     (folder / name / "unpacked").rename(folder / name / "raw" / "archive")
-    with pytest.raises(
-        ValueError,
-        match=r"got .*raw/archive/train-images-idx3-ubyte, one folder too deep\. Move the files of .*archive up",
-    ):
+    got = "got .*raw/archive/train-images-idx3-ubyte, one folder too deep"
+    with pytest.raises(ValueError, match=rf"{got}\. Move the files of .*archive up"):
         DATASETS[name](folder)
 
 

@@ -77,11 +77,9 @@ def grey_in_colour(root):
 
 def test_grey_stored_as_rgb_is_one_channel_with_a_word_each_time(tmp_path):
     own = grey_in_colour(tmp_path / "own")
+    said = "every training image is grey, stored as RGB: one channel is read. --image_channels 3 reads"
     for _ in range(2):
-        with pytest.warns(
-            UserWarning,
-            match="every training image is grey, stored as RGB: one channel is read. --image_channels 3 reads",
-        ):
+        with pytest.warns(UserWarning, match=said):
             assert read(own).train[0].shape == (4, 1, 8, 8)
 
 

@@ -236,11 +236,9 @@ def test_a_value_in_a_file_is_no_function(things, tmp_path):
 def test_a_file_that_ends_the_program_is_told(tmp_path, ends):
     file = tmp_path / "ends.py"
     file.write_text(f"def one(): ...\n{ends}\n")
+    reason = r"ends\.py ends the program \(exit code .*\) when it is imported\. Put that under if __name__"
     for _ in range(2):  # it is not taken for imported
-        with pytest.raises(
-            ValueError,
-            match=r"ends\.py ends the program \(exit code .*\) when it is imported\. Put that under if __name__",
-        ):
+        with pytest.raises(ValueError, match=reason):
             function_from_file(f"{file}:one")
 
 

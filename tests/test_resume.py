@@ -254,8 +254,11 @@ def test_main_baseline_goes_on_after_kill_9(tmp_path, monkeypatch, capsys):
     """
     monkeypatch.chdir(tmp_path)
     words = ["--epochs", "40", "--train_batch_size", "16"]
-    program = f"import sys, torch; sys.path.insert(0, {str(ROOT)!r}); torch.set_num_threads(1); import training.state as state; "
-    program += f"state.SECONDS = 0.0; import main_baseline; sys.exit(main_baseline.main({words!r} + ['--save_dir', 'killed']))"
+    program = (
+        f"import sys, torch; sys.path.insert(0, {str(ROOT)!r}); torch.set_num_threads(1)\n"
+        "import training.state as state; state.SECONDS = 0.0\n"
+        f"import main_baseline; sys.exit(main_baseline.main({[*words, '--save_dir', 'killed']!r}))"
+    )
     child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL)
     waited = time.monotonic()
     while not list(tmp_path.glob("killed/*.state")) and time.monotonic() < waited + 60:

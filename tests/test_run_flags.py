@@ -27,7 +27,7 @@ def is_number(text):
 
 
 def is_text(text):
-    """Whether a command line means this text: none is no value, ~ is the home folder, -- is argparse's own."""
+    """Return whether a command line takes the value as text: none, ~ and -- have meanings of their own."""
     return not is_number(text) and text.casefold() != "none" and not text.startswith("~") and text != "--"
 
 
@@ -142,7 +142,10 @@ def test_values_as_text(value, text):
 
 
 def test_the_flags_that_are_given_in_their_order():
-    words = "--kappa=0.10 --unlearn random_mask --class-to-replace 3 cat --skip_finished --seed 2 --checkpoint a.pth --metrics mia,tow"
+    words = (
+        "--kappa=0.10 --unlearn random_mask --class-to-replace 3 cat --skip_finished --seed 2 "
+        "--checkpoint a.pth --metrics mia,tow"
+    )
 
     assert list(flags_given(words.split()).items()) == [
         ("kappa", ["0.10"]),

@@ -1,4 +1,4 @@
-"""SCRUB: its steps by a slow transcription, in turns and jointly; and retrain, the end of every comparison."""
+"""SCRUB: its steps by a slow transcription, in turns and jointly; and retrain, to compare with."""
 
 import copy
 from dataclasses import replace

@@ -40,10 +40,8 @@ def test_a_word_in_a_name_counts_where_no_split_has_the_whole_name():
 
 
 def test_another_split_is_never_added_to_train():
-    with pytest.warns(
-        UserWarning,
-        match="own: the split train_extra, unsupervised is left out: train is for training, a part of train for",
-    ):
+    said = "own: the split train_extra, unsupervised is left out: train is for training, a part of train for"
+    with pytest.warns(UserWarning, match=said):
         assert chosen(["train", "train_extra", "unsupervised"]) == ("train", None)
 
 
@@ -128,10 +126,8 @@ def test_a_split_of_another_name_beside_train_is_no_class(own):
 def test_folders_that_look_like_splits_of_other_names_are_classes_with_a_word(own):
     class_folders(own / "full", {"cat": 2, "dog": 2})
     class_folders(own / "extra", {"cat": 2, "dog": 2}, start=20)
-    with pytest.warns(
-        UserWarning,
-        match="extra, full are taken for classes, and each has the same folders: cat, dog. If they are splits",
-    ):
+    said = "extra, full are taken for classes, and each has the same folders: cat, dog. If they are splits"
+    with pytest.warns(UserWarning, match=said):
         assert read(own).class_names == ("extra", "full")
     raw = read(own, train_split="full", test_split="extra")
     assert (raw.class_names, len(raw.train[1]), len(raw.test[1])) == (("cat", "dog"), 4, 4)
@@ -171,10 +167,8 @@ def saved(root, **splits):
 
 def test_parquet_splits_of_other_names_are_not_merged(own):
     saved(own, full=rows([0, 1, 0]), extra=rows([1, 1], start=20))
-    with pytest.raises(
-        ValueError,
-        match="expected one split called train, got extra, full. Name the one for training with --train_split",
-    ):
+    remedy = "Name the one for training with --train_split"
+    with pytest.raises(ValueError, match=f"expected one split called train, got extra, full. {remedy}"):
         hub(own)
     assert len(hub(own, train_split="full", test_split="extra").train[1]) == 3
 
@@ -192,7 +186,16 @@ def test_a_test_split_whose_labels_are_not_public_gives_way(own, labels):
         assert hub(own).test[1].tolist() == [1]
 
 
-README = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {0}\n  - split: test\n    path: {1}\n---\n"
+README = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: {0}
+  - split: test
+    path: {1}
+---
+"""
 
 
 def test_a_readme_says_which_file_is_which_split(own):
@@ -216,7 +219,12 @@ def test_a_readme_may_name_image_files(own):
     )
 
 
-SEVERAL = "---\nconfigs:\n- {config_name: a, data_files: d/a.parquet}\n- {config_name: b, data_files: d/b.parquet}\n---\n"
+SEVERAL = """---
+configs:
+- {config_name: a, data_files: d/a.parquet}
+- {config_name: b, data_files: d/b.parquet}
+---
+"""
 
 
 def test_a_readme_s_configuration_is_chosen_behind_the_path(own):

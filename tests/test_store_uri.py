@@ -158,10 +158,8 @@ def test_a_file_store_that_is_allowed_is_taken(monkeypatch):
 
 def test_a_driver_that_is_not_installed_is_named_with_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg2", None)  # an import fails
-    with pytest.raises(
-        ValueError,
-        match=r"driver of postgresql\+psycopg2://\*\*\*@db/runs to be installed, .* pip install 'psycopg2-binary'",
-    ):
+    driver = r"driver of postgresql\+psycopg2://\*\*\*@db/runs to be installed"
+    with pytest.raises(ValueError, match=f"{driver}, .* pip install 'psycopg2-binary'"):
         check_driver("postgresql+psycopg2://me:secret@db/runs")
 
 
@@ -192,7 +190,10 @@ def test_sqlalchemy_is_asked_as_it_is_installed():
 
 
 def test_the_parser_does_not_import_sqlalchemy_to_know():
-    program = "import sys, tracking.store_uri as u; u.database_of('sqlite:///a.db'); sys.exit('sqlalchemy' in sys.modules)"
+    program = (
+        "import sys, tracking.store_uri as u; u.database_of('sqlite:///a.db'); "
+        "sys.exit('sqlalchemy' in sys.modules)"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=60

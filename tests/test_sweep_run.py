@@ -119,11 +119,9 @@ def test_jobs_are_run_once_and_found_again_and_a_failure_stops_no_other(folder):
     done = run("--gpus", "5")
     assert done.returncode == 1
     assert "3 finished, 0 were before, 1 failed" in done.stdout
+    retry = "python array_param_file.py run --grid grid.yml --gpus 5"
     last = done.stdout.splitlines()[-1]
-    assert (
-        last
-        == "1 of 5 jobs failed (failed.txt says why). Retry them:  python array_param_file.py run --grid grid.yml --gpus 5"
-    )
+    assert last == f"1 of 5 jobs failed (failed.txt says why). Retry them:  {retry}"
     assert (folder / "failed.txt").read_text() == (
         "# RuntimeError: no such luck\npython -u mlflow_forget.py --unlearn own.py:mine --epochs 1 --ideal "
         "skip\n"
@@ -216,7 +214,8 @@ def test_base_models_are_trained_once_by_those_who_want_them_at_the_same_time(fo
 
 
 def test_a_lock_goes_with_the_process_that_held_it(folder):
-    program = f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\nfrom pathlib import Path\nfrom training.file_lock import locked\n"
+    program = f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
+    program += "from pathlib import Path\nfrom training.file_lock import locked\n"
     program += "with locked(Path('it')):\n    print('held', flush=True)\n    time.sleep(600)\n"
     holder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"held\n"

@@ -1,4 +1,4 @@
-"""What systems, editors and cloud folders leave behind is no class, no image and no value, wherever it lies."""
+"""Files that systems, editors and cloud folders leave behind are no class, no image and no value."""
 
 import pytest
 from pictures import class_folders, noise, write

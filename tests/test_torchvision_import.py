@@ -31,7 +31,10 @@ def libraries(monkeypatch):
 
 
 def test_torchvision_is_imported_in_a_fresh_process():
-    script = "from torchvision_import import torchvision_module as m; print(m('datasets').MNIST.__name__, m('models').resnet18.__name__)"
+    script = (
+        "from torchvision_import import torchvision_module as m; "
+        "print(m('datasets').MNIST.__name__, m('models').resnet18.__name__)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -132,7 +132,7 @@ def test_an_attack_that_finds_more_is_named_with_what_it_finds_in_the_ideal_mode
 
 
 def test_an_undecided_attack_is_no_evidence():
-    """The verdict rests on the other attack, whichever model it is undecided of; what it finds bad stays bad."""
+    """The other attack decides, whichever model the first is undecided about; a bad finding stays bad."""
     why = "undecided: this attack calls 2 to 91 % of the forget images non-members"
     for model in ("unlearned", "ideal"):
         run = replace(changed(CLASS, model, mia=None), undecided={model: why})
@@ -262,7 +262,10 @@ SATURATED_CLAIM = (
     "with the initial, the unlearned and the ideal model alike"
 )
 ALIKE = changed(PART, "initial", mia_auc=0.5)
-ALIKE_CLAIM = "a loss attack says nothing here: it has an AUC of 0.50 with the initial, the unlearned and the ideal model alike"
+ALIKE_CLAIM = (
+    "a loss attack says nothing here: it has an AUC of 0.50 with the initial, the unlearned and the "
+    "ideal model alike"
+)
 
 
 def test_an_attack_that_says_the_same_of_all_three_models_is_no_evidence():

@@ -193,8 +193,8 @@ def test_a_changed_param_and_an_invented_metric_of_an_audit_are_found(klom, fold
         store.execute(
             "UPDATE params SET value = 'SSD' WHERE run_uuid = ? AND key = 'unlearn'", (klom.info.run_id,)
         )
-        row = "INSERT INTO latest_metrics (run_uuid, key, value, timestamp, step, is_nan) VALUES (?, 'forgotten', 1, 0, 0, 0)"
-        store.execute(row, (klom.info.run_id,))
+        row = "INSERT INTO latest_metrics (run_uuid, key, value, timestamp, step, is_nan) "
+        store.execute(row + "VALUES (?, 'forgotten', 1, 0, 0, 0)", (klom.info.run_id,))
 
     code, out = verified(capsys, klom)
 
@@ -432,7 +432,5 @@ def test_a_module_around_the_model_is_said_to_be_one(folder, capsys):
     code, out = verified(capsys, run)
 
     assert code == 2
-    assert (
-        out
-        == "error: dm_direct returns a module, which its file alone does not give back; this run can't be recomputed\n"
-    )
+    reason = "dm_direct returns a module, which its file alone does not give back"
+    assert out == f"error: {reason}; this run can't be recomputed\n"
