@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print((__doc__ or "").strip())
         return 0 if words else command_line.MISTAKE
     if words[0] not in COMMANDS:
-        from registry import did_you_mean
+        from nearest_name import did_you_mean
 
         raise ValueError(did_you_mean("audit", words[0], COMMANDS))
     return COMMANDS[words[0]](words[1:])

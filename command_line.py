@@ -443,7 +443,7 @@ def parsed(
     """The flags' values. An unknown flag is a ValueError with the nearest match and the flags that the entry
     has.
     """
-    from registry import did_you_mean
+    from nearest_name import did_you_mean
 
     options, unknown = parser.parse_known_args(argv)
     if unknown:

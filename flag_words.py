@@ -12,7 +12,7 @@ _NUMBER = r"-(\d+|\d*\.\d+)"  # what argparse does not take for a flag
 
 
 def text_of(value: Any) -> str:
-    """A value as a command line has it: the inverse of `registry.Hyperparameter.parse`."""
+    """A value as a command line has it: the inverse of `signature.Hyperparameter.parse`."""
     if isinstance(value, tuple | list):
         return ",".join(map(text_of, value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -221,7 +221,7 @@ def chosen_entries(names: Sequence[str] | None) -> dict[str, Any]:
 
 def settings_of(entry: Any, given: Sequence[str]) -> Iterator[Row]:
     """Each combination of the given NAME=VALUE,VALUE, parsed as the method's flags are."""
-    from registry import did_you_mean
+    from nearest_name import did_you_mean
 
     if entry.name == "default":  # an end of the table, whatever is tried
         given = []

@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import Literal
 
 from evaluation.units import Unit
-from registry import Function, Registry
+from registry import Registry
+from signature import Function
 
 # Where a metric is shown: in the table of one run, in tables of several, in MLflow's list of runs; attack:
 # one that is trained.

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from evaluation.entropies import cross_entropy, margin
 from evaluation.impl import METRICS, MetricFacts, missing, needs_of
 from models import evaluating
-from registry import Entry, Function
+from registry import Entry
+from signature import Function
 from vision_data import ImageSet
 
 Made = TypeVar("Made")

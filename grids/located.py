@@ -13,7 +13,7 @@ from typing import Any
 
 from bounded_yaml import NotYaml, content_of, nodes_of
 from foreign_files import foreign_text, warn_if_others_write
-from registry import did_you_mean
+from nearest_name import did_you_mean
 
 Place = tuple[
     str | int, ...

@@ -19,10 +19,10 @@ from base_models import BaseConfig, BaseModels
 from grids.job_queue import Left, Outcome
 from grids.run_once import run_once
 from pipeline import Pipeline
-from registry import changed_files
 from sweep import same_splits
 from tracking.shown_uri import without_password
 from training import Loaded
+from user_files import changed_files
 from vision_data import Splits
 
 BASES_KEPT, CHECKPOINTS_KEPT = 4, 8

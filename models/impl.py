@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from models.contract import check_copies, check_logits
-from registry import Entry, Range, Registry, Search
+from registry import Entry, Registry
+from signature import Range, Search
 
 ImageShape = tuple[int, int, int]
 Width = Annotated[int, Range(1), Search("log", 8, 512)]

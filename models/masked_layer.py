@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from models.mask import uncompiled
-from registry import did_you_mean
+from nearest_name import did_you_mean
 
 
 @dataclass(frozen=True)

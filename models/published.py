@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from models.impl import ARCHITECTURES, ArchitectureFacts, ImageShape
-from registry import Entry, did_you_mean
+from nearest_name import did_you_mean
+from registry import Entry
 from torchvision_import import torchvision_module
 
 COLOURS = 3

@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from registry import Entry, Hyperparameter
+from registry import Entry
 from reporter.markdown import by_name, capital, codes, paragraph, paragraphs_of, prose, table
 from reporter.text_table import wrapped_table
+from signature import Hyperparameter
 from training.storage import write_bytes
 from unlearn import METHODS
 from unlearn.add_ons import ADD_ONS, Agreement, kept

@@ -18,7 +18,9 @@ ARROWS = (
     ("training",),
     ("models", "vision_data"),
     ("registry", "system_files", "torchvision_import", "needed_platform"),
-    ("temporary_files", "foreign_files", "bounded_yaml", "machine_limits", "flag_words"),
+    ("user_files",),
+    ("signature",),
+    ("nearest_name", "temporary_files", "foreign_files", "bounded_yaml", "machine_limits", "flag_words"),
 )
 LEVEL = {name: level for level, names in enumerate(ARROWS, 1) for name in names}
 PACKAGES = [name for name in LEVEL if (ROOT / name).is_dir()]

@@ -13,16 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry import (
-    Help,
-    Range,
-    Registry,
-    Search,
-    changed_files,
-    did_you_mean,
-    function_from_file,
-    hyperparameters_of,
-)
+from nearest_name import did_you_mean
+from registry import Registry
+from signature import Help, Range, Search, hyperparameters_of
+from user_files import changed_files, function_from_file
 
 Amount = Annotated[int | float | str, "a count, a fraction or a percentage"]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from registry import did_you_mean
+from nearest_name import did_you_mean
 from tracking.stored_run import STATUSES, StoredRun
 
 KINDS = {

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from registry import Entry, Help, Range, Search
+from registry import Entry
+from signature import Help, Range, Search
 from vision_data.augmentation import Augmentation, augmentations, augmentations_of_flag
 
 Optimizer = Literal["sgd", "adamw"]

@@ -11,7 +11,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from registry import Range, Search
+from signature import Range, Search
 from training import descend
 from unlearn.forget_and_retain import logits_of, with_share_of_retain
 from unlearn.impl import ForgetData, Unlearned, copy_of, register

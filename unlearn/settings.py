@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from registry import Help, Range, Search
+from signature import Help, Range, Search
 from training.recipe import BatchSize, LearningRate, WeightDecay
 from unlearn.amount import Amount
 

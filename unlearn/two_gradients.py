@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from registry import did_you_mean
+from nearest_name import did_you_mean
 from unlearn import passes
 from unlearn.add_ons import ADD_ONS, Gradients, Rule, Step, plain
 from unlearn.forget_and_retain import numbered

@@ -9,7 +9,7 @@ from typing import Any
 
 from bounded_yaml import NotYaml, read_yaml
 from foreign_files import LIST, open_foreign
-from registry import did_you_mean
+from nearest_name import did_you_mean
 from system_files import is_system_file
 
 LARGEST = 1 << 20  # bytes of a README's front matter

@@ -14,7 +14,7 @@ import torch
 
 from flag_words import Flags
 from foreign_files import LIST, foreign_text
-from registry import did_you_mean
+from nearest_name import did_you_mean
 from vision_data.image_set import ImageSet
 
 ANY_CLASS = -1

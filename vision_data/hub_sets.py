@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from foreign_files import IMAGE, check_inside, check_size, read_foreign
-from registry import Entry, did_you_mean
+from nearest_name import did_you_mean
+from registry import Entry
 from vision_data.dataset_card import all_end_as, described_splits, with_configuration
 from vision_data.decoded import FORMAT, decoded
 from vision_data.default_arch import arch_for

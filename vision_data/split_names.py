@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from registry import did_you_mean
+from nearest_name import did_you_mean
 
 # The names of each split, in lower case; the first that exists is taken.
 NAMES = {

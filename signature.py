@@ -1,0 +1,329 @@
+"""The signature of a function as flags: its keyword-only parameters are its hyperparameters.
+
+Their names become flags, their annotations say how values are checked and how a search draws them, and the
+docstring is the help.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import re
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from nearest_name import did_you_mean
+
+Function = Callable[..., Any]
+Decorated = TypeVar("Decorated", bound=Function)
+Note = TypeVar("Note")
+FLAGS_BLOCK = r"^Flags:\n(?: {4}.*(?:\n|\Z))*\n?"  # the part of a docstring with the flags' help
+
+
+@dataclass(frozen=True)
+class Range:
+    """The range of a flag's numbers, written into its annotation: Annotated[float, Range(0, 1, "(]")].
+
+    `ends` is as in an interval: [ and ] include an end, ( and ) exclude it. Without `most`, integers end at
+    10^9 and other numbers at 3e37: Adam's first step is ten times its learning rate, and float32 ends at
+    3.4e38.
+    """
+
+    least: float
+    most: float | None = None
+    ends: Literal["[]", "(]", "[)", "()"] = "[]"
+
+    def holds(self, value: float) -> bool:
+        """Return whether the value is in the range; NaN never is."""
+        above = value >= self.least if self.ends[0] == "[" else value > self.least
+        most = self.limit(value)
+        return above and (value <= most if self.ends[1] == "]" else value < most)
+
+    def limit(self, value: float) -> float:
+        """Return the upper end for a number of this type."""
+        if self.most is not None:
+            return self.most
+        return 10**9 if isinstance(value, int) else 3e37
+
+    def words(self, number: str) -> str:
+        """Describe the range, after "an integer" or "a number"."""
+        if self.most is None:
+            return f"{number} {'>=' if self.ends[0] == '[' else '>'} {self.least}"
+        forms = {
+            "[]": "from {} to {}",
+            "(]": "above {} and at most {}",
+            "[)": "from {} to below {}",
+            "()": "between {} and {}",
+        }
+        return f"{number} {forms[self.ends].format(self.least, self.most)}"
+
+
+@dataclass(frozen=True)
+class Search:
+    """The distribution that a search draws a flag's values from: uniform on a linear or logarithmic scale."""
+
+    scale: Literal["linear", "log"]
+    low: float
+    high: float
+
+    @property
+    def middle(self) -> float:
+        """The middle of the scale, to one digit."""
+        middle = math.sqrt(self.low * self.high) if self.scale == "log" else (self.low + self.high) / 2
+        rounded = float(f"{middle:.1g}")
+        return int(rounded) if isinstance(self.low, int) and rounded >= 1 else rounded
+
+
+@dataclass(frozen=True)
+class Help:
+    """The help of a flag that many functions share; a line in a function's own docstring overrides it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One keyword-only parameter of a registered function: a flag on the command line.
+
+    `annotation` is the bare type. `notes` are the metadata of Annotated: a Range, a Search, a Help, or a str
+    that describes the expected values.
+    """
+
+    name: str
+    annotation: Any
+    default: Any
+    help: str
+    notes: tuple[Any, ...] = ()
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    @property
+    def range(self) -> Range | None:
+        return _last(Range, self.notes)
+
+    @property
+    def search(self) -> Search | None:
+        return _last(Search, self.notes)
+
+    @property
+    def expects(self) -> str:
+        """A description of the values that are accepted."""
+        return _last(str, self.notes) or _described(self.annotation, self.range)
+
+    def parse(self, text: str) -> Any:
+        """Return the value of a text. Raises as `check`."""
+        try:
+            value = _parse(self.annotation, text)
+        except ValueError:
+            raise self._refused(text) from None
+        return self.check(value, text)
+
+    def setting(self, given: Mapping[str, Any]) -> Any:
+        """Return the given value, checked, or the default, which is not checked."""
+        value = given.get(self.name, self.default)
+        return value if value is self.default or value == self.default else self.check(value)
+
+    def check(self, value: Any, text: str | None = None) -> Any:
+        """Return the value, an int as a float where the type is float.
+
+        Raises ValueError, naming the flag, for another type and for a number out of the range. `text`: the
+        value as the user wrote it.
+        """
+        try:
+            checked = _checked(self.annotation, value)
+        except ValueError:
+            raise self._refused(value if text is None else text) from None
+        for number in checked if isinstance(checked, tuple) else (checked,):
+            if self.range is not None and isinstance(number, (int, float)) and not self.range.holds(number):
+                raise self._refused(value, number)
+        return checked
+
+    def _refused(self, value: Any, number: float = math.nan) -> ValueError:
+        """Return the error for a value; `number`: the part of it that is out of the range."""
+        if self.range is None:
+            return ValueError(f"--{self.name}: expected {self.expects}, got {value!r}")
+        limit = self.range.limit(number)
+        end = f" and at most {limit:g}" if self.range.most is None and number > limit else ""
+        expects = self.expects.removesuffix(" or none")
+        example = self._example
+        way_out = "" if example is None else f". Give e.g. {example}"
+        return ValueError(f"--{self.name}: expected {expects}{end}, got {value!r}{way_out}")
+
+    @property
+    def _example(self) -> str | None:
+        """An accepted value: the default, or the middle of a search; None without either."""
+        if self.required or self.default is None:
+            return None if self.search is None else str(self.search.middle)
+        return ",".join(map(str, self.default)) if isinstance(self.default, tuple) else str(self.default)
+
+
+def checked(name: str, function: Decorated) -> Decorated:
+    """Wrap a function so that each call checks its settings by `settings_of`."""
+    if not _own_flags(function):
+        return function
+    others = [
+        p.name
+        for p in inspect.signature(function).parameters.values()
+        if p.kind is not inspect.Parameter.KEYWORD_ONLY
+    ]
+
+    @functools.wraps(function)
+    def call(*args: Any, **given: Any) -> Any:
+        arguments = {other: given.pop(other) for other in others if other in given}
+        return function(*args, **arguments, **settings_of(name, function, given))
+
+    return cast(Decorated, call)
+
+
+def settings_of(name: str, function: Function, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every hyperparameter of a function with its given value, checked, or its default.
+
+    name: of the function, for errors. Raises ValueError for an unknown flag, a missing one, and a value of
+    another type or out of its range.
+    """
+    known = hyperparameters_of(function)
+    for flag in given:
+        if flag not in known:
+            raise ValueError(
+                did_you_mean(f"flag of {name}", f"--{flag}", [f"--{k}" for k in known], f"flags of {name}")
+            )
+    missing = [flag for flag, parameter in known.items() if parameter.required and flag not in given]
+    if missing:
+        raise ValueError(f"{name} needs --{' and --'.join(missing)}. Give a value for each")
+    return {flag: parameter.setting(given) for flag, parameter in known.items()}
+
+
+def hyperparameters_of(function: Function) -> dict[str, Hyperparameter]:
+    """Return the keyword-only parameters of a function, by name.
+
+    The help is the parameter's line in the docstring, `    name: text` under `Flags:`, or the annotation's.
+    A parameter whose default is None accepts None. Raises ValueError for a type that no flag can have.
+    """
+    types_alone, annotated = get_type_hints(function), get_type_hints(function, include_extras=True)
+    block = re.search(FLAGS_BLOCK, inspect.getdoc(function) or "", flags=re.MULTILINE)
+    helps = dict(re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", block[0] if block else "", flags=re.MULTILINE))
+    found = {}
+    for name, parameter in _own_flags(function).items():
+        _check_understood(function, name, types_alone.get(name))
+        kind, notes = types_alone[name], tuple(_notes(annotated[name]))
+        if parameter.default is None and type(None) not in _members(kind):
+            kind |= None
+        shared = _last(Help, notes)
+        own = re.sub(r"\s+", " ", helps.get(name, ""))
+        found[name] = Hyperparameter(
+            name, kind, parameter.default, own or (shared.text if shared else ""), notes
+        )
+    return found
+
+
+def _own_flags(function: Function) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(function).parameters
+    return {name: p for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _notes(annotation: Any) -> Iterator[Any]:
+    """Yield the metadata of every Annotated in an annotation, from the inner to the outer."""
+    if get_origin(annotation) is Annotated:
+        yield from _notes(get_args(annotation)[0])
+        yield from annotation.__metadata__
+    else:
+        for part in get_args(annotation):
+            yield from _notes(part)
+
+
+def _last(kind: type[Note], notes: tuple[Any, ...]) -> Note | None:
+    """Return the outermost note of a kind, which overrides the inner ones."""
+    return next((note for note in reversed(notes) if isinstance(note, kind)), None)
+
+
+def _check_understood(function: Function, name: str, annotation: Any) -> None:
+    """Raise ValueError for a type that no flag can have."""
+    for kind in () if annotation is None else _members(annotation):
+        inner = get_args(kind)[0] if get_origin(kind) is tuple else kind
+        if get_origin(inner) is not Literal and inner not in (int, float, str, bool, type(None)):
+            annotation = None
+    if annotation is None:
+        raise ValueError(
+            f"{function.__name__}: expected a type for {name} that a flag can have, got "
+            f"{inspect.signature(function).parameters[name]}. "
+            "Annotate it with int, float, str, bool, Literal[...], tuple[int, ...] or one of them | None"
+        )
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _parse(annotation: Any, text: str) -> Any:
+    for kind in sorted(_members(annotation), key=lambda kind: kind is str):  # last what takes every text
+        try:
+            return _parse_one(kind, text)
+        except ValueError:
+            continue
+    raise ValueError(text)
+
+
+def _parse_one(kind: Any, text: str) -> Any:
+    if kind is type(None):
+        if text.casefold() == "none":
+            return None
+        raise ValueError(text)
+    if kind is bool:
+        answers = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if text.casefold() not in answers:
+            raise ValueError(text)
+        return answers[text.casefold()]
+    if get_origin(kind) is Literal:
+        matches = [choice for choice in get_args(kind) if str(choice).casefold() == text.casefold()]
+        if not matches:
+            raise ValueError(text)
+        return matches[0]
+    if get_origin(kind) is tuple:
+        return tuple(_parse(get_args(kind)[0], part) for part in text.split(","))
+    return kind(text)
+
+
+def _checked(annotation: Any, value: Any) -> Any:
+    for kind in _members(annotation):
+        if kind is type(None) and value is None:
+            return None
+        if get_origin(kind) is Literal and value in get_args(kind):
+            return value
+        if get_origin(kind) is tuple and isinstance(value, (tuple, list)):
+            return tuple(_checked(get_args(kind)[0], part) for part in value)
+        if (
+            kind is float
+            and isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and math.isfinite(value)
+        ):
+            return float(value)
+        if kind in (int, str, bool) and type(value) is kind:
+            return value
+    raise ValueError(value)
+
+
+def _described(annotation: Any, numbers: Range | None) -> str:
+    words = {
+        int: "an integer",
+        float: "a finite number",
+        str: "text",
+        bool: "true or false",
+        type(None): "none",
+    }
+    if numbers is not None:
+        words |= {int: numbers.words("an integer"), float: numbers.words("a number")}
+
+    def one(kind: Any) -> str:
+        if get_origin(kind) is Literal:
+            return "one of " + ", ".join(map(str, get_args(kind)))
+        if get_origin(kind) is tuple:
+            return f"{one(get_args(kind)[0])}, or several separated by commas"
+        return words.get(kind, getattr(kind, "__name__", str(kind)))
+
+    return " or ".join(one(kind) for kind in _members(annotation))
