@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from unlearn import METHODS, ForgetData, resolved, unlearn
 from unlearn.passes import Pass, fine_tune, sgd
 from unlearn.random_label import relabelled
-from unlearn.salun import most_salient, saliency
-from unlearn.salun_soft import falling, quantile, shorten_ways
+from unlearn.salun import falling, most_salient, quantile, saliency, soft_threshold_changes
 from unlearn.train_mode import train_mode, without_a_last_single
 from vision_data import ImageSet
 
@@ -309,7 +308,7 @@ def test_the_mask_ranks_all_weights_together_and_ties_by_order():
 def test_soft_thresholding_by_hand_and_from_the_same_start_throughout():
     weight = nn.Parameter(torch.tensor([1.0, 1.0, 1.0, 1.0]))
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    shorten_ways([weight], optimizer, iter([0.5, 0.0]))
+    soft_threshold_changes([weight], optimizer, iter([0.5, 0.0]))
     weight.grad = torch.tensor([-4.0, 1.0, 2.0, -3.0])
     optimizer.step()  # ways 4, -1, -2, 3; the 2nd smallest is 2
     assert weight.tolist() == [3.0, 1.0, 1.0, 2.0]
@@ -333,11 +332,10 @@ def test_the_quantile_of_more_values_than_torch_takes():
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 256])
 def test_salun_soft_has_as_many_shares_as_steps(batch_size, monkeypatch):
-    from unlearn import salun_soft
-
     shares = []
     monkeypatch.setattr(
-        salun_soft, "falling", lambda *start_and_steps: shares.append(falling(*start_and_steps)) or shares[0]
+        "unlearn.salun.falling",
+        lambda *start_and_steps: shares.append(falling(*start_and_steps)) or shares[0],
     )
     unlearn(
         "SalUn_soft", normed(), data_of(images=15, forget=5), batch_size=batch_size

@@ -62,17 +62,15 @@ def ct(
     student = copy_of(model)
     transpose(student)
     optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr)
-    steps = math.ceil(len(data.forget) / batch_size)
-    history = tune_on_retain(
+    return tune_on_retain(
         student,
         data,
         "CT",
         optimizer=optimizer,
         unlearn_epochs=unlearn_epochs,
         batch_size=batch_size,
-        steps=steps,
+        steps=math.ceil(len(data.forget) / batch_size),
     )
-    return Unlearned(student, history=history)
 
 
 @torch.no_grad()

@@ -1,12 +1,13 @@
-"""dm_matching: learn what a datamodel predicts that retrained models would say."""
+"""dm_matching: learn the logits that a datamodel predicts of retrained models."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from unlearn import datamodel, matching
+from unlearn import datamodel
 from unlearn.forget_and_retain import logits_of
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.impl import ForgetData, Unlearned, register
+from unlearn.matching import match
 from unlearn.settings import RESOLVED, BatchSize, Count, Epochs, LearningRate, Positive, Share, Weight
 
 
@@ -58,10 +59,19 @@ def dm_matching(
 
     Departures: those of dm_direct.
     """
-    images = matching.images_to_match(data, "dm_matching", retain_multiplier, forget_multiplier)
     predicted = datamodel.without_the_forget_set(
         model, data, multiplier, attribution_images, sketch_size, damping
     )
-    targets = logits_of(predicted, images, data.device)
-    tuning = (unlearn_epochs, unlearn_lr, batch_size, decay, wd_lambda)
-    return matching.match(copy_of(model), data, "dm_matching", images, targets, *tuning)
+    return match(
+        model,
+        data,
+        "dm_matching",
+        lambda images: logits_of(predicted, images, data.device),
+        unlearn_epochs=unlearn_epochs,
+        unlearn_lr=unlearn_lr,
+        batch_size=batch_size,
+        retain_multiplier=retain_multiplier,
+        forget_multiplier=forget_multiplier,
+        decay=decay,
+        wd_lambda=wd_lambda,
+    )

@@ -89,7 +89,16 @@ def cfk(
     """
     student = copy_of(model)
     blocks = trained_blocks(student, data, last_blocks)
-    return _train(student, data, "CFk", blocks, unlearn_epochs, unlearn_lr, batch_size, weight_decay)
+    return _train(
+        student,
+        data,
+        "CFk",
+        blocks,
+        lr=unlearn_lr,
+        decay=weight_decay,
+        epochs=unlearn_epochs,
+        size=batch_size,
+    )
 
 
 @register(
@@ -130,14 +139,22 @@ def euk(
     student = copy_of(model)
     blocks = trained_blocks(student, data, last_blocks)
     draw_anew(student, blocks, data)
-    return _train(student, data, "EUk", blocks, unlearn_epochs, unlearn_lr, batch_size, weight_decay)
+    return _train(
+        student,
+        data,
+        "EUk",
+        blocks,
+        lr=unlearn_lr,
+        decay=weight_decay,
+        epochs=unlearn_epochs,
+        size=batch_size,
+    )
 
 
 def draw_anew(student: nn.Module, blocks: list[Block], data: ForgetData) -> None:
-    """reset_parameters() of every layer in the blocks, by the data's seed."""
-    with train_mode(
-        nn.ModuleList(), data.generator("EUk", "initial weights"), data.device
-    ):  # reset_parameters() draws from torch alone
+    """Call reset_parameters() of every layer in the blocks, seeded by the data's seed."""
+    # reset_parameters() takes no generator: torch's own is seeded while it draws
+    with train_mode(nn.ModuleList(), data.generator("EUk", "initial weights"), data.device):
         for _, module in _modules(student, blocks):
             if (redraw := redraw_of(module)) is not None:
                 redraw()
@@ -157,24 +174,25 @@ def _train(
     data: ForgetData,
     name: str,
     blocks: list[Block],
-    unlearn_epochs: int,
-    unlearn_lr: float,
-    batch_size: int,
-    weight_decay: float,
+    *,
+    lr: float,
+    decay: float,
+    epochs: int,
+    size: int,
 ) -> Unlearned:
-    trained = [student.get_submodule(unit) for unit in itertools.chain(*blocks)]
+    """Tune the blocks on the retain set by SGD, everything else frozen and in eval mode."""
+    trained = nn.ModuleList(student.get_submodule(unit) for unit in itertools.chain(*blocks))
     student.requires_grad_(False)
-    for module in trained:
-        module.requires_grad_(True)
+    trained.requires_grad_(True)
     weights = [p for p in student.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(weights, lr=unlearn_lr, momentum=0.9, weight_decay=weight_decay)
-    history = tune_on_retain(
+    done = tune_on_retain(
         student,
         data,
         name,
-        optimizer=optimizer,
-        unlearn_epochs=unlearn_epochs,
-        batch_size=batch_size,
+        optimizer=torch.optim.SGD(weights, lr=lr, momentum=0.9, weight_decay=decay),
+        unlearn_epochs=epochs,
+        batch_size=size,
         trained=trained,
     )
-    return Unlearned(student.requires_grad_(True), history=history)
+    student.requires_grad_(True)
+    return done

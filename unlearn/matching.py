@@ -1,8 +1,8 @@
-"""Matching: fine-tune towards logits that somebody knows for forget images and for some retain images."""
+"""Matching: fine-tune towards given logits of the forget images and of some retain images."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -10,55 +10,40 @@ from torch.nn import functional as F
 
 from unlearn import passes
 from unlearn.forget_and_retain import numbered
-from unlearn.impl import ForgetData, Unlearned
+from unlearn.impl import ForgetData, Unlearned, copy_of
 from vision_data import ImageSet
 
 
-def images_to_match(
-    data: ForgetData, name: str, retain_multiplier: float, forget_multiplier: int
-) -> ImageSet:
-    """Forget images forget_multiplier times, and retain_multiplier times as many random retain images (at
-    most all), drawn once.
-
-    On the data's device; the label of each is its position.
-    """
-    count = min(len(data.retain), round(retain_multiplier * len(data.forget)))
-    drawn = data.retain.subset(
-        torch.randperm(len(data.retain), generator=data.generator(name, "retain"))[:count]
-    )
-    images = drawn
-    for _ in range(forget_multiplier):
-        images = images.joined(data.forget)
-    return numbered(images.to(data.device))
-
-
 def match(
-    student: nn.Module,
+    model: nn.Module,
     data: ForgetData,
     name: str,
-    images: ImageSet,
-    targets: Tensor,
+    logits_for: Callable[[ImageSet], Tensor],
+    *,
     unlearn_epochs: int,
     unlearn_lr: float,
     batch_size: int,
+    retain_multiplier: float,
+    forget_multiplier: int,
     decay: float,
     wd_lambda: float,
 ) -> Unlearned:
-    """Descend the mean squared difference to `targets` (N, classes) on the images, the student's own mean
-    over N and classes, by Adam.
+    """Descend the mean squared difference from `logits_for(images)` (N, classes), by Adam on a copy of the model.
+
+    The mean is over the images of `images_to_match` and the classes.
     """
+    student = copy_of(model)
+    images = images_to_match(data, name, retain_multiplier, forget_multiplier)
+    targets = logits_for(images)
     optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr)
-    start = [parameter.detach().clone() for parameter in student.parameters()]
+    initial = [parameter.detach().clone() for parameter in student.parameters()]
 
     def difference(logits: Tensor, positions: Tensor) -> Tensor:
         loss = F.mse_loss(logits, targets[positions])
         if not wd_lambda:
             return loss
-        moved = sum(
-            ((parameter - before) ** 2).sum()
-            for parameter, before in zip(student.parameters(), start, strict=True)
-        )
-        return loss + wd_lambda * moved
+        pairs = zip(student.parameters(), initial, strict=True)
+        return loss + wd_lambda * sum(((parameter - start) ** 2).sum() for parameter, start in pairs)
 
     def plan(epoch: int) -> list[passes.Pass]:
         for group in optimizer.param_groups:
@@ -68,5 +53,17 @@ def match(
     return passes.fine_tune(student, data, name, plan, optimizer, unlearn_epochs, batch_size)
 
 
-def with_facts(unlearned: Unlearned, **facts: int | float | str) -> Unlearned:
-    return replace(unlearned, facts={**unlearned.facts, **facts})
+def images_to_match(
+    data: ForgetData, name: str, retain_multiplier: float, forget_multiplier: int
+) -> ImageSet:
+    """Return the forget images forget_multiplier times and retain_multiplier times as many retain images.
+
+    The retain images (at most all) are drawn at random, once. The images are on the data's device; the label
+    of each is its position.
+    """
+    count = min(len(data.retain), round(retain_multiplier * len(data.forget)))
+    drawn = torch.randperm(len(data.retain), generator=data.generator(name, "retain"))[:count]
+    images = data.retain.subset(drawn)
+    for _ in range(forget_multiplier):
+        images = images.joined(data.forget)
+    return numbered(images.to(data.device))

@@ -81,17 +81,15 @@ def msg(
         reinitialise(student, chosen, data)
         optimizer = torch.optim.SGD(student.parameters(), lr=unlearn_lr, momentum=0.9, weight_decay=5e-4)
         slow_down_others(optimizer, student, chosen)
-    steps = math.ceil(len(data.forget) / batch_size)
-    history = tune_on_retain(
+    return tune_on_retain(
         student,
         data,
         "MSG",
         optimizer=optimizer,
         unlearn_epochs=unlearn_epochs,
         batch_size=batch_size,
-        steps=steps,
+        steps=math.ceil(len(data.forget) / batch_size),
     )
-    return Unlearned(student, history=history)
 
 
 def smaller_gradients(model: nn.Module, data: ForgetData, size: int) -> Tensors:

@@ -1,4 +1,4 @@
-"""oracle_matching: learn what retrained models say."""
+"""oracle_matching: learn the mean logits of retrained models."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from unlearn import matching
 from unlearn.forget_and_retain import logits_of
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.impl import ForgetData, Unlearned, register
+from unlearn.matching import match
 from unlearn.settings import BatchSize, Count, Epochs, LearningRate, Share, Weight
 from vision_data import ImageSet
 
 
 def check_oracles(model: nn.Module, data: ForgetData, *, oracle_count: int) -> None:
-    """FileNotFoundError, with the command that makes them, where there are too few oracles."""
+    """Raise FileNotFoundError, with the command that makes them, if there are too few oracles."""
     if data.oracles is not None:
         data.oracles.apart(data.oracles.seeds(oracle_count))
 
@@ -67,18 +67,26 @@ def oracle_matching(
     """
     if data.oracles is None:
         raise ValueError("oracle_matching: expected oracles, got none. Give ForgetData `oracles`")
-    images = matching.images_to_match(data, "oracle_matching", retain_multiplier, forget_multiplier)
-    seeds = data.oracles.seeds(oracle_count)
-    targets = mean_logits(data.oracles.apart(seeds), images, data.device)
-    tuning = (unlearn_epochs, unlearn_lr, batch_size, decay, wd_lambda)
-    result = matching.match(copy_of(model), data, "oracle_matching", images, targets, *tuning)
-    return matching.with_facts(result, oracles_used=f"seeds {seeds[0]} to {seeds[-1]}")
+    oracles, seeds = data.oracles, data.oracles.seeds(oracle_count)
+    done = match(
+        model,
+        data,
+        "oracle_matching",
+        lambda images: mean_logits(oracles.apart(seeds), images, data.device),
+        unlearn_epochs=unlearn_epochs,
+        unlearn_lr=unlearn_lr,
+        batch_size=batch_size,
+        retain_multiplier=retain_multiplier,
+        forget_multiplier=forget_multiplier,
+        decay=decay,
+        wd_lambda=wd_lambda,
+    )
+    done.facts["oracles_used"] = f"seeds {seeds[0]} to {seeds[-1]}"
+    return done
 
 
 def mean_logits(models: Iterable[nn.Module], images: ImageSet, device: torch.device) -> Tensor:
-    """The mean over the models of their logits (N, classes), in the order of the images; one model is held at
-    a time.
-    """
+    """Return the models' mean logits (N, classes), in the order of the images; holds one model at a time."""
     count, total = 0, torch.zeros(())
     for model in models:
         count, total = count + 1, logits_of(model.to(device), images, device) + total.to(device)

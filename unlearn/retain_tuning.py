@@ -1,16 +1,16 @@
-"""Fine-tuning on the retain set alone: what follows where a method has first damaged or reset the weights."""
+"""Fine-tuning on the retain set alone, after a method has damaged or reset weights."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from training import descend
-from unlearn.impl import ForgetData
+from unlearn.impl import ForgetData, Unlearned
+from unlearn.passes import check_finite
 from unlearn.streams import endless
 from unlearn.train_mode import train_mode, without_a_last_single
 
@@ -24,29 +24,25 @@ def tune_on_retain(
     unlearn_epochs: int,
     batch_size: int,
     steps: int | None = None,
-    trained: Sequence[nn.Module] | None = None,
-) -> list[dict[str, float]]:
-    """Descend the retain set's mean cross-entropy in place; returns each epoch's mean loss (nats).
+    trained: nn.Module | None = None,
+) -> Unlearned:
+    """Descend the retain set's mean cross-entropy; return the student, changed in place, with its history.
 
-    An epoch is `steps` batches of a stream that goes on from epoch to epoch, one pass by default. The modules
-    `trained` (all, by default) are in train mode meanwhile, the others in eval mode, so that their running
-    statistics stay. The student ends in eval mode without gradients. Raises FloatingPointError after an epoch
-    whose loss, or a weight, is not finite.
+    An epoch is `steps` batches, one pass by default, of a stream that continues from epoch to epoch. The
+    part `trained` (default: the student) is in train mode, the rest in eval mode, so that its running
+    statistics stay. Raises FloatingPointError after an epoch whose loss or weights are not finite.
     """
     size = without_a_last_single(data.retain, batch_size)
     steps = steps or math.ceil(len(data.retain) / size)
     batches = endless(data, data.retain, size, name, "retain")
     noise, history = data.generator(name, "dropout"), []
-    modules = nn.ModuleList([student] if trained is None else trained)
     for epoch in data.progress(range(unlearn_epochs), name):
-        with train_mode(modules, noise, data.device, single_images=min(size, len(data.retain)) == 1):
+        with train_mode(
+            trained or student, noise, data.device, single_images=min(size, len(data.retain)) == 1
+        ):
             losses = descend(student, itertools.islice(batches, steps), optimizer=optimizer)
         history.append({"loss": sum(losses) / len(losses)})
-        if not (math.isfinite(history[-1]["loss"]) and all(p.isfinite().all() for p in student.parameters())):
-            raise FloatingPointError(
-                f"{name} diverged in epoch {epoch + 1}: loss {history[-1]['loss']:g}. Choose a smaller "
-                "--unlearn_lr"
-            )
+        check_finite(student, history[-1], f"{name} diverged in epoch {epoch + 1}")
         data.on_epoch(student, epoch + 1)
     optimizer.zero_grad(set_to_none=True)
-    return history
+    return Unlearned(student, history=history)
