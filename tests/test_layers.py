@@ -20,7 +20,15 @@ ARROWS = (
     ("registry", "system_files", "torchvision_import", "needed_platform"),
     ("user_files",),
     ("signature",),
-    ("nearest_name", "temporary_files", "foreign_files", "bounded_yaml", "machine_limits", "flag_words"),
+    (
+        "timed",
+        "nearest_name",
+        "temporary_files",
+        "foreign_files",
+        "bounded_yaml",
+        "machine_limits",
+        "flag_words",
+    ),
 )
 LEVEL = {name: level for level, names in enumerate(ARROWS, 1) for name in names}
 PACKAGES = [name for name in LEVEL if (ROOT / name).is_dir()]

@@ -1,4 +1,4 @@
-"""MIMU: a graph network reads one layer and says which few weights serve what is to be forgotten."""
+"""MIMU: a graph network reads one layer and finds the few weights that the forget set alone needs."""
 
 from unlearn.mimu import method
 

@@ -22,10 +22,10 @@ Gradient = Literal["margin", "cross_entropy", "logit"]
 
 @dataclass(frozen=True)
 class Factors:
-    """What the features of N images are made of: h (N, n), a (N, m), delta (N, m), labels (N,); n + 2m floats
-    an image.
+    """The factors of N images' features: h (N, n), a (N, m), delta (N, m), labels (N,).
 
-    `images` (N, C, H, W) normalised pixels are kept only for a model whose head needs them.
+    n + 2m floats an image, instead of the 4 m n features. images (N, C, H, W): normalised pixels, kept only
+    for a model whose head needs them.
     """
 
     h: Tensor
@@ -42,7 +42,7 @@ class Factors:
         return Factors(self.h[rows], self.a[rows], self.delta[rows], self.labels[rows], images)
 
     def drawn(self, count: int, generator: torch.Generator) -> Factors:
-        """`count` of the images without repetition, drawn by `generator`; all, if there are no more."""
+        """Return `count` images, drawn by `generator` without repetition; all, if there are fewer."""
         if count >= len(self):
             return self
         return self[torch.randperm(len(self), generator=generator)[:count].to(self.labels.device)]
@@ -51,22 +51,20 @@ class Factors:
 def factors_of(
     layer: MaskedLayer, images: ImageSet, gradient: Gradient, device: torch.device, batch_size: int = 1024
 ) -> Factors:
-    """h, a and delta of every image, in batches: one pass through the model, one back through its head.
+    """Return h, a and delta of every image: one pass through the model, one back through its head.
 
-    a = relu(z) where the head begins with a relu (the logits do not change if z is cut before), else z.
+    a = relu(z) where the head begins with a relu (relu(z) gives the same logits as z), else z.
 
-    delta_i = dL/dz_i per image, where L is minus the margin (`margin`: its gradient does not vanish on images
-    that the model is sure of), the cross-entropy, or the true class's logit.
+    delta_i = dL/dz_i per image. L is minus the margin (`margin`: its gradient does not vanish on confident
+    predictions), the cross-entropy, or the true class's logit.
     """
+    # Written batch by batch into the result: torch.cat would need the memory twice.
     whole: dict[str, Tensor] = {}
     start = 0
     for x, y in images.batches(batch_size, device=device):
-        of_batch = {
-            name: values
-            for name, values in vars(_batch_factors(layer, x, y, gradient)).items()
-            if values is not None
-        }
-        for name, values in of_batch.items():
+        for name, values in vars(_batch_factors(layer, x, y, gradient)).items():
+            if values is None:
+                continue
             if name not in whole:
                 whole[name] = values.new_empty(len(images), *values.shape[1:])
             whole[name][start : start + len(y)] = values
@@ -75,9 +73,7 @@ def factors_of(
 
 
 def at_least_single(values: Tensor) -> Tensor:
-    """Half precision as float32: what is averaged, standardised and trained on needs more digits than a model
-    in halves has.
-    """
+    """Return half-precision values as float32, so that means and standardised features keep their digits."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
@@ -92,9 +88,8 @@ def _batch_factors(layer: MaskedLayer, x: Tensor, y: Tensor, gradient: Gradient)
     with torch.no_grad():
         activation = z.relu()
         is_cut_at_zero = layer.relu_follows or torch.equal(layer.head(activation, x), logits)
-    h, a, delta = (
-        at_least_single(values) for values in (h, activation if is_cut_at_zero else z.detach(), delta)
-    )
+    a = activation if is_cut_at_zero else z.detach()
+    h, a, delta = (at_least_single(values) for values in (h, a, delta))
     return Factors(h, a, delta, y, x if layer.needs_images else None)
 
 
@@ -108,9 +103,7 @@ def _objectives(logits: Tensor, labels: Tensor, gradient: Gradient) -> Tensor:
 
 @dataclass(frozen=True)
 class Vertices:
-    """The raw features of G graphs: h (G, n), a (G, m), weight (m, n) and gradient (G, m, n), averaged over
-    images.
-    """
+    """Raw features of G graphs, means over images: h (G, n), a (G, m), weight (m, n), gradient (G, m, n)."""
 
     h: Tensor
     a: Tensor
@@ -118,9 +111,7 @@ class Vertices:
     gradient: Tensor
 
     def standardised(self) -> Tensor:
-        """Features (G, m, n, 4), each with mean 0 and variance 1 over its layer (a constant feature becomes
-        0).
-        """
+        """Return features (G, m, n, 4) of mean 0 and variance 1 over the layer; 0 for a constant feature."""
         graphs, m, n = self.gradient.shape
         h = _standardised(self.h, (1,))[:, None, :].expand(graphs, m, n)
         a = _standardised(self.a, (1,))[:, :, None].expand(graphs, m, n)
@@ -138,28 +129,27 @@ def _standardised(values: Tensor, over: tuple[int, ...]) -> Tensor:
 
 
 def averaged(factors: Factors, groups: int, weight: Tensor) -> Vertices:
-    """One graph for each of `groups` equally long runs of the images, its features averaged over the run.
+    """Return one graph for each of `groups` equal parts of the images, its features averaged over the part.
 
-    The mean of the outer products delta h' is one matrix product a graph: nothing per weight and image is
-    made.
+    The mean of the outer products delta h' is one matrix product a graph: no tensor has an entry per weight
+    and image.
     """
     h, a, delta = (v.unflatten(0, (groups, -1)) for v in (factors.h, factors.a, factors.delta))
     return Vertices(h.mean(1), a.mean(1), weight, delta.transpose(1, 2) @ h / h.shape[1])
 
 
 def averaged_by_class(factors: Factors, classes: tuple[int, ...], weight: Tensor) -> Vertices:
-    """One graph per class, its features averaged over all images of that class."""
+    """Return one graph per class, its features averaged over all images of that class."""
     graphs = [averaged(factors[factors.labels == label], 1, weight) for label in classes]
-    h, a, gradient = (
-        torch.cat([getattr(graph, name) for graph in graphs]) for name in ("h", "a", "gradient")
-    )
-    return Vertices(h, a, weight, gradient)
+    h = torch.cat([graph.h for graph in graphs])
+    a = torch.cat([graph.a for graph in graphs])
+    return Vertices(h, a, weight, torch.cat([graph.gradient for graph in graphs]))
 
 
 def drawn_by_class(
     labels: Tensor, classes: tuple[int, ...], count: int, generator: torch.Generator
 ) -> Tensor:
-    """Positions (classes, count) of images of each class, drawn by `generator` with repetition."""
+    """Return positions (classes, count) of images of each class, drawn by `generator` with repetition."""
     rows = []
     for label in classes:
         members = (labels == label).nonzero().squeeze(1)

@@ -1,17 +1,16 @@
-"""MIMU as a registered method."""
+"""The registered method MIMU."""
 
 from __future__ import annotations
 
-import time
-
-from torch import nn
+from torch import Tensor, nn
 
 from models import Mask, switched_off
+from timed import timed
 from unlearn.amount import count_of
 from unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
 from unlearn.mimu.graph import Gradient
-from unlearn.mimu.network import NetworkSettings, network_of
-from unlearn.mimu.objective import Prior
+from unlearn.mimu.network import NetworkTraining, network_of
+from unlearn.mimu.objective import Objective, Prior
 from unlearn.mimu.ranking import Ranking, comparisons_of, keep_largest_out, scores_of
 from unlearn.mimu.refine import refined, unseen_of
 from unlearn.mimu.topk import Sampler
@@ -27,28 +26,25 @@ from unlearn.settings import (
     Weight,
     WeightDecay,
 )
+from vision_data import ImageSet
 
 
-def resolve(
-    model: nn.Module,
-    data: ForgetData,
-    *,
-    topk: Amount,
-    kappa: Amount,
-    mask_layer: str | None,
-    ranking: Ranking,
-    refine_steps: int,
-) -> dict[str, int]:
-    """topk and kappa as numbers of weights of the masked layer. ValueError for a refinement that the request
-    or the ranking can't have.
-    """
-    if ranking == "set_difference" and refine_steps:
+def check_refinement(model: nn.Module, data: ForgetData, *, ranking: Ranking, refine_steps: int) -> None:
+    """Raise ValueError for refinement with set_difference, or of images without validation images."""
+    if not refine_steps:
+        return
+    if ranking == "set_difference":
         raise ValueError(
             f"--refine_steps: expected 0 with --ranking set_difference, got {refine_steps}. Choose another "
             "--ranking"
         )
-    if refine_steps:
-        unseen_of(data)
+    unseen_of(data)
+
+
+def resolve_counts(
+    model: nn.Module, data: ForgetData, *, topk: Amount, kappa: Amount, mask_layer: str | None
+) -> dict[str, int]:
+    """Return topk and kappa as numbers of weights of the masked layer."""
     size = masked_layer(model, data, mask_layer).size
     return {"topk_count": count_of(topk, size, "topk"), "kappa_count": count_of(kappa, size, "kappa")}
 
@@ -56,7 +52,7 @@ def resolve(
 @register(
     "MIMU",
     source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu",
-    resolve=(resolve,),
+    resolve=(check_refinement, resolve_counts),
     augments=(),
 )
 def mimu(
@@ -82,86 +78,75 @@ def mimu(
     refine_steps: CountFromZero = 0,
     refine_lr: LearningRate = 0.1,
 ) -> Unlearned:
-    """Switch off the few weights of one layer that serve what is to be forgotten, as a graph network reads
-    them.
+    """Switch off the few weights of one layer that a graph network finds to serve the forget set alone.
 
     A network gives every weight of the masked layer W (m, n) a logit q for a class, from the class's mean
-    features. It is trained once per model on the training images, ten classes a step (all, where there are
-    fewer), by
+    features. It is trained once per model on the training images, at most ten classes a step, by
 
         L = L_keep + contrast L_drop
-        L_keep = -log p(y | x; M * W) + rho (-<M, log pi> + <M, log softmax(q)>) / topk       M = soft top-topk of q
-        L_drop = -log(1 - p_f(x_f; (1 - D) * W)) + retain_weight CE(x_r, y_r; (1 - D) * W)    D = soft top-kappa of s
+        L_keep = -log p(y | x; M * W) + rho (-<M, log pi> + <M, log softmax(q)>) / topk
+        L_drop = -log(1 - p_f(x_f; (1 - D) * W)) + retain_weight CE(x_r, y_r; (1 - D) * W)
+        s = q^f - mean over the other classes c of q^c
+        M = soft top-topk of q,  D = soft top-kappa of s
 
-    with s = q^f - mean over the other classes of q^c; masks are hard forward and soft backward (`sampler`). A
-    forget request ranks the weights by s, or by another `ranking`, and switches off the kappa largest: the
-    unlearned model differs in these
-    weights alone. Images of a class that stays: the forget images' q is held against that of the class's
-    retained images.
+    with hard masks forward and the soft ones' gradient backward (`sampler`). A forget request ranks the
+    weights by s, or by another `ranking`, and switches off the kappa largest: the unlearned model differs in
+    these weights alone. For some images of a class, s compares their q with that of the class's retained
+    images.
 
-        binary          M^f - mean over the other classes of M^c, M = hard top-topk of q; among equals the larger s first
-        set_difference  weights in M^f and in no M^c, by s; `kappa_count` says how many there were, if fewer than kappa
+        binary          M^f - mean over the other classes of M^c, M = hard top-topk of q; equal ones by s
+        set_difference  weights in M^f and in no M^c, by s; `kappa_count` is smaller than kappa if they are
+                        fewer
 
     Flags:
         topk: weights that a class mask marks as important
-        ranking: how a request orders the weights (training ranks by the continuous score)
-        sampler: how training chooses the top-k: exactly, with Gumbel noise, or by the plain k-th value
+        ranking: how a request orders the weights (training uses the continuous score)
+        sampler: how training chooses the top-k: exactly, with Gumbel noise, or by the k-th largest value
         contrast: weight of L_drop; 0 is the paper's objective
         retain_weight: weight of the retained images in L_drop
-        prior: what the prior pi over weights is proportional to
+        prior: the prior pi over weights is proportional to their sizes, or to those of their gradients
         rho: weight of the prior terms
         tau: temperature of the soft top-k
-        gradient: whose gradient is the fourth feature
+        gradient: objective whose gradient is the fourth feature
         representatives: images averaged for a class's features in training (a request averages all)
         gcn_steps: optimiser steps of the network
         gcn_lr: its learning rate (AdamW, cosine schedule)
         gcn_weight_decay: its weight decay
-        gcn_batch: images a step that L_drop is evaluated on
-        refine_steps: steps that then tune the scores of this request itself: whole classes by L_drop, images
-            of a class that stays by the distance of their margins from those of validation images; 0 for the
-            network's answer alone
-        refine_lr: their learning rate (Adam)
+        gcn_batch: images a step for L_drop, and of each kind for refinement
+        refine_steps: optimiser steps that tune the scores of this request: whole classes by L_drop, images of
+            other classes by the distance of their margins from those of validation images; 0 for the
+            network's scores
+        refine_lr: learning rate of these steps (Adam)
 
-    Raises ValueError for an amount that the layer does not have, a layer that is not there, is not linear or
-    does not see one vector an image. The mask makes a class unreachable, not absent: what the layers before
-    it know is still there.
+    Raises ValueError for an amount that the layer does not have, and for a layer that is missing, is not
+    linear or does not see one vector an image. The mask makes a class unreachable, but the layers before it
+    still know it.
 
-    Departures: the paper's objective leaves the label without a gradient and its ranking puts weights that
-    serve nobody first; L_drop, averaged features and the ranking by s are ours. Between the rounds of the
-    network it has sigmoid, here relu; it takes 32 steps of single images' graphs, here 300 of averaged ones;
-    its topk is 8,000 weights, here 50.
+    Departures: the paper's objective gives the label no gradient, and its ranking puts weights that no class
+    needs first; L_drop, averaged features and the ranking by s are ours. The paper's network has a sigmoid
+    between its rounds, here relu; it takes 32 steps of single images' graphs, here 300 of averaged ones; its
+    topk is 8,000 weights, here 50.
     """
-    given = dict(locals())
-    started = time.perf_counter()
-    student = copy_of(model)
-    layer = masked_layer(student, data, mask_layer)
-    counts = {name: count_of(given[name], layer.size, name) for name in ("topk", "kappa")}
-    settings = NetworkSettings.of(given | counts)
-    network = network_of(student, layer, data, settings)
-    trained = time.perf_counter()
-    comparisons = comparisons_of(
-        data, lambda: network.by_class, lambda images: network.of_images(layer, images, gradient, data.device)
-    )
-    scores = scores_of(ranking, comparisons, settings.topk)
-    ranked = time.perf_counter()
-    scores = refined(
-        scores,
-        layer,
-        data,
-        settings.kappa,
-        steps=refine_steps,
-        lr=refine_lr,
-        retain_weight=retain_weight,
-        tau=tau,
-        batch=gcn_batch,
-    )
-    mask = Mask(layer.name, keep_largest_out(scores, settings.kappa, layer.shape))
-    switched_off(student, mask)
-    stages = {
-        "network": trained - started,
-        "request": ranked - trained,
-        "refinement": time.perf_counter() - ranked,
-    }
+    stages: dict[str, float] = {}
+    with timed(stages, "network"):
+        student = copy_of(model)
+        layer = masked_layer(student, data, mask_layer)
+        marks, drops = count_of(topk, layer.size, "topk"), count_of(kappa, layer.size, "kappa")
+        objective = Objective(marks, drops, contrast, retain_weight, prior, rho, tau, sampler)
+        training = NetworkTraining(gradient, representatives, gcn_steps, gcn_lr, gcn_weight_decay, gcn_batch)
+        network = network_of(student, layer, data, objective, training)
+
+    def of_images(images: ImageSet) -> Tensor:
+        return network.of_images(layer, images, gradient, data.device)
+
+    with timed(stages, "request"):
+        scores = scores_of(ranking, comparisons_of(data, lambda: network.by_class, of_images), marks)
+    with timed(stages, "refinement"):
+        scores = refined(
+            scores, layer, data, drops, retain_weight, tau, steps=refine_steps, lr=refine_lr, batch=gcn_batch
+        )
+        mask = Mask(layer.name, keep_largest_out(scores, drops, layer.shape))
+        switched_off(student, mask)
     return Unlearned(
         student, mask, network.history, {"network_cached": int(network.cached)}, stages, step="step"
     )

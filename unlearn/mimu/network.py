@@ -1,11 +1,10 @@
-"""The graph network of one model: trained once, cached by everything it depends on, then asked for any class."""
+"""Train the graph network of a model, cached by everything that it depends on."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -16,27 +15,19 @@ from unlearn.impl import ForgetData
 from unlearn.mimu import ranking
 from unlearn.mimu.gcn import MaskingGCN
 from unlearn.mimu.graph import Factors, Gradient, averaged, averaged_by_class, drawn_by_class, factors_of
-from unlearn.mimu.objective import Prior, drop_loss, keep_loss, log_prior, masked_logits
-from unlearn.mimu.topk import Sampler, sampled_topk
+from unlearn.mimu.objective import Objective, drop_loss, keep_loss, log_prior, masked_logits
+from unlearn.mimu.topk import sampled_topk
 from vision_data import ImageSet
 
 CLASSES_A_STEP = 10
 IMAGES_IN_KEY = 64
-VERSION = 3  # part of the cache's key: raise it when the same settings would train another network
+VERSION = 3  # part of the cache's key: raise it when a change trains another network by the same flags
 
 
 @dataclass(frozen=True)
-class NetworkSettings:
-    """The flags that the trained network depends on, topk and kappa as numbers of weights."""
+class NetworkTraining:
+    """The flags of the network's features and optimiser."""
 
-    topk: int
-    kappa: int
-    contrast: float
-    retain_weight: float
-    prior: Prior
-    rho: float
-    tau: float
-    sampler: Sampler
     gradient: Gradient
     representatives: int
     gcn_steps: int
@@ -44,17 +35,10 @@ class NetworkSettings:
     gcn_weight_decay: float
     gcn_batch: int
 
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> NetworkSettings:
-        """Those of the method's settings that the network depends on."""
-        return cls(**{field.name: settings[field.name] for field in fields(cls)})
-
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """The network with the logits q^c (N,) of every class, from features averaged over all its training
-    images.
-    """
+    """The network and the logits q^c (N,) of every class, from the mean features of its training images."""
 
     gcn: MaskingGCN
     by_class: dict[int, Tensor]
@@ -64,51 +48,49 @@ class TrainedNetwork:
     def of_images(
         self, layer: MaskedLayer, images: ImageSet, gradient: Gradient, device: torch.device
     ) -> Tensor:
-        """q (N,) of a set of images, their features averaged first."""
+        """Return q (N,) of the mean features of images."""
+        graph = averaged(factors_of(layer, images, gradient, device), 1, layer.weight)
         with torch.no_grad():
-            q: Tensor = self.gcn(
-                averaged(factors_of(layer, images, gradient, device), 1, layer.weight).standardised()
-            )[0]
+            q: Tensor = self.gcn(graph.standardised())[0]
         return q
 
 
 def network_of(
-    model: torch.nn.Module, layer: MaskedLayer, data: ForgetData, settings: NetworkSettings
+    model: torch.nn.Module,
+    layer: MaskedLayer,
+    data: ForgetData,
+    objective: Objective,
+    training: NetworkTraining,
 ) -> TrainedNetwork:
-    """The network of this model, from the cache or trained now on the training images (forget and retain
-    together).
-    """
-    tensors, cached = computed_once(
-        data.cache, _key(model, layer, data, settings), lambda: _trained(layer, data, settings)
-    )
+    """Return the network of this model: from the cache, else trained on the forget and retain images."""
+    key = _key(model, layer, data, asdict(objective) | asdict(training))
+    tensors, cached = computed_once(data.cache, key, lambda: _trained(layer, data, objective, training))
     return _restored(tensors, cached, data.device)
 
 
-def _trained(layer: MaskedLayer, data: ForgetData, settings: NetworkSettings) -> Tensors:
-    """What `_restored` makes a network of. Raises FloatingPointError if its training diverged."""
-    factors = factors_of(layer, data.train, settings.gradient, data.device)
+def _trained(
+    layer: MaskedLayer, data: ForgetData, objective: Objective, training: NetworkTraining
+) -> Tensors:
+    """Return the tensors that `_restored` reads. Raises FloatingPointError if the training diverged."""
+    factors = factors_of(layer, data.train, training.gradient, data.device)
     gcn = _initial_network(data).to(data.device)
-    history = list(_training(gcn, layer, factors, data, settings))
+    history = list(_train(gcn, layer, factors, data, objective, training))
     with torch.no_grad():
         q = gcn(averaged_by_class(factors, data.train.classes, layer.weight).standardised())
     if not q.isfinite().all():
         raise FloatingPointError(
-            f"the MIMU network diverged in {settings.gcn_steps} steps with --gcn_lr {settings.gcn_lr:g}. "
-            "Choose a smaller one, "
-            "and --tau, --rho, --contrast and --retain_weight nearer to their defaults"
+            f"the MIMU network diverged in {training.gcn_steps} steps with --gcn_lr {training.gcn_lr:g}. "
+            "Choose a smaller one, and --tau, --rho, --contrast and --retain_weight nearer to their defaults"
         )
-    losses = {
-        name: torch.tensor([step[name] for step in history], dtype=torch.float64) for name in history[0]
-    }
-    return {
-        "q": q.cpu(),
-        "classes": torch.tensor(data.train.classes),
-        **{f"gcn.{name}": value.cpu() for name, value in gcn.state_dict().items()},
-        **{f"history.{name}": value for name, value in losses.items()},
-    }
+    tensors = {"q": q.cpu(), "classes": torch.tensor(data.train.classes)}
+    for name, value in gcn.state_dict().items():
+        tensors[f"gcn.{name}"] = value.cpu()
+    for name in history[0]:
+        tensors[f"history.{name}"] = torch.tensor([step[name] for step in history], dtype=torch.float64)
+    return tensors
 
 
-def _key(model: torch.nn.Module, layer: MaskedLayer, data: ForgetData, settings: NetworkSettings) -> str:
+def _key(model: torch.nn.Module, layer: MaskedLayer, data: ForgetData, flags: dict[str, object]) -> str:
     parts = {
         "what": "MIMU network",
         "version": VERSION,
@@ -120,34 +102,32 @@ def _key(model: torch.nn.Module, layer: MaskedLayer, data: ForgetData, settings:
         "seed": data.seed,
         "device": data.device.type,
         "threads": torch.get_num_threads(),
-        **asdict(settings),
+        **flags,
     }
     return json.dumps(parts, sort_keys=True)
 
 
 def _logits_of_some(layer: MaskedLayer, data: ForgetData) -> Tensor:
-    """Logits of the first training images: two models of equal weights may compute different things."""
+    """Return logits of the first training images: models of equal weights may compute different functions."""
     with torch.no_grad():
         x, _ = next(data.train.batches(IMAGES_IN_KEY, device=data.device))
         return layer.head(layer.layer(layer.body(x)), x)
 
 
 def _restored(tensors: Tensors, cached: bool, device: torch.device) -> TrainedNetwork:
-    with torch.device("meta"):  # no weights are drawn, for the global random state is the caller's
+    with torch.device("meta"):  # draws no weights, so the global random state stays
         gcn = MaskingGCN()
-    own = {
-        name.removeprefix("gcn."): value.clone() for name, value in tensors.items() if name.startswith("gcn.")
-    }
-    gcn.load_state_dict(own, assign=True)
+    gcn.load_state_dict({name: value.clone() for name, value in _below("gcn.", tensors)}, assign=True)
     gcn.to(device)
     by_class = dict(zip(tensors["classes"].tolist(), tensors["q"].to(device), strict=True))
-    losses = {
-        name.removeprefix("history."): value.tolist()
-        for name, value in tensors.items()
-        if name.startswith("history.")
-    }
+    losses = {name: value.tolist() for name, value in _below("history.", tensors)}
     history = [dict(zip(losses, step, strict=True)) for step in zip(*losses.values(), strict=True)]
     return TrainedNetwork(gcn, by_class, history, cached)
+
+
+def _below(prefix: str, tensors: Tensors) -> list[tuple[str, Tensor]]:
+    """Return the tensors whose names start with `prefix`, and their names without it."""
+    return [(name.removeprefix(prefix), value) for name, value in tensors.items() if name.startswith(prefix)]
 
 
 def _initial_network(data: ForgetData) -> MaskingGCN:
@@ -156,25 +136,32 @@ def _initial_network(data: ForgetData) -> MaskingGCN:
         return MaskingGCN()
 
 
-def _training(
-    gcn: MaskingGCN, layer: MaskedLayer, factors: Factors, data: ForgetData, settings: NetworkSettings
+def _train(
+    gcn: MaskingGCN,
+    layer: MaskedLayer,
+    factors: Factors,
+    data: ForgetData,
+    objective: Objective,
+    training: NetworkTraining,
 ) -> Iterator[dict[str, float]]:
-    """Train in place, by L = L_keep + contrast L_drop; yields the losses of each step."""
+    """Train in place, by L = L_keep + contrast L_drop; yield the losses of each step."""
     generator = data.generator("MIMU", "training")
     optimizer = torch.optim.AdamW(
-        gcn.parameters(), lr=settings.gcn_lr, weight_decay=settings.gcn_weight_decay
+        gcn.parameters(), lr=training.gcn_lr, weight_decay=training.gcn_weight_decay
     )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.gcn_steps)
-    for _ in data.progress(range(settings.gcn_steps), "MIMU network"):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.gcn_steps)
+    for _ in data.progress(range(training.gcn_steps), "MIMU network"):
         classes = _classes_of_step(data.train.classes, generator)
-        rows = drawn_by_class(factors.labels, classes, settings.representatives, generator)
-        graphs = averaged(factors[rows.flatten()], len(classes), layer.weight)
+        rows = drawn_by_class(factors.labels, classes, training.representatives, generator)
+        images = factors[rows.flatten()]
+        graphs = averaged(images, len(classes), layer.weight)
         q = gcn(graphs.standardised())
-        keep = _keep(q, graphs.gradient, layer, factors[rows.flatten()], settings, generator)
+        keep = _keep(q, graphs.gradient, layer, images, objective, generator)
         drop = torch.zeros(())
-        if settings.contrast:
-            drop = _drop(q, layer, factors.drawn(settings.gcn_batch, generator), classes, settings, generator)
-        loss = keep + settings.contrast * drop
+        if objective.contrast:
+            batch = factors.drawn(training.gcn_batch, generator)
+            drop = _drop(q, layer, batch, classes, objective, generator)
+        loss = keep + objective.contrast * drop
         optimizer.zero_grad(set_to_none=True)
         loss.backward(inputs=list(gcn.parameters()))
         optimizer.step()
@@ -183,7 +170,7 @@ def _training(
 
 
 def _classes_of_step(classes: tuple[int, ...], generator: torch.Generator) -> tuple[int, ...]:
-    """All classes, or where there are many, as many as fit a step, drawn anew."""
+    """Return all classes, or ten drawn ones where there are more."""
     if len(classes) <= CLASSES_A_STEP:
         return classes
     order = torch.randperm(len(classes), generator=generator)[:CLASSES_A_STEP]
@@ -195,20 +182,17 @@ def _keep(
     gradient: Tensor,
     layer: MaskedLayer,
     images: Factors,
-    settings: NetworkSettings,
+    objective: Objective,
     generator: torch.Generator,
 ) -> Tensor:
-    """L_keep of the images that each graph was made of, under the topk weights that it marks."""
-    graphs = len(q)
-    mask = sampled_topk(settings.sampler, q, settings.topk, settings.tau, generator)
-    pixels = None if images.images is None else images.images.unflatten(0, (graphs, -1))
-    logits = masked_logits(
-        layer, mask.view(graphs, *layer.shape), images.h.unflatten(0, (graphs, -1)), pixels
-    )
-    log_pi = log_prior(layer.weight if settings.prior == "weight" else gradient)
-    return keep_loss(
-        logits, images.labels.unflatten(0, (graphs, -1)), mask, q, log_pi, settings.topk, settings.rho
-    )
+    """Return L_keep of each graph's own images, with the topk weights kept that the graph marks."""
+    by_graph = (len(q), -1)
+    mask = sampled_topk(objective.sampler, q, objective.topk, objective.tau, generator)
+    pixels = None if images.images is None else images.images.unflatten(0, by_graph)
+    logits = masked_logits(layer, mask.view(-1, *layer.shape), images.h.unflatten(0, by_graph), pixels)
+    log_pi = log_prior(layer.weight if objective.prior == "weight" else gradient)
+    labels = images.labels.unflatten(0, by_graph)
+    return keep_loss(logits, labels, mask, q, log_pi, objective.topk, objective.rho)
 
 
 def _drop(
@@ -216,12 +200,11 @@ def _drop(
     layer: MaskedLayer,
     images: Factors,
     classes: tuple[int, ...],
-    settings: NetworkSettings,
+    objective: Objective,
     generator: torch.Generator,
 ) -> Tensor:
-    """L_drop of every class of the step, with the kappa weights switched off that its continuous score
-    chooses.
-    """
-    drop = sampled_topk(settings.sampler, ranking.every_class(q), settings.kappa, settings.tau, generator)
+    """Return L_drop of the step's classes, the kappa weights of each class's largest scores switched off."""
+    scores = ranking.every_class(q)
+    drop = sampled_topk(objective.sampler, scores, objective.kappa, objective.tau, generator)
     logits = masked_logits(layer, (1 - drop).view(-1, *layer.shape), images.h, images.images)
-    return drop_loss(logits, images.labels, torch.tensor(classes, device=q.device), settings.retain_weight)
+    return drop_loss(logits, images.labels, torch.tensor(classes, device=q.device), objective.retain_weight)

@@ -1,7 +1,8 @@
-"""What the graph network is trained for: keep what predicts a class, and drop what serves it alone."""
+"""The graph network's objective: keep the weights that predict a class, drop those that serve it alone."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -9,31 +10,46 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models import MaskedLayer
+from unlearn.mimu.topk import Sampler
 
 Prior = Literal["weight", "gradient"]
 SMALLEST_PRIOR = 1e-7
 
 
-def masked_logits(layer: MaskedLayer, masks: Tensor, h: Tensor, images: Tensor | None) -> Tensor:
-    """head((M * W) h + b) for G masks (G, m, n) and either the same h (B, n) for all or one batch each (G, B,
-    n).
+@dataclass(frozen=True)
+class Objective:
+    """The flags of L = L_keep + contrast L_drop, topk and kappa as numbers of weights."""
 
-    Returns (G, B, classes). Nothing before the layer is computed, and no model is built.
+    topk: int
+    kappa: int
+    contrast: float
+    retain_weight: float
+    prior: Prior
+    rho: float
+    tau: float
+    sampler: Sampler
+
+
+def masked_logits(layer: MaskedLayer, masks: Tensor, h: Tensor, images: Tensor | None) -> Tensor:
+    """Return head((M * W) h + b), (G, B, classes), for G masks (G, m, n).
+
+    h: the same (B, n) for all masks, or (G, B, n), a batch for each. images: the normalised pixels of h, for
+    a head that needs them.
     """
     z = h @ (masks * layer.weight).transpose(-1, -2)
     if layer.bias is not None:
         z = z + layer.bias
     if images is not None and h.ndim == 2:
         images = images.expand(len(masks), *images.shape)
-    logits = layer.head(
-        z.flatten(0, 1).to(layer.weight.dtype), None if images is None else images.flatten(0, 1)
-    )
+    pixels = None if images is None else images.flatten(0, 1)
+    logits = layer.head(z.flatten(0, 1).to(layer.weight.dtype), pixels)
     return logits.to(z.dtype).unflatten(0, z.shape[:2])
 
 
 def log_prior(values: Tensor) -> Tensor:
-    """log of pi_i = |v_i| / sum |v|, clamped to at least 1e-7, of raw weights or gradients (..., m, n) ->
-    (..., m n).
+    """Return log pi, pi_i = |v_i| / sum |v| clamped to at least 1e-7, of weights or gradients v.
+
+    (..., m, n) -> (..., m n).
     """
     sizes = values.abs().flatten(-2)
     total = sizes.sum(-1, keepdim=True)
@@ -43,12 +59,13 @@ def log_prior(values: Tensor) -> Tensor:
 def keep_loss(
     logits: Tensor, labels: Tensor, mask: Tensor, q: Tensor, log_pi: Tensor, k: int, rho: float
 ) -> Tensor:
-    """L_keep, the mean over graphs of
+    """Return L_keep, the mean over graphs of
 
         -log p(y | x; M * W) + rho (-<M, log pi> + <M, log Q>) / K,    Q = softmax(q) over the N weights
 
     logits (G, R, classes) of R images under each graph's mask, labels (G, R), mask and q (G, N), log_pi (N,)
     or (G, N).
+
     Source: MIMU's KL(Q || prior x likelihood) with the expectation replaced by the soft mask; the likelihood
     carries its gradient through the mask into the network, and the prior terms are divided by K.
     """
@@ -58,12 +75,12 @@ def keep_loss(
 
 
 def drop_loss(logits: Tensor, labels: Tensor, forgotten: Tensor, retain_weight: float) -> Tensor:
-    """L_drop, the mean over graphs of
+    """Return L_drop, the mean over graphs of
 
-        mean over x of the forgotten class c of -log(1 - p_c(x))  +  retain_weight * mean over the others of CE(x, y)
+        mean over x of class c of -log(1 - p_c(x))  +  retain_weight * mean over the others of CE(x, y)
 
     logits (G, B, classes) of the same B images under each graph's drop mask, labels (B,), forgotten (G,)
-    classes. -log(1 - p_c) = logsumexp(z) - logsumexp over j != c.
+    the class c of each graph. -log(1 - p_c) = logsumexp(z) - logsumexp over j != c.
     """
     graphs, _, classes = logits.shape
     is_forgotten = labels == forgotten[:, None]

@@ -1,4 +1,4 @@
-"""From importance to mask: which weights lean to what is to be forgotten."""
+"""Rank the weights of a layer for a forget request, and switch off the first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Ranking = Literal["continuous", "binary", "set_difference"]
 
 
 class Comparison(NamedTuple):
-    """Logits of what is forgotten, q^f (N,), and those that they are held against, q^c (C, N)."""
+    """Logits of the forgotten images, q^f (N,), and the retained logits to compare them with, q^c (C, N)."""
 
     forgotten: Tensor
     retained: Tensor
@@ -25,29 +25,27 @@ class Comparison(NamedTuple):
 def comparisons_of(
     data: ForgetData, by_class: Callable[[], Mapping[int, Tensor]], of_images: Callable[[ImageSet], Tensor]
 ) -> list[Comparison]:
-    """What a request compares, one comparison for each class in the forget set.
+    """Return one comparison for each class in the forget set.
 
-    A class that goes whole is held against the classes that are retained (`by_class` gives q^c of each);
-    images of a class that stays against the retained images of that class (`of_images` gives their q).
+    A class that is forgotten whole is compared with the retained classes (`by_class` gives q^c of each).
+    Forgotten images of any other class are compared with its retained images (`of_images` gives their q).
     """
     q = by_class() if data.forget_classes else {}
-    retained = data.retain.classes
     found = []
     for label in data.forget.classes:
         if label in data.forget_classes:
-            found.append(Comparison(q[label], torch.stack([q[c] for c in retained])))
+            forgotten, retained = q[label], torch.stack([q[c] for c in data.retain.classes])
         else:
-            found.append(
-                Comparison(
-                    of_images(data.forget.of_classes(label)), of_images(data.retain.of_classes(label))[None]
-                )
-            )
+            forgotten, same_class = (of_images(s.of_classes(label)) for s in (data.forget, data.retain))
+            retained = same_class[None]
+        found.append(Comparison(forgotten, retained))
     return found
 
 
 def every_class(q: Tensor) -> Tensor:
-    """The continuous score of every class f against all others at once: q^f - mean over the other c of q^c,
-    (C, N) -> (C, N).
+    """Return the continuous scores of every class f against the others: (C, N) -> (C, N).
+
+        s_f = q^f - mean over the other classes c of q^c
 
     Raises ValueError for fewer than two classes.
     """
@@ -59,14 +57,15 @@ def every_class(q: Tensor) -> Tensor:
 
 
 def scores_of(ranking: Ranking, comparisons: Sequence[Comparison], topk: int) -> Tensor:
-    """s (N,): the larger, the sooner a weight goes; -inf for one that must stay.
+    """Return scores s (N,): weights are switched off from the largest down; -inf for one that must stay.
 
         continuous      q^f - mean over c of q^c
-        binary          M^f - mean over c of M^c, M = hard top-K of q; among equals the larger continuous score first
+        binary          M^f - mean over c of M^c, M = hard top-K of q; equal ones by their continuous score
         set_difference  the continuous score of the weights in an M^f and in no M^c
 
-    Of several comparisons the mean, and the union of their sets. Departure from the paper: its scores put the
-    weights that serve everybody or nobody first, and its set difference keeps what it should drop.
+    Several comparisons are averaged, and their sets united. Departure from the paper: its scores put the
+    weights that all classes or no class need first, and its set difference keeps the weights that it should
+    drop.
     """
     return _RANKINGS[ranking](comparisons, topk)
 
@@ -76,14 +75,9 @@ def continuous(comparisons: Sequence[Comparison], _topk: int = 0) -> Tensor:
 
 
 def _binary(comparisons: Sequence[Comparison], topk: int) -> Tensor:
-    marks = [
-        Comparison(hard_topk(forgotten, topk).double(), hard_topk(retained, topk).double())
-        for forgotten, retained in comparisons
-    ]
+    marks = [Comparison(*(hard_topk(q, topk).double() for q in comparison)) for comparison in comparisons]
     by_continuous = continuous(comparisons).argsort(descending=True, stable=True)
-    shares = continuous(marks).round(
-        decimals=9
-    )  # so that equal ones are equal in whatever order they were added
+    shares = continuous(marks).round(decimals=9)  # the order of a sum must not make equal shares differ
     order = by_continuous[shares[by_continuous].argsort(descending=True, stable=True)]
     scores = torch.empty_like(shares)
     scores[order] = torch.arange(len(order), 0, -1, dtype=shares.dtype, device=shares.device)
@@ -104,10 +98,10 @@ _RANKINGS: dict[str, Callable[[Sequence[Comparison], int], Tensor]] = {
 
 
 def keep_largest_out(scores: Tensor, kappa: int, shape: tuple[int, int]) -> Tensor:
-    """False for the kappa weights with the largest score above -inf (fewer if there are fewer), else True:
-    (N,) -> (m, n) bool.
+    """Return the mask (m, n) bool of scores (N,): False for the kappa weights with the largest scores.
 
-    Among equal scores the weight that comes first in the layer goes first.
+    Scores of -inf stay True, so there may be fewer than kappa. Among equal scores the first weights in the
+    layer are switched off.
     """
     out = hard_topk(scores, kappa).bool() & (scores > -torch.inf)
     return ~out.view(shape).cpu()

@@ -1,6 +1,4 @@
-"""Direct refinement: the mask of one request, optimised itself. From the network's answer, or from nothing:
-then it is the bound.
-"""
+"""Direct refinement: optimise the scores of one request, from the network's scores or from random ones."""
 
 from __future__ import annotations
 
@@ -23,23 +21,23 @@ def refined(
     layer: MaskedLayer,
     data: ForgetData,
     kappa: int,
+    retain_weight: float,
+    tau: float,
     *,
     steps: int,
     lr: float,
-    retain_weight: float,
-    tau: float,
     batch: int,
 ) -> Tensor:
-    """Scores (N,) after `steps` of Adam on the request's own objective, the scores standardised first.
+    """Return scores (N,) after `steps` of Adam on the request's objective. They are standardised first.
 
-        mean over forgotten classes' images of -log(1 - p_y(x))                 where classes go whole
-        + mean over levels u of |Q_forget(u) - Q_validation(u)|                 where images go whose class stays
+        mean over the images of forgotten classes of -log(1 - p_y(x))
+        + mean over levels u of |Q_forget(u) - Q_validation(u)|       for forgotten images of other classes
         + retain_weight * mean over retain of CE(x, y)
 
-    under the hard mask that switches off the kappa largest, the gradient of the soft one; batches of `batch`
-    images of each kind. Q are quantiles, at 99 levels, of the margins (nats) of forget images and of
-    validation images of the same classes: the 1-Wasserstein distance from what the model, masked, says of
-    images that it never saw. Needs no test image.
+    The mask switches off the kappa largest scores and has the gradient of the soft mask; `batch` images of
+    each kind a step. Q(u) are quantiles, at 99 levels, of the masked model's margins (nats) on forget images
+    and on validation images of the same classes: their difference is the 1-Wasserstein distance between the
+    two. Needs no test image.
     """
     if steps < 1 or kappa == layer.size:
         return scores
@@ -49,25 +47,21 @@ def refined(
         "unseen": unseen_of(data),
         "retain": data.retain,
     }
-    factors = {
-        name: factors_of(layer, images, "logit", data.device) for name, images in sets.items() if len(images)
-    }
+    given = {name: images for name, images in sets.items() if len(images)}
+    factors = {name: factors_of(layer, images, "logit", data.device) for name, images in given.items()}
     generator = data.generator("MIMU", "refine")
-    scores = scores.float()  # binary ones are ranks in doubles
+    scores = scores.float()  # binary scores are ranks in float64
     spread = scores.std()
     refined_scores = ((scores - scores.mean()) / torch.where(spread > 0, spread, 1.0)).requires_grad_(True)
     optimizer = torch.optim.Adam([refined_scores], lr=lr)
     for _ in data.progress(range(steps), "MIMU refinement"):
-        drop = straight_through(
-            soft_topk(refined_scores, kappa, tau), hard_topk(refined_scores.detach(), kappa)
-        )
-        mask = (1 - drop).view(1, *layer.shape)
-        seen = {
-            name: _Logits.of(layer, mask, images.drawn(batch, generator)) for name, images in factors.items()
-        }
+        soft, hard = soft_topk(refined_scores, kappa, tau), hard_topk(refined_scores.detach(), kappa)
+        mask = (1 - straight_through(soft, hard)).view(1, *layer.shape)
+        batches = {name: images.drawn(batch, generator) for name, images in factors.items()}
+        seen = {name: _Logits.of(layer, mask, images) for name, images in batches.items()}
         loss = retain_weight * seen["retain"].cross_entropy()
         if "gone" in seen:
-            loss = loss + seen["gone"].reached()
+            loss = loss + seen["gone"].unreachability()
         if "images" in seen:
             loss = loss + (seen["images"].margin_quantiles() - seen["unseen"].margin_quantiles()).abs().mean()
         optimizer.zero_grad(set_to_none=True)
@@ -77,28 +71,26 @@ def refined(
 
 
 def unseen_of(data: ForgetData) -> ImageSet:
-    """Validation images of the classes of which only images are forgotten: what these should look like
-    afterwards.
+    """Return the validation images of every class of which some images are forgotten and some retained.
 
-    All of them, in the proportions that validation has: a request with many images of one class and few of
-    another is likened to their mixture.
+    Their margins are the target for the forgotten images. All of them are returned, in validation's class
+    proportions, whatever those of the forgotten images are.
 
-    Raises ValueError if one of these classes has none.
+    Raises ValueError if one of these classes has no validation image.
     """
     classes = data.forget.without_classes(*data.forget_classes).classes
     unseen = data.validation.of_classes(*classes)
     missing = sorted(set(classes) - set(unseen.classes))
     if missing:
         raise ValueError(
-            f"--refine_steps: expected validation images of the classes {classes}, to which forgotten images "
-            "are likened, "
-            f"got none of {missing}. Give 0 steps, or data with validation images"
+            f"--refine_steps: expected validation images of the classes {classes}, to compare forgotten "
+            f"images with, got none of {missing}. Give 0 steps, or data with validation images"
         )
     return unseen
 
 
 class _Logits(NamedTuple):
-    """Logits (N, classes) of images under a mask, and their labels."""
+    """Logits (N, classes) and labels (N,) of images of a masked model."""
 
     logits: Tensor
     labels: Tensor
@@ -110,12 +102,12 @@ class _Logits(NamedTuple):
     def cross_entropy(self) -> Tensor:
         return F.cross_entropy(self.logits, self.labels)
 
-    def reached(self) -> Tensor:
-        """mean -log(1 - p_y) = logsumexp(z) - logsumexp over j != y."""
+    def unreachability(self) -> Tensor:
+        """Return the mean of -log(1 - p_y) = logsumexp(z) - logsumexp over j != y."""
         return (self.logits.logsumexp(-1) - self._others()).mean()
 
     def margin_quantiles(self) -> Tensor:
-        """Quantiles (99,) of z_y - logsumexp over j != y, at 0.01, ..., 0.99."""
+        """Return the quantiles (99,) of z_y - logsumexp over j != y, at 0.01, ..., 0.99."""
         margins = self.logits.gather(1, self.labels[:, None])[:, 0] - self._others()
         return margins.quantile(torch.linspace(0.01, 0.99, 99, dtype=margins.dtype, device=margins.device))
 

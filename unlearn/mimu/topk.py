@@ -1,6 +1,4 @@
-"""Top-K of logits, differentiably: a soft mask that sums to K exactly, the hard one, and the samplers that
-join them.
-"""
+"""Differentiable top-K: a soft mask that sums to K, the hard mask, and samplers that combine the two."""
 
 from __future__ import annotations
 
@@ -15,15 +13,11 @@ ITERATIONS = 100
 
 
 class _SoftTopK(torch.autograd.Function):
-    """M = sigmoid((q - t) / tau), t such that every row sums to K; the gradient of t by the implicit function
-    theorem.
-    """
+    """M = sigmoid((q - t) / tau), every row summing to K; dt/dq by the implicit function theorem."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, k: int, tau: float) -> Tensor:
-        centred = logits - logits.topk(k, dim=-1, sorted=False).values.amin(
-            -1, keepdim=True
-        )  # exact where the mask is soft
+        centred = logits - _kth_largest(logits, k)  # small, so exact, where the mask is soft
         mask = torch.sigmoid((centred - threshold(centred, k, tau)) / tau)
         ctx.save_for_backward(mask)
         ctx.tau = tau
@@ -39,15 +33,14 @@ class _SoftTopK(torch.autograd.Function):
 
 
 def soft_topk(logits: Tensor, k: int, tau: float) -> Tensor:
-    """Soft top-K mask of logits q (..., N), rows summing to K: the fixed point of entropic optimal-transport
-    top-k.
+    """Return the soft top-K mask of logits q (..., N): the solution of entropic optimal-transport top-k.
 
         M_i = sigmoid((q_i - t) / tau), sum_i M_i = K
         dL/dq = s (g - <s, g> / sum s) / tau with s = M (1 - M), g = dL/dM; zero where sum s = 0
 
-    For K = N the mask is 1 everywhere. Raises ValueError unless 0 < K <= N and tau > 0. Source: Cuturi,
-    Teboul, Vert 2019, arXiv:1905.11885; Xie et al. 2020, arXiv:2002.06504; two bins have a scalar dual, so no
-    N x K matrix is needed.
+    For K = N the mask is 1 everywhere. Two bins have a scalar dual, so no N x K matrix is needed. Raises
+    ValueError unless 0 < K <= N and tau > 0. Source: Cuturi, Teboul, Vert 2019, arXiv:1905.11885; Xie et al.
+    2020, arXiv:2002.06504.
     """
     _check(logits, k, tau)
     if k == logits.shape[-1]:
@@ -65,11 +58,10 @@ def _check(logits: Tensor, k: int, tau: float) -> None:
 
 @torch.no_grad()
 def threshold(logits: Tensor, k: int, tau: float) -> Tensor:
-    """t (..., 1) such that sum_i sigmoid((q_i - t) / tau) = k: Newton steps, bisection where they leave the
-    bracket.
+    """Return t (..., 1) with sum_i sigmoid((q_i - t) / tau) = k, by Newton's method with bisection.
 
-    All N equal to q give t = q - tau logit(k / N), so t lies between that of the smallest and that of the
-    largest logit.
+    N equal logits q have t = q - tau logit(k / N). This value for the smallest and for the largest logit
+    brackets t.
     """
     q = logits.detach()
     shift = tau * torch.logit(torch.tensor(k / q.shape[-1], dtype=torch.float64)).item()
@@ -83,31 +75,36 @@ def threshold(logits: Tensor, k: int, tau: float) -> Tensor:
         newton = t + tau * excess / torch.where(slope > 0, slope, 1.0)
         inside = (newton >= low) & (newton <= high) & (slope > 0)
         following = torch.where(inside, newton, (low + high) / 2)
-        if bool((following == t).all() or (excess.abs() <= 4 * torch.finfo(q.dtype).eps * k).all()):
+        is_rounding = excess.abs() <= 4 * torch.finfo(q.dtype).eps * k
+        if bool((following == t).all() or is_rounding.all()):
             break
         t = following
     return t
 
 
 def hard_topk(scores: Tensor, k: int) -> Tensor:
-    """The k largest of scores (..., N) as 0/1 of the same type; among equal scores the lower position first."""
-    smallest_in = scores.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    """Mark the k largest of scores (..., N) by 1, the others by 0; among equal scores the first ones."""
+    smallest_in = _kth_largest(scores, k)
     above, equal = scores > smallest_in, scores == smallest_in
     missing = k - above.sum(-1, keepdim=True)
     return (above | (equal & (equal.cumsum(-1) <= missing))).to(scores.dtype)
 
 
+def _kth_largest(values: Tensor, k: int) -> Tensor:
+    return values.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+
+
 def straight_through(soft: Tensor, hard: Tensor) -> Tensor:
-    """The hard mask forward, the soft mask's gradient backward."""
+    """Return the hard mask, with the gradient of the soft one."""
     return hard + (soft - soft.detach())
 
 
 def sampled_topk(sampler: Sampler, logits: Tensor, k: int, tau: float, generator: torch.Generator) -> Tensor:
-    """A hard top-K mask of logits q (..., N), 0/1 with K ones a row, that carries a soft mask's gradient.
+    """Return a hard top-K mask of logits q (..., N), K ones a row, with the gradient of a soft mask.
 
         sinkhorn    hard top-K of q; gradient of soft_topk(q)
-        gumbel      the same of q + g, g standard Gumbel noise: K weights drawn without repetition, in proportion to exp(q)
-        threshold   hard top-K of q; gradient of sigmoid((q - t) / tau), t the K-th largest q, taken as a constant
+        gumbel      the same of q + standard Gumbel noise: K draws without repetition, proportional to exp(q)
+        threshold   hard top-K of q; gradient of sigmoid((q - t) / tau), t the K-th largest q as a constant
 
     Raises ValueError unless 0 < K <= N and tau > 0. Source: Kool, van Hoof, Welling 2019, arXiv:1903.06059
     (Gumbel top-k); Bengio, Leonard, Courville 2013, arXiv:1308.3432 (straight-through).
@@ -126,8 +123,8 @@ def _gumbel(logits: Tensor, k: int, tau: float, generator: torch.Generator) -> T
 
 def _threshold(logits: Tensor, k: int, tau: float, _: torch.Generator) -> Tensor:
     _check(logits, k, tau)
-    least = logits.detach().topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
-    return straight_through(torch.sigmoid((logits - least) / tau), hard_topk(logits.detach(), k))
+    soft = torch.sigmoid((logits - _kth_largest(logits.detach(), k)) / tau)
+    return straight_through(soft, hard_topk(logits.detach(), k))
 
 
 _SAMPLERS: dict[str, Callable[[Tensor, int, float, torch.Generator], Tensor]] = {
