@@ -1,7 +1,7 @@
 """Architectures, their split around a layer, and masks."""
 
 from models.contract import check_copies, check_logits, check_trains, fails_on_one
-from models.impl import ARCHITECTURES, build, is_builtin
+from models.impl import ARCHITECTURES, build, is_builtin, register
 from models.mask import Mask, apply_mask, check_maskable, lift_mask, switched_off, uncompiled
 from models.masked_layer import MaskedLayer, alike, evaluating, find_layer, linear_layers, split_at, tail_at
 from registry import import_modules
@@ -25,6 +25,7 @@ __all__ = [
     "is_builtin",
     "lift_mask",
     "linear_layers",
+    "register",
     "split_at",
     "switched_off",
     "tail_at",

@@ -27,16 +27,12 @@ import torch
 from models import Mask, switched_off
 from unlearn import Unlearned
 
-def scale(model, data, *, factor: float = 0.5):
-    """Scale every weight."""
-    student = copy.deepcopy(model)
-    for weight in student.parameters():
-        weight.data *= factor
-    return student
-
 def halve(model, data):
     """Halve every weight."""
-    return scale(model, data)
+    student = copy.deepcopy(model)
+    for weight in student.parameters():
+        weight.data *= 0.5
+    return student
 
 def first_rows(model, data, *, rows: int = 1):
     """Switch off the first rows of linear2."""

@@ -271,17 +271,7 @@ def test_default_is_caught_on_images_with_planted_wrong_labels(capsys, folder):
     """
     train = load_splits("planted.py:planted", ".").train.indexes.tolist()
     (folder / "planted.txt").write_text("\n".join(str(index) for index in train if index % 12 == 0))
-    common = [
-        "ulira",
-        "--dataset",
-        "planted.py:planted",
-        "--arch",
-        "mlp",
-        "--forget_indexes",
-        "planted.txt",
-        "--shadows",
-        "32",
-    ]
+    common = "ulira --dataset planted.py:planted --arch mlp --forget_indexes planted.txt --shadows 32".split()
 
     caught, out = audited(capsys, *common, "--epochs", "60", "--unlearn", "default")
 
@@ -390,15 +380,7 @@ def test_help_shows_the_methods_own_flags(capsys):
             "--metrics: expected metrics of one model alone, got avg_gap",
         ),
         (
-            [
-                "klom",
-                "--unlearn",
-                "default",
-                "--num_indexes_to_replace",
-                "9",
-                "--metrics",
-                "mia,test_forget_score",
-            ],
+            "klom --unlearn default --num_indexes_to_replace 9 --metrics mia,test_forget_score".split(),
             "--metrics: test_forget_score needs a class that is forgotten whole, got the request class0-9. "
             "Leave it out, or forget a whole",
         ),

@@ -12,19 +12,7 @@ from own_store import there  # noqa: F401 (every test runs in the module's folde
 from audits import klom
 from benchmarks import audit
 
-SMALL = [
-    "--methods",
-    "default",
-    "UNSIR",
-    "--models",
-    "10",
-    "--shadows",
-    "16",
-    "--epochs",
-    "2",
-    "--num_indexes_to_replace",
-    "60",
-]
+SMALL = "--methods default UNSIR --models 10 --shadows 16 --epochs 2 --num_indexes_to_replace 60".split()
 
 
 @pytest.fixture(scope="module")

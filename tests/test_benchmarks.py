@@ -230,20 +230,7 @@ def test_the_files_behind_a_method_are_its_own_and_those_that_it_imports():
 def test_many_models_has_a_row_for_each_way_and_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(many_models, "in_a_process", many_models._trained)  # here, where torch is imported
-    command = [
-        "--models",
-        "1",
-        "2",
-        "--loop",
-        "1",
-        "--processes",
-        "0",
-        "--repeats",
-        "1",
-        "--json",
-        "rows.json",
-        *SMALL,
-    ]
+    command = [*"--models 1 2 --loop 1 --processes 0 --repeats 1 --json rows.json".split(), *SMALL]
     assert many_models.main(command) == 0
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     ways = [("at once", 1), ("at once", 2), ("loop", 1), ("loop, one thread", 1)]
@@ -263,19 +250,7 @@ def test_many_models_refuses_numbers_that_make_no_sense(flags, capsys):
 @pytest.mark.slow
 def test_datamodels_are_held_against_retraining(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    command = [
-        "--shadows",
-        "4",
-        "--oracles",
-        "2",
-        "--damping",
-        "1",
-        "--sketch_size",
-        "64",
-        "--json",
-        "rows.json",
-        *SMALL,
-    ]
+    command = [*"--shadows 4 --oracles 2 --damping 1 --sketch_size 64 --json rows.json".split(), *SMALL]
     assert datamodels.main(command) == 0
     (row,) = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert all(-1 <= row[name] <= 1 for name in ("lds", "forget", "others"))

@@ -20,18 +20,7 @@ import mlflow_forget
 from models import Mask
 from training import load_mask, save_mask
 
-JOB = [
-    "--unlearn",
-    "random_mask",
-    "--kappa",
-    "30",
-    "--epochs",
-    "2",
-    "--class_to_replace",
-    "-1",
-    "--num_indexes_to_replace",
-    "60",
-]
+JOB = "--unlearn random_mask --kappa 30 --epochs 2 --class_to_replace -1 --num_indexes_to_replace 60".split()
 
 FOLDERS, TABLES = ("mlruns", "results"), ("params", "tags", "latest_metrics", "datasets")
 

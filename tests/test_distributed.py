@@ -31,10 +31,7 @@ def together(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
     command = [
         sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
+        *"-m torch.distributed.run --standalone --nproc_per_node=2".split(),
         str(ROOT / "tests" / "two_processes.py"),
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -99,19 +99,7 @@ def test_a_run_that_ended_itself_meanwhile_stays_as_it_ended(monkeypatch):
 
 def test_a_process_that_is_killed_leaves_a_run_that_the_next_one_ends(tmp_path):
     """In whatever experiment, and where the next one finds its own job done and runs nothing."""
-    words = [
-        "--unlearn",
-        "random_mask",
-        "--kappa",
-        "3",
-        "--epochs",
-        "1",
-        "--ideal",
-        "skip",
-        "--report",
-        "skip",
-        "--skip_finished",
-    ]
+    words = "--unlearn random_mask --kappa 3 --epochs 1 --ideal skip --report skip --skip_finished".split()
     assert mlflow_forget.main(words) == 0
     program = (
         "import os, tempfile, tracking.run as run\n"

@@ -226,20 +226,7 @@ def test_a_main_job_keeps_its_numbers_in_a_line(lock, monkeypatch, capsys):
     whole = pipeline.unlearn
     monkeypatch.setattr(pipeline, "unlearn", lambda *given, **more: (lock.take(), whole(*given, **more))[1])
     assert (
-        mlflow_forget.main(
-            [
-                "--unlearn",
-                "random_mask",
-                "--kappa",
-                "3",
-                "--epochs",
-                "1",
-                "--ideal",
-                "skip",
-                "--report",
-                "skip",
-            ]
-        )
+        mlflow_forget.main("--unlearn random_mask --kappa 3 --epochs 1 --ideal skip --report skip".split())
         == 1
     )
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]

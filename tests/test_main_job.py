@@ -370,15 +370,7 @@ def test_nothing_is_left_anywhere_else(jobs):
 
 def test_hyphens_are_underscores(folder, jobs):
     hyphens = call(
-        folder,
-        "--unlearn",
-        "mimu",
-        "--epochs=2",
-        "--gcn-steps",
-        "3",
-        "--class-to-replace=3",
-        "--split-seed",
-        "0",
+        folder, *"--unlearn mimu --epochs=2 --gcn-steps 3 --class-to-replace=3 --split-seed 0".split()
     )
 
     assert hyphens.tags["config_hash"] == jobs.other_class.tags["config_hash"]
@@ -436,21 +428,6 @@ def test_listed_images_are_forgotten(folder, jobs):
 
 
 # A person's own method, and Python
-
-
-@pytest.mark.parametrize(
-    ("words", "factor"),
-    [(("mine.py:halve",), 0.5), (("mine.py:scale",), 0.5), (("mine.py:scale", "--factor", "0.25"), 0.25)],
-)
-def test_a_method_from_a_file_runs(words, factor, folder, jobs):
-    outcome = call(folder, "--unlearn", *words, "--epochs", "2", "--ideal", "skip")
-    initial = load_file(folder / "results/digits/1mlp_ep2.safetensors")
-    unlearned = saved(outcome, "unlearned.safetensors")
-
-    assert outcome.code == 0, outcome.err
-    assert all(torch.equal(unlearned[name], factor * initial[name]) for name in initial)
-    assert outcome.params.get("factor", "0.5") == str(factor)
-    assert not (outcome.artifacts / "mask.safetensors").exists()
 
 
 def test_a_mask_of_a_users_method_is_counted_kept_and_drawn(folder, jobs):

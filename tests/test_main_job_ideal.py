@@ -42,19 +42,7 @@ def test_without_the_ideal_model_the_command_that_makes_it_is_printed(ideal, fol
 
 
 def test_the_printed_command_makes_the_ideal_model_and_auto_loads_it(folder):
-    job = (
-        *RANDOM,
-        "--dataset",
-        "tiny.py:tiny",
-        "--arch",
-        "mlp",
-        "--hidden",
-        "8,4",
-        "--kappa",
-        "5",
-        "--class_to_replace",
-        "2",
-    )
+    job = (*RANDOM, *"--dataset tiny.py:tiny --arch mlp --hidden 8,4 --kappa 5 --class_to_replace 2".split())
     job = (*job, "--save_dir", str(folder / "tiny models"))
     command = printed_command(call(folder, *job))
     (folder / "main_ideal.py").symlink_to(ROOT / "main_ideal.py")
@@ -70,18 +58,7 @@ def test_the_printed_command_makes_the_ideal_model_and_auto_loads_it(folder):
 
 def test_train_makes_the_ideal_model_of_any_dataset(folder):
     outcome = call(
-        folder,
-        *RANDOM,
-        "--dataset",
-        "tiny.py:tiny",
-        "--arch",
-        "mlp",
-        "--kappa",
-        "5",
-        "--ideal",
-        "train",
-        "--save_dir",
-        "train",
+        folder, *RANDOM, *"--dataset tiny.py:tiny --arch mlp --kappa 5 --ideal train --save_dir train".split()
     )
 
     assert outcome.params["ideal_model"] == "trained"

@@ -228,19 +228,7 @@ def test_what_goes_wrong_is_a_line_of_its_own(diverging, tmp_path, monkeypatch, 
 
 def test_timing_tells_a_step_and_why_there_is_none(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    command = [
-        *SMALL,
-        "--timing",
-        "--timing_epochs",
-        "1",
-        "--repeats",
-        "1",
-        "--methods",
-        "NGPlus",
-        "CT",
-        "SSD",
-        "default",
-    ]
+    command = [*SMALL, *"--timing --timing_epochs 1 --repeats 1 --methods NGPlus CT SSD default".split()]
 
     assert methods.main([*command, "--addons", "skip", "--json", "rows.json"]) == 0
     timings = {one["method"]: one for one in json.loads((tmp_path / "rows.json").read_text())["timings"]}

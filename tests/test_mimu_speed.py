@@ -135,15 +135,7 @@ def test_many_graphs_are_measured_on_a_cpu_where_their_number_is_given(capsys, t
         main(
             [
                 *shapes,
-                "--repeats",
-                "1",
-                "--parts",
-                "graphs",
-                "--graphs",
-                "3",
-                "--device",
-                "cpu",
-                "--json",
+                *"--repeats 1 --parts graphs --graphs 3 --device cpu --json".split(),
                 str(tmp_path / "s.json"),
             ]
         )

@@ -82,20 +82,7 @@ def test_a_cell_that_differs_is_found(ours, mlflows, differing, special):
 
 def test_a_store_that_is_there_is_measured_and_kept(stores, capsys):
     folder = str(Path(stores[0].removeprefix("sqlite:///")).parent)
-    flags = [
-        "--stores",
-        "files",
-        "--compare_runs",
-        "0",
-        "--slow_runs",
-        "3",
-        "--params",
-        "2",
-        "--metrics",
-        "2",
-        "--points",
-        "4",
-    ]
+    flags = "--stores files --compare_runs 0 --slow_runs 3 --params 2 --metrics 2 --points 4".split()
     assert benchmark.main([*flags, "--folder", folder]) == 0
     table = capsys.readouterr().out
     assert [line.split()[:4] for line in table.splitlines() if line.startswith("files")] == [

@@ -35,13 +35,7 @@ def test_a_local_cluster_runs_every_job_once(folder):
     program = [
         sys.executable,
         str(ROOT / "array_param_file.py"),
-        "run",
-        "--grid",
-        "grid.yml",
-        "--address",
-        "local",
-        "--workers",
-        "2",
+        *"run --grid grid.yml --address local --workers 2".split(),
     ]
     for said in ("3 finished, 0 were before, 0 failed", "0 finished, 3 were before, 0 failed"):
         done = subprocess.run(program, capture_output=True, text=True, timeout=600)

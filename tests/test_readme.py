@@ -42,12 +42,7 @@ def test_the_method_of_readme_runs_from_its_file(method_file, capsys):
     command = [
         "--unlearn",
         f"{method_file}:uniform",
-        "--unlearn_epochs",
-        "2",
-        "--unlearn-lr",
-        "0.01",
-        "--epochs",
-        "3",
+        *"--unlearn_epochs 2 --unlearn-lr 0.01 --epochs 3".split(),
     ]
     assert mlflow_forget.main(command) == 0
     assert "forget_score" in capsys.readouterr().out

@@ -147,14 +147,7 @@ def test_a_warm_worker_measures_what_a_fresh_process_does(folder):
     shutil.rmtree(folder / "eval")
     (folder / "mlflow.db").rename(folder / "warm.db")
     shutil.rmtree(folder / "results" / "digits" / "cache")
-    last = [
-        "--unlearn",
-        "SSD",
-        "--epochs",
-        "1",
-        "--ideal",
-        "skip",
-    ]  # what the worker did after all the others
+    last = "--unlearn SSD --epochs 1 --ideal skip".split()  # what the worker did after all the others
     subprocess.run(
         [sys.executable, str(ROOT / "mlflow_forget.py"), *last], check=True, capture_output=True, timeout=600
     )

@@ -17,18 +17,7 @@ import mlflow_forget
 from training import checkpoint_digest
 from vision_data import load_splits
 
-JOB = [
-    "--unlearn",
-    "random_mask",
-    "--kappa",
-    "30",
-    "--epochs",
-    "2",
-    "--class_to_replace",
-    "-1",
-    "--num_indexes_to_replace",
-    "60",
-]
+JOB = "--unlearn random_mask --kappa 30 --epochs 2 --class_to_replace -1 --num_indexes_to_replace 60".split()
 
 
 @pytest.fixture(scope="module")
@@ -273,13 +262,7 @@ def elsewhere(job, folder):
     splits = load_splits("digits", ".")
     indexes = [*splits.train.indexes[:30].tolist(), *splits.validation.indexes[:3].tolist()]
     (folder / "forget_elsewhere.txt").write_text("\n".join(map(str, indexes)))
-    return [
-        "evaluate",
-        "--initial",
-        "initial_elsewhere.safetensors",
-        "--unlearned",
-        "unlearned_elsewhere.pth",
-    ]
+    return "evaluate --initial initial_elsewhere.safetensors --unlearned unlearned_elsewhere.pth".split()
 
 
 def test_models_from_elsewhere_are_evaluated_and_verified(elsewhere, capsys):
@@ -381,14 +364,7 @@ def test_a_model_that_forgot_something_else_is_refused(job, elsewhere, folder, c
     assert "expected a model that unlearned class0, got one trained on everything" in capsys.readouterr().err
 
     run = made(
-        audit.main,
-        *lethes,
-        "--class_to_replace",
-        "-1",
-        "--num_indexes_to_replace",
-        "60",
-        "--metrics",
-        "default",
+        audit.main, *lethes, *"--class_to_replace -1 --num_indexes_to_replace 60 --metrics default".split()
     )
     assert run.data.metrics["forget_score"] == job.data.metrics["forget_score"]
     assert "unlearned" not in run.data.tags.get("warning", "")
@@ -419,14 +395,7 @@ def test_nobodys_file_is_to_be_deleted(name, message, elsewhere, folder, capsys)
 
 def test_a_module_around_the_model_is_said_to_be_one(folder, capsys):
     run = made(
-        mlflow_forget.main,
-        "--unlearn",
-        "dm_direct",
-        "--attribution_images",
-        "50",
-        "--sketch_size",
-        "64",
-        *JOB[4:],
+        mlflow_forget.main, *"--unlearn dm_direct --attribution_images 50 --sketch_size 64".split(), *JOB[4:]
     )
 
     code, out = verified(capsys, run)

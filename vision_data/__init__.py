@@ -12,7 +12,7 @@ from vision_data.asked_normalisation import (
 )
 from vision_data.forget_request import Division, ForgetRequest, read_indexes
 from vision_data.image_set import ImageSet, Normalisation, forward_batch
-from vision_data.impl import DATASETS, RawDataset, origin
+from vision_data.impl import DATASETS, RawDataset, origin, register
 from vision_data.splits import Splits, load_splits, split
 
 import_modules(__name__, __path__)
@@ -35,6 +35,7 @@ __all__ = [
     "normalisation_of",
     "origin",
     "read_indexes",
+    "register",
     "spelled",
     "split",
 ]
