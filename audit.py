@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import command_line
+import shared_flags
 
 if TYPE_CHECKING:
     import argparse
@@ -55,7 +56,7 @@ def klom(argv: Sequence[str]) -> int:
     from_file = "the oracles' margins, made elsewhere: a row per model; a column per forget, retain and validation image (see README)"
     group.add_argument("--oracle_margins", metavar="FILE.npy", help=from_file)
     of_each = "metrics of one model, by name, measured of each of these, as mia_confidence; the means are logged (default: none)"
-    group.add_argument("--metrics", type=command_line.words, default=(), metavar="NAME,...", help=of_each)
+    group.add_argument("--metrics", type=shared_flags.words, default=(), metavar="NAME,...", help=of_each)
     direction = "KL(unlearned || oracles), or as in data-unlearning-bench KL(oracles || unlearned) (default: %(default)s)"
     group.add_argument(
         "--klom_direction",
@@ -68,7 +69,7 @@ def klom(argv: Sequence[str]) -> int:
     from audits.klom import KlomAudit, KlomConfig
 
     common = _common(options, method, architecture)
-    margins = command_line.path_or_none(options.oracle_margins)
+    margins = shared_flags.path_or_none(options.oracle_margins)
     of_all = {"oracle_margins": margins, "also": options.metrics, "klom_direction": options.klom_direction}
     config = KlomConfig(**common, models=options.models, **of_all)
     audit = KlomAudit(config, progress=command_line.progress_bar, notice=print)
@@ -109,7 +110,7 @@ def evaluate(argv: Sequence[str]) -> int:
     --arch names. The forget request is Lethe's: --forget_indexes with the positions in the published training
     part, or a class.
     """
-    architecture = command_line.architecture_named(argv)
+    architecture = shared_flags.architecture_named(argv)
     summary, _, details = (evaluate.__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip())
     group = parser.add_argument_group("the models")
@@ -125,10 +126,10 @@ def evaluate(argv: Sequence[str]) -> int:
         "--trained_on", choices=("train", "all"), default="train", help=f"{trained_on} (default: %(default)s)"
     )
     which = "all, default, or names (default: all)"
-    group.add_argument("--metrics", type=command_line.words, default=("all",), metavar="NAME,...", help=which)
+    group.add_argument("--metrics", type=shared_flags.words, default=("all",), metavar="NAME,...", help=which)
     group.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: <dataset>-<arch>)")
-    command_line.add_shared_flags(parser)
-    command_line.add_signature_flags(parser, architecture, "architecture")
+    shared_flags.add_shared_flags(parser)
+    shared_flags.add_signature_flags(parser, architecture, "architecture")
     options = command_line.parsed(parser, argv)
     missing = [f"--{name}" for name in ("initial", "unlearned") if getattr(options, name) is None]
     if missing:
@@ -139,8 +140,8 @@ def evaluate(argv: Sequence[str]) -> int:
     config = ForeignConfig(
         Path(options.initial),
         Path(options.unlearned),
-        command_line.base_config(options, architecture, options.seed),
-        command_line.path_or_none(options.ideal),
+        shared_flags.base_config(options, architecture, options.seed),
+        shared_flags.path_or_none(options.ideal),
         options.trained_on,
         options.metrics,
         options.experiment,
@@ -170,7 +171,7 @@ def verify(argv: Sequence[str]) -> int:
     from audits.verification import verify as verified
     from tracking.record import read_record
 
-    record = read_record(options.run_id, command_line.path_or_none(options.artifact_root))
+    record = read_record(options.run_id, shared_flags.path_or_none(options.artifact_root))
     done = verified(record, progress=command_line.progress_bar, trust_code=options.trust_code)
     print(verification_report(record, done))
     return 0 if done.holds else command_line.FAILED
@@ -314,18 +315,18 @@ def _parser(
     from unlearn import METHODS
 
     chosen = command_line.first_pass(argv, {"unlearn": None, "arch": None, "dataset": "digits"})
-    architecture = command_line.architecture_of(chosen["arch"], chosen["dataset"])
+    architecture = shared_flags.architecture_of(chosen["arch"], chosen["dataset"])
     method = None if chosen["unlearn"] is None else METHODS[chosen["unlearn"]]
     summary, _, details = (of.__doc__ or "").partition("\n")
-    about = method.about if method else "methods: " + ", ".join(command_line.method_names())
+    about = method.about if method else "methods: " + ", ".join(shared_flags.method_names())
     parser = command_line.OneLineParser(summary, f"{details.strip()}\n\n{about}")
     job = parser.add_argument_group("the method")
     job.add_argument("--unlearn", metavar="METHOD", help="name, or path/to/file.py:function")
     job.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: <dataset>-<arch>)")
-    command_line.add_shared_flags(parser)
-    command_line.add_signature_flags(parser, architecture, "architecture")
+    shared_flags.add_shared_flags(parser)
+    shared_flags.add_signature_flags(parser, architecture, "architecture")
     if method is not None:
-        command_line.add_signature_flags(parser, method, "method")
+        shared_flags.add_signature_flags(parser, method, "method")
     return parser, method, architecture
 
 
@@ -334,7 +335,7 @@ def _parsed(
 ) -> argparse.Namespace:
     options = command_line.parsed(parser, argv, method)
     if method is None:
-        raise ValueError("--unlearn is missing. Name a method: " + ", ".join(command_line.method_names()))
+        raise ValueError("--unlearn is missing. Name a method: " + ", ".join(shared_flags.method_names()))
     return options
 
 
@@ -344,8 +345,8 @@ def _common(
     """Return the settings that every audit of a method has."""
     return {
         "unlearn": options.unlearn,
-        "settings": {} if method is None else command_line.settings_from(options, method),
-        "base": command_line.base_config(options, architecture, options.seed),
+        "settings": {} if method is None else shared_flags.settings_from(options, method),
+        "base": shared_flags.base_config(options, architecture, options.seed),
         "experiment": options.experiment,
     }
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+import base_model_command
 import command_line
 
 
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Load the checkpoint if it exists, else train and save it; print where it is and how good it is."""
-    return command_line.train_base_model(argv, __doc__ or "", which="initial")
+    return base_model_command.train_base_model(argv, __doc__ or "", which="initial")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import command_line
+import shared_flags
 from flag_words import Flags, text_of
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ def options_of(
     method, architecture = entries_of(command_line.first_pass(argv, NAMES))
     options = command_line.parsed(flags(method, architecture, about), argv, method)
     if method is None:
-        raise ValueError("--unlearn is missing. Name a method: " + ", ".join(command_line.method_names()))
-    command_line.several_settings_from(options, method)
-    command_line.settings_from(options, architecture)
+        raise ValueError("--unlearn is missing. Name a method: " + ", ".join(shared_flags.method_names()))
+    shared_flags.several_settings_from(options, method)
+    shared_flags.settings_from(options, architecture)
     return options, method, architecture
 
 
@@ -86,7 +87,7 @@ def entries_of(chosen: dict[str, Any]) -> tuple[Entry[Any] | None, Entry[Any]]:
     """The method and the architecture that the command line names, so that their flags can be added."""
     from unlearn import METHODS
 
-    architecture = command_line.architecture_of(chosen["arch"], chosen["dataset"])
+    architecture = shared_flags.architecture_of(chosen["arch"], chosen["dataset"])
     return (None if chosen["unlearn"] is None else METHODS[chosen["unlearn"]]), architecture
 
 
@@ -94,7 +95,7 @@ def flags(
     method: Entry[Any] | None, architecture: Entry[Any], about: str | None = None
 ) -> argparse.ArgumentParser:
     summary, _, details = (about or "").partition("\n")
-    own = method.about if method else "methods: " + ", ".join(command_line.method_names())
+    own = method.about if method else "methods: " + ", ".join(shared_flags.method_names())
     parser = command_line.OneLineParser(summary, f"{details.strip()}\n\n{own}")
     job = parser.add_argument_group("the job")
     job.add_argument("--unlearn", metavar="METHOD", help="name, or path/to/file.py:function")
@@ -122,14 +123,14 @@ def flags(
     job.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: <dataset>-<arch>)")
     job.add_argument(
         "--checkpoint_epochs",
-        type=command_line.epochs,
+        type=shared_flags.epochs,
         default=(),
         metavar="N,N,...",
         help="epochs of the method after which the intermediate model is evaluated too, separated by commas (default: none)",
     )
     job.add_argument(
         "--metrics",
-        type=command_line.words,
+        type=shared_flags.words,
         default=("default",),
         metavar="NAME,...",
         help="what to measure: default, all (the costly ones too), or names separated by commas; --list shows them (default: default)",
@@ -142,16 +143,16 @@ def flags(
     )
     job.add_argument(
         "--unlearn_augment",
-        type=command_line.words,
+        type=shared_flags.words,
         default=("auto",),
         metavar="auto|none|KIND,...",
         help="what the images go through that the method trains on: auto, as the base models' recipe has it; none; or some of crop, flip, "
         "cutout. What is measured or ranked is not augmented (default: auto)",
     )
-    command_line.add_shared_flags(parser, several_seeds=True)
-    command_line.add_signature_flags(parser, architecture, "architecture")
+    shared_flags.add_shared_flags(parser, several_seeds=True)
+    shared_flags.add_signature_flags(parser, architecture, "architecture")
     if method is not None:
-        command_line.add_signature_flags(parser, method, "method", several=True)
+        shared_flags.add_signature_flags(parser, method, "method", several=True)
     return parser
 
 
@@ -161,12 +162,12 @@ def configs_from(
     """One config per combination of the values given for --seed and for the method's flags."""
     from run_settings import PipelineConfig
 
-    values = command_line.several_settings_from(options, method)
+    values = shared_flags.several_settings_from(options, method)
     return [
         PipelineConfig(
             unlearn=options.unlearn,
             settings=dict(zip(values, combination, strict=True)),
-            base=command_line.base_config(options, architecture, seed),
+            base=shared_flags.base_config(options, architecture, seed),
             ideal=options.ideal,
             experiment=options.experiment,
             checkpoint_epochs=options.checkpoint_epochs,

@@ -28,6 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
+import shared_flags
 
 METHODS = ("default", "retrain", "MIMU", "SFT", "FT", "NegGrad", "NGPlus", "SRL", "SalUn", "SCRUB", "SSD")
 MIA = "mia_confidence"
@@ -82,10 +83,10 @@ def options_of(argv: Sequence[str] | None) -> Any:
         help="where the audits are kept (default: <save_dir>/benchmarks/audit.jsonl)",
     )
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    command_line.add_shared_flags(parser)
+    shared_flags.add_shared_flags(parser)
     parser.set_defaults(class_to_replace=[-1], num_indexes_to_replace=130)
     chosen = command_line.first_pass(argv, {"arch": None, "dataset": "digits"})
-    command_line.add_signature_flags(parser, command_line.architecture_of(**chosen), "architecture")
+    shared_flags.add_signature_flags(parser, shared_flags.architecture_of(**chosen), "architecture")
     options = command_line.parsed(parser, argv)
 
     from unlearn import METHODS as REGISTERED
@@ -107,8 +108,8 @@ def measured(options: Any, method: str, kept: Any) -> Row:
     from benchmarks.method_cells import method_code
     from unlearn import METHODS as REGISTERED
 
-    architecture = command_line.architecture_of(options.arch, options.dataset)
-    base = command_line.base_config(options, architecture, options.seed)
+    architecture = shared_flags.architecture_of(options.arch, options.dataset)
+    base = shared_flags.base_config(options, architecture, options.seed)
     entry = REGISTERED[method]
     key = {
         "what": "audits",

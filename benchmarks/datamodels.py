@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
+import shared_flags
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +41,7 @@ COLUMNS = ("damping", "lds", "forget", "others", "scale")
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, and write the same numbers with --json."""
-    parser, architecture = command_line.benchmark_parser(__doc__, argv)
+    parser, architecture = shared_flags.benchmark_parser(__doc__, argv)
     own = parser.add_argument_group("what is measured")
     own.add_argument(
         "--shadows", type=int, default=64, metavar="N", help="models of random halves (default: %(default)s)"
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from reporter.text_table import text_table
 
     base = BaseModels(
-        command_line.base_config(options, architecture, options.seed), progress=command_line.progress_bar
+        shared_flags.base_config(options, architecture, options.seed), progress=command_line.progress_bar
     )
     rows = measured(base, options)
     models = f"{options.shadows} shadows, {options.oracles} oracles, seed {options.seed}, sketch of {options.sketch_size}"

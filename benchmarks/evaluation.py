@@ -31,6 +31,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
+import shared_flags
 
 ATTACKS = ("mia_correctness", "mia_confidence", "mia_entropy", "mia_m_entropy", "mia_prob", "mia_lr")
 LIBSVM = "by libsvm"
@@ -71,10 +72,10 @@ def options_of(argv: Sequence[str] | None) -> Namespace:
         help="the SVC attacks by scikit-learn too (minutes, where the sides overlap)",
     )
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    command_line.add_shared_flags(parser)
+    shared_flags.add_shared_flags(parser)
     parser.set_defaults(dataset="MNIST")
     chosen = command_line.first_pass(argv, {"arch": None, "dataset": "MNIST"})
-    command_line.add_signature_flags(parser, command_line.architecture_of(**chosen), "architecture")
+    shared_flags.add_signature_flags(parser, shared_flags.architecture_of(**chosen), "architecture")
     options = command_line.parsed(parser, argv)
     if options.repeats < 1:
         raise ValueError(f"--repeats: expected an integer >= 1, got {options.repeats}. Give at least 1")
@@ -87,9 +88,9 @@ def world_of(options: Namespace) -> dict[str, Any]:
     from measurement import model_outputs, outputs_on_forget
     from unlearn import ForgetData
 
-    architecture = command_line.architecture_of(options.arch, options.dataset)
+    architecture = shared_flags.architecture_of(options.arch, options.dataset)
     base = BaseModels(
-        command_line.base_config(options, architecture, options.seed), progress=command_line.progress_bar
+        shared_flags.base_config(options, architecture, options.seed), progress=command_line.progress_bar
     )
     model = base.initial().model
     data = ForgetData.of_division(base.splits, base.division, seed=options.seed, device=base.device)

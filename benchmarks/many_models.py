@@ -34,6 +34,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
+import shared_flags
 
 ROOT = Path(__file__).resolve().parent.parent
 AT_ONCE, LOOP, ONE_THREAD, PROCESSES = "at once", "loop", "loop, one thread", "processes"
@@ -56,7 +57,7 @@ Row = dict[str, Any]
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, and write the same numbers with --json."""
-    parser, architecture = command_line.benchmark_parser(__doc__, argv)
+    parser, architecture = shared_flags.benchmark_parser(__doc__, argv)
     own = parser.add_argument_group("what is measured")
     own.add_argument(
         "--models",
@@ -93,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks.machine import describe, write_json
     from reporter.text_table import text_table
 
-    base, rows, note = measured(options, command_line.base_config(options, architecture, options.seed))
+    base, rows, note = measured(options, shared_flags.base_config(options, architecture, options.seed))
     print(
         f"{base.splits.dataset}, {base.architecture.name}, {base.epochs} epochs, {len(base.splits.train)} "
         f"images, {base.device}"

@@ -41,6 +41,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
+import shared_flags
 
 MODELS = {"digits": "mlp", "MNIST": "cnn"}
 WITH_ADD_ONS = ("digits",)
@@ -99,7 +100,7 @@ def options_of(argv: Sequence[str] | None) -> Any:
     add(
         "--seeds",
         nargs="+",
-        type=command_line.seed_number,
+        type=shared_flags.seed_number,
         default=[1, 2, 3],
         metavar="N",
         help="default: 1 2 3",
@@ -139,7 +140,7 @@ def options_of(argv: Sequence[str] | None) -> Any:
     )
     add("--seconds", type=float, default=4.0, help="no timed run begins after these (default: %(default)s)")
     add("--epochs", type=int, metavar="N", help="of the base models' training (default: the dataset's own)")
-    add("--split_seed", type=command_line.seed_number, default=0, metavar="N", help="default: %(default)s")
+    add("--split_seed", type=shared_flags.seed_number, default=0, metavar="N", help="default: %(default)s")
     add("--device", default="auto", help="default: %(default)s")
     add(
         "--data",

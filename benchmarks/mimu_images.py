@@ -23,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
+import shared_flags
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "random_mask": ("random_mask", {"kappa": None}),
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from reporter.text_table import number, text_table
     from vision_data.impl import results_folder
 
-    folder = command_line.path_or_none(options.save_dir) or results_folder(options.dataset)
+    folder = shared_flags.path_or_none(options.save_dir) or results_folder(options.dataset)
     cells = Cells(folder / "benchmarks" / "mimu_images.jsonl", __file__, command_line.__file__)
     rows = [row for seed in options.seed for row in measured(options, seed, cells)]
     columns = (*METRICS, "forget_margin", "test_margin", "seconds")
@@ -101,8 +102,8 @@ def options_of(argv: Sequence[str] | None) -> Any:
     )
     parser.add_argument("--kappa", default=["0.01", "0.1", "0.3"], nargs="+", help="default: 0.01 0.1 0.3")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    command_line.add_shared_flags(parser, several_seeds=True)
-    command_line.add_signature_flags(parser, command_line.architecture_named(argv), "architecture")
+    shared_flags.add_shared_flags(parser, several_seeds=True)
+    shared_flags.add_signature_flags(parser, shared_flags.architecture_named(argv), "architecture")
     options = command_line.parsed(parser, argv)
     if not 0 < options.share < 1:
         raise ValueError(f"--share: expected a number between 0 and 1, got {options.share}. Give e.g. 0.1")
@@ -126,8 +127,8 @@ def measured(options: Any, seed: int, cells: Any) -> Iterator[dict[str, Any]]:
 
     splits = load_splits(options.dataset, options.data, options.split_seed)
     request = ForgetRequest((-1,), number=max(1, round(options.share * len(splits.train))))
-    architecture = command_line.architecture_of(options.arch, options.dataset)
-    config = replace(command_line.base_config(options, architecture, seed), request=request)
+    architecture = shared_flags.architecture_of(options.arch, options.dataset)
+    config = replace(shared_flags.base_config(options, architecture, seed), request=request)
     base = BaseModels(config, progress=command_line.progress_bar, splits=splits)
     some = ForgetData.of(splits, request, device=base.device)
     amounts = {kappa: REGISTRY["MIMU"].hyperparameters["kappa"].parse(kappa) for kappa in options.kappa}

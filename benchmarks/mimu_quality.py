@@ -29,6 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
+import shared_flags
 
 NO_MASK, MIMU, IDEAL = "no mask (the initial model)", "MIMU", "ideal (retrained without the class)"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -100,8 +101,8 @@ def options_of(argv: Sequence[str] | None) -> Any:
         "--picture", metavar="FILE", help="draw forget and retain score over kappa there, as SVG"
     )
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    command_line.add_shared_flags(parser, several_seeds=True)
-    command_line.add_signature_flags(parser, command_line.architecture_named(argv), "architecture")
+    shared_flags.add_shared_flags(parser, several_seeds=True)
+    shared_flags.add_signature_flags(parser, shared_flags.architecture_named(argv), "architecture")
     options = command_line.parsed(parser, argv)
     if options.num_indexes_to_replace or options.forget_indexes or -1 in (options.class_to_replace or ()):
         raise ValueError(
@@ -119,9 +120,9 @@ def heading(options: Any) -> str:
     """What was measured on what: the dataset, the architecture with the options that were given, and the
     settings.
     """
-    architecture = command_line.architecture_of(options.arch, options.dataset)
+    architecture = shared_flags.architecture_of(options.arch, options.dataset)
     given = "".join(
-        f" {name} {value}" for name, value in command_line.settings_from(options, architecture).items()
+        f" {name} {value}" for name, value in shared_flags.settings_from(options, architecture).items()
     )
     tail = ", on features" if options.on_features else ""
     kappas = " ".join(options.kappa)
@@ -131,7 +132,7 @@ def heading(options: Any) -> str:
 def cells_file(options: Any) -> Path:
     from vision_data.impl import results_folder
 
-    folder = command_line.path_or_none(options.save_dir) or results_folder(options.dataset)
+    folder = shared_flags.path_or_none(options.save_dir) or results_folder(options.dataset)
     return folder / "benchmarks" / "mimu_quality.jsonl"
 
 
@@ -143,8 +144,8 @@ def measured(options: Any, seed: int, kappa: str, cells: Any) -> Iterator[dict[s
     from unlearn import ForgetData, masked_layer, resolved, unlearn
     from vision_data import ForgetRequest
 
-    architecture = command_line.architecture_of(options.arch, options.dataset)
-    config = replace(command_line.base_config(options, architecture, seed), request=ForgetRequest((0,)))
+    architecture = shared_flags.architecture_of(options.arch, options.dataset)
+    config = replace(shared_flags.base_config(options, architecture, seed), request=ForgetRequest((0,)))
     base = BaseModels(config, progress=command_line.progress_bar)
     amounts = {
         name: REGISTRY["MIMU"].hyperparameters[name].parse(text)

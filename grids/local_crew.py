@@ -18,7 +18,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-import command_line
+import termination
 from grids.job_queue import Died, Job, Left, Word
 from tracking.folder_process import processor_count
 
@@ -156,7 +156,7 @@ def work(pipe: Connection, place: Place, known: Collection[tuple[str, str]]) -> 
     """What a worker's process does: jobs, until there are no more, or nobody who gives them. SIGTERM ends its
     run as KILLED.
     """
-    command_line.heed_signals()
+    termination.heed_signals()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     if place.gpu is not None:

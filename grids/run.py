@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import command_line
+import shared_flags
 from foreign_files import LIST, foreign_text
 from grids.job_queue import Board, Crew, Job, work_off
 
@@ -130,7 +131,7 @@ def flags() -> command_line.OneLineParser:
 
 def some_words(text: str) -> tuple[str, ...]:
     """Words separated by commas, at least one."""
-    found = command_line.words(text)
+    found = shared_flags.words(text)
     if not found:
         raise argparse.ArgumentTypeError(
             f"expected words separated by commas, got {text!r}. Name one, or leave out the flag"

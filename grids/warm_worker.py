@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import base_model_command
 import command_line
 import run_flags
 from base_models import BaseConfig, BaseModels
@@ -70,7 +71,7 @@ class WarmWorker:
 
     def _train(self, script: str, argv: Sequence[str]) -> Outcome:
         about = importlib.import_module(Path(script).stem).__doc__ or ""
-        command_line.train_base_model(
+        base_model_command.train_base_model(
             argv, about, which="initial" if script == "main_baseline.py" else "ideal"
         )
         return Outcome("finished")

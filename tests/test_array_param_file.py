@@ -15,6 +15,7 @@ import yaml
 import array_param_file
 import command_line
 import mlflow_forget
+import shared_flags
 from array_param_file import commands, main
 from benchmarks import sweep as benchmark
 from grids import grid
@@ -159,7 +160,7 @@ def test_the_job_flags_do_not_reach_the_base_models(lines):
     assert base == ["python -u main_baseline.py", "python -u main_ideal.py"]
     of_both = {action.dest for action in flags(None, ARCHITECTURES["mlp"])._actions} - set(OF_THE_JOB)
     parser = command_line.OneLineParser("")
-    command_line.add_shared_flags(parser)
+    shared_flags.add_shared_flags(parser)
     assert of_both == {action.dest for action in parser._actions} | set(ARCHITECTURES["mlp"].hyperparameters)
     assert flags_in(jobs) == ["--unlearn default --ideal train --experiment e --metrics mia --report skip"]
 

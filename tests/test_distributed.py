@@ -13,6 +13,7 @@ import torch
 import command_line
 import main_baseline
 import mlflow_forget
+import termination
 from base_models import BaseConfig, BaseModels
 from tests.two_processes import RECIPES, WORDS, trained, unused
 from training import Recipe, file_lock, fit, generator_for
@@ -226,7 +227,7 @@ def test_another_process_than_the_first_says_what_the_first_has_not_said(
 ):
     def sleep(seconds):
         if ended:
-            raise command_line.Terminated
+            raise termination.Terminated
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOCAL_RANK", "1")

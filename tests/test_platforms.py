@@ -98,7 +98,7 @@ def test_a_traceback_has_no_password(capsys):
     try:
         raise RuntimeError("no answer from http://me:secret@server:5000")
     except RuntimeError as error:
-        command_line._traceback(type(error), error, error.__traceback__)
+        command_line._print_traceback(type(error), error, error.__traceback__)
     said = capsys.readouterr().err
     assert said.startswith("Traceback") and said.endswith(
         "RuntimeError: no answer from http://***@server:5000\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from command_line import Terminated, heed_signals
+from termination import Terminated, heed_signals
 from tests.own_store import there  # noqa: F401 (a fixture of every test here)
 from tracking.run import tracked_run
 from tracking.signals import ENDING, WAITING, signals_wait
