@@ -8,8 +8,7 @@ import json
 import re
 import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flag_words import Flags, command, text_of
+from base_config import BaseConfig, base_flags_of
+from flag_words import command
 from models import ARCHITECTURES, build, check_logits, check_trains, evaluating, fails_on_one, is_builtin
 from registry import Entry
 from temporary_files import remove_left_over
@@ -50,7 +50,6 @@ from vision_data import (
     DATA,
     DATASETS,
     NONE,
-    ForgetRequest,
     ImageSet,
     Splits,
     checked_normalisation,
@@ -65,33 +64,6 @@ from vision_data.impl import results_folder
 from vision_data.splits import FEWEST_IN_CLASS
 
 WORTH_A_WORD = 60.0  # seconds of a training
-
-
-@dataclass(frozen=True)
-class BaseConfig:
-    """What the initial and the ideal model depend on, and where their checkpoints are.
-
-    training: settings of the recipe by the names of their flags (see training.recipe.changed), e.g.
-    {"train_lr": 0.05}.
-    reading: settings of how images in folders are read (see vision_data.reading), e.g. {"image_channels": 1}.
-    normalize: of images, as the flag has it: auto, data, none or MEAN,...:STD,....
-    """
-
-    dataset: str = "digits"
-    data: str | Path = "./data"
-    arch: str | None = None
-    arch_options: Mapping[str, Any] = field(default_factory=dict)
-    num_classes: int | None = None
-    epochs: int | None = None
-    seed: int = 1
-    split_seed: int = 0
-    device: str = "auto"
-    normalize: str = AUTO
-    request: ForgetRequest = field(default_factory=ForgetRequest)
-    save_dir: Path | None = None
-    mask: Path | None = None
-    training: Mapping[str, Any] = field(default_factory=dict)
-    reading: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -394,7 +366,7 @@ class BaseModels:
 
     def ideal_command(self) -> str:
         """The command that trains this ideal model."""
-        return command("main_ideal.py", flags_of(self.config))
+        return command("main_ideal.py", base_flags_of(self.config))
 
     @cached_property
     def _split_digest(self) -> str:
@@ -589,30 +561,3 @@ def device_named(name: str) -> torch.device:
         raise ValueError(
             f"--device: expected a device with float64, which metrics and methods need, got {name!r}. Use cpu"
         ) from error
-
-
-def flags_of(config: BaseConfig) -> Flags:
-    """The command line's flags for what differs from the defaults in `config`."""
-    flags: Flags = {}
-    defaults = BaseConfig()
-    for name in (
-        "dataset",
-        "data",
-        "arch",
-        "num_classes",
-        "epochs",
-        "seed",
-        "split_seed",
-        "device",
-        "normalize",
-        "save_dir",
-        "mask",
-    ):
-        value = getattr(config, name)
-        if value is not None and value != getattr(defaults, name):
-            flags[name] = [text_of(value)]
-    for name, value in sorted(
-        (dict(config.arch_options) | dict(config.training) | dict(config.reading)).items()
-    ):
-        flags[name] = [text_of(value)]
-    return flags | config.request.flags()

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import flag_words
-from base_models import BaseModels, flags_of, score_of
+from base_config import base_flags_of
+from base_models import BaseModels, score_of
 from training import (
     check_checkpoint,
     checkpoint_metadata,
@@ -154,7 +155,7 @@ def command(base: BaseModels, kind: Kind, count: int, *, seed: int | None = None
     """Return the command that trains the first `count` models of a set, from `seed` on if given."""
     config = base.config if seed is None else replace(base.config, seed=seed)
     script, flag = MADE_BY[kind]
-    return flag_words.command(script, {flag: [str(count)]} | flags_of(config))
+    return flag_words.command(script, {flag: [str(count)]} | base_flags_of(config))
 
 
 def _oracles(base: BaseModels, seeds: Sequence[int]) -> list[ModelSpec]:

@@ -21,24 +21,23 @@ from torch import nn
 
 from base_models import BaseModels, Trained, check_retrained
 from evaluation import DEFAULT, Times, chosen, names_in
-from intermediate_models import Intermediate, checked_epochs, undisturbed
-from measurement import INCOMPETENT, Measured, measure, of_intermediate_models, outputs_of_others
-from model_sets import oracles_of
-from registry import Entry
-from reporter.run_warning import RunWarning, in_one_line
-from run_artifacts import JSON_FOLDER, METRICS_WAY_OUT, log_code, log_report, log_results, write_json
-from run_record import RunRecord
-from run_settings import (
+from identity import (
     MASKED,
     CheckedConfig,
-    PipelineConfig,
-    augmentation_of,
     config_hash_of,
     origin_tags,
     provenance,
     run_params,
     train_seconds,
 )
+from intermediate_models import Intermediate, checked_epochs, undisturbed
+from measurement import INCOMPETENT, Measured, measure, of_intermediate_models, outputs_of_others
+from model_sets import oracles_of
+from registry import Entry
+from reporter.run_warning import RunWarning, in_one_line
+from run_artifacts import JSON_FOLDER, METRICS_WAY_OUT, log_code, log_report, log_results, write_json
+from run_config import AUGMENT_AUTO, PipelineConfig
+from run_record import RunRecord
 from run_warnings import warnings_of
 from timed import timed
 from tracking.run import TrackedRun, tracked_run
@@ -46,7 +45,7 @@ from tracking.store import check_store
 from training import DiskCache, Progress, check_writable, model_digest, silent, warm_up
 from unlearn import METHODS, ForgetData, Oracles, Unlearned, masked_layer, resolved, unlearn
 from unlearn.impl import MethodFacts
-from vision_data.augmentation import Augmentation
+from vision_data.augmentation import Augmentation, augmentations, augmentations_of_flag, check_augmentable
 
 NO_TAGS: Mapping[str, str] = {}
 
@@ -343,3 +342,29 @@ def tell_missing(base: BaseModels) -> None:
             f"warning: --mask: there is no file {mask}. A new initial model is trained, and saved there",
             file=sys.stderr,
         )
+
+
+def augmentation_of(asked: Sequence[str], method: Entry[MethodFacts], base: BaseModels) -> tuple[str, ...]:
+    """What is done to the images that the method trains on; nothing where it trains on none, whatever the
+    base models' recipe says.
+
+    Raises ValueError for kinds that there are not, that these images can't take, or that the method has no
+    use for.
+    """
+    trains_on_none = method.facts.augments == ()
+    if tuple(asked) == AUGMENT_AUTO:
+        return () if trains_on_none else augmentations(base.recipe.augment)
+    try:
+        kinds = augmentations_of_flag(asked)
+        check_augmentable(kinds, base.splits.train.image_shape)
+    except ValueError as error:
+        raise ValueError(
+            f"--unlearn_augment: {error}. Or leave the flag out, for what the base models' recipe does"
+        ) from error
+    if kinds and trains_on_none:
+        raise ValueError(
+            f"--unlearn_augment: {method.name} does not train on augmented images (docs/methods.md says "
+            "which methods do), got "
+            f"{','.join(kinds)}. Leave the flag out"
+        )
+    return kinds

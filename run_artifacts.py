@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from identity import decisive_of, hash_of, run_params
 from measurement import INCOMPETENT, Measured
 from registry import Entry, __version__
 from reporter.html_report import html_report, report_pictures
@@ -19,7 +20,6 @@ from reporter.svg_file import svg_file
 from reporter.verdict import verdict
 from run_record import RunRecord
 from run_report import FORGET_LIST, run_facts
-from run_settings import decisive_of, hash_of, run_params
 from tracking.run import TrackedRun
 from training import library_versions, save_checkpoint, save_mask, write_bytes
 from training.storage import LONGEST_NAME, shortened

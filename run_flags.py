@@ -14,7 +14,7 @@ from flag_words import Flags, text_of
 
 if TYPE_CHECKING:
     from registry import Entry
-    from run_settings import PipelineConfig
+    from run_config import PipelineConfig
 
 NAMES = {
     "unlearn": None,
@@ -160,7 +160,7 @@ def configs_from(
     options: argparse.Namespace, method: Entry[Any], architecture: Entry[Any]
 ) -> list[PipelineConfig]:
     """One config per combination of the values given for --seed and for the method's flags."""
-    from run_settings import PipelineConfig
+    from run_config import PipelineConfig
 
     values = shared_flags.several_settings_from(options, method)
     return [

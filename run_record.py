@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from base_models import Trained
+from identity import CheckedConfig
 from intermediate_models import Intermediate
 from measurement import Measured
 from reporter.run_warning import RunWarning
-from run_settings import CheckedConfig
 from unlearn import Unlearned
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from base_models import BaseConfig
+from base_config import BaseConfig
 from evaluation import ModelOutputs
 from flag_words import command
+from identity import run_params
 from reporter.layer_charts import Layer
 from reporter.run_facts import ForgetImages, History, RunFacts
 from reporter.verdict import Measurements, undecided_models
+from run_config import PipelineConfig, flags_of
 from run_record import RunRecord
-from run_settings import PipelineConfig, flags_of, run_params
 from training import library_versions
 
 FORGET_LIST = "forget_indexes.txt"  # the run's artifact

@@ -12,7 +12,7 @@ from command_line import OneLineParser, first_pass
 from flag_words import text_of
 
 if TYPE_CHECKING:
-    from base_models import BaseConfig
+    from base_config import BaseConfig
     from registry import Entry
     from vision_data import ForgetRequest
 
@@ -235,7 +235,7 @@ def method_names() -> list[str]:
 
 def base_config(options: argparse.Namespace, architecture: Entry[Any], seed: int) -> BaseConfig:
     """The shared flags as the config of the base models."""
-    from base_models import BaseConfig
+    from base_config import BaseConfig
     from training.recipe import FLAGS
     from vision_data.reading import FLAGS as READING
 

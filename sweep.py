@@ -9,9 +9,11 @@ from dataclasses import asdict
 from statistics import mean
 from typing import Any
 
-from base_models import BaseConfig, BaseModels
+from base_config import BaseConfig
+from base_models import BaseModels
 from evaluation import names_in
 from evaluation.over_seeds import OverSeeds
+from identity import CheckedConfig
 from pipeline import Pipeline, PipelineConfig, Result
 from reporter.kappa_chart import kappa_curve
 from reporter.run_note import sweep_note
@@ -19,7 +21,6 @@ from reporter.seeds_text import seeds_of
 from reporter.svg import Picture
 from reporter.svg_file import svg_file
 from run_artifacts import PICTURES
-from run_settings import CheckedConfig
 from tracking.run import TrackedRun, tracked_run
 from training import Progress, silent
 from vision_data import Splits

@@ -10,15 +10,16 @@ from typing import Any, Literal
 
 from torch import nn
 
-from base_models import BaseConfig, check_retrained, device_named, stated_by
+from base_config import BaseConfig
+from base_models import check_retrained, device_named, stated_by
 from evaluation import ALL, OF_MANY, chosen, names_in, needs_of
+from identity import git_commit
 from measurement import INCOMPETENT, Measured, measure
 from models import ARCHITECTURES, build
 from registry import Entry, __version__
 from reporter.run_warning import RunWarning, in_one_line
 from run_artifacts import log_code
 from run_report import FORGET_LIST
-from run_settings import git_commit
 from run_warnings import warnings_of
 from tracking.run import TrackedRun, tracked_run
 from tracking.store import check_store

@@ -38,7 +38,8 @@ from audits.margin_files import (
     sets_of,
     table,
 )
-from base_models import BaseConfig, BaseModels
+from base_config import BaseConfig
+from base_models import BaseModels
 from evaluation import METRICS, MetricFacts, ModelOutputs, Population, evaluate, needs_of, noise_floor
 from evaluation.impl import Undecided
 from evaluation.klom import KLOM

@@ -13,12 +13,13 @@ from typing import Any
 
 from torch import nn
 
-from base_models import BaseConfig, BaseModels
+from base_config import BaseConfig
+from base_models import BaseModels
 from evaluation import NotFinite, names_in
+from identity import MASKED, CheckedConfig, origin_tags, run_params
 from model_sets import ModelSpec, oracles_of
 from pipeline import Pipeline, PipelineConfig
 from run_artifacts import log_code
-from run_settings import MASKED, CheckedConfig, origin_tags, run_params
 from tracking.finished import HASH
 from tracking.run import TrackedRun, tracked_run
 from training import Progress, load_checkpoint, warm_up

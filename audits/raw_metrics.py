@@ -10,8 +10,8 @@ from typing import Any
 
 from audits.recorded_run import RecordedRun
 from audits.verified import Check, Verification
+from identity import hash_of
 from reporter.run_warning import RunWarning, in_one_line
-from run_settings import hash_of
 from tracking.run import LONGEST_PARAM, LONGEST_TAG
 
 SHOWN = 3  # of the values that differ

@@ -24,7 +24,7 @@ from audits.many_models import (
     unlearned,
 )
 from audits.margin_files import COLUMNS, columns, npy, table
-from base_models import BaseConfig
+from base_config import BaseConfig
 from evaluation import Shadows, evaluate, outputs_of
 from evaluation.ulira import LEAST_SIDE, too_few
 from model_sets import Kind, ModelSpec, specs_of, train_set

@@ -6,7 +6,7 @@ from torch import nn
 
 from audits.recorded_run import RecordedRun
 from audits.verified import Check, Verification
-from run_settings import MASKED
+from identity import MASKED
 from training import load_mask
 from training.storage import read_header
 

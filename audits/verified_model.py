@@ -20,13 +20,13 @@ from audits.verified_mask import check_mask
 from audits.verified_table import check_table
 from base_models import Trained, device_named
 from evaluation import ALL, DEFAULT, METRICS, OF_MANY, chosen, needs_of
+from identity import git_commit, provenance
 from measurement import INCOMPETENT, TIMES, Measured, Metric, measure
 from models import ARCHITECTURES, build
 from registry import __version__
 from reporter.verdict import Measurements, undecided_models, verdict
 from run_artifacts import image_table
 from run_report import image_counts
-from run_settings import git_commit, provenance
 from training import (
     Progress,
     checkpoint_digest,
@@ -303,7 +303,7 @@ class _OfOneModel:
     # Identity and verdict
 
     def _decisive(self, request: ForgetRequest, models: Mapping[str, nn.Module]) -> dict[str, Any]:
-        """Return the parts of config_hash, recomputed: see run_settings.decisive_of."""
+        """Return the parts of config_hash, recomputed: see identity.decisive_of."""
         run, params = self.run, self.run.record.params
         run.params_seen |= {"unlearn_code", "unlearn_file"}
         code = params.get("unlearn_code")

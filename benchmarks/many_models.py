@@ -204,13 +204,13 @@ def _memory(device: Any) -> int:
 def _processes(count: int, config: Any) -> Row:
     import resource
 
-    from base_models import flags_of
+    from base_config import base_flags_of
     from flag_words import words_of
 
     started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(config.seed, config.seed + count):
-            flags = words_of(flags_of(replace(config, seed=seed, save_dir=Path(folder), mask=None)))
+            flags = words_of(base_flags_of(replace(config, seed=seed, save_dir=Path(folder), mask=None)))
             command = [sys.executable, "-u", str(ROOT / "main_baseline.py"), *flags]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

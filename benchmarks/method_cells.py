@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from base_models import BaseConfig, BaseModels, Trained
+from base_config import BaseConfig
+from base_models import BaseModels, Trained
 from benchmarks.cells import MEASURED_CODE, Cells, code_digest, files_behind
 from evaluation import ModelOutputs, evaluate, is_undecided
 from evaluation.gap import ua_ra_ta

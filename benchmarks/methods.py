@@ -261,7 +261,7 @@ def splits_of(options: Any) -> dict[str, Any]:
 
 
 def base_config(options: Any, dataset: str, seed: int) -> Any:
-    from base_models import BaseConfig
+    from base_config import BaseConfig
 
     return BaseConfig(
         dataset=dataset,

@@ -12,7 +12,7 @@ from flag_words import Flags, words_of
 from run_flags import OF_THE_JOB
 
 if TYPE_CHECKING:
-    from run_settings import PipelineConfig
+    from run_config import PipelineConfig
 
 SHOWS = ("list", "help", "h")  # flags that show something, and run nothing
 REQUEST = ("class_to_replace", "num_indexes_to_replace", "forget_indexes")

@@ -35,8 +35,9 @@ from grids.located import Located, Place, blamed, control_character, read_python
 from run_flags import plain_flags
 
 if TYPE_CHECKING:
-    from base_models import BaseConfig, BaseModels
-    from run_settings import PipelineConfig
+    from base_config import BaseConfig
+    from base_models import BaseModels
+    from run_config import PipelineConfig
     from vision_data import RawDataset, Splits
 
 METHODS, EXCLUDE, INCLUDE, METHOD = "methods", "exclude", "include", "unlearn"

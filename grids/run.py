@@ -324,8 +324,8 @@ def finished_in_store(jobs: Sequence[Job]) -> set[tuple[str, str]]:
     of the jobs.
     """
     from evaluation import names_in
+    from identity import experiment_of
     from run_flags import configs_from, options_of
-    from run_settings import experiment_of
     from tracking.finished import finished_jobs
     from tracking.store import open_experiment
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from evaluation import names_in
+from identity import config_hash_of
 from pipeline import Pipeline, Result
-from run_settings import config_hash_of
 from tracking.finished import HASH, Job, finished_run
 from training.file_lock import locked
 

@@ -16,7 +16,8 @@ from torch import nn
 import base_model_command
 import command_line
 import run_flags
-from base_models import BaseConfig, BaseModels
+from base_config import BaseConfig
+from base_models import BaseModels
 from grids.job_queue import Left, Outcome
 from grids.run_once import run_once
 from pipeline import Pipeline

@@ -18,7 +18,7 @@ import model_sets
 from audits import many_models
 from audits.klom import means_of
 from audits.ulira import UliraAudit, UliraConfig, interval_message
-from base_models import BaseConfig
+from base_config import BaseConfig
 from evaluation import noise_floor
 from evaluation.klom import klom, p95
 from vision_data import ForgetRequest, load_splits

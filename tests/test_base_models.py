@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import base_models
-from base_models import BaseConfig, BaseModels
+from base_config import BaseConfig
+from base_models import BaseModels
 from models import build
 from tests.edited_headers import edit_header
 from tests.saved_models import OLDER, SHAPE

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 import base_models
-from base_models import BaseConfig, BaseModels
+from base_config import BaseConfig
+from base_models import BaseModels
 from measurement import measure
 from models import build, check_copies, check_logits, check_trains, fails_on_one
 from pipeline import Pipeline, PipelineConfig

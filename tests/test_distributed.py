@@ -14,7 +14,8 @@ import command_line
 import main_baseline
 import mlflow_forget
 import termination
-from base_models import BaseConfig, BaseModels
+from base_config import BaseConfig
+from base_models import BaseModels
 from tests.two_processes import RECIPES, WORDS, trained, unused
 from training import Recipe, file_lock, fit, generator_for
 from training.checkpoints import checkpoint_metadata

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from base_models import BaseConfig, BaseModels, Trained
+from base_config import BaseConfig
+from base_models import BaseModels, Trained
+from identity import config_hash_of, decisive_of, hash_of, run_params
 from pipeline import Pipeline, PipelineConfig
 from reporter.seeds_summary import SeedRun, heading_of, settings_of, tasks_of
 from run_artifacts import _own_file
-from run_settings import config_hash_of, decisive_of, hash_of, run_params
 from tests.edited_headers import edit_header
 from tests.saved_models import SAFETENSORS, described, mlp
 from training import check_checkpoint, checkpoint_metadata, save_checkpoint

@@ -18,7 +18,7 @@ import intermediate_models
 import mlflow_forget
 import mlruns_parser
 import pipeline
-from base_models import BaseConfig
+from base_config import BaseConfig
 from evaluation import UNDECIDED, names_in
 from intermediate_models import Intermediate, checked_epochs
 from measurement import outputs_with_metrics

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
 import run_flags
-from base_models import BaseConfig
+from base_config import BaseConfig
 from evaluation import UNDECIDED
 from models import ARCHITECTURES
 from pipeline import Pipeline, PipelineConfig

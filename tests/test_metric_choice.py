@@ -16,7 +16,7 @@ from torch import nn
 import measurement
 import mlflow_forget
 import mlruns_parser
-from base_models import BaseConfig
+from base_config import BaseConfig
 from evaluation import METRICS, OF_MANY, UNDECIDED, chosen, is_undecided, names_in, needs_of
 from pipeline import Pipeline, PipelineConfig
 from sweep import run_all

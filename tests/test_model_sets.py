@@ -17,7 +17,8 @@ import torch
 import main_baseline
 import main_ideal
 import model_sets
-from base_models import BaseConfig, BaseModels
+from base_config import BaseConfig
+from base_models import BaseModels
 from model_sets import command, load_set, specs_of, train_set
 from tests.edited_headers import edit_header
 from training import checkpoint_metadata, fit_many

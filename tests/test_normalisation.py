@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import audit
-from base_models import BaseConfig, BaseModels
+from base_config import BaseConfig
+from base_models import BaseModels
 from models import build
 from training import checkpoint_metadata
 from vision_data import Normalisation, checked_normalisation, in_words, normalisation_of, spelled

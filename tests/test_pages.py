@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from base_models import BaseConfig
+from base_config import BaseConfig
 from pipeline import Pipeline, PipelineConfig
 from reporter.html_report import html_report, report_pictures
 from reporter.palette import DARK, LIGHT

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.svm import SVC
 
-from base_models import BaseConfig
+from base_config import BaseConfig
 from evaluation import ModelOutputs, Outputs, is_undecided
 from pipeline import Pipeline, PipelineConfig, Result
 from reporter.per_image import per_image

@@ -19,12 +19,13 @@ from torch.nn import functional as F
 import main_baseline
 import main_ideal
 import pipeline
-from base_models import BaseConfig, BaseModels
+from base_config import BaseConfig
+from base_models import BaseModels
 from command_line import progress_bar
+from identity import config_hash_of, run_params
 from model_sets import train_set
 from models import build
 from pipeline import Pipeline, PipelineConfig
-from run_settings import config_hash_of, run_params
 from training import Recipe, StateFile, fit, fit_many, generator_for, load_checkpoint, model_digest
 from training.checkpoints import checkpoint_metadata
 from training.precision import Precision, deterministic, precision_of, seconds_of

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import main_baseline
-from base_models import BaseConfig, BaseModels
+from base_config import BaseConfig
+from base_models import BaseModels
 from models import build
 from training import Recipe, StateFile, checkpoint_digest, fit, generator_for, model_digest
 from training.storage import read_tensors, write_tensors

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from base_models import BaseConfig
+from base_config import BaseConfig
 from flag_words import command, text_of, words_of
 from models import ARCHITECTURES
+from run_config import PipelineConfig, flags_of
 from run_flags import configs_from, flags_given, options_of
-from run_settings import PipelineConfig, flags_of
 from training.recipe import FLAGS as RECIPE
 from unlearn import METHODS
 from vision_data import ForgetRequest

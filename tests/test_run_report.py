@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from torch import nn
 
 import run_flags
-from base_models import BaseConfig
+from base_config import BaseConfig
 from pipeline import Pipeline, PipelineConfig
 from run_report import command_of
 from sweep import run_all

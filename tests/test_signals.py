@@ -16,7 +16,7 @@ from torch import nn
 
 import mlflow_forget
 import mlruns_parser
-from base_models import BaseConfig
+from base_config import BaseConfig
 from evaluation import ModelOutputs, NotFinite, Outputs
 from measurement import Measured
 from pipeline import Pipeline, PipelineConfig

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from base_models import BaseConfig, BaseModels, Trained
+from base_config import BaseConfig
+from base_models import BaseModels, Trained
+from identity import config_hash_of
 from pipeline import Pipeline, PipelineConfig
-from run_settings import config_hash_of
 from sweep import run_all
 from training import model_digest
 from vision_data import ForgetRequest

@@ -22,7 +22,8 @@ import pytest
 import array_param_file
 import base_models
 import mlflow_forget
-from base_models import BaseConfig, BaseModels
+from base_config import BaseConfig
+from base_models import BaseModels
 from grids import local_crew, warm_worker
 from grids import run as grid_run
 from grids.job_queue import Died, Job, Left, Outcome

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import pytest
 
 import mlflow_forget
-from base_models import BaseConfig
-from pipeline import Pipeline, PipelineConfig, Trained
-from run_settings import AUTO, augmentation_of, config_hash_of, run_params
+from base_config import BaseConfig
+from identity import config_hash_of, run_params
+from pipeline import Pipeline, Trained, augmentation_of
+from run_config import AUGMENT_AUTO, PipelineConfig
 from unlearn import METHODS
 from vision_data import DATASETS
 
@@ -21,7 +22,7 @@ def own_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.check_store", lambda name: None)
 
 
-def job(method="FT", asked=AUTO, training=None):
+def job(method="FT", asked=AUGMENT_AUTO, training=None):
     base = BaseConfig(epochs=1, training=training or {})
     return Pipeline(PipelineConfig(method, base=base, ideal="skip", unlearn_augment=asked)).checked
 
@@ -43,7 +44,7 @@ def hash_of(made):
 )
 def test_auto_is_what_the_base_models_recipe_does_where_the_method_trains(dataset, method, kinds):
     recipe = SimpleNamespace(augment=DATASETS[dataset].facts.augment)
-    assert augmentation_of(AUTO, METHODS[method], SimpleNamespace(recipe=recipe)) == kinds
+    assert augmentation_of(AUGMENT_AUTO, METHODS[method], SimpleNamespace(recipe=recipe)) == kinds
 
 
 def test_a_method_of_a_persons_own_file_gets_what_is_asked_for(tmp_path):
@@ -55,8 +56,8 @@ def test_a_method_of_a_persons_own_file_gets_what_is_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "training", "kinds", "said"),
     [
-        (AUTO, {}, (), "none"),
-        (AUTO, FLIPPED, ("flip",), "flip"),
+        (AUGMENT_AUTO, {}, (), "none"),
+        (AUGMENT_AUTO, FLIPPED, ("flip",), "flip"),
         (("none",), FLIPPED, (), "none"),
         (("flip", "crop"), {}, ("crop", "flip"), "crop,flip"),
     ],
@@ -70,9 +71,9 @@ def test_the_methods_data_and_the_params_have_what_it_comes_to(asked, training, 
 def test_the_hash_says_what_is_augmented_and_only_where_something_is():
     plain = hash_of(job("FT"))
     assert plain == hash_of(job("FT", ("none",))) != hash_of(job("FT", ("flip",)))
-    augmented = hash_of(job("FT", AUTO, FLIPPED))
+    augmented = hash_of(job("FT", AUGMENT_AUTO, FLIPPED))
     assert augmented == hash_of(job("FT", ("flip",), FLIPPED)) != hash_of(job("FT", ("none",), FLIPPED))
-    assert hash_of(job("SSD", AUTO, FLIPPED)) == hash_of(job("SSD", ("none",), FLIPPED))
+    assert hash_of(job("SSD", AUGMENT_AUTO, FLIPPED)) == hash_of(job("SSD", ("none",), FLIPPED))
 
 
 def test_a_run_is_named_after_what_was_asked_for():

@@ -9,48 +9,26 @@ import json
 import math
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import base_models
-from base_models import BaseConfig, BaseModels, Trained
+from base_models import BaseModels, Trained
 from evaluation import DEFAULT
-from flag_words import Flags, text_of
+from flag_words import text_of
 from measurement import Metric
 from models import ARCHITECTURES
 from registry import Entry, __version__
+from run_config import AUGMENT_AUTO, PipelineConfig
 from training import checkpoint_header_digest, model_digest
 from training.recipe import PREFIX
 from unlearn import ForgetData
 from unlearn.impl import MethodFacts
 from vision_data import DATA, DATASETS, origin
-from vision_data.augmentation import augmentations, augmentations_of_flag, check_augmentable
+from vision_data.augmentation import augmentations
 from vision_data.reading import FLAGS as READING
 
 MASKED = "kappa_count"  # known for certain only once the mask is made
-AUTO = ("auto",)  # augment as the base models' recipe does
-
-
-@dataclass(frozen=True)
-class PipelineConfig:
-    """One experiment: a method with its own settings, on base models, under an experiment's name.
-
-    metrics: "default", "all" (the costly ones too), names; see evaluation.chosen. report: pictures and an
-    HTML page; the page without images of the forget set; neither. unlearn_augment: what the images go through
-    that the method trains on: ("auto",), as the base models' recipe has it; ("none",); or some of crop, flip,
-    cutout.
-    """
-
-    unlearn: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    base: BaseConfig = field(default_factory=BaseConfig)
-    ideal: Literal["auto", "train", "skip"] = "auto"
-    experiment: str | None = None
-    checkpoint_epochs: tuple[int, ...] = ()
-    metrics: tuple[str, ...] = (DEFAULT,)
-    report: Literal["full", "no_images", "skip"] = "full"
-    unlearn_augment: tuple[str, ...] = AUTO
 
 
 @dataclass(frozen=True)
@@ -89,7 +67,7 @@ class CheckedConfig:
     @property
     def _given(self) -> list[str]:
         given = [f"{name}={value}" for name, value in self.config.settings.items()]
-        if self.config.unlearn_augment != AUTO:
+        if self.config.unlearn_augment != AUGMENT_AUTO:
             given.append(f"unlearn_augment={','.join(self.config.unlearn_augment)}")
         return given
 
@@ -103,50 +81,10 @@ class CheckedConfig:
         return [self.method, self.base.architecture, DATASETS[self.config.base.dataset], *self.metrics]
 
 
-def flags_of(config: PipelineConfig) -> Flags:
-    """The command line's flags for this config: the method, its settings, and what else differs from the
-    defaults.
-    """
-    settings = {name: [text_of(value)] for name, value in config.settings.items()}
-    flags = {"unlearn": [config.unlearn]} | settings | base_models.flags_of(config.base)
-    defaults = PipelineConfig(config.unlearn)
-    for name in ("ideal", "experiment", "checkpoint_epochs", "metrics", "unlearn_augment", "report"):
-        value = getattr(config, name)
-        if value != getattr(defaults, name):
-            flags[name] = [text_of(value)]
-    return flags
-
-
 def experiment_of(config: PipelineConfig) -> str:
     """The name of the MLflow experiment that the config's run is in."""
     dataset = DATASETS[config.base.dataset]
     return config.experiment or f"{dataset.name}-{ARCHITECTURES[config.base.arch or dataset.facts.arch].name}"
-
-
-def augmentation_of(asked: Sequence[str], method: Entry[MethodFacts], base: BaseModels) -> tuple[str, ...]:
-    """What is done to the images that the method trains on; nothing where it trains on none, whatever the
-    base models' recipe says.
-
-    Raises ValueError for kinds that there are not, that these images can't take, or that the method has no
-    use for.
-    """
-    trains_on_none = method.facts.augments == ()
-    if tuple(asked) == AUTO:
-        return () if trains_on_none else augmentations(base.recipe.augment)
-    try:
-        kinds = augmentations_of_flag(asked)
-        check_augmentable(kinds, base.splits.train.image_shape)
-    except ValueError as error:
-        raise ValueError(
-            f"--unlearn_augment: {error}. Or leave the flag out, for what the base models' recipe does"
-        ) from error
-    if kinds and trains_on_none:
-        raise ValueError(
-            f"--unlearn_augment: {method.name} does not train on augmented images (docs/methods.md says "
-            "which methods do), got "
-            f"{','.join(kinds)}. Leave the flag out"
-        )
-    return kinds
 
 
 def run_params(checked: CheckedConfig) -> dict[str, Any]:
