@@ -21,15 +21,12 @@ import functools
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import command_line
 import stored_runs
-from tracking.readers import open_store
 from tracking.shown_uri import without_password
-from tracking.spool import Spool
 
 if TYPE_CHECKING:
     from reporter.seeds_summary import SeedRun, Task
@@ -95,15 +92,10 @@ def runs_from(options: argparse.Namespace, folder: Path) -> tuple[list[SeedRun],
     """Return the runs, and a sentence about their origin."""
     if options.csv is not None:
         return runs_of_file(options)
-    uri, reason = stored_runs.choose_store(options.tracking_uri)
-    selection = stored_runs.selection_from(options, stored_runs.NOT_OF_ONE_SEED)
-    shown = without_password(uri)
-    print(f"store: {shown} ({reason})")
-    with open_store(uri, selection, notice=complain) as store, closing(Spool(folder)) as spool:
-        stored_runs.collect(store, spool, stored_runs.long_params_from(None, store), complain)
-
+    with stored_runs.selected_runs(options, folder, complain, stored_runs.NOT_OF_ONE_SEED) as selected:
         from reporter.comparison import compared_metrics
 
+        spool, shown = selected.spool, without_password(selected.uri)
         runs = stored_runs.seed_runs(
             command_line.progress_bar(spool, "grouping", len(spool)), compared_metrics
         )
@@ -123,7 +115,9 @@ def flag_text(value: str | list[str] | None) -> str:
 
 def runs_of_file(options: argparse.Namespace) -> tuple[list[SeedRun], str]:
     given = [
-        f"--{name}" for name in ("tracking_uri", "experiment", "since", "filter") if getattr(options, name)
+        f"--{name}"
+        for name in ("tracking_uri", "reader", "experiment", "since", "filter")
+        if getattr(options, name)
     ]
     if given:
         raise ValueError(

@@ -31,7 +31,6 @@ import argparse
 import functools
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +40,14 @@ from reporter.table_files import WRITERS, Write, batches, write_spreadsheet_csv
 from stored_runs import (
     NOT_OF_ONE_SEED,
     add_store_flags,
-    choose_store,
-    collect,
     counted,
-    long_params_from,
     others,
     seed_runs,
-    selection_from,
+    selected_runs,
     where_runs_are,
 )
-from tracking.readers import Store, open_store
+from tracking.readers import Store
 from tracking.run_table import column_names, columns_of, rows_of
-from tracking.shown_uri import without_password
 from tracking.spool import Spool
 from tracking.stored_run import BrokenRun
 
@@ -77,22 +72,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(options: argparse.Namespace) -> None:
     """Write the output. Raises ValueError or OSError for a user's mistake, and writes nothing then."""
-    uri, reason = choose_store(options.tracking_uri)
     name = options.output or (SUMMARY if options.summary else HISTORY if options.history else TABLE)
     output = checked_output(name)
     write = chosen_writer(output, options)
     if options.summary:
         check_beside(output)
-    selection = selection_from(options, NOT_OF_ONE_SEED if options.summary else ())
-    print(f"store: {without_password(uri)} ({reason})")
-    with open_store(uri, selection, notice=complain) as store, closing(Spool(output.parent)) as spool:
-        skipped = collect(store, spool, long_params_from(options.artifact_root, store), complain)
+    tags = NOT_OF_ONE_SEED if options.summary else ()
+    with selected_runs(options, output.parent, complain, tags, options.artifact_root) as selected:
+        spool, skipped = selected.spool, selected.skipped
         if not options.system_metrics:
             leave_out_system_metrics(spool)
         if options.summary:
             written = write_summary(spool, output, write, options)
         elif options.history:
-            points = Points(store, spool)
+            points = Points(selected.store, spool)
             write(output, POINTS, points)
             written, skipped = f"{counted(points.number, 'value')} -> {name}", skipped + points.skipped
         else:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import command_line
 from foreign_files import LIST, open_foreign
-from tracking.client_reader import ClientStore
 from tracking.long_params import Read, local_artifact, with_whole_params
-from tracking.readers import Store
+from tracking.readers import READERS, Store, open_store
+from tracking.readers.mlflow_client import ClientStore
 from tracking.run import LONGEST_PARAM
 from tracking.run_filter import parse_filter
 from tracking.selection import Selection, since_time
@@ -43,6 +44,11 @@ def add_store_flags(flags: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         help="sqlite:///FILE, a file-store folder, postgresql://..., http(s)://..., ...",
     )
     which.add_argument(
+        "--reader",
+        metavar="NAME",
+        help=f"how it is read: {', '.join(READERS.names)} or path/to/file.py:function (default: by the URI)",
+    )
+    which.add_argument(
         "--experiment", nargs="+", default=[], metavar="NAME", help="runs of these experiments (default: all)"
     )
     which.add_argument(
@@ -63,6 +69,35 @@ def choose_store(given: str | None) -> Choice:
             f"sqlite:///path/to/{DATABASE}"
         )
     return choice
+
+
+class Runs(NamedTuple):
+    """The selected runs of an open store. uri: of the store. skipped: the number of unreadable runs."""
+
+    store: Store
+    uri: str
+    spool: Spool
+    skipped: int
+
+
+@contextmanager
+def selected_runs(
+    options: argparse.Namespace,
+    folder: Path,
+    complain: Complain,
+    tags: tuple[str, ...] = (),
+    artifact_root: str | None = None,
+) -> Iterator[Runs]:
+    """Read the runs that the flags of `add_store_flags` select into a temporary file in a folder.
+
+    Prints the store's name. tags: see Selection. Raises ValueError or OSError for a wrong flag or store.
+    """
+    uri, reason = choose_store(options.tracking_uri)
+    selection = selection_from(options, tags)
+    print(f"store: {without_password(uri)} ({reason})")
+    with open_store(uri, selection, complain, options.reader) as store, closing(Spool(folder)) as spool:
+        skipped = collect(store, spool, long_params_from(artifact_root, store), complain)
+        yield Runs(store, uri, spool, skipped)
 
 
 def selection_from(options: argparse.Namespace, tags: tuple[str, ...] = ()) -> Selection:

@@ -181,13 +181,12 @@ def sh(command: str, folder: Path) -> None:
 
 def check_finished(folder: Path, runs: int) -> None:
     """RuntimeError unless every line made one FINISHED run: what was not done is not fast."""
-    from tracking.selection import EVERY_RUN
-    from tracking.sqlite_reader import read_sqlite
+    from tracking.readers.sqlite import sqlite_store
     from tracking.stored_run import StoredRun
 
     found = [
         run
-        for run in read_sqlite(f"sqlite:///{folder / 'mlflow.db'}", EVERY_RUN)
+        for run in sqlite_store(f"sqlite:///{folder / 'mlflow.db'}").runs()[1]
         if isinstance(run, StoredRun)
     ]
     finished = sum(run.status == "FINISHED" for run in found)

@@ -7,6 +7,10 @@ import pytest
 from mlflow import MlflowClient
 
 import mlruns_parser
+from tracking.readers.mlflow_client import PAGE, client_store
+from tracking.readers.sqlite import sqlite_store as directly_read
+from tracking.selection import EVERY_RUN, Selection
+from tracking.stored_run import BrokenRun, StoredRun
 
 PARAMS = {
     "unlearn": "MIMU",
@@ -99,3 +103,12 @@ def empty_place(tmp_path, monkeypatch):
 def parse(*arguments: str) -> pd.DataFrame:
     assert mlruns_parser.main([*arguments, "--output", "out.csv"]) == 0
     return pd.read_csv("out.csv", dtype=str, keep_default_na=False).set_index("run_id", drop=False)
+
+
+def sqlite_runs(uri: str, selection: Selection = EVERY_RUN) -> list[StoredRun | BrokenRun]:
+    return list(directly_read(uri, selection).runs()[1])
+
+
+def client_runs(uri: str, page: int = PAGE) -> list[StoredRun | BrokenRun]:
+    with client_store(uri, page=page) as store:
+        return list(store.runs()[1])

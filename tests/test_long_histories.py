@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 import mlruns_parser
 from benchmarks.parser_stores import Size, file_store, sqlite_store
 from tests.filled_stores import Store, empty_place  # noqa: F401 (empty_place: a fixture of every test here)
-from tracking import sorted_points, sqlite_reader
-from tracking.client_reader import client_store
-from tracking.file_reader import FolderStore
-from tracking.postgres_reader import postgres_store
+from tracking import sorted_points
+from tracking.readers import sqlite
+from tracking.readers.folder import FolderStore
+from tracking.readers.mlflow_client import client_store
+from tracking.readers.postgres import postgres_store
 from tracking.run_folder import latest_value, metric_blocks, metric_points
 from tracking.selection import EVERY_RUN
 from tracking.sorted_points import SortedPoints
@@ -59,7 +60,7 @@ def read_through_mlflow(uri: str) -> tuple[list[str], int]:
 
 
 READERS = {
-    "sqlite": lambda stores: read(sqlite_reader.sqlite_store(stores[0])),
+    "sqlite": lambda stores: read(sqlite.sqlite_store(stores[0])),
     "files": lambda stores: read(FolderStore(stores[1])),
     "client": lambda stores: read_through_mlflow(stores[0]),
 }
@@ -71,7 +72,7 @@ def test_values_at_once_are_bounded_and_the_rows_the_same(reader, stores, monkey
     assert len(rows) == 600 and most >= 100  # of a run at least
 
     monkeypatch.setattr(sorted_points, "AT_ONCE", LIMIT)
-    monkeypatch.setattr("tracking.client_reader.MOST_POINTS", LIMIT)
+    monkeypatch.setattr("tracking.readers.mlflow_client.MOST_POINTS", LIMIT)
     again, at_once = reader(stores)
     assert again == rows
     assert at_once <= LIMIT + 1
@@ -79,11 +80,11 @@ def test_values_at_once_are_bounded_and_the_rows_the_same(reader, stores, monkey
 
 def answers_for_the_history(uri, monkeypatch):
     """How many rows each answer of the database has while the histories of all runs are read."""
-    store = sqlite_reader.sqlite_store(uri)
+    store = sqlite.sqlite_store(uri)
     runs = list(store.runs()[1])
     answers = []
-    select = sqlite_reader.select
-    monkeypatch.setattr(sqlite_reader, "select", lambda *given: answers.append(select(*given)) or answers[-1])
+    select = sqlite.select
+    monkeypatch.setattr(sqlite, "select", lambda *given: answers.append(select(*given)) or answers[-1])
     assert len(list(store.points(runs))) == 600
     return list(map(len, answers))
 
@@ -105,7 +106,7 @@ def test_short_histories_are_read_together(stores, monkeypatch):
 
 @pytest.mark.usefixtures("small_memory")
 def test_a_page_is_found_by_an_index_and_needs_no_sorting(stores):
-    statement = sqlite_reader.PAGE.format(runs="(?)", after=5, at_once=10)
+    statement = sqlite.PAGE.format(runs="(?)", after=5, at_once=10)
     with closing(sqlite3.connect(stores[0].removeprefix("sqlite:///"))) as connection:
         (step,) = [
             row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", [next(SIZE.ids())])
@@ -118,7 +119,7 @@ def test_a_long_history_of_postgres_is_the_same(postgres_server, monkeypatch):
     from tests.test_servers import disconnect
 
     filled = Store(new_database(postgres_server, "long"))
-    with postgres_store(filled.uri, EVERY_RUN) as (_, store):
+    with postgres_store(filled.uri, EVERY_RUN) as store:
         rows, _ = read(store)
         monkeypatch.setattr(sorted_points, "AT_ONCE", 3)
         again, most = read(store)

@@ -21,12 +21,11 @@ from mlflow.entities import Run
 
 import mlruns_parser
 from reporter.table_files import iso_utc
-from tests.filled_stores import METRICS, PARAMS, empty_place, parse  # noqa: F401 (empty_place: a fixture of every test here)
-from tracking.client_reader import read_client
-from tracking.file_reader import read_folder
+from tests.filled_stores import METRICS, PARAMS, client_runs, empty_place, parse, sqlite_runs  # noqa: F401 (empty_place: a fixture)
+from tracking.readers import open_store
+from tracking.readers.folder import FolderStore
 from tracking.run_folder import latest_value
-from tracking.sql_store import KNOWN_SCHEMAS
-from tracking.sqlite_reader import read_sqlite, schema_version
+from tracking.selection import EVERY_RUN
 from tracking.stored_run import BrokenRun, StoredRun, infinity_restored
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,7 +129,7 @@ def comparable(runs: Iterable[StoredRun | BrokenRun]) -> list[str]:
 
 
 def test_the_client_reads_the_same_page_by_page(sqlite_store):
-    assert comparable(read_client(sqlite_store.uri, page=1)) == comparable(read_sqlite(sqlite_store.uri))
+    assert comparable(client_runs(sqlite_store.uri, page=1)) == comparable(sqlite_runs(sqlite_store.uri))
 
 
 def test_more_runs_than_a_page(database):
@@ -147,8 +146,8 @@ def test_more_runs_than_a_page(database):
         connection.commit()
     table = parse("--tracking_uri", f"sqlite:///{database}")
     assert len(table) == 1104 and list(table.seed[:1100]) == [str(number) for number in range(1100)]
-    assert comparable(read_client(f"sqlite:///{database}")) == comparable(
-        read_sqlite(f"sqlite:///{database}")
+    assert comparable(client_runs(f"sqlite:///{database}")) == comparable(
+        sqlite_runs(f"sqlite:///{database}")
     )
 
 
@@ -162,11 +161,8 @@ def test_a_run_without_a_name_has_the_one_of_its_tag(database, sqlite_store):
 @pytest.mark.parametrize("kind", ["sqlite_store", "file_store"])
 def test_neither_mlflow_nor_torch_is_imported(kind, request):
     store = request.getfixturevalue(kind)
-    if kind == "sqlite_store" and schema_version(store.uri) not in KNOWN_SCHEMAS:
-        pytest.skip(
-            f"the installed MLflow has a newer schema, {schema_version(store.uri)}: add it to KNOWN_SCHEMAS "
-            "once it is checked"
-        )
+    with open_store(store.uri, EVERY_RUN, notice=pytest.skip):  # of a newer MLflow: add it to KNOWN_SCHEMAS
+        pass
     code = (
         "import sys, mlruns_parser; assert mlruns_parser.main(sys.argv[1:]) == 0; "
         "print({'mlflow', 'torch', 'pandas', 'numpy', 'sqlalchemy'} & set(sys.modules))"
@@ -309,7 +305,7 @@ def test_an_unknown_schema_goes_to_mlflow_and_that_is_said(database, capsys):
 
 
 def test_an_unknown_schema_that_mlflow_knows_is_read(sqlite_store, monkeypatch, capsys):
-    monkeypatch.setattr("tracking.readers.KNOWN_SCHEMAS", frozenset())
+    monkeypatch.setattr("tracking.sql_store.KNOWN_SCHEMAS", frozenset())
     assert len(parse("--tracking_uri", sqlite_store.uri)) == 4
     assert "unknown schema version" in capsys.readouterr().err
 
@@ -583,17 +579,17 @@ def test_infinity_restored():
 
 def test_a_store_of_no_experiments_is_an_error_of_the_path(tmp_path):
     with pytest.raises(ValueError, match="got none"):
-        list(read_folder(str(tmp_path)))
+        FolderStore(str(tmp_path))
 
 
 def test_the_client_finds_nothing_where_every_experiment_is_deleted(database):
     execute(database, "UPDATE experiments SET lifecycle_stage = 'deleted'")
-    assert list(read_client(f"sqlite:///{database}")) == list(read_sqlite(f"sqlite:///{database}")) == []
+    assert list(client_runs(f"sqlite:///{database}")) == list(sqlite_runs(f"sqlite:///{database}")) == []
 
 
 def test_a_broken_run_is_reported_by_the_client_too(sqlite_store, database):
     execute(database, "UPDATE runs SET end_time = ? WHERE run_uuid = ?", 10**18, sqlite_store.ids["full"])
-    broken = [run for run in read_client(f"sqlite:///{database}") if isinstance(run, BrokenRun)]
+    broken = [run for run in client_runs(f"sqlite:///{database}") if isinstance(run, BrokenRun)]
     assert [run.where for run in broken] == [f"run {sqlite_store.ids['full']}"]
 
 

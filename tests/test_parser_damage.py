@@ -18,8 +18,8 @@ from mlflow import MlflowClient
 
 import mlruns_parser
 from tests.filled_stores import empty_place  # noqa: F401 (a fixture of every test here)
+from tracking.readers.sqlite import left_unfinished
 from tracking.run_folder import metric_points, plain_mapping
-from tracking.sqlite_reader import left_unfinished
 
 MANY = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 GARBAGE = st.binary(max_size=40)
@@ -150,7 +150,8 @@ def test_a_store_whose_writer_was_killed_over_a_commit_is_not_called_broken(data
     assert rows_of(f"sqlite:///{database}")[0] == 2
     said = capsys.readouterr().err
     assert (
-        f"got {database} as a process left it that was killed while it wrote" in said and "backup" not in said
+        f"got {database} with an unfinished write of a process that was killed" in said
+        and "backup" not in said
     )
     assert f"mlflow ui --backend-store-uri sqlite:///{database}" in said and said.count("\n") == 1
 

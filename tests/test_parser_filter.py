@@ -5,11 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from tests.filled_stores import empty_place, parse  # noqa: F401 (empty_place: a fixture of every test here)
-from tracking.client_reader import client_store
+from tests.filled_stores import empty_place, parse, sqlite_runs  # noqa: F401 (empty_place: a fixture of every test here)
+from tracking.readers.mlflow_client import client_store
 from tracking.run_filter import Clause, for_mlflow, like, parse_filter
 from tracking.selection import Selection, since_time
-from tracking.sqlite_reader import read_sqlite
 
 FILTERS = [
     "metrics.by_step = 1.5",
@@ -43,13 +42,13 @@ FILTERS = [
 @pytest.mark.parametrize("text", FILTERS)
 def test_a_filter_finds_what_mlflow_finds(text, sqlite_store):
     found = MlflowClient(sqlite_store.uri).search_runs(list(sqlite_store.names), text)
-    read = read_sqlite(sqlite_store.uri, Selection(clauses=parse_filter(text)))
+    read = sqlite_runs(sqlite_store.uri, Selection(clauses=parse_filter(text)))
     assert {run.run_id for run in read} == {run.info.run_id for run in found}
 
 
 def test_every_one_of_these_filters_tells_runs_apart_somewhere(sqlite_store):
     sizes = {
-        len(list(read_sqlite(sqlite_store.uri, Selection(clauses=parse_filter(text))))) for text in FILTERS
+        len(list(sqlite_runs(sqlite_store.uri, Selection(clauses=parse_filter(text))))) for text in FILTERS
     }
     assert {0, 1, 3, 4} <= sizes
 
@@ -75,7 +74,7 @@ def test_the_client_filters_as_the_direct_reader_does(sqlite_store):
         selection = Selection(clauses=parse_filter(text))
         with client_store(sqlite_store.uri, selection) as client:
             assert {run.run_id for run in client.runs()[1]} == {
-                run.run_id for run in read_sqlite(sqlite_store.uri, selection)
+                run.run_id for run in sqlite_runs(sqlite_store.uri, selection)
             }, text
 
 

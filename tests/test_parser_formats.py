@@ -25,9 +25,9 @@ from reporter.table_files import (
     write_spreadsheet_csv,
 )
 from tests.filled_stores import METRICS, PARAMS, empty_place, parse  # noqa: F401 (empty_place: a fixture of every test here)
-from tracking import sqlite_reader
 from tracking.artifact_place import artifact_folder
-from tracking.client_reader import client_store
+from tracking.readers import sqlite
+from tracking.readers.mlflow_client import client_store
 from tracking.run import TrackedRun
 from tracking.stored_run import infinity_restored
 
@@ -91,7 +91,7 @@ def test_the_history_is_sorted_by_metric_step_and_time(store):
 
 
 def test_the_client_gives_the_same_history(sqlite_store):
-    direct = sqlite_reader.sqlite_store(sqlite_store.uri)
+    direct = sqlite.sqlite_store(sqlite_store.uri)
     runs = list(direct.runs()[1])
     with client_store(sqlite_store.uri) as client:
         assert repr(list(client.points(runs))) == repr(list(direct.points(runs)))

@@ -4,7 +4,7 @@ import pytest
 from pictures import class_folders, noise, write
 
 from system_files import is_system_file
-from tracking.file_reader import read_folder
+from tracking.readers.folder import FolderStore
 from vision_data import DATASETS
 
 LEFT_BEHIND = [".DS_Store", "._loss", ".gitkeep", "desktop.ini", "Thumbs.db", ".loss.swp"]
@@ -40,7 +40,7 @@ def test_an_old_tracking_folder_is_read_without_it(tmp_path, below, name):
     (run / "params" / "lr").write_text("0.1")
     (run / below / name).write_bytes(b"\0\5\26\7\377")
 
-    (found,) = read_folder(str(tmp_path / "mlruns"))
+    (found,) = FolderStore(str(tmp_path / "mlruns")).runs()[1]
 
     assert (found.metrics, found.params) == ({"loss": 0.5}, {"lr": "0.1"})
 
@@ -52,7 +52,7 @@ def test_a_system_folder_beside_runs_and_experiments_is_none(tmp_path):
         "experiment_id: '0'\nlifecycle_stage: active\nname: Default\n"
     )
 
-    assert list(read_folder(str(tmp_path / "mlruns"))) == []
+    assert list(FolderStore(str(tmp_path / "mlruns")).runs()[1]) == []
 
 
 def test_thumbnails_are_neither_classes_nor_images(tmp_path):

@@ -6,10 +6,17 @@ import os
 import re
 import unicodedata
 
-from tracking.file_reader import folder_path
 from tracking.missing_driver import missing_driver_error
 from tracking.shown_uri import one_line, without_password
-from tracking.store_uri import ALLOWED, DEFAULT_STORE, VARIABLE, sqlite_file
+from tracking.store_uri import (
+    ALLOWED,
+    DATABASES,
+    DEFAULT_STORE,
+    VARIABLE,
+    folder_path,
+    scheme_of,
+    sqlite_file,
+)
 
 WORKSPACES = "MLFLOW_ENABLE_WORKSPACES"
 TRUE = ("true", "1")  # as MLflow reads a variable
@@ -69,7 +76,7 @@ def check_driver(uri: str) -> None:
     from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 
-    if not re.match(r"(postgresql|mysql|mssql)\b", uri):
+    if scheme_of(uri) not in DATABASES:
         return  # a store of MLflow's own or of a plug-in
     try:
         create_engine(uri).dispose()

@@ -25,6 +25,7 @@ PATIENCE = (
     150.0  # seconds: a backup, a database browser or a server's restart holds a store for a minute or two
 )
 BRIEFLY = 3.0  # for an answer that was lost
+ONCE = 0.0  # no second attempt
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
 NOTICE_AFTER = 5.0  # seconds of waiting before the reason is printed
 ANSWER_SECONDS, CONNECT_SECONDS = 60, 10  # of one request

@@ -6,14 +6,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tracking.artifact_place import artifact_folder
-from tracking.client_reader import few_retries
-from tracking.patience import environment
-from tracking.shown_uri import one_line, without_password
+from tracking.patience import StoreTrouble, environment, patiently
+from tracking.shown_uri import without_password
 from tracking.store_uri import database_of, mlflow_uri, tracking_uri
 from tracking.stored_run import PARENT_TAG, infinity_restored
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 PROGRESS_BAR = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 
@@ -43,10 +46,6 @@ def read_record(run_id: str, artifact_root: Path | None = None) -> Record:
     Raises ValueError for a malformed id, a missing or unfinished run, the parent of several runs, artifacts
     that were moved or copied, and a store that can't be used.
     """
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
     if not re.fullmatch(r"[0-9a-f]{32}", run_id):
         raise ValueError(
             f"expected a run's id, 32 digits and letters from a to f, got {run_id!r}. mlruns_parser.py lists "
@@ -60,21 +59,15 @@ def read_record(run_id: str, artifact_root: Path | None = None) -> Record:
             "run, or set MLFLOW_TRACKING_URI"
         )
     try:
-        with few_retries(), environment({PROGRESS_BAR: "false"}):
-            client = MlflowClient(tracking_uri=mlflow_uri(uri))
-            run = client.get_run(run_id)
-            _check_single(client, run)
-            local = artifact_folder(run.info.artifact_uri, artifact_root)
-            folder = (
-                Path(client.download_artifacts(run_id, ""))
-                if local is None
-                else _there(run_id, local, file, artifact_root)
-            )
-    except (MlflowException, SQLAlchemyError) as error:
+        client, run = patiently(lambda: _found(uri, run_id), of=_errors())
+        _check_single(client, run)
+        local = artifact_folder(run.info.artifact_uri, artifact_root)
+        folder = _downloaded(client, run_id) if local is None else _there(run_id, local, file, artifact_root)
+    except StoreTrouble as trouble:
         raise ValueError(
-            f"no run {run_id} can be read from {without_password(uri)} ({one_line(error)}). Check the id, "
-            "and MLFLOW_TRACKING_URI"
-        ) from error
+            f"no run {run_id} can be read from {without_password(uri)} ({trouble}). Check the id, and "
+            "MLFLOW_TRACKING_URI"
+        ) from trouble
     return Record(
         run_id,
         run.info.run_name or "",
@@ -85,6 +78,25 @@ def read_record(run_id: str, artifact_root: Path | None = None) -> Record:
         dict(_images(run)),
         folder,
     )
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError
+
+
+def _found(uri: str, run_id: str) -> tuple[MlflowClient, Run]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=mlflow_uri(uri))
+    return client, client.get_run(run_id)
+
+
+def _downloaded(client: MlflowClient, run_id: str) -> Path:
+    with environment({PROGRESS_BAR: "false"}):
+        return Path(patiently(lambda: client.download_artifacts(run_id, ""), of=_errors()))
 
 
 def _there(run_id: str, folder: Path, store: Path | None, root: Path | None) -> Path:
@@ -110,7 +122,7 @@ def _there(run_id: str, folder: Path, store: Path | None, root: Path | None) -> 
     return folder
 
 
-def _check_single(client: Any, run: Any) -> None:
+def _check_single(client: MlflowClient, run: Run) -> None:
     if run.info.status != "FINISHED":
         reason = run.data.tags.get("error", "it was interrupted, or is still running")
         raise ValueError(
@@ -118,7 +130,8 @@ def _check_single(client: Any, run: Any) -> None:
             "another"
         )
     if run.data.tags.get("sweep") == "parent":
-        found = client.search_runs([run.info.experiment_id], f"tags.`{PARENT_TAG}` = '{run.info.run_id}'")
+        own = f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"
+        found = patiently(lambda: client.search_runs([run.info.experiment_id], own), of=_errors())
         children = ", ".join(child.info.run_id for child in found)
         raise ValueError(
             f"run {run.info.run_id} is the parent of {len(found)} runs and has no numbers. Verify those: "
@@ -126,8 +139,8 @@ def _check_single(client: Any, run: Any) -> None:
         )
 
 
-def _images(run: Any) -> Iterator[tuple[str, str]]:
-    for one in run.inputs.dataset_inputs:
+def _images(run: Run) -> Iterator[tuple[str, str]]:
+    for one in run.inputs.dataset_inputs if run.inputs else ():
         for tag in one.tags:
             if tag.key == "mlflow.data.context":
                 yield tag.value, one.dataset.digest

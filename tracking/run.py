@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from tracking.alive import OWNER, Claim
 from tracking.entries import Artifact, Batch, Entry, InputSet, Point
 from tracking.finished import end_gone_runs
-from tracking.patience import StoreTrouble, patiently
+from tracking.patience import ONCE, StoreTrouble, patiently
 from tracking.shown_uri import without_password
 from tracking.signals import signals_wait
 from tracking.store import open_experiment, way_out
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000
 LONGEST_NAME = 250  # of a run, in characters: what MLflow's tables hold
-ONCE = 0.0  # seconds of patience: after a wait in vain, or for a user who wants to leave
 
 
 class StoreLost(ConnectionError):

@@ -40,7 +40,11 @@ class Selection:
         )
 
     def takes(self, run: StoredRun) -> bool:
-        return all(clause.holds(run) for clause in self.clauses)
+        return (
+            self.takes_experiment(run.experiment)
+            and self.takes_time(run.start_time)
+            and all(clause.holds(run) for clause in self.clauses)
+        )
 
     def check(self, experiments: Iterable[str]) -> None:
         """Raise ValueError for a selected experiment that the store does not have."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
-from tracking.stored_run import Point
+from tracking.stored_run import BrokenRun, Point, StoredRun
 
 AT_ONCE = 100_000  # values in memory: some 30 MB of them
 
@@ -41,17 +42,22 @@ class SortedPoints:
             self._file.close()
 
     def add(self, points: Iterable[Point]) -> None:
-        """Raises ValueError for a step that no 64 bits hold, where there are too many values for memory, and
-        what `points` raises.
+        """Add points, in any order.
+
+        Raises what `points` raises, and ValueError if there are too many for memory and a step has more than 64
+        bits.
         """
-        for point in points:
-            self._held.append(point)
+        unread = iter(points)
+        while some := list(itertools.islice(unread, AT_ONCE - len(self._held))):
+            self._held += some
             if len(self._held) >= AT_ONCE:
                 self._write()
 
     def __iter__(self) -> Iterator[Point]:
         if self._file is None:
-            yield from sorted(self._held, key=lambda point: (self._place[point.run_id], point))
+            self._held.sort()
+            self._held.sort(key=lambda point: self._place[point.run_id])  # stable: keeps each run's order
+            yield from self._held
             return
         self._write()
         with _explained_errors():
@@ -74,6 +80,25 @@ class SortedPoints:
                 ),
             )
         self._held = []
+
+
+def sorted_histories(
+    runs: Sequence[StoredRun], parts: Iterable[tuple[str, Iterable[Point]]], where: str = ""
+) -> Iterator[Point | BrokenRun]:
+    """Yield the sorted points of runs, or a BrokenRun for a run whose points raise ValueError or TypeError.
+
+    parts: a run's id and some of its points, in any order. where: the place of the runs, for messages.
+    """
+    broken: dict[str, str] = {}
+    with SortedPoints([run.run_id for run in runs]) as found:
+        for run_id, points in parts:
+            try:
+                found.add(points)
+            except (ValueError, TypeError) as error:
+                broken[run_id] = str(error)
+        for run_id, reason in broken.items():
+            yield BrokenRun(f"{where}history of run {run_id}", reason)
+        yield from (point for point in found if point.run_id not in broken)
 
 
 @contextmanager

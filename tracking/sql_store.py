@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from tracking import sorted_points
 from tracking.selection import Selection
-from tracking.sorted_points import SortedPoints
+from tracking.sorted_points import sorted_histories
 from tracking.stored_run import (
     PARENT_TAG,
     RUN_NAME_TAG,
@@ -61,14 +61,20 @@ Item = TypeVar("Item")
 Head = tuple[Any, ...]
 Rows = list[tuple[Any, ...]]
 Select = Callable[[str, Sequence[Any]], Rows]  # a statement and the run ids for its {runs}
-Pages = Callable[[str], Iterator[Rows]]  # the rows of HISTORY of one run, some at a time, in any order
+Pages = Callable[
+    [Sequence[str]], Iterator[Rows]
+]  # the rows of HISTORY of some runs, AT_ONCE at a time, in any order
 
 
 ReadPoints = Callable[[Sequence[StoredRun]], Iterator[Point | BrokenRun]]
 
 
 class Unreadable(Exception):
-    """A part of a database can't be read; others may be."""
+    """Raised if a part of a database can't be read; others may be."""
+
+
+class UnknownSchema(Exception):
+    """Raised for a database whose tables are of an unknown version of MLflow."""
 
 
 @dataclass(frozen=True)
@@ -173,25 +179,7 @@ class SqlStore:
             yield from self._by_halves(runs, self.points, error)
             return
         for some in together(runs, lengths):
-            if lengths.get(some[0].run_id, 0) > sorted_points.AT_ONCE:
-                yield from self._long_history(some[0])
-            else:
-                yield from self._histories(some)
-
-    def _long_history(self, run: StoredRun) -> Iterator[Point | BrokenRun]:
-        """Of a run that has more values than are to be in memory."""
-        with SortedPoints([run.run_id]) as found:
-            try:
-                for rows in self.pages(run.run_id):
-                    try:
-                        found.add(self._point(run.run_id, row) for row in rows)
-                    except (ValueError, TypeError) as error:
-                        yield BrokenRun(f"{self.where}, history of run {run.run_id}", str(error))
-                        return
-            except Unreadable as error:
-                yield BrokenRun(f"{self.where}, run {run.run_id}", str(error))
-                return
-            yield from found
+            yield from self._histories(some)
 
     def _by_halves(
         self, runs: Sequence[StoredRun], read: ReadPoints, error: Unreadable
@@ -205,16 +193,15 @@ class SqlStore:
 
     def _histories(self, runs: Sequence[StoredRun]) -> Iterator[Point | BrokenRun]:
         try:
-            found = by_run(self.select(HISTORY, [run.run_id for run in runs]))
-        except Unreadable as error:
+            yield from sorted_histories(runs, self._parts(runs), f"{self.where}, ")
+        except Unreadable as error:  # comes before the first point: all are sorted before
             yield from self._by_halves(runs, self._histories, error)
-            return
-        by_id = {self.text(run_id): rows for run_id, rows in found.items()}
-        for run in runs:
-            try:
-                yield from sorted(self._point(run.run_id, row) for row in by_id.get(run.run_id, ()))
-            except (ValueError, TypeError) as error:
-                yield BrokenRun(f"{self.where}, history of run {run.run_id}", str(error))
+
+    def _parts(self, runs: Sequence[StoredRun]) -> Iterator[tuple[str, Iterator[Point]]]:
+        for rows in self.pages([run.run_id for run in runs]):
+            for ident, own_rows in by_run(rows).items():
+                run_id = self.text(ident)
+                yield run_id, map(functools.partial(self._point, run_id), own_rows)
 
     def _point(self, run_id: str, row: tuple) -> Point:
         _, name, step, time, value, is_nan = row
@@ -265,6 +252,13 @@ def printable(value: object) -> str:
         if isinstance(value, str)
         else repr(value)
     )
+
+
+def check_schema(revisions: Iterable[str]) -> None:
+    """Raise UnknownSchema unless the SELECTs above fit the alembic revision of a store."""
+    version = " ".join(revisions)
+    if version not in KNOWN_SCHEMAS:
+        raise UnknownSchema(f"unknown schema version {version or '(none)'}")
 
 
 def check_tables(names: set[str], where: str) -> None:

@@ -24,20 +24,22 @@ from tracking.patience import StoreTrouble, patiently
 from tracking.shown_uri import without_password
 from tracking.store_file import clean_beside, connect_anew, remove
 from tracking.store_uri import (
+    DATABASES,
+    FILE,
+    SQLITE,
     VARIABLE,
     database_of,
-    is_folder,
     is_server,
-    is_sqlite,
     mlflow_uri,
     other_store,
+    scheme_of,
     shown_uri,
     sqlite_uri,
     tracking_uri,
 )
 
 ON_DISK = re.compile(r"disk is full|disk I/O error|No space left|File too large|quota", re.IGNORECASE)
-SQLITE = b"SQLite format 3\0"  # how every database begins; one without a table is empty
+SQLITE_HEADER = b"SQLite format 3\0"  # how every database begins; one without a table is empty
 REDIRECTS = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_ACTIVE_MODEL_ID")
 
 
@@ -50,13 +52,14 @@ def check_store(experiment: str | None = None) -> None:
     if experiment is not None:
         check_name(experiment)
     uri = tracking_uri()
-    if is_sqlite(uri):
+    scheme = scheme_of(uri)
+    if scheme == SQLITE:
         check_sqlite(uri)
     elif is_server(uri):
         _check_server(uri)
-    elif is_folder(uri):
+    elif scheme == FILE:
         check_folder(uri)
-    elif "://" in uri:
+    else:
         check_driver(uri)
 
 
@@ -129,7 +132,7 @@ def _experiment(uri: str, file: Path | None, name: str, columns: Sequence[str]) 
             if not file.exists():
                 _create(file)
             connect_anew(file)
-        if is_database(uri):
+        if scheme_of(uri) in DATABASES:
             ask_database(mlflow_uri(uri), file)
         client = mlflow.MlflowClient()
         found = client.get_experiment_by_name(name)
@@ -169,7 +172,7 @@ def _check_file(file: Path) -> None:
     if not file.is_file():
         raise OSError("it is no file")
     with file.open("rb") as opened:
-        if opened.read(len(SQLITE)) not in (b"", SQLITE):
+        if opened.read(len(SQLITE_HEADER)) not in (b"", SQLITE_HEADER):
             raise OSError("file is not a database")
 
 
@@ -218,8 +221,3 @@ def _create(file: Path) -> None:
             os.link(partial, file)
     finally:
         remove(partial)
-
-
-def is_database(uri: str) -> bool:
-    """Whether MLflow reaches the store through SQLAlchemy."""
-    return uri.partition("://")[0].partition("+")[0] in ("sqlite", "postgresql", "mysql", "mssql")

@@ -9,16 +9,18 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote
+from urllib.parse import unquote, urlparse
+from urllib.request import url2pathname
 
-from tracking.file_reader import folder_path, is_file_store
 from tracking.shown_uri import without_password
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 DATABASE, FOLDER = "mlflow.db", "mlruns"
 DEFAULT_STORE = f"sqlite:///{DATABASE}"
 ALLOWED = "MLFLOW_ALLOW_FILE_STORE"
-NOT_A_FOLDER = ("databricks", "databricks-uc", "uc")  # words that are stores without ://
+SQLITE, FILE = "sqlite", "file"  # schemes
+DATABASES = (SQLITE, "postgresql", "mysql", "mssql")  # schemes that MLflow gives to SQLAlchemy
+WITHOUT_SLASHES = (SQLITE, "databricks", "databricks-uc", "uc")  # schemes that need no :// after them
 SPECIAL = frozenset("%?")  # in a sqlite URI they begin what is decoded, and the options
 
 
@@ -83,24 +85,33 @@ def ui_command() -> str:
     return f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if beside_old_store else "mlflow ui"
 
 
+def scheme_of(uri: str) -> str:
+    """Return the kind of store that a URI names: sqlite, postgresql, http, ..., without a driver; file for a path."""
+    start, _, rest = uri.partition(":")
+    scheme = start.partition("+")[0]
+    return scheme if rest.startswith("//") or scheme in WITHOUT_SLASHES else FILE
+
+
 def is_server(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
+    return scheme_of(uri) in ("http", "https")
 
 
-def is_sqlite(uri: str) -> bool:
-    return uri.partition(":")[0].partition("+")[0] == "sqlite"
+def folder_path(uri: str) -> Path:
+    """Return the folder of a `file:` URI or of a path."""
+    return Path(url2pathname(urlparse(uri).path)) if uri.startswith("file:") else Path(uri)
 
 
-def is_folder(uri: str) -> bool:
-    """Whether a URI names a folder, as that of an old file store: file:..., or a path."""
-    return uri.startswith("file:") or not (
-        is_sqlite(uri) or "://" in uri or uri.partition(":")[0] in NOT_A_FOLDER
-    )
+def is_file_store(folder: Path) -> bool:
+    """Return whether a folder has runs or experiments.
+
+    MLflow 3 makes an `mlruns` for artifacts alone, which has no meta.yaml.
+    """
+    return any(folder.glob("*/meta.yaml")) or any(folder.glob("*/*/meta.yaml"))
 
 
 def database_of(uri: str) -> Path | None:
-    """The file of a sqlite store; None for a store of another kind. Raises as `sqlite_file`."""
-    return sqlite_file(uri) if is_sqlite(uri) else None
+    """Return the file of a sqlite store; None for a store of another kind. Raises as `sqlite_file`."""
+    return sqlite_file(uri) if scheme_of(uri) == SQLITE else None
 
 
 def sqlite_file(uri: str) -> Path:
@@ -138,7 +149,7 @@ def mlflow_uri(uri: str) -> str:
         scheme, _, rest = uri.partition(":///")
         _, question, options = rest.partition("?")
         return f"{scheme}:///{_name_in_uri(file)}{question}{options}"
-    return folder_path(uri).absolute().as_uri() if is_folder(uri) else uri
+    return folder_path(uri).absolute().as_uri() if scheme_of(uri) == FILE else uri
 
 
 def sqlite_uri(file: Path) -> str:

@@ -5,14 +5,14 @@ tags/.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 from foreign_files import LIST
 from system_files import is_system_file
 from tracking.folder_process import found_in
+from tracking.readers.impl import register
 from tracking.run_folder import (
     check_link,
     contents_below,
@@ -23,28 +23,19 @@ from tracking.run_folder import (
     read_meta,
 )
 from tracking.selection import EVERY_RUN, Selection
-from tracking.sorted_points import SortedPoints
+from tracking.sorted_points import sorted_histories
+from tracking.store_uri import FILE, folder_path, is_file_store
 from tracking.stored_run import BrokenRun, Point, StoredRun, checked_time
 
 NOT_EXPERIMENTS = {"models"}  # the model registry
 NOT_RUNS = {"tags", "datasets", "traces", "models"}  # what MLflow keeps beside an experiment's runs
 
 
-def folder_path(uri: str) -> Path:
-    """The folder of a `file:` URI or of a plain path."""
-    return Path(url2pathname(urlparse(uri).path)) if uri.startswith("file:") else Path(uri)
-
-
-def is_file_store(folder: Path) -> bool:
-    """Whether runs or experiments are described here. MLflow 3 makes an `mlruns` for artifacts alone, which
-    has no meta.yaml.
-    """
-    return any(folder.glob("*/meta.yaml")) or any(folder.glob("*/*/meta.yaml"))
-
-
-def read_folder(uri: str, selection: Selection = EVERY_RUN) -> Iterator[StoredRun | BrokenRun]:
-    """Every selected active run of a file store, and a BrokenRun for each that can't be read whole."""
-    return FolderStore(uri, selection).runs()[1]
+@register("folder", schemes=(FILE,))
+@contextmanager
+def folder_store(uri: str, selection: Selection) -> Iterator[FolderStore]:
+    """Open the folder of a file store. Raises as `FolderStore`."""
+    yield FolderStore(uri, selection)
 
 
 class FolderStore:
@@ -101,19 +92,17 @@ class FolderStore:
         time.
         """
         for run in runs:
-            folder = self._folders[run.run_id]
-            with SortedPoints([run.run_id]) as found:
-                try:
-                    found.add(
-                        Point(run.run_id, name, step, checked_time(time), value)
-                        for name, content in contents_below(f"{folder}/metrics", str(self.root), most=LIST)
-                        for block in metric_blocks(content)
-                        for step, time, value in metric_points(block, f"{folder}/metrics/{name}")
-                    )
-                except (OSError, ValueError) as error:
-                    yield BrokenRun(folder, str(error))
-                    continue
-                yield from found
+            yield from sorted_histories([run], [(run.run_id, self._history(run.run_id))])
+
+    def _history(self, run_id: str) -> Iterator[Point]:
+        folder = f"{self._folders[run_id]}/metrics"
+        try:
+            for name, content in contents_below(folder, str(self.root), most=LIST):
+                for block in metric_blocks(content):
+                    for step, time, value in metric_points(block, f"{folder}/{name}"):
+                        yield Point(run_id, name, step, checked_time(time), value)
+        except OSError as error:
+            raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True)

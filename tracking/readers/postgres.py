@@ -1,6 +1,4 @@
-"""MLflow's PostgreSQL store, read-only and in one snapshot, through SQLAlchemy (which MLflow brings) and any
-of its drivers.
-"""
+"""Read MLflow's PostgreSQL store in one read-only snapshot, with any of SQLAlchemy's drivers."""
 
 from __future__ import annotations
 
@@ -11,36 +9,32 @@ from typing import TYPE_CHECKING, Any
 from tracking import sorted_points
 from tracking.missing_driver import missing_driver_error
 from tracking.patience import StoreTrouble, patiently
+from tracking.readers.impl import register
 from tracking.selection import Selection
 from tracking.shown_uri import one_line, without_password
-from tracking.sql_store import HISTORY, VERSION, Pages, Rows, Select, SqlStore, check_tables
+from tracking.sql_store import HISTORY, VERSION, Pages, Rows, Select, SqlStore, check_schema, check_tables
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, TextClause
 
 TABLE_NAMES = "SELECT tablename FROM pg_tables WHERE schemaname = ANY (current_schemas(false))"
 SNAPSHOT = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}  # blocks no writer
 
 
-def is_postgres(uri: str) -> bool:
-    return uri.partition("://")[0].partition("+")[0] == "postgresql"
-
-
+@register("postgresql", schemes=("postgresql",))
 @contextmanager
-def postgres_store(uri: str, selection: Selection) -> Iterator[tuple[str, SqlStore]]:
-    """The schema's alembic revision, and the store's runs and histories, while the context is open.
+def postgres_store(uri: str, selection: Selection) -> Iterator[SqlStore]:
+    """Open a PostgreSQL store.
 
-    Infinities are restored, as MLflow's tables hold the largest float. Raises ValueError if the database
-    can't be opened or holds no MLflow store.
+    Infinities are restored, as MLflow's tables hold the largest float. Raises UnknownSchema, and ValueError if the
+    database can't be opened or holds no MLflow store.
     """
     with connected(uri) as connection:
         select = selecting(connection)
         where = connection.engine.url.render_as_string(hide_password=True)
         check_tables({name for (name,) in select(TABLE_NAMES, ())}, where)
-        yield (
-            " ".join(name for (name,) in select(VERSION, ())),
-            SqlStore(where, select, paging(connection), selection, str),
-        )
+        check_schema(name for (name,) in select(VERSION, ()))
+        yield SqlStore(where, select, paging(connection), selection, str)
 
 
 @contextmanager
@@ -74,38 +68,36 @@ def connected(uri: str) -> Iterator[Connection]:
 
 def selecting(connection: Connection) -> Select:
     """Return a function for the rows of a statement, with run ids for its {runs}."""
-    from sqlalchemy import bindparam, text
 
     def select(statement: str, runs: Sequence[Any]) -> Rows:
-        query = text(statement.format(runs=":runs"))
+        query, values = query_of(statement, runs)
         with as_value_errors():
-            if runs:
-                rows = connection.execute(
-                    query.bindparams(bindparam("runs", expanding=True)), {"runs": list(runs)}
-                )
-            else:
-                rows = connection.execute(query)
-            return [tuple(row) for row in rows]
+            return [tuple(row) for row in connection.execute(query, values)]
 
     return select
 
 
 def paging(connection: Connection) -> Pages:
-    """Return a function for a run's history, from a server-side cursor, AT_ONCE rows at a time."""
-    from sqlalchemy import text
+    """Return a function for the histories of runs, from a server-side cursor, AT_ONCE rows at a time."""
 
-    def pages(run_id: str) -> Iterator[Rows]:
+    def pages(runs: Sequence[str]) -> Iterator[Rows]:
         options = {"stream_results": True, "yield_per": sorted_points.AT_ONCE}
-        with (
-            as_value_errors(),
-            connection.execute(
-                text(HISTORY.format(runs="(:run)")), {"run": run_id}, execution_options=options
-            ) as rows,
-        ):
+        query, values = query_of(HISTORY, runs)
+        with as_value_errors(), connection.execute(query, values, execution_options=options) as rows:
             for some in rows.partitions():
                 yield [tuple(row) for row in some]
 
     return pages
+
+
+def query_of(statement: str, runs: Sequence[Any]) -> tuple[TextClause, dict[str, list[Any]]]:
+    """Return a query and its values, with run ids for {runs}."""
+    from sqlalchemy import bindparam, text
+
+    query = text(statement.format(runs=":runs"))
+    if not runs:
+        return query, {}
+    return query.bindparams(bindparam("runs", expanding=True)), {"runs": list(runs)}
 
 
 @contextmanager
