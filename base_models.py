@@ -4,6 +4,8 @@ trained.
 
 from __future__ import annotations
 
+from flag_error import FlagError, errors_of
+
 import json
 import re
 import time
@@ -126,8 +128,8 @@ class BaseModels:
         self.save_dir = config.save_dir or results_folder(config.dataset)
         self.splits = splits or load_splits(config.dataset, config.data, config.split_seed, config.reading)
         if config.num_classes not in (None, self.splits.classes):
-            raise ValueError(
-                f"--num_classes: {dataset.name} has {self.splits.classes} classes, got {config.num_classes}. "
+            raise FlagError(
+                "num_classes", f"{dataset.name} has {self.splits.classes} classes, got {config.num_classes}. "
                 "Leave the flag out"
             )
         self._check_augmentable()
@@ -135,20 +137,22 @@ class BaseModels:
         self.splits = self.splits.normalised(normalisation_of(self.normalize, self.splits.own_normalisation))
         self.config = config = replace(config, request=config.request.of_classes(self.splits.class_names))
         self.division = config.request.divide(self.splits.train, self.splits.classes, config.split_seed)
-        self._check_architecture()
+        with errors_of("arch"):
+            self._check_architecture()
         self.check_trainable("train")
         remove_left_over(self.save_dir)
         there = {}
         for path, trained_on in ((self.initial_path, "train"), (self.ideal_path, self.request_identity)):
-            if path.exists():
-                named = path == config.mask
+            named = path == config.mask
+            with errors_of("mask" if named else "save_dir"):
+                if not path.exists():
+                    check_writable(path.parent)
+                    continue
                 check_checkpoint(path, self.metadata(trained_on), self.architecture.defaults, named=named)
                 there[path], loaded = self._read(path)  # the header can't tell whether the weights are whole
-                self._tell(path, loaded)
-                if loaded.metadata is not None and (remark := unsealed(path)):
-                    warnings.warn(remark, stacklevel=2)
-            else:
-                check_writable(path.parent)
+            self._tell(path, loaded)
+            if loaded.metadata is not None and (remark := unsealed(path)):
+                warnings.warn(remark, stacklevel=2)
         if len(there) == 2:
             check_retrained(there[self.initial_path], there[self.ideal_path], self.ideal_path)
 
@@ -194,8 +198,8 @@ class BaseModels:
                 "request leaves no more. Ask for "
                 "fewer images, or choose an --arch without batch norm"
             )
-        raise ValueError(
-            "--train_batch_size: expected at least 2 for a model with batch norm, got 1. Give more"
+        raise FlagError(
+            "train_batch_size", "expected at least 2 for a model with batch norm, got 1. Give more"
         )
 
     def _epochs(self, default: int, found: Metadata | None) -> int:
@@ -204,8 +208,8 @@ class BaseModels:
         """
         asked, mask = self.config.epochs, self.config.mask
         if found is not None and asked not in (None, found.epochs):
-            raise ValueError(
-                f"--epochs: {mask} was trained for {found.epochs}, got {asked}. Leave out --epochs or --mask"
+            raise FlagError(
+                "epochs", f"{mask} was trained for {found.epochs}, got {asked}. Leave out --epochs or --mask"
             )
         if asked is not None:
             return asked
@@ -225,7 +229,7 @@ class BaseModels:
         try:
             check_augmentable(augmentations(self.recipe.augment), self.splits.train.image_shape)
         except ValueError as error:
-            raise ValueError(f"--train_augment: {error}") from error
+            raise FlagError("train_augment", error) from error
 
     def _normalize(self, found: Metadata | None) -> str:
         """How images are normalised: as asked for; else as the file that --mask names says; else by the
@@ -552,12 +556,12 @@ def device_named(name: str) -> torch.device:
         found.item()  # "meta" makes tensors and holds none
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"--device: expected auto, cpu or a device that is here, got {name!r} ({reason}). Use auto"
+        raise FlagError(
+            "device", f"expected auto, cpu or a device that is here, got {name!r} ({reason}). Use auto"
         ) from error
     try:
         return found.double().device
     except (RuntimeError, TypeError) as error:  # MPS, Apple's GPU
-        raise ValueError(
-            f"--device: expected a device with float64, which metrics and methods need, got {name!r}. Use cpu"
+        raise FlagError(
+            "device", f"expected a device with float64, which metrics and methods need, got {name!r}. Use cpu"
         ) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 import argparse
 import contextlib
 import functools
@@ -50,6 +52,7 @@ class OneLineParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             add_help=add_help,
+            exit_on_error=False,
         )
 
     def error(self, message: str) -> NoReturn:
@@ -57,7 +60,12 @@ class OneLineParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = sys.argv[1:] if args is None else args
-        return super().parse_known_args([_in_home(_with_underscores(arg)) for arg in args], namespace)
+        words = [_in_home(_with_underscores(arg)) for arg in args]
+        try:
+            return super().parse_known_args(words, namespace)
+        except argparse.ArgumentError as error:
+            flag = str(error.argument_name).partition("/")[0].removeprefix("--")  # of --mask/--checkpoint
+            raise FlagError(flag, f"{error}. See --help", named=False) from error
 
 
 def _with_underscores(argument: str) -> str:
@@ -208,7 +216,9 @@ def parsed(
         if entry is not None:
             own = [f"--{flag}" for flag in entry.hyperparameters]
             plural = f"flags of {entry.name} itself (--help shows those of the job too)"
-        raise ValueError(did_you_mean("flag", name.partition("=")[0], known, plural, own))
+        flag = name.partition("=")[0]
+        message = did_you_mean("flag", flag, known, plural, own)
+        raise FlagError(flag.removeprefix("--"), message, named=False)
     return options
 
 

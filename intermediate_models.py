@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,19 +26,19 @@ def checked_epochs(epochs: Collection[int], settings: Mapping[str, Any]) -> tupl
     """
     for epoch in epochs:
         if type(epoch) is not int or epoch < 1:
-            raise ValueError(
-                f"--checkpoint_epochs: expected integers >= 1, got {epoch!r}. Count epochs from 1, e.g. 1,3,5"
+            raise FlagError(
+                "checkpoint_epochs", f"expected integers >= 1, got {epoch!r}. Count epochs from 1, e.g. 1,3,5"
             )
     twice = sorted({epoch for epoch in epochs if list(epochs).count(epoch) > 1})
     if twice:
-        raise ValueError(
-            f"--checkpoint_epochs: expected each epoch once, got {_listed(twice)} again. Name it once"
+        raise FlagError(
+            "checkpoint_epochs", f"expected each epoch once, got {_listed(twice)} again. Name it once"
         )
     last = settings.get("unlearn_epochs")
     beyond = sorted(epoch for epoch in epochs if last is not None and epoch > last)
     if beyond:
-        raise ValueError(
-            f"--checkpoint_epochs: expected epochs up to {last}, the --unlearn_epochs, got "
+        raise FlagError(
+            "checkpoint_epochs", f"expected epochs up to {last}, the --unlearn_epochs, got "
             f"{_listed(beyond)}. Give earlier ones, "
             "or more --unlearn_epochs"
         )

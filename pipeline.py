@@ -7,6 +7,8 @@ result.metrics["test_forget_score"]
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 import json
 import sys
 import time
@@ -327,11 +329,11 @@ def _check_choices(config: PipelineConfig, method: Entry[MethodFacts]) -> None:
     it.
     """
     if config.ideal not in ("auto", "train", "skip"):
-        raise ValueError(f"--ideal: expected auto, train or skip, got {config.ideal!r}. Choose one")
+        raise FlagError("ideal", f"expected auto, train or skip, got {config.ideal!r}. Choose one")
     if config.report not in ("full", "no_images", "skip"):
-        raise ValueError(f"--report: expected full, no_images or skip, got {config.report!r}. Choose one")
+        raise FlagError("report", f"expected full, no_images or skip, got {config.report!r}. Choose one")
     if config.ideal == "skip" and "ideal" in method.facts.needs:
-        raise ValueError(f"--ideal: {method.name} needs the ideal model, got skip. Leave the flag out")
+        raise FlagError("ideal", f"{method.name} needs the ideal model, got skip. Leave the flag out")
 
 
 def tell_missing(base: BaseModels) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import errors_of
+
 import argparse
 import itertools
 from collections.abc import Sequence
@@ -88,7 +90,8 @@ def entries_of(chosen: dict[str, Any]) -> tuple[Entry[Any] | None, Entry[Any]]:
     from unlearn import METHODS
 
     architecture = shared_flags.architecture_of(chosen["arch"], chosen["dataset"])
-    return (None if chosen["unlearn"] is None else METHODS[chosen["unlearn"]]), architecture
+    with errors_of("unlearn"):
+        return (None if chosen["unlearn"] is None else METHODS[chosen["unlearn"]]), architecture
 
 
 def flags(

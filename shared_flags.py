@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError, errors_of
+
 import argparse
 import re
 from collections.abc import Sequence
@@ -202,11 +204,14 @@ def request_from(options: argparse.Namespace) -> ForgetRequest:
     if options.forget_indexes is None:
         return ForgetRequest(tuple(options.class_to_replace or (0,)), options.num_indexes_to_replace)
     if options.class_to_replace is not None or options.num_indexes_to_replace is not None:
-        raise ValueError(
+        message = (
             "--forget_indexes names every image itself. Leave out --class_to_replace and "
             "--num_indexes_to_replace"
         )
-    return ForgetRequest((), None, read_indexes(options.forget_indexes), options.forget_indexes)
+        raise FlagError("forget_indexes", message, named=False)
+    with errors_of("forget_indexes"):
+        indexes = read_indexes(options.forget_indexes)
+    return ForgetRequest((), None, indexes, options.forget_indexes)
 
 
 def path_or_none(text: str | None) -> Path | None:
@@ -218,8 +223,10 @@ def architecture_of(arch: str | None, dataset: str) -> Entry[Any]:
     from models import ARCHITECTURES
     from vision_data import DATASETS
 
-    default = DATASETS[dataset].facts.arch
-    return ARCHITECTURES[arch or default]
+    with errors_of("dataset"):
+        default = DATASETS[dataset].facts.arch
+    with errors_of("arch"):
+        return ARCHITECTURES[arch or default]
 
 
 def architecture_named(argv: Sequence[str] | None) -> Entry[Any]:

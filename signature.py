@@ -6,6 +6,8 @@ docstring is the help.
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 import functools
 import inspect
 import math
@@ -146,13 +148,13 @@ class Hyperparameter:
     def _refused(self, value: Any, number: float = math.nan) -> ValueError:
         """Return the error for a value; `number`: the part of it that is out of the range."""
         if self.range is None:
-            return ValueError(f"--{self.name}: expected {self.expects}, got {value!r}")
+            return FlagError(self.name, f"expected {self.expects}, got {value!r}")
         limit = self.range.limit(number)
         end = f" and at most {limit:g}" if self.range.most is None and number > limit else ""
         expects = self.expects.removesuffix(" or none")
         example = self._example
         way_out = "" if example is None else f". Give e.g. {example}"
-        return ValueError(f"--{self.name}: expected {expects}{end}, got {value!r}{way_out}")
+        return FlagError(self.name, f"expected {expects}{end}, got {value!r}{way_out}")
 
     @property
     def _example(self) -> str | None:
@@ -189,9 +191,9 @@ def settings_of(name: str, function: Function, given: Mapping[str, Any]) -> dict
     known = hyperparameters_of(function)
     for flag in given:
         if flag not in known:
-            raise ValueError(
-                did_you_mean(f"flag of {name}", f"--{flag}", [f"--{k}" for k in known], f"flags of {name}")
-            )
+            names = [f"--{k}" for k in known]
+            message = did_you_mean(f"flag of {name}", f"--{flag}", names, f"flags of {name}")
+            raise FlagError(flag, message, named=False)
     missing = [flag for flag, parameter in known.items() if parameter.required and flag not in given]
     if missing:
         raise ValueError(f"{name} needs --{' and --'.join(missing)}. Give a value for each")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 from collections import Counter
 from collections.abc import Sequence
 
@@ -18,21 +20,21 @@ def chosen(words: Sequence[str]) -> list[Entry[MetricFacts]]:
     name, a function with an unknown parameter, and two metrics of one name.
     """
     if not any(words):
-        raise ValueError(
-            f"--metrics: expected {ALL}, {DEFAULT} or names separated by commas, got none. Name at least one"
+        raise FlagError(
+            "metrics", f"expected {ALL}, {DEFAULT} or names separated by commas, got none. Name at least one"
         )
     entries = {entry.function: entry for word in words for entry in _named(word)}
     twice = [name for name, count in Counter(entry.name for entry in entries.values()).items() if count > 1]
     if twice:
-        raise ValueError(
-            f"--metrics: expected metrics of different names, got several called {', '.join(twice)}. Rename "
+        raise FlagError(
+            "metrics", f"expected metrics of different names, got several called {', '.join(twice)}. Rename "
             "your function"
         )
     for entry in entries.values():
         unknown = sorted(set(needs_of(entry.function)) - set(IN_WORDS))
         if unknown:
-            raise ValueError(
-                f"--metrics: {entry.name}: expected parameters among {', '.join(IN_WORDS)}, got "
+            raise FlagError(
+                "metrics", f"{entry.name}: expected parameters among {', '.join(IN_WORDS)}, got "
                 f"{', '.join(unknown)}. "
                 "Rename them in your function"
             )
@@ -57,4 +59,4 @@ def _named(word: str) -> list[Entry[MetricFacts]]:
     try:
         return [METRICS[word]]
     except ValueError as error:
-        raise ValueError(f"--metrics: {error}") from error
+        raise FlagError("metrics", error) from error

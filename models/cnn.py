@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 from collections import OrderedDict
 from itertools import pairwise
 
@@ -27,11 +29,11 @@ def cnn(
     for the stages.
     """
     if not channels:
-        raise ValueError("--channels: expected at least one width, got none. Give e.g. 32,64")
+        raise FlagError("channels", "expected at least one width, got none. Give e.g. 32,64")
     least = 2 ** len(channels)
     if min(image_shape[1:]) < least:
-        raise ValueError(
-            f"--channels: expected images of at least {least} x {least} pixels for {len(channels)} stages, "
+        raise FlagError(
+            "channels", f"expected images of at least {least} x {least} pixels for {len(channels)} stages, "
             "got "
             f"{image_shape[1]} x {image_shape[2]}. Give fewer"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 from dataclasses import dataclass
 
 import torch
@@ -111,8 +113,8 @@ def check_maskable(model: nn.Module, name: str) -> None:
         if own is weight
     ]
     if len(others) > 1:
-        raise ValueError(
-            f"--mask_layer: expected a layer with weights of its own, got {name!r}, one of "
+        raise FlagError(
+            "mask_layer", f"expected a layer with weights of its own, got {name!r}, one of "
             f"{', '.join(others)}, which share theirs. "
             "Choose another layer"
         )
@@ -124,8 +126,8 @@ def _check_own_weight(layer: nn.Module, name: str) -> None:
         own = layer.parametrizations.weight  # type: ignore[union-attr]
         masked = all(isinstance(p, _Masks) for p in own)  # type: ignore[union-attr]
     if "weight" not in layer._parameters and not masked:
-        raise ValueError(
-            f"--mask_layer: expected a layer that holds its weight, got {name!r}, which computes it "
+        raise FlagError(
+            "mask_layer", f"expected a layer that holds its weight, got {name!r}, which computes it "
             "(weight_norm, spectral_norm or "
             "pruning). Remove that from the model first, or choose another layer"
         )

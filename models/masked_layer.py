@@ -5,6 +5,8 @@ Everything before the layer is computed once; a masked model is never rebuilt to
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -96,32 +98,32 @@ def find_layer(model: nn.Module, mask_layer: str, images: Tensor) -> str:
     inputs = linear_layers(model, images)
     names = list(inputs)
     if not names:
-        raise ValueError(
-            "--mask_layer: expected a model with a linear layer, got one without. Choose another --arch"
+        raise FlagError(
+            "mask_layer", "expected a model with a linear layer, got one without. Choose another --arch"
         )
     modules = dict(model.named_modules())
     if mask_layer in modules and mask_layer:
         name = mask_layer
         if name not in inputs:
             kind = type(modules[name]).__name__
-            raise ValueError(
-                f"--mask_layer: expected a linear layer, got {name!r}, a {kind}. Linear layers: "
+            raise FlagError(
+                "mask_layer", f"expected a linear layer, got {name!r}, a {kind}. Linear layers: "
                 f"{', '.join(names)}"
             )
     elif mask_layer.removeprefix("-").isdecimal():
         if not -len(names) <= int(mask_layer) < len(names):
             least, most = -len(names), len(names) - 1
-            raise ValueError(
-                f"--mask_layer: expected an index from {least} to {most}, got {mask_layer}. Linear layers: "
+            raise FlagError(
+                "mask_layer", f"expected an index from {least} to {most}, got {mask_layer}. Linear layers: "
                 f"{', '.join(names)}"
             )
         name = names[int(mask_layer)]
     else:
-        raise ValueError(f"--mask_layer: {did_you_mean('layer', mask_layer, names, 'linear layers')}")
+        raise FlagError("mask_layer", f"{did_you_mean('layer', mask_layer, names, 'linear layers')}")
     if inputs[name].ndim != 2 or len(inputs[name]) != len(images):
         shape = tuple(inputs[name].shape)
-        raise ValueError(
-            f"--mask_layer: expected a layer that sees one vector an image, and {name!r} sees {shape} for "
+        raise FlagError(
+            "mask_layer", f"expected a layer that sees one vector an image, and {name!r} sees {shape} for "
             f"{len(images)} images. "
             f"Choose another of {', '.join(names)}"
         )
@@ -139,7 +141,7 @@ def split_at(model: nn.Module, mask_layer: str, images: Tensor) -> MaskedLayer:
     name = find_layer(model, mask_layer, images)
     layer = model.get_submodule(name)
     if not isinstance(layer, nn.Linear):
-        raise ValueError(f"--mask_layer: expected a linear layer, got {name!r}. Choose a linear one")
+        raise FlagError("mask_layer", f"expected a linear layer, got {name!r}. Choose a linear one")
     cut = _cut(model, name, images)
     if cut is None:
         return MaskedLayer(

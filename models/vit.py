@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 import math
 from collections import OrderedDict
 
@@ -48,12 +50,11 @@ def vit_tiny(
     channels, height, width = image_shape
     side = max(1, round(min(height, width) / SIDE)) if patch is None else patch
     if dim % heads:
-        raise ValueError(
-            f"--heads and --dim: expected heads that divide dim, got {heads} and {dim}. Correct one of them"
-        )
+        message = f"--heads and --dim: expected heads that divide dim, got {heads} and {dim}. Correct one of them"
+        raise FlagError("heads", message, named=False)
     if side > min(height, width):
-        raise ValueError(
-            f"--patch: expected at most the image's {min(height, width)} pixels, got {side}. Give fewer"
+        raise FlagError(
+            "patch", f"expected at most the image's {min(height, width)} pixels, got {side}. Give fewer"
         )
     down, right = -height % side, -width % side
     tokens = (height + down) * (width + right) // side**2

@@ -23,6 +23,7 @@ ARROWS = (
     (
         "timed",
         "nearest_name",
+        "flag_error",
         "temporary_files",
         "foreign_files",
         "bounded_yaml",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 import os
 import re
 import unicodedata
@@ -26,18 +28,18 @@ LONGEST_NAME = 256  # of an experiment, in characters: what MLflow's tables hold
 def check_name(experiment: str) -> None:
     """Raise ValueError for an experiment's name that a store can't hold."""
     if not experiment.strip():
-        raise ValueError(
-            f"--experiment: expected a name, got {experiment!r}. Write one, or leave out the flag"
+        raise FlagError(
+            "experiment", f"expected a name, got {experiment!r}. Write one, or leave out the flag"
         )
     if len(experiment) > LONGEST_NAME:
-        raise ValueError(
-            f"--experiment: expected at most {LONGEST_NAME} characters, got {len(experiment)}. Shorten the "
+        raise FlagError(
+            "experiment", f"expected at most {LONGEST_NAME} characters, got {len(experiment)}. Shorten the "
             "name"
         )
     odd = next((sign for sign in experiment if unicodedata.category(sign) in ("Cc", "Cs")), None)
     if odd is not None:
-        raise ValueError(
-            f"--experiment: expected a name in Unicode without control characters, got {odd!r} in "
+        raise FlagError(
+            "experiment", f"expected a name in Unicode without control characters, got {odd!r} in "
             f"{experiment!r}. Leave it out"
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 import contextlib
 import getpass
 import hashlib
@@ -100,10 +102,8 @@ def open_experiment(name: str, columns: Sequence[str] = ()) -> str:
         ) from trouble
     if found.lifecycle_stage != "active":
         restore = f"mlflow experiments restore --experiment-id {found.experiment_id}"
-        raise ValueError(
-            f"experiment {name!r} was deleted in MLflow. Choose another --experiment, or restore it: "
-            f"{restore}"
-        )
+        way_out = f"Choose another --experiment, or restore it: {restore}"
+        raise FlagError("experiment", f"experiment {name!r} was deleted in MLflow. {way_out}", named=False)
     check_place(found.artifact_location, file, name)
     return found.experiment_id
 

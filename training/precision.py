@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 import copy
 import math
 import os
@@ -82,8 +84,8 @@ class Precision:
             found = model(x)
         except TorchDynamoException as error:  # no C++ compiler, most often
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ValueError(
-                f"--train_compile: this model can't be compiled here ({reason}). Choose no"
+            raise FlagError(
+                "train_compile", f"this model can't be compiled here ({reason}). Choose no"
             ) from error
         return found
 
@@ -107,8 +109,8 @@ def precision_of(
     formats = {"float32": (False,), "bf16": (True,), "auto": (False, True)}[recipe.precision]
     layouts = {"contiguous": (False,), "channels_last": (True,), "auto": (False, True)}[recipe.memory_format]
     if recipe.precision == "bf16" and not _has_bf16():
-        raise ValueError(
-            "--train_precision: expected a GPU that computes in bf16, got one that does not. Choose float32"
+        raise FlagError(
+            "train_precision", "expected a GPU that computes in bf16, got one that does not. Choose float32"
         )
     precisions = [Precision(*each, compiled=recipe.compile == "yes") for each in product(formats, layouts)]
     if len(precisions) == 1 and recipe.compile != "auto":
@@ -188,8 +190,8 @@ def deterministic(wanted: bool) -> Iterator[None]:
         operation, without, _ = str(error).partition(NOT_DETERMINISTIC)
         if not without:
             raise
-        raise ValueError(
-            "--train_deterministic: expected operations that torch has a deterministic form of here, got "
+        raise FlagError(
+            "train_deterministic", "expected operations that torch has a deterministic form of here, got "
             f"{operation.strip()}. "
             "Leave the flag out, or choose another --arch"
         ) from error

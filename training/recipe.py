@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 import math
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
@@ -47,8 +49,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
-            raise ValueError(
-                f"--epochs: expected an integer >= 1, got {self.epochs}. Give the number of epochs"
+            raise FlagError(
+                "epochs", f"expected an integer >= 1, got {self.epochs}. Give the number of epochs"
             )
         for name, flag in FLAGS.hyperparameters.items():
             if flag.range is not None:
@@ -56,7 +58,7 @@ class Recipe:
         try:
             augmentations(self.augment)
         except ValueError as error:
-            raise ValueError(f"--{PREFIX}augment: {error}") from error
+            raise FlagError(f"{PREFIX}augment", error) from error
 
     def batch_size_for(self, images: int, processes: int = 1) -> int:
         """Return a batch size that leaves each process two images of the last batch: batch norm needs them."""
@@ -114,7 +116,7 @@ def changed(
         try:
             settings["augment"] = augmentations_of_flag(settings["augment"])
         except ValueError as error:
-            raise ValueError(f"--{PREFIX}augment: {error}") from error
+            raise FlagError(f"{PREFIX}augment", error) from error
     return replace(recipe, **settings)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 import math
 from typing import Annotated
 
@@ -44,9 +46,9 @@ def _percentage(text: str, total: int, name: str) -> float:
 
 def _refused(amount: int | float | str, total: int, name: str) -> ValueError:
     if amount == 1 and isinstance(amount, float):
-        return ValueError(f"--{name}: 1.0 could mean one weight or all {total}. Write 1 or 100%")
-    return ValueError(
-        f"--{name}: expected a count from 1 to {total} (the layer's weights), a fraction in (0, 1) of at "
+        return FlagError(name, f"1.0 could mean one weight or all {total}. Write 1 or 100%")
+    return FlagError(
+        name, f"expected a count from 1 to {total} (the layer's weights), a fraction in (0, 1) of at "
         "least one weight, "
         f"or a percentage up to 100%, got {amount}. Correct the amount"
     )

@@ -4,6 +4,8 @@ all.
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 from torch import nn
 
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
@@ -14,8 +16,8 @@ from unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, WeightDe
 def check_ascent(model: nn.Module, data: ForgetData, *, unlearn_epochs: int, ascent_epochs: int) -> None:
     """ValueError for ascent epochs that there are not."""
     if ascent_epochs > unlearn_epochs:
-        raise ValueError(
-            f"--ascent_epochs: expected an integer from 1 to --unlearn_epochs {unlearn_epochs}, got "
+        raise FlagError(
+            "ascent_epochs", f"expected an integer from 1 to --unlearn_epochs {unlearn_epochs}, got "
             f"{ascent_epochs}. "
             "Give fewer, or use --unlearn FT for none"
         )

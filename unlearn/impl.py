@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 import copy
 import functools
 import inspect
@@ -357,8 +359,8 @@ def masked_layer(model: nn.Module, data: ForgetData, mask_layer: str | None) -> 
         h = layer.body(images)
         z = layer.layer(h.clone())  # a hook may write into it
     if not alike(F.linear(h, layer.weight, layer.bias), z):
-        raise ValueError(
-            f"--mask_layer: expected a layer that computes W h + b, got {layer.name!r}, which does something "
+        raise FlagError(
+            "mask_layer", f"expected a layer that computes W h + b, got {layer.name!r}, which does something "
             "else (a hook, or a forward "
             "of its own). Choose another layer"
         )

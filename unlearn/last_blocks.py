@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 import itertools
 
 import torch
@@ -42,8 +44,8 @@ def trained_blocks(model: nn.Module, data: ForgetData, last_blocks: int) -> list
         )
     if last_blocks > len(blocks) - 2:
         named = ", ".join(block[0] for block in blocks)
-        raise ValueError(
-            f"--last_blocks: expected an integer from 0 to {len(blocks) - 2}, got {last_blocks}, and the "
+        raise FlagError(
+            "last_blocks", f"expected an integer from 0 to {len(blocks) - 2}, got {last_blocks}, and the "
             "first block stays as it is. "
             f"Blocks, the classifier last: {named}"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 import math
 from typing import Literal
 
@@ -26,10 +28,9 @@ def resolve(
 ) -> dict[str, int]:
     """The variant's batch size where none is given. ValueError for kgltop2 without convolutions."""
     if msg_variant == "kgltop2" and not _kernels(model):
-        raise ValueError(
-            "--msg_variant kgltop2: expected a model with a convolution, got one without. Use --msg_variant "
-            "dine, which resets any weight"
-        )
+        expected = "--msg_variant kgltop2: expected a model with a convolution"
+        message = f"{expected}, got one without. Use --msg_variant dine, which resets any weight"
+        raise FlagError("msg_variant", message, named=False)
     return {"batch_size": BATCH_SIZES[msg_variant] if batch_size is None else batch_size}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -17,8 +19,8 @@ def check(data: ForgetData) -> None:
     """ValueError where no validation image is of a class that is forgotten: there is no error to aim at."""
     unseen = sorted(set(data.forget.classes) - set(data.validation.classes))
     if unseen:
-        raise ValueError(
-            "--rewind: expected validation images of every class of the forget set, got none of class "
+        raise FlagError(
+            "rewind", "expected validation images of every class of the forget set, got none of class "
             f"{unseen[0]} "
             "(validation loses a class that is forgotten whole). Leave out --rewind, or forget a part of the "
             "class"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 import math
 from collections.abc import Iterable, Iterator
 
@@ -24,8 +26,8 @@ def check_density(model: nn.Module, data: ForgetData, *, density: float) -> None
     """Raise ValueError for a density that leaves no weight to train."""
     total = sum(p.numel() for p in model.parameters())
     if round(density * total) < 1:
-        raise ValueError(
-            f"--density: expected a share in (0, 1] of at least one of {total} weights, got {density}. Give "
+        raise FlagError(
+            "density", f"expected a share in (0, 1] of at least one of {total} weights, got {density}. Give "
             "e.g. 0.5"
         )
 

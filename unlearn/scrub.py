@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -92,8 +94,8 @@ def resolve(
     recipe.
     """
     if addon is not None and scrub_recipe is not None:
-        raise ValueError(
-            f"--scrub_recipe: expected none with an --addon, which has its own, got {scrub_recipe!r}. Leave "
+        raise FlagError(
+            "scrub_recipe", f"expected none with an --addon, which has its own, got {scrub_recipe!r}. Leave "
             "out one of them"
         )
     recipe = RECIPES["jointly" if addon is not None else scrub_recipe or "own"]
@@ -104,9 +106,9 @@ def resolve(
     }
     foreign = sorted(set(given) - set(recipe))
     if foreign:
-        raise ValueError(
-            f"--{' and --'.join(foreign)}: SCRUB has no such flag {_when(addon, foreign)}. Leave it out"
-        )
+        names = " and --".join(foreign)
+        message = f"--{names}: SCRUB has no such flag {_when(addon, foreign)}. Leave it out"
+        raise FlagError(foreign[0], message, named=False)
     if given.get("rewind"):
         rewinding.check(data)
     settings = recipe | given

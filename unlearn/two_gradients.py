@@ -4,6 +4,8 @@ all.
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 import functools
 import inspect
 from collections.abc import Callable, Collection, Sequence
@@ -44,13 +46,12 @@ def add_on_of(
     given = {name: value for name, value in flags.items() if value is not None}
     if addon is None:
         if given:
-            raise ValueError(
-                f"--{' and --'.join(given)}: expected an --addon that has it, got none. Name one of "
-                f"{', '.join(ADD_ONS.names)}"
-            )
+            expected = f"--{' and --'.join(given)}: expected an --addon that has it"
+            message = f"{expected}, got none. Name one of {', '.join(ADD_ONS.names)}"
+            raise FlagError(next(iter(given)), message, named=False)
         return AddOn()
     if addon not in ADD_ONS:
-        raise ValueError(f"--addon: {did_you_mean('add-on', addon, ADD_ONS.names)}")
+        raise FlagError("addon", did_you_mean("add-on", addon, ADD_ONS.names))
     entry = ADD_ONS[addon]
     return AddOn(entry(**entry.settings(given)), entry.facts.true_labels)
 

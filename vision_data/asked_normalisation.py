@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 import math
 from collections.abc import Sequence
 
@@ -25,7 +27,7 @@ def checked_normalisation(asked: str) -> str:
         )
     except ValueError as error:
         reason = f" ({error})" if colon and "expected" in str(error) else ""
-        raise ValueError(f"--normalize: expected {EXPECTED}, got {asked!r}{reason}. Correct it") from error
+        raise FlagError("normalize", f"expected {EXPECTED}, got {asked!r}{reason}. Correct it") from error
 
 
 def spelled(mean: Sequence[float], deviation: Sequence[float]) -> str:
@@ -54,8 +56,8 @@ def normalisation_of(asked: str, own: Normalisation) -> Normalisation:
         else ([float(value) for value in part.split(",")] for part in asked.split(":"))
     )
     if len(mean) not in (1, channels):
-        raise ValueError(
-            f"--normalize: expected 1 or {channels} channels, got {len(mean)} ({asked}). Give one number for "
+        raise FlagError(
+            "normalize", f"expected 1 or {channels} channels, got {len(mean)} ({asked}). Give one number for "
             "each channel"
         )
     every = channels if len(mean) == 1 else 1

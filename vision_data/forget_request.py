@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 import hashlib
 import re
 import warnings
@@ -56,18 +58,19 @@ class ForgetRequest:
             object.__setattr__(self, "indexes", tuple(sorted({int(index) for index in self.indexes})))
             return
         if ANY_CLASS in self.classes and self.number is None:
-            raise ValueError(
+            message = (
                 "--class_to_replace -1 means any class and alone would forget everything. "
                 "Say how many images with --num_indexes_to_replace, or name a class"
             )
+            raise FlagError("class_to_replace", message, named=False)
         if ANY_CLASS in self.classes and len(self.classes) > 1:
-            raise ValueError(
-                f"--class_to_replace: expected -1 alone or classes, got {list(self.classes)}. Leave out -1 "
+            raise FlagError(
+                "class_to_replace", f"expected -1 alone or classes, got {list(self.classes)}. Leave out -1 "
                 "or the others"
             )
         if self.number is not None and self.number < 1:
-            raise ValueError(
-                f"--num_indexes_to_replace: expected an integer >= 1, got {self.number}. Say how many images "
+            raise FlagError(
+                "num_indexes_to_replace", f"expected an integer >= 1, got {self.number}. Say how many images "
                 "to forget"
             )
 
@@ -165,8 +168,8 @@ class ForgetRequest:
             return self._listed(train, self.indexes)
         for label in self.numbers:
             if label != ANY_CLASS and not 0 <= label < classes:
-                raise ValueError(
-                    f"--class_to_replace: expected a class from 0 to {classes - 1}, got {label}. Name a "
+                raise FlagError(
+                    "class_to_replace", f"expected a class from 0 to {classes - 1}, got {label}. Name a "
                     "class that exists"
                 )
         wanted = (
@@ -178,8 +181,8 @@ class ForgetRequest:
             return wanted
         candidates = wanted.nonzero().squeeze(1)
         if self.number > len(candidates):
-            raise ValueError(
-                f"--num_indexes_to_replace: expected at most {len(candidates)}, the training images asked "
+            raise FlagError(
+                "num_indexes_to_replace", f"expected at most {len(candidates)}, the training images asked "
                 f"about, got {self.number}"
             )
         order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(split_seed))
@@ -192,8 +195,8 @@ class ForgetRequest:
         there = set(train.indexes.tolist())
         strangers = [index for index in indexes if index not in there]
         if strangers:
-            raise ValueError(
-                f"--forget_indexes: expected indexes of training images, got {strangers[0]} and "
+            raise FlagError(
+                "forget_indexes", f"expected indexes of training images, got {strangers[0]} and "
                 f"{len(strangers) - 1} more "
                 "that are validation or test images or do not exist. Remove them from the list"
             )
@@ -220,8 +223,8 @@ def _class_of(word: str, names: Sequence[str]) -> int:
     if len(alike) != 1:
         if re.fullmatch(r"-?\d{1,18}", word, re.ASCII):
             return int(word)
-        raise ValueError(
-            f"--class_to_replace: {did_you_mean('class', word, names, 'classes')}. Give a name, or a number "
+        raise FlagError(
+            "class_to_replace", f"{did_you_mean('class', word, names, 'classes')}. Give a name, or a number "
             "from 0 on"
         )
     (found,) = alike
@@ -255,17 +258,17 @@ def read_indexes(file: str | Path) -> tuple[int, ...]:
             continue
         if not word.isdecimal() or len(word) > LONGEST_INDEX:
             shown = word if len(word) <= LONGEST else f"{word[:LONGEST]}... of {len(word)} characters"
-            raise ValueError(
-                f"--forget_indexes: expected an index >= 0 on line {number} of {path}, got {shown!r}. "
+            raise FlagError(
+                "forget_indexes", f"expected an index >= 0 on line {number} of {path}, got {shown!r}. "
                 "Correct the line"
             )
         indexes.append(int(word))
     if not indexes:
-        raise ValueError(
-            f"--forget_indexes: expected at least one index, and {path} has none. Add the indexes to forget"
+        raise FlagError(
+            "forget_indexes", f"expected at least one index, and {path} has none. Add the indexes to forget"
         )
     if len(set(indexes)) < len(indexes):
-        raise ValueError(
-            f"--forget_indexes: expected each index once, and {path} repeats some. Remove the repetitions"
+        raise FlagError(
+            "forget_indexes", f"expected each index once, and {path} repeats some. Remove the repetitions"
         )
     return tuple(sorted(indexes))

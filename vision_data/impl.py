@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 import hashlib
 import os
 import re
@@ -102,10 +104,8 @@ def read(dataset: str, folder: str | Path, given: Mapping[str, Any] = NOTHING_GI
 def check_given(entry: Entry[DatasetFacts], given: Mapping[str, Any]) -> None:
     """Raise ValueError for settings of `reading` if the dataset has a fixed form."""
     if given and not entry.facts.free_form:
-        raise ValueError(
-            f"--{next(iter(given))}: expected folder:PATH or hf:NAME with this flag, got {entry.name}. Leave "
-            "it out"
-        )
+        expected = "expected folder:PATH or hf:NAME with this flag"
+        raise FlagError(next(iter(given)), f"{expected}, got {entry.name}. Leave it out")
     FLAGS.settings(given)
 
 

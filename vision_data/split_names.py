@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -74,7 +76,8 @@ def _named(dataset: str, splits: Sequence[str], flag: str, asked: str | None) ->
     found = [split for split in splits if split.casefold() == asked.casefold()]
     if len(found) == 1:
         return found[0]
-    raise ValueError(f"{dataset}: --{flag}: {did_you_mean('split', asked, splits)}")
+    message = did_you_mean("split", asked, splits)
+    raise FlagError(flag, f"{dataset}: --{flag}: {message}", named=False)
 
 
 def training_splits(splits: Iterable[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 from torch import Tensor, nn
 
 from models import Mask, switched_off
@@ -34,8 +36,8 @@ def check_refinement(model: nn.Module, data: ForgetData, *, ranking: Ranking, re
     if not refine_steps:
         return
     if ranking == "set_difference":
-        raise ValueError(
-            f"--refine_steps: expected 0 with --ranking set_difference, got {refine_steps}. Choose another "
+        raise FlagError(
+            "refine_steps", f"expected 0 with --ranking set_difference, got {refine_steps}. Choose another "
             "--ranking"
         )
     unseen_of(data)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flag_error import FlagError
+
 from typing import NamedTuple
 
 import torch
@@ -82,8 +84,8 @@ def unseen_of(data: ForgetData) -> ImageSet:
     unseen = data.validation.of_classes(*classes)
     missing = sorted(set(classes) - set(unseen.classes))
     if missing:
-        raise ValueError(
-            f"--refine_steps: expected validation images of the classes {classes}, to compare forgotten "
+        raise FlagError(
+            "refine_steps", f"expected validation images of the classes {classes}, to compare forgotten "
             f"images with, got none of {missing}. Give 0 steps, or data with validation images"
         )
     return unseen
