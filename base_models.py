@@ -4,8 +4,6 @@ trained.
 
 from __future__ import annotations
 
-from flag_error import FlagError, errors_of
-
 import json
 import re
 import time
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from base_config import BaseConfig, base_flags_of
+from flag_error import FlagError, errors_of
 from flag_words import command
 from models import ARCHITECTURES, build, check_logits, check_trains, evaluating, fails_on_one, is_builtin
 from registry import Entry
@@ -129,8 +128,9 @@ class BaseModels:
         self.splits = splits or load_splits(config.dataset, config.data, config.split_seed, config.reading)
         if config.num_classes not in (None, self.splits.classes):
             raise FlagError(
-                "num_classes", f"{dataset.name} has {self.splits.classes} classes, got {config.num_classes}. "
-                "Leave the flag out"
+                "num_classes",
+                f"{dataset.name} has {self.splits.classes} classes, got {config.num_classes}. "
+                "Leave the flag out",
             )
         self._check_augmentable()
         self.normalize = self._normalize(found)

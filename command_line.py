@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 import argparse
 import contextlib
 import functools
@@ -21,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import needed_platform  # noqa: F401  # before anything asks for what Windows has not
+from flag_error import FlagError
 from machine_limits import limit_met
 from termination import Terminated, heed_signals
 from tracking.shown_uri import without_password

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +12,7 @@ from torch import nn
 
 from base_models import score_of
 from evaluation import ModelOutputs, NotFinite
+from flag_error import FlagError
 from measurement import Metric, outputs_with_metrics, values_of
 from reporter.run_warning import RunWarning
 from unlearn import ForgetData
@@ -38,9 +37,10 @@ def checked_epochs(epochs: Collection[int], settings: Mapping[str, Any]) -> tupl
     beyond = sorted(epoch for epoch in epochs if last is not None and epoch > last)
     if beyond:
         raise FlagError(
-            "checkpoint_epochs", f"expected epochs up to {last}, the --unlearn_epochs, got "
+            "checkpoint_epochs",
+            f"expected epochs up to {last}, the --unlearn_epochs, got "
             f"{_listed(beyond)}. Give earlier ones, "
-            "or more --unlearn_epochs"
+            "or more --unlearn_epochs",
         )
     return tuple(sorted(epochs))
 

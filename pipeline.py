@@ -7,8 +7,6 @@ result.metrics["test_forget_score"]
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 import json
 import sys
 import time
@@ -24,6 +22,7 @@ from torch import nn
 from base_models import BaseModels, Trained, check_retrained
 from evaluation import DEFAULT, Times, chosen, names_in
 from identity import (
+from flag_error import FlagError
     MASKED,
     CheckedConfig,
     config_hash_of,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from flag_error import errors_of
-
 import argparse
 import itertools
 from collections.abc import Sequence
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import command_line
 import shared_flags
+from flag_error import errors_of
 from flag_words import Flags, text_of
 
 if TYPE_CHECKING:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError, errors_of
-
 import argparse
 import re
 from collections.abc import Sequence
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from command_line import OneLineParser, first_pass
+from flag_error import FlagError, errors_of
 from flag_words import text_of
 
 if TYPE_CHECKING:

@@ -6,8 +6,6 @@ docstring is the help.
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 import functools
 import inspect
 import math
@@ -17,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from flag_error import FlagError
 from nearest_name import did_you_mean
 
 Function = Callable[..., Any]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 from collections import Counter
 from collections.abc import Sequence
 
 from evaluation.impl import IN_WORDS, METRICS, OF_MANY, Group, MetricFacts, needs_of
+from flag_error import FlagError
 from registry import Entry
 
 ALL, DEFAULT = "all", "default"
@@ -27,16 +26,18 @@ def chosen(words: Sequence[str]) -> list[Entry[MetricFacts]]:
     twice = [name for name, count in Counter(entry.name for entry in entries.values()).items() if count > 1]
     if twice:
         raise FlagError(
-            "metrics", f"expected metrics of different names, got several called {', '.join(twice)}. Rename "
-            "your function"
+            "metrics",
+            f"expected metrics of different names, got several called {', '.join(twice)}. Rename "
+            "your function",
         )
     for entry in entries.values():
         unknown = sorted(set(needs_of(entry.function)) - set(IN_WORDS))
         if unknown:
             raise FlagError(
-                "metrics", f"{entry.name}: expected parameters among {', '.join(IN_WORDS)}, got "
+                "metrics",
+                f"{entry.name}: expected parameters among {', '.join(IN_WORDS)}, got "
                 f"{', '.join(unknown)}. "
-                "Rename them in your function"
+                "Rename them in your function",
             )
     return list(entries.values())
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import command_line
 import run_flags
+from flag_error import FlagError
 from flag_words import Flags, words_of
 from run_flags import OF_THE_JOB
 
@@ -94,10 +95,10 @@ def one_config(words: Sequence[str], place: Literal["grid", "line"]) -> Pipeline
     """
     shows = next((name for name in SHOWS if {f"-{name}", f"--{name}"} & set(words)), None)
     if shows is not None:
-        raise ValueError(f"--{shows} shows what there is, and runs nothing. Leave it out")
+        raise FlagError(shows, f"--{shows} shows what there is, and runs nothing. Leave it out", named=False)
     if command_line.first_pass(words, {"config": None})["config"] is not None:
-        raise ValueError(
-            f"--config: expected the flags themselves, got a file of them. Write them into the {place}"
+        raise FlagError(
+            "config", f"expected the flags themselves, got a file of them. Write them into the {place}"
         )
     configs = run_flags.configs_from(*run_flags.options_of(words))
     if len(configs) > 1:

@@ -16,7 +16,7 @@ import command_line
 from flag_words import Flags, words_of
 from grids.base_lines import REQUEST, SHOWS
 from grids.grid import METHOD, check_printable, several_words, value_words
-from grids.located import Located, blamed, read_yaml
+from grids.source_lines import Located, flag_of_error, read_yaml
 from run_flags import plain_flags
 
 EXCLUSIVE = {"forget_indexes": REQUEST[:2], **dict.fromkeys(REQUEST[:2], ("forget_indexes",))}
@@ -38,7 +38,7 @@ class Config:
 
     def told(self, error: ValueError) -> ValueError:
         """The error with the line of the flag it is about, where that is one of the file's."""
-        name = blamed(str(error), {name: " ".join(values) for name, values in self.flags.items()}, "")
+        name = flag_of_error(error, self.flags)
         return self.source.error((name,), error) if name else error
 
 

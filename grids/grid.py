@@ -29,9 +29,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bounded_yaml import DEEPEST
+from flag_error import FlagError, errors_of
 from flag_words import Flags, text_of, words_of
 from grids.base_lines import Run, one_config, oracle_seeds
-from grids.located import Located, Place, blamed, control_character, read_python, read_yaml
+from grids.source_lines import Located, Place, control_character, flag_of_error, read_python, read_yaml
 from run_flags import plain_flags
 
 if TYPE_CHECKING:
@@ -328,7 +329,7 @@ def check_run(grid: Located, run: Combination, at_hand: AtHand | None, *, parse:
                 _check_on_images(config, at_hand)
         oracle_seeds(run.run)  # which depend on the seed too
     except (ValueError, FileNotFoundError) as error:
-        place = run.places[blamed(str(error), run.values, METHOD)]
+        place = run.places[flag_of_error(error, run.places) or METHOD]
         raise grid.error(place, f"{error} (in {shlex.join(run.run.words)})") from error
 
 
@@ -353,9 +354,12 @@ class AtHand:
         from base_models import BaseModels
 
         found = next((base for base in self.made if base.asked == config), None)
-        if found is None and (splits := self._splits(config)) is not None:
-            found = BaseModels(config, splits=splits)
-            self.made.append(found)
+        if found is None:
+            with errors_of("dataset"):
+                splits = self._splits(config)
+            if splits is not None:
+                found = BaseModels(config, splits=splits)
+                self.made.append(found)
         return found
 
     def _splits(self, config: BaseConfig) -> Splits | None:
@@ -388,7 +392,7 @@ def _check_on_images(config: PipelineConfig, at_hand: AtHand) -> None:
 
     method = ALL[config.unlearn]
     if config.ideal == "skip" and "ideal" in method.facts.needs:
-        raise ValueError(f"--ideal: {method.name} needs the ideal model, got skip. Leave the flag out")
+        raise FlagError("ideal", f"{method.name} needs the ideal model, got skip. Leave the flag out")
     if config.base.device.startswith("cuda"):
         config = replace(config, base=replace(config.base, device="cpu"))
     base = at_hand.base(config.base)

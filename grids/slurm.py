@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from grids.located import control_character
+from grids.source_lines import control_character
 
 LARGEST_ARRAY = 1000  # SLURM's default MaxArraySize is 1001: beyond it a task runs several lines
 

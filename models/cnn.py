@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 from collections import OrderedDict
 from itertools import pairwise
 
 from torch import nn
 
+from flag_error import FlagError
 from models.impl import ImageShape, Width, register
 
 POOLED = 2  # height and width of the classifier's input
@@ -33,9 +32,10 @@ def cnn(
     least = 2 ** len(channels)
     if min(image_shape[1:]) < least:
         raise FlagError(
-            "channels", f"expected images of at least {least} x {least} pixels for {len(channels)} stages, "
+            "channels",
+            f"expected images of at least {least} x {least} pixels for {len(channels)} stages, "
             "got "
-            f"{image_shape[1]} x {image_shape[2]}. Give fewer"
+            f"{image_shape[1]} x {image_shape[2]}. Give fewer",
         )
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for number, (inputs, outputs) in enumerate(pairwise((image_shape[0], *channels)), 1):

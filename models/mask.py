@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from flag_error import FlagError
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,9 +114,10 @@ def check_maskable(model: nn.Module, name: str) -> None:
     ]
     if len(others) > 1:
         raise FlagError(
-            "mask_layer", f"expected a layer with weights of its own, got {name!r}, one of "
+            "mask_layer",
+            f"expected a layer with weights of its own, got {name!r}, one of "
             f"{', '.join(others)}, which share theirs. "
-            "Choose another layer"
+            "Choose another layer",
         )
 
 
@@ -127,9 +128,10 @@ def _check_own_weight(layer: nn.Module, name: str) -> None:
         masked = all(isinstance(p, _Masks) for p in own)  # type: ignore[union-attr]
     if "weight" not in layer._parameters and not masked:
         raise FlagError(
-            "mask_layer", f"expected a layer that holds its weight, got {name!r}, which computes it "
+            "mask_layer",
+            f"expected a layer that holds its weight, got {name!r}, which computes it "
             "(weight_norm, spectral_norm or "
-            "pruning). Remove that from the model first, or choose another layer"
+            "pruning). Remove that from the model first, or choose another layer",
         )
 
 

@@ -5,8 +5,6 @@ Everything before the layer is computed once; a masked model is never rebuilt to
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from flag_error import FlagError
 from models.mask import uncompiled
 from nearest_name import did_you_mean
 
@@ -107,15 +106,16 @@ def find_layer(model: nn.Module, mask_layer: str, images: Tensor) -> str:
         if name not in inputs:
             kind = type(modules[name]).__name__
             raise FlagError(
-                "mask_layer", f"expected a linear layer, got {name!r}, a {kind}. Linear layers: "
-                f"{', '.join(names)}"
+                "mask_layer",
+                f"expected a linear layer, got {name!r}, a {kind}. Linear layers: {', '.join(names)}",
             )
     elif mask_layer.removeprefix("-").isdecimal():
         if not -len(names) <= int(mask_layer) < len(names):
             least, most = -len(names), len(names) - 1
             raise FlagError(
-                "mask_layer", f"expected an index from {least} to {most}, got {mask_layer}. Linear layers: "
-                f"{', '.join(names)}"
+                "mask_layer",
+                f"expected an index from {least} to {most}, got {mask_layer}. Linear layers: "
+                f"{', '.join(names)}",
             )
         name = names[int(mask_layer)]
     else:
@@ -123,9 +123,10 @@ def find_layer(model: nn.Module, mask_layer: str, images: Tensor) -> str:
     if inputs[name].ndim != 2 or len(inputs[name]) != len(images):
         shape = tuple(inputs[name].shape)
         raise FlagError(
-            "mask_layer", f"expected a layer that sees one vector an image, and {name!r} sees {shape} for "
+            "mask_layer",
+            f"expected a layer that sees one vector an image, and {name!r} sees {shape} for "
             f"{len(images)} images. "
-            f"Choose another of {', '.join(names)}"
+            f"Choose another of {', '.join(names)}",
         )
     return name
 

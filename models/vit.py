@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 import math
 from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
 
+from flag_error import FlagError
 from models.impl import Count, ImageShape, Width, register
 
 SIDE = 8  # default number of patches a side, about
@@ -50,7 +49,9 @@ def vit_tiny(
     channels, height, width = image_shape
     side = max(1, round(min(height, width) / SIDE)) if patch is None else patch
     if dim % heads:
-        message = f"--heads and --dim: expected heads that divide dim, got {heads} and {dim}. Correct one of them"
+        message = (
+            f"--heads and --dim: expected heads that divide dim, got {heads} and {dim}. Correct one of them"
+        )
         raise FlagError("heads", message, named=False)
     if side > min(height, width):
         raise FlagError(

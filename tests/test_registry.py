@@ -3,6 +3,7 @@
 import importlib
 import math
 import os
+import pickle
 import re
 import sys
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flag_error import FlagError, errors_of
 from nearest_name import did_you_mean
 from registry import Registry
 from signature import Help, Range, Search, hyperparameters_of
@@ -261,6 +263,23 @@ def test_a_file_that_fails_can_be_corrected_and_run_again(tmp_path):
 
 
 # The signature
+
+
+@pytest.mark.parametrize("given", [{"steps": "many"}, {"stops": 1}])
+def test_an_error_of_a_flag_has_the_flag(things, given):
+    with pytest.raises(FlagError) as error:
+        things["Sample"].settings(given)
+    assert [error.value.flag] == list(given)
+    assert pickle.loads(pickle.dumps(error.value)).flag == error.value.flag
+
+
+def test_an_error_becomes_one_of_a_flag_and_keeps_its_message():
+    with pytest.raises(FlagError, match="^there is no file x$") as error, errors_of("mask"):
+        raise FileNotFoundError("there is no file x")
+    assert error.value.flag == "mask"
+    with pytest.raises(FlagError, match="^--seed: got x$") as error, errors_of("mask"):
+        raise FlagError("seed", "got x")
+    assert error.value.flag == "seed"
 
 
 def test_the_keyword_only_parameters_are_the_hyperparameters():

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 import os
 import re
 import unicodedata
 
+from flag_error import FlagError
 from tracking.missing_driver import missing_driver_error
 from tracking.shown_uri import one_line, without_password
 from tracking.store_uri import (
@@ -33,14 +32,15 @@ def check_name(experiment: str) -> None:
         )
     if len(experiment) > LONGEST_NAME:
         raise FlagError(
-            "experiment", f"expected at most {LONGEST_NAME} characters, got {len(experiment)}. Shorten the "
-            "name"
+            "experiment",
+            f"expected at most {LONGEST_NAME} characters, got {len(experiment)}. Shorten the name",
         )
     odd = next((sign for sign in experiment if unicodedata.category(sign) in ("Cc", "Cs")), None)
     if odd is not None:
         raise FlagError(
-            "experiment", f"expected a name in Unicode without control characters, got {odd!r} in "
-            f"{experiment!r}. Leave it out"
+            "experiment",
+            f"expected a name in Unicode without control characters, got {odd!r} in "
+            f"{experiment!r}. Leave it out",
         )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 import contextlib
 import getpass
 import hashlib
@@ -16,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flag_error import FlagError
 from temporary_files import temporary_name
 from tracking.answers import ask_database, ask_server
 from tracking.artifact_place import check_place, new_place
@@ -102,8 +101,8 @@ def open_experiment(name: str, columns: Sequence[str] = ()) -> str:
         ) from trouble
     if found.lifecycle_stage != "active":
         restore = f"mlflow experiments restore --experiment-id {found.experiment_id}"
-        way_out = f"Choose another --experiment, or restore it: {restore}"
-        raise FlagError("experiment", f"experiment {name!r} was deleted in MLflow. {way_out}", named=False)
+        remedy = f"Choose another --experiment, or restore it: {restore}"
+        raise FlagError("experiment", f"experiment {name!r} was deleted in MLflow. {remedy}", named=False)
     check_place(found.artifact_location, file, name)
     return found.experiment_id
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 import copy
 import math
 import os
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flag_error import FlagError
 from training.recipe import Recipe, optimizer_of
 
 WARM_UP, TIMED = 2, 5  # steps of a measurement
@@ -191,9 +190,10 @@ def deterministic(wanted: bool) -> Iterator[None]:
         if not without:
             raise
         raise FlagError(
-            "train_deterministic", "expected operations that torch has a deterministic form of here, got "
+            "train_deterministic",
+            "expected operations that torch has a deterministic form of here, got "
             f"{operation.strip()}. "
-            "Leave the flag out, or choose another --arch"
+            "Leave the flag out, or choose another --arch",
         ) from error
     finally:
         torch.use_deterministic_algorithms(before[0])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 import math
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
@@ -11,6 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
+from flag_error import FlagError
 from registry import Entry
 from signature import Help, Range, Search
 from vision_data.augmentation import Augmentation, augmentations, augmentations_of_flag

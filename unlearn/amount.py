@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 import math
 from typing import Annotated
+
+from flag_error import FlagError
 
 Amount = Annotated[
     int | float | str, "a count (an integer >= 1), a fraction in (0, 1), or a percentage such as 50%"
@@ -48,7 +48,8 @@ def _refused(amount: int | float | str, total: int, name: str) -> ValueError:
     if amount == 1 and isinstance(amount, float):
         return FlagError(name, f"1.0 could mean one weight or all {total}. Write 1 or 100%")
     return FlagError(
-        name, f"expected a count from 1 to {total} (the layer's weights), a fraction in (0, 1) of at "
+        name,
+        f"expected a count from 1 to {total} (the layer's weights), a fraction in (0, 1) of at "
         "least one weight, "
-        f"or a percentage up to 100%, got {amount}. Correct the amount"
+        f"or a percentage up to 100%, got {amount}. Correct the amount",
     )

@@ -4,10 +4,9 @@ all.
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 from torch import nn
 
+from flag_error import FlagError
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from unlearn.passes import Pass, fine_tune, sgd
 from unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, WeightDecay
@@ -17,9 +16,10 @@ def check_ascent(model: nn.Module, data: ForgetData, *, unlearn_epochs: int, asc
     """ValueError for ascent epochs that there are not."""
     if ascent_epochs > unlearn_epochs:
         raise FlagError(
-            "ascent_epochs", f"expected an integer from 1 to --unlearn_epochs {unlearn_epochs}, got "
+            "ascent_epochs",
+            f"expected an integer from 1 to --unlearn_epochs {unlearn_epochs}, got "
             f"{ascent_epochs}. "
-            "Give fewer, or use --unlearn FT for none"
+            "Give fewer, or use --unlearn FT for none",
         )
 
 

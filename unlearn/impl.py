@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 import copy
 import functools
 import inspect
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flag_error import FlagError
 from models import Mask, MaskedLayer, alike, check_copies, check_logits, check_maskable, split_at, uncompiled
 from registry import Entry, Registry
 from training import Progress, generator_for, silent
@@ -360,8 +359,9 @@ def masked_layer(model: nn.Module, data: ForgetData, mask_layer: str | None) -> 
         z = layer.layer(h.clone())  # a hook may write into it
     if not alike(F.linear(h, layer.weight, layer.bias), z):
         raise FlagError(
-            "mask_layer", f"expected a layer that computes W h + b, got {layer.name!r}, which does something "
+            "mask_layer",
+            f"expected a layer that computes W h + b, got {layer.name!r}, which does something "
             "else (a hook, or a forward "
-            "of its own). Choose another layer"
+            "of its own). Choose another layer",
         )
     return layer

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 import itertools
 
 import torch
 from torch import nn
 
+from flag_error import FlagError
 from unlearn.blocks import Block, blocks_of, redraw_of
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from unlearn.retain_tuning import tune_on_retain
@@ -45,9 +44,10 @@ def trained_blocks(model: nn.Module, data: ForgetData, last_blocks: int) -> list
     if last_blocks > len(blocks) - 2:
         named = ", ".join(block[0] for block in blocks)
         raise FlagError(
-            "last_blocks", f"expected an integer from 0 to {len(blocks) - 2}, got {last_blocks}, and the "
+            "last_blocks",
+            f"expected an integer from 0 to {len(blocks) - 2}, got {last_blocks}, and the "
             "first block stays as it is. "
-            f"Blocks, the classifier last: {named}"
+            f"Blocks, the classifier last: {named}",
         )
     return blocks[-1 - last_blocks :]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 import math
 from typing import Literal
 
 import torch
 from torch import nn
 
+from flag_error import FlagError
 from unlearn.fisher_information import Tensors, batch_gradient
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from unlearn.retain_tuning import tune_on_retain

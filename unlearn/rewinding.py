@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from flag_error import FlagError
 from unlearn.forget_and_retain import logits_of
 from unlearn.impl import ForgetData, Unlearned
 from vision_data import ImageSet
@@ -20,10 +19,11 @@ def check(data: ForgetData) -> None:
     unseen = sorted(set(data.forget.classes) - set(data.validation.classes))
     if unseen:
         raise FlagError(
-            "rewind", "expected validation images of every class of the forget set, got none of class "
+            "rewind",
+            "expected validation images of every class of the forget set, got none of class "
             f"{unseen[0]} "
             "(validation loses a class that is forgotten whole). Leave out --rewind, or forget a part of the "
-            "class"
+            "class",
         )
 
 

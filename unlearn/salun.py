@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 import math
 from collections.abc import Iterable, Iterator
 
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flag_error import FlagError
 from models import evaluating
 from unlearn.impl import Batch, ForgetData, Unlearned, copy_of, register
 from unlearn.passes import fine_tune, sgd
@@ -27,8 +26,8 @@ def check_density(model: nn.Module, data: ForgetData, *, density: float) -> None
     total = sum(p.numel() for p in model.parameters())
     if round(density * total) < 1:
         raise FlagError(
-            "density", f"expected a share in (0, 1] of at least one of {total} weights, got {density}. Give "
-            "e.g. 0.5"
+            "density",
+            f"expected a share in (0, 1] of at least one of {total} weights, got {density}. Give e.g. 0.5",
         )
 
 

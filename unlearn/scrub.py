@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flag_error import FlagError
 from training.loop import Loss
 from unlearn import rewinding
 from unlearn.forget_and_retain import numbered
@@ -95,8 +94,8 @@ def resolve(
     """
     if addon is not None and scrub_recipe is not None:
         raise FlagError(
-            "scrub_recipe", f"expected none with an --addon, which has its own, got {scrub_recipe!r}. Leave "
-            "out one of them"
+            "scrub_recipe",
+            f"expected none with an --addon, which has its own, got {scrub_recipe!r}. Leave out one of them",
         )
     recipe = RECIPES["jointly" if addon is not None else scrub_recipe or "own"]
     given = {

@@ -4,8 +4,6 @@ all.
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 import functools
 import inspect
 from collections.abc import Callable, Collection, Sequence
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flag_error import FlagError
 from nearest_name import did_you_mean
 from unlearn import passes
 from unlearn.add_ons import ADD_ONS, Gradients, Rule, Step, plain

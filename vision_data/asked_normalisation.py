@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 import math
 from collections.abc import Sequence
 
+from flag_error import FlagError
 from vision_data.image_set import Normalisation
 
 AUTO, DATA, NONE = "auto", "data", "none"
@@ -57,8 +56,8 @@ def normalisation_of(asked: str, own: Normalisation) -> Normalisation:
     )
     if len(mean) not in (1, channels):
         raise FlagError(
-            "normalize", f"expected 1 or {channels} channels, got {len(mean)} ({asked}). Give one number for "
-            "each channel"
+            "normalize",
+            f"expected 1 or {channels} channels, got {len(mean)} ({asked}). Give one number for each channel",
         )
     every = channels if len(mean) == 1 else 1
     return Normalisation(tuple(mean * every), tuple(deviation * every), own.white)

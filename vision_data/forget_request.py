@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 import hashlib
 import re
 import warnings
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from flag_error import FlagError
 from flag_words import Flags
 from foreign_files import LIST, foreign_text
 from nearest_name import did_you_mean
@@ -65,13 +64,13 @@ class ForgetRequest:
             raise FlagError("class_to_replace", message, named=False)
         if ANY_CLASS in self.classes and len(self.classes) > 1:
             raise FlagError(
-                "class_to_replace", f"expected -1 alone or classes, got {list(self.classes)}. Leave out -1 "
-                "or the others"
+                "class_to_replace",
+                f"expected -1 alone or classes, got {list(self.classes)}. Leave out -1 or the others",
             )
         if self.number is not None and self.number < 1:
             raise FlagError(
-                "num_indexes_to_replace", f"expected an integer >= 1, got {self.number}. Say how many images "
-                "to forget"
+                "num_indexes_to_replace",
+                f"expected an integer >= 1, got {self.number}. Say how many images to forget",
             )
 
     def of_classes(self, names: Sequence[str]) -> ForgetRequest:
@@ -169,8 +168,8 @@ class ForgetRequest:
         for label in self.numbers:
             if label != ANY_CLASS and not 0 <= label < classes:
                 raise FlagError(
-                    "class_to_replace", f"expected a class from 0 to {classes - 1}, got {label}. Name a "
-                    "class that exists"
+                    "class_to_replace",
+                    f"expected a class from 0 to {classes - 1}, got {label}. Name a class that exists",
                 )
         wanted = (
             torch.ones(len(train), dtype=torch.bool)
@@ -182,8 +181,8 @@ class ForgetRequest:
         candidates = wanted.nonzero().squeeze(1)
         if self.number > len(candidates):
             raise FlagError(
-                "num_indexes_to_replace", f"expected at most {len(candidates)}, the training images asked "
-                f"about, got {self.number}"
+                "num_indexes_to_replace",
+                f"expected at most {len(candidates)}, the training images asked about, got {self.number}",
             )
         order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(split_seed))
         chosen = torch.zeros_like(wanted)
@@ -196,9 +195,10 @@ class ForgetRequest:
         strangers = [index for index in indexes if index not in there]
         if strangers:
             raise FlagError(
-                "forget_indexes", f"expected indexes of training images, got {strangers[0]} and "
+                "forget_indexes",
+                f"expected indexes of training images, got {strangers[0]} and "
                 f"{len(strangers) - 1} more "
-                "that are validation or test images or do not exist. Remove them from the list"
+                "that are validation or test images or do not exist. Remove them from the list",
             )
         return torch.isin(train.indexes, torch.tensor(indexes, dtype=torch.int64))
 
@@ -224,8 +224,8 @@ def _class_of(word: str, names: Sequence[str]) -> int:
         if re.fullmatch(r"-?\d{1,18}", word, re.ASCII):
             return int(word)
         raise FlagError(
-            "class_to_replace", f"{did_you_mean('class', word, names, 'classes')}. Give a name, or a number "
-            "from 0 on"
+            "class_to_replace",
+            f"{did_you_mean('class', word, names, 'classes')}. Give a name, or a number from 0 on",
         )
     (found,) = alike
     if word.isdecimal() and int(word) != found and int(word) < len(names):
@@ -259,8 +259,8 @@ def read_indexes(file: str | Path) -> tuple[int, ...]:
         if not word.isdecimal() or len(word) > LONGEST_INDEX:
             shown = word if len(word) <= LONGEST else f"{word[:LONGEST]}... of {len(word)} characters"
             raise FlagError(
-                "forget_indexes", f"expected an index >= 0 on line {number} of {path}, got {shown!r}. "
-                "Correct the line"
+                "forget_indexes",
+                f"expected an index >= 0 on line {number} of {path}, got {shown!r}. Correct the line",
             )
         indexes.append(int(word))
     if not indexes:

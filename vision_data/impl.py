@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 import hashlib
 import os
 import re
@@ -14,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from flag_error import FlagError
 from registry import Entry, Registry
 from vision_data.chosen_images import Images
 from vision_data.reading import FLAGS, reading

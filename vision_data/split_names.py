@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from flag_error import FlagError
 from nearest_name import did_you_mean
 
 # The names of each split, in lower case; the first that exists is taken.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 from torch import Tensor, nn
 
+from flag_error import FlagError
 from models import Mask, switched_off
 from timed import timed
 from unlearn.amount import count_of
@@ -37,8 +36,8 @@ def check_refinement(model: nn.Module, data: ForgetData, *, ranking: Ranking, re
         return
     if ranking == "set_difference":
         raise FlagError(
-            "refine_steps", f"expected 0 with --ranking set_difference, got {refine_steps}. Choose another "
-            "--ranking"
+            "refine_steps",
+            f"expected 0 with --ranking set_difference, got {refine_steps}. Choose another --ranking",
         )
     unseen_of(data)
 

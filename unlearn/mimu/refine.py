@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from flag_error import FlagError
-
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from flag_error import FlagError
 from models import MaskedLayer
 from unlearn.impl import ForgetData
 from unlearn.mimu.graph import Factors, factors_of
@@ -85,8 +84,9 @@ def unseen_of(data: ForgetData) -> ImageSet:
     missing = sorted(set(classes) - set(unseen.classes))
     if missing:
         raise FlagError(
-            "refine_steps", f"expected validation images of the classes {classes}, to compare forgotten "
-            f"images with, got none of {missing}. Give 0 steps, or data with validation images"
+            "refine_steps",
+            f"expected validation images of the classes {classes}, to compare forgotten "
+            f"images with, got none of {missing}. Give 0 steps, or data with validation images",
         )
     return unseen
 

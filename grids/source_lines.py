@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ast
-import re
 import runpy
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bounded_yaml import NotYaml, content_of, nodes_of
+from flag_error import FlagError
 from foreign_files import foreign_text, warn_if_others_write
 from nearest_name import did_you_mean
 
@@ -51,13 +51,12 @@ def control_character(text: str) -> str | None:
     return next((sign for sign in text if unicodedata.category(sign) in NOT_PRINTED), None)
 
 
-def blamed(message: str, flags: Mapping[str, Any], otherwise: str) -> str:
-    """Which of a command's flags an error message is about: the one it names, else the one whose value it
-    quotes, else `otherwise`.
-    """
-    named = (name for name in re.findall(r"--(\w+)", message) if name in flags)
-    quoted = (name for name, value in flags.items() if f"'{value}'" in message)
-    return next(named, None) or next(quoted, None) or otherwise
+def flag_of_error(error: Exception, flags: Iterable[str]) -> str | None:
+    """Return the flag that the error or its cause is about, as spelled in `flags`; None if it is not there."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, FlagError):
+        cause = cause.__cause__
+    return next((flag for flag in flags if cause and flag.replace("-", "_") == cause.flag), None)
 
 
 def read_yaml(path: Path, flag: str) -> Located:
