@@ -21,8 +21,8 @@ from torch import nn
 
 from base_models import BaseModels, Trained, check_retrained
 from evaluation import DEFAULT, Times, chosen, names_in
-from identity import (
 from flag_error import FlagError
+from identity import (
     MASKED,
     CheckedConfig,
     config_hash_of,
@@ -359,13 +359,14 @@ def augmentation_of(asked: Sequence[str], method: Entry[MethodFacts], base: Base
         kinds = augmentations_of_flag(asked)
         check_augmentable(kinds, base.splits.train.image_shape)
     except ValueError as error:
-        raise ValueError(
-            f"--unlearn_augment: {error}. Or leave the flag out, for what the base models' recipe does"
+        raise FlagError(
+            "unlearn_augment", f"{error}. Or leave the flag out, for what the base models' recipe does"
         ) from error
     if kinds and trains_on_none:
-        raise ValueError(
-            f"--unlearn_augment: {method.name} does not train on augmented images (docs/methods.md says "
+        raise FlagError(
+            "unlearn_augment",
+            f"{method.name} does not train on augmented images (docs/methods.md says "
             "which methods do), got "
-            f"{','.join(kinds)}. Leave the flag out"
+            f"{','.join(kinds)}. Leave the flag out",
         )
     return kinds
