@@ -27,7 +27,7 @@ def mlflow_forgets():
 
 
 class EmptyTables:
-    """The tables of a new sqlite store: MLflow's migrations make them once, in 1.7 s; then they are copied."""
+    """The tables of a new sqlite store, made by MLflow's migrations once (1.7 s) and copied from then on."""
 
     def __init__(self, migrations):
         self.migrations = migrations
@@ -54,6 +54,26 @@ def tables_are_copied():
     mlflow_tables = sys.modules.get("mlflow.store.db.utils")
     if mlflow_tables and not isinstance(mlflow_tables._initialize_tables, EmptyTables):
         mlflow_tables._initialize_tables = EmptyTables(mlflow_tables._initialize_tables)
+
+
+@pytest.fixture
+def empty_place(tmp_path, monkeypatch):
+    """The test's own working folder, where no store is."""
+    monkeypatch.chdir(tmp_path)
+    for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_ALLOW_FILE_STORE"):
+        monkeypatch.delenv(variable, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def no_hub(monkeypatch, tmp_path):
+    """No test looks for the hub, and none leaves a cache."""
+    import datasets
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
 
 
 @pytest.fixture(scope="session")

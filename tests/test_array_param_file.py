@@ -37,10 +37,8 @@ methods:
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path
+def folder(empty_place):
+    return empty_place
 
 
 @pytest.fixture

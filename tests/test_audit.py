@@ -5,13 +5,12 @@ they refuse.
 import csv
 import re
 from pathlib import Path
-from urllib.request import url2pathname
 
 import mlflow
 import numpy as np
 import pytest
 import torch
-from own_store import there  # noqa: F401 (every test runs in the module's folder)
+from own_store import artifact, there  # noqa: F401 (every test runs in the module's folder)
 
 import audit
 import model_sets
@@ -63,10 +62,6 @@ def folder(tmp_path_factory) -> Path:
 
 def run_of(printed):
     return mlflow.MlflowClient().get_run(re.search(r"run in \S+: ([0-9a-f]{32})", printed)[1])
-
-
-def artifact(run, name):
-    return Path(url2pathname(run.info.artifact_uri.removeprefix("file://"))) / name
 
 
 def audited(capsys, *argv):
@@ -361,73 +356,61 @@ def test_help_shows_the_methods_own_flags(capsys):
 
 
 @pytest.mark.parametrize(
-    ("argv", "message"),
+    ("words", "message"),
     [
-        (["clom"], "unknown audit 'clom'. Did you mean 'klom'?"),
-        (["klom", "--unlearn", "defautl"], "unknown method 'defautl'. Did you mean 'default'?"),
-        (["klom"], "--unlearn is missing. Name a method: "),
+        ("clom", "unknown audit 'clom'. Did you mean 'klom'?"),
+        ("klom --unlearn defautl", "unknown method 'defautl'. Did you mean 'default'?"),
+        ("klom", "--unlearn is missing. Name a method: "),
+        ("klom --unlearn default --modles 9", "unknown flag '--modles'. Did you mean '--models'?"),
+        ("klom --unlearn default --models 9", "--models: expected at least 10 a side, got 9"),
+        ("klom --unlearn default --mask a.safetensors", "--mask is one model, and an audit needs many"),
         (
-            ["klom", "--unlearn", "default", "--modles", "9"],
-            "unknown flag '--modles'. Did you mean '--models'?",
-        ),
-        (["klom", "--unlearn", "default", "--models", "9"], "--models: expected at least 10 a side, got 9"),
-        (
-            ["klom", "--unlearn", "default", "--mask", "a.safetensors"],
-            "--mask is one model, and an audit needs many",
-        ),
-        (
-            ["klom", "--unlearn", "default", "--metrics", "avg_gap"],
+            "klom --unlearn default --metrics avg_gap",
             "--metrics: expected metrics of one model alone, got avg_gap",
         ),
         (
-            "klom --unlearn default --num_indexes_to_replace 9 --metrics mia,test_forget_score".split(),
+            "klom --unlearn default --num_indexes_to_replace 9 --metrics mia,test_forget_score",
             "--metrics: test_forget_score needs a class that is forgotten whole, got the request class0-9. "
             "Leave it out, or forget a whole",
         ),
         (
-            ["klom", "--unlearn", "default", "--num_indexes_to_replace", "1", "--metrics", "probe_score"],
+            "klom --unlearn default --num_indexes_to_replace 1 --metrics probe_score",
             "--metrics: probe_score can't be measured here: expected at least 2 forget images, got 1. Probe "
             "a larger",
         ),
         (
-            ["ulira", "--unlearn", "oracle_matching"],
+            "ulira --unlearn oracle_matching",
             "oracle_matching needs oracles, and each shadow model would need its own",
         ),
-        (["klom", "--unlearn", "load_an_oracle"], "Make them: python -u main_ideal.py --oracles 200"),
+        ("klom --unlearn load_an_oracle", "Make them: python -u main_ideal.py --oracles 200"),
         (
-            ["ulira", "--unlearn", "default", "--class_to_replace", "-1", "--num_indexes_to_replace", "2"],
+            "ulira --unlearn default --class_to_replace -1 --num_indexes_to_replace 2",
             "expected forget images among those",
         ),
         (
-            ["ulira", "--unlearn", "default", "--shadows", "12"],
+            "ulira --unlearn default --shadows 12",
             "--shadows: expected a multiple of 4 of at least 16, got 12",
         ),
         (
-            ["ulira", "--unlearn", "default", "--shadows", "18"],
+            "ulira --unlearn default --shadows 18",
             "--shadows: expected a multiple of 4 of at least 16, got 18",
         ),
+        ("ulira --unlearn default --ulira_out oracles", "--ulira_out: invalid choice: 'oracles'"),
         (
-            ["ulira", "--unlearn", "default", "--ulira_out", "oracles"],
-            "--ulira_out: invalid choice: 'oracles'",
-        ),
-        (
-            ["klom", "--unlearn", "default", "--oracle_margins", "none.npy"],
+            "klom --unlearn default --oracle_margins none.npy",
             "expected a .npy file, and there is no file none.npy",
         ),
+        ("klom --unlearn default --oracle_margins mine.py", "mine.py: expected a .npy file of numbers"),
         (
-            ["klom", "--unlearn", "default", "--oracle_margins", "mine.py"],
-            "mine.py: expected a .npy file of numbers",
-        ),
-        (
-            ["klom", "--unlearn", "UNSIR", "--num_indexes_to_replace", "9"],
+            "klom --unlearn UNSIR --num_indexes_to_replace 9",
             "UNSIR: expected a forget request for whole classes",
         ),
     ],
 )
-def test_a_mistake_is_one_line_before_anything_is_trained(argv, message, capsys, monkeypatch):
+def test_a_mistake_is_one_line_before_anything_is_trained(words, message, capsys, monkeypatch):
     monkeypatch.setattr(model_sets, "fit_many", lambda *_, **__: pytest.fail("something was trained"))
 
-    assert audit.main(argv) == 2
+    assert audit.main(words.split()) == 2
 
     printed = capsys.readouterr().err
     assert message in printed

@@ -43,18 +43,15 @@ class OpensAFile:
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch) -> Path:
+def folder(empty_place, monkeypatch) -> Path:
     """An empty folder, MLflow's default store, and nothing that may be trained."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
 
     def trained(*_: object, **__: object) -> None:
         raise AssertionError("something was trained")
 
     monkeypatch.setattr(base_models, "fit", trained)
     monkeypatch.setattr(pipeline, "unlearn", trained)
-    return tmp_path
+    return empty_place
 
 
 @pytest.fixture

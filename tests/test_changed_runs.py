@@ -7,13 +7,11 @@ import re
 import shutil
 import sqlite3
 from pathlib import Path
-from urllib.request import url2pathname
 
-import mlflow
 import pyarrow.parquet as pq
 import pytest
 from edited_headers import edit_header
-from own_store import store_in, there  # noqa: F401 (every test runs in the module's folder)
+from own_store import artifact, runs, store_in, there  # noqa: F401 (every test runs in the module's folder)
 
 import audit
 import mlflow_forget
@@ -35,7 +33,7 @@ class Run:
 
     def __init__(self, run):
         self.id = run.info.run_id
-        self.artifacts = Path(url2pathname(run.info.artifact_uri.removeprefix("file://")))
+        self.artifacts = artifact(run)
 
     def store(self, statement, *values):
         with sqlite3.connect("mlflow.db") as store:
@@ -90,9 +88,7 @@ class Run:
 
 def made(*argv):
     assert mlflow_forget.main(list(argv)) == 0
-    client = mlflow.MlflowClient()
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return Run(client.search_runs(experiments, order_by=["attributes.start_time DESC"])[0])
+    return Run(runs()[0])
 
 
 @pytest.fixture(scope="module", name="kept")

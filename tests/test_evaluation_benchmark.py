@@ -15,9 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ARGUMENTS = ["--dataset", "digits", "--epochs", "1", "--repeats", "1"]
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_place")
 
 
 def test_it_prints_every_part_and_what_they_come_to(capsys):

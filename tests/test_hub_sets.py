@@ -15,14 +15,7 @@ from pictures import class_folders, encoded, noise, plain
 
 from vision_data import DATASETS, load_splits
 
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch, tmp_path):
-    """No test looks for the hub, and none leaves a cache."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    datasets.disable_progress_bars()
+pytestmark = pytest.mark.usefixtures("no_hub")
 
 
 def rows(labels, start=0, size=(8, 8)):

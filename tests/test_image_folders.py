@@ -5,8 +5,6 @@ import io
 import json
 import multiprocessing
 import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -18,12 +16,11 @@ from hypothesis import strategies as st
 from pictures import class_folders, encoded, noise, plain, write
 from PIL import Image, ImageOps
 
+import main_baseline
 import vision_data.decoded as decoding
 from vision_data import DATASETS, ForgetRequest, load_splits
 from vision_data.encoded_image import EncodedImage, Header, header_of, pixels_of
 from vision_data.scanned import common_shape
-
-ROOT = Path(__file__).parent.parent
 
 
 def read(path, folder):
@@ -592,19 +589,15 @@ def test_two_processes_that_decode_at_once_get_the_same(tmp_path):
     assert first == second
 
 
-def test_the_command_line_says_it_in_one_line(tmp_path):
+def test_the_command_line_says_it_in_one_line(tmp_path, capfd):
     class_folders(tmp_path / "own", {"a": 2, "b": 2})
     (tmp_path / "own" / "a" / "broken.png").write_bytes(b"no")
     argv = ["--dataset", f"folder:{tmp_path}/own", "--data", f"{tmp_path}/data", "--epochs", "1"]
-    script = f"import main_baseline\nraise SystemExit(main_baseline.main({argv}))"
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    assert (
-        done.stderr.startswith("error: folder-own: 1 of the images can't be read:")
-        and done.stderr.count("\n") == 1
-    )
+    assert main_baseline.main(argv) == 2
+
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert err.startswith("error: folder-own: 1 of the images can't be read:")
 
 
 @pytest.mark.parametrize("around", ["own", "own/more", "archive"])

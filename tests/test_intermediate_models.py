@@ -7,7 +7,6 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from urllib.request import url2pathname
 
 import pytest
 import torch
@@ -24,7 +23,7 @@ from intermediate_models import Intermediate, checked_epochs
 from measurement import outputs_with_metrics
 from pipeline import Pipeline, PipelineConfig, Result
 from sweep import run_all
-from tests.own_store import store_in, there  # noqa: F401 (there: a fixture of every test here)
+from tests.own_store import artifact, runs, store_in, there  # noqa: F401 (there: a fixture of every test here)
 from training import model_digest
 from unlearn import ForgetData
 
@@ -354,13 +353,8 @@ def test_an_intermediate_model_that_diverged_is_a_warning_and_no_end():
 def test_what_was_measured_before_a_method_diverged_is_kept():
     with pytest.raises(FloatingPointError):
         Pipeline(replace(CONFIG, unlearn="mine.py:dips", settings={"ends": True}, ideal="skip")).run()
-    store = client()
-    run = store.search_runs(
-        [store.get_experiment_by_name("digits-mlp").experiment_id], order_by=["attributes.start_time DESC"]
-    )[0]
-    kept = json.loads(
-        (Path(url2pathname(run.info.artifact_uri.removeprefix("file://"))) / "checkpoints.json").read_text()
-    )
+    run = runs()[0]
+    kept = json.loads(artifact(run, "checkpoints.json").read_text())
 
     assert run.info.status == "FAILED"
     assert "forget_score" in kept["1"]

@@ -10,9 +10,7 @@ from benchmarks import loading
 PARTS = ["read", "split", "device", "digest", "memory", "file"]
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_place")
 
 
 def test_it_prints_every_part_and_the_memory(capsys):

@@ -4,8 +4,6 @@ models.
 
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 
@@ -14,7 +12,6 @@ import main_ideal
 from tests.main_job_runs import (
     AGAINST_THE_IDEAL,
     RANDOM,
-    ROOT,
     Outcome,
     call,
     default_store,  # noqa: F401
@@ -44,14 +41,13 @@ def test_without_the_ideal_model_the_command_that_makes_it_is_printed(ideal, fol
 def test_the_printed_command_makes_the_ideal_model_and_auto_loads_it(folder):
     job = (*RANDOM, *"--dataset tiny.py:tiny --arch mlp --hidden 8,4 --kappa 5 --class_to_replace 2".split())
     job = (*job, "--save_dir", str(folder / "tiny models"))
-    command = printed_command(call(folder, *job))
-    (folder / "main_ideal.py").symlink_to(ROOT / "main_ideal.py")
+    script, *words = printed_command(call(folder, *job))[1:]
 
-    done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=120)
+    done = call(folder, *words, main=main_ideal.main)
     then = call(folder, *job)
 
-    assert (done.returncode, done.stderr) == (0, "")
-    assert str(folder / "tiny models/1mlp_ep2_hidden8-4_ideal_class2.safetensors") in done.stdout
+    assert (script, done.code, done.err) == ("main_ideal.py", 0, "")
+    assert str(folder / "tiny models/1mlp_ep2_hidden8-4_ideal_class2.safetensors") in done.out
     assert then.params["ideal_model"] == "loaded"
     assert "rUA" in then.metrics
 

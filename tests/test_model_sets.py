@@ -30,9 +30,7 @@ SMALL = {"epochs": 1, "arch_options": {"hidden": (6,)}}
 FLAGS = ["--epochs", "1", "--hidden", "6"]
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_place")
 
 
 def base(**config):

@@ -20,13 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "grid.yml").write_text(
+def folder(empty_place):
+    (empty_place / "grid.yml").write_text(
         "epochs: 1\nideal: skip\nmethods:\n  random_mask: {kappa: [0.1, 0.2]}\n  SSD:\n"
     )
-    return tmp_path
+    return empty_place
 
 
 @pytest.mark.slow

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mlflow import MlflowClient
-from mlflow.entities import Run
 from torch import nn
 
 import mlflow_forget
@@ -22,7 +20,7 @@ from measurement import Measured
 from pipeline import Pipeline, PipelineConfig
 from run_warnings import warnings_of
 from sweep import run_all
-from tests.own_store import there  # noqa: F401 (a fixture of every test here)
+from tests.own_store import runs, there  # noqa: F401 (there: a fixture of every test here)
 from training import digest_of
 from unlearn import Unlearned
 
@@ -252,15 +250,6 @@ def folder(tmp_path_factory) -> Path:
     place: Path = tmp_path_factory.mktemp("signals")
     (place / "mine.py").write_text(METHODS_OF_A_USER)
     return place
-
-
-def runs() -> list[Run]:
-    client = MlflowClient()
-    return list(
-        client.search_runs(
-            [e.experiment_id for e in client.search_experiments()], order_by=["attributes.start_time DESC"]
-        )
-    )
 
 
 def parsed() -> Iterator[dict[str, str]]:

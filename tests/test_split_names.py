@@ -11,6 +11,8 @@ from pictures import class_folders, noise, write
 from vision_data import DATASETS
 from vision_data.split_names import NOTHING_ASKED, Asked, choose, meaning_of
 
+pytestmark = pytest.mark.usefixtures("no_hub")
+
 
 @pytest.mark.parametrize(
     ("name", "meaning"),
@@ -134,14 +136,6 @@ def test_folders_that_look_like_splits_of_other_names_are_classes_with_a_word(ow
 
 
 # The hub's forms
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch, tmp_path):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    datasets.disable_progress_bars()
 
 
 def rows(labels, start=0):

@@ -19,11 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_ALLOW_FILE_STORE"):
-        monkeypatch.delenv(variable, raising=False)
-    return tmp_path
+def folder(empty_place):
+    return empty_place
 
 
 @pytest.fixture(params=[(2, 0), (2, 1)], ids=lambda release: f"sqlalchemy {release[0]}.{release[1]}")

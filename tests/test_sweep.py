@@ -16,10 +16,7 @@ from vision_data import ForgetRequest
 QUICK = PipelineConfig(unlearn="random_mask", base=BaseConfig(epochs=1), ideal="skip")
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+pytestmark = pytest.mark.usefixtures("empty_place")
 
 
 def test_experiments_with_other_requests_keep_them():

@@ -49,12 +49,10 @@ KILLS = int(os.environ.get("LETHE_TORTURE", "3"))  # `make torture` sets it
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def folder(empty_place, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    (tmp_path / "grid.yml").write_text(GRID.format(ideal="skip", kappas="0.1, 0.2"))
-    return tmp_path
+    (empty_place / "grid.yml").write_text(GRID.format(ideal="skip", kappas="0.1, 0.2"))
+    return empty_place
 
 
 def run(*flags):

@@ -16,9 +16,7 @@ FLIPPED = {"train_augment": ("flip",)}
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def no_store(empty_place, monkeypatch):
     monkeypatch.setattr("pipeline.check_store", lambda name: None)
 
 

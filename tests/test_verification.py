@@ -3,13 +3,12 @@
 import re
 import sqlite3
 from pathlib import Path
-from urllib.request import url2pathname
 
 import mlflow
 import numpy as np
 import pytest
 import torch
-from own_store import store_in, there  # noqa: F401 (every test runs in the module's folder)
+from own_store import artifact, runs, store_in, there  # noqa: F401 (every test runs in the module's folder)
 from safetensors.torch import load_file, save_file
 
 import audit
@@ -25,19 +24,9 @@ def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("verified")
 
 
-def newest():
-    client = mlflow.MlflowClient()
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return client.search_runs(experiments, order_by=["attributes.start_time DESC"])[0]
-
-
-def artifact(run, name):
-    return Path(url2pathname(run.info.artifact_uri.removeprefix("file://"))) / name
-
-
 def made(main, *argv):
     assert main(list(argv)) == 0
-    return newest()
+    return runs()[0]
 
 
 def verified(capsys, run):
@@ -214,7 +203,7 @@ def test_an_artifact_that_is_gone_is_an_error(name, job, capsys):
 
 def test_a_parent_names_its_children(folder, capsys):
     mlflow_forget.main([*JOB, "--seed", "1", "2"])
-    children = newest(), None
+    children = runs()[0], None
     parent = mlflow.MlflowClient().get_run(children[0].data.tags["mlflow.parentRunId"])
 
     code, out = verified(capsys, parent)
