@@ -117,39 +117,27 @@ def test_importing_the_package_does_not_load_scikit_learn():
 # Outputs
 
 
+FLAT, THREE = torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64)
+NOT_FINITE = "got NaN or infinity for {} of 2 images"
+
+
+def beginning_with(value: float) -> torch.Tensor:
+    return torch.tensor([[0.0, value], [0.0, 0.0]])
+
+
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
-        (
-            torch.zeros(3),
-            torch.zeros(3, dtype=torch.int64),
-            r"expected logits \(N, C\) with C >= 2, got shape \(3,\)",
-        ),
-        (torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64), r"C >= 2, got shape \(3, 1\)"),
-        (
-            torch.zeros(3, 2, dtype=torch.int64),
-            torch.zeros(3, dtype=torch.int64),
-            "expected floating-point logits, got torch.int64",
-        ),
-        (
-            torch.zeros(3, 2),
-            torch.zeros(2, dtype=torch.int64),
-            r"labels of shape \(3,\), got torch.int64 of shape \(2,\)",
-        ),
-        (torch.zeros(3, 2), torch.zeros(3), "expected int64 labels of shape .* got torch.float32"),
-        (torch.zeros(3, 2), torch.tensor([0, 1, 2]), "expected labels from 0 to 1, got 0 to 2"),
-        (torch.zeros(3, 2), torch.tensor([0, 1, -1]), "expected labels from 0 to 1, got -1 to 1"),
-        (
-            torch.tensor([[0.0, math.nan], [0.0, 0.0]]),
-            torch.tensor([0, 1]),
-            "got NaN or infinity for 1 of 2 images",
-        ),
-        (
-            torch.tensor([[0.0, math.inf], [0.0, 0.0]]),
-            torch.tensor([0, 1]),
-            "got NaN or infinity for 1 of 2 images",
-        ),
-        (torch.full((2, 2), -math.inf), torch.tensor([0, 1]), "got NaN or infinity for 2 of 2 images"),
+        (torch.zeros(3), THREE, r"expected logits \(N, C\) with C >= 2, got shape \(3,\)"),
+        (torch.zeros(3, 1), THREE, r"C >= 2, got shape \(3, 1\)"),
+        (FLAT.long(), THREE, "expected floating-point logits, got torch.int64"),
+        (FLAT, THREE[:2], r"labels of shape \(3,\), got torch.int64 of shape \(2,\)"),
+        (FLAT, torch.zeros(3), "expected int64 labels of shape .* got torch.float32"),
+        (FLAT, torch.tensor([0, 1, 2]), "expected labels from 0 to 1, got 0 to 2"),
+        (FLAT, torch.tensor([0, 1, -1]), "expected labels from 0 to 1, got -1 to 1"),
+        (beginning_with(math.nan), torch.tensor([0, 1]), NOT_FINITE.format(1)),
+        (beginning_with(math.inf), torch.tensor([0, 1]), NOT_FINITE.format(1)),
+        (torch.full((2, 2), -math.inf), torch.tensor([0, 1]), NOT_FINITE.format(2)),
     ],
 )
 def test_outputs_refuse_what_is_no_logits_and_labels(logits, labels, message):

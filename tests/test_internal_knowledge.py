@@ -189,53 +189,35 @@ def test_halves_are_drawn():
 NAN = torch.tensor([[0.0, math.nan], [0.0, 0.0]])
 
 
+ONE = {"forget": at((0, 0, 1)), "forget_labels": labels_of(c0=1)}
+NOBODY = {"forget": torch.empty(0, 2), "forget_labels": torch.empty(0, dtype=torch.int64)}
+ROWS = r"floating-point {} features \(N, d\), got torch.float32 of shape {}"
+LABELS = r"int64 {} labels of shape \(2,\), got {}"
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (
-            {"forget": at((0, 0, 1)), "forget_labels": labels_of(c0=1)},
-            "expected at least 2 forget images, got 1. Probe a larger",
-        ),
-        (
-            {"forget": torch.empty(0, 2), "forget_labels": torch.empty(0, dtype=torch.int64)},
-            "at least 2 forget images, got 0",
-        ),
-        (
-            {"forget": torch.zeros(2)},
-            r"floating-point forget features \(N, d\), got torch.float32 of shape \(2,\). Give a row",
-        ),
-        (
-            {"retain": torch.zeros(2, 0)},
-            r"floating-point retain features \(N, d\), got torch.float32 of shape \(2, 0\)",
-        ),
-        (
-            {"retain": torch.zeros(2, 2, dtype=torch.int64)},
-            "expected floating-point retain features .* got torch.int64",
-        ),
-        (
-            {"retain": torch.zeros(2, 3)},
-            "expected as many features in forget as in retain, got 2 and 3. Take both",
-        ),
+        (ONE, "expected at least 2 forget images, got 1. Probe a larger"),
+        (NOBODY, "at least 2 forget images, got 0"),
+        ({"forget": torch.zeros(2)}, ROWS.format("forget", r"\(2,\). Give a row")),
+        ({"retain": torch.zeros(2, 0)}, ROWS.format("retain", r"\(2, 0\)")),
+        ({"retain": torch.zeros(2, 2).long()}, "floating-point retain features .* got torch.int64"),
+        ({"retain": torch.zeros(2, 3)}, "as many features in forget as in retain, got 2 and 3. Take both"),
         (
             {"forget_labels": labels_of(c0=3)},
-            r"int64 forget labels of shape \(2,\), got torch.int64 of shape \(3,\). Give one class",
+            LABELS.format("forget", r"torch.int64 of shape \(3,\). Give one class"),
         ),
-        (
-            {"retain_labels": torch.ones(2)},
-            r"int64 retain labels of shape \(2,\), got torch.float32 of shape \(2,\)",
-        ),
-        ({"forget": NAN}, "expected finite forget features, got NaN or infinity for 1 of 2 images. Lower"),
-        (
-            {"retain": NAN.nan_to_num(math.inf)},
-            "expected finite retain features, got NaN or infinity for 1 of 2 images",
-        ),
+        ({"retain_labels": torch.ones(2)}, LABELS.format("retain", r"torch.float32 of shape \(2,\)")),
+        ({"forget": NAN}, "finite forget features, got NaN or infinity for 1 of 2 images. Lower"),
+        ({"retain": NAN.nan_to_num(math.inf)}, "finite retain features, got NaN or infinity for 1 of 2"),
         (
             {"forget_labels": labels_of(c0=1, c4=1)},
             r"at least 2 forget images of a class that retain has not, got 1 of \[0, 4\]. Leave",
         ),
         (
             {"retain_labels": labels_of(c0=2)},
-            "expected images of at least 2 classes, got class 0 alone. Give a retain set",
+            "images of at least 2 classes, got class 0 alone. Give a retain set",
         ),
     ],
 )

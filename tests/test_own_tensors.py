@@ -50,67 +50,27 @@ def test_forget_may_be_positions_and_images_bytes_with_a_normalisation(digits):
     assert torch.equal(next(data.train.batches(60))[0], digits.train.normalisation(images))
 
 
+X, Y, FIRST = torch.zeros(4, 2), torch.arange(4), torch.tensor([0])
+PIXELS = torch.zeros(4, 1, 2, 2, dtype=torch.uint8)
+NONE = torch.tensor([], dtype=torch.int64)
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "forget", "message"),
     [
-        (
-            torch.zeros(4, 2).numpy(),
-            torch.zeros(4),
-            torch.tensor([0]),
-            r"images: expected a torch tensor, got ndarray",
-        ),
-        (
-            torch.zeros(4, 2),
-            torch.zeros(4),
-            torch.tensor([0]),
-            r"labels: expected torch.int64 \(4,\), got torch.float32",
-        ),
-        (
-            torch.zeros(4, 2),
-            torch.zeros(3, dtype=torch.int64),
-            torch.tensor([0]),
-            r"labels: expected torch.int64 \(4,\), got torch.int64 \(3,\)",
-        ),
-        (
-            torch.zeros(4, 1, 2, 2, dtype=torch.uint8),
-            torch.arange(4),
-            torch.tensor([0]),
-            "images: expected floats .* or uint8 and a normal",
-        ),
-        (
-            torch.zeros(4, 2),
-            torch.arange(4) - 1,
-            torch.tensor([0]),
-            "labels: expected classes from 0 on, got -1",
-        ),
-        (
-            torch.zeros(0, 2),
-            torch.arange(0),
-            torch.tensor([], dtype=torch.int64),
-            "the forget set: expected at least one image",
-        ),
-        (
-            torch.zeros(4, 2),
-            torch.arange(4),
-            torch.ones(3, dtype=torch.bool),
-            r"forget: expected bool \(4,\), or int64 positions",
-        ),
-        (torch.zeros(4, 2), torch.arange(4), torch.ones(4), "forget: expected bool .* got torch.float32"),
-        (torch.zeros(4, 2), torch.arange(4), torch.tensor([0, 1, 0, 1]), "forget: expected .* each once"),
-        (torch.zeros(4, 2), torch.arange(4), torch.tensor([-1]), "forget: expected .* positions from 0 to 3"),
-        (torch.zeros(4, 2), torch.arange(4), torch.tensor([4]), "forget: expected .* positions from 0 to 3"),
-        (
-            torch.zeros(4, 2),
-            torch.arange(4),
-            torch.tensor([], dtype=torch.int64),
-            "the forget set: expected at least one image",
-        ),
-        (
-            torch.zeros(4, 2),
-            torch.arange(4),
-            torch.ones(4, dtype=torch.bool),
-            "the retain set: expected at least one image",
-        ),
+        (X.numpy(), torch.zeros(4), FIRST, r"images: expected a torch tensor, got ndarray"),
+        (X, torch.zeros(4), FIRST, r"labels: expected torch.int64 \(4,\), got torch.float32"),
+        (X, Y[:3], FIRST, r"labels: expected torch.int64 \(4,\), got torch.int64 \(3,\)"),
+        (PIXELS, Y, FIRST, "images: expected floats .* or uint8 and a normal"),
+        (X, Y - 1, FIRST, "labels: expected classes from 0 on, got -1"),
+        (X[:0], Y[:0], NONE, "the forget set: expected at least one image"),
+        (X, Y, torch.ones(3, dtype=torch.bool), r"forget: expected bool \(4,\), or int64 positions"),
+        (X, Y, torch.ones(4), "forget: expected bool .* got torch.float32"),
+        (X, Y, torch.tensor([0, 1, 0, 1]), "forget: expected .* each once"),
+        (X, Y, torch.tensor([-1]), "forget: expected .* positions from 0 to 3"),
+        (X, Y, torch.tensor([4]), "forget: expected .* positions from 0 to 3"),
+        (X, Y, NONE, "the forget set: expected at least one image"),
+        (X, Y, torch.ones(4, dtype=torch.bool), "the retain set: expected at least one image"),
     ],
 )
 def test_tensors_that_make_no_request_are_refused(images, labels, forget, message):

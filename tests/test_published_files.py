@@ -247,30 +247,16 @@ def test_a_cifar100_file_with_another_md5_is_not_unpickled(cifar100):
 # Missing files and no network
 
 
+IDX = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte"
+EMNIST = "emnist-{0}-train-images-idx3-ubyte, .*, emnist-{0}-test-labels-idx1-ubyte"
 FILES = [
-    (
-        "MNIST",
-        "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte",
-        "MNIST/raw",
-    ),
-    (
-        "FashionMNIST",
-        "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte",
-        "FashionMNIST/raw",
-    ),
+    ("MNIST", IDX, "MNIST/raw"),
+    ("FashionMNIST", IDX, "FashionMNIST/raw"),
     ("CIFAR10", "data_batch_1, .*, data_batch_5, test_batch, batches.meta", "cifar-10-batches-py"),
     ("CIFAR100", "train, test, meta", "cifar-100-python"),
-    ("KMNIST", "train-images-idx3-ubyte, .*, t10k-labels-idx1-ubyte", "KMNIST/raw"),
-    (
-        "EMNIST_letters",
-        "emnist-letters-train-images-idx3-ubyte, .*, emnist-letters-test-labels-idx1-ubyte",
-        "EMNIST/raw",
-    ),
-    (
-        "EMNIST_balanced",
-        "emnist-balanced-train-images-idx3-ubyte, .*, emnist-balanced-test-labels-idx1-ubyte",
-        "EMNIST/raw",
-    ),
+    ("KMNIST", IDX, "KMNIST/raw"),
+    ("EMNIST_letters", EMNIST.format("letters"), "EMNIST/raw"),
+    ("EMNIST_balanced", EMNIST.format("balanced"), "EMNIST/raw"),
     ("USPS", "usps.bz2, usps.t.bz2", ""),
     ("SVHN", "train_32x32.mat, test_32x32.mat", ""),
     ("STL10", "train_X.bin, train_y.bin, unlabeled_X.bin, test_X.bin, test_y.bin", "stl10_binary"),

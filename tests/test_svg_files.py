@@ -192,39 +192,23 @@ def test_weights_that_are_all_0_are_drawn():
     assert "all 12" in weight_sizes(own).keys[0].text
 
 
+def ones(*shape: int) -> torch.Tensor:
+    return torch.ones(shape, dtype=torch.bool)
+
+
 @pytest.mark.parametrize("picture", [layer_map, weight_sizes])
 @pytest.mark.parametrize(
     ("weight", "keep", "message"),
     [
-        (
-            torch.zeros(3),
-            torch.ones(3, dtype=torch.bool),
-            r"expected weights \(m, n\), got torch.float32 \(3,\). Give",
-        ),
-        (
-            torch.zeros(0, 3),
-            torch.ones(0, 3, dtype=torch.bool),
-            r"expected weights \(m, n\), got torch.float32 \(0, 3\). Give",
-        ),
-        (
-            torch.zeros(2, 3),
-            torch.ones(3, 2, dtype=torch.bool),
-            r"expected a bool mask .*\(2, 3\), got torch.bool \(3, 2\). Give",
-        ),
-        (
-            torch.zeros(2, 3),
-            torch.ones(2, 3),
-            r"expected a bool mask .*\(2, 3\), got torch.float32 \(2, 3\). Give",
-        ),
-        (
-            torch.tensor([[0.0, torch.nan, torch.inf]]),
-            torch.ones(1, 3, dtype=torch.bool),
-            "expected finite .*, got .* for 2 of 3. Lower",
-        ),
+        (torch.zeros(3), ones(3), r"weights \(m, n\), got torch.float32 \(3,\). Give"),
+        (torch.zeros(0, 3), ones(0, 3), r"weights \(m, n\), got torch.float32 \(0, 3\). Give"),
+        (torch.zeros(2, 3), ones(3, 2), r"a bool mask .*\(2, 3\), got torch.bool \(3, 2\). Give"),
+        (torch.zeros(2, 3), ones(2, 3).float(), r"a bool mask .*\(2, 3\), got torch.float32 \(2, 3\). Give"),
+        (torch.tensor([[0.0, torch.nan, torch.inf]]), ones(1, 3), "finite .*, got .* for 2 of 3. Lower"),
     ],
 )
 def test_what_is_no_masked_layer_is_refused(picture, weight, keep, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"expected {message}"):
         picture(Layer("a", weight, keep))
 
 
