@@ -199,6 +199,7 @@ def settings_of(name: str, function: Function, given: Mapping[str, Any]) -> dict
     return {flag: parameter.setting(given) for flag, parameter in known.items()}
 
 
+@functools.cache
 def hyperparameters_of(function: Function) -> dict[str, Hyperparameter]:
     """Return the keyword-only parameters of a function, by name.
 
