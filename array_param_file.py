@@ -126,7 +126,7 @@ def commands(grid: str | None) -> tuple[list[str], list[str]]:
     """The commands that train the base models of a grid's file, each once, and those that unlearn. Raises as
     `grid.jobs_of`.
     """
-    from grids.base_lines import JOB, PYTHON, base_models_of
+    from grids.base_model_jobs import JOB, PYTHON, base_models_of
     from grids.grid import jobs_in
 
     jobs = jobs_in(grid)

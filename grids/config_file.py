@@ -14,7 +14,7 @@ from pathlib import Path
 
 import command_line
 from flag_words import Flags, words_of
-from grids.base_lines import REQUEST, SHOWS
+from grids.base_model_jobs import REQUEST, SHOWS
 from grids.grid import METHOD, check_printable, several_words, value_words
 from grids.source_lines import Located, flag_of_error, read_yaml
 from run_flags import plain_flags

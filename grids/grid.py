@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from bounded_yaml import DEEPEST
 from flag_error import FlagError, errors_of
 from flag_words import Flags, text_of, words_of
-from grids.base_lines import Run, one_config, oracle_seeds
+from grids.base_model_jobs import Run, one_config, oracle_seeds
 from grids.source_lines import Located, Place, control_character, flag_of_error, read_python, read_yaml
 from run_flags import plain_flags
 

@@ -27,20 +27,20 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Died:
+class Crashed:
     """A worker ended without saying what became of its job; how it ended, in words."""
 
     how: str
 
 
 @dataclass(frozen=True)
-class Left:
+class Finished:
     """A worker ended before it began with its job, which needs a fresh one: code that it has loaded is
     another by now.
     """
 
 
-Word = Outcome | Died | Left  # what there is to say of a job
+Message = Outcome | Crashed | Finished  # what there is to say of a job
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Job:
         return self.words[0] != "mlflow_forget.py"
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Workers with numbers. One that died is there again when it is given the next job."""
 
-    farewell: str  # what becomes of runs that are going on when it is stopped
+    fate_of_runs: str  # what becomes of runs that are going on when it is stopped
 
     def ready(self) -> Collection[int]:
         """The workers that begin at once with a job they are given, unless they have one."""
@@ -70,7 +70,7 @@ class Crew(Protocol):
         """A worker that has no job begins with this one."""
         ...
 
-    def wait(self, seconds: float) -> list[tuple[int, Word]]:
+    def wait(self, seconds: float) -> list[tuple[int, Message]]:
         """What workers have to say of their jobs, as soon as one has; [] after that many seconds."""
         ...
 
@@ -80,7 +80,7 @@ class Crew(Protocol):
 
 
 @dataclass
-class Board:
+class Queue:
     """How it stands."""
 
     jobs: Sequence[Job]
@@ -101,32 +101,35 @@ class Board:
         return len(self.jobs) - len(self.outcomes)
 
 
-def work_off(
-    jobs: Sequence[Job], crew: Crew, show: Callable[[Board, int | None], None], board: Board | None = None
-) -> Board:
+def run_jobs(
+    jobs: Sequence[Job],
+    pool: WorkerPool,
+    show: Callable[[Queue, int | None], None],
+    queue: Queue | None = None,
+) -> Queue:
     """Have every job done; base models first, each run as soon as those it needs are there. One that fails
     stops no other.
 
-    `show(board, job)` is told of every change: the job that ended, None where one began or a second went by.
-    `board` is filled as it goes, for whoever is interrupted.
+    `show(queue, job)` is told of every change: the job that ended, None where one began or a second went by.
+    `queue` is filled as it goes, for whoever is interrupted.
     """
-    board = Board(jobs) if board is None else board
+    queue = Queue(jobs) if queue is None else queue
     waiting = deque(sorted(range(len(jobs)), key=lambda number: not jobs[number].is_base))
     deaths: dict[int, int] = {}
-    while board.left:
-        for worker in crew.ready():
-            if worker not in board.running and (number := _next(waiting, jobs, board)) is not None:
-                board.running[worker] = number
-                crew.give(worker, jobs[number])
-        if _give_up(waiting, jobs, board, show):
+    while queue.left:
+        for worker in pool.ready():
+            if worker not in queue.running and (number := _next(waiting, jobs, queue)) is not None:
+                queue.running[worker] = number
+                pool.give(worker, jobs[number])
+        if _give_up(waiting, jobs, queue, show):
             continue
-        show(board, None)
-        for worker, said in crew.wait(1.0):
-            number = board.running.pop(worker)
-            if isinstance(said, Left):
+        show(queue, None)
+        for worker, said in pool.wait(1.0):
+            number = queue.running.pop(worker)
+            if isinstance(said, Finished):
                 waiting.appendleft(number)
                 continue
-            if isinstance(said, Died):
+            if isinstance(said, Crashed):
                 deaths[number] = deaths.get(number, 0) + 1
                 if deaths[number] < DEATHS:
                     waiting.appendleft(number)
@@ -136,32 +139,32 @@ def work_off(
                     f"{DEATHS} workers died over it ({said.how}). Look into their logs; is there enough "
                     "memory?",
                 )
-            board.outcomes[number] = said
-            show(board, number)
-    return board
+            queue.outcomes[number] = said
+            show(queue, number)
+    return queue
 
 
-def _next(waiting: deque[int], jobs: Sequence[Job], board: Board) -> int | None:
+def _next(waiting: deque[int], jobs: Sequence[Job], queue: Queue) -> int | None:
     """The first job that has all it needs."""
-    ready = next((number for number in waiting if _there(jobs[number].needs, board)), None)
+    ready = next((number for number in waiting if _there(jobs[number].needs, queue)), None)
     if ready is not None:
         waiting.remove(ready)
     return ready
 
 
-def _there(needs: Collection[int], board: Board) -> bool:
-    return all(number in board.outcomes and board.outcomes[number].status != "failed" for number in needs)
+def _there(needs: Collection[int], queue: Queue) -> bool:
+    return all(number in queue.outcomes and queue.outcomes[number].status != "failed" for number in needs)
 
 
 def _give_up(
-    waiting: deque[int], jobs: Sequence[Job], board: Board, show: Callable[[Board, int | None], None]
+    waiting: deque[int], jobs: Sequence[Job], queue: Queue, show: Callable[[Queue, int | None], None]
 ) -> bool:
     """The jobs whose base models failed fail with them."""
-    failed = set(board.failed)
+    failed = set(queue.failed)
     lost = [number for number in waiting if jobs[number].needs & failed]
     for number in lost:
         waiting.remove(number)
-        cause = board.outcomes[min(jobs[number].needs & failed)].error
-        board.outcomes[number] = Outcome("failed", f"its base model failed: {cause}")
-        show(board, number)
+        cause = queue.outcomes[min(jobs[number].needs & failed)].error
+        queue.outcomes[number] = Outcome("failed", f"its base model failed: {cause}")
+        show(queue, number)
     return bool(lost)

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 import command_line
 import shared_flags
 from foreign_files import LIST, foreign_text
-from grids.job_queue import Board, Crew, Job, work_off
+from grids.job_queue import Job, Queue, WorkerPool, run_jobs
 
 if TYPE_CHECKING:
-    from grids.base_lines import Run
+    from grids.base_model_jobs import Run
 
 MOST_WORKERS = 8
 FAILURES = "failed.txt"
@@ -42,30 +42,30 @@ def run(words: Sequence[str]) -> int:
     check(options)
     jobs = queue_of(chosen(lines_of(options), options.filter))
     again = shlex.join(["python", "array_param_file.py", "run", *words])
-    board, started = Board(jobs), time.perf_counter()
-    crew = crew_of(options, jobs)
+    queue, started = Queue(jobs), time.perf_counter()
+    pool = pool_of(options, jobs)
     failures = failures_of(options)
-    screen = Screen(board, None if _same(failures, options.params) else failures)
+    screen = Screen(queue, None if _same(failures, options.params) else failures)
     try:
-        work_off(jobs, crew, screen.show, board)
+        run_jobs(jobs, pool, screen.show, queue)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers end their runs as KILLED: let them
         screen.close()
-        print(f"stopping: {crew.farewell}", file=sys.stderr)
-        crew.stop()
-        print(summary(board, time.perf_counter() - started))
-        print(f"{board.left} of {len(jobs)} jobs are left. Go on:  {again}")
+        print(f"stopping: {pool.fate_of_runs}", file=sys.stderr)
+        pool.stop()
+        print(summary(queue, time.perf_counter() - started))
+        print(f"{queue.left} of {len(jobs)} jobs are left. Go on:  {again}")
         raise
     finally:
         screen.close()
-        crew.stop()
-    print(summary(board, time.perf_counter() - started))
-    if board.failed:
-        write_failures(failures, board, _rest_of(failures, board, options))
-        print(f"{len(board.failed)} of {len(jobs)} jobs failed ({failures} says why). Retry them:  {again}")
+        pool.stop()
+    print(summary(queue, time.perf_counter() - started))
+    if queue.failed:
+        write_failures(failures, queue, _rest_of(failures, queue, options))
+        print(f"{len(queue.failed)} of {len(jobs)} jobs failed ({failures} says why). Retry them:  {again}")
         return command_line.FAILED
     if failures.exists():
-        write_failures(failures, board, _rest_of(failures, board, options))
+        write_failures(failures, queue, _rest_of(failures, queue, options))
     print(f"look at them:  {ui_command()}      as a table:  python mlruns_parser.py")
     return 0
 
@@ -143,7 +143,7 @@ def check(options: argparse.Namespace) -> None:
     """ValueError for numbers of workers that make no sense, and for places that can't be written or would
     overwrite what is read.
     """
-    from grids.local_crew import threads_asked
+    from grids.local_pool import threads_asked
 
     threads_asked()
     _check_places(options)
@@ -198,7 +198,7 @@ def lines_of(options: argparse.Namespace) -> list[Run]:
     Lines that train base models, which a file of failures may have, are left out: those that the runs need
     are trained anyway.
     """
-    from grids.base_lines import IDEAL, INITIAL
+    from grids.base_model_jobs import IDEAL, INITIAL
     from grids.grid import jobs_in
 
     if options.grid is not None:
@@ -225,7 +225,7 @@ def lines_of(options: argparse.Namespace) -> list[Run]:
 def run_of(line: str, where: str) -> Run:
     """The run of a line. ValueError for a line of anything else, or that mlflow_forget.py would refuse."""
     import run_flags
-    from grids.base_lines import JOB, Run, one_config
+    from grids.base_model_jobs import JOB, Run, one_config
 
     try:
         script, own = script_of(shlex.split(line))
@@ -279,7 +279,7 @@ def _spelled(run: Run) -> set[str]:
 
 def queue_of(runs: Sequence[Run]) -> list[Job]:
     """The base models that the runs need, and the runs."""
-    from grids.base_lines import JOB, base_models_of
+    from grids.base_model_jobs import JOB, base_models_of
 
     needed = base_models_of(runs)
     bases = [Job(words) for words in needed.commands]
@@ -288,23 +288,23 @@ def queue_of(runs: Sequence[Run]) -> list[Job]:
     ]
 
 
-def crew_of(options: argparse.Namespace, jobs: Sequence[Job]) -> Crew:
+def pool_of(options: argparse.Namespace, jobs: Sequence[Job]) -> WorkerPool:
     """The workers; before they start, the tracking store is there and has said what is finished."""
-    from grids.local_crew import LocalCrew, places
+    from grids.local_pool import LocalPool, places
     from tracking.folder_process import processor_count
     from tracking.store import check_store
 
     check_store()
     asked = options.workers or len(options.gpus) * options.jobs_per_gpu
     if options.address is not None:
-        return _ray_crew(options, asked, jobs)
+        return _ray_pool(options, asked, jobs)
     size = min(asked or min(processor_count(), MOST_WORKERS), len(jobs))
-    return LocalCrew(places(size, options.gpus, Path(options.logs)), finished_in_store(jobs))
+    return LocalPool(places(size, options.gpus, Path(options.logs)), finished_in_store(jobs))
 
 
-def _ray_crew(options: argparse.Namespace, asked: int, jobs: Sequence[Job]) -> Crew:
+def _ray_pool(options: argparse.Namespace, asked: int, jobs: Sequence[Job]) -> WorkerPool:
     """Actors: as many as were asked for (0: as the cluster has room for), a word on stderr where it has not."""
-    from grids.ray_crew import RayCrew, connected, room
+    from grids.ray_pool import RayPool, connected, room
     from tracking.folder_process import processor_count
 
     gpu_share = 1 / options.jobs_per_gpu if options.gpus else 0
@@ -316,7 +316,7 @@ def _ray_crew(options: argparse.Namespace, asked: int, jobs: Sequence[Job]) -> C
             f"warning: the cluster has room for {there} of {size} workers; the others begin when it has more",
             file=sys.stderr,
         )
-    return RayCrew(ray, size, Path(options.logs), finished_in_store(jobs), gpu_share=gpu_share)
+    return RayPool(ray, size, Path(options.logs), finished_in_store(jobs), gpu_share=gpu_share)
 
 
 def finished_in_store(jobs: Sequence[Job]) -> set[tuple[str, str]]:
@@ -350,13 +350,13 @@ class Screen:
     run.
     """
 
-    def __init__(self, board: Board, failures: Path | None) -> None:
+    def __init__(self, queue: Queue, failures: Path | None) -> None:
         from tqdm import tqdm
 
         slow = 0.5 if sys.stderr.isatty() else 10  # a log file gets a line every ten seconds
         self.failures = failures
         self.bar: Any = tqdm(
-            total=len(board.jobs),
+            total=len(queue.jobs),
             desc="jobs",
             unit="job",
             dynamic_ncols=True,
@@ -364,32 +364,32 @@ class Screen:
             smoothing=0.1,
         )
 
-    def show(self, board: Board, ended: int | None) -> None:
-        state = f"{len(board.running)} running, {len(board.failed)} failed"
+    def show(self, queue: Queue, ended: int | None) -> None:
+        state = f"{len(queue.running)} running, {len(queue.failed)} failed"
         self.bar.set_postfix_str(state, refresh=False)
         if ended is None:
             self.bar.update(0)
             return
-        outcome = board.outcomes[ended]
+        outcome = queue.outcomes[ended]
         if outcome.status == "failed":
-            self.bar.write(f"failed: {shlex.join(board.jobs[ended].words)}: {outcome.error}", file=sys.stderr)
+            self.bar.write(f"failed: {shlex.join(queue.jobs[ended].words)}: {outcome.error}", file=sys.stderr)
             if self.failures is not None:
-                write_failures(self.failures, board, others_in(self.failures, board))
+                write_failures(self.failures, queue, others_in(self.failures, queue))
         self.bar.update()
 
     def close(self) -> None:
         self.bar.close()
 
 
-def write_failures(path: Path, board: Board, others: Sequence[str] = ()) -> None:
+def write_failures(path: Path, queue: Queue, others: Sequence[str] = ()) -> None:
     """Every failed line, to be run again as it stands, under its error, after those of other sweeps; no file
     where there are none.
     """
-    from grids.base_lines import PYTHON
+    from grids.base_model_jobs import PYTHON
 
     own = [
-        f"# {' '.join(board.outcomes[n].error.split())}\n{shlex.join([*PYTHON, *board.jobs[n].words])}"
-        for n in board.failed
+        f"# {' '.join(queue.outcomes[n].error.split())}\n{shlex.join([*PYTHON, *queue.jobs[n].words])}"
+        for n in queue.failed
     ]
     if own or others:
         write_lines(path, [*others, *own])
@@ -403,16 +403,16 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     write_bytes(path, "".join(f"{line}\n" for line in lines).encode(), "Free the place, or choose another")
 
 
-def _rest_of(failures: Path, board: Board, options: argparse.Namespace) -> list[str]:
+def _rest_of(failures: Path, queue: Queue, options: argparse.Namespace) -> list[str]:
     """The lines in the file of failures that stay there: none where the queue was read from it, and each of
     them has been run.
     """
-    return [] if options.grid is None and _same(failures, options.params) else others_in(failures, board)
+    return [] if options.grid is None and _same(failures, options.params) else others_in(failures, queue)
 
 
-def others_in(failures: Path, board: Board) -> list[str]:
+def others_in(failures: Path, queue: Queue) -> list[str]:
     """The lines of a file of failures, each under its comments, whose jobs have not ended in this queue."""
-    ended = {board.jobs[number].words for number in board.outcomes}
+    ended = {queue.jobs[number].words for number in queue.outcomes}
     kept, comments = [], []
     text = foreign_text(failures, most=LIST, errors="backslashreplace") if failures.exists() else ""
     for line in text.removesuffix("\n").split("\n") if text else []:
@@ -432,12 +432,12 @@ def _job_of(line: str) -> tuple[str, ...]:
     return script, *own
 
 
-def summary(board: Board, seconds: float) -> str:
+def summary(queue: Queue, seconds: float) -> str:
     """What became of the jobs."""
-    finished, skipped = board.count("finished", bases=False), board.count("skipped", bases=False)
-    runs = sum(not job.is_base for job in board.jobs)
+    finished, skipped = queue.count("finished", bases=False), queue.count("skipped", bases=False)
+    runs = sum(not job.is_base for job in queue.jobs)
     rate = f", {60 * finished / seconds:.1f} runs a minute" if finished else ""
-    warned = sum(bool(outcome.warnings) for outcome in board.outcomes.values())
+    warned = sum(bool(outcome.warnings) for outcome in queue.outcomes.values())
     doubts = f"; {warned} with a warning (column `warning` of python mlruns_parser.py)" if warned else ""
-    failed = board.count("failed", bases=False)
+    failed = queue.count("failed", bases=False)
     return f"{runs} runs: {finished} finished, {skipped} were before, {failed} failed{doubts}; {seconds:.1f} s{rate}"

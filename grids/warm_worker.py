@@ -18,7 +18,7 @@ import command_line
 import run_flags
 from base_config import BaseConfig
 from base_models import BaseModels
-from grids.job_queue import Left, Outcome
+from grids.job_queue import Finished, Outcome
 from grids.run_once import run_once
 from pipeline import Pipeline
 from sweep import same_splits
@@ -45,15 +45,15 @@ class WarmWorker:
         self.checkpoints: Checkpoints = OrderedDict()
         self.random_state = torch.get_rng_state()  # that of a process which has drawn nothing
 
-    def do(self, words: Sequence[str]) -> Outcome | Left:
+    def do(self, words: Sequence[str]) -> Outcome | Finished:
         """Run a line, given as the words after `python -u`. What fails is an outcome too; Ctrl-C and SIGTERM
         are not.
 
-        Left, and nothing is run, where a user's file was edited after it was loaded: what a process has
+        Finished, and nothing is run, where a user's file was edited after it was loaded: what a process has
         loaded it keeps.
         """
         if changed_files():
-            return Left()
+            return Finished()
         started = time.perf_counter()
         torch.set_rng_state(self.random_state)
         script, argv = words[0], words[1:]

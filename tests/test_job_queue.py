@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grids.job_queue import DEATHS, Board, Died, Job, Left, Outcome, work_off
+from grids.job_queue import DEATHS, Crashed, Finished, Job, Outcome, Queue, run_jobs
 
 BASE, RUN = "main_ideal.py", "mlflow_forget.py"
 
 
 class Rehearsed:
-    """A crew whose jobs end in any order, as `plan` says: a list for each job of what becomes of it, one
+    """A pool whose jobs end in any order, as `plan` says: a list for each job of what becomes of it, one
     attempt after the other.
     """
 
-    farewell = "exeunt"
+    fate_of_runs = "exeunt"
 
     def __init__(self, size, plan, seed=0):
         self.size = size
@@ -57,56 +57,58 @@ def job(name, *needs, base=False):
 
 def test_runs_wait_for_their_base_models_alone():
     jobs = [job("a", base=True), job("b", base=True), job("1", 0), job("2", 1)]
-    crew = Rehearsed(2, {})
-    board = work_off(jobs, crew, lambda *_: None)
-    assert board.count("finished", bases=True) == board.count("finished", bases=False) == 2
-    assert [one.words[1] for one in crew.begun[:2]] == ["a", "b"]
+    pool = Rehearsed(2, {})
+    queue = run_jobs(jobs, pool, lambda *_: None)
+    assert queue.count("finished", bases=True) == queue.count("finished", bases=False) == 2
+    assert [one.words[1] for one in pool.begun[:2]] == ["a", "b"]
 
 
 def test_a_failure_stops_no_other_but_those_that_need_it():
     jobs = [job("a", base=True), job("b", base=True), job("1", 0), job("2", 1), job("3", 1)]
-    board = work_off(jobs, Rehearsed(2, {jobs[0].words: [Outcome("failed", "no room")]}), lambda *_: None)
-    assert board.failed == [0, 2]
-    assert board.outcomes[2].error == "its base model failed: no room"
-    assert board.left == 0
+    queue = run_jobs(jobs, Rehearsed(2, {jobs[0].words: [Outcome("failed", "no room")]}), lambda *_: None)
+    assert queue.failed == [0, 2]
+    assert queue.outcomes[2].error == "its base model failed: no room"
+    assert queue.left == 0
 
 
 def test_a_job_is_given_again_when_its_worker_died():
     jobs = [job("1"), job("2")]
-    crew = Rehearsed(1, {jobs[0].words: [Died("SIGKILL")]})
-    board = work_off(jobs, crew, lambda *_: None)
-    assert board.count("finished") == 2
-    assert [one.words[1] for one in crew.begun] == ["1", "1", "2"]
+    pool = Rehearsed(1, {jobs[0].words: [Crashed("SIGKILL")]})
+    queue = run_jobs(jobs, pool, lambda *_: None)
+    assert queue.count("finished") == 2
+    assert [one.words[1] for one in pool.begun] == ["1", "1", "2"]
 
 
 def test_a_job_whose_worker_left_is_given_again_as_often_as_that_happens():
     jobs = [job("1"), job("2")]
-    board = work_off(jobs, Rehearsed(1, {jobs[0].words: [Left()] * (DEATHS + 1)}), lambda *_: None)
-    assert board.count("finished") == 2
+    queue = run_jobs(jobs, Rehearsed(1, {jobs[0].words: [Finished()] * (DEATHS + 1)}), lambda *_: None)
+    assert queue.count("finished") == 2
 
 
 def test_a_job_that_kills_its_workers_fails():
     jobs = [job("1"), job("2")]
-    board = work_off(jobs, Rehearsed(1, {jobs[0].words: [Died("SIGKILL")] * DEATHS}), lambda *_: None)
-    assert board.failed == [0]
-    assert "3 workers died over it (SIGKILL)" in board.outcomes[0].error
-    assert board.outcomes[1].status == "finished"
+    queue = run_jobs(jobs, Rehearsed(1, {jobs[0].words: [Crashed("SIGKILL")] * DEATHS}), lambda *_: None)
+    assert queue.failed == [0]
+    assert "3 workers died over it (SIGKILL)" in queue.outcomes[0].error
+    assert queue.outcomes[1].status == "finished"
 
 
 def test_what_is_done_is_known_when_it_is_broken_off():
-    def interrupted(board, ended):
+    def interrupted(queue, ended):
         if ended == 1:
             raise KeyboardInterrupt
 
     jobs = [job(str(number)) for number in range(4)]
-    board = Board(jobs)
+    queue = Queue(jobs)
     with pytest.raises(KeyboardInterrupt):
-        work_off(jobs, Rehearsed(1, {}), interrupted, board)
-    assert sorted(board.outcomes) == [0, 1]
-    assert board.left == 2
+        run_jobs(jobs, Rehearsed(1, {}), interrupted, queue)
+    assert sorted(queue.outcomes) == [0, 1]
+    assert queue.left == 2
 
 
-ENDS = st.sampled_from([Outcome("finished"), Outcome("skipped"), Outcome("failed", "why"), Died("SIGKILL")])
+ENDS = st.sampled_from(
+    [Outcome("finished"), Outcome("skipped"), Outcome("failed", "why"), Crashed("SIGKILL")]
+)
 
 
 @given(
@@ -119,21 +121,21 @@ ENDS = st.sampled_from([Outcome("finished"), Outcome("skipped"), Outcome("failed
 def test_every_job_ends_once_and_after_what_it_needs(bases, needs, ends, size, seed):
     jobs = [job(f"base {n}", base=True) for n in range(bases)]
     jobs += [job(f"run {n}", *(need for need in own if need < bases)) for n, own in enumerate(needs)]
-    crew = Rehearsed(size, {jobs[n].words: own for n, own in ends.items() if n < len(jobs)}, seed)
+    pool = Rehearsed(size, {jobs[n].words: own for n, own in ends.items() if n < len(jobs)}, seed)
     ended = []
 
-    def show(board, number):
+    def show(queue, number):
         if number is not None:
             ended.append(number)
-            if board.outcomes[number].status != "failed":
+            if queue.outcomes[number].status != "failed":
                 assert jobs[number].needs <= {
-                    n for n in board.outcomes if board.outcomes[n].status != "failed"
+                    n for n in queue.outcomes if queue.outcomes[n].status != "failed"
                 }
 
-    board = work_off(jobs, crew, show)
+    queue = run_jobs(jobs, pool, show)
     assert sorted(ended) == list(range(len(jobs)))
-    assert sorted(board.outcomes) == list(range(len(jobs)))
+    assert sorted(queue.outcomes) == list(range(len(jobs)))
     for number, one in enumerate(jobs):
-        attempts = sum(other is one for other in crew.begun)
+        attempts = sum(other is one for other in pool.begun)
         assert attempts <= DEATHS
-        assert attempts or board.outcomes[number].status == "failed"
+        assert attempts or queue.outcomes[number].status == "failed"

@@ -24,10 +24,10 @@ import base_models
 import mlflow_forget
 from base_config import BaseConfig
 from base_models import BaseModels
-from grids import local_crew, warm_worker
+from grids import local_pool, warm_worker
 from grids import run as grid_run
-from grids.job_queue import Died, Job, Left, Outcome
-from grids.local_crew import LocalCrew
+from grids.job_queue import Crashed, Finished, Job, Outcome
+from grids.local_pool import LocalPool
 from grids.run_once import run_once
 from grids.warm_worker import WarmWorker
 from pipeline import Pipeline, PipelineConfig
@@ -218,29 +218,29 @@ def test_a_lock_goes_with_the_process_that_held_it(folder):
 
 
 def test_workers_share_cores_and_gpus(folder, monkeypatch):
-    monkeypatch.setattr(local_crew, "processor_count", lambda: 8)
+    monkeypatch.setattr(local_pool, "processor_count", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert [(one.gpu, one.threads) for one in local_crew.places(4, ("0", "1"), folder)] == [
+    assert [(one.gpu, one.threads) for one in local_pool.places(4, ("0", "1"), folder)] == [
         ("0", 2),
         ("1", 2),
         ("0", 2),
         ("1", 2),
     ]
-    assert [(one.gpu, one.threads) for one in local_crew.places(3, (), folder)] == [(None, 2)] * 3
+    assert [(one.gpu, one.threads) for one in local_pool.places(3, (), folder)] == [(None, 2)] * 3
 
 
 def test_of_several_numbers_of_threads_the_first_counts(folder, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
-    assert local_crew.places(1, (), folder)[0].threads == 4
+    assert local_pool.places(1, (), folder)[0].threads == 4
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
     assert array_param_file.main(["run"]) == 2
     assert "OMP_NUM_THREADS: expected an integer >= 1, got 'many'" in capsys.readouterr().err
 
 
-class Crew:
+class WorkerPool:
     """Fails the jobs that have a word, and does the others at once; `asked` is called before each."""
 
-    farewell = ""
+    fate_of_runs = ""
 
     def __init__(self, fails, asked):
         self.fails, self.asked, self.ended = fails, asked, []
@@ -270,22 +270,22 @@ def mine(model, data, *, number: int = 0):
 """
 
 
-def told(crew, *jobs):
-    """What a crew of one says of each job, one after the other."""
+def told(pool, *jobs):
+    """What a pool of one says of each job, one after the other."""
     for job in jobs:
-        crew.give(0, job)
+        pool.give(0, job)
         found = []
-        until(lambda own=found: own.extend(crew.wait(1.0)) or own, 120)
+        until(lambda own=found: own.extend(pool.wait(1.0)) or own, 120)
         yield found[0][1]
 
 
 @pytest.fixture
-def crew(folder):
+def pool(folder):
     """A worker of its own, which writes to a log that the test may name."""
     made = []
 
     def of(log="log"):
-        made.append(LocalCrew([local_crew.Place(Path(log), threads=1)]))
+        made.append(LocalPool([local_pool.Place(Path(log), threads=1)]))
         return made[-1]
 
     yield of
@@ -294,7 +294,7 @@ def crew(folder):
 
 
 @pytest.mark.slow
-def test_a_worker_does_not_run_what_a_file_said_before(crew, folder):
+def test_a_worker_does_not_run_what_a_file_said_before(pool, folder):
     jobs = [
         Job(
             (
@@ -305,11 +305,11 @@ def test_a_worker_does_not_run_what_a_file_said_before(crew, folder):
         for n in (1, 2)
     ]
     (folder / "own.py").write_text(OWN.format(which="one"))
-    own = crew()
+    own = pool()
     assert [said.status for said in told(own, jobs[0])] == ["finished"]
     (folder / "own.py").write_text(OWN.format(which="two"))
     first, second = told(own, jobs[1], jobs[1])
-    assert first == Left()
+    assert first == Finished()
     assert second.status == "finished"
     with closing(sqlite3.connect(folder / "mlflow.db")) as store:
         found = store.execute(
@@ -351,16 +351,16 @@ def test_a_worker_reads_a_checkpoint_once(folder, monkeypatch):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
 @pytest.mark.parametrize("log", ["/dev/full", "grid.yml/log"])
-def test_a_log_that_can_not_be_written_ends_no_job(crew, log):
+def test_a_log_that_can_not_be_written_ends_no_job(pool, log):
     job = Job(("main_baseline.py", "--epochs", "1"))
-    assert [said.status for said in told(crew(log), job)] == ["finished"]
+    assert [said.status for said in told(pool(log), job)] == ["finished"]
 
 
-def test_a_worker_that_can_not_begin_says_why(crew, monkeypatch, folder):
+def test_a_worker_that_can_not_begin_says_why(pool, monkeypatch, folder):
     (folder / "torch.py").write_text("raise ImportError('no such\\nluck')\n")
     monkeypatch.setenv("PYTHONPATH", str(folder))
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
-    assert list(told(crew(), Job(("main_baseline.py",)))) == [Died("ImportError: no such luck")]
+    assert list(told(pool(), Job(("main_baseline.py",)))) == [Crashed("ImportError: no such luck")]
 
 
 def test_failed_lines_are_run_again_from_their_file_and_none_is_lost(folder, monkeypatch):
@@ -368,7 +368,7 @@ def test_failed_lines_are_run_again_from_their_file_and_none_is_lost(folder, mon
     (folder / "params.txt").write_text(f"{job} SSD --ideal skip\n{job} default --ideal skip\n")
 
     def go_on(fails, *words, asked=lambda job: None):
-        monkeypatch.setattr(grid_run, "crew_of", lambda *_: Crew(fails, asked))
+        monkeypatch.setattr(grid_run, "pool_of", lambda *_: WorkerPool(fails, asked))
         return array_param_file.main(["run", *words])
 
     assert go_on("main_baseline.py") == 1
@@ -398,7 +398,7 @@ def test_failures_of_another_sweep_stay_in_their_file(folder, monkeypatch):
     (folder / "params.txt").write_text(f"{job} SSD --ideal skip\n{job} default --ideal skip\n")
 
     def go_on(fails, asked=lambda job: None):
-        monkeypatch.setattr(grid_run, "crew_of", lambda *_: Crew(fails, asked))
+        monkeypatch.setattr(grid_run, "pool_of", lambda *_: WorkerPool(fails, asked))
         return array_param_file.main(["run"])
 
     assert go_on("default") == 1

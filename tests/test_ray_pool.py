@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 import array_param_file
-from grids import ray_crew
+from grids import ray_pool
 from grids import run as grid_run
-from grids.job_queue import Job, Left, Outcome, work_off
-from grids.ray_crew import RayCrew
+from grids.job_queue import Finished, Job, Outcome, run_jobs
+from grids.ray_pool import RayPool
 from tracking import folder_process
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +60,7 @@ def test_no_cluster_is_one_line(capsys):
 
 
 class Cluster:
-    """As much of the module ray as the crew needs, with room for so many actors; a reference is what it will
+    """As much of the module ray as the pool needs, with room for so many actors; a reference is what it will
     be, and whose it is.
     """
 
@@ -82,7 +82,7 @@ class Cluster:
             number=number,
             answer=SimpleNamespace(remote=lambda: of("here")),
             do=SimpleNamespace(
-                remote=lambda words: of(Left() if words == ("stale",) else Outcome("finished"))
+                remote=lambda words: of(Finished() if words == ("stale",) else Outcome("finished"))
             ),
         )
 
@@ -100,20 +100,20 @@ class Cluster:
 
 def test_an_actor_that_waits_for_a_core_has_no_job(tmp_path):
     cluster = Cluster(cores=2)
-    crew = RayCrew(cluster, 5, tmp_path)
+    pool = RayPool(cluster, 5, tmp_path)
     jobs = [Job(("mlflow_forget.py", str(number))) for number in range(9)]
     most = []
-    board = work_off(jobs, crew, lambda board, _: most.append(len(board.running)))
-    assert board.count("finished") == 9
+    queue = run_jobs(jobs, pool, lambda queue, _: most.append(len(queue.running)))
+    assert queue.count("finished") == 9
     assert max(most) == 2
 
 
 def test_an_actor_that_leaves_is_replaced(tmp_path):
-    crew = RayCrew(Cluster(cores=1), 1, tmp_path)
-    assert crew.ready() == [0]
-    crew.give(0, Job(("stale",)))
-    assert crew.wait(1.0) == [(0, Left())]
-    assert crew.ready() == [0]
+    pool = RayPool(Cluster(cores=1), 1, tmp_path)
+    assert pool.ready() == [0]
+    pool.give(0, Job(("stale",)))
+    assert pool.wait(1.0) == [(0, Finished())]
+    assert pool.ready() == [0]
 
 
 @pytest.mark.parametrize(
@@ -134,12 +134,12 @@ def test_an_actor_that_leaves_is_replaced(tmp_path):
     ],
 )
 def test_there_are_as_many_actors_as_the_cluster_has_room_for(monkeypatch, capsys, words, size, says):
-    monkeypatch.setattr(ray_crew, "connected", lambda *_: Cluster(cores=3))
+    monkeypatch.setattr(ray_pool, "connected", lambda *_: Cluster(cores=3))
     monkeypatch.setattr(folder_process, "processor_count", lambda: 1)
     monkeypatch.setattr(grid_run, "finished_in_store", lambda jobs: set())
     options = grid_run.flags().parse_args(["--address", "auto", *words.split()])
-    crew = grid_run.crew_of(
+    pool = grid_run.pool_of(
         options, [Job(("mlflow_forget.py", "--unlearn", "SSD", "--seed", str(seed))) for seed in range(20)]
     )
-    assert crew.size == size
+    assert pool.size == size
     assert capsys.readouterr().err == says

@@ -14,8 +14,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from grids.job_queue import Died, Job, Outcome, Word
-from grids.local_crew import threads_asked
+from grids.job_queue import Crashed, Job, Message, Outcome
+from grids.local_pool import threads_asked
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCAL = "local"
@@ -23,7 +23,7 @@ ANSWER_SECONDS = 10
 PASSED_ON = "MLFLOW_"  # the environment's settings of the tracking store
 
 
-class RayCrew:
+class RayPool:
     """As many actors as `size`, each with a core and `gpu_share` of a GPU, which Ray chooses. `known`: jobs
     that are finished.
 
@@ -31,7 +31,7 @@ class RayCrew:
     cluster has no room yet waits for it without one.
     """
 
-    farewell = "the runs that are going on say RUNNING until the next ones begin on their machines"  # Ray ends an actor without a warning
+    fate_of_runs = "the runs that are going on say RUNNING until the next ones begin on their machines"  # Ray ends an actor without a warning
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class RayCrew:
     def give(self, worker: int, job: Job) -> None:
         self._working[self._actors[worker].do.remote(job.words)] = worker
 
-    def wait(self, seconds: float) -> list[tuple[int, Word]]:
+    def wait(self, seconds: float) -> list[tuple[int, Message]]:
         self._done(self._working | self._starting, seconds)
         return [(worker, self._said(worker, reference)) for reference, worker in self._popped(self._working)]
 
@@ -85,11 +85,11 @@ class RayCrew:
         self._actors.clear()
         self._ray.shutdown()
 
-    def _said(self, worker: int, reference: Any) -> Word:
+    def _said(self, worker: int, reference: Any) -> Message:
         try:
-            word: Word = self._ray.get(reference)
+            word: Message = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            word = Died(" ".join(str(error).split())[:200])
+            word = Crashed(" ".join(str(error).split())[:200])
         if not isinstance(word, Outcome):
             self._ray.kill(self._actors.pop(worker))
         return word
@@ -151,7 +151,7 @@ class Actor:
         os.chdir(folder)
         sys.path.insert(0, str(ROOT))
         os.environ["OMP_NUM_THREADS"] = str(threads or 1)
-        from grids.local_crew import write_to
+        from grids.local_pool import write_to
         from grids.warm_worker import WarmWorker
 
         write_to(Path(logs) / f"ray{number + 1}.log")
@@ -160,7 +160,7 @@ class Actor:
     def answer(self) -> None:
         """It is there."""
 
-    def do(self, words: tuple[str, ...]) -> Word:
+    def do(self, words: tuple[str, ...]) -> Message:
         print(f"\n{' '.join(words)}", flush=True)
         word = self.worker.do(words)
         print(word, flush=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import termination
-from grids.job_queue import Died, Job, Left, Word
+from grids.job_queue import Crashed, Finished, Job, Message
 from tracking.folder_process import processor_count
 
 GRACE_SECONDS = 20  # for a run that is broken off to end as KILLED
@@ -43,10 +43,10 @@ class _Worker:
     busy: bool = False
 
 
-class LocalCrew:
+class LocalPool:
     """A process for each place. `known`: jobs that are finished."""
 
-    farewell = "the runs that are going on end as KILLED"
+    fate_of_runs = "the runs that are going on end as KILLED"
 
     def __init__(self, places: Sequence[Place], known: Collection[tuple[str, str]] = ()) -> None:
         self.places = places
@@ -67,7 +67,7 @@ class LocalCrew:
         with contextlib.suppress(OSError):  # dead already: wait() will see it
             own.pipe.send(job.words)
 
-    def wait(self, seconds: float) -> list[tuple[int, Word]]:
+    def wait(self, seconds: float) -> list[tuple[int, Message]]:
         busy = {worker: own for worker, own in self._workers.items() if own.busy}
         connection.wait(
             [thing for own in busy.values() for thing in (own.pipe, own.process.sentinel)], timeout=seconds
@@ -97,13 +97,13 @@ class LocalCrew:
         theirs.close()
         return _Worker(process, ours)
 
-    def _said(self, own: _Worker) -> Word | None:
+    def _said(self, own: _Worker) -> Message | None:
         """The outcome of its job, that it is dead or has left, or None while it works."""
         try:
             if own.pipe.poll():
-                word: Word = own.pipe.recv()
+                word: Message = own.pipe.recv()
                 own.busy = False
-                if isinstance(word, Died | Left):
+                if isinstance(word, Crashed | Finished):
                     own.process.join(GRACE_SECONDS)
                 return word
         except (EOFError, OSError):  # its end is closed, perhaps in the middle of a word
@@ -112,7 +112,7 @@ class LocalCrew:
             return None
         own.busy = False
         code = own.process.exitcode or 0
-        return Died(signal.Signals(-code).name if code < 0 else f"exit code {code}")
+        return Crashed(signal.Signals(-code).name if code < 0 else f"exit code {code}")
 
 
 def places(workers: int, gpus: Sequence[str], logs: Path) -> list[Place]:
@@ -169,16 +169,16 @@ def work(pipe: Connection, place: Place, known: Collection[tuple[str, str]]) -> 
         )  # not before: torch looks at the environment when it is imported
 
         worker = WarmWorker(place.threads, known)
-        word: Word | None = None
-        while not isinstance(word, Left) and (words := _next_job(pipe)) is not None:
+        word: Message | None = None
+        while not isinstance(word, Finished) and (words := _next_job(pipe)) is not None:
             print(f"\n{' '.join(words)}", flush=True)
             word = worker.do(words)
             print(word, flush=True)
             _say(pipe, word)
     except KeyboardInterrupt:
-        _say(pipe, Died("SIGTERM"))
+        _say(pipe, Crashed("SIGTERM"))
     except BaseException as error:
-        _say(pipe, Died(f"{type(error).__name__}: {' '.join(str(error).split())}"))
+        _say(pipe, Crashed(f"{type(error).__name__}: {' '.join(str(error).split())}"))
         raise
 
 
@@ -191,7 +191,7 @@ def _next_job(pipe: Connection) -> tuple[str, ...] | None:
         return None
 
 
-def _say(pipe: Connection, word: Word) -> None:
+def _say(pipe: Connection, word: Message) -> None:
     with contextlib.suppress(OSError):  # nobody listens any more
         pipe.send(word)
 
