@@ -152,7 +152,10 @@ def log_report(run: TrackedRun, record: RunRecord) -> None:
         pictures = report_pictures(facts)
         run.text(html_report(facts, told, pictures), REPORT)
         for picture in chain.from_iterable(pictures.values()):
-            run.text(svg_file(picture, facts.name), f"{PICTURES}/{picture.name}.svg")
+            run.text(
+                svg_file(picture, f"{facts.name}. Forgotten: {facts.measured.what}"),
+                f"{PICTURES}/{picture.name}.svg",
+            )
 
 
 def _saved(folder: Path, record: RunRecord) -> list[Path]:

@@ -160,7 +160,7 @@ def seed_runs(runs: Iterable[StoredRun], metrics_of: MetricsOf) -> list[SeedRun]
 
     Read the runs with the tags NOT_OF_ONE_SEED. metrics_of: selects the metrics to keep.
     """
-    from reporter.seeds_summary import INITIAL, SeedRun, settings_of
+    from reporter.seeds_summary import FORGOTTEN, INITIAL, SeedRun, settings_of
 
     shared: dict[Any, Any] = {}  # most runs share their settings: keep one copy in memory
     return [
@@ -174,6 +174,7 @@ def seed_runs(runs: Iterable[StoredRun], metrics_of: MetricsOf) -> list[SeedRun]
             metrics=metrics_of(run.metrics, run.params),
             warned=bool(run.warning),
             initial=run.params.get(INITIAL, ""),
+            forgotten=run.params.get(FORGOTTEN, ""),
         )
         for run in runs
         if "unlearn" in run.params and run.tags.get(SWEEP_TAG) != "parent" and AUDIT_TAG not in run.tags

@@ -167,5 +167,5 @@ def _kappa_curve(first: CheckedConfig, results: Sequence[Result]) -> Picture:
     ]
     forget, retain = (mean(result.initial[name] for result in results) for name in scores)
     images = "test images" if first.data.forget_classes else "training images"
-    title = f"{first.method.name}, {first.base.splits.dataset}, {first.base.request_slug}: {images}"
+    title = f"{first.method.name}, {first.base.splits.dataset}, {first.base.forgotten}: {images}"
     return kappa_curve(points, (forget, retain), title=title, size=first.layer_size)

@@ -30,7 +30,7 @@ def percent(correct: Tensor) -> float:
     unit="nats",
     better="higher",
     better_of_images="near the ideal's",
-    groups=("headline", "overview"),
+    groups=("headline", "overview", "kappa"),
 )
 def forget_loss(model: ModelOutputs) -> float:
     """Mean cross-entropy of the forget set.
@@ -45,7 +45,7 @@ def forget_loss(model: ModelOutputs) -> float:
     return mean(model.forget.losses)
 
 
-@register("retain_loss", unit="nats", better="near the ideal's", groups=("headline", "overview"))
+@register("retain_loss", unit="nats", better="near the ideal's", groups=("headline", "overview", "kappa"))
 def retain_loss(model: ModelOutputs) -> float:
     """Mean cross-entropy of the retain set.
 
@@ -61,7 +61,7 @@ def retain_loss(model: ModelOutputs) -> float:
     unit="fraction",
     better="lower",
     better_of_images="near the ideal's",
-    groups=("headline", "overview"),
+    groups=("headline", "overview", "kappa"),
 )
 def forget_probability(model: ModelOutputs) -> float:
     """Mean softmax probability of the true class on the forget set.
@@ -78,7 +78,9 @@ def forget_probability(model: ModelOutputs) -> float:
     unit="percent",
     better="lower",
     better_of_images="near the ideal's",
-    groups=("headline", "summary", "overview"),
+    groups=("headline", "summary", "overview", "kappa"),
+    column="UA",
+    complement=True,
 )
 def forget_score(model: ModelOutputs) -> float:
     """Percent correct on the forget set: 100 - UA, not UA.
@@ -93,7 +95,13 @@ def forget_score(model: ModelOutputs) -> float:
     return percent(model.forget.correct)
 
 
-@register("retain_score", unit="percent", better="higher", groups=("headline", "summary", "overview"))
+@register(
+    "retain_score",
+    unit="percent",
+    better="higher",
+    groups=("headline", "summary", "overview", "kappa"),
+    column="RA",
+)
 def retain_score(model: ModelOutputs) -> float:
     """Percent correct on the retain set: RA.
 
@@ -115,7 +123,7 @@ def test_loss(model: ModelOutputs) -> float:
     return mean(model.test.losses)
 
 
-@register("test_score", unit="percent", better="higher", groups=("headline", "summary"))
+@register("test_score", unit="percent", better="higher", groups=("headline", "summary"), column="TA")
 def test_score(model: ModelOutputs) -> float:
     """Percent correct on the whole test set: TA where no whole class was forgotten.
 
@@ -174,7 +182,12 @@ def test_forget_score(model: ModelOutputs) -> float:
 
 
 @register(
-    "test_retain_score", unit="percent", better="higher", whole_class=True, groups=("headline", "summary")
+    "test_retain_score",
+    unit="percent",
+    better="higher",
+    whole_class=True,
+    groups=("headline", "summary"),
+    column="TA",
 )
 def test_retain_score(model: ModelOutputs) -> float:
     """Percent correct on the test images of the other classes: TA where a whole class was forgotten.

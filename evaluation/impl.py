@@ -12,9 +12,9 @@ from evaluation.units import Unit
 from registry import Registry
 from signature import Function
 
-# Where a metric is shown: in the table of one run, in tables of several, in MLflow's list of runs; attack:
-# one that is trained.
-Group = Literal["headline", "summary", "overview", "attack"]
+# Where a metric is shown: in the table of one run, in tables of several, in MLflow's list of runs, as a curve
+# over kappa; attack: one that is trained.
+Group = Literal["headline", "summary", "overview", "kappa", "attack"]
 Better = Literal["", "higher", "lower", "near the ideal's", "near 0", "near 0.5", "near 0.01", "near 1"]
 
 
@@ -24,7 +24,9 @@ class MetricFacts:
 
     unit: of the value. better: the good direction. source: the publication. better_of_images,
     better_of_classes: the good direction for a request of some images of a class, or of whole classes, where
-    it differs. groups: the tables that show the metric.
+    it differs. groups: the tables that show the metric. column: its name in the tables of the literature,
+    "RA"; complement: that column shows 100 - the value. Of several metrics of one column, the last that a run
+    has is shown.
     whole_class: the metric exists only for a request of whole classes. costly: measured only when named, or
     with "all". The positional parameters of the function declare its inputs.
     """
@@ -35,6 +37,8 @@ class MetricFacts:
     whole_class: bool = False
     costly: bool = False
     groups: tuple[Group, ...] = ()
+    column: str = ""
+    complement: bool = False
     better_of_images: Better = ""
     better_of_classes: Better = ""
 

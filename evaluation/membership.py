@@ -248,6 +248,7 @@ def mia_prob(model: ModelOutputs) -> float:
     better="near the ideal's",
     source=SOURCE,
     groups=("headline", "summary", "overview", "attack"),
+    column="MIA",
 )
 def mia(model: ModelOutputs) -> float:
     """The same number as mia_confidence. Compare with the ideal's, not with 50.

@@ -17,6 +17,7 @@ from reporter.markdown import capital
 from reporter.pareto import pareto_front
 from reporter.seeds_summary import (
     BASE_MODELS,
+    FORGOTTEN,
     INITIAL,
     RANKED_BY,
     REFERENCE,
@@ -45,11 +46,11 @@ OF_EVERY_METHOD = {
     "unlearn_file",
     "unlearn_code",
     "seed",
+    FORGOTTEN,
     INITIAL,
     KAPPA_COUNT,
 }  # params, beside OF_TASK
 
-Part = Literal["forget", "retain"]
 Value = TypeVar("Value")
 
 
@@ -91,11 +92,9 @@ def request_kind(task: Task) -> str:
     )
 
 
-def measured(task: Task, part: Part, what: str) -> str:
-    """The metric of forget or retain: on test images where whole classes were forgotten, else on training
-    images.
-    """
-    return f"{'test_' if request_kind(task) == WHOLE_CLASS else ''}{part}_{what}"
+def measured(task: Task, metric: str) -> str:
+    """Return the name of a forget or retain metric: that on test images where whole classes were forgotten."""
+    return f"test_{metric}" if request_kind(task) == WHOLE_CLASS else metric
 
 
 def groups_of(task: Task) -> list[Group]:
@@ -192,7 +191,7 @@ def forget_against_retain(task: Task) -> Plane:
     say, and there is no front. Where some methods have an ideal model beside them, those that have none are
     not judged.
     """
-    x_name, y_name = measured(task, "forget", "score"), measured(task, "retain", "score")
+    x_name, y_name = measured(task, "forget_score"), measured(task, "retain_score")
     points, left_out = points_of(task, x_name, y_name)
     groups = labelled(task)
     costs = {point.label: distance_to_ideal(groups[point.label], x_name) for point in points}
@@ -306,14 +305,7 @@ def label_among(family: tuple[str, Settings], families: Mapping[tuple[str, Setti
 
 def about(task: Task) -> str:
     own = dict(task.settings)
-    return (
-        f"{capital(request_text(task))} of {own.get('dataset', 'data')} forgotten, {own.get('arch', 'model')}"
-    )
-
-
-def request_text(task: Task) -> str:
-    request = dict(task.settings).get("request", "request")
-    return f"class {request.removeprefix('class')}" if re.fullmatch(r"class\d+", request) else request
+    return f"{capital(task.forgotten)} of {own.get('dataset', 'data')} forgotten, {own.get('arch', 'model')}"
 
 
 def slugs_of(tasks: Sequence[Task]) -> list[str]:

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from registry import __version__
 from reporter.comparison import (
     WHOLE_CLASS,
-    Part,
     Plane,
     forget_against_retain,
     kappa_lines,
@@ -153,8 +152,9 @@ def comparison_page(
 
 def notes_of(task: Task) -> list[str]:
     """The ideal model's scores, or that there is none, and what can't be told of a single seed."""
-    parts: tuple[Part, ...] = ("forget", "retain")
-    scores = {name: of_base_model(task, "ideal", measured(task, name, "score")) for name in parts}
+    scores = {
+        part: of_base_model(task, "ideal", measured(task, f"{part}_score")) for part in ("forget", "retain")
+    }
     said = [f"{name} score {spread(over)} percent" for name, over in scores.items() if over is not None]
     notes = [
         f"The ideal model: {', '.join(said)}."

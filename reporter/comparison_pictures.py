@@ -9,15 +9,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from evaluation import names_in
 from evaluation.over_seeds import OverSeeds
 from reporter.comparison import (
     WHOLE_CLASS,
     KappaLine,
-    Part,
     Plane,
     Point,
     finite,
@@ -31,7 +32,7 @@ from reporter.comparison import (
     time_against_gap,
 )
 from reporter.palette import FORGET, IDEAL, INITIAL, LIGHT, LINES, RETAIN, TEST, UNLEARNED
-from reporter.seeds_summary import RANKED_BY, Task
+from reporter.seeds_summary import RANKED_BY, Task, unit_of
 
 INK, FAINT = LIGHT["ink"], LIGHT["faint"]
 STYLE: Any = {
@@ -57,13 +58,7 @@ BASE_MODELS: tuple[tuple[Literal["initial", "ideal"], str, str], ...] = (
     ("initial", INITIAL, "s"),
 )
 DASHES = ("-", "--", ":", "-.")
-PANELS: tuple[tuple[Part, str, str], ...] = (
-    ("forget", "loss", "loss (nats)"),
-    ("forget", "score", "score (percent)"),
-    ("forget", "probability", "probability (fraction)"),
-    ("retain", "loss", "loss (nats)"),
-    ("retain", "score", "score (percent)"),
-)
+ABREAST = 3  # panels of the picture over kappa
 
 
 @rc_context(STYLE)
@@ -221,16 +216,24 @@ def spread_out(wanted: Sequence[float], gap: float, height: float) -> list[float
 
 
 def legend_below(axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    once = dict(zip(labels, handles, strict=True))
+    handles = handles_of([axes])
     axes.legend(
-        once.values(),
-        once,
+        handles.values(),
+        handles,
         loc="upper center",
         bbox_to_anchor=(0.5, -0.5 / inches_high(axes)),
         ncols=2,
         fontsize=8,
     )
+
+
+def handles_of(panels: Iterable[Axes]) -> dict[str, Artist]:
+    """Return the lines and markers of some axes by label, each once."""
+    found: dict[str, Artist] = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    return found
 
 
 def inches_high(axes: Axes) -> float:
@@ -240,8 +243,8 @@ def inches_high(axes: Axes) -> float:
 
 @rc_context(STYLE)
 def kappa_picture(task: Task) -> Figure | None:
-    """Forget loss, score and probability, retain loss and score over the number of weights switched off; None
-    without two of a method.
+    """Draw each metric of the group "kappa" over the number of weights switched off; None without two of a
+    method.
 
     Lines join the means over the seeds, bands reach from the smallest to the largest seed.
     """
@@ -250,10 +253,13 @@ def kappa_picture(task: Task) -> Figure | None:
         return None
     names = [wrapped(line.label) for line in lines[:MOST_LINES]]
     legend = (sum(name.count("\n") + 1 for name in names) + len(BASE_MODELS)) * GAP / 72  # inches
-    figure = Figure(figsize=(WIDTH + 1.6, max(5.4, 2 * (legend + 0.7))), layout="constrained")
-    panels = list(figure.subplots(2, 3).flat)
-    for axes, (part, what, unit) in zip(panels, PANELS, strict=False):
-        metric = measured(task, part, what)
+    metrics = sorted(names_in("kappa"), key=lambda name: name.partition("_")[0])  # forget, then retain
+    rows = len(metrics) // ABREAST + 1  # with a place for the legend
+    height = rows * max(2.7, legend + 0.7)
+    figure = Figure(figsize=(WIDTH + 1.6, height), layout="constrained")
+    panels = list(figure.subplots(rows, ABREAST).flat)
+    for axes, name in zip(panels, metrics, strict=False):
+        metric = measured(task, name)
         for line, colour, dash in styled(lines):
             draw_line(axes, line.over(metric), colour, dash, line.label)
         for model, colour, _ in BASE_MODELS:
@@ -262,15 +268,17 @@ def kappa_picture(task: Task) -> Figure | None:
                 axes.axhline(
                     over.mean, color=colour, linestyle=LINES[model], linewidth=1.6, label=f"{model} model"
                 )
-        axes.set(xlabel="weights switched off", ylabel=unit, title=part)
+        part, _, what = name.partition("_")
+        axes.set(xlabel="weights switched off", ylabel=f"{what} ({unit_of(name)})", title=part)
         counts = [count for line in lines for count in line.counts]
         if max(counts) >= 10 * min(counts):
             logarithmic(axes)
         else:
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    handles, labels = panels[1].get_legend_handles_labels()
-    panels[5].axis("off")
-    panels[5].legend(handles, [wrapped(label) for label in labels], loc="center", fontsize=SMALL)
+    handles = handles_of(panels)
+    for axes in panels[len(metrics) :]:
+        axes.axis("off")
+    panels[-1].legend(handles.values(), map(wrapped, handles), loc="center", fontsize=SMALL)
     return figure
 
 

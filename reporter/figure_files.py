@@ -6,6 +6,7 @@ import contextlib
 import html
 import io
 import re
+import textwrap
 from collections.abc import Iterator
 
 from matplotlib import rc_context
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 
 from reporter.palette import LIGHT
 
+LONGEST_LINE = 90  # characters of a title, at a figure's width
 NO_DATE = {"CreationDate": None}  # the same figure is the same file
 
 
@@ -21,8 +23,15 @@ def titled(figure: Figure, title: str) -> Iterator[None]:
     """The figure with a title above all that it has, for a file of its own; on a page it has the page's
     heading.
     """
+    lines = [line for part in title.splitlines() for line in textwrap.wrap(part, LONGEST_LINE)]
     heading = figure.text(
-        0.5, 1 + 0.08 / figure.get_figheight(), title, ha="center", va="bottom", fontsize=10, parse_math=False
+        0.5,
+        1 + 0.08 / figure.get_figheight(),
+        "\n".join(lines),
+        ha="center",
+        va="bottom",
+        fontsize=10,
+        parse_math=False,
     )
     try:
         yield

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from evaluation.gap import mean_gap
 from evaluation.over_seeds import OverSeeds, over_seeds
+from evaluation.units import unit_facts
 from reporter.comparison import (
     KAPPA,
     KAPPA_COUNT,
     WHOLE_CLASS,
-    Part,
     about,
     by_seed,
     groups_of,
@@ -21,7 +21,6 @@ from reporter.comparison import (
     measured,
     of_base_model,
     request_kind,
-    request_text,
     safe,
     seconds_of_ideal,
     slugs_of,
@@ -30,6 +29,7 @@ from reporter.comparison import (
 from reporter.latex_table import PACKAGES, latex_table
 from reporter.method_names import latex_name, latex_text
 from reporter.seeds_summary import (
+    COLUMNS,
     OF_REQUEST,
     RANKED_BY,
     REFERENCE,
@@ -37,21 +37,19 @@ from reporter.seeds_summary import (
     SeedRun,
     Settings,
     Task,
+    column_scores,
+    facts_of,
     labels_of,
     seed_order,
+    unit_of,
 )
 from reporter.seeds_tables import SECONDS
 from reporter.seeds_text import spread
 
-FOUR: tuple[tuple[Part, str, str], ...] = (
-    ("forget", "loss", "nats"),
-    ("forget", "score", "percent"),
-    ("retain", "loss", "nats"),
-    ("retain", "score", "percent"),
-)
+FOUR = ("forget_loss", "forget_score", "retain_loss", "retain_score")  # as MIMU's paper compares
 COLUMNS_ABREAST = 4
-ALWAYS = ("UA", "RA", "TA")  # MIA may be undecided
-SCORES = (*ALWAYS, "MIA")
+SCORES = tuple(COLUMNS)
+ALWAYS = [name for name in SCORES if "attack" not in facts_of(name).groups]  # an attack may be undecided
 NOT_RUN = "--"
 PREVIEW = "preview.tex"
 MAKE_MIMU = "python -u mlflow_forget.py --unlearn MIMU --topk 50 --kappa 0.1"
@@ -68,8 +66,7 @@ def paper_tables(tasks: Sequence[Task]) -> tuple[dict[str, str], list[str]]:
     for task, slug in zip(tasks, slugs_of(tasks), strict=True):
         table = gap_table(task)
         if table is None:
-            request = dict(task.settings).get("request", "its request")
-            lacking.append(f"no table of gaps for {request}: {lacking_of_ideal(task)}")
+            lacking.append(f"no table of gaps for {task.forgotten}: {lacking_of_ideal(task)}")
         else:
             files[f"gaps_{slug}.tex"] = table
     several = [(same, setting) for same in families_of(tasks) for setting in mimu_settings(same)]
@@ -126,7 +123,7 @@ def gap_table(task: Task) -> str | None:
             + of_fewer(len(group.done), len(seeds))
         )
         rows.append(row_of(name, cells_of(group)))
-    header = ["Method", "UA", "RA", "TA", "MIA", r"Avg.\ gap $\downarrow$", r"RTE (s) $\downarrow$"]
+    header = ["Method", *SCORES, r"Avg.\ gap $\downarrow$", r"RTE (s) $\downarrow$"]
     what = "test images of the retained classes" if request_kind(task) == WHOLE_CLASS else "test images"
     caption = (
         f"{latex_text(about(task))}. UA, RA, TA and MIA in percent, mean $\\pm$ standard deviation over "
@@ -146,7 +143,7 @@ def scores_of_ideal(run: SeedRun) -> dict[str, float] | None:
 
     None where one of the first three is lacking.
     """
-    scores = ideal_scores_beside(run)
+    scores = column_scores(run.metrics, "ideal_")
     return scores if set(ALWAYS) <= scores.keys() else None
 
 
@@ -162,7 +159,7 @@ def several_ideals(task: Task) -> str:
     for group in groups_of(task):
         for seed, run in group.done.items():
             if scores_of_ideal(run) is not None:
-                found.setdefault(seed, set()).add(tuple(ideal_scores_beside(run).values()))
+                found.setdefault(seed, set()).add(tuple(column_scores(run.metrics, "ideal_").values()))
     differing = sorted((seed for seed, scores in found.items() if len(scores) > 1), key=seed_order)
     if not differing:
         return ""
@@ -172,7 +169,11 @@ def several_ideals(task: Task) -> str:
 def lacking_of_ideal(task: Task) -> str:
     """Why there are no `ideal_scores`, and what makes them."""
     found = max(
-        (ideal_scores_beside(run) for ranked in task.ranking for run in ranked.group.done.values()),
+        (
+            column_scores(run.metrics, "ideal_")
+            for ranked in task.ranking
+            for run in ranked.group.done.values()
+        ),
         key=len,
         default={},
     )
@@ -180,13 +181,6 @@ def lacking_of_ideal(task: Task) -> str:
         return f"no run has an ideal model beside it. Make it: {MAKE_IDEAL}"
     missing = ", ".join(name for name in ALWAYS if name not in found)
     return f"its ideal model's {missing} is lacking. Measure it: {MEASURE_ALL}"
-
-
-def ideal_scores_beside(run: SeedRun) -> dict[str, float]:
-    test = "ideal_test_retain_score" if "test_retain_score" in run.metrics else "ideal_test_score"
-    sources = {"UA": "ideal_forget_score", "RA": "ideal_retain_score", "TA": test, "MIA": "ideal_mia"}
-    found = {name: run.metrics[source] for name, source in sources.items() if source in run.metrics}
-    return found | ({"UA": 100 - found["UA"]} if "UA" in found else {})
 
 
 def cells_of(group: Group) -> list[str]:
@@ -197,7 +191,7 @@ def cells_of(group: Group) -> list[str]:
     cells = []
     for name in SCORES:
         pairs = [
-            (run.metrics[name], ideal_scores_beside(run)[name])
+            (run.metrics[name], column_scores(run.metrics, "ideal_")[name])
             for run in group.done.values()
             if has_both(run, name)
         ]
@@ -212,7 +206,7 @@ def cells_of(group: Group) -> list[str]:
 
 
 def has_both(run: SeedRun, name: str) -> bool:
-    return name in run.metrics and name in ideal_scores_beside(run)
+    return name in run.metrics and name in column_scores(run.metrics, "ideal_")
 
 
 def with_n(over: OverSeeds | None, n: int, digits: int = 2) -> str:
@@ -263,15 +257,11 @@ def mimu_tables(tasks: Sequence[Task], setting: Settings) -> str:
     with this setting.
     """
     columns = [task for task in tasks if group_of(task, "MIMU", setting) is not None]
-    tables = [
-        four_table(columns, setting, part, what, unit, mimu_settings(tasks)) for part, what, unit in FOUR
-    ]
+    tables = [four_table(columns, setting, name, mimu_settings(tasks)) for name in FOUR]
     return "\n".join([PACKAGES, *tables])
 
 
-def four_table(
-    columns: Sequence[Task], setting: Settings, part: Part, what: str, unit: str, others: Sequence[Settings]
-) -> str:
+def four_table(columns: Sequence[Task], setting: Settings, metric: str, others: Sequence[Settings]) -> str:
     blocks = []
     width = min(COLUMNS_ABREAST, len(columns))
     baselines = baselines_of(columns, setting)
@@ -279,14 +269,15 @@ def four_table(
     for start in range(0, len(columns), COLUMNS_ABREAST):
         abreast = columns[start : start + COLUMNS_ABREAST]
         empty = [""] * (width - len(abreast))
-        header = ["", *(latex_text(request_text(task)) for task in abreast), *empty]
-        rows = rows_of(abreast, baselines, seeds[start : start + COLUMNS_ABREAST], part, what)
+        header = ["", *(latex_text(task.forgotten) for task in abreast), *empty]
+        rows = rows_of(abreast, baselines, seeds[start : start + COLUMNS_ABREAST], metric)
         blocks.append((header, [row_of(name, [*cells, *empty]) for name, cells in rows]))
     every = [row for _, rows in blocks for row in rows]
     own = dict(columns[0].settings)
+    part, _, what = metric.partition("_")
     model = latex_text(f"{own.get('arch', 'model')} on {own.get('dataset', 'data')}")
     said = [
-        f"{what.capitalize()} ({unit}) on {images_text(columns, part)}, {model}; "
+        f"{what.capitalize()} ({unit_of(metric)}) on {images_text(columns, part)}, {model}; "
         f"{amounts_text(columns, setting, others)}"
     ]
     several = any(len(own) > 1 for own in seeds)
@@ -319,25 +310,25 @@ def rows_of(
     abreast: Sequence[Task],
     baselines: Sequence[tuple[str, set[Settings]]],
     seeds: Sequence[Sequence[str]],
-    part: Part,
-    what: str,
+    metric: str,
 ) -> list[tuple[str, list[str]]]:
     """A row's name in LaTeX and its cells, one for each task abreast; seeds: those of each task's column."""
 
     def cells(overs: Iterable[OverSeeds | None]) -> list[str]:
         return [
-            with_n(over, len(own), 3 if what == "loss" else 2) for over, own in zip(overs, seeds, strict=True)
+            with_n(over, len(own), unit_facts(unit_of(metric)).digits)
+            for over, own in zip(overs, seeds, strict=True)
         ]
 
     rows = []
     for method, found in baselines:
         rows += [
-            (row_name(method, it, found), cells(over_of(task, method, it, part, what) for task in abreast))
+            (row_name(method, it, found), cells(over_of(task, method, it, metric) for task in abreast))
             for it in sorted(found)
         ]
         rows += [] if found else [(latex_name(method), [NOT_RUN] * len(abreast))]
     initial = [
-        of_base_model(task, "initial", measured(task, part, what), shown_groups(task, baselines))
+        of_base_model(task, "initial", measured(task, metric), shown_groups(task, baselines))
         for task in abreast
     ]
     return [*rows, (latex_name("default"), cells(initial))]
@@ -371,12 +362,12 @@ def group_of(task: Task, method: str, setting: Settings) -> Group | None:
     return next(found, None)
 
 
-def over_of(task: Task, method: str, setting: Settings, part: Part, what: str) -> OverSeeds | None:
-    group, metric = group_of(task, method, setting), measured(task, part, what)
-    return None if group is None else group.over(metric)
+def over_of(task: Task, method: str, setting: Settings, name: str) -> OverSeeds | None:
+    group = group_of(task, method, setting)
+    return None if group is None else group.over(measured(task, name))
 
 
-def images_text(columns: Sequence[Task], part: Part) -> str:
+def images_text(columns: Sequence[Task], part: str) -> str:
     kinds = {request_kind(task) for task in columns}
     if kinds == {WHOLE_CLASS}:
         return f"the test images of the {'forgotten' if part == 'forget' else 'other'} classes"
@@ -412,6 +403,5 @@ def shared_seeds(columns: Sequence[Task], seeds: Sequence[Sequence[str]]) -> str
     if all(own == seeds[0] for own in seeds):
         return seeds_text(seeds[0])
     return "; ".join(
-        f"{seeds_text(own)} of {latex_text(request_text(task))}"
-        for task, own in zip(columns, seeds, strict=True)
+        f"{seeds_text(own)} of {latex_text(task.forgotten)}" for task, own in zip(columns, seeds, strict=True)
     )

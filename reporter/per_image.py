@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from evaluation import ModelOutputs, Outputs
+from evaluation import ModelOutputs, Outputs, names_in
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MIA, OTHER_ATTACKS = "mia_confidence", ("mia_correctness", "mia_entropy", "mia_m_entropy", "mia_prob")
+MIA, MIA_SOURCE = "mia", "mia_confidence"  # the attack whose number mia is
 CATEGORIES = ("model", "set", "attack")
 MEMBER, NON_MEMBER, TARGET = "member", "non-member", "target"
 
@@ -79,10 +79,11 @@ def _of_set(model: str, name: str, own: ModelOutputs, outputs: Outputs, indexes:
             outputs.logits.float().reshape(-1).numpy(), outputs.classes
         ),
         "attack": pa.array(_roles(own, name), pa.string()),
-        "member_score": _scores(own, name, MIA),
+        "member_score": _scores(own, name, MIA_SOURCE),
     }
+    others = [attack for attack in names_in("attack") if attack not in (MIA, MIA_SOURCE)]
     columns |= {
-        f"member_score_{attack.removeprefix('mia_')}": _scores(own, name, attack) for attack in OTHER_ATTACKS
+        f"member_score_{attack.removeprefix('mia_')}": _scores(own, name, attack) for attack in others
     }
     return pa.table(columns)
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from evaluation import METRICS
+from evaluation import METRICS, MetricFacts
 from evaluation.over_seeds import OverSeeds, over_seeds
 from models import ARCHITECTURES
 from training.recipe import FLAGS
@@ -19,6 +20,10 @@ from unlearn import METHODS
 RANKED_BY = "avg_gap"
 REFERENCE = "retrain"  # the ideal model itself, which the gap is measured to
 DONE = "FINISHED"
+
+# The params of the forget request: its slug, and its words with the names of the classes.
+REQUEST, FORGOTTEN = "request", "forget_request"
+LONGEST_REQUEST = 200  # characters of the words in a heading
 
 # Params that say where and how a run was made, or follow from others: runs that differ in these alone are of
 # one group. Every one is
@@ -37,7 +42,6 @@ NO_SETTINGS = {
     "metrics",
     "report",
 }
-IN_WORDS = {"forget_request"}  # `request`, with the classes' names
 OF_A_BASE_MODEL = (
     "model",
     "checkpoint",
@@ -54,7 +58,7 @@ COUNTS = {
 RECIPE = set(FLAGS.hyperparameters)  # `training` says what of it is unusual
 NOT_A_SETTING = (
     {"unlearned_digest"}
-    | IN_WORDS
+    | {FORGOTTEN}
     | NO_SETTINGS
     | COUNTS
     | RECIPE
@@ -95,12 +99,10 @@ OF_TASK |= OF_REQUEST
 # The setting that tells groups apart where one seed has several initial models.
 INITIAL, ONE_EACH, SHORT_DIGEST = "initial_digest", "one a seed", 8
 
-COLUMNS = {
-    "UA": "forget_score",
-    "RA": "retain_score",
-    "TA": "test_score",
-    "MIA": "mia",
-}  # of a table: the metric that each comes from
+COLUMNS = {  # the literature's UA, RA, TA and MIA, and the metrics that each shows
+    column: [entry for entry in METRICS if entry.facts.column == column]
+    for column in dict.fromkeys(entry.facts.column for entry in METRICS if entry.facts.column)
+}
 BASE_MODELS = ("initial_", "ideal_")
 
 Settings = tuple[tuple[str, str], ...]
@@ -108,8 +110,10 @@ Settings = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class SeedRun:
-    """One run of mlflow_forget.py as far as a summary needs it. start: ms since 1970; initial: the initial
-    model's digest, where logged.
+    """The part of a run of mlflow_forget.py that a summary needs.
+
+    start: ms since 1970. initial: digest of the initial model. forgotten: the forget request in words, with
+    the names of the classes. Both are empty if not logged.
     """
 
     experiment: str
@@ -121,6 +125,7 @@ class SeedRun:
     metrics: Mapping[str, float]
     warned: bool = False
     initial: str = ""
+    forgotten: str = ""
 
 
 def without_base(name: str) -> str:
@@ -128,12 +133,27 @@ def without_base(name: str) -> str:
 
 
 def unit_of(name: str) -> str:
-    """Of a table's column, or of a metric: the unlearned, the initial or the ideal model's. Empty for one
-    without.
-    """
-    own = COLUMNS.get(name, name)
-    own = own if own in METRICS else without_base(own)
-    return METRICS[own].facts.unit if own in METRICS else ""
+    """Return the unit of a column or a metric, also of a base model's metric; empty for one without."""
+    own = name if name in METRICS else without_base(name)
+    facts = facts_of(own) if own in COLUMNS or own in METRICS else MetricFacts()
+    return facts.unit
+
+
+def facts_of(name: str) -> MetricFacts:
+    """Return the facts of a column's first metric, or of the metric of this name."""
+    return (COLUMNS[name][0] if name in COLUMNS else METRICS[name]).facts
+
+
+def column_scores(metrics: Mapping[str, float], base: str = "") -> dict[str, float]:
+    """Return UA, RA, TA and MIA of a run, percent. base: "ideal_" for the ideal model beside it."""
+    found = {}
+    for column, entries in COLUMNS.items():
+        # A run that forgot whole classes has both test scores: the last is the one to compare.
+        shown = next((entry for entry in reversed(entries) if entry.name in metrics), entries[0])
+        if base + shown.name in metrics:
+            value = metrics[base + shown.name]
+            found[column] = 100 - value if shown.facts.complement else value
+    return found
 
 
 def settings_of(params: Mapping[str, str]) -> Settings:
@@ -237,14 +257,16 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Task:
-    """What was forgotten from which model on which data, and how the methods did on it, best first. seeds: of
-    all of its runs.
+    """One forget request on one model and data set, and its methods, best first.
+
+    seeds: of all of its runs. forgotten: the forget request in words, "class 3 (cat)".
     """
 
     experiment: str
     settings: Settings
     seeds: tuple[str, ...]
     ranking: tuple[Ranked, ...]
+    forgotten: str
 
 
 def tasks_of(runs: Iterable[SeedRun]) -> list[Task]:
@@ -294,8 +316,22 @@ def divided(settings: Settings) -> tuple[Settings, Settings]:
 
 
 def task_of(experiment: str, settings: Settings, groups: Sequence[Group]) -> Task:
-    seeds = sorted({run.seed for group in groups for run in group.runs}, key=seed_order)
-    return Task(experiment, settings, tuple(seeds), tuple(ranking_of(groups)))
+    runs = [run for group in groups for run in group.runs]
+    seeds = sorted({run.seed for run in runs}, key=seed_order)
+    return Task(
+        experiment, settings, tuple(seeds), tuple(ranking_of(groups)), forgotten_in_words(settings, runs)
+    )
+
+
+def forgotten_in_words(settings: Settings, runs: Sequence[SeedRun]) -> str:
+    """Return the forget request as the latest run says it, "class 3 (cat)"; else as its slug does, "class 3".
+
+    A list too long for a heading is left to the slug.
+    """
+    latest = max(runs, key=lambda run: (bool(run.forgotten), run.start))
+    if latest.forgotten and len(latest.forgotten) <= LONGEST_REQUEST:
+        return latest.forgotten
+    return re.sub(r"^class(?=\d+$)", "class ", dict(settings).get("request", "request"))
 
 
 def ranking_of(groups: Sequence[Group]) -> list[Ranked]:
@@ -367,5 +403,5 @@ def heading_of(task: Task, tasks: Sequence[Task]) -> str:
     others = [name for name in differing if name not in OF_REQUEST.union(always)]
     of_one_name = {one.get(REQUEST_DIGEST) for one in settings if one.get("request") == own.get("request")}
     others += [REQUEST_DIGEST] if len(of_one_name) > 1 else []
-    words = [f"{name} {said(own, name)}" for name in (*always, *others)]
+    words = [f"{name} {said(own | {REQUEST: task.forgotten}, name)}" for name in (*always, *others)]
     return f"{task.experiment}: {', '.join(words)}; seeds {' '.join(task.seeds)}"

@@ -11,7 +11,17 @@ from reporter.latex_table import PACKAGES, latex_table
 from reporter.markdown import prose
 from reporter.markdown import table as markdown_table
 from reporter.method_names import latex_name, latex_text
-from reporter.seeds_summary import COLUMNS, RANKED_BY, Ranked, Task, heading_of, labels_of, seed_order
+from reporter.seeds_summary import (
+    COLUMNS,
+    RANKED_BY,
+    Ranked,
+    Task,
+    column_scores,
+    facts_of,
+    heading_of,
+    labels_of,
+    seed_order,
+)
 from reporter.seeds_text import interval, spread
 
 if TYPE_CHECKING:
@@ -33,21 +43,16 @@ LEGEND = (
 
 
 def shown_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """A run's numbers by the names of the tables: UA, RA, TA and MIA as the literature has them, and its
-    metrics.
-    """
-    test = "test_retain_score" if "test_retain_score" in metrics else "test_score"
-    names = {"RA": "retain_score", "TA": test, "MIA": "mia"}
-    short = {name: metrics[source] for name, source in names.items() if source in metrics}
-    forget = {"UA": 100 - metrics["forget_score"]} if "forget_score" in metrics else {}
+    """Return a run's numbers by the names of the tables: the literature's columns, and its own metrics."""
     own = {name: value for name, value in metrics.items() if name in METRICS or name == SECONDS}
-    return forget | short | own
+    return column_scores(metrics) | own
 
 
 def header_of(name: str) -> str:
-    """A column's name with the direction that is good, which the registry of metrics knows."""
-    arrow = ARROWS.get(METRICS[COLUMNS.get(name, name)].facts.better, "")
-    return f"{name} {TURNED.get(arrow, '') if name == 'UA' else arrow}".strip()
+    """Return a column's name with an arrow: the good direction."""
+    facts = facts_of(name)
+    arrow = ARROWS.get(facts.better, "")
+    return f"{name} {TURNED.get(arrow, '') if facts.complement else arrow}".strip()
 
 
 def summary_of(tasks: Sequence[Task]) -> pd.DataFrame:

@@ -15,8 +15,12 @@ def run(
     status: str = "FINISHED",
     start: int = 0,
     metrics: Mapping[str, float] | None = None,
+    forgotten: str = "",
 ) -> SeedRun:
-    return SeedRun("digits-mlp", method, seed, tuple(sorted(task + own)), status, start, dict(metrics or {}))
+    settings = tuple(sorted(task + own))
+    return SeedRun(
+        "digits-mlp", method, seed, settings, status, start, dict(metrics or {}), forgotten=forgotten
+    )
 
 
 def whole_class(forget: float, retain: float, gap: float = 1.0, seconds: float = 1.0) -> dict[str, float]:

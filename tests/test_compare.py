@@ -37,6 +37,7 @@ def compared(database):
     client = MlflowClient(f"sqlite:///{database}")
     experiment = client.create_experiment("compared")
     same = {"dataset": "digits", "arch": "mlp", "request": "class0", "hidden": "128,64"}
+    same |= {"forget_request": "class 0 (zero)"}
     client.log_param(
         client.create_run(client.create_experiment("others"), run_name="no method").info.run_id, "lr", "1"
     )
@@ -109,6 +110,7 @@ def test_the_parsers_csv_gives_the_same_page(compared, capsys):
     pages = [Path(name).read_text().splitlines() for name in ("comparison.html", "from_csv.html")]
     differing = [own for own, other in zip(*pages, strict=True) if own != other]
     assert [re.sub("<.*?>", "", line)[:9] for line in differing] == ["7 runs of", "Made by p"]
+    assert "request class 0 (zero)" in Path("from_csv.html").read_text()
 
 
 def test_a_csv_of_a_method_of_somebodys_own_says_what_it_cannot_tell(compared, capsys):

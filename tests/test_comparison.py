@@ -38,7 +38,7 @@ from reporter.comparison_pictures import (
     spread_out,
     time_picture,
 )
-from reporter.figure_files import pdf_of, svg_of, titled
+from reporter.figure_files import LONGEST_LINE, pdf_of, svg_of, titled
 from reporter.palette import DARK, LIGHT, LINES
 from reporter.seeds_summary import tasks_of
 from tests.browser import chromium, errors_of, resized
@@ -47,6 +47,8 @@ from tests.text_overlaps import texts_that_overlap
 
 PART = (("arch", "mlp"), ("dataset", "digits"), ("request", "any-130"))
 
+
+FORGET_LOSS, FORGET_SCORE = 0, 2  # panels of the picture over kappa
 
 # Numbers
 
@@ -316,7 +318,7 @@ def test_the_time_of_the_ideal_is_over_all_of_its_seeds_and_the_tables():
 
 
 def test_over_kappa_the_initial_and_the_ideal_model_differ_in_more_than_colour():
-    lines = kappa_picture(one(*swept({"0.1": 819, "0.02": 163}))).axes[1].lines
+    lines = kappa_picture(one(*swept({"0.1": 819, "0.02": 163}))).axes[FORGET_SCORE].lines
     assert {line.get_label(): line.get_linestyle() for line in lines if "model" in line.get_label()} == {
         "initial model": LINES["initial"],
         "ideal model": LINES["ideal"],
@@ -357,7 +359,7 @@ def test_a_metric_that_is_nowhere_finite_leaves_its_panel_empty():
     ]
     figure = kappa_picture(one(*runs))
     FigureCanvasAgg(figure).draw()
-    assert [len(axes.lines) for axes in figure.axes[:2]] == [0, 3]
+    assert [len(figure.axes[panel].lines) for panel in (FORGET_LOSS, FORGET_SCORE)] == [0, 3]
 
 
 @pytest.mark.parametrize("lines", [1, MOST_LINES + 4])
@@ -368,6 +370,18 @@ def test_no_text_of_the_curves_overlaps(lines):
     assert len(figure.axes[0].lines) == min(lines, MOST_LINES)
 
 
+def test_every_panel_over_kappa_has_the_unit_that_its_metric_registers():
+    figure = kappa_picture(one(*swept({"0.1": 819, "0.02": 163})))
+    panels = [(axes.get_title(), axes.get_ylabel()) for axes in figure.axes if axes.axison]
+    assert panels == [
+        ("forget", "loss (nats)"),
+        ("forget", "probability (fraction)"),
+        ("forget", "score (percent)"),
+        ("retain", "loss (nats)"),
+        ("retain", "score (percent)"),
+    ]
+
+
 def test_the_band_is_from_the_smallest_to_the_largest_seed():
     runs = [
         run("MIMU", seed, (("kappa", kappa),), metrics=whole_class(forget, 98) | {"kappa_count": count})
@@ -375,7 +389,7 @@ def test_the_band_is_from_the_smallest_to_the_largest_seed():
         for seed, forget in zip("123", values, strict=True)
     ]
     figure = kappa_picture(one(*runs))
-    (band,) = figure.axes[1].collections
+    (band,) = figure.axes[FORGET_SCORE].collections
     corners = band.get_paths()[0].vertices
     assert {
         (x, min(y for other, y in corners if other == x), max(y for other, y in corners if other == x))
@@ -384,7 +398,7 @@ def test_the_band_is_from_the_smallest_to_the_largest_seed():
         (10.0, 1.0, 5.0),
         (20.0, 0.0, 9.0),
     }
-    assert list(figure.axes[1].lines[0].get_ydata()) == [3.0, 3.0]
+    assert list(figure.axes[FORGET_SCORE].lines[0].get_ydata()) == [3.0, 3.0]
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=20))
@@ -502,6 +516,19 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_is_told():
         and "No run here has an ideal model" in page
         and "One seed: no interval" in page
     )
+
+
+def test_the_page_and_the_pictures_name_the_class():
+    task = one(run("A", metrics=whole_class(0, 90), forgotten="class 0 (<cat>)"))
+    page = comparison_page([task], {0: figures_of(task)}, origin="here", command="compare.py")
+    assert "request class 0 (&lt;cat&gt;); seeds 1" in page
+    assert about(task) == "Class 0 (<cat>) of digits forgotten, mlp"
+
+
+def test_a_long_title_is_wrapped():
+    figure = Figure()
+    with titled(figure, "Ranks\nClasses " + ", ".join(f"{n} (name)" for n in range(20))):
+        assert max(map(len, figure.texts[0].get_text().splitlines())) <= LONGEST_LINE
 
 
 def test_a_reader_who_sees_no_picture_is_told_the_points():

@@ -4,6 +4,7 @@ import re
 import shutil
 import statistics
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,7 @@ def test_without_an_ideal_there_is_no_table_and_the_command_is_said():
     files, lacking = paper_tables(tasks_of([run("FT", metrics={"UA": 1.0})]))
     assert files == {}
     assert lacking[0].startswith(
-        "no table of gaps for class0: no run has an ideal model beside it. Make it: python -u main_ideal.py"
+        "no table of gaps for class 0: no run has an ideal model beside it. Make it: python -u main_ideal.py"
     )
     assert lacking[1].startswith(
         "no tables of MIMU: it was not run. Run it: python -u mlflow_forget.py --unlearn MIMU"
@@ -133,7 +134,7 @@ def test_where_an_ideal_model_lacks_a_measure_that_is_what_is_said():
     del metrics["ideal_retain_score"]
     _, lacking = paper_tables(tasks_of([run("FT", metrics=metrics)]))
     assert lacking[0].startswith(
-        "no table of gaps for class0: its ideal model's RA is lacking. Measure it: python -u mlflow_forget.py"
+        "no table of gaps for class 0: its ideal model's RA is lacking. Measure it: python -u mlflow_forget.py"
     )
 
 
@@ -280,6 +281,15 @@ def test_captions_of_the_four_name_the_seeds_that_are_in_the_numbers():
         "mimu_digits_mlp_K50_kappa0.1.tex"
     ]
     assert "over seeds 1, 2 of class 0; seed 1 of class 3." in several
+
+
+def test_classes_have_their_names_with_the_signs_of_latex_escaped():
+    named = [replace(it, forgotten="class 0 (R&D_$1)", metrics=it.metrics | BOTH) for it in four()]
+    files, lacking = paper_tables(tasks_of(named))
+    escaped = r"class 0 (R\&D\_\$1)"
+    assert "\n & " + escaped + " \\\\\n" in files["mimu_digits_mlp_K50_kappa0.1.tex"]
+    assert rf"\caption{{C{escaped[1:]} of digits forgotten, mlp." in files["gaps_digits_mlp_class0.tex"]
+    assert not lacking
 
 
 # LaTeX takes them

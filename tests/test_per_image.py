@@ -192,6 +192,14 @@ def test_the_attack_can_be_done_again(run):
     )
 
 
+def test_the_regressions_scores_are_in_the_file_too(run):
+    result, path = run
+    models, _, _ = read(path)
+    found = 100 - models["unlearned"].called_non_member("member_score_lr")
+
+    assert "mia_lr" in result.undefined or found == pytest.approx(result.metrics["mia_lr"])
+
+
 def test_the_columns_are_what_they_say(run):
     _, path = run
     _, rows, about = read(path)

@@ -150,8 +150,18 @@ def test_another_task_is_another_table():
     tasks = tasks_of([run(), run(task=other), run(task=narrow)])
     assert len(tasks) == 3
     headings = [heading_of(task, tasks) for task in tasks]
-    assert "digits-mlp: dataset digits, arch mlp, request class3, hidden not logged; seeds 1" in headings
-    assert "digits-mlp: dataset digits, arch mlp, request class0, hidden 16; seeds 1" in headings
+    assert "digits-mlp: dataset digits, arch mlp, request class 3, hidden not logged; seeds 1" in headings
+    assert "digits-mlp: dataset digits, arch mlp, request class 0, hidden 16; seeds 1" in headings
+
+
+def test_a_request_is_named_as_the_latest_run_that_logged_its_words_does():
+    older, newer = (
+        replace(run(start=start), forgotten=words)
+        for start, words in ((1, "class 0 (old)"), (2, "class 0 (cat)"))
+    )
+    too_long = replace(run(), forgotten="classes " + "0, " * 100)
+    assert ranking(newer, older, run(start=3))[0].forgotten == "class 0 (cat)"
+    assert ranking(run())[0].forgotten == ranking(too_long)[0].forgotten == "class 0"
 
 
 def test_the_same_seed_twice_is_no_second_sample():

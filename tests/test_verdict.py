@@ -287,7 +287,7 @@ def test_what_says_nothing_is_as_if_it_had_not_been_run():
         "Forgets class 0 completely, as far as predictions show; retain accuracy is what it was; "
         "a loss attack does as it does with the ideal model (AUC 0.05)."
     )
-    assert told.findings[0].evidence.endswith("Every attack that can tell agrees, below.")
+    assert told.findings[0].evidence.endswith("Every attack that is evidence agrees, below.")
     assert told.mark == "good"
     assert forgetting(changed(SATURATED, mia_auc=None)) == (
         "open",
