@@ -78,8 +78,7 @@ class Entry(Generic[Facts]):
     @property
     def summary(self) -> str:
         """The docstring's first paragraph, in one line."""
-        paragraph = (inspect.getdoc(self.function) or "").partition("\n\n")[0]
-        return " ".join(paragraph.split())
+        return first_paragraph(self.function)
 
     @property
     def about(self) -> str:
@@ -92,6 +91,11 @@ class Entry(Generic[Facts]):
     def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return every hyperparameter with its given value or its default. Raises as `settings_of`."""
         return settings_of(self.name, self.function, given)
+
+
+def first_paragraph(documented: Any) -> str:
+    """The docstring's first paragraph, in one line."""
+    return " ".join((inspect.getdoc(documented) or "").partition("\n\n")[0].split())
 
 
 def import_modules(package: str, path: Iterable[str]) -> None:

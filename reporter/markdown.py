@@ -1,4 +1,4 @@
-"""Docstrings and registries as Markdown: what the generated pages of docs/ share."""
+"""Docstrings and registries as Markdown, for the generated pages of docs/."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ def by_name(entries: Iterable[Entry[Any]]) -> list[Entry[Any]]:
 
 
 def paragraphs_of(function: Any, label: str = "Departures?") -> tuple[list[str], list[str]]:
-    """The docstring's paragraphs after its one line, without the flags: those without a label, and those with
-    it, which it is cut from.
+    """Return the docstring's paragraphs after the first, without the flags: the plain and the labelled ones.
+
+    The label is cut off.
     """
     paragraphs = re.split(r"\n\s*\n", inspect.getdoc(function) or "")[1:]
     rest = [text for text in paragraphs if not text.startswith("Flags:")]
@@ -28,18 +29,14 @@ def paragraphs_of(function: Any, label: str = "Departures?") -> tuple[list[str],
 
 
 def paragraph(text: str) -> str:
-    """An indented paragraph is a formula and stays as it is; another one is prose."""
-    return (
-        f"```text\n{textwrap.dedent(text)}\n```"
-        if all(line.startswith("    ") for line in text.splitlines())
-        else prose(text)
-    )
+    """Return a paragraph as Markdown: an indented one is a formula, another one is prose."""
+    if all(line.startswith("    ") for line in text.splitlines()):
+        return f"```text\n{textwrap.dedent(text)}\n```"
+    return prose(text)
 
 
 def prose(text: str, *, cell: bool = False) -> str:
-    """Text as Markdown on one line: names with an underscore and flags as code, everything else that Markdown
-    reads escaped.
-    """
+    """Return text as Markdown on one line: names and flags as code, other signs escaped."""
 
     def marked(match: re.Match[str]) -> str:
         code, name, sign = match.groups()
@@ -50,12 +47,27 @@ def prose(text: str, *, cell: bool = False) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text as Markdown on one line, also in a cell, that shows each sign of it as it is."""
+    """Return text as Markdown on one line, with every sign escaped, also for a table's cell."""
     return re.sub(r"([\\*<\[~`$|]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
 
 
 def codes(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
+
+
+def link(entry: Entry[Any]) -> str:
+    """Return a link to the section of this name on the same page."""
+    return f"[`{entry.name}`](#{entry.name.lower()})"
+
+
+def heading(entry: Entry[Any]) -> list[str]:
+    """Return the heading of an entry's section and its first paragraph."""
+    also = f"Also {codes(entry.aliases)}. " if entry.aliases else ""
+    return [f"### `{entry.name}`", also + prose(entry.summary)]
+
+
+def bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def capital(text: str) -> str:
