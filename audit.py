@@ -312,11 +312,7 @@ def _parser(
     argv: Sequence[str], of: Callable[..., int]
 ) -> tuple[command_line.OneLineParser, Entry[Any] | None, Entry[Any]]:
     """Return a parser with the shared flags and those of the named method and architecture."""
-    from unlearn import METHODS
-
-    chosen = command_line.first_pass(argv, {"unlearn": None, "arch": None, "dataset": "digits"})
-    architecture = shared_flags.architecture_of(chosen["arch"], chosen["dataset"])
-    method = None if chosen["unlearn"] is None else METHODS[chosen["unlearn"]]
+    method, architecture = shared_flags.method_named(argv), shared_flags.architecture_named(argv)
     summary, _, details = (of.__doc__ or "").partition("\n")
     about = method.about if method else "methods: " + ", ".join(shared_flags.method_names())
     parser = command_line.OneLineParser(summary, f"{details.strip()}\n\n{about}")

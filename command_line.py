@@ -190,13 +190,13 @@ def first_pass(argv: Sequence[str] | None, flags: Mapping[str, str | None]) -> d
     return vars(parser.parse_known_args(argv)[0])
 
 
-def named_on(argv: Sequence[str] | None, flags: Iterable[str]) -> set[str]:
-    """Return those of these flags that the command line has, and ignore everything else."""
+def words_on(argv: Sequence[str] | None, flags: Iterable[str]) -> dict[str, list[str]]:
+    """Return the words of those of these flags that the command line has, and ignore everything else."""
     parser = OneLineParser("", add_help=False)
     for flag in flags:
         parser.add_argument(f"--{flag}", nargs="*")
     given = vars(parser.parse_known_args(argv)[0])
-    return {flag for flag, value in given.items() if value is not None}
+    return {flag: words for flag, words in given.items() if words is not None}
 
 
 def parsed(
@@ -211,12 +211,13 @@ def parsed(
     if unknown:
         known = [flag for flag in parser._option_string_actions if flag.startswith("--")]
         name = next((word for word in unknown if word.startswith("-")), unknown[0])
-        own, plural = None, "flags"
-        if entry is not None:
-            own = [f"--{flag}" for flag in entry.hyperparameters]
-            plural = f"flags of {entry.name} itself (--help shows those of the job too)"
         flag = name.partition("=")[0]
-        message = did_you_mean("flag", flag, known, plural, own)
+        own, plural, elsewhere = None, "flags", ""
+        if entry is not None:
+            own = [f"--{each}" for each in entry.hyperparameters]
+            plural = f"flags of {entry.name} itself (--help shows those of the job too)"
+            elsewhere = entry.not_chosen(flag.removeprefix("--"))
+        message = elsewhere or did_you_mean("flag", flag, known, plural, own)
         raise FlagError(flag.removeprefix("--"), message, named=False)
     return options
 

@@ -77,8 +77,14 @@ class CheckedConfig:
 
     @property
     def entries(self) -> list[Entry[Any]]:
-        """What may be a person's own code: the method, the architecture, the dataset, metrics."""
-        return [self.method, self.base.architecture, DATASETS[self.config.base.dataset], *self.metrics]
+        """What may be a user's own code: the method, its add-on, the architecture, the dataset, metrics."""
+        return [
+            self.method,
+            *self.method.chosen,
+            self.base.architecture,
+            DATASETS[self.config.base.dataset],
+            *self.metrics,
+        ]
 
 
 def experiment_of(config: PipelineConfig) -> str:
@@ -137,6 +143,7 @@ def _digests(checked: CheckedConfig) -> dict[str, str]:
         "unlearn_code": checked.method.code_digest,
         "arch_code": checked.base.architecture.code_digest,
         "dataset_code": DATASETS[checked.config.base.dataset].code_digest,
+        **_add_on_code(checked),
     }
     return {name: digest for name, digest in digests.items() if digest is not None}
 
@@ -168,7 +175,7 @@ def decisive_of(checked: CheckedConfig, initial: Trained, ideal: Trained | None)
     """Every setting that changes the result, the digests of the base models' weights, and Lethe's version."""
     decisive = {
         "method": checked.method.identity,
-        "settings": checked.settings,
+        "settings": {**checked.settings, **_first_add_on_flags(checked)},
         "request": checked.base.request_identity,
         "split": checked.base.splits.digest,
         "seed": checked.config.base.seed,
@@ -177,6 +184,7 @@ def decisive_of(checked: CheckedConfig, initial: Trained, ideal: Trained | None)
         "ideal": model_digest(ideal.model) if ideal else None,
         "version": __version__,
     }
+    decisive |= _add_on_code(checked)
     if checked.augment:
         decisive["unlearn_augment"] = checked.augment
     if checked.checkpoint_epochs:
@@ -194,6 +202,27 @@ def decisive_of(checked: CheckedConfig, initial: Trained, ideal: Trained | None)
     if checked.config.metrics != (DEFAULT,):
         decisive["metrics"] = sorted(metric.identity for metric in checked.metrics)
     return decisive
+
+
+def _first_add_on_flags(checked: CheckedConfig) -> dict[str, Any]:
+    """Return the flags of the first add-ons as config_hash has them: None unless given.
+
+    Every method with add-ons once had all of them.
+    """
+    names = {"quantile", "memory", "memory_start"}
+    if checked.method.facts.add_on:
+        names &= checked.settings.keys()
+    elif not checked.method.choosers:
+        names = set()
+    given = {name for name, value in checked.config.settings.items() if value is not None}
+    return {name: checked.settings[name] if name in given else None for name in names}
+
+
+def _add_on_code(checked: CheckedConfig) -> dict[str, str]:
+    """Return the digest of the user's file that an add-on came from."""
+    add_on = next(iter(checked.method.chosen), None)
+    digest = None if add_on is None else add_on.code_digest
+    return {} if digest is None else {"addon_code": digest}
 
 
 def origin_tags(checked: CheckedConfig) -> dict[str, str]:

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, build the configs, run them, print what came out and where it is. With --list, print the
     registries instead.
     """
-    if command_line.named_on(argv, ["list"]):
+    if command_line.words_on(argv, ["list"]):
         print(methods(), metrics(), sep="\n\n")
         return 0
     options, method, architecture = options_of(argv)

@@ -97,7 +97,7 @@ class Pipeline:
         judges: Sequence[int] | None = None,
     ) -> None:
         self.progress = progress
-        method = METHODS[config.unlearn]
+        method = METHODS[config.unlearn].choosing(config.settings)
         settings, metrics = method.settings(config.settings), chosen(config.metrics)
         _check_choices(config, method)
         if base is not None and config.base not in (base.asked, base.config):

@@ -8,7 +8,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -19,7 +19,9 @@ from signature import (
     Function,
     Hyperparameter,
     checked,
-    hyperparameters_of,
+    chosen_by,
+    flags_with,
+    not_chosen,
     settings_of,
 )
 from user_files import code_of, file_of, function_from_file, module_of
@@ -31,19 +33,35 @@ Facts = TypeVar("Facts")
 
 @dataclass(frozen=True)
 class Entry(Generic[Facts]):
-    """A registered function with its names and the facts that its registration declares."""
+    """A registered function with its names and the facts that its registration declares.
+
+    chosen: entries, such as an add-on, whose hyperparameters are flags beside the function's own.
+    """
 
     name: str
     function: Function
     aliases: tuple[str, ...]
     facts: Facts
+    chosen: tuple[Entry[Any], ...] = ()
 
     def __call__(self, *args: Any, **settings: Any) -> Any:
         return self.function(*args, **settings)
 
     @property
     def hyperparameters(self) -> dict[str, Hyperparameter]:
-        return hyperparameters_of(self.function)
+        return flags_with(self.name, self.function, self.chosen)
+
+    @property
+    def choosers(self) -> list[str]:
+        """The flags that choose an entry, such as an add-on."""
+        return [name for name, flag in self.hyperparameters.items() if flag.choices is not None]
+
+    @property
+    def possible_flags(self) -> frozenset[str]:
+        """The names of its flags, and of those of every registered entry that it could choose."""
+        flags = self.hyperparameters
+        entries = [entry for name in self.choosers for entry in flags[name].choices or ()]
+        return frozenset(flags).union(*(entry.hyperparameters for entry in entries))
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -87,6 +105,14 @@ class Entry(Generic[Facts]):
         text = re.sub(FLAGS_BLOCK, "", inspect.getdoc(self.function) or "", flags=re.MULTILINE)
         source = getattr(self.facts, "source", "")
         return f"{self.name}{also}: {text}" + (f"\n\nSource: {source}" if source else "")
+
+    def choosing(self, given: Mapping[str, Any]) -> Entry[Facts]:
+        """Return the entry with the flags of those that the given values name; a value may be a list."""
+        return replace(self, chosen=tuple(chosen_by(self.function, given)))
+
+    def not_chosen(self, flag: str) -> str:
+        """Return the message for a flag of an entry that is not chosen; "" for any other flag."""
+        return not_chosen(self.function, flag, self.chosen)
 
     def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return every hyperparameter with its given value or its default. Raises as `settings_of`."""

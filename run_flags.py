@@ -10,18 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import command_line
 import shared_flags
-from flag_error import errors_of
 from flag_words import Flags, text_of
 
 if TYPE_CHECKING:
     from registry import Entry
     from run_config import PipelineConfig
 
-NAMES = {
-    "unlearn": None,
-    "arch": None,
-    "dataset": "digits",
-}  # of what has flags of its own, with the defaults
 OF_THE_JOB = (
     "unlearn",
     "list",
@@ -44,7 +38,7 @@ def options_of(
 
     about: the text of --help.
     """
-    method, architecture = entries_of(command_line.first_pass(argv, NAMES))
+    method, architecture = shared_flags.method_named(argv), shared_flags.architecture_named(argv)
     options = command_line.parsed(flags(method, architecture, about), argv, method)
     if method is None:
         raise ValueError("--unlearn is missing. Name a method: " + ", ".join(shared_flags.method_names()))
@@ -57,7 +51,7 @@ def flags_given(argv: Sequence[str]) -> Flags:
     """The flags of a command line, in their order, with the words of each. ValueError for an unknown flag, or
     a value that is none.
     """
-    method, architecture = entries_of(command_line.first_pass(argv, NAMES))
+    method, architecture = shared_flags.method_named(argv), shared_flags.architecture_named(argv)
     parser = flags(method, architecture)
     for action in parser._actions:
         action.default = argparse.SUPPRESS  # what is not given is not there
@@ -82,15 +76,6 @@ def plain_flags() -> frozenset[str]:
         for flag in action.option_strings
     }
     return frozenset(names - set(architecture.hyperparameters) - set(FLAGS.hyperparameters))
-
-
-def entries_of(chosen: dict[str, Any]) -> tuple[Entry[Any] | None, Entry[Any]]:
-    """The method and the architecture that the command line names, so that their flags can be added."""
-    from unlearn import METHODS
-
-    architecture = shared_flags.architecture_of(chosen["arch"], chosen["dataset"])
-    with errors_of("unlearn"):
-        return (None if chosen["unlearn"] is None else METHODS[chosen["unlearn"]]), architecture
 
 
 def flags(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from command_line import OneLineParser, first_pass
+from command_line import OneLineParser, first_pass, words_on
 from flag_error import FlagError, errors_of
 from flag_words import text_of
 
@@ -231,6 +231,18 @@ def architecture_of(arch: str | None, dataset: str) -> Entry[Any]:
 def architecture_named(argv: Sequence[str] | None) -> Entry[Any]:
     """The architecture that the command line names, so that its flags can be added."""
     return architecture_of(**first_pass(argv, {"arch": None, "dataset": "digits"}))
+
+
+def method_named(argv: Sequence[str] | None) -> Entry[Any] | None:
+    """Return the method that the command line names, with the flags of the add-ons that it names."""
+    from unlearn import METHODS
+
+    name = first_pass(argv, {"unlearn": None})["unlearn"]
+    if name is None:
+        return None
+    with errors_of("unlearn"):
+        method = METHODS[name]
+    return method.choosing(words_on(argv, method.choosers))
 
 
 def method_names() -> list[str]:

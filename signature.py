@@ -11,9 +11,20 @@ import inspect
 import math
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Protocol,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from flag_error import FlagError
 from nearest_name import did_you_mean
@@ -85,12 +96,37 @@ class Help:
     text: str
 
 
+class Choices(Protocol):
+    """The entries that a flag can name: a registry."""
+
+    @property
+    def names(self) -> list[str]: ...
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The note of a flag that names an entry: Annotated[str, OneOf(ADD_ONS)].
+
+    The hyperparameters of the chosen entry are flags beside it, and the function gets them by `**`.
+    """
+
+    choices: Choices
+
+    @property
+    def words(self) -> str:
+        return f"one of {', '.join(self.choices.names)} or path/to/file.py:function"
+
+
 @dataclass(frozen=True)
 class Hyperparameter:
     """One keyword-only parameter of a registered function: a flag on the command line.
 
-    `annotation` is the bare type. `notes` are the metadata of Annotated: a Range, a Search, a Help, or a str
-    that describes the expected values.
+    `annotation` is the bare type. `notes` are the metadata of Annotated: a Range, a Search, a Help, a OneOf,
+    or a str that describes the expected values.
     """
 
     name: str
@@ -112,9 +148,26 @@ class Hyperparameter:
         return _last(Search, self.notes)
 
     @property
+    def choices(self) -> Choices | None:
+        one_of = _last(OneOf, self.notes)
+        return None if one_of is None else one_of.choices
+
+    @property
     def expects(self) -> str:
         """A description of the values that are accepted."""
+        one_of = _last(OneOf, self.notes)
+        if one_of is not None:
+            return one_of.words + (" or none" if type(None) in _members(self.annotation) else "")
         return _last(str, self.notes) or _described(self.annotation, self.range)
+
+    def chosen(self, value: Any) -> Any:
+        """Return the entry that a value names, None for no value. Raises ValueError for an unknown name."""
+        if self.choices is None or value is None:
+            return None
+        try:
+            return self.choices[value]
+        except ValueError as error:
+            raise FlagError(self.name, error) from error
 
     def parse(self, text: str) -> Any:
         """Return the value of a text. Raises as `check`."""
@@ -142,6 +195,7 @@ class Hyperparameter:
         for number in checked if isinstance(checked, tuple) else (checked,):
             if self.range is not None and isinstance(number, (int, float)) and not self.range.holds(number):
                 raise self._refused(value, number)
+        self.chosen(checked)
         return checked
 
     def _refused(self, value: Any, number: float = math.nan) -> ValueError:
@@ -182,21 +236,65 @@ def checked(name: str, function: Decorated) -> Decorated:
 
 
 def settings_of(name: str, function: Function, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every hyperparameter of a function with its given value, checked, or its default.
+    """Return every hyperparameter of a function, and of the entries it chooses, with its value.
 
-    name: of the function, for errors. Raises ValueError for an unknown flag, a missing one, and a value of
-    another type or out of its range.
+    The value is the given one, checked, or the default. name: of the function, for errors. Raises ValueError
+    for an unknown flag, a missing one, and a value of another type or out of its range.
     """
-    known = hyperparameters_of(function)
-    for flag in given:
-        if flag not in known:
-            names = [f"--{k}" for k in known]
-            message = did_you_mean(f"flag of {name}", f"--{flag}", names, f"flags of {name}")
-            raise FlagError(flag, message, named=False)
+    chosen = chosen_by(function, given)
+    known = flags_with(name, function, chosen)
+    for flag, value in given.items():
+        if flag in known:
+            continue
+        elsewhere = not_chosen(function, flag, chosen)
+        if elsewhere and value is None:  # as good as not given
+            continue
+        names = [f"--{each}" for each in known]
+        unknown = did_you_mean(f"flag of {name}", f"--{flag}", names, f"flags of {name}")
+        raise FlagError(flag, elsewhere or unknown, named=False)
     missing = [flag for flag, parameter in known.items() if parameter.required and flag not in given]
     if missing:
         raise ValueError(f"{name} needs --{' and --'.join(missing)}. Give a value for each")
     return {flag: parameter.setting(given) for flag, parameter in known.items()}
+
+
+def chosen_by(function: Function, given: Mapping[str, Any]) -> list[Any]:
+    """Return the entries that the given values, or the defaults, name by flags that choose one.
+
+    A value may be a list of names, as for a sweep.
+    """
+    found = []
+    for flag in hyperparameters_of(function).values():
+        if flag.choices is not None:
+            value = given.get(flag.name, None if flag.required else flag.default)
+            for name in value if isinstance(value, list) else [value]:
+                name = flag.parse(name) if isinstance(name, str) else flag.check(name)
+                found += [] if name is None else [flag.chosen(name)]
+    return found
+
+
+def flags_with(name: str, function: Function, chosen: Iterable[Any]) -> dict[str, Hyperparameter]:
+    """Return the flags of a function and of the chosen entries. Raises ValueError for a flag of both."""
+    own = hyperparameters_of(function)
+    flags = dict(own)
+    for entry in chosen:
+        both = sorted(own.keys() & entry.hyperparameters)
+        if both:
+            taken = f"{entry.name}: --{both[0]} is a flag of {name} already. Rename the parameter"
+            raise FlagError(both[0], taken, named=False)
+        flags |= entry.hyperparameters
+    return flags
+
+
+def not_chosen(function: Function, flag: str, chosen: Iterable[Any]) -> str:
+    """Return the message for a flag of entries other than the chosen ones; "" if no entry has the flag."""
+    got = ", ".join(entry.name for entry in chosen) or "none"
+    for chooser in hyperparameters_of(function).values():
+        having = [entry.name for entry in chooser.choices or () if flag in entry.hyperparameters]
+        if having:
+            expected = f"--{flag}: expected an --{chooser.name} that has it, got {got}"
+            return f"{expected}. Name one of {', '.join(having)}"
+    return ""
 
 
 @functools.cache

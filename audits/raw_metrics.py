@@ -116,7 +116,7 @@ def compare_decisive(
 ) -> None:
     """Check the parts of config_hash against `expected`, by name, from params, images and models.
 
-    The method's settings are compared as the text of their params.
+    The method's settings are compared as the text of their params, but for those of None, which are resolved.
     """
     if not raw.decisive:
         done.unchecked.append(
@@ -131,6 +131,7 @@ def compare_decisive(
     texts = {
         name: str(tuple(value) if isinstance(value, list) else value)
         for name, value in dict(settings).items()
+        if value is not None
     }
     _same(done, "settings of the method in config_hash", texts, run.record.params)
     found = {name: json.dumps(value, sort_keys=True) for name, value in expected.items()}

@@ -39,6 +39,7 @@ from training import (
 )
 from training.storage import read_tensors
 from unlearn import METHODS, resolved
+from unlearn.add_ons import ADD_ONS
 from vision_data import DATA, ForgetRequest
 
 UNLEARNED_MODEL = "unlearned.safetensors"
@@ -290,6 +291,9 @@ class _OfOneModel:
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in self.raw.decisive["settings"].items()
             }
+            if ADD_ONS.runs_code(str(given.get("addon"))):
+                self.done.unchecked.append("settings of the method (its add-on is a person's own code)")
+                return
             counts = resolved(method, initial, self.data, METHODS[method].settings(given))
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             self.done.checks.append(Check("settings of the method", f"ones of {method}", str(error)))

@@ -213,7 +213,7 @@ def chosen_entries(names: Sequence[str] | None) -> dict[str, Any]:
     from unlearn import METHODS
 
     if names is None:
-        chosen = {entry.name: entry for entry in METHODS if not hasattr(entry.function, "addon")}
+        chosen = {entry.name: entry for entry in METHODS if not entry.facts.add_on}
     else:
         entries = [(name, METHODS[name]) for name in names]
         chosen = {entry.name if entry.name in METHODS.names else name: entry for name, entry in entries}

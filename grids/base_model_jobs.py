@@ -77,7 +77,7 @@ def models_of(run: Run) -> Iterable[Model]:
     from unlearn import METHODS
 
     flags = run.flags
-    method = METHODS[flags["unlearn"][-1]]
+    method = METHODS[flags["unlearn"][-1]].choosing(flags)
     left_out = (*OF_THE_JOB, *method.hyperparameters, "seed")
     retained = tuple((name, tuple(words)) for name, words in flags.items() if name not in left_out)
     everything = tuple((name, words) for name, words in retained if name not in REQUEST)

@@ -51,16 +51,14 @@ def read_config(file: Path, argv: Sequence[str] | None) -> Config:
         raise source.error((), "expected flags and their values. Write e.g. 'unlearn: SSD'")
     check_printable(source, source.content, ())
     words = list(sys.argv[1:] if argv is None else argv)
-    several = several_words(
-        command_line.first_pass(words, {METHOD: None})[METHOD] or source.content.get(METHOD)
-    )
+    method = command_line.first_pass(words, {METHOD: None})[METHOD]
+    several = several_words({**source.content, **({METHOD: method} if method else {})})
     names = {
         str(key).replace("-", "_") for key in source.content if re.fullmatch(r"[A-Za-z][\w-]*", str(key))
     }
-    on_line = command_line.named_on(
-        [word for word in words if word != "--"], names.union(REQUEST, SAME, SAME.values())
-    )
-    on_line = {SAME.get(name, name) for name in on_line}
+    asked = names.union(REQUEST, SAME, SAME.values())
+    named = command_line.words_on([word for word in words if word != "--"], asked)
+    on_line = {SAME.get(name, name) for name in named}
     hidden = on_line.union(*(EXCLUSIVE.get(name, ()) for name in on_line))
     flags: Flags = {}
     for key, value in source.content.items():

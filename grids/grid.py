@@ -79,7 +79,7 @@ class Combination:
 
     @property
     def run(self) -> Run:
-        several = several_words(self.values.get(METHOD))
+        several = several_words(self.values)
         given: Flags = {}
         for name, value in self.values.items():
             underscored = name.replace("-", "_")
@@ -240,13 +240,13 @@ def value_words(name: str, value: Any, several: Collection[str]) -> list[str]:
     return [text_of(one) for one in (_listed(value) if name in several else [value])]
 
 
-def several_words(method: object) -> frozenset[str]:
-    """The flags that take several words: those of a method, for which they are a sweep, and these."""
+def several_words(values: Mapping[str, Any]) -> frozenset[str]:
+    """Return the flags that take several words: SEVERAL, and those of the method and add-ons of the values."""
     from unlearn import METHODS as ALL
 
     try:
-        own = ALL[text_of(method)].hyperparameters
-    except (ValueError, FileNotFoundError):  # for the flag --unlearn itself to say
+        own = ALL[text_of(values.get(METHOD))].choosing(values).hyperparameters
+    except (ValueError, FileNotFoundError):  # the run's own checks name the wrong flag
         return frozenset(SEVERAL)
     return frozenset((*SEVERAL, *own))
 

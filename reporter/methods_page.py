@@ -93,8 +93,8 @@ def page(
     own_pages: names of the other files beside docs/methods.md.
     """
     methods, add_ons = by_name(methods), by_name(add_ons)
-    alone = [entry for entry in methods if _add_on_of(entry) is None]
-    joint = [entry for entry in methods if _add_on_of(entry) is not None]
+    alone = [entry for entry in methods if not entry.facts.add_on]
+    joint = [entry for entry in methods if entry.facts.add_on]
     index = [[link(e), codes(e.aliases), prose(_in_short(e), cell=True)] for e in alone]
     parts = [
         HEAD,
@@ -124,12 +124,6 @@ def written() -> str:
     return page(own, ADD_ONS, {path.stem for path in PAGE.parent.glob("*.md")} - {PAGE.stem})
 
 
-def _add_on_of(entry: Entry[Any]) -> str | None:
-    """Return the add-on of a joint name; None for another method."""
-    add_on: str | None = getattr(entry.function, "addon", None)
-    return add_on
-
-
 def _method_of(entry: Entry[Any]) -> Entry[Any]:
     """Return the method of a joint name."""
     own = inspect.unwrap(entry.function)
@@ -138,8 +132,8 @@ def _method_of(entry: Entry[Any]) -> Entry[Any]:
 
 def _in_short(entry: Entry[Any]) -> str:
     """Return the summary, the limits and the needs of a method; of a joint name its parts."""
-    if _add_on_of(entry) is not None:
-        return f"{_method_of(entry).name} + {_add_on_of(entry)}"
+    if entry.facts.add_on:
+        return f"{_method_of(entry).name} + {entry.facts.add_on}"
     limits = ["whole classes only"] if entry.facts.whole_class else []
     limits += [f"needs {need}" for need in _needs(entry)]
     return entry.summary + (f" ({'; '.join(limits)})" if limits else "")
@@ -196,7 +190,7 @@ def _add_ons_section(
 
 def _parts(joint: Entry[Any]) -> list[str]:
     """Return the method of a joint name, and a link to its add-on."""
-    add_on = _add_on_of(joint) or ""
+    add_on = joint.facts.add_on
     return [codes([_method_of(joint).name]), f"[`{add_on}`](#add-on-{add_on.lower()})"]
 
 

@@ -183,7 +183,7 @@ def own_names(method: str) -> frozenset[str]:
     """The hyperparameters of a method that is registered; none for another, whose settings are told by what
     they are not.
     """
-    return frozenset(METHODS[method].hyperparameters) if method in METHODS.names else frozenset()
+    return METHODS[method].possible_flags if method in METHODS.names else frozenset()
 
 
 def names_of_task(arch: str) -> set[str]:

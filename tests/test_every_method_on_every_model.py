@@ -36,9 +36,7 @@ REFUSED = {
         for name in ("boundary_expanding", "fisher", "fisher_new", "CFk", "EUk")
     },
 }
-ALONE = [
-    entry for entry in METHODS if getattr(entry.function, "addon", None) is None
-]  # a joint name is its method's loop again
+ALONE = [entry for entry in METHODS if not entry.facts.add_on]  # a joint name is its method's loop again
 
 
 def images_of(shape, per_class, seed):

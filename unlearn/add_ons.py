@@ -1,30 +1,33 @@
-"""Add-ons: how the forget and the retain gradient of one step are combined.
+"""Add-ons: rules that combine the forget and the retain gradient of one step.
 
-Source: Dine, Furon, Faure 2025, arXiv:2511.02435.
+An add-on is a function that registers itself here, in a file of its own. Its keyword-only parameters are flags
+of every method with an `addon` where it is chosen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from registry import Registry
-from unlearn.settings import Memory, MemoryStart, Quantile
+from signature import Help, OneOf, Range, Search
 
 Gradients = list[Tensor]
+SOURCE = "Dine, Furon, Faure 2025, arXiv:2511.02435"
 EPSILON = 1e-8
 
 
 @dataclass(frozen=True)
 class Step:
-    """The two gradients of one step, a tensor per parameter, and the weight of the retain one, 0 < beta < 1.
+    """The two gradients of one step, a tensor per parameter, and the retain gradient's weight, 0 < beta < 1.
 
     `unlearn` (g_u) is the descent gradient of the forget objective, `retain` (g_c) that of the retain
-    objective; `of_true_labels` computes the gradient of the forget batch's cross-entropy with its true
-    labels, for an add-on that declares it.
+    objective. `of_true_labels` computes the gradient of the forget batch's cross-entropy with its true
+    labels, for an add-on registered with `true_labels`.
     """
 
     unlearn: Gradients
@@ -35,10 +38,8 @@ class Step:
     @property
     def direction(self) -> Gradients:
         """d = beta g_c + (1 - beta) g_u, the plain step."""
-        return [
-            self.beta * g_c + (1 - self.beta) * g_u
-            for g_u, g_c in zip(self.unlearn, self.retain, strict=True)
-        ]
+        pairs = zip(self.unlearn, self.retain, strict=True)
+        return [self.beta * g_c + (1 - self.beta) * g_u for g_u, g_c in pairs]
 
 
 Rule = Callable[[Step], Gradients]
@@ -46,24 +47,47 @@ Rule = Callable[[Step], Gradients]
 
 @dataclass(frozen=True)
 class AddOnFacts:
-    """What an add-on declares: where it comes from, and whether it asks for the gradient of the forget
-    batch's true labels.
-    """
+    """The facts of an add-on: its source, and whether it calls `Step.of_true_labels`."""
 
-    source: str = "Dine, Furon, Faure 2025, arXiv:2511.02435"
+    source: str = ""
     true_labels: bool = False
 
 
 ADD_ONS = Registry("add-on", AddOnFacts)
 register = ADD_ONS.register
 
+AddOnName = Annotated[str, OneOf(ADD_ONS), Help("rule that combines the two gradients of a step instead")]
+Quantile = Annotated[float, Range(0, 1, "[)"), Search("linear", 0, 0.9)]
+Memory = Annotated[
+    float,
+    Range(0, 1, "[)"),
+    Search("linear", 0, 0.99),
+    Help("share of the second moments that is kept from step to step"),
+]
+MemoryStart = Annotated[
+    float,
+    Range(0),
+    Search("log", 1e-3, 1),
+    Help("second moments at the first step, over the squared gradient; none is 1 - memory"),
+]
 
-def plain(step: Step) -> Gradients:
-    """No add-on: d itself."""
-    return step.direction
+
+class AddOn(NamedTuple):
+    """A rule for one run, and whether it calls `Step.of_true_labels`."""
+
+    rule: Rule
+    true_labels: bool
 
 
-@register("GradMask")
+def add_on_of(addon: str | None, flags: Mapping[str, Any]) -> AddOn:
+    """Return the add-on of a name with these flags; without a name, the plain step."""
+    if addon is None:
+        return AddOn(lambda step: step.direction, true_labels=False)
+    entry = ADD_ONS[addon]
+    return AddOn(entry(**flags), entry.facts.true_labels)
+
+
+@register("GradMask", source=SOURCE)
 def grad_mask(
     *, quantile: Quantile = 0.3, memory: Memory = 0.9, memory_start: MemoryStart | None = None
 ) -> Rule:
@@ -72,12 +96,12 @@ def grad_mask(
         d * 1[v >= quantile]        v: the probability that they agree
 
     Flags:
-        quantile: least v that an entry is kept with
+        quantile: least v of an entry that is kept
     """
     return _masked_by(Agreement(memory, memory_start), quantile)
 
 
-@register("ANDMask")
+@register("ANDMask", source=SOURCE)
 def and_mask(*, memory: Memory = 0.9, memory_start: MemoryStart | None = None) -> Rule:
     """Keep the entries whose two gradients agree in sign: GradMask at .5.
 
@@ -88,19 +112,19 @@ def and_mask(*, memory: Memory = 0.9, memory_start: MemoryStart | None = None) -
     return _masked_by(Agreement(memory, memory_start), 0.5)
 
 
-@register("VarGrad")
+@register("VarGrad", source=SOURCE)
 def var_grad(*, quantile: Quantile = 0.3, memory: Memory = 0.9, memory_start: MemoryStart = 1.0) -> Rule:
-    """Keep entries as GradMask does, the second moments started at the first squared gradients instead of 0.
+    """Keep entries as GradMask does, with second moments that start at the first squared gradients.
 
         d * 1[v >= quantile]        V = g^2 at the first step
 
     Flags:
-        quantile: least v that an entry is kept with
+        quantile: least v of an entry that is kept
     """
     return _masked_by(Agreement(memory, memory_start), quantile)
 
 
-@register("GradFocus")
+@register("GradFocus", source=SOURCE)
 def grad_focus(*, memory: Memory = 0.9, memory_start: MemoryStart | None = None) -> Rule:
     """Weigh every entry by the probability that its two gradients agree in sign.
 
@@ -112,10 +136,9 @@ def grad_focus(*, memory: Memory = 0.9, memory_start: MemoryStart | None = None)
     return lambda step: [d * v for d, v in zip(step.direction, agreement(step), strict=True)]
 
 
-@register("OPT")
+@register("OPT", source=SOURCE)
 def opt() -> Rule:
-    """Drop the entries whose two gradients oppose each other most, per tensor as few as make the step
-    feasible.
+    """Drop the entries with the most opposed gradients, as few per tensor as make the step feasible.
 
         d * 1[kept]        dropped: the most negative g_u g_c
 
@@ -123,13 +146,13 @@ def opt() -> Rule:
     """
 
     def rule(step: Step) -> Gradients:
-        every = zip(step.direction, step.unlearn, step.retain, strict=True)
-        return [d * kept(g_u, g_c, step.beta) for d, g_u, g_c in every]
+        entries = zip(step.direction, step.unlearn, step.retain, strict=True)
+        return [d * kept(g_u, g_c, step.beta) for d, g_u, g_c in entries]
 
     return rule
 
 
-@register("FocusOPT")
+@register("FocusOPT", source=SOURCE)
 def focus_opt(*, memory: Memory = 0.9, memory_start: MemoryStart | None = None) -> Rule:
     """Weigh as GradFocus does, then drop entries as OPT does, until the step is feasible.
 
@@ -142,27 +165,25 @@ def focus_opt(*, memory: Memory = 0.9, memory_start: MemoryStart | None = None) 
     agreement = Agreement(memory, memory_start)
 
     def rule(step: Step) -> Gradients:
-        every = zip(step.direction, agreement(step), step.unlearn, step.retain, strict=True)
-        return [d * v * kept(g_u, g_c, step.beta, v) for d, v, g_u, g_c in every]
+        entries = zip(step.direction, agreement(step), step.unlearn, step.retain, strict=True)
+        return [d * v * kept(g_u, g_c, step.beta, v) for d, v, g_u, g_c in entries]
 
     return rule
 
 
-@register("SalUn", true_labels=True)
+@register("SalUn", source=SOURCE, true_labels=True)
 def saliency(*, quantile: Quantile = 0.3) -> Rule:
-    """Keep the entries that are most salient for the forget batch, tensor by tensor, anew for each batch.
+    """Keep the entries that are most salient for the forget batch, per tensor, anew for each batch.
 
-        d * 1[|g| >= quantile of |g|]        g: the gradient of the forget batch's cross-entropy with true labels
+        d * 1[|g| >= quantile of |g|]        g: gradient of the forget batch's cross-entropy, true labels
 
     Flags:
         quantile: share of a tensor's entries that are dropped
     """
 
     def rule(step: Step) -> Gradients:
-        sizes = [g.abs() for g in step.of_true_labels()]
-        return [
-            d * (size >= _quantile(size, quantile)) for d, size in zip(step.direction, sizes, strict=True)
-        ]
+        pairs = zip(step.direction, step.of_true_labels(), strict=True)
+        return [d * (g.abs() >= _quantile(g.abs(), quantile)) for d, g in pairs]
 
     return rule
 
@@ -174,9 +195,8 @@ class Agreement:
         z = g / sqrt(V + 1e-8),  V <- memory V + (1 - memory) g^2,  at the first step V = memory_start g^2
 
     V is kept for each of the two gradients over all steps, without bias correction; Phi is the normal
-    distribution's cdf. Without
-    `memory_start` V is 0 before the first step: 1 - memory. Dine et al.'s public code keeps .1 of V and
-    starts at .1 g^2: --memory .1 --memory_start .1.
+    distribution's cdf. The default `memory_start` is 1 - memory, as if V was 0 before the first step. Dine et
+    al.'s public code keeps .1 of V and starts at .1 g^2: --memory .1 --memory_start .1.
     """
 
     def __init__(self, memory: float, memory_start: float | None = None) -> None:
@@ -185,61 +205,55 @@ class Agreement:
         self._moments: dict[str, Gradients] = {}
 
     def __call__(self, step: Step) -> Gradients:
-        chances = zip(self._chance("unlearn", step.unlearn), self._chance("retain", step.retain), strict=True)
-        return [p_u * p_c + (1 - p_u) * (1 - p_c) for p_u, p_c in chances]
+        pairs = zip(self._chance("unlearn", step.unlearn), self._chance("retain", step.retain), strict=True)
+        return [p_u * p_c + (1 - p_u) * (1 - p_c) for p_u, p_c in pairs]
 
     def _chance(self, which: str, gradients: Gradients) -> Gradients:
-        kept, new = self.memory, 1 - self.memory
+        """Return Phi(z) of one of the two gradients, whose V is updated."""
+        new = 1 - self.memory
         if which not in self._moments:
             self._moments[which] = [torch.zeros_like(g) for g in gradients]
             new = self.memory_start
-        for moment, g in zip(self._moments[which], gradients, strict=True):
-            moment.mul_(kept).addcmul_(g, g, value=new)
-        return [
-            torch.special.ndtr(g / (moment + EPSILON).sqrt())
-            for g, moment in zip(gradients, self._moments[which], strict=True)
-        ]
+        pairs = list(zip(gradients, self._moments[which], strict=True))
+        for g, moment in pairs:
+            moment.mul_(self.memory).addcmul_(g, g, value=new)
+        return [torch.special.ndtr(g / (moment + EPSILON).sqrt()) for g, moment in pairs]
 
 
 def kept(g_u: Tensor, g_c: Tensor, beta: float, v: Tensor | None = None) -> Tensor:
-    """1 for the entries of one tensor that stay, 0 for those that are dropped, so that the step on the others
-    is feasible.
+    """Return 1 for the entries of a tensor that are kept and 0 for those dropped to make the step feasible.
 
-        min(alpha / beta sum v g_u^2, beta / alpha sum v g_c^2) + sum v g_u g_c >= 0        alpha = 1 - beta, v = 1 if not given
+        min(alpha / beta sum v g_u^2, beta / alpha sum v g_c^2) + sum v g_u g_c >= 0    alpha = 1 - beta, v = 1 by default
 
-    which is <v d, g_u> >= 0 and <v d, g_c> >= 0 for d = beta g_c + alpha g_u. The smallest products v g_u g_c
-    are dropped,
-    as few as it takes. It is a statement about d: what an optimiser makes of it (momentum, Adam's scaling,
-    weight decay) can break it afterwards.
+    over the entries kept: then <v d, g_u> >= 0 and <v d, g_c> >= 0 for d = beta g_c + alpha g_u. As few
+    entries as possible are dropped, the smallest products v g_u g_c first. This holds for d: the optimiser
+    (momentum, Adam's scaling, weight decay) can break it afterwards.
     """
     a, b = g_u.flatten().double(), g_c.flatten().double()
     weight = torch.ones_like(a) if v is None else v.flatten().double()
-    products = weight * a * b
-    alpha = 1 - beta
-    if (
-        not a.is_cuda and _least(alpha, beta, weight, a, b) + products.sum() >= 0
-    ):  # nothing to drop, and no sort
+    terms = torch.stack([weight * a.square(), weight * b.square(), weight * a * b])
+    # Without a GPU it pays to look first whether anything is to be dropped: most often nothing, and no sort.
+    if not a.is_cuda and _slack(terms.sum(1), beta) >= 0:
         return torch.ones_like(g_u)
-    order = products.argsort()
-    sums = [_rest_sums(values[order]) for values in (weight * a.square(), weight * b.square(), products)]
-    feasible = torch.minimum(alpha / beta * sums[0], beta / alpha * sums[1]) + sums[2] >= 0
-    dropped = (
-        feasible.int().argmax()
-    )  # the first that is; where nothing is left it always is. Not an int: a GPU need not wait for it
+    order = terms[2].argsort()
+    feasible = _slack(_rest_sums(terms[:, order]), beta) >= 0
+    # The first number of dropped entries that is feasible; N always is. Not an int: a GPU need not wait for it.
+    dropped = feasible.int().argmax()
     stays = torch.empty_like(a)
     stays[order] = (torch.arange(len(a), device=a.device) >= dropped).to(stays)
     return stays.view_as(g_u).to(g_u.dtype)
 
 
-def _least(alpha: float, beta: float, v: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return torch.minimum(alpha / beta * (v * a.square()).sum(), beta / alpha * (v * b.square()).sum())
+def _slack(sums: Tensor, beta: float) -> Tensor:
+    """Return the left side of `kept`'s inequality, from the sums of v g_u^2, v g_c^2 and v g_u g_c."""
+    alpha = 1 - beta
+    return torch.minimum(alpha / beta * sums[0], beta / alpha * sums[1]) + sums[2]
 
 
 def _rest_sums(values: Tensor) -> Tensor:
-    """Sums of what is left when the first 0, 1, ..., N values are taken away, (N + 1,); the last is exactly
-    0.
-    """
-    return torch.cat([values.flip(0).cumsum(0).flip(0), values.new_zeros(1)])
+    """Return the sums without the first 0, 1, ..., N values of each row, (rows, N + 1); the last is exactly 0."""
+    sums = values.flip(1).cumsum(1).flip(1)
+    return torch.cat([sums, values.new_zeros(len(values), 1)], 1)
 
 
 def _masked_by(agreement: Agreement, least: float) -> Rule:
@@ -247,8 +261,6 @@ def _masked_by(agreement: Agreement, least: float) -> Rule:
 
 
 def _quantile(values: Tensor, share: float) -> Tensor:
-    """The value of which `share` of the entries are below: torch.quantile's `higher`, for tensors of any
-    size.
-    """
+    """Return the value above `share` of the entries: torch.quantile's `higher`, for tensors of any size."""
     rank = min(int(-(-share * (values.numel() - 1) // 1)), values.numel() - 1)
     return values.flatten().kthvalue(rank + 1).values

@@ -183,16 +183,17 @@ Resolve = Callable[..., dict[str, Any] | None]
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """What a method declares: its source, whether it leaves the weights alone, whether it refuses to forget a
-    part of a class
-    (`whole_class`), what else it needs (`ideal`: the ideal model; `oracles`: those of other seeds), whether
-    what it returns `wraps` the model in another module, which images it trains on augmented where the run
-    augments (`augments`; None: nobody has said) and what the source's public code augments
-    (`source_augments`), and what depends on more than one setting.
+    """The facts that a method's registration declares.
 
-    Each `resolve(model, data, *, ...)` takes those settings that it names, each in its range already, and
-    returns the values that settings come to, or raises ValueError, before anything is trained. The method is
-    called with what they return.
+    source: where the method was published. leaves_weights: the method does not change the weights.
+    whole_class: it refuses to forget a part of a class. needs: the ideal model, or oracles of other seeds.
+    wraps: it returns the model inside another module. augments: the images that it trains on augmented if the
+    run augments; None if unknown. source_augments: what the source's public code augments. add_on: the add-on
+    of a joint name.
+
+    resolve: functions `(model, data, *, ...)` of settings that depend on each other, on the model or on the
+    data. Each takes the settings that it names, checked already, and returns the values of those that it
+    resolves, or raises ValueError, before anything is trained. The method is called with what they return.
     """
 
     source: str = ""
@@ -203,6 +204,7 @@ class MethodFacts:
     augments: tuple[Literal["forget", "retain"], ...] | None = None
     source_augments: str = ""
     resolve: tuple[Resolve, ...] = ()
+    add_on: str = ""
 
 
 METHODS = Registry("method", MethodFacts, takes=("model", "data"))

@@ -1,23 +1,22 @@
-"""NGPlus: descend on what is retained and ascend on what is forgotten, in one step."""
+"""NGPlus: descend on the retain set and ascend on the forget set, in one step."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from unlearn.add_ons import AddOnName, add_on_of
 from unlearn.impl import ForgetData, Unlearned, register
-from unlearn.settings import AddOnName, BatchSize, Beta, Epochs, LearningRate, Memory, MemoryStart, Quantile
+from unlearn.settings import BatchSize, Beta, Epochs, LearningRate
 from unlearn.teacher import Seen
-from unlearn.two_gradients import add_on_of, check_add_on, descend_both, register_with_add_ons
-
-SOURCE = "Kurmanji et al. 2023, arXiv:2302.09880; Dine, Furon, Faure 2025, arXiv:2511.02435"
+from unlearn.two_gradients import cross_entropy_of, descend_both, register_with_add_ons
 
 
 @register(
     "NGPlus",
     "NegGrad+",
-    source=SOURCE,
-    resolve=(check_add_on,),
+    source="Kurmanji et al. 2023, arXiv:2302.09880; Dine, Furon, Faure 2025, arXiv:2511.02435",
     augments=("forget", "retain"),
     source_augments="nothing",
 )
@@ -30,9 +29,7 @@ def ng_plus(
     batch_size: BatchSize = 256,
     beta: Beta = 0.95,
     addon: AddOnName | None = None,
-    quantile: Quantile | None = None,
-    memory: Memory | None = None,
-    memory_start: MemoryStart | None = None,
+    **of_add_on: Any,
 ) -> Unlearned:
     """Descend the retain batch's cross-entropy and ascend the forget batch's.
 
@@ -50,24 +47,28 @@ def ng_plus(
         unlearn_lr: learning rate of Adam
         batch_size: images of each kind a step
 
-    Raises ValueError for flags that make no sense, or that the add-on does not have; FloatingPointError if it
-    diverges.
+    Raises ValueError for a flag that the add-on does not have; FloatingPointError if it diverges.
 
     Departures: in Kurmanji et al. an epoch is a pass over retain, with forget cycled; the model is in eval
     mode, so that batch norm uses its running statistics; the retain loss has .05 |theta - theta_0|^2 beside
     it; the optimiser is SGD without momentum (.01, 10 epochs).
     """
-    of_forget, of_retain = (images.labels.to(data.device) for images in (data.forget, data.retain))
+    forget_loss = cross_entropy_of(data.forget, data.device)
 
     def ascend(logits: Tensor, batch: Seen) -> Tensor:
-        return -F.cross_entropy(logits, of_forget[batch.positions])
+        return -forget_loss(logits, batch)
 
-    def descend(logits: Tensor, batch: Seen) -> Tensor:
-        return F.cross_entropy(logits, of_retain[batch.positions])
-
-    add_on = add_on_of(addon, quantile=quantile, memory=memory, memory_start=memory_start)
     return descend_both(
-        model, data, "NGPlus", ascend, descend, add_on, beta, unlearn_epochs, unlearn_lr, batch_size
+        model,
+        data,
+        "NGPlus",
+        forget=ascend,
+        retain=cross_entropy_of(data.retain, data.device),
+        add_on=add_on_of(addon, of_add_on),
+        beta=beta,
+        unlearn_epochs=unlearn_epochs,
+        unlearn_lr=unlearn_lr,
+        batch_size=batch_size,
     )
 
 
@@ -81,7 +82,4 @@ register_with_add_ons(
         "NGradFocusOPT": "FocusOPT",
         "NGSalUn": "SalUn",
     },
-    source=SOURCE,
-    augments=("forget", "retain"),
-    resolve=(check_add_on,),
 )

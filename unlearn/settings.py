@@ -33,31 +33,3 @@ MaskLayer = Annotated[
 Beta = Annotated[
     BetweenZeroAndOne, Help("weight of the retain gradient, between 0 and 1"), Search("linear", 0.5, 0.99)
 ]
-AddOnName = Annotated[
-    str,
-    Help(
-        "rule that combines the two gradients instead: GradMask, ANDMask, VarGrad, GradFocus, OPT, FocusOPT, "
-        "SalUn"
-    ),
-]
-Quantile = Annotated[
-    float,
-    Range(0, 1, "[)"),
-    Search("linear", 0, 0.9),
-    Help(
-        "least agreement (GradMask, VarGrad) or share of the gradient's entries (SalUn) that an add-on masks "
-        "by (.3)"
-    ),
-]
-Memory = Annotated[
-    float,
-    Range(0, 1, "[)"),
-    Search("linear", 0, 0.99),
-    Help("how much of the second moments an add-on keeps from step to step (.9)"),
-]
-MemoryStart = Annotated[
-    float,
-    Range(0),
-    Search("log", 1e-3, 1),
-    Help("the second moments of an add-on's first step, over the squared gradient (1 - memory; VarGrad 1)"),
-]

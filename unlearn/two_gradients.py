@@ -1,77 +1,41 @@
-"""Methods whose step combines a forget and a retain gradient, with or without an add-on: the one loop of them
-all.
-"""
+"""Methods whose step combines a forget and a retain gradient, with or without an add-on."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable
+from typing import Annotated, Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flag_error import FlagError
-from nearest_name import did_you_mean
+from registry import Entry
+from signature import Help
 from unlearn import passes
-from unlearn.add_ons import ADD_ONS, Gradients, Rule, Step, plain
+from unlearn.add_ons import ADD_ONS, AddOn, Gradients, Step
 from unlearn.forget_and_retain import numbered
 from unlearn.impl import METHODS, ForgetData, Resolve, Unlearned, copy_of
 from unlearn.streams import endless
 from unlearn.teacher import Seen, seen
 from unlearn.train_mode import train_mode, without_a_last_single
+from vision_data import ImageSet
 
-Objective = Callable[
-    [Tensor, Seen], Tensor
-]  # the student's logits, and of which images they are -> a scalar to descend
-
-OF_ADD_ONS = {"quantile", "memory", "memory_start"}  # flags
+Objective = Callable[[Tensor, Seen], Tensor]  # the student's logits for a batch -> a scalar to descend
 
 
-class AddOn(NamedTuple):
-    """A rule for one run, and whether it asks for the gradient of the forget batch's true labels."""
-
-    rule: Rule = plain
-    true_labels: bool = False
-
-
-def add_on_of(
-    addon: str | None, *, quantile: float | None, memory: float | None, memory_start: float | None
-) -> AddOn:
-    """The add-on for one run. ValueError for an unknown add-on, or a flag that it does not have."""
-    flags = {"quantile": quantile, "memory": memory, "memory_start": memory_start}
-    given = {name: value for name, value in flags.items() if value is not None}
-    if addon is None:
-        if given:
-            expected = f"--{' and --'.join(given)}: expected an --addon that has it"
-            message = f"{expected}, got none. Name one of {', '.join(ADD_ONS.names)}"
-            raise FlagError(next(iter(given)), message, named=False)
-        return AddOn()
-    if addon not in ADD_ONS:
-        raise FlagError("addon", did_you_mean("add-on", addon, ADD_ONS.names))
-    entry = ADD_ONS[addon]
-    return AddOn(entry(**entry.settings(given)), entry.facts.true_labels)
-
-
-def check_add_on(
-    model: nn.Module,
-    data: ForgetData,
-    *,
-    addon: str | None = None,
-    quantile: float | None = None,
-    memory: float | None = None,
-    memory_start: float | None = None,
-) -> None:
-    """ValueError for an unknown add-on, and for flags of one that is not asked for."""
-    add_on_of(addon, quantile=quantile, memory=memory, memory_start=memory_start)
+def cross_entropy_of(images: ImageSet, device: torch.device) -> Objective:
+    """Return the mean cross-entropy of a batch of these images, with their labels."""
+    labels = images.labels.to(device)
+    return lambda logits, batch: F.cross_entropy(logits, labels[batch.positions])
 
 
 def descend_both(
     model: nn.Module,
     data: ForgetData,
     name: str,
+    *,
     forget: Objective,
     retain: Objective,
     add_on: AddOn,
@@ -79,42 +43,40 @@ def descend_both(
     unlearn_epochs: int,
     unlearn_lr: float,
     batch_size: int,
-    *,
     keep_statistics: bool = False,
 ) -> Unlearned:
-    """Adam on rule(g_u, g_c), the gradients of the two objectives on a forget and a retain batch; an epoch is
-    a pass over forget.
+    """Descend two objectives at once by Adam on rule(g_u, g_c), their gradients on a forget and a retain batch.
 
-    The retain set is reshuffled and goes round again where it is shorter, and goes on in the next epoch where
-    it is longer.
-    `keep_statistics` as in `passes.fine_tune`: for objectives with a least value. One that climbs without end
-    goes further in eval mode by running statistics than retaining can repair. Raises FloatingPointError at
-    the end of an epoch after which a loss or a weight is not finite.
+    An epoch is a pass over forget. The retain set is reshuffled after each pass over it, whether it is shorter
+    or longer. `keep_statistics` as in `passes.Pass`, for objectives with a minimum: by running statistics, one
+    without would go further than retaining can repair. Raises FloatingPointError after an epoch whose losses
+    or weights are not finite.
     """
     student = copy_of(model)
     parameters = list(student.parameters())
     optimizer = torch.optim.Adam(parameters, lr=unlearn_lr)
-    size = batch_size
-    while any(without_a_last_single(images, size) > size for images in (data.forget, data.retain)):
-        size += 1
+    size = batch_size_for((data.forget, data.retain), batch_size)
     order, noise, moves = (data.generator(name, purpose) for purpose in ("forget", "dropout", "augmentation"))
-    others = seen(endless(data, numbered(data.retain), size, name, "retain"))
-    alone = min(size, len(data.forget), len(data.retain)) == 1
-    images, labels, history = numbered(data.forget.to(data.device)), data.forget.labels.to(data.device), []
+    retain_batches = seen(endless(data, numbered(data.retain), size, name, "retain"))
+    images, true_labels = numbered(data.forget.to(data.device)), cross_entropy_of(data.forget, data.device)
+    single = min(size, len(data.forget), len(data.retain)) == 1
+    history = []
     for epoch in data.progress(range(unlearn_epochs), name):
-        with train_mode(student, noise, data.device, single_images=alone or keep_statistics):
-            losses = []
-            forget_batches = seen(data.training_batches(images, size, order, moves))
-            for (x_f, of_forget), (x_r, of_retain) in zip(forget_batches, others, strict=False):
+        losses = []
+        forget_batches = seen(data.training_batches(images, size, order, moves))
+        with train_mode(student, noise, data.device, single_images=single or keep_statistics):
+            for (x_f, of_forget), (x_r, of_retain) in zip(forget_batches, retain_batches, strict=False):
                 logits = student(x_f)
                 forget_loss = forget(logits, of_forget)
-                g_u = _gradients(forget_loss, parameters, retain_graph=add_on.true_labels)
-                true = functools.partial(_of_true_labels, logits, labels[of_forget.positions], parameters)
+                g_u = gradients_of(forget_loss, parameters, retain_graph=add_on.true_labels)
                 retain_loss = retain(student(x_r), of_retain)
-                g_c = _gradients(retain_loss, parameters)
-                for parameter, direction in zip(
-                    parameters, add_on.rule(Step(g_u, g_c, beta, true)), strict=True
-                ):
+                g_c = gradients_of(retain_loss, parameters)
+
+                def of_true_labels(logits: Tensor = logits, batch: Seen = of_forget) -> Gradients:
+                    return gradients_of(true_labels(logits, batch), parameters)
+
+                step = Step(g_u, g_c, beta, of_true_labels)
+                for parameter, direction in zip(parameters, add_on.rule(step), strict=True):
                     parameter.grad = direction
                 optimizer.step()
                 losses.append(torch.stack([forget_loss.detach(), retain_loss.detach()]))
@@ -126,7 +88,16 @@ def descend_both(
     return Unlearned(student, history=history)
 
 
-def _gradients(loss: Tensor, parameters: list[nn.Parameter], *, retain_graph: bool = False) -> Gradients:
+def batch_size_for(sets: Iterable[ImageSet], size: int) -> int:
+    """Return `size`, or the next larger one that leaves no single image for the last batch of any set."""
+    sets = list(sets)
+    while any(without_a_last_single(images, size) > size for images in sets):
+        size += 1
+    return size
+
+
+def gradients_of(loss: Tensor, parameters: list[nn.Parameter], *, retain_graph: bool = False) -> Gradients:
+    """Return the loss's gradient, a tensor per parameter; 0 where it does not depend on one."""
     return list(
         torch.autograd.grad(
             loss, parameters, allow_unused=True, materialize_grads=True, retain_graph=retain_graph
@@ -134,48 +105,41 @@ def _gradients(loss: Tensor, parameters: list[nn.Parameter], *, retain_graph: bo
     )
 
 
-def _of_true_labels(logits: Tensor, labels: Tensor, parameters: list[nn.Parameter]) -> Gradients:
-    """From the forward pass that the forget gradient came from: one more backward pass."""
-    return _gradients(F.cross_entropy(logits, labels), parameters)
-
-
 def register_with_add_ons(
-    method: Callable[..., Any],
-    names: dict[str, str],
-    *,
-    resolve: Sequence[Resolve],
-    without: Collection[str] = (),
-    **facts: Any,
+    method: Callable[..., Any], names: dict[str, str], without: Collection[str] = ()
 ) -> None:
-    """Register `method` under each of the names as well, with the add-on of that name fixed: it is no flag
-    there.
+    """Register `method` again under joint names, each with the add-on's own flags in place of `addon`.
 
-    Neither are the flags that other add-ons have, nor those `without` which the method does where it has an
-    add-on.
+    names: joint names with their add-ons. without: flags that the method does not have with an add-on.
     """
+    base = next(entry for entry in METHODS if entry.function is method)
     for name, addon in names.items():
-        foreign = OF_ADD_ONS - set(ADD_ONS[addon].hyperparameters)
-        function = _with_add_on(method, name, addon, {"addon", *foreign, *without})
-        with_it = tuple(
-            functools.partial(one, addon=addon) if "addon" in inspect.signature(one).parameters else one
-            for one in resolve
-        )
-        METHODS.register(name, resolve=with_it, **facts)(function)
+        facts = vars(base.facts) | {"add_on": addon, "resolve": _with(addon, base.facts.resolve)}
+        METHODS.register(name, **facts)(_joint(base, name, addon, without))
 
 
-def _with_add_on(
-    method: Callable[..., Any], name: str, addon: str, without: Collection[str]
-) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def run(model: nn.Module, data: ForgetData, **settings: Any) -> Unlearned:
-        result: Unlearned = method(model, data, addon=addon, **settings)
+def _with(addon: str, resolve: Iterable[Resolve]) -> tuple[Resolve, ...]:
+    """Fix the add-on of the functions that take one."""
+    return tuple(
+        functools.partial(each, addon=addon) if "addon" in inspect.signature(each).parameters else each
+        for each in resolve
+    )
+
+
+def _joint(base: Entry[Any], name: str, addon: str, without: Collection[str]) -> Callable[..., Any]:
+    @functools.wraps(base.function)
+    def joint(model: nn.Module, data: ForgetData, **settings: Any) -> Unlearned:
+        result: Unlearned = base.function(model, data, addon=addon, **settings)
         return result
 
-    signature = inspect.signature(method)
-    base = next(entry.name for entry in METHODS if entry.function is method)
-    kept = [p for p in signature.parameters.values() if p.name not in without]
-    run.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
-    run.__doc__ = f"{base} with the add-on {addon}.\n\n{inspect.getdoc(method)}"
-    run.__name__ = run.__qualname__ = name
-    run.addon = addon  # type: ignore[attr-defined]
-    return run
+    signature, hints = inspect.signature(base.function), get_type_hints(base.function, include_extras=True)
+    left_out = {"addon", *without}
+    own = [p for p in signature.parameters.values() if p.name not in left_out and p.kind is not p.VAR_KEYWORD]
+    for flag in ADD_ONS[addon].hyperparameters.values():
+        own.append(inspect.Parameter(flag.name, inspect.Parameter.KEYWORD_ONLY, default=flag.default))
+        hints[flag.name] = Annotated[(flag.annotation, *flag.notes, Help(flag.help))]
+    joint.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+    joint.__annotations__ = hints
+    joint.__doc__ = f"{base.name} with the add-on {addon}.\n\n{inspect.getdoc(base.function)}"
+    joint.__name__ = joint.__qualname__ = name
+    return joint

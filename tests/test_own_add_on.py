@@ -1,0 +1,188 @@
+"""An add-on in one file of a user's, with a flag of its own, wherever flags are read."""
+
+import contextlib
+import io
+
+import pytest
+import torch
+from torch import nn
+
+import mlflow_forget
+import run_flags
+from array_param_file import main as write_grid
+from base_models import BaseConfig, BaseModels
+from identity import decisive_of, run_params
+from pipeline import Pipeline, PipelineConfig
+from tests.main_job_runs import call, default_store  # noqa: F401 (a fixture of every test here)
+from unlearn import METHODS, ForgetData, unlearn
+from unlearn.add_ons import ADD_ONS
+
+TOY = '''
+from typing import Annotated
+from signature import Range
+from unlearn.add_ons import register
+
+@register("Damped", source="nobody 2026")
+def damped(*, strength: Annotated[float, Range(0, 1)] = 0.5):
+    """Shrink the step.
+
+    Flags:
+        strength: what the step is multiplied by
+    """
+    return lambda step: [strength * d for d in step.direction]
+'''
+GREEDY = '''
+def greedy(*, beta: float = 0.5):
+    """Take a flag's name that the method has."""
+    return lambda step: step.direction
+'''
+NOT_CHOSEN = "--strength: expected an --addon that has it, got {}. Name one of Damped"
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch):
+    """What a toy registers ends with its test."""
+    for table in ("_entries", "_names"):
+        monkeypatch.setattr(ADD_ONS, table, dict(getattr(ADD_ONS, table)))
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy.py").write_text(TOY)
+    (tmp_path / "greedy.py").write_text(GREEDY)
+    return tmp_path
+
+
+def given_by(*words):
+    """The method's settings in each config of a command line."""
+    return [config.settings for config in run_flags.configs_from(*mlflow_forget.options_of(words))]
+
+
+def test_its_flag_is_on_the_command_line_where_it_is_chosen():
+    words = "--unlearn NGPlus --addon toy.py:damped --strength .25"
+    assert given_by(*words.split()) == [{"addon": "toy.py:damped", "strength": 0.25}]
+
+
+@pytest.mark.parametrize(("addon", "got"), [("", "none"), ("--addon OPT", "OPT")])
+def test_its_flag_is_refused_in_one_line_where_another_is_chosen(addon, got):
+    assert ADD_ONS["toy.py:damped"].name == "Damped"
+    with pytest.raises(ValueError, match=f"^{NOT_CHOSEN.format(got)}$"):
+        given_by(*f"--unlearn SRL {addon} --strength .25".split())
+
+
+def test_its_values_are_a_sweep_and_are_checked():
+    words = ["--unlearn", "SCRUB", "--addon", "toy.py:damped", "--strength", "0.1"]
+    assert [one["strength"] for one in given_by(*words, "0.9")] == [0.1, 0.9]
+    with pytest.raises(ValueError, match="--strength: expected a number from 0 to 1, got 2"):
+        given_by(*words, "2")
+
+
+def test_its_flag_is_in_the_help_where_it_is_chosen():
+    def help_of(*words):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), pytest.raises(SystemExit):
+            given_by("--unlearn", "NGPlus", *words, "--help")
+        return " ".join(out.getvalue().split())
+
+    shown = "what the step is multiplied by (a number from 0 to 1; default: 0.5)"
+    assert shown in help_of("--addon", "toy.py:damped")
+    assert "--strength" not in help_of("--addon", "OPT")
+
+
+def test_its_flag_is_in_a_config_and_a_grid(folder):
+    text = "unlearn: NGPlus\naddon: toy.py:damped\nstrength: [0.1, 0.9]\n"
+    (folder / "run.yml").write_text(text)
+    assert [one["strength"] for one in given_by("--config", "run.yml")] == [0.1, 0.9]
+    (folder / "grid.yml").write_text("methods:\n  NGPlus: {addon: toy.py:damped, strength: [0.1, 0.9]}\n")
+    assert write_grid(["--grid", "grid.yml"]) == 0
+    jobs = (folder / "params.txt").read_text().splitlines()
+    assert [line.split()[-1] for line in jobs] == ["0.1", "0.9"]
+    assert "strength" not in (folder / "base_params.txt").read_text()
+
+
+def tiny():
+    images = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(12) % 3
+    return ForgetData.of_tensors(images, labels, labels == 0)
+
+
+def model():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Linear(4, 3)
+
+
+@pytest.mark.parametrize("method", ["NGPlus", "SRL", "SCRUB"])
+def test_its_flag_reaches_the_rule_from_python(method):
+    """A step multiplied by 0 is none; by 1 it is the plain one, as GradMask's that keeps every entry."""
+
+    def weights(**flags):
+        done = unlearn(method, model(), tiny(), unlearn_epochs=2, **flags).model
+        return torch.cat([p.detach().flatten() for p in done.parameters()])
+
+    start = torch.cat([p.detach().flatten() for p in model().parameters()])
+    assert torch.equal(weights(addon="toy.py:damped", strength=0.0), start)
+    plain = weights(addon="GradMask", quantile=0.0)
+    assert torch.equal(weights(addon="toy.py:damped", strength=1.0), plain)
+    direct = METHODS[method].function(model(), tiny(), addon="toy.py:damped", strength=0.0)
+    assert torch.equal(nn.utils.parameters_to_vector(direct.model.parameters()), start)
+
+
+def test_a_flag_that_the_method_has_already_is_refused():
+    with pytest.raises(ValueError, match="greedy: --beta is a flag of NGPlus already. Rename the parameter"):
+        given_by("--unlearn", "NGPlus", "--addon", "greedy.py:greedy")
+
+
+@pytest.fixture
+def checked(folder, digits):
+    base = BaseModels(BaseConfig(epochs=1, arch_options={"hidden": (6,)}), splits=digits)
+
+    def of(unlearn, **settings):
+        return Pipeline(PipelineConfig(unlearn, settings, base=base.config), base=base).checked
+
+    of.initial = base.initial()
+    return of
+
+
+def test_its_flag_is_a_param_and_in_the_hash_where_it_is_chosen(checked, folder):
+    chosen, other = checked("SRL", addon="toy.py:damped"), checked("SRL", addon="OPT")
+    assert (run_params(chosen)["strength"], run_params(chosen)["addon"]) == (0.5, "toy.py:damped")
+    assert "strength" not in run_params(other)
+    decisive = decisive_of(chosen, checked.initial, None)
+    assert decisive["settings"]["strength"] == 0.5
+    assert decisive["addon_code"] == run_params(chosen)["addon_code"] == ADD_ONS["Damped"].code_digest
+    assert not {"strength", "addon_code"} & {*decisive_of(other, checked.initial, None)["settings"]}
+
+
+FIRST = {"quantile": None, "memory": None, "memory_start": None}
+SHARED = {"unlearn_epochs": 30, "unlearn_lr": 1e-4, "batch_size": 256, "beta": 0.95}
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "hashed"),
+    [
+        ("NGPlus", {}, {"addon": None, **FIRST}),
+        ("NGPlus", {"addon": "OPT"}, {"addon": "OPT", **FIRST}),
+        ("NGPlus", {"addon": "GradMask"}, {"addon": "GradMask", **FIRST}),
+        ("SRL", {"addon": "GradMask", "quantile": 0.3}, {"addon": "GradMask", **FIRST, "quantile": 0.3}),
+        ("NGPlus_OPT", {}, {}),
+        ("NGradMask", {}, FIRST),
+        ("SRGradFocus", {"memory": 0.5}, {"memory": 0.5, "memory_start": None}),
+    ],
+)
+def test_the_settings_in_the_hash_of_the_first_add_ons_are_those_of_version_0_1(
+    checked, method, given, hashed
+):
+    decisive = decisive_of(checked(method, **given), checked.initial, None)
+    assert decisive["settings"] == SHARED | hashed
+
+
+def test_a_run_logs_it(folder):
+    words = (
+        "--unlearn NGPlus --addon toy.py:damped --strength .25 --epochs 1 --unlearn_epochs 1 --report skip"
+    )
+    outcome = call(folder, *words.split())
+    assert outcome.code == 0, outcome.err
+    assert outcome.params["strength"] == "0.25"
+    assert (outcome.artifacts / "code" / "toy.py").read_text() == TOY
