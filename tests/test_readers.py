@@ -32,9 +32,8 @@ class JsonLines:
 
     def run_of(self, logged):
         losses = logged["loss"]
-        return StoredRun(
-            logged["id"], "", "lines", "FINISHED", 0, 1000, "", "", {"seed": logged["seed"]}, {"loss": losses[-1]}
-        )
+        params, metrics = {"seed": logged["seed"]}, {"loss": losses[-1]}
+        return StoredRun(logged["id"], "", "lines", "FINISHED", 0, 1000, "", "", params, metrics)
 
     def points(self, runs):
         losses = {logged["id"]: logged["loss"] for logged in self.logged}
@@ -64,7 +63,7 @@ def one_argument(uri):
 
 @pytest.fixture
 def arguments(tmp_path):
-    """The flags for a store of two runs in a format of its own, and its reader in a file outside the repository."""
+    """The flags for a store of two runs in its own format; its reader is a file outside the repository."""
     (tmp_path / "lines.py").write_text(JSON_LINES)
     logged = [{"id": "a", "seed": "1", "loss": [2.0, 0.5]}, {"id": "b", "seed": "2", "loss": [3.0]}]
     (tmp_path / "runs.jsonl").write_text("".join(f"{json.dumps(run)}\n" for run in logged))
