@@ -71,8 +71,8 @@ def trained(arch, kind, request=None):
 
 
 def quick(entry):
-    """One epoch, two steps, batches of 9, under whatever name a method has them."""
-    less = {"epochs": 1, "steps": 2, "batch_size": 9}
+    """One epoch, two steps, few images, under whatever name a method has them."""
+    less = {"epochs": 1, "steps": 2, "batch_size": 9, "noise_images": 9, "noise_copies": 2}
     return {
         name: value
         for name in entry.hyperparameters
