@@ -424,9 +424,8 @@ def test_every_add_on_is_found_in_any_case():
 
 
 def test_a_run_that_diverges_says_so():
-    with pytest.raises(
-        FloatingPointError, match=r"NGPlus diverged in epoch \d+: .* Choose a smaller --unlearn_lr"
-    ):
+    reason = r"NGPlus diverged in epoch \d+: .* Choose a smaller --unlearn_lr"
+    with pytest.raises(FloatingPointError, match=reason):
         unlearn("NGPlus", tiny_model(), tiny([0, 1]), unlearn_lr=3e37, unlearn_epochs=9, batch_size=1)
 
 

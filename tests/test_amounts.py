@@ -37,9 +37,8 @@ def test_an_amount_is_a_count_a_fraction_or_a_percentage(amount, total, count):
     ],
 )
 def test_another_amount_is_refused(amount):
-    with pytest.raises(
-        ValueError, match=r"--kappa: expected a count from 1 to 100 .*, got .*\. Correct the amount"
-    ):
+    reason = r"--kappa: expected a count from 1 to 100 .*, got .*\. Correct the amount"
+    with pytest.raises(ValueError, match=reason):
         count_of(amount, 100, "kappa")
 
 

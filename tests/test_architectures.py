@@ -263,9 +263,8 @@ def test_what_makes_no_sense_is_refused(arch, shape, options, message):
 )
 def test_a_transformer_of_timm_takes_images_that_its_patches_fill():
     assert build("timm:test_vit", COLOUR, 10, seed=1)(images(COLOUR)).shape == (4, 10)
-    with pytest.raises(
-        ValueError, match="--arch timm:test_vit: expected .* got one that fails .*divisible by patch size"
-    ):
+    reason = "--arch timm:test_vit: expected .* got one that fails .*divisible by patch size"
+    with pytest.raises(ValueError, match=reason):
         build("timm:test_vit", GREY, 10, seed=1)
 
 
@@ -280,10 +279,8 @@ def test_an_unknown_name_of_timm_is_refused():
 
 def test_without_timm_the_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    with pytest.raises(
-        ValueError,
-        match="expected the package timm, and it is not installed. Run: pip install -r requirements-timm.txt",
-    ):
+    reason = "expected the package timm, and it is not installed. Run: pip install -r requirements-timm.txt"
+    with pytest.raises(ValueError, match=reason):
         ARCHITECTURES["timm:resnet18"]
 
 

@@ -245,8 +245,6 @@ def test_an_augmentation_that_there_is_not_or_that_the_images_cant_take_is_refus
 
 def test_rows_of_numbers_are_no_images():
     labels = torch.arange(4) % 2
-    with pytest.raises(
-        ValueError,
-        match=r"augmentation flip: expected images \(channels, height, width\), got \(3,\). Ask for none",
-    ):
+    reason = r"augmentation flip: expected images \(channels, height, width\), got \(3,\). Ask for none"
+    with pytest.raises(ValueError, match=reason):
         ForgetData.of_tensors(torch.zeros(4, 3), labels, labels == 0, augment=("flip",))

@@ -183,9 +183,8 @@ def test_safetensors_of_another_program_can_be_the_initial_model(base, tmp_path,
 
 def test_safetensors_of_another_architecture_are_refused(base, tmp_path):
     save_file({"x": torch.ones(2)}, tmp_path / "theirs.safetensors")
-    with pytest.raises(
-        ValueError, match=r"theirs\.safetensors: expected the weights of this architecture, got others"
-    ):
+    reason = r"theirs\.safetensors: expected the weights of this architecture, got others"
+    with pytest.raises(ValueError, match=reason):
         base(mask=tmp_path / "theirs.safetensors")
 
 
@@ -337,29 +336,24 @@ def test_an_ideal_model_whose_header_was_edited_is_refused(base):
     """The initial model, said to be the ideal one."""
     made = base()
     edit_header(made.initial().path, made.ideal_path, trained_on="class0")
-    with pytest.raises(
-        ValueError, match=r"_ideal_class0\.safetensors: its header is not the one that was saved"
-    ):
+    reason = r"_ideal_class0\.safetensors: its header is not the one that was saved"
+    with pytest.raises(ValueError, match=reason):
         base()
 
 
 def test_an_ideal_model_with_the_initial_models_weights_is_refused(base):
     made = base()
     edit_header(made.initial().path, made.ideal_path, "made anew", trained_on="class0")
-    with pytest.raises(
-        ValueError,
-        match=r"expected a model that was retrained .*, got the weights of the initial model\. .*main_ideal",
-    ):
+    reason = r"expected a model that was retrained .*, got the weights of the initial model\. .*main_ideal"
+    with pytest.raises(ValueError, match=reason):
         base()
 
 
 def test_what_a_checkpoint_from_before_the_headers_digest_says_is_believed_aloud(base):
     path = base().initial().path
     edit_header(path, path, "taken out")
-    with pytest.warns(
-        UserWarning,
-        match=r"1mlp_ep1\.safetensors was saved before .* covered its header: .* can't be detected",
-    ):
+    reason = r"1mlp_ep1\.safetensors was saved before .* covered its header: .* can't be detected"
+    with pytest.warns(UserWarning, match=reason):
         base()
 
 

@@ -102,10 +102,8 @@ def test_an_own_architecture_that_is_no_classifier_is_refused_when_it_is_built(o
 
 
 def test_outputs_of_train_mode_are_found_before_training(own, digits):
-    with pytest.raises(
-        ValueError,
-        match=r"own.py:auxiliary: expected an architecture, in train mode too, one .* got tuple of 2",
-    ):
+    reason = r"own.py:auxiliary: expected an architecture, in train mode too, one .* got tuple of 2"
+    with pytest.raises(ValueError, match=reason):
         BaseModels(BaseConfig(arch=own("auxiliary"), epochs=1), splits=digits)
 
 
@@ -128,9 +126,8 @@ def test_building_leaves_the_random_state_alone(own):
 
 def test_batches_of_one_image_and_batch_norm(own, digits):
     assert BaseModels(BaseConfig(arch="mlp", epochs=1, training={"train_batch_size": 1}), splits=digits)
-    with pytest.raises(
-        ValueError, match="--train_batch_size: expected at least 2 for a model with batch norm, got 1"
-    ):
+    reason = "--train_batch_size: expected at least 2 for a model with batch norm, got 1"
+    with pytest.raises(ValueError, match=reason):
         BaseModels(BaseConfig(arch=own("normed"), epochs=1, training={"train_batch_size": 1}), splits=digits)
 
 
@@ -153,10 +150,8 @@ def test_an_ideal_model_of_one_image_and_batch_norm_is_found_before_the_initial_
         "default", base=BaseConfig(arch=own("normed"), epochs=1, request=all_but(digits, 1)), ideal="train"
     )
     base = BaseModels(config.base, splits=digits)
-    with pytest.raises(
-        ValueError,
-        match="expected at least two images to train a model with batch norm on, got one: the forget request",
-    ):
+    reason = "expected at least two images to train a model with batch norm on, got one: the forget request"
+    with pytest.raises(ValueError, match=reason):
         Pipeline(config, base=base)
 
 
@@ -292,8 +287,6 @@ def test_what_is_right_passes():
     check_logits(model, X[:2], 4, who="this")
     check_copies(model, who="this")
     check_trains(model, X[:2], 4, who="this")
-    with pytest.raises(
-        ValueError,
-        match=r"this whose output is logits \(2, 5 or more\) of 2 images, got \(2, 4\). Correct it",
-    ):
+    reason = r"this whose output is logits \(2, 5 or more\) of 2 images, got \(2, 4\). Correct it"
+    with pytest.raises(ValueError, match=reason):
         check_logits(model, X[:2], 5, who="this", more=True)

@@ -58,8 +58,6 @@ def test_ct_refuses_a_model_that_transposing_leaves_as_it_is(kernel):
     model = seeded(lambda: nn.Conv2d(1, 2, kernel), nn.Flatten, lambda: nn.LazyLinear(CLASSES))
     model(torch.zeros(1, 1, 4, 4))
     for one in (model, perceptron()):
-        with pytest.raises(
-            ValueError,
-            match="CT: expected a model with a square convolution kernel larger than 1 x 1, got one without",
-        ):
+        reason = "CT: expected a model with a square convolution kernel larger than 1 x 1, got one without"
+        with pytest.raises(ValueError, match=reason):
             resolved("CT", one, data_of(), {"unlearn_epochs": 1, "unlearn_lr": 1e-3, "batch_size": 8})

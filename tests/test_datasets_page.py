@@ -19,9 +19,8 @@ def test_every_dataset_is_on_the_page(page):
 
 
 def test_an_unknown_name_lists_the_families_too():
-    with pytest.raises(
-        ValueError, match=r"Datasets: CIFAR10, .*folder:PATH, hf:NAME\[:IMAGE_COLUMN:LABEL_COLUMN\]"
-    ):
+    reason = r"Datasets: CIFAR10, .*folder:PATH, hf:NAME\[:IMAGE_COLUMN:LABEL_COLUMN\]"
+    with pytest.raises(ValueError, match=reason):
         DATASETS["nothing like it"]
 
 

@@ -46,10 +46,8 @@ def test_on_a_full_disk_what_was_computed_is_given_and_not_kept(cache, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.warns(
-        UserWarning,
-        match="a result could not be cached and will be computed again: .*No space left on device",
-    ):
+    reason = "a result could not be cached and will be computed again: .*No space left on device"
+    with pytest.warns(UserWarning, match=reason):
         made, known = computed_once(cache, "key", lambda: {"x": torch.tensor(7)})
     assert (made["x"].item(), known, "key" in cache) == (7, False, False)
 

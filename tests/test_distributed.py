@@ -197,9 +197,8 @@ def test_every_process_gets_two_images_of_every_batch(images, size, processes):
 
 
 def test_fewer_images_than_the_processes_need_are_refused():
-    with pytest.raises(
-        ValueError, match="training: expected two images a process, got 3 for 2 processes. Start fewer"
-    ):
+    reason = "training: expected two images a process, got 3 for 2 processes. Start fewer"
+    with pytest.raises(ValueError, match=reason):
         fit(torch.nn.Flatten(), some(3), Recipe(1), generator=generator_for(1), group=ProcessGroup(0, 2))
 
 
@@ -250,8 +249,7 @@ def test_variables_that_torchrun_did_not_set_are_refused(size, message, monkeypa
 
 def test_one_gpu_for_several_processes_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(
-        ValueError, match="--device: expected auto, cuda or cpu for 2 processes, got 'cuda:1'"
-    ):
+    reason = "--device: expected auto, cuda or cpu for 2 processes, got 'cuda:1'"
+    with pytest.raises(ValueError, match=reason):
         own_device("cuda:1")
     assert own_device("cpu") == "cpu"

@@ -112,9 +112,8 @@ def test_fisher_needs_a_positive_alpha_and_a_linear_classifier(method):
     with pytest.raises(ValueError, match="--fisher_alpha: expected a number > 0, got 0"):
         unlearn(method, perceptron(), data_of(), fisher_alpha=0.0)
     model = seeded(lambda: nn.Conv2d(1, CLASSES, 4), nn.Flatten)
-    with pytest.raises(
-        ValueError, match="expected a model whose last linear layer gives its 3 logits, got no linear layer"
-    ):
+    reason = "expected a model whose last linear layer gives its 3 logits, got no linear layer"
+    with pytest.raises(ValueError, match=reason):
         resolved(method, model, data_of(), {"fisher_alpha": 1.0})
 
 

@@ -88,9 +88,8 @@ def test_what_leads_out_of_its_folder_is_refused(path, tmp_path):
     (tmp_path / "own" / "link").symlink_to("../other/secret")
     (tmp_path / "own" / "folder").symlink_to("../other")
 
-    with pytest.raises(
-        ValueError, match="inside .*own, got one that leads to .*other/secret. Copy it there; or"
-    ):
+    reason = "inside .*own, got one that leads to .*other/secret. Copy it there; or"
+    with pytest.raises(ValueError, match=reason):
         read_foreign(tmp_path / path, inside=tmp_path / "own")
 
 
@@ -118,18 +117,16 @@ def test_a_folder_whose_name_begins_alike_is_another_one(tmp_path):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match="expected a file, and there is no file .*gone. Check the path"
-    ):
+    reason = "expected a file, and there is no file .*gone. Check the path"
+    with pytest.raises(FileNotFoundError, match=reason):
         read_foreign(tmp_path / "gone")
 
 
 def test_what_is_no_utf8_is_refused_with_the_place(tmp_path):
     (tmp_path / "x").write_bytes(b"ab\xff")
 
-    with pytest.raises(
-        ValueError, match="x: expected text in UTF-8, got invalid start byte at byte 2. Save it in UTF-8"
-    ):
+    reason = "x: expected text in UTF-8, got invalid start byte at byte 2. Save it in UTF-8"
+    with pytest.raises(ValueError, match=reason):
         foreign_text(tmp_path / "x")
 
 

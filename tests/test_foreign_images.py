@@ -257,10 +257,8 @@ def test_a_cell_names_no_file_outside_of_the_dataset(tmp_path, path):
     (own / "own.png").write_bytes(encoded(noise(2)))
     (own / "link.png").symlink_to("../private.png")
 
-    with pytest.raises(
-        ValueError,
-        match=r"1 of the images can't be read: row 0 of train .*(expected a path inside|embedded null byte)",
-    ):
+    reason = r"1 of the images can't be read: row 0 of train .*(expected a path inside|embedded null byte)"
+    with pytest.raises(ValueError, match=reason):
         DATASETS[f"hf:{own}"](tmp_path / "data")
 
 
@@ -314,9 +312,8 @@ def test_the_state_of_a_saved_dataset_is_checked(tmp_path, state, says):
     own = saved(tmp_path / "own")
     (own / "state.json").write_text(state)
 
-    with pytest.raises(
-        ValueError, match=f"hf-own: expected a dataset in .*own, and it can't be read.*{says}|{says}"
-    ):
+    reason = f"hf-own: expected a dataset in .*own, and it can't be read.*{says}|{says}"
+    with pytest.raises(ValueError, match=reason):
         DATASETS[f"hf:{own}"](tmp_path / "data")
 
 

@@ -121,9 +121,8 @@ def test_a_class_that_does_not_exist_is_refused(label):
 
 @pytest.mark.parametrize(("classes", "available"), [((0,), 4), ((0, 1), 10), ((-1,), 20)])
 def test_more_images_than_there_are_is_refused(classes, available):
-    with pytest.raises(
-        ValueError, match=f"--num_indexes_to_replace: expected at most {available}, .*, got {available + 1}"
-    ):
+    reason = f"--num_indexes_to_replace: expected at most {available}, .*, got {available + 1}"
+    with pytest.raises(ValueError, match=reason):
         divided(ForgetRequest(classes, available + 1))
 
 

@@ -452,9 +452,8 @@ def test_the_model_of_the_caller_stays(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_method_that_diverges_names_itself(name):
-    with pytest.raises(
-        FloatingPointError, match=rf"^{name} diverged in epoch \d+: \w+_loss .* Choose a smaller --unlearn_lr"
-    ):
+    reason = rf"^{name} diverged in epoch \d+: \w+_loss .* Choose a smaller --unlearn_lr"
+    with pytest.raises(FloatingPointError, match=reason):
         unlearn(name, nn.Sequential(linear(), nn.Linear(3, 3)), data_of(), unlearn_lr=1e30, unlearn_epochs=50)
 
 
@@ -466,9 +465,8 @@ def test_neg_grad_shows_a_loss_that_climbs():
 
 
 def test_weights_that_overflow_in_the_last_step_are_noticed():
-    with pytest.raises(
-        FloatingPointError, match="FT diverged in epoch 1: retain_loss .*, or weights that are not finite"
-    ):
+    reason = "FT diverged in epoch 1: retain_loss .*, or weights that are not finite"
+    with pytest.raises(FloatingPointError, match=reason):
         unlearn("FT", linear(), data_of(), unlearn_lr=3e37, weight_decay=3e37, unlearn_epochs=1)
 
 

@@ -108,9 +108,8 @@ def test_splits_of_other_names_are_left_out_alike_of_parquet_and_of_what_was_sav
     parquet(tmp_path / "files", **made)
     datasets.DatasetDict(made).save_to_disk(tmp_path / "saved")
     for form in ("files", "saved"):
-        with pytest.warns(
-            UserWarning, match="the split (unsupervised, train_extra|train_extra, unsupervised) is left out"
-        ):
+        reason = "the split (unsupervised, train_extra|train_extra, unsupervised) is left out"
+        with pytest.warns(UserWarning, match=reason):
             assert DATASETS[f"hf:{tmp_path / form}"](tmp_path / "data").train[1].tolist() == [0, 1]
 
 
@@ -126,10 +125,8 @@ def test_files_of_which_none_names_a_part_are_all_for_training(tmp_path):
     (tmp_path / "own").mkdir()
     for name, start in (("cats", 0), ("part-1", 20)):
         part([0, 1], start=start)[0].to_parquet(tmp_path / "own" / f"{name}.parquet")
-    with pytest.warns(
-        UserWarning,
-        match=r"no file is called as a split: all are for training \(cats.parquet, part-1.parquet\)",
-    ):
+    reason = r"no file is called as a split: all are for training \(cats.parquet, part-1.parquet\)"
+    with pytest.warns(UserWarning, match=reason):
         assert DATASETS[f"hf:{tmp_path}/own"](tmp_path / "data").train[1].tolist() == [0, 1, 0, 1]
 
 
@@ -201,9 +198,8 @@ def test_two_files_of_a_part_that_number_their_classes_differently_are_refused(t
 def test_an_empty_split_is_refused_by_name(tmp_path, form, empty):
     made = {"train": part([0, 1])[0], "test": part([1], start=9)[0]}
     root = made_in(form, tmp_path / "own", **made | {empty: made[empty].select([])})
-    with pytest.raises(
-        ValueError, match=rf"hf-own: expected training images .*got no row in .*{empty}.*\. Remove it"
-    ):
+    reason = rf"hf-own: expected training images .*got no row in .*{empty}.*\. Remove it"
+    with pytest.raises(ValueError, match=reason):
         DATASETS[f"hf:{root}"](tmp_path / "data")
 
 
@@ -353,10 +349,8 @@ def test_several_configurations_are_refused_and_one_is_taken(tmp_path):
     for kind, start in (("full", 0), ("mini", 20)):
         (tmp_path / "own" / kind / "train").mkdir(parents=True)
         part([0, 1], start=start)[0].to_parquet(tmp_path / "own" / kind / "train" / "0000.parquet")
-    with pytest.raises(
-        ValueError,
-        match=r"expected one dataset, got several configurations: full, mini\. Name one: hf:.*own/full",
-    ):
+    reason = r"expected one dataset, got several configurations: full, mini\. Name one: hf:.*own/full"
+    with pytest.raises(ValueError, match=reason):
         DATASETS[f"hf:{tmp_path}/own"](tmp_path)
     assert DATASETS[f"hf:{tmp_path}/own/mini"](tmp_path).train[1].tolist() == [0, 1]
 
@@ -500,9 +494,8 @@ def test_an_image_with_two_labels_is_worth_a_word(tmp_path):
     made = datasets.Dataset.from_dict(
         {"image": [plain("red"), plain("red"), plain("blue")], "label": [0, 1, 1]}, features=features
     )
-    with pytest.warns(
-        UserWarning, match=r"two classes, as published: row 0 of train \(a\) and row 1 of train \(b\)"
-    ):
+    reason = r"two classes, as published: row 0 of train \(a\) and row 1 of train \(b\)"
+    with pytest.warns(UserWarning, match=reason):
         DATASETS[f"hf:{parquet(tmp_path / 'own', train=made)}"](tmp_path / "data")
 
 
@@ -518,9 +511,8 @@ def test_a_damaged_file_is_named(tmp_path):
     root = parquet(tmp_path / "own", train=part([0, 1])[0])
     file = root / "data" / "train-00000-of-00001.parquet"
     file.write_bytes(file.read_bytes()[:-30])
-    with pytest.raises(
-        ValueError, match=r"hf-own: expected a dataset in .*own, and it can't be read .*Download it again"
-    ):
+    reason = r"hf-own: expected a dataset in .*own, and it can't be read .*Download it again"
+    with pytest.raises(ValueError, match=reason):
         DATASETS[f"hf:{root}"](tmp_path / "data")
 
 
@@ -537,10 +529,8 @@ def test_a_damaged_file_is_named(tmp_path):
 )
 def test_without_network_it_is_said_which_files_to_put_where(tmp_path, name, files):
     place = tmp_path / files.split("/")[1]
-    with pytest.raises(
-        FileNotFoundError,
-        match=rf"expected {files} in {place}, and it can't be had from the hub .*--local-dir {place}",
-    ):
+    reason = rf"expected {files} in {place}, and it can't be had from the hub .*--local-dir {place}"
+    with pytest.raises(FileNotFoundError, match=reason):
         DATASETS[name](tmp_path)
 
 

@@ -51,10 +51,8 @@ def test_a_slug_without_a_digest_is_the_identity(request_):
 
 def test_the_ideal_model_of_another_list_is_refused(base):
     base(ONE).ideal()
-    with pytest.raises(
-        ValueError,
-        match=r"got one marked 'indexes-82710d77\w{56}': two forget lists share the name .*--save_dir",
-    ):
+    reason = r"got one marked 'indexes-82710d77\w{56}': two forget lists share the name .*--save_dir"
+    with pytest.raises(ValueError, match=reason):
         base(OTHER)
 
 
@@ -95,9 +93,8 @@ def test_an_architecture_that_is_named_by_eight_letters_is_believed_aloud(tmp_pa
 def test_an_architecture_of_another_file_is_refused_though_eight_letters_agree(tmp_path):
     other = f"net-82710d77{'1' * 56}"
     save_checkpoint(tmp_path / SAFETENSORS, mlp(), described(arch=other))
-    with pytest.raises(
-        ValueError, match=f"expected a checkpoint with arch net-{DIGEST}, got {other}.*byte for byte"
-    ):
+    reason = f"expected a checkpoint with arch net-{DIGEST}, got {other}.*byte for byte"
+    with pytest.raises(ValueError, match=reason):
         check_checkpoint(tmp_path / SAFETENSORS, described(arch=f"net-{DIGEST}"))
 
 

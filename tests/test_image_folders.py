@@ -64,9 +64,8 @@ def test_where_there_are_val_and_test_val_is_left_out_with_a_word(tmp_path):
     class_folders(tmp_path / "own" / "train", {"cat": 2, "dog": 2})
     class_folders(tmp_path / "own" / "val", {"cat": 1, "dog": 1}, start=20)
     expected = class_folders(tmp_path / "own" / "test", {"cat": 1, "dog": 1}, start=40)
-    with pytest.warns(
-        UserWarning, match="the split val is left out: train is for training, test for the test"
-    ):
+    reason = "the split val is left out: train is for training, test for the test"
+    with pytest.warns(UserWarning, match=reason):
         raw = read(tmp_path / "own", tmp_path / "data")
     assert np.array_equal(raw.test[0].numpy(), expected)
 
@@ -265,9 +264,8 @@ def test_exif_that_can_not_be_read_is_none(exif):
 def test_a_folder_beside_the_parts_is_left_out_with_a_word(tmp_path):
     for at, place in enumerate(("train", "test", "unlabelled", "__MACOSX")):
         class_folders(tmp_path / "own" / place, {"cat": 2, "dog": 2}, start=20 * at)
-    with pytest.warns(
-        UserWarning, match="the split unlabelled is left out: train is for training, test for the test"
-    ):
+    reason = "the split unlabelled is left out: train is for training, test for the test"
+    with pytest.warns(UserWarning, match=reason):
         raw = read(tmp_path / "own", tmp_path / "data")
     assert (raw.class_names, len(raw.train[1]), len(raw.test[1])) == (("cat", "dog"), 4, 4)
 
@@ -489,10 +487,8 @@ def test_images_of_a_folder_that_can_not_be_written_are_decoded_into_data(tmp_pa
     expected = class_folders(tmp_path / "share", {"cat": 2, "dog": 2})
     monkeypatch.chdir(tmp_path)
     read_only(tmp_path / "share", monkeypatch)
-    with pytest.warns(
-        UserWarning,
-        match=r"share.decoded can't be written \(Read-only file system\): data.decoded is used instead",
-    ):
+    reason = r"share.decoded can't be written \(Read-only file system\): data.decoded is used instead"
+    with pytest.warns(UserWarning, match=reason):
         assert np.array_equal(read(tmp_path / "share", tmp_path / "share").train[0].numpy(), expected)
     monkeypatch.setattr(decoding, "pixels_of", None)  # the second time nothing is decoded
     assert np.array_equal(read(tmp_path / "share", tmp_path / "share").train[0].numpy(), expected)

@@ -125,10 +125,8 @@ def test_photographs_become_224_by_224(tmp_path):
 
 def test_an_image_without_a_class_is_named(tmp_path):
     write(tmp_path / "imagenet_small" / "train" / "ILSVRC2012_00000001.JPEG", plain("red"), "JPEG")
-    with pytest.raises(
-        ValueError,
-        match=r"expected a class like n01440764 in the name of .*ILSVRC2012_00000001\.JPEG or its folder",
-    ):
+    reason = r"expected a class like n01440764 in the name of .*ILSVRC2012_00000001\.JPEG or its folder"
+    with pytest.raises(ValueError, match=reason):
         DATASETS["IMAGENET_SMALL"](tmp_path)
 
 
@@ -136,19 +134,16 @@ def test_an_image_without_a_class_is_named(tmp_path):
 def test_a_damaged_archive_is_named(tmp_path, kept):
     file = archive(tmp_path / "imagenet_small" / f"{TENCH}.tar.gz", {"1.JPEG": jpeg(1, (200, 200))})
     file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(
-        ValueError,
-        match=r"n01440764\.tar\.gz: expected a whole tar archive, got a damaged one .*Download it again",
-    ):
+    reason = r"n01440764\.tar\.gz: expected a whole tar archive, got a damaged one .*Download it again"
+    with pytest.raises(ValueError, match=reason):
         DATASETS["IMAGENET_SMALL"](tmp_path)
 
 
 def test_a_corrupt_image_in_an_archive_is_named(tmp_path):
     archive(tmp_path / "imagenet_small" / f"{TENCH}.tar.gz", {"1.JPEG": jpeg(1), "2.JPEG": jpeg(2)[:300]})
     archive(tmp_path / "imagenet_small" / f"{GOLDFISH}.tar.gz", {"1.JPEG": jpeg(3)})
-    with pytest.raises(
-        ValueError, match=r"IMAGENET_SMALL: 1 of the images can't be read: .*n01440764\.tar\.gz:2\.JPEG"
-    ):
+    reason = r"IMAGENET_SMALL: 1 of the images can't be read: .*n01440764\.tar\.gz:2\.JPEG"
+    with pytest.raises(ValueError, match=reason):
         DATASETS["IMAGENET_SMALL"](tmp_path)
 
 
@@ -170,18 +165,15 @@ def test_one_image_under_two_classes_is_published_so_and_worth_a_word(tmp_path):
     [("IMAGENET_SMALL", "imagenet_small"), ("TinyImageNet", "tiny-imagenet-200"), ("Living17", "living17")],
 )
 def test_a_missing_folder_is_named(tmp_path, name, folder):
-    with pytest.raises(
-        FileNotFoundError, match=rf"{name}: expected the folder {tmp_path}/{folder}.*Put the files there"
-    ):
+    reason = rf"{name}: expected the folder {tmp_path}/{folder}.*Put the files there"
+    with pytest.raises(FileNotFoundError, match=reason):
         DATASETS[name](tmp_path)
 
 
 def test_a_folder_without_images_is_named(tmp_path):
     (tmp_path / "imagenet_small").mkdir()
-    with pytest.raises(
-        FileNotFoundError,
-        match=r"expected images or archives \(\.tar\.gz\) of ImageNet in .*imagenet_small, got none",
-    ):
+    reason = r"expected images or archives \(\.tar\.gz\) of ImageNet in .*imagenet_small, got none"
+    with pytest.raises(FileNotFoundError, match=reason):
         DATASETS["IMAGENET_SMALL"](tmp_path)
 
 
@@ -216,10 +208,8 @@ def test_tiny_imagenet_as_it_is_unpacked(tiny):
 
 def test_a_validation_image_that_is_not_annotated_is_named(tiny):
     write(tiny / "tiny-imagenet-200" / "val" / "images" / "val_9.JPEG", noise(9, (64, 64)), "JPEG")
-    with pytest.raises(
-        ValueError,
-        match=r"val_annotations\.txt to name the class of every image in .*, got none for val_9\.JPEG",
-    ):
+    reason = r"val_annotations\.txt to name the class of every image in .*, got none for val_9\.JPEG"
+    with pytest.raises(ValueError, match=reason):
         DATASETS["TinyImageNet"](tiny)
 
 
@@ -259,9 +249,8 @@ def test_living17_from_archives_and_folders(living):
 
 def test_a_class_that_living17_needs_is_named(living):
     (living / "living17" / "train" / "n02481823.tar.gz").unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"Living17: expected each of its 68 classes in .*, got none of n02481823"
-    ):
+    reason = r"Living17: expected each of its 68 classes in .*, got none of n02481823"
+    with pytest.raises(FileNotFoundError, match=reason):
         DATASETS["Living17"](living)
 
 
@@ -312,9 +301,8 @@ def test_torchvision_has_the_same_images_in_the_same_order(imagenette):
 
 def test_a_class_that_imagenette_does_not_have_is_named(imagenette):
     class_folders(imagenette / "imagenette2-160" / "train", {GOLDFISH: 1}, start=900)
-    with pytest.raises(
-        ValueError, match="Imagenette: expected the dataset's classes in the train part, got n01443537 too"
-    ):
+    reason = "Imagenette: expected the dataset's classes in the train part, got n01443537 too"
+    with pytest.raises(ValueError, match=reason):
         DATASETS["Imagenette"](imagenette)
 
 

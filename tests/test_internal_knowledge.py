@@ -245,10 +245,8 @@ def test_one_forget_image_of_a_class_is_enough_where_retain_has_it():
 def test_a_probe_that_does_not_converge_gives_no_number(monkeypatch):
     monkeypatch.setattr(probe, "MAX_ITER", 1)
 
-    with pytest.raises(
-        ValueError,
-        match="expected a probe that converges within 1 iterations, got one that did not. Give features",
-    ):
+    reason = "expected a probe that converges within 1 iterations, got one that did not. Give features"
+    with pytest.raises(ValueError, match=reason):
         probe_score(*parted(*clouds(50)))
 
 
@@ -598,9 +596,8 @@ def test_a_model_that_diverged_knows_nothing():
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
     nn.init.constant_(model[1].weight, math.nan)  # of NaN logits argmax says class 0
 
-    with pytest.raises(
-        ValueError, match="logits with a finite maximum, got NaN or infinity for 5 of 5 images"
-    ):
+    reason = "logits with a finite maximum, got NaN or infinity for 5 of 5 images"
+    with pytest.raises(ValueError, match=reason):
         relearn_steps(model, image_set(5, classes=1), 100.0)
 
 

@@ -114,18 +114,15 @@ def test_a_model_whose_blocks_cant_be_told_is_refused():
 
 @pytest.mark.parametrize("method", LAST)
 def test_the_first_block_stays_as_it_is(method):
-    with pytest.raises(
-        ValueError,
-        match=r"--last_blocks: expected an integer from 0 to 2, got .*the classifier last: 0, 3, 4, 7",
-    ):
+    reason = r"--last_blocks: expected an integer from 0 to 2, got .*the classifier last: 0, 3, 4, 7"
+    with pytest.raises(ValueError, match=reason):
         unlearn(method, convolutional(), data_of(), last_blocks=3)
 
 
 @pytest.mark.parametrize("method", LAST)
 def test_a_classifier_alone_has_no_last_blocks(method):
-    with pytest.raises(
-        ValueError, match="expected a model with a block before the classifier, got one without.* Use FT"
-    ):
+    reason = "expected a model with a block before the classifier, got one without.* Use FT"
+    with pytest.raises(ValueError, match=reason):
         unlearn(method, seeded(nn.Flatten, lambda: nn.Linear(16, CLASSES)), data_of())
 
 
@@ -194,8 +191,6 @@ def test_euk_refuses_weights_that_it_cant_draw():
             return self.by * x
 
     model = seeded(nn.Flatten, lambda: nn.Linear(16, 8), Scaled, lambda: nn.Linear(8, CLASSES))
-    with pytest.raises(
-        ValueError,
-        match=r"EUk: expected blocks whose weights can be drawn anew, got '2.scale', a Scale without",
-    ):
+    reason = r"EUk: expected blocks whose weights can be drawn anew, got '2.scale', a Scale without"
+    with pytest.raises(ValueError, match=reason):
         unlearn("EUk", model, data_of())

@@ -124,10 +124,8 @@ def test_an_index_that_does_not_exist_is_refused(index):
 
 
 def test_a_name_that_does_not_exist_gets_the_nearest_and_the_list():
-    with pytest.raises(
-        ValueError,
-        match=r"unknown layer 'liner2'\. Did you mean 'linear2'\? Linear layers: linear1, linear2, linear3",
-    ):
+    reason = r"unknown layer 'liner2'\. Did you mean 'linear2'\? Linear layers: linear1, linear2, linear3"
+    with pytest.raises(ValueError, match=reason):
         find_layer(build("mlp", SMALL, 10, seed=1), "liner2", images())
 
 
@@ -138,18 +136,15 @@ def test_what_is_neither_name_nor_index_is_refused(mask_layer):
 
 
 def test_a_layer_that_is_not_linear_is_refused():
-    with pytest.raises(
-        ValueError,
-        match=r"--mask_layer: expected a linear layer, got 'relu1', a ReLU\. Linear layers: linear1",
-    ):
+    reason = r"--mask_layer: expected a linear layer, got 'relu1', a ReLU\. Linear layers: linear1"
+    with pytest.raises(ValueError, match=reason):
         find_layer(build("mlp", SMALL, 10, seed=1), "relu1", images())
 
 
 @pytest.mark.parametrize("kind", [SeesRows, SeesRowsAsImages])
 def test_a_layer_that_sees_several_vectors_an_image_is_refused(kind):
-    with pytest.raises(
-        ValueError, match="--mask_layer: expected a layer that sees one vector an image, and 'masked' sees"
-    ):
+    reason = "--mask_layer: expected a layer that sees one vector an image, and 'masked' sees"
+    with pytest.raises(ValueError, match=reason):
         find_layer(kind(), "masked", images())
 
 

@@ -208,9 +208,8 @@ def test_an_empty_set_is_refused(entry, name, model, splits):
 
 @every_method
 def test_a_flag_that_it_does_not_have_is_refused(entry, model, splits):
-    with pytest.raises(
-        ValueError, match=rf"unknown flag of {entry.name} '--no_such_flag'.*[Ff]lags of {entry.name}: "
-    ) as raised:
+    reason = rf"unknown flag of {entry.name} '--no_such_flag'.*[Ff]lags of {entry.name}: "
+    with pytest.raises(ValueError, match=reason) as raised:
         unlearn(entry.name, model, ForgetData.of(splits, CLASS_1), no_such_flag=1)
     assert all(f"--{name}" in str(raised.value) for name in entry.hyperparameters)
 
@@ -268,9 +267,8 @@ def test_a_returned_mask_is_the_change_of_the_model(entry, model, splits):
 
 
 def test_an_unknown_method_gets_the_nearest_name(model, splits):
-    with pytest.raises(
-        ValueError, match=r"unknown method 'MIMO'\. Did you mean 'MIMU'\? Methods: .*random_mask"
-    ):
+    reason = r"unknown method 'MIMO'\. Did you mean 'MIMU'\? Methods: .*random_mask"
+    with pytest.raises(ValueError, match=reason):
         unlearn("MIMO", model, ForgetData.of(splits, CLASS_1))
 
 

@@ -92,9 +92,8 @@ def test_refinement_starts_from_the_networks_answer_with_the_flags_of_the_reques
 def test_images_are_not_refined_without_images_to_liken_them_to(model, digits):
     images, labels = next(digits.train.batches(10_000))
     data = ForgetData.of_tensors(images, labels, torch.arange(40))
-    with pytest.raises(
-        ValueError, match="--refine_steps: expected validation images of the classes .* got none"
-    ):
+    reason = "--refine_steps: expected validation images of the classes .* got none"
+    with pytest.raises(ValueError, match=reason):
         unlearn("MIMU", model, data, **CHEAP, refine_steps=1)
 
 
@@ -116,10 +115,8 @@ def test_every_ranking_that_can_be_refined_is(kind, ranking, model, digits):
 def test_images_are_not_likened_to_those_of_another_class(model, digits):
     request = ForgetRequest((0, 5), number=40)
     data = ForgetData.of(replace(digits, validation=digits.validation.without_classes(5)), request)
-    with pytest.raises(
-        ValueError,
-        match=r"--refine_steps: expected validation images of the classes \(0, 5\), .* got none of \[5\]",
-    ):
+    reason = r"--refine_steps: expected validation images of the classes \(0, 5\), .* got none of \[5\]"
+    with pytest.raises(ValueError, match=reason):
         unlearn("MIMU", model, data, **CHEAP, refine_steps=1)
 
 

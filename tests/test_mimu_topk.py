@@ -89,9 +89,8 @@ def test_soft_topk_needs_a_k_that_there_is(k):
 
 @pytest.mark.parametrize("tau", [0.0, -1.0, math.nan])
 def test_soft_topk_needs_a_positive_tau(tau):
-    with pytest.raises(
-        ValueError, match=r"soft top-k: expected tau > 0, got .*Choose a positive temperature"
-    ):
+    reason = r"soft top-k: expected tau > 0, got .*Choose a positive temperature"
+    with pytest.raises(ValueError, match=reason):
         soft_topk(torch.zeros(5), 2, tau)
 
 

@@ -150,9 +150,8 @@ def test_kgltop2_trains_the_other_entries_of_the_kernels_a_tenth_as_fast(monkeyp
 
 
 def test_kgltop2_needs_a_convolution():
-    with pytest.raises(
-        ValueError, match="--msg_variant kgltop2: expected a model with a convolution, got one without"
-    ):
+    reason = "--msg_variant kgltop2: expected a model with a convolution, got one without"
+    with pytest.raises(ValueError, match=reason):
         unlearn("MSG", perceptron(), data_of(), msg_variant="kgltop2")
 
 

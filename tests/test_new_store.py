@@ -125,9 +125,8 @@ def test_options_of_a_sqlite_uri_are_none_of_its_files_name(folder, monkeypatch)
 def test_a_place_where_no_store_can_be_is_left_as_it_was(folder, monkeypatch):
     (folder / "notes.txt").write_text("this is no database")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'notes.txt'}")
-    with pytest.raises(
-        ValueError, match=r"can't be used \(file is not a database\)\. Correct or unset MLFLOW_TRACKING_URI"
-    ):
+    reason = r"can't be used \(file is not a database\)\. Correct or unset MLFLOW_TRACKING_URI"
+    with pytest.raises(ValueError, match=reason):
         open_experiment("new")
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 

@@ -97,10 +97,8 @@ class Runs:
 )
 def test_a_pickle_of_more_than_tensors_is_refused_and_not_run(tmp_path, save, act):
     save({"state_dict": mlp().state_dict(), "args": Runs(f"touch {tmp_path}/executed")}, tmp_path / OLDER)
-    with pytest.raises(
-        ValueError,
-        match=r"model\.pth\.tar: expected a pickle of tensors alone, and it is damaged or holds more",
-    ):
+    reason = r"model\.pth\.tar: expected a pickle of tensors alone, and it is damaged or holds more"
+    with pytest.raises(ValueError, match=reason):
         act(tmp_path / OLDER)
     assert not (tmp_path / "executed").exists()
 

@@ -76,9 +76,8 @@ def test_without_oracles_it_says_so(name, model, digits):
 
 def test_an_oracle_of_another_architecture_is_refused(digits):
     other = build("mlp", (1, 8, 8), 10, seed=1, options={"hidden": (5,)})
-    with pytest.raises(
-        ValueError, match="load_an_oracle: expected an ideal model of the initial model's architecture"
-    ):
+    reason = "load_an_oracle: expected an ideal model of the initial model's architecture"
+    with pytest.raises(ValueError, match=reason):
         unlearn("load_an_oracle", other, data_of(digits))
 
 

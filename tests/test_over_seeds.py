@@ -100,10 +100,8 @@ def test_a_mean_of_gaps_has_the_spread_of_the_gaps_and_not_of_the_values():
 
 
 def test_a_seed_without_its_ideal_is_named():
-    with pytest.raises(
-        ValueError,
-        match="expected the same seeds of the models and of the ideal models, got 2, 3 for one of them alone",
-    ):
+    reason = "expected the same seeds of the models and of the ideal models, got 2, 3 for one of them alone"
+    with pytest.raises(ValueError, match=reason):
         gaps({1: 0.0, 2: 0.0}, {1: 0.0, 3: 0.0})
 
 

@@ -265,9 +265,8 @@ FILES = [
 
 @pytest.mark.parametrize(("name", "files", "folder"), FILES)
 def test_missing_files_are_named_with_their_folder(offline, tmp_path, name, files, folder):
-    with pytest.raises(
-        FileNotFoundError, match=rf"{name}: expected {files} in {tmp_path / folder}, and the download failed"
-    ):
+    reason = rf"{name}: expected {files} in {tmp_path / folder}, and the download failed"
+    with pytest.raises(FileNotFoundError, match=reason):
         DATASETS[name](tmp_path)
     assert list(tmp_path.iterdir()) == []
 

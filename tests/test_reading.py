@@ -99,9 +99,8 @@ def test_one_pixel_of_colour_makes_three(tmp_path):
 
 
 def test_sets_of_a_fixed_form_have_no_such_flag(tmp_path):
-    with pytest.raises(
-        ValueError, match="--image_channels: expected folder:PATH or hf:NAME with this flag, got digits"
-    ):
+    reason = "--image_channels: expected folder:PATH or hf:NAME with this flag, got digits"
+    with pytest.raises(ValueError, match=reason):
         read_dataset("digits", tmp_path, {"image_channels": 3})
 
 
@@ -122,10 +121,8 @@ def test_duplicates_are_dropped_of_two_classes_both_of_one_all_but_the_first(tmp
     write(own / "train" / "b" / "copy.png", noise(0))  # a/000.png
     write(own / "train" / "a" / "copy.png", noise(1))  # a/001.png
     write(own / "test" / "a" / "copy.png", noise(2))  # of training
-    with pytest.warns(
-        UserWarning,
-        match="left out 3 of the train images and 1 of the test images: every file with two classes, and",
-    ):
+    reason = "left out 3 of the train images and 1 of the test images: every file with two classes, and"
+    with pytest.warns(UserWarning, match=reason):
         raw = read(own, duplicates="drop")
     assert np.array_equal(raw.train[0].numpy(), pixels[1:])
     assert (raw.train[1].tolist(), raw.test[1].tolist()) == ([0, 0, 1, 1, 1], [0, 1])
@@ -162,10 +159,8 @@ def test_a_class_is_given_by_name_or_number(word, number):
 
 
 def test_a_name_comes_before_a_number_and_both_are_said():
-    with pytest.warns(
-        UserWarning,
-        match="this is the class called '2', number 3 in the order of the names; number 2 is called '10'",
-    ):
+    reason = "this is the class called '2', number 3 in the order of the names; number 2 is called '10'"
+    with pytest.warns(UserWarning, match=reason):
         request = ForgetRequest(("2",)).of_classes(NAMES)
     assert (request.slug, request.in_words(7, NAMES)) == ("class3", "class 3 (2)")
 

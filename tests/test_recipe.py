@@ -170,10 +170,8 @@ def test_a_last_step_that_ruins_the_weights_is_noticed(many, tmp_path):
         Recipe(1, lr=3e37, weight_decay=1e4, batch_size=60),
     )
     images, state = tiny(), StateFile(tmp_path / "state", {}, every=0.0)
-    with pytest.raises(
-        FloatingPointError,
-        match=r"training diverged in epoch 1: a weight is not finite after .*smaller --train_lr",
-    ):
+    reason = r"training diverged in epoch 1: a weight is not finite after .*smaller --train_lr"
+    with pytest.raises(FloatingPointError, match=reason):
         if many:
             fit_many([model], images, [torch.arange(len(images))], recipe, generators=[generator_for(1)])
         else:
@@ -468,9 +466,8 @@ def test_without_a_kind_images_stay_as_they_are():
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(
-        ValueError, match="--train_augment: augmentation: expected some of crop, flip, cutout, got 'mixup'"
-    ):
+    reason = "--train_augment: augmentation: expected some of crop, flip, cutout, got 'mixup'"
+    with pytest.raises(ValueError, match=reason):
         Recipe(1, augment=("mixup",))
 
 

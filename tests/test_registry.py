@@ -141,9 +141,8 @@ def test_a_registry_gives_its_entries(things):
 
 
 def test_an_unknown_name_gets_the_nearest_match_and_the_list(things):
-    with pytest.raises(
-        ValueError, match=r"^unknown thing 'sampel'\. Did you mean 'Sample'\? Things: Other, Sample$"
-    ):
+    reason = r"^unknown thing 'sampel'\. Did you mean 'Sample'\? Things: Other, Sample$"
+    with pytest.raises(ValueError, match=reason):
         things["sampel"]
 
 
@@ -215,9 +214,8 @@ def test_a_file_that_does_not_exist(things, tmp_path):
 def test_a_function_that_the_file_does_not_have(things, tmp_path):
     file = tmp_path / "short.py"
     file.write_text("def double(x):\n    return 2 * x\n")
-    with pytest.raises(
-        ValueError, match=r"unknown function of .*short\.py 'duoble'\. Did you mean 'double'\?"
-    ):
+    reason = r"unknown function of .*short\.py 'duoble'\. Did you mean 'double'\?"
+    with pytest.raises(ValueError, match=reason):
         things[f"{file}:duoble"]
 
 
@@ -244,10 +242,8 @@ def test_code_of_another_user_that_anybody_can_change_is_worth_a_warning(tmp_pat
     file.chmod(0o666)
     user = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: user + 1)
-    with pytest.warns(
-        UserWarning,
-        match=r"shared\.py is run as your own code, but it is another user's, and anybody can change it",
-    ):
+    reason = r"shared\.py is run as your own code, but it is another user's, and anybody can change it"
+    with pytest.warns(UserWarning, match=reason):
         function_from_file(f"{file}:one")
 
 
@@ -521,10 +517,8 @@ def test_settings_check_the_given_value(things):
 
 def test_an_unknown_setting_names_the_flags(things):
     flags = "--amount, --limit, --mode, --rate, --steps, --title, --verbose, --widths"
-    with pytest.raises(
-        ValueError,
-        match=rf"unknown flag of Sample '--stepps'\. Did you mean '--steps'\? Flags of Sample: {flags}$",
-    ):
+    reason = rf"unknown flag of Sample '--stepps'\. Did you mean '--steps'\? Flags of Sample: {flags}$"
+    with pytest.raises(ValueError, match=reason):
         things["Sample"].settings({"stepps": 9})
 
 
@@ -618,10 +612,8 @@ def test_a_function_of_other_parameters_is_refused_before_it_runs(user_file):
     file = user_file("def helper(a, b, c): pass\ndef right(a, b, *, rate: float = 1.0): pass\n")
     registry = Registry("thing", Facts, takes=("model", "data"))
     assert registry[f"{file}:right"].name == "right"
-    with pytest.raises(
-        ValueError,
-        match=r"helper: expected a thing, a function of \(model, data, \*, flags\), got one of \(a, b, c\)",
-    ):
+    reason = r"helper: expected a thing, a function of \(model, data, \*, flags\), got one of \(a, b, c\)"
+    with pytest.raises(ValueError, match=reason):
         registry[f"{file}:helper"]
 
 
@@ -636,10 +628,8 @@ def test_only_the_files_own_functions_are_offered(user_file):
 )
 def test_a_flag_needs_a_type_that_a_flag_can_have(user_file, flag):
     file = user_file(f"def odd(a, *, {flag}): pass\n")
-    with pytest.raises(
-        ValueError,
-        match="odd: expected a type for .* that a flag can have, got .*Annotate it with int, float",
-    ):
+    reason = "odd: expected a type for .* that a flag can have, got .*Annotate it with int, float"
+    with pytest.raises(ValueError, match=reason):
         hyperparameters_of(function_from_file(f"{file}:odd"))
 
 

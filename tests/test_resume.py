@@ -119,9 +119,8 @@ def test_the_state_of_another_training_is_not_gone_on_with(tmp_path):
     path = tmp_path / "model.state"
     with pytest.raises(Killed):
         trained(RECIPES["sgd"], path, killed_at=7)
-    with pytest.warns(
-        UserWarning, match="the training starts over: .*model.state is the state of one with other"
-    ):
+    reason = "the training starts over: .*model.state is the state of one with other"
+    with pytest.warns(UserWarning, match=reason):
         again, _ = trained(RECIPES["adamw"], path)
     assert model_digest(again) == model_digest(trained(RECIPES["adamw"])[0])
 
@@ -131,9 +130,8 @@ def test_a_damaged_state_is_not_gone_on_with(tmp_path):
     with pytest.raises(Killed):
         trained(RECIPES["sgd"], path, killed_at=7)
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.warns(
-        UserWarning, match="the training starts over: .*model.state: expected a complete safetensors file"
-    ):
+    reason = "the training starts over: .*model.state: expected a complete safetensors file"
+    with pytest.warns(UserWarning, match=reason):
         again, _ = trained(RECIPES["sgd"], path)
     assert model_digest(again) == model_digest(trained(RECIPES["sgd"])[0])
 
@@ -179,10 +177,8 @@ def full_disk(monkeypatch):
 
 
 def test_a_training_goes_on_where_its_state_cannot_be_written(tmp_path, full_disk):
-    with pytest.warns(
-        UserWarning,
-        match="the training goes on, but starts over if it is interrupted: .*No space left on device",
-    ) as told:
+    reason = "the training goes on, but starts over if it is interrupted: .*No space left on device"
+    with pytest.warns(UserWarning, match=reason) as told:
         model, _ = trained(RECIPES["sgd"], tmp_path / "model.state")
 
     assert len(told) == 1

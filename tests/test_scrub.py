@@ -259,9 +259,8 @@ def test_flags_that_make_no_sense_are_refused(flags, message):
     "flags", [{"ascent_epochs": 9, "unlearn_epochs": 9, "scrub_recipe": "large"}, {"addon": "GradFocus"}]
 )
 def test_divergence_is_an_error(flags):
-    with pytest.raises(
-        FloatingPointError, match=r"SCRUB diverged in epoch \d+.*Choose a smaller --unlearn_lr"
-    ):
+    reason = r"SCRUB diverged in epoch \d+.*Choose a smaller --unlearn_lr"
+    with pytest.raises(FloatingPointError, match=reason):
         unlearn("SCRUB", classifier(), data_of(0, 3), unlearn_lr=1e37, **flags)
 
 
@@ -330,10 +329,8 @@ def test_of_two_errors_as_near_the_later_epochs_is_chosen(epochs, aim, error):
 def test_rewinding_needs_validation_images_of_each_class_that_is_forgotten(forgotten):
     data = data_of(*forgotten)
     data = replace(data, validation=data.validation.without_classes(int(data.forget.labels[0])))
-    with pytest.raises(
-        ValueError,
-        match=r"--rewind: expected validation images of every class .*got none of class [01] .*Leave out",
-    ):
+    reason = r"--rewind: expected validation images of every class .*got none of class [01] .*Leave out"
+    with pytest.raises(ValueError, match=reason):
         resolved("SCRUB", classifier(), data, METHODS["SCRUB"].settings({"rewind": True}))
 
 
@@ -356,9 +353,8 @@ def test_retrain_is_a_copy_of_the_ideal_model(name):
 
 
 def test_retrain_without_an_ideal_model_says_what_to_do():
-    with pytest.raises(
-        ValueError, match="retrain: expected the ideal model, got none. Give ForgetData an `ideal`"
-    ):
+    reason = "retrain: expected the ideal model, got none. Give ForgetData an `ideal`"
+    with pytest.raises(ValueError, match=reason):
         unlearn("retrain", classifier(), data_of(0))
 
 

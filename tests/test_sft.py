@@ -127,7 +127,6 @@ def test_sft_needs_a_step_and_a_batch(setting, model, splits):
 
 
 def test_sft_has_three_modes(model, splits):
-    with pytest.raises(
-        ValueError, match="sft_mode: expected one of randomize_forget, finetune_retain, randomize"
-    ):
+    reason = "sft_mode: expected one of randomize_forget, finetune_retain, randomize"
+    with pytest.raises(ValueError, match=reason):
         unlearn("SFT", model, ForgetData.of(splits, CLASS_1), sft_mode="finetune")

@@ -59,10 +59,8 @@ def test_where_no_other_split_has_labels_a_part_of_train_is_the_test():
 
 @pytest.mark.parametrize("splits", [["full", "extra"], ["a_train", "b_train"]])
 def test_where_no_split_or_several_mean_train_a_person_has_to_say(splits):
-    with pytest.raises(
-        ValueError,
-        match=rf"expected one split called train, got {', '.join(splits)}\. Name the one .* --train_split",
-    ):
+    reason = rf"expected one split called train, got {', '.join(splits)}\. Name the one .* --train_split"
+    with pytest.raises(ValueError, match=reason):
         chosen(splits)
     with pytest.warns(UserWarning, match=f"the split {splits[1]} is left out"):
         assert chosen(splits, asked=Asked(train=splits[0].upper()))[0] == splits[0]
@@ -228,10 +226,8 @@ def test_a_readme_s_configuration_is_chosen_behind_the_path(own):
     (own / "README.md").write_text(SEVERAL)
     assert hub(own / "a").train[1].tolist() == [0, 1, 0]
     assert hub(own / "b").train[1].tolist() == [1, 0]
-    with pytest.raises(
-        ValueError,
-        match=r"unknown configuration 'c'\. Configurations: a, b \(of .*README.md\)\. Name one of them",
-    ):
+    reason = r"unknown configuration 'c'\. Configurations: a, b \(of .*README.md\)\. Name one of them"
+    with pytest.raises(ValueError, match=reason):
         hub(own / "c")
 
 

@@ -75,9 +75,8 @@ def test_a_flipped_bit_in_the_tensors_is_noticed(tmp_path_factory, position, bit
 def test_an_edited_header_is_noticed(tmp_path, read):
     write_tensors(tmp_path / "t.safetensors", TENSORS, {"trained_on": "train"})
     edit_header(tmp_path / "t.safetensors", tmp_path / "t.safetensors", trained_on="class0")
-    with pytest.raises(
-        ValueError, match=r"t\.safetensors: its header is not the one that was saved .* Make it again"
-    ):
+    reason = r"t\.safetensors: its header is not the one that was saved .* Make it again"
+    with pytest.raises(ValueError, match=reason):
         read(tmp_path / "t.safetensors")
 
 
@@ -119,9 +118,8 @@ def test_a_file_that_is_not_there(tmp_path):
 
 def test_a_file_where_a_folder_should_be(tmp_path):
     (tmp_path / "results").write_text("")
-    with pytest.raises(
-        ValueError, match=r"results/t\.safetensors can't be written .*another with --save_dir"
-    ):
+    reason = r"results/t\.safetensors can't be written .*another with --save_dir"
+    with pytest.raises(ValueError, match=reason):
         write_bytes(tmp_path / "results" / "t.safetensors", b"x")
 
 

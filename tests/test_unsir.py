@@ -116,10 +116,8 @@ def test_both_parts_see_so_many_images_of_each_retained_class(retained_per_class
 def test_unsir_refuses_a_part_of_a_class(model):
     settings = METHODS["UNSIR"].settings({})
     for data in (data_of(part=[0]), data_of(1, part=[0])):
-        with pytest.raises(
-            ValueError,
-            match="UNSIR: expected a forget request for whole classes, got one that takes a part of class 0",
-        ):
+        reason = "UNSIR: expected a forget request for whole classes, got one that takes a part of class 0"
+        with pytest.raises(ValueError, match=reason):
             unlearn("UNSIR", model, data)
         with pytest.raises(ValueError, match="whole classes"):
             resolved("UNSIR", model, data, settings)

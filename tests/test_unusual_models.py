@@ -60,9 +60,8 @@ def computed(request):
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize("method", MASKING)
 def test_a_layer_that_computes_its_weight_is_no_layer_to_mask(method, computed, data):
-    with pytest.raises(
-        ValueError, match=r"--mask_layer: expected a layer that holds its weight, got '2', which computes it"
-    ):
+    reason = r"--mask_layer: expected a layer that holds its weight, got '2', which computes it"
+    with pytest.raises(ValueError, match=reason):
         unlearn(method, computed, data, mask_layer="2", **FEW[method])
 
 
@@ -79,9 +78,8 @@ def test_weights_that_two_layers_share_are_not_masked_in_both(method, data):
     model[2].weight = nn.Parameter(model[2].weight.detach())
     model.insert(4, nn.Linear(8, 8))
     model[4].weight = model[2].weight
-    with pytest.raises(
-        ValueError, match="expected a layer with weights of its own, got '2', one of 2, 4, which share theirs"
-    ):
+    reason = "expected a layer with weights of its own, got '2', one of 2, 4, which share theirs"
+    with pytest.raises(ValueError, match=reason):
         unlearn(method, model.eval(), data, mask_layer="2", **FEW[method])
     before = model[4].weight.detach().clone()
     apply_mask(
@@ -160,10 +158,8 @@ def with_a_layer_of_its_own():
 )
 @pytest.mark.parametrize("method", MASKING)
 def test_a_layer_that_computes_something_else_is_no_layer_to_mask(method, make, data):
-    with pytest.raises(
-        ValueError,
-        match=r"--mask_layer: expected a layer that computes W h \+ b, got '2', which does something else",
-    ):
+    reason = r"--mask_layer: expected a layer that computes W h \+ b, got '2', which does something else"
+    with pytest.raises(ValueError, match=reason):
         unlearn(method, make(), data, mask_layer="2", **FEW[method])
 
 
@@ -186,10 +182,8 @@ def test_logits_that_are_no_numbers_are_compared_as_they_are(value, data):
 def test_a_model_with_a_compiled_part_is_told_to_be_compiled_whole(method, data):
     model = perceptron()
     model[0] = torch.compile(model[0], backend="eager")
-    with pytest.raises(
-        ValueError,
-        match="expected a model that is compiled as a whole or not at all, got one with a compiled part '0'",
-    ):
+    reason = "expected a model that is compiled as a whole or not at all, got one with a compiled part '0'"
+    with pytest.raises(ValueError, match=reason):
         unlearn(method, model, data, **FEW[method])
 
 
@@ -214,14 +208,12 @@ def test_a_compiled_model_is_unlearned_as_the_model_that_it_was(method, was_run,
 
 
 def test_a_list_of_positions_is_told_what_to_be():
-    with pytest.raises(
-        ValueError, match=r"forget: expected a torch tensor, got list\. Write e\.g\. labels == 3"
-    ):
+    reason = r"forget: expected a torch tensor, got list\. Write e\.g\. labels == 3"
+    with pytest.raises(ValueError, match=reason):
         ForgetData.of_tensors(torch.zeros(3, 16), torch.tensor([0, 1, 2]), [0, 1])
 
 
 def test_a_learning_rate_that_no_float_holds_is_refused(data):
-    with pytest.raises(
-        ValueError, match=r"--refine_lr: expected a number > 0 and at most 3e\+37, got 1e\+38"
-    ):
+    reason = r"--refine_lr: expected a number > 0 and at most 3e\+37, got 1e\+38"
+    with pytest.raises(ValueError, match=reason):
         unlearn("MIMU", perceptron(), data, topk=4, kappa=10, refine_steps=1, refine_lr=1e38)
