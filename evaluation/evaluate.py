@@ -36,18 +36,15 @@ def evaluate(
         values, reasons = evaluate(shadows=...)
 
     names: names or registry entries of metrics (default: all metrics of one model; with populations or
-    shadows, all metrics of many).
-    progress: wraps the list of metrics, as tqdm does. commands: the commands that make missing inputs, by
-    input name (`impl.IN_WORDS`). Inputs: `times` is Times, `models` and `oracles` are Populations, `shadows`
-    is Shadows, all others are ModelOutputs. Each metric is in exactly one of the two results; NaN is a
-    reason, not a value. Raises ValueError for an unknown name, and for outputs on different images.
+    shadows, all metrics of many). progress: wraps the list of metrics, as tqdm does. commands: the commands
+    that make missing inputs, by input name (`impl.IN_WORDS`). Inputs: `times` is Times, `models` and
+    `oracles` are Populations, `shadows` is Shadows, all others are ModelOutputs. Each metric is in exactly
+    one of the two results; NaN is a reason, not a value. Raises ValueError for an unknown name, and for
+    outputs on different images.
     """
     _check_same_images({name: own for name, own in given.items() if isinstance(own, ModelOutputs)})
-    named = (
-        _about(given)
-        if names is None
-        else [METRICS[name] if isinstance(name, str) else name for name in names]
-    )
+    asked = _about(given) if names is None else names
+    named = [METRICS[name] if isinstance(name, str) else name for name in asked]
     chosen = list({metric.function: metric for metric in named}.values())
     values: dict[str, float] = {}
     reasons: dict[str, str] = {}
@@ -87,9 +84,8 @@ def _check_same_images(given: Mapping[str, ModelOutputs]) -> None:
     for (one, first), (other, second) in combinations(given.items(), 2):
         for name in first.sets.keys() & second.sets.keys():
             ours, theirs = first.sets[name].labels, second.sets[name].labels
-            if (
-                len(ours) and len(theirs) and not torch.equal(ours.cpu(), theirs.cpu())
-            ):  # a set without images was left out
+            both = len(ours) and len(theirs)  # a set without images was left out
+            if both and not torch.equal(ours.cpu(), theirs.cpu()):
                 raise ValueError(
                     f"expected the same {name} images for {one} and {other}, got other labels. "
                     "Evaluate both on the same sets, in the same order."

@@ -18,14 +18,14 @@ DELTA, LARGEST, STEP, REACH, NARROW = 1e-5, 50.0, 0.5, 2.0, 0.01
 def epsilons(unlearned: Tensor, oracles: Tensor) -> Tensor:
     """Return for each image how well the best attack tells an unlearned model from an oracle.
 
-        eps = max over attacks of max(log(1 - delta - FPR) - log FNR, log(1 - delta - FNR) - log FPR)    delta = 1e-5
+        eps = max over attacks of max(log(1 - delta - FPR) - log FNR, log(1 - delta - FNR) - log FPR)
+        delta = 1e-5
 
     Margins (N, n) -> (n,) in [0, 50], float64. Attacks with one threshold t: "margin >= t", for every t; the
-    side with the larger
-    median is positive. Attacks with two: "l <= margin <= r"; the side with the smaller range w is positive, r
-    is at most 2 from its largest margin, and r - l is at most 2 from w. FPR = FNR = 0 gives an infinite eps;
-    an attack with exactly one zero is discarded; eps is 0 if no attack is left, and 50 if one range is under
-    1 % of the other.
+    side with the larger median is positive. Attacks with two: "l <= margin <= r"; the side with the smaller
+    range w is positive, r is at most 2 from its largest margin, and r - l is at most 2 from w. FPR = FNR = 0
+    gives an infinite eps; an attack with exactly one zero is discarded; eps is 0 if no attack is left, and 50
+    if one range is under 1 % of the other.
 
     Raises ValueError for fewer than 10 models, different numbers of models, wrong shapes, and NaN.
     Source: Triantafillou et al. 2024, arXiv:2406.09073, and the challenge's code, which takes thresholds from
@@ -65,14 +65,10 @@ def _two_thresholds(unlearned: Tensor, oracles: Tensor) -> Tensor:
     infinity = torch.full((1,), math.inf, dtype=torch.float64)
     points = torch.cat([positive, negative]).unique()
     edges = torch.cat([-infinity, points, infinity])
-    start, end = (
-        edges[:-1],
-        edges[1:],
-    )  # gap g lies between two neighbours: l in (start, end], r in [start, end)
-    below = [
-        torch.cat([torch.zeros(1), torch.searchsorted(side, points, right=True)])
-        for side in (positive, negative)
-    ]
+    # Gap g lies between two neighbours: l in (start, end], r in [start, end).
+    start, end = edges[:-1], edges[1:]
+    counts = (torch.searchsorted(side, points, right=True) for side in (positive, negative))
+    below = [torch.cat([torch.zeros(1), count]) for count in counts]
     right_low, right_high = start.clamp(min=float(largest - REACH)), end.clamp(max=float(largest + REACH))
     right_fits = right_low <= right_high
     shortest, longest = right_low[None, :] - end[:, None], right_high[None, :] - start[:, None]
@@ -85,9 +81,8 @@ def _two_thresholds(unlearned: Tensor, oracles: Tensor) -> Tensor:
 def of_rates(fpr: Tensor, fnr: Tensor) -> Tensor:
     """Return eps of attacks with these rates: infinite without errors, 0 with one kind of error only."""
     fpr, fnr = fpr.double(), fnr.double()
-    best = torch.maximum(
-        (1 - DELTA - fpr).clamp(min=0).log() - fnr.log(), (1 - DELTA - fnr).clamp(min=0).log() - fpr.log()
-    )
+    one, other = ((1 - DELTA - a).clamp(min=0).log() - b.log() for a, b in ((fpr, fnr), (fnr, fpr)))
+    best = torch.maximum(one, other)
     return best.where((fpr == 0) == (fnr == 0), 0.0)
 
 
@@ -107,8 +102,10 @@ def forgetting_quality(models: Population, oracles: Population) -> float:
     """The NeurIPS 2023 challenge's forgetting quality: 1 where no attack on the margin tells N unlearned
     models from N oracles.
 
-        mean over x in forget of points(eps(x))    1 for eps < 0.5, 1/2 for eps < 1, 1/4 for eps < 1.5, ..., 0 from ceil(ln(N - 1)) on
-        eps = max over attacks of max(log(1 - delta - FPR) - log FNR, log(1 - delta - FNR) - log FPR)    delta = 1e-5
+        mean over x in forget of points(eps(x))
+        points: 1 for eps < 0.5, 1/2 for eps < 1, 1/4 for eps < 1.5, ..., 0 from ceil(ln(N - 1)) on
+        eps = max over attacks of max(log(1 - delta - FPR) - log FNR, log(1 - delta - FNR) - log FPR)
+        delta = 1e-5
 
     Each attack classifies models by one or two thresholds on the margin of x. FPR = FNR = 0 gives an infinite
     eps; an attack with exactly one zero is discarded. eps lies in [0, 50]; it is 50 where the range of one

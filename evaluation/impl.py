@@ -26,9 +26,8 @@ class MetricFacts:
     better_of_classes: the good direction for a request of some images of a class, or of whole classes, where
     it differs. groups: the tables that show the metric. column: its name in the tables of the literature,
     "RA"; complement: that column shows 100 - the value. Of several metrics of one column, the last that a run
-    has is shown.
-    whole_class: the metric exists only for a request of whole classes. costly: measured only when named, or
-    with "all". The positional parameters of the function declare its inputs.
+    has is shown. whole_class: the metric exists only for a request of whole classes. costly: measured only
+    when named, or with "all". The positional parameters of the function declare its inputs.
     """
 
     unit: Unit = ""
@@ -87,9 +86,7 @@ def reasons_of(model: str, reasons: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_undecided(metric: str, reasons: Mapping[str, str]) -> bool:
-    """Return whether a metric was measured without a result. reasons: of the metrics without a value, by
-    name.
-    """
+    """Return whether a metric was measured without a result. reasons: why metrics have no value, by name."""
     return reasons.get(metric, "").startswith(UNDECIDED)
 
 

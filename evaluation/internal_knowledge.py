@@ -17,7 +17,8 @@ RELEARNING = "Chundawat et al. 2022, arXiv:2201.05629"
 def score_of_probe(model: ModelOutputs) -> float:
     """Percent of held-out forget images whose class a linear probe finds in the penultimate features.
 
-        100 |{x in half of forget : argmax_c (V h(x) + a)_c = y}| / |half of forget|    V, a trained on retain and the other half
+        100 |{x in half of forget : argmax_c (V h(x) + a)_c = y}| / |half of forget|
+        V, a trained on retain and the other half of forget
 
     The probe is a multinomial logistic regression (C=1) on the standardised inputs of the model's last linear
     layer.
@@ -49,7 +50,8 @@ def probe_gap(model: ModelOutputs, ideal: ModelOutputs) -> float:
 def steps_to_relearn(model: ModelOutputs, initial: ModelOutputs) -> float:
     """Optimiser steps on the forget set until its score is 95 % of the initial model's.
 
-        min { t : forget_score(theta_t) >= 0.95 forget_score(initial) },    theta_{t+1} = AdamW(theta_t, grad CE(batch t of forget))
+        min { t : forget_score(theta_t) >= 0.95 forget_score(initial) }
+        theta_{t+1} = AdamW(theta_t, grad CE(batch t of forget))
 
     0 if the score is already that high. AdamW with learning rate 1e-3, no weight decay, batches of 128, at
     most 1000 steps; the score is taken on at most 1000 forget images.

@@ -35,26 +35,26 @@ class KernelSVM:
 
     def decision(self, points: Tensor) -> Tensor:
         """Return f of each point: (m, d) -> (m,), positive on side +1."""
-        coordinates = torch.linalg.solve_triangular(
-            self.factor, _gaussian(self.pivots, points, self.gamma), upper=False
-        )
+        kernel = _gaussian(self.pivots, points, self.gamma)
+        coordinates = torch.linalg.solve_triangular(self.factor, kernel, upper=False)
         return self.weights @ coordinates + self.offset
 
 
 def fit(points: Tensor, sides: Tensor, bounds: Tensor, gamma: float) -> KernelSVM:
     """Fit a soft-margin machine that separates points of side +1 from points of side -1.
 
-        min_a  a^T Q a / 2 - sum_i a_i    0 <= a_i <= bounds_i,  sum_i sides_i a_i = 0,  Q_ij = sides_i sides_j exp(-gamma |x_i - x_j|^2)
+        min_a  a^T Q a / 2 - sum_i a_i    0 <= a_i <= bounds_i,  sum_i sides_i a_i = 0
+        Q_ij = sides_i sides_j exp(-gamma |x_i - x_j|^2)
 
     points (n, d), sides (n,) of +-1, bounds (n,) > 0 (C times the multiplicity of a point), all float64; at
     least one point a side. If every multiplier is at a bound, the offset is the middle of the optimal
     interval, as in libsvm.
 
     K = G G^T to 1e-10, or 1e-6 beyond a rank of 64 (incomplete Cholesky with pivots); the rank r is about ten
-    for one feature and a few hundred for a vector of probabilities. An interior-point step costs O(n r^2),
-    and about fifteen steps converge, however much the sides overlap. The decision agrees with libsvm's at
-    tolerance 1e-6 to a few thousandths of the margin (libsvm's default tolerance is 1e-3).
-    Raises NotSolved. Source: Fine and Scheinberg 2001, JMLR 2:243-264.
+    for one feature and up to a few hundred for a vector of probabilities. A step of the interior-point method
+    costs O(n r^2); 15 to 45 steps converge, however much the sides overlap. The decision agrees with libsvm's
+    at tolerance 1e-6 to a few thousandths of the margin (libsvm's default tolerance is 1e-3). Raises NotSolved.
+    Source: Fine and Scheinberg 2001, JMLR 2:243-264.
     """
     factor, rows = _incomplete_cholesky(points, gamma)
     optimum = _interior_point(factor * sides[:, None], sides, bounds)
@@ -81,19 +81,21 @@ def _incomplete_cholesky(points: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
         left = (left - columns[rank].square()).clamp(min=0)
         left[row] = 0.0
         rows.append(row)
-    factor = columns[: len(rows)].T.contiguous()
-    return factor, torch.tensor(rows)
+    return columns[: len(rows)].T.contiguous(), torch.tensor(rows)
 
 
 class _Point(NamedTuple):
-    """Multipliers a, room = bounds - a, and the dual variables z of a >= 0 and w of a <= bounds: all
-    positive.
-    """
+    """Multipliers a, room = bounds - a, the dual variables z of a >= 0 and w of a <= bounds; all positive."""
 
     a: Tensor
     room: Tensor
     z: Tensor
     w: Tensor
+
+    def moved(self, step: _Point, primal: float, dual: float) -> _Point:
+        """Take a step: of length `primal` in a and room, and of length `dual` in z and w."""
+        changes = zip(self, step, (primal, primal, dual, dual), strict=True)
+        return _Point(*(value + length * change for value, change, length in changes))
 
 
 def _interior_point(v: Tensor, sides: Tensor, bounds: Tensor) -> _Point:
@@ -104,27 +106,18 @@ def _interior_point(v: Tensor, sides: Tensor, bounds: Tensor) -> _Point:
         image = v.T @ a
         gradient, uneven = v @ image - 1 + b * sides - z + w, float(sides @ a)
         gap, objective = float(z @ a + w @ room), abs(float(image @ image / 2 - a.sum()))
-        if (
-            gap < GAP * (1 + objective)
-            and float(gradient.abs().max()) < 1e-6
-            and abs(uneven) < 1e-8 * (1 + float(a.sum()))
-        ):
+        feasible = float(gradient.abs().max()) < 1e-6 and abs(uneven) < 1e-8 * (1 + float(a.sum()))
+        if feasible and gap < GAP * (1 + objective):
             return here
         equations, zero = _Equations(v, z / a + w / room, sides), torch.zeros_like(a)
         ahead, _ = _direction(equations, here, gradient, uneven, zero, zero)
-        reached = [
-            one + length * change
-            for one, change, length in zip(here, ahead, _lengths(here, ahead), strict=True)
-        ]
-        centred = (float(reached[2] @ reached[0] + reached[3] @ reached[1]) / gap) ** 3 * gap / (2 * len(a))
-        step, db = _direction(
-            equations, here, gradient, uneven, centred - ahead.a * ahead.z, centred - ahead.room * ahead.w
-        )
+        reached = here.moved(ahead, *_lengths(here, ahead))
+        left = float(reached.z @ reached.a + reached.w @ reached.room) / gap
+        centred = left**3 * gap / (2 * len(a))
+        of_z, of_w = centred - ahead.a * ahead.z, centred - ahead.room * ahead.w
+        step, db = _direction(equations, here, gradient, uneven, of_z, of_w)
         length = 0.99 * min(_lengths(here, step))
-        here, b = (
-            _Point(*(one + length * change for one, change in zip(here, step, strict=True))),
-            b + length * db,
-        )
+        here, b = here.moved(step, length, length), b + length * db
     raise NotSolved(f"no optimum after {MAX_STEPS} steps")
 
 
@@ -137,26 +130,20 @@ def _direction(
     return _Point(da, -da, of_z / a - z - z * da / a, of_w / room - w + w * da / room), db
 
 
-def _lengths(here: _Point, step: _Point) -> tuple[float, float, float, float]:
+def _lengths(here: _Point, step: _Point) -> tuple[float, float]:
     """Return the largest step lengths <= 1 that keep a and room, and z and w, positive."""
-    primal, dual = (
-        min(_reach(here.a, step.a), _reach(here.room, step.room)),
-        min(_reach(here.z, step.z), _reach(here.w, step.w)),
-    )
-    return primal, primal, dual, dual
+    primal = min(_reach(here.a, step.a), _reach(here.room, step.room))
+    return primal, min(_reach(here.z, step.z), _reach(here.w, step.w))
 
 
 class _Equations:
-    """(V V^T + diag(d)) da + sides db = right, sides^T da = -uneven, by the Sherman-Morrison-Woodbury
-    formula.
-    """
+    """(V V^T + diag(d)) da + sides db = right, sides^T da = -uneven, by Sherman, Morrison and Woodbury."""
 
     def __init__(self, v: Tensor, diagonal: Tensor, sides: Tensor) -> None:
         self.v, self.diagonal, self.sides = v, diagonal, sides
         self.scaled = v / diagonal[:, None]
-        factor, failed = torch.linalg.cholesky_ex(
-            torch.eye(v.shape[1], dtype=torch.float64) + v.T @ self.scaled
-        )
+        inner = torch.eye(v.shape[1], dtype=torch.float64) + v.T @ self.scaled
+        factor, failed = torch.linalg.cholesky_ex(inner)
         if int(failed) or not bool(factor.isfinite().all()):
             raise NotSolved("the Newton equations are singular")
         self.factor = factor

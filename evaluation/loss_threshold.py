@@ -60,7 +60,7 @@ def tpr_at_1_fpr(forget: Tensor, test: Tensor) -> float:
 def mia_auc(model: ModelOutputs) -> float:
     """AUC of a loss threshold between forget (member) and all test images; 0.5 = indistinguishable.
 
-        P(l_forget < l_test) + P(l_forget = l_test) / 2    over all pairs of a forget and a test image, l = -log p_y
+        P(l_forget < l_test) + P(l_forget = l_test) / 2    l = -log p_y, over all pairs of the two sets
 
     Above 0.5 forget looks like training images, below 0.5 its loss is larger than that of unseen images.
 

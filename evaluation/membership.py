@@ -56,17 +56,15 @@ def member_scores(members: Tensor, non_members: Tensor, target: Tensor) -> Tenso
 def svm_decision(members: Tensor, non_members: Tensor, target: Tensor) -> Decision:
     """Return the decision value of each target by the classifier of `non_member_share`.
 
-        f(x) = sum_i a_i s_i exp(-gamma |x - x_i|^2) + b    s_i = 1 for a member, -1 for a non-member,  gamma = 1 / d
+        f(x) = sum_i a_i s_i exp(-|x - x_i|^2 / d) + b    s_i = 1 for a member, -1 for a non-member
 
     Identical points enter once, weighted by their number. `kernel_svm` solves for a and b; libsvm does if it
     does not converge. Where several b are optimal, the tolerance covers all of them. Raises ValueError as
     non_member_share.
     """
     _check_sizes(len(members), len(non_members), len(target))
-    known, asked = (
-        _columns(torch.cat([members.double(), non_members.double()]).cpu()),
-        _columns(target.double().cpu()),
-    )
+    known = _columns(torch.cat([members.double(), non_members.double()]).cpu())
+    asked = _columns(target.double().cpu())
     sides = torch.ones(len(known), 1, dtype=torch.float64)
     sides[len(members) :] = -1.0
     points, counts = torch.cat([known, sides], dim=1).unique(dim=0, return_counts=True)
@@ -88,13 +86,14 @@ def _by_libsvm(points: Tensor, sides: Tensor, counts: Tensor, asked: Tensor) -> 
 
 
 def _columns(features: Tensor) -> Tensor:
-    if not bool(features.isfinite().all()):
-        broken = int((~features.reshape(len(features), -1).isfinite().all(dim=1)).sum())
+    columns = features.reshape(len(features), -1)
+    broken = len(columns) - int(columns.isfinite().all(dim=1).sum())
+    if broken:
         raise ValueError(
             f"expected finite features, got NaN or infinity for {broken} of {len(features)} images. Evaluate "
             "a model that did not diverge."
         )
-    return features.reshape(len(features), -1)
+    return columns
 
 
 def member_share(members: Tensor, non_members: Tensor, target: Tensor) -> float:
@@ -109,7 +108,7 @@ def member_share(members: Tensor, non_members: Tensor, target: Tensor) -> float:
 
 
 def regression_decision(members: Tensor, non_members: Tensor, target: Tensor) -> Decision:
-    """Return the log-odds of each target by the classifier of `member_share`. Raises ValueError as it does."""
+    """Return the log-odds of each target by the classifier of `member_share`. Raises the same ValueError."""
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 
@@ -144,8 +143,7 @@ def attacked(
     if attack.highest - attack.lowest > LARGEST_SPREAD:
         raise Undecided(
             f"this attack calls {attack.lowest:.0f} to {attack.highest:.0f} % of the forget images "
-            "non-members, "
-            "depending on which images it is trained on"
+            "non-members, depending on which images it is trained on"
         )
     return called_non_member(attack.scores)
 
@@ -211,7 +209,8 @@ def mia_entropy(model: ModelOutputs) -> float:
 def mia_m_entropy(model: ModelOutputs) -> float:
     """Percent of forget that an SVC on the modified entropy calls non-member.
 
-        100 |{x in forget : svc(M(p, y)) = non-member}| / |forget|    M(p, y) = -(1 - p_y) log p_y - sum_{j != y} p_j log(1 - p_j)
+        100 |{x in forget : svc(M(p, y)) = non-member}| / |forget|
+        M(p, y) = -(1 - p_y) log p_y - sum_{j != y} p_j log(1 - p_j)
 
     Trap: counts non-members, so a model that remembers everything is near 0. Neither 50 nor 100 is the aim:
     compare with the ideal's.
@@ -274,7 +273,8 @@ def mia(model: ModelOutputs) -> float:
 def mia_lr(model: ModelOutputs) -> float:
     """Percent of forget that a logistic regression on the entropy calls member.
 
-        100 |{x in forget : r(H(x)) = member}| / |forget|    r = LogisticRegression(class_weight="balanced"), H = entropy
+        100 |{x in forget : r(H(x)) = member}| / |forget|
+        r = LogisticRegression(class_weight="balanced"), H = entropy
 
     Members and non-members are drawn as for the SVC family. The source takes all retain and all test images.
 

@@ -73,7 +73,7 @@ class Outputs:
 
     @cached_property
     def correct(self) -> Tensor:
-        """Whether the prediction is the true class, (N,) bool. The first of equal logits is the prediction."""
+        """Whether the prediction is the true class, (N,) bool. Predicts the first of equal logits."""
         return self.logits.argmax(dim=1) == self.labels
 
     def subset(self, mask: Tensor) -> Outputs:
@@ -81,18 +81,14 @@ class Outputs:
 
         Raises ValueError for a mask of a wrong shape or type.
         """
-        if (
-            mask.ndim != 1
-            or mask.dtype not in (torch.bool, torch.int64)
-            or (mask.dtype == torch.bool and len(mask) != len(self))
-        ):
+        fits = mask.dtype == torch.int64 or (mask.dtype == torch.bool and len(mask) == len(self))
+        if mask.ndim != 1 or not fits:
             raise ValueError(
                 f"expected a bool mask of shape ({len(self)},) or int64 indexes, "
                 f"got {mask.dtype} of shape {tuple(mask.shape)}. Give one entry per image."
             )
-        return Outputs(
-            self.logits[mask], self.labels[mask], None if self.features is None else self.features[mask]
-        )
+        features = None if self.features is None else self.features[mask]
+        return Outputs(self.logits[mask], self.labels[mask], features)
 
 
 def _check_logits(logits: Tensor) -> None:
@@ -110,8 +106,7 @@ def _check_logits(logits: Tensor) -> None:
     if broken:
         raise NotFinite(
             f"expected logits with a finite maximum, got NaN or infinity for {broken} of {len(logits)} "
-            "images. "
-            "Lower the learning rate: the model diverged."
+            "images. Lower the learning rate: the model diverged."
         )
 
 
@@ -165,8 +160,7 @@ class ModelOutputs:
     """The outputs of one model on the image sets of one forget request.
 
     forget_classes: the classes that were forgotten whole, or (). seed: draws the members of the attacks.
-    subject: the model itself,
-    if available. attacks: results by metric name (see `evaluation.membership`).
+    subject: the model itself, if available. attacks: results by metric name (see `evaluation.membership`).
     Raises ValueError if the sets differ in their number of classes, a forgotten class does not exist, or
     retain has images of it.
     """
@@ -204,13 +198,8 @@ class ModelOutputs:
     @property
     def sets(self) -> dict[str, Outputs]:
         """The outputs by set name, without an absent validation set."""
-        named = {
-            "forget": self.forget,
-            "retain": self.retain,
-            "test": self.test,
-            "validation": self.validation,
-        }
-        return {name: outputs for name, outputs in named.items() if outputs is not None}
+        named = {"forget": self.forget, "retain": self.retain, "test": self.test}
+        return named if self.validation is None else named | {"validation": self.validation}
 
     @property
     def model_itself(self) -> Subject:
@@ -235,14 +224,13 @@ class ModelOutputs:
     def draws(self) -> tuple[tuple[Tensor, Tensor], ...]:
         """DRAWS pairs of row indexes: members from retain and non-members from test, to train an attack on.
 
-            n_c = min(retain images of class c, test images of class c)    for each class c that was not forgotten whole
+            n_c = min(retain images of class c, test images of class c), or 0 if class c was forgotten whole
 
         Both sides have n_c images of each class, so they differ in membership alone. `seed` draws them.
         """
         retain, test = self.retain.labels.cpu(), self.test.labels.cpu()
-        counts = torch.minimum(
-            retain.bincount(minlength=self.test.classes), test.bincount(minlength=self.test.classes)
-        )
+        of_retain, of_test = (labels.bincount(minlength=self.test.classes) for labels in (retain, test))
+        counts = torch.minimum(of_retain, of_test)
         counts[list(self.forget_classes)] = 0
         generator = torch.Generator().manual_seed(self.seed)
         return tuple(
@@ -288,9 +276,8 @@ class ModelOutputs:
         self._values.update({METRICS[name].function: value for name, value in values.items()})
 
     def _is_forgotten(self, outputs: Outputs) -> Tensor:
-        return torch.isin(
-            outputs.labels, torch.tensor(self.forget_classes, dtype=torch.int64, device=outputs.labels.device)
-        )
+        labels = outputs.labels
+        return torch.isin(labels, torch.tensor(self.forget_classes, dtype=torch.int64, device=labels.device))
 
     def _check_whole_class(self) -> None:
         if not self.forget_classes:

@@ -30,7 +30,8 @@ def exact_interval(share: float, images: int, level: float = 0.95) -> Interval:
 def auc_interval(auc: float, positives: int, negatives: int) -> Interval:
     """Return the 95 % interval of an area under the ROC curve, by the numbers of images of each side.
 
-        A +- 1.96 sqrt((A (1 - A) + (P - 1) (Q1 - A^2) + (N - 1) (Q2 - A^2)) / (P N)),   Q1 = A / (2 - A),  Q2 = 2 A^2 / (1 + A)
+        A +- 1.96 sqrt((A (1 - A) + (P - 1) (Q1 - A^2) + (N - 1) (Q2 - A^2)) / (P N))
+        Q1 = A / (2 - A),  Q2 = 2 A^2 / (1 + A)
 
     Within [0, 1]. At A = 0 and A = 1 the formula has no width; there the ends of the Clopper-Pearson interval
     of 0 and of all of min(P, N) pairs apply. Source: Hanley and McNeil 1982. Raises ValueError for no image
@@ -42,9 +43,7 @@ def auc_interval(auc: float, positives: int, negatives: int) -> Interval:
             "sets"
         )
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    variance = (auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)) / (
-        positives * negatives
-    )
-    reach = 1.96 * math.sqrt(max(variance, 0.0))
+    spread = auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)
+    reach = 1.96 * math.sqrt(max(spread / (positives * negatives), 0.0))
     least = exact_interval(0, min(positives, negatives))[1] / 100
     return max(0.0, min(auc - reach, 1 - least)), min(1.0, max(auc + reach, least))

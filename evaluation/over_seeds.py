@@ -18,7 +18,8 @@ CONFIDENCE = 0.95
 class OverSeeds:
     """The values of n seeds and their statistics, in the unit of the values.
 
-        mean = sum_i v_i / n    sd^2 = sum_i (v_i - mean)^2 / (n - 1)    interval = mean -+ t(0.975, n - 1) sd / sqrt(n)
+        mean = sum_i v_i / n    sd^2 = sum_i (v_i - mean)^2 / (n - 1)
+        interval = mean -+ t(0.975, n - 1) sd / sqrt(n)
 
     `sd` and `interval` (low, high) are None for a single seed. If a value is infinite or NaN, all three are
     None. The interval is Student's: it assumes approximately normal values, may exceed the bounds of the
@@ -72,8 +73,7 @@ def gaps(values: Mapping[int, float], ideals: Mapping[int, float]) -> list[float
     if alone:
         raise ValueError(
             "expected the same seeds of the models and of the ideal models, got "
-            f"{', '.join(map(str, alone))} for one of them alone. "
-            "Measure both for every seed"
+            f"{', '.join(map(str, alone))} for one of them alone. Measure both for every seed"
         )
     return [values[seed] - ideals[seed] for seed in sorted(values)]
 

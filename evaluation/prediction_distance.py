@@ -91,7 +91,8 @@ def fidelity(model: ModelOutputs, ideal: ModelOutputs) -> float:
 def js_divergence(model: ModelOutputs, ideal: ModelOutputs) -> float:
     """Mean Jensen-Shannon divergence between the predictions of the model and of the ideal on forget.
 
-        mean over x in forget of (KL(p, m) + KL(q, m)) / 2    p = softmax f(x),  q = softmax f_ideal(x),  m = (p + q) / 2
+        mean over x in forget of (KL(p, m) + KL(q, m)) / 2
+        p = softmax f(x),  q = softmax f_ideal(x),  m = (p + q) / 2
 
     In [0, ln 2], 0 for identical predictions.
 

@@ -19,7 +19,8 @@ def probe_score(
 ) -> float:
     """Return the percentage of held-out forget images that a linear probe on the features classifies right.
 
-        P = argmax_c (V s(h) + a)_c    V, a = argmin sum_i CE(V s(h_i) + a, y_i) + |V|^2 / 2    over retain and half of forget
+        P = argmax_c (V s(h) + a)_c
+        V, a = argmin sum_i CE(V s(h_i) + a, y_i) + |V|^2 / 2    over retain and half of forget
         probe_score = 100 x share of P(h) = y over the other half of forget
 
     forget (n, d) and retain (N, d) are features of one model, of any float type, with labels (n,) and (N,)

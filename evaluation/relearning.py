@@ -40,7 +40,8 @@ def relearn_steps(
 ) -> Relearned:
     """Count the optimiser steps on the forget set until a model reaches 95 % of a given score on it.
 
-        min { t : forget_score(theta_t) >= 0.95 initial_score },    theta_{t+1} = AdamW(theta_t, grad CE(batch t of forget))
+        min { t : forget_score(theta_t) >= 0.95 initial_score }
+        theta_{t+1} = AdamW(theta_t, grad CE(batch t of forget))
 
     0 if the score is high enough already; censored if it is not reached after `cap` steps. initial_score: the
     initial model's forget_score, percent. The score is computed before the first and after every step, on
@@ -117,12 +118,9 @@ def _check(forget: ImageSet, initial_score: float, **amounts: int) -> None:
     if not 0 < initial_score <= 100:
         raise ValueError(
             "expected the initial model's forget_score in percent, above 0 and at most 100, got "
-            f"{initial_score}. "
-            "Give the score of a model that knew the forget set."
+            f"{initial_score}. Give the score of a model that knew the forget set."
         )
     for name, amount in amounts.items():
         if amount < 1:
-            raise ValueError(
-                f"expected {name} >= 1, got {amount}. Give a number of "
-                f"{'steps' if name == 'cap' else 'images'}."
-            )
+            unit = "steps" if name == "cap" else "images"
+            raise ValueError(f"expected {name} >= 1, got {amount}. Give a number of {unit}.")

@@ -76,7 +76,7 @@ class Shadows:
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % intervals of the rates, by name, within [0, 1].
 
-            rate -+ t(0.975, K - 1) sqrt(K / (K - 1)) sd    sd: over 1,000 resamples of the attacked models, K of a kind
+            rate -+ t(0.975, K - 1) sqrt(K / (K - 1)) sd    sd: over 1,000 resamples of K models of a kind
 
         Resamples models, not images: the margins of one model are not independent. The Gaussians are not
         refitted, so the interval is that of attacking more models with the same shadow models.
@@ -198,7 +198,8 @@ def ulira_auc(shadows: Shadows) -> float:
 def ulira_tpr_at_1_fpr(shadows: Shadows) -> float:
     """Share of the members that U-LiRA finds at a false-positive rate of 1 %.
 
-        mean over members of 1[s > t]    t: the smallest with mean over others of 1[s > t] <= 0.01,  s = log N_u(m) - log N_r(m)
+        mean over members of 1[s > t]    s = log N_u(m) - log N_r(m)
+        t: the smallest with mean over others of 1[s > t] <= 0.01
 
     As ulira_accuracy; 0.01 is chance. Needs attacks on at least 100 non-members, else raises ValueError.
     """

@@ -24,7 +24,7 @@ def weight_distance(model: nn.Module, initial: nn.Module) -> float:
 
 
 def changed_share(model: nn.Module, initial: nn.Module) -> float:
-    """Return the share of parameter elements that changed, in [0, 1]. Raises ValueError as weight_distance."""
+    """Return the share of changed parameter elements, in [0, 1]. Raises the ValueError of weight_distance."""
     pairs = _pairs(model, initial)
     return sum(int((one != other).sum()) for one, other in pairs) / sum(one.numel() for one, _ in pairs)
 

@@ -20,7 +20,8 @@ SIDE = 8  # default number of patches a side, about
     optimizer="adamw",
     lr=1e-3,
     weight_decay=0.05,
-    source="Dosovitskiy et al. 2021, arXiv:2010.11929; the width and the heads of DeiT-Ti, Touvron et al. 2021, arXiv:2012.12877",
+    source="Dosovitskiy et al. 2021, arXiv:2010.11929; width and heads of DeiT-Ti, Touvron et al. 2021, "
+    "arXiv:2012.12877",
 )
 def vit_tiny(
     image_shape: ImageShape,
