@@ -53,8 +53,8 @@ def fit(points: Tensor, sides: Tensor, bounds: Tensor, gamma: float) -> KernelSV
     K = G G^T to 1e-10, or 1e-6 beyond a rank of 64 (incomplete Cholesky with pivots); the rank r is about ten
     for one feature and up to a few hundred for a vector of probabilities. A step of the interior-point method
     costs O(n r^2); 15 to 45 steps converge, however much the sides overlap. The decision agrees with libsvm's
-    at tolerance 1e-6 to a few thousandths of the margin (libsvm's default tolerance is 1e-3). Raises NotSolved.
-    Source: Fine and Scheinberg 2001, JMLR 2:243-264.
+    at tolerance 1e-6 to a few thousandths of the margin (libsvm's default tolerance is 1e-3).
+    Raises NotSolved. Source: Fine and Scheinberg 2001, JMLR 2:243-264.
     """
     factor, rows = _incomplete_cholesky(points, gamma)
     optimum = _interior_point(factor * sides[:, None], sides, bounds)
