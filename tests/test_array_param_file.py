@@ -186,7 +186,7 @@ def command_in(text):
 
 
 def test_lines_with_quotes_run_under_xargs_as_documented(folder, monkeypatch):
-    command = command_in((ROOT / "README.md").read_text())
+    command = command_in((ROOT / "docs" / "sweeps.md").read_text())
     assert command_in(array_param_file.__doc__) == command
     monkeypatch.setattr(benchmark, "sh", lambda line, _: line == command or pytest.fail(line))
     benchmark.by_xargs(folder, workers=2)
