@@ -28,7 +28,8 @@ def train_base_model(argv: Sequence[str] | None, about: str, which: Literal["ini
     kinds = _add_set_flags(parser, which)
     options = parsed(parser, argv)
 
-    from base_models import BaseModels, device_named
+    from base_models import BaseModels
+    from device import device_named
     from training import silent
     from training.process_group import joined, own_device
 

@@ -100,13 +100,8 @@ def content_of(root: Any) -> Any:
         def construct_object(self, node: Any, deep: bool = False) -> Any:
             try:
                 return super().construct_object(node, deep)
-            except (
-                ValueError,
-                OverflowError,
-                LookupError,
-                AttributeError,
-                TypeError,
-            ) as error:  # 99...9, 2026-13-45, !!int x
+            # For 99...9, 2026-13-45, !!int x
+            except (ValueError, OverflowError, LookupError, AttributeError, TypeError) as error:
                 raise ConstructorError(None, None, _of_value(node, error), node.start_mark) from error
 
     with _as_not_yaml():
@@ -159,4 +154,6 @@ def _of_value(node: Any, error: Exception) -> str:
     value = str(node.value)
     shown = value if len(value) <= 40 else f"{value[:40]}... of {len(value)} characters"
     kind = node.tag.rpartition(":")[2]
-    return f"expected {'an' if kind[0] in 'aeiou' else 'a'} {kind}, got {shown} ({type(error).__name__}). Correct it, or put it in quotes"
+    article = "an" if kind[0] in "aeiou" else "a"
+    got = f"{shown} ({type(error).__name__})"
+    return f"expected {article} {kind}, got {got}. Correct it, or put it in quotes"

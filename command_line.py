@@ -202,8 +202,9 @@ def words_on(argv: Sequence[str] | None, flags: Iterable[str]) -> dict[str, list
 def parsed(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, entry: Entry[Any] | None = None
 ) -> argparse.Namespace:
-    """Return the flags' values. Raises ValueError for an unknown flag, with the nearest match and the entry's
-    flags.
+    """Return the flags' values.
+
+    Raises ValueError for an unknown flag, with the nearest match and the entry's flags.
     """
     from nearest_name import did_you_mean
 
@@ -215,7 +216,7 @@ def parsed(
         own, plural, elsewhere = None, "flags", ""
         if entry is not None:
             own = [f"--{each}" for each in entry.hyperparameters]
-            plural = f"flags of {entry.name} itself (--help shows those of the job too)"
+            plural = f"flags of {entry.name} itself (--help shows all flags)"
             elsewhere = entry.not_chosen(flag.removeprefix("--"))
         message = elsewhere or did_you_mean("flag", flag, known, plural, own)
         raise FlagError(flag.removeprefix("--"), message, named=False)

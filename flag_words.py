@@ -1,4 +1,4 @@
-"""Flags as the words of a command line, and values as the text that means them."""
+"""Values as text: on a command line, and in names."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Flags = dict[str, list[str]]  # the words of each flag, by its name
-_NUMBER = r"-(\d+|\d*\.\d+)"  # what argparse does not take for a flag
+_NUMBER = r"-(\d+|\d*\.\d+)"  # negative numbers, which argparse tells from flags
 
 
 def text_of(value: Any) -> str:
-    """A value as a command line has it: the inverse of `signature.Hyperparameter.parse`."""
+    """Return a value as text of a command line: the inverse of `signature.Hyperparameter.parse`."""
     if isinstance(value, tuple | list):
         return ",".join(map(text_of, value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
+def name_of(value: Any, between: str = "-") -> str:
+    """Return a value as text in the name of a file or a run."""
+    return between.join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
 def words_of(flags: Mapping[str, Sequence[str]]) -> list[str]:
-    """The words of a command line for these flags."""
+    """Return the words of a command line for these flags."""
     words: list[str] = []
     for name, values in flags.items():
         if len(values) == 1 and values[0].startswith("-") and not re.fullmatch(_NUMBER, values[0]):
@@ -30,5 +35,5 @@ def words_of(flags: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def command(script: str, flags: Mapping[str, Sequence[str]]) -> str:
-    """The command that runs a script with these flags, as a shell takes it."""
+    """Return the shell command that runs a script with these flags."""
     return shlex.join(["python", "-u", script, *words_of(flags)])

@@ -1,6 +1,4 @@
-"""The settings of a run: what may be asked for, its params, the hash of what decides its result, and where it
-comes from.
-"""
+"""The identity of a run: its name, params, config_hash and origin."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from typing import Any
 
 from base_models import BaseModels, Trained
 from evaluation import DEFAULT
-from flag_words import text_of
+from flag_words import name_of, text_of
 from measurement import Metric
 from models import ARCHITECTURES
 from registry import Entry, __version__
@@ -28,15 +26,15 @@ from vision_data import DATA, DATASETS, origin
 from vision_data.augmentation import augmentations
 from vision_data.reading import FLAGS as READING
 
-MASKED = "kappa_count"  # known for certain only once the mask is made
+MASKED = "kappa_count"  # the param that is certain only once the mask is made
 
 
 @dataclass(frozen=True)
 class CheckedConfig:
-    """A config that can be run, with what its names stand for.
+    """A config that was checked and can be run, with its method, metrics, models and data.
 
-    settings: of the method, the defaults too. counts: what they come to, amounts as numbers of weights.
-    layer_size: weights of the masked layer, 0 for a method without one.
+    settings: of the method, with defaults. counts: its resolved amounts, as numbers of weights. layer_size:
+    weights of the masked layer, 0 for a method without one.
     """
 
     config: PipelineConfig
@@ -52,23 +50,21 @@ class CheckedConfig:
 
     @property
     def name(self) -> str:
-        """The run's name: method, request, seed, and the settings that were given."""
-        return " ".join([*self._asked, f"seed{self.config.base.seed}", *self._given])
+        """The run's name: method, request, seed, and the given settings."""
+        return " ".join(
+            [self.method.name, self.base.request_slug, f"seed{self.config.base.seed}", *self._given]
+        )
 
     @property
     def setting(self) -> str:
-        """What runs share that differ in the seed alone."""
-        return " ".join([*self._asked, *self._given])
-
-    @property
-    def _asked(self) -> list[str]:
-        return [self.method.name, self.base.request_slug]
+        """The name without the seed, which runs of several seeds share."""
+        return " ".join([self.method.name, self.base.request_slug, *self._given])
 
     @property
     def _given(self) -> list[str]:
         given = [f"{name}={value}" for name, value in self.config.settings.items()]
         if self.config.unlearn_augment != AUGMENT_AUTO:
-            given.append(f"unlearn_augment={','.join(self.config.unlearn_augment)}")
+            given.append(f"unlearn_augment={text_of(self.config.unlearn_augment)}")
         return given
 
     @property
@@ -88,13 +84,13 @@ class CheckedConfig:
 
 
 def experiment_of(config: PipelineConfig) -> str:
-    """The name of the MLflow experiment that the config's run is in."""
+    """Return the name of the MLflow experiment of a config's run."""
     dataset = DATASETS[config.base.dataset]
     return config.experiment or f"{dataset.name}-{ARCHITECTURES[config.base.arch or dataset.facts.arch].name}"
 
 
 def run_params(checked: CheckedConfig) -> dict[str, Any]:
-    """Every setting, resolved values too."""
+    """Return every setting, with defaults and resolved values."""
     base = checked.config.base
     return {
         "unlearn": checked.method.name,
@@ -135,9 +131,7 @@ def run_params(checked: CheckedConfig) -> dict[str, Any]:
 
 
 def _digests(checked: CheckedConfig) -> dict[str, str]:
-    """The whole digests of what a name or a slug says in a few letters: the forget list, the users' files as
-    they were run.
-    """
+    """Return the digests that slugs shorten: of the forget list, and of users' files as they were run."""
     digests = {
         "request_digest": checked.config.base.request.digest,
         "unlearn_code": checked.method.code_digest,
@@ -149,30 +143,27 @@ def _digests(checked: CheckedConfig) -> dict[str, str]:
 
 
 def _recipe(base: BaseModels) -> dict[str, Any]:
-    """How the base models are trained, by the names of the flags; and what of it is not as usual for this
-    architecture and dataset.
-    """
-    unusual = {name.removeprefix(PREFIX): value for name, value in sorted(base.training.items())}
-    words = [
-        f"{name}={','.join(value) if isinstance(value, tuple) else value}" for name, value in unusual.items()
+    """Return the base models' recipe by flag, and `training`: its settings that are not the defaults."""
+    changed = [
+        f"{name.removeprefix(PREFIX)}={name_of(value, ',')}" for name, value in sorted(base.training.items())
     ]
     settings = asdict(base.recipe) | {"augment": ",".join(augmentations(base.recipe.augment)) or "none"}
     every = {f"{PREFIX}{name}": value for name, value in settings.items() if name != "epochs"}
-    return every | {"training": " ".join(words) or "default"}
+    return every | {"training": " ".join(changed) or "default"}
 
 
 def config_hash_of(checked: CheckedConfig, initial: Trained, ideal: Trained | None) -> str:
-    """SHA-256 of what decides a result."""
+    """Return the SHA-256 of everything that decides a result."""
     return hash_of(decisive_of(checked, initial, ideal))
 
 
 def hash_of(decisive: Mapping[str, Any]) -> str:
-    """SHA-256 of the settings as JSON; the same for settings that were read from JSON."""
+    """Return the SHA-256 of settings as JSON; equal for settings that were read from JSON."""
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def decisive_of(checked: CheckedConfig, initial: Trained, ideal: Trained | None) -> dict[str, Any]:
-    """Every setting that changes the result, the digests of the base models' weights, and Lethe's version."""
+    """Return the settings that change the result, the base models' digests, and Lethe's version."""
     decisive = {
         "method": checked.method.identity,
         "settings": {**checked.settings, **_first_add_on_flags(checked)},
@@ -193,11 +184,9 @@ def decisive_of(checked: CheckedConfig, initial: Trained, ideal: Trained | None)
         decisive["training"] = checked.base.training
     if checked.base.normalize != DATA:
         decisive["normalize"] = checked.base.normalize
-    if checked.base.unusual:  # what an option does may show in no weight
+    if checked.base.unusual:  # an option may change a model without changing its weights
         decisive["options"] = checked.base.unusual
-    if (
-        "oracles" in checked.method.facts.needs
-    ):  # models of the same epochs and shape, whose weights are not in here
+    if "oracles" in checked.method.facts.needs:  # their weights are not in the hash, so their settings are
         decisive |= {"epochs": checked.base.epochs, "options": dict(checked.base.options)}
     if checked.config.metrics != (DEFAULT,):
         decisive["metrics"] = sorted(metric.identity for metric in checked.metrics)
@@ -226,7 +215,7 @@ def _add_on_code(checked: CheckedConfig) -> dict[str, str]:
 
 
 def origin_tags(checked: CheckedConfig) -> dict[str, str]:
-    """Where a run comes from."""
+    """Return the tags of a run's origin."""
     return {
         "lethe_version": __version__,
         "git_commit": git_commit(),
@@ -235,7 +224,7 @@ def origin_tags(checked: CheckedConfig) -> dict[str, str]:
 
 
 def provenance(name: str, trained: Trained | None) -> dict[str, Any]:
-    """Whether a base model was loaded or trained here, and what its checkpoint says of its making."""
+    """Return the params of a base model's origin: loaded or trained, its digests, and its metadata."""
     if trained is None:
         return {f"{name}_model": "none"}
     about: dict[str, Any] = {
@@ -254,13 +243,13 @@ def provenance(name: str, trained: Trained | None) -> dict[str, Any]:
 
 
 def train_seconds(trained: Trained | None) -> float | None:
-    """What a model's checkpoint says of its training's time; None where it does not."""
+    """Return the seconds of training in a model's metadata; None if unknown."""
     seconds = math.nan if trained is None or trained.metadata is None else trained.metadata.train_seconds
     return seconds if math.isfinite(seconds) else None
 
 
 def git_commit() -> str:
-    """The commit of the project's checkout, "unknown" outside of one."""
+    """Return the commit of the project's checkout, or "unknown" outside of one."""
     command = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,4 +1,4 @@
-"""Evaluate intermediate models during unlearning: two scores every epoch, all metrics at --checkpoint_epochs."""
+"""Evaluate intermediate models: two scores at every epoch, all metrics at --checkpoint_epochs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ from vision_data import ImageSet
 
 
 def checked_epochs(epochs: Collection[int], settings: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the epochs sorted. Raises ValueError for values below 1, duplicates, and values over
-    unlearn_epochs.
-    """
+    """Return the epochs sorted. Raises ValueError for values below 1, over unlearn_epochs, or repeated."""
     for epoch in epochs:
         if type(epoch) is not int or epoch < 1:
             raise FlagError(
@@ -69,7 +67,7 @@ class Intermediate:
         }
 
     def evaluate(self, model: nn.Module, epoch: int, data: ForgetData, test: ImageSet) -> None:
-        """Evaluate all metrics. Outputs that are not finite give none and no error: the method may recover."""
+        """Evaluate all metrics. Outputs that are not finite give none: a method may recover."""
         try:
             own = outputs_with_metrics(model, f"epoch {epoch}", data, test, self.asked)
         except NotFinite as error:

@@ -8,13 +8,22 @@ from collections.abc import Iterator
 
 # Failed allocations in C++ and failed loads of libraries raise no MemoryError.
 OF_MEMORY = re.compile(
-    r"can't allocate memory|cannot allocate memory|not enough memory|bad_alloc|out of memory|failed to map segment"
-    r"|error return without exception set|without setting an exception",  # the interpreter, which had no room for the exception
+    r"can't allocate memory|cannot allocate memory|not enough memory|bad_alloc|out of memory"
+    r"|failed to map segment"
+    # The interpreter had no memory for the exception itself.
+    r"|error return without exception set|without setting an exception",
     re.IGNORECASE,
 )
 OF_THREADS = re.compile(r"can't start new thread|resource temporarily unavailable", re.I)
 
-MEMORY = "not enough memory. Raise the limit (ulimit -v, the batch system's), end other programs, or choose a smaller model or dataset"
+MEMORY = (
+    "not enough memory. Raise the limit (ulimit -v, the batch system's), end other programs, or choose a "
+    "smaller model or dataset"
+)
+THREADS = (
+    "no thread can be started. Raise the limits of memory and processes (ulimit -v, -u), or set "
+    "OMP_NUM_THREADS=1"
+)
 ON_DISK = {
     errno.ENOSPC: "no room is left on the disk",
     errno.EDQUOT: "the quota on the disk is used up",
@@ -50,12 +59,12 @@ def _limit_of(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError | ImportError | SystemError) and OF_MEMORY.search(text):
         return MEMORY
     if isinstance(error, RuntimeError) and OF_THREADS.search(text):
-        return "no thread can be started. Raise the limits of memory and processes (ulimit -v, -u), or set OMP_NUM_THREADS=1"
+        return THREADS
     return None
 
 
 def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """An error, what it came from, and so on."""
+    """Yield an error, its cause, the cause's cause, and so on."""
     one: BaseException | None = error
     while one is not None:
         yield one

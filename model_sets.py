@@ -76,10 +76,11 @@ class TrainedModel:
 def specs_of(base: BaseModels, kind: Kind, count: int) -> list[ModelSpec]:
     """Return the specs of the first `count` models of a set.
 
-    initial models, oracles    of the seeds seed, seed + 1, ...: the first is the initial or the ideal model itself. Their checkpoints
-                               are those of main_baseline.py and main_ideal.py with these seeds
-    shadows                    pairs, one of a random half of the training images, one of the other half (of an odd number of images
-                               one is in neither). They depend on seed and split, not on the forget request
+    initial models, oracles: of the seeds seed, seed + 1, ...; the first is the initial or the ideal model
+    itself. Their checkpoints are those of main_baseline.py and main_ideal.py with these seeds.
+
+    shadows: pairs of models of a random half of the training images and of the other half (of an odd number
+    of images, one is in neither). They depend on seed and split, not on the forget request.
 
     Raises ValueError for a count below 1, for an odd number of shadows, and without validation images.
     """

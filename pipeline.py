@@ -1,4 +1,4 @@
-"""The experiment as an object: initial model -> unlearn -> evaluate -> one MLflow run.
+"""One run: initial model -> unlearn -> evaluate -> one MLflow run.
 
 from pipeline import Pipeline, PipelineConfig
 result = Pipeline(PipelineConfig(unlearn="MIMU", settings={"topk": 50, "kappa": 0.1})).run()
@@ -53,11 +53,10 @@ NO_TAGS: Mapping[str, str] = {}
 
 @dataclass(frozen=True)
 class Result:
-    """What one run measured, and where it is. `checkpoints`: the metrics after each of the config's
-    checkpoint_epochs.
+    """The numbers of a run, and its place.
 
-    `setting`: what runs of other seeds share with it. `chosen`: the config's choice of metrics. `forgotten`:
-    what was to be forgotten, in words.
+    setting: the name without the seed. checkpoints: metrics of the intermediate models, by epoch. chosen: the
+    config's choice of metrics. forgotten: a description of the forget set.
     """
 
     run_id: str
@@ -81,11 +80,13 @@ class Result:
 class Pipeline:
     """Validates the config; writes nothing until `run`.
 
-    Raises ValueError or FileNotFoundError, before anything is trained, for everything that a person may have
-    got wrong: names, flags, amounts, the forget request, the layer, checkpoints, folders, a tracking server
-    that does not answer. `checked` is what comes of it. `base` lets several pipelines share one set of base
-    models. `judges`: seeds of the oracles that the result is held against, which no method may have (default:
-    the config's own seed, that of the ideal model).
+    Raises ValueError or FileNotFoundError, before anything is trained, for every mistake of a user: names,
+    flags, amounts, the forget request, the layer, checkpoints, folders, a tracking server that does not
+    answer.
+
+    checked: the validated config. base: base models that several pipelines share. judges: seeds of the
+    oracles that the result is compared with, which no method may use (default: the config's own seed, that of
+    the ideal model).
     """
 
     def __init__(
@@ -99,7 +100,8 @@ class Pipeline:
         self.progress = progress
         method = METHODS[config.unlearn].choosing(config.settings)
         settings, metrics = method.settings(config.settings), chosen(config.metrics)
-        _check_choices(config, method)
+        if config.ideal == "skip" and "ideal" in method.facts.needs:
+            raise FlagError("ideal", f"{method.name} needs the ideal model, got skip. Leave the flag out")
         if base is not None and config.base not in (base.asked, base.config):
             raise ValueError(
                 "expected the base models of this config, got those of another. Make them with "
@@ -124,16 +126,17 @@ class Pipeline:
         check_store(self.checked.experiment)
 
     def _start_afresh(self) -> None:
-        """Nothing of an earlier run counts for the next."""
+        """Clear everything that an earlier `run` left."""
         asked = of_intermediate_models(self.checked.metrics)
         self.intermediate = Intermediate(self.checked.checkpoint_epochs, asked, commands=self._commands())
         self.warnings: list[RunWarning] = []
         self.stages: dict[str, float] = {}
 
     def run(self, *, nested: bool = False, tags: Mapping[str, str] = NO_TAGS) -> Result:
-        """Do it, in one MLflow run, with more tags from its beginning if any are given; an exception ends
-        that FAILED with the error
-        in a tag, Ctrl-C KILLED."""
+        """Run in one MLflow run, with these tags from its beginning.
+
+        An exception ends it as FAILED with the error in a tag, Ctrl-C as KILLED.
+        """
         started = time.perf_counter()
         self._start_afresh()
         checked = self.checked
@@ -144,7 +147,7 @@ class Pipeline:
             self.stages["tracking_start"] = time.perf_counter() - started
             run.params({name: value for name, value in run_params(checked).items() if name != MASKED})
             log_code(run, checked.entries)
-            tell_missing(self.base)
+            _warn_of_missing_mask(self.base)
             with timed(self.stages, "initial"):
                 initial = self.base.initial()
             with timed(self.stages, "ideal"):
@@ -158,13 +161,13 @@ class Pipeline:
             base_models = self._base_models(initial, ideal)
             self._evaluate_base_models(base_models)
             warm_up()
-            with timed(self.stages, "unlearn"), self._divergence_told(run):
+            with timed(self.stages, "unlearn"), self._warning_of_divergence(run):
                 unlearned = unlearn(checked.config.unlearn, initial.model, checked.data, **checked.settings)
             self._check_untouched(initial.model, initial_digest)
             run.params({"unlearned_digest": model_digest(unlearned.model)})
             checked = self._with_masked(run, unlearned)
             self._warn(run, self.intermediate.warnings())
-            with timed(self.stages, "evaluate"), self._divergence_told(run):
+            with timed(self.stages, "evaluate"), self._warning_of_divergence(run):
                 measured = self._measure(unlearned, base_models, ideal)
             self.warnings += self._warnings_of(initial, unlearned, measured)
             with timed(self.stages, "report"):
@@ -205,12 +208,11 @@ class Pipeline:
         )
 
     def _check_untouched(self, initial: nn.Module, digest: str) -> None:
-        """ValueError where a method wrote into the model that all others start from."""
+        """Raise ValueError if a method changed the initial model, which all methods start from."""
         if model_digest(initial) != digest:
             raise ValueError(
                 f"{self.checked.method.name}: expected a method that leaves the model it is given as it was, "
-                "got one that changed it. "
-                "Work on copy_of(model)"
+                "got one that changed it. Work on copy_of(model)"
             )
 
     def _measure(
@@ -234,14 +236,14 @@ class Pipeline:
         )
 
     def _warn(self, run: TrackedRun, warnings: list[RunWarning]) -> None:
-        """Add to the run's warnings, which its tag holds as soon as they are known."""
+        """Add warnings, and write all of them into the run's tag."""
         self.warnings += warnings
         if self.warnings:
             run.tags({"warning": in_one_line(self.warnings)})
 
     @contextmanager
-    def _divergence_told(self, run: TrackedRun) -> Iterator[None]:
-        """What a method raises when it diverges ends the run, which then has the warning too."""
+    def _warning_of_divergence(self, run: TrackedRun) -> Iterator[None]:
+        """Add a warning to the run if a method diverges, and raise its error."""
         try:
             yield
         except FloatingPointError as error:
@@ -251,9 +253,7 @@ class Pipeline:
             raise
 
     def _with_masked(self, run: TrackedRun, unlearned: Unlearned) -> CheckedConfig:
-        """With the number of weights that really are switched off; a warning where those are fewer than were
-        asked for.
-        """
+        """Return the checked config with the mask's own kappa; warn if it is smaller than asked for."""
         if unlearned.mask is None:
             return self.checked
         asked, switched_off = self.checked.counts.get(MASKED), unlearned.mask.kappa_count
@@ -278,9 +278,7 @@ class Pipeline:
         )
 
     def _on_epoch(self, model: nn.Module, epoch: int) -> None:
-        """Look at an intermediate model, without a trace in it, in the random state, or in the seconds of the
-        stage it is in.
-        """
+        """Evaluate an intermediate model; leave the random state and the seconds of the stage unchanged."""
         with undisturbed(self.base.device):
             with timed(self.stages, "epoch_scores"):
                 self.intermediate.score(model, epoch, self.checked.data)
@@ -289,19 +287,17 @@ class Pipeline:
                     self.intermediate.evaluate(model, epoch, self.checked.data, self.base.splits.test)
 
     def _base_models(self, initial: Trained, ideal: Trained | None) -> dict[str, nn.Module]:
-        """What the unlearned model is compared with."""
+        """Return the models that the unlearned model is compared with."""
         return {"initial": initial.model, INCOMPETENT: self.base.incompetent()} | (
             {"ideal": ideal.model} if ideal else {}
         )
 
     def _commands(self) -> dict[str, str]:
-        """The commands that make what a metric may need and a run may not have."""
+        """Return the commands that make missing inputs of metrics."""
         return {"ideal": self.base.ideal_command()}
 
     def _evaluate_base_models(self, base_models: Mapping[str, nn.Module]) -> None:
-        """Intermediate models are compared with the base models, which are evaluated for that, and for the
-        final model, once.
-        """
+        """Evaluate the base models once, for the intermediate models and the final one."""
         if self.checked.checkpoint_epochs:
             with timed(self.stages, "checkpoint_evaluation"):
                 data, metrics = self.checked.data, self.checked.metrics
@@ -310,47 +306,29 @@ class Pipeline:
                 )
 
     def ideal(self) -> Trained | None:
-        """The ideal model that the config asks for, loaded or trained."""
+        """Load or train the ideal model if the config asks for it."""
         return self.base.ideal() if self._wants_ideal() else None
 
     def _wants_ideal(self) -> bool:
+        if self.checked.config.ideal != "auto":
+            return self.checked.config.ideal == "train"
         needed = "ideal" in self.checked.method.facts.needs
-        wanted = {
-            "train": True,
-            "skip": False,
-            "auto": needed or self.base.embedded or self.base.ideal_path.exists(),
-        }
-        return wanted[self.checked.config.ideal]
+        return needed or self.base.embedded or self.base.ideal_path.exists()
 
 
-def _check_choices(config: PipelineConfig, method: Entry[MethodFacts]) -> None:
-    """ValueError for a choice that there is not, and for a run without the ideal model of a method that needs
-    it.
-    """
-    if config.ideal not in ("auto", "train", "skip"):
-        raise FlagError("ideal", f"expected auto, train or skip, got {config.ideal!r}. Choose one")
-    if config.report not in ("full", "no_images", "skip"):
-        raise FlagError("report", f"expected full, no_images or skip, got {config.report!r}. Choose one")
-    if config.ideal == "skip" and "ideal" in method.facts.needs:
-        raise FlagError("ideal", f"{method.name} needs the ideal model, got skip. Leave the flag out")
-
-
-def tell_missing(base: BaseModels) -> None:
-    """A line on stderr where the checkpoint that is named is not there: another model takes its place."""
+def _warn_of_missing_mask(base: BaseModels) -> None:
+    """Print a warning if the checkpoint of --mask is missing: a new model takes its place."""
     mask = base.config.mask
     if mask is not None and not mask.exists():
-        print(
-            f"warning: --mask: there is no file {mask}. A new initial model is trained, and saved there",
-            file=sys.stderr,
-        )
+        text = f"there is no file {mask}. A new initial model is trained, and saved there"
+        print(f"warning: --mask: {text}", file=sys.stderr)
 
 
 def augmentation_of(asked: Sequence[str], method: Entry[MethodFacts], base: BaseModels) -> tuple[str, ...]:
-    """What is done to the images that the method trains on; nothing where it trains on none, whatever the
-    base models' recipe says.
+    """Return the augmentations of the images that the method trains on; () if it trains on none.
 
-    Raises ValueError for kinds that there are not, that these images can't take, or that the method has no
-    use for.
+    Raises ValueError for unknown kinds, for kinds that these images can't take, and for a method that trains
+    on no images.
     """
     trains_on_none = method.facts.augments == ()
     if tuple(asked) == AUGMENT_AUTO:
@@ -365,8 +343,7 @@ def augmentation_of(asked: Sequence[str], method: Entry[MethodFacts], base: Base
     if kinds and trains_on_none:
         raise FlagError(
             "unlearn_augment",
-            f"{method.name} does not train on augmented images (docs/methods.md says "
-            "which methods do), got "
+            f"{method.name} does not train on augmented images (docs/methods.md says which methods do), got "
             f"{','.join(kinds)}. Leave the flag out",
         )
     return kinds

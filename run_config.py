@@ -3,46 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Annotated, Any, Literal
 
-from base_config import BaseConfig, base_flags_of
+from base_config import BaseConfig, base_flags_of, changed_flags, check_fields
 from evaluation import DEFAULT
 from flag_words import Flags, text_of
+from registry import Entry
+from signature import Shown
 
+NAMES = "names separated by commas"
 AUGMENT_AUTO = ("auto",)  # augment as the base models' recipe does
 
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """One experiment: a method with its own settings, on base models, under an experiment's name.
+    """One run: a method with its settings, on base models.
 
-    metrics: "default", "all" (the costly ones too), names; see evaluation.chosen. report: pictures and an
-    HTML page; the page without images of the forget set; neither. unlearn_augment: what the images go through
-    that the method trains on: ("auto",), as the base models' recipe has it; ("none",); or some of crop, flip,
-    cutout.
+    Flags:
+        ideal: the model to compare with: auto loads it if it exists, and trains it for embedded data
+        experiment: MLflow experiment
+        checkpoint_epochs: epochs of the method after which the intermediate model is evaluated too
+        metrics: what to measure: default, all (the costly ones too), or names; --list shows them
+        unlearn_augment: how the images that the method trains on are augmented: auto, as the base models'
+            recipe does; none; or some of crop, flip, cutout. What is measured or ranked is not augmented
+        report: charts and an HTML page; without images of the forget set; or neither
     """
 
     unlearn: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     base: BaseConfig = field(default_factory=BaseConfig)
+    _: KW_ONLY
     ideal: Literal["auto", "train", "skip"] = "auto"
-    experiment: str | None = None
-    checkpoint_epochs: tuple[int, ...] = ()
-    metrics: tuple[str, ...] = (DEFAULT,)
+    experiment: Annotated[str | None, Shown("NAME", "<dataset>-<arch>")] = None
+    checkpoint_epochs: Annotated[
+        tuple[int, ...], "integers separated by commas", Shown("N,N,...", "none")
+    ] = ()
+    metrics: Annotated[tuple[str, ...], NAMES, Shown("NAME,...")] = (DEFAULT,)
+    unlearn_augment: Annotated[tuple[str, ...], NAMES, Shown("auto|none|KIND,...")] = AUGMENT_AUTO
     report: Literal["full", "no_images", "skip"] = "full"
-    unlearn_augment: tuple[str, ...] = AUGMENT_AUTO
+
+    def __post_init__(self) -> None:
+        check_fields(self, FLAGS)
+
+
+FLAGS: Entry[None] = Entry("the run", PipelineConfig, (), None)
 
 
 def flags_of(config: PipelineConfig) -> Flags:
-    """The command line's flags for this config: the method, its settings, and what else differs from the
-    defaults.
-    """
+    """Return the command line's flags for a config."""
     settings = {name: [text_of(value)] for name, value in config.settings.items()}
-    flags = {"unlearn": [config.unlearn]} | settings | base_flags_of(config.base)
-    defaults = PipelineConfig(config.unlearn)
-    for name in ("ideal", "experiment", "checkpoint_epochs", "metrics", "unlearn_augment", "report"):
-        value = getattr(config, name)
-        if value != getattr(defaults, name):
-            flags[name] = [text_of(value)]
-    return flags
+    of_base_models = base_flags_of(config.base)
+    return {"unlearn": [config.unlearn]} | settings | of_base_models | changed_flags(config, FLAGS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,27 +16,13 @@ if TYPE_CHECKING:
     from registry import Entry
     from run_config import PipelineConfig
 
-OF_THE_JOB = (
-    "unlearn",
-    "list",
-    "ideal",
-    "config",
-    "skip_finished",
-    "experiment",
-    "checkpoint_epochs",
-    "metrics",
-    "report",
-    "unlearn_augment",
-)
-
 
 def options_of(
     argv: Sequence[str] | None, about: str | None = None
 ) -> tuple[argparse.Namespace, Entry[Any], Entry[Any]]:
-    """The flags' values, with the method and the architecture that are named. ValueError for unknown names,
-    flags and values.
+    """Return the flags' values, the named method and the named architecture.
 
-    about: the text of --help.
+    about: the text of --help. Raises ValueError for unknown names, flags and values.
     """
     method, architecture = shared_flags.method_named(argv), shared_flags.architecture_named(argv)
     options = command_line.parsed(flags(method, architecture, about), argv, method)
@@ -48,93 +34,73 @@ def options_of(
 
 
 def flags_given(argv: Sequence[str]) -> Flags:
-    """The flags of a command line, in their order, with the words of each. ValueError for an unknown flag, or
-    a value that is none.
+    """Return the flags of a command line, in their order, with the words of each.
+
+    Raises ValueError for an unknown flag, and for a value of another type.
     """
     method, architecture = shared_flags.method_named(argv), shared_flags.architecture_named(argv)
     parser = flags(method, architecture)
     for action in parser._actions:
-        action.default = argparse.SUPPRESS  # what is not given is not there
+        action.default = argparse.SUPPRESS  # leaves out the flags that are not given
     given = vars(command_line.parsed(parser, argv, method))
-    switches: Flags = {name: [] for name, value in given.items() if value is True}
-    return {
-        name: [text_of(one) for one in (value if isinstance(value, list) else [value])]
-        for name, value in given.items()
-    } | switches
+    found: Flags = {}
+    for name, value in given.items():
+        values = value if isinstance(value, list) else [value]
+        found[name] = [] if value is True else [text_of(one) for one in values]
+    return found
 
 
 @cache
 def plain_flags() -> frozenset[str]:
-    """The flags that are no hyperparameters of anything: none is no value of them."""
+    """Return the flags that are no hyperparameters: `none` is no value of them."""
     from models import ARCHITECTURES
     from training.recipe import FLAGS
 
     architecture = ARCHITECTURES["mlp"]
-    names = {
-        flag.removeprefix("--")
-        for action in flags(None, architecture)._actions
-        for flag in action.option_strings
-    }
-    return frozenset(names - set(architecture.hyperparameters) - set(FLAGS.hyperparameters))
+    hyperparameters = {*architecture.hyperparameters, *FLAGS.hyperparameters}
+    return frozenset(_names(flags(None, architecture)._actions) - hyperparameters)
+
+
+@cache
+def flags_of_the_run() -> frozenset[str]:
+    """Return the flags of a run that the base models do not depend on; those of the method aside."""
+    from models import ARCHITECTURES
+    from run_config import FLAGS
+
+    parser = flags(None, ARCHITECTURES["mlp"])
+    own = next(group for group in parser._action_groups if group.title == FLAGS.name)
+    return frozenset(_names(own._group_actions))
+
+
+def _names(actions: Iterable[argparse.Action]) -> set[str]:
+    return {flag.removeprefix("--") for action in actions for flag in action.option_strings}
 
 
 def flags(
     method: Entry[Any] | None, architecture: Entry[Any], about: str | None = None
 ) -> argparse.ArgumentParser:
+    import run_config
+
     summary, _, details = (about or "").partition("\n")
     own = method.about if method else "methods: " + ", ".join(shared_flags.method_names())
     parser = command_line.OneLineParser(summary, f"{details.strip()}\n\n{own}")
-    job = parser.add_argument_group("the job")
-    job.add_argument("--unlearn", metavar="METHOD", help="name, or path/to/file.py:function")
-    job.add_argument(
+    group = shared_flags.add_config_flags(parser, run_config.FLAGS)
+    group.add_argument("--unlearn", metavar="METHOD", help="name, or path/to/file.py:function")
+    group.add_argument(
         "--list",
         action="store_true",
         help="print every method, add-on and metric in a line each, and do nothing else",
     )
-    job.add_argument(
-        "--ideal",
-        default="auto",
-        choices=("auto", "train", "skip"),
-        help="the model to be judged by: auto loads it if it exists and trains it for embedded data (default: %(default)s)",
-    )
-    job.add_argument(
+    group.add_argument(
         "--config",
         metavar="FILE",
-        help="YAML with the same flags, 'kappa: 0.1'; those given here count instead of the file's",
+        help="YAML with the same flags, 'kappa: 0.1'; flags on the command line override the file's",
     )
-    job.add_argument(
+    group.add_argument(
         "--skip_finished",
         action="store_true",
-        help="do nothing where the experiment has a FINISHED run of the same settings and base models (the same config_hash)",
-    )
-    job.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: <dataset>-<arch>)")
-    job.add_argument(
-        "--checkpoint_epochs",
-        type=shared_flags.epochs,
-        default=(),
-        metavar="N,N,...",
-        help="epochs of the method after which the intermediate model is evaluated too, separated by commas (default: none)",
-    )
-    job.add_argument(
-        "--metrics",
-        type=shared_flags.words,
-        default=("default",),
-        metavar="NAME,...",
-        help="what to measure: default, all (the costly ones too), or names separated by commas; --list shows them (default: default)",
-    )
-    job.add_argument(
-        "--report",
-        default="full",
-        choices=("full", "no_images", "skip"),
-        help="pictures and an HTML page; without images of the forget set; or neither (default: %(default)s)",
-    )
-    job.add_argument(
-        "--unlearn_augment",
-        type=shared_flags.words,
-        default=("auto",),
-        metavar="auto|none|KIND,...",
-        help="what the images go through that the method trains on: auto, as the base models' recipe has it; none; or some of crop, flip, "
-        "cutout. What is measured or ranked is not augmented (default: auto)",
+        help="do nothing if the experiment has a FINISHED run of the same config_hash: the same settings and "
+        "base models",
     )
     shared_flags.add_shared_flags(parser, several_seeds=True)
     shared_flags.add_signature_flags(parser, architecture, "architecture")
@@ -146,21 +112,17 @@ def flags(
 def configs_from(
     options: argparse.Namespace, method: Entry[Any], architecture: Entry[Any]
 ) -> list[PipelineConfig]:
-    """One config per combination of the values given for --seed and for the method's flags."""
-    from run_config import PipelineConfig
+    """Return one config per combination of the values of --seed and of the method's flags."""
+    from run_config import FLAGS, PipelineConfig
 
     values = shared_flags.several_settings_from(options, method)
+    fields = {name: getattr(options, name) for name in FLAGS.hyperparameters}
     return [
         PipelineConfig(
             unlearn=options.unlearn,
             settings=dict(zip(values, combination, strict=True)),
             base=shared_flags.base_config(options, architecture, seed),
-            ideal=options.ideal,
-            experiment=options.experiment,
-            checkpoint_epochs=options.checkpoint_epochs,
-            metrics=options.metrics,
-            report=options.report,
-            unlearn_augment=options.unlearn_augment,
+            **fields,
         )
         for seed in options.seed
         for combination in itertools.product(*values.values())

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +14,17 @@ from flag_words import text_of
 if TYPE_CHECKING:
     from base_config import BaseConfig
     from registry import Entry
+    from signature import Hyperparameter
     from vision_data import ForgetRequest
 
-# A flag's other name, unless an architecture or a method has a flag of that name.
-SHORT = {"image_channels": "channels"}
+# Other names of flags. An architecture or a method that has a flag of the other name takes it.
+SHORT = {"image_channels": "channels", "mask": "checkpoint"}
 
 
 def benchmark_parser(description: str | None, argv: Sequence[str] | None) -> tuple[OneLineParser, Entry[Any]]:
-    """The flags of an experiment and of its architecture, under a module's docstring, for a benchmark to add
-    its own; the architecture.
+    """Return a parser with the shared flags and those of the named architecture, and the architecture.
+
+    description: the docstring of the benchmark's module.
     """
     architecture = architecture_named(argv)
     summary, _, details = (description or "").partition("\n")
@@ -34,56 +35,14 @@ def benchmark_parser(description: str | None, argv: Sequence[str] | None) -> tup
 
 
 def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = False) -> None:
-    """Data, model, forget request, places: what every script has."""
-    data = parser.add_argument_group("data and model")
-    data.add_argument(
-        "--dataset",
-        default="digits",
-        help="name, folder:PATH (a class per folder), hf:NAME (of the hub, or a local copy), or path/to/file.py:function; a wrong name "
-        "lists them all (default: %(default)s)",
-    )
-    data.add_argument(
-        "--data",
-        default="./data",
-        metavar="FOLDER",
-        help="where the dataset's files are, and where what is decoded of them is kept (default: %(default)s)",
-    )
-    data.add_argument(
-        "--arch",
-        help="name, or path/to/file.py:function (default: the dataset's own; for folder:PATH mlp where images are grey and up to 32 x 32, "
-        "else, as for hf:NAME, resnet18 on a GPU, cnn without)",
-    )
-    data.add_argument(
-        "--num_classes", type=int, metavar="N", help="refused if the dataset has another number"
-    )
-    data.add_argument(
-        "--epochs", type=int, metavar="N", help="epochs of training (default: the dataset's own)"
-    )
-    seeds: dict[str, Any] = {"nargs": "+", "default": [1]} if several_seeds else {"default": 1}
-    data.add_argument("--seed", type=seed_number, metavar="N", help="all randomness (default: 1)", **seeds)
-    data.add_argument(
-        "--split_seed",
-        type=seed_number,
-        default=0,
-        metavar="N",
-        help="the train / validation / test split (default: %(default)s)",
-    )
-    data.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
+    """Add the flags of the base models and of the forget request."""
+    import base_config
+    from training import recipe
+    from vision_data import reading
 
-    data.add_argument(
-        "--normalize",
-        default="auto",
-        metavar="HOW",
-        help="how images are normalised: data, by the training images' mean and deviation; none, pixels in [0, 1]; MEAN,...:STD,..., a "
-        "number a channel or one for all; auto, as the models' own files say, else data (default: "
-        "%(default)s)",
-    )
-
-    from training.recipe import FLAGS
-    from vision_data.reading import FLAGS as READING
-
-    add_signature_flags(parser, READING, "images")
-    add_signature_flags(parser, FLAGS, "training", default="as --arch and --dataset have it")
+    add_config_flags(parser, base_config.FLAGS, several=("seed",) if several_seeds else ())
+    add_signature_flags(parser, reading.FLAGS, "images")
+    add_signature_flags(parser, recipe.FLAGS, "training", default="as --arch and --dataset have it")
 
     request = parser.add_argument_group("what to forget")
     request.add_argument(
@@ -100,42 +59,48 @@ def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = F
         "--forget_indexes", metavar="FILE", help="exactly the images with these indexes, one a line"
     )
 
-    places = parser.add_argument_group("places")
-    places.add_argument(
-        "--save_dir", metavar="FOLDER", help="checkpoints and caches (default: ./results/<dataset>)"
-    )
-    places.add_argument(
-        "--mask",
-        "--checkpoint",
-        metavar="FILE",
-        help="the initial model's checkpoint: loaded if it exists, else trained and saved there "
-        "(default: <save_dir>/<seed><arch>_ep<epochs>.safetensors)",
-    )
-
 
 def class_word(text: str) -> int | str:
-    """A class's name or number, which only its dataset can tell apart; -1 is any class."""
+    """Return -1, any class, as a number, and other classes as they are: only their dataset has the names."""
     return -1 if text == "-1" else text
 
 
-def seed_number(text: str) -> int:
-    if not re.fullmatch(r"\d+", text) or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"expected an integer from 0 to 2^63 - 1, got {text!r}")
-    return int(text)
-
-
-def epochs(text: str) -> tuple[int, ...]:
-    """Epochs separated by commas."""
-    if not re.fullmatch(r"[+-]?\d{1,18}(,[+-]?\d{1,18})*", text):
-        raise argparse.ArgumentTypeError(
-            f"expected integers separated by commas, got {text!r}. Write e.g. 1,3,5"
-        )
-    return tuple(map(int, text.split(",")))
+def path_or_none(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Names separated by commas."""
+    """Split names at commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def add_config_flags(
+    parser: argparse.ArgumentParser, entry: Entry[Any], several: Sequence[str] = ()
+) -> argparse._ArgumentGroup:
+    """Add the fields of a config as flags, under the entry's name, and return their group.
+
+    several: the flags that take several values.
+    """
+    group = parser.add_argument_group(entry.name)
+    for name, parameter in entry.hyperparameters.items():
+        default = [parameter.default] if name in several else parameter.default
+        nargs = "+" if name in several else None
+        _add_flag(parser, group, parameter, nargs=nargs, default=default, type=flag_type(parameter))
+    return group
+
+
+def flag_type(parameter: Hyperparameter) -> Callable[[str], Any]:
+    """Return a parameter's parser as argparse's `type`: argparse puts the flag before its message."""
+
+    value = parameter.without_none()
+
+    def parse(text: str) -> Any:
+        try:
+            return value.parse(text)
+        except FlagError as error:
+            raise argparse.ArgumentTypeError(str(error.args[1])) from error
+
+    return parse
 
 
 def add_signature_flags(
@@ -146,58 +111,71 @@ def add_signature_flags(
     several: bool = False,
     default: str | None = None,
 ) -> None:
-    """The hyperparameters of a registered function as flags; with `several`, more than one value of each
-    makes a sweep.
+    """Add the hyperparameters of a registered function as flags; parse their texts by `settings_from`.
 
-    default: what is shown for None.
+    several: each flag takes several values, which make a sweep. default: the words for a default of None.
     """
     group = parser.add_argument_group(f"{kind} {entry.name}")
     for parameter in entry.hyperparameters.values():
-        usual = default if default is not None and parameter.default is None else text_of(parameter.default)
-        own = "" if parameter.required else f"; default: {usual}"
-        expects = parameter.expects.removesuffix(" or none") if default is not None else parameter.expects
         try:
-            _free(parser, parameter.name)
-            group.add_argument(
-                f"--{parameter.name}",
-                *(f"--{short}" for name, short in SHORT.items() if name == parameter.name),
-                nargs="+" if several else None,
-                metavar="VALUE",
-                help=f"{parameter.help} ({expects}{own})".replace("%", "%%"),
-            )
+            _add_flag(parser, group, parameter, default, nargs="+" if several else None)
         except argparse.ArgumentError as error:
             raise ValueError(
-                f"{kind} {entry.name}: --{parameter.name} is a flag of the job already. Rename the parameter"
+                f"{kind} {entry.name}: --{parameter.name} is a flag of the command already. Rename the parameter"
             ) from error
 
 
+def _add_flag(
+    parser: argparse.ArgumentParser,
+    group: argparse._ArgumentGroup,
+    parameter: Hyperparameter,
+    default_words: str | None = None,
+    **options: Any,
+) -> None:
+    _free(parser, parameter.name)
+    names = [parameter.name, *(short for name, short in SHORT.items() if name == parameter.name)]
+    help_words = _help_of(parameter, default_words).replace("%", "%%")
+    flags = [f"--{name}" for name in names]
+    group.add_argument(*flags, metavar=parameter.shown.value, help=help_words, **options)
+
+
+def _help_of(parameter: Hyperparameter, default_words: str | None) -> str:
+    """Return the help of a flag: its text, the accepted values unless all texts are, and the default."""
+    default_words = parameter.shown.default if default_words is None else default_words
+    expects = (parameter if default_words is None else parameter.without_none()).expects
+    details = [] if expects in ("text", "a path", "text or a path") else [expects]
+    if not parameter.required:
+        empty = parameter.default is None or parameter.default == ()
+        shown = default_words if empty and default_words is not None else text_of(parameter.default)
+        details.append(f"default: {shown}")
+    return f"{parameter.help} ({'; '.join(details)})"
+
+
 def _free(parser: argparse.ArgumentParser, name: str) -> None:
-    """Take a name from the flag that has it as its short one: --channels is cnn's own where that is the
-    architecture.
-    """
+    """Take a name from the flag that has it as its other name: cnn has --channels of its own."""
     flag = f"--{name}"
     if name in SHORT.values() and flag in parser._option_string_actions:
         parser._option_string_actions.pop(flag).option_strings.remove(flag)  # type: ignore[attr-defined]
 
 
 def settings_from(options: argparse.Namespace, entry: Entry[Any]) -> dict[str, Any]:
-    """The values given on the command line for an entry's hyperparameters, parsed and checked."""
+    """Return the values given on the command line for an entry's hyperparameters, parsed and checked."""
     given = {name: getattr(options, name) for name in entry.hyperparameters}
     return {name: entry.hyperparameters[name].parse(text) for name, text in given.items() if text is not None}
 
 
 def several_settings_from(options: argparse.Namespace, entry: Entry[Any]) -> dict[str, list[Any]]:
-    """As `settings_from`, a list of values for each."""
-    given = {name: getattr(options, name) for name in entry.hyperparameters}
-    return {
-        name: [entry.hyperparameters[name].parse(text) for text in texts]
-        for name, texts in given.items()
-        if texts is not None
-    }
+    """As `settings_from`, with a list of values for each."""
+    found = {}
+    for name, parameter in entry.hyperparameters.items():
+        texts = getattr(options, name)
+        if texts is not None:
+            found[name] = [parameter.parse(text) for text in texts]
+    return found
 
 
 def request_from(options: argparse.Namespace) -> ForgetRequest:
-    """The forget request that the flags spell. ValueError where they contradict each other."""
+    """Return the forget request of the flags. Raises ValueError if they contradict each other."""
     from vision_data import ForgetRequest, read_indexes
 
     if options.forget_indexes is None:
@@ -213,12 +191,8 @@ def request_from(options: argparse.Namespace) -> ForgetRequest:
     return ForgetRequest((), None, indexes, options.forget_indexes)
 
 
-def path_or_none(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
-
-
 def architecture_of(arch: str | None, dataset: str) -> Entry[Any]:
-    """The architecture of that name, or the dataset's own. ValueError for an unknown name."""
+    """Return the architecture of that name, or the dataset's own. Raises ValueError for an unknown name."""
     from models import ARCHITECTURES
     from vision_data import DATASETS
 
@@ -229,7 +203,7 @@ def architecture_of(arch: str | None, dataset: str) -> Entry[Any]:
 
 
 def architecture_named(argv: Sequence[str] | None) -> Entry[Any]:
-    """The architecture that the command line names, so that its flags can be added."""
+    """Return the architecture that a command line names."""
     return architecture_of(**first_pass(argv, {"arch": None, "dataset": "digits"}))
 
 
@@ -252,25 +226,16 @@ def method_names() -> list[str]:
 
 
 def base_config(options: argparse.Namespace, architecture: Entry[Any], seed: int) -> BaseConfig:
-    """The shared flags as the config of the base models."""
-    from base_config import BaseConfig
-    from training.recipe import FLAGS
-    from vision_data.reading import FLAGS as READING
+    """Return the config of the base models that the shared flags mean, with that seed."""
+    from base_config import FLAGS, BaseConfig
+    from training import recipe
+    from vision_data import reading
 
+    fields = {name: getattr(options, name) for name in FLAGS.hyperparameters} | {"seed": seed}
     return BaseConfig(
-        dataset=options.dataset,
-        data=options.data,
-        arch=options.arch,
         arch_options=settings_from(options, architecture),
-        num_classes=options.num_classes,
-        epochs=options.epochs,
-        seed=seed,
-        split_seed=options.split_seed,
-        device=options.device,
-        normalize=options.normalize,
+        training=settings_from(options, recipe.FLAGS),
+        reading=settings_from(options, reading.FLAGS),
         request=request_from(options),
-        save_dir=path_or_none(options.save_dir),
-        mask=path_or_none(options.mask),
-        training=settings_from(options, FLAGS),
-        reading=settings_from(options, READING),
+        **fields,
     )

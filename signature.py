@@ -9,10 +9,12 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import operator
 import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import (
     Annotated,
     Any,
@@ -27,6 +29,7 @@ from typing import (
 )
 
 from flag_error import FlagError
+from flag_words import text_of
 from nearest_name import did_you_mean
 
 Function = Callable[..., Any]
@@ -122,6 +125,14 @@ class OneOf:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """The words of --help for a flag's value, and for a default of None or ()."""
+
+    value: str = "VALUE"
+    default: str | None = None
+
+
+@dataclass(frozen=True)
 class Hyperparameter:
     """One keyword-only parameter of a registered function: a flag on the command line.
 
@@ -153,6 +164,10 @@ class Hyperparameter:
         return None if one_of is None else one_of.choices
 
     @property
+    def shown(self) -> Shown:
+        return _last(Shown, self.notes) or Shown()
+
+    @property
     def expects(self) -> str:
         """A description of the values that are accepted."""
         one_of = _last(OneOf, self.notes)
@@ -168,6 +183,11 @@ class Hyperparameter:
             return self.choices[value]
         except ValueError as error:
             raise FlagError(self.name, error) from error
+
+    def without_none(self) -> Hyperparameter:
+        """Return the same flag without None among its values, where None means that the flag is left out."""
+        kinds = [kind for kind in _members(self.annotation) if kind is not type(None)]
+        return replace(self, annotation=functools.reduce(operator.or_, kinds))
 
     def parse(self, text: str) -> Any:
         """Return the value of a text. Raises as `check`."""
@@ -206,15 +226,15 @@ class Hyperparameter:
         end = f" and at most {limit:g}" if self.range.most is None and number > limit else ""
         expects = self.expects.removesuffix(" or none")
         example = self._example
-        way_out = "" if example is None else f". Give e.g. {example}"
-        return FlagError(self.name, f"expected {expects}{end}, got {value!r}{way_out}")
+        remedy = "" if example is None else f". Give e.g. {example}"
+        return FlagError(self.name, f"expected {expects}{end}, got {value!r}{remedy}")
 
     @property
     def _example(self) -> str | None:
         """An accepted value: the default, or the middle of a search; None without either."""
         if self.required or self.default is None:
             return None if self.search is None else str(self.search.middle)
-        return ",".join(map(str, self.default)) if isinstance(self.default, tuple) else str(self.default)
+        return text_of(self.default)
 
 
 def checked(name: str, function: Decorated) -> Decorated:
@@ -345,7 +365,7 @@ def _check_understood(function: Function, name: str, annotation: Any) -> None:
     """Raise ValueError for a type that no flag can have."""
     for kind in () if annotation is None else _members(annotation):
         inner = get_args(kind)[0] if get_origin(kind) is tuple else kind
-        if get_origin(inner) is not Literal and inner not in (int, float, str, bool, type(None)):
+        if get_origin(inner) is not Literal and inner not in (int, float, str, Path, bool, type(None)):
             annotation = None
     if annotation is None:
         raise ValueError(
@@ -360,7 +380,8 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _parse(annotation: Any, text: str) -> Any:
-    for kind in sorted(_members(annotation), key=lambda kind: kind is str):  # last what takes every text
+    # A str and a Path accept every text, so they come last.
+    for kind in sorted(_members(annotation), key=lambda kind: kind in (str, Path)):
         try:
             return _parse_one(kind, text)
         except ValueError:
@@ -384,28 +405,27 @@ def _parse_one(kind: Any, text: str) -> Any:
             raise ValueError(text)
         return matches[0]
     if get_origin(kind) is tuple:
-        return tuple(_parse(get_args(kind)[0], part) for part in text.split(","))
+        of = get_args(kind)[0]
+        parts = [part.strip() for part in text.split(",")]
+        return tuple(_parse(of, part) for part in parts if part or of is not str)
     return kind(text)
 
 
 def _checked(annotation: Any, value: Any) -> Any:
     for kind in _members(annotation):
-        if kind is type(None) and value is None:
-            return None
-        if get_origin(kind) is Literal and value in get_args(kind):
-            return value
         if get_origin(kind) is tuple and isinstance(value, (tuple, list)):
             return tuple(_checked(get_args(kind)[0], part) for part in value)
-        if (
-            kind is float
-            and isinstance(value, (int, float))
-            and not isinstance(value, bool)
-            and math.isfinite(value)
-        ):
+        if kind is float and type(value) in (int, float) and math.isfinite(value):
             return float(value)
-        if kind in (int, str, bool) and type(value) is kind:
+        if kind is not float and _is_a(kind, value):
             return value
     raise ValueError(value)
+
+
+def _is_a(kind: Any, value: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    return isinstance(value, Path) if kind is Path else type(value) is kind
 
 
 def _described(annotation: Any, numbers: Range | None) -> str:
@@ -413,6 +433,7 @@ def _described(annotation: Any, numbers: Range | None) -> str:
         int: "an integer",
         float: "a finite number",
         str: "text",
+        Path: "a path",
         bool: "true or false",
         type(None): "none",
     }

@@ -33,7 +33,7 @@ def heed_signals() -> None:
 
 
 def _raise_again(dropped: sys.UnraisableHookArgs) -> None:
-    """Raise a moment later what Python drops: exceptions in destructors and in callbacks of weak references."""
+    """Raise a moment later what Python drops: exceptions in destructors and weak references' callbacks."""
     if not isinstance(dropped.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(dropped)
         return

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from torch import nn
 
 from base_config import BaseConfig
-from base_models import check_retrained, device_named, stated_by
+from base_models import check_retrained, stated_by
+from device import device_named
 from evaluation import ALL, OF_MANY, chosen, names_in, needs_of
 from identity import git_commit
 from measurement import INCOMPETENT, Measured, measure

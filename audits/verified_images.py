@@ -8,7 +8,7 @@ from typing import Any
 
 from audits.recorded_run import RecordedRun
 from audits.verified import Check, Verification
-from base_models import device_named
+from device import device_named
 from run_report import FORGET_LIST
 from training import Progress
 from unlearn import ForgetData

@@ -18,7 +18,8 @@ from audits.verified import Check, Verification, digest_at
 from audits.verified_images import check_images, check_request, read_data
 from audits.verified_mask import check_mask
 from audits.verified_table import check_table
-from base_models import Trained, device_named
+from base_models import Trained
+from device import device_named
 from evaluation import ALL, DEFAULT, METRICS, OF_MANY, chosen, needs_of
 from identity import git_commit, provenance
 from measurement import INCOMPETENT, TIMES, Measured, Metric, measure

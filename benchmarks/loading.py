@@ -80,7 +80,7 @@ def measured(options: Namespace) -> dict[str, Any]:
     """Seconds of each part, wall and processor, and the bytes of the images and of the process."""
     import torch
 
-    from base_models import device_named
+    from device import device_named
     from torchvision_import import torchvision_module
     from vision_data import DATASETS, ImageSet
     from vision_data.image_file import ImageFile

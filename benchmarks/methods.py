@@ -85,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def options_of(argv: Sequence[str] | None) -> Any:
+    from base_config import FLAGS
+
+    seed_number = shared_flags.flag_type(FLAGS.hyperparameters["seed"])
     summary, _, details = (__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip())
     add = parser.add_argument
@@ -100,7 +103,7 @@ def options_of(argv: Sequence[str] | None) -> Any:
     add(
         "--seeds",
         nargs="+",
-        type=shared_flags.seed_number,
+        type=seed_number,
         default=[1, 2, 3],
         metavar="N",
         help="default: 1 2 3",
@@ -140,7 +143,7 @@ def options_of(argv: Sequence[str] | None) -> Any:
     )
     add("--seconds", type=float, default=4.0, help="no timed run begins after these (default: %(default)s)")
     add("--epochs", type=int, metavar="N", help="of the base models' training (default: the dataset's own)")
-    add("--split_seed", type=shared_flags.seed_number, default=0, metavar="N", help="default: %(default)s")
+    add("--split_seed", type=seed_number, default=0, metavar="N", help="default: %(default)s")
     add("--device", default="auto", help="default: %(default)s")
     add(
         "--data",

@@ -50,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = options_of(argv)
     shapes = [shape_of(text) for text in options.shape]
 
-    from base_models import device_named
     from benchmarks.machine import describe, write_json
     from benchmarks.meter import Meter
+    from device import device_named
     from training import check_writable
 
     if options.json is not None:

@@ -95,8 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"--{flag}: expected at least {least}, got {getattr(options, flag)}. Correct the number"
             )
 
-    from base_models import device_named
     from benchmarks.machine import describe, write_json
+    from device import device_named
     from reporter.text_table import text_table
 
     device = device_named(options.device)

@@ -10,7 +10,7 @@ import command_line
 import run_flags
 from flag_error import FlagError
 from flag_words import Flags, words_of
-from run_flags import OF_THE_JOB
+from run_flags import flags_of_the_run
 
 if TYPE_CHECKING:
     from run_config import PipelineConfig
@@ -78,7 +78,7 @@ def models_of(run: Run) -> Iterable[Model]:
 
     flags = run.flags
     method = METHODS[flags["unlearn"][-1]].choosing(flags)
-    left_out = (*OF_THE_JOB, *method.hyperparameters, "seed")
+    left_out = (*flags_of_the_run(), *method.hyperparameters, "seed")
     retained = tuple((name, tuple(words)) for name, words in flags.items() if name not in left_out)
     everything = tuple((name, words) for name, words in retained if name not in REQUEST)
     seed = int(flags["seed"][0]) if "seed" in flags else None

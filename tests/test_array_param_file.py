@@ -20,7 +20,7 @@ from array_param_file import commands, main
 from benchmarks import sweep as benchmark
 from grids import grid
 from models import ARCHITECTURES
-from run_flags import OF_THE_JOB, flags
+from run_flags import flags, flags_of_the_run
 from tests.idx_format import idx
 from vision_data import impl, torchvision_sets
 from vision_data.impl import read
@@ -156,7 +156,7 @@ def test_what_is_excluded_and_included(lines):
 def test_the_job_flags_do_not_reach_the_base_models(lines):
     base, jobs = lines("ideal: train\nexperiment: e\nmetrics: mia\nreport: skip\nmethods: {default: }\n")
     assert base == ["python -u main_baseline.py", "python -u main_ideal.py"]
-    of_both = {action.dest for action in flags(None, ARCHITECTURES["mlp"])._actions} - set(OF_THE_JOB)
+    of_both = {action.dest for action in flags(None, ARCHITECTURES["mlp"])._actions} - flags_of_the_run()
     parser = command_line.OneLineParser("")
     shared_flags.add_shared_flags(parser)
     assert of_both == {action.dest for action in parser._actions} | set(ARCHITECTURES["mlp"].hyperparameters)
@@ -436,5 +436,5 @@ def test_a_wrong_value_is_found_before_the_runs_without_one(folder, capsys, monk
     looked_at = []
     monkeypatch.setattr(grid, "config_of", lambda run, of=grid.config_of: looked_at.append(run) or of(run))
     assert main(["--grid", "grid.yml"]) == 2
-    assert "grid.yml, line 1: argument --epochs: invalid int value: 'x'" in capsys.readouterr().err
+    assert "grid.yml, line 1: argument --epochs: expected an integer, got 'x'" in capsys.readouterr().err
     assert len(looked_at) <= 8  # four epochs, and five split seeds of which one is among those

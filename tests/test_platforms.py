@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import command_line
-from base_models import device_named
+from device import device_named
 from needed_platform import check_platform
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -106,7 +106,9 @@ def test_the_flags_of_the_base_models_mean_the_same_config_again(architecture):
     [
         PipelineConfig(
             "SSD",
-            base=BaseConfig("MNIST", "my data", num_classes=10, epochs=3, seed=5, split_seed=2, device="cpu"),
+            base=BaseConfig(
+                dataset="MNIST", data="my data", num_classes=10, epochs=3, seed=5, split_seed=2, device="cpu"
+            ),
         ),
         PipelineConfig("SSD", base=BaseConfig(request=ForgetRequest((-1,), 45), normalize="0.5:0.25")),
         PipelineConfig(

@@ -191,7 +191,7 @@ def test_a_new_experiment_says_what_it_is_and_has_a_view(place):
 
 
 def test_another_report_is_refused():
-    with pytest.raises(ValueError, match="--report: expected full, no_images or skip, got 'pdf'. Choose one"):
+    with pytest.raises(ValueError, match="--report: expected one of full, no_images, skip, got 'pdf'"):
         Pipeline(PipelineConfig("FT", {}, report="pdf"))  # type: ignore[arg-type]
 
 
