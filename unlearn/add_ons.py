@@ -1,7 +1,7 @@
 """Add-ons: rules that combine the forget and the retain gradient of one step.
 
-An add-on is a function that registers itself here, in a file of its own. Its keyword-only parameters are flags
-of every method with an `addon` where it is chosen.
+An add-on is a function that registers itself here. Where it is chosen by `addon`, its keyword-only parameters
+are flags of the method.
 """
 
 from __future__ import annotations
@@ -223,9 +223,9 @@ class Agreement:
 def kept(g_u: Tensor, g_c: Tensor, beta: float, v: Tensor | None = None) -> Tensor:
     """Return 1 for the entries of a tensor that are kept and 0 for those dropped to make the step feasible.
 
-        min(alpha / beta sum v g_u^2, beta / alpha sum v g_c^2) + sum v g_u g_c >= 0    alpha = 1 - beta, v = 1 by default
+        min(alpha / beta sum v g_u^2, beta / alpha sum v g_c^2) + sum v g_u g_c >= 0    alpha = 1 - beta
 
-    over the entries kept: then <v d, g_u> >= 0 and <v d, g_c> >= 0 for d = beta g_c + alpha g_u. As few
+    over the entries kept, v = 1 by default. Then <v d, g_u> >= 0 and <v d, g_c> >= 0 for d = beta g_c + alpha g_u. As few
     entries as possible are dropped, the smallest products v g_u g_c first. This holds for d: the optimiser
     (momentum, Adam's scaling, weight decay) can break it afterwards.
     """
@@ -237,7 +237,7 @@ def kept(g_u: Tensor, g_c: Tensor, beta: float, v: Tensor | None = None) -> Tens
         return torch.ones_like(g_u)
     order = terms[2].argsort()
     feasible = _slack(_rest_sums(terms[:, order]), beta) >= 0
-    # The first number of dropped entries that is feasible; N always is. Not an int: a GPU need not wait for it.
+    # The fewest entries to drop; all N always are feasible. Not an int, for which a GPU would have to wait.
     dropped = feasible.int().argmax()
     stays = torch.empty_like(a)
     stays[order] = (torch.arange(len(a), device=a.device) >= dropped).to(stays)
@@ -251,7 +251,7 @@ def _slack(sums: Tensor, beta: float) -> Tensor:
 
 
 def _rest_sums(values: Tensor) -> Tensor:
-    """Return the sums without the first 0, 1, ..., N values of each row, (rows, N + 1); the last is exactly 0."""
+    """Return each row's sums without its first 0, 1, ..., N values, (rows, N + 1); the last is exactly 0."""
     sums = values.flip(1).cumsum(1).flip(1)
     return torch.cat([sums, values.new_zeros(len(values), 1)], 1)
 

@@ -1,4 +1,4 @@
-"""amnesiac: train on with everything, what is to be forgotten under wrong labels that stay."""
+"""amnesiac: fine-tune on all images, those of the forget set with fixed wrong labels."""
 
 from __future__ import annotations
 
@@ -27,13 +27,12 @@ def amnesiac(
     unlearn_lr: LearningRate = 1e-4,
     batch_size: BatchSize = 128,
 ) -> Unlearned:
-    """Fine-tune on forget and retain set mixed, the forget images under wrong labels that are drawn once.
+    """Fine-tune on forget and retain set mixed, the forget images with wrong labels that are drawn once.
 
-        theta <- Adam(theta, grad CE(f_theta(x), y'))        (x, y') in forget with y' != y, or in retain with y' = y
+        theta <- Adam(theta, grad CE(f_theta(x), y'))        y' = y in retain, another label, drawn once, in forget
 
-    in train mode; an epoch is a pass over all training images. This is what the source calls "Unlearning";
-    its "Amnesiac Unlearning" subtracts updates that were recorded in training, which an initial model doesn't
-    bring along.
+    in train mode; an epoch is a pass over all training images. The source calls this "Unlearning"; its
+    "Amnesiac Unlearning" subtracts updates recorded in training, which an initial model does not come with.
 
     Flags:
         unlearn_epochs: passes over all training images

@@ -1,4 +1,4 @@
-"""topk and kappa are amounts: a count, a fraction, or a percentage. One function resolves them."""
+"""Amounts, as of topk and kappa: a count, a fraction, or a percentage of a layer's weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Amount = Annotated[
 
 
 def count_of(amount: int | float | str, total: int, name: str) -> int:
-    """How many of `total` weights an amount means; `name` is the flag that it came from.
+    """Return the number of weights, of `total`, that an amount means; `name` is its flag, for errors.
 
     n -> n for an integer 1 <= n <= total; x -> round(x total) for 0 < x < 1; "p%" -> round(p total / 100) for
     0 < p <= 100. Raises ValueError for anything else: 0, negatives, NaN, 1.0, more than there is, and less

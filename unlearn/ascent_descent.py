@@ -1,6 +1,4 @@
-"""ascent_descent: climb the loss of what is to be forgotten for some epochs, and descend that of the rest in
-all.
-"""
+"""ascent_descent: ascend the forget set's loss in some epochs, descend the retain set's in all."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, WeightDe
 
 
 def check_ascent(model: nn.Module, data: ForgetData, *, unlearn_epochs: int, ascent_epochs: int) -> None:
-    """ValueError for ascent epochs that there are not."""
+    """Raise ValueError for more ascent epochs than epochs."""
     if ascent_epochs > unlearn_epochs:
         raise FlagError(
             "ascent_epochs",
@@ -41,19 +39,17 @@ def ascent_descent(
     momentum: Momentum = 0.0,
     weight_decay: WeightDecay = 0.0,
 ) -> Unlearned:
-    """Ascend the cross-entropy of the forget set in the first epochs, and descend that of the retain set in
-    all of them.
+    """Ascend the forget set's cross-entropy in the first epochs, descend the retain set's in all.
 
         epoch <= ascent_epochs:  theta <- theta + unlearn_lr grad CE(f_theta(x), y)        (x, y) in forget
         every epoch, after that: theta <- theta - unlearn_lr grad CE(f_theta(x), y)        (x, y) in retain
 
-    by SGD in train mode, a pass over a set each.
+    by SGD in train mode, each a pass over the set.
 
-    Departures: the source trains the caller's own model, has batches of 32 forget images beside 64 retain
+    Departures: the source trains the caller's own model, has batches of 32 forget images and 64 retain
     images, and takes batch norm's statistics from each batch of forget (here: the running ones, which stay).
-    One epoch
-    of ascent and a learning rate of 1e-3 are ours: three epochs of it diverge on 5,000 images, in batches of
-    64.
+    One epoch of ascent and a learning rate of 1e-3 are ours: three epochs diverge on 5,000 images, in batches
+    of 64.
 
     Flags:
         unlearn_epochs: passes over the retain set

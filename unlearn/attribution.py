@@ -1,11 +1,10 @@
-"""A datamodel by gradient attribution: what the logits would be had some training images not been there, to
-first order.
-"""
+"""A datamodel by gradient attribution: the logits without some training images, to first order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +14,12 @@ from models import evaluating
 from unlearn.impl import ForgetData
 from vision_data import ImageSet
 
-NUMBERS = 2**26  # of single images' gradients that are held at once
+NUMBERS = 2**26  # numbers of single images' gradients in memory at once
 
 
 @dataclass(frozen=True)
 class Sketch:
-    """A random map from P parameters to k numbers and back: each parameter is added to one of them, with a
-    random sign.
+    """A random map from P parameters to k numbers: adds each parameter to one number, with a random sign.
 
     (S' g)_j = sum over i with bucket_i = j of sign_i g_i    E[S S'] = I
     """
@@ -46,13 +44,14 @@ class Sketch:
 
 
 class Attribution:
-    """The training images' gradients at the model's weights, and what they say of other images.
+    """Influence of training images on other images, from the gradients at the model's weights.
 
     With the margins m(x) = log p_y / (1 - p_y), the sketched gradients phi = S' grad m of the N training
     images, and q = 1 - p_y, the score of training image i for x is its influence on m(x), as in a logistic
     regression on these features:
 
-        tau(x)_i = phi(x)' H^-1 phi_i q_i    H = sum p_y (1 - p_y) phi phi' + c I    c = damping mean(p_y (1 - p_y) |phi|^2)
+        tau(x)_i = phi(x)' H^-1 phi_i q_i
+        H = sum p_y (1 - p_y) phi phi' + c I    c = damping mean(p_y (1 - p_y) |phi|^2)
 
     so that without the images of a set F the output at x is lower by sum over F of tau(x). In the weights
     that is the shift
@@ -80,9 +79,7 @@ class Attribution:
         self.damped = gram + self.ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
 
     def shift(self, chosen: Tensor) -> dict[str, Tensor]:
-        """What is added to the weights where the images that `chosen` (N,) bool says are left out of
-        training.
-        """
+        """Return the change of the weights if the `chosen` images, (N,) bool, are left out of training."""
         gradient = (self.residuals * chosen.to(self.device)) @ self.features
         delta = -self.sketch.up(self._solved(gradient[None])[0])
         parts = delta.split([p.numel() for p in self.parameters.values()])
@@ -92,14 +89,12 @@ class Attribution:
         }
 
     def scores(self, images: ImageSet) -> Tensor:
-        """tau (M, N): how much each of the N training images adds to the margins of M images of which the
-        labels are known.
-        """
+        """Return tau (M, N): how much each of the N training images adds to the margins of M images."""
         features = torch.cat([self._features(x, y) for x, y in self._pieces(images)])
         return self._solved(features) @ self.features.T * self.residuals
 
     def _solved(self, rows: Tensor) -> Tensor:
-        """H^-1 of each row (M, k)."""
+        """Return H^-1 times each row, (M, k)."""
         inside = torch.linalg.solve(self.damped, self.weighted @ rows.T)
         return (rows - inside.T @ self.weighted) / self.ridge
 
@@ -119,7 +114,7 @@ class Attribution:
 
     @torch.no_grad()
     def _residuals(self, x: Tensor, y: Tensor) -> Tensor:
-        """1 - p_y, exact where p_y is 1 but for rounding."""
+        """Return 1 - p_y, exact also where p_y rounds to 1."""
         with evaluating(self.model):
             logits = self.model(x).double()
         others = logits.scatter(1, y[:, None], -torch.inf).logsumexp(1)
@@ -127,9 +122,9 @@ class Attribution:
 
 
 class Shifted(nn.Module):
-    """A model whose logits are moved to first order, its weights left as they are.
+    """A model with the logits of shifted weights, to first order; its weights stay unchanged.
 
-    logits(x) = f_theta(x) + grad f_theta(x) . shift    shift: a tensor like each parameter, buffers of this module
+    logits(x) = f_theta(x) + grad f_theta(x) . shift    shift: a buffer of this module for each parameter
     """
 
     def __init__(self, model: nn.Module, shift: dict[str, Tensor]) -> None:
@@ -143,10 +138,9 @@ class Shifted(nn.Module):
         parameters = dict(self.model.named_parameters())
         shift = {name: self.get_buffer(f"shift{number}") for number, name in enumerate(self.names)}
 
-        def logits(values: dict[str, Tensor]) -> Tensor:
-            answer: Tensor = functional_call(self.model, values, (x,))
-            return answer
+        def logits(values: dict[str, Tensor]) -> Any:
+            return functional_call(self.model, values, (x,))
 
-        answer, moved = jvp(logits, (parameters,), (shift,))  # type: ignore[misc]  # three only with has_aux
-        corrected: Tensor = answer + moved
-        return corrected
+        answer, change = jvp(logits, (parameters,), (shift,))  # type: ignore[misc]  # three only with has_aux
+        shifted: Tensor = answer + change
+        return shifted

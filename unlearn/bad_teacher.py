@@ -1,6 +1,4 @@
-"""bad_teacher: learn what is forgotten from a teacher that knows nothing, and what is retained from the
-initial model.
-"""
+"""bad_teacher: imitate an untrained teacher on the forget set, the initial model on the retain set."""
 
 from __future__ import annotations
 
@@ -10,23 +8,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlearn import passes
 from unlearn.blocks import redraw_of
 from unlearn.forget_and_retain import with_share_of_retain
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.passes import Pass, fine_tune
 from unlearn.settings import BatchSize, Epochs, LearningRate, Share, Temperature
 from unlearn.teacher import Seen, Teacher
 
 
 def check_drawable(model: nn.Module, data: ForgetData) -> None:
-    """ValueError for a model with weights that can't be drawn anew."""
+    """Raise ValueError for a model with weights that can't be drawn anew."""
     for name, module in model.named_modules():
         own = [parameter for parameter, _ in module.named_parameters(recurse=False)]
         if own and redraw_of(module) is None:
-            place = name or "the model itself"
+            place = f"{type(module).__name__} ({name or 'the model itself'})"
             raise ValueError(
-                "bad_teacher: expected modules that can draw their weights anew, got "
-                f"{type(module).__name__} ({place}) with "
+                f"bad_teacher: expected modules that can draw their weights anew, got {place} with "
                 f"{', '.join(own)} and no reset_parameters(). Give it one"
             )
 
@@ -52,8 +49,8 @@ def bad_teacher(
     """Imitate an incompetent teacher on forget, the initial model on a part of retain, by Adam.
 
         theta <- theta - unlearn_lr Adam(grad mean KL(softmax(t(x) / T) || softmax(f_theta(x) / T)))
-        t = the same architecture with new random weights on forget, the initial model on retain; T =
-        teacher_temperature
+        t = the same architecture with new random weights on forget, the initial model on retain
+        T = teacher_temperature
 
     Flags:
         unlearn_epochs: passes over the forget images and the drawn retain images together
@@ -75,30 +72,24 @@ def bad_teacher(
 
     def divergence(student_logits: Tensor, batch: Seen) -> Tensor:
         taught = torch.where(forgets[batch.positions, None], ignorant(batch), knowing(batch))
-        learned = (student_logits / teacher_temperature).log_softmax(1)
-        return F.kl_div(
-            learned, (taught / teacher_temperature).log_softmax(1), reduction="batchmean", log_target=True
-        )
+        learned, taught = ((z / teacher_temperature).log_softmax(1) for z in (student_logits, taught))
+        return F.kl_div(learned, taught, reduction="batchmean", log_target=True)
 
-    plan = [passes.Pass("imitation", images, divergence, numbered=True)]
+    plan = [Pass("imitation", images, divergence, numbered=True)]
     optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr)
-    return passes.fine_tune(
-        student, data, "bad_teacher", lambda _: plan, optimizer, unlearn_epochs, batch_size
-    )
+    return fine_tune(student, data, "bad_teacher", lambda _: plan, optimizer, unlearn_epochs, batch_size)
 
 
 def incompetent(model: nn.Module, data: ForgetData) -> nn.Module:
-    """A copy whose weights and running statistics are drawn anew by the layers' own `reset_parameters`, from
-    the data's seed.
+    """Return a copy whose layers draw their weights anew by `reset_parameters`, seeded by the data's seed.
 
-    Raises ValueError where a module has parameters and no `reset_parameters`.
+    Raises ValueError if a module has parameters and no `reset_parameters`.
     """
     check_drawable(model, data)
     teacher = copy.deepcopy(model).cpu()
+    seed = int(torch.randint(2**62, (), generator=data.generator("bad_teacher", "incompetent")))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(
-            int(torch.randint(2**62, (), generator=data.generator("bad_teacher", "incompetent")))
-        )
+        torch.manual_seed(seed)
         for module in teacher.modules():
             if (redraw := redraw_of(module)) is not None:
                 redraw()

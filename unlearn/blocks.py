@@ -1,4 +1,4 @@
-"""The classifier of a model, and the blocks before it in forward order: what "the last k blocks" means."""
+"""The classifier of a model and its blocks in forward order, for methods that train the last k blocks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Block = tuple[str, ...]  # names of modules
 
 
 def classifier_of(model: nn.Module, data: ForgetData) -> str:
-    """The name of the linear layer that gives the logits: the last one in forward order.
+    """Return the name of the last linear layer in forward order, which computes the logits.
 
-    Raises ValueError for a model without one, and for one that does something to its outputs.
+    Raises ValueError for a model without one, and for a model that changes the layer's outputs.
     """
     images = _few(data)
     inputs = linear_layers(model, images)
@@ -25,11 +25,9 @@ def classifier_of(model: nn.Module, data: ForgetData) -> str:
         logits = model(images)
         made = None if name is None else model.get_submodule(name)(inputs[name])
     if name is None or made is None or made.shape != logits.shape or not torch.allclose(made, logits):
-        found = (
-            f"{name!r} with {made.shape[1]} outputs, and something after it"
-            if made is not None
-            else "no linear layer"
-        )
+        found = "no linear layer"
+        if made is not None:
+            found = f"{name!r} with {made.shape[1]} outputs, and something after it"
         raise ValueError(
             f"expected a model whose last linear layer gives its {logits.shape[1]} logits, got {found}. Use "
             "a model that ends in one"
@@ -38,15 +36,15 @@ def classifier_of(model: nn.Module, data: ForgetData) -> str:
 
 
 def blocks_of(model: nn.Module, data: ForgetData) -> list[Block]:
-    """The blocks in the order in which they first run, and last the classifier with what comes after it.
+    """Return the blocks in forward order; the last is the classifier with everything after it.
 
     A block is a module with a forward pass of its own (torchvision's BasicBlock), or in a chain of layers one
-    that has a weight of two dimensions or more (linear, convolution) with the layers after it up to the next
-    such one (batch norm, activation). Looked into are only Sequential and ModuleList, what holds the
-    classifier, and what holds a row of blocks of the same class.
-    mlp and any Sequential: a block per linear layer or convolution; resnet18: the stem, then 8 BasicBlocks.
+    with a weight of two or more dimensions (linear, convolution) and the layers up to the next such one
+    (batch norm, activation). The search enters only Sequential and ModuleList, the parents of the classifier,
+    and modules with a row of blocks of one class. mlp and any Sequential: a block per linear layer or
+    convolution; resnet18: the stem, then 8 BasicBlocks.
 
-    Raises ValueError where the order can't be said: for a unit with weights that runs more than once.
+    Raises ValueError for a block with weights that runs more than once.
     """
     classifier = classifier_of(model, data)
     blocks: list[list[str]] = []
@@ -60,11 +58,9 @@ def blocks_of(model: nn.Module, data: ForgetData) -> list[Block]:
 
 
 def redraw_of(module: nn.Module) -> Callable[[], None] | None:
-    """What draws a module's own weights anew; torch's attention layers have it under another name."""
-    found: Callable[[], None] | None = getattr(module, "reset_parameters", None) or getattr(
-        module, "_reset_parameters", None
-    )
-    return found
+    """Return the method that draws a module's own weights anew, None without one."""
+    public: Callable[[], None] | None = getattr(module, "reset_parameters", None)
+    return public or getattr(module, "_reset_parameters", None)  # the latter: torch's attention layers
 
 
 def _few(data: ForgetData) -> Tensor:
@@ -81,52 +77,39 @@ def _units(module: nn.Module, prefix: str, classifier: str) -> Iterator[str]:
 
 
 def _is_chain(unit: nn.Module) -> bool:
-    """Whether it only holds modules in a row: one with a forward pass of its own is a block."""
-    return isinstance(unit, nn.ModuleList) or (
-        isinstance(unit, nn.Sequential) and type(unit).forward is nn.Sequential.forward
-    )
+    """Return whether the unit only holds modules in a row and has no forward pass of its own."""
+    plain = isinstance(unit, nn.Sequential) and type(unit).forward is nn.Sequential.forward
+    return plain or isinstance(unit, nn.ModuleList)
 
 
 def _holds_a_row(unit: nn.Module) -> bool:
-    """Whether a chain in it has two blocks of the same class, as an encoder has."""
-    chains = [child for child in unit.children() if _is_chain(child)]
-    rows = [
-        [
-            type(item)
-            for item in chain.children()
-            if any(True for _ in item.children()) and not _is_chain(item)
-        ]
-        for chain in chains
-    ]
-    return any(len(row) > len(set(row)) for row in rows)
+    """Return whether a chain in the unit has two blocks of one class, as an encoder has."""
+    for chain in filter(_is_chain, unit.children()):
+        items = [item for item in chain.children() if list(item.children()) and not _is_chain(item)]
+        if len(items) > len(set(map(type, items))):
+            return True
+    return False
 
 
 def _opens_a_block(unit: nn.Module) -> bool:
     parameters = list(unit.parameters())
-    return bool(parameters) and (
-        next(unit.children(), None) is not None or any(p.ndim > 1 for p in parameters)
-    )
+    return any(p.ndim > 1 for p in parameters) or bool(parameters and list(unit.children()))
 
 
 def _in_forward_order(model: nn.Module, names: list[str], images: Tensor) -> list[str]:
     seen: list[str] = []
-    handles = [
-        model.get_submodule(name).register_forward_pre_hook(
-            lambda module, inputs, name=name: seen.append(name)
-        )
-        for name in names
-    ]
+    handles = []
+    for name in names:
+        unit = model.get_submodule(name)
+        handles.append(unit.register_forward_pre_hook(lambda *_, name=name: seen.append(name)))
     try:
         with evaluating(model), torch.no_grad():
             model(images)
     finally:
         for handle in handles:
             handle.remove()
-    again = [
-        name
-        for name in seen
-        if seen.count(name) > 1 and next(model.get_submodule(name).parameters(), None) is not None
-    ]
+    repeated = [name for name in seen if seen.count(name) > 1]
+    again = [name for name in repeated if list(model.get_submodule(name).parameters())]
     if again:
         raise ValueError(
             f"expected a model whose blocks run one after the other, got one that runs {again[0]!r} twice. "

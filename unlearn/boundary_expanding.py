@@ -1,4 +1,4 @@
-"""boundary_expanding: give what is forgotten to a class of its own, and take that class away again."""
+"""boundary_expanding: assign the forget set to an extra class, which is removed afterwards."""
 
 from __future__ import annotations
 
@@ -8,21 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlearn import passes
 from unlearn.blocks import classifier_of
-from unlearn.boundary_shrink import learning_rate
+from unlearn.boundary_shrink import default_rate
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
+from unlearn.passes import Pass, fine_tune, sgd
 from unlearn.settings import RESOLVED, BatchSize, Epochs, LearningRate, Momentum
-
-WHOLE_CLASSES, OTHERS = 1e-4, 3e-7  # learning rates
 
 
 def resolve(model: nn.Module, data: ForgetData, *, unlearn_lr: float | None) -> dict[str, float]:
-    """The learning rate, where none is given. ValueError for a model whose logits do not come from a linear
-    layer.
-    """
+    """Return the learning rate. Raises ValueError for a model without a linear classifier."""
     classifier_of(model, data)
-    return {"unlearn_lr": learning_rate(data, WHOLE_CLASSES, OTHERS) if unlearn_lr is None else unlearn_lr}
+    return {"unlearn_lr": default_rate(data, unlearn_lr, whole=1e-4, part=3e-7)}
 
 
 @register(
@@ -41,7 +37,7 @@ def boundary_expanding(
     batch_size: BatchSize = 64,
     momentum: Momentum = 0.9,
 ) -> Unlearned:
-    """Fine-tune on the forget images under a class of their own, whose weights are removed afterwards.
+    """Fine-tune on the forget images, labelled by an extra class whose weights are removed afterwards.
 
         f+ = (f_theta, w.h + b), h the classifier's input, w and b drawn as a new linear layer's
         (theta, w, b) <- SGD((theta, w, b), grad CE(f+(x), the extra class)),    then w and b are dropped
@@ -53,26 +49,23 @@ def boundary_expanding(
     Raises ValueError for a model whose logits do not come from a linear layer,
     FloatingPointError if it diverges.
 
-    The method is made for classes: where images of classes that stay are forgotten, whatever is learned of
-    them holds for the retained ones as well, and at the learning rate that forgets a class the model goes
-    with them.
+    The method is made for classes: the model learns the same of retained images of a class as of the
+    forgotten ones, and at the learning rate that forgets a class it breaks.
 
     Departures: batch norm keeps its running statistics, see NegGrad; the source's learning rate, 1e-5, is
     meant for hundreds of steps, here it is 1e-4 for classes.
     """
-    widened = Widened(
-        copy_of(model), classifier_of(model, data), data.generator("boundary_expanding", "extra class")
-    ).to(data.device)
+    draw = data.generator("boundary_expanding", "extra class")
+    widened = Widened(copy_of(model), classifier_of(model, data), draw).to(data.device)
 
     def as_extra(logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, torch.full_like(labels, logits.shape[1] - 1))
 
-    plan = [passes.Pass("forget", data.forget.to(data.device), as_extra, keep_statistics=True)]
-    optimizer = passes.sgd(widened, unlearn_lr, momentum, 0.0)
+    plan = [Pass("forget", data.forget.to(data.device), as_extra, keep_statistics=True)]
+    optimizer = sgd(widened, unlearn_lr, momentum, 0.0)
     watched = replace(data, on_epoch=lambda _, epoch: data.on_epoch(widened.model, epoch))
-    done = passes.fine_tune(
-        widened, watched, "boundary_expanding", lambda _: plan, optimizer, unlearn_epochs, batch_size
-    )
+    name = "boundary_expanding"
+    done = fine_tune(widened, watched, name, lambda _: plan, optimizer, unlearn_epochs, batch_size)
     return replace(done, model=widened.model)
 
 
@@ -88,23 +81,19 @@ class Widened(nn.Module):
         super().__init__()
         self.model, self.classifier = model, classifier
         layer = _linear(model, classifier)
-        self.extra = nn.Linear(layer.in_features, 1, bias=layer.bias is not None, device="meta").to_empty(
-            device="cpu"
-        )
-        self.extra.to(dtype=layer.weight.dtype)
+        extra = nn.Linear(layer.in_features, 1, bias=layer.bias is not None, device="meta")
+        self.extra = extra.to_empty(device="cpu").to(dtype=layer.weight.dtype)
+        bound = layer.in_features**-0.5
         for parameter in self.extra.parameters():
-            nn.init.uniform_(
-                parameter, -(layer.in_features**-0.5), layer.in_features**-0.5, generator=generator
-            )
+            nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             narrow: Tensor = self.model(x)
             return narrow
         seen: list[Tensor] = []
-        handle = _linear(self.model, self.classifier).register_forward_pre_hook(
-            lambda _, inputs: seen.append(inputs[0])
-        )
+        classifier = _linear(self.model, self.classifier)
+        handle = classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
             return torch.cat([self.model(x), self.extra(seen[-1])], 1)
         finally:

@@ -11,22 +11,24 @@ from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from unlearn.retain_tuning import tune_on_retain
 from unlearn.settings import BatchSize, Epochs, LearningRate
 
-SOURCE = "Dine, Furon, Faure 2025, arXiv:2511.02435; Cadet et al. 2024, arXiv:2410.01276 (CT, seventh of the NeurIPS 2023 challenge)"
+SOURCE = (
+    "Dine, Furon, Faure 2025, arXiv:2511.02435; Cadet et al. 2024, arXiv:2410.01276 (CT, seventh of the "
+    "NeurIPS 2023 challenge)"
+)
 
 
 def square_kernels(model: nn.Module) -> list[nn.Conv2d | nn.ConvTranspose2d]:
-    """The convolutions with a square kernel larger than 1 x 1: those that transposing changes."""
+    """Return the convolutions that transposing changes: those with a square kernel above 1 x 1."""
     convolutions = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
     return [m for m in convolutions if m.kernel_size[0] == m.kernel_size[1] > 1]
 
 
 def check_kernels(model: nn.Module, data: ForgetData) -> None:
-    """ValueError for a model without a square kernel larger than 1 x 1."""
+    """Raise ValueError for a model without a square kernel larger than 1 x 1."""
     if not square_kernels(model):
         raise ValueError(
             "CT: expected a model with a square convolution kernel larger than 1 x 1, got one without, which "
-            "transposing would leave "
-            "as it is. Choose another --arch, such as resnet18, or another method"
+            "transposing would not change. Choose another --arch, such as resnet18, or another method"
         )
 
 
@@ -53,11 +55,9 @@ def ct(
     Raises ValueError for a model without a square kernel larger than 1 x 1, FloatingPointError if it
     diverges.
 
-    Departures: the challenge's own fine-tuning was 3 epochs of SGD over the retain set; this is Dine et
-    al.'s, but for their
-    learning rate of 1e-4: with a forget set of one batch its 30 steps do not repair what transposing
-    destroyed. They count transposing
-    as the first of 30 epochs: 29 tune.
+    Departures: the challenge's fine-tuning was 3 epochs of SGD over the retain set; this is Dine et al.'s,
+    but for their learning rate of 1e-4: with a forget set of one batch its 30 steps do not repair what
+    transposing destroyed. They count transposing as the first of 30 epochs: 29 tune.
     """
     student = copy_of(model)
     transpose(student)

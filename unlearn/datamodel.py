@@ -1,4 +1,4 @@
-"""What a datamodel predicts of the forget set's absence, for the methods that use one."""
+"""The logits that a datamodel predicts for training without the forget set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OF_A_PART, OF_A_CLASS = 1.0, 20.0  # multipliers; the second is what digits need
 
 
 def resolve(model: nn.Module, data: ForgetData, *, multiplier: float | None) -> dict[str, float]:
-    """The multiplier, where none is given."""
+    """Return the multiplier, by default 1, or 20 for whole classes."""
     usual = OF_A_CLASS if data.forget_classes else OF_A_PART
     return {"multiplier": usual if multiplier is None else multiplier}
 
@@ -25,17 +25,14 @@ def without_the_forget_set(
     sketch_size: int,
     damping: float,
 ) -> Shifted:
-    """A module that gives the logits predicted for training without the forget set, `multiplier` times as far
-    away. In eval mode.
+    """Return a module, in eval mode, with the predicted logits; their change is times `multiplier`.
 
-    Gradients are taken of all forget images and of `attribution_images` random retain images, all if there
-    are fewer. Raises FloatingPointError where the prediction is not finite.
+    Uses the gradients of all forget images and of `attribution_images` random retain images (at most all).
+    Raises FloatingPointError if the prediction is not finite.
     """
     initial = copy_of(model)
-    drawn = torch.randperm(len(data.retain), generator=data.generator("attribution", "retain"))[
-        :attribution_images
-    ]
-    images = data.forget.joined(data.retain.subset(drawn))
+    drawn = torch.randperm(len(data.retain), generator=data.generator("attribution", "retain"))
+    images = data.forget.joined(data.retain.subset(drawn[:attribution_images]))
     attribution = Attribution(initial, images, data, sketch_size=sketch_size, damping=damping)
     shift = attribution.shift(torch.isin(images.indexes, data.forget.indexes))
     shift = {name: multiplier * value for name, value in shift.items()}

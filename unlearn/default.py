@@ -1,4 +1,4 @@
-"""The initial model as it is: what every method is compared with."""
+"""The initial model, unchanged: the baseline of every method."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ def default(model: nn.Module, data: ForgetData) -> nn.Module:
 
         theta <- theta_0
 
-    What every method is compared with.
+    The baseline of every method.
     """
     return copy_of(model)

@@ -1,4 +1,4 @@
-"""dm_direct: subtract from the logits what a datamodel says that the forget images have put there."""
+"""dm_direct: subtract the forget images' contribution to the logits, as a datamodel predicts it."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ def dm_direct(
     """Subtract the forget images' attribution scores from the logits; the weights stay as they are.
 
         logits(x) = f_theta(x) - multiplier sum over f in forget of score(f, x)
-        score(f, x) = grad f_theta(x) . S H^-1 phi_f (1 - p_f)    H = sum p_y (1 - p_y) phi phi' + damping mean(p_y (1 - p_y) |phi|^2) I
+        score(f, x) = grad f_theta(x) . S H^-1 phi_f (1 - p_f)
+        H = sum p_y (1 - p_y) phi phi' + damping mean(p_y (1 - p_y) |phi|^2) I
         phi_i = S' grad log p_y / (1 - p_y) of training image i, in eval mode; S a random sketch to
         sketch_size numbers
 
-    That is the influence of the forget images in a logistic regression on the model's gradients. It is of
-    first order: of the right size for a few images, and far too small where a whole class goes, for which the
+    This is the influence of the forget images in a logistic regression on the model's gradients. It is of
+    first order: of the right size for a few images, and far too small for a whole class, for which the
     multiplier has to make up.
 
-    The scores of an input are computed when it is given: summed over the forget set they are one derivative
-    of the logits in one direction of the weights, which is all that is kept. What comes back is a module
-    around the model, of about three times its cost. `python benchmarks/datamodels.py` prints how well such
-    scores agree with retraining.
+    The result is a module around the model, of about three times its cost. It keeps one direction of the
+    weights, and computes the logits' derivative along it, the scores' sum, for each input. `python
+    benchmarks/datamodels.py` prints how well such scores agree with retraining.
 
     Flags:
-        multiplier: what the scores are multiplied by; by default 1, and 20 where a whole class is forgotten
-        attribution_images: retain images that take part, drawn at random; all if there are fewer
+        multiplier: factor of the scores; by default 1, and 20 where a whole class is forgotten
+        attribution_images: random retain images for the scores; all if there are fewer
         sketch_size: numbers that a gradient is reduced to
-        damping: what is added to H, in units of the mean p_y (1 - p_y) |phi|^2
+        damping: addition to H's diagonal, in units of the mean p_y (1 - p_y) |phi|^2
 
-    Raises FloatingPointError where the scores are not finite.
+    Raises FloatingPointError if the scores are not finite.
 
     Departures: one model where the source averages over many; H keeps the weights p_y (1 - p_y), which the
     source drops, because without them the scores of a well-trained model are far too small; a sparse sketch

@@ -35,8 +35,8 @@ def dm_matching(
 ) -> Unlearned:
     """Match the logits that a datamodel predicts for training without the forget set, by Adam.
 
-        theta <- theta - unlearn_lr decay^epoch Adam(grad(mean |f_theta(x) - t(x)|^2 + wd_lambda sum (theta -
-        theta_0)^2)) t(x) = logits(x) of dm_direct
+        theta <- theta - unlearn_lr decay^epoch Adam(grad L)
+        L = mean |f_theta(x) - t(x)|^2 + wd_lambda sum (theta - theta_0)^2        t(x) = logits(x) of dm_direct
 
     oracle_matching without the oracles: the images, epochs and batches are as there.
 
@@ -47,15 +47,14 @@ def dm_matching(
             left with one image, a few more
         retain_multiplier: retain images for each forget image, drawn once; all if there are fewer
         forget_multiplier: how often each forget image is in the set
-        decay: what the learning rate is multiplied by after each epoch
+        decay: factor of the learning rate after each epoch
         wd_lambda: weight of the squared distance to the initial weights
-        multiplier: what the scores are multiplied by; by default 1, and 20 where a whole class is forgotten
-        attribution_images: retain images that take part in the scores, drawn at random; all if there are
-            fewer
+        multiplier: factor of the scores; by default 1, and 20 where a whole class is forgotten
+        attribution_images: random retain images for the scores; all if there are fewer
         sketch_size: numbers that a gradient is reduced to
-        damping: what is added to H, in units of the mean p_y (1 - p_y) |phi|^2
+        damping: addition to H's diagonal, in units of the mean p_y (1 - p_y) |phi|^2
 
-    Raises FloatingPointError where the scores, or a loss, are not finite.
+    Raises FloatingPointError if the scores or a loss are not finite.
 
     Departures: those of dm_direct.
     """

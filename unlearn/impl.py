@@ -1,4 +1,4 @@
-"""The registry of methods, and what a method is given and gives back."""
+"""The registry of methods, with the data that a method gets and the result that it returns."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class ForgetData:
-    """What a method may use of the world. There is no test set in it, so that no method can look.
+    """The data of a method. There is no test set in it, so that no method can look.
 
-    `cache` maps a key that names everything its value depends on to tensors; `progress(steps, label)` wraps a
-    loop; `on_epoch(model, epoch)` sees the intermediate models; `whole` is forget and retain together, if at
-    hand; `ideal()` gives the ideal model and `oracles` those of other seeds, for methods that declare that
-    they need them. `augment`: what the images go through that a method trains on (see
-    `vision_data.augmentation`), and those alone: they come by `training_batches`; what is measured or ranked
-    comes by `images.batches`, as it is. Raises ValueError on an empty forget or retain set, and for an
-    augmentation that there is not or that the images can't take.
+    cache: tensors by a key that names everything they depend on. progress: `progress(steps, label)` wraps a
+    loop. on_epoch: `on_epoch(model, epoch)` is called with the intermediate models. whole: forget and retain
+    set together, if at hand. ideal, oracles: the ideal model and those of other seeds, for methods that
+    declare that they need them. augment: augmentation of the images that a method trains on (see
+    `vision_data.augmentation`), by `training_batches`; `images.batches` gives images unchanged, to measure or
+    rank by. Raises ValueError for an empty forget or retain set, and for an augmentation that is unknown or
+    does not fit the images.
     """
 
     forget: ImageSet
@@ -68,7 +68,7 @@ class ForgetData:
 
     @classmethod
     def of(cls, splits: Splits, request: ForgetRequest, **world: Any) -> ForgetData:
-        """A forget request on a split. Where a whole class is forgotten, validation loses it too."""
+        """Return the data of a forget request. Validation loses a class that is forgotten whole."""
         division = request.of_classes(splits.class_names).divide(
             splits.train, splits.classes, splits.split_seed
         )
@@ -76,7 +76,7 @@ class ForgetData:
 
     @classmethod
     def of_division(cls, splits: Splits, division: Division, **world: Any) -> ForgetData:
-        """As `of`, for a request that has divided the split's training images already."""
+        """Return the data of a request that has divided the training images already."""
         validation = splits.validation.without_classes(*division.gone)
         return cls(division.forget, division.retain, validation, splits.classes, whole=splits.train, **world)
 
@@ -89,11 +89,10 @@ class ForgetData:
         normalisation: Normalisation | None = None,
         **world: Any,
     ) -> ForgetData:
-        """Your own training images and labels (see ImageSet.of_tensors); `forget` says which to forget: (N,)
-        bool, or positions.
+        """Return the data of your own training images and labels (see ImageSet.of_tensors).
 
-        `device` is where the model is. There is no validation set. Raises ValueError where nothing is to be
-        forgotten, or all, and for a `forget` that is neither.
+        forget: the images to forget, (N,) bool or positions. Give the model's `device`. There is no
+        validation set. Raises ValueError for another `forget`, and if it chooses no image or all.
         """
         whole = ImageSet.of_tensors(images, labels, normalisation)
         chosen = _chosen(forget, len(whole))
@@ -103,37 +102,31 @@ class ForgetData:
 
     @cached_property
     def forget_classes(self) -> tuple[int, ...]:
-        """The classes that are forgotten whole: of which the retain set has no image."""
+        """The classes that are forgotten whole: the retain set has no image of them."""
         return Division(self.forget, self.retain).gone
 
     @cached_property
     def train(self) -> ImageSet:
-        """Forget and retain set together: what the initial model was trained on, in its order, whatever is
-        forgotten.
-        """
+        """The training images of the initial model, forget and retain set, in their order."""
         return self.whole or self.forget.joined(self.retain)
 
     def generator(self, *purpose: str | int) -> torch.Generator:
-        """A random stream of its own for each purpose, from the one seed."""
+        """Return a random stream for a purpose, which the seed and the purpose determine."""
         return generator_for(self.seed, "unlearn", *purpose)
 
     def training_batches(
         self, images: ImageSet, size: int, order: torch.Generator, moves: torch.Generator
     ) -> Iterator[Batch]:
-        """One pass over the images as a method trains on them: reshuffled by `order`, on the device,
-        augmented as `augment` says.
+        """Return one pass over the images, shuffled by `order`, on the device, augmented by `augment`.
 
-        The augmentation draws from `moves`, a stream of its own: with it and without, the images come in the
-        same order.
+        The augmentation draws from `moves`, so that the order is the same with it and without.
         """
         return images.batches(
             size, generator=order, device=self.device, augment=self.augment, moves_from=moves
         )
 
     def training_images(self, pixels: Tensor, normalisation: Normalisation, moves: torch.Generator) -> Tensor:
-        """Images (N, C, H, W) as a method trains on them, normalised: for a batch that is put together
-        otherwise.
-        """
+        """Return pixels (N, C, H, W) augmented and normalised, for batches made by hand."""
         if not self.augment:
             return normalisation(pixels)
         drawn = Moves.drawn(len(pixels), pixels.shape[2], moves, augmentations(self.augment))
@@ -141,11 +134,10 @@ class ForgetData:
 
 
 def _chosen(forget: Tensor, count: int) -> Tensor:
-    """A bool mask (count,) on the CPU, of one or of positions."""
+    """Return `forget`, a bool mask or positions, as a bool mask (count,) on the CPU."""
     if not isinstance(forget, Tensor):
-        raise ValueError(
-            f"forget: expected a torch tensor, got {type(forget).__name__}. Write e.g. labels == 3"
-        )
+        kind = type(forget).__name__
+        raise ValueError(f"forget: expected a torch tensor, got {kind}. Write e.g. labels == 3")
     forget = forget.cpu()
     positions = forget.nonzero().flatten() if forget.dtype == torch.bool else forget
     once = forget.dtype == torch.int64 and forget.ndim == 1 and len(forget.unique()) == len(forget)
@@ -153,21 +145,18 @@ def _chosen(forget: Tensor, count: int) -> Tensor:
     if not (there or (forget.dtype == torch.bool and forget.shape == (count,))):
         raise ValueError(
             f"forget: expected bool ({count},), or int64 positions from 0 to {count - 1}, each once, got "
-            f"{forget.dtype} "
-            f"{tuple(forget.shape)}. Write e.g. labels == 3"
+            f"{forget.dtype} {tuple(forget.shape)}. Write e.g. labels == 3"
         )
     return torch.zeros(count, dtype=torch.bool).index_fill(0, positions, True)
 
 
 @dataclass(frozen=True)
 class Unlearned:
-    """An unlearned model, and what a method has to hand over beside it.
+    """The result of a method: the unlearned model, and more for the run's record.
 
-    `history`: one mapping of names to numbers for each `step`, an epoch or an optimiser step; what ends in
-    `loss` is in nats, in `score` in
-    percent. `facts`: numbers and words about what was done (how many weights were switched off, whether a
-    cached network served).
-    `stages`: seconds.
+    mask: the mask that was applied. history: numbers by name for each `step`, an epoch or an optimiser step;
+    a name that ends in `loss` is in nats, in `score` in percent. facts: numbers and words about the run, such
+    as the count of dampened weights. stages: seconds.
     """
 
     model: nn.Module
@@ -213,9 +202,7 @@ METHODS = Registry("method", MethodFacts, takes=("model", "data"))
 def register(
     name: str, *aliases: str, resolve: Sequence[Resolve] = (), **facts: Any
 ) -> Callable[[Method], Method]:
-    """Decorator: a method by its names, with the facts that it declares. Every call of it is checked, and its
-    settings are resolved.
-    """
+    """Decorator: register a method. Each call checks its settings and resolves them by `resolve`."""
 
     def remember(method: Method) -> Method:
         return METHODS.register(name, *aliases, resolve=tuple(resolve), **facts)(_resolving(method, resolve))
@@ -224,14 +211,12 @@ def register(
 
 
 def _resolving(method: Method, resolve: Sequence[Resolve]) -> Method:
-    """The method, called with what its settings come to."""
+    """Return the method, called with its resolved settings."""
 
     @functools.wraps(method)
     def call(model: nn.Module, data: ForgetData, **settings: Any) -> Any:
         found = _resolution(resolve, model, data, settings)
-        return method(
-            model, data, **settings | {name: value for name, value in found.items() if name in settings}
-        )
+        return method(model, data, **{name: found.get(name, value) for name, value in settings.items()})
 
     return cast(Method, call) if resolve else method
 
@@ -239,29 +224,22 @@ def _resolving(method: Method, resolve: Sequence[Resolve]) -> Method:
 def _resolution(
     resolve: Sequence[Resolve], model: nn.Module, data: ForgetData, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the settings come to by each of the functions, which gets those that it names; all, where it has a
-    **parameter.
-    """
+    """Return the values that the functions resolve. Each gets the settings it names; with a **, all."""
     found: dict[str, Any] = {}
-    for one in resolve:
-        wanted = inspect.signature(one).parameters
+    for function in resolve:
+        wanted = inspect.signature(function).parameters
         takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in wanted.values())
-        found |= (
-            one(
-                model,
-                data,
-                **{name: value for name, value in settings.items() if takes_all or name in wanted},
-            )
-            or {}
-        )
+        names = settings if takes_all else settings.keys() & wanted
+        found |= function(model, data, **{name: settings[name] for name in names}) or {}
     return found
 
 
 def unlearn(method: str, model: nn.Module, data: ForgetData, **settings: Any) -> Unlearned:
-    """Run a registered method. ValueError for an unknown method or flag, a value that it does not take, a
-    model that is none of these
-    images (see `check_model`), or a method that returns no model; FloatingPointError where weights are not
-    finite afterwards.
+    """Run a registered method and return its result.
+
+    Raises ValueError for an unknown method or flag, a value out of range, a model that does not fit the data
+    (see `check_model`), and a method that returns no model; FloatingPointError if weights are not finite
+    afterwards.
     """
     entry = METHODS[method]
     given = entry.settings(settings)
@@ -283,7 +261,7 @@ def unlearn(method: str, model: nn.Module, data: ForgetData, **settings: Any) ->
 
 
 def _is_finite(model: nn.Module) -> bool:
-    """Whether all weights are; a module's extra state, which need not be a tensor, is not looked at."""
+    """Return whether all weights are finite; a module's extra state may be no tensor and is ignored."""
     values = [value for value in model.state_dict().values() if isinstance(value, Tensor)]
     return all(bool(value.isfinite().all()) for value in values)
 
@@ -291,15 +269,16 @@ def _is_finite(model: nn.Module) -> bool:
 def _check_has_float64(device: torch.device) -> None:
     if device.type == "mps":  # Apple's GPU
         raise ValueError(
-            "expected a device with float64, which metrics and methods need, got mps. Use cpu: "
-            "model.to('cpu')"
+            "expected a device with float64, as metrics and methods need, got mps. Use cpu: model.to('cpu')"
         )
 
 
 def check_model(model: nn.Module, data: ForgetData, *, copied: bool = True) -> None:
-    """ValueError for a model that is not on the data's device, gives anything but logits (N, classes) of at
-    least as many classes as there
-    are, or where it is to be `copied`, can't be."""
+    """Raise ValueError for a model that does not fit the data.
+
+    It has to be on the data's device, return logits (N, classes or more) and, if it is to be `copied`, be
+    copyable.
+    """
     who = "expected a model"
     if not isinstance(model, nn.Module):
         raise ValueError(f"{who}, an nn.Module, got {type(model).__name__}. Give the model itself")
@@ -320,16 +299,15 @@ def check_model(model: nn.Module, data: ForgetData, *, copied: bool = True) -> N
 
 
 class Refused(ValueError):
-    """A method's own no, to a request or a setting that makes no sense for it: it says so again, whatever
-    else changes.
-    """
+    """The error of a method that refuses a request or a setting; no other change makes it accept them."""
 
 
 def resolved(
     method: str | Entry[MethodFacts], model: nn.Module, data: ForgetData, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the settings come to: amounts as counts, values that depend on others. Raises Refused where the
-    method would ValueError.
+    """Return the resolved settings: amounts as counts, values that depend on others.
+
+    Raises Refused if the method would raise ValueError.
     """
     entry = METHODS[method] if isinstance(method, str) else method
     try:
@@ -339,18 +317,15 @@ def resolved(
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """A deep copy in eval mode, its parameters trainable: what a method works on. Of a compiled model, the
-    model itself.
-    """
+    """Return a deep copy of the model, uncompiled, in eval mode, with trainable parameters."""
     return copy.deepcopy(uncompiled(model)).eval().requires_grad_(True)
 
 
 def masked_layer(model: nn.Module, data: ForgetData, mask_layer: str | None) -> MaskedLayer:
-    """The model split at its masked layer: the one that is asked for, else the model's own choice, else the
-    second to last.
+    """Split the model at `mask_layer`; by default at the model's own choice, or the second last layer.
 
-    Raises ValueError for a layer that can't be masked (`models.check_maskable`) or computes anything but W h
-    + b, and for a model that is none of these images (`check_model`).
+    Raises ValueError for a layer that can't be masked (`models.check_maskable`) or does not compute W h + b,
+    and for a model that does not fit the data (`check_model`).
     """
     check_model(model, data)
     images = data.forget.normalisation(data.forget.images[:2].to(data.device))
@@ -362,8 +337,7 @@ def masked_layer(model: nn.Module, data: ForgetData, mask_layer: str | None) -> 
     if not alike(F.linear(h, layer.weight, layer.bias), z):
         raise FlagError(
             "mask_layer",
-            f"expected a layer that computes W h + b, got {layer.name!r}, which does something "
-            "else (a hook, or a forward "
-            "of its own). Choose another layer",
+            f"expected a layer that computes W h + b, got {layer.name!r}, which does something else (a hook, "
+            "or a forward of its own). Choose another layer",
         )
     return layer

@@ -28,7 +28,7 @@ def match(
     decay: float,
     wd_lambda: float,
 ) -> Unlearned:
-    """Descend the mean squared difference from `logits_for(images)` (N, classes), by Adam on a copy of the model.
+    """Descend the mean squared difference from `logits_for(images)` (N, classes), by Adam on a copy.
 
     The mean is over the images of `images_to_match` and the classes.
     """

@@ -42,28 +42,29 @@ def oracle_matching(
 ) -> Unlearned:
     """Match the oracles' mean logits on the forget images and on some retain images, by Adam.
 
-        theta <- theta - unlearn_lr decay^epoch Adam(grad(mean |f_theta(x) - t(x)|^2 + wd_lambda sum (theta -
-        theta_0)^2)) t(x) = mean over the oracles of their logits; the first mean is over images and classes
+        theta <- theta - unlearn_lr decay^epoch Adam(grad L)
+        L = mean |f_theta(x) - t(x)|^2 + wd_lambda sum (theta - theta_0)^2        the mean: over images and classes
+        t(x) = mean over the oracles of their logits
 
     Epochs and batches are for thousands of forget images: a class of digits is one step an epoch, too little
     to forget it.
 
-    It needs the retrained models that unlearning is to do without: it is the bound of what matching can
-    reach, and none of the oracles is one that the result is judged by.
+    It needs the retrained models that unlearning is meant to avoid: it bounds what matching can reach. None
+    of the oracles is in the reference set that the result is compared with.
 
     Flags:
         unlearn_epochs: passes over the images
         unlearn_lr: learning rate of Adam in the first epoch
         batch_size: images a step (fewer, e.g. 64, for a forget set of hundreds); where batch norm would be
             left with one image, a few more
-        oracle_count: oracles whose logits are averaged, of the seeds after those that the result is judged by
+        oracle_count: oracles whose logits are averaged, of the seeds after those of the reference set
         retain_multiplier: retain images for each forget image, drawn once; all if there are fewer
         forget_multiplier: how often each forget image is in the set
-        decay: what the learning rate is multiplied by after each epoch
+        decay: factor of the learning rate after each epoch
         wd_lambda: weight of the squared distance to the initial weights
 
-    Raises ValueError where the data has no `oracles`, FileNotFoundError, with the command that
-    makes them, where there are too few, and FloatingPointError as soon as a loss is not finite.
+    Raises ValueError if the data has no `oracles`; FileNotFoundError, with the command that makes them, if
+    there are too few; FloatingPointError as soon as a loss is not finite.
     """
     if data.oracles is None:
         raise ValueError("oracle_matching: expected oracles, got none. Give ForgetData `oracles`")

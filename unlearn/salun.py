@@ -144,7 +144,7 @@ def saliency(model: nn.Module, batches: Iterable[Batch]) -> list[Tensor]:
 
 
 def most_salient(scores: list[Tensor], density: float) -> list[Tensor]:
-    """Mark the round(density N) largest of all N scores, whatever tensor they are in; of equal ones the first."""
+    """Mark the round(density N) largest of all N scores, over all tensors; of equal ones the first."""
     flat = torch.cat([score.flatten() for score in scores])
     keep = torch.zeros_like(flat, dtype=torch.bool)
     keep[flat.argsort(descending=True, stable=True)[: round(density * len(flat))]] = True

@@ -53,7 +53,7 @@ def resolve(
     addon: str | None = None,
     **flags: Any,
 ) -> Settings:
-    """Return the recipe's settings, updated by the given ones. Raises ValueError for flags it does not have."""
+    """Return the recipe's settings, updated by the given ones. Raises ValueError for flags it lacks."""
     name = scrub_recipe or "own" if addon is None else "with an add-on"
     recipe = RECIPES[name]
     flags |= {"scrub_recipe": scrub_recipe}
@@ -116,18 +116,18 @@ def scrub(
 
     At the start the student is the teacher and KL_T has no gradient: without dropout the first step that
     moves it is a retain step, or weight decay's. A pass over forget of a single step therefore does nothing
-    in the first epoch. Batch norm takes the statistics of each batch: the climb has no end, and by the running
-    ones it goes further than retaining repairs.
+    in the first epoch. Batch norm takes the statistics of each batch: the climb has no end, and by the
+    running ones it goes further than retaining repairs.
 
-    The number and the length of the steps decide how far the climb goes. Adam's steps have one length whatever
-    the slope, and a pass over forget has eight of them, or more for steps of at most 512 images. Kurmanji et
-    al.'s two recipes are here unchanged: large (SGD) for a class of CIFAR-10, small (Adam) for a few hundred
-    images. On a class of digits large has one step a pass and forgets nothing, on one of MNIST it goes too
-    far.
+    The number and the length of the steps decide how far the climb goes. Adam's steps have one length
+    whatever the slope, and a pass over forget has eight of them, or more for steps of at most 512 images.
+    Kurmanji et al.'s two recipes are here unchanged: large (SGD) for a class of CIFAR-10, small (Adam) for a
+    few hundred images. On a class of digits large has one step a pass and forgets nothing, on one of MNIST it
+    goes too far.
 
     With `rewind` (SCRUB+R) the model of an earlier epoch may be returned: the one whose error on forget is
-    nearest to the last epoch's error on validation images, each class as often as in forget. Main memory holds
-    the weights of each epoch, once where several have the same error.
+    nearest to the last epoch's error on validation images, each class as often as in forget. Main memory
+    holds the weights of each epoch, once where several have the same error.
 
     Flags:
         scrub_recipe: Kurmanji et al.'s values of all flags that are not given, and their optimiser: large or

@@ -1,4 +1,4 @@
-"""The types of hyperparameters: each with its range, how a search draws it, and the help that methods share."""
+"""The types of hyperparameters: ranges, search distributions and the help that methods share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from unlearn.amount import Amount
 
 __all__ = ["Amount", "BatchSize", "LearningRate", "WeightDecay"]
 
-RESOLVED: Any = None  # the default of a setting that depends on the model, the data or another setting: see `resolve` of the method
+# The default of a setting that the method's `resolve` derives from the model, the data or other settings.
+RESOLVED: Any = None
 
 Count = Annotated[int, Range(1), Search("log", 1, 1000)]
 CountFromZero = Annotated[int, Range(0), Search("linear", 0, 10)]

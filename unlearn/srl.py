@@ -41,9 +41,9 @@ def srl(
         d = beta g_r + (1 - beta) g_random        theta <- Adam(theta, d)
 
     g_random is the gradient on a forget batch whose labels are drawn uniformly from all classes but each
-    image's own, anew each step. An epoch is a pass over forget; retain is cycled and reshuffled. OPT and FocusOPT make d a
-    descent direction of both objectives; what Adam makes of d need not be one. The defaults are Dine et
-    al.'s.
+    image's own, anew each step. An epoch is a pass over forget; retain is cycled and reshuffled. OPT and
+    FocusOPT make d a descent direction of both objectives; what Adam makes of d need not be one. The defaults
+    are Dine et al.'s.
 
     Flags:
         unlearn_epochs: passes over the forget set

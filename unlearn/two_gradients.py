@@ -45,12 +45,12 @@ def descend_both(
     batch_size: int,
     keep_statistics: bool = False,
 ) -> Unlearned:
-    """Descend two objectives at once by Adam on rule(g_u, g_c), their gradients on a forget and a retain batch.
+    """Descend two objectives by Adam on rule(g_u, g_c), the gradients on a forget and a retain batch.
 
-    An epoch is a pass over forget. The retain set is reshuffled after each pass over it, whether it is shorter
-    or longer. `keep_statistics` as in `passes.Pass`, for objectives with a minimum: by running statistics, one
-    without would go further than retaining can repair. Raises FloatingPointError after an epoch whose losses
-    or weights are not finite.
+    An epoch is a pass over forget. The retain set is reshuffled after each pass over it, whichever is longer.
+    `keep_statistics` as in `passes.Pass`, for objectives with a minimum: by running statistics, one without
+    would go further than retaining can repair. Raises FloatingPointError after an epoch whose losses or
+    weights are not finite.
     """
     student = copy_of(model)
     parameters = list(student.parameters())
