@@ -1,9 +1,9 @@
 """Audits of a method by many models, of two models made elsewhere, or of a finished run.
 
-    python -u audit.py klom --unlearn NAME          N unlearned models beside N oracles: KLoM, and the NeurIPS 2023 challenge's score
-    python -u audit.py ulira --unlearn NAME         shadow models that forgot, attacked image by image
-    python -u audit.py evaluate --initial FILE --unlearned FILE --forget_indexes FILE      two models that were made elsewhere
-    python -u audit.py verify RUN_ID                recompute every number of a run from its artifacts
+    python -u audit.py klom --unlearn NAME     N unlearned models beside N oracles: KLoM, NeurIPS 2023 score
+    python -u audit.py ulira --unlearn NAME    a per-image attack on unlearned shadow models
+    python -u audit.py evaluate --initial FILE --unlearned FILE    two models made elsewhere
+    python -u audit.py verify RUN_ID           recompute every number of a run from its artifacts
 
 Models are trained many at once and kept for the next audit. Each audit is one MLflow run. audit.py COMMAND
 --help lists the flags of the command; add --unlearn NAME for the method's flags.
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     import argparse
 
     from audits.foreign_models import ForeignResult
+    from audits.klom import KlomAudit
     from audits.many_models import AuditResult
+    from audits.ulira import UliraAudit
     from audits.verified import Verification
     from registry import Entry
     from tracking.record import Record
@@ -53,29 +55,34 @@ def klom(argv: Sequence[str]) -> int:
     group.add_argument(
         "--models", type=int, default=100, metavar="N", help="models a side (default: %(default)s)"
     )
-    from_file = "the oracles' margins, made elsewhere: a row per model; a column per forget, retain and validation image (see README)"
-    group.add_argument("--oracle_margins", metavar="FILE.npy", help=from_file)
-    of_each = "metrics of one model, by name, measured of each of these, as mia_confidence; the means are logged (default: none)"
-    group.add_argument("--metrics", type=shared_flags.words, default=(), metavar="NAME,...", help=of_each)
-    direction = "KL(unlearned || oracles), or as in data-unlearning-bench KL(oracles || unlearned) (default: %(default)s)"
-    group.add_argument(
-        "--klom_direction",
-        choices=("unlearned_oracle", "oracle_unlearned"),
-        default="unlearned_oracle",
-        help=direction,
+    from_file = (
+        "the oracles' margins, made elsewhere: a row per model; a column per forget, retain and validation "
+        "image (see README)"
     )
+    group.add_argument("--oracle_margins", metavar="FILE.npy", help=from_file)
+    of_each = (
+        "metrics of one model, such as mia_confidence, measured of every model; logs the means "
+        "(default: none)"
+    )
+    group.add_argument("--metrics", type=shared_flags.words, default=(), metavar="NAME,...", help=of_each)
+    direction = (
+        "KL(unlearned || oracles), or as in data-unlearning-bench KL(oracles || unlearned) "
+        "(default: %(default)s)"
+    )
+    directions = ("unlearned_oracle", "oracle_unlearned")
+    group.add_argument("--klom_direction", choices=directions, default=directions[0], help=direction)
     options = _parsed(parser, argv, method)
 
     from audits.klom import KlomAudit, KlomConfig
 
-    common = _common(options, method, architecture)
-    margins = shared_flags.path_or_none(options.oracle_margins)
-    of_all = {"oracle_margins": margins, "also": options.metrics, "klom_direction": options.klom_direction}
-    config = KlomConfig(**common, models=options.models, **of_all)
-    audit = KlomAudit(config, progress=command_line.progress_bar, notice=print)
-    print(f"to forget: {audit.job.base.forgotten}")
-    print(report(audit.run()))
-    return 0
+    config = KlomConfig(
+        **_common(options, method, architecture),
+        models=options.models,
+        oracle_margins=shared_flags.path_or_none(options.oracle_margins),
+        also=options.metrics,
+        klom_direction=options.klom_direction,
+    )
+    return _audited(KlomAudit(config, progress=command_line.progress_bar, notice=print))
 
 
 def ulira(argv: Sequence[str]) -> int:
@@ -88,16 +95,21 @@ def ulira(argv: Sequence[str]) -> int:
     group = parser.add_argument_group("the audit")
     shadows = "shadow models; every image is in half of them (default: %(default)s)"
     group.add_argument("--shadows", type=int, default=128, metavar="N", help=shadows)
-    out = "models that never saw an image: shadow models that unlearned others, or oracles (default: %(default)s)"
+    out = (
+        "models that never saw an image: shadow models that unlearned others, or oracles (default: "
+        "%(default)s)"
+    )
     group.add_argument("--ulira_out", choices=("unlearned", "retrained"), default="unlearned", help=out)
     options = _parsed(parser, argv, method)
 
     from audits.ulira import UliraAudit, UliraConfig
 
-    config = UliraConfig(
-        **_common(options, method, architecture), shadows=options.shadows, out=options.ulira_out
-    )
-    audit = UliraAudit(config, progress=command_line.progress_bar, notice=print)
+    common = _common(options, method, architecture)
+    config = UliraConfig(**common, shadows=options.shadows, out=options.ulira_out)
+    return _audited(UliraAudit(config, progress=command_line.progress_bar, notice=print))
+
+
+def _audited(audit: KlomAudit | UliraAudit) -> int:
     print(f"to forget: {audit.job.base.forgotten}")
     print(report(audit.run()))
     return 0
@@ -120,11 +132,10 @@ def evaluate(argv: Sequence[str]) -> int:
         "--ideal", metavar="FILE", help="the model retrained without the forget set (default: none)"
     )
     trained_on = (
-        "training images of the initial model: Lethe's train split (without a tenth for validation), or all"
+        "training images of the initial model: Lethe's train split (without a tenth for validation), or all "
+        "(default: %(default)s)"
     )
-    group.add_argument(
-        "--trained_on", choices=("train", "all"), default="train", help=f"{trained_on} (default: %(default)s)"
-    )
+    group.add_argument("--trained_on", choices=("train", "all"), default="train", help=trained_on)
     which = "all, default, or names (default: all)"
     group.add_argument("--metrics", type=shared_flags.words, default=("all",), metavar="NAME,...", help=which)
     group.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: <dataset>-<arch>)")
@@ -162,9 +173,9 @@ def verify(argv: Sequence[str]) -> int:
     summary, _, details = (verify.__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip())
     parser.add_argument("run_id", metavar="RUN_ID", help="32 digits and letters; mlruns_parser.py lists them")
-    trusted = "run a user's architecture, dataset or metric: its copy among the artifacts, after a check of its digest"
     moved = "the folder of the experiments' artifacts, if they were moved or copied (default: from the store)"
     parser.add_argument("--artifact_root", metavar="FOLDER", help=moved)
+    trusted = "run a user's architecture, dataset or metric: the artifacts' copy, if its digest is right"
     parser.add_argument("--trust_code", action="store_true", help=trusted)
     options = command_line.parsed(parser, argv)
 
@@ -188,42 +199,33 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 def verification_report(record: Record, done: Verification) -> str:
     """Return a line per check, the numbers that differ or can't be recomputed, and the unchecked parts."""
+    from evaluation.impl import by_reason
     from reporter.text_table import text_table
 
-    lines = []
+    lines = [f"run: {record.name}", f"artifacts in {record.folder}"]
     for check in done.checks:
-        lines.append(
-            f"{'same' if check.holds else 'GONE' if check.found is None else 'DIFFERS'}: {check.what}"
-        )
-        if not check.holds and check.found is not None:
-            lines.append(f"    expected {check.named}, got {check.found}")
+        if check.holds:
+            lines.append(f"same: {check.what}")
+        elif check.found is None:
+            lines.append(f"GONE: {check.what}")
+        else:
+            lines += [f"DIFFERS: {check.what}", f"    expected {check.named}, got {check.found}"]
     wrong = [number for number in done.numbers if not number.same and number.name not in done.lost]
-    lost = [
-        f"could not be recomputed ({why}): {', '.join(sorted(n for n, w in done.lost.items() if w == why))}"
-        for why in dict.fromkeys(done.lost.values())
-    ]
-    rows = [[_one_line(number.name), repr(number.logged), repr(number.recomputed)] for number in wrong]
-    table = (
-        ["", *text_table(["number that differs", "the run has", "recomputed"], rows).splitlines()]
-        if rows
-        else []
-    )
-    gone = [f"not there any more: {one}" for one in done.gone]
-    left_out = (
-        [f"not of the kind that artifacts can give (seconds, the way there): {', '.join(done.left_out)}"]
-        if done.left_out
-        else []
-    )
-    count = f"{sum(number.same for number in done.numbers)} of {len(done.numbers)} numbers are what the artifacts give"
+    if wrong:
+        rows = [[_one_line(number.name), repr(number.logged), repr(number.recomputed)] for number in wrong]
+        table = text_table(["number that differs", "the run has", "recomputed"], rows)
+        lines += ["", *table.splitlines()]
+    lines.append("")
+    if done.left_out:
+        lines.append(f"can't be recomputed from artifacts (seconds, histories): {', '.join(done.left_out)}")
+    lines += [f"missing now: {one}" for one in done.gone]
+    lost = by_reason(done.lost.items()).items()
+    lines += [f"could not be recomputed ({why}): {', '.join(sorted(names))}" for why, names in lost]
+    count = f"{sum(number.same for number in done.numbers)} of {len(done.numbers)} numbers"
     verdict = "verified" if done.holds else "NOT verified"
-    where = f"artifacts in {record.folder}"
-    above = [f"run: {record.name}", where, *lines, *table, "", *left_out, *gone, *lost]
-    return "\n".join(
-        [
-            *map(_one_line, above),
-            f"{verdict}: {count}; not checked: {'; '.join(map(_one_line, done.unchecked))}",
-        ]
-    )
+    unchecked = "; ".join(map(_one_line, done.unchecked))
+    last = f"{verdict}: {count} follow from the artifacts; not checked: {unchecked}"
+    return "\n".join([*map(_one_line, lines), last])
 
 
 def _one_line(text: str) -> str:
@@ -234,25 +236,22 @@ def _one_line(text: str) -> str:
 
 def measured_report(result: ForeignResult) -> str:
     """Return a table of the models' metrics, and the reasons of missing ones."""
-    from evaluation.impl import is_undecided, reasons_of
+    from evaluation.impl import by_reason, reasons_of
     from reporter.metric_cell import metric_cell
     from reporter.text_table import text_table
     from tracking.store_uri import shown_uri
 
     measured = result.measured
-    sides = {"initial": measured.initial, "unlearned": measured.model, "ideal": measured.ideal}
-    why = {model: reasons_of(model, measured.undefined) for model in sides}
-    undecided = [name for name in why["unlearned"] if is_undecided(name, why["unlearned"])]
+    sides, undefined = measured.sides, measured.undefined
+    reasons = {model: reasons_of(model, undefined) for model in sides}
+    undecided = [name for name, why in reasons["unlearned"].items() if why.undecided]
     names = dict.fromkeys(name for side in (measured.model, undecided, *sides.values()) for name in side)
     rows = [
-        [name, *(metric_cell(name, values, why[model], 4) for model, values in sides.items())]
+        [name, *(metric_cell(name, values, reasons[model], 4) for model, values in sides.items())]
         for name in names
     ]
-    reasons = dict.fromkeys(measured.undefined.values())
-    undefined = measured.undefined.items()
     missing = [
-        f"not measured ({why}): {', '.join(name for name, reason in undefined if reason == why)}"
-        for why in reasons
+        f"not measured ({why}): {', '.join(names)}" for why, names in by_reason(undefined.items()).items()
     ]
     warnings = [f"warning: {warning.text}" for warning in result.warnings]
     table = text_table(["metric", "initial", "unlearned", "ideal"], rows)
@@ -278,17 +277,8 @@ def report(result: AuditResult) -> str:
     missing = [f"not measured: {name}: {reason}" for name, reason in result.undefined.items()]
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in result.stages.items())
     where = f"run in {shown_uri()}: {result.run_id}"
-    return "\n".join(
-        [
-            "",
-            text_table(["metric", "value", "against", "in words"], rows),
-            "",
-            *result.notes,
-            *missing,
-            f"seconds: {seconds}",
-            where,
-        ]
-    )
+    table = text_table(["metric", "value", "against", "in words"], rows)
+    return "\n".join(["", table, "", *result.notes, *missing, f"seconds: {seconds}", where])
 
 
 def against(name: str, result: AuditResult) -> str:

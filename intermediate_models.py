@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from base_models import score_of
-from evaluation import ModelOutputs, NotFinite
+from evaluation import Missing, ModelOutputs, NotFinite
 from flag_error import FlagError
 from measurement import Metric, outputs_with_metrics, values_of
 from reporter.run_warning import RunWarning
@@ -58,7 +58,7 @@ class Intermediate:
     commands: Mapping[str, str] = field(default_factory=dict)
     scores: dict[int, dict[str, float]] = field(default_factory=dict)
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
-    undefined: dict[int, dict[str, str]] = field(default_factory=dict)
+    undefined: dict[int, dict[str, Missing]] = field(default_factory=dict)
 
     def score(self, model: nn.Module, epoch: int, data: ForgetData) -> None:
         sets = {"forget_score": data.forget, "validation_score": data.validation}
@@ -71,10 +71,8 @@ class Intermediate:
         try:
             own = outputs_with_metrics(model, f"epoch {epoch}", data, test, self.asked)
         except NotFinite as error:
-            self.metrics[epoch], self.undefined[epoch] = (
-                {},
-                {metric.name: str(error) for metric in self.asked},
-            )
+            self.metrics[epoch] = {}
+            self.undefined[epoch] = {metric.name: Missing(str(error)) for metric in self.asked}
         else:
             self.metrics[epoch], self.undefined[epoch] = values_of(
                 own, self.others, self.asked, commands=self.commands

@@ -19,6 +19,7 @@ from evaluation import (
     VERSION,
     Attack,
     MetricFacts,
+    Missing,
     ModelOutputs,
     NotFinite,
     Subject,
@@ -43,18 +44,29 @@ ATTACK_OF = {"mia": "mia_confidence"}  # metrics that share the member scores of
 
 @dataclass(frozen=True)
 class Measured:
-    """Metrics of the unlearned, the initial and the ideal model, the reasons of missing ones, and the models'
-    outputs.
+    """The metrics and outputs of the unlearned, the initial and the ideal model.
 
-    `incompetent`: the outputs of the incompetent teacher on the forget set, if it was evaluated.
+    undefined: the reasons of missing metrics. incompetent: the outputs of the incompetent teacher on the
+    forget set, if it was evaluated.
     """
 
     model: dict[str, float]
     initial: dict[str, float]
     ideal: dict[str, float]
-    undefined: dict[str, str]
+    undefined: dict[str, Missing]
     outputs: dict[str, ModelOutputs]
     incompetent: ModelOutputs | None = None
+
+    @property
+    def sides(self) -> dict[str, dict[str, float]]:
+        """The metrics by model; {} for an ideal model that does not exist."""
+        return {"initial": self.initial, "unlearned": self.model, "ideal": self.ideal}
+
+    @property
+    def of_base_models(self) -> dict[str, float]:
+        """The metrics of the initial and the ideal model, as runs log them: initial_<name>, ideal_<name>."""
+        initial = {f"initial_{name}": value for name, value in self.initial.items()}
+        return initial | {f"ideal_{name}": value for name, value in self.ideal.items()}
 
 
 def measure(
@@ -72,11 +84,9 @@ def measure(
 
     base_models: "initial", and optionally "ideal" and the "incompetent" teacher (for comparison only).
     metrics: from `evaluation.chosen` (default: all but the costly ones). others: the base models' outputs
-    from `outputs_of_others`, if
-    they exist already. commands: the commands that make missing inputs, by input name.
-    Metrics of one model alone are cached in `data.cache`, so each model is attacked once. `undefined`
-    includes the base models' missing metrics as initial_<name> and ideal_<name>. Raises NotFinite for a model
-    that diverged.
+    from `outputs_of_others`, if they exist already. commands: the commands that make missing inputs, by name.
+    Caches the metrics of one model alone in `data.cache`. `undefined` names the base models' missing metrics
+    initial_<name> and ideal_<name>. Raises NotFinite for a model that diverged.
     """
     metrics = by_default() if metrics is None else metrics
     if not len(test):
@@ -89,7 +99,7 @@ def measure(
     outputs = {name: own for name, own in others.items() if name != INCOMPETENT}
     outputs["unlearned"] = outputs_with_metrics(unlearned, "unlearned", data, test, metrics)
     values: dict[str, dict[str, float]] = {}
-    undefined: dict[str, str] = {}
+    undefined: dict[str, Missing] = {}
     for name, own in outputs.items():
         wanted, known = (metrics, times) if name == "unlearned" else (of_base_models(metrics), None)
         values[name], reasons = values_of(own, others, wanted, times=known, commands=commands)
@@ -97,12 +107,12 @@ def measure(
         undefined |= {prefix + metric: reason for metric, reason in reasons.items()}
     named = {f"{name} model": outputs[name] for name in ("initial", "unlearned", "ideal") if name in outputs}
     return Measured(
-        values["unlearned"],
-        values["initial"],
-        values.get("ideal", {}),
-        undefined,
-        named,
-        others.get(INCOMPETENT),
+        model=values["unlearned"],
+        initial=values["initial"],
+        ideal=values.get("ideal", {}),
+        undefined=undefined,
+        outputs=named,
+        incompetent=others.get(INCOMPETENT),
     )
 
 
@@ -113,30 +123,30 @@ def values_of(
     *,
     times: Times | None = None,
     commands: Mapping[str, str] = NO_COMMANDS,
-) -> tuple[dict[str, float], dict[str, str]]:
+) -> tuple[dict[str, float], dict[str, Missing]]:
     """Return a model's metrics, compared with `others` by name, and the reasons of missing ones."""
     known: dict[str, Any] = dict(others) if times is None else {**others, TIMES: times}
-    return evaluate(
-        names=by_default() if metrics is None else metrics, model=model, commands=commands, **known
-    )
+    names = by_default() if metrics is None else metrics
+    return evaluate(names=names, model=model, commands=commands, **known)
 
 
 def outputs_of_others(
     models: Mapping[str, nn.Module], data: ForgetData, test: ImageSet, metrics: Sequence[Metric] | None = None
 ) -> dict[str, ModelOutputs]:
     """Return the outputs of the base models, by name; of the incompetent teacher on the forget set only."""
-    return {
-        name: outputs_on_forget(model, data)
-        if name == INCOMPETENT
-        else outputs_with_metrics(model, name, data, test, metrics)
-        for name, model in models.items()
-    }
+    outputs = {}
+    for name, model in models.items():
+        if name == INCOMPETENT:
+            outputs[name] = outputs_on_forget(model, data)
+        else:
+            outputs[name] = outputs_with_metrics(model, name, data, test, metrics)
+    return outputs
 
 
 def outputs_with_metrics(
     model: nn.Module, name: str, data: ForgetData, test: ImageSet, metrics: Sequence[Metric] | None = None
 ) -> ModelOutputs:
-    """Return a model's outputs with its cached metrics. Raises NotFinite, naming the model, if it diverged."""
+    """Return a model's outputs with its cached metrics. Raises NotFinite if the model diverged."""
     metrics = by_default() if metrics is None else metrics
     try:
         features = any(metric.name in ON_FEATURES for metric in metrics)
@@ -153,22 +163,22 @@ def model_outputs(
 ) -> ModelOutputs:
     """Return a model's outputs on all image sets, by one forward pass per set.
 
-    features: keep the inputs of the last linear layer. name: of the model, for the progress bar.
+    features: keep the inputs of the last linear layer, if there is one. name: shown by the progress bar.
     """
     sets = {"forget": data.forget, "retain": data.retain, "test": test, "validation": data.validation}
     layer: nn.Module | None = None
     if features:
-        with contextlib.suppress(ValueError):  # without such a layer, the metrics that need it have no value
+        with contextlib.suppress(ValueError):  # no such layer: metrics that need it have no value
             layer = last_linear_layer(model, data.forget, device=data.device)
     by_set: dict[str, Any] = dict.fromkeys(sets)
     size = forward_batch(data.device)
     for which, images in sets.items():
-        if len(images):
-            steps = data.progress(range(-(-len(images) // size)), f"{name}, {which} images")
-            batches = (
-                batch for _, batch in zip(steps, images.batches(size, device=data.device), strict=True)
-            )
-            by_set[which] = outputs_of(model, batches, layer if which in ("forget", "retain") else None)
+        if not len(images):
+            continue
+        steps = data.progress(range(-(-len(images) // size)), f"{name}, {which} images")
+        batches = images.batches(size, device=data.device)
+        shown = (batch for _, batch in zip(steps, batches, strict=True))
+        by_set[which] = outputs_of(model, shown, layer if which in ("forget", "retain") else None)
     subject = Subject(model, data.forget, data.retain, data.device)
     return ModelOutputs(**by_set, forget_classes=data.forget_classes, seed=data.seed, subject=subject)
 
@@ -203,11 +213,8 @@ def _recall(
     progress: Callable[[Iterable[Any]], Iterable[Any]],
 ) -> None:
     """Fill in metrics of one model from the cache; compute and cache those that are missing."""
-    tensors = {
-        f"{name}.{part}": getattr(own, part)
-        for name, own in outputs.sets.items()
-        for part in ("logits", "labels")
-    }
+    tensors = {f"{name}.logits": own.logits for name, own in outputs.sets.items()}
+    tensors |= {f"{name}.labels": own.labels for name, own in outputs.sets.items()}
     depends_on = {
         "what": "metrics of one model",
         "outputs": digest_of(tensors),
@@ -221,21 +228,15 @@ def _recall(
     unknown = [metric for metric in metrics if metric.name not in kept]
     if unknown:
         values, _ = evaluate(names=unknown, progress=progress, model=outputs)
-        kept |= {
-            metric.name: torch.tensor(values.get(metric.name, math.nan), dtype=torch.float64)
-            for metric in unknown
-        }
+        for metric in unknown:
+            kept[metric.name] = torch.tensor(values.get(metric.name, math.nan), dtype=torch.float64)
         for name, attack in outputs.attacks.items():
-            kept |= {
-                MEMBER + name: attack.scores,
-                RANGE + name: torch.tensor([attack.lowest, attack.highest], dtype=torch.float64),
-            }
+            kept[MEMBER + name] = attack.scores
+            kept[RANGE + name] = torch.tensor([attack.lowest, attack.highest], dtype=torch.float64)
         cache[key] = kept
     known = {metric.name: float(kept[metric.name]) for metric in metrics}
     outputs.remember({name: value for name, value in known.items() if not math.isnan(value)})
-    attacks = {
-        ATTACK_OF.get(metric.name, metric.name) for metric in metrics
-    }  # an earlier run may have asked for more
-    for name in attacks:
+    # Only the attacks of these metrics: an earlier run may have asked for more.
+    for name in {ATTACK_OF.get(metric.name, metric.name) for metric in metrics}:
         if MEMBER + name in kept:
             outputs.attacks[name] = Attack(kept[MEMBER + name], *kept[RANGE + name].tolist())

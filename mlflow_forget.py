@@ -25,14 +25,10 @@ if TYPE_CHECKING:
     from pipeline import PipelineConfig, Result
     from registry import Entry
 
-MAKE_IT = "Make it: "  # before the command that makes what is missing
-
 
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, build the configs, run them, print what came out and where it is. With --list, print the
-    registries instead.
-    """
+    """Parse the flags, run their configs, and print the results; with --list, print the registries."""
     if command_line.words_on(argv, ["list"]):
         print(methods(), metrics(), sep="\n\n")
         return 0
@@ -43,51 +39,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if options.skip_finished:
         return run_unless_finished(configs)
-    tell(run_all(configs, progress=command_line.progress_bar))
+    print_results(run_all(configs, progress=command_line.progress_bar))
     return 0
 
 
 def run_unless_finished(configs: Sequence[PipelineConfig]) -> int:
-    """The one run of --skip_finished. ValueError for several, of which some might be finished and others not."""
+    """Run the config unless its run is finished. Raises ValueError for several configs."""
     from grids.run_once import run_once
     from pipeline import Pipeline
     from tracking.store_uri import shown_uri
 
     if len(configs) > 1:
-        raise ValueError(
-            f"--skip_finished: expected one run, got {len(configs)}. Give one value for each flag"
-        )
+        raise ValueError(f"--skip_finished: expected one run, got {len(configs)}. Give one value per flag")
     job, result = run_once(Pipeline(configs[0], progress=command_line.progress_bar))
     if result is None:
         print(f"finished before, in {shown_uri()}: experiment {job[0]}, config_hash {job[1]}")
     else:
-        tell([result])
+        print_results([result])
     return 0
 
 
-def tell(results: Sequence[Result]) -> None:
-    """What was forgotten, what came out, how long it took, and where it is."""
+def print_results(results: Sequence[Result]) -> None:
+    """Print the forget requests, the metrics, the durations, and where the runs are."""
     from tracking.store_uri import shown_uri, ui_command
 
     print("to forget: " + "; ".join(dict.fromkeys(result.forgotten for result in results)))
     print(report(results[0]) if len(results) == 1 else summary(results))
-    whole, in_runs = (
-        time.perf_counter() - command_line.STARTED,
-        sum(result.stages["total"] for result in results),
-    )
-    print(
-        f"seconds in all: {whole:.2f}, of which {whole - in_runs:.2f} to load Python's libraries and the "
-        "data, and to check"
-    )
-    print(
-        f"run{'s' if len(results) > 1 else ''} in {shown_uri()}: "
-        f"{', '.join(result.run_id for result in results)}"
-    )
+    whole = time.perf_counter() - command_line.STARTED
+    before = whole - sum(result.stages["total"] for result in results)
+    print(f"seconds in all: {whole:.2f}, of which {before:.2f} to load libraries and data, and to check")
+    runs = "runs" if len(results) > 1 else "run"
+    print(f"{runs} in {shown_uri()}: {', '.join(result.run_id for result in results)}")
     print(f"look at them:  {ui_command()}      as a table:  python mlruns_parser.py")
 
 
 def methods() -> str:
-    """Every method and add-on in a line each."""
+    """Return a line for every method and add-on."""
     from reporter.methods_page import listing
     from unlearn import METHODS
     from unlearn.add_ons import ADD_ONS
@@ -96,7 +83,7 @@ def methods() -> str:
 
 
 def metrics() -> str:
-    """Every metric in a line."""
+    """Return a line for every metric."""
     from evaluation import METRICS
     from reporter.metrics_page import listing
 
@@ -104,8 +91,9 @@ def metrics() -> str:
 
 
 def options_of(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Entry[Any], Entry[Any]]:
-    """As `run_flags.options_of`, with more flags from the file that --config names: ValueError with the line
-    for what is wrong in it.
+    """Parse as `run_flags.options_of`, with the flags in the file of --config before those given.
+
+    Raises ValueError, naming the file's line, for a wrong flag in it.
     """
     file = command_line.first_pass(argv, {"config": None})["config"]
     if file is None:
@@ -120,7 +108,7 @@ def options_of(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Entry[An
 
 
 def report(result: Result) -> str:
-    """The numbers before, after and of the ideal, the seconds of each stage, and where everything is."""
+    """Return tables of the metrics of all models and of the seconds of each stage, and remarks."""
     from evaluation import is_undecided, names_in
     from reporter.text_table import number, text_table
 
@@ -131,25 +119,14 @@ def report(result: Result) -> str:
         for name in known
     ]
     metrics = text_table(["metric", "initial", "unlearned", "ideal"], rows)
-    stages = text_table(
-        ["stage", "seconds"], [[stage, number(seconds)] for stage, seconds in result.stages.items()]
-    )
-    return "\n".join(
-        [
-            "",
-            metrics,
-            *checkpoints([result]),
-            "",
-            stages,
-            "",
-            *remarks([result]),
-            f"metrics: {result.json_path}",
-        ]
-    )
+    seconds = [[stage, number(value)] for stage, value in result.stages.items()]
+    stages = text_table(["stage", "seconds"], seconds)
+    last = [*remarks([result]), f"metrics: {result.json_path}"]
+    return "\n".join(["", metrics, *intermediate_table([result]), "", stages, "", *last])
 
 
 def cell(result: Result, metric: str, model: str = "unlearned", digits: int = 2) -> str:
-    """A metric of one of the run's models as a table shows it: a number, "undecided", or nothing."""
+    """Return a metric of one of the run's models for a table: a number, "undecided", or ""."""
     from evaluation.impl import reasons_of
     from reporter.metric_cell import metric_cell
 
@@ -158,37 +135,28 @@ def cell(result: Result, metric: str, model: str = "unlearned", digits: int = 2)
 
 
 def remarks(results: Sequence[Result]) -> list[str]:
-    """What was not measured and why, in a line for each reason, and the notes; each once, whatever number of
-    runs it holds for.
-    """
-    from evaluation import is_undecided
+    """Return a line for each reason that metrics are missing, and the notes, each once for all runs."""
+    from evaluation import Missing
+    from evaluation.impl import by_reason
 
-    names: dict[str, dict[str, None]] = {}
-    undecided: dict[str, None] = {}
-    for result in results:
-        for name, why in result.undefined.items():
-            group = undecided if is_undecided(name, result.undefined) else names.setdefault(why, {})
-            group[name] = None
-    missing = [f"not measured: {', '.join(own)}: {why}" for why, own in names.items()]
+    pairs = list(dict.fromkeys(pair for result in results for pair in result.undefined.items()))
+    names = by_reason((name, why) for name, why in pairs if not why.undecided)
+    lines = [f"not measured: {', '.join(own)}: {why}" for why, own in names.items()]
+    undecided = dict.fromkeys(name for name, why in pairs if why.undecided)
     if undecided:
-        missing.append(
+        lines.append(
             "undecided (the attack's answer depends on which images it is trained on; the tags "
             "undefined.NAME have the range): " + ", ".join(undecided)
         )
-    commands = [why.partition(MAKE_IT)[2] for why in names if MAKE_IT in why]
-    said = tuple(MAKE_IT + command for command in commands)
-    return [
-        *missing,
-        *(
-            note
-            for note in dict.fromkeys(note for result in results for note in result.notes)
-            if not note.endswith(said)
-        ),
-    ]
+    printed = {why.command for why in names}
+    for note in dict.fromkeys(note for result in results for note in result.notes):
+        if not (isinstance(note, Missing) and note.command in printed):
+            lines.append(str(note))
+    return lines
 
 
 def shown_of(results: Sequence[Result], by_default: Sequence[str]) -> list[str]:
-    """The metrics of a table: these, and every one more that was asked for beyond the default."""
+    """Return the metrics of a table: the default ones, and those that --metrics names."""
     asked = [
         name
         for result in results
@@ -199,7 +167,7 @@ def shown_of(results: Sequence[Result], by_default: Sequence[str]) -> list[str]:
 
 
 def columns_of(results: Sequence[Result]) -> list[str]:
-    """As shown_of, for a table with a column each: not all that there are where all were asked for."""
+    """Return the metrics of a table with a column each: as `shown_of`, but the default ones for "all"."""
     from evaluation import ALL, names_in
 
     summary = names_in("summary")
@@ -208,7 +176,7 @@ def columns_of(results: Sequence[Result]) -> list[str]:
 
 
 def summary(results: Sequence[Result]) -> str:
-    """One line per run of a sweep."""
+    """Return a table with a line per run of a sweep, and remarks."""
     from reporter.text_table import number, text_table
 
     names = [name for name in columns_of(results) if any(cell(result, name) for result in results)]
@@ -217,49 +185,43 @@ def summary(results: Sequence[Result]) -> str:
         for result in results
     ]
     table = text_table(["run", *names, "unlearn s"], rows)
-    return "\n".join(["", table, *checkpoints(results), *over_seeds(results), "", *remarks(results)])
+    return "\n".join(["", table, *intermediate_table(results), *over_seeds(results), "", *remarks(results)])
 
 
 def over_seeds(results: Sequence[Result]) -> list[str]:
-    """A table for each setting that was run with several seeds; [] without any."""
+    """Return a table for each setting with several seeds; [] without any."""
     from evaluation import names_in
     from reporter.seeds_text import seeds_table
     from sweep import by_setting
 
     tables = []
-    for name, runs in by_setting(results).items():
-        if len(runs) > 1:
-            metrics = {seed: run.metrics for seed, run in runs.items()}
-            ideals = {seed: run.ideal for seed, run in runs.items()}
-            names = [
-                n
-                for n in shown_of(results, names_in("summary"))
-                if any(n in values for values in metrics.values())
-            ]
-            seeds = ", ".join(map(str, sorted(runs)))
-            tables += [
-                "",
-                f"{name}: mean ± standard deviation and 95 % t-interval over seeds {seeds}",
-                seeds_table(names, metrics, ideals),
-            ]
+    shown = shown_of(results, names_in("summary"))
+    for setting, runs in by_setting(results).items():
+        if len(runs) == 1:
+            continue
+        metrics = {seed: run.metrics for seed, run in runs.items()}
+        ideals = {seed: run.ideal for seed, run in runs.items()}
+        measured = {name for values in metrics.values() for name in values}
+        names = [name for name in shown if name in measured]
+        seeds = ", ".join(map(str, sorted(runs)))
+        heading = f"{setting}: mean ± standard deviation and 95 % t-interval over seeds {seeds}"
+        tables += ["", heading, seeds_table(names, metrics, ideals)]
     return tables
 
 
-def checkpoints(results: Sequence[Result]) -> list[str]:
-    """A table with one line per run and intermediate model; [] without any."""
+def intermediate_table(results: Sequence[Result]) -> list[str]:
+    """Return a table with a line per run and intermediate model; [] without any."""
     from reporter.text_table import number, text_table
 
-    found = [
-        (result, epoch, values) for result in results for epoch, values in sorted(result.checkpoints.items())
-    ]
-    if not found:
+    measured = {name for result in results for values in result.checkpoints.values() for name in values}
+    names = [name for name in columns_of(results) if name in measured]
+    rows = []
+    for result in results:
+        run = f"{result.name}, " if len(results) > 1 else ""
+        for epoch, values in sorted(result.checkpoints.items()):
+            rows.append([f"{run}epoch {epoch}", *(number(values.get(name)) for name in names)])
+    if not rows:
         return []
-    names = [name for name in columns_of(results) if any(name in values for _, _, values in found)]
-    whose = [f"{result.name}, " if len(results) > 1 else "" for result, _, _ in found]
-    rows = [
-        [f"{who}epoch {n}", *(number(values.get(name)) for name in names)]
-        for who, (_, n, values) in zip(whose, found, strict=True)
-    ]
     return ["", text_table(["intermediate model", *names], rows)]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from base_models import BaseModels, Trained, check_retrained
-from evaluation import DEFAULT, Times, chosen, names_in
+from evaluation import DEFAULT, Missing, Times, chosen, names_in
 from flag_error import FlagError
 from identity import (
     MASKED,
@@ -66,10 +66,10 @@ class Result:
     metrics: dict[str, float]
     initial: dict[str, float]
     ideal: dict[str, float]
-    undefined: dict[str, str]
+    undefined: dict[str, Missing]
     stages: dict[str, float]
     json_path: Path
-    notes: list[str]
+    notes: list[str | Missing]
     params: dict[str, Any]
     checkpoints: dict[int, dict[str, float]] = field(default_factory=dict)
     chosen: tuple[str, ...] = (DEFAULT,)
@@ -199,7 +199,10 @@ class Pipeline:
             undefined=measured.undefined,
             stages=self.stages,
             json_path=path,
-            notes=[f"warning: {checked.name}: {warning.text}" for warning in self.warnings] + record.notes,
+            notes=[
+                *(f"warning: {checked.name}: {warning.text}" for warning in self.warnings),
+                *record.notes,
+            ],
             params=run_params(checked),
             checkpoints=self.intermediate.metrics,
             chosen=checked.config.metrics,

@@ -1,4 +1,4 @@
-"""What a run leaves in its MLflow run and beside it: metrics, raw numbers, models, pictures and the report."""
+"""Log a finished run: metrics, raw metrics JSON, models, tables, charts and the report."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evaluation import Missing
 from identity import decisive_of, hash_of, run_params
 from measurement import INCOMPETENT, Measured
 from registry import Entry, __version__
@@ -35,21 +36,50 @@ METRICS_WAY_OUT = "Free the place, or start in another folder: the metrics are w
 
 
 def log_code(run: TrackedRun, entries: Iterable[Entry[Any]]) -> None:
-    """The users' files as they were run, under their names; one of several of a name has its digest in it."""
+    """Log the users' files as they were run. Of files with one name, all but one get a digest in theirs."""
     files: dict[str, bytes] = {}
     for entry in entries:
         if entry.file is not None and entry.code is not None:
             name = entry.file.name
             taken = files.get(name, entry.code) != entry.code
             files[f"{entry.file.stem}-{entry.code_digest}.py" if taken else name] = entry.code
-    with tempfile.TemporaryDirectory() as folder:
-        for name, code in files.items():
-            (Path(folder) / name).write_bytes(code)
-            run.file(Path(folder) / name, CODE)
+    log_files(run, files, CODE)
+
+
+def log_files(run: TrackedRun, files: Mapping[str, bytes], folder: str = "") -> None:
+    """Log contents as artifacts, by file name."""
+    with tempfile.TemporaryDirectory() as place:
+        for name, content in files.items():
+            path = Path(place) / name
+            path.write_bytes(content)
+            run.file(path, folder)
+
+
+def log_image_sets(run: TrackedRun, dataset: str, sets: Mapping[str, ImageSet]) -> None:
+    """Log image sets, by name, as inputs of the run."""
+    for name, images in sets.items():
+        run.image_set(f"{dataset} {name}", images.digest, dataset, name)
+
+
+def log_data(run: TrackedRun, dataset: str, data: ForgetData, test: ImageSet) -> None:
+    """Log the image sets and the forget list."""
+    log_image_sets(run, dataset, {"forget": data.forget, "retain": data.retain, "test": test})
+    run.text("".join(f"{index}\n" for index in data.forget.indexes.tolist()), FORGET_LIST)
+
+
+def log_measured(run: TrackedRun, measured: Measured, step: int = 0) -> None:
+    """Log the metrics of all models, and the reasons of missing ones. step: of the unlearned model's."""
+    run.metrics(measured.model, step=step)
+    run.metrics(measured.of_base_models)
+    run.tags(undefined_tags(measured.undefined))
+
+
+def undefined_tags(undefined: Mapping[str, Missing]) -> dict[str, str]:
+    return {f"undefined.{name}": str(why) for name, why in undefined.items()}
 
 
 def write_json(record: RunRecord) -> Path:
-    """The raw numbers as a file below the current folder, which no other setting's run has."""
+    """Write the raw metrics JSON below the current folder; its name has a hash of the setting."""
     checked, measured = record.checked, record.measured
     decisive = decisive_of(checked, record.initial, record.ideal)
     config_hash = hash_of(decisive)
@@ -64,9 +94,11 @@ def write_json(record: RunRecord) -> Path:
         "metrics": measured.model,
         "initial": measured.initial,
         "ideal": measured.ideal,
-        "undefined": measured.undefined,
+        "undefined": _texts(measured.undefined),
         "checkpoints": record.intermediate.metrics,
-        "checkpoints_undefined": record.intermediate.undefined,
+        "checkpoints_undefined": {
+            epoch: _texts(reasons) for epoch, reasons in record.intermediate.undefined.items()
+        },
         "warnings": [warning.as_json() for warning in record.warnings],
         "facts": record.unlearned.facts,
         "stages": dict(record.stages),
@@ -81,76 +113,60 @@ def write_json(record: RunRecord) -> Path:
     return path
 
 
+def _texts(reasons: Mapping[str, Missing]) -> dict[str, str]:
+    return {name: str(why) for name, why in reasons.items()}
+
+
 def _own_file(folder: Path, name: str, config_hash: str) -> Path:
-    """<name>_<eight letters of the hash>.json; with the whole hash where another setting's file has these
-    letters.
-    """
+    """Return <name>_<eight letters of the hash>.json; the whole hash if another setting has these letters."""
     path = folder / f"{name}_{config_hash[:8]}.json"
-    if not path.exists() or f'"config_hash": "{config_hash}"' in path.read_text(
-        encoding="utf-8", errors="replace"
-    ):
+    own = f'"config_hash": "{config_hash}"'
+    if not path.exists() or own in path.read_text(encoding="utf-8", errors="replace"):
         return path
     return folder / f"{name}_{config_hash}.json"
 
 
 def log_results(run: TrackedRun, record: RunRecord, json_path: Path) -> None:
-    """Metrics, histories, image sets and files."""
+    """Log metrics, histories, image sets and files."""
     checked, unlearned, measured = record.checked, record.unlearned, record.measured
     _log_checkpoints(run, record)
-    run.metrics(measured.model, step=record.intermediate.last_step)
-    run.metrics({f"initial_{name}": value for name, value in measured.initial.items()})
-    run.metrics({f"ideal_{name}": value for name, value in measured.ideal.items()})
-    run.metrics(
-        {"unlearn_seconds": record.stages["unlearn"]}
-        | {f"unlearn_{stage}_seconds": s for stage, s in unlearned.stages.items()}
-    )
+    log_measured(run, measured, step=record.intermediate.last_step)
+    seconds = {f"unlearn_{stage}_seconds": value for stage, value in unlearned.stages.items()}
+    run.metrics({"unlearn_seconds": record.stages["unlearn"]} | seconds)
     run.metrics({name: value for name, value in unlearned.facts.items() if not isinstance(value, str)})
     run.tags({name: value for name, value in unlearned.facts.items() if isinstance(value, str)})
-    run.tags({f"undefined.{name}": reason for name, reason in measured.undefined.items()})
     run.history(unlearned.history, "unlearn_")
     for epoch, scores in record.intermediate.scores.items():
         run.metrics({f"epoch_{name}": score for name, score in scores.items()}, step=epoch)
-    for name, images in (
-        ("forget", checked.data.forget),
-        ("retain", checked.data.retain),
-        ("test", checked.base.splits.test),
-    ):
-        run.image_set(
-            f"{checked.base.splits.dataset} {name}", images.digest, checked.base.splits.dataset, name
-        )
+    log_data(run, checked.base.splits.dataset, checked.data, checked.base.splits.test)
     run.file(json_path)
-    run.text("".join(f"{index}\n" for index in checked.data.forget.indexes.tolist()), FORGET_LIST)
     with tempfile.TemporaryDirectory() as folder:
         for path in [*_saved(Path(folder), record), _per_image(Path(folder), record)]:
             run.file(path)
 
 
 def _log_checkpoints(run: TrackedRun, record: RunRecord) -> None:
-    """The intermediate models as earlier steps of the final model's metrics.
+    """Log the metrics of intermediate models as earlier steps of the final model's metrics.
 
-    MLflow shows a metric's last step. Nothing intermediate may pass for final: what the final model has no
-    value of is in the raw metrics alone, and nothing is logged here while the method runs.
+    MLflow shows a metric's last step as its value. So metrics that the final model lacks are only in the raw
+    metrics JSON, and this is called after the method has finished.
     """
+    final = record.measured.model.keys()
     steps = record.intermediate.metrics.items()
     run.points(
-        {
-            epoch: {name: value for name, value in values.items() if name in record.measured.model}
-            for epoch, values in steps
-        }
+        {epoch: {name: values[name] for name in sorted(values.keys() & final)} for epoch, values in steps}
     )
 
 
 def log_report(run: TrackedRun, record: RunRecord) -> None:
-    """The verdict in words, as a tag and in the run's description; and unless they are to be skipped, the
-    pictures and the page.
-    """
+    """Log the verdict as a tag and in the run's description, and the charts and the page if wanted."""
     facts = run_facts(record)
-    told = verdict(facts.measured)
-    run.tags({"verdict": told.headline})
-    run.note(run_note(facts, told))
+    judged = verdict(facts.measured)
+    run.tags({"verdict": judged.headline})
+    run.note(run_note(facts, judged))
     if record.checked.config.report != "skip":
         pictures = report_pictures(facts)
-        run.text(html_report(facts, told, pictures), REPORT)
+        run.text(html_report(facts, judged, pictures), REPORT)
         for picture in chain.from_iterable(pictures.values()):
             run.text(
                 svg_file(picture, f"{facts.name}. Forgotten: {facts.measured.what}"),
@@ -159,7 +175,7 @@ def log_report(run: TrackedRun, record: RunRecord) -> None:
 
 
 def _saved(folder: Path, record: RunRecord) -> list[Path]:
-    """The unlearned model and the mask as files."""
+    """Save the unlearned model and the mask; return the files."""
     base, method, unlearned = record.checked.base, record.checked.method.name, record.unlearned
     metadata = base.metadata(f"unlearned {base.request_identity} by {method}", versions=library_versions())
     files = [folder / "unlearned.safetensors"]
@@ -177,7 +193,7 @@ def _saved(folder: Path, record: RunRecord) -> list[Path]:
 
 
 def _per_image(folder: Path, record: RunRecord) -> Path:
-    """What each model says of each image, as a file."""
+    """Save the table of every model's outputs for every image; return the file."""
     base, data = record.checked.base, record.checked.data
     about: dict[str, Any] = {
         "run_id": record.run_id,
@@ -194,7 +210,7 @@ def _per_image(folder: Path, record: RunRecord) -> Path:
 def image_table(
     measured: Measured, data: ForgetData, test: ImageSet, about: Mapping[str, object]
 ) -> pa.Table:
-    """What each model says of each image; about: see `per_image`."""
+    """Return the table of every model's outputs for every image. about: see `per_image`."""
     models = {name.removesuffix(" model"): own for name, own in measured.outputs.items()}
     models |= {INCOMPETENT: measured.incompetent} if measured.incompetent else {}
     sets = {"forget": data.forget, "retain": data.retain, "validation": data.validation, "test": test}

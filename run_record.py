@@ -1,4 +1,4 @@
-"""A finished run as data: what its artifacts and its report are made from."""
+"""A finished run as data, for its artifacts and its report."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from base_models import Trained
+from evaluation import Missing
 from identity import CheckedConfig
 from intermediate_models import Intermediate
 from measurement import Measured
@@ -15,9 +16,7 @@ from unlearn import Unlearned
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What was asked for, the models, what was measured of them, the seconds of each stage so far, and what
-    to warn of.
-    """
+    """The config, the models, their measurements, the seconds of each stage so far, and the warnings."""
 
     run_id: str
     checked: CheckedConfig
@@ -30,10 +29,12 @@ class RunRecord:
     warnings: Sequence[RunWarning]
 
     @property
-    def notes(self) -> list[str]:
-        """What a reader of the numbers should know."""
+    def notes(self) -> list[str | Missing]:
+        """Remarks for a reader of the numbers."""
         base, initial = self.checked.base, self.initial
-        notes = [] if self.ideal else [f"no ideal model to compare with. Make it: {base.ideal_command()}"]
+        notes: list[str | Missing] = []
+        if self.ideal is None:
+            notes.append(Missing("no ideal model to compare with", base.ideal_command()))
         if initial.metadata and initial.metadata.seed != base.config.seed:
             notes.append(
                 f"the initial model in {initial.path} was trained with seed {initial.metadata.seed}, not "

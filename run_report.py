@@ -62,7 +62,7 @@ def run_facts(record: RunRecord) -> RunFacts:
         histories=_histories(record),
         stages=dict(record.stages),
         versions=library_versions(),
-        notes=tuple(record.notes),
+        notes=tuple(map(str, record.notes)),
     )
 
 

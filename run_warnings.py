@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from measurement import Measured
 from reporter.run_warning import RunWarning
+from training import same_weights
 from unlearn import Unlearned
 
 LARGEST_LOSS = 1e4  # of a method's steps or of the evaluated model; a larger one has diverged
@@ -62,13 +63,11 @@ def _no_logits(measured: Measured) -> Iterator[RunWarning]:
 
 
 def _broken_weights(model: nn.Module) -> Iterator[str]:
-    broken = [
-        name
-        for name, value in _tensors(model).items()
-        if value.is_floating_point() and not value.isfinite().all()
-    ]
+    floats = {name: value for name, value in _tensors(model).items() if value.is_floating_point()}
+    broken = [name for name, value in floats.items() if not value.isfinite().all()]
     if broken:
-        yield f"weights that are not finite ({', '.join(broken[:SHOWN])}{', ...' if len(broken) > SHOWN else ''})"
+        more = ", ..." if len(broken) > SHOWN else ""
+        yield f"weights that are not finite ({', '.join(broken[:SHOWN])}{more})"
 
 
 def _broken_steps(history: list[dict[str, float]]) -> Iterator[str]:
@@ -107,12 +106,11 @@ def _destroyed(measured: Measured, classes: int) -> list[RunWarning]:
         return []
     if before < limit:
         own = f"the initial model's own retain_score, {before:.2f} %, is under {words} ({limit:.4g} %)"
-        text = f"nothing to preserve: {own}, and the unlearned model's is {after:.2f} %. Train the initial model for more epochs"
-        return [RunWarning("nothing to preserve", text)]
-    text = (
-        f"retain_score {after:.2f} % is under {words} ({limit:.4g} %); the initial model has {before:.2f} %"
-    )
-    return [RunWarning("destroyed", f"destroyed the model: {text}")]
+        text = f"{own}, and the unlearned model's is {after:.2f} %. Train the initial model for more epochs"
+        return [RunWarning("nothing to preserve", f"nothing to preserve: {text}")]
+    under = f"retain_score {after:.2f} % is under {words} ({limit:.4g} %)"
+    text = f"destroyed the model: {under}; the initial model has {before:.2f} %"
+    return [RunWarning("destroyed", text)]
 
 
 def _lost_accuracy(measured: Measured) -> list[RunWarning]:
@@ -146,29 +144,17 @@ def _unchanged(
     before, after = (measured.outputs[f"{name} model"].sets for name in ("initial", "unlearned"))
     if any(not torch.equal(before[name].logits.argmax(1), after[name].logits.argmax(1)) for name in COMPARED):
         return
-    if _same_weights(initial, unlearned):
+    if same_weights(initial, unlearned):
         if not leaves_weights:
-            yield RunWarning("changed nothing", "changed nothing: every weight is what it was")
+            yield RunWarning("changed nothing", "changed nothing: every weight is the same as before")
         return
     moved = max(
         float((before[name].true_probabilities - after[name].true_probabilities).abs().max())
         for name in COMPARED
     )
-    same = "every forget, retain and test image is taken for the class that it was taken for before"
+    same = "every forget, retain and test image has the same predicted class as before"
     text = f"changed no prediction: {same} (largest change of a true class's probability: {moved:.2g})"
     yield RunWarning("changed no prediction", text)
-
-
-def _same_weights(one: nn.Module, other: nn.Module) -> bool:
-    """Return whether two models have equal parameters and buffers, by name and bit by bit."""
-    first, second = _tensors(one), _tensors(other)
-    return first.keys() == second.keys() and all(
-        _same_bits(value, second[name]) for name, value in first.items()
-    )
-
-
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and torch.equal(one.cpu(), other.cpu())
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -1,3 +1,1 @@
-"""What audit.py does: a method on many models (KLoM, U-LiRA), models that were made elsewhere, a run
-recomputed.
-"""
+"""The commands of audit.py: audits by many models, of models made elsewhere, of a run."""

@@ -1,4 +1,4 @@
-"""A method on many models, one after the other: shared by the audits."""
+"""Unlearn many models, one after the other, and log the audit: shared by KLoM and U-LiRA."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import nn
 
+from audits.margin_files import COLUMNS, columns, npy, table
 from base_config import BaseConfig
 from base_models import BaseModels
-from evaluation import NotFinite, names_in
+from evaluation import Missing, NotFinite, names_in
 from identity import MASKED, CheckedConfig, origin_tags, run_params
 from model_sets import ModelSpec, oracles_of
 from pipeline import Pipeline, PipelineConfig
-from run_artifacts import log_code
+from run_artifacts import log_code, log_files, log_image_sets, undefined_tags
 from tracking.finished import HASH
 from tracking.run import TrackedRun, tracked_run
-from training import Progress, load_checkpoint, warm_up
+from training import Progress, checkpoint_digest, checkpoint_header_digest, load_checkpoint, warm_up
 from training.file_lock import locked
 from unlearn import METHODS, ForgetData, Oracles, resolved, unlearn
+from vision_data import ImageSet
 
 Notice = Callable[[str], None]
+MODELS = "models.csv"
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,9 @@ class StartingModel:
 
 @dataclass(frozen=True)
 class AuditResult:
-    """The result of an audit. `beside`: references for the values. `notes`: lines for the reader.
+    """The result of an audit.
 
+    `beside`: references for the values. `notes`: lines for the reader. `intervals`: 95 % intervals of values.
     `models`: a row per evaluated model, as in the artifact models.csv.
     """
 
@@ -48,7 +53,7 @@ class AuditResult:
     name: str
     values: dict[str, float]
     beside: dict[str, float]
-    undefined: dict[str, str]
+    undefined: dict[str, Missing]
     notes: list[str]
     stages: dict[str, float]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -81,9 +86,8 @@ def job_of(
         )
     config = PipelineConfig(unlearn=unlearn, settings=settings, base=base, experiment=experiment)
     made = BaseModels(base, progress=progress)
-    if (
-        judges is not None and "oracles" in method.facts.needs
-    ):  # check the last model first: it needs the last oracles
+    if judges is not None and "oracles" in method.facts.needs:
+        # Check the last model first: it needs the last oracles.
         oracles = Oracles(partial(oracles_of, made), tuple(judges))
         data = ForgetData.of_division(
             made.splits, made.division, seed=judges[-1], device=made.device, oracles=oracles
@@ -95,10 +99,8 @@ def job_of(
 def params_of(job: CheckedConfig, **own: Any) -> dict[str, Any]:
     """Return an audit's params: those of a run, without the settings of one model."""
     of_one = {"mask", "ideal", "checkpoint_epochs", "report", MASKED}
-    return {name: value for name, value in run_params(job).items() if name not in of_one} | {
-        "split": job.base.splits.digest,
-        **own,
-    }
+    shared = {name: value for name, value in run_params(job).items() if name not in of_one}
+    return {**shared, "split": job.base.splits.digest, **own}
 
 
 @contextmanager
@@ -115,6 +117,44 @@ def audit_run(job: CheckedConfig, kind: str, name: str, params: Mapping[str, Any
         run.params(params)
         log_code(run, job.entries)
         yield run
+
+
+def origin(spec: ModelSpec) -> dict[str, Any]:
+    """Return a model's seed and checkpoint, with the digests of its weights and of its header."""
+    header = checkpoint_header_digest(spec.path) or ""
+    digests = {"checkpoint_digest": checkpoint_digest(spec.path), "header_digest": header}
+    return {"seed": spec.seed, "checkpoint": spec.path, **digests}
+
+
+def log_margins(
+    run: TrackedRun,
+    base: BaseModels,
+    sets: Mapping[str, ImageSet],
+    rows: Sequence[Mapping[str, Any]],
+    arrays: Mapping[str, np.ndarray[Any, Any]],
+) -> None:
+    """Log the image sets, the tables of columns and of models (rows), and the arrays.
+
+    Each file's SHA-256 is a param.
+    """
+    log_image_sets(run, base.splits.dataset, {**sets, "test": base.splits.test})
+    files = {COLUMNS: table(columns(sets)).encode(), MODELS: table(rows).encode()}
+    files |= {name: npy(array) for name, array in arrays.items()}
+    run.params({f"sha256.{name}": hashlib.sha256(content).hexdigest() for name, content in files.items()})
+    log_files(run, files)
+
+
+def log_result(run: TrackedRun, result: AuditResult) -> None:
+    """Log the numbers, and the reasons of missing ones."""
+    seconds = {f"stage_{stage}_seconds": value for stage, value in result.stages.items()}
+    run.metrics(result.values | result.beside | ends_of(result.intervals) | seconds)
+    run.tags(undefined_tags(result.undefined))
+
+
+def ends_of(intervals: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Return intervals as metrics: <name>_low and <name>_high."""
+    lows = {f"{name}_low": low for name, (low, _) in intervals.items()}
+    return lows | {f"{name}_high": high for name, (_, high) in intervals.items()}
 
 
 def loaded(job: CheckedConfig, spec: ModelSpec) -> nn.Module:
@@ -151,10 +191,6 @@ def _unlearned(job: CheckedConfig, start: StartingModel) -> nn.Module:
 
 
 def _span(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} minutes"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} hours"
-    )
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -23,7 +23,7 @@ from vision_data import ImageSet
 
 ARCHIVE = b"PK"
 LONGEST_REASON = 200
-# What NumPy raises for headers, which it reads as Python.
+# Errors of NumPy for headers, which it reads as Python.
 NO_ARRAY = (
     ValueError,
     TypeError,
@@ -38,7 +38,7 @@ NO_ARRAY = (
 LARGEST_ARRAY = 1_000_000 * MB
 SETS = ("forget", "retain", "validation")
 COLUMNS = "columns.csv"  # beside every file of margins that Lethe writes
-WAY_OUT = "Restore it, or move it away where you know that the columns are in the order of the images"
+REMEDY = "Restore it, or remove it if you know that the columns are in the order of the images"
 
 
 def sets_of(data: ForgetData) -> dict[str, ImageSet]:
@@ -58,7 +58,7 @@ def columns(sets: Mapping[str, ImageSet]) -> list[dict[str, Any]]:
 
 
 def check_columns(path: Path, sets: Mapping[str, ImageSet], count: int) -> bool:
-    """Check the images of `count` columns against a columns.csv beside the file; return whether there is one.
+    """Check `count` columns against the columns.csv beside a file of margins; return whether it exists.
 
     Raises ValueError if it names other or too few images, or is no such table.
     """
@@ -69,22 +69,21 @@ def check_columns(path: Path, sets: Mapping[str, ImageSet], count: int) -> bool:
         lines = foreign_text(beside, most=LIST).splitlines()
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(
-            f"{beside}: expected the table of the columns of {path.name} ({error}). {WAY_OUT}"
+            f"{beside}: expected the table of the columns of {path.name} ({error}). {REMEDY}"
         ) from error
     head, *expected = table(columns(sets)).splitlines()
     if lines[:1] != [head] or len(lines) <= count:
         raise ValueError(
             f"{beside}: expected {head} and a row for each of {count} columns, got {len(lines)} lines. "
-            f"{WAY_OUT}"
+            f"{REMEDY}"
         )
     for place, row in enumerate(lines[1:]):
         if [row] != expected[place : place + 1]:
             here = expected[place] if place < len(expected) else "no such column"
             raise ValueError(
                 f"{path}: expected margins of the images of this forget request and split, got others: "
-                f"{beside.name} has {row} "
-                f"({head}), and it would be {here}. Audit the request, --dataset and --split_seed that they "
-                "were made with"
+                f"{beside.name} has {row} ({head}), expected {here}. Audit the request, --dataset and "
+                "--split_seed that they were made with"
             )
     return True
 
@@ -153,10 +152,8 @@ def read_margins(path: Path, sizes: Mapping[str, int]) -> dict[str, Tensor]:
         words = [f"{end} ({' + '.join(list(sizes)[: number + 1])})" for number, end in enumerate(ends)]
         raise ValueError(
             f"{path}: expected floats (models, images) with {', '.join(words[:-1])} or {words[-1]} images, "
-            f"got {array.dtype} "
-            f"{array.shape}. "
-            "Are they of this forget request and split? A column is an image, in ascending order of its "
-            "index in the original training set"
+            f"got {array.dtype} {array.shape}. Give margins of this forget request and split: a column per "
+            "image, in ascending order of its index in the original training set"
         )
     margins = torch.from_numpy(array.astype(np.float32, copy=False))
     check_margins(margins, str(path))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from audits.recorded_run import RecordedRun
-from audits.verified import Check, Verification
+from audits.verified import Verification
 from identity import hash_of
 from reporter.run_warning import RunWarning, in_one_line
 from tracking.run import LONGEST_PARAM, LONGEST_TAG
@@ -27,6 +27,7 @@ class RawMetrics:
     sides: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
     decisive: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     undefined: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[RunWarning, ...] = ()
@@ -39,20 +40,18 @@ def raw_metrics(run: RecordedRun, done: Verification) -> RawMetrics | None:
     """Return the run's raw metrics; None, with a failed check, if they are missing or unreadable."""
     files = sorted(path.name for path in run.record.folder.glob("*.json") if path.name not in OTHER_JSON)
     if len(files) != 1:
-        done.checks.append(Check("raw metrics JSON", "one file", f"{len(files)} files" if files else None))
+        done.check("raw metrics JSON", "one file", f"{len(files)} files" if files else None)
         return None
     try:
-        found = json.loads(run.content(files[0]))
-        return _parts(found)
+        return _parts(json.loads(run.content(files[0])))
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        done.checks.append(
-            Check(f"raw metrics JSON, {files[0]}", "one that can be read", f"{type(error).__name__}: {error}")
-        )
+        reason = f"{type(error).__name__}: {error}"
+        done.check(f"raw metrics JSON, {files[0]}", "one that can be read", reason)
         return None
 
 
 def _parts(found: Any) -> RawMetrics:
-    """Return the parts of the file. Raises TypeError, ValueError or AttributeError for wrong types."""
+    """Return the parts of the file. Raises TypeError, ValueError, KeyError or AttributeError for others."""
     sides = {"unlearned": found["metrics"], "initial": found["initial"], "ideal": found["ideal"]}
     sides = {side: {name: float(value) for name, value in values.items()} for side, values in sides.items()}
     prefixes = {"unlearned": "", "initial": "initial_", "ideal": "ideal_"}
@@ -63,11 +62,14 @@ def _parts(found: Any) -> RawMetrics:
     numbers |= {name: float(value) for name, value in facts.items() if not isinstance(value, str)}
     numbers |= {f"stage_{name}_seconds": float(seconds) for name, seconds in stages.items()}
     numbers |= {"unlearn_seconds": float(stages["unlearn"])}
+    decisive = dict(found.get("decisive", {}))
+    settings = dict(decisive.get("settings", {}))  # tuples are lists in JSON
     return RawMetrics(
         numbers={name: value for name, value in numbers.items() if not math.isnan(value)},
         sides=sides,
         params=dict(found["params"]),
-        decisive=dict(found.get("decisive", {})),
+        decisive=decisive,
+        settings={name: tuple(own) if isinstance(own, list) else own for name, own in settings.items()},
         undefined=dict(found["undefined"]),
         facts=facts,
         warnings=tuple(map(RunWarning.of_json, found["warnings"])),
@@ -80,17 +82,10 @@ def _parts(found: Any) -> RawMetrics:
 def compare_records(run: RecordedRun, done: Verification, raw: RawMetrics) -> None:
     """Check the store's numbers, settings, warnings and reasons against the raw metrics."""
     record = run.record
-    metrics = {name: repr(value) for name, value in record.metrics.items()}
-    _same(
-        done,
-        "metrics in the raw metrics JSON",
-        {name: repr(value) for name, value in raw.numbers.items()},
-        metrics,
-    )
-    invented = sorted(name for name in metrics.keys() - raw.numbers.keys() if not name.startswith(NOT_IN_RAW))
-    done.checks.append(
-        Check("metrics that the raw metrics JSON has not", "none", ", ".join(invented) or "none")
-    )
+    stored, metrics = _texts(record.metrics), _texts(raw.numbers)
+    _same(done, "metrics in the raw metrics JSON", metrics, stored)
+    invented = sorted(name for name in stored.keys() - metrics.keys() if not name.startswith(NOT_IN_RAW))
+    done.check("metrics that the raw metrics JSON has not", "none", ", ".join(invented) or "none")
     params = {name: str(value)[:LONGEST_PARAM] for name, value in raw.params.items()}
     _same(done, "params in the raw metrics JSON", params, record.params)
     run.params_seen |= params.keys()
@@ -98,57 +93,46 @@ def compare_records(run: RecordedRun, done: Verification, raw: RawMetrics) -> No
     tags |= {name: value for name, value in raw.facts.items() if isinstance(value, str)}
     tags |= {f"undefined.{name}": str(reason) for name, reason in raw.undefined.items()}
     tags |= {"warning": in_one_line(raw.warnings)} if raw.warnings else {}
-    _same(
-        done,
-        "tags in the raw metrics JSON",
-        {name: text[:LONGEST_TAG] for name, text in tags.items()},
-        record.tags,
-    )
-    run.tags_seen |= tags.keys()
+    tags = {name: text[:LONGEST_TAG] for name, text in tags.items()}
+    _same(done, "tags in the raw metrics JSON", tags, record.tags)
+    run.tags_seen |= tags.keys() | {"warning"}
     if not raw.warnings and "warning" in record.tags:
-        done.checks.append(Check("warning", "none", record.tags["warning"]))
-        run.tags_seen.add("warning")
-    done.checks.append(Check("run that the raw metrics JSON is of", record.run_id, raw.run_id))
+        done.check("warning", "none", record.tags["warning"])
+    done.check("run that the raw metrics JSON is of", record.run_id, raw.run_id)
 
 
 def compare_decisive(
     run: RecordedRun, done: Verification, raw: RawMetrics, expected: Mapping[str, Any]
 ) -> None:
-    """Check the parts of config_hash against `expected`, by name, from params, images and models.
+    """Check the parts of config_hash, by name, against `expected`, and its settings against the params.
 
-    The method's settings are compared as the text of their params, but for those of None, which are resolved.
+    Settings of None are not compared: their params have the resolved values.
     """
     if not raw.decisive:
-        done.unchecked.append(
-            "config_hash (the run is from before its parts were kept in the raw metrics JSON)"
-        )
+        done.unchecked.append("config_hash (an older run, without its parts in the raw metrics JSON)")
         return
-    done.checks.append(
-        Check("config_hash", run.record.tags.get("config_hash", "none"), hash_of(raw.decisive))
-    )
-    parts = dict(raw.decisive)
-    settings = parts.pop("settings", {})
-    texts = {
-        name: str(tuple(value) if isinstance(value, list) else value)
-        for name, value in dict(settings).items()
-        if value is not None
-    }
+    done.check("config_hash", run.record.tags.get("config_hash", "none"), hash_of(raw.decisive))
+    texts = {name: str(value) for name, value in raw.settings.items() if value is not None}
     _same(done, "settings of the method in config_hash", texts, run.record.params)
     found = {name: json.dumps(value, sort_keys=True) for name, value in expected.items()}
-    named = {name: json.dumps(parts.get(name), sort_keys=True) for name in expected}
-    _same(done, "what else config_hash is made of", named, found)
-    rest = sorted(parts.keys() - expected.keys())
+    named = {name: json.dumps(raw.decisive.get(name), sort_keys=True) for name in expected}
+    _same(done, "other parts of config_hash", named, found)
+    rest = sorted(raw.decisive.keys() - expected.keys() - {"settings"})
     if rest:
         done.unchecked.append(f"in config_hash: {', '.join(rest)}")
 
 
 def _same(done: Verification, what: str, named: Mapping[str, str], found: Mapping[str, str]) -> None:
-    """Add one check of many values, which names the first that differ."""
+    """Add one check of many values, which names the first different ones."""
     wrong = sorted(name for name, value in named.items() if found.get(name) != value)
     if not wrong:
-        done.checks.append(Check(f"{what} ({len(named)})", "equal", "equal"))
+        done.check(f"{what} ({len(named)})", "equal", "equal")
         return
     more = f", and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
     expected = ", ".join(f"{name} {named[name]}" for name in wrong[:SHOWN])
     got = ", ".join(f"{name} {found.get(name, 'missing')}" for name in wrong[:SHOWN])
-    done.checks.append(Check(what, expected + more, got + more))
+    done.check(what, expected + more, got + more)
+
+
+def _texts(numbers: Mapping[str, float]) -> dict[str, str]:
+    return {name: repr(value) for name, value in numbers.items()}

@@ -1,6 +1,4 @@
-"""A run as its store has it, which somebody else may have written: its params, its artifacts, and the code
-that it names.
-"""
+"""A run to verify: its params, artifacts and the code that it names, which others may have edited."""
 
 from __future__ import annotations
 
@@ -17,9 +15,9 @@ from vision_data import DATASETS
 
 
 class RecordedRun:
-    """Notes which params, tags and artifacts were looked at, so that what was not can be named.
+    """Reads a run's params and artifacts, and notes which were read, to list the others as unchecked.
 
-    Code that the run names is run only with `trust_code`, and then only the copy among the artifacts, if its
+    Runs the code that the run names only with `trust_code`, and then only the copy among the artifacts whose
     digest is the recorded one.
     """
 
@@ -29,44 +27,44 @@ class RecordedRun:
         self.tags_seen: set[str] = set()
         self.artifacts_seen: set[str] = set()
 
-    def param(self, name: str) -> str:
-        """A param, whole where MLflow has cut it. ValueError where the run has none of that name."""
-        if name not in self.record.params:
-            raise ValueError(
-                f"run {self.record.run_id}: expected its param {name}, and there is none. Verify another run"
-            )
-        text, beside = self.record.params[name], f"params/{name}.txt"
-        if len(text) == LONGEST_PARAM and self.has(beside):
-            whole = self.content(beside).decode(errors="replace")
+    def param(self, name: str, otherwise: str | None = None) -> str:
+        """Return a param, whole where MLflow has cut it; if the run has none, `otherwise`.
+
+        Raises ValueError if the run has none and `otherwise` is None.
+        """
+        self.params_seen.add(name)
+        text = self.record.params.get(name, otherwise)
+        if text is None:
+            raise ValueError(f"{self._expected(f'its param {name}')}, and there is none. Verify another run")
+        whole_text = f"params/{name}.txt"
+        if len(text) == LONGEST_PARAM and self.has(whole_text):
+            whole = self.content(whole_text).decode(errors="replace")
             text = whole if whole.startswith(text) else text
         return text
 
     def whole_number(self, name: str) -> int:
-        """A param that is an integer. ValueError for any other."""
+        """Return a param that is an integer. Raises ValueError for any other."""
         text = self.param(name)
         if not re.fullmatch(r"-?\d{1,19}", text):
-            raise ValueError(
-                f"run {self.record.run_id}: expected an integer as its param {name}, got {text[:40]!r}. "
-                "Verify another run"
-            )
+            expected = self._expected(f"an integer as its param {name}")
+            raise ValueError(f"{expected}, got {text[:40]!r}. Verify another run")
         return int(text)
 
     def has(self, name: str) -> bool:
         return (self.record.folder / name).is_file()
 
     def artifact(self, name: str) -> Path:
-        """The path of an artifact. FileNotFoundError where there is none, ValueError for a link out of the
-        run's folder.
+        """Return the path of an artifact.
+
+        Raises FileNotFoundError if there is none, and ValueError for a link out of the run's folder.
         """
-        path = self.record.folder / name
+        folder = self.record.folder
+        path = folder / name
         if not path.is_file():
-            raise FileNotFoundError(
-                f"run {self.record.run_id}: expected its artifact {name}, and there is none in "
-                f"{self.record.folder}. Bring it back"
-            )
-        if leads_out(
-            path, self.record.folder
-        ):  # whatever LETHE_FOLLOW_LINKS is: what is verified is the run's own
+            expected = self._expected(f"its artifact {name}")
+            raise FileNotFoundError(f"{expected}, and there is none in {folder}. Restore it")
+        # Whatever LETHE_FOLLOW_LINKS is: only the run's own files are verified.
+        if leads_out(path, folder):
             raise ValueError(
                 f"{path}: expected an artifact inside the run's folder, got a link to {path.resolve()}. Copy "
                 "the file there"
@@ -75,59 +73,56 @@ class RecordedRun:
         return path
 
     def content(self, name: str) -> bytes:
-        """An artifact's bytes. Raises as `artifact`, and ValueError for one that is too large to be Lethe's."""
+        """Return an artifact's bytes. Raises as `artifact`, and ValueError for a file over 1 GB."""
         return read_foreign(self.artifact(name), most=LIST)
 
     def dataset(self) -> str:
-        """What the run's dataset is called: a name, folder:PATH and its like, or the checked copy of a
-        person's file.
-        """
-        file, name = self.record.params.get("dataset_file", "None"), self.param("dataset")
-        spelled = name if file == "None" else file
-        if file.endswith(".py") or DATASETS.runs_code(spelled):
-            return self.code("dataset", name.rpartition(":")[2], self.record.params.get("dataset_code"))
-        return spelled
+        """Return the dataset as --dataset takes it; for a user's file, its copy among the artifacts."""
+        file, name = self.param("dataset_file", "None"), self.param("dataset")
+        asked = name if file == "None" else file
+        if file.endswith(".py") or DATASETS.runs_code(asked):
+            return self.code("dataset", name.rpartition(":")[2], self.param("dataset_code", ""))
+        return asked
 
-    def code(self, kind: str, function: str, digest: str | None) -> str:
-        """path/to/file.py:function of the copy of a person's file among the artifacts. ValueError where it is
-        not to be run.
+    def code(self, kind: str, function: str, digest: str) -> str:
+        """Return path/to/file.py:function of the copy of a user's file among the artifacts.
+
+        digest: recorded by the run; "" if there is none. Raises ValueError for code that must not be run.
         """
-        who = f"run {self.record.run_id}: its {kind} {function!r} is a person's own code"
-        if digest is None:
-            raise ValueError(
-                f"{who}, of which no digest is recorded: it can't be told which file it was. Verify another "
-                "run"
-            )
+        code = f"run {self.record.run_id}: its {kind} {function!r} is a user's own code"
+        if not digest:
+            raise ValueError(f"{code} without a recorded digest, so the file is unknown. Verify another run")
         copy = self._copy(digest)
         if copy is None:
             raise ValueError(
-                f"{who} with the digest {digest}, and no file in its artifacts' {CODE}/ has it. Bring that "
-                "back"
+                f"{code} with the digest {digest}, and no file among its artifacts in {CODE}/ has this "
+                "digest. Restore the file"
             )
         if not self.trust_code:
             raise ValueError(
-                f"{who} ({copy}), which is not run without being told to. Read it, and if you trust it, "
-                "verify with --trust_code"
+                f"{code} ({copy}), which does not run by default. Read it, and if you trust it, verify with "
+                "--trust_code"
             )
         return f"{copy}:{function}"
 
     def _copy(self, digest: str) -> Path | None:
-        """The file in code/ that has the digest; earlier runs have eight letters of it."""
+        """Return the file in code/ with the digest; earlier runs record only eight letters of it."""
         for path in sorted((self.record.folder / CODE).glob("*.py")):
-            name = f"{CODE}/{path.name}"
-            found = hashlib.sha256(self.content(name)).hexdigest()
+            found = hashlib.sha256(self.content(f"{CODE}/{path.name}")).hexdigest()
             if digest in (found, shortened(f"-{found}")[1:]):
                 return path
         return None
 
     def unseen(self) -> dict[str, list[str]]:
-        """The artifacts, params and tags that nothing looked at."""
+        """Return the artifacts, params and tags that were not read."""
         folder = self.record.folder
-        artifacts = {
-            str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or path.is_file()
-        }
+        files = (path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+        artifacts = {str(path.relative_to(folder)) for path in files}
         return {
             "artifacts": sorted(artifacts - self.artifacts_seen),
             "params": sorted(self.record.params.keys() - self.params_seen),
             "tags": sorted(self.record.tags.keys() - self.tags_seen),
         }
+
+    def _expected(self, what: str) -> str:
+        return f"run {self.record.run_id}: expected {what}"

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from audits.klom import MODELS, log_arrays, log_images, origin
 from audits.many_models import (
     AuditResult,
     Notice,
@@ -20,10 +19,12 @@ from audits.many_models import (
     audit_run,
     job_of,
     loaded,
+    log_margins,
+    log_result,
+    origin,
     params_of,
     unlearned,
 )
-from audits.margin_files import COLUMNS, columns, npy, table
 from base_config import BaseConfig
 from evaluation import Shadows, evaluate, outputs_of
 from evaluation.ulira import LEAST_SIDE, too_few
@@ -97,46 +98,31 @@ class UliraAudit:
         """Run the audit in one MLflow run."""
         started = time.perf_counter()
         self.stages = {}
-        base = self.job.base
         own = {"shadows": self.config.shadows, "ulira_out": self.config.out}
         with audit_run(self.job, "ulira", self.name, params_of(self.job, **own)) as run:
             rows: list[dict[str, Any]] = []
-            shadows = (
-                self._of_halves(rows) if self.config.out == "unlearned" else self._beside_retrained(rows)
-            )
+            of_halves = self.config.out == "unlearned"
+            shadows = self._of_halves(rows) if of_halves else self._beside_retrained(rows)
             with timed(self.stages, "evaluate"):
                 values, undefined = evaluate(shadows=shadows)
                 intervals = {f"ulira_{name}": ends for name, ends in shadows.intervals.items()}
                 beside = sizes_of(shadows)
-            sets = {"forget": self.job.data.forget}
-            log_images(run, base, sets)
             rows = [row | {"attacked": bool(own)} for row, own in zip(rows, shadows.attacked, strict=True)]
-            tables = {COLUMNS: table(columns(sets)).encode(), MODELS: table(rows).encode()}
-            log_arrays(
-                run, tables | {MARGINS: npy(shadows.margins.numpy()), MEMBER: npy(shadows.member.numpy())}
-            )
+            arrays = {MARGINS: shadows.margins.numpy(), MEMBER: shadows.member.numpy()}
+            log_margins(run, self.job.base, {"forget": self.job.data.forget}, rows, arrays)
             self.stages["total"] = time.perf_counter() - started
-            run.metrics(
-                values
-                | beside
-                | ends_of(intervals)
-                | {f"stage_{stage}_seconds": s for stage, s in self.stages.items()}
+            result = AuditResult(
+                run.run_id, self.name, values, beside, undefined, [self._note()], self.stages, intervals, rows
             )
-            run.tags({f"undefined.{name}": reason for name, reason in undefined.items()})
-        return AuditResult(
-            run.run_id, self.name, values, beside, undefined, [self._note()], self.stages, intervals, rows
-        )
+            log_result(run, result)
+        return result
 
     def _of_halves(self, rows: list[dict[str, Any]]) -> Shadows:
         """Train shadow models on halves; each unlearns its part of the forget images."""
         with timed(self.stages, "first"):
             first = train_set(self.job.base, "shadows", 2).specs[0]
-            announce_cost(
-                self.job,
-                StartingModel("shadow model 1", partial(self._start, first, 1)),
-                self.config.shadows,
-                self.notice,
-            )
+            start = StartingModel("shadow model 1", partial(self._start, first, 1))
+            announce_cost(self.job, start, self.config.shadows, self.notice)
         with timed(self.stages, "shadows"):
             members = train_set(self.job.base, "shadows", self.config.shadows).specs
         starts = [
@@ -153,18 +139,10 @@ class UliraAudit:
         base = self.job.base
         with timed(self.stages, "first"):
             first = train_set(base, "initial models", 1).specs[0]
-            announce_cost(
-                self.job,
-                StartingModel(f"the model of seed {first.seed}", partial(self._start_of_all, first)),
-                half,
-                self.notice,
-            )
+            announce_cost(self.job, self._trained_on_all(first), half, self.notice)
         with timed(self.stages, "shadows"):
             initial, oracles = (train_set(base, kind, half).specs for kind in BESIDE)
-        starts = [
-            StartingModel(f"the model of seed {model.seed}", partial(self._start_of_all, model))
-            for model in initial
-        ]
+        starts = list(map(self._trained_on_all, initial))
         with timed(self.stages, "unlearn"):
             margins = [
                 *self._margins_after(starts, initial, rows),
@@ -173,15 +151,15 @@ class UliraAudit:
         member = (torch.arange(2 * half) < half).unsqueeze(1).expand(-1, len(self.job.data.forget))
         return Shadows(torch.stack(margins), member, torch.arange(2 * half) % 2 == 1)
 
+    def _trained_on_all(self, member: ModelSpec) -> StartingModel:
+        return StartingModel(f"the model of seed {member.seed}", partial(self._start_of_all, member))
+
     def _start_of_all(self, member: ModelSpec) -> tuple[nn.Module, ForgetData]:
-        """Load a model trained on everything. Its ideal model, if the method needs one, is not among the
-        oracles.
-        """
+        """Load a model trained on everything, with an ideal model, if needed, that is no oracle."""
         other = generator_for(member.seed, "ulira", "ideal").initial_seed()
         ideal = partial(self._retrained, self.job.data.retain, other)
-        return loaded(self.job, member), replace(
-            self.job.data, seed=member.seed, progress=silent, ideal=ideal
-        )
+        data = replace(self.job.data, seed=member.seed, progress=silent, ideal=ideal)
+        return loaded(self.job, member), data
 
     def _start(self, shadow: ModelSpec, number: int) -> tuple[nn.Module, ForgetData]:
         """Load a shadow model, with its own training images as data."""
@@ -191,16 +169,14 @@ class UliraAudit:
         seed = generator_for(shadow.seed, "shadow", number, "unlearn").initial_seed()
         retain = own.subset(~forgotten)
         sets: dict[str, Any] = {"forget": own.subset(forgotten), "retain": retain, "whole": own}
-        return loaded(self.job, shadow), replace(
-            self.job.data, **sets, seed=seed, progress=silent, ideal=partial(self._retrained, retain, seed)
-        )
+        ideal = partial(self._retrained, retain, seed)
+        data = replace(self.job.data, **sets, seed=seed, progress=silent, ideal=ideal)
+        return loaded(self.job, shadow), data
 
     def _member(self, shadows: Sequence[ModelSpec]) -> Tensor:
         """Return (K, n) bool: the forget images that each shadow model is trained on."""
-        base, forget = self.job.base, self.job.data.forget
-        return torch.stack(
-            [torch.isin(forget.indexes, base.splits.train.indexes[shadow.rows]) for shadow in shadows]
-        )
+        train, forget = self.job.base.splits.train.indexes, self.job.data.forget.indexes
+        return torch.stack([torch.isin(forget, train[shadow.rows]) for shadow in shadows])
 
     def _check_halves(self) -> None:
         """Raise ValueError if a shadow model has nothing to forget, or an image has too few models of a kind.
@@ -210,9 +186,8 @@ class UliraAudit:
         count = self.config.shadows
         wrong = self._wrong_with(count)
         if wrong:
-            enough = next(
-                (more for more in range(count + 4, 2 * count + 1, 4) if not self._wrong_with(more)), None
-            )
+            larger = range(count + 4, 2 * count + 1, 4)
+            enough = next((number for number in larger if not self._wrong_with(number)), None)
             way_out = f"Ask for --shadows {enough}" if enough else "Forget more images"
             raise ValueError(f"{wrong}. {way_out}, or audit with --ulira_out retrained")
 
@@ -224,8 +199,7 @@ class UliraAudit:
             if forgotten in (0, len(shadow.rows)):
                 return (
                     f"expected forget images among those that shadow model {number} is trained on, and "
-                    f"others, got {forgotten} "
-                    f"of {len(shadow.rows)}"
+                    f"others, got {forgotten} of {len(shadow.rows)}"
                 )
         short = too_few(member, attacked_halves(count))
         return short and f"--shadows: {short} of {count}"
@@ -251,12 +225,12 @@ class UliraAudit:
 
     def _note(self) -> str:
         half = self.config.shadows // 2
-        others = (
-            f"{half} that were not, and unlearned others"
-            if self.config.out == "unlearned"
-            else f"{half} oracles"
+        unlearned_others = f"{half} that were not, and unlearned other images"
+        others = unlearned_others if self.config.out == "unlearned" else f"{half} oracles"
+        return (
+            f"for each image {half} models that were trained on it and unlearned it, beside {others}; half "
+            "of them fit the Gaussians, half are attacked"
         )
-        return f"for each image {half} models that were trained on it and unlearned it, beside {others}; half of them fit, half are attacked"
 
 
 def attacked_halves(count: int) -> Tensor:
@@ -284,12 +258,3 @@ def sizes_of(shadows: Shadows) -> dict[str, float]:
     member = shadows.member.sum(0)
     fewest = torch.minimum(member, len(shadows.member) - member).min()
     return {"ulira_shadows": float(fewest), "ulira_attacked": float(shadows.attacked.sum())}
-
-
-def ends_of(intervals: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """Return the intervals as metrics."""
-    return {
-        f"{name}_{end}": value
-        for name, ends in intervals.items()
-        for end, value in zip(("low", "high"), ends, strict=True)
-    }

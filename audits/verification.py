@@ -1,6 +1,4 @@
-"""A run, recomputed: do its numbers follow from its artifacts, and are models, forget list and images the
-ones that it names?
-"""
+"""Verify a run: recompute its numbers, and check the digests of its models, forget list and images."""
 
 from __future__ import annotations
 
@@ -19,16 +17,16 @@ KINDS: dict[str | None, Callable[[RecordedRun, Progress], Verification]] = {
     "klom": verify_klom,
     "ulira": verify_ulira,
 }
-UNSIGNED = "who made it (nothing in a run is signed: whoever can write to its store and artifacts can make them anew together)"
+UNSIGNED = (
+    "who made it (nothing in a run is signed: whoever can write to its store and artifacts can replace both)"
+)
 
 
 def verify(record: Record, *, progress: Progress = silent, trust_code: bool = False) -> Verification:
-    """Recompute a run's numbers from its artifacts and from what it names: the dataset, the base models'
-    checkpoints.
+    """Recompute a run's numbers from its artifacts, the dataset and the base models' checkpoints.
 
-    Runs no code that the run names, unless it is told to trust it. Raises ValueError or FileNotFoundError
-    where nothing can be
-    recomputed: a run of another kind, one that needs code, an artifact or a dataset that is gone.
+    Runs the code that the run names only with `trust_code`. Raises ValueError or FileNotFoundError if nothing
+    can be recomputed: for a run of another kind, one that needs code, a missing artifact or dataset.
     """
     kind = record.tags.get("audit")
     if kind not in KINDS or "dataset" not in record.params:

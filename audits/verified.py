@@ -1,4 +1,4 @@
-"""What a verification finds: checks, numbers, and what it did not look at."""
+"""The result of a verification: checks, recomputed numbers, and what was not checked."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ NO_REASONS: Mapping[str, str] = {}
 
 @dataclass(frozen=True)
 class Check:
-    """Something that a run names, and what was found: equal, different, or (found is None) not there any
-    more.
-    """
+    """A value that a run names, and the value that was found; None if there is nothing to find any more."""
 
     what: str
     named: str
@@ -32,7 +30,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Number:
-    """A metric as the run logged it and as its artifacts give it; None where it is missing on one side."""
+    """A metric as the run logged it, and as recomputed; None if it is missing there."""
 
     name: str
     logged: float | None
@@ -40,7 +38,7 @@ class Number:
 
     @property
     def same(self) -> bool:
-        """Within 1e-6, of 1 or of the value: another machine rounds otherwise."""
+        """Equal within 1e-6, absolute or relative: another machine rounds otherwise."""
         if self.logged is None or self.recomputed is None:
             return False
         return math.isclose(self.logged, self.recomputed, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
@@ -48,11 +46,11 @@ class Number:
 
 @dataclass
 class Verification:
-    """What was checked, which numbers were recomputed, and what was not looked at.
+    """Collects checks, recomputed numbers, and what was not checked.
 
-    `lost`: numbers that could be, were all still there, and why they could not; they are among the numbers.
-    `left_out`: metrics of a kind that artifacts can't give. `gone`: what the run needed and is no longer
-    there. `unchecked`: all else that nothing here speaks for.
+    `lost`: why numbers could not be recomputed, by name, as a needed file is gone; they are in `numbers` too.
+    `left_out`: metrics that no artifacts give. `gone`: files that the run needed. `unchecked`: everything
+    else that was not checked.
     """
 
     checks: list[Check] = field(default_factory=list)
@@ -66,15 +64,16 @@ class Verification:
     def holds(self) -> bool:
         return all(check.holds for check in self.checks) and all(number.same for number in self.numbers)
 
+    def check(self, what: str, named: str, found: str | None) -> None:
+        self.checks.append(Check(what, named, found))
+
     def compare(
         self,
         logged: Mapping[str, float],
         recomputed: Mapping[str, float],
         reasons: Mapping[str, str] = NO_REASONS,
     ) -> None:
-        """Take the numbers of both sides. What the run alone has is lost where there is a reason, and else
-        left out.
-        """
+        """Compare the numbers. One that was not recomputed is lost if there is a reason, else left out."""
         for name in recomputed.keys() | logged.keys():
             if name in recomputed or name in reasons:
                 self.numbers.append(Number(name, logged.get(name), recomputed.get(name)))
@@ -86,13 +85,13 @@ class Verification:
 
 
 def digest_at(path: Path, model: nn.Module | None = None) -> tuple[str | None, str]:
-    """The digest of the model in a checkpoint, as it is loaded into such a `model` if one is given.
+    """Return the digest of a checkpoint's weights, as loaded into `model` if given, and "".
 
-    Or None, and in words what is there instead, nothing where there is nothing.
+    Returns None and what is wrong with the file, or None and "" if there is none.
     """
     try:
         return checkpoint_digest(path, model), ""
     except FileNotFoundError:
-        return None, "" if not path.exists() else "something that is no file"
+        return None, "" if not path.exists() else "not a regular file"
     except ValueError as error:
         return None, str(error)

@@ -1,4 +1,4 @@
-"""An audit of many models, recomputed from the margins that it kept."""
+"""Verify an audit of many models: recompute its numbers from its margins."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from audits.klom import MODELS, ORACLES, UNLEARNED, compared, floor_of, means_of
+from audits.klom import ORACLES, UNLEARNED, compared, floor_of, means_of
+from audits.many_models import MODELS, ends_of
 from audits.margin_files import COLUMNS, columns, read_array, read_margins, sets_of, table
 from audits.recorded_run import RecordedRun
-from audits.ulira import MARGINS, MEMBER, ends_of, sizes_of
-from audits.verified import Check, Verification, digest_at
+from audits.ulira import MARGINS, MEMBER, sizes_of
+from audits.verified import Verification, digest_at
 from audits.verified_images import check_images, check_request, read_data
 from evaluation import Population, Shadows, evaluate
 from training import Progress, checkpoint_header_digest
-
-# An audit of many
-
 
 OF_A_MODEL = {
     "side",
@@ -34,8 +32,8 @@ OF_A_MODEL = {
     "retain_score",
     "ta",
     "attacked",
-}
-KEPT_FILE = "sha256."  # begins the params that have an artifact's digest
+}  # columns of the table of models; further ones are metrics
+KEPT_FILE = "sha256."  # begins the names of params with the digest of an artifact
 
 
 def verify_klom(run: RecordedRun, progress: Progress) -> Verification:
@@ -52,7 +50,7 @@ def verify_klom(run: RecordedRun, progress: Progress) -> Verification:
         Population(read_margins(run.artifact(file), sizes), _scores(rows, who))
         for file, who in ((UNLEARNED, "unlearned"), (ORACLES, "oracle"))
     )
-    direction = run.record.params.get("klom_direction", "unlearned_oracle")  # which older audits had
+    direction = run.param("klom_direction", "unlearned_oracle")  # older audits know only this one
     values, _ = compared(models, oracles, direction)
     also = [name for name in rows[0] if name not in OF_A_MODEL]
     _compare(run, done, values | floor_of(len(models)) | means_of(rows, also))
@@ -76,22 +74,20 @@ def verify_ulira(run: RecordedRun, progress: Progress) -> Verification:
 def _check_kept(
     run: RecordedRun, done: Verification, arrays: tuple[str, ...], images: str, progress: Progress
 ) -> list[dict[str, str]]:
-    """Checks of the kept files, of the params by the audit's hash, and of the models; the table of these.
-    images: that of the columns.
+    """Check the files, the params and the models of an audit; return the rows of its table of models.
+
+    images: the expected table of the columns.
     """
     for name in (*arrays, COLUMNS, MODELS):
-        run.params_seen.add(KEPT_FILE + name)
-        done.checks.append(Check(name, run.param(KEPT_FILE + name), _sha256(run.content(name))))
-    done.checks.append(
-        Check("images of the columns", _sha256(run.content(COLUMNS)), _sha256(images.encode()))
-    )
+        done.check(name, run.param(KEPT_FILE + name), _sha256(run.content(name)))
+    done.check("images of the columns", _sha256(run.content(COLUMNS)), _sha256(images.encode()))
     _check_hash(run, done)
     rows = list(csv.DictReader(io.StringIO(run.content(MODELS).decode())))
     needed = {"checkpoint", "checkpoint_digest", "digest"}
     if not rows or not needed <= rows[0].keys():
         raise ValueError(
-            f"{run.artifact(MODELS)}: expected a row for each model with {', '.join(sorted(needed))}. Bring "
-            "the file back"
+            f"{run.artifact(MODELS)}: expected a row per model with {', '.join(sorted(needed))}. Restore the "
+            "file"
         )
     _check_models(done, rows, progress)
     done.unchecked.append("the unlearned models (an audit keeps their margins and digests alone)")
@@ -99,59 +95,49 @@ def _check_kept(
 
 
 def _check_hash(run: RecordedRun, done: Verification) -> None:
-    """The tag config_hash, of which every param of an audit is a part, but for the digests of its files."""
+    """Check the tag config_hash: a hash of all params except the digests of artifacts."""
     names = [name for name in run.record.params if not name.startswith(KEPT_FILE)]
     settings = {"audit": run.record.tags["audit"], **{name: run.param(name) for name in names}}
     found = _sha256(json.dumps(settings, sort_keys=True).encode())
-    done.checks.append(Check("config_hash, of all params", run.record.tags.get("config_hash", "none"), found))
-    run.params_seen |= set(names)
+    done.check("config_hash, of all params", run.record.tags.get("config_hash", "none"), found)
     run.tags_seen |= {"audit", "config_hash"}
 
 
 def _compare(run: RecordedRun, done: Verification, found: dict[str, float]) -> None:
-    """The numbers; a metric that no audit has is one that somebody added."""
+    """Compare the numbers, and check that the run has no metric that no audit logs."""
     done.compare(run.record.metrics, found)
     invented = [name for name in done.left_out if not name.startswith("stage_")]
-    done.checks.append(Check("metrics that no audit has", "none", ", ".join(invented) or "none"))
+    done.check("metrics that no audit has", "none", ", ".join(invented) or "none")
 
 
 def _scores(rows: list[dict[str, str]], side: str) -> dict[str, Tensor]:
+    """Return retain_score and ta of the models of one side; {} if the audit has none of that side."""
     own = [row for row in rows if row["side"] == side]
-    return (
-        {
-            name: torch.tensor([float(row[name]) for row in own], dtype=torch.float64)
-            for name in ("retain_score", "ta")
-        }
-        if own
-        else {}
-    )
+    names = ("retain_score", "ta") if own else ()
+    return {name: torch.tensor([float(row[name]) for row in own], dtype=torch.float64) for name in names}
 
 
 def _check_models(done: Verification, rows: list[dict[str, str]], progress: Progress) -> None:
-    """The checkpoints that the audit started from: one line for all that are as they were, one for each that
-    is not.
-    """
+    """Check the checkpoints that the audit started from: one check for all equal ones, one per other."""
     named = {row["checkpoint"]: _words(row["checkpoint_digest"], row.get("header_digest")) for row in rows}
     headers = "header_digest" in rows[0]
     found = {
         path: _found(Path(path), headers=headers) for path in progress(list(named), "digests of the models")
     }
     there = [path for path in named if found[path] is not None]
-    done.checks += [Check(path, named[path], found[path]) for path in there if found[path] != named[path]]
-    good = sum(found[path] == named[path] for path in there)
-    if good:
-        done.checks.append(Check(f"{good} checkpoints", "as they were", "as they were"))
+    changed = [path for path in there if found[path] != named[path]]
+    for path in changed:
+        done.check(path, named[path], found[path])
+    if len(there) > len(changed):
+        done.check(f"{len(there) - len(changed)} checkpoints", "as they were", "as they were")
     if len(there) < len(named):
         done.gone.append(f"{len(named) - len(there)} of {len(named)} checkpoints that the audit started from")
     if not headers:
-        done.unchecked.append(
-            "whether the headers of those checkpoints were edited (the run is from before their digests were "
-            "kept)"
-        )
+        done.unchecked.append("whether the headers of those checkpoints were edited (an older run)")
 
 
 def _found(path: Path, *, headers: bool) -> str | None:
-    """The digests of a checkpoint, or in words what is wrong with it; None where there is none."""
+    """Return the digests of a checkpoint, or what is wrong with it; None if there is none."""
     digest, wrong = digest_at(path)
     if digest is None:
         return wrong or None

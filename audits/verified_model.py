@@ -1,6 +1,4 @@
-"""A run of one model, recomputed: numbers, the table of every image, the mask, the verdict, and what its hash
-is made of.
-"""
+"""Verify a run of one model: its numbers, table of images, mask, verdict and the parts of its hash."""
 
 from __future__ import annotations
 
@@ -14,13 +12,13 @@ from torch import nn
 
 from audits.raw_metrics import compare_decisive, compare_records, raw_metrics
 from audits.recorded_run import RecordedRun
-from audits.verified import Check, Verification, digest_at
+from audits.verified import Verification, digest_at
 from audits.verified_images import check_images, check_request, read_data
 from audits.verified_mask import check_mask
 from audits.verified_table import check_table
 from base_models import Trained
 from device import device_named
-from evaluation import ALL, DEFAULT, METRICS, OF_MANY, chosen, needs_of
+from evaluation import ALL, DEFAULT, METRICS, OF_MANY, Missing, chosen, needs_of
 from identity import git_commit, provenance
 from measurement import INCOMPETENT, TIMES, Measured, Metric, measure
 from models import ARCHITECTURES, build
@@ -44,17 +42,12 @@ from unlearn.add_ons import ADD_ONS
 from vision_data import DATA, ForgetRequest
 
 UNLEARNED_MODEL = "unlearned.safetensors"
-CODED = re.compile(
-    r"(?P<name>.+)-(?P<digest>[0-9a-f]{64}|[0-9a-f]{8})"
-)  # the identity of a person's function
-NOT_OF_THE_FILE = (
-    "model",
-    "checkpoint",
-)  # of a base model's params: whether it was trained then, and where it was
+CODED = re.compile(r"(?P<name>.+)-(?P<digest>[0-9a-f]{64}|[0-9a-f]{8})")  # identity of a user's function
+NOT_OF_THE_FILE = ("model", "checkpoint")  # params of a base model that its checkpoint's header doesn't have
 
 
 def verify_model(run: RecordedRun, progress: Progress) -> Verification:
-    """Everything that artifacts, dataset and base models' checkpoints give."""
+    """Recompute all that follows from the artifacts, the dataset and the base models' checkpoints."""
     return _OfOneModel(run, progress).verified()
 
 
@@ -75,28 +68,16 @@ class _OfOneModel:
 
     def verified(self) -> Verification:
         run, done = self.run, self.done
-        done.checks.append(Check("split", self.metadata.split, self.splits.digest))
-        done.checks.append(
-            Check(
-                "normalisation", self.metadata.normalisation or DATA, run.record.params.get("normalize", DATA)
-            )
-        )
-        check_images(
-            run,
-            done,
-            {
-                "forget": self.data.forget.digest,
-                "retain": self.data.retain.digest,
-                "test": self.splits.test.digest,
-            },
-        )
+        done.check("split", self.metadata.split, self.splits.digest)
+        done.check("normalisation", self.metadata.normalisation or DATA, run.param("normalize", DATA))
+        sets = {"forget": self.data.forget, "retain": self.data.retain, "test": self.splits.test}
+        check_images(run, done, {name: images.digest for name, images in sets.items()})
         request = check_request(run, done, self.splits, self.data)
         models = self._base_models(request)
         unlearned = self._unlearned(request)
         if "initial" not in models:
             raise ValueError(
-                "expected the initial model's checkpoint, without which nothing can be compared, and it is "
-                "gone. Bring it back"
+                "expected the initial model's checkpoint, to compare with, and it is gone. Restore it"
             )
         metrics = self._metrics()
         measured = measure(unlearned, models, self.data, self.splits.test, metrics=metrics)
@@ -114,24 +95,19 @@ class _OfOneModel:
     # Models
 
     def _architecture(self) -> str:
-        """What to build: as the unlearned model's checkpoint says, which has a digest where it was a person's
-        code.
-        """
+        """Return the architecture that the unlearned model's checkpoint names, or a trusted copy of it."""
         run, name = self.run, self.metadata.arch
-        run.params_seen |= {"arch", "arch_file", "arch_code"}
+        file = run.param("arch_file", "None")
+        run.params_seen.add("arch_code")
         coded = CODED.fullmatch(name)
-        self.done.checks.append(
-            Check("architecture", name if coded is None else coded["name"], run.param("arch"))
-        )
+        self.done.check("architecture", name if coded is None else coded["name"], run.param("arch"))
         if coded is not None:
             return run.code("architecture", coded["name"], coded["digest"])
         if ARCHITECTURES.runs_code(name):
             raise ValueError(
                 f"{self.file}: expected the name of an architecture, got {name!r}. Verify another run"
             )
-        self.done.checks.append(
-            Check("file of the architecture", "None", run.record.params.get("arch_file", "None"))
-        )
+        self.done.check("file of the architecture", "None", file)
         return name
 
     def _built(self, seed: int) -> nn.Module:
@@ -146,26 +122,21 @@ class _OfOneModel:
         return model
 
     def _unlearned(self, request: ForgetRequest) -> nn.Module:
-        """The unlearned model. ValueError where the method returned a module around it."""
-        run, done, method = self.run, self.done, self.run.record.params.get("unlearn", "")
-        if "unlearned_digest" in run.record.params:
-            run.params_seen |= {"unlearned_digest", "unlearn"}
-            done.checks.append(
-                Check("unlearned model", run.param("unlearned_digest"), checkpoint_digest(self.file))
-            )
+        """Return the unlearned model. Raises ValueError if the method returned a module around it."""
+        run, done, method = self.run, self.done, self.run.param("unlearn", "")
+        digest = run.param("unlearned_digest", "")
+        if digest:
+            done.check("unlearned model", digest, checkpoint_digest(self.file))
         if not self.foreign:
             named = f"unlearned {request.identity} by {method}"
-            done.checks.append(
-                Check("what the unlearned model is of", named, _whole(self.metadata.trained_on, named))
-            )
+            found = _whole(self.metadata.trained_on, named)
+            done.check("forget request and method of the unlearned model", named, found)
         self._note_unsealed(self.file)
         try:
             return self._model(self.file)
         except ValueError as error:
-            if (
-                not {f"model.{name}" for name in self._built(0).state_dict()}
-                <= read_tensors(self.file)[0].keys()
-            ):
+            inside = {f"model.{name}" for name in self._built(0).state_dict()}
+            if not inside <= read_tensors(self.file)[0].keys():
                 raise
             raise ValueError(
                 f"{method} returns a module, which its file alone does not give back; this run can't be "
@@ -179,9 +150,7 @@ class _OfOneModel:
             if f"{name}_digest" in self.run.record.params:
                 self._find(name, "train" if name == "initial" else request.identity, models)
         if "initial" in models and "ideal" in models and same_weights(models["initial"], models["ideal"]):
-            self.done.checks.append(
-                Check("ideal model", "another than the initial model", "the same weights")
-            )
+            self.done.check("ideal model", "another than the initial model", "the same weights")
         teacher = generator_for(self.run.whole_number("seed"), "evaluation", INCOMPETENT).initial_seed()
         models[INCOMPETENT] = self._built(teacher)
         return models
@@ -190,11 +159,9 @@ class _OfOneModel:
         """Load a base model, if it exists, and check the metadata of its checkpoint."""
         run, done, kept = self.run, self.done, f"{name}.safetensors"
         path = run.artifact(kept) if run.has(kept) else Path(run.param(f"{name}_checkpoint"))
-        run.params_seen |= {f"{name}_digest", f"{name}_checkpoint"}
+        run.params_seen.add(f"{name}_checkpoint")
         found, words = digest_at(path, self._built(0))
-        done.checks.append(
-            Check(f"{name} model, {path}", run.param(f"{name}_digest"), found or words or None)
-        )
+        done.check(f"{name} model, {path}", run.param(f"{name}_digest"), found or words or None)
         if found is None:
             done.gone.append(f"the {name} model ({path})")
             return
@@ -203,34 +170,23 @@ class _OfOneModel:
         if self.foreign or metadata is None:
             done.unchecked.append(f"on which images the {name} model was trained (it was made elsewhere)")
             return
-        done.checks.append(
-            Check(
-                f"what the {name} model was trained on", trained_on, _whole(metadata.trained_on, trained_on)
-            )
-        )
-        done.checks.append(Check(f"split of the {name} model", self.splits.digest, metadata.split))
+        found = _whole(metadata.trained_on, trained_on)
+        done.check(f"training images of the {name} model", trained_on, found)
+        done.check(f"split of the {name} model", self.splits.digest, metadata.split)
         self._note_unsealed(path)
         self._check_header(name, path, Trained(models[name], path, metadata, True, 0.0, []))
 
     def _check_header(self, name: str, path: Path, trained: Trained) -> None:
         """Check the run's params of a base model against its checkpoint's header."""
         run = self.run
-        params = {one: str(value) for one, value in provenance(name, trained).items()}
-        of_file = [
-            one
-            for one in params
-            if one.removeprefix(f"{name}_") not in NOT_OF_THE_FILE and one in run.record.params
-        ]
-        run.params_seen |= set(of_file)
-        wrong = [one for one in of_file if run.record.params[one] != params[one]]
-        named = ", ".join(f"{one} {run.record.params[one]}" for one in wrong) or "equal"
-        self.done.checks.append(
-            Check(
-                f"what the {name} model's checkpoint says",
-                named,
-                ", ".join(f"{one} {params[one]}" for one in wrong) or "equal",
-            )
-        )
+        header = {one: str(value) for one, value in provenance(name, trained).items()}
+        for one in NOT_OF_THE_FILE:
+            header.pop(f"{name}_{one}", None)
+        named = {one: run.param(one) for one in header if one in run.record.params}
+        wrong = [one for one in named if named[one] != header[one]]
+        expected = ", ".join(f"{one} {named[one]}" for one in wrong)
+        got = ", ".join(f"{one} {header[one]}" for one in wrong)
+        self.done.check(f"header of the {name} model's checkpoint", expected or "equal", got or "equal")
         if f"{name}_header_digest" not in run.record.params:
             self.done.unchecked.append(
                 f"whether the header of {path} was edited since the run (the run has no digest of it)"
@@ -247,12 +203,11 @@ class _OfOneModel:
 
         A user's own code is left out without --trust_code."""
         run = self.run
-        run.params_seen.add("metrics")
-        words = [word for word in run.record.params.get("metrics", DEFAULT).split(",") if word]
-        spoken = [self._safe(word) for word in words]
+        words = [word for word in run.param("metrics", DEFAULT).split(",") if word]
+        safe = [self._safe(word) for word in words]
         logged = {*run.record.metrics, *(self.raw.numbers if self.raw else ())}
         present = {name.removeprefix("initial_").removeprefix("ideal_") for name in logged}
-        names = [word for word in spoken if word] + sorted(name for name in METRICS.names if name in present)
+        names = [word for word in safe if word] + sorted(name for name in METRICS.names if name in present)
         found = chosen(names) if names else []
         return [metric for metric in found if not (OF_MANY | {TIMES}) & set(needs_of(metric.function))]
 
@@ -261,22 +216,22 @@ class _OfOneModel:
         if word in METRICS or word.casefold() in (ALL, DEFAULT):
             return word
         if not METRICS.runs_code(word):
-            self.done.unchecked.append(f"metric {word} (there is none of that name)")
+            self.done.unchecked.append(f"metric {word} (no metric has this name)")
             return None
         function = word.rpartition(":")[2]
-        identities = self.raw.decisive.get("metrics", ()) if self.raw else ()
-        digests = [
-            str(one).removeprefix(f"{function}-") for one in identities if str(one).startswith(f"{function}-")
-        ]
+        identities = self.raw.decisive.get("metrics") if self.raw else None
+        texts = map(str, identities if isinstance(identities, list) else [])
+        prefix = f"{function}-"
+        digests = [text.removeprefix(prefix) for text in texts if text.startswith(prefix)]
         if not self.run.trust_code or not digests:
-            why = "not run without --trust_code" if digests else "of which no digest is recorded"
-            self.done.unchecked.append(f"metric {function} (a person's own code, {why})")
+            why = "not run without --trust_code" if digests else "without a recorded digest"
+            self.done.unchecked.append(f"metric {function} (a user's own code, {why})")
             return None
         return self.run.code("metric", function, digests[0])
 
     def _compare_numbers(self, measured: Measured, metrics: Sequence[Metric]) -> None:
         logged = self.run.record.metrics
-        found = measured.model | _named("initial", measured.initial) | _named("ideal", measured.ideal)
+        found = measured.model | measured.of_base_models
         ideal_gone = "ideal_digest" in self.run.record.params and not measured.ideal
         self.done.compare(logged, found, _reasons(metrics, measured.undefined, ideal_gone=ideal_gone))
         once = [name for name in self.done.left_out if self.raw is None or name not in self.raw.numbers]
@@ -284,34 +239,29 @@ class _OfOneModel:
 
     def _check_amounts(self, initial: nn.Module) -> None:
         """Check resolved settings such as topk."""
-        run, method = self.run, self.run.record.params.get("unlearn", "")
+        run, method = self.run, self.run.param("unlearn", "")
         if method not in METHODS or self.raw is None or not self.raw.decisive:
             return
         try:
-            given = {
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in self.raw.decisive["settings"].items()
-            }
-            if ADD_ONS.runs_code(str(given.get("addon"))):
-                self.done.unchecked.append("settings of the method (its add-on is a person's own code)")
+            if ADD_ONS.runs_code(str(self.raw.settings.get("addon"))):
+                self.done.unchecked.append("settings of the method (its add-on is a user's own code)")
                 return
-            counts = resolved(method, initial, self.data, METHODS[method].settings(given))
+            settings = METHODS[method].settings(self.raw.settings)
+            counts = resolved(method, initial, self.data, settings)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
-            self.done.checks.append(Check("settings of the method", f"ones of {method}", str(error)))
+            self.done.check("settings of the method", f"ones of {method}", str(error))
             return
         for name, value in counts.items():
-            if name != "kappa_count":  # as many as there really are: see the mask
-                self.done.checks.append(
-                    Check(f"param {name}", run.record.params.get(name, "none"), str(value))
-                )
+            if name != "kappa_count":  # checked with the mask
+                self.done.check(f"param {name}", run.param(name, "none"), str(value))
 
     # Identity and verdict
 
     def _decisive(self, request: ForgetRequest, models: Mapping[str, nn.Module]) -> dict[str, Any]:
         """Return the parts of config_hash, recomputed: see identity.decisive_of."""
         run, params = self.run, self.run.record.params
-        run.params_seen |= {"unlearn_code", "unlearn_file"}
-        code = params.get("unlearn_code")
+        run.params_seen.add("unlearn_file")
+        code = run.param("unlearn_code", "")
         found: dict[str, Any] = {
             "method": run.param("unlearn") + (f"-{code}" if code else ""),
             "request": request.identity,
@@ -360,17 +310,11 @@ class _OfOneModel:
         run = self.run
         tags = run.record.tags
         if (tags.get("lethe_version"), tags.get("git_commit")) != (__version__, git_commit()):
-            self.done.unchecked.append(
-                "verdict (the run is of another version of Lethe, whose rules may be others)"
-            )
+            self.done.unchecked.append("verdict (the run is of another version of Lethe)")
             run.tags_seen.add("verdict")
             return
         run.tags_seen |= {"verdict", "git_commit"}
-        sides = (
-            self.raw.sides
-            if self.raw
-            else {"unlearned": measured.model, "initial": measured.initial, "ideal": measured.ideal}
-        )
+        sides = self.raw.sides if self.raw else measured.sides
         facts = Measurements(
             what=request.in_words(len(self.data.forget), self.splits.class_names),
             whole=bool(self.data.forget_classes),
@@ -380,10 +324,12 @@ class _OfOneModel:
             warnings=self.raw.warnings if self.raw else (),
             undecided=undecided_models(measured.undefined),
         )
-        self.done.checks.append(Check("verdict", tags.get("verdict", "none"), verdict(facts).headline))
+        self.done.check("verdict", tags.get("verdict", "none"), verdict(facts).headline)
 
 
-def _reasons(metrics: Sequence[Metric], undefined: Mapping[str, str], *, ideal_gone: bool) -> dict[str, str]:
+def _reasons(
+    metrics: Sequence[Metric], undefined: Mapping[str, Missing], *, ideal_gone: bool
+) -> dict[str, str]:
     """Return the reasons of metrics that can't be recomputed, by logged name."""
     of_each = {f"{side}{metric.name}": metric for side in ("", "initial_", "ideal_") for metric in metrics}
     gone = {
@@ -394,7 +340,7 @@ def _reasons(metrics: Sequence[Metric], undefined: Mapping[str, str], *, ideal_g
     return {
         name: "the ideal model is gone"
         if ideal_gone and name in gone
-        else undefined.get(name, "these models do not give it")
+        else str(undefined.get(name, "these models do not give it"))
         for name in of_each
     }
 
@@ -402,7 +348,3 @@ def _reasons(metrics: Sequence[Metric], undefined: Mapping[str, str], *, ideal_g
 def _whole(stated: str, expected: str) -> str:
     """Return the stated request; older checkpoints state it with a digest of eight letters."""
     return expected if stated == shortened(expected) else stated
-
-
-def _named(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
-    return {f"{prefix}_{name}": value for name, value in values.items()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from audits.recorded_run import RecordedRun
-from audits.verified import Check, Verification
+from audits.verified import Verification
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,9 +22,9 @@ def check_table(run: RecordedRun, done: Verification, expected: pa.Table) -> Non
     """Add one check of the whole table, which names the columns that differ."""
     rows = f"{expected.num_rows} rows"
     if not run.has(PER_IMAGE):
-        done.checks.append(Check(PER_IMAGE, rows, None))
+        done.check(PER_IMAGE, rows, None)
         return
-    done.checks.append(Check(PER_IMAGE, rows, _found(run.artifact(PER_IMAGE), expected, rows)))
+    done.check(PER_IMAGE, rows, _found(run.artifact(PER_IMAGE), expected, rows))
 
 
 def _found(path: Path, expected: pa.Table, rows: str) -> str:

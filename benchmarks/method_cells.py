@@ -16,7 +16,7 @@ from torch import nn
 from base_config import BaseConfig
 from base_models import BaseModels, Trained
 from benchmarks.cells import MEASURED_CODE, Cells, code_digest, files_behind
-from evaluation import ModelOutputs, evaluate, is_undecided
+from evaluation import ModelOutputs, evaluate
 from evaluation.gap import ua_ra_ta
 from measurement import model_outputs
 from model_sets import oracles_of
@@ -185,7 +185,7 @@ def _judged(make: Callable[[], tuple[nn.Module, float]], world: World) -> Row:
     except ValueError as error:
         return {"failed": f"can't be evaluated: {_line(error)}"}
     values, undefined = evaluate(names=("mia", *GAPS), model=outputs, ideal=world.of_ideal)
-    broken = {name: why for name, why in undefined.items() if not is_undecided(name, undefined)}
+    broken = {name: why for name, why in undefined.items() if not why.undecided}
     if broken:
         return {"failed": f"can't be compared: {next(iter(broken.values()))}"}
     scores = dict(zip(COLUMNS, (*ua_ra_ta(outputs), values.pop("mia", None)), strict=True))

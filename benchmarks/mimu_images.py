@@ -174,7 +174,8 @@ def numbers(make: Callable[[], Any], of_ideal: Any, data: Any, test: Any) -> dic
     margins = {
         f"{name}_margin": getattr(outputs, name).margins.median().item() for name in ("forget", "test")
     }
-    return values | undefined | margins | {"seconds": seconds}
+    reasons = {name: str(why) for name, why in undefined.items()}
+    return values | reasons | margins | {"seconds": seconds}
 
 
 def mean_of(values: Any) -> float | None:

@@ -8,7 +8,16 @@ from itertools import combinations
 
 import torch
 
-from evaluation.impl import METRICS, NO_COMMANDS, OF_MANY, MetricFacts, missing, needs_of
+from evaluation.impl import (
+    METRICS,
+    NO_COMMANDS,
+    OF_MANY,
+    MetricFacts,
+    Missing,
+    Undecided,
+    missing_inputs,
+    needs_of,
+)
 from evaluation.model_outputs import NO_WHOLE_CLASS, ModelOutputs, Times
 from evaluation.population import Population
 from evaluation.ulira import Shadows
@@ -28,7 +37,7 @@ def evaluate(
     progress: Callable[[Iterable[Metric]], Iterable[Metric]] = _untouched,
     commands: Mapping[str, str] = NO_COMMANDS,
     **given: Known,
-) -> tuple[dict[str, float], dict[str, str]]:
+) -> tuple[dict[str, float], dict[str, Missing]]:
     """Return the values by metric name, and for metrics without a value the reasons.
 
         values, reasons = evaluate(model=..., ideal=...)
@@ -47,12 +56,16 @@ def evaluate(
     named = [METRICS[name] if isinstance(name, str) else name for name in asked]
     chosen = list({metric.function: metric for metric in named}.values())
     values: dict[str, float] = {}
-    reasons: dict[str, str] = {}
+    reasons: dict[str, Missing] = {}
     for metric in progress(chosen):
+        absent = missing_inputs(needs_of(metric.function), given, commands)
+        if absent is not None:
+            reasons[metric.name] = absent
+            continue
         try:
-            values[metric.name] = _value(metric, given, commands)
+            values[metric.name] = _value(metric, given)
         except ValueError as error:
-            reasons[metric.name] = str(error)
+            reasons[metric.name] = Missing(str(error), undecided=isinstance(error, Undecided))
     return values, reasons
 
 
@@ -63,11 +76,8 @@ def _about(given: Mapping[str, Known]) -> list[Metric]:
     return [metric for metric, of_many in needs.items() if (of_many & wanted if wanted else not of_many)]
 
 
-def _value(metric: Metric, given: Mapping[str, Known], commands: Mapping[str, str]) -> float:
+def _value(metric: Metric, given: Mapping[str, Known]) -> float:
     needs = needs_of(metric.function)
-    absent = missing(needs, tuple(given), commands)
-    if absent:
-        raise ValueError(absent)
     arguments = {need: given[need] for need in needs}
     if metric.facts.whole_class and not all(
         own.forget_classes for own in arguments.values() if isinstance(own, ModelOutputs)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, TypeVar
 
 from evaluation.units import Unit
 from registry import Registry
@@ -15,6 +15,7 @@ from signature import Function
 # Where a metric is shown: in the table of one run, in tables of several, in MLflow's list of runs, as a curve
 # over kappa; attack: one that is trained.
 Group = Literal["headline", "summary", "overview", "kappa", "attack"]
+Reason = TypeVar("Reason")
 Better = Literal["", "higher", "lower", "near the ideal's", "near 0", "near 0.5", "near 0.01", "near 1"]
 
 
@@ -48,7 +49,7 @@ class MetricFacts:
 
 VERSION = 3  # part of the cache key: raise it when a metric changes its value for the same outputs
 
-UNDECIDED = "undecided"  # prefix of the reason of a metric that was measured without a result
+UNDECIDED = "undecided"  # shown for a metric that was measured without a result; begins its reason
 BAD_TEACHING = "Chundawat et al. 2023, arXiv:2205.08096"  # the source of several metrics
 
 METRICS: Registry[MetricFacts] = Registry("metric", MetricFacts)
@@ -76,7 +77,19 @@ class Undecided(ValueError):
         super().__init__(f"{UNDECIDED}: {why}")
 
 
-def reasons_of(model: str, reasons: Mapping[str, str]) -> dict[str, str]:
+@dataclass(frozen=True)
+class Missing:
+    """Why something was not measured. `command`: makes what is missing. `undecided`: measured, no result."""
+
+    reason: str
+    command: str = ""
+    undecided: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.reason}. Make it: {self.command}" if self.command else self.reason
+
+
+def reasons_of(model: str, reasons: Mapping[str, Missing]) -> dict[str, Missing]:
     """Return why metrics of one model have no value, by metric name. reasons: of a run, by logged name."""
     if model in OF_BASE_MODELS:
         prefix = f"{model}_"
@@ -85,9 +98,17 @@ def reasons_of(model: str, reasons: Mapping[str, str]) -> dict[str, str]:
     return {name: why for name, why in reasons.items() if not name.startswith(others)}
 
 
-def is_undecided(metric: str, reasons: Mapping[str, str]) -> bool:
+def by_reason(reasons: Iterable[tuple[str, Reason]]) -> dict[Reason, list[str]]:
+    """Group names by their reason, in the given order. reasons: pairs of a name and its reason."""
+    groups: dict[Reason, list[str]] = {}
+    for name, why in reasons:
+        groups.setdefault(why, []).append(name)
+    return groups
+
+
+def is_undecided(metric: str, reasons: Mapping[str, Missing]) -> bool:
     """Return whether a metric was measured without a result. reasons: why metrics have no value, by name."""
-    return reasons.get(metric, "").startswith(UNDECIDED)
+    return metric in reasons and reasons[metric].undecided
 
 
 def needs_of(metric: Function) -> tuple[str, ...]:
@@ -100,14 +121,15 @@ def needs_of(metric: Function) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def missing(needs: tuple[str, ...], given: tuple[str, ...], commands: Mapping[str, str] = NO_COMMANDS) -> str:
-    """Return one line about the missing inputs, such as "needs an ideal model"; "" if none is missing.
+def missing_inputs(
+    needs: Sequence[str], given: Collection[str], commands: Mapping[str, str] = NO_COMMANDS
+) -> Missing | None:
+    """Return what is missing, such as "needs an ideal model"; None if every input is given.
 
     commands: the commands that make missing inputs, by input name.
     """
     absent = [need for need in needs if need not in given]
     if not absent:
-        return ""
+        return None
     inputs = " and ".join(IN_WORDS.get(need, need) for need in absent)
-    makers = "; ".join(commands[need] for need in absent if need in commands)
-    return f"needs {inputs}. Make it: {makers}" if makers else f"needs {inputs}"
+    return Missing(f"needs {inputs}", "; ".join(commands[need] for need in absent if need in commands))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.entropies import cross_entropy, margin
-from evaluation.impl import METRICS, MetricFacts, missing, needs_of
+from evaluation.impl import METRICS, MetricFacts, missing_inputs, needs_of
 from models import evaluating
 from registry import Entry
 from signature import Function
@@ -257,8 +257,8 @@ class ModelOutputs:
 
     def value(self, entry: Entry[MetricFacts]) -> float:
         """Return the value of a registry entry; see `metric`."""
-        absent = missing(needs_of(entry.function), ("model",))
-        if absent:
+        absent = missing_inputs(needs_of(entry.function), ("model",))
+        if absent is not None:
             raise ValueError(f"{entry.name} {absent}. Call evaluate(model=..., ideal=...)")
         if entry.function not in self._values:
             self._values[entry.function] = float(entry.function(self))

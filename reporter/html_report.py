@@ -65,7 +65,7 @@ def html_report(
             models=tuple(models),
             headline=rows_of(facts, main, tuple(models)),
             every=[row for row in rows_of(facts, others, tuple(models)) if set(row.values) != {NONE}],
-            missing=grouped(facts.undefined),
+            missing=grouped({name: str(why) for name, why in facts.undefined.items()}),
             groups=report_pictures(facts) if pictures is None else pictures,
             thumbnails=[]
             if facts.images is None

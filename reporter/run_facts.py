@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from evaluation import MetricFacts, ModelOutputs
+from evaluation import MetricFacts, Missing, ModelOutputs
 from registry import Entry
 from reporter.layer_charts import Layer
 from reporter.verdict import Measurements
@@ -58,7 +58,7 @@ class RunFacts:
     source: str
     measured: Measurements
     kinds: Sequence[Entry[MetricFacts]]
-    undefined: Mapping[str, str]
+    undefined: Mapping[str, Missing]
     outputs: Mapping[str, ModelOutputs]
     names: Sequence[str]
     params: Mapping[str, object]

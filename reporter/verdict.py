@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from evaluation.impl import is_undecided, reasons_of
+from evaluation.impl import Missing, is_undecided, reasons_of
 from evaluation.over_images import auc_interval, exact_interval
 from reporter.run_warning import RunWarning
 
@@ -70,10 +70,10 @@ class Measurements:
         return self.models.get(model, {}).get(metric)
 
 
-def undecided_models(undefined: Mapping[str, str]) -> dict[str, str]:
+def undecided_models(undefined: Mapping[str, Missing]) -> dict[str, str]:
     """Return why mia is undecided, by model. undefined: why metrics have no value, by logged name."""
     reasons = {model: reasons_of(model, undefined) for model in ("unlearned", "initial", "ideal")}
-    return {model: own["mia"] for model, own in reasons.items() if is_undecided("mia", own)}
+    return {model: str(own["mia"]) for model, own in reasons.items() if is_undecided("mia", own)}
 
 
 def verdict(run: Measurements) -> Verdict:

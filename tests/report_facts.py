@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from evaluation import METRICS, ModelOutputs, Outputs, evaluate
+from evaluation import METRICS, Missing, ModelOutputs, Outputs, evaluate
 from reporter.layer_charts import Layer
 from reporter.run_facts import ForgetImages, History, RunFacts
 from reporter.verdict import Measurements
@@ -87,8 +87,8 @@ def facts(classes=10, *, rows=64, columns=128, ideal=True, test=0):
         measured=measured,
         kinds=kinds,
         undefined={
-            "avg_gap": "needs an ideal model. Make it: MAKE",
-            "rUA": "needs an ideal model. Make it: MAKE",
+            "avg_gap": Missing("needs an ideal model", "MAKE"),
+            "rUA": Missing("needs an ideal model", "MAKE"),
         },
         outputs=models,
         names=names,

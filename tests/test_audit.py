@@ -252,8 +252,8 @@ def test_margins_of_the_forget_set_alone_are_enough_for_its_klom(capsys, folder)
 
     assert again.data.metrics["klom_forget_p95"] == first.data.metrics["klom_forget_p95"]
     unchecked = (
-        "there is no columns.csv beside forget.npy, so that nothing can tell whether its margins are of "
-        "this forget request"
+        "there is no columns.csv beside forget.npy, so it can't be checked that its margins are of this "
+        "forget request"
     )
     assert f"\nwarning: {unchecked}" in out and out.count(unchecked) == 2
     assert again.data.tags["warning"].startswith(unchecked)

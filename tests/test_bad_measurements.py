@@ -111,9 +111,9 @@ def test_a_test_set_of_the_forgotten_class_alone_is_a_reason():
     own = ModelOutputs(outputs([0] * 20), outputs([1] * 40), outputs([0] * 30), None, (0,), seed=1)
     values, reasons = evaluate(model=own, names=["mia", "test_retain_score", "test_forget_score"])
     assert list(values) == ["test_forget_score"]
-    assert reasons["mia"].endswith("got 0, 0 and 20. Evaluate on larger sets.")
+    assert reasons["mia"].reason.endswith("got 0, 0 and 20. Evaluate on larger sets.")
     assert (
-        reasons["test_retain_score"]
+        reasons["test_retain_score"].reason
         == "expected at least 1 image, got 0. Evaluate on a set that is not empty."
     )
 

@@ -135,7 +135,7 @@ CHANGES = {
     ),
     "another mask": (
         Run.change_mask,
-        "DIFFERS: mask.safetensors: weights under it that the unlearned model still has\n.*expected 0, got 1",
+        "DIFFERS: mask.safetensors: weights under it that are not zero\n.*expected 0, got 1",
     ),
     "no mask": (lambda run: (run.artifacts / "mask.safetensors").unlink(), "GONE: mask.safetensors"),
     "the verdict": (
@@ -152,7 +152,7 @@ CHANGES = {
     ),
     "the class": (
         lambda run: run.param("class_to_replace", "3"),
-        "DIFFERS: forget list, of the class and number asked for",
+        "DIFFERS: forget list, by class and number",
     ),
     "the seed of the record": (lambda run: run.change_raw("decisive", seed=2), "DIFFERS: config_hash"),
     "config_hash": (lambda run: run.tag("config_hash", "0" * 64), "DIFFERS: config_hash"),
@@ -170,7 +170,7 @@ CHANGES = {
     "a warning": (lambda run: run.tag("warning", "none of it holds"), "DIFFERS: (warning|tags in the raw)"),
     "the initial model's seed": (
         lambda run: run.param("initial_seed", "7"),
-        "DIFFERS: what the initial model's checkpoint says\n.*initial_seed 7",
+        "DIFFERS: header of the initial model's checkpoint\n.*initial_seed 7",
     ),
     "the digest of the images": (
         lambda run: run.store(
@@ -187,9 +187,7 @@ def test_a_run_as_it_was_made_is_verified_and_what_was_not_checked_is_named(run,
 
     assert (code, "DIFFERS" in out, "GONE" in out) == (0, False, False)
     last = out.splitlines()[-1]
-    assert re.match(
-        r"verified: (\d+) of \1 numbers are what the artifacts give; not checked: artifacts ", last
-    )
+    assert re.match(r"verified: (\d+) of \1 numbers follow from the artifacts; not checked: artifacts ", last)
     artifacts = last.partition("not checked: artifacts ")[2].partition(";")[0].split(", ")
     assert "report.html" in artifacts
     assert not {"per_image.parquet", "mask.safetensors", "unlearned.safetensors", "forget_indexes.txt"} & set(
@@ -223,7 +221,7 @@ def test_what_an_added_artifact_param_or_tag_says_is_not_vouched_for(run, capsys
 
 
 def test_what_a_run_says_makes_no_line_of_its_own(run, capsys):
-    run.tag("verdict", "x\nverified: 99 of 99 numbers are what the artifacts give")
+    run.tag("verdict", "x\nverified: 99 of 99 numbers follow from the artifacts")
 
     code, out = run.verified(capsys)
 
@@ -238,7 +236,7 @@ def test_a_header_that_was_edited_since_is_found(run, capsys):
     code, out = run.verified(capsys)
 
     assert code == 1
-    assert "DIFFERS: what the ideal model's checkpoint says" in out
+    assert "DIFFERS: header of the ideal model's checkpoint" in out
 
 
 def test_an_ideal_model_that_is_the_initial_one_is_found(run, capsys):
@@ -316,14 +314,14 @@ def ran():
     [
         ("arch_file", "evil.py", 1, "DIFFERS: file of the architecture\n    expected None, got "),
         ("arch", "evil.py:mlp", 1, "DIFFERS: architecture\n    expected mlp, got evil.py:mlp"),
-        ("dataset_file", "evil.py", 2, "is a person's own code, of which no digest is recorded"),
-        ("dataset_file", "x:evil.py:read", 2, "is a person's own code, of which no digest is recorded"),
-        ("dataset", "evil.py:read", 2, "is a person's own code, of which no digest is recorded"),
+        ("dataset_file", "evil.py", 2, "is a user's own code without a recorded digest"),
+        ("dataset_file", "x:evil.py:read", 2, "is a user's own code without a recorded digest"),
+        ("dataset", "evil.py:read", 2, "is a user's own code without a recorded digest"),
         (
             "metrics",
             "default,evil.py:read",
             1,
-            r"not checked: .*metric read \(a person's own code, of which no digest is recorded\)",
+            r"not checked: .*metric read \(a user's own code, without a recorded digest\)",
         ),
     ],
 )
@@ -348,7 +346,7 @@ def test_an_architecture_of_ones_own_is_run_only_where_it_is_trusted_and_only_th
 
     code, out = run.verified(capsys)
     assert (code, ran()) == (2, before)
-    assert "its architecture 'net' is a person's own code" in out
+    assert "its architecture 'net' is a user's own code" in out
     assert "verify with --trust_code" in out
 
     code, out = run.verified(capsys, "--trust_code")
@@ -358,4 +356,4 @@ def test_an_architecture_of_ones_own_is_run_only_where_it_is_trusted_and_only_th
     copy.write_text(NET + "# changed\n")
     code, out = run.verified(capsys, "--trust_code")
     assert (code, ran()) == (2, before + 1)
-    assert "no file in its artifacts' code/ has it. Bring that back" in out
+    assert "no file among its artifacts in code/ has this digest. Restore the file" in out

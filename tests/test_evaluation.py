@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation import METRICS, Attack, MetricFacts, Outputs, evaluate, needs_of, outputs_of
+from evaluation import METRICS, Attack, MetricFacts, Missing, Outputs, evaluate, needs_of, outputs_of
 from evaluation.impl import Better, Unit
 from tests.drawn_outputs import SVC_FAMILY, by_class, drawn, model_outputs
 
@@ -279,7 +279,7 @@ def test_every_metric_has_a_value_or_a_reason(make, with_ideal):
         expected |= dict.fromkeys(
             ["ideal_seconds", "speedup"], "needs the seconds that the models took to make and an ideal model"
         )
-    assert reasons == expected
+    assert {name: why.reason for name, why in reasons.items()} == expected
 
 
 def test_percentages_and_fractions_stay_in_their_range():
@@ -292,7 +292,7 @@ def test_percentages_and_fractions_stay_in_their_range():
 def test_chosen_names_in_any_case_and_once_each():
     values, reasons = evaluate(model=model_outputs(), names=["RUA", "Forget_Score", "forget_score"])
     assert list(values) == ["forget_score"]
-    assert reasons == {"rUA": "needs an ideal model"}
+    assert reasons == {"rUA": Missing("needs an ideal model")}
 
 
 def test_an_unknown_name_is_an_error_before_anything_is_computed():
@@ -301,8 +301,8 @@ def test_an_unknown_name_is_an_error_before_anything_is_computed():
 
 
 def test_without_a_model_everything_is_missing():
-    assert evaluate(names=["mia"]) == ({}, {"mia": "needs a model to evaluate"})
-    assert evaluate(names=["rUA"])[1] == {"rUA": "needs a model to evaluate and an ideal model"}
+    assert evaluate(names=["mia"]) == ({}, {"mia": Missing("needs a model to evaluate")})
+    assert evaluate(names=["rUA"])[1] == {"rUA": Missing("needs a model to evaluate and an ideal model")}
 
 
 def test_sets_that_are_too_small_are_a_reason():
@@ -310,7 +310,10 @@ def test_sets_that_are_too_small_are_a_reason():
         model=model_outputs(test=drawn(9)), names=["mia", "mia_tpr_at_1_fpr", "test_score"]
     )
     assert list(values) == ["test_score"]
-    assert "at least 10 members" in reasons["mia"] and "100 test images" in reasons["mia_tpr_at_1_fpr"]
+    assert (
+        "at least 10 members" in reasons["mia"].reason
+        and "100 test images" in reasons["mia_tpr_at_1_fpr"].reason
+    )
 
 
 def test_progress_sees_every_metric():
@@ -331,7 +334,10 @@ def test_a_users_own_metric_from_a_file_and_nan_is_a_reason(tmp_path):
     )
     names = [f"{tmp_path}/mine.py:mia", f"{tmp_path}/mine.py:broken"]
     model = model_outputs()
-    assert evaluate(model=model, names=names) == ({"mia": 0.25}, {"broken": "the result is not a number"})
+    assert evaluate(model=model, names=names) == (
+        {"mia": 0.25},
+        {"broken": Missing("the result is not a number")},
+    )
     assert model.metric("mia") == model.metric("mia_confidence")
 
 

@@ -292,7 +292,7 @@ def test_half_a_download_is_told(tmp_path):
     (tmp_path / OLDER).write_bytes((tmp_path / OLDER).read_bytes()[:2000])
     with pytest.raises(
         ValueError,
-        match="got the beginning of such a file: its end is missing. Copy or download the file again",
+        match="got a file whose end is missing. Copy or download the file again",
     ):
         load_weights(tmp_path / OLDER, mlp())
 

@@ -85,5 +85,6 @@ def test_the_ideal_of_another_request_is_refused():
         model=by_class(), ideal=replace(by_class(), forget_classes=()), names=["avg_gap", "tow"]
     )
     assert all(
-        "Train the ideal model for the same forget request" in reasons[name] for name in ("avg_gap", "tow")
+        "Train the ideal model for the same forget request" in reasons[name].reason
+        for name in ("avg_gap", "tow")
     )

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
-from evaluation import METRICS, Outputs
+from evaluation import METRICS, Missing, Outputs
 from evaluation.loss_threshold import auc
 from reporter.best_known import best_known
 from reporter.curve_charts import curves
@@ -160,7 +160,7 @@ def test_a_metric_without_any_value_has_no_row_but_its_reason():
     own = replace(
         facts(),
         kinds=[*facts().kinds, METRICS["klom_forget_p95"]],
-        undefined={"klom_forget_p95": "needs many models"},
+        undefined={"klom_forget_p95": Missing("needs many models")},
     )
     text = html_report(own)
 

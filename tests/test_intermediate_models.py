@@ -322,7 +322,7 @@ def test_a_method_that_stops_early_is_a_warning(done):
     warning = "not evaluated after --checkpoint_epochs 5, 7: the method ended after epoch 2"
 
     assert list(result.checkpoints) == [2]
-    assert any(note.endswith(warning) for note in result.notes)
+    assert any(str(note).endswith(warning) for note in result.notes)
     assert warning in client().get_run(result.run_id).data.tags["warning"]
 
 
@@ -331,21 +331,22 @@ def test_a_method_without_epochs_is_a_warning():
 
     assert result.checkpoints == {}
     assert any(
-        note.endswith("not evaluated after --checkpoint_epochs 1, 3: the method has no epochs")
+        str(note).endswith("not evaluated after --checkpoint_epochs 1, 3: the method has no epochs")
         for note in result.notes
     )
 
 
 def test_an_intermediate_model_that_diverged_is_a_warning_and_no_end():
     result = Pipeline(replace(CONFIG, unlearn="mine.py:dips", settings={}, ideal="skip")).run()
-    assert not any("diverged" in note for note in result.notes)
+    assert not any("diverged" in str(note) for note in result.notes)
 
     result = Pipeline(
         replace(CONFIG, unlearn="mine.py:dips", settings={}, ideal="skip", checkpoint_epochs=(1, 2))
     ).run()
     assert result.checkpoints[2] == {}
     assert any(
-        "diverged: the epoch 2 model: expected logits with a finite maximum" in note for note in result.notes
+        "diverged: the epoch 2 model: expected logits with a finite maximum" in str(note)
+        for note in result.notes
     )
     assert "finite" in json.loads(result.json_path.read_text())["checkpoints_undefined"]["2"]["forget_score"]
 

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.svm import SVC
 
-from evaluation import UNDECIDED, ModelOutputs, Outputs, evaluate
+from evaluation import ModelOutputs, Outputs, evaluate
 from evaluation.entropies import modified_entropy
 from evaluation.loss_threshold import auc, tpr_at_1_fpr
 from evaluation.membership import MINIMUM, Decision, Undecided, attacked, member_share, non_member_share
@@ -252,8 +252,8 @@ def test_an_undecided_attack_leaves_a_gap_without_it():
     ideal = model_outputs(forget=confident([0.1] * 10 + [0.9] * 10), retain=same, test=same)
     values, reasons = evaluate(names=("mia", "avg_gap", "avg_gap_without_mia"), model=undecided, ideal=ideal)
     assert values == {"avg_gap_without_mia": pytest.approx(50 / 3)}
-    assert reasons["mia"].startswith(UNDECIDED)
-    assert reasons["avg_gap"] == "undecided: mia is. See avg_gap_without_mia"
+    assert reasons["mia"].undecided and reasons["avg_gap"].undecided
+    assert reasons["avg_gap"].reason == "undecided: mia is. See avg_gap_without_mia"
 
 
 def test_test_images_of_the_forgotten_class_do_not_change_the_attack():

@@ -175,6 +175,6 @@ def test_models_that_say_different_things_are_refused(base, capsys):
     assert audit.main(["evaluate", "--initial", "a.pth", "--unlearned", "b.pth"]) == 2
     said = (
         "expected models of one normalisation, and their files say 0.5:1 (initial), 0.25:1 (unlearned). "
-        "Say which one holds for all"
+        "Give the one that holds for all"
     )
     assert said in capsys.readouterr().err

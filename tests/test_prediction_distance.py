@@ -195,15 +195,17 @@ def test_a_class_without_a_test_image_is_a_reason():
     _, reasons = evaluate(
         model=model_outputs(FORGET, test), initial=model_outputs(FORGET, test), names=["rf_js_divergence"]
     )
-    assert reasons["rf_js_divergence"].startswith(
+    assert reasons["rf_js_divergence"].reason.startswith(
         "expected test images of every class in forget, got none of [1]"
     )
 
 
 def test_what_is_not_given_is_a_reason():
     _, reasons = evaluate(model=model_outputs(FORGET), names=["rf_js_divergence", "zrf"])
-    assert reasons["rf_js_divergence"] == "needs the initial model"
-    assert reasons["zrf"] == "needs an incompetent teacher (an untrained model of the same architecture)"
+    assert reasons["rf_js_divergence"].reason == "needs the initial model"
+    assert (
+        reasons["zrf"].reason == "needs an incompetent teacher (an untrained model of the same architecture)"
+    )
 
 
 def test_an_incompetent_teacher_may_have_seen_forget_alone():

@@ -51,7 +51,7 @@ def test_a_checkpoint_that_is_not_there_is_said_and_one_of_another_seed_noted(tm
     )
     (result,) = run_all([replace(QUICK, base=replace(QUICK.base, mask=mask, seed=2))])
     assert "--mask" not in capsys.readouterr().err
-    assert any("was trained with seed 1, not 2" in note for note in result.notes)
+    assert any("was trained with seed 1, not 2" in str(note) for note in result.notes)
 
 
 def test_the_hash_says_which_ideal_model_judged():

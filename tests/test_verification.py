@@ -149,7 +149,7 @@ def test_numbers_that_need_an_ideal_model_that_is_gone_are_counted_and_named(fol
     same, of = map(int, re.search(r"^NOT verified: (\d+) of (\d+) numbers", out, flags=re.MULTILINE).groups())
     assert (code, same) == (1, of - len(lost))
     assert re.search(rf"^verified: {of} of {of} numbers", whole, flags=re.MULTILINE)
-    kinds = re.search(r"^not of the kind that artifacts can give .*$", out, flags=re.MULTILINE)[0]
+    kinds = re.search(r"^can't be recomputed from artifacts .*$", out, flags=re.MULTILINE)[0]
     assert kinds in whole
 
 
@@ -188,7 +188,7 @@ def test_models_that_are_gone_leave_an_audit_to_be_verified(folder, capsys):
     code, out = verified(capsys, run)
 
     assert code == 0
-    assert "not there any more: 1 of 20 checkpoints that the audit started from" in out
+    assert "missing now: 1 of 20 checkpoints that the audit started from" in out
 
 
 @pytest.mark.parametrize("name", ["unlearned.safetensors"])

@@ -166,14 +166,21 @@ def unsealed(path: Path) -> str:
 
 
 def check_checkpoint(
-    path: Path, expected: Metadata, defaults: Mapping[str, Any] | None = None, *, named: bool = False
+    path: Path,
+    expected: Metadata,
+    defaults: Mapping[str, Any] | None = None,
+    *,
+    named: bool = False,
+    flag: str = "mask",
 ) -> None:
     """Raise ValueError if a checkpoint's architecture, dataset, split or forget set is not `expected`.
 
     Reads the header only. `defaults` are the defaults of the architecture's options, for options newer than
     the checkpoint. Without a header, warns for a `.pth.tar` and for safetensors that the user `named`; other
-    safetensors are refused, as Lethe's own have a header.
+    safetensors are refused, as Lethe's own have a header. `flag`: names the file on the command line.
     """
+    another = f"another file with --{flag}"
+    elsewhere = f"{another}, or another folder with --save_dir" if flag == "mask" else another
     found_here = checkpoint_metadata(path)
     if found_here is None:
         if not named and path.suffix == ".safetensors":
@@ -198,20 +205,17 @@ def check_checkpoint(
         if wanted != found and name == "trained_on" and shortened(wanted) == shortened(str(found)):
             raise ValueError(
                 f"{path}: expected a model trained on all but {wanted}, got one marked {found!r}: two forget "
-                "lists share the name "
-                f"{shortened(wanted)}. Name another file with --mask, or another folder with --save_dir"
+                f"lists share the name {shortened(wanted)}. Name {elsewhere}"
             )
         if wanted != found and name == "trained_on":
             images = "everything" if wanted == "train" else f"all but {wanted}"
             raise ValueError(
-                f"{path}: expected a model trained on {images}, got {_trained_on(found)}. "
-                "Name another file with --mask, or another folder with --save_dir"
+                f"{path}: expected a model trained on {images}, got {_trained_on(found)}. Name {elsewhere}"
             )
         if wanted != found:
             raise ValueError(
                 f"{path}: expected a checkpoint with {name} {_short(wanted, found)}, got "
-                f"{_short(found, wanted)}. "
-                f"{_remedy(name, wanted, found)}, or name another file with --mask"
+                f"{_short(found, wanted)}. {_remedy(name, wanted, found)}, or name {another}"
             )
 
 
@@ -303,7 +307,7 @@ def _remedy(name: str, wanted: Any, found: Any) -> str:
         }
         return f"Ask for {' '.join(sorted(flags)) or f'fewer {name} flags'}"
     if name == "arch" and re.search(r"-[0-9a-f]{8}([0-9a-f]{56})?$", str(found)):
-        return "Give the --arch path/to/file.py:function that it was made with; the file has to be the same, byte for byte"
+        return "Give the --arch path/to/file.py:function that it was made with, with the file unchanged"
     if name in ("split", "classes", "image_shape"):  # no flag sets them: they follow from the images
         return (
             "The images differ from those it was trained on: they were changed, or are those of another "
@@ -313,7 +317,7 @@ def _remedy(name: str, wanted: Any, found: Any) -> str:
     if (
         name == "dataset" and str(found) not in DATASETS
     ):  # a folder's or a file's name in results, which is no flag's value
-        return "Give the --dataset, a folder or a file, that it was trained on, or another folder with --save_dir"
+        return "Give the --dataset that it was trained on, or another folder with --save_dir"
     if name == "normalisation":
         return f"Ask for --normalize {found or 'data'}"
     return f"Ask for {name} {_short(found)}"

@@ -14,9 +14,8 @@ from training.what_arrived import AGAIN, not_weights
 
 ALONE = "expected a pickle of tensors alone, and it is damaged or holds more, which loading would run as code"
 SMALL = 2**20  # bytes
-FOREIGN_CLASS = re.compile(
-    r"Unsupported (?:global: GLOBAL|class) ([\w.]+)"
-)  # torch's message on a class it refuses to load
+# torch's message on a class that it refuses to load
+FOREIGN_CLASS = re.compile(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)")
 
 
 def read_pickle(path: Path) -> Any:
@@ -44,7 +43,7 @@ def _reason(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
         is_zip = file.read(4) == b"PK\x03\x04"
     if is_zip and not zipfile.is_zipfile(path):
-        return f"expected weights that torch.save wrote, got the beginning of such a file: its end is missing. {AGAIN}"
+        return f"expected weights that torch.save wrote, got a file whose end is missing. {AGAIN}"
     found = FOREIGN_CLASS.search(str(error))
     what = f"{type(error).__name__}: {found[1]}" if found else type(error).__name__
     return f"{ALONE} ({what}). Save the state_dict again where you trust the file"

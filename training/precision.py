@@ -23,7 +23,8 @@ from training.recipe import Recipe, optimizer_of
 
 WARM_UP, TIMED = 2, 5  # steps of a measurement
 ROUNDS, SECONDS = 30, 2.0  # measurements of each precision, within these seconds
-CLEARLY = 0.95  # x the other's seconds: the choice must not depend on noise, or models that are compared would differ
+# Times the other's seconds: the choice must not depend on noise, or models that are compared would differ.
+CLEARLY = 0.95
 NOT_DETERMINISTIC = " does not have a deterministic implementation"  # torch's message
 
 

@@ -48,7 +48,7 @@ class ProcessGroup:
             distributed.barrier()
 
     def parallel(self, model: nn.Module, device: torch.device, *, unused: bool = False) -> nn.Module:
-        """Wrap a model to average gradients over the processes; `unused`: some parameters have no gradient."""
+        """Wrap a model to average gradients over processes; `unused`: some parameters have none."""
         if self.size == 1:
             return model
         own = [device] if device.type == "cuda" else None
@@ -95,7 +95,7 @@ def joined(device: torch.device) -> Iterator[ProcessGroup]:
         yield current()
     finally:
         distributed.destroy_process_group()
-        gc.collect()  # a wrapped model in a reference cycle, as an error's traceback makes, holds the group too
+        gc.collect()  # a wrapped model in a reference cycle, such as an error's traceback, holds the group
 
 
 def own_device(name: str) -> str:

@@ -60,7 +60,7 @@ class Recipe:
             raise FlagError(f"{PREFIX}augment", error) from error
 
     def batch_size_for(self, images: int, processes: int = 1) -> int:
-        """Return a batch size that leaves each process two images of the last batch: batch norm needs them."""
+        """Return a batch size that gives batch norm two images of the last batch in every process."""
         fewest = 2 * processes
         size = self.batch_size if processes == 1 else max(self.batch_size, fewest)
         while images >= fewest and 0 < images % size < fewest:

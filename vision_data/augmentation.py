@@ -80,7 +80,7 @@ class Moves:
     def drawn(
         cls, count: int, height: int, generator: torch.Generator, kinds: Sequence[str] = CROP_AND_FLIP
     ) -> Moves:
-        """Draw the augmentation of `count` images. Uses no random number for a kind that is not in `kinds`."""
+        """Draw the augmentation of `count` images; draws nothing for a kind that is not in `kinds`."""
         down = right = torch.full((count, 1), height // MARGIN)
         mirrored, holes = torch.zeros(count, 1, dtype=torch.bool), None
         if "crop" in kinds:

@@ -17,11 +17,10 @@ FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTA
 
 
 def described_splits(name: str, root: Path, asked: str | None = None) -> dict[str, list[str]]:
-    """Return the files of each split in root/README.md; {} if it names none. asked: the configuration, or the
-    default.
+    """Return the files of each split in root/README.md; {} if it names none.
 
-    Raises ValueError for a README that can't be read, for several configurations without a default, and for
-    missing files.
+    asked: the configuration; None takes the default. Raises ValueError for a README that can't be read, for
+    several configurations without a default, and for missing files.
     """
     configs = _configs(name, root / "README.md")
     if not configs:
@@ -34,9 +33,7 @@ def described_splits(name: str, root: Path, asked: str | None = None) -> dict[st
 
 
 def with_configuration(place: Path) -> tuple[Path, str | None]:
-    """(PATH, CONFIGURATION) for a path PATH/CONFIGURATION where PATH/README.md has configurations; else the
-    path, and None.
-    """
+    """Split PATH/CONFIGURATION, if PATH/README.md has configurations; else return the path and None."""
     is_asked = not place.exists() and bool(_configs(str(place.parent), place.parent / "README.md"))
     return (place.parent, place.name) if is_asked else (place, None)
 

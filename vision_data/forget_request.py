@@ -84,7 +84,7 @@ class ForgetRequest:
         return replace(self, classes=tuple(numbers), spelled=tuple(spelled))
 
     def in_words(self, count: int, names: Sequence[str]) -> str:
-        """Describe the request: "classes 3 (cat) and 5 (dog)", "450 images of class 3 (cat)", "130 images"."""
+        """Describe the request, such as "classes 3 (cat) and 5 (dog)" or "450 images of class 3 (cat)"."""
         images = f"{count:,} image{'s' if count > 1 else ''}"
         if self.indexes is not None or ANY_CLASS in self.classes:
             return images
@@ -116,7 +116,7 @@ class ForgetRequest:
 
     @property
     def identity(self) -> str:
-        """The slug with the whole digest: equal if and only if the requests are. Short digests may collide."""
+        """The slug with the whole digest: equal if and only if the requests are equal."""
         if self.indexes is not None:
             return f"indexes-{self.digest}"
         name = "any" if ANY_CLASS in self.classes else self._classes

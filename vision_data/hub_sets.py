@@ -70,33 +70,25 @@ def hub_set(spec: str) -> Entry[DatasetFacts]:
 
 @register("PLANT_CLASSIFICATION", epochs=30, augment=True, source=f"huggingface.co/datasets/{PLANT}")
 def plant_classification(folder: Path) -> RawDataset:
-    """Photographs of plants, from <folder>/plant-classification (train/<class>/..., test/<class>/..., or
-    Parquet), else from the hub.
+    """Photographs of plants, from <folder>/plant-classification or the hub.
+
+    The folder has train/<class>/... and test/<class>/..., or Parquet files.
     """
-    return read_hub_set(
-        "PLANT_CLASSIFICATION",
-        PLANT,
-        folder,
-        also=("plant-classification", PLANT.partition("/")[2].casefold()),
-    )
+    also = ("plant-classification", PLANT.partition("/")[2].casefold())
+    return read_hub_set("PLANT_CLASSIFICATION", PLANT, folder, also=also)
 
 
 @register("POKEMON_CLASSIFICATION", epochs=30, augment=True, source=f"huggingface.co/datasets/{POKEMON}")
 def pokemon_classification(folder: Path) -> RawDataset:
-    """Pictures of Pokemon, from <folder>/pokemon-classification (data/train.zip, data/test.zip, unpacked or
-    not, Parquet), else the hub.
+    """Pictures of Pokemon, from <folder>/pokemon-classification or the hub.
+
+    The folder has data/train.zip and data/test.zip, packed or unpacked, or Parquet files.
     """
-    also = ("pokemon-classification",)
-    if (
-        local_copy(POKEMON, folder, also) is None
-    ):  # on the hub it has a loading script, which `datasets` refuses to run
-        return decoded(
-            published_zips(
-                "POKEMON_CLASSIFICATION", zips_from_hub("POKEMON_CLASSIFICATION", POKEMON, folder)
-            ),
-            folder,
-        )
-    return read_hub_set("POKEMON_CLASSIFICATION", POKEMON, folder, also=also)
+    name, also = "POKEMON_CLASSIFICATION", ("pokemon-classification",)
+    if local_copy(POKEMON, folder, also) is not None:
+        return read_hub_set(name, POKEMON, folder, also=also)
+    # On the hub it has a loading script, which `datasets` refuses to run.
+    return decoded(published_zips(name, zips_from_hub(name, POKEMON, folder)), folder)
 
 
 def read_hub_set(
@@ -218,11 +210,9 @@ def _encoded(rows: Any, image: str) -> Any:
     """Return the rows with their images still encoded: bytes, or a file's path."""
     import datasets
 
-    return (
-        rows.cast_column(image, datasets.Image(decode=False))
-        if isinstance(rows.features[image], datasets.Image)
-        else rows
-    )
+    if not isinstance(rows.features[image], datasets.Image):
+        return rows
+    return rows.cast_column(image, datasets.Image(decode=False))
 
 
 def _class_names(name: str, feature: Any, label: str) -> tuple[str, ...] | None:

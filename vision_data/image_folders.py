@@ -100,9 +100,7 @@ def published_folder(
 
 
 def _unwrapped(name: str, root: Path, besides: Iterable[Path]) -> Path:
-    """The folder of the classes or splits, where an unpacked archive has put one or more folders around it: a
-    class alone is no dataset.
-    """
+    """Return the folder of classes or splits, inside the folders that an unpacked archive put around it."""
     found, inside = root, _folders_in(root, besides)
     while (
         len(inside) == 1

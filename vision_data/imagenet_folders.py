@@ -49,12 +49,12 @@ ClassOf = Callable[[str], str | None]
 
 @register("IMAGENET_SMALL", epochs=30, augment=True, source="Russakovsky et al. 2015, arXiv:1409.0575")
 def imagenet_small(folder: Path) -> RawDataset:
-    """ImageNet-1k or a part of it, from <folder>/imagenet_small: the hub's archives, unpacked images, or an
-    archive per class.
+    """ImageNet-1k or a part of it, from <folder>/imagenet_small.
 
-    The class of an image is the synset (n01440764) in the name of its folder or archive, else in its own
-    name. Images in train*/ or train*.tar.gz are for training, those in val*/ for the test. If the hub's
-    archives were unpacked in place, an image's own name gives its part (ILSVRC2012_val_...).
+    Reads the hub's archives, unpacked images, or an archive per class. The class of an image is the synset
+    (n01440764) in the name of its folder or archive, else in its own name. Images in train*/ or
+    train*.tar.gz are for training, those in val*/ for the test. If the hub's archives were unpacked in
+    place, an image's own name gives its part (ILSVRC2012_val_...).
     """
     return decoded(
         published_imagenet(
@@ -82,10 +82,10 @@ def tiny_imagenet(folder: Path) -> RawDataset:
 
 @register("Living17", epochs=25, augment=True, source="Santurkar, Tsipras, Madry 2021, arXiv:2008.04859")
 def living17(folder: Path) -> RawDataset:
-    """Living17: ImageNet's images of 17 kinds of animals, four classes each, from <folder>/living17, else
-    from IMAGENET_SMALL's folder.
+    """Living17: ImageNet's images of 17 kinds of animals, four classes each, from <folder>/living17.
 
-    Read as IMAGENET_SMALL, without the other classes. Folders named after the 17 kinds are read as they are.
+    Without that folder, from the folder of IMAGENET_SMALL. Read as IMAGENET_SMALL, without the other classes.
+    Folders named after the 17 kinds are read as they are.
     """
     root = _first_of("Living17", folder, ("living17", *IMAGENET_FOLDERS))
     kinds = {synset: kind for kind, synsets in LIVING17.items() for synset in synsets}
@@ -96,9 +96,7 @@ def living17(folder: Path) -> RawDataset:
 
 @register("Imagenette", epochs=20, augment=True, source="Howard 2019, github.com/fastai/imagenette")
 def imagenette(folder: Path) -> RawDataset:
-    """Imagenette: ten easy classes of ImageNet, 9,469 + 3,925 images, 160 x 160, from
-    <folder>/imagenette2-160.
-    """
+    """Imagenette: ten easy classes, 9,469 + 3,925 images, 160 x 160, from <folder>/imagenette2-160."""
     torchvision_set, root = torchvision_module("datasets").Imagenette, folder / SMALLEST
     if not root.is_dir():
         try:

@@ -80,9 +80,7 @@ register = DATASETS.register
 
 
 def results_folder(dataset: str) -> Path:
-    """Where a dataset's checkpoints and caches are by default: results/NAME; of a person's function its
-    file's place decides too.
-    """
+    """Return the default folder of checkpoints and caches: results/NAME, for a user's file with a digest."""
     entry = DATASETS[dataset]
     name = entry.name if entry.file is None else place_name("file", f"{entry.file}-{entry.name}")
     return Path("results") / name

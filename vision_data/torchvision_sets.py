@@ -64,10 +64,10 @@ def kmnist(folder: Path) -> RawDataset:
     source="Cohen, Afshar, Tapson, van Schaik 2017, arXiv:1702.05373",
 )
 def emnist_letters(folder: Path) -> RawDataset:
-    """EMNIST letters: 124,800 + 20,800 letters of 26 kinds, upper and lower case together, 28 x 28, from
-    <folder>/EMNIST/raw.
+    """EMNIST letters: 124,800 + 20,800 letters of 26 kinds, 28 x 28, from <folder>/EMNIST/raw.
 
-    The files have the images transposed and the classes from 1 on; here they are upright, and a is 0.
+    A class has upper and lower case. The files have the images transposed and the classes from 1 on; here
+    they are upright, and a is 0.
     """
     return _emnist("letters", folder, first=1, names=tuple(string.ascii_lowercase))
 
@@ -91,25 +91,14 @@ def emnist_balanced(folder: Path) -> RawDataset:
 @register("USPS", arch="mlp", epochs=20, source="Hull 1994, IEEE PAMI 16(5)")
 def usps(folder: Path) -> RawDataset:
     """USPS: 7,291 + 2,007 digits, 16 x 16, from <folder>/usps.bz2 and usps.t.bz2 (libsvm's format)."""
-
-    def load(train: bool, download: bool) -> Any:
-        return torchvision_module("datasets").USPS(str(folder), train=train, download=download)
-
-    return _raw(_both_parts("USPS", folder, USPS_FILES, load), tuple(string.digits))
+    return _raw(_both_parts("USPS", folder, USPS_FILES, _loading("USPS", folder)), tuple(string.digits))
 
 
 @register("SVHN", arch="resnet18", epochs=20, source="Netzer et al. 2011, NIPS workshop")
 def svhn(folder: Path) -> RawDataset:
-    """SVHN: 73,257 + 26,032 house numbers' digits in colour, 32 x 32, from <folder>/train_32x32.mat and
-    test_32x32.mat.
-    """
-
-    def load(train: bool, download: bool) -> Any:
-        return torchvision_module("datasets").SVHN(
-            str(folder), split="train" if train else "test", download=download
-        )
-
-    return _raw(_both_parts("SVHN", folder, SVHN_FILES, load), tuple(string.digits))
+    """SVHN: 73,257 + 26,032 digits of house numbers in colour, 32 x 32, from <folder>/*_32x32.mat."""
+    parts = _both_parts("SVHN", folder, SVHN_FILES, _loading_split("SVHN", folder))
+    return _raw(parts, tuple(string.digits))
 
 
 @register("CIFAR10", arch="resnet18", epochs=20, augment=True, source="Krizhevsky 2009")
@@ -123,25 +112,21 @@ def cifar10(folder: Path) -> RawDataset:
 
 @register("CIFAR100", arch="resnet18", epochs=50, augment=True, source="Krizhevsky 2009")
 def cifar100(folder: Path) -> RawDataset:
-    """CIFAR-100: 50,000 + 10,000 colour images of 100 classes (the fine labels), 32 x 32, from
-    <folder>/cifar-100-python.
+    """CIFAR-100: 50,000 + 10,000 colour images of 100 classes, 32 x 32, from <folder>/cifar-100-python.
 
-    Its files are pickles: torchvision unpickles them only after their published MD5 matched.
+    The classes are the fine labels. Its files are pickles: torchvision unpickles them only after their
+    published MD5 matched.
     """
     return _cifar("CIFAR100", folder, "cifar-100-python", CIFAR100_FILES)
 
 
 @register("STL10", arch="resnet18", epochs=50, augment=True, source="Coates, Lee, Ng 2011, AISTATS")
 def stl10(folder: Path) -> RawDataset:
-    """STL-10: 5,000 + 8,000 colour images of ten classes, 96 x 96, from <folder>/stl10_binary. Its images
-    without labels are not used.
+    """STL-10: 5,000 + 8,000 colour images of ten classes, 96 x 96, from <folder>/stl10_binary.
+
+    Leaves out its images without labels.
     """
-
-    def load(train: bool, download: bool) -> Any:
-        return torchvision_module("datasets").STL10(
-            str(folder), split="train" if train else "test", download=download
-        )
-
+    load = _loading_split("STL10", folder)
     return _raw(_both_parts("STL10", folder / "stl10_binary", STL10_FILES, load), STL10_CLASSES)
 
 
@@ -169,9 +154,16 @@ def _cifar(name: str, folder: Path, below: str, files: tuple[str, ...]) -> RawDa
 
 def _loading(name: str, folder: Path, **settings: Any) -> Callable[[bool, bool], Any]:
     def load(train: bool, download: bool) -> Any:
-        return getattr(torchvision_module("datasets"), name)(
-            str(folder), train=train, download=download, **settings
-        )
+        dataset = getattr(torchvision_module("datasets"), name)
+        return dataset(str(folder), train=train, download=download, **settings)
+
+    return load
+
+
+def _loading_split(name: str, folder: Path) -> Callable[[bool, bool], Any]:
+    def load(train: bool, download: bool) -> Any:
+        dataset = getattr(torchvision_module("datasets"), name)
+        return dataset(str(folder), split="train" if train else "test", download=download)
 
     return load
 
@@ -180,12 +172,10 @@ def _raw(parts: tuple[Any, Any], class_names: tuple[str, ...]) -> RawDataset:
     """Convert both parts to uint8 images (N, C, H, W) and int64 labels."""
 
     def part_of(part: Any) -> tuple[Tensor, Tensor]:
-        images = torch.as_tensor(
-            part.data if isinstance(part.data, Tensor) else np.ascontiguousarray(part.data)
-        )
-        return (images.unsqueeze(1) if images.ndim == 3 else images).contiguous(), torch.as_tensor(
-            _labels(part)
-        ).long()
+        pixels = part.data if isinstance(part.data, Tensor) else np.ascontiguousarray(part.data)
+        images = torch.as_tensor(pixels)
+        coloured = images.unsqueeze(1) if images.ndim == 3 else images
+        return coloured.contiguous(), torch.as_tensor(_labels(part)).long()
 
     return RawDataset(part_of(parts[0]), part_of(parts[1]), class_names)
 
@@ -205,11 +195,9 @@ def _refuse_misplaced(name: str, files_in: Path, files: tuple[str, ...]) -> None
                 f"{', '.join(inside[:3]) or 'nothing'} in it. "
                 f"Replace the folder by the file in it, and name that {file}"
             )
-        deeper = (
-            []
-            if place.exists() or not files_in.is_dir()
-            else [below / file for below in sorted(files_in.iterdir()) if below.is_dir()]
-        )
+        if place.exists() or not files_in.is_dir():
+            continue
+        deeper = (below / file for below in sorted(files_in.iterdir()))
         found = next((candidate for candidate in deeper if candidate.is_file()), None)
         if found is not None:
             raise ValueError(
@@ -224,9 +212,8 @@ def _both_parts(
     missing = [file for file in files if not (files_in / file).exists()]
     _refuse_misplaced(name, files_in, files)
     for file in set(files).difference(missing):
-        open_foreign(
-            files_in / file, most=LARGEST
-        ).close()  # refuses a pipe or a device: reading one never ends
+        # Refuses a pipe or a device: reading one never ends.
+        open_foreign(files_in / file, most=LARGEST).close()
     if missing:
         check_may_fetch(name)
     not_there_yet = [place for place in (files_in, *files_in.parents) if not place.exists()]

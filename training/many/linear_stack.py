@@ -14,7 +14,8 @@ class LinearStack:
     With h_0 the images (K, N, inputs), h_l = max(h_(l-1) W_l', 0) and logits z = W_L h_(L-1)' (K, classes,
     N), the gradient of each model's mean cross-entropy is
 
-        dz = (softmax(z) - onehot(y)) / N    dW_L = dz h_(L-1)    dh_(L-1) = dz' W_L    dW_l = (dh_l 1[h_l > 0])' h_(l-1)    ...
+        dz = (softmax(z) - onehot(y)) / N    dW_L = dz h_(L-1)    dh_(L-1) = dz' W_L
+        dW_l = (dh_l 1[h_l > 0])' h_(l-1)    ...
 
     The logits have the classes before the images: on a CPU, a softmax along a short last dimension costs as
     much as a layer.
