@@ -134,12 +134,11 @@ def checkpoint_digest(path: Path, model: nn.Module | None = None) -> str:
 
 def named_digest(path: Path) -> str:
     """Return the weights' digest in the header, which loading verifies, else `checkpoint_digest`."""
-    header = (
-        _checkpoint_header(path, read_header(path))
-        if path.suffix == ".safetensors" and has_header(path)
-        else {}
-    )
-    return str(header["digest"]) if "digest" in header else checkpoint_digest(path)
+    if path.suffix == ".safetensors" and has_header(path):
+        header = _checkpoint_header(path, read_header(path))
+        if "digest" in header:
+            return str(header["digest"])
+    return checkpoint_digest(path)
 
 
 def checkpoint_header_digest(path: Path) -> str | None:
@@ -160,8 +159,7 @@ def unsealed(path: Path) -> str:
         return ""
     return (
         f"{path} was saved before a checkpoint's digest covered its header: an edit of its metadata "
-        "(dataset, split, forget set) "
-        "can't be detected. Train it again to have the digest"
+        "(dataset, split, forget set) can't be detected. Train it again to have the digest"
     )
 
 
@@ -311,12 +309,10 @@ def _remedy(name: str, wanted: Any, found: Any) -> str:
     if name in ("split", "classes", "image_shape"):  # no flag sets them: they follow from the images
         return (
             "The images differ from those it was trained on: they were changed, or are those of another "
-            "folder. "
-            "Train again in another folder with --save_dir, restore those images"
+            "folder. Train again in another folder with --save_dir, restore those images"
         )
-    if (
-        name == "dataset" and str(found) not in DATASETS
-    ):  # a folder's or a file's name in results, which is no flag's value
+    # A folder or a file has a name in results/ that is no value of the flag.
+    if name == "dataset" and str(found) not in DATASETS:
         return "Give the --dataset that it was trained on, or another folder with --save_dir"
     if name == "normalisation":
         return f"Ask for --normalize {found or 'data'}"

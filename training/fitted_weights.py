@@ -94,22 +94,17 @@ def check_weights(weights: Weights, wanted: Mapping[str, Tensor]) -> None:
 
 def _kind(value: Tensor) -> str:
     """Return the kind of a tensor's numbers; loading converts the precision within a kind."""
-    return (
-        "complex"
-        if value.is_complex()
-        else "float"
-        if value.is_floating_point()
-        else "bool"
-        if value.dtype == torch.bool
-        else "integer"
-    )
+    if value.is_complex():
+        return "complex"
+    if value.is_floating_point():
+        return "float"
+    return "bool" if value.dtype == torch.bool else "integer"
 
 
 def _not_finite(value: Tensor, own: Tensor) -> Tensor:
     """Return which numbers are not finite, but are in the untrained model (attention masks hold -inf)."""
-    floats = (
-        value.float() if value.is_floating_point() and value.dtype.itemsize == 1 else value
-    )  # 8 bits have no isfinite
+    eight_bits = value.is_floating_point() and value.dtype.itemsize == 1  # these have no isfinite
+    floats = value.float() if eight_bits else value
     return ~floats.isfinite() & own.detach().to(value.device).isfinite()
 
 

@@ -9,16 +9,10 @@ from torch import Tensor
 
 from training.state_dicts import Unfit, Weights, listed, same
 
-WRAPPERS = (
-    ("_orig_mod",),
-    ("_orig_mod", "module"),
-)  # parts that torch.compile and DataParallel insert into names
-COUNTS = (
-    "num_batches_tracked",
-    "n_averaged",
-    "total_ops",
-    "total_params",
-)  # buffers that no output depends on
+# Parts that torch.compile and DataParallel insert into names.
+WRAPPERS = (("_orig_mod",), ("_orig_mod", "module"))
+# Buffers that no output depends on.
+COUNTS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
 ORIGINAL, KEPT = "_orig", "_mask"  # torch.nn.utils.prune: weight = weight_orig x weight_mask
 
 

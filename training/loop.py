@@ -170,13 +170,9 @@ class _Training:
                 seen = min(at.step * self.size, len(self.images)) / group.size
                 shown.refresh(total.item() / seen, 100 * correct.item() / seen)
         self._check_losses()
-        loss_and_score = group.all_reduce(torch.stack([total, correct])).tolist()
-        at.history.append(
-            {
-                "loss": loss_and_score[0] / len(self.images),
-                "score": 100 * loss_and_score[1] / len(self.images),
-            }
-        )
+        loss, hits = group.all_reduce(torch.stack([total, correct])).tolist()
+        images = len(self.images)
+        at.history.append({"loss": loss / images, "score": 100 * hits / images})
         at.epoch, at.step, at.total, at.correct = at.epoch + 1, 0, 0.0, 0.0
         shown.refresh(at.history[-1]["loss"], at.history[-1]["score"])
         if self.state is not None and group.first and at.epoch < self.recipe.epochs and self.state.due():

@@ -195,29 +195,20 @@ def restore(
     steps: int,
 ) -> None:
     """Restore model, optimiser, schedule, generator and the global random state after `steps` steps."""
-    model.load_state_dict(
-        {
-            name.removeprefix("model."): value
-            for name, value in state.tensors.items()
-            if name.startswith("model.")
-        }
-    )
+    own = {name: value for name, value in state.tensors.items() if name.startswith("model.")}
+    model.load_state_dict({name.removeprefix("model."): value for name, value in own.items()})
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in state.tensors.items():
         if name.startswith("optimizer."):
-            _, number, own = name.split(".")
-            moments.setdefault(int(number), {})[own] = value
-    inner = optimizer.state_dict()
-    groups = [
-        group | {"params": here["params"]}
-        for group, here in zip(state.groups, inner["param_groups"], strict=True)
-    ]
+            _, number, moment = name.split(".")
+            moments.setdefault(int(number), {})[moment] = value
+    present = optimizer.state_dict()["param_groups"]
+    groups = [group | {"params": here["params"]} for group, here in zip(state.groups, present, strict=True)]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
-            if (
-                isinstance(value, Tensor) and value.shape == parameter.shape
-            ):  # fused optimisers need the parameter's strides
+            # Fused optimisers need the parameter's strides.
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
                 values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     rates = [group["lr"] for group in optimizer.param_groups]
     schedule.load_state_dict({"last_epoch": steps, "_step_count": steps + 1, "_last_lr": rates})

@@ -10,10 +10,8 @@ from torch import Tensor
 
 Weights = dict[str, Tensor]
 
-USUAL = (
-    "",
-    "state_dict",
-)  # the usual places of the weights; others are copies, such as an average or the initial weights
+# The usual places of the weights; others are copies, such as an average or the initial weights.
+USUAL = ("", "state_dict")
 DEEPEST = 4  # nested mappings
 SHOWN = 3  # names in one line
 

@@ -10,17 +10,10 @@ UNPACK = "Unpack it, and name the file of weights in it"
 SAVE = "Save the model's state_dict with torch.save"
 
 # (first bytes, kind of file, remedy)
+POINTER = "pointer: the repository was cloned without its large files"
 BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
-    (
-        b"version https://git-lfs",
-        "a Git LFS pointer: the repository was cloned without its large files",
-        "Run git lfs pull there",
-    ),
-    (
-        b"/annex/objects/",
-        "a git-annex pointer: the repository was cloned without its large files",
-        "Run git annex get there",
-    ),
+    (b"version https://git-lfs", f"a Git LFS {POINTER}", "Run git lfs pull there"),
+    (b"/annex/objects/", f"a git-annex {POINTER}", "Run git annex get there"),
     (b"<", "a web page (of an error or a login, perhaps) instead of the file", AGAIN),
     (b"PK\x05\x06", "an empty zip archive", AGAIN),
     (b"\x1f\x8b", "a gzip archive", UNPACK),

@@ -14,11 +14,8 @@ Augmentation = bool | Sequence[str]  # True: crop and flip
 CROP_AND_FLIP: tuple[Kind, ...] = ("crop", "flip")
 HOLE = 4  # a hole's side is height / HOLE
 MARGIN = 8  # a crop shifts an image by at most height / MARGIN
-LEAST_PIXELS = {
-    "crop": MARGIN,
-    "flip": 2,
-    "cutout": HOLE,
-}  # of the shorter side; below, the kind has no effect or wipes the image
+# Of the shorter side; below, the kind has no effect or wipes the image.
+LEAST_PIXELS = {"crop": MARGIN, "flip": 2, "cutout": HOLE}
 
 
 def augmentations(asked: Augmentation) -> tuple[str, ...]:

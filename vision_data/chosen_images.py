@@ -15,9 +15,8 @@ from vision_data.image_file import ImageFile
 
 Rows = Tensor | slice
 Base = Tensor | ImageFile
-_on_devices: WeakTensorKeyDictionary = (
-    WeakTensorKeyDictionary()
-)  # base -> {device: weak reference to its copy there}
+# base -> {device: weak reference to its copy there}
+_on_devices: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 class Chosen:
@@ -37,10 +36,8 @@ class Chosen:
         return self.base[self.rows[rows if isinstance(rows, slice) else rows.to(self.rows.device)]]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in (
-            "base",
-            "rows",
-        ):  # copy and pickle look these up before __init__ has run
+        # copy and pickle look these up before __init__ has run.
+        if name.startswith("__") or name in ("base", "rows"):
             raise AttributeError(name)
         return getattr(self._copied(), name)
 

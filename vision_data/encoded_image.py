@@ -11,17 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "BMP",
-    "GIF",
-    "WEBP",
-    "TIFF",
-    "PPM",
-)  # no others: Pillow starts programs for some formats
+# No others: Pillow starts programs for some formats.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N", "I")
+# By EXIF's orientation.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -30,24 +24,12 @@ TURNS = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # by EXIF's orientation
+}
 QUARTER_TURNS = (5, 6, 7, 8)
-BAD_FIELDS = (
-    struct.error,
-    TypeError,
-    KeyError,
-    OverflowError,
-    AttributeError,
-)  # what Pillow raises for malformed EXIF and the like
-NOT_AN_IMAGE = (
-    OSError,
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    *BAD_FIELDS,
-)
+# Pillow raises these for malformed EXIF and the like.
+BAD_FIELDS = (struct.error, TypeError, KeyError, OverflowError, AttributeError)
+NO_IMAGE = (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError, EOFError)
+NOT_AN_IMAGE = (*NO_IMAGE, *BAD_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -94,9 +76,8 @@ def pixels_of(image: EncodedImage, shape: tuple[int, int, int]) -> np.ndarray | 
     try:
         with Image.open(io.BytesIO(image.read()), formats=FORMATS) as opened:
             if channels == 3 and opened.format == "JPEG":
-                opened.draft(
-                    "RGB", (2 * width, 2 * height)
-                )  # libjpeg decodes a large photograph at 1/2, 1/4 or 1/8: faster
+                # libjpeg decodes a large photograph at 1/2, 1/4 or 1/8: faster.
+                opened.draft("RGB", (2 * width, 2 * height))
             turn = TURNS.get(_orientation(opened))
             upright = opened if turn is None else opened.transpose(turn)
             flat = _without_transparency(_eight_bits(upright)).convert("L" if channels == 1 else "RGB")
@@ -120,13 +101,12 @@ def _orientation(opened: Image.Image) -> int:
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Scale 16-bit grey to 8 bits, as Pillow would clip it. Raises ValueError without a known white."""
-    if image.mode == "F" or (
-        image.mode == "I" and not 0 <= np.asarray(image).min() <= np.asarray(image).max() <= 65535
-    ):
+    if image.mode not in ("F", "I") and not image.mode.startswith("I;16"):
+        return image
+    pixels = np.asarray(image)
+    if image.mode == "F" or not 0 <= pixels.min() <= pixels.max() <= 65535:
         raise ValueError(f"pixels of mode {image.mode}, which have no known white")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return Image.fromarray(np.rint(np.asarray(image, dtype=np.float64) / 257).astype(np.uint8))
-    return image
+    return Image.fromarray(np.rint(pixels.astype(np.float64) / 257).astype(np.uint8))
 
 
 def _without_transparency(image: Image.Image) -> Image.Image:

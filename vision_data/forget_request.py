@@ -35,17 +35,15 @@ class ForgetRequest:
     | (3,) | 450 | | 450 images of class 3, drawn by the split's seed |
     | (-1,) | 4500 | | 4500 images of any class |
     | ("cat",) | | | every training image of the class of that name; `of_classes` looks it up |
-    | | | (7, 12, ...) | exactly the images with these indexes in the original training set, read from `file`
-    |
+    | | | (7, 12, ...) | the images with these indexes in the original training set, read from `file` |
     """
 
     classes: tuple[int | str, ...] = (0,)
     number: int | None = None
     indexes: tuple[int, ...] | None = None
     file: str | None = None
-    spelled: tuple[str, ...] = field(
-        default=(), compare=False
-    )  # the classes as --class_to_replace takes them, set by `of_classes`
+    # The classes as --class_to_replace takes them, set by `of_classes`.
+    spelled: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         each = {label if isinstance(label, str) else int(label) for label in self.classes}

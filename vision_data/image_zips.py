@@ -42,16 +42,14 @@ def _images_in(name: str, file: Path) -> Iterator[EncodedImage]:
     try:
         with open_foreign(file, most=LARGEST_ARCHIVE) as packed, zipfile.ZipFile(packed) as opened:
             members = sorted(filter(_is_image, opened.infolist()), key=attrgetter("filename"))
-            around = {PurePosixPath(member.filename).parent.name for member in members} == {
-                file.stem
-            }  # train/1.png in train.zip
+            folders = {PurePosixPath(member.filename).parent.name for member in members}
+            around = folders == {file.stem}  # train/1.png in train.zip
             for member in members:
                 shown, label = f"{file}:{member.filename}", PurePosixPath(member.filename).parent.name
                 if around or not label:
                     raise ValueError(
                         f"{name}: expected a folder per class in {file}, got {member.filename} outside of "
-                        "any. "
-                        "Pack the folders of the classes"
+                        "any. Pack the folders of the classes"
                     )
                 if member.flag_bits & ENCRYPTED:
                     raise ValueError(

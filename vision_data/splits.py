@@ -17,9 +17,8 @@ from vision_data.image_set import ImageSet, Normalisation
 from vision_data.impl import DATASETS, NOTHING_GIVEN, RawDataset, read
 
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2
-FEWEST_IN_CLASS = next(
-    n for n in range(1, 100) if round(VALIDATION_SHARE * n)
-)  # images, so that one is for validation
+# Images, so that one is for validation.
+FEWEST_IN_CLASS = next(n for n in range(1, 100) if round(VALIDATION_SHARE * n))
 
 
 @dataclass(frozen=True)
