@@ -81,8 +81,7 @@ def job_of(
     if judges is None and "oracles" in method.facts.needs:
         raise ValueError(
             f"{method.name} needs oracles, and each shadow model would need its own, of what it retains. "
-            "Audit it by klom, or with "
-            "--ulira_out retrained"
+            "Audit it by klom, or with --ulira_out retrained"
         )
     config = PipelineConfig(unlearn=unlearn, settings=settings, base=base, experiment=experiment)
     made = BaseModels(base, progress=progress)

@@ -117,8 +117,7 @@ def _check_shapes(weights: Weights, wanted: Mapping[str, Tensor]) -> None:
     if _is_head(differ, weights, wanted):
         raise Unfit(
             f"a last layer of {got[0]} outputs instead of {here[0]} ({first!r} is {got}, here {here}): it "
-            "was trained on other classes. "
-            "Name weights that were trained on the classes of this --dataset"
+            "was trained on other classes. Name weights that were trained on the classes of this --dataset"
         )
     more = f", and {len(differ) - 1} more" if len(differ) > 1 else ""
     raise Unfit(
@@ -146,9 +145,8 @@ def _unlike(weights: Weights, wanted: Mapping[str, Tensor]) -> Unfit:
     if computed and not set(computed) <= wanted.keys():
         return Unfit(
             "layers whose weight is computed, by weight_norm, spectral_norm or another parametrization "
-            f"({listed(computed)}). Remove that "
-            "from the model (torch.nn.utils.parametrize.remove_parametrizations), and save its state_dict "
-            "again"
+            f"({listed(computed)}). Remove that from the model "
+            "(torch.nn.utils.parametrize.remove_parametrizations), and save its state_dict again"
         )
     lacks, has = (
         [name for name in wanted if name not in weights],

@@ -61,6 +61,5 @@ def _check_zip(path: Path) -> None:
     if unpacked > 2 * path.stat().st_size + SMALL:
         raise ValueError(
             f"{path}: expected weights that torch.save wrote, got a compressed zip archive of {unpacked:,} "
-            "bytes. Unpack it, and name the "
-            "file of weights in it"
+            "bytes. Unpack it, and name the file of weights in it"
         )

@@ -192,8 +192,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
             raise
         raise FlagError(
             "train_deterministic",
-            "expected operations that torch has a deterministic form of here, got "
-            f"{operation.strip()}. "
+            f"expected operations that torch has a deterministic form of here, got {operation.strip()}. "
             "Leave the flag out, or choose another --arch",
         ) from error
     finally:

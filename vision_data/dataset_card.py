@@ -125,7 +125,6 @@ def _files(name: str, root: Path, split: str, patterns: list[str]) -> list[str]:
     if not found:
         raise ValueError(
             f"{name}: expected {', '.join(patterns)} for the split {split}, as README.md says, and there is "
-            f"no such file in {root}. "
-            "Put it there, or take the split out of README.md"
+            f"no such file in {root}. Put it there, or take the split out of README.md"
         )
     return [str(file) for file in dict.fromkeys(found)]

@@ -194,8 +194,7 @@ class ForgetRequest:
         if strangers:
             raise FlagError(
                 "forget_indexes",
-                f"expected indexes of training images, got {strangers[0]} and "
-                f"{len(strangers) - 1} more "
+                f"expected indexes of training images, got {strangers[0]} and {len(strangers) - 1} more "
                 "that are validation or test images or do not exist. Remove them from the list",
             )
         return torch.isin(train.indexes, torch.tensor(indexes, dtype=torch.int64))
@@ -229,8 +228,7 @@ def _class_of(word: str, names: Sequence[str]) -> int:
     if word.isdecimal() and int(word) != found and int(word) < len(names):
         warnings.warn(
             f"--class_to_replace {word}: this is the class called '{names[found]}', number {found} in the "
-            "order of the names; "
-            f"number {word} is called '{names[int(word)]}'",
+            f"order of the names; number {word} is called '{names[int(word)]}'",
             stacklevel=2,
         )
     return found

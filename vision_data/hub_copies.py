@@ -204,8 +204,7 @@ def _check_same_classes(name: str, part: str, features: dict[str, Any]) -> None:
             )
             raise ValueError(
                 f"{name}: expected the same classes, in the same order, in all files of {part}, got for the "
-                f"column {column} "
-                f"{' and '.join(shown)}. Save them with the same"
+                f"column {column} {' and '.join(shown)}. Save them with the same"
             )
 
 
@@ -278,9 +277,8 @@ def _not_available(name: str, hub_name: str, folder: Path, error: Exception) -> 
     place = root.joinpath(*hub_name.split("/")[2:])
     return FileNotFoundError(
         f"{name}: expected {hub_name} in {place}, and it can't be had from the hub ({_cause(error)}). Put "
-        "its files there, e.g. by "
-        f"hf download {owner_and_name} --repo-type dataset --local-dir {root}, or name their folder with "
-        "--data"
+        f"its files there, e.g. by hf download {owner_and_name} --repo-type dataset --local-dir {root}, or "
+        "name their folder with --data"
     )
 
 

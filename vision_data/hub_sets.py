@@ -185,8 +185,7 @@ def _published(name: str, splits: Splits, columns: Columns, asked: Asked, root: 
         if names is not None and own is None and "string" not in kind.dtype:
             raise ValueError(
                 f"{name}: expected the classes' names in the column {label} of {part}, as in train, got "
-                f"{kind.dtype} without names. "
-                "Save both with the same features"
+                f"{kind.dtype} without names. Save both with the same features"
             )
     content = hashlib.sha256(f"format {FORMAT}".encode())
     for part, rows in parts.items():

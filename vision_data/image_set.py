@@ -97,8 +97,7 @@ class ImageSet:
         if images.is_floating_point() != (normalisation is None):
             raise ValueError(
                 "images: expected floats as the model takes them, or uint8 and a normalisation, got "
-                f"{images.dtype} "
-                f"and {normalisation}. Give one or the other"
+                f"{images.dtype} and {normalisation}. Give one or the other"
             )
         if images.is_floating_point():
             broken = (~images.flatten(1).isfinite()).any(1).nonzero().flatten().tolist()

@@ -171,8 +171,7 @@ def _images_of(name: str, root: Path, files: list[Path], class_of: ClassOf) -> I
             if synset is None:
                 raise ValueError(
                     f"{name}: expected a class like n01440764 in the name of {image.shown} or its folder, "
-                    "got none. "
-                    "Put it in its class's folder"
+                    "got none. Put it in its class's folder"
                 )
             label = class_of(synset)
             if label is not None:

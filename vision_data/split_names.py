@@ -92,9 +92,8 @@ def _training_split(dataset: str, splits: Sequence[str]) -> str:
         found = list(splits)
     if len(found) != 1:
         raise ValueError(
-            f"{dataset}: expected one split called train, got {', '.join(found or splits)}. "
-            "Name the one for training with --train_split, and if there is one for the test, that with "
-            "--test_split"
+            f"{dataset}: expected one split called train, got {', '.join(found or splits)}. Name the one "
+            "for training with --train_split, and if there is one for the test, that with --test_split"
         )
     return found[0]
 
@@ -121,8 +120,7 @@ def _warn_of_unused(dataset: str, chosen: Chosen, splits: Sequence[str], unlabel
     left_out = [split for split in splits if split not in (chosen.train, chosen.test, *unlabelled)]
     if left_out:
         warnings.warn(
-            f"{dataset}: the split {', '.join(left_out)} is left out: {chosen.train} is for training, {test} "
-            "for the test, "
-            f"and validation images are drawn from {chosen.train}",
+            f"{dataset}: the split {', '.join(left_out)} is left out: {chosen.train} is for training, "
+            f"{test} for the test, and validation images are drawn from {chosen.train}",
             stacklevel=3,
         )

@@ -137,8 +137,7 @@ def _check(
     if not models or not len(models) == len(rows) == len(generators):
         raise ValueError(
             "training: expected equal numbers of models, sets of images and generators, at least one, got "
-            f"{len(models)}, {len(rows)} and "
-            f"{len(generators)}. Give one of each for every model"
+            f"{len(models)}, {len(rows)} and {len(generators)}. Give one of each for every model"
         )
     counts = {len(chosen) for chosen in rows}
     if len(counts) > 1:
