@@ -157,13 +157,11 @@ def remarks(results: Sequence[Result]) -> list[str]:
 
 def shown_of(results: Sequence[Result], by_default: Sequence[str]) -> list[str]:
     """Return the metrics of a table: the default ones, and those that --metrics names."""
-    asked = [
-        name
-        for result in results
-        for name in (*result.metrics, *result.undefined)
-        if result.chosen != ("default",)
-    ]
-    return list(dict.fromkeys([*by_default, *asked]))
+    names = list(by_default)
+    for result in results:
+        if result.chosen != ("default",):
+            names += [*result.metrics, *result.undefined]
+    return list(dict.fromkeys(names))
 
 
 def columns_of(results: Sequence[Result]) -> list[str]:
@@ -179,12 +177,11 @@ def summary(results: Sequence[Result]) -> str:
     """Return a table with a line per run of a sweep, and remarks."""
     from reporter.text_table import number, text_table
 
-    names = [name for name in columns_of(results) if any(cell(result, name) for result in results)]
-    rows = [
-        [result.name, *(cell(result, name) for name in names), number(result.stages["unlearn"])]
-        for result in results
-    ]
-    table = text_table(["run", *names, "unlearn s"], rows)
+    columns = {name: [cell(result, name) for result in results] for name in columns_of(results)}
+    columns = {name: cells for name, cells in columns.items() if any(cells)}
+    seconds = [number(result.stages["unlearn"]) for result in results]
+    rows = list(zip([result.name for result in results], *columns.values(), seconds, strict=True))
+    table = text_table(["run", *columns, "unlearn s"], rows)
     return "\n".join(["", table, *intermediate_table(results), *over_seeds(results), "", *remarks(results)])
 
 

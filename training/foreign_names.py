@@ -115,7 +115,7 @@ def _prefixes(weights: Weights, names: list[str]) -> list[str]:
     first = names[0] if names else ""
     ends = [name for name in weights if name == first or name.endswith(f".{first}")]
     prefixes = sorted((name.removesuffix(first) for name in ends), key=len)
-    fits = [prefix for prefix in prefixes if all(prefix + name in weights for name in names)]
+    fits = [prefix for prefix in prefixes if weights.keys() >= {prefix + name for name in names}]
     return fits[:1] if "" in fits else fits
 
 

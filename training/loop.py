@@ -105,13 +105,11 @@ class _Training:
         self.per_epoch = math.ceil(len(images) / self.size)
         kept = group.broadcast(state.read(model) if state is not None and group.first else None)
         self.position: Position = kept.position if kept else Position()
-        self.precision: Precision = (
-            kept.precision
-            if kept
-            else group.broadcast(
-                precision_of(recipe, model, self._trial_batch, self.per_epoch * recipe.epochs)
-            )
-        )
+        if kept:
+            self.precision: Precision = kept.precision
+        else:
+            steps = self.per_epoch * recipe.epochs
+            self.precision = group.broadcast(precision_of(recipe, model, self._trial_batch, steps))
         self.model = self.precision.placed(model)
         self.optimizer = optimizer_of(list(model.parameters()), recipe)
         self.schedule = schedule_of(self.optimizer, recipe, len(images), group.size)

@@ -84,17 +84,14 @@ class StateFile:
         tensors: Tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         inner = optimizer.state_dict()
         for number, values in inner["state"].items():
-            tensors |= {
-                f"optimizer.{number}.{name}": value
-                for name, value in values.items()
-                if isinstance(value, Tensor)
-            }
+            for name, value in values.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{number}.{name}"] = value
         tensors |= {"generator": generator_state, "random": torch.get_rng_state()}
         tensors |= {"random_cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
-        groups = [
-            {name: value for name, value in group.items() if name != "params"}
-            for group in inner["param_groups"]
-        ]
+        groups = [dict(group) for group in inner["param_groups"]]
+        for group in groups:
+            del group["params"]
         header = {
             "kind": KIND,
             "about": self.about,

@@ -44,12 +44,9 @@ class Published:
 
     def read_as(self, reading: Reading) -> Published:
         """Set how the images are read. Settings other than the defaults change the key."""
-        unusual = (
-            [reading.channels, reading.duplicates]
-            if (reading.channels, reading.duplicates) != (None, "keep")
-            else []
-        )
-        key = hashlib.sha256(f"{self.key}\0{unusual}".encode()).hexdigest() if unusual else self.key
+        key, asked = self.key, [reading.channels, reading.duplicates]
+        if asked != [None, "keep"]:
+            key = hashlib.sha256(f"{key}\0{asked}".encode()).hexdigest()
         return replace(self, key=key, reading=reading)
 
 
@@ -98,11 +95,10 @@ def scan(published: Published) -> Scan:
         copies.add(scanned)
     reading = published.reading or AS_THEY_ARE
     dropped = _rows_to_drop(found, copies) if reading.duplicates == "drop" else {}
-    remarks = (
-        _remarks_on_dropped(published.name, dropped)
-        if dropped
-        else copies.remarks(published.name, published.own)
-    )
+    if dropped:
+        remarks = _remarks_on_dropped(published.name, dropped)
+    else:
+        remarks = copies.remarks(published.name, published.own)
     kept = {part: list(without(images, dropped.get(part, ()))) for part, images in found.items()}
     headers = [image.header for image in kept["train"]]
     if not headers:
@@ -111,20 +107,14 @@ def scan(published: Published) -> Scan:
     names = published.class_names or tuple(sorted(set(labels["train"])))
     _check_classes(published.name, labels, names)
     numbers = {name: number for number, name in enumerate(names)}
-    numbered = {
-        part: [numbers[label] for label in labels_of] for part, labels_of in labels.items() if labels_of
-    }
+    numbered = {part: [numbers[label] for label in own] for part, own in labels.items()}
+    numbered = {part: own for part, own in numbered.items() if own}
     channels, height, width = common_shape(headers)
     if published.reading is not None:
         channels, more = _channels(published, channels, (height, width))
         remarks += more
-    return Scan(
-        (channels, height, width),
-        names,
-        numbered,
-        remarks,
-        {part: sorted(rows) for part, rows in dropped.items()},
-    )
+    rows_dropped = {part: sorted(rows) for part, rows in dropped.items()}
+    return Scan((channels, height, width), names, numbered, remarks, rows_dropped)
 
 
 def _rows_to_drop(found: Mapping[str, list[ScannedImage]], copies: Copies) -> dict[str, set[int]]:

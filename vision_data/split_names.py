@@ -101,12 +101,9 @@ def _training_split(dataset: str, splits: Sequence[str]) -> str:
 def _test_splits(splits: Sequence[str], train: str) -> list[str]:
     """Return the candidates for the test split, best first: by the whole name, then by a word in it."""
     others = [split for split in splits if split != train]
-    whole = [
-        split
-        for name in (*NAMES["test"], *NAMES["validation"])
-        for split in others
-        if split.casefold() == name
-    ]
+    names = (*NAMES["test"], *NAMES["validation"])
+    whole = [split for split in others if split.casefold() in names]
+    whole.sort(key=lambda split: names.index(split.casefold()))
     by_word = [split for kind in ("test", "validation") for split in others if meaning_of(split) == kind]
     return list(dict.fromkeys([*whole, *by_word]))
 
