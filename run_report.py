@@ -42,7 +42,7 @@ def run_facts(record: RunRecord) -> RunFacts:
             what=base.forgotten,
             whole=bool(data.forget_classes),
             classes=base.splits.classes,
-            models={"initial": measured.initial, "unlearned": measured.model, "ideal": measured.ideal},
+            models=measured.sides,
             images=image_counts(outputs["unlearned"]),
             warnings=tuple(record.warnings),
             masked="" if layer is None else layer.switched_off,

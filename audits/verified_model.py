@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from audits.raw_metrics import compare_decisive, compare_records, raw_metrics
+from audits.raw_metrics import RawMetrics, compare_decisive, compare_records, raw_metrics
 from audits.recorded_run import RecordedRun
 from audits.verified import Verification, digest_at
 from audits.verified_images import check_images, check_request, read_data
@@ -63,7 +62,8 @@ class _OfOneModel:
             )
         self.metadata = metadata
         self.arch = self._architecture()
-        self.raw = None if self.foreign else raw_metrics(run, self.done)
+        found = None if self.foreign else raw_metrics(run, self.done)
+        self.has_raw, self.raw = found is not None, found or RawMetrics()
         self.splits, self.data = read_data(run, self.done, progress)
 
     def verified(self) -> Verification:
@@ -82,7 +82,7 @@ class _OfOneModel:
         metrics = self._metrics()
         measured = measure(unlearned, models, self.data, self.splits.test, metrics=metrics)
         self._compare_numbers(measured, metrics)
-        if self.raw is not None:
+        if self.has_raw:
             compare_records(run, done, self.raw)
             compare_decisive(run, done, self.raw, self._decisive(request, models))
         if not self.foreign:
@@ -205,7 +205,7 @@ class _OfOneModel:
         run = self.run
         words = [word for word in run.param("metrics", DEFAULT).split(",") if word]
         safe = [self._safe(word) for word in words]
-        logged = {*run.record.metrics, *(self.raw.numbers if self.raw else ())}
+        logged = {*run.record.metrics, *self.raw.numbers}
         present = {name.removeprefix("initial_").removeprefix("ideal_") for name in logged}
         names = [word for word in safe if word] + sorted(name for name in METRICS.names if name in present)
         found = chosen(names) if names else []
@@ -219,7 +219,7 @@ class _OfOneModel:
             self.done.unchecked.append(f"metric {word} (no metric has this name)")
             return None
         function = word.rpartition(":")[2]
-        identities = self.raw.decisive.get("metrics") if self.raw else None
+        identities = self.raw.decisive.get("metrics")
         texts = map(str, identities if isinstance(identities, list) else [])
         prefix = f"{function}-"
         digests = [text.removeprefix(prefix) for text in texts if text.startswith(prefix)]
@@ -234,13 +234,13 @@ class _OfOneModel:
         found = measured.model | measured.of_base_models
         ideal_gone = "ideal_digest" in self.run.record.params and not measured.ideal
         self.done.compare(logged, found, _reasons(metrics, measured.undefined, ideal_gone=ideal_gone))
-        once = [name for name in self.done.left_out if self.raw is None or name not in self.raw.numbers]
+        once = [name for name in self.done.left_out if name not in self.raw.numbers]
         self.done.unchecked += [f"metrics {', '.join(once)}"] if once else []
 
     def _check_amounts(self, initial: nn.Module) -> None:
         """Check resolved settings such as topk."""
         run, method = self.run, self.run.param("unlearn", "")
-        if method not in METHODS or self.raw is None or not self.raw.decisive:
+        if method not in METHODS or not self.raw.decisive:
             return
         try:
             if ADD_ONS.runs_code(str(self.raw.settings.get("addon"))):
@@ -272,18 +272,19 @@ class _OfOneModel:
             "ideal": params.get("ideal_digest"),
             "version": run.record.tags.get("lethe_version"),
         }
-        decisive = self.raw.decisive if self.raw else {}
+        decisive = self.raw.decisive
         epochs = [int(word) for word in params.get("checkpoint_epochs", "").split(",") if word.isdecimal()]
-        found |= {"checkpoint_epochs": epochs} if epochs or "checkpoint_epochs" in decisive else {}
         normalize = params.get("normalize", DATA)
-        found |= {"normalize": normalize} if normalize != DATA or "normalize" in decisive else {}
         augment = [word for word in params.get("unlearn_augment", "none").split(",") if word != "none"]
-        found |= {"unlearn_augment": augment} if augment or "unlearn_augment" in decisive else {}
-        found |= {
-            name: value
-            for name, value in asdict(self.metadata).items()
-            if name in ("training", "epochs") and name in decisive
-        }
+        # These are parts of the hash only if they are set, in some versions always.
+        if epochs or "checkpoint_epochs" in decisive:
+            found["checkpoint_epochs"] = epochs
+        if normalize != DATA or "normalize" in decisive:
+            found["normalize"] = normalize
+        if augment or "unlearn_augment" in decisive:
+            found["unlearn_augment"] = augment
+        for name in {"training", "epochs"} & decisive.keys():
+            found[name] = getattr(self.metadata, name)
         if isinstance(decisive.get("options"), dict):
             found["options"] = {name: self.metadata.options.get(name) for name in decisive["options"]}
         words = params.get("metrics", DEFAULT)
@@ -314,14 +315,13 @@ class _OfOneModel:
             run.tags_seen.add("verdict")
             return
         run.tags_seen |= {"verdict", "git_commit"}
-        sides = self.raw.sides if self.raw else measured.sides
         facts = Measurements(
             what=request.in_words(len(self.data.forget), self.splits.class_names),
             whole=bool(self.data.forget_classes),
             classes=self.splits.classes,
-            models=sides,
+            models=self.raw.sides or measured.sides,
             images=image_counts(measured.outputs["unlearned model"]),
-            warnings=self.raw.warnings if self.raw else (),
+            warnings=self.raw.warnings,
             undecided=undecided_models(measured.undefined),
         )
         self.done.check("verdict", tags.get("verdict", "none"), verdict(facts).headline)
