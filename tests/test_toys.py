@@ -1,4 +1,4 @@
-"""One file outside the repository adds a method, an architecture, a dataset or a metric.
+"""One file outside the repository adds a method, an architecture, a dataset, a metric or an add-on.
 
 Each toy registers itself with facts and a flag of its own; one run of the command line uses them all. A
 reader of a store is such a file too: tests/test_readers.py.
@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from torch import Tensor
 
 from evaluation import METRICS
 from models import ARCHITECTURES
 from tests.main_job_runs import Outcome, call, client_of, default_store  # noqa: F401 (a fixture of every test here)
 from unlearn import METHODS
+from unlearn.add_ons import ADD_ONS
 from vision_data import DATASETS
 
 METHOD = '''
@@ -59,6 +61,18 @@ def read(folder):
     draw = torch.Generator().manual_seed(0)
     return RawDataset(bars(300, draw), bars(90, draw), ("top", "middle", "bottom"))
 '''
+ADD_ON = '''
+import torch
+from unlearn.add_ons import register
+
+@register("Frozen")
+def frozen(*, first: int = 1):
+    """Keep the first tensors of weights as they are."""
+    def rule(step):
+        zeros = [torch.zeros_like(d) for d in step.direction[:first]]
+        return zeros + step.direction[first:]
+    return rule
+'''
 METRIC = '''
 from evaluation import register
 
@@ -70,12 +84,14 @@ def own_logit(model):
     return model.forget.logits.gather(1, model.forget.labels[:, None]).double().mean().item()
 '''
 
+TASK = "--dataset data.py:read --arch arch.py:narrow --width 6 --class_to_replace 1 --experiment toys".split()
+
 
 @pytest.fixture(scope="module", autouse=True)
 def registries():
     """What the toys register ends with this module."""
     with pytest.MonkeyPatch.context() as patch:
-        for registry in (METHODS, ARCHITECTURES, DATASETS, METRICS):
+        for registry in (METHODS, ARCHITECTURES, DATASETS, METRICS, ADD_ONS):
             for table in ("_entries", "_names"):
                 patch.setattr(registry, table, dict(getattr(registry, table)))
         yield
@@ -84,31 +100,46 @@ def registries():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     place: Path = tmp_path_factory.mktemp("toys")
-    for name, text in {"method": METHOD, "arch": ARCHITECTURE, "data": DATASET, "metric": METRIC}.items():
+    toys = {"method": METHOD, "arch": ARCHITECTURE, "data": DATASET, "metric": METRIC, "addon": ADD_ON}
+    for name, text in toys.items():
         (place / f"{name}.py").write_text(text)
     return place
 
 
 @pytest.fixture(scope="module")
 def done(folder) -> Outcome:
-    words = "--unlearn method.py:mute --logit -50 --dataset data.py:read --arch arch.py:narrow --width 6 "
-    words += "--class_to_replace middle --experiment toys --metrics forget_score,metric.py:own_logit"
-    outcome = call(folder, *words.split())
+    words = "--unlearn method.py:mute --logit -50 --metrics forget_score,metric.py:own_logit"
+    outcome = call(folder, *words.split(), *TASK)
     assert outcome.code == 0, outcome.err
     return outcome
 
 
-def test_a_method(done, folder):
+def weights_of(outcome: Outcome, folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights of the initial and of the unlearned model."""
     (checkpoint,) = folder.glob("results/*/1narrow*_width6.safetensors")
-    initial, unlearned = load_file(checkpoint), load_file(done.artifacts / "unlearned.safetensors")
+    return load_file(checkpoint), load_file(outcome.artifacts / "unlearned.safetensors")
+
+
+def test_a_method(done, folder):
+    initial, unlearned = weights_of(done, folder)
 
     assert (done.params["logit"], done.params["scale"]) == ("-50.0", "1.0")
     assert unlearned["3.bias"].tolist() == [initial["3.bias"][0], -50.0, initial["3.bias"][2]]
     assert (done.metrics["forget_score"], done.metrics["initial_forget_score"]) == (0.0, 100.0)
 
 
-def test_an_architecture(done):
-    shapes = {name: tuple(w.shape) for name, w in load_file(done.artifacts / "unlearned.safetensors").items()}
+def test_an_add_on(done, folder):
+    words = "--unlearn NGPlus --addon addon.py:frozen --first 2 --metrics forget_score --report skip"
+    outcome = call(folder, *words.split(), *TASK)
+    assert outcome.code == 0, outcome.err
+    initial, unlearned = weights_of(outcome, folder)
+
+    assert outcome.params["first"] == "2"
+    assert {name for name in initial if initial[name].equal(unlearned[name])} == {"1.weight", "1.bias"}
+
+
+def test_an_architecture(done, folder):
+    shapes = {name: tuple(weight.shape) for name, weight in weights_of(done, folder)[1].items()}
 
     assert shapes == {"1.weight": (6, 16), "1.bias": (6,), "3.weight": (3, 6), "3.bias": (3,)}
     assert [done.params[name] for name in ("width", "train_lr", "train_batch_size")] == ["6", "0.05", "16"]
