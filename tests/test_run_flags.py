@@ -1,6 +1,7 @@
 """A config, the flags that mean it, and the config again."""
 
 import contextlib
+import re
 from typing import Literal, get_args, get_origin
 
 import pytest
@@ -124,6 +125,24 @@ def test_the_flags_of_the_base_models_mean_the_same_config_again(architecture):
 )
 def test_the_other_flags_mean_the_same_config_again(config):
     assert again(config) == [config]
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "message"),
+    [
+        (BaseConfig, {"seed": -1}, "--seed: expected an integer from 0 to 2^63 - 1, got -1"),
+        (BaseConfig, {"epochs": "3"}, "--epochs: expected an integer or none, got '3'"),
+        (BaseConfig, {"save_dir": "out"}, "--save_dir: expected a path or none, got 'out'"),
+        (
+            PipelineConfig,
+            {"unlearn": "SSD", "ideal": "no"},
+            "--ideal: expected one of auto, train, skip, got 'no'",
+        ),
+    ],
+)
+def test_a_field_of_a_config_is_checked_as_its_flag_is(config, field, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        config(**field)
 
 
 def test_a_text_that_begins_like_a_flag_stands_behind_an_equals_sign():
