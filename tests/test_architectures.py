@@ -102,7 +102,7 @@ def test_weights_come_back_from_a_checkpoint(arch, tmp_path):
 def test_its_masked_layer_splits_it_or_is_refused_with_the_reason(arch):
     model, x = made(arch), images(COLOUR)
     if not any(isinstance(module, nn.Linear) for module in model.modules()):
-        reason = "--mask_layer: expected a model with a linear layer, got one without. Choose another"
+        reason = "--mask_layer: expected a model with a linear layer, got one without. Choose another --arch"
         with pytest.raises(ValueError, match=reason):
             split_at(model, model.mask_layer, x)
         return
@@ -115,7 +115,8 @@ def test_its_masked_layer_splits_it_or_is_refused_with_the_reason(arch):
 
 def test_a_layer_that_sees_every_token_is_refused_with_the_reason():
     model = made("vit_tiny")
-    reason = r"a layer that sees one vector an image, and 'blocks.0.qkv' sees \(4, 64, 24\) for 4 images"
+    got = r"and 'blocks.0.qkv' sees \(4, 64, 24\) for 4 images"
+    reason = f"--mask_layer: expected a layer that sees one vector an image, {got}"
     with pytest.raises(ValueError, match=reason):
         split_at(model, "blocks.0.qkv", images(COLOUR))
 

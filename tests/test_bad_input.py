@@ -262,7 +262,8 @@ def test_a_flag_of_a_persons_method_that_is_taken(refused, folder):
         ("--split_seed 1", r"with split_seed 1, got 0\. Ask for split_seed 0"),
         (
             "--hidden 128,32",
-            r"with options {'hidden': \[128, 32\]}, got .*\. Ask for --hidden 128,64, or name another file",
+            r"with options {'hidden': \[128, 32\]}, got .*\. "
+            "Ask for --hidden 128,64, or name another file with --mask",
         ),
         ("--dataset other.py:other", r"with dataset other, got digits\. Ask for dataset digits"),
     ],

@@ -208,31 +208,19 @@ def data_of(images=X):
     return ForgetData.of_tensors(images, Y, forget=torch.tensor([1, 9]))
 
 
+LOGITS = r"expected a model whose output is logits \(2, 4 or more\) of 2 images"
+TWO_LOGITS = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+TO_FLOAT32 = "Bring both to float32: model.float.., images.float"
+
+
 @pytest.mark.parametrize(
     ("model", "images", "message"),
     [
-        (
-            WithLogits(),
-            X,
-            r"output is logits \(2, 4 or more\) of 2 images, got SimpleNamespace with .logits",
-        ),
-        (
-            nn.Sequential(nn.Flatten(), nn.Linear(192, 2)),
-            X,
-            r"got \(2, 2\). Give a model of these images and classes",
-        ),
-        (
-            small(),
-            X.double(),
-            "got weights in float32 and images in float64. Bring both to float32: model.float.., "
-            "images.float",
-        ),
+        (WithLogits(), X, rf"{LOGITS}, got SimpleNamespace with .logits"),
+        (TWO_LOGITS, X, r"got \(2, 2\). Give a model of these images and classes"),
+        (small(), X.double(), f"got weights in float32 and images in float64. {TO_FLOAT32}"),
         (small().double(), X, "got weights in float64 and images in float32"),
-        (
-            nn.Flatten(),
-            X[:, :, :1, :2].mean(1)[:, 0].repeat(1, 2),
-            "expected a model with weights that can be trained",
-        ),
+        (nn.Flatten(), X[:, :, 0, :4].mean(1), "expected a model with weights that can be trained"),
         (small().state_dict(), X, "expected a model, an nn.Module, got OrderedDict. Give the model itself"),
     ],
     ids=["object", "few outputs", "double images", "double model", "no weights", "a state dict"],
@@ -253,8 +241,8 @@ def test_a_scripted_model_is_refused():
 def test_a_model_that_cannot_be_copied_is_refused():
     model = small()
     model.lock = (each for each in "ab")
-    reason = r"a model that can be copied, got one that can't \(TypeError: cannot pickle 'generator'"
-    with pytest.raises(ValueError, match=reason):
+    got = r"got one that can't \(TypeError: cannot pickle 'generator'"
+    with pytest.raises(ValueError, match=f"expected a model that can be copied, {got}"):
         unlearn("NegGrad", model, data_of())
 
 

@@ -79,8 +79,8 @@ def test_a_run_says_its_classes_by_name_and_is_of_the_task_of_those_from_before_
 def test_the_ideal_model_of_a_list_that_is_named_by_eight_letters_is_believed_aloud(base):
     path = base(ONE).ideal().path
     edit_header(path, path, "made anew", trained_on=ONE.slug)
-    said = r"names its forget list by the first eight characters of a digest \(older Lethe\): they may"
-    with pytest.warns(UserWarning, match=said):
+    eight = r"the first eight characters of a digest \(older Lethe\): they may collide"
+    with pytest.warns(UserWarning, match=f"names its forget list by {eight}"):
         base(ONE)
 
 

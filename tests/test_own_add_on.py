@@ -1,4 +1,4 @@
-"""An add-on in one file of a user's, with a flag of its own, wherever flags are read."""
+"""An add-on in a user's file, with a flag of its own, wherever flags are read. Its run is in test_toys.py."""
 
 import contextlib
 import io
@@ -13,7 +13,6 @@ from array_param_file import main as write_grid
 from base_models import BaseConfig, BaseModels
 from identity import decisive_of, run_params
 from pipeline import Pipeline, PipelineConfig
-from tests.main_job_runs import call, default_store  # noqa: F401 (a fixture of every test here)
 from unlearn import METHODS, ForgetData, unlearn
 from unlearn.add_ons import ADD_ONS
 
@@ -47,11 +46,10 @@ def registry(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "toy.py").write_text(TOY)
-    (tmp_path / "greedy.py").write_text(GREEDY)
-    return tmp_path
+def folder(empty_place):
+    (empty_place / "toy.py").write_text(TOY)
+    (empty_place / "greedy.py").write_text(GREEDY)
+    return empty_place
 
 
 def given_by(*words):
@@ -176,13 +174,3 @@ def test_the_settings_in_the_hash_of_the_first_add_ons_are_those_of_version_0_1(
 ):
     decisive = decisive_of(checked(method, **given), checked.initial, None)
     assert decisive["settings"] == SHARED | hashed
-
-
-def test_a_run_logs_it(folder):
-    words = (
-        "--unlearn NGPlus --addon toy.py:damped --strength .25 --epochs 1 --unlearn_epochs 1 --report skip"
-    )
-    outcome = call(folder, *words.split())
-    assert outcome.code == 0, outcome.err
-    assert outcome.params["strength"] == "0.25"
-    assert (outcome.artifacts / "code" / "toy.py").read_text() == TOY

@@ -112,17 +112,14 @@ class SaysMore(nn.Linear):
         return super().forward(x), x
 
 
+LOGITS = r"expected a model whose output is logits \(2, 3 or more\) of 2 images"
+
+
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        (
-            nn.Linear(5, 2),
-            r"expected a model whose output is logits \(2, 3 or more\) of 2 images, got \(2, 2\)",
-        ),
-        (
-            SaysMore(5, 3),
-            r"output is logits \(2, 3 or more\) of 2 images, got tuple of 2\. Return the logits alone",
-        ),
+        (nn.Linear(5, 2), rf"{LOGITS}, got \(2, 2\)"),
+        (SaysMore(5, 3), rf"{LOGITS}, got tuple of 2\. Return the logits alone"),
         (
             nn.Linear(5, 3, device="meta"),
             "expected a model on the data's device cpu, got one on meta. Give the data device='meta'",

@@ -134,7 +134,8 @@ def test_where_an_ideal_model_lacks_a_measure_that_is_what_is_said():
     del metrics["ideal_retain_score"]
     _, lacking = paper_tables(tasks_of([run("FT", metrics=metrics)]))
     assert lacking[0].startswith(
-        "no table of gaps for class 0: its ideal model's RA is lacking. Measure it: python -u mlflow_forget"
+        "no table of gaps for class 0: its ideal model's RA is lacking. "
+        "Measure it: python -u mlflow_forget.py"
     )
 
 

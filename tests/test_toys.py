@@ -135,6 +135,7 @@ def test_an_add_on(done, folder):
     initial, unlearned = weights_of(outcome, folder)
 
     assert outcome.params["first"] == "2"
+    assert (outcome.artifacts / "code/addon.py").read_text() == ADD_ON
     assert {name for name in initial if initial[name].equal(unlearned[name])} == {"1.weight", "1.bias"}
 
 
