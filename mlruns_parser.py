@@ -1,11 +1,13 @@
 """Every run of an MLflow tracking store as one row of a table.
 
     python mlruns_parser.py [--tracking_uri URI] [--output mlruns_parsed.csv]
-    python mlruns_parser.py --filter "metrics.avg_gap < 1 AND params.unlearn = 'MIMU'" --since 2026-05-01
-    --output runs.parquet python mlruns_parser.py --history python mlruns_parser.py --summary
+    python mlruns_parser.py --filter "metrics.avg_gap < 1" --since 2026-05-01 --output runs.parquet
+    python mlruns_parser.py --history
+    python mlruns_parser.py --summary
 
 Which store: --tracking_uri, else the environment's MLFLOW_TRACKING_URI, else ./mlflow.db, else an old
 file-store folder ./mlruns.
+
 Columns: run_id, run_name, experiment, status, start_time, end_time, duration_s, then params, metrics,
 parent_run_id and warning sorted by name; names that clash get `param.` or `metric.` in front. `warning` holds
 the warnings of a run, or is empty.
@@ -16,9 +18,9 @@ infinity and null). Deleted runs are left out. Rows are sorted by start time.
 --filter takes MLflow's search language: metrics.NAME and the times start_time, end_time with = != < <= > >=
 NUMBER; params.NAME, tags.NAME, status, run_id and run_name with = != LIKE ILIKE 'TEXT', IN and NOT IN ('A',
 'B'); params and tags with IS NULL, IS NOT NULL; AND between them. A name with other signs than letters,
-digits and _./:- stands in `backticks`.
+digits and _./:- needs `backticks`.
 
---history writes a row for every value that a metric had instead: run_id, metric, step, time, value.
+--history writes a row for every value of every metric instead: run_id, metric, step, time, value.
 
 --summary groups the runs of mlflow_forget.py that differ in the seed alone: mean, standard deviation, 95 %
 t-interval of the mean and number of seeds, ranked by avg_gap, as CSV, Markdown and LaTeX (booktabs) side by
@@ -39,6 +41,7 @@ import stored_runs
 from reporter.table_files import WRITERS, Write, batches, write_spreadsheet_csv
 from stored_runs import (
     NOT_OF_ONE_SEED,
+    Runs,
     add_store_flags,
     counted,
     others,
@@ -56,7 +59,7 @@ TABLE, HISTORY, SUMMARY = "mlruns_parsed.csv", "mlruns_history.csv", "mlruns_sum
 ENDINGS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 complain = functools.partial(stored_runs.complain, "mlruns_parser.py")
 POINTS = {"run_id": "text", "metric": "text", "step": "integer", "time": "time", "value": "number"}
-RUNS_AT_ONCE = 200  # per request for histories; the store bounds the memory
+RUNS_AT_ONCE = 200  # per request for histories; the reader bounds the memory
 
 
 @command_line.command
@@ -79,59 +82,62 @@ def parse(options: argparse.Namespace) -> None:
         check_beside(output)
     tags = NOT_OF_ONE_SEED if options.summary else ()
     with selected_runs(options, output.parent, complain, tags, options.artifact_root) as selected:
-        spool, skipped = selected.spool, selected.skipped
         if not options.system_metrics:
-            leave_out_system_metrics(spool)
+            leave_out_system_metrics(selected.spool)
         if options.summary:
-            written = write_summary(spool, output, write, options)
+            written = write_summary(selected, output, write, options)
         elif options.history:
-            points = Points(selected.store, spool)
-            write(output, POINTS, points)
-            written, skipped = f"{counted(points.number, 'value')} -> {name}", skipped + points.skipped
+            written = write_history(selected, output, write, name)
         else:
-            params, metrics = column_names(spool.params, spool.metrics)
-            rows = command_line.progress_bar(rows_of(spool, params, metrics), "writing", len(spool))
-            write(output, columns_of(params, metrics), rows)
-            written = f"{counted(len(spool), 'run')} -> {name}"
-        warned = spool.warned
-    print(
-        written
-        + (f" ({skipped} skipped)" if skipped else "")
-        + (
-            f"; {warned} with a warning: see the column warning"
-            if warned and not (options.summary or options.history)
-            else ""
-        )
-    )
+            written = write_table(selected, output, write, name)
+    print(written)
+
+
+def write_table(selected: Runs, output: Path, write: Write, name: str) -> str:
+    """Write a row per run; return a message."""
+    spool = selected.spool
+    params, metrics = column_names(spool.params, spool.metrics)
+    rows = command_line.progress_bar(rows_of(spool, params, metrics), "writing", len(spool))
+    write(output, columns_of(params, metrics), rows)
+    warned = f"; {spool.warned} with a warning: see the column warning" if spool.warned else ""
+    return f"{counted(len(spool), 'run')} -> {name}{skipped_runs(selected.skipped)}{warned}"
+
+
+def write_history(selected: Runs, output: Path, write: Write, name: str) -> str:
+    """Write a row per value of a metric; return a message."""
+    points = Points(selected.store, selected.spool)
+    write(output, POINTS, points)
+    return f"{counted(points.number, 'value')} -> {name}{skipped_runs(selected.skipped + points.skipped)}"
+
+
+def skipped_runs(number: int) -> str:
+    return f" ({number} skipped)" if number else ""
 
 
 def checked_output(name: str) -> Path:
     """Return the path to write. Raises ValueError, before anything is read, for an unusable path."""
-    output = Path(name).resolve()  # a link stays a link: what it points to is replaced
+    output = Path(name).resolve()  # replaces the target of a link, not the link
     if not output.parent.is_dir():
         raise ValueError(f"expected an existing folder for --output, got {name}. Make {output.parent} first.")
     if output.exists() and not output.is_file():
-        raise ValueError(
-            f"expected a file as --output, got {name}, which is none. Name a file, e.g. mlruns_parsed.csv"
-        )
+        raise ValueError(f"expected a file as --output, got {name}, which is none. Name a file, e.g. {TABLE}")
     if output.is_file() and is_database(output):
         raise ValueError(f"expected a table's file as --output, got the database {name}. Name another file.")
     return output
 
 
 def beside(output: Path) -> tuple[Path, Path]:
-    """The Markdown and the LaTeX file of a summary."""
+    """Return the Markdown and the LaTeX file of a summary."""
     return output.with_suffix(".md"), output.with_suffix(".tex")
 
 
 def check_beside(output: Path) -> None:
-    """Raise ValueError if the summary would overwrite a file of another origin (without a CSV beside it)."""
+    """Raise ValueError if the summary would overwrite a file that has no CSV beside it, so is no summary."""
     for path in beside(output):
         checked_output(str(path))
         if path.exists() and not output.exists():
             raise ValueError(
-                f"--summary would write {path.name} beside {output.name}, and there is one already. Choose "
-                "another --output"
+                f"--summary would overwrite {path.name} beside {output.name}. Choose another --output"
             )
 
 
@@ -173,7 +179,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def chosen_writer(output: Path, options: argparse.Namespace) -> Write:
-    """Return the writer of the output's format. Raises ValueError for flags that do not fit together."""
+    """Return the writer of the output's format. Raises ValueError for flags that exclude each other."""
     if options.format is None and output.suffix.lower() not in ("", *ENDINGS):
         raise ValueError(
             f"expected --output to end in {', '.join(ENDINGS)}, got {output.name}. Rename it, or name its "
@@ -197,16 +203,16 @@ def leave_out_system_metrics(spool: Spool) -> None:
         spool.metrics -= names
 
 
-def write_summary(spool: Spool, output: Path, write: Write, options: argparse.Namespace) -> str:
+def write_summary(selected: Runs, output: Path, write: Write, options: argparse.Namespace) -> str:
     """Write the three files of a summary; return a message. Raises ValueError if there are no runs."""
     from reporter.seeds_summary import heading_of, tasks_of
     from reporter.seeds_tables import latex_of, markdown_of, shown_metrics, summary_of, table_of
     from reporter.text_table import text_table
     from training.storage import write_bytes
 
-    runs = seed_runs(
-        command_line.progress_bar(spool, "grouping", len(spool)), lambda metrics, _: shown_metrics(metrics)
-    )
+    spool = selected.spool
+    stored = command_line.progress_bar(spool, "grouping", len(spool))
+    runs = seed_runs(stored, lambda metrics, _: shown_metrics(metrics))
     if not runs:
         raise ValueError(
             f"--summary: expected runs of mlflow_forget.py, got none among {len(spool)} runs. "
@@ -223,20 +229,20 @@ def write_summary(spool: Spool, output: Path, write: Write, options: argparse.Na
         print(f"\n{heading_of(task, tasks)}\n{text_table(list(table), table.values.tolist())}")
     print()
     left_out = len(spool) - len(runs)
-    return f"{counted(len(runs), 'run')} -> {output.name}, {markdown.name}, {latex.name}{others(left_out)}"
+    files = f"{output.name}, {markdown.name}, {latex.name}"
+    return f"{counted(len(runs), 'run')} -> {files}{others(left_out)}{skipped_runs(selected.skipped)}"
 
 
 class Points:
-    """The rows of the history. A run whose history can't be read is skipped and named on stderr."""
+    """The rows of the history. Skips runs whose history can't be read, and names them on stderr."""
 
     def __init__(self, store: Store, spool: Spool) -> None:
         self.store, self.spool = store, spool
         self.number = self.skipped = 0
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        for runs in batches(
-            command_line.progress_bar(self.spool, "histories", len(self.spool)), RUNS_AT_ONCE
-        ):
+        stored = command_line.progress_bar(self.spool, "histories", len(self.spool))
+        for runs in batches(stored, RUNS_AT_ONCE):
             for point in self.store.points(runs):
                 if isinstance(point, BrokenRun):
                     complain(f"skipped {point.where}: {point.reason}")

@@ -1,4 +1,4 @@
-"""Runs of a tracking store or of its CSV, selected by flags: shared by mlruns_parser.py and compare.py."""
+"""Read runs from a tracking store or its CSV, as flags of mlruns_parser.py and compare.py select them."""
 
 from __future__ import annotations
 
@@ -64,9 +64,8 @@ def choose_store(given: str | None) -> Choice:
     if choice is None:
         raise ValueError(
             f"expected a tracking store, got none: no --tracking_uri, no {VARIABLE}, no ./{DATABASE} and no "
-            f"./{FOLDER} with meta.yaml "
-            "files. Run this where the runs were logged, or name the store, e.g. --tracking_uri "
-            f"sqlite:///path/to/{DATABASE}"
+            f"./{FOLDER} with meta.yaml files. Run this where the runs were logged, or name the store, e.g. "
+            f"--tracking_uri sqlite:///path/to/{DATABASE}"
         )
     return choice
 
@@ -125,16 +124,14 @@ def long_params_from(artifact_root: str | None, store: Store) -> Read:
         raise ValueError(
             f"expected the folder of the artifacts as --artifact_root, got {root}. Check the path"
         )
-    here = local_artifact(root)
-    return (
-        (lambda run, name: here(run, name) or store.artifact(run, name))
-        if isinstance(store, ClientStore)
-        else here
-    )
+    local = local_artifact(root)
+    if not isinstance(store, ClientStore):
+        return local
+    return lambda run, name: local(run, name) or store.artifact(run, name)
 
 
 def collect(store: Store, spool: Spool, read: Read, complain: Complain) -> int:
-    """Put all runs into the spool, name unreadable ones on stderr, and return their number."""
+    """Add all runs to the spool. Name unreadable runs on stderr, and return their number."""
     skipped, cut = 0, 0
     total, runs = store.runs()
     for run in command_line.progress_bar(runs, "reading", total):
@@ -148,9 +145,8 @@ def collect(store: Store, spool: Spool, read: Read, complain: Complain) -> int:
     if cut:
         print(
             f"{cut} {'param has' if cut == 1 else 'params have'} {LONGEST_PARAM} characters, where MLflow "
-            "cuts, and no artifact "
-            "params/<name>.txt that goes on. If they were cut, --artifact_root names where the artifacts are "
-            "now"
+            "cuts, and no artifact params/<name>.txt with all of it. If they were cut, name the folder of "
+            "the artifacts with --artifact_root"
         )
     return skipped
 
@@ -163,12 +159,16 @@ def seed_runs(runs: Iterable[StoredRun], metrics_of: MetricsOf) -> list[SeedRun]
     from reporter.seeds_summary import FORGOTTEN, INITIAL, SeedRun, settings_of
 
     shared: dict[Any, Any] = {}  # most runs share their settings: keep one copy in memory
-    return [
-        SeedRun(
+    found = []
+    for run in runs:
+        if "unlearn" not in run.params or run.tags.get(SWEEP_TAG) == "parent" or AUDIT_TAG in run.tags:
+            continue
+        settings = settings_of(run.params)
+        seed_run = SeedRun(
             experiment=run.experiment,
             method=run.params["unlearn"],
             seed=run.params.get("seed", "unknown"),
-            settings=shared.setdefault(settings := settings_of(run.params), settings),
+            settings=shared.setdefault(settings, settings),
             status=run.status,
             start=run.start_time or 0,
             metrics=metrics_of(run.metrics, run.params),
@@ -176,17 +176,15 @@ def seed_runs(runs: Iterable[StoredRun], metrics_of: MetricsOf) -> list[SeedRun]
             initial=run.params.get(INITIAL, ""),
             forgotten=run.params.get(FORGOTTEN, ""),
         )
-        for run in runs
-        if "unlearn" in run.params and run.tags.get(SWEEP_TAG) != "parent" and AUDIT_TAG not in run.tags
-    ]
+        found.append(seed_run)
+    return found
 
 
 def runs_of_csv(path: Path) -> list[StoredRun]:
-    """The runs in a CSV file of mlruns_parser.py, with the tags NOT_OF_ONE_SEED. Raises ValueError for any
-    other file.
+    """Read runs with the tags NOT_OF_ONE_SEED from a CSV file of mlruns_parser.py.
 
-    A CSV does not mark its columns as params or metrics: params are the settings of registered methods and
-    architectures and of the job.
+    A CSV does not say which columns are params: those named like settings of registered methods and
+    architectures, and of the job. Raises ValueError for any other file.
     """
     import pandas as pd
 
@@ -209,16 +207,16 @@ def _run_of_row(row: Mapping[str, str], parents: Collection[str]) -> StoredRun:
     from reporter.comparison import compared_names, known_params
 
     tags = {SWEEP_TAG: "parent"} if row["run_id"] in parents else {}
-    tags |= {AUDIT_TAG: "of many models"} if row.get(OF_AUDITS) else {}
+    if row.get(OF_AUDITS):
+        tags[AUDIT_TAG] = "of many models"
     metrics = _cells(row, compared_names(), "metric.").items()
+    start = row["start_time"]
     return StoredRun(
         run_id=row["run_id"],
         run_name="",
         experiment=row["experiment"],
         status=row["status"],
-        start_time=int(datetime.fromisoformat(row["start_time"]).timestamp() * 1000)
-        if row["start_time"]
-        else None,
+        start_time=int(datetime.fromisoformat(start).timestamp() * 1000) if start else None,
         end_time=None,
         parent_run_id=row["parent_run_id"],
         warning=row.get("warning", ""),
@@ -229,7 +227,7 @@ def _run_of_row(row: Mapping[str, str], parents: Collection[str]) -> StoredRun:
 
 
 def _cells(row: Mapping[str, str], names: Iterable[str], prefix: str) -> dict[str, str]:
-    """Return a row's values of these params or metrics. Clashing names have a prefix in the CSV."""
+    """Return a row's values of these params or metrics. Names that clash have a prefix in the CSV."""
     columns = {name: prefix + name if prefix + name in row else name for name in names}
     return {name: row[column] for name, column in columns.items() if row.get(column)}
 
@@ -240,13 +238,11 @@ def counted(number: int, what: str) -> str:
 
 def others(number: int) -> str:
     """Return the end of a line about runs that `seed_runs` left out."""
-    return (
-        f"; {counted(number, 'other run')} left out (parents of sweeps, audits, no param unlearn)"
-        if number
-        else ""
-    )
+    if not number:
+        return ""
+    return f"; {counted(number, 'other run')} left out (parents of sweeps, audits, no param unlearn)"
 
 
 def complain(program: str, message: str) -> None:
-    """Print a message on one line of stderr, whatever line ends and passwords an error brings along."""
+    """Print a message on one line of stderr, without passwords."""
     print(f"{program}:", without_password(" ".join(message.split())), file=sys.stderr)

@@ -272,7 +272,7 @@ def test_a_copied_folder_does_not_verify_the_original(run, tmp_path, monkeypatch
 
     code, out = run.verified(capsys)
     assert code == 2
-    assert "was the folder copied? Say which are meant: --artifact_root" in out
+    assert "was the folder copied? Choose: --artifact_root" in out
     code, out = run.verified(capsys, "--artifact_root", "mlruns")
     assert (code, "DIFFERS: per_image.parquet" in out) == (1, True)
     assert run.verified(capsys, "--artifact_root", str(original / "mlruns"))[0] == 0
@@ -285,7 +285,7 @@ def test_artifacts_that_were_moved_are_asked_for(run, tmp_path, capsys):
     code, out = run.verified(capsys)
     assert code == 2
     assert (
-        "and there is no such folder. Where they were moved, name the folder of the experiments with "
+        "and there is no such folder. If they were moved, name the folder of the experiments with "
         "--artifact_root" in out
     )
     assert run.verified(capsys, "--artifact_root", str(tmp_path / "moved"))[0] == 0

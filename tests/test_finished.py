@@ -13,7 +13,7 @@ from own_store import store_in
 
 import mlflow_forget
 from tracking.alive import OWNER, Claim
-from tracking.finished import end_gone_runs
+from tracking.finished import end_abandoned_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = socket.gethostname()
@@ -52,28 +52,28 @@ def status(run: str) -> str:
 def test_a_run_whose_lock_nobody_holds_was_cut_off(tmp_path):
     claim = Claim()
     run = running(claim.owner)
-    end_gone_runs()
+    end_abandoned_runs()
     assert status(run) == "RUNNING"
 
-    claim.give_up(ended=False)
-    end_gone_runs()
+    claim.release(ended=False)
+    end_abandoned_runs()
     ended = mlflow.MlflowClient().get_run(run)
     assert ended.info.status == "KILLED" and ended.info.end_time >= ended.info.start_time
     assert ended.data.tags["error"].startswith("its process ended before it did, or lost the tracking store")
     assert list(tmp_path.glob("lethe-runs-*/*")) == []
 
 
-def test_a_run_whose_lock_is_not_there_was_cut_off_if_its_process_is_gone(gone):
+def test_a_run_whose_lock_is_not_there_was_cut_off_if_its_process_has_died(gone):
     """A machine that has started again has an empty folder of temporary files."""
     cut_off, goes_on = running(f"{HERE} {gone} {TOKEN}"), running(f"{HERE} 1 {TOKEN}")
-    end_gone_runs()
+    end_abandoned_runs()
     assert (status(cut_off), status(goes_on)) == ("KILLED", "RUNNING")
 
 
 def test_runs_of_other_machines_and_of_who_knows_are_left_alone(gone):
     owners = [f"elsewhere {gone} {TOKEN}", f"{HERE} {gone}", HERE, "", f"{HERE} {gone} /results/locks/a.lock"]
     runs = [running(owner) for owner in owners]
-    end_gone_runs()
+    end_abandoned_runs()
     assert {status(run) for run in runs} == {"RUNNING"}
 
 
@@ -81,7 +81,7 @@ def test_a_store_names_no_path_that_is_opened(tmp_path, gone):
     """A lock is opened to be written."""
     (tmp_path / "mine.lock").write_text("kept")
     running(f"{HERE} {gone} ../mine")
-    end_gone_runs()
+    end_abandoned_runs()
     assert (tmp_path / "mine.lock").read_text() == "kept"
 
 
@@ -92,8 +92,8 @@ def test_a_run_that_ended_itself_meanwhile_stays_as_it_ended(monkeypatch):
         mlflow.MlflowClient().set_terminated(run, "FINISHED")
         return True
 
-    monkeypatch.setattr("tracking.finished.is_gone", ends_now)
-    end_gone_runs()
+    monkeypatch.setattr("tracking.finished.has_died", ends_now)
+    end_abandoned_runs()
     assert status(run) == "FINISHED"
 
 

@@ -52,7 +52,7 @@ def test_where_it_was_made_a_run_is_read(project, monkeypatch):
 
 def test_elsewhere_the_folder_beside_the_store_is_asked_for(there, tmp_path):
     with pytest.raises(
-        ValueError, match="Where they were moved, |was the folder copied. Say which are meant"
+        ValueError, match="If they were moved, |was the folder copied. Choose: "
     ):
         read_record(there)
 
@@ -72,7 +72,7 @@ def test_artifacts_that_are_gone_are_asked_for(there, tmp_path, project):
     if project[0].exists():
         assert read_record(there).folder.samefile(project[0] / "mlruns" / "own" / there / "artifacts")
         return
-    remedy = "Where they were moved, name the folder of the experiments with --artifact_root"
+    remedy = "If they were moved, name the folder of the experiments with --artifact_root"
     with pytest.raises(ValueError, match=f"no such folder. {remedy}"):
         read_record(there)
 

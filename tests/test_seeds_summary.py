@@ -486,7 +486,7 @@ def test_what_no_summary_wrote_is_not_overwritten(seeded, capsys):
     flags = ["--tracking_uri", seeded, "--experiment", "seeds", "--summary", "--output", "README.csv"]
     Path("README.md").write_text("by hand")
     assert mlruns_parser.main(flags) == 2
-    assert "--summary would write README.md beside README.csv" in capsys.readouterr().err
+    assert "--summary would overwrite README.md beside README.csv" in capsys.readouterr().err
     assert Path("README.md").read_text() == "by hand"
     Path("README.md").unlink()
     assert mlruns_parser.main(flags) == mlruns_parser.main(flags) == 0

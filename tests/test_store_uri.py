@@ -13,7 +13,7 @@ from tracking.named_store import check_driver, check_folder, check_name
 from tracking.readers import open_store
 from tracking.selection import EVERY_RUN
 from tracking.store import check_store, open_experiment
-from tracking.store_uri import chosen_store, database_of, mlflow_uri, tracking_uri, ui_command
+from tracking.store_uri import chosen_store, database_of, mlflow_uri, sqlite_uri, tracking_uri, ui_command
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,7 +27,6 @@ def folder(empty_place):
 def decodes(request, monkeypatch):
     """Whether SQLAlchemy decodes %41, as from 2.1 on."""
     monkeypatch.setattr(store_uri, "_decodes", lambda: request.param >= (2, 1))
-    monkeypatch.setattr(store_uri, "_named_relative", {})
     return request.param >= (2, 1)
 
 
@@ -74,15 +73,19 @@ def test_a_database_is_given_to_mlflow_with_its_whole_path(name, folder, decodes
     assert mlflow_uri("sqlite:///mlflow.db?timeout=3") == f"sqlite:///{folder / name}/mlflow.db?timeout=3"
 
 
-@pytest.mark.parametrize("name", ["a%20b", "what?"])
-def test_signs_that_a_uri_takes_for_its_own_are_left_out(name, folder, decodes, monkeypatch):
+@pytest.mark.parametrize(("name", "encoded"), [("a%20b", "a%2520b"), ("what?", "what%3F")])
+def test_special_signs_are_encoded_for_a_sqlalchemy_that_decodes_them(
+    name, encoded, folder, decodes, monkeypatch
+):
     (folder / name).mkdir()
     monkeypatch.chdir(folder / name)
-    assert mlflow_uri("sqlite:///mlflow.db") == "sqlite:///mlflow.db"
-    (folder / f"{name}2").mkdir()
-    monkeypatch.chdir(folder / f"{name}2")
-    with pytest.raises(ValueError, match="has .* open, and can't open .* too, whose path has a % or a"):
-        mlflow_uri("sqlite:///mlflow.db")
+    if decodes:
+        assert mlflow_uri("sqlite:///mlflow.db") == f"sqlite+pysqlite:///{folder}/{encoded}/mlflow.db"
+    elif "?" in name:
+        with pytest.raises(ValueError, match="path without '\\?'.* Install SQLAlchemy 2.1"):
+            mlflow_uri("sqlite:///mlflow.db")
+    else:
+        assert mlflow_uri("sqlite:///mlflow.db") == f"sqlite:///{folder}/{name}/mlflow.db"
 
 
 def test_a_percent_sign_of_a_path_that_is_not_encoded_is_told(folder, decodes):
@@ -109,6 +112,17 @@ def test_runs_are_in_the_folder_and_nothing_is_beside_it(name, folder, monkeypat
         assert [one.run_id for one in store.runs()[1]] == [run.info.run_id]
 
 
+def test_a_store_in_another_folder_leaves_nothing_beside_it(folder, monkeypatch):
+    """MLflow creates the folder that an encoded path would name."""
+    (folder / "a%25b").mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", sqlite_uri(folder / "a%25b" / "mlflow.db"))
+    open_experiment("own")
+    assert [path.name for path in folder.iterdir()] == ["a%25b"]
+    with open_store(tracking_uri(), EVERY_RUN, notice=pytest.fail, reader="mlflow") as store:
+        assert list(store.runs()[1]) == []
+    assert [path.name for path in folder.iterdir()] == ["a%25b"]
+
+
 def test_the_environment_stays_the_persons_and_names_no_other_run(monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
@@ -119,7 +133,7 @@ def test_the_environment_stays_the_persons_and_names_no_other_run(monkeypatch, c
         pass
     assert run.info.run_id != "0" * 32
     said = capsys.readouterr().err
-    assert "MLFLOW_RUN_ID is set, and left out" in said and "MLFLOW_EXPERIMENT_NAME is set" in said
+    assert "MLFLOW_RUN_ID is set and ignored" in said and "MLFLOW_EXPERIMENT_NAME is set" in said
 
 
 def test_what_shows_the_runs(folder, monkeypatch):

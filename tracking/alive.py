@@ -1,4 +1,4 @@
-"""Detect runs whose process has died: each run holds a file lock, which the kernel releases with the process.
+"""Detect runs of dead processes: a process locks a file for each run, and loses the lock with its end.
 
 A run's tag `owner` is `HOST PROCESS TOKEN`. The token, drawn at random, is the name of the lock; no path is
 taken from a store.
@@ -32,29 +32,28 @@ class Claim:
         self._lock = filelock.FileLock(_lock_file(self.token))
         self._lock.acquire(timeout=0)
 
-    def give_up(self, *, ended: bool) -> None:
+    def release(self, *, ended: bool) -> None:
         """Release the lock. If the run has not ended, the next process that finds it unlocked ends it."""
         if ended:
-            with contextlib.suppress(OSError):  # somebody cleaned the folder
+            with contextlib.suppress(OSError):  # another program has removed it
                 _lock_file(self.token).unlink()
         self._lock.release()
 
 
-def is_gone(owner: str) -> bool:
-    """Return whether a run's owner was a process of this machine that has died. False if unknown."""
+def has_died(owner: str) -> bool:
+    """Return whether a run's owner was a process of this machine that has died. False if it is unknown."""
     host, _, rest = owner.partition(" ")
     process, _, token = rest.partition(" ")
     if host != socket.gethostname() or not process.isdecimal() or not TOKEN.fullmatch(token):
         return False
     file = _lock_file(token)
-    if not file.exists():  # given up, or the folder is new: the machine has started again
-        return int(process) == os.getpid() or not is_running(
-            int(process)
-        )  # those of this process have their locks
+    if not file.exists():  # given up, or the machine has started again
+        number = int(process)
+        return number == os.getpid() or not is_running(number)  # open runs of this process have a lock
     lock = filelock.FileLock(file)
     try:
         lock.acquire(timeout=0)
-    except (filelock.Timeout, OSError, NotImplementedError):  # held; another user's; no flock here
+    except (filelock.Timeout, OSError, NotImplementedError):  # held; another user's; no locks here
         return False
     file.unlink(missing_ok=True)
     lock.release()
@@ -62,11 +61,12 @@ def is_gone(owner: str) -> bool:
 
 
 def _lock_file(token: str) -> Path:
-    """In a folder of the machine's and the user's own, which all stores share."""
-    folder = Path(tempfile.gettempdir()) / f"lethe-runs-{_user()}"
+    """Return the path in the user's folder on this machine, which all stores share."""
+    folder = Path(tempfile.gettempdir()) / f"lethe-runs-{user()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder / f"{token}.lock"
 
 
-def _user() -> str:
+def user() -> str:
+    """Return the user's number; on Windows, the name."""
     return str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")

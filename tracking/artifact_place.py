@@ -1,4 +1,4 @@
-"""The place of an experiment's artifacts: beside a sqlite store, and checked before a run begins."""
+"""The folder of an experiment's artifacts: beside a sqlite store, and checked before a run begins."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-LONGEST_FOLDER = 120  # bytes of a folder's name: every file system holds it, encrypted ones too
+LONGEST_FOLDER = 120  # bytes of a folder's name, which encrypted file systems hold too
 
 
 def new_place(file: Path | None, experiment: str) -> str | None:
@@ -27,36 +27,36 @@ def folder_name(experiment: str) -> str:
 
 
 def check_place(location: str, file: Path | None, experiment: str) -> None:
-    """Raise ValueError if the place that the store names for artifacts can't be used. file: of a sqlite
-    store.
+    """Raise ValueError if an experiment's artifacts can't be written. file: of a sqlite store.
 
-    The store of a moved or copied project still names the old place; the folder beside the store is the right
-    one.
+    The store of a moved or copied project still names the old folder; the one beside the store is right.
     """
     place = artifact_folder(location, None)
     if place is None:
         return
-    way_out = "Choose another --experiment, whose artifacts are kept beside the store; docs/stores.md says how this one is mended"
+    remedy = (
+        "Choose another --experiment, whose artifacts are kept beside the store. docs/stores.md says how to "
+        "mend this one"
+    )
     if file is not None:
         beside = file.parent / "mlruns" / place.name
         if beside.is_dir() and not (place.is_dir() and place.samefile(beside)):
             raise ValueError(
                 f"experiment {experiment!r} keeps its artifacts in {place}, and beside the store there is "
-                f"{beside}: "
-                f"was the project moved or copied? {way_out}"
+                f"{beside}: was the project moved or copied? {remedy}"
             )
     there = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise ValueError(
-            f"experiment {experiment!r} keeps its artifacts in {place}, which can't be written. {way_out}"
+            f"experiment {experiment!r} keeps its artifacts in {place}, which can't be written. {remedy}"
         )
 
 
 def artifact_folder(uri: str, root: Path | None) -> Path | None:
-    """The folder of a run's artifacts. None if they are not on this machine.
+    """Return the folder of a run's artifacts; None if they are not on this machine.
 
-    MLflow logs `.../<experiment>/<run id>/artifacts` as an absolute path of the machine that made the
-    experiment; `root` is where the folders of the experiments are now.
+    uri: MLflow's, with the absolute path `.../<experiment>/<run id>/artifacts`. root: the folder that has the
+    folders of the experiments now, if they were moved.
     """
     parsed = urlparse(uri)
     if not uri or parsed.scheme not in ("", "file"):

@@ -1,4 +1,4 @@
-"""Entries of a run as data, which can be written again after the store was away, or kept in a folder."""
+"""Entries of a run as data, which can be written again if the store was away, or kept in a folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Point(NamedTuple):
-    """A value of a metric; timestamp: milliseconds."""
+    """A value of a metric. timestamp: ms since 1970."""
 
     name: str
     value: float
@@ -22,7 +22,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Params, tags, and values of metrics with their time in milliseconds and their step."""
+    """Params, tags and values of metrics."""
 
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class InputSet:
     def write(self, client: MlflowClient, run_id: str) -> None:
         """Log the set, which the runs of an experiment share.
 
-        Of two runs that add it at the same time, one fails; its second attempt finds the set.
+        If two runs add it at the same time, one fails; its second attempt finds the set.
         """
         from mlflow.data.code_dataset_source import CodeDatasetSource
         from mlflow.data.meta_dataset import MetaDataset
@@ -70,14 +70,12 @@ class InputSet:
         from mlflow.exceptions import MlflowException
 
         source = CodeDatasetSource(tags={"dataset": self.dataset})
-        images = MetaDataset(source, name=self.name, digest=self.digest[:32])  # type: ignore[abstract]  # MLflow's own class lacks an annotation
+        images = MetaDataset(source, name=self.name, digest=self.digest[:32])  # type: ignore[abstract]
         entry = DatasetInput(images._to_mlflow_entity(), [InputTag("mlflow.data.context", self.context)])
         try:
             client.log_inputs(run_id, [entry])
         except MlflowException as error:
-            if (
-                "unique" not in str(error).lower()
-            ):  # the word of sqlite, PostgreSQL and a server that has one of them
+            if "unique" not in str(error).lower():  # the word of sqlite and PostgreSQL
                 raise
             client.log_inputs(run_id, [entry])
 

@@ -9,9 +9,7 @@ VIEW = "lethe"  # the end of the page's address: ?viewStateShareKey=lethe
 
 
 def tags_of_new(columns: Sequence[str]) -> dict[str, str]:
-    """Return the tags of a new experiment: its kind (models, not prompts), and a view with the metrics
-    `columns`.
-    """
+    """Return the tags of a new experiment: its kind (models, not prompts), and a view with these metrics."""
     state = {
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
@@ -26,4 +24,7 @@ def tags_of_new(columns: Sequence[str]) -> dict[str, str]:
 def description_of(experiment_id: str) -> str:
     """Return Markdown with a link to the view."""
     columns = f"[the runs with their numbers](#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW})"
-    return f"Machine unlearning by Lethe: {columns}. Each has a verdict in its description, and `report.html` among its artifacts."
+    return (
+        f"Machine unlearning by Lethe: {columns}. Each has a verdict in its description, and `report.html` "
+        "among its artifacts."
+    )

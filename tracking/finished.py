@@ -10,8 +10,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tracking.alive import OWNER, is_gone
+from tracking.alive import OWNER, has_died
 from tracking.patience import StoreTrouble, patiently
+from tracking.readers import open_store
+from tracking.selection import Selection
+from tracking.store import open_experiment, remedy_for
+from tracking.store_uri import database_of, shown_uri, tracking_uri
 from tracking.stored_run import BrokenRun
 
 HASH = "config_hash"
@@ -21,61 +25,51 @@ Job = tuple[str, str]  # experiment, config_hash
 
 
 def finished_jobs() -> set[Job]:
-    """Return every job with a FINISHED run, by one query. Raises ValueError or OSError if it fails."""
-    from tracking.readers import open_store
-    from tracking.selection import Selection
-    from tracking.store_uri import database_of, tracking_uri
-
+    """Return every job with a FINISHED run. Raises ValueError or OSError if the store can't be read."""
     uri = tracking_uri()
     file = database_of(uri)
     if file is not None and not file.exists():
         return set()
     with open_store(uri, Selection(tags=(HASH,)), notice=lambda _: None) as store:
         runs = (run for run in store.runs()[1] if not isinstance(run, BrokenRun))
-        return {
-            (run.experiment, run.tags[HASH]) for run in runs if run.status == "FINISHED" and HASH in run.tags
-        }
+        finished = (run for run in runs if run.status == "FINISHED" and HASH in run.tags)
+        return {(run.experiment, run.tags[HASH]) for run in finished}
 
 
 def finished_run(job: Job, columns: Sequence[str] = ()) -> str | None:
-    """Return the id of the job's FINISHED run, or None. Ends abandoned runs. columns: see open_experiment.
+    """Return the id of the job's FINISHED run, or None. Ends runs of dead processes first.
 
-    Raises ValueError if the store can't be queried.
+    columns: see open_experiment. Raises ValueError if the store can't be read.
     """
     from mlflow import MlflowClient
 
-    from tracking.store import open_experiment, way_out
-    from tracking.store_uri import shown_uri
-
     experiment, config_hash = job
-    experiment_id = open_experiment(
-        experiment, columns
-    )  # first: it makes a store that is new, which many may want at once
-    end_gone_runs()
+    experiment_id = open_experiment(experiment, columns)  # first, as it creates a new store
+    end_abandoned_runs()
     client = MlflowClient()
     wanted = f"tags.{HASH} = '{config_hash}' and attributes.status = 'FINISHED'"
     try:
-        found = patiently(lambda: client.search_runs([experiment_id], wanted, max_results=1), known=True)
+        found = patiently(lambda: client.search_runs([experiment_id], wanted, max_results=1), reached=True)
     except StoreTrouble as trouble:
         raise ValueError(
-            f"the tracking store {shown_uri()} can't be asked ({trouble}). {way_out(trouble)}"
+            f"the tracking store {shown_uri()} can't be read ({trouble}). {remedy_for(trouble)}"
         ) from trouble
     return found[0].info.run_id if found else None
 
 
-def end_gone_runs() -> None:
-    """End the runs of this machine whose processes have died, as KILLED.
+def end_abandoned_runs() -> None:
+    """End the runs of dead processes of this machine as KILLED.
 
-    Leaves the runs of other machines alone. Ignores a store that can't be used: the next write reports it.
+    Ignores a store that can't be used: the next write reports it.
     """
     from mlflow import MlflowClient
 
     client = MlflowClient()
     try:
-        for run in patiently(lambda: _running(client), known=True):
+        for run in patiently(lambda: _running(client), reached=True):
             owner = run.data.tags.get(OWNER, "")
-            if is_gone(owner):
-                patiently(lambda: _end(client, run.info.run_id, owner), known=True)  # noqa: B023  # called at once
+            if has_died(owner):
+                patiently(lambda: _end(client, run.info.run_id, owner), reached=True)  # noqa: B023  # called at once
     except StoreTrouble:
         return
 

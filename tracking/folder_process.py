@@ -1,8 +1,7 @@
-"""Read run folders by several processes: a run is dozens of tiny files, and opening them takes processor
-time.
+"""Read run folders by several processes, as opening dozens of tiny files per run takes processor time.
 
 Each process gets its share of the folders at its start and writes batches into a pipe. The pipes are read in
-turn, which keeps the order; a full pipe blocks its process, which bounds the memory.
+turn, which keeps the order. A full pipe blocks its process, which bounds the memory.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ from typing import IO
 from tracking.run_folder import Found, Place, read_places
 from tracking.selection import Selection
 
-WORTH_A_PROCESS = 1000  # folders: below, a process takes longer to start than it saves
-AT_MOST = 8  # processes: the one that writes the table can't follow more
+WORTH_A_PROCESS = 1000  # folders: with fewer, a process takes longer to start than it saves
+AT_MOST = 8  # processes: the one that writes the table is no faster
 BATCH = 50  # folders
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def found_in(places: Sequence[Place], selection: Selection, processes: int | None = None) -> Iterator[Found]:
-    """Yield the results of `read_places` in order, read by several processes (default: by work and
-    processors).
+    """Yield the results of `read_places` in order, read by several processes.
 
+    processes: by default, their number depends on the work and the processors.
     Raises OSError if a process dies.
     """
-    number = (
-        min(processor_count(), AT_MOST, len(places) // WORTH_A_PROCESS) if processes is None else processes
-    )
+    number = processes
+    if number is None:
+        number = min(processor_count(), AT_MOST, len(places) // WORTH_A_PROCESS)
     if number < 2:
         yield from read_places(places, selection)
         return
@@ -46,21 +45,22 @@ def found_in(places: Sequence[Place], selection: Selection, processes: int | Non
             try:
                 yield from pickle.load(pipes[batch % number])  # of our own process
             except (EOFError, pickle.UnpicklingError):
-                raise OSError(
-                    "a process that reads run folders ended too early: was it killed, or is memory short? "
-                    "Start again"
-                ) from None
+                message = (
+                    "a process that reads run folders ended too early: was it killed, or is memory short?"
+                )
+                raise OSError(f"{message} Start again") from None
 
 
 def processor_count() -> int:
-    """How many processors this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
 def reader(batches: Sequence[Sequence[Place]], selection: Selection) -> Iterator[IO[bytes]]:
-    """The pipe from a process that reads these batches. Not multiprocessing, which would run the caller's
-    script once more.
+    """Yield the pipe from a process that reads these batches.
+
+    multiprocessing would run the caller's script once more.
     """
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-P", "-m", "tracking.folder_process"]
@@ -70,10 +70,7 @@ def reader(batches: Sequence[Sequence[Place]], selection: Selection) -> Iterator
         if process.stdin is None or process.stdout is None:
             raise OSError("expected pipes to a process, got none")
         try:
-            with (
-                contextlib.suppress(BrokenPipeError),
-                process.stdin as request,
-            ):  # a dead process shows at its output
+            with contextlib.suppress(BrokenPipeError), process.stdin as request:  # see the output's end
                 pickle.dump((batches, selection), request)
             yield process.stdout
         finally:
@@ -82,9 +79,7 @@ def reader(batches: Sequence[Sequence[Place]], selection: Selection) -> Iterator
 
 def main() -> None:
     """Read batches and selection from stdin, and write the results to stdout."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C goes to the whole group, and is the caller's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the caller too, which ends this process
     batches, selection = pickle.load(sys.stdin.buffer)  # of our own caller
     with contextlib.suppress(BrokenPipeError):
         for batch in batches:

@@ -1,4 +1,4 @@
-"""Params beyond MLflow's limit: cut in the store, and whole in the artifact params/<name>.txt."""
+"""Params beyond MLflow's limit, which the store cuts: the artifact params/<name>.txt has all of them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from tracking.artifact_place import artifact_folder
 from tracking.run import LONGEST_PARAM
 from tracking.stored_run import StoredRun
 
-Read = Callable[
-    [StoredRun, str], str | None
-]  # the text of a run's artifact, None where there is none at hand
+Read = Callable[[StoredRun, str], str | None]  # returns the text of a run's artifact, or None
 
 
 def with_whole_params(run: StoredRun, read: Read) -> tuple[StoredRun, list[str]]:
@@ -36,9 +34,10 @@ def local_artifact(root: Path | None) -> Read:
 
     def read(run: StoredRun, name: str) -> str | None:
         folder = artifact_folder(run.artifact_uri, root)
-        path = None if folder is None else folder / name
+        if folder is None:
+            return None
         try:
-            return None if folder is None or path is None else foreign_text(path, inside=root or folder)
+            return foreign_text(folder / name, inside=root or folder)
         except (OSError, ValueError):
             return None
 

@@ -7,7 +7,6 @@ import re
 import unicodedata
 
 from flag_error import FlagError
-from tracking.missing_driver import missing_driver_error
 from tracking.shown_uri import one_line, without_password
 from tracking.store_uri import (
     ALLOWED,
@@ -21,7 +20,15 @@ from tracking.store_uri import (
 
 WORKSPACES = "MLFLOW_ENABLE_WORKSPACES"
 TRUE = ("true", "1")  # as MLflow reads a variable
-LONGEST_NAME = 256  # of an experiment, in characters: what MLflow's tables hold
+LONGEST_NAME = 256  # characters of an experiment's name in MLflow's tables
+
+# A driver's module -> its package, where the names differ.
+PACKAGES = {
+    "psycopg": "psycopg[binary]",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+    "pymysql": "PyMySQL",
+}
 
 
 def check_name(experiment: str) -> None:
@@ -67,9 +74,8 @@ def check_folder(uri: str) -> None:
         raise ValueError(f"expected a tracking store, got {uri}. Write a server as {VARIABLE}=http://{uri}")
     raise ValueError(
         f"{uri} is an old file store, which MLflow refuses. Set {VARIABLE}={DEFAULT_STORE} to start a new "
-        "store beside it (before that, "
-        f"mlflow migrate-filestore --source {uri} --target {DEFAULT_STORE} brings its runs along), or "
-        f"{ALLOWED}=true to go on with it"
+        f"store beside it (before that, mlflow migrate-filestore --source {uri} --target {DEFAULT_STORE} "
+        f"brings its runs along), or {ALLOWED}=true to go on with it"
     )
 
 
@@ -85,8 +91,18 @@ def check_driver(uri: str) -> None:
     except ImportError as error:
         raise missing_driver_error(uri, error) from error
     except (SQLAlchemyError, ValueError) as error:
-        reason = one_line(error)
         raise ValueError(
-            f"expected the URI of a database, got {without_password(uri)} ({reason}). Write {VARIABLE} as "
-            "postgresql+psycopg2://USER:PASSWORD@HOST/DATABASE, with %XX for signs such as @ in a password"
+            f"expected the URI of a database, got {without_password(uri)} ({one_line(error)}). Write "
+            f"{VARIABLE} as postgresql+psycopg2://USER:PASSWORD@HOST/DATABASE, with %XX for signs such as @ "
+            "in a password"
         ) from error
+
+
+def missing_driver_error(uri: str, error: ImportError) -> ValueError:
+    """Return the error for a database whose Python driver is not installed."""
+    module = error.name or "the driver"
+    package = PACKAGES.get(module, module)
+    return ValueError(
+        f"expected the driver of {without_password(uri)} to be installed, got {error}. Install it: pip "
+        f"install '{package}'"
+    )

@@ -1,4 +1,4 @@
-"""Read one finished run: everything that it logged, and the folder of its artifacts."""
+"""Read a finished run: its params, metrics, tags and artifacts."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ PROGRESS_BAR = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 
 @dataclass(frozen=True)
 class Record:
-    """One run.
+    """A finished run.
 
-    metrics: last values. images: digests of the image sets, by context. folder: of the artifacts (downloaded
-    from a server).
+    metrics: latest values. images: digests of the image sets, by context. folder: of the artifacts.
     """
 
     run_id: str
@@ -40,9 +39,9 @@ class Record:
 
 
 def read_record(run_id: str, artifact_root: Path | None = None) -> Record:
-    """Read the run with that id. artifact_root: the folder with the experiments' artifacts, if they were
-    moved.
+    """Read the run with this id. Downloads artifacts that are not on this machine.
 
+    artifact_root: the folder that has the experiments' folders of artifacts, if they were moved.
     Raises ValueError for a malformed id, a missing or unfinished run, the parent of several runs, artifacts
     that were moved or copied, and a store that can't be used.
     """
@@ -100,24 +99,21 @@ def _downloaded(client: MlflowClient, run_id: str) -> Path:
 
 
 def _there(run_id: str, folder: Path, store: Path | None, root: Path | None) -> Path:
-    """Return the local folder of a run's artifacts. Raises ValueError if it is gone or ambiguous.
+    """Return the local folder of a run's artifacts. Raises ValueError if it is missing or ambiguous.
 
-    The store names the original place of the artifacts. After a copy of folder and store, another one lies
-    beside the store.
+    The store names the original folder. If folder and store were copied, another one lies beside the store.
     """
     if not folder.is_dir():
         raise ValueError(
-            f"run {run_id}: expected its artifacts in {folder}, and there is no such folder. "
-            "Where they were moved, name the folder of the experiments with --artifact_root, e.g. "
-            "--artifact_root mlruns"
+            f"run {run_id}: expected its artifacts in {folder}, and there is no such folder. If they were "
+            "moved, name the folder of the experiments with --artifact_root, e.g. --artifact_root mlruns"
         )
     beside = None if store is None else store.parent.joinpath("mlruns", *folder.parts[-3:])
     if root is None and beside is not None and beside.is_dir() and not beside.samefile(folder):
         raise ValueError(
-            f"run {run_id}: the store says that its artifacts are in {folder}, and beside the store there "
-            f"are others, in {beside}: was the "
-            f"folder copied? Say which are meant: --artifact_root {beside.parents[2]} or --artifact_root "
-            f"{folder.parents[2]}"
+            f"run {run_id}: the store has its artifacts in {folder}, and beside the store there are others, "
+            f"in {beside}: was the folder copied? Choose: --artifact_root {beside.parents[2]} or "
+            f"--artifact_root {folder.parents[2]}"
         )
     return folder
 
@@ -126,7 +122,7 @@ def _check_single(client: MlflowClient, run: Run) -> None:
     if run.info.status != "FINISHED":
         reason = run.data.tags.get("error", "it was interrupted, or is still running")
         raise ValueError(
-            f"run {run.info.run_id}: expected one that FINISHED, got {run.info.status} ({reason}). Verify "
+            f"run {run.info.run_id}: expected a FINISHED run, got {run.info.status} ({reason}). Verify "
             "another"
         )
     if run.data.tags.get("sweep") == "parent":

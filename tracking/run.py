@@ -1,6 +1,6 @@
-"""Write one MLflow run and end it with the right status, whatever happens to the process and the store.
+"""Write an MLflow run and end it with the right status, even if the process or the store fails.
 
-Uses MLflow's client alone: `mlflow.start_run` would continue the run in MLFLOW_RUN_ID, and end as FINISHED
+Uses MLflow's client alone: `mlflow.start_run` would continue the run in MLFLOW_RUN_ID, and end it as FINISHED
 with the process.
 """
 
@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from tracking.alive import OWNER, Claim
 from tracking.entries import Artifact, Batch, Entry, InputSet, Point
-from tracking.finished import end_gone_runs
-from tracking.patience import ONCE, StoreTrouble, patiently
+from tracking.finished import end_abandoned_runs
+from tracking.patience import StoreTrouble, patiently
 from tracking.shown_uri import without_password
 from tracking.signals import signals_wait
-from tracking.store import open_experiment, way_out
+from tracking.store import open_experiment, remedy_for
 from tracking.store_file import StoreFile
 from tracking.store_uri import database_of, shown_uri, tracking_uri
 from tracking.unlogged import Unlogged
@@ -34,31 +34,29 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000
-LONGEST_NAME = 250  # of a run, in characters: what MLflow's tables hold
+LONGEST_NAME = 250  # characters of a run's name in MLflow's tables
 
 
 class StoreLost(ConnectionError):
-    """Raised if the store did not take the whole run. The message has the reason and the place of the rest."""
+    """Raised if the store did not take the whole run. The message names the folder of the rest."""
 
 
 class TrackedRun:
-    """Writes into a run. A failing store raises nothing: entries that it does not take are kept, see
-    `Unlogged`.
-    """
+    """Write into a run. Raises nothing if the store fails: what it does not take is kept, see `Unlogged`."""
 
     def __init__(self, run_id: str, experiment_id: str, name: str = "") -> None:
         self.run_id = run_id
         self.experiment_id = experiment_id
         self.name = name
         self.unlogged: Unlogged | None = None
-        self.raw: Path | None = None  # a file that has the run's numbers, whatever becomes of the store
+        self.raw: Path | None = None  # the file of the run's numbers, for the message of a lost store
         self.started = int(time.time() * 1000)
         self._started = time.monotonic()
         self._away = False
         self._file = StoreFile(database_of(tracking_uri()))
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log params as text; one beyond MLflow's limit is cut, and whole in params/<name>.txt."""
+        """Log params as text. A param beyond MLflow's limit is cut; params/<name>.txt has all of it."""
         texts = {name: str(value) for name, value in values.items()}
         for name, text in texts.items():
             if len(text) > LONGEST_PARAM:
@@ -67,35 +65,19 @@ class TrackedRun:
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log metrics at full precision. NaN becomes a tag `undefined.<name>`."""
-        now = self._now()
-        self._write(
-            Batch(
-                points=[
-                    Point(name, float(value), now, step)
-                    for name, value in values.items()
-                    if not math.isnan(value)
-                ]
-            )
-        )
-        self.tags(
-            {f"undefined.{name}": "not a number" for name, value in values.items() if math.isnan(value)}
-        )
+        self._write(Batch(points=_points(values, self._now(), step)))
+        self.tags({f"undefined.{name}": "not a number" for name in values if math.isnan(values[name])})
 
     def history(self, steps: Sequence[Mapping[str, float]], prefix: str) -> None:
-        """Log a history: one point per name and step, counted from 1."""
+        """Log a history in one batch. Steps are counted from 1."""
         self.points(dict(enumerate(steps, 1)), prefix)
 
     def points(self, steps: Mapping[int, Mapping[str, float]], prefix: str = "") -> None:
-        """Log metrics by step, in one batch. At the same step, later values of `metrics` take precedence in
-        MLflow.
-        """
+        """Log metrics by step in one batch, without NaN. Later `metrics` at the same step override them."""
         a_moment_ago = self._now() - 1  # at equal step and time MLflow takes the larger value
-        points = [
-            Point(f"{prefix}{name}", float(value), a_moment_ago, step)
-            for step, values in steps.items()
-            for name, value in values.items()
-            if not math.isnan(value)
-        ]
+        points: list[Point] = []
+        for step, values in steps.items():
+            points += _points(values, a_moment_ago, step, prefix)
         self._write(Batch(points=points))
 
     def tags(self, values: Mapping[str, Any]) -> None:
@@ -114,73 +96,74 @@ class TrackedRun:
         self._write(Artifact(path, folder))
 
     def text(self, content: str, name: str) -> None:
-        with _named(name) as (path, folder):
+        """Log an artifact with this content. name: with its folder."""
+        folder, _, file = name.rpartition("/")
+        with tempfile.TemporaryDirectory() as place:
+            path = Path(place) / file
             path.write_text(content, encoding="utf-8")
             self.file(path, folder)
 
     def end(self, status: str) -> None:
         """Write the kept entries and end the run. Raises StoreLost if the store does not take all of it.
 
-        Waits only for a FINISHED run without kept entries.
+        Waits for a busy store only to end a FINISHED run without kept entries.
         """
         if self.unlogged is not None:
-            self.unlogged.send(lambda entry: self._send(entry, ONCE))
+            self.unlogged.send(lambda entry: self._send(entry, once=True))
         left = self.unlogged.trouble if self.unlogged else None
-        if left is not None and left.refused:
-            status = "FAILED" if status == "FINISHED" else status
-        trouble = self._terminate(
-            status, left, patience=None if status == "FINISHED" and self.unlogged is None else ONCE
-        )
+        if left is not None and left.refused and status == "FINISHED":
+            status = "FAILED"
+        once = status != "FINISHED" or self.unlogged is not None
+        trouble = self._terminate(status, left, once)
         if trouble is not None or left is not None:
-            raise StoreLost(self._what_is_lost(trouble, left))
+            raise StoreLost(self._loss(trouble, left))
 
-    def _terminate(
-        self, status: str, left: StoreTrouble | None, patience: float | None
-    ) -> StoreTrouble | None:
+    def _terminate(self, status: str, left: StoreTrouble | None, once: bool) -> StoreTrouble | None:
+        """End the run and return None, or the reason why the store did not take that."""
         if left is not None and not left.refused:
             return left
         try:
-            patiently(lambda: self._ended(status, left), known=True, patience=patience)
+            patiently(lambda: self._set_ended(status, left), reached=True, once=once)
         except StoreTrouble as trouble:
             return trouble
         return None
 
-    def _ended(self, status: str, left: StoreTrouble | None) -> None:
+    def _set_ended(self, status: str, left: StoreTrouble | None) -> None:
         self._file.check()
         with signals_wait():
             if left is not None:
                 self._client.set_tag(self.run_id, "error", f"the store did not take all of it: {left}")
             self._client.set_terminated(self.run_id, status, self._now())
 
-    def _what_is_lost(self, trouble: StoreTrouble | None, left: StoreTrouble | None) -> str:
-        run = f"run {self.run_id}"
-        kept = f"All that {run} logs is there"
+    def _loss(self, trouble: StoreTrouble | None, left: StoreTrouble | None) -> str:
+        """Return the message of StoreLost."""
+        kept = f"All that run {self.run_id} logs is there"
         if left and self.unlogged:
-            kept = f"What {run} could not log is in {self.unlogged.folder}"
-            if self.unlogged.disk_error is not None:
-                kept += f", but not all of it ({self.unlogged.disk_error.strerror})"
-                kept += f": lost are {', '.join(self.unlogged.lost)}" if self.unlogged.lost else ""
-        says = ". It says RUNNING until the next run on this machine begins, which ends it" if trouble else ""
+            kept = f"What run {self.run_id} could not log is in {self.unlogged.folder}{self.unlogged.loss()}"
         numbers = f"; the numbers are in {self.raw}" if self.raw else ""
-        return f"the tracking store {shown_uri()} was lost ({trouble or left}). {kept}{numbers}{says}"
+        status = (
+            ". It says RUNNING until the next run on this machine begins, which ends it" if trouble else ""
+        )
+        return f"the tracking store {shown_uri()} was lost ({trouble or left}). {kept}{numbers}{status}"
 
     def _write(self, entry: Entry) -> None:
         try:
             if not self._away:
-                self._send(entry, None)
+                self._send(entry)
                 return
         except StoreTrouble as trouble:
             self._away = not trouble.refused
-            self._kept().trouble = trouble
-        self._kept().keep(entry)
+            self._kept.trouble = trouble
+        self._kept.keep(entry)
 
-    def _send(self, entry: Entry, patience: float | None) -> None:
+    def _send(self, entry: Entry, *, once: bool = False) -> None:
         def write() -> None:
             self._file.check()
             entry.write(self._client, self.run_id)
 
-        patiently(write, known=True, patience=patience)
+        patiently(write, reached=True, once=once)
 
+    @property
     def _kept(self) -> Unlogged:
         if self.unlogged is None:
             self.unlogged = Unlogged(self.run_id, self.name)
@@ -197,12 +180,13 @@ class TrackedRun:
         return MlflowClient()
 
 
-@contextmanager
-def _named(name: str) -> Iterator[tuple[Path, str]]:
-    """Yield a temporary path for an artifact of that name, and the artifact's folder."""
-    folder, _, file = name.rpartition("/")
-    with tempfile.TemporaryDirectory() as place:
-        yield Path(place) / file, folder
+def _points(values: Mapping[str, float], time: int, step: int, prefix: str = "") -> list[Point]:
+    """Return points of all values but NaN, which MLflow's tables hold as 0."""
+    return [
+        Point(f"{prefix}{name}", float(value), time, step)
+        for name, value in values.items()
+        if not math.isnan(value)
+    ]
 
 
 @contextmanager
@@ -216,16 +200,16 @@ def tracked_run(
 ) -> Iterator[TrackedRun]:
     """Begin a run; end it as FINISHED, KILLED (Ctrl-C, a signal) or FAILED (with the tag `error`).
 
-    First ends runs whose processes have died. Raises ValueError if the run can't begin, StoreLost if the
-    store is lost later. Signals
-    wait while the run begins or ends. `nested`: a child of this process's latest run. columns: see
-    open_experiment.
+    First ends runs whose processes have died. Signals wait while the run begins or ends.
+    nested: a child of this process's latest run. columns: see open_experiment.
+    Raises ValueError if the run can't begin, StoreLost if the store is lost later.
     """
     experiment_id = open_experiment(experiment, columns)
     if not nested:
-        end_gone_runs()
+        end_abandoned_runs()
     claim = Claim()
-    name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"  # its params have all of it
+    if len(name) > LONGEST_NAME:
+        name = f"{name[: LONGEST_NAME - 1]}…"  # its params have all of it
     run = TrackedRun("", experiment_id, name)
     parent = {"mlflow.parentRunId": _begun[-1].run_id} if nested and _begun else {}
     status = "FAILED"
@@ -261,10 +245,10 @@ def _begin(run: TrackedRun, claim: Claim, tags: Mapping[str, str]) -> None:
             _begun.append(run)
 
     try:
-        patiently(create, known=True)
+        patiently(create, reached=True)
     except StoreTrouble as trouble:
         raise ValueError(
-            f"the tracking store {shown_uri()} takes no run ({trouble}). {way_out(trouble)}"
+            f"the tracking store {shown_uri()} takes no run ({trouble}). {remedy_for(trouble)}"
         ) from trouble
     _end_with_the_process()
 
@@ -278,7 +262,7 @@ def _end(run: TrackedRun, claim: Claim, status: str) -> None:
         except StoreLost as error:
             lost = error
         _begun.remove(run)
-    claim.give_up(ended=lost is None)
+    claim.release(ended=lost is None)
     if lost is not None and status == "FINISHED":
         raise lost
     if lost is not None:
@@ -286,13 +270,13 @@ def _end(run: TrackedRun, claim: Claim, status: str) -> None:
 
 
 def shown_tags(own: Mapping[str, str]) -> dict[str, str]:
-    """Return the first tags with those of MLflow (user, source, git), without passwords in addresses."""
+    """Return a new run's tags with those of MLflow (user, source, git), without passwords in addresses."""
     from mlflow.tracking.context.registry import resolve_tags
 
     return {name: without_password(str(value)) for name, value in resolve_tags(dict(own)).items()}
 
 
-_begun: list[TrackedRun] = []  # the runs of this process that were begun and not ended
+_begun: list[TrackedRun] = []  # this process's runs that have not ended
 
 
 @cache
@@ -302,11 +286,10 @@ def _end_with_the_process() -> None:
 
 
 def _end_as_killed(process: int) -> None:
-    while (
-        _begun and os.getpid() == process
-    ):  # a child that was forked has a copy of the list, and none of the runs
-        run = _begun.pop()
+    if os.getpid() != process:
+        return  # a forked child has a copy of the list, and none of the runs
+    while _begun:
         try:
-            run.end("KILLED")
+            _begun.pop().end("KILLED")
         except StoreLost as lost:
             print(f"warning: {lost}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""One run's folder in MLflow's old file store: meta.yaml, params/, metrics/ and tags/."""
+"""Read a run's folder in MLflow's old file store: meta.yaml, params/, metrics/ and tags/."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ CHUNK = 65536
 NO_LINK = CAREFULLY | getattr(os, "O_NOFOLLOW", 0)
 BLOCK = 2**20  # bytes of a metric's file that are points in memory at once
 
-# `key: value` where value is a decimal number, 'text', [], null, or words that begin with a letter or a
-# slash, or digits with one of a to f
-# among them, as run ids are: what YAML has one reading of.
+# `key: value`, for values that YAML reads in one way only: a decimal number, 'text', [], null, words that
+# begin with a letter or a slash, and digits mixed with letters from a to f, as in run ids.
 NUMBER, QUOTED, EMPTY = rb"(0|-?[1-9][0-9]{0,17})", rb"'([\w .:/+-]*)'", rb"(\[\]|null)"
 WORDS = rb"([A-Za-z/](?:[ :]?[\w/.=,-])*|[0-9]+[a-df][0-9a-f]*|[0-9]+e[0-9]*[a-f][0-9a-f]*)"
 PLAIN_LINE = re.compile(rb"([a-z_]+): (?:%b|%b|%b|%b)\n" % (NUMBER, QUOTED, EMPTY, WORDS), re.ASCII)
@@ -32,15 +31,13 @@ NOT_WORDS = {
     for word in (name, name.title(), name.upper())
 }
 
-Meta = dict[str, Any]  # what YAML holds: checked where it is used
-
-
+Meta = dict[str, Any]  # the content of a meta.yaml, checked where it is used
 Place = tuple[str, str]  # a folder that may be a run's, and its experiment's name
-Found = tuple[str, StoredRun | BrokenRun]  # the folder, and what it holds
+Found = tuple[str, StoredRun | BrokenRun]  # a folder, and its run
 
 
 def read_places(places: Iterable[Place], selection: Selection) -> Iterator[Found]:
-    """Yield the active, selected runs in these folders. Refuses links out of the store."""
+    """Yield the active, selected runs in these folders. Follows no links out of the store."""
     for folder, experiment in places:
         try:
             root = folder.rsplit("/", 2)[0]
@@ -55,7 +52,7 @@ def read_places(places: Iterable[Place], selection: Selection) -> Iterator[Found
 
 
 def is_active(meta: Meta) -> bool:
-    stage = meta.get("lifecycle_stage", "active")  # the oldest stores have none, and could not delete
+    stage = meta.get("lifecycle_stage", "active")  # the oldest stores have no stages, as nothing was deleted
     if stage not in ("active", "deleted"):
         raise ValueError(f"expected the lifecycle_stage active or deleted, got {stage!r}")
     return stage == "active"
@@ -70,7 +67,7 @@ def stored_run(folder: str, root: str, meta: Meta, experiment: str, tag_names: S
         run_id=run_id,
         run_name=str(meta.get("run_name") or tags.get(RUN_NAME_TAG, "")),
         experiment=experiment,
-        status=status_word(meta.get("status", 1)),  # 1: MLflow takes a run without a status for a running one
+        status=status_word(meta.get("status", 1)),  # as in MLflow, a run without a status is running
         start_time=meta.get("start_time"),
         end_time=meta.get("end_time"),
         parent_run_id=tags.get(PARENT_TAG, ""),
@@ -87,10 +84,10 @@ def contents_below(
 ) -> Iterator[tuple[str, bytes]]:
     """Yield (name, content) of every file, or of the files `only`; a slash in a name is a subfolder.
 
-    A missing folder has no values (git does not keep empty folders). Skips hidden and system files. Uses few
-    system calls, relative to the open folder, as a run is dozens of tiny files. Raises OSError that names the
-    path, and ValueError for what is no regular file, has more than `most` bytes, or lies outside of the store
-    at `root`.
+    A missing folder has no values, as git does not keep empty folders. Skips hidden and system files. Uses
+    few system calls, relative to the open folder, as a run has dozens of tiny files. Raises OSError with the
+    path, and ValueError for a file that is not regular, has more than `most` bytes, or lies outside of the
+    store at `root`.
     """
     check_link(folder, root)
     check_depth(folder, prefix.count("/"))
@@ -179,7 +176,7 @@ def read_meta(folder: Path | str, root: Path | str) -> Meta:
 def plain_mapping(content: bytes) -> Meta | None:
     """Parse a mapping in MLflow's own format without a YAML parser, which would take most of the time.
 
-    None for everything else: accepts only lines that YAML reads in the same way.
+    Returns None unless YAML reads every line in the same way.
     """
     meta: Meta = {}
     for line in content.splitlines(keepends=True):
@@ -202,8 +199,8 @@ def any_yaml(content: bytes, path: str) -> object:
 
 
 def status_word(status: object) -> str:
-    numbered = dict(enumerate(STATUSES, start=1))
-    return numbered.get(status, str(status)) if isinstance(status, int) else str(status)
+    numbered: dict[object, str] = dict(enumerate(STATUSES, start=1))
+    return numbered.get(status, str(status))
 
 
 def latest_values(folder: str, root: str) -> Iterator[tuple[str, float]]:
@@ -212,9 +209,7 @@ def latest_values(folder: str, root: str) -> Iterator[tuple[str, float]]:
 
 
 def latest_value(content: bytes, path: str) -> float:
-    """The value with the highest (step, timestamp, value) of a metric's file. Raises ValueError for a
-    malformed file.
-    """
+    """Return the value with the highest (step, timestamp, value). Raises ValueError for a malformed file."""
     return max(max(metric_points(block, path)) for block in metric_blocks(content))[2]
 
 
@@ -230,18 +225,16 @@ def metric_blocks(content: bytes) -> Iterator[bytes]:
 
 
 def metric_points(content: bytes, path: str) -> list[tuple[int, int, float]]:
-    """(step, timestamp, value) of every line of a metric's file. Raises ValueError for a malformed one."""
+    """Return (step, timestamp, value) of every line of a metric's file. Raises ValueError if malformed."""
     text = decoded(content, path)
-    if not text.endswith("\n"):  # a cut value still parses as a number: the missing end is the only sign
-        raise ValueError(
-            f"expected whole lines in {path}, got {'a half-written last one' if text else 'an empty file'}"
-        )
+    if not text.endswith("\n"):  # the only sign of a cut value, which still parses as a number
+        found = "a half-written last one" if text else "an empty file"
+        raise ValueError(f"expected whole lines in {path}, got {found}")
     lines = text[:-1].split("\n")
+    fields = [line.split(" ") for line in lines]
     try:
-        return [
-            (int(step), int(time), float(value)) for time, value, step in [line.split(" ") for line in lines]
-        ]
-    except ValueError:  # not all have three fields, which is the usual form
+        return [(int(step), int(time), float(value)) for time, value, step in fields]
+    except ValueError:  # some have no three fields, which are the usual form
         pass
     try:
         return [metric_point(line) for line in lines]
@@ -250,11 +243,11 @@ def metric_points(content: bytes, path: str) -> list[tuple[int, int, float]]:
 
 
 def metric_point(line: str) -> tuple[int, int, float]:
-    """(step, timestamp, value) of a line `timestamp value [step [dataset digest]]`."""
+    """Return (step, timestamp, value) of a line `timestamp value [step [dataset digest]]`."""
     fields = line.strip().split(" ")
     if len(fields) not in (2, 3, 5):
         raise ValueError(f"expected `timestamp value step`, got {line!r:.60}")
-    # With a dataset MLflow itself takes the step for 0; another answer here would contradict its own tools.
+    # If there is a dataset, MLflow itself reads the step as 0.
     return int(fields[2]) if len(fields) == 3 else 0, int(fields[0]), float(fields[1])
 
 

@@ -1,4 +1,4 @@
-"""Runs as rows: one column for everything that any of them logged."""
+"""Runs as rows of a table, with a column for every param and metric of any run."""
 
 from __future__ import annotations
 
@@ -9,17 +9,13 @@ from tracking.stored_run import StoredRun
 
 FIXED = ("run_id", "run_name", "experiment", "status", "start_time", "end_time", "duration_s")
 PARENT, WARNING = "parent_run_id", "warning"
-KINDS = {
-    "start_time": "time",
-    "end_time": "time",
-    "duration_s": "number",
-}  # of the fixed columns; the others are text
+KINDS = {"start_time": "time", "end_time": "time", "duration_s": "number"}  # other fixed columns are text
 
 Names = dict[str, str]  # a param's or a metric's name -> its column
 
 
 def column_names(params: set[str], metrics: set[str]) -> tuple[Names, Names]:
-    """The column of every param and of every metric: its own name, or one with a prefix where two would meet."""
+    """Return the column of every param and of every metric: its name, with a prefix if two names clash."""
     fixed = {*FIXED, PARENT, WARNING}
     clashing = (params & metrics) | (params & fixed) | (metrics & fixed)
     taken = fixed | params | metrics
@@ -30,7 +26,7 @@ def named(names: set[str], clashing: set[str], prefix: str, taken: set[str]) -> 
     columns: Names = {}
     for name in sorted(names):
         column = name
-        while name in clashing and column in taken:  # again if `param.x` is itself a logged name
+        while name in clashing and column in taken:  # `param.x` may be a logged name too
             column = prefix + column
         taken.add(column)
         columns[name] = column
@@ -38,19 +34,15 @@ def named(names: set[str], clashing: set[str], prefix: str, taken: set[str]) -> 
 
 
 def columns_of(params: Names, metrics: Names) -> dict[str, str]:
-    """Every column in order, with its kind: text, number or time."""
-    kinds = {name: KINDS.get(name, "text") for name in FIXED}
-    others = {
-        PARENT: "text",
-        WARNING: "text",
-        **dict.fromkeys(params.values(), "text"),
-        **dict.fromkeys(metrics.values(), "number"),
-    }
-    return kinds | dict(sorted(others.items()))
+    """Return every column in order, with its kind: text, number or time."""
+    fixed = {name: KINDS.get(name, "text") for name in FIXED}
+    texts = dict.fromkeys((PARENT, WARNING, *params.values()), "text")
+    numbers = dict.fromkeys(metrics.values(), "number")
+    return fixed | dict(sorted((texts | numbers).items()))
 
 
 def rows_of(runs: Iterable[StoredRun], params: Names, metrics: Names) -> Iterator[list[Any]]:
-    """A row for each run; None where it has no value. Times are ms since 1970."""
+    """Yield a row per run, with None for missing values. Times: ms since 1970."""
     places = {name: place for place, name in enumerate(columns_of(params, metrics))}
     of_params = {name: places[column] for name, column in params.items()}
     of_metrics = {name: places[column] for name, column in metrics.items()}
@@ -63,6 +55,6 @@ def rows_of(runs: Iterable[StoredRun], params: Names, metrics: Names) -> Iterato
         for name, value in run.params.items():
             row[of_params[name]] = value
         for name, number in run.metrics.items():
-            if name in of_metrics:  # not one that is left out
+            if name in of_metrics:  # some are left out
                 row[of_metrics[name]] = number
         yield row

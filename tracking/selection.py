@@ -14,10 +14,9 @@ from tracking.stored_run import PARENT_TAG, RUN_NAME_TAG, WARNING_TAG, StoredRun
 
 @dataclass(frozen=True)
 class Selection:
-    """Runs of these experiments (default: all) that began at `since` (ms since 1970) or later and fulfil
-    every clause.
+    """Runs of these experiments (default: all) that meet all clauses and began not before `since`.
 
-    `tags`: names of tags to read, besides those of the clauses and the columns.
+    since: ms since 1970. tags: names of tags to read, besides those of the clauses and the columns.
     """
 
     experiments: tuple[str, ...] = ()
@@ -27,17 +26,17 @@ class Selection:
 
     @property
     def tag_names(self) -> tuple[str, ...]:
-        asked = (clause.key for clause in self.clauses if clause.kind == "tag")
-        return tuple(dict.fromkeys((RUN_NAME_TAG, PARENT_TAG, WARNING_TAG, *self.tags, *asked)))
+        of_clauses = (clause.key for clause in self.clauses if clause.kind == "tag")
+        return tuple(dict.fromkeys((RUN_NAME_TAG, PARENT_TAG, WARNING_TAG, *self.tags, *of_clauses)))
 
     def takes_experiment(self, name: str) -> bool:
         return not self.experiments or name in self.experiments
 
     def takes_time(self, start_time: object) -> bool:
         """Return whether the start time is selected. Accepts a malformed time, which the reader reports."""
-        return self.since is None or (
-            start_time is not None and (not isinstance(start_time, int) or start_time >= self.since)
-        )
+        if self.since is None:
+            return True
+        return start_time >= self.since if isinstance(start_time, int) else start_time is not None
 
     def takes(self, run: StoredRun) -> bool:
         return (
@@ -58,7 +57,7 @@ EVERY_RUN = Selection()
 
 
 def since_time(text: str) -> int:
-    """Parse `2026-05-01`, `2026-05-01T12:30` or `2026-05-01T12:30:00+02:00` (default: UTC) to ms since 1970.
+    """Parse `2026-05-01`, `2026-05-01T12:30` or `2026-05-01T12:30+02:00` (default: UTC) to ms since 1970.
 
     Raises ValueError for anything else.
     """

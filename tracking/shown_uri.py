@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 
-# Who and with which password, up to the last @ before a blank: SQLAlchemy takes a password with slashes in
-# it. In quotes: the part of a
-# password that a driver takes for the host.
+# User and password, up to the last @ before a blank, as SQLAlchemy accepts slashes in a password.
+# In quotes: the part of a password that a driver takes for the host.
 WHO = re.compile(r"(://)(?:[^:/@\s\"]*:[^\s\"]*|[^/\s\"]*)@|(\")[^/\s\"]*@")
 
-# A secret by its name: ?password=..., &sslpassword=..., X-Amz-Signature=..., and as libpq writes it,
-# password='...'.
+# A secret with its name: ?password=..., &sslpassword=..., X-Amz-Signature=..., and libpq's password='...'.
 SECRET = re.compile(
     r"\b([\w-]*(?:password|passwd|pwd|token|secret|credential|signature|api_?key|access_?key|\bsig)=)"
     r"(?:'[^']*'|\"[^\"]*\"|[^\s&;,)'\"]*)",
@@ -19,7 +17,7 @@ SECRET = re.compile(
 IN_JSON = re.compile(r"([\"'][\w-]*(?:password|token|secret)[\"']\s*:\s*[\"'])[^\"']*", re.IGNORECASE)
 HEADER = re.compile(r"(authorization\W+(?:basic|bearer)\s+)[^\s'\"]+", re.I)
 
-LONGEST_REASON = 600  # characters of what a server or a driver says: some send whole pages
+LONGEST_REASON = 200  # characters: some servers and drivers send whole pages
 
 
 def without_password(text: str) -> str:
@@ -31,6 +29,6 @@ def without_password(text: str) -> str:
 
 
 def one_line(error: object) -> str:
-    """Return an error's message on one line, without a password."""
-    line = " ".join(without_password(str(error)).split())
+    """Return an error's message on one line of bounded length, without a password."""
+    line = " ".join(without_password(str(error)).split()) or type(error).__name__
     return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} ..."

@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-# What ends a process: a closed terminal, Ctrl-C, Ctrl-\\, a batch system that warns or has no more time to
-# give, its time on a processor.
-# Not every platform has all of them. SIGALRM: what command_line raises again a moment later.
-ENDING = tuple(
-    getattr(signal, name)
-    for name in ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")
-    if hasattr(signal, name)
-)
+
+def _known(*names: str) -> tuple[signal.Signals, ...]:
+    """Return the signals of these names that the platform has."""
+    return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
+
+
+# Sent by a closed terminal, Ctrl-\\, a batch system before the time limit, the limit of processor time.
+ENDING = _known("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")
 BY_A_PERSON = (signal.SIGINT, signal.SIGTERM)
-WAITING = (signal.SIGINT, *ENDING, *((signal.SIGALRM,) if hasattr(signal, "SIGALRM") else ()))
+WAITING = (signal.SIGINT, *ENDING, *_known("SIGALRM"))  # SIGALRM: command_line repeats a signal with it
 
 
 @contextmanager
@@ -50,5 +50,5 @@ def signals_wait() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        if came:  # also where an error leaves this: what goes on after errors does not go on after a signal
+        if came:  # after an error too
             handlers[came[0]](came[0], None)

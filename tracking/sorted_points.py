@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
-from tracking.stored_run import BrokenRun, Point, StoredRun
+from tracking.stored_run import BrokenRun, Point
 
 AT_ONCE = 100_000  # values in memory: some 30 MB of them
 
-# value: for the order alone, in which NaN is NULL; exact: its eight bytes, for sqlite has no NaN and no
-# negative zero.
+# value: for the order, in which NaN is NULL. exact: its eight bytes, as sqlite has no NaN and no negative
+# zero.
 TABLE = "CREATE TABLE points (run INTEGER, metric TEXT, step INTEGER, time INTEGER, value REAL, exact BLOB)"
 INSERT = "INSERT INTO points VALUES (?, ?, ?, ?, ?, ?)"
 ORDERED = "SELECT run, metric, step, time, exact FROM points ORDER BY run, metric, step, time, value"
@@ -44,8 +44,8 @@ class SortedPoints:
     def add(self, points: Iterable[Point]) -> None:
         """Add points, in any order.
 
-        Raises what `points` raises, and ValueError if there are too many for memory and a step has more than 64
-        bits.
+        Raises what `points` raises, and ValueError if there are too many for memory and a step has more than
+        64 bits.
         """
         unread = iter(points)
         while some := list(itertools.islice(unread, AT_ONCE - len(self._held))):
@@ -61,36 +61,33 @@ class SortedPoints:
             return
         self._write()
         with _explained_errors():
-            rows = self._file.execute(ORDERED)
-            for place, metric, step, time, exact in rows:
+            for place, metric, step, time, exact in self._file.execute(ORDERED):
                 yield Point(self._runs[place], metric, step, time, *DOUBLE.unpack(exact))
 
     def _write(self) -> None:
         with _explained_errors():
             if self._file is None:
                 self._file = sqlite3.connect("", isolation_level=None)
-                self._file.execute("PRAGMA journal_mode = OFF")  # nobody goes on with it
+                self._file.execute("PRAGMA journal_mode = OFF")  # the file is never recovered
                 self._file.execute(TABLE)
                 self._file.execute("BEGIN")
-            self._file.executemany(
-                INSERT,
-                (
-                    (self._place[run], metric, step, time, value, DOUBLE.pack(value))
-                    for run, metric, step, time, value in self._held
-                ),
+            rows = (
+                (self._place[run], metric, step, time, value, DOUBLE.pack(value))
+                for run, metric, step, time, value in self._held
             )
+            self._file.executemany(INSERT, rows)
         self._held = []
 
 
 def sorted_histories(
-    runs: Sequence[StoredRun], parts: Iterable[tuple[str, Iterable[Point]]], where: str = ""
+    runs: Sequence[str], parts: Iterable[tuple[str, Iterable[Point]]], where: str = ""
 ) -> Iterator[Point | BrokenRun]:
-    """Yield the sorted points of runs, or a BrokenRun for a run whose points raise ValueError or TypeError.
+    """Yield the sorted points of runs; for points that raise ValueError or TypeError a BrokenRun.
 
     parts: a run's id and some of its points, in any order. where: the place of the runs, for messages.
     """
     broken: dict[str, str] = {}
-    with SortedPoints([run.run_id for run in runs]) as found:
+    with SortedPoints(runs) as found:
         for run_id, points in parts:
             try:
                 found.add(points)

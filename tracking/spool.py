@@ -1,4 +1,4 @@
-"""A temporary file of runs between a store and the output, so that they need not fit into memory."""
+"""A temporary file of runs between a store and the output, as they may not fit into memory."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ values_of = attrgetter(*(field.name for field in fields(StoredRun)))
 
 
 class Spool:
-    """An unnamed file with a line per run; iterates by start time.
+    """An unnamed file with a line per run. Iterates by start time.
 
-    `params`, `metrics`: all names; `warned`: the number of runs with a warning.
+    params, metrics: all names. warned: the number of runs with a warning.
     """
 
     def __init__(self, folder: Path) -> None:
-        """In a folder that has room for as much as the output. Raises OSError if it can't be written to."""
+        """folder: with room for as much as the output. Raises OSError if it can't be written to."""
         self.params: set[str] = set()
         self.metrics: set[str] = set()
         self.warned = 0
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by close()
-        self._places: list[tuple[int, str, int]] = []  # start time, run id, where its line begins
+        self._places: list[tuple[int, str, int]] = []  # start time, run id, begin of the line
 
     def add(self, run: StoredRun) -> None:
         self.params.update(run.params)

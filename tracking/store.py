@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import hashlib
 import logging
 import os
@@ -12,16 +11,21 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from flag_error import FlagError
 from temporary_files import temporary_name
-from tracking.answers import ask_database, ask_server
+from tracking.alive import user
 from tracking.artifact_place import check_place, new_place
 from tracking.experiment_page import description_of, tags_of_new
-from tracking.missing_driver import missing_driver_error
-from tracking.named_store import check_driver, check_folder, check_name, check_sqlite
-from tracking.patience import StoreTrouble, patiently
+from tracking.named_store import check_driver, check_folder, check_name, check_sqlite, missing_driver_error
+from tracking.patience import (
+    ANSWER_SECONDS,
+    BUSY_STATUSES,
+    CONNECT_SECONDS,
+    StoreTrouble,
+    patiently,
+)
 from tracking.shown_uri import without_password
 from tracking.store_file import clean_beside, connect_anew, remove
 from tracking.store_uri import (
@@ -39,8 +43,13 @@ from tracking.store_uri import (
     tracking_uri,
 )
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+
 ON_DISK = re.compile(r"disk is full|disk I/O error|No space left|File too large|quota", re.IGNORECASE)
-SQLITE_HEADER = b"SQLite format 3\0"  # how every database begins; one without a table is empty
+SQLITE_HEADER = b"SQLite format 3\0"  # a database without a table is empty
+SERVER_ERROR = 500  # with a lower status the server answers, if only to ask for a password
 REDIRECTS = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_ACTIVE_MODEL_ID")
 
 
@@ -66,20 +75,28 @@ def check_store(experiment: str | None = None) -> None:
 
 def _check_server(uri: str) -> None:
     try:
-        patiently(lambda: ask_server(uri))
+        patiently(lambda: _ask_server(uri))
     except StoreTrouble as trouble:
-        shown = without_password(uri)
         raise ValueError(
-            f"the tracking server {shown} does not answer ({trouble}). Start it, or correct or unset "
-            "MLFLOW_TRACKING_URI"
+            f"the tracking server {without_password(uri)} does not answer ({trouble}). Start it, or correct "
+            f"or unset {VARIABLE}"
         ) from trouble
 
 
-def open_experiment(name: str, columns: Sequence[str] = ()) -> str:
-    """Return the id of an experiment; create store and experiment if they are new. Raises ValueError on
-    failure.
+def _ask_server(uri: str) -> None:
+    """Raise requests' error if a server does not answer, or answers with a server error."""
+    import requests
 
-    columns: metrics that MLflow's list of runs shows first, in a new experiment.
+    answer = requests.get(f"{uri.rstrip('/')}/health", timeout=(CONNECT_SECONDS, ANSWER_SECONDS))
+    if answer.status_code >= SERVER_ERROR or answer.status_code in BUSY_STATUSES:
+        raise requests.HTTPError(f"status {answer.status_code}", response=answer)
+
+
+def open_experiment(name: str, columns: Sequence[str] = ()) -> str:
+    """Return the id of an experiment; create store and experiment if they are new.
+
+    columns: metrics that MLflow's list of runs shows first, in a new experiment. Raises ValueError on
+    failure.
 
     Creates a sqlite file under a lock and a temporary name, so that processes do not collide and a killed one
     leaves no half of a store. Against another machine or user, whom the lock does not stop, the first store
@@ -90,14 +107,14 @@ def open_experiment(name: str, columns: Sequence[str] = ()) -> str:
     for chatty in ("alembic", "mlflow.tracking.fluent"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     file = database_of(uri)
-    _give_to_mlflow(uri)
+    _set_in_mlflow(uri)
     try:
         found = patiently(lambda: _experiment(uri, file, name, columns))
     except StoreTrouble as trouble:
         if isinstance(trouble.__cause__, ImportError):
             raise missing_driver_error(uri, trouble.__cause__) from trouble
         raise ValueError(
-            f"the tracking store {shown_uri()} can't be used ({trouble}). {way_out(trouble)}"
+            f"the tracking store {shown_uri()} can't be used ({trouble}). {remedy_for(trouble)}"
         ) from trouble
     if found.lifecycle_stage != "active":
         restore = f"mlflow experiments restore --experiment-id {found.experiment_id}"
@@ -107,7 +124,7 @@ def open_experiment(name: str, columns: Sequence[str] = ()) -> str:
     return found.experiment_id
 
 
-def way_out(trouble: StoreTrouble) -> str:
+def remedy_for(trouble: StoreTrouble) -> str:
     """Return advice for the user."""
     if ON_DISK.search(str(trouble)):
         return "Make room on the disk, or raise the limit of a file's size (ulimit -f)"
@@ -118,8 +135,8 @@ def way_out(trouble: StoreTrouble) -> str:
     return f"Start it, or correct or unset {VARIABLE}"
 
 
-def _experiment(uri: str, file: Path | None, name: str, columns: Sequence[str]) -> Any:
-    """The experiment, made if it is new. file: that of a sqlite store."""
+def _experiment(uri: str, file: Path | None, name: str, columns: Sequence[str]) -> Experiment:
+    """Return the experiment; create it if it is new. file: of a sqlite store."""
     import filelock
     import mlflow
 
@@ -132,35 +149,36 @@ def _experiment(uri: str, file: Path | None, name: str, columns: Sequence[str]) 
                 _create(file)
             connect_anew(file)
         if scheme_of(uri) in DATABASES:
-            ask_database(mlflow_uri(uri), file)
+            _ask_database(mlflow_uri(uri), file)
         client = mlflow.MlflowClient()
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            _new_experiment(client, file, name, columns)
-            found = client.get_experiment_by_name(name)
-        return found
+        return client.get_experiment_by_name(name) or _new_experiment(client, file, name, columns)
 
 
-def _give_to_mlflow(uri: str) -> None:
-    """Point MLflow in this process to this store, and ignore a run named in the environment."""
+def _ask_database(uri: str, file: Path | None) -> None:
+    """Raise the driver's error if a database can't be used now. file: of a sqlite store.
+
+    MLflow would retry ten times, over two minutes.
+    """
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.pool import NullPool
+
+    with create_engine(uri, poolclass=NullPool).connect() as connection:
+        connection.execute(text("SELECT 1" if file is None else "SELECT name FROM sqlite_master")).first()
+
+
+def _set_in_mlflow(uri: str) -> None:
+    """Make this process's MLflow use the store, and ignore a run named in the environment."""
     import mlflow
 
     named = os.environ.get(VARIABLE)
-    mlflow.set_tracking_uri(mlflow_uri(uri))
-    if named is None:  # MLflow has written its own into the environment, where the next answer is looked for
-        os.environ.pop(VARIABLE, None)
-    else:
+    mlflow.set_tracking_uri(mlflow_uri(uri))  # writes it into the environment too
+    os.environ.pop(VARIABLE, None)
+    if named is not None:
         os.environ[VARIABLE] = named
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = (
-        "true"  # it prints the password of a server's address
-    )
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # the address may have a password
     for variable in REDIRECTS:
         if os.environ.pop(variable, None) is not None:
-            print(
-                f"note: {variable} is set, and left out: every run here is a new one, in the experiment of "
-                "--experiment",
-                file=sys.stderr,
-            )
+            print(f"note: {variable} is set and ignored: every run is new, in --experiment", file=sys.stderr)
 
 
 def _check_file(file: Path) -> None:
@@ -178,37 +196,31 @@ def _check_file(file: Path) -> None:
 def _lock_of(file: Path | None, uri: str) -> Path:
     """Return the lock file: beside a sqlite file, so that all machines share it; one per user."""
     if file is not None:
-        return file.with_name(f".{file.name}.{_user()}.lock")
+        return file.with_name(f".{file.name}.{user()}.lock")
     key = hashlib.sha256(uri.encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"lethe-store-{_user()}-{key}.lock"
+    return Path(tempfile.gettempdir()) / f"lethe-store-{user()}-{key}.lock"
 
 
-def _user() -> str:
-    return str(os.getuid()) if hasattr(os, "getuid") else getpass.getuser()
-
-
-def _new_experiment(client: Any, file: Path | None, name: str, columns: Sequence[str]) -> str:
-    """The id of an experiment that was not there a moment ago."""
+def _new_experiment(client: MlflowClient, file: Path | None, name: str, columns: Sequence[str]) -> Experiment:
+    """Create an experiment. If another machine does so at the same time, return its experiment."""
     from mlflow.exceptions import MlflowException
 
+    place, tags = new_place(file, name), tags_of_new(columns)
     try:
-        made: str = client.create_experiment(
-            name, artifact_location=new_place(file, name), tags=tags_of_new(columns)
-        )
+        made = client.create_experiment(name, artifact_location=place, tags=tags)
     except MlflowException as error:
-        if (
-            error.error_code != "RESOURCE_ALREADY_EXISTS"
-            or (found := client.get_experiment_by_name(name)) is None
-        ):
+        found = None
+        if error.error_code == "RESOURCE_ALREADY_EXISTS":
+            found = client.get_experiment_by_name(name)
+        if found is None:
             raise
-        made = found.experiment_id
-        return made
+        return found
     client.set_experiment_tag(made, "mlflow.note.content", description_of(made))
-    return made
+    return client.get_experiment(made)
 
 
 def _create(file: Path) -> None:
-    """A new sqlite store as MLflow makes it, under a temporary name that is given up last."""
+    """Create a sqlite store with MLflow's tables under a temporary name, then give it its own name."""
     from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -216,7 +228,7 @@ def _create(file: Path) -> None:
     remove(partial)
     try:
         SqlAlchemyStore(sqlite_uri(partial), DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
-        with contextlib.suppress(FileExistsError):  # made on another machine meanwhile: that one counts
+        with contextlib.suppress(FileExistsError):  # another machine was first: its store counts
             os.link(partial, file)
     finally:
         remove(partial)

@@ -1,4 +1,4 @@
-"""The file of a sqlite store: created whole or not at all, and unchanged from a run's begin to its end."""
+"""The file of a sqlite store: detect its replacement, and remove what killed processes left."""
 
 from __future__ import annotations
 
@@ -6,29 +6,27 @@ import glob
 from pathlib import Path
 
 from temporary_files import is_left_over, temporary_name
-from tracking.patience import StoreTrouble, Trouble
+from tracking.patience import StoreTrouble
 
 PARTIAL = ".partial"
-BESIDE = ("-journal", "-wal", "-shm")  # what sqlite keeps beside a database that is written to
+BESIDE = ("-journal", "-wal", "-shm")  # endings of sqlite's own files beside a database
 
 Identity = tuple[int, int] | None  # None: there is no file
 
 
 class StoreFile:
-    """Detects that the file is deleted or replaced, which would lose later writes. None: another kind of
-    store.
-    """
+    """Detect that the file is deleted or replaced, which would lose later writes. None: no sqlite store."""
 
     def __init__(self, file: Path | None) -> None:
         self.file = file
         self.identity = _identity_of(file)
 
     def check(self) -> None:
-        """Raises StoreTrouble if it is another file, or none."""
+        """Raise StoreTrouble if it is another file, or none."""
         now = _identity_of(self.file)
         if now != self.identity:
             change = "is not there any more" if now is None else "was replaced by another"
-            raise StoreTrouble(Trouble("wrong", f"{self.file} {change}"))
+            raise StoreTrouble("wrong", f"{self.file} {change}")
 
 
 def _identity_of(file: Path | None) -> Identity:
@@ -66,6 +64,6 @@ def clean_beside(file: Path) -> None:
 
 
 def remove(partial: Path) -> None:
-    """A database, and what sqlite keeps beside it."""
+    """Remove a database, and the files that sqlite keeps beside it."""
     for ending in ("", *BESIDE):
         partial.with_name(partial.name + ending).unlink(missing_ok=True)

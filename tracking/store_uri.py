@@ -21,18 +21,17 @@ ALLOWED = "MLFLOW_ALLOW_FILE_STORE"
 SQLITE, FILE = "sqlite", "file"  # schemes
 DATABASES = (SQLITE, "postgresql", "mysql", "mssql")  # schemes that MLflow gives to SQLAlchemy
 WITHOUT_SLASHES = (SQLITE, "databricks", "databricks-uc", "uc")  # schemes that need no :// after them
-SPECIAL = frozenset("%?")  # in a sqlite URI they begin what is decoded, and the options
 
 
 class Choice(NamedTuple):
-    """A store as it is named, and why it is that one."""
+    """A store's URI, and the reason for the choice."""
 
     uri: str
     reason: str
 
 
 def chosen_store(given: str | None = None) -> Choice | None:
-    """Return the named store, else the one in this folder (a database before an old file store), else None.
+    """Return the named store, else the database in this folder, else the old file store in it, else None.
 
     Raises ValueError for an empty name.
     """
@@ -54,13 +53,13 @@ def chosen_store(given: str | None = None) -> Choice | None:
 
 
 def tracking_uri() -> str:
-    """The store that runs are written to, as it is named; ./mlflow.db where none is."""
+    """Return the URI of the store that runs are written to, by default ./mlflow.db."""
     choice = chosen_store()
     return DEFAULT_STORE if choice is None else choice.uri
 
 
 def shown_uri() -> str:
-    """The same for people to read: without a password."""
+    """Return the URI of the store that runs are written to, without a password."""
     return without_password(tracking_uri())
 
 
@@ -74,7 +73,7 @@ def other_store() -> str:
 def ui_command() -> str:
     """Return the server's address, or the command that shows the runs in a browser.
 
-    `mlflow ui` alone looks for ./mlruns first, then for ./mlflow.db, and not at MLFLOW_TRACKING_URI.
+    `mlflow ui` alone shows ./mlruns, else ./mlflow.db; it ignores MLFLOW_TRACKING_URI.
     """
     uri = tracking_uri()
     if is_server(uri):
@@ -86,7 +85,7 @@ def ui_command() -> str:
 
 
 def scheme_of(uri: str) -> str:
-    """Return the kind of store that a URI names: sqlite, postgresql, http, ..., without a driver; file for a path."""
+    """Return the scheme of a URI without its driver: sqlite, postgresql, http, ...; file for a path."""
     start, _, rest = uri.partition(":")
     scheme = start.partition("+")[0]
     return scheme if rest.startswith("//") or scheme in WITHOUT_SLASHES else FILE
@@ -115,10 +114,10 @@ def database_of(uri: str) -> Path | None:
 
 
 def sqlite_file(uri: str) -> Path:
-    """The whole path of a sqlite store's file, as SQLAlchemy reads it.
+    """Return the absolute path of a sqlite store's file, as SQLAlchemy reads the URI.
 
-    Three slashes are relative, four absolute, options come after `?`, and from SQLAlchemy 2.1 on %41 is A.
-    Raises ValueError for a URI without a file: what is in memory is gone with the process.
+    Three slashes begin a relative path, four an absolute one; options come after `?`; from SQLAlchemy 2.1 on
+    %41 is A. Raises ValueError for a URI without a file: a store in memory is gone with the process.
     """
     _, slashes, rest = uri.partition(":///")
     literal = rest.partition("?")[0]
@@ -126,71 +125,42 @@ def sqlite_file(uri: str) -> Path:
     if not slashes or name in ("", ":memory:") or name.startswith("file:"):
         raise ValueError(
             f"expected a sqlite store with a file, got {uri!r}, which names none: its runs would be gone "
-            "with the process. "
-            f"Write {DEFAULT_STORE}, or with the whole path sqlite:////path/to/{DATABASE}, and look for an "
-            "empty variable in it"
+            f"with the process. Write {DEFAULT_STORE}, or with the whole path sqlite:////path/to/{DATABASE}, "
+            "and look for an empty variable in it"
         )
     file = Path(name).resolve()
     if name != literal and Path(literal).parent.is_dir() and not file.parent.is_dir():
         raise ValueError(
-            f"{uri} names {file}, whose folder is not there: % and two digits stand for a sign in a sqlite "
-            "URI. "
-            f"Write % itself as %25: sqlite:///{_quoted(literal)}"
+            f"{uri} names {file}, whose folder is not there: % and two digits are an encoded sign in a "
+            f"sqlite URI. Write % itself as %25: sqlite:///{_quoted(literal)}"
         )
     return file
 
 
 def mlflow_uri(uri: str) -> str:
-    """The same store for MLflow: with its whole path, so that it is the same in whatever folder the process
-    is later.
-    """
+    """Return the URI for MLflow: with an absolute path, as the process may change its folder."""
     file = database_of(uri)
     if file is not None:
         scheme, _, rest = uri.partition(":///")
         _, question, options = rest.partition("?")
-        return f"{scheme}:///{_name_in_uri(file)}{question}{options}"
+        return f"{sqlite_uri(file, scheme)}{question}{options}"
     return folder_path(uri).absolute().as_uri() if scheme_of(uri) == FILE else uri
 
 
-def sqlite_uri(file: Path) -> str:
-    """The URI of a sqlite file."""
-    return f"sqlite:///{_name_in_uri(file)}"
-
-
-def _name_in_uri(file: Path) -> str:
-    """A database's path as SQLAlchemy of any version and MLflow read it.
-
-    MLflow makes the folder that the name seems to be in before SQLAlchemy decodes it. A path with a % or a ?
-    is therefore named relative to the current folder, where that leaves these signs out.
-    """
-    whole, here = str(file), os.path.relpath(file)
-    if SPECIAL.isdisjoint(whole):
-        return whole
-    if SPECIAL.isdisjoint(here):
-        _check_same_folder(here, file)
-        return here
+def sqlite_uri(file: Path, scheme: str = SQLITE) -> str:
+    """Return the URI of a sqlite file, as SQLAlchemy of any version and MLflow read it."""
+    path = str(file)
+    if "%" not in path and "?" not in path:
+        return f"{scheme}:///{path}"
     if _decodes():
-        return _quoted(whole)
-    if "?" in whole:
+        # Of a URI that begins with sqlite:///, MLflow would create the folder of the encoded path.
+        return f"sqlite+pysqlite:///{_quoted(path)}"
+    if "?" in path:
         raise ValueError(
-            f"expected a database's path without '?', got {whole}. Install SQLAlchemy 2.1 or newer, or "
-            "rename the folder"
+            f"expected a database's path without '?', got {path}. Install SQLAlchemy 2.1 or newer, or rename "
+            "the folder"
         )
-    return whole
-
-
-_named_relative: dict[
-    str, Path
-] = {}  # what this process has given to MLflow, which keeps a database open by its URI
-
-
-def _check_same_folder(name: str, file: Path) -> None:
-    known = _named_relative.setdefault(name, file)
-    if known != file:
-        raise ValueError(
-            f"this process has {known} open, and can't open {file} too, whose path has a % or a ?. Begin a "
-            "new process there"
-        )
+    return f"{scheme}:///{path}"
 
 
 def _quoted(path: str) -> str:
@@ -199,8 +169,6 @@ def _quoted(path: str) -> str:
 
 @cache
 def _decodes() -> bool:
-    """Whether the SQLAlchemy that is installed decodes %41 in a database's name. Asked without importing it,
-    which takes longer.
-    """
-    major, minor = re.match(r"(\d+)\.(\d+)", version("sqlalchemy")).groups()  # type: ignore[union-attr]  # every release has both
-    return (int(major), int(minor)) >= (2, 1)
+    """Return whether the installed SQLAlchemy decodes %41 in a database's name. Doesn't import it."""
+    major, minor = version("sqlalchemy").split(".")[:2]
+    return (int(major), int(re.sub(r"\D.*", "", minor))) >= (2, 1)

@@ -1,4 +1,4 @@
-"""The runs that a reader of a tracking store yields, and reasons for unreadable ones."""
+"""The runs that a reader of a tracking store yields, and unreadable ones."""
 
 from __future__ import annotations
 
@@ -7,14 +7,8 @@ from typing import NamedTuple
 
 RUN_NAME_TAG = "mlflow.runName"
 PARENT_TAG = "mlflow.parentRunId"
-WARNING_TAG = "warning"  # what makes the numbers of a run doubtful, as mlflow_forget.py puts it
-STATUSES = (
-    "RUNNING",
-    "SCHEDULED",
-    "FINISHED",
-    "FAILED",
-    "KILLED",
-)  # MLflow's order: file stores number them from 1
+WARNING_TAG = "warning"  # mlflow_forget.py's warnings of a run
+STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")  # file stores number them from 1
 
 EARLIEST, LATEST = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
 LARGEST = 1.7976931348623157e308  # MLflow's databases hold this in place of infinity
@@ -22,11 +16,10 @@ LARGEST = 1.7976931348623157e308  # MLflow's databases hold this in place of inf
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """One active run, values as they were logged; times in ms since 1970 (UTC), metrics at their latest
-    value, tags where asked for.
+    """An active run, with the latest value of each metric and the selected tags.
 
-    Raises ValueError for a status or a time that can't be, and for text that is no Unicode: such a run is
-    broken.
+    Times are ms since 1970 (UTC). Raises ValueError for an unknown status, an impossible time, and text that
+    is no Unicode.
     """
 
     run_id: str
@@ -48,22 +41,21 @@ class StoredRun:
         for time in (self.start_time, self.end_time):
             if time is not None:
                 checked_time(time)
-        own = (
+        # A lone surrogate, as from a file name of odd bytes, would fail in the middle of the CSV.
+        texts = (
             self.run_id,
             self.run_name,
             self.experiment,
             self.parent_run_id,
             self.warning,
             self.artifact_uri,
-            *self.tags.values(),
         )
-        "".join(
-            (*own, *self.params, *self.params.values(), *self.metrics)
-        ).encode()  # a lone surrogate (a file name of odd bytes) would fail only later, in the middle of the CSV
+        names = (*self.params, *self.params.values(), *self.metrics, *self.tags.values())
+        "".join(texts + names).encode()
 
 
 class Point(NamedTuple):
-    """One value that a metric had; time in ms since 1970."""
+    """One value of a metric. time: ms since 1970."""
 
     run_id: str
     metric: str
@@ -74,14 +66,14 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BrokenRun:
-    """A run that could not be read: where it is and why."""
+    """A run that could not be read: its place, and the reason."""
 
     where: str
     reason: str
 
 
 def checked_time(milliseconds: object) -> int:
-    """A time as it is. Raises ValueError if it is none."""
+    """Return a time. Raises ValueError for anything but an integer from the year 1 to 9999."""
     if type(milliseconds) is not int:
         raise ValueError(f"expected a time as whole milliseconds since 1970, got {milliseconds!r}")
     if not EARLIEST <= milliseconds <= LATEST:
@@ -90,5 +82,5 @@ def checked_time(milliseconds: object) -> int:
 
 
 def infinity_restored(value: float) -> float:
-    """The infinity that a database of MLflow stores as the largest float; any other value unchanged."""
+    """Return infinity for the largest float, as which MLflow's databases store it; other values unchanged."""
     return value if -LARGEST < value < LARGEST or value != value else value * 2

@@ -11,18 +11,16 @@ from typing import Any
 
 from temporary_files import replaced
 from tracking.entries import Artifact, Batch, Entry
-from tracking.patience import StoreTrouble, Trouble
+from tracking.patience import StoreTrouble
 
 FOLDER = Path("eval/unlogged")
 
 
 class Unlogged:
-    """Entries of one run that are only on disk: `entries.json`, and below `artifacts` the files under their
-    own names.
-    """
+    """Entries of one run that only the disk has: `entries.json`, and the artifacts' files in `artifacts`."""
 
     def __init__(self, run_id: str, name: str) -> None:
-        self.folder = (FOLDER / run_id).absolute()  # of a process that may change its own
+        self.folder = (FOLDER / run_id).absolute()  # the process may change its folder
         self.about = {"run_id": run_id, "run_name": name}
         self.entries: list[Entry] = []
         self.trouble: StoreTrouble | None = None
@@ -30,9 +28,7 @@ class Unlogged:
         self.lost: list[str] = []  # artifacts that neither the store nor the disk took
 
     def keep(self, entry: Entry) -> None:
-        """Keep an entry in the folder. If the disk is full, keep it in memory; an artifact's file is lost
-        then.
-        """
+        """Keep an entry in the folder; if the disk is full, in memory, and lose an artifact's file."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if isinstance(entry, Artifact):
@@ -45,6 +41,13 @@ class Unlogged:
         self.entries.append(entry)
         self._write()
 
+    def loss(self) -> str:
+        """Return the end of a sentence: what the disk did not take, and why; empty if it took all."""
+        if self.disk_error is None:
+            return ""
+        lost = f": lost are {', '.join(self.lost)}" if self.lost else ""
+        return f", but not all of it ({self.disk_error.strerror}){lost}"
+
     def _copied(self, entry: Artifact) -> Path:
         place = self.folder / "artifacts" / entry.folder
         place.mkdir(parents=True, exist_ok=True)
@@ -53,7 +56,7 @@ class Unlogged:
         return place / entry.path.name
 
     def send(self, write: Callable[[Entry], None]) -> None:
-        """Write the entries again. Refused entries stay, and all remaining ones if the store is away."""
+        """Write the entries into the store. Keeps refused ones, and the rest if the store is away."""
         waiting, self.entries, self.trouble = self.entries, [], None
         for entry in waiting:
             try:
@@ -64,8 +67,8 @@ class Unlogged:
             except StoreTrouble as trouble:
                 self.trouble = trouble
                 self.entries.append(entry)
-        if self.lost and self.trouble is None:  # the store is back, and the files are not
-            self.trouble = StoreTrouble(Trouble("wrong", f"no room for {', '.join(self.lost)}"))
+        if self.lost and self.trouble is None:  # the store is back, but these files are lost
+            self.trouble = StoreTrouble("wrong", f"no room for {', '.join(self.lost)}")
         if self.entries:
             self._write()
         else:

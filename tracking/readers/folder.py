@@ -1,6 +1,4 @@
-"""The runs of MLflow's old file store: `<experiment id>/<run id>/` with meta.yaml, params/, metrics/ and
-tags/.
-"""
+"""Read MLflow's old file store: `<experiment id>/<run id>/` with meta.yaml, params, metrics and tags."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ from tracking.store_uri import FILE, folder_path, is_file_store
 from tracking.stored_run import BrokenRun, Point, StoredRun, checked_time
 
 NOT_EXPERIMENTS = {"models"}  # the model registry
-NOT_RUNS = {"tags", "datasets", "traces", "models"}  # what MLflow keeps beside an experiment's runs
+NOT_RUNS = {"tags", "datasets", "traces", "models"}  # MLflow's other folders of an experiment
 
 
 @register("folder", schemes=(FILE,))
@@ -41,38 +39,34 @@ def folder_store(uri: str, selection: Selection) -> Iterator[FolderStore]:
 class FolderStore:
     """The runs and histories of a file store.
 
-    A metric's latest value is the one with the highest (step, timestamp, value), as MLflow has it.
-    Raises ValueError if there is no file store at that place.
+    A metric's latest value is the one with the highest (step, timestamp, value), as in MLflow.
+    Raises ValueError if the folder is no file store.
     """
 
     def __init__(self, uri: str, selection: Selection = EVERY_RUN) -> None:
         self.root = folder_path(uri)
         self.selection = selection
-        self._folders: dict[str, str] = {}  # of the runs that were read, by their ids
+        self._folders: dict[str, str] = {}  # of runs that were read, by run id
         if not self.root.is_dir():
-            found = (
-                "a file. A sqlite store is written sqlite:///PATH"
-                if self.root.is_file()
-                else "no such folder. Check --tracking_uri and MLFLOW_TRACKING_URI"
-            )
+            found = "no such folder. Check --tracking_uri and MLFLOW_TRACKING_URI"
+            if self.root.is_file():
+                found = "a file. A sqlite store is written sqlite:///PATH"
             raise ValueError(f"expected the folder of a file store at {self.root}, got {found}")
         if not is_file_store(self.root):
             raise ValueError(
                 f"expected <experiment id>/meta.yaml in {self.root}, got none: it may hold only the "
-                "artifacts of another store. "
-                f"Name that store, e.g. --tracking_uri sqlite:///mlflow.db"
+                "artifacts of another store. Name that store, e.g. --tracking_uri sqlite:///mlflow.db"
             )
 
     def runs(self) -> tuple[int, Iterator[StoredRun | BrokenRun]]:
-        """How many folders there are to look at, and the runs in them. Raises ValueError for an experiment
-        that is not there.
-        """
+        """Return the number of folders, and the runs in them. Raises ValueError for an unknown experiment."""
         experiments = [read_experiment(folder) for folder in subfolders(self.root, NOT_EXPERIMENTS)]
         self.selection.check(experiment.name for experiment in experiments if experiment.name is not None)
         taken = [
-            it
-            for it in experiments
-            if it.broken or (it.name is not None and self.selection.takes_experiment(it.name))
+            experiment
+            for experiment in experiments
+            if experiment.broken
+            or (experiment.name is not None and self.selection.takes_experiment(experiment.name))
         ]
         return sum(len(experiment.folders) for experiment in taken), self._runs(taken)
 
@@ -88,11 +82,9 @@ class FolderStore:
             yield run
 
     def points(self, runs: Sequence[StoredRun]) -> Iterator[Point | BrokenRun]:
-        """Every value of every metric of runs that were read, sorted by run (as given), metric, step and
-        time.
-        """
+        """Yield all values of all metrics of runs that were read, sorted by metric, step and time."""
         for run in runs:
-            yield from sorted_histories([run], [(run.run_id, self._history(run.run_id))])
+            yield from sorted_histories([run.run_id], [(run.run_id, self._history(run.run_id))])
 
     def _history(self, run_id: str) -> Iterator[Point]:
         folder = f"{self._folders[run_id]}/metrics"
@@ -107,9 +99,7 @@ class FolderStore:
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment's name (None if it is deleted or broken), the folders that may be its runs, and what is
-    broken.
-    """
+    """An experiment's name (None if it is deleted or broken), its candidate folders, and broken runs."""
 
     name: str | None
     folders: Sequence[Path] = ()
@@ -132,7 +122,7 @@ def read_experiment(folder: Path) -> Experiment:
 
 
 def experiment_name(folder: Path) -> str | None:
-    """The name in an experiment's meta.yaml; None if it is deleted."""
+    """Return the name in an experiment's meta.yaml; None if it is deleted."""
     meta = read_meta(folder, folder.parent)
     if str(meta["experiment_id"]) != folder.name:
         raise ValueError(f"{folder / 'meta.yaml'} is of experiment {meta['experiment_id']}")
@@ -140,13 +130,9 @@ def experiment_name(folder: Path) -> str | None:
 
 
 def subfolders(folder: Path, others: set[str]) -> Iterator[Path]:
-    """Folders that may be experiments or runs, sorted. A dangling link is among them: its target may have
-    been one.
-    """
+    """Yield folders that may be experiments or runs, sorted; also broken links, to report them."""
     for path in sorted(folder.iterdir()):
-        if (
-            path.name not in others
-            and not is_system_file(path.name)
-            and (path.is_dir() or (path.is_symlink() and not path.exists()))
-        ):
+        if path.name in others or is_system_file(path.name):
+            continue
+        if path.is_dir() or (path.is_symlink() and not path.exists()):
             yield path

@@ -21,15 +21,11 @@ class Store(Protocol):
     """An open store, which gives its runs and their histories."""
 
     def runs(self) -> tuple[int | None, Iterator[StoredRun | BrokenRun]]:
-        """Return the number of candidates, if known; the selected runs, and a BrokenRun for each unreadable
-        one.
-        """
+        """Return the number of candidates, if known, and the selected runs. Unreadable ones are broken."""
         ...
 
     def points(self, runs: Sequence[StoredRun]) -> Iterator[Point | BrokenRun]:
-        """Yield all values of all metrics of runs from this store, sorted by run (as given), metric, step and
-        time.
-        """
+        """Yield all values of all metrics of these runs, sorted by run (as given), metric, step, time."""
         ...
 
 
@@ -48,10 +44,10 @@ register = READERS.register
 def open_store(
     uri: str, selection: Selection, notice: Callable[[str], None], reader: str | None = None
 ) -> Iterator[Store]:
-    """Open a store with the named reader, by default with the one of the URI's scheme, else with MLflow's client.
+    """Open a store with the named reader; by default, with the reader of the URI's scheme.
 
-    Readers of files and databases are 5 to 8 times as fast as MLflow, and don't import it. MLflow's client reads
-    tables of an unknown schema too; `notice` gets a message then.
+    Readers of files and databases are 5 to 8 times as fast as MLflow, and don't import it. MLflow's client
+    reads tables of an unknown schema too; `notice` gets a message then.
     Raises ValueError or OSError if the store can't be opened or read.
     """
     entry = READERS[reader] if reader is not None else reader_of(uri)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from foreign_files import foreign_text
-from tracking.missing_driver import missing_driver_error
-from tracking.patience import ONCE, StoreTrouble, patiently
+from tracking.named_store import missing_driver_error
+from tracking.patience import StoreTrouble, patiently
 from tracking.readers.impl import ANY_STORE, register
 from tracking.run_filter import for_mlflow
 from tracking.selection import EVERY_RUN, Selection
@@ -60,9 +60,7 @@ def client_store(uri: str, selection: Selection = EVERY_RUN, page: int = PAGE) -
 
 
 def asked(uri: str, call: Callable[[], Answer]) -> Answer:
-    """Return the answer of a call of MLflow. Raises its errors as one line: ConnectionError for a server, else
-    ValueError.
-    """
+    """Call MLflow, and return its answer. Raises ConnectionError for a server, else ValueError."""
     from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -76,7 +74,8 @@ def asked(uri: str, call: Callable[[], Answer]) -> Answer:
                 f"expected an MLflow server at {shown}, got {trouble}. Check the address and that it runs"
             ) from trouble
         raise ValueError(
-            f"expected a store that MLflow can read at {shown}, got {trouble}. Check --tracking_uri and {VARIABLE}"
+            f"expected a store that MLflow can read at {shown}, got {trouble}. Check --tracking_uri and "
+            f"{VARIABLE}"
         ) from trouble
 
 
@@ -147,9 +146,7 @@ class ClientStore:
         """Return the text of a run's artifact, wherever the store keeps it; None if there is none."""
         with tempfile.TemporaryDirectory() as folder:
             try:
-                file = patiently(
-                    lambda: self.client.download_artifacts(run.run_id, name, folder), patience=ONCE
-                )
+                file = patiently(lambda: self.client.download_artifacts(run.run_id, name, folder), once=True)
                 return foreign_text(Path(file))
             except (StoreTrouble, OSError, ValueError):
                 return None
@@ -157,7 +154,7 @@ class ClientStore:
     def points(self, runs: Sequence[StoredRun]) -> Iterator[Point | BrokenRun]:
         for start in range(0, len(runs), MOST_RUNS):
             some = runs[start : start + MOST_RUNS]
-            yield from sorted_histories(some, self._parts(some))
+            yield from sorted_histories([run.run_id for run in some], self._parts(some))
 
     def _parts(self, runs: Sequence[StoredRun]) -> Iterator[tuple[str, Iterator[Point]]]:
         for name in sorted({name for run in runs for name in run.metrics}):
@@ -172,9 +169,7 @@ class ClientStore:
                 )
 
     def _histories(self, run_ids: list[str], name: str) -> Iterator[tuple[str, Iterator[Value]]]:
-        """Yield run ids with the values of one metric: from one bulk request if the server has it, else run by
-        run.
-        """
+        """Yield run ids with the values of one metric, from one bulk request if the server has it."""
         at_once = self._bulk(run_ids, name) if is_server(self.uri) else None
         for run_id in run_ids:
             yield run_id, self._history(run_id, name) if at_once is None else iter(at_once[run_id])
@@ -188,7 +183,7 @@ class ClientStore:
             yield point.step, point.timestamp, point.value
 
     def _bulk(self, run_ids: list[str], name: str) -> dict[str, list[Value]] | None:
-        """Return the values of one metric by run; None if the server can't give them, or not all in one answer."""
+        """Return the values of one metric by run; None if the server can't give them in one answer."""
         from mlflow.utils.rest_utils import http_request
 
         creds = self.client._tracking_client.store.get_host_creds()

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tracking import sorted_points
-from tracking.missing_driver import missing_driver_error
+from tracking.named_store import missing_driver_error
 from tracking.patience import StoreTrouble, patiently
 from tracking.readers.impl import register
 from tracking.selection import Selection
 from tracking.shown_uri import one_line, without_password
-from tracking.sql_store import HISTORY, VERSION, Pages, Rows, Select, SqlStore, check_schema, check_tables
+from tracking.sql_store import HISTORY, Pages, Rows, Select, SqlStore
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, TextClause
@@ -26,15 +26,14 @@ SNAPSHOT = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}  
 def postgres_store(uri: str, selection: Selection) -> Iterator[SqlStore]:
     """Open a PostgreSQL store.
 
-    Infinities are restored, as MLflow's tables hold the largest float. Raises UnknownSchema, and ValueError if the
-    database can't be opened or holds no MLflow store.
+    Infinities are restored, as MLflow's tables hold the largest float. Raises UnknownSchema, and ValueError
+    if the database can't be opened or holds no MLflow store.
     """
     with connected(uri) as connection:
-        select = selecting(connection)
         where = connection.engine.url.render_as_string(hide_password=True)
-        check_tables({name for (name,) in select(TABLE_NAMES, ())}, where)
-        check_schema(name for (name,) in select(VERSION, ()))
-        yield SqlStore(where, select, paging(connection), selection, str)
+        store = SqlStore(where, selecting(connection), paging(connection), selection, str)
+        store.check(TABLE_NAMES)
+        yield store
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from tracking import sorted_points
 from tracking.patience import StoreTrouble, patiently
 from tracking.readers.impl import register
 from tracking.selection import EVERY_RUN, Selection
-from tracking.sql_store import HISTORY, VERSION, Rows, SqlStore, Unreadable, check_schema, check_tables
+from tracking.sql_store import HISTORY, Rows, SqlStore, Unreadable
 from tracking.store_uri import SQLITE, sqlite_file
 
 TABLE_NAMES = "SELECT name FROM sqlite_master WHERE type = 'table'"
@@ -29,17 +29,16 @@ LOCK_SECONDS = 1  # for one attempt: Ctrl-C does not interrupt sqlite's own wait
 @contextmanager
 def known_sqlite_store(uri: str, selection: Selection) -> Iterator[SqlStore]:
     """Open a sqlite store. Raises UnknownSchema, and ValueError if the file is missing or no MLflow store."""
-    path = sqlite_file(uri)
-    check_tables({bytes(name).decode() for (name,) in select(path, TABLE_NAMES)}, str(path))
-    check_schema(bytes(version).decode() for (version,) in select(path, VERSION))
-    yield sqlite_store(uri, selection)
+    store = sqlite_store(uri, selection)
+    store.check(TABLE_NAMES)
+    yield store
 
 
 def sqlite_store(uri: str, selection: Selection = EVERY_RUN) -> SqlStore:
     """Return the runs and histories of a sqlite store.
 
-    NaN and infinities are as they were logged (MLflow's tables hold 0 with is_nan, and the largest float). The
-    methods raise ValueError if the file is missing, damaged as a whole, locked or no database.
+    NaN and infinities are as they were logged (MLflow's tables hold 0 with is_nan, and the largest float).
+    The methods raise ValueError if the file is missing, damaged as a whole, locked or no database.
     """
     path = sqlite_file(uri)
     return SqlStore(
@@ -105,9 +104,9 @@ def explanation(path: Path, error: sqlite3.Error, trouble: StoreTrouble) -> str:
         )
     if left_unfinished(path, error):
         return (
-            f"expected a sqlite store at rest, got {path} with an unfinished write of a process that was killed. "
-            "Nothing is lost, but a process that may write has to undo or finish it first. Open it once with "
-            f"MLflow, e.g. mlflow ui --backend-store-uri sqlite:///{path}, and start again"
+            f"expected a sqlite store at rest, got {path} with an unfinished write of a process that was "
+            "killed. Nothing is lost, but a process that may write has to undo or finish it first. Open it "
+            f"once with MLflow, e.g. mlflow ui --backend-store-uri sqlite:///{path}, and start again"
         )
     forbidden = primary_code(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
     remedy = (
@@ -121,7 +120,8 @@ def explanation(path: Path, error: sqlite3.Error, trouble: StoreTrouble) -> str:
 def left_unfinished(path: Path, error: sqlite3.Error) -> bool:
     """Return whether a writer must first roll back the journal, or replay the log, of a killed process.
 
-    SQLITE_READONLY: reading alone would have to write. SQLITE_CANTOPEN: the log is there and its index is not.
+    SQLITE_READONLY: reading alone would have to write. SQLITE_CANTOPEN: the log is there and its index is
+    not.
     """
     code = primary_code(error)
     return code == sqlite3.SQLITE_READONLY or (
