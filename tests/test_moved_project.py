@@ -51,9 +51,7 @@ def test_where_it_was_made_a_run_is_read(project, monkeypatch):
 
 
 def test_elsewhere_the_folder_beside_the_store_is_asked_for(there, tmp_path):
-    with pytest.raises(
-        ValueError, match="If they were moved, |was the folder copied. Choose: "
-    ):
+    with pytest.raises(ValueError, match="If they were moved, |was the folder copied. Choose: "):
         read_record(there)
 
 
