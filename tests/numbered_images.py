@@ -1,8 +1,9 @@
-"""Image sets and datasets whose pixels say which image they are of."""
+"""Image sets, datasets and forget requests of tiny images."""
 
 import torch
 
 from tests.seeded import generator
+from unlearn import ForgetData
 from vision_data import ImageSet, Normalisation, RawDataset
 
 PLAIN = Normalisation((0.0,), (1.0,), white=1)
@@ -30,3 +31,12 @@ def raw(counts, *, test_counts=None, seed=0):
         None if test_counts is None else part(test_counts, seed + 1),
         tuple(map(str, range(len(counts)))),
     )
+
+
+def noise_data(forget, size, classes):
+    """Random 1 x 2 x 2 images, the classes in turn, and the request for the images at positions `forget`."""
+    labels = torch.arange(size) % classes
+    pixels = torch.randint(0, 256, (size, 1, 2, 2), generator=generator(), dtype=torch.uint8)
+    images = ImageSet(pixels, labels, torch.arange(size), Normalisation((0.5,), (0.25,)))
+    chosen = torch.isin(torch.arange(size), torch.tensor(forget))
+    return ForgetData(images.subset(chosen), images.subset(~chosen), images, classes)

@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.by_hand import adam, slope
+from tests.numbered_images import noise_data
 from unlearn import METHODS, ForgetData, resolved, unlearn
 from unlearn.add_ons import ADD_ONS, Agreement, Step, add_on_of, kept
 from unlearn.srl import other_labels
 from unlearn.streams import endless
-from vision_data import ImageSet, Normalisation
 
 
 def step(unlearn, retain, beta=0.5, true=None):
@@ -220,13 +220,7 @@ def test_a_feasible_step_is_left_alone_and_not_sorted(g_c, monkeypatch):
 
 
 def tiny(forget_rows, size=12, classes=3):
-    labels = torch.arange(size) % classes
-    pixels = torch.randint(
-        0, 256, (size, 1, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
-    )
-    images = ImageSet(pixels, labels, torch.arange(size), Normalisation((0.5,), (0.25,)))
-    chosen = torch.isin(torch.arange(size), torch.tensor(forget_rows))
-    return ForgetData(images.subset(chosen), images.subset(~chosen), images, classes)
+    return noise_data(forget_rows, size, classes)
 
 
 def tiny_model(classes=3):

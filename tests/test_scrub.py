@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.by_hand import adam, sgd, slope
+from tests.numbered_images import noise_data
 from unlearn import METHODS, ForgetData, resolved, unlearn
 from unlearn.rewinding import forget_error, nearest, unseen_error
 from unlearn.scrub import decay, distance, forget_batch
@@ -21,13 +22,7 @@ LARGE = {"scrub_recipe": "large", **IN_TURNS}
 
 
 def data_of(*forget, size=14):
-    labels = torch.arange(size) % CLASSES
-    pixels = torch.randint(
-        0, 256, (size, 1, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
-    )
-    images = ImageSet(pixels, labels, torch.arange(size), Normalisation((0.5,), (0.25,)))
-    chosen = torch.isin(torch.arange(size), torch.tensor(forget))
-    return ForgetData(images.subset(chosen), images.subset(~chosen), images, CLASSES)
+    return noise_data(forget, size, CLASSES)
 
 
 def classifier(*between):
