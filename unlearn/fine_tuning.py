@@ -1,4 +1,4 @@
-"""FT and FT_l1: train on with what is retained, and forget by not rehearsing."""
+"""FT and FT_l1: fine-tune on the retain set, and forget what is not rehearsed."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def ft_l1(
 ) -> Unlearned:
     """Fine-tune on the retain set under an L1 penalty that fades out.
 
-        theta <- theta - unlearn_lr grad [CE(f_theta(x), y) + l1_alpha (1 - e / E) sum |theta|]        (x, y) in retain
+        theta <- theta - unlearn_lr grad [CE(f_theta(x), y) + l1_alpha (1 - e / E) sum |theta|]
 
-    by SGD in train mode, in epoch e = 0, ..., E - 1; all parameters are penalised. The history's loss
-    contains the penalty.
+    for (x, y) in retain, by SGD in train mode, in epoch e = 0, ..., E - 1; all parameters are penalised. The
+    history's loss contains the penalty.
 
     Departure: the published parser's l1_alpha of .2 destroys the model; here it is 1e-4.
 
@@ -85,15 +85,16 @@ def ft_l1(
     retain = data.retain.to(data.device)
 
     def passes(epoch: int) -> list[Pass]:
-        weight = l1_alpha * (1 - epoch / unlearn_epochs)
-        return [
-            Pass("retain", retain, lambda logits, y: F.cross_entropy(logits, y) + weight * l1_norm(student))
-        ]
+        def penalised(logits: Tensor, y: Tensor) -> Tensor:
+            weight = l1_alpha * (1 - epoch / unlearn_epochs)
+            return F.cross_entropy(logits, y) + weight * l1_norm(student)
+
+        return [Pass("retain", retain, penalised)]
 
     optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
     return fine_tune(student, data, "FT_l1", passes, optimizer, unlearn_epochs, batch_size)
 
 
 def l1_norm(model: nn.Module) -> Tensor:
-    """sum |theta| over all parameters."""
+    """Return sum |theta| over all parameters."""
     return sum((p.abs().sum() for p in model.parameters()), start=next(model.parameters()).new_zeros(()))

@@ -15,7 +15,7 @@ from unlearn.layer_gradients import Answers, ImageGradients
 from vision_data import ImageSet
 
 AT_ONCE = 1024  # images
-IN_CACHE = 128  # images: of more of them a processor's cache does not hold what is computed
+IN_CACHE = 128  # images: the numbers of more do not fit a processor's cache
 
 
 def fisher_diagonal(
@@ -27,8 +27,7 @@ def fisher_diagonal(
     progress: Progress = silent,
     label: str = "Fisher information",
 ) -> Tensors:
-    """The diagonal of the Fisher information, each entry the mean of a squared derivative over single images,
-    in eval mode.
+    """Return the diagonal of the Fisher information, a mean over single images, in eval mode.
 
     true     F = mean_x (d log p(y_x | x) / d theta)^2                          y_x the image's label
     model    F = mean_x sum_y p(y | x) (d log p(y | x) / d theta)^2             exact: no label is drawn

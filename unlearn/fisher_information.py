@@ -10,22 +10,20 @@ from torch.nn import functional as F
 from vision_data import ImageSet
 
 Tensors = dict[str, Tensor]  # by the name of a parameter
-NUMBERS = 2**26  # of single images' gradients that are held at once
+NUMBERS = 2**26  # numbers of single images' gradients in memory at once
 BATCH = 512
 
 
 def batch_gradient(model: nn.Module, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensors:
-    """The gradient of the batch's mean cross-entropy; with `weights` (N,), of the sum of weight times
-    cross-entropy.
+    """Return the gradient of the batch's mean cross-entropy; with `weights` (N,), of its weighted sum.
 
     Zero for a parameter that the logits do not depend on.
     """
     parameters = dict(model.named_parameters())
-    loss = (
-        F.cross_entropy(model(x), y)
-        if weights is None
-        else (weights * F.cross_entropy(model(x), y, reduction="none")).sum()
-    )
+    if weights is None:
+        loss = F.cross_entropy(model(x), y)
+    else:
+        loss = (weights * F.cross_entropy(model(x), y, reduction="none")).sum()
     gradients = torch.autograd.grad(
         loss, list(parameters.values()), allow_unused=True, materialize_grads=True
     )
@@ -33,9 +31,7 @@ def batch_gradient(model: nn.Module, x: Tensor, y: Tensor, weights: Tensor | Non
 
 
 def mean_gradient(model: nn.Module, images: ImageSet, device: torch.device) -> Tensors:
-    """The gradient of the mean cross-entropy of all the images; the model's mode decides what batch norm
-    does.
-    """
+    """Return the gradient of all images' mean cross-entropy, in the model's present mode."""
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for x, y in images.batches(BATCH, device=device):
         for name, gradient in batch_gradient(model, x, y).items():
@@ -44,7 +40,7 @@ def mean_gradient(model: nn.Module, images: ImageSet, device: torch.device) -> T
 
 
 def image_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensors:
-    """The gradients (N, ...) of each image's own cross-entropy; the model has to be in eval mode."""
+    """Return the gradients (N, ...) of each image's cross-entropy; the model has to be in eval mode."""
 
     def loss(parameters: Tensors, image: Tensor, label: Tensor) -> Tensor:
         return F.cross_entropy(functional_call(model, parameters, (image[None],)), label[None])

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from unlearn.blocks import classifier_of
-from unlearn.fisher import check_classifier
+from unlearn.fisher import check_classifier, normal_like
 from unlearn.fisher_diagonal import fisher_diagonal
 from unlearn.impl import ForgetData, Unlearned, copy_of, register
 from unlearn.passes import check_finite
 from unlearn.settings import Positive
 
-GREATEST, GREATEST_IN_CLASSIFIER = 1e3, 1e2  # of 1 / F
-MORE = 10
+LARGEST_INVERSE, LARGEST_IN_CLASSIFIER = 1e3, 1e2  # of 1 / F
+CLASSIFIER_FACTOR = 10
 FORGOTTEN_VARIANCE = 1e-4
 
 
@@ -25,21 +25,20 @@ FORGOTTEN_VARIANCE = 1e-4
     source_augments="crop and flip in every loader",
 )
 def fisher_new(model: nn.Module, data: ForgetData, *, fisher_alpha: Positive = 1e-6) -> Unlearned:
-    """Add normal noise to every weight, of one variance per output (and place in a kernel), and forget a
-    class's own row.
+    """Add normal noise to every weight, of one variance per output and kernel place, and reset forgotten rows.
 
-        theta <- theta + sqrt(v) e                        e ~ N(0, 1)
-        v = fisher_alpha mean_j min(1 / F_j, 1e3)         j: the inputs, dim 1; 1e2 in the classifier; v x 10 there and in 1-d tensors
-        theta <- sqrt(1e-4) e                             the classifier's weights and bias of a class that is forgotten whole
-        F = mean over retain of sum_y p(y | x) (d log p(y | x) / d theta)^2         eval mode, image by image, exact
+        theta <- theta + sqrt(v) e                   e ~ N(0, 1)
+        v = fisher_alpha mean_j min(1 / F_j, 1e3)    j: the inputs, dim 1; in the classifier 1e2 instead of 1e3
+        v <- 10 v                                    in the classifier and in 1-d tensors
+        theta <- sqrt(1e-4) e                        the classifier's row of a class that is forgotten whole
+        F = mean over retain of sum_y p(y | x) (d log p(y | x) / d theta)^2    eval mode, image by image, exact
 
-    The classifier is the linear layer that gives the logits.
+    The classifier is the linear layer that computes the logits; a row has its bias too.
 
     Flags:
         fisher_alpha: variance of the noise where F is 1
 
-    Raises ValueError for an alpha that is not positive, or a model without a linear classifier. It costs a
-    backward pass per image and class.
+    Raises ValueError for a model without a linear classifier. It costs a backward pass per image and class.
 
     Departures: the published code's F squares the mean derivative of 32 images times their mean p(y), which
     is not Fisher's; its x 10 also hits the variance of the forgotten row; its default alpha, .2, destroys the
@@ -57,17 +56,15 @@ def fisher_new(model: nn.Module, data: ForgetData, *, fisher_alpha: Positive = 1
             if in_classifier and data.forget_classes:
                 rows = list(data.forget_classes)
                 weight[rows], spread[rows] = 0.0, FORGOTTEN_VARIANCE
-            weight.add_(
-                spread.sqrt()
-                * torch.randn(weight.shape, generator=noise, dtype=weight.dtype).to(weight.device)
-            )
+            weight.add_(spread.sqrt() * normal_like(weight, noise))
     check_finite(student, {}, "fisher_new diverged", rate="fisher_alpha")
     return Unlearned(student)
 
 
 def variance(information: Tensor, fisher_alpha: float, in_classifier: bool) -> Tensor:
-    """v for one parameter tensor, in its shape, from the diagonal of its Fisher information."""
-    v = fisher_alpha * (1 / information).clamp(max=GREATEST_IN_CLASSIFIER if in_classifier else GREATEST)
+    """Return v of one parameter tensor, in its shape, from the diagonal of its Fisher information."""
+    largest = LARGEST_IN_CLASSIFIER if in_classifier else LARGEST_INVERSE
+    v = fisher_alpha * (1 / information).clamp(max=largest)
     if v.ndim > 1:
         v = v.mean(1, keepdim=True).expand_as(information).clone()
-    return v * MORE if in_classifier or v.ndim <= 1 else v
+    return v * CLASSIFIER_FACTOR if in_classifier or v.ndim <= 1 else v

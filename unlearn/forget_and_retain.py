@@ -1,4 +1,4 @@
-"""One set of all forget images and a share of the retain images, and what a teacher says of it."""
+"""One set of all forget images and a share of the retain images, and the logits of a set."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from vision_data import ImageSet
 
 
 def with_share_of_retain(data: ForgetData, retain_share: float, *purpose: str) -> tuple[ImageSet, Tensor]:
-    """All forget images and floor(retain_share n_r) retain images, at least one, drawn once; and (N,) bool:
-    which to forget.
+    """Return all forget images with floor(retain_share n_r) retain images, and the mask of the former.
 
-    The label of each image is its position in the set, see `numbered`.
+    At least one retain image is drawn, once. The mask is (N,) bool. The images are `numbered`.
     """
     count = max(1, int(retain_share * len(data.retain)))
     drawn = torch.randperm(len(data.retain), generator=data.generator(*purpose, "retain share"))[:count]
@@ -25,14 +24,12 @@ def with_share_of_retain(data: ForgetData, retain_share: float, *purpose: str) -
 
 
 def numbered(images: ImageSet) -> ImageSet:
-    """The same images with their positions as labels, so that batches in any order can be looked up in a
-    table (N, ...).
-    """
+    """Return the images with their positions as labels, to look up their rows of a table (N, ...)."""
     return replace(images, labels=torch.arange(len(images), device=images.images.device))
 
 
 @torch.no_grad()
 def logits_of(model: nn.Module, images: ImageSet, device: torch.device) -> Tensor:
-    """Logits (N, classes) of the model in eval mode, in the order of the images."""
+    """Return the logits (N, classes) of the model in eval mode, in the order of the images."""
     with evaluating(model):
         return torch.cat([model(x) for x, _ in images.batches(512, device=device)])

@@ -1,4 +1,4 @@
-"""CFk and EUk: train the last blocks alone on the retain set, from where they are or from scratch."""
+"""CFk and EUk: train the last blocks on the retain set, from their weights or from scratch."""
 
 from __future__ import annotations
 
@@ -18,23 +18,22 @@ SOURCE = "Goel et al. 2022, arXiv:2201.06640"
 
 
 def check_blocks(model: nn.Module, data: ForgetData, *, last_blocks: int) -> None:
-    """ValueError for more blocks than can be trained with one left frozen."""
+    """Raise ValueError for so many blocks that none is left frozen."""
     trained_blocks(model, data, last_blocks)
 
 
 def check_fresh(model: nn.Module, data: ForgetData, *, last_blocks: int) -> None:
-    """As `check_blocks`; ValueError for blocks that can't be drawn anew as well."""
+    """Raise ValueError as `check_blocks`, and for blocks that can't be drawn anew."""
     for name, module in _modules(model, trained_blocks(model, data, last_blocks)):
         if next(module.parameters(recurse=False), None) is not None and redraw_of(module) is None:
             raise ValueError(
                 f"EUk: expected blocks whose weights can be drawn anew, got {name!r}, a "
-                f"{type(module).__name__} without "
-                "reset_parameters(). Give it that method, or use CFk"
+                f"{type(module).__name__} without reset_parameters(). Give it that method, or use CFk"
             )
 
 
 def trained_blocks(model: nn.Module, data: ForgetData, last_blocks: int) -> list[Block]:
-    """The last `last_blocks` blocks and the classifier. ValueError where no block would be left as it is."""
+    """Return the last `last_blocks` blocks and the classifier. Raises ValueError if no block stays frozen."""
     blocks = blocks_of(model, data)
     if len(blocks) < 2:
         raise ValueError(
@@ -74,20 +73,20 @@ def cfk(
 
         theta_last <- SGD(theta_last, g_r)    momentum .9
 
-    An epoch is a pass over the retain set. What is frozen keeps its running statistics too. A block is a
+    An epoch is a pass over the retain set. Frozen blocks keep their running statistics too. A block is a
     module with a forward pass of its own (resnet18 has 8 after the stem), or a linear layer or convolution
     with the batch norm and activation after it.
 
     Flags:
-        last_blocks: how many blocks before the classifier are trained with it
+        last_blocks: number of blocks before the classifier that are trained with it
         unlearn_epochs: passes over the retain set
         unlearn_lr: learning rate of SGD with momentum .9
 
-    Raises ValueError for more blocks than the model has with one left frozen, or a model whose blocks can't
-    be told; FloatingPointError if it diverges.
+    Raises ValueError for so many blocks that none is left frozen, and for a model without an order of its
+    blocks; FloatingPointError if it diverges.
 
-    Departures: the source counts layers, not blocks, and the running statistics of what is frozen move; there
-    are 62 epochs, in which the learning rate falls from .1 to .005.
+    Departures: the source counts layers, not blocks, and moves the running statistics of frozen layers; it
+    has 62 epochs, in which the learning rate falls from .1 to .005.
     """
     student = copy_of(model)
     blocks = trained_blocks(student, data, last_blocks)
@@ -121,15 +120,14 @@ def euk(
     batch_size: BatchSize = 64,
     weight_decay: WeightDecay = 5e-4,
 ) -> Unlearned:
-    """Draw the classifier and the last blocks anew and train them on the retain set, everything before them
-    frozen.
+    """Draw the classifier and the last blocks anew and train them on the retain set, the rest frozen.
 
         theta_last ~ its initial distribution        then theta_last <- SGD(theta_last, g_r)    momentum .9
 
     As CFk otherwise. The initial distribution is that of each layer's reset_parameters().
 
     Flags:
-        last_blocks: how many blocks before the classifier are trained with it
+        last_blocks: number of blocks before the classifier that are trained with it
         unlearn_epochs: passes over the retain set
         unlearn_lr: learning rate of SGD with momentum .9
 

@@ -1,4 +1,4 @@
-"""load_an_oracle: a retrained model that is not the one it is judged by; what a perfect method would score."""
+"""load_an_oracle: a retrained model outside the reference set; the score of a perfect method."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from unlearn.settings import Seed
 
 
 def check_seed(model: nn.Module, data: ForgetData, *, oracle_seed: int | None) -> None:
-    """ValueError for a seed of the reference set, FileNotFoundError where there is no such oracle.
+    """Raise ValueError for a seed of the reference set, FileNotFoundError for a missing oracle.
 
-    The seed is not among the settings, of which runs of several seeds have the same: it is a fact of the run.
+    The seed is a fact of the run, not a setting: runs of several seeds share their settings.
     """
     if data.oracles is not None:
         data.oracles.apart([_seed(data.seed, data.oracles, oracle_seed)])
@@ -30,20 +30,19 @@ def _seed(own: int, oracles: Oracles, asked: int | None) -> int:
     augments=(),
 )
 def load_an_oracle(model: nn.Module, data: ForgetData, *, oracle_seed: Seed | None = None) -> Unlearned:
-    """Return an oracle: the ideal model of another seed than those that the result is judged by.
+    """Return an oracle: the ideal model of a seed outside the reference set.
 
         theta <- theta of the model trained on retain alone, with oracle_seed
 
-    What is left between this model and its judges is the noise of training: no method can be expected to come
-    nearer.
+    The distance between this model and the reference set is the noise of training: no method can be expected
+    to come nearer.
 
     Flags:
         oracle_seed: seed of the oracle; by default the model's own seed plus the number of oracles in the
             reference set
 
-    Raises ValueError where the data has no `oracles`, for a seed of the reference set and for an oracle of
-    another architecture, and FileNotFoundError, with the command that makes it, where the oracle is not
-    there.
+    Raises ValueError if the data has no `oracles`, for a seed of the reference set and for an oracle of
+    another architecture; FileNotFoundError, with the command that makes it, for a missing oracle.
     """
     if data.oracles is None:
         raise ValueError("load_an_oracle: expected oracles, got none. Give ForgetData `oracles`")

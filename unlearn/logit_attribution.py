@@ -1,4 +1,4 @@
-"""A mask that needs no training: the weights through which the forget class gets its logit."""
+"""logit_attribution: mask the weights that contribute most to the forget class's logit; no training."""
 
 from __future__ import annotations
 

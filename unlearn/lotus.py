@@ -1,6 +1,4 @@
-"""LoTUS: learn the initial model's answers with noise that is the larger, the better what is forgotten is
-still known.
-"""
+"""LoTUS: learn the initial model's predictions, noisier the better the forget set is still known."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ LARGEST_ALPHA = 50  # exp(-50) is still a divisor in single precision
 
 
 def resolve(model: nn.Module, data: ForgetData, *, lotus_alpha: float | None) -> dict[str, float]:
-    """alpha, where none is given. ValueError where the accuracy to reach can't be measured."""
+    """Return alpha. Raises ValueError if validation images are needed to measure accuracy and missing."""
     classes_stay = set(data.forget.classes) - set(data.forget_classes)
     if not len(data.validation) and classes_stay:
         raise ValueError(
@@ -56,29 +54,29 @@ def lotus(
     lotus_alpha: Annotated[float, Range(0, LARGEST_ALPHA, "(]"), Search("log", 1, LARGEST_ALPHA)] = RESOLVED,
     weight_decay: WeightDecay = 5e-4,
 ) -> Unlearned:
-    """Learn the initial model's answers, smoothed by noise on forget until it knows those no better than
-    unseen images.
+    """Learn the initial model's predictions, smoothed on forget until it knows them like unseen images.
 
-        theta <- theta - unlearn_lr AdamW(grad mean -sum_c t_c log softmax(f_theta(x))_c),    g ~ Gumbel(0, 1) per class and step
+        theta <- theta - unlearn_lr AdamW(grad mean -sum_c t_c log softmax(f_theta(x))_c)
         t = one-hot of argmax(f_0(x) + g) on retain, softmax((f_0(x) + g) / tau) on forget
+        g ~ Gumbel(0, 1) per class and step
         tau = exp(lotus_alpha gap),  gap = acc_forget(f_theta) - acc_unseen, both fractions, anew each epoch
 
-    acc_unseen is the initial model's accuracy on validation; for a whole class it is 0, and for a request
-    that has both, the mean over the forget images. It ends early when gap <= -.01.
+    acc_unseen is the initial model's accuracy on validation, 0 for a whole class, and for a request with both
+    the mean over the forget images. It ends early when gap <= -.01.
 
     Flags:
         unlearn_epochs: passes over the forget images and the drawn retain images together, at most
         unlearn_lr: learning rate of AdamW
         batch_size: images a step; where batch norm would be left with a single image, a few more
         retain_share: part of the retain set that is drawn, once
-        lotus_alpha: how fast the temperature grows with the gap (32 for whole classes, 8 otherwise; for
-            random images of 100 classes Spartalis et al. have 2)
+        lotus_alpha: growth of the temperature with the gap (32 for whole classes, 8 otherwise; for random
+            images of 100 classes Spartalis et al. have 2)
 
-    Raises ValueError for flags that make no sense and where validation images are needed and missing,
-    FloatingPointError as soon as a loss or a logit is not finite.
+    Raises ValueError if validation images are needed and missing, FloatingPointError as soon as a loss or a
+    logit is not finite.
 
     Departures: the source may end before its first step and return the initial model; here the first epoch is
-    always run. The request with both is ours; the source knows whole classes and random images.
+    always run. The request with both is ours; the source has whole classes and random images.
     """
     student = copy_of(model)
     images, forgets = with_share_of_retain(data, retain_share, "LoTUS")
@@ -115,22 +113,20 @@ def lotus(
 
 
 def noisy_targets(logits: Tensor, forgets: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """t (N, classes) for a teacher's logits: one draw from softmax(logits) where retained, a relaxed one
-    where forgotten.
-    """
+    """Return t (N, classes) for a teacher's logits: a draw from softmax(logits) on retain, else a relaxed one."""
     noisy = logits + gumbel(logits.shape, generator).to(logits)
     drawn = torch.zeros_like(noisy).scatter_(1, noisy.argmax(1, keepdim=True), 1.0)
     return torch.where(forgets[:, None], (noisy / temperature).softmax(1), drawn)
 
 
 def gumbel(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Standard Gumbel noise, -log E with E exponential."""
+    """Return standard Gumbel noise, -log E with E exponential."""
     exponential = torch.empty(shape, dtype=torch.float64).exponential_(generator=generator)
     return -exponential.clamp(min=torch.finfo(torch.float64).tiny).log()
 
 
 def accuracy(model: nn.Module, images: ImageSet, device: torch.device) -> float:
-    """The share of images whose class the model predicts in eval mode."""
+    """Return the share of images whose class the model predicts in eval mode."""
     return _share_right(logits_of(model, images, device), images)
 
 
@@ -139,8 +135,6 @@ def _share_right(logits: Tensor, images: ImageSet) -> float:
 
 
 def accuracy_unseen(model: nn.Module, data: ForgetData) -> float:
-    """The accuracy that a model without the forget set would have on it: none on whole classes, as on
-    validation on the rest.
-    """
+    """Return a retrained model's accuracy on forget: 0 on whole classes, on the rest as on validation."""
     rest = (~torch.isin(data.forget.labels.cpu(), torch.tensor(data.forget_classes))).double().mean().item()
     return rest * accuracy(model, data.validation, data.device) if rest else 0.0

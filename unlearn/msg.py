@@ -15,9 +15,12 @@ from unlearn.retain_tuning import tune_on_retain
 from unlearn.settings import RESOLVED, BatchSize, BetweenZeroAndOne, Epochs, LearningRate
 from unlearn.streams import endless
 
-SOURCE = "Dine, Furon, Faure 2025, arXiv:2511.02435; Cadet et al. 2024, arXiv:2410.01276 (kgltop2 of the NeurIPS 2023 challenge)"
+SOURCE = (
+    "Dine, Furon, Faure 2025, arXiv:2511.02435; Cadet et al. 2024, arXiv:2410.01276 (kgltop2 of the NeurIPS "
+    "2023 challenge)"
+)
 BATCH_SIZES = {"dine": 256, "kgltop2": 64}
-OTHERS = 0.1  # what the gradients of the weights that were not reset are multiplied by, in kgltop2
+OTHERS = 0.1  # kgltop2's factor of the gradients of weights that were not reset
 
 Variant = Literal["dine", "kgltop2"]
 
@@ -25,7 +28,7 @@ Variant = Literal["dine", "kgltop2"]
 def resolve(
     model: nn.Module, data: ForgetData, *, msg_variant: Variant, batch_size: int | None
 ) -> dict[str, int]:
-    """The variant's batch size where none is given. ValueError for kgltop2 without convolutions."""
+    """Return the batch size. Raises ValueError for kgltop2 on a model without convolutions."""
     if msg_variant == "kgltop2" and not _kernels(model):
         expected = "--msg_variant kgltop2: expected a model with a convolution"
         message = f"{expected}, got one without. Use --msg_variant dine, which resets any weight"
@@ -46,11 +49,13 @@ def msg(
 ) -> Unlearned:
     """Reset the weights with the smallest gradients, tensor by tensor, then fine-tune on the retain set.
 
-        dine       s = sum over one pass of min(|g_f|, |g_r|); the reset_share smallest of each tensor: w <- e w, e ~ N(0, 1);
+        dine       s = sum over one pass of min(|g_f|, |g_r|)
+                   w <- e w, e ~ N(0, 1), for the reset_share smallest s of each tensor
                    then Adam on all weights (lr 1e-3, batch 256)
-        kgltop2    s = |sum g_r - sum g_f| over forget and as many retain images; the reset_share smallest of each convolution's
-                   kernels: w ~ N(0, 2 / fan_out); then SGD (lr 1e-3, momentum .9, weight decay 5e-4, batch
-                   64), the gradients of the kernels' other entries x .1
+        kgltop2    s = |sum g_r - sum g_f| over forget and as many retain images
+                   w ~ N(0, 2 / fan_out) for the reset_share smallest s of each convolution's kernels
+                   then SGD (lr 1e-3, momentum .9, weight decay 5e-4, batch 64), the gradients of the
+                   kernels' other entries x .1
 
     g_f, g_r: gradients of the mean cross-entropy of a forget and of a retain batch, eval mode. An epoch is as
     many steps as a pass over the forget set has; the retain set is cycled and reshuffled.
@@ -67,8 +72,7 @@ def msg(
 
     Departures: Dine et al.'s learning rate, 1e-4, does not repair in 30 steps (a forget set of one batch)
     what the reset destroyed; here it is 1e-3. They rank in train mode, which moves the running statistics,
-    and the pass that ranks is the first of
-    their 30 epochs: 29 tune. kgltop2 had 5 passes over the retain set and a learning rate that rose and fell;
+    and the ranking pass is the first of their 30 epochs: 29 tune. kgltop2 had 5 passes over the retain set and a learning rate that rose and fell;
     its epochs are counted here as those of dine.
     """
     student = copy_of(model)
@@ -93,14 +97,12 @@ def msg(
 
 
 def smaller_gradients(model: nn.Module, data: ForgetData, size: int) -> Tensors:
-    """s of `dine`: one pass over forget, the retain set cycled beside it."""
+    """Return s of `dine`: one pass over forget, with the retain set cycled."""
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    forget = data.forget.to(data.device).batches(
-        size, generator=data.generator("MSG", "forget"), device=data.device
-    )
-    for (x_f, y_f), (x_r, y_r) in zip(
-        forget, endless(data, data.retain, size, "MSG", "beside forget", augmented=False), strict=False
-    ):
+    order = data.generator("MSG", "forget")
+    forget = data.forget.to(data.device).batches(size, generator=order, device=data.device)
+    retain = endless(data, data.retain, size, "MSG", "beside forget", augmented=False)
+    for (x_f, y_f), (x_r, y_r) in zip(forget, retain, strict=False):
         g_f, g_r = batch_gradient(model, x_f, y_f), batch_gradient(model, x_r, y_r)
         for name in total:
             total[name] += torch.minimum(g_f[name].abs(), g_r[name].abs())
@@ -108,24 +110,20 @@ def smaller_gradients(model: nn.Module, data: ForgetData, size: int) -> Tensors:
 
 
 def gradient_differences(model: nn.Module, data: ForgetData, size: int) -> Tensors:
-    """s of `kgltop2`: over forget, and over as many retain images drawn by the seed (all, if there are
-    fewer).
-    """
-    drawn = torch.randperm(len(data.retain), generator=data.generator("MSG", "beside forget"))[
-        : len(data.forget)
-    ]
+    """Return s of `kgltop2`: over forget, and over as many random retain images (at most all)."""
+    drawn = torch.randperm(len(data.retain), generator=data.generator("MSG", "beside forget"))
+    retain = data.retain.subset(drawn[: len(data.forget)].to(data.retain.labels.device))
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    for images, sign in ((data.retain.subset(drawn.to(data.retain.labels.device)), 1), (data.forget, -1)):
-        for x, y in images.to(data.device).batches(
-            size, generator=data.generator("MSG", "forget"), device=data.device
-        ):
+    for images, sign in ((retain, 1), (data.forget, -1)):
+        order = data.generator("MSG", "forget")
+        for x, y in images.to(data.device).batches(size, generator=order, device=data.device):
             for name, gradient in batch_gradient(model, x, y).items():
                 total[name] += sign * gradient
     return {name: s.abs() for name, s in total.items()}
 
 
 def lowest(scores: Tensors, share: float) -> Tensors:
-    """For each tensor, which entries are among its round(share * entries) lowest (bool)."""
+    """Return a bool mask of each tensor's round(share * entries) lowest entries."""
     chosen = {}
     for name, s in scores.items():
         flat = torch.zeros(s.numel(), dtype=torch.bool, device=s.device)
@@ -136,7 +134,7 @@ def lowest(scores: Tensors, share: float) -> Tensors:
 
 @torch.no_grad()
 def reset(model: nn.Module, chosen: Tensors, data: ForgetData) -> None:
-    """w <- e w where chosen, e ~ N(0, 1)."""
+    """Multiply the chosen weights by e ~ N(0, 1)."""
     noise = data.generator("MSG", "reset")
     for name, weight in model.named_parameters():
         factor = torch.randn(weight.shape, generator=noise, dtype=weight.dtype).to(weight.device)
@@ -145,23 +143,17 @@ def reset(model: nn.Module, chosen: Tensors, data: ForgetData) -> None:
 
 @torch.no_grad()
 def reinitialise(model: nn.Module, chosen: Tensors, data: ForgetData) -> None:
-    """w ~ N(0, 2 / fan_out) where chosen (He et al.'s initialisation for ReLU)."""
+    """Draw the chosen weights from N(0, 2 / fan_out), He et al.'s initialisation for ReLU."""
     noise = data.generator("MSG", "reset")
     for name, marked in chosen.items():
         weight = model.get_parameter(name)
-        fresh = nn.init.kaiming_normal_(
-            torch.empty(weight.shape, dtype=weight.dtype),
-            mode="fan_out",
-            nonlinearity="relu",
-            generator=noise,
-        )
+        fresh = torch.empty(weight.shape, dtype=weight.dtype)
+        nn.init.kaiming_normal_(fresh, mode="fan_out", nonlinearity="relu", generator=noise)
         weight.copy_(torch.where(marked, fresh.to(weight.device), weight))
 
 
 def slow_down_others(optimizer: torch.optim.Optimizer, model: nn.Module, chosen: Tensors) -> None:
-    """Before each step, multiply by .1 the gradients of the tensors' other entries: slower by SGD, no
-    different by Adam.
-    """
+    """Multiply the gradients of the tensors' other entries by .1 before each step; Adam ignores that."""
     scales = {model.get_parameter(name): torch.where(marked, 1.0, OTHERS) for name, marked in chosen.items()}
 
     def slow(*_: object) -> None:
@@ -173,10 +165,7 @@ def slow_down_others(optimizer: torch.optim.Optimizer, model: nn.Module, chosen:
 
 
 def _kernels(model: nn.Module) -> list[str]:
-    """The names of the convolutions' weights."""
-    convolutions = {
-        f"{name}.weight" if name else "weight"
-        for name, m in model.named_modules()
-        if isinstance(m, nn.Conv2d)
-    }
-    return [name for name, _ in model.named_parameters() if name in convolutions]
+    """Return the names of the convolutions' weights."""
+    convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    kernels = {f"{name}.weight".lstrip(".") for name in convolutions}
+    return [name for name, _ in model.named_parameters() if name in kernels]

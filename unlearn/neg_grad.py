@@ -1,4 +1,4 @@
-"""NegGrad: climb the loss of what is to be forgotten."""
+"""NegGrad: ascend the loss of the forget set."""
 
 from __future__ import annotations
 
@@ -31,15 +31,13 @@ def neg_grad(
 
         theta <- theta + unlearn_lr grad CE(f_theta(x), y)        (x, y) in forget
 
-    by SGD in train mode; an epoch is a pass over forget. Nothing holds it back: the cross-entropy has no
-    upper bound, and with more epochs or a larger learning rate the retained classes go too. The history shows
-    the forget set's loss. A set of
-    few batches hardly moves in five epochs: raise --unlearn_lr there.
+    by SGD in train mode; an epoch is a pass over forget. The cross-entropy has no upper bound: with more
+    epochs or a larger learning rate the model forgets the retained classes too. The history has the forget
+    set's loss. In five epochs of few batches the loss hardly changes: raise --unlearn_lr there.
 
     Departures: batch norm keeps its running statistics; in the source they turn into those of the forget set.
     The optimiser is that of Fan et al.'s code. data-unlearning-bench's ascent_forget is SGD with momentum 0,
-    weight decay 0 and batches of 64, at rates from
-    1e-5 to 5e-2: give those.
+    weight decay 0 and batches of 64, at rates from 1e-5 to 5e-2: give those.
 
     Flags:
         unlearn_epochs: passes over the forget set

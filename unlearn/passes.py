@@ -1,4 +1,4 @@
-"""Fine-tuning by passes: the one loop of the methods that train on one image set after another."""
+"""Fine-tuning by passes: the loop of the methods that train on one image set after another."""
 
 from __future__ import annotations
 
@@ -22,17 +22,13 @@ from vision_data import ImageSet
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass over `images`, on the data's device: descend the mean of `loss`, or climb it.
+    """One pass over `images`, on the data's device, which descends the mean of `loss`, or climbs it.
 
-    `name` is the set's, for the history; `batch_size` where it is not that of the other passes.
-    `keep_statistics` has batch norm use
-    its running statistics and leave them as they are: for a pass over the forget set alone. Where that is one
-    class, the statistics of its batches give it away; what is learned then holds for such batches, and in
-    eval mode the class is still there.
-
-    The images are augmented as the data says, unless `as_they_are`: where what is to be learned is known of
-    the image itself. The loss takes the logits and the labels; with `numbered` images, whose labels are
-    positions, the logits and what was `Seen`.
+    name: of the set, for the history. batch_size: if not that of the other passes. keep_statistics: batch
+    norm uses its running statistics and does not update them, for a pass over the forget set alone; the
+    statistics of batches of one class would identify it, and the model would forget it only in such batches.
+    as_they_are: no augmentation, for targets computed from the images themselves. numbered: the images'
+    labels are positions, and the loss takes the logits and `Seen` instead of the labels.
     """
 
     name: str
@@ -49,8 +45,9 @@ Plan = Callable[[int], Sequence[Pass]]  # an epoch, counted from 0 -> its passes
 
 
 def sgd(student: nn.Module, unlearn_lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD over all parameters: g <- g + weight_decay theta; b <- momentum b + g; theta <- theta - unlearn_lr
-    b.
+    """Return SGD over all parameters.
+
+    g <- g + weight_decay theta; b <- momentum b + g; theta <- theta - unlearn_lr b
     """
     return torch.optim.SGD(student.parameters(), lr=unlearn_lr, momentum=momentum, weight_decay=weight_decay)
 
@@ -66,12 +63,11 @@ def fine_tune(
     *,
     streams: str | None = None,
 ) -> Unlearned:
-    """Run the passes of each epoch over `student`, in train mode; its history has each pass's mean loss, per
-    epoch.
+    """Train `student` in place by each epoch's passes; the history has each pass's mean loss per epoch.
 
-    A pass whose last batch would be a single image takes larger batches. `name` is the method's, for errors
-    and, unless `streams` is given, its random streams. Raises FloatingPointError at the end of an epoch after
-    which a loss or a weight is not finite.
+    A pass whose last batch would be a single image takes larger batches. name: of the method, for errors and,
+    without `streams`, its random streams. Raises FloatingPointError after an epoch whose losses or weights
+    are not finite.
     """
     order, noise, moves = (
         data.generator(streams or name, purpose) for purpose in ("order", "dropout", "augmentation")
@@ -97,7 +93,7 @@ def fine_tune(
 def _batches(
     one: Pass, data: ForgetData, size: int, order: torch.Generator, moves: torch.Generator
 ) -> Iterator[tuple[Tensor, Any]]:
-    """The batches of a pass, each with what its loss is given beside the logits."""
+    """Return the batches of a pass, each with the loss's second argument."""
     if one.as_they_are:
         batches = one.images.batches(size, generator=order, device=data.device)
     else:
@@ -110,18 +106,10 @@ def _times(sign: int, loss: Loss) -> Loss:
 
 
 def check_finite(student: nn.Module, losses: dict[str, float], what: str, rate: str = "unlearn_lr") -> None:
-    """FloatingPointError for losses or weights that are not finite; `rate` is the name of the learning rate's
-    flag.
-    """
-    floats = [
-        value
-        for value in student.state_dict().values()
-        if isinstance(value, Tensor) and value.is_floating_point()
-    ]
-    if (
-        not all(map(math.isfinite, losses.values()))
-        or not torch.stack([value.isfinite().all() for value in floats]).all()
-    ):
-        shown = [f"{name} {value:g}" for name, value in losses.items()]
-        found = ", or ".join(([", ".join(shown)] if shown else []) + ["weights that are not finite"])
+    """Raise FloatingPointError for losses or weights that are not finite. rate: the learning rate's flag."""
+    values = [value for value in student.state_dict().values() if isinstance(value, Tensor)]
+    finite = torch.stack([value.isfinite().all() for value in values if value.is_floating_point()]).all()
+    if not finite or not all(map(math.isfinite, losses.values())):
+        shown = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+        found = f"{shown}, or weights that are not finite" if shown else "weights that are not finite"
         raise FloatingPointError(f"{what}: {found}. Choose a smaller --{rate}")

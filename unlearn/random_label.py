@@ -1,4 +1,4 @@
-"""RL: train on with wrong labels for what is to be forgotten."""
+"""RL: fine-tune with wrong labels for the forget set."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def random_label(
 ) -> Unlearned:
     """Fine-tune on the forget set with random labels, then on the retain set with its own, in each epoch.
 
-        theta <- theta - unlearn_lr grad CE(f_theta(x), y')        (x, y) in forget, y' uniform over the classes but y
+        theta <- theta - unlearn_lr grad CE(f_theta(x), y')        (x, y) in forget
         theta <- theta - unlearn_lr grad CE(f_theta(x), y)         (x, y) in retain
 
-    by SGD in train mode; y' is drawn anew in each epoch.
+    by SGD in train mode; y' is drawn uniformly from the classes but y, anew in each epoch.
 
     Departures: published code draws from all classes, so that a tenth of the images of ten classes rehearse
-    their true label; and there batch norm takes the statistics of each batch of forget, which leaves a
-    forgotten class known in eval mode (here: the running ones, which such a batch leaves as they are).
+    their true label; and there batch norm takes the statistics of each batch of forget, so that the class is
+    still known in eval mode (here: the running ones, which such a batch does not update).
 
     Flags:
         unlearn_epochs: passes over the forget and the retain set
@@ -56,7 +56,7 @@ def random_label(
 
 
 def random_label_passes(data: ForgetData) -> Plan:
-    """RL's epoch: forget with labels drawn anew, then retain."""
+    """Return RL's epoch: a pass over forget with labels drawn anew, then one over retain."""
     draws = data.generator("RL", "labels")
     forget, retain = data.forget.to(data.device), data.retain.to(data.device)
     return lambda _: [
@@ -66,5 +66,5 @@ def random_label_passes(data: ForgetData) -> Plan:
 
 
 def relabelled(images: ImageSet, classes: int, generator: torch.Generator) -> ImageSet:
-    """The same images, each with another label than its own, uniformly from the classes - 1 others."""
+    """Return the images, each with a label drawn uniformly from the classes - 1 others."""
     return replace(images, labels=other_labels(images.labels, classes, generator))

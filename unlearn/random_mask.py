@@ -1,4 +1,4 @@
-"""kappa weights of the masked layer, drawn at random: what a mask costs that knows nothing."""
+"""random_mask: mask random weights of a layer, the baseline of masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unlearn.settings import Kappa, MaskLayer
 def resolve_kappa(
     model: nn.Module, data: ForgetData, *, kappa: Amount, mask_layer: str | None
 ) -> dict[str, int]:
-    """kappa as a number of weights of the masked layer."""
+    """Return kappa as a number of weights of the masked layer."""
     return {"kappa_count": count_of(kappa, masked_layer(model, data, mask_layer).size, "kappa")}
 
 

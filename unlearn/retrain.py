@@ -1,4 +1,4 @@
-"""The ideal model: what every method is judged by."""
+"""The ideal model, the reference of every method."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def retrain(model: nn.Module, data: ForgetData) -> nn.Module:
 
         theta <- argmin over theta of mean CE(f_theta(x), y)    (x, y) in retain, from the initial weights on
 
-    On the command line it is the checkpoint that main_ideal.py leaves, or is trained here where there is
-    none. Raises ValueError where the data has no `ideal`, or one of another architecture.
+    On the command line it is main_ideal.py's checkpoint, or is trained here without one. Raises ValueError
+    if the data has no `ideal`, or one of another architecture.
     """
     if data.ideal is None:
         raise ValueError(
@@ -27,7 +27,7 @@ def retrain(model: nn.Module, data: ForgetData) -> nn.Module:
 
 
 def check_architecture(model: nn.Module, ideal: nn.Module, method: str) -> None:
-    """ValueError for an ideal model whose weights have other names or shapes than the initial model's."""
+    """Raise ValueError for an ideal model whose weights differ in names or shapes from the initial one's."""
     shapes = [{name: value.shape for name, value in one.state_dict().items()} for one in (model, ideal)]
     if shapes[0] != shapes[1]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Rewinding: give back the epoch whose forget error is that of images that were never trained on (SCRUB+R)."""
+"""Rewinding: return the epoch whose forget error is that of unseen images (SCRUB+R)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vision_data import ImageSet
 
 
 def check(data: ForgetData) -> None:
-    """ValueError where no validation image is of a class that is forgotten: there is no error to aim at."""
+    """Raise ValueError if a class of the forget set has no validation image to measure its error on."""
     unseen = sorted(set(data.forget.classes) - set(data.validation.classes))
     if unseen:
         raise FlagError(
@@ -28,14 +28,14 @@ def check(data: ForgetData) -> None:
 
 
 class Checkpoints:
-    """The weights after each epoch, in main memory; where two epochs have one forget error, the later alone."""
+    """The weights after each epoch, in main memory; of epochs of one forget error only the latest."""
 
     def __init__(self, data: ForgetData) -> None:
         self.data = data
         self._of_error: dict[float, tuple[int, dict[str, Tensor]]] = {}
 
     def watching(self) -> ForgetData:
-        """The data, whose `on_epoch` keeps the weights as well."""
+        """Return the data with an `on_epoch` that keeps the weights as well."""
 
         def on_epoch(student: nn.Module, epoch: int) -> None:
             weights = {name: value.to("cpu", copy=True) for name, value in student.state_dict().items()}
@@ -45,32 +45,27 @@ class Checkpoints:
         return replace(self.data, on_epoch=on_epoch)
 
     def rewound(self, done: Unlearned) -> Unlearned:
-        """The epoch whose forget error is nearest to what the last one makes of unseen images; of two, the
-        later.
-        """
+        """Return the epoch whose forget error is nearest to the last one's error on unseen images."""
         aim = unseen_error(done.model, self.data)
         error = nearest({error: epoch for error, (epoch, _) in self._of_error.items()}, aim)
         epoch, weights = self._of_error[error]
         done.model.load_state_dict(weights)
-        return replace(
-            done, facts={**done.facts, "rewound_to_epoch": epoch, "forget_error": error, "unseen_error": aim}
-        )
+        done.facts.update(rewound_to_epoch=epoch, forget_error=error, unseen_error=aim)
+        return done
 
 
 def nearest(epochs: Mapping[float, int], aim: float) -> float:
-    """The error that is nearest to `aim`; of two that are as near, that of the later epoch."""
+    """Return the error nearest to `aim`; of two equally near, that of the later epoch."""
     return min(epochs, key=lambda error: (abs(error - aim), -epochs[error]))
 
 
 def forget_error(model: nn.Module, data: ForgetData) -> float:
-    """Percent of the forget images that the model takes for another class."""
+    """Return the percentage of forget images that the model predicts wrongly."""
     return 100 * wrong(model, data.forget, data.device).mean().item()
 
 
 def unseen_error(model: nn.Module, data: ForgetData) -> float:
-    """Percent of the validation images that the model takes for another class, each class as often as in the
-    forget set.
-    """
+    """Return the percentage of validation errors, each class weighted by its share of the forget set."""
     missed = wrong(model, data.validation, data.device)
     forget, labels = data.forget.labels.cpu(), data.validation.labels.cpu()
     of_class = [
@@ -80,6 +75,6 @@ def unseen_error(model: nn.Module, data: ForgetData) -> float:
 
 
 def wrong(model: nn.Module, images: ImageSet, device: torch.device) -> Tensor:
-    """1 for each image whose class the model does not predict in eval mode, else 0; on the CPU."""
+    """Return 1 for each image that the model predicts wrongly in eval mode, else 0; on the CPU."""
     predicted = logits_of(model, images, device).argmax(1).cpu()
     return (predicted != images.labels.cpu()).double()

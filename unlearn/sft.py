@@ -1,4 +1,4 @@
-"""SFT: fine-tune the masked layer alone, the baseline that MIMU's authors compare with."""
+"""SFT: fine-tune the masked layer alone, the baseline of MIMU's authors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Mode = Literal["randomize_forget", "finetune_retain", "randomize_forget_and_fine
 
 
 def check_layer(model: nn.Module, data: ForgetData, *, mask_layer: str | None) -> None:
-    """ValueError for a layer that can't be masked."""
+    """Raise ValueError for a layer that can't be masked."""
     masked_layer(model, data, mask_layer)
 
 
@@ -42,12 +42,12 @@ def sft(
     """Fine-tune the masked layer alone, by sft_steps steps of AdamW on the mean cross-entropy.
 
         W <- AdamW(W, grad_W CE(f_theta(x), y))        W the masked layer's weights, (x, y) by sft_mode:
-        randomize_forget                        forget images with labels drawn uniformly from all classes, anew each step
+        randomize_forget                        forget images with random labels, of all classes, anew each step
         finetune_retain                         retain images with their labels
         randomize_forget_and_finetune_retain    both: a batch of each in every step
 
     Flags:
-        sft_mode: what it is tuned on
+        sft_mode: the images and labels of the steps
         sft_steps: optimiser steps
         sft_lr: learning rate
         sft_batch: images of each kind a step
@@ -56,8 +56,8 @@ def sft(
 
     Raises ValueError for a layer that can't be masked, FloatingPointError if it diverges.
 
-    Departures: the source's learning rate, 1e-2, destroys the model (on digits half of the retained classes
-    goes with the forgotten one); it tunes in train mode, here dropout is off and batch norm keeps its running
+    Departures: the source's learning rate, 1e-2, destroys the model (on digits it forgets half of the
+    retained classes too); it tunes in train mode, here dropout is off and batch norm keeps its running
     statistics.
     """
     student = copy_of(model)

@@ -1,4 +1,4 @@
-"""SSD: dampen the weights that matter more to the forget set than to all of training."""
+"""SSD: dampen the weights that are more important for the forget set than for the training set."""
 
 from __future__ import annotations
 
@@ -22,23 +22,20 @@ def ssd(
     dampening: Positive = 1.0,
     batch_size: BatchSize = 64,
 ) -> Unlearned:
-    """Shrink every weight whose importance for the forget set is selection_alpha times that for the training
-    set, or more.
+    """Shrink every weight that is selection_alpha times as important for forget as for the training set.
 
         w <- w min(dampening F_train / F_forget, 1)    where F_forget > selection_alpha F_train
-        F = mean over batches of (gradient of the batch's mean cross-entropy)^2    eval mode; train = forget and retain
+        F = mean over batches of (gradient of the batch's mean cross-entropy)^2    eval mode
 
-    F depends on the size of the batches, about as 1 / size, so all of them have the same: batch_size, or that
-    of the forget set where it is smaller; what would be left for a shorter last batch is not looked at.
-    `facts` says how many weights were dampened. On images drawn from all classes the two importances are
-    about equal, and it may be none: `facts["unchanged"]` then says so.
+    The training set is forget and retain. F depends on the size of the batches, about as 1 / size, so all
+    have one size: batch_size, or that of a smaller forget set; the images of a shorter last batch are left
+    out. `facts` has the count of dampened weights. On images drawn from all classes the two importances are
+    about equal, and the count may be 0: then `facts["unchanged"]` has a remedy.
 
     Flags:
-        selection_alpha: how many times more important to the forget set a weight has to be
-        dampening: what the ratio of the importances is multiplied by
+        selection_alpha: least ratio of a dampened weight's importances, forget to training set
+        dampening: factor of the ratio of the importances
         batch_size: images whose mean gradient is squared; as many as are forgotten, if they are fewer
-
-    Raises ValueError for values that are not positive.
 
     Departure: in the source a short last batch counts as much as a whole one, which makes a small forget set
     look important and can destroy the model; and there a loader's global state shuffles, here the seed.
@@ -58,7 +55,7 @@ def ssd(
 
 
 def importance(model: nn.Module, images: ImageSet, size: int, data: ForgetData, name: str) -> Tensors:
-    """F of a set of images, cut into batches of `size` in an order that the seed decides, the rest left out."""
+    """Return F of a set of images, in batches of `size` shuffled by the seed, without the rest."""
     batches = images.to(data.device).batches(size, generator=data.generator("SSD", name), device=data.device)
     count = len(images) // size
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}

@@ -1,6 +1,4 @@
-"""Batches that never run out: beside a pass over one set, the other set goes round again, whichever is
-shorter.
-"""
+"""Endless batches: beside a pass over one set, the other set is cycled, whichever is shorter."""
 
 from __future__ import annotations
 
@@ -13,12 +11,10 @@ from vision_data import ImageSet
 def endless(
     data: ForgetData, images: ImageSet, size: int, *purpose: str, augmented: bool = True
 ) -> Iterator[Batch]:
-    """Batches of `size` images on the data's device, reshuffled after each pass, for ever; the last of a pass
-    may be smaller.
+    """Yield batches of `size` images on the data's device, reshuffled after each pass, without end.
 
-    Unless `augmented` is False, as for what is measured or ranked by, they are what a method trains on, see
-    `data.training_batches`. The order comes from `data.generator(*purpose)`. One epoch of a method that takes
-    two batches a step:
+    The last batch of a pass may be smaller. augmented: by `data.training_batches`; False to measure or rank
+    by. The order comes from `data.generator(*purpose)`. One epoch of a method with two batches a step:
 
         retain = endless(data, data.retain, 256, "SRL", "retain")
         for (x_f, y_f), (x_r, y_r) in zip(data.training_batches(data.forget, 256, order, moves), retain): ...

@@ -1,4 +1,4 @@
-"""What a frozen model says of the images that a student is given, as the student is given them."""
+"""The logits of a frozen model for the images of a student's batches, augmented as these."""
 
 from __future__ import annotations
 
@@ -15,25 +15,22 @@ from vision_data import ImageSet
 
 
 class Seen(NamedTuple):
-    """A batch of numbered images: as the student is given them, augmented or not, and their positions (N,) in
-    their set.
-    """
+    """A batch of numbered images as the student gets them, augmented or not, with their positions (N,)."""
 
     images: Tensor
     positions: Tensor
 
 
 def seen(batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Seen]]:
-    """Batches of numbered images, each with all that a loss may ask of it."""
+    """Return batches of numbered images, each as its images and `Seen`."""
     return ((images, Seen(images, positions)) for images, positions in batches)
 
 
 class Teacher:
-    """A model in eval mode that is asked about batches of one set of images.
+    """A model in eval mode that predicts batches of one set of images.
 
-    It says what it says of each image as the student sees it: of augmented images it is asked at each step,
-    as in published code, where teacher and student share the batch. Images as they are come again and again,
-    so they are asked about once.
+    Augmented images are predicted at each step, as in published code, where teacher and student share the
+    batch. Without augmentation every image is predicted once.
     """
 
     def __init__(self, model: nn.Module, images: ImageSet, data: ForgetData) -> None:
@@ -42,7 +39,7 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, batch: Seen) -> Tensor:
-        """Logits (N, classes)."""
+        """Return the logits (N, classes) of a batch."""
         if self.table is not None:
             return self.table[batch.positions]
         with evaluating(self.model):

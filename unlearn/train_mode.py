@@ -1,4 +1,4 @@
-"""Train mode for the length of a with block, with dropout that draws from a method's own generator."""
+"""Train mode within a with block, with dropout that draws from a method's own generator."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from vision_data import ImageSet
 def train_mode(
     model: nn.Module, generator: torch.Generator, device: torch.device, *, single_images: bool = False
 ) -> Iterator[None]:
-    """The model in train mode, and in eval mode afterwards; the global random state is left as it was.
+    """Set the model to train mode, afterwards to eval mode, and restore the global random state.
 
-    Dropout can't be given a generator, so the device's global one is seeded by a draw from `generator` and
-    put back at the
-    end. `single_images` leaves batch norm in eval mode: it can't normalise by the statistics of one image.
+    Dropout takes no generator: the device's global one is seeded by a draw from `generator`, and restored.
+    `single_images` leaves batch norm in eval mode: it can't normalise by the statistics of one image.
     """
     seed = int(torch.randint(2**62, (), generator=generator))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -39,9 +38,7 @@ def train_mode(
 
 
 def without_a_last_single(images: ImageSet, size: int) -> int:
-    """`size`, or the next larger batch size that leaves no single image for the last batch (as `training.fit`
-    does).
-    """
+    """Return `size`, or the next larger one that leaves no single image for the last batch."""
     while len(images) > 1 and len(images) % size == 1:
         size += 1
     return size
