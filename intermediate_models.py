@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
 from base_models import score_of
@@ -95,13 +93,6 @@ class Intermediate:
             next(iter(self.undefined[epoch].values())) for epoch, values in self.metrics.items() if not values
         ]
         return found + [RunWarning("diverged", f"diverged: {reason}") for reason in broken]
-
-
-@contextmanager
-def undisturbed(device: torch.device) -> Iterator[None]:
-    """Restore the global random state of the CPU and the device on exit."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
 
 
 def _listed(epochs: Collection[int]) -> str:

@@ -31,7 +31,7 @@ from identity import (
     run_params,
     train_seconds,
 )
-from intermediate_models import Intermediate, checked_epochs, undisturbed
+from intermediate_models import Intermediate, checked_epochs
 from measurement import INCOMPETENT, Measured, measure, of_intermediate_models, outputs_of_others
 from model_sets import oracles_of
 from registry import Entry
@@ -43,7 +43,15 @@ from run_warnings import warnings_of
 from timed import timed
 from tracking.run import TrackedRun, tracked_run
 from tracking.store import check_store
-from training import DiskCache, Progress, check_writable, model_digest, silent, warm_up
+from training import (
+    DiskCache,
+    Progress,
+    check_writable,
+    model_digest,
+    restored_random_state,
+    silent,
+    warm_up,
+)
 from unlearn import METHODS, ForgetData, Oracles, Unlearned, masked_layer, resolved, unlearn
 from unlearn.impl import MethodFacts
 from vision_data.augmentation import Augmentation, augmentations, augmentations_of_flag, check_augmentable
@@ -282,7 +290,7 @@ class Pipeline:
 
     def _on_epoch(self, model: nn.Module, epoch: int) -> None:
         """Evaluate an intermediate model; leave the random state and the seconds of the stage unchanged."""
-        with undisturbed(self.base.device):
+        with restored_random_state(self.base.device):
             with timed(self.stages, "epoch_scores"):
                 self.intermediate.score(model, epoch, self.checked.data)
             if epoch in self.checked.checkpoint_epochs:

@@ -23,7 +23,7 @@ from training.disk_cache import Cache, DiskCache, Tensors, computed_once
 from training.loop import Progress, descend, fit, silent, warm_up
 from training.many import fit_many
 from training.recipe import Recipe
-from training.seeds import generator_for
+from training.seeds import generator_for, restored_random_state
 from training.state import StateFile
 from training.storage import check_writable, digest_of, write_bytes
 
@@ -53,6 +53,7 @@ __all__ = [
     "load_weights",
     "model_digest",
     "named_digest",
+    "restored_random_state",
     "same_weights",
     "save_checkpoint",
     "save_mask",

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from training.recipe import Recipe
+from training.seeds import restored_random_state
 from vision_data import ImageSet
 
 FEW = 16  # images
@@ -22,7 +23,7 @@ def estimated_seconds(model: nn.Module, images: ImageSet, recipe: Recipe, device
     """
     x, y = next(iter(images.batches(FEW, device=device)))
     fastest = float("inf")
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with restored_random_state(device):
         model.to(device).train()
         for _ in range(TRIALS):
             started = time.perf_counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from training.precision import Precision, deterministic, leaves_unused, precision_of
 from training.process_group import ALONE, ProcessGroup
-from training.recipe import Recipe, optimizer_of, schedule_of
+from training.recipe import Recipe, divergence, optimizer_of, schedule_of
+from training.seeds import restored_random_state, seed_global_state
 from training.state import Position, StateFile, restore
 from vision_data import ImageSet, Normalisation
 from vision_data.augmentation import augmentations
@@ -69,13 +70,11 @@ def fit(
             "fewer"
         )
     images = _ready(images.to(device), recipe)
-    with (
-        deterministic(recipe.deterministic),
-        _seeded(generator.initial_seed() + group.rank, device, own_random_state),
-    ):
-        history = _Training(model.to(device).train(), images, recipe, generator, device, state, group).run(
-            progress, label
-        )
+    seed = generator.initial_seed() + group.rank
+    random_state = restored_random_state(device, seed) if own_random_state else nullcontext()
+    with deterministic(recipe.deterministic), random_state:
+        training = _Training(model.to(device).train(), images, recipe, generator, device, state, group)
+        history = training.run(progress, label)
     model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return history
 
@@ -93,14 +92,8 @@ class _Training:
         state: StateFile | None,
         group: ProcessGroup,
     ) -> None:
-        self.images, self.recipe, self.generator, self.device, self.state, self.group = (
-            images,
-            recipe,
-            generator,
-            device,
-            state,
-            group,
-        )
+        self.images, self.recipe, self.generator = images, recipe, generator
+        self.device, self.state, self.group = device, state, group
         self.size = recipe.batch_size_for(len(images), group.size)
         self.per_epoch = math.ceil(len(images) / self.size)
         kept = group.broadcast(state.read(model) if state is not None and group.first else None)
@@ -118,7 +111,7 @@ class _Training:
             restore(kept, model, self.optimizer, self.schedule, generator, device, done)
             if not group.first:  # the state has the sums of all processes and the random state of the first
                 self.position.total = self.position.correct = 0.0
-                _seed(generator.initial_seed() + group.rank + group.size * done, device)
+                seed_global_state(generator.initial_seed() + group.rank + group.size * done, device)
         unused = group.size > 1 and group.broadcast(
             group.first and leaves_unused(self.precision, model, *self._trial_batch())
         )
@@ -198,18 +191,13 @@ class _Training:
             *losses, first_is_due = self.group.all_reduce(torch.stack([*self.unchecked, flag])).tolist()
             due = first_is_due > 0
         else:
-            losses = (
-                torch.stack(self.unchecked).tolist()
-                if len(self.unchecked) > 1
-                else [loss.item() for loss in self.unchecked]
-            )
+            few = len(self.unchecked) < 2  # on a CPU: item() is faster than stack() there
+            losses = [loss.item() for loss in self.unchecked] if few else torch.stack(self.unchecked).tolist()
         self.unchecked.clear()
         for back, loss in enumerate(reversed(losses)):
             if not math.isfinite(loss):
-                raise self._diverged(
-                    self.position.epoch + 1,
-                    f"the loss is {loss} at step {self.position.step - back} of {self.per_epoch}",
-                )
+                step = f"step {self.position.step - back} of {self.per_epoch}"
+                raise self._diverged(self.position.epoch + 1, f"the loss is {loss} at {step}")
         return due
 
     def _check_weights(self) -> None:
@@ -217,18 +205,15 @@ class _Training:
         weights = [weight.detach().isfinite().all() for weight in self.model.parameters() if weight.numel()]
         finite = torch.stack(weights).all() if weights else torch.tensor(True)
         if self.group.all_reduce((~finite).float()).item():
-            raise self._diverged(
-                self.position.epoch, f"a weight is not finite after step {self.per_epoch} of {self.per_epoch}"
-            )
+            step = f"step {self.per_epoch} of {self.per_epoch}"
+            raise self._diverged(self.position.epoch, f"a weight is not finite after {step}")
 
     def _diverged(self, epoch: int, how: str) -> FloatingPointError:
         """Remove the state and return the error to raise."""
         if self.state is not None and self.group.first:
             self.state.remove()
-        return FloatingPointError(
-            f"training diverged in epoch {epoch}: {how}. Choose a smaller --train_lr (it is "
-            f"{self.recipe.lr:g})" + (", or --train_precision float32" if self.precision.bf16 else "")
-        )
+        remedy = ", or --train_precision float32" if self.precision.bf16 else ""
+        return FloatingPointError(f"{divergence(self.recipe, epoch, how)}{remedy}")
 
     def _write_state(self, generator_state: Tensor, sums: Tensor) -> None:
         """`sums` (2,): loss and correct predictions of this epoch, over all processes."""
@@ -283,24 +268,6 @@ def _ready(images: ImageSet, recipe: Recipe) -> ImageSet:
         part = slice(start, start + PART)
         floats[part] = images.normalisation(images.images[part])
     return replace(images, images=floats, normalisation=Normalisation((), ()))
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device, wanted: bool) -> Iterator[None]:
-    """Seed the global random state, which dropout uses, and restore it afterwards."""
-    if not wanted:
-        yield
-        return
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        _seed(seed, device)
-        yield
-
-
-def _seed(seed: int, device: torch.device) -> None:
-    torch.default_generator.manual_seed(seed % 2**63)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed % 2**63)
 
 
 def descend(

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from flag_error import FlagError
 from training.recipe import Recipe, optimizer_of
+from training.seeds import restored_random_state
 
 WARM_UP, TIMED = 2, 5  # steps of a measurement
 ROUNDS, SECONDS = 30, 2.0  # measurements of each precision, within these seconds
@@ -148,7 +149,7 @@ def seconds_of(
     precision: Precision, model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe
 ) -> tuple[float, float]:
     """Measure the seconds of the warm-up and of a step (median), on a copy; keep the random state."""
-    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+    with restored_random_state(x.device):
         trial = precision.placed(copy.deepcopy(model))
         runner, optimizer = precision.runner(trial), optimizer_of(list(trial.parameters()), recipe)
 
@@ -167,7 +168,7 @@ def seconds_of(
 
 def leaves_unused(precision: Precision, model: nn.Module, x: Tensor, y: Tensor) -> bool:
     """Return whether some parameters get no gradient, tried on a copy; keep the random state."""
-    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+    with restored_random_state(x.device):
         trial = precision.placed(copy.deepcopy(model))
         trial.zero_grad()
         replace(precision, compiled=False).loss(trial, x, y, 0.0)[1].backward()

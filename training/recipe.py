@@ -136,6 +136,11 @@ def differences(recipe: Recipe, default: Recipe) -> dict[str, Any]:
     }
 
 
+def divergence(recipe: Recipe, epoch: int, how: str) -> str:
+    """Return the message of a training that diverged."""
+    return f"training diverged in epoch {epoch}: {how}. Choose a smaller --train_lr (it is {recipe.lr:g})"
+
+
 def optimizer_of(parameters: list[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
     """Return the recipe's optimiser of these parameters."""
     if recipe.optimizer == "adamw":

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from training.seeds import restored_random_state
 from vision_data import ImageSet
 
 
@@ -22,11 +23,7 @@ def train_mode(
     `single_images` leaves batch norm in eval mode: it can't normalise by the statistics of one image.
     """
     seed = int(torch.randint(2**62, (), generator=generator))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+    with restored_random_state(device, seed):
         model.train()
         for module in model.modules():
             if single_images and isinstance(module, _BatchNorm):

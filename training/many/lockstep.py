@@ -11,7 +11,7 @@ from torch import Tensor
 
 from training.loop import Progress
 from training.many.batches import SharedImages
-from training.recipe import Recipe, optimizer_of, schedule_of
+from training.recipe import Recipe, divergence, optimizer_of, schedule_of
 
 History = list[dict[str, float]]
 
@@ -61,14 +61,9 @@ def lockstep(
         for history, loss, score in zip(histories, total.tolist(), correct.tolist(), strict=True):
             history.append({"loss": loss / count, "score": 100 * score / count})
             if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"training diverged in epoch {epoch + 1}: the loss is {loss / count}. Choose a smaller "
-                    f"--train_lr (it is {recipe.lr:g})"
-                )
+                raise FloatingPointError(divergence(recipe, epoch + 1, f"the loss is {loss / count}"))
     if not all(parameter.isfinite().all() for parameter in stack.parameters):
-        raise FloatingPointError(
-            f"training diverged in epoch {recipe.epochs}: a weight is not finite after its last step. "
-            f"Choose a smaller --train_lr (it is {recipe.lr:g})"
-        )
+        how = "a weight is not finite after its last step"
+        raise FloatingPointError(divergence(recipe, recipe.epochs, how))
     stack.write_back()
     return histories
