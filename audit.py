@@ -243,11 +243,10 @@ def measured_report(result: ForeignResult) -> str:
 
     measured = result.measured
     sides, undefined = measured.sides, measured.undefined
-    reasons = {model: reasons_of(model, undefined) for model in sides}
-    undecided = [name for name, why in reasons["unlearned"].items() if why.undecided]
+    undecided = [name for name, why in reasons_of("unlearned", undefined).items() if why.undecided]
     names = dict.fromkeys(name for side in (measured.model, undecided, *sides.values()) for name in side)
     rows = [
-        [name, *(metric_cell(name, values, reasons[model], 4) for model, values in sides.items())]
+        [name, *(metric_cell(name, values, undefined, model, 4) for model, values in sides.items())]
         for name in names
     ]
     missing = [

@@ -110,28 +110,22 @@ def options_of(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Entry[An
 def report(result: Result) -> str:
     """Return tables of the metrics of all models and of the seconds of each stage, and remarks."""
     from evaluation import is_undecided, names_in
+    from reporter.metric_cell import metric_cell
     from reporter.text_table import number, text_table
 
+    undefined = result.undefined
+    sides = {"initial": result.initial, "unlearned": result.metrics, "ideal": result.ideal}
     names = shown_of([result], names_in("headline"))
-    known = [name for name in names if name in result.metrics or is_undecided(name, result.undefined)]
+    known = [name for name in names if name in result.metrics or is_undecided(name, undefined)]
     rows = [
-        [name, *(cell(result, name, model, 3) for model in ("initial", "unlearned", "ideal"))]
+        [name, *(metric_cell(name, values, undefined, model, 3) for model, values in sides.items())]
         for name in known
     ]
-    metrics = text_table(["metric", "initial", "unlearned", "ideal"], rows)
+    metrics = text_table(["metric", *sides], rows)
     seconds = [[stage, number(value)] for stage, value in result.stages.items()]
     stages = text_table(["stage", "seconds"], seconds)
     last = [*remarks([result]), f"metrics: {result.json_path}"]
     return "\n".join(["", metrics, *intermediate_table([result]), "", stages, "", *last])
-
-
-def cell(result: Result, metric: str, model: str = "unlearned", digits: int = 2) -> str:
-    """Return a metric of one of the run's models for a table: a number, "undecided", or ""."""
-    from evaluation.impl import reasons_of
-    from reporter.metric_cell import metric_cell
-
-    values = {"initial": result.initial, "unlearned": result.metrics, "ideal": result.ideal}[model]
-    return metric_cell(metric, values, reasons_of(model, result.undefined), digits)
 
 
 def remarks(results: Sequence[Result]) -> list[str]:
@@ -175,9 +169,13 @@ def columns_of(results: Sequence[Result]) -> list[str]:
 
 def summary(results: Sequence[Result]) -> str:
     """Return a table with a line per run of a sweep, and remarks."""
+    from reporter.metric_cell import metric_cell
     from reporter.text_table import number, text_table
 
-    columns = {name: [cell(result, name) for result in results] for name in columns_of(results)}
+    columns = {
+        name: [metric_cell(name, result.metrics, result.undefined) for result in results]
+        for name in columns_of(results)
+    }
     columns = {name: cells for name, cells in columns.items() if any(cells)}
     seconds = [number(result.stages["unlearn"]) for result in results]
     rows = list(zip([result.name for result in results], *columns.values(), seconds, strict=True))

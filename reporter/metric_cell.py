@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from evaluation.impl import UNDECIDED, Missing, is_undecided
+from evaluation.impl import UNDECIDED, Missing, is_undecided, reasons_of
 from reporter.text_table import number
 
 
 def metric_cell(
-    metric: str, values: Mapping[str, float], reasons: Mapping[str, Missing], digits: int = 2
+    metric: str,
+    values: Mapping[str, float],
+    undefined: Mapping[str, Missing],
+    model: str = "unlearned",
+    digits: int = 2,
 ) -> str:
-    """A metric of a model in a table: its value, "undecided", or nothing. reasons: why metrics of that model
-    have no value, by name.
+    """Return a model's metric for a table: its value, "undecided", or "".
+
+    values: of the model. undefined: the reasons of missing metrics, by logged name.
     """
-    return UNDECIDED if is_undecided(metric, reasons) else number(values.get(metric), digits)
+    if is_undecided(metric, reasons_of(model, undefined)):
+        return UNDECIDED
+    return number(values.get(metric), digits)
