@@ -147,8 +147,6 @@ def test_a_model_that_gives_probabilities_is_warned_of(capsys):
 
 @pytest.mark.parametrize("p", [[[0.5, 0.6]], [[1.2, -0.2]], [[0.0, 0.0]], [[float("nan"), 1.0]]])
 def test_probabilities_that_do_not_sum_to_1_are_refused(p):
-    with pytest.raises(
-        ValueError,
-        match="expected rows of probabilities that are not negative and sum to 1, got 1 of 1 that are not",
-    ):
+    reason = "expected rows of probabilities that are not negative and sum to 1, got 1 of 1 that are not"
+    with pytest.raises(ValueError, match=reason):
         jensen_shannon(torch.tensor(p), torch.tensor([[0.5, 0.5]]))

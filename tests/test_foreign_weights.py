@@ -206,9 +206,8 @@ REFUSED = {
 @pytest.mark.parametrize(("content", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_does_not_fit_is_refused_with_the_cause(loaded, content, message):
     model = mlp(seed=2)
-    with pytest.raises(
-        ValueError, match=rf"model\.pth\.tar: expected the weights of this architecture, got .*{message}"
-    ):
+    reason = rf"model\.pth\.tar: expected the weights of this architecture, got .*{message}"
+    with pytest.raises(ValueError, match=reason):
         loaded(content, model)
     assert states_equal(model.state_dict(), mlp(seed=2).state_dict())
 
@@ -290,10 +289,8 @@ def test_a_file_that_did_not_arrive_is_told_by_what_came(tmp_path, name, content
 def test_half_a_download_is_told(tmp_path):
     torch.save(under(""), tmp_path / OLDER)
     (tmp_path / OLDER).write_bytes((tmp_path / OLDER).read_bytes()[:2000])
-    with pytest.raises(
-        ValueError,
-        match="got a file whose end is missing. Copy or download the file again",
-    ):
+    reason = "got a file whose end is missing. Copy or download the file again"
+    with pytest.raises(ValueError, match=reason):
         load_weights(tmp_path / OLDER, mlp())
 
 

@@ -110,9 +110,8 @@ def test_mia_lr_counts_members_and_the_svc_family_non_members():
 
 @pytest.mark.parametrize(("members", "non_members", "target"), [(9, 10, 1), (10, 9, 1), (10, 10, 0)])
 def test_sets_too_small_for_the_regression_say_the_minimum(members, non_members, target):
-    with pytest.raises(
-        ValueError, match=f"expected at least {MINIMUM} members .* got {members}, {non_members} and {target}"
-    ):
+    reason = f"expected at least {MINIMUM} members .* got {members}, {non_members} and {target}"
+    with pytest.raises(ValueError, match=reason):
         member_share(torch.zeros(members), torch.zeros(non_members), torch.zeros(target))
 
 
@@ -217,9 +216,8 @@ def confident(probabilities, classes=2):
 )
 def test_an_attack_on_what_is_always_the_same_is_undecided(name):
     same = confident([0.9] * 20)
-    with pytest.raises(
-        Undecided, match=r"^undecided: this attack calls 0 to 100 % of the forget images non-members"
-    ):
+    reason = r"^undecided: this attack calls 0 to 100 % of the forget images non-members"
+    with pytest.raises(Undecided, match=reason):
         model_outputs(forget=same, retain=same, test=same).metric(name)
 
 

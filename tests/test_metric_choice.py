@@ -91,16 +91,14 @@ def test_the_direction_that_is_good_depends_on_what_was_forgotten(name, of_class
 
 @pytest.mark.parametrize("words", [(), ("",)])
 def test_no_name_is_refused(words):
-    with pytest.raises(
-        ValueError, match="--metrics: expected all, default or names separated by commas, got none"
-    ):
+    reason = "--metrics: expected all, default or names separated by commas, got none"
+    with pytest.raises(ValueError, match=reason):
         chosen(words)
 
 
 def test_two_of_one_name_are_refused():
-    with pytest.raises(
-        ValueError, match="--metrics: expected metrics of different names, got several called mia"
-    ):
+    reason = "--metrics: expected metrics of different names, got several called mia"
+    with pytest.raises(ValueError, match=reason):
         chosen(["mia", "mine.py:mia"])
 
 
@@ -336,10 +334,8 @@ def test_a_curve_over_kappa_is_left_out_where_its_scores_were_not_asked_for():
 def test_nan_weights_are_no_value(tmp_path):
     broken = nn.Linear(2, 2)
     nn.init.constant_(broken.weight, float("nan"))
-    with pytest.raises(
-        FloatingPointError,
-        match="the unlearned model: expected logits with a finite maximum, got NaN or infinity",
-    ):
+    reason = "the unlearned model: expected logits with a finite maximum, got NaN or infinity"
+    with pytest.raises(FloatingPointError, match=reason):
         from unlearn import ForgetData
         from vision_data import ImageSet
 

@@ -80,10 +80,8 @@ def test_running_means_are_no_parameters():
     ],
 )
 def test_a_model_with_other_parameters_is_refused(other, says):
-    with pytest.raises(
-        ValueError,
-        match=f"expected a model with the initial model's parameters, got {says}. Compare models of one",
-    ):
+    reason = f"expected a model with the initial model's parameters, got {says}. Compare models of one"
+    with pytest.raises(ValueError, match=reason):
         weight_distance(linear([[1.0, 2.0], [3.0, 4.0]]), other)
 
 

@@ -103,9 +103,8 @@ def test_a_checkpoint_is_used_as_it_was_trained(base, tmp_path):
 
     assert checkpoint_metadata(mask).normalisation == "none"
     assert base(mask=mask).normalize == "none"
-    with pytest.raises(
-        ValueError, match="expected a checkpoint with normalisation , got none. Ask for --normalize none"
-    ):
+    reason = "expected a checkpoint with normalisation , got none. Ask for --normalize none"
+    with pytest.raises(ValueError, match=reason):
         base(mask=mask, normalize="data")
 
 
