@@ -141,12 +141,8 @@ def test_quality_on_features_is_the_same_but_for_the_seconds(quick, tmp_path):
 
 @pytest.mark.slow
 def test_quality_over_kappa_is_a_table_and_a_picture(quick, tmp_path, capsys):
-    assert (
-        mimu_quality.main(
-            [*SMALL, "--class_to_replace", "3", "--kappa", "0.1", "50%", "--picture", "curve.svg"]
-        )
-        == 0
-    )
+    words = "--class_to_replace 3 --kappa 0.1 50% --picture curve.svg"
+    assert mimu_quality.main([*SMALL, *words.split()]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[:3] for line in lines if line[:1] == ["MIMU"]] == [
         ["MIMU", "0.1", "10"],

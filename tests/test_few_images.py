@@ -13,12 +13,8 @@ import model_sets
 def test_too_few_images_a_class_are_refused_before_training(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     class_folders(tmp_path / "own", {"a": 3, "b": 6})
-    assert (
-        mlflow_forget.main(
-            ["--unlearn", "random_mask", "--arch", "mlp", "--epochs", "1", "--dataset", "folder:own"]
-        )
-        == 2
-    )
+    words = "--unlearn random_mask --arch mlp --epochs 1 --dataset folder:own"
+    assert mlflow_forget.main(words.split()) == 2
     told = capfd.readouterr().err
     assert (
         "folder-own: expected a class of at least 6 images beside the test part, of which one is for "

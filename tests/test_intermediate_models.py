@@ -205,12 +205,8 @@ def test_without_the_flag_nothing_is_different_but_what_is_logged(done):
 
 
 def test_a_table_shows_them(capsys, done):
-    assert (
-        mlflow_forget.main(
-            ["--unlearn", "FT", "--epochs", "2", "--unlearn_epochs", "3", "--checkpoint_epochs", "3,1"]
-        )
-        == 0
-    )
+    words = "--unlearn FT --epochs 2 --unlearn_epochs 3 --checkpoint_epochs 3,1"
+    assert mlflow_forget.main(words.split()) == 0
     out = capsys.readouterr().out
     header, rows = next(
         (line.split(), out.splitlines()[n + 2 : n + 4])

@@ -225,10 +225,8 @@ def test_a_main_job_keeps_its_numbers_in_a_line(lock, monkeypatch, capsys):
     """And its model: the work is done when the store is gone."""
     whole = pipeline.unlearn
     monkeypatch.setattr(pipeline, "unlearn", lambda *given, **more: (lock.take(), whole(*given, **more))[1])
-    assert (
-        mlflow_forget.main("--unlearn random_mask --kappa 3 --epochs 1 --ideal skip --report skip".split())
-        == 1
-    )
+    words = "--unlearn random_mask --kappa 3 --epochs 1 --ideal skip --report skip"
+    assert mlflow_forget.main(words.split()) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert "was lost (database is locked)" in line
     (raw,) = Path("eval/metrics_and_plots/json").rglob("random_mask*.json")

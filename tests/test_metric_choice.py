@@ -191,12 +191,8 @@ def test_a_users_own_metric_that_needs_what_nobody_has_is_said():
 
 
 def test_everything_that_was_asked_for_is_shown(capsys):
-    assert (
-        mlflow_forget.main(
-            "--unlearn random_mask --kappa 0.5 --epochs 2 --metrics zrf,weight_distance".split()
-        )
-        == 0
-    )
+    words = "--unlearn random_mask --kappa 0.5 --epochs 2 --metrics zrf,weight_distance"
+    assert mlflow_forget.main(words.split()) == 0
     out = capsys.readouterr().out
 
     lines = out.splitlines()
@@ -360,12 +356,8 @@ def test_a_sweep_says_what_was_not_measured_once(capsys):
 
 
 def test_the_same_run_twice_is_refused(capsys):
-    assert (
-        mlflow_forget.main(
-            ["--unlearn", "random_mask", "--kappa", "0.5", "--epochs", "2", "--seed", "1", "2", "1"]
-        )
-        == 2
-    )
+    words = "--unlearn random_mask --kappa 0.5 --epochs 2 --seed 1 2 1"
+    assert mlflow_forget.main(words.split()) == 2
     assert (
         capsys.readouterr()
         .err.strip()

@@ -339,12 +339,8 @@ def test_a_model_that_forgot_something_else_is_refused(job, elsewhere, folder, c
             f"{'class3' if len(other) == 2 else 'any-6'}" in error
         )
         assert "got one marked 'unlearned any-60 by random_mask'" in error
-    assert (
-        audit.main(
-            [*lethes, "--class_to_replace", "-1", "--num_indexes_to_replace", "60", "--split_seed", "1"]
-        )
-        == 2
-    )
+    words = "--class_to_replace -1 --num_indexes_to_replace 60 --split_seed 1"
+    assert audit.main([*lethes, *words.split()]) == 2
     assert (
         "expected a checkpoint with split_seed 1, got 0. Ask for split_seed 0, or name another file with "
         "--unlearned" in capsys.readouterr().err
