@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flag_error import FlagError
 from nearest_name import did_you_mean
 from tracking.stored_run import STATUSES, StoredRun
 
@@ -107,8 +108,8 @@ def parse_filter(text: str) -> tuple[Clause, ...]:
         place = joined.end()
 
 
-def refused(expected: str, got: str, remedy: str = EXAMPLE) -> ValueError:
-    return ValueError(f"--filter: expected {expected}, got {got}. {remedy}")
+def refused(expected: str, got: str, remedy: str = EXAMPLE) -> FlagError:
+    return FlagError("filter", f"expected {expected}, got {got}. {remedy}")
 
 
 def clause_of(found: re.Match[str]) -> Clause:
@@ -142,7 +143,7 @@ def check_status(value: Value, comparator: str) -> None:
         return
     for status in value if isinstance(value, tuple) else (str(value),):
         if status not in STATUSES:
-            raise ValueError(f"--filter: {did_you_mean('status', status, STATUSES, 'statuses')}")
+            raise FlagError("filter", did_you_mean("status", status, STATUSES, "statuses"))
 
 
 def value_of(text: str, comparator: str, numeric: bool, after: str) -> Value:

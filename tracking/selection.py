@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from flag_error import FlagError
 from nearest_name import did_you_mean
 from tracking.run_filter import Clause
 from tracking.stored_run import PARENT_TAG, RUN_NAME_TAG, WARNING_TAG, StoredRun
@@ -62,11 +62,11 @@ def since_time(text: str) -> int:
     Raises ValueError for anything else.
     """
     try:
-        moment = datetime.fromisoformat(re.sub(r"Z$", "+00:00", text.strip()))
+        moment = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise ValueError(
-            f"--since: expected a date, or a date and a time, got {text!r}. Write e.g. 2026-05-01 or "
-            "2026-05-01T12:30Z"
-        ) from None
+        reason = (
+            f"expected a date, or a date and a time, got {text!r}. Write e.g. 2026-05-01 or 2026-05-01T12:30Z"
+        )
+        raise FlagError("since", reason) from None
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return int(aware.timestamp() * 1000)
