@@ -1,6 +1,6 @@
 """A report over runs: forgetting against its cost, curves over kappa, ranks, time against avg_gap.
 
-    python -u compare.py                                             # the store of this folder -> comparison.html
+    python -u compare.py                          # the store of this folder -> comparison.html
     python -u compare.py --csv mlruns_parsed.csv --output report.html
     python -u compare.py --tables paper/tables --figures paper/figures
 
@@ -84,7 +84,8 @@ def compare(options: argparse.Namespace) -> None:
     for message in lacking:
         print(message)
     which = f"{stored_runs.counted(len(runs), 'run')}, {stored_runs.counted(len(tasks), 'comparison')}"
-    others = f" and {stored_runs.counted(len(files) - 1, 'file')} in {' and '.join(filter(None, (options.tables, options.figures)))}"
+    folders = " and ".join(filter(None, (options.tables, options.figures)))
+    others = f" and {stored_runs.counted(len(files) - 1, 'file')} in {folders}"
     print(f"{which} -> {options.output}{others if len(files) > 1 else ''}")
 
 
@@ -156,10 +157,8 @@ def contents(
     from reporter.comparison import about, slugs_of
     from reporter.comparison_page import comparison_page, figures_of
 
-    drawn = {
-        place: figures_of(task)
-        for place, task in enumerate(command_line.progress_bar(tasks, "drawing", len(tasks)))
-    }
+    shown = command_line.progress_bar(tasks, "drawing", len(tasks))
+    drawn = {place: figures_of(task) for place, task in enumerate(shown)}
     files = {output: comparison_page(tasks, drawn, origin=origin, command=command_of(options)).encode()}
     lacking: list[str] = []
     if options.tables:
@@ -170,13 +169,10 @@ def contents(
     if options.figures:
         from reporter.figure_files import pdf_of
 
-        for slug, heading, figures in zip(slugs_of(tasks), map(about, tasks), drawn.values(), strict=True):
-            files |= {
-                Path(options.figures) / f"{slug}_{one.name}.pdf": pdf_of(
-                    one.figure, f"{one.title}\n{heading}"
-                )
-                for one in figures
-            }
+        for slug, task, figures in zip(slugs_of(tasks), tasks, drawn.values(), strict=True):
+            for one in figures:
+                file = Path(options.figures) / f"{slug}_{one.name}.pdf"
+                files[file] = pdf_of(one.figure, f"{one.title}\n{about(task)}")
     return files, lacking
 
 

@@ -1,4 +1,4 @@
-"""The facts that a run's HTML report is made from, gathered from the experiment's own objects."""
+"""The facts for a run's HTML report, from the run's record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORGET_LIST = "forget_indexes.txt"  # the run's artifact
 
 
 def run_facts(record: RunRecord) -> RunFacts:
-    """What the report of a run says, from what the run has."""
+    """Return the facts for the report of a run."""
     checked, measured, unlearned = record.checked, record.measured, record.unlearned
     base, data, config = checked.base, checked.data, checked.config
     outputs = {name.removesuffix(" model"): own for name, own in measured.outputs.items()}
@@ -33,8 +33,8 @@ def run_facts(record: RunRecord) -> RunFacts:
     return RunFacts(
         name=checked.name,
         run_id=record.run_id,
-        asked=f"Forget {base.forgotten}, {len(data.forget):,} of the {len(data.train):,} training images of {base.splits.dataset}, "
-        f"in a model of architecture {base.architecture.name}.",
+        asked=f"Forget {base.forgotten}, {len(data.forget):,} of the {len(data.train):,} training images of "
+        f"{base.splits.dataset}, in a model of architecture {base.architecture.name}.",
         method=checked.method.name,
         about=checked.method.summary,
         source=checked.method.facts.source,
@@ -67,14 +67,12 @@ def run_facts(record: RunRecord) -> RunFacts:
 
 
 def command_of(config: PipelineConfig) -> str:
-    """The command line that runs this config. A list of indexes that came from no file is the artifact
-    forget_indexes.txt.
-    """
+    """Return the command line of a config. Indexes without a file are the artifact forget_indexes.txt."""
     return command("mlflow_forget.py", flags_of(replace(config, base=_with_file(config.base))))
 
 
 def _commands(config: PipelineConfig) -> dict[str, str]:
-    """The commands that measure what this config left out."""
+    """Return the commands that measure what this config left out, by need."""
     everything = replace(config, metrics=("all",), ideal="auto" if config.ideal == "skip" else config.ideal)
     commands = {"all": command_of(everything)}
     if config.base.mask is None:  # one checkpoint is of one seed
@@ -84,15 +82,13 @@ def _commands(config: PipelineConfig) -> dict[str, str]:
 
 def _with_file(base: BaseConfig) -> BaseConfig:
     request = base.request
-    return (
-        base
-        if request.indexes is None or request.file
-        else replace(base, request=replace(request, file=FORGET_LIST))
-    )
+    if request.indexes is None or request.file:
+        return base
+    return replace(base, request=replace(request, file=FORGET_LIST))
 
 
 def image_counts(outputs: ModelOutputs) -> dict[str, int]:
-    """How many images there are in each set; where whole classes went, of which of the test images too."""
+    """Return the number of images by set; for whole classes also of test_forget and test_retain."""
     counts = {name: len(own) for name, own in outputs.sets.items()}
     if outputs.forget_classes:
         counts |= {"test_forget": len(outputs.test_forget), "test_retain": len(outputs.test_retain)}
@@ -100,9 +96,7 @@ def image_counts(outputs: ModelOutputs) -> dict[str, int]:
 
 
 def _histories(record: RunRecord) -> list[History]:
-    """Of the training of base models that were not loaded, of the method's own steps, and of its models after
-    each epoch.
-    """
+    """Return the histories of the method, of its intermediate models, and of base models trained here."""
     found = [
         History("Unlearning", record.unlearned.history, "unlearned", record.unlearned.step),
         History("After each epoch", [*record.intermediate.scores.values()], "unlearned"),

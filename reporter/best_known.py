@@ -17,9 +17,7 @@ LARGEST = 96  # pixels a side
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """One forget image: its index in the original training set, its class, p of that class by model, and its
-    picture as a data URI.
-    """
+    """One forget image. index: in the original training set. probabilities: of its class, by model."""
 
     index: int
     label: str
@@ -35,23 +33,19 @@ class Thumbnail:
 def best_known(
     forget: ForgetImages, models: Mapping[str, Outputs], names: Sequence[str], shown: int = SHOWN
 ) -> list[Thumbnail]:
-    """The images with the largest p_y of the unlearned model, the largest first; of equal ones the earlier."""
-    known = models["unlearned"].true_probabilities
-    rows = known.argsort(descending=True, stable=True)[:shown].tolist()
-    return [
-        Thumbnail(
-            int(forget.indexes[row]),
-            names[int(models["unlearned"].labels[row])],
-            {model: float(outputs.true_probabilities[row]) for model, outputs in models.items()},
-            png(_pixels(forget.images[row : row + 1][0].cpu().numpy(), forget.white)),
-        )
-        for row in rows
-    ]
+    """Return the images with the largest p_y of the unlearned model, in descending order."""
+    unlearned, found = models["unlearned"], []
+    for row in unlearned.true_probabilities.argsort(descending=True, stable=True)[:shown].tolist():
+        known = {model: float(outputs.true_probabilities[row]) for model, outputs in models.items()}
+        uri = png(_pixels(forget.images[row : row + 1][0].cpu().numpy(), forget.white))
+        found.append(Thumbnail(int(forget.indexes[row]), names[int(unlearned.labels[row])], known, uri))
+    return found
 
 
 def _pixels(image: np.ndarray, white: int) -> np.ndarray:
-    """(C, H, W) with a fully lit pixel of `white` -> (h, w, 3) uint8; every k-th pixel of a large one. Of 2
-    or many channels the first.
+    """Return an image (C, H, W) of brightness 0 to `white` as (h, w, 3) uint8, at most 96 a side.
+
+    Shows the first channel of an image that has not 3.
     """
     every = max(1, -(-max(image.shape[1:]) // LARGEST))
     channels = image if len(image) == 3 else np.repeat(image[:1], 3, axis=0)

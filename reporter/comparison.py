@@ -1,6 +1,4 @@
-"""Runs side by side as numbers: who forgets at what price, what kappa does, who is near the ideal model in
-what time.
-"""
+"""Runs side by side as numbers: forget against retain score, curves over kappa, time against avg_gap."""
 
 from __future__ import annotations
 
@@ -25,10 +23,10 @@ from reporter.seeds_summary import (
     SeedRun,
     Settings,
     Task,
+    label_among,
     labels_of,
     names_of_task,
     own_names,
-    said,
     seed_order,
     unit_of,
     without_base,
@@ -55,17 +53,13 @@ Value = TypeVar("Value")
 
 
 def compared_metrics(metrics: Mapping[str, float], params: Mapping[str, str]) -> dict[str, float]:
-    """What a comparison needs of a run's numbers: its own, those of the initial and the ideal model, how many
-    weights were switched off.
-    """
-    of_base = {
-        name: value
-        for name, value in metrics.items()
-        if name.startswith(BASE_MODELS) and without_base(name) in METRICS
-    }
+    """Return the numbers of a run that a comparison reads: metrics of its models, weights switched off."""
+    found = shown_metrics(metrics)
+    for name, value in metrics.items():
+        if name.startswith(BASE_MODELS) and without_base(name) in METRICS:
+            found[name] = value
     count = params.get(KAPPA_COUNT, "")
-    masked = {KAPPA_COUNT: float(count)} if count.isdecimal() else {}
-    return shown_metrics(metrics) | of_base | masked
+    return found | ({KAPPA_COUNT: float(count)} if count.isdecimal() else {})
 
 
 @functools.cache
@@ -77,23 +71,22 @@ def compared_names() -> frozenset[str]:
 
 @functools.cache
 def known_params(method: str, arch: str) -> frozenset[str]:
-    """The params that a run of a registered method on a registered architecture may have, as far as a
-    comparison needs them.
-    """
+    """Return the params that a comparison reads of a run of a registered method and architecture."""
     return frozenset(names_of_task(arch) | OF_EVERY_METHOD | own_names(method))
 
 
 def request_kind(task: Task) -> str:
-    """Whether whole classes were forgotten: then test images of them tell what was forgotten."""
-    return (
-        WHOLE_CLASS
-        if any("test_forget_score" in run.metrics for group in groups_of(task) for run in group.done.values())
-        else PART
-    )
+    """Return WHOLE_CLASS if classes were forgotten whole, so that test images show it; else PART."""
+    runs = [run for group in groups_of(task) for run in group.done.values()]
+    return WHOLE_CLASS if any("test_forget_score" in run.metrics for run in runs) else PART
+
+
+def images_of(task: Task) -> str:
+    return "test images" if request_kind(task) == WHOLE_CLASS else "training images"
 
 
 def measured(task: Task, metric: str) -> str:
-    """Return the name of a forget or retain metric: that on test images where whole classes were forgotten."""
+    """Return the name of a forget or retain metric, on test images if classes were forgotten whole."""
     return f"test_{metric}" if request_kind(task) == WHOLE_CLASS else metric
 
 
@@ -102,9 +95,7 @@ def groups_of(task: Task) -> list[Group]:
 
 
 def by_seed(groups: Iterable[Group], value: Callable[[SeedRun], Value | None]) -> dict[str, Value]:
-    """What the finished runs of a seed share, as the ideal model's numbers: of each seed what the latest run
-    with it says.
-    """
+    """Return a value that the runs of a seed share, by seed: that of the latest run that has one."""
     found: dict[str, tuple[int, Value]] = {}
     for group in groups:
         for seed, run in group.done.items():
@@ -117,24 +108,21 @@ def by_seed(groups: Iterable[Group], value: Callable[[SeedRun], Value | None]) -
 def of_base_model(
     task: Task, model: Literal["initial", "ideal"], metric: str, groups: Sequence[Group] | None = None
 ) -> OverSeeds | None:
-    """A number of the initial or the ideal model over the task's seeds; `groups`: over those of these groups
-    alone.
-    """
-    values = by_seed(
-        groups_of(task) if groups is None else groups, lambda run: run.metrics.get(f"{model}_{metric}")
-    )
+    """Return a metric of the initial or the ideal model over the seeds of the task, or of `groups`."""
+    own = groups_of(task) if groups is None else groups
+    values = by_seed(own, lambda run: run.metrics.get(f"{model}_{metric}"))
     return over_seeds(list(values.values()), unit_of(metric)) if values else None
 
 
 def seconds_of_ideal(task: Task) -> OverSeeds | None:
-    """What it takes to train the ideal model, over the task's seeds."""
+    """Return the seconds of training the ideal model, over the task's seeds."""
     values = by_seed(groups_of(task), lambda run: run.metrics.get(IDEAL_SECONDS))
     return over_seeds(list(values.values()), "seconds") if values else None
 
 
 @dataclass(frozen=True)
 class Point:
-    """A method in a plane: two numbers over its seeds, both with a finite mean; `front`: no other point is
+    """A method in a plane: two metrics over its seeds, both with a finite mean. front: no other point is
     better in both.
     """
 
@@ -152,8 +140,8 @@ class Point:
 class Plane:
     """Points over two metrics.
 
-    left_out: methods that have no finite mean of one of them. front_reason: why there is no front. unjudged:
-    points that it can't be said of whether they are on it, for want of an ideal model beside them.
+    left_out: methods without a finite mean of one of them. front_reason: why there is no front. unjudged:
+    points that may be on the front: they have no ideal model to compare with.
     """
 
     x_name: str
@@ -171,25 +159,20 @@ def finite(over: OverSeeds) -> float:
 
 
 def labelled(task: Task) -> dict[str, Group]:
-    """The groups by method, and where it has several, by what its settings differ in; not the ideal model's
-    own runs.
-    """
+    """Return the groups by method and differing settings, without the ideal model's own runs."""
     labels = labels_of(task)
-    return {
-        f"{group.method} {labels[id(group)]}".strip(): group
-        for group in groups_of(task)
-        if group.method != REFERENCE
-    }
+    rivals = [group for group in groups_of(task) if group.method != REFERENCE]
+    return {f"{group.method} {labels[id(group)]}".strip(): group for group in rivals}
 
 
 def forget_against_retain(task: Task) -> Plane:
-    """Each method's forget and retain score, and which of them are on the Pareto front.
+    """Return each method's forget and retain score, and the Pareto front.
 
-        costs = (sum over seeds |forget score - the ideal's| / seeds, -mean retain score)    percent; the ideal model of the same seed
+        costs = (sum over seeds |forget score - the ideal's| / seeds, -mean retain score)
 
-    Where there is no ideal model to go by, a forgotten class is best at 0; for a part of a class nobody can
-    say, and there is no front. Where some methods have an ideal model beside them, those that have none are
-    not judged.
+    In percent, with the ideal model of the same seed. Without any ideal model, the best forget score of a
+    whole class is 0, and of a part unknown: there is no front. If only some methods have an ideal model, the
+    others are not judged.
     """
     x_name, y_name = measured(task, "forget_score"), measured(task, "retain_score")
     points, left_out = points_of(task, x_name, y_name)
@@ -207,22 +190,17 @@ def forget_against_retain(task: Task) -> Plane:
 
 
 def distance_to_ideal(group: Group, metric: str) -> float | None:
-    """The mean over the seeds of the absolute difference to the ideal model beside each run; None where no
-    run has one.
-    """
+    """Return the mean absolute difference to the ideal model beside each run; None if no run has one."""
     ideal = f"ideal_{metric}"
-    pairs = [
-        (run.metrics[metric], run.metrics[ideal])
-        for run in group.done.values()
-        if {metric, ideal} <= run.metrics.keys()
-    ]
+    runs = [run.metrics for run in group.done.values()]
+    pairs = [(own[metric], own[ideal]) for own in runs if {metric, ideal} <= own.keys()]
     return mean_gap(*zip(*pairs, strict=True)) if pairs else None
 
 
 def time_against_gap(task: Task) -> Plane:
-    """Each method's seconds and avg_gap; on the front is what no other method beats in both.
+    """Return each method's seconds and avg_gap, and the Pareto front.
 
-    What took no measurable time is left out: the axis is logarithmic.
+    Leaves out methods of 0 seconds: the axis is logarithmic.
     """
     points, left_out = points_of(task, SECONDS, RANKED_BY)
     timed = [point for point in points if point.at[0] > 0]
@@ -247,10 +225,10 @@ def marked(points: Sequence[Point], front: Sequence[int]) -> tuple[Point, ...]:
 
 @dataclass(frozen=True)
 class KappaLine:
-    """A method that was run with several kappas, all else equal: its groups with the number of weights
-    switched off, ascending.
+    """A method that was run with several kappas, all else equal.
 
-    Two kappas may come to the same number, as 0.1 and 819 do: both are there.
+    groups: with the number of weights switched off, ascending. Several kappas may give one number, as 0.1 and
+    819 do.
     """
 
     label: str
@@ -261,46 +239,26 @@ class KappaLine:
         return [count for count, _ in self.groups]
 
     def over(self, metric: str) -> list[tuple[int, OverSeeds]]:
-        """Where the metric has a finite mean."""
+        """Return the metric by the number of weights switched off, where it has a finite mean."""
         found = [(count, group.over(metric)) for count, group in self.groups]
         return [(count, over) for count, over in found if over is not None and over.mean is not None]
 
 
 def kappa_lines(task: Task) -> list[KappaLine]:
-    """A line for each method, and choice of its other settings, that was run with at least two numbers of
-    weights switched off.
-    """
+    """Return a line for each method, and other settings, with at least two values of kappa_count."""
     families: dict[tuple[str, Settings], list[tuple[int, Group]]] = {}
     for group in groups_of(task):
         masked = group.over(KAPPA_COUNT)
         if masked is not None and KAPPA in dict(group.own):
             others = tuple(it for it in group.own if it[0] != KAPPA)
             families.setdefault((group.method, others), []).append((round(finite(masked)), group))
-    several = {
-        key: tuple(sorted(own, key=by_count))
-        for key, own in families.items()
-        if len({count for count, _ in own}) > 1
-    }
-    return [
-        KappaLine(label_among(key, several), several[key])
-        for key in sorted(several, key=lambda it: (it[0].casefold(), it[1]))
-    ]
-
-
-def by_count(counted: tuple[int, Group]) -> tuple[int, Settings]:
-    count, group = counted
-    return count, group.own
-
-
-def label_among(family: tuple[str, Settings], families: Mapping[tuple[str, Settings], object]) -> str:
-    """The method, and what its settings differ in from those of the same method's other lines."""
-    method, settings = family
-    siblings = [dict(others) for name, others in families if name == method]
-    own = dict(settings)
-    names = sorted(
-        {name for one in siblings for name in one if len({other.get(name) for other in siblings}) > 1}
-    )
-    return " ".join([method, *(f"{name}={said(own, name)}" for name in names)])
+    several = {key: own for key, own in families.items() if len(dict(own)) > 1}
+    lines = []
+    for method, settings in sorted(several, key=lambda key: (key[0].casefold(), key[1])):
+        siblings = [others for name, others in several if name == method]
+        counted = sorted(several[method, settings], key=lambda it: (it[0], it[1].own))
+        lines.append(KappaLine(f"{method} {label_among(settings, siblings)}".strip(), tuple(counted)))
+    return lines
 
 
 def about(task: Task) -> str:
@@ -309,23 +267,22 @@ def about(task: Task) -> str:
 
 
 def slugs_of(tasks: Sequence[Task]) -> list[str]:
-    """A name for the files of each task: data, model and request; numbered where two have the same."""
+    """Return a name for the files of each task: data, model and request, numbered if two are equal."""
     names = ("dataset", "arch", "request")
     called = ["_".join(dict(task.settings).get(name, "unknown") for name in names) for task in tasks]
     return unlike([shortened(safe(name), LONGEST_SLUG) for name in called])
 
 
 def safe(name: str) -> str:
-    """A file's name without a sign that a shell, LaTeX or a file system reads."""
+    """Replace the signs that a shell, LaTeX or a file system reads."""
     return re.sub(r"[^A-Za-z0-9_.-]", "-", name)
 
 
 def unlike(names: Sequence[str]) -> list[str]:
-    """The names, each that came before with a number that makes it another."""
+    """Number the names that came before."""
     found: list[str] = []
     for name in names:
         numbered = (f"{name}_{number}" for number in range(2, len(names) + 2))
-        found.append(
-            name if name not in found else next(other for other in numbered if other not in (*found, *names))
-        )
+        free = (other for other in numbered if other not in (*found, *names))
+        found.append(name if name not in found else next(free))
     return found

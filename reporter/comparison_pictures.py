@@ -1,6 +1,4 @@
-"""Runs side by side as pictures: planes with a label for every method, curves over kappa, ranks with
-intervals.
-"""
+"""Runs side by side as pictures: planes with a label for each method, curves over kappa, ranks."""
 
 from __future__ import annotations
 
@@ -17,21 +15,20 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from evaluation import names_in
 from evaluation.over_seeds import OverSeeds
 from reporter.comparison import (
-    WHOLE_CLASS,
     KappaLine,
     Plane,
     Point,
     finite,
     forget_against_retain,
+    images_of,
     kappa_lines,
     labelled,
     measured,
     of_base_model,
-    request_kind,
     seconds_of_ideal,
     time_against_gap,
 )
-from reporter.palette import FORGET, IDEAL, INITIAL, LIGHT, LINES, RETAIN, TEST, UNLEARNED
+from reporter.palette import FORGET, IDEAL, LIGHT, LINES, MARKERS, RETAIN, ROLES, TEST, UNLEARNED
 from reporter.seeds_summary import RANKED_BY, Task, unit_of
 
 INK, FAINT = LIGHT["ink"], LIGHT["faint"]
@@ -53,31 +50,27 @@ WIDTH, PLANE_WIDTH = 7.2, 4.4  # inches: of a picture, and of the part with poin
 LONGEST = 46  # characters of a name's line
 MOST_LINES = 16  # over kappa: as many as there are pairs of a colour and a dash
 COLOURS = (UNLEARNED, FORGET, RETAIN, TEST)  # with a dash of its own for each line of a colour
-BASE_MODELS: tuple[tuple[Literal["initial", "ideal"], str, str], ...] = (
-    ("ideal", IDEAL, "D"),
-    ("initial", INITIAL, "s"),
-)
+BASE_MODELS: tuple[Literal["initial", "ideal"], ...] = ("ideal", "initial")
 DASHES = ("-", "--", ":", "-.")
 ABREAST = 3  # panels of the picture over kappa
 
 
 @rc_context(STYLE)
 def forget_retain_picture(task: Task) -> Figure:
-    """Forget score against retain score, means over the seeds with their standard deviation, the Pareto
-    front, ideal and initial model.
-    """
+    """Draw the forget against the retain score: means, standard deviations, the front, base models."""
     plane = forget_against_retain(task)
     figure, axes = plane_axes(plane)
     others = []
-    for model, colour, marker in BASE_MODELS:
+    for model in BASE_MODELS:
         x, y = (of_base_model(task, model, metric) for metric in (plane.x_name, plane.y_name))
         if x is not None and y is not None and x.mean is not None and y.mean is not None:
-            axes.plot(x.mean, y.mean, marker, color=colour, markersize=9, zorder=2, label=f"{model} model")
+            style: dict[str, Any] = {"color": ROLES[model], "markersize": 9, "zorder": 2}
+            axes.plot(x.mean, y.mean, MARKERS[model], label=f"{model} model", **style)
             others.append(y.mean)
     draw_points(axes, plane)
     within(axes, plane, others)
-    images = "test images" if request_kind(task) == WHOLE_CLASS else "training images"
-    axes.set(xlabel=f"forget score (percent of {images} predicted right)", ylabel="retain score (percent)")
+    images = f"percent of {images_of(task)} predicted right"
+    axes.set(xlabel=f"forget score ({images})", ylabel="retain score (percent)")
     label_beside(axes, plane.points)
     legend_below(axes)
     return figure
@@ -85,7 +78,7 @@ def forget_retain_picture(task: Task) -> Figure:
 
 @rc_context(STYLE)
 def time_picture(task: Task) -> Figure:
-    """Seconds against avg_gap; dashed: what it takes to train the ideal model."""
+    """Draw the seconds against avg_gap; dashed: training the ideal model."""
     plane = time_against_gap(task)
     figure, axes = plane_axes(plane)
     ideal = seconds_of_ideal(task)
@@ -101,9 +94,7 @@ def time_picture(task: Task) -> Figure:
 
 
 def logarithmic(axes: Axes) -> None:
-    """An x axis with a few plain numbers on it, over a part of a decade too. What is drawn already decides
-    how few.
-    """
+    """Make the x axis logarithmic, with a few plain numbers, also over part of a decade. Draw first."""
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 300 * low else (1.0, 2.0, 5.0), numticks=8))
@@ -112,23 +103,26 @@ def logarithmic(axes: Axes) -> None:
 
 
 def plane_axes(plane: Plane) -> tuple[Figure, Axes]:
-    """Axes with room on the right for a line of text for each point."""
+    """Return axes with room on the right for a line of text for each point."""
     height = max(3.4, (len(plane.points) + 1) * gap_of(point.label for point in plane.points) / 72)
-    figure = Figure(figsize=(WIDTH, height + 1.2))
-    return figure, figure.add_axes(
-        (0.6 / WIDTH, 0.9 / (height + 1.2), PLANE_WIDTH / WIDTH, height / (height + 1.2))
-    )
+    return axes_in_inches(left=0.6, below=0.9, width=PLANE_WIDTH, height=height, above=0.3)
+
+
+def axes_in_inches(
+    *, left: float, below: float, width: float, height: float, above: float
+) -> tuple[Figure, Axes]:
+    whole = below + height + above
+    figure = Figure(figsize=(WIDTH, whole))
+    return figure, figure.add_axes((left / WIDTH, below / whole, width / WIDTH, height / whole))
 
 
 def wrapped(label: str) -> str:
-    """A name whole, whatever its length: methods that differ in their last setting alone are told apart by
-    it.
-    """
+    """Wrap a name; never cut it: methods may differ in their last setting alone."""
     return "\n".join(textwrap.wrap(label, LONGEST, break_on_hyphens=False)) or label
 
 
 def gap_of(labels: Iterable[str]) -> float:
-    """Points from one name to the next, which may have several lines."""
+    """Return the points from one name to the next, for the name of most lines."""
     return GAP * max((wrapped(label).count("\n") + 1 for label in labels), default=1)
 
 
@@ -141,20 +135,9 @@ def draw_points(axes: Axes, plane: Plane) -> None:
         points = [point for point in plane.points if point.front == front]
         if points:
             x, y = zip(*(point.at for point in points), strict=True)
-            spreads = [
-                [over.sd or 0.0 for over in own] for own in ([p.x for p in points], [p.y for p in points])
-            ]
-            axes.errorbar(
-                x,
-                y,
-                xerr=spreads[0],
-                yerr=spreads[1],
-                fmt="none",
-                ecolor=FAINT,
-                alpha=0.4,
-                elinewidth=0.8,
-                zorder=1,
-            )
+            wide, high = [point.x.sd or 0.0 for point in points], [point.y.sd or 0.0 for point in points]
+            bars: dict[str, Any] = {"ecolor": FAINT, "alpha": 0.4, "elinewidth": 0.8, "zorder": 1}
+            axes.errorbar(x, y, xerr=wide, yerr=high, fmt="none", **bars)
             axes.plot(x, y, "o", markersize=5, zorder=4 if front else 3, **style)
     front_points = sorted(point.at for point in plane.points if point.front)
     if len(front_points) > 1:
@@ -162,24 +145,21 @@ def draw_points(axes: Axes, plane: Plane) -> None:
 
 
 def within(axes: Axes, plane: Plane, others: Sequence[float] = ()) -> None:
-    """The means and what else is drawn decide what is shown; a bar that goes on beyond an edge is cut there."""
+    """Fit the y axis to the means and to `others`; longer bars are cut at its ends."""
     heights = [*(point.at[1] for point in plane.points), *others]
     room = 0.06 * (max(heights) - min(heights)) or 1.0
     axes.set_ylim(min(heights) - room, max(heights) + room)
 
 
 def label_beside(axes: Axes, points: Sequence[Point]) -> None:
-    """The names in a column on the right, in the order of their points' height, each with a thin line to its
-    point: none overlap.
-    """
+    """Write the names in a column on the right, by height, each with a thin line to its point."""
     low, high = axes.get_ylim()
     height = 72 * inches_high(axes)
     ordered = sorted(points, key=lambda point: (-point.at[1], point.at[0], point.label))
-    places = spread_out(
-        [(point.at[1] - low) / (high - low) * height for point in ordered],
-        gap_of(p.label for p in points),
-        height,
-    )
+    wanted = [(point.at[1] - low) / (high - low) * height for point in ordered]
+    places = spread_out(wanted, gap_of(point.label for point in points), height)
+    arrow = {"arrowstyle": "-", "linewidth": 0.4, "color": FAINT, "alpha": 0.5}
+    arrow |= {"relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 3}
     for point, place in zip(ordered, places, strict=True):
         axes.annotate(
             wrapped(point.label),
@@ -189,22 +169,12 @@ def label_beside(axes: Axes, points: Sequence[Point]) -> None:
             va="center",
             fontsize=SMALL,
             color=INK if point.front else FAINT,
-            arrowprops={
-                "arrowstyle": "-",
-                "linewidth": 0.4,
-                "color": FAINT,
-                "alpha": 0.5,
-                "relpos": (0, 0.5),
-                "shrinkA": 1,
-                "shrinkB": 3,
-            },
+            arrowprops=arrow,
         )
 
 
 def spread_out(wanted: Sequence[float], gap: float, height: float) -> list[float]:
-    """Places at least `gap` apart near the wanted ones, which descend; all in 0 to `height` where that has
-    room for them.
-    """
+    """Return places at least `gap` apart near the wanted, descending ones; in 0 to `height` if they fit."""
     places: list[float] = []
     for want in wanted:
         places.append(min(want, places[-1] - gap) if places else min(want, height))
@@ -216,15 +186,8 @@ def spread_out(wanted: Sequence[float], gap: float, height: float) -> list[float
 
 
 def legend_below(axes: Axes) -> None:
-    handles = handles_of([axes])
-    axes.legend(
-        handles.values(),
-        handles,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.5 / inches_high(axes)),
-        ncols=2,
-        fontsize=8,
-    )
+    handles, below = handles_of([axes]), (0.5, -0.5 / inches_high(axes))
+    axes.legend(handles.values(), handles, loc="upper center", bbox_to_anchor=below, ncols=2, fontsize=8)
 
 
 def handles_of(panels: Iterable[Axes]) -> dict[str, Artist]:
@@ -262,12 +225,11 @@ def kappa_picture(task: Task) -> Figure | None:
         metric = measured(task, name)
         for line, colour, dash in styled(lines):
             draw_line(axes, line.over(metric), colour, dash, line.label)
-        for model, colour, _ in BASE_MODELS:
+        for model in BASE_MODELS:
             over = of_base_model(task, model, metric)
             if over is not None and over.mean is not None:
-                axes.axhline(
-                    over.mean, color=colour, linestyle=LINES[model], linewidth=1.6, label=f"{model} model"
-                )
+                style: dict[str, Any] = {"color": ROLES[model], "linestyle": LINES[model], "linewidth": 1.6}
+                axes.axhline(over.mean, label=f"{model} model", **style)
         part, _, what = name.partition("_")
         axes.set(xlabel="weights switched off", ylabel=f"{what} ({unit_of(name)})", title=part)
         counts = [count for line in lines for count in line.counts]
@@ -283,7 +245,7 @@ def kappa_picture(task: Task) -> Figure | None:
 
 
 def styled(lines: Sequence[KappaLine]) -> list[tuple[KappaLine, str, str]]:
-    """Each line with a colour and a dash of its own; at most MOST_LINES of them."""
+    """Return at most MOST_LINES lines, each with a colour and a dash of its own."""
     return [
         (line, COLOURS[n % len(COLOURS)], DASHES[n // len(COLOURS) % len(DASHES)])
         for n, line in enumerate(lines[:MOST_LINES])
@@ -296,62 +258,32 @@ def draw_line(
     if not points:
         return
     counts, overs = zip(*points, strict=True)
-    axes.fill_between(
-        counts,
-        [min(o.values) for o in overs],
-        [max(o.values) for o in overs],
-        color=colour,
-        alpha=0.2,
-        linewidth=0,
-    )
-    axes.plot(counts, [finite(o) for o in overs], dash, marker="o", markersize=3, color=colour, label=label)
+    lowest, highest = [min(over.values) for over in overs], [max(over.values) for over in overs]
+    means = [finite(over) for over in overs]
+    axes.fill_between(counts, lowest, highest, color=colour, alpha=0.2, linewidth=0)
+    axes.plot(counts, means, dash, marker="o", markersize=3, color=colour, label=label)
 
 
 @rc_context(STYLE)
 def rank_picture(task: Task) -> Figure | None:
-    """avg_gap of each method in the order of the ranks, with the 95 % interval of its mean; None where no run
-    has one.
-    """
-    found = [
-        (label, group.gap)
-        for label, group in labelled(task).items()
-        if group.gap is not None and group.gap.mean is not None
-    ]
+    """Draw avg_gap of each method, nearest first, with the 95 % interval of its mean; None without any."""
+    gaps = [(label, group.gap) for label, group in labelled(task).items()]
+    found = [(label, gap) for label, gap in gaps if gap is not None and gap.mean is not None]
     if not found:
         return None
     height = max(1.5, len(found) * (gap_of(label for label, _ in found) + GAP / 2) / 72)
-    below, above = 0.95, 0.15
-    figure = Figure(figsize=(WIDTH, height + below + above))
-    axes = figure.add_axes(
-        (
-            2.6 / WIDTH,
-            below / (height + below + above),
-            (WIDTH - 2.8) / WIDTH,
-            height / (height + below + above),
-        ),
-    )
+    figure, axes = axes_in_inches(left=2.6, below=0.95, width=WIDTH - 2.8, height=height, above=0.15)
     means = [finite(over) for _, over in found]
     for place, (_, over) in enumerate(found):
         if over.interval is not None:
-            axes.plot(
-                over.interval,
-                (place, place),
-                "-",
-                color=UNLEARNED,
-                linewidth=1.4,
-                alpha=0.6,
-                label="95 % interval",
-            )
+            line: dict[str, Any] = {"color": UNLEARNED, "linewidth": 1.4, "alpha": 0.6}
+            axes.plot(over.interval, (place, place), "-", label="95 % interval", **line)
         label, style = ("mean over the seeds", "full") if over.interval else ("one seed", "none")
         axes.plot(finite(over), place, "o", color=UNLEARNED, markersize=5, fillstyle=style, label=label)
     axes.axvline(0, color=IDEAL, linestyle=LINES["ideal"], linewidth=1, label="ideal model")
     edge = max(means) * 1.15 or 1.0
-    axes.set(
-        xlim=(-0.06 * edge, edge),
-        ylim=(len(found) - 0.5, -0.5),
-        xlabel=f"{RANKED_BY} (points from the ideal model)",
-    )
-    axes.set(ylabel="method, nearest first")
+    axes.set(xlim=(-0.06 * edge, edge), ylim=(len(found) - 0.5, -0.5))
+    axes.set(xlabel=f"{RANKED_BY} (points from the ideal model)", ylabel="method, nearest first")
     axes.set_yticks(range(len(found)), [wrapped(label) for label, _ in found], fontsize=SMALL)
     axes.tick_params(axis="y", length=0)
     legend_below(axes)

@@ -1,4 +1,4 @@
-"""The page's pictures of what changed over epochs and steps: one for each number of a history."""
+"""The page's curves over epochs and steps: one for each number of a history."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ OTHER_UNITS = {"matching_loss": "squared nats"}  # of logits
 
 
 def curves(title: str, steps: Sequence[Mapping[str, float]], *, role: str, step: str) -> list[Picture]:
-    """A curve over the steps, counted from 1, for each name in them, the first 12; what is left out is said."""
+    """Draw the first 12 numbers of a history over its steps, counted from 1; a note names the others."""
     names = list(dict.fromkeys(name for values in steps for name in values))
     shown, others = names[:MOST_CURVES], names[MOST_CURVES:]
-    points = {
-        name: [(n, float(values[name])) for n, values in enumerate(steps, 1) if name in values]
-        for name in shown
-    }
-    pictures = [_curve(title, name, own, role, step) for name, own in points.items()]
+    pictures = []
+    for name in shown:
+        points = [(n, float(values[name])) for n, values in enumerate(steps, 1) if name in values]
+        pictures.append(_curve(title, name, points, role, step))
     if others:
-        told = f"{len(others)} more of this history are not drawn: {', '.join(map(readable, others))}."
-        pictures[-1] = replace(pictures[-1], note=f"{pictures[-1].note} {told}".strip())
+        note = f"{len(others)} more of this history are not drawn: {', '.join(map(readable, others))}."
+        pictures[-1] = replace(pictures[-1], note=f"{pictures[-1].note} {note}".strip())
     return pictures
 
 
@@ -42,15 +41,13 @@ def _curve(title: str, name: str, points: Sequence[tuple[int, float]], role: str
     up = (low - room, high + room) if steep else _inside(low, high, room, unit_of(name))
     sides = _decades(*up) if steep else ticks(*up, 4)
     left = room_for(sides)
-    panel = Panel(
-        (points[0][0], max(points[-1][0], points[0][0] + 1)), up, left=left, width=346 - left, height=110
-    )
+    first, last = points[0][0], points[-1][0]
+    panel = Panel((first, max(last, first + 1)), up, left=left, width=346 - left, height=110)
     whole = ticks(*panel.x, whole=True)
     parts = [axes(panel, whole, sides, xlabel=step, ylabel=_with_unit(name, log=steep))]
     if len(finite) == 1:
-        parts.append(
-            f'<circle cx="{panel.across(finite[0][0]):.1f}" cy="{panel.up(values[0]):.1f}" r="3.5" fill="var(--{role})"/>'
-        )
+        x, y = panel.across(finite[0][0]), panel.up(values[0])
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="var(--{role})"/>')
     elif finite:
         parts.append(line(panel, [n for n, _ in finite], values, role))
     else:
@@ -58,41 +55,37 @@ def _curve(title: str, name: str, points: Sequence[tuple[int, float]], role: str
     ends = f"from {finite[0][1]:.4g} to {finite[-1][1]:.4g}" if finite else "no finite value"
     alt = f"{title}, {_with_unit(name)} over {len(points)} {step}s: {ends}."
     note = f"{broken} values that are not finite are left out." if broken else ""
-    return Picture(
-        file_name(title, name), f"{title}: {readable(name)}", alt, parts, panel.bottom + 38, note=note
-    )
+    heading = f"{title}: {readable(name)}"
+    return Picture(file_name(title, name), heading, alt, parts, panel.bottom + 38, note=note)
 
 
 def _inside(low: float, high: float, room: float, unit: str) -> tuple[float, float]:
-    """The values with some room, which is not beyond 0 or 100 percent where they are not."""
+    """Return the values' ends with some room, but none below 0 or above 100 percent."""
     bottom = max(0.0, low - room) if low >= 0 else low - room
-    return bottom, min(100.0, high + room) if unit == "percent" and bottom < high <= 100 else high + room
+    is_share = unit == "percent" and bottom < high <= 100
+    return bottom, min(100.0, high + room) if is_share else high + room
 
 
 def unit_of(name: str) -> str:
-    """Of a number of a history; empty for one without."""
-    return (
-        METRICS[name].facts.unit
-        if name in METRICS
-        else OTHER_UNITS.get(name, UNITS.get(name.rsplit("_", 1)[-1], ""))
-    )
+    """Return the unit of a number of a history; empty for one without."""
+    if name in METRICS:
+        return METRICS[name].facts.unit
+    return OTHER_UNITS.get(name, UNITS.get(name.rsplit("_", 1)[-1], ""))
 
 
 def _with_unit(name: str, *, log: bool = False) -> str:
-    told = ", ".join(filter(None, (unit_of(name), "log scale" if log else "")))
-    return readable(name) + (f" ({told})" if told else "")
+    facts = ", ".join(filter(None, (unit_of(name), "log scale" if log else "")))
+    return readable(name) + (f" ({facts})" if facts else "")
 
 
 def _decades(low: float, high: float) -> list[tuple[float, str]]:
-    """The powers of ten between two logarithms, every second one and so on where there are many."""
+    """Return powers of ten between two logarithms, at most about 4."""
     inside = range(math.ceil(low), math.floor(high) + 1)
     return [(float(power), f"{10.0**power:g}") for power in inside[:: max(1, -(-len(inside) // 4))]]
 
 
 def file_name(title: str, name: str) -> str:
-    """ "after_each_epoch_forget_loss". A user's own history may have any names: no two of them come to the
-    same file.
-    """
+    """Return "after_each_epoch_forget_loss": one name for each number, whatever signs its name has."""
     own = re.sub(r"[^\w.-]", "_", name)
     if own != name:
         own += f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}"

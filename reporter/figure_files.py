@@ -1,4 +1,4 @@
-"""Figures as files: PDF with the fonts in it, and SVG that takes the colours of the page that it stands in."""
+"""Figures as files: PDF with embedded fonts, and SVG in the colours of its page."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ NO_DATE = {"CreationDate": None}  # the same figure is the same file
 
 @contextlib.contextmanager
 def titled(figure: Figure, title: str) -> Iterator[None]:
-    """The figure with a title above all that it has, for a file of its own; on a page it has the page's
-    heading.
-    """
+    """Give the figure a title for as long as its file is written; on a page it has the page's heading."""
     lines = [line for part in title.splitlines() for line in textwrap.wrap(part, LONGEST_LINE)]
     heading = figure.text(
         0.5,
@@ -40,9 +38,7 @@ def titled(figure: Figure, title: str) -> Iterator[None]:
 
 
 def pdf_of(figure: Figure, title: str) -> bytes:
-    """Vector PDF. Its fonts are embedded as TrueType (type 42), which publishers ask for, and its text can be
-    searched.
-    """
+    """Return a vector PDF with searchable text and embedded TrueType fonts (type 42), as publishers ask."""
     content = io.BytesIO()
     with titled(figure, title), rc_context({"pdf.fonttype": 42}):
         figure.savefig(content, format="pdf", bbox_inches="tight", metadata=NO_DATE)
@@ -50,10 +46,9 @@ def pdf_of(figure: Figure, title: str) -> bytes:
 
 
 def svg_of(figure: Figure, name: str, about: str) -> str:
-    """An `<svg>` element for a page that defines palette.css_variables: light and dark follow the page.
-    Letters are outlines.
+    """Return an `<svg>` element for a page that defines palette.css_variables. Letters are outlines.
 
-    name: unlike that of every other figure of the page. about: what a reader who can't see it should know.
+    name: unlike that of every other figure of the page. about: the description for screen readers.
     """
     content = io.StringIO()
     with rc_context({"svg.fonttype": "path", "svg.hashsalt": name}):
@@ -68,7 +63,7 @@ def svg_of(figure: Figure, name: str, about: str) -> str:
 
 
 def with_label(svg: str, label: str) -> str:
-    """The element with its description, as wide as it was drawn or as there is room."""
+    """Add the description, and fit the width to the page."""
     opening, rest = svg.split(">", 1)
     width = re.search(r'\bwidth="([\d.]+)pt"', opening)
     sized = re.sub(r'\b(width|height)="[\d.]+pt"\s*', "", opening)

@@ -1,4 +1,4 @@
-"""The report of one run as one HTML page that needs nothing else: no network, no script."""
+"""The report of one run as one HTML page, without network or scripts."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Row:
-    """A metric in a table: name, what it is, unit, the direction that is good, and its values in the order of
-    the models.
-    """
+    """A metric in a table. about: its summary. better: the good direction. values: by model."""
 
     name: str
     about: str
@@ -50,44 +48,39 @@ class Row:
 def html_report(
     facts: RunFacts, told: Verdict | None = None, pictures: Mapping[str, Sequence[Picture]] | None = None
 ) -> str:
-    """The page. Pictures (by their heading) are those of `report_pictures`; what was not measured is named
-    with the command.
-    """
-    models = {name: own for name in MODELS if (own := facts.outputs.get(name)) is not None}
+    """Return the page. pictures: those of `report_pictures`, by heading, if they are drawn already."""
+    models = [name for name in MODELS if name in facts.outputs]
     main = headline(facts)
     others = [kind.name for kind in facts.kinds if kind.name not in main]
-    return (
-        _environment()
-        .get_template("run.html")
-        .render(
-            facts=facts,
-            verdict=told or verdict(facts.measured),
-            models=tuple(models),
-            headline=rows_of(facts, main, tuple(models)),
-            every=[row for row in rows_of(facts, others, tuple(models)) if set(row.values) != {NONE}],
-            missing=grouped({name: str(why) for name, why in facts.undefined.items()}),
-            groups=report_pictures(facts) if pictures is None else pictures,
-            thumbnails=[]
-            if facts.images is None
-            else best_known(facts.images, outputs_by_model(facts, "forget"), facts.names),
-            style=Markup(css_variables() + CSS + (TEMPLATES / "page.css").read_text(encoding="utf-8")),
-            markup=Markup,
-        )
+    thumbnails = []
+    if facts.images is not None:
+        thumbnails = best_known(facts.images, outputs_by_model(facts, "forget"), facts.names)
+    return page(
+        "run.html",
+        extra_style=CSS,
+        facts=facts,
+        verdict=told or verdict(facts.measured),
+        models=models,
+        headline=rows_of(facts, main, models),
+        every=[row for row in rows_of(facts, others, models) if set(row.values) != {NONE}],
+        missing=grouped({name: str(why) for name, why in facts.undefined.items()}),
+        groups=report_pictures(facts) if pictures is None else pictures,
+        thumbnails=thumbnails,
+        markup=Markup,
     )
 
 
 def report_pictures(facts: RunFacts) -> dict[str, list[Picture]]:
-    """What a run's report shows, by heading, made from the models' outputs as the run has them."""
-    layer, histories = facts.layer, [history for history in facts.histories if len(history.steps) > 1]
+    """Return the pictures of a run's report, by heading."""
+    layer, history = facts.layer, []
+    for own in facts.histories:
+        if len(own.steps) > 1:
+            history += curves(own.title, own.steps, role=own.role, step=own.step)
     groups = {
         "Predictions": prediction_pictures(facts),
         "Losses and attacks": loss_pictures(facts),
         "The masked layer": [] if layer is None else [layer_map(layer), weight_sizes(layer)],
-        "History": [
-            picture
-            for own in histories
-            for picture in curves(own.title, own.steps, role=own.role, step=own.step)
-        ],
+        "History": history,
     }
     return {heading: pictures for heading, pictures in groups.items() if pictures}
 
@@ -97,7 +90,7 @@ def outputs_by_model(facts: RunFacts, images: str) -> dict[str, Outputs]:
 
 
 def prediction_pictures(facts: RunFacts) -> list[Picture]:
-    """What the forget images are taken for, and the confusion of the test images by every model."""
+    """Return the predicted classes of the forget images, and each model's confusion of the test images."""
     test = {model: outputs for model, outputs in outputs_by_model(facts, "test").items() if len(outputs)}
     return [
         class_bars(outputs_by_model(facts, "forget"), facts.names),
@@ -106,39 +99,27 @@ def prediction_pictures(facts: RunFacts) -> list[Picture]:
 
 
 def loss_pictures(facts: RunFacts) -> list[Picture]:
-    """Forget against test images: the losses of every model, and what a threshold on them tells."""
-    test = outputs_by_model(facts, "test")
-    sets = {
-        model: (forget, test[model])
-        for model, forget in outputs_by_model(facts, "forget").items()
-        if len(test[model])
-    }
-    if not sets:
-        return []
-    return [
-        *(loss_histogram(model, forget, test) for model, (forget, test) in sets.items()),
-        attack_roc(sets),
-    ]
+    """Return each model's losses of forget and test images, and the attack by a threshold on them."""
+    forget, test = outputs_by_model(facts, "forget"), outputs_by_model(facts, "test")
+    sets = {model: (own, test[model]) for model, own in forget.items() if len(test[model])}
+    histograms = [loss_histogram(model, *both) for model, both in sets.items()]
+    return [*histograms, attack_roc(sets)] if sets else []
 
 
 def headline(facts: RunFacts) -> list[str]:
-    """The metrics of a run's main table: what is of whole classes is left out where none was forgotten whole."""
+    """Return the metrics of a run's main table."""
     of_classes = {kind.name for kind in facts.kinds if kind.facts.whole_class}
     return [name for name in names_in("headline") if facts.measured.whole or name not in of_classes]
 
 
 def rows_of(facts: RunFacts, names: Iterable[str], models: Sequence[str]) -> list[Row]:
-    """The metrics of that name that were asked for, in that order; a metric that only compares has one value,
-    under "unlearned".
-    """
-    kinds = {kind.name: kind for kind in facts.kinds}
-    return [_row(facts, kinds[name], models) for name in names if name in kinds]
-
-
-def _row(facts: RunFacts, kind: Entry[MetricFacts], models: Sequence[str]) -> Row:
-    values = tuple(_value(facts, kind, model) for model in models)
-    unit = unit_facts(kind.facts.unit).sign
-    return Row(kind.name, kind.summary, unit, kind.facts.direction(facts.measured.whole), values)
+    """Return a row for each name that the run measured. A comparison has one value, under "unlearned"."""
+    kinds, rows = {kind.name: kind for kind in facts.kinds}, []
+    for kind in [kinds[name] for name in names if name in kinds]:
+        values = tuple(_value(facts, kind, model) for model in models)
+        better = kind.facts.direction(facts.measured.whole)
+        rows.append(Row(kind.name, kind.summary, unit_facts(kind.facts.unit).sign, better, values))
+    return rows
 
 
 def _value(facts: RunFacts, kind: Entry[MetricFacts], model: str) -> str:
@@ -148,7 +129,7 @@ def _value(facts: RunFacts, kind: Entry[MetricFacts], model: str) -> str:
 
 
 def shown(value: float | None, unit: str) -> str:
-    """A number as it stands in a table; a dash for none, and no 0 for what is not 0."""
+    """Write a number for a table; a dash for none. A value below the last digit is "< 0.01", never 0."""
     if value is None:
         return NONE
     if math.isinf(value):
@@ -161,23 +142,24 @@ def shown(value: float | None, unit: str) -> str:
 
 
 def grouped(reasons: Mapping[str, str]) -> list[tuple[str, list[str]]]:
-    """Every reason once, with the metrics that it holds for; those of a base model are left to the model's
-    own.
-    """
+    """Return each reason once, with its metrics. Leaves out a base model's metric with the same reason."""
     own = {name: why for name, why in reasons.items() if not name.startswith(("initial_", "ideal_"))}
     others = {name: why for name, why in reasons.items() if name not in own and why not in own.values()}
     ordered = sorted((own | others).items(), key=lambda item: item[1])
     return [(why, [name for name, _ in items]) for why, items in groupby(ordered, key=lambda item: item[1])]
 
 
+def page(template: str, *, extra_style: str, **values: object) -> str:
+    """Return a page: a template with its values, and the style of all pages."""
+    style = css_variables() + extra_style + (TEMPLATES / "page.css").read_text(encoding="utf-8")
+    return _environment().get_template(template).render(style=Markup(style), **values)
+
+
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    loader = FileSystemLoader(TEMPLATES)
     return Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -1,6 +1,4 @@
-"""The picture of a sweep over kappa: how many images of both kinds are still predicted right, the more
-weights are switched off.
-"""
+"""The picture of a sweep over kappa: forget and retain score over the weights switched off."""
 
 from __future__ import annotations
 
@@ -15,26 +13,18 @@ MARK = 5  # units of a point's side
 def kappa_curve(
     points: Sequence[tuple[int, float, float]], initial: tuple[float, float], *, title: str, size: int
 ) -> Picture:
-    """Forget and retain score over kappa: points (weights switched off, forget score, retain score); level:
-    the initial model.
+    """Draw forget and retain score over kappa.
 
-    Several points of one kappa (seeds) are all shown; the lines join their means. `size` is the layer's
-    number of weights.
+    points: (weights switched off, forget score, retain score), several of one kappa for several seeds.
+    initial: the two scores of the initial model. size: the layer's number of weights.
     """
     kappas = sorted({kappa for kappa, _, _ in points})
     shares = [100 * kappa / size for kappa in kappas]
     room = (shares[-1] - shares[0]) * 0.04 or 0.5
     panel = Panel((max(0.0, shares[0] - room), min(100.0, shares[-1] + room)), (-3, 103))
     across, up = ticks(*panel.x, 8), ticks(0, 100)
-    parts = [
-        axes(
-            panel,
-            across,
-            up,
-            xlabel="weights of the masked layer switched off (percent)",
-            ylabel="score (percent correct)",
-        )
-    ]
+    xlabel = "weights of the masked layer switched off (percent)"
+    parts = [axes(panel, across, up, xlabel=xlabel, ylabel="score (percent correct)")]
     keys, ends = [], []
     for column, role in ((1, "forget"), (2, "retain")):
         own = [(point[0], point[column]) for point in points]

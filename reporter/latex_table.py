@@ -1,4 +1,4 @@
-"""A LaTeX table by booktabs that fits the line, whatever stands in it."""
+"""A LaTeX table by booktabs that fits the line."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # 
 
 
 def latex_table(columns: str, blocks: Sequence[tuple[Sequence[str], Sequence[str]]], caption: str) -> str:
-    r"""A table environment; its parts are LaTeX already.
+    r"""Return a table environment from parts in LaTeX.
 
-    columns: as of tabular. blocks: a header's cells and the lines under it (rows that end in \\, rules), one
-    block below the other.
+    columns: as of tabular. blocks: from top to bottom, a header's cells and its lines (rows with \\, rules).
     """
     lines = [r"\begin{table}", r"\centering", FITTED, rf"\begin{{tabular}}{{{columns}}}"]
     for number, (header, rows) in enumerate(blocks):

@@ -1,6 +1,4 @@
-"""The page's pictures of a masked layer: which weights are switched off, which neurons lose them, and how
-large they were.
-"""
+"""The page's pictures of a masked layer: the weights that are switched off, by neuron and by size."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ NEGATIVE, ZERO, POSITIVE = rgb("#56B4E9"), rgb("#FFFFFF"), rgb("#E69F00")
 
 @dataclass(frozen=True)
 class Layer:
-    """A masked linear layer: its name, weights (m, n) before the mask, and which of them `keep` (m, n) bool
-    leaves.
-    """
+    """A masked linear layer: its weights (m, n) before the mask, and the mask `keep` (m, n), bool."""
 
     name: str
     weight: Tensor
@@ -39,9 +35,7 @@ class Layer:
 
 
 def layer_map(layer: Layer) -> Picture:
-    """Every weight as a pixel, those that are switched off in black, and beside them how many each neuron
-    loses.
-    """
+    """Draw each weight as a pixel, black if switched off, and bars of the weights that each neuron loses."""
     values, off = checked_layer(layer.weight, layer.keep)
     rows, columns = off.shape
     height = float(np.clip(246 * rows / columns, 90, 300))
@@ -57,18 +51,17 @@ def layer_map(layer: Layer) -> Picture:
     parts.append(text(11, panel.top + panel.height / 2, "output neuron", turned=True))
     parts += _losses(panel, off)
     lost = off.sum(1)
-    worst = ", ".join(
-        f"{neuron} ({lost[neuron]:,})" for neuron in np.argsort(-lost, kind="stable")[:5] if lost[neuron]
-    )
-    alt = f"The weights of {layer.name}, {rows} x {columns}, those switched off in black. {layer.switched_off}. Most at: {worst or 'none'}."
-    note = f"Blue: negative, orange: positive, black: switched off. Bars: switched off at each neuron. Most at the output neurons {worst}."
-    if not worst:
-        note = "The mask switches off no weight."
+    most = [neuron for neuron in np.argsort(-lost, kind="stable")[:5] if lost[neuron]]
+    worst = ", ".join(f"{neuron} ({lost[neuron]:,})" for neuron in most) or "none"
+    alt = f"The weights of {layer.name}, {rows} x {columns}, those switched off in black. "
+    alt += f"{layer.switched_off}. Most at: {worst}."
+    note = "Blue: negative, orange: positive, black: switched off. Bars: switched off at each neuron. "
+    note = f"{note}Most at the output neurons {worst}." if most else "The mask switches off no weight."
     return Picture("layer", f"Where the mask is: {layer.name}", alt, parts, panel.bottom + 38, note=note)
 
 
 def weight_sizes(layer: Layer) -> Picture:
-    """How large the weights were that are switched off, beside all of the layer; counts on a log scale."""
+    """Draw histograms of all weights and of those switched off, with counts on a log scale."""
     values, off = checked_layer(layer.weight, layer.keep)
     edges, counts = weight_counts(values, off)
     reach = edges[-1]
@@ -82,28 +75,21 @@ def weight_sizes(layer: Layer) -> Picture:
     ]
     parts += [outline(panel, edges, np.maximum(own, low), role, base=low) for role, own in heights.items()]
     keys = (Key("initial", f"all {off.size:,}"), Key("unlearned", f"switched off: {int(off.sum()):,}"))
-    alt = f"Histogram of the weights of {layer.name}, and of those switched off. " + "; ".join(
-        f"median size {np.median(abs(some)):.3g} of {some.size:,}"
-        for some in (values, values[off])
-        if some.size
-    )
-    beyond = int((abs(values) > reach).sum())
-    note = (
-        f"{beyond:,} {'weight' if beyond == 1 else 'weights'} beyond ±{reach:.3g} counted in the outermost "
-        "bins."
-        if beyond
-        else ""
-    )
-    return Picture(
-        "layer_weights", f"How large they were: {layer.name}", alt, parts, panel.bottom + 38, keys, note
-    )
+    kinds = [some for some in (values, values[off]) if some.size]
+    medians = "; ".join(f"median size {np.median(abs(some)):.3g} of {some.size:,}" for some in kinds)
+    alt = f"Histogram of the weights of {layer.name}, and of those switched off. {medians}"
+    beyond, note = int((abs(values) > reach).sum()), ""
+    if beyond:
+        weights = "weight" if beyond == 1 else "weights"
+        note = f"{beyond:,} {weights} beyond ±{reach:.3g} counted in the outermost bins."
+    title = f"How large they were: {layer.name}"
+    return Picture("layer_weights", title, alt, parts, panel.bottom + 38, keys, note)
 
 
 def weight_counts(values: np.ndarray, off: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The edges of 48 bins, and how many weights each has: all of the layer ("initial") and those switched
-    off ("unlearned").
+    """Return the edges of 48 bins and the counts of all weights ("initial") and those off ("unlearned").
 
-    What is beyond three times the 99.5th percentile of |w| is counted in the outermost bins.
+    Larger weights than three times the 99.5th percentile of |w| count in the outermost bins.
     """
     reach = min(float(abs(values).max()), 3 * float(np.percentile(abs(values), PERCENTILE))) or 1.0
     edges = np.linspace(-reach, reach, BINS + 1)
@@ -112,31 +98,24 @@ def weight_counts(values: np.ndarray, off: np.ndarray) -> tuple[np.ndarray, dict
 
 
 def checked_layer(weight: Tensor, keep: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The weights, and which of them are switched off, as arrays (m, n). ValueError for what is no masked
-    layer.
-    """
+    """Return the weights and which are switched off, as arrays (m, n). Raises ValueError for other shapes."""
     if weight.ndim != 2 or not weight.numel() or not weight.is_floating_point():
         got = f"{weight.dtype} {tuple(weight.shape)}"
         raise ValueError(f"expected weights (m, n), got {got}. Give the weight matrix of a linear layer.")
     if keep.shape != weight.shape or keep.dtype != torch.bool:
+        shape, got = tuple(weight.shape), f"{keep.dtype} {tuple(keep.shape)}"
         raise ValueError(
-            f"expected a bool mask of the weights' shape {tuple(weight.shape)}, got {keep.dtype} "
-            f"{tuple(keep.shape)}. "
-            "Give the mask that was made for this layer."
+            f"expected a bool mask of the weights' shape {shape}, got {got}. Give the mask of this layer."
         )
     broken = int((~weight.isfinite()).sum())
     if broken:
-        raise ValueError(
-            f"expected finite weights, got NaN or infinity for {broken} of {weight.numel()}. Lower the "
-            "learning rate."
-        )
+        got = f"NaN or infinity for {broken} of {weight.numel()}"
+        raise ValueError(f"expected finite weights, got {got}. Lower the learning rate.")
     return weight.detach().double().cpu().numpy(), ~keep.cpu().numpy()
 
 
 def _pixels(values: np.ndarray, off: np.ndarray) -> np.ndarray:
-    """The layer in colours that end at the 99.5th percentile of |w|, scaled down to 480 pixels a side by
-    means.
-    """
+    """Return the layer in colours that end at the 99.5th percentile of |w|, scaled to 480 pixels a side."""
     reach = float(np.percentile(abs(values), PERCENTILE)) or 1.0
     shares = np.clip(values / reach, -1, 1)
     colours = [np.interp(shares, (-1, 0, 1), levels) for levels in zip(NEGATIVE, ZERO, POSITIVE, strict=True)]
@@ -144,19 +123,19 @@ def _pixels(values: np.ndarray, off: np.ndarray) -> np.ndarray:
     pixels[off] = 0
     edges = [np.unique(np.linspace(0, n, min(n, MOST_PIXELS) + 1).astype(int)) for n in off.shape]
     if any(len(edge) - 1 < n for edge, n in zip(edges, off.shape, strict=True)):
-        sums = np.add.reduceat(
-            np.add.reduceat(pixels.astype(float), edges[0][:-1], axis=0), edges[1][:-1], axis=1
-        )
-        pixels = np.round(
-            sums / (np.diff(edges[0])[:, None, None] * np.diff(edges[1])[None, :, None])
-        ).astype(np.uint8)
+        sums = pixels.astype(float)
+        for axis, edge in enumerate(edges):
+            sums = np.add.reduceat(sums, edge[:-1], axis=axis)
+        sizes = np.outer(np.diff(edges[0]), np.diff(edges[1]))
+        pixels = np.round(sums / sizes[:, :, None]).astype(np.uint8)
     scaled: np.ndarray = pixels
     return scaled
 
 
 def _losses(panel: Panel, off: np.ndarray) -> list[str]:
-    """Bars above the layer for the input neurons, to its right for the output neurons; of many neurons the
-    most in each stretch.
+    """Draw bars above the layer for the input neurons, to its right for the output neurons.
+
+    One of many bars is the most of several neurons.
     """
     parts = []
     for axis, room in ((0, 34), (1, 40)):
@@ -171,19 +150,11 @@ def _losses(panel: Panel, off: np.ndarray) -> list[str]:
             elif size:
                 parts.append(_bar(panel.right + 6, panel.top + k * along, size, along))
         if axis == 0:
-            parts.append(
-                text(
-                    panel.left,
-                    panel.top - 6 - room - 5,
-                    f"most at an input: {counts.max():,}",
-                    anchor="start",
-                    kind="tick",
-                )
-            )
+            most = f"most at an input: {counts.max():,}"
+            parts.append(text(panel.left, panel.top - 6 - room - 5, most, anchor="start", kind="tick"))
         else:
-            parts.append(
-                text(WIDTH - 4, panel.bottom + 15, f"most: {counts.max():,}", anchor="end", kind="tick")
-            )
+            most = f"most: {counts.max():,}"
+            parts.append(text(WIDTH - 4, panel.bottom + 15, most, anchor="end", kind="tick"))
     return parts
 
 

@@ -1,4 +1,4 @@
-"""The page's pictures of losses: how forget and test images differ in them, and what an attack makes of that."""
+"""The page's pictures of losses: of forget and test images, and an attack by them."""
 
 from __future__ import annotations
 
@@ -14,47 +14,28 @@ BINS = 36
 
 
 def loss_histogram(model: str, forget: Outputs, test: Outputs) -> Picture:
-    """Percent of images over their loss, on a log scale: forget images and all test images."""
+    """Draw histograms of the losses of forget images and of all test images, on a log scale."""
     edges, heights = _edges(), {"forget": _percent(forget), "test": _percent(test)}
     top = 1.05 * max(float(values.max()) for values in heights.values())
     panel = Panel((np.log10(LEAST), np.log10(MOST)), (0, top), height=150)
     decades = [(float(d), _power(d)) for d in range(-8, 3, 2)]
-    parts = [
-        axes(
-            panel,
-            decades,
-            ticks(0, top, 4),
-            xlabel="loss, -log p of the true class (nats)",
-            ylabel="images (percent)",
-        )
-    ]
+    labels = {"xlabel": "loss, -log p of the true class (nats)", "ylabel": "images (percent)"}
+    parts = [axes(panel, decades, ticks(0, top, 4), **labels)]
     parts += [outline(panel, np.log10(edges), values, role) for role, values in heights.items()]
-    beyond = int(((forget.losses < LEAST) | (forget.losses > MOST)).sum()) + int(
-        ((test.losses < LEAST) | (test.losses > MOST)).sum()
-    )
-    medians = ", ".join(
-        f"{role} {float(own.losses.median()):.3g}" for role, own in (("forget", forget), ("test", test))
-    )
+    sets = {"forget": forget, "test": test}
+    beyond = sum(int(((own.losses < LEAST) | (own.losses > MOST)).sum()) for own in sets.values())
+    medians = ", ".join(f"{role} {float(own.losses.median()):.3g}" for role, own in sets.items())
     alt = f"Histograms of the losses of forget and of test images, {model} model. Medians in nats: {medians}."
     note = f"{beyond:,} images beyond the ends are counted in the outermost bins." if beyond else ""
-    keys = (Key("forget", f"forget ({len(forget):,})"), Key("test", f"test ({len(test):,})"))
+    keys = tuple(Key(role, f"{role} ({len(own):,})") for role, own in sets.items())
     return Picture(f"losses_{model}", f"Losses: {model} model", alt, parts, panel.bottom + 38, keys, note)
 
 
 def attack_roc(sets: Mapping[str, tuple[Outputs, Outputs]]) -> Picture:
-    """The ROC curve of "the loss is below a threshold: it was trained on", forget images against all test
-    images, for each model.
-    """
+    """Draw each model's ROC curve of a threshold on the loss, forget images against all test images."""
     panel = Panel((0, 1), (0, 1), height=300)
-    parts = [
-        axes(
-            panel,
-            ticks(0, 1),
-            ticks(0, 1),
-            xlabel="test images called trained on (fraction)",
-            ylabel="forget images called so (fraction)",
-        )
-    ]
+    xlabel, ylabel = "test images called trained on (fraction)", "forget images called so (fraction)"
+    parts = [axes(panel, ticks(0, 1), ticks(0, 1), xlabel=xlabel, ylabel=ylabel)]
     parts.append(rule(panel.across(0), panel.up(0), panel.across(1), panel.up(1), role="faint", dash="2 4"))
     keys = []
     for model, (forget, test) in sets.items():
@@ -62,14 +43,14 @@ def attack_roc(sets: Mapping[str, tuple[Outputs, Outputs]]) -> Picture:
         parts.append(line(panel, false, true, model))
         keys.append(Key(model, f"{model}: AUC {area(false, true):.3f}"))
     alt = "ROC curves of a threshold on the loss. " + "; ".join(key.text for key in keys) + "."
-    note = "Dotted: chance. Like the ideal model is the aim; a curve below chance tells the images apart as well as one above."
-    return Picture(
-        "attack_roc", "A membership attack by the loss", alt, parts, panel.bottom + 38, tuple(keys), note
-    )
+    note = "Dotted: chance. Like the ideal model is the aim; "
+    note += "a curve below chance tells the images apart as well as one above."
+    title = "A membership attack by the loss"
+    return Picture("attack_roc", title, alt, parts, panel.bottom + 38, tuple(keys), note)
 
 
 def roc(forget: Outputs, test: Outputs) -> tuple[np.ndarray, np.ndarray]:
-    """The shares of test and of forget images with a loss of at most t, for every t: from (0, 0) to (1, 1)."""
+    """Return the shares of test and forget images with a loss <= t, for every t: from (0, 0) to (1, 1)."""
     own, other = np.sort(forget.losses.numpy()), np.sort(test.losses.numpy())
     thresholds = np.unique(np.concatenate([own, other]))
     false, true = (np.searchsorted(losses, thresholds, side="right") / len(losses) for losses in (other, own))

@@ -42,14 +42,11 @@ SPECIAL = {
 
 
 def latex_name(method: str) -> str:
-    """A method's name as LaTeX: the literature's, else its own with what LaTeX reads as its signs escaped."""
+    """Return the literature's name of a method as LaTeX, else its own name, escaped."""
     return LATEX.get(method, latex_text(method))
 
 
 def latex_text(text: str) -> str:
-    """Text as LaTeX prints it: everything that is a sign of LaTeX's own is escaped."""
-    return re.sub(
-        r"[&%$#_{}]|[\\~^<>|±−→↑↓†]",
-        lambda sign: SPECIAL.get(sign[0], f"\\{sign[0]}"),
-        " ".join(text.split()),
-    )
+    """Return text on one line with the signs of LaTeX escaped."""
+    signs, line = r"[&%$#_{}]|[\\~^<>|±−→↑↓†]", " ".join(text.split())
+    return re.sub(signs, lambda sign: SPECIAL.get(sign[0], f"\\{sign[0]}"), line)

@@ -1,8 +1,7 @@
-"""The colours of every picture and page: one for each role, told apart by people with any kind of colour
-vision.
+"""The colours of every picture and page, one for each role, for any kind of colour vision.
 
-Okabe and Ito 2008 (Color Universal Design); only what a dark page would swallow is lighter there. Pictures
-never rely on colour alone: models and sets of images differ in their lines or markers too.
+Okabe and Ito 2008 (Color Universal Design), some of them lighter on a dark page. Models and sets of images
+differ in their lines or markers too, never in colour alone.
 """
 
 from __future__ import annotations
@@ -36,8 +35,7 @@ MARKERS: Final[Mapping[str, str]] = {
     "test": "^",
 }
 
-# The page around them: paper, ink, ink of what matters less, lines, the ground of tables and code, a mark on
-# what needs attention.
+# The page: paper, ink, fainter ink, lines, the ground of tables and code, marks of good and bad findings.
 LIGHT: Final[Mapping[str, str]] = {
     **ROLES,
     "paper": "#FFFFFF",
@@ -63,14 +61,12 @@ DARK: Final[Mapping[str, str]] = {
 
 
 def rgb(colour: str) -> tuple[int, ...]:
-    """Red, green and blue of "#RRGGBB", 0 to 255."""
+    """Return red, green and blue of "#RRGGBB", 0 to 255."""
     return tuple(bytes.fromhex(colour.removeprefix("#")))
 
 
 def css_variables() -> str:
-    """`:root` with a variable for each colour ("--unlearned"), dark where the reader's system asks for that,
-    light in print.
-    """
+    """Return `:root` with a variable for each colour ("--unlearned"), dark where the system asks for it."""
     light, dark = (
         " ".join(f"--{name}: {colour};" for name, colour in colours.items()) for colours in (LIGHT, DARK)
     )

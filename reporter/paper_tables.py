@@ -1,6 +1,4 @@
-"""Tables for a paper, in LaTeX: MIMU's four beside its baselines, and every method's UA, RA, TA and MIA with
-their gaps to retraining.
-"""
+"""Tables for a paper, in LaTeX: MIMU beside its baselines, and each method's gaps to the ideal model."""
 
 from __future__ import annotations
 
@@ -17,7 +15,6 @@ from reporter.comparison import (
     about,
     by_seed,
     groups_of,
-    label_among,
     measured,
     of_base_model,
     request_kind,
@@ -38,7 +35,9 @@ from reporter.seeds_summary import (
     Settings,
     Task,
     column_scores,
+    differing,
     facts_of,
+    label_among,
     labels_of,
     seed_order,
     unit_of,
@@ -58,9 +57,7 @@ MAKE_IDEAL = "python -u main_ideal.py, with the flags of the runs, before they a
 
 
 def paper_tables(tasks: Sequence[Task]) -> tuple[dict[str, str], list[str]]:
-    """The files by name, preview.tex among them, which shows them all; and in a line each, what could not be
-    made and how it can.
-    """
+    """Return the files by name, with preview.tex, which shows them all; and messages about missing tables."""
     files: dict[str, str] = {}
     lacking = []
     for task, slug in zip(tasks, slugs_of(tasks), strict=True):
@@ -86,7 +83,7 @@ def mimu_slug(task: Task, setting: Settings) -> str:
 
 
 def preview(files: Iterable[str]) -> str:
-    """A document with every table, each on a page of its own."""
+    """Return a document with each table on a page of its own."""
     inputs = [rf"\input{{{name}}}\clearpage" for name in files]
     head = [r"\documentclass{article}", r"\usepackage{booktabs, graphicx}", r"\begin{document}"]
     return "\n".join([*head, *inputs, r"\end{document}", ""])
@@ -96,12 +93,11 @@ def preview(files: Iterable[str]) -> str:
 
 
 def gap_table(task: Task) -> str | None:
-    """The four scores of each method with their mean absolute gap to the ideal model, avg_gap and run time;
-    None without an ideal model.
+    """Return the four scores of each method with their gaps to the ideal model, avg_gap and run time.
 
-        gap = sum over seeds |v_s - i_s| / seeds        i_s: the ideal model that stands beside the run of seed s
+        gap = sum over seeds |v_s - i_s| / seeds        i_s: the ideal model beside the run of seed s
 
-    The mean of the four gaps in brackets is avg_gap where a run has all four.
+    None without an ideal model. The mean of the four gaps is avg_gap for a run that has all four.
     """
     ideals = by_seed(groups_of(task), scores_of_ideal)
     if not ideals:
@@ -109,19 +105,14 @@ def gap_table(task: Task) -> str | None:
     labels = labels_of(task)
     groups = [group for group in groups_of(task) if group.method != REFERENCE and group.done]
     seeds = seeds_of([ideals, *(group.done for group in groups)])
-    first = [
-        ideal_cell([scores[name] for scores in ideals.values() if name in scores], len(ideals))
-        for name in SCORES
-    ]
-    retrain = [*first, "0.00", with_n(seconds_of_ideal(task), len(ideals))]
+    retrain = []
+    for name in SCORES:
+        values = [scores[name] for scores in ideals.values() if name in scores]
+        retrain.append(ideal_cell(values, len(ideals)))
+    retrain += ["0.00", with_n(seconds_of_ideal(task), len(ideals))]
     rows = [row_of("Retrain" + of_fewer(len(ideals), len(seeds)), retrain), r"\midrule"]
     for group in groups:
-        label = labels[id(group)]
-        name = (
-            latex_name(group.method)
-            + (f" {{\\small {latex_text(label)}}}" if label else "")
-            + of_fewer(len(group.done), len(seeds))
-        )
+        name = named(group.method, labels[id(group)]) + of_fewer(len(group.done), len(seeds))
         rows.append(row_of(name, cells_of(group)))
     header = ["Method", *SCORES, r"Avg.\ gap $\downarrow$", r"RTE (s) $\downarrow$"]
     what = "test images of the retained classes" if request_kind(task) == WHOLE_CLASS else "test images"
@@ -139,10 +130,7 @@ def gap_table(task: Task) -> str | None:
 
 
 def scores_of_ideal(run: SeedRun) -> dict[str, float] | None:
-    """UA, RA, TA and, unless it is undecided, MIA of the ideal model beside a run, percent.
-
-    None where one of the first three is lacking.
-    """
+    """Return the scores of the ideal model beside a run, percent; None if one but MIA is missing."""
     scores = column_scores(run.metrics, "ideal_")
     return scores if set(ALWAYS) <= scores.keys() else None
 
@@ -152,18 +140,18 @@ def ideal_cell(values: Sequence[float], n: int) -> str:
 
 
 def several_ideals(task: Task) -> str:
-    """A sentence where runs of one seed have other ideal models beside them: the row of Retrain is of the
-    latest, each gap of its own.
-    """
+    """Return a sentence about the seeds with several ideal models; empty if there are none."""
     found: dict[str, set[tuple[float, ...]]] = {}
     for group in groups_of(task):
         for seed, run in group.done.items():
-            if scores_of_ideal(run) is not None:
-                found.setdefault(seed, set()).add(tuple(column_scores(run.metrics, "ideal_").values()))
-    differing = sorted((seed for seed, scores in found.items() if len(scores) > 1), key=seed_order)
-    if not differing:
+            scores = scores_of_ideal(run)
+            if scores is not None:
+                found.setdefault(seed, set()).add(tuple(scores.values()))
+    several = sorted((seed for seed, scores in found.items() if len(scores) > 1), key=seed_order)
+    if not several:
         return ""
-    return f" Of {seeds_text(differing)} there are several retrained models: Retrain is the latest, a gap is to the one beside its run."
+    which = "Retrain is the latest, a gap is to the one beside its run"
+    return f" Of {seeds_text(several)} there are several retrained models: {which}."
 
 
 def lacking_of_ideal(task: Task) -> str:
@@ -184,33 +172,22 @@ def lacking_of_ideal(task: Task) -> str:
 
 
 def cells_of(group: Group) -> list[str]:
-    """Of each score the mean and, in brackets, the gap; each with the number of its seeds where that is not
-    all of the row's.
-    """
+    """Return the mean of each score with its gap, avg_gap and seconds, with the number of seeds if fewer."""
     n = len(group.done)
+    both = [(run.metrics, column_scores(run.metrics, "ideal_")) for run in group.done.values()]
     cells = []
     for name in SCORES:
-        pairs = [
-            (run.metrics[name], column_scores(run.metrics, "ideal_")[name])
-            for run in group.done.values()
-            if has_both(run, name)
-        ]
-        gap = (
-            f" ({mean_gap(*zip(*pairs, strict=True)):.2f}{'' if len(pairs) == n else f', n={len(pairs)}'})"
-            if pairs
-            else ""
-        )
+        pairs = [(own[name], ideal[name]) for own, ideal in both if name in own and name in ideal]
+        gap = ""
+        if pairs:
+            fewer = "" if len(pairs) == n else f", n={len(pairs)}"
+            gap = f" ({mean_gap(*zip(*pairs, strict=True)):.2f}{fewer})"
         cells.append(with_n(group.over(name), n) + gap)
-    others = (group.over(RANKED_BY), group.over(SECONDS))
-    return [*cells, *(with_n(over, n) for over in others)]
-
-
-def has_both(run: SeedRun, name: str) -> bool:
-    return name in run.metrics and name in column_scores(run.metrics, "ideal_")
+    return [*cells, *(with_n(group.over(name), n) for name in (RANKED_BY, SECONDS))]
 
 
 def with_n(over: OverSeeds | None, n: int, digits: int = 2) -> str:
-    """A cell: the spread, with the number of seeds where it is not n."""
+    """Return a cell: the spread, with the number of seeds if it is not n."""
     return NOT_RUN if over is None else spread(over, digits) + of_fewer(over.n, n)
 
 
@@ -238,24 +215,21 @@ def seeds_text(seeds: Sequence[str]) -> str:
 
 
 def families_of(tasks: Sequence[Task]) -> list[list[Task]]:
-    """Tasks that differ in the forget request alone, together."""
+    """Return the tasks that differ in the forget request alone, together."""
     found: dict[tuple[str, Settings], list[Task]] = {}
     for task in tasks:
-        found.setdefault(
-            (task.experiment, tuple(it for it in task.settings if it[0] not in OF_REQUEST | {"request"})), []
-        ).append(task)
+        others = tuple(setting for setting in task.settings if setting[0] not in {*OF_REQUEST, "request"})
+        found.setdefault((task.experiment, others), []).append(task)
     return list(found.values())
 
 
 def mimu_settings(tasks: Iterable[Task]) -> list[Settings]:
-    """Every choice of MIMU's settings that was run to the end."""
+    """Return the settings of MIMU's finished runs."""
     return sorted(settings_run(tasks, "MIMU"))
 
 
 def mimu_tables(tasks: Sequence[Task], setting: Settings) -> str:
-    """Four tables, forget and retain images by loss and score; a column for each request that MIMU was run on
-    with this setting.
-    """
+    """Return four tables, with a column for each request that MIMU was run on with this setting."""
     columns = [task for task in tasks if group_of(task, "MIMU", setting) is not None]
     tables = [four_table(columns, setting, name, mimu_settings(tasks)) for name in FOUR]
     return "\n".join([PACKAGES, *tables])
@@ -291,9 +265,7 @@ def four_table(columns: Sequence[Task], setting: Settings, metric: str, others: 
 
 
 def baselines_of(columns: Sequence[Task], setting: Settings) -> list[tuple[str, set[Settings]]]:
-    """The methods of the rows, each with its settings: MIMU's own, SFT on its layer, random masks of its
-    size.
-    """
+    """Return the methods of the rows with their settings: MIMU, SFT on its layer, masks of its size."""
     own = dict(setting)
     layer = ("mask_layer",)
     masks = {it for it in settings_run(columns, "random_mask") if same(it, own, (KAPPA, *layer))}
@@ -312,13 +284,11 @@ def rows_of(
     seeds: Sequence[Sequence[str]],
     metric: str,
 ) -> list[tuple[str, list[str]]]:
-    """A row's name in LaTeX and its cells, one for each task abreast; seeds: those of each task's column."""
+    """Return each row's name in LaTeX and its cells, one for each task abreast. seeds: of each column."""
+    digits = unit_facts(unit_of(metric)).digits
 
     def cells(overs: Iterable[OverSeeds | None]) -> list[str]:
-        return [
-            with_n(over, len(own), unit_facts(unit_of(metric)).digits)
-            for over, own in zip(overs, seeds, strict=True)
-        ]
+        return [with_n(over, len(own), digits) for over, own in zip(overs, seeds, strict=True)]
 
     rows = []
     for method, found in baselines:
@@ -335,18 +305,17 @@ def rows_of(
 
 
 def row_name(method: str, setting: Settings, siblings: Iterable[Settings]) -> str:
-    several = {(method, it): None for it in siblings}
-    label = label_among((method, setting), several).removeprefix(method).strip() if several else ""
+    return named(method, label_among(setting, list(siblings)))
+
+
+def named(method: str, label: str) -> str:
+    """Return a method's name and its label in LaTeX."""
     return latex_name(method) + (f" {{\\small {latex_text(label)}}}" if label else "")
 
 
 def settings_run(tasks: Iterable[Task], method: str) -> set[Settings]:
-    return {
-        ranked.group.own
-        for task in tasks
-        for ranked in task.ranking
-        if ranked.group.method == method and ranked.group.done
-    }
+    groups = [group for task in tasks for group in groups_of(task)]
+    return {group.own for group in groups if group.method == method and group.done}
 
 
 def same(setting: Settings, other: Mapping[str, str], names: Iterable[str]) -> bool:
@@ -354,12 +323,8 @@ def same(setting: Settings, other: Mapping[str, str], names: Iterable[str]) -> b
 
 
 def group_of(task: Task, method: str, setting: Settings) -> Group | None:
-    found = (
-        ranked.group
-        for ranked in task.ranking
-        if ranked.group.method == method and ranked.group.own == setting and ranked.group.done
-    )
-    return next(found, None)
+    done = [group for group in groups_of(task) if group.method == method and group.done]
+    return next((group for group in done if group.own == setting), None)
 
 
 def over_of(task: Task, method: str, setting: Settings, name: str) -> OverSeeds | None:
@@ -376,27 +341,19 @@ def images_text(columns: Sequence[Task], part: str) -> str:
 
 
 def amounts_text(columns: Sequence[Task], setting: Settings, others: Sequence[Settings]) -> str:
-    """K and kappa, and what else other choices of MIMU's settings differ in."""
+    """Return K and kappa, and the other settings of MIMU that differ."""
     own = dict(setting)
     groups = [group for task in columns if (group := group_of(task, "MIMU", setting)) is not None]
-    masked = {
-        run.metrics[KAPPA_COUNT]
-        for group in groups
-        for run in group.done.values()
-        if KAPPA_COUNT in run.metrics
-    }
-    count = (
-        f" ({min(masked):,.0f}{f' to {max(masked):,.0f}' if len(masked) > 1 else ''} weights switched off)"
-        if masked
-        else ""
-    )
-    differing = [
-        name
-        for name in own
-        if name not in ("topk", KAPPA) and any(dict(other).get(name) != own[name] for other in others)
-    ]
-    more = "".join(f", {latex_text(f'{name}={own[name]}')}" for name in differing)
-    return f"$K = {latex_text(own.get('topk', '?'))}$, $\\kappa = {latex_text(own.get(KAPPA, '?'))}${count}{more}"
+    runs = [run.metrics for group in groups for run in group.done.values()]
+    masked = sorted({metrics[KAPPA_COUNT] for metrics in runs if KAPPA_COUNT in metrics})
+    count = ""
+    if masked:
+        ends = " to ".join(f"{end:,.0f}" for end in dict.fromkeys((masked[0], masked[-1])))
+        count = f" ({ends} weights switched off)"
+    names = [name for name in differing(others) if name in own and name not in ("topk", KAPPA)]
+    more = "".join(f", {latex_text(f'{name}={own[name]}')}" for name in names)
+    topk, kappa = latex_text(own.get("topk", "?")), latex_text(own.get(KAPPA, "?"))
+    return f"$K = {topk}$, $\\kappa = {kappa}${count}{more}"
 
 
 def shared_seeds(columns: Sequence[Task], seeds: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Which of several compromises no other one beats."""
+"""The Pareto front of two costs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 
 def pareto_front(costs: Sequence[tuple[float, float]]) -> list[int]:
-    """The indexes, ascending, of the points that no other point dominates.
+    """Return the ascending indexes of the points that no other point dominates.
 
         a dominates b    if    a_1 <= b_1 and a_2 <= b_2, and one of the two is smaller
 
-    costs: of each point two numbers of which less is better. Equal points are all on the front, or none is.
+    costs: two numbers of each point; less is better. Equal points are all on the front, or none is.
     Raises ValueError for NaN.
     """
     if any(math.isnan(cost) for point in costs for cost in point):

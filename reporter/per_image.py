@@ -1,6 +1,4 @@
-"""What each model says of each image, as a table: what every number about predictions can be computed from
-anew.
-"""
+"""The predictions of each model for each image, as a table."""
 
 from __future__ import annotations
 
@@ -27,28 +25,28 @@ def per_image(
     indexes: Mapping[str, Tensor],
     about: Mapping[str, object] | None = None,
 ) -> pa.Table:
-    """A row for each model and image, in the order of the sets.
+    """Return a row for each model and image, in the order of the sets.
 
     model, set   "unlearned", "initial", ..., as in `outputs`; "forget", "retain", "test", "validation"
-    index        of the image in the original training set, or in the original test set; `indexes` by set, (N,) each
+    index        of the image in the original training or test set
     label, predicted
     p_y, margin, loss   probability of the true class, log(p_y / (1 - p_y)) and -log p_y in nats, float64
-    logits       all of them, as the model gave them, float32
-    attack       what the image is to the attacks' first draw: "member", "non-member", "target", or null
-    member_score what mia's attack says of a forget image, positive for member; member_score_<attack> what the
-    others say; null
-                 elsewhere, and where an attack was not run
+    logits       of all classes, float32
+    attack       role of the image in the attacks' first draw: "member", "non-member", "target", or null
+    member_score score of a forget image by mia's attack, positive for member; member_score_<attack>: by the
+                 others. null for other images, and if an attack was not run
 
-    about: what is written into the file's metadata, as JSON, under "lethe"; values that JSON has.
+    indexes: by set, (N,) each. about: metadata of the file, as JSON under "lethe".
     """
     import pyarrow as pa
 
-    parts = [
-        _of_set(model, name, own, of_set, indexes[name])
-        for model, own in outputs.items()
-        for name, of_set in own.sets.items()
-        if len(of_set)
-    ]
+    parts = []
+    for model, own in outputs.items():
+        parts += [
+            _of_set(model, name, own, images, indexes[name])
+            for name, images in own.sets.items()
+            if len(images)
+        ]
     table = pa.concat_tables(parts)
     for name in CATEGORIES:
         table = table.set_column(table.column_names.index(name), name, table[name].dictionary_encode())
@@ -97,7 +95,7 @@ def _scores(own: ModelOutputs, name: str, attack: str) -> pa.Array:
 
 
 def _roles(own: ModelOutputs, name: str) -> list[str | None]:
-    """What each image of a set is to the attacks. Nothing where the sets are not all here."""
+    """Return the role of each image in the attacks' first draw."""
     count = len(own.sets[name])
     if not own.attacks:
         return [None] * count

@@ -1,4 +1,4 @@
-"""The page's pictures of what models predict: for the forget images, and which classes they mix up."""
+"""The page's pictures of predictions: for the forget images, and the confusion of classes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ LONGEST_NAME = 14
 
 
 def class_bars(models: Mapping[str, Outputs], names: Sequence[str]) -> Picture:
-    """Mean softmax probability of every class on the forget images, a bar for each model; of more than 20
-    classes the 20 largest.
-    """
+    """Draw the mean probability of each class on the forget images, by model; at most 20 classes."""
     means = {model: outputs.probabilities.mean(0).numpy() for model, outputs in models.items()}
     order = list(range(len(names)))
     if len(names) > MOST_BARS:
@@ -51,31 +49,20 @@ def class_bars(models: Mapping[str, Outputs], names: Sequence[str]) -> Picture:
     parts.append(text(11, panel.top + panel.height / 2, "class", turned=True))
     tops = ", ".join(f"{m}: {short[int(v.argmax())]} {v.max():.2f}" for m, v in means.items())
     alt = f"Bars of the mean probability of each class on the forget images. Most probable: {tops}."
-    note = (
-        ""
-        if len(names) <= MOST_BARS
-        else f"The {MOST_BARS} of {len(names):,} classes with the longest bars, and all others together."
-    )
-    keys = tuple(Key(model, model, filled=True) for model in models)
-    return Picture(
-        "class_probabilities",
-        "What the forget images are taken for",
-        alt,
-        parts,
-        panel.bottom + 38,
-        keys,
-        note,
-    )
+    note, keys = "", tuple(Key(model, model, filled=True) for model in models)
+    if len(names) > MOST_BARS:
+        note = f"The {MOST_BARS} of {len(names):,} classes with the longest bars, and all others together."
+    title = "What the forget images are taken for"
+    return Picture("class_probabilities", title, alt, parts, panel.bottom + 38, keys, note)
 
 
 def confusion(model: str, outputs: Outputs, names: Sequence[str]) -> Picture:
-    """Which class the test images of each class are taken for, percent of the true class' images; beyond 20
-    classes, in blocks.
-    """
+    """Draw predicted against true class, percent of the true class; beyond 20 classes in blocks."""
     counts = confusion_counts(outputs)
     name, title = f"confusion_{model}", f"Confusion of test images: {model} model"
     right = 100 * counts.diagonal().sum() / max(1, counts.sum())
-    alt = f"Matrix of true against predicted class on the test images, {model} model: {right:.2f} percent on the diagonal."
+    alt = f"Matrix of true against predicted class on the test images, {model} model: "
+    alt += f"{right:.2f} percent on the diagonal."
     if len(names) <= MOST_CELLS:
         parts, height = _cells(counts, names)
         return Picture(name, title, alt, parts, height, note="Percent of the true class's test images.")
@@ -87,14 +74,14 @@ def confusion(model: str, outputs: Outputs, names: Sequence[str]) -> Picture:
 
 
 def confusion_counts(outputs: Outputs) -> np.ndarray:
-    """How many images of each true class (row) are taken for each class (column), (C, C)."""
+    """Return the number of images by true class (row) and predicted class (column), (C, C)."""
     classes = outputs.classes
     pairs = outputs.labels * classes + outputs.logits.argmax(1)
     return np.bincount(pairs.cpu().numpy(), minlength=classes**2).reshape(classes, classes)
 
 
 def shares(counts: np.ndarray) -> np.ndarray:
-    """Each row as fractions of its sum; a row without images stays 0."""
+    """Return each row as fractions of its sum; a row without images stays 0."""
     fractions: np.ndarray = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     return fractions
 
@@ -102,14 +89,9 @@ def shares(counts: np.ndarray) -> np.ndarray:
 def _cells(counts: np.ndarray, names: Sequence[str]) -> tuple[list[str], float]:
     """The matrix and its height."""
     fractions, own = shares(counts), shortened(names, LONGEST_NAME)
-    left = 24 + CHARACTER * max(map(len, own)) + 4
-    panel = Panel(
-        (0, len(own)),
-        (0, len(own)),
-        left=left,
-        width=WIDTH - left - 8,
-        height=min(WIDTH - left - 8, 26 * len(own)),
-    )
+    left, classes = 24 + CHARACTER * max(map(len, own)) + 4, (0, len(own))
+    width = WIDTH - left - 8
+    panel = Panel(classes, classes, left=left, width=width, height=min(width, 26 * len(own)))
     wide, high = panel.width / len(own), panel.height / len(own)
     parts = [box(panel.left, panel.top, panel.width, panel.height, "ground")]
     for row, line in enumerate(fractions):
@@ -117,20 +99,12 @@ def _cells(counts: np.ndarray, names: Sequence[str]) -> tuple[list[str], float]:
         parts.append(text(left - 5, y + high / 2 + 4, own[row], anchor="end", kind="tick"))
         for column, share in enumerate(line):
             if counts[row, column]:
-                x = panel.left + column * wide
-                parts.append(
-                    box(x + 0.5, y + 0.5, wide - 1, high - 1, "unlearned", opacity=max(0.08, float(share)))
-                )
+                x, opacity = panel.left + column * wide, max(0.08, float(share))
+                parts.append(box(x + 0.5, y + 0.5, wide - 1, high - 1, "unlearned", opacity=opacity))
                 if len(own) <= NUMBERED:
+                    percent = f"{100 * share:.0f}" if round(100 * share) else "·"
                     kind = "on" if share > 0.5 else "in"
-                    parts.append(
-                        text(
-                            x + wide / 2,
-                            y + high / 2 + 4,
-                            f"{100 * share:.0f}" if round(100 * share) else "·",
-                            kind=kind,
-                        )
-                    )
+                    parts.append(text(x + wide / 2, y + high / 2 + 4, percent, kind=kind))
     turned = max(map(len, own)) * CHARACTER > wide
     for column, name in enumerate(own):
         x = panel.left + (column + 0.5) * wide
@@ -152,11 +126,8 @@ def _blocks(fractions: np.ndarray, classes: int) -> tuple[list[str], float]:
     parts.append(image(panel.left, panel.top, panel.width, panel.height, pixels))
     for at, words in ticks(0, classes - 1, whole=True):
         parts.append(text(panel.across(at), panel.bottom + 15, words, kind="tick"))
-        parts.append(
-            text(
-                panel.left - 5, panel.top + panel.height * at / classes + 4, words, anchor="end", kind="tick"
-            )
-        )
+        y = panel.top + panel.height * at / classes + 4
+        parts.append(text(panel.left - 5, y, words, anchor="end", kind="tick"))
     parts.append(text(panel.left + panel.width / 2, panel.bottom + 31, "predicted class"))
     parts.append(text(11, panel.top + panel.height / 2, "true class", turned=True))
     return parts, panel.bottom + 38
@@ -164,4 +135,5 @@ def _blocks(fractions: np.ndarray, classes: int) -> tuple[list[str], float]:
 
 def _block_note(classes: int, blocks: int, right: float) -> str:
     each = f", {classes / blocks:.3g} classes a block" if classes > blocks else ""
-    return f"Share of the true class's test images{each}, darker for more (square root). On the diagonal of single classes: {right:.2f} %."
+    share = f"Share of the true class's test images{each}, darker for more (square root)."
+    return f"{share} On the diagonal of single classes: {right:.2f} %."

@@ -1,6 +1,4 @@
-"""Everything that the report of one run is made from: what the run knows already, and nothing that would have
-to be computed again.
-"""
+"""The facts that the report of one run is made from."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ from vision_data.chosen_images import Images
 
 @dataclass(frozen=True)
 class History:
-    """Numbers over steps: of what, one mapping of names to numbers a step, which model's line they are, and
-    what a step is.
-    """
+    """Numbers over steps, by name. role: the model. step: "epoch" or another unit of a step."""
 
     title: str
     steps: Sequence[Mapping[str, float]]
@@ -30,9 +26,7 @@ class History:
 
 @dataclass(frozen=True)
 class ForgetImages:
-    """The forget set as pictures: uint8 images (N, C, H, W) whose fully lit pixel is `white`, and their
-    indexes (N,).
-    """
+    """The forget set: uint8 images (N, C, H, W) of brightness 0 to `white`, and their indexes (N,)."""
 
     images: Images
     white: int
@@ -44,10 +38,9 @@ class RunFacts:
     """One run.
 
     asked, method, about, source: the request and the method in words. measured: the numbers, by model. kinds:
-    the metrics that were asked
-    for, with their units. undefined: why metrics have no value. outputs: the models' outputs, by "initial",
-    "unlearned", "ideal". names: of the classes. params, versions, stages (seconds), notes: as the run logs
-    them. command: what makes this run again.
+    the measured metrics. undefined: why metrics have no value. outputs: the models' outputs, by "initial",
+    "unlearned", "ideal". names: of the classes. params, versions, stages (seconds), notes: as logged.
+    command: repeats this run.
     """
 
     name: str

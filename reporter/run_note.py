@@ -15,30 +15,28 @@ MOST_ROWS = 40
 
 
 def run_note(facts: RunFacts, verdict: Verdict) -> str:
-    """A few lines for who looks at the run before its artifacts."""
+    """Return the description of a run: its verdict, its main numbers, its command."""
     models = [model for model in MODELS if model in facts.outputs]
     rows = [[f"`{row.name}`", *row.values, row.better] for row in rows_of(facts, headline(facts), models)]
-    numbers = table(["metric", *models, "good"], rows) if rows else ""
-    said = [
+    numbers = [table(["metric", *models, "good"], rows)] if rows else []
+    parts = [
         f"**{escaped(verdict.headline)}**",
         escaped(facts.asked),
         f"**{escaped(facts.method)}**: {prose(facts.about)}",
-        numbers,
+        *numbers,
         f"```\n{facts.command}\n```",
+        "The whole report: `report.html` among the artifacts.",
     ]
-    return "\n\n".join(
-        part for part in [*said, "The whole report: `report.html` among the artifacts."] if part
-    )
+    return "\n\n".join(parts)
 
 
 def sweep_note(runs: Mapping[str, Mapping[str, float]], varying: str) -> str:
-    """The description of several runs' parent: what varies, and a line with the main numbers of each; of many
-    runs the first 40.
-    """
+    """Return the description of several runs' parent: what varies, and the main numbers of the first 40."""
     names = [name for name in names_in("summary") if any(name in metrics for metrics in runs.values())]
     rows = [
         [escaped(run), *(number(metrics.get(name)) for name in names)]
         for run, metrics in list(runs.items())[:MOST_ROWS]
     ]
     more = f"\n\n{len(runs) - MOST_ROWS} more are not shown." if len(runs) > MOST_ROWS else ""
-    return f"**{len(runs)} runs, in which these vary: {escaped(varying)}**\n\n{table(['run', *names], rows)}{more}"
+    head = f"**{len(runs)} runs, in which these vary: {escaped(varying)}**"
+    return f"{head}\n\n{table(['run', *names], rows)}{more}"

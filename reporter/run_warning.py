@@ -33,7 +33,7 @@ class RunWarning:
 
     @property
     def overrides(self) -> bool:
-        """Whether it makes every other claim about the run doubtful."""
+        """Whether this warning makes every other claim about the run doubtful."""
         return self.kind in OVERRIDING
 
     def as_json(self) -> dict[str, str]:
@@ -41,7 +41,7 @@ class RunWarning:
 
     @classmethod
     def of_json(cls, found: Mapping[str, Any]) -> RunWarning:
-        """Raises KeyError or ValueError for what is no warning."""
+        """Read a warning. Raises KeyError or ValueError for anything else."""
         if not isinstance(found, Mapping):
             raise ValueError("expected warnings with a kind, got text alone, as in an earlier format")
         if found["kind"] not in get_args(Kind):
@@ -50,5 +50,5 @@ class RunWarning:
 
 
 def in_one_line(warnings: list[RunWarning] | tuple[RunWarning, ...]) -> str:
-    """What a run's tag `warning` holds."""
+    """Return the texts on one line, as the tag `warning` holds them."""
     return "; ".join(warning.text for warning in warnings)

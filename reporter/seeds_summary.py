@@ -1,6 +1,4 @@
-"""Runs that differ in the seed alone as one line: what they come to, which seeds are not in it, and who is
-nearest to the ideal.
-"""
+"""Runs that differ in the seed alone as one group, and the groups of a task ranked by avg_gap."""
 
 from __future__ import annotations
 
@@ -25,23 +23,11 @@ DONE = "FINISHED"
 REQUEST, FORGOTTEN = "request", "forget_request"
 LONGEST_REQUEST = 200  # characters of the words in a heading
 
-# Params that say where and how a run was made, or follow from others: runs that differ in these alone are of
-# one group. Every one is
-# named: what is in no list is a setting, for two settings that pass for one are averaged in silence, and one
-# that passes for two is seen.
-NO_SETTINGS = {
-    "unlearn",
-    "seed",
-    "mask",
-    "save_dir",
-    "data",
-    "device",
-    "ideal",
-    "experiment",
-    "checkpoint_epochs",
-    "metrics",
-    "report",
-}
+# Params about the making of a run, or that follow from others: runs that differ in these alone are one group.
+# Every other param is a setting: two settings taken for one would be averaged in silence.
+NO_SETTINGS = {"unlearn", "seed", "mask", "save_dir", "data", "device", "ideal", "experiment"}
+NO_SETTINGS |= {"checkpoint_epochs", "metrics", "report"}
+BASE_MODELS = ("initial_", "ideal_")
 OF_A_BASE_MODEL = (
     "model",
     "checkpoint",
@@ -52,19 +38,11 @@ OF_A_BASE_MODEL = (
     "computed",
     "train_seconds",
 )
-COUNTS = {
-    f"{name}_count" for name in ("forget", "retain", "topk", "kappa")
-}  # what an amount comes to, of images or of weights
-RECIPE = set(FLAGS.hyperparameters)  # `training` says what of it is unusual
-NOT_A_SETTING = (
-    {"unlearned_digest"}
-    | {FORGOTTEN}
-    | NO_SETTINGS
-    | COUNTS
-    | RECIPE
-    | {f"{base}_{name}" for base in ("initial", "ideal") for name in OF_A_BASE_MODEL}
-)
-UNSAID = {  # what a run means that does not log it, as earlier ones
+COUNTS = {f"{name}_count" for name in ("forget", "retain", "topk", "kappa")}  # amounts of images or weights
+RECIPE = set(FLAGS.hyperparameters)  # the param `training` has its unusual values
+NOT_A_SETTING = {"unlearned_digest", FORGOTTEN} | NO_SETTINGS | COUNTS | RECIPE
+NOT_A_SETTING |= {base + name for base in BASE_MODELS for name in OF_A_BASE_MODEL}
+UNSAID = {  # the values of params that earlier versions do not log
     "training": "default",
     "unlearn_augment": "none",
     "normalize": "data",
@@ -74,27 +52,11 @@ UNSAID = {  # what a run means that does not log it, as earlier ones
 REQUEST_DIGEST = "request_digest"  # where the slug has but eight letters of it
 CODE = ("unlearn_code", "arch_code", "dataset_code")  # digests of users' files
 
-# What a method is set before, with the architecture's own options; every other setting is the method's.
-OF_TASK = {
-    "dataset",
-    "dataset_file",
-    "dataset_code",
-    "arch",
-    "arch_file",
-    "arch_code",
-    "num_classes",
-    "epochs",
-    "split_seed",
-    "training",
-}
-OF_TASK |= {"request", "normalize", "image_channels", "duplicates", "train_split", "test_split"}
-OF_REQUEST = {
-    "class_to_replace",
-    "num_indexes_to_replace",
-    "forget_indexes",
-    REQUEST_DIGEST,
-}  # what "request" says in a word
-OF_TASK |= OF_REQUEST
+# The settings of a task, with the architecture's own options; every other setting is the method's.
+OF_REQUEST = {"class_to_replace", "num_indexes_to_replace", "forget_indexes", REQUEST_DIGEST}  # as REQUEST
+OF_TASK = {f"{of}{what}" for of in ("dataset", "arch") for what in ("", "_file", "_code")} | OF_REQUEST
+OF_TASK |= {"num_classes", "epochs", "split_seed", "training", REQUEST, "normalize", "image_channels"}
+OF_TASK |= {"duplicates", "train_split", "test_split"}
 
 # The setting that tells groups apart where one seed has several initial models.
 INITIAL, ONE_EACH, SHORT_DIGEST = "initial_digest", "one a seed", 8
@@ -103,8 +65,6 @@ COLUMNS = {  # the literature's UA, RA, TA and MIA, and the metrics that each sh
     column: [entry for entry in METRICS if entry.facts.column == column]
     for column in dict.fromkeys(entry.facts.column for entry in METRICS if entry.facts.column)
 }
-BASE_MODELS = ("initial_", "ideal_")
-
 Settings = tuple[tuple[str, str], ...]
 
 
@@ -157,37 +117,32 @@ def column_scores(metrics: Mapping[str, float], base: str = "") -> dict[str, flo
 
 
 def settings_of(params: Mapping[str, str]) -> Settings:
-    """What decides a run's result, but for the method and the seed. A hyperparameter of the method is a
-    setting, whatever its name.
+    """Return the params that decide a run's result, without the method and the seed.
+
+    Every hyperparameter of the method is a setting, whatever its name.
     """
     own = own_names(params.get("unlearn", ""))
-    return tuple(
-        sorted(
-            (name, value)
-            for name, value in params.items()
-            if name in own or (name not in NOT_A_SETTING and UNSAID.get(name) != value)
-        )
-    )
+    settings = []
+    for name, value in params.items():
+        if name in own or (name not in NOT_A_SETTING and UNSAID.get(name) != value):
+            settings.append((name, value))
+    return tuple(sorted(settings))
 
 
 def said(settings: Mapping[str, str], name: str) -> str:
-    """A setting's value, of a digest of code a few letters; where a run does not log it, what it means by
-    that.
-    """
+    """Return a setting's value, the first letters of a digest of code, or the meaning of one not logged."""
     value = settings.get(name, UNSAID.get(name, "not logged"))
     return value[:SHORT_DIGEST] if name in CODE and name in settings else value
 
 
 @functools.cache
 def own_names(method: str) -> frozenset[str]:
-    """The hyperparameters of a method that is registered; none for another, whose settings are told by what
-    they are not.
-    """
+    """Return the hyperparameters of a registered method; none for another."""
     return METHODS[method].possible_flags if method in METHODS.names else frozenset()
 
 
 def names_of_task(arch: str) -> set[str]:
-    """The settings of a task, with the options of its architecture, if that is registered."""
+    """Return the names of a task's settings, with the options of a registered architecture."""
     return OF_TASK | (set(ARCHITECTURES[arch].hyperparameters) if arch in ARCHITECTURES else set())
 
 
@@ -203,14 +158,12 @@ class Group:
 
     @cached_property
     def done(self) -> dict[str, SeedRun]:
-        """The finished run of each seed; the latest, if there are several: the same seed twice is no second
-        sample.
-        """
+        """The latest finished run of each seed: the same seed twice is no second sample."""
         return {run.seed: run for run in sorted(self.runs, key=lambda run: run.start) if run.status == DONE}
 
     @property
     def not_done(self) -> list[str]:
-        """Every run that did not finish, as `3 FAILED`; also where the seed was run again."""
+        """Every run that did not finish, as `3 FAILED`, even if the seed was run again."""
         return [
             f"{run.seed} {run.status}"
             for run in sorted(self.runs, key=lambda run: (seed_order(run.seed), run.start))
@@ -227,16 +180,13 @@ class Group:
         return sorted((seed for seed, run in self.done.items() if run.warned), key=seed_order)
 
     def missing(self, seeds: Iterable[str]) -> list[str]:
-        """Those of the seeds of which there is no run at all."""
+        """Return the seeds without any run."""
         return sorted(set(seeds) - {run.seed for run in self.runs}, key=seed_order)
 
     def over(self, metric: str) -> OverSeeds | None:
-        """A metric over the seeds that have it; None if none has."""
-        found = [
-            self.done[seed].metrics[metric]
-            for seed in sorted(self.done, key=seed_order)
-            if metric in self.done[seed].metrics
-        ]
+        """Return a metric over the seeds that have it; None if none has."""
+        runs = [self.done[seed].metrics for seed in sorted(self.done, key=seed_order)]
+        found = [metrics[metric] for metrics in runs if metric in metrics]
         return over_seeds(found, unit_of(metric)) if found else None
 
     @cached_property
@@ -246,8 +196,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A group with its rank (None without a gap to rank by, and for the ideal model) and its mark: best,
-    within, reference or none.
+    """A group with its rank (None for the ideal model and without an avg_gap) and its mark.
+
+    mark: "best", "within", "reference" or "".
     """
 
     group: Group
@@ -270,24 +221,24 @@ class Task:
 
 
 def tasks_of(runs: Iterable[SeedRun]) -> list[Task]:
-    """The runs by what they were set before, and there by method and its settings."""
+    """Return the runs by task, and there by method and its settings."""
     groups: dict[tuple[str, Settings], dict[tuple[str, Settings], Group]] = {}
     for run in runs:
         task, own = divided(run.settings)
         found = groups.setdefault((run.experiment, task), {})
         found.setdefault((run.method, own), Group(run.method, own)).runs.append(run)
-    return [
-        task_of(experiment, task, [part for group in found.values() for part in by_initial_model(group)])
-        for (experiment, task), found in sorted(groups.items(), key=lambda it: it[0])
-    ]
+    tasks = []
+    for (experiment, task), found in sorted(groups.items(), key=lambda it: it[0]):
+        parts = [part for group in found.values() for part in by_initial_model(group)]
+        tasks.append(task_of(experiment, task, parts))
+    return tasks
 
 
 def by_initial_model(group: Group) -> list[Group]:
-    """The group; where one seed of it was run from several initial models, one for each of these, and one for
-    the seeds that have one.
+    """Divide a group in which a seed has several initial models: a group for each, one for other seeds.
 
-    A seed is repeated by the same model alone: another one, given as --checkpoint, is another experiment.
-    Which initial models of two seeds belong together can't be told, so that each stands for itself.
+    Another initial model, given as --checkpoint, is another experiment. Nothing says which initial models of
+    two seeds belong together.
     """
     initials: dict[str, set[str]] = {}
     for run in group.runs:
@@ -299,20 +250,21 @@ def by_initial_model(group: Group) -> list[Group]:
     apart = set().union(*several.values())
     found: dict[str, Group] = {}
     for run in group.runs:
-        name = run.initial[:SHORT_DIGEST] if run.initial in apart else ONE_EACH
-        seeds = sorted((seed for seed, own in several.items() if run.initial in own), key=seed_order)
-        own = tuple(sorted((*group.own, (INITIAL, name))))
-        found.setdefault(
-            run.initial if run.initial in apart else "", Group(group.method, own, seeds)
-        ).runs.append(run)
+        key = run.initial if run.initial in apart else ""
+        if key not in found:
+            own = tuple(sorted((*group.own, (INITIAL, key[:SHORT_DIGEST] or ONE_EACH))))
+            seeds = sorted((seed for seed, initial in several.items() if key in initial), key=seed_order)
+            found[key] = Group(group.method, own, seeds)
+        found[key].runs.append(run)
     return list(found.values())
 
 
 @functools.cache
 def divided(settings: Settings) -> tuple[Settings, Settings]:
-    """The task's settings, and the method's."""
+    """Return the task's settings, and the method's."""
     names = names_of_task(dict(settings).get("arch", ""))
-    return tuple(it for it in settings if it[0] in names), tuple(it for it in settings if it[0] not in names)
+    task = tuple(setting for setting in settings if setting[0] in names)
+    return task, tuple(setting for setting in settings if setting[0] not in names)
 
 
 def task_of(experiment: str, settings: Settings, groups: Sequence[Group]) -> Task:
@@ -335,40 +287,28 @@ def forgotten_in_words(settings: Settings, runs: Sequence[SeedRun]) -> str:
 
 
 def ranking_of(groups: Sequence[Group]) -> list[Ranked]:
-    """By the mean of avg_gap over the seeds, smallest first; equal means share a rank.
+    """Rank by the mean of avg_gap over the seeds, smallest first; equal means share a rank.
 
-    best: rank 1. within: a mean inside the best's 95 % interval, which is all that a glance can say: it is no
-    test. The ideal model comes first without a rank, what has no finite mean over all its seeds last.
+    best: rank 1. within: a mean inside the best's 95 % interval; this is no test. The ideal model comes
+    first, without a rank. Groups without a finite mean over all of their seeds come last.
     """
-    ranked = sorted(
-        (group for group in groups if mean_gap(group) is not None and group.method != REFERENCE), key=by_gap
-    )
-    means = [mean_gap(group) for group in ranked]
-    highest = ranked[0].gap.interval[1] if ranked and ranked[0].gap and ranked[0].gap.interval else -math.inf
-    marks = [
-        "best" if mean == means[0] else "within" if mean is not None and mean <= highest else ""
-        for mean in means
-    ]
-    reference = [Ranked(group, None, "reference") for group in groups if group.method == REFERENCE]
-    others = [
-        Ranked(group, None, "") for group in groups if mean_gap(group) is None and group.method != REFERENCE
-    ]
-    placed = [
-        Ranked(group, means.index(mean) + 1, mark)
-        for group, mean, mark in zip(ranked, means, marks, strict=True)
-    ]
-    return reference + placed + sorted(others, key=lambda it: (it.group.method.casefold(), it.group.own))
+    by_name = sorted(groups, key=lambda group: (group.method.casefold(), group.own))
+    rivals = [(mean_gap(group), group) for group in by_name if group.method != REFERENCE]
+    gaps = sorted(((mean, group) for mean, group in rivals if mean is not None), key=lambda it: it[0])
+    means = [mean for mean, _ in gaps]
+    best = gaps[0][1].gap if gaps else None
+    highest = best.interval[1] if best and best.interval else -math.inf
+    ranking = [Ranked(group, None, "reference") for group in groups if group.method == REFERENCE]
+    for mean, group in gaps:
+        rank = means.index(mean) + 1
+        mark = "within" if mean <= highest else ""
+        ranking.append(Ranked(group, rank, "best" if rank == 1 else mark))
+    return ranking + [Ranked(group, None, "") for mean, group in rivals if mean is None]
 
 
 def mean_gap(group: Group) -> float | None:
-    """None where a seed has no avg_gap, as where its attack is undecided: a mean over other seeds can't be
-    ranked beside means over all.
-    """
+    """Return the mean of avg_gap; None if a seed has none: a mean over fewer seeds can't be ranked."""
     return None if group.gap is None or group.gap.n < len(group.done) else group.gap.mean
-
-
-def by_gap(group: Group) -> tuple[float, str, Settings]:
-    return mean_gap(group) or 0.0, group.method.casefold(), group.own
 
 
 def seed_order(seed: str) -> tuple[int, int, str]:
@@ -376,32 +316,37 @@ def seed_order(seed: str) -> tuple[int, int, str]:
 
 
 def labels_of(task: Task) -> dict[int, str]:
-    """By a group's id: what its settings differ in from the method's other groups, as `kappa=0.1 topk=50`;
-    empty for the only one.
-    """
+    """Return by a group's id its settings that differ from the method's other groups; see `label_among`."""
+    groups = [ranked.group for ranked in task.ranking]
     found = {}
-    for ranked in task.ranking:
-        siblings = [
-            dict(other.group.own) for other in task.ranking if other.group.method == ranked.group.method
-        ]
-        names = sorted(
-            {name for own in siblings for name in own if len({other.get(name) for other in siblings}) > 1}
-        )
-        own = dict(ranked.group.own)
-        found[id(ranked.group)] = " ".join(f"{name}={said(own, name)}" for name in names)
+    for group in groups:
+        siblings = [other.own for other in groups if other.method == group.method]
+        found[id(group)] = label_among(group.own, siblings)
     return found
 
 
+def label_among(own: Settings, siblings: Sequence[Settings]) -> str:
+    """Return the settings that the siblings differ in, as "kappa=0.1 topk=50"; empty for the only one."""
+    return " ".join(f"{name}={said(dict(own), name)}" for name in differing(siblings))
+
+
+def differing(several: Iterable[Settings]) -> list[str]:
+    """Return the sorted names of the settings that differ."""
+    settings = [dict(one) for one in several]
+    names = sorted({name for one in settings for name in one})
+    return [name for name in names if len({one.get(name) for one in settings}) > 1]
+
+
 def heading_of(task: Task, tasks: Sequence[Task]) -> str:
-    """The experiment with data, model and request, and what else the tasks differ in."""
+    """Return the experiment with data, model and request, and the other settings that the tasks differ in."""
     settings = [dict(other.settings) for other in tasks]
-    differing = sorted(
-        {name for one in settings for name in one if len({other.get(name) for other in settings}) > 1}
-    )
-    always = ("dataset", "arch", "request")
+    always = ("dataset", "arch", REQUEST)
     own = dict(task.settings)
-    others = [name for name in differing if name not in OF_REQUEST.union(always)]
-    of_one_name = {one.get(REQUEST_DIGEST) for one in settings if one.get("request") == own.get("request")}
-    others += [REQUEST_DIGEST] if len(of_one_name) > 1 else []
+    others = [
+        name for name in differing(other.settings for other in tasks) if name not in OF_REQUEST.union(always)
+    ]
+    digests = {one.get(REQUEST_DIGEST) for one in settings if one.get(REQUEST) == own.get(REQUEST)}
+    if len(digests) > 1:
+        others.append(REQUEST_DIGEST)
     words = [f"{name} {said(own | {REQUEST: task.forgotten}, name)}" for name in (*always, *others)]
     return f"{task.experiment}: {', '.join(words)}; seeds {' '.join(task.seeds)}"

@@ -1,4 +1,4 @@
-"""The summary over seeds as tables: everything as CSV, what a paper shows as Markdown and LaTeX."""
+"""The summary over seeds as tables: everything as CSV, the main columns as Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -56,15 +56,12 @@ def header_of(name: str) -> str:
 
 
 def summary_of(tasks: Sequence[Task]) -> pd.DataFrame:
-    """A line for each group: its task, itself, and for every metric mean, sd, ends of the 95 % t-interval and
-    number of seeds.
-    """
+    """Return a line for each group: its task, its settings, and each metric's statistics (PARTS)."""
     import pandas as pd
 
     settings = sorted({name for task in tasks for name, _ in task.settings})
-    found = {
-        name for task in tasks for ranked in task.ranking for run in ranked.group.runs for name in run.metrics
-    }
+    runs = [run for task in tasks for ranked in task.ranking for run in ranked.group.runs]
+    found = {name for run in runs for name in run.metrics}
     first = [name for name in (*COLUMNS, RANKED_BY) if name in found]
     metrics = [*first, *sorted(found.difference(first))]
     lines = [summary_line(task, ranked, settings, metrics) for task in tasks for ranked in task.ranking]
@@ -102,9 +99,7 @@ def numbers_of(over: OverSeeds | None) -> tuple[float | int | None, ...]:
 
 
 def table_of(task: Task) -> pd.DataFrame:
-    """A paper's table as plain cells: rank, method, settings, the four scores, avg_gap and its interval,
-    seconds, n, notes.
-    """
+    """Return a paper's table as plain cells: rank, method, settings, scores, avg_gap, seconds, n, notes."""
     import pandas as pd
 
     labels = labels_of(task)
@@ -126,14 +121,14 @@ def cells_of(ranked: Ranked, label: str, task: Task) -> dict[str, str]:
 
 
 def cell_of(over: OverSeeds | None, n: int) -> str:
-    """Mean and standard deviation, and of how many seeds where that is not all of them."""
+    """Return mean and standard deviation, with the number of seeds if it is not n."""
     if over is None:
         return "none" if n else ""
     return spread(over) + (f" (n={over.n})" if over.n != n else "")
 
 
 def notes_of(ranked: Ranked, task: Task) -> str:
-    """The seeds that are not in the numbers or should be looked at."""
+    """Return notes about seeds that are missing or need a look."""
     group = ranked.group
     notes = {
         "no run of seed": group.missing(task.seeds),
@@ -146,7 +141,7 @@ def notes_of(ranked: Ranked, task: Task) -> str:
 
 
 def markdown_of(tasks: Sequence[Task]) -> str:
-    """A section for each task; the best in bold, those within its interval with a dagger."""
+    """Return a section for each task; the best in bold, methods within its interval with a dagger."""
     parts = []
     for task in tasks:
         table = marked(task, table_of(task).map(lambda cell: prose(cell, cell=True)), "**{}**", "{} †")
@@ -155,22 +150,17 @@ def markdown_of(tasks: Sequence[Task]) -> str:
 
 
 def marked(task: Task, table: pd.DataFrame, best: str, within: str) -> pd.DataFrame:
-    """The table with the marks: the best's method and avg_gap as `best` shows them, the methods within its
-    interval as `within` does.
-    """
+    """Format the method and avg_gap of the best by `best`, the methods within its interval by `within`."""
     marks = [ranked.mark for ranked in task.ranking]
-    for column, formats in {
-        "method": {"best": best, "within": within},
-        header_of(RANKED_BY): {"best": best},
-    }.items():
-        table[column] = [
-            formats.get(mark, "{}").format(cell) for mark, cell in zip(marks, table[column], strict=True)
-        ]
+    formats = {"method": {"best": best, "within": within}, header_of(RANKED_BY): {"best": best}}
+    for column, by_mark in formats.items():
+        cells = zip(marks, table[column], strict=True)
+        table[column] = [by_mark.get(mark, "{}").format(cell) for mark, cell in cells]
     return table
 
 
 def latex_of(tasks: Sequence[Task]) -> str:
-    """A table environment of booktabs for each task; notes below it."""
+    """Return a table environment of booktabs for each task, with its notes below."""
     return "\n".join([PACKAGES, *(latex_table_of(task, tasks) for task in tasks)])
 
 
@@ -183,13 +173,11 @@ def latex_table_of(task: Task, tasks: Sequence[Task]) -> str:
     lines = []
     for ranked, cells in zip(task.ranking, shown.values.tolist(), strict=True):
         lines += [" & ".join(cells) + r" \\", *([r"\midrule"] if ranked.mark == "reference" else [])]
-    called = [
-        name + latex_text(f", {label}" if label else "")
-        for name, label in zip(names, plain["settings"], strict=True)
-    ]
-    notes = [
-        f"{name}: {latex_text(note)}." for name, note in zip(called, plain["notes"], strict=True) if note
-    ]
+    notes = []
+    for name, label, note in zip(names, plain["settings"], plain["notes"], strict=True):
+        if note:
+            settings = latex_text(f", {label}") if label else ""
+            notes.append(f"{name}{settings}: {latex_text(note)}.")
     caption = ". ".join([latex_text(heading_of(task, tasks)), latex_text(LEGEND)]) + ". " + " ".join(notes)
     columns = "".join("l" if name in ("method", "settings") else "r" for name in shown)
     return latex_table(columns, [([*map(latex_text, shown)], lines)], caption.strip())

@@ -1,4 +1,4 @@
-"""A number over seeds as a table's cell, and the metrics of the same run under several seeds as a table."""
+"""Metrics over seeds as text: one as a cell, those of several seeds as a table."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ BySeed = Mapping[int, Mapping[str, float]]
 
 
 def spread(over: OverSeeds | None, digits: int = 2) -> str:
-    """Mean and standard deviation; what has no such thing as it is.
+    """Return mean and standard deviation, or a single seed's value.
 
-    A single seed's value alone; "all 100", or "1 x 0, 2 x 100", where every value is at an end of its scale;
-    every value where one is not finite; nothing for none.
+    "all 100", or "1 x 0, 2 x 100", if each value is at an end of its scale; all values if one is not finite.
     """
     if over is None:
         return ""
@@ -25,19 +24,14 @@ def spread(over: OverSeeds | None, digits: int = 2) -> str:
     if over.n == 1:
         return f"{over.mean:.{digits}f}"
     if over.saturated:
-        counts = [(f"{value:g}", count) for value, count in over.counts.items()]
-        return (
-            f"all {counts[0][0]}"
-            if len(counts) == 1
-            else ", ".join(f"{count} x {value}" for value, count in counts)
-        )
+        if len(over.counts) == 1:
+            return f"all {over.values[0]:g}"
+        return ", ".join(f"{count} x {value:g}" for value, count in over.counts.items())
     return f"{over.mean:.{digits}f} ± {over.sd:.{digits}f}"
 
 
 def interval(over: OverSeeds | None, digits: int = 2) -> str:
-    """The 95 % interval of the mean, or why there is none; nothing for no value, or values that no mean
-    stands for.
-    """
+    """Return the 95 % interval of the mean, or why there is none; empty for saturated values."""
     if over is None or (over.saturated and over.n > 1):
         return ""
     if over.interval is None:
@@ -49,19 +43,19 @@ def interval(over: OverSeeds | None, digits: int = 2) -> str:
 def seeds_of(
     name: str, metrics: BySeed, ideals: BySeed
 ) -> tuple[OverSeeds | None, OverSeeds | None, OverSeeds | None]:
-    """One metric of the unlearned models, of the ideal models, and the gaps of those seeds that have both;
-    None where no seed has any.
+    """Return a metric of the unlearned models, of the ideal models, and the gaps of the seeds that have both.
 
-    metrics, ideals: by seed, then by name.
+    None without any seed. metrics, ideals: by seed, then by name.
     """
     unit = METRICS[name].facts.unit if name in METRICS else ""
-    own, ideal = (
-        {seed: values[name] for seed, values in each.items() if name in values} for each in (metrics, ideals)
-    )
-    ours, theirs = (
-        {seed: each[seed] for seed in each if seed in own.keys() & ideal.keys()} for each in (own, ideal)
-    )
+    own, ideal = _of_seeds(name, metrics), _of_seeds(name, ideals)
+    both = own.keys() & ideal.keys()
+    ours, theirs = ({seed: each[seed] for seed in sorted(both)} for each in (own, ideal))
     return _over(own, unit), _over(ideal, unit), _gap(ours, theirs, unit)
+
+
+def _of_seeds(name: str, metrics: BySeed) -> dict[int, float]:
+    return {seed: values[name] for seed, values in metrics.items() if name in values}
 
 
 def _over(values: Mapping[int, float], unit: str) -> OverSeeds | None:
@@ -69,35 +63,20 @@ def _over(values: Mapping[int, float], unit: str) -> OverSeeds | None:
 
 
 def _gap(own: Mapping[int, float], ideal: Mapping[int, float], unit: str) -> OverSeeds | None:
-    """The gaps of these seeds: saturated where both models are, for the difference of two ends is no more
-    graded than they are.
-    """
-    if not own:
+    """Return the gaps of these seeds. They are saturated if the values of both models are."""
+    ours, theirs = _over(own, unit), _over(ideal, unit)
+    if ours is None or theirs is None:
         return None
-    saturated = all(over_seeds(list(values.values()), unit).saturated for values in (own, ideal))
-    return replace(over_seeds(gaps(own, ideal)), saturated=saturated)
+    return replace(over_seeds(gaps(own, ideal)), saturated=ours.saturated and theirs.saturated)
 
 
 def seeds_table(names: Sequence[str], metrics: BySeed, ideals: BySeed) -> str:
-    """A line for each metric: of how many seeds, unlearned, ideal, and the gap between the two, taken seed by
-    seed.
-    """
+    """Return a line for each metric: the unlearned, the ideal, and the gap between the two, seed by seed."""
+    header = ["metric", "seeds", "unlearned", "95 % interval", "ideal", "gap to the ideal", "95 % interval"]
     rows = []
     for name in names:
         own, ideal, gap = seeds_of(name, metrics, ideals)
-        seeds = str(own.n if own else 0)
         of_fewer = f" ({gap.n} of {own.n} seeds)" if own and gap and gap.n < own.n else ""
-        rows.append(
-            [
-                name,
-                seeds,
-                spread(own, 3),
-                interval(own, 3),
-                spread(ideal, 3),
-                spread(gap, 3) + of_fewer,
-                interval(gap, 3),
-            ]
-        )
-    return text_table(
-        ["metric", "seeds", "unlearned", "95 % interval", "ideal", "gap to the ideal", "95 % interval"], rows
-    )
+        of_unlearned = [str(own.n if own else 0), spread(own, 3), interval(own, 3)]
+        rows.append([name, *of_unlearned, spread(ideal, 3), spread(gap, 3) + of_fewer, interval(gap, 3)])
+    return text_table(header, rows)

@@ -9,10 +9,9 @@ GONE = "…"
 
 
 def shortened(names: Sequence[str], longest: int) -> list[str]:
-    """The names with at most `longest` characters each: cut at the end, where that makes two alike in the
-    middle, else numbered.
+    """Cut names to `longest` characters: at the end; in the middle if two would be alike; else numbered.
 
-    The number is the name's index, as of a class. Raises ValueError where there is no room for that.
+    The number is the name's index. Raises ValueError if `longest` has no room for it.
     """
     needed = len(str(len(names))) + 3
     if longest < needed:
@@ -23,11 +22,9 @@ def shortened(names: Sequence[str], longest: int) -> list[str]:
     for way in (_cut_in_the_middle, _numbered):
         alike = Counter(short)
         short = [own if alike[own] == 1 else way(at, names[at], longest) for at, own in enumerate(short)]
-    return (
-        short
-        if len(set(short)) == len(short)
-        else [_numbered(at, name, longest) for at, name in enumerate(names)]
-    )
+    if len(set(short)) == len(short):
+        return short
+    return [_numbered(at, name, longest) for at, name in enumerate(names)]
 
 
 def _cut_at_the_end(at: int, name: str, longest: int) -> str:

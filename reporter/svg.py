@@ -1,8 +1,7 @@
-"""Pieces of SVG for a run's pictures: scales, axes, lines, bars. Colours are the page's CSS variables:
-pictures go dark with it.
+"""Pieces of SVG for a run's pictures: scales, axes, lines, bars, in the page's CSS variables as colours.
 
-A picture is 360 units wide, as a phone is: there its text has its own size, and a wide page sets several side
-by side. Titles, legends and notes are the page's own text, which wraps; `svg_file` draws them into a file.
+A picture is 360 units wide, as a phone is, and a wide page sets several side by side. Titles, legends and
+notes are the page's own text, which wraps; `svg_file` draws them into a file.
 """
 
 from __future__ import annotations
@@ -44,9 +43,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture: its file's name, the title above it, what it shows in words, its parts and their height, its
-    legend, a note below it.
-    """
+    """A picture. name: of its file. alt: a description in words. parts: SVG elements. keys: the legend."""
 
     name: str
     title: str
@@ -60,7 +57,8 @@ class Picture:
     def svg(self) -> str:
         """The element, for a page that has `CSS` and palette.css_variables."""
         label = escape(self.alt)
-        return f'<svg viewBox="0 0 {WIDTH} {self.height:g}" role="img" aria-label="{label}">{"".join(self.parts)}</svg>'
+        size = f'viewBox="0 0 {WIDTH} {self.height:g}"'
+        return f'<svg {size} role="img" aria-label="{label}">{"".join(self.parts)}</svg>'
 
 
 @dataclass(frozen=True)
@@ -98,22 +96,32 @@ def text(
 
 
 def box(x: float, y: float, width: float, height: float, role: str, *, opacity: float = 1) -> str:
+    place = f'x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{max(height, 0):.1f}"'
     faint = "" if opacity == 1 else f' fill-opacity="{opacity:.2f}"'
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{max(height, 0):.1f}" fill="var(--{role})"{faint}/>'
+    return f'<rect {place} fill="var(--{role})"{faint}/>'
+
+
+def _dashed(dash: str) -> str:
+    """Return the attribute of a line's dashes."""
+    return "" if dash == "none" else f' stroke-dasharray="{dash}"'
+
+
+def dashes_of(role: str) -> str:
+    """Return the attribute of the dashes that a role is drawn with."""
+    return _dashed(DASHES[LINES[role]])
 
 
 def rule(x1: float, y1: float, x2: float, y2: float, *, role: str = "line", dash: str = "none") -> str:
-    dashes = "" if dash == "none" else f' stroke-dasharray="{dash}"'
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="var(--{role})"{dashes}/>'
+    ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
+    return f'<line {ends} stroke="var(--{role})"{_dashed(dash)}/>'
 
 
 def line(panel: Panel, xs: Sequence[float] | np.ndarray, ys: Sequence[float] | np.ndarray, role: str) -> str:
-    """A line through the points, as the role is drawn. Of many points those are left out that can't be seen."""
+    """Return a line through the points, as the role is drawn. Leaves out points that can't be seen."""
     places = np.column_stack([[panel.across(x) for x in xs], [panel.up(y) for y in ys]])
-    dash = DASHES[LINES[role]]
-    dashes = "" if dash == "none" else f' stroke-dasharray="{dash}"'
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in thinned(places))
-    return f'<polyline points="{points}" fill="none" stroke="var(--{role})" stroke-width="1.8"{dashes}/>'
+    stroke = f'stroke="var(--{role})" stroke-width="1.8"{dashes_of(role)}'
+    return f'<polyline points="{points}" fill="none" {stroke}/>'
 
 
 def outline(panel: Panel, edges: np.ndarray, heights: np.ndarray, role: str, *, base: float = 0.0) -> str:
@@ -121,10 +129,10 @@ def outline(panel: Panel, edges: np.ndarray, heights: np.ndarray, role: str, *, 
     xs = np.repeat(edges, 2)
     ys = np.concatenate([[base], np.repeat(heights, 2), [base]])
     points = " ".join(f"{panel.across(x):.1f},{panel.up(y):.1f}" for x, y in zip(xs, ys, strict=True))
-    dash = DASHES[LINES[role]]
-    dashes = "" if dash == "none" else f' stroke-dasharray="{dash}"'
     inside = f'fill="var(--{role})" fill-opacity="0.22"'
-    return f'<polyline points="{points}" {inside} stroke="var(--{role})" stroke-width="1.6"{dashes}/>'
+    return (
+        f'<polyline points="{points}" {inside} stroke="var(--{role})" stroke-width="1.6"{dashes_of(role)}/>'
+    )
 
 
 def axes(
@@ -135,9 +143,7 @@ def axes(
     xlabel: str,
     ylabel: str,
 ) -> str:
-    """Grid lines with their numbers, those left out that would touch the one before, and the names of both
-    sides.
-    """
+    """Return grid lines with their numbers, without those that would touch, and the names of both sides."""
     parts = [rule(panel.left, panel.up(at), panel.right, panel.up(at)) for at, _ in up]
     parts += [text(panel.left - 5, panel.up(at) + 3.5, words, anchor="end", kind="tick") for at, words in up]
     for at, words in apart([(panel.across(at), words) for at, words in across]):
@@ -150,9 +156,7 @@ def axes(
 
 
 def apart(labels: Sequence[tuple[float, str]], gap: float = 6) -> list[tuple[float, str]]:
-    """Labels centred at their places, without those that would touch the one before or reach beyond the
-    picture.
-    """
+    """Leave out labels (x, text), centred at x, that would touch the one before or leave the picture."""
     kept: list[tuple[float, str]] = []
     for at, words in labels:
         half = CHARACTER * len(words) / 2
@@ -163,14 +167,12 @@ def apart(labels: Sequence[tuple[float, str]], gap: float = 6) -> list[tuple[flo
 
 
 def room_for(labels: Sequence[tuple[float, str]]) -> float:
-    """Where a panel begins, so that the numbers at its side touch neither it nor the side's name."""
+    """Return where a panel begins, so that the numbers at its left have room."""
     return max(46.0, 24 + CHARACTER * max((len(words) for _, words in labels), default=0))
 
 
 def ticks(low: float, high: float, most: int = 5, *, whole: bool = False) -> list[tuple[float, str]]:
-    """Round numbers between two ends, `most` steps or fewer, with digits enough to tell them apart; `whole`
-    ones where only those exist.
-    """
+    """Return round numbers between two ends with their texts, at most `most` steps; whole: integers."""
     step = _step((high - low) / most, whole)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     inside = [n * step for n in range(first, last + 1)]
@@ -180,7 +182,7 @@ def ticks(low: float, high: float, most: int = 5, *, whole: bool = False) -> lis
 
 
 def _step(least: float, whole: bool) -> float:
-    """The smallest round number that is no less."""
+    """Return the smallest round number >= least."""
     if least <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(least))
@@ -191,22 +193,19 @@ def _step(least: float, whole: bool) -> float:
 
 
 def thinned(places: np.ndarray, most: int = MOST_POINTS) -> np.ndarray:
-    """At most about `most` of the points (n, 2): of each stretch its first, lowest, highest and last."""
+    """Return about `most` of the points (n, 2): of each stretch its first, lowest, highest and last."""
     if len(places) <= most:
         return places
     kept: list[int] = []
     for stretch in np.array_split(np.arange(len(places)), max(1, most // 4)):
         ys = places[stretch, 1]
-        kept += sorted(
-            {int(stretch[0]), int(stretch[ys.argmin()]), int(stretch[ys.argmax()]), int(stretch[-1])}
-        )
+        lowest, highest = stretch[ys.argmin()], stretch[ys.argmax()]
+        kept += sorted({int(stretch[0]), int(lowest), int(highest), int(stretch[-1])})
     return places[kept]
 
 
 def png(pixels: np.ndarray) -> str:
-    """Pixels (height, width, 3 or 4) uint8 as a data URI; a large picture without transparency gets by with
-    64 colours.
-    """
+    """Return pixels (height, width, 3 or 4) uint8 as a data URI; a large opaque picture has 64 colours."""
     from PIL import Image
 
     picture, content = Image.fromarray(pixels), io.BytesIO()
@@ -217,9 +216,7 @@ def png(pixels: np.ndarray) -> str:
 
 
 def image(x: float, y: float, width: float, height: float, pixels: np.ndarray) -> str:
-    """Pixels as they are, enlarged without blurring; where there are more of them than units, the browser
-    scales them down.
-    """
+    """Return an image of the pixels, enlarged without blurring or scaled down by the browser."""
     crisp = ' class="pixels"' if pixels.shape[1] <= 1.5 * width else ""
     place = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" preserveAspectRatio="none"'
     return f'<image {place}{crisp} href="{png(pixels)}"/>'

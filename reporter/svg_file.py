@@ -1,4 +1,4 @@
-"""A picture as an SVG file of its own: what the page says around it is drawn, in the light colours, on white."""
+"""A picture as an SVG file: with its title, legend and note, in the light colours, on white."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ import textwrap
 from collections.abc import Sequence
 from html import escape
 
-from reporter.palette import DASHES, LIGHT, LINES
-from reporter.svg import CHARACTER, CSS, WIDTH, Key, Picture, box, text
+from reporter.palette import LIGHT
+from reporter.svg import CHARACTER, CSS, WIDTH, Key, Picture, box, dashes_of, text
 
 SCALE = 2  # pixels a unit
 MARGIN = 12
 LINE_HEIGHT = 15
 LETTERS = int((WIDTH - 2 * MARGIN) / CHARACTER)  # of a line
 SAMPLE = 18  # units of a line in the legend
-FONT = "svg { font-family: system-ui, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif; } svg .title { font-weight: 600; }"
+FONT = """svg { font-family: system-ui, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif; }
+svg .title { font-weight: 600; }"""
 
 
 def svg_file(picture: Picture, about: str) -> str:
-    """The file's text: the title, `about` below it, the picture, its legend and its note, each below the one
-    before.
-    """
+    """Return the file's text: from top to bottom the title, `about`, the picture, its legend and its note."""
     column = _Column()
     column.words(picture.title, "title")
     column.words(about, "tick")
@@ -63,14 +62,13 @@ class _Column:
 
 
 def _sample(key: Key, x: float, y: float) -> str:
-    """How the key's role is drawn: as a box, or as its line."""
+    """Draw the sample of a legend's entry: a box or a line."""
     if key.filled:
         return box(x + SAMPLE - 10, y - 5, 10, 10, key.role)
-    dash = DASHES[LINES[key.role]]
-    dashes = "" if dash == "none" else f' stroke-dasharray="{dash}"'
-    return f'<path d="M{x:g} {y:g}h{SAMPLE}" stroke="var(--{key.role})" stroke-width="2"{dashes}/>'
+    stroke = f'stroke="var(--{key.role})" stroke-width="2"{dashes_of(key.role)}'
+    return f'<path d="M{x:g} {y:g}h{SAMPLE}" {stroke}/>'
 
 
 def _light(svg: str) -> str:
-    """The page's variables as colours: many programs that show SVG know no variables."""
+    """Replace the page's variables by colours, for programs that know no variables."""
     return re.sub(r"var\(--(\w+)\)", lambda match: LIGHT.get(match[1], match[0]), svg)

@@ -1,6 +1,4 @@
-"""Tables of any length as CSV, Parquet or JSON lines: written row by row, under a temporary name that is
-renamed when complete.
-"""
+"""Tables of any length as CSV, Parquet or JSON lines, written row by row and renamed when complete."""
 
 from __future__ import annotations
 
@@ -25,23 +23,12 @@ Write = Callable[[Path, Columns, Iterable[Row]], None]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CELLS_AT_ONCE = 500_000  # of Parquet, which is written by columns
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)", re.ASCII)
-EXECUTED = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\uff1d",
-    "\uff0b",
-    "\uff0d",
-    "\uff20",
-)  # the last four: their full-width forms
+EXECUTED = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # four, and their full-width forms
 BLANK_STARTS = ("\t", "\r", "\n")
 
 
 def write_csv(output: Path, columns: Columns, rows: Iterable[Row]) -> None:
-    """RFC 4180: floats round trip, NaN is `nan`, infinities `inf` and `-inf`, times ISO 8601 in UTC, no value
-    is an empty cell.
-    """
+    """Write RFC 4180: floats round trip, `nan`, `inf`, `-inf`, times ISO 8601 in UTC, empty for no value."""
     # The csv module's own line end, CRLF: with "\n" it would leave a lone "\r" in a value unquoted.
     with replaced(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -50,38 +37,27 @@ def write_csv(output: Path, columns: Columns, rows: Iterable[Row]) -> None:
 
 
 def write_spreadsheet_csv(output: Path, columns: Columns, rows: Iterable[Row]) -> None:
-    """CSV whose texts a spreadsheet takes for texts: see `defused`. Every text is in quotes, so that none
-    reaches the next cell.
-    """
+    """Write CSV with every text in quotes, so that a spreadsheet executes none; see `defused`."""
     with replaced(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)
         writer.writerow([defused(name) for name in columns])
         for row in with_iso_times(columns, rows):
-            writer.writerow(
-                [
-                    defused(value) if isinstance(value, str) else "" if value is None else value
-                    for value in row
-                ]
-            )
+            cells = ["" if value is None else value for value in row]
+            writer.writerow([defused(cell) if isinstance(cell, str) else cell for cell in cells])
 
 
 def defused(text: str) -> str:
-    """A text that begins like a formula with an apostrophe in front, which makes a spreadsheet show it; a
-    number as it is.
-    """
+    """Put an apostrophe before text that begins like a formula, so that a spreadsheet shows it."""
     formula = text.lstrip().startswith(EXECUTED) or text.startswith(BLANK_STARTS)
     return f"'{text}" if formula and not NUMBER.fullmatch(text) else text
 
 
 def write_json_lines(output: Path, columns: Columns, rows: Iterable[Row]) -> None:
-    """An object a row, without the columns that have no value. JSON has no NaN: "NaN", "Infinity" and
-    "-Infinity" are texts.
-    """
+    """Write an object a row, without empty columns. "NaN", "Infinity" and "-Infinity" are texts."""
     with replaced(output) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for row in with_iso_times(columns, rows):
-            found = {
-                name: json_value(value) for name, value in zip(columns, row, strict=True) if value is not None
-            }
+            cells = zip(columns, row, strict=True)
+            found = {name: json_value(value) for name, value in cells if value is not None}
             file.write(json.dumps(found, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -92,7 +68,7 @@ def json_value(value: Any) -> Any:
 
 
 def write_parquet(output: Path, columns: Columns, rows: Iterable[Row]) -> None:
-    """Typed columns: string, double (NaN is not null), int64, timestamp[ms, UTC]; null for no value."""
+    """Write typed columns: string, double (NaN is not null), int64, timestamp[ms, UTC]; null for no value."""
     import pyarrow
     from pyarrow import parquet
 
@@ -106,10 +82,8 @@ def write_parquet(output: Path, columns: Columns, rows: Iterable[Row]) -> None:
     at_once = max(1, CELLS_AT_ONCE // len(columns))
     with replaced(output) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
         for some in batches(rows, at_once):
-            arrays = [
-                pyarrow.array(values, field.type, from_pandas=False)
-                for values, field in zip(zip(*some, strict=True), schema, strict=True)
-            ]
+            by_column = zip(zip(*some, strict=True), schema.types, strict=True)
+            arrays = [pyarrow.array(values, kind, from_pandas=False) for values, kind in by_column]
             writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
 
 

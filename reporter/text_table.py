@@ -9,7 +9,7 @@ WIDTH = 140
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their widest cell: the first to the left, the others to the right."""
+    """Pad columns to their widest cell: the first to the left, the others to the right."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -21,12 +21,12 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number for a table; an empty cell for none."""
+    """Write a number for a table; an empty cell for none."""
     return "" if value is None else f"{value:.{digits}f}"
 
 
 def wrapped_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for the console, its last column wrapped so that a line has at most WIDTH characters."""
+    """Pad columns, and wrap the last one to lines of at most WIDTH characters."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header) - 1)]
     left = sum(widths) + 2 * len(widths)
 

@@ -29,7 +29,7 @@ from reporter.comparison import (
     time_against_gap,
     unlike,
 )
-from reporter.comparison_page import alt_of, comparison_page, figures_of
+from reporter.comparison_page import comparison_page, figures_of
 from reporter.comparison_pictures import (
     MOST_LINES,
     forget_retain_picture,
@@ -534,7 +534,7 @@ def test_a_long_title_is_wrapped():
 def test_a_reader_who_sees_no_picture_is_told_the_points():
     task = one(run("A", metrics=whole_class(0, 90)), run("B", metrics=whole_class(5, 80)))
     assert (
-        alt_of(figures_of(task)[0], task)
+        figures_of(task)[0].alt
         == "Forget score against retain score, percent. A 0.0 and 90.0, on the front; B 5.0 and 80.0"
     )
 
