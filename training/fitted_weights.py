@@ -72,17 +72,12 @@ def check_weights(weights: Weights, wanted: Mapping[str, Tensor]) -> None:
             or _kind(value) != _kind(wanted[name])
         ):
             expected = str(wanted[name].dtype).removeprefix("torch.")
-            got = (
-                str(value.dtype).removeprefix("torch.")
-                if value.layout == torch.strided
-                else str(value.layout)
-            )
+            got = str(value.dtype).removeprefix("torch.")
+            if value.layout != torch.strided:
+                got = str(value.layout)
             raise Unfit(f"{got} for {name!r}, where it has {expected}. Save the model in {expected}")
-    broken = {
-        name: int(count)
-        for name, value in weights.items()
-        if (count := _not_finite(value, wanted[name]).sum())
-    }
+    counts = {name: int(_not_finite(value, wanted[name]).sum()) for name, value in weights.items()}
+    broken = {name: count for name, count in counts.items() if count}
     if broken:
         numbers = sum(broken.values())
         raise Unfit(

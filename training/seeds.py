@@ -17,9 +17,9 @@ def generator_for(seed: int, *purpose: str | int) -> torch.Generator:
 
 @contextmanager
 def restored_random_state(device: torch.device, seed: int | None = None) -> Iterator[None]:
-    """Restore the global random state of the CPU and the device on exit; set it to `seed` before, if given.
+    """Restore the global random state of the CPU and the device on exit.
 
-    Dropout draws from this state: it takes no generator.
+    seed: set the state to it before. Dropout draws from this state: it takes no generator.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         if seed is not None:

@@ -35,7 +35,8 @@ def stated_normalisation(weights: Mapping[str, Tensor]) -> Stated | None:
     names = normalising_names(weights)
     if not names:
         return None
-    means, deviations = ([name for name in names if _is(name, pattern)] for pattern in (MEAN, DEVIATION))
+    means = [name for name in names if _is(name, MEAN)]
+    deviations = [name for name in names if _is(name, DEVIATION)]
     if len(means) != 1 or len(deviations) != 1:
         raise Unfit(
             f"ones with a layer that normalises images ({listed(names)}), and not one mean and one "
