@@ -123,17 +123,19 @@ def slurm_script(options: Any, bases: int, runs: int) -> str:
 
 
 def commands(grid: str | None) -> tuple[list[str], list[str]]:
-    """The commands that train the base models of a grid's file, each once, and those that unlearn. Raises as
-    `grid.jobs_of`.
-    """
-    from grids.base_model_jobs import JOB, PYTHON, base_models_of
-    from grids.grid import jobs_in
+    """Return the commands that train the base models of a grid's file, each once, and those of its runs.
 
-    jobs = jobs_in(grid)
-    base = base_models_of(jobs).commands
-    return [shlex.join([*PYTHON, *words]) for words in base], [
-        shlex.join([*PYTHON, JOB, *run.words]) for run in jobs
-    ]
+    Raises ValueError as `grid.runs_of`.
+    """
+    from grids.base_model_jobs import PYTHON, jobs_of
+    from grids.grid import runs_in
+
+    jobs = jobs_of(runs_in(grid))
+    bases, runs = (
+        [shlex.join([*PYTHON, *job.words]) for job in jobs if job.is_base == is_base]
+        for is_base in (True, False)
+    )
+    return bases, runs
 
 
 if __name__ == "__main__":

@@ -5,14 +5,25 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from command_line import OneLineParser, parsed, progress_bar
 from shared_flags import add_shared_flags, add_signature_flags, architecture_named, base_config
 
 if TYPE_CHECKING:
+    from base_config import BaseConfig
     from base_models import BaseModels, Trained
     from model_sets import Kind
+
+
+@dataclass(frozen=True)
+class Training:
+    """The initial or the ideal model of a config; or, with `sets`, as many models of each kind instead."""
+
+    which: Literal["initial", "ideal"]
+    base: BaseConfig
+    sets: Mapping[Kind, int]
 
 
 def train_base_model(argv: Sequence[str] | None, about: str, which: Literal["initial", "ideal"]) -> int:
@@ -28,23 +39,29 @@ def train_base_model(argv: Sequence[str] | None, about: str, which: Literal["ini
     kinds = _add_set_flags(parser, which)
     options = parsed(parser, argv)
 
+    sets = {kind: count for flag, kind in kinds.items() if (count := getattr(options, flag)) is not None}
+    train(Training(which, base_config(options, architecture, options.seed), sets))
+    return 0
+
+
+def train(training: Training) -> None:
+    """Load or train the models, and print where they are. Raises ValueError for what can't be trained."""
     from base_models import BaseModels
     from device import device_named
     from training import silent
     from training.process_group import joined, own_device
 
-    options.device = own_device(options.device)
-    config = base_config(options, architecture, options.seed)
-    wanted = {kind: count for flag, kind in kinds.items() if (count := getattr(options, flag)) is not None}
-    if wanted:
+    device = own_device(training.base.device)
+    config = replace(training.base, device=device)
+    if training.sets:
         with _divergence_as_error():
-            return _make_sets(BaseModels(config, progress=progress_bar), wanted)
-    with _divergence_as_error(), joined(device_named(options.device)) as group:
+            _make_sets(BaseModels(config, progress=progress_bar), training.sets)
+        return
+    with _divergence_as_error(), joined(device_named(device)) as group:
         base = BaseModels(config, progress=progress_bar if group.first else silent, group=group)
-        trained = base.initial() if which == "initial" else base.ideal()
+        trained = base.initial() if training.which == "initial" else base.ideal()
         if group.first:
-            print(_report(base, trained, which))
-    return 0
+            print(_report(base, trained, training.which))
 
 
 @contextlib.contextmanager
@@ -90,7 +107,7 @@ def _add_set_flags(parser: argparse.ArgumentParser, which: Literal["initial", "i
     return {"oracles": "oracles", "shadows": "shadows"}
 
 
-def _make_sets(base: BaseModels, wanted: Mapping[Kind, int]) -> int:
+def _make_sets(base: BaseModels, wanted: Mapping[Kind, int]) -> None:
     from model_sets import specs_of, train_set
 
     for kind, count in wanted.items():
@@ -103,4 +120,3 @@ def _make_sets(base: BaseModels, wanted: Mapping[Kind, int]) -> int:
             each = f"{trained} trained in {made.seconds:.1f} s, {made.seconds / trained:.2f} s each"
         first, last = made.specs[0].path, made.specs[-1].path.name
         print(f"{count} {kind}: {made.loaded} were there, {each}: {first} to {last}")
-    return 0

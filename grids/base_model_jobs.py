@@ -1,97 +1,105 @@
-"""Which base models a list of runs needs, each once: the commands that train them."""
+"""The jobs of a list of runs: the base models that they need, each trained once, and the runs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import command_line
 import run_flags
 from flag_error import FlagError
 from flag_words import Flags, words_of
+from grids.job_queue import RUN, Job
 from run_flags import flags_of_the_run
 
 if TYPE_CHECKING:
+    from base_config import BaseConfig
     from run_config import PipelineConfig
 
-SHOWS = ("list", "help", "h")  # flags that show something, and run nothing
+SHOWS = ("list", "help", "h")  # flags that print something instead of a run
 REQUEST = ("class_to_replace", "num_indexes_to_replace", "forget_indexes")
 PYTHON = ["python", "-u"]
+SCRIPTS = {"initial": "main_baseline.py", "ideal": "main_ideal.py"}
 Words = tuple[str, ...]
-JOB, INITIAL, IDEAL = "mlflow_forget.py", "main_baseline.py", "main_ideal.py"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of mlflow_forget.py: the words after it, and what they are: the words of each flag."""
+    """A run of mlflow_forget.py: its config, and its words and flags as a person wrote them."""
 
-    words: tuple[str, ...]
+    words: Words
     flags: Flags
-
-
-@dataclass
-class Needed:
-    """The commands, as words after `python -u`, initial models first; and for each run the positions of those
-    that it needs.
-    """
-
-    commands: list[Words] = field(default_factory=list)
-    of_run: list[set[int]] = field(default_factory=list)
+    config: PipelineConfig
 
 
 @dataclass(frozen=True)
 class Model:
-    """A base model: what is to be trained with which flags, the seed left out; and the seed, None where the
-    flags name none.
+    """A base model. `flags`: those that it is trained with, as written, without the seed. `seed`: None if the
+    flags have none.
     """
 
-    script: str
+    which: Literal["initial", "ideal"]
     flags: tuple[tuple[str, Words], ...]
     seed: int | None
+    config: BaseConfig = field(compare=False)
     oracle: bool = False
 
-    @property
-    def number(self) -> int:
-        return 1 if self.seed is None else self.seed
+    def job(self, oracles: int | None = None) -> Job:
+        """Return the job that trains this model, or the oracles of as many seeds from its own on."""
+        from base_model_command import Training
+
+        flags: Flags = {} if oracles is None else {"oracles": [str(oracles)]}
+        flags |= {name: list(words) for name, words in self.flags}
+        if self.seed is not None:
+            flags["seed"] = [str(self.seed)]
+        words = (SCRIPTS[self.which], *words_of(flags))
+        return Job(words, Training(self.which, self.config, {} if oracles is None else {"oracles": oracles}))
 
 
-def base_models_of(runs: Sequence[Run]) -> Needed:
-    """What the runs, which have been checked, start from and are judged by.
+def jobs_of(runs: Sequence[Run]) -> list[Job]:
+    """Return the jobs of the base models that checked runs need, then the jobs of the runs.
 
-    The ideal model is one of them unless a run says `--ideal skip`; oracles where its method asks for some,
-    those of neighbouring seeds by one command.
+    Initial models come first, then ideal ones, which runs with `--ideal skip` do not need. Where a method
+    needs oracles, one job trains those of neighbouring seeds.
     """
-    wanted = [list(models_of(run)) for run in runs]
-    commands: dict[Model, Words] = {}
-    for script in (INITIAL, IDEAL):
-        models = list(dict.fromkeys(model for own in wanted for model in own if model.script == script))
-        commands |= _oracles(models)
-        commands |= {model: (script, *_words(model, model.seed)) for model in models if model not in commands}
-    numbers = {command: number for number, command in enumerate(dict.fromkeys(commands.values()))}
-    return Needed(list(numbers), [{numbers[commands[model]] for model in own} for own in wanted])
+    needed = [list(models_of(run)) for run in runs]
+    models = list(dict.fromkeys(model for own in needed for model in own))
+    job_of = {model: model.job() for model in models if model.which == "initial"}
+    ideal = [model for model in models if model.which == "ideal"]
+    job_of |= _oracle_jobs(ideal)
+    job_of |= {model: model.job() for model in ideal if model not in job_of}
+
+    bases = {job.words: job for job in job_of.values()}
+    place = {words: number for number, words in enumerate(bases)}
+    jobs = list(bases.values())
+    for run, own in zip(runs, needed, strict=True):
+        places = frozenset(place[job_of[model].words] for model in own)
+        jobs.append(Job((RUN, *run.words), run.config, places))
+    return jobs
 
 
 def models_of(run: Run) -> Iterable[Model]:
-    """The base models of one run."""
+    """Yield the base models of one run."""
     from unlearn import METHODS
+    from vision_data import ForgetRequest
 
-    flags = run.flags
-    method = METHODS[flags["unlearn"][-1]].choosing(flags)
+    method = METHODS[run.config.unlearn].choosing(run.config.settings)
     left_out = (*flags_of_the_run(), *method.hyperparameters, "seed")
-    retained = tuple((name, tuple(words)) for name, words in flags.items() if name not in left_out)
-    everything = tuple((name, words) for name, words in retained if name not in REQUEST)
-    seed = int(flags["seed"][0]) if "seed" in flags else None
-    yield Model(INITIAL, everything, seed)
-    if flags.get("ideal") != ["skip"]:
-        yield Model(IDEAL, retained, seed)
-    for oracle in oracle_seeds(run):
-        yield Model(IDEAL, retained, oracle, oracle=True)
+    flags = tuple((name, tuple(words)) for name, words in run.flags.items() if name not in left_out)
+    without_request = tuple((name, words) for name, words in flags if name not in REQUEST)
+    base = run.config.base
+    seed = base.seed if "seed" in run.flags else None
+    yield Model("initial", without_request, seed, replace(base, request=ForgetRequest()))
+    if run.config.ideal != "skip":
+        yield Model("ideal", flags, seed, base)
+    for oracle in oracle_seeds(run.config):
+        yield Model("ideal", flags, oracle, replace(base, seed=oracle), oracle=True)
 
 
 def one_config(words: Sequence[str], place: Literal["grid", "line"]) -> PipelineConfig:
-    """The config of one run. ValueError for a flag that shows something, for a file of flags, and for several
-    runs.
+    """Return the config of one run. Raises ValueError for wrong flags, flags that only print, a --config, and
+    several runs.
     """
     shows = next((name for name in SHOWS if {f"-{name}", f"--{name}"} & set(words)), None)
     if shows is not None:
@@ -100,29 +108,30 @@ def one_config(words: Sequence[str], place: Literal["grid", "line"]) -> Pipeline
         raise FlagError(
             "config", f"expected the flags themselves, got a file of them. Write them into the {place}"
         )
-    configs = run_flags.configs_from(*run_flags.options_of(words))
+    options, method, architecture = run_flags.options_of(words)
+    configs = run_flags.configs_from(options, method, architecture)
     if len(configs) > 1:
-        raise ValueError(
-            "expected one run, got several values of one flag. Give one value for each flag of a run"
-        )
+        several = [
+            name for name in ("seed", *method.hyperparameters) if len(getattr(options, name) or ()) > 1
+        ]
+        message = "expected one run, got several values of one flag. Give one value for each flag of a run"
+        raise FlagError(several[0], message, named=False)
     return configs[0]
 
 
-def oracle_seeds(run: Run) -> list[int]:
-    """The seeds of the oracles that the run's method asks for, when its settings are resolved: here, beside
-    images of no account.
+def oracle_seeds(config: PipelineConfig) -> list[int]:
+    """Return the seeds of the oracles that the method asks for. Raises ValueError for oracles it can't have.
 
-    ValueError for oracles that it can't have.
+    The method resolves its settings on four made-up images, with oracles that only note the seeds.
     """
     import torch
     from torch import nn
 
     from unlearn import METHODS, ForgetData, Oracles, resolved
 
-    method = METHODS[run.flags["unlearn"][-1]]
+    method = METHODS[config.unlearn]
     if "oracles" not in method.facts.needs:
         return []
-    (config,) = run_flags.configs_from(*run_flags.options_of(run.words))
     seed = config.base.seed
     asked: list[int] = []
     oracles = Oracles(lambda seeds: asked.extend(seeds) or (), judges=(seed,))  # type: ignore[func-returns-value]
@@ -132,22 +141,21 @@ def oracle_seeds(run: Run) -> list[int]:
     return asked
 
 
-def _oracles(models: Sequence[Model]) -> dict[Model, Words]:
-    """One command for neighbouring seeds of ideal models where some of them are oracles; it makes the ideal
-    models among them too.
-    """
-    commands: dict[Model, Words] = {}
+def _oracle_jobs(models: Sequence[Model]) -> dict[Model, Job]:
+    """Return one job for each span of neighbouring seeds with an oracle; ideal models of the span are in it."""
+    jobs: dict[Model, Job] = {}
     for flags in dict.fromkeys(model.flags for model in models if model.oracle):
-        alike = [model for model in models if model.flags == flags]
-        for span in _spans(sorted({model.number for model in alike})):
-            own = [model for model in alike if model.number in span]
+        alike = sorted((model for model in models if model.flags == flags), key=lambda one: one.config.seed)
+        for span in _spans(sorted({model.config.seed for model in alike})):
+            own = [model for model in alike if model.config.seed in span]
             if any(model.oracle for model in own):
-                words = (IDEAL, "--oracles", str(len(span)), *_words(own[0], span[0]))
-                commands |= dict.fromkeys(own, words)
-    return commands
+                first = replace(own[0], seed=own[0].config.seed)
+                jobs |= dict.fromkeys(own, first.job(oracles=len(span)))
+    return jobs
 
 
 def _spans(numbers: Sequence[int]) -> list[range]:
+    """Return the ranges of neighbours in sorted numbers."""
     spans: list[range] = []
     for number in numbers:
         if spans and number == spans[-1].stop:
@@ -155,8 +163,3 @@ def _spans(numbers: Sequence[int]) -> list[range]:
         else:
             spans.append(range(number, number + 1))
     return spans
-
-
-def _words(model: Model, seed: int | None) -> list[str]:
-    own: dict[str, Words] = {} if seed is None else {"seed": (str(seed),)}
-    return words_of(dict(model.flags) | own)

@@ -1,4 +1,4 @@
-"""A grid of settings -> the command of every run, each checked before it is given.
+"""A grid of flags and values: the runs that it means, each checked before any is returned.
 
 dataset: digits                       a value, or a list of values, for each shared flag
 class_to_replace: [0, 1, [3, 5]]      a list in the list is one value of several words
@@ -25,6 +25,7 @@ import math
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,80 +70,74 @@ class Combination:
     values: Setting
     places: dict[str, Place]
 
-    def without(self, names: Sequence[str]) -> Combination:
-        return Combination(
-            *({name: own[name] for name in own if name not in names} for own in (self.values, self.places))
-        )
+    def without(self, names: Collection[str]) -> Combination:
+        values = {name: value for name, value in self.values.items() if name not in names}
+        return Combination(values, {name: self.places[name] for name in values})
 
     def __or__(self, other: Combination) -> Combination:
         return Combination(self.values | other.values, self.places | other.places)
 
-    @property
-    def run(self) -> Run:
+    @cached_property
+    def flags(self) -> Flags:
         several = several_words(self.values)
         given: Flags = {}
         for name, value in self.values.items():
             underscored = name.replace("-", "_")
             if value is not None or underscored not in plain_flags():
                 given[name] = value_words(underscored, value, several)
-        return Run(tuple(words_of(given)), {name.replace("-", "_"): words for name, words in given.items()})
+        return given
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return tuple(words_of(self.flags))
 
 
-def jobs_in(grid: str | None) -> list[Run]:
-    """Every run of a grid's file; None: of the small grid inside."""
+def runs_in(grid: str | None) -> list[Run]:
+    """Return every run of a grid's file; None: of the small grid inside."""
     if grid is None:
-        return jobs_of(Located(DEFAULT_GRID, None, {}))
+        return runs_of(Located(DEFAULT_GRID, None, {}))
     path = Path(grid)
-    return jobs_of(read_python(path) if path.suffix == ".py" else read_yaml(path, "grid"))
+    return runs_of(read_python(path) if path.suffix == ".py" else read_yaml(path, "grid"))
 
 
-def jobs_of(grid: Located) -> list[Run]:
-    """Every run, each once, in the order of the grid.
+def runs_of(grid: Located) -> list[Run]:
+    """Return every run, each once, in the order of the grid.
 
-    Raises ValueError, with the grid's line, for what is no grid, for a rule that matches nothing, and for all
-    that mlflow_forget.py would
-    refuse: unknown names, flags and values, and what can't go together. What depends on images is checked
-    where they are
-    at hand: without a download, and without decoding them first.
+    Raises ValueError, with the grid's line, for what is no grid, for a rule that matches nothing, and for
+    every flag or value that mlflow_forget.py refuses. Checks that need images are made where the images can
+    be read without a download, and without decoding them first.
     """
     check_printable(grid, grid.content, ())
     found: dict[tuple[str, ...], Combination] = {}
     for combination in combinations_of(grid):
-        found.setdefault(combination.run.words, combination)
+        found.setdefault(combination.words, combination)
     if not found:
         raise grid.error((), "no run is left. Leave out some of `exclude`")
-    check(grid, list(found.values()))
-    return [combination.run for combination in found.values()]
+    checks = Checks(grid)
+    runs = {one.words: checks.run_of(one) for one in new_values_first(list(found.values()))}
+    return [runs[words] for words in found]
 
 
 def combinations_of(grid: Located) -> list[Combination]:
-    """All runs: every method on every combination of what is shared, less what is excluded, and what is
-    included.
-    """
+    """Return every method with every combination of the shared flags, without the excluded, with the included."""
     content = grid.content
-    if (
-        not isinstance(content, Mapping)
-        or not isinstance(content.get(METHODS), Mapping)
-        or not content[METHODS]
-    ):
+    methods = content.get(METHODS) if isinstance(content, Mapping) else None
+    if not isinstance(methods, Mapping) or not methods:
         raise grid.error((), "expected a mapping with 'methods: {NAME: {flag: values}}'. See --help")
     shared = {name: value for name, value in content.items() if name not in (METHODS, EXCLUDE, INCLUDE)}
-    runs = []
-    own_of = {
-        method: list(combinations(grid, own or {}, (METHODS, method)))
-        for method, own in content[METHODS].items()
-    }
+    own_of = {name: list(combinations(grid, own or {}, (METHODS, name))) for name, own in methods.items()}
     commons = list(combinations(grid, shared, ()))
     check_number(grid, (), len(commons) * sum(map(len, own_of.values())))
+    runs = []
     for common in commons:
         for method, own in own_of.items():
             named = Combination({METHOD: method}, {METHOD: (METHODS, method)})
-            runs += [named | common.without(list(chosen.values)) | chosen for chosen in own]
+            runs += [named | common.without(chosen.values) | chosen for chosen in own]
     return excluded(grid, runs) + included(grid, shared)
 
 
 def combinations(grid: Located, values: Any, place: Place) -> Iterator[Combination]:
-    """Every combination of the listed values, in their order."""
+    """Yield every combination of the listed values, in their order."""
     if not isinstance(values, Mapping):
         raise grid.error(
             place, f"expected flags and their values, got {values!r:.80}. Write e.g. {{kappa: [0.05, 0.1]}}"
@@ -157,7 +152,7 @@ def combinations(grid: Located, values: Any, place: Place) -> Iterator[Combinati
 
 
 def check_number(grid: Located, place: Place, runs: int) -> None:
-    """ValueError for more runs than anybody waits for, before they are made."""
+    """Raise ValueError for too many runs, before they are made."""
     if runs > MOST_RUNS:
         raise grid.error(
             place, f"expected at most {MOST_RUNS} runs, got {runs}. Leave out values, or write several grids"
@@ -165,9 +160,7 @@ def check_number(grid: Located, place: Place, runs: int) -> None:
 
 
 def alternatives(grid: Located, value: Any, place: Place) -> list[Combination]:
-    """What one entry of a grid can be: one flag with each of its values, or each of several mappings of
-    flags.
-    """
+    """Return the choices of one entry of a grid: a flag with each of its values, or each mapping of flags."""
     items = _listed(value)
     if not items:
         raise grid.error(
@@ -185,7 +178,7 @@ def alternatives(grid: Located, value: Any, place: Place) -> list[Combination]:
 
 
 def excluded(grid: Located, runs: list[Combination]) -> list[Combination]:
-    """The runs that no rule of `exclude` takes out. ValueError for a rule that takes out none."""
+    """Return the runs that no rule of `exclude` matches. Raises ValueError for a rule that matches none."""
     for rule, place in _rules(grid, EXCLUDE):
         kept = [run for run in runs if not _meets(run.values, rule)]
         if len(kept) == len(runs):
@@ -206,18 +199,15 @@ def _is_one_of(value: Any, wanted: Any) -> bool:
 
 
 def included(grid: Located, shared: Setting) -> list[Combination]:
+    """Return the runs of `include`, with the shared flags that they do not have themselves."""
     runs = []
     for rule, place in _rules(grid, INCLUDE):
         if METHOD not in rule:
             raise grid.error(place, f"expected 'unlearn: METHOD' and flags, got {rule}. Name a method")
-        named = Combination({METHOD: rule[METHOD]}, {METHOD: (*place, METHOD)})
-        for chosen in combinations(
-            grid, {name: value for name, value in rule.items() if name != METHOD}, place
-        ):
-            runs += [
-                named | common.without(list(chosen.values)) | chosen
-                for common in combinations(grid, shared, ())
-            ]
+        named = Combination({METHOD: rule.pop(METHOD)}, {METHOD: (*place, METHOD)})
+        for chosen in combinations(grid, rule, place):
+            commons = combinations(grid, shared, ())
+            runs += [named | common.without(chosen.values) | chosen for common in commons]
     return runs
 
 
@@ -234,9 +224,7 @@ def _rules(grid: Located, key: str) -> Iterator[tuple[Setting, Place]]:
 
 
 def value_words(name: str, value: Any, several: Collection[str]) -> list[str]:
-    """The words after a flag. A list for a flag that takes one word is that word's parts, between commas:
-    hidden: [64, 32].
-    """
+    """Return the words after a flag. For a flag of one word, a list is joined by commas: hidden: [64, 32]."""
     return [text_of(one) for one in (_listed(value) if name in several else [value])]
 
 
@@ -252,9 +240,7 @@ def several_words(values: Mapping[str, Any]) -> frozenset[str]:
 
 
 def check_printable(grid: Located, value: Any, place: Place) -> None:
-    """ValueError for a value that has a line's end or another control character in it: a line of a file is a
-    command.
-    """
+    """Raise ValueError for a value with a line break or another control character: a line is a command."""
     if len(place) > DEEPEST:
         raise grid.error(
             place[:1], f"expected at most {DEEPEST} nested lists and mappings, got more. Write fewer"
@@ -280,77 +266,87 @@ def _listed(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list | tuple | range) else [value]
 
 
-def check(grid: Located, runs: Sequence[Combination]) -> None:
-    """ValueError for the first run that mlflow_forget.py would refuse. Those that differ in the seed alone
-    are checked once.
-    """
-    seen: set[object] = set()
-    at_hand = AtHand()
-    seed_of: dict[str, str] = {}
-    for run in news_first(runs):
-        alike = run.without(["seed"]).run.words
-        seed = f"seed {run.values.get('seed')}"
-        check_run(
-            grid, run, at_hand if alike not in seen else None, parse=alike not in seen or seed not in seen
-        )
-        seen |= {alike, seed}
-        mask = next((text_of(run.values[name]) for name in MASK if run.values.get(name) is not None), None)
-        if mask is not None and seed_of.setdefault(mask, seed) != seed:
-            place = next(run.places[name] for name in ("seed", *MASK) if name in run.places)
-            raise grid.error(
-                place,
-                f"--mask {mask} is one model, and several seeds mean several. Leave out the mask, or give "
-                "one seed",
-            )
-
-
-def news_first(runs: Sequence[Combination]) -> list[Combination]:
-    """The runs, those first that have a value which no run before them has: a wrong value is found at once."""
+def new_values_first(runs: Sequence[Combination]) -> list[Combination]:
+    """Put the runs first that have a value which no run before them has, so that a wrong one is found at once."""
     seen: set[tuple[str, str]] = set()
-    news: list[Combination] = []
+    first: list[Combination] = []
     rest: list[Combination] = []
     for run in runs:
         values = {(name, text_of(value)) for name, value in run.values.items()}
-        (rest if values <= seen else news).append(run)
+        (rest if values <= seen else first).append(run)
         seen |= values
-    return news + rest
+    return first + rest
 
 
-def check_run(grid: Located, run: Combination, at_hand: AtHand | None, *, parse: bool = True) -> None:
-    """ValueError, with the grid's line, for what mlflow_forget.py would refuse; at_hand None: all but what
-    depends on images.
+class Checks:
+    """The checks of a grid's runs. Runs that differ in the seed alone are parsed and checked once."""
 
-    parse: whether the flags were not looked at before, each with its value.
-    """
-    try:
-        if parse:
-            config = config_of(run)
-            if at_hand is not None:
-                _check_on_images(config, at_hand)
-        oracle_seeds(run.run)  # which depend on the seed too
-    except (ValueError, FileNotFoundError) as error:
-        place = run.places[flag_of_error(error, run.places) or METHOD]
-        raise grid.error(place, f"{error} (in {shlex.join(run.run.words)})") from error
+    def __init__(self, grid: Located) -> None:
+        self.grid = grid
+        self.at_hand = AtHand()
+        self.configs: dict[tuple[str, ...], PipelineConfig] = {}  # by the words without the seed
+        self.seeds: dict[str, int] = {}  # by the word of the seed
+        self.seed_of_mask: dict[str, int] = {}
 
+    def run_of(self, combination: Combination) -> Run:
+        """Return the run. Raises ValueError, with the grid's line, for what mlflow_forget.py refuses."""
+        try:
+            config = self._config_of(combination)
+            oracle_seeds(config)  # which depend on the seed too
+            self._check_mask(config)
+        except (ValueError, FileNotFoundError) as error:
+            place = combination.places[flag_of_error(error, combination.places) or METHOD]
+            raise self.grid.error(place, f"{error} (in {shlex.join(combination.words)})") from error
+        flags = {name.replace("-", "_"): words for name, words in combination.flags.items()}
+        return Run(combination.words, flags, config)
 
-def config_of(run: Combination) -> PipelineConfig:
-    """The run's config. Raises for what is no flag or value of one run."""
-    return one_config(run.run.words, "grid")
+    def _config_of(self, combination: Combination) -> PipelineConfig:
+        alike = combination.without(["seed"]).words
+        seed = text_of(combination.values.get("seed"))
+        known = self.configs.get(alike)
+        if known is not None and seed in self.seeds:
+            return replace(known, base=replace(known.base, seed=self.seeds[seed]))
+        config = one_config(combination.words, "grid")
+        if known is None:
+            self.at_hand.check(config)
+        self.configs[alike], self.seeds[seed] = config, config.base.seed
+        return config
+
+    def _check_mask(self, config: PipelineConfig) -> None:
+        mask, seed = str(config.base.mask), config.base.seed
+        if config.base.mask is not None and self.seed_of_mask.setdefault(mask, seed) != seed:
+            message = f"--mask {mask} is one model, and several seeds mean several"
+            raise FlagError("seed", f"{message}. Leave out the mask, or give one seed", named=False)
 
 
 class AtHand:
-    """The base models of a grid's runs, untrained, on the images that can be read at once; each dataset is
-    read once.
-    """
+    """Checks configs on the images that can be read at once. Each dataset is read once."""
 
     def __init__(self) -> None:
         self.read: dict[tuple[str, str, tuple[tuple[str, Any], ...]], RawDataset | None] = {}
         self.made: list[BaseModels] = []
 
-    def base(self, config: BaseConfig) -> BaseModels | None:
-        """None where the images are not here, or a person's own code makes them. Raises ValueError as
-        BaseModels.
-        """
+    def check(self, config: PipelineConfig) -> None:
+        """Raise ValueError for what the run would refuse before it begins, on any device."""
+        from pipeline import Pipeline
+        from unlearn import METHODS as ALL
+
+        method = ALL[config.unlearn]
+        if config.ideal == "skip" and "ideal" in method.facts.needs:
+            raise FlagError("ideal", f"{method.name} needs the ideal model, got skip. Leave the flag out")
+        if config.base.device.startswith("cuda"):  # of the machine that will run it
+            config = replace(config, base=replace(config.base, device="cpu"))
+        base = self._base(config.base)
+        if base is None:
+            return
+        try:
+            Pipeline(config, base=base)
+        except FileNotFoundError:
+            if "oracles" not in method.facts.needs:  # oracles are trained before the run
+                raise
+
+    def _base(self, config: BaseConfig) -> BaseModels | None:
+        """Return the base models, untrained; None if the images are not here or a user's code makes them."""
         from base_models import BaseModels
 
         found = next((base for base in self.made if base.asked == config), None)
@@ -381,24 +377,3 @@ class AtHand:
                 self.read[key] = None
         raw = self.read[key]
         return None if raw is None else split(raw, dataset.name, config.split_seed)
-
-
-def _check_on_images(config: PipelineConfig, at_hand: AtHand) -> None:
-    """As the run itself will, before it begins, where the images are at hand; on any device, as another
-    machine may run it.
-    """
-    from pipeline import Pipeline
-    from unlearn import METHODS as ALL
-
-    method = ALL[config.unlearn]
-    if config.ideal == "skip" and "ideal" in method.facts.needs:
-        raise FlagError("ideal", f"{method.name} needs the ideal model, got skip. Leave the flag out")
-    if config.base.device.startswith("cuda"):
-        config = replace(config, base=replace(config.base, device="cpu"))
-    base = at_hand.base(config.base)
-    if base is not None:
-        try:
-            Pipeline(config, base=base)
-        except FileNotFoundError:
-            if "oracles" not in method.facts.needs:  # which are made before it is run
-                raise

@@ -1,23 +1,26 @@
-"""A queue of jobs and those who work it off, one job after another each; who dies over a job is replaced, and
-the job given again.
-"""
+"""A queue of jobs and the workers that run them. When a worker crashes, another one gets its job."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-DEATHS = 3  # a job that so many workers died over is what kills them
+if TYPE_CHECKING:
+    from base_model_command import Training
+    from run_config import PipelineConfig
+
+RUN = "mlflow_forget.py"
+CRASHES = 3  # a job that has crashed so many workers fails
 
 Status = Literal["finished", "skipped", "failed"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: `skipped` was finished before. `error` is a line, "" if there is none; seconds of
-    the worker's time.
+    """The end of a job; `skipped`: its run was finished before. `error` is one line, or "". `seconds` are
+    those of the worker.
     """
 
     status: Status
@@ -28,69 +31,69 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Crashed:
-    """A worker ended without saying what became of its job; how it ended, in words."""
+    """A worker ended during its job. `how`: the signal, exit code or exception."""
 
     how: str
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A worker ended before it began with its job, which needs a fresh one: code that it has loaded is
-    another by now.
-    """
+    """A worker ended before its job began, because a user's file has changed since the worker loaded it."""
 
 
-Message = Outcome | Crashed | Finished  # what there is to say of a job
+Message = Outcome | Crashed | Finished  # of a worker, about its job
 
 
 @dataclass(frozen=True)
 class Job:
-    """A line, as its words after `python -u`, and the positions in the queue of the base models that it waits
-    for.
+    """A config to run or to train, and the words after `python -u` that would do the same.
+
+    `needs`: the positions in the queue of the base models that it waits for.
     """
 
     words: tuple[str, ...]
+    config: PipelineConfig | Training
     needs: frozenset[int] = frozenset()
 
     @property
     def is_base(self) -> bool:
-        return self.words[0] != "mlflow_forget.py"
+        return self.words[0] != RUN
 
 
 class WorkerPool(Protocol):
-    """Workers with numbers. One that died is there again when it is given the next job."""
+    """Numbered workers. One that has ended is started again for its next job."""
 
-    fate_of_runs: str  # what becomes of runs that are going on when it is stopped
+    fate_of_runs: str  # after `stop`, for people
 
     def ready(self) -> Collection[int]:
-        """The workers that begin at once with a job they are given, unless they have one."""
+        """Return the workers that can begin a job at once, if they have none."""
         ...
 
     def give(self, worker: int, job: Job) -> None:
-        """A worker that has no job begins with this one."""
+        """Give a job to a worker that has none."""
         ...
 
     def wait(self, seconds: float) -> list[tuple[int, Message]]:
-        """What workers have to say of their jobs, as soon as one has; [] after that many seconds."""
+        """Return the workers' messages as soon as there is one; [] after that many seconds."""
         ...
 
     def stop(self) -> None:
-        """All end, and who has a job breaks it off; returns when they are gone."""
+        """End all workers and their jobs. Returns when they are gone."""
         ...
 
 
 @dataclass
 class Queue:
-    """How it stands."""
+    """The jobs, their outcomes, and the job that each worker runs."""
 
     jobs: Sequence[Job]
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     running: dict[int, int] = field(default_factory=dict)  # worker -> job
 
-    def count(self, *statuses: Status, bases: bool | None = None) -> int:
-        """Jobs that ended so; base models alone, runs alone, or both."""
-        of_kind = (number for number in self.outcomes if bases is None or self.jobs[number].is_base == bases)
-        return sum(self.outcomes[number].status in statuses for number in of_kind)
+    def count(self, status: Status, *, bases: bool | None = None) -> int:
+        """Return the number of jobs with this outcome: of base models alone, of runs alone, or of both."""
+        of_kind = (number for number in self.outcomes if bases in (None, self.jobs[number].is_base))
+        return sum(self.outcomes[number].status == status for number in of_kind)
 
     @property
     def failed(self) -> list[int]:
@@ -101,70 +104,66 @@ class Queue:
         return len(self.jobs) - len(self.outcomes)
 
 
-def run_jobs(
-    jobs: Sequence[Job],
-    pool: WorkerPool,
-    show: Callable[[Queue, int | None], None],
-    queue: Queue | None = None,
-) -> Queue:
-    """Have every job done; base models first, each run as soon as those it needs are there. One that fails
-    stops no other.
+Show = Callable[[Queue, int | None], None]
 
-    `show(queue, job)` is told of every change: the job that ended, None where one began or a second went by.
-    `queue` is filled as it goes, for whoever is interrupted.
+
+def run_jobs(queue: Queue, pool: WorkerPool, show: Show) -> Queue:
+    """Run all jobs of the queue, and return it: base models first, each run as soon as those that it needs are there.
+
+    Only jobs that need a failed one fail with it. `show(queue, job)` is called for each job that ended, and
+    with None every second and when a job began. After an interrupt, `queue` has the outcomes so far.
     """
-    queue = Queue(jobs) if queue is None else queue
+    jobs = queue.jobs
     waiting = deque(sorted(range(len(jobs)), key=lambda number: not jobs[number].is_base))
-    deaths: dict[int, int] = {}
+    crashes: dict[int, int] = {}
     while queue.left:
         for worker in pool.ready():
-            if worker not in queue.running and (number := _next(waiting, jobs, queue)) is not None:
+            if worker not in queue.running and (number := _next(waiting, queue)) is not None:
                 queue.running[worker] = number
                 pool.give(worker, jobs[number])
-        if _give_up(waiting, jobs, queue, show):
+        if _fail_with_base_models(waiting, queue, show):
             continue
         show(queue, None)
-        for worker, said in pool.wait(1.0):
+        for worker, message in pool.wait(1.0):
             number = queue.running.pop(worker)
-            if isinstance(said, Finished):
+            outcome = _outcome_of(message, number, crashes)
+            if outcome is None:
                 waiting.appendleft(number)
                 continue
-            if isinstance(said, Crashed):
-                deaths[number] = deaths.get(number, 0) + 1
-                if deaths[number] < DEATHS:
-                    waiting.appendleft(number)
-                    continue
-                said = Outcome(
-                    "failed",
-                    f"{DEATHS} workers died over it ({said.how}). Look into their logs; is there enough "
-                    "memory?",
-                )
-            queue.outcomes[number] = said
+            queue.outcomes[number] = outcome
             show(queue, number)
     return queue
 
 
-def _next(waiting: deque[int], jobs: Sequence[Job], queue: Queue) -> int | None:
-    """The first job that has all it needs."""
-    ready = next((number for number in waiting if _there(jobs[number].needs, queue)), None)
-    if ready is not None:
-        waiting.remove(ready)
-    return ready
+def _outcome_of(message: Message, number: int, crashes: dict[int, int]) -> Outcome | None:
+    """Return the outcome of a job, or None if it has to run again. Counts the crashes of each job."""
+    if isinstance(message, Outcome):
+        return message
+    if isinstance(message, Crashed):
+        crashes[number] = crashes.get(number, 0) + 1
+        if crashes[number] == CRASHES:
+            remedy = "Look into their logs; is there enough memory?"
+            return Outcome("failed", f"{CRASHES} workers died over it ({message.how}). {remedy}")
+    return None
 
 
-def _there(needs: Collection[int], queue: Queue) -> bool:
-    return all(number in queue.outcomes and queue.outcomes[number].status != "failed" for number in needs)
+def _next(waiting: deque[int], queue: Queue) -> int | None:
+    """Take the first job whose base models are all there."""
+    for number in waiting:
+        outcomes = [queue.outcomes.get(need) for need in queue.jobs[number].needs]
+        if all(outcome is not None and outcome.status != "failed" for outcome in outcomes):
+            waiting.remove(number)
+            return number
+    return None
 
 
-def _give_up(
-    waiting: deque[int], jobs: Sequence[Job], queue: Queue, show: Callable[[Queue, int | None], None]
-) -> bool:
-    """The jobs whose base models failed fail with them."""
+def _fail_with_base_models(waiting: deque[int], queue: Queue, show: Show) -> bool:
+    """Fail the jobs whose base models failed. Return whether there are any."""
     failed = set(queue.failed)
-    lost = [number for number in waiting if jobs[number].needs & failed]
+    lost = [number for number in waiting if queue.jobs[number].needs & failed]
     for number in lost:
         waiting.remove(number)
-        cause = queue.outcomes[min(jobs[number].needs & failed)].error
+        cause = queue.outcomes[min(queue.jobs[number].needs & failed)].error
         queue.outcomes[number] = Outcome("failed", f"its base model failed: {cause}")
         show(queue, number)
     return bool(lost)

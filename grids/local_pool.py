@@ -1,4 +1,4 @@
-"""Workers on this machine: a process each, which lives for the whole queue."""
+"""Workers on this machine: one process each, which lives for the whole queue."""
 
 from __future__ import annotations
 
@@ -18,18 +18,16 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-import termination
 from grids.job_queue import Crashed, Finished, Job, Message
+from termination import heed_signals
 from tracking.folder_process import processor_count
 
-GRACE_SECONDS = 20  # for a run that is broken off to end as KILLED
+GRACE_SECONDS = 20  # for a run to end as KILLED
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker works: its log, the threads that torch gets, the GPU that it sees (None: what the
-    machine has).
-    """
+    """The log, the threads of torch and the GPU of a worker. `gpu`: None shows it all GPUs."""
 
     log: Path
     threads: int
@@ -44,7 +42,7 @@ class _Worker:
 
 
 class LocalPool:
-    """A process for each place. `known`: jobs that are finished."""
+    """A process for each place. `known`: the (experiment, config_hash) of finished runs."""
 
     fate_of_runs = "the runs that are going on end as KILLED"
 
@@ -64,22 +62,21 @@ class LocalPool:
                 own.pipe.close()
             own = self._workers[worker] = self._start(worker)
         own.busy = True
-        with contextlib.suppress(OSError):  # dead already: wait() will see it
-            own.pipe.send(job.words)
+        with contextlib.suppress(OSError):  # it has died: wait() returns Crashed
+            own.pipe.send(job)
 
     def wait(self, seconds: float) -> list[tuple[int, Message]]:
         busy = {worker: own for worker, own in self._workers.items() if own.busy}
-        connection.wait(
-            [thing for own in busy.values() for thing in (own.pipe, own.process.sentinel)], timeout=seconds
-        )
-        said = [(worker, self._said(own)) for worker, own in busy.items()]
-        return [(worker, word) for worker, word in said if word is not None]
+        events = [event for own in busy.values() for event in (own.pipe, own.process.sentinel)]
+        connection.wait(events, timeout=seconds)
+        messages = [(worker, self._message(own)) for worker, own in busy.items()]
+        return [(worker, message) for worker, message in messages if message is not None]
 
     def stop(self) -> None:
         for own in self._workers.values():
             if own.busy:
                 own.process.terminate()
-            own.pipe.close()  # which ends the one that has no job
+            own.pipe.close()  # ends a worker that has no job
         deadline = time.monotonic() + GRACE_SECONDS
         for own in self._workers.values():
             own.process.join(max(0.0, deadline - time.monotonic()))
@@ -97,16 +94,16 @@ class LocalPool:
         theirs.close()
         return _Worker(process, ours)
 
-    def _said(self, own: _Worker) -> Message | None:
-        """The outcome of its job, that it is dead or has left, or None while it works."""
+    def _message(self, own: _Worker) -> Message | None:
+        """Return the worker's message about its job, Crashed if it has died, or None while it works."""
         try:
             if own.pipe.poll():
-                word: Message = own.pipe.recv()
+                message: Message = own.pipe.recv()
                 own.busy = False
-                if isinstance(word, Crashed | Finished):
+                if isinstance(message, Crashed | Finished):
                     own.process.join(GRACE_SECONDS)
-                return word
-        except (EOFError, OSError):  # its end is closed, perhaps in the middle of a word
+                return message
+        except (EOFError, OSError):  # the worker's end was closed, perhaps in the middle of a message
             own.process.join(GRACE_SECONDS)
         if own.process.is_alive():
             return None
@@ -116,35 +113,35 @@ class LocalPool:
 
 
 def places(workers: int, gpus: Sequence[str], logs: Path) -> list[Place]:
-    """As many places, with the cores divided among them, and the GPUs in turn. OMP_NUM_THREADS, where it is
-    set, counts instead.
+    """Return a place for each worker: an equal part of the cores, and a GPU in turn.
+
+    OMP_NUM_THREADS, if set, is the number of threads instead.
     """
     threads = threads_asked() or max(1, processor_count() // workers)
     return [
-        Place(logs / f"worker{n + 1}.log", threads, gpus[n % len(gpus)] if gpus else None)
-        for n in range(workers)
+        Place(logs / f"worker{number + 1}.log", threads, gpus[number % len(gpus)] if gpus else None)
+        for number in range(workers)
     ]
 
 
 def threads_asked() -> int | None:
-    """OMP_NUM_THREADS, of a list (4,2: threads within threads) the first; None where it is not set.
-    ValueError for what is no number.
+    """Return OMP_NUM_THREADS, of a list (4,2: nested threads) the first number; None if it is not set.
+
+    Raises ValueError if it is no number.
     """
-    said = os.environ.get("OMP_NUM_THREADS")
-    if not said:
+    text = os.environ.get("OMP_NUM_THREADS")
+    if not text:
         return None
-    first = said.split(",")[0].strip()
+    first = text.split(",")[0].strip()
     if not first.isdecimal() or int(first) < 1:
-        raise ValueError(f"OMP_NUM_THREADS: expected an integer >= 1, got {said!r}. Correct or unset it")
+        raise ValueError(f"OMP_NUM_THREADS: expected an integer >= 1, got {text!r}. Correct or unset it")
     return int(first)
 
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """A Ctrl-C, which the terminal sends to every process, is for the one that asks the others to stop: what
-    starts here never sees it.
-    """
-    resource_tracker.ensure_running()  # which lets signals through again, were it begun below
+    """Start processes that ignore Ctrl-C, which a terminal sends to all: the parent stops them itself."""
+    resource_tracker.ensure_running()  # starting it below would unblock the signal
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -153,10 +150,8 @@ def _without_interrupts() -> Iterator[None]:
 
 
 def work(pipe: Connection, place: Place, known: Collection[tuple[str, str]]) -> None:
-    """What a worker's process does: jobs, until there are no more, or nobody who gives them. SIGTERM ends its
-    run as KILLED.
-    """
-    termination.heed_signals()
+    """Run the jobs from the pipe, in a worker's process, until it is closed. SIGTERM ends a run as KILLED."""
+    heed_signals()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     if place.gpu is not None:
@@ -164,40 +159,37 @@ def work(pipe: Connection, place: Place, known: Collection[tuple[str, str]]) -> 
     os.environ["OMP_NUM_THREADS"] = str(place.threads)
     write_to(place.log)
     try:
-        from grids.warm_worker import (
-            WarmWorker,
-        )  # not before: torch looks at the environment when it is imported
+        # torch reads the environment when it is imported, so this import comes after the settings above.
+        from grids.warm_worker import WarmWorker
 
         worker = WarmWorker(place.threads, known)
-        word: Message | None = None
-        while not isinstance(word, Finished) and (words := _next_job(pipe)) is not None:
-            print(f"\n{' '.join(words)}", flush=True)
-            word = worker.do(words)
-            print(word, flush=True)
-            _say(pipe, word)
+        message: Message | None = None
+        while not isinstance(message, Finished) and (job := _next_job(pipe)) is not None:
+            message = worker.do(job)
+            _send(pipe, message)
     except KeyboardInterrupt:
-        _say(pipe, Crashed("SIGTERM"))
+        _send(pipe, Crashed("SIGTERM"))
     except BaseException as error:
-        _say(pipe, Crashed(f"{type(error).__name__}: {' '.join(str(error).split())}"))
+        _send(pipe, Crashed(f"{type(error).__name__}: {' '.join(str(error).split())}"))
         raise
 
 
-def _next_job(pipe: Connection) -> tuple[str, ...] | None:
-    """The words of the next job; None where there are no more, or nobody who gives them."""
+def _next_job(pipe: Connection) -> Job | None:
+    """Return the next job, or None if the parent has closed the pipe or is gone."""
     try:
-        words: tuple[str, ...] = pipe.recv()
-        return words
+        job: Job = pipe.recv()
+        return job
     except (EOFError, OSError):
         return None
 
 
-def _say(pipe: Connection, word: Message) -> None:
-    with contextlib.suppress(OSError):  # nobody listens any more
-        pipe.send(word)
+def _send(pipe: Connection, message: Message) -> None:
+    with contextlib.suppress(OSError):  # the parent is gone
+        pipe.send(message)
 
 
 def _end_with_the_parent() -> None:
-    """A worker whose queue was killed would go on alone."""
+    """End this process when its parent was killed; it would go on alone."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
@@ -207,17 +199,13 @@ def _end_with_the_parent() -> None:
 
 
 def write_to(log: Path) -> None:
-    """What the jobs print and warn of goes to the log, whoever prints it; a log that can't be written is a
-    warning and ends nothing.
-    """
+    """Write all output of this process, of C libraries too, to a log; if that fails, warn and drop it."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     except OSError as error:
-        print(
-            f"warning: {log} can't be written ({error.strerror}): what a worker prints is lost",
-            file=sys.stderr,
-        )
+        reason = f"{log} can't be written ({error.strerror})"
+        print(f"warning: {reason}: what a worker prints is lost", file=sys.stderr)
         file = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(file, stream)
@@ -235,9 +223,7 @@ def _text_to(descriptor: int) -> io.TextIOWrapper:
 
 
 class _Unfailing(io.RawIOBase):
-    """A file descriptor to write to. What can't be written, as the disk is full, is lost, and no reason to
-    end a job.
-    """
+    """A file descriptor to write to. Drops what can't be written, as on a full disk, so that no job ends."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor

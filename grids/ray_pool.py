@@ -1,6 +1,4 @@
-"""Workers on a Ray cluster, whose machines see the same folders: an actor each, which lives for the whole
-queue.
-"""
+"""Workers on a Ray cluster whose machines see the same folders: one actor each, for the whole queue."""
 
 from __future__ import annotations
 
@@ -20,18 +18,18 @@ from grids.local_pool import threads_asked
 ROOT = Path(__file__).resolve().parent.parent
 LOCAL = "local"
 ANSWER_SECONDS = 10
-PASSED_ON = "MLFLOW_"  # the environment's settings of the tracking store
+PASSED_ON = "MLFLOW_"  # environment variables of the tracking store
 
 
 class RayPool:
-    """As many actors as `size`, each with a core and `gpu_share` of a GPU, which Ray chooses. `known`: jobs
-    that are finished.
+    """`size` actors, each with a core and `gpu_share` of a GPU, which Ray chooses.
 
-    ray: the module, connected to a cluster. An actor gets no job before it has answered: one for which the
-    cluster has no room yet waits for it without one.
+    ray: the module, connected to a cluster. known: the (experiment, config_hash) of finished runs. An actor
+    gets no job before it has answered, as the cluster may have no room for it yet.
     """
 
-    fate_of_runs = "the runs that are going on say RUNNING until the next ones begin on their machines"  # Ray ends an actor without a warning
+    # Ray ends an actor without a warning.
+    fate_of_runs = "the runs that are going on say RUNNING until the next ones begin on their machines"
 
     def __init__(
         self,
@@ -47,36 +45,33 @@ class RayPool:
         self._about = (str(Path.cwd()), str(logs), threads_asked(), frozenset(known))
         self._options = {"num_cpus": 1, "num_gpus": gpu_share, "max_restarts": 0, "max_task_retries": 0}
         self._actors: dict[int, Any] = {}
-        self._starting: dict[Any, int] = {}  # its answer -> worker
-        self._working: dict[Any, int] = {}  # what it will have said -> worker
+        self._starting: dict[Any, int] = {}  # reference of its answer -> worker
+        self._working: dict[Any, int] = {}  # reference of its message -> worker
 
     def ready(self) -> list[int]:
-        for worker in range(self.size):
-            if worker not in self._actors:
-                self._actors[worker] = (
-                    self._ray.remote(Actor).options(**self._options).remote(worker, *self._about)
-                )
-                self._starting[self._actors[worker].answer.remote()] = worker
+        for worker in set(range(self.size)) - set(self._actors):
+            actor = self._ray.remote(Actor).options(**self._options).remote(worker, *self._about)
+            self._actors[worker] = actor
+            self._starting[actor.answer.remote()] = worker
         for reference in self._done(self._starting, 0):
-            del self._starting[reference]  # one that died meanwhile says so of its first job
-        return [worker for worker in range(self.size) if worker not in self._starting.values()]
+            del self._starting[reference]  # one that has died is Crashed at its first job
+        starting = self._starting.values()
+        return [worker for worker in range(self.size) if worker not in starting]
 
     def give(self, worker: int, job: Job) -> None:
-        self._working[self._actors[worker].do.remote(job.words)] = worker
+        self._working[self._actors[worker].do.remote(job)] = worker
 
     def wait(self, seconds: float) -> list[tuple[int, Message]]:
         self._done(self._working | self._starting, seconds)
-        return [(worker, self._said(worker, reference)) for reference, worker in self._popped(self._working)]
-
-    def _popped(self, references: dict[Any, int]) -> list[tuple[Any, int]]:
-        return [(reference, references.pop(reference)) for reference in self._done(references, 0)]
+        done = {reference: self._working.pop(reference) for reference in self._done(self._working, 0)}
+        return [(worker, self._message(worker, reference)) for reference, worker in done.items()]
 
     def _done(self, references: Collection[Any], seconds: float) -> list[Any]:
-        """Those that are there; where none is, the first one after at most so many seconds."""
-        number = len(references) if not seconds else 1
-        done: list[Any] = (
-            self._ray.wait(list(references), num_returns=number, timeout=seconds)[0] if references else []
-        )
+        """Return the references that are done; if none is, wait for the first at most so many seconds."""
+        if not references:
+            return []
+        number = 1 if seconds else len(references)
+        done: list[Any] = self._ray.wait(list(references), num_returns=number, timeout=seconds)[0]
         return done
 
     def stop(self) -> None:
@@ -85,65 +80,58 @@ class RayPool:
         self._actors.clear()
         self._ray.shutdown()
 
-    def _said(self, worker: int, reference: Any) -> Message:
+    def _message(self, worker: int, reference: Any) -> Message:
         try:
-            word: Message = self._ray.get(reference)
+            message: Message = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            word = Crashed(" ".join(str(error).split())[:200])
-        if not isinstance(word, Outcome):
+            message = Crashed(" ".join(str(error).split())[:200])
+        if not isinstance(message, Outcome):
             self._ray.kill(self._actors.pop(worker))
-        return word
+        return message
 
 
 def connected(address: str, cpus: int) -> Any:
-    """The module ray, connected to a cluster; actors import Lethe from this folder.
+    """Return the module ray, connected to a cluster; actors import Lethe from this folder.
 
-    address: of the cluster, as ray.init takes it; `local` starts one of so many cores on this machine. Raises
-    ValueError where Ray is not there or there is no cluster.
+    address: as ray.init takes it; `local` starts a cluster with `cpus` cores on this machine. Raises
+    ValueError if Ray is not installed or there is no cluster.
     """
     try:
         import ray
     except ImportError as error:
-        raise ValueError(
-            "--address needs Ray, which is not installed. pip install -r requirements-ray.txt, or leave out "
-            "--address"
-        ) from error
+        way_out = "pip install -r requirements-ray.txt, or leave out --address"
+        raise ValueError(f"--address needs Ray, which is not installed. {way_out}") from error
     tracking = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     environment = {"env_vars": {"PYTHONPATH": str(ROOT), **tracking}}
-    where: dict[str, Any] = (
-        {"address": LOCAL, "num_cpus": cpus, "include_dashboard": False}
-        if address == LOCAL
-        else {"address": address}
-    )
+    where: dict[str, Any] = {"address": address}
+    if address == LOCAL:
+        where |= {"num_cpus": cpus, "include_dashboard": False}
     try:
-        answering(address)
+        check_answers(address)
         ray.init(**where, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:  # ConnectionError is an OSError
-        raise ValueError(
-            f"--address: no Ray cluster at {address!r} ({' '.join(str(error).split())[:160]}). Start it: ray "
-            "start --head"
-        ) from error
+        reason = " ".join(str(error).split())[:160]
+        message = f"--address: no Ray cluster at {address!r} ({reason}). Start it: ray start --head"
+        raise ValueError(message) from error
     return ray
 
 
 def room(ray: Any, gpu_share: float = 0) -> int:
-    """How many actors the cluster as it is now has cores for, and GPUs."""
+    """Return how many actors the cluster's cores and GPUs are enough for."""
     there: dict[str, float] = ray.cluster_resources()
     shares = there.get("GPU", 0) / gpu_share if gpu_share else math.inf
     return int(min(there.get("CPU", 0), shares))
 
 
-def answering(address: str) -> None:
-    """OSError if nobody listens at host:port, which Ray itself would find out in a minute or two, with many
-    words.
-    """
+def check_answers(address: str) -> None:
+    """Raise OSError if nobody listens at host:port. Ray itself takes minutes to find out."""
     place = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", address)
     if place is not None:
         socket.create_connection((place[1], int(place[2])), timeout=ANSWER_SECONDS).close()
 
 
 class Actor:
-    """A warm worker in an actor's process, in the folder of the queue."""
+    """A warm worker in an actor's process, which works in the folder of the queue."""
 
     def __init__(
         self, number: int, folder: str, logs: str, threads: int | None, known: Collection[tuple[str, str]]
@@ -151,6 +139,7 @@ class Actor:
         os.chdir(folder)
         sys.path.insert(0, str(ROOT))
         os.environ["OMP_NUM_THREADS"] = str(threads or 1)
+        # torch reads the environment when it is imported, so these imports come after the settings above.
         from grids.local_pool import write_to
         from grids.warm_worker import WarmWorker
 
@@ -158,10 +147,7 @@ class Actor:
         self.worker = WarmWorker(int(os.environ["OMP_NUM_THREADS"]), known)
 
     def answer(self) -> None:
-        """It is there."""
+        """Return when the actor has started."""
 
-    def do(self, words: tuple[str, ...]) -> Message:
-        print(f"\n{' '.join(words)}", flush=True)
-        word = self.worker.do(words)
-        print(word, flush=True)
-        return word
+    def do(self, job: Job) -> Message:
+        return self.worker.do(job)

@@ -1,13 +1,12 @@
-"""The lines of a grid, run: by warm workers here or on a Ray cluster, each job once, whatever dies.
+"""Run the lines of a grid by warm workers, here or on a Ray cluster.
 
-    python array_param_file.py run                              # what params.txt says, and the base models that it needs
-    python array_param_file.py run --grid grid.yml --workers 4  # what a grid says
+    python array_param_file.py run                              # the lines of params.txt, and their base models
+    python array_param_file.py run --grid grid.yml --workers 4  # the runs of a grid, and their base models
     python array_param_file.py run --gpus 0,1 --jobs_per_gpu 2 --filter NegGrad,CIFAR10
     python array_param_file.py run --address ray://head:10001 --workers 64
 
-A job is the config_hash of its settings within its experiment: a job that has a FINISHED run in the tracking
-store is skipped, one that was interrupted or failed is run again. Killed, or stopped by Ctrl-C, the same
-command goes on with what is missing.
+A run is known by its experiment and config_hash. It is skipped if it is FINISHED in the tracking store, and
+run again if it was interrupted or failed. After Ctrl-C or a crash, the same command runs what is missing.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import command_line
 import shared_flags
 from foreign_files import LIST, foreign_text
-from grids.job_queue import Job, Queue, WorkerPool, run_jobs
+from grids.job_queue import RUN, Job, Queue, WorkerPool, run_jobs
 
 if TYPE_CHECKING:
     from grids.base_model_jobs import Run
@@ -35,21 +34,23 @@ FAILURES = "failed.txt"
 
 
 def run(words: Sequence[str]) -> int:
-    """Work off the queue, and say how it went: exit code 0, or 1 where jobs failed, 130 after Ctrl-C."""
+    """Run the queue and print its summary. Returns 0, or 1 if jobs failed; Ctrl-C is raised again."""
+    from grids.base_model_jobs import jobs_of
     from tracking.store_uri import ui_command
 
     options = command_line.parsed(flags(), words)
     check(options)
-    jobs = queue_of(chosen(lines_of(options), options.filter))
+    jobs = jobs_of(chosen(runs_of(options), options.filter))
     again = shlex.join(["python", "array_param_file.py", "run", *words])
     queue, started = Queue(jobs), time.perf_counter()
     pool = pool_of(options, jobs)
     failures = failures_of(options)
-    screen = Screen(queue, None if _same(failures, options.params) else failures)
+    reads_failures = options.grid is None and _same(failures, options.params)
+    screen = Screen(queue, None if reads_failures else failures)
     try:
-        run_jobs(jobs, pool, screen.show, queue)
+        run_jobs(queue, pool, screen.show)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers end their runs as KILLED: let them
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # while the workers end their runs as KILLED
         screen.close()
         print(f"stopping: {pool.fate_of_runs}", file=sys.stderr)
         pool.stop()
@@ -60,12 +61,11 @@ def run(words: Sequence[str]) -> int:
         screen.close()
         pool.stop()
     print(summary(queue, time.perf_counter() - started))
+    if queue.failed or failures.exists():
+        write_failures(failures, queue, [] if reads_failures else others_in(failures, queue))
     if queue.failed:
-        write_failures(failures, queue, _rest_of(failures, queue, options))
         print(f"{len(queue.failed)} of {len(jobs)} jobs failed ({failures} says why). Retry them:  {again}")
         return command_line.FAILED
-    if failures.exists():
-        write_failures(failures, queue, _rest_of(failures, queue, options))
     print(f"look at them:  {ui_command()}      as a table:  python mlruns_parser.py")
     return 0
 
@@ -140,9 +140,7 @@ def some_words(text: str) -> tuple[str, ...]:
 
 
 def check(options: argparse.Namespace) -> None:
-    """ValueError for numbers of workers that make no sense, and for places that can't be written or would
-    overwrite what is read.
-    """
+    """Raise ValueError for wrong numbers of workers, and places that can't be written or hold what is read."""
     from grids.local_pool import threads_asked
 
     threads_asked()
@@ -192,58 +190,54 @@ def _same(file: Path, other: str) -> bool:
     return file.resolve() == Path(other).resolve()
 
 
-def lines_of(options: argparse.Namespace) -> list[Run]:
-    """The runs: of the grid, or of the lines of a file.
+def runs_of(options: argparse.Namespace) -> list[Run]:
+    """Return the runs of the grid, or of the lines of a file without those that train base models.
 
-    Lines that train base models, which a file of failures may have, are left out: those that the runs need
-    are trained anyway.
+    Base models that the runs need are trained anyway. Raises ValueError for a line that is no run.
     """
-    from grids.base_model_jobs import IDEAL, INITIAL
-    from grids.grid import jobs_in
+    from grids.base_model_jobs import SCRIPTS
+    from grids.grid import runs_in
 
     if options.grid is not None:
-        return jobs_in(options.grid)
+        return runs_in(options.grid)
     path = Path(options.params)
+    make_it = "Make it: python array_param_file.py"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"--params: expected a file of lines, and there is no file {path}. Make it: python "
-            "array_param_file.py"
-        )
+        raise FileNotFoundError(f"--params: expected a file of lines, and there is no file {path}. {make_it}")
     found = []
     text = foreign_text(path, most=LIST, errors="backslashreplace")
     for number, line in enumerate(text.split("\n"), 1):  # as a shell divides it
-        trains = any(Path(word).name in (INITIAL, IDEAL) for word in line.split()[:3])
-        if line.strip() and not line.lstrip().startswith("#") and not trains:
+        trains = any(Path(word).name in SCRIPTS.values() for word in line.split()[:3])
+        if is_command(line) and not trains:
             found.append(run_of(line, f"{path}, line {number}"))
     if not found:
-        raise ValueError(
-            f"--params: expected lines to run, and {path} has none. Make it: python array_param_file.py"
-        )
+        raise ValueError(f"--params: expected lines to run, and {path} has none. {make_it}")
     return found
 
 
+def is_command(line: str) -> bool:
+    """Return whether a line is neither empty nor a comment."""
+    return bool(line.strip()) and not line.lstrip().startswith("#")
+
+
 def run_of(line: str, where: str) -> Run:
-    """The run of a line. ValueError for a line of anything else, or that mlflow_forget.py would refuse."""
+    """Return the run of a line. Raises ValueError for anything else, and for what mlflow_forget.py refuses."""
     import run_flags
-    from grids.base_model_jobs import JOB, Run, one_config
+    from grids.base_model_jobs import Run, one_config
 
     try:
-        script, own = script_of(shlex.split(line))
-        if script != JOB:
-            raise ValueError(
-                f"expected 'python -u {JOB} --unlearn ...' and nothing before it, got {line!r}. Correct the "
-                "line"
-            )
-        one_config(own, "line")
+        script, words = script_of(shlex.split(line))
+        if script != RUN:
+            expected = f"expected 'python -u {RUN} --unlearn ...' and nothing before it"
+            raise ValueError(f"{expected}, got {line!r}. Correct the line")
+        config = one_config(words, "line")
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"{where}: {error}") from error
-    return Run(tuple(own), run_flags.flags_given(own))
+    return Run(tuple(words), run_flags.flags_given(words), config)
 
 
 def script_of(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The name of the script that a line runs by `python -u`, or by itself, and the words after it; "" where
-    there is more before it.
-    """
+    """Return the name of the script that a line runs, and the words after it; "" if it runs something else."""
     rest = list(words)
     if rest and re.fullmatch(r"python[\d.]*", Path(rest[0]).name):
         rest = rest[2 if rest[1:2] == ["-u"] else 1 :]
@@ -251,45 +245,30 @@ def script_of(words: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def chosen(runs: list[Run], words: Sequence[str]) -> list[Run]:
-    """The runs whose lines have all the words. ValueError for a word that none has, or that none has together
-    with the others.
-    """
-    folded = [_spelled(run) for run in runs]
+    """Return the runs that have all the words. Raises ValueError if one matches no run, or together none do."""
+    texts = [_texts_of(run) for run in runs]
     for word in words:
-        if not any(word.casefold() in one for one in folded):
+        if not any(word.casefold() in own for own in texts):
             raise ValueError(
                 f"--filter: no line has {word!r} as a value, or as flag=value. Look at the lines"
             )
-    kept = [
-        run for run, one in zip(runs, folded, strict=True) if all(word.casefold() in one for word in words)
-    ]
+    wanted = {word.casefold() for word in words}
+    kept = [run for run, own in zip(runs, texts, strict=True) if wanted <= own]
     if not kept:
         raise ValueError(f"--filter: no line has all of {', '.join(words)}. Leave out some of them")
     return kept
 
 
-def _spelled(run: Run) -> set[str]:
-    """The values of a run, alone and as flag=value."""
+def _texts_of(run: Run) -> set[str]:
+    """Return the values of a run's flags, alone and as flag=value, in lower case."""
     values = [(name, value) for name, words in run.flags.items() for value in words]
-    # --checkpoint is another word for --mask, and lines are known by either.
+    # --checkpoint is another name of --mask.
     values += [("checkpoint", value) for name, value in values if name == "mask"]
-    spelled = {value for _, value in values} | {f"{name}={value}" for name, value in values}
-    return {one.casefold() for one in spelled}
-
-
-def queue_of(runs: Sequence[Run]) -> list[Job]:
-    """The base models that the runs need, and the runs."""
-    from grids.base_model_jobs import JOB, base_models_of
-
-    needed = base_models_of(runs)
-    bases = [Job(words) for words in needed.commands]
-    return bases + [
-        Job((JOB, *run.words), frozenset(needs)) for run, needs in zip(runs, needed.of_run, strict=True)
-    ]
+    return {text.casefold() for name, value in values for text in (value, f"{name}={value}")}
 
 
 def pool_of(options: argparse.Namespace, jobs: Sequence[Job]) -> WorkerPool:
-    """The workers; before they start, the tracking store is there and has said what is finished."""
+    """Return the workers. Before they start, the tracking store is made and asked for finished runs."""
     from grids.local_pool import LocalPool, places
     from tracking.folder_process import processor_count
     from tracking.store import check_store
@@ -303,7 +282,7 @@ def pool_of(options: argparse.Namespace, jobs: Sequence[Job]) -> WorkerPool:
 
 
 def _ray_pool(options: argparse.Namespace, asked: int, jobs: Sequence[Job]) -> WorkerPool:
-    """Actors: as many as were asked for (0: as the cluster has room for), a word on stderr where it has not."""
+    """Return as many actors as asked for (0: as the cluster has room for). Warns if there is less room."""
     from grids.ray_pool import RayPool, connected, room
     from tracking.folder_process import processor_count
 
@@ -312,42 +291,30 @@ def _ray_pool(options: argparse.Namespace, asked: int, jobs: Sequence[Job]) -> W
     there = room(ray, gpu_share)
     size = min(asked or max(1, there), len(jobs))
     if there < size:
-        print(
-            f"warning: the cluster has room for {there} of {size} workers; the others begin when it has more",
-            file=sys.stderr,
-        )
+        warning = f"the cluster has room for {there} of {size} workers; the others begin when it has more"
+        print(f"warning: {warning}", file=sys.stderr)
     return RayPool(ray, size, Path(options.logs), finished_in_store(jobs), gpu_share=gpu_share)
 
 
 def finished_in_store(jobs: Sequence[Job]) -> set[tuple[str, str]]:
-    """What is finished, by what the tracking store says, which is there from now on, and has the experiments
-    of the jobs.
-    """
+    """Return the (experiment, config_hash) of every FINISHED run. Makes the experiments of the jobs."""
     from evaluation import names_in
     from identity import experiment_of
-    from run_flags import configs_from, options_of
+    from run_config import PipelineConfig
     from tracking.finished import finished_jobs
     from tracking.store import open_experiment
 
-    def named(job: Job) -> tuple[str, ...]:
-        return tuple(
-            command_line.first_pass(
-                job.words[1:], {"experiment": None, "dataset": None, "arch": None}
-            ).values()
-        )
-
-    for job in {named(job): job for job in jobs if not job.is_base}.values():
-        (config,) = configs_from(*options_of(job.words[1:]))
-        open_experiment(experiment_of(config), names_in("overview"))
+    configs = [job.config for job in jobs if isinstance(job.config, PipelineConfig)]
+    for experiment in dict.fromkeys(map(experiment_of, configs)):
+        open_experiment(experiment, names_in("overview"))
     return finished_jobs()
 
 
 class Screen:
-    """A bar with what is done, running and failed, and the time left; a line for each failure, which the file
-    of failures has too.
+    """A bar with the jobs that are done, running and failed, and a line for each failure.
 
-    failures: None where the lines come from that very file, which stays as it is until all of them have been
-    run.
+    failures: the file that gets each failure too; None if the lines are read from it, as it then stays until
+    all of them have run.
     """
 
     def __init__(self, queue: Queue, failures: Path | None) -> None:
@@ -382,17 +349,15 @@ class Screen:
 
 
 def write_failures(path: Path, queue: Queue, others: Sequence[str] = ()) -> None:
-    """Every failed line, to be run again as it stands, under its error, after those of other sweeps; no file
-    where there are none.
-    """
+    """Write the other lines, then every failed one under its error. Removes the file if there are none."""
     from grids.base_model_jobs import PYTHON
 
-    own = [
-        f"# {' '.join(queue.outcomes[n].error.split())}\n{shlex.join([*PYTHON, *queue.jobs[n].words])}"
-        for n in queue.failed
-    ]
-    if own or others:
-        write_lines(path, [*others, *own])
+    lines = list(others)
+    for number in queue.failed:
+        error = " ".join(queue.outcomes[number].error.split())
+        lines += [f"# {error}", shlex.join([*PYTHON, *queue.jobs[number].words])]
+    if lines:
+        write_lines(path, lines)
     else:
         path.unlink(missing_ok=True)
 
@@ -403,41 +368,38 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     write_bytes(path, "".join(f"{line}\n" for line in lines).encode(), "Free the place, or choose another")
 
 
-def _rest_of(failures: Path, queue: Queue, options: argparse.Namespace) -> list[str]:
-    """The lines in the file of failures that stay there: none where the queue was read from it, and each of
-    them has been run.
-    """
-    return [] if options.grid is None and _same(failures, options.params) else others_in(failures, queue)
-
-
 def others_in(failures: Path, queue: Queue) -> list[str]:
-    """The lines of a file of failures, each under its comments, whose jobs have not ended in this queue."""
+    """Return the lines of a file of failures, with the comments above, whose jobs this queue has not ended."""
+    if not failures.exists():
+        return []
     ended = {queue.jobs[number].words for number in queue.outcomes}
-    kept, comments = [], []
-    text = foreign_text(failures, most=LIST, errors="backslashreplace") if failures.exists() else ""
-    for line in text.removesuffix("\n").split("\n") if text else []:
-        comments.append(line)
-        if line.strip() and not line.lstrip().startswith("#"):
-            if _job_of(line) not in ended:
-                kept.append("\n".join(comments))
-            comments = []
+    kept, block = [], []
+    for line in foreign_text(failures, most=LIST, errors="backslashreplace").removesuffix("\n").split("\n"):
+        block.append(line)
+        if is_command(line):
+            if _words_of(line) not in ended:
+                kept += block
+            block = []
     return kept
 
 
-def _job_of(line: str) -> tuple[str, ...]:
+def _words_of(line: str) -> tuple[str, ...]:
+    """Return the words of a line's job; none if the line is no command that a shell can divide."""
     try:
         script, own = script_of(shlex.split(line))
-    except ValueError:  # no command, nor any job's
+    except ValueError:
         return ()
     return script, *own
 
 
 def summary(queue: Queue, seconds: float) -> str:
-    """What became of the jobs."""
+    """Return the number of runs by outcome, and the seconds, in one line."""
     finished, skipped = queue.count("finished", bases=False), queue.count("skipped", bases=False)
-    runs = sum(not job.is_base for job in queue.jobs)
-    rate = f", {60 * finished / seconds:.1f} runs a minute" if finished else ""
-    warned = sum(bool(outcome.warnings) for outcome in queue.outcomes.values())
-    doubts = f"; {warned} with a warning (column `warning` of python mlruns_parser.py)" if warned else ""
     failed = queue.count("failed", bases=False)
-    return f"{runs} runs: {finished} finished, {skipped} were before, {failed} failed{doubts}; {seconds:.1f} s{rate}"
+    runs = sum(not job.is_base for job in queue.jobs)
+    warned = sum(bool(outcome.warnings) for outcome in queue.outcomes.values())
+    counts = f"{runs} runs: {finished} finished, {skipped} were before, {failed} failed"
+    if warned:
+        counts += f"; {warned} with a warning (column `warning` of python mlruns_parser.py)"
+    rate = f", {60 * finished / seconds:.1f} runs a minute" if finished else ""
+    return f"{counts}; {seconds:.1f} s{rate}"

@@ -1,11 +1,10 @@
-"""One job after another in one process: the interpreter, the imports, images and base models are loaded once."""
+"""Run one job after another in one process, which loads imports, images and base models once."""
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ from torch import nn
 
 import base_model_command
 import command_line
-import run_flags
 from base_config import BaseConfig
 from base_models import BaseModels
-from grids.job_queue import Finished, Outcome
+from grids.job_queue import Finished, Job, Outcome
 from grids.run_once import run_once
 from pipeline import Pipeline
+from run_config import PipelineConfig
 from sweep import same_splits
 from tracking.shown_uri import without_password
 from training import Loaded
@@ -33,9 +32,9 @@ Checkpoints = OrderedDict[tuple[Any, ...], tuple[nn.Module, Loaded]]
 
 
 class WarmWorker:
-    """Runs the lines of a grid, each as its script would in a process of its own.
+    """Runs jobs, each with the result that its command has in a process of its own.
 
-    threads: for torch. known: jobs that are finished, by what the tracking store said before.
+    threads: of torch. known: the (experiment, config_hash) of runs that are finished in the tracking store.
     """
 
     def __init__(self, threads: int, known: Collection[tuple[str, str]] = ()) -> None:
@@ -43,50 +42,42 @@ class WarmWorker:
         self.known = known
         self.bases: list[WarmModels] = []
         self.checkpoints: Checkpoints = OrderedDict()
-        self.random_state = torch.get_rng_state()  # that of a process which has drawn nothing
+        self.random_state = torch.get_rng_state()  # of a process that has drawn nothing
 
-    def do(self, words: Sequence[str]) -> Outcome | Finished:
-        """Run a line, given as the words after `python -u`. What fails is an outcome too; Ctrl-C and SIGTERM
-        are not.
+    def do(self, job: Job) -> Outcome | Finished:
+        """Run a job, between prints of its words and its end. An error is an outcome; Ctrl-C and SIGTERM are not.
 
-        Finished, and nothing is run, where a user's file was edited after it was loaded: what a process has
-        loaded it keeps.
+        Returns Finished without running it if a user's file has changed since this process loaded it.
         """
-        if changed_files():
-            return Finished()
+        print(f"\n{' '.join(job.words)}", flush=True)
+        message = Finished() if changed_files() else self._outcome(job)
+        print(message, flush=True)
+        return message
+
+    def _outcome(self, job: Job) -> Outcome:
         started = time.perf_counter()
         torch.set_rng_state(self.random_state)
-        script, argv = words[0], words[1:]
         try:
-            outcome = self._run(argv) if script == "mlflow_forget.py" else self._train(script, argv)
+            outcome = self._run(job)
         except Exception as error:  # noqa: BLE001  # of a method, perhaps a user's own: the other jobs go on
             self.bases.clear()
-            self.checkpoints.clear()  # nothing that a failure may have damaged is used again
-            known = isinstance(error, (ValueError, OSError, FloatingPointError))
-            outcome = Outcome(
-                "failed",
-                ("" if known else f"{type(error).__name__}: ")
-                + without_password(" ".join(str(error).split())),
-            )
+            self.checkpoints.clear()  # the failure may have changed them
+            line = without_password(" ".join(str(error).split()))
+            expected = isinstance(error, (ValueError, OSError, FloatingPointError))
+            outcome = Outcome("failed", line if expected else f"{type(error).__name__}: {line}")
         return replace(outcome, seconds=time.perf_counter() - started)
 
-    def _train(self, script: str, argv: Sequence[str]) -> Outcome:
-        about = importlib.import_module(Path(script).stem).__doc__ or ""
-        base_model_command.train_base_model(
-            argv, about, which="initial" if script == "main_baseline.py" else "ideal"
-        )
-        return Outcome("finished")
-
-    def _run(self, argv: Sequence[str]) -> Outcome:
-        (config,) = run_flags.configs_from(*run_flags.options_of(argv))
-        pipeline = Pipeline(config, progress=command_line.progress_bar, base=self._base(config.base))
+    def _run(self, job: Job) -> Outcome:
+        if not isinstance(job.config, PipelineConfig):
+            base_model_command.train(job.config)
+            return Outcome("finished")
+        base = self._base(job.config.base)
+        pipeline = Pipeline(job.config, progress=command_line.progress_bar, base=base)
         _, result = run_once(pipeline, self.known)
         return Outcome("skipped") if result is None else Outcome("finished", warnings=len(pipeline.warnings))
 
     def _base(self, config: BaseConfig) -> BaseModels:
-        """The base models of a config, kept for the next job with the same; the splits of another where they
-        are the same.
-        """
+        """Return the base models of a config, from the last few jobs if they have them; the splits likewise."""
         found = next((base for base in self.bases if base.config == config), None)
         if found is None:
             found = WarmModels(config, splits=same_splits(self.bases, config), checkpoints=self.checkpoints)
@@ -95,8 +86,9 @@ class WarmWorker:
 
 
 class WarmModels(BaseModels):
-    """Base models that read a checkpoint again only if it has changed, or is for another architecture;
-    `checkpoints`: the last few.
+    """Base models that read a checkpoint again only if it has changed, or for another architecture.
+
+    checkpoints: the last few that were read.
     """
 
     def __init__(self, config: BaseConfig, *, splits: Splits | None, checkpoints: Checkpoints) -> None:

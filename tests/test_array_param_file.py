@@ -434,7 +434,8 @@ def test_a_wrong_value_is_found_before_the_runs_without_one(folder, capsys, monk
         "epochs: [1, 2, 3, x]\nsplit_seed: [1, 2, 3, 4, 5]\nmethods: {default: {}}\n"
     )
     looked_at = []
-    monkeypatch.setattr(grid, "config_of", lambda run, of=grid.config_of: looked_at.append(run) or of(run))
+    of = grid.one_config
+    monkeypatch.setattr(grid, "one_config", lambda *given: looked_at.append(given) or of(*given))
     assert main(["--grid", "grid.yml"]) == 2
     assert "grid.yml, line 1: argument --epochs: expected an integer, got 'x'" in capsys.readouterr().err
     assert len(looked_at) <= 8  # four epochs, and five split seeds of which one is among those

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grids.job_queue import DEATHS, Crashed, Finished, Job, Outcome, Queue, run_jobs
+from grids.job_queue import CRASHES, RUN, Crashed, Finished, Job, Outcome, Queue, run_jobs
 
-BASE, RUN = "main_ideal.py", "mlflow_forget.py"
+BASE = "main_ideal.py"
 
 
 class Rehearsed:
@@ -52,20 +52,22 @@ class Rehearsed:
 
 
 def job(name, *needs, base=False):
-    return Job((BASE if base else RUN, name), frozenset(needs))
+    return Job((BASE if base else RUN, name), None, frozenset(needs))
 
 
 def test_runs_wait_for_their_base_models_alone():
     jobs = [job("a", base=True), job("b", base=True), job("1", 0), job("2", 1)]
     pool = Rehearsed(2, {})
-    queue = run_jobs(jobs, pool, lambda *_: None)
+    queue = run_jobs(Queue(jobs), pool, lambda *_: None)
     assert queue.count("finished", bases=True) == queue.count("finished", bases=False) == 2
     assert [one.words[1] for one in pool.begun[:2]] == ["a", "b"]
 
 
 def test_a_failure_stops_no_other_but_those_that_need_it():
     jobs = [job("a", base=True), job("b", base=True), job("1", 0), job("2", 1), job("3", 1)]
-    queue = run_jobs(jobs, Rehearsed(2, {jobs[0].words: [Outcome("failed", "no room")]}), lambda *_: None)
+    queue = run_jobs(
+        Queue(jobs), Rehearsed(2, {jobs[0].words: [Outcome("failed", "no room")]}), lambda *_: None
+    )
     assert queue.failed == [0, 2]
     assert queue.outcomes[2].error == "its base model failed: no room"
     assert queue.left == 0
@@ -74,20 +76,24 @@ def test_a_failure_stops_no_other_but_those_that_need_it():
 def test_a_job_is_given_again_when_its_worker_died():
     jobs = [job("1"), job("2")]
     pool = Rehearsed(1, {jobs[0].words: [Crashed("SIGKILL")]})
-    queue = run_jobs(jobs, pool, lambda *_: None)
+    queue = run_jobs(Queue(jobs), pool, lambda *_: None)
     assert queue.count("finished") == 2
     assert [one.words[1] for one in pool.begun] == ["1", "1", "2"]
 
 
 def test_a_job_whose_worker_left_is_given_again_as_often_as_that_happens():
     jobs = [job("1"), job("2")]
-    queue = run_jobs(jobs, Rehearsed(1, {jobs[0].words: [Finished()] * (DEATHS + 1)}), lambda *_: None)
+    queue = run_jobs(
+        Queue(jobs), Rehearsed(1, {jobs[0].words: [Finished()] * (CRASHES + 1)}), lambda *_: None
+    )
     assert queue.count("finished") == 2
 
 
 def test_a_job_that_kills_its_workers_fails():
     jobs = [job("1"), job("2")]
-    queue = run_jobs(jobs, Rehearsed(1, {jobs[0].words: [Crashed("SIGKILL")] * DEATHS}), lambda *_: None)
+    queue = run_jobs(
+        Queue(jobs), Rehearsed(1, {jobs[0].words: [Crashed("SIGKILL")] * CRASHES}), lambda *_: None
+    )
     assert queue.failed == [0]
     assert "3 workers died over it (SIGKILL)" in queue.outcomes[0].error
     assert queue.outcomes[1].status == "finished"
@@ -101,7 +107,7 @@ def test_what_is_done_is_known_when_it_is_broken_off():
     jobs = [job(str(number)) for number in range(4)]
     queue = Queue(jobs)
     with pytest.raises(KeyboardInterrupt):
-        run_jobs(jobs, Rehearsed(1, {}), interrupted, queue)
+        run_jobs(queue, Rehearsed(1, {}), interrupted)
     assert sorted(queue.outcomes) == [0, 1]
     assert queue.left == 2
 
@@ -132,10 +138,10 @@ def test_every_job_ends_once_and_after_what_it_needs(bases, needs, ends, size, s
                     n for n in queue.outcomes if queue.outcomes[n].status != "failed"
                 }
 
-    queue = run_jobs(jobs, pool, show)
+    queue = run_jobs(Queue(jobs), pool, show)
     assert sorted(ended) == list(range(len(jobs)))
     assert sorted(queue.outcomes) == list(range(len(jobs)))
     for number, one in enumerate(jobs):
         attempts = sum(other is one for other in pool.begun)
-        assert attempts <= DEATHS
+        assert attempts <= CRASHES
         assert attempts or queue.outcomes[number].status == "failed"

@@ -12,8 +12,9 @@ import pytest
 import array_param_file
 from grids import ray_pool
 from grids import run as grid_run
-from grids.job_queue import Finished, Job, Outcome, run_jobs
+from grids.job_queue import Finished, Job, Outcome, Queue, run_jobs
 from grids.ray_pool import RayPool
+from run_config import PipelineConfig
 from tracking import folder_process
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,7 +83,7 @@ class Cluster:
             number=number,
             answer=SimpleNamespace(remote=lambda: of("here")),
             do=SimpleNamespace(
-                remote=lambda words: of(Finished() if words == ("stale",) else Outcome("finished"))
+                remote=lambda job: of(Finished() if job.words == ("stale",) else Outcome("finished"))
             ),
         )
 
@@ -101,9 +102,9 @@ class Cluster:
 def test_an_actor_that_waits_for_a_core_has_no_job(tmp_path):
     cluster = Cluster(cores=2)
     pool = RayPool(cluster, 5, tmp_path)
-    jobs = [Job(("mlflow_forget.py", str(number))) for number in range(9)]
+    jobs = [Job(("mlflow_forget.py", str(number)), None) for number in range(9)]
     most = []
-    queue = run_jobs(jobs, pool, lambda queue, _: most.append(len(queue.running)))
+    queue = run_jobs(Queue(jobs), pool, lambda queue, _: most.append(len(queue.running)))
     assert queue.count("finished") == 9
     assert max(most) == 2
 
@@ -111,7 +112,7 @@ def test_an_actor_that_waits_for_a_core_has_no_job(tmp_path):
 def test_an_actor_that_leaves_is_replaced(tmp_path):
     pool = RayPool(Cluster(cores=1), 1, tmp_path)
     assert pool.ready() == [0]
-    pool.give(0, Job(("stale",)))
+    pool.give(0, Job(("stale",), None))
     assert pool.wait(1.0) == [(0, Finished())]
     assert pool.ready() == [0]
 
@@ -139,7 +140,11 @@ def test_there_are_as_many_actors_as_the_cluster_has_room_for(monkeypatch, capsy
     monkeypatch.setattr(grid_run, "finished_in_store", lambda jobs: set())
     options = grid_run.flags().parse_args(["--address", "auto", *words.split()])
     pool = grid_run.pool_of(
-        options, [Job(("mlflow_forget.py", "--unlearn", "SSD", "--seed", str(seed))) for seed in range(20)]
+        options,
+        [
+            Job(("mlflow_forget.py", "--unlearn", "SSD", "--seed", str(seed)), PipelineConfig("SSD"))
+            for seed in range(20)
+        ],
     )
     assert pool.size == size
     assert capsys.readouterr().err == says

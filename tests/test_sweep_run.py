@@ -26,7 +26,8 @@ from base_config import BaseConfig
 from base_models import BaseModels
 from grids import local_pool, warm_worker
 from grids import run as grid_run
-from grids.job_queue import Crashed, Finished, Job, Outcome
+from grids.base_model_jobs import jobs_of
+from grids.job_queue import Crashed, Finished, Outcome
 from grids.local_pool import LocalPool
 from grids.run_once import run_once
 from grids.warm_worker import WarmWorker
@@ -270,8 +271,18 @@ def mine(model, data, *, number: int = 0):
 """
 
 
-def told(pool, *jobs):
-    """What a pool of one says of each job, one after the other."""
+def run_job(flags):
+    """The job of a run with these flags."""
+    return jobs_of([grid_run.run_of(f"python -u mlflow_forget.py {flags}", "here")])[-1]
+
+
+def base_job(flags):
+    """The job of the initial model of a run with these flags."""
+    return jobs_of([grid_run.run_of(f"python -u mlflow_forget.py --unlearn default {flags}", "here")])[0]
+
+
+def messages(pool, *jobs):
+    """The messages of a pool of one about each job, one after the other."""
     for job in jobs:
         pool.give(0, job)
         found = []
@@ -295,20 +306,13 @@ def pool(folder):
 
 @pytest.mark.slow
 def test_a_worker_does_not_run_what_a_file_said_before(pool, folder):
-    jobs = [
-        Job(
-            (
-                "mlflow_forget.py",
-                *f"--unlearn own.py:mine --epochs 1 --ideal skip --report skip --number {n}".split(),
-            )
-        )
-        for n in (1, 2)
-    ]
+    line = "--unlearn own.py:mine --epochs 1 --ideal skip --report skip --number"
     (folder / "own.py").write_text(OWN.format(which="one"))
+    jobs = [run_job(f"{line} {number}") for number in (1, 2)]
     own = pool()
-    assert [said.status for said in told(own, jobs[0])] == ["finished"]
+    assert [said.status for said in messages(own, jobs[0])] == ["finished"]
     (folder / "own.py").write_text(OWN.format(which="two"))
-    first, second = told(own, jobs[1], jobs[1])
+    first, second = messages(own, jobs[1], jobs[1])
     assert first == Finished()
     assert second.status == "finished"
     with closing(sqlite3.connect(folder / "mlflow.db")) as store:
@@ -330,21 +334,17 @@ def test_a_worker_reads_a_checkpoint_once(folder, monkeypatch):
         lambda path, *to, **known: read.append(path.name) or load_weights(path, *to, **known),
     )
     monkeypatch.setattr(warm_worker, "changed_files", list)  # of other tests
-    worker, line = (
-        WarmWorker(threads=1),
-        "mlflow_forget.py --unlearn default --epochs 1 --ideal skip --report skip --metrics forget_score",
-    )
+    worker = WarmWorker(threads=1)
+    line = "--unlearn default --epochs 1 --ideal skip --report skip --metrics forget_score"
     for request in (0, 3, 5):
-        assert worker.do(f"{line} --class_to_replace {request}".split()).status == "finished"
+        assert worker.do(run_job(f"{line} --class_to_replace {request}")).status == "finished"
     assert read == ["1mlp_ep1.safetensors"]
-    worker.do(["main_baseline.py", "--epochs", "1", "--seed", "2"])
+    worker.do(base_job("--epochs 1 --seed 2"))
     for seed in (1, 2):  # another model takes the place of the one that was read
         shutil.copy(folder / "results" / "digits" / f"{seed}mlp_ep1.safetensors", folder / "own.safetensors")
         for request in (0, 3):
-            assert (
-                worker.do(f"{line} --mask own.safetensors --class_to_replace {request}".split()).status
-                != "failed"
-            )
+            job = run_job(f"{line} --mask own.safetensors --class_to_replace {request}")
+            assert worker.do(job).status != "failed"
         assert read.count("own.safetensors") == seed
     assert len(finished(folder)) == 5
 
@@ -352,15 +352,15 @@ def test_a_worker_reads_a_checkpoint_once(folder, monkeypatch):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
 @pytest.mark.parametrize("log", ["/dev/full", "grid.yml/log"])
 def test_a_log_that_can_not_be_written_ends_no_job(pool, log):
-    job = Job(("main_baseline.py", "--epochs", "1"))
-    assert [said.status for said in told(pool(log), job)] == ["finished"]
+    job = base_job("--epochs 1")
+    assert [said.status for said in messages(pool(log), job)] == ["finished"]
 
 
 def test_a_worker_that_can_not_begin_says_why(pool, monkeypatch, folder):
     (folder / "torch.py").write_text("raise ImportError('no such\\nluck')\n")
     monkeypatch.setenv("PYTHONPATH", str(folder))
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
-    assert list(told(pool(), Job(("main_baseline.py",)))) == [Crashed("ImportError: no such luck")]
+    assert list(messages(pool(), base_job(""))) == [Crashed("ImportError: no such luck")]
 
 
 def test_failed_lines_are_run_again_from_their_file_and_none_is_lost(folder, monkeypatch):
@@ -420,7 +420,7 @@ def lines(folder):
     )
 
     def left(*words):
-        found = grid_run.lines_of(grid_run.flags().parse_args([]))
+        found = grid_run.runs_of(grid_run.flags().parse_args([]))
         return [" ".join(run.words) for run in grid_run.chosen(found, words)]
 
     return left
