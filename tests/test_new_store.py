@@ -12,6 +12,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
 
 from grids import run as grid_run
 from grids.job_queue import Job
+from run_config import PipelineConfig
 from temporary_files import temporary_name
 from tracking import store
 from tracking.finished import finished_jobs
@@ -141,5 +142,8 @@ def test_a_store_in_a_new_folder_is_made_with_it(folder, monkeypatch, made):
 def test_a_queue_may_begin_a_file_store(folder, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (folder / "new" / "mlruns").as_uri())
-    assert grid_run.finished_in_store([Job(("mlflow_forget.py", "--unlearn", "SSD"), PipelineConfig("SSD"))]) == set()
+    assert (
+        grid_run.finished_in_store([Job(("mlflow_forget.py", "--unlearn", "SSD"), PipelineConfig("SSD"))])
+        == set()
+    )
     assert {one.name for one in mlflow.search_experiments()} == {"Default", "digits-mlp"}
