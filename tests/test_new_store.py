@@ -10,6 +10,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
 
+from base_config import BaseConfig
+from base_model_command import Training
 from grids import run as grid_run
 from grids.job_queue import Job
 from run_config import PipelineConfig
@@ -87,16 +89,10 @@ def test_what_a_killed_process_left_of_a_store_goes_though_the_store_is_there(fo
 
 
 def test_the_store_and_the_experiments_are_there_before_a_worker_is():
-    def job(*words):
-        return Job(("mlflow_forget.py", "--unlearn", "SSD", *words))
-
-    jobs = [
-        Job(("main_baseline.py",)),
-        job(),
-        job("--seed", "2"),
-        job("--arch", "cnn"),
-        job("--experiment", "own"),
-    ]
+    bases = [BaseConfig(), BaseConfig(seed=2), BaseConfig(arch="cnn")]
+    configs = [PipelineConfig("SSD", base=base) for base in bases] + [PipelineConfig("SSD", experiment="own")]
+    jobs = [Job(("mlflow_forget.py",), config) for config in configs]
+    jobs.append(Job(("main_baseline.py",), Training("initial", BaseConfig(), {})))
     assert grid_run.finished_in_store(jobs) == set()
     assert {one.name for one in mlflow.search_experiments()} == {"Default", "digits-mlp", "digits-cnn", "own"}
 
