@@ -223,9 +223,10 @@ class Agreement:
 def kept(g_u: Tensor, g_c: Tensor, beta: float, v: Tensor | None = None) -> Tensor:
     """Return 1 for the entries of a tensor that are kept and 0 for those dropped to make the step feasible.
 
-        min(alpha / beta sum v g_u^2, beta / alpha sum v g_c^2) + sum v g_u g_c >= 0    alpha = 1 - beta
+        min(alpha / beta sum v g_u^2, beta / alpha sum v g_c^2) + sum v g_u g_c >= 0
 
-    over the entries kept, v = 1 by default. Then <v d, g_u> >= 0 and <v d, g_c> >= 0 for d = beta g_c + alpha g_u. As few
+    over the entries kept, alpha = 1 - beta, by default v = 1. Then <v d, g_u> >= 0 and <v d, g_c> >= 0 for
+    d = beta g_c + alpha g_u. As few
     entries as possible are dropped, the smallest products v g_u g_c first. This holds for d: the optimiser
     (momentum, Adam's scaling, weight decay) can break it afterwards.
     """

@@ -29,7 +29,7 @@ def amnesiac(
 ) -> Unlearned:
     """Fine-tune on forget and retain set mixed, the forget images with wrong labels that are drawn once.
 
-        theta <- Adam(theta, grad CE(f_theta(x), y'))        y' = y in retain, another label, drawn once, in forget
+        theta <- Adam(theta, grad CE(f_theta(x), y'))        y' = y in retain, another label in forget
 
     in train mode; an epoch is a pass over all training images. The source calls this "Unlearning"; its
     "Amnesiac Unlearning" subtracts updates recorded in training, which an initial model does not come with.

@@ -17,7 +17,7 @@ from vision_data import ImageSet, Normalisation
 
 
 def default_rate(data: ForgetData, unlearn_lr: float | None, *, whole: float, part: float) -> float:
-    """Return the learning rate if given, else the one for whole classes or for images of classes that stay."""
+    """Return the learning rate if given, else the one for whole classes or for a part of classes."""
     if unlearn_lr is not None:
         return unlearn_lr
     return part if set(data.forget.classes) & set(data.retain.classes) else whole

@@ -36,7 +36,8 @@ def dm_matching(
     """Match the logits that a datamodel predicts for training without the forget set, by Adam.
 
         theta <- theta - unlearn_lr decay^epoch Adam(grad L)
-        L = mean |f_theta(x) - t(x)|^2 + wd_lambda sum (theta - theta_0)^2        t(x) = logits(x) of dm_direct
+        L = mean |f_theta(x) - t(x)|^2 + wd_lambda sum (theta - theta_0)^2
+        t(x) = logits(x) of dm_direct
 
     oracle_matching without the oracles: the images, epochs and batches are as there.
 

@@ -25,15 +25,16 @@ FORGOTTEN_VARIANCE = 1e-4
     source_augments="crop and flip in every loader",
 )
 def fisher_new(model: nn.Module, data: ForgetData, *, fisher_alpha: Positive = 1e-6) -> Unlearned:
-    """Add normal noise to every weight, of one variance per output and kernel place, and reset forgotten rows.
+    """Add normal noise of one variance per output to every weight, and reset the rows of forgotten classes.
 
         theta <- theta + sqrt(v) e                   e ~ N(0, 1)
-        v = fisher_alpha mean_j min(1 / F_j, 1e3)    j: the inputs, dim 1; in the classifier 1e2 instead of 1e3
+        v = fisher_alpha mean_j min(1 / F_j, 1e3)    j: the inputs, dim 1; in the classifier 1e2, not 1e3
         v <- 10 v                                    in the classifier and in 1-d tensors
         theta <- sqrt(1e-4) e                        the classifier's row of a class that is forgotten whole
-        F = mean over retain of sum_y p(y | x) (d log p(y | x) / d theta)^2    eval mode, image by image, exact
+        F = mean over retain of sum_y p(y | x) (d log p(y | x) / d theta)^2    eval mode, exact
 
-    The classifier is the linear layer that computes the logits; a row has its bias too.
+    The variance is one per output and, in a convolution, place of the kernel. The classifier is the linear
+    layer that computes the logits; a row has its bias too.
 
     Flags:
         fisher_alpha: variance of the noise where F is 1

@@ -1,9 +1,9 @@
-"""Gradients of single images: from one backward pass over a batch where the layers allow it, else image by
-image.
+"""Gradients of single images, from one backward pass over a batch if the layers allow it.
 
-By one layer's weights an image's gradient is an outer product, or short enough to be written out:
+By one layer's weights an image's gradient is an outer product, or short enough to be written out. With the
+layer's inputs h_i and the loss's derivatives delta_i by its outputs it is
 
-    linear       delta_i (h_i, 1)'                             h_i its inputs, delta_i the loss's derivatives by its outputs
+    linear       delta_i (h_i, 1)'
     convolution  sum over places of delta_i patches(h_i)'      patches: a column for each place of the kernel
     batch norm   sum over places of delta_i standardised h_i
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -21,19 +22,15 @@ from torch.nn import functional as F
 
 from unlearn.fisher_information import Tensors, image_gradients
 
-Call = tuple[Tensor, GradientEdge]  # inputs of a layer, and where the derivatives by its outputs come from
-Answers = Sequence[
-    tuple[Tensor, Tensor]
-]  # labels (N,) and weights (N,), once for each label that an image may have
-TOLERANCE = 1e-3  # of the two ways' agreement, relative to the largest entry of a tensor
+Call = tuple[Tensor, GradientEdge]  # a layer's inputs, and the edge for the derivatives by its outputs
+Answers = Sequence[tuple[Tensor, Tensor]]  # labels (N,) and weights (N,), for each label of an image
+TOLERANCE = 1e-3  # between the two ways, relative to a tensor's largest entry
 IN_CACHE = 2**17  # numbers
 WHOLE = "*"  # in place of a layer: all weights of the model, image by image
 
 
 class Factors(NamedTuple):
-    """The gradients of N images by the weights of one layer: of image i the matrix outputs_i inputs_i' (b,
-    a).
-    """
+    """The gradients of N images by one layer's weights: of image i the matrix outputs_i inputs_i' (b, a)."""
 
     inputs: Tensor  # (N, a)
     outputs: Tensor  # (N, b)
@@ -49,15 +46,15 @@ class Factors(NamedTuple):
         return self
 
     def squares(self, weights: Tensor) -> Tensor:
-        """The sum over images of weights_i times the squared gradient, (b, a)."""
+        """Return the sum over images of weights_i times the squared gradient, (b, a)."""
         return (self.outputs.square() * weights[:, None]).T @ self.inputs.square()
 
     def products(self, other: Factors) -> Tensor:
-        """The inner product (N, M) of each gradient of these with each of the others."""
+        """Return the inner product (N, M) of each of these gradients with each of the others."""
         return (self.inputs @ other.inputs.T).mul_(self.outputs @ other.outputs.T)
 
     def along(self, direction: Tensor) -> Tensor:
-        """The inner product (N,) of each gradient with one direction (b, a)."""
+        """Return the inner product (N,) of each gradient with one direction (b, a)."""
         return ((self.outputs @ direction) * self.inputs).sum(1)
 
 
@@ -73,9 +70,7 @@ class Places(NamedTuple):
         return _rows(torch.cat([kernel, self.outputs.sum(2)], 1) if self.bias else kernel)
 
     def squares(self, weights: Tensor) -> Tensor:
-        """As `Factors.squares`: of as many images at once as a processor's cache holds, for the gradients are
-        used only here.
-        """
+        """Return as `Factors.squares`, by as many images at once as fit a processor's cache."""
         numbers = self.outputs.shape[1] * self.patches.shape[1]
         few = len(weights) if weights.is_cuda else max(1, IN_CACHE // numbers)
         parts = zip(self.outputs.split(few), self.patches.split(few), weights.split(few), strict=True)
@@ -90,10 +85,9 @@ Gradients = Factors | Places
 class ImageGradients:
     """The gradients of single images' cross-entropy, layer by layer; the model has to be in eval mode.
 
-    By layers where every weight is of a linear layer, a convolution or a batch norm that runs once, without a
-    gradient for each image and weight of a linear layer. Both ways are taken on `some_images` first, and
-    image by image on all where they
-    differ: a model of other layers, or one whose weights have more to do than their layer shows.
+    If every weight is of a linear layer, a convolution or a batch norm that runs once, they are computed by
+    layers, without a gradient for each image and weight of a linear layer. If both ways differ on
+    `some_images`, as for a weight with another use, they are computed image by image.
     """
 
     def __init__(self, model: nn.Module, some_images: Tensor) -> None:
@@ -101,33 +95,29 @@ class ImageGradients:
         self.by_layers = _is_of_known_layers(model) and self._agree(some_images)
 
     def numbers_an_image(self, some_images: Tensor) -> int:
-        """About how many numbers of an image are held at once: its factors, and what they are made of."""
+        """Return about how many numbers an image needs in memory: its factors and their inputs."""
         if not self.by_layers:
             return sum(p.numel() for p in self.model.parameters())
         _, calls = self._forward(some_images)
-        prepared = [OF_LAYER[type(layer)].prepare(layer, h) for layer, h in self._layers(calls)]
-        factors = self.of_labels(
-            some_images, torch.zeros(len(some_images), dtype=torch.int64, device=some_images.device)
-        )
-        return sum(t.numel() for t in (*prepared, *(t for pair in factors.values() for t in pair))) // len(
-            some_images
-        )
+        tensors = [OF_LAYER[type(layer)].prepare(layer, h) for layer, h in self._layers(calls)]
+        labels = torch.zeros(len(some_images), dtype=torch.int64, device=some_images.device)
+        for factors in self.of_labels(some_images, labels).values():
+            tensors += factors
+        return sum(tensor.numel() for tensor in tensors) // len(some_images)
 
     def of_labels(self, x: Tensor, labels: Tensor) -> dict[str, Factors]:
-        """The factors of the gradients by the layers, one label an image."""
+        """Return the factors of the gradients by layer, for one label per image."""
         _, gradients = next(self.of(x, lambda logits: [(labels, torch.ones_like(logits[:, 0]))]))
         return {layer: own.written_out() for layer, own in gradients.items()}
 
     def of(
         self, x: Tensor, answers: Callable[[Tensor], Answers]
     ) -> Iterator[tuple[Tensor, dict[str, Gradients]]]:
-        """For each of the answers, which `answers` gives for the logits (N, C): its weights (N,), and the
-        gradients by layer.
-        """
+        """Yield the weights (N,) and the gradients by layer of each of `answers(logits)`, logits (N, C)."""
         return self._from_layers(x, answers) if self.by_layers else self._one_by_one(x, answers)
 
     def unpacked(self, layer: str, matrix: Tensor) -> Tensors:
-        """A matrix (b, a) of a layer's factors as tensors by the names of the parameters, in their shapes."""
+        """Return a layer's matrix (b, a) as tensors by the parameters' names, in their shapes."""
         if layer == WHOLE:
             named = dict(self.model.named_parameters())
         else:
@@ -142,7 +132,7 @@ class ImageGradients:
         return {name: piece.view_as(p) for (name, p), piece in zip(named.items(), pieces, strict=True)}
 
     def packed(self, layer: str, tensors: Tensors) -> Tensor:
-        """The inverse of `unpacked`, from tensors of all parameters."""
+        """Return the inverse of `unpacked`, from tensors of all parameters."""
         if layer == WHOLE:
             return torch.cat([tensors[name].flatten() for name, _ in self.model.named_parameters()])[None]
         module = self.model.get_submodule(layer)
@@ -157,10 +147,8 @@ class ImageGradients:
         with torch.no_grad():
             logits: Tensor = self.model(x)
         for labels, weights in answers(logits):
-            rows = torch.cat(
-                [gradient.flatten(1) for gradient in image_gradients(self.model, x, labels).values()], 1
-            )
-            yield weights, {WHOLE: _rows(rows)}
+            gradients = image_gradients(self.model, x, labels).values()
+            yield weights, {WHOLE: _rows(torch.cat([each.flatten(1) for each in gradients], 1))}
 
     def _from_layers(
         self, x: Tensor, answers: Callable[[Tensor], Answers]
@@ -173,12 +161,11 @@ class ImageGradients:
         for labels, weights in answers(logits.detach()):
             loss = F.cross_entropy(logits, labels, reduction="sum")
             deltas = torch.autograd.grad(loss, edges, retain_graph=True, allow_unused=True)
-            own = zip(calls, layers, prepared, deltas, strict=True)
-            used = ((name, layer, h, delta) for name, (layer, _), h, delta in own if delta is not None)
-            yield (
-                weights,
-                {name: OF_LAYER[type(layer)].gradients(layer, h, delta) for name, layer, h, delta in used},
-            )
+            found = {}
+            for name, (layer, _), h, delta in zip(calls, layers, prepared, deltas, strict=True):
+                if delta is not None:
+                    found[name] = OF_LAYER[type(layer)].gradients(layer, h, delta)
+            yield weights, found
 
     def _forward(self, x: Tensor) -> tuple[Tensor, dict[str, Call]]:
         with _calls(self.model, len(x)) as calls:
@@ -214,9 +201,7 @@ def _rows(rows: Tensor) -> Factors:
 
 
 class OfLayer(NamedTuple):
-    """How the factors of one type of layer follow from its inputs, once prepared, and the derivatives by its
-    outputs.
-    """
+    """The gradients by a type of layer, from its prepared inputs and the derivatives by its outputs."""
 
     prepare: Callable[[nn.Module, Tensor], Tensor]
     gradients: Callable[[nn.Module, Tensor, Tensor], Gradients]
@@ -231,7 +216,7 @@ def _as_it_is(_: nn.Module, h: Tensor) -> Tensor:
 
 
 def _patches(layer: nn.Module, h: Tensor) -> Tensor:
-    """(N, channels x kernel height x kernel width, places), like `F.unfold` and faster."""
+    """Return (N, channels x kernel height x kernel width, places), like `F.unfold` and faster."""
     if not isinstance(layer, nn.Conv2d) or isinstance(layer.padding, str):  # `_is_simple` has looked
         raise TypeError(f"expected a Conv2d with numbers for its padding, got {layer}")
     if layer.dilation != (1, 1):
@@ -264,15 +249,13 @@ OF_LAYER: dict[type[nn.Module], OfLayer] = {
 
 def _is_of_known_layers(model: nn.Module) -> bool:
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    layers = [layer for _, layer in _with_weights(model)]
-    plain = all(
-        type(layer) in OF_LAYER and not layer._forward_hooks and not layer._forward_pre_hooks
-        for layer in layers
-    )
-    return plain and len(names) == len(dict(model.named_parameters())) and all(map(_is_simple, layers))
+    shared = len(names) != len(dict(model.named_parameters()))
+    return not shared and all(_is_simple(layer) for _, layer in _with_weights(model))
 
 
 def _is_simple(layer: nn.Module) -> bool:
+    if type(layer) not in OF_LAYER or layer._forward_hooks or layer._forward_pre_hooks:
+        return False
     if isinstance(layer, nn.Conv2d):
         return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     return not isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)) or layer.running_mean is not None
@@ -286,10 +269,10 @@ def _with_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 @contextmanager
 def _calls(model: nn.Module, images: int) -> Iterator[dict[str, Call]]:
-    """The call of each layer with weights that runs meanwhile.
+    """Record the call of each layer with weights within the with block.
 
-    LookupError for one that runs twice, on rows of vectors, on other than a row for each image, or where no
-    gradient gets to.
+    Raises LookupError for a layer that runs twice, on rows of vectors, on another number of rows than images,
+    or without a gradient.
     """
     seen: dict[str, Call] = {}
 
@@ -297,17 +280,10 @@ def _calls(model: nn.Module, images: int) -> Iterator[dict[str, Call]]:
         rows_of_vectors = isinstance(layer, nn.Linear) and inputs[0].ndim != 2
         if name in seen or rows_of_vectors or len(inputs[0]) != images or not output.requires_grad:
             raise LookupError(name)
-        seen[name] = (
-            inputs[0].detach(),
-            get_gradient_edge(output),
-        )  # not the output: what follows may write into it
+        seen[name] = (inputs[0].detach(), get_gradient_edge(output))  # later layers may change the output
 
-    handles = [
-        layer.register_forward_hook(
-            lambda layer, inputs, output, name=name: remember(name, layer, inputs, output)
-        )
-        for name, layer in _with_weights(model)
-    ]
+    hooks = [(layer, partial(remember, name)) for name, layer in _with_weights(model)]
+    handles = [layer.register_forward_hook(hook) for layer, hook in hooks]
     try:
         yield seen
     finally:

@@ -113,7 +113,7 @@ def lotus(
 
 
 def noisy_targets(logits: Tensor, forgets: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Return t (N, classes) for a teacher's logits: a draw from softmax(logits) on retain, else a relaxed one."""
+    """Return t (N, classes): a draw from softmax(logits) on retain, a relaxed one on forget."""
     noisy = logits + gumbel(logits.shape, generator).to(logits)
     drawn = torch.zeros_like(noisy).scatter_(1, noisy.argmax(1, keepdim=True), 1.0)
     return torch.where(forgets[:, None], (noisy / temperature).softmax(1), drawn)

@@ -72,8 +72,8 @@ def msg(
 
     Departures: Dine et al.'s learning rate, 1e-4, does not repair in 30 steps (a forget set of one batch)
     what the reset destroyed; here it is 1e-3. They rank in train mode, which moves the running statistics,
-    and the ranking pass is the first of their 30 epochs: 29 tune. kgltop2 had 5 passes over the retain set and a learning rate that rose and fell;
-    its epochs are counted here as those of dine.
+    and the ranking pass is the first of their 30 epochs: 29 tune. kgltop2 had 5 passes over the retain set
+    and a learning rate that rose and fell; its epochs are counted here as those of dine.
     """
     student = copy_of(model)
     if msg_variant == "dine":

@@ -43,8 +43,8 @@ def oracle_matching(
     """Match the oracles' mean logits on the forget images and on some retain images, by Adam.
 
         theta <- theta - unlearn_lr decay^epoch Adam(grad L)
-        L = mean |f_theta(x) - t(x)|^2 + wd_lambda sum (theta - theta_0)^2        the mean: over images and classes
-        t(x) = mean over the oracles of their logits
+        L = mean |f_theta(x) - t(x)|^2 + wd_lambda sum (theta - theta_0)^2
+        t(x) = mean over the oracles of their logits; the mean in L is over images and classes
 
     Epochs and batches are for thousands of forget images: a class of digits is one step an epoch, too little
     to forget it.

@@ -106,7 +106,7 @@ def scrub(
 ) -> Unlearned:
     """Climb the KL divergence from the initial model on forget, descend it and the cross-entropy on retain.
 
-        KL_T(x) = T^2 KL(softmax(t(x) / T) || softmax(f_theta(x) / T))        t: the teacher, the initial model
+        KL_T(x) = T^2 KL(softmax(t(x) / T) || softmax(f_theta(x) / T))    t: the teacher, the initial model
         first ascent_epochs epochs: a pass over forget that climbs mean KL_T
         every epoch: then a pass over retain that descends gamma CE(f_theta(x), y) + kl_alpha KL_T
 

@@ -42,7 +42,7 @@ def sft(
     """Fine-tune the masked layer alone, by sft_steps steps of AdamW on the mean cross-entropy.
 
         W <- AdamW(W, grad_W CE(f_theta(x), y))        W the masked layer's weights, (x, y) by sft_mode:
-        randomize_forget                        forget images with random labels, of all classes, anew each step
+        randomize_forget                        forget images, labels drawn from all classes in each step
         finetune_retain                         retain images with their labels
         randomize_forget_and_finetune_retain    both: a batch of each in every step
 

@@ -1,4 +1,4 @@
-"""UNSIR: learn noise as the class to be forgotten, then repair what is retained."""
+"""UNSIR: learn noise as the forgotten class, then repair the model on the retain set."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ NOISE_LR, NOISE_PENALTY = 0.1, 0.1
 
 
 def check_whole(model: nn.Module, data: ForgetData) -> None:
-    """ValueError for a request that is not whole classes."""
+    """Raise ValueError for a request that is not whole classes."""
     partly = sorted(set(data.forget.classes) - set(data.forget_classes))
     if partly:
         raise ValueError(
             "UNSIR: expected a forget request for whole classes, got one that takes a part of class "
-            f"{partly[0]}. "
-            "Ask for all of it, or choose another method"
+            f"{partly[0]}. Ask for all of it, or choose another method"
         )
 
 
@@ -54,12 +53,12 @@ def unsir(
     batch_size: BatchSize = 64,
     retained_per_class: Count = 1000,
 ) -> Unlearned:
-    """Impair the model by noise that it is taught to take for the forgotten class, then repair it on retained
-    images.
+    """Impair the model by training on noise as the forgotten class, then repair it on retained images.
 
-        noise of class k, noise_images from N(0, 1):    descend -CE(f_0(x), k) + .1 mean norm(x)^2 over x, noise_steps of Adam(.1)
-        impair: theta <- Adam(theta, grad CE)    noise_copies of the noise as class k, and retained_per_class images of each retained class
-        repair: theta <- Adam(theta, grad CE)    those retained images alone
+        noise of class k: x ~ N(0, 1), then noise_steps of Adam(.1) on -CE(f_0(x), k) + .1 mean |x|^2
+        impair: theta <- Adam(theta, grad CE)    on noise_copies of the noise as class k, and on
+                                                 retained_per_class images of each retained class
+        repair: theta <- Adam(theta, grad CE)    on those retained images alone
 
     Flags:
         impair_epochs: passes over noise and retained images
@@ -67,18 +66,17 @@ def unsir(
         impair_lr: learning rate of Adam in the impair part
         repair_lr: learning rate of Adam in the repair part
         noise_images: images of noise against each forgotten class
-        noise_copies: how often each of them is in a pass
+        noise_copies: number of copies of each in a pass
         noise_steps: steps that make the noise
         retained_per_class: images drawn from each retained class; all where there are fewer
 
-    The forget images themselves are never looked at. Raises ValueError for a request that is not whole
-    classes and for flags that make no sense, FloatingPointError if it diverges.
+    The forget images are not used. Raises ValueError for a request that is not whole classes,
+    FloatingPointError if it diverges.
 
     Departures: the published notebook labels the noise of every class as class 0; here it has its own class.
-    Its batches are of
-    256 images, at learning rates of .02 and .01: on digits, where a repair is then of five steps, that breaks
-    the model, and on MNIST it costs 4 points of the retained images. Smaller batches at lower rates forget
-    the class as well and lose less.
+    Its batches are of 256 images, at learning rates of .02 and .01: on digits, where a repair then has five
+    steps, that breaks the model, and on MNIST it costs 4 points of the retained images. Smaller batches at
+    lower rates forget the class as well and lose less.
     """
     student = copy_of(model)
     noise = torch.cat(
@@ -102,9 +100,7 @@ def unsir(
 
 
 def noise_against(model: nn.Module, data: ForgetData, label: int, count: int, steps: int) -> Tensor:
-    """`count` normalised images (count, C, H, W) that the model, in eval mode, takes for `label` as little as
-    it can.
-    """
+    """Return normalised noise (count, C, H, W) that the model, in eval mode, least predicts as `label`."""
     example = data.forget.normalisation(data.forget.images[:1])
     drawn = torch.randn((count, *example.shape[1:]), generator=data.generator("UNSIR", "noise", label))
     noise = drawn.to(data.device, example.dtype).requires_grad_(True)
@@ -112,24 +108,20 @@ def noise_against(model: nn.Module, data: ForgetData, label: int, count: int, st
     optimizer = torch.optim.Adam([noise], lr=NOISE_LR)
     with evaluating(model):
         for _ in range(steps):
-            loss = NOISE_PENALTY * noise.square().flatten(1).sum(1).mean() - F.cross_entropy(
-                model(noise), labels
-            )
+            penalty = NOISE_PENALTY * noise.square().flatten(1).sum(1).mean()
+            loss = penalty - F.cross_entropy(model(noise), labels)
             (noise.grad,) = torch.autograd.grad(loss, noise)
             optimizer.step()
     return noise.detach()
 
 
 def drawn_per_class(data: ForgetData, count: int) -> ImageSet:
-    """`count` retain images of each class, drawn once; all of a class that has fewer."""
+    """Return `count` random retain images of each class, at most all."""
     chosen = []
     for label in data.retain.classes:
         members = (data.retain.labels == label).nonzero().squeeze(1).cpu()
-        chosen.append(
-            members[
-                torch.randperm(len(members), generator=data.generator("UNSIR", "retained", label))[:count]
-            ]
-        )
+        order = torch.randperm(len(members), generator=data.generator("UNSIR", "retained", label))
+        chosen.append(members[order[:count]])
     return data.retain.subset(torch.cat(chosen))
 
 
@@ -142,10 +134,9 @@ def impairing(
     order: torch.Generator,
     as_trained: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One pass over the copies of the noise and the retained images, mixed, `batch_size` at a time.
+    """Yield one pass over the copies of the noise and the retained images, mixed.
 
-    `as_trained`: what makes the pixels of the retained images what the model is given; their normalisation
-    alone, by default.
+    as_trained: the map from the retained images' pixels to the model's inputs; by default normalisation.
     """
     as_trained = as_trained or retained.normalisation
     real = len(retained)

@@ -1,4 +1,4 @@
-"""WoodFisher influence unlearning: one Newton-like step that takes the forget set's part out of the optimum."""
+"""WoodFisher influence unlearning: one Newton-like step to the optimum without the forget set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unlearn.layer_gradients import Factors, ImageGradients
 from unlearn.settings import Count, Positive
 from vision_data import ImageSet
 
-NUMBERS = 2**28  # of single images' gradients that are held at once; twice where they are not all
+NUMBERS = 2**28  # numbers of single images' gradients in memory at once; twice as many if it is not all
 AT_ONCE = 64  # images by one call
 BLOCK = 128  # rows of the matrix of inner products that are computed at once
 
@@ -34,27 +34,23 @@ def wfisher(
     damping: Positive = 1.0,
     fisher_images: Count = 1000,
 ) -> Unlearned:
-    """Step against the influence of the forget set on the weights, the Hessian replaced by the empirical
-    Fisher matrix.
+    """Step against the influence of the forget set, with the empirical Fisher matrix as the Hessian.
 
         theta <- theta + wfisher_step (damping I + F)^-1 v
-        v = n_f / n (mean g_f - mean g_r)            g: gradients of the cross-entropy, eval mode; n_f of n images are forgotten
+        v = n_f / n (mean g_f - mean g_r)            g: gradients of the cross-entropy, eval mode
         F = 1 / m sum_i g_i g_i'                     m single retain images
 
-    Exact, by Woodbury: with the rows g_i in G, (damping I + F)^-1 v = (v - G' (damping m I + G G')^-1 G v) /
-    damping. By a linear layer's weights g_i is an outer product, delta_i h_i', and g_i g_j' is (delta_i
-    delta_j')(h_i h_j'): it is never written out. G G' is computed in pieces where G, so kept, has more than
-    2^28 entries; the gradients are then computed anew for each pair of pieces.
+    n_f of n images are forgotten. Exact, by Woodbury: with the rows g_i in G, (damping I + F)^-1 v = (v - G'
+    (damping m I + G G')^-1 G v) / damping. By a linear layer's weights g_i is an outer product, delta_i h_i',
+    and g_i g_j' is (delta_i delta_j')(h_i h_j'): it is never written out. If G in this form has more than
+    2^28 entries, G G' is computed in pieces, and the gradients anew for each pair of pieces.
 
     Flags:
-        wfisher_step: what the step is multiplied by; influence theory has 1, which a damping of 1 makes too
-            short to see
-        damping: what is added to the Fisher matrix's eigenvalues
-        fisher_images: single retain images that the Fisher matrix is made of, drawn at random; all if there
-            are fewer
+        wfisher_step: factor of the step; influence theory has 1, far too short with a damping of 1
+        damping: addition to the Fisher matrix's eigenvalues
+        fisher_images: random retain images for the Fisher matrix; all if there are fewer
 
-    Raises ValueError for values that are not positive, FloatingPointError if a weight is not finite
-    afterwards.
+    Raises FloatingPointError if a weight is not finite afterwards.
 
     Departures: the published code's recursion updates the first gradient's direction over and over, which is
     not the inverse, and its ImageNet branch takes the retain gradient from the forget set.
@@ -65,9 +61,8 @@ def wfisher(
     of_forget, of_retain = (mean_gradient(student, images, data.device) for images in (forget, retain))
     v = {name: share * (of_forget[name] - of_retain[name]) for name in of_forget}
     if len(retain) > fisher_images:
-        retain = retain.subset(
-            torch.randperm(len(retain), generator=data.generator("wfisher"))[:fisher_images].to(data.device)
-        )
+        drawn = torch.randperm(len(retain), generator=data.generator("wfisher"))[:fisher_images]
+        retain = retain.subset(drawn.to(data.device))
     step = wfisher_step * solved(student, retain, v, damping, data)
     if not step.isfinite().all():
         raise FloatingPointError(
@@ -81,8 +76,9 @@ def wfisher(
 def solved(
     model: nn.Module, images: ImageSet, v: Tensors, damping: float, data: ForgetData, numbers: int = NUMBERS
 ) -> Tensor:
-    """(damping I + F)^-1 v, with F from these images; at most twice `numbers` numbers of their gradients are
-    held at once.
+    """Return (damping I + F)^-1 v, with F from these images.
+
+    numbers: of the images' gradients in memory at once; twice as many if it is not all.
     """
     some_images = next(images.batches(2, device=data.device))[0]
     gradients, m = ImageGradients(model, some_images), len(images)
@@ -101,7 +97,7 @@ def solved(
 
 
 def _fill(gram: Tensor, i: int, rows: dict[str, Factors], j: int, others: dict[str, Factors]) -> None:
-    """The inner products of two pieces that begin with images i and j, on and below the diagonal."""
+    """Add the inner products of two pieces that begin with images i and j, on and below the diagonal."""
     for layer, own in rows.items():
         columns = others[layer]
         for start in range(0, len(own.inputs), BLOCK):
@@ -116,15 +112,13 @@ def _pieces(
 ) -> Iterator[tuple[int, dict[str, Factors]]]:
     for start in range(0, end, size):
         piece = images.subset(torch.arange(start, min(start + size, end)))
-        parts = [
-            gradients.of_labels(x, y)
-            for x, y in piece.batches(min(size, AT_ONCE), device=piece.labels.device)
-        ]
+        batches = piece.batches(min(size, AT_ONCE), device=piece.labels.device)
+        parts = [gradients.of_labels(x, y) for x, y in batches]
         yield start, {layer: Factors.joined([part[layer] for part in parts]) for layer in parts[0]}
 
 
 def _weighted_gradient(model: nn.Module, images: ImageSet, weights: Tensor, device: torch.device) -> Tensor:
-    """G' weights, by a backward pass a batch."""
+    """Return G' weights, by a backward pass a batch."""
     total = torch.zeros_like(parameters_to_vector(model.parameters()))
     for (x, y), w in zip(images.batches(BATCH, device=device), weights.split(BATCH), strict=True):
         total += _flat(batch_gradient(model, x, y, w))
