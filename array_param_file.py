@@ -1,7 +1,7 @@
 """A grid of settings -> base_params.txt and params.txt, one command a line; and all of them run.
 
     python array_param_file.py --grid grid.yml                       # writes both files
-    sh -e base_params.txt && sh params.txt                           # or: tr '\\n' '\\0' < params.txt | xargs -0 -n1 -P2 sh -c
+    sh -e base_params.txt && sh params.txt    # or: tr '\\n' '\\0' < params.txt | xargs -0 -n1 -P2 sh -c
     python array_param_file.py run --grid grid.yml --workers 2       # runs them; `run --help` has its flags
     python array_param_file.py --grid grid.yml --slurm && bash sweep.sbatch
 
@@ -37,7 +37,7 @@ import command_line
 
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the grid, check it against the registry, write both files; or with `run`, run what they say."""
+    """Read and check the grid, and write both files; with `run`, run the lines."""
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["run"]:
         from grids.run import run

@@ -104,7 +104,7 @@ def options_of(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Entry[An
     try:
         return run_flags.options_of([*config.words, *config.given], __doc__)
     except ValueError as error:
-        raise config.told(error) from error
+        raise config.located(error) from error
 
 
 def report(result: Result) -> str:

@@ -1,4 +1,4 @@
-"""Several experiments as one parent run with children."""
+"""Several runs as children of one parent run."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ from vision_data import Splits
 
 
 def run_all(configs: Sequence[PipelineConfig], *, progress: Progress = silent) -> list[Result]:
-    """Run experiments that differ in the method's settings and the seed, as children of one parent run; a
-    single one stands alone.
+    """Run configs that differ in the method's settings and the seed, as children of one parent run.
 
-    All are checked before the first is run. Base models are made once.
+    A single config has no parent. All are checked before the first runs. Base models are made once.
     """
     if len({config.base.seed for config in configs}) > 1 and any(config.base.mask for config in configs):
         raise ValueError(
@@ -38,13 +37,10 @@ def run_all(configs: Sequence[PipelineConfig], *, progress: Progress = silent) -
         )
     twice = next((config for number, config in enumerate(configs) if config in configs[:number]), None)
     if twice is not None:
-        given = ", ".join(
-            f"{name} {value}" for name, value in {**twice.settings, "seed": twice.base.seed}.items()
-        )
-        raise ValueError(
-            f"expected every run once, got the same twice: {twice.unlearn} with {given}. Leave out the "
-            "repeated value"
-        )
+        settings = {**twice.settings, "seed": twice.base.seed}
+        given = ", ".join(f"{name} {value}" for name, value in settings.items())
+        message = f"expected every run once, got the same twice: {twice.unlearn} with {given}"
+        raise ValueError(f"{message}. Leave out the repeated value")
     bases: list[BaseModels] = []
     pipelines = []
     for config in configs:
@@ -62,14 +58,14 @@ def run_all(configs: Sequence[PipelineConfig], *, progress: Progress = silent) -
     ) as parent:
         try:
             results = [pipeline.run(nested=True) for pipeline in pipelines]
-        finally:  # a method that diverged ended it all: that is when somebody looks
+        finally:  # also when a method diverged, which ends the sweep
             _tag_warnings(parent, pipelines)
         _log_parent(parent, first, results)
     return results
 
 
 def by_setting(results: Sequence[Result]) -> dict[str, dict[int, Result]]:
-    """The results by what they share, the seed left out, and by seed."""
+    """Return the results by setting, which has no seed, and by seed."""
     found: dict[str, dict[int, Result]] = {}
     for result in results:
         found.setdefault(result.setting, {})[result.seed] = result
@@ -77,9 +73,7 @@ def by_setting(results: Sequence[Result]) -> dict[str, dict[int, Result]]:
 
 
 def over_seeds_of(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
-    """By setting and metric: what the values of several seeds come to, and the gaps to the ideal model of
-    each seed.
-    """
+    """Return by setting and metric the statistics over seeds, of values and of gaps to the ideal models."""
     return {setting: _over_seeds(runs) for setting, runs in by_setting(results).items() if len(runs) > 1}
 
 
@@ -94,9 +88,7 @@ def _over_seeds(runs: Mapping[int, Result]) -> dict[str, Any]:
 
 
 def _as_json(over: OverSeeds) -> dict[str, Any]:
-    """Its numbers, those that JSON has not (infinity, NaN) as text; for saturated values how many there are
-    of each, and no mean.
-    """
+    """Return the statistics, infinity and NaN as text; for saturated values the counts instead of a mean."""
     values = [value if math.isfinite(value) else str(value) for value in over.values]
     if over.saturated and over.n > 1:
         return {
@@ -111,30 +103,21 @@ def _as_json(over: OverSeeds) -> dict[str, Any]:
 def _tag_warnings(parent: TrackedRun, pipelines: Sequence[Pipeline]) -> None:
     warned = sum(bool(pipeline.warnings) for pipeline in pipelines)
     if warned:
-        parent.tags(
-            {
-                "warning": f"{warned} of {len(pipelines)} runs {'has a warning' if warned == 1 else 'have warnings'}"
-            }
-        )
+        have = "has a warning" if warned == 1 else "have warnings"
+        parent.tags({"warning": f"{warned} of {len(pipelines)} runs {have}"})
 
 
 def same_splits(bases: Sequence[BaseModels], config: BaseConfig) -> Splits | None:
-    """The splits of base models made before, where they are the same: images are read once."""
-    same = ("dataset", "data", "split_seed", "reading")
-    return next(
-        (
-            base.splits
-            for base in bases
-            if all(getattr(base.config, name) == getattr(config, name) for name in same)
-        ),
-        None,
-    )
+    """Return the splits of earlier base models on the same images and split; None if there are none."""
+
+    def images_of(one: BaseConfig) -> tuple[Any, ...]:
+        return one.dataset, one.data, one.split_seed, one.reading
+
+    return next((base.splits for base in bases if images_of(base.config) == images_of(config)), None)
 
 
 def _log_parent(parent: TrackedRun, first: CheckedConfig, results: Sequence[Result]) -> None:
-    """What all children share as params, what varies as a tag, and where only kappa and the seed vary, the
-    curve over kappa.
-    """
+    """Log common params, the names of varying ones, and a curve if only kappa and the seed vary."""
     params = [result.params for result in results]
     varying = sorted(name for name in params[0] if len({str(own[name]) for own in params}) > 1)
     parent.params({name: value for name, value in params[0].items() if name not in varying})
@@ -157,9 +140,7 @@ def _scores(checked: CheckedConfig) -> list[str]:
 
 
 def _kappa_curve(first: CheckedConfig, results: Sequence[Result]) -> Picture:
-    """Forget and retain score of every run over its kappa: test images where a whole class went, else
-    training images.
-    """
+    """Draw the forget and retain scores over kappa: on test images if a class is forgotten whole."""
     scores = _scores(first)
     points = [
         (result.params["kappa_count"], result.metrics[scores[0]], result.metrics[scores[1]])

@@ -142,7 +142,7 @@ def oracle_seeds(config: PipelineConfig) -> list[int]:
 
 
 def _oracle_jobs(models: Sequence[Model]) -> dict[Model, Job]:
-    """Return one job for each span of neighbouring seeds with an oracle; ideal models of the span are in it."""
+    """Return one job for each span of neighbouring seeds with an oracle, ideal models included."""
     jobs: dict[Model, Job] = {}
     for flags in dict.fromkeys(model.flags for model in models if model.oracle):
         alike = sorted((model for model in models if model.flags == flags), key=lambda one: one.config.seed)

@@ -1,7 +1,6 @@
-"""The flags of one experiment from a file: `kappa: 0.1` is `--kappa 0.1`; a flag on the command line counts
-instead of the file's.
+"""The flags of a run from a file: `kappa: 0.1` is `--kappa 0.1`. The command line's flags replace them.
 
-A key without a value (YAML's null) is a flag left out; of a hyperparameter it is `none`.
+A key without a value (YAML's null) leaves the flag out; for a hyperparameter it is `none`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ SWITCHES = ("skip_finished",)
 
 @dataclass(frozen=True)
 class Config:
-    """The words of a file and those of the command line, which come after them."""
+    """The flags of a file without those that the command line replaces, and the command line's words."""
 
     source: Located
     flags: Flags
@@ -36,15 +35,16 @@ class Config:
     def words(self) -> list[str]:
         return words_of(self.flags)
 
-    def told(self, error: ValueError) -> ValueError:
-        """The error with the line of the flag it is about, where that is one of the file's."""
+    def located(self, error: ValueError) -> ValueError:
+        """Return the error with the line of its flag, if the flag is one of the file's."""
         name = flag_of_error(error, self.flags)
         return self.source.error((name,), error) if name else error
 
 
 def read_config(file: Path, argv: Sequence[str] | None) -> Config:
-    """The flags of a YAML file but for those that the command line has. Raises as `read_yaml`, and ValueError
-    for no flag.
+    """Return the flags of a YAML file without those that the command line has.
+
+    Raises ValueError or FileNotFoundError as `read_yaml`, and ValueError for anything but flags.
     """
     source = read_yaml(file, "config")
     if not isinstance(source.content, Mapping) or not source.content:
@@ -64,23 +64,18 @@ def read_config(file: Path, argv: Sequence[str] | None) -> Config:
     for key, value in source.content.items():
         name = SAME.get(str(key), str(key)).replace("-", "_")
         if name == "config" or isinstance(value, Mapping):
-            raise source.error(
-                (str(key),),
-                f"expected a flag and its value, got {key}: {value!r:.80}. One file is one experiment",
-            )
+            message = f"expected a flag and its value, got {key}: {value!r:.80}. One file is one experiment"
+            raise source.error((str(key),), message)
         if name in SHOWS:
-            raise source.error(
-                (str(key),),
-                f"--{key} shows what there is, and runs nothing. Leave it out, and give it on the command "
-                "line",
-            )
+            message = f"--{key} shows what there is, and runs nothing. Leave it out"
+            raise source.error((str(key),), f"{message}, and give it on the command line")
         if name not in hidden and not (value is None and name in plain_flags()):
             flags.update(_words(name, value, several))
     return Config(source, flags, words)
 
 
 def _words(name: str, value: object, several: Collection[str]) -> Flags:
-    """A flag with its values, as they stand on a command line; a switch that is off is not there."""
+    """Return a flag with the words after it; nothing for a switch that is off."""
     if name in SWITCHES and isinstance(value, bool):
         return {name: []} if value else {}
     return {name: value_words(name, value, several)}

@@ -119,7 +119,7 @@ def runs_of(grid: Located) -> list[Run]:
 
 
 def combinations_of(grid: Located) -> list[Combination]:
-    """Return every method with every combination of the shared flags, without the excluded, with the included."""
+    """Return every method with every combination of shared flags, less `exclude`, plus `include`."""
     content = grid.content
     methods = content.get(METHODS) if isinstance(content, Mapping) else None
     if not isinstance(methods, Mapping) or not methods:
@@ -229,7 +229,7 @@ def value_words(name: str, value: Any, several: Collection[str]) -> list[str]:
 
 
 def several_words(values: Mapping[str, Any]) -> frozenset[str]:
-    """Return the flags that take several words: SEVERAL, and those of the method and add-ons of the values."""
+    """Return the flags that take several words: SEVERAL, and those of the method and its add-ons."""
     from unlearn import METHODS as ALL
 
     try:
@@ -267,7 +267,7 @@ def _listed(value: Any) -> Sequence[Any]:
 
 
 def new_values_first(runs: Sequence[Combination]) -> list[Combination]:
-    """Put the runs first that have a value which no run before them has, so that a wrong one is found at once."""
+    """Put runs with a value that no run before has first, so that a wrong value is found at once."""
     seen: set[tuple[str, str]] = set()
     first: list[Combination] = []
     rest: list[Combination] = []

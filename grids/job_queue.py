@@ -108,9 +108,10 @@ Show = Callable[[Queue, int | None], None]
 
 
 def run_jobs(queue: Queue, pool: WorkerPool, show: Show) -> Queue:
-    """Run all jobs of the queue, and return it: base models first, each run as soon as those that it needs are there.
+    """Run all jobs of the queue, and return it.
 
-    Only jobs that need a failed one fail with it. `show(queue, job)` is called for each job that ended, and
+    Base models come first; a run begins as soon as those that it needs are there, and fails if one of them
+    failed. `show(queue, job)` is called for each job that ended, and
     with None every second and when a job began. After an interrupt, `queue` has the outcomes so far.
     """
     jobs = queue.jobs

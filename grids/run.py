@@ -1,7 +1,7 @@
 """Run the lines of a grid by warm workers, here or on a Ray cluster.
 
-    python array_param_file.py run                              # the lines of params.txt, and their base models
-    python array_param_file.py run --grid grid.yml --workers 4  # the runs of a grid, and their base models
+    python array_param_file.py run                              # the lines of params.txt
+    python array_param_file.py run --grid grid.yml --workers 4  # the runs of a grid
     python array_param_file.py run --gpus 0,1 --jobs_per_gpu 2 --filter NegGrad,CIFAR10
     python array_param_file.py run --address ray://head:10001 --workers 64
 
@@ -86,7 +86,8 @@ def flags() -> command_line.OneLineParser:
         type=some_words,
         default=(),
         metavar="WORD,...",
-        help="only the lines that have all of these words, in capitals or not: values (SSD), or flags with a value (seed=1)",
+        help="only the lines with all of these words, in capitals or not: values (SSD), or flags with a "
+        "value (seed=1)",
     )
     who = parser.add_argument_group("who runs it")
     who.add_argument(
@@ -140,7 +141,7 @@ def some_words(text: str) -> tuple[str, ...]:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise ValueError for wrong numbers of workers, and places that can't be written or hold what is read."""
+    """Raise ValueError for wrong numbers of workers, and for places that can't be written."""
     from grids.local_pool import threads_asked
 
     threads_asked()
@@ -191,7 +192,7 @@ def _same(file: Path, other: str) -> bool:
 
 
 def runs_of(options: argparse.Namespace) -> list[Run]:
-    """Return the runs of the grid, or of the lines of a file without those that train base models.
+    """Return the runs of the grid, or of a file's lines without those that train base models.
 
     Base models that the runs need are trained anyway. Raises ValueError for a line that is no run.
     """
@@ -221,7 +222,7 @@ def is_command(line: str) -> bool:
 
 
 def run_of(line: str, where: str) -> Run:
-    """Return the run of a line. Raises ValueError for anything else, and for what mlflow_forget.py refuses."""
+    """Return the run of a line. Raises ValueError for other lines, and what mlflow_forget.py refuses."""
     import run_flags
     from grids.base_model_jobs import Run, one_config
 
@@ -237,7 +238,7 @@ def run_of(line: str, where: str) -> Run:
 
 
 def script_of(words: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the name of the script that a line runs, and the words after it; "" if it runs something else."""
+    """Return the script that a line runs, "" if it runs something else, and the words after it."""
     rest = list(words)
     if rest and re.fullmatch(r"python[\d.]*", Path(rest[0]).name):
         rest = rest[2 if rest[1:2] == ["-u"] else 1 :]
@@ -245,7 +246,7 @@ def script_of(words: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def chosen(runs: list[Run], words: Sequence[str]) -> list[Run]:
-    """Return the runs that have all the words. Raises ValueError if one matches no run, or together none do."""
+    """Return the runs that have all the words. Raises ValueError if a word, or all together, match none."""
     texts = [_texts_of(run) for run in runs]
     for word in words:
         if not any(word.casefold() in own for own in texts):
@@ -369,7 +370,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def others_in(failures: Path, queue: Queue) -> list[str]:
-    """Return the lines of a file of failures, with the comments above, whose jobs this queue has not ended."""
+    """Return the lines, with their comments, whose jobs have not ended in this queue."""
     if not failures.exists():
         return []
     ended = {queue.jobs[number].words for number in queue.outcomes}

@@ -1,4 +1,4 @@
-"""A job that is run once, whatever happens to those who run it."""
+"""Run a pipeline only if its run is not finished yet, whoever else runs or dies."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from training.file_lock import locked
 
 
 def run_once(pipeline: Pipeline, known: Collection[Job] = ()) -> tuple[Job, Result | None]:
-    """Run a job unless the tracking store has a FINISHED run of it, in the same experiment and with the same
-    config_hash.
+    """Run the pipeline unless the tracking store has a FINISHED run of its experiment and config_hash.
 
-    Processes that want the same job wait for each other, by a lock in the folder of the checkpoints, which
-    has to be one for all of them. The store is asked while the lock is held, so that a run which was finished
-    meanwhile counts; runs of this machine whose processes were killed end as KILLED.
-    `known`: jobs of which it is known that they are finished. Raises as Pipeline.run.
+    Processes with the same run wait for each other at a lock in the folder of the checkpoints, which they
+    share. The store is asked under the lock, so that a run which has just finished counts; runs of this
+    machine whose processes were killed end as KILLED. known: finished runs. Raises as Pipeline.run.
     """
     initial, ideal = pipeline.base.initial(), pipeline.ideal()
     job = (pipeline.checked.experiment, config_hash_of(pipeline.checked, initial, ideal))

@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from flag_error import FlagError
 from grids.source_lines import control_character
 
 LARGEST_ARRAY = 1000  # SLURM's default MaxArraySize is 1001: beyond it a task runs several lines
@@ -43,8 +44,9 @@ exit "$status"
 
 @dataclass(frozen=True)
 class Arrays:
-    """What the job arrays are made of: the two files of lines in their folder, tasks at once, and what each
-    task gets.
+    """The two files of lines of the job arrays, and the resources of each task.
+
+    concurrency: tasks at once. python: the folder of the interpreter that runs the lines.
     """
 
     folder: Path
@@ -56,32 +58,25 @@ class Arrays:
     gpus: int
     cpus: int
     logs: Path
-    python: Path  # the folder of the interpreter that `python` is to be
+    python: Path
 
 
 def script(arrays: Arrays, name: Path) -> str:
-    """The sbatch file. ValueError for numbers that make no sense, and for paths that sbatch can't be given."""
-    for flag, number, least in (
-        ("concurrency", arrays.concurrency, 1),
-        ("gpus", arrays.gpus, 0),
-        ("cpus", arrays.cpus, 1),
-    ):
-        if number < least:
-            raise ValueError(
-                f"--slurm_{flag}: expected an integer >= {least}, got {number}. Correct the number"
-            )
+    """Return the sbatch file. Raises ValueError for wrong numbers and for paths that sbatch refuses."""
+    least = {"concurrency": 1, "gpus": 0, "cpus": 1}
+    for flag, smallest in least.items():
+        number = getattr(arrays, flag)
+        if number < smallest:
+            expected = f"expected an integer >= {smallest}, got {number}"
+            raise FlagError(f"slurm_{flag}", f"{expected}. Correct the number")
     for path in (name, arrays.logs, arrays.base_params, arrays.params, arrays.folder):
         if control_character(str(path)) is not None:
-            raise ValueError(
-                f"expected a name of one line, which a line of a script is to have, got {str(path)!r}. "
-                "Choose another"
-            )
+            expected = "expected a name of one line, which a line of a script is to have"
+            raise ValueError(f"{expected}, got {str(path)!r}. Choose another")
     for path in (arrays.base_params, arrays.params):
         if "," in str(path) or " " in str(path):
-            raise ValueError(
-                "expected a file name without commas and blanks, which sbatch --export divides at, got "
-                f"{path}. Choose another"
-            )
+            expected = "expected a file name without commas and blanks, which sbatch --export divides at"
+            raise ValueError(f"{expected}, got {path}. Choose another")
     return SCRIPT.format(
         name=shlex.quote(str(name)),
         job="lethe",

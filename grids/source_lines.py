@@ -1,4 +1,4 @@
-"""Settings from a file, YAML or Python, that know the lines they stand on."""
+"""Settings from a YAML or Python file, with the line of each."""
 
 from __future__ import annotations
 
@@ -15,28 +15,23 @@ from flag_error import FlagError
 from foreign_files import foreign_text, warn_if_others_write
 from nearest_name import did_you_mean
 
-Place = tuple[
-    str | int, ...
-]  # the keys and positions that lead to a value: ("methods", "SFT", "sft_mode", 1)
+# The keys and positions that lead to a value: ("methods", "SFT", "sft_mode", 1).
+Place = tuple[str | int, ...]
 PYTHON_NAME = "GRID"
-NOT_PRINTED = (
-    "Cc",
-    "Cs",
-    "Zl",
-    "Zp",
-)  # control characters, halves of a character, ends of lines and paragraphs
+# Control characters, halves of a character, ends of lines and paragraphs.
+NOT_PRINTED = ("Cc", "Cs", "Zl", "Zp")
 
 
 @dataclass(frozen=True)
 class Located:
-    """What a file says, and on which line each key or item of it stands."""
+    """The content of a file, and the line of each key and item."""
 
     content: Any
     file: Path | None
     lines: Mapping[Place, int]
 
     def at(self, place: Place) -> str:
-        """grid.yml, line 5: of the place itself, else of the nearest one around it that is known."""
+        """Return "grid.yml, line 5" of the place, or of the nearest place around it with a known line."""
         name = "the small grid inside" if self.file is None else str(self.file)
         around = (place[:length] for length in range(len(place), 0, -1))
         line = next((self.lines[known] for known in around if known in self.lines), None)
@@ -47,12 +42,12 @@ class Located:
 
 
 def control_character(text: str) -> str | None:
-    """The first sign of a text that is not printed, or ends a line; None where there is none."""
+    """Return the first control character or line break of a text; None if it has none."""
     return next((sign for sign in text if unicodedata.category(sign) in NOT_PRINTED), None)
 
 
 def flag_of_error(error: Exception, flags: Iterable[str]) -> str | None:
-    """Return the flag that the error or its cause is about, as spelled in `flags`; None if it is not there."""
+    """Return the flag of the error or its cause, as spelled in `flags`; None if it is none of them."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, FlagError):
         cause = cause.__cause__
@@ -60,9 +55,7 @@ def flag_of_error(error: Exception, flags: Iterable[str]) -> str | None:
 
 
 def read_yaml(path: Path, flag: str) -> Located:
-    """A YAML file. FileNotFoundError, or ValueError for what is none, for a key that stands there twice, and
-    for one that is no word.
-    """
+    """Read a YAML file. Raises FileNotFoundError, and ValueError for other files and repeated or odd keys."""
     text = settings_text(path, flag, "a YAML file")
     try:
         root = nodes_of(text)
@@ -77,7 +70,7 @@ def read_yaml(path: Path, flag: str) -> Located:
 
 
 def settings_text(path: Path, flag: str, expected: str) -> str:
-    """The text of a file of settings. FileNotFoundError, or ValueError for what is no such file."""
+    """Return the text of a file of settings. Raises FileNotFoundError, or ValueError for no text."""
     if not path.exists():
         raise FileNotFoundError(f"--{flag}: expected {expected}, and there is no file {path}. Check the path")
     try:
@@ -92,19 +85,17 @@ def _lines_of_yaml(node: Any, place: Place, path: Path) -> Iterator[tuple[Place,
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
+            line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
-                raise ValueError(
-                    f"{path}, line {key.start_mark.line + 1}: expected a word as key, got a list or a "
-                    "mapping. Write a flag's name"
-                )
-            if key.value in seen:
-                raise ValueError(
-                    f"{path}, line {key.start_mark.line + 1}: {key.value!r} stands here a second time. Leave "
-                    "out one of the two"
-                )
-            seen.add(str(key.value))
-            yield (*place, str(key.value)), key.start_mark.line + 1
-            yield from _lines_of_yaml(value, (*place, str(key.value)), path)
+                expected = "expected a word as key, got a list or a mapping"
+                raise ValueError(f"{path}, line {line}: {expected}. Write a flag's name")
+            name = str(key.value)
+            if name in seen:
+                remedy = "Leave out one of the two"
+                raise ValueError(f"{path}, line {line}: {name!r} stands here a second time. {remedy}")
+            seen.add(name)
+            yield (*place, name), line
+            yield from _lines_of_yaml(value, (*place, name), path)
     elif isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
             yield (*place, number), item.start_mark.line + 1
@@ -112,10 +103,9 @@ def _lines_of_yaml(node: Any, place: Place, path: Path) -> Iterator[tuple[Place,
 
 
 def read_python(path: Path) -> Located:
-    """The mapping GRID of a Python file, which is run as the user's own code. Where it is written out, its
-    lines are known.
+    """Run a Python file as the user's own code, and return its mapping GRID. A literal one has its lines.
 
-    FileNotFoundError, or ValueError for a file that has none or can't be run.
+    Raises FileNotFoundError, or ValueError for a file without GRID or one that can't be run.
     """
     code = settings_text(path, "grid", "a YAML or Python file")
     warn_if_others_write(path)
@@ -132,11 +122,9 @@ def read_python(path: Path) -> Located:
     if PYTHON_NAME not in found:
         names = [name for name in found if not name.startswith("_")]
         raise ValueError(did_you_mean(f"name in {path}: it has no", PYTHON_NAME, names, f"names in {path}"))
-    assigned = (
-        node.value for node in tree.body if isinstance(node, ast.Assign) and _assigns(node) and node.value
-    )
-    written = next(assigned, None)
-    return Located(found[PYTHON_NAME], path, {} if written is None else dict(_lines_of_python(written, ())))
+    written = [node.value for node in tree.body if isinstance(node, ast.Assign) and _assigns(node)]
+    lines = dict(_lines_of_python(written[0], ())) if written else {}
+    return Located(found[PYTHON_NAME], path, lines)
 
 
 def _assigns(node: ast.Assign) -> bool:

@@ -45,7 +45,7 @@ class WarmWorker:
         self.random_state = torch.get_rng_state()  # of a process that has drawn nothing
 
     def do(self, job: Job) -> Outcome | Finished:
-        """Run a job, between prints of its words and its end. An error is an outcome; Ctrl-C and SIGTERM are not.
+        """Run a job. Print its words and its end. An error is an outcome; Ctrl-C and SIGTERM are not.
 
         Returns Finished without running it if a user's file has changed since this process loaded it.
         """
@@ -77,7 +77,7 @@ class WarmWorker:
         return Outcome("skipped") if result is None else Outcome("finished", warnings=len(pipeline.warnings))
 
     def _base(self, config: BaseConfig) -> BaseModels:
-        """Return the base models of a config, from the last few jobs if they have them; the splits likewise."""
+        """Return the base models of a config. Those and the splits of the last few jobs are used again."""
         found = next((base for base in self.bases if base.config == config), None)
         if found is None:
             found = WarmModels(config, splits=same_splits(self.bases, config), checkpoints=self.checkpoints)
