@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from command_line import OneLineParser, first_pass, words_on
+from command_line import first_pass, words_on
 from flag_error import FlagError, errors_of
 from flag_words import text_of
 
@@ -19,19 +19,6 @@ if TYPE_CHECKING:
 
 # Other names of flags. An architecture or a method that has a flag of the other name takes it.
 SHORT = {"image_channels": "channels", "mask": "checkpoint"}
-
-
-def benchmark_parser(description: str | None, argv: Sequence[str] | None) -> tuple[OneLineParser, Entry[Any]]:
-    """Return a parser with the shared flags and those of the named architecture, and the architecture.
-
-    description: the docstring of the benchmark's module.
-    """
-    architecture = architecture_named(argv)
-    summary, _, details = (description or "").partition("\n")
-    parser = OneLineParser(summary, details.strip("\n"))
-    add_shared_flags(parser)
-    add_signature_flags(parser, architecture, "architecture")
-    return parser, architecture
 
 
 def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = False) -> None:

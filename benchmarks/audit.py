@@ -20,6 +20,7 @@ Finished audits are kept and used again: an interrupted run goes on where it sto
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
 import shared_flags
+from benchmarks.arguments import BenchmarkParser
 
 METHODS = ("default", "retrain", "MIMU", "SFT", "FT", "NegGrad", "NGPlus", "SRL", "SalUn", "SCRUB", "SSD")
 MIA = "mia_confidence"
@@ -39,55 +41,32 @@ Row = dict[str, Any]
 
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print one table, and in words what passes one attack and fails the other; the same numbers with --json."""
+    """Print one table and where the two attacks disagree; write the same numbers with --json."""
     options = options_of(argv)
 
     from benchmarks.cells import MEASURED_CODE, Cells
     from benchmarks.machine import describe, write_json
-    from training import check_writable
 
-    if options.json:
-        check_writable(Path(options.json).absolute().parent, "Choose another --json")
     shared = tuple(place for place in MEASURED_CODE if place != "unlearn")
     kept = Cells(cells_file(options), __file__, code=(*shared, *CODE))
     rows = [
         measured(options, method, kept) for method in command_line.progress_bar(options.methods, "methods")
     ]
     print(heading(rows, options), table(rows), "", *in_words(rows), "", kept.note(), describe(), sep="\n")
-    write_json(
-        options.json,
-        {"command": f"benchmarks/audit.py {' '.join(sys.argv[1:] if argv is None else argv)}", "rows": rows},
-    )
+    write_json(options.json, __file__, argv, rows=rows)
     return 0
 
 
 def options_of(argv: Sequence[str] | None) -> Any:
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = command_line.OneLineParser(summary, details.strip())
-    parser.add_argument(
-        "--methods", nargs="+", default=METHODS, metavar="NAME", help="default: " + " ".join(METHODS)
-    )
-    parser.add_argument(
-        "--models", type=int, default=100, metavar="N", help="KLoM: models a side (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--shadows",
-        type=int,
-        default=128,
-        metavar="N",
-        help="U-LiRA: shadow models, half of them a side (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--cells",
-        metavar="FILE",
-        help="where the audits are kept (default: <save_dir>/benchmarks/audit.jsonl)",
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    shared_flags.add_shared_flags(parser)
+    parser = BenchmarkParser(__doc__)
+    parser.add_argument("--methods", nargs="+", default=METHODS, help="default: " + " ".join(METHODS))
+    parser.add_number("models", 100, "KLoM: models a side")
+    parser.add_number("shadows", 128, "U-LiRA: shadow models, half of them a side")
+    cells_help = "where the audits are kept (default: <save_dir>/benchmarks/audit.jsonl)"
+    parser.add_argument("--cells", metavar="FILE", help=cells_help)
+    parser.add_experiment(argv)
     parser.set_defaults(class_to_replace=[-1], num_indexes_to_replace=130)
-    chosen = command_line.first_pass(argv, {"arch": None, "dataset": "digits"})
-    shared_flags.add_signature_flags(parser, shared_flags.architecture_of(**chosen), "architecture")
-    options = command_line.parsed(parser, argv)
+    options = parser.options(argv)
 
     from unlearn import METHODS as REGISTERED
 
@@ -203,29 +182,21 @@ def passes_ulira(row: Row) -> bool | None:
 def heading(rows: Sequence[Row], options: Any) -> str:
     found = [row for row in rows if "failed" not in row]
     floor = f"; noise floor of KLoM {found[0]['klom_floor_p95']:.2f}" if found else ""
-    request = f"{options.num_indexes_to_replace or 'all'} images of class {' '.join(map(str, options.class_to_replace or (0,)))}"
+    classes = " ".join(map(str, options.class_to_replace or (0,)))
+    request = f"{options.num_indexes_to_replace or 'all'} images of class {classes}"
     if options.forget_indexes:
         request = f"the images of {options.forget_indexes}"
-    return f"{options.dataset}, forgetting {request} (-1 is any), {options.models} models a side{floor}; {options.shadows} shadow models"
+    models = f"{options.models} models a side{floor}; {options.shadows} shadow models"
+    return f"{options.dataset}, forgetting {request} (-1 is any), {models}"
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A line per method, the largest AUC first; below, why others are missing."""
+    """Return a line per method, the largest AUC first, and the reasons of missing ones below."""
     from reporter.text_table import text_table
 
     found = sorted((row for row in rows if "failed" not in row), key=lambda row: -row["ulira_auc"])
-    header = [
-        "method",
-        "KLoM forget",
-        "retain",
-        "validation",
-        "quality",
-        "score",
-        "U-LiRA AUC",
-        "TPR at 1 % FPR",
-        "mia_confidence gap, seeds",
-        "seconds",
-    ]
+    header = ["method", "KLoM forget", "retain", "validation", "quality", "score", "U-LiRA AUC"]
+    header += ["TPR at 1 % FPR", "mia_confidence gap, seeds", "seconds"]
     lines = text_table(header, [line(row) for row in found])
     return "\n".join([lines, *(f"{row['method']}: {row['failed']}" for row in rows if "failed" in row)])
 
@@ -238,11 +209,9 @@ def line(row: Row) -> list[str]:
     numbers += [
         with_ends(row[name], row["intervals"][name], 3) for name in ("ulira_auc", "ulira_tpr_at_1_fpr")
     ]
-    gap = (
-        UNDECIDED
-        if row["gap"] is None
-        else f"{with_ends(row['gap'], row['gap_interval'], 1)} of {row['gap_seeds']}"
-    )
+    gap = UNDECIDED
+    if row["gap"] is not None:
+        gap = f"{with_ends(row['gap'], row['gap_interval'], 1)} of {row['gap_seeds']}"
     return [row["method"], *numbers, gap, f"{row['seconds']:.0f}"]
 
 
@@ -251,33 +220,28 @@ def with_ends(value: float, ends: Sequence[float], digits: int) -> str:
 
 
 def in_words(rows: Sequence[Row]) -> list[str]:
-    """What a reader of one attack alone would miss."""
-    found = [row for row in rows if "failed" not in row]
-    kinds = {
-        f"pass {MIA} and fail U-LiRA: what they forgot can be told, though not by the attack that most tables have": (
-            True,
-            False,
-        ),
-        f"fail {MIA} and fail U-LiRA": (False, False),
-        f"pass {MIA} and pass U-LiRA": (True, True),
-        f"fail {MIA} and pass U-LiRA: confidence is another than the oracles', but it does not tell which images were forgotten": (
+    """Return a line for each pair of results of the two attacks, with its methods."""
+    lira = {False: "fail U-LiRA", True: "pass U-LiRA", None: "are undecided by U-LiRA: too few shadow models"}
+    mia = {True: f"pass {MIA}", False: f"fail {MIA}", None: f"are undecided by {MIA}"}
+    notes: dict[tuple[bool | None, bool | None], str] = {
+        (True, False): ": attackable, though not by the attack of most tables",
+        (
             False,
             True,
-        ),
-        f"pass {MIA}, and are not told by U-LiRA: too few shadow models, its interval goes from chance to above 0.75": (
-            True,
-            None,
-        ),
-        f"fail {MIA}, and are not told by U-LiRA: too few shadow models": (False, None),
-        f"{MIA} is undecided, pass U-LiRA": (None, True),
-        f"{MIA} is undecided, fail U-LiRA": (None, False),
-        f"{MIA} is undecided, and are not told by U-LiRA: too few shadow models": (None, None),
+        ): ": confidence differs from the oracles', but does not tell which images were forgotten",
+        (True, None): ", the interval goes from chance to above 0.75",
     }
-    of = {
-        words: [row["method"] for row in found if (passes_mia(row), passes_ulira(row)) == kind]
-        for words, kind in kinds.items()
-    }
-    return [f"{words}: {', '.join(methods)}" for words, methods in of.items() if methods]
+    methods: dict[tuple[bool | None, bool | None], list[str]] = {}
+    for row in rows:
+        if "failed" not in row:
+            methods.setdefault((passes_mia(row), passes_ulira(row)), []).append(row["method"])
+    lines = []
+    for by_lira, by_mia in itertools.product(lira, mia):
+        kind = (by_mia, by_lira)
+        if kind in methods:
+            results = f"{mia[by_mia]} and {lira[by_lira]}{notes.get(kind, '')}"
+            lines.append(f"{results}: {', '.join(methods[kind])}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -64,10 +64,11 @@ class Cells:
         return value
 
     def note(self) -> str:
-        """What a reader should know of where the numbers come from."""
+        """Return a line about the source of the numbers."""
         if not self.reused:
             return f"measured now, kept in {self.path}"
-        return f"{self.reused} cells were measured before by this code on this machine; delete {self.path} to measure anew"
+        before = f"{self.reused} cells were measured before by this code on this machine"
+        return f"{before}; delete {self.path} to measure anew"
 
 
 def code_digest(files: Iterable[str | Path]) -> str:

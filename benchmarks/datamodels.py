@@ -1,16 +1,16 @@
-"""How well a datamodel by gradient attribution foretells what retraining does.
+"""How well a datamodel by gradient attribution predicts retraining.
 
     python benchmarks/datamodels.py
     python benchmarks/datamodels.py --class_to_replace -1 --num_indexes_to_replace 60 --damping 0.1 1 10
 
-lds              linear datamodeling score: for each image, Spearman's correlation over --shadows models, each trained on another half
-                 of the training set, of the margin that the model has with the sum of its training images'
-                 scores; the mean over the validation images. No shadow has a part in the scores.
-forget, others   Pearson's correlation, over images and classes, of the change of the logits that dm_direct makes with that from the
-                 initial model to the mean of --oracles retrained ones; of the forget images, and of the
-                 validation images.
-scale            what the predicted change of the forget images' logits has to be multiplied by to come nearest to the real one.
-                 dm_direct's --multiplier stands for it.
+lds              linear datamodeling score: Spearman's correlation of an image's margin with the sum of the
+                 training images' scores for it, over --shadows models, each trained on another half of the
+                 training set; the mean over the validation images. The scores are computed without shadows.
+forget, others   Pearson's correlation, over images and classes, of dm_direct's change of the logits with the
+                 change from the initial model to the mean of --oracles retrained ones, for the forget images
+                 and for the validation images.
+scale            factor that brings the predicted change of the forget images' logits nearest to the real one:
+                 dm_direct's --multiplier.
 
 Shadows and oracles are made where they are not there yet, many at once. All training images take part in the
 scores.
@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
 import shared_flags
+from benchmarks.arguments import BenchmarkParser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,33 +42,17 @@ COLUMNS = ("damping", "lds", "forget", "others", "scale")
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, and write the same numbers with --json."""
-    parser, architecture = shared_flags.benchmark_parser(__doc__, argv)
-    own = parser.add_argument_group("what is measured")
-    own.add_argument(
-        "--shadows", type=int, default=64, metavar="N", help="models of random halves (default: %(default)s)"
+    parser = BenchmarkParser(__doc__)
+    parser.add_number("shadows", 64, "models of random halves", least=4)
+    parser.add_number("oracles", 16, "retrained models")
+    parser.add_argument(
+        "--damping", type=float, nargs="+", default=[0.1, 1.0, 10.0], help="default: 0.1 1 10"
     )
-    own.add_argument(
-        "--oracles", type=int, default=16, metavar="N", help="retrained models (default: %(default)s)"
-    )
-    own.add_argument(
-        "--damping", type=float, nargs="+", default=[0.1, 1.0, 10.0], metavar="X", help="default: 0.1 1 10"
-    )
-    own.add_argument(
-        "--sketch_size",
-        type=int,
-        default=4096,
-        metavar="K",
-        help="numbers of a gradient (default: %(default)s)",
-    )
-    own.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    options = command_line.parsed(parser, argv)
-    if options.shadows < 4:
-        raise ValueError(f"--shadows: expected at least 4, got {options.shadows}. A correlation needs more")
-    if min(options.damping) <= 0 or options.sketch_size < 1:
-        raise ValueError(
-            f"--damping and --sketch_size: expected numbers > 0, got {options.damping} and "
-            f"{options.sketch_size}. Correct them"
-        )
+    parser.add_number("sketch_size", 4096, "numbers of a gradient")
+    architecture = parser.add_experiment(argv)
+    options = parser.options(argv)
+    if not min(options.damping) > 0:
+        raise ValueError(f"--damping: expected numbers > 0, got {options.damping}. Correct them")
 
     from base_models import BaseModels
     from benchmarks.machine import describe, write_json
@@ -77,21 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         shared_flags.base_config(options, architecture, options.seed), progress=command_line.progress_bar
     )
     rows = measured(base, options)
-    models = f"{options.shadows} shadows, {options.oracles} oracles, seed {options.seed}, sketch of {options.sketch_size}"
-    print(f"{base.splits.dataset}, {base.architecture.name}, {base.request_slug}: {models}")
-    print(
-        text_table(
-            list(COLUMNS),
-            [
-                [f"{row[name]:.4g}" if name == "damping" else f"{row[name]:.3f}" for name in COLUMNS]
-                for row in rows
-            ],
-        )
-    )
+    models = f"{options.shadows} shadows, {options.oracles} oracles, seed {options.seed}"
+    task = f"{base.splits.dataset}, {base.architecture.name}, {base.request_slug}"
+    print(f"{task}: {models}, sketch of {options.sketch_size}")
+    digits = {name: ".4g" if name == "damping" else ".3f" for name in COLUMNS}
+    print(text_table(list(COLUMNS), [[f"{row[name]:{digits[name]}}" for name in COLUMNS] for row in rows]))
     print(describe())
-    write_json(
-        options.json, {"command": f"benchmarks/datamodels.py {' '.join(argv or sys.argv[1:])}", "rows": rows}
-    )
+    write_json(options.json, __file__, argv, rows=rows)
     return 0
 
 

@@ -3,11 +3,11 @@
     python benchmarks/evaluation.py
     python benchmarks/evaluation.py --dataset CIFAR10 --arch resnet18 --width 16 --epochs 1
     python benchmarks/evaluation.py --dataset benchmarks/drawn_images.py:drawn --arch resnet18 --width 16
-    --epochs 1
+        --epochs 1
 
-bare      the model on every image (forget, retain, validation and test set), in the batches that the evaluation takes, nothing kept
-forward   the same as the evaluation does it: outputs checked and kept
-metrics   every default metric of one model that is no attack, and those that compare with the ideal model's outputs, which are there
+bare      the model on every image of the four sets, in the evaluation's batches, nothing kept
+forward   the same pass by the evaluation: outputs checked and kept
+metrics   every default metric that is no attack, with the outputs of the ideal model given
 attacks   each metric that trains a classifier; with --libsvm beside scikit-learn's SVC on the same features
 
 The drawn images need no download. Medians of calls in turns, in one process; processor seconds are those of
@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
 import shared_flags
+from benchmarks.arguments import BenchmarkParser
 
 ATTACKS = ("mia_correctness", "mia_confidence", "mia_entropy", "mia_m_entropy", "mia_prob", "mia_lr")
 LIBSVM = "by libsvm"
@@ -45,41 +46,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = options_of(argv)
 
     from benchmarks.machine import describe, write_json
-    from training import check_writable
 
-    if options.json is not None:
-        check_writable(Path(options.json).absolute().parent, "Choose another --json")
     world = world_of(options)
     seconds = in_turns(steps_of(options, world), world, options.repeats)
     print(heading(options, world), table(seconds), describe(), sep="\n")
-    command = f"benchmarks/evaluation.py {' '.join(sys.argv[1:] if argv is None else argv)}"
-    write_json(
-        options.json,
-        {"command": command, "images": world["images"], "seconds": seconds, "shares": shares(seconds)},
-    )
+    numbers = {"images": world["images"], "seconds": seconds, "shares": shares(seconds)}
+    write_json(options.json, __file__, argv, **numbers)
     return 0
 
 
 def options_of(argv: Sequence[str] | None) -> Namespace:
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = command_line.OneLineParser(summary, details.strip("\n"))
-    parser.add_argument(
-        "--repeats", type=int, default=5, metavar="N", help="counted calls of each (default: %(default)s)"
-    )
+    parser = BenchmarkParser(__doc__)
+    parser.add_number("repeats", 5, "counted calls of each")
     parser.add_argument(
         "--libsvm",
         action="store_true",
         help="the SVC attacks by scikit-learn too (minutes, where the sides overlap)",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    shared_flags.add_shared_flags(parser)
-    parser.set_defaults(dataset="MNIST")
-    chosen = command_line.first_pass(argv, {"arch": None, "dataset": "MNIST"})
-    shared_flags.add_signature_flags(parser, shared_flags.architecture_of(**chosen), "architecture")
-    options = command_line.parsed(parser, argv)
-    if options.repeats < 1:
-        raise ValueError(f"--repeats: expected an integer >= 1, got {options.repeats}. Give at least 1")
-    return options
+    parser.add_experiment(argv, dataset="MNIST")
+    return parser.options(argv)
 
 
 def world_of(options: Namespace) -> dict[str, Any]:
@@ -207,7 +192,8 @@ def heading(options: Namespace, world: dict[str, Any]) -> str:
         f"{len(getattr(world['data'], name))} {name}" for name in ("forget", "retain", "validation")
     )
     of = f"{base.request_slug}, {world['images']} images ({sizes}, {len(world['test'])} test)"
-    return f"{base.splits.dataset}, {base.architecture.name}, {of}, {world['data'].device.type}, medians of {options.repeats}"
+    where = f"{world['data'].device.type}, medians of {options.repeats}"
+    return f"{base.splits.dataset}, {base.architecture.name}, {of}, {where}"
 
 
 def table(seconds: dict[str, dict[str, list[float]]]) -> str:
@@ -230,14 +216,10 @@ def table(seconds: dict[str, dict[str, list[float]]]) -> str:
 
 
 def row(name: str, seconds: dict[str, float], passes: dict[str, float]) -> list[str]:
-    return [
-        name,
-        *(
-            text
-            for clock in ("wall", "processor")
-            for text in (f"{seconds[clock]:.3f}", f"{passes[clock]:.2f}")
-        ),
-    ]
+    cells = [name]
+    for clock in ("wall", "processor"):
+        cells += [f"{seconds[clock]:.3f}", f"{passes[clock]:.2f}"]
+    return cells
 
 
 if __name__ == "__main__":

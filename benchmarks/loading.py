@@ -32,6 +32,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
+from benchmarks.arguments import BenchmarkParser
 
 LOADING = ("read", "split", "device")
 
@@ -42,38 +43,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = options_of(argv)
 
     from benchmarks.machine import describe, write_json
-    from training import check_writable
 
-    if options.json is not None:
-        check_writable(Path(options.json).absolute().parent, "Choose another --json")
     found = measured(options)
     print(table(options, found), describe(), sep="\n")
-    command = f"benchmarks/loading.py {' '.join(sys.argv[1:] if argv is None else argv)}"
-    write_json(options.json, {"command": command, **found})
+    write_json(options.json, __file__, argv, **found)
     return 0
 
 
 def options_of(argv: Sequence[str] | None) -> Namespace:
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = command_line.OneLineParser(summary, details.strip("\n"))
+    parser = BenchmarkParser(__doc__)
     parser.add_argument(
         "--dataset", default="CIFAR10", help="name, or path/to/file.py:function (default: %(default)s)"
     )
-    parser.add_argument(
-        "--data",
-        default="./data",
-        metavar="FOLDER",
-        help="where the dataset's files are (default: %(default)s)",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
-    parser.add_argument(
-        "--repeats", type=int, default=5, metavar="N", help="counted calls of each (default: %(default)s)"
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    options = command_line.parsed(parser, argv)
-    if options.repeats < 1:
-        raise ValueError(f"--repeats: expected an integer >= 1, got {options.repeats}. Give at least 1")
-    return options
+    parser.add_place("data", "device")
+    parser.add_number("repeats", 5, "counted calls of each")
+    return parser.options(argv)
 
 
 def measured(options: Namespace) -> dict[str, Any]:

@@ -1,10 +1,13 @@
-"""What a benchmark's numbers were measured on, and where they are written."""
+"""Describe the machine of a benchmark, and write its numbers."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from training import library_versions, write_bytes
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, threads, GPU and versions."""
+    """Return processor, cores, threads, GPU and versions."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
         "processor": _processor(),
@@ -29,20 +32,16 @@ def describe() -> str:
     return ", ".join(f"{name} {value}" for name, value in machine().items())
 
 
-def write_json(path: str | None, content: dict[str, Any]) -> None:
+def write_json(path: str | None, script: str, argv: Sequence[str] | None, **numbers: Any) -> None:
+    """Write the numbers, with the machine and the command line of the script; nothing if path is None."""
     if path is not None:
-        write_bytes(Path(path), json.dumps({"machine": machine(), **content}, indent=2).encode())
+        words = shlex.join(sys.argv[1:] if argv is None else argv)
+        content = {"machine": machine(), "command": f"benchmarks/{Path(script).name} {words}", **numbers}
+        write_bytes(Path(path), json.dumps(content, indent=2).encode())
 
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    models = (
-        [
-            line.partition(":")[2].strip()
-            for line in info.read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        if info.exists()
-        else []
-    )
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()

@@ -1,14 +1,12 @@
-"""What a model costs where K are trained at once, beside one after another in one process, and beside a
-process each.
+"""Time of a model: K trained at once, one after another in one process, and in a process each.
 
     python benchmarks/many_models.py
     python benchmarks/many_models.py --dataset MNIST --epochs 1 --models 1 4 16
 
-at once      `fit_many`, K models of seeds 1 to K on all of train: seconds of training over K.
-loop         `fit`, one model after another in one process, with as many threads as torch takes by itself. As many models as --loop
-             says; a model costs the same whatever their number.
-loop, one thread    the same with one thread for torch, which is the faster where layers are small.
-processes    main_baseline.py as it is, one process after another, start and reading the data included. As many as --processes says.
+at once             `fit_many`, K models of seeds 1 to K on all of train: seconds of training over K.
+loop                `fit`, --loop models one after another in one process, with torch's default threads.
+loop, one thread    the same with one thread, which is faster for small layers.
+processes           main_baseline.py, --processes times one after another, start and reading included.
 
 Everything is done --repeats times, in turn; the table has the medians, and the range of what was measured.
 CPU seconds, of all cores together, say what was computed where other processes were at work. Each measurement
@@ -35,21 +33,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
 import shared_flags
+from benchmarks.arguments import BenchmarkParser
 
 ROOT = Path(__file__).resolve().parent.parent
 AT_ONCE, LOOP, ONE_THREAD, PROCESSES = "at once", "loop", "loop, one thread", "processes"
-COLUMNS = (
-    "way",
-    "models",
-    "s a model",
-    "least",
-    "most",
-    "cpu s",
-    "loop / way",
-    "processes / way",
-    "MiB",
-    "measured",
-)
+COLUMNS = ["way", "models", "s a model", "least", "most", "cpu s", "loop / way", "processes / way", "MiB"]
+COLUMNS += ["measured"]
 
 Row = dict[str, Any]
 
@@ -57,39 +46,18 @@ Row = dict[str, Any]
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, and write the same numbers with --json."""
-    parser, architecture = shared_flags.benchmark_parser(__doc__, argv)
-    own = parser.add_argument_group("what is measured")
-    own.add_argument(
-        "--models",
-        type=int,
-        nargs="+",
-        default=[1, 4, 16, 64],
-        metavar="K",
-        help="models at once (default: 1 4 16 64)",
+    parser = BenchmarkParser(__doc__)
+    models_help = "models at once (default: 1 4 16 64)"
+    parser.add_argument(
+        "--models", type=int, nargs="+", default=[1, 4, 16, 64], metavar="K", help=models_help
     )
-    own.add_argument(
-        "--loop",
-        type=int,
-        default=3,
-        metavar="N",
-        help="models of the loop, 0 leaves it out (default: %(default)s)",
-    )
-    own.add_argument(
-        "--processes",
-        type=int,
-        default=1,
-        metavar="N",
-        help="runs of main_baseline.py, 0: none (default: %(default)s)",
-    )
-    own.add_argument(
-        "--repeats", type=int, default=3, metavar="N", help="of everything (default: %(default)s)"
-    )
-    own.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    options = command_line.parsed(parser, argv)
-    for flag, least in (("models", 1), ("loop", 0), ("processes", 0), ("repeats", 1)):
-        given = getattr(options, flag)
-        if min(given if isinstance(given, list) else [given]) < least:
-            raise ValueError(f"--{flag}: expected at least {least}, got {given}. Correct the number")
+    parser.add_number("loop", 3, "models of the loop, 0 leaves it out", least=0)
+    parser.add_number("processes", 1, "runs of main_baseline.py, 0 leaves them out", least=0)
+    parser.add_number("repeats", 3, "of everything")
+    architecture = parser.add_experiment(argv)
+    options = parser.options(argv)
+    if min(options.models) < 1:
+        raise ValueError(f"--models: expected at least 1, got {options.models}. Correct the number")
 
     from benchmarks.machine import describe, write_json
     from reporter.text_table import text_table
@@ -99,11 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{base.splits.dataset}, {base.architecture.name}, {base.epochs} epochs, {len(base.splits.train)} "
         f"images, {base.device}"
     )
-    print(text_table(list(COLUMNS), [_shown(row, rows) for row in rows]))
+    print(text_table(COLUMNS, [_shown(row, rows) for row in rows]))
     print(f"{describe()}\n{note}")
-    write_json(
-        options.json, {"command": f"benchmarks/many_models.py {' '.join(argv or sys.argv[1:])}", "rows": rows}
-    )
+    write_json(options.json, __file__, argv, rows=rows)
     return 0
 
 

@@ -1,6 +1,4 @@
-"""What one call costs: the median of its milliseconds, and the memory that it asks for beyond what is there
-already.
-"""
+"""Measure calls: the median of their milliseconds, and the memory that they allocate."""
 
 from __future__ import annotations
 
@@ -12,13 +10,9 @@ from itertools import accumulate
 from statistics import median
 
 import torch
-from torch.autograd.profiler import (
-    profile,
-)  # of torch.profiler, without the five seconds that this imports for
+from torch.autograd.profiler import profile  # torch.profiler takes five seconds to import
 
-os.environ.setdefault(
-    "KINETO_LOG_LEVEL", "6"
-)  # the profiler announces every start and stop on stderr otherwise
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler prints every start and stop on stderr
 
 Step = Callable[[], object]
 

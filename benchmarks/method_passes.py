@@ -220,11 +220,9 @@ def _stepless(method: str, watch: Watch, plain: Plain, splits: Splits) -> dict[s
 
 @functools.cache
 def _warm_up() -> None:
-    """Two seconds of passes, once a process: its first ones wait for memory and for what torch imports late."""
-    model, started = (
-        nn.Sequential(nn.Conv2d(1, 32, 3), nn.Flatten(), nn.Linear(32 * 26 * 26, 10)),
-        time.perf_counter(),
-    )
+    """Run two seconds of passes, once a process: the first ones wait for memory and for torch's imports."""
+    started = time.perf_counter()
+    model = nn.Sequential(nn.Conv2d(1, 32, 3), nn.Flatten(), nn.Linear(32 * 26 * 26, 10))
     optimizer = torch.optim.Adam(model.parameters())
     while time.perf_counter() - started < 2:
         model(torch.zeros(256, 1, 28, 28)).sum().backward()

@@ -42,6 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
 import shared_flags
+from benchmarks.arguments import BenchmarkParser
 
 MODELS = {"digits": "mlp", "MNIST": "cnn"}
 WITH_ADD_ONS = ("digits",)
@@ -58,12 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = options_of(argv)
 
     from benchmarks import cells, machine, method_cells, method_passes
-    from training import check_writable
 
     tables = trials_of(options)
     splits = splits_of(options)
-    if options.json:
-        check_writable(Path(options.json).absolute().parent, "Choose another --json")
     kept = cells.Cells(
         cells_file(options), method_cells.__file__, method_passes.__file__, code=method_cells.SHARED_CODE
     )
@@ -79,94 +77,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     for dataset in dict.fromkeys(row["dataset"] for row in timings):
         print(timing_table([row for row in timings if row["dataset"] == dataset]), end="\n\n")
     print(kept.note(), machine.describe(), sep="\n")
-    command = f"benchmarks/methods.py {' '.join(sys.argv[1:] if argv is None else argv)}"
-    machine.write_json(options.json, {"command": command, "rows": rows, "timings": timings})
+    machine.write_json(options.json, __file__, argv, rows=rows, timings=timings)
     return 0
 
 
 def options_of(argv: Sequence[str] | None) -> Any:
     from base_config import FLAGS
 
-    seed_number = shared_flags.flag_type(FLAGS.hyperparameters["seed"])
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = command_line.OneLineParser(summary, details.strip())
-    add = parser.add_argument
+    parser = BenchmarkParser(__doc__)
+    add, number = parser.add_argument, parser.add_number
+    seed = shared_flags.flag_type(FLAGS.hyperparameters["seed"])
+    requests, parts, also = ("class0", "random10"), ("test", "validation"), ("also", "only", "skip")
     add("--datasets", nargs="+", metavar="NAME", help="default: digits MNIST, those whose files are there")
     add("--methods", nargs="+", metavar="NAME", help="these alone, beside default and retrain (default: all)")
-    add(
-        "--requests",
-        nargs="+",
-        choices=("class0", "random10"),
-        default=["class0", "random10"],
-        help="default: both",
+    add("--requests", nargs="+", choices=requests, default=list(requests), help="default: both")
+    add("--seeds", nargs="+", type=seed, default=[1, 2, 3], metavar="N", help="default: 1 2 3")
+    flag_help = "a flag of the given methods; VALUE,VALUE is a row each"
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help=flag_help)
+    part_help = (
+        "score these images: validation is for choosing defaults, with other seeds (LoTUS uses validation "
+        "itself) (default: %(default)s)"
     )
-    add(
-        "--seeds",
-        nargs="+",
-        type=seed_number,
-        default=[1, 2, 3],
-        metavar="N",
-        help="default: 1 2 3",
-    )
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a flag of the given methods; VALUE,VALUE is a row each",
-    )
-    part = "judge by these images: validation is for choosing defaults, with other seeds (LoTUS uses validation itself)"
-    add("--part", choices=("test", "validation"), default="test", help=f"{part} (default: %(default)s)")
-    add(
-        "--addons",
-        choices=("also", "only", "skip"),
-        default="also",
-        help="the add-on part (default: %(default)s)",
-    )
+    add("--part", choices=parts, default="test", help=part_help)
+    add("--addons", choices=also, default="also", help="the add-on part (default: %(default)s)")
     timing = (
         "the passes: with the rest, alone, or not at all (default: %(default)s; --timing is --timing only)"
     )
-    add("--timing", nargs="?", choices=("also", "only", "skip"), const="only", default="also", help=timing)
-    add(
-        "--timing_epochs",
-        type=int,
-        default=3,
-        metavar="N",
-        help="epochs of a timed run, at most (default: %(default)s)",
-    )
-    add(
-        "--repeats",
-        type=int,
-        default=20,
-        metavar="N",
-        help="timed runs of a method, medians are shown (default: %(default)s)",
-    )
-    add("--seconds", type=float, default=4.0, help="no timed run begins after these (default: %(default)s)")
+    add("--timing", nargs="?", choices=also, const="only", default="also", help=timing)
+    number("timing_epochs", 3, "epochs of a timed run, at most")
+    number("repeats", 20, "timed runs of a method, medians are shown")
+    number("seconds", 4.0, "no timed run begins after these", least=0)
     add("--epochs", type=int, metavar="N", help="of the base models' training (default: the dataset's own)")
-    add("--split_seed", type=seed_number, default=0, metavar="N", help="default: %(default)s")
-    add("--device", default="auto", help="default: %(default)s")
-    add(
-        "--data",
-        default="./data",
-        metavar="FOLDER",
-        help="where the datasets' files are (default: %(default)s)",
-    )
-    add(
-        "--save_dir",
-        default="results",
-        metavar="FOLDER",
-        help="checkpoints, below it in a folder for each dataset (default: %(default)s)",
-    )
-    add(
-        "--cells",
-        metavar="FILE",
-        help="where the cells are kept (default: <save_dir>/benchmarks/methods.jsonl)",
-    )
-    add("--json", metavar="FILE", help="write the numbers there too")
-    options = command_line.parsed(parser, argv)
-    for name, least in (("repeats", 1), ("timing_epochs", 1), ("seconds", 0)):
-        if not getattr(options, name) >= least:
-            raise ValueError(f"--{name}: expected at least {least}, got {getattr(options, name)}. Give more")
+    add("--split_seed", type=seed, default=0, metavar="N", help="default: %(default)s")
+    parser.add_place("data", "device")
+    folder = "checkpoints, below it in a folder for each dataset (default: %(default)s)"
+    add("--save_dir", default="results", metavar="FOLDER", help=folder)
+    cells_help = "where the cells are kept (default: <save_dir>/benchmarks/methods.jsonl)"
+    add("--cells", metavar="FILE", help=cells_help)
+    options = parser.options(argv)
     if options.set and not options.methods:
         raise ValueError("--set: expected --methods too, to say whose flags these are. Name the methods")
     return options
@@ -235,9 +183,8 @@ def settings_of(entry: Any, given: Sequence[str]) -> Iterator[Row]:
         if not equals or not values:
             raise ValueError(f"--set: expected NAME=VALUE, got {text!r}. Write e.g. --set unlearn_lr=0.1")
         if name not in entry.hyperparameters:
-            raise ValueError(
-                f"--set: {did_you_mean(f'flag of {entry.name}', name, entry.hyperparameters, f'flags of {entry.name}')}"
-            )
+            kind, plural = f"flag of {entry.name}", f"flags of {entry.name}"
+            raise ValueError(f"--set: {did_you_mean(kind, name, entry.hyperparameters, plural)}")
         columns.append([(name, entry.hyperparameters[name].parse(value)) for value in values.split(",")])
     return (dict(pairs) for pairs in itertools.product(*columns))
 

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
 import shared_flags
+from benchmarks.arguments import BenchmarkParser
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "random_mask": ("random_mask", {"kappa": None}),
@@ -52,59 +53,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     lines = []
     for model, kappa in dict.fromkeys((row["model"], row["kappa"]) for row in rows):
         own = [row for row in rows if (row["model"], row["kappa"]) == (model, kappa)]
+        means = {name: mean_of(row.get(name) for row in own) for name in columns}
         lines.append(
-            [
-                model,
-                kappa,
-                *(
-                    number(mean_of(row.get(name) for row in own), 3 if name == "mia_auc" else 2)
-                    for name in columns
-                ),
-            ]
+            [model, kappa, *(number(means[name], 3 if name == "mia_auc" else 2) for name in columns)]
         )
     print(
         f"{options.dataset}, {options.share} of the training images forgotten, means over seeds "
         f"{options.seed}"
     )
-    print(
-        text_table(
-            [
-                "model",
-                "kappa",
-                "forget %",
-                "retain %",
-                "test %",
-                "mia %",
-                "auc",
-                "gap",
-                "forget margin",
-                "test margin",
-                "s",
-            ],
-            lines,
-        )
-    )
+    names = ["forget %", "retain %", "test %", "mia %", "auc", "gap", "forget margin", "test margin", "s"]
+    print(text_table(["model", "kappa", *names], lines))
     print(cells.note(), describe(), sep="\n")
-    write_json(
-        options.json, {"command": f"benchmarks/mimu_images.py {' '.join(argv or sys.argv[1:])}", "rows": rows}
-    )
+    write_json(options.json, __file__, argv, rows=rows)
     return 0
 
 
 def options_of(argv: Sequence[str] | None) -> Any:
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = command_line.OneLineParser(summary, details.strip())
-    parser.add_argument(
-        "--share",
-        type=float,
-        default=0.1,
-        help="share of the training images to forget (default: %(default)s)",
-    )
+    parser = BenchmarkParser(__doc__)
+    share_help = "share of the training images to forget (default: %(default)s)"
+    parser.add_argument("--share", type=float, default=0.1, help=share_help)
     parser.add_argument("--kappa", default=["0.01", "0.1", "0.3"], nargs="+", help="default: 0.01 0.1 0.3")
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    shared_flags.add_shared_flags(parser, several_seeds=True)
-    shared_flags.add_signature_flags(parser, shared_flags.architecture_named(argv), "architecture")
-    options = command_line.parsed(parser, argv)
+    parser.add_experiment(argv, several_seeds=True)
+    options = parser.options(argv)
     if not 0 < options.share < 1:
         raise ValueError(f"--share: expected a number between 0 and 1, got {options.share}. Give e.g. 0.1")
     if options.class_to_replace or options.num_indexes_to_replace or options.forget_indexes:

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
 import shared_flags
+from benchmarks.arguments import BenchmarkParser
 
 NO_MASK, MIMU, IDEAL = "no mask (the initial model)", "MIMU", "ideal (retrained without the class)"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -51,16 +52,15 @@ PROBED = (NO_MASK, MIMU, IDEAL)
 
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print one table over the classes, or one over kappa, and write the numbers of every class with --json."""
+    """Print one table over the classes, or over kappa, and write the numbers of every class with --json."""
     options = options_of(argv)
 
     from benchmarks.cells import Cells
     from benchmarks.machine import describe, write_json
     from training import check_writable
 
-    for flag in ("json", "picture"):
-        if getattr(options, flag):
-            check_writable(Path(getattr(options, flag)).absolute().parent, f"Choose another --{flag}")
+    if options.picture:
+        check_writable(Path(options.picture).absolute().parent, "Choose another --picture")
     cells = Cells(cells_file(options), __file__, command_line.__file__)
     rows = [
         row
@@ -73,17 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(cells.note(), describe(), sep="\n")
     if options.picture:
         draw(options.picture, rows, f"{options.dataset}: {MIMU}, test images, every class")
-    write_json(
-        options.json,
-        {"command": f"benchmarks/mimu_quality.py {' '.join(argv or sys.argv[1:])}", "rows": rows},
-    )
+    write_json(options.json, __file__, argv, rows=rows)
     return 0
 
 
 def options_of(argv: Sequence[str] | None) -> Any:
-    """The flags' values. ValueError for a request that is not a list of classes, and a picture of one kappa."""
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = command_line.OneLineParser(summary, details.strip())
+    """Return the flags' values. ValueError for a request of images, and for a picture of one kappa."""
+    parser = BenchmarkParser(__doc__)
     parser.add_argument("--topk", default="50", help="default: %(default)s")
     parser.add_argument("--kappa", default=["0.1"], nargs="+", help="default: 0.1")
     parser.add_argument(
@@ -100,10 +96,8 @@ def options_of(argv: Sequence[str] | None) -> Any:
     parser.add_argument(
         "--picture", metavar="FILE", help="draw forget and retain score over kappa there, as SVG"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    shared_flags.add_shared_flags(parser, several_seeds=True)
-    shared_flags.add_signature_flags(parser, shared_flags.architecture_named(argv), "architecture")
-    options = command_line.parsed(parser, argv)
+    parser.add_experiment(argv, several_seeds=True)
+    options = parser.options(argv)
     if options.num_indexes_to_replace or options.forget_indexes or -1 in (options.class_to_replace or ()):
         raise ValueError(
             "expected whole classes, got a request for images. See benchmarks/mimu_images.py for these"
@@ -126,7 +120,8 @@ def heading(options: Any) -> str:
     )
     tail = ", on features" if options.on_features else ""
     kappas = " ".join(options.kappa)
-    return f"{options.dataset}, {architecture.name}{given}, seeds {options.seed}, topk {options.topk}, kappa {kappas}, test images{tail}"
+    flags = f"seeds {options.seed}, topk {options.topk}, kappa {kappas}"
+    return f"{options.dataset}, {architecture.name}{given}, {flags}, test images{tail}"
 
 
 def cells_file(options: Any) -> Path:

@@ -1,4 +1,4 @@
-"""What MIMU does around its network: the features of many images, and a request where the network is cached."""
+"""Time MIMU around its network: the features of many images, and a request on a cached network."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What MIMU costs: a pass of its graph network, the features of many images, a request on a cached network,
-many graphs at once.
+"""Time MIMU: a pass of its graph network, features of many images, cached requests, many graphs at once.
 
     python benchmarks/mimu_speed.py
     python benchmarks/mimu_speed.py --parts passes --shape 64x128
@@ -7,24 +6,21 @@ many graphs at once.
 Medians, all in one process; `counted` is of how many. Weights and graph features are random: no number here
 depends on them.
 
-passes    Forward and backward of the network on one graph of m x n vertices: by the closed form, and by messages along the list of
-          edges. The floor is the dense products of the three rounds, forward and backward, into arrays that
-          are there already. The
-          closed form computes rounds one and two as one: the stricter floor counts the products of the two
-          that are left. Extra
-          MiB: the most that torch's allocator has given out at one time during a pass beyond what was there
-          before; the list of edges was, and its own size stands in the heading.
-features  h, a and delta of images of digits in batches (`factors_of`), beside all four features per weight (h_j, a_i, W_ij,
-          dL/dW_ij) of one image after another, by a hook and the gradient of the whole model, a bias-free MLP
-          64 -> n -> m -> 10.
-          Floats an image: the memory behind what is kept of one.
-requests  unlearn("MIMU", ...) for each class but the first after the first has trained the network into the cache: copying and
-          splitting the model, hashing it, reading the cache, ranking, writing the zeros. Not included:
+passes    Forward and backward of the network on one graph of m x n vertices: by the closed form, and by
+          messages along the list of edges. The floor is the dense products of the three rounds, forward and
+          backward, into allocated arrays. The closed form computes rounds one and two as one: the stricter
+          floor counts the products of two rounds. Extra MiB: the most that torch's allocator holds at a time
+          during a pass, beyond what it held before (the list of edges included, see the heading).
+features  h, a and delta of images of digits in batches (`factors_of`), beside all four features per weight
+          (h_j, a_i, W_ij, dL/dW_ij) of one image after another, by a hook and the gradient of the whole
+          model, a bias-free MLP 64 -> n -> m -> 10. Floats an image: the memory that is kept of one.
+requests  unlearn("MIMU", ...) for each class but the first, which trains the network into the cache: copying
+          and splitting the model, hashing it, reading the cache, ranking, writing the zeros. Not included:
           dividing the images into forget and retain set; hashing the training images, which the first request
           of a process does for all. The model is that MLP; on MNIST only if its files are in --data.
-graphs    Forward and backward on --graphs graphs of the largest shape at once, compiled by torch.compile (first: the pass that
-          compiles) and not. The memory floor is one copy of one round's activations, (graphs, m, n, 32)
-          floats read and written.
+graphs    Forward and backward on --graphs graphs of the largest shape at once, compiled by torch.compile
+          (first: the pass that compiles) and not. The memory floor is one copy of one round's activations,
+          (graphs, m, n, 32) floats read and written.
 """
 
 from __future__ import annotations
@@ -39,6 +35,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
+from benchmarks.arguments import BenchmarkParser
 
 Row = dict[str, Any]
 PARTS, MIB = ("passes", "features", "requests", "graphs"), 2**20
@@ -53,75 +50,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks.machine import describe, write_json
     from benchmarks.meter import Meter
     from device import device_named
-    from training import check_writable
 
-    if options.json is not None:
-        check_writable(Path(options.json).absolute().parent, "Choose another --json")
     meter = Meter(device_named(options.device), options.repeats, options.seconds)
     measured = {part: TABLES[part](options, shapes, meter) for part in dict.fromkeys(options.parts)}
     print(describe())
-    write_json(
-        options.json, {"command": f"benchmarks/mimu_speed.py {' '.join(argv or sys.argv[1:])}", **measured}
-    )
+    write_json(options.json, __file__, argv, **measured)
     return 0
 
 
 def options_of(argv: Sequence[str] | None) -> Namespace:
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = command_line.OneLineParser(summary, details.strip("\n"))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
+    parser = BenchmarkParser(__doc__)
     shapes = ["64x128", "128x512"]
-    parser.add_argument(
-        "--shape",
-        nargs="+",
-        default=shapes,
-        metavar="MxN",
-        help="rows and columns of the layer (default: 64x128 128x512)",
-    )
-    parser.add_argument(
-        "--repeats",
-        type=int,
-        default=20,
-        metavar="N",
-        help="counted calls of each, at most (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        default=10.0,
-        metavar="S",
-        help="no call is added after that long (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--images",
-        type=int,
-        default=2048,
-        metavar="N",
-        help="of which features are taken (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--graphs",
-        type=int,
-        metavar="N",
-        help="graphs at once (default: 64 on a GPU, else that part is left out)",
-    )
-    parser.add_argument(
-        "--data", default="./data", metavar="FOLDER", help="where MNIST's files are (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)"
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    options = command_line.parsed(parser, argv)
-    for flag in ("repeats", "images", "graphs"):
-        if getattr(options, flag) is not None and getattr(options, flag) < 1:
-            raise ValueError(
-                f"--{flag}: expected an integer >= 1, got {getattr(options, flag)}. Give at least 1"
-            )
-    if not options.seconds >= 0:
-        raise ValueError(
-            f"--seconds: expected a number >= 0, got {options.seconds}. Give 0 for one counted call of each"
-        )
+    shape_help = "rows and columns of the layer (default: 64x128 128x512)"
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
+    parser.add_argument("--shape", nargs="+", default=shapes, metavar="MxN", help=shape_help)
+    parser.add_number("repeats", 20, "counted calls of each, at most")
+    parser.add_number("seconds", 10.0, "no call is added after that long; 0 counts one call of each", least=0)
+    parser.add_number("images", 2048, "images whose features are taken")
+    graphs_help = "graphs at once (default: 64 on a GPU, else that part is left out)"
+    parser.add_argument("--graphs", type=int, metavar="N", help=graphs_help)
+    parser.add_place("data", "device")
+    options = parser.options(argv)
+    if options.graphs is not None and options.graphs < 1:
+        raise ValueError(f"--graphs: expected at least 1, got {options.graphs}. Correct the number")
     return options
 
 

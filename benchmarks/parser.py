@@ -37,6 +37,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
+from benchmarks.arguments import BenchmarkParser
 
 ROOT = Path(__file__).resolve().parent.parent
 STORES = ("sqlite", "postgres", "files", "server")
@@ -68,71 +69,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     if scaled:
         print(scale_table(scaled), end="\n\n")
     print(kept.note(), machine.describe(), sep="\n")
-    command = f"benchmarks/parser.py {' '.join(sys.argv[1:] if argv is None else argv)}"
-    machine.write_json(options.json, {"command": command, "compared": compared, "scaled": scaled})
+    machine.write_json(options.json, __file__, argv, compared=compared, scaled=scaled)
     return 0
 
 
 def options_of(argv: Sequence[str] | None) -> Any:
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = command_line.OneLineParser(summary, details.strip())
-    add = parser.add_argument
+    parser = BenchmarkParser(__doc__)
+    add, number = parser.add_argument, parser.add_number
     add("--stores", nargs="+", choices=STORES, default=list(STORES), help="default: all")
-    add(
-        "--compare_runs",
-        type=int,
-        default=5000,
-        metavar="N",
-        help="of the comparison; 0 leaves it out (default: %(default)s)",
-    )
-    add(
-        "--repeats",
-        type=int,
-        default=3,
-        metavar="N",
-        help="of the comparison, medians are shown (default: %(default)s)",
-    )
-    add(
-        "--runs",
-        type=int,
-        default=100_000,
-        metavar="N",
-        help="of sqlite and PostgreSQL; 0 leaves the scale out (default: %(default)s)",
-    )
-    add(
-        "--slow_runs",
-        type=int,
-        default=5000,
-        metavar="N",
-        help="of the file store and the server (default: %(default)s)",
-    )
-    add("--params", type=int, default=20, metavar="N", help="a run (default: %(default)s)")
-    add("--metrics", type=int, default=20, metavar="N", help="a run (default: %(default)s)")
-    add("--points", type=int, default=5, metavar="N", help="a metric (default: %(default)s)")
-    add(
-        "--folder",
-        default="results/benchmarks/parser",
-        help="where stores and readings are kept (default: %(default)s)",
-    )
-    add(
-        "--postgres",
-        metavar="URI",
-        help="a server in which databases may be made (default: one that is started here)",
-    )
-    add("--json", metavar="FILE", help="write the numbers there too")
-    options = command_line.parsed(parser, argv)
-    for name, least in (
-        ("compare_runs", 0),
-        ("repeats", 1),
-        ("runs", 0),
-        ("slow_runs", 0),
-        ("params", 0),
-        ("metrics", 1),
-        ("points", 1),
-    ):
-        if getattr(options, name) < least:
-            raise ValueError(f"--{name}: expected at least {least}, got {getattr(options, name)}. Give more")
-    return options
+    number("compare_runs", 5000, "of the comparison; 0 leaves it out", least=0)
+    number("repeats", 3, "of the comparison, medians are shown")
+    number("runs", 100_000, "of sqlite and PostgreSQL; 0 leaves the scale out", least=0)
+    number("slow_runs", 5000, "of the file store and the server", least=0)
+    number("params", 20, "a run", least=0)
+    number("metrics", 20, "a run")
+    number("points", 5, "a metric")
+    folder = "where stores and readings are kept (default: %(default)s)"
+    add("--folder", default="results/benchmarks/parser", help=folder)
+    server = "a server in which databases may be made (default: one that is started here)"
+    add("--postgres", metavar="URI", help=server)
+    return parser.options(argv)
 
 
 def size_of(options: Any, runs: int) -> Any:
@@ -168,7 +124,7 @@ def comparison(kind: str, options: Any, kept: Any) -> Row:
 
 
 def readings(kind: str, options: Any, kept: Any) -> list[Row]:
-    """The lines of a store in the second table; none for a store of no runs, or one that can't be had here."""
+    """Return a store's lines of the second table; none for no runs, or a store that is not available here."""
     size = size_of(options, options.slow_runs if kind in SLOW else options.runs)
     if not size.runs:
         return []

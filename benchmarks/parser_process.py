@@ -1,7 +1,8 @@
-"""One reading of a store in a process of its own, so that its memory is its own: prints seconds and peak
-memory as JSON.
+"""Read a store once in a process of its own: prints seconds and peak memory as JSON.
 
-python -m benchmarks.parser_process WHO URI OUTPUT    WHO: table, history, or mlflow for mlflow.search_runs(...).to_csv
+    python -m benchmarks.parser_process WHO URI OUTPUT
+
+WHO is table, history, or mlflow for mlflow.search_runs(...).to_csv.
 """
 
 from __future__ import annotations

@@ -100,7 +100,8 @@ def metric_rows(size: Size, steps: Iterable[int]) -> Iterator[tuple[str, float, 
 
 
 TABLES = {
-    "runs": "run_uuid, name, source_type, user_id, status, start_time, end_time, lifecycle_stage, artifact_uri, experiment_id",
+    "runs": "run_uuid, name, source_type, user_id, status, start_time, end_time, lifecycle_stage, "
+    "artifact_uri, experiment_id",
     "params": "key, value, run_uuid",
     "tags": "key, value, run_uuid",
     "latest_metrics": "key, value, timestamp, step, is_nan, run_uuid",

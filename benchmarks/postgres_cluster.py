@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 USER = "postgres"
-FAST = "-c fsync=off -c full_page_writes=off -c shared_buffers=128MB -c max_connections=100"  # its data may be lost, and are made again
+# Without fsync: the data may be lost, and are made again.
+FAST = "-c fsync=off -c full_page_writes=off -c shared_buffers=128MB -c max_connections=100"
 
 
 def binaries() -> Path | None:

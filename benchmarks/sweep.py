@@ -30,20 +30,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
+from benchmarks.arguments import BenchmarkParser
 
 ROOT = Path(__file__).resolve().parent.parent
 QUEUE, XARGS = "run --workers", "xargs -P"
-COLUMNS = (
-    "way",
-    "runs",
-    "runs a minute",
-    "least",
-    "most",
-    "times xargs",
-    "CPU s a run",
-    "times xargs",
-    "measured",
-)
+COLUMNS = ["way", "runs", "runs a minute", "least", "most", "times xargs", "CPU s a run", "times xargs"]
+COLUMNS += ["measured"]
 
 Row = dict[str, Any]
 
@@ -51,47 +43,22 @@ Row = dict[str, Any]
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, and write the same numbers with --json."""
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = command_line.OneLineParser(summary, details.strip("\n"))
-    parser.add_argument(
-        "--runs", type=int, default=200, metavar="N", help="of the queue (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--baseline_runs", type=int, default=40, metavar="N", help="of xargs (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=2,
-        metavar="N",
-        help="processes at once, of both (default: %(default)s)",
-    )
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="of both (default: %(default)s)")
-    parser.add_argument(
-        "--epochs", type=int, default=30, metavar="N", help="of the base models (default: %(default)s)"
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    options = command_line.parsed(parser, argv)
-    for flag, least in (("runs", 2), ("baseline_runs", 2), ("workers", 1), ("repeats", 1), ("epochs", 1)):
-        if getattr(options, flag) < least:
-            raise ValueError(
-                f"--{flag}: expected an integer >= {least}, got {getattr(options, flag)}. Correct the number"
-            )
+    parser = BenchmarkParser(__doc__)
+    parser.add_number("runs", 200, "of the queue", least=2)
+    parser.add_number("baseline_runs", 40, "of xargs", least=2)
+    parser.add_number("workers", 2, "processes at once, of both")
+    parser.add_number("repeats", 3, "of both")
+    parser.add_number("epochs", 30, "of the base models")
+    options = parser.options(argv)
 
     from benchmarks.machine import describe, write_json
     from reporter.text_table import text_table
 
     rows = measured(options)
     print("digits, random_mask and SSD, one tracked run each")
-    print(text_table(list(COLUMNS), [shown(row, rows[-1]) for row in rows]))
+    print(text_table(COLUMNS, [shown(row, rows[-1]) for row in rows]))
     print(f"{describe()}, load {os.getloadavg()[0]:.1f}")
-    write_json(
-        options.json,
-        {
-            "command": f"benchmarks/sweep.py {shlex.join(sys.argv[1:] if argv is None else argv)}",
-            "rows": rows,
-        },
-    )
+    write_json(options.json, __file__, argv, rows=rows)
     return 0
 
 

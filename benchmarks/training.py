@@ -1,22 +1,19 @@
-"""What a training step of Lethe's loop costs beside a loop written by hand, how long CIFAR-10 takes to the
-device, and to a goal on a GPU.
+"""Time training: a step of Lethe's loop beside a hand-written one, loading CIFAR-10, and a goal on a GPU.
 
     python benchmarks/training.py
     python benchmarks/training.py --part goal --data ./data          # on a GPU
 
-steps    `fit` beside the bare forward, backward and step on the same batch size: the perceptron in float32, the convolutional nets both
-         with what --train_precision auto and --train_memory_format auto find for the model on this machine.
-         The perceptron's bare loop takes its batches from a tensor of normalised images by a random order;
-         the convolutional nets' has one batch, made before. `fit` draws, augments and normalises its own,
-         watches the loss and counts. In turn, --repeats times, --steps steps each (the
-         perceptron: 100 times as many). ms: on the clock; cpu ms: of all cores together, which says more
-         where other processes are at work. Medians.
+steps    `fit` beside the bare forward, backward and step on the same batch size: the perceptron in float32,
+         the convolutional nets with what --train_precision auto and --train_memory_format auto find. The
+         perceptron's bare loop takes its batches from a tensor of normalised images in random order; the
+         convolutional nets' has one batch, made before. `fit` draws, augments and normalises its own, watches
+         the loss and counts. In turn, --repeats times, --steps steps each (the perceptron: 100 times as
+         many). ms: on the clock; cpu ms: of all cores together, which says more on a busy machine. Medians.
 load     CIFAR-10 from its files to the device, the split and the normalisation included.
-goal     CIFAR-10 on a GPU: ResNet-18 and ResNet-9 trained as RECIPES says, test score, seconds, images a second, what part of the bf16
-         matrix rate (a product of two 8192 x 8192 matrices, measured here) the training's products reach,
-         peak memory. Held against an
-         A100: 94 % in 2.6 s by airbench94's specialised network, a standard ResNet-18 to 96 % in 7 minutes.
-         Not without a GPU.
+goal     CIFAR-10 on a GPU: ResNet-18 and ResNet-9 by the RECIPES, test score, seconds, images a second, the
+         share of the bf16 matrix rate (a product of two 8192 x 8192 matrices, measured here) that the
+         training's products reach, peak memory. For comparison, an A100: 94 % in 2.6 s by airbench94's
+         specialised network, a standard ResNet-18 to 96 % in 7 minutes. Not without a GPU.
 """
 
 from __future__ import annotations
@@ -34,13 +31,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
+from benchmarks.arguments import BenchmarkParser
 
 PARTS = ("steps", "load", "goal")
-MODELS = {
-    "mlp": ("MNIST", 1.3),
-    "resnet18": ("CIFAR10", 1.1),
-    "resnet9": ("CIFAR10", 1.1),
-}  # at most beside the bare loop
+# The dataset, and the largest time of a step in bare steps.
+MODELS = {"mlp": ("MNIST", 1.3), "resnet18": ("CIFAR10", 1.1), "resnet9": ("CIFAR10", 1.1)}
 PERCEPTRON_STEPS = 100  # for one of a convolutional net
 GOALS = {"resnet18": 94.0, "resnet9": 92.0}
 RECIPES: dict[str, dict[str, Any]] = {
@@ -55,45 +50,7 @@ Row = dict[str, Any]
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables, and write the same numbers with --json."""
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = command_line.OneLineParser(summary, details.strip("\n"))
-    parser.add_argument(
-        "--part", nargs="+", default=list(PARTS), choices=PARTS, help="what is measured (default: all)"
-    )
-    parser.add_argument(
-        "--data",
-        default="./data",
-        metavar="FOLDER",
-        help="where MNIST and CIFAR10 are (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--archs",
-        nargs="+",
-        default=list(MODELS),
-        choices=list(MODELS),
-        help="whose steps are timed (default: all)",
-    )
-    parser.add_argument(
-        "--batch_size",
-        type=int,
-        default=128,
-        metavar="N",
-        help="images of a timed step (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--steps", type=int, default=5, metavar="N", help="timed steps of a repeat (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--repeats", type=int, default=5, metavar="N", help="of everything timed (default: %(default)s)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    options = command_line.parsed(parser, argv)
-    for flag, least in (("steps", 1), ("repeats", 1), ("batch_size", 2)):
-        if getattr(options, flag) < least:
-            raise ValueError(
-                f"--{flag}: expected at least {least}, got {getattr(options, flag)}. Correct the number"
-            )
+    options = options_of(argv)
 
     from benchmarks.machine import describe, write_json
     from device import device_named
@@ -102,21 +59,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = device_named(options.device)
     tables: dict[str, list[Row]] = {}
     for part in options.part:
-        tables[part] = {"steps": steps, "load": load, "goal": goal}[part](options, device)
-        if tables[part]:
-            print(
-                text_table(
-                    list(tables[part][0]), [[str(value) for value in row.values()] for row in tables[part]]
-                ),
-                end="\n\n",
-            )
+        rows = tables[part] = {"steps": steps, "load": load, "goal": goal}[part](options, device)
+        if rows:
+            print(text_table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]))
+            print()
         else:
             print(f"{part}: not measured, there is no GPU here\n")
     print(describe())
-    write_json(
-        options.json, {"command": f"benchmarks/training.py {' '.join(argv or sys.argv[1:])}", **tables}
-    )
+    write_json(options.json, __file__, argv, **tables)
     return 0
+
+
+def options_of(argv: Sequence[str] | None) -> Namespace:
+    parser = BenchmarkParser(__doc__)
+    for flag, choices, help in (
+        ("part", PARTS, "what is measured (default: all)"),
+        ("archs", tuple(MODELS), "whose steps are timed (default: all)"),
+    ):
+        parser.add_argument(f"--{flag}", nargs="+", default=list(choices), choices=choices, help=help)
+    parser.add_number("batch_size", 128, "images of a timed step", least=2)
+    parser.add_number("steps", 5, "timed steps of a repeat")
+    parser.add_number("repeats", 5, "of everything timed")
+    parser.add_place("data", "device")
+    return parser.options(argv)
 
 
 def steps(options: Namespace, device: Any) -> list[Row]:

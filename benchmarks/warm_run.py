@@ -1,4 +1,4 @@
-"""What one run of mlflow_forget.py costs where its base models are there and Python's libraries are loaded.
+"""Time a run of mlflow_forget.py whose base models exist and whose libraries are imported.
 
     python benchmarks/warm_run.py
     python benchmarks/warm_run.py --unlearn MIMU --report skip
@@ -24,6 +24,7 @@ from unittest.mock import patch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
+from benchmarks.arguments import BenchmarkParser
 
 
 @command_line.command
@@ -39,54 +40,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(
         f"{what}: {middle['processor']:.2f} s of processor time, {middle['wall']:.2f} s", describe(), sep="\n"
     )
-    command = f"benchmarks/warm_run.py {' '.join(sys.argv[1:] if argv is None else argv)}"
-    write_json(options.json, {"command": command, "seconds": found})
+    write_json(options.json, __file__, argv, seconds=found)
     return 0
 
 
 def options_of(argv: Sequence[str] | None) -> Namespace:
-    summary, _, details = (__doc__ or "").partition("\n")
-    parser = command_line.OneLineParser(summary, details.strip("\n"))
-    parser.add_argument(
-        "--unlearn",
-        default="SSD",
-        metavar="NAME",
-        help="the method, with its defaults (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--dataset", default="digits", metavar="NAME", help="one that is there (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--data", default="./data", metavar="FOLDER", help="where its files are (default: %(default)s)"
-    )
-    parser.add_argument("--report", default="full", help="full, no_images or skip (default: %(default)s)")
-    parser.add_argument(
-        "--repeats", type=int, default=5, metavar="N", help="counted runs (default: %(default)s)"
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    options = command_line.parsed(parser, argv)
-    if options.repeats < 1:
-        raise ValueError(f"--repeats: expected an integer >= 1, got {options.repeats}. Give at least 1")
-    return options
+    parser = BenchmarkParser(__doc__)
+    for flag, default, help in (
+        ("unlearn", "SSD", "the method, with its defaults"),
+        ("dataset", "digits", "a dataset whose files are there"),
+        ("report", "full", "full, no_images or skip"),
+    ):
+        parser.add_argument(f"--{flag}", default=default, help=f"{help} (default: %(default)s)")
+    parser.add_place("data")
+    parser.add_number("repeats", 5, "counted runs")
+    return parser.options(argv)
 
 
 def measured(options: Namespace) -> dict[str, list[float]]:
     """Wall and processor seconds of each counted run."""
     seconds: dict[str, list[float]] = {"wall": [], "processor": []}
-    words = [
-        "--unlearn",
-        options.unlearn,
-        "--dataset",
-        options.dataset,
-        "--data",
-        str(Path(options.data).absolute()),
-    ]
+    words = ["--unlearn", options.unlearn, "--dataset", options.dataset, "--report", options.report]
+    words += ["--data", str(Path(options.data).absolute())]
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         store = {"MLFLOW_TRACKING_URI": f"sqlite:///{Path(folder) / 'mlflow.db'}"}
         with patch.dict(os.environ, store):
             for number in range(options.repeats + 1):
                 busy, wall = time.process_time(), time.perf_counter()
-                run([*words, "--report", options.report])
+                run(words)
                 if number:
                     seconds["wall"].append(time.perf_counter() - wall)
                     seconds["processor"].append(time.process_time() - busy)
@@ -94,14 +75,14 @@ def measured(options: Namespace) -> dict[str, list[float]]:
 
 
 def run(words: Sequence[str]) -> None:
-    """One run without what it prints. ValueError with what it says where it fails."""
+    """Run mlflow_forget.py silently. Raise ValueError with its message if it fails."""
     import mlflow_forget
 
-    said = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+    errors = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
         failed = mlflow_forget.main(words)
     if failed:
-        raise ValueError(said.getvalue().strip().removeprefix("error: "))
+        raise ValueError(errors.getvalue().strip().removeprefix("error: "))
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def test_an_interval_that_covers_everything_is_no_pass():
     lines = audit.in_words(rows)
 
     assert [line.rpartition(": ")[2] for line in lines] == ["three", "one", "two"]
-    assert "are not told by U-LiRA: too few shadow models" in lines[1]
+    assert "are undecided by U-LiRA: too few shadow models" in lines[1]
 
 
 @pytest.mark.parametrize(

@@ -91,4 +91,4 @@ def test_drawn_images_are_the_same_for_everybody(monkeypatch):
 
 def test_no_repeat_is_refused(capsys):
     assert evaluation.main(["--repeats", "0"]) == 2
-    assert capsys.readouterr().err == "error: --repeats: expected an integer >= 1, got 0. Give at least 1\n"
+    assert capsys.readouterr().err == "error: --repeats: expected at least 1, got 0. Correct the number\n"

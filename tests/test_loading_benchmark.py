@@ -25,7 +25,7 @@ def test_it_prints_every_part_and_the_memory(capsys):
 
 def test_a_number_of_repeats_below_1_is_refused(capsys):
     assert loading.main(["--repeats", "0"]) == 2
-    assert "--repeats: expected an integer >= 1, got 0" in capsys.readouterr().err
+    assert "--repeats: expected at least 1, got 0" in capsys.readouterr().err
 
 
 def test_data_that_is_not_there_is_one_line(capsys, monkeypatch):

@@ -101,4 +101,4 @@ def test_rows_are_counted_across_chunks(chunk):
 
 def test_a_size_that_is_none(capsys):
     assert benchmark.main(["--points", "0"]) == 2
-    assert "--points: expected at least 1, got 0. Give more" in capsys.readouterr().err
+    assert "--points: expected at least 1, got 0. Correct the number" in capsys.readouterr().err
