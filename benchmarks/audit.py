@@ -1,5 +1,4 @@
-"""What the audits find: every method beside N oracles (KLoM, the challenge's score) and under shadow models'
-attack (U-LiRA).
+"""Audit every method: against N oracles (KLoM, the challenge's score) and by shadow models (U-LiRA).
 
     python benchmarks/audit.py
     python benchmarks/audit.py --methods FT NegGrad --dataset MNIST --arch mlp
@@ -49,9 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     shared = tuple(place for place in MEASURED_CODE if place != "unlearn")
     kept = Cells(cells_file(options), __file__, code=(*shared, *CODE))
-    rows = [
-        measured(options, method, kept) for method in command_line.progress_bar(options.methods, "methods")
-    ]
+    methods = command_line.progress_bar(options.methods, "methods")
+    rows = [measured(options, method, kept) for method in methods]
     print(heading(rows, options), table(rows), "", *in_words(rows), "", kept.note(), describe(), sep="\n")
     write_json(options.json, __file__, argv, rows=rows)
     return 0
@@ -83,7 +81,7 @@ def cells_file(options: Any) -> Path:
 
 
 def measured(options: Any, method: str, kept: Any) -> Row:
-    """Both audits of a method, or `failed` with the reason why there are none."""
+    """Return both audits of a method, or `failed` with the reason."""
     from benchmarks.method_cells import method_code
     from unlearn import METHODS as REGISTERED
 
@@ -107,9 +105,7 @@ def measured(options: Any, method: str, kept: Any) -> Row:
 
 
 def audited(options: Any, method: str, base: Any) -> Row:
-    """Both audits' numbers, or what the method says of the request that it refuses, or of its own divergence:
-    it would say so again.
-    """
+    """Return the numbers of both audits, or the method's error: a refused request, or divergence."""
     from audits.klom import KlomAudit, KlomConfig
     from audits.ulira import UliraAudit, UliraConfig
     from unlearn import Refused

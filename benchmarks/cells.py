@@ -1,6 +1,4 @@
-"""Measurements of a long benchmark, kept one by one, so that one that was interrupted goes on where it
-stopped.
-"""
+"""Keep the measurements of a long benchmark one by one, so that an interrupted one continues."""
 
 from __future__ import annotations
 
@@ -81,9 +79,7 @@ def code_digest(files: Iterable[str | Path]) -> str:
 
 
 def files_behind(module: str, package: str) -> list[Path]:
-    """The file of a module of one of the project's packages, and those of this package that it imports,
-    directly or not.
-    """
+    """Return the file of a module, and those of `package` that it imports, directly or not."""
     found: set[Path] = set()
     waiting = [module]
     while waiting:

@@ -1,4 +1,4 @@
-"""What evaluating a model costs, beside a bare forward pass over the same images.
+"""Time the evaluation of a model, beside a bare forward pass over the same images.
 
     python benchmarks/evaluation.py
     python benchmarks/evaluation.py --dataset CIFAR10 --arch resnet18 --width 16 --epochs 1
@@ -68,7 +68,7 @@ def options_of(argv: Sequence[str] | None) -> Namespace:
 
 
 def world_of(options: Namespace) -> dict[str, Any]:
-    """The model, the images, and what the ideal and the incompetent model say of them."""
+    """Return the model, the images, and the outputs of the ideal and the incompetent model."""
     from base_models import BaseModels
     from measurement import model_outputs, outputs_on_forget
     from unlearn import ForgetData
@@ -88,7 +88,7 @@ def world_of(options: Namespace) -> dict[str, Any]:
 
 
 def steps_of(options: Namespace, world: dict[str, Any]) -> dict[str, Step]:
-    """What is timed, by name. Each evaluation starts from outputs from which nothing has been derived."""
+    """Return the timed calls by name. Each evaluation starts from outputs without derived values."""
     import torch
 
     from evaluation import DEFAULT, chosen, evaluate, needs_of
@@ -170,9 +170,7 @@ def in_turns(
 
 
 def shares(seconds: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, float]]:
-    """What the evaluation costs in bare passes, without the attacks and as a whole: medians over the rounds,
-    by either clock.
-    """
+    """Return the cost in bare passes, without and with the attacks: medians over the rounds, by clock."""
     parts = {"without_attacks": ("forward", "metrics"), "whole": ("forward", "metrics", *ATTACKS)}
     return {
         clock: {
@@ -197,7 +195,7 @@ def heading(options: Namespace, world: dict[str, Any]) -> str:
 
 
 def table(seconds: dict[str, dict[str, list[float]]]) -> str:
-    """A line for each part, and for what they come to; seconds and bare passes, by either clock."""
+    """Return a line for each part and for their sums: seconds and bare passes, by either clock."""
     from reporter.text_table import text_table
 
     found = shares(seconds)

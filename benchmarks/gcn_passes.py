@@ -65,9 +65,7 @@ def edge_list(m: int, n: int, device: torch.device) -> Step:
 
 
 def products(m: int, n: int, square_rounds: int, device: torch.device) -> Step:
-    """The dense products alone, into arrays that are there: a round of 4 -> 32 channels, then `square_rounds`
-    of 32 -> 32.
-    """
+    """The dense products alone, into allocated arrays: a round 4 -> 32, `square_rounds` 32 -> 32."""
     shapes = (m * n, FEATURES), (m * n, WIDTH), (FEATURES, WIDTH), (WIDTH, WIDTH)
     narrow, wide, up, square = (torch.randn(shape, device=device) for shape in shapes)
     out, of_up, of_square = torch.empty_like(wide), torch.empty_like(up), torch.empty_like(square)
@@ -84,9 +82,7 @@ def products(m: int, n: int, square_rounds: int, device: torch.device) -> Step:
 
 
 def many_graphs(graphs: int, m: int, n: int, meter: Meter) -> list[Row]:
-    """A row each for the network compiled and as it is, and for the memory floor: one copy of a round's
-    activations.
-    """
+    """Return a row for the compiled network, the plain one, and the memory floor."""
     gcn, x = network_and_features(graphs, m, n, meter.device)
     compiled = torch.compile(gcn, dynamic=False)
     activations = torch.randn(graphs, m, n, WIDTH, device=meter.device)

@@ -1,5 +1,4 @@
-"""What it costs to have a dataset: from its files to the device, its memory, and an epoch of batches from
-memory and from a file.
+"""Time a dataset: from its files to the device, and an epoch of batches from memory and from a file.
 
     python benchmarks/loading.py
     python benchmarks/loading.py --dataset MNIST --repeats 9
@@ -109,13 +108,13 @@ def measured(options: Namespace) -> dict[str, Any]:
 
 
 class Clock:
-    """Wall and processor seconds of calls, by what was called."""
+    """Wall and processor seconds of calls, by part."""
 
     def __init__(self) -> None:
         self.calls: dict[str, list[tuple[float, float]]] = {}
 
     def timed(self, part: str, call: Callable[[], Any]) -> Any:
-        """What the call returns; where there is a GPU, what it was asked to do is waited for."""
+        """Return the call's result; waits for the GPU, if there is one."""
         import torch
 
         wall, processor = time.perf_counter(), time.process_time()

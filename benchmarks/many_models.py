@@ -117,9 +117,7 @@ def in_a_process(way: str, count: int, config: Any) -> Row:
 
 
 def _trained(way: str, count: int, config: Any) -> Row:
-    """Seconds and bytes of training `count` models of the seeds from the config's on; a step before has
-    loaded what steps load.
-    """
+    """Return seconds and bytes of training `count` models, after a step that loads the libraries."""
     import torch
 
     from base_models import BaseModels

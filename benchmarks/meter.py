@@ -19,9 +19,7 @@ Step = Callable[[], object]
 
 @dataclass(frozen=True)
 class Meter:
-    """On one device: at most `repeats` counted calls, and none begins once `seconds` are spent on them (one
-    always does).
-    """
+    """Time at most `repeats` calls on a device; none begins after `seconds`, but one is always timed."""
 
     device: torch.device
     repeats: int
@@ -45,9 +43,7 @@ class Meter:
         return 1000 * (time.perf_counter() - started)
 
     def extra_bytes(self, step: Step) -> int:
-        """The most bytes of torch's allocator that one call holds at a time, beyond what was held when it
-        began.
-        """
+        """Return the most bytes that a call allocates at a time, beyond those held before."""
         if self.device.type != "cuda":
             return _extra_bytes_on_cpu(step)
         self._wait()
@@ -63,8 +59,7 @@ class Meter:
 
 
 def _extra_bytes_on_cpu(step: Step) -> int:
-    """The peak of the running sum over the allocator's events, each the bytes that it gave out (or took back:
-    negative).
+    """Return the peak of the running sum of the allocator's events (bytes; negative when freed).
 
     Exact if `step` frees nothing that was there before: the profiler does not know what that held.
     """

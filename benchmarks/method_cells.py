@@ -1,6 +1,4 @@
-"""One measurement of the methods' benchmark: a method on a request, and the metrics of the model that it
-gives back.
-"""
+"""A cell of the methods' benchmark: a method on a request, and the metrics of its model."""
 
 from __future__ import annotations
 
@@ -60,9 +58,7 @@ class Trial:
 
 
 class World:
-    """A request on a split and one seed: the data, the two base models, and what they answer. Each is made
-    when first asked for.
-    """
+    """A request on a split and a seed: the data, the base models and their outputs, each made once."""
 
     def __init__(self, config: BaseConfig, splits: Splits, part: str, progress: Progress) -> None:
         self.base = BaseModels(config, progress=progress, splits=splits)
@@ -151,9 +147,7 @@ def measured(trial: Trial, world: World, cells: Cells) -> Row:
 
 
 def method_code(entry: Entry[Any]) -> str:
-    """The digest of a method's own file and of what that shares with others; of a person's file alone, if it
-    is from there.
-    """
+    """Return the digest of a method's file and the files that it imports; of a user's file alone."""
     return code_digest(
         [entry.file] if entry.file else files_behind(inspect.unwrap(entry.function).__module__, "unlearn")
     )

@@ -82,9 +82,7 @@ def _of_fisher_new(plain: Plain, data: ForgetData, size: int) -> float:
 
 
 def _of_wfisher(plain: Plain, data: ForgetData, size: int) -> float:
-    """The mean gradients, those of the single images, and their weighted sum; and the inner product of each
-    pair of images.
-    """
+    """Return the mean gradients, each image's, their weighted sum and their inner products."""
     images = min(len(data.retain), METHODS["wfisher"].hyperparameters["fisher_images"].default)
     return plain.over(len(data.forget) + len(data.retain) + 2 * images, size) + plain.products(images)
 
@@ -106,8 +104,7 @@ def needed(method: str, addon: str | None) -> float | None:
 
 
 class Watch:
-    """The forward passes of a model and its copies in one run, and the seconds from one optimiser step to the
-    next.
+    """The forward passes of a model and its copies in one run, and the seconds between steps.
 
     `steps`: by the passes between the two. The first is left out, for what prepares it is no part of a step.
     """
@@ -158,9 +155,7 @@ def watched(model: nn.Module, pixels: int, device: torch.device) -> Iterator[Wat
 
 
 def timing_data(splits: Splits, device: torch.device) -> ForgetData:
-    """The first images of class 0 to forget, and the first of the others to retain: a whole class, as every
-    method takes.
-    """
+    """Return the first images of class 0 to forget, as a whole class, and of the others to retain."""
     forgotten = splits.train.labels == 0
     forget, retain = (
         which.nonzero().flatten()[:most] for which, most in ((forgotten, FORGET), (~forgotten, RETAIN))
@@ -207,9 +202,7 @@ def cost(method: str, addon: str | None, model: nn.Module, splits: Splits, meter
 
 
 def _stepless(method: str, watch: Watch, plain: Plain, splits: Splits) -> dict[str, float]:
-    """`needs`, what the formula of a method without steps needs, in the unit of `run_ratio`: the passes that
-    it makes.
-    """
+    """Return `needs`, the cost of a method without steps by its formula, in its passes."""
     if method not in STEPLESS:
         return {}
     size = max(images for images, with_gradient in watch.forwards if with_gradient)
@@ -252,9 +245,7 @@ def _sample(run_ms: float, watch: Watch, kind: Step | None, plain: Plain) -> dic
 
 
 def _slow(row: Mapping[str, Any]) -> bool:
-    """More than 1.5 times what its formula needs: a step by plain passes and by plain training steps, or the
-    whole run without steps.
-    """
+    """Return whether a step, or a run without steps, takes over 1.5 times the cost of its formula."""
     if "x_passes" in row:
         return (
             row["needs"] is not None and min(row["x_passes"], row["x_training_steps"]) > BOUND * row["needs"]
@@ -277,9 +268,7 @@ def _few_epochs(
 
 
 class Plain:
-    """Milliseconds of what any training does, on batches of some size: forward, forward and backward, a whole
-    step.
-    """
+    """Milliseconds of forward, of forward and backward, and of a training step, by batch size."""
 
     def __init__(self, model: nn.Module, splits: Splits, device: torch.device) -> None:
         self.student, self.images, self.device = copy_of(model), splits.train, device
@@ -304,9 +293,7 @@ class Plain:
         return images / len(rows) * self._timed(lambda: rows.square().sum(0))
 
     def products(self, images: int) -> float:
-        """The inner product of each pair of so many images' gradients, written out: half a matrix product,
-        for it is symmetric.
-        """
+        """Return the milliseconds of all inner products of images' gradients: half a matrix product."""
         rows = torch.ones(images, self._parameters(), device=self.device)
         return self._timed(lambda: rows @ rows.T) / 2
 

@@ -1,5 +1,4 @@
-"""Every method beside the ideal model: what it forgets, what it loses, how long it takes, how many passes a
-step costs.
+"""Compare every method with the ideal model: forgetting, loss, time, and passes of a step.
 
     python benchmarks/methods.py
     python benchmarks/methods.py --timing                       the passes alone
@@ -33,6 +32,7 @@ anew only if its own code, or what it shares with others, has changed.
 from __future__ import annotations
 
 import itertools
+import operator
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -53,9 +53,7 @@ Row = dict[str, Any]
 
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a table for each dataset and request, one for the add-ons, and one of the passes; the same
-    numbers with --json.
-    """
+    """Print a table for each dataset and request, the add-ons and the passes; write them with --json."""
     options = options_of(argv)
 
     from benchmarks import cells, machine, method_cells, method_passes
@@ -67,12 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     timings = [] if options.timing == "skip" else timed(options, tables, splits, kept)
     rows = [] if options.timing == "only" else list(measured(options, tables, splits, kept))
-    for dataset, request, table in dict.fromkeys(
-        (row["dataset"], row["request"], row["table"]) for row in rows
-    ):
-        own = [
-            row for row in rows if (row["dataset"], row["request"], row["table"]) == (dataset, request, table)
-        ]
+    tables_of = operator.itemgetter("dataset", "request", "table")
+    for table in dict.fromkeys(map(tables_of, rows)):
+        own = [row for row in rows if tables_of(row) == table]
         print(heading(own, options), quality_table(own, timings), sep="\n", end="\n\n")
     for dataset in dict.fromkeys(row["dataset"] for row in timings):
         print(timing_table([row for row in timings if row["dataset"] == dataset]), end="\n\n")
@@ -125,9 +120,7 @@ def cells_file(options: Any) -> Path:
 
 
 def trials_of(options: Any) -> dict[str, list[Any]]:
-    """The lines of both tables. ValueError for an unknown method, or a setting that one of them does not
-    have.
-    """
+    """Return the lines of both tables. ValueError for an unknown method or a setting that one lacks."""
     from benchmarks.method_cells import RETRAIN, Trial
     from unlearn import METHODS
     from unlearn.add_ons import ADD_ONS
@@ -155,8 +148,7 @@ def trials_of(options: Any) -> dict[str, list[Any]]:
 
 
 def chosen_entries(names: Sequence[str] | None) -> dict[str, Any]:
-    """The entries of these names; of all registered ones, without the joint names (a method with its add-on).
-    Never `retrain`'s.
+    """Return the entries of these names, or all but joint names (a method with its add-on) and retrain.
 
     By the name, or for a function of a file that registers nothing by path/to/file.py:function.
     """
@@ -194,9 +186,7 @@ def unique(trials: Sequence[Any]) -> list[Any]:
 
 
 def splits_of(options: Any) -> dict[str, Any]:
-    """The datasets' splits. One whose files are missing is left out with a line, or FileNotFoundError if it
-    was asked for.
-    """
+    """Return the splits. Prints a line for missing files; FileNotFoundError if the dataset was named."""
     from vision_data import load_splits
 
     found = {}
@@ -358,9 +348,7 @@ def quality_table(rows: Sequence[Row], timings: Sequence[Row]) -> str:
 
 
 def decided(rows: Sequence[Row], name: str, unit: str) -> tuple[Any, int]:
-    """What the rows that have a value of that column come to, None where none has; and how many rows there
-    are.
-    """
+    """Return the statistics of a column's values, None without a value, and the number of rows."""
     from evaluation.over_seeds import over_seeds
 
     values = [row[name] for row in rows if row[name] is not None]
@@ -368,9 +356,7 @@ def decided(rows: Sequence[Row], name: str, unit: str) -> tuple[Any, int]:
 
 
 def text_of(over: Any, rows: int) -> str:
-    """Mean and standard deviation, with how many seeds they are of where that is not all; "undecided" where
-    it is none.
-    """
+    """Return mean and standard deviation, with the number of seeds if some lack; else "undecided"."""
     from evaluation import UNDECIDED
     from reporter.seeds_text import spread
 

@@ -1,4 +1,4 @@
-"""What a mask can and cannot do for images of classes that stay, beside the initial and the ideal model.
+"""Score masks for images of classes that stay, beside the initial and the ideal model.
 
     python benchmarks/mimu_images.py --dataset MNIST --share 0.1
 

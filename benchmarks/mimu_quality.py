@@ -1,5 +1,4 @@
-"""What a mask forgets, what it costs, and what is left: test images, beside rivals, the bound and the ideal
-model.
+"""Score masks on test images, beside rivals, the bound and the ideal model.
 
     python benchmarks/mimu_quality.py --dataset digits --seed 1 2 3
 
@@ -23,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.picture:
         check_writable(Path(options.picture).absolute().parent, "Choose another --picture")
     cells = Cells(cells_file(options), __file__, command_line.__file__)
-    rows = [
-        row
-        for seed in options.seed
-        for kappa in options.kappa
-        for row in measured(options, seed, kappa, cells)
-    ]
+    rows: list[dict[str, Any]] = []
+    for seed, kappa in product(options.seed, options.kappa):
+        rows += measured(options, seed, kappa, cells)
     print(heading(options))
     print(table(rows) if len(options.kappa) == 1 else table_over_kappa(rows))
     print(cells.note(), describe(), sep="\n")
@@ -82,20 +79,12 @@ def options_of(argv: Sequence[str] | None) -> Any:
     parser = BenchmarkParser(__doc__)
     parser.add_argument("--topk", default="50", help="default: %(default)s")
     parser.add_argument("--kappa", default=["0.1"], nargs="+", help="default: 0.1")
-    parser.add_argument(
-        "--ideal",
-        default="auto",
-        choices=("auto", "train", "skip"),
-        help="the ideal models (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--on_features",
-        action="store_true",
-        help="run what precedes the masked layer once; seconds leave it out",
-    )
-    parser.add_argument(
-        "--picture", metavar="FILE", help="draw forget and retain score over kappa there, as SVG"
-    )
+    ideal, ideal_help = ("auto", "train", "skip"), "the ideal models (default: %(default)s)"
+    parser.add_argument("--ideal", default="auto", choices=ideal, help=ideal_help)
+    features_help = "run the layers before the masked one once; seconds leave it out"
+    parser.add_argument("--on_features", action="store_true", help=features_help)
+    picture_help = "draw forget and retain score over kappa there, as SVG"
+    parser.add_argument("--picture", metavar="FILE", help=picture_help)
     parser.add_experiment(argv, several_seeds=True)
     options = parser.options(argv)
     if options.num_indexes_to_replace or options.forget_indexes or -1 in (options.class_to_replace or ()):
@@ -111,13 +100,10 @@ def options_of(argv: Sequence[str] | None) -> Any:
 
 
 def heading(options: Any) -> str:
-    """What was measured on what: the dataset, the architecture with the options that were given, and the
-    settings.
-    """
+    """Return the dataset, the architecture with the given flags, and the settings, in one line."""
     architecture = shared_flags.architecture_of(options.arch, options.dataset)
-    given = "".join(
-        f" {name} {value}" for name, value in shared_flags.settings_from(options, architecture).items()
-    )
+    settings = shared_flags.settings_from(options, architecture)
+    given = "".join(f" {name} {value}" for name, value in settings.items())
     tail = ", on features" if options.on_features else ""
     kappas = " ".join(options.kappa)
     flags = f"seeds {options.seed}, topk {options.topk}, kappa {kappas}"
@@ -142,14 +128,11 @@ def measured(options: Any, seed: int, kappa: str, cells: Any) -> Iterator[dict[s
     architecture = shared_flags.architecture_of(options.arch, options.dataset)
     config = replace(shared_flags.base_config(options, architecture, seed), request=ForgetRequest((0,)))
     base = BaseModels(config, progress=command_line.progress_bar)
-    amounts = {
-        name: REGISTRY["MIMU"].hyperparameters[name].parse(text)
-        for name, text in (("topk", options.topk), ("kappa", kappa))
-    }
+    flags = REGISTRY["MIMU"].hyperparameters
+    amounts = {"topk": flags["topk"].parse(options.topk), "kappa": flags["kappa"].parse(kappa)}
     some = ForgetData.of(base.splits, config.request, device=base.device)
-    resolved(
-        "MIMU", base.untrained(), some, REGISTRY["MIMU"].settings(amounts)
-    )  # ValueError for amounts that make no sense
+    # Raises ValueError for amounts that the layer does not have, before anything is trained.
+    resolved("MIMU", base.untrained(), some, REGISTRY["MIMU"].settings(amounts))
     whole = base.initial().model
     initial, splits = on_features(whole, base.splits, some) if options.on_features else (whole, base.splits)
     world = {
@@ -158,14 +141,8 @@ def measured(options: Any, seed: int, kappa: str, cells: Any) -> Iterator[dict[s
         "cache": DiskCache(base.save_dir / "cache"),
         "progress": command_line.progress_bar,
     }
-    common = {
-        "initial": model_digest(whole),
-        "split": base.splits.digest,
-        "seed": seed,
-        "device": str(base.device),
-        **amounts,
-    }
-    common["on_features"] = options.on_features
+    common = {"initial": model_digest(whole), "split": base.splits.digest, "seed": seed, **amounts}
+    common |= {"device": str(base.device), "on_features": options.on_features}
     about = {"seed": seed, "kappa": kappa, "layer_size": masked_layer(whole, some, None).size}
     before = correct(initial, splits.test, base.device)
     asked = ForgetRequest(tuple(options.class_to_replace or range(splits.classes))).of_classes(
@@ -217,9 +194,7 @@ def numbers(
 
 
 def on_features(model: Any, splits: Any, data: Any) -> tuple[Any, Any]:
-    """The model from its masked layer on, and the splits with each image as that layer sees it: the part
-    before runs once.
-    """
+    """Return the model from its masked layer on, and the splits with that layer's inputs as images."""
     import torch
 
     from models import tail_at
@@ -230,9 +205,8 @@ def on_features(model: Any, splits: Any, data: Any) -> tuple[Any, Any]:
 
     def seen(images: Any) -> Any:
         with torch.no_grad():
-            h = torch.cat(
-                [layer.body(x) for x, _ in images.batches(forward_batch(data.device), device=data.device)]
-            )
+            batches = images.batches(forward_batch(data.device), device=data.device)
+            h = torch.cat([layer.body(x) for x, _ in batches])
         return replace(images, images=h.cpu(), normalisation=Normalisation((), ()))
 
     parts = {name: seen(getattr(splits, name)) for name in ("train", "validation", "test")}
@@ -245,9 +219,8 @@ def ideal(base: Any) -> Any:
     from unlearn import Unlearned
 
     trained = base.ideal()
-    return Unlearned(
-        trained.model, facts={"train_seconds": trained.metadata.train_seconds} if trained.loaded else {}
-    )
+    facts = {"train_seconds": trained.metadata.train_seconds} if trained.loaded else {}
+    return Unlearned(trained.model, facts=facts)
 
 
 def bound(model: Any, data: Any, kappa: Any) -> Any:
@@ -333,9 +306,7 @@ def relearned(model: Any, whole: Any, data: Any) -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """One line per method: means and worst values over classes and seeds (of how many, where some are not
-    there); medians of the rest.
-    """
+    """Return a line per method: means and worst values over classes and seeds, medians of the rest."""
     from statistics import mean, median
 
     from reporter.text_table import number, text_table

@@ -22,9 +22,7 @@ Row = dict[str, Any]
 
 
 def features(m: int, n: int, images: int, meter: Meter) -> list[Row]:
-    """Features of that many images of digits, in a batch and one at a time, of the layer m x n of an MLP 64
-    -> n -> m -> 10.
-    """
+    """Time the features of `images` digits, in batches and one at a time, of an MLP 64 -> n -> m -> 10."""
     train = load_splits("digits", "").train
     chosen = train.subset(torch.arange(images) % len(train)).to(meter.device)
     model = multilayer_perceptron(chosen, 10, m, n, meter.device)
@@ -49,9 +47,7 @@ def features(m: int, n: int, images: int, meter: Meter) -> list[Row]:
 
 
 def features_by_autograd(model: nn.Module, layer: nn.Linear, x: Tensor, y: Tensor) -> Tensor:
-    """h_j, a_i, W_ij and dL/dW_ij (m, n, 4) of one image x (1, C, H, W): a hook, and the gradient of the
-    whole model.
-    """
+    """Return h_j, a_i, W_ij and dL/dW_ij (m, n, 4) of one image x (1, C, H, W), by a hook."""
     seen: list[Tensor] = []
     handle = layer.register_forward_hook(lambda _, inputs, z: seen.extend((inputs[0].detach(), z.detach())))
     loss = F.cross_entropy(model(x), y)
@@ -71,9 +67,7 @@ def floats_in(*tensors: Tensor) -> int:
 
 
 def second_class(dataset: str, folder: Path, m: int, n: int, meter: Meter) -> list[Row]:
-    """A request for each class but the first, after the first has trained the network: a row for each kind of
-    cache.
-    """
+    """Time a request for each class but the first, which trains the network: a row a kind of cache."""
     splits = load_splits(dataset, folder)
     model = multilayer_perceptron(splits.train, splits.classes, m, n, meter.device)
     with tempfile.TemporaryDirectory() as temporary:
@@ -103,9 +97,7 @@ def second_class(dataset: str, folder: Path, m: int, n: int, meter: Meter) -> li
 
 
 def request_cost(model: nn.Module, data: ForgetData, m: int, n: int, meter: Meter) -> Row:
-    """Milliseconds of one request, and whether a cached network served it. Two steps of training: a request
-    costs the same after 300.
-    """
+    """Return milliseconds of a request, and whether its network was cached. Trains for two steps."""
     facts: Row = {}
 
     def request() -> None:

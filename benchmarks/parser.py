@@ -1,5 +1,4 @@
-"""mlruns_parser.py on large stores, and beside mlflow.search_runs(...).to_csv: seconds, memory, and whether
-every cell is the same.
+"""Time mlruns_parser.py on large stores, compare it with mlflow.search_runs(...).to_csv cell by cell.
 
     python benchmarks/parser.py
     python benchmarks/parser.py --stores sqlite files --runs 5000
@@ -58,11 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     folder = Path(options.folder)
     kept = cells.Cells(folder / "cells.jsonl", parser_stores.__file__, parser_process.__file__, code=CODE)
-    compared = [
-        comparison(kind, options, kept)
-        for kind in COMPARED
-        if kind in options.stores and options.compare_runs
-    ]
+    both = [kind for kind in COMPARED if kind in options.stores and options.compare_runs]
+    compared = [comparison(kind, options, kept) for kind in both]
     if compared:
         print(comparison_table(compared), end="\n\n")
     scaled = [row for kind in STORES if kind in options.stores for row in readings(kind, options, kept)]
@@ -193,9 +189,7 @@ def store(kind: str, size: Any, options: Any) -> Iterator[str]:
 
 @contextlib.contextmanager
 def mlflow_server(backend: str, folder: Path) -> Iterator[str]:
-    """A real `mlflow server` on that store, on a free port. Raises ValueError if it does not answer within a
-    minute.
-    """
+    """Start `mlflow server` on the store, on a free port. ValueError if it is silent for a minute."""
     import requests
 
     from benchmarks.postgres_cluster import free_port
@@ -233,9 +227,7 @@ def mlflow_server(backend: str, folder: Path) -> Iterator[str]:
 
 
 def compared_cells(ours: Path, mlflows: Path) -> Row:
-    """How many cells were compared, how many differ, and how many MLflow's CSV can't show (NaN, and
-    infinities of sqlite).
-    """
+    """Return the numbers of compared, differing and inexpressible cells (NaN, infinities of sqlite)."""
     import pandas
 
     from tracking.stored_run import infinity_restored

@@ -1,6 +1,4 @@
-"""A PostgreSQL server of one's own, from the binaries that a system's package brings: for tests and
-benchmarks, on a free port.
-"""
+"""Start a PostgreSQL server from installed binaries on a free port, for tests and benchmarks."""
 
 from __future__ import annotations
 

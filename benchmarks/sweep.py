@@ -1,5 +1,4 @@
-"""Runs a minute of a grid of small runs: the queue of warm workers, beside `xargs -P2` with a fresh process
-for every line.
+"""Count runs a minute of a grid of small runs: by warm workers, and by `xargs -P2` of processes.
 
     python benchmarks/sweep.py
     python benchmarks/sweep.py --baseline_runs 200 --repeats 1      # every line by xargs too
@@ -105,9 +104,7 @@ def prepare(folder: Path, runs: int, epochs: int) -> None:
 
 
 def timed_in_a_copy(bases: Path, runs: int, do: Callable[[Path], None]) -> tuple[float, float]:
-    """Seconds, and CPU seconds, of `runs` lines, half of each method, in a folder that has the base models
-    and nothing else.
-    """
+    """Return seconds and CPU seconds of `runs` lines, half of each method, beside copied base models."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         shutil.copytree(bases / "results", folder / "results")
@@ -135,9 +132,7 @@ def by_xargs(folder: Path, workers: int) -> None:
 
 
 def sh(command: str, folder: Path) -> None:
-    """Run it in the folder, one thread for torch in each process as there are as many processes as cores.
-    RuntimeError if it fails.
-    """
+    """Run it in the folder, with one thread a process. RuntimeError if it fails."""
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | {
         "OMP_NUM_THREADS": "1"
     }

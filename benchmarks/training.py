@@ -85,9 +85,7 @@ def options_of(argv: Sequence[str] | None) -> Namespace:
 
 
 def steps(options: Namespace, device: Any) -> list[Row]:
-    """A row for each model: milliseconds of a bare step and of one of `fit`, and how many times as many that
-    is.
-    """
+    """Return a row for each model: milliseconds of a bare step, of one of `fit`, and their ratio."""
     return [row_of(arch, options, device) for arch in options.archs]
 
 
@@ -154,9 +152,7 @@ def moment(device: Any) -> tuple[float, float]:
 def of_bare(
     arch: str, model: Any, images: Any, recipe: Any, precision: Any, count: int
 ) -> tuple[float, float]:
-    """Milliseconds a step, on the clock and of all cores, of forward, backward and step written by hand; the
-    first is not counted.
-    """
+    """Return milliseconds of a hand-written step, by the clock and of all cores, without the first."""
     import copy
     from contextlib import nullcontext
 
@@ -231,9 +227,7 @@ def between(started: tuple[float, float], ended: tuple[float, float], count: int
 
 
 def load(options: Namespace, device: Any) -> list[Row]:
-    """Seconds, on the clock and of all cores, from CIFAR-10's files to images and labels on the device, and
-    their bytes.
-    """
+    """Return seconds, by the clock and of all cores, from CIFAR-10's files to the device, and bytes."""
     from vision_data import load_splits
 
     load_splits("CIFAR10", options.data)  # what is imported, and the files in the system's cache

@@ -29,8 +29,7 @@ class MaskedLayer:
     equals model(x).
 
     needs_images: `head` reads the images, as a path in the model bypasses the layer or the model can't be
-    traced
-    relu_follows: in the traced model only a relu reads z
+    traced. relu_follows: in the traced model only a relu reads z.
     """
 
     name: str
@@ -74,8 +73,8 @@ def linear_layers(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
     def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         name = names[layer]
-        again = [seen[name].flatten(0, -2), inputs[0].detach().flatten(0, -2)] if name in seen else []
-        seen[name] = torch.cat(again) if again else inputs[0].detach()
+        h = inputs[0].detach()
+        seen[name] = torch.cat([seen[name].flatten(0, -2), h.flatten(0, -2)]) if name in seen else h
 
     handles = [m.register_forward_pre_hook(note) for m in names if isinstance(m, nn.Linear)]
     try:
@@ -119,14 +118,13 @@ def find_layer(model: nn.Module, mask_layer: str, images: Tensor) -> str:
             )
         name = names[int(mask_layer)]
     else:
-        raise FlagError("mask_layer", f"{did_you_mean('layer', mask_layer, names, 'linear layers')}")
+        raise FlagError("mask_layer", did_you_mean("layer", mask_layer, names, "linear layers"))
     if inputs[name].ndim != 2 or len(inputs[name]) != len(images):
         shape = tuple(inputs[name].shape)
         raise FlagError(
             "mask_layer",
             f"expected a layer that sees one vector an image, and {name!r} sees {shape} for "
-            f"{len(images)} images. "
-            f"Choose another of {', '.join(names)}",
+            f"{len(images)} images. Choose another of {', '.join(names)}",
         )
     return name
 
@@ -193,30 +191,25 @@ def _cut(model: nn.Module, name: str, images: Tensor) -> tuple[nn.Module, nn.Mod
         if cut is None:
             return None
         body, head, _ = cut
-        return (
-            cut
-            if alike(head(model.get_submodule(name)(body(images.clone()))), model(images.clone()))
-            else None
-        )
+        z = model.get_submodule(name)(body(images.clone()))
+        return cut if alike(head(z), model(images.clone())) else None
 
 
 def alike(ours: Any, theirs: Any) -> bool:
     """Return whether two tensors are equal up to rounding, also NaN and infinities; True for no tensors."""
     if not (isinstance(ours, Tensor) and isinstance(theirs, Tensor)):
         return True
-    largest = theirs[theirs.isfinite()].abs()
-    rounding = (
-        16 * torch.finfo(theirs.dtype).eps * float(largest.max())
-        if theirs.is_floating_point() and len(largest)
-        else 0.0
-    )
+    finite, rounding = theirs[theirs.isfinite()].abs(), 0.0
+    if theirs.is_floating_point() and len(finite):
+        rounding = 16 * torch.finfo(theirs.dtype).eps * float(finite.max())
     return ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=0, atol=rounding, equal_nan=True)
 
 
 def _traced(model: nn.Module, name: str) -> tuple[nn.Module, nn.Module, bool] | None:
     try:
         graph = fx.Tracer().trace(model)
-    except Exception:  # noqa: BLE001 (the model's own code runs on fx's proxies and may raise anything; the hooks need no trace)
+    # The model's own code runs on fx's proxies and may raise anything; the hooks need no trace.
+    except Exception:  # noqa: BLE001
         return None
     calls = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
     if len(calls) != 1:
