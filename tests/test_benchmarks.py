@@ -172,7 +172,7 @@ def test_a_warm_run_has_a_line_and_leaves_nothing_behind(tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [(["--repeats", "0"], "an integer >= 1, got 0"), (["--unlearn", "nope"], "unknown method 'nope'")],
+    [(["--repeats", "0"], "at least 1, got 0"), (["--unlearn", "nope"], "unknown method 'nope'")],
 )
 def test_a_warm_run_that_fails_is_one_line(flags, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
