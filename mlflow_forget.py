@@ -51,9 +51,9 @@ def run_unless_finished(configs: Sequence[PipelineConfig]) -> int:
 
     if len(configs) > 1:
         raise ValueError(f"--skip_finished: expected one run, got {len(configs)}. Give one value per flag")
-    job, result = run_once(Pipeline(configs[0], progress=command_line.progress_bar))
+    (experiment, config_hash), result = run_once(Pipeline(configs[0], progress=command_line.progress_bar))
     if result is None:
-        print(f"finished before, in {shown_uri()}: experiment {job[0]}, config_hash {job[1]}")
+        print(f"finished before, in {shown_uri()}: experiment {experiment}, config_hash {config_hash}")
     else:
         print_results([result])
     return 0

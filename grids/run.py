@@ -302,13 +302,13 @@ def finished_in_store(jobs: Sequence[Job]) -> set[tuple[str, str]]:
     from evaluation import names_in
     from identity import experiment_of
     from run_config import PipelineConfig
-    from tracking.finished import finished_jobs
+    from tracking.finished import finished_keys
     from tracking.store import open_experiment
 
     configs = [job.config for job in jobs if isinstance(job.config, PipelineConfig)]
     for experiment in dict.fromkeys(map(experiment_of, configs)):
         open_experiment(experiment, names_in("overview"))
-    return finished_jobs()
+    return finished_keys()
 
 
 class Screen:

@@ -7,11 +7,11 @@ from collections.abc import Collection
 from evaluation import names_in
 from identity import config_hash_of
 from pipeline import Pipeline, Result
-from tracking.finished import HASH, Job, finished_run
+from tracking.finished import HASH, RunKey, finished_run
 from training.file_lock import locked
 
 
-def run_once(pipeline: Pipeline, known: Collection[Job] = ()) -> tuple[Job, Result | None]:
+def run_once(pipeline: Pipeline, known: Collection[RunKey] = ()) -> tuple[RunKey, Result | None]:
     """Run the pipeline unless the tracking store has a FINISHED run of its experiment and config_hash.
 
     Processes with the same run wait for each other at a lock in the folder of the checkpoints, which they
@@ -19,10 +19,10 @@ def run_once(pipeline: Pipeline, known: Collection[Job] = ()) -> tuple[Job, Resu
     machine whose processes were killed end as KILLED. known: finished runs. Raises as Pipeline.run.
     """
     initial, ideal = pipeline.base.initial(), pipeline.ideal()
-    job = (pipeline.checked.experiment, config_hash_of(pipeline.checked, initial, ideal))
-    if job in known:
-        return job, None
-    with locked(pipeline.base.save_dir / job[1]):
-        if finished_run(job, names_in("overview")) is not None:
-            return job, None
-        return job, pipeline.run(tags={HASH: job[1]})
+    key = (pipeline.checked.experiment, config_hash_of(pipeline.checked, initial, ideal))
+    if key in known:
+        return key, None
+    with locked(pipeline.base.save_dir / key[1]):
+        if finished_run(key, names_in("overview")) is not None:
+            return key, None
+        return key, pipeline.run(tags={HASH: key[1]})

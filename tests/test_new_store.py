@@ -17,7 +17,7 @@ from grids.job_queue import Job
 from run_config import PipelineConfig
 from temporary_files import temporary_name
 from tracking import store
-from tracking.finished import finished_jobs
+from tracking.finished import finished_keys
 from tracking.store import open_experiment
 from tracking.store_file import clean_beside
 from tracking.store_uri import database_of, tracking_uri
@@ -113,10 +113,10 @@ def test_the_file_that_a_uri_names(uri, file):
 
 def test_options_of_a_sqlite_uri_are_none_of_its_files_name(folder, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}?timeout=60")
-    assert finished_jobs() == set()
+    assert finished_keys() == set()
     open_experiment("new")
     assert {path.name for path in folder.iterdir()} <= {"mlflow.db", f".mlflow.db.{os.getuid()}.lock"}
-    assert finished_jobs() == set()
+    assert finished_keys() == set()
 
 
 def test_a_place_where_no_store_can_be_is_left_as_it_was(folder, monkeypatch):

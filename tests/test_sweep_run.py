@@ -32,7 +32,7 @@ from grids.local_pool import LocalPool
 from grids.run_once import run_once
 from grids.warm_worker import WarmWorker
 from pipeline import Pipeline, PipelineConfig
-from tracking.finished import finished_jobs
+from tracking.finished import finished_keys
 from tracking.run import tracked_run
 from training import fit, load_weights
 from training.file_lock import locked
@@ -179,7 +179,7 @@ def test_a_run_that_was_cut_off_ends_as_killed_when_its_job_is_run_again(folder)
     assert run_once(pipeline)[1] is not None
     assert Counter(status for _, status in runs(folder)) == {"KILLED": 1, "FINISHED": 1}
     assert run_once(pipeline)[1] is None
-    assert finished_jobs() == {job}
+    assert finished_keys() == {job}
     assert run_once(pipeline, known={job})[1] is None
 
 

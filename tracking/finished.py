@@ -1,6 +1,6 @@
-"""Find finished jobs, and end runs whose processes have died.
+"""Find finished runs, and end runs whose processes have died.
 
-A job is an experiment and a hash of settings; it is done if a run with that hash FINISHED.
+A run's key is its experiment and its config_hash.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from tracking.stored_run import BrokenRun
 HASH = "config_hash"
 MOST_EXPERIMENTS = 1000
 
-Job = tuple[str, str]  # experiment, config_hash
+RunKey = tuple[str, str]  # experiment, config_hash
 
 
-def finished_jobs() -> set[Job]:
-    """Return every job with a FINISHED run. Raises ValueError or OSError if the store can't be read."""
+def finished_keys() -> set[RunKey]:
+    """Return the key of every FINISHED run. Raises ValueError or OSError if the store can't be read."""
     uri = tracking_uri()
     file = database_of(uri)
     if file is not None and not file.exists():
@@ -36,14 +36,14 @@ def finished_jobs() -> set[Job]:
         return {(run.experiment, run.tags[HASH]) for run in finished}
 
 
-def finished_run(job: Job, columns: Sequence[str] = ()) -> str | None:
-    """Return the id of the job's FINISHED run, or None. Ends runs of dead processes first.
+def finished_run(key: RunKey, columns: Sequence[str] = ()) -> str | None:
+    """Return the id of the FINISHED run with this key, or None. Ends runs of dead processes first.
 
     columns: see open_experiment. Raises ValueError if the store can't be read.
     """
     from mlflow import MlflowClient
 
-    experiment, config_hash = job
+    experiment, config_hash = key
     experiment_id = open_experiment(experiment, columns)  # first, as it creates a new store
     end_abandoned_runs()
     client = MlflowClient()
