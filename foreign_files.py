@@ -112,8 +112,7 @@ def check_inside(path: Path, folder: Path) -> None:
     if leads_out(path, folder) and os.environ.get(FOLLOW_LINKS) != "1":
         raise ValueError(
             f"{path}: expected a path inside {folder}, got one that leads to {os.path.realpath(path)}. Copy "
-            "it there; "
-            f"or, if you trust the links, set {FOLLOW_LINKS}=1"
+            f"it there; or, if you trust the links, set {FOLLOW_LINKS}=1"
         )
 
 

@@ -34,8 +34,7 @@ def checked_epochs(epochs: Collection[int], settings: Mapping[str, Any]) -> tupl
     if beyond:
         raise FlagError(
             "checkpoint_epochs",
-            f"expected epochs up to {last}, the --unlearn_epochs, got "
-            f"{_listed(beyond)}. Give earlier ones, "
+            f"expected epochs up to {last}, the --unlearn_epochs, got {_listed(beyond)}. Give earlier ones, "
             "or more --unlearn_epochs",
         )
     return tuple(sorted(epochs))

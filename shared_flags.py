@@ -108,7 +108,8 @@ def add_signature_flags(
             _add_flag(parser, group, parameter, default, nargs="+" if several else None)
         except argparse.ArgumentError as error:
             raise ValueError(
-                f"{kind} {entry.name}: --{parameter.name} is a flag of the command already. Rename the parameter"
+                f"{kind} {entry.name}: --{parameter.name} is already a flag of the command. "
+                "Rename the parameter"
             ) from error
 
 

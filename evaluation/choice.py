@@ -35,8 +35,7 @@ def chosen(words: Sequence[str]) -> list[Entry[MetricFacts]]:
         if unknown:
             raise FlagError(
                 "metrics",
-                f"{entry.name}: expected parameters among {', '.join(IN_WORDS)}, got "
-                f"{', '.join(unknown)}. "
+                f"{entry.name}: expected parameters among {', '.join(IN_WORDS)}, got {', '.join(unknown)}. "
                 "Rename them in your function",
             )
     return list(entries.values())

@@ -107,8 +107,7 @@ def _check_same_request(model: ModelOutputs, ideal: ModelOutputs) -> None:
     if set(model.forget_classes) != set(ideal.forget_classes):
         raise ValueError(
             f"expected an ideal model without the classes {model.forget_classes}, got one without "
-            f"{ideal.forget_classes}. "
-            "Train the ideal model for the same forget request."
+            f"{ideal.forget_classes}. Train the ideal model for the same forget request."
         )
 
 

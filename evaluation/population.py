@@ -68,8 +68,7 @@ def check_margins(margins: Tensor, what: str = "margins", minimum: int = MINIMUM
     if margins.ndim != 2 or not margins.is_floating_point() or not margins.shape[1]:
         raise ValueError(
             f"{what}: expected floats (models, images) of at least 1 image, got {margins.dtype} "
-            f"{tuple(margins.shape)}. "
-            "Give a row per model"
+            f"{tuple(margins.shape)}. Give a row per model"
         )
     if len(margins) < minimum:
         raise ValueError(f"{what}: expected at least {minimum} models, got {len(margins)}. Train more")

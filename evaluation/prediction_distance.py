@@ -23,8 +23,7 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
     if p.ndim != 2 or p.shape != q.shape:
         raise ValueError(
             f"expected two tensors of probabilities (N, C), got shapes {tuple(p.shape)} and "
-            f"{tuple(q.shape)}. "
-            "Compare predictions on the same images."
+            f"{tuple(q.shape)}. Compare predictions on the same images."
         )
     p, q = _checked(p), _checked(q)
     m = (p + q) / 2
@@ -67,8 +66,7 @@ def _on_forget(one: ModelOutputs, other: ModelOutputs) -> tuple[Outputs, Outputs
     if len(one.forget) != len(other.forget):
         raise ValueError(
             f"expected the same forget images for both models, got {len(one.forget)} and "
-            f"{len(other.forget)}. "
-            "Evaluate both on the same set."
+            f"{len(other.forget)}. Evaluate both on the same set."
         )
     return one.forget, other.forget
 

@@ -136,14 +136,12 @@ def _check_features(name: str, features: Tensor, labels: Tensor) -> None:
     if features.ndim != 2 or not features.shape[1] or not features.is_floating_point():
         raise ValueError(
             f"expected floating-point {name} features (N, d), got {features.dtype} of shape "
-            f"{tuple(features.shape)}. "
-            "Give a row of features per image."
+            f"{tuple(features.shape)}. Give a row of features per image."
         )
     if labels.dtype != torch.int64 or labels.shape != features.shape[:1]:
         raise ValueError(
             f"expected int64 {name} labels of shape ({len(features)},), got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}. "
-            "Give one class index per row of features."
+            f"{tuple(labels.shape)}. Give one class index per row of features."
         )
     broken = len(features) - int(features.isfinite().all(dim=1).sum())
     if broken:

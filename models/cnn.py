@@ -33,8 +33,7 @@ def cnn(
     if min(image_shape[1:]) < least:
         raise FlagError(
             "channels",
-            f"expected images of at least {least} x {least} pixels for {len(channels)} stages, "
-            "got "
+            f"expected images of at least {least} x {least} pixels for {len(channels)} stages, got "
             f"{image_shape[1]} x {image_shape[2]}. Give fewer",
         )
     layers: OrderedDict[str, nn.Module] = OrderedDict()

@@ -103,8 +103,7 @@ def _output(model: nn.Module, images: Tensor, who: str, remedy: str) -> Any:
             weights = " and ".join(sorted(_short(kind) for kind in kinds))
             raise ValueError(
                 f"{who} of the images' precision, got weights in {weights} and images in "
-                f"{_short(images.dtype)}. Bring both to float32: "
-                "model.float(), images.float()"
+                f"{_short(images.dtype)}. Bring both to float32: model.float(), images.float()"
             ) from error
         raise ValueError(
             f"{who} for images of {_size(images)}, got one that fails ({_reason(error)}). {remedy}"

@@ -115,9 +115,8 @@ def check_maskable(model: nn.Module, name: str) -> None:
     if len(others) > 1:
         raise FlagError(
             "mask_layer",
-            f"expected a layer with weights of its own, got {name!r}, one of "
-            f"{', '.join(others)}, which share theirs. "
-            "Choose another layer",
+            f"expected a layer with weights of its own, got {name!r}, one of {', '.join(others)}, which "
+            "share theirs. Choose another layer",
         )
 
 
@@ -129,9 +128,8 @@ def _check_own_weight(layer: nn.Module, name: str) -> None:
     if "weight" not in layer._parameters and not masked:
         raise FlagError(
             "mask_layer",
-            f"expected a layer that holds its weight, got {name!r}, which computes it "
-            "(weight_norm, spectral_norm or "
-            "pruning). Remove that from the model first, or choose another layer",
+            f"expected a layer that holds its weight, got {name!r}, which computes it (weight_norm, "
+            "spectral_norm or pruning). Remove that from the model first, or choose another layer",
         )
 
 

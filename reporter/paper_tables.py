@@ -119,12 +119,11 @@ def gap_table(task: Task) -> str | None:
     caption = (
         f"{latex_text(about(task))}. UA, RA, TA and MIA in percent, mean $\\pm$ standard deviation over "
         f"{seeds_text(seeds)}{fewer_text(rows)}; in brackets the mean absolute gap to the model retrained "
-        "with "
-        "the same seed, of whose four averages, over the same seeds, the average gap is made. "
-        "UA: 100 $-$ accuracy on the forget images, RA: accuracy on the retain images, TA: accuracy on the "
-        f"{what}, MIA: forget images that an attack on the confidence takes for never seen. RTE: run time, "
-        "seconds. Numbers of seeds "
-        f"such as ``1 x 0, 2 x 100'' stand where each is at an end of the scale.{several_ideals(task)}"
+        "with the same seed, of whose four averages, over the same seeds, the average gap is made. UA: 100 "
+        f"$-$ accuracy on the forget images, RA: accuracy on the retain images, TA: accuracy on the {what}, "
+        "MIA: forget images that an attack on the confidence takes for never seen. RTE: run time, seconds. "
+        "Numbers of seeds such as ``1 x 0, 2 x 100'' stand where each is at an end of the "
+        f"scale.{several_ideals(task)}"
     )
     return f"{PACKAGES}\n{latex_table('lrrrrrr', [(header, rows)], caption)}"
 

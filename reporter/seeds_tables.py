@@ -33,12 +33,11 @@ TURNED = {"↑": "↓", "↓": "↑"}
 PARTS = ("mean", "sd", "low", "high", "n")
 LEGEND = (
     "mean ± standard deviation over the seeds (n); avg_gap with the 95 % t-interval of its mean, by which "
-    "the lines are ranked. "
-    "Bold: the smallest. †: a mean inside the best's interval. (n=2): the other seeds have no value, as "
-    "where an attack is undecided. 'all 100', '1 x 0, 2 x 100': every seed is at an end of the scale. "
-    "↑ ↓: better so; without an arrow: near the ideal model's. UA = 100 - forget_score, RA = retain_score, "
-    "MIA = mia, TA = test_score or, "
-    "where a whole class was forgotten, test_retain_score"
+    "the lines are ranked. Bold: the smallest. †: a mean inside the best's interval. (n=2): the other "
+    "seeds have no value, as where an attack is undecided. 'all 100', '1 x 0, 2 x 100': every seed is at "
+    "an end of the scale. ↑ ↓: better so; without an arrow: near the ideal model's. UA = 100 - "
+    "forget_score, RA = retain_score, MIA = mia, TA = test_score or, where a whole class was forgotten, "
+    "test_retain_score"
 )
 
 

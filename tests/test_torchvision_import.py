@@ -32,9 +32,8 @@ def libraries(monkeypatch):
 
 def test_torchvision_is_imported_in_a_fresh_process_and_not_by_vision_data():
     script = (
-        "import sys, vision_data; print('torchvision' in sys.modules); "
-        "from torchvision_import import torchvision_module as m; "
-        "print(m('datasets').MNIST.__name__, m('models').resnet18.__name__)"
+        "import sys, vision_data; print('torchvision' in sys.modules); from torchvision_import import "
+        "torchvision_module as m; print(m('datasets').MNIST.__name__, m('models').resnet18.__name__)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False

@@ -49,7 +49,6 @@ def _refused(amount: int | float | str, total: int, name: str) -> ValueError:
         return FlagError(name, f"1.0 could mean one weight or all {total}. Write 1 or 100%")
     return FlagError(
         name,
-        f"expected a count from 1 to {total} (the layer's weights), a fraction in (0, 1) of at "
-        "least one weight, "
-        f"or a percentage up to 100%, got {amount}. Correct the amount",
+        f"expected a count from 1 to {total} (the layer's weights), a fraction in (0, 1) of at least one "
+        f"weight, or a percentage up to 100%, got {amount}. Correct the amount",
     )

@@ -15,9 +15,8 @@ def check_ascent(model: nn.Module, data: ForgetData, *, unlearn_epochs: int, asc
     if ascent_epochs > unlearn_epochs:
         raise FlagError(
             "ascent_epochs",
-            f"expected an integer from 1 to --unlearn_epochs {unlearn_epochs}, got "
-            f"{ascent_epochs}. "
-            "Give fewer, or use --unlearn FT for none",
+            f"expected an integer from 1 to --unlearn_epochs {unlearn_epochs}, got {ascent_epochs}. Give "
+            "fewer, or use --unlearn FT for none",
         )
 
 

@@ -44,9 +44,8 @@ def trained_blocks(model: nn.Module, data: ForgetData, last_blocks: int) -> list
         named = ", ".join(block[0] for block in blocks)
         raise FlagError(
             "last_blocks",
-            f"expected an integer from 0 to {len(blocks) - 2}, got {last_blocks}, and the "
-            "first block stays as it is. "
-            f"Blocks, the classifier last: {named}",
+            f"expected an integer from 0 to {len(blocks) - 2}, got {last_blocks}, and the first block stays "
+            f"as it is. Blocks, the classifier last: {named}",
         )
     return blocks[-1 - last_blocks :]
 

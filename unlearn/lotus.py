@@ -29,8 +29,7 @@ def resolve(model: nn.Module, data: ForgetData, *, lotus_alpha: float | None) ->
     if not len(data.validation) and classes_stay:
         raise ValueError(
             "LoTUS: expected validation images, on which the initial model shows how well images are known "
-            "that were never trained on, "
-            "got none. Give the data a validation set, or forget whole classes"
+            "that were never trained on, got none. Give the data a validation set, or forget whole classes"
         )
     usual = ALPHA if classes_stay else ALPHA_OF_CLASSES
     return {"lotus_alpha": usual if lotus_alpha is None else lotus_alpha}

@@ -20,10 +20,9 @@ def check(data: ForgetData) -> None:
     if unseen:
         raise FlagError(
             "rewind",
-            "expected validation images of every class of the forget set, got none of class "
-            f"{unseen[0]} "
-            "(validation loses a class that is forgotten whole). Leave out --rewind, or forget a part of the "
-            "class",
+            f"expected validation images of every class of the forget set, got none of class {unseen[0]} "
+            "(validation loses a class that is forgotten whole). Leave out --rewind, or forget a part of "
+            "the class",
         )
 
 
