@@ -93,7 +93,7 @@ def test_an_architecture_that_is_named_by_eight_letters_is_believed_aloud(tmp_pa
 def test_an_architecture_of_another_file_is_refused_though_eight_letters_agree(tmp_path):
     other = f"net-82710d77{'1' * 56}"
     save_checkpoint(tmp_path / SAFETENSORS, mlp(), described(arch=other))
-    reason = f"expected a checkpoint with arch net-{DIGEST}, got {other}.*byte for byte"
+    reason = f"expected a checkpoint with arch net-{DIGEST}, got {other}.*with the file unchanged"
     with pytest.raises(ValueError, match=reason):
         check_checkpoint(tmp_path / SAFETENSORS, described(arch=f"net-{DIGEST}"))
 
