@@ -402,6 +402,8 @@ def linked_run(run: Path) -> None:
         (garble("meta.yaml", b"[" * 5000), "meta.yaml", "expected YAML"),
         (garble("meta.yaml", b"status: 3\n"), "", "meta.yaml has no 'run_uuid'"),
         (meta("status: 3", "status: 17"), "", "expected a status of RUNNING, SCHEDULED"),
+        (meta("status: 3", "status: []"), "", "expected a status of RUNNING, SCHEDULED"),
+        (meta("status: 3", "status: {}"), "", "expected a status of RUNNING, SCHEDULED"),
         (
             meta("lifecycle_stage: active", "lifecycle_stage: actve"),
             "",

@@ -199,8 +199,8 @@ def any_yaml(content: bytes, path: str) -> object:
 
 
 def status_word(status: object) -> str:
-    numbered: dict[object, str] = dict(enumerate(STATUSES, start=1))
-    return numbered.get(status, str(status))
+    numbered = dict(enumerate(STATUSES, start=1))
+    return numbered.get(status, str(status)) if isinstance(status, int) else str(status)
 
 
 def latest_values(folder: str, root: str) -> Iterator[tuple[str, float]]:
