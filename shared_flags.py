@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from signature import Hyperparameter
     from vision_data import ForgetRequest
 
-# Other names of flags. An architecture or a method that has a flag of the other name takes it.
-SHORT = {"image_channels": "channels", "mask": "checkpoint"}
+SHORT = {"image_channels": "channels", "mask": "checkpoint"}  # other names of flags
+GIVEN_UP = ("channels",)  # the other names that an architecture or a method may take for a flag of its own
 
 
 def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = False) -> None:
@@ -142,7 +142,7 @@ def _help_of(parameter: Hyperparameter, default_words: str | None) -> str:
 def _free(parser: argparse.ArgumentParser, name: str) -> None:
     """Take a name from the flag that has it as its other name: cnn has --channels of its own."""
     flag = f"--{name}"
-    if name in SHORT.values() and flag in parser._option_string_actions:
+    if name in GIVEN_UP and flag in parser._option_string_actions:
         parser._option_string_actions.pop(flag).option_strings.remove(flag)  # type: ignore[attr-defined]
 
 

@@ -17,9 +17,10 @@ from grids.base_model_jobs import REQUEST, SHOWS
 from grids.grid import METHOD, check_printable, several_words, value_words
 from grids.source_lines import Located, flag_of_error, read_yaml
 from run_flags import plain_flags
+from shared_flags import GIVEN_UP, SHORT
 
 EXCLUSIVE = {"forget_indexes": REQUEST[:2], **dict.fromkeys(REQUEST[:2], ("forget_indexes",))}
-SAME = {"checkpoint": "mask"}
+SAME = {short: name for name, short in SHORT.items() if short not in GIVEN_UP}
 SWITCHES = ("skip_finished",)
 
 

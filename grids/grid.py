@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from vision_data import RawDataset, Splits
 
 METHODS, EXCLUDE, INCLUDE, METHOD = "methods", "exclude", "include", "unlearn"
-MASK = ("mask", "checkpoint")  # one flag
 SEVERAL = ("class_to_replace", "seed")
 MOST_RUNS = 100_000
 

@@ -263,8 +263,7 @@ def chosen(runs: list[Run], words: Sequence[str]) -> list[Run]:
 def _texts_of(run: Run) -> set[str]:
     """Return the values of a run's flags, alone and as flag=value, in lower case."""
     values = [(name, value) for name, words in run.flags.items() for value in words]
-    # --checkpoint is another name of --mask.
-    values += [("checkpoint", value) for name, value in values if name == "mask"]
+    values += [(shared_flags.SHORT[name], value) for name, value in values if name in shared_flags.SHORT]
     return {text.casefold() for name, value in values for text in (value, f"{name}={value}")}
 
 

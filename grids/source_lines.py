@@ -14,6 +14,7 @@ from bounded_yaml import NotYaml, content_of, nodes_of
 from flag_error import FlagError
 from foreign_files import foreign_text, warn_if_others_write
 from nearest_name import did_you_mean
+from shared_flags import SHORT
 
 # The keys and positions that lead to a value: ("methods", "SFT", "sft_mode", 1).
 Place = tuple[str | int, ...]
@@ -51,7 +52,10 @@ def flag_of_error(error: Exception, flags: Iterable[str]) -> str | None:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, FlagError):
         cause = cause.__cause__
-    return next((flag for flag in flags if cause and flag.replace("-", "_") == cause.flag), None)
+    if cause is None:
+        return None
+    spelled = {flag.replace("-", "_"): flag for flag in flags}
+    return spelled.get(cause.flag) or spelled.get(SHORT.get(cause.flag, cause.flag))
 
 
 def read_yaml(path: Path, flag: str) -> Located:

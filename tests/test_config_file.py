@@ -4,6 +4,8 @@ import pytest
 
 import mlflow_forget
 import run_flags
+from flag_error import FlagError
+from grids.source_lines import flag_of_error
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +78,18 @@ def test_a_request_of_the_line_takes_the_place_of_the_files(config_of, folder):
 def test_a_checkpoint_is_a_mask(config_of):
     (config,) = config_of("unlearn: SSD\ncheckpoint: a.safetensors\n", "--mask", "b.safetensors")
     assert str(config.base.mask) == "b.safetensors"
+
+
+def test_a_method_with_a_flag_named_checkpoint_is_refused(config_of, folder):
+    (folder / "mine.py").write_text("def ck(model, data, *, checkpoint: int = 1): ...\n")
+    with pytest.raises(ValueError, match=r"ck: --checkpoint is already a flag of the command\. Rename"):
+        config_of("unlearn: mine.py:ck\ncheckpoint: 3\n")
+
+
+def test_an_error_is_on_the_line_of_the_flags_other_name():
+    error = FlagError("mask", "expected a checkpoint")
+    assert flag_of_error(error, ["unlearn", "checkpoint"]) == "checkpoint"
+    assert flag_of_error(error, ["checkpoint", "mask"]) == "mask"
 
 
 @pytest.mark.parametrize(
