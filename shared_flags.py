@@ -107,9 +107,10 @@ def add_signature_flags(
         try:
             _add_flag(parser, group, parameter, default, nargs="+" if several else None)
         except argparse.ArgumentError as error:
+            owners = [each.name for each in entry.chosen if parameter.name in each.hyperparameters]
+            owner = owners[0] if owners else f"{kind} {entry.name}"
             raise ValueError(
-                f"{kind} {entry.name}: --{parameter.name} is already a flag of the command. "
-                "Rename the parameter"
+                f"{owner}: --{parameter.name} is already a flag of the command. Rename the parameter"
             ) from error
 
 
