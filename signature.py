@@ -294,14 +294,26 @@ def chosen_by(function: Function, given: Mapping[str, Any]) -> list[Any]:
 
 
 def flags_with(name: str, function: Function, chosen: Iterable[Any]) -> dict[str, Hyperparameter]:
-    """Return the flags of a function and of the chosen entries. Raises ValueError for a flag of both."""
+    """Return the flags of a function and of the chosen entries.
+
+    Raises ValueError for a flag of both, and for one that has other types in two of the chosen entries.
+    """
     own = hyperparameters_of(function)
     flags = dict(own)
+    owners: dict[str, str] = {}
     for entry in chosen:
         both = sorted(own.keys() & entry.hyperparameters)
         if both:
             taken = f"{entry.name}: --{both[0]} is a flag of {name} already. Rename the parameter"
             raise FlagError(both[0], taken, named=False)
+        for flag, parameter in entry.hyperparameters.items():
+            if flag in owners and _kinds(parameter) != _kinds(flags[flag]):
+                message = (
+                    f"expected the same type in {owners[flag]} and {entry.name}, got {flags[flag].expects} "
+                    f"and {parameter.expects}. Rename one of the parameters, or choose one at a time"
+                )
+                raise FlagError(flag, message)
+            owners[flag] = entry.name
         flags |= entry.hyperparameters
     return flags
 
@@ -377,6 +389,11 @@ def _check_understood(function: Function, name: str, annotation: Any) -> None:
 
 def _members(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _kinds(parameter: Hyperparameter) -> frozenset[Any]:
+    """Return the types of a flag's values; None aside, which a default of None adds."""
+    return frozenset(_members(parameter.annotation)) - {type(None)}
 
 
 def _parse(annotation: Any, text: str) -> Any:
