@@ -134,12 +134,15 @@ class Registry(Generic[Facts]):
     """Functions of one kind ("method", "dataset", ...) by name; names are case-insensitive.
 
     takes: the positional parameters of every function of the kind; a function from a user's file must have
-    as many.
+    as many. None if they differ. returns: what such a function returns, for the error about another one.
     """
 
-    def __init__(self, kind: str, facts: type[Facts], takes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, kind: str, facts: type[Facts], takes: tuple[str, ...] | None = None, returns: str = ""
+    ) -> None:
         self.kind = kind
         self._takes = takes
+        self._returns = f" that returns {returns}" if returns else ""
         self._facts = facts
         self._entries: dict[str, Entry[Facts]] = {}
         self._names: dict[str, str] = {}
@@ -196,7 +199,9 @@ class Registry(Generic[Facts]):
         if self._in_family(name):
             return self._families[prefix.casefold()][1](rest)
         if ".py:" in name:
-            return self._from_file(name)
+            entry = self._from_file(name)
+            self._check_parameters(name, entry.function)
+            return entry
         if Path(name).suffix == ".py":
             raise ValueError(
                 f"{self.kind} {name!r}: expected path/to/file.py:function, got the file alone. Name a "
@@ -233,7 +238,6 @@ class Registry(Generic[Facts]):
         for entry in self._entries.values():
             if entry.function is function:
                 return entry
-        self._check_parameters(spec, function)
         if function not in self._of_files:
             name = function.__name__
             self._of_files[function] = Entry(name, checked(name, function), (), self._facts())
@@ -244,8 +248,9 @@ class Registry(Generic[Facts]):
         signature = inspect.signature(function)
         of_flags = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
         positional = [each for each in signature.parameters.values() if each.kind not in of_flags]
-        if self._takes and len(positional) != len(self._takes):
+        if self._takes is not None and len(positional) != len(self._takes):
+            article, takes = "an" if self.kind[0] in "aeiou" else "a", ", ".join((*self._takes, "*", "flags"))
             raise ValueError(
-                f"{spec}: expected a {self.kind}, a function of ({', '.join(self._takes)}, *, flags), got "
-                f"one of {signature}. Name another function, or put a * before its flags"
+                f"{spec}: expected {article} {self.kind}, a function of ({takes}){self._returns}, got one of "
+                f"{signature}. Name another function, or put a * before its flags"
             )

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 
 import pytest
 import torch
@@ -130,6 +131,79 @@ def test_its_flag_reaches_the_rule_from_python(method):
 def test_a_flag_that_the_method_has_already_is_refused():
     with pytest.raises(ValueError, match="greedy: --beta is a flag of NGPlus already. Rename the parameter"):
         given_by("--unlearn", "NGPlus", "--addon", "greedy.py:greedy")
+
+
+TYPES = """
+def half(*, strength: float = 0.5): return lambda step: step.direction
+def same(*, strength: float | None = None): return lambda step: step.direction
+def whole(*, strength: int = 1): return lambda step: step.direction
+"""
+
+
+def test_one_flag_of_two_add_ons_has_one_type(folder):
+    (folder / "a.py").write_text(TYPES)
+    words = "--unlearn NGPlus --strength .5 --addon a.py:half".split()
+    assert [one["strength"] for one in given_by(*words, "a.py:same")] == [0.5, 0.5]
+    reason = (
+        "--strength: expected the same type in half and whole, got a finite number and an integer. Rename"
+    )
+    with pytest.raises(ValueError, match=reason):
+        given_by(*words, "a.py:whole")
+
+
+@pytest.mark.parametrize("flag", ["seed", "epochs", "help"])
+def test_the_add_on_is_named_whose_flag_the_command_has(folder, flag):
+    (folder / "a.py").write_text(f"def mine(*, {flag}: int = 1): return lambda step: step.direction\n")
+    with pytest.raises(ValueError, match=f"^mine: --{flag} is already a flag of the command. Rename"):
+        given_by("--unlearn", "NGPlus", "--addon", "a.py:mine")
+
+
+BEFORE = "expected an add-on that returns a rule, a function of \\(step\\), got one that returns"
+AT_A_STEP = "expected a rule that returns 2 tensors, like those of step.direction, got"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def pos(step): return step.direction", r"expected an add-on, a function of .* got one of \(step\)"),
+        (
+            "from unlearn.add_ons import register\n@register('Own')\ndef own(step): return step.direction",
+            r"expected an add-on, a function of .* got one of \(step\)",
+        ),
+        ("def none(): return 7", f"{BEFORE} int. Return a rule"),
+        ("def two(): return lambda a, b: a", rf"{BEFORE} a function of \(a, b\)"),
+    ],
+)
+def test_an_add_on_without_a_rule_is_refused_before_anything_is_trained(folder, checked, code, message):
+    (folder / "a.py").write_text(code)
+    name = re.search(r"def (\w+)", code)[1]
+    with pytest.raises(ValueError, match=f"{name}: {message}"):
+        checked("SCRUB", addon=f"a.py:{name}")
+
+
+@pytest.mark.parametrize("method", ["NGPlus", "SRL"])
+def test_the_other_methods_check_the_rule_before_training_too(folder, checked, method):
+    (folder / "a.py").write_text("def none(): return 7")
+    with pytest.raises(ValueError, match=f"none: {BEFORE} int"):
+        checked(method, addon="a.py:none")
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("step.direction[1:]", rf"{AT_A_STEP} 1, with \(3,\) torch.float32 on cpu in place of \(3, 4\)"),
+        ("step.direction[:1]", rf"{AT_A_STEP} 1, with nothing in place of \(3,\) "),
+        ("step.direction * 2", rf"{AT_A_STEP} 4, with \(3, 4\) torch.float32 on cpu in place of nothing"),
+        ("[d.double() for d in step.direction]", rf"{AT_A_STEP} 2, with \(3, 4\) torch.float64"),
+        ("None", f"{AT_A_STEP} 1, with NoneType in place of"),
+        ("step.direction[0]", f"{AT_A_STEP} 1, with nothing in place of"),
+        ("step.of_true_labels()", "expected an add-on registered with true_labels=True.* Register it so"),
+    ],
+)
+def test_what_a_rule_returns_is_checked(folder, returned, message):
+    (folder / "a.py").write_text(f"def mine(): return lambda step: {returned}")
+    with pytest.raises(ValueError, match=f"^mine: {message}"):
+        unlearn("NGPlus", model(), tiny(), addon="a.py:mine", unlearn_epochs=1)
 
 
 @pytest.fixture

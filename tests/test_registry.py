@@ -617,6 +617,15 @@ def test_a_function_of_other_parameters_is_refused_before_it_runs(user_file):
         registry[f"{file}:helper"]
 
 
+def test_functions_that_take_flags_alone_and_those_of_any_parameters(user_file):
+    file = user_file("def pos(step): pass\n")
+    rules, any_things = Registry("act", Facts, takes=(), returns="a rule"), Registry("thing", Facts)
+    reason = r"pos: expected an act, a function of \(\*, flags\) that returns a rule, got one of \(step\)\. "
+    with pytest.raises(ValueError, match=reason):
+        rules[f"{file}:pos"]
+    assert any_things[f"{file}:pos"].name == "pos"
+
+
 def test_only_the_files_own_functions_are_offered(user_file):
     file = user_file("from copy import deepcopy\ndef mine(a): pass\n")
     with pytest.raises(ValueError, match=r"Did you mean 'mine'\? Functions of .*: mine$"):

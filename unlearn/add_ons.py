@@ -6,7 +6,9 @@ are flags of the method.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -19,6 +21,7 @@ from signature import Help, OneOf, Range, Search
 Gradients = list[Tensor]
 SOURCE = "Dine, Furon, Faure 2025, arXiv:2511.02435"
 EPSILON = 1e-8
+RULE = "a rule, a function of (step)"
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class AddOnFacts:
     true_labels: bool = False
 
 
-ADD_ONS = Registry("add-on", AddOnFacts)
+ADD_ONS = Registry("add-on", AddOnFacts, takes=(), returns=RULE)
 register = ADD_ONS.register
 
 AddOnName = Annotated[str, OneOf(ADD_ONS), Help("rule that combines the two gradients of a step instead")]
@@ -73,18 +76,59 @@ MemoryStart = Annotated[
 
 
 class AddOn(NamedTuple):
-    """A rule for one run, and whether it calls `Step.of_true_labels`."""
+    """A rule for one run, the add-on's name, and whether the rule calls `Step.of_true_labels`."""
 
+    name: str
     rule: Rule
     true_labels: bool
 
+    def direction(self, step: Step) -> Gradients:
+        """Return the rule's tensors. Raises ValueError unless they fit the gradients one by one."""
+        forms = [_form(g) for g in step.unlearn]
+        found: Any = self.rule(step)
+        several = isinstance(found, Iterable) and not isinstance(found, Tensor)
+        tensors = list(found) if several else [found]
+        for expected, got in itertools.zip_longest(forms, map(_form, tensors), fillvalue="nothing"):
+            if got != expected:
+                raise ValueError(
+                    f"{self.name}: expected a rule that returns {len(forms)} tensors, like those of "
+                    f"step.direction, got {len(tensors)}, with {got} in place of {expected}. Correct the rule"
+                )
+        return tensors
+
+    def check_true_labels(self) -> None:
+        """Raise ValueError unless the add-on is registered with `true_labels`."""
+        if not self.true_labels:
+            raise ValueError(
+                f"{self.name}: expected an add-on registered with true_labels=True, since its rule calls "
+                "step.of_true_labels, got one without. Register it so"
+            )
+
 
 def add_on_of(addon: str | None, flags: Mapping[str, Any]) -> AddOn:
-    """Return the add-on of a name with these flags; without a name, the plain step."""
+    """Return the add-on of a name with these flags; without a name, the plain step.
+
+    Raises ValueError for an add-on that returns no rule.
+    """
     if addon is None:
-        return AddOn(lambda step: step.direction, true_labels=False)
+        return AddOn("none", lambda step: step.direction, true_labels=False)
     entry = ADD_ONS[addon]
-    return AddOn(entry(**flags), entry.facts.true_labels)
+    rule = entry(**flags)
+    try:
+        inspect.signature(rule).bind("step")
+    except TypeError as error:
+        got = f"a function of {inspect.signature(rule)}" if callable(rule) else type(rule).__name__
+        raise ValueError(
+            f"{entry.name}: expected an add-on that returns {RULE}, got one that returns {got}. Return a rule"
+        ) from error
+    return AddOn(entry.name, rule, entry.facts.true_labels)
+
+
+def _form(value: Any) -> str:
+    """Describe a tensor by its shape, type and device, another value by its type."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{tuple(value.shape)} {value.dtype} on {value.device}"
 
 
 @register("GradMask", source=SOURCE)

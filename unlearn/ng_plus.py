@@ -10,13 +10,14 @@ from unlearn.add_ons import AddOnName, add_on_of
 from unlearn.impl import ForgetData, Unlearned, register
 from unlearn.settings import BatchSize, Beta, Epochs, LearningRate
 from unlearn.teacher import Seen
-from unlearn.two_gradients import cross_entropy_of, descend_both, register_with_add_ons
+from unlearn.two_gradients import check_add_on, cross_entropy_of, descend_both, register_with_add_ons
 
 
 @register(
     "NGPlus",
     "NegGrad+",
     source="Kurmanji et al. 2023, arXiv:2302.09880; Dine, Furon, Faure 2025, arXiv:2511.02435",
+    resolve=(check_add_on,),
     augments=("forget", "retain"),
     source_augments="nothing",
 )

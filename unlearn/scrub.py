@@ -27,7 +27,7 @@ from unlearn.settings import (
     WeightDecay,
 )
 from unlearn.teacher import Seen, Teacher
-from unlearn.two_gradients import cross_entropy_of, descend_both, register_with_add_ons
+from unlearn.two_gradients import check_add_on, cross_entropy_of, descend_both, register_with_add_ons
 
 Settings = dict[str, Any]
 
@@ -42,6 +42,13 @@ RECIPES: dict[str, Settings] = {
 RECIPES["large"]["momentum"] = 0.9
 DECAYS = {"own": (), "large": (3, 5, 9), "small": (5, 8, 9)}  # the learning rate is a tenth after each epoch
 ONLY_IN_TURNS = ("scrub_recipe", "rewind", "forget_batch_size", "ascent_epochs", "momentum", "weight_decay")
+IN_ONE_STEP = (
+    "with the add-on {}, which takes both sets in one step, by its own recipe. Leave out one of the two"
+)
+IN_TURNS_LACKS = {
+    "beta": "without an --addon: no step has two gradients. Leave it out, or give an --addon",
+    "momentum": "except with --scrub_recipe large: the optimiser is Adam. Leave it out, or give that recipe",
+}
 CLIMBS = 8  # steps of a pass over forget
 
 
@@ -61,9 +68,9 @@ def resolve(
     given = {flag: value for flag, value in flags.items() if value is not None and value is not False}
     foreign = sorted((given.keys() & {*ONLY_IN_TURNS, "beta"}) - known)
     if foreign:
-        how = f"by the recipe {name}" if addon is None else f"with the add-on {addon}"
-        names = " and --".join(foreign)
-        raise FlagError(foreign[0], f"--{names}: SCRUB has no such flag {how}. Leave it out", named=False)
+        flag = foreign[0]
+        why = IN_TURNS_LACKS[flag] if addon is None else IN_ONE_STEP.format(addon)
+        raise FlagError(flag, f"SCRUB has no such flag {why}")
     if given.get("rewind"):
         rewinding.check(data)
     settings = {flag: given.get(flag, value) for flag, value in recipe.items()}
@@ -80,7 +87,7 @@ def forget_batch(count: int) -> int:
 @register(
     "SCRUB",
     source="Kurmanji et al. 2023, arXiv:2302.09880; with an add-on Dine, Furon, Faure 2025, arXiv:2511.02435",
-    resolve=(resolve,),
+    resolve=(resolve, check_add_on),
     augments=("forget", "retain"),
     source_augments="nothing",
 )

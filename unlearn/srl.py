@@ -12,7 +12,7 @@ from unlearn.add_ons import SOURCE, AddOnName, add_on_of
 from unlearn.impl import ForgetData, Unlearned, register
 from unlearn.settings import BatchSize, Beta, Epochs, LearningRate
 from unlearn.teacher import Seen
-from unlearn.two_gradients import cross_entropy_of, descend_both, register_with_add_ons
+from unlearn.two_gradients import check_add_on, cross_entropy_of, descend_both, register_with_add_ons
 
 
 def check_classes(model: nn.Module, data: ForgetData) -> None:
@@ -24,7 +24,7 @@ def check_classes(model: nn.Module, data: ForgetData) -> None:
         )
 
 
-@register("SRL", source=SOURCE, resolve=(check_classes,), augments=("forget", "retain"))
+@register("SRL", source=SOURCE, resolve=(check_classes, check_add_on), augments=("forget", "retain"))
 def srl(
     model: nn.Module,
     data: ForgetData,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from registry import Entry
 from signature import Help
 from unlearn import passes
-from unlearn.add_ons import ADD_ONS, AddOn, Gradients, Step
+from unlearn.add_ons import ADD_ONS, AddOn, Gradients, Step, add_on_of
 from unlearn.forget_and_retain import numbered
 from unlearn.impl import METHODS, ForgetData, Resolve, Unlearned, copy_of
 from unlearn.streams import endless
@@ -73,10 +73,11 @@ def descend_both(
                 g_c = gradients_of(retain_loss, parameters)
 
                 def of_true_labels(logits: Tensor = logits, batch: Seen = of_forget) -> Gradients:
+                    add_on.check_true_labels()
                     return gradients_of(true_labels(logits, batch), parameters)
 
                 step = Step(g_u, g_c, beta, of_true_labels)
-                for parameter, direction in zip(parameters, add_on.rule(step), strict=True):
+                for parameter, direction in zip(parameters, add_on.direction(step), strict=True):
                     parameter.grad = direction
                 optimizer.step()
                 losses.append(torch.stack([forget_loss.detach(), retain_loss.detach()]))
@@ -86,6 +87,13 @@ def descend_both(
         data.on_epoch(student, epoch + 1)
     optimizer.zero_grad(set_to_none=True)
     return Unlearned(student, history=history)
+
+
+def check_add_on(model: nn.Module, data: ForgetData, *, addon: str | None, **settings: Any) -> None:
+    """Raise ValueError for an add-on that returns no rule."""
+    if addon is not None:
+        flags = ADD_ONS[addon].hyperparameters
+        add_on_of(addon, {flag: settings[flag] for flag in flags})
 
 
 def batch_size_for(sets: Iterable[ImageSet], size: int) -> int:
