@@ -202,25 +202,36 @@ def words_on(argv: Sequence[str] | None, flags: Iterable[str]) -> dict[str, list
 def parsed(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, entry: Entry[Any] | None = None
 ) -> argparse.Namespace:
-    """Return the flags' values.
+    """Return the flags' values. A flag of an entry that is not chosen, such as an add-on, may be `none`.
 
     Raises ValueError for an unknown flag, with the nearest match and the entry's flags.
     """
     from nearest_name import did_you_mean
 
     options, unknown = parser.parse_known_args(argv)
-    if unknown:
-        known = [flag for flag in parser._option_string_actions if flag.startswith("--")]
-        name = next((word for word in unknown if word.startswith("-")), unknown[0])
-        flag = name.partition("=")[0]
+    known = [flag for flag in parser._option_string_actions if flag.startswith("--")]
+    for flag, *values in _by_flag(unknown):
         own, plural, elsewhere = None, "flags", ""
         if entry is not None:
             own = [f"--{each}" for each in entry.hyperparameters]
             plural = f"flags of {entry.name} itself (--help shows all flags)"
             elsewhere = entry.not_chosen(flag.removeprefix("--"))
+        if elsewhere and {value.casefold() for value in values} == {"none"}:  # as good as not given
+            continue
         message = elsewhere or did_you_mean("flag", flag, known, plural, own)
         raise FlagError(flag.removeprefix("--"), message, named=False)
     return options
+
+
+def _by_flag(words: Sequence[str]) -> list[list[str]]:
+    """Return each flag with the words after it; last, the first word that no flag is before."""
+    groups: list[list[str]] = [[]]
+    for word in words:
+        if word.startswith("-"):
+            groups.append(word.split("=", 1))
+        else:
+            groups[-1].append(word)
+    return [group for group in (*groups[1:], groups[0][:1]) if group]
 
 
 def progress_bar(steps: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:

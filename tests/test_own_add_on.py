@@ -70,6 +70,16 @@ def test_its_flag_is_refused_in_one_line_where_another_is_chosen(addon, got):
         given_by(*f"--unlearn SRL {addon} --strength .25".split())
 
 
+@pytest.mark.parametrize("none", ["--memory_start none", "--memory_start=None"])
+def test_a_flag_of_another_add_on_may_be_none(none, folder):
+    assert given_by("--unlearn", "NGPlus", "--addon", "OPT", *none.split()) == [{"addon": "OPT"}]
+    (folder / "grid.yml").write_text("methods: {NGPlus: {addon: [OPT, null], memory_start: null}}\n")
+    assert write_grid(["--grid", "grid.yml"]) == 0
+    assert len((folder / "params.txt").read_text().splitlines()) == 2
+    with pytest.raises(ValueError, match="memory_start"):
+        given_by("memory_start", "none", "--unlearn", "NGPlus", "--addon", "OPT")
+
+
 def test_its_values_are_a_sweep_and_are_checked():
     words = ["--unlearn", "SCRUB", "--addon", "toy.py:damped", "--strength", "0.1"]
     assert [one["strength"] for one in given_by(*words, "0.9")] == [0.1, 0.9]
