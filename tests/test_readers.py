@@ -138,6 +138,23 @@ def test_the_reader_may_be_named(sqlite_store):
     pd.testing.assert_frame_equal(parse(*table, "--reader", "mlflow"), parse(*table))
 
 
+@pytest.mark.parametrize(
+    ("name", "uri", "scheme"),
+    [
+        ("postgresql", "sqlite:///mlflow.db", "postgresql"),
+        ("sqlite", "postgresql://me:secret@host/runs", "sqlite"),
+        ("sqlite", "mlflow.db", "sqlite"),
+        ("folder", "sqlite:///mlflow.db", "file"),
+    ],
+)
+def test_a_reader_refuses_a_uri_of_another_scheme(name, uri, scheme, capsys):
+    assert mlruns_parser.main(["--tracking_uri", uri, "--reader", name]) == 2
+    shown = uri.replace("me:secret", "***")
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    expected = f"--reader {name}: expected a URI with the scheme {scheme}, got {shown}. Leave out"
+    assert line.startswith(f"mlruns_parser.py: {expected}")
+
+
 def test_every_reader_has_a_docstring():
     assert all(entry.summary for entry in READERS)
 

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from registry import Entry, Registry
 from tracking.selection import Selection
+from tracking.shown_uri import without_password
 from tracking.sql_store import UnknownSchema
 from tracking.store_uri import scheme_of
 from tracking.stored_run import BrokenRun, Point, StoredRun
@@ -72,7 +73,13 @@ def reader_of(uri: str) -> Entry[ReaderFacts]:
 
 
 def opened(entry: Entry[ReaderFacts], uri: str, selection: Selection) -> AbstractContextManager[object]:
-    """Call a reader. Raises ValueError if a user's function is not a context manager."""
+    """Call a reader. Raises ValueError for another scheme, and if a user's function is no context manager."""
+    schemes = entry.facts.schemes
+    if schemes and scheme_of(uri) not in schemes:
+        raise ValueError(
+            f"--reader {entry.name}: expected a URI with the scheme {' or '.join(schemes)}, got "
+            f"{without_password(uri)}. Leave out --reader, or name another"
+        )
     store = entry(uri, selection)
     if not isinstance(store, AbstractContextManager):
         raise ValueError(

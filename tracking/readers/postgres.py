@@ -52,7 +52,7 @@ def connected(uri: str) -> Iterator[Connection]:
             "postgresql+psycopg2://HOST/DATABASE"
         ) from error
     try:
-        connection = patiently(engine.connect, of=SQLAlchemyError).execution_options(**SNAPSHOT)
+        connection = patiently(lambda: engine.connect().execution_options(**SNAPSHOT), of=SQLAlchemyError)
     except StoreTrouble as trouble:
         raise ValueError(
             f"expected a PostgreSQL server at {shown}, got {trouble}. Check the address, the password, and "
