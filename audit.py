@@ -57,7 +57,7 @@ def klom(argv: Sequence[str]) -> int:
     )
     from_file = (
         "the oracles' margins, made elsewhere: a row per model; a column per forget, retain and validation "
-        "image (see README)"
+        "image (see docs/audits.md)"
     )
     group.add_argument("--oracle_margins", metavar="FILE.npy", help=from_file)
     of_each = (

@@ -64,6 +64,13 @@ class BaseConfig:
     mask: Annotated[Path | None, Shown("FILE", "<save_dir>/<seed><arch>_ep<epochs>.safetensors")] = None
 
     def __post_init__(self) -> None:
+        for name in ("arch_options", "training", "reading"):
+            value = getattr(self, name)
+            if not isinstance(value, Mapping):
+                raise ValueError(
+                    f"{name}: expected a mapping of names to settings, got {value!r}. Give fields by name, "
+                    'such as BaseConfig(dataset="MNIST")'
+                )
         check_fields(self, FLAGS)
 
 

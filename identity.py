@@ -21,6 +21,7 @@ from run_config import AUGMENT_AUTO, PipelineConfig
 from training import checkpoint_header_digest, model_digest
 from training.recipe import PREFIX
 from unlearn import ForgetData
+from unlearn.add_ons import FIRST_FLAGS
 from unlearn.impl import MethodFacts
 from vision_data import DATA, DATASETS, origin
 from vision_data.augmentation import augmentations
@@ -198,7 +199,7 @@ def _first_add_on_flags(checked: CheckedConfig) -> dict[str, Any]:
 
     Every method with add-ons once had all of them.
     """
-    names = {"quantile", "memory", "memory_start"}
+    names = set(FIRST_FLAGS)
     if checked.method.facts.add_on:
         names &= checked.settings.keys()
     elif not checked.method.choosers:

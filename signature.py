@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import numbers as abstract_numbers
 import operator
 import re
 import types
@@ -434,6 +435,8 @@ def _checked(annotation: Any, value: Any) -> Any:
             return tuple(_checked(get_args(kind)[0], part) for part in value)
         if kind is float and type(value) in (int, float) and math.isfinite(value):
             return float(value)
+        if kind is int and isinstance(value, abstract_numbers.Integral) and not isinstance(value, bool):
+            return int(value)  # one of NumPy too
         if kind is not float and _is_a(kind, value):
             return value
     raise ValueError(value)

@@ -44,7 +44,7 @@ def raw_metrics(run: RecordedRun, done: Verification) -> RawMetrics | None:
         return None
     try:
         return _parts(json.loads(run.content(files[0])))
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError, OverflowError) as error:
         reason = f"{type(error).__name__}: {error}"
         done.check(f"raw metrics JSON, {files[0]}", "one that can be read", reason)
         return None
@@ -83,18 +83,18 @@ def compare_records(run: RecordedRun, done: Verification, raw: RawMetrics) -> No
     """Check the store's numbers, settings, warnings and reasons against the raw metrics."""
     record = run.record
     stored, metrics = _texts(record.metrics), _texts(raw.numbers)
-    _same(done, "metrics in the raw metrics JSON", metrics, stored)
+    check_same(done, "metrics in the raw metrics JSON", metrics, stored)
     invented = sorted(name for name in stored.keys() - metrics.keys() if not name.startswith(NOT_IN_RAW))
     done.check("metrics that the raw metrics JSON has not", "none", ", ".join(invented) or "none")
     params = {name: str(value)[:LONGEST_PARAM] for name, value in raw.params.items()}
-    _same(done, "params in the raw metrics JSON", params, record.params)
+    check_same(done, "params in the raw metrics JSON", params, record.params)
     run.params_seen |= params.keys()
     tags = {"config_hash": raw.config_hash, "lethe_version": raw.version}
     tags |= {name: value for name, value in raw.facts.items() if isinstance(value, str)}
     tags |= {f"undefined.{name}": str(reason) for name, reason in raw.undefined.items()}
     tags |= {"warning": in_one_line(raw.warnings)} if raw.warnings else {}
     tags = {name: text[:LONGEST_TAG] for name, text in tags.items()}
-    _same(done, "tags in the raw metrics JSON", tags, record.tags)
+    check_same(done, "tags in the raw metrics JSON", tags, record.tags)
     run.tags_seen |= tags.keys() | {"warning"}
     if not raw.warnings and "warning" in record.tags:
         done.check("warning", "none", record.tags["warning"])
@@ -104,25 +104,25 @@ def compare_records(run: RecordedRun, done: Verification, raw: RawMetrics) -> No
 def compare_decisive(
     run: RecordedRun, done: Verification, raw: RawMetrics, expected: Mapping[str, Any]
 ) -> None:
-    """Check the parts of config_hash, by name, against `expected`, and its settings against the params.
+    """Check the parts of config_hash, by name, against `expected`, and its given settings against the params.
 
-    Settings of None are not compared: their params have the resolved values.
+    A setting of None may stand for a default that is resolved: see `verified_model`.
     """
     if not raw.decisive:
         done.unchecked.append("config_hash (an older run, without its parts in the raw metrics JSON)")
         return
     done.check("config_hash", run.record.tags.get("config_hash", "none"), hash_of(raw.decisive))
     texts = {name: str(value) for name, value in raw.settings.items() if value is not None}
-    _same(done, "settings of the method in config_hash", texts, run.record.params)
+    check_same(done, "settings of the method in config_hash", texts, run.record.params)
     found = {name: json.dumps(value, sort_keys=True) for name, value in expected.items()}
     named = {name: json.dumps(raw.decisive.get(name), sort_keys=True) for name in expected}
-    _same(done, "other parts of config_hash", named, found)
+    check_same(done, "other parts of config_hash", named, found)
     rest = sorted(raw.decisive.keys() - expected.keys() - {"settings"})
     if rest:
         done.unchecked.append(f"in config_hash: {', '.join(rest)}")
 
 
-def _same(done: Verification, what: str, named: Mapping[str, str], found: Mapping[str, str]) -> None:
+def check_same(done: Verification, what: str, named: Mapping[str, str], found: Mapping[str, str]) -> None:
     """Add one check of many values, which names the first different ones."""
     wrong = sorted(name for name, value in named.items() if found.get(name) != value)
     if not wrong:

@@ -27,6 +27,11 @@ class RecordedRun:
         self.tags_seen: set[str] = set()
         self.artifacts_seen: set[str] = set()
 
+    def recorded(self, name: str) -> str | None:
+        """Return a param as `param` does; None if the run has none, which is not the same as an empty one."""
+        self.params_seen.add(name)
+        return self.param(name) if name in self.record.params else None
+
     def param(self, name: str, otherwise: str | None = None) -> str:
         """Return a param, whole where MLflow has cut it; if the run has none, `otherwise`.
 

@@ -51,20 +51,20 @@ def check_request(run: RecordedRun, done: Verification, splits: Splits, data: Fo
     """Check the forget list against the run's flags, or against its recorded digest; return the request."""
     listed = _list_of(data.forget)
     asked = _asked(run)
-    recorded = run.param("request_digest", "")
+    recorded = run.recorded("request_digest")
     if asked is not None:
         expected = _list_of(asked.divide(splits.train, splits.classes, splits.split_seed).forget)
         done.check("forget list, by class and number", str(expected.digest), str(listed.digest))
     else:
         done.unchecked.append("the file that --forget_indexes named")
-        if recorded:
+        if recorded is not None:
             done.check("forget list", recorded, str(listed.digest))
         else:
             done.unchecked.append("whether the forget list is the requested one (an older run, no digest)")
     request = asked or listed
     done.check("forget request's name", run.param("request"), request.slug)
-    in_words = run.param("forget_request", "")
-    if in_words:  # older runs have none
+    in_words = run.recorded("forget_request")
+    if in_words is not None:  # older runs have none
         done.check(
             "forget request in words", in_words, request.in_words(len(data.forget), splits.class_names)
         )

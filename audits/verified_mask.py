@@ -15,9 +15,9 @@ MASK_FILE = "mask.safetensors"
 
 def check_mask(run: RecordedRun, done: Verification, unlearned: nn.Module) -> None:
     """Add the checks of the mask; none for a run without one."""
-    masked = run.param(MASKED, "")
+    masked = run.recorded(MASKED)
     if not run.has(MASK_FILE):
-        if masked:
+        if masked is not None:
             done.check(MASK_FILE, f"{masked} weights switched off", None)
         return
     path = run.artifact(MASK_FILE)
@@ -27,7 +27,9 @@ def check_mask(run: RecordedRun, done: Verification, unlearned: nn.Module) -> No
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         done.check(MASK_FILE, "a mask that can be read", " ".join(str(error).split()))
         return
-    done.check(f"{MASK_FILE}: weights switched off", masked or "none", str(mask.kappa_count))
+    done.check(
+        f"{MASK_FILE}: weights switched off", "none" if masked is None else masked, str(mask.kappa_count)
+    )
     done.check(f"{MASK_FILE}: shape", str(tuple(weight.shape)), str(tuple(mask.keep.shape)))
     if weight.shape == mask.keep.shape:
         left = int(weight.cpu()[~mask.keep].count_nonzero())

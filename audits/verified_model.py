@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from audits.raw_metrics import RawMetrics, compare_decisive, compare_records, raw_metrics
+from audits.raw_metrics import RawMetrics, check_same, compare_decisive, compare_records, raw_metrics
 from audits.recorded_run import RecordedRun
 from audits.verified import Verification, digest_at
 from audits.verified_images import check_images, check_request, read_data
-from audits.verified_mask import check_mask
+from audits.verified_mask import MASKED, check_mask
 from audits.verified_table import check_table
 from base_models import Trained
 from device import device_named
@@ -37,7 +37,7 @@ from training import (
 )
 from training.storage import read_tensors
 from unlearn import METHODS, resolved
-from unlearn.add_ons import ADD_ONS
+from unlearn.add_ons import ADD_ONS, FIRST_FLAGS
 from vision_data import DATA, ForgetRequest
 
 UNLEARNED_MODEL = "unlearned.safetensors"
@@ -88,7 +88,7 @@ class _OfOneModel:
         if not self.foreign:
             check_table(run, done, image_table(measured, self.data, self.splits.test, self._about()))
             check_mask(run, done, unlearned)
-            self._check_amounts(models["initial"])
+            self._check_settings(models["initial"])
             self._check_verdict(measured, request)
         return done
 
@@ -124,8 +124,8 @@ class _OfOneModel:
     def _unlearned(self, request: ForgetRequest) -> nn.Module:
         """Return the unlearned model. Raises ValueError if the method returned a module around it."""
         run, done, method = self.run, self.done, self.run.param("unlearn", "")
-        digest = run.param("unlearned_digest", "")
-        if digest:
+        digest = run.recorded("unlearned_digest")
+        if digest is not None:
             done.check("unlearned model", digest, checkpoint_digest(self.file))
         if not self.foreign:
             named = f"unlearned {request.identity} by {method}"
@@ -237,8 +237,8 @@ class _OfOneModel:
         once = [name for name in self.done.left_out if name not in self.raw.numbers]
         self.done.unchecked += [f"metrics {', '.join(once)}"] if once else []
 
-    def _check_amounts(self, initial: nn.Module) -> None:
-        """Check resolved settings such as topk."""
+    def _check_settings(self, initial: nn.Module) -> None:
+        """Check that the params have every setting of the method, also defaults and resolved ones."""
         run, method = self.run, self.run.param("unlearn", "")
         if method not in METHODS or not self.raw.decisive:
             return
@@ -246,14 +246,21 @@ class _OfOneModel:
             if ADD_ONS.runs_code(str(self.raw.settings.get("addon"))):
                 self.done.unchecked.append("settings of the method (its add-on is a user's own code)")
                 return
-            settings = METHODS[method].settings(self.raw.settings)
+            given = {
+                name: value
+                for name, value in self.raw.settings.items()
+                if value is not None or name not in FIRST_FLAGS
+            }
+            settings = METHODS[method].settings(given)
             counts = resolved(method, initial, self.data, settings)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             self.done.check("settings of the method", f"ones of {method}", str(error))
             return
-        for name, value in counts.items():
-            if name != "kappa_count":  # checked with the mask
-                self.done.check(f"param {name}", run.param(name, "none"), str(value))
+        texts = {name: str(value) for name, value in (settings | counts).items() if name != MASKED}
+        run.params_seen |= texts.keys()
+        check_same(
+            self.done, "settings of the method, as defaults and amounts resolve", texts, run.record.params
+        )
 
     # Identity and verdict
 
@@ -261,9 +268,9 @@ class _OfOneModel:
         """Return the parts of config_hash, recomputed: see identity.decisive_of."""
         run, params = self.run, self.run.record.params
         run.params_seen.add("unlearn_file")
-        code = run.param("unlearn_code", "")
+        code = run.recorded("unlearn_code")
         found: dict[str, Any] = {
-            "method": run.param("unlearn") + (f"-{code}" if code else ""),
+            "method": run.param("unlearn") + ("" if code is None else f"-{code}"),
             "request": request.identity,
             "split": self.splits.digest,
             "seed": run.whole_number("seed"),

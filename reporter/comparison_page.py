@@ -26,7 +26,7 @@ from reporter.comparison_pictures import (
     time_picture,
 )
 from reporter.figure_files import svg_of
-from reporter.html_report import TEMPLATES, page
+from reporter.html_report import page, style_sheet
 from reporter.seeds_summary import Task, heading_of
 from reporter.seeds_tables import LEGEND, marked, table_of
 from reporter.seeds_text import spread
@@ -120,7 +120,7 @@ def comparison_page(
     """Return the page of all tasks. drawn: their figures, by place. origin: a sentence about the runs."""
     return page(
         "comparison.html",
-        extra_style=(TEMPLATES / "comparison.css").read_text(encoding="utf-8"),
+        styles=(style_sheet("page.css"), style_sheet("comparison.css")),
         title="Unlearning methods side by side",
         origin=origin,
         parts=[_part(task, tasks, place, drawn[place]) for place, task in enumerate(tasks)],

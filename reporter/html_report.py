@@ -57,7 +57,7 @@ def html_report(
         thumbnails = best_known(facts.images, outputs_by_model(facts, "forget"), facts.names)
     return page(
         "run.html",
-        extra_style=CSS,
+        styles=(CSS, style_sheet("page.css")),
         facts=facts,
         verdict=told or verdict(facts.measured),
         models=models,
@@ -149,10 +149,15 @@ def grouped(reasons: Mapping[str, str]) -> list[tuple[str, list[str]]]:
     return [(why, [name for name, _ in items]) for why, items in groupby(ordered, key=lambda item: item[1])]
 
 
-def page(template: str, *, extra_style: str, **values: object) -> str:
-    """Return a page: a template with its values, and the style of all pages."""
-    style = css_variables() + extra_style + (TEMPLATES / "page.css").read_text(encoding="utf-8")
+def page(template: str, *, styles: Sequence[str], **values: object) -> str:
+    """Return a page: a template with its values, and style sheets of which a later one counts more."""
+    style = "".join((css_variables(), *styles))
     return _environment().get_template(template).render(style=Markup(style), **values)
+
+
+def style_sheet(name: str) -> str:
+    """Return a style sheet of the templates."""
+    return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=1)

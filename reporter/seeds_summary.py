@@ -6,7 +6,7 @@ import functools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from evaluation import METRICS, MetricFacts
@@ -14,6 +14,7 @@ from evaluation.over_seeds import OverSeeds, over_seeds
 from models import ARCHITECTURES
 from training.recipe import FLAGS
 from unlearn import METHODS
+from unlearn.add_ons import ADD_ONS, FIRST_FLAGS
 
 RANKED_BY = "avg_gap"
 REFERENCE = "retrain"  # the ideal model itself, which the gap is measured to
@@ -121,9 +122,12 @@ def settings_of(params: Mapping[str, str]) -> Settings:
 
     Every hyperparameter of the method is a setting, whatever its name.
     """
-    own = own_names(params.get("unlearn", ""))
+    own = own_names(params.get("unlearn", "")) - FIRST_FLAGS
     settings = []
+    unsaid = first_flags_unsaid(params)
     for name, value in params.items():
+        if name in FIRST_FLAGS and value in unsaid[name]:
+            continue
         if name in own or (name not in NOT_A_SETTING and UNSAID.get(name) != value):
             settings.append((name, value))
     return tuple(sorted(settings))
@@ -133,6 +137,18 @@ def said(settings: Mapping[str, str], name: str) -> str:
     """Return a setting's value, the first letters of a digest of code, or the meaning of one not logged."""
     value = settings.get(name, UNSAID.get(name, "not logged"))
     return value[:SHORT_DIGEST] if name in CODE and name in settings else value
+
+
+def first_flags_unsaid(params: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return the values of the first add-ons' flags that say nothing: None, and the chosen add-on's default.
+
+    Earlier versions log None where later ones log the default, or nothing.
+    """
+    method = params.get("unlearn", "")
+    add_on = METHODS[method].facts.add_on if method in METHODS.names else None
+    add_on = add_on or params.get("addon", "")
+    defaults = ADD_ONS[add_on].defaults if add_on in ADD_ONS.names else {}
+    return {name: {"None", str(defaults.get(name))} for name in FIRST_FLAGS}
 
 
 @functools.cache
@@ -231,7 +247,20 @@ def tasks_of(runs: Iterable[SeedRun]) -> list[Task]:
     for (experiment, task), found in sorted(groups.items(), key=lambda it: it[0]):
         parts = [part for group in found.values() for part in by_initial_model(group)]
         tasks.append(task_of(experiment, task, parts))
-    return tasks
+    return told_apart(tasks)
+
+
+def told_apart(tasks: Sequence[Task]) -> list[Task]:
+    """Return the tasks; where two requests have the same words, "100 images", each gets its slug too."""
+    slugs: dict[str, set[str | None]] = {}
+    for task in tasks:
+        slugs.setdefault(task.forgotten, set()).add(dict(task.settings).get(REQUEST))
+    apart = []
+    for task in tasks:
+        if len(slugs[task.forgotten]) > 1:
+            task = replace(task, forgotten=f"{task.forgotten} ({dict(task.settings).get(REQUEST)})")
+        apart.append(task)
+    return apart
 
 
 def by_initial_model(group: Group) -> list[Group]:

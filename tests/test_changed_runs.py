@@ -150,6 +150,11 @@ CHANGES = {
         lambda run: run.param("kappa", "0.5"),
         "DIFFERS: settings of the method in config_hash\n.*expected kappa 30, got kappa 0.5",
     ),
+    "a setting that is none": (
+        lambda run: (run.param("mask_layer", "-1"), run.change_raw("params", mask_layer="-1")),
+        "DIFFERS: settings of the method, as .*\n.*expected mask_layer None, got mask_layer -1",
+    ),
+    "an empty digest": (lambda run: run.param("unlearned_digest", ""), "DIFFERS: unlearned model"),
     "the class": (
         lambda run: run.param("class_to_replace", "3"),
         "DIFFERS: forget list, by class and number",
@@ -164,6 +169,10 @@ CHANGES = {
     "a number of the record": (
         lambda run: run.change_raw("metrics", forget_score=1.5),
         "DIFFERS: metrics in the raw metrics JSON\n.*1.5",
+    ),
+    "a number too large for a float": (
+        lambda run: run.change_raw("metrics", forget_score=10**400),
+        "DIFFERS: raw metrics JSON",
     ),
     "no record": (lambda run: run.raw.unlink(), "GONE: raw metrics JSON"),
     "a record that is none": (lambda run: run.raw.write_text("[" * 100_000), "DIFFERS: raw metrics JSON"),
@@ -206,6 +215,26 @@ def test_what_was_changed_is_found(change, message, run, capsys):
     assert re.search(message, out)
     assert re.search("^NOT verified: ", out, flags=re.MULTILINE)
     assert not re.search("^verified: ", out, flags=re.MULTILINE)
+
+
+def test_the_table_of_a_run_from_before_an_attack_is_verified_without_its_column(run, capsys):
+    file = run.artifacts / "per_image.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["member_score_lr"]), file)
+
+    code, out = run.verified(capsys)
+
+    assert code == 0
+    assert "per_image.parquet: member_score_lr (an older run, without this attack)" in out
+
+
+def test_a_run_with_an_add_on_of_its_own_name_is_verified(folder, capsys):
+    own = made(
+        *"--unlearn NGradMask --unlearn_epochs 1 --epochs 2 --report skip --metrics forget_score".split()
+    )
+
+    code, out = own.verified(capsys)
+
+    assert (code, "DIFFERS" in out) == (0, False)
 
 
 def test_what_an_added_artifact_param_or_tag_says_is_not_vouched_for(run, capsys):

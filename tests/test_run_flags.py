@@ -4,11 +4,12 @@ import contextlib
 import re
 from typing import Literal, get_args, get_origin
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from base_config import BaseConfig
+from base_config import BaseConfig, base_flags_of
 from flag_words import command, text_of, words_of
 from models import ARCHITECTURES
 from run_config import PipelineConfig, flags_of
@@ -143,6 +144,16 @@ def test_the_other_flags_mean_the_same_config_again(config):
 def test_a_field_of_a_config_is_checked_as_its_flag_is(config, field, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         config(**field)
+
+
+def test_an_integer_of_numpy_is_one():
+    config = BaseConfig(seed=np.int64(2), epochs=np.int32(3))
+    assert base_flags_of(config) == {"seed": ["2"], "epochs": ["3"]}
+
+
+def test_a_dataset_given_by_position_is_refused():
+    with pytest.raises(ValueError, match=r"arch_options: expected a mapping .*, got 'MNIST'\. Give fields"):
+        BaseConfig("MNIST")
 
 
 def test_a_text_that_begins_like_a_flag_stands_behind_an_equals_sign():

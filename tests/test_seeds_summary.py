@@ -144,6 +144,29 @@ def test_a_line_says_what_its_runs_mean_by_not_logging_a_setting():
     assert {row["settings"] for row in table} == {"unlearn_augment=crop,flip", "unlearn_augment=none"}
 
 
+@pytest.mark.parametrize(
+    ("method", "earlier", "later"),
+    [
+        ("NGPlus", {"addon": "None", "quantile": "None", "memory": "None"}, {"addon": "None"}),
+        ("NGradMask", {"quantile": "None", "memory": "None"}, {"quantile": "0.3"}),
+        ("NGPlus", {"addon": "OPT", "memory_start": "None"}, {"addon": "OPT"}),
+    ],
+)
+def test_the_flags_of_an_add_on_part_no_seeds_of_an_earlier_version(method, earlier, later):
+    assert settings_of({"unlearn": method} | earlier) == settings_of({"unlearn": method} | later)
+
+
+def test_another_value_of_an_add_ons_flag_is_another_setting():
+    assert ("quantile", "0.5") in settings_of({"unlearn": "NGradMask", "quantile": "0.5"})
+
+
+def test_requests_of_the_same_words_have_their_slugs_too():
+    slugs = ("any-100", "indexes-1a2b")
+    lists = [run(task=(("arch", "mlp"), ("dataset", "digits"), ("request", slug))) for slug in slugs]
+    tasks = tasks_of([replace(one, forgotten="100 images") for one in lists])
+    assert [task.forgotten for task in tasks] == ["100 images (any-100)", "100 images (indexes-1a2b)"]
+
+
 def test_another_task_is_another_table():
     other = (("arch", "mlp"), ("dataset", "digits"), ("request", "class3"))
     narrow = (*TASK, ("hidden", "16"))  # a flag of the architecture

@@ -59,6 +59,8 @@ class AddOnFacts:
 ADD_ONS = Registry("add-on", AddOnFacts, takes=(), returns=RULE)
 register = ADD_ONS.register
 
+# Flags that every method with add-ons once had: config_hash and the params of earlier runs have them as None.
+FIRST_FLAGS = frozenset({"quantile", "memory", "memory_start"})
 AddOnName = Annotated[str, OneOf(ADD_ONS), Help("rule that combines the two gradients of a step instead")]
 Quantile = Annotated[float, Range(0, 1, "[)"), Search("linear", 0, 0.9)]
 Memory = Annotated[
