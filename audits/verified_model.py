@@ -258,6 +258,9 @@ class _OfOneModel:
             return
         texts = {name: str(value) for name, value in (settings | counts).items() if name != MASKED}
         run.params_seen |= texts.keys()
+        for name in FIRST_FLAGS - given.keys():
+            if run.record.params.get(name, "None") == "None":  # as earlier versions log the default
+                texts.pop(name, None)
         check_same(
             self.done, "settings of the method, as defaults and amounts resolve", texts, run.record.params
         )
