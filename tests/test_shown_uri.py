@@ -41,4 +41,10 @@ def test_no_password_is_shown(uri, shown):
 
 def test_a_reason_is_one_line_and_no_page():
     assert one_line(ValueError("first\n  http://me:secret@server")) == "first http://***@server"
-    assert len(one_line("word " * 1000)) < LONGEST_REASON + 10
+    assert len(one_line("x" * 9999)) < LONGEST_REASON + 10
+
+
+def test_a_long_reason_is_cut_at_a_word():
+    whole = "a reason of seven words of which " * 18
+    assert len(whole) < LONGEST_REASON and one_line(whole) == whole.strip()
+    assert one_line("word " * 1000) == "word " * (LONGEST_REASON // 5) + "[...]"

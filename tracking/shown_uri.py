@@ -17,7 +17,7 @@ SECRET = re.compile(
 IN_JSON = re.compile(r"([\"'][\w-]*(?:password|token|secret)[\"']\s*:\s*[\"'])[^\"']*", re.IGNORECASE)
 HEADER = re.compile(r"(authorization\W+(?:basic|bearer)\s+)[^\s'\"]+", re.I)
 
-LONGEST_REASON = 200  # characters: some servers and drivers send whole pages
+LONGEST_REASON = 600  # characters: some servers and drivers send whole pages
 
 
 def without_password(text: str) -> str:
@@ -29,6 +29,9 @@ def without_password(text: str) -> str:
 
 
 def one_line(error: object) -> str:
-    """Return an error's message on one line of bounded length, without a password."""
+    """Return an error's message on one line, cut at a word where it is too long, without a password."""
     line = " ".join(without_password(str(error)).split()) or type(error).__name__
-    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} ..."
+    if len(line) <= LONGEST_REASON:
+        return line
+    start = line[: LONGEST_REASON + 1]
+    return f"{start.rpartition(' ')[0] or start} [...]"
