@@ -16,9 +16,11 @@ from reporter.run_warning import RunWarning
 from unlearn import ForgetData
 from vision_data import ImageSet
 
+MOST_EPOCHS = 10**9  # as of every integer flag
+
 
 def checked_epochs(epochs: Collection[int], settings: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the epochs sorted. Raises ValueError for values below 1, over unlearn_epochs, or repeated."""
+    """Return the epochs sorted. Raises ValueError for values below 1, too high, or repeated."""
     for epoch in epochs:
         if type(epoch) is not int or epoch < 1:
             raise FlagError(
@@ -30,12 +32,13 @@ def checked_epochs(epochs: Collection[int], settings: Mapping[str, Any]) -> tupl
             "checkpoint_epochs", f"expected each epoch once, got {_listed(twice)} again. Name it once"
         )
     last = settings.get("unlearn_epochs")
-    beyond = sorted(epoch for epoch in epochs if last is not None and epoch > last)
+    most = MOST_EPOCHS if last is None else last
+    beyond = sorted(epoch for epoch in epochs if epoch > most)
     if beyond:
+        of_flag, more = ("", "") if last is None else (", the --unlearn_epochs", ", or more --unlearn_epochs")
         raise FlagError(
             "checkpoint_epochs",
-            f"expected epochs up to {last}, the --unlearn_epochs, got {_listed(beyond)}. Give earlier ones, "
-            "or more --unlearn_epochs",
+            f"expected epochs up to {most}{of_flag}, got {_listed(beyond)}. Give earlier ones{more}",
         )
     return tuple(sorted(epochs))
 

@@ -426,6 +426,8 @@ def _parse_one(kind: Any, text: str) -> Any:
         of = get_args(kind)[0]
         parts = [part.strip() for part in text.split(",")]
         return tuple(_parse(of, part) for part in parts if part or of is not str)
+    if kind is int and not re.fullmatch(r"-?[0-9]+", text):  # int() reads +1 and 1_0 too
+        raise ValueError(text)
     return kind(text)
 
 

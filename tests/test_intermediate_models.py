@@ -387,6 +387,11 @@ def test_a_mistake_is_one_line(value, says, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_epoch_that_no_method_reaches_is_refused():
+    with pytest.raises(ValueError, match=r"expected epochs up to 1000000000, got 1000000001\. Give earlier"):
+        checked_epochs((1, 10**9 + 1), {"kappa": 0.1})
+
+
 def test_the_epochs_are_in_order():
     assert checked_epochs([5, 1, 3], {"unlearn_epochs": 5}) == (1, 3, 5)
     assert checked_epochs((), {}) == ()
