@@ -31,7 +31,7 @@ def warnings_of(
     """Return the warnings of a run; [] if there are none.
 
     diverged: a weight is not finite, or a loss (in the method's history, or on forget or retain) is not
-    finite or over 1e4
+        finite or over 1e4
     gives probabilities: every row of a model's outputs is a distribution (the model ends in a softmax)
     destroyed the model: retain_score below twice chance, 2 x 100 / classes percent
     lost accuracy: if it is not destroyed, see `_lost_accuracy`

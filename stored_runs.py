@@ -184,7 +184,7 @@ def runs_of_csv(path: Path) -> list[StoredRun]:
     """Read runs with the tags NOT_OF_ONE_SEED from a CSV file of mlruns_parser.py.
 
     A CSV does not say which columns are params: those named like settings of registered methods and
-    architectures, and of the job. Raises ValueError for any other file.
+    architectures, and of the run. Raises ValueError for any other file.
     """
     import pandas as pd
 

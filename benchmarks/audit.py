@@ -4,17 +4,16 @@
     python benchmarks/audit.py --methods FT NegGrad --dataset MNIST --arch mlp
 
 KLoM is the 95th percentile over the images of a set, nats, beside the noise floor of N models a side: what
-two samples of one
-normal come to. quality, score: forgetting_quality and forgetting_score. U-LiRA: AUC and TPR at 1 % FPR with
-95 % intervals; 0.5 and 0.01 where nothing can be told. mia_confidence is the percentage of forget images that
-an attack on the confidence of one model takes
-for never seen: the mean over the N models, less the oracles', with the 95 % interval of the difference per
-seed. It passes where 0 is within the interval; U-LiRA is passed where 0.5 is, or where all of it is below.
-Where the interval of the AUC goes from 0.5 to above 0.75, there are too few shadow models to tell.
+two samples of one normal come to. quality, score: forgetting_quality and forgetting_score. U-LiRA: AUC and
+TPR at 1 % FPR with 95 % intervals; 0.5 and 0.01 where nothing can be told. mia_confidence is the percentage
+of forget images that an attack on the confidence of one model takes for never seen: the mean over the N
+models, less the oracles', with the 95 % interval of the difference per seed. It passes where 0 is within the
+interval; U-LiRA is passed where 0.5 is, or where all of it is below. Where the interval of the AUC goes from
+0.5 to above 0.75, there are too few shadow models to tell.
 
 `default` is the initial model, which has to be caught, `retrain` the ideal model of another seed than the
-oracle, which has to pass.
-Finished audits are kept and used again: an interrupted run goes on where it stopped.
+oracle, which has to pass. Finished audits are kept and used again: an interrupted run goes on where it
+stopped.
 """
 
 from __future__ import annotations

@@ -3,12 +3,10 @@
     python benchmarks/mimu_images.py --dataset MNIST --share 0.1
 
 A share of the training images, of any class, is the forget set. The ideal model is as sure of it as of test
-images: it never
-saw either. forget, retain: percent of these training images predicted right; test: of all test images; mia:
-percent of the forget images that an attack on the confidence takes for never seen; auc: a loss threshold's,
-forget against test images; margins: medians,
-nats. gap: avg_gap_without_mia, the mean distance from the ideal in UA, RA and TA,
-points. Finished cells are kept in <save_dir>/benchmarks.
+images: it never saw either. forget, retain: percent of these training images predicted right; test: of all
+test images; mia: percent of the forget images that an attack on the confidence takes for never seen; auc: a
+loss threshold's, forget against test images; margins: medians, nats. gap: avg_gap_without_mia, the mean
+distance from the ideal in UA, RA and TA, points. Finished cells are kept in <save_dir>/benchmarks.
 """
 
 from __future__ import annotations

@@ -5,14 +5,12 @@
 Every class in turn is the forget class (or those of --class_to_replace). For each method, over classes and
 seeds: the forget score (percent of the forgotten class's test images still predicted right) and the retain
 drop (initial minus masked score on the other classes' test images, points), mean and worst. The bound is a
-mask optimised for each class by itself, on training images; no
-network can be expected to do better. What is left: the score of a linear probe on the penultimate features of
-training images of the forgotten class, and the optimiser steps that bring 95 % of its training score back
-(evaluation/probe.py, relearning.py).
+mask optimised for each class by itself, on training images; no network can be expected to do better. What is
+left: the score of a linear probe on the penultimate features of training images of the forgotten class, and
+the optimiser steps that bring 95 % of its training score back (evaluation/probe.py, relearning.py).
 
 Several values of --kappa give the table over kappa, and with --picture FILE its picture. Finished cells are
-kept
-in <save_dir>/benchmarks and used again: an interrupted run goes on where it stopped.
+kept in <save_dir>/benchmarks and used again: an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -4,12 +4,11 @@
     python benchmarks/parser.py --stores sqlite files --runs 5000
 
 The comparison: a sqlite store and a file store, read by both in turn, medians; ratio is MLflow's seconds over
-the parser's, neither with
-its imports: by the clock, and of the CPU, which other jobs on the machine disturb less. Each reads once
-before that, uncounted: what is compared is reading files that the system has in memory, not the disk, which
-is the same for both. Cells are compared one by one: status, name, times, every param and every metric of
-every run. MLflow's sqlite gives infinities as the largest float and its CSV has NaN as an empty cell; the
-parser gives what was logged, and these are counted apart.
+the parser's, neither with its imports: by the clock, and of the CPU, which other jobs on the machine disturb
+less. Each reads once before that, uncounted: what is compared is reading files that the system has in memory,
+not the disk, which is the same for both. Cells are compared one by one: status, name, times, every param and
+every metric of every run. MLflow's sqlite gives infinities as the largest float and its CSV has NaN as an
+empty cell; the parser gives what was logged, and these are counted apart.
 
 The scale: a row per run (table) and a row per logged value (history), from sqlite and PostgreSQL with --runs,
 from a file store and a server with --slow_runs. Peak memory is that of the reading process and of the largest

@@ -37,8 +37,7 @@ def tpr_at_1_fpr(forget: Tensor, test: Tensor) -> float:
         mean(l_forget < t)    t: the largest with mean(l_test < t) <= 0.01
 
     Losses (n,) and (m,) -> [0, 1]; 0.01 for equal distributions. Needs at least 100 test images and 1 forget
-    image, else
-    raises ValueError. Source: Carlini et al. 2022, arXiv:2112.03570.
+    image, else raises ValueError. Source: Carlini et al. 2022, arXiv:2112.03570.
     """
     if not len(forget) or len(test) < 100:
         raise ValueError(

@@ -117,9 +117,8 @@ def rf_js_divergence(model: ModelOutputs, initial: ModelOutputs) -> float:
     ideal model is needed. Raises ValueError if test has no image of a class in forget.
 
     Trap: lower is better, as in the source, where a part of a class was forgotten. For a whole class the
-    initial model still predicts
-    its test images and the ideal model does not: the value is near 0 before unlearning, and near ln 2 for the
-    ideal model.
+    initial model still predicts its test images and the ideal model does not: the value is near 0 before
+    unlearning, and near ln 2 for the ideal model.
 
     Trap: the source's values are normalised over the whole matrix of classes and are not comparable.
     """
@@ -151,8 +150,7 @@ def zrf(model: ModelOutputs, incompetent: ModelOutputs) -> float:
     architecture, and initial weights of another seed.
 
     Trap: this is the standard Jensen-Shannon divergence, in nats and per image. Public code computes KL(m, p)
-    instead of KL(p, m), which
-    is unbounded: its values are not comparable.
+    instead of KL(p, m), which is unbounded: its values are not comparable.
 
     Trap: 1 is not the aim. A model that never saw the forget set does not predict at random on it. Compare
     with the ideal's.

@@ -111,8 +111,8 @@ def run_jobs(queue: Queue, pool: WorkerPool, show: Show) -> Queue:
     """Run all jobs of the queue, and return it.
 
     Base models come first; a run begins as soon as those that it needs are there, and fails if one of them
-    failed. `show(queue, job)` is called for each job that ended, and
-    with None every second and when a job began. After an interrupt, `queue` has the outcomes so far.
+    failed. `show(queue, job)` is called for each job that ended, and with None every second and when a job
+    began. After an interrupt, `queue` has the outcomes so far.
     """
     jobs = queue.jobs
     waiting = deque(sorted(range(len(jobs)), key=lambda number: not jobs[number].is_base))

@@ -37,7 +37,7 @@ HEAD = f"""# Methods
 
 Every name that `--unlearn` takes: what the method does to the weights, its flags with their defaults, where
 it comes from, and where it departs from there. `python -u mlflow_forget.py --list` prints the short form,
-`--unlearn NAME --help` one method with all flags of the job.
+`--unlearn NAME --help` one method with all flags of the run.
 
 Made from the registry by `{COMMAND}`: what stands here is what runs.
 

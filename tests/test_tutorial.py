@@ -21,8 +21,7 @@ SHOWN = [
 ]
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:\.\d+)?(?!\w)")
 # By how much a number may differ on another processor: in its unit, or of itself if that is more. What three
-# seeds say of their spread
-# is far less stable than their mean.
+# seeds say of their spread is far less stable than their mean.
 AT_MOST, SHARE = 1.0, 0.15
 AT_MOST_SPREAD, SHARE_SPREAD = 5.0, 0.5
 SPREAD = re.compile(r"± *[\d.]+|[-\d.]+ to [-\d.]+")

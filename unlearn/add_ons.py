@@ -271,10 +271,9 @@ def kept(g_u: Tensor, g_c: Tensor, beta: float, v: Tensor | None = None) -> Tens
 
         min(alpha / beta sum v g_u^2, beta / alpha sum v g_c^2) + sum v g_u g_c >= 0
 
-    over the entries kept, alpha = 1 - beta, by default v = 1. Then <v d, g_u> >= 0 and <v d, g_c> >= 0 for
-    d = beta g_c + alpha g_u. As few
-    entries as possible are dropped, the smallest products v g_u g_c first. This holds for d: the optimiser
-    (momentum, Adam's scaling, weight decay) can break it afterwards.
+    over the entries kept, alpha = 1 - beta, by default v = 1. Then <v d, g_u> >= 0 and <v d, g_c> >= 0 for d
+    = beta g_c + alpha g_u. As few entries as possible are dropped, the smallest products v g_u g_c first.
+    This holds for d: the optimiser (momentum, Adam's scaling, weight decay) can break it afterwards.
     """
     a, b = g_u.flatten().double(), g_c.flatten().double()
     weight = torch.ones_like(a) if v is None else v.flatten().double()

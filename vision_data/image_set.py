@@ -187,7 +187,7 @@ class ImageSet:
         augment: True shifts each image by up to an eighth of its height and mirrors it with probability 1/2;
             see `vision_data.augmentation`
         moves_from: the generator of the augmentation, by default `generator`; without either nothing is
-        augmented
+            augmented
         skip: number of first batches whose random numbers are drawn, but which are not read or yielded
         share: (k, n) yields every n-th image of each batch from the k-th on: process k of n
         """
