@@ -20,7 +20,7 @@ from tracking.readers.mlflow_client import client_store
 from tracking.readers.postgres import postgres_store
 from tracking.run_folder import latest_value, metric_blocks, metric_points
 from tracking.selection import EVERY_RUN
-from tracking.sorted_points import SortedPoints
+from tracking.sorted_points import SortedPoints, sorted_histories
 from tracking.stored_run import Point
 
 SIZE = Size(runs=6, params=1, metrics=4, points=25)  # 100 values a run
@@ -182,9 +182,26 @@ def test_equal_steps_and_times_are_in_the_order_of_their_values():
 
 
 @pytest.mark.usefixtures("small_memory")
-def test_a_step_of_more_than_64_bits_is_one_clear_error():
-    with SortedPoints(["a"]) as found, pytest.raises(ValueError, match="expected steps of 64 bits"):
-        found.add(Point("a", "m", 2**70, 0, float(value)) for value in range(LIMIT))
+def test_a_step_of_more_than_64_bits_costs_its_own_run_alone():
+    def history(run, step=0):
+        return run, [Point(run, "m", step, 0, float(value)) for value in range(LIMIT - 1)]
+
+    parts = [history("a"), history("b", 2**70), history("c"), history("d", -(2**70))]
+    *points, first, last = sorted_histories("abcd", parts, "store, ")
+    assert points == [*history("a")[1], *history("c")[1]]
+    assert [first.where, last.where] == ["store, history of run b", "store, history of run d"]
+    assert "expected steps of 64 bits" in first.reason
+
+
+def test_a_history_that_broke_since_its_run_was_read_is_named_with_its_folder(stores):
+    store = FolderStore(stores[1])
+    run = min((run for run in store.runs()[1]), key=lambda run: run.run_id)
+    metric = Path(store._folders[run.run_id]) / "metrics" / "metric_00"
+    whole = metric.read_bytes()
+    metric.write_bytes(b"1 big 0\n")
+    (broken,) = store.points([run])
+    metric.write_bytes(whole)
+    assert broken.where == f"{metric.parent.parent}, history of run {run.run_id}"
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 100])

@@ -24,6 +24,7 @@ DOUBLE = struct.Struct("<d")
 class SortedPoints:
     """Points sorted by run (as given), metric, step, time and value, while the context is open.
 
+    `broken`: runs whose points are left out, with the reason, complete once all points were iterated over.
     Holds at most AT_ONCE values in memory; sqlite sorts more in an unnamed temporary file (in SQLITE_TMPDIR,
     else /var/tmp). Raises OSError if there is no room.
     """
@@ -31,6 +32,7 @@ class SortedPoints:
     def __init__(self, runs: Sequence[str]) -> None:
         self._runs = runs
         self._place = {run_id: place for place, run_id in enumerate(runs)}
+        self.broken: dict[str, str] = {}
         self._held: list[Point] = []
         self._file: sqlite3.Connection | None = None
 
@@ -42,11 +44,7 @@ class SortedPoints:
             self._file.close()
 
     def add(self, points: Iterable[Point]) -> None:
-        """Add points, in any order.
-
-        Raises what `points` raises, and ValueError if there are too many for memory and a step has more than
-        64 bits.
-        """
+        """Add points, in any order. Raises what `points` raises."""
         unread = iter(points)
         while some := list(itertools.islice(unread, AT_ONCE - len(self._held))):
             self._held += some
@@ -54,6 +52,10 @@ class SortedPoints:
                 self._write()
 
     def __iter__(self) -> Iterator[Point]:
+        """Yield the points of all runs but the broken ones."""
+        return (point for point in self._sorted() if point.run_id not in self.broken)
+
+    def _sorted(self) -> Iterator[Point]:
         if self._file is None:
             self._held.sort()
             self._held.sort(key=lambda point: self._place[point.run_id])  # stable: keeps each run's order
@@ -71,12 +73,21 @@ class SortedPoints:
                 self._file.execute("PRAGMA journal_mode = OFF")  # the file is never recovered
                 self._file.execute(TABLE)
                 self._file.execute("BEGIN")
-            rows = (
-                (self._place[run], metric, step, time, value, DOUBLE.pack(value))
-                for run, metric, step, time, value in self._held
-            )
-            self._file.executemany(INSERT, rows)
+            self._held.sort(key=lambda point: point.run_id)
+            for run_id, points in itertools.groupby(self._held, key=lambda point: point.run_id):
+                self._insert(self._file, run_id, points)
         self._held = []
+
+    def _insert(self, file: sqlite3.Connection, run_id: str, points: Iterable[Point]) -> None:
+        place = self._place[run_id]
+        rows = ((place, *point[1:], DOUBLE.pack(point.value)) for point in points)
+        try:
+            file.executemany(INSERT, rows)
+        except (OverflowError, UnicodeEncodeError) as error:
+            self.broken[run_id] = (
+                "expected steps of 64 bits and names in Unicode, as the history is too long for memory, got "
+                f"others ({error})"
+            )
 
 
 def sorted_histories(
@@ -86,16 +97,15 @@ def sorted_histories(
 
     parts: a run's id and some of its points, in any order. where: the place of the runs, for messages.
     """
-    broken: dict[str, str] = {}
     with SortedPoints(runs) as found:
         for run_id, points in parts:
             try:
                 found.add(points)
             except (ValueError, TypeError) as error:
-                broken[run_id] = str(error)
-        for run_id, reason in broken.items():
+                found.broken[run_id] = str(error)
+        yield from found
+        for run_id, reason in found.broken.items():
             yield BrokenRun(f"{where}history of run {run_id}", reason)
-        yield from (point for point in found if point.run_id not in broken)
 
 
 @contextmanager
@@ -107,5 +117,3 @@ def _explained_errors() -> Iterator[None]:
             f"histories that are too long for memory can't be sorted on disk ({error}). Make room, or set "
             "SQLITE_TMPDIR"
         ) from error
-    except OverflowError as error:
-        raise ValueError("expected steps of 64 bits in a history that is too long for memory") from error

@@ -84,7 +84,8 @@ class FolderStore:
     def points(self, runs: Sequence[StoredRun]) -> Iterator[Point | BrokenRun]:
         """Yield all values of all metrics of runs that were read, sorted by metric, step and time."""
         for run in runs:
-            yield from sorted_histories([run.run_id], [(run.run_id, self._history(run.run_id))])
+            parts = [(run.run_id, self._history(run.run_id))]
+            yield from sorted_histories([run.run_id], parts, f"{self._folders[run.run_id]}, ")
 
     def _history(self, run_id: str) -> Iterator[Point]:
         folder = f"{self._folders[run_id]}/metrics"
