@@ -21,6 +21,7 @@ from signature import (
     checked,
     chosen_by,
     flags_with,
+    hyperparameters_of,
     not_chosen,
     settings_of,
 )
@@ -113,6 +114,15 @@ class Entry(Generic[Facts]):
     def not_chosen(self, flag: str) -> str:
         """Return the message for a flag of an entry that is not chosen; "" for any other flag."""
         return not_chosen(self.function, flag, self.chosen)
+
+    def parse(self, flag: str, text: str) -> Any:
+        """Return the value of a flag's text. `none` is a value of every flag of a chosen entry."""
+        try:
+            return self.hyperparameters[flag].parse(text)
+        except ValueError:
+            if text.casefold() == "none" and flag not in hyperparameters_of(self.function):
+                return None
+            raise
 
     def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return every hyperparameter with its given value or its default. Raises as `settings_of`."""

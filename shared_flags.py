@@ -156,10 +156,10 @@ def settings_from(options: argparse.Namespace, entry: Entry[Any]) -> dict[str, A
 def several_settings_from(options: argparse.Namespace, entry: Entry[Any]) -> dict[str, list[Any]]:
     """As `settings_from`, with a list of values for each."""
     found = {}
-    for name, parameter in entry.hyperparameters.items():
+    for name in entry.hyperparameters:
         texts = getattr(options, name)
         if texts is not None:
-            found[name] = [parameter.parse(text) for text in texts]
+            found[name] = [entry.parse(name, text) for text in texts]
     return found
 
 

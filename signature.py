@@ -152,6 +152,10 @@ class Hyperparameter:
         return self.default is inspect.Parameter.empty
 
     @property
+    def takes_none(self) -> bool:
+        return type(None) in _members(self.annotation)
+
+    @property
     def range(self) -> Range | None:
         return _last(Range, self.notes)
 
@@ -173,7 +177,7 @@ class Hyperparameter:
         """A description of the values that are accepted."""
         one_of = _last(OneOf, self.notes)
         if one_of is not None:
-            return one_of.words + (" or none" if type(None) in _members(self.annotation) else "")
+            return one_of.words + (" or none" if self.takes_none else "")
         return _last(str, self.notes) or _described(self.annotation, self.range)
 
     def chosen(self, value: Any) -> Any:
@@ -264,6 +268,10 @@ def settings_of(name: str, function: Function, given: Mapping[str, Any]) -> dict
     """
     chosen = chosen_by(function, given)
     known = flags_with(name, function, chosen)
+    # None means the default of a chosen entry's flag that does not take None itself.
+    of_chosen = known.keys() - hyperparameters_of(function)
+    never_none = {flag for flag in of_chosen if not known[flag].takes_none}
+    given = {flag: value for flag, value in given.items() if value is not None or flag not in never_none}
     for flag, value in given.items():
         if flag in known:
             continue

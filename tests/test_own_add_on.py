@@ -80,6 +80,14 @@ def test_a_flag_of_another_add_on_may_be_none(none, folder):
         given_by("memory_start", "none", "--unlearn", "NGPlus", "--addon", "OPT")
 
 
+def test_none_is_the_default_of_a_flag_of_the_chosen_add_on():
+    given = given_by("--unlearn", "NGPlus", "--addon", "VarGrad", "--memory_start", "none", "0.5")
+    method = METHODS["NGPlus"]
+    assert [method.settings(one)["memory_start"] for one in given] == [1.0, 0.5]
+    with pytest.raises(ValueError, match="--memory_start: expected a number >= 0, got 'no'"):
+        given_by("--unlearn", "NGPlus", "--addon", "VarGrad", "--memory_start", "no")
+
+
 def test_its_values_are_a_sweep_and_are_checked():
     words = ["--unlearn", "SCRUB", "--addon", "toy.py:damped", "--strength", "0.1"]
     assert [one["strength"] for one in given_by(*words, "0.9")] == [0.1, 0.9]
