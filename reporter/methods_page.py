@@ -31,7 +31,7 @@ from unlearn.add_ons import ADD_ONS, Agreement, kept
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
 COMMAND = "python -m reporter.methods_page"
-NEEDS = {"ideal": "the ideal model", "oracles": "oracles, made by main_ideal.py --oracles N"}
+NEEDS = {"ideal": "the ideal model", "oracles": "oracles, made by `main_ideal.py --oracles N`"}
 
 HEAD = f"""# Methods
 
