@@ -196,21 +196,24 @@ class Pipeline:
                 log_report(run, record)
             self.stages["total"] = time.perf_counter() - started
             run.metrics({f"stage_{stage}_seconds": seconds for stage, seconds in self.stages.items()})
+        return self._result(record, path)
+
+    def _result(self, record: RunRecord, path: Path) -> Result:
+        """Return what Python gets of a finished run. path: the raw metrics JSON."""
+        checked, measured = record.checked, record.measured
+        warned = [f"warning: {checked.name}: {warning.text}" for warning in self.warnings]
         return Result(
-            run_id=run.run_id,
+            run_id=record.run_id,
             name=checked.name,
             setting=checked.setting,
-            unlearned=unlearned,
+            unlearned=record.unlearned,
             metrics=measured.model,
             initial=measured.initial,
             ideal=measured.ideal,
             undefined=measured.undefined,
             stages=self.stages,
             json_path=path,
-            notes=[
-                *(f"warning: {checked.name}: {warning.text}" for warning in self.warnings),
-                *record.notes,
-            ],
+            notes=[*warned, *record.notes],
             params=run_params(checked),
             checkpoints=self.intermediate.metrics,
             chosen=checked.config.metrics,
