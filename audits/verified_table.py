@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PER_IMAGE = "per_image.parquet"
-OF_ATTACK = "member_score_"  # begins the name of a column of an attack
+LATER_COLUMNS = ("member_score_lr",)  # that tables of version 0.1.0 may lack
 RELATIVE, ABSOLUTE = 1e-4, 1e-5  # float32 logits, of another machine
 MUCH = 8  # times the size of the table that is expected
 
@@ -22,29 +22,29 @@ MUCH = 8  # times the size of the table that is expected
 def check_table(run: RecordedRun, done: Verification, expected: pa.Table) -> None:
     """Add one check of the whole table, which names the columns that differ.
 
-    An older run lacks the scores of the attacks that came later; these columns are named as unchecked.
+    An earlier version's table lacks the columns that came later; these are named as unchecked.
     """
     rows = f"{expected.num_rows} rows"
     if not run.has(PER_IMAGE):
         done.check(PER_IMAGE, rows, None)
         return
     path = run.artifact(PER_IMAGE)
-    later = _columns_of_later_attacks(path, expected)
+    later = _later_columns_not_there(path)
     if later:
-        done.unchecked.append(f"{PER_IMAGE}: {', '.join(later)} (an older run, without this attack)")
+        done.unchecked.append(f"{PER_IMAGE}: {', '.join(later)} (earlier versions have no such column)")
     done.check(PER_IMAGE, rows, _found(path, expected.drop_columns(later), rows))
 
 
-def _columns_of_later_attacks(path: Path, expected: pa.Table) -> list[str]:
-    """Return the attacks' columns that the file lacks; none if it can't be read."""
+def _later_columns_not_there(path: Path) -> list[str]:
+    """Return the later columns that the file lacks; none if it can't be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        found = set(pq.read_schema(path).names)
+        found = pq.read_schema(path).names
     except (pa.ArrowException, OSError, ValueError):
         return []
-    return [name for name in expected.column_names if name.startswith(OF_ATTACK) and name not in found]
+    return [name for name in LATER_COLUMNS if name not in found]
 
 
 def _found(path: Path, expected: pa.Table, rows: str) -> str:

@@ -47,7 +47,7 @@ UNSAID = {  # the values of params that earlier versions do not log
     "training": "default",
     "unlearn_augment": "none",
     "normalize": "data",
-    **dict.fromkeys(("dataset_file", "arch_file", "unlearn_file"), "None"),
+    **dict.fromkeys(("dataset_file", "arch_file", "unlearn_file", *FIRST_FLAGS), "None"),
 }
 
 REQUEST_DIGEST = "request_digest"  # where the slug has but eight letters of it
@@ -122,11 +122,10 @@ def settings_of(params: Mapping[str, str]) -> Settings:
 
     Every hyperparameter of the method is a setting, whatever its name.
     """
-    own = own_names(params.get("unlearn", "")) - FIRST_FLAGS
+    own = own_names(params.get("unlearn", ""))
     settings = []
-    unsaid = first_flags_unsaid(params)
-    for name, value in params.items():
-        if name in FIRST_FLAGS and value in unsaid[name]:
+    for name, value in {**params, **add_on_defaults(params)}.items():
+        if name in FIRST_FLAGS and value == "None":
             continue
         if name in own or (name not in NOT_A_SETTING and UNSAID.get(name) != value):
             settings.append((name, value))
@@ -139,16 +138,14 @@ def said(settings: Mapping[str, str], name: str) -> str:
     return value[:SHORT_DIGEST] if name in CODE and name in settings else value
 
 
-def first_flags_unsaid(params: Mapping[str, str]) -> dict[str, set[str]]:
-    """Return the values of the first add-ons' flags that say nothing: None, and the chosen add-on's default.
-
-    Earlier versions log None where later ones log the default, or nothing.
-    """
+def add_on_defaults(params: Mapping[str, str]) -> dict[str, str]:
+    """Return the defaults of the chosen add-on that an earlier version logged as None, or not at all."""
     method = params.get("unlearn", "")
     add_on = METHODS[method].facts.add_on if method in METHODS.names else None
     add_on = add_on or params.get("addon", "")
     defaults = ADD_ONS[add_on].defaults if add_on in ADD_ONS.names else {}
-    return {name: {"None", str(defaults.get(name))} for name in FIRST_FLAGS}
+    unsaid = [name for name in FIRST_FLAGS & defaults.keys() if params.get(name, "None") == "None"]
+    return {name: str(defaults[name]) for name in unsaid}
 
 
 @functools.cache
@@ -257,8 +254,9 @@ def told_apart(tasks: Sequence[Task]) -> list[Task]:
         slugs.setdefault(task.forgotten, set()).add(dict(task.settings).get(REQUEST))
     apart = []
     for task in tasks:
-        if len(slugs[task.forgotten]) > 1:
-            task = replace(task, forgotten=f"{task.forgotten} ({dict(task.settings).get(REQUEST)})")
+        slug = dict(task.settings).get(REQUEST)
+        if slug is not None and len(slugs[task.forgotten]) > 1:
+            task = replace(task, forgotten=f"{task.forgotten} ({slug})")
         apart.append(task)
     return apart
 

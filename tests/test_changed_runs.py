@@ -224,7 +224,17 @@ def test_the_table_of_a_run_from_before_an_attack_is_verified_without_its_column
     code, out = run.verified(capsys)
 
     assert code == 0
-    assert "per_image.parquet: member_score_lr (an older run, without this attack)" in out
+    assert "per_image.parquet: member_score_lr (earlier versions have no such column)" in out
+
+
+def test_every_other_column_has_to_be_there(run, capsys):
+    file = run.artifacts / "per_image.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["member_score_entropy"]), file)
+
+    code, out = run.verified(capsys)
+
+    assert code == 1
+    assert re.search(r"DIFFERS: per_image.parquet\n.*others in the columns member_score_entropy", out)
 
 
 def test_a_run_with_an_add_on_of_its_own_name_is_verified(folder, capsys):

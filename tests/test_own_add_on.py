@@ -224,6 +224,12 @@ def test_what_a_rule_returns_is_checked(folder, returned, message):
         unlearn("NGPlus", model(), tiny(), addon="a.py:mine", unlearn_epochs=1)
 
 
+def test_a_builtin_as_a_rule_is_checked_by_what_it_returns(folder):
+    (folder / "a.py").write_text("def mine(): return type")
+    with pytest.raises(ValueError, match=f"^mine: {AT_A_STEP} "):
+        unlearn("NGPlus", model(), tiny(), addon="a.py:mine", unlearn_epochs=1)
+
+
 @pytest.fixture
 def checked(folder, digits):
     base = BaseModels(BaseConfig(epochs=1, arch_options={"hidden": (6,)}), splits=digits)

@@ -158,6 +158,7 @@ def test_the_flags_of_an_add_on_part_no_seeds_of_an_earlier_version(method, earl
 
 def test_another_value_of_an_add_ons_flag_is_another_setting():
     assert ("quantile", "0.5") in settings_of({"unlearn": "NGradMask", "quantile": "0.5"})
+    assert ("quantile", "0.3") in settings_of({"unlearn": "NGradMask", "quantile": "None"})
 
 
 def test_requests_of_the_same_words_have_their_slugs_too():

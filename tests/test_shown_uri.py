@@ -48,3 +48,4 @@ def test_a_long_reason_is_cut_at_a_word():
     whole = "a reason of seven words of which " * 18
     assert len(whole) < LONGEST_REASON and one_line(whole) == whole.strip()
     assert one_line("word " * 1000) == "word " * (LONGEST_REASON // 5) + "[...]"
+    assert one_line("a " + "x" * 9999) == f"a {'x' * 200} [...]"

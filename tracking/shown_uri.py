@@ -18,6 +18,7 @@ IN_JSON = re.compile(r"([\"'][\w-]*(?:password|token|secret)[\"']\s*:\s*[\"'])[^
 HEADER = re.compile(r"(authorization\W+(?:basic|bearer)\s+)[^\s'\"]+", re.I)
 
 LONGEST_REASON = 600  # characters: some servers and drivers send whole pages
+LONGEST_WORD = 200  # characters of a word in a message that is too long
 
 
 def without_password(text: str) -> str:
@@ -33,5 +34,5 @@ def one_line(error: object) -> str:
     line = " ".join(without_password(str(error)).split()) or type(error).__name__
     if len(line) <= LONGEST_REASON:
         return line
-    start = line[: LONGEST_REASON + 1]
-    return f"{start.rpartition(' ')[0] or start} [...]"
+    start = " ".join(word[:LONGEST_WORD] for word in line.split())[: LONGEST_REASON + 1]
+    return f"{start.rpartition(' ')[0] if len(start) > LONGEST_REASON else start} [...]"
