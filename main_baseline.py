@@ -1,22 +1,8 @@
-"""Train the initial model: everything in the training split, whatever is to be forgotten later.
-
-python -u main_baseline.py --dataset MNIST --arch mlp --seed 1
-"""
-
-from __future__ import annotations
+"""The same as `lethe baseline`. `python main_baseline.py --help` says what it does."""
 
 import sys
-from collections.abc import Sequence
 
-import base_model_command
-import command_line
-
-
-@command_line.command
-def main(argv: Sequence[str] | None = None) -> int:
-    """Load the checkpoint if it exists, else train and save it; print where it is and how good it is."""
-    return base_model_command.train_base_model(argv, __doc__ or "", which="initial")
-
+from lethe.cli.baseline import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,22 +1,8 @@
-"""Train the ideal model: the initial model's recipe, the forget set left out.
-
-python -u main_ideal.py --dataset MNIST --arch mlp --seed 1 --class_to_replace 3
-"""
-
-from __future__ import annotations
+"""The same as `lethe ideal`. `python main_ideal.py --help` says what it does."""
 
 import sys
-from collections.abc import Sequence
 
-import base_model_command
-import command_line
-
-
-@command_line.command
-def main(argv: Sequence[str] | None = None) -> int:
-    """Load the checkpoint if it exists, else train and save it; print where it is and how good it is."""
-    return base_model_command.train_base_model(argv, __doc__ or "", which="ideal")
-
+from lethe.cli.ideal import main
 
 if __name__ == "__main__":
     sys.exit(main())

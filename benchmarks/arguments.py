@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import command_line
-import shared_flags
+from lethe import command_line
+from lethe.experiment import shared_flags
 
 if TYPE_CHECKING:
-    from registry import Entry
+    from lethe.registry import Entry
 
 
 class BenchmarkParser(command_line.OneLineParser):
@@ -58,7 +58,7 @@ class BenchmarkParser(command_line.OneLineParser):
                     f"--{flag}: expected at least {least}, got {getattr(options, flag)}. Correct the number"
                 )
         if options.json is not None:
-            from training import check_writable
+            from lethe.training import check_writable
 
             check_writable(Path(options.json).absolute().parent, "Choose another --json")
         return options

@@ -26,13 +26,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import command_line
-import shared_flags
 from benchmarks.arguments import BenchmarkParser
+from lethe import command_line
+from lethe.experiment import shared_flags
 
 METHODS = ("default", "retrain", "MIMU", "SFT", "FT", "NegGrad", "NGPlus", "SRL", "SalUn", "SCRUB", "SSD")
 MIA = "mia_confidence"
-CODE = ("audits", "model_sets.py")
+CODE = ("lethe/audits", "lethe/experiment/model_sets.py")
 
 Row = dict[str, Any]
 
@@ -65,7 +65,7 @@ def options_of(argv: Sequence[str] | None) -> Any:
     parser.set_defaults(class_to_replace=[-1], num_indexes_to_replace=130)
     options = parser.options(argv)
 
-    from unlearn import METHODS as REGISTERED
+    from lethe.unlearn import METHODS as REGISTERED
 
     options.methods = [REGISTERED[name].name for name in options.methods]
     return options
@@ -82,7 +82,7 @@ def cells_file(options: Any) -> Path:
 def measured(options: Any, method: str, kept: Any) -> Row:
     """Return both audits of a method, or `failed` with the reason."""
     from benchmarks.method_cells import method_code
-    from unlearn import METHODS as REGISTERED
+    from lethe.unlearn import METHODS as REGISTERED
 
     architecture = shared_flags.architecture_of(options.arch, options.dataset)
     base = shared_flags.base_config(options, architecture, options.seed)
@@ -105,9 +105,9 @@ def measured(options: Any, method: str, kept: Any) -> Row:
 
 def audited(options: Any, method: str, base: Any) -> Row:
     """Return the numbers of both audits, or the method's error: a refused request, or divergence."""
-    from audits.klom import KlomAudit, KlomConfig
-    from audits.ulira import UliraAudit, UliraConfig
-    from unlearn import Refused
+    from lethe.audits.klom import KlomAudit, KlomConfig
+    from lethe.audits.ulira import UliraAudit, UliraConfig
+    from lethe.unlearn import Refused
 
     def told(line: str) -> None:
         print(line, file=sys.stderr)
@@ -143,7 +143,7 @@ def gaps_of(models: Sequence[Mapping[str, Any]]) -> Any:
 
     None where that is half of them or fewer.
     """
-    from evaluation.over_seeds import gaps, over_seeds
+    from lethe.evaluation.over_seeds import gaps, over_seeds
 
     ours, theirs = (
         {row["seed"]: float(row[MIA]) for row in models if row["side"] == side and row[MIA] is not None}
@@ -167,7 +167,7 @@ def passes_mia(row: Row) -> bool | None:
 
 def passes_ulira(row: Row) -> bool | None:
     """None where there are too few shadow models to tell."""
-    from audits.ulira import CAUGHT, INCONCLUSIVE, interval_message
+    from lethe.audits.ulira import CAUGHT, INCONCLUSIVE, interval_message
 
     low, high = row["intervals"]["ulira_auc"]
     said = interval_message("ulira_auc", (low, high))
@@ -187,7 +187,7 @@ def heading(rows: Sequence[Row], options: Any) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """Return a line per method, the largest AUC first, and the reasons of missing ones below."""
-    from reporter.text_table import text_table
+    from lethe.report.text_table import text_table
 
     found = sorted((row for row in rows if "failed" not in row), key=lambda row: -row["ulira_auc"])
     header = ["method", "KLoM forget", "retain", "validation", "quality", "score", "U-LiRA AUC"]
@@ -197,7 +197,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def line(row: Row) -> list[str]:
-    from evaluation import UNDECIDED
+    from lethe.evaluation import UNDECIDED
 
     numbers = [f"{row[name]:.2f}" for name in ("klom_forget_p95", "klom_retain_p95", "klom_validation_p95")]
     numbers += [f"{row[name]:.3f}" for name in ("forgetting_quality", "forgetting_score")]

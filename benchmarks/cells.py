@@ -15,12 +15,12 @@ from benchmarks.machine import machine
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED_CODE = (
     "models",
-    "vision_data",
-    "training",
+    "lethe/data",
+    "lethe/training",
     "unlearn",
     "evaluation",
-    "base_models.py",
-    "measurement.py",
+    "lethe/experiment/base_models.py",
+    "lethe/experiment/measure.py",
 )
 
 

@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import command_line
-import shared_flags
 from benchmarks.arguments import BenchmarkParser
+from lethe import command_line
+from lethe.experiment import shared_flags
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from base_models import BaseModels
+    from lethe.experiment.base_models import BaseModels
 
 Row = dict[str, Any]
 COLUMNS = ("damping", "lds", "forget", "others", "scale")
@@ -54,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not min(options.damping) > 0:
         raise ValueError(f"--damping: expected numbers > 0, got {options.damping}. Correct them")
 
-    from base_models import BaseModels
     from benchmarks.machine import describe, write_json
-    from reporter.text_table import text_table
+    from lethe.experiment.base_models import BaseModels
+    from lethe.report.text_table import text_table
 
     base = BaseModels(
         shared_flags.base_config(options, architecture, options.seed), progress=command_line.progress_bar
@@ -76,11 +76,11 @@ def measured(base: BaseModels, options: Namespace) -> list[Row]:
     """A row for each damping."""
     import torch
 
-    from model_sets import load_set, train_set
-    from unlearn import ForgetData
-    from unlearn.attribution import Attribution, Shifted
-    from unlearn.forget_and_retain import logits_of
-    from unlearn.oracle_matching import mean_logits
+    from lethe.experiment.model_sets import load_set, train_set
+    from lethe.unlearn import ForgetData
+    from lethe.unlearn.attribution import Attribution, Shifted
+    from lethe.unlearn.forget_and_retain import logits_of
+    from lethe.unlearn.oracle_matching import mean_logits
 
     train_set(base, "shadows", options.shadows)
     train_set(base, "oracles", options.oracles)

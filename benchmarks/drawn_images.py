@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vision_data import RawDataset
+from lethe.data import RawDataset
 
 TRAIN, TEST, CLASSES, SHAPE = 60_000, 10_000, 10, (3, 32, 32)
 NOISE = 90.0  # grey levels: the classes overlap, so that a model is sure of some images and not of others

@@ -30,9 +30,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import command_line
-import shared_flags
 from benchmarks.arguments import BenchmarkParser
+from lethe import command_line
+from lethe.experiment import shared_flags
 
 ATTACKS = ("mia_correctness", "mia_confidence", "mia_entropy", "mia_m_entropy", "mia_prob", "mia_lr")
 LIBSVM = "by libsvm"
@@ -69,9 +69,9 @@ def options_of(argv: Sequence[str] | None) -> Namespace:
 
 def world_of(options: Namespace) -> dict[str, Any]:
     """Return the model, the images, and the outputs of the ideal and the incompetent model."""
-    from base_models import BaseModels
-    from measurement import model_outputs, outputs_on_forget
-    from unlearn import ForgetData
+    from lethe.experiment.base_models import BaseModels
+    from lethe.experiment.measure import model_outputs, outputs_on_forget
+    from lethe.unlearn import ForgetData
 
     architecture = shared_flags.architecture_of(options.arch, options.dataset)
     base = BaseModels(
@@ -91,10 +91,10 @@ def steps_of(options: Namespace, world: dict[str, Any]) -> dict[str, Step]:
     """Return the timed calls by name. Each evaluation starts from outputs without derived values."""
     import torch
 
-    from evaluation import DEFAULT, chosen, evaluate, needs_of
-    from measurement import TIMES, model_outputs
-    from models import evaluating
-    from vision_data import forward_batch
+    from lethe.data import forward_batch
+    from lethe.evaluation import DEFAULT, chosen, evaluate, needs_of
+    from lethe.experiment.measure import TIMES, model_outputs
+    from lethe.models import evaluating
 
     model, data, kept = world["model"], world["data"], world["kept"]
     plain = [
@@ -126,7 +126,7 @@ def steps_of(options: Namespace, world: dict[str, Any]) -> dict[str, Step]:
 
 
 def attack(name: str, kept: dict[str, Any]) -> Step:
-    from evaluation import evaluate
+    from lethe.evaluation import evaluate
 
     return lambda: evaluate(names=(name,), model=kept["outputs"])
 
@@ -135,7 +135,7 @@ def libsvm_steps(kept: dict[str, Any]) -> dict[str, Step]:
     """The same attacks by scikit-learn's classifier."""
     from unittest.mock import patch
 
-    from evaluation import evaluate, kernel_svm
+    from lethe.evaluation import evaluate, kernel_svm
 
     def step(name: str) -> Step:
         def run() -> None:
@@ -196,7 +196,7 @@ def heading(options: Namespace, world: dict[str, Any]) -> str:
 
 def table(seconds: dict[str, dict[str, list[float]]]) -> str:
     """Return a line for each part and for their sums: seconds and bare passes, by either clock."""
-    from reporter.text_table import text_table
+    from lethe.report.text_table import text_table
 
     found = shares(seconds)
     own = {name: {clock: median(values) for clock, values in both.items()} for name, both in seconds.items()}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.meter import Meter, Step
-from unlearn.mimu.gcn import FEATURES, WIDTH, MaskingGCN
+from lethe.unlearn.mimu.gcn import FEATURES, WIDTH, MaskingGCN
 
 Row = dict[str, Any]
 CLOSED, EDGES, FLOOR, FUSED = (

@@ -30,8 +30,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import command_line
 from benchmarks.arguments import BenchmarkParser
+from lethe import command_line
 
 LOADING = ("read", "split", "device")
 
@@ -63,12 +63,12 @@ def measured(options: Namespace) -> dict[str, Any]:
     """Seconds of each part, wall and processor, and the bytes of the images and of the process."""
     import torch
 
-    from device import device_named
-    from torchvision_import import torchvision_module
-    from vision_data import DATASETS, ImageSet
-    from vision_data.image_file import ImageFile
-    from vision_data.impl import read
-    from vision_data.splits import split
+    from lethe.data import DATASETS, ImageSet
+    from lethe.data.image_file import ImageFile
+    from lethe.data.impl import read
+    from lethe.data.splits import split
+    from lethe.system.device import device_named
+    from lethe.system.torchvision_import import torchvision_module
 
     device, name = device_named(options.device), DATASETS[options.dataset].name
     torchvision_module("datasets")  # what Python imports is no loading of images

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from training import library_versions, write_bytes
+from lethe.training import library_versions, write_bytes
 
 
 def machine() -> dict[str, Any]:

@@ -31,9 +31,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import command_line
-import shared_flags
 from benchmarks.arguments import BenchmarkParser
+from lethe import command_line
+from lethe.experiment import shared_flags
 
 ROOT = Path(__file__).resolve().parent.parent
 AT_ONCE, LOOP, ONE_THREAD, PROCESSES = "at once", "loop", "loop, one thread", "processes"
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(f"--models: expected at least 1, got {options.models}. Correct the number")
 
     from benchmarks.machine import describe, write_json
-    from reporter.text_table import text_table
+    from lethe.report.text_table import text_table
 
     base, rows, note = measured(options, shared_flags.base_config(options, architecture, options.seed))
     print(
@@ -75,11 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measured(options: Namespace, config: Any) -> tuple[Any, list[Row], str]:
     """The base models, a row for each way and number of models, and where the numbers come from."""
-    from base_models import BaseModels
     from benchmarks.cells import Cells
+    from lethe.experiment.base_models import BaseModels
 
     base = BaseModels(config)
-    code = ("training", "models", "vision_data", "base_models.py")
+    code = ("lethe/training", "models", "lethe/data", "lethe/experiment/base_models.py")
     cells = Cells(base.save_dir / "benchmarks" / "many_models.jsonl", __file__, code=code)
     ways = [(AT_ONCE, count) for count in options.models]
     ways += [
@@ -120,8 +120,8 @@ def _trained(way: str, count: int, config: Any) -> Row:
     """Return seconds and bytes of training `count` models, after a step that loads the libraries."""
     import torch
 
-    from base_models import BaseModels
-    from training import fit, fit_many, generator_for
+    from lethe.experiment.base_models import BaseModels
+    from lethe.training import fit, fit_many, generator_for
 
     if way == ONE_THREAD:
         torch.set_num_threads(1)
@@ -168,8 +168,8 @@ def _memory(device: Any) -> int:
 def _processes(count: int, config: Any) -> Row:
     import resource
 
-    from base_config import base_flags_of
-    from flag_words import words_of
+    from lethe.experiment.base_config import base_flags_of
+    from lethe.flag_words import words_of
 
     started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as folder:

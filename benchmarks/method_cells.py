@@ -11,18 +11,18 @@ from typing import Any
 
 from torch import nn
 
-from base_config import BaseConfig
-from base_models import BaseModels, Trained
 from benchmarks.cells import MEASURED_CODE, Cells, code_digest, files_behind
-from evaluation import ModelOutputs, evaluate
-from evaluation.gap import ua_ra_ta
-from measurement import model_outputs
-from model_sets import oracles_of
-from registry import Entry
-from training import Progress, model_digest, warm_up
-from unlearn import METHODS, ForgetData, Oracles, unlearn
-from vision_data import ForgetRequest, Splits
-from vision_data.augmentation import augmentations
+from lethe.data import ForgetRequest, Splits
+from lethe.data.augmentation import augmentations
+from lethe.evaluation import ModelOutputs, evaluate
+from lethe.evaluation.gap import ua_ra_ta
+from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.base_models import BaseModels, Trained
+from lethe.experiment.measure import model_outputs
+from lethe.experiment.model_sets import oracles_of
+from lethe.registry import Entry
+from lethe.training import Progress, model_digest, warm_up
+from lethe.unlearn import METHODS, ForgetData, Oracles, unlearn
 
 SHARED_CODE = tuple(place for place in MEASURED_CODE if place != "unlearn")
 RETRAIN = "retrain"  # the ideal model's own row

@@ -25,9 +25,9 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from benchmarks.meter import Meter
-from training import descend
-from unlearn import METHODS, ForgetData, copy_of, resolved, unlearn
-from vision_data import ImageSet, Splits
+from lethe.data import ImageSet, Splits
+from lethe.training import descend
+from lethe.unlearn import METHODS, ForgetData, copy_of, resolved, unlearn
 
 Forward = tuple[int, bool]  # images, and whether a gradient can follow
 Step = tuple[Forward, ...]

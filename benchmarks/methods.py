@@ -40,9 +40,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import command_line
-import shared_flags
 from benchmarks.arguments import BenchmarkParser
+from lethe import command_line
+from lethe.experiment import shared_flags
 
 MODELS = {"digits": "mlp", "MNIST": "cnn"}
 WITH_ADD_ONS = ("digits",)
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def options_of(argv: Sequence[str] | None) -> Any:
-    from base_config import FLAGS
+    from lethe.experiment.base_config import FLAGS
 
     parser = BenchmarkParser(__doc__)
     add, number = parser.add_argument, parser.add_number
@@ -122,8 +122,8 @@ def cells_file(options: Any) -> Path:
 def trials_of(options: Any) -> dict[str, list[Any]]:
     """Return the lines of both tables. ValueError for an unknown method or a setting that one lacks."""
     from benchmarks.method_cells import RETRAIN, Trial
-    from unlearn import METHODS
-    from unlearn.add_ons import ADD_ONS
+    from lethe.unlearn import METHODS
+    from lethe.unlearn.add_ons import ADD_ONS
 
     entries = chosen_entries(options.methods)
     ends = [Trial(RETRAIN), Trial("default")]
@@ -153,7 +153,7 @@ def chosen_entries(names: Sequence[str] | None) -> dict[str, Any]:
     By the name, or for a function of a file that registers nothing by path/to/file.py:function.
     """
     from benchmarks.method_cells import RETRAIN
-    from unlearn import METHODS
+    from lethe.unlearn import METHODS
 
     if names is None:
         chosen = {entry.name: entry for entry in METHODS if not entry.facts.add_on}
@@ -165,7 +165,7 @@ def chosen_entries(names: Sequence[str] | None) -> dict[str, Any]:
 
 def settings_of(entry: Any, given: Sequence[str]) -> Iterator[Row]:
     """Each combination of the given NAME=VALUE,VALUE, parsed as the method's flags are."""
-    from nearest_name import did_you_mean
+    from lethe.nearest_name import did_you_mean
 
     if entry.name == "default":  # an end of the table, whatever is tried
         given = []
@@ -187,7 +187,7 @@ def unique(trials: Sequence[Any]) -> list[Any]:
 
 def splits_of(options: Any) -> dict[str, Any]:
     """Return the splits. Prints a line for missing files; FileNotFoundError if the dataset was named."""
-    from vision_data import load_splits
+    from lethe.data import load_splits
 
     found = {}
     for dataset in options.datasets or MODELS:
@@ -201,7 +201,7 @@ def splits_of(options: Any) -> dict[str, Any]:
 
 
 def base_config(options: Any, dataset: str, seed: int) -> Any:
-    from base_config import BaseConfig
+    from lethe.experiment.base_config import BaseConfig
 
     return BaseConfig(
         dataset=dataset,
@@ -254,8 +254,8 @@ def measured(
 
 def timed(options: Any, tables: Mapping[str, list[Any]], splits: Mapping[str, Any], kept: Any) -> list[Row]:
     """A row for each dataset and method with its add-on, as far as it can be run."""
-    from base_models import BaseModels
     from benchmarks.method_cells import RETRAIN
+    from lethe.experiment.base_models import BaseModels
 
     pairs = dict.fromkeys(
         (trial.method, trial.addon)
@@ -273,7 +273,7 @@ def timing_cell(options: Any, base: Any, method: str, addon: str | None, kept: A
     from benchmarks.meter import Meter
     from benchmarks.method_cells import method_code
     from benchmarks.method_passes import cost
-    from unlearn import METHODS
+    from lethe.unlearn import METHODS
 
     def make() -> Row:
         meter = Meter(base.device, options.repeats, options.seconds)
@@ -312,8 +312,8 @@ def quality_table(rows: Sequence[Row], timings: Sequence[Row]) -> str:
     from statistics import mean
 
     from benchmarks.method_cells import COLUMNS, GAPS
-    from reporter.seeds_text import interval
-    from reporter.text_table import number, text_table
+    from lethe.report.seeds_text import interval
+    from lethe.report.text_table import number, text_table
 
     lines, unchanged = [], False
     seeds = len({row["seed"] for row in rows})
@@ -349,7 +349,7 @@ def quality_table(rows: Sequence[Row], timings: Sequence[Row]) -> str:
 
 def decided(rows: Sequence[Row], name: str, unit: str) -> tuple[Any, int]:
     """Return the statistics of a column's values, None without a value, and the number of rows."""
-    from evaluation.over_seeds import over_seeds
+    from lethe.evaluation.over_seeds import over_seeds
 
     values = [row[name] for row in rows if row[name] is not None]
     return (over_seeds(values, unit) if values else None), len(rows)
@@ -357,8 +357,8 @@ def decided(rows: Sequence[Row], name: str, unit: str) -> tuple[Any, int]:
 
 def text_of(over: Any, rows: int) -> str:
     """Return mean and standard deviation, with the number of seeds if some lack; else "undecided"."""
-    from evaluation import UNDECIDED
-    from reporter.seeds_text import spread
+    from lethe.evaluation import UNDECIDED
+    from lethe.report.seeds_text import spread
 
     if over is None:
         return UNDECIDED
@@ -394,7 +394,7 @@ def reasons(rows: Sequence[Row]) -> list[str]:
 
 def timing_table(rows: Sequence[Row]) -> str:
     """A line per method, with a ! where it is slow; below, why others were not timed."""
-    from reporter.text_table import number, text_table
+    from lethe.report.text_table import number, text_table
 
     lines, missing = [], []
     for row in rows:

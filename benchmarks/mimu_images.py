@@ -20,9 +20,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import command_line
-import shared_flags
 from benchmarks.arguments import BenchmarkParser
+from lethe import command_line
+from lethe.experiment import shared_flags
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "random_mask": ("random_mask", {"kappa": None}),
@@ -41,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from benchmarks.cells import Cells
     from benchmarks.machine import describe, write_json
-    from reporter.text_table import number, text_table
-    from vision_data.impl import results_folder
+    from lethe.data.impl import results_folder
+    from lethe.report.text_table import number, text_table
 
     folder = shared_flags.path_or_none(options.save_dir) or results_folder(options.dataset)
     cells = Cells(folder / "benchmarks" / "mimu_images.jsonl", __file__, command_line.__file__)
@@ -86,12 +86,12 @@ def measured(options: Any, seed: int, cells: Any) -> Iterator[dict[str, Any]]:
     """One row per model, method and kappa."""
     from dataclasses import replace
 
-    from base_models import BaseModels
-    from measurement import model_outputs
-    from training import DiskCache, model_digest
-    from unlearn import METHODS as REGISTRY
-    from unlearn import ForgetData, Unlearned, resolved, unlearn
-    from vision_data import ForgetRequest, load_splits
+    from lethe.data import ForgetRequest, load_splits
+    from lethe.experiment.base_models import BaseModels
+    from lethe.experiment.measure import model_outputs
+    from lethe.training import DiskCache, model_digest
+    from lethe.unlearn import METHODS as REGISTRY
+    from lethe.unlearn import ForgetData, Unlearned, resolved, unlearn
 
     splits = load_splits(options.dataset, options.data, options.split_seed)
     request = ForgetRequest((-1,), number=max(1, round(options.share * len(splits.train))))
@@ -131,8 +131,8 @@ def measured(options: Any, seed: int, cells: Any) -> Iterator[dict[str, Any]]:
 
 def numbers(make: Callable[[], Any], of_ideal: Any, data: Any, test: Any) -> dict[str, Any]:
     """The metrics of one unlearned model, with the seconds that it took to make it."""
-    from evaluation import evaluate
-    from measurement import model_outputs
+    from lethe.evaluation import evaluate
+    from lethe.experiment.measure import model_outputs
 
     started = time.perf_counter()
     model = make().model

@@ -26,9 +26,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import command_line
-import shared_flags
 from benchmarks.arguments import BenchmarkParser
+from lethe import command_line
+from lethe.experiment import shared_flags
 
 NO_MASK, MIMU, IDEAL = "no mask (the initial model)", "MIMU", "ideal (retrained without the class)"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from benchmarks.cells import Cells
     from benchmarks.machine import describe, write_json
-    from training import check_writable
+    from lethe.training import check_writable
 
     if options.picture:
         check_writable(Path(options.picture).absolute().parent, "Choose another --picture")
@@ -109,7 +109,7 @@ def heading(options: Any) -> str:
 
 
 def cells_file(options: Any) -> Path:
-    from vision_data.impl import results_folder
+    from lethe.data.impl import results_folder
 
     folder = shared_flags.path_or_none(options.save_dir) or results_folder(options.dataset)
     return folder / "benchmarks" / "mimu_quality.jsonl"
@@ -117,11 +117,11 @@ def cells_file(options: Any) -> Path:
 
 def measured(options: Any, seed: int, kappa: str, cells: Any) -> Iterator[dict[str, Any]]:
     """One row per method and class."""
-    from base_models import BaseModels
-    from training import DiskCache, model_digest
-    from unlearn import METHODS as REGISTRY
-    from unlearn import ForgetData, masked_layer, resolved, unlearn
-    from vision_data import ForgetRequest
+    from lethe.data import ForgetRequest
+    from lethe.experiment.base_models import BaseModels
+    from lethe.training import DiskCache, model_digest
+    from lethe.unlearn import METHODS as REGISTRY
+    from lethe.unlearn import ForgetData, masked_layer, resolved, unlearn
 
     architecture = shared_flags.architecture_of(options.arch, options.dataset)
     config = replace(shared_flags.base_config(options, architecture, seed), request=ForgetRequest((0,)))
@@ -195,9 +195,9 @@ def on_features(model: Any, splits: Any, data: Any) -> tuple[Any, Any]:
     """Return the model from its masked layer on, and the splits with that layer's inputs as images."""
     import torch
 
-    from models import tail_at
-    from unlearn import masked_layer
-    from vision_data import Normalisation, forward_batch
+    from lethe.data import Normalisation, forward_batch
+    from lethe.models import tail_at
+    from lethe.unlearn import masked_layer
 
     layer = masked_layer(model, data, None)
 
@@ -214,7 +214,7 @@ def on_features(model: Any, splits: Any, data: Any) -> tuple[Any, Any]:
 
 def ideal(base: Any) -> Any:
     """The ideal model, and the seconds that its training took, whether it was trained now or before."""
-    from unlearn import Unlearned
+    from lethe.unlearn import Unlearned
 
     trained = base.ideal()
     facts = {"train_seconds": trained.metadata.train_seconds} if trained.loaded else {}
@@ -225,10 +225,10 @@ def bound(model: Any, data: Any, kappa: Any) -> Any:
     """The model under a mask optimised for this request alone, from nothing."""
     import torch
 
-    from models import Mask, switched_off
-    from unlearn import Unlearned, copy_of, count_of, masked_layer
-    from unlearn.mimu.ranking import keep_largest_out
-    from unlearn.mimu.refine import refined
+    from lethe.models import Mask, switched_off
+    from lethe.unlearn import Unlearned, copy_of, count_of, masked_layer
+    from lethe.unlearn.mimu.ranking import keep_largest_out
+    from lethe.unlearn.mimu.refine import refined
 
     student = copy_of(model)
     layer = masked_layer(student, data, None)
@@ -244,7 +244,7 @@ def bound(model: Any, data: Any, kappa: Any) -> Any:
 
 def put_back(whole: Any, data: Any, tail: Any) -> Any:
     """A copy of the whole model with the tail's layer in it."""
-    from unlearn import copy_of, masked_layer
+    from lethe.unlearn import copy_of, masked_layer
 
     model = copy_of(whole)
     masked_layer(model, data, None).layer.load_state_dict(tail.layer.state_dict())
@@ -253,8 +253,8 @@ def put_back(whole: Any, data: Any, tail: Any) -> Any:
 
 def correct(model: Any, images: Any, device: Any) -> Any:
     """Whether the model predicts each image's class, (N,) bool on the CPU."""
-    from evaluation import outputs_of
-    from vision_data import forward_batch
+    from lethe.data import forward_batch
+    from lethe.evaluation import outputs_of
 
     return outputs_of(model, images.batches(forward_batch(device), device=device)).correct
 
@@ -281,7 +281,7 @@ def forgotten(make: Callable[[], Any], test: Any, before: Any, data: Any) -> tup
 
 def probed(model: Any, data: Any) -> dict[str, Any]:
     """What a linear probe still finds."""
-    from evaluation import penultimate_features, probe_score
+    from lethe.evaluation import penultimate_features, probe_score
 
     forget, retain = (
         penultimate_features(model, images, device=data.device) for images in (data.forget, data.retain)
@@ -293,8 +293,8 @@ def probed(model: Any, data: Any) -> dict[str, Any]:
 
 def relearned(model: Any, whole: Any, data: Any) -> dict[str, Any]:
     """How soon the class is learned again, by the whole model."""
-    from base_models import score_of
-    from evaluation import relearn_steps
+    from lethe.evaluation import relearn_steps
+    from lethe.experiment.base_models import score_of
 
     known = score_of(whole, data.forget, data.device)
     if known == 0:  # there is nothing to learn again
@@ -307,7 +307,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return a line per method: means and worst values over classes and seeds, medians of the rest."""
     from statistics import mean, median
 
-    from reporter.text_table import number, text_table
+    from lethe.report.text_table import number, text_table
 
     lines = []
     most = max(sum(row["method"] == method for row in rows) for method in METHODS)
@@ -365,7 +365,7 @@ def table_over_kappa(rows: Sequence[dict[str, Any]]) -> str:
     """A line per method and kappa."""
     from statistics import mean
 
-    from reporter.text_table import number, text_table
+    from lethe.report.text_table import number, text_table
 
     lines = []
     for method in dict.fromkeys(row["method"] for row in rows):
@@ -392,8 +392,8 @@ def draw(file: str, rows: Sequence[dict[str, Any]], title: str) -> None:
     """MIMU's forget and retain score over kappa, a point per class and seed."""
     from statistics import mean
 
-    from reporter.kappa_chart import kappa_curve
-    from reporter.svg_file import svg_file
+    from lethe.report.kappa_chart import kappa_curve
+    from lethe.report.svg_file import svg_file
 
     own = [row for row in rows if row["method"] == MIMU]
     points = [(row["masked"], row["forget_score"], row["retain_score"]) for row in own]

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.meter import Meter
-from models import build, split_at
-from training import Cache, DiskCache
-from unlearn import ForgetData, unlearn
-from unlearn.mimu.graph import Factors, factors_of
-from vision_data import ForgetRequest, ImageSet, load_splits
+from lethe.data import ForgetRequest, ImageSet, load_splits
+from lethe.models import build, split_at
+from lethe.training import Cache, DiskCache
+from lethe.unlearn import ForgetData, unlearn
+from lethe.unlearn.mimu.graph import Factors, factors_of
 
 Row = dict[str, Any]
 

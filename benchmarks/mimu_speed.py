@@ -34,8 +34,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import command_line
 from benchmarks.arguments import BenchmarkParser
+from lethe import command_line
 
 Row = dict[str, Any]
 PARTS, MIB = ("passes", "features", "requests", "graphs"), 2**20
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from benchmarks.machine import describe, write_json
     from benchmarks.meter import Meter
-    from device import device_named
+    from lethe.system.device import device_named
 
     meter = Meter(device_named(options.device), options.repeats, options.seconds)
     measured = {part: TABLES[part](options, shapes, meter) for part in dict.fromkeys(options.parts)}
@@ -206,7 +206,7 @@ def or_a_line(what: str, measured: Callable[[], list[Row]]) -> list[Row]:
 
 def print_table(title: str, columns: dict[str, str], rows: list[Row]) -> None:
     """A column for each key; nothing at all without a row."""
-    from reporter.text_table import text_table
+    from lethe.report.text_table import text_table
 
     if rows:
         print(title)

@@ -34,15 +34,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import command_line
 from benchmarks.arguments import BenchmarkParser
+from lethe import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 STORES = ("sqlite", "postgres", "files", "server")
 COMPARED = ("sqlite", "files")
 SLOW = ("files", "server")
 MEASURED = ("seconds", "cpu_seconds", "peak_mib")
-CODE = ("mlruns_parser.py", "tracking", "reporter/table_files.py")
+CODE = ("lethe/cli/parse.py", "lethe/tracking", "lethe/report/table_files.py")
 
 Row = dict[str, Any]
 
@@ -229,7 +229,7 @@ def compared_cells(ours: Path, mlflows: Path) -> Row:
     """Return the numbers of compared, differing and inexpressible cells (NaN, infinities of sqlite)."""
     import pandas
 
-    from tracking.stored_run import infinity_restored
+    from lethe.tracking.stored_run import infinity_restored
 
     read = {"dtype": str, "keep_default_na": False}
     parsed, theirs = (
@@ -269,7 +269,7 @@ def compared_cells(ours: Path, mlflows: Path) -> Row:
 
 
 def comparison_table(rows: Sequence[Row]) -> str:
-    from reporter.text_table import number, text_table
+    from lethe.report.text_table import number, text_table
 
     header = [
         "store",
@@ -305,7 +305,7 @@ def comparison_table(rows: Sequence[Row]) -> str:
 
 
 def scale_table(rows: Sequence[Row]) -> str:
-    from reporter.text_table import number, text_table
+    from lethe.report.text_table import number, text_table
 
     header = ["store", "what", "runs", "rows", "seconds", "peak MiB", "MiB written"]
     numbers = (("seconds", 1), ("peak_mib", 0), ("mib_written", 0))

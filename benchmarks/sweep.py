@@ -28,8 +28,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import command_line
 from benchmarks.arguments import BenchmarkParser
+from lethe import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 QUEUE, XARGS = "run --workers", "xargs -P"
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.options(argv)
 
     from benchmarks.machine import describe, write_json
-    from reporter.text_table import text_table
+    from lethe.report.text_table import text_table
 
     rows = measured(options)
     print("digits, random_mask and SSD, one tracked run each")
@@ -143,8 +143,8 @@ def sh(command: str, folder: Path) -> None:
 
 def check_finished(folder: Path, runs: int) -> None:
     """RuntimeError unless every line made one FINISHED run: what was not done is not fast."""
-    from tracking.readers.sqlite import sqlite_store
-    from tracking.stored_run import StoredRun
+    from lethe.tracking.readers.sqlite import sqlite_store
+    from lethe.tracking.stored_run import StoredRun
 
     found = [
         run

@@ -30,8 +30,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import command_line
 from benchmarks.arguments import BenchmarkParser
+from lethe import command_line
 
 PARTS = ("steps", "load", "goal")
 # The dataset, and the largest time of a step in bare steps.
@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = options_of(argv)
 
     from benchmarks.machine import describe, write_json
-    from device import device_named
-    from reporter.text_table import text_table
+    from lethe.report.text_table import text_table
+    from lethe.system.device import device_named
 
     device = device_named(options.device)
     tables: dict[str, list[Row]] = {}
@@ -92,10 +92,10 @@ def steps(options: Namespace, device: Any) -> list[Row]:
 def row_of(arch: str, options: Namespace, device: Any) -> Row:
     import torch
 
-    from models import ARCHITECTURES, build
-    from training.precision import precision_of
-    from training.recipe import Recipe
-    from vision_data import DATASETS, load_splits
+    from lethe.data import DATASETS, load_splits
+    from lethe.models import ARCHITECTURES, build
+    from lethe.training.precision import precision_of
+    from lethe.training.recipe import Recipe
 
     dataset, most = MODELS[arch]
     facts, count = ARCHITECTURES[arch].facts, options.steps * (PERCEPTRON_STEPS if arch == "mlp" else 1)
@@ -159,7 +159,7 @@ def of_bare(
     import torch
     from torch.nn import functional as F
 
-    from training.recipe import optimizer_of
+    from lethe.training.recipe import optimizer_of
 
     device, size = images.labels.device, recipe.batch_size
     layout = torch.channels_last if precision.channels_last else torch.contiguous_format
@@ -196,7 +196,7 @@ def of_fit(model: Any, images: Any, recipe: Any, count: int) -> tuple[float, flo
     """The same of the loop's own steps, as its progress sees them."""
     import copy
 
-    from training import fit, generator_for
+    from lethe.training import fit, generator_for
 
     device, moments = images.labels.device, []
 
@@ -228,7 +228,7 @@ def between(started: tuple[float, float], ended: tuple[float, float], count: int
 
 def load(options: Namespace, device: Any) -> list[Row]:
     """Return seconds, by the clock and of all cores, from CIFAR-10's files to the device, and bytes."""
-    from vision_data import load_splits
+    from lethe.data import load_splits
 
     load_splits("CIFAR10", options.data)  # what is imported, and the files in the system's cache
     seconds = []
@@ -261,11 +261,11 @@ def goal(options: Namespace, device: Any) -> list[Row]:
 def to_goal(arch: str, options: Namespace, device: Any, rate: float) -> Row:
     import torch
 
-    from base_models import score_of
-    from models import build
-    from training import fit, generator_for
-    from training.recipe import Recipe
-    from vision_data import load_splits
+    from lethe.data import load_splits
+    from lethe.experiment.base_models import score_of
+    from lethe.models import build
+    from lethe.training import fit, generator_for
+    from lethe.training.recipe import Recipe
 
     splits = load_splits("CIFAR10", options.data).without_validation()
     train, scores, seconds = splits.train.to(device), [], []

@@ -23,8 +23,8 @@ from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import command_line
 from benchmarks.arguments import BenchmarkParser
+from lethe import command_line
 
 
 @command_line.command

@@ -8,13 +8,17 @@ probe_score reads its features, relearn_steps trains a copy of it on the forget 
 "default" and names to metrics.
 """
 
-from registry import import_modules
+from lethe import checkout
+
+checkout.alias(__name__)
+
+from lethe.registry import import_modules
 
 import_modules(__name__, __path__)  # first, so that metrics stand in the order of their files
 
-from evaluation.choice import ALL, DEFAULT, chosen, names_in
-from evaluation.evaluate import evaluate
-from evaluation.impl import (
+from lethe.evaluation.choice import ALL, DEFAULT, chosen, names_in
+from lethe.evaluation.evaluate import evaluate
+from lethe.evaluation.impl import (
     METRICS,
     NO_COMMANDS,
     OF_MANY,
@@ -26,12 +30,20 @@ from evaluation.impl import (
     needs_of,
     register,
 )
-from evaluation.klom import noise_floor
-from evaluation.model_outputs import Attack, ModelOutputs, NotFinite, Outputs, Subject, Times, outputs_of
-from evaluation.population import Population
-from evaluation.probe import last_linear_layer, penultimate_features, probe_score
-from evaluation.relearning import Relearned, anamnesis_index, relearn_steps
-from evaluation.ulira import Shadows
+from lethe.evaluation.klom import noise_floor
+from lethe.evaluation.model_outputs import (
+    Attack,
+    ModelOutputs,
+    NotFinite,
+    Outputs,
+    Subject,
+    Times,
+    outputs_of,
+)
+from lethe.evaluation.population import Population
+from lethe.evaluation.probe import last_linear_layer, penultimate_features, probe_score
+from lethe.evaluation.relearning import Relearned, anamnesis_index, relearn_steps
+from lethe.evaluation.ulira import Shadows
 
 __all__ = [
     "ALL",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from evaluation.impl import IN_WORDS, METRICS, OF_MANY, Group, MetricFacts, needs_of
-from flag_error import FlagError
-from registry import Entry
+from lethe.evaluation.impl import IN_WORDS, METRICS, OF_MANY, Group, MetricFacts, needs_of
+from lethe.flag_error import FlagError
+from lethe.registry import Entry
 
 ALL, DEFAULT = "all", "default"
 

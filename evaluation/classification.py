@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from evaluation.impl import register
-from evaluation.model_outputs import ModelOutputs
+from lethe.evaluation.impl import register
+from lethe.evaluation.model_outputs import ModelOutputs
 
 
 def mean(values: Tensor) -> float:

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import torch
 
-from evaluation.impl import (
+from lethe.evaluation.impl import (
     METRICS,
     NO_COMMANDS,
     OF_MANY,
@@ -18,10 +18,10 @@ from evaluation.impl import (
     missing_inputs,
     needs_of,
 )
-from evaluation.model_outputs import NO_WHOLE_CLASS, ModelOutputs, Times
-from evaluation.population import Population
-from evaluation.ulira import Shadows
-from registry import Entry
+from lethe.evaluation.model_outputs import NO_WHOLE_CLASS, ModelOutputs, Times
+from lethe.evaluation.population import Population
+from lethe.evaluation.ulira import Shadows
+from lethe.registry import Entry
 
 Metric = Entry[MetricFacts]
 Known = ModelOutputs | Times | Population | Shadows

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from evaluation.classification import mean
-from evaluation.impl import register
-from evaluation.population import Population, check_margins, check_same
+from lethe.evaluation.classification import mean
+from lethe.evaluation.impl import register
+from lethe.evaluation.population import Population, check_margins, check_same
 
 SOURCE = "Triantafillou et al. 2024, arXiv:2406.09073"
 DELTA, LARGEST, STEP, REACH, NARROW = 1e-5, 50.0, 0.5, 2.0, 0.01

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from evaluation.impl import Undecided, register
-from evaluation.model_outputs import ModelOutputs
+from lethe.evaluation.impl import Undecided, register
+from lethe.evaluation.model_outputs import ModelOutputs
 
 
 def mean_gap(values: Sequence[float], ideals: Sequence[float]) -> float:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, TypeVar
 
-from evaluation.units import Unit
-from registry import Registry
-from signature import Function
+from lethe.evaluation.units import Unit
+from lethe.registry import Registry
+from lethe.signature import Function
 
 # Where a metric is shown: in the table of one run, in tables of several, in MLflow's list of runs, as a curve
 # over kappa; attack: one that is trained.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from evaluation.impl import register
-from evaluation.model_outputs import ModelOutputs
-from evaluation.probe import penultimate_features, probe_score
-from evaluation.relearning import Relearned, anamnesis_index, relearn_steps
+from lethe.evaluation.impl import register
+from lethe.evaluation.model_outputs import ModelOutputs
+from lethe.evaluation.probe import penultimate_features, probe_score
+from lethe.evaluation.relearning import Relearned, anamnesis_index, relearn_steps
 
 PROBE = "Alain and Bengio 2016, arXiv:1610.01644 (linear probes)"
 RELEARNING = "Chundawat et al. 2022, arXiv:2201.05629"

@@ -8,9 +8,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from evaluation.impl import register
-from evaluation.population import Population, check_margins, check_same
-from training import generator_for
+from lethe.evaluation.impl import register
+from lethe.evaluation.population import Population, check_margins, check_same
+from lethe.training import generator_for
 
 SOURCE = "Georgiev et al. 2024, arXiv:2410.23232"
 KLOM = ("klom_forget_p95", "klom_retain_p95", "klom_validation_p95")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from evaluation.impl import register
-from evaluation.model_outputs import ModelOutputs
+from lethe.evaluation.impl import register
+from lethe.evaluation.model_outputs import ModelOutputs
 
 SOURCE = "Yeom et al. 2018, arXiv:1709.01604"
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from evaluation import kernel_svm
-from evaluation.entropies import entropy, modified_entropy
-from evaluation.impl import BAD_TEACHING, Undecided, register
-from evaluation.model_outputs import Attack, ModelOutputs, Outputs
+from lethe.evaluation import kernel_svm
+from lethe.evaluation.entropies import entropy, modified_entropy
+from lethe.evaluation.impl import BAD_TEACHING, Undecided, register
+from lethe.evaluation.model_outputs import Attack, ModelOutputs, Outputs
 
 MINIMUM = 10
 COST = 3.0

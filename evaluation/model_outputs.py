@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from evaluation.entropies import cross_entropy, margin
-from evaluation.impl import METRICS, MetricFacts, missing_inputs, needs_of
-from models import evaluating
-from registry import Entry
-from signature import Function
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.evaluation.entropies import cross_entropy, margin
+from lethe.evaluation.impl import METRICS, MetricFacts, missing_inputs, needs_of
+from lethe.models import evaluating
+from lethe.registry import Entry
+from lethe.signature import Function
 
 Made = TypeVar("Made")
 NO_WHOLE_CLASS = "no whole class was forgotten"

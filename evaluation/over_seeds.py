@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import mean as exact_mean
 from statistics import stdev
 
-from evaluation.units import unit_facts
+from lethe.evaluation.units import unit_facts
 
 CONFIDENCE = 0.95
 

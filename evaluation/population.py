@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from evaluation.model_outputs import ModelOutputs
+from lethe.evaluation.model_outputs import ModelOutputs
 
 MINIMUM = 10  # models a side; a histogram of fewer margins has no meaning
 

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from evaluation.classification import mean, percent
-from evaluation.impl import BAD_TEACHING, register
-from evaluation.model_outputs import ModelOutputs, Outputs
+from lethe.evaluation.classification import mean, percent
+from lethe.evaluation.impl import BAD_TEACHING, register
+from lethe.evaluation.model_outputs import ModelOutputs, Outputs
 
 
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from models import linear_layers, split_at
-from training import generator_for
-from vision_data import ImageSet, forward_batch
+from lethe.data import ImageSet, forward_batch
+from lethe.models import linear_layers, split_at
+from lethe.training import generator_for
 
 MAX_ITER = 1000
 

@@ -11,9 +11,9 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from evaluation.model_outputs import outputs_of
-from training import descend, generator_for
-from vision_data import ImageSet, forward_batch
+from lethe.data import ImageSet, forward_batch
+from lethe.evaluation.model_outputs import outputs_of
+from lethe.training import descend, generator_for
 
 SHARE = 0.95
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from evaluation.impl import register
-from evaluation.model_outputs import ModelOutputs, Times
+from lethe.evaluation.impl import register
+from lethe.evaluation.model_outputs import ModelOutputs, Times
 
 
 @register("unlearn_seconds", unit="seconds", better="lower")

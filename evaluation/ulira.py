@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from evaluation.impl import register
-from evaluation.population import check_margins
-from training import generator_for
+from lethe.evaluation.impl import register
+from lethe.evaluation.population import check_margins
+from lethe.training import generator_for
 
 SOURCE = "Hayes et al. 2024, arXiv:2403.01218"
 LIMIT = 100.0

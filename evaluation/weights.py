@@ -6,9 +6,9 @@ import math
 
 from torch import Tensor, nn
 
-from evaluation.impl import register
-from evaluation.model_outputs import ModelOutputs
-from models import uncompiled
+from lethe.evaluation.impl import register
+from lethe.evaluation.model_outputs import ModelOutputs
+from lethe.models import uncompiled
 
 
 def weight_distance(model: nn.Module, initial: nn.Module) -> float:

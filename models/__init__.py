@@ -1,11 +1,21 @@
 """Architectures, their split around a layer, and masks."""
 
-from models.contract import check_copies, check_logits, check_trains, fails_on_one
-from models.impl import ARCHITECTURES, build, is_builtin, register
-from models.mask import Mask, apply_mask, check_maskable, lift_mask, switched_off, uncompiled
-from models.masked_layer import MaskedLayer, alike, evaluating, find_layer, linear_layers, split_at, tail_at
-from registry import import_modules
+from lethe import checkout
+from lethe.models.contract import check_copies, check_logits, check_trains, fails_on_one
+from lethe.models.impl import ARCHITECTURES, build, is_builtin, register
+from lethe.models.mask import Mask, apply_mask, check_maskable, lift_mask, switched_off, uncompiled
+from lethe.models.masked_layer import (
+    MaskedLayer,
+    alike,
+    evaluating,
+    find_layer,
+    linear_layers,
+    split_at,
+    tail_at,
+)
+from lethe.registry import import_modules
 
+checkout.alias(__name__)
 import_modules(__name__, __path__)
 
 __all__ = [

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from torch import nn
 
-from flag_error import FlagError
-from models.impl import ImageShape, Width, register
+from lethe.flag_error import FlagError
+from lethe.models.impl import ImageShape, Width, register
 
 POOLED = 2  # height and width of the classifier's input
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.mask import uncompiled
-from models.masked_layer import evaluating
+from lethe.models.mask import uncompiled
+from lethe.models.masked_layer import evaluating
 
 ONE_IMAGE = "Expected more than 1 value per channel"  # torch's message on batch norm and a single image
 SHOWN = 3  # names in one line

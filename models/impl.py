@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import nn
 
-from models.contract import check_copies, check_logits
-from registry import Entry, Registry
-from signature import Range, Search
+from lethe.models.contract import check_copies, check_logits
+from lethe.registry import Entry, Registry
+from lethe.signature import Range, Search
 
 ImageShape = tuple[int, int, int]
 Width = Annotated[int, Range(1), Search("log", 8, 512)]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from flag_error import FlagError
+from lethe.flag_error import FlagError
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from flag_error import FlagError
-from models.mask import uncompiled
-from nearest_name import did_you_mean
+from lethe.flag_error import FlagError
+from lethe.models.mask import uncompiled
+from lethe.nearest_name import did_you_mean
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from models.impl import ImageShape, Width, register
+from lethe.models.impl import ImageShape, Width, register
 
 
 @register(

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from models.impl import ARCHITECTURES, ArchitectureFacts, ImageShape
-from nearest_name import did_you_mean
-from registry import Entry
-from torchvision_import import torchvision_module
+from lethe.models.impl import ARCHITECTURES, ArchitectureFacts, ImageShape
+from lethe.nearest_name import did_you_mean
+from lethe.registry import Entry
+from lethe.system.torchvision_import import torchvision_module
 
 COLOURS = 3
 CHOOSE = "Choose another --arch"

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from models.impl import ImageShape, Width, register
-from torchvision_import import torchvision_module
+from lethe.models.impl import ImageShape, Width, register
+from lethe.system.torchvision_import import torchvision_module
 
 WIDTH = 64
 SMALL = 64  # pixels a side, at most, for the stem that keeps the size of an image

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from models.impl import ImageShape, register
+from lethe.models.impl import ImageShape, register
 
 LEAST = 11  # pixels a side that leave the unpadded convolution an input
 TEMPERATURE = 0.2

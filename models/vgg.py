@@ -6,8 +6,8 @@ from collections import OrderedDict
 
 from torch import nn
 
-from models.impl import ImageShape, Width, register
-from torchvision_import import torchvision_module
+from lethe.models.impl import ImageShape, Width, register
+from lethe.system.torchvision_import import torchvision_module
 
 WIDTH = 64
 

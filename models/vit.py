@@ -8,8 +8,8 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from flag_error import FlagError
-from models.impl import Count, ImageShape, Width, register
+from lethe.flag_error import FlagError
+from lethe.models.impl import Count, ImageShape, Width, register
 
 SIDE = 8  # default number of patches a side, about
 

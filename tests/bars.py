@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from training import Recipe, fit
-from vision_data import ForgetRequest, ImageSet, Normalisation, Splits
+from lethe.data import ForgetRequest, ImageSet, Normalisation, Splits
+from lethe.training import Recipe, fit
 
 CLASSES, PER_CLASS, VALIDATION_PER_CLASS = 4, 30, 5
 INPUTS, MASKED, SIZE = 12, 10, 10 * 12  # the masked layer is 10 x 12

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unlearn import ForgetData
-from vision_data import ImageSet, Normalisation
+from lethe.data import ImageSet, Normalisation
+from lethe.unlearn import ForgetData
 
 CLASSES = 4
 CPU = torch.device("cpu")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from reporter.seeds_summary import SeedRun, Settings, Task, tasks_of
+from lethe.report.seeds_summary import SeedRun, Settings, Task, tasks_of
 
 TASK: Settings = (("arch", "mlp"), ("dataset", "digits"), ("request", "class0"))
 

@@ -79,7 +79,7 @@ def no_hub(monkeypatch, tmp_path):
 @pytest.fixture(scope="session")
 def digits():
     """The splits of digits, which need no file; no test writes into them."""
-    from vision_data import load_splits
+    from lethe.data import load_splits
 
     return load_splits("digits", "nowhere")
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from evaluation import ModelOutputs, Outputs
+from lethe.evaluation import ModelOutputs, Outputs
 
 SVC_FAMILY = ["mia_correctness", "mia_confidence", "mia_entropy", "mia_m_entropy", "mia_prob"]
 

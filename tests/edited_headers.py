@@ -7,7 +7,7 @@ from typing import Literal
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from training.storage import HEADER, HEADER_DIGEST, text_digest
+from lethe.training.storage import HEADER, HEADER_DIGEST, text_digest
 
 Seal = Literal["left", "taken out", "made anew"]
 

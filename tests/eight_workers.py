@@ -22,7 +22,7 @@ def history_of(name: str) -> list[dict[str, float]]:
 
 
 def work(worker: int) -> None:
-    from tracking.run import tracked_run
+    from lethe.tracking.run import tracked_run
 
     for run in range(RUNS):
         name = f"{worker} {run}"

@@ -7,10 +7,10 @@ import pytest
 from mlflow import MlflowClient
 
 import mlruns_parser
-from tracking.readers.mlflow_client import PAGE, client_store
-from tracking.readers.sqlite import sqlite_store as directly_read
-from tracking.selection import EVERY_RUN, Selection
-from tracking.stored_run import BrokenRun, StoredRun
+from lethe.tracking.readers.mlflow_client import PAGE, client_store
+from lethe.tracking.readers.sqlite import sqlite_store as directly_read
+from lethe.tracking.selection import EVERY_RUN, Selection
+from lethe.tracking.stored_run import BrokenRun, StoredRun
 
 PARAMS = {
     "unlearn": "MIMU",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import ARCHITECTURES, build
+from lethe.models import ARCHITECTURES, build
 
 EVERY = [
     entry.name for entry in ARCHITECTURES if entry.name != "resnet9"

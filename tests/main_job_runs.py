@@ -24,8 +24,8 @@ AGAINST_THE_IDEAL = ("avg_gap_without_mia", "rUA", "tow", "fidelity", "js_diverg
 METHODS_OF_A_USER = '''
 import copy
 import torch
-from models import Mask, switched_off
-from unlearn import Unlearned
+from lethe.models import Mask, switched_off
+from lethe.unlearn import Unlearned
 
 def halve(model, data):
     """Halve every weight."""
@@ -54,7 +54,7 @@ def stopped(model, data):
 
 TINY_DATASET = '''
 import torch
-from vision_data import RawDataset
+from lethe.data import RawDataset
 
 def tiny(folder):
     """Three classes of noise."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
 
-from unlearn.mimu.gcn import MaskingGCN, RookConv
+from lethe.unlearn.mimu.gcn import MaskingGCN, RookConv
 
 
 class EdgeConv(MessagePassing):

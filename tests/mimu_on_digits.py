@@ -4,12 +4,12 @@ import copy
 
 import pytest
 
-from models import build
+from lethe.data import ForgetRequest
+from lethe.models import build
+from lethe.training import Recipe, fit
+from lethe.unlearn import ForgetData, unlearn
 from tests.mimu_settings import CHEAP
 from tests.seeded import generator
-from training import Recipe, fit
-from unlearn import ForgetData, unlearn
-from vision_data import ForgetRequest
 
 
 @pytest.fixture(name="initial", scope="module")

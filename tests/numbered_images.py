@@ -2,9 +2,9 @@
 
 import torch
 
+from lethe.data import ImageSet, Normalisation, RawDataset
+from lethe.unlearn import ForgetData
 from tests.seeded import generator
-from unlearn import ForgetData
-from vision_data import ImageSet, Normalisation, RawDataset
 
 PLAIN = Normalisation((0.0,), (1.0,), white=1)
 

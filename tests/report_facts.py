@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import torch
 
-from evaluation import METRICS, Missing, ModelOutputs, Outputs, evaluate
-from reporter.layer_charts import Layer
-from reporter.run_facts import ForgetImages, History, RunFacts
-from reporter.verdict import Measurements
+from lethe.evaluation import METRICS, Missing, ModelOutputs, Outputs, evaluate
+from lethe.report.layer_charts import Layer
+from lethe.report.run_facts import ForgetImages, History, RunFacts
+from lethe.report.verdict import Measurements
 
 NAMES = ("tench, Tinca tinca", "goldfish <Carassius>", "great white shark & other sharks", "ox")
 DEFAULT = (

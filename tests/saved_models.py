@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from models import build
-from training import Metadata
+from lethe.models import build
+from lethe.training import Metadata
 
 SHAPE = (1, 8, 8)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from models import split_at
+from lethe.data import ImageSet, Normalisation
+from lethe.models import split_at
 from tests.seeded import generator, seeded
-from vision_data import ImageSet, Normalisation
 
 
 class InDoubles(nn.Module):

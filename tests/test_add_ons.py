@@ -12,12 +12,12 @@ from scipy.stats import norm
 from torch import nn
 from torch.nn import functional as F
 
+from lethe.unlearn import METHODS, ForgetData, resolved, unlearn
+from lethe.unlearn.add_ons import ADD_ONS, Agreement, Step, add_on_of, kept
+from lethe.unlearn.srl import other_labels
+from lethe.unlearn.streams import endless
 from tests.by_hand import adam, slope
 from tests.numbered_images import noise_data
-from unlearn import METHODS, ForgetData, resolved, unlearn
-from unlearn.add_ons import ADD_ONS, Agreement, Step, add_on_of, kept
-from unlearn.srl import other_labels
-from unlearn.streams import endless
 
 
 def step(unlearn, retain, beta=0.5, true=None):
@@ -248,7 +248,7 @@ def pairs_of_batches(data, name):
 @pytest.mark.parametrize(("name", "sign", "shift"), [("NGPlus", -1, 0), ("SRL", 1, 1)])
 def test_four_steps_on_both_gradients_by_hand(name, sign, shift, monkeypatch):
     data, model = tiny([0, 1, 4, 5, 9], size=14), tiny_model()
-    monkeypatch.setattr("unlearn.srl.other_labels", lambda labels, *_: (labels + 1) % 3)
+    monkeypatch.setattr("lethe.unlearn.srl.other_labels", lambda labels, *_: (labels + 1) % 3)
     found = unlearn(name, model, data, **FOUR_STEPS, beta=0.8).model
 
     def both(x_f, y_f, x_r, y_r):
@@ -267,7 +267,7 @@ def test_one_step_on_the_entries_that_matter_for_the_true_labels_of_the_forget_b
     name, sign, shift, monkeypatch
 ):
     data, model = tiny([0, 4, 5]), tiny_model()
-    monkeypatch.setattr("unlearn.srl.other_labels", lambda labels, *_: (labels + 1) % 3)
+    monkeypatch.setattr("lethe.unlearn.srl.other_labels", lambda labels, *_: (labels + 1) % 3)
     (x_f, y_f), (x_r, y_r) = next(data.forget.batches(100)), next(data.retain.batches(100))
     of_forget, of_retain, learned = (
         slope(lambda m, x=x, y=y: F.cross_entropy(m(x), y))(model)
@@ -303,7 +303,7 @@ def test_wrong_labels_are_drawn_anew_each_step(monkeypatch):
         drawn.append(((wrong - labels) % 100).tolist())  # the images come in another order each time
         return wrong
 
-    monkeypatch.setattr("unlearn.srl.other_labels", spy)
+    monkeypatch.setattr("lethe.unlearn.srl.other_labels", spy)
     unlearn("SRL", tiny_model(100), tiny([0, 4, 5], classes=100), unlearn_epochs=3, batch_size=100)
     assert len(drawn) == len({tuple(shifts) for shifts in drawn}) == 3
 

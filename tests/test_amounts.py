@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearn import count_of
+from lethe.unlearn import count_of
 
 
 @pytest.mark.parametrize(

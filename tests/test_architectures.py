@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models import ARCHITECTURES, build, split_at
-from models.published import of_torchvision
-from models.vit import Block
-from training import Metadata, load_checkpoint, model_digest, save_checkpoint
+from lethe.models import ARCHITECTURES, build, split_at
+from lethe.models.published import of_torchvision
+from lethe.models.vit import Block
+from lethe.training import Metadata, load_checkpoint, model_digest, save_checkpoint
 
 GREY, COLOUR, LARGE = (1, 28, 28), (3, 32, 32), (3, 72, 72)
 NARROW = {name: {"width": 8} for name in ("resnet18", "resnet34", "resnet50", "HookedResnet", "vgg16_bn")} | {

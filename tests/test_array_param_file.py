@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 import yaml
 
-import array_param_file
-import command_line
-import mlflow_forget
-import shared_flags
-from array_param_file import commands, main
 from benchmarks import sweep as benchmark
-from grids import grid
-from models import ARCHITECTURES
-from run_flags import flags, flags_of_the_run
+from lethe import command_line
+from lethe.cli import forget as mlflow_forget
+from lethe.cli import grid as array_param_file
+from lethe.cli.grid import commands, main
+from lethe.data import impl, torchvision_sets
+from lethe.data.impl import read
+from lethe.experiment import shared_flags
+from lethe.experiment.run_flags import flags, flags_of_the_run
+from lethe.models import ARCHITECTURES
+from lethe.sweeps import grid
 from tests.idx_format import idx
-from vision_data import impl, torchvision_sets
-from vision_data.impl import read
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = """

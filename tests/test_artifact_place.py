@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tracking.artifact_place import check_place, folder_name, new_place
+from lethe.tracking.artifact_place import check_place, folder_name, new_place
 
 
 @pytest.fixture(autouse=True)

@@ -13,14 +13,14 @@ import torch
 from own_store import artifact, there  # noqa: F401 (every test runs in the module's folder)
 
 import audit
-import model_sets
-from audits import many_models
-from audits.klom import means_of
-from audits.ulira import UliraAudit, UliraConfig, interval_message
-from base_config import BaseConfig
-from evaluation import noise_floor
-from evaluation.klom import klom, p95
-from vision_data import ForgetRequest, load_splits
+from lethe.audits import many_models
+from lethe.audits.klom import means_of
+from lethe.audits.ulira import UliraAudit, UliraConfig, interval_message
+from lethe.data import ForgetRequest, load_splits
+from lethe.evaluation import noise_floor
+from lethe.evaluation.klom import klom, p95
+from lethe.experiment import model_sets
+from lethe.experiment.base_config import BaseConfig
 
 SMALL = ["--epochs", "2", "--class_to_replace", "-1", "--num_indexes_to_replace", "60"]
 KLOM = ["klom", "--models", "10", *SMALL]
@@ -28,7 +28,7 @@ ULIRA = ["ulira", "--shadows", "16", *SMALL]
 
 PLANTED = '''
 import torch
-from vision_data import DATASETS, RawDataset
+from lethe.data import DATASETS, RawDataset
 
 def planted(folder):
     """Digits; the label of every 12th image is one class further."""

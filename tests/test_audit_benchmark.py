@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from own_store import there  # noqa: F401 (every test runs in the module's folder)
 
-from audits import klom
 from benchmarks import audit
+from lethe.audits import klom
 
 SMALL = "--methods default UNSIR --models 10 --shadows 16 --epochs 2 --num_indexes_to_replace 60".split()
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
+from lethe.data import ForgetRequest, ImageSet, Normalisation
+from lethe.data.augmentation import Moves
+from lethe.unlearn import METHODS, ForgetData, Oracles, unlearn
+from lethe.unlearn.teacher import Seen, Teacher
 from tests.bars import CLASS_1, SEVEN_IMAGES, fixture_model, fixture_splits, fixture_trained, same_bits  # noqa: F401 (fixtures)
 from tests.test_methods import cheap, retrained
-from unlearn import METHODS, ForgetData, Oracles, unlearn
-from unlearn.teacher import Seen, Teacher
-from vision_data import ForgetRequest, ImageSet, Normalisation
-from vision_data.augmentation import Moves
 
 MARK = 0.123456789  # no pixel of these images
 FORGET, RETAIN = ("forget",), ("retain",)

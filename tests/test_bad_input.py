@@ -16,13 +16,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-import base_models
-import command_line
 import main_baseline
 import main_ideal
 import mlflow_forget
-import pipeline
-from training import fit
+from lethe import command_line
+from lethe.experiment import base_models, pipeline
+from lethe.training import fit
 
 JOB = "--unlearn random_mask --epochs 2 "
 
@@ -273,7 +272,7 @@ def test_a_flag_of_a_persons_method_that_is_taken(refused, folder):
 )
 def test_a_checkpoint_of_something_else(words, says, refused, initial, folder):
     (folder / "other.py").write_text(
-        "from vision_data.digits import digits\ndef other(folder):\n    return digits(folder)\n"
+        "from lethe.data.digits import digits\ndef other(folder):\n    return digits(folder)\n"
     )
     arch = "" if "--arch" in words else "--arch mlp "
     refused(f"{JOB}{arch}--mask {initial} {words}", re.escape(str(initial)) + r".*" + says)

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 import mlflow_forget
-from evaluation import ModelOutputs, Outputs, evaluate
-from evaluation.prediction_distance import jensen_shannon
+from lethe.evaluation import ModelOutputs, Outputs, evaluate
+from lethe.evaluation.prediction_distance import jensen_shannon
 from tests.own_store import there  # noqa: F401 (a fixture of every test here)
 
 MINE = '''
 import torch
 from torch import nn
-from unlearn import copy_of
-from vision_data import RawDataset
+from lethe.unlearn import copy_of
+from lethe.data import RawDataset
 
 def images(count, classes):
     labels = torch.arange(count) % classes

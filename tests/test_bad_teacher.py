@@ -8,6 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lethe.unlearn import resolved, unlearn
+from lethe.unlearn.bad_teacher import incompetent
+from lethe.unlearn.forget_and_retain import with_share_of_retain
 from tests.by_hand import adam, slope
 from tests.columns import (
     accuracy,
@@ -18,9 +21,6 @@ from tests.columns import (
     fixture_model,  # noqa: F401
     fixture_trained,  # noqa: F401
 )
-from unlearn import resolved, unlearn
-from unlearn.bad_teacher import incompetent
-from unlearn.forget_and_retain import with_share_of_retain
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])

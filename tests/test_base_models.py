@@ -8,16 +8,16 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-import base_models
-from base_config import BaseConfig
-from base_models import BaseModels
-from models import build
+from lethe.data import ForgetRequest
+from lethe.experiment import base_models
+from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.base_models import BaseModels
+from lethe.models import build
+from lethe.training import checkpoint_digest, fit, model_digest
+from lethe.training.storage import read_header
 from tests.edited_headers import edit_header
 from tests.saved_models import OLDER, SHAPE
 from tests.seeded import states_equal
-from training import checkpoint_digest, fit, model_digest
-from training.storage import read_header
-from vision_data import ForgetRequest
 
 
 @pytest.fixture

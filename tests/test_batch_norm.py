@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from unlearn import METHODS, ForgetData, Oracles, unlearn
-from vision_data import ImageSet, Normalisation
+from lethe.data import ImageSet, Normalisation
+from lethe.unlearn import METHODS, ForgetData, Oracles, unlearn
 
 CLASSES = 4
 MARKED = slice(0, 4)  # pixels of the first row: full in every image, whatever the method does to it

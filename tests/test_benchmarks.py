@@ -114,7 +114,7 @@ def test_quality_of_several_seeds_counts_the_cells_of_all(quick, capsys):
 
 @pytest.mark.slow
 def test_the_ideals_seconds_are_those_of_its_training(quick, tmp_path):
-    from training import checkpoint_metadata
+    from lethe.training import checkpoint_metadata
 
     command = [*SMALL, "--class_to_replace", "3", "--json", "rows.json"]
     assert mimu_quality.main(command) == 0

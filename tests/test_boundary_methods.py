@@ -9,6 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lethe.data import Normalisation
+from lethe.unlearn import METHODS, ForgetData, resolved, unlearn
+from lethe.unlearn.blocks import classifier_of
+from lethe.unlearn.boundary_expanding import Widened
+from lethe.unlearn.boundary_shrink import moved, nearest_class, relabelled
 from tests.by_hand import sgd, slope
 from tests.columns import (
     CLASSES,
@@ -22,11 +27,6 @@ from tests.columns import (
     fixture_trained,  # noqa: F401
     images_of,
 )
-from unlearn import METHODS, ForgetData, resolved, unlearn
-from unlearn.blocks import classifier_of
-from unlearn.boundary_expanding import Widened
-from unlearn.boundary_shrink import moved, nearest_class, relabelled
-from vision_data import Normalisation
 
 # boundary_shrink
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-import bounded_yaml
-from bounded_yaml import NotYaml, read_yaml
+from lethe.system import bounded_yaml
+from lethe.system.bounded_yaml import NotYaml, read_yaml
 
 
 def test_what_it_says():

@@ -15,8 +15,8 @@ from own_store import artifact, runs, store_in, there  # noqa: F401 (every test 
 
 import audit
 import mlflow_forget
-from models import Mask
-from training import load_mask, save_mask
+from lethe.models import Mask
+from lethe.training import load_mask, save_mask
 
 JOB = "--unlearn random_mask --kappa 30 --epochs 2 --class_to_replace -1 --num_indexes_to_replace 60".split()
 

@@ -6,10 +6,17 @@ from dataclasses import fields
 
 import pytest
 
-from models import build
+from lethe.models import build
+from lethe.training import (
+    Metadata,
+    check_checkpoint,
+    digest_of,
+    load_checkpoint,
+    model_digest,
+    save_checkpoint,
+)
 from tests.saved_models import OLDER, SAFETENSORS, SHAPE, described, mlp
 from tests.seeded import states_equal
-from training import Metadata, check_checkpoint, digest_of, load_checkpoint, model_digest, save_checkpoint
 
 
 @pytest.fixture(params=[SAFETENSORS, OLDER])

@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import class_folders, plain, write
 
-import vision_data.decoded as decoding
-from training import Recipe, fit, generator_for
-from vision_data import ForgetRequest, ImageSet, Normalisation, RawDataset, load_splits, memory, split
-from vision_data.chosen_images import Chosen, choose
-from vision_data.image_file import ImageFile
-from vision_data.memory import memory_budget
+import lethe.data.decoded as decoding
+from lethe.data import ForgetRequest, ImageSet, Normalisation, RawDataset, load_splits, memory, split
+from lethe.data.chosen_images import Chosen, choose
+from lethe.data.image_file import ImageFile
+from lethe.data.memory import memory_budget
+from lethe.training import Recipe, fit, generator_for
 
 ROOT = Path(__file__).parent.parent
 FEW = settings(deadline=None, max_examples=40)
@@ -201,7 +201,7 @@ def child(script, *arguments):
 def test_the_budget_follows_the_limits_of_the_process():
     before, after = child("""
         import resource
-        from vision_data.memory import memory_budget
+        from lethe.data.memory import memory_budget
         before = memory_budget()
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 10_000_000, resource.RLIM_INFINITY))
@@ -269,9 +269,9 @@ def test_a_dataset_larger_than_what_a_process_may_take_is_decoded_trained_on_and
         import resource, sys, warnings
         import torch
         from PIL import Image
-        from training import Recipe, fit, generator_for, warm_up
-        from vision_data import ForgetRequest, load_splits
-        import vision_data.scanned as scanned
+        from lethe.training import Recipe, fit, generator_for, warm_up
+        from lethe.data import ForgetRequest, load_splits
+        import lethe.data.scanned as scanned
         warnings.simplefilter("ignore")
         torch.set_num_threads(1)
         scanned.AT_ONCE = 32
@@ -304,7 +304,7 @@ def test_the_images_of_a_dataset_are_in_memory_once(tmp_path):
     (grown,) = child("""
         import resource
         import torch
-        from vision_data import ForgetRequest, RawDataset, split
+        from lethe.data import ForgetRequest, RawDataset, split
         torch.set_num_threads(1)
         labels = torch.arange(20_000) % 10
         names = tuple("0123456789")

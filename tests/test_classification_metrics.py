@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 from torch import nn
 
-from evaluation import Outputs, outputs_of
-from evaluation.classification import mean, percent
-from evaluation.entropies import cross_entropy, entropy, modified_entropy
+from lethe.evaluation import Outputs, outputs_of
+from lethe.evaluation.classification import mean, percent
+from lethe.evaluation.entropies import cross_entropy, entropy, modified_entropy
 from tests.drawn_outputs import drawn, model_outputs
 from tests.hypothesis_settings import UNTIMED
 

@@ -9,9 +9,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-import compare
 import mlflow_forget
 import mlruns_parser
+from lethe.cli import compare
 from tests.compared_runs import whole_class
 from tests.filled_stores import empty_place  # noqa: F401 (a fixture of every test here)
 

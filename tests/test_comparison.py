@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from reporter.comparison import (
+from lethe.report.comparison import (
     about,
     compared_metrics,
     forget_against_retain,
@@ -29,8 +29,8 @@ from reporter.comparison import (
     time_against_gap,
     unlike,
 )
-from reporter.comparison_page import comparison_page, figures_of
-from reporter.comparison_pictures import (
+from lethe.report.comparison_page import comparison_page, figures_of
+from lethe.report.comparison_pictures import (
     MOST_LINES,
     forget_retain_picture,
     kappa_picture,
@@ -38,9 +38,9 @@ from reporter.comparison_pictures import (
     spread_out,
     time_picture,
 )
-from reporter.figure_files import LONGEST_LINE, pdf_of, svg_of, titled
-from reporter.palette import DARK, LIGHT, LINES
-from reporter.seeds_summary import tasks_of
+from lethe.report.figure_files import LONGEST_LINE, pdf_of, svg_of, titled
+from lethe.report.palette import DARK, LIGHT, LINES
+from lethe.report.seeds_summary import tasks_of
 from tests.browser import chromium, errors_of, resized
 from tests.compared_runs import TASK, one, run, whole_class
 from tests.text_overlaps import texts_that_overlap

@@ -2,10 +2,10 @@
 
 import pytest
 
-import mlflow_forget
-import run_flags
-from flag_error import FlagError
-from grids.source_lines import flag_of_error
+from lethe.cli import forget as mlflow_forget
+from lethe.experiment import run_flags
+from lethe.flag_error import FlagError
+from lethe.sweeps.source_lines import flag_of_error
 
 
 @pytest.fixture(autouse=True)

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-import base_models
-from base_config import BaseConfig
-from base_models import BaseModels
-from measurement import measure
-from models import build, check_copies, check_logits, check_trains, fails_on_one
-from pipeline import Pipeline, PipelineConfig
-from unlearn import ForgetData, unlearn
-from vision_data import ForgetRequest, ImageSet
+from lethe.data import ForgetRequest, ImageSet
+from lethe.experiment import base_models
+from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.base_models import BaseModels
+from lethe.experiment.measure import measure
+from lethe.experiment.pipeline import Pipeline, PipelineConfig
+from lethe.models import build, check_copies, check_logits, check_trains, fails_on_one
+from lethe.unlearn import ForgetData, unlearn
 
 ARCHITECTURES = """
 import math

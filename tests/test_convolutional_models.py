@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-import models.cnn
-import models.vgg  # noqa: F401 (registers itself)
-from models import build, split_at
-from training import Recipe, fit
-from vision_data import ImageSet, Normalisation
+import lethe.models.cnn
+import lethe.models.vgg  # noqa: F401 (registers itself)
+from lethe.data import ImageSet, Normalisation
+from lethe.models import build, split_at
+from lethe.training import Recipe, fit
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64)]
 NARROW = {"cnn": {}, "vgg16_bn": {"width": 8}}

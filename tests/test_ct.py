@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lethe.unlearn import resolved, unlearn
+from lethe.unlearn.ct import transpose
 from tests.by_hand import adam, slope
 from tests.three_classes import CLASSES, convolutional, data_of, flat, perceptron, seeded, whole
-from unlearn import resolved, unlearn
-from unlearn.ct import transpose
 
 
 def test_ct_transposes_height_and_width_of_the_square_kernels():

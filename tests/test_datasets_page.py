@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pictures import class_folders
 
-from vision_data import DATASETS, origin
+from lethe.data import DATASETS, origin
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from training import DiskCache, computed_once
+from lethe.training import DiskCache, computed_once
 
 
 @pytest.fixture

@@ -10,18 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-import command_line
 import main_baseline
 import mlflow_forget
-import termination
-from base_config import BaseConfig
-from base_models import BaseModels
+from lethe import command_line, termination
+from lethe.data import ImageSet, Normalisation
+from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.base_models import BaseModels
+from lethe.training import Recipe, file_lock, fit, generator_for
+from lethe.training.checkpoints import checkpoint_metadata
+from lethe.training.process_group import ProcessGroup, own_device
+from lethe.training.storage import read_tensors
 from tests.two_processes import RECIPES, WORDS, trained, unused
-from training import Recipe, file_lock, fit, generator_for
-from training.checkpoints import checkpoint_metadata
-from training.process_group import ProcessGroup, own_device
-from training.storage import read_tensors
-from vision_data import ImageSet, Normalisation
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "1mlp_ep5.safetensors"

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from training import estimate
-from training.recipe import Recipe
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.training import estimate
+from lethe.training.recipe import Recipe
 
 
 def test_the_fastest_step_on_a_few_images_stands_for_all_of_them_in_every_epoch(monkeypatch):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation import METRICS, Attack, MetricFacts, Missing, Outputs, evaluate, needs_of, outputs_of
-from evaluation.impl import Better, Unit
+from lethe.evaluation import METRICS, Attack, MetricFacts, Missing, Outputs, evaluate, needs_of, outputs_of
+from lethe.evaluation.impl import Better, Unit
 from tests.drawn_outputs import SVC_FAMILY, by_class, drawn, model_outputs
 
 THE_FIVE = {"forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score"}
@@ -105,7 +105,10 @@ def test_facts_are_frozen():
 
 
 def test_importing_the_package_does_not_load_scikit_learn():
-    code = "import evaluation, sys; print([m for m in ('sklearn', 'scipy', 'mlflow') if m in sys.modules])"
+    code = """
+import lethe.evaluation, sys
+print([m for m in ('sklearn', 'scipy', 'mlflow') if m in sys.modules])
+"""
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -236,7 +239,7 @@ def test_a_metric_is_computed_once(monkeypatch):
         calls.append(asked)
         return Attack(torch.tensor([1.0, -1.0]), 50.0, 50.0)
 
-    monkeypatch.setattr("evaluation.membership._attack", counted)
+    monkeypatch.setattr("lethe.evaluation.membership._attack", counted)
     model = model_outputs()
     assert model.metric("mia") == model.metric("mia_confidence") == model.metric("MIA") == 50.0
     assert len(calls) == 1

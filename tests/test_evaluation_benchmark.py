@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import evaluation as everything
 from benchmarks import drawn_images, evaluation
+from lethe import evaluation as everything
 
 ROOT = Path(__file__).resolve().parent.parent
 ARGUMENTS = ["--dataset", "digits", "--epochs", "1", "--repeats", "1"]
@@ -46,13 +46,13 @@ def test_it_prints_every_part_and_what_they_come_to(capsys):
 
 def test_the_parts_are_all_of_the_default_metrics(monkeypatch):
     """But for the seconds of a run, and what is an attack's own value again."""
-    from evaluation import DEFAULT, chosen
+    from lethe.evaluation import DEFAULT, chosen
 
     measured = []
     world = evaluation.world_of(evaluation.options_of(ARGUMENTS))
     evaluate = everything.evaluate
     monkeypatch.setattr(
-        "evaluation.evaluate",
+        "lethe.evaluation.evaluate",
         lambda **given: measured.extend(m.name for m in given["names"]) or evaluate(**given),
     )
     steps = evaluation.steps_of(evaluation.options_of(ARGUMENTS), world)

@@ -5,10 +5,10 @@ import functools
 import pytest
 import torch
 
-from models import ARCHITECTURES, build
-from training import Recipe, fit
-from unlearn import METHODS, ForgetData, Oracles, unlearn
-from vision_data import ForgetRequest, ImageSet, Normalisation, Splits
+from lethe.data import ForgetRequest, ImageSet, Normalisation, Splits
+from lethe.models import ARCHITECTURES, build
+from lethe.training import Recipe, fit
+from lethe.unlearn import METHODS, ForgetData, Oracles, unlearn
 
 CLASSES, PER_CLASS = 3, 12
 NARROW = {

@@ -6,9 +6,9 @@ import pytest
 import torch
 from test_every_method_on_every_model import ALONE, quick, splits_of, trained
 
-from unlearn import ForgetData, Oracles, unlearn
-from vision_data import ForgetRequest
-from vision_data.image_file import ImageFile
+from lethe.data import ForgetRequest
+from lethe.data.image_file import ImageFile
+from lethe.unlearn import ForgetData, Oracles, unlearn
 
 
 @pytest.fixture(scope="module")

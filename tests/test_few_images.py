@@ -7,7 +7,7 @@ import audit
 import main_baseline
 import main_ideal
 import mlflow_forget
-import model_sets
+from lethe.experiment import model_sets
 
 
 def test_too_few_images_a_class_are_refused_before_training(tmp_path, monkeypatch, capfd):
@@ -58,6 +58,6 @@ def test_many_models_are_refused_before_training_too(main, words, classes, tmp_p
 
 @pytest.mark.parametrize(("images", "needed"), [(5, True), (6, False)])
 def test_how_many_are_needed(images, needed):
-    from vision_data.splits import FEWEST_IN_CLASS, VALIDATION_SHARE
+    from lethe.data.splits import FEWEST_IN_CLASS, VALIDATION_SHARE
 
     assert (round(VALIDATION_SHARE * images) == 0) == needed == (images < FEWEST_IN_CLASS)

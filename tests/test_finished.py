@@ -12,8 +12,8 @@ import pytest
 from own_store import store_in
 
 import mlflow_forget
-from tracking.alive import OWNER, Claim
-from tracking.finished import end_abandoned_runs
+from lethe.tracking.alive import OWNER, Claim
+from lethe.tracking.finished import end_abandoned_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = socket.gethostname()
@@ -92,7 +92,7 @@ def test_a_run_that_ended_itself_meanwhile_stays_as_it_ended(monkeypatch):
         mlflow.MlflowClient().set_terminated(run, "FINISHED")
         return True
 
-    monkeypatch.setattr("tracking.finished.has_died", ends_now)
+    monkeypatch.setattr("lethe.tracking.finished.has_died", ends_now)
     end_abandoned_runs()
     assert status(run) == "FINISHED"
 

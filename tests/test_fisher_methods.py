@@ -7,14 +7,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lethe.unlearn import ForgetData, resolved, unlearn
+from lethe.unlearn.blocks import classifier_of
+from lethe.unlearn.fisher_diagonal import fisher_diagonal
+from lethe.unlearn.fisher_information import image_gradients
+from lethe.unlearn.fisher_new import variance
+from lethe.unlearn.layer_gradients import ImageGradients
+from lethe.unlearn.wfisher import solved
 from tests.three_classes import CLASSES, convolutional, data_of, flat, perceptron, seeded, whole
-from unlearn import ForgetData, resolved, unlearn
-from unlearn.blocks import classifier_of
-from unlearn.fisher_diagonal import fisher_diagonal
-from unlearn.fisher_information import image_gradients
-from unlearn.fisher_new import variance
-from unlearn.layer_gradients import ImageGradients
-from unlearn.wfisher import solved
 
 CPU = torch.device("cpu")
 
@@ -64,7 +64,7 @@ def noise_of(data, purpose, model):
 @pytest.mark.parametrize("make", [perceptron, convolutional])
 def test_the_fisher_diagonal_is_that_of_a_slow_loop(labels, make, monkeypatch):
     model, data = make(), data_of()
-    monkeypatch.setattr("unlearn.fisher_diagonal.IN_CACHE", 5)
+    monkeypatch.setattr("lethe.unlearn.fisher_diagonal.IN_CACHE", 5)
     fast, slow = (
         fisher_diagonal(model, data.retain, CPU, labels=labels),
         slow_fisher(model, data.retain, labels),
@@ -184,7 +184,7 @@ def test_wfisher_is_the_step_of_the_dense_inverse(make):
 )
 @pytest.mark.parametrize("make", [perceptron, convolutional, peculiar])
 def test_wfisher_in_pieces_is_the_dense_inverse(make, at_once, block, monkeypatch):
-    monkeypatch.setattr("unlearn.wfisher.BLOCK", block)
+    monkeypatch.setattr("lethe.unlearn.wfisher.BLOCK", block)
     model, data = make(), data_of()
     v, rows = (
         torch.randn(flat(model).numel(), generator=torch.Generator().manual_seed(0)),
@@ -210,7 +210,7 @@ def test_wfisher_in_pieces_is_the_dense_inverse(make, at_once, block, monkeypatc
 @pytest.mark.parametrize("one_call", [5, 64])
 def test_wfisher_computes_each_images_gradient_once_where_all_can_be_held(one_call, monkeypatch):
     counts, plain = [], ImageGradients.of_labels
-    monkeypatch.setattr("unlearn.wfisher.AT_ONCE", one_call)
+    monkeypatch.setattr("lethe.unlearn.wfisher.AT_ONCE", one_call)
     monkeypatch.setattr(ImageGradients, "numbers_an_image", lambda self, x: 100)
     monkeypatch.setattr(
         ImageGradients, "of_labels", lambda self, x, y: counts.append(len(y)) or plain(self, x, y)
@@ -299,7 +299,7 @@ def test_ssd_shrinks_what_matters_more_to_the_forget_set(alpha, dampening, batch
 
 
 def test_ssds_importance_is_a_mean_over_batches_of_the_squared_mean_gradient():
-    from unlearn.ssd import importance
+    from lethe.unlearn.ssd import importance
 
     model, data = perceptron(), data_of()
     found = importance(model, data.train, 1, data, "train")

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from tracking import folder_process
-from tracking.folder_process import ROOT, found_in
-from tracking.run_filter import parse_filter
-from tracking.run_folder import read_places
-from tracking.selection import EVERY_RUN, Selection
-from tracking.stored_run import BrokenRun
+from lethe.tracking import folder_process
+from lethe.tracking.folder_process import ROOT, found_in
+from lethe.tracking.run_filter import parse_filter
+from lethe.tracking.run_folder import read_places
+from lethe.tracking.selection import EVERY_RUN, Selection
+from lethe.tracking.stored_run import BrokenRun
 
 META = """run_id: {name}
 experiment_id: '7'
@@ -85,7 +85,7 @@ def test_a_script_that_reads_a_large_store_is_run_only_once(places, tmp_path):
     script = tmp_path / "mine.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); print('begins')\n"
-        "from tracking.folder_process import found_in; from tracking.selection import EVERY_RUN\n"
+        "from lethe.tracking.folder_process import found_in; from lethe.tracking.selection import EVERY_RUN\n"
         f"print(len(list(found_in({places!r}, EVERY_RUN, 2))))\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, cwd=tmp_path)

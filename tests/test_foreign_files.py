@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from foreign_files import (
+from lethe.system.foreign_files import (
     check_inside,
     foreign_text,
     open_foreign,

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import class_folders, encoded, noise
 
-from vision_data import DATASETS
-from vision_data.encoded_image import EncodedImage, header_of, pixels_of
-from vision_data.imagenet_folders import BoundedMember
-from vision_data.scanned import in_parallel
-from vision_data.torchvision_sets import IDX_FILES
+from lethe.data import DATASETS
+from lethe.data.encoded_image import EncodedImage, header_of, pixels_of
+from lethe.data.imagenet_folders import BoundedMember
+from lethe.data.scanned import in_parallel
+from lethe.data.torchvision_sets import IDX_FILES
 
 TENCH = "n01440764"
 POSTSCRIPT = (
@@ -129,7 +129,7 @@ def test_links_within_the_folder_are_followed(tmp_path):
 def test_the_names_of_classes_are_utf8_whatever_the_locale(tmp_path):
     class_folders(tmp_path / "own", {"bär": 1, "café": 1})
     program = (
-        "from vision_data.impl import read; "
+        "from lethe.data.impl import read; "
         f"print(ascii(read('folder:{tmp_path}/own', '{tmp_path}/data').class_names))"
     )
     plain = os.environ | {
@@ -178,7 +178,7 @@ def test_a_zip_that_leads_out_of_the_dataset_is_not_read(tmp_path):
 
 
 def test_a_member_of_a_zip_that_is_larger_than_an_image_is_refused_before_it_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("vision_data.image_zips.IMAGE", 10_000)
+    monkeypatch.setattr("lethe.data.image_zips.IMAGE", 10_000)
     own = zipped(tmp_path / "own", [("a/1.png", encoded(noise(1))), ("a/big.png", bytes(10_001))])
 
     with pytest.raises(ValueError, match=r"train\.zip:a/big\.png: expected at most 10 kB, got 10 kB"):
@@ -219,7 +219,7 @@ def test_a_header_of_a_tar_that_is_larger_than_a_name_is_refused(kind):
 
 
 def test_no_more_images_are_held_than_memory_is_to_hold(monkeypatch):
-    monkeypatch.setattr("vision_data.scanned.BYTES_AT_ONCE", 100)
+    monkeypatch.setattr("lethe.data.scanned.BYTES_AT_ONCE", 100)
     alive = 0
 
     def images():

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from models import build
+from lethe.models import build
+from lethe.training import load_weights
 from tests.saved_models import OLDER, SHAPE, mlp
 from tests.seeded import states_equal
-from training import load_weights
 
 NAMES = list(mlp().state_dict())
 

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lethe.data import ForgetRequest
+from lethe.unlearn import ForgetData, copy_of, unlearn
 from tests.bars import (
     CLASS_1,
     PER_CLASS,
@@ -15,8 +17,6 @@ from tests.bars import (
     fixture_trained,  # noqa: F401
     same_bits,
 )
-from unlearn import ForgetData, copy_of, unlearn
-from vision_data import ForgetRequest
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_copy_is_in_eval_mode_and_trainable(model):
 def test_a_new_method_is_a_file_with_a_function(tmp_path, model, splits):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from unlearn import copy_of\n\n\n"
+        "from lethe.unlearn import copy_of\n\n\n"
         "def forget_nothing(model, data, *, times: int = 1):\n"
         '    """Add nothing.\n\n    Flags:\n        times: how often\n    """\n'
         "    return copy_of(model)\n"

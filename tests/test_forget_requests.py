@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lethe.data import ForgetRequest, read_indexes
 from tests.hypothesis_settings import FEW
 from tests.numbered_images import numbered
-from vision_data import ForgetRequest, read_indexes
 
 # Forget requests
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation import METRICS, evaluate
-from evaluation.gap import mean_gap, ua_ra_ta_mia
+from lethe.evaluation import METRICS, evaluate
+from lethe.evaluation.gap import mean_gap, ua_ra_ta_mia
 from tests.drawn_outputs import by_class, drawn, model_outputs
 from tests.hypothesis_settings import UNTIMED
 

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unlearn import METHODS, ForgetData, resolved, unlearn
-from unlearn.passes import Pass, fine_tune, sgd
-from unlearn.random_label import relabelled
-from unlearn.salun import falling, most_salient, quantile, saliency, soft_threshold_changes
-from unlearn.train_mode import train_mode, without_a_last_single
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.unlearn import METHODS, ForgetData, resolved, unlearn
+from lethe.unlearn.passes import Pass, fine_tune, sgd
+from lethe.unlearn.random_label import relabelled
+from lethe.unlearn.salun import falling, most_salient, quantile, saliency, soft_threshold_changes
+from lethe.unlearn.train_mode import train_mode, without_a_last_single
 
 CPU = torch.device("cpu")
 SGD_METHODS = ["FT", "FT_l1", "NegGrad", "ascent_descent", "RL", "SalUn", "SalUn_soft"]
@@ -206,7 +206,7 @@ def test_a_random_label_is_any_class_but_the_true_one(classes):
 @pytest.fixture
 def batches_seen(monkeypatch):
     """Every batch that a method hands to the optimiser, pass by pass."""
-    from unlearn import passes
+    from lethe.unlearn import passes
 
     seen, descend = [], passes.descend
 
@@ -334,7 +334,7 @@ def test_the_quantile_of_more_values_than_torch_takes():
 def test_salun_soft_has_as_many_shares_as_steps(batch_size, monkeypatch):
     shares = []
     monkeypatch.setattr(
-        "unlearn.salun.falling",
+        "lethe.unlearn.salun.falling",
         lambda *start_and_steps: shares.append(falling(*start_and_steps)) or shares[0],
     )
     unlearn(

@@ -13,16 +13,16 @@ import torch
 from PIL import Image
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
-from evaluation import METRICS, Missing, Outputs
-from evaluation.loss_threshold import auc
-from reporter.best_known import best_known
-from reporter.curve_charts import curves
-from reporter.html_report import grouped, html_report, shown
-from reporter.layer_charts import Layer, layer_map, weight_sizes
-from reporter.loss_charts import area, attack_roc, loss_histogram, roc
-from reporter.prediction_charts import class_bars, confusion, confusion_counts
-from reporter.run_facts import ForgetImages
-from reporter.svg import apart, ticks
+from lethe.evaluation import METRICS, Missing, Outputs
+from lethe.evaluation.loss_threshold import auc
+from lethe.report.best_known import best_known
+from lethe.report.curve_charts import curves
+from lethe.report.html_report import grouped, html_report, shown
+from lethe.report.layer_charts import Layer, layer_map, weight_sizes
+from lethe.report.loss_charts import area, attack_roc, loss_histogram, roc
+from lethe.report.prediction_charts import class_bars, confusion, confusion_counts
+from lethe.report.run_facts import ForgetImages
+from lethe.report.svg import apart, ticks
 from tests.report_facts import facts, model_outputs, with_numbers
 
 MOST_BYTES = 2_000_000

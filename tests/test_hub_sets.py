@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import class_folders, encoded, noise, plain
 
-from vision_data import DATASETS, load_splits
+from lethe.data import DATASETS, load_splits
 
 pytestmark = pytest.mark.usefixtures("no_hub")
 
@@ -212,7 +212,7 @@ def test_a_saved_dataset_without_rows_is_refused(tmp_path):
 def test_the_second_time_it_is_the_same_without_decoding(tmp_path, monkeypatch):
     root = parquet(tmp_path / "own", train=part([0, 1] * 10)[0])
     first = load_splits(f"hf:{root}", tmp_path / "data").digest
-    monkeypatch.setattr("vision_data.decoded.pixels_of", None)
+    monkeypatch.setattr("lethe.data.decoded.pixels_of", None)
     assert load_splits(f"hf:{root}", tmp_path / "data").digest == first
 
 

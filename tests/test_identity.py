@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from base_config import BaseConfig
-from base_models import BaseModels, Trained
-from identity import config_hash_of, decisive_of, hash_of, run_params
-from pipeline import Pipeline, PipelineConfig
-from reporter.seeds_summary import SeedRun, heading_of, settings_of, tasks_of
-from run_artifacts import _own_file
+from lethe.data import ForgetRequest
+from lethe.experiment.artifacts import _own_file
+from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.base_models import BaseModels, Trained
+from lethe.experiment.identity import config_hash_of, decisive_of, hash_of, run_params
+from lethe.experiment.pipeline import Pipeline, PipelineConfig
+from lethe.report.seeds_summary import SeedRun, heading_of, settings_of, tasks_of
+from lethe.training import check_checkpoint, checkpoint_metadata, save_checkpoint
 from tests.edited_headers import edit_header
 from tests.saved_models import SAFETENSORS, described, mlp
-from training import check_checkpoint, checkpoint_metadata, save_checkpoint
-from vision_data import ForgetRequest
 
 # Both are images of digits' training split, and the SHA-256 of both lists begins with 82710d77.
 ONE, OTHER = ForgetRequest(indexes=(3, 419)), ForgetRequest(indexes=(61, 1463))
@@ -101,8 +101,8 @@ def test_an_architecture_of_another_file_is_refused_though_eight_letters_agree(t
 def test_a_users_file_is_known_by_its_whole_digest(tmp_path, digits, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("net.py").write_text(
-        "from models import build\ndef net(image_shape, classes): return build('mlp', image_shape, classes, "
-        "seed=0)\n"
+        "from lethe.models import build\n"
+        "def net(image_shape, classes): return build('mlp', image_shape, classes, seed=0)\n"
     )
     made = BaseModels(BaseConfig(epochs=1, arch="net.py:net"), splits=digits)
     digest = made.architecture.code_digest

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from pictures import class_folders, encoded, noise, plain, write
 from PIL import Image, ImageOps
 
+import lethe.data.decoded as decoding
 import main_baseline
-import vision_data.decoded as decoding
-from vision_data import DATASETS, ForgetRequest, load_splits
-from vision_data.encoded_image import EncodedImage, Header, header_of, pixels_of
-from vision_data.scanned import common_shape
+from lethe.data import DATASETS, ForgetRequest, load_splits
+from lethe.data.encoded_image import EncodedImage, Header, header_of, pixels_of
+from lethe.data.scanned import common_shape
 
 
 def read(path, folder):
@@ -532,7 +532,7 @@ def test_a_changed_image_is_decoded_anew(tmp_path):
 
 def test_what_was_killed_goes_on_where_it_stopped(tmp_path, monkeypatch):
     expected = class_folders(tmp_path / "own", {"a": 5, "b": 5})
-    monkeypatch.setattr("vision_data.scanned.AT_ONCE", 2)
+    monkeypatch.setattr("lethe.data.scanned.AT_ONCE", 2)
     monkeypatch.setattr(decoding, "BYTES_AT_ONCE", 1)
     done = []
 

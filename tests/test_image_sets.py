@@ -6,11 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lethe.data import ImageSet, Normalisation, split
+from lethe.data.augmentation import Moves
 from tests.hypothesis_settings import FEW
 from tests.numbered_images import PLAIN, numbered, raw
 from tests.seeded import generator
-from vision_data import ImageSet, Normalisation, split
-from vision_data.augmentation import Moves
 
 # Image sets
 

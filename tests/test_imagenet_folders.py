@@ -8,9 +8,9 @@ import pytest
 import torch
 from pictures import class_folders, encoded, noise, plain, write
 
-from torchvision_import import torchvision_module
-from vision_data import DATASETS, load_splits
-from vision_data.living17 import LIVING17
+from lethe.data import DATASETS, load_splits
+from lethe.data.living17 import LIVING17
+from lethe.system.torchvision_import import torchvision_module
 
 TENCH, GOLDFISH = "n01440764", "n01443537"
 

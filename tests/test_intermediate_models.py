@@ -13,19 +13,18 @@ import torch
 from mlflow import MlflowClient
 from torch import nn
 
-import intermediate_models
 import mlflow_forget
 import mlruns_parser
-import pipeline
-from base_config import BaseConfig
-from evaluation import UNDECIDED, names_in
-from intermediate_models import Intermediate, checked_epochs
-from measurement import outputs_with_metrics
-from pipeline import Pipeline, PipelineConfig, Result
-from sweep import run_all
+from lethe.evaluation import UNDECIDED, names_in
+from lethe.experiment import intermediate_models, pipeline
+from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.intermediate_models import Intermediate, checked_epochs
+from lethe.experiment.measure import outputs_with_metrics
+from lethe.experiment.pipeline import Pipeline, PipelineConfig, Result
+from lethe.sweeps.sweep import run_all
+from lethe.training import model_digest
+from lethe.unlearn import ForgetData
 from tests.own_store import artifact, runs, store_in, there  # noqa: F401 (there: a fixture of every test here)
-from training import model_digest
-from unlearn import ForgetData
 
 ARCHITECTURE = '''
 from torch import nn
@@ -38,7 +37,7 @@ def dropping(image_shape, classes):
 METHODS_OF_A_USER = '''
 import math
 import torch
-from unlearn import copy_of
+from lethe.unlearn import copy_of
 
 def wandering(model, data, *, unlearn_epochs: int = 4):
     """Draws from the global random state, as many people's code does."""
@@ -156,7 +155,7 @@ def test_mlflow_and_the_parser_show_the_final_values(folder):
 
 def test_at_one_step_and_millisecond_the_final_value_is_shown(done, monkeypatch):
     """Whichever is larger."""
-    from tracking.run import tracked_run
+    from lethe.tracking.run import tracked_run
 
     monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0)
     with tracked_run("one moment", "r") as run:

@@ -15,7 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional as F
 
-from evaluation import (
+from lethe.data import ImageSet, Normalisation, load_splits
+from lethe.evaluation import (
     Relearned,
     anamnesis_index,
     outputs_of,
@@ -24,10 +25,9 @@ from evaluation import (
     probe_score,
     relearn_steps,
 )
-from evaluation.probe import halves
-from models import Mask, apply_mask, build, switched_off
-from training import Recipe, fit, generator_for
-from vision_data import ImageSet, Normalisation, load_splits
+from lethe.evaluation.probe import halves
+from lethe.models import Mask, apply_mask, build, switched_off
+from lethe.training import Recipe, fit, generator_for
 
 FORGOTTEN = 3
 FEW = settings(deadline=None, max_examples=50)

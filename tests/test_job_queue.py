@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grids.job_queue import CRASHES, RUN, Crashed, Finished, Job, Outcome, Queue, run_jobs
+from lethe.sweeps.job_queue import CRASHES, RUN, Crashed, Finished, Job, Outcome, Queue, run_jobs
 
 BASE = "main_ideal.py"
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.svm import SVC
 
-from evaluation import kernel_svm
-from evaluation.membership import called_non_member, member_scores, non_member_share
+from lethe.evaluation import kernel_svm
+from lethe.evaluation.membership import called_non_member, member_scores, non_member_share
 
 FEATURES = {
     "sigmoids": lambda draw, mean, n: 1 / (1 + np.exp(-draw.normal(mean, 4, n))),

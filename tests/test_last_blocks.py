@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models import build
+from lethe.models import build
+from lethe.unlearn import unlearn
+from lethe.unlearn.blocks import blocks_of
 from tests.by_hand import sgd, slope
 from tests.three_classes import CLASSES, convolutional, data_of, flat, perceptron, seeded, whole
-from unlearn import unlearn
-from unlearn.blocks import blocks_of
 
 LAST = ("CFk", "EUk")
 
@@ -146,7 +146,7 @@ def test_the_last_blocks_are_trained_by_sgd_with_momentum(method, monkeypatch):
         nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Tanh(), *perceptron()[1:]),
         data_of(forget=[0, 1]),
     )
-    monkeypatch.setattr("unlearn.last_blocks.draw_anew", lambda *_: None)  # EUk starts where CFk does
+    monkeypatch.setattr("lethe.unlearn.last_blocks.draw_anew", lambda *_: None)  # EUk starts where CFk does
     result = unlearn(
         method, model, data, unlearn_epochs=3, unlearn_lr=0.1, batch_size=100, weight_decay=0.01
     ).model

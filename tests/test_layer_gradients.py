@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models import build
-from unlearn.layer_gradients import ImageGradients
+from lethe.models import build
+from lethe.unlearn.layer_gradients import ImageGradients
 
 CLASSES = 3
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import build, find_layer, linear_layers, split_at
+from lethe.models import build, find_layer, linear_layers, split_at
 from tests.layered_models import SMALL, Branches, Small, images, sequential
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from lethe.data import ForgetRequest
+from lethe.unlearn import ForgetData, unlearn
 from tests.bars import CLASS_1, CLASSES, INPUTS, MASKED, fixture_model, fixture_splits, fixture_trained  # noqa: F401 (fixtures)
-from unlearn import ForgetData, unlearn
-from vision_data import ForgetRequest
 
 
 def slow_attribution(model, images, label):

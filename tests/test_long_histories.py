@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 import mlruns_parser
 from benchmarks.parser_stores import Size, file_store, sqlite_store
+from lethe.tracking import sorted_points
+from lethe.tracking.readers import sqlite
+from lethe.tracking.readers.folder import FolderStore
+from lethe.tracking.readers.mlflow_client import client_store
+from lethe.tracking.readers.postgres import postgres_store
+from lethe.tracking.run_folder import latest_value, metric_blocks, metric_points
+from lethe.tracking.selection import EVERY_RUN
+from lethe.tracking.sorted_points import SortedPoints, sorted_histories
+from lethe.tracking.stored_run import Point
 from tests.filled_stores import Store, empty_place  # noqa: F401 (empty_place: a fixture of every test here)
-from tracking import sorted_points
-from tracking.readers import sqlite
-from tracking.readers.folder import FolderStore
-from tracking.readers.mlflow_client import client_store
-from tracking.readers.postgres import postgres_store
-from tracking.run_folder import latest_value, metric_blocks, metric_points
-from tracking.selection import EVERY_RUN
-from tracking.sorted_points import SortedPoints, sorted_histories
-from tracking.stored_run import Point
 
 SIZE = Size(runs=6, params=1, metrics=4, points=25)  # 100 values a run
 LIMIT = 40
@@ -72,7 +72,7 @@ def test_values_at_once_are_bounded_and_the_rows_the_same(reader, stores, monkey
     assert len(rows) == 600 and most >= 100  # of a run at least
 
     monkeypatch.setattr(sorted_points, "AT_ONCE", LIMIT)
-    monkeypatch.setattr("tracking.readers.mlflow_client.MOST_POINTS", LIMIT)
+    monkeypatch.setattr("lethe.tracking.readers.mlflow_client.MOST_POINTS", LIMIT)
     again, at_once = reader(stores)
     assert again == rows
     assert at_once <= LIMIT + 1
@@ -206,7 +206,7 @@ def test_a_history_that_broke_since_its_run_was_read_is_named_with_its_folder(st
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 100])
 def test_pieces_of_a_metrics_file_are_whole_lines(size, monkeypatch):
-    monkeypatch.setattr("tracking.run_folder.BLOCK", size)
+    monkeypatch.setattr("lethe.tracking.run_folder.BLOCK", size)
     content = b"".join(f"{time} {time / 7} {time % 5}\n".encode() for time in range(20))
     blocks = list(metric_blocks(content))
     assert b"".join(blocks) == content and all(block.endswith(b"\n") for block in blocks)

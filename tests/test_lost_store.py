@@ -14,10 +14,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 import mlflow_forget
-import pipeline
+from lethe.experiment import pipeline
+from lethe.tracking import patience
+from lethe.tracking.run import StoreLost, tracked_run
 from tests.own_store import there  # noqa: F401 (a fixture of every test here)
-from tracking import patience
-from tracking.run import StoreLost, tracked_run
 
 WRITES = ("log_batch", "log_artifact", "log_inputs", "set_terminated", "set_tag")
 

@@ -9,6 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lethe.unlearn import ForgetData, unlearn
+from lethe.unlearn.forget_and_retain import logits_of, with_share_of_retain
+from lethe.unlearn.lotus import accuracy_unseen, gumbel, noisy_targets
 from tests.by_hand import adam, slope
 from tests.columns import (
     CLASSES,
@@ -22,9 +25,6 @@ from tests.columns import (
     fixture_trained,  # noqa: F401
     images_of,
 )
-from unlearn import ForgetData, unlearn
-from unlearn.forget_and_retain import logits_of, with_share_of_retain
-from unlearn.lotus import accuracy_unseen, gumbel, noisy_targets
 
 
 def test_gumbel_noise_has_the_mean_and_the_variance_of_its_distribution():
@@ -151,7 +151,7 @@ def test_lotus_ends_once_the_forget_images_are_known_less_than_unseen_ones(train
 @pytest.mark.parametrize(("gap", "epochs_run"), [(-0.02, 1), (-0.005, 3)])
 def test_lotus_ends_at_a_gap_of_a_hundredth_below_0(gap, epochs_run, trained, monkeypatch):
     monkeypatch.setattr(
-        "unlearn.lotus.accuracy_unseen", lambda model, data: 1 - gap
+        "lethe.unlearn.lotus.accuracy_unseen", lambda model, data: 1 - gap
     )  # and all forget images stay known
     result = unlearn("LoTUS", trained, data_of(part=[0, 2]), unlearn_epochs=3, unlearn_lr=1e-9)
     assert result.facts == {"epochs_run": epochs_run, "gap": pytest.approx(gap)}

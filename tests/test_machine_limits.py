@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import command_line
-from machine_limits import MEMORY, limit_met
+from lethe import command_line
+from lethe.system.machine_limits import MEMORY, limit_met
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -15,11 +15,14 @@ import torch
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
-import run_flags
-from base_config import BaseConfig
-from evaluation import UNDECIDED
-from models import ARCHITECTURES
-from pipeline import Pipeline, PipelineConfig
+from lethe.data import ForgetRequest, load_splits
+from lethe.evaluation import UNDECIDED
+from lethe.experiment import run_flags
+from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.pipeline import Pipeline, PipelineConfig
+from lethe.models import ARCHITECTURES
+from lethe.training import load_mask
+from lethe.unlearn import METHODS
 from tests.main_job_runs import (
     AGAINST_THE_IDEAL,
     METHODS_OF_A_USER,
@@ -34,9 +37,6 @@ from tests.main_job_runs import (
     fixture_folder,  # noqa: F401 (a fixture)
     fixture_jobs,  # noqa: F401 (a fixture)
 )
-from training import load_mask
-from unlearn import METHODS
-from vision_data import ForgetRequest, load_splits
 
 FIVE = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score")
 MIA = (

@@ -15,9 +15,18 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from evaluation import METRICS, Missing, ModelOutputs, Outputs, Population, Shadows, evaluate, noise_floor
-from evaluation.forgetting_quality import DELTA, epsilons, of_rates, points
-from evaluation.klom import CAP, klom, klom_forget_p95, p95
+from lethe.evaluation import (
+    METRICS,
+    Missing,
+    ModelOutputs,
+    Outputs,
+    Population,
+    Shadows,
+    evaluate,
+    noise_floor,
+)
+from lethe.evaluation.forgetting_quality import DELTA, epsilons, of_rates, points
+from lethe.evaluation.klom import CAP, klom, klom_forget_p95, p95
 
 FLOORS = {10: (5.61, 7.92), 50: (0.89, 1.72), 100: (0.36, 0.67), 200: (0.15, 0.29)}  # mean / p95, METRICS
 FEW = settings(deadline=None, max_examples=30)

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from models import build
-from training import Recipe, fit, fit_many, generator_for, many, silent
-from training.many import LinearStack, ModuleStack, models_at_once
-from training.many.batches import SharedImages
-from training.many.lockstep import lockstep
-from training.many.threads import side_by_side
-from vision_data import ImageSet, Normalisation, load_splits
+from lethe.data import ImageSet, Normalisation, load_splits
+from lethe.models import build
+from lethe.training import Recipe, fit, fit_many, generator_for, many, silent
+from lethe.training.many import LinearStack, ModuleStack, models_at_once
+from lethe.training.many.batches import SharedImages
+from lethe.training.many.lockstep import lockstep
+from lethe.training.many.threads import side_by_side
 
 ADAMW = {"optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-2}
 SGD = {"optimizer": "sgd", "lr": 0.05}

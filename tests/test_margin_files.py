@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from audits.margin_files import npy, read_array
+from lethe.audits.margin_files import npy, read_array
 
 
 def promised(shape, version=1):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from models import Mask
+from lethe.models import Mask
+from lethe.training import check_checkpoint, load_checkpoint, load_mask, save_checkpoint, save_mask
+from lethe.training.storage import read_header
 from tests.saved_models import SAFETENSORS, described, mlp
-from training import check_checkpoint, load_checkpoint, load_mask, save_checkpoint, save_mask
-from training.storage import read_header
 
 
 def drawn_mask():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from models import Mask, apply_mask, lift_mask, switched_off
+from lethe.models import Mask, apply_mask, lift_mask, switched_off
 from tests.hypothesis_settings import FEW
 from tests.layered_models import images, sequential
 from tests.seeded import states_equal

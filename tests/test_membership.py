@@ -13,11 +13,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.svm import SVC
 
-from evaluation import ModelOutputs, Outputs, evaluate
-from evaluation.entropies import modified_entropy
-from evaluation.loss_threshold import auc, tpr_at_1_fpr
-from evaluation.membership import MINIMUM, Decision, Undecided, attacked, member_share, non_member_share
-from evaluation.model_outputs import DRAWS
+from lethe.evaluation import ModelOutputs, Outputs, evaluate
+from lethe.evaluation.entropies import modified_entropy
+from lethe.evaluation.loss_threshold import auc, tpr_at_1_fpr
+from lethe.evaluation.membership import MINIMUM, Decision, Undecided, attacked, member_share, non_member_share
+from lethe.evaluation.model_outputs import DRAWS
 from tests.drawn_outputs import SVC_FAMILY, by_class, drawn, model_outputs
 from tests.hypothesis_settings import UNTIMED
 

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from lethe.data import ForgetRequest
+from lethe.training import Recipe, fit
+from lethe.unlearn import METHODS, ForgetData, Oracles, Unlearned, copy_of, resolved, unlearn
 from tests.bars import (
     CLASS_1,
     CLASSES,
@@ -22,9 +25,6 @@ from tests.bars import (
     same_bits,
     snapshot,
 )
-from training import Recipe, fit
-from unlearn import METHODS, ForgetData, Oracles, Unlearned, copy_of, resolved, unlearn
-from vision_data import ForgetRequest
 
 every_method = pytest.mark.parametrize("entry", list(METHODS), ids=lambda entry: entry.name)
 every_request = pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from torch.func import functional_call, grad, vmap
 
 from benchmarks import method_cells, method_passes, methods
 from benchmarks.meter import Meter
-from models import build
-from unlearn import METHODS
-from unlearn.impl import register
-from vision_data import load_splits
+from lethe.data import load_splits
+from lethe.models import build
+from lethe.unlearn import METHODS
+from lethe.unlearn.impl import register
 
 SMALL = ["--datasets", "digits", "--seeds", "1", "--epochs", "1", "--device", "cpu"]
 QUICK = [*SMALL, "--requests", "class0", "--timing", "skip"]
@@ -375,7 +375,7 @@ def test_a_method_of_a_file_is_measured_anew_when_the_file_changes(tmp_path, mon
     found = []
     for divisor in ("2", "2", "-1"):
         file.write_text(
-            "from unlearn import ForgetData, Unlearned, copy_of\nfrom torch import nn\n\n\n"
+            "from lethe.unlearn import ForgetData, Unlearned, copy_of\nfrom torch import nn\n\n\n"
             f"def halve(model: nn.Module, data: ForgetData) -> Unlearned:\n    student = copy_of(model)\n"
             f"    list(student.parameters())[-2].data /= {divisor}\n    return Unlearned(student)\n"
         )

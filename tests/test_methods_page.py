@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import pytest
 
 import mlflow_forget
-from registry import Registry
-from reporter.markdown import paragraphs_of
-from reporter.methods_page import COMMAND, PAGE, listing, page, written
-from reporter.text_table import WIDTH
-from unlearn import METHODS
-from unlearn.add_ons import ADD_ONS
+from lethe.registry import Registry
+from lethe.report.markdown import paragraphs_of
+from lethe.report.methods_page import COMMAND, PAGE, listing, page, written
+from lethe.report.text_table import WIDTH
+from lethe.unlearn import METHODS
+from lethe.unlearn.add_ons import ADD_ONS
 
 OWN = [entry for entry in METHODS if entry.file is None]
 ALONE = [entry for entry in OWN if not entry.facts.add_on]  # without the joint names

@@ -13,13 +13,13 @@ import torch
 from mlflow import MlflowClient
 from torch import nn
 
-import measurement
 import mlflow_forget
 import mlruns_parser
-from base_config import BaseConfig
-from evaluation import METRICS, OF_MANY, Missing, chosen, is_undecided, names_in, needs_of
-from pipeline import Pipeline, PipelineConfig
-from sweep import run_all
+from lethe.evaluation import METRICS, OF_MANY, Missing, chosen, is_undecided, names_in, needs_of
+from lethe.experiment import measure as measurement
+from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.pipeline import Pipeline, PipelineConfig
+from lethe.sweeps.sweep import run_all
 from tests.own_store import there  # noqa: F401 (a fixture of every test here)
 
 COSTLY = {"probe_score", "probe_gap", "relearn_steps", "relearn_censored", "anamnesis_index"}
@@ -332,8 +332,8 @@ def test_nan_weights_are_no_value(tmp_path):
     nn.init.constant_(broken.weight, float("nan"))
     reason = "the unlearned model: expected logits with a finite maximum, got NaN or infinity"
     with pytest.raises(FloatingPointError, match=reason):
-        from unlearn import ForgetData
-        from vision_data import ImageSet
+        from lethe.data import ImageSet
+        from lethe.unlearn import ForgetData
 
         images, labels = torch.randn(8, 2), torch.arange(8) % 2
         data = ForgetData.of_tensors(images, labels, torch.arange(8) < 4)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-import measurement
-from evaluation import (
+from lethe.data import ImageSet
+from lethe.evaluation import (
     OF_MANY,
     ModelOutputs,
     Outputs,
@@ -24,10 +24,10 @@ from evaluation import (
     probe_score,
     relearn_steps,
 )
-from evaluation.weights import changed_share, weight_distance
-from measurement import measure, model_outputs
-from unlearn import ForgetData
-from vision_data import ImageSet
+from lethe.evaluation.weights import changed_share, weight_distance
+from lethe.experiment import measure as measurement
+from lethe.experiment.measure import measure, model_outputs
+from lethe.unlearn import ForgetData
 
 ALL = chosen(["all"])
 COSTLY = ["probe_score", "probe_gap", "relearn_steps", "relearn_censored", "anamnesis_index"]
@@ -206,7 +206,7 @@ def test_a_model_is_relearned_once(world, monkeypatch):
     data, test, initial, ideal = world
     calls = []
     monkeypatch.setattr(
-        "evaluation.internal_knowledge.relearn_steps",
+        "lethe.evaluation.internal_knowledge.relearn_steps",
         lambda *args, **options: calls.append(1) or relearn_steps(*args, **options),
     )
     measure(ideal, {"initial": initial, "ideal": ideal}, data, test, metrics=chosen(COSTLY))

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from evaluation import METRICS, MetricFacts
-from registry import Registry
-from reporter.markdown import paragraphs_of
-from reporter.metrics_page import COMMAND, NEEDS, PAGE, page, written
+from lethe.evaluation import METRICS, MetricFacts
+from lethe.registry import Registry
+from lethe.report.markdown import paragraphs_of
+from lethe.report.metrics_page import COMMAND, NEEDS, PAGE, page, written
 
 OWN = [entry for entry in METRICS if entry.file is None]
 TEXT = PAGE.read_text()
@@ -121,6 +121,6 @@ def test_a_metric_is_written_as_markdown():
 
 
 def test_every_need_of_a_metric_has_words():
-    from evaluation.impl import IN_WORDS
+    from lethe.evaluation.impl import IN_WORDS
 
     assert set(IN_WORDS) == {"model", *NEEDS}

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from models import apply_mask, lift_mask
+from lethe.data import ForgetRequest
+from lethe.models import apply_mask, lift_mask
+from lethe.unlearn import ForgetData, unlearn
 from tests.mimu_on_digits import bits, fixture_initial, fixture_model, forget, forget_class  # noqa: F401 (fixtures)
 from tests.mimu_settings import CHEAP, KAPPA, LAYER
 from tests.seeded import seeded
 from tests.split_models import WithAWayAround, fixture_images  # noqa: F401 (a fixture)
-from unlearn import ForgetData, unlearn
-from vision_data import ForgetRequest
 
 # End to end
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from lethe.data import ForgetRequest, Normalisation
+from lethe.training import DiskCache
+from lethe.unlearn import METHODS, ForgetData
 from tests.mimu_on_digits import bits, fixture_initial, fixture_model, forget, forget_class  # noqa: F401 (fixtures)
 from tests.mimu_settings import CHEAP, KAPPA, SAMPLERS
-from training import DiskCache
-from unlearn import METHODS, ForgetData
-from vision_data import ForgetRequest, Normalisation
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

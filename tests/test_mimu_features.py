@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from models import split_at
+from lethe.models import split_at
+from lethe.unlearn.mimu.graph import Vertices, averaged, averaged_by_class, drawn_by_class, factors_of
 from tests.mimu_settings import GRADIENTS
 from tests.seeded import CPU, assert_close, generator, normal, seeded
 from tests.split_models import InDoubles, fixture_images, fixture_split_model  # noqa: F401 (fixtures)
-from unlearn.mimu.graph import Vertices, averaged, averaged_by_class, drawn_by_class, factors_of
 
 # One image at a time
 

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lethe.unlearn.mimu.gcn import MaskingGCN, RookConv
 from tests.message_passing import EdgeConv, logits_by_messages, rook_edges
 from tests.seeded import assert_close, generator, normal, seeded
-from unlearn.mimu.gcn import MaskingGCN, RookConv
 
 
 def brute_force_edges(m, n):

@@ -6,13 +6,13 @@ import math
 import pytest
 import torch
 
+from lethe.unlearn.mimu.gcn import MaskingGCN
+from lethe.unlearn.mimu.graph import averaged_by_class, factors_of
+from lethe.unlearn.mimu.objective import drop_loss, keep_loss, log_prior, masked_logits
+from lethe.unlearn.mimu.ranking import every_class
+from lethe.unlearn.mimu.topk import hard_topk, soft_topk, straight_through
 from tests.seeded import CPU, assert_close, generator, normal, seeded
 from tests.split_models import fixture_images, fixture_split_model  # noqa: F401 (fixtures)
-from unlearn.mimu.gcn import MaskingGCN
-from unlearn.mimu.graph import averaged_by_class, factors_of
-from unlearn.mimu.objective import drop_loss, keep_loss, log_prior, masked_logits
-from unlearn.mimu.ranking import every_class
-from unlearn.mimu.topk import hard_topk, soft_topk, straight_through
 
 
 def test_masked_logits_are_those_of_a_masked_model(split_model, images):

@@ -5,9 +5,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.seeded import assert_close, normal
-from unlearn import ForgetData
-from unlearn.mimu.ranking import (
+from lethe.data import ImageSet, Normalisation
+from lethe.unlearn import ForgetData
+from lethe.unlearn.mimu.ranking import (
     Comparison,
     comparisons_of,
     continuous,
@@ -15,7 +15,7 @@ from unlearn.mimu.ranking import (
     keep_largest_out,
     scores_of,
 )
-from vision_data import ImageSet, Normalisation
+from tests.seeded import assert_close, normal
 
 
 def test_the_continuous_ranking_puts_what_serves_the_class_alone_first():

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from models import split_at
+from lethe.data import ForgetRequest
+from lethe.models import split_at
+from lethe.unlearn import ForgetData, unlearn
+from lethe.unlearn.mimu.ranking import every_class, keep_largest_out
+from lethe.unlearn.mimu.refine import refined
+from lethe.unlearn.mimu.topk import hard_topk, soft_topk
 from tests.mimu_on_digits import fixture_initial, fixture_model, forget, forget_class  # noqa: F401 (fixtures)
 from tests.mimu_settings import CHEAP, KAPPA, LAYER
 from tests.seeded import assert_close, normal
-from unlearn import ForgetData, unlearn
-from unlearn.mimu.ranking import every_class, keep_largest_out
-from unlearn.mimu.refine import refined
-from unlearn.mimu.topk import hard_topk, soft_topk
-from vision_data import ForgetRequest
 
 MIXED = [0, 1, 2]  # of class 3 all go, of class 5 these
 

@@ -10,9 +10,9 @@ import torch
 
 from benchmarks import gcn_passes, meter, mimu_requests
 from benchmarks.mimu_speed import main
-from models import build, split_at
-from unlearn.mimu.graph import factors_of
-from vision_data import ImageSet, Normalisation
+from lethe.data import ImageSet, Normalisation
+from lethe.models import build, split_at
+from lethe.unlearn.mimu.graph import factors_of
 
 CPU = torch.device("cpu")
 METER = meter.Meter(CPU, repeats=2, seconds=60)

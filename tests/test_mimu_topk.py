@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
+from lethe.unlearn.mimu.topk import hard_topk, sampled_topk, soft_topk, straight_through, threshold
 from tests.mimu_settings import SAMPLERS
 from tests.seeded import assert_close, generator, normal
-from unlearn.mimu.topk import hard_topk, sampled_topk, soft_topk, straight_through, threshold
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])

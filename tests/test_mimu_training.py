@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from models import split_at
+from lethe.data import ForgetRequest
+from lethe.models import split_at
+from lethe.unlearn import ForgetData
+from lethe.unlearn.mimu.graph import averaged, drawn_by_class, factors_of
+from lethe.unlearn.mimu.network import _initial_network
+from lethe.unlearn.mimu.topk import sampled_topk
 from tests.mimu_on_digits import fixture_initial, fixture_model, forget_class  # noqa: F401 (fixtures)
 from tests.mimu_settings import GRADIENTS, KAPPA, LAYER, STEPS
 from tests.seeded import CPU
-from unlearn import ForgetData
-from unlearn.mimu.graph import averaged, drawn_by_class, factors_of
-from unlearn.mimu.network import _initial_network
-from unlearn.mimu.topk import sampled_topk
-from vision_data import ForgetRequest
 
 
 @pytest.mark.parametrize("prior", ["weight", "gradient"])

@@ -19,14 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.entities import Run
 
-import mlruns_parser
-from reporter.table_files import iso_utc
+from lethe.cli import parse as mlruns_parser
+from lethe.report.table_files import iso_utc
+from lethe.tracking.readers import open_store
+from lethe.tracking.readers.folder import FolderStore
+from lethe.tracking.run_folder import latest_value
+from lethe.tracking.selection import EVERY_RUN
+from lethe.tracking.stored_run import BrokenRun, StoredRun, infinity_restored
 from tests.filled_stores import METRICS, PARAMS, client_runs, empty_place, parse, sqlite_runs  # noqa: F401 (empty_place: a fixture)
-from tracking.readers import open_store
-from tracking.readers.folder import FolderStore
-from tracking.run_folder import latest_value
-from tracking.selection import EVERY_RUN
-from tracking.stored_run import BrokenRun, StoredRun, infinity_restored
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXED = ["run_id", "run_name", "experiment", "status", "start_time", "end_time", "duration_s"]
@@ -305,7 +305,7 @@ def test_an_unknown_schema_goes_to_mlflow_and_that_is_said(database, capsys):
 
 
 def test_an_unknown_schema_that_mlflow_knows_is_read(sqlite_store, monkeypatch, capsys):
-    monkeypatch.setattr("tracking.sql_store.KNOWN_SCHEMAS", frozenset())
+    monkeypatch.setattr("lethe.tracking.sql_store.KNOWN_SCHEMAS", frozenset())
     assert len(parse("--tracking_uri", sqlite_store.uri)) == 4
     assert "unknown schema version" in capsys.readouterr().err
 

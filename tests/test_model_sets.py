@@ -16,14 +16,14 @@ import torch
 
 import main_baseline
 import main_ideal
-import model_sets
-from base_config import BaseConfig
-from base_models import BaseModels
-from model_sets import command, load_set, specs_of, train_set
+from lethe.data import ForgetRequest
+from lethe.experiment import model_sets
+from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.base_models import BaseModels
+from lethe.experiment.model_sets import command, load_set, specs_of, train_set
+from lethe.training import checkpoint_metadata, fit_many
+from lethe.training.file_lock import all_locked, locked
 from tests.edited_headers import edit_header
-from training import checkpoint_metadata, fit_many
-from training.file_lock import all_locked, locked
-from vision_data import ForgetRequest
 
 SCRIPT = Path(__file__).resolve().parent.parent / "main_ideal.py"
 SMALL = {"epochs": 1, "arch_options": {"hidden": (6,)}}

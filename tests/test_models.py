@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import build, split_at
+from lethe.models import build, split_at
 from tests.layered_models import COLOUR, EVERY, SMALL, fixture_built, images  # noqa: F401 (a fixture)
 from tests.seeded import states_equal
 

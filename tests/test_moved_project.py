@@ -9,8 +9,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from tracking.record import read_record
-from tracking.store import open_experiment
+from lethe.tracking.record import read_record
+from lethe.tracking.store import open_experiment
 
 ROOT = Path(__file__).resolve().parent.parent
 

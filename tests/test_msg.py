@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lethe.unlearn import unlearn
+from lethe.unlearn.msg import gradient_differences, lowest, reinitialise, smaller_gradients
 from tests.by_hand import adam, slope
 from tests.three_classes import convolutional, data_of, flat, perceptron, whole
-from unlearn import unlearn
-from unlearn.msg import gradient_differences, lowest, reinitialise, smaller_gradients
 
 
 def test_lowest_takes_a_share_of_each_tensor():
@@ -81,7 +81,7 @@ def noise_of_msg(data, model):
 
 def test_msg_then_descends_on_retain_by_adam(monkeypatch):
     model, data = perceptron(), data_of()
-    monkeypatch.setattr("unlearn.msg.reset", lambda *_: None)  # the weights stay
+    monkeypatch.setattr("lethe.unlearn.msg.reset", lambda *_: None)  # the weights stay
     x, y = whole(data.retain)
     result = unlearn("MSG", model, data, unlearn_epochs=3, unlearn_lr=0.05, batch_size=100).model
     adam(model, [slope(lambda m: F.cross_entropy(m(x), y))] * 3, 0.05)
@@ -126,7 +126,7 @@ def test_kgltop2_draws_by_the_outputs_that_a_weight_reaches():
 
 
 def test_kgltop2_trains_the_other_entries_of_the_kernels_a_tenth_as_fast(monkeypatch):
-    from unlearn import msg
+    from lethe.unlearn import msg
 
     model, data, marked = convolutional(), data_of(), {}
     model[6].p = 0.0

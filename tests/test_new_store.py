@@ -10,17 +10,17 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
 
-from base_config import BaseConfig
-from base_model_command import Training
-from grids import run as grid_run
-from grids.job_queue import Job
-from run_config import PipelineConfig
-from temporary_files import temporary_name
-from tracking import store
-from tracking.finished import finished_keys
-from tracking.store import open_experiment
-from tracking.store_file import clean_beside
-from tracking.store_uri import database_of, tracking_uri
+from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.base_model_command import Training
+from lethe.experiment.run_config import PipelineConfig
+from lethe.sweeps import run as grid_run
+from lethe.sweeps.job_queue import Job
+from lethe.system.temporary_files import temporary_name
+from lethe.tracking import store
+from lethe.tracking.finished import finished_keys
+from lethe.tracking.store import open_experiment
+from lethe.tracking.store_file import clean_beside
+from lethe.tracking.store_uri import database_of, tracking_uri
 
 
 @pytest.fixture(autouse=True)

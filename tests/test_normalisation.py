@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import audit
-from base_config import BaseConfig
-from base_models import BaseModels
-from models import build
-from training import checkpoint_metadata
-from vision_data import Normalisation, checked_normalisation, in_words, normalisation_of, spelled
+from lethe.data import Normalisation, checked_normalisation, in_words, normalisation_of, spelled
+from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.base_models import BaseModels
+from lethe.models import build
+from lethe.training import checkpoint_metadata
 
 OWN = Normalisation((0.25, 0.5), (0.5, 0.25), white=16)
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation import METRICS
-from models import ARCHITECTURES, build
+from lethe.data import DATASETS
+from lethe.evaluation import METRICS
+from lethe.models import ARCHITECTURES, build
+from lethe.training.recipe import FLAGS as RECIPE
+from lethe.unlearn import METHODS, ForgetData, Oracles, unlearn
+from lethe.unlearn.add_ons import ADD_ONS
 from tests.seeded import seeded
-from training.recipe import FLAGS as RECIPE
-from unlearn import METHODS, ForgetData, Oracles, unlearn
-from unlearn.add_ons import ADD_ONS
-from vision_data import DATASETS
 
 EXTREMES = (math.nan, math.inf, -math.inf, -1, 0, 1e300)
 

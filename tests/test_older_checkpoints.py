@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lethe.training import check_checkpoint, load_checkpoint, save_checkpoint, unsealed
 from tests.saved_models import OLDER, described, mlp
 from tests.seeded import states_equal
-from training import check_checkpoint, load_checkpoint, save_checkpoint, unsealed
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 import main_ideal
 import mlflow_forget
-from models import build
+from lethe.data import ForgetRequest, ImageSet
+from lethe.models import build
+from lethe.training import Recipe, fit
+from lethe.unlearn import METHODS, ForgetData, Oracles, copy_of, resolved, unlearn
+from lethe.unlearn.attribution import Attribution, Shifted, Sketch
+from lethe.unlearn.forget_and_retain import logits_of
+from lethe.unlearn.oracle_matching import mean_logits
 from tests.by_hand import adam, slope
-from training import Recipe, fit
-from unlearn import METHODS, ForgetData, Oracles, copy_of, resolved, unlearn
-from unlearn.attribution import Attribution, Shifted, Sketch
-from unlearn.forget_and_retain import logits_of
-from unlearn.oracle_matching import mean_logits
-from vision_data import ForgetRequest, ImageSet
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_one_step_of_oracle_matching_by_hand(model, digits):
 def test_the_images_are_all_forget_and_three_times_as_many_retain_images(model, digits, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "unlearn.oracle_matching.mean_logits",
+        "lethe.unlearn.oracle_matching.mean_logits",
         lambda models, images, device: seen.append(images) or mean_logits(models, images, device),
     )
     data = data_of(digits, ForgetRequest((3,), 20))

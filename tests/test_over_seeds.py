@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from evaluation.over_seeds import gaps, over_seeds
-from reporter.seeds_text import interval, seeds_table, spread
-from sweep import _as_json
+from lethe.evaluation.over_seeds import gaps, over_seeds
+from lethe.report.seeds_text import interval, seeds_table, spread
+from lethe.sweeps.sweep import _as_json
 
 NUMBERS = st.floats(-1e6, 1e6)
 

@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-import mlflow_forget
-import run_flags
-from array_param_file import main as write_grid
-from base_models import BaseConfig, BaseModels
-from identity import decisive_of, run_params
-from pipeline import Pipeline, PipelineConfig
-from unlearn import METHODS, ForgetData, unlearn
-from unlearn.add_ons import ADD_ONS
+from lethe.cli import forget as mlflow_forget
+from lethe.cli.grid import main as write_grid
+from lethe.experiment import run_flags
+from lethe.experiment.base_models import BaseConfig, BaseModels
+from lethe.experiment.identity import decisive_of, run_params
+from lethe.experiment.pipeline import Pipeline, PipelineConfig
+from lethe.unlearn import METHODS, ForgetData, unlearn
+from lethe.unlearn.add_ons import ADD_ONS
 
 TOY = '''
 from typing import Annotated
-from signature import Range
-from unlearn.add_ons import register
+from lethe.signature import Range
+from lethe.unlearn.add_ons import register
 
 @register("Damped", source="nobody 2026")
 def damped(*, strength: Annotated[float, Range(0, 1)] = 0.5):
@@ -185,7 +185,8 @@ AT_A_STEP = "expected a rule that returns 2 tensors, like those of step.directio
     [
         ("def pos(step): return step.direction", r"expected an add-on, a function of .* got one of \(step\)"),
         (
-            "from unlearn.add_ons import register\n@register('Own')\ndef own(step): return step.direction",
+            "from lethe.unlearn.add_ons import register\n"
+            "@register('Own')\ndef own(step): return step.direction",
             r"expected an add-on, a function of .* got one of \(step\)",
         ),
         ("def none(): return 7", f"{BEFORE} int. Return a rule"),

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lethe.unlearn import ForgetData, unlearn
 from tests.seeded import CPU, normal, seeded
-from unlearn import ForgetData, unlearn
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])

@@ -16,12 +16,12 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from base_config import BaseConfig
-from pipeline import Pipeline, PipelineConfig
-from reporter.html_report import html_report, report_pictures
-from reporter.palette import DARK, LIGHT
-from reporter.svg_file import svg_file
-from sweep import run_all
+from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.pipeline import Pipeline, PipelineConfig
+from lethe.report.html_report import html_report, report_pictures
+from lethe.report.palette import DARK, LIGHT
+from lethe.report.svg_file import svg_file
+from lethe.sweeps.sweep import run_all
 from tests.browser import chromium, errors_of, mlflow_ui, resized, screenshot, shows, text_of, wait_for
 from tests.report_facts import facts
 

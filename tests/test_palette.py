@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from reporter.palette import DARK, DASHES, LIGHT, LINES, MARKERS, MODELS, ROLES, SETS, css_variables
+from lethe.report.palette import DARK, DASHES, LIGHT, LINES, MARKERS, MODELS, ROLES, SETS, css_variables
 
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
 VISION = {

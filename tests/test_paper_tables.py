@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reporter.paper_tables import COLUMNS_ABREAST, PREVIEW, gap_table, paper_tables
-from reporter.seeds_summary import tasks_of
-from reporter.seeds_tables import latex_of
+from lethe.report.paper_tables import COLUMNS_ABREAST, PREVIEW, gap_table, paper_tables
+from lethe.report.seeds_summary import tasks_of
+from lethe.report.seeds_tables import latex_of
 from tests.compared_runs import TASK, one, run
 
 SCORES = ("UA", "RA", "TA", "MIA")

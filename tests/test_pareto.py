@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reporter.pareto import pareto_front
+from lethe.report.pareto import pareto_front
 
 COST = st.one_of(st.integers(0, 4).map(float), st.floats(allow_nan=False))  # few values: many are equal
 

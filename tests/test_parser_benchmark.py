@@ -9,8 +9,8 @@ from mlflow import MlflowClient
 
 from benchmarks import parser as benchmark
 from benchmarks.parser_stores import Size, file_store, param, sqlite_store, time_of, value
+from lethe.tracking.stored_run import infinity_restored
 from tests.filled_stores import empty_place, parse  # noqa: F401 (empty_place: a fixture of every test here)
-from tracking.stored_run import infinity_restored
 
 SIZE = Size(runs=3, params=2, metrics=2, points=4)
 

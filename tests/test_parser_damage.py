@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 
 import mlruns_parser
+from lethe.tracking.readers.sqlite import left_unfinished
+from lethe.tracking.run_folder import metric_points, plain_mapping
 from tests.filled_stores import empty_place  # noqa: F401 (a fixture of every test here)
-from tracking.readers.sqlite import left_unfinished
-from tracking.run_folder import metric_points, plain_mapping
 
 MANY = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 GARBAGE = st.binary(max_size=40)

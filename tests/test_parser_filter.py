@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
+from lethe.tracking.readers.mlflow_client import client_store
+from lethe.tracking.run_filter import Clause, for_mlflow, like, parse_filter
+from lethe.tracking.selection import Selection, since_time
 from tests.filled_stores import empty_place, parse, sqlite_runs  # noqa: F401 (empty_place: a fixture of every test here)
-from tracking.readers.mlflow_client import client_store
-from tracking.run_filter import Clause, for_mlflow, like, parse_filter
-from tracking.selection import Selection, since_time
 
 FILTERS = [
     "metrics.by_step = 1.5",

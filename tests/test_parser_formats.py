@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 
 import mlruns_parser
-from reporter.table_files import (
+from lethe.report.table_files import (
     WRITERS,
     defused,
     iso_utc,
@@ -24,12 +24,12 @@ from reporter.table_files import (
     write_parquet,
     write_spreadsheet_csv,
 )
+from lethe.tracking.artifact_place import artifact_folder
+from lethe.tracking.readers import sqlite
+from lethe.tracking.readers.mlflow_client import client_store
+from lethe.tracking.run import TrackedRun
+from lethe.tracking.stored_run import infinity_restored
 from tests.filled_stores import METRICS, PARAMS, empty_place, parse  # noqa: F401 (empty_place: a fixture of every test here)
-from tracking.artifact_place import artifact_folder
-from tracking.readers import sqlite
-from tracking.readers.mlflow_client import client_store
-from tracking.run import TrackedRun
-from tracking.stored_run import infinity_restored
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 NUMBERS = st.one_of(st.none(), st.floats())

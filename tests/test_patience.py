@@ -10,8 +10,8 @@ from mlflow.exceptions import MlflowException, RestException
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from urllib3.exceptions import MaxRetryError, NewConnectionError, ReadTimeoutError, ResponseError
 
-from tracking import patience
-from tracking.patience import StoreTrouble, patiently, trouble_of
+from lethe.tracking import patience
+from lethe.tracking.patience import StoreTrouble, patiently, trouble_of
 
 
 class DriverError(Exception):

@@ -15,12 +15,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.svm import SVC
 
-from base_config import BaseConfig
-from evaluation import ModelOutputs, Outputs, is_undecided
-from pipeline import Pipeline, PipelineConfig, Result
-from reporter.per_image import per_image
+from lethe.data import ForgetRequest
+from lethe.evaluation import ModelOutputs, Outputs, is_undecided
+from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.pipeline import Pipeline, PipelineConfig, Result
+from lethe.report.per_image import per_image
 from tests.own_store import store_in, there  # noqa: F401 (there: a fixture of every test here)
-from vision_data import ForgetRequest
 
 SETS = ("forget", "retain", "test", "validation")
 OF_THE_MODEL_ITSELF = {"weight_distance", "weights_changed"}

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import command_line
-from device import device_named
-from needed_platform import check_platform
+from lethe import command_line
+from lethe.system.device import device_named
+from lethe.system.needed_platform import check_platform
 
 ROOT = Path(__file__).resolve().parent.parent
 WINDOWS = """

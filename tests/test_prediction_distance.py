@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from evaluation import METRICS, ModelOutputs, Outputs, evaluate
-from evaluation.prediction_distance import class_means, jensen_shannon
+from lethe.evaluation import METRICS, ModelOutputs, Outputs, evaluate
+from lethe.evaluation.prediction_distance import class_means, jensen_shannon
 
 LN2 = math.log(2)
 UNTIMED = settings(deadline=None)

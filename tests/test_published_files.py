@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from lethe.data import DATASETS, load_splits
+from lethe.system.torchvision_import import torchvision_module
 from tests.idx_format import idx
-from torchvision_import import torchvision_module
-from vision_data import DATASETS, load_splits
 
 # The published files: MNIST and FashionMNIST
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lethe.unlearn import ForgetData, unlearn
 from tests.bars import CLASS_1, SEVEN_IMAGES, SIZE, fixture_model, fixture_splits, fixture_trained  # noqa: F401 (fixtures)
-from unlearn import ForgetData, unlearn
 
 
 @pytest.mark.parametrize(("kappa", "count"), [(1, 1), (0.25, 30), ("50%", 60), ("100%", SIZE), (SIZE, SIZE)])

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lethe.training import generator_for
 from tests.hypothesis_settings import FEW
-from training import generator_for
 
 
 def numbers(*purpose):

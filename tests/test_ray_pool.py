@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 
 import array_param_file
-from grids import ray_pool
-from grids import run as grid_run
-from grids.job_queue import Finished, Job, Outcome, Queue, run_jobs
-from grids.ray_pool import RayPool
-from run_config import PipelineConfig
-from tracking import folder_process
+from lethe.experiment.run_config import PipelineConfig
+from lethe.sweeps import ray_pool
+from lethe.sweeps import run as grid_run
+from lethe.sweeps.job_queue import Finished, Job, Outcome, Queue, run_jobs
+from lethe.sweeps.ray_pool import RayPool
+from lethe.tracking import folder_process
 
 ROOT = Path(__file__).resolve().parent.parent
 

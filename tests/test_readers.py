@@ -9,16 +9,16 @@ import pandas as pd
 import pytest
 
 import mlruns_parser
+from lethe.tracking.readers import READERS
+from lethe.tracking.readers.impl import reader_of
 from tests.filled_stores import empty_place, parse  # noqa: F401 (empty_place: a fixture of every test here)
-from tracking.readers import READERS
-from tracking.readers.impl import reader_of
 
 JSON_LINES = """
 import json
 from contextlib import contextmanager
 from pathlib import Path
 
-from tracking.stored_run import Point, StoredRun
+from lethe.tracking.stored_run import Point, StoredRun
 
 
 class JsonLines:

@@ -8,9 +8,9 @@ import torch
 from pictures import class_folders, noise, plain, write
 from PIL import Image
 
-from vision_data import DATASETS, ForgetRequest
-from vision_data.impl import read as read_dataset
-from vision_data.impl import results_folder
+from lethe.data import DATASETS, ForgetRequest
+from lethe.data.impl import read as read_dataset
+from lethe.data.impl import results_folder
 
 
 def read(own, **given):

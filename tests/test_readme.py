@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import mlflow_forget
-from unlearn import METHODS
+from lethe.unlearn import METHODS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -52,7 +52,7 @@ def test_the_example_of_a_method_runs_from_its_file(method_file, capsys):
 def test_the_file_of_each_image_has_the_numbers_of_the_run(tmp_path, monkeypatch, capsys):
     from mlflow import MlflowClient
 
-    from pipeline import Pipeline, PipelineConfig
+    from lethe.experiment.pipeline import Pipeline, PipelineConfig
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -74,7 +74,7 @@ def test_the_test_of_the_example_passes(method_file):
 def test_the_example_of_a_method_keeps_the_whole_contract(tmp_path):
     (tmp_path / "uniform.py").write_text(block("def uniform", "docs/add_a_method.md"))
     (tmp_path / "registers_uniform.py").write_text(
-        f"from unlearn import METHODS\n\nMETHODS[{str(tmp_path / 'uniform.py')!r} + ':uniform']\n"
+        f"from lethe.unlearn import METHODS\n\nMETHODS[{str(tmp_path / 'uniform.py')!r} + ':uniform']\n"
     )
     contract = [
         sys.executable,
@@ -107,7 +107,7 @@ def test_a_tracked_run_from_python(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     quick = (
-        block("from pipeline import", "docs/python.md")
+        block("from lethe.experiment.pipeline import", "docs/python.md")
         .replace('"kappa": 0.1}', '"kappa": 0.1, "gcn_steps": 2}')
         .replace("request=", "epochs=3, request=")
     )

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluation import outputs_of
-from models import ARCHITECTURES, build
-from training import Recipe, fit, generator_for
-from unlearn import ForgetData, unlearn
-from vision_data import ForgetRequest, load_splits
+from lethe.data import ForgetRequest, load_splits
+from lethe.evaluation import outputs_of
+from lethe.models import ARCHITECTURES, build
+from lethe.training import Recipe, fit, generator_for
+from lethe.unlearn import ForgetData, unlearn
 
 DATA = Path(__file__).parent.parent / "data"
 FILES = {

@@ -18,20 +18,20 @@ from torch.nn import functional as F
 
 import main_baseline
 import main_ideal
-import pipeline
-from base_config import BaseConfig
-from base_models import BaseModels
-from command_line import progress_bar
-from identity import config_hash_of, run_params
-from model_sets import train_set
-from models import build
-from pipeline import Pipeline, PipelineConfig
-from training import Recipe, StateFile, fit, fit_many, generator_for, load_checkpoint, model_digest
-from training.checkpoints import checkpoint_metadata
-from training.precision import Precision, deterministic, precision_of, seconds_of
-from training.recipe import FLAGS, changed, differences, optimizer_of, schedule_of
-from vision_data import ImageSet, Normalisation
-from vision_data.augmentation import Moves, augmentations
+from lethe.command_line import progress_bar
+from lethe.data import ImageSet, Normalisation
+from lethe.data.augmentation import Moves, augmentations
+from lethe.experiment import pipeline
+from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.base_models import BaseModels
+from lethe.experiment.identity import config_hash_of, run_params
+from lethe.experiment.model_sets import train_set
+from lethe.experiment.pipeline import Pipeline, PipelineConfig
+from lethe.models import build
+from lethe.training import Recipe, StateFile, fit, fit_many, generator_for, load_checkpoint, model_digest
+from lethe.training.checkpoints import checkpoint_metadata
+from lethe.training.precision import Precision, deterministic, precision_of, seconds_of
+from lethe.training.recipe import FLAGS, changed, differences, optimizer_of, schedule_of
 
 SHAPE = (1, 8, 8)
 
@@ -228,7 +228,9 @@ def test_the_fastest_way_is_taken(monkeypatch):
         Precision(channels_last=True): 1.0,
         Precision(bf16=True, channels_last=True): 4.0,
     }
-    monkeypatch.setattr("training.precision.seconds_of", lambda precision, *_: (9.0, seconds[precision]))
+    monkeypatch.setattr(
+        "lethe.training.precision.seconds_of", lambda precision, *_: (9.0, seconds[precision])
+    )
     recipe = Recipe(1, precision="auto", memory_format="auto")
 
     def batch():
@@ -253,7 +255,8 @@ def test_another_way_than_plain_float32_has_to_be_clearly_faster_in_its_best_mea
 ):
     answers = iter(times)
     monkeypatch.setattr(
-        "training.precision.seconds_of", lambda precision, *_: (0.0, next(answers) if precision.bf16 else 1.0)
+        "lethe.training.precision.seconds_of",
+        lambda precision, *_: (0.0, next(answers) if precision.bf16 else 1.0),
     )
     batch = (torch.zeros(1), torch.zeros(1))
     assert precision_of(Recipe(1, precision="auto"), nn.Flatten(), lambda: batch, 1) == found
@@ -267,8 +270,8 @@ def test_measurements_that_take_long_are_few(monkeypatch):
         asked.append(precision)
         return 9.0, 1.0
 
-    monkeypatch.setattr("training.precision.seconds_of", measured)
-    monkeypatch.setattr("training.precision.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("lethe.training.precision.seconds_of", measured)
+    monkeypatch.setattr("lethe.training.precision.time.perf_counter", lambda: now[0])
     precision_of(
         Recipe(1, precision="auto", memory_format="auto"),
         nn.Flatten(),
@@ -296,7 +299,7 @@ def test_the_words_of_a_precision_are_its_name(precision):
 @pytest.mark.parametrize(("steps", "compiled"), [(9, False), (20, True)])
 def test_compiling_is_chosen_where_it_pays(steps, compiled, monkeypatch):
     monkeypatch.setattr(
-        "training.precision.seconds_of",
+        "lethe.training.precision.seconds_of",
         lambda precision, *_: (10.0, 1.0) if precision.compiled else (0.0, 2.0),
     )
     found = precision_of(
@@ -351,15 +354,17 @@ AUTO = {"train_precision": "auto", "train_memory_format": "auto"}
 
 @pytest.mark.parametrize("first", ["initial", "ideal"])
 def test_models_that_are_compared_are_computed_in_one_way(first, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.loop.precision_of", lambda *_: Precision(bf16=True, channels_last=True))
+    monkeypatch.setattr(
+        "lethe.training.loop.precision_of", lambda *_: Precision(bf16=True, channels_last=True)
+    )
     config = BaseConfig(epochs=1, save_dir=tmp_path, training=AUTO)
     getattr(BaseModels(config), first)()
     precisions = []
     monkeypatch.setattr(
-        "training.loop.precision_of",
+        "lethe.training.loop.precision_of",
         lambda recipe, *others: precisions.append(recipe) or precision_of(recipe, *others),
     )
-    monkeypatch.setattr("training.many.precision_of", None)
+    monkeypatch.setattr("lethe.training.many.precision_of", None)
     base = BaseModels(config)
     others = [base.initial(), base.ideal()]
     assert [made.metadata.computed for made in others] == ["bf16 channels_last"] * 2
@@ -386,7 +391,7 @@ def test_a_way_that_this_machine_can_not_compute_is_measured_anew(monkeypatch):
 
 def test_many_models_are_measured_once(digits, monkeypatch):
     asked = []
-    monkeypatch.setattr("training.many.precision_of", lambda *_: asked.append(1) or Precision())
+    monkeypatch.setattr("lethe.training.many.precision_of", lambda *_: asked.append(1) or Precision())
     models = [nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in range(3)]
     fit_many(
         models,
@@ -409,8 +414,8 @@ def test_deterministic_mode_is_not_ended_by_a_thread_for_the_others(digits, monk
         seen.append(torch.are_deterministic_algorithms_enabled())
         return list(progress(range(1), ""))
 
-    monkeypatch.setattr("training.many.deterministic", once)
-    monkeypatch.setattr("training.many.fit", watched)
+    monkeypatch.setattr("lethe.training.many.deterministic", once)
+    monkeypatch.setattr("lethe.training.many.fit", watched)
     rows, recipe = [torch.arange(8)] * 3, Recipe(1, deterministic=True)
     fit_many([nn.Linear(1, 1) for _ in rows], digits.train, rows, recipe, generators=[generator_for(1)] * 3)
     assert entered == [True] and seen == [True] * 3

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flag_error import FlagError, errors_of
-from nearest_name import did_you_mean
-from registry import Registry
-from signature import Help, Range, Search, hyperparameters_of
-from user_files import changed_files, function_from_file
+from lethe.flag_error import FlagError, errors_of
+from lethe.nearest_name import did_you_mean
+from lethe.registry import Registry
+from lethe.signature import Help, Range, Search, hyperparameters_of
+from lethe.user_files import changed_files, function_from_file
 
 Amount = Annotated[int | float | str, "a count, a fraction or a percentage"]
 
@@ -182,10 +182,10 @@ def test_a_function_in_a_file_has_its_flags(things, tmp_path):
 def test_a_file_that_registers_its_function_gives_the_registered_entry(tmp_path, monkeypatch):
     file = tmp_path / "registers.py"
     file.write_text(
-        "from vision_data.impl import DATASETS\n@DATASETS.register('lethe test set', epochs=7)\ndef "
+        "from lethe.data.impl import DATASETS\n@DATASETS.register('lethe test set', epochs=7)\ndef "
         "made_here(folder):\n    return None\n"
     )
-    from vision_data.impl import DATASETS
+    from lethe.data.impl import DATASETS
 
     monkeypatch.setattr(DATASETS, "_entries", dict(DATASETS._entries))
     monkeypatch.setattr(DATASETS, "_names", dict(DATASETS._names))

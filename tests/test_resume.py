@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import main_baseline
-from base_config import BaseConfig
-from base_models import BaseModels
-from models import build
-from training import Recipe, StateFile, checkpoint_digest, fit, generator_for, model_digest
-from training.storage import read_tensors, write_tensors
-from vision_data import ImageSet, Normalisation
+from lethe.data import ImageSet, Normalisation
+from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.base_models import BaseModels
+from lethe.models import build
+from lethe.training import Recipe, StateFile, checkpoint_digest, fit, generator_for, model_digest
+from lethe.training.storage import read_tensors, write_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE = (1, 8, 8)
@@ -187,7 +187,7 @@ def test_a_training_goes_on_where_its_state_cannot_be_written(tmp_path, full_dis
 
 
 def test_of_a_checkpoint_that_cannot_be_written_the_training_is_kept(tmp_path, digits, monkeypatch):
-    monkeypatch.setattr("training.state.SECONDS", 0.0)
+    monkeypatch.setattr("lethe.training.state.SECONDS", 0.0)
     base = BaseModels(BaseConfig(epochs=2, save_dir=tmp_path), splits=digits)
 
     def fail(*_):
@@ -197,7 +197,7 @@ def test_of_a_checkpoint_that_cannot_be_written_the_training_is_kept(tmp_path, d
         monkeypatch.context() as patched,
         pytest.raises(ValueError, match=r"can't be written .*kept in .*\.state: the same command goes on"),
     ):
-        patched.setattr("base_models.save_checkpoint", fail)
+        patched.setattr("lethe.experiment.base_models.save_checkpoint", fail)
         base.initial()
     (state,) = tmp_path.glob("*.state")
     assert base.initial().path.exists()
@@ -253,7 +253,7 @@ def test_main_baseline_goes_on_after_kill_9(tmp_path, monkeypatch, capsys):
     words = ["--epochs", "40", "--train_batch_size", "16"]
     program = (
         f"import sys, torch; sys.path.insert(0, {str(ROOT)!r}); torch.set_num_threads(1)\n"
-        "import training.state as state; state.SECONDS = 0.0\n"
+        "import lethe.training.state as state; state.SECONDS = 0.0\n"
         f"import main_baseline; sys.exit(main_baseline.main({[*words, '--save_dir', 'killed']!r}))"
     )
     child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL)

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
+from lethe.unlearn import unlearn
 from tests.three_classes import convolutional, data_of
-from unlearn import unlearn
 
 
 @pytest.mark.parametrize("method", ["CT", "MSG"])
 @pytest.mark.parametrize(("forget", "steps"), [([0], 1), (list(range(11)), 3)])
 def test_an_epoch_is_a_pass_over_forget_whichever_is_shorter(method, forget, steps, monkeypatch):
-    from unlearn import retain_tuning
+    from lethe.unlearn import retain_tuning
 
     seen, descend = [], retain_tuning.descend
 

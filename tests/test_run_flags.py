@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from base_config import BaseConfig, base_flags_of
-from flag_words import command, text_of, words_of
-from models import ARCHITECTURES
-from run_config import PipelineConfig, flags_of
-from run_flags import configs_from, flags_given, options_of
-from training.recipe import FLAGS as RECIPE
-from unlearn import METHODS
-from vision_data import ForgetRequest
-from vision_data.reading import FLAGS as READING
+from lethe.data import ForgetRequest
+from lethe.data.reading import FLAGS as READING
+from lethe.experiment.base_config import BaseConfig, base_flags_of
+from lethe.experiment.run_config import PipelineConfig, flags_of
+from lethe.experiment.run_flags import configs_from, flags_given, options_of
+from lethe.flag_words import command, text_of, words_of
+from lethe.models import ARCHITECTURES
+from lethe.training.recipe import FLAGS as RECIPE
+from lethe.unlearn import METHODS
 
 FEWER = settings(deadline=None, max_examples=8)
 

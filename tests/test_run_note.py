@@ -1,6 +1,6 @@
 """The descriptions of runs, where names hold what Markdown reads."""
 
-from reporter.run_note import sweep_note
+from lethe.report.run_note import sweep_note
 
 
 def test_names_with_signs_of_markdown_stay_names():

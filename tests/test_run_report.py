@@ -12,13 +12,13 @@ import torch
 from mlflow import MlflowClient
 from torch import nn
 
-import run_flags
-from base_config import BaseConfig
-from pipeline import Pipeline, PipelineConfig
-from run_report import command_of
-from sweep import run_all
-from unlearn import ForgetData, unlearn
-from vision_data import ForgetRequest
+from lethe.data import ForgetRequest
+from lethe.experiment import run_flags
+from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.pipeline import Pipeline, PipelineConfig
+from lethe.experiment.run_report import command_of
+from lethe.sweeps.sweep import run_all
+from lethe.unlearn import ForgetData, unlearn
 
 NAMES = ("0", "1", "cat", "dog")
 

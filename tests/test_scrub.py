@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lethe.data import ImageSet, Normalisation
+from lethe.unlearn import METHODS, ForgetData, resolved, unlearn
+from lethe.unlearn.rewinding import forget_error, nearest, unseen_error
+from lethe.unlearn.scrub import decay, distance, forget_batch
 from tests.by_hand import adam, sgd, slope
 from tests.numbered_images import noise_data
-from unlearn import METHODS, ForgetData, resolved, unlearn
-from unlearn.rewinding import forget_error, nearest, unseen_error
-from unlearn.scrub import decay, distance, forget_batch
-from vision_data import ImageSet, Normalisation
 
 CLASSES = 3
 WHOLE = {"batch_size": 100}

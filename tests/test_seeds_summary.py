@@ -15,14 +15,22 @@ from scipy import stats
 
 import mlflow_forget
 import mlruns_parser
-from base_config import BaseConfig
-from reporter.method_names import LATEX, latex_name, latex_text
-from reporter.seeds_summary import OF_TASK, SeedRun, Settings, heading_of, labels_of, settings_of, tasks_of
-from reporter.seeds_tables import header_of, latex_of, markdown_of, shown_metrics, summary_of, table_of
-from stored_runs import seed_runs
+from lethe.cli.stored_runs import seed_runs
+from lethe.experiment.base_config import BaseConfig
+from lethe.report.method_names import LATEX, latex_name, latex_text
+from lethe.report.seeds_summary import (
+    OF_TASK,
+    SeedRun,
+    Settings,
+    heading_of,
+    labels_of,
+    settings_of,
+    tasks_of,
+)
+from lethe.report.seeds_tables import header_of, latex_of, markdown_of, shown_metrics, summary_of, table_of
+from lethe.tracking.stored_run import StoredRun
+from lethe.unlearn import METHODS
 from tests.filled_stores import empty_place  # noqa: F401 (a fixture of every test here)
-from tracking.stored_run import StoredRun
-from unlearn import METHODS
 
 TASK: Settings = (("arch", "mlp"), ("dataset", "digits"), ("request", "class0"))
 
@@ -109,8 +117,8 @@ def test_which_metrics_were_asked_for_parts_no_seeds():
 
 def test_what_a_real_run_logs_of_its_making_is_no_setting():
     """But for what it was asked to do: a param that is new has to be put in one of the lists."""
-    from identity import provenance, run_params
-    from pipeline import Pipeline, PipelineConfig
+    from lethe.experiment.identity import provenance, run_params
+    from lethe.experiment.pipeline import Pipeline, PipelineConfig
 
     pipeline = Pipeline(PipelineConfig(unlearn="MIMU", base=BaseConfig(epochs=1)))
     trained = pipeline.base.initial()

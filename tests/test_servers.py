@@ -15,12 +15,12 @@ from mlflow import MlflowClient
 import mlruns_parser
 from benchmarks.parser import mlflow_server
 from benchmarks.postgres_cluster import new_database
+from lethe.tracking.readers.mlflow_client import client_store
+from lethe.tracking.readers.postgres import postgres_store
+from lethe.tracking.run import TrackedRun
+from lethe.tracking.selection import EVERY_RUN
 from tests import eight_workers
 from tests.filled_stores import PARAMS, Store, empty_place, parse  # noqa: F401 (empty_place: a fixture of every test here)
-from tracking.readers.mlflow_client import client_store
-from tracking.readers.postgres import postgres_store
-from tracking.run import TrackedRun
-from tracking.selection import EVERY_RUN
 
 ROOT = Path(__file__).resolve().parent.parent
 PIECES = ("params", "metrics", "tags")
@@ -150,7 +150,7 @@ def test_experiments_since_and_filters_on_postgres(filled_postgres):
 
 
 def test_postgres_of_an_unknown_schema_goes_to_mlflow(filled_postgres, monkeypatch, capsys):
-    monkeypatch.setattr("tracking.sql_store.KNOWN_SCHEMAS", frozenset())
+    monkeypatch.setattr("lethe.tracking.sql_store.KNOWN_SCHEMAS", frozenset())
     assert len(parse("--tracking_uri", filled_postgres.uri)) == 4
     assert "unknown schema version" in capsys.readouterr().err
 
@@ -189,8 +189,8 @@ def test_a_server_gives_the_same_rows_and_histories(tmp_path, sqlite_store, data
         assert parse("--tracking_uri", uri).to_dict() == own.to_dict()
         for at_once in (True, False):  # by the request that a server's pages make; without it, on disk
             if not at_once:
-                monkeypatch.setattr("tracking.readers.mlflow_client.MOST_POINTS", 1)
-                monkeypatch.setattr("tracking.sorted_points.AT_ONCE", 3)
+                monkeypatch.setattr("lethe.tracking.readers.mlflow_client.MOST_POINTS", 1)
+                monkeypatch.setattr("lethe.tracking.sorted_points.AT_ONCE", 3)
             assert mlruns_parser.main(["--tracking_uri", uri, "--history", "--output", "served.csv"]) == 0
             assert Path("served.csv").read_bytes() == Path("own.csv").read_bytes()
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lethe.data import ForgetRequest
+from lethe.unlearn import ForgetData, unlearn
 from tests.bars import (
     CLASS_1,
     CLASSES,
@@ -17,14 +19,12 @@ from tests.bars import (
     same_bits,
     snapshot,
 )
-from unlearn import ForgetData, unlearn
-from vision_data import ForgetRequest
 
 
 @pytest.fixture
 def batches_seen(monkeypatch):
     """Every batch that SFT hands to the optimiser."""
-    from unlearn import sft
+    from lethe.unlearn import sft
 
     seen, descend = [], sft.descend
 

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation import Outputs
-from reporter.prediction_charts import class_bars, confusion
-from reporter.short_names import shortened
+from lethe.evaluation import Outputs
+from lethe.report.prediction_charts import class_bars, confusion
+from lethe.report.short_names import shortened
 
 PLANTS = ["Corn_(maize)___Common_rust", "Corn_(maize)___healthy", "Corn_(maize)___Northern_Leaf_Blight", "ox"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tracking.shown_uri import LONGEST_REASON, one_line, without_password
+from lethe.tracking.shown_uri import LONGEST_REASON, one_line, without_password
 
 
 @pytest.mark.parametrize(

@@ -14,22 +14,22 @@ from torch import nn
 
 import mlflow_forget
 import mlruns_parser
-from base_config import BaseConfig
-from evaluation import ModelOutputs, NotFinite, Outputs
-from measurement import Measured
-from pipeline import Pipeline, PipelineConfig
-from run_warnings import warnings_of
-from sweep import run_all
+from lethe.evaluation import ModelOutputs, NotFinite, Outputs
+from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.measure import Measured
+from lethe.experiment.pipeline import Pipeline, PipelineConfig
+from lethe.experiment.warnings import warnings_of
+from lethe.sweeps.sweep import run_all
+from lethe.training import digest_of
+from lethe.unlearn import Unlearned
 from tests.own_store import runs, there  # noqa: F401 (there: a fixture of every test here)
-from training import digest_of
-from unlearn import Unlearned
 
 CLASSES = 4
 METHODS_OF_A_USER = '''
 import math
 import torch
 from torch import nn
-from unlearn import Unlearned, copy_of
+from lethe.unlearn import Unlearned, copy_of
 
 def times(model, data, *, factor: float = 1.0):
     """Multiply every weight."""

@@ -78,7 +78,7 @@ def test_every_line_runs_once_and_the_base_models_first(folder):
 
 
 def test_more_lines_than_an_array_may_have(folder, monkeypatch):
-    monkeypatch.setattr("grids.slurm.LARGEST_ARRAY", 4)
+    monkeypatch.setattr("lethe.sweeps.slurm.LARGEST_ARRAY", 4)
     assert submit().returncode == 0
     ran = (folder / "ran.txt").read_text().splitlines()
     assert sorted(line.removesuffix(" --skip_finished") for line in ran[4:]) == sorted(
@@ -87,7 +87,7 @@ def test_more_lines_than_an_array_may_have(folder, monkeypatch):
 
 
 def test_a_task_with_a_line_that_fails_fails_after_the_others(folder, monkeypatch):
-    monkeypatch.setattr("grids.slurm.LARGEST_ARRAY", 1)
+    monkeypatch.setattr("lethe.sweeps.slurm.LARGEST_ARRAY", 1)
     executable(folder / "bin" / "python", PYTHON + '[[ "$*" != *main_baseline.py*"--seed 1"* ]]\n')
     done = submit()
     assert done.returncode != 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import build, evaluating, linear_layers, split_at, tail_at
+from lethe.models import build, evaluating, linear_layers, split_at, tail_at
 from tests.layered_models import SMALL, Branches, Small, fixture_built, images, sequential  # noqa: F401 (a fixture)
 from tests.seeded import states_equal
 

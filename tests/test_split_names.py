@@ -8,8 +8,8 @@ import datasets
 import pytest
 from pictures import class_folders, noise, write
 
-from vision_data import DATASETS
-from vision_data.split_names import NOTHING_ASKED, Asked, choose, meaning_of
+from lethe.data import DATASETS
+from lethe.data.split_names import NOTHING_ASKED, Asked, choose, meaning_of
 
 pytestmark = pytest.mark.usefixtures("no_hub")
 
@@ -88,7 +88,7 @@ def own(tmp_path):
 
 
 def read(own, **given):
-    from vision_data.impl import read as read_dataset
+    from lethe.data.impl import read as read_dataset
 
     return read_dataset(f"folder:{own}", own.parent / "data", given)
 
@@ -145,7 +145,7 @@ def rows(labels, start=0):
 
 
 def hub(root, **given):
-    from vision_data.impl import read as read_dataset
+    from lethe.data.impl import read as read_dataset
 
     return read_dataset(f"hf:{root}", root.parent / "data", given)
 

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
+from lethe.data import DATASETS, ImageSet, Normalisation, load_splits, split
+from lethe.data.splits import drawn_from_each_class
 from tests.hypothesis_settings import FEW
 from tests.numbered_images import PLAIN, raw
 from tests.seeded import generator
-from vision_data import DATASETS, ImageSet, Normalisation, load_splits, split
-from vision_data.splits import drawn_from_each_class
 
 # Digits
 
@@ -72,7 +72,7 @@ def test_a_set_without_test_part_gives_a_fifth_of_each_class():
     ("test_counts", "way_out"), [((0, 0), "Leave the test part out"), (None, "Add images")]
 )
 def test_no_test_images_are_refused(test_counts, way_out, monkeypatch):
-    monkeypatch.setattr("vision_data.splits.read", lambda *_: raw((2, 2), test_counts=test_counts))
+    monkeypatch.setattr("lethe.data.splits.read", lambda *_: raw((2, 2), test_counts=test_counts))
     with pytest.raises(ValueError, match=f"digits: expected at least one test image, got none. {way_out}"):
         load_splits("digits", ".")
 

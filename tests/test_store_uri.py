@@ -8,12 +8,19 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from tracking import store_uri
-from tracking.named_store import check_driver, check_folder, check_name
-from tracking.readers import open_store
-from tracking.selection import EVERY_RUN
-from tracking.store import check_store, open_experiment
-from tracking.store_uri import chosen_store, database_of, mlflow_uri, sqlite_uri, tracking_uri, ui_command
+from lethe.tracking import store_uri
+from lethe.tracking.named_store import check_driver, check_folder, check_name
+from lethe.tracking.readers import open_store
+from lethe.tracking.selection import EVERY_RUN
+from lethe.tracking.store import check_store, open_experiment
+from lethe.tracking.store_uri import (
+    chosen_store,
+    database_of,
+    mlflow_uri,
+    sqlite_uri,
+    tracking_uri,
+    ui_command,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -11,13 +11,13 @@ import torch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from reporter.curve_charts import curves
-from reporter.html_report import html_report, report_pictures
-from reporter.kappa_chart import kappa_curve
-from reporter.layer_charts import Layer, layer_map, weight_counts, weight_sizes
-from reporter.palette import LIGHT
-from reporter.svg import ticks
-from reporter.svg_file import svg_file
+from lethe.report.curve_charts import curves
+from lethe.report.html_report import html_report, report_pictures
+from lethe.report.kappa_chart import kappa_curve
+from lethe.report.layer_charts import Layer, layer_map, weight_counts, weight_sizes
+from lethe.report.palette import LIGHT
+from lethe.report.svg import ticks
+from lethe.report.svg_file import svg_file
 from tests.report_facts import facts
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from base_config import BaseConfig
-from base_models import BaseModels, Trained
-from identity import config_hash_of
-from pipeline import Pipeline, PipelineConfig
-from sweep import run_all
-from training import model_digest
-from vision_data import ForgetRequest
+from lethe.data import ForgetRequest
+from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.base_models import BaseModels, Trained
+from lethe.experiment.identity import config_hash_of
+from lethe.experiment.pipeline import Pipeline, PipelineConfig
+from lethe.sweeps.sweep import run_all
+from lethe.training import model_digest
 
 QUICK = PipelineConfig(unlearn="random_mask", base=BaseConfig(epochs=1), ideal="skip")
 
@@ -66,7 +66,7 @@ def test_methods_of_one_name_in_two_files_have_two_hashes(tmp_path):
     for number in (1, 2):
         file = tmp_path / f"mine{number}.py"
         file.write_text(
-            "from unlearn import copy_of\n\n\ndef halve(model, data):\n    student = copy_of(model)\n"
+            "from lethe.unlearn import copy_of\n\n\ndef halve(model, data):\n    student = copy_of(model)\n"
             f"    next(student.parameters()).data /= {number + 1}\n    return student\n"
         )
         (result,) = run_all([replace(QUICK, unlearn=f"{file}:halve")])
@@ -75,7 +75,7 @@ def test_methods_of_one_name_in_two_files_have_two_hashes(tmp_path):
 
 
 def test_a_model_is_attacked_once(monkeypatch):
-    import measurement
+    from lethe.experiment import measure as measurement
 
     run_all([QUICK])
     measured = []
@@ -119,7 +119,9 @@ def test_the_hash_says_what_options_the_architecture_has(tmp_path):
 
 
 def test_the_hash_of_a_method_with_oracles_says_of_which_epochs_they_are(monkeypatch):
-    monkeypatch.setattr("pipeline.oracles_of", lambda base, seeds: iter([base.untrained() for _ in seeds]))
+    monkeypatch.setattr(
+        "lethe.experiment.pipeline.oracles_of", lambda base, seeds: iter([base.untrained() for _ in seeds])
+    )
 
     def hashes_of(method):
         pipelines = [

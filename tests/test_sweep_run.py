@@ -20,22 +20,22 @@ from pathlib import Path
 import pytest
 
 import array_param_file
-import base_models
 import mlflow_forget
-from base_config import BaseConfig
-from base_models import BaseModels
-from grids import local_pool, warm_worker
-from grids import run as grid_run
-from grids.base_model_jobs import jobs_of
-from grids.job_queue import Crashed, Finished, Outcome
-from grids.local_pool import LocalPool
-from grids.run_once import run_once
-from grids.warm_worker import WarmWorker
-from pipeline import Pipeline, PipelineConfig
-from tracking.finished import finished_keys
-from tracking.run import tracked_run
-from training import fit, load_weights
-from training.file_lock import locked
+from lethe.experiment import base_models
+from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.base_models import BaseModels
+from lethe.experiment.pipeline import Pipeline, PipelineConfig
+from lethe.sweeps import local_pool, warm_worker
+from lethe.sweeps import run as grid_run
+from lethe.sweeps.base_model_jobs import jobs_of
+from lethe.sweeps.job_queue import Crashed, Finished, Outcome
+from lethe.sweeps.local_pool import LocalPool
+from lethe.sweeps.run_once import run_once
+from lethe.sweeps.warm_worker import WarmWorker
+from lethe.tracking.finished import finished_keys
+from lethe.tracking.run import tracked_run
+from lethe.training import fit, load_weights
+from lethe.training.file_lock import locked
 
 ROOT = Path(__file__).resolve().parent.parent
 GRID = """
@@ -104,7 +104,7 @@ def metrics_in(folder):
 WRONG = "def mine(model, data, *, raises: bool = True):\n    raise RuntimeError('no such\\nluck')\n"
 RIGHT = """
 import os
-from unlearn import Unlearned, copy_of
+from lethe.unlearn import Unlearned, copy_of
 
 def mine(model, data, *, raises: bool = True):
     return Unlearned(copy_of(model), facts={"gpu": os.environ["CUDA_VISIBLE_DEVICES"]})
@@ -264,7 +264,7 @@ class WorkerPool:
 
 
 OWN = """
-from unlearn import Unlearned, copy_of
+from lethe.unlearn import Unlearned, copy_of
 
 def mine(model, data, *, number: int = 0):
     return Unlearned(copy_of(model), facts={{"which": "{which}"}})

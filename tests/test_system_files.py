@@ -3,9 +3,9 @@
 import pytest
 from pictures import class_folders, noise, write
 
-from system_files import is_system_file
-from tracking.readers.folder import FolderStore
-from vision_data import DATASETS
+from lethe.data import DATASETS
+from lethe.system.system_files import is_system_file
+from lethe.tracking.readers.folder import FolderStore
 
 LEFT_BEHIND = [".DS_Store", "._loss", ".gitkeep", "desktop.ini", "Thumbs.db", ".loss.swp"]
 RUN = "a" * 32

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from lethe.unlearn import unlearn
+from lethe.unlearn.forget_and_retain import with_share_of_retain
 from tests.columns import classifier, data_of, fixture_model, fixture_trained_on, images_of  # noqa: F401 (fixtures)
-from unlearn import unlearn
-from unlearn.forget_and_retain import with_share_of_retain
 
 METHODS_HERE = ["bad_teacher", "UNSIR", "boundary_shrink", "boundary_expanding", "LoTUS"]
 

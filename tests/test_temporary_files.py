@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from reporter.table_files import write_csv
-from temporary_files import ABANDONED_SECONDS, is_left_over, remove_left_over, temporary_name
-from training import check_writable, write_bytes
+from lethe.report.table_files import write_csv
+from lethe.system.temporary_files import ABANDONED_SECONDS, is_left_over, remove_left_over, temporary_name
+from lethe.training import check_writable, write_bytes
 
 HERE = socket.gethostname()
 

@@ -8,11 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from lethe.training import check_writable, digest_of, write_bytes
+from lethe.training.storage import (
+    header_digest,
+    is_sealed,
+    read_header,
+    read_tensors,
+    shortened,
+    write_tensors,
+)
 from tests.edited_headers import edit_header
 from tests.hypothesis_settings import FEW
 from tests.seeded import states_equal
-from training import check_writable, digest_of, write_bytes
-from training.storage import header_digest, is_sealed, read_header, read_tensors, shortened, write_tensors
 
 TENSORS = {
     "b": torch.arange(6.0).view(2, 3),

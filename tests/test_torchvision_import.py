@@ -8,8 +8,8 @@ from types import ModuleType
 import pytest
 import torch
 
-import torchvision_import
-from torchvision_import import torchvision_module
+from lethe.system import torchvision_import
+from lethe.system.torchvision_import import torchvision_module
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,10 +30,11 @@ def libraries(monkeypatch):
     return defined
 
 
-def test_torchvision_is_imported_in_a_fresh_process_and_not_by_vision_data():
+def test_torchvision_is_imported_in_a_fresh_process_and_not_by_data():
     script = (
-        "import sys, vision_data; print('torchvision' in sys.modules); from torchvision_import import "
-        "torchvision_module as m; print(m('datasets').MNIST.__name__, m('models').resnet18.__name__)"
+        "import sys, lethe.data; print('torchvision' in sys.modules); "
+        "from lethe.system.torchvision_import import torchvision_module as m; "
+        "print(m('datasets').MNIST.__name__, m('models').resnet18.__name__)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False

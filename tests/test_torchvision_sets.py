@@ -14,9 +14,9 @@ import pytest
 import scipy.io
 import torch
 
+from lethe.data import DATASETS, load_splits
+from lethe.system.torchvision_import import torchvision_module
 from tests.idx_format import idx
-from torchvision_import import torchvision_module
-from vision_data import DATASETS, load_splits
 
 
 def md5(file):

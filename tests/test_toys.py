@@ -11,17 +11,17 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from evaluation import METRICS
-from models import ARCHITECTURES
+from lethe.data import DATASETS
+from lethe.evaluation import METRICS
+from lethe.models import ARCHITECTURES
+from lethe.unlearn import METHODS
+from lethe.unlearn.add_ons import ADD_ONS
 from tests.main_job_runs import Outcome, call, client_of, default_store  # noqa: F401 (a fixture of every test here)
-from unlearn import METHODS
-from unlearn.add_ons import ADD_ONS
-from vision_data import DATASETS
 
 METHOD = '''
 import copy
 import torch
-from unlearn import register
+from lethe.unlearn import register
 
 @register("Mute", source="nobody 2026")
 def mute(model, data, *, logit: float = -10.0, scale: float = 1.0):
@@ -36,7 +36,7 @@ def mute(model, data, *, logit: float = -10.0, scale: float = 1.0):
 ARCHITECTURE = '''
 import math
 from torch import nn
-from models import register
+from lethe.models import register
 
 @register("narrow", lr=0.05, batch_size=16)
 def narrow(image_shape, classes, *, width: int = 8):
@@ -46,7 +46,7 @@ def narrow(image_shape, classes, *, width: int = 8):
 '''
 DATASET = '''
 import torch
-from vision_data import RawDataset, register
+from lethe.data import RawDataset, register
 
 def bars(count, draw):
     """Images of class c: noise, and row c is lit."""
@@ -63,7 +63,7 @@ def read(folder):
 '''
 ADD_ON = '''
 import torch
-from unlearn.add_ons import register
+from lethe.unlearn.add_ons import register
 
 @register("Frozen")
 def frozen(*, first: int = 1):
@@ -74,7 +74,7 @@ def frozen(*, first: int = 1):
     return rule
 '''
 METRIC = '''
-from evaluation import register
+from lethe.evaluation import register
 
 GROUPS = ("headline", "summary", "overview")
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from termination import Terminated, heed_signals
+from lethe.termination import Terminated, heed_signals
+from lethe.tracking.run import tracked_run
+from lethe.tracking.signals import ENDING, WAITING, signals_wait
 from tests.own_store import there  # noqa: F401 (a fixture of every test here)
-from tracking.run import tracked_run
-from tracking.signals import ENDING, WAITING, signals_wait
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -95,7 +95,7 @@ def test_an_error_is_logged_without_a_password():
 
 def test_what_is_left_when_the_process_ends_is_killed_and_not_finished(folder):
     program = (
-        "import tracking.run as run\n"
+        "import lethe.tracking.run as run\n"
         "def broken(*_):\n    raise KeyboardInterrupt\n"
         "with run.tracked_run('signals', 'left'):\n    run._end = broken\n"
     )
@@ -150,8 +150,8 @@ IN_A_TERMINAL = """
 import fcntl, signal, termios, time
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # its own from now on, whose end it is told of
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # pytest may have been started by nohup
-import command_line
-from tracking.run import tracked_run
+from lethe import command_line
+from lethe.tracking.run import tracked_run
 
 @command_line.command
 def main(argv=None):

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models import build
+from lethe.data import ImageSet, Normalisation
+from lethe.models import build
+from lethe.training import Recipe, descend, fit, generator_for
 from tests.saved_models import SHAPE, mlp
 from tests.seeded import states_equal
-from training import Recipe, descend, fit, generator_for
-from vision_data import ImageSet, Normalisation
 
 
 def tiny(count=12, seed=0):

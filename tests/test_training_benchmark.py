@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from benchmarks import training as benchmark
-from models import build
-from vision_data import DATASETS, RawDataset, load_splits
+from lethe.data import DATASETS, RawDataset, load_splits
+from lethe.models import build
 
 QUICK = ["--device", "cpu", "--repeats", "1", "--steps", "1", "--batch_size", "4"]
 

@@ -5,19 +5,19 @@ from types import SimpleNamespace
 import pytest
 
 import mlflow_forget
-from base_config import BaseConfig
-from identity import config_hash_of, run_params
-from pipeline import Pipeline, Trained, augmentation_of
-from run_config import AUGMENT_AUTO, PipelineConfig
-from unlearn import METHODS
-from vision_data import DATASETS
+from lethe.data import DATASETS
+from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.identity import config_hash_of, run_params
+from lethe.experiment.pipeline import Pipeline, Trained, augmentation_of
+from lethe.experiment.run_config import AUGMENT_AUTO, PipelineConfig
+from lethe.unlearn import METHODS
 
 FLIPPED = {"train_augment": ("flip",)}
 
 
 @pytest.fixture(autouse=True)
 def no_store(empty_place, monkeypatch):
-    monkeypatch.setattr("pipeline.check_store", lambda name: None)
+    monkeypatch.setattr("lethe.experiment.pipeline.check_store", lambda name: None)
 
 
 def job(method="FT", asked=AUGMENT_AUTO, training=None):

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lethe.unlearn import METHODS, resolved, unlearn
+from lethe.unlearn.unsir import drawn_per_class, impairing, noise_against
 from tests.by_hand import adam, slope
 from tests.columns import (
     assert_weights,
@@ -19,8 +21,6 @@ from tests.columns import (
     fixture_trained_on,  # noqa: F401
     images_of,
 )
-from unlearn import METHODS, resolved, unlearn
-from unlearn.unsir import drawn_per_class, impairing, noise_against
 
 
 def test_two_steps_of_the_noise_by_hand(model):

@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
-from evaluation import penultimate_features
-from evaluation.weights import weight_distance
-from models import Mask, alike, apply_mask, lift_mask, split_at, switched_off, tail_at
-from unlearn import ForgetData, unlearn
+from lethe.evaluation import penultimate_features
+from lethe.evaluation.weights import weight_distance
+from lethe.models import Mask, alike, apply_mask, lift_mask, split_at, switched_off, tail_at
+from lethe.unlearn import ForgetData, unlearn
 
 MASKING = ("MIMU", "random_mask", "logit_attribution", "SFT")
 FEW = {

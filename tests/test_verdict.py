@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from evaluation.over_images import auc_interval
-from reporter.run_warning import RunWarning
-from reporter.verdict import Measurements, verdict
+from lethe.evaluation.over_images import auc_interval
+from lethe.report.run_warning import RunWarning
+from lethe.report.verdict import Measurements, verdict
 
 GONE = {
     "forget_score": 0.0,

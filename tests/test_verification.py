@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import audit
 import mlflow_forget
-from training import checkpoint_digest
-from vision_data import load_splits
+from lethe.data import load_splits
+from lethe.training import checkpoint_digest
 
 JOB = "--unlearn random_mask --kappa 30 --epochs 2 --class_to_replace -1 --num_indexes_to_replace 60".split()
 

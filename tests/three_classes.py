@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from unlearn import ForgetData
+from lethe.unlearn import ForgetData
 
 CLASSES, HIDDEN = 3, 10  # 10: published code takes a last dimension of 10 for the classifier
 

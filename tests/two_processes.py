@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 import main_baseline
-from models import build
-from training import StateFile, fit, generator_for, model_digest
-from training.process_group import joined
-from training.recipe import Recipe
-from vision_data import load_splits
+from lethe.data import load_splits
+from lethe.models import build
+from lethe.training import StateFile, fit, generator_for, model_digest
+from lethe.training.process_group import joined
+from lethe.training.recipe import Recipe
 
 RECIPES = {
     "mlp": Recipe(4, "adamw", lr=3e-3, weight_decay=1e-2),

@@ -3,9 +3,10 @@
 Importing the package imports every file in it, so that a new method is there as soon as its file is.
 """
 
-from registry import import_modules
-from unlearn.amount import Amount, count_of
-from unlearn.impl import (
+from lethe import checkout
+from lethe.registry import import_modules
+from lethe.unlearn.amount import Amount, count_of
+from lethe.unlearn.impl import (
     METHODS,
     ForgetData,
     Refused,
@@ -17,8 +18,9 @@ from unlearn.impl import (
     resolved,
     unlearn,
 )
-from unlearn.oracles import Oracles
+from lethe.unlearn.oracles import Oracles
 
+checkout.alias(__name__)
 import_modules(__name__, __path__)
 
 __all__ = [

@@ -15,8 +15,8 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from registry import Registry
-from signature import Help, OneOf, Range, Search
+from lethe.registry import Registry
+from lethe.signature import Help, OneOf, Range, Search
 
 Gradients = list[Tensor]
 SOURCE = "Dine, Furon, Faure 2025, arXiv:2511.02435"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
-from unlearn.passes import Pass, fine_tune
-from unlearn.random_label import relabelled
-from unlearn.settings import BatchSize, Epochs, LearningRate
-from unlearn.srl import check_classes
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
+from lethe.unlearn.passes import Pass, fine_tune
+from lethe.unlearn.random_label import relabelled
+from lethe.unlearn.settings import BatchSize, Epochs, LearningRate
+from lethe.unlearn.srl import check_classes
 
 
 @register(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-from flag_error import FlagError
+from lethe.flag_error import FlagError
 
 Amount = Annotated[
     int | float | str, "a count (an integer >= 1), a fraction in (0, 1), or a percentage such as 50%"

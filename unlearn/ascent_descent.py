@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from flag_error import FlagError
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
-from unlearn.passes import Pass, fine_tune, sgd
-from unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, WeightDecay
+from lethe.flag_error import FlagError
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
+from lethe.unlearn.passes import Pass, fine_tune, sgd
+from lethe.unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, WeightDecay
 
 
 def check_ascent(model: nn.Module, data: ForgetData, *, unlearn_epochs: int, ascent_epochs: int) -> None:

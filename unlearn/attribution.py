@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from models import evaluating
-from unlearn.impl import ForgetData
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.models import evaluating
+from lethe.unlearn.impl import ForgetData
 
 NUMBERS = 2**26  # numbers of single images' gradients in memory at once
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlearn.blocks import redraw_of
-from unlearn.forget_and_retain import with_share_of_retain
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
-from unlearn.passes import Pass, fine_tune
-from unlearn.settings import BatchSize, Epochs, LearningRate, Share, Temperature
-from unlearn.teacher import Seen, Teacher
+from lethe.unlearn.blocks import redraw_of
+from lethe.unlearn.forget_and_retain import with_share_of_retain
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
+from lethe.unlearn.passes import Pass, fine_tune
+from lethe.unlearn.settings import BatchSize, Epochs, LearningRate, Share, Temperature
+from lethe.unlearn.teacher import Seen, Teacher
 
 
 def check_drawable(model: nn.Module, data: ForgetData) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from models import evaluating, linear_layers
-from unlearn.impl import ForgetData
+from lethe.models import evaluating, linear_layers
+from lethe.unlearn.impl import ForgetData
 
 Block = tuple[str, ...]  # names of modules
 

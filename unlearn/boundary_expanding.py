@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlearn.blocks import classifier_of
-from unlearn.boundary_shrink import default_rate
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
-from unlearn.passes import Pass, fine_tune, sgd
-from unlearn.settings import RESOLVED, BatchSize, Epochs, LearningRate, Momentum
+from lethe.unlearn.blocks import classifier_of
+from lethe.unlearn.boundary_shrink import default_rate
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
+from lethe.unlearn.passes import Pass, fine_tune, sgd
+from lethe.unlearn.settings import RESOLVED, BatchSize, Epochs, LearningRate, Momentum
 
 
 def resolve(model: nn.Module, data: ForgetData, *, unlearn_lr: float | None) -> dict[str, float]:

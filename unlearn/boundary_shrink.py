@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import evaluating
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
-from unlearn.passes import Pass, fine_tune, sgd
-from unlearn.settings import RESOLVED, BatchSize, Epochs, LearningRate, Momentum, Positive
-from vision_data import ImageSet, Normalisation
+from lethe.data import ImageSet, Normalisation
+from lethe.models import evaluating
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
+from lethe.unlearn.passes import Pass, fine_tune, sgd
+from lethe.unlearn.settings import RESOLVED, BatchSize, Epochs, LearningRate, Momentum, Positive
 
 
 def default_rate(data: ForgetData, unlearn_lr: float | None, *, whole: float, part: float) -> float:

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import nn
 
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
-from unlearn.retain_tuning import tune_on_retain
-from unlearn.settings import BatchSize, Epochs, LearningRate
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
+from lethe.unlearn.retain_tuning import tune_on_retain
+from lethe.unlearn.settings import BatchSize, Epochs, LearningRate
 
 SOURCE = (
     "Dine, Furon, Faure 2025, arXiv:2511.02435; Cadet et al. 2024, arXiv:2410.01276 (CT, seventh of the "

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from unlearn.attribution import Attribution, Shifted
-from unlearn.impl import ForgetData, copy_of
+from lethe.unlearn.attribution import Attribution, Shifted
+from lethe.unlearn.impl import ForgetData, copy_of
 
 OF_A_PART, OF_A_CLASS = 1.0, 20.0  # multipliers; the second is what digits need, see benchmarks/datamodels.py
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from unlearn import datamodel
-from unlearn.impl import ForgetData, register
-from unlearn.settings import RESOLVED, Count, Positive
+from lethe.unlearn import datamodel
+from lethe.unlearn.impl import ForgetData, register
+from lethe.unlearn.settings import RESOLVED, Count, Positive
 
 
 @register(

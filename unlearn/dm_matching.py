@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from unlearn import datamodel
-from unlearn.forget_and_retain import logits_of
-from unlearn.impl import ForgetData, Unlearned, register
-from unlearn.matching import match
-from unlearn.settings import RESOLVED, BatchSize, Count, Epochs, LearningRate, Positive, Share, Weight
+from lethe.unlearn import datamodel
+from lethe.unlearn.forget_and_retain import logits_of
+from lethe.unlearn.impl import ForgetData, Unlearned, register
+from lethe.unlearn.matching import match
+from lethe.unlearn.settings import RESOLVED, BatchSize, Count, Epochs, LearningRate, Positive, Share, Weight
 
 
 @register(

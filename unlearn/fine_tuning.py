@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
-from unlearn.passes import Pass, fine_tune, sgd
-from unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, Positive, WeightDecay
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
+from lethe.unlearn.passes import Pass, fine_tune, sgd
+from lethe.unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, Positive, WeightDecay
 
 SPARSE_SOURCE = "Jia et al. 2023, arXiv:2304.04934"
 

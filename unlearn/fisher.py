@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unlearn.blocks import classifier_of
-from unlearn.fisher_diagonal import fisher_diagonal
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
-from unlearn.settings import Positive
+from lethe.unlearn.blocks import classifier_of
+from lethe.unlearn.fisher_diagonal import fisher_diagonal
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
+from lethe.unlearn.settings import Positive
 
 LARGEST_DEVIATION = 1e-3
 CLASSIFIER_FACTOR = 10

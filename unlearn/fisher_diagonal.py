@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from training import Progress, silent
-from unlearn.fisher_information import NUMBERS, Tensors
-from unlearn.layer_gradients import Answers, ImageGradients
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.training import Progress, silent
+from lethe.unlearn.fisher_information import NUMBERS, Tensors
+from lethe.unlearn.layer_gradients import Answers, ImageGradients
 
 AT_ONCE = 1024  # images
 IN_CACHE = 128  # images: the numbers of more do not fit a processor's cache

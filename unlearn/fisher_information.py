@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
-from vision_data import ImageSet
+from lethe.data import ImageSet
 
 Tensors = dict[str, Tensor]  # by the name of a parameter
 NUMBERS = 2**26  # numbers of single images' gradients in memory at once

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unlearn.blocks import classifier_of
-from unlearn.fisher import check_classifier, normal_like
-from unlearn.fisher_diagonal import fisher_diagonal
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
-from unlearn.passes import check_finite
-from unlearn.settings import Positive
+from lethe.unlearn.blocks import classifier_of
+from lethe.unlearn.fisher import check_classifier, normal_like
+from lethe.unlearn.fisher_diagonal import fisher_diagonal
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
+from lethe.unlearn.passes import check_finite
+from lethe.unlearn.settings import Positive
 
 LARGEST_INVERSE, LARGEST_IN_CLASSIFIER = 1e3, 1e2  # of 1 / F
 CLASSIFIER_FACTOR = 10

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from models import evaluating
-from unlearn.impl import ForgetData
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.models import evaluating
+from lethe.unlearn.impl import ForgetData
 
 
 def with_share_of_retain(data: ForgetData, retain_share: float, *purpose: str) -> tuple[ImageSet, Tensor]:

@@ -14,13 +14,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flag_error import FlagError
-from models import Mask, MaskedLayer, alike, check_copies, check_logits, check_maskable, split_at, uncompiled
-from registry import Entry, Registry
-from training import Progress, generator_for, silent
-from unlearn.oracles import Oracles
-from vision_data import Division, ForgetRequest, ImageSet, Normalisation, Splits
-from vision_data.augmentation import Augmentation, Moves, augmentations, check_augmentable
+from lethe.data import Division, ForgetRequest, ImageSet, Normalisation, Splits
+from lethe.data.augmentation import Augmentation, Moves, augmentations, check_augmentable
+from lethe.flag_error import FlagError
+from lethe.models import (
+    Mask,
+    MaskedLayer,
+    alike,
+    check_copies,
+    check_logits,
+    check_maskable,
+    split_at,
+    uncompiled,
+)
+from lethe.registry import Entry, Registry
+from lethe.training import Progress, generator_for, silent
+from lethe.unlearn.oracles import Oracles
 
 OnEpoch = Callable[[nn.Module, int], None]
 Batch = tuple[Tensor, Tensor]
@@ -35,7 +44,7 @@ class ForgetData:
     loop. on_epoch: `on_epoch(model, epoch)` is called with the intermediate models. whole: forget and retain
     set together, if at hand. ideal, oracles: the ideal model and those of other seeds, for methods that
     declare that they need them. augment: augmentation of the images that a method trains on (see
-    `vision_data.augmentation`), by `training_batches`; `images.batches` gives images unchanged, to measure or
+    `lethe.data.augmentation`), by `training_batches`; `images.batches` gives images unchanged, to measure or
     rank by. Raises ValueError for an empty forget or retain set, and for an augmentation that is unknown or
     does not fit the images.
     """

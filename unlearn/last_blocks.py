@@ -7,12 +7,12 @@ import itertools
 import torch
 from torch import nn
 
-from flag_error import FlagError
-from unlearn.blocks import Block, blocks_of, redraw_of
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
-from unlearn.retain_tuning import tune_on_retain
-from unlearn.settings import BatchSize, CountFromZero, Epochs, LearningRate, WeightDecay
-from unlearn.train_mode import train_mode
+from lethe.flag_error import FlagError
+from lethe.unlearn.blocks import Block, blocks_of, redraw_of
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
+from lethe.unlearn.retain_tuning import tune_on_retain
+from lethe.unlearn.settings import BatchSize, CountFromZero, Epochs, LearningRate, WeightDecay
+from lethe.unlearn.train_mode import train_mode
 
 SOURCE = "Goel et al. 2022, arXiv:2201.06640"
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
 
-from unlearn.fisher_information import Tensors, image_gradients
+from lethe.unlearn.fisher_information import Tensors, image_gradients
 
 Call = tuple[Tensor, GradientEdge]  # a layer's inputs, and the edge for the derivatives by its outputs
 Answers = Sequence[tuple[Tensor, Tensor]]  # labels (N,) and weights (N,), for each label of an image

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from unlearn.impl import ForgetData, Oracles, Unlearned, copy_of, register
-from unlearn.retrain import check_architecture
-from unlearn.settings import Seed
+from lethe.unlearn.impl import ForgetData, Oracles, Unlearned, copy_of, register
+from lethe.unlearn.retrain import check_architecture
+from lethe.unlearn.settings import Seed
 
 
 def check_seed(model: nn.Module, data: ForgetData, *, oracle_seed: int | None) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models import Mask, switched_off
-from unlearn.amount import count_of
-from unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
-from unlearn.mimu.graph import averaged, factors_of
-from unlearn.mimu.ranking import comparisons_of, continuous, keep_largest_out
-from unlearn.random_mask import resolve_kappa
-from unlearn.settings import Kappa, MaskLayer
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.models import Mask, switched_off
+from lethe.unlearn.amount import count_of
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
+from lethe.unlearn.mimu.graph import averaged, factors_of
+from lethe.unlearn.mimu.ranking import comparisons_of, continuous, keep_largest_out
+from lethe.unlearn.random_mask import resolve_kappa
+from lethe.unlearn.settings import Kappa, MaskLayer
 
 
 @register("logit_attribution", resolve=(resolve_kappa,), augments=())

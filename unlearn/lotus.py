@@ -9,14 +9,14 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from signature import Range, Search
-from training import descend
-from unlearn.forget_and_retain import logits_of, with_share_of_retain
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
-from unlearn.settings import RESOLVED, BatchSize, Epochs, LearningRate, Share, WeightDecay
-from unlearn.teacher import Seen, Teacher, seen
-from unlearn.train_mode import train_mode, without_a_last_single
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.signature import Range, Search
+from lethe.training import descend
+from lethe.unlearn.forget_and_retain import logits_of, with_share_of_retain
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
+from lethe.unlearn.settings import RESOLVED, BatchSize, Epochs, LearningRate, Share, WeightDecay
+from lethe.unlearn.teacher import Seen, Teacher, seen
+from lethe.unlearn.train_mode import train_mode, without_a_last_single
 
 STOP = -0.01
 ALPHA, ALPHA_OF_CLASSES = 8.0, 32.0

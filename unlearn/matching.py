@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlearn import passes
-from unlearn.forget_and_retain import numbered
-from unlearn.impl import ForgetData, Unlearned, copy_of
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.unlearn import passes
+from lethe.unlearn.forget_and_retain import numbered
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of
 
 
 def match(

@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from torch import nn
 
-from flag_error import FlagError
-from unlearn.fisher_information import Tensors, batch_gradient
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
-from unlearn.retain_tuning import tune_on_retain
-from unlearn.settings import RESOLVED, BatchSize, BetweenZeroAndOne, Epochs, LearningRate
-from unlearn.streams import endless
+from lethe.flag_error import FlagError
+from lethe.unlearn.fisher_information import Tensors, batch_gradient
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
+from lethe.unlearn.retain_tuning import tune_on_retain
+from lethe.unlearn.settings import RESOLVED, BatchSize, BetweenZeroAndOne, Epochs, LearningRate
+from lethe.unlearn.streams import endless
 
 SOURCE = (
     "Dine, Furon, Faure 2025, arXiv:2511.02435; Cadet et al. 2024, arXiv:2410.01276 (kgltop2 of the NeurIPS "

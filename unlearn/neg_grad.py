@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
-from unlearn.passes import Pass, fine_tune, sgd
-from unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, WeightDecay
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
+from lethe.unlearn.passes import Pass, fine_tune, sgd
+from lethe.unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, WeightDecay
 
 
 @register(

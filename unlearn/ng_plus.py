@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from unlearn.add_ons import AddOnName, add_on_of
-from unlearn.impl import ForgetData, Unlearned, register
-from unlearn.settings import BatchSize, Beta, Epochs, LearningRate
-from unlearn.teacher import Seen
-from unlearn.two_gradients import check_add_on, cross_entropy_of, descend_both, register_with_add_ons
+from lethe.unlearn.add_ons import AddOnName, add_on_of
+from lethe.unlearn.impl import ForgetData, Unlearned, register
+from lethe.unlearn.settings import BatchSize, Beta, Epochs, LearningRate
+from lethe.unlearn.teacher import Seen
+from lethe.unlearn.two_gradients import check_add_on, cross_entropy_of, descend_both, register_with_add_ons
 
 
 @register(

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from unlearn.forget_and_retain import logits_of
-from unlearn.impl import ForgetData, Unlearned, register
-from unlearn.matching import match
-from unlearn.settings import BatchSize, Count, Epochs, LearningRate, Share, Weight
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.unlearn.forget_and_retain import logits_of
+from lethe.unlearn.impl import ForgetData, Unlearned, register
+from lethe.unlearn.matching import match
+from lethe.unlearn.settings import BatchSize, Count, Epochs, LearningRate, Share, Weight
 
 
 def check_oracles(model: nn.Module, data: ForgetData, *, oracle_count: int) -> None:

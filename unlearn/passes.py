@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training import descend
-from training.loop import Loss
-from unlearn.impl import ForgetData, Unlearned
-from unlearn.teacher import seen
-from unlearn.train_mode import train_mode, without_a_last_single
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.training import descend
+from lethe.training.loop import Loss
+from lethe.unlearn.impl import ForgetData, Unlearned
+from lethe.unlearn.teacher import seen
+from lethe.unlearn.train_mode import train_mode, without_a_last_single
 
 
 @dataclass(frozen=True)

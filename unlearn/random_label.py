@@ -7,11 +7,11 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
-from unlearn.passes import Pass, Plan, fine_tune, sgd
-from unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, WeightDecay
-from unlearn.srl import check_classes, other_labels
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
+from lethe.unlearn.passes import Pass, Plan, fine_tune, sgd
+from lethe.unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, WeightDecay
+from lethe.unlearn.srl import check_classes, other_labels
 
 
 @register(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models import Mask, switched_off
-from unlearn.amount import Amount, count_of
-from unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
-from unlearn.settings import Kappa, MaskLayer
+from lethe.models import Mask, switched_off
+from lethe.unlearn.amount import Amount, count_of
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
+from lethe.unlearn.settings import Kappa, MaskLayer
 
 
 def resolve_kappa(

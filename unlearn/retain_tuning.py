@@ -8,11 +8,11 @@ import math
 import torch
 from torch import nn
 
-from training import descend
-from unlearn.impl import ForgetData, Unlearned
-from unlearn.passes import check_finite
-from unlearn.streams import endless
-from unlearn.train_mode import train_mode, without_a_last_single
+from lethe.training import descend
+from lethe.unlearn.impl import ForgetData, Unlearned
+from lethe.unlearn.passes import check_finite
+from lethe.unlearn.streams import endless
+from lethe.unlearn.train_mode import train_mode, without_a_last_single
 
 
 def tune_on_retain(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from unlearn.impl import ForgetData, copy_of, register
+from lethe.unlearn.impl import ForgetData, copy_of, register
 
 
 @register("retrain", "ideal", "exact", needs=("ideal",), augments=())

@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from flag_error import FlagError
-from unlearn.forget_and_retain import logits_of
-from unlearn.impl import ForgetData, Unlearned
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.flag_error import FlagError
+from lethe.unlearn.forget_and_retain import logits_of
+from lethe.unlearn.impl import ForgetData, Unlearned
 
 
 def check(data: ForgetData) -> None:

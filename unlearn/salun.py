@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flag_error import FlagError
-from models import evaluating
-from unlearn.impl import Batch, ForgetData, Unlearned, copy_of, register
-from unlearn.passes import fine_tune, sgd
-from unlearn.random_label import random_label_passes
-from unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, Share, WeightDecay
-from unlearn.srl import check_classes
-from unlearn.train_mode import without_a_last_single
+from lethe.flag_error import FlagError
+from lethe.models import evaluating
+from lethe.unlearn.impl import Batch, ForgetData, Unlearned, copy_of, register
+from lethe.unlearn.passes import fine_tune, sgd
+from lethe.unlearn.random_label import random_label_passes
+from lethe.unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, Share, WeightDecay
+from lethe.unlearn.srl import check_classes
+from lethe.unlearn.train_mode import without_a_last_single
 
 SOURCE = "Fan et al. 2024, arXiv:2310.12508"
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flag_error import FlagError
-from unlearn import rewinding
-from unlearn.add_ons import AddOnName, add_on_of
-from unlearn.forget_and_retain import numbered
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
-from unlearn.passes import Pass, fine_tune, sgd
-from unlearn.settings import (
+from lethe.flag_error import FlagError
+from lethe.unlearn import rewinding
+from lethe.unlearn.add_ons import AddOnName, add_on_of
+from lethe.unlearn.forget_and_retain import numbered
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
+from lethe.unlearn.passes import Pass, fine_tune, sgd
+from lethe.unlearn.settings import (
     RESOLVED,
     BatchSize,
     Beta,
@@ -26,8 +26,8 @@ from unlearn.settings import (
     Weight,
     WeightDecay,
 )
-from unlearn.teacher import Seen, Teacher
-from unlearn.two_gradients import check_add_on, cross_entropy_of, descend_both, register_with_add_ons
+from lethe.unlearn.teacher import Seen, Teacher
+from lethe.unlearn.two_gradients import check_add_on, cross_entropy_of, descend_both, register_with_add_ons
 
 Settings = dict[str, Any]
 

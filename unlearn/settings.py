@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from signature import Help, Range, Search
-from training.recipe import BatchSize, LearningRate, WeightDecay
-from unlearn.amount import Amount
+from lethe.signature import Help, Range, Search
+from lethe.training.recipe import BatchSize, LearningRate, WeightDecay
+from lethe.unlearn.amount import Amount
 
 __all__ = ["Amount", "BatchSize", "LearningRate", "WeightDecay"]
 

@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from training import descend
-from unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
-from unlearn.passes import check_finite
-from unlearn.settings import BatchSize, Count, LearningRate, MaskLayer
-from unlearn.streams import endless
+from lethe.training import descend
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
+from lethe.unlearn.passes import check_finite
+from lethe.unlearn.settings import BatchSize, Count, LearningRate, MaskLayer
+from lethe.unlearn.streams import endless
 
 Mode = Literal["randomize_forget", "finetune_retain", "randomize_forget_and_finetune_retain"]
 

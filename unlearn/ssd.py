@@ -7,10 +7,10 @@ import itertools
 import torch
 from torch import nn
 
-from unlearn.fisher_information import Tensors, batch_gradient
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
-from unlearn.settings import BatchSize, Positive
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.unlearn.fisher_information import Tensors, batch_gradient
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
+from lethe.unlearn.settings import BatchSize, Positive
 
 
 @register("SSD", source="Foster et al. 2024, arXiv:2308.07707", augments=(), source_augments="nothing")

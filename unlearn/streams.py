@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from unlearn.impl import Batch, ForgetData
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.unlearn.impl import Batch, ForgetData
 
 
 def endless(

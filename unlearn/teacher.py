@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models import evaluating
-from unlearn.forget_and_retain import logits_of
-from unlearn.impl import Batch, ForgetData
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.models import evaluating
+from lethe.unlearn.forget_and_retain import logits_of
+from lethe.unlearn.impl import Batch, ForgetData
 
 
 class Seen(NamedTuple):

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from training.seeds import restored_random_state
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.training.seeds import restored_random_state
 
 
 @contextmanager

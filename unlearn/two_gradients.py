@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from registry import Entry
-from signature import Help
-from unlearn import passes
-from unlearn.add_ons import ADD_ONS, AddOn, Gradients, Step, add_on_of
-from unlearn.forget_and_retain import numbered
-from unlearn.impl import METHODS, ForgetData, Resolve, Unlearned, copy_of
-from unlearn.streams import endless
-from unlearn.teacher import Seen, seen
-from unlearn.train_mode import train_mode, without_a_last_single
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.registry import Entry
+from lethe.signature import Help
+from lethe.unlearn import passes
+from lethe.unlearn.add_ons import ADD_ONS, AddOn, Gradients, Step, add_on_of
+from lethe.unlearn.forget_and_retain import numbered
+from lethe.unlearn.impl import METHODS, ForgetData, Resolve, Unlearned, copy_of
+from lethe.unlearn.streams import endless
+from lethe.unlearn.teacher import Seen, seen
+from lethe.unlearn.train_mode import train_mode, without_a_last_single
 
 Objective = Callable[[Tensor, Seen], Tensor]  # the student's logits for a batch -> a scalar to descend
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import evaluating
-from training import descend
-from unlearn import passes
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
-from unlearn.settings import BatchSize, Count, CountFromZero, Epochs, LearningRate
-from unlearn.train_mode import train_mode, without_a_last_single
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.models import evaluating
+from lethe.training import descend
+from lethe.unlearn import passes
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
+from lethe.unlearn.settings import BatchSize, Count, CountFromZero, Epochs, LearningRate
+from lethe.unlearn.train_mode import train_mode, without_a_last_single
 
 NOISE_LR, NOISE_PENALTY = 0.1, 0.1
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from unlearn.fisher_information import BATCH, Tensors, batch_gradient, mean_gradient
-from unlearn.impl import ForgetData, Unlearned, copy_of, register
-from unlearn.layer_gradients import Factors, ImageGradients
-from unlearn.settings import Count, Positive
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.unlearn.fisher_information import BATCH, Tensors, batch_gradient, mean_gradient
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
+from lethe.unlearn.layer_gradients import Factors, ImageGradients
+from lethe.unlearn.settings import Count, Positive
 
 NUMBERS = 2**28  # numbers of single images' gradients in memory at once; twice as many if it is not all
 AT_ONCE = 64  # images by one call

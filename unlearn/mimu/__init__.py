@@ -1,5 +1,5 @@
 """MIMU: a graph network reads one layer and finds the few weights that the forget set alone needs."""
 
-from unlearn.mimu import method
+from lethe.unlearn.mimu import method
 
 __all__ = ["method"]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import MaskedLayer
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.models import MaskedLayer
 
 Gradient = Literal["margin", "cross_entropy", "logit"]
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from flag_error import FlagError
-from models import Mask, switched_off
-from timed import timed
-from unlearn.amount import count_of
-from unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
-from unlearn.mimu.graph import Gradient
-from unlearn.mimu.network import NetworkTraining, network_of
-from unlearn.mimu.objective import Objective, Prior
-from unlearn.mimu.ranking import Ranking, comparisons_of, keep_largest_out, scores_of
-from unlearn.mimu.refine import refined, unseen_of
-from unlearn.mimu.topk import Sampler
-from unlearn.settings import (
+from lethe.data import ImageSet
+from lethe.flag_error import FlagError
+from lethe.models import Mask, switched_off
+from lethe.system.timed import timed
+from lethe.unlearn.amount import count_of
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
+from lethe.unlearn.mimu.graph import Gradient
+from lethe.unlearn.mimu.network import NetworkTraining, network_of
+from lethe.unlearn.mimu.objective import Objective, Prior
+from lethe.unlearn.mimu.ranking import Ranking, comparisons_of, keep_largest_out, scores_of
+from lethe.unlearn.mimu.refine import refined, unseen_of
+from lethe.unlearn.mimu.topk import Sampler
+from lethe.unlearn.settings import (
     Amount,
     BatchSize,
     Count,
@@ -27,7 +28,6 @@ from unlearn.settings import (
     Weight,
     WeightDecay,
 )
-from vision_data import ImageSet
 
 
 def check_refinement(model: nn.Module, data: ForgetData, *, ranking: Ranking, refine_steps: int) -> None:

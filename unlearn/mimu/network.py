@@ -9,15 +9,22 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from models import MaskedLayer
-from training import Tensors, computed_once, digest_of
-from unlearn.impl import ForgetData
-from unlearn.mimu import ranking
-from unlearn.mimu.gcn import MaskingGCN
-from unlearn.mimu.graph import Factors, Gradient, averaged, averaged_by_class, drawn_by_class, factors_of
-from unlearn.mimu.objective import Objective, drop_loss, keep_loss, log_prior, masked_logits
-from unlearn.mimu.topk import sampled_topk
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.models import MaskedLayer
+from lethe.training import Tensors, computed_once, digest_of
+from lethe.unlearn.impl import ForgetData
+from lethe.unlearn.mimu import ranking
+from lethe.unlearn.mimu.gcn import MaskingGCN
+from lethe.unlearn.mimu.graph import (
+    Factors,
+    Gradient,
+    averaged,
+    averaged_by_class,
+    drawn_by_class,
+    factors_of,
+)
+from lethe.unlearn.mimu.objective import Objective, drop_loss, keep_loss, log_prior, masked_logits
+from lethe.unlearn.mimu.topk import sampled_topk
 
 CLASSES_A_STEP = 10
 IMAGES_IN_KEY = 64

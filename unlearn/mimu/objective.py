@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import MaskedLayer
-from unlearn.mimu.topk import Sampler
+from lethe.models import MaskedLayer
+from lethe.unlearn.mimu.topk import Sampler
 
 Prior = Literal["weight", "gradient"]
 SMALLEST_PRIOR = 1e-7

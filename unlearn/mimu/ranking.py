@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from unlearn.impl import ForgetData
-from unlearn.mimu.topk import hard_topk
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.unlearn.impl import ForgetData
+from lethe.unlearn.mimu.topk import hard_topk
 
 Ranking = Literal["continuous", "binary", "set_difference"]
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flag_error import FlagError
-from models import MaskedLayer
-from unlearn.impl import ForgetData
-from unlearn.mimu.graph import Factors, factors_of
-from unlearn.mimu.objective import masked_logits
-from unlearn.mimu.topk import hard_topk, soft_topk, straight_through
-from vision_data import ImageSet
+from lethe.data import ImageSet
+from lethe.flag_error import FlagError
+from lethe.models import MaskedLayer
+from lethe.unlearn.impl import ForgetData
+from lethe.unlearn.mimu.graph import Factors, factors_of
+from lethe.unlearn.mimu.objective import masked_logits
+from lethe.unlearn.mimu.topk import hard_topk, soft_topk, straight_through
 
 
 def refined(

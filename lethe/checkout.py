@@ -1,0 +1,49 @@
+"""In a checkout, `unlearn`, `models` and `evaluation` are folders at the root: the same modules as in lethe.
+
+`from unlearn.impl import METHODS` there gives the registry of `lethe.unlearn.impl`, and not a second one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+
+def alias(name: str) -> None:
+    """Make the package that is imported by this name the one in lethe; nothing for that one itself."""
+    if name.startswith("lethe."):
+        return
+    sys.modules[name] = importlib.import_module(f"lethe.{name}")
+    if not any(isinstance(finder, _Aliases) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Aliases())
+
+
+class _Aliases(MetaPathFinder):
+    """Finds `unlearn.impl` as `lethe.unlearn.impl`, where `unlearn` is `lethe.unlearn`."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        top, _, rest = name.partition(".")
+        ours = sys.modules.get(f"lethe.{top}")
+        if not rest or ours is None or sys.modules.get(top) is not ours:
+            return None
+        return ModuleSpec(name, _Alias())
+
+
+class _Alias(Loader):
+    """Loads a module by importing it under its name in lethe."""
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = importlib.import_module(f"lethe.{spec.name}")
+        self._own_spec: Any = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """The module was executed before: give back the spec that the import system has just replaced."""
+        module.__spec__ = self._own_spec

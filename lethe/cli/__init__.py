@@ -1,0 +1,1 @@
+"""The commands, a file each. In a checkout the scripts at the root run them."""

@@ -1,0 +1,245 @@
+"""What every script has: a parser, and errors and signals as one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import io
+import os
+import re
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from lethe.flag_error import FlagError
+from lethe.system import needed_platform  # noqa: F401  # before anything asks for what Windows has not
+from lethe.system.machine_limits import limit_met
+from lethe.termination import Terminated, heed_signals
+from lethe.tracking.shown_uri import without_password
+
+if TYPE_CHECKING:
+    from lethe.registry import Entry
+
+STARTED = time.perf_counter()
+
+# Threads that spin for microseconds before they sleep: processes on the same cores would otherwise stop each
+# other, and waking a thread takes longer than many a product. Torch reads this when it loads; GNU's OpenMP
+# counts turns, the others know the policy alone.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+FAILED, MISTAKE, INTERRUPTED, BY_SIGNAL = 1, 2, 130, 128  # BY_SIGNAL: plus the signal's number, as in a shell
+BROKEN_PIPE = BY_SIGNAL + 13  # as a shell reports SIGPIPE
+ENDED_WITHIN = 10.0  # seconds in which torchrun ends the other processes where one has failed
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse with one-line errors, without abbreviated flags; --some-flag means --some_flag."""
+
+    def __init__(self, description: str, epilog: str = "", add_help: bool = True) -> None:
+        super().__init__(
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            add_help=add_help,
+            exit_on_error=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}. See --help")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        args = sys.argv[1:] if args is None else args
+        words = [_in_home(_with_underscores(arg)) for arg in args]
+        try:
+            return super().parse_known_args(words, namespace)
+        except argparse.ArgumentError as error:
+            flag = str(error.argument_name).partition("/")[0].removeprefix("--")  # of --mask/--checkpoint
+            raise FlagError(flag, f"{error}. See --help", named=False) from error
+
+
+def _with_underscores(argument: str) -> str:
+    flag = re.match(r"--[A-Za-z][\w-]*", argument)
+    return argument if flag is None else "--" + flag[0][2:].replace("-", "_") + argument[flag.end() :]
+
+
+def _in_home(argument: str) -> str:
+    """Expand ~ where no shell does: after a flag's equals sign, in a config, in a grid."""
+    flag, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return flag + equals + str(Path(value).expanduser()) if value.startswith("~") else argument
+
+
+class Main(Protocol):
+    """The main function of a script: from the command line (default: the process's own) to the exit code."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
+
+
+def command(main: Main) -> Main:
+    """Decorator of a script's main: print errors as one line on stderr, and return an exit code.
+
+    2 for a mistake of the user; 1 for divergence and for a limit of the machine or the store; 130 for Ctrl-C;
+    128 + number for another signal. Other exceptions, perhaps of a user's own method, keep their traceback.
+    """
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> int:
+        with contextlib.suppress(ValueError):  # outside of the main thread, signals are the caller's
+            heed_signals()
+        _print_anything()
+        warnings.showwarning = _print_warning
+        sys.excepthook = _print_traceback
+        try:
+            code = main(argv)
+            print(end="", flush=True)  # a failure to write raises here, and not when the interpreter ends
+            return code
+        except BrokenPipeError:  # the reader, as `head`, closed the pipe
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return BROKEN_PIPE
+        except Exception as error:
+            line, code = _line_and_code(error)
+            if line is None:
+                raise
+            _print_error(line)
+            return code
+        except KeyboardInterrupt as error:
+            return _interrupted(error)
+
+    return run
+
+
+def _line_and_code(error: Exception) -> tuple[str | None, int]:
+    """Return the message of an error and its exit code; no message for one that needs its traceback."""
+    if isinstance(error, FloatingPointError):  # diverged
+        return str(error), FAILED
+    if isinstance(error, ValueError | FileNotFoundError):
+        return str(error), MISTAKE
+    limit = None
+    if isinstance(error, RuntimeError | MemoryError | ImportError | SystemError | OSError):
+        limit = limit_met(error)
+    if limit is None and isinstance(error, OSError):
+        limit = str(error)
+    return limit, FAILED
+
+
+def _interrupted(error: KeyboardInterrupt) -> int:
+    if not isinstance(error, Terminated):
+        _print_last("interrupted")
+        return INTERRUPTED
+    name = signal.Signals(error.number).name
+    _print_last("terminated" if name == "SIGTERM" else f"ended by {name}")
+    return BY_SIGNAL + error.number
+
+
+def _print_last(text: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal is gone, or the disk is full
+        print(text, file=sys.stderr)
+
+
+def _print_anything() -> None:
+    """Let a console print the escape of a character that it lacks (\\xb1 for ±) instead of raising."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _print_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"warning: {_in_one_line(str(message))}", file=sys.stderr)
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an unforeseen exception as Python does, but without passwords."""
+    print(without_password("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
+
+
+def _print_error(message: str) -> None:
+    """Print an error as one line on stderr.
+
+    The processes of a torchrun mostly make the same mistake. The first one prints it, and torchrun ends the
+    others; one that is still alive after that prints an error of its own.
+    """
+    line, rank = f"error: {_in_one_line(message)}", os.environ.get("LOCAL_RANK", "0")
+    if rank != "0":
+        try:
+            time.sleep(ENDED_WITHIN)
+        except KeyboardInterrupt:
+            return
+        line = f"process {os.environ.get('RANK', rank)}: {line}"
+    _print_last(line)
+
+
+def _in_one_line(text: str) -> str:
+    return without_password(" ".join(text.split()))
+
+
+def first_pass(argv: Sequence[str] | None, flags: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return the values of flags that decide which other flags there are, and ignore everything else."""
+    parser = OneLineParser("", add_help=False)
+    for flag, default in flags.items():
+        parser.add_argument(f"--{flag}", default=default)
+    return vars(parser.parse_known_args(argv)[0])
+
+
+def words_on(argv: Sequence[str] | None, flags: Iterable[str]) -> dict[str, list[str]]:
+    """Return the words of those of these flags that the command line has, and ignore everything else."""
+    parser = OneLineParser("", add_help=False)
+    for flag in flags:
+        parser.add_argument(f"--{flag}", nargs="*")
+    given = vars(parser.parse_known_args(argv)[0])
+    return {flag: words for flag, words in given.items() if words is not None}
+
+
+def parsed(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, entry: Entry[Any] | None = None
+) -> argparse.Namespace:
+    """Return the flags' values. A flag of an entry that is not chosen, such as an add-on, may be `none`.
+
+    Raises ValueError for an unknown flag, with the nearest match and the entry's flags.
+    """
+    from lethe.nearest_name import did_you_mean
+
+    options, unknown = parser.parse_known_args(argv)
+    known = [flag for flag in parser._option_string_actions if flag.startswith("--")]
+    for flag, *values in _by_flag(unknown):
+        own, plural, elsewhere = None, "flags", ""
+        if entry is not None:
+            own = [f"--{each}" for each in entry.hyperparameters]
+            plural = f"flags of {entry.name} itself (--help shows all flags)"
+            elsewhere = entry.not_chosen(flag.removeprefix("--"))
+        if elsewhere and {value.casefold() for value in values} == {"none"}:  # as good as not given
+            continue
+        message = elsewhere or did_you_mean("flag", flag, known, plural, own)
+        raise FlagError(flag.removeprefix("--"), message, named=False)
+    return options
+
+
+def _by_flag(words: Sequence[str]) -> list[list[str]]:
+    """Return each flag with the words after it; last, the first word that no flag is before."""
+    groups: list[list[str]] = [[]]
+    for word in words:
+        if word.startswith("-"):
+            groups.append(word.split("=", 1))
+        else:
+            groups[-1].append(word)
+    return [group for group in (*groups[1:], groups[0][:1]) if group]
+
+
+def progress_bar(steps: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
+    """Show a progress bar on stderr from the third second on."""
+    from tqdm import tqdm
+
+    slow = 0.1 if sys.stderr.isatty() else 10  # a log file gets a line every ten seconds
+    bar: Iterable[Any] = tqdm(
+        steps, desc=label, total=total, delay=2, leave=False, dynamic_ncols=True, mininterval=slow
+    )
+    return bar

@@ -1,0 +1,1 @@
+"""One run: its config, its base models, what it measures, warns of and leaves."""

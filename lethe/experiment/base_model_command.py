@@ -1,0 +1,127 @@
+"""The command of main_baseline.py and main_ideal.py: train initial or ideal models."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from lethe.command_line import OneLineParser, parsed, progress_bar
+from lethe.experiment.shared_flags import (
+    add_shared_flags,
+    add_signature_flags,
+    architecture_named,
+    base_config,
+)
+
+if TYPE_CHECKING:
+    from lethe.experiment.base_config import BaseConfig
+    from lethe.experiment.base_models import BaseModels, Trained
+    from lethe.experiment.model_sets import Kind
+
+
+@dataclass(frozen=True)
+class Training:
+    """The initial or the ideal model of a config; or, with `sets`, as many models of each kind instead."""
+
+    which: Literal["initial", "ideal"]
+    base: BaseConfig
+    sets: Mapping[Kind, int]
+
+
+def train_base_model(argv: Sequence[str] | None, about: str, which: Literal["initial", "ideal"]) -> int:
+    """Load or train the model, or the set of models that a flag asks for, and print where it is.
+
+    about: the text of --help.
+    """
+    architecture = architecture_named(argv)
+    summary, _, details = about.partition("\n")
+    parser = OneLineParser(summary, details.strip())
+    add_shared_flags(parser)
+    add_signature_flags(parser, architecture, "architecture")
+    kinds = _add_set_flags(parser, which)
+    options = parsed(parser, argv)
+
+    sets = {kind: count for flag, kind in kinds.items() if (count := getattr(options, flag)) is not None}
+    train(Training(which, base_config(options, architecture, options.seed), sets))
+    return 0
+
+
+def train(training: Training) -> None:
+    """Load or train the models, and print where they are. Raises ValueError for what can't be trained."""
+    from lethe.experiment.base_models import BaseModels
+    from lethe.system.device import device_named
+    from lethe.training import silent
+    from lethe.training.process_group import joined, own_device
+
+    device = own_device(training.base.device)
+    config = replace(training.base, device=device)
+    if training.sets:
+        with _divergence_as_error():
+            _make_sets(BaseModels(config, progress=progress_bar), training.sets)
+        return
+    with _divergence_as_error(), joined(device_named(device)) as group:
+        base = BaseModels(config, progress=progress_bar if group.first else silent, group=group)
+        trained = base.initial() if training.which == "initial" else base.ideal()
+        if group.first:
+            print(_report(base, trained, training.which))
+
+
+@contextlib.contextmanager
+def _divergence_as_error() -> Iterator[None]:
+    """Raise divergence as ValueError: here the flags of the training are the command's own."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise ValueError(str(error)) from error
+
+
+def _report(base: BaseModels, trained: Trained, which: Literal["initial", "ideal"]) -> str:
+    """Return where a model is, and its scores."""
+    from lethe.experiment.base_models import score_of
+
+    verb = "loaded" if trained.loaded else f"trained in {trained.seconds:.1f} s"
+    left_out = base.division.gone if which == "ideal" else ()
+    of_which = " of the retained classes" if left_out else ""
+    scores = {
+        name: score_of(trained.model, images.without_classes(*left_out), base.device)
+        for name, images in (("validation", base.splits.validation), ("test", base.splits.test))
+    }
+    how_good = ", ".join(f"{name} score{of_which} {score:.2f} %" for name, score in scores.items())
+    forgotten = f" without {base.forgotten}" if which == "ideal" else ""
+    return f"{which} model{forgotten} {verb}: {trained.path}\n{how_good}"
+
+
+def _add_set_flags(parser: argparse.ArgumentParser, which: Literal["initial", "ideal"]) -> dict[str, Kind]:
+    """Add the flags of sets of models. Return the kind of set that each flag makes."""
+    group = parser.add_argument_group("many models at once", "killed, it goes on where it stopped")
+    if which == "initial":
+        group.add_argument(
+            "--models", type=int, metavar="N", help="the initial models of N seeds, from --seed on"
+        )
+        return {"models": "initial models"}
+    group.add_argument("--oracles", type=int, metavar="N", help="the ideal models of N seeds, from --seed on")
+    group.add_argument(
+        "--shadows",
+        type=int,
+        metavar="N",
+        help="N models of random halves of the training set, for U-LiRA and datamodels",
+    )
+    return {"oracles": "oracles", "shadows": "shadows"}
+
+
+def _make_sets(base: BaseModels, wanted: Mapping[Kind, int]) -> None:
+    from lethe.experiment.model_sets import specs_of, train_set
+
+    for kind, count in wanted.items():
+        specs_of(base, kind, count)  # raises before anything is trained
+    for kind, count in wanted.items():
+        made = train_set(base, kind, count)
+        trained = count - made.loaded
+        each = "none to train"
+        if trained:
+            each = f"{trained} trained in {made.seconds:.1f} s, {made.seconds / trained:.2f} s each"
+        first, last = made.specs[0].path, made.specs[-1].path.name
+        print(f"{count} {kind}: {made.loaded} were there, {each}: {first} to {last}")

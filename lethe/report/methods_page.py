@@ -1,0 +1,225 @@
+"""The registry of methods as text: the lines of `mlflow_forget.py --list`, and docs/methods.md.
+
+python -m lethe.report.methods_page writes docs/methods.md.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lethe.registry import Entry, first_paragraph
+from lethe.report.markdown import (
+    bullets,
+    by_name,
+    capital,
+    codes,
+    heading,
+    link,
+    paragraph,
+    paragraphs_of,
+    prose,
+    table,
+)
+from lethe.report.text_table import wrapped_table
+from lethe.signature import Hyperparameter
+from lethe.training.storage import write_bytes
+from lethe.unlearn import METHODS
+from lethe.unlearn.add_ons import ADD_ONS, Agreement, kept
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
+COMMAND = "python -m lethe.report.methods_page"
+NEEDS = {"ideal": "the ideal model", "oracles": "oracles, made by `main_ideal.py --oracles N`"}
+
+HEAD = f"""# Methods
+
+Every name that `--unlearn` takes: what the method does to the weights, its flags with their defaults, where
+it comes from, and where it departs from there. `python -u mlflow_forget.py --list` prints the short form,
+`--unlearn NAME --help` one method with all flags of the run.
+
+Made from the registry by `{COMMAND}`: what stands here is what runs.
+
+In the formulas `theta` is the weights of the unlearned model and `f_theta` the model itself, `theta_0` and
+`f_0` are those of the initial model; `CE` is the cross-entropy, `g_f` and `g_r` its gradients on a forget
+and on a retain batch, `*` the product entry by entry."""
+
+ADD_ONS_HEAD = """## Add-ons
+
+An add-on combines the two gradients of a step in its own way, on any method that takes one of each:
+{methods}. Ask for it by `--addon`, as in `--unlearn NGPlus --addon GradMask`, or by the joint name. `g_u`
+is the descent gradient of the forget objective, `g_c` that of the retain objective, `beta` the retain
+gradient's weight; `d` is the plain step:"""
+
+
+AUGMENTATION = """## Augmentation
+
+The images that a method trains on are augmented as the base models' recipe augments: crop and flip on
+CIFAR10, CIFAR100, STL10 and the other registered sets of photographs, nothing on digits and MNIST. That is
+`--unlearn_augment auto`, the default. `none`, or some of `crop,flip,cutout`, says otherwise. From Python:
+`PipelineConfig(unlearn_augment=("crop", "flip"))`, or `ForgetData(augment=...)` without a pipeline.
+
+What is measured or ranked by comes as it is: importances, features, accuracies, the nearest classes of
+`boundary_shrink`, the gradients that `MSG` resets by. `SalUn`'s saliency alone is augmented. A teacher
+(`SCRUB`, `bad_teacher`, `LoTUS`) is asked about the very image that the student is given, at every step;
+without augmentation it is asked once. The targets of `oracle_matching` and `dm_matching` are of the images
+as they are, and so are the images that they train on. `UNSIR`'s noise is not augmented.
+
+The last column is what the public code of the method's source augments where it unlearns; it is empty where
+that is not known."""
+
+
+def listing(methods: Iterable[Entry[Any]], add_ons: Iterable[Entry[Any]]) -> str:
+    """Return a table of methods and one of add-ons for the console."""
+    rows = []
+    for entry in by_name(methods):
+        takes = "all" if "addon" in entry.hyperparameters else ""
+        rows.append([entry.name, ", ".join(entry.aliases), takes, _in_short(entry)])
+    rules = [[entry.name, entry.summary] for entry in by_name(add_ons)]
+    tables = [
+        wrapped_table(["method", "also", "add-ons", "what it does"], rows),
+        wrapped_table(["add-on", "what it does"], rules),
+    ]
+    one = "one method with its flags:  python -u mlflow_forget.py --unlearn NAME --help"
+    return "\n\n".join([*tables, f"{one}      all of them: docs/methods.md"])
+
+
+def page(
+    methods: Iterable[Entry[Any]], add_ons: Iterable[Entry[Any]], own_pages: Collection[str] = ()
+) -> str:
+    """Return an index, a section for each method and one for the add-ons.
+
+    own_pages: names of the other files beside docs/methods.md.
+    """
+    methods, add_ons = by_name(methods), by_name(add_ons)
+    alone = [entry for entry in methods if not entry.facts.add_on]
+    joint = [entry for entry in methods if entry.facts.add_on]
+    index = [[link(e), codes(e.aliases), prose(_in_short(e), cell=True)] for e in alone]
+    parts = [
+        HEAD,
+        "## Index",
+        table(["name", "aliases", "what it does"], index),
+        f"With an add-on in it: {codes(entry.name for entry in joint)}. See [Add-ons](#add-ons).",
+        AUGMENTATION,
+        _augmentation_table(alone),
+        "## The methods",
+        *(_section(entry, own_pages) for entry in alone),
+        _add_ons_section(alone, joint, add_ons),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _augmentation_table(alone: Iterable[Entry[Any]]) -> str:
+    rows = [
+        [link(entry), " and ".join(entry.facts.augments or ("nothing",)), entry.facts.source_augments]
+        for entry in alone
+    ]
+    return table(["method", "augmented images", "in the source"], rows)
+
+
+def written() -> str:
+    """Return docs/methods.md: Lethe's own methods, without those of a user's file."""
+    own = [entry for entry in METHODS if entry.file is None]
+    return page(own, ADD_ONS, {path.stem for path in PAGE.parent.glob("*.md")} - {PAGE.stem})
+
+
+def _method_of(entry: Entry[Any]) -> Entry[Any]:
+    """Return the method of a joint name."""
+    own = inspect.unwrap(entry.function)
+    return next(other for other in METHODS if inspect.unwrap(other.function) is own)
+
+
+def _in_short(entry: Entry[Any]) -> str:
+    """Return the summary, the limits and the needs of a method; of a joint name its parts."""
+    if entry.facts.add_on:
+        return f"{_method_of(entry).name} + {entry.facts.add_on}"
+    limits = ["whole classes only"] if entry.facts.whole_class else []
+    limits += [f"needs {need}" for need in _needs(entry)]
+    return entry.summary + (f" ({'; '.join(limits)})" if limits else "")
+
+
+def _needs(entry: Entry[Any]) -> list[str]:
+    return [NEEDS.get(need, need) for need in getattr(entry.facts, "needs", ())]
+
+
+def _section(entry: Entry[Any], own_pages: Collection[str]) -> str:
+    return "\n\n".join([*heading(entry), *_body(entry), bullets(_facts(entry, own_pages))])
+
+
+def _body(entry: Entry[Any]) -> list[str]:
+    """Return the docstring after its first paragraph, the flags and the departures."""
+    text, departures = paragraphs_of(entry.function)
+    labelled = [f"**Departures.** {prose(capital(departure))}" for departure in departures]
+    return [*map(paragraph, text), *_flags(entry.hyperparameters), *labelled]
+
+
+def _facts(entry: Entry[Any], own_pages: Collection[str]) -> list[str]:
+    requests = "whole classes only" if entry.facts.whole_class else "any request, whole classes or images"
+    facts, own = [f"Forgets: {requests}"], entry.name.lower()
+    if _needs(entry):
+        facts.append(f"Needs: {', '.join(_needs(entry))}")
+    if "addon" in entry.hyperparameters:
+        facts.append("Add-ons: [all](#add-ons), by `--addon`")
+    if entry.facts.source:
+        facts.append(f"Source: {prose(entry.facts.source)}")
+    if own in own_pages:
+        facts.append(f"More: [{own}.md]({own}.md)")
+    return facts
+
+
+def _add_ons_section(
+    alone: Sequence[Entry[Any]], joint: Sequence[Entry[Any]], add_ons: Sequence[Entry[Any]]
+) -> str:
+    takers = [entry.name for entry in alone if "addon" in entry.hyperparameters]
+    names = [[codes([e.name]), codes(e.aliases), *_parts(e), _lacks(e)] for e in joint]
+    return "\n\n".join(
+        [
+            ADD_ONS_HEAD.format(methods=codes(takers)),
+            paragraph("    d = beta g_c + (1 - beta) g_u"),
+            prose(first_paragraph(Agreement)),
+            *map(paragraph, paragraphs_of(Agreement)[0]),
+            prose(f"`kept`: {first_paragraph(kept)}"),
+            *map(paragraph, paragraphs_of(kept)[0]),
+            "A joint name has the flags of its method, but for those of the last column.",
+            table(["joint name", "aliases", "method", "add-on", "flags it lacks"], names),
+            *map(_add_on, add_ons),
+        ]
+    )
+
+
+def _parts(joint: Entry[Any]) -> list[str]:
+    """Return the method of a joint name, and a link to its add-on."""
+    add_on = joint.facts.add_on
+    return [codes([_method_of(joint).name]), f"[`{add_on}`](#add-on-{add_on.lower()})"]
+
+
+def _add_on(entry: Entry[Any]) -> str:
+    source = f"Source: {prose(entry.facts.source)}"
+    head = [f"### Add-on `{entry.name}`", prose(entry.summary)]
+    return "\n\n".join([*head, *_body(entry), bullets([source])])
+
+
+def _lacks(entry: Entry[Any]) -> str:
+    """Return the flags of the method that its joint name lacks."""
+    names = [name for name in _method_of(entry).hyperparameters if name not in entry.hyperparameters]
+    return codes(f"--{name}" for name in names)
+
+
+def _flags(hyperparameters: Mapping[str, Hyperparameter]) -> list[str]:
+    rows = [
+        [f"`--{p.name}`", prose(p.expects, cell=True), _default(p), prose(p.help, cell=True)]
+        for p in hyperparameters.values()
+    ]
+    return [table(["flag", "value", "default", "what it is"], rows)] if rows else []
+
+
+def _default(parameter: Hyperparameter) -> str:
+    if parameter.required:
+        return "required"
+    return f"`{'none' if parameter.default is None else parameter.default}`"
+
+
+if __name__ == "__main__":
+    write_bytes(PAGE, written().encode())
+    print(f"written: {PAGE}")

@@ -1,8 +1,0 @@
-"""Readers of tracking stores, one kind of store per module. A new module registers itself."""
-
-from registry import import_modules
-from tracking.readers.impl import READERS, Store, open_store, register
-
-import_modules(__name__, __path__)
-
-__all__ = ["READERS", "Store", "open_store", "register"]
