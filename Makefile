@@ -21,7 +21,7 @@ torture: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy .
+	$(BIN)/mypy
 
 check: lint
 	$(BIN)/python -m pytest -m "not slow"

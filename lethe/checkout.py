@@ -13,6 +13,38 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+# The modules that scripts and users' files imported before version 0.2, and where they are now.
+MOVED = {
+    "pipeline": "lethe",
+    "measurement": "lethe",
+    "registry": "lethe.registry",
+    "base_models": "lethe.experiment.base_models",
+    "base_config": "lethe.experiment.base_config",
+    "vision_data": "lethe.data",
+    "training": "lethe.training",
+    "tracking": "lethe.tracking",
+    "reporter": "lethe.report",
+}
+
+
+class Moved(ModuleNotFoundError):
+    """An import of a module by the name that it had before version 0.2."""
+
+    def __init__(self, name: str) -> None:
+        message = f"Lethe's `{name}` moved in version 0.2: write `from {MOVED[name]} import ...`"
+        super().__init__(message, name=name)
+
+
+class MovedModules(MetaPathFinder):
+    """Raises Moved for these names. Last in sys.meta_path: whoever has a module of that name gets it."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name in MOVED:
+            raise Moved(name)
+        return None
+
 
 def alias(name: str) -> None:
     """Make the package that is imported by this name the one in lethe; nothing for that one itself."""

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+from lethe.checkout import Moved
+from lethe.commands import as_started
 from lethe.flag_error import FlagError
 from lethe.system import needed_platform  # noqa: F401  # before anything asks for what Windows has not
 from lethe.system.machine_limits import limit_met
@@ -38,14 +40,19 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 FAILED, MISTAKE, INTERRUPTED, BY_SIGNAL = 1, 2, 130, 128  # BY_SIGNAL: plus the signal's number, as in a shell
 BROKEN_PIPE = BY_SIGNAL + 13  # as a shell reports SIGPIPE
+FIRST, MORE = "used first", "more"  # titles of groups of flags, in --help
 ENDED_WITHIN = 10.0  # seconds in which torchrun ends the other processes where one has failed
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """argparse with one-line errors, without abbreviated flags; --some-flag means --some_flag."""
+    """argparse with one-line errors, without abbreviated flags; --some-flag means --some_flag.
+
+    first: the flags that --help shows first, without their dashes.
+    """
 
     def __init__(self, description: str, epilog: str = "", add_help: bool = True) -> None:
         super().__init__(
+            usage="%(prog)s [flags]",
             description=description,
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -53,6 +60,24 @@ class OneLineParser(argparse.ArgumentParser):
             add_help=add_help,
             exit_on_error=False,
         )
+        self.first: tuple[str, ...] = ()
+
+    def format_help(self) -> str:
+        """Return the help: the flags in `first` in that order, then the groups, those named "more" last."""
+        first = sorted(
+            (action for action in self._actions if action.dest in self.first),
+            key=lambda action: self.first.index(action.dest),
+        )
+        rest = sorted(self._action_groups, key=lambda group: str(group.title).startswith(MORE))
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        formatter.add_text(self.description)
+        for title, actions in (FIRST, first), *((group.title, group._group_actions) for group in rest):
+            formatter.start_section(title)
+            formatter.add_arguments(action for action in actions if title == FIRST or action not in first)
+            formatter.end_section()
+        formatter.add_text(self.epilog)
+        return as_started(formatter.format_help())
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}. See --help")
@@ -121,7 +146,7 @@ def _line_and_code(error: Exception) -> tuple[str | None, int]:
     """Return the message of an error and its exit code; no message for one that needs its traceback."""
     if isinstance(error, FloatingPointError):  # diverged
         return str(error), FAILED
-    if isinstance(error, ValueError | FileNotFoundError):
+    if isinstance(error, ValueError | FileNotFoundError | Moved):
         return str(error), MISTAKE
     limit = None
     if isinstance(error, RuntimeError | MemoryError | ImportError | SystemError | OSError):
@@ -179,7 +204,7 @@ def _print_error(message: str) -> None:
 
 
 def _in_one_line(text: str) -> str:
-    return without_password(" ".join(text.split()))
+    return as_started(without_password(" ".join(text.split())))
 
 
 def first_pass(argv: Sequence[str] | None, flags: Mapping[str, str | None]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lethe.commands import as_started
+
 Flags = dict[str, list[str]]  # the words of each flag, by its name
 _NUMBER = r"-(\d+|\d*\.\d+)"  # negative numbers, which argparse tells from flags
 
@@ -36,4 +38,9 @@ def words_of(flags: Mapping[str, Sequence[str]]) -> list[str]:
 
 def command(script: str, flags: Mapping[str, Sequence[str]]) -> str:
     """Return the shell command that runs a script with these flags."""
-    return shlex.join(["python", "-u", script, *words_of(flags)])
+    return command_line_of([script, *words_of(flags)])
+
+
+def command_line_of(words: Sequence[str]) -> str:
+    """Return the shell command that runs a script, the first word, with the words after it."""
+    return as_started(shlex.join(["python", "-u", *words]))

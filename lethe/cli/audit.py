@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lethe import command_line
+from lethe.commands import as_started
 from lethe.experiment import shared_flags
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the audit named by the first argument."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
-        print((__doc__ or "").strip())
+        print(as_started((__doc__ or "").strip()))
         return 0 if words else command_line.MISTAKE
     if words[0] not in COMMANDS:
         from lethe.nearest_name import did_you_mean

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from lethe import command_line
 from lethe.cli import stored_runs
+from lethe.commands import as_started
 from lethe.tracking.shown_uri import without_password
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def command_of(options: argparse.Namespace) -> str:
         for name, value in vars(options).items()
         if value and not (name == "output" and value == REPORT)
     ]
-    return " ".join(["python -u compare.py", *flags])
+    return as_started(" ".join(["python -u compare.py", *flags]))
 
 
 def checked_output(name: str) -> Path:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lethe import command_line
+from lethe.cli.list import main as list_registries
+from lethe.commands import as_started
 from lethe.experiment import run_flags
 
 if TYPE_CHECKING:
@@ -29,8 +31,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the flags, run their configs, and print the results; with --list, print the registries."""
     if command_line.words_on(argv, ["list"]):
-        print(methods(), metrics(), sep="\n\n")
-        return 0
+        return list_registries([])
     options, method, architecture = options_of(argv)
     configs = run_flags.configs_from(options, method, architecture)
 
@@ -63,30 +64,13 @@ def print_results(results: Sequence[Result]) -> None:
     from lethe.tracking.store_uri import shown_uri, ui_command
 
     print("to forget: " + "; ".join(dict.fromkeys(result.forgotten for result in results)))
-    print(report(results[0]) if len(results) == 1 else summary(results))
+    print(as_started(report(results[0]) if len(results) == 1 else summary(results)))
     whole = time.perf_counter() - command_line.STARTED
     before = whole - sum(result.stages["total"] for result in results)
     print(f"seconds in all: {whole:.2f}, of which {before:.2f} to load libraries and data, and to check")
     runs = "runs" if len(results) > 1 else "run"
     print(f"{runs} in {shown_uri()}: {', '.join(result.run_id for result in results)}")
-    print(f"look at them:  {ui_command()}      as a table:  python mlruns_parser.py")
-
-
-def methods() -> str:
-    """Return a line for every method and add-on."""
-    from lethe.report.methods_page import listing
-    from lethe.unlearn import METHODS
-    from lethe.unlearn.add_ons import ADD_ONS
-
-    return listing(METHODS, ADD_ONS)
-
-
-def metrics() -> str:
-    """Return a line for every metric."""
-    from lethe.evaluation import METRICS
-    from lethe.report.metrics_page import listing
-
-    return listing(METRICS)
+    print(f"look at them:  {ui_command()}      as a table:  {as_started('python mlruns_parser.py')}")
 
 
 def options_of(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Entry[Any], Entry[Any]]:

@@ -33,6 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from lethe import command_line
+from lethe.commands import as_started
+from lethe.flag_words import command_line_of
 
 
 @command_line.command
@@ -64,10 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{len(base)} base models -> {options.base_params}, {len(jobs)} runs -> {options.params}")
     if script is None:
         grid = "" if options.grid is None else f" --grid {shlex.quote(options.grid)}"
-        print(
-            f"run them:  python array_param_file.py run{grid}      or:  sh -e {options.base_params} && sh "
-            f"{options.params}"
-        )
+        queue = as_started(f"python array_param_file.py run{grid}")
+        print(f"run them:  {queue}      or:  sh -e {options.base_params} && sh {options.params}")
         return 0
     write_lines(Path(options.slurm), script.splitlines())
     print(f"submit them:  bash {options.slurm}")
@@ -127,12 +127,11 @@ def commands(grid: str | None) -> tuple[list[str], list[str]]:
 
     Raises ValueError as `grid.runs_of`.
     """
-    from lethe.sweeps.base_model_jobs import PYTHON, jobs_of
+    from lethe.sweeps.base_model_jobs import jobs_of
     from lethe.sweeps.grid import runs_in
 
     jobs = jobs_of(runs_in(grid))
     bases, runs = (
-        [shlex.join([*PYTHON, *job.words]) for job in jobs if job.is_base == is_base]
-        for is_base in (True, False)
+        [command_line_of(job.words) for job in jobs if job.is_base == is_base] for is_base in (True, False)
     )
     return bases, runs

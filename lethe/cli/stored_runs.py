@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lethe import command_line
+from lethe.commands import as_started
 from lethe.system.foreign_files import LIST, open_foreign
 from lethe.tracking.long_params import Read, local_artifact, with_whole_params
 from lethe.tracking.readers import READERS, Store, open_store
@@ -245,4 +246,5 @@ def others(number: int) -> str:
 
 def complain(program: str, message: str) -> None:
     """Print a message on one line of stderr, without passwords."""
-    print(f"{program}:", without_password(" ".join(message.split())), file=sys.stderr)
+    line = f"{program}: {' '.join(message.split())}"
+    print(as_started(without_password(line)), file=sys.stderr)

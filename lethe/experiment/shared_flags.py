@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lethe.command_line import first_pass, words_on
+from lethe.command_line import MORE, OneLineParser, first_pass, words_on
 from lethe.flag_error import FlagError, errors_of
 from lethe.flag_words import text_of
 
@@ -17,19 +17,39 @@ if TYPE_CHECKING:
     from lethe.registry import Entry
     from lethe.signature import Hyperparameter
 
+FIRST = (
+    "unlearn",
+    "class_to_replace",
+    "num_indexes_to_replace",
+    "forget_indexes",
+    "dataset",
+    "data",
+    "arch",
+    "mask",
+    "epochs",
+    "seed",
+    "device",
+    "metrics",
+    "experiment",
+    "config",
+    "skip_finished",
+    "list",
+    "help",
+)
 SHORT = {"image_channels": "channels", "mask": "checkpoint"}  # other names of flags
 GIVEN_UP = ("channels",)  # the other names that an architecture or a method may take for a flag of its own
 
 
-def add_shared_flags(parser: argparse.ArgumentParser, *, several_seeds: bool = False) -> None:
+def add_shared_flags(parser: OneLineParser, *, several_seeds: bool = False) -> None:
     """Add the flags of the base models and of the forget request."""
     from lethe.data import reading
     from lethe.experiment import base_config
     from lethe.training import recipe
 
+    parser.first = FIRST
     add_config_flags(parser, base_config.FLAGS, several=("seed",) if several_seeds else ())
-    add_signature_flags(parser, reading.FLAGS, "images")
-    add_signature_flags(parser, recipe.FLAGS, "training", default="as --arch and --dataset have it")
+    add_signature_flags(parser, reading.FLAGS, f"{MORE}: images")
+    add_signature_flags(parser, recipe.FLAGS, f"{MORE}: training", default="as --arch and --dataset have it")
 
     request = parser.add_argument_group("what to forget")
     request.add_argument(
@@ -68,7 +88,7 @@ def add_config_flags(
 
     several: the flags that take several values.
     """
-    group = parser.add_argument_group(entry.name)
+    group = parser.add_argument_group(f"{MORE}: {entry.name}")
     for name, parameter in entry.hyperparameters.items():
         default = [parameter.default] if name in several else parameter.default
         nargs = "+" if name in several else None

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 SHOWS = ("list", "help", "h")  # flags that print something instead of a run
 REQUEST = ("class_to_replace", "num_indexes_to_replace", "forget_indexes")
-PYTHON = ["python", "-u"]
 SCRIPTS = {"initial": "main_baseline.py", "ideal": "main_ideal.py"}
 Words = tuple[str, ...]
 

@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lethe import command_line
+from lethe.commands import SCRIPTS, as_started
 from lethe.experiment import shared_flags
+from lethe.flag_words import command_line_of
 from lethe.sweeps.job_queue import RUN, Job, Queue, WorkerPool, run_jobs
 from lethe.system.foreign_files import LIST, foreign_text
 
@@ -41,7 +43,7 @@ def run(words: Sequence[str]) -> int:
     options = command_line.parsed(flags(), words)
     check(options)
     jobs = jobs_of(chosen(runs_of(options), options.filter))
-    again = shlex.join(["python", "array_param_file.py", "run", *words])
+    again = as_started(shlex.join(["python", "array_param_file.py", "run", *words]))
     queue, started = Queue(jobs), time.perf_counter()
     pool = pool_of(options, jobs)
     failures = failures_of(options)
@@ -66,7 +68,7 @@ def run(words: Sequence[str]) -> int:
     if queue.failed:
         print(f"{len(queue.failed)} of {len(jobs)} jobs failed ({failures} says why). Retry them:  {again}")
         return command_line.FAILED
-    print(f"look at them:  {ui_command()}      as a table:  python mlruns_parser.py")
+    print(f"look at them:  {ui_command()}      as a table:  {as_started('python mlruns_parser.py')}")
     return 0
 
 
@@ -229,7 +231,7 @@ def run_of(line: str, where: str) -> Run:
     try:
         script, words = script_of(shlex.split(line))
         if script != RUN:
-            expected = f"expected 'python -u {RUN} --unlearn ...' and nothing before it"
+            expected = f"expected 'python -u {RUN} --unlearn ...' or 'lethe forget --unlearn ...'"
             raise ValueError(f"{expected}, got {line!r}. Correct the line")
         config = one_config(words, "line")
     except (ValueError, FileNotFoundError) as error:
@@ -240,6 +242,8 @@ def run_of(line: str, where: str) -> Run:
 def script_of(words: Sequence[str]) -> tuple[str, list[str]]:
     """Return the script that a line runs, "" if it runs something else, and the words after it."""
     rest = list(words)
+    if rest[:1] == ["lethe"] and rest[1:2]:
+        return SCRIPTS.get(rest[1], ""), rest[2:]
     if rest and re.fullmatch(r"python[\d.]*", Path(rest[0]).name):
         rest = rest[2 if rest[1:2] == ["-u"] else 1 :]
     return (Path(rest[0]).name, rest[1:]) if rest and rest[0].endswith(".py") else ("", rest)
@@ -350,12 +354,10 @@ class Screen:
 
 def write_failures(path: Path, queue: Queue, others: Sequence[str] = ()) -> None:
     """Write the other lines, then every failed one under its error. Removes the file if there are none."""
-    from lethe.sweeps.base_model_jobs import PYTHON
-
     lines = list(others)
     for number in queue.failed:
         error = " ".join(queue.outcomes[number].error.split())
-        lines += [f"# {error}", shlex.join([*PYTHON, *queue.jobs[number].words])]
+        lines += [f"# {error}", command_line_of(queue.jobs[number].words)]
     if lines:
         write_lines(path, lines)
     else:
@@ -400,6 +402,6 @@ def summary(queue: Queue, seconds: float) -> str:
     warned = sum(bool(outcome.warnings) for outcome in queue.outcomes.values())
     counts = f"{runs} runs: {finished} finished, {skipped} were before, {failed} failed"
     if warned:
-        counts += f"; {warned} with a warning (column `warning` of python mlruns_parser.py)"
+        counts += f"; {warned} with a warning (column `warning` of {as_started('python mlruns_parser.py')})"
     rate = f", {60 * finished / seconds:.1f} runs a minute" if finished else ""
     return f"{counts}; {seconds:.1f} s{rate}"

@@ -1,0 +1,36 @@
+"""The commands: `lethe forget`, and in a checkout the script `python -u mlflow_forget.py`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+SCRIPTS = {
+    "forget": "mlflow_forget.py",
+    "baseline": "main_baseline.py",
+    "ideal": "main_ideal.py",
+    "grid": "array_param_file.py",
+    "parse": "mlruns_parser.py",
+    "compare": "compare.py",
+    "audit": "audit.py",
+}
+COMMANDS = {script: name for name, script in SCRIPTS.items()}
+RUN_OF_GRID = "array_param_file.py run"  # `lethe run`
+_NAMES = "|".join(map(re.escape, (RUN_OF_GRID, *COMMANDS)))
+_SCRIPT = re.compile(rf"(?:python(?: -u)? )?\b({_NAMES})")
+
+
+def has_scripts() -> bool:
+    """Return whether Lethe is a checkout, with the scripts beside it, and was not started as `lethe`."""
+    beside = Path(__file__).resolve().parent.parent / SCRIPTS["forget"]
+    return beside.is_file() and not sys.argv[0].startswith("lethe ")
+
+
+def as_started(text: str) -> str:
+    """Return a text that names scripts, with `lethe forget` for `python -u mlflow_forget.py` and so on where
+    there are none.
+    """
+    if has_scripts():
+        return text
+    return _SCRIPT.sub(lambda found: f"lethe {COMMANDS.get(found[1], 'run')}", text)
