@@ -90,7 +90,7 @@ def files_behind(module: str, package: str) -> list[Path]:
             continue
         found.add(file)
         for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == package:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(package):
                 waiting += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
     return sorted(found)
 

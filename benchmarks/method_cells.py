@@ -24,7 +24,7 @@ from lethe.registry import Entry
 from lethe.training import Progress, model_digest, warm_up
 from lethe.unlearn import METHODS, ForgetData, Oracles, unlearn
 
-SHARED_CODE = tuple(place for place in MEASURED_CODE if place != "unlearn")
+SHARED_CODE = tuple(place for place in MEASURED_CODE if place != "lethe.unlearn")
 RETRAIN = "retrain"  # the ideal model's own row
 COLUMNS = ("UA", "RA", "TA", "MIA")
 GAPS = ("avg_gap", "avg_gap_without_mia")
@@ -149,7 +149,9 @@ def measured(trial: Trial, world: World, cells: Cells) -> Row:
 def method_code(entry: Entry[Any]) -> str:
     """Return the digest of a method's file and the files that it imports; of a user's file alone."""
     return code_digest(
-        [entry.file] if entry.file else files_behind(inspect.unwrap(entry.function).__module__, "unlearn")
+        [entry.file]
+        if entry.file
+        else files_behind(inspect.unwrap(entry.function).__module__, "lethe.unlearn")
     )
 
 

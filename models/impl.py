@@ -68,4 +68,4 @@ def build(
 
 def is_builtin(entry: Entry[ArchitectureFacts]) -> bool:
     """Return whether an architecture is of this package, where tests check the contract of a model."""
-    return entry.name in ARCHITECTURES and entry.function.__module__.startswith("models.")
+    return entry.name in ARCHITECTURES and entry.function.__module__.startswith("lethe.models.")

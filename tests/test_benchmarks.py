@@ -209,7 +209,7 @@ def test_a_mistake_is_one_line(benchmark, flags, message, tmp_path, monkeypatch,
 def test_the_files_behind_a_method_are_its_own_and_those_that_it_imports():
     from benchmarks.cells import files_behind
 
-    names = {path.name for path in files_behind("unlearn.salun", "unlearn")}
+    names = {path.name for path in files_behind("lethe.unlearn.salun", "lethe.unlearn")}
     assert {
         "salun.py",
         "passes.py",
@@ -220,7 +220,9 @@ def test_the_files_behind_a_method_are_its_own_and_those_that_it_imports():
         "add_ons.py",
     } <= names
     assert not {"ssd.py", "__init__.py", "fisher.py"} & names
-    assert {"gcn.py", "method.py"} <= {path.name for path in files_behind("unlearn.mimu.method", "unlearn")}
+    assert {"gcn.py", "method.py"} <= {
+        path.name for path in files_behind("lethe.unlearn.mimu.method", "lethe.unlearn")
+    }
 
 
 def test_many_models_has_a_row_for_each_way_and_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):

@@ -334,11 +334,11 @@ def test_artifacts_that_were_moved_are_asked_for(run, tmp_path, capsys):
 # Code
 
 EVIL = (
-    "open('ran.txt', 'a').write('x')\nfrom models import ARCHITECTURES\n"
+    "open('ran.txt', 'a').write('x')\nfrom lethe.models import ARCHITECTURES\n"
     "mlp = ARCHITECTURES['mlp'].function\ndef read(folder): pass\n"
 )
 NET = (
-    "open('ran.txt', 'a').write('x')\nfrom models import build\n"
+    "open('ran.txt', 'a').write('x')\nfrom lethe.models import build\n"
     "def net(image_shape, classes): return build('mlp', image_shape, classes, seed=0)\n"
 )
 

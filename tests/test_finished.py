@@ -102,7 +102,7 @@ def test_a_process_that_is_killed_leaves_a_run_that_the_next_one_ends(tmp_path):
     words = "--unlearn random_mask --kappa 3 --epochs 1 --ideal skip --report skip --skip_finished".split()
     assert mlflow_forget.main(words) == 0
     program = (
-        "import os, tempfile, tracking.run as run\n"
+        "import os, tempfile, lethe.tracking.run as run\n"
         f"tempfile.tempdir = {str(tmp_path)!r}\n"
         "with run.tracked_run('other', 'killed'):\n    os.kill(os.getpid(), 9)\n"
     )

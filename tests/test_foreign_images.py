@@ -299,7 +299,7 @@ def test_a_saved_dataset_is_read(tmp_path):
     [
         (
             '{"_data_files": [{"filename": "../other/data-00000-of-00001.arrow"}]}',
-            "expected a path inside .*own, got one that leads to .*other",
+            "expected a path inside .*own, got one that leads to ",
         ),
         ('{"_data_files": [1]}', "it can't be read"),
         ("[1]", "it can't be read"),

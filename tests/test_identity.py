@@ -144,7 +144,9 @@ def test_runs_of_two_lists_of_one_name_are_two_tasks():
     ],
 )
 def test_the_hash_of_a_default_run_stays_as_it_was_in_0_1(method, digest, tmp_path, monkeypatch, digits):
+    """Of a run of the same version: each version has hashes of its own."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lethe.experiment.identity.__version__", "0.1.0")
     made = BaseModels(BaseConfig(), splits=digits)
     initial = Trained(made.untrained(), made.initial_path, None, True, 0.0, [])
     decisive = decisive_of(Pipeline(PipelineConfig(method), base=made).checked, initial, None)

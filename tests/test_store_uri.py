@@ -209,7 +209,7 @@ def test_sqlalchemy_is_asked_as_it_is_installed():
 
 def test_the_parser_does_not_import_sqlalchemy_to_know():
     program = (
-        "import sys, tracking.store_uri as u; u.database_of('sqlite:///a.db'); "
+        "import sys, lethe.tracking.store_uri as u; u.database_of('sqlite:///a.db'); "
         "sys.exit('sqlalchemy' in sys.modules)"
     )
     assert (

@@ -208,7 +208,7 @@ def test_base_models_are_trained_once_by_those_who_want_them_at_the_same_time(fo
 
 def test_a_lock_goes_with_the_process_that_held_it(folder):
     program = f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
-    program += "from pathlib import Path\nfrom training.file_lock import locked\n"
+    program += "from pathlib import Path\nfrom lethe.training.file_lock import locked\n"
     program += "with locked(Path('it')):\n    print('held', flush=True)\n    time.sleep(600)\n"
     holder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"held\n"
@@ -536,7 +536,7 @@ def until(holds, seconds=300.0):
 @pytest.mark.slow
 def test_ctrl_c_stops_cleanly(folder):
     (folder / "slow.py").write_text(
-        "import pathlib, time\nfrom unlearn import copy_of\n\ndef slow(model, data, *, number: int = 0):\n"
+        "import pathlib, time\nfrom lethe.unlearn import copy_of\n\ndef slow(model, data, *, number: int = 0):\n"
         "    pathlib.Path('begun').touch()\n    time.sleep(600)\n    return copy_of(model)\n"
     )
     (folder / "grid.yml").write_text(

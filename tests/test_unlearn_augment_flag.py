@@ -107,7 +107,7 @@ KINDS, TOO_SMALL = (
 )
 def test_a_mistake_is_one_line(flags, message, tmp_path, capsys):
     (tmp_path / "tiny.py").write_text(
-        "import torch\nfrom vision_data import RawDataset\n\n\n"
+        "import torch\nfrom lethe.data import RawDataset\n\n\n"
         "def images(folder):\n"
         "    part = torch.zeros(40, 1, 4, 4, dtype=torch.uint8), torch.arange(40) % 2\n"
         "    return RawDataset(part, part, ('a', 'b'))\n"
