@@ -42,7 +42,11 @@ def prose(text: str, *, cell: bool = False) -> str:
         code, name, sign = match.groups()
         return code or (f"`{name}`" if name else f"\\{sign}")
 
-    line = re.sub(r"(`[^`]+`)|(--\w+|\b\w+_\w+(?:\(\))?)|([\\*_<\[~`$])", marked, " ".join(text.split()))
+    line = re.sub(
+        r"(`[^`]+`)|(--\w+|\b\w+_\w+(?:\(\)|\.(?:py|csv|txt))?)|([\\*_<\[~`$])",
+        marked,
+        " ".join(text.split()),
+    )
     return line.replace("|", "\\|") if cell else line
 
 
