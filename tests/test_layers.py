@@ -28,6 +28,7 @@ ARROWS = (
     ("signature",),
     ("system",),
     ("nearest_name", "flag_error", "flag_words"),
+    ("commands",),
     ("checkout",),
 )
 LEVEL = {name: level for level, names in enumerate(ARROWS) for name in names}

@@ -536,7 +536,8 @@ def until(holds, seconds=300.0):
 @pytest.mark.slow
 def test_ctrl_c_stops_cleanly(folder):
     (folder / "slow.py").write_text(
-        "import pathlib, time\nfrom lethe.unlearn import copy_of\n\ndef slow(model, data, *, number: int = 0):\n"
+        "import pathlib, time\nfrom lethe.unlearn import copy_of\n\n"
+        "def slow(model, data, *, number: int = 0):\n"
         "    pathlib.Path('begun').touch()\n    time.sleep(600)\n    return copy_of(model)\n"
     )
     (folder / "grid.yml").write_text(

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from lethe.command_line import FIRST, MORE, OneLineParser
 from lethe.commands import RUN_OF_GRID, SCRIPTS
@@ -68,10 +69,14 @@ def parser_of(name: str, words: Sequence[str] = ()) -> OneLineParser:
 
 @contextlib.contextmanager
 def _printed_parsers() -> Iterator[list[OneLineParser]]:
-    """Collect the parsers whose help would be printed: each is made in its command, once the words are known."""
+    """Collect the parsers whose help would be printed: commands make them when they know their words."""
     printed: list[OneLineParser] = []
     usual = OneLineParser.print_help
-    OneLineParser.print_help = lambda parser, file=None: printed.append(parser)  # type: ignore[method-assign]
+
+    def collect(self: Any, file: Any = None) -> None:
+        printed.append(self)
+
+    OneLineParser.print_help = collect  # type: ignore[method-assign]
     try:
         yield printed
     finally:
