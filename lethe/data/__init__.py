@@ -1,6 +1,5 @@
 """Images: datasets, forget and retain splits, batches."""
 
-from lethe.registry import import_modules
 from lethe.data.asked_normalisation import (
     AUTO,
     DATA,
@@ -14,6 +13,7 @@ from lethe.data.forget_request import Division, ForgetRequest, read_indexes
 from lethe.data.image_set import ImageSet, Normalisation, forward_batch
 from lethe.data.impl import DATASETS, RawDataset, origin, register
 from lethe.data.splits import Splits, load_splits, split
+from lethe.registry import import_modules
 
 import_modules(__name__, __path__)
 

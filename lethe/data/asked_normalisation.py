@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lethe.flag_error import FlagError
 from lethe.data.image_set import Normalisation
+from lethe.flag_error import FlagError
 
 AUTO, DATA, NONE = "auto", "data", "none"
 EXPECTED = "auto, data, none or MEAN,...:STD,..., as 0.5,0.5,0.5:0.25,0.25,0.25"

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lethe.nearest_name import did_you_mean
 from lethe.system.bounded_yaml import NotYaml, read_yaml
 from lethe.system.foreign_files import LIST, open_foreign
-from lethe.nearest_name import did_you_mean
 from lethe.system.system_files import is_system_file
 
 LARGEST = 1 << 20  # bytes of a README's front matter

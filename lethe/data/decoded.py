@@ -16,8 +16,6 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from lethe.system.foreign_files import LIST, foreign_text
-from lethe.system.temporary_files import replaced
 from lethe.data.at_hand import check_may_fetch
 from lethe.data.chosen_images import Images
 from lethe.data.encoded_image import EncodedImage, pixels_of
@@ -27,6 +25,8 @@ from lethe.data.memory import memory_budget
 from lethe.data.own_files import INSTEAD, own_files
 from lethe.data.reading import Reading
 from lethe.data.scanned import Published, in_parallel, refuse_unreadable, scan, without
+from lethe.system.foreign_files import LIST, foreign_text
+from lethe.system.temporary_files import replaced
 
 BYTES_AT_ONCE = 1 << 26
 FORMAT = 2  # of the folder; a new number decodes everything again

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lethe.system.foreign_files import IMAGE, read_foreign
 from lethe.data.encoded_image import EncodedImage, Header, header_of, pixels_of
+from lethe.system.foreign_files import IMAGE, read_foreign
 
 SMALL = 32  # pixels a side
 

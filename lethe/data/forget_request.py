@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
+from lethe.data.image_set import ImageSet
 from lethe.flag_error import FlagError
 from lethe.flag_words import Flags
-from lethe.system.foreign_files import LIST, foreign_text
 from lethe.nearest_name import did_you_mean
-from lethe.data.image_set import ImageSet
+from lethe.system.foreign_files import LIST, foreign_text
 
 ANY_CLASS = -1
 SHORT = 8  # characters of a digest in a slug

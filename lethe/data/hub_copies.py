@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lethe.system.foreign_files import MB, check_inside, foreign_text, open_foreign
-from lethe.system.system_files import is_system_file
 from lethe.data.at_hand import check_may_fetch
 from lethe.data.dataset_card import with_configuration
 from lethe.data.own_files import own_files
 from lethe.data.split_names import MEANING, meaning_of
+from lethe.system.foreign_files import MB, check_inside, foreign_text, open_foreign
+from lethe.system.system_files import is_system_file
 
 LARGEST_TABLE = 1_000_000 * MB
 Splits = Mapping[str, Any]

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lethe.system.foreign_files import IMAGE, check_inside, check_size, read_foreign
-from lethe.nearest_name import did_you_mean
-from lethe.registry import Entry
 from lethe.data.dataset_card import all_end_as, described_splits, with_configuration
 from lethe.data.decoded import FORMAT, decoded
 from lethe.data.default_arch import arch_for
@@ -34,6 +31,9 @@ from lethe.data.impl import DATASETS, DatasetFacts, RawDataset, absolute, place_
 from lethe.data.reading import AS_THEY_ARE, Reading
 from lethe.data.scanned import Published
 from lethe.data.split_names import NOTHING_ASKED, Asked, Chosen, choose, training_splits
+from lethe.nearest_name import did_you_mean
+from lethe.registry import Entry
+from lethe.system.foreign_files import IMAGE, check_inside, check_size, read_foreign
 
 PLANT, POKEMON = "jameelkhalidawan/Plant_Detection_Classification", "fcakyon/pokemon-classification"
 PARQUET = (".parquet",)

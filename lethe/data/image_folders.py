@@ -9,9 +9,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 
-from lethe.system.foreign_files import IMAGE, check_depth, check_inside, read_foreign
-from lethe.registry import Entry
-from lethe.system.system_files import is_system_file
 from lethe.data.decoded import FORMAT, decoded
 from lethe.data.default_arch import arch_for
 from lethe.data.encoded_image import SUFFIXES, EncodedImage
@@ -19,6 +16,9 @@ from lethe.data.impl import DATASETS, DatasetFacts, RawDataset, absolute, place_
 from lethe.data.reading import AS_THEY_ARE, Reading
 from lethe.data.scanned import Published
 from lethe.data.split_names import MEANING, NAMES, NOTHING_ASKED, Asked, choose, meaning_of, training_splits
+from lethe.registry import Entry
+from lethe.system.foreign_files import IMAGE, check_depth, check_inside, read_foreign
+from lethe.system.system_files import is_system_file
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 OF_LETHE = ("decoded", "huggingface")  # the folders that runs make in the folder of --data

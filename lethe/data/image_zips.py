@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
-from lethe.system.foreign_files import IMAGE, MB, check_size, open_foreign
-from lethe.system.system_files import is_system_file
 from lethe.data.encoded_image import SUFFIXES, EncodedImage
 from lethe.data.image_folders import key_of
 from lethe.data.scanned import Published
+from lethe.system.foreign_files import IMAGE, MB, check_size, open_foreign
+from lethe.system.system_files import is_system_file
 
 LARGEST_ARCHIVE = 1_000_000 * MB
 ENCRYPTED = 1  # bit of a member's flags

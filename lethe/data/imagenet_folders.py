@@ -11,9 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from lethe.system.foreign_files import IMAGE, MB, check_size, foreign_text, open_foreign, read_foreign, size_text
-from lethe.system.system_files import is_system_file
-from lethe.system.torchvision_import import torchvision_module
 from lethe.data.decoded import decoded
 from lethe.data.encoded_image import SUFFIXES, EncodedImage
 from lethe.data.image_folders import (
@@ -27,6 +24,17 @@ from lethe.data.image_folders import (
 from lethe.data.impl import RawDataset, register
 from lethe.data.living17 import LIVING17
 from lethe.data.scanned import Published
+from lethe.system.foreign_files import (
+    IMAGE,
+    MB,
+    check_size,
+    foreign_text,
+    open_foreign,
+    read_foreign,
+    size_text,
+)
+from lethe.system.system_files import is_system_file
+from lethe.system.torchvision_import import torchvision_module
 
 SYNSET = re.compile(r"n\d{8}")
 PART_IN_NAME = {

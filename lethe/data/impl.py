@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-from lethe.flag_error import FlagError
-from lethe.registry import Entry, Registry
 from lethe.data.chosen_images import Images
 from lethe.data.reading import FLAGS, reading
+from lethe.flag_error import FlagError
+from lethe.registry import Entry, Registry
 
 NOTHING_GIVEN: Mapping[str, Any] = {}
 

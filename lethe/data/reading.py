@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lethe.registry import Entry
 from lethe.data.split_names import NOTHING_ASKED, Asked
+from lethe.registry import Entry
 
 Duplicates = Literal["keep", "drop"]
 Channels = Literal[1, 3]

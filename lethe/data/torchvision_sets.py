@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lethe.system.foreign_files import MB, open_foreign
-from lethe.system.torchvision_import import torchvision_module
 from lethe.data.at_hand import check_may_fetch
 from lethe.data.impl import RawDataset, register
+from lethe.system.foreign_files import MB, open_foreign
+from lethe.system.torchvision_import import torchvision_module
 
 LARGEST = 100_000 * MB
 IDX_FILES = tuple(
