@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the first word names."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["--version"]:
-        from lethe import __version__
+        from lethe.version import __version__
 
         print(f"lethe {__version__}")
         return 0

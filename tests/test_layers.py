@@ -28,8 +28,7 @@ ARROWS = (
     ("signature",),
     ("system",),
     ("nearest_name", "flag_error", "flag_words"),
-    ("commands",),
-    ("checkout",),
+    ("checkout", "commands", "version"),
 )
 LEVEL = {name: level for level, names in enumerate(ARROWS) for name in names}
 WITH_A_REGISTRY = ("unlearn", "evaluation", "models", "data")

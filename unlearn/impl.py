@@ -269,6 +269,21 @@ def unlearn(method: str, model: nn.Module, data: ForgetData, **settings: Any) ->
     return result
 
 
+def forget(model: nn.Module, data: ForgetData, method: str, **settings: Any) -> Unlearned:
+    """Make a model forget, by a registered method: `lethe.forget(model, data, "SSD").model`.
+
+    model: maps normalised images to logits (N, classes or more), on the data's device; it stays as it is.
+    data: what to forget and what to retain. method: a name of `METHODS`, or path/to/file.py:function.
+    settings: its hyperparameters, as `lethe forget --unlearn METHOD --help` shows them; the others have their
+    defaults. Returns the unlearned model, a copy in eval mode, with its mask and history.
+
+    Raises ValueError for an unknown method or setting, a value out of range, a model that does not fit the
+    data (see `check_model`), and a method that returns no model; FloatingPointError if the weights are not
+    finite afterwards.
+    """
+    return unlearn(method, model, data, **settings)
+
+
 def _is_finite(model: nn.Module) -> bool:
     """Return whether all weights are finite; a module's extra state may be no tensor and is ignored."""
     values = [value for value in model.state_dict().values() if isinstance(value, Tensor)]

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from torch import nn
 
-from lethe import __version__
 from lethe.data import (
     AUTO,
     DATA,
@@ -48,6 +47,7 @@ from lethe.training import (
     unsealed,
 )
 from lethe.unlearn import ForgetData, Unlearned
+from lethe.version import __version__
 
 TrainedOn = Literal["train", "all"]
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from lethe import __version__
 from lethe.audits.raw_metrics import RawMetrics, check_same, compare_decisive, compare_records, raw_metrics
 from lethe.audits.recorded_run import RecordedRun
 from lethe.audits.verified import Verification, digest_at
@@ -39,6 +38,7 @@ from lethe.training import (
 from lethe.training.storage import read_tensors
 from lethe.unlearn import METHODS, resolved
 from lethe.unlearn.add_ons import ADD_ONS, FIRST_FLAGS
+from lethe.version import __version__
 
 UNLEARNED_MODEL = "unlearned.safetensors"
 CODED = re.compile(r"(?P<name>.+)-(?P<digest>[0-9a-f]{64}|[0-9a-f]{8})")  # identity of a user's function

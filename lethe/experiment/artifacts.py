@@ -10,7 +10,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lethe import __version__
 from lethe.data import ImageSet
 from lethe.evaluation import Missing
 from lethe.experiment.identity import decisive_of, hash_of, run_params
@@ -27,6 +26,7 @@ from lethe.tracking.run import TrackedRun
 from lethe.training import library_versions, save_checkpoint, save_mask, write_bytes
 from lethe.training.storage import LONGEST_NAME, shortened
 from lethe.unlearn import ForgetData
+from lethe.version import __version__
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lethe import __version__
 from lethe.data import DATA, DATASETS, origin
 from lethe.data.augmentation import augmentations
 from lethe.data.reading import FLAGS as READING
@@ -27,6 +26,7 @@ from lethe.training.recipe import PREFIX
 from lethe.unlearn import ForgetData
 from lethe.unlearn.add_ons import FIRST_FLAGS
 from lethe.unlearn.impl import MethodFacts
+from lethe.version import __version__
 
 MASKED = "kappa_count"  # the param that is certain only once the mask is made
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from lethe import __version__
 from lethe.report.comparison import (
     Plane,
     forget_against_retain,
@@ -30,6 +29,7 @@ from lethe.report.html_report import page, style_sheet
 from lethe.report.seeds_summary import Task, heading_of
 from lethe.report.seeds_tables import LEGEND, marked, table_of
 from lethe.report.seeds_text import spread
+from lethe.version import __version__
 
 SEE_TABLE = "The table below has the numbers"
 DAGGER = " †"

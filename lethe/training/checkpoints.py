@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lethe import __version__
 from lethe.data.impl import DATASETS
 from lethe.models import Mask
 from lethe.training.fitted_weights import Fitted, as_they_are, fitted
@@ -38,6 +37,7 @@ from lethe.training.storage import (
     write_bytes,
     write_tensors,
 )
+from lethe.version import __version__
 
 METADATA, METADATA_DIGEST = "lethe", "lethe_sha256"
 CHECKED = (
