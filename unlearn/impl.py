@@ -16,6 +16,9 @@ from torch.nn import functional as F
 
 from lethe.data import Division, ForgetRequest, ImageSet, Normalisation, Splits
 from lethe.data.augmentation import Augmentation, Moves, augmentations, check_augmentable
+from lethe.data.chosen_mask import Positions, chosen_mask
+from lethe.data.item_columns import Columns
+from lethe.data.labelled_images import Source, class_count, labelled_images
 from lethe.flag_error import FlagError
 from lethe.models import (
     Mask,
@@ -94,7 +97,7 @@ class ForgetData:
         cls,
         images: Tensor,
         labels: Tensor,
-        forget: Tensor,
+        forget: Positions,
         normalisation: Normalisation | None = None,
         **world: Any,
     ) -> ForgetData:
@@ -104,10 +107,51 @@ class ForgetData:
         validation set. Raises ValueError for another `forget`, and if it chooses no image or all.
         """
         whole = ImageSet.of_tensors(images, labels, normalisation)
-        chosen = _chosen(forget, len(whole))
-        nothing = whole.subset(torch.zeros(len(whole), dtype=torch.bool))
         classes = int(labels.max()) + 1 if len(labels) else 0
-        return cls(whole.subset(chosen), whole.subset(~chosen), nothing, classes, whole=whole, **world)
+        return cls._of_mask(whole, chosen_mask(forget, len(whole)), classes, **world)
+
+    @classmethod
+    def of_dataset(
+        cls,
+        source: Source,
+        forget: Positions | ForgetRequest,
+        normalisation: Normalisation | None = None,
+        *,
+        columns: Columns | None = None,
+        classes: int | None = None,
+        **world: Any,
+    ) -> ForgetData:
+        """Return the data of your own training images, in whatever form they are.
+
+            ForgetData.of_dataset(train_set, forget=[17, 404, 1203])
+            ForgetData.of_dataset(train_set, forget=ForgetRequest((3,)))
+            ForgetData.of_dataset((images, labels), forget=labels == 3)
+
+        source, normalisation, columns: as in `ImageSet.of_dataset`. Give the images as the model sees them
+        when it is tested, without random transforms; `augment="flip"` and the like augment them for methods
+        that train.
+        forget: positions in the dataset, a bool for each of its images, or a ForgetRequest: classes by number
+        or, where the dataset names them, by name. A number of images is drawn by the split seed 0
+        classes: how many the model tells apart; by default as many as the dataset names, or as its labels say
+        world: the other fields of ForgetData. Give the model's `device`; `seed` decides all randomness
+
+        There is no validation set. Raises ValueError as `ImageSet.of_dataset`, for labels that leave a class
+        out where `classes` is not given, and for a `forget` that is wrong or takes no image or all.
+        """
+        read = labelled_images(source, columns)
+        whole = ImageSet.of_tensors(read.images, read.labels, normalisation)
+        counted = class_count(read.labels, read.class_names, classes)
+        if not isinstance(forget, ForgetRequest):
+            return cls._of_mask(whole, chosen_mask(forget, len(whole)), counted, **world)
+        names = read.class_names or tuple(map(str, range(counted)))
+        division = forget.of_classes(names).divide(whole, counted, split_seed=0)
+        return cls(division.forget, division.retain, _none_of(whole), counted, whole=whole, **world)
+
+    @classmethod
+    def _of_mask(cls, whole: ImageSet, chosen: Tensor, classes: int, **world: Any) -> ForgetData:
+        return cls(
+            whole.subset(chosen), whole.subset(~chosen), _none_of(whole), classes, whole=whole, **world
+        )
 
     @cached_property
     def forget_classes(self) -> tuple[int, ...]:
@@ -142,21 +186,8 @@ class ForgetData:
         return drawn(pixels, normalisation)
 
 
-def _chosen(forget: Tensor, count: int) -> Tensor:
-    """Return `forget`, a bool mask or positions, as a bool mask (count,) on the CPU."""
-    if not isinstance(forget, Tensor):
-        kind = type(forget).__name__
-        raise ValueError(f"forget: expected a torch tensor, got {kind}. Write e.g. labels == 3")
-    forget = forget.cpu()
-    positions = forget.nonzero().flatten() if forget.dtype == torch.bool else forget
-    once = forget.dtype == torch.int64 and forget.ndim == 1 and len(forget.unique()) == len(forget)
-    there = once and (not len(forget) or (int(forget.min()) >= 0 and int(forget.max()) < count))
-    if not (there or (forget.dtype == torch.bool and forget.shape == (count,))):
-        raise ValueError(
-            f"forget: expected bool ({count},), or int64 positions from 0 to {count - 1}, each once, got "
-            f"{forget.dtype} {tuple(forget.shape)}. Write e.g. labels == 3"
-        )
-    return torch.zeros(count, dtype=torch.bool).index_fill(0, positions, True)
+def _none_of(images: ImageSet) -> ImageSet:
+    return images.subset(torch.zeros(len(images), dtype=torch.bool))
 
 
 @dataclass(frozen=True)

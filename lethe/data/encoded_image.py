@@ -88,6 +88,13 @@ def pixels_of(image: EncodedImage, shape: tuple[int, int, int]) -> np.ndarray | 
     return np.asarray(flat).reshape(height, width, channels).transpose(2, 0, 1)
 
 
+def grey_or_rgb(image: Image.Image) -> Image.Image:
+    """Return an image in mode L or RGB: converted as `pixels_of` does, but neither turned nor resized."""
+    if image.mode in ("L", "RGB"):
+        return image
+    return _without_transparency(_eight_bits(image)).convert("L" if image.mode in GREY_MODES else "RGB")
+
+
 def _orientation(opened: Image.Image) -> int:
     """Return EXIF's orientation; 1 (upright) if there is none, and for TIFF: Pillow rotates that itself."""
     if opened.format == "TIFF":

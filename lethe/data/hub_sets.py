@@ -28,6 +28,7 @@ from lethe.data.hub_copies import (
 from lethe.data.image_folders import of_files, published_folder
 from lethe.data.image_zips import published_zips
 from lethe.data.impl import DATASETS, DatasetFacts, RawDataset, absolute, place_name, register, slug
+from lethe.data.item_columns import LABEL_NAMES
 from lethe.data.reading import AS_THEY_ARE, Reading
 from lethe.data.scanned import Published
 from lethe.data.split_names import NOTHING_ASKED, Asked, Chosen, choose, training_splits
@@ -38,7 +39,6 @@ from lethe.system.foreign_files import IMAGE, check_inside, check_size, read_for
 PLANT, POKEMON = "jameelkhalidawan/Plant_Detection_Classification", "fcakyon/pokemon-classification"
 PARQUET = (".parquet",)
 T = TypeVar("T")
-LABEL_NAMES = ("label", "labels", "class", "target", "category")
 
 
 @dataclass(frozen=True)

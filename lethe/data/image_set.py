@@ -13,6 +13,8 @@ from torch import Tensor
 from lethe.data.augmentation import Augmentation, Moves, augmentations
 from lethe.data.chosen_images import Chosen, Images, choose, in_parts, joined
 from lethe.data.image_file import ImageFile
+from lethe.data.item_columns import Columns
+from lethe.data.labelled_images import Source, labelled_images
 
 
 def forward_batch(device: torch.device | str) -> int:
@@ -70,6 +72,29 @@ class ImageSet:
     normalisation: Normalisation
 
     @classmethod
+    def of_dataset(
+        cls, source: Source, normalisation: Normalisation | None = None, *, columns: Columns | None = None
+    ) -> ImageSet:
+        """Make a set of your own images and labels, in whatever form they are.
+
+        source: one of
+            (images, labels) as tensors or NumPy arrays
+            a torch Dataset of (image, label)
+            a DataLoader: its dataset is read in order, whatever order the loader has
+            a Hugging Face dataset, one split
+        normalisation: for bytes, as the model was trained. Floats are the model's inputs
+        columns: the names of the image and the label, where items have several
+
+        Bytes may be (C, H, W), (H, W, C), (H, W) or Pillow images. The index of an image is its position in
+        the dataset. Arrays share their memory with the set; other datasets are read once into one tensor.
+        Raises ValueError for a source without positions, items that are no pairs, images of several sizes,
+        images that are not finite or differ at each reading (random transforms), labels that are no integers
+        from 0 on, and no images at all.
+        """
+        read = labelled_images(source, columns)
+        return cls.of_tensors(read.images, read.labels, normalisation)
+
+    @classmethod
     def of_tensors(
         cls, images: Tensor, labels: Tensor, normalisation: Normalisation | None = None
     ) -> ImageSet:
@@ -82,31 +107,11 @@ class ImageSet:
         for name, value in (("images", images), ("labels", labels)):
             if not isinstance(value, Tensor):
                 raise ValueError(
-                    f"{name}: expected a torch tensor, got {type(value).__name__}. Convert it, e.g. by "
-                    "torch.from_numpy"
+                    f"{name}: expected a torch tensor, got {type(value).__name__}. Use "
+                    "of_dataset((images, labels), ...), which takes arrays too"
                 )
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            raise ValueError(
-                f"labels: expected torch.int64 ({len(images)},), got {labels.dtype} {tuple(labels.shape)}. "
-                "Give a class per image"
-            )
-        if len(labels) and int(labels.min()) < 0:
-            raise ValueError(
-                f"labels: expected classes from 0 on, got {int(labels.min())}. Give a class per image"
-            )
-        if images.is_floating_point() != (normalisation is None):
-            raise ValueError(
-                "images: expected floats as the model takes them, or uint8 and a normalisation, got "
-                f"{images.dtype} and {normalisation}. Give one or the other"
-            )
-        if images.is_floating_point():
-            broken = (~images.flatten(1).isfinite()).any(1).nonzero().flatten().tolist()
-            if broken:
-                more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-                raise ValueError(
-                    f"images: expected finite numbers, got NaN or infinity in image {broken[0]}{more}. Leave "
-                    "such images out"
-                )
+        _check_labels(labels, images)
+        _check_pixels(images, normalisation)
         place = images.device
         indexes = torch.arange(len(labels), device=place)
         return cls(images.detach(), labels.to(place), indexes, normalisation or Normalisation((), ()))
@@ -216,3 +221,54 @@ class ImageSet:
             elif self.normalisation.mean or shuffled is None:  # a gathered batch is a copy already
                 images = self.normalisation(images)
             yield images, labels
+
+
+def _check_labels(labels: Tensor, images: Tensor) -> None:
+    """Raise ValueError unless labels are int64 (N,), from 0 on."""
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"labels: expected torch.int64 ({len(images)},), got {labels.dtype} {tuple(labels.shape)}. "
+            "Give a class per image"
+        )
+    if len(labels) and int(labels.min()) < 0:
+        raise ValueError(
+            f"labels: expected classes from 0 on, got {int(labels.min())}. Give a class per image"
+        )
+
+
+def _check_pixels(images: Tensor, normalisation: Normalisation | None) -> None:
+    """Raise ValueError unless images are finite floats, or bytes with a normalisation of their channels."""
+    is_float = images.is_floating_point()
+    if is_float != (normalisation is None) or not (is_float or images.dtype == torch.uint8):
+        raise ValueError(
+            "images: expected floats as the model takes them, or uint8 and a normalisation, got "
+            f"{images.dtype} and {normalisation}. Give one or the other, such as uint8 and "
+            "normalisation=Normalisation(mean, std)"
+        )
+    if normalisation is not None:
+        _check_channels(images, normalisation)
+        return
+    broken: list[int] = []
+    seen = 0
+    for part in in_parts(images):
+        finite = part.isfinite().reshape(len(part), -1).all(1)
+        broken += (~finite).nonzero().flatten().add(seen).tolist()
+        seen += len(part)
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise ValueError(
+            f"images: expected finite numbers, got NaN or infinity in image {broken[0]}{more}. Leave "
+            "such images out"
+        )
+
+
+def _check_channels(images: Tensor, normalisation: Normalisation) -> None:
+    """Raise ValueError unless there is a mean and a deviation a channel, or one for all."""
+    if images.ndim != 4:
+        raise ValueError(f"images: expected uint8 (N, C, H, W), got {tuple(images.shape)}. Reshape them")
+    for name, values in (("mean", normalisation.mean), ("std", normalisation.std)):
+        if len(values) not in (0, 1, images.shape[1]):
+            raise ValueError(
+                f"normalisation: expected a {name} of 1 or {images.shape[1]} numbers for images of "
+                f"{images.shape[1]} channels, got {len(values)}. Give one a channel"
+            )

@@ -12,13 +12,18 @@ PROC, CGROUP = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def memory_budget() -> int:
-    """Return half of the bytes that this process can still allocate under all limits.
+    """Return half of the bytes that this process can still allocate."""
+    return int(SHARE * free_memory())
+
+
+def free_memory() -> int:
+    """Return the bytes that this process can still allocate under all limits.
 
     The processes that torchrun has started on this machine share the memory of the machine and of the control
     groups equally.
     """
     shared = min([psutil.virtual_memory().available, *_of_the_groups()]) // _processes_here()
-    return int(SHARE * max(0, min([shared, *_of_the_process()])))
+    return max(0, min([shared, *_of_the_process()]))
 
 
 def _processes_here() -> int:
