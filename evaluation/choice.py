@@ -15,7 +15,8 @@ ALL, DEFAULT = "all", "default"
 def chosen(words: Sequence[str]) -> list[Entry[MetricFacts]]:
     """Return the metrics that words name, each once: "all", "default", names, file.py:function.
 
-    "default" leaves out costly metrics and metrics of many models. Raises ValueError for no word, an unknown
+    "default" leaves out costly metrics, metrics of many models, and those of plugins: what is installed does
+    not change what a run measures. Raises ValueError for no word, an unknown
     name, a function with an unknown parameter, and two metrics of one name.
     """
     if not any(words):
@@ -54,7 +55,7 @@ def _named(word: str) -> list[Entry[MetricFacts]]:
         return [
             entry
             for entry in METRICS
-            if not entry.facts.costly and OF_MANY.isdisjoint(needs_of(entry.function))
+            if not (entry.facts.costly or entry.package) and OF_MANY.isdisjoint(needs_of(entry.function))
         ]
     try:
         return [METRICS[word]]

@@ -52,7 +52,7 @@ VERSION = 3  # part of the cache key: raise it when a metric changes its value f
 UNDECIDED = "undecided"  # shown for a metric that was measured without a result; begins its reason
 BAD_TEACHING = "Chundawat et al. 2023, arXiv:2205.08096"  # the source of several metrics
 
-METRICS: Registry[MetricFacts] = Registry("metric", MetricFacts)
+METRICS: Registry[MetricFacts] = Registry("metric", MetricFacts, plugins="lethe.metrics")
 register = METRICS.register
 
 IN_WORDS = {

@@ -10,8 +10,11 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent  # of a checkout; site-packages of an installed Lethe
 
 # The modules that scripts and users' files imported before version 0.2, and where they are now.
 MOVED = {
@@ -25,6 +28,11 @@ MOVED = {
     "tracking": "lethe.tracking",
     "reporter": "lethe.report",
 }
+
+
+def is_checkout() -> bool:
+    """Return whether Lethe runs from a git checkout of its own, and not from an installed package."""
+    return (ROOT / ".git").exists() and (ROOT / "mlflow_forget.py").is_file()
 
 
 class Moved(ModuleNotFoundError):

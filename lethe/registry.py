@@ -7,12 +7,14 @@ import importlib
 import inspect
 import pkgutil
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from lethe.nearest_name import did_you_mean
+from lethe.plugins import Plugin, package_of, plugins_of
 from lethe.signature import (
     FLAGS_BLOCK,
     Decorated,
@@ -35,6 +37,7 @@ class Entry(Generic[Facts]):
     """A registered function with its names and the facts that its registration declares.
 
     chosen: entries, such as an add-on, whose hyperparameters are flags beside the function's own.
+    package: of a plugin, with its version: "lethe-uniform==0.1.0".
     """
 
     name: str
@@ -42,6 +45,7 @@ class Entry(Generic[Facts]):
     aliases: tuple[str, ...]
     facts: Facts
     chosen: tuple[Entry[Any], ...] = ()
+    package: str = ""
 
     def __call__(self, *args: Any, **settings: Any) -> Any:
         return self.function(*args, **settings)
@@ -68,6 +72,11 @@ class Entry(Generic[Facts]):
         return {name: each.default for name, each in self.hyperparameters.items() if not each.required}
 
     @property
+    def own(self) -> bool:
+        """Whether it is Lethe's own: neither of a user's file nor of a plugin."""
+        return self.file is None and not self.package
+
+    @property
     def file(self) -> Path | None:
         """The user's file that the function came from; None for Lethe's own."""
         return file_of(self.function)
@@ -84,13 +93,17 @@ class Entry(Generic[Facts]):
 
     @property
     def identity(self) -> str:
-        """The name, with the digest of a user's file: functions of one name in two files differ."""
+        """The name, with the digest of a user's file, or the package of a plugin: what else has this name
+        differs.
+        """
+        if self.package:
+            return f"{self.name}@{self.package}"
         return self.name if self.code_digest is None else f"{self.name}-{self.code_digest}"
 
     @property
     def slug(self) -> str:
         """`identity` with eight letters of the digest, for file names."""
-        return self.name if self.code_digest is None else f"{self.name}-{self.code_digest[:8]}"
+        return self.identity if self.code_digest is None else f"{self.name}-{self.code_digest[:8]}"
 
     @property
     def summary(self) -> str:
@@ -99,11 +112,12 @@ class Entry(Generic[Facts]):
 
     @property
     def about(self) -> str:
-        """Names, source and docstring, without the flags' help."""
+        """Names, docstring, source and package, without the flags' help."""
         also = f" (also {', '.join(self.aliases)})" if self.aliases else ""
         text = re.sub(FLAGS_BLOCK, "", inspect.getdoc(self.function) or "", flags=re.MULTILINE)
-        source = getattr(self.facts, "source", "")
-        return f"{self.name}{also}: {text}" + (f"\n\nSource: {source}" if source else "")
+        origins = {"Source": getattr(self.facts, "source", ""), "Package": self.package}
+        lines = [f"{what}: {origin}" for what, origin in origins.items() if origin]
+        return "\n\n".join([f"{self.name}{also}: {text}", *lines])
 
     def choosing(self, given: Mapping[str, Any]) -> Entry[Facts]:
         """Return the entry with the flags of those that the given values name; a value may be a list."""
@@ -127,6 +141,12 @@ class Entry(Generic[Facts]):
         return settings_of(self.name, self.function, given)
 
 
+def parted(identity: str) -> tuple[str, str]:
+    """Return the name in an entry's identity, and the package of a plugin; "" for what is of no plugin."""
+    name, at, package = identity.rpartition("@")
+    return (name, package) if at else (identity, "")
+
+
 def first_paragraph(documented: Any) -> str:
     """The docstring's first paragraph, in one line."""
     return " ".join((inspect.getdoc(documented) or "").partition("\n\n")[0].split())
@@ -143,12 +163,22 @@ class Registry(Generic[Facts]):
 
     takes: the positional parameters of every function of the kind; a function from a user's file must have
     as many. None if they differ. returns: what such a function returns, for the error about another one.
+    plugins: the group of entry points by which other packages add functions, such as "lethe.methods". They
+    are imported when the registry is listed, or asked for a name that it does not have.
     """
 
     def __init__(
-        self, kind: str, facts: type[Facts], takes: tuple[str, ...] | None = None, returns: str = ""
+        self,
+        kind: str,
+        facts: type[Facts],
+        takes: tuple[str, ...] | None = None,
+        returns: str = "",
+        plugins: str = "",
     ) -> None:
         self.kind = kind
+        self._group = plugins
+        self._plugins: list[Plugin] | None = None  # not imported yet; None: not looked for yet
+        self._loading: Plugin | None = None
         self._takes = takes
         self._returns = f" that returns {returns}" if returns else ""
         self._facts = facts
@@ -167,7 +197,8 @@ class Registry(Generic[Facts]):
             function = checked(name, function)
             for each in (name, *aliases):
                 self._check_free(each, function)
-            self._entries[name] = Entry(name, function, aliases, self._facts(**facts))
+            package = self._loading.package if self._loading else package_of(function.__module__)
+            self._entries[name] = Entry(name, function, aliases, self._facts(**facts), package=package)
             self._names |= {each.casefold(): name for each in (name, *aliases)}
             return function
 
@@ -183,7 +214,8 @@ class Registry(Generic[Facts]):
         # A file that is imported twice, under two names of modules, registers the same function twice.
         if same and known.__module__ != function.__module__:
             return
-        raise ValueError(f"{self.kind} {name!r} is registered already (in {where}). Choose another name")
+        taken = self[name].package or where
+        raise ValueError(f"{self.kind} {name!r} is registered already (in {taken}). Choose another name")
 
     def family(
         self, prefix: str, shown: str = "NAME"
@@ -216,7 +248,8 @@ class Registry(Generic[Facts]):
                 "function of it"
             )
         families = [shown for shown, _ in self._families.values()]
-        raise ValueError(did_you_mean(self.kind, name, self._entries, listed=[*self._entries, *families]))
+        known = self.names
+        raise ValueError(did_you_mean(self.kind, name, known, listed=[*known, *families]))
 
     def _in_family(self, name: str) -> bool:
         prefix, colon, _ = name.partition(":")
@@ -227,14 +260,55 @@ class Registry(Generic[Facts]):
         return ".py:" in name and name not in self and not self._in_family(name)
 
     def __iter__(self) -> Iterator[Entry[Facts]]:
+        self._load_plugins()
         return iter(self._entries.values())
 
     def __contains__(self, name: str) -> bool:
+        # A name with a colon is of a family or a user's file, and Lethe's own names need no plugin.
+        if name.casefold() not in self._names and ":" not in name:
+            self._load_plugins()
         return name.casefold() in self._names
 
     @property
     def names(self) -> list[str]:
-        return sorted(self._entries, key=str.casefold)
+        return sorted((entry.name for entry in self), key=str.casefold)
+
+    def of(self, function: Function) -> Entry[Facts]:
+        """Return the entry of a registered function."""
+        return next(entry for entry in self._entries.values() if entry.function is function)
+
+    def _load_plugins(self) -> None:
+        """Import the plugins, once. One that can't be used is a warning."""
+        if self._plugins is None:
+            self._plugins = plugins_of(self._group) if self._group else []
+        while self._plugins:  # taken out first: a plugin may ask for names while it is imported
+            self._load(self._plugins.pop(0))
+
+    def _load(self, plugin: Plugin) -> None:
+        entries, names = dict(self._entries), dict(self._names)
+        self._loading = plugin
+        try:
+            self._register_from(plugin)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # of anybody's code: the others still work
+            self._entries, self._names = entries, names
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            warnings.warn(f"{plugin} is left out: {why}. Update or uninstall the package", stacklevel=2)
+        finally:
+            self._loading = None
+
+    def _register_from(self, plugin: Plugin) -> None:
+        """Import a plugin. Its module registers its functions itself, or the plugin names a function."""
+        loaded = plugin.load()
+        if inspect.isfunction(loaded) and all(loaded is not entry.function for entry in self._entries.values()):
+            self.register(plugin.name)(loaded)
+        added = [entry for entry in self._entries.values() if entry.package == plugin.package]
+        if not added:
+            raise ValueError(
+                f"expected a function, or a module that registers one, got no {self.kind} from {loaded!r}"
+            )
+        for entry in added:
+            self._check_parameters(entry.name, entry.function)
+            hyperparameters_of(entry.function)
 
     def _from_file(self, spec: str) -> Entry[Facts]:
         path, _, name = spec.rpartition(":")

@@ -67,6 +67,11 @@ def _run(file: Path, path: str, name: str) -> None:
         raise
 
 
+def is_users(module: str) -> bool:
+    """Return whether a module of that name is a user's file."""
+    return module.startswith(_PREFIX)
+
+
 def file_of(function: Function) -> Path | None:
     """Return the user's file that a function came from; None for Lethe's own."""
     module = sys.modules.get(function.__module__)
@@ -81,6 +86,6 @@ def code_of(function: Function) -> bytes | None:
 
 def changed_files() -> list[Path]:
     """Return the users' files that were changed or deleted since they were run."""
-    modules = [module for name, module in sys.modules.items() if name.startswith(_PREFIX)]
+    modules = [module for name, module in sys.modules.items() if is_users(name)]
     files = [(Path(str(module.__file__)), vars(module).get(_CODE)) for module in modules]
     return [file for file, code in files if not file.is_file() or file.read_bytes() != code]

@@ -30,7 +30,9 @@ class ArchitectureFacts:
     source: str = ""
 
 
-ARCHITECTURES = Registry("architecture", ArchitectureFacts, takes=("image_shape", "classes"))
+ARCHITECTURES = Registry(
+    "architecture", ArchitectureFacts, takes=("image_shape", "classes"), plugins="lethe.architectures"
+)
 register = ARCHITECTURES.register
 
 

@@ -24,6 +24,7 @@ ARROWS = (
     ("training",),
     ("models", "data"),
     ("registry",),
+    ("plugins",),
     ("user_files",),
     ("signature",),
     ("system",),

@@ -56,7 +56,7 @@ class AddOnFacts:
     true_labels: bool = False
 
 
-ADD_ONS = Registry("add-on", AddOnFacts, takes=(), returns=RULE)
+ADD_ONS = Registry("add-on", AddOnFacts, takes=(), returns=RULE, plugins="lethe.add_ons")
 register = ADD_ONS.register
 
 # Flags that every method with add-ons once had: config_hash and the params of earlier runs have them as None.

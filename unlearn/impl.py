@@ -236,7 +236,7 @@ class MethodFacts:
     add_on: str = ""
 
 
-METHODS = Registry("method", MethodFacts, takes=("model", "data"))
+METHODS = Registry("method", MethodFacts, takes=("model", "data"), plugins="lethe.methods")
 
 
 def register(

@@ -120,7 +120,7 @@ def register_with_add_ons(
 
     names: joint names with their add-ons. without: flags that the method does not have with an add-on.
     """
-    base = next(entry for entry in METHODS if entry.function is method)
+    base = METHODS.of(method)
     for name, addon in names.items():
         facts = vars(base.facts) | {"add_on": addon, "resolve": _with(addon, base.facts.resolve)}
         METHODS.register(name, **facts)(_joint(base, name, addon, without))

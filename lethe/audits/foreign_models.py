@@ -177,13 +177,16 @@ class ForeignModels:
         }
 
     def _digests(self) -> dict[str, str]:
-        """Return the whole digests of the forget list and of users' files."""
+        """Return the whole digests of the forget list and of users' files, and the packages of plugins."""
+        dataset = DATASETS[self.config.base.dataset]
         digests = {
             "request_digest": self.config.base.request.digest,
             "arch_code": self.architecture.code_digest,
-            "dataset_code": DATASETS[self.config.base.dataset].code_digest,
+            "arch_package": self.architecture.package,
+            "dataset_code": dataset.code_digest,
+            "dataset_package": dataset.package,
         }
-        return {name: digest for name, digest in digests.items() if digest is not None}
+        return {name: digest for name, digest in digests.items() if digest}
 
     def _log(self, run: TrackedRun, measured: Measured, warnings: list[RunWarning]) -> None:
         log_measured(run, measured)

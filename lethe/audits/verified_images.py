@@ -7,8 +7,10 @@ from typing import Any
 
 from lethe.audits.recorded_run import RecordedRun
 from lethe.audits.verified import Verification
+from lethe.audits.verified_package import check_package
 from lethe.data import (
     DATA,
+    DATASETS,
     ForgetRequest,
     ImageSet,
     Splits,
@@ -28,6 +30,7 @@ LONGEST_DIGEST = 32  # letters of an image set's digest that MLflow keeps
 
 def read_data(run: RecordedRun, done: Verification, progress: Progress) -> tuple[Splits, ForgetData]:
     """Return the splits and their division by the run's forget list. Raises ValueError for untrusted code."""
+    check_package(run, done, "dataset", DATASETS, run.param("dataset"))
     splits = load_splits(run.dataset(), run.param("data"), run.whole_number("split_seed"), _reading(run))
     if run.param("trained_on", "train") == "all":
         splits = splits.without_validation()

@@ -14,6 +14,7 @@ from lethe.audits.recorded_run import RecordedRun
 from lethe.audits.verified import Verification, digest_at
 from lethe.audits.verified_images import check_images, check_request, read_data
 from lethe.audits.verified_mask import MASKED, check_mask
+from lethe.audits.verified_package import check_package
 from lethe.audits.verified_table import check_table
 from lethe.data import DATA, ForgetRequest
 from lethe.evaluation import ALL, DEFAULT, METRICS, OF_MANY, Missing, chosen, needs_of
@@ -23,6 +24,7 @@ from lethe.experiment.identity import git_commit, provenance
 from lethe.experiment.measure import INCOMPETENT, TIMES, Measured, Metric, measure
 from lethe.experiment.run_report import image_counts
 from lethe.models import ARCHITECTURES, build
+from lethe.registry import parted
 from lethe.report.verdict import Measurements, undecided_models, verdict
 from lethe.system.device import device_named
 from lethe.training import (
@@ -96,7 +98,8 @@ class _OfOneModel:
 
     def _architecture(self) -> str:
         """Return the architecture that the unlearned model's checkpoint names, or a trusted copy of it."""
-        run, name = self.run, self.metadata.arch
+        run = self.run
+        name, package = parted(self.metadata.arch)
         file = run.param("arch_file", "None")
         run.params_seen.add("arch_code")
         coded = CODED.fullmatch(name)
@@ -108,6 +111,8 @@ class _OfOneModel:
                 f"{self.file}: expected the name of an architecture, got {name!r}. Verify another run"
             )
         self.done.check("file of the architecture", "None", file)
+        self.done.check("package of the architecture in its file", package, run.param("arch_package", ""))
+        check_package(run, self.done, "arch", ARCHITECTURES, name)
         return name
 
     def _built(self, seed: int) -> nn.Module:
@@ -242,6 +247,10 @@ class _OfOneModel:
         run, method = self.run, self.run.param("unlearn", "")
         if method not in METHODS or not self.raw.decisive:
             return
+        package = run.recorded("unlearn_package") or ""
+        if METHODS[method].package != package:
+            self.done.unchecked.append(f"settings of the method ({package} is not installed)")
+            return
         try:
             if ADD_ONS.runs_code(str(self.raw.settings.get("addon"))):
                 self.done.unchecked.append("settings of the method (its add-on is a user's own code)")
@@ -272,8 +281,10 @@ class _OfOneModel:
         run, params = self.run, self.run.record.params
         run.params_seen.add("unlearn_file")
         code = run.recorded("unlearn_code")
+        package = run.recorded("unlearn_package")
+        origin = "" if code is None else f"-{code}"
         found: dict[str, Any] = {
-            "method": run.param("unlearn") + ("" if code is None else f"-{code}"),
+            "method": run.param("unlearn") + (origin if package is None else f"@{package}"),
             "request": request.identity,
             "split": self.splits.digest,
             "seed": run.whole_number("seed"),

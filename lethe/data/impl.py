@@ -75,7 +75,7 @@ def place_name(family: str, path: str) -> str:
     return f"{name}-{digest[:8]}"
 
 
-DATASETS = Registry("dataset", DatasetFacts, takes=("folder",))
+DATASETS = Registry("dataset", DatasetFacts, takes=("folder",), plugins="lethe.datasets")
 register = DATASETS.register
 
 

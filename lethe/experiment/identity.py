@@ -8,9 +8,9 @@ import math
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from lethe.checkout import ROOT, is_checkout
 from lethe.data import DATA, DATASETS, origin
 from lethe.data.augmentation import augmentations
 from lethe.data.reading import FLAGS as READING
@@ -124,6 +124,7 @@ def run_params(checked: CheckedConfig) -> dict[str, Any]:
         "report": checked.config.report,
         "unlearn_augment": ",".join(checked.augment) or "none",
         **_digests(checked),
+        **_packages(checked),
         **_recipe(checked.base),
         **{name: base.reading.get(name) for name in READING.hyperparameters},
         **checked.base.options,
@@ -142,6 +143,17 @@ def _digests(checked: CheckedConfig) -> dict[str, str]:
         **_add_on_code(checked),
     }
     return {name: digest for name, digest in digests.items() if digest is not None}
+
+
+def _packages(checked: CheckedConfig) -> dict[str, str]:
+    """Return the packages, with their versions, of what plugins gave."""
+    entries = {
+        "unlearn": checked.method,
+        "arch": checked.base.architecture,
+        "dataset": DATASETS[checked.config.base.dataset],
+    }
+    packages = {f"{flag}_package": entry.package for flag, entry in entries.items() if entry.package}
+    return packages | _add_on_package(checked)
 
 
 def _recipe(base: BaseModels) -> dict[str, Any]:
@@ -177,7 +189,7 @@ def decisive_of(checked: CheckedConfig, initial: Trained, ideal: Trained | None)
         "ideal": model_digest(ideal.model) if ideal else None,
         "version": __version__,
     }
-    decisive |= _add_on_code(checked)
+    decisive |= _add_on_code(checked) | _add_on_package(checked)
     if checked.augment:
         decisive["unlearn_augment"] = checked.augment
     if checked.checkpoint_epochs:
@@ -216,6 +228,11 @@ def _add_on_code(checked: CheckedConfig) -> dict[str, str]:
     return {} if digest is None else {"addon_code": digest}
 
 
+def _add_on_package(checked: CheckedConfig) -> dict[str, str]:
+    """Return the package of the plugin that an add-on came from."""
+    return {"addon_package": add_on.package for add_on in checked.method.chosen if add_on.package}
+
+
 def origin_tags(checked: CheckedConfig) -> dict[str, str]:
     """Return the tags of a run's origin."""
     return {
@@ -251,8 +268,13 @@ def train_seconds(trained: Trained | None) -> float | None:
 
 
 def git_commit() -> str:
-    """Return the commit of the project's checkout, or "unknown" outside of one."""
-    command = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
+    """Return the commit of Lethe's checkout, or "unknown" without one.
+
+    An installed Lethe may lie in a repository of the user's own, whose commit says nothing about it.
+    """
+    if not is_checkout():
+        return "unknown"
+    command = ["git", "--git-dir", str(ROOT / ".git"), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):

@@ -153,7 +153,7 @@ def outputs_with_metrics(
         outputs = model_outputs(model, data, test, features=features, name=f"{name} model")
     except NotFinite as error:
         raise NotFinite(f"the {name} model: {error}") from error
-    alone = [metric for metric in metrics if needs_of(metric.function) == ("model",) and metric.file is None]
+    alone = [metric for metric in metrics if needs_of(metric.function) == ("model",) and metric.own]
     _recall(outputs, alone, data.cache, lambda metrics: data.progress(metrics, f"evaluate {name} model"))
     return outputs
 

@@ -43,6 +43,7 @@ OF_EVERY_METHOD = {
     "unlearn",
     "unlearn_file",
     "unlearn_code",
+    "unlearn_package",
     "seed",
     FORGOTTEN,
     INITIAL,

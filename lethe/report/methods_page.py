@@ -76,7 +76,7 @@ def listing(methods: Iterable[Entry[Any]], add_ons: Iterable[Entry[Any]]) -> str
     for entry in by_name(methods):
         takes = "all" if "addon" in entry.hyperparameters else ""
         rows.append([entry.name, ", ".join(entry.aliases), takes, _in_short(entry)])
-    rules = [[entry.name, entry.summary] for entry in by_name(add_ons)]
+    rules = [[entry.name, with_package(entry)] for entry in by_name(add_ons)]
     tables = [
         wrapped_table(["method", "also", "add-ons", "what it does"], rows),
         wrapped_table(["add-on", "what it does"], rules),
@@ -119,9 +119,10 @@ def _augmentation_table(alone: Iterable[Entry[Any]]) -> str:
 
 
 def written() -> str:
-    """Return docs/methods.md: Lethe's own methods, without those of a user's file."""
-    own = [entry for entry in METHODS if entry.file is None]
-    return page(own, ADD_ONS, {path.stem for path in PAGE.parent.glob("*.md")} - {PAGE.stem})
+    """Return docs/methods.md: Lethe's own methods, without a user's files and plugins."""
+    own = [entry for entry in METHODS if entry.own]
+    rules = [entry for entry in ADD_ONS if entry.own]
+    return page(own, rules, {path.stem for path in PAGE.parent.glob("*.md")} - {PAGE.stem})
 
 
 def _method_of(entry: Entry[Any]) -> Entry[Any]:
@@ -131,11 +132,12 @@ def _method_of(entry: Entry[Any]) -> Entry[Any]:
 
 
 def _in_short(entry: Entry[Any]) -> str:
-    """Return the summary, the limits and the needs of a method; of a joint name its parts."""
+    """Return the summary of a method, its limits, needs and package; of a joint name its parts."""
     if entry.facts.add_on:
         return f"{_method_of(entry).name} + {entry.facts.add_on}"
     limits = ["whole classes only"] if entry.facts.whole_class else []
     limits += [f"needs {need}" for need in _needs(entry)]
+    limits += [entry.package] if entry.package else []
     return entry.summary + (f" ({'; '.join(limits)})" if limits else "")
 
 

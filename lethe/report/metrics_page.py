@@ -95,8 +95,8 @@ def page(metrics: Iterable[Entry[Any]]) -> str:
 
 
 def written() -> str:
-    """Return docs/metrics.md: Lethe's own metrics, without those of a user's file."""
-    return page(entry for entry in METRICS if entry.file is None)
+    """Return docs/metrics.md: Lethe's own metrics, without a user's files and plugins."""
+    return page(entry for entry in METRICS if entry.own)
 
 
 def listing(metrics: Iterable[Entry[Any]]) -> str:
@@ -121,7 +121,7 @@ def _section(entry: Entry[Any]) -> str:
 def _measured(entry: Entry[Any]) -> str:
     """Return whether `--metrics default` measures it."""
     of_many = not OF_MANY.isdisjoint(needs_of(entry.function))
-    return "audit.py" if of_many else "no" if entry.facts.costly else "yes"
+    return "audit.py" if of_many else "no" if entry.facts.costly or entry.package else "yes"
 
 
 def _facts(entry: Entry[Any]) -> list[str]:

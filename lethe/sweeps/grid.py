@@ -366,7 +366,7 @@ class AtHand:
         dataset = DATASETS[config.dataset]
         key = (config.dataset, str(config.data), tuple(sorted(config.reading.items())))
         known = same_splits(self.made, config)
-        if known is not None or dataset.file is not None:
+        if known is not None or not dataset.own:
             return known
         if key not in self.read:
             try:

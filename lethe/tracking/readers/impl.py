@@ -37,7 +37,7 @@ class ReaderFacts:
     schemes: tuple[str, ...] = ()
 
 
-READERS = Registry("reader", ReaderFacts, takes=("uri", "selection"))
+READERS = Registry("reader", ReaderFacts, takes=("uri", "selection"), plugins="lethe.readers")
 register = READERS.register
 
 

@@ -1,0 +1,18 @@
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lethe.data import ForgetRequest, load_splits
+from lethe.unlearn import ForgetData, unlearn
+
+
+def test_one_step_goes_towards_even_probabilities():
+    data = ForgetData.of(load_splits("digits", "."), ForgetRequest((0,)))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    x, _ = next(data.forget.batches(len(data.forget)))
+    (gradient, _) = torch.autograd.grad(-F.log_softmax(model(x), 1).mean(), model.parameters())
+    expected = model[1].weight - 0.5 * gradient
+
+    stepped = unlearn("Uniform", model, data, unlearn_epochs=1, unlearn_lr=0.5).model
+
+    torch.testing.assert_close(stepped[1].weight, expected)

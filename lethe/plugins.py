@@ -1,0 +1,73 @@
+"""Plugins: functions that other installed packages add to the registries, by entry points."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lethe.user_files import is_users
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+LETHE = __name__.partition(".")[0]
+GROUPS = ("methods", "add_ons", "metrics", "architectures", "datasets", "readers")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An entry point of a group such as lethe.methods.
+
+    package: its package with the version, as pip takes it: "lethe-uniform==0.1.0".
+    """
+
+    package: str
+    entry_point: EntryPoint
+
+    def __str__(self) -> str:
+        entry = self.entry_point
+        return f"plugin {entry.name} = {entry.value} of {self.package} ({entry.group})"
+
+    @property
+    def name(self) -> str:
+        return self.entry_point.name
+
+    @property
+    def top(self) -> str:
+        """The first name of its module, which other functions of the package share."""
+        return self.entry_point.value.partition(":")[0].partition(".")[0].strip()
+
+    def load(self) -> Any:
+        """Import the module of the plugin, and return what it names: the module or something in it."""
+        return self.entry_point.load()
+
+
+@functools.cache
+def installed() -> tuple[Plugin, ...]:
+    """Return the plugins of all installed packages, in the order of package and name.
+
+    Reads the metadata of all packages, without importing any.
+    """
+    from importlib.metadata import entry_points
+
+    everything = entry_points()
+    found = []
+    for group in GROUPS:
+        for entry in everything.select(group=f"{LETHE}.{group}"):
+            package = "an unknown package" if entry.dist is None else f"{entry.dist.name}=={entry.dist.version}"
+            found.append(Plugin(package, entry))
+    return tuple(sorted(found, key=lambda plugin: (plugin.package, plugin.name)))
+
+
+def plugins_of(group: str) -> list[Plugin]:
+    """Return the plugins of a group such as "lethe.methods"."""
+    return [plugin for plugin in installed() if plugin.entry_point.group == group]
+
+
+def package_of(module: str) -> str:
+    """Return the package, with its version, of a plugin's module; "" for any other module."""
+    top = module.partition(".")[0]
+    if top == LETHE or is_users(module):
+        return ""
+    return next((plugin.package for plugin in installed() if plugin.top == top), "")
