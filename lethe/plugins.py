@@ -55,7 +55,9 @@ def installed() -> tuple[Plugin, ...]:
     found = []
     for group in GROUPS:
         for entry in everything.select(group=f"{LETHE}.{group}"):
-            package = "an unknown package" if entry.dist is None else f"{entry.dist.name}=={entry.dist.version}"
+            package = (
+                "an unknown package" if entry.dist is None else f"{entry.dist.name}=={entry.dist.version}"
+            )
             found.append(Plugin(package, entry))
     return tuple(sorted(found, key=lambda plugin: (plugin.package, plugin.name)))
 

@@ -111,6 +111,11 @@ class Entry(Generic[Facts]):
         return first_paragraph(self.function)
 
     @property
+    def in_short(self) -> str:
+        """`summary`, with the package of a plugin."""
+        return f"{self.summary} ({self.package})" if self.package else self.summary
+
+    @property
     def about(self) -> str:
         """Names, docstring, source and package, without the flags' help."""
         also = f" (also {', '.join(self.aliases)})" if self.aliases else ""
@@ -299,7 +304,9 @@ class Registry(Generic[Facts]):
     def _register_from(self, plugin: Plugin) -> None:
         """Import a plugin. Its module registers its functions itself, or the plugin names a function."""
         loaded = plugin.load()
-        if inspect.isfunction(loaded) and all(loaded is not entry.function for entry in self._entries.values()):
+        if inspect.isfunction(loaded) and all(
+            loaded is not entry.function for entry in self._entries.values()
+        ):
             self.register(plugin.name)(loaded)
         added = [entry for entry in self._entries.values() if entry.package == plugin.package]
         if not added:

@@ -21,7 +21,7 @@ def check_package(
         return
     if name not in registry:
         raise ValueError(
-            f"run {run.record.run_id}: expected its package {wanted}, which has the {registry.kind} {name!r}, "
-            "and it is not installed. Install it"
+            f"run {run.record.run_id}: expected {wanted}, which has the {registry.kind} {name!r}, and it is "
+            "not installed. Install it"
         )
     done.check(f"package of the {registry.kind}", wanted, registry[name].package)

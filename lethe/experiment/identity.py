@@ -230,7 +230,8 @@ def _add_on_code(checked: CheckedConfig) -> dict[str, str]:
 
 def _add_on_package(checked: CheckedConfig) -> dict[str, str]:
     """Return the package of the plugin that an add-on came from."""
-    return {"addon_package": add_on.package for add_on in checked.method.chosen if add_on.package}
+    add_on = next(iter(checked.method.chosen), None)
+    return {"addon_package": add_on.package} if add_on is not None and add_on.package else {}
 
 
 def origin_tags(checked: CheckedConfig) -> dict[str, str]:

@@ -76,7 +76,7 @@ def listing(methods: Iterable[Entry[Any]], add_ons: Iterable[Entry[Any]]) -> str
     for entry in by_name(methods):
         takes = "all" if "addon" in entry.hyperparameters else ""
         rows.append([entry.name, ", ".join(entry.aliases), takes, _in_short(entry)])
-    rules = [[entry.name, with_package(entry)] for entry in by_name(add_ons)]
+    rules = [[entry.name, entry.in_short] for entry in by_name(add_ons)]
     tables = [
         wrapped_table(["method", "also", "add-ons", "what it does"], rows),
         wrapped_table(["add-on", "what it does"], rules),

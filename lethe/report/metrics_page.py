@@ -101,7 +101,7 @@ def written() -> str:
 
 def listing(metrics: Iterable[Entry[Any]]) -> str:
     """Return a table of metrics for the console."""
-    rows = [[e.name, e.facts.unit, ", ".join(_needs(e)), _measured(e), e.summary] for e in metrics]
+    rows = [[e.name, e.facts.unit, ", ".join(_needs(e)), _measured(e), e.in_short] for e in metrics]
     lines = wrapped_table(["metric", "unit", "needs", "by default", "what it is"], rows)
     return f"{lines}\n\nall of them: docs/metrics.md"
 
