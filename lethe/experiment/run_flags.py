@@ -68,7 +68,7 @@ def flags_of_the_run() -> frozenset[str]:
     from lethe.models import ARCHITECTURES
 
     parser = flags(None, ARCHITECTURES["mlp"])
-    own = next(group for group in parser._action_groups if group.title == FLAGS.name)
+    own = next(group for group in parser._action_groups if group.title == shared_flags.title_of(FLAGS))
     return frozenset(_names(own._group_actions))
 
 
