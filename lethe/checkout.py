@@ -18,15 +18,26 @@ ROOT = Path(__file__).resolve().parent.parent  # of a checkout; site-packages of
 
 # The modules that scripts and users' files imported before version 0.2, and where they are now.
 MOVED = {
-    "pipeline": "lethe",
-    "measurement": "lethe",
-    "registry": "lethe.registry",
-    "base_models": "lethe.experiment.base_models",
+    "audits": "lethe.audits",
     "base_config": "lethe.experiment.base_config",
-    "vision_data": "lethe.data",
-    "training": "lethe.training",
-    "tracking": "lethe.tracking",
+    "base_models": "lethe.experiment.base_models",
+    "base_recipe": "lethe.experiment.base_recipe",
+    "command_line": "lethe.command_line",
+    "flag_error": "lethe.flag_error",
+    "grids": "lethe.sweeps",
+    "measurement": "lethe",
+    "model_sets": "lethe.experiment.model_sets",
+    "pipeline": "lethe",
+    "registry": "lethe.registry",
     "reporter": "lethe.report",
+    "run_config": "lethe",
+    "signature": "lethe.signature",
+    "stored_runs": "lethe.cli.stored_runs",
+    "sweep": "lethe.sweeps.sweep",
+    "tracking": "lethe.tracking",
+    "training": "lethe.training",
+    "user_files": "lethe.user_files",
+    "vision_data": "lethe.data",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,19 +48,28 @@ class Plugin:
 def installed() -> tuple[Plugin, ...]:
     """Return the plugins of all installed packages, in the order of package and name.
 
-    Reads the metadata of all packages, without importing any.
+    Reads the metadata of all packages, without importing any. Metadata that can't be read are a warning.
     """
+    try:
+        found = _found()
+    except Exception as error:  # noqa: BLE001  # of the metadata of any package: Lethe works without plugins
+        why = f"{type(error).__name__}: {error}"
+        warnings.warn(f"plugins can't be looked for: {why}. Reinstall the package", stacklevel=2)
+        found = []
+    return tuple(sorted(found, key=lambda plugin: (plugin.package, plugin.name)))
+
+
+def _found() -> list[Plugin]:
     from importlib.metadata import entry_points
 
     everything = entry_points()
     found = []
     for group in GROUPS:
         for entry in everything.select(group=f"{LETHE}.{group}"):
-            package = (
-                "an unknown package" if entry.dist is None else f"{entry.dist.name}=={entry.dist.version}"
-            )
+            of = entry.dist
+            package = "an unknown package" if of is None else f"{of.name}=={of.version}"
             found.append(Plugin(package, entry))
-    return tuple(sorted(found, key=lambda plugin: (plugin.package, plugin.name)))
+    return found
 
 
 def plugins_of(group: str) -> list[Plugin]:

@@ -2,8 +2,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lethe.data import ForgetRequest, load_splits
-from lethe.unlearn import ForgetData, unlearn
+from lethe import ForgetData, ForgetRequest, forget, load_splits
 
 
 def test_one_step_goes_towards_even_probabilities():
@@ -13,6 +12,6 @@ def test_one_step_goes_towards_even_probabilities():
     (gradient, _) = torch.autograd.grad(-F.log_softmax(model(x), 1).mean(), model.parameters())
     expected = model[1].weight - 0.5 * gradient
 
-    stepped = unlearn("Uniform", model, data, unlearn_epochs=1, unlearn_lr=0.5).model
+    stepped = forget(model, data, "Uniform", unlearn_epochs=1, unlearn_lr=0.5).model
 
     torch.testing.assert_close(stepped[1].weight, expected)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch.special import entr
 
-from lethe.evaluation import ModelOutputs, register
+from lethe import register_metric
+from lethe.evaluation import ModelOutputs
 
 
-@register("forget_entropy", unit="nats", better="near the ideal's")
+@register_metric("forget_entropy", unit="nats", better="near the ideal's")
 def forget_entropy(model: ModelOutputs) -> float:
     """The mean entropy of the predictions on the forget set, from 0 (sure) to log classes (even).
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lethe import ForgetData, copy_of, register_method
 from lethe.training import descend
-from lethe.unlearn import ForgetData, copy_of, register
 from lethe.unlearn.settings import Epochs, LearningRate
 
 
-@register("Uniform")
+@register_method("Uniform")
 def uniform(
     model: nn.Module, data: ForgetData, *, unlearn_epochs: Epochs = 5, unlearn_lr: LearningRate = 0.01
 ) -> nn.Module:
