@@ -172,7 +172,12 @@ def test_the_requirements_of_an_extra_are_those_of_its_file(extra):
 
 # An installed Lethe beside a user's project
 
-GRID = "epochs: 1\nmethods: {default: , Uniform: {unlearn_epochs: 1}}\n"
+GRID = """
+epochs: 1
+metrics: forget_score
+report: skip
+methods: {default: , Uniform: {unlearn_epochs: 1}}
+"""
 TEN_LINES = """
 import torch
 from torch import nn
@@ -189,7 +194,12 @@ from pathlib import Path
 
 
 def main():
-    here = Path.cwd()
+    import lethe
+    from lethe import data, evaluation, models, unlearn
+    from lethe.plugins import installed
+
+    print("lethe is in", Path(lethe.__file__).parent)
+    print("plugins were looked for:", installed.cache_info().currsize)
     exec(compile(Path("example.txt").read_text(), "README", "exec"), {})
     for name in ("models", "evaluation", "training", "unlearn", "registry", "utils"):
         try:
@@ -204,12 +214,8 @@ def main():
         except ModuleNotFoundError as error:
             print(error)
 
-    import lethe
     from lethe.__main__ import main
-    from lethe.plugins import installed
 
-    print("lethe is in", Path(lethe.__file__).parent)
-    print("plugins were looked for:", installed.cache_info().currsize)
     commands = (
         "list",
         "grid --grid grid.yml",
@@ -239,7 +245,7 @@ def used(environment):
     (folder / "example.txt").write_text(TEN_LINES + block("retrained", "README.md"))
     (folder / "grid.yml").write_text(GRID)
     (folder / "program.py").write_text(PROGRAM)
-    words = "forget --unlearn SSD --epochs 1 --metrics forget_score,forget_entropy".split()
+    words = "forget --unlearn SSD --epochs 1 --report skip --metrics forget_score,forget_entropy".split()
     forgets = run(environment / "bin/lethe", *words, cwd=folder)
     rest = run(environment / "bin/python", "program.py", cwd=folder)
     return folder, forgets, rest
