@@ -38,6 +38,10 @@ MOVED = {
     "training": "lethe.training",
     "user_files": "lethe.user_files",
     "vision_data": "lethe.data",
+    # At the root of a checkout these are still found; an installed Lethe has them inside.
+    "evaluation": "lethe.evaluation",
+    "models": "lethe.models",
+    "unlearn": "lethe.unlearn",
 }
 
 

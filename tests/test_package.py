@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import mlflow_forget
-from lethe.checkout import MOVED
+from lethe.checkout import MOVED, MovedModules
 from tests.test_readme import block
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -377,10 +377,16 @@ def test_a_checkout_without_links_works(without_links):
 # Imports of before version 0.2
 
 
-@pytest.mark.parametrize("name", MOVED)
+@pytest.mark.parametrize("name", sorted(MOVED.keys() - set(BESIDE)))
 def test_an_old_import_says_where_the_module_is(name):
     with pytest.raises(ModuleNotFoundError, match=rf"`{name}` moved in version 0\.2: write `from lethe"):
         importlib.import_module(name)
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_an_installed_lethe_says_where_the_folders_beside_it_are(name):
+    with pytest.raises(ModuleNotFoundError, match=f"write `from lethe.{name} import"):
+        MovedModules().find_spec(name)
 
 
 @pytest.mark.parametrize("place", sorted(set(MOVED.values())))
