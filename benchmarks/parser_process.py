@@ -39,7 +39,7 @@ def with_parser(uri: str, output: str, who: str) -> tuple[float, float]:
     started = time.perf_counter(), cpu_seconds()
     with contextlib.redirect_stdout(sys.stderr):
         status = mlruns_parser.main(
-            ["--tracking_uri", uri, "--output", output, *(["--history"] if who == "history" else [])]
+            ["--tracking_uri", uri, "--output", output, "--history" if who == "history" else "--all"]
         )
     if status:
         raise SystemExit(status)

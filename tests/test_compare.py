@@ -105,7 +105,7 @@ def test_a_store_becomes_a_page_tables_and_figures(compared, capsys):
 
 def test_the_parsers_csv_gives_the_same_page(compared, capsys):
     assert compare.main([*compared]) == 0
-    assert mlruns_parser.main([*compared]) == 0
+    assert mlruns_parser.main([*compared, "--all"]) == 0
     assert compare.main(["--csv", "mlruns_parsed.csv", "--output", "from_csv.html"]) == 0
     pages = [Path(name).read_text().splitlines() for name in ("comparison.html", "from_csv.html")]
     differing = [own for own, other in zip(*pages, strict=True) if own != other]
@@ -114,7 +114,7 @@ def test_the_parsers_csv_gives_the_same_page(compared, capsys):
 
 
 def test_a_csv_of_a_method_of_somebodys_own_says_what_it_cannot_tell(compared, capsys):
-    mlruns_parser.main([*compared])
+    mlruns_parser.main([*compared, "--all"])
     table = pd.read_csv("mlruns_parsed.csv", dtype=str, keep_default_na=False)
     table.loc[table.unlearn == "FT", "unlearn"] = "mine"
     table.to_csv("mine.csv", index=False)
@@ -124,7 +124,7 @@ def test_a_csv_of_a_method_of_somebodys_own_says_what_it_cannot_tell(compared, c
 
 
 def test_a_csv_of_an_architecture_of_somebodys_own_says_what_it_cannot_tell(compared, capsys):
-    mlruns_parser.main([*compared])
+    mlruns_parser.main([*compared, "--all"])
     table = pd.read_csv("mlruns_parsed.csv", dtype=str, keep_default_na=False)
     table.assign(arch="my_net", width=[str(n) for n in range(len(table))]).to_csv("mine.csv", index=False)
     assert compare.main(["--csv", "mine.csv"]) == 0
@@ -135,7 +135,7 @@ def test_a_csv_of_an_architecture_of_somebodys_own_says_what_it_cannot_tell(comp
 
 
 def test_runs_from_two_initial_models_in_a_csv_are_two_lines(compared, capsys):
-    mlruns_parser.main([*compared])
+    mlruns_parser.main([*compared, "--all"])
     table = pd.read_csv("mlruns_parsed.csv", dtype=str, keep_default_na=False)
     own = table[(table.unlearn == "FT") & (table.seed == "1")]
     both = pd.concat([table, own.assign(initial_digest="bbbb")])
@@ -192,18 +192,18 @@ def test_mistakes_are_one_line_and_leave_nothing(compared, capsys, tmp_path):
         (
             "test_forget_score",
             "many",
-            "got broken.csv: could not convert string to float: 'many'. Make it: python mlruns_parser.py",
+            "got broken.csv: could not convert string to float: 'many'. Make it: python mlruns_parser.py --all",
         ),
         (
             "start_time",
             "noon",
             "got broken.csv: Invalid isoformat string: 'noon'. Make it",
         ),
-        ("seed", None, "got broken.csv: it has no columns seed. Make it: python mlruns_parser.py"),
+        ("seed", None, "got broken.csv: it has no columns seed. Make it: python mlruns_parser.py --all"),
     ],
 )
 def test_a_broken_csv_is_a_mistake(compared, capsys, column, value, said):
-    mlruns_parser.main([*compared])
+    mlruns_parser.main([*compared, "--all"])
     table = pd.read_csv("mlruns_parsed.csv", dtype=str, keep_default_na=False)
     broken = table.drop(columns=column) if value is None else table.assign(**{column: value})
     broken.to_csv("broken.csv", index=False)

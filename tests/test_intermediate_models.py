@@ -144,7 +144,7 @@ def test_mlflow_and_the_parser_show_the_final_values(folder):
         replace(CONFIG, unlearn="mine.py:wandering", settings={}, checkpoint_epochs=(2, 3))
     ).run()
     shown = client().get_run(result.run_id).data.metrics
-    assert mlruns_parser.main([]) == 0
+    assert mlruns_parser.main(["--all"]) == 0
     with Path("mlruns_parsed.csv").open(newline="") as file:
         (row,) = [row for row in csv.DictReader(file) if row["run_id"] == result.run_id]
 

@@ -315,7 +315,7 @@ def test_the_parent_run_has_the_values_of_all_seeds_and_gaps_seed_by_seed():
 
 def test_the_parser_has_the_choice_and_the_metrics():
     Pipeline(replace(QUICK, metrics=("all",))).run()
-    assert mlruns_parser.main([]) == 0
+    assert mlruns_parser.main(["--all"]) == 0
     with Path("mlruns_parsed.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get("metrics") == "all"]
     assert rows and all(float(row["probe_score"]) >= 0 for row in rows)

@@ -25,6 +25,7 @@ from lethe.tracking.readers import open_store
 from lethe.tracking.readers.folder import FolderStore
 from lethe.tracking.run_folder import latest_value
 from lethe.tracking.selection import EVERY_RUN
+from lethe.tracking.run_table import column_names
 from lethe.tracking.stored_run import BrokenRun, StoredRun, infinity_restored
 from tests.filled_stores import METRICS, PARAMS, client_runs, empty_place, parse, sqlite_runs  # noqa: F401 (empty_place: a fixture)
 
@@ -216,7 +217,7 @@ def test_the_default_output(database):
     assert (
         Path("mlruns_parsed.csv")
         .read_bytes()
-        .startswith(b"run_id,run_name,experiment,status,start_time,end_time,duration_s,")
+        .startswith(b"run_id,run_name,experiment,status,warning,start_time,duration_s,parent_run_id,")
     )
 
 
@@ -614,7 +615,7 @@ NAMES = st.sets(
 
 @given(NAMES, NAMES)
 def test_no_two_names_share_a_column(params, metrics):
-    of_params, of_metrics = mlruns_parser.column_names(params, metrics)
+    of_params, of_metrics = column_names(params, metrics)
     columns = [*FIXED, "parent_run_id", "warning", *of_params.values(), *of_metrics.values()]
     assert len(columns) == len(set(columns)) == 9 + len(params) + len(metrics)
     assert all(name == column or column.endswith(f"param.{name}") for name, column in of_params.items())

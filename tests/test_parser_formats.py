@@ -102,7 +102,7 @@ def test_the_client_gives_the_same_history(sqlite_store):
 
 def test_parquet_has_the_same_cells_with_types(store):
     table = parse("--tracking_uri", store.uri)
-    write("--tracking_uri", store.uri, "--output", "runs.parquet")
+    write("--tracking_uri", store.uri, "--all", "--output", "runs.parquet")
     parquet = pyarrow.parquet.read_table("runs.parquet")
     assert parquet.column_names == list(table.columns)
     kinds = {
@@ -132,7 +132,7 @@ def test_parquet_has_the_same_cells_with_types(store):
 
 def test_json_lines_have_the_same_cells(store):
     table = parse("--tracking_uri", store.uri)
-    write("--tracking_uri", store.uri, "--output", "runs.jsonl")
+    write("--tracking_uri", store.uri, "--all", "--output", "runs.jsonl")
     special = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
     rows = [
         json.loads(line, parse_constant=pytest.fail)

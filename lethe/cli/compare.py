@@ -1,10 +1,10 @@
 """A report over runs: forgetting against its cost, curves over kappa, ranks, time against avg_gap.
 
     python -u compare.py                          # the store of this folder -> comparison.html
-    python -u compare.py --csv mlruns_parsed.csv --output report.html
+    python -u compare.py --csv all_runs.csv --output report.html
     python -u compare.py --tables paper/tables --figures paper/figures
 
-Which store, and which of its runs: as for mlruns_parser.py. --csv reads a file of that parser instead; for
+Which store, and which of its runs: as for mlruns_parser.py. --csv reads a file of that parser, written with --all, instead; for
 methods and architectures unknown to Lethe it can't distinguish settings from metrics, and prints a warning.
 
 The report is one HTML file that needs no network and no script. --figures writes its pictures as PDF with the
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     flags = command_line.OneLineParser(summary, details)
     stored_runs.add_store_flags(flags)
     what = flags.add_argument_group("what is read and written")
-    what.add_argument("--csv", metavar="FILE", help="runs from a CSV of mlruns_parser.py instead of a store")
+    what.add_argument("--csv", metavar="FILE", help="runs from a CSV of mlruns_parser.py --all instead of a store")
     what.add_argument("--output", metavar="FILE", default=REPORT, help="the report (default: %(default)s)")
     what.add_argument("--tables", metavar="FOLDER", help="LaTeX tables too, there")
     what.add_argument("--figures", metavar="FOLDER", help="the pictures as PDF too, there")

@@ -2,18 +2,24 @@
 
     python mlruns_parser.py [--tracking_uri URI] [--output mlruns_parsed.csv]
     python mlruns_parser.py --filter "metrics.avg_gap < 1" --since 2026-05-01 --output runs.parquet
+    python mlruns_parser.py --all
     python mlruns_parser.py --history
     python mlruns_parser.py --summary
 
 Which store: --tracking_uri, else the environment's MLFLOW_TRACKING_URI, else ./mlflow.db, else an old
 file-store folder ./mlruns.
 
-Columns: run_id, run_name, experiment, status, start_time, end_time, duration_s, then params, metrics,
-parent_run_id and warning sorted by name; names that clash get `param.` or `metric.` in front. `warning` holds
-the warnings of a run, or is empty.
-Nothing is dropped or rounded: floats round trip, NaN is `nan`, infinities are `inf` and `-inf`, a
-missing value is an empty cell (JSON lines: "NaN", "Infinity", "-Infinity", and no entry; Parquet: NaN,
-infinity and null). Deleted runs are left out. Rows are sorted by start time.
+Columns, in this order: the run (run_id, run_name, experiment, status, warning, start_time, duration_s,
+parent_run_id); the request and the model (dataset, request, ..., arch, seed); the method and its settings;
+scores, attacks, losses; gaps to the ideal model; other metrics; seconds. A param that is None is an empty
+cell. What is left out is counted: base models, training recipe, files, single attacks, histories. In a store
+without runs of Lethe nothing is. --all writes every param and metric as it was logged, sorted by name after
+run_id, run_name, experiment, status, start_time, end_time and duration_s.
+
+Names that clash get `param.` or `metric.` in front. `warning` holds the warnings of a run, or is empty.
+Nothing is rounded: floats round trip, NaN is `nan`, infinities are `inf` and `-inf`, a missing value is an
+empty cell (JSON lines: "NaN", "Infinity", "-Infinity", and no entry; Parquet: NaN, infinity and null).
+Deleted runs are left out. Rows are sorted by start time.
 
 --filter takes MLflow's search language: metrics.NAME and the times start_time, end_time with = != < <= > >=
 NUMBER; params.NAME, tags.NAME, status, run_id and run_name with = != LIKE ILIKE 'TEXT', IN and NOT IN ('A',
@@ -47,9 +53,10 @@ from lethe.cli.stored_runs import (
     selected_runs,
     where_runs_are,
 )
+from lethe.report.run_columns import default_layout
 from lethe.report.table_files import WRITERS, Write, batches, write_spreadsheet_csv
 from lethe.tracking.readers import Store
-from lethe.tracking.run_table import column_names, columns_of, rows_of
+from lethe.tracking.run_table import everything, rows_of
 from lethe.tracking.spool import Spool
 from lethe.tracking.stored_run import BrokenRun
 
@@ -88,16 +95,20 @@ def parse(options: argparse.Namespace) -> None:
         elif options.history:
             written = write_history(selected, output, write, name)
         else:
-            written = write_table(selected, output, write, name)
+            written = write_table(selected, output, write, name, options.all)
     print(written)
 
 
-def write_table(selected: Runs, output: Path, write: Write, name: str) -> str:
-    """Write a row per run; return a message."""
+def write_table(selected: Runs, output: Path, write: Write, name: str, every: bool) -> str:
+    """Write a row per run; return a message. every: all params and metrics, as they were logged."""
     spool = selected.spool
-    params, metrics = column_names(spool.params, spool.metrics)
-    rows = command_line.progress_bar(rows_of(spool, params, metrics), "writing", len(spool))
-    write(output, columns_of(params, metrics), rows)
+    whole = everything(spool.params, spool.metrics)
+    layout = whole if every else default_layout(spool.params, spool.metrics)
+    rows = command_line.progress_bar(rows_of(spool, layout), "writing", len(spool))
+    write(output, layout.columns, rows)
+    left_out = len(whole.columns) - len(layout.columns)
+    if left_out > 1:  # end_time is in start_time and duration_s
+        print(f"left out: {left_out} columns (base models, recipe, files, single attacks); --all keeps them")
     warned = f"; {spool.warned} with a warning: see the column warning" if spool.warned else ""
     return f"{counted(len(spool), 'run')} -> {name}{skipped_runs(selected.skipped)}{warned}"
 
@@ -156,6 +167,9 @@ def parser() -> argparse.ArgumentParser:
     )
     instead.add_argument(
         "--summary", action="store_true", help="methods over seeds, ranked, instead of a row per run"
+    )
+    instead.add_argument(
+        "--all", action="store_true", help="every param and metric, as logged, instead of those that matter"
     )
     what.add_argument(
         "--output",

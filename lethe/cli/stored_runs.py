@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SWEEP_TAG, AUDIT_TAG = "sweep", "audit"  # of the parent of a sweep; of an audit of many models
 NOT_OF_ONE_SEED = (SWEEP_TAG, AUDIT_TAG)
 CSV_COLUMNS = ("run_id", "experiment", "status", "start_time", "unlearn", "seed", "parent_run_id")
+WHOLE = "end_time"  # a column of --all alone
 OF_AUDITS = "sha256.columns.csv"  # a param of every run on many models
 
 Complain = Callable[[str], None]
@@ -182,7 +183,7 @@ def seed_runs(runs: Iterable[StoredRun], metrics_of: MetricsOf) -> list[SeedRun]
 
 
 def runs_of_csv(path: Path) -> list[StoredRun]:
-    """Read runs with the tags NOT_OF_ONE_SEED from a CSV file of mlruns_parser.py.
+    """Read runs with the tags NOT_OF_ONE_SEED from a CSV file of mlruns_parser.py --all.
 
     A CSV does not say which columns are params: those named like settings of registered methods and
     architectures, and of the run. Raises ValueError for any other file.
@@ -192,6 +193,8 @@ def runs_of_csv(path: Path) -> list[StoredRun]:
     try:
         with open_foreign(path, most=LIST) as file:
             table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        if WHOLE not in table and "run_id" in table:
+            raise ValueError("it was written without --all, so it lacks columns that tell runs apart")
         missing = [name for name in CSV_COLUMNS if name not in table]
         if missing:
             raise ValueError(f"it has no columns {', '.join(missing)}")
@@ -200,7 +203,7 @@ def runs_of_csv(path: Path) -> list[StoredRun]:
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(
             f"--csv: expected a CSV file of mlruns_parser.py, got {path}: {error}. Make it: python "
-            "mlruns_parser.py"
+            "mlruns_parser.py --all"
         ) from error
 
 
