@@ -53,7 +53,9 @@ def parser() -> argparse.ArgumentParser:
     flags = command_line.OneLineParser(summary, details)
     stored_runs.add_store_flags(flags)
     what = flags.add_argument_group("what is read and written")
-    what.add_argument("--csv", metavar="FILE", help="runs from a CSV of mlruns_parser.py --all instead of a store")
+    what.add_argument(
+        "--csv", metavar="FILE", help="runs from a CSV of mlruns_parser.py --all instead of a store"
+    )
     what.add_argument("--output", metavar="FILE", default=REPORT, help="the report (default: %(default)s)")
     what.add_argument("--tables", metavar="FOLDER", help="LaTeX tables too, there")
     what.add_argument("--figures", metavar="FOLDER", help="the pictures as PDF too, there")
