@@ -24,8 +24,8 @@ from lethe.report.table_files import iso_utc
 from lethe.tracking.readers import open_store
 from lethe.tracking.readers.folder import FolderStore
 from lethe.tracking.run_folder import latest_value
-from lethe.tracking.selection import EVERY_RUN
 from lethe.tracking.run_table import column_names
+from lethe.tracking.selection import EVERY_RUN
 from lethe.tracking.stored_run import BrokenRun, StoredRun, infinity_restored
 from tests.filled_stores import METRICS, PARAMS, client_runs, empty_place, parse, sqlite_runs  # noqa: F401 (empty_place: a fixture)
 

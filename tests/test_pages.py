@@ -267,13 +267,14 @@ def test_the_runs_of_a_sweep_fold_below_their_parent(browser, store, ui):
 def test_the_view_that_the_experiment_links_has_the_five_metrics_as_columns(browser, store, ui, tmp_path):
     folder, run = store
     tags = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").get_experiment("1").tags
-    assert "?viewStateShareKey=lethe" in tags["mlflow.note.content"]
+    (link,) = re.findall(r"\(#/experiments/1/(.*?)\)", tags["mlflow.note.content"])
     resized(browser, 1500, 700)
-    visited(browser, f"{ui}/runs?viewStateShareKey=lethe")
+    visited(browser, f"{ui}/{link}")
     shows(browser, run.name, "avg_gap", "forget_loss")
     headers = [cell.text for cell in browser.find_elements("css selector", ".ag-header-cell")]
 
     assert {"forget_loss", "retain_loss"} <= set(headers)
+    assert "Model registry" in text_of(browser) and "Judges" not in text_of(browser)  # not the page for GenAI
     kept(browser, "mlflow_runs.png", tmp_path)
 
 

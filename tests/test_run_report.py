@@ -185,7 +185,10 @@ def test_a_new_experiment_says_what_it_is_and_has_a_view(place):
     folder, _ = place
     tags = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").get_experiment("1").tags
 
-    assert "(#/experiments/1/runs?viewStateShareKey=lethe)" in tags["mlflow.note.content"]
+    assert (
+        "(#/experiments/1/runs?viewStateShareKey=lethe&workflowType=machine_learning)"
+        in tags["mlflow.note.content"]
+    )
     assert "metrics.`forget_score`" in tags["mlflow.sharedViewState.lethe"]
     assert tags["mlflow.experimentKind"] == "custom_model_development"
 

@@ -61,6 +61,7 @@ def run_unless_finished(configs: Sequence[PipelineConfig]) -> int:
 
 def print_results(results: Sequence[Result]) -> None:
     """Print the forget requests, the metrics, the durations, and where the runs are."""
+    from lethe.tracking.experiment_page import WHERE
     from lethe.tracking.store_uri import shown_uri, ui_command
 
     print("to forget: " + "; ".join(dict.fromkeys(result.forgotten for result in results)))
@@ -70,7 +71,9 @@ def print_results(results: Sequence[Result]) -> None:
     print(f"seconds in all: {whole:.2f}, of which {before:.2f} to load libraries and data, and to check")
     runs = "runs" if len(results) > 1 else "run"
     print(f"{runs} in {shown_uri()}: {', '.join(result.run_id for result in results)}")
-    print(f"look at them:  {ui_command()}      as a table:  {as_started('python mlruns_parser.py')}")
+    print(
+        f"look at them:  {ui_command()} ({WHERE})      as a table:  {as_started('python mlruns_parser.py')}"
+    )
 
 
 def options_of(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Entry[Any], Entry[Any]]:

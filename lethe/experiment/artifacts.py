@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lethe.data import ImageSet
-from lethe.evaluation import Missing
+from lethe.evaluation import Missing, names_in
 from lethe.experiment.identity import decisive_of, hash_of, run_params
 from lethe.experiment.measure import INCOMPETENT, Measured
 from lethe.experiment.record import RunRecord
@@ -69,10 +69,19 @@ def log_data(run: TrackedRun, dataset: str, data: ForgetData, test: ImageSet) ->
 
 
 def log_measured(run: TrackedRun, measured: Measured, step: int = 0) -> None:
-    """Log the metrics of all models, and the reasons of missing ones. step: of the unlearned model's."""
-    run.metrics(measured.model, step=step)
+    """Log the metrics of all models, and the reasons of missing ones. step: of the unlearned model's.
+
+    MLflow's page of a run lists metrics as they were first logged: those that matter are logged first.
+    """
+    run.metrics(matter_first(measured.model), step=step)
     run.metrics(measured.of_base_models)
     run.tags(undefined_tags(measured.undefined))
+
+
+def matter_first(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics with those of the headline first, of which those of a sweep's table lead."""
+    leading = [*names_in("summary"), *names_in("headline"), *metrics]
+    return {name: metrics[name] for name in leading if name in metrics}
 
 
 def undefined_tags(undefined: Mapping[str, Missing]) -> dict[str, str]:
@@ -155,7 +164,10 @@ def _log_checkpoints(run: TrackedRun, record: RunRecord) -> None:
     final = record.measured.model.keys()
     steps = record.intermediate.metrics.items()
     run.points(
-        {epoch: {name: values[name] for name in sorted(values.keys() & final)} for epoch, values in steps}
+        {
+            epoch: matter_first({name: value for name, value in values.items() if name in final})
+            for epoch, values in steps
+        }
     )
 
 

@@ -38,6 +38,7 @@ FAILURES = "failed.txt"
 def run(words: Sequence[str]) -> int:
     """Run the queue and print its summary. Returns 0, or 1 if jobs failed; Ctrl-C is raised again."""
     from lethe.sweeps.base_model_jobs import jobs_of
+    from lethe.tracking.experiment_page import WHERE
     from lethe.tracking.store_uri import ui_command
 
     options = command_line.parsed(flags(), words)
@@ -68,7 +69,9 @@ def run(words: Sequence[str]) -> int:
     if queue.failed:
         print(f"{len(queue.failed)} of {len(jobs)} jobs failed ({failures} says why). Retry them:  {again}")
         return command_line.FAILED
-    print(f"look at them:  {ui_command()}      as a table:  {as_started('python mlruns_parser.py')}")
+    print(
+        f"look at them:  {ui_command()} ({WHERE})      as a table:  {as_started('python mlruns_parser.py')}"
+    )
     return 0
 
 
