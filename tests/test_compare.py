@@ -192,7 +192,7 @@ def test_mistakes_are_one_line_and_leave_nothing(compared, capsys, tmp_path):
         (
             "test_forget_score",
             "many",
-            "got broken.csv: could not convert string to float: 'many'. Make it: python mlruns_parser.py --all",
+            "got broken.csv: could not convert string to float: 'many'. Make it: python ",
         ),
         (
             "start_time",

@@ -20,7 +20,7 @@ from lethe.tracking import store
 from lethe.tracking.finished import finished_keys
 from lethe.tracking.store import open_experiment
 from lethe.tracking.store_file import clean_beside
-from lethe.tracking.store_uri import database_of, tracking_uri
+from lethe.tracking.store_uri import database_of
 
 
 @pytest.fixture(autouse=True)
@@ -54,11 +54,9 @@ def test_an_experiment_that_another_machine_made_meanwhile_is_the_one(monkeypatc
     assert open_experiment("new") == "7"
 
 
-def test_the_lock_is_beside_the_store_and_one_for_all_machines(folder, monkeypatch, made):
-    monkeypatch.setattr(mlflow, "MlflowClient", Client)
-    monkeypatch.setattr(store.tempfile, "gettempdir", lambda: pytest.fail("another machine has another one"))
+def test_no_lock_is_left_beside_the_store(folder):
     open_experiment("new")
-    assert store._lock_of(database_of(tracking_uri()), "").parent == folder
+    assert [path.name for path in folder.iterdir()] == ["mlflow.db"]
 
 
 def test_what_another_process_makes_a_store_of_is_left_to_it(folder):
@@ -115,7 +113,7 @@ def test_options_of_a_sqlite_uri_are_none_of_its_files_name(folder, monkeypatch)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}?timeout=60")
     assert finished_keys() == set()
     open_experiment("new")
-    assert {path.name for path in folder.iterdir()} <= {"mlflow.db", f".mlflow.db.{os.getuid()}.lock"}
+    assert {path.name for path in folder.iterdir()} == {"mlflow.db"}
     assert finished_keys() == set()
 
 

@@ -8,6 +8,7 @@ import base64
 import contextlib
 import io
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path

@@ -15,7 +15,7 @@ from lethe.experiment.identity import run_params
 from lethe.experiment.pipeline import Pipeline
 from lethe.experiment.run_config import PipelineConfig
 from lethe.models import ARCHITECTURES
-from lethe.report.run_columns import METRICS_LEFT_OUT, PARAMS_LEFT_OUT, default_layout
+from lethe.tracking.run_columns import METRICS_LEFT_OUT, PARAMS_LEFT_OUT, default_layout
 from lethe.tracking.run_table import everything, rows_of
 from lethe.tracking.stored_run import StoredRun
 from lethe.unlearn.impl import METHODS

@@ -159,11 +159,21 @@ def test_what_shows_the_runs(folder, monkeypatch):
     [
         ("./mlruns", "mlflow migrate-filestore --source ./mlruns --target sqlite:///mlflow.db"),
         ("runs.db", "MLFLOW_TRACKING_URI=sqlite:///runs.db"),
+        ("./new.db", "which is a file. Write a sqlite store as MLFLOW_TRACKING_URI=sqlite:///new.db"),
+        ("file:///a/new.sqlite", "MLFLOW_TRACKING_URI=sqlite:////a/new.sqlite"),
+        (r"C:\runs\mlflow.db", r"MLFLOW_TRACKING_URI=sqlite:///C:\runs\mlflow.db"),
+        (
+            "runs",
+            "MLflow writes no runs any more. Write MLFLOW_TRACKING_URI=sqlite:///runs/mlflow.db",
+        ),
+        ("http:/localhost:5000", "without ://. Write MLFLOW_TRACKING_URI=http://localhost:5000"),
+        ("https//host", "without ://. Write MLFLOW_TRACKING_URI=https://host"),
         ("localhost:5000", "MLFLOW_TRACKING_URI=http://localhost:5000"),
     ],
 )
 def test_a_folder_is_refused_with_what_to_write(uri, remedy, folder):
     (folder / "runs.db").touch()
+    old_store(folder)
     with pytest.raises(ValueError) as raised:
         check_folder(uri)
     assert remedy in str(raised.value)
@@ -179,6 +189,25 @@ def test_a_driver_that_is_not_installed_is_named_with_its_package(monkeypatch):
     driver = r"driver of postgresql\+psycopg2://\*\*\*@db/runs to be installed"
     with pytest.raises(ValueError, match=f"{driver}, .* pip install 'psycopg2-binary'"):
         check_driver("postgresql+psycopg2://me:secret@db/runs")
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("htp://me:secret@host", r"got htp://\*\*\*@host: unknown scheme 'htp'\. Did you mean 'http'\?"),
+        ("postgres://db/runs", "Did you mean 'postgresql'"),
+        ("s3://bucket/runs", "unknown scheme 's3'.* Schemes: databricks"),
+    ],
+)
+def test_a_scheme_that_nobody_knows_is_told_with_those_that_are_known(uri, said):
+    with pytest.raises(ValueError, match=said):
+        check_driver(uri)
+
+
+@pytest.mark.parametrize("path", ["~/runs.db", "$HOME/runs.db", "${RUNS}/runs.db", "$RUNS"])
+def test_a_path_that_no_shell_has_expanded_is_refused(path):
+    with pytest.raises(ValueError, match="no shell has replaced the ~ or the variable"):
+        database_of(f"sqlite:///{path}")
 
 
 def test_a_uri_that_is_no_databases_is_told():

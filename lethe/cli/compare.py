@@ -4,8 +4,9 @@
     python -u compare.py --csv all_runs.csv --output report.html
     python -u compare.py --tables paper/tables --figures paper/figures
 
-Which store, and which of its runs: as for mlruns_parser.py. --csv reads a file of that parser, written with --all, instead; for
-methods and architectures unknown to Lethe it can't distinguish settings from metrics, and prints a warning.
+Which store, and which of its runs: as for mlruns_parser.py. --csv reads a file of that parser instead,
+written with --all; for methods and architectures unknown to Lethe it can't distinguish settings from metrics,
+and prints a warning.
 
 The report is one HTML file that needs no network and no script. --figures writes its pictures as PDF with the
 fonts embedded; --tables writes LaTeX (booktabs, graphicx): for each request a table of UA, RA, TA and MIA

@@ -53,9 +53,9 @@ from lethe.cli.stored_runs import (
     selected_runs,
     where_runs_are,
 )
-from lethe.report.run_columns import default_layout
 from lethe.report.table_files import WRITERS, Write, batches, write_spreadsheet_csv
 from lethe.tracking.readers import Store
+from lethe.tracking.run_columns import default_layout
 from lethe.tracking.run_table import everything, rows_of
 from lethe.tracking.spool import Spool
 from lethe.tracking.stored_run import BrokenRun

@@ -141,6 +141,7 @@ def log_results(run: TrackedRun, record: RunRecord, json_path: Path) -> None:
     checked, unlearned, measured = record.checked, record.unlearned, record.measured
     _log_checkpoints(run, record)
     log_measured(run, measured, step=record.intermediate.last_step)
+    run.history(record.initial.history, "initial_train_")
     seconds = {f"unlearn_{stage}_seconds": value for stage, value in unlearned.stages.items()}
     run.metrics({"unlearn_seconds": record.stages["unlearn"]} | seconds)
     run.metrics({name: value for name, value in unlearned.facts.items() if not isinstance(value, str)})

@@ -172,7 +172,6 @@ class Pipeline:
             run.params(provenance("initial", initial) | provenance("ideal", ideal))
             initial_digest = model_digest(initial.model)
             run.tags({"config_hash": config_hash_of(checked, initial, ideal)})
-            run.history(initial.history, "initial_train_")
             base_models = self._base_models(initial, ideal)
             self._evaluate_base_models(base_models)
             warm_up()

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 
 VIEW = "lethe"
-# The end of the page's address. MLflow 3 opens what a browser last chose, at first its pages for GenAI, whatever
-# the experiment's kind; older servers leave the second part unread.
+# The end of the page's address. MLflow 3 opens what a browser last chose, at first its pages for GenAI,
+# whatever the experiment's kind; older servers leave the second part unread.
 SHOWN = f"?viewStateShareKey={VIEW}&workflowType=machine_learning"
 WHERE = "there: Model training, at the top left"
 

@@ -5,20 +5,26 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from importlib.metadata import entry_points
 
 from lethe.flag_error import FlagError
+from lethe.nearest_name import did_you_mean
 from lethe.tracking.shown_uri import one_line, without_password
 from lethe.tracking.store_uri import (
     ALLOWED,
+    DATABASE,
     DATABASES,
     DEFAULT_STORE,
     VARIABLE,
     folder_path,
+    is_file_store,
     scheme_of,
     sqlite_file,
 )
 
 WORKSPACES = "MLFLOW_ENABLE_WORKSPACES"
+OF_MLFLOW = ("databricks", "databricks-uc", "uc")  # other schemes
+DATABASE_ENDINGS = (".db", ".sqlite", ".sqlite3")  # of files that may not be there yet
 TRUE = ("true", "1")  # as MLflow reads a variable
 LONGEST_NAME = 256  # characters of an experiment's name in MLflow's tables
 
@@ -62,16 +68,12 @@ def check_sqlite(uri: str) -> None:
 
 
 def check_folder(uri: str) -> None:
-    """Raise ValueError for an old file store, unless MLflow is set to allow it."""
+    """Raise ValueError for an old file store, unless MLflow is set to allow it, and for what is no store."""
     if os.environ.get(ALLOWED, "").lower() in TRUE:
         return
-    if folder_path(uri).is_file():
-        raise ValueError(
-            f"expected a tracking store, got {uri}, which is a file. Write a sqlite store as "
-            f"{VARIABLE}=sqlite:///{uri}"
-        )
-    if re.match(r"[\w.-]+:\d+(/|$)", uri):
-        raise ValueError(f"expected a tracking store, got {uri}. Write a server as {VARIABLE}=http://{uri}")
+    meant = _meant_by(uri)
+    if meant is not None:
+        raise ValueError(f"expected a tracking store, got {uri}, {meant}")
     raise ValueError(
         f"{uri} is an old file store, which MLflow refuses. Set {VARIABLE}={DEFAULT_STORE} to start a new "
         f"store beside it (before that, mlflow migrate-filestore --source {uri} --target {DEFAULT_STORE} "
@@ -79,12 +81,41 @@ def check_folder(uri: str) -> None:
     )
 
 
+def _meant_by(uri: str) -> str | None:
+    """Return what a URI without a known scheme is and what to write; None for an old file store."""
+    address = re.match(r"(https?)[:/]+(?=[^/])", uri)
+    if address is not None:
+        return f"a server's address without ://. Write {VARIABLE}={address[1]}://{uri[address.end() :]}"
+    if re.match(r"[\w.-]+:\d+(/|$)", uri):
+        return f"a server's address without its scheme. Write {VARIABLE}=http://{uri}"
+    path = folder_path(uri)
+    if path.is_file() or (path.suffix.lower() in DATABASE_ENDINGS and not path.is_dir()):
+        return f"which is a file. Write a sqlite store as {VARIABLE}=sqlite:///{path}"
+    if not is_file_store(path):
+        return f"a folder, where MLflow writes no runs any more. Write {VARIABLE}=sqlite:///{path / DATABASE}"
+    return None
+
+
+def check_scheme(uri: str) -> None:
+    """Raise ValueError for a scheme that neither MLflow nor a plug-in of it knows."""
+    schemes = {"http", "https", *DATABASES, *OF_MLFLOW}
+    schemes |= {plugin.name for plugin in entry_points(group="mlflow.tracking_store")}
+    scheme = scheme_of(uri)
+    if scheme not in schemes:
+        place = without_password(uri)
+        raise ValueError(f"expected a tracking store, got {place}: {did_you_mean('scheme', scheme, schemes)}")
+
+
 def check_driver(uri: str) -> None:
-    """Raise ValueError if SQLAlchemy can't make an engine of a database's URI. Does not connect."""
+    """Raise ValueError if SQLAlchemy can't make an engine of a database's URI. Does not connect.
+
+    Raises it for a scheme that nobody knows, too.
+    """
     from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 
     if scheme_of(uri) not in DATABASES:
+        check_scheme(uri)
         return  # a store of MLflow's own or of a plug-in
     try:
         create_engine(uri).dispose()

@@ -104,9 +104,8 @@ def open_experiment(name: str, columns: Sequence[str] = ()) -> str:
     columns: metrics that MLflow's list of runs shows first, in a new experiment. Raises ValueError on
     failure.
 
-    Creates a sqlite file under a lock and a temporary name, so that processes do not collide and a killed one
-    leaves no half of a store. Against another machine or user, whom the lock does not stop, the first store
-    and experiment win.
+    Creates a sqlite file under a temporary name, so that a killed process leaves no half of a store. If
+    several processes or machines do so at once, the first store and experiment win.
     """
     check_name(name)
     uri = tracking_uri()
@@ -200,10 +199,12 @@ def _check_file(file: Path) -> None:
 
 
 def _lock_of(file: Path | None, uri: str) -> Path:
-    """Return the lock file: beside a sqlite file, so that all machines share it; one per user."""
-    if file is not None:
-        return file.with_name(f".{file.name}.{user()}.lock")
-    key = hashlib.sha256(uri.encode()).hexdigest()[:16]
+    """Return the lock file of a store: of this machine and user, among the temporary files.
+
+    It spares the processes of a sweep the work of creating one store at once. It decides nothing: `_create`
+    gives a store its name only if no other has it, and an experiment's name is unique in the database.
+    """
+    key = hashlib.sha256((uri if file is None else str(file)).encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"lethe-store-{user()}-{key}.lock"
 
 

@@ -128,6 +128,11 @@ def sqlite_file(uri: str) -> Path:
             f"with the process. Write {DEFAULT_STORE}, or with the whole path sqlite:////path/to/{DATABASE}, "
             "and look for an empty variable in it"
         )
+    if name.startswith("~/") or re.match(r"\$[A-Za-z_{]", name):
+        raise ValueError(
+            f"expected a sqlite store's path, got {uri!r}, in which no shell has replaced the ~ or the "
+            "variable. Write the path itself, or leave the quotes out: sqlite:///$HOME/mlflow.db"
+        )
     file = Path(name).resolve()
     if name != literal and Path(literal).parent.is_dir() and not file.parent.is_dir():
         raise ValueError(
