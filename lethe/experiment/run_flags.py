@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lethe.experiment.run_config import PipelineConfig
     from lethe.registry import Entry
 
+OF_THE_COMMAND = ("unlearn", "list", "config", "skip_finished")  # flags beside those of the config
+
 
 def options_of(
     argv: Sequence[str] | None, about: str | None = None
@@ -61,15 +63,11 @@ def plain_flags() -> frozenset[str]:
     return frozenset(_names(flags(None, architecture)._actions) - hyperparameters)
 
 
-@cache
 def flags_of_the_run() -> frozenset[str]:
     """Return the flags of a run that the base models do not depend on; those of the method aside."""
     from lethe.experiment.run_config import FLAGS
-    from lethe.models import ARCHITECTURES
 
-    parser = flags(None, ARCHITECTURES["mlp"])
-    own = next(group for group in parser._action_groups if group.title == shared_flags.title_of(FLAGS))
-    return frozenset(_names(own._group_actions))
+    return frozenset({*OF_THE_COMMAND, *FLAGS.hyperparameters})
 
 
 def _names(actions: Iterable[argparse.Action]) -> set[str]:

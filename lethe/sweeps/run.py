@@ -234,7 +234,7 @@ def run_of(line: str, where: str) -> Run:
     try:
         script, words = script_of(shlex.split(line))
         if script != RUN:
-            expected = f"expected 'python -u {RUN} --unlearn ...' or 'lethe forget --unlearn ...'"
+            expected = f"expected 'python -u {RUN} --unlearn ...' and nothing before it"
             raise ValueError(f"{expected}, got {line!r}. Correct the line")
         config = one_config(words, "line")
     except (ValueError, FileNotFoundError) as error:
