@@ -53,7 +53,17 @@ UNDECIDED = "undecided"  # shown for a metric that was measured without a result
 BAD_TEACHING = "Chundawat et al. 2023, arXiv:2205.08096"  # the source of several metrics
 
 METRICS: Registry[MetricFacts] = Registry("metric", MetricFacts, plugins="lethe.metrics")
+"""The metrics by name, or path/to/file.py:function."""
 register = METRICS.register
+"""Decorator: register a metric, a function of models' outputs that returns a number.
+
+    @lethe.register_metric("confidence", unit="percent", better="lower")
+    def confidence(model: ModelOutputs) -> float: ...
+
+Its parameters say what it needs: model, ideal, initial, incompetent, times, and in audits models, oracles or
+shadows. Further keyword arguments are the fields of `MetricFacts`. Raises ValueError for a name that is
+registered already.
+"""
 
 IN_WORDS = {
     "model": "a model to evaluate",

@@ -117,8 +117,8 @@ if not (Path(__file__).parent / "unlearn").is_dir():
 sys.meta_path.append(MovedModules())
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name, or a package of Lethe, when it is first used (PEP 562).
+def _imported(name: str) -> Any:
+    """Import a public name, or a package of Lethe, when it is first used.
 
     Raises AttributeError with the nearest name. `from lethe import registry` comes here first, and imports
     the module after the error.
@@ -131,6 +131,10 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(_PLACES[name]), there)
     globals()[name] = value  # found without __getattr__ from now on
     return value
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for there
+    __getattr__ = _imported  # PEP 562
 
 
 def __dir__() -> list[str]:

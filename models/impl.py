@@ -33,7 +33,17 @@ class ArchitectureFacts:
 ARCHITECTURES = Registry(
     "architecture", ArchitectureFacts, takes=("image_shape", "classes"), plugins="lethe.architectures"
 )
+"""The architectures by name, torchvision:NAME, timm:NAME, or path/to/file.py:function."""
 register = ARCHITECTURES.register
+"""Decorator: register an architecture, a function of the image's shape and the number of classes.
+
+    @lethe.register_architecture("small", lr=0.05)
+    def small(image_shape: tuple[int, int, int], classes: int, *, width: int = 32) -> nn.Module: ...
+
+image_shape: (channels, height, width). The module maps normalised images to logits (N, classes). Keyword-only
+parameters are flags. Further keyword arguments are the fields of `ArchitectureFacts`, such as the recipe's
+defaults. Raises ValueError for a name that is registered already.
+"""
 
 
 def build(

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import mlflow_forget
-from lethe.unlearn import METHODS
+from lethe import METHODS, ForgetData
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -26,10 +28,15 @@ def block(opening: str, page: str) -> str:
 
 
 @pytest.fixture
-def method_file(tmp_path, monkeypatch):
-    """The method of docs/add_a_method.md in a file of its own; the registry forgets it afterwards."""
+def registry_as_it_was(monkeypatch):
+    """What a test registers is forgotten afterwards."""
     monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
     monkeypatch.setattr(METHODS, "_names", dict(METHODS._names))
+
+
+@pytest.fixture
+def method_file(tmp_path, monkeypatch, registry_as_it_was):
+    """The method of docs/add_a_method.md in a file of its own."""
     file = tmp_path / "uniform.py"
     file.write_text(block("def uniform", "docs/add_a_method.md"))
     monkeypatch.chdir(tmp_path)
@@ -52,7 +59,7 @@ def test_the_example_of_a_method_runs_from_its_file(method_file, capsys):
 def test_the_file_of_each_image_has_the_numbers_of_the_run(tmp_path, monkeypatch, capsys):
     from mlflow import MlflowClient
 
-    from lethe.experiment.pipeline import Pipeline, PipelineConfig
+    from lethe import Pipeline, PipelineConfig
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -107,7 +114,7 @@ def test_a_tracked_run_from_python(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     quick = (
-        block("from lethe.experiment.pipeline import", "docs/python.md")
+        block("Pipeline(config)", "docs/python.md")
         .replace('"kappa": 0.1}', '"kappa": 0.1, "gcn_steps": 2}')
         .replace("request=", "epochs=3, request=")
     )
@@ -150,14 +157,31 @@ def forgets_with_own_model(example, tmp_path, monkeypatch):
     scope = {
         "model": model,
         "retrained": retrained,
-        "images": images,
-        "labels": labels,
-        "test_images": images,
-        "test_labels": labels,
+        "train_set": TensorDataset(images, labels),
+        "test_set": TensorDataset(images, labels),
     }
     exec(compile(example, "example", "exec"), scope)
     assert all(value.equal(model.state_dict()[name]) for name, value in before.items())
     return before, scope["forgotten"].state_dict()
+
+
+def test_a_class_of_a_dataset_of_pictures_is_forgotten_by_its_name(capsys):
+    class Pictures(list):
+        classes = ("cat", "dog")
+
+    labels = {"red": 1, "blue": 0, "green": 0}
+    pictures = Pictures((Image.new("RGB", (8, 8), colour), label) for colour, label in labels.items())
+    scope = {"pictures": pictures}
+    exec(compile(block('ForgetRequest(("cat",))', "docs/python.md"), "example", "exec"), scope)
+    assert capsys.readouterr().out == "2 1 2\n"
+
+
+def test_a_method_is_registered_in_ones_own_script(registry_as_it_was):
+    model = nn.Sequential(nn.Linear(6, 4))
+    images, labels = torch.eye(6), torch.arange(6) % 4
+    scope = {"model": model, "data": ForgetData.of_dataset((images, labels), [0])}
+    exec(compile(block("def noise", "docs/python.md"), "example", "exec"), scope)
+    assert not torch.equal(scope["forgotten"][0].weight, model[0].weight)
 
 
 def test_what_readme_and_the_docs_name_is_there():

@@ -57,7 +57,17 @@ class AddOnFacts:
 
 
 ADD_ONS = Registry("add-on", AddOnFacts, takes=(), returns=RULE, plugins="lethe.add_ons")
+"""The add-ons by name: rules that combine the forget and the retain gradient of a step."""
 register = ADD_ONS.register
+"""Decorator: register an add-on, a function of settings alone that returns a rule, a function of `Step`.
+
+    @lethe.register_add_on("Mean")
+    def mean() -> Rule:
+        return lambda step: [(g_u + g_c) / 2 for g_u, g_c in zip(step.unlearn, step.retain)]
+
+Its keyword-only parameters are flags of the methods that take add-ons. Further keyword arguments are the
+fields of `AddOnFacts`. Raises ValueError for a name that is registered already.
+"""
 
 # Flags that every method with add-ons once had: config_hash and the params of earlier runs have them as None.
 FIRST_FLAGS = frozenset({"quantile", "memory", "memory_start"})

@@ -237,12 +237,24 @@ class MethodFacts:
 
 
 METHODS = Registry("method", MethodFacts, takes=("model", "data"), plugins="lethe.methods")
+"""The methods by name, alias, or path/to/file.py:function: `METHODS["SSD"].summary`, `METHODS.names`.
+
+Raises ValueError for an unknown name, with the nearest one.
+"""
 
 
 def register(
     name: str, *aliases: str, resolve: Sequence[Resolve] = (), **facts: Any
 ) -> Callable[[Method], Method]:
-    """Decorator: register a method. Each call checks its settings and resolves them by `resolve`."""
+    """Decorator: register a method, which is a function from a model and its data to an unlearned model.
+
+        @lethe.register_method("Mine", source="...")
+        def mine(model: nn.Module, data: ForgetData, *, unlearn_epochs: int = 5) -> nn.Module: ...
+
+    Its keyword-only parameters are its settings, and flags of the command line. Each call checks them, and
+    resolves those that depend on each other by `resolve`. facts: the fields of `MethodFacts`. The function is
+    returned unchanged, but for these checks. Raises ValueError for a name that is registered already.
+    """
 
     def remember(method: Method) -> Method:
         return METHODS.register(name, *aliases, resolve=tuple(resolve), **facts)(_resolving(method, resolve))

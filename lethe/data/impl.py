@@ -76,7 +76,16 @@ def place_name(family: str, path: str) -> str:
 
 
 DATASETS = Registry("dataset", DatasetFacts, takes=("folder",), plugins="lethe.datasets")
+"""The datasets by name, folder:PATH, hf:NAME, or path/to/file.py:function."""
 register = DATASETS.register
+"""Decorator: register a dataset, a function of a folder that returns a `RawDataset`.
+
+    @lethe.register_dataset("mine", arch="cnn", epochs=10)
+    def mine(folder: Path) -> RawDataset: ...
+
+Further keyword arguments are the fields of `DatasetFacts`: the default architecture and recipe, and the
+source. Raises ValueError for a name that is registered already.
+"""
 
 
 def results_folder(dataset: str) -> Path:

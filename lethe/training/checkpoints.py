@@ -276,8 +276,12 @@ def save_mask(path: Path, mask: Mask, header: Mapping[str, Any]) -> None:
     write_tensors(path, {"mask": mask.keep.to(torch.uint8)}, {**header, "kind": "mask", "layer": mask.layer})
 
 
-def load_mask(path: Path) -> Mask:
-    """Load the mask in a file that `save_mask` wrote. Raises FileNotFoundError or ValueError."""
+def load_mask(path: str | Path) -> Mask:
+    """Load the mask in a file that a run left (`mask.safetensors`), or `save_mask` wrote.
+
+    Raises FileNotFoundError for a file that is not there, ValueError for one that holds no mask.
+    """
+    path = Path(path)
     tensors, header = read_tensors(path)
     if header.get("kind") != "mask":
         raise ValueError(f"{path}: expected a mask, got a {header.get('kind')}. Name the mask's file")

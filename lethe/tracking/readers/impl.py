@@ -38,7 +38,16 @@ class ReaderFacts:
 
 
 READERS = Registry("reader", ReaderFacts, takes=("uri", "selection"), plugins="lethe.readers")
+"""The readers of tracking stores by name, or path/to/file.py:function."""
 register = READERS.register
+"""Decorator: register a reader of tracking stores, a context manager of a URI and a selection of runs.
+
+    @lethe.register_reader("mine", schemes=("mine",))
+    @contextmanager
+    def mine(uri: str, selection: Selection) -> Iterator[Store]: ...
+
+schemes: of the URIs that it reads. Raises ValueError for a name that is registered already.
+"""
 
 
 @contextmanager
