@@ -202,7 +202,7 @@ class Registry(Generic[Facts]):
             function = checked(name, function)
             for each in (name, *aliases):
                 self._check_free(each, function)
-            package = self._loading.package if self._loading else package_of(function.__module__)
+            package = self._loading.package if self._loading else package_of(function.__module__ or "")
             self._entries[name] = Entry(name, function, aliases, self._facts(**facts), package=package)
             self._names |= {each.casefold(): name for each in (name, *aliases)}
             return function
