@@ -1,10 +1,10 @@
 # make demo: from nothing to a tracked MIMU run.   make test: the tests.   make check: before a commit.
-# make torture: a sweep that is killed again and again.
+# make docs: the site, into site/.   make torture: a sweep that is killed again and again.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test torture check lint clean
+.PHONY: demo test torture check lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -u mlflow_forget.py --unlearn MIMU --topk 50 --kappa 0.1
@@ -22,6 +22,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 check: lint
 	$(BIN)/python -m pytest -m "not slow"

@@ -24,7 +24,9 @@ LINKED = ("LICENSE", "CITATION.cff")
 LINK = re.compile(r"(\]\()([^)#:\s]+)((?:#[^)\s]*)?\))")
 # What a browser loads by itself: an attribute of a tag other than <a>, and url() and @import of a style.
 LOADED = (
-    re.compile(r"<(?!a\b)\w+\b[^>]*?\s(?:src|href|srcset|data|poster)=[\"']?(?:https?:)?//[^>]*>", re.IGNORECASE),
+    re.compile(
+        r"<(?!a\b)\w+\b[^>]*?\s(?:src|href|srcset|data|poster)=[\"']?(?:https?:)?//[^>]*>", re.IGNORECASE
+    ),
     re.compile(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//[^)\"';]*", re.IGNORECASE),
 )
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.printed_numbers import alike
+
 ROOT = Path(__file__).parent.parent
 TUTORIAL = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TUTORIAL, flags=re.MULTILINE | re.DOTALL)
@@ -19,12 +21,6 @@ SHOWN = [
     for (kind, own), (_, out) in itertools.pairwise(BLOCKS)
     if kind == "sh"
 ]
-NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:\.\d+)?(?!\w)")
-# By how much a number may differ on another processor: in its unit, or of itself if that is more. What three
-# seeds say of their spread is far less stable than their mean.
-AT_MOST, SHARE = 1.0, 0.15
-AT_MOST_SPREAD, SHARE_SPREAD = 5.0, 0.5
-SPREAD = re.compile(r"± *[\d.]+|[-\d.]+ to [-\d.]+")
 
 
 def run(command: str) -> str:
@@ -54,28 +50,6 @@ def printed(tmp_path_factory):
         patch.chdir(tmp_path_factory.mktemp("tutorial"))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         return ["".join(map(run, commands)) for commands, _ in SHOWN]
-
-
-def shape(line: str) -> str:
-    """A line without its numbers and its widths."""
-    return " ".join(re.sub(r"-{3,}", "---", NUMBER.sub("#", line)).split())
-
-
-def near(shown: float, found: float, at_most: float, share: float) -> bool:
-    return abs(shown - found) <= max(at_most, share * abs(shown))
-
-
-def alike(shown: str, line: str) -> bool:
-    spreads = [
-        [float(number) for part in SPREAD.findall(text) for number in NUMBER.findall(part)]
-        for text in (shown, line)
-    ]
-    others = [[float(number) for number in NUMBER.findall(SPREAD.sub(" ", text))] for text in (shown, line)]
-    return (
-        shape(shown) == shape(line)
-        and all(near(a, b, AT_MOST, SHARE) for a, b in zip(*others, strict=True))
-        and all(near(a, b, AT_MOST_SPREAD, SHARE_SPREAD) for a, b in zip(*spreads, strict=True))
-    )
 
 
 def test_a_number_is_compared_and_words_are_too():
