@@ -36,6 +36,7 @@ def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 
     made = {page: site_text(name, (ROOT / name).read_text(encoding="utf-8")) for name, page in PAGES.items()}
+    made["index.md"] = "---\nhide: [navigation]\n---\n" + made["index.md"]
     made |= {name: (ROOT / name).read_bytes() for name in LINKED}
     for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
         made |= pages_of_notebook(f"notebooks/{path.stem}", json.loads(path.read_text(encoding="utf-8")))

@@ -147,7 +147,7 @@ def test_every_row_of_a_table_has_the_cells_of_its_header():
 def test_a_method_is_written_as_markdown(methods):
     text = page(methods, ADD_ONS)
     assert "```text\nw <- w * a|b\n```" in text
-    assert r"Prose with \<tags>, M \* W, \*stars\*, `some_name` and `code_here`." in text
+    assert r"Prose with &lt;tags>, M \* W, \*stars\*, `some_name` and `code_here`." in text
     assert r"| `--slope_of_it` | a finite number | `0.5` | a\|b |" in text
     assert r"**Departures.** The source does c|d \* `e_f`." in text
     assert (

@@ -10,6 +10,9 @@ from typing import Any
 
 from lethe.registry import Entry
 
+# Signs that GitHub reads as Markdown or mathematics, and that other readers do not let a backslash escape.
+ENTITIES = {"<": "&lt;", "~": "&#126;", "$": "&#36;"}
+
 
 def by_name(entries: Iterable[Entry[Any]]) -> list[Entry[Any]]:
     return sorted(entries, key=lambda entry: entry.name.casefold())
@@ -40,7 +43,9 @@ def prose(text: str, *, cell: bool = False) -> str:
 
     def marked(match: re.Match[str]) -> str:
         code, name, sign = match.groups()
-        return code or (f"`{name}`" if name else f"\\{sign}")
+        if sign:
+            return ENTITIES.get(sign, f"\\{sign}")
+        return code or f"`{name}`"
 
     line = re.sub(
         r"(`[^`]+`)|(--\w+|\b\w+_\w+(?:\(\)|\.(?:py|csv|txt))?)|([\\*_<\[~`$])",
