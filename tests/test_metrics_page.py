@@ -113,7 +113,7 @@ def test_a_metric_is_written_as_markdown():
         "### `Sample`\n\nAlso `other`. Share of a|b in `some_set`.\n\n```text\n|a_b|\n```\n\nIn \\[0, 1].\n\n"
         in text
     )
-    assert r"**Trap.** Not the \<share> of c." in text
+    assert r"**Trap.** Not the &lt;share> of c." in text
     assert (
         f"- Unit: a fraction, in [0, 1]\n- Good: near 0\n- Needs: {needs}\n- Source: `Some_body` 2000\n"
         in text
