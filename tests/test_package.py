@@ -19,6 +19,7 @@ import pytest
 
 import mlflow_forget
 from lethe.checkout import MOVED, MovedModules
+from lethe.experiment.identity import git_commit
 from tests.test_readme import block
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +27,7 @@ BESIDE = ("unlearn", "models", "evaluation")  # the folders beside lethe/ that i
 OF_A_CHECKOUT = re.compile(
     r"\bpython\b(?!\.)|\b(mlflow_forget|mlruns_parser|main_\w+|array_param_file|audit|compare)\.py\b"
 )
+PROJECT_VERSION = re.compile(r'__version__ = "(.*)"')
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -187,7 +189,7 @@ labels = torch.arange(1300) % 4
 test_images, test_labels = images, labels
 model, retrained = (nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 4)) for _ in range(2))
 """
-# One process for everything but `lethe forget`: to start one takes seconds.
+# One process for all commands: to start one takes seconds.
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -201,6 +203,11 @@ def main():
     print("lethe is in", Path(lethe.__file__).parent)
     print("plugins were looked for:", installed.cache_info().currsize)
     exec(compile(Path("example.txt").read_text(), "README", "exec"), {})
+    tests = {}
+    exec(compile(Path("tests.txt").read_text(), "the plugin's tests", "exec"), tests)
+    for name in [name for name in tests if name.startswith("test_")]:
+        tests[name]()
+        print("passed:", name)
     for name in ("models", "evaluation", "training", "unlearn", "registry", "utils"):
         try:
             __import__(name)
@@ -218,6 +225,7 @@ def main():
 
     commands = (
         "list",
+        "forget --unlearn SSD --epochs 1 --report skip --metrics forget_score,forget_entropy",
         "grid --grid grid.yml",
         "run --grid grid.yml --workers 2",
         "parse",
@@ -243,12 +251,10 @@ def used(environment):
     for name in ("registry", "utils"):
         (folder / f"{name}.py").write_text(raising)
     (folder / "example.txt").write_text(TEN_LINES + block("retrained", "README.md"))
+    shutil.copy(ROOT / "examples/lethe-plugin/tests/test_lethe_uniform.py", folder / "tests.txt")
     (folder / "grid.yml").write_text(GRID)
     (folder / "program.py").write_text(PROGRAM)
-    words = "forget --unlearn SSD --epochs 1 --report skip --metrics forget_score,forget_entropy".split()
-    forgets = run(environment / "bin/lethe", *words, cwd=folder)
-    rest = run(environment / "bin/python", "program.py", cwd=folder)
-    return folder, forgets, rest
+    return folder, run(environment / "bin/python", "program.py", cwd=folder)
 
 
 def tags_and_params(folder):
@@ -259,19 +265,18 @@ def tags_and_params(folder):
 
 @pytest.mark.slow
 def test_an_installed_lethe_runs_beside_modules_of_any_name(used, environment):
-    folder, forgets, rest = used
+    folder, done = used
 
-    assert "forget_entropy" in forgets.stdout
-    assert f"lethe is in {environment}" in rest.stdout
-    assert "Lethe's `pipeline` moved in version 0.2: write `from lethe import ...`" in rest.stdout
-    assert "Lethe's `vision_data` moved in version 0.2: write `from lethe.data import ...`" in rest.stdout
+    assert f"lethe is in {environment}" in done.stdout
+    assert "Lethe's `pipeline` moved in version 0.2: write `from lethe import ...`" in done.stdout
+    assert "Lethe's `vision_data` moved in version 0.2: write `from lethe.data import ...`" in done.stdout
     assert (folder / "mlruns_parsed.csv").is_file()
 
 
 @pytest.mark.slow
 def test_its_commands_are_those_of_lethe(used):
-    folder, forgets, rest = used
-    said = forgets.stdout + forgets.stderr + rest.stdout + rest.stderr
+    folder, done = used
+    said = done.stdout + done.stderr
     written = "".join(path.read_text() for path in folder.glob("*params.txt"))
 
     assert "lethe parse" in said and "lethe forget" in written
@@ -287,24 +292,43 @@ def test_the_commit_of_the_users_repository_is_not_that_of_lethe(used):
 
 @pytest.mark.slow
 def test_a_plugin_is_used_by_every_command_and_recorded(used):
-    folder, _, rest = used
+    folder, done = used
     _, params = tags_and_params(folder)
 
-    assert "plugins were looked for: 0" in rest.stdout
-    assert re.search(r"^Uniform .*lethe-uniform==0\.1\.0", rest.stdout, flags=re.MULTILINE | re.DOTALL)
+    assert "plugins were looked for: 0" in done.stdout
+    assert re.search(r"^Uniform .*lethe-uniform==0\.1\.0", done.stdout, flags=re.MULTILINE | re.DOTALL)
+    assert re.search(r"^forget_entropy +\d\.\d{3}", done.stdout, flags=re.MULTILINE)
     assert ("unlearn", "Uniform") in params
     assert ("unlearn_package", "lethe-uniform==0.1.0") in params
 
 
 @pytest.mark.slow
-def test_a_broken_plugin_is_a_warning_and_no_crash(used):
-    (line,) = {line for line in used[2].stderr.splitlines() if "left out" in line}
+def test_the_tests_of_the_example_of_a_plugin_pass(used):
+    assert used[1].stdout.count("passed: test_") == 2
 
-    assert line.startswith("warning: plugin Broken = nowhere_at_all of lethe-broken==1.0 (lethe.methods)")
+
+@pytest.mark.slow
+def test_a_broken_plugin_is_a_warning_and_no_crash(used):
+    (line,) = {line for line in used[1].stderr.splitlines() if "left out" in line}
+
+    assert "plugin Broken = nowhere_at_all of lethe-broken==1.0 (lethe.methods) is left out" in line
     assert "No module named 'nowhere_at_all'" in line
 
 
+def test_the_command_is_installed(environment, tmp_path):
+    version = PROJECT_VERSION.search((ROOT / "lethe/version.py").read_text())[1]
+
+    assert run(environment / "bin/lethe", "--version", cwd=tmp_path).stdout == f"lethe {version}\n"
+
+
 # A checkout
+
+
+def test_a_checkout_has_its_commit_whatever_repository_git_is_told_of(tmp_path, monkeypatch):
+    commit = run("git", "rev-parse", "HEAD", cwd=ROOT).stdout.strip()
+    monkeypatch.setenv("GIT_DIR", str(tmp_path))
+
+    assert git_commit() == commit
 
 
 @pytest.mark.parametrize("name", ["unlearn.impl", "models.mask", "evaluation.impl", "unlearn.mimu.graph"])

@@ -1,5 +1,6 @@
 """Plugins: functions of other installed packages, and what is said of those that can't be used."""
 
+import json
 import re
 import sys
 import warnings
@@ -8,13 +9,19 @@ from types import ModuleType
 
 import pytest
 
+import audit
+import mlflow_forget
 from lethe import plugins
 from lethe.audits.recorded_run import RecordedRun
 from lethe.audits.verified import Verification
 from lethe.audits.verified_package import check_package
+from lethe.data import DATASETS
 from lethe.evaluation import METRICS, chosen
+from lethe.models import ARCHITECTURES
 from lethe.registry import Entry, Registry, parted
 from lethe.tracking.record import Record
+from lethe.unlearn import METHODS
+from lethe.unlearn.add_ons import ADD_ONS
 
 DOUBLE = "def double(x, *, by: int = 2):\n    return by * x\n"
 REGISTERS = f"from things_of_a_test import things\n@things.register('double', 'twice')\n{DOUBLE}"
@@ -188,6 +195,77 @@ def test_an_unknown_name_is_told_with_the_names_of_plugins(things, install):
 
     with pytest.raises(ValueError, match=r"Did you mean 'double'\? Things: double, own$"):
         things["duoble"]
+
+
+EVERYWHERE = """
+import lethe
+import torch
+from torch import nn
+
+
+@lethe.register_dataset("Stripes", arch="Tiny", epochs=1, embedded=True)
+def stripes(folder):
+    labels = torch.arange(120) % 3
+    images = torch.zeros(120, 1, 4, 4, dtype=torch.uint8)
+    images[torch.arange(120), 0, labels] = 255
+    return lethe.RawDataset((images[:90], labels[:90]), (images[90:], labels[90:]), ("a", "b", "c"))
+
+
+@lethe.register_architecture("Tiny")
+def tiny(image_shape, classes, *, width: int = 8):
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, width), nn.ReLU(), nn.Linear(width, classes))
+
+
+@lethe.register_add_on("Plain")
+def plain():
+    return lambda step: step.direction
+
+
+@lethe.register_method("Copied", leaves_weights=True)
+def copied(model, data, *, strength: float = 1.0):
+    return lethe.copy_of(model)
+
+
+@lethe.register_metric("forget_size")
+def forget_size(model):
+    return float(len(model.forget))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "own"),
+    [
+        ("--unlearn NGPlus --unlearn_epochs 1 --addon plain", {"addon_package": "lethe-all==1.0"}),
+        ("--unlearn copied", {"method": "Copied@lethe-all==1.0"}),
+    ],
+    ids=["add-on", "method"],
+)
+def test_a_run_with_plugins_in_every_place_says_so_and_is_verified(
+    words, own, install, monkeypatch, empty_place, capsys
+):
+    for registry in (METHODS, DATASETS, ARCHITECTURES, ADD_ONS, METRICS):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+        monkeypatch.setattr(registry, "_names", dict(registry._names))
+        monkeypatch.setattr(registry, "_plugins", None)
+    groups = "\n".join(
+        f"[lethe.{kind}]\nall = MODULE" for kind in ("methods", "architectures", "add_ons", "metrics")
+    )
+    install("lethe-all", EVERYWHERE, "all = MODULE", groups, group="lethe.datasets")
+    common = "--dataset stripes --metrics forget_score,forget_size --report skip"
+
+    assert mlflow_forget.main([*words.split(), *common.split()]) == 0
+    (file,) = empty_place.glob("eval/**/*.json")
+    written = json.loads(file.read_text())
+    assert written["metrics"]["forget_size"] == 27
+    packages = {name for name in written["params"] if name.endswith("_package")}
+    assert packages > {"arch_package", "dataset_package"} and len(packages) == 3
+    assert written["decisive"]["arch"] == "Tiny@lethe-all==1.0"
+    assert written["decisive"]["metrics"] == ["forget_score", "forget_size@lethe-all==1.0"]
+    assert own.items() <= written["decisive"].items()
+    capsys.readouterr()
+    assert audit.main(["verify", written["run_id"]]) == 0
+    said = capsys.readouterr().out
+    assert "same: package of the dataset" in said and "same: package of the architecture" in said
 
 
 def test_what_is_installed_does_not_change_the_default_metrics(monkeypatch):

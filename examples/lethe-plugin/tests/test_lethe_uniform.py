@@ -1,8 +1,13 @@
+import math
+from types import SimpleNamespace
+
 import torch
+from lethe_uniform.forget_entropy import forget_entropy
 from torch import nn
 from torch.nn import functional as F
 
 from lethe import ForgetData, ForgetRequest, forget, load_splits
+from lethe.evaluation import Outputs
 
 
 def test_one_step_goes_towards_even_probabilities():
@@ -15,3 +20,9 @@ def test_one_step_goes_towards_even_probabilities():
     stepped = forget(model, data, "Uniform", unlearn_epochs=1, unlearn_lr=0.5).model
 
     torch.testing.assert_close(stepped[1].weight, expected)
+
+
+def test_even_predictions_have_the_largest_entropy():
+    even = Outputs(torch.zeros(3, 10), torch.zeros(3, dtype=torch.int64))
+
+    assert math.isclose(forget_entropy(SimpleNamespace(forget=even)), math.log(10))
