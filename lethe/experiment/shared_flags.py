@@ -88,17 +88,12 @@ def add_config_flags(
 
     several: the flags that take several values.
     """
-    group = parser.add_argument_group(title_of(entry))
+    group = parser.add_argument_group(f"{MORE}: {entry.name}")
     for name, parameter in entry.hyperparameters.items():
         default = [parameter.default] if name in several else parameter.default
         nargs = "+" if name in several else None
         _add_flag(parser, group, parameter, nargs=nargs, default=default, type=flag_type(parameter))
     return group
-
-
-def title_of(config: Entry[Any]) -> str:
-    """Return the title of the flags of a config, in --help."""
-    return f"{MORE}: {config.name}"
 
 
 def flag_type(parameter: Hyperparameter) -> Callable[[str], Any]:
