@@ -68,7 +68,7 @@ class OneLineParser(argparse.ArgumentParser):
             (action for action in self._actions if action.dest in self.first),
             key=lambda action: self.first.index(action.dest),
         )
-        rest = sorted(self._action_groups, key=lambda group: str(group.title).startswith(MORE))
+        rest = sorted(self._action_groups, key=lambda group: _place_of(str(group.title)))
         formatter = self._get_formatter()
         formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
         formatter.add_text(self.description)
@@ -90,6 +90,11 @@ class OneLineParser(argparse.ArgumentParser):
         except argparse.ArgumentError as error:
             flag = str(error.argument_name).partition("/")[0].removeprefix("--")  # of --mask/--checkpoint
             raise FlagError(flag, f"{error}. See --help", named=False) from error
+
+
+def _place_of(title: str) -> int:
+    """Return 0 for the flags of a method that was asked for, 2 for those that few need, 1 for others."""
+    return 0 if title.startswith("method ") else 2 if title.startswith(MORE) else 1
 
 
 def _with_underscores(argument: str) -> str:
@@ -263,8 +268,7 @@ def progress_bar(steps: Iterable[Any], label: str, total: int | None = None) -> 
     """Show a progress bar on stderr from the third second on."""
     from tqdm import tqdm
 
-    slow = 0.1 if sys.stderr.isatty() else 10  # a log file gets a line every ten seconds
-    bar: Iterable[Any] = tqdm(
-        steps, desc=label, total=total, delay=2, leave=False, dynamic_ncols=True, mininterval=slow
-    )
+    from lethe.system.progress_place import bar_settings
+
+    bar: Iterable[Any] = tqdm(steps, desc=label, total=total, delay=2, leave=False, **bar_settings())
     return bar

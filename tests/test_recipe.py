@@ -651,4 +651,15 @@ def test_the_bar_says_loss_score_images_a_second_and_time_left(capsys, digits):
     )
     text = capsys.readouterr().err
     assert "initial model" in text
-    assert any(all(word in line for word in ("loss ", " %, ", " images/s", "<")) for line in text.split("\r"))
+    assert any(
+        all(word in line for word in ("loss ", " %, ", " images/s", "<")) for line in text.splitlines()
+    )
+
+
+def test_in_a_file_each_update_of_a_bar_is_a_line(capsys):
+    shown = progress_bar(range(3), "steps")
+    shown.delay, shown.mininterval, shown.miniters, shown.dynamic_miniters = 0, 0, 1, False
+    assert list(shown) == [0, 1, 2]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 3 and all(line.startswith("steps: ") for line in lines)
+    assert "\r" not in "".join(lines)

@@ -5,8 +5,8 @@
     python -u audit.py evaluate --initial FILE --unlearned FILE    two models made elsewhere
     python -u audit.py verify RUN_ID           recompute every number of a run from its artifacts
 
-Models are trained many at once and kept for the next audit. Each audit is one MLflow run. audit.py COMMAND
---help lists the flags of the command; add --unlearn NAME for the method's flags.
+Models are trained many at once and kept for the next audit. Each audit is one MLflow run.
+python -u audit.py klom --help lists the flags of klom; with --unlearn NAME, those of the method too.
 """
 
 from __future__ import annotations
@@ -126,6 +126,7 @@ def evaluate(argv: Sequence[str]) -> int:
     architecture = shared_flags.architecture_named(argv)
     summary, _, details = (evaluate.__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip())
+    parser.prog = f"{parser.prog} evaluate"
     group = parser.add_argument_group("the models")
     group.add_argument("--initial", metavar="FILE", help="the model before unlearning, trained on everything")
     group.add_argument("--unlearned", metavar="FILE", help="the model after unlearning")
@@ -173,6 +174,7 @@ def verify(argv: Sequence[str]) -> int:
     """
     summary, _, details = (verify.__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip())
+    parser.prog = f"{parser.prog} verify"
     parser.add_argument("run_id", metavar="RUN_ID", help="32 digits and letters; mlruns_parser.py lists them")
     moved = "the folder of the experiments' artifacts, if they were moved or copied (default: from the store)"
     parser.add_argument("--artifact_root", metavar="FOLDER", help=moved)
@@ -304,8 +306,9 @@ def _parser(
     """Return a parser with the shared flags and those of the named method and architecture."""
     method, architecture = shared_flags.method_named(argv), shared_flags.architecture_named(argv)
     summary, _, details = (of.__doc__ or "").partition("\n")
-    about = method.about if method else "methods: " + ", ".join(shared_flags.method_names())
+    about = method.about if method else shared_flags.methods_listed()
     parser = command_line.OneLineParser(summary, f"{details.strip()}\n\n{about}")
+    parser.prog = f"{parser.prog} {of.__name__}"
     job = parser.add_argument_group("the method")
     job.add_argument("--unlearn", metavar="METHOD", help="name, or path/to/file.py:function")
     job.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: <dataset>-<arch>)")

@@ -2,7 +2,7 @@
 
     python array_param_file.py --grid grid.yml                       # writes both files
     sh -e base_params.txt && sh params.txt    # or: tr '\\n' '\\0' < params.txt | xargs -0 -n1 -P2 sh -c
-    python array_param_file.py run --grid grid.yml --workers 2       # runs them; `run --help` has its flags
+    python array_param_file.py run --grid grid.yml --workers 2       # runs them; --help lists its flags
     python array_param_file.py --grid grid.yml --slurm && bash sweep.sbatch
 
 base_params.txt trains every initial and ideal model, and the oracles that methods ask for, once; params.txt

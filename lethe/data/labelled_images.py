@@ -23,6 +23,7 @@ from tqdm import tqdm
 from lethe.data.item_columns import Columns, columns_of
 from lethe.data.memory import free_memory
 from lethe.data.pixels import batch_of, is_array, pixels_of, shared
+from lethe.system.progress_place import bar_settings
 
 READ_TWICE = 32  # images that are read twice: random flips of half the images leave one chance in 4 billion
 LARGEST_LABEL = 2**31 - 1
@@ -168,8 +169,8 @@ def _all_of(pairs: _Pairs) -> tuple[Tensor, Tensor]:
         desc=f"reading images{columns}",
         delay=2,
         leave=False,
-        dynamic_ncols=True,
         unit=" images",
+        **bar_settings(),
     )
     for position in positions:
         image, labels[position] = pairs[position]

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from lethe.data.encoded_image import EncodedImage, Header, header_of, pixels_of
 from lethe.data.reading import AS_THEY_ARE, Reading
+from lethe.system.progress_place import bar_settings
 
 LARGEST_SIDE, STEP = 224, 32
 AT_ONCE = 256  # images
@@ -241,9 +242,7 @@ def in_parallel(
 ) -> Iterator[tuple[EncodedImage, T]]:
     """Yield each image with the function's result, in order, on as many threads as there are cores."""
     images = iter(images)
-    bar = tqdm(
-        desc=label, initial=done, total=total, delay=2, leave=False, dynamic_ncols=True, unit=" images"
-    )
+    bar = tqdm(desc=label, initial=done, total=total, delay=2, leave=False, unit=" images", **bar_settings())
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         while some := _next_of(images):
             yield from zip(some, pool.map(function, some), strict=True)

@@ -80,7 +80,7 @@ def flags(
     from lethe.experiment import run_config
 
     summary, _, details = (about or "").partition("\n")
-    own = method.about if method else "methods: " + ", ".join(shared_flags.method_names())
+    own = method.about if method else shared_flags.methods_listed()
     parser = command_line.OneLineParser(summary, f"{details.strip()}\n\n{own}")
     group = shared_flags.add_config_flags(parser, run_config.FLAGS)
     group.add_argument("--unlearn", metavar="METHOD", help="name, or path/to/file.py:function")

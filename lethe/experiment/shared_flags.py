@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -232,6 +233,11 @@ def method_names() -> list[str]:
     from lethe.unlearn import METHODS
 
     return METHODS.names
+
+
+def methods_listed() -> str:
+    """Return the methods' names in lines for the end of a help text."""
+    return textwrap.fill(", ".join(method_names()), 100, initial_indent="methods: ", subsequent_indent="    ")
 
 
 def base_config(options: argparse.Namespace, architecture: Entry[Any], seed: int) -> BaseConfig:

@@ -327,15 +327,15 @@ class Screen:
     def __init__(self, queue: Queue, failures: Path | None) -> None:
         from tqdm import tqdm
 
-        slow = 0.5 if sys.stderr.isatty() else 10  # a log file gets a line every ten seconds
+        from lethe.system.progress_place import bar_settings
+
         self.failures = failures
         self.bar: Any = tqdm(
             total=len(queue.jobs),
             desc="jobs",
             unit="job",
-            dynamic_ncols=True,
-            mininterval=slow,
             smoothing=0.1,
+            **bar_settings(on_a_terminal=0.5),
         )
 
     def show(self, queue: Queue, ended: int | None) -> None:
