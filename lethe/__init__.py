@@ -138,7 +138,8 @@ if not TYPE_CHECKING:  # a type checker would take any name for there
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_PACKAGES})
+    special = [name for name in globals() if name.startswith("__")]
+    return sorted({*special, *__all__, *_PACKAGES})
 
 
 def _unknown(name: str) -> str:

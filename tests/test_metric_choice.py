@@ -337,7 +337,7 @@ def test_nan_weights_are_no_value(tmp_path):
 
         images, labels = torch.randn(8, 2), torch.arange(8) % 2
         data = ForgetData.of_tensors(images, labels, torch.arange(8) < 4)
-        measurement.measure(broken, {}, data, ImageSet.of_tensors(images, labels))
+        measurement.measure(broken, {"initial": nn.Linear(2, 2)}, data, ImageSet.of_tensors(images, labels))
 
 
 # What a sweep says, and what is refused before it

@@ -371,3 +371,71 @@ def test_torchvisions_own_fake_data_is_read():
     images = ImageSet.of_dataset(dataset)
 
     assert torch.equal(images.images[3], dataset[3][0])
+
+
+FLAT = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(60, 3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            (FLAT, Pictures(), "NegGrad"),
+            "data: expected ForgetData, got Pictures. Make it: ForgetData.of_dataset",
+        ),
+        (
+            ("NegGrad", FLAT, FLAT),
+            r"method: expected a name, got Sequential\. Write lethe\.forget\(model, data",
+        ),
+        ((None, None, "NegGrad"), "expected a model, an nn.Module, got NoneType"),
+    ],
+    ids=["a dataset as data", "in another order", "nothing"],
+)
+def test_forget_says_what_goes_where(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        lethe.forget(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"base_models": FLAT}, r"base_models: expected the initial model by name, got Sequential\. Write"),
+        ({"base_models": {"ideal": FLAT}}, "base_models: expected the initial model by name, got ideal"),
+        (
+            {"base_models": {"initial": FLAT, "idael": FLAT}},
+            "unknown base model 'idael'. Did you mean 'ideal'",
+        ),
+        (
+            {"test": Pictures()},
+            "the test set: expected an ImageSet, got Pictures. Make it: ImageSet.of_dataset",
+        ),
+        ({"metrics": ["forget_scroe"]}, "unknown metric 'forget_scroe'. Did you mean 'forget_score'"),
+    ],
+    ids=["a model", "no initial", "a wrong name", "a dataset", "a metric"],
+)
+def test_measure_says_what_goes_where(changed, message):
+    given = {"base_models": {"initial": FLAT}, "test": ImageSet.of_dataset((FLOATS, LABELS))} | changed
+
+    with pytest.raises(ValueError, match=message):
+        lethe.measure(FLAT, data=ForgetData.of_dataset((FLOATS, LABELS), [1]), **given)
+
+
+def test_metrics_may_be_named():
+    data, test = ForgetData.of_dataset((FLOATS, LABELS), [1]), ImageSet.of_dataset((FLOATS, LABELS))
+
+    found = lethe.measure(FLAT, {"initial": FLAT}, data, test, metrics=["forget_score", "test_score"])
+
+    assert found.model.keys() == {"forget_score", "test_score"}
+
+
+@pytest.mark.parametrize("classes", [3, "cat"])
+def test_a_class_of_a_request_stands_in_a_tuple(classes):
+    with pytest.raises(ValueError, match=re.escape(f"Write ForgetRequest(({classes!r},))")):
+        ForgetRequest(classes)
+
+
+def test_of_is_for_splits():
+    with pytest.raises(
+        ValueError, match=r"expected the splits of load_splits, got Pictures\. Use ForgetData"
+    ):
+        ForgetData.of(Pictures(), ForgetRequest((0,)))

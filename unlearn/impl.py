@@ -80,7 +80,15 @@ class ForgetData:
 
     @classmethod
     def of(cls, splits: Splits, request: ForgetRequest, **world: Any) -> ForgetData:
-        """Return the data of a forget request. Validation loses a class that is forgotten whole."""
+        """Return the data of a forget request. Validation loses a class that is forgotten whole.
+
+        splits: of `load_splits`; `of_dataset` takes a dataset of your own. Raises ValueError for anything
+        else.
+        """
+        if not isinstance(splits, Splits):
+            raise ValueError(
+                f"expected the splits of load_splits, got {type(splits).__name__}. Use ForgetData.of_dataset"
+            )
         division = request.of_classes(splits.class_names).divide(
             splits.train, splits.classes, splits.split_seed
         )
@@ -293,6 +301,10 @@ def unlearn(method: str, model: nn.Module, data: ForgetData, **settings: Any) ->
     (see `check_model`), and a method that returns no model; FloatingPointError if weights are not finite
     afterwards.
     """
+    if not isinstance(method, str):
+        raise ValueError(
+            f'method: expected a name, got {type(method).__name__}. Write lethe.forget(model, data, "SSD")'
+        )
     entry = METHODS[method]
     given = entry.settings(settings)
     check_model(model, data)
@@ -343,12 +355,17 @@ def _check_has_float64(device: torch.device) -> None:
 def check_model(model: nn.Module, data: ForgetData, *, copied: bool = True) -> None:
     """Raise ValueError for a model that does not fit the data.
 
-    It has to be on the data's device, return logits (N, classes or more) and, if it is to be `copied`, be
-    copyable.
+    The model has to be on the data's device, return logits (N, classes or more) and, if it is to be
+    `copied`, be copyable.
     """
     who = "expected a model"
     if not isinstance(model, nn.Module):
         raise ValueError(f"{who}, an nn.Module, got {type(model).__name__}. Give the model itself")
+    if not isinstance(data, ForgetData):
+        raise ValueError(
+            f"data: expected ForgetData, got {type(data).__name__}. Make it: "
+            "ForgetData.of_dataset(train_set, forget=[17, 404])"
+        )
     elsewhere = {p.device for p in model.parameters() if p.device.type != data.device.type}
     if elsewhere:
         place = elsewhere.pop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +46,11 @@ class ForgetRequest:
     spelled: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.classes, Iterable) or isinstance(self.classes, str):
+            raise ValueError(
+                f"classes: expected several, such as (3,) or ('cat', 'dog'), got {self.classes!r}. Write "
+                f"ForgetRequest(({self.classes!r},))"
+            )
         each = {label if isinstance(label, str) else int(label) for label in self.classes}
         # Sorted, so that one request has one name.
         object.__setattr__(

@@ -40,7 +40,8 @@ def columns_of(item: Any, features: Mapping[str, Any] | None, asked: Columns | N
             f"the dataset: expected one image and one label in each item, got the images "
             f"{', '.join(images) or 'none'} and the labels {', '.join(labels) or 'none'} among "
             f"{', '.join(map(str, item))}. Name both, such as "
-            f'columns=("{(images or ["image"])[0]}", "{(labels or ["label"])[0]}")'
+            f'columns=("{(images or ["image"])[0]}", "{(labels or ["label"])[0]}"). Images that '
+            'are lists of numbers become arrays by data.with_format("numpy")'
         )
     return images[0], labels[0]
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from lethe.data.item_columns import Columns, columns_of
 from lethe.data.memory import free_memory
-from lethe.data.pixels import batch_of, is_array, pixels_of, shared
+from lethe.data.pixels import batch_of, is_array, pixels_of
 from lethe.system.progress_place import bar_settings
 
 READ_TWICE = 32  # images that are read twice: random flips of half the images leave one chance in 4 billion
@@ -153,7 +153,7 @@ class _Pairs:
         of = f" of {len(item)}" if isinstance(item, (tuple, list)) else ""
         raise ValueError(
             f"item {position} of the dataset: expected a pair (image, label), got a "
-            f"{type(item).__name__}{of}. Wrap the dataset in one that gives pairs"
+            f"{type(item).__name__}{of}. Give pairs, such as list(zip(images, labels))"
         )
 
 
@@ -177,7 +177,8 @@ def _all_of(pairs: _Pairs) -> tuple[Tensor, Tensor]:
         if (image.shape, image.dtype) != (first.shape, first.dtype):
             raise ValueError(
                 f"image {position}: expected {first.dtype} {tuple(first.shape)} as image 0 is, got "
-                f"{image.dtype} {tuple(image.shape)}. Give images of one size: resize them in the dataset"
+                f"{image.dtype} {tuple(image.shape)}. Give images of one size, type "
+                "and number of channels: convert them in the dataset"
             )
         images[position] = image
     return images, labels
@@ -230,7 +231,9 @@ def _labels_of(labels: Array | Sequence[int]) -> Tensor:
     """Return labels (N,) or (N, 1) of any integer type as int64 (N,)."""
     if not isinstance(labels, (Tensor, np.ndarray)):
         return torch.tensor([_label_of(label, position) for position, label in enumerate(labels)])
-    found = shared(labels) if isinstance(labels, np.ndarray) and labels.dtype.kind in "iu" else labels
+    found = labels
+    if isinstance(labels, np.ndarray) and labels.dtype.kind in "iu":
+        found = torch.from_numpy(labels.astype(np.int64))
     if not isinstance(found, Tensor) or found.is_floating_point() or found.dtype == torch.bool:
         raise ValueError(
             f"labels: expected integers, got {labels.dtype}. Number the classes as the model's outputs are, "

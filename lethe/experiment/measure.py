@@ -31,6 +31,7 @@ from lethe.evaluation import (
     needs_of,
     outputs_of,
 )
+from lethe.nearest_name import did_you_mean
 from lethe.registry import Entry
 from lethe.training import Cache, digest_of, model_digest
 from lethe.unlearn import ForgetData, check_model
@@ -75,7 +76,7 @@ def measure(
     data: ForgetData,
     test: ImageSet,
     *,
-    metrics: Sequence[Metric] | None = None,
+    metrics: Sequence[Metric | str] | None = None,
     others: Mapping[str, ModelOutputs] | None = None,
     times: Times | None = None,
     commands: Mapping[str, str] = NO_COMMANDS,
@@ -83,12 +84,19 @@ def measure(
     """Evaluate the unlearned model, and the base models by all metrics that need no ideal model.
 
     base_models: "initial", and optionally "ideal" and the "incompetent" teacher (for comparison only).
-    metrics: from `evaluation.chosen` (default: all but the costly ones). others: the base models' outputs
-    from `outputs_of_others`, if they exist already. commands: the commands that make missing inputs, by name.
-    Caches the metrics of one model alone in `data.cache`. `undefined` names the base models' missing metrics
-    initial_<name> and ideal_<name>. Raises NotFinite for a model that diverged.
+    metrics: names, or what `evaluation.chosen` returns (default: all but the costly ones). others: the base
+    models' outputs from `outputs_of_others`, if they exist already. commands: the commands that make missing
+    inputs, by name. Caches the metrics of one model alone in `data.cache`. `undefined` names the base models'
+    missing metrics initial_<name> and ideal_<name>. Raises NotFinite for a model that diverged, ValueError
+    for a model that does not fit the data, an unknown metric, no initial model, and an empty test set.
     """
-    metrics = by_default() if metrics is None else metrics
+    metrics = by_default() if metrics is None else _entries_of(metrics)
+    _check_base_models(base_models)
+    if not isinstance(test, ImageSet):
+        raise ValueError(
+            f"the test set: expected an ImageSet, got {type(test).__name__}. Make it: "
+            "ImageSet.of_dataset(test_set)"
+        )
     if not len(test):
         raise ValueError(
             "the test set: expected at least one image, got none. Give images that no model was trained on"
@@ -114,6 +122,29 @@ def measure(
         outputs=named,
         incompetent=others.get(INCOMPETENT),
     )
+
+
+def _entries_of(metrics: Sequence[Metric | str]) -> list[Metric]:
+    """Return metrics with those that are given by name looked up."""
+    if isinstance(metrics, str):
+        return chosen((metrics,))
+    entries: list[Metric] = []
+    for metric in metrics:
+        entries += chosen((metric,)) if isinstance(metric, str) else [metric]
+    return entries
+
+
+def _check_base_models(models: Mapping[str, nn.Module]) -> None:
+    names = ("initial", "ideal", INCOMPETENT)
+    if not isinstance(models, Mapping) or "initial" not in models:
+        got = ", ".join(map(str, models)) if isinstance(models, Mapping) else type(models).__name__
+        raise ValueError(
+            f"base_models: expected the initial model by name, got {got or 'none'}. Write "
+            '{"initial": model}'
+        )
+    for name in models:
+        if name not in names:
+            raise ValueError(did_you_mean("base model", name, names))
 
 
 def values_of(
