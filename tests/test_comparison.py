@@ -572,3 +572,18 @@ def test_a_real_browser_shows_the_page_without_an_error_or_sideways_scrolling(pa
             "return getComputedStyle(document.querySelector('svg [style*=\"fill: var(--ink)\"]')).fill"
         )
         assert asked == [] and ink == f"rgb{tuple(bytes.fromhex((DARK if dark else LIGHT)['ink'][1:]))}"
+
+
+CUT_TABLES = """
+const boxes = [...document.querySelectorAll('.wide:has(table)')];
+return boxes.filter(box => box.scrollWidth > box.clientWidth).length;
+"""
+
+
+def test_tables_use_the_width_of_the_window(page):
+    with chromium() as browser:
+        resized(browser, 1920)
+        browser.get(page.as_uri())
+        assert browser.execute_script(CUT_TABLES) == 0
+        resized(browser, 600)
+        assert browser.execute_script(CUT_TABLES) > 0  # they scroll there

@@ -10,6 +10,7 @@ import pytest
 import compare
 import mlruns_parser
 from lethe.evaluation import METRICS, names_in
+from lethe.experiment.artifacts import matter_first
 from lethe.experiment.base_config import BaseConfig
 from lethe.experiment.identity import run_params
 from lethe.experiment.pipeline import Pipeline
@@ -101,3 +102,9 @@ def test_a_comparison_needs_the_whole_table(table, capsys):
 def test_all_and_history_exclude_each_other(capsys):
     assert mlruns_parser.main(["--all", "--history"]) == 2
     assert "not allowed with argument" in capsys.readouterr().err
+
+
+def test_mlflow_lists_the_metrics_that_matter_first():
+    """Its page of a run has metrics in the order in which they were logged."""
+    logged = matter_first({"zrf": 1.0, "forget_loss": 2.0, "avg_gap": 3.0, "forget_score": 4.0})
+    assert list(logged) == ["forget_score", "avg_gap", "forget_loss", "zrf"]
