@@ -22,6 +22,9 @@ PAGES = {
 }
 LINKED = ("LICENSE", "CITATION.cff")
 LINK = re.compile(r"(\]\()([^)#:\s]+)((?:#[^)\s]*)?\))")
+# The lines below the headings of printed tables; how many characters fit between both sidebars, beside one.
+RULE = re.compile(r" {4}[- ]*---[- ]*$")
+BETWEEN_BOTH, BESIDE_ONE = 112, 146
 # What a browser loads by itself: an attribute of a tag other than <a>, and url() and @import of a style.
 LOADED = (
     re.compile(
@@ -47,10 +50,22 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Return a page of docs/ with its links to files outside of docs/ as links to their pages."""
+    """Return a page of docs/ with its links to files outside of docs/ as links to their pages.
+
+    Wide tables take the room of the sidebars.
+    """
+    page.meta.setdefault("hide", sidebars_in_the_way(markdown))
     if page.file.generated_by is not None:
         return markdown
     return site_text(f"docs/{page.file.src_uri}", markdown)
+
+
+def sidebars_in_the_way(markdown: str) -> list[str]:
+    """Return the sidebars that would cut the widest printed table of a page."""
+    widest = max((len(line) for line in markdown.splitlines() if RULE.match(line)), default=0)
+    if widest <= BETWEEN_BOTH:
+        return []
+    return ["navigation"] if widest <= BESIDE_ONE else ["navigation", "toc"]
 
 
 def on_post_build(config: Any) -> None:

@@ -14,7 +14,7 @@ from lethe.__main__ import main
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = ("own_data", "own_model", "deletion_request")
 QUICKER = {
-    "forget": ("--epochs", "2", "--report", "skip"),
+    "forget": ("--epochs", "2", "--report", "skip", "--metrics", "forget_score,test_score"),
     "ideal": ("--epochs", "2"),
     "audit ulira": ("--epochs", "2"),
 }

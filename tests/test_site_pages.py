@@ -72,6 +72,14 @@ def test_a_notebook_becomes_a_page_with_its_pictures():
     assert "```python\nprint(1)\n```\n\n```text\n1\n```\n\n![" in made["notebooks/a.md"]
 
 
+@pytest.mark.parametrize(
+    ("columns", "hidden"), [(100, []), (120, ["navigation"]), (180, ["navigation", "toc"])]
+)
+def test_wide_tables_take_the_room_of_the_sidebars(columns, hidden):
+    table = f"    name\n    {'-' * 10}  {'-' * (columns - 16)}\n    a long line of words\n"
+    assert site_pages.sidebars_in_the_way(table) == hidden
+
+
 def test_every_page_is_in_the_navigation():
     pages = {path.name for path in (ROOT / "docs").glob("*.md")}
     pages |= {f"notebooks/{path.stem}.md" for path in (ROOT / "docs" / "notebooks").glob("*.ipynb")}
