@@ -18,7 +18,8 @@ SCRIPTS = {
 COMMANDS = {script: name for name, script in SCRIPTS.items()}
 RUN_OF_GRID = "array_param_file.py run"  # `lethe run`
 _NAMES = "|".join(map(re.escape, (RUN_OF_GRID, *COMMANDS)))
-_SCRIPT = re.compile(rf"(?:python(?: -u)? )?\b({_NAMES})")
+# Not a user's own file of that name: ./audit.py, audit.py:method or 'audit.py'.
+_SCRIPT = re.compile(rf"(?<![\w./\\~-])(?:python(?: -u)? |(?<![\"']))({_NAMES})(?!\w|\.\w|:\S)")
 
 
 def has_scripts() -> bool:
@@ -28,8 +29,10 @@ def has_scripts() -> bool:
 
 
 def as_started(text: str) -> str:
-    """Return a text that names scripts, with `lethe forget` for `python -u mlflow_forget.py` and so on where
-    there are none.
+    """Return Lethe's text with the commands in it as they are started here.
+
+    Where there are no scripts, `lethe forget` stands for `python -u mlflow_forget.py`. Leave a user's words
+    out: a file of theirs may be called audit.py.
     """
     if has_scripts():
         return text

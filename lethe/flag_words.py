@@ -43,4 +43,5 @@ def command(script: str, flags: Mapping[str, Sequence[str]]) -> str:
 
 def command_line_of(words: Sequence[str]) -> str:
     """Return the shell command that runs a script, the first word, with the words after it."""
-    return as_started(shlex.join(["python", "-u", *words]))
+    script, *rest = words
+    return " ".join([as_started(f"python -u {script}"), *map(shlex.quote, rest)])

@@ -304,12 +304,11 @@ class Registry(Generic[Facts]):
     def _register_from(self, plugin: Plugin) -> None:
         """Import a plugin. Its module registers its functions itself, or the plugin names a function."""
         loaded = plugin.load()
-        if inspect.isfunction(loaded) and all(
-            loaded is not entry.function for entry in self._entries.values()
-        ):
+        is_function = inspect.isfunction(loaded)
+        if is_function and all(loaded is not entry.function for entry in self._entries.values()):
             self.register(plugin.name)(loaded)
         added = [entry for entry in self._entries.values() if entry.package == plugin.package]
-        if not added:
+        if not added or not (is_function or inspect.ismodule(loaded)):
             raise ValueError(
                 f"expected a function, or a module that registers one, got no {self.kind} from {loaded!r}"
             )

@@ -163,6 +163,15 @@ def test_a_broken_plugin_is_one_warning_that_names_it(things, install, code, ent
     assert things["own"].own
 
 
+def test_what_is_no_function_is_named_beside_a_good_one_of_its_package(things, install):
+    install("lethe-half", f"{DOUBLE}rate = 2\n", "double = MODULE:double", "rate = MODULE:rate")
+
+    with pytest.warns(
+        UserWarning, match=r"rate = lethe_half:rate of lethe-half==1\.0 .* got no thing from 2\."
+    ):
+        assert things.names == ["double", "own"]
+
+
 def test_of_two_plugins_with_one_name_the_first_package_is_taken_and_the_other_named(things, install):
     install("lethe-b", DOUBLE, "double = MODULE:double")
     install("lethe-a", DOUBLE, "double = MODULE:double")

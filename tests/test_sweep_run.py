@@ -21,6 +21,7 @@ import pytest
 
 import array_param_file
 import mlflow_forget
+from lethe import commands
 from lethe.experiment import base_models
 from lethe.experiment.base_config import BaseConfig
 from lethe.experiment.base_models import BaseModels
@@ -389,6 +390,21 @@ def test_failed_lines_are_run_again_from_their_file_and_none_is_lost(folder, mon
     assert failed.read_text() == f"# no luck\n{job} SSD --ideal skip\n"
     assert go_on("nothing", "--params", "failed.txt") == 0
     assert not failed.exists()
+
+
+def test_an_installed_lethe_runs_its_failed_lines_again(folder, monkeypatch):
+    """The base model's line is left out: the runs that need it train it."""
+    monkeypatch.setattr(commands, "has_scripts", lambda: False)
+    (folder / "params.txt").write_text("lethe forget --unlearn SSD --ideal skip\n")
+
+    def go_on(fails, *words):
+        monkeypatch.setattr(grid_run, "pool_of", lambda *_: WorkerPool(fails, lambda job: None))
+        return array_param_file.main(["run", *words])
+
+    assert go_on("main_baseline.py") == 1
+    lines = (folder / "failed.txt").read_text().splitlines()
+    assert [line.split()[1] for line in lines if line[0] != "#"] == ["baseline", "forget"]
+    assert go_on("nothing", "--params", "failed.txt") == 0
 
 
 def test_failures_of_another_sweep_stay_in_their_file(folder, monkeypatch):

@@ -186,7 +186,7 @@ def command_of(options: argparse.Namespace) -> str:
         for name, value in vars(options).items()
         if value and not (name == "output" and value == REPORT)
     ]
-    return as_started(" ".join(["python -u compare.py", *flags]))
+    return " ".join([as_started("python -u compare.py"), *flags])
 
 
 def checked_output(name: str) -> Path:

@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{len(base)} base models -> {options.base_params}, {len(jobs)} runs -> {options.params}")
     if script is None:
         grid = "" if options.grid is None else f" --grid {shlex.quote(options.grid)}"
-        queue = as_started(f"python array_param_file.py run{grid}")
+        queue = as_started("python array_param_file.py run") + grid
         print(f"run them:  {queue}      or:  sh -e {options.base_params} && sh {options.params}")
         return 0
     write_lines(Path(options.slurm), script.splitlines())

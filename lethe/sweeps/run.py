@@ -44,7 +44,7 @@ def run(words: Sequence[str]) -> int:
     options = command_line.parsed(flags(), words)
     check(options)
     jobs = jobs_of(chosen(runs_of(options), options.filter))
-    again = as_started(shlex.join(["python", "array_param_file.py", "run", *words]))
+    again = " ".join([as_started("python array_param_file.py run"), *map(shlex.quote, words)])
     queue, started = Queue(jobs), time.perf_counter()
     pool = pool_of(options, jobs)
     failures = failures_of(options)
@@ -201,7 +201,6 @@ def runs_of(options: argparse.Namespace) -> list[Run]:
 
     Base models that the runs need are trained anyway. Raises ValueError for a line that is no run.
     """
-    from lethe.sweeps.base_model_jobs import SCRIPTS
     from lethe.sweeps.grid import runs_in
 
     if options.grid is not None:
@@ -213,8 +212,7 @@ def runs_of(options: argparse.Namespace) -> list[Run]:
     found = []
     text = foreign_text(path, most=LIST, errors="backslashreplace")
     for number, line in enumerate(text.split("\n"), 1):  # as a shell divides it
-        trains = any(Path(word).name in SCRIPTS.values() for word in line.split()[:3])
-        if is_command(line) and not trains:
+        if is_command(line) and not trains_base_models(line):
             found.append(run_of(line, f"{path}, line {number}"))
     if not found:
         raise ValueError(f"--params: expected lines to run, and {path} has none. {make_it}")
@@ -224,6 +222,13 @@ def runs_of(options: argparse.Namespace) -> list[Run]:
 def is_command(line: str) -> bool:
     """Return whether a line is neither empty nor a comment."""
     return bool(line.strip()) and not line.lstrip().startswith("#")
+
+
+def trains_base_models(line: str) -> bool:
+    """Return whether a line runs main_baseline.py or main_ideal.py, perhaps by another program."""
+    words = line.split()
+    scripts = {script_of(words)[0], *(Path(word).name for word in words[:3])}
+    return not scripts.isdisjoint((SCRIPTS["baseline"], SCRIPTS["ideal"]))
 
 
 def run_of(line: str, where: str) -> Run:
@@ -245,10 +250,10 @@ def run_of(line: str, where: str) -> Run:
 def script_of(words: Sequence[str]) -> tuple[str, list[str]]:
     """Return the script that a line runs, "" if it runs something else, and the words after it."""
     rest = list(words)
-    if rest[:1] == ["lethe"] and rest[1:2]:
-        return SCRIPTS.get(rest[1], ""), rest[2:]
     if rest and re.fullmatch(r"python[\d.]*", Path(rest[0]).name):
-        rest = rest[2 if rest[1:2] == ["-u"] else 1 :]
+        rest = rest[2 if rest[1:2] in (["-u"], ["-m"]) else 1 :]
+    if len(rest) > 1 and Path(rest[0]).name == "lethe":
+        return SCRIPTS.get(rest[1], ""), rest[2:]
     return (Path(rest[0]).name, rest[1:]) if rest and rest[0].endswith(".py") else ("", rest)
 
 
