@@ -1,12 +1,15 @@
 """The contract that every registered method keeps."""
 
+import copy
 import functools
 import random
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from lethe.data import ForgetRequest
 from lethe.training import Recipe, fit
@@ -23,7 +26,6 @@ from tests.bars import (
     fixture_trained,  # noqa: F401 (a fixture)
     images_of,
     same_bits,
-    snapshot,
 )
 
 every_method = pytest.mark.parametrize("entry", list(METHODS), ids=lambda entry: entry.name)
@@ -68,6 +70,68 @@ def run(entry, model, splits, request, **world):
     return unlearn(entry.name, model, data, **cheap(entry))
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call of a method: the model that it was given, before and after, and what came back."""
+
+    before: nn.Module
+    model: nn.Module
+    result: Unlearned
+    random_states: tuple[tuple[object, ...], tuple[object, ...]]  # the global ones, before and after
+    drawn: list[tuple[str, ...]]  # what it drew random numbers for
+
+
+def random_states():
+    name, keys, *rest = np.random.get_state()
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), (name, keys.tobytes(), *rest)
+
+
+def half_frozen(model):
+    """In train mode but for one layer, with a weight that wants no gradient: a method may not mind."""
+    model = copy.deepcopy(model).train()
+    model[2].eval()
+    model[1].weight.requires_grad_(False)
+    return model
+
+
+@contextmanager
+def other_random_states():
+    """Other global random states than everywhere else in these tests."""
+    python, arrays = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(17)
+        random.seed(17)
+        np.random.seed(17)
+        yield
+    random.setstate(python)
+    np.random.set_state(arrays)
+
+
+def called(entry, given, splits, request, seed):
+    before, drawn, states = copy.deepcopy(given), [], random_states()
+    generator = ForgetData.generator
+
+    def noted(data, *purpose):
+        drawn.append(purpose)
+        return generator(data, *purpose)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ForgetData, "generator", noted)
+        result = run(entry, given, splits, request, seed=seed)
+    return Call(before, given, result, (states, random_states()), drawn)
+
+
+@pytest.fixture(scope="module")
+def calls(trained, splits):
+    """A method's call for a request, made once; no test writes into it."""
+
+    @functools.cache
+    def call_of(entry, request, seed=3):
+        return called(entry, half_frozen(trained), splits, request, seed)
+
+    return call_of
+
+
 def test_the_model_of_these_tests_has_learned_something(trained, splits):
     (x, y) = next(splits.train.batches(1000))
     assert (trained(x).argmax(1) == y).float().mean() > 0.95
@@ -78,39 +142,33 @@ def test_the_model_of_these_tests_has_learned_something(trained, splits):
 
 @every_method
 @every_request
-def test_the_input_model_is_untouched(entry, request_, model, splits):
-    model.train()
-    model[2].eval()
-    model[1].weight.requires_grad_(False)
-    before, modes = snapshot(model), [m.training for m in model.modules()]
-    trainable = [p.requires_grad for p in model.parameters()]
-    run(entry, model, splits, request_)
-    assert same_bits(model.state_dict(), before)
-    assert [m.training for m in model.modules()] == modes
-    assert [p.requires_grad for p in model.parameters()] == trainable
+def test_the_input_model_is_untouched(entry, request_, calls):
+    call = calls(entry, request_)
+    before, model = call.before, call.model
+    assert same_bits(model.state_dict(), before.state_dict())
+    assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
+    assert [p.requires_grad for p in model.parameters()] == [p.requires_grad for p in before.parameters()]
     assert all(p.grad is None for p in model.parameters())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 @every_method
 @every_request
-def test_the_output_differs_unless_the_method_leaves_the_weights(entry, request_, model, splits):
-    result = run(entry, model, splits, request_)
+def test_the_output_differs_unless_the_method_leaves_the_weights(entry, request_, calls):
+    result = calls(entry, request_).result
     says_so = entry.facts.leaves_weights or "unchanged" in result.facts
-    assert same_bits(result.model.state_dict(), model.state_dict()) == says_so
+    assert same_bits(result.model.state_dict(), calls(entry, request_).before.state_dict()) == says_so
 
 
 @every_method
-def test_no_method_leaves_the_weights_where_a_whole_class_goes(entry, model, splits):
-    assert "unchanged" not in run(entry, model, splits, CLASS_1).facts
+def test_no_method_leaves_the_weights_where_a_whole_class_goes(entry, calls):
+    assert "unchanged" not in calls(entry, CLASS_1).result.facts
 
 
 @every_method
 @every_request
-def test_the_output_is_the_same_architecture_with_finite_weights_in_eval_mode(entry, request_, model, splits):
-    model.train()
-    model[1].weight.requires_grad_(False)
-    result = run(entry, model, splits, request_)
+def test_the_output_is_the_same_architecture_with_finite_weights_in_eval_mode(entry, request_, calls):
+    result, model = calls(entry, request_).result, calls(entry, request_).before
     inner = result.model.model if entry.facts.wraps else result.model
     before, after = model.state_dict(), inner.state_dict()
     assert isinstance(result, Unlearned)
@@ -124,25 +182,29 @@ def test_the_output_is_the_same_architecture_with_finite_weights_in_eval_mode(en
 
 
 @every_method
-def test_the_output_shares_no_memory_with_the_input(entry, model, splits):
-    result = run(entry, model, splits, CLASS_1)
-    with torch.no_grad():
-        for value in result.model.parameters():
-            value.fill_(7.0)
-    assert not any((p == 7.0).any() for p in model.parameters())
+@every_request
+def test_the_output_shares_no_memory_with_the_input(entry, request_, calls):
+    def memory(model):
+        return {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+
+    call = calls(entry, request_)
+    assert not memory(call.result.model) & memory(call.model)
 
 
 @every_method
 @every_request
-def test_the_output_carries_no_gradients(entry, request_, model, splits):
-    result = run(entry, model, splits, request_)
+def test_the_output_carries_no_gradients(entry, request_, calls):
+    result = calls(entry, request_).result
     assert [name for name, p in result.model.named_parameters() if p.grad is not None] == []
 
 
 @every_method
 @every_request
-def test_a_seed_decides_every_bit(entry, request_, model, splits):
-    first, again = (run(entry, model, splits, request_, seed=3) for _ in range(2))
+def test_a_seed_decides_every_bit(entry, request_, calls, model, splits):
+    """The global random states decide nothing, and neither does the mode in which the model comes."""
+    first = calls(entry, request_).result
+    with other_random_states():
+        again = run(entry, model, splits, request_, seed=3)
     assert same_bits(first.model.state_dict(), again.model.state_dict())
     assert first.history == again.history
     assert first.facts == again.facts
@@ -152,36 +214,19 @@ def test_a_seed_decides_every_bit(entry, request_, model, splits):
 
 @every_method
 @every_request
-def test_another_seed_gives_another_result_where_the_method_draws_anything(
-    entry, request_, model, splits, monkeypatch
-):
-    drawn = []
-    generator = ForgetData.generator
-    monkeypatch.setattr(
-        ForgetData, "generator", lambda data, *purpose: drawn.append(purpose) or generator(data, *purpose)
-    )
-    one, other = (run(entry, model, splits, request_, seed=seed) for seed in (3, 4))
-    same = same_bits(one.model.state_dict(), other.model.state_dict()) and one.history == other.history
+def test_another_seed_gives_another_result_where_the_method_draws_anything(entry, request_, calls):
+    one, other = calls(entry, request_), calls(entry, request_, seed=4)
+    same_weights = same_bits(one.result.model.state_dict(), other.result.model.state_dict())
+    same = same_weights and one.result.history == other.result.history
+    drawn = one.drawn + other.drawn
     assert same == (not drawn and "oracles" not in entry.facts.needs)  # which oracle, the seed decides
 
 
 @every_method
-def test_the_global_random_state_is_left_alone(entry, model, splits):
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    run(entry, model, splits, CLASS_1)
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert random.getstate() == states[1]
-    assert np.array_equal(np.random.get_state()[1], states[2][1])
-
-
-@every_method
-def test_the_global_random_state_decides_nothing(entry, model, splits):
-    results = []
-    with torch.random.fork_rng(devices=[]):
-        for seed in (1, 2):
-            torch.manual_seed(seed)
-            results.append(run(entry, model, splits, CLASS_1))
-    assert same_bits(results[0].model.state_dict(), results[1].model.state_dict())
+@every_request
+def test_the_global_random_state_is_left_alone(entry, request_, calls):
+    before, after = calls(entry, request_).random_states
+    assert before == after
 
 
 @every_method
@@ -254,8 +299,8 @@ def test_amounts_and_what_depends_on_other_flags_are_resolved_before_the_method_
 
 
 @every_method
-def test_a_returned_mask_is_the_change_of_the_model(entry, model, splits):
-    result = run(entry, model, splits, CLASS_1)
+def test_a_returned_mask_is_the_change_of_the_model(entry, calls, model, splits):
+    result = calls(entry, CLASS_1).result
     if result.mask is None:
         return
     expected = copy_of(model)
