@@ -175,7 +175,11 @@ def test_what_to_forget_is_positions_in_the_dataset_or_a_mask(forget):
     assert data.classes == CLASSES
 
 
-@pytest.mark.parametrize("source", [Pictures(), Subset(Pictures(), range(COUNT)), rows()], ids=repr)
+@pytest.mark.parametrize(
+    "source",
+    [Pictures(), Subset(Pictures(), range(COUNT)), rows()],
+    ids=["pictures", "a part of them", "rows of the hub"],
+)
 def test_a_class_is_forgotten_by_the_name_that_the_dataset_gives_it(source):
     data = ForgetData.of_dataset(source, ForgetRequest(("dog",)), HALF)
 
