@@ -73,6 +73,26 @@ def empty_place(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory):
+    """A sqlite file with MLflow's tables and nothing in them."""
+    from mlflow.store.db import utils
+    from sqlalchemy import create_engine
+
+    file = tmp_path_factory.mktemp("tables") / "mlflow.db"
+    engine = create_engine(f"sqlite:///{file}")
+    utils._initialize_tables(engine)
+    engine.dispose()
+    return file
+
+
+@pytest.fixture
+def made_store(empty_place, tables):
+    """The working folder with an empty store, which a process of the test's own need not make (1.7 s)."""
+    shutil.copy(tables, empty_place)
+    return empty_place
+
+
 @pytest.fixture
 def no_hub(monkeypatch, tmp_path):
     """No test looks for the hub, and none leaves a cache."""

@@ -10,7 +10,7 @@ from lethe.models import ARCHITECTURES, build
 from lethe.training import Recipe, fit
 from lethe.unlearn import METHODS, ForgetData, Oracles, unlearn
 
-CLASSES, PER_CLASS = 3, 12
+CLASSES, PER_CLASS = 3, 6
 NARROW = {
     **{name: {"width": 4} for name in ("resnet18", "HookedResnet", "vgg16_bn")},
     "cnn": {"channels": (4, 8), "hidden": 8},

@@ -46,8 +46,10 @@ methods:
   random_mask: {{kappa: [{kappas}]}}
   SSD:
 """
-PROGRAM = [sys.executable, str(ROOT / "array_param_file.py"), "run", "--grid", "grid.yml"]
-KILLS = int(os.environ.get("LETHE_TORTURE", "3"))  # `make torture` sets it
+FEW = "report: skip\nmetrics: forget_score\n"  # for what isn't about measurements
+GRID_RUN = ["run", "--grid", "grid.yml"]
+PROGRAM = [sys.executable, str(ROOT / "array_param_file.py"), *GRID_RUN]
+KILLS = int(os.environ.get("LETHE_TORTURE", "2"))  # `make torture` sets it
 
 
 @pytest.fixture(autouse=True)
@@ -113,27 +115,26 @@ def mine(model, data, *, raises: bool = True):
 
 
 @pytest.mark.slow
-def test_jobs_are_run_once_and_found_again_and_a_failure_stops_no_other(folder):
+def test_jobs_are_run_once_and_found_again_and_a_failure_stops_no_other(folder, made_store, capsys):
     (folder / "own.py").write_text(WRONG)
-    with (folder / "grid.yml").open("a") as grid:
-        grid.write("  own.py:mine:\n")
-    done = run("--gpus", "5")
-    assert done.returncode == 1
-    assert "3 finished, 0 were before, 1 failed" in done.stdout
+    grid = GRID.format(ideal="skip", kappas="0.1, 0.2")
+    (folder / "grid.yml").write_text(f"{FEW}{grid}  own.py:mine:\n")
+    assert array_param_file.main([*GRID_RUN, "--gpus", "5"]) == 1
+    out, err = capsys.readouterr()
+    assert "3 finished, 0 were before, 1 failed" in out
     retry = "python array_param_file.py run --grid grid.yml --gpus 5"
-    last = done.stdout.splitlines()[-1]
+    last = out.splitlines()[-1]
     assert last == f"1 of 5 jobs failed (failed.txt says why). Retry them:  {retry}"
     assert (folder / "failed.txt").read_text() == (
-        "# RuntimeError: no such luck\npython -u mlflow_forget.py --unlearn own.py:mine --epochs 1 --ideal "
-        "skip\n"
+        "# RuntimeError: no such luck\npython -u mlflow_forget.py --unlearn own.py:mine --report skip "
+        "--metrics forget_score --epochs 1 --ideal skip\n"
     )
-    assert "RuntimeError: no such luck" in done.stderr
+    assert "RuntimeError: no such luck" in err
     assert Counter(status for _, status in runs(folder)) == {"FINISHED": 3, "FAILED": 1}
 
     (folder / "own.py").write_text(RIGHT)
-    done = run("--gpus", "7")
-    assert done.returncode == 0, done.stderr
-    assert "1 finished, 3 were before, 0 failed" in done.stdout
+    assert array_param_file.main([*GRID_RUN, "--gpus", "7"]) == 0
+    assert "1 finished, 3 were before, 0 failed" in capsys.readouterr().out
     assert not (folder / "failed.txt").exists()
     assert set(finished(folder).values()) == {1}
     assert len(finished(folder)) == 4
@@ -142,13 +143,17 @@ def test_jobs_are_run_once_and_found_again_and_a_failure_stops_no_other(folder):
 
 
 @pytest.mark.slow
-def test_a_warm_worker_measures_what_a_fresh_process_does(folder):
-    assert run("--workers", "1").returncode == 0
+def test_a_warm_worker_measures_what_a_fresh_process_does(folder, made_store, tables):
+    grid = GRID.format(ideal="skip", kappas="0.1, 0.2")
+    (folder / "grid.yml").write_text(f"report: skip\n{grid}")
+    assert array_param_file.main([*GRID_RUN, "--workers", "1"]) == 0
     warm, digests = metrics_in(folder)
     shutil.rmtree(folder / "eval")
     (folder / "mlflow.db").rename(folder / "warm.db")
+    shutil.copy(tables, folder)
     shutil.rmtree(folder / "results" / "digits" / "cache")
-    last = "--unlearn SSD --epochs 1 --ideal skip".split()  # what the worker did after all the others
+    # What the worker did after all the others.
+    last = "--unlearn SSD --report skip --epochs 1 --ideal skip".split()
     subprocess.run(
         [sys.executable, str(ROOT / "mlflow_forget.py"), *last], check=True, capture_output=True, timeout=600
     )
@@ -306,8 +311,8 @@ def pool(folder):
 
 
 @pytest.mark.slow
-def test_a_worker_does_not_run_what_a_file_said_before(pool, folder):
-    line = "--unlearn own.py:mine --epochs 1 --ideal skip --report skip --number"
+def test_a_worker_does_not_run_what_a_file_said_before(pool, folder, made_store):
+    line = "--unlearn own.py:mine --epochs 1 --ideal skip --report skip --metrics forget_score --number"
     (folder / "own.py").write_text(OWN.format(which="one"))
     jobs = [run_job(f"{line} {number}") for number in (1, 2)]
     own = pool()
@@ -550,7 +555,7 @@ def until(holds, seconds=300.0):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
 @pytest.mark.slow
-def test_ctrl_c_stops_cleanly(folder):
+def test_ctrl_c_stops_cleanly(folder, made_store):
     (folder / "slow.py").write_text(
         "import pathlib, time\nfrom lethe.unlearn import copy_of\n\n"
         "def slow(model, data, *, number: int = 0):\n"
@@ -586,22 +591,22 @@ def test_ctrl_c_stops_cleanly(folder):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
 @pytest.mark.slow
 def test_whoever_is_killed_every_job_has_one_finished_run(folder):
-    """kill -9 of a worker or of the driver at a random moment, KILLS times, then the same command once more.
+    """kill -9 of a worker and the driver in turn, at random moments, KILLS times, then the command once more.
 
     `make torture` does it many times over.
     """
     jobs = 4 * KILLS
     kappas = ", ".join(f"{(number + 1) / 1000}" for number in range(jobs - 1))
-    (folder / "grid.yml").write_text(GRID.format(ideal="train", kappas=kappas))
+    (folder / "grid.yml").write_text(FEW + GRID.format(ideal="train", kappas=kappas))
     seed = int(os.environ.get("LETHE_TORTURE_SEED", "0")) or random.randrange(10**6)
     print(f"LETHE_TORTURE_SEED={seed}")
     chance = random.Random(seed)
     killed = Counter()
-    for _ in range(KILLS):
+    for number in range(KILLS):
         driver = subprocess.Popen(
             [*PROGRAM, "--workers", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        whom = chance.choice(["driver", "worker"])
+        whom = ("worker", "driver")[number % 2]
         before = sum(finished(folder).values())
         if chance.random() < 0.3:  # while they start, train base models, make the store
             time.sleep(chance.uniform(0.5, 15))
