@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# A worker for each core; a test file stays in one worker. tests/conftest.py puts the slow files first.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test torture check lint docs clean
 
@@ -13,7 +15,7 @@ demo: $(VENV)/.installed
 	@echo "All runs as a table:  $(BIN)/python mlruns_parser.py   -> mlruns_parsed.csv"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 torture: $(VENV)/.installed-dev
 	LETHE_TORTURE=50 $(BIN)/python -m pytest -s tests/test_sweep_run.py -k whoever_is_killed
@@ -27,7 +29,7 @@ docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 check: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -23,6 +23,8 @@ def pytest_collection_modifyitems(items):
     unstable = [item.nodeid for item in items if re.search(r" at 0x[0-9a-f]", item.nodeid)]
     if unstable:
         raise pytest.UsageError(f"expected `ids` of their own, got {unstable}. Give them to parametrize.")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)  # at the end, one worker would wait for the other
 
 
 @pytest.fixture(autouse=True)

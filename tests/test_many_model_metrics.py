@@ -166,11 +166,10 @@ def epsilon_by_trying(unlearned, oracles):
     pos, neg = (oracles, unlearned) if np.ptp(oracles) <= np.ptp(unlearned) else (unlearned, oracles)
     width = np.ptp(pos)
     for right in np.arange(pos.max() - 2, pos.max() + 2, 0.02):
-        for left in np.arange(right - width - 2, right - width + 2, 0.02):
-            found.append(
-                (((left <= neg) & (neg <= right)).mean(), 1 - ((left <= pos) & (pos <= right)).mean())
-            )
-    return min(50.0, max(epsilon_of(fpr, fnr) for fpr, fnr in found))
+        left = np.arange(right - width - 2, right - width + 2, 0.02)[:, None]
+        inside, outside = (left <= neg) & (neg <= right), (left <= pos) & (pos <= right)
+        found.extend(zip(inside.mean(1), 1 - outside.mean(1), strict=True))
+    return min(50.0, max(epsilon_of(fpr, fnr) for fpr, fnr in set(found)))
 
 
 def epsilon_of(fpr, fnr):

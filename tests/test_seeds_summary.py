@@ -525,8 +525,8 @@ def test_what_no_summary_wrote_is_not_overwritten(seeded, capsys):
 
 
 def test_the_seeds_of_a_real_sweep_are_one_line(capsys):
-    words = ["--unlearn", "random_mask", "--kappa", "0.5", "--epochs", "2", "--seed", "1", "2", "3"]
-    assert mlflow_forget.main(words) == 0
+    words = ["--unlearn", "random_mask", "--kappa", "0.5", "--epochs", "1", "--seed", "1", "2", "3"]
+    assert mlflow_forget.main([*words, "--report", "skip"]) == 0
     assert mlruns_parser.main(["--summary"]) == 0
     with Path("mlruns_summary.csv").open(newline="") as file:
         assert [(row["method"], row["n"]) for row in csv.DictReader(file)] == [("random_mask", "3")]
