@@ -132,6 +132,8 @@ def test_what_a_real_run_logs_of_its_making_is_no_setting():
         "arch_file",
         "dataset_code",
         "arch_code",
+        "dataset_package",
+        "arch_package",
         "request_digest",
     }
     assert names == OF_TASK - unsaid | set(METHODS["MIMU"].hyperparameters) | {"hidden"}
