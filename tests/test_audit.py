@@ -22,6 +22,8 @@ from lethe.evaluation.klom import klom, p95
 from lethe.experiment import model_sets
 from lethe.experiment.base_config import BaseConfig
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--epochs", "2", "--class_to_replace", "-1", "--num_indexes_to_replace", "60"]
 KLOM = ["klom", "--models", "10", *SMALL]
 ULIRA = ["ulira", "--shadows", "16", *SMALL]

@@ -12,6 +12,8 @@ from own_store import there  # noqa: F401 (every test runs in the module's folde
 from benchmarks import audit
 from lethe.audits import klom
 
+pytestmark = pytest.mark.slow
+
 SMALL = "--methods default UNSIR --models 10 --shadows 16 --epochs 2 --num_indexes_to_replace 60".split()
 
 

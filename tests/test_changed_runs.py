@@ -18,6 +18,8 @@ import mlflow_forget
 from lethe.models import Mask
 from lethe.training import load_mask, save_mask
 
+pytestmark = pytest.mark.slow
+
 EVERYTHING = (
     "--unlearn random_mask --kappa 30 --epochs 2 --class_to_replace -1 --num_indexes_to_replace 60".split()
 )

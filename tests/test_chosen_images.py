@@ -256,6 +256,7 @@ def test_the_budget_is_positive_here():
     assert memory_budget() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits on memory are Linux's")
 def test_a_dataset_larger_than_what_a_process_may_take_is_decoded_trained_on_and_hashed(tmp_path):
     # 1,200 images of 224 x 224 x 3 are 181 MB; the process may take 120 MB more than it has before it sees

@@ -15,6 +15,8 @@ from lethe.cli import compare
 from tests.compared_runs import whole_class
 from tests.filled_stores import empty_place  # noqa: F401 (a fixture of every test here)
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_command_can_be_pasted():
     options = compare.parser().parse_args(

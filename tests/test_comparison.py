@@ -45,6 +45,8 @@ from tests.browser import chromium, errors_of, resized
 from tests.compared_runs import TASK, one, run, whole_class
 from tests.text_overlaps import texts_that_overlap
 
+pytestmark = pytest.mark.slow
+
 PART = (("arch", "mlp"), ("dataset", "digits"), ("request", "any-130"))
 
 

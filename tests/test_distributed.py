@@ -22,6 +22,8 @@ from lethe.training.process_group import ProcessGroup, own_device
 from lethe.training.storage import read_tensors
 from tests.two_processes import RECIPES, WORDS, trained, unused
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "1mlp_ep5.safetensors"
 

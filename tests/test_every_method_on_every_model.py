@@ -10,6 +10,8 @@ from lethe.models import ARCHITECTURES, build
 from lethe.training import Recipe, fit
 from lethe.unlearn import METHODS, ForgetData, Oracles, unlearn
 
+pytestmark = pytest.mark.slow
+
 CLASSES, PER_CLASS = 3, 6
 NARROW = {
     **{name: {"width": 4} for name in ("resnet18", "HookedResnet", "vgg16_bn")},

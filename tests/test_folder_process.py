@@ -14,6 +14,8 @@ from lethe.tracking.run_folder import read_places
 from lethe.tracking.selection import EVERY_RUN, Selection
 from lethe.tracking.stored_run import BrokenRun
 
+pytestmark = pytest.mark.slow
+
 META = """run_id: {name}
 experiment_id: '7'
 run_name: run {name}

@@ -578,6 +578,7 @@ def _digest(arguments):
     return load_splits(f"folder:{path}", folder).digest
 
 
+@pytest.mark.slow
 def test_two_processes_that_decode_at_once_get_the_same(tmp_path):
     class_folders(tmp_path / "own", {"a": 30, "b": 30})
     with multiprocessing.get_context("spawn").Pool(2) as pool:

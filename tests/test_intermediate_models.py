@@ -26,6 +26,8 @@ from lethe.training import model_digest
 from lethe.unlearn import ForgetData
 from tests.own_store import artifact, runs, store_in, there  # noqa: F401 (there: a fixture of every test here)
 
+pytestmark = pytest.mark.slow
+
 ARCHITECTURE = '''
 from torch import nn
 

@@ -38,6 +38,8 @@ from tests.main_job_runs import (
     fixture_jobs,  # noqa: F401 (a fixture)
 )
 
+pytestmark = pytest.mark.slow
+
 FIVE = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score")
 MIA = (
     "mia",

@@ -27,6 +27,8 @@ from tests.main_job_runs import (
     fixture_jobs,  # noqa: F401
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_exception_ends_the_run_failed(folder, jobs):
     with pytest.raises(RuntimeError, match="the weights fell out"):

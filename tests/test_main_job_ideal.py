@@ -19,6 +19,8 @@ from tests.main_job_runs import (
     fixture_folder,  # noqa: F401
 )
 
+pytestmark = pytest.mark.slow
+
 
 def printed_command(outcome: Outcome) -> list[str]:
     (words,) = re.findall(r"python (-u main_ideal\.py.*)", outcome.out)

@@ -296,6 +296,7 @@ def test_rates_are_scikit_learns(seed, mean):
     assert shadows.rates.tpr_at_1_fpr == pytest.approx(tpr[fpr <= 0.01].max())
 
 
+@pytest.mark.slow
 def test_at_chance_where_the_models_are_exchangeable_and_the_interval_says_so():
     """Margins of one model move together, which resampling images alone would not see."""
     covered = 0

@@ -212,6 +212,7 @@ def test_a_seed_decides_every_bit(entry, request_, calls, model, splits):
     assert first.mask is None or torch.equal(first.mask.keep, again.mask.keep)
 
 
+@pytest.mark.slow
 @every_method
 @every_request
 def test_another_seed_gives_another_result_where_the_method_draws_anything(entry, request_, calls):
@@ -229,6 +230,7 @@ def test_the_global_random_state_is_left_alone(entry, request_, calls):
     assert before == after
 
 
+@pytest.mark.slow
 @every_method
 @pytest.mark.parametrize(
     "request_",

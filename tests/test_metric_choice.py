@@ -22,6 +22,8 @@ from lethe.experiment.pipeline import Pipeline, PipelineConfig
 from lethe.sweeps.sweep import run_all
 from tests.own_store import there  # noqa: F401 (a fixture of every test here)
 
+pytestmark = pytest.mark.slow
+
 COSTLY = {"probe_score", "probe_gap", "relearn_steps", "relearn_censored", "anamnesis_index"}
 OF_AUDITS = {entry.name for entry in METRICS if not OF_MANY.isdisjoint(needs_of(entry.function))}
 QUICK = PipelineConfig(unlearn="random_mask", settings={"kappa": 0.5}, base=BaseConfig(epochs=2))

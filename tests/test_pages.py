@@ -26,6 +26,8 @@ from lethe.sweeps.sweep import run_all
 from tests.browser import chromium, errors_of, mlflow_ui, resized, screenshot, shows, text_of, wait_for
 from tests.report_facts import facts
 
+pytestmark = pytest.mark.slow
+
 FIVE = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score")
 LARGEST = 300_000  # bytes of a picture in docs/
 

@@ -16,6 +16,8 @@ from lethe.report.seeds_summary import tasks_of
 from lethe.report.seeds_tables import latex_of
 from tests.compared_runs import TASK, one, run
 
+pytestmark = pytest.mark.slow
+
 SCORES = ("UA", "RA", "TA", "MIA")
 
 

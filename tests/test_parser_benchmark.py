@@ -12,6 +12,8 @@ from benchmarks.parser_stores import Size, file_store, param, sqlite_store, time
 from lethe.tracking.stored_run import infinity_restored
 from tests.filled_stores import empty_place, parse  # noqa: F401 (empty_place: a fixture of every test here)
 
+pytestmark = pytest.mark.slow
+
 SIZE = Size(runs=3, params=2, metrics=2, points=4)
 
 

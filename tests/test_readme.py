@@ -16,6 +16,8 @@ from torch.utils.data import TensorDataset
 import mlflow_forget
 from lethe import METHODS, ForgetData
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 

@@ -23,6 +23,8 @@ from lethe.models import build
 from lethe.training import Recipe, StateFile, checkpoint_digest, fit, generator_for, model_digest
 from lethe.training.storage import read_tensors, write_tensors
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE = (1, 8, 8)
 RECIPES = {

@@ -115,6 +115,7 @@ def test_which_metrics_were_asked_for_parts_no_seeds():
     assert row["n"] == "2"
 
 
+@pytest.mark.slow
 def test_what_a_real_run_logs_of_its_making_is_no_setting():
     """But for what it was asked to do: a param that is new has to be put in one of the lists."""
     from lethe.experiment.identity import provenance, run_params
@@ -420,6 +421,7 @@ def test_latex_is_of_booktabs_and_names_are_the_literatures():
     assert all(len(re.findall(r"(?<!\\)&", row)) == len(columns) - 1 for row in rows)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=20))
 def test_no_sign_of_latexs_own_is_left(text):
     words = r"\\text(?:backslash|asciitilde|asciicircum|less|greater|bar)\{\}"
@@ -526,6 +528,7 @@ def test_what_no_summary_wrote_is_not_overwritten(seeded, capsys):
     assert mlruns_parser.main(flags) == mlruns_parser.main(flags) == 0
 
 
+@pytest.mark.slow
 def test_the_seeds_of_a_real_sweep_are_one_line(capsys):
     words = ["--unlearn", "random_mask", "--kappa", "0.5", "--epochs", "1", "--seed", "1", "2", "3"]
     assert mlflow_forget.main([*words, "--report", "skip"]) == 0

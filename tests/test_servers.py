@@ -22,6 +22,8 @@ from lethe.tracking.selection import EVERY_RUN
 from tests import eight_workers
 from tests.filled_stores import PARAMS, Store, empty_place, parse  # noqa: F401 (empty_place: a fixture of every test here)
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 PIECES = ("params", "metrics", "tags")
 

@@ -24,6 +24,8 @@ from lethe.training import digest_of
 from lethe.unlearn import Unlearned
 from tests.own_store import runs, there  # noqa: F401 (there: a fixture of every test here)
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 4
 METHODS_OF_A_USER = '''
 import math

@@ -8,6 +8,8 @@ import pytest
 
 import array_param_file
 
+pytestmark = pytest.mark.slow
+
 SBATCH = """#!/bin/bash
 # Runs the tasks of an array one after the other, as SLURM would by and by.
 echo "$@" >> sbatch_calls.txt

@@ -355,6 +355,7 @@ def test_a_worker_reads_a_checkpoint_once(folder, monkeypatch):
     assert len(finished(folder)) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
 @pytest.mark.parametrize("log", ["/dev/full", "grid.yml/log"])
 def test_a_log_that_can_not_be_written_ends_no_job(pool, log):
@@ -362,6 +363,7 @@ def test_a_log_that_can_not_be_written_ends_no_job(pool, log):
     assert [said.status for said in messages(pool(log), job)] == ["finished"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_can_not_begin_says_why(pool, monkeypatch, folder):
     (folder / "torch.py").write_text("raise ImportError('no such\\nluck')\n")
     monkeypatch.setenv("PYTHONPATH", str(folder))

@@ -16,6 +16,8 @@ import mlflow_forget
 from lethe.data import load_splits
 from lethe.training import checkpoint_digest
 
+pytestmark = pytest.mark.slow
+
 JOB = "--unlearn random_mask --kappa 30 --epochs 2 --class_to_replace -1 --num_indexes_to_replace 60".split()
 
 
