@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import (
+    BatchSampler,
     ConcatDataset,
     DataLoader,
     IterableDataset,
+    RandomSampler,
     Subset,
     SubsetRandomSampler,
     TensorDataset,
@@ -83,6 +85,7 @@ OF_BYTES = {
     "Pillow": list(zip(PICTURES, LABELS.tolist(), strict=True)),
     "torchvision": Pictures(),
     "loader": shuffled(Pictures()),
+    "loader that draws a few": DataLoader(Pictures(), sampler=RandomSampler(Pictures(), num_samples=5)),
     "Subset": Subset(Pictures(), range(COUNT)),
     "ConcatDataset": ConcatDataset([Subset(Pictures(), range(7)), Subset(Pictures(), range(7, COUNT))]),
     "Hugging Face": rows(),
@@ -275,6 +278,14 @@ REFUSED = {
     ),
     "subset sampler": (
         DataLoader(Pictures(), sampler=SubsetRandomSampler([1])),
+        r"SubsetRandomSampler of 1 of",
+    ),
+    "list of positions as sampler": (
+        DataLoader(Pictures(), sampler=[0, 3, 5]),
+        r"got a list of 3 of its 12 images\. Give torch\.utils\.data\.Subset\(dataset, indices\)",
+    ),
+    "subset sampler of batches": (
+        DataLoader(Pictures(), batch_sampler=BatchSampler(SubsetRandomSampler([1]), 2, drop_last=False)),
         r"SubsetRandomSampler of 1 of",
     ),
     "collate": (

@@ -56,6 +56,10 @@ def test_a_store_without_runs_of_lethe_loses_no_column():
     assert params | metrics <= set(layout.columns)
 
 
+def test_runs_that_draw_other_images_by_their_split_seed_are_told_apart():
+    assert "split_seed" in default_layout({"unlearn", "split_seed"}, set()).columns
+
+
 def test_all_has_every_name_as_it_was_logged():
     layout = everything(set(PARAMS), {*SCORES, *LAST})
     (row,) = rows_of([run_with(PARAMS, SCORES)], layout)

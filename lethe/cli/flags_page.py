@@ -140,7 +140,7 @@ def _architectures() -> list[str]:
     """Return a table of the flags that architectures have of their own."""
     rows = []
     for entry in ARCHITECTURES:
-        if entry.file is not None:
+        if not entry.own:
             continue
         for parameter in entry.hyperparameters.values():
             default = codes([text_of(parameter.default)])

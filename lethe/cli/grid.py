@@ -131,7 +131,6 @@ def commands(grid: str | None) -> tuple[list[str], list[str]]:
     from lethe.sweeps.grid import runs_in
 
     jobs = jobs_of(runs_in(grid))
-    bases, runs = (
-        [command_line_of(job.words) for job in jobs if job.is_base == is_base] for is_base in (True, False)
-    )
+    bases = [command_line_of(job.words) for job in jobs if job.is_base]
+    runs = [command_line_of(job.words) for job in jobs if not job.is_base]
     return bases, runs

@@ -12,9 +12,9 @@ file-store folder ./mlruns.
 Columns, in this order: the run (run_id, run_name, experiment, status, warning, start_time, duration_s,
 parent_run_id); the request and the model (dataset, request, ..., arch, seed); the method and its settings;
 scores, attacks, losses; gaps to the ideal model; other metrics; seconds. A param that is None is an empty
-cell. What is left out is counted: base models, training recipe, files, single attacks, histories. In a store
-without runs of Lethe nothing is. --all writes every param and metric as it was logged, sorted by name after
-run_id, run_name, experiment, status, start_time, end_time and duration_s.
+cell. What is left out is counted: base models, training recipe, files, single attacks, histories, and
+end_time. A store without runs of Lethe keeps all params and metrics. --all writes every param and metric as
+it was logged, sorted by name after run_id, run_name, experiment, status, start_time, end_time and duration_s.
 
 Names that clash get `param.` or `metric.` in front. `warning` holds the warnings of a run, or is empty.
 Nothing is rounded: floats round trip, NaN is `nan`, infinities are `inf` and `-inf`, a missing value is an

@@ -11,10 +11,13 @@ from torch import Tensor
 from torch.utils.data import (
     DataLoader,
     Dataset,
+    DistributedSampler,
     IterableDataset,
+    RandomSampler,
+    SequentialSampler,
     Subset,
-    SubsetRandomSampler,
     TensorDataset,
+    WeightedRandomSampler,
     default_collate,
     default_convert,
 )
@@ -26,6 +29,8 @@ from lethe.data.pixels import batch_of, is_array, pixels_of
 from lethe.system.progress_place import bar_settings
 
 READ_TWICE = 32  # images that are read twice: random flips of half the images leave one chance in 4 billion
+# Samplers of a whole dataset, however many images they draw.
+OF_ALL = (SequentialSampler, RandomSampler, WeightedRandomSampler, DistributedSampler)
 LARGEST_LABEL = 2**31 - 1
 
 
@@ -108,12 +113,19 @@ def _dataset_of(source: Any) -> Any:
             "the loader: expected one with torch's own collate_fn, got another, which changes the images. "
             "Give a dataset of pairs (image, label) as the model takes them"
         )
-    if isinstance(source.sampler, SubsetRandomSampler):
-        raise ValueError(
-            f"the loader: expected one of its whole dataset, got a SubsetRandomSampler of "
-            f"{len(source.sampler)} of its images. Give torch.utils.data.Subset(dataset, indices)"
-        )
+    if hasattr(source.dataset, "__len__"):
+        _check_sampler(getattr(source.batch_sampler, "sampler", source.sampler), len(source.dataset))
     return source.dataset
+
+
+def _check_sampler(sampler: Any, count: int) -> None:
+    """Raise ValueError for a sampler of a part of the dataset, which would be read whole all the same."""
+    if isinstance(sampler, OF_ALL) or not hasattr(sampler, "__len__") or len(sampler) == count:
+        return
+    raise ValueError(
+        f"the loader: expected one of its whole dataset, got a {type(sampler).__name__} of "
+        f"{len(sampler)} of its {count} images. Give torch.utils.data.Subset(dataset, indices)"
+    )
 
 
 def _check_has_positions(items: Any) -> None:

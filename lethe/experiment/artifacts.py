@@ -162,14 +162,11 @@ def _log_checkpoints(run: TrackedRun, record: RunRecord) -> None:
     MLflow shows a metric's last step as its value. So metrics that the final model lacks are only in the raw
     metrics JSON, and this is called after the method has finished.
     """
-    final = record.measured.model.keys()
-    steps = record.intermediate.metrics.items()
-    run.points(
-        {
-            epoch: matter_first({name: value for name, value in values.items() if name in final})
-            for epoch, values in steps
-        }
-    )
+    final = record.measured.model
+    points = {}
+    for epoch, values in record.intermediate.metrics.items():
+        points[epoch] = matter_first({name: value for name, value in values.items() if name in final})
+    run.points(points)
 
 
 def log_report(run: TrackedRun, record: RunRecord) -> None:

@@ -10,7 +10,8 @@ from lethe.tracking.run_table import KINDS, PARENT, WARNING, Layout, Names, colu
 
 # There is no end_time: start_time and duration_s have it. compare.py --csv knows a whole table by it.
 IDENTITY = ("run_id", "run_name", "experiment", "status", WARNING, "start_time", "duration_s", PARENT)
-REQUEST = ("dataset", "request", "class_to_replace", "num_indexes_to_replace", "forget_count")
+# split_seed: which images a number means, so that runs with another one forget others.
+REQUEST = ("dataset", "request", "class_to_replace", "num_indexes_to_replace", "split_seed", "forget_count")
 MODEL = ("arch", "epochs", "training", "seed")  # training: what differs from the default recipe
 METHOD = ("unlearn", "unlearn_augment")
 SCORES = ("forget_score", "retain_score", "test_score", "test_forget_score", "test_retain_score")
@@ -40,7 +41,6 @@ PARAMS_LEFT_OUT = frozenset(
         "report",
         "retain_count",
         "save_dir",
-        "split_seed",
         "test_split",
         "train_augment",
         "train_batch_size",
