@@ -54,8 +54,10 @@ class Moved(ModuleNotFoundError):
     """An import of a module by the name that it had before version 0.2."""
 
     def __init__(self, name: str) -> None:
-        message = f"Lethe's `{name}` moved in version 0.2: write `from {MOVED[name]} import ...`"
-        super().__init__(message, name=name)
+        # Perhaps it is a folder of the user's own that isn't on the path.
+        missing = f"No module named {name!r}"
+        moved = f"Lethe's `{name}` moved in version 0.2: write `from {MOVED[name]} import ...`"
+        super().__init__(f"{missing}. {moved}", name=name)
 
 
 class MovedModules(MetaPathFinder):

@@ -19,7 +19,7 @@ COMMANDS = {script: name for name, script in SCRIPTS.items()}
 RUN_OF_GRID = "array_param_file.py run"  # `lethe run`
 _NAMES = "|".join(map(re.escape, (RUN_OF_GRID, *COMMANDS)))
 # Not a user's own file of that name: ./audit.py, audit.py:method or 'audit.py'.
-_SCRIPT = re.compile(rf"(?<![\w./\\~-])(?:python(?: -u)? |(?<![\"']))({_NAMES})(?!\w|\.\w|:\S)")
+_SCRIPT = re.compile(rf"(?<![\w./\\~-])(torchrun |python(?: -u)? |(?<![\"']))({_NAMES})(?!\w|\.\w|:\S)")
 
 
 def has_scripts() -> bool:
@@ -36,4 +36,9 @@ def as_started(text: str) -> str:
     """
     if has_scripts():
         return text
-    return _SCRIPT.sub(lambda found: f"lethe {COMMANDS.get(found[1], 'run')}", text)
+    return _SCRIPT.sub(_command, text)
+
+
+def _command(found: re.Match[str]) -> str:
+    before = "torchrun -m " if found[1] == "torchrun " else ""  # torchrun takes a file or a module
+    return f"{before}lethe {COMMANDS.get(found[2], 'run')}"

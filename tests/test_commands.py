@@ -22,6 +22,7 @@ def installed(monkeypatch):
             "a CSV of lethe parse. Make it: lethe parse --all",
         ),
         ("mlruns_parser.py: skipped 1 run", "lethe parse: skipped 1 run"),
+        ("Train by torchrun main_baseline.py, then", "Train by torchrun -m lethe baseline, then"),
         ("oracles, made by `main_ideal.py --oracles N`", "oracles, made by `lethe ideal --oracles N`"),
     ],
 )

@@ -424,4 +424,7 @@ def test_a_users_file_with_an_old_import_is_a_mistake_in_a_line(tmp_path, monkey
 
     assert mlflow_forget.main(["--unlearn", "mine.py:mine"]) == 2
     said = capsys.readouterr().err
-    assert said == "error: Lethe's `registry` moved in version 0.2: write `from lethe.registry import ...`\n"
+    assert said == (
+        "error: No module named 'registry'. Lethe's `registry` moved in version 0.2: write "
+        "`from lethe.registry import ...`\n"
+    )
