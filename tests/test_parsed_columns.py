@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from lethe.experiment.identity import run_params
 from lethe.experiment.pipeline import Pipeline
 from lethe.experiment.run_config import PipelineConfig
 from lethe.models import ARCHITECTURES
-from lethe.tracking.run_columns import METRICS_LEFT_OUT, PARAMS_LEFT_OUT, default_layout
+from lethe.tracking.run_columns import METRICS_LEFT_OUT, OF_LETHE, PARAMS_LEFT_OUT, default_layout
 from lethe.tracking.run_table import everything, rows_of
+from lethe.tracking.spool import Spool
 from lethe.tracking.stored_run import StoredRun
 from lethe.unlearn.impl import METHODS
 from tests.filled_stores import empty_place  # noqa: F401 (a fixture of every test here)
@@ -51,13 +53,22 @@ def test_a_param_that_is_none_is_an_empty_cell():
 
 
 def test_a_store_without_runs_of_lethe_loses_no_column():
-    params, metrics = {"train_lr", "device", "mask"}, {"zrf", "initial_loss", "unlearn_loss"}
+    params, metrics = {"unlearn", "train_lr", "device", "mask"}, {"zrf", "initial_loss", "unlearn_loss"}
     layout = default_layout(params, metrics)
     assert params | metrics <= set(layout.columns)
 
 
 def test_runs_that_draw_other_images_by_their_split_seed_are_told_apart():
-    assert "split_seed" in default_layout({"unlearn", "split_seed"}, set()).columns
+    assert "split_seed" in default_layout({*OF_LETHE, "split_seed"}, set()).columns
+
+
+def test_a_metric_that_a_run_was_told_to_measure_has_a_column():
+    with closing(Spool(Path())) as spool:
+        metrics = {"zrf": 0.5, "mia_lr": 60.0, "tow": 1.0}
+        spool.add(run_with({"unlearn": "FT", "request": "class0", "metrics": "zrf,MIA_lr"}, metrics))
+        columns = default_layout(spool.params, spool.metrics, spool.asked).columns
+    assert {"zrf", "mia_lr"} <= set(columns)
+    assert "tow" not in columns
 
 
 def test_all_has_every_name_as_it_was_logged():
@@ -69,7 +80,7 @@ def test_all_has_every_name_as_it_was_logged():
 
 
 def test_every_headline_metric_has_a_place_before_the_others():
-    columns = list(default_layout({"unlearn"}, set(METRICS.names) | {"a_metric_of_mine"}).columns)
+    columns = list(default_layout(OF_LETHE, set(METRICS.names) | {"a_metric_of_mine"}).columns)
     before = columns[: columns.index("a_metric_of_mine")]
     assert set(names_in("headline")) <= set(before)
 
@@ -85,7 +96,7 @@ def test_what_is_left_out_by_name_is_a_metric_or_a_param_of_a_run(tmp_path):
 @pytest.mark.parametrize("registry", [METHODS, ARCHITECTURES])
 def test_no_setting_of_a_method_or_an_architecture_is_left_out(registry):
     settings = {name for entry in registry.names for name in registry[entry].hyperparameters}
-    assert settings <= set(default_layout({"unlearn", *settings}, set()).columns)
+    assert settings <= set(default_layout({*OF_LETHE, *settings}, set()).columns)
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ file-store folder ./mlruns.
 Columns, in this order: the run (run_id, run_name, experiment, status, warning, start_time, duration_s,
 parent_run_id); the request and the model (dataset, request, ..., arch, seed); the method and its settings;
 scores, attacks, losses; gaps to the ideal model; other metrics; seconds. A param that is None is an empty
-cell. What is left out is counted: base models, training recipe, files, single attacks, histories, and
-end_time. A store without runs of Lethe keeps all params and metrics. --all writes every param and metric as
-it was logged, sorted by name after run_id, run_name, experiment, status, start_time, end_time and duration_s.
+cell. What is left out is counted: base models, training recipe, files, histories, end_time, and metrics such
+as single attacks, unless --metrics named them. A store without runs of Lethe keeps all params and metrics.
+--all writes every param and metric as it was logged, sorted by name after run_id, run_name, experiment,
+status, start_time, end_time and duration_s.
 
 Names that clash get `param.` or `metric.` in front. `warning` holds the warnings of a run, or is empty.
 Nothing is rounded: floats round trip, NaN is `nan`, infinities are `inf` and `-inf`, a missing value is an
@@ -103,7 +104,7 @@ def write_table(selected: Runs, output: Path, write: Write, name: str, every: bo
     """Write a row per run; return a message. every: all params and metrics, as they were logged."""
     spool = selected.spool
     whole = everything(spool.params, spool.metrics)
-    layout = whole if every else default_layout(spool.params, spool.metrics)
+    layout = whole if every else default_layout(spool.params, spool.metrics, spool.asked)
     rows = command_line.progress_bar(rows_of(spool, layout), "writing", len(spool))
     write(output, layout.columns, rows)
     left_out = len(whole.columns) - len(layout.columns)

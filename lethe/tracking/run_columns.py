@@ -6,6 +6,8 @@ metrics that matter; the gaps to the ideal model; other metrics; seconds.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from lethe.tracking.run_table import KINDS, PARENT, WARNING, Layout, Names, column_names
 
 # There is no end_time: start_time and duration_s have it. compare.py --csv knows a whole table by it.
@@ -77,20 +79,23 @@ METRICS_LEFT_OUT = frozenset(
         "zrf",
     }
 )
+OF_LETHE = {"unlearn", "request"}  # params of every run of Lethe; other programs have a flag --unlearn too
 OF_BASE_MODELS = ("initial_", "ideal_")  # params and metrics
 DIGESTS = ("_code", "_digest")
 HISTORIES = ("epoch_", "stage_", "unlearn_")  # metrics
 
 
-def default_layout(params: set[str], metrics: set[str]) -> Layout:
+def default_layout(params: set[str], metrics: set[str], asked: Collection[str] = ()) -> Layout:
     """Return the layout of the columns that matter in a store of Lethe's runs, with empty cells for None.
 
-    In another store these names mean something else: all of them are kept, in the same order.
+    asked: the metrics, in small letters, that runs were told to measure by name: they matter. In another
+    store these names mean something else: all of them are kept, in the same order.
     """
     of_params, of_metrics = column_names(params, metrics)
-    if METHOD[0] in params:
+    if params >= OF_LETHE:
         of_params = {name: column for name, column in of_params.items() if not _secondary_param(name)}
-        of_metrics = {name: column for name, column in of_metrics.items() if not _secondary_metric(name)}
+        shown = [name for name in of_metrics if name.casefold() in asked or not _secondary_metric(name)]
+        of_metrics = {name: of_metrics[name] for name in shown}
     return Layout(_in_order(of_params, of_metrics), of_params, of_metrics, empty_none=True)
 
 

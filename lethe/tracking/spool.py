@@ -12,19 +12,22 @@ from typing import IO
 
 from lethe.tracking.stored_run import StoredRun
 
+ASKED = "metrics"  # the param of --metrics: names between commas
 values_of = attrgetter(*(field.name for field in fields(StoredRun)))
 
 
 class Spool:
     """An unnamed file with a line per run. Iterates by start time.
 
-    params, metrics: all names. warned: the number of runs with a warning.
+    params, metrics: all names. asked: the metrics that runs were told to measure, in small letters.
+    warned: the number of runs with a warning.
     """
 
     def __init__(self, folder: Path) -> None:
         """folder: with room for as much as the output. Raises OSError if it can't be written to."""
         self.params: set[str] = set()
         self.metrics: set[str] = set()
+        self.asked: set[str] = set()
         self.warned = 0
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by close()
         self._places: list[tuple[int, str, int]] = []  # start time, run id, begin of the line
@@ -32,6 +35,7 @@ class Spool:
     def add(self, run: StoredRun) -> None:
         self.params.update(run.params)
         self.metrics.update(run.metrics)
+        self.asked.update(run.params.get(ASKED, "").casefold().split(","))
         self.warned += bool(run.warning)
         self._places.append((run.start_time or 0, run.run_id, self._file.tell()))
         self._file.write(json.dumps(values_of(run)).encode() + b"\n")
