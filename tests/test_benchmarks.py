@@ -160,6 +160,7 @@ def test_images_have_a_line_for_each_model_and_kappa(quick, tmp_path, capsys):
     assert "\nideal" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_warm_run_has_a_line_and_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert warm_run.main(["--repeats", "1", "--json", "seconds.json"]) == 0

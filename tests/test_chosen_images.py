@@ -198,6 +198,7 @@ def child(script, *arguments):
     return [float(word) for word in done.stdout.split()]
 
 
+@pytest.mark.slow
 def test_the_budget_follows_the_limits_of_the_process():
     before, after = child("""
         import resource
@@ -299,6 +300,7 @@ def test_a_dataset_larger_than_what_a_process_may_take_is_decoded_trained_on_and
     assert (streamed, digest_is_whole, over) == (1, 1, 0)
 
 
+@pytest.mark.slow
 def test_the_images_of_a_dataset_are_in_memory_once(tmp_path):
     # 20,000 images of 3 x 32 x 32 are 61 MB; splits, a request, digests and an epoch add less than half of
     # that.

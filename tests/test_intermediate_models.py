@@ -81,6 +81,9 @@ CONFIG = PipelineConfig(
 )
 
 
+FEW = replace(CONFIG, metrics=("forget_score", "test_score"))
+
+
 @pytest.fixture(scope="module")
 def done(folder) -> Result:
     with pytest.MonkeyPatch.context() as patch:
@@ -226,7 +229,7 @@ def test_a_table_shows_them(capsys, done):
 
 def test_a_sweep_has_them_in_every_child(capsys):
     words = "--unlearn FT --epochs 2 --ideal skip --unlearn_epochs 2 --unlearn_lr 0.01 0.1 "
-    words += "--checkpoint_epochs 1,2"
+    words += "--checkpoint_epochs 1,2 --metrics forget_score,test_score"
     assert mlflow_forget.main(words.split()) == 0
     out = capsys.readouterr().out
     rows = [line for line in out.splitlines() if line.startswith("FT class0") and ", epoch " in line]
@@ -236,7 +239,7 @@ def test_a_sweep_has_them_in_every_child(capsys):
 
 
 def test_each_seed_of_a_sweep_has_its_own():
-    config = replace(CONFIG, ideal="skip")
+    config = replace(FEW, ideal="skip")
     first, second = run_all([replace(config, base=replace(config.base, seed=seed)) for seed in (1, 2)])
 
     assert first.checkpoints[3] == of_the_model(first.metrics)
@@ -296,7 +299,7 @@ def test_looking_is_not_unlearning_time(monkeypatch, done):
     monkeypatch.setattr(intermediate_models, "outputs_with_metrics", slow)
     monkeypatch.setattr(intermediate_models, "score_of", lambda *_: time.sleep(0.2) or 50.0)
     result = Pipeline(
-        replace(CONFIG, unlearn="mine.py:stops_early", settings={}, ideal="skip", checkpoint_epochs=(1, 2))
+        replace(FEW, unlearn="mine.py:stops_early", settings={}, ideal="skip", checkpoint_epochs=(1, 2))
     ).run()
     logged = client().get_run(result.run_id).data.metrics
 
@@ -314,7 +317,7 @@ def test_looking_is_not_unlearning_time(monkeypatch, done):
 
 def test_a_method_that_stops_early_is_a_warning(done):
     result = Pipeline(
-        replace(CONFIG, unlearn="mine.py:stops_early", settings={}, checkpoint_epochs=(2, 5, 7))
+        replace(FEW, unlearn="mine.py:stops_early", settings={}, checkpoint_epochs=(2, 5, 7))
     ).run()
     warning = "not evaluated after --checkpoint_epochs 5, 7: the method ended after epoch 2"
 
@@ -324,7 +327,7 @@ def test_a_method_that_stops_early_is_a_warning(done):
 
 
 def test_a_method_without_epochs_is_a_warning():
-    result = Pipeline(replace(CONFIG, unlearn="random_mask", settings={"kappa": 0.5}, ideal="skip")).run()
+    result = Pipeline(replace(FEW, unlearn="random_mask", settings={"kappa": 0.5}, ideal="skip")).run()
 
     assert result.checkpoints == {}
     assert any(
@@ -334,11 +337,11 @@ def test_a_method_without_epochs_is_a_warning():
 
 
 def test_an_intermediate_model_that_diverged_is_a_warning_and_no_end():
-    result = Pipeline(replace(CONFIG, unlearn="mine.py:dips", settings={}, ideal="skip")).run()
+    result = Pipeline(replace(FEW, unlearn="mine.py:dips", settings={}, ideal="skip")).run()
     assert not any("diverged" in str(note) for note in result.notes)
 
     result = Pipeline(
-        replace(CONFIG, unlearn="mine.py:dips", settings={}, ideal="skip", checkpoint_epochs=(1, 2))
+        replace(FEW, unlearn="mine.py:dips", settings={}, ideal="skip", checkpoint_epochs=(1, 2))
     ).run()
     assert result.checkpoints[2] == {}
     assert any(
@@ -350,7 +353,7 @@ def test_an_intermediate_model_that_diverged_is_a_warning_and_no_end():
 
 def test_what_was_measured_before_a_method_diverged_is_kept():
     with pytest.raises(FloatingPointError):
-        Pipeline(replace(CONFIG, unlearn="mine.py:dips", settings={"ends": True}, ideal="skip")).run()
+        Pipeline(replace(FEW, unlearn="mine.py:dips", settings={"ends": True}, ideal="skip")).run()
     run = runs()[0]
     kept = json.loads(artifact(run, "checkpoints.json").read_text())
 

@@ -81,6 +81,7 @@ def test_mimu_forgets_a_class_of_real_images(dataset):
     assert after[1] > before[1] - 3
 
 
+@pytest.mark.slow
 def test_mimu_reads_a_residual_network_on_real_images():
     splits = real("CIFAR10")
     rows = torch.arange(200)

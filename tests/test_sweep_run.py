@@ -163,6 +163,7 @@ def test_a_warm_worker_measures_what_a_fresh_process_does(folder, made_store, ta
     assert digest in digests
 
 
+@pytest.mark.slow
 def test_a_finished_job_is_skipped_by_a_single_command_too(folder, capsys):
     words = ["--unlearn", "SSD", "--epochs", "1", "--ideal", "skip", "--skip_finished"]
     assert mlflow_forget.main(words) == 0
@@ -176,6 +177,7 @@ def test_a_finished_job_is_skipped_by_a_single_command_too(folder, capsys):
     assert sorted(finished(folder).values()) == [2]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_ends_as_killed_when_its_job_is_run_again(folder):
     base = BaseConfig(epochs=1)
     pipeline = Pipeline(PipelineConfig(unlearn="default", base=base, ideal="skip"))
@@ -212,6 +214,7 @@ def test_base_models_are_trained_once_by_those_who_want_them_at_the_same_time(fo
     ]
 
 
+@pytest.mark.slow
 def test_a_lock_goes_with_the_process_that_held_it(folder):
     program = f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
     program += "from pathlib import Path\nfrom lethe.training.file_lock import locked\n"
@@ -332,6 +335,7 @@ def test_a_worker_does_not_run_what_a_file_said_before(pool, folder, made_store)
     assert len(finished(folder)) == 2
 
 
+@pytest.mark.slow
 def test_a_worker_reads_a_checkpoint_once(folder, monkeypatch):
     read = []
     monkeypatch.setattr(
