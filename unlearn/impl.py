@@ -45,7 +45,8 @@ class ForgetData:
 
     cache: tensors by a key that names everything they depend on. progress: `progress(steps, label)` wraps a
     loop. on_epoch: `on_epoch(model, epoch)` is called with the intermediate models. whole: forget and retain
-    set together, if at hand. ideal, oracles: the ideal model and those of other seeds, for methods that
+    set together, if at hand. whole_validation: the validation images of every class, those that are forgotten
+    whole too, if at hand. ideal, oracles: the ideal model and those of other seeds, for methods that
     declare that they need them. augment: augmentation of the images that a method trains on (see
     `lethe.data.augmentation`), by `training_batches`; `images.batches` gives images unchanged, to measure or
     rank by. Raises ValueError for an empty forget or retain set, and for an augmentation that is unknown or
@@ -62,6 +63,7 @@ class ForgetData:
     on_epoch: OnEpoch = lambda model, epoch: None
     progress: Progress = silent
     whole: ImageSet | None = None
+    whole_validation: ImageSet | None = None
     ideal: Callable[[], nn.Module] | None = None
     oracles: Oracles | None = None
     augment: Augmentation = ()
@@ -98,7 +100,15 @@ class ForgetData:
     def of_division(cls, splits: Splits, division: Division, **world: Any) -> ForgetData:
         """Return the data of a request that has divided the training images already."""
         validation = splits.validation.without_classes(*division.gone)
-        return cls(division.forget, division.retain, validation, splits.classes, whole=splits.train, **world)
+        return cls(
+            division.forget,
+            division.retain,
+            validation,
+            splits.classes,
+            whole=splits.train,
+            whole_validation=splits.validation,
+            **world,
+        )
 
     @classmethod
     def of_tensors(
@@ -171,6 +181,11 @@ class ForgetData:
         """The training images of the initial model, forget and retain set, in their order."""
         return self.whole or self.forget.joined(self.retain)
 
+    @property
+    def every_validation(self) -> ImageSet:
+        """The validation images of every class; without those that are forgotten whole if not at hand."""
+        return self.validation if self.whole_validation is None else self.whole_validation
+
     def generator(self, *purpose: str | int) -> torch.Generator:
         """Return a random stream for a purpose, which the seed and the purpose determine."""
         return generator_for(self.seed, "unlearn", *purpose)
@@ -199,12 +214,25 @@ def _none_of(images: ImageSet) -> ImageSet:
 
 
 @dataclass(frozen=True)
+class OverKappa:
+    """Masks of several sizes, judged on training and validation images.
+
+    points: weights switched off, forget score and retain score (percent). initial: both scores without a
+    mask.
+    """
+
+    points: list[tuple[int, float, float]]
+    initial: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Unlearned:
     """The result of a method: the unlearned model, and more for the run's record.
 
     mask: the mask that was applied. history: numbers by name for each `step`, an epoch or an optimiser step;
     a name that ends in `loss` is in nats, in `score` in percent. facts: numbers and words about the run, such
-    as the count of dampened weights. stages: seconds.
+    as the count of dampened weights. stages: seconds. over_kappa: the masks among which the
+    method chose kappa, if it did. misses: in words, what the method aimed at and missed; the run warns of it.
     """
 
     model: nn.Module
@@ -213,6 +241,8 @@ class Unlearned:
     facts: dict[str, int | float | str] = field(default_factory=dict)
     stages: dict[str, float] = field(default_factory=dict)
     step: Literal["epoch", "step"] = "epoch"
+    over_kappa: OverKappa | None = None
+    misses: str = ""
 
 
 Resolve = Callable[..., dict[str, Any] | None]

@@ -6,17 +6,24 @@ from torch import Tensor, nn
 
 from lethe.data import ImageSet
 from lethe.models import Mask, switched_off
-from lethe.unlearn.amount import count_of
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
 from lethe.unlearn.mimu.graph import averaged, factors_of
+from lethe.unlearn.mimu.kappa import chosen, count_or_auto
 from lethe.unlearn.mimu.ranking import comparisons_of, continuous, keep_largest_out
-from lethe.unlearn.random_mask import resolve_kappa
-from lethe.unlearn.settings import Kappa, MaskLayer
+from lethe.unlearn.settings import KappaOrAuto, MaskLayer
+
+
+def resolve_kappa(
+    model: nn.Module, data: ForgetData, *, kappa: KappaOrAuto, mask_layer: str | None
+) -> dict[str, int]:
+    """Return kappa as a number of weights of the masked layer, unless it is auto."""
+    count = count_or_auto(kappa, masked_layer(model, data, mask_layer).size)
+    return {} if count is None else {"kappa_count": count}
 
 
 @register("logit_attribution", resolve=(resolve_kappa,), augments=())
 def logit_attribution(
-    model: nn.Module, data: ForgetData, *, kappa: Kappa = 0.02, mask_layer: MaskLayer | None = None
+    model: nn.Module, data: ForgetData, *, kappa: KappaOrAuto = 0.02, mask_layer: MaskLayer | None = None
 ) -> Unlearned:
     """Switch off the kappa weights that add most to the forget class's own logit, and least to the others'.
 
@@ -37,7 +44,14 @@ def logit_attribution(
     comparisons = comparisons_of(
         data, lambda: {c: attribution(data.train.of_classes(c)) for c in data.train.classes}, attribution
     )
-    scores = continuous(comparisons)
-    mask = Mask(layer.name, keep_largest_out(scores, count_of(kappa, layer.size, "kappa"), layer.shape))
+    scores, count = continuous(comparisons), count_or_auto(kappa, layer.size)
+    stages: dict[str, float] = {}
+    choice = None
+    if count is None:
+        choice = chosen(student, layer, data, scores, stages, None)
+        count = choice.best.kappa
+    mask = Mask(layer.name, keep_largest_out(scores, count, layer.shape))
     switched_off(student, mask)
-    return Unlearned(student, mask)
+    if choice is None:
+        return Unlearned(student, mask)
+    return Unlearned(student, mask, facts=choice.facts, stages=stages, **choice.told)

@@ -26,6 +26,12 @@ Share = Annotated[float, Range(0, 1, "(]"), Search("linear", 0.05, 1)]
 BetweenZeroAndOne = Annotated[float, Range(0, 1, "()"), Search("linear", 0.01, 0.99)]
 
 Kappa = Annotated[Amount, Help("weights to switch off"), Search("log", 1e-3, 0.5)]
+KappaOrAuto = Annotated[
+    int | float | str,
+    "auto, a count (an integer >= 1), a fraction in (0, 1), or a percentage such as 50%",
+    Help("weights to switch off; auto chooses by training and validation images"),
+    Search("log", 1e-3, 0.5),
+]
 MaskLayer = Annotated[
     str,
     Help("the masked layer, by name or by index over the linear layers; none is the architecture's choice"),

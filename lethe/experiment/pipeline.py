@@ -61,6 +61,7 @@ from lethe.training import (
     warm_up,
 )
 from lethe.unlearn import METHODS, ForgetData, Oracles, Unlearned, masked_layer, resolved, unlearn
+from lethe.unlearn.amount import AUTO
 from lethe.unlearn.impl import MethodFacts
 
 NO_TAGS: Mapping[str, str] = {}
@@ -128,7 +129,8 @@ class Pipeline:
         data = self._forget_data(augment, tuple(judges or (config.base.seed,)))
         model = self.base.untrained()
         counts = resolved(config.unlearn, model, data, settings)
-        layer_size = masked_layer(model, data, settings.get("mask_layer")).size if MASKED in counts else 0
+        is_masking = MASKED in counts or settings.get("kappa") == AUTO
+        layer_size = masked_layer(model, data, settings.get("mask_layer")).size if is_masking else 0
         epochs = checked_epochs(config.checkpoint_epochs, settings | counts)
         self.checked = CheckedConfig(
             config, method, settings, metrics, self.base, data, augment, epochs, counts, layer_size

@@ -10,8 +10,10 @@ from lethe.experiment.identity import run_params
 from lethe.experiment.record import RunRecord
 from lethe.experiment.run_config import PipelineConfig, flags_of
 from lethe.flag_words import command
+from lethe.report.kappa_chart import kappa_curve
 from lethe.report.layer_charts import Layer
 from lethe.report.run_facts import ForgetImages, History, RunFacts
+from lethe.report.svg import Picture
 from lethe.report.verdict import Measurements, undecided_models
 from lethe.training import library_versions
 
@@ -56,6 +58,7 @@ def run_facts(record: RunRecord) -> RunFacts:
         params={name: value for name, value in sorted(run_params(checked).items()) if value is not None},
         command=command_of(config),
         layer=layer,
+        over_kappa=_over_kappa(record),
         images=ForgetImages(data.forget.images, data.forget.normalisation.white, data.forget.indexes)
         if config.report == "full"
         else None,
@@ -93,6 +96,19 @@ def image_counts(outputs: ModelOutputs) -> dict[str, int]:
     if outputs.forget_classes:
         counts |= {"test_forget": len(outputs.test_forget), "test_retain": len(outputs.test_retain)}
     return counts
+
+
+def _over_kappa(record: RunRecord) -> Picture | None:
+    """Draw the masks among which the method chose, if it did."""
+    found = record.unlearned.over_kappa
+    if found is None:
+        return None
+    title, note = (
+        "Masks of several sizes",
+        "A point is a mask; the worse of its scores on training and validation images.",
+    )
+    size = record.checked.layer_size
+    return kappa_curve(found.points, found.initial, title=title, size=size, note=note)
 
 
 def _histories(record: RunRecord) -> list[History]:

@@ -35,6 +35,7 @@ def warnings_of(
     gives probabilities: every row of a model's outputs is a distribution (the model ends in a softmax)
     destroyed the model: retain_score below twice chance, 2 x 100 / classes percent
     lost accuracy: if it is not destroyed, see `_lost_accuracy`
+    missed its targets: the method says so
     changed nothing, changed no prediction: see `_unchanged`
 
     `leaves_weights`: the method leaves the weights unchanged by design.
@@ -43,6 +44,7 @@ def warnings_of(
         *_diverged(unlearned, measured),
         *_no_logits(measured),
         *(_destroyed(measured, classes) or _lost_accuracy(measured)),
+        *_missed(unlearned),
         *_unchanged(initial, unlearned.model, measured, leaves_weights),
     ]
 
@@ -51,6 +53,11 @@ def _diverged(unlearned: Unlearned, measured: Measured) -> Iterator[RunWarning]:
     signs = [*_broken_weights(unlearned.model), *_broken_steps(unlearned.history), *_broken_losses(measured)]
     if signs:
         yield RunWarning("diverged", f"diverged: {', '.join(signs)}")
+
+
+def _missed(unlearned: Unlearned) -> Iterator[RunWarning]:
+    if unlearned.misses:
+        yield RunWarning("missed its targets", unlearned.misses)
 
 
 def _no_logits(measured: Measured) -> Iterator[RunWarning]:

@@ -76,10 +76,13 @@ def report_pictures(facts: RunFacts) -> dict[str, list[Picture]]:
     for own in facts.histories:
         if len(own.steps) > 1:
             history += curves(own.title, own.steps, role=own.role, step=own.step)
+    layer_pictures = [] if layer is None else [layer_map(layer), weight_sizes(layer)]
+    if facts.over_kappa is not None:
+        layer_pictures.append(facts.over_kappa)
     groups = {
         "Predictions": prediction_pictures(facts),
         "Losses and attacks": loss_pictures(facts),
-        "The masked layer": [] if layer is None else [layer_map(layer), weight_sizes(layer)],
+        "The masked layer": layer_pictures,
         "History": history,
     }
     return {heading: pictures for heading, pictures in groups.items() if pictures}

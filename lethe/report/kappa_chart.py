@@ -11,12 +11,17 @@ MARK = 5  # units of a point's side
 
 
 def kappa_curve(
-    points: Sequence[tuple[int, float, float]], initial: tuple[float, float], *, title: str, size: int
+    points: Sequence[tuple[int, float, float]],
+    initial: tuple[float, float],
+    *,
+    title: str,
+    size: int,
+    note: str = "A point is a run; the lines join the means.",
 ) -> Picture:
     """Draw forget and retain score over kappa.
 
     points: (weights switched off, forget score, retain score), several of one kappa for several seeds.
-    initial: the two scores of the initial model. size: the layer's number of weights.
+    initial: the two scores of the initial model. size: the layer's number of weights. note: what a point is.
     """
     kappas = sorted({kappa for kappa, _, _ in points})
     shares = [100 * kappa / size for kappa in kappas]
@@ -36,7 +41,7 @@ def kappa_curve(
         keys.append(Key(role, f"{role} score"))
         ends.append(f"{role} from {means[0]:.4g} to {means[-1]:.4g}, initial model {initial[column - 1]:.4g}")
     alt = f"Scores in percent over {len(kappas)} values of kappa: {'; '.join(ends)}."
-    note = "A point is a run; the lines join the means. Dotted, thin: the initial model."
+    note = f"{note} Dotted, thin: the initial model."
     return Picture("forget_and_retain_over_kappa", title, alt, parts, panel.bottom + 38, tuple(keys), note)
 
 

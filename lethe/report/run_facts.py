@@ -11,6 +11,7 @@ from lethe.data.chosen_images import Images
 from lethe.evaluation import MetricFacts, Missing, ModelOutputs
 from lethe.registry import Entry
 from lethe.report.layer_charts import Layer
+from lethe.report.svg import Picture
 from lethe.report.verdict import Measurements
 
 
@@ -40,7 +41,7 @@ class RunFacts:
     asked, method, about, source: the request and the method in words. measured: the numbers, by model. kinds:
     the measured metrics. undefined: why metrics have no value. outputs: the models' outputs, by "initial",
     "unlearned", "ideal". names: of the classes. params, versions, stages (seconds), notes: as logged.
-    command: repeats this run.
+    command: repeats this run. over_kappa: the masks among which the method chose.
     """
 
     name: str
@@ -57,6 +58,7 @@ class RunFacts:
     params: Mapping[str, object]
     command: str
     layer: Layer | None = None
+    over_kappa: Picture | None = None
     images: ForgetImages | None = None
     histories: Sequence[History] = ()
     stages: Mapping[str, float] = field(default_factory=dict)

@@ -15,12 +15,14 @@ Kind = Literal[
     "changed nothing",
     "changed no prediction",
     "fewer masked",
+    "missed its targets",
     "not evaluated",
     "not checked",
 ]
 OVERRIDING: frozenset[Kind] = frozenset(get_args(Kind)) - {
     "lost accuracy",
     "fewer masked",
+    "missed its targets",
     "not evaluated",
     "not checked",
 }

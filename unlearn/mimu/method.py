@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from lethe.data import ImageSet
 from lethe.flag_error import FlagError
 from lethe.models import Mask, switched_off
 from lethe.system.timed import timed
-from lethe.unlearn.amount import count_of
+from lethe.unlearn.amount import AUTO, count_of
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
 from lethe.unlearn.mimu.graph import Gradient
+from lethe.unlearn.mimu.kappa import (
+    TRAINED_FOR,
+    chosen,
+    count_or_auto,
+)
 from lethe.unlearn.mimu.network import NetworkTraining, network_of
 from lethe.unlearn.mimu.objective import Objective, Prior
 from lethe.unlearn.mimu.ranking import Ranking, comparisons_of, keep_largest_out, scores_of
-from lethe.unlearn.mimu.refine import refined, unseen_of
+from lethe.unlearn.mimu.refine import RefineSettings, refined, unseen_of
 from lethe.unlearn.mimu.topk import Sampler
 from lethe.unlearn.settings import (
     Amount,
     BatchSize,
     Count,
     CountFromZero,
-    Kappa,
+    KappaOrAuto,
     LearningRate,
     MaskLayer,
     Temperature,
@@ -43,11 +50,13 @@ def check_refinement(model: nn.Module, data: ForgetData, *, ranking: Ranking, re
 
 
 def resolve_counts(
-    model: nn.Module, data: ForgetData, *, topk: Amount, kappa: Amount, mask_layer: str | None
+    model: nn.Module, data: ForgetData, *, topk: Amount, kappa: KappaOrAuto, mask_layer: str | None
 ) -> dict[str, int]:
-    """Return topk and kappa as numbers of weights of the masked layer."""
+    """Return topk and kappa as numbers of weights of the masked layer; no kappa yet if it is auto."""
     size = masked_layer(model, data, mask_layer).size
-    return {"topk_count": count_of(topk, size, "topk"), "kappa_count": count_of(kappa, size, "kappa")}
+    counts = {"topk_count": count_of(topk, size, "topk")}
+    drops = count_or_auto(kappa, size)
+    return counts if drops is None else counts | {"kappa_count": drops}
 
 
 @register(
@@ -61,7 +70,7 @@ def mimu(
     data: ForgetData,
     *,
     topk: Amount = 50,
-    kappa: Kappa = 0.1,
+    kappa: KappaOrAuto = AUTO,
     mask_layer: MaskLayer | None = None,
     ranking: Ranking = "continuous",
     sampler: Sampler = "sinkhorn",
@@ -132,8 +141,9 @@ def mimu(
     with timed(stages, "network"):
         student = copy_of(model)
         layer = masked_layer(student, data, mask_layer)
-        marks, drops = count_of(topk, layer.size, "topk"), count_of(kappa, layer.size, "kappa")
-        objective = Objective(marks, drops, contrast, retain_weight, prior, rho, tau, sampler)
+        marks, drops = count_of(topk, layer.size, "topk"), count_or_auto(kappa, layer.size)
+        trained_for = drops or max(1, round(TRAINED_FOR * layer.size))
+        objective = Objective(marks, trained_for, contrast, retain_weight, prior, rho, tau, sampler)
         training = NetworkTraining(gradient, representatives, gcn_steps, gcn_lr, gcn_weight_decay, gcn_batch)
         network = network_of(student, layer, data, objective, training)
 
@@ -142,12 +152,19 @@ def mimu(
 
     with timed(stages, "request"):
         scores = scores_of(ranking, comparisons_of(data, lambda: network.by_class, of_images), marks)
+    choice = None
+    if drops is None:
+        settings = RefineSettings(retain_weight, tau, refine_lr, gcn_batch)
+        may_refine = not refine_steps and ranking != "set_difference"
+        choice = chosen(student, layer, data, scores, stages, settings if may_refine else None)
+        scores, drops = choice.best.scores, choice.best.kappa
     with timed(stages, "refinement"):
         scores = refined(
             scores, layer, data, drops, retain_weight, tau, steps=refine_steps, lr=refine_lr, batch=gcn_batch
         )
         mask = Mask(layer.name, keep_largest_out(scores, drops, layer.shape))
         switched_off(student, mask)
-    return Unlearned(
-        student, mask, network.history, {"network_cached": int(network.cached)}, stages, step="step"
-    )
+    facts: dict[str, Any] = {"network_cached": int(network.cached)}
+    if choice is None:
+        return Unlearned(student, mask, network.history, facts, stages, step="step")
+    return Unlearned(student, mask, network.history, facts | choice.facts, stages, "step", **choice.told)

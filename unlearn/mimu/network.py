@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
@@ -11,9 +10,10 @@ from torch import Tensor
 
 from lethe.data import ImageSet
 from lethe.models import MaskedLayer
-from lethe.training import Tensors, computed_once, digest_of
+from lethe.training import Tensors, computed_once
 from lethe.unlearn.impl import ForgetData
 from lethe.unlearn.mimu import ranking
+from lethe.unlearn.mimu.cache_key import key_of
 from lethe.unlearn.mimu.gcn import MaskingGCN
 from lethe.unlearn.mimu.graph import (
     Factors,
@@ -27,7 +27,6 @@ from lethe.unlearn.mimu.objective import Objective, drop_loss, keep_loss, log_pr
 from lethe.unlearn.mimu.topk import sampled_topk
 
 CLASSES_A_STEP = 10
-IMAGES_IN_KEY = 64
 VERSION = 3  # part of the cache's key: raise it when a change trains another network by the same flags
 
 
@@ -70,7 +69,7 @@ def network_of(
     training: NetworkTraining,
 ) -> TrainedNetwork:
     """Return the network of this model: from the cache, else trained on the forget and retain images."""
-    key = _key(model, layer, data, asdict(objective) | asdict(training))
+    key = key_of("MIMU network", VERSION, model, layer, data, asdict(objective) | asdict(training))
     tensors, cached = computed_once(data.cache, key, lambda: _trained(layer, data, objective, training))
     return _restored(tensors, cached, data.device)
 
@@ -95,30 +94,6 @@ def _trained(
     for name in history[0]:
         tensors[f"history.{name}"] = torch.tensor([step[name] for step in history], dtype=torch.float64)
     return tensors
-
-
-def _key(model: torch.nn.Module, layer: MaskedLayer, data: ForgetData, flags: dict[str, object]) -> str:
-    parts = {
-        "what": "MIMU network",
-        "version": VERSION,
-        "model": digest_of(model.state_dict()),
-        "layer": layer.name,
-        "computes": digest_of({"logits": _logits_of_some(layer, data)}),
-        "images": data.train.digest,
-        "normalisation": asdict(data.train.normalisation),
-        "seed": data.seed,
-        "device": data.device.type,
-        "threads": torch.get_num_threads(),
-        **flags,
-    }
-    return json.dumps(parts, sort_keys=True)
-
-
-def _logits_of_some(layer: MaskedLayer, data: ForgetData) -> Tensor:
-    """Return logits of the first training images: models of equal weights may compute different functions."""
-    with torch.no_grad():
-        x, _ = next(data.train.batches(IMAGES_IN_KEY, device=data.device))
-        return layer.head(layer.layer(layer.body(x)), x)
 
 
 def _restored(tensors: Tensors, cached: bool, device: torch.device) -> TrainedNetwork:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -11,10 +13,21 @@ from torch.nn import functional as F
 from lethe.data import ImageSet
 from lethe.flag_error import FlagError
 from lethe.models import MaskedLayer
+from lethe.training import Progress, silent
 from lethe.unlearn.impl import ForgetData
-from lethe.unlearn.mimu.graph import Factors, factors_of
+from lethe.unlearn.mimu.inputs import LayerInputs, inputs_of
 from lethe.unlearn.mimu.objective import masked_logits
 from lethe.unlearn.mimu.topk import hard_topk, soft_topk, straight_through
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """Weight of retained images, temperature of the soft mask, learning rate, images of each kind a step."""
+
+    retain_weight: float
+    tau: float
+    lr: float
+    batch: int
 
 
 def refined(
@@ -48,19 +61,41 @@ def refined(
         "unseen": unseen_of(data),
         "retain": data.retain,
     }
-    given = {name: images for name, images in sets.items() if len(images)}
-    factors = {name: factors_of(layer, images, "logit", data.device) for name, images in given.items()}
-    generator = data.generator("MIMU", "refine")
+    given = {name: inputs_of(layer, images, data.device) for name, images in sets.items()}
+    settings = RefineSettings(retain_weight, tau, lr, batch)
+    generator, progress = data.generator("MIMU", "refine"), data.progress
+    return refined_on(
+        given, scores, layer, kappa, settings, steps=steps, generator=generator, progress=progress
+    )
+
+
+def refined_on(
+    inputs: Mapping[str, LayerInputs],
+    scores: Tensor,
+    layer: MaskedLayer,
+    kappa: int,
+    settings: RefineSettings,
+    *,
+    steps: int,
+    generator: torch.Generator,
+    progress: Progress = silent,
+) -> Tensor:
+    """Return scores (N,) refined as by `refined`, on inputs of the layer.
+
+    inputs: of `gone`, forgotten images of classes that go whole, and `images`, those of other classes, with
+    `unseen`, validation images of the latter; of `retain`.
+    """
+    given = {name: part for name, part in inputs.items() if len(part)}
     scores = scores.float()  # binary scores are ranks in float64
     spread = scores.std()
     refined_scores = ((scores - scores.mean()) / torch.where(spread > 0, spread, 1.0)).requires_grad_(True)
-    optimizer = torch.optim.Adam([refined_scores], lr=lr)
-    for _ in data.progress(range(steps), "MIMU refinement"):
-        soft, hard = soft_topk(refined_scores, kappa, tau), hard_topk(refined_scores.detach(), kappa)
+    optimizer = torch.optim.Adam([refined_scores], lr=settings.lr)
+    for _ in progress(range(steps), "MIMU refinement"):
+        soft, hard = soft_topk(refined_scores, kappa, settings.tau), hard_topk(refined_scores.detach(), kappa)
         mask = (1 - straight_through(soft, hard)).view(1, *layer.shape)
-        batches = {name: images.drawn(batch, generator) for name, images in factors.items()}
+        batches = {name: images.drawn(settings.batch, generator) for name, images in given.items()}
         seen = {name: _Logits.of(layer, mask, images) for name, images in batches.items()}
-        loss = retain_weight * seen["retain"].cross_entropy()
+        loss = settings.retain_weight * seen["retain"].cross_entropy()
         if "gone" in seen:
             loss = loss + seen["gone"].unreachability()
         if "images" in seen:
@@ -98,7 +133,7 @@ class _Logits(NamedTuple):
     labels: Tensor
 
     @classmethod
-    def of(cls, layer: MaskedLayer, mask: Tensor, images: Factors) -> _Logits:
+    def of(cls, layer: MaskedLayer, mask: Tensor, images: LayerInputs) -> _Logits:
         return cls(masked_logits(layer, mask, images.h, images.images)[0], images.labels)
 
     def cross_entropy(self) -> Tensor:
