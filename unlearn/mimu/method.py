@@ -18,7 +18,7 @@ from lethe.unlearn.mimu.kappa import (
     chosen,
     count_or_auto,
 )
-from lethe.unlearn.mimu.network import NetworkTraining, network_of
+from lethe.unlearn.mimu.network import NetworkTraining, is_default, learned_network, network_of
 from lethe.unlearn.mimu.objective import Objective, Prior
 from lethe.unlearn.mimu.ranking import Ranking, comparisons_of, keep_largest_out, scores_of
 from lethe.unlearn.mimu.refine import RefineSettings, refined, unseen_of
@@ -145,7 +145,10 @@ def mimu(
         trained_for = drops or max(1, round(TRAINED_FOR * layer.size))
         objective = Objective(marks, trained_for, contrast, retain_weight, prior, rho, tau, sampler)
         training = NetworkTraining(gradient, representatives, gcn_steps, gcn_lr, gcn_weight_decay, gcn_batch)
-        network = network_of(student, layer, data, objective, training)
+        if drops is None and is_default(objective, training):
+            network = learned_network(student, layer, data)
+        else:
+            network = network_of(student, layer, data, objective, training)
 
     def of_images(images: ImageSet) -> Tensor:
         return network.of_images(layer, images, gradient, data.device)

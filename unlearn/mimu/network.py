@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lethe.data import ImageSet
 from lethe.models import MaskedLayer
-from lethe.training import Tensors, computed_once
+from lethe.training import Tensors, computed_once, digest_of
+from lethe.training.storage import read_tensors
 from lethe.unlearn.impl import ForgetData
 from lethe.unlearn.mimu import ranking
 from lethe.unlearn.mimu.cache_key import key_of
@@ -27,6 +29,7 @@ from lethe.unlearn.mimu.objective import Objective, drop_loss, keep_loss, log_pr
 from lethe.unlearn.mimu.topk import sampled_topk
 
 CLASSES_A_STEP = 10
+LEARNED = Path(__file__).with_name("learned.safetensors")
 VERSION = 3  # part of the cache's key: raise it when a change trains another network by the same flags
 
 
@@ -40,6 +43,16 @@ class NetworkTraining:
     gcn_lr: float
     gcn_weight_decay: float
     gcn_batch: int
+
+
+# What the network of LEARNED was trained with: MIMU's defaults.
+DEFAULT_TRAINING = NetworkTraining("margin", 128, 300, 1e-2, 5e-4, 1024)
+DEFAULT_OBJECTIVE = Objective(50, 0, 100.0, 4.0, "weight", 0.1, 0.1, "sinkhorn")
+
+
+def is_default(objective: Objective, training: NetworkTraining) -> bool:
+    """Return whether all flags of the network but kappa are the defaults."""
+    return training == DEFAULT_TRAINING and objective == replace(DEFAULT_OBJECTIVE, kappa=objective.kappa)
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,31 @@ def network_of(
     key = key_of("MIMU network", VERSION, model, layer, data, asdict(objective) | asdict(training))
     tensors, cached = computed_once(data.cache, key, lambda: _trained(layer, data, objective, training))
     return _restored(tensors, cached, data.device)
+
+
+def learned_network(model: torch.nn.Module, layer: MaskedLayer, data: ForgetData) -> TrainedNetwork:
+    """Return the network that comes with Lethe, which other models taught. Nothing is trained.
+
+    Its answers for the classes of this model are cached. benchmarks/mimu_network.py makes the file.
+    """
+    weights, _ = read_tensors(LEARNED)
+
+    def compute() -> Tensors:
+        gcn = MaskingGCN()
+        gcn.load_state_dict(weights)
+        gcn.to(data.device)
+        factors = factors_of(layer, data.train, DEFAULT_TRAINING.gradient, data.device)
+        q = []
+        with torch.no_grad():
+            for label in data.train.classes:
+                q.append(gcn(averaged_by_class(factors, (label,), layer.weight).standardised()))
+        named = {f"gcn.{name}": value for name, value in weights.items()}
+        return {"q": torch.cat(q).cpu(), "classes": torch.tensor(data.train.classes), **named}
+
+    key = key_of(
+        "answers of the learned MIMU network", VERSION, model, layer, data, {"gcn": digest_of(weights)}
+    )
+    return _restored(*computed_once(data.cache, key, compute), data.device)
 
 
 def _trained(
