@@ -135,20 +135,22 @@ def test_runs_of_two_lists_of_one_name_are_two_tasks():
 
 
 @pytest.mark.parametrize(
-    ("method", "digest"),
+    ("method", "given", "digest"),
     [
-        ("FT", "e63d59146c44ebeb521d11182d9a8082d634f2ab7cb1676447dd7d56daf820d6"),
-        ("MIMU", "c58e7da7f2d2270c7c764689b8e636859c948233750df8b0bf8a5cd8cd616e8b"),
-        ("SCRUB", "4a79c549ece1527d1b35801ceb492de3e3ba59854e1587ec85d676b04be2c16b"),
-        ("SSD", "b9496e231e0e15c173a4547a75e9fc01914ec056327da57b0ff24c24cb6c71c1"),
+        ("FT", {}, "e63d59146c44ebeb521d11182d9a8082d634f2ab7cb1676447dd7d56daf820d6"),
+        ("MIMU", {"kappa": 0.1}, "c58e7da7f2d2270c7c764689b8e636859c948233750df8b0bf8a5cd8cd616e8b"),
+        ("SCRUB", {}, "4a79c549ece1527d1b35801ceb492de3e3ba59854e1587ec85d676b04be2c16b"),
+        ("SSD", {}, "b9496e231e0e15c173a4547a75e9fc01914ec056327da57b0ff24c24cb6c71c1"),
     ],
 )
-def test_the_hash_of_a_default_run_stays_as_it_was_in_0_1(method, digest, tmp_path, monkeypatch, digits):
-    """Of a run of the same version: each version has hashes of its own."""
+def test_the_hash_of_a_default_run_stays_as_it_was_in_0_1(
+    method, given, digest, tmp_path, monkeypatch, digits
+):
+    """Of a run of the same version: each version has hashes of its own. kappa was 0.1 by default then."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lethe.experiment.identity.__version__", "0.1.0")
     made = BaseModels(BaseConfig(), splits=digits)
     initial = Trained(made.untrained(), made.initial_path, None, True, 0.0, [])
-    decisive = decisive_of(Pipeline(PipelineConfig(method), base=made).checked, initial, None)
+    decisive = decisive_of(Pipeline(PipelineConfig(method, settings=given), base=made).checked, initial, None)
 
     assert hash_of(decisive | {"initial": "weights"}) == digest

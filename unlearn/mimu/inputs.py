@@ -103,15 +103,14 @@ def _of_model(
 ) -> tuple[LayerInputs, LayerInputs, Tensor]:
     """Return the inputs of training and validation images, and the former's indexes."""
     most = MOST_WITH_IMAGES if layer.needs_images else MOST_IMAGES
-    drawn = {
-        "training": _drawn_by_class(data.train, most, data),
-        "validation": _drawn_by_class(data.every_validation, most, data),
-    }
+    sets = {"training": data.train, "validation": data.every_validation}
 
     def compute() -> Tensors:
         tensors: Tensors = {}
-        for name, images in drawn.items():
-            found = inputs_of(layer, images, data.device)
+        for name, images in sets.items():
+            drawn = _drawn_by_class(images, most, data)
+            found = inputs_of(layer, drawn, data.device)
+            tensors[f"{name}.indexes"] = drawn.indexes.cpu()
             tensors |= {f"{name}.h": found.h.cpu(), f"{name}.labels": found.labels.cpu()}
             if found.images is not None:
                 tensors[f"{name}.images"] = found.images.cpu()
@@ -123,9 +122,9 @@ def _of_model(
     tensors = {name: value.to(data.device) for name, value in tensors.items()}
     training, validation = (
         LayerInputs(tensors[f"{name}.h"], tensors[f"{name}.labels"], tensors.get(f"{name}.images"))
-        for name in drawn
+        for name in sets
     )
-    return training, validation, drawn["training"].indexes.to(data.device)
+    return training, validation, tensors["training.indexes"]
 
 
 def _drawn_by_class(images: ImageSet, most: int, data: ForgetData) -> ImageSet:

@@ -108,8 +108,16 @@ def mimu(
         set_difference  weights in M^f and in no M^c, by s; `kappa_count` is smaller than kappa if they are
                         fewer
 
+    With `--kappa auto` nothing is trained where the network's flags are at their defaults: a network that
+    other models taught comes with Lethe. Masks of 1 to 30 % of the layer are judged on training and
+    validation images, never on test images: how many of the forgotten ones are still predicted right, and
+    what the others lose. The cheapest is chosen, the smallest among equals. If it misses its targets, its
+    scores are refined by up to 60 steps, and if it still does, the run warns of it. With a number as kappa
+    the network is trained for it, and exactly so many weights are switched off.
+
     Flags:
         topk: weights that a class mask marks as important
+        kappa: weights to switch off; auto chooses by training and validation images, and refines where needed
         ranking: how a request orders the weights (training uses the continuous score)
         sampler: how training chooses the top-k: exactly, with Gumbel noise, or by the k-th largest value
         contrast: weight of L_drop; 0 is the paper's objective
@@ -125,7 +133,7 @@ def mimu(
         gcn_batch: images a step for L_drop, and of each kind for refinement
         refine_steps: optimiser steps that tune the scores of this request: whole classes by L_drop, images of
             other classes by the distance of their margins from those of validation images; 0 for the
-            network's scores
+            network's scores, and with --kappa auto for as many as are needed
         refine_lr: learning rate of these steps (Adam)
 
     Raises ValueError for an amount that the layer does not have, and for a layer that is missing, is not
