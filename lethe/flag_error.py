@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,3 +31,13 @@ def errors_of(flag: str) -> Iterator[None]:
         raise
     except (ValueError, FileNotFoundError) as error:
         raise FlagError(flag, error, named=False) from error
+
+
+@contextmanager
+def named_as_arguments() -> Iterator[None]:
+    """Let a FlagError of the block name flags as Python's arguments: `topk`, and not `--topk`."""
+    try:
+        yield
+    except FlagError as error:
+        error.args = (error.flag, re.sub(r"(?<![\w-])--(?=[A-Za-z])", "", str(error)), False)
+        raise

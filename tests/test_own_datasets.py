@@ -1,5 +1,6 @@
 """Datasets of one's own: whatever form they are in, they give the same images, labels and indexes."""
 
+import pickle
 import re
 
 import datasets
@@ -409,6 +410,51 @@ FLAT = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(60, 3))
 def test_forget_says_what_goes_where(arguments, message):
     with pytest.raises(ValueError, match=message):
         lethe.forget(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        (
+            "SSD",
+            {"dampenin": 1.0},
+            "unknown flag of SSD 'dampenin'. Did you mean 'dampening'? Flags of SSD",
+        ),
+        ("SSD", {"dampening": "x"}, "dampening: expected a number > 0, got 'x'. Give e.g. "),
+        ("MIMU", {"mask_layer": "fc1"}, "mask_layer: unknown layer 'fc1'. Linear layers: 1"),
+    ],
+    ids=["an unknown setting", "a value", "a layer"],
+)
+def test_forget_names_settings_as_python_does(method, settings, message):
+    data = ForgetData.of_dataset((FLOATS, LABELS), [0])
+
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as raised:
+        lethe.forget(FLAT, data, method, **settings)
+    assert "--" not in str(raised.value)
+
+
+def test_measure_names_metrics_as_python_does():
+    data = ForgetData.of_dataset((FLOATS, LABELS), [0])
+
+    with pytest.raises(ValueError, match=r"^metrics: unknown metric 'mai'\. Did you mean 'mia'"):
+        lethe.measure(FLAT, {"initial": FLAT}, data, data.retain, metrics=["mai"])
+
+
+def test_data_goes_to_another_process():
+    data = ForgetData.of_dataset((FLOATS, LABELS), [4, 7], seed=3)
+
+    copy = pickle.loads(pickle.dumps(data))
+
+    assert torch.equal(copy.forget.images[:], data.forget.images[:])
+    assert copy.retain.indexes.tolist() == data.retain.indexes.tolist()
+    assert (copy.seed, copy.classes) == (3, CLASSES)
+
+
+def test_data_are_shown_in_a_line():
+    data = ForgetData.of_dataset((FLOATS, LABELS), [4, 7])
+
+    assert repr(data) == "<ForgetData: 2 images to forget, 10 to retain, 3 classes, on cpu>"
+    assert repr(data.forget) == "<ImageSet: 2 images of 3 x 5 x 4>"
 
 
 @pytest.mark.parametrize(

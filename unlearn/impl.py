@@ -19,7 +19,7 @@ from lethe.data.augmentation import Augmentation, Moves, augmentations, check_au
 from lethe.data.chosen_mask import Positions, chosen_mask
 from lethe.data.item_columns import Columns
 from lethe.data.labelled_images import Source, class_count, labelled_images
-from lethe.flag_error import FlagError
+from lethe.flag_error import FlagError, named_as_arguments
 from lethe.models import (
     Mask,
     MaskedLayer,
@@ -37,6 +37,10 @@ from lethe.unlearn.oracles import Oracles
 OnEpoch = Callable[[nn.Module, int], None]
 Batch = tuple[Tensor, Tensor]
 Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def unwatched(model: nn.Module, epoch: int) -> None:
+    """Do nothing after an epoch: the default. A function of this module, so that data can be pickled."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class ForgetData:
     seed: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     cache: MutableMapping[str, dict[str, Tensor]] = field(default_factory=dict)
-    on_epoch: OnEpoch = lambda model, epoch: None
+    on_epoch: OnEpoch = unwatched
     progress: Progress = silent
     whole: ImageSet | None = None
     whole_validation: ImageSet | None = None
@@ -79,6 +83,10 @@ class ForgetData:
         kinds = augmentations(self.augment)
         check_augmentable(kinds, self.forget.images.shape[1:])
         object.__setattr__(self, "augment", kinds)
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.forget)} images to forget, {len(self.retain)} to retain"
+        return f"<ForgetData: {sizes}, {self.classes} classes, on {self.device}>"
 
     @classmethod
     def of(cls, splits: Splits, request: ForgetRequest, **world: Any) -> ForgetData:
@@ -366,7 +374,8 @@ def forget(model: nn.Module, data: ForgetData, method: str, **settings: Any) -> 
     data (see `check_model`), and a method that returns no model; FloatingPointError if the weights are not
     finite afterwards.
     """
-    return unlearn(method, model, data, **settings)
+    with named_as_arguments():
+        return unlearn(method, model, data, **settings)
 
 
 def _is_finite(model: nn.Module) -> bool:

@@ -119,6 +119,10 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.images.shape[1:]))
+        return f"<ImageSet: {len(self)} images of {shape}>"
+
     @property
     def streamed(self) -> bool:
         """Whether the images are in a file because they don't fit into memory."""

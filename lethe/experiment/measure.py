@@ -31,6 +31,7 @@ from lethe.evaluation import (
     needs_of,
     outputs_of,
 )
+from lethe.flag_error import named_as_arguments
 from lethe.nearest_name import did_you_mean
 from lethe.registry import Entry
 from lethe.training import Cache, digest_of, model_digest
@@ -90,7 +91,8 @@ def measure(
     missing metrics initial_<name> and ideal_<name>. Raises NotFinite for a model that diverged, ValueError
     for a model that does not fit the data, an unknown metric, no initial model, and an empty test set.
     """
-    metrics = by_default() if metrics is None else _entries_of(metrics)
+    with named_as_arguments():
+        metrics = by_default() if metrics is None else _entries_of(metrics)
     _check_base_models(base_models)
     if not isinstance(test, ImageSet):
         raise ValueError(
