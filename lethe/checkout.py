@@ -76,6 +76,11 @@ def alias(name: str) -> None:
     if name.startswith("lethe."):
         return
     sys.modules[name] = importlib.import_module(f"lethe.{name}")
+    # What the package has imported already is not found anew: Python would then write the module into the
+    # package, in the place of a function of the same name (lethe.evaluation.evaluate).
+    for full, module in list(sys.modules.items()):
+        if full.startswith(f"lethe.{name}."):
+            sys.modules[full.removeprefix("lethe.")] = module
     if not any(isinstance(finder, _Aliases) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Aliases())
 
