@@ -103,7 +103,8 @@ def check_scheme(uri: str) -> None:
     scheme = scheme_of(uri)
     if scheme not in schemes:
         place = without_password(uri)
-        raise ValueError(f"expected a tracking store, got {place}: {did_you_mean('scheme', scheme, schemes)}")
+        known = did_you_mean("scheme", scheme, schemes)
+        raise ValueError(f"expected a tracking store, got {place}: {known}. Correct or unset {VARIABLE}")
 
 
 def check_driver(uri: str) -> None:
