@@ -10,6 +10,7 @@ from lethe.tracking.shown_uri import LONGEST_REASON, one_line, without_password
     [
         ("postgresql+psycopg2://me:secret@db:5432/runs", "postgresql+psycopg2://***@db:5432/runs"),
         ("postgresql+psycopg2://me:se/cr@et@db/runs", "postgresql+psycopg2://***@db/runs"),
+        ("http:///me:se/cr@et@host:5000", "http:///***@host:5000"),
         (
             "error: http://token@server can't be used (no answer)",
             "error: http://***@server can't be used (no answer)",

@@ -8,6 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+import mlflow_forget
 from lethe.tracking import store_uri
 from lethe.tracking.named_store import check_driver, check_folder, check_name
 from lethe.tracking.readers import open_store
@@ -202,6 +203,15 @@ def test_a_driver_that_is_not_installed_is_named_with_its_package(monkeypatch):
 def test_a_scheme_that_nobody_knows_is_told_with_those_that_are_known(uri, said):
     with pytest.raises(ValueError, match=said):
         check_driver(uri)
+
+
+@pytest.mark.parametrize("start", ["http:/", "https:", "https//", ""])
+def test_a_mistyped_address_is_told_without_its_password(start, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{start}me:se@cret@host:5000")
+    assert mlflow_forget.main(["--unlearn", "FT"]) == 2
+    said = capsys.readouterr().err
+    assert "got ***@host:5000, a server's address" in said
+    assert "cret" not in said
 
 
 @pytest.mark.parametrize("path", ["~/runs.db", "$HOME/runs.db", "${RUNS}/runs.db", "$RUNS"])

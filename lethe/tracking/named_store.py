@@ -73,7 +73,9 @@ def check_folder(uri: str) -> None:
         return
     meant = _meant_by(uri)
     if meant is not None:
-        raise ValueError(f"expected a tracking store, got {uri}, {meant}")
+        # A password is known by what stands around it, which is wrong here.
+        got = re.sub(r"^.*:.*@", "***@", uri)
+        raise ValueError(f"expected a tracking store, got {got}, {meant}")
     raise ValueError(
         f"{uri} is an old file store, which MLflow refuses. Set {VARIABLE}={DEFAULT_STORE} to start a new "
         f"store beside it (before that, mlflow migrate-filestore --source {uri} --target {DEFAULT_STORE} "
@@ -86,7 +88,7 @@ def _meant_by(uri: str) -> str | None:
     address = re.match(r"(https?)[:/]+(?=[^/])", uri)
     if address is not None:
         return f"a server's address without ://. Write {VARIABLE}={address[1]}://{uri[address.end() :]}"
-    if re.match(r"[\w.-]+:\d+(/|$)", uri):
+    if re.match(r"(\S+@)?[\w.-]+:\d+(/|$)", uri):
         return f"a server's address without its scheme. Write {VARIABLE}=http://{uri}"
     path = folder_path(uri)
     if path.is_file() or (path.suffix.lower() in DATABASE_ENDINGS and not path.is_dir()):

@@ -6,7 +6,7 @@ import re
 
 # User and password, up to the last @ before a blank, as SQLAlchemy accepts slashes in a password.
 # In quotes: the part of a password that a driver takes for the host.
-WHO = re.compile(r"(://)(?:[^:/@\s\"]*:[^\s\"]*|[^/\s\"]*)@|(\")[^/\s\"]*@")
+WHO = re.compile(r"(://|https?:/{3,})(?:[^:/@\s\"]*:[^\s\"]*|[^/\s\"]*)@|(\")[^/\s\"]*@")
 
 # A secret with its name: ?password=..., &sslpassword=..., X-Amz-Signature=..., and libpq's password='...'.
 SECRET = re.compile(
