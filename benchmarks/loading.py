@@ -115,12 +115,11 @@ class Clock:
 
     def timed(self, part: str, call: Callable[[], Any]) -> Any:
         """Return the call's result; waits for the GPU, if there is one."""
-        import torch
+        from lethe.system.device import CPU, accelerator, synchronize
 
         wall, processor = time.perf_counter(), time.process_time()
         result = call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        synchronize(accelerator() or CPU)
         self.calls.setdefault(part, []).append((time.perf_counter() - wall, time.process_time() - processor))
         return result
 

@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 
+from lethe.system.device import accelerator
 from lethe.training import library_versions, write_bytes
 
 
 def machine() -> dict[str, Any]:
     """Return processor, cores, threads, GPU and versions."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    found = accelerator()
+    gpu = "none" if found is None else torch.get_device_module(found).get_device_name()
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),

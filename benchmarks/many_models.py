@@ -121,6 +121,7 @@ def _trained(way: str, count: int, config: Any) -> Row:
     import torch
 
     from lethe.experiment.base_models import BaseModels
+    from lethe.system.device import synchronize
     from lethe.training import fit, fit_many, generator_for
 
     if way == ONE_THREAD:
@@ -148,8 +149,7 @@ def _trained(way: str, count: int, config: Any) -> Row:
     else:
         for model, generator in zip(models, generators, strict=True):
             fit(model, train, base.recipe, generator=generator, device=device)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     seconds = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - worked}
     return seconds | {"bytes": _memory(device) - before}
 
@@ -160,8 +160,8 @@ def _memory(device: Any) -> int:
 
     import torch
 
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
+    if device.type != "cpu":
+        return torch.accelerator.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

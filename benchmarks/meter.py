@@ -12,6 +12,8 @@ from statistics import median
 import torch
 from torch.autograd.profiler import profile  # torch.profiler takes five seconds to import
 
+from lethe.system.device import synchronize
+
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler prints every start and stop on stderr
 
 Step = Callable[[], object]
@@ -36,26 +38,22 @@ class Meter:
 
     def once(self, step: Step) -> float:
         """Milliseconds of one call, everything that it started on the device included."""
-        self._wait()
+        synchronize(self.device)
         started = time.perf_counter()
         step()
-        self._wait()
+        synchronize(self.device)
         return 1000 * (time.perf_counter() - started)
 
     def extra_bytes(self, step: Step) -> int:
         """Return the most bytes that a call allocates at a time, beyond those held before."""
-        if self.device.type != "cuda":
+        if self.device.type == "cpu":
             return _extra_bytes_on_cpu(step)
-        self._wait()
-        torch.cuda.reset_peak_memory_stats(self.device)
-        before = torch.cuda.memory_allocated(self.device)
+        synchronize(self.device)
+        torch.accelerator.reset_peak_memory_stats(self.device)
+        before = torch.accelerator.memory_allocated(self.device)
         step()
-        self._wait()
-        return torch.cuda.max_memory_allocated(self.device) - before
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
+        return torch.accelerator.max_memory_allocated(self.device) - before
 
 
 def _extra_bytes_on_cpu(step: Step) -> int:

@@ -26,6 +26,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from benchmarks.meter import Meter
 from lethe.data import ImageSet, Splits
+from lethe.system.device import synchronize
 from lethe.training import descend
 from lethe.unlearn import METHODS, ForgetData, copy_of, resolved, unlearn
 
@@ -120,8 +121,7 @@ class Watch:
         self.forwards.append((_all_of(x).numel() // self.pixels, torch.is_grad_enabled()))
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
         now, seen = time.perf_counter(), len(self.forwards)
         if self._last is not None and seen > self._last[1]:  # a step without a pass is no step of this model
             between = tuple(self.forwards[self._last[1] :])

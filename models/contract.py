@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lethe.models.mask import uncompiled
 from lethe.models.masked_layer import evaluating
+from lethe.system.device import restored_random_state
 
 ONE_IMAGE = "Expected more than 1 value per channel"  # torch's message on batch norm and a single image
 SHOWN = 3  # names in one line
@@ -71,7 +72,7 @@ def check_copies(model: nn.Module, *, who: str) -> None:
 def check_trains(model: nn.Module, images: Tensor, classes: int, *, who: str) -> None:
     """Raise ValueError if a copy in train mode doesn't return logits, as with auxiliary outputs."""
     trial = copy.deepcopy(uncompiled(model)).train()
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with restored_random_state(images.device), torch.no_grad():
         output = _output(trial, images, f"{who} that can be trained", "Correct it")
     _check_output(
         output, len(images), classes, who=f"{who}, in train mode too, one", more=False, remedy="Correct it"
@@ -81,7 +82,7 @@ def check_trains(model: nn.Module, images: Tensor, classes: int, *, who: str) ->
 def fails_on_one(model: nn.Module, image: Tensor) -> bool:
     """Return whether batch norm fails on a batch of this one image in train mode, tried on a copy."""
     trial = copy.deepcopy(uncompiled(model)).train()
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with restored_random_state(image.device), torch.no_grad():
         try:
             trial(image.clone())
         except ValueError as error:

@@ -12,6 +12,7 @@ from torch import nn
 from lethe.models.contract import check_copies, check_logits
 from lethe.registry import Entry, Registry
 from lethe.signature import Range, Search
+from lethe.system.device import CPU, restored_random_state
 
 ImageShape = tuple[int, int, int]
 Width = Annotated[int, Range(1), Search("log", 8, 512)]
@@ -56,8 +57,7 @@ def build(
     """
     entry = ARCHITECTURES[arch]
     settings = entry.settings(options or {})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with restored_random_state(CPU, seed):
         model: nn.Module = entry(image_shape, classes, **settings)
         if not is_builtin(entry):
             who = f"--arch {arch}: expected an architecture"

@@ -252,9 +252,9 @@ def test_an_ideal_model_is_no_initial_model(base):
     ("settings", "message"),
     [
         ({"num_classes": 9}, "--num_classes: digits has 10 classes, got 9"),
-        ({"device": "banana"}, "--device: expected auto, cpu or a device that is here, got 'banana'"),
-        ({"device": "cuda:99"}, "--device: expected auto, cpu or a device that is here, got 'cuda:99'"),
-        ({"device": "meta"}, "--device: expected auto, cpu or a device that is here, got 'meta'"),
+        ({"device": "banana"}, "--device: expected cpu or a device that is here, got 'banana'"),
+        ({"device": "cuda:99"}, "--device: expected cpu or a device that is here, got 'cuda:99'"),
+        ({"device": "meta"}, "--device: expected cpu or a device that is here, got 'meta'"),
         ({"epochs": 0}, "--epochs: expected an integer >= 1, got 0"),
         ({"dataset": "digit"}, "unknown dataset 'digit'"),
         ({"arch": "mpl"}, "unknown architecture 'mpl'"),

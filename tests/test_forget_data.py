@@ -101,5 +101,5 @@ def test_progress_wraps_what_takes_long(model, splits):
 
 
 def test_a_device_without_float64_is_refused():
-    with pytest.raises(ValueError, match="expected a device with float64, .* got mps. Use cpu"):
+    with pytest.raises(ValueError, match="expected a device with float64, .* got 'mps'. Use cpu"):
         ForgetData.of_tensors(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]), torch.tensor([0]), device="mps")

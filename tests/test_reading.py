@@ -142,7 +142,8 @@ def test_duplicates_are_dropped_of_two_classes_both_of_one_all_but_the_first(tmp
     ],
 )
 def test_the_default_architecture_goes_by_size_and_processor(tmp_path, monkeypatch, picture, gpu, arch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    found = torch.device("cuda") if gpu else None
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available: found)
     write(tmp_path / "own" / "a" / "1.png", picture)
     assert DATASETS[f"folder:{tmp_path}/own"].facts.arch == arch
 

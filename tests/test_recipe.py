@@ -28,6 +28,7 @@ from lethe.experiment.identity import config_hash_of, run_params
 from lethe.experiment.model_sets import train_set
 from lethe.experiment.pipeline import Pipeline, PipelineConfig
 from lethe.models import build
+from lethe.system.device import CPU
 from lethe.training import Recipe, StateFile, fit, fit_many, generator_for, load_checkpoint, model_digest
 from lethe.training.checkpoints import checkpoint_metadata
 from lethe.training.precision import Precision, deterministic, precision_of, seconds_of
@@ -287,13 +288,13 @@ def test_measurements_that_take_long_are_few(monkeypatch):
 def test_the_words_of_a_precision_are_its_name(precision):
     assert Precision.named(str(precision)) == precision
     auto = Recipe(1, precision="auto", memory_format="auto", compile="auto")
-    settled = precision.settled(auto)
+    settled = precision.settled(auto, CPU)
     assert (
         settled.precision == "bf16",
         settled.memory_format == "channels_last",
         settled.compile == "auto",
     ) == astuple(precision)
-    assert precision.settled(Recipe(1)) == Recipe(1)
+    assert precision.settled(Recipe(1), CPU) == Recipe(1)
 
 
 @pytest.mark.parametrize(("steps", "compiled"), [(9, False), (20, True)])
@@ -381,11 +382,10 @@ def test_a_way_that_this_machine_can_not_compute_is_measured_anew(monkeypatch):
         Recipe(1, precision="auto", memory_format="auto", compile="auto"),
         Precision(bf16=True, channels_last=True, compiled=True),
     )
-    here = theirs.settled(recipe)
+    here = theirs.settled(recipe, CPU)
     assert (here.precision, here.memory_format, here.compile) == ("bf16", "channels_last", "auto")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    here = theirs.settled(recipe)
+    monkeypatch.setattr("lethe.training.precision.has_bf16", lambda device: False)
+    here = theirs.settled(recipe, CPU)
     assert (here.precision, here.memory_format, here.compile) == ("auto", "channels_last", "auto")
 
 

@@ -290,8 +290,8 @@ def kept(g_u: Tensor, g_c: Tensor, beta: float, v: Tensor | None = None) -> Tens
     a, b = g_u.flatten().double(), g_c.flatten().double()
     weight = torch.ones_like(a) if v is None else v.flatten().double()
     terms = torch.stack([weight * a.square(), weight * b.square(), weight * a * b])
-    # Without a GPU it pays to look first whether anything is to be dropped: most often nothing, and no sort.
-    if not a.is_cuda and _slack(terms.sum(1), beta) >= 0:
+    # On a CPU it pays to look first whether anything is to be dropped: most often nothing, and no sort.
+    if a.is_cpu and _slack(terms.sum(1), beta) >= 0:
         return torch.ones_like(g_u)
     order = terms[2].argsort()
     feasible = _slack(_rest_sums(terms[:, order]), beta) >= 0

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lethe.system.device import CPU, restored_random_state
 from lethe.unlearn.blocks import redraw_of
 from lethe.unlearn.forget_and_retain import with_share_of_retain
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
@@ -88,8 +89,7 @@ def incompetent(model: nn.Module, data: ForgetData) -> nn.Module:
     check_drawable(model, data)
     teacher = copy.deepcopy(model).cpu()
     seed = int(torch.randint(2**62, (), generator=data.generator("bad_teacher", "incompetent")))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with restored_random_state(CPU, seed):
         for module in teacher.modules():
             if (redraw := redraw_of(module)) is not None:
                 redraw()

@@ -31,6 +31,7 @@ from lethe.models import (
     uncompiled,
 )
 from lethe.registry import Entry, Registry
+from lethe.system.device import checked_device
 from lethe.training import Progress, generator_for, silent
 from lethe.unlearn.oracles import Oracles
 
@@ -79,7 +80,7 @@ class ForgetData:
                     f"the {name} set: expected at least one image, got none. Change the forget request"
                 )
         object.__setattr__(self, "device", torch.device(self.device))  # "cuda" will do
-        _check_has_float64(self.device)
+        checked_device(self.device)
         kinds = augmentations(self.augment)
         check_augmentable(kinds, self.forget.images.shape[1:])
         object.__setattr__(self, "augment", kinds)
@@ -384,13 +385,6 @@ def _is_finite(model: nn.Module) -> bool:
     return all(bool(value.isfinite().all()) for value in values)
 
 
-def _check_has_float64(device: torch.device) -> None:
-    if device.type == "mps":  # Apple's GPU
-        raise ValueError(
-            "expected a device with float64, as metrics and methods need, got mps. Use cpu: model.to('cpu')"
-        )
-
-
 def check_model(model: nn.Module, data: ForgetData, *, copied: bool = True) -> None:
     """Raise ValueError for a model that does not fit the data.
 
@@ -408,7 +402,7 @@ def check_model(model: nn.Module, data: ForgetData, *, copied: bool = True) -> N
     elsewhere = {p.device for p in model.parameters() if p.device.type != data.device.type}
     if elsewhere:
         place = elsewhere.pop()
-        _check_has_float64(place)
+        checked_device(place)
         raise ValueError(
             f"expected a model on the data's device {data.device}, got one on {place}. Give the data "
             f"device={str(place)!r}"

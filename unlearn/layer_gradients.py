@@ -72,7 +72,7 @@ class Places(NamedTuple):
     def squares(self, weights: Tensor) -> Tensor:
         """Return as `Factors.squares`, by as many images at once as fit a processor's cache."""
         numbers = self.outputs.shape[1] * self.patches.shape[1]
-        few = len(weights) if weights.is_cuda else max(1, IN_CACHE // numbers)
+        few = max(1, IN_CACHE // numbers) if weights.is_cpu else len(weights)
         parts = zip(self.outputs.split(few), self.patches.split(few), weights.split(few), strict=True)
         return torch.stack(
             [Places(outputs, patches, self.bias).written_out().squares(w) for outputs, patches, w in parts]

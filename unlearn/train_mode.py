@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lethe.data import ImageSet
-from lethe.training.seeds import restored_random_state
+from lethe.system.device import restored_random_state
 
 
 @contextmanager

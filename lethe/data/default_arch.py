@@ -6,16 +6,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from lethe.data.encoded_image import EncodedImage, Header, header_of, pixels_of
+from lethe.system.device import accelerator
 from lethe.system.foreign_files import IMAGE, read_foreign
 
 SMALL = 32  # pixels a side
 
 
 def arch_for(first: Path | None) -> str:
-    """Return mlp if the first image is small and grey, else resnet18 on a GPU and cnn on a CPU.
+    """Return mlp if the first image is small and grey, else resnet18 on an accelerator and cnn on a CPU.
 
     Grey images may be stored as RGB. On a CPU resnet18 takes minutes for what cnn does in seconds.
     """
@@ -23,7 +23,7 @@ def arch_for(first: Path | None) -> str:
         EncodedImage(str(first), "", partial(read_foreign, first, most=IMAGE))
     ):
         return "mlp"
-    return "resnet18" if torch.cuda.is_available() else "cnn"
+    return "cnn" if accelerator() is None else "resnet18"
 
 
 def _is_small_and_grey(image: EncodedImage) -> bool:

@@ -418,7 +418,7 @@ class BaseModels:
             found = checkpoint_metadata(path) if path.exists() else None
             computed = computed or (found.computed if found is not None else "")
         computed = self.group.broadcast(computed)
-        return Precision.named(computed).settled(self.recipe) if computed else self.recipe
+        return Precision.named(computed).settled(self.recipe, self.device) if computed else self.recipe
 
     def validation_of(self, trained_on: str) -> ImageSet:
         """Return the validation images of the classes that are trained on.

@@ -48,6 +48,7 @@ from lethe.experiment.warnings import warnings_of
 from lethe.flag_error import FlagError
 from lethe.registry import Entry
 from lethe.report.run_warning import RunWarning, in_one_line
+from lethe.system.device import restored_random_state
 from lethe.system.timed import timed
 from lethe.tracking.run import TrackedRun, tracked_run
 from lethe.tracking.store import check_store
@@ -56,7 +57,6 @@ from lethe.training import (
     Progress,
     check_writable,
     model_digest,
-    restored_random_state,
     silent,
     warm_up,
 )

@@ -35,6 +35,7 @@ from lethe.flag_words import Flags, text_of, words_of
 from lethe.sweeps.base_model_jobs import Run, one_config, oracle_seeds
 from lethe.sweeps.source_lines import Located, Place, control_character, flag_of_error, read_python, read_yaml
 from lethe.system.bounded_yaml import DEEPEST
+from lethe.system.device import check_device_name
 
 if TYPE_CHECKING:
     from lethe.data import RawDataset, Splits
@@ -333,8 +334,8 @@ class AtHand:
         method = ALL[config.unlearn]
         if config.ideal == "skip" and "ideal" in method.facts.needs:
             raise FlagError("ideal", f"{method.name} needs the ideal model, got skip. Leave the flag out")
-        if config.base.device.startswith("cuda"):  # of the machine that will run it
-            config = replace(config, base=replace(config.base, device="cpu"))
+        check_device_name(config.base.device)  # of the machine that will run it
+        config = replace(config, base=replace(config.base, device="cpu"))
         base = self._base(config.base)
         if base is None:
             return

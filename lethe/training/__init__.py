@@ -23,7 +23,7 @@ from lethe.training.disk_cache import Cache, DiskCache, Tensors, computed_once
 from lethe.training.loop import Progress, descend, fit, silent, warm_up
 from lethe.training.many import fit_many
 from lethe.training.recipe import Recipe
-from lethe.training.seeds import generator_for, restored_random_state
+from lethe.training.seeds import generator_for
 from lethe.training.state import StateFile
 from lethe.training.storage import check_writable, digest_of, write_bytes
 
@@ -53,7 +53,6 @@ __all__ = [
     "load_weights",
     "model_digest",
     "named_digest",
-    "restored_random_state",
     "same_weights",
     "save_checkpoint",
     "save_mask",

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from lethe.data import ImageSet
+from lethe.system.device import restored_random_state, synchronize
 from lethe.training.recipe import Recipe
-from lethe.training.seeds import restored_random_state
 
 FEW = 16  # images
 TRIALS = 3
@@ -28,7 +28,6 @@ def estimated_seconds(model: nn.Module, images: ImageSet, recipe: Recipe, device
         for _ in range(TRIALS):
             started = time.perf_counter()
             F.cross_entropy(model(x), y).backward()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            synchronize(device)
             fastest = min(fastest, time.perf_counter() - started)
     return fastest / len(x) * len(images) * recipe.epochs

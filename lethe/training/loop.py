@@ -15,16 +15,16 @@ from torch.nn import functional as F
 
 from lethe.data import ImageSet, Normalisation
 from lethe.data.augmentation import augmentations
+from lethe.system.device import restored_random_state, seed_random_state
 from lethe.training.precision import Precision, deterministic, leaves_unused, precision_of
 from lethe.training.process_group import ALONE, ProcessGroup
 from lethe.training.recipe import Recipe, divergence, optimizer_of, schedule_of
-from lethe.training.seeds import restored_random_state, seed_global_state
 from lethe.training.state import Position, StateFile, restore
 
 Loss = Callable[[Tensor, Any], Tensor]  # (logits, targets of the batch) -> loss
 Progress = Callable[..., Iterable[Any]]
 
-WATCHED = 20  # steps between two checks of the losses on a GPU, each of which synchronises with it
+WATCHED = 20  # steps between two checks of the losses on an accelerator, each of which waits for it
 SHOWN = 0.5  # seconds between two updates of the progress bar's text
 PART = 4096  # images
 AS_FLOATS = 2**28  # bytes; images that are not augmented are normalised in advance up to this size
@@ -111,7 +111,7 @@ class _Training:
             restore(kept, model, self.optimizer, self.schedule, generator, device, done)
             if not group.first:  # the state has the sums of all processes and the random state of the first
                 self.position.total = self.position.correct = 0.0
-                seed_global_state(generator.initial_seed() + group.rank + group.size * done, device)
+                seed_random_state(generator.initial_seed() + group.rank + group.size * done, device)
         unused = group.size > 1 and group.broadcast(
             group.first and leaves_unused(self.precision, model, *self._trial_batch())
         )

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lethe.flag_error import FlagError
+from lethe.system.device import has_bf16, restored_random_state, synchronize
 from lethe.training.recipe import Recipe, optimizer_of
-from lethe.training.seeds import restored_random_state
 
 WARM_UP, TIMED = 2, 5  # steps of a measurement
 ROUNDS, SECONDS = 30, 2.0  # measurements of each precision, within these seconds
@@ -46,10 +46,10 @@ class Precision:
         """Parse a name: Precision.named(str(precision)) == precision."""
         return Precision(*(word in words.split() for word in ("bf16", "channels_last", "compiled")))
 
-    def settled(self, recipe: Recipe) -> Recipe:
-        """Replace the recipe's `auto` settings by this precision, as far as this machine supports it."""
+    def settled(self, recipe: Recipe, device: torch.device) -> Recipe:
+        """Replace the recipe's `auto` settings by this precision, as far as the device supports it."""
         settings: dict[str, Any] = {
-            "precision": "auto" if self.bf16 and not _has_bf16() else "bf16" if self.bf16 else "float32",
+            "precision": "auto" if self.bf16 and not has_bf16(device) else "bf16" if self.bf16 else "float32",
             "memory_format": "channels_last" if self.channels_last else "contiguous",
             "compile": "auto" if self.compiled else "no",
         }
@@ -91,11 +91,6 @@ class Precision:
         return found
 
 
-def _has_bf16() -> bool:
-    """Return whether the GPU supports bf16; all CPUs do."""
-    return not torch.cuda.is_available() or torch.cuda.is_bf16_supported()
-
-
 def precision_of(
     recipe: Recipe, model: nn.Module, batch: Callable[[], tuple[Tensor, Tensor]], steps: int
 ) -> Precision:
@@ -105,13 +100,14 @@ def precision_of(
 
         compile seconds + steps x seconds per compiled step < .95 x steps x seconds per step
 
-    Raises ValueError for bf16 on a GPU without it; warns if `auto` can't compile the model.
+    Raises ValueError for bf16 on a device without it; warns if `auto` can't compile the model.
     """
     formats = {"float32": (False,), "bf16": (True,), "auto": (False, True)}[recipe.precision]
     layouts = {"contiguous": (False,), "channels_last": (True,), "auto": (False, True)}[recipe.memory_format]
-    if recipe.precision == "bf16" and not _has_bf16():
+    if recipe.precision == "bf16" and not has_bf16(batch()[0].device):
         raise FlagError(
-            "train_precision", "expected a GPU that computes in bf16, got one that does not. Choose float32"
+            "train_precision",
+            "expected a device that has bf16, got one that does not. Choose float32",
         )
     precisions = [Precision(*each, compiled=recipe.compile == "yes") for each in product(formats, layouts)]
     if len(precisions) == 1 and recipe.compile != "auto":
@@ -158,8 +154,7 @@ def seconds_of(
             optimizer.zero_grad(set_to_none=True)
             precision.loss(runner, x, y, recipe.label_smoothing)[1].backward()
             optimizer.step()
-            if x.device.type == "cuda":
-                torch.cuda.synchronize(x.device)
+            synchronize(x.device)
             return time.perf_counter() - started
 
         first = sum(step() for _ in range(WARM_UP))

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from lethe.system.device import accelerator
+
 WAIT = datetime.timedelta(minutes=10)  # for a process that is slower: rank 0 saves, the others wait
 
 
@@ -51,7 +53,7 @@ class ProcessGroup:
         """Wrap a model to average gradients over processes; `unused`: some parameters have none."""
         if self.size == 1:
             return model
-        own = [device] if device.type == "cuda" else None
+        own = None if device.type == "cpu" else [device]
         return nn.parallel.DistributedDataParallel(model, device_ids=own, find_unused_parameters=unused)
 
 
@@ -78,19 +80,19 @@ def current() -> ProcessGroup:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[ProcessGroup]:
-    """Join the processes that torchrun has started, if not done yet: with nccl on a GPU, else gloo.
+    """Join the processes that torchrun has started, if not done yet: with nccl on a GPU, gloo on a CPU.
 
     The group's threads end with it. Threads that outlive it may abort the process when Python exits.
     """
     if processes_started() == 1 or current().size > 1:
         yield current()
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    if device.type != "cpu":
+        torch.accelerator.set_device_index(device)
     # This module keeps the group of the moment of its import in its functions' defaults, for ever.
     # DistributedDataParallel imports it.
     importlib.import_module("torch.distributed.nn.functional")
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
+    distributed.init_process_group(distributed.get_default_backend_for_device(device), timeout=WAIT)
     try:
         yield current()
     finally:
@@ -99,12 +101,20 @@ def joined(device: torch.device) -> Iterator[ProcessGroup]:
 
 
 def own_device(name: str) -> str:
-    """Return this process's device: its own GPU for auto and cuda. Raises ValueError for a shared GPU."""
-    if processes_started() == 1 or name not in ("auto", "cuda"):
-        if processes_started() > 1 and name.startswith("cuda:"):
-            raise ValueError(
-                f"--device: expected auto, cuda or cpu for {processes_started()} processes, got {name!r}. "
-                "Each takes a GPU of its own"
-            )
+    """Return this process's device: an accelerator of its own, by LOCAL_RANK, for `auto` and its name.
+
+    Raises ValueError for one that several processes would share.
+    """
+    count = processes_started()
+    kind, numbered, _ = name.partition(":")
+    if count == 1 or kind == "cpu":
         return name
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else name
+    if numbered:
+        raise ValueError(
+            f"--device: expected auto, {kind} or cpu for {count} processes, got {name!r}. Each takes "
+            "a GPU of its own"
+        )
+    found = accelerator()
+    if found is None or name not in ("auto", found.type):
+        return name
+    return f"{found.type}:{os.environ.get('LOCAL_RANK', '0')}"

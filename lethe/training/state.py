@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lethe.system.device import random_state, set_random_state
 from lethe.training.precision import Precision
 from lethe.training.storage import read_tensors, write_tensors
 
@@ -87,8 +88,7 @@ class StateFile:
             for name, value in values.items():
                 if isinstance(value, Tensor):
                     tensors[f"optimizer.{number}.{name}"] = value
-        tensors |= {"generator": generator_state, "random": torch.get_rng_state()}
-        tensors |= {"random_cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
+        tensors |= {"generator": generator_state} | random_state(device)
         groups = [dict(group) for group in inner["param_groups"]]
         for group in groups:
             del group["params"]
@@ -210,6 +210,4 @@ def restore(
     rates = [group["lr"] for group in optimizer.param_groups]
     schedule.load_state_dict({"last_epoch": steps, "_step_count": steps + 1, "_last_lr": rates})
     generator.set_state(state.tensors["generator"])
-    torch.set_rng_state(state.tensors["random"])
-    if device.type == "cuda" and "random_cuda" in state.tensors:
-        torch.cuda.set_rng_state(state.tensors["random_cuda"], device)
+    set_random_state(state.tensors, device)

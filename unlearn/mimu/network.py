@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lethe.data import ImageSet
 from lethe.models import MaskedLayer
+from lethe.system.device import CPU, restored_random_state
 from lethe.training import Tensors, computed_once, digest_of
 from lethe.training.storage import read_tensors
 from lethe.unlearn.impl import ForgetData
@@ -151,8 +152,8 @@ def _below(prefix: str, tensors: Tensors) -> list[tuple[str, Tensor]]:
 
 
 def _initial_network(data: ForgetData) -> MaskingGCN:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=data.generator("MIMU", "weights"))))
+    seed = int(torch.randint(2**31, (1,), generator=data.generator("MIMU", "weights")))
+    with restored_random_state(CPU, seed):
         return MaskingGCN()
 
 

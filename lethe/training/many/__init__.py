@@ -114,7 +114,9 @@ def _settled(
 
     with deterministic(recipe.deterministic):
         steps = recipe.epochs * math.ceil(len(rows) / size)
-        return precision_of(recipe, copy.deepcopy(model).to(device).train(), batch, steps).settled(recipe)
+        return precision_of(recipe, copy.deepcopy(model).to(device).train(), batch, steps).settled(
+            recipe, device
+        )
 
 
 def models_at_once(model: nn.Module, device: torch.device | str) -> int:
