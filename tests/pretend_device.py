@@ -30,7 +30,6 @@ INDEXING = {
 NEW = [
     aten.empty.memory_format,
     aten.empty_strided.default,
-    aten._efficientzerotensor.default,
     aten.arange.default,
     aten.arange.start,
     aten.arange.start_step,
@@ -191,6 +190,8 @@ def install() -> None:
     own, others = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
     for function in NEW:
         own.impl(function.name(), functools.partial(_made, function), "PrivateUse1")
+    # The tangents of forward mode; the CPU's have no numbers that the inner operations could read.
+    own.impl("_efficientzerotensor", functools.partial(_made, aten.zeros.default), "PrivateUse1")
     own.impl("_copy_from", _copy_from, "PrivateUse1")
     others.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     kernels.extend((own, others))

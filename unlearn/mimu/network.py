@@ -31,6 +31,7 @@ from lethe.unlearn.mimu.topk import sampled_topk
 
 CLASSES_A_STEP = 10
 LEARNED = Path(__file__).with_name("learned.safetensors")
+LOSSES = ("loss", "keep_loss", "drop_loss")
 VERSION = 3  # part of the cache's key: raise it when a change trains another network by the same flags
 
 
@@ -119,7 +120,7 @@ def _trained(
     """Return the tensors that `_restored` reads. Raises FloatingPointError if the training diverged."""
     factors = factors_of(layer, data.train, training.gradient, data.device)
     gcn = _initial_network(data).to(data.device)
-    history = list(_train(gcn, layer, factors, data, objective, training))
+    losses = torch.stack(list(_train(gcn, layer, factors, data, objective, training))).cpu().double()
     with torch.no_grad():
         q = gcn(averaged_by_class(factors, data.train.classes, layer.weight).standardised())
     if not q.isfinite().all():
@@ -130,8 +131,8 @@ def _trained(
     tensors = {"q": q.cpu(), "classes": torch.tensor(data.train.classes)}
     for name, value in gcn.state_dict().items():
         tensors[f"gcn.{name}"] = value.cpu()
-    for name in history[0]:
-        tensors[f"history.{name}"] = torch.tensor([step[name] for step in history], dtype=torch.float64)
+    for name, values in zip(LOSSES, losses.unbind(1), strict=True):
+        tensors[f"history.{name}"] = values
     return tensors
 
 
@@ -164,21 +165,25 @@ def _train(
     data: ForgetData,
     objective: Objective,
     training: NetworkTraining,
-) -> Iterator[dict[str, float]]:
-    """Train in place, by L = L_keep + contrast L_drop; yield the losses of each step."""
+) -> Iterator[Tensor]:
+    """Train in place, by L = L_keep + contrast L_drop; yield each step's losses (3,), named by LOSSES.
+
+    They stay on the device: reading them at each step would wait for it.
+    """
     generator = data.generator("MIMU", "training")
     optimizer = torch.optim.AdamW(
         gcn.parameters(), lr=training.gcn_lr, weight_decay=training.gcn_weight_decay
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.gcn_steps)
+    labels = factors.labels.cpu()
     for _ in data.progress(range(training.gcn_steps), "MIMU network"):
         classes = _classes_of_step(data.train.classes, generator)
-        rows = drawn_by_class(factors.labels, classes, training.representatives, generator)
-        images = factors[rows.flatten()]
+        rows = drawn_by_class(labels, classes, training.representatives, generator)
+        images = factors[rows.flatten().to(data.device)]
         graphs = averaged(images, len(classes), layer.weight)
         q = gcn(graphs.standardised())
         keep = _keep(q, graphs.gradient, layer, images, objective, generator)
-        drop = torch.zeros(())
+        drop = keep.new_zeros(())
         if objective.contrast:
             batch = factors.drawn(training.gcn_batch, generator)
             drop = _drop(q, layer, batch, classes, objective, generator)
@@ -187,7 +192,7 @@ def _train(
         loss.backward(inputs=list(gcn.parameters()))
         optimizer.step()
         schedule.step()
-        yield {"loss": loss.item(), "keep_loss": keep.item(), "drop_loss": drop.item()}
+        yield torch.stack([loss, keep, drop]).detach()
 
 
 def _classes_of_step(classes: tuple[int, ...], generator: torch.Generator) -> tuple[int, ...]:
