@@ -103,11 +103,17 @@ def _computed(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     run = _drawing(function) if torch.Tag.nondeterministic_seeded in function.tags else function
     found = run(*tree_map(_inner, args), **tree_map(_inner, kwargs))
     into_cpu = function is aten.copy_.default and not isinstance(args[0], PretendTensor)
-    if into_cpu or leaves and found.device.type == "cpu" or _needs_numbers(function, args):
+    if into_cpu or (leaves and found.device.type == "cpu") or _needs_numbers(function, args):
         waits[str(function)] += 1
     if into_cpu:
         return args[0]
-    return found if leaves else return_and_correct_aliasing(function, args, kwargs, tree_map(_outer, found))
+    if leaves:
+        return found
+    outer = return_and_correct_aliasing(function, args, kwargs, tree_map(_outer, found))
+    for value in _written(function, args, kwargs):
+        if value.shape != value.inner.shape:
+            raise NotImplementedError(f"{function}: the pretend device can't resize {tuple(value.shape)}")
+    return outer
 
 
 def _needs_numbers(function: Any, args: Any) -> bool:
@@ -139,9 +145,16 @@ def _check_devices(function: Any, args: Any, kwargs: dict[str, Any]) -> None:
     for value in tree_leaves(((args[0], *args[2:]) if function in INDEXING else args, kwargs)):
         if _is_foreign(value) and (value.ndim or function in JOINING):
             raise RuntimeError(f"{function}: expected all tensors on pretend:0, found one on {value.device}")
-    for argument, value in zip(function._schema.arguments, args, strict=False):
-        if argument.alias_info is not None and argument.alias_info.is_write and _is_foreign(value):
+    for value in _written(function, args, kwargs):
+        if _is_foreign(value):
             raise RuntimeError(f"{function}: expected an output on pretend:0, found one on {value.device}")
+
+
+def _written(function: Any, args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return the arguments that an operation writes into, as its schema says."""
+    arguments = function._schema.arguments
+    given = {argument.name: value for argument, value in zip(arguments, args, strict=False)} | kwargs
+    return [given[a.name] for a in arguments if a.is_write and isinstance(given.get(a.name), Tensor)]
 
 
 def _drawing(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -162,6 +175,7 @@ class Module:
 
     is_initialized = is_available = staticmethod(lambda: True)
     device_count = staticmethod(lambda: 1)
+    synchronize = staticmethod(lambda device=0: None)
     current_device = staticmethod(lambda: 0)
     _is_in_bad_fork = staticmethod(lambda: False)
     get_amp_supported_dtype = staticmethod(lambda: [torch.bfloat16])

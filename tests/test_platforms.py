@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lethe import command_line
-from lethe.system.device import device_named
+from lethe.system.device import check_device_name, device_named
 from lethe.system.needed_platform import check_platform
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,6 +80,18 @@ def test_a_device_without_float64_is_refused(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "double", no_double)
     with pytest.raises(ValueError, match="--device: expected a device with float64, .*, got 'cpu'. Use cpu"):
         device_named("cpu")
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu", "cuda", "cuda:1", "xpu"])
+def test_a_device_of_another_machine_is_known_by_name(name):
+    check_device_name(name)
+
+
+@pytest.mark.parametrize("name", ["cuda:first", "gpu", "meta", "mps"])
+def test_a_device_of_no_machine_is_refused(name):
+    reason = f"--device: expected auto, cpu, cuda or another device of torch with float64, got '{name}'"
+    with pytest.raises(ValueError, match=f"{reason}. Use auto"):
+        check_device_name(name)
 
 
 def test_a_console_shows_a_sign_that_it_lacks_as_its_code(monkeypatch):

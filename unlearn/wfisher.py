@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -85,8 +86,8 @@ def solved(
     size = max(1, numbers // gradients.numbers_an_image(some_images))
     gram, along = torch.zeros(m, m, dtype=torch.float64), torch.zeros(m, dtype=torch.float64)
     for i, rows in data.progress(_pieces(gradients, images, size, m), "wfisher", -(-m // size)):
-        for layer, own in rows.items():
-            along[i : i + size] += own.along(gradients.packed(layer, v)).double().cpu()
+        of_layers = (own.along(gradients.packed(layer, v)).double() for layer, own in rows.items())
+        along[i : i + size] = functools.reduce(torch.add, of_layers).cpu()
         _fill(gram, i, rows, i, rows)
         for j, others in _pieces(gradients, images, size, i):
             _fill(gram, i, rows, j, others)
@@ -98,13 +99,17 @@ def solved(
 
 def _fill(gram: Tensor, i: int, rows: dict[str, Factors], j: int, others: dict[str, Factors]) -> None:
     """Add the inner products of two pieces that begin with images i and j, on and below the diagonal."""
-    for layer, own in rows.items():
-        columns = others[layer]
-        for start in range(0, len(own.inputs), BLOCK):
-            some = own.images(slice(start, start + BLOCK))
-            end = i + start + len(some.inputs)
-            needed = columns.images(slice(end - j))
-            gram[i + start : end, j : j + len(needed.inputs)] += some.products(needed).double().cpu()
+    count = len(next(iter(rows.values())).inputs)
+    for start in range(0, count, BLOCK):
+        end = min(start + BLOCK, count)
+        needed = slice(i + end - j)
+        # Summed where they are: the CPU waits once for all layers.
+        of_layers = (
+            own.images(slice(start, end)).products(others[layer].images(needed)).double()
+            for layer, own in rows.items()
+        )
+        products = functools.reduce(torch.add, of_layers).cpu()
+        gram[i + start : i + end, j : j + products.shape[1]] = products
 
 
 def _pieces(

@@ -57,14 +57,15 @@ def checked_device(name: torch.device | str) -> torch.device:
 
 
 def check_device_name(name: str) -> None:
-    """Raise ValueError for a name that no device has, on whatever machine."""
+    """Raise ValueError for a name that no machine has a device for that Lethe computes on."""
     try:
         kind = torch.device(CPU if name == "auto" else name).type
     except RuntimeError:
         kind = "none"
     if kind in ("none", "meta", *WITHOUT_FLOAT64):
         raise FlagError(
-            "device", f"expected auto, cpu, cuda or another device of torch, got {name!r}. Use auto"
+            "device",
+            f"expected auto, cpu, cuda or another device of torch with float64, got {name!r}. Use auto",
         )
 
 
@@ -75,9 +76,8 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for everything that was started on the device. The CPU starts nothing that it does not finish."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+    """Wait for everything that was started on the device; a CPU has finished it already."""
+    torch.get_device_module(device).synchronize(device)
 
 
 @contextmanager
