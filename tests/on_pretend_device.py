@@ -335,6 +335,15 @@ def test_the_network_of_mimu_comes_from_the_cache(arch, tmp_path):
     assert torch.equal(logits(first.model, PRETEND), logits(again.model, PRETEND))
 
 
+@every_architecture
+def test_mimu_chooses_the_same_mask_by_the_network_that_comes_with_it(arch):
+    here, there = (
+        unlearn("MIMU", on(device, trained(arch)), data_on(device, arch)) for device in (PRETEND, CPU)
+    )
+    assert torch.equal(here.mask.keep.cpu(), there.mask.keep)
+    same_numbers(logits(here.model, PRETEND), logits(there.model, CPU))
+
+
 def test_a_mask_is_applied_and_lifted():
     model = on(PRETEND, trained("mlp"))
     name, layer = next((name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear))
