@@ -68,12 +68,21 @@ def test_what_another_process_makes_a_store_of_is_left_to_it(folder):
     assert {path.name for path in folder.iterdir()} == names
 
 
-def test_what_was_half_made_under_the_own_name_is_made_anew(folder):
-    """In a container that was killed and started again, name and number of the process are the same."""
+def test_a_process_of_the_same_number_in_another_container_is_left_its_half_of_a_store(folder):
     half = temporary_name(folder / "mlflow.db")
     half.write_bytes(b"half of a store")
     store._create(folder / "mlflow.db")
-    assert (folder / "mlflow.db").stat().st_size > 0 and not half.exists()
+    assert half.read_bytes() == b"half of a store"
+    assert (folder / "mlflow.db").stat().st_size > len(b"half of a store")
+
+
+def test_a_file_system_without_hard_links_gets_its_store(folder, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    store._create(folder / "mlflow.db")
+    assert [path.name for path in folder.iterdir()] == ["mlflow.db"]
 
 
 @pytest.mark.parametrize("ending", ["", "-journal", "-wal", "-shm"])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
 import re
+import secrets
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -231,11 +231,16 @@ def _create(file: Path) -> None:
     from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    partial = temporary_name(file)
-    remove(partial)
+    # Two containers may have one host name and the same process number: the token tells them apart.
+    partial = temporary_name(file.with_name(f"{file.name}.{secrets.token_hex(4)}"))
     try:
         SqlAlchemyStore(sqlite_uri(partial), DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
-        with contextlib.suppress(FileExistsError):  # another machine was first: its store counts
-            os.link(partial, file)
+        os.link(partial, file)
+    except FileExistsError:  # another machine was first: its store counts
+        pass
+    except OSError:
+        if file.exists():
+            return
+        partial.rename(file)  # the file system has no hard links
     finally:
         remove(partial)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
-from lethe.system.temporary_files import is_left_over, temporary_name
+from lethe.system.temporary_files import is_left_over
 from lethe.tracking.patience import StoreTrouble
 
 PARTIAL = ".partial"
@@ -53,13 +53,10 @@ _used: dict[Path, Identity] = {}  # the files that this process has used
 
 
 def clean_beside(file: Path) -> None:
-    """Remove files of processes that were killed while they created the store.
-
-    A file with this process's own name is from a killed container with the same process id.
-    """
+    """Remove files of processes that were killed while they created the store."""
     for other in file.parent.glob(f"{glob.escape(file.name)}.*{PARTIAL}*"):
         partial = other.with_name(other.name.partition(PARTIAL)[0] + PARTIAL)
-        if partial == temporary_name(file) or is_left_over(partial):
+        if is_left_over(partial):
             remove(partial)
 
 
