@@ -23,6 +23,7 @@ from lethe.commands import as_started
 from lethe.flag_error import FlagError
 from lethe.system import needed_platform  # noqa: F401  # before anything asks for what Windows has not
 from lethe.system.machine_limits import limit_met
+from lethe.system.process_ended import ProcessEnded
 from lethe.termination import Terminated, heed_signals
 from lethe.tracking.shown_uri import without_password
 
@@ -139,7 +140,7 @@ def command(main: Main) -> Main:
             line, code = _line_and_code(error)
             if line is None:
                 raise
-            _print_error(line)
+            _print_error(line, _seconds_before_others(error))
             return code
         except KeyboardInterrupt as error:
             return _interrupted(error)
@@ -183,7 +184,7 @@ def _print_anything() -> None:
 
 
 def _print_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if _rank() == "0":
         print(f"warning: {_in_one_line(str(message))}", file=sys.stderr)
 
 
@@ -192,20 +193,31 @@ def _print_traceback(kind: type[BaseException], error: BaseException, trace: Tra
     print(without_password("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
 
 
-def _print_error(message: str) -> None:
-    """Print an error as one line on stderr.
+def _seconds_before_others(error: Exception) -> float:
+    """Return the seconds in which another process of a torchrun says what this one would say.
 
-    The processes of a torchrun mostly make the same mistake. The first one prints it, and torchrun ends the
-    others; one that is still alive after that prints an error of its own.
+    They mostly make the same mistake, and the first one prints it. Where one has ended alone, it knows why.
     """
-    line, rank = f"error: {_in_one_line(message)}", os.environ.get("LOCAL_RANK", "0")
-    if rank != "0":
-        try:
-            time.sleep(ENDED_WITHIN)
-        except KeyboardInterrupt:
-            return
-        line = f"process {os.environ.get('RANK', rank)}: {line}"
+    if isinstance(error, ProcessEnded):
+        return 2 * ENDED_WITHIN
+    return ENDED_WITHIN if _rank() != "0" else 0.0
+
+
+def _print_error(message: str, wait: float) -> None:
+    """Print an error as one line on stderr, after `wait` seconds, unless torchrun ends this process first."""
+    line = f"error: {_in_one_line(message)}"
+    if _rank() != "0":
+        line = f"process {os.environ.get('RANK', _rank())}: {line}"
+    try:
+        time.sleep(wait)
+    except KeyboardInterrupt:
+        return
     _print_last(line)
+
+
+def _rank() -> str:
+    """Return the number of this process among those that torchrun has started on this machine."""
+    return os.environ.get("LOCAL_RANK", "0")
 
 
 def _in_one_line(text: str) -> str:

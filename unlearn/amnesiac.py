@@ -18,6 +18,7 @@ from lethe.unlearn.srl import check_classes
     resolve=(check_classes,),
     augments=("forget", "retain"),
     source_augments="nothing",
+    parallel=True,
 )
 def amnesiac(
     model: nn.Module,

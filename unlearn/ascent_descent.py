@@ -26,6 +26,7 @@ def check_ascent(model: nn.Module, data: ForgetData, *, unlearn_epochs: int, asc
     resolve=(check_ascent,),
     augments=("forget", "retain"),
     source_augments="nothing",
+    parallel=True,
 )
 def ascent_descent(
     model: nn.Module,

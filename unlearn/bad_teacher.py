@@ -36,6 +36,7 @@ def check_drawable(model: nn.Module, data: ForgetData) -> None:
     resolve=(check_drawable,),
     augments=("forget", "retain"),
     source_augments="nothing",
+    parallel=True,
 )
 def bad_teacher(
     model: nn.Module,

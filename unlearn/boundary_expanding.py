@@ -27,6 +27,7 @@ def resolve(model: nn.Module, data: ForgetData, *, unlearn_lr: float | None) -> 
     resolve=(resolve,),
     augments=("forget",),
     source_augments="nothing",
+    parallel=True,
 )
 def boundary_expanding(
     model: nn.Module,

@@ -16,6 +16,7 @@ from lethe.unlearn.settings import RESOLVED, BatchSize, Count, Epochs, LearningR
     source="Georgiev et al. 2024, arXiv:2410.23232; Park et al. 2023, arXiv:2303.14186",
     resolve=(datamodel.resolve,),
     augments=(),
+    parallel=True,
 )
 def dm_matching(
     model: nn.Module,

@@ -17,6 +17,7 @@ SPARSE_SOURCE = "Jia et al. 2023, arXiv:2304.04934"
     source="Golatkar et al. 2020, arXiv:1911.04933; " + SPARSE_SOURCE,
     augments=("retain",),
     source_augments="crop and flip in every loader",
+    parallel=True,
 )
 def ft(
     model: nn.Module,
@@ -53,6 +54,7 @@ def ft(
     source=SPARSE_SOURCE,
     augments=("retain",),
     source_augments="crop and flip in every loader",
+    parallel=True,
 )
 def ft_l1(
     model: nn.Module,

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from lethe.data import ImageSet
 from lethe.models import evaluating
+from lethe.training.process_group import ALONE, ProcessGroup
+from lethe.training.shared_batch import outputs_of
 from lethe.unlearn.impl import ForgetData
 
 
@@ -29,7 +31,12 @@ def numbered(images: ImageSet) -> ImageSet:
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, images: ImageSet, device: torch.device) -> Tensor:
-    """Return the logits (N, classes) of the model in eval mode, in the order of the images."""
+def logits_of(
+    model: nn.Module, images: ImageSet, device: torch.device, group: ProcessGroup = ALONE
+) -> Tensor:
+    """Return the logits (N, classes) of the model in eval mode, in the order of the images.
+
+    group: processes that compute them together, and all get the same.
+    """
     with evaluating(model):
-        return torch.cat([model(x) for x, _ in images.batches(512, device=device)])
+        return torch.cat([outputs_of(model, x, group) for x, _ in images.batches(512, device=device)])

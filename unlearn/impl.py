@@ -33,6 +33,7 @@ from lethe.models import (
 from lethe.registry import Entry, Registry
 from lethe.system.device import checked_device
 from lethe.training import Progress, generator_for, silent
+from lethe.training.process_group import ALONE, ProcessGroup
 from lethe.unlearn.oracles import Oracles
 
 OnEpoch = Callable[[nn.Module, int], None]
@@ -54,7 +55,8 @@ class ForgetData:
     whole too, if at hand. ideal, oracles: the ideal model and those of other seeds, for methods that
     declare that they need them. augment: augmentation of the images that a method trains on (see
     `lethe.data.augmentation`), by `training_batches`; `images.batches` gives images unchanged, to measure or
-    rank by. Raises ValueError for an empty forget or retain set, and for an augmentation that is unknown or
+    rank by. group: the processes that call the method with the same data, and share its batches. Raises
+    ValueError for an empty forget or retain set, and for an augmentation that is unknown or
     does not fit the images.
     """
 
@@ -72,6 +74,7 @@ class ForgetData:
     ideal: Callable[[], nn.Module] | None = None
     oracles: Oracles | None = None
     augment: Augmentation = ()
+    group: ProcessGroup = ALONE
 
     def __post_init__(self) -> None:
         for name, images in (("forget", self.forget), ("retain", self.retain)):
@@ -265,7 +268,8 @@ class MethodFacts:
     whole_class: it refuses to forget a part of a class. needs: the ideal model, or oracles of other seeds.
     wraps: it returns the model inside another module. augments: the images that it trains on augmented if the
     run augments; None if unknown. source_augments: what the source's public code augments. add_on: the add-on
-    of a joint name.
+    of a joint name. parallel: several processes of torchrun can compute it together: it trains by
+    `descend`, `fine_tune`, `tune_on_retain` or `descend_both` with the data's `group`.
 
     resolve: functions `(model, data, *, ...)` of settings that depend on each other, on the model or on the
     data. Each takes the settings that it names, checked already, and returns the values of those that it
@@ -281,6 +285,7 @@ class MethodFacts:
     source_augments: str = ""
     resolve: tuple[Resolve, ...] = ()
     add_on: str = ""
+    parallel: bool = False
 
 
 METHODS = Registry("method", MethodFacts, takes=("model", "data"), plugins="lethe.methods")

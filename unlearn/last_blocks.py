@@ -57,6 +57,7 @@ def trained_blocks(model: nn.Module, data: ForgetData, last_blocks: int) -> list
     resolve=(check_blocks,),
     augments=("retain",),
     source_augments="crop and flip",
+    parallel=True,
 )
 def cfk(
     model: nn.Module,
@@ -108,6 +109,7 @@ def cfk(
     resolve=(check_fresh,),
     augments=("retain",),
     source_augments="crop and flip",
+    parallel=True,
 )
 def euk(
     model: nn.Module,

@@ -41,6 +41,7 @@ def resolve(model: nn.Module, data: ForgetData, *, lotus_alpha: float | None) ->
     resolve=(resolve,),
     augments=("forget", "retain"),
     source_augments="crop",
+    parallel=True,
 )
 def lotus(
     model: nn.Module,
@@ -85,7 +86,7 @@ def lotus(
     )
     optimizer = torch.optim.AdamW(student.parameters(), lr=unlearn_lr, weight_decay=weight_decay)
     size, unseen = without_a_last_single(images, batch_size), accuracy_unseen(model, data)
-    gap = accuracy(student, data.forget, data.device) - unseen
+    gap = accuracy(student, data.forget, data) - unseen
     history: list[dict[str, float]] = []
     for epoch in data.progress(range(1, unlearn_epochs + 1), "LoTUS"):
         if gap <= STOP and history:
@@ -98,9 +99,9 @@ def lotus(
 
         batches = seen(data.training_batches(images, size, order, moves))
         with train_mode(student, dropout, data.device, single_images=size == 1):
-            losses = descend(student, batches, optimizer=optimizer, loss=loss)
+            losses = descend(student, batches, optimizer=optimizer, loss=loss, group=data.group)
         history.append({"loss": fmean(losses), "gap": gap, "temperature": temperature})
-        answers = logits_of(student, data.forget, data.device)
+        answers = logits_of(student, data.forget, data.device, data.group)
         if not math.isfinite(history[-1]["loss"]) or not answers.isfinite().all():
             raise FloatingPointError(
                 f"LoTUS diverged in epoch {epoch}: the loss is {fmean(losses)}. Choose a smaller --unlearn_lr"
@@ -124,9 +125,9 @@ def gumbel(shape: torch.Size, generator: torch.Generator) -> Tensor:
     return -exponential.clamp(min=torch.finfo(torch.float64).tiny).log()
 
 
-def accuracy(model: nn.Module, images: ImageSet, device: torch.device) -> float:
+def accuracy(model: nn.Module, images: ImageSet, data: ForgetData) -> float:
     """Return the share of images whose class the model predicts in eval mode."""
-    return _share_right(logits_of(model, images, device), images)
+    return _share_right(logits_of(model, images, data.device, data.group), images)
 
 
 def _share_right(logits: Tensor, images: ImageSet) -> float:
@@ -136,4 +137,4 @@ def _share_right(logits: Tensor, images: ImageSet) -> float:
 def accuracy_unseen(model: nn.Module, data: ForgetData) -> float:
     """Return a retrained model's accuracy on forget: 0 on whole classes, on the rest as on validation."""
     rest = (~torch.isin(data.forget.labels.cpu(), torch.tensor(data.forget_classes))).double().mean().item()
-    return rest * accuracy(model, data.validation, data.device) if rest else 0.0
+    return rest * accuracy(model, data.validation, data) if rest else 0.0

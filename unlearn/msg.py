@@ -36,7 +36,7 @@ def resolve(
     return {"batch_size": BATCH_SIZES[msg_variant] if batch_size is None else batch_size}
 
 
-@register("MSG", source=SOURCE, resolve=(resolve,), augments=("retain",))
+@register("MSG", source=SOURCE, resolve=(resolve,), augments=("retain",), parallel=True)
 def msg(
     model: nn.Module,
     data: ForgetData,

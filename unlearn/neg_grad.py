@@ -16,6 +16,7 @@ from lethe.unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, We
     source="Golatkar et al. 2020, arXiv:1911.04933",
     augments=("forget",),
     source_augments="crop and flip in every loader",
+    parallel=True,
 )
 def neg_grad(
     model: nn.Module,

@@ -20,6 +20,7 @@ from lethe.unlearn.two_gradients import check_add_on, cross_entropy_of, descend_
     resolve=(check_add_on,),
     augments=("forget", "retain"),
     source_augments="nothing",
+    parallel=True,
 )
 def ng_plus(
     model: nn.Module,

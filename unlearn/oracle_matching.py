@@ -26,6 +26,7 @@ def check_oracles(model: nn.Module, data: ForgetData, *, oracle_count: int) -> N
     source="Georgiev et al. 2024, arXiv:2410.23232",
     resolve=(check_oracles,),
     augments=(),
+    parallel=True,
 )
 def oracle_matching(
     model: nn.Module,

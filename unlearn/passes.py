@@ -81,7 +81,8 @@ def fine_tune(
             fixed = one.keep_statistics or min(size, len(one.images)) == 1
             with train_mode(student, noise, data.device, single_images=fixed):
                 sign = -1 if one.climb else 1
-                losses = descend(student, batches, optimizer=optimizer, loss=_times(sign, one.loss))
+                loss = _times(sign, one.loss)
+                losses = descend(student, batches, optimizer=optimizer, loss=loss, group=data.group)
             means[f"{one.name}_loss"] = sign * fmean(losses)
         check_finite(student, means, f"{name} diverged in epoch {epoch + 1}")
         history.append(means)

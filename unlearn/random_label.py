@@ -21,6 +21,7 @@ from lethe.unlearn.srl import check_classes, other_labels
     resolve=(check_classes,),
     augments=("forget", "retain"),
     source_augments="crop and flip in every loader",
+    parallel=True,
 )
 def random_label(
     model: nn.Module,

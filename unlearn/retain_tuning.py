@@ -40,7 +40,8 @@ def tune_on_retain(
         with train_mode(
             trained or student, noise, data.device, single_images=min(size, len(data.retain)) == 1
         ):
-            losses = descend(student, itertools.islice(batches, steps), optimizer=optimizer)
+            next_steps = itertools.islice(batches, steps)
+            losses = descend(student, next_steps, optimizer=optimizer, group=data.group)
         history.append({"loss": sum(losses) / len(losses)})
         check_finite(student, history[-1], f"{name} diverged in epoch {epoch + 1}")
         data.on_epoch(student, epoch + 1)

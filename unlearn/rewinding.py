@@ -60,12 +60,12 @@ def nearest(epochs: Mapping[float, int], aim: float) -> float:
 
 def forget_error(model: nn.Module, data: ForgetData) -> float:
     """Return the percentage of forget images that the model predicts wrongly."""
-    return 100 * wrong(model, data.forget, data.device).mean().item()
+    return 100 * wrong(model, data.forget, data).mean().item()
 
 
 def unseen_error(model: nn.Module, data: ForgetData) -> float:
     """Return the percentage of validation errors, each class weighted by its share of the forget set."""
-    missed = wrong(model, data.validation, data.device)
+    missed = wrong(model, data.validation, data)
     forget, labels = data.forget.labels.cpu(), data.validation.labels.cpu()
     of_class = [
         missed[labels == label].mean() * (forget == label).double().mean() for label in data.forget.classes
@@ -73,7 +73,7 @@ def unseen_error(model: nn.Module, data: ForgetData) -> float:
     return 100 * torch.stack(of_class).sum().item()
 
 
-def wrong(model: nn.Module, images: ImageSet, device: torch.device) -> Tensor:
+def wrong(model: nn.Module, images: ImageSet, data: ForgetData) -> Tensor:
     """Return 1 for each image that the model predicts wrongly in eval mode, else 0; on the CPU."""
-    predicted = logits_of(model, images, device).argmax(1).cpu()
+    predicted = logits_of(model, images, data.device, data.group).argmax(1).cpu()
     return (predicted != images.labels.cpu()).double()

@@ -37,6 +37,7 @@ def check_density(model: nn.Module, data: ForgetData, *, density: float) -> None
     resolve=(check_classes, check_density),
     augments=("forget", "retain"),
     source_augments="crop and flip in every loader, the saliency's too",
+    parallel=True,
 )
 def salun(
     model: nn.Module,
@@ -89,6 +90,7 @@ def salun(
     resolve=(check_classes, check_density),
     augments=("forget", "retain"),
     source_augments="crop and flip in every loader",
+    parallel=True,
 )
 def salun_soft(
     model: nn.Module,

@@ -90,6 +90,7 @@ def forget_batch(count: int) -> int:
     resolve=(resolve, check_add_on),
     augments=("forget", "retain"),
     source_augments="nothing",
+    parallel=True,
 )
 def scrub(
     model: nn.Module,

@@ -28,6 +28,7 @@ def check_layer(model: nn.Module, data: ForgetData, *, mask_layer: str | None) -
     source="Layer 6, Minimally Invasive Machine Unlearning, OpenReview UF5pTfMjhu",
     resolve=(check_layer,),
     augments=(),
+    parallel=True,
 )
 def sft(
     model: nn.Module,
@@ -66,7 +67,8 @@ def sft(
     layer.weight.requires_grad_(True)
     optimizer = torch.optim.AdamW([layer.weight], lr=sft_lr)
     batches = itertools.islice(_batches(data, sft_mode, sft_batch), sft_steps)
-    losses = descend(student, data.progress(batches, "SFT", sft_steps), optimizer=optimizer)
+    steps = data.progress(batches, "SFT", sft_steps)
+    losses = descend(student, steps, optimizer=optimizer, group=data.group)
     optimizer.zero_grad(set_to_none=True)
     check_finite(student, {"loss": losses[-1]}, "SFT diverged", rate="sft_lr")
     return Unlearned(student.requires_grad_(True), history=[{"loss": loss} for loss in losses], step="step")

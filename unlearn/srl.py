@@ -24,7 +24,9 @@ def check_classes(model: nn.Module, data: ForgetData) -> None:
         )
 
 
-@register("SRL", source=SOURCE, resolve=(check_classes, check_add_on), augments=("forget", "retain"))
+@register(
+    "SRL", source=SOURCE, resolve=(check_classes, check_add_on), augments=("forget", "retain"), parallel=True
+)
 def srl(
     model: nn.Module,
     data: ForgetData,

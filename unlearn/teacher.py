@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lethe.data import ImageSet
 from lethe.models import evaluating
+from lethe.training.shared_batch import outputs_of
 from lethe.unlearn.forget_and_retain import logits_of
 from lethe.unlearn.impl import Batch, ForgetData
 
@@ -34,8 +35,8 @@ class Teacher:
     """
 
     def __init__(self, model: nn.Module, images: ImageSet, data: ForgetData) -> None:
-        self.model = model
-        self.table = None if data.augment else logits_of(model, images, data.device)
+        self.model, self.group = model, data.group
+        self.table = None if data.augment else logits_of(model, images, data.device, data.group)
 
     @torch.no_grad()
     def __call__(self, batch: Seen) -> Tensor:
@@ -43,5 +44,4 @@ class Teacher:
         if self.table is not None:
             return self.table[batch.positions]
         with evaluating(self.model):
-            logits: Tensor = self.model(batch.images)
-        return logits
+            return outputs_of(self.model, batch.images, self.group)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from lethe.data import ImageSet
 from lethe.registry import Entry
 from lethe.signature import Help
+from lethe.training.shared_batch import mean_gradients, outputs_of
 from lethe.unlearn import passes
 from lethe.unlearn.add_ons import ADD_ONS, AddOn, Gradients, Step, add_on_of
 from lethe.unlearn.forget_and_retain import numbered
@@ -54,6 +55,11 @@ def descend_both(
     """
     student = copy_of(model)
     parameters = list(student.parameters())
+
+    def gradients(loss: Tensor, retain_graph: bool = False) -> Gradients:
+        # A rule is no linear function: it gets the gradients of the whole batch.
+        return mean_gradients(gradients_of(loss, parameters, retain_graph=retain_graph), data.group)
+
     optimizer = torch.optim.Adam(parameters, lr=unlearn_lr)
     size = batch_size_for((data.forget, data.retain), batch_size)
     order, noise, moves = (data.generator(name, purpose) for purpose in ("forget", "dropout", "augmentation"))
@@ -66,15 +72,15 @@ def descend_both(
         forget_batches = seen(data.training_batches(images, size, order, moves))
         with train_mode(student, noise, data.device, single_images=single or keep_statistics):
             for (x_f, of_forget), (x_r, of_retain) in zip(forget_batches, retain_batches, strict=False):
-                logits = student(x_f)
+                logits = outputs_of(student, x_f, data.group)
                 forget_loss = forget(logits, of_forget)
-                g_u = gradients_of(forget_loss, parameters, retain_graph=add_on.true_labels)
-                retain_loss = retain(student(x_r), of_retain)
-                g_c = gradients_of(retain_loss, parameters)
+                g_u = gradients(forget_loss, retain_graph=add_on.true_labels)
+                retain_loss = retain(outputs_of(student, x_r, data.group), of_retain)
+                g_c = gradients(retain_loss)
 
                 def of_true_labels(logits: Tensor = logits, batch: Seen = of_forget) -> Gradients:
                     add_on.check_true_labels()
-                    return gradients_of(true_labels(logits, batch), parameters)
+                    return gradients(true_labels(logits, batch))
 
                 step = Step(g_u, g_c, beta, of_true_labels)
                 for parameter, direction in zip(parameters, add_on.direction(step), strict=True):

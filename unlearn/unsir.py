@@ -38,6 +38,7 @@ def check_whole(model: nn.Module, data: ForgetData) -> None:
     resolve=(check_whole,),
     augments=("retain",),
     source_augments="nothing",
+    parallel=True,
 )
 def unsir(
     model: nn.Module,
@@ -164,7 +165,7 @@ def _train(
     dropout, history = data.generator("UNSIR", part, "dropout"), []
     for epoch in data.progress(range(before + 1, before + epochs + 1), f"UNSIR, {part}"):
         with train_mode(student, dropout, data.device, single_images=single_images):
-            loss = fmean(descend(student, batches(), optimizer=optimizer))
+            loss = fmean(descend(student, batches(), optimizer=optimizer, group=data.group))
         passes.check_finite(
             student, {f"{part}_loss": loss}, f"UNSIR diverged in epoch {epoch}", rate=f"{part}_lr"
         )

@@ -11,7 +11,9 @@ method's flag make one parent run with a child for each combination.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
     from lethe.experiment.pipeline import PipelineConfig, Result
     from lethe.registry import Entry
+    from lethe.training import Progress
+    from lethe.training.process_group import ProcessGroup
 
 
 @command_line.command
@@ -37,26 +41,55 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from lethe.sweeps.sweep import run_all
 
-    if options.skip_finished:
-        return run_unless_finished(configs)
-    print_results(run_all(configs, progress=command_line.progress_bar))
+    with together(configs) as (configs, group):
+        if options.skip_finished:
+            run_unless_finished(configs, group)
+            return 0
+        results = run_all(configs, progress=progress_of(group), group=group)
+        if group.first:
+            print_results(results)
     return 0
 
 
-def run_unless_finished(configs: Sequence[PipelineConfig]) -> int:
+@contextmanager
+def together(
+    configs: Sequence[PipelineConfig],
+) -> Iterator[tuple[Sequence[PipelineConfig], ProcessGroup]]:
+    """Join the processes that torchrun has started; yield the configs, on this one's device, and the group."""
+    from lethe.system.device import device_named
+    from lethe.training.process_group import joined, own_device
+
+    device = own_device(configs[0].base.device)
+    here = [replace(config, base=replace(config.base, device=device)) for config in configs]
+    with joined(device_named(device)) as group:
+        yield here, group
+
+
+def progress_of(group: ProcessGroup) -> Progress:
+    """Return the progress bar in the first process, and none in the others."""
+    from lethe.training import silent
+
+    return command_line.progress_bar if group.first else silent
+
+
+def run_unless_finished(configs: Sequence[PipelineConfig], group: ProcessGroup) -> None:
     """Run the config unless its run is finished. Raises ValueError for several configs."""
+    from lethe.experiment.base_models import BaseModels
     from lethe.experiment.pipeline import Pipeline
     from lethe.sweeps.run_once import run_once
     from lethe.tracking.store_uri import shown_uri
 
     if len(configs) > 1:
         raise ValueError(f"--skip_finished: expected one run, got {len(configs)}. Give one value per flag")
-    (experiment, config_hash), result = run_once(Pipeline(configs[0], progress=command_line.progress_bar))
+    progress = progress_of(group)
+    base = BaseModels(configs[0].base, progress=progress, group=group)
+    (experiment, config_hash), result = run_once(Pipeline(configs[0], progress=progress, base=base))
+    if not group.first:
+        return
     if result is None:
         print(f"finished before, in {shown_uri()}: experiment {experiment}, config_hash {config_hash}")
     else:
         print_results([result])
-    return 0
 
 
 def print_results(results: Sequence[Result]) -> None:

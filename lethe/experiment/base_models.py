@@ -110,8 +110,8 @@ class BaseModels:
     ) -> None:
         if processes_started() != group.size:
             raise ValueError(
-                f"expected one process, got {processes_started()} of torchrun (WORLD_SIZE). Train by "
-                "torchrun main_baseline.py and main_ideal.py, then start this without torchrun"
+                f"expected one process, got {processes_started()} of torchrun (WORLD_SIZE). Use torchrun for "
+                "main_baseline.py, main_ideal.py and mlflow_forget.py, and start this without it"
             )
         dataset = DATASETS[config.dataset]
         self.asked = self.config = config
@@ -346,10 +346,13 @@ class BaseModels:
 
     def _load(self, path: Path) -> Trained:
         started = time.perf_counter()
-        if not self.group.first:  # other machines may not have the file
-            return Trained(self.untrained(), path, None, True, time.perf_counter() - started, [])
-        model, loaded = self._read(path)
-        return Trained(model, path, loaded.metadata, True, time.perf_counter() - started, [])
+        if self.group.first:
+            model, loaded = self._read(path)
+            metadata = loaded.metadata
+        else:  # other machines may not have the file
+            model, metadata = self.untrained(), None
+        self.group.share_weights(model)
+        return Trained(model, path, metadata, True, time.perf_counter() - started, [])
 
     def _train(self, images: ImageSet, path: Path, trained_on: str, label: str) -> Trained:
         self.check_trainable(trained_on)

@@ -123,6 +123,7 @@ def run_params(checked: CheckedConfig) -> dict[str, Any]:
         "metrics": text_of(checked.config.metrics),
         "report": checked.config.report,
         "unlearn_augment": ",".join(checked.augment) or "none",
+        **({"processes": checked.base.group.size} if checked.base.group.size > 1 else {}),
         **_digests(checked),
         **_packages(checked),
         **_recipe(checked.base),

@@ -60,6 +60,7 @@ from lethe.training import (
     silent,
     warm_up,
 )
+from lethe.training.process_group import ProcessGroup
 from lethe.unlearn import METHODS, ForgetData, Oracles, Unlearned, masked_layer, resolved, unlearn
 from lethe.unlearn.amount import AUTO
 from lethe.unlearn.impl import MethodFacts
@@ -100,7 +101,8 @@ class Pipeline:
     flags, amounts, the forget request, the layer, checkpoints, folders, a tracking server that does not
     answer.
 
-    checked: the validated config. base: base models that several pipelines share. judges: seeds of the
+    checked: the validated config. base: base models that several pipelines share; their `group` is that of the
+    processes which compute the run together, each with a pipeline. judges: seeds of the
     oracles that the result is compared with, which no method may use (default: the config's own seed, that of
     the ideal model).
     """
@@ -124,6 +126,8 @@ class Pipeline:
                 "BaseModels(config.base)"
             )
         self.base = base or BaseModels(config.base, progress=progress)
+        self.group = self.base.group
+        _check_processes(method, self.group)
         config = replace(config, base=self.base.config)
         augment = augmentation_of(config.unlearn_augment, method, self.base)
         data = self._forget_data(augment, tuple(judges or (config.base.seed,)))
@@ -138,9 +142,10 @@ class Pipeline:
         if self._wants_ideal():
             self.base.check_trainable(self.base.request_identity)
         self._start_afresh()
-        check_writable(self.base.save_dir / "cache")
-        check_writable(JSON_FOLDER, METRICS_WAY_OUT)
-        check_store(self.checked.experiment)
+        if self.group.first:
+            check_writable(self.base.save_dir / "cache")
+            check_writable(JSON_FOLDER, METRICS_WAY_OUT)
+            check_store(self.checked.experiment)
 
     def _start_afresh(self) -> None:
         """Clear everything that an earlier `run` left."""
@@ -205,6 +210,15 @@ class Pipeline:
             self.stages["total"] = time.perf_counter() - started
             run.metrics({f"stage_{stage}_seconds": seconds for stage, seconds in self.stages.items()})
         return self._result(record, path)
+
+    def take_part(self) -> None:
+        """Compute with the first process what it can't do alone: the base models and the unlearning.
+
+        The other processes of the group call this where the first calls `run`, which evaluates and writes.
+        """
+        initial = self.base.initial()
+        self.ideal()
+        unlearn(self.checked.config.unlearn, initial.model, self.checked.data, **self.checked.settings)
 
     def _result(self, record: RunRecord, path: Path) -> Result:
         """Return what Python gets of a finished run. path: the raw metrics JSON."""
@@ -293,10 +307,11 @@ class Pipeline:
             device=self.base.device,
             cache=DiskCache(self.base.save_dir / "cache"),
             progress=self.progress,
-            on_epoch=self._on_epoch,
+            on_epoch=self._on_epoch if self.group.first else lambda model, epoch: None,
             ideal=lambda: self.base.ideal().model,
             oracles=Oracles(partial(oracles_of, self.base), judges=judges),
             augment=augment,
+            group=self.group,
         )
 
     def _on_epoch(self, model: nn.Module, epoch: int) -> None:
@@ -335,7 +350,17 @@ class Pipeline:
         if self.checked.config.ideal != "auto":
             return self.checked.config.ideal == "train"
         needed = "ideal" in self.checked.method.facts.needs
-        return needed or self.base.embedded or self.base.ideal_path.exists()
+        return needed or self.base.embedded or self.group.broadcast(self.base.ideal_path.exists())
+
+
+def _check_processes(method: Entry[MethodFacts], group: ProcessGroup) -> None:
+    """Raise ValueError for several processes and a method that does not share its batches among them."""
+    if group.size > 1 and not method.facts.parallel:
+        raise FlagError(
+            "unlearn",
+            f"{method.name} computes in one process, got {group.size} of torchrun (WORLD_SIZE). Start it without "
+            "torchrun; docs/methods.md says which methods take several",
+        )
 
 
 def _warn_of_missing_mask(base: BaseModels) -> None:

@@ -24,12 +24,16 @@ from lethe.report.svg import Picture
 from lethe.report.svg_file import svg_file
 from lethe.tracking.run import TrackedRun, tracked_run
 from lethe.training import Progress, silent
+from lethe.training.process_group import ALONE, ProcessGroup
 
 
-def run_all(configs: Sequence[PipelineConfig], *, progress: Progress = silent) -> list[Result]:
+def run_all(
+    configs: Sequence[PipelineConfig], *, progress: Progress = silent, group: ProcessGroup = ALONE
+) -> list[Result]:
     """Run configs that differ in the method's settings and the seed, as children of one parent run.
 
-    A single config has no parent. All are checked before the first runs. Base models are made once.
+    A single config has no parent. All are checked before the first runs. Base models are made once. group: the
+    processes that compute each run together; the first of them has the results.
     """
     if len({config.base.seed for config in configs}) > 1 and any(config.base.mask for config in configs):
         raise ValueError(
@@ -46,9 +50,14 @@ def run_all(configs: Sequence[PipelineConfig], *, progress: Progress = silent) -
     for config in configs:
         base = next((made for made in bases if made.asked == config.base), None)
         if base is None:
-            base = BaseModels(config.base, progress=progress, splits=same_splits(bases, config.base))
+            splits = same_splits(bases, config.base)
+            base = BaseModels(config.base, progress=progress, splits=splits, group=group)
             bases.append(base)
         pipelines.append(Pipeline(config, progress=progress, base=base))
+    if not group.first:
+        for pipeline in pipelines:
+            pipeline.take_part()
+        return []
     if len(pipelines) == 1:
         return [pipelines[0].run()]
     first = pipelines[0].checked

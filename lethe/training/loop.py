@@ -19,6 +19,7 @@ from lethe.system.device import restored_random_state, seed_random_state
 from lethe.training.precision import Precision, deterministic, leaves_unused, precision_of
 from lethe.training.process_group import ALONE, ProcessGroup
 from lethe.training.recipe import Recipe, divergence, optimizer_of, schedule_of
+from lethe.training.shared_batch import average_gradients, outputs_of
 from lethe.training.state import Position, StateFile, restore
 
 Loss = Callable[[Tensor, Any], Tensor]  # (logits, targets of the batch) -> loss
@@ -276,13 +277,19 @@ def descend(
     *,
     optimizer: torch.optim.Optimizer,
     loss: Loss = F.cross_entropy,
+    group: ProcessGroup = ALONE,
 ) -> list[float]:
-    """Take an optimiser step per batch on `loss(logits, labels)`; return the losses. The mode stays."""
+    """Take an optimiser step per batch on `loss(logits, labels)`; return the losses. The mode stays.
+
+    group: the processes that share every batch. All of them call this with the same batches, and have the
+    weights of one process but for float noise.
+    """
     losses = []
     for x, y in batches:
-        value = loss(model(x), y)
+        value = loss(outputs_of(model, x, group), y)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
+        average_gradients(optimizer, group)
         optimizer.step()
         losses.append(value.detach())
     return torch.stack(losses).tolist() if losses else []

@@ -1,4 +1,4 @@
-"""The processes that torchrun starts to train a model together, with DistributedDataParallel."""
+"""The processes that torchrun starts to train a model together."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ import torch
 from torch import Tensor, distributed, nn
 
 from lethe.system.device import accelerator
+from lethe.system.process_ended import ProcessEnded
 
-WAIT = datetime.timedelta(minutes=10)  # for a process that is slower: rank 0 saves, the others wait
+# For a process that is slower: the first one saves and evaluates, and the others wait. One that has ended is
+# noticed at once.
+WAIT = datetime.timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -36,18 +39,39 @@ class ProcessGroup:
         if self.size == 1:
             return value
         values = [value]
-        distributed.broadcast_object_list(values, src=0)
+        with _noticing_an_end():
+            distributed.broadcast_object_list(values, src=0)
         return values[0]
 
     def all_reduce(self, values: Tensor) -> Tensor:
         """Sum over the processes, in place."""
         if self.size > 1:
-            distributed.all_reduce(values)
+            with _noticing_an_end():
+                distributed.all_reduce(values)
         return values
+
+    def all_gather(self, values: Tensor) -> list[Tensor]:
+        """Return the tensors of all processes, which have one shape, in their order."""
+        if self.size == 1:
+            return [values]
+        every = [torch.empty_like(values) for _ in range(self.size)]
+        with _noticing_an_end():
+            distributed.all_gather(every, values)
+        return every
+
+    def share_weights(self, model: nn.Module) -> None:
+        """Give all processes the weights and buffers that the model has in the first one."""
+        if self.size == 1:
+            return
+        with _noticing_an_end():
+            for value in model.state_dict().values():
+                if isinstance(value, Tensor):
+                    distributed.broadcast(value, src=0)
 
     def wait(self) -> None:
         if self.size > 1:
-            distributed.barrier()
+            with _noticing_an_end():
+                distributed.barrier()
 
     def parallel(self, model: nn.Module, device: torch.device, *, unused: bool = False) -> nn.Module:
         """Wrap a model to average gradients over processes; `unused`: some parameters have none."""
@@ -58,6 +82,17 @@ class ProcessGroup:
 
 
 ALONE = ProcessGroup()
+
+
+@contextmanager
+def _noticing_an_end() -> Iterator[None]:
+    """Raise ProcessEnded for the error of a message that another process no longer takes part in."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessEnded(
+            f"another process of torchrun has ended ({error}). Its own message says why"
+        ) from error
 
 
 def processes_started() -> int:
