@@ -1,7 +1,8 @@
-"""Two processes of torchrun train the model that one trains."""
+"""Two processes of torchrun train the model that one trains, and unlearn as one does."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -16,11 +17,16 @@ from lethe import command_line, termination
 from lethe.data import ImageSet, Normalisation
 from lethe.experiment.base_config import BaseConfig
 from lethe.experiment.base_models import BaseModels
+from lethe.system.process_ended import ProcessEnded
 from lethe.training import Recipe, file_lock, fit, generator_for
 from lethe.training.checkpoints import checkpoint_metadata
 from lethe.training.process_group import ProcessGroup, own_device
 from lethe.training.storage import read_tensors
-from tests.two_processes import RECIPES, WORDS, trained, unused
+from lethe.unlearn import METHODS
+from tests.bars import CLASS_1
+from tests.main_job_runs import all_runs, artifacts_of, call
+from tests.two_processes import RECIPES, RUN, WORDS, trained, unused
+from tests.unlearned_together import InDouble, data_of, settings_of, weights_of_all
 
 pytestmark = pytest.mark.slow
 
@@ -28,17 +34,19 @@ ROOT = Path(__file__).resolve().parent.parent
 NAME = "1mlp_ep5.safetensors"
 
 
+def started_twice(folder, script, *words):
+    """What torchrun says of two processes of a script of the repository."""
+    torchrun = "-m torch.distributed.run --standalone --nproc_per_node=2".split()
+    command = [sys.executable, *torchrun, str(ROOT / script), *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+
+
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     """The folder in which two processes have trained, and what they said."""
     folder = tmp_path_factory.mktemp("together")
-    command = [
-        sys.executable,
-        *"-m torch.distributed.run --standalone --nproc_per_node=2".split(),
-        str(ROOT / "tests" / "two_processes.py"),
-    ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+    done = started_twice(folder, "tests/two_processes.py")
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -127,6 +135,88 @@ def test_all_processes_end_where_one_sees_that_it_diverges(together):
         assert message.startswith("training diverged in epoch 1: the loss is nan at step 1 of 1")
 
 
+# Unlearning
+
+
+@pytest.fixture(name="alone", scope="module")
+def fixture_alone():
+    return weights_of_all()
+
+
+def test_methods_that_share_their_batches_make_the_weights_of_one_process(together, alone):
+    folder, _ = together
+    first, second = (torch.load(folder / f"unlearned{rank}.pt") for rank in (0, 1))
+    assert first.keys() == alone.keys() > {"FT", "SCRUB", "NGradMask", "VarGrad", "CFk", "LoTUS"}
+    for name, values in alone.items():
+        torch.testing.assert_close(
+            first[name], values, atol=1e-8, rtol=1e-8, msg=lambda m, n=name: f"{n}: {m}"
+        )
+        torch.testing.assert_close(second[name], first[name], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("entry", [each for each in METHODS if each.own], ids=lambda entry: entry.name)
+def test_a_method_declares_that_it_shares_its_batches(entry, monkeypatch):
+    """Two processes of which each is alone: whatever it is sent, it sends back."""
+
+    class Echo(ProcessGroup):
+        def all_reduce(self, values):
+            asked.append(values)
+            return values.mul_(2)
+
+        def all_gather(self, values):
+            return [values, values]
+
+    asked: list[torch.Tensor] = []
+    model, data = InDouble(), data_of(CLASS_1, Echo(0, 2), ideal=InDouble)
+    METHODS[entry.name](model, data, **entry.settings(settings_of(entry)))
+    assert bool(asked) == entry.facts.parallel
+
+
+def test_a_run_of_two_processes_is_that_of_one_but_for_float_noise(together, tmp_path):
+    folder, _ = together
+    shutil.copytree(folder / "cnn", tmp_path / "cnn")  # the model that two have trained
+    assert call(tmp_path, *RUN).code == 0
+    theirs, own = all_runs(folder), all_runs(tmp_path)
+    assert [run.info.status for run in theirs] == ["FINISHED"] * 3  # a parent and its two children
+    for run, other in list(zip(theirs, own, strict=True))[1:]:
+        assert run.data.params["processes"] == "2"
+        assert "processes" not in other.data.params
+        assert run.data.tags["config_hash"] == other.data.tags["config_hash"]
+        assert run.data.metrics["retain_loss"] == pytest.approx(other.data.metrics["retain_loss"], rel=1e-4)
+        weights = [
+            read_tensors(next(artifacts_of(each).rglob("unlearned.safetensors")))[0] for each in (run, other)
+        ]
+        torch.testing.assert_close(*weights, atol=1e-4, rtol=0)
+
+
+KILLS = """
+import os, signal, lethe, torch
+from lethe.training import descend
+
+@lethe.register_method("kills", parallel=True)
+def kills(model, data):
+    student = lethe.copy_of(model)
+    if not data.group.first:
+        os.kill(os.getpid(), signal.SIGKILL)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    descend(student, data.retain.batches(32), optimizer=optimizer, group=data.group)
+    return student
+"""
+
+
+def test_a_run_ends_where_one_of_its_processes_is_killed(together, tmp_path):
+    folder, _ = together
+    shutil.copytree(folder / "results", tmp_path / "results")
+    shutil.copy(folder / "mlflow.db", tmp_path)  # with the tables, which take seconds to make
+    (tmp_path / "kills.py").write_text(KILLS)
+    words = [*WORDS, *"--unlearn kills.py:kills --ideal skip --report skip".split()]
+    assert started_twice(tmp_path, "mlflow_forget.py", *words).returncode == 1
+    run = all_runs(tmp_path)[-1]
+    assert run.info.run_name.startswith("kills")
+    # torchrun ends the process that is left, which notices by itself too: whichever is first.
+    assert run.info.status in ("FAILED", "KILLED")
+
+
 def test_those_who_train_together_hear_from_the_one_that_waits_for_a_lock(tmp_path, monkeypatch):
     said = []
 
@@ -207,9 +297,9 @@ def test_what_trains_nothing_together_is_refused_under_torchrun(monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert mlflow_forget.main(["--unlearn", "default"]) == 2
-    assert (
-        "error: expected one process, got 2 of torchrun (WORLD_SIZE). Train by torchrun main_baseline.py"
-        in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "error: --unlearn: default computes in one process, got 2 of torchrun (WORLD_SIZE). Start it without "
+        "torchrun; docs/methods.md says which methods take several\n"
     )
     assert main_baseline.main(["--models", "2"]) == 2
     with pytest.raises(ValueError, match="expected one process, got 2 of torchrun"):
@@ -236,6 +326,18 @@ def test_another_process_than_the_first_says_what_the_first_has_not_said(
     monkeypatch.setattr(command_line.time, "sleep", sleep)
     assert main_baseline.main(["--epochs", "0"]) == 2
     assert capsys.readouterr().err == said
+
+
+def test_a_process_whose_fellow_has_ended_lets_it_say_why(monkeypatch, capsys):
+    @command_line.command
+    def main(argv=None):
+        raise ProcessEnded("another process of torchrun has ended")
+
+    waited = []
+    monkeypatch.setattr(command_line.time, "sleep", waited.append)
+    assert main([]) == 1
+    assert waited[0] > command_line.ENDED_WITHIN
+    assert capsys.readouterr().err == "error: another process of torchrun has ended\n"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""What tests/test_distributed.py has torchrun start twice: main_baseline.py, then trainings whose histories
-are written down.
+"""What tests/test_distributed.py has torchrun start twice: main_baseline.py, mlflow_forget.py, methods whose
+weights are written down, and trainings whose histories are.
 """
 
 import json
@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 import main_baseline
+import mlflow_forget
 from lethe.data import load_splits
 from lethe.models import build
 from lethe.training import StateFile, fit, generator_for, model_digest
 from lethe.training.process_group import joined
 from lethe.training.recipe import Recipe
+from tests.unlearned_together import weights_of_all
 
 RECIPES = {
     "mlp": Recipe(4, "adamw", lr=3e-3, weight_decay=1e-2),
@@ -23,6 +25,10 @@ RECIPES = {
     "cnn": Recipe(3, "adamw", lr=3e-3),
 }
 WORDS = ["--epochs", "5", "--save_dir", "results"]
+RUN = (
+    "--unlearn RL --unlearn_epochs 2 --batch_size 101 --unlearn_lr 0.005 0.01 --report skip --ideal skip "
+    "--arch cnn --epochs 2 --save_dir cnn"
+).split()
 
 
 def trained(arch, recipe, group=None, **options):
@@ -93,7 +99,8 @@ def main() -> int:
     with joined(
         torch.device("cpu")
     ) as group:  # once: those who join a second time may meet what is left of the first
-        code = main_baseline.main(WORDS)
+        code = main_baseline.main(WORDS) or mlflow_forget.main(RUN)
+        torch.save(weights_of_all(group), f"unlearned{group.rank}.pt")
         found = {name: trained(name.split()[0], recipe, group) for name, recipe in RECIPES.items()}
         found["mlp resumed"] = resumed(group)
         found["unused"] = unused(group)

@@ -41,11 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from lethe.sweeps.sweep import run_all
 
-    with together(configs) as (configs, group):
+    with together(configs, method) as (here, group):
         if options.skip_finished:
-            run_unless_finished(configs, group)
+            run_unless_finished(here, group)
             return 0
-        results = run_all(configs, progress=progress_of(group), group=group)
+        results = run_all(here, progress=progress_of(group), group=group)
         if group.first:
             print_results(results)
     return 0
@@ -53,12 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def together(
-    configs: Sequence[PipelineConfig],
+    configs: Sequence[PipelineConfig], method: Entry[Any]
 ) -> Iterator[tuple[Sequence[PipelineConfig], ProcessGroup]]:
-    """Join the processes that torchrun has started; yield the configs, on this one's device, and the group."""
-    from lethe.system.device import device_named
-    from lethe.training.process_group import joined, own_device
+    """Join the processes that torchrun has started; yield the configs, on this one's device, and the group.
 
+    Raises ValueError for several processes and a method that computes in one.
+    """
+    from lethe.experiment.pipeline import check_processes
+    from lethe.system.device import device_named
+    from lethe.training.process_group import joined, own_device, processes_started
+
+    check_processes(method, processes_started())
     device = own_device(configs[0].base.device)
     here = [replace(config, base=replace(config.base, device=device)) for config in configs]
     with joined(device_named(device)) as group:

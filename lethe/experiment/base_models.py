@@ -307,11 +307,15 @@ class BaseModels:
 
     def _made_once(self, images: ImageSet, path: Path, trained_on: str, label: str) -> Trained:
         """Load a model, or train it in one process (or one torchrun); others wait and load it."""
+        made = None
         if not self.group.broadcast(path.exists()):
             with locked_together(path, self.group):
                 if not self.group.broadcast(path.exists()):
-                    return self._train(images, path, trained_on, label)
-        return self._load(path)
+                    made = self._train(images, path, trained_on, label)
+        made = made or self._load(path)
+        # Trained together, each process has running statistics of its own. Only the first one loads a file.
+        self.group.share_weights(made.model)
+        return made
 
     def ideal_command(self) -> str:
         """Return the command that trains this ideal model."""
@@ -346,13 +350,10 @@ class BaseModels:
 
     def _load(self, path: Path) -> Trained:
         started = time.perf_counter()
-        if self.group.first:
-            model, loaded = self._read(path)
-            metadata = loaded.metadata
-        else:  # other machines may not have the file
-            model, metadata = self.untrained(), None
-        self.group.share_weights(model)
-        return Trained(model, path, metadata, True, time.perf_counter() - started, [])
+        if not self.group.first:  # other machines may not have the file
+            return Trained(self.untrained(), path, None, True, time.perf_counter() - started, [])
+        model, loaded = self._read(path)
+        return Trained(model, path, loaded.metadata, True, time.perf_counter() - started, [])
 
     def _train(self, images: ImageSet, path: Path, trained_on: str, label: str) -> Trained:
         self.check_trainable(trained_on)

@@ -60,7 +60,6 @@ from lethe.training import (
     silent,
     warm_up,
 )
-from lethe.training.process_group import ProcessGroup
 from lethe.unlearn import METHODS, ForgetData, Oracles, Unlearned, masked_layer, resolved, unlearn
 from lethe.unlearn.amount import AUTO
 from lethe.unlearn.impl import MethodFacts
@@ -101,10 +100,10 @@ class Pipeline:
     flags, amounts, the forget request, the layer, checkpoints, folders, a tracking server that does not
     answer.
 
-    checked: the validated config. base: base models that several pipelines share; their `group` is that of the
-    processes which compute the run together, each with a pipeline. judges: seeds of the
-    oracles that the result is compared with, which no method may use (default: the config's own seed, that of
-    the ideal model).
+    checked: the validated config. base: base models that several pipelines share; their `group` is that of
+    the processes which compute the run together, each with a pipeline. judges: seeds of the oracles that the
+    result is compared with, which no method may use (default: the config's own seed, that of the ideal
+    model).
     """
 
     def __init__(
@@ -127,7 +126,7 @@ class Pipeline:
             )
         self.base = base or BaseModels(config.base, progress=progress)
         self.group = self.base.group
-        _check_processes(method, self.group)
+        check_processes(method, self.group.size)
         config = replace(config, base=self.base.config)
         augment = augmentation_of(config.unlearn_augment, method, self.base)
         data = self._forget_data(augment, tuple(judges or (config.base.seed,)))
@@ -353,13 +352,13 @@ class Pipeline:
         return needed or self.base.embedded or self.group.broadcast(self.base.ideal_path.exists())
 
 
-def _check_processes(method: Entry[MethodFacts], group: ProcessGroup) -> None:
+def check_processes(method: Entry[MethodFacts], processes: int) -> None:
     """Raise ValueError for several processes and a method that does not share its batches among them."""
-    if group.size > 1 and not method.facts.parallel:
+    if processes > 1 and not method.facts.parallel:
         raise FlagError(
             "unlearn",
-            f"{method.name} computes in one process, got {group.size} of torchrun (WORLD_SIZE). Start it without "
-            "torchrun; docs/methods.md says which methods take several",
+            f"{method.name} computes in one process, got {processes} of torchrun (WORLD_SIZE). Start it "
+            "without torchrun; docs/methods.md says which methods take several",
         )
 
 

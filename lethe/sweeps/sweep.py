@@ -32,8 +32,8 @@ def run_all(
 ) -> list[Result]:
     """Run configs that differ in the method's settings and the seed, as children of one parent run.
 
-    A single config has no parent. All are checked before the first runs. Base models are made once. group: the
-    processes that compute each run together; the first of them has the results.
+    A single config has no parent. All are checked before the first runs. Base models are made once. group:
+    the processes that compute each run together; the first of them has the results.
     """
     if len({config.base.seed for config in configs}) > 1 and any(config.base.mask for config in configs):
         raise ValueError(

@@ -40,6 +40,7 @@ PARAMS_LEFT_OUT = frozenset(
         "metrics",
         "normalize",
         "num_classes",
+        "processes",
         "report",
         "retain_count",
         "save_dir",
