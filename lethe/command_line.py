@@ -163,12 +163,14 @@ def _line_and_code(error: Exception) -> tuple[str | None, int]:
 
 
 def _interrupted(error: KeyboardInterrupt) -> int:
-    if not isinstance(error, Terminated):
-        _print_last("interrupted")
-        return INTERRUPTED
-    name = signal.Signals(error.number).name
-    _print_last("terminated" if name == "SIGTERM" else f"ended by {name}")
-    return BY_SIGNAL + error.number
+    said, code = "interrupted", INTERRUPTED
+    if isinstance(error, Terminated):
+        name = signal.Signals(error.number).name
+        said = "terminated" if name == "SIGTERM" else f"ended by {name}"
+        code = BY_SIGNAL + error.number
+    if _rank() == "0":  # a signal ends all processes of a torchrun
+        _print_last(said)
+    return code
 
 
 def _print_last(text: str) -> None:
