@@ -22,11 +22,9 @@ from lethe.training import Recipe, file_lock, fit, generator_for
 from lethe.training.checkpoints import checkpoint_metadata
 from lethe.training.process_group import ProcessGroup, own_device
 from lethe.training.storage import read_tensors
-from lethe.unlearn import METHODS
-from tests.bars import CLASS_1
 from tests.main_job_runs import all_runs, artifacts_of, call
 from tests.two_processes import RECIPES, RUN, WORDS, trained, unused
-from tests.unlearned_together import InDouble, data_of, settings_of, weights_of_all
+from tests.unlearned_together import weights_of_all
 
 pytestmark = pytest.mark.slow
 
@@ -154,24 +152,6 @@ def test_methods_that_share_their_batches_make_the_weights_of_one_process(togeth
         torch.testing.assert_close(second[name], first[name], atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("entry", [each for each in METHODS if each.own], ids=lambda entry: entry.name)
-def test_a_method_declares_that_it_shares_its_batches(entry, monkeypatch):
-    """Two processes of which each is alone: whatever it is sent, it sends back."""
-
-    class Echo(ProcessGroup):
-        def all_reduce(self, values):
-            asked.append(values)
-            return values.mul_(2)
-
-        def all_gather(self, values):
-            return [values, values]
-
-    asked: list[torch.Tensor] = []
-    model, data = InDouble(), data_of(CLASS_1, Echo(0, 2), ideal=InDouble)
-    METHODS[entry.name](model, data, **entry.settings(settings_of(entry)))
-    assert bool(asked) == entry.facts.parallel
-
-
 def test_a_run_of_two_processes_is_that_of_one_but_for_float_noise(together, tmp_path):
     folder, _ = together
     shutil.copytree(folder / "cnn", tmp_path / "cnn")  # the model that two have trained
@@ -179,8 +159,7 @@ def test_a_run_of_two_processes_is_that_of_one_but_for_float_noise(together, tmp
     theirs, own = all_runs(folder), all_runs(tmp_path)
     assert [run.info.status for run in theirs] == ["FINISHED"] * 3  # a parent and its two children
     for run, other in list(zip(theirs, own, strict=True))[1:]:
-        assert run.data.params["processes"] == "2"
-        assert "processes" not in other.data.params
+        assert [each.data.params["processes"] for each in (run, other)] == ["2", "1"]
         assert run.data.tags["config_hash"] == other.data.tags["config_hash"]
         assert run.data.metrics["retain_loss"] == pytest.approx(other.data.metrics["retain_loss"], rel=1e-4)
         weights = [

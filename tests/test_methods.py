@@ -4,7 +4,7 @@ import copy
 import functools
 import random
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from torch import nn
 
 from lethe.data import ForgetRequest
 from lethe.training import Recipe, fit
+from lethe.training.process_group import ProcessGroup
 from lethe.unlearn import METHODS, ForgetData, Oracles, Unlearned, copy_of, resolved, unlearn
 from tests.bars import (
     CLASS_1,
@@ -331,3 +332,29 @@ def test_default_is_the_initial_model(name, model, splits):
     (x, _) = next(splits.test.batches(100))
     assert result.model is not model
     assert torch.equal(result.model(x), model(x))
+
+
+# Several processes
+
+
+@dataclass(frozen=True)
+class Echo(ProcessGroup):
+    """The first of two processes that send the same; `sent` is what it has sent."""
+
+    size: int = 2
+    sent: list[torch.Tensor] = field(default_factory=list)
+
+    def all_reduce(self, values):
+        self.sent.append(values)
+        return values.mul_(2)
+
+    def all_gather(self, values):
+        self.sent.append(values)
+        return [values, values]
+
+
+@every_method
+def test_a_method_declares_whether_processes_share_its_batches(entry, model, splits):
+    group = Echo()
+    run(entry, model, splits, CLASS_1, group=group)
+    assert bool(group.sent) == entry.facts.parallel

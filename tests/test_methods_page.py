@@ -26,6 +26,7 @@ class Facts:
     augments: tuple[str, ...] = ()
     source_augments: str = ""
     add_on: str = ""
+    parallel: bool = False
 
 
 def sample(model, data, *, slope_of_it: float = 0.5, level: int | None = None):

@@ -164,7 +164,7 @@ def _facts(entry: Entry[Any], own_pages: Collection[str]) -> list[str]:
     if "addon" in entry.hyperparameters:
         facts.append("Add-ons: [all](#add-ons), by `--addon`")
     if entry.facts.parallel:
-        facts.append("Processes: one, or [several](models.md#several-processes), by torchrun")
+        facts.append("Processes: one, or [several](models.md), by torchrun")
     if entry.facts.source:
         facts.append(f"Source: {prose(entry.facts.source)}")
     if own in own_pages:
