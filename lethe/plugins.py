@@ -7,10 +7,11 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lethe.nearest_name import did_you_mean
 from lethe.user_files import is_users
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
+    from importlib.metadata import EntryPoint, EntryPoints
 
 LETHE = __name__.partition(".")[0]
 GROUPS = ("methods", "add_ons", "metrics", "architectures", "datasets", "readers")
@@ -69,7 +70,18 @@ def _found() -> list[Plugin]:
             of = entry.dist
             package = "an unknown package" if of is None else f"{of.name}=={of.version}"
             found.append(Plugin(package, entry))
+    _warn_of_unknown_groups(everything)
     return found
+
+
+def _warn_of_unknown_groups(everything: EntryPoints) -> None:
+    """Name the packages whose entry points are in a group such as lethe.method, which nobody reads."""
+    known = [f"{LETHE}.{group}" for group in GROUPS]
+    for group in sorted(everything.groups):
+        if group.startswith(f"{LETHE}.") and group not in known:
+            packages = {entry.dist.name for entry in everything.select(group=group) if entry.dist is not None}
+            unread = f"entry points of {', '.join(sorted(packages)) or 'an unknown package'} are left out"
+            warnings.warn(f"{unread}: {did_you_mean('group', group, known)}", stacklevel=2)
 
 
 def plugins_of(group: str) -> list[Plugin]:

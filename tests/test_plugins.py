@@ -199,6 +199,14 @@ def test_metadata_that_nobody_can_read_is_a_warning(things, install, tmp_path):
     assert things.names == ["own"]
 
 
+def test_a_group_that_nobody_reads_is_a_warning(install):
+    install("lethe-typo", DOUBLE, "Twice = MODULE:double", group="lethe.method")
+
+    says = r"lethe-typo are left out: unknown group 'lethe\.method'\. Did you mean 'lethe\.methods'"
+    with pytest.warns(UserWarning, match=says):
+        assert all(plugin.name != "Twice" for plugin in plugins.installed())
+
+
 def test_an_unknown_name_is_told_with_the_names_of_plugins(things, install):
     install("lethe-double", DOUBLE, "double = MODULE:double")
 
