@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from lethe.nearest_name import did_you_mean
 from lethe.user_files import is_users
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint, EntryPoints
+    from importlib.metadata import EntryPoint
 
 LETHE = __name__.partition(".")[0]
 GROUPS = ("methods", "add_ons", "metrics", "architectures", "datasets", "readers")
@@ -70,18 +71,18 @@ def _found() -> list[Plugin]:
             of = entry.dist
             package = "an unknown package" if of is None else f"{of.name}=={of.version}"
             found.append(Plugin(package, entry))
-    _warn_of_unknown_groups(everything)
-    return found
-
-
-def _warn_of_unknown_groups(everything: EntryPoints) -> None:
-    """Name the packages whose entry points are in a group such as lethe.method, which nobody reads."""
     known = [f"{LETHE}.{group}" for group in GROUPS]
     for group in sorted(everything.groups):
         if group.startswith(f"{LETHE}.") and group not in known:
-            packages = {entry.dist.name for entry in everything.select(group=group) if entry.dist is not None}
-            unread = f"entry points of {', '.join(sorted(packages)) or 'an unknown package'} are left out"
-            warnings.warn(f"{unread}: {did_you_mean('group', group, known)}", stacklevel=2)
+            _warn_of_unread(group, everything.select(group=group), known)
+    return found
+
+
+def _warn_of_unread(group: str, entries: Iterable[EntryPoint], known: list[str]) -> None:
+    """Name the packages whose entry points are in a group such as lethe.method, which nobody reads."""
+    packages = {entry.dist.name for entry in entries if entry.dist is not None}
+    unread = f"entry points of {', '.join(sorted(packages)) or 'an unknown package'} are left out"
+    warnings.warn(f"{unread}: {did_you_mean('group', group, known)}", stacklevel=2)
 
 
 def plugins_of(group: str) -> list[Plugin]:
