@@ -13,11 +13,12 @@ import audit
 import main_baseline
 import mlflow_forget
 from lethe.data import ForgetRequest, load_splits
-from lethe.evaluation import METRICS, needs_of
+from lethe.evaluation import METRICS, needs_of, outputs_of
 from lethe.evaluation.impl import OF_MANY
 from lethe.models import Mask, apply_mask, build, lift_mask
 from lethe.system.device import (
     accelerator,
+    check_device_name,
     device_named,
     has_bf16,
     random_state,
@@ -149,6 +150,7 @@ def test_its_random_numbers_are_its_own():
 def test_it_is_found_and_named():
     assert device_named("auto") == accelerator() == torch.device("pretend")
     assert device_named("pretend") == PRETEND
+    check_device_name("pretend")
     assert has_bf16(PRETEND)
     synchronize(PRETEND)
     with pytest.raises(ValueError, match="--device: expected cpu or a device that is here, got 'cuda'"):
@@ -255,11 +257,22 @@ def test_many_models_at_once_are_those_trained_alone_on_the_cpu(arch):
     rows = [torch.arange(k, 200 + k) for k in range(3)]
     at_once = [new(arch, seed=k) for k in range(3)]
     generators = [generator_for(k, "train") for k in range(3)]
-    fit_many(at_once, train, rows, ADAMW, generators=generators, device=PRETEND)
+    counted, _ = waits_of(
+        lambda: fit_many(at_once, train, rows, ADAMW, generators=generators, device=PRETEND)
+    )
+    tensors = len(list(at_once[0].parameters()))  # whether the last weights are finite
+    assert counted <= 2 * ADAMW.epochs + tensors  # losses and scores of an epoch, which has seven batches
     for k, model in enumerate(at_once):
         alone = new(arch, seed=k)
         fit(alone, train.subset(rows[k]), ADAMW, generator=generator_for(k, "train"))
         same_numbers(logits(model, PRETEND), logits(alone, CPU))
+
+
+def test_outputs_leave_the_device_once():
+    model, batches = on(PRETEND, trained("cnn")), splits().test.batches(4, device=PRETEND)
+    counted, outputs = waits_of(lambda: outputs_of(model, batches))
+    assert counted == 2  # logits and labels
+    assert outputs.logits.device == CPU
 
 
 # Methods

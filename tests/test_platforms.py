@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -92,6 +93,14 @@ def test_a_device_of_no_machine_is_refused(name):
     reason = f"--device: expected auto, cpu, cuda or another device of torch with float64, got '{name}'"
     with pytest.raises(ValueError, match=f"{reason}. Use auto"):
         check_device_name(name)
+
+
+def test_one_module_asks_what_an_accelerator_is():
+    kinds = re.compile(r"torch\.(cuda|mps|xpu)\b|\bis_(cuda|mps|xpu)\b|[\"'](cuda|mps|xpu)[\"':]")
+    folders = (ROOT / name for name in ("lethe", "unlearn", "models", "evaluation"))
+    modules = {path for folder in folders for path in folder.rglob("*.py")}
+    asking = [path for path in modules if kinds.search(path.read_text(encoding="utf-8"))]
+    assert asking == [ROOT / "lethe" / "system" / "device.py"]
 
 
 def test_a_console_shows_a_sign_that_it_lacks_as_its_code(monkeypatch):

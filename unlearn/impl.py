@@ -82,7 +82,7 @@ class ForgetData:
                 raise ValueError(
                     f"the {name} set: expected at least one image, got none. Change the forget request"
                 )
-        object.__setattr__(self, "device", torch.device(self.device))  # "cuda" will do
+        object.__setattr__(self, "device", torch.device(self.device))  # a name will do
         checked_device(self.device)
         kinds = augmentations(self.augment)
         check_augmentable(kinds, self.forget.images.shape[1:])
