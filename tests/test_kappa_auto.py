@@ -1,5 +1,7 @@
 """--kappa auto: the ladder, the judge and the choice, on a toy whose right mask is known by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch import nn
 from lethe.data import ForgetRequest, ImageSet
 from lethe.models import split_at
 from lethe.unlearn import METHODS, ForgetData, resolved, unlearn
-from lethe.unlearn.mimu.inputs import LayerInputs, RequestInputs, inputs_of_request
+from lethe.unlearn.mimu.inputs import LayerInputs, RequestInputs, inputs_of, inputs_of_request
 from lethe.unlearn.mimu.kappa import (
     MOST_ROUNDS,
     Choice,
@@ -18,8 +20,11 @@ from lethe.unlearn.mimu.kappa import (
     ladder,
     refined_where_needed,
 )
+from lethe.unlearn.mimu.network import NetworkTraining, is_default, learned_network
+from lethe.unlearn.mimu.objective import Objective
+from lethe.unlearn.mimu.ranking import every_class
 from tests.mimu_on_digits import bits, fixture_initial, fixture_model, forget, forget_class  # noqa: F401 (fixtures)
-from tests.mimu_settings import LAYER
+from tests.mimu_settings import CHEAP, LAYER
 
 CLASSES = 10
 
@@ -133,6 +138,12 @@ def test_a_ladder_ascends_and_fits_the_layer(size):
     assert kappas[0] >= 1 and kappas[-1] <= size
 
 
+def test_some_inputs_are_spread_over_the_set():
+    found = LayerInputs(torch.arange(10.0)[:, None], torch.arange(10))
+    assert found.some(4).labels.tolist() == [0, 2, 5, 7]
+    assert found.some(10) is found
+
+
 class FakeJudge:
     """Judges by a given list of costs, one a round."""
 
@@ -166,10 +177,23 @@ def test_refinement_is_done_where_it_is_needed_and_only_gains_are_kept(before, a
 
 
 def test_what_is_missed_is_said():
-    text = Choice(rung(2, 3.0, 1.5), None).misses
-    assert text.startswith("no mask met its targets: ")
-    assert "3.00 points above the target" in text
-    assert "others lost 1.50 points" in text
+    assert Choice(rung(2, 3.0, 1.5), None).misses == (
+        "missed its targets on training or validation images: 3.00 % of the images to forget are still "
+        "predicted right, 3.00 points above the target, and the other images lost 1.50 points"
+    )
+    assert Choice(rung(2, 0.1, 0.3), None).misses == ""
+
+
+def test_a_mask_that_costs_unseen_images_as_much_as_the_forgotten_ones_is_said(identity):
+    inputs = RequestInputs(NONE, one_hot(3, 3), one_hot(3, 0, 1), one_hot(3))
+    judge = Judge(identity, inputs, ())
+    (lost,) = judge.rungs(order(3), [1])
+    assert judge.not_singled_out(lost).endswith(
+        "those to forget lost 100.00 points, validation images of their classes 100.00"
+    )
+    other = LayerInputs(2 * torch.eye(CLASSES)[[3]] + 3 * torch.eye(CLASSES)[[5]], torch.tensor([3]))
+    told_apart = Judge(identity, replace(inputs, unseen=other), ())  # wrong before and after
+    assert told_apart.not_singled_out(told_apart.rungs(order(3), [1])[0]) == ""
 
 
 def test_validation_images_of_the_forgotten_class_are_judged(model, digits):
@@ -216,8 +240,6 @@ def test_an_explicit_kappa_looks_at_no_validation_image(model, digits):
     nothing = digits.validation.subset(torch.zeros(len(digits.validation), dtype=torch.bool))
     data = ForgetData.of(digits, ForgetRequest((3,)))
     blind = ForgetData(data.forget, data.retain, nothing, 10, whole=digits.train)
-    from tests.mimu_settings import CHEAP
-
     assert bits(unlearn("MIMU", model, blind, **CHEAP | {"kappa": 60}).model) == bits(given.model)
     assert given.over_kappa is None
 
@@ -250,3 +272,41 @@ def test_several_classes_and_single_images_are_judged_too(request_, model, digit
     result = forget(model, digits, request_, {}, kappa="auto")
     assert result.mask.kappa_count >= 1
     assert set(result.facts) >= {"judged_forget_score", "judged_retain_drop", "refine_rounds"}
+
+
+def test_the_network_that_comes_with_lethe_is_for_the_defaults_of_every_flag(model, digits):
+    defaults = {name: flag.default for name, flag in METHODS["MIMU"].hyperparameters.items()}
+    names = NetworkTraining.__dataclass_fields__
+    training = NetworkTraining(**{name: defaults[name] for name in names})
+    objective = Objective(
+        **{name: defaults[name] for name in Objective.__dataclass_fields__ if name != "kappa"}, kappa=7
+    )
+    assert is_default(objective, training)
+    assert not is_default(objective, replace(training, gcn_steps=5))
+    assert not is_default(replace(objective, rho=0.2), training)
+
+
+def test_nothing_is_trained_with_the_defaults_and_a_network_of_its_own_by_other_flags(model, digits):
+    data = ForgetData.of(digits, ForgetRequest((3,)))
+    assert unlearn("MIMU", model, data).history == []
+    assert len(unlearn("MIMU", model, data, gcn_steps=2).history) == 2
+    assert len(unlearn("MIMU", model, data, kappa=60, gcn_steps=2).history) == 2
+
+
+def test_the_network_that_comes_with_lethe_knows_a_class_of_a_model_that_it_never_saw(model, digits):
+    """A tenth of the layer, without any refinement, on test images."""
+    layer = split_at(model, LAYER, torch.zeros(2, 1, 8, 8))
+    network = learned_network(model, layer, ForgetData.of(digits, ForgetRequest((3,))))
+    scores = every_class(torch.stack([network.by_class[label] for label in range(10)]))
+    test = inputs_of(layer, digits.test, torch.device("cpu"))
+    known = []
+    for label in range(10):
+        parts = RequestInputs(
+            test.of_classes((label,)),
+            test.of_classes(()),
+            test.without_classes((label,)),
+            test.of_classes(()),
+        )
+        known += Judge(layer, parts, (label,)).rungs(scores[label], [64])
+    assert sum(rung.forget_score for rung in known) / 10 < 10
+    assert sum(rung.retain_drop for rung in known) / 10 < 6

@@ -40,6 +40,12 @@ class LayerInputs:
     def without_classes(self, classes: tuple[int, ...]) -> LayerInputs:
         return self[~torch.isin(self.labels, torch.tensor(classes, device=self.labels.device))]
 
+    def some(self, count: int) -> LayerInputs:
+        """Return at most `count` images, evenly spread over the set."""
+        if count >= len(self):
+            return self
+        return self[torch.arange(count, device=self.labels.device) * len(self) // count]
+
     def drawn(self, count: int, generator: torch.Generator) -> LayerInputs:
         """Return `count` images, drawn by `generator` without repetition; all, if there are fewer."""
         if count >= len(self):
