@@ -66,7 +66,8 @@ def copied(folder):
 def code_files():
     """What has to be in a wheel: the files of the package, by the names that they are imported by."""
     names = [f"lethe/{name}" if name.startswith(BESIDE) else name for name in tracked()]
-    return {name for name in names if re.fullmatch(r"lethe/.*(\.py|py\.typed|/templates/.*|\.safetensors)", name)}
+    code = re.compile(r"lethe/.*(\.py|py\.typed|/templates/.*|\.safetensors)")
+    return {name for name in names if code.fullmatch(name)}
 
 
 def files_in(wheel):

@@ -158,6 +158,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, header
 
 
+def tensors_beside(module: str, name: str) -> dict[str, Tensor]:
+    """Read the tensors of a file that comes with Lethe, beside the module with this `__file__`."""
+    return read_tensors(Path(module).with_name(name))[0]
+
+
 def bare_tensors(path: Path) -> dict[str, Tensor]:
     """Read the tensors of any safetensors file."""
     with safe_open(path, framework="pt") as file:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from lethe.data import ImageSet
 from lethe.models import MaskedLayer
 from lethe.system.device import CPU, restored_random_state
 from lethe.training import Tensors, computed_once, digest_of
-from lethe.training.storage import read_tensors
+from lethe.training.storage import tensors_beside
 from lethe.unlearn.impl import ForgetData
 from lethe.unlearn.mimu import ranking
 from lethe.unlearn.mimu.cache_key import key_of
@@ -30,7 +29,7 @@ from lethe.unlearn.mimu.objective import Objective, drop_loss, keep_loss, log_pr
 from lethe.unlearn.mimu.topk import sampled_topk
 
 CLASSES_A_STEP = 10
-LEARNED = Path(__file__).with_name("learned.safetensors")
+LEARNED = "learned.safetensors"
 LOSSES = ("loss", "keep_loss", "drop_loss")
 VERSION = 3  # part of the cache's key: raise it when a change trains another network by the same flags
 
@@ -94,7 +93,7 @@ def learned_network(model: torch.nn.Module, layer: MaskedLayer, data: ForgetData
 
     Its answers for the classes of this model are cached. benchmarks/mimu_network.py makes the file.
     """
-    weights, _ = read_tensors(LEARNED)
+    weights = tensors_beside(__file__, LEARNED)
 
     def compute() -> Tensors:
         gcn = MaskingGCN()
