@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"lethe {__version__}")
         return 0
-    if not words or words[0] in ("-h", "--help"):
+    if not words or words[0] in ("-h", "--help", "help"):
         print((__doc__ or "").strip())
         return 0 if words else command_line.MISTAKE
     if words[0] not in COMMANDS:
