@@ -30,6 +30,7 @@ from benchmarks.arguments import BenchmarkParser
 from lethe import command_line
 from lethe.experiment import shared_flags
 
+AUTO = "MIMU, kappa auto (the default)"
 NO_MASK, MIMU, IDEAL = "no mask (the initial model)", "MIMU", "ideal (retrained without the class)"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     NO_MASK: ("default", {}),
@@ -41,6 +42,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "MIMU, binary ranking": ("MIMU", {"topk": None, "kappa": None, "ranking": "binary"}),
     "MIMU, set difference": ("MIMU", {"topk": None, "kappa": None, "ranking": "set_difference"}),
     "MIMU, refined by 20 steps": ("MIMU", {"topk": None, "kappa": None, "refine_steps": 20}),
+    AUTO: ("MIMU", {}),
 }
 BOUND = "mask optimised for each class (the bound)"
 BOUND_STEPS, BOUND_LR = 300, 0.1
@@ -80,6 +82,9 @@ def options_of(argv: Sequence[str] | None) -> Any:
     ideal, ideal_help = ("auto", "train", "skip"), "the ideal models (default: %(default)s)"
     parser.add_argument("--ideal", default="auto", choices=ideal, help=ideal_help)
     features_help = "run the layers before the masked one once; seconds leave it out"
+    every = (*METHODS, BOUND, IDEAL)
+    methods_help = "rows of the table (default: all; over kappa: those that have one)"
+    parser.add_argument("--methods", nargs="+", choices=every, metavar="METHOD", help=methods_help)
     parser.add_argument("--on_features", action="store_true", help=features_help)
     picture_help = "draw forget and retain score over kappa there, as SVG"
     parser.add_argument("--picture", metavar="FILE", help=picture_help)
@@ -162,7 +167,7 @@ def measured(options: Any, seed: int, kappa: str, cells: Any) -> Iterator[dict[s
         ):
             makers[IDEAL] = partial(ideal, of_class)
         for method, make in makers.items():
-            if len(options.kappa) > 1 and method not in OVER_KAPPA:
+            if method not in (options.methods or (OVER_KAPPA if len(options.kappa) > 1 else makers)):
                 continue
             parts, own = (base.splits, images) if method == IDEAL else (splits, data)
             back = partial(put_back, whole, images) if options.on_features and method != IDEAL else None
