@@ -32,6 +32,7 @@ DATASETS = ("MNIST", "FashionMNIST")
 IMAGES_SEEN = 300_000  # of training, so that every task's model has enough steps
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
 BOUND = "mask optimised for each class (the bound)"
+NO_NETWORK = "MIMU without its network: random scores, refined"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "MIMU": ("MIMU", {}),
     "logit_attribution, kappa auto": ("logit_attribution", {"kappa": "auto"}),
@@ -139,6 +140,7 @@ def measured(task: Task, few: int, cells: Any) -> Iterator[dict[str, Any]]:
     if not few:
         return
     for label in task.few(few):
+        yield row_of(task, NO_NETWORK, label, partial(without_network, task, label), cells)
         yield row_of(task, BOUND, label, partial(bound_of, task, label), cells)
     for method, (name, grid) in TUNED.items():
         first, *others = task.few(few)
@@ -165,6 +167,25 @@ def forgetting(task: Task, method: str, settings: dict[str, Any], label: int) ->
     from lethe.unlearn import unlearn
 
     return unlearn(method, task.model, task.data(label), **settings)
+
+
+def without_network(task: Task, label: int) -> Any:
+    """The mask that --kappa auto chooses and refines as for MIMU, from random scores."""
+    import torch
+
+    from lethe.models import Mask, switched_off
+    from lethe.unlearn import Unlearned, copy_of, masked_layer
+    from lethe.unlearn.mimu.kappa import chosen
+    from lethe.unlearn.mimu.ranking import keep_largest_out
+    from lethe.unlearn.mimu.refine import RefineSettings
+
+    data, student = task.data(label), copy_of(task.model)
+    layer = masked_layer(student, data, None)
+    scores = torch.randn(layer.size, generator=data.generator("no network"))
+    best = chosen(student, layer, data, scores, {}, RefineSettings(4.0, 0.1, 0.1, 1024)).best
+    mask = Mask(layer.name, keep_largest_out(best.scores, best.kappa, layer.shape))
+    switched_off(student, mask)
+    return Unlearned(student, mask)
 
 
 def bound_of(task: Task, label: int) -> Any:

@@ -17,7 +17,8 @@ from lethe.evaluation import METRICS, Missing, Outputs
 from lethe.evaluation.loss_threshold import auc
 from lethe.report.best_known import best_known
 from lethe.report.curve_charts import curves
-from lethe.report.html_report import grouped, html_report, shown
+from lethe.report.html_report import grouped, html_report, report_pictures, shown
+from lethe.report.kappa_chart import kappa_curve
 from lethe.report.layer_charts import Layer, layer_map, weight_sizes
 from lethe.report.loss_charts import area, attack_roc, loss_histogram, roc
 from lethe.report.prediction_charts import class_bars, confusion, confusion_counts
@@ -364,3 +365,10 @@ def test_labels_that_would_touch_are_left_out():
         (50, "1,000"),
         (120, "3,000"),
     ]
+
+
+def test_the_masks_among_which_the_method_chose_are_a_picture_of_the_report():
+    picture = kappa_curve([(1, 90.0, 99.0), (2, 0.0, 98.0)], (99.0, 99.0), title="Masks", size=10)
+    drawn = report_pictures(replace(facts(), over_kappa=picture))["The masked layer"]
+    assert drawn[-1].name == "forget_and_retain_over_kappa"
+    assert len(report_pictures(facts())["The masked layer"]) == len(drawn) - 1

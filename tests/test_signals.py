@@ -121,6 +121,16 @@ def test_a_method_that_did_something_is_no_reason_to_warn():
     assert judged(after=ONE_WRONG, history=[{"loss": 2.0}]) == []
 
 
+def test_what_a_method_says_it_missed_is_a_warning():
+    both = {"initial model": model_outputs(RIGHT), "unlearned model": model_outputs(ONE_WRONG)}
+    measured = Measured({"retain_score": 90.0}, {"retain_score": 90.0}, {}, {}, both)
+    missed = Unlearned(linear(2), misses="missed its targets: by far")
+
+    (warning,) = warnings_of(linear(1), missed, measured, classes=CLASSES)
+    assert (warning.kind, warning.text) == ("missed its targets", "missed its targets: by far")
+    assert not warning.overrides
+
+
 def test_the_same_weights_are_nothing_changed():
     assert judged(linear(1)) == ["changed nothing: every weight is the same as before"]
 
