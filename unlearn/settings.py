@@ -28,7 +28,7 @@ BetweenZeroAndOne = Annotated[float, Range(0, 1, "()"), Search("linear", 0.01, 0
 Kappa = Annotated[Amount, Help("weights to switch off"), Search("log", 1e-3, 0.5)]
 KappaOrAuto = Annotated[
     int | float | str,
-    "auto, a count (an integer >= 1), a fraction in (0, 1), or a percentage such as 50%",
+    "a count (an integer >= 1), a fraction in (0, 1), a percentage such as 50%, or auto",
     Help("weights to switch off; auto chooses by training and validation images"),
     Search("log", 1e-3, 0.5),
 ]
