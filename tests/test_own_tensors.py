@@ -122,7 +122,7 @@ LOGITS = r"expected a model whose output is logits \(2, 3 or more\) of 2 images"
         (SaysMore(5, 3), rf"{LOGITS}, got tuple of 2\. Return the logits alone"),
         (
             nn.Linear(5, 3, device="meta"),
-            "expected a model on the data's device cpu, got one on meta. Give the data device='meta'",
+            "the model: expected cpu or a device that is here, got 'meta' .*Use cpu",
         ),
     ],
 )

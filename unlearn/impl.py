@@ -407,7 +407,10 @@ def check_model(model: nn.Module, data: ForgetData, *, copied: bool = True) -> N
     elsewhere = {p.device for p in model.parameters() if p.device.type != data.device.type}
     if elsewhere:
         place = elsewhere.pop()
-        checked_device(place)
+        try:
+            checked_device(place)
+        except ValueError as error:
+            raise ValueError(f"the model: {error}") from error
         raise ValueError(
             f"expected a model on the data's device {data.device}, got one on {place}. Give the data "
             f"device={str(place)!r}"
