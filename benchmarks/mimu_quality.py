@@ -44,6 +44,10 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "MIMU, refined by 20 steps": ("MIMU", {"topk": None, "kappa": None, "refine_steps": 20}),
     AUTO: ("MIMU", {}),
 }
+# Methods that train all weights, with their defaults: rows of --methods alone, as they take minutes.
+RIVALS: dict[str, tuple[str, dict[str, Any]]] = {
+    name: (name, {}) for name in ("SSD", "SCRUB", "SalUn", "NGPlus")
+}
 BOUND = "mask optimised for each class (the bound)"
 BOUND_STEPS, BOUND_LR = 300, 0.1
 OVER_KAPPA = ("random_mask", "logit_attribution", MIMU)
@@ -82,8 +86,9 @@ def options_of(argv: Sequence[str] | None) -> Any:
     ideal, ideal_help = ("auto", "train", "skip"), "the ideal models (default: %(default)s)"
     parser.add_argument("--ideal", default="auto", choices=ideal, help=ideal_help)
     features_help = "run the layers before the masked one once; seconds leave it out"
-    every = (*METHODS, BOUND, IDEAL)
-    methods_help = "rows of the table (default: all; over kappa: those that have one)"
+    every = (*METHODS, *RIVALS, BOUND, IDEAL)
+    few = ", ".join(RIVALS)
+    methods_help = f"rows of the table (default: all but {few}; over kappa: those that have one)"
     parser.add_argument("--methods", nargs="+", choices=every, metavar="METHOD", help=methods_help)
     parser.add_argument("--on_features", action="store_true", help=features_help)
     picture_help = "draw forget and retain score over kappa there, as SVG"
@@ -158,7 +163,7 @@ def measured(options: Any, seed: int, kappa: str, cells: Any) -> Iterator[dict[s
             replace(config, request=request), progress=command_line.progress_bar, splits=base.splits
         )
         makers: dict[str, Callable[[], Any]] = {}
-        for method, (name, settings) in METHODS.items():
+        for method, (name, settings) in {**METHODS, **RIVALS}.items():
             given = {key: amounts[key] if value is None else value for key, value in settings.items()}
             makers[method] = partial(unlearn, name, initial, data, **given)
         makers[BOUND] = partial(bound, initial, data, amounts["kappa"])
@@ -167,7 +172,7 @@ def measured(options: Any, seed: int, kappa: str, cells: Any) -> Iterator[dict[s
         ):
             makers[IDEAL] = partial(ideal, of_class)
         for method, make in makers.items():
-            if method not in (options.methods or (OVER_KAPPA if len(options.kappa) > 1 else makers)):
+            if method not in (options.methods or by_default(options.kappa)):
                 continue
             parts, own = (base.splits, images) if method == IDEAL else (splits, data)
             back = partial(put_back, whole, images) if options.on_features and method != IDEAL else None
@@ -176,6 +181,11 @@ def measured(options: Any, seed: int, kappa: str, cells: Any) -> Iterator[dict[s
                 key, partial(numbers, make, parts.test, before, own, method in PROBED, back, whole, images)
             )
             yield {**about, "method": method, "class": label} | row
+
+
+def by_default(kappas: Sequence[str]) -> tuple[str, ...]:
+    """Return the rows of the table, or those of the table over kappa."""
+    return OVER_KAPPA if len(kappas) > 1 else (*METHODS, BOUND, IDEAL)
 
 
 def numbers(
@@ -315,7 +325,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     from lethe.report.text_table import number, text_table
 
     lines = []
-    most = max(sum(row["method"] == method for row in rows) for method in METHODS)
+    counted = [row["method"] for row in rows]
+    most = max(map(counted.count, counted))
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
         name = method if len(own) == most else f"{method}, {len(own)} of {most}"
