@@ -17,7 +17,7 @@ from mlflow.entities import Run
 import mlflow_forget
 
 ROOT = Path(__file__).resolve().parent.parent
-MIMU = ("--unlearn", "MIMU", "--epochs", "2", "--gcn_steps", "3")
+MIMU = ("--unlearn", "MIMU", "--kappa", "0.1", "--epochs", "2", "--gcn_steps", "3")
 RANDOM = ("--unlearn", "random_mask", "--epochs", "2")
 AGAINST_THE_IDEAL = ("avg_gap_without_mia", "rUA", "tow", "fidelity", "js_divergence", "activation_distance")
 

@@ -372,7 +372,8 @@ def test_nothing_is_left_anywhere_else(jobs):
 
 def test_hyphens_are_underscores(folder, jobs):
     hyphens = call(
-        folder, *"--unlearn mimu --epochs=2 --gcn-steps 3 --class-to-replace=3 --split-seed 0".split()
+        folder,
+        *"--unlearn mimu --kappa 0.1 --epochs=2 --gcn-steps 3 --class-to-replace=3 --split-seed 0".split(),
     )
 
     assert hyphens.tags["config_hash"] == jobs.other_class.tags["config_hash"]

@@ -94,7 +94,7 @@ def test_mimu_reads_a_residual_network_on_real_images():
     model = build("HookedResnet", (3, 32, 32), 10, seed=1)
     data = ForgetData.of(few, ForgetRequest((3,)), seed=1)
 
-    unlearned = unlearn("MIMU", model, data, gcn_steps=2)
+    unlearned = unlearn("MIMU", model, data, kappa=0.1, gcn_steps=2)
 
     assert unlearned.mask is not None
     assert unlearned.mask.layer == "fc.hooked"

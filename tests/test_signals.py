@@ -366,7 +366,7 @@ QUICK = PipelineConfig(unlearn="random_mask", base=BaseConfig(epochs=3), ideal="
 
 
 def test_a_second_run_of_a_pipeline_warns_again():
-    settings = {"ranking": "set_difference", "topk": 50, "gcn_steps": 2}
+    settings = {"ranking": "set_difference", "topk": 50, "kappa": 0.1, "gcn_steps": 2}
     pipeline = Pipeline(replace(QUICK, unlearn="MIMU", settings=settings))
     first, second = pipeline.run(), pipeline.run()
 
