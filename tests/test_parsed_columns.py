@@ -52,6 +52,15 @@ def test_a_param_that_is_none_is_an_empty_cell():
     assert cells["addon"] is None and cells["kappa"] == "0.1" and cells["duration_s"] == 1.5
 
 
+def test_a_setting_in_which_runs_differ_is_a_column(tmp_path):
+    with closing(Spool(tmp_path)) as spool:
+        for rate in ("0.1", "0.2"):
+            spool.add(run_with({**PARAMS, "train_lr": rate, "normalize": "data"}, SCORES))
+        columns = default_layout(spool.params, spool.metrics, spool.asked, spool.varied).columns
+
+    assert "train_lr" in columns and "normalize" not in columns
+
+
 def test_a_store_without_runs_of_lethe_loses_no_column():
     params, metrics = {"unlearn", "train_lr", "device", "mask"}, {"zrf", "initial_loss", "unlearn_loss"}
     layout = default_layout(params, metrics)

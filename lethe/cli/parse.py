@@ -104,7 +104,7 @@ def write_table(selected: Runs, output: Path, write: Write, name: str, every: bo
     """Write a row per run; return a message. every: all params and metrics, as they were logged."""
     spool = selected.spool
     whole = everything(spool.params, spool.metrics)
-    layout = whole if every else default_layout(spool.params, spool.metrics, spool.asked)
+    layout = whole if every else default_layout(spool.params, spool.metrics, spool.asked, spool.varied)
     rows = command_line.progress_bar(rows_of(spool, layout), "writing", len(spool))
     write(output, layout.columns, rows)
     left_out = len(whole.columns) - len(layout.columns)

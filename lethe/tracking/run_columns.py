@@ -23,27 +23,19 @@ PROBABILITIES = ("forget_probability", "test_forget_probability")
 GAPS = ("avg_gap", "avg_gap_without_mia", "rUA")
 SECONDS = ("unlearn_seconds", "ideal_seconds", "speedup")
 
-PARAMS_LEFT_OUT = frozenset(
+# Columns where runs differ in them: such runs are not of one setting.
+SHOWN_IF_VARIED = frozenset(
     {
         "arch_file",
-        "checkpoint_epochs",
-        "data",
         "dataset_file",
         "device",
         "duplicates",
-        "experiment",  # a column of its own has it
         "forget_indexes",
-        "forget_request",
         "ideal",
         "image_channels",
         "mask",
-        "metrics",
         "normalize",
         "num_classes",
-        "processes",
-        "report",
-        "retain_count",
-        "save_dir",
         "test_split",
         "train_augment",
         "train_batch_size",
@@ -60,6 +52,17 @@ PARAMS_LEFT_OUT = frozenset(
         "unlearn_file",
     }
 )
+PARAMS_LEFT_OUT = SHOWN_IF_VARIED | {
+    "checkpoint_epochs",
+    "data",
+    "experiment",  # a column of its own has it
+    "forget_request",
+    "metrics",
+    "processes",
+    "report",
+    "retain_count",
+    "save_dir",
+}
 METRICS_LEFT_OUT = frozenset(
     {
         "activation_distance",
@@ -86,15 +89,19 @@ DIGESTS = ("_code", "_digest")
 HISTORIES = ("epoch_", "stage_", "unlearn_")  # metrics
 
 
-def default_layout(params: set[str], metrics: set[str], asked: Collection[str] = ()) -> Layout:
+def default_layout(
+    params: set[str], metrics: set[str], asked: Collection[str] = (), varied: Collection[str] = ()
+) -> Layout:
     """Return the layout of the columns that matter in a store of Lethe's runs, with empty cells for None.
 
-    asked: the metrics, in small letters, that runs were told to measure by name: they matter. In another
-    store these names mean something else: all of them are kept, in the same order.
+    asked: the metrics, in small letters, that runs were told to measure by name: they matter. varied: those
+    of SHOWN_IF_VARIED in which runs differ. In another store these names mean something else: all of them are
+    kept, in the same order.
     """
     of_params, of_metrics = column_names(params, metrics)
     if params >= OF_LETHE:
-        of_params = {name: column for name, column in of_params.items() if not _secondary_param(name)}
+        kept = [name for name in of_params if name in varied or not _secondary_param(name)]
+        of_params = {name: of_params[name] for name in kept}
         shown = [name for name in of_metrics if name.casefold() in asked or not _secondary_metric(name)]
         of_metrics = {name: of_metrics[name] for name in shown}
     return Layout(_in_order(of_params, of_metrics), of_params, of_metrics, empty_none=True)

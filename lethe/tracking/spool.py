@@ -10,6 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import IO
 
+from lethe.tracking.run_columns import SHOWN_IF_VARIED
 from lethe.tracking.stored_run import StoredRun
 
 ASKED = "metrics"  # the param of --metrics: names between commas
@@ -20,7 +21,7 @@ class Spool:
     """An unnamed file with a line per run. Iterates by start time.
 
     params, metrics: all names. asked: the metrics that runs were told to measure, in small letters.
-    warned: the number of runs with a warning.
+    varied: those of SHOWN_IF_VARIED in which runs differ. warned: the number of runs with a warning.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,7 +29,9 @@ class Spool:
         self.params: set[str] = set()
         self.metrics: set[str] = set()
         self.asked: set[str] = set()
+        self.varied: set[str] = set()
         self.warned = 0
+        self._first: dict[str, str | None] = {}
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by close()
         self._places: list[tuple[int, str, int]] = []  # start time, run id, begin of the line
 
@@ -36,6 +39,10 @@ class Spool:
         self.params.update(run.params)
         self.metrics.update(run.metrics)
         self.asked.update(run.params.get(ASKED, "").casefold().split(","))
+        for name in SHOWN_IF_VARIED:
+            value = run.params.get(name)
+            if self._first.setdefault(name, value) != value:
+                self.varied.add(name)
         self.warned += bool(run.warning)
         self._places.append((run.start_time or 0, run.run_id, self._file.tell()))
         self._file.write(json.dumps(values_of(run)).encode() + b"\n")
